@@ -1,0 +1,323 @@
+"""The one configuration of the slide job: frozen, unknown keys refused, units in the names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fossilray.errors import ConfigError
+
+
+class Section(BaseModel):
+    """What every section shares: frozen, strict about keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SlidesConfig(Section):
+    """How slides are read."""
+
+    mpp: float | None = Field(
+        None,
+        gt=0,
+        description="um per level-0 pixel for slides that state none and have none in the catalog.",
+    )
+    mpp_override: float | None = Field(
+        None,
+        gt=0,
+        description="um per level-0 pixel used instead of what the slides state; recorded in the run.",
+    )
+    max_lost_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="A slide fails when a larger share of its non-blank tiles cannot be read.",
+    )
+    read_threads: int = Field(
+        2, ge=1, description="Threads per worker that read and decode pixels; does not change results."
+    )
+
+
+class TilingConfig(Section):
+    """How a slide is cut into tiles."""
+
+    tile_px: int = Field(
+        2048, ge=256, description="Side of a tile's core in level-0 pixels (the paper: 2048)."
+    )
+    blank_um_per_px: float = Field(
+        8.0, gt=0, description="Resolution, in um per pixel, of the overview that tells blank tiles."
+    )
+    blank_contrast: float = Field(
+        6.0,
+        ge=0,
+        description="A tile is blank when no overview pixel differs from the background by more grey levels "
+        "than this; 0 reads every tile.",
+    )
+
+
+class PassConfig(Section):
+    """One sweep of the detector over the slide at one scale."""
+
+    um_per_px: float = Field(gt=0, description="Scale at which the detector sees the slide, in um per pixel.")
+    smallest_um: float = Field(
+        0.0, ge=0, description="Boxes whose longest side is shorter (um) are left to a finer pass."
+    )
+    largest_um: float = Field(
+        gt=0,
+        description="Largest object (longest side, um) this pass must see whole; its halo is half of it.",
+    )
+
+
+class ClassicalConfig(Section):
+    """The paper's classical segmentation; defaults are its values at 0.25 um per pixel."""
+
+    gaussian_um: float = Field(1.25, gt=0, description="Sigma of the Gaussian blur, in um.")
+    block_um: float = Field(
+        100.0, gt=0, description="Side of the neighbourhood of the adaptive Gaussian threshold, in um."
+    )
+    offset: float = Field(
+        8.0, description="Grey levels (0-255) below the neighbourhood's weighted mean that count as object."
+    )
+    min_area_um2: float = Field(
+        250.0, ge=0, description="Smallest component kept, in um2 (the paper: 4000 px at 0.25 um per pixel)."
+    )
+
+
+class DetectorConfig(Section):
+    """What finds the objects."""
+
+    kind: Literal["yolo", "classical"] = Field(
+        "yolo", description="Neural detector or classical segmentation."
+    )
+    weights: str = Field(
+        "bundled",
+        description="Weights of the yolo detector: `bundled`, or a path to an ultralytics .pt, a fossilray "
+        ".safetensors, or an exported .onnx or .torchscript.",
+    )
+    output: Literal["auto", "objectness", "classes"] = Field(
+        "auto",
+        description="How an exported model's rows read: `objectness` (YOLOv5: box, objectness, classes), "
+        "`classes` (YOLOv8 and later), or decided from its shape.",
+    )
+    invert: bool | None = Field(
+        None,
+        description="Show the network 255 minus the colours, as the paper does; unset: what the weights ask "
+        "for, else inverted.",
+    )
+    passes: tuple[PassConfig, ...] = Field(
+        (
+            PassConfig(um_per_px=1.0, smallest_um=0.0, largest_um=160.0),
+            PassConfig(um_per_px=4.0, smallest_um=100.0, largest_um=1000.0),
+        ),
+        min_length=1,
+        description="Sweeps from fine to coarse; large objects come from the coarse ones.",
+    )
+    seen_at_px: int | None = Field(
+        None,
+        ge=32,
+        description="The paper's way of stating scale: the side in pixels at which a tile is seen (128 for a "
+        "2048 px tile); replaces `passes` by a single one.",
+    )
+    confidence: float = Field(0.25, ge=0, le=1, description="Boxes that score lower are dropped.")
+    iou: float = Field(
+        0.6,
+        gt=0,
+        le=1,
+        description="Within a tile, of two boxes that overlap more than this the lower is dropped.",
+    )
+    batch: int = Field(4, ge=1, description="Tiles per forward pass.")
+    max_per_tile: int = Field(3000, ge=1, description="Most boxes kept from one tile.")
+    classical: ClassicalConfig = Field(ClassicalConfig(), description="Parameters of the classical detector.")
+
+    @model_validator(mode="after")
+    def _passes_run_fine_to_coarse(self) -> Self:
+        scales = [sweep.um_per_px for sweep in self.passes]
+        if scales != sorted(set(scales)):
+            raise ValueError("passes must go from fine to coarse (um_per_px rising)")
+        for sweep in self.passes:
+            if sweep.smallest_um >= sweep.largest_um:
+                raise ValueError("a pass needs smallest_um below largest_um")
+        return self
+
+
+class MergeConfig(Section):
+    """How boxes of neighbouring tiles and passes become objects."""
+
+    same_object_iou: float = Field(
+        0.5, gt=0, le=1, description="Boxes of different tiles or passes that overlap more are one object."
+    )
+    isolated_overlap: float = Field(
+        0.001,
+        ge=0,
+        le=1,
+        description="An object whose largest IoU with another is below this is isolated (paper).",
+    )
+
+
+class CropsConfig(Section):
+    """How objects are cut out and stored."""
+
+    size_px: int = Field(224, ge=16, le=1024, description="Side of a stored crop in pixels.")
+    fit: Literal["stretch", "letterbox"] = Field(
+        "stretch",
+        description="`stretch` fills the square as the paper does; `letterbox` keeps the aspect ratio.",
+    )
+    encoding: Literal["jpeg", "lossless"] = Field("jpeg", description="How crops are stored in Zarr.")
+    jpeg_quality: int = Field(90, ge=1, le=100, description="JPEG quality of stored crops.")
+
+
+class EmbedderConfig(Section):
+    """What describes each crop by a vector."""
+
+    weights: str = Field(
+        "bundled",
+        description="`bundled`, `none` (detection and crops alone), `timm:<name>` (weights from a hub), or "
+        "`file:<path>` (DINO, SCAMPI or timm state dict, .safetensors or .pth).",
+    )
+    architecture: str | None = Field(
+        None, description="timm name of the network inside `file:` weights; unset: inferred from them."
+    )
+    batch: int = Field(64, ge=1, description="Crops per forward pass.")
+
+
+class WorkersConfig(Section):
+    """How the job uses the machine or cluster; only torch_threads can change results."""
+
+    count: int | None = Field(None, ge=1, description="Workers; unset: one per GPU share, or per CPU share.")
+    cpus_per_worker: float = Field(1.0, gt=0, description="CPU cores Ray reserves for a worker.")
+    gpus_per_worker: float = Field(
+        1.0, ge=0, description="GPUs (or a share of one) for a worker on a cluster that has any; 0: CPU only."
+    )
+    torch_threads: int = Field(
+        1, ge=1, description="Threads of PyTorch inside a worker; changes the last bits."
+    )
+    max_deaths: int = Field(3, ge=1, description="A slide that killed its worker this often is quarantined.")
+    max_tries: int = Field(3, ge=1, description="Tries of a slide whose failures are transient.")
+    deadline_minutes: float = Field(120.0, gt=0, description="An attempt older than this commits nothing.")
+
+
+class StoreConfig(Section):
+    """How the run directory is reached; nothing here changes results."""
+
+    endpoint_url: str | None = Field(None, description="S3 endpoint, for stores other than AWS.")
+    region: str | None = Field(None, description="S3 region.")
+    profile: str | None = Field(None, description="Profile of the shared AWS credentials file.")
+    anonymous: bool = Field(False, description="Reach public buckets without credentials.")
+    single_writer: bool = Field(
+        False, description="Promise that one driver alone commits, for stores without conditional create."
+    )
+
+
+class RunConfig(Section):
+    """Everything `fossilray process` can be told."""
+
+    slides: SlidesConfig = Field(SlidesConfig(), description="How slides are read.")
+    tiling: TilingConfig = Field(TilingConfig(), description="How slides are cut into tiles.")
+    detector: DetectorConfig = Field(DetectorConfig(), description="What finds the objects.")
+    merge: MergeConfig = Field(MergeConfig(), description="How boxes become objects.")
+    crops: CropsConfig = Field(CropsConfig(), description="How objects are cut out and stored.")
+    embedder: EmbedderConfig = Field(EmbedderConfig(), description="What describes each crop.")
+    workers: WorkersConfig = Field(WorkersConfig(), description="How the machine or cluster is used.")
+    store: StoreConfig = Field(StoreConfig(), description="How the run directory is reached.")
+
+    def what_changes_results(self) -> dict[str, Any]:
+        """The part of the configuration that a resumed run must share, as plain JSON types."""
+        plain = self.model_dump(mode="json")
+        plain["workers"] = {"torch_threads": self.workers.torch_threads}
+        del plain["store"]
+        del plain["slides"]["read_threads"]
+        return plain
+
+
+def load_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """The configuration in a YAML file (or the defaults) with `section.field=value` assignments applied.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is not one fossilray knows.
+    """
+    tree = _read_yaml(path) if path is not None else {}
+    for assignment in assignments:
+        _assign(tree, assignment)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_first_fault(error, path)) from None
+
+
+def document_config() -> Iterator[tuple[str, Any, str]]:
+    """Every field as (dotted name, default, description), sections first, in order."""
+    yield from _document(RunConfig(), prefix="")
+
+
+def default_yaml() -> str:
+    """The default configuration as YAML, each field under its description."""
+    return "\n".join(_yaml_lines(RunConfig(), indent="")) + "\n"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}; check the path") from None
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not YAML: {where}; `fossilray config` prints a valid one") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path} holds a {type(tree).__name__}, not sections; `fossilray config` prints a valid one"
+        )
+    return tree
+
+
+def _assign(tree: dict[str, Any], assignment: str) -> None:
+    name, equals, text = assignment.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {assignment!r} is not of the form section.field=value")
+    for key in keys[:-1]:
+        below = tree.setdefault(key, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"--set {assignment!r}: {key} is a value, not a section")
+        tree = below
+    try:
+        tree[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {assignment!r}: the value is not YAML; quote it") from None
+
+
+def _first_fault(error: ValidationError, path: Path | None) -> str:
+    fault = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in fault["loc"])
+    where = f"{path}: " if path is not None else ""
+    if fault["type"] == "extra_forbidden":
+        return f"{where}{name} is not a configuration field; `fossilray config` lists them all"
+    return f"{where}{name} = {fault['input']!r}: {fault['msg']}; `fossilray config` explains every field"
+
+
+def _document(section: Section, *, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        yield prefix + name, value, field.description or ""
+        if isinstance(value, Section):
+            yield from _document(value, prefix=f"{prefix}{name}.")
+
+
+def _yaml_lines(section: Section, *, indent: str) -> Iterator[str]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if not indent:
+            yield ""
+        yield f"{indent}# {field.description}"
+        if isinstance(value, Section):
+            yield f"{indent}{name}:"
+            yield from _yaml_lines(value, indent=indent + "  ")
+        else:
+            plain = section.model_dump(mode="json")[name]
+            text = yaml.safe_dump({name: plain}, sort_keys=False, default_flow_style=None)
+            yield from (indent + line for line in text.rstrip().splitlines())

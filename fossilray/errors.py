@@ -1,0 +1,99 @@
+"""Every error fossilray raises on purpose, in one tree.
+
+FossilrayError
+├── UsageError                the command or configuration is wrong; exit code 2
+│   ├── ConfigError           unknown key, value out of range, unreadable file
+│   ├── CatalogError          a catalog lacks a column, repeats a slide, or changes a frozen row
+│   ├── RunMismatch           the run directory was started with another configuration
+│   ├── RunNotFound           no run.json where a run was expected
+│   └── QueryError            SQL that DuckDB refuses
+├── WeightsError              a weight file is missing, of another architecture, or unsafe to load
+├── StoreError                the run directory cannot be written or cannot commit safely
+│   └── NoConditionalCreate   the store cannot create a file only if it is absent
+└── SlideError                one slide cannot be processed; the run goes on
+    ├── NotASlide             OpenSlide cannot read this file
+    ├── MissingCompanion      a MIRAX slide lacks Slidedat.ini, Index.dat or a data file
+    ├── MissingResolution     neither the slide nor the configuration states um per pixel
+    ├── UnreadableRegion      pixels that should be there cannot be decoded
+    ├── TooMuchLost           more of the slide is unreadable than slides.max_lost_share allows
+    ├── AttemptExpired        the attempt outlived its deadline and must not commit
+    └── TransientSlideError   may succeed when tried again (network, scratch space)
+"""
+
+
+class FossilrayError(Exception):
+    """Root of the tree; its message is one sentence that names the remedy."""
+
+
+class UsageError(FossilrayError):
+    """The user can fix this before anything runs."""
+
+
+class ConfigError(UsageError):
+    """A configuration file or --set is wrong."""
+
+
+class CatalogError(UsageError):
+    """A catalog of slides cannot be used."""
+
+
+class RunMismatch(UsageError):
+    """The run directory belongs to a run whose results would differ."""
+
+
+class RunNotFound(UsageError):
+    """There is no run at this place."""
+
+
+class QueryError(UsageError):
+    """DuckDB refused the SQL."""
+
+
+class WeightsError(FossilrayError):
+    """Weights cannot be loaded."""
+
+
+class StoreError(FossilrayError):
+    """The run directory cannot be used."""
+
+
+class NoConditionalCreate(StoreError):
+    """The store ignores create-if-absent, so two workers could both commit a slide."""
+
+
+class SlideError(FossilrayError):
+    """One slide fails; `transient` says whether another attempt may succeed."""
+
+    transient = False
+
+
+class NotASlide(SlideError):
+    """OpenSlide cannot open the file."""
+
+
+class MissingCompanion(SlideError):
+    """Part of a slide made of several files is absent or too short."""
+
+
+class MissingResolution(SlideError):
+    """Nobody states the slide's um per pixel."""
+
+
+class UnreadableRegion(SlideError):
+    """A region's pixels could not be decoded."""
+
+
+class TooMuchLost(SlideError):
+    """The share of unreadable tiles is above the configured limit."""
+
+
+class AttemptExpired(SlideError):
+    """The attempt ran past its deadline."""
+
+    transient = True
+
+
+class TransientSlideError(SlideError):
+    """A fault outside the slide."""
+
+    transient = True

@@ -1,0 +1,324 @@
+"""Types and table schemas that travel between files; every column name is spelled here and only here.
+
+Frames: slide coordinates are level-0 pixels of OpenSlide's frame, x before y, origin top left.
+Images are H x W x 3 uint8 RGB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+
+Image = NDArray[np.uint8]
+"""H x W x 3 uint8 RGB."""
+
+UNASSIGNED_WELL = "unassigned"
+
+
+@dataclass(frozen=True)
+class Rect:
+    """A half-open rectangle in level-0 pixels."""
+
+    x_min: int
+    y_min: int
+    x_max: int
+    y_max: int
+
+    @property
+    def width(self) -> int:
+        return self.x_max - self.x_min
+
+    @property
+    def height(self) -> int:
+        return self.y_max - self.y_min
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a slide's pyramid; `downsample` is level-0 pixels per pixel of this level."""
+
+    width: int
+    height: int
+    downsample: float
+
+
+@dataclass(frozen=True)
+class SlideInfo:
+    """What a slide says of itself."""
+
+    path: str
+    vendor: str
+    width: int
+    height: int
+    mpp: float
+    levels: tuple[Level, ...]
+    bounds: Rect
+    """The scanned area; the whole canvas where the format states none."""
+    background_rgb: tuple[int, int, int]
+    """Colour that transparent pixels are composited on."""
+
+
+@dataclass(frozen=True)
+class CatalogRow:
+    """One slide of the catalog; None where nobody knows."""
+
+    slide_id: str
+    path: str
+    vendor: str | None = None
+    width: int | None = None
+    height: int | None = None
+    mpp: float | None = None
+    levels: int | None = None
+    bounds_x: int | None = None
+    bounds_y: int | None = None
+    bounds_width: int | None = None
+    bounds_height: int | None = None
+    well: str | None = None
+    measured_depth_m: float | None = None
+
+
+@dataclass(frozen=True)
+class RefusedFile:
+    """A file that looks like a slide and is not, with the reason."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Bounding boxes with scores; the frame is said by whoever hands them over.
+
+    xyxy: (n, 4) float64, x_min y_min x_max y_max. score: (n,) float32 in 0..1.
+    """
+
+    xyxy: NDArray[np.float64]
+    score: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    @staticmethod
+    def empty() -> Boxes:
+        return Boxes(np.zeros((0, 4)), np.zeros(0, np.float32))
+
+    def take(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Boxes:
+        """The boxes that a mask or an index array names."""
+        return Boxes(self.xyxy[which], self.score[which])
+
+
+class Detector(Protocol):
+    """Finds objects in tiles."""
+
+    @property
+    def stride_px(self) -> int:
+        """Tile origins and sides are multiples of this, in pixels of the detection scale."""
+        ...
+
+    def detect(self, tiles: NDArray[np.uint8], *, um_per_px: float) -> list[Boxes]:
+        """One Boxes per tile, in tile pixels, for a batch (b, H, W, 3) uint8 RGB seen at `um_per_px`."""
+        ...
+
+
+class Embedder(Protocol):
+    """Describes crops by vectors."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """(n, dimension) float16 for n crops (n, H, W, 3) uint8 RGB."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """Wall seconds a slide spent in each stage; stages overlap, so they do not add up to the total."""
+
+    open: float = 0.0
+    detect: float = 0.0
+    merge: float = 0.0
+    crops: float = 0.0
+    embed: float = 0.0
+    write: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True)
+class SlideSummary:
+    """One row of `slides`: a committed slide's counts, losses and times."""
+
+    slide_id: str
+    path: str
+    well: str
+    measured_depth_m: float | None
+    vendor: str
+    width: int
+    height: int
+    mpp: float
+    bounds_x: int
+    bounds_y: int
+    bounds_width: int
+    bounds_height: int
+    scanned_mm2: float
+    tiles_planned: int
+    tiles_blank: int
+    tiles_read: int
+    tiles_failed: int
+    objects: int
+    crops_coarser: int
+    """Crops cut from a coarser level because the right one was unreadable."""
+    crops_failed: int
+    """Objects whose pixels no level could give; their measures are null."""
+    array_bytes: int
+    seconds_open: float
+    seconds_detect: float
+    seconds_merge: float
+    seconds_crops: float
+    seconds_embed: float
+    seconds_write: float
+    seconds_total: float
+    attempt: str
+    host: str
+    finished_at: str
+    """UTC, ISO 8601."""
+
+
+def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=nullable) for name, kind, nullable in fields])
+
+
+OBJECTS_SCHEMA = _schema(
+    ("slide_id", pa.string(), False),
+    ("arrays", pa.string(), False),
+    ("measured_depth_m", pa.float64(), True),
+    ("object_id", pa.int32(), False),
+    ("x_min", pa.int32(), False),
+    ("y_min", pa.int32(), False),
+    ("x_max", pa.int32(), False),
+    ("y_max", pa.int32(), False),
+    ("width_um", pa.float32(), False),
+    ("height_um", pa.float32(), False),
+    ("area_um2", pa.float32(), False),
+    ("score", pa.float32(), False),
+    ("overlap", pa.float32(), False),
+    ("isolated", pa.bool_(), False),
+    ("touches_edge", pa.bool_(), False),
+    ("opacity", pa.float32(), True),
+    ("sharpness", pa.float32(), True),
+    ("mean_r", pa.uint8(), True),
+    ("mean_g", pa.uint8(), True),
+    ("mean_b", pa.uint8(), True),
+)
+"""Columns inside an objects file; `well` is the Hive partition and lives in the path."""
+
+SLIDES_SCHEMA = _schema(
+    ("slide_id", pa.string(), False),
+    ("path", pa.string(), False),
+    ("well", pa.string(), False),
+    ("measured_depth_m", pa.float64(), True),
+    ("vendor", pa.string(), False),
+    ("width", pa.int64(), False),
+    ("height", pa.int64(), False),
+    ("mpp", pa.float64(), False),
+    ("bounds_x", pa.int64(), False),
+    ("bounds_y", pa.int64(), False),
+    ("bounds_width", pa.int64(), False),
+    ("bounds_height", pa.int64(), False),
+    ("scanned_mm2", pa.float64(), False),
+    ("tiles_planned", pa.int32(), False),
+    ("tiles_blank", pa.int32(), False),
+    ("tiles_read", pa.int32(), False),
+    ("tiles_failed", pa.int32(), False),
+    ("objects", pa.int32(), False),
+    ("crops_coarser", pa.int32(), False),
+    ("crops_failed", pa.int32(), False),
+    ("array_bytes", pa.int64(), False),
+    ("seconds_open", pa.float64(), False),
+    ("seconds_detect", pa.float64(), False),
+    ("seconds_merge", pa.float64(), False),
+    ("seconds_crops", pa.float64(), False),
+    ("seconds_embed", pa.float64(), False),
+    ("seconds_write", pa.float64(), False),
+    ("seconds_total", pa.float64(), False),
+    ("attempt", pa.string(), False),
+    ("host", pa.string(), False),
+    ("finished_at", pa.string(), False),
+)
+
+CATALOG_SCHEMA = _schema(
+    ("slide_id", pa.string(), False),
+    ("path", pa.string(), False),
+    ("vendor", pa.string(), True),
+    ("width", pa.int64(), True),
+    ("height", pa.int64(), True),
+    ("mpp", pa.float64(), True),
+    ("levels", pa.int32(), True),
+    ("bounds_x", pa.int64(), True),
+    ("bounds_y", pa.int64(), True),
+    ("bounds_width", pa.int64(), True),
+    ("bounds_height", pa.int64(), True),
+    ("well", pa.string(), True),
+    ("measured_depth_m", pa.float64(), True),
+)
+
+FAILURES_SCHEMA = _schema(
+    ("slide_id", pa.string(), False),
+    ("attempt", pa.string(), False),
+    ("stage", pa.string(), False),
+    ("error", pa.string(), False),
+    ("message", pa.string(), False),
+    ("transient", pa.bool_(), False),
+    ("quarantined", pa.bool_(), False),
+    ("host", pa.string(), False),
+    ("failed_at", pa.string(), False),
+)
+
+TRUTH_SCHEMA = _schema(
+    ("slide_id", pa.string(), False),
+    ("well", pa.string(), False),
+    ("measured_depth_m", pa.float64(), True),
+    ("object_id", pa.int32(), False),
+    ("x_min", pa.int32(), False),
+    ("y_min", pa.int32(), False),
+    ("x_max", pa.int32(), False),
+    ("y_max", pa.int32(), False),
+    ("kind", pa.string(), False),
+    ("is_fossil", pa.bool_(), False),
+)
+"""Boxes that the synthetic archive really painted, level-0 pixels of OpenSlide's frame."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at one slide; the id is random, so nobody else's files bear it."""
+
+    slide_id: str
+    attempt: str
+    host: str
+    started_at: str
+    deadline_at: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt ended without a commit; one row of `failures`."""
+
+    slide_id: str
+    attempt: str
+    stage: str
+    error: str
+    message: str
+    transient: bool
+    quarantined: bool
+    host: str
+    failed_at: str
