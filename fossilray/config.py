@@ -319,5 +319,9 @@ def _yaml_lines(section: Section, *, indent: str) -> Iterator[str]:
             yield from _yaml_lines(value, indent=indent + "  ")
         else:
             plain = section.model_dump(mode="json")[name]
-            text = yaml.safe_dump({name: plain}, sort_keys=False, default_flow_style=None)
-            yield from (indent + line for line in text.rstrip().splitlines())
+            yield f"{indent}{name}: {_inline_yaml(plain)}"
+
+
+def _inline_yaml(plain: Any) -> str:
+    text = yaml.safe_dump(plain, sort_keys=False, default_flow_style=True, width=1000)
+    return text.removesuffix("\n").removesuffix("\n...")
