@@ -1,0 +1,1 @@
+"""Procedural palynology: painted palynomorphs, debris and the optics of a slide scanner."""

@@ -1,0 +1,79 @@
+"""Where the pixels of a synthetic slide come from: any part of it, on demand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class PixelSource(Protocol):
+    """A picture too large for memory that renders whatever part of it is asked for.
+
+    Its frame is its own: level-0 px, x before y, origin top left. Regions lie inside it, and what a
+    region shows must not depend on how the picture is cut into regions.
+    """
+
+    @property
+    def width(self) -> int:
+        """Level-0 px."""
+
+    @property
+    def height(self) -> int:
+        """Level-0 px."""
+
+    def region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """The pixels of one region, H x W x 3 RGB."""
+
+    def is_scanned(self, x: int, y: int, width: int, height: int) -> bool:
+        """Whether the scanner took anything of this region; if not, no tile is stored for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayPixels:
+    """A source whose picture is an array in memory, wholly scanned.
+
+    image: H x W x 3 RGB.
+    """
+
+    image: NDArray[np.uint8]
+
+    @property
+    def width(self) -> int:
+        return int(self.image.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.image.shape[0])
+
+    def region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        return self.image[y : y + height, x : x + width]
+
+    def is_scanned(self, x: int, y: int, width: int, height: int) -> bool:
+        return True
+
+
+def padded_region(
+    source: PixelSource, x: int, y: int, width: int, height: int, *, fill: tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """The pixels of a region that may reach past the source, `fill` there; H x W x 3 RGB."""
+    left, top = max(x, 0), max(y, 0)
+    right, bottom = min(x + width, source.width), min(y + height, source.height)
+    if (left, top, right, bottom) == (x, y, x + width, y + height):
+        return source.region(x, y, width, height)
+    padded = np.full((height, width, 3), fill, dtype=np.uint8)
+    if left < right and top < bottom:
+        inside = source.region(left, top, right - left, bottom - top)
+        padded[top - y : bottom - y, left - x : right - x] = inside
+    return padded
+
+
+def scanned(source: PixelSource, x: int, y: int, width: int, height: int) -> bool:
+    """Whether anything was scanned in a region that may reach past the source."""
+    left, top = max(x, 0), max(y, 0)
+    right, bottom = min(x + width, source.width), min(y + height, source.height)
+    if left >= right or top >= bottom:
+        return False
+    return source.is_scanned(left, top, right - left, bottom - top)
