@@ -1,0 +1,1 @@
+"""Detectors: what finds objects in a tile. Start at `loading.load_detector`."""

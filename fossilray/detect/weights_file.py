@@ -1,0 +1,93 @@
+"""fossilray's own detector file: tensors in safetensors, and beside them all it takes to rebuild the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fossilray.errors import WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "fossilray-detector/1"
+METADATA_KEY = "fossilray"
+"""One key alone: safetensors writes several in no fixed order, and equal weights shall give equal bytes."""
+
+
+class DetectorMeta(BaseModel):
+    """What a detector's weights say of themselves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format: str = FORMAT
+    architecture: dict[str, Any] = Field(description="The model as ultralytics reads it from YAML.")
+    nc: int = Field(ge=1, description="Number of classes.")
+    names: tuple[str, ...] = Field(description="Class names, in the order of the head's channels.")
+    stride: int = Field(ge=1, description="Coarsest stride of the network in pixels.")
+    invert: bool = Field(description="The network was trained on 255 minus the colours.")
+    um_per_px: tuple[float, ...] = Field(min_length=1, description="Scales it was trained for.")
+    smallest_um: float = Field(ge=0, description="Longest side of the smallest object it is meant to find.")
+
+
+def save_weights(path: Path, *, state_dict: Mapping[str, torch.Tensor], meta: DetectorMeta) -> None:
+    """Write one .safetensors file: kernels in half precision, vectors (norms, biases) as they are.
+
+    A norm's running variance may leave the range of half precision, and vectors weigh next to nothing.
+    Equal arguments give equal bytes.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    def packed(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.detach().to("cpu")
+        if tensor.is_floating_point():
+            tensor = tensor.to(torch.float16 if tensor.ndim > 1 else torch.float32)
+        return tensor.clone(memory_format=torch.contiguous_format)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: packed(tensor) for name, tensor in sorted(state_dict.items())},
+        str(path),
+        metadata={METADATA_KEY: json.dumps(meta.model_dump(mode="json"), sort_keys=True)},
+    )
+
+
+def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], DetectorMeta]:
+    """The state dict (floats as float32, on CPU) and what the file says of itself.
+
+    Raises:
+        WeightsError: the file is missing, not safetensors, or not a fossilray detector.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            meta = _parse_meta(path, file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise WeightsError(f"detector weights {path} do not exist; set detector.weights") from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is not a safetensors file ({error}); set detector.weights") from None
+    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}, meta
+
+
+def _parse_meta(path: Path, metadata: Mapping[str, str]) -> DetectorMeta:
+    if METADATA_KEY not in metadata:
+        raise WeightsError(
+            f"{path} is no fossilray detector: its metadata lack `{METADATA_KEY}`; "
+            "write it with pipelines/train_detector.py, or export the model to .onnx"
+        )
+    try:
+        meta = DetectorMeta.model_validate_json(metadata[METADATA_KEY])
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in fault["loc"])
+        raise WeightsError(f"{path}: its metadata are damaged ({name}: {fault['msg']})") from None
+    if meta.format != FORMAT:
+        raise WeightsError(f"{path} is of format {meta.format!r}, and this fossilray reads {FORMAT!r}")
+    return meta
