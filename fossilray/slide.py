@@ -1,0 +1,372 @@
+"""Pixels and facts of one slide: the only home of OpenSlide.
+
+OpenSlide's handle dies with its first error. A read that fails is therefore tried once more on a handle
+of its own, which tells a region that cannot be decoded from one whose handle another thread broke.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from ctypes import POINTER, c_uint32
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from openslide import OpenSlideError, OpenSlideUnsupportedFormatError, lowlevel
+
+from fossilray.errors import MissingCompanion, MissingResolution, NotASlide, UnreadableRegion
+from fossilray.mirax_companions import check_mirax
+from fossilray.records import Image, Level, Rect, SlideInfo
+
+# A file that states a printer's resolution (72 dpi is 353 um per pixel) says nothing about its scan.
+_PLAUSIBLE_MPP = (0.01, 20.0)
+# A level this much coarser than asked for is enlarged rather than a level twice as fine read.
+_LEVEL_TOLERANCE = 1.05
+_BLOCK_PX = 2048
+_UNREADABLE_GREY = 128
+_UM_PER_TIFF_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
+
+
+def open_slide(path: Path, *, mpp: float | None = None, mpp_override: float | None = None) -> Slide:
+    """The slide at `path`, ready to be read by several threads.
+
+    mpp: um per level-0 pixel if the slide states none; mpp_override: whatever the slide states.
+
+    Raises:
+        NotASlide: OpenSlide cannot open the file.
+        MissingCompanion: part of a MIRAX slide is missing, or too short for OpenSlide to begin.
+        MissingResolution: neither the slide nor the caller states um per pixel.
+    """
+    check_companions(path)
+    handle = _open_handle(path)
+    try:
+        info = _describe(path, handle, mpp=mpp, mpp_override=mpp_override)
+    except BaseException:
+        lowlevel.close(handle)
+        raise
+    return Slide(info, handle)
+
+
+def check_companions(path: Path) -> None:
+    """Nothing, if the files that `path` needs are there and not empty; OpenSlide is not asked.
+
+    Raises:
+        NotASlide: the file itself is missing or empty.
+        MissingCompanion: Slidedat.ini, Index.dat or a data file of a MIRAX slide is missing or empty.
+    """
+    if not path.is_file():
+        raise NotASlide(f"{path} is no file; check the path")
+    if path.suffix.lower() == ".mrxs":
+        check_mirax(path)
+    elif path.stat().st_size == 0:
+        raise NotASlide(f"{path.name} is empty (0 bytes); copy it again from its source")
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The scanned area, small, with what is known of each pixel.
+
+    rgb: (h, w, 3) uint8. coverage: (h, w) uint8, 0 where nothing was scanned.
+    readable: (h, w) bool, False where pixels could not be decoded (their rgb is mid-grey).
+    scale: level-0 pixels per overview pixel. rect: what it shows, less than one pixel more than the bounds.
+    """
+
+    rgb: Image
+    coverage: NDArray[np.uint8]
+    readable: NDArray[np.bool_]
+    scale: float
+    rect: Rect
+
+
+class Slide:
+    """One open slide; a context manager that any number of threads may read from at once."""
+
+    def __init__(self, info: SlideInfo, handle: lowlevel._OpenSlide) -> None:
+        self.info = info
+        self._swap = threading.Lock()
+        self._handle: _SharedHandle | None = _SharedHandle(handle)
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; a read in progress finishes first."""
+        with self._swap:
+            self._closed = True
+            self._retire()
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Image:
+        """Pixels of one level on the slide's background, (height, width, 3).
+
+        x, y: level-0 px of the top left corner; width, height: px of that level. What lies outside the
+        canvas is background.
+
+        Raises:
+            UnreadableRegion: OpenSlide cannot decode it; other regions stay readable.
+        """
+        return self._composite(self._read_argb(level, x, y, width, height))
+
+    def read_with_alpha(
+        self, level: int, x: int, y: int, width: int, height: int
+    ) -> tuple[Image, NDArray[np.uint8]]:
+        """The same, with coverage (height, width): 0 where nothing was scanned, 255 where all was."""
+        argb = self._read_argb(level, x, y, width, height)
+        return self._composite(argb), (argb >> 24).astype(np.uint8)
+
+    def level_for(self, um_per_px: float) -> int:
+        """The coarsest level that is not coarser than `um_per_px` (by more than 5 %), else level 0."""
+        fitting = [
+            (level.downsample, number)
+            for number, level in enumerate(self.info.levels)
+            if level.downsample * self.info.mpp <= um_per_px * _LEVEL_TOLERANCE
+        ]
+        return max(fitting)[1] if fitting else 0
+
+    def overview(self, um_per_px: float) -> Overview:
+        """The scanned area at `um_per_px` or somewhat finer; unreadable blocks are marked, not hidden."""
+        info = self.info
+        number = self.level_for(um_per_px)
+        level = info.levels[number]
+        # Whole factors keep the reduction exact and quick.
+        factor = max(1, int(um_per_px * _LEVEL_TOLERANCE / (level.downsample * info.mpp)))
+        scale = level.downsample * factor
+        width, height = (max(1, math.ceil(side / scale)) for side in (info.bounds.width, info.bounds.height))
+        rgb = np.full((height, width, 3), _UNREADABLE_GREY, np.uint8)
+        coverage = np.full((height, width), 255, np.uint8)
+        readable = np.zeros((height, width), np.bool_)
+        block = max(1, _BLOCK_PX // factor)
+        for top in range(0, height, block):
+            for left in range(0, width, block):
+                part = np.s_[top : min(height, top + block), left : min(width, left + block)]
+                rows, columns = readable[part].shape
+                corner = (
+                    round(info.bounds.x_min + left * scale),
+                    round(info.bounds.y_min + top * scale),
+                )
+                try:
+                    pixels, alpha = self.read_with_alpha(number, *corner, columns * factor, rows * factor)
+                except UnreadableRegion:
+                    continue
+                rgb[part] = _shrink(pixels, columns, rows)
+                coverage[part] = _shrink(alpha, columns, rows)
+                readable[part] = True
+        shown = Rect(
+            info.bounds.x_min,
+            info.bounds.y_min,
+            round(info.bounds.x_min + width * scale),
+            round(info.bounds.y_min + height * scale),
+        )
+        return Overview(rgb, coverage, readable, scale, shown)
+
+    def thumbnail(self, longest_side_px: int) -> tuple[Image, Rect]:
+        """The scanned area small (unreadable blocks mid-grey), and the level-0 rectangle it shows."""
+        bounds = self.info.bounds
+        wanted = max(1.0, max(bounds.width, bounds.height) / longest_side_px)
+        overview = self.overview(wanted * self.info.mpp)
+        height, width = overview.rgb.shape[:2]
+        ratio = min(1.0, longest_side_px / max(height, width))
+        size = max(1, round(width * ratio)), max(1, round(height * ratio))
+        return _shrink(overview.rgb, *size), overview.rect
+
+    def _read_argb(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint32]:
+        if width <= 0 or height <= 0:
+            raise ValueError(f"a region of {width} x {height} px has no pixels")
+        argb = np.empty((height, width), np.uint32)
+        pointer = argb.ctypes.data_as(POINTER(c_uint32))
+        with self._lend() as shared:
+            try:
+                lowlevel._read_region(shared.handle, pointer, x, y, level, width, height)
+                return argb
+            except OpenSlideError:
+                shared.broken = True
+        fresh = self._reopen(level, x, y)
+        try:
+            lowlevel._read_region(fresh, pointer, x, y, level, width, height)
+        except OpenSlideError as error:
+            lowlevel.close(fresh)
+            raise self._unreadable(level, x, y, str(error)) from None
+        self._offer(fresh)
+        return argb
+
+    @contextmanager
+    def _lend(self) -> Iterator[_SharedHandle]:
+        """The current handle, which nobody closes while it is lent."""
+        with self._swap:
+            if self._closed:
+                raise ValueError(f"{self.info.path} is closed")
+            if self._handle is not None and self._handle.broken:
+                self._retire()
+            if self._handle is None:
+                try:
+                    self._handle = _SharedHandle(_open_handle(Path(self.info.path)))
+                except (NotASlide, MissingCompanion) as error:
+                    raise UnreadableRegion(str(error)) from None
+            shared = self._handle
+            shared.readers += 1
+        try:
+            yield shared
+        finally:
+            with self._swap:
+                shared.readers -= 1
+                if shared.retired and shared.readers == 0:
+                    lowlevel.close(shared.handle)
+
+    def _reopen(self, level: int, x: int, y: int) -> lowlevel._OpenSlide:
+        try:
+            return _open_handle(Path(self.info.path))
+        except (NotASlide, MissingCompanion) as error:
+            raise self._unreadable(level, x, y, str(error)) from None
+
+    def _offer(self, fresh: lowlevel._OpenSlide) -> None:
+        """Make a sound handle the current one, unless there is one already."""
+        with self._swap:
+            if self._closed or (self._handle is not None and not self._handle.broken):
+                lowlevel.close(fresh)
+                return
+            self._retire()
+            self._handle = _SharedHandle(fresh)
+
+    def _retire(self) -> None:
+        """Forget the current handle; its last reader closes it. The caller holds the lock."""
+        shared, self._handle = self._handle, None
+        if shared is None:
+            return
+        shared.retired = True
+        if shared.readers == 0:
+            lowlevel.close(shared.handle)
+
+    def _unreadable(self, level: int, x: int, y: int, why: str) -> UnreadableRegion:
+        return UnreadableRegion(
+            f"{Path(self.info.path).name}: level {level} cannot be decoded at ({x}, {y}): {why}; "
+            "the file is damaged or cut short there, copy it again if its source is sound"
+        )
+
+    def _composite(self, argb: NDArray[np.uint32]) -> Image:
+        """RGB on the background; OpenSlide's colours are premultiplied, so what alpha lacks is added."""
+        bgra = argb.view(np.uint8).reshape(*argb.shape, 4)
+        rgb = np.asarray(cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGB), np.uint8)
+        if np.bitwise_and.reduce(argb, axis=None) >= 0xFF000000:
+            return rgb
+        missing = np.arange(255, -1, -1, dtype=np.float64)[:, None] / 255
+        shade = np.round(missing * self.info.background_rgb).astype(np.uint8)
+        return np.asarray(cv2.add(rgb, shade[bgra[..., 3]]), np.uint8)
+
+
+@dataclass
+class _SharedHandle:
+    """An OpenSlide handle with the number of reads in progress on it."""
+
+    handle: lowlevel._OpenSlide
+    readers: int = 0
+    broken: bool = False
+    retired: bool = False
+
+
+def _open_handle(path: Path) -> lowlevel._OpenSlide:
+    try:
+        return lowlevel.open(str(path))
+    except OpenSlideUnsupportedFormatError:
+        raise NotASlide(
+            f"{path.name} is in no format that OpenSlide reads; if it is an image, convert it to a tiled "
+            "pyramidal TIFF"
+        ) from None
+    except OpenSlideError as error:
+        if "Short read" in str(error):
+            raise MissingCompanion(
+                f"{path.name} cannot be opened: a file of it is cut short ({error}); copy the slide again, whole"
+            ) from None
+        raise NotASlide(
+            f"{path.name} cannot be opened: {error}; it is damaged or incomplete, copy it again with all "
+            "its files"
+        ) from None
+
+
+def _describe(
+    path: Path, handle: lowlevel._OpenSlide, *, mpp: float | None, mpp_override: float | None
+) -> SlideInfo:
+    stated = {
+        name: lowlevel.get_property_value(handle, name) or "" for name in lowlevel.get_property_names(handle)
+    }
+    levels = tuple(
+        Level(*lowlevel.get_level_dimensions(handle, number), lowlevel.get_level_downsample(handle, number))
+        for number in range(lowlevel.get_level_count(handle))
+    )
+    resolution = mpp_override or _stated_mpp(stated) or mpp
+    if resolution is None:
+        raise MissingResolution(
+            f"{path.name} states no um per pixel; set slides.mpp or add an mpp column to the catalog"
+        )
+    width, height = levels[0].width, levels[0].height
+    return SlideInfo(
+        path=str(path),
+        vendor=stated.get("openslide.vendor", "unknown"),
+        width=width,
+        height=height,
+        mpp=resolution,
+        levels=levels,
+        bounds=_stated_bounds(stated, width, height),
+        background_rgb=_stated_background(stated),
+    )
+
+
+def _stated_mpp(stated: Mapping[str, str]) -> float | None:
+    across, down = (_number(stated.get(f"openslide.mpp-{axis}")) for axis in "xy")
+    if across is None and down is None:
+        unit_um = _UM_PER_TIFF_UNIT.get(stated.get("tiff.ResolutionUnit", ""))
+        across, down = (
+            unit_um / pixels
+            if unit_um and (pixels := _number(stated.get(f"tiff.{axis}Resolution")))
+            else None
+            for axis in "XY"
+        )
+    sides = [side for side in (across, down) if side is not None]
+    if not sides:
+        return None
+    mean = math.prod(sides) ** (1 / len(sides))
+    return mean if _PLAUSIBLE_MPP[0] < mean < _PLAUSIBLE_MPP[1] else None
+
+
+def _stated_bounds(stated: Mapping[str, str], width: int, height: int) -> Rect:
+    x, y, across, down = (
+        _number(stated.get(f"openslide.bounds-{name}"), zero=True) for name in ("x", "y", "width", "height")
+    )
+    if x is None or y is None or not across or not down:
+        return Rect(0, 0, width, height)
+    left, top = min(int(x), width), min(int(y), height)
+    return Rect(left, top, min(int(x + across), width), min(int(y + down), height))
+
+
+def _stated_background(stated: Mapping[str, str]) -> tuple[int, int, int]:
+    try:
+        red, green, blue = bytes.fromhex(stated.get("openslide.background-color", "FFFFFF"))
+    except ValueError:
+        return 255, 255, 255
+    return red, green, blue
+
+
+def _number(text: str | None, *, zero: bool = False) -> float | None:
+    """A finite positive (or zero) number, else None."""
+    try:
+        value = float((text or "").replace(",", "."))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and (value > 0 or (zero and value == 0)) else None
+
+
+def _shrink(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
