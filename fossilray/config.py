@@ -188,7 +188,9 @@ class WorkersConfig(Section):
     """How the job uses the machine or cluster; only torch_threads can change results."""
 
     count: int | None = Field(None, ge=1, description="Workers; unset: one per GPU share, or per CPU share.")
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPU cores Ray reserves for a worker.")
+    cpus_per_worker: float = Field(
+        0.9, gt=0, description="CPU cores Ray reserves for a worker; just under a whole one leaves Ray itself room."
+    )
     gpus_per_worker: float = Field(
         1.0, ge=0, description="GPUs (or a share of one) for a worker on a cluster that has any; 0: CPU only."
     )

@@ -8,6 +8,7 @@ FossilrayError
 │   ├── RunNotFound           no run.json where a run was expected
 │   └── QueryError            SQL that DuckDB refuses
 ├── WeightsError              a weight file is missing, of another architecture, or unsafe to load
+├── WorkerError               workers cannot start, or met a fault of fossilray itself
 ├── StoreError                the run directory cannot be written or cannot commit safely
 │   └── NoConditionalCreate   the store cannot create a file only if it is absent
 └── SlideError                one slide cannot be processed; the run goes on
@@ -51,6 +52,10 @@ class QueryError(UsageError):
 
 class WeightsError(FossilrayError):
     """Weights cannot be loaded."""
+
+
+class WorkerError(FossilrayError):
+    """Workers cannot do their job; the run stops and can be resumed."""
 
 
 class StoreError(FossilrayError):

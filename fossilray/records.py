@@ -7,6 +7,7 @@ Images are H x W x 3 uint8 RGB.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 import numpy as np
@@ -138,19 +139,6 @@ class Embedder(Protocol):
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float16]:
         """(n, dimension) float16 for n crops (n, H, W, 3) uint8 RGB."""
         ...
-
-
-@dataclass(frozen=True)
-class StageSeconds:
-    """Wall seconds a slide spent in each stage; stages overlap, so they do not add up to the total."""
-
-    open: float = 0.0
-    detect: float = 0.0
-    merge: float = 0.0
-    crops: float = 0.0
-    embed: float = 0.0
-    write: float = 0.0
-    total: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -322,3 +310,47 @@ class Failure:
     quarantined: bool
     host: str
     failed_at: str
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """What one worker is doing: the slide, the stage, and the share of the stage that is done (0..1)."""
+
+    slide_id: str
+    stage: str
+    share: float
+
+
+@dataclass(frozen=True)
+class ArrayFiles:
+    """What an attempt wrote below arrays/: its Zarr group, and each file's size and checksum."""
+
+    path: str
+    """The group, relative to the run directory; the `arrays` column of its objects."""
+    bytes: dict[str, int]
+    """Size of each file, by its path relative to the group."""
+    sha256: dict[str, str]
+    """The same files' checksums, hexadecimal."""
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.bytes.values())
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What a driver says of itself every 30 s, so that status needs the store alone."""
+
+    driver_id: str
+    started_at: str
+    beat_at: str
+    """UTC, ISO 8601; a beat much older than 30 s is a driver that ended or died."""
+    total: int
+    committed: int
+    """Of `total`, those committed before this driver started included."""
+    failed: int
+    objects: int
+    slides_per_hour: float
+    workers: int
+    in_flight: tuple[str, ...]
+    """slide_ids that workers have in hand."""

@@ -1,0 +1,434 @@
+"""One slide, whole, in one process: read, detect, merge, cut, measure, embed, write, commit. No Ray here."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fossilray.arrays import SHARD_ROWS, ArrayFiles, ArrayWriter
+from fossilray.config import RunConfig
+from fossilray.crops import CutCrop, Measures, cut_crop, estimate_background, measure_crops
+from fossilray.errors import AttemptExpired, SlideError, TooMuchLost, UnreadableRegion
+from fossilray.merge import TileBoxes, largest_overlaps, merge_tiles
+from fossilray.pictures import draw_boxes
+from fossilray.records import (
+    OBJECTS_SCHEMA,
+    UNASSIGNED_WELL,
+    Attempt,
+    Boxes,
+    CatalogRow,
+    Detector,
+    Embedder,
+    Failure,
+    SlideInfo,
+    SlideSummary,
+    WorkerState,
+    utc_now,
+)
+from fossilray.slide import Slide, open_slide
+from fossilray.store import RunStore
+from fossilray.tiling import Sweep, Tile, find_blank, plan_sweeps, read_tile, to_level0
+
+PICTURE_PX = 1600
+"""Longest side of the picture kept of each slide."""
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one attempt ended; neither summary nor failure: another attempt had committed the slide."""
+
+    slide_id: str
+    summary: SlideSummary | None = None
+    failure: Failure | None = None
+
+
+class Worker(Protocol):
+    """What the scheduler drives, one instance per process."""
+
+    def prepare(self) -> str:
+        """Load models; the name to show."""
+        ...
+
+    def process(self, row: CatalogRow) -> Outcome: ...
+
+    def state(self) -> WorkerState | None:
+        """What `process` is doing now; called from another thread."""
+        ...
+
+
+class SlideWorker:
+    """The real worker: models and store are opened once, then slide after slide."""
+
+    def __init__(self, store_url: str, config: RunConfig) -> None:
+        self._config = config
+        self._store = RunStore.open(store_url, config.store)
+        self._state: WorkerState | None = None
+
+    def prepare(self) -> str:
+        """Load the detector and the embedder on a GPU if this process has one; the host and device.
+
+        Raises:
+            WeightsError: weights cannot be loaded.
+        """
+        import torch
+
+        from fossilray.detect.loading import load_detector
+        from fossilray.embed.loading import load_embedder
+
+        torch.set_num_threads(self._config.workers.torch_threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._detector: Detector = load_detector(self._config.detector, device=device)
+        self._embedder: Embedder | None = load_embedder(self._config.embedder, device=device)
+        return f"{socket.gethostname()}/{device}"
+
+    def process(self, row: CatalogRow) -> Outcome:
+        """The slide committed, or its failure recorded; what is no SlideError is a bug and is raised."""
+        attempt = self._store.begin_attempt(row.slide_id, deadline_s=self._config.workers.deadline_minutes * 60)
+        run = _SlideRun(self._config, self._store, self._detector, self._embedder, row, attempt, self._show)
+        try:
+            return run.execute()
+        except SlideError as error:
+            failure = Failure(
+                slide_id=row.slide_id,
+                attempt=attempt.attempt,
+                stage=run.stage,
+                error=type(error).__name__,
+                message=str(error),
+                transient=error.transient,
+                quarantined=not error.transient,
+                host=attempt.host,
+                failed_at=utc_now(),
+            )
+            self._store.record_failure(failure)
+            self._store.sweep_attempt(row.slide_id, attempt.attempt)
+            return Outcome(row.slide_id, failure=failure)
+        finally:
+            self._state = None
+
+    def state(self) -> WorkerState | None:
+        return self._state
+
+    def _show(self, state: WorkerState) -> None:
+        self._state = state
+
+
+@dataclass(frozen=True)
+class _Found:
+    """All objects of a slide, level-0 pixels, in row order, and what it took to find them."""
+
+    boxes: Boxes
+    tiles_planned: int
+    tiles_blank: int
+    tiles_failed: int
+    coarsest_level: int
+    scanned_mm2: float
+
+
+class _SlideRun:
+    """One attempt at one slide."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        store: RunStore,
+        detector: Detector,
+        embedder: Embedder | None,
+        row: CatalogRow,
+        attempt: Attempt,
+        show: Callable[[WorkerState], None],
+    ) -> None:
+        self.stage = "open"
+        self._config = config
+        self._store = store
+        self._detector = detector
+        self._embedder = embedder
+        self._row = row
+        self._attempt = attempt
+        self._show = show
+        self._seconds: dict[str, float] = {}
+        self._embed_s = 0.0
+        self._started_s = self._stage_s = time.monotonic()
+
+    def execute(self) -> Outcome:
+        """Run the stages in order; the commit is the last thing that happens."""
+        self._enter("open")
+        slides = self._config.slides
+        with open_slide(
+            Path(self._row.path), mpp=self._row.mpp or slides.mpp, mpp_override=slides.mpp_override
+        ) as slide, ThreadPoolExecutor(slides.read_threads, thread_name_prefix="read") as readers:
+            self._enter("detect")
+            found = self._find(slide, readers)
+            background = estimate_background(slide)
+            self._enter("crops")
+            table, files, crops = self._cut(slide, readers, found, background)
+            self._enter("write")
+            self._draw(slide, found.boxes)
+            summary = self._summarise(slide, found, crops, files.total_bytes)
+        self._check_deadline()
+        won = self._store.commit_slide(table, summary, files)
+        return Outcome(self._row.slide_id, summary=summary if won else None)
+
+    def _find(self, slide: Slide, readers: ThreadPoolExecutor) -> _Found:
+        config = self._config
+        sweeps = plan_sweeps(slide.info, config.tiling, config.detector, stride_px=self._detector.stride_px)
+        blank = find_blank(slide, config.tiling, sweeps)
+        wanted = [
+            (sweep, tile)
+            for sweep, is_blank in zip(sweeps, blank, strict=True)
+            for tile in sweep.tiles
+            if not is_blank[tile.index]
+        ]
+        found: list[TileBoxes] = []
+        failed = 0
+        batch: list[tuple[Sweep, Tile, NDArray[np.uint8]]] = []
+        read = in_order(readers, lambda job: _read(slide, *job), wanted, ahead=2 * config.detector.batch)
+        for done, ((sweep, tile), pixels) in enumerate(zip(wanted, read, strict=True)):
+            if pixels is None:
+                failed += 1
+                continue
+            if batch and batch[0][0] is not sweep:
+                found += self._detect(batch)
+                batch = []
+            batch.append((sweep, tile, pixels))
+            if len(batch) == config.detector.batch:
+                found += self._detect(batch)
+                batch = []
+            self._progress(done / len(wanted))
+        found += self._detect(batch)
+        if failed and failed / len(wanted) > config.slides.max_lost_share:
+            raise TooMuchLost(
+                f"{self._row.path}: {failed} of {len(wanted)} tiles with content cannot be read, more than "
+                f"slides.max_lost_share = {config.slides.max_lost_share:g}; copy the slide again or raise the limit"
+            )
+        self._enter("merge")
+        boxes = merge_tiles(found, info=slide.info, merge=config.merge)
+        planned = sum(len(sweep.tiles) for sweep in sweeps)
+        return _Found(boxes, planned, planned - len(wanted), failed, max(sweep.level for sweep in sweeps))
+
+    def _detect(self, batch: list[tuple[Sweep, Tile, NDArray[np.uint8]]]) -> list[TileBoxes]:
+        if not batch:
+            return []
+        sweep = batch[0][0]
+        answers = self._detector.detect(np.stack([pixels for _, _, pixels in batch]), um_per_px=sweep.um_per_px)
+        return [TileBoxes(sweep, tile, boxes) for (_, tile, _), boxes in zip(batch, answers, strict=True)]
+
+    def _cut(
+        self, slide: Slide, readers: ThreadPoolExecutor, found: _Found, background: NDArray[np.float32]
+    ) -> tuple[pa.Table, ArrayFiles, _CropCounts]:
+        """Crops in row order, a shard at a time: while one is embedded the next are cut and the last is written."""
+        config = self._config
+        boxes = found.boxes.xyxy
+        count = len(boxes)
+        writer = ArrayWriter(
+            self._store,
+            self._row.slide_id,
+            self._attempt.attempt,
+            count=count,
+            crops=config.crops,
+            dimension=self._embedder.dimension if self._embedder else None,
+        )
+        cut = in_order(
+            readers,
+            lambda box: cut_crop(slide, box, config=config.crops, coarsest_level=found.coarsest_level),
+            boxes,
+            ahead=2 * config.embedder.batch,
+        )
+        measures: list[Measures] = []
+        coarser = failed = 0
+        with ThreadPoolExecutor(1, thread_name_prefix="write") as writers:
+            pending: Future[None] | None = None
+            for first in range(0, count, SHARD_ROWS):
+                shard, vectors, these = self._fill_shard(cut, first, min(SHARD_ROWS, count - first), count)
+                missing = np.array([crop.failed for crop in these], bool)
+                measures.append(measure_crops(shard, background, failed=missing))
+                coarser += sum(crop.coarser for crop in these)
+                failed += int(missing.sum())
+                if pending is not None:
+                    pending.result()
+                pending = writers.submit(writer.write, first, shard, vectors)
+            if pending is not None:
+                pending.result()
+        files = writer.finish()
+        table = _objects_table(self._row, slide.info, found.boxes, measures, files.path, config.merge.isolated_overlap)
+        return table, files, _CropCounts(coarser, failed)
+
+    def _fill_shard(
+        self, cut: Iterator[CutCrop], first: int, size: int, count: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float16] | None, list[_CropNote]]:
+        side = self._config.crops.size_px
+        shard = np.empty((size, side, side, 3), np.uint8)
+        vectors = np.empty((size, self._embedder.dimension), np.float16) if self._embedder else None
+        notes: list[_CropNote] = []
+        for begin in range(0, size, self._config.embedder.batch):
+            end = min(size, begin + self._config.embedder.batch)
+            for row in range(begin, end):
+                crop = next(cut)
+                shard[row] = crop.pixels
+                notes.append(_CropNote(crop.coarser, crop.failed))
+            if self._embedder is not None and vectors is not None:
+                began_s = time.monotonic()
+                vectors[begin:end] = self._embedder.embed(shard[begin:end])
+                self._embed_s += time.monotonic() - began_s
+            self._progress((first + end) / count)
+        return shard, vectors, notes
+
+    def _draw(self, slide: Slide, boxes: Boxes) -> None:
+        try:
+            picture, shown = slide.thumbnail(PICTURE_PX)
+        except UnreadableRegion:
+            return  # the picture is the only thing lost; the report says that there is none
+        self._store.write_picture(
+            self._row.slide_id, draw_boxes(picture, shown, boxes.xyxy, mpp=slide.info.mpp, scores=boxes.score)
+        )
+
+    def _summarise(self, slide: Slide, found: _Found, crops: _CropCounts, array_bytes: int) -> SlideSummary:
+        info, bounds = slide.info, slide.info.bounds
+        self._enter("commit")
+        spent = self._seconds
+        return SlideSummary(
+            slide_id=self._row.slide_id,
+            path=self._row.path,
+            well=self._row.well or UNASSIGNED_WELL,
+            measured_depth_m=self._row.measured_depth_m,
+            vendor=info.vendor,
+            width=info.width,
+            height=info.height,
+            mpp=info.mpp,
+            bounds_x=bounds.x_min,
+            bounds_y=bounds.y_min,
+            bounds_width=bounds.width,
+            bounds_height=bounds.height,
+            scanned_mm2=found.scanned_mm2,
+            tiles_planned=found.tiles_planned,
+            tiles_blank=found.tiles_blank,
+            tiles_read=found.tiles_planned - found.tiles_blank - found.tiles_failed,
+            tiles_failed=found.tiles_failed,
+            objects=len(found.boxes),
+            crops_coarser=crops.coarser,
+            crops_failed=crops.failed,
+            array_bytes=array_bytes,
+            seconds_open=spent["open"],
+            seconds_detect=spent["detect"],
+            seconds_merge=spent["merge"],
+            seconds_crops=spent["crops"],
+            seconds_embed=self._embed_s,
+            seconds_write=spent["write"],
+            seconds_total=time.monotonic() - self._started_s,
+            attempt=self._attempt.attempt,
+            host=self._attempt.host,
+            finished_at=utc_now(),
+        )
+
+    def _enter(self, stage: str) -> None:
+        now = time.monotonic()
+        self._seconds[self.stage] = self._seconds.get(self.stage, 0.0) + now - self._stage_s
+        self.stage, self._stage_s = stage, now
+        self._progress(0.0)
+
+    def _progress(self, share: float) -> None:
+        self._check_deadline()
+        self._show(WorkerState(self._row.slide_id, self.stage, share))
+
+    def _check_deadline(self) -> None:
+        limit_s = self._config.workers.deadline_minutes * 60
+        if time.monotonic() - self._started_s > limit_s:
+            raise AttemptExpired(
+                f"{self._row.path}: not done after workers.deadline_minutes = {limit_s / 60:g}; raise it for such slides"
+            )
+
+
+@dataclass(frozen=True)
+class _CropNote:
+    coarser: bool
+    failed: bool
+
+
+@dataclass(frozen=True)
+class _CropCounts:
+    coarser: int
+    failed: int
+
+
+def in_order(pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], *, ahead: int) -> Iterator[Out]:
+    """Results of `work` in the order of `items`, at most `ahead` of them begun and not yet taken."""
+    begun: deque[Future[Out]] = deque()
+    try:
+        for item in items:
+            begun.append(pool.submit(work, item))
+            if len(begun) >= ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for future in begun:
+            future.cancel()
+
+
+def _read(slide: Slide, sweep: Sweep, tile: Tile) -> NDArray[np.uint8] | None:
+    try:
+        return read_tile(slide, sweep, tile)
+    except UnreadableRegion:
+        return None  # counted by the caller as a failed tile
+
+
+def _objects_table(
+    row: CatalogRow,
+    info: SlideInfo,
+    boxes: Boxes,
+    measures: list[Measures],
+    arrays: str,
+    isolated_overlap: float,
+) -> pa.Table:
+    count = len(boxes)
+    corners = outward_px(boxes.xyxy, info)
+    width_um, height_um = (corners[:, 2:] - corners[:, :2]).T * np.float32(info.mpp)
+    overlap = largest_overlaps(boxes.xyxy)
+    scanned = info.bounds
+    touches_edge = (
+        (corners[:, 0] <= scanned.x_min)
+        | (corners[:, 1] <= scanned.y_min)
+        | (corners[:, 2] >= scanned.x_max)
+        | (corners[:, 3] >= scanned.y_max)
+    )
+    measured = Measures.concatenate(measures)
+    columns: dict[str, pa.Array] = {
+        "slide_id": pa.array([row.slide_id] * count, pa.string()),
+        "arrays": pa.array([arrays] * count, pa.string()),
+        "measured_depth_m": pa.array([row.measured_depth_m] * count, pa.float64()),
+        "object_id": pa.array(np.arange(count, dtype=np.int32)),
+        **{name: pa.array(corners[:, axis]) for axis, name in enumerate(("x_min", "y_min", "x_max", "y_max"))},
+        "width_um": pa.array(width_um.astype(np.float32)),
+        "height_um": pa.array(height_um.astype(np.float32)),
+        "area_um2": pa.array((width_um * height_um).astype(np.float32)),
+        "score": pa.array(boxes.score),
+        "overlap": pa.array(overlap),
+        "isolated": pa.array(overlap < isolated_overlap),
+        "touches_edge": pa.array(touches_edge),
+        "opacity": pa.array(measured.opacity, mask=measured.missing),
+        "sharpness": pa.array(measured.sharpness, mask=measured.missing),
+        **{
+            name: pa.array(measured.mean_rgb[:, channel], mask=measured.missing)
+            for channel, name in enumerate(("mean_r", "mean_g", "mean_b"))
+        },
+    }
+    return pa.table(columns, schema=OBJECTS_SCHEMA)
+
+
+def outward_px(xyxy: NDArray[np.float64], info: SlideInfo) -> NDArray[np.int32]:
+    """Whole-pixel boxes (n, 4) that hold the given ones, clipped to the slide; at least one pixel each way."""
+    low = np.floor(xyxy[:, :2] + 1e-6).clip(0, [info.width - 1, info.height - 1])
+    high = np.ceil(xyxy[:, 2:] - 1e-6).clip(low + 1, [info.width, info.height])
+    return np.hstack([low, high]).astype(np.int32)
