@@ -1,0 +1,260 @@
+"""Geometry and texture on a canvas: outlines, shells, strokes, noise, cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Map = npt.NDArray[np.float32]
+"""A canvas-sized (height, width) float32 map."""
+Points = npt.NDArray[np.float64]
+"""(n, 2) points x, y in canvas units: the width spans -1..1, y points down."""
+
+_SUBPIXEL_BITS = 4
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """One tapered line: a centreline with a half-width (canvas units) at each point."""
+
+    centreline: Points
+    half_widths: npt.NDArray[np.float64]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A drawing surface of height x width px; its width spans the units -1..1."""
+
+    height: int
+    width: int
+    px_per_um: float
+
+    @property
+    def unit_px(self) -> float:
+        """Pixels in one canvas unit."""
+        return self.width / 2
+
+    def um(self, length_um: float) -> float:
+        """A length in canvas units."""
+        return length_um * self.px_per_um / self.unit_px
+
+    @cached_property
+    def x(self) -> Map:
+        """Column coordinate of every pixel, (1, width)."""
+        return ((np.arange(self.width, dtype=np.float32) + 0.5) / self.unit_px - 1)[None, :]
+
+    @cached_property
+    def y(self) -> Map:
+        """Row coordinate of every pixel, (height, 1)."""
+        rows = np.arange(self.height, dtype=np.float32) + 0.5 - self.height / 2
+        return np.asarray(rows / self.unit_px, np.float32)[:, None]
+
+    def zeros(self) -> Map:
+        """An empty map."""
+        return np.zeros((self.height, self.width), np.float32)
+
+    def _fixed_point(self, points: Points) -> npt.NDArray[np.int32]:
+        centre = np.array([self.width / 2 - 0.5, self.height / 2 - 0.5])
+        fixed = (points * self.unit_px + centre) * (1 << _SUBPIXEL_BITS)
+        return np.round(np.clip(fixed, -(2**27), 2**27)).astype(np.int32)
+
+    def fill(self, outlines: Iterable[Points]) -> Map:
+        """Coverage (0..1) of filled closed outlines; where two overlap it stays 1."""
+        image = np.zeros((self.height, self.width), np.uint8)
+        for outline in outlines:
+            cv2.fillPoly(image, [self._fixed_point(outline)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
+        return _unit(image)
+
+    def strokes(self, strokes: Iterable[Stroke], *, hollow: float = 0.0) -> Map:
+        """Coverage (0..weight) of tapered strokes; hollow is how much paler than its rim a tube is."""
+        image = np.zeros((self.height, self.width), np.uint8)
+        for stroke in strokes:
+            half_px = float(stroke.half_widths.max()) * self.unit_px
+            # The rasteriser never draws thinner than about a pixel: thinner lines turn paler instead.
+            value = 255 * min(1.0, stroke.weight) * min(1.0, 0.3 + half_px)
+            polygon = self._fixed_point(_ribbon(stroke))
+            if hollow > 0 and half_px > 1.6:
+                cv2.fillPoly(image, [polygon], value * (1 - hollow), cv2.LINE_AA, _SUBPIXEL_BITS)
+                rim_px = max(1, round(half_px * 0.35))
+                cv2.polylines(image, [polygon], True, value, rim_px, cv2.LINE_AA, _SUBPIXEL_BITS)
+            else:
+                cv2.fillPoly(image, [polygon], value, cv2.LINE_AA, _SUBPIXEL_BITS)
+        return _unit(image)
+
+    def discs(self, centres: Points, radii: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> Map:
+        """Coverage of filled discs, each with its weight (0..1)."""
+        image = np.zeros((self.height, self.width), np.uint8)
+        for centre, radius, weight in zip(self._fixed_point(centres), radii, weights, strict=True):
+            radius_fixed = max(4, round(float(radius) * self.unit_px * (1 << _SUBPIXEL_BITS)))
+            cv2.circle(
+                image,
+                (int(centre[0]), int(centre[1])),
+                radius_fixed,
+                255 * float(weight),
+                -1,
+                cv2.LINE_AA,
+                _SUBPIXEL_BITS,
+            )
+        return _unit(image)
+
+    def noise(self, rng: np.random.Generator, per_unit: float, *, octaves: int = 1, gain: float = 0.5) -> Map:
+        """Smooth noise of zero mean and about unit deviation, with per_unit bumps per canvas unit."""
+        total = self.zeros()
+        weight, power = 1.0, 0.0
+        for octave in range(octaves):
+            spacing_px = max(1.0, self.unit_px / (per_unit * 2.0**octave))
+            total += weight * self._bumps(rng, spacing_px)
+            power += weight**2
+            weight *= gain
+        return np.asarray(total / np.sqrt(power), np.float32)
+
+    def _bumps(self, rng: np.random.Generator, spacing_px: float) -> Map:
+        if spacing_px <= 1.5:
+            return rng.standard_normal((self.height, self.width), dtype=np.float32)
+        rows, columns = int(self.height / spacing_px) + 4, int(self.width / spacing_px) + 4
+        coarse = rng.standard_normal((rows, columns), dtype=np.float32)
+        shift = rng.uniform(1.0, 2.0, 2)
+        placement = np.array([[1 / spacing_px, 0, shift[0]], [0, 1 / spacing_px, shift[1]]])
+        bumps = cv2.warpAffine(
+            coarse, placement, (self.width, self.height), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        )
+        return np.asarray(bumps * np.float32(1.35), np.float32)
+
+    def creases(self, rng: np.random.Generator, per_unit: float, *, width: float = 0.12) -> Map:
+        """A net of thin winding lines (0..1) that come and go, as on a wrinkled membrane."""
+        line = self.noise(rng, per_unit, octaves=2, gain=0.35)
+        presence = self.noise(rng, per_unit * 0.9)
+        net = np.exp(-np.square(line / width)) * np.clip(presence * 0.8 + 0.35, 0, 1)
+        return np.asarray(net, np.float32)
+
+    def cells(self, seeds: Points) -> tuple[Map, npt.NDArray[np.int32]]:
+        """Distance in px to the nearest border between Voronoi cells of the seeds, and the cells' labels."""
+        field = np.ones((self.height, self.width), np.uint8)
+        inside = np.round(seeds * self.unit_px + [self.width / 2 - 0.5, self.height / 2 - 0.5]).astype(int)
+        keep = (inside >= 0).all(1) & (inside[:, 0] < self.width) & (inside[:, 1] < self.height)
+        field[inside[keep, 1], inside[keep, 0]] = 0
+        _, labels = cv2.distanceTransformWithLabels(field, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+        interior = np.ones_like(field)
+        interior[:, 1:] &= labels[:, 1:] == labels[:, :-1]
+        interior[1:, :] &= labels[1:, :] == labels[:-1, :]
+        return depth_px(interior), np.asarray(labels, np.int32)
+
+    def blur(self, image: Map, sigma: float) -> Map:
+        """The map blurred by sigma canvas units."""
+        return blur_px(image, sigma * self.unit_px)
+
+
+def _unit(image: npt.NDArray[np.uint8]) -> Map:
+    return image.astype(np.float32) * np.float32(1 / 255)
+
+
+def blur_px(image: npt.NDArray[np.float32], sigma_px: float) -> npt.NDArray[np.float32]:
+    """The image blurred by a Gaussian of sigma_px; unchanged when that is under a fifth of a pixel."""
+    if sigma_px < 0.2:
+        return image
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE), np.float32)
+
+
+def depth_px(inside: npt.NDArray[np.uint8]) -> Map:
+    """Distance in px from every non-zero pixel to the nearest zero one."""
+    return np.asarray(cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32)
+
+
+def step(values: npt.NDArray[np.float32], low: float, high: float) -> npt.NDArray[np.float32]:
+    """A smooth ramp from 0 at low to 1 at high (low may exceed high)."""
+    ramp = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
+    return np.asarray(ramp * ramp * (3 - 2 * ramp), np.float32)
+
+
+def shell(canvas: Canvas, cover: Map, *, wall: float, flatness: float) -> Map:
+    """Thickness of a hollow body seen through: 1 in the middle, more at its limb.
+
+    wall is the wall's thickness as a share of the body's radius; flatness 0 keeps the chord
+    through a spherical shell, 1 makes a flat disc.
+    """
+    depth = depth_px((cover > 0.5).astype(np.uint8))
+    share = np.minimum(depth / max(1.0, float(depth.max())), 1)
+    chord = _half_chord(share) - (1 - wall) * _half_chord(np.maximum((share - wall) / (1 - wall), 0))
+    relative = np.maximum(chord / wall, 0.2)
+    return np.asarray(cover * relative ** (1 - flatness), np.float32)
+
+
+def dome(cover: Map, *, power: float = 0.5) -> Map:
+    """Thickness of a solid body: 0 at its outline, 1 at its deepest point."""
+    depth = depth_px((cover > 0.5).astype(np.uint8))
+    share = np.minimum((depth + 0.5) / max(1.0, float(depth.max())), 1)
+    return np.asarray(cover * _half_chord(share) ** (2 * power), np.float32)
+
+
+def _half_chord(share: Map) -> Map:
+    return np.sqrt(np.maximum(share * (2 - share), 0))
+
+
+def _ribbon(stroke: Stroke) -> Points:
+    tangent = np.gradient(stroke.centreline, axis=0)
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
+    offset = np.stack([-tangent[:, 1], tangent[:, 0]], 1) * stroke.half_widths[:, None]
+    return np.concatenate([stroke.centreline + offset, (stroke.centreline - offset)[::-1]])
+
+
+def bend(start: Points, end: Points, sag: float, *, points: int = 7) -> Points:
+    """A curve from start to end that sags sideways by a share of its length, (points, 2)."""
+    along = np.linspace(0, 1, points)[:, None]
+    chord = end - start
+    side = np.array([-chord[1], chord[0]])
+    return np.asarray(start + along * chord + np.sin(along * np.pi) * sag * side, np.float64)
+
+
+def wander(
+    rng: np.random.Generator, *, points: int, turn: float, start: Points, heading: float, length: float
+) -> Points:
+    """A path of given length whose heading drifts, by turn radians (standard deviation) over all."""
+    drift = np.cumsum(np.cumsum(rng.normal(0, 1, points)))
+    drift = turn * drift / (np.abs(drift).max() + 1e-9)
+    steps = length / points * np.stack([np.cos(heading + drift), np.sin(heading + drift)], 1)
+    return np.asarray(start + np.cumsum(steps, axis=0) - steps[0], np.float64)
+
+
+def ring(
+    rng: np.random.Generator, *, radius: float, roughness: float, harmonics: int = 6, points: int = 120
+) -> Points:
+    """A closed, irregular circle; roughness is the relative deviation of its radius."""
+    angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    order = np.arange(2, 2 + harmonics)
+    amplitude = rng.normal(0, 1, harmonics) / order
+    phase = rng.uniform(0, 2 * np.pi, harmonics)
+    wave = (amplitude[:, None] * np.cos(order[:, None] * angle + phase[:, None])).sum(0)
+    return polar(angle, radius * (1 + roughness * wave))
+
+
+def polar(angle: npt.NDArray[np.float64], radius: npt.NDArray[np.float64]) -> Points:
+    """Points at the given angles (from +x towards +y) and radii."""
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
+
+
+def smooth_closed(points: Points, *, rounds: int = 2) -> Points:
+    """A closed outline with its corners cut (Chaikin), twice as many points each round."""
+    for _ in range(rounds):
+        following = np.roll(points, -1, axis=0)
+        cut = np.stack([0.75 * points + 0.25 * following, 0.25 * points + 0.75 * following], 1)
+        points = cut.reshape(-1, 2)
+    return points
+
+
+def sphere_points(rng: np.random.Generator, count: int, *, jitter: float = 0.5) -> npt.NDArray[np.float64]:
+    """(count, 3) directions spread evenly over a sphere, shaken by jitter of their spacing, turned at random."""
+    index = np.arange(count) + 0.5
+    z = 1 - 2 * index / count
+    azimuth = np.pi * (1 + 5**0.5) * index
+    radius = np.sqrt(1 - z**2)
+    even = np.stack([radius * np.cos(azimuth), radius * np.sin(azimuth), z], 1)
+    even += rng.normal(0, jitter / np.sqrt(count), even.shape)
+    turn, _ = np.linalg.qr(rng.normal(0, 1, (3, 3)))
+    turned = even @ turn
+    return np.asarray(turned / np.linalg.norm(turned, axis=1, keepdims=True), np.float64)
