@@ -203,7 +203,7 @@ class _Thumbnail:
 
     def __init__(self, grid: MiraxGrid, options: MiraxOptions) -> None:
         self._scale = min(1.0, _THUMBNAIL_PX / max(grid.width, grid.height))
-        shape = (self._place(grid.height), self._place(grid.width), 3)
+        shape = (max(1, self._place(grid.height)), max(1, self._place(grid.width)), 3)
         self.pixels: NDArray[np.uint8] = np.full(shape, options.background_rgb, dtype=np.uint8)
 
     def draw(self, photo: NDArray[np.uint8], x: int, y: int) -> None:
