@@ -98,10 +98,11 @@ class DetectorConfig(Section):
         description="Weights of the yolo detector: `bundled`, or a path to an ultralytics .pt, a fossilray "
         ".safetensors, or an exported .onnx or .torchscript.",
     )
-    output: Literal["auto", "objectness", "classes"] = Field(
+    output: Literal["auto", "objectness", "classes", "boxes"] = Field(
         "auto",
         description="How an exported model's rows read: `objectness` (YOLOv5: box, objectness, classes), "
-        "`classes` (YOLOv8 and later), or decided from its shape.",
+        "`classes` (YOLOv8 and later), `boxes` (corners, score, class; suppressed already), or decided from its "
+        "shape.",
     )
     invert: bool | None = Field(
         None,
@@ -180,6 +181,13 @@ class EmbedderConfig(Section):
     )
     architecture: str | None = Field(
         None, description="timm name of the network inside `file:` weights; unset: inferred from them."
+    )
+    input_px: int | None = Field(
+        None,
+        ge=16,
+        le=1024,
+        description="Side in pixels at which the network sees a crop; unset: what its weights were made for. "
+        "Position embeddings are interpolated.",
     )
     batch: int = Field(64, ge=1, description="Crops per forward pass.")
 
