@@ -1,0 +1,82 @@
+"""fossilray's own backbone file: tensors in safetensors, and beside them all it takes to rebuild the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fossilray.embed.network import Interpolation, Preprocessing
+from fossilray.errors import WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT: Literal["fossilray-backbone/1"] = "fossilray-backbone/1"
+METADATA_KEY = "fossilray"
+"""One key alone: safetensors writes several in no fixed order, and equal weights shall give equal bytes."""
+
+
+class BackboneMeta(BaseModel):
+    """What a backbone's weights say of themselves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format: Literal["fossilray-backbone/1"] = FORMAT
+    name: str = Field(description="What the embeddings are called.")
+    architecture: str = Field(description="timm's name of the network.")
+    kwargs: dict[str, Any] = Field(default={}, description="What timm.create_model is told besides.")
+    dimension: int = Field(ge=1, description="Length of a vector.")
+    input_px: int = Field(ge=16, description="Side of the square it sees.")
+    mean: tuple[float, float, float] = Field(description="Subtracted from RGB in 0..1.")
+    std: tuple[float, float, float] = Field(description="Divided by afterwards.")
+    interpolation: Interpolation = Field(description="How crops of another size are resized.")
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(self.input_px, self.mean, self.std, self.interpolation)
+
+
+def save_backbone(path: Path, *, state_dict: Mapping[str, torch.Tensor], meta: BackboneMeta) -> None:
+    """Write one .safetensors file: kernels in half precision, vectors (norms, biases) as they are.
+
+    Equal arguments give equal bytes.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    def packed(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.detach().to("cpu")
+        if tensor.is_floating_point():
+            # A norm's running variance may leave float16's range, and vectors weigh next to nothing.
+            tensor = tensor.to(torch.float16 if tensor.ndim > 1 else torch.float32)
+        return tensor.clone(memory_format=torch.contiguous_format)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: packed(tensor) for name, tensor in sorted(state_dict.items())},
+        str(path),
+        metadata={METADATA_KEY: json.dumps(meta.model_dump(mode="json"), sort_keys=True)},
+    )
+
+
+def parse_meta(path: Path, metadata: Mapping[str, str]) -> BackboneMeta | None:
+    """What a safetensors file's metadata say of a fossilray backbone; None where they speak of none.
+
+    Raises:
+        WeightsError: it is one of ours, of another kind or format.
+    """
+    if METADATA_KEY not in metadata:
+        return None
+    try:
+        return BackboneMeta.model_validate_json(metadata[METADATA_KEY])
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in fault["loc"])
+        raise WeightsError(
+            f"{path} is not a {FORMAT} file ({field}: {fault['msg']}); give embedder.weights a backbone, "
+            "not a detector or a file of a later fossilray"
+        ) from None
