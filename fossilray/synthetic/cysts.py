@@ -29,12 +29,12 @@ def proximate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     radius = _REACH / 1.06
     body = canvas.fill([ring(rng, radius=radius, roughness=rng.uniform(0.01, 0.07))])
     wall = float(np.clip(canvas.um(rng.uniform(0.8, 2.4)) / radius, 0.02, 0.18))
-    density = shell(canvas, body, wall=wall, flatness=rng.uniform(0.35, 0.9))
+    density = shell(canvas, body, wall=wall, flatness=rng.uniform(0.1, 0.65))
     if rng.random() < 0.6:
         density += body * _sutures(canvas, rng, radius, rng.uniform(0.3, 1.0))
     if rng.random() < 0.6:
         density += (
-            body * canvas.creases(rng, rng.uniform(4, 9), width=0.25) * np.float32(rng.uniform(0.2, 0.9))
+            body * canvas.creases(rng, rng.uniform(4, 9), width=0.15) * np.float32(rng.uniform(0.2, 0.9))
         )
     if rng.random() < 0.35:
         density += body * _granules(canvas, rng, radius)
@@ -62,7 +62,7 @@ def chorate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     radius = _REACH / (1 + length * 1.08)
     body = canvas.fill([ring(rng, radius=radius, roughness=rng.uniform(0.02, 0.08))])
     wall = float(np.clip(canvas.um(rng.uniform(0.5, 1.6)) / radius, 0.025, 0.2))
-    density = shell(canvas, body, wall=wall, flatness=rng.uniform(0.25, 0.85))
+    density = shell(canvas, body, wall=wall, flatness=rng.uniform(0.1, 0.65))
     if rng.random() < 0.4:
         density += body * _granules(canvas, rng, radius)
     if rng.random() < 0.3:
@@ -90,14 +90,14 @@ def cavate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     outline = outline * scale
     outer = canvas.fill([outline])
     pale = rng.uniform(0.25, 0.8)
-    density = np.float32(pale) * shell(canvas, outer, wall=0.06, flatness=rng.uniform(0.45, 0.8))
+    density = np.float32(pale) * shell(canvas, outer, wall=0.06, flatness=rng.uniform(0.3, 0.7))
     inner_radius = scale * rng.uniform(0.55, 0.92)
     shift = np.array([rng.normal(0, 0.03), rng.normal(0.03, 0.04)])
     inner = canvas.fill([ring(rng, radius=inner_radius, roughness=0.04) + shift]) * outer
     inner_wall = rng.choice([0.05, 0.09, 0.14])
     if rng.random() < 0.75:
         density += np.float32(rng.uniform(0.3, 1.4)) * shell(
-            canvas, inner, wall=float(inner_wall), flatness=rng.uniform(0.3, 0.8)
+            canvas, inner, wall=float(inner_wall), flatness=rng.uniform(0.1, 0.6)
         )
     coverage = outer
     if rhomboid or rng.random() < 0.25:
@@ -132,7 +132,7 @@ def elongate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     )
     if rng.random() < 0.65:
         ellipse = ring(rng, radius=1.0, roughness=0.03) * [body_half * rng.uniform(0.75, 1.0), width * 0.95]
-        inner = canvas.fill([ellipse + [0, float(np.interp(0, along, axis))]]) * outer
+        inner = canvas.fill([ellipse + np.array([0, float(np.interp(0, along, axis))])]) * outer
         density += np.float32(rng.uniform(0.3, 0.9)) * shell(canvas, inner, wall=0.08, flatness=0.5)
     return Drawing(density, outer.copy(), outer, canvas.zeros())
 
@@ -197,7 +197,7 @@ def _processes(
         taper[0] = thick * rng.uniform(1.1, 2.2)
         side.append(Stroke(line, taper))
         heading = float(np.arctan2(*(tip - root)[::-1])) if direction[2] ** 2 < 0.97 else rng.uniform(0, 6.3)
-        side.extend(_tip(rng, style, tip, heading, thick, length * radius))
+        side.extend(_tip(rng, style, tip, heading=heading, thick=thick, length=length * radius))
         tips.append(tip)
     if style == "trabeculate":
         far.extend(_trabeculae(rng, np.array(tips), thick, radius))
@@ -205,7 +205,7 @@ def _processes(
 
 
 def _tip(
-    rng: np.random.Generator, style: str, tip: Points, heading: float, thick: float, length: float
+    rng: np.random.Generator, style: str, tip: Points, *, heading: float, thick: float, length: float
 ) -> list[Stroke]:
     branches = {
         "furcate": 2 + int(rng.random() < 0.4),
@@ -241,15 +241,16 @@ def _sutures(canvas: Canvas, rng: np.random.Generator, radius: float, strength: 
     total = canvas.zeros()
     for side, weight in ((directions[:, 2] > -0.1, 1.0), (directions[:, 2] < -0.3, 0.4)):
         border, _ = canvas.cells(directions[side, :2] * radius)
+        border = canvas.warp(rng, border, amplitude=0.03)
         ridge = np.exp(-np.square(border / max(1.0, canvas.px_per_um * 0.6)))
         total += np.float32(strength * weight) * ridge.astype(np.float32)
     return total
 
 
 def _granules(canvas: Canvas, rng: np.random.Generator, radius: float) -> Map:
-    spacing = canvas.um(rng.uniform(1.0, 2.6))
+    spacing = canvas.um(rng.uniform(0.7, 1.5))
     grain = canvas.noise(rng, 1 / max(spacing, 0.03))
-    return step(grain, 0.4, 1.4) * np.float32(rng.uniform(0.3, 0.9))
+    return step(grain, 0.5, 1.6) * np.float32(rng.uniform(0.15, 0.5))
 
 
 def _fringe_of_spines(canvas: Canvas, rng: np.random.Generator, radius: float, *, length: float) -> Map:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from fossilray.synthetic.pollen import reticulum
@@ -15,10 +16,14 @@ def amorphous_organic_matter(canvas: Canvas, rng: np.random.Generator) -> Drawin
     """A fluffy, irregular, translucent clot of granular organic matter."""
     aspect = rng.uniform(0.5, 1.0)
     far = np.sqrt(np.square(canvas.x) + np.square(canvas.y / np.float32(aspect)))
-    lumps = canvas.noise(rng, rng.uniform(1.5, 4), octaves=5, gain=rng.uniform(0.5, 0.75))
-    ragged = rng.uniform(0.12, 0.32)
+    lumps = canvas.noise(rng, rng.uniform(1.5, 4), octaves=5, gain=rng.uniform(0.45, 0.62))
+    ragged = rng.uniform(0.08, 0.28)
     field = np.float32(0.62) - far + np.float32(ragged) * lumps
     field = np.minimum(field, (np.float32(_REACH) - np.maximum(far, 0)) * 2)
+    _, parts = cv2.connectedComponents((field > 0).astype(np.uint8))
+    largest = int(np.bincount(parts.ravel())[1:].argmax()) + 1 if parts.any() else 0
+    if rng.random() < 0.8:
+        field = np.where((parts == largest) | (field <= 0), field, -1).astype(np.float32)
     softness = rng.uniform(0.02, 0.12)
     cover = step(field, 0.0, softness)
     clots = np.clip(
@@ -30,8 +35,10 @@ def amorphous_organic_matter(canvas: Canvas, rng: np.random.Generator) -> Drawin
         density *= 1 - np.float32(0.8) * holes
         cover = cover * (1 - holes)
     dark = canvas.zeros()
-    if rng.random() < 0.4:
-        dark = step(canvas.noise(rng, rng.uniform(6, 16)), 1.6, 2.2) * cover * np.float32(rng.uniform(0.5, 2))
+    if rng.random() < 0.25:
+        dark = (
+            step(canvas.noise(rng, rng.uniform(10, 25)), 1.9, 2.4) * cover * np.float32(rng.uniform(0.5, 2))
+        )
     return Drawing(density, step(cover, 0.1, 0.6), cover, dark)
 
 
@@ -53,8 +60,9 @@ def wood_fragment(canvas: Canvas, rng: np.random.Generator) -> Drawing:
         )
         density *= 1 - np.float32(rng.uniform(0.3, 0.8)) * pits
     density += np.float32(rng.uniform(0, 0.5)) * dome(cover)
-    thin = canvas.noise(rng, rng.uniform(1, 3), octaves=2)
-    density *= np.clip(1 + np.float32(0.25) * thin, 0.2, 2)
+    grain = canvas.streaks(rng, rng.uniform(8, 30), stretch=int(rng.integers(5, 14)))
+    density *= np.clip(1 + np.float32(rng.uniform(0.03, 0.2)) * grain, 0.2, 2)
+    density *= np.clip(1 + np.float32(rng.uniform(0, 0.15)) * canvas.noise(rng, 1.5), 0.2, 2)
     return Drawing(density, cover, cover, canvas.zeros())
 
 
@@ -121,11 +129,12 @@ def fibre(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     path = wander(
         rng, points=60, turn=rng.uniform(0.05, 0.8), start=start, heading=0.0, length=2 * _REACH * 0.96
     )
-    path[:, 1] += 0.15 * canvas.height / canvas.width * np.cumsum(rng.random(60) < 0.04) * rng.normal(0, 0.3)
+    knots = np.sort(rng.uniform(-1, 1, int(rng.integers(2, 9))))
+    path[:, 1] += np.interp(path[:, 0], knots, rng.normal(0, rng.uniform(0, 0.05), len(knots)))
     path[:, 1] -= (path[:, 1].max() + path[:, 1].min()) / 2
     limit = 0.9 * canvas.height / canvas.width
     path[:, 1] *= min(1.0, limit / max(float(np.abs(path[:, 1]).max()), 1e-6))
-    half = thick * np.linspace(1.0, rng.uniform(0.4, 1.0), 60) * (1 + 0.06 * rng.standard_normal(60))
+    half = thick * np.linspace(1.0, rng.uniform(0.4, 1.0), 60) * (1 + 0.03 * rng.standard_normal(60))
     cover = canvas.strokes([Stroke(path, half)])
     core = np.minimum(depth_px((cover > 0.4).astype(np.uint8)) / max(1.0, thick * canvas.unit_px), 1)
     rim = np.float32(rng.uniform(-0.6, 0.6)) * core
@@ -134,13 +143,17 @@ def fibre(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 def mineral_grain(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     """A clear angular grain that shows by refraction at its edges and facets alone."""
-    outline = _shard(rng, corners=int(rng.integers(4, 9)), slender=rng.uniform(0.35, 1.0))
+    outline = _shard(rng, corners=int(rng.integers(4, 9)), slender=rng.uniform(0.25, 1.0), bow=0.03)
     cover = canvas.fill([outline])
     density = np.float32(rng.uniform(0.0, 0.35)) * cover
     # The outline is drawn by hand: total reflection takes light from a line along it.
     closed = np.concatenate([outline, outline[:1]])
     rim = canvas.strokes([Stroke(closed, np.full(len(closed), min(canvas.um(rng.uniform(0.3, 1.0)), 0.05)))])
-    density += rim * np.float32(rng.uniform(0.5, 2.5))
+    density += (
+        rim
+        * np.float32(rng.uniform(0.5, 3))
+        * np.clip(0.6 + np.float32(0.6) * canvas.noise(rng, 1.5), 0, 1.5)
+    )
     for _ in range(int(rng.integers(0, 5))):
         ends = outline[rng.choice(len(outline), 2, replace=False)] * rng.uniform(0.4, 1.0, (2, 1))
         facet = Stroke(bend(ends[0], ends[1], 0.0, points=4), np.full(4, canvas.um(0.3)))
@@ -152,10 +165,11 @@ def air_bubble(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     """A bubble in the mounting medium: a dark ring around a bright middle."""
     cover = canvas.fill([ring(rng, radius=0.9, roughness=0.004)])
     far = np.sqrt(np.square(canvas.x) + np.square(canvas.y)) / np.float32(0.9)
-    inner = rng.uniform(0.45, 0.9)
-    dark = step(far, inner - 0.12, inner) * cover
-    dark *= 1 - np.float32(rng.uniform(0, 0.7)) * np.exp(-np.square((far - (inner + 1) / 2) / 0.04))
-    if rng.random() < 0.5:
+    inner = 1 - rng.uniform(0.06, 0.5) * rng.uniform(0.4, 1)
+    dark = step(far, inner - rng.uniform(0.03, 0.25), inner) * cover
+    glint = np.exp(-np.square((far - (inner + 1) / 2) / np.float32(0.25 * (1 - inner))))
+    dark *= 1 - np.float32(rng.choice([0.0, rng.uniform(0, 0.7)])) * glint
+    if rng.random() < 0.3:
         dark += np.float32(0.3) * np.exp(-np.square((far - inner * 0.6) / 0.05)) * cover
     return Drawing(canvas.zeros(), cover, cover, np.asarray(dark * rng.uniform(0.6, 3.5), np.float32))
 
@@ -175,14 +189,14 @@ def speck(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     return Drawing(cover * (np.float32(0.6) + dome(cover)), cover, cover, canvas.zeros())
 
 
-def _shard(rng: np.random.Generator, *, corners: int, slender: float) -> Points:
+def _shard(rng: np.random.Generator, *, corners: int, slender: float, bow: float = 0.1) -> Points:
     """A polygon with uneven sides, some of them bowed or notched."""
     angle = (
         np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(-0.35, 0.35, corners) * 6 / corners
     )
     radius = 0.88 * rng.uniform(0.62, 1.0, corners)
     points = np.stack([radius * np.cos(angle), slender * radius * np.sin(angle)], 1)
-    return _bowed(rng, points, rng.uniform(0.0, 0.1))
+    return _bowed(rng, points, rng.uniform(0.0, bow))
 
 
 def _splinter(rng: np.random.Generator, *, slender: float) -> Points:

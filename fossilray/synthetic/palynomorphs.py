@@ -6,14 +6,15 @@ A painted object is a transmittance: composed on a slide by multiplication, `ima
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from fossilray.synthetic import cysts, debris, pollen
+from fossilray.synthetic.light import develop
 from fossilray.synthetic.shapes import Canvas
-from fossilray.synthetic.specimen import Drawing, Look, develop, weather
+from fossilray.synthetic.specimen import Drawing, Look, weather
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class _Kind:
 
 _CYST = Look(wrinkles=0.5, folds=1.2, damage=0.25, inclusions=0.3, ghosts=0.1)
 _THIN = Look(
-    strength=(0.25, 1.1), wrinkles=0.7, folds=2.2, damage=0.3, inclusions=0.3, ghosts=0.2, maturity=(0.0, 0.6)
+    strength=(0.35, 1.6), wrinkles=0.7, folds=2.2, damage=0.3, inclusions=0.3, ghosts=0.2, maturity=(0.0, 0.6)
 )
-_GRAIN = Look(folds=0.6, wrinkles=0.25, damage=0.15, inclusions=0.15, ghosts=0.12, stains=0.06)
+_GRAIN = Look(folds=0.6, wrinkles=0.25, damage=0.15, inclusions=0.15, ghosts=0.1, stains=0.04)
 _OPAQUE = Look(maturity=(0.85, 1.0), strength=(1.5, 6.0), relief=(0.2, 0.6), elastic=0.01, grain=(0.03, 0.3))
 
 _FOSSILS = {
@@ -47,7 +48,7 @@ _FOSSILS = {
     "chorate_cyst": _Kind(cysts.chorate_cyst, (40, 130), _CYST),
     "cavate_cyst": _Kind(cysts.cavate_cyst, (40, 150), _THIN),
     "elongate_cyst": _Kind(
-        cysts.elongate_cyst, (80, 260), Look(**{**_THIN.__dict__, "folds": 1.0, "squash": (0.9, 1.0)}), 0.62
+        cysts.elongate_cyst, (80, 260), replace(_THIN, folds=1.0, squash=(0.9, 1.0)), 0.62
     ),
     "bisaccate_pollen": _Kind(pollen.bisaccate_pollen, (45, 130), _GRAIN),
     "tricolpate_pollen": _Kind(pollen.tricolpate_pollen, (14, 60), _GRAIN),
@@ -92,7 +93,7 @@ _DEBRIS = {
     "mineral_grain": _Kind(
         debris.mineral_grain,
         (8, 160),
-        Look(maturity=(0.8, 1.0), strength=(0.03, 0.25), relief=(0.2, 0.9), elastic=0.0, halo_um=(0.4, 1.2)),
+        Look(maturity=(0.97, 1.0), strength=(0.03, 0.25), relief=(0.2, 0.9), elastic=0.0, halo_um=(0.4, 1.2)),
     ),
     "air_bubble": _Kind(
         debris.air_bubble, (8, 300), Look(relief=(0.3, 0.9), elastic=0.0, squash=(0.97, 1.0))
@@ -146,4 +147,4 @@ def typical_size_um(kind: str) -> tuple[float, float]:
 
 
 def _oversampling(size_px: float) -> float:
-    return 2.4 if size_px < 40 else 1.8 if size_px < 130 else 1.25
+    return 2.2 if size_px < 40 else 1.5 if size_px < 130 else 1.1

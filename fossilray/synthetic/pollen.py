@@ -26,31 +26,39 @@ _REACH = 0.92
 
 def bisaccate_pollen(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     """A corpus between two reticulate air sacs, seen from a pole to from the side."""
-    corpus_size = np.array([rng.uniform(0.36, 0.58), rng.uniform(0.36, 0.6)])
-    sac = np.array([rng.uniform(0.28, 0.46), rng.uniform(0.32, 0.6)])
-    droop = rng.uniform(0, 0.4)
+    corpus_size = np.array([rng.uniform(0.42, 0.62), rng.uniform(0.4, 0.64)])
+    sac = np.array([rng.uniform(0.3, 0.48), rng.uniform(0.38, 0.66)])
+    droop = rng.choice([rng.uniform(0, 0.1), rng.uniform(0.1, 0.4)])
     offset = _REACH - sac[0]
-    corpus = canvas.fill([ring(rng, radius=1, roughness=0.04) * corpus_size])
+    corpus = canvas.fill([ring(rng, radius=1, roughness=0.05) * corpus_size])
+    within = depth_px((corpus > 0.5).astype(np.uint8)) / np.float32(canvas.unit_px)
+    without = depth_px((corpus <= 0.5).astype(np.uint8)) / np.float32(canvas.unit_px)
     density = np.float32(rng.uniform(0.6, 1.1)) * shell(
-        canvas, corpus, wall=0.12, flatness=rng.uniform(0.3, 0.8)
+        canvas, corpus, wall=0.12, flatness=rng.uniform(0.5, 0.9)
     )
     coverage = corpus.copy()
-    mesh = canvas.um(rng.uniform(1.4, 3.6))
+    mesh = max(canvas.um(rng.uniform(1.4, 3.6)), 0.03)
+    net = reticulum(canvas, rng, mesh) * np.float32(rng.uniform(0.2, 0.6))
+    behind = np.float32(rng.uniform(0.1, 0.5))
+    root_width = np.float32(rng.uniform(0.03, 0.12))
+    root_strength = np.float32(rng.uniform(0.3, 1.3))
     for side in (-1, 1):
         place = np.array([side * offset, droop * rng.uniform(0.8, 1.2)])
-        outline = _turned(ring(rng, radius=1, roughness=0.06) * sac, side * -0.5 * droop) + place
+        outline = _turned(ring(rng, radius=1, roughness=0.07) * sac, side * -0.5 * droop) + place
         bladder = canvas.fill([outline])
-        net = reticulum(canvas, rng, max(mesh, 0.03))
-        density += np.float32(rng.uniform(0.5, 0.9)) * shell(canvas, bladder, wall=0.12, flatness=0.6)
-        density += bladder * net * np.float32(rng.uniform(0.2, 0.7))
-        root = bladder * corpus
-        # The roots of the sacs fold into thick crescents where they leave the corpus.
-        density += np.float32(rng.uniform(0.2, 1.0)) * canvas.blur(root, 0.03)
+        film = np.float32(rng.uniform(0.6, 1.0)) * shell(
+            canvas, bladder, wall=0.1, flatness=rng.uniform(0.35, 0.7)
+        )
+        film += bladder * net
+        density += film * (1 - (1 - behind) * corpus)
+        # A sac's wall folds into a thick crescent along its root on the corpus.
+        distance = np.where(corpus > 0.5, within, without * np.float32(2))
+        density += bladder * root_strength * np.exp(-np.square(distance / root_width))
         coverage = np.maximum(coverage, bladder)
-    density += corpus * reticulum(canvas, rng, max(mesh * 0.6, 0.02)) * np.float32(0.25)
+    density += corpus * reticulum(canvas, rng, mesh * 0.6) * np.float32(0.2)
     if rng.random() < 0.6:
         furrow = np.exp(-np.square(canvas.x / np.float32(rng.uniform(0.05, 0.14)))) * corpus
-        density *= 1 - np.float32(rng.uniform(0.15, 0.4)) * furrow
+        density *= 1 - np.float32(rng.uniform(0.15, 0.5)) * furrow
     return Drawing(density, coverage, coverage, canvas.zeros())
 
 
@@ -123,8 +131,8 @@ def monolete_spore(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 def trilete_spore(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     """A round to triangular spore with a Y-shaped scar."""
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
-    corner = rng.choice([0.0, rng.uniform(0.03, 0.16)])
-    concave = rng.uniform(0, 0.05)
+    corner = rng.choice([0.0, rng.uniform(0.04, 0.14)])
+    concave = corner * rng.uniform(-0.3, 0.15)
     wave = corner * np.cos(3 * angle) + concave * np.cos(6 * angle)
     radius = 0.82 * (1 + wave) * np.linalg.norm(ring(rng, radius=1.0, roughness=0.015, points=180), axis=1)
     outline = polar(angle, radius * _REACH / max(radius.max(), 0.9))
@@ -155,16 +163,18 @@ def azolla_massula(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     density, coverage = canvas.zeros(), canvas.zeros()
     for place in places:
         chamber = canvas.fill([ring(rng, radius=spread * rng.uniform(0.3, 0.75), roughness=0.12) + place])
-        density += np.float32(0.55) * shell(canvas, chamber, wall=0.18, flatness=0.5)
+        density *= 1 - np.float32(rng.uniform(0.3, 0.7)) * chamber
+        density += np.float32(rng.uniform(0.5, 0.9)) * shell(canvas, chamber, wall=0.15, flatness=0.3)
         coverage = np.maximum(coverage, chamber)
+    density *= 1 + np.float32(0.3) * canvas.noise(rng, 8, octaves=2)
     hairs: list[Stroke] = []
-    thick = canvas.um(rng.uniform(0.5, 1.1))
+    thick = max(canvas.um(rng.uniform(0.5, 1.1)), 0.006)
     heading = rng.uniform(0, 2 * np.pi)
     lopsided = rng.uniform(0.6, 3.0)
     for _ in range(int(rng.integers(8, 34))):
         way = heading + rng.normal(0, lopsided)
         start = places[rng.integers(count)]
-        path = wander(rng, points=10, turn=0.5, start=start, heading=way, length=rng.uniform(0.25, 0.62))
+        path = wander(rng, points=10, turn=0.5, start=start, heading=way, length=rng.uniform(0.3, 0.85))
         path = np.clip(path, -0.95, 0.95)
         hairs.append(Stroke(path, thick * np.array([0.7, 0.8, 0.9, 1, 1, 1, 1, 1.1, 1.4, 0.8])))
     strands = canvas.strokes(hairs, hollow=rng.uniform(0.1, 0.4))
@@ -182,7 +192,7 @@ def foram_lining(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     straight = 0.0
     for chamber in range(count):
         if coiled:
-            arm = radius * rng.uniform(1.25, 1.4)
+            arm = radius * rng.uniform(1.0, 1.15)
             centres.append([arm * np.cos(turn), way * arm * np.sin(turn)])
             turn += rng.uniform(0.75, 1.0)
         else:
@@ -195,9 +205,11 @@ def foram_lining(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     scale = 2 * _REACH / float((high - low).max())
     middle, size = (middle - (low + high) / 2) * scale, size * scale
     density, coverage = canvas.zeros(), canvas.zeros()
+    hiding = rng.uniform(0.5, 0.95)
     for place, reach in zip(middle, size, strict=True):
         chamber_map = canvas.fill([ring(rng, radius=reach * 0.97, roughness=0.06) + place])
-        density += np.float32(0.7) * shell(canvas, chamber_map, wall=0.12, flatness=0.45)
+        density *= 1 - np.float32(hiding) * chamber_map
+        density += np.float32(0.8) * shell(canvas, chamber_map, wall=0.1, flatness=0.3)
         coverage = np.maximum(coverage, chamber_map)
     return Drawing(np.minimum(density, 2.8), coverage, coverage, canvas.zeros())
 
@@ -262,13 +274,13 @@ def reticulum(canvas: Canvas, rng: np.random.Generator, mesh: float) -> Map:
     grid_x[::2] += mesh / 2
     seeds = np.stack([grid_x.ravel(), grid_y.ravel()], 1)
     border, _ = canvas.cells(seeds + rng.normal(0, mesh * 0.2, seeds.shape))
-    return np.exp(-border / np.float32(max(0.8, mesh * canvas.unit_px * 0.16)))
+    return np.asarray(np.exp(-border / np.float32(max(0.8, mesh * canvas.unit_px * 0.16))), np.float32)
 
 
 def _exine(canvas: Canvas, rng: np.random.Generator, body: Map) -> Map:
     """A grain's wall in optical section: an outer and an inner line at the rim, a paler middle."""
     wall = float(np.clip(canvas.um(rng.uniform(0.9, 2.8)), 0.03, 0.16))
-    density = shell(canvas, body, wall=min(0.3, wall * 1.2), flatness=rng.uniform(0.25, 0.8))
+    density = shell(canvas, body, wall=min(0.3, wall * 1.2), flatness=rng.uniform(0.1, 0.65))
     if rng.random() < 0.6:
         depth = depth_px((body > 0.5).astype(np.uint8))
         line_px = max(0.8, canvas.px_per_um * 0.45)
@@ -330,4 +342,4 @@ def _with_spines(canvas: Canvas, rng: np.random.Generator, drawing: Drawing, *, 
 
 def _turned(points: Points, angle: float) -> Points:
     cosine, sine = np.cos(angle), np.sin(angle)
-    return points @ np.array([[cosine, sine], [-sine, cosine]])
+    return np.asarray(points @ np.array([[cosine, sine], [-sine, cosine]]), np.float64)

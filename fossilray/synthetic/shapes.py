@@ -62,7 +62,7 @@ class Canvas:
     def _fixed_point(self, points: Points) -> npt.NDArray[np.int32]:
         centre = np.array([self.width / 2 - 0.5, self.height / 2 - 0.5])
         fixed = (points * self.unit_px + centre) * (1 << _SUBPIXEL_BITS)
-        return np.round(np.clip(fixed, -(2**27), 2**27)).astype(np.int32)
+        return np.asarray(np.round(np.clip(fixed, -(2**27), 2**27)), np.int32)
 
     def fill(self, outlines: Iterable[Points]) -> Map:
         """Coverage (0..1) of filled closed outlines; where two overlap it stays 1."""
@@ -119,12 +119,43 @@ class Canvas:
             return rng.standard_normal((self.height, self.width), dtype=np.float32)
         rows, columns = int(self.height / spacing_px) + 4, int(self.width / spacing_px) + 4
         coarse = rng.standard_normal((rows, columns), dtype=np.float32)
-        shift = rng.uniform(1.0, 2.0, 2)
-        placement = np.array([[1 / spacing_px, 0, shift[0]], [0, 1 / spacing_px, shift[1]]])
-        bumps = cv2.warpAffine(
-            coarse, placement, (self.width, self.height), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        size = (int(columns * spacing_px), int(rows * spacing_px))
+        bumps = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+        # A random place in the sheet, so that the bumps keep no grid in common with the canvas.
+        top, left = (int(v) for v in rng.uniform(0, 1.5 * spacing_px, 2))
+        return np.asarray(
+            bumps[top : top + self.height, left : left + self.width] * np.float32(1.35), np.float32
         )
-        return np.asarray(bumps * np.float32(1.35), np.float32)
+
+    def streaks(self, rng: np.random.Generator, per_unit: float, *, stretch: int) -> Map:
+        """Noise drawn out stretch-fold along the rows, as the grain of wood."""
+        narrow = Canvas(self.height, max(4, self.width // stretch), self.px_per_um)
+        scale = narrow.unit_px / self.unit_px
+        noise = narrow.noise(rng, per_unit * scale, octaves=2)
+        return np.asarray(
+            cv2.resize(noise, (self.width, self.height), interpolation=cv2.INTER_LINEAR), np.float32
+        )
+
+    def crumple(self, rng: np.random.Generator, facets: int) -> Map:
+        """The relief of crumpled film, about -1..1: tilted facets that meet in crisp dark creases."""
+        reach = np.array([1.0, self.height / self.width])
+        border, labels = self.cells(rng.uniform(-1, 1, (facets, 2)) * reach)
+        level, slope_x, slope_y = rng.normal(0, 1, (3, int(labels.max()) + 1)).astype(np.float32)
+        shade = np.float32(0.25) * level[labels] + np.float32(0.4) * (
+            slope_x[labels] * self.x + slope_y[labels] * self.y
+        )
+        line_px = max(0.7, self.px_per_um * rng.uniform(0.3, 0.7))
+        crease = np.exp(-border / np.float32(line_px)) * np.clip(self.noise(rng, 2.5) + 0.3, 0, 1.3)
+        relief = blur_px(np.asarray(shade, np.float32), 1.0 + 0.3 * line_px) + crease
+        return np.asarray(self.warp(rng, relief, amplitude=rng.uniform(0.02, 0.07)), np.float32)
+
+    def warp(self, rng: np.random.Generator, image: Map, *, amplitude: float, per_unit: float = 2.5) -> Map:
+        """The map bent smoothly by about amplitude canvas units."""
+        shift = np.float32(amplitude * self.unit_px)
+        map_x = np.arange(self.width, dtype=np.float32)[None, :] + shift * self.noise(rng, per_unit)
+        map_y = np.arange(self.height, dtype=np.float32)[:, None] + shift * self.noise(rng, per_unit)
+        bent = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(bent, np.float32)
 
     def creases(self, rng: np.random.Generator, per_unit: float, *, width: float = 0.12) -> Map:
         """A net of thin winding lines (0..1) that come and go, as on a wrinkled membrane."""
@@ -193,12 +224,15 @@ def dome(cover: Map, *, power: float = 0.5) -> Map:
 
 
 def _half_chord(share: Map) -> Map:
-    return np.sqrt(np.maximum(share * (2 - share), 0))
+    return np.asarray(np.sqrt(np.maximum(share * (2 - share), 0)), np.float32)
 
 
 def _ribbon(stroke: Stroke) -> Points:
-    tangent = np.gradient(stroke.centreline, axis=0)
-    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
+    line = stroke.centreline
+    tangent = np.empty_like(line)
+    tangent[1:-1] = line[2:] - line[:-2]
+    tangent[0], tangent[-1] = line[1] - line[0], line[-1] - line[-2]
+    tangent /= np.sqrt(tangent[:, :1] ** 2 + tangent[:, 1:] ** 2) + 1e-9
     offset = np.stack([-tangent[:, 1], tangent[:, 0]], 1) * stroke.half_widths[:, None]
     return np.concatenate([stroke.centreline + offset, (stroke.centreline - offset)[::-1]])
 
