@@ -69,6 +69,16 @@ def check_companions(path: Path) -> None:
         raise NotASlide(f"{path.name} is empty (0 bytes); copy it again from its source")
 
 
+def level_for(info: SlideInfo, um_per_px: float) -> int:
+    """The coarsest level that is not coarser than `um_per_px` (by more than 5 %), else level 0."""
+    fitting = [
+        (level.downsample, number)
+        for number, level in enumerate(info.levels)
+        if level.downsample * info.mpp <= um_per_px * _LEVEL_TOLERANCE
+    ]
+    return max(fitting)[1] if fitting else 0
+
+
 @dataclass(frozen=True)
 class Overview:
     """The scanned area, small, with what is known of each pixel.
@@ -128,12 +138,7 @@ class Slide:
 
     def level_for(self, um_per_px: float) -> int:
         """The coarsest level that is not coarser than `um_per_px` (by more than 5 %), else level 0."""
-        fitting = [
-            (level.downsample, number)
-            for number, level in enumerate(self.info.levels)
-            if level.downsample * self.info.mpp <= um_per_px * _LEVEL_TOLERANCE
-        ]
-        return max(fitting)[1] if fitting else 0
+        return level_for(self.info, um_per_px)
 
     def overview(self, um_per_px: float) -> Overview:
         """The scanned area at `um_per_px` or somewhat finer; unreadable blocks are marked, not hidden."""
