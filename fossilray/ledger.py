@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from fossilray.progress import Tally
-from fossilray.records import Failure, SlideSummary, utc_now
-from fossilray.store import Heartbeat, RunStore
+from fossilray.records import Failure, Heartbeat, SlideSummary, utc_now
+from fossilray.store import RunStore
 
 Item = TypeVar("Item")
 
@@ -79,7 +79,7 @@ class Ledger:
             beat_at=utc_now(),
             total=tally.total,
             committed=tally.already_committed + tally.committed,
-            failed=tally.failed,
+            failed=tally.failed_before + tally.failed,
             objects=tally.objects,
             slides_per_hour=tally.slides_per_hour,
             workers=tally.workers,

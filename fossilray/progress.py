@@ -27,6 +27,7 @@ class Tally:
     already_committed: int = 0
     committed: int = 0
     failed: int = 0
+    failed_before: int = 0
     retried: int = 0
     objects: int = 0
     workers: int = 0
@@ -34,7 +35,7 @@ class Tally:
 
     @property
     def finished(self) -> int:
-        return self.already_committed + self.committed + self.failed
+        return self.already_committed + self.committed + self.failed_before + self.failed
 
     @property
     def elapsed_s(self) -> float:
@@ -136,7 +137,7 @@ class JsonLines:
                 "event": "progress",
                 "total": tally.total,
                 "committed": tally.already_committed + tally.committed,
-                "failed": tally.failed,
+                "failed": tally.failed_before + tally.failed,
                 "retried": tally.retried,
                 "objects": tally.objects,
                 "workers": tally.workers,
@@ -163,7 +164,9 @@ def _worker_table(states: Mapping[str, WorkerState]) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, state in list(states.items())[:12]:
         filled = round(10 * min(max(state.share, 0.0), 1.0))
-        table.add_row(f"  {name}", state.slide_id, state.stage, "━" * filled + "[dim]" + "━" * (10 - filled) + "[/dim]")
+        table.add_row(
+            f"  {name}", state.slide_id, state.stage, "━" * filled + "[dim]" + "━" * (10 - filled) + "[/dim]"
+        )
     if len(states) > 12:
         table.add_row(f"  … {len(states) - 12} more workers", "", "", "")
     return table

@@ -88,6 +88,7 @@ class CatalogRow:
 class RefusedFile:
     """A file that looks like a slide and is not, with the reason."""
 
+    slide_id: str
     path: str
     reason: str
 
@@ -354,3 +355,8 @@ class Heartbeat:
     workers: int
     in_flight: tuple[str, ...]
     """slide_ids that workers have in hand."""
+
+
+def utc_now() -> str:
+    """The time in UTC, ISO 8601 with seconds, as all records state it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

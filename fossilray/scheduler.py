@@ -7,6 +7,7 @@ returns an Outcome of a few hundred bytes; everything else goes between the acto
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import statistics
 import threading
@@ -21,9 +22,10 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from fossilray.config import WorkersConfig
 from fossilray.errors import FossilrayError, WorkerError
-from fossilray.progress import Display, Tally, WorkerState
-from fossilray.records import CatalogRow
-from fossilray.worker import Ledger, Outcome, Worker
+from fossilray.ledger import Ledger
+from fossilray.progress import Display, Tally
+from fossilray.records import CatalogRow, WorkerState
+from fossilray.worker import Outcome, Worker
 
 STRAGGLER_FACTOR = 3.0
 """At the tail a slide that runs this many times the median is started again elsewhere."""
@@ -44,11 +46,11 @@ def ray_cluster(address: str) -> Iterator[None]:
             address="local",
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
         )
     else:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:
@@ -88,14 +90,16 @@ def run_slides(
 
 def workers_that_fit(workers: WorkersConfig) -> int:
     """How many workers to run: the configured count, else as many as the connected cluster holds; at least 1."""
-    resources = ray.cluster_resources()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
     if workers.count is not None:
         fit = workers.count
     elif gpus and workers.gpus_per_worker:
         fit = int(gpus / workers.gpus_per_worker + 1e-9)
     else:
-        fit = min(int(cpus / workers.cpus_per_worker), int(resources.get("memory", WORKER_BYTES) / WORKER_BYTES))
+        fit = min(
+            int(cpus / workers.cpus_per_worker), int(resources.get("memory", WORKER_BYTES) / WORKER_BYTES)
+        )
     return max(1, fit)
 
 
@@ -120,7 +124,7 @@ class _Actor:
     def process(self, row: CatalogRow) -> Outcome:
         return self._worker.process(row)
 
-    @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="watch")
     def state(self) -> WorkerState | None:
         return self._worker.state()
 
@@ -203,7 +207,9 @@ class _Driver:
 
     def show(self) -> None:
         """Refresh the display and, once a second, ask busy actors what they do."""
-        answered = ray.wait(list(self._watch), num_returns=len(self._watch), timeout=0)[0] if self._watch else []
+        answered = (
+            ray.wait(list(self._watch), num_returns=len(self._watch), timeout=0)[0] if self._watch else []
+        )
         for answer in answered:
             actor = self._watch.pop(answer)
             with contextlib.suppress(RayActorError):
@@ -216,7 +222,9 @@ class _Driver:
                 self._watch[actor.state.remote()] = actor
         self._tally.workers = len(self._idle) + len(self._busy)
         self._display.update(self._tally, self._states)
-        self._ledger.beat(self._tally, {slide_id: flight.row.path for slide_id, flight in self._flights.items()})
+        self._ledger.beat(
+            self._tally, {slide_id: flight.row.path for slide_id, flight in self._flights.items()}
+        )
 
     def dismiss_all(self) -> None:
         """Kill whatever still runs; what it had not committed is as if it had never begun."""
@@ -225,15 +233,15 @@ class _Driver:
         self._ledger.close(self._tally)
 
     def _remote_class(self) -> Any:
-        gpus = self._workers.gpus_per_worker if ray.cluster_resources().get("GPU", 0.0) else 0.0
-        options = {
-            "num_cpus": self._workers.cpus_per_worker,
-            "num_gpus": gpus,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-            "concurrency_groups": {"watch": 1},
-        }
-        return ray.remote(**options)(_Actor)
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        remote: Any = ray.remote  # its stubs know nothing of concurrency_groups
+        return remote(
+            num_cpus=self._workers.cpus_per_worker,
+            num_gpus=self._workers.gpus_per_worker if resources.get("GPU") else 0,
+            max_restarts=0,
+            max_task_retries=0,
+            concurrency_groups={"watch": 1},
+        )(_Actor)
 
     def _send(self, row: CatalogRow, actor: Any) -> None:
         flight = self._flights.setdefault(row.slide_id, _Flight(row, time.monotonic()))
@@ -317,7 +325,9 @@ class _Driver:
             return
         del self._flights[slide_id]
         self._tally.failed += 1
-        self._display.say(f"{slide_id}: quarantined, it killed its worker {self._deaths[slide_id]} times ({reason})")
+        self._display.say(
+            f"{slide_id}: quarantined, it killed its worker {self._deaths[slide_id]} times ({reason})"
+        )
 
     def _again(self, flight: _Flight) -> None:
         del self._flights[flight.row.slide_id]
@@ -333,7 +343,9 @@ def _own_error(error: RayTaskError, where: str) -> FossilrayError:
     cause = error.cause
     if isinstance(cause, FossilrayError):
         return cause
-    return WorkerError(f"{where}: {type(cause).__name__}: {cause}; this is a fault of fossilray, please report it\n{error}")
+    return WorkerError(
+        f"{where}: {type(cause).__name__}: {cause}; this is a fault of fossilray, please report it\n{error}"
+    )
 
 
 def _first_line(error: BaseException) -> str:

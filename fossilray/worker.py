@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -15,15 +16,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fossilray.arrays import SHARD_ROWS, ArrayFiles, ArrayWriter
+from fossilray.arrays import ArrayWriter
 from fossilray.config import RunConfig
-from fossilray.crops import CutCrop, Measures, cut_crop, estimate_background, measure_crops
+from fossilray.crops import Measures, cut_crop, estimate_background, measure_crops
 from fossilray.errors import AttemptExpired, SlideError, TooMuchLost, UnreadableRegion
 from fossilray.merge import TileBoxes, largest_overlaps, merge_tiles
 from fossilray.pictures import draw_boxes
 from fossilray.records import (
     OBJECTS_SCHEMA,
     UNASSIGNED_WELL,
+    ArrayFiles,
     Attempt,
     Boxes,
     CatalogRow,
@@ -37,7 +39,7 @@ from fossilray.records import (
 )
 from fossilray.slide import Slide, open_slide
 from fossilray.store import RunStore
-from fossilray.tiling import Sweep, Tile, find_blank, plan_sweeps, read_tile, to_level0
+from fossilray.tiling import Sweep, Tile, find_blank, plan_sweeps, read_tile
 
 PICTURE_PX = 1600
 """Longest side of the picture kept of each slide."""
@@ -96,7 +98,9 @@ class SlideWorker:
 
     def process(self, row: CatalogRow) -> Outcome:
         """The slide committed, or its failure recorded; what is no SlideError is a bug and is raised."""
-        attempt = self._store.begin_attempt(row.slide_id, deadline_s=self._config.workers.deadline_minutes * 60)
+        attempt = self._store.begin_attempt(
+            row.slide_id, deadline_s=self._config.workers.deadline_minutes * 60
+        )
         run = _SlideRun(self._config, self._store, self._detector, self._embedder, row, attempt, self._show)
         try:
             return run.execute()
@@ -134,7 +138,6 @@ class _Found:
     tiles_blank: int
     tiles_failed: int
     coarsest_level: int
-    scanned_mm2: float
 
 
 class _SlideRun:
@@ -166,29 +169,32 @@ class _SlideRun:
         """Run the stages in order; the commit is the last thing that happens."""
         self._enter("open")
         slides = self._config.slides
-        with open_slide(
-            Path(self._row.path), mpp=self._row.mpp or slides.mpp, mpp_override=slides.mpp_override
-        ) as slide, ThreadPoolExecutor(slides.read_threads, thread_name_prefix="read") as readers:
+        mpp = self._row.mpp or slides.mpp
+        with (
+            open_slide(Path(self._row.path), mpp=mpp, mpp_override=slides.mpp_override) as slide,
+            ThreadPoolExecutor(slides.read_threads, thread_name_prefix="read") as readers,
+        ):
             self._enter("detect")
             found = self._find(slide, readers)
-            background = estimate_background(slide)
             self._enter("crops")
-            table, files, crops = self._cut(slide, readers, found, background)
+            crops = self._cut(slide, readers, found)
             self._enter("write")
             self._draw(slide, found.boxes)
-            summary = self._summarise(slide, found, crops, files.total_bytes)
-        self._check_deadline()
-        won = self._store.commit_slide(table, summary, files)
+            info = slide.info
+        table = _objects_table(self._row, info, found.boxes, crops, self._config.merge.isolated_overlap)
+        self._enter("commit")
+        summary = self._summarise(info, found, crops)
+        won = self._store.commit_slide(table, summary, crops.files, attempt=self._attempt)
         return Outcome(self._row.slide_id, summary=summary if won else None)
 
     def _find(self, slide: Slide, readers: ThreadPoolExecutor) -> _Found:
         config = self._config
-        sweeps = plan_sweeps(slide.info, config.tiling, config.detector, stride_px=self._detector.stride_px)
+        sweeps = plan_sweeps(slide.info, config.tiling, config.detector, self._detector.stride_px)
         blank = find_blank(slide, config.tiling, sweeps)
         wanted = [
             (sweep, tile)
             for sweep, is_blank in zip(sweeps, blank, strict=True)
-            for tile in sweep.tiles
+            for tile in sweep
             if not is_blank[tile.index]
         ]
         found: list[TileBoxes] = []
@@ -215,75 +221,71 @@ class _SlideRun:
             )
         self._enter("merge")
         boxes = merge_tiles(found, info=slide.info, merge=config.merge)
-        planned = sum(len(sweep.tiles) for sweep in sweeps)
+        planned = sum(len(sweep) for sweep in sweeps)
         return _Found(boxes, planned, planned - len(wanted), failed, max(sweep.level for sweep in sweeps))
 
     def _detect(self, batch: list[tuple[Sweep, Tile, NDArray[np.uint8]]]) -> list[TileBoxes]:
         if not batch:
             return []
         sweep = batch[0][0]
-        answers = self._detector.detect(np.stack([pixels for _, _, pixels in batch]), um_per_px=sweep.um_per_px)
+        answers = self._detector.detect(
+            np.stack([pixels for _, _, pixels in batch]), um_per_px=sweep.um_per_px
+        )
         return [TileBoxes(sweep, tile, boxes) for (_, tile, _), boxes in zip(batch, answers, strict=True)]
 
-    def _cut(
-        self, slide: Slide, readers: ThreadPoolExecutor, found: _Found, background: NDArray[np.float32]
-    ) -> tuple[pa.Table, ArrayFiles, _CropCounts]:
-        """Crops in row order, a shard at a time: while one is embedded the next are cut and the last is written."""
+    def _cut(self, slide: Slide, readers: ThreadPoolExecutor, found: _Found) -> _Crops:
+        """Crops in row order, a batch at a time: while one is embedded, the next are cut and the last is encoded."""
         config = self._config
         boxes = found.boxes.xyxy
-        count = len(boxes)
+        background = estimate_background(slide)
         writer = ArrayWriter(
             self._store,
             self._row.slide_id,
             self._attempt.attempt,
-            count=count,
+            count=len(boxes),
             crops=config.crops,
             dimension=self._embedder.dimension if self._embedder else None,
+            backbone=self._embedder.name if self._embedder else None,
         )
         cut = in_order(
             readers,
-            lambda box: cut_crop(slide, box, config=config.crops, coarsest_level=found.coarsest_level),
+            lambda box: cut_crop(
+                slide,
+                box,
+                config=config.crops,
+                coarsest_level=found.coarsest_level,
+                background_rgb=background,
+            ),
             boxes,
             ahead=2 * config.embedder.batch,
         )
         measures: list[Measures] = []
-        coarser = failed = 0
+        coarser = 0
         with ThreadPoolExecutor(1, thread_name_prefix="write") as writers:
-            pending: Future[None] | None = None
-            for first in range(0, count, SHARD_ROWS):
-                shard, vectors, these = self._fill_shard(cut, first, min(SHARD_ROWS, count - first), count)
-                missing = np.array([crop.failed for crop in these], bool)
-                measures.append(measure_crops(shard, background, failed=missing))
-                coarser += sum(crop.coarser for crop in these)
-                failed += int(missing.sum())
-                if pending is not None:
-                    pending.result()
-                pending = writers.submit(writer.write, first, shard, vectors)
-            if pending is not None:
-                pending.result()
-        files = writer.finish()
-        table = _objects_table(self._row, slide.info, found.boxes, measures, files.path, config.merge.isolated_overlap)
-        return table, files, _CropCounts(coarser, failed)
+            written: Future[None] | None = None
+            for first, batch in batches(cut, config.embedder.batch):
+                pixels = np.stack([crop.pixels for crop in batch])
+                failed = np.array([crop.failed for crop in batch], bool)
+                vectors = self._embed(pixels)
+                if written is not None:
+                    written.result()
+                written = writers.submit(writer.write, first, pixels, vectors)
+                measures.append(
+                    measure_crops(pixels, background, failed, contents=[crop.content for crop in batch])
+                )
+                coarser += sum(crop.coarser for crop in batch)
+                self._progress((first + len(batch)) / len(boxes))
+            if written is not None:
+                written.result()
+        return _Crops(writer.finish(), Measures.concatenate(measures), coarser)
 
-    def _fill_shard(
-        self, cut: Iterator[CutCrop], first: int, size: int, count: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float16] | None, list[_CropNote]]:
-        side = self._config.crops.size_px
-        shard = np.empty((size, side, side, 3), np.uint8)
-        vectors = np.empty((size, self._embedder.dimension), np.float16) if self._embedder else None
-        notes: list[_CropNote] = []
-        for begin in range(0, size, self._config.embedder.batch):
-            end = min(size, begin + self._config.embedder.batch)
-            for row in range(begin, end):
-                crop = next(cut)
-                shard[row] = crop.pixels
-                notes.append(_CropNote(crop.coarser, crop.failed))
-            if self._embedder is not None and vectors is not None:
-                began_s = time.monotonic()
-                vectors[begin:end] = self._embedder.embed(shard[begin:end])
-                self._embed_s += time.monotonic() - began_s
-            self._progress((first + end) / count)
-        return shard, vectors, notes
+    def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float16] | None:
+        if self._embedder is None:
+            return None
+        began_s = time.monotonic()
+        vectors = self._embedder.embed(pixels)
+        self._embed_s += time.monotonic() - began_s
+        return vectors
 
     def _draw(self, slide: Slide, boxes: Boxes) -> None:
         try:
@@ -291,12 +293,11 @@ class _SlideRun:
         except UnreadableRegion:
             return  # the picture is the only thing lost; the report says that there is none
         self._store.write_picture(
-            self._row.slide_id, draw_boxes(picture, shown, boxes.xyxy, mpp=slide.info.mpp, scores=boxes.score)
+            self._row.slide_id, draw_boxes(picture, rect=shown, boxes=boxes, mpp=slide.info.mpp)
         )
 
-    def _summarise(self, slide: Slide, found: _Found, crops: _CropCounts, array_bytes: int) -> SlideSummary:
-        info, bounds = slide.info, slide.info.bounds
-        self._enter("commit")
+    def _summarise(self, info: SlideInfo, found: _Found, crops: _Crops) -> SlideSummary:
+        bounds = info.bounds
         spent = self._seconds
         return SlideSummary(
             slide_id=self._row.slide_id,
@@ -311,15 +312,15 @@ class _SlideRun:
             bounds_y=bounds.y_min,
             bounds_width=bounds.width,
             bounds_height=bounds.height,
-            scanned_mm2=found.scanned_mm2,
+            scanned_mm2=bounds.width * bounds.height * info.mpp**2 / 1e6,
             tiles_planned=found.tiles_planned,
             tiles_blank=found.tiles_blank,
             tiles_read=found.tiles_planned - found.tiles_blank - found.tiles_failed,
             tiles_failed=found.tiles_failed,
             objects=len(found.boxes),
             crops_coarser=crops.coarser,
-            crops_failed=crops.failed,
-            array_bytes=array_bytes,
+            crops_failed=int(crops.measures.missing.sum()),
+            array_bytes=crops.files.total_bytes,
             seconds_open=spent["open"],
             seconds_detect=spent["detect"],
             seconds_merge=spent["merge"],
@@ -346,23 +347,23 @@ class _SlideRun:
         limit_s = self._config.workers.deadline_minutes * 60
         if time.monotonic() - self._started_s > limit_s:
             raise AttemptExpired(
-                f"{self._row.path}: not done after workers.deadline_minutes = {limit_s / 60:g}; raise it for such slides"
+                f"{self._row.path}: not done after workers.deadline_minutes = {limit_s / 60:g}; "
+                "raise it for such slides"
             )
 
 
 @dataclass(frozen=True)
-class _CropNote:
-    coarser: bool
-    failed: bool
+class _Crops:
+    """What cutting left: files of the arrays, measures in row order, and how many crops come from a coarser level."""
 
-
-@dataclass(frozen=True)
-class _CropCounts:
+    files: ArrayFiles
+    measures: Measures
     coarser: int
-    failed: int
 
 
-def in_order(pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], *, ahead: int) -> Iterator[Out]:
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], *, ahead: int
+) -> Iterator[Out]:
     """Results of `work` in the order of `items`, at most `ahead` of them begun and not yet taken."""
     begun: deque[Future[Out]] = deque()
     try:
@@ -377,6 +378,15 @@ def in_order(pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterabl
             future.cancel()
 
 
+def batches(items: Iterable[Out], size: int) -> Iterator[tuple[int, list[Out]]]:
+    """Items in lists of `size` (the last may be shorter), each with the index of its first item."""
+    source = iter(items)
+    first = 0
+    while batch := list(islice(source, size)):
+        yield first, batch
+        first += len(batch)
+
+
 def _read(slide: Slide, sweep: Sweep, tile: Tile) -> NDArray[np.uint8] | None:
     try:
         return read_tile(slide, sweep, tile)
@@ -385,12 +395,7 @@ def _read(slide: Slide, sweep: Sweep, tile: Tile) -> NDArray[np.uint8] | None:
 
 
 def _objects_table(
-    row: CatalogRow,
-    info: SlideInfo,
-    boxes: Boxes,
-    measures: list[Measures],
-    arrays: str,
-    isolated_overlap: float,
+    row: CatalogRow, info: SlideInfo, boxes: Boxes, crops: _Crops, isolated_overlap: float
 ) -> pa.Table:
     count = len(boxes)
     corners = outward_px(boxes.xyxy, info)
@@ -403,13 +408,15 @@ def _objects_table(
         | (corners[:, 2] >= scanned.x_max)
         | (corners[:, 3] >= scanned.y_max)
     )
-    measured = Measures.concatenate(measures)
+    measured = crops.measures
     columns: dict[str, pa.Array] = {
         "slide_id": pa.array([row.slide_id] * count, pa.string()),
-        "arrays": pa.array([arrays] * count, pa.string()),
+        "arrays": pa.array([crops.files.path] * count, pa.string()),
         "measured_depth_m": pa.array([row.measured_depth_m] * count, pa.float64()),
         "object_id": pa.array(np.arange(count, dtype=np.int32)),
-        **{name: pa.array(corners[:, axis]) for axis, name in enumerate(("x_min", "y_min", "x_max", "y_max"))},
+        **{
+            name: pa.array(corners[:, axis]) for axis, name in enumerate(("x_min", "y_min", "x_max", "y_max"))
+        },
         "width_um": pa.array(width_um.astype(np.float32)),
         "height_um": pa.array(height_um.astype(np.float32)),
         "area_um2": pa.array((width_um * height_um).astype(np.float32)),

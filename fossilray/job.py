@@ -1,0 +1,128 @@
+"""The slide job from end to end: what `fossilray process` and `pipelines/process_slides.py` both run."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fossilray.catalog import Catalog, find_slides
+from fossilray.config import RunConfig
+from fossilray.errors import CatalogError
+from fossilray.ledger import Ledger
+from fossilray.progress import Display, Tally
+from fossilray.records import CatalogRow, Failure, RefusedFile, utc_now
+from fossilray.run_record import describe_run
+from fossilray.scheduler import ray_cluster, run_slides
+from fossilray.store import RunStore
+from fossilray.worker import SlideWorker
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended: its tally and everything that failed for good, in this job or before it."""
+
+    tally: Tally
+    failures: tuple[Failure, ...]
+    stopped: bool
+    """Asked to stop before every slide had its turn."""
+
+    @property
+    def exit_code(self) -> int:
+        """0: every slide is committed or recorded as failed; 3: nothing at all was committed, or stopped."""
+        nothing = not self.tally.already_committed + self.tally.committed and self.tally.total
+        return 3 if nothing or self.stopped else 0
+
+
+def run_job(
+    target: str,
+    run_url: str,
+    config: RunConfig,
+    *,
+    address: str,
+    display: Display,
+    retry_failed: bool = False,
+    stop: threading.Event | None = None,
+) -> JobResult:
+    """Process every slide of `target` that the run has not committed yet.
+
+    target: a folder, a glob, one slide, or a catalog. address: `local` for a private Ray, else a cluster's.
+
+    Raises:
+        UsageError: the target, the configuration or the run directory cannot be used as asked.
+        WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
+    """
+    store = RunStore.open(run_url, config.store)
+    catalog = find_slides(target)
+    if not catalog.rows and not catalog.refused:
+        raise CatalogError(f"no slides below {target}; name a folder, a glob, one slide or a catalog")
+    store.create_or_check(describe_run(config, weight_digests(config)))
+    rows = store.freeze_catalog(catalog.rows)
+    ledger = Ledger(store)
+    todo, tally, old = _what_is_left(store, rows, catalog, retry_failed=retry_failed)
+    ledger.failures += old
+    with ray_cluster(address), display:
+        run_slides(
+            todo,
+            functools.partial(SlideWorker, run_url, config),
+            workers=config.workers,
+            ledger=ledger,
+            tally=tally,
+            display=display,
+            stop=stop,
+        )
+    return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total)
+
+
+def weight_digests(config: RunConfig) -> dict[str, str]:
+    """sha256 of every weight file the configuration names, by file name."""
+    from fossilray.detect.loading import detector_digest
+    from fossilray.embed.loading import embedder_digest
+
+    return {
+        **{f"detector/{name}": digest for name, digest in detector_digest(config.detector).items()},
+        **{f"embedder/{name}": digest for name, digest in embedder_digest(config.embedder).items()},
+    }
+
+
+def _what_is_left(
+    store: RunStore, rows: Sequence[CatalogRow], catalog: Catalog, *, retry_failed: bool
+) -> tuple[list[CatalogRow], Tally, list[Failure]]:
+    """Slides to process, a tally that counts the rest, and the failures that stand from before."""
+    committed = store.committed()
+    asked = {row.slide_id for row in catalog.rows}
+    standing = (
+        {}
+        if retry_failed
+        else {failure.slide_id: failure for failure in store.failures() if failure.quarantined}
+    )
+    for refused in catalog.refused:
+        standing[refused.slide_id] = _record_refusal(store, refused)
+    old = [failure for failure in standing.values() if failure.slide_id not in committed]
+    todo = [
+        row
+        for row in rows
+        if row.slide_id in asked and row.slide_id not in committed and row.slide_id not in standing
+    ]
+    done = len(asked & committed)
+    return todo, Tally(total=len(todo) + done + len(old), already_committed=done, failed_before=len(old)), old
+
+
+def _record_refusal(store: RunStore, refused: RefusedFile) -> Failure:
+    """A file that no worker will be sent is a failure like any other: stored, listed, queried."""
+    failure = Failure(
+        slide_id=refused.slide_id,
+        attempt=hashlib.sha256(f"{refused.path}\0{refused.reason}".encode()).hexdigest()[:16],
+        stage="catalog",
+        error="NotASlide",
+        message=refused.reason,
+        transient=False,
+        quarantined=True,
+        host=socket.gethostname(),
+        failed_at=utc_now(),
+    )
+    store.record_failure(failure)
+    return failure
