@@ -46,7 +46,7 @@ _MARGIN_PX = 2.0  # air between an object and its frame
 _STRIP_PX = 58  # the legend below the slide
 
 
-def draw_boxes(thumbnail: Image, *, rect: Rect, boxes: Boxes, mpp: float, quality: int = 88) -> bytes:
+def draw_boxes(thumbnail: Image, rect: Rect, boxes: Boxes, *, mpp: float, quality: int = 88) -> bytes:
     """A JPEG of the thumbnail with a thin frame round every box, coloured by size, and a legend below.
 
     rect: the level-0 rectangle that the thumbnail shows. boxes: level-0 px. mpp: um per level-0 px.

@@ -17,7 +17,7 @@ def _picture(boxes: list[list[float]], *, rect: Rect, side_px: int = 400) -> NDA
     thumbnail = np.full((side_px, side_px, 3), FIELD_RGB, np.uint8)
     xyxy = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     found = Boxes(xyxy, np.ones(len(xyxy), np.float32))
-    jpeg = draw_boxes(thumbnail, rect=rect, boxes=found, mpp=0.25, quality=95)
+    jpeg = draw_boxes(thumbnail, rect, found, mpp=0.25, quality=95)
     return np.asarray(Pillow.open(io.BytesIO(jpeg)).convert("RGB"), dtype=np.int64)
 
 
@@ -71,5 +71,5 @@ def test_equal_boxes_give_equal_bytes() -> None:
     thumbnail = np.full((100, 120, 3), FIELD_RGB, np.uint8)
     boxes = Boxes(np.array([[10.0, 10, 60, 70]]), np.ones(1, np.float32))
     rect = Rect(0, 0, 120, 100)
-    first, second = (draw_boxes(thumbnail, rect=rect, boxes=boxes, mpp=0.25) for _ in range(2))
+    first, second = (draw_boxes(thumbnail, rect, boxes, mpp=0.25) for _ in range(2))
     assert first == second

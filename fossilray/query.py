@@ -1,0 +1,215 @@
+"""Ask a run: DuckDB with views over what is committed, and the way from a row to its pixels and vector.
+
+Views: `objects` (one row per object, `well` included), `slides` (one row per committed slide), `failures`,
+`catalog`. A row's pixels and vector are in the Zarr group that its `arrays` column names, at index
+`object_id`; `load_crops` and `load_embeddings` fetch them for any result that has these two columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fossilray.arrays import open_arrays, read_crops
+from fossilray.errors import QueryError
+from fossilray.files import LocalFiles
+from fossilray.records import CATALOG_SCHEMA, FAILURES_SCHEMA, OBJECTS_SCHEMA, CatalogRow, Failure
+from fossilray.store import RunStore
+
+if TYPE_CHECKING:
+    import duckdb
+
+Number = TypeVar("Number", bound=np.generic)
+
+VIEWS = ("objects", "slides", "failures", "catalog")
+
+
+def connect(store: RunStore) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection in memory with the views of VIEWS over a run; nothing committed gives empty ones.
+
+    `well` is text whatever it looks like. DuckDB may install and fetch nothing.
+
+    Raises:
+        RunNotFound: there is no run at this place.
+        StoreError: the run cannot be read.
+    """
+    store.read_run()
+    con = _open_duckdb(store)
+    show_objects(con, store, None)
+    con.register("slides", store.summaries_table())
+    con.register("failures", _to_table(store.failures(), FAILURES_SCHEMA))
+    con.register("catalog", _to_table(store.read_catalog(), CATALOG_SCHEMA))
+    return con
+
+
+def show_objects(con: duckdb.DuckDBPyConnection, store: RunStore, slide_ids: Iterable[str] | None) -> None:
+    """Let the view `objects` hold these committed slides only, or all of them (None).
+
+    Reading a few files by name is what keeps a report over 150,000 slides bounded.
+    """
+    files = store.committed_files()
+    if slide_ids is not None:
+        files = {slide_id: files[slide_id] for slide_id in slide_ids if slide_id in files}
+        places = [_place(store, name) for name in files.values()]
+    else:
+        places = [_place(store, "objects") + "/*/*.parquet"] if files else []
+    con.execute(f"CREATE OR REPLACE VIEW objects AS {_objects_sql(places, store)}")
+
+
+def run_query(store: RunStore, sql: str) -> pa.Table:
+    """The result of one SQL statement over a run's views.
+
+    Raises:
+        QueryError: DuckDB refuses the SQL.
+    """
+    return fetch(connect(store), sql)
+
+
+def fetch(con: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
+    """The result of SQL on a connection of `connect`.
+
+    Raises:
+        QueryError: DuckDB refuses it.
+    """
+    import duckdb
+
+    views = ", ".join(VIEWS)
+    try:
+        if not con.extract_statements(sql):
+            raise QueryError(
+                f"there is no SQL to run; ask for example SELECT * FROM slides, of the views {views}"
+            )
+        relation = con.sql(sql)
+        # A statement such as COPY does its work and has no rows to give.
+        return pa.table({}) if relation is None else relation.to_arrow_table()
+    except duckdb.Error as error:
+        raise QueryError(f"{_first_paragraph(error)}; the views are {views}") from None
+
+
+def objects_where(condition: str | None) -> str:
+    """SQL for the objects that meet a condition on the columns of `objects`, in their canonical order."""
+    # The line breaks keep a comment at the end of the condition from swallowing what follows.
+    chosen = f"WHERE (\n{condition}\n)" if condition else ""
+    return f"SELECT * FROM objects {chosen} ORDER BY well, slide_id, object_id"
+
+
+def load_crops(store: RunStore, table: pa.Table) -> NDArray[np.uint8]:
+    """The crops (n, S, S, 3) of a result's rows, in their order; one ranged read per crop.
+
+    Raises:
+        QueryError: the result lacks the columns `arrays` and `object_id`.
+        StoreError: the arrays are gone or damaged.
+    """
+    return _gather(
+        table, lambda path, rows: read_crops(store, path, rows), empty=np.zeros((0, 0, 0, 3), np.uint8)
+    )
+
+
+def load_embeddings(store: RunStore, table: pa.Table) -> NDArray[np.float16]:
+    """The embeddings (n, d) of a result's rows, in their order.
+
+    Raises:
+        QueryError: the result lacks the columns `arrays` and `object_id`, or the run made no embeddings.
+        StoreError: the arrays are gone or damaged.
+    """
+
+    def read(path: str, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        group = open_arrays(store, path)
+        if "embeddings" not in group:
+            raise QueryError(
+                f"{path} holds no embeddings: the run was made with embedder.weights none; process into "
+                "another run directory with a backbone"
+            )
+        # Rows lie 2,048 to a chunk, so whole columns cost no more than picking some.
+        return np.asarray(group["embeddings"][:], dtype=np.float16)[rows]  # type: ignore[index]
+
+    return _gather(table, read, empty=np.zeros((0, 0), np.float16))
+
+
+def _gather(
+    table: pa.Table, read: Callable[[str, NDArray[np.int64]], NDArray[Number]], *, empty: NDArray[Number]
+) -> NDArray[Number]:
+    """What `read` gives for each row, with one call per Zarr group and rows back in the table's order."""
+    for name in ("arrays", "object_id"):
+        if name not in table.column_names:
+            raise QueryError(
+                f"the result has no column {name}; select arrays and object_id to reach crops and embeddings"
+            )
+    if not table.num_rows:
+        return empty
+    groups = np.array(table.column("arrays").to_pylist(), dtype=np.str_)
+    rows = np.asarray(table.column("object_id").to_numpy(), dtype=np.int64)
+    names, group_of = np.unique(groups, return_inverse=True)
+    gathered: NDArray[Number] | None = None
+    for index, name in enumerate(names):
+        places = np.flatnonzero(group_of == index)
+        part = read(str(name), rows[places])
+        if gathered is None:
+            gathered = np.empty((table.num_rows, *part.shape[1:]), part.dtype)
+        gathered[places] = part
+    assert gathered is not None
+    return gathered
+
+
+def _open_duckdb(store: RunStore) -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    con = duckdb.connect(
+        ":memory:",
+        config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"},
+    )
+    if not isinstance(store.files, LocalFiles):
+        con.register_filesystem(store.filesystem)
+    return con
+
+
+def _to_table(rows: Sequence[Failure] | Sequence[CatalogRow], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+
+
+def _objects_sql(places: Sequence[str], store: RunStore) -> str:
+    if not places:
+        typed = [f"NULL::{_DUCKDB_TYPES[field.type]} AS {field.name}" for field in OBJECTS_SCHEMA]
+        return f"SELECT {', '.join([*typed, 'NULL::VARCHAR AS well'])} WHERE false"
+    columns = ", ".join(OBJECTS_SCHEMA.names)
+    files = "[" + ", ".join(map(_quote, places)) + "]"
+    if "/well=" in f"/{store.root}/":
+        # A run below a folder named well=… would lend that name to every object; read the last one instead.
+        well = "url_decode(regexp_extract(filename, '/well=([^/]*)/[^/]*$', 1)) AS well"
+        return (
+            f"SELECT {columns}, {well} FROM read_parquet({files}, filename = true, hive_partitioning = false)"
+        )
+    return (
+        f"SELECT {columns}, well FROM read_parquet({files}, hive_partitioning = true, "
+        "hive_types = {'well': VARCHAR})"
+    )
+
+
+_DUCKDB_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.float64(): "DOUBLE",
+    pa.float32(): "FLOAT",
+    pa.int32(): "INTEGER",
+    pa.uint8(): "UTINYINT",
+    pa.bool_(): "BOOLEAN",
+}
+
+
+def _place(store: RunStore, name: str) -> str:
+    """A file of the run as DuckDB's glob reads it: what a name may hold of glob signs stands for itself."""
+    place = f"{store.url}/{name}"
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in place)
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _first_paragraph(error: Exception) -> str:
+    """DuckDB adds a drawing of the place of the fault; its first paragraph is the sentence."""
+    return " ".join(str(error).split("\n\n")[0].split()).rstrip(".")

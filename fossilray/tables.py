@@ -1,0 +1,135 @@
+"""A query's result for people and for programs: a table on the terminal, CSV, JSON or Parquet."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import io
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from fossilray.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TableForm = Literal["csv", "json", "parquet"]
+
+
+def print_table(table: pa.Table, *, console: Console, most_rows: int = 200) -> None:
+    """Print a result as a table; a long one is cut, and says how much is missing."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(header_style="bold", show_edge=False, pad_edge=False)
+    for field in table.schema:
+        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        shown.add_column(
+            Text(printable(field.name)),
+            justify="right" if number else "left",
+            overflow="fold",
+            no_wrap=number,
+        )
+    for row in table.slice(0, most_rows).to_pylist():
+        shown.add_row(
+            *(Text(format_cell(value), style="dim" if value is None else "") for value in row.values())
+        )
+    console.print(shown)
+    if table.num_rows > most_rows:
+        console.print(
+            f"… and {table.num_rows - most_rows:,} more rows; --csv, --json or --parquet give them all"
+        )
+    else:
+        console.print(f"{table.num_rows:,} row{'' if table.num_rows == 1 else 's'}", style="dim")
+
+
+def write_table(table: pa.Table, *, form: TableForm, out: Path | None = None) -> None:
+    """Write a result to a file, or to standard output.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    content = encode_table(table, form)
+    if out is None:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}; choose another place with --out") from None
+
+
+def encode_table(table: pa.Table, form: TableForm) -> bytes:
+    """A result as the bytes of a CSV file, a JSON array of records, or a Parquet file."""
+    if form == "json":
+        return _to_json(table)
+    sink = io.BytesIO()
+    if form == "csv":
+        from pyarrow import csv
+
+        csv.write_csv(_flatten(table), sink)
+    else:
+        from pyarrow import parquet
+
+        parquet.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def format_cell(value: Any) -> str:
+    """A value as a person reads it: five significant digits, no control characters."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
+        return f"{value:.0f}" if abs(value) >= 1e5 else f"{value:.5g}"
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Text without the control characters by which a file's name could move a terminal's cursor."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+
+
+def _to_json(table: pa.Table) -> bytes:
+    rows = [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()]
+    return json.dumps(rows, ensure_ascii=False, indent=1).encode() + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's own types; JSON has no NaN."""
+    match value:
+        case float() | decimal.Decimal():
+            plain: Any = float(value) if math.isfinite(value) else None
+        case dict():
+            plain = {str(key): _plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            plain = [_plain(inner) for inner in value]
+        case datetime.date() | datetime.time():
+            plain = value.isoformat()
+        case bytes():
+            plain = value.hex()
+        case None | bool() | int():
+            plain = value
+        case _:
+            plain = str(value)
+    return plain
+
+
+def _flatten(table: pa.Table) -> pa.Table:
+    """CSV has no lists or structures: they become JSON."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type):
+            texts = [
+                None if value is None else json.dumps(_plain(value)) for value in table[index].to_pylist()
+            ]
+            table = table.set_column(index, field.name, pa.array(texts, pa.string()))
+    return table
