@@ -7,7 +7,7 @@ Views: `objects` (one row per object, `well` included), `slides` (one row per co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeVar
 
@@ -47,17 +47,15 @@ def connect(store: RunStore) -> duckdb.DuckDBPyConnection:
     return con
 
 
-def show_objects(con: duckdb.DuckDBPyConnection, store: RunStore, slide_ids: Iterable[str] | None) -> None:
-    """Let the view `objects` hold these committed slides only, or all of them (None).
+def show_objects(con: duckdb.DuckDBPyConnection, store: RunStore, files: Sequence[str] | None) -> None:
+    """Let the view `objects` hold these objects files only (of `RunStore.committed_files`), or all (None).
 
     Reading a few files by name is what keeps a report over 150,000 slides bounded.
     """
-    files = store.committed_files()
-    if slide_ids is not None:
-        files = {slide_id: files[slide_id] for slide_id in slide_ids if slide_id in files}
-        places = [_place(store, name) for name in files.values()]
+    if files is None:
+        places = [_place(store, "objects") + "/*/*.parquet"] if store.committed_files() else []
     else:
-        places = [_place(store, "objects") + "/*/*.parquet"] if files else []
+        places = [_place(store, name) for name in files]
     con.execute(f"CREATE OR REPLACE VIEW objects AS {_objects_sql(places, store)}")
 
 
