@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fossilray import __version__
 from fossilray.config import RunConfig, default_yaml, load_config
-from fossilray.errors import FossilrayError, UsageError
+from fossilray.errors import ConfigError, FossilrayError, UsageError
 
 app = typer.Typer(
     name="fossilray",
@@ -30,7 +30,6 @@ out = Console()
 err = Console(stderr=True)
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run directory: a local path or s3://…")]
-RunOption = Annotated[str, typer.Option("--run", help="Run directory: a local path or s3://…")]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="YAML file; `fossilray config` prints the defaults.")
 ]
@@ -77,8 +76,15 @@ def main() -> None:
 
 @app.command()
 def process(
-    slides: Annotated[str, typer.Argument(help="Folder, glob, one slide, or a catalog (.csv, .parquet).")],
-    run: RunOption,
+    slides: Annotated[
+        str | None,
+        typer.Argument(
+            help="Folder, glob, one slide, or a catalog (.csv, .parquet); default: slides.source."
+        ),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Run directory: a local path or s3://…; default: store.run.")
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     workers: Annotated[
@@ -93,6 +99,10 @@ def process(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try slides again that failed or were quarantined earlier.")
     ] = False,
+    single_writer: Annotated[
+        bool,
+        typer.Option("--single-writer", help="Promise that this driver alone commits (store.single_writer)."),
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when any slide failed.")] = False,
 ) -> None:
     """Detect, crop and embed every object of the slides into a run directory; the same command resumes."""
@@ -101,13 +111,25 @@ def process(
     from fossilray.progress import choose_display
 
     settings = _settings(config, set_, workers)
+    if single_writer:
+        settings = settings.model_copy(
+            update={"store": settings.store.model_copy(update={"single_writer": True})}
+        )
+    source, run = slides or settings.slides.source, run or settings.store.run
+    if source is None or run is None:
+        missing = (
+            "slides: name them, or set slides.source"
+            if source is None
+            else "run directory: give --run, or set store.run"
+        )
+        raise ConfigError(f"no {missing} in the configuration")
     if dry_run:
-        out.print(render_plan(plan_run(slides, run, settings)))
+        out.print(render_plan(plan_run(source, run, settings)))
         return
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     result = run_job(
-        slides,
+        source,
         run,
         settings,
         address=address,

@@ -19,8 +19,12 @@ class Section(BaseModel):
 
 
 class SlidesConfig(Section):
-    """How slides are read."""
+    """Which slides, and how they are read."""
 
+    source: str | None = Field(
+        None,
+        description="Folder, glob, one slide or a catalog; what `process` is given as SLIDES replaces it.",
+    )
     mpp: float | None = Field(
         None,
         gt=0,
@@ -197,7 +201,9 @@ class WorkersConfig(Section):
 
     count: int | None = Field(None, ge=1, description="Workers; unset: one per GPU share, or per CPU share.")
     cpus_per_worker: float = Field(
-        0.9, gt=0, description="CPU cores Ray reserves for a worker; just under a whole one leaves Ray itself room."
+        0.9,
+        gt=0,
+        description="CPU cores Ray reserves for a worker; just under a whole one leaves Ray itself room.",
     )
     gpus_per_worker: float = Field(
         1.0, ge=0, description="GPUs (or a share of one) for a worker on a cluster that has any; 0: CPU only."
@@ -213,6 +219,10 @@ class WorkersConfig(Section):
 class StoreConfig(Section):
     """How the run directory is reached; nothing here changes results."""
 
+    run: str | None = Field(
+        None,
+        description="Run directory, a local path or s3://…; what `process` is given as --run replaces it.",
+    )
     endpoint_url: str | None = Field(None, description="S3 endpoint, for stores other than AWS.")
     region: str | None = Field(None, description="S3 region.")
     profile: str | None = Field(None, description="Profile of the shared AWS credentials file.")
@@ -225,7 +235,7 @@ class StoreConfig(Section):
 class RunConfig(Section):
     """Everything `fossilray process` can be told."""
 
-    slides: SlidesConfig = Field(SlidesConfig(), description="How slides are read.")
+    slides: SlidesConfig = Field(SlidesConfig(), description="Which slides, and how they are read.")
     tiling: TilingConfig = Field(TilingConfig(), description="How slides are cut into tiles.")
     detector: DetectorConfig = Field(DetectorConfig(), description="What finds the objects.")
     merge: MergeConfig = Field(MergeConfig(), description="How boxes become objects.")
@@ -239,7 +249,8 @@ class RunConfig(Section):
         plain = self.model_dump(mode="json")
         plain["workers"] = {"torch_threads": self.workers.torch_threads}
         del plain["store"]
-        del plain["slides"]["read_threads"]
+        for name in ("source", "read_threads"):
+            del plain["slides"][name]
         return plain
 
 

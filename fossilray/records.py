@@ -357,6 +357,29 @@ class Heartbeat:
     """slide_ids that workers have in hand."""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How one attempt ended; neither summary nor failure: another attempt had committed the slide."""
+
+    slide_id: str
+    summary: SlideSummary | None = None
+    failure: Failure | None = None
+
+
+class Worker(Protocol):
+    """What the scheduler drives, one instance per process."""
+
+    def prepare(self) -> str:
+        """Load models; the name to show."""
+        ...
+
+    def process(self, row: CatalogRow) -> Outcome: ...
+
+    def state(self) -> WorkerState | None:
+        """What `process` is doing now; called from another thread."""
+        ...
+
+
 def utc_now() -> str:
     """The time in UTC, ISO 8601 with seconds, as all records state it."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -24,8 +24,7 @@ from fossilray.config import WorkersConfig
 from fossilray.errors import FossilrayError, WorkerError
 from fossilray.ledger import Ledger
 from fossilray.progress import Display, Tally
-from fossilray.records import CatalogRow, WorkerState
-from fossilray.worker import Outcome, Worker
+from fossilray.records import CatalogRow, Outcome, Worker, WorkerState
 
 STRAGGLER_FACTOR = 3.0
 """At the tail a slide that runs this many times the median is started again elsewhere."""
@@ -116,17 +115,23 @@ class _Actor:
     """A worker inside a Ray actor; `state` answers while `process` runs."""
 
     def __init__(self, make_worker: Callable[[], Worker]) -> None:
-        self._worker = make_worker()
+        self._make_worker = make_worker
+        self._worker: Worker | None = None
 
     def prepare(self) -> str:
-        return self._worker.prepare()
+        # Not in __init__: an error there would reach the driver as a death without its class.
+        worker = self._make_worker()
+        name = worker.prepare()
+        self._worker = worker
+        return name
 
     def process(self, row: CatalogRow) -> Outcome:
+        assert self._worker is not None
         return self._worker.process(row)
 
     @ray.method(concurrency_group="watch")
     def state(self) -> WorkerState | None:
-        return self._worker.state()
+        return self._worker.state() if self._worker else None
 
 
 class _Driver:
@@ -266,7 +271,7 @@ class _Driver:
             self._lost_starts += 1
             if self._lost_starts >= STARTS_LOST_IN_A_ROW:
                 raise WorkerError(
-                    f"{self._lost_starts} workers in a row died while starting ({_first_line(error)}); "
+                    f"{self._lost_starts} workers in a row died while starting ({_reason(error)}); "
                     "run `fossilray doctor` on that machine and look for too little memory"
                 ) from None
             return
@@ -285,7 +290,7 @@ class _Driver:
             self._names.pop(actor, None)
             if flight is not None:
                 flight.actors.remove(actor)
-                self._count_death(flight, _first_line(error))
+                self._count_death(flight, _reason(error))
             return
         self._idle.append(actor)
         if flight is not None:
@@ -348,5 +353,7 @@ def _own_error(error: RayTaskError, where: str) -> FossilrayError:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _reason(error: RayActorError) -> str:
+    """The first line of Ray's account, and the last where that names an exception."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0] if len(lines) == 1 or "Error" not in lines[-1] else f"{lines[0]} … {lines[-1]}"

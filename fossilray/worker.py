@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ from fossilray.records import (
     Detector,
     Embedder,
     Failure,
+    Outcome,
     SlideInfo,
     SlideSummary,
     WorkerState,
@@ -46,29 +47,6 @@ PICTURE_PX = 1600
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one attempt ended; neither summary nor failure: another attempt had committed the slide."""
-
-    slide_id: str
-    summary: SlideSummary | None = None
-    failure: Failure | None = None
-
-
-class Worker(Protocol):
-    """What the scheduler drives, one instance per process."""
-
-    def prepare(self) -> str:
-        """Load models; the name to show."""
-        ...
-
-    def process(self, row: CatalogRow) -> Outcome: ...
-
-    def state(self) -> WorkerState | None:
-        """What `process` is doing now; called from another thread."""
-        ...
 
 
 class SlideWorker:

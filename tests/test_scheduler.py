@@ -1,0 +1,242 @@
+"""The driver over a real local Ray; the workers are fakes, because here the faults are the subject."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray import cloudpickle
+
+from fossilray.config import RunConfig, WorkersConfig
+from fossilray.errors import WeightsError, WorkerError
+from fossilray.ledger import DEATH, Ledger
+from fossilray.progress import Tally
+from fossilray.records import CatalogRow, Failure, Outcome, SlideSummary, WorkerState, utc_now
+from fossilray.run_record import describe_run
+from fossilray.scheduler import ray_cluster, run_slides, workers_that_fit
+from fossilray.store import RunStore
+
+WORKERS = WorkersConfig(count=2, cpus_per_worker=0.4, max_deaths=2, max_tries=2)
+
+
+class ScriptedWorker:
+    """Does to each slide what its name says, and leaves a line per try in a file."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+
+    def prepare(self) -> str:
+        return f"fake/{os.getpid()}"
+
+    def process(self, row: CatalogRow) -> Outcome:
+        with self._log.open("a") as log:
+            log.write(f"{row.slide_id} {os.getpid()}\n")
+        act = row.slide_id.split("-")[0]
+        if act == "kills":
+            os._exit(1)
+        if act == "kills_once" and self._tries(row) == 1:
+            os._exit(1)
+        if act == "bug":
+            raise KeyError("a bug")
+        if act == "unreadable" or (act == "flaky" and self._tries(row) == 1):
+            return Outcome(row.slide_id, failure=failure(row.slide_id, transient=act == "flaky"))
+        if act == "slow":
+            time.sleep(1.0)
+        return Outcome(row.slide_id, summary=summary(row.slide_id))
+
+    def state(self) -> WorkerState | None:
+        return None
+
+    def _tries(self, row: CatalogRow) -> int:
+        return sum(line.startswith(row.slide_id + " ") for line in self._log.read_text().splitlines())
+
+
+class WorkerWithoutWeights(ScriptedWorker):
+    def prepare(self) -> str:
+        raise WeightsError("weights.pt is not there; check detector.weights")
+
+
+class Silent:
+    """A display that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, tally: Tally, states: object) -> None: ...
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    # Workers cannot import a test module by name.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with ray_cluster("local"):
+        yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    store = RunStore.open(str(tmp_path / "run"))
+    store.create_or_check(describe_run(RunConfig(), {}))
+    return store
+
+
+def test_every_slide_is_settled_once(store: RunStore, tmp_path: Path) -> None:
+    tally, _ = drive(store, tmp_path, [f"fine-{n}" for n in range(40)])
+    assert (tally.committed, tally.failed, tally.finished) == (40, 0, 40)
+    assert tally.objects == 40 * 7
+    assert len(tried(tmp_path)) == 40
+
+
+def test_a_slide_that_kills_its_workers_is_quarantined_and_its_neighbours_are_not(
+    store: RunStore, tmp_path: Path
+) -> None:
+    names = [f"fine-{n}" for n in range(12)]
+    names[3:3] = ["kills-a"]
+    names[8:8] = ["kills-b"]
+    tally, display = drive(store, tmp_path, names)
+    assert (tally.committed, tally.failed) == (12, 2)
+    assert tried(tmp_path).count("kills-a") == tried(tmp_path).count("kills-b") == WORKERS.max_deaths
+    assert {f.slide_id for f in store.failures() if f.quarantined and f.error == DEATH} == {
+        "kills-a",
+        "kills-b",
+    }
+    assert any("quarantined" in line for line in display.said)
+
+
+def test_a_slide_whose_worker_died_once_is_tried_again(store: RunStore, tmp_path: Path) -> None:
+    tally, _ = drive(store, tmp_path, ["kills_once-a", "fine-1", "fine-2"])
+    assert (tally.committed, tally.failed, tally.retried) == (3, 0, 1)
+
+
+def test_deaths_of_an_earlier_driver_count(store: RunStore, tmp_path: Path) -> None:
+    Ledger(store).worker_died("kills-a", "SIGKILL", quarantined=False)
+    deadline = time.monotonic() + 10
+    while not store.failures() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    tally, _ = drive(store, tmp_path, ["kills-a"])
+    assert tally.failed == 1
+    assert tried(tmp_path) == ["kills-a"]
+
+
+def test_only_transient_failures_are_tried_again(store: RunStore, tmp_path: Path) -> None:
+    tally, display = drive(store, tmp_path, ["unreadable-a", "flaky-b", "fine-c"])
+    assert (tally.committed, tally.failed, tally.retried) == (2, 1, 1)
+    assert tried(tmp_path).count("unreadable-a") == 1
+    assert tried(tmp_path).count("flaky-b") == 2
+    assert display.said == ["unreadable-a: no such pixels"]
+
+
+def test_a_fault_of_fossilray_stops_the_job_and_names_the_slide(store: RunStore, tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="bug-a: KeyError"):
+        drive(store, tmp_path, ["bug-a"])
+
+
+def test_weights_that_do_not_load_stop_the_job_with_their_own_error(store: RunStore, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"check detector\.weights"):
+        drive(store, tmp_path, ["fine-a"], worker=WorkerWithoutWeights)
+
+
+def test_asked_to_stop_it_ends_what_is_in_flight_and_starts_nothing_more(
+    store: RunStore, tmp_path: Path
+) -> None:
+    stop = threading.Event()
+    threading.Timer(4.0, stop.set).start()
+    tally, _ = drive(store, tmp_path, [f"slow-{n:02d}" for n in range(60)], stop=stop)
+    assert 0 < tally.committed < 60
+    assert tally.committed == len(tried(tmp_path))
+
+
+def test_the_driver_leaves_summaries_and_a_heartbeat(store: RunStore, tmp_path: Path) -> None:
+    drive(store, tmp_path, ["fine-a", "fine-b"])
+    beat = store.heartbeats()[0]
+    assert (beat.total, beat.committed, beat.in_flight) == (2, 2, ())
+    assert store.files.find("slides")
+
+
+def test_workers_fit_the_cluster_unless_their_number_is_given() -> None:
+    assert workers_that_fit(WorkersConfig(count=7)) == 7
+    assert workers_that_fit(WorkersConfig(cpus_per_worker=1000)) == 1
+    assert 1 <= workers_that_fit(WorkersConfig()) <= (os.cpu_count() or 1)
+
+
+def drive(
+    store: RunStore,
+    tmp_path: Path,
+    names: list[str],
+    *,
+    worker: type[ScriptedWorker] = ScriptedWorker,
+    stop: threading.Event | None = None,
+) -> tuple[Tally, Silent]:
+    display = Silent()
+    tally = run_slides(
+        [CatalogRow(name, f"/{name}.mrxs") for name in names],
+        functools.partial(worker, tmp_path / "tries.log"),
+        workers=WORKERS,
+        ledger=Ledger(store),
+        tally=Tally(total=len(names)),
+        display=display,
+        stop=stop,
+    )
+    return tally, display
+
+
+def tried(tmp_path: Path) -> list[str]:
+    return [line.split()[0] for line in (tmp_path / "tries.log").read_text().splitlines()]
+
+
+def failure(slide_id: str, *, transient: bool) -> Failure:
+    return Failure(
+        slide_id,
+        "0" * 16,
+        "detect",
+        "UnreadableRegion",
+        "no such pixels",
+        transient,
+        not transient,
+        "h",
+        utc_now(),
+    )
+
+
+def summary(slide_id: str) -> SlideSummary:
+    numbers = dict.fromkeys(
+        [
+            *("width", "height", "bounds_x", "bounds_y", "bounds_width", "bounds_height"),
+            *("tiles_planned", "tiles_blank", "tiles_read", "tiles_failed", "crops_coarser", "crops_failed"),
+            "array_bytes",
+        ],
+        0,
+    )
+    seconds = dict.fromkeys(
+        [f"seconds_{stage}" for stage in ("open", "detect", "merge", "crops", "embed", "write", "total")], 0.0
+    )
+    return SlideSummary(
+        slide_id=slide_id,
+        path=f"/{slide_id}.mrxs",
+        well="unassigned",
+        measured_depth_m=None,
+        vendor="fake",
+        mpp=0.25,
+        scanned_mm2=1.0,
+        objects=7,
+        attempt="0" * 16,
+        host="h",
+        finished_at=utc_now(),
+        **numbers,
+        **seconds,
+    )
