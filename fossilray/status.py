@@ -1,0 +1,225 @@
+"""How far a run is, read from the run directory alone: any machine that reaches the store can ask."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from fossilray.records import Attempt, Failure, Heartbeat
+from fossilray.store import RunStore
+from fossilray.tables import printable
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+STALE_AFTER_S = 120.0
+"""Drivers beat every 30 s; after four missed ones a driver counts as gone."""
+
+_MOST_LISTED = 20
+
+
+@dataclass(frozen=True)
+class StatusReport:
+    """A run's state at one moment."""
+
+    url: str
+    started_at: str
+    total: int
+    """Slides of the catalog."""
+    committed: int
+    objects: int
+    scanned_mm2: float
+    array_bytes: int
+    tiles_lost: int
+    tiles_wanted: int
+    """Tiles that were not blank."""
+    failed: tuple[Failure, ...]
+    """The last failure of each slide that is not committed, quarantined ones apart."""
+    quarantined: tuple[Failure, ...]
+    in_flight: tuple[Attempt, ...]
+    interrupted: tuple[Attempt, ...]
+    """Begun and never ended, and no living driver has them: the same command tries them again."""
+    drivers: tuple[Heartbeat, ...]
+    """Those alive."""
+    slides_per_hour: float | None
+    """Of the living drivers, else of the last one."""
+    asked_at: datetime
+
+    @property
+    def waiting(self) -> int:
+        """Slides that nobody has finished or has in hand."""
+        settled = self.committed + len(self.failed) + len(self.quarantined) + len(self.in_flight)
+        return max(self.total - settled, 0)
+
+    @property
+    def failed_by_class(self) -> dict[str, int]:
+        """How many slides each class of error holds back, the most frequent first."""
+        return dict(Counter(failure.error for failure in (*self.failed, *self.quarantined)).most_common())
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When the last slide will be done at this rate; None when nothing runs."""
+        left = self.waiting + len(self.in_flight)
+        if not self.drivers or not left or not self.slides_per_hour:
+            return None
+        return self.asked_at + timedelta(hours=left / self.slides_per_hour)
+
+
+def describe(store: RunStore, *, now: datetime | None = None) -> StatusReport:
+    """The state of a run. `now` (UTC) is for those who want the clock of their choice.
+
+    Raises:
+        RunNotFound: there is no run at this place.
+    """
+    asked_at = now or datetime.now(UTC)
+    run = store.read_run()
+    slides = store.summaries()
+    last = {failure.slide_id: failure for failure in store.failures()}
+    beats = store.heartbeats()
+    drivers = tuple(beat for beat in beats if _is_alive(beat, asked_at))
+    in_hand = {slide_id for driver in drivers for slide_id in driver.in_flight}
+    open_attempts = {attempt.slide_id: attempt for attempt in store.open_attempts()}
+    in_flight = tuple(attempt for attempt in open_attempts.values() if attempt.slide_id in in_hand)
+    busy = {attempt.slide_id for attempt in in_flight}
+    settled = [failure for slide_id, failure in last.items() if slide_id not in busy]
+    return StatusReport(
+        url=store.url,
+        started_at=run.created_at,
+        total=max(len(store.read_catalog()), len(slides)),
+        committed=len(slides),
+        objects=sum(slide.objects for slide in slides),
+        scanned_mm2=sum(slide.scanned_mm2 for slide in slides),
+        array_bytes=sum(slide.array_bytes for slide in slides),
+        tiles_lost=sum(slide.tiles_failed for slide in slides),
+        tiles_wanted=sum(slide.tiles_planned - slide.tiles_blank for slide in slides),
+        failed=tuple(failure for failure in settled if not failure.quarantined),
+        quarantined=tuple(failure for failure in settled if failure.quarantined),
+        in_flight=in_flight,
+        interrupted=tuple(
+            attempt
+            for attempt in open_attempts.values()
+            if attempt.slide_id not in busy and attempt.slide_id not in last
+        ),
+        drivers=drivers,
+        slides_per_hour=_rate(drivers or beats[:1]),
+        asked_at=asked_at,
+    )
+
+
+def render(report: StatusReport) -> Group:
+    """The state as a few lines and, where there is reason, tables, for a rich console."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column()
+    for name, value in _facts(report):
+        facts.add_row(name, Text(value))
+    parts: list[Text | Table | ProgressBar] = [
+        Text(printable(report.url), style="bold"),
+        ProgressBar(total=max(report.total, 1), completed=report.committed, width=60),
+        facts,
+    ]
+    if report.in_flight:
+        parts += [Text("\nin flight", style="bold"), _list_attempts(report.in_flight, report.asked_at)]
+    unsettled = (*report.quarantined, *report.failed)
+    if unsettled:
+        parts += [Text("\nnot committed", style="bold"), _list_failures(unsettled)]
+        if len(unsettled) > _MOST_LISTED:
+            parts.append(
+                Text(
+                    f"… and {len(unsettled) - _MOST_LISTED:,} more, in the view `failures` of `fossilray query`"
+                )
+            )
+    return Group(*parts)
+
+
+def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
+    yield "started", f"{report.started_at[:16].replace('T', ' ')} UTC"
+    share = report.committed / report.total if report.total else 0.0
+    yield "committed", f"{report.committed:,} of {report.total:,} slides ({share:.1%})"
+    if report.in_flight:
+        yield "in flight", f"{len(report.in_flight):,}"
+    if report.waiting:
+        yield "waiting", f"{report.waiting:,}"
+    if report.interrupted:
+        yield "interrupted", f"{len(report.interrupted):,}; start the same command again"
+    if report.failed_by_class:
+        classes = ", ".join(f"{name} {count:,}" for name, count in report.failed_by_class.items())
+        yield "failed", f"{len(report.failed):,} failed, {len(report.quarantined):,} quarantined ({classes})"
+    density = f", {report.objects / report.scanned_mm2:.1f} per mm²" if report.scanned_mm2 else ""
+    yield "objects", f"{report.objects:,} on {report.scanned_mm2:,.1f} mm²{density}"
+    if report.tiles_lost:
+        yield "lost", f"{report.tiles_lost:,} of {report.tiles_wanted:,} tiles could not be read"
+    yield "arrays", _bytes(report.array_bytes)
+    if report.slides_per_hour:
+        yield (
+            "rate",
+            f"{report.slides_per_hour:,.1f} slides/h" + ("" if report.drivers else " in the last job"),
+        )
+    if report.ends_at is not None:
+        yield "ends", f"about {report.ends_at:%Y-%m-%d %H:%M} UTC"
+    elif report.drivers:
+        yield "driver", "running"
+    elif report.waiting or report.interrupted:
+        yield "driver", "none is running"
+
+
+def _list_attempts(attempts: Sequence[Attempt], now: datetime) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("slide", "host", "since"):
+        table.add_column(name)
+    for attempt in attempts[:_MOST_LISTED]:
+        minutes = (now - _moment(attempt.started_at)).total_seconds() / 60
+        table.add_row(
+            Text(printable(attempt.slide_id)), Text(printable(attempt.host)), f"{max(minutes, 0):.0f} min"
+        )
+    return table
+
+
+def _list_failures(failures: Sequence[Failure]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("slide", "stage", "error", "reason"):
+        table.add_column(name)
+    for failure in failures[:_MOST_LISTED]:
+        error = f"{failure.error} (quarantined)" if failure.quarantined else failure.error
+        table.add_row(
+            *(Text(printable(cell)) for cell in (failure.slide_id, failure.stage, error, failure.message))
+        )
+    return table
+
+
+def _is_alive(beat: Heartbeat, now: datetime) -> bool:
+    done = not beat.in_flight and beat.committed + beat.failed >= beat.total
+    return not done and (now - _moment(beat.beat_at)).total_seconds() < STALE_AFTER_S
+
+
+def _rate(beats: Sequence[Heartbeat]) -> float | None:
+    return sum(beat.slides_per_hour for beat in beats) or None
+
+
+def _moment(stated: str) -> datetime:
+    moment = datetime.fromisoformat(stated)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
