@@ -27,7 +27,7 @@ _REACH = 0.92
 def proximate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     """A body without processes: sutures between plates, areolate to smooth wall, often an archeopyle."""
     radius = _REACH / 1.06
-    body = canvas.fill([ring(rng, radius=radius, roughness=rng.uniform(0.01, 0.07))])
+    body = canvas.fill([ring(rng, radius=radius, roughness=rng.uniform(0.01, 0.1))])
     wall = float(np.clip(canvas.um(rng.uniform(0.8, 2.4)) / radius, 0.02, 0.18))
     density = shell(canvas, body, wall=wall, flatness=rng.uniform(0.1, 0.65))
     if rng.random() < 0.6:
@@ -60,7 +60,7 @@ def chorate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
         "hairy": rng.uniform(0.2, 0.5),
     }[style]
     radius = _REACH / (1 + length * 1.08)
-    body = canvas.fill([ring(rng, radius=radius, roughness=rng.uniform(0.02, 0.08))])
+    body = canvas.fill([ring(rng, radius=radius, roughness=rng.uniform(0.02, 0.14))])
     wall = float(np.clip(canvas.um(rng.uniform(0.5, 1.6)) / radius, 0.025, 0.2))
     density = shell(canvas, body, wall=wall, flatness=rng.uniform(0.1, 0.65))
     if rng.random() < 0.4:
@@ -75,8 +75,10 @@ def chorate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     coverage = np.maximum(body, np.maximum(near, far))
     if style == "trabeculate" and rng.random() < 0.7:
         veil = canvas.fill([ring(rng, radius=radius * (1 + length * 0.9), roughness=0.08)])
-        lace = step(canvas.noise(rng, 6, octaves=2), rng.uniform(-0.3, 0.8), 1.4) * veil
-        density += np.float32(0.35) * lace
+        mesh, _ = canvas.cells(rng.uniform(-1, 1, (int(rng.integers(200, 900)), 2)))
+        lace = np.exp(-mesh / np.float32(max(0.7, 0.3 * canvas.px_per_um))) * veil
+        lace *= step(canvas.noise(rng, 3, octaves=2), rng.uniform(-0.6, 0.5), 1.2)
+        density += np.float32(rng.uniform(0.3, 0.9)) * lace + np.float32(0.06) * veil
     if rng.random() < 0.45:
         density *= _archeopyle(canvas, rng, radius)
     return Drawing(density, coverage, body, canvas.zeros())
@@ -177,7 +179,7 @@ def _processes(
         "trabeculate": int(rng.integers(16, 36)),
         "hairy": int(rng.integers(70, 160)),
     }[style]
-    thick_um = {"trumpet": (0.6, 1.6), "fingered": (0.5, 1.1), "hairy": (0.2, 0.45)}.get(style, (0.3, 0.8))
+    thick_um = {"trumpet": (0.4, 1.2), "fingered": (0.4, 1.0), "hairy": (0.2, 0.45)}.get(style, (0.3, 0.8))
     thick = min(canvas.um(rng.uniform(*thick_um)), 0.09 * radius)
     crooked = rng.uniform(0.02, 0.2)
     directions = sphere_points(rng, count, jitter=0.7)
@@ -189,7 +191,7 @@ def _processes(
         reach = radius * (1 + length * rng.uniform(0.75, 1.08))
         root, tip = direction[:2] * radius * 0.97, direction[:2] * reach
         tip = tip + rng.normal(0, 0.04, 2) * length * radius
-        line = bend(root, tip, rng.normal(0, crooked))
+        line = bend(root, tip, rng.normal(0, crooked), wave=rng.normal(0, 0.5 * crooked))
         taper = np.linspace(1.0, 0.35, len(line)) * thick
         if style == "trumpet":
             taper = thick * (0.9 - 0.4 * np.sin(np.linspace(0, np.pi, len(line))))

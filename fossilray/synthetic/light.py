@@ -48,10 +48,10 @@ def develop(
         strength *= rng.uniform(0.1, 0.35)
         maturity *= 0.6
     pigment = _pigment(maturity, look, rng) * strength
-    stack = cv2.merge([drawing.density, drawing.dark, drawing.coverage])
+    stack = np.dstack([drawing.density, drawing.dark, drawing.coverage])
     halo_px = min(rng.uniform(*look.halo_um), 0.07 * size_um) * canvas.px_per_um
     # Depth of field: most specimens are sharp, some lie above or below the plane of focus.
-    blur_um = rng.uniform(0.1, 0.4) if rng.random() < 0.8 else rng.uniform(0.4, 1.3)
+    blur_um = rng.uniform(0.05, 0.32) if rng.random() < 0.8 else rng.uniform(0.32, 1.2)
     blur_px_sigma = min(blur_um, 0.05 * size_um) * canvas.px_per_um
     room_px = 4 + 3 * (halo_px + blur_px_sigma)
     density, dark, coverage = _pose(stack, float(pigment.max()), room_px, look, rng)
@@ -61,10 +61,14 @@ def develop(
     glare = np.float32(rng.uniform(0.015, 0.09))
     light *= 1 - glare
     light += glare
-    relief = rng.uniform(*look.relief) * (1.4 if ghost else 1.0)
+    relief = rng.uniform(*look.relief) * (1.15 if ghost else 1.0)
     light *= _fringe(coverage, density, relief=relief, halo_px=halo_px, rng=rng)
     light = blur_px(light, blur_px_sigma)
     coverage = blur_px(coverage, blur_px_sigma)
+    # Scanners sharpen what they store, most of them visibly.
+    sharpening = rng.uniform(0.0, 0.9) if rng.random() < 0.7 else 0.0
+    if sharpening > 0.1:
+        light += np.float32(sharpening) * (light - blur_px(light, max(0.8, 0.5 * canvas.px_per_um)))
     return _scale(light, coverage, size_px=size_um / um_per_px)
 
 
@@ -120,7 +124,8 @@ def _blur_fast(image: Map, sigma_px: float) -> Map:
     if sigma_px < 4:
         return blur_px(image, sigma_px)
     height, width = image.shape
-    small = cv2.resize(image, (max(1, width // 2), max(1, height // 2)), interpolation=cv2.INTER_AREA)
+    half = (max(1, width // 2), max(1, height // 2))
+    small = np.asarray(cv2.resize(image, half, interpolation=cv2.INTER_AREA), np.float32)
     return np.asarray(cv2.resize(_blur_fast(small, sigma_px / 2), (width, height)), np.float32)
 
 

@@ -49,7 +49,7 @@ def to_rgb(
         exposed = exposed + np.float32(noise) * grain * np.sqrt(exposed + np.float32(0.02))
     levels = np.clip(exposed * 255 + 0.5, 0, 255).astype(np.uint8)
     if jpeg_quality is None:
-        return levels
+        return np.asarray(levels, np.uint8)
     _, stored = cv2.imencode(".jpg", levels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(jpeg_quality)])
     decoded = cv2.imdecode(stored, cv2.IMREAD_COLOR)
     assert decoded is not None
@@ -63,7 +63,7 @@ def _tint(rng: np.random.Generator) -> npt.NDArray[np.float64]:
     casts = np.array(
         [[1, 0.96, 0.86], [0.9, 0.95, 1], [1, 0.92, 0.95], [0.94, 1, 0.93], [1, 1, 1], [1, 0.97, 0.78]]
     )
-    return casts[rng.integers(len(casts))] * rng.uniform(0.97, 1.03, 3)
+    return np.asarray(casts[rng.integers(len(casts))] * rng.uniform(0.97, 1.03, 3), np.float64)
 
 
 def _shading(height: int, width: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:

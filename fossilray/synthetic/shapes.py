@@ -74,17 +74,20 @@ class Canvas:
     def strokes(self, strokes: Iterable[Stroke], *, hollow: float = 0.0) -> Map:
         """Coverage (0..weight) of tapered strokes; hollow is how much paler than its rim a tube is."""
         image = np.zeros((self.height, self.width), np.uint8)
+        by_length: dict[int, list[Stroke]] = {}
         for stroke in strokes:
-            half_px = float(stroke.half_widths.max()) * self.unit_px
+            by_length.setdefault(len(stroke.centreline), []).append(stroke)
+        for alike in by_length.values():
+            half_px = np.array([stroke.half_widths.max() for stroke in alike]) * self.unit_px
             # The rasteriser never draws thinner than about a pixel: thinner lines turn paler instead.
-            value = 255 * min(1.0, stroke.weight) * min(1.0, 0.3 + half_px)
-            polygon = self._fixed_point(_ribbon(stroke))
-            if hollow > 0 and half_px > 1.6:
-                cv2.fillPoly(image, [polygon], value * (1 - hollow), cv2.LINE_AA, _SUBPIXEL_BITS)
-                rim_px = max(1, round(half_px * 0.35))
-                cv2.polylines(image, [polygon], True, value, rim_px, cv2.LINE_AA, _SUBPIXEL_BITS)
-            else:
-                cv2.fillPoly(image, [polygon], value, cv2.LINE_AA, _SUBPIXEL_BITS)
+            weight = np.minimum([stroke.weight for stroke in alike], 1) * np.minimum(1, 0.3 + half_px)
+            polygons = self._fixed_point(_ribbons(alike))
+            for polygon, half, value in zip(polygons, half_px.tolist(), (255 * weight).tolist(), strict=True):
+                inner = value * (1 - hollow) if half > 1.6 else value
+                cv2.fillPoly(image, [polygon], inner, cv2.LINE_AA, _SUBPIXEL_BITS)
+                if inner < value:
+                    rim_px = max(1, round(half * 0.35))
+                    cv2.polylines(image, [polygon], True, value, rim_px, cv2.LINE_AA, _SUBPIXEL_BITS)
         return _unit(image)
 
     def discs(self, centres: Points, radii: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> Map:
@@ -119,8 +122,13 @@ class Canvas:
             return rng.standard_normal((self.height, self.width), dtype=np.float32)
         rows, columns = int(self.height / spacing_px) + 4, int(self.width / spacing_px) + 4
         coarse = rng.standard_normal((rows, columns), dtype=np.float32)
+        bumps: npt.NDArray[np.floating | np.integer] = coarse
+        if spacing_px > 8:
+            # Cubic only as far as curvature needs it; the rest is close to straight and cheaper.
+            finer = (int(columns * spacing_px / 4), int(rows * spacing_px / 4))
+            bumps = cv2.resize(coarse, finer, interpolation=cv2.INTER_CUBIC)
         size = (int(columns * spacing_px), int(rows * spacing_px))
-        bumps = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+        bumps = cv2.resize(bumps, size, interpolation=cv2.INTER_LINEAR if spacing_px > 8 else cv2.INTER_CUBIC)
         # A random place in the sheet, so that the bumps keep no grid in common with the canvas.
         top, left = (int(v) for v in rng.uniform(0, 1.5 * spacing_px, 2))
         return np.asarray(
@@ -148,6 +156,15 @@ class Canvas:
         crease = np.exp(-border / np.float32(line_px)) * np.clip(self.noise(rng, 2.5) + 0.3, 0, 1.3)
         relief = blur_px(np.asarray(shade, np.float32), 1.0 + 0.3 * line_px) + crease
         return np.asarray(self.warp(rng, relief, amplitude=rng.uniform(0.02, 0.07)), np.float32)
+
+    def relief(self, rng: np.random.Generator, per_unit: float) -> Map:
+        """Extra path (0..about 2) of light through a collapsed wall: most where it stands steep."""
+        folded = np.abs(self.noise(rng, per_unit)) + 0.4 * np.abs(self.noise(rng, 2.3 * per_unit))
+        height = self.warp(rng, np.asarray(folded, np.float32), amplitude=0.06)
+        height = blur_px(height, 0.6 + 0.25 * self.px_per_um)
+        slope = cv2.magnitude(cv2.Sobel(height, cv2.CV_32F, 1, 0), cv2.Sobel(height, cv2.CV_32F, 0, 1))
+        steepness = slope * np.float32(self.unit_px / (8 * per_unit))
+        return np.asarray(np.minimum(np.square(steepness) * 1.2, 2.0), np.float32)
 
     def warp(self, rng: np.random.Generator, image: Map, *, amplitude: float, per_unit: float = 2.5) -> Map:
         """The map bent smoothly by about amplitude canvas units."""
@@ -209,7 +226,7 @@ def shell(canvas: Canvas, cover: Map, *, wall: float, flatness: float) -> Map:
     wall is the wall's thickness as a share of the body's radius; flatness 0 keeps the chord
     through a spherical shell, 1 makes a flat disc.
     """
-    depth = depth_px((cover > 0.5).astype(np.uint8))
+    depth = blur_px(depth_px((cover > 0.5).astype(np.uint8)), 0.8)
     share = np.minimum(depth / max(1.0, float(depth.max())), 1)
     chord = _half_chord(share) - (1 - wall) * _half_chord(np.maximum((share - wall) / (1 - wall), 0))
     relative = np.maximum(chord / wall, 0.2)
@@ -227,22 +244,27 @@ def _half_chord(share: Map) -> Map:
     return np.asarray(np.sqrt(np.maximum(share * (2 - share), 0)), np.float32)
 
 
-def _ribbon(stroke: Stroke) -> Points:
-    line = stroke.centreline
+def _ribbons(strokes: list[Stroke]) -> npt.NDArray[np.float64]:
+    """Outlines (n, 2 k, 2) of strokes of k points each."""
+    line = np.stack([stroke.centreline for stroke in strokes])
+    half = np.stack([stroke.half_widths for stroke in strokes])
     tangent = np.empty_like(line)
-    tangent[1:-1] = line[2:] - line[:-2]
-    tangent[0], tangent[-1] = line[1] - line[0], line[-1] - line[-2]
-    tangent /= np.sqrt(tangent[:, :1] ** 2 + tangent[:, 1:] ** 2) + 1e-9
-    offset = np.stack([-tangent[:, 1], tangent[:, 0]], 1) * stroke.half_widths[:, None]
-    return np.concatenate([stroke.centreline + offset, (stroke.centreline - offset)[::-1]])
+    tangent[:, 1:-1] = line[:, 2:] - line[:, :-2]
+    tangent[:, 0], tangent[:, -1] = line[:, 1] - line[:, 0], line[:, -1] - line[:, -2]
+    tangent /= np.sqrt(np.square(tangent).sum(2, keepdims=True)) + 1e-9
+    offset = np.stack([-tangent[..., 1], tangent[..., 0]], 2) * half[..., None]
+    return np.concatenate([line + offset, (line - offset)[:, ::-1]], 1)
 
 
-def bend(start: Points, end: Points, sag: float, *, points: int = 7) -> Points:
-    """A curve from start to end that sags sideways by a share of its length, (points, 2)."""
+def bend(start: Points, end: Points, sag: float, *, points: int = 7, wave: float = 0.0) -> Points:
+    """A curve from start to end that sags sideways by a share of its length, and waves by another."""
     along = np.linspace(0, 1, points)[:, None]
     chord = end - start
     side = np.array([-chord[1], chord[0]])
-    return np.asarray(start + along * chord + np.sin(along * np.pi) * sag * side, np.float64)
+    return np.asarray(
+        start + along * chord + (sag * np.sin(along * np.pi) + wave * np.sin(along * 2 * np.pi)) * side,
+        np.float64,
+    )
 
 
 def wander(

@@ -32,7 +32,7 @@ class Look:
 
     maturity: tuple[float, float] = (0.05, 0.75)
     strength: tuple[float, float] = (0.45, 2.4)
-    relief: tuple[float, float] = (0.12, 0.6)
+    relief: tuple[float, float] = (0.12, 0.5)
     grain: tuple[float, float] = (0.03, 0.18)
     wrinkles: float = 0.0
     folds: float = 0.0
@@ -48,7 +48,10 @@ class Look:
 def weather(drawing: Drawing, canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
     """Wrinkle, fold, tear, corrode and fill a drawing, in place, as its kind's look allows."""
     if rng.random() < look.wrinkles:
-        if rng.random() < 0.6:
+        style = rng.random()
+        if style < 0.45:
+            relief = canvas.relief(rng, rng.uniform(1.2, 4.5)) * np.float32(1.5)
+        elif style < 0.75:
             relief = canvas.crumple(rng, int(rng.integers(5, 40)))
         else:
             relief = canvas.creases(rng, rng.uniform(2.0, 6.0), width=rng.uniform(0.05, 0.16))
@@ -58,7 +61,7 @@ def weather(drawing: Drawing, canvas: Canvas, look: Look, rng: np.random.Generat
             _fold(drawing, canvas, rng)
     if rng.random() < look.damage:
         _tear(drawing, canvas, rng)
-    if rng.random() < look.damage * 0.5:
+    if rng.random() < look.damage * 0.35:
         _corrode(drawing, canvas, rng)
     _roughen(drawing, canvas, look, rng)
     if rng.random() < look.inclusions:
@@ -120,6 +123,6 @@ def _include_pyrite(drawing: Drawing, canvas: Canvas, rng: np.random.Generator) 
     centre = rng.normal(0, 0.25, 2) if rng.random() < 0.5 else np.zeros(2)
     places = centre + rng.normal(0, rng.uniform(0.12, 0.4), (count, 2))
     radii = canvas.um(1.0) * rng.lognormal(-0.3, 0.55, count)
-    radii = np.minimum(radii, 0.12)
+    radii = np.minimum(radii, 0.07)
     specks = canvas.discs(places, radii, rng.uniform(0.5, 1.0, count))
     drawing.dark += specks * (drawing.body > 0.5) * np.float32(rng.uniform(0.8, 3.0))
