@@ -1,0 +1,272 @@
+"""Labelled fields of view made without a hand-drawn box: objects laid on a field, light multiplied.
+
+What counts as an object is every particle one could crop, fossil or debris, from `SMALLEST_PX` up; dust out
+of focus, grain and flecks of the medium are drawn too and bear no label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.synthetic import camera
+from fossilray.synthetic.crop_library import CropLibrary, Cutout
+from fossilray.synthetic.palynomorphs import KINDS, paint, typical_size_um
+
+SMALLEST_PX = 5.0
+"""Longest side of the smallest particle that bears a label."""
+_SMALLEST_UM, _LARGEST_UM = 2.0, 500.0
+_MOST_OBJECTS = 70
+_MIN_VISIBLE_SHARE = 0.35
+_MIN_CONTRAST = 0.012
+"""Least mean change of light inside an outline that an eye would notice."""
+_OPAQUE = 0.12
+"""What lies under less light than this cannot be seen."""
+_INCLUSION_RATIO = 0.22
+"""What lies on an object and is smaller than this part of it is taken for a part of it."""
+_RARE = {"fibre": 0.35, "air_bubble": 0.5, "speck": 0.8, "elongate_cyst": 0.7, "cuticle": 0.8, "fungal_hypha": 0.7}
+_COMMON = {"amorphous_organic_matter": 2.5, "wood_fragment": 2.0, "black_fragment": 2.0, "membrane": 2.0}
+
+
+@dataclass(frozen=True)
+class Composite:
+    """One labelled field.
+
+    image: (H, W, 3) uint8 RGB. boxes: (n, 4) float32 x_min, y_min, x_max, y_max in px, tight to what is
+    visible. touching: (n,) bool, the outline meets another object's. sizes_um: (n,) float32, longest side
+    of the box.
+    """
+
+    image: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    kinds: tuple[str, ...]
+    touching: NDArray[np.bool_]
+    sizes_um: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """One object on the field; `left` and `top` may lie outside it."""
+
+    kind: str
+    transmittance: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    left: int
+    top: int
+
+
+@dataclass(frozen=True)
+class _Population:
+    """What lies on one slide, and how densely."""
+
+    median_um: float
+    spread: float
+    cover: float
+    clumping: float
+    real_share: float
+    kinds: tuple[str, ...]
+    weights: NDArray[np.float64]
+
+
+def compose(
+    rng: np.random.Generator, *, size_px: int, um_per_px: float, library: CropLibrary | None = None
+) -> Composite:
+    """One field of size_px x size_px at um_per_px, its objects painted and, with a library, partly real."""
+    population = _draw_population(rng, size_px=size_px, um_per_px=um_per_px, library=library)
+    placed = _populate(rng, population, size_px=size_px, um_per_px=um_per_px, library=library)
+    through = np.ones((size_px, size_px, 3), np.float32)
+    cover = np.zeros((size_px, size_px), np.uint8)
+    host_px = np.zeros((size_px, size_px), np.float32)
+    for item in placed:
+        field, own = _windows(item, size_px)
+        through[field] *= item.transmittance[own]
+        cover[field] += item.mask[own]
+        np.maximum(host_px[field], item.mask[own] * np.float32(max(item.mask.shape)), out=host_px[field])
+    labelled = [seen for item in placed if (seen := _label(item, through, cover, host_px)) is not None]
+    density = -np.log(np.clip(through, 0.004, 1.4)).reshape(-1, 3) @ camera.draw_stain(rng)
+    light = camera.draw_field(rng, height=size_px, width=size_px) * np.exp(-density).reshape(through.shape)
+    boxes = np.array([box for _, box, _ in labelled], np.float32).reshape(-1, 4)
+    return Composite(
+        image=camera.photograph(light.astype(np.float32), rng),
+        boxes=boxes,
+        kinds=tuple(kind for kind, _, _ in labelled),
+        touching=np.array([touches for _, _, touches in labelled], bool),
+        sizes_um=((boxes[:, 2:] - boxes[:, :2]).max(1, initial=0) * um_per_px).astype(np.float32),
+    )
+
+
+def _draw_population(
+    rng: np.random.Generator, *, size_px: int, um_per_px: float, library: CropLibrary | None
+) -> _Population:
+    """Sizes are drawn as they look on the field, so that every scale shows the network all of them."""
+    median_px = np.exp(rng.uniform(np.log(9), np.log(90)))
+    weights = np.array([_RARE.get(kind, 1.0) * _COMMON.get(kind, 1.0) for kind in KINDS])
+    # A slide is never an even mixture: some kinds abound, most are absent.
+    weights *= rng.gamma(0.6, 1.0, len(KINDS)) + 0.02
+    return _Population(
+        median_um=float(np.clip(median_px * um_per_px, 6, 260)),
+        spread=rng.uniform(0.25, 0.9),
+        cover=float(np.exp(rng.uniform(np.log(0.03), np.log(0.7)))) if rng.random() > 0.03 else 0.0,
+        clumping=float(rng.choice([0.0, 0.15, 0.5, 0.9], p=[0.35, 0.3, 0.25, 0.1])),
+        real_share=0.0 if library is None or not library.cutouts else float(rng.choice([0.0, 0.3, 0.7, 1.0])),
+        kinds=KINDS,
+        weights=weights / weights.sum(),
+    )
+
+
+def _populate(
+    rng: np.random.Generator,
+    population: _Population,
+    *,
+    size_px: int,
+    um_per_px: float,
+    library: CropLibrary | None,
+) -> list[_Placed]:
+    placed: list[_Placed] = []
+    cover = np.zeros((size_px, size_px), np.uint8)
+    while cover.mean() < population.cover and len(placed) < _MOST_OBJECTS:
+        if library is not None and rng.random() < population.real_share:
+            cutout = library.cutouts[rng.integers(len(library.cutouts))]
+            size_um = _draw_size_um(rng, population, typical_um=(15.0, 140.0))
+            thing = _lay(cutout, rng, size_px=np.clip(size_um / um_per_px, 3, 0.9 * size_px))
+        else:
+            kind = str(rng.choice(population.kinds, p=population.weights))
+            typical_um = typical_size_um(kind)
+            size_um = _draw_size_um(rng, population, typical_um=typical_um)
+            if kind not in ("fibre", "fungal_hypha"):
+                size_um = min(size_um, 0.9 * size_px * um_per_px)
+            size_um = min(size_um, 3 * size_px * um_per_px)
+            painted = paint(kind, size_um=size_um, um_per_px=um_per_px, rng=rng)
+            thing = Cutout(kind, painted.transmittance, painted.mask)
+        if rng.random() < 0.12:
+            thing = _out_of_focus(thing, rng)
+        item = _place(thing, rng, cover, clumping=population.clumping)
+        field, own = _windows(item, size_px)
+        cover[field] |= item.mask[own]
+        placed.append(item)
+    return placed
+
+
+def _draw_size_um(
+    rng: np.random.Generator, population: _Population, *, typical_um: tuple[float, float]
+) -> float:
+    """Half follow what lies on this slide, half the kind's own habit."""
+    if rng.random() < 0.65:
+        size_um = population.median_um * np.exp(rng.normal(0, population.spread))
+    else:
+        size_um = np.exp(rng.uniform(*np.log(typical_um)))
+    largest_um = max(_LARGEST_UM, typical_um[1])
+    return float(np.clip(size_um, _SMALLEST_UM, largest_um))
+
+
+def _lay(cutout: Cutout, rng: np.random.Generator, *, size_px: float) -> Cutout:
+    """A real cutout turned, mirrored, scaled to size_px and of slightly other pigment."""
+    light, mask = cutout.transmittance, cutout.mask.astype(np.float32)
+    if rng.random() < 0.5:
+        light, mask = light[:, ::-1], mask[:, ::-1]
+    height, width = mask.shape
+    scale = size_px / max(height, width)
+    if scale < 0.5:
+        # Halve by area first: a rotation samples single points and would alias.
+        reduced = (max(4, round(width * scale * 1.5)), max(4, round(height * scale * 1.5)))
+        light = cv2.resize(np.ascontiguousarray(light), reduced, interpolation=cv2.INTER_AREA)
+        mask = cv2.resize(np.ascontiguousarray(mask), reduced, interpolation=cv2.INTER_AREA)
+        scale *= height / mask.shape[0]
+        height, width = mask.shape
+    side = int(np.ceil(np.hypot(height, width) * scale)) + 4
+    turn = cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), rng.uniform(0, 360), scale)
+    turn[:, 2] += np.array([side / 2 - width / 2, side / 2 - height / 2])
+    light = cv2.warpAffine(np.ascontiguousarray(light), turn, (side, side), borderValue=(1.0, 1.0, 1.0))
+    mask = cv2.warpAffine(np.ascontiguousarray(mask), turn, (side, side))
+    strength = np.exp(rng.normal(0, 0.35)) * rng.uniform(0.85, 1.18, 3)
+    if rng.random() < 0.08:
+        strength *= rng.uniform(0.15, 0.4)
+    light = np.clip(light, 0.02, 1.3) ** strength.astype(np.float32)
+    return Cutout(cutout.kind, np.asarray(light, np.float32), mask > 0.5)
+
+
+def _out_of_focus(thing: Cutout, rng: np.random.Generator) -> Cutout:
+    """The thing above or below the plane of focus, on a larger sheet."""
+    longest = max(thing.mask.shape)
+    sigma = rng.uniform(0.6, max(0.8, min(4.0, 0.07 * longest)))
+    margin = int(np.ceil(2.5 * sigma))
+    light = np.pad(thing.transmittance, ((margin, margin), (margin, margin), (0, 0)), constant_values=1.0)
+    mask = np.pad(thing.mask, margin)
+    blurred = cv2.GaussianBlur(light, (0, 0), sigma)
+    return Cutout(thing.kind, np.asarray(blurred, np.float32), mask)
+
+
+def _place(thing: Cutout, rng: np.random.Generator, cover: NDArray[np.uint8], *, clumping: float) -> _Placed:
+    """The thing somewhere on the field: against another one as often as clumping says."""
+    size_px = cover.shape[0]
+    height, width = thing.mask.shape
+
+    def at(centre: NDArray[np.float64]) -> _Placed:
+        left, top = round(centre[0] - width / 2), round(centre[1] - height / 2)
+        return _Placed(thing.kind, thing.transmittance, thing.mask, left, top)
+
+    reach = 0.35 * min(max(height, width), size_px)
+    anywhere = rng.uniform(-reach, size_px + reach, 2)
+    if rng.random() < clumping and cover.any():
+        occupied = np.argwhere(cover)
+        target = occupied[rng.integers(len(occupied))][::-1].astype(np.float64)
+        heading = rng.uniform(0, 2 * np.pi)
+        step = np.array([np.cos(heading), np.sin(heading)])
+        # Draw near from outside until the two outlines meet, then overlap a little or not.
+        for distance in np.arange(1.5 * size_px, 0, -max(1.0, 0.04 * max(height, width))):
+            item = at(target + distance * step)
+            if _meets(item, cover):
+                return at(target + (distance - rng.uniform(0, 0.25) * min(height, width)) * step)
+        return at(target)
+    tries = [at(anywhere)] + [at(rng.uniform(-reach, size_px + reach, 2)) for _ in range(6)]
+    if rng.random() < 0.25:
+        return tries[0]
+    return next((item for item in tries if not _meets(item, cover)), tries[0])
+
+
+def _meets(item: _Placed, cover: NDArray[np.uint8]) -> bool:
+    field, own = _windows(item, cover.shape[0])
+    return bool((cover[field] & item.mask[own]).any())
+
+
+def _windows(item: _Placed, size_px: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where the item lies on the field, and which part of the item that is."""
+    height, width = item.mask.shape
+    left, top = max(item.left, 0), max(item.top, 0)
+    right = max(left, min(item.left + width, size_px))
+    bottom = max(top, min(item.top + height, size_px))
+    field = (slice(top, bottom), slice(left, right))
+    own_top, own_left = top - item.top, left - item.left
+    own = (slice(own_top, own_top + bottom - top), slice(own_left, own_left + right - left))
+    return field, own
+
+
+def _label(
+    item: _Placed, through: NDArray[np.float32], cover: NDArray[np.uint8], host_px: NDArray[np.float32]
+) -> tuple[str, tuple[float, float, float, float], bool] | None:
+    """Kind, visible box and whether it touches another; None where nobody could tell it is there."""
+    size_px = cover.shape[0]
+    field, own = _windows(item, size_px)
+    mask, light = item.mask[own], item.transmittance[own]
+    if not mask.any():
+        return None
+    others = through[field].max(2) / np.maximum(light.max(2), 0.004)
+    visible = mask & (others > _OPAQUE)
+    rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
+    if len(rows) == 0:
+        return None
+    height, width = rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]
+    longest = max(height, width)
+    whole_enough = visible.sum() >= _MIN_VISIBLE_SHARE * item.mask.sum() or longest > 0.2 * size_px
+    contrast = float(np.abs(light[visible] - 1).max(1).mean())
+    if (host_px[field][mask] * _INCLUSION_RATIO > max(item.mask.shape)).mean() > 0.7:
+        return None
+    if longest < SMALLEST_PX or not whole_enough or contrast < _MIN_CONTRAST:
+        return None
+    grown = cv2.dilate(np.pad(mask, 1).astype(np.uint8), np.ones((3, 3), np.uint8))[1:-1, 1:-1].astype(bool)
+    touching = bool((cover[field][grown] > mask[grown]).any())
+    left, top = field[1].start + columns[0], field[0].start + rows[0]
+    return item.kind, (float(left), float(top), float(left + width), float(top + height)), touching
