@@ -265,8 +265,12 @@ def _in_row_order(boxes: Boxes) -> Boxes:
 
 def _meeting(these: Floats, those: Floats) -> tuple[Indices, Indices]:
     """Index pairs of boxes that overlap or touch."""
-    tree = shapely.STRtree(shapely.box(*those.T))
-    first, second = tree.query(shapely.box(*these.T))
+    if len(these) == 0 or len(those) == 0:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    # The tree compares envelopes alone, and diagonals are made quicker than rectangles.
+    diagonals = shapely.linestrings(those.reshape(-1, 2, 2))
+    asked = diagonals if these is those else shapely.linestrings(these.reshape(-1, 2, 2))
+    first, second = shapely.STRtree(diagonals).query(asked)
     return first, second
 
 
