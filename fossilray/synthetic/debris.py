@@ -46,10 +46,10 @@ def wood_fragment(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     """A lath or splinter of wood with sharp corners; some show tracheids and pits."""
     cover = canvas.fill([_splinter(rng, slender=rng.uniform(0.12, 0.75))])
     density = np.float32(rng.uniform(0.7, 1.4)) * cover
-    if rng.random() < 0.65:
+    if rng.random() < 0.45:
         pitch = max(canvas.um(rng.uniform(3, 12)), 0.05)
-        lines = np.sin(canvas.y * np.float32(2 * np.pi / pitch) + np.float32(0.7) * canvas.noise(rng, 1.0))
-        density *= 1 + np.float32(rng.uniform(0.1, 0.4)) * np.clip(lines * 1.5, -1, 1)
+        lines = np.sin(canvas.y * np.float32(2 * np.pi / pitch) + np.float32(1.2) * canvas.noise(rng, 1.5))
+        density *= 1 + np.float32(rng.uniform(0.05, 0.25)) * np.clip(lines * 1.5, -1, 1)
     if rng.random() < 0.3:
         pitch = max(canvas.um(rng.uniform(4, 9)), 0.05)
         rows = np.arange(-0.8, 0.8, pitch * 1.2)

@@ -15,7 +15,7 @@ from fossilray.synthetic.specimen import Drawing, Look
 # pale yellow, amber, brown, dark brown, black (optical densities measured on scans of such slides).
 _MATURITY = np.linspace(0, 1, 5)
 _ABSORBANCE = np.array([[0.04, 0.14, 1], [0.09, 0.27, 1], [0.16, 0.38, 1], [0.34, 0.54, 1], [0.90, 0.95, 1]])
-_STAINS = np.array([[0.16, 1.0, 0.45], [0.35, 1.0, 0.30], [0.12, 0.95, 0.75], [0.95, 0.75, 1.0]])
+_STAINS = np.array([[0.16, 1.0, 0.45], [0.35, 1.0, 0.30], [0.12, 0.95, 0.75]])
 _NEUTRAL_BLACK = np.array([1.0, 0.97, 0.93])
 
 _VISIBLE_LOSS = 0.08

@@ -36,18 +36,18 @@ class _Kind:
     aspect: float = 1.0  # canvas height over width
 
 
-_CYST = Look(wrinkles=0.75, folds=1.2, elastic=0.05, damage=0.25, inclusions=0.3, ghosts=0.1)
+_CYST = Look(wrinkles=0.75, folds=1.2, elastic=0.05, damage=0.16, inclusions=0.3, ghosts=0.1)
 _THIN = Look(
     elastic=0.05,
     strength=(0.35, 1.6),
     wrinkles=0.85,
     folds=2.2,
-    damage=0.3,
+    damage=0.2,
     inclusions=0.3,
     ghosts=0.2,
     maturity=(0.0, 0.6),
 )
-_GRAIN = Look(folds=0.6, wrinkles=0.3, damage=0.15, inclusions=0.15, ghosts=0.1, stains=0.04)
+_GRAIN = Look(folds=0.6, wrinkles=0.3, damage=0.1, inclusions=0.15, ghosts=0.1, stains=0.04)
 _OPAQUE = Look(maturity=(0.85, 1.0), strength=(1.5, 6.0), relief=(0.2, 0.6), elastic=0.01, grain=(0.03, 0.3))
 
 _FOSSILS = {

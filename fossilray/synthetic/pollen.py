@@ -26,9 +26,9 @@ _REACH = 0.92
 
 def bisaccate_pollen(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     """A corpus between two reticulate air sacs, seen from a pole to from the side."""
-    corpus_size = np.array([rng.uniform(0.42, 0.62), rng.uniform(0.4, 0.64)])
-    sac = np.array([rng.uniform(0.3, 0.48), rng.uniform(0.38, 0.66)])
-    droop = rng.choice([rng.uniform(0, 0.1), rng.uniform(0.1, 0.4)])
+    corpus_size = np.array([rng.uniform(0.45, 0.7), rng.uniform(0.42, 0.68)])
+    sac = np.array([rng.uniform(0.3, 0.46), corpus_size[1] * rng.uniform(0.75, 1.15)])
+    droop = rng.uniform(0, 0.1) if rng.random() < 0.7 else rng.uniform(0.1, 0.35)
     offset = _REACH - sac[0]
     corpus = canvas.fill([ring(rng, radius=1, roughness=0.05) * corpus_size])
     within = depth_px((corpus > 0.5).astype(np.uint8)) / np.float32(canvas.unit_px)

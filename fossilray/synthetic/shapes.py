@@ -163,8 +163,9 @@ class Canvas:
         height = self.warp(rng, np.asarray(folded, np.float32), amplitude=0.06)
         height = blur_px(height, 0.6 + 0.25 * self.px_per_um)
         slope = cv2.magnitude(cv2.Sobel(height, cv2.CV_32F, 1, 0), cv2.Sobel(height, cv2.CV_32F, 0, 1))
-        steepness = slope * np.float32(self.unit_px / (8 * per_unit))
-        return np.asarray(np.minimum(np.square(steepness) * 1.2, 2.0), np.float32)
+        # Only what stands clearly steeper than the rest shows: a wall leaning a little is as thin as a flat one.
+        steepness = slope / np.float32(float(slope.mean()) + 1e-6)
+        return np.clip((steepness - np.float32(1.1)) * np.float32(0.9), 0, 2)
 
     def warp(self, rng: np.random.Generator, image: Map, *, amplitude: float, per_unit: float = 2.5) -> Map:
         """The map bent smoothly by about amplitude canvas units."""

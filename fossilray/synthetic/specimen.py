@@ -100,12 +100,16 @@ def _tear(drawing: Drawing, canvas: Canvas, rng: np.random.Generator) -> None:
     heading = rng.uniform(0, 2 * np.pi)
     ragged = canvas.noise(rng, rng.uniform(1.5, 6), octaves=3, gain=0.4) * np.float32(rng.uniform(0.03, 0.16))
     along = canvas.x * np.float32(np.cos(heading)) + canvas.y * np.float32(np.sin(heading)) + ragged
-    if rng.random() < 0.5:
+    if rng.random() < 0.65:
         limit = rng.uniform(0.0, 0.65)
         kept = step(along, limit + 2.0 / canvas.unit_px, limit)
     else:
         across = canvas.y * np.float32(np.cos(heading)) - canvas.x * np.float32(np.sin(heading)) + ragged
-        wedge = along - np.float32(rng.uniform(0.6, 2.5)) * np.abs(across) - np.float32(rng.uniform(0.0, 0.3))
+        wedge = (
+            along
+            - np.float32(rng.uniform(0.5, 3.5)) * np.abs(across + np.float32(rng.normal(0, 0.2)) * along**2)
+            - np.float32(rng.uniform(0.0, 0.3))
+        )
         kept = step(wedge, 2.0 / canvas.unit_px, 0.0)
     for part in (drawing.density, drawing.coverage, drawing.body, drawing.dark):
         np.multiply(part, kept, out=part)
