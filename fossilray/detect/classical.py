@@ -42,17 +42,18 @@ class ClassicalDetector:
         if count <= 1:
             return Boxes.empty()
         area_px = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
-        depth = np.bincount(labels.ravel(), weights=darkness.ravel(), minlength=count) / area_px
+        total = np.bincount(labels.ravel(), weights=darkness.ravel(), minlength=count)
         x, y, width, height = (
             stats[:, column].astype(np.float64)
             for column in (cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP, cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT)
         )
         # An offset of zero or below finds texture in everything; the score then counts from one grey level.
         at_threshold = max(settings.offset, 1.0) * (1 / SCORE_AT_THRESHOLD - 1)
-        depth = np.maximum(depth, 0.0)
+        depth = np.maximum(total / area_px, 0.0)
+        score = depth / (depth + at_threshold)
         found = Boxes(
             np.stack([x, y, x + width, y + height], axis=1),
-            (depth / (depth + at_threshold)).astype(np.float32),
+            score.astype(np.float32),
         )
         large = area_px * um_per_px**2 >= settings.min_area_um2
         large[0] = False  # component 0 is the background
@@ -71,7 +72,7 @@ def measure_darkness(tile: NDArray[np.uint8], *, sigma_px: float, block_px: int)
     blurred = cv2.GaussianBlur(tile.astype(np.float32), (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE)
     grey = (blurred[..., 1] + blurred[..., 2]) / 2
     around = cv2.GaussianBlur(grey, (block_px, block_px), 0, borderType=cv2.BORDER_REPLICATE)
-    darkness: NDArray[np.float32] = around - grey
+    darkness: NDArray[np.float32] = np.subtract(around, grey, dtype=np.float32)
     return darkness
 
 

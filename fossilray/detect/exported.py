@@ -7,6 +7,7 @@ docs/detectors.md.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,10 +108,11 @@ class ExportedDetector:
             layout = guess_layout(shape, subject=self._subject)
         least = {"classes": 5, "objectness": 6, "boxes": 6}[layout]
         channels = (shape[2] if layout == "boxes" else min(shape[1:])) if len(shape) == 3 else 0
-        if channels < least:
+        if channels < least or (layout == "boxes" and channels > least):
             raise WeightsError(
-                f"{self._subject} puts out an array of shape {shape}, and rows of {layout} need at least {least} "
-                "channels; set detector.output to what the model was exported with, or to auto"
+                f"{self._subject} puts out an array of shape {shape}, and rows of {layout} have "
+                f"{least} channels{'' if layout == 'boxes' else ' or more'}; set detector.output to what the model "
+                "was exported with, or to auto"
             )
         return layout
 
@@ -185,9 +187,12 @@ def load_torchscript(path: Path, *, device: torch.device | str) -> ExportedNetwo
     """
     import torch
 
+    load: Any = torch.jit.load
     extra = {"config.txt": ""}  # YOLOv5 and ultralytics keep the shape and the stride there
     try:
-        script = torch.jit.load(str(path), map_location=torch.device(device), _extra_files=extra)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch retires TorchScript; users still have it
+            script = load(str(path), map_location=torch.device(device), _extra_files=extra)
     except (RuntimeError, ValueError) as error:
         raise WeightsError(f"{path} is not a TorchScript model: {_first_line(error)}") from None
     script = script.float().eval()

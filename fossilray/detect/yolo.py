@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.config import DetectorConfig
-from fossilray.detect.boxes import decode_rows, pad_tiles, rows_last, to_input
+from fossilray.detect.boxes import RowLayout, decode_rows, pad_tiles, rows_last, to_input
 from fossilray.records import Boxes
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class YoloDetector:
         self._device = torch.device(device)
         self._network = network.to(self._device).to(memory_format=torch.channels_last)
         self._stride_px = int(max(network.stride))  # type: ignore[arg-type]
-        head = network.model[-1]  # type: ignore[index]
+        head: Any = network.model[-1]  # type: ignore[index]
         head.max_det = config.max_per_tile
         self._suppressed = bool(head.end2end)
         # The head adds distances to anchor positions; in half precision a position past 1024 px would be
@@ -51,7 +51,7 @@ class YoloDetector:
         with torch.inference_mode(), self._precision():
             batch = to_input(padded, invert=self._invert, device=self._device)
             raw = self._network(batch)[0]
-            layout = "boxes" if self._suppressed else "classes"
+            layout: RowLayout = "boxes" if self._suppressed else "classes"
             return decode_rows(
                 rows_last(raw, layout=layout),
                 layout=layout,
