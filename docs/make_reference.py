@@ -1,0 +1,127 @@
+"""Write docs/commands/ and docs/configuration/ from the program itself; a test fails when they lag.
+
+python docs/make_reference.py
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from typer.models import ArgumentInfo
+
+from fossilray.cli import app
+from fossilray.config import RunConfig, Section, document_config
+
+DOCS = Path(__file__).parent
+
+Row = tuple[str, str, str]
+
+
+def main() -> None:
+    """Write every page, and remove pages of commands and sections that are gone."""
+    pages = reference_pages()
+    for folder in ("commands", "configuration"):
+        for old in (DOCS / folder).glob("*.md"):
+            if str(old.relative_to(DOCS)) not in pages:
+                old.unlink()
+    for name, text in pages.items():
+        path = DOCS / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def reference_pages() -> dict[str, str]:
+    """Every reference page by its path below docs/."""
+    commands = {f"commands/{name}.md": _command_page(name, function) for name, function in commands_by_name()}
+    sections = {f"configuration/{name}.md": text for name, text in _section_pages()}
+    return {**commands, **sections}
+
+
+def commands_by_name() -> list[tuple[str, Callable[..., object]]]:
+    """The program's commands and the functions behind them."""
+    found = []
+    for command in app.registered_commands:
+        assert command.callback is not None
+        found.append((command.name or command.callback.__name__, command.callback))
+    return found
+
+
+def _command_page(name: str, function: Callable[..., object]) -> str:
+    arguments, options = _parameters(function)
+    usage = " ".join([f"fossilray {name}", *("[OPTIONS]" for _ in options[:1]), *(row[0] for row in arguments)])
+    lines = [f"# fossilray {name}", "", inspect.cleandoc(function.__doc__ or ""), "", "```", usage, "```"]
+    rows = arguments + options
+    if rows:
+        lines += ["", "| | default | |", "| --- | --- | --- |"]
+        lines += [f"| `{_cell(spelled)}` | {default} | {_cell(what)} |" for spelled, default, what in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _parameters(function: Callable[..., object]) -> tuple[list[Row], list[Row]]:
+    arguments: list[Row] = []
+    options: list[Row] = []
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        kind, info = get_args(hints[parameter.name])[:2]
+        if isinstance(info, ArgumentInfo):
+            name = (info.metavar or parameter.name.upper()).strip("[]")
+            spelled = name if parameter.default is parameter.empty else f"[{name}]"
+            arguments.append((spelled, _default(parameter), info.help or ""))
+        else:
+            # Inside Annotated, typer keeps the first spelling where a default would stand.
+            spellings = [one for one in (info.default, *(info.param_decls or ())) if str(one).startswith("-")]
+            spelled = "/".join(spellings or ["--" + parameter.name.replace("_", "-")])
+            takes = "" if kind is bool else " " + _metavar(kind)
+            options.append((spelled + takes, _default(parameter), info.help or ""))
+    return arguments, options
+
+
+def _metavar(kind: Any) -> str:
+    inner = [one for one in get_args(kind) if one is not type(None)] or [kind]
+    if isinstance(inner[0], type) and issubclass(inner[0], StrEnum):
+        return "|".join(inner[0])
+    return {int: "N", float: "X", Path: "PATH"}.get(inner[0], "TEXT")
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    if parameter.default is parameter.empty:
+        return "required"
+    return "" if parameter.default in (None, False) else f"`{parameter.default}`"
+
+
+def _section_pages() -> list[tuple[str, str]]:
+    fields = list(document_config())
+    pages = []
+    for section in RunConfig.model_fields:
+        about = next(text for name, _, text in fields if name == section)
+        lines = [f"# `{section}`", "", about, ""]
+        for name, value, text in fields:
+            if not name.startswith(section + "."):
+                continue
+            lines += [f"## `{name}`", "", text, ""]
+            if not isinstance(value, Section):
+                lines += [f"Default: `{_plain(value)}`", ""]
+        pages.append((section, "\n".join(lines).rstrip() + "\n"))
+    return pages
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "unset"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_plain(item) for item in value) + "]"
+    if isinstance(value, Section):
+        return "{" + ", ".join(f"{name}: {item}" for name, item in value.model_dump().items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+if __name__ == "__main__":
+    main()
