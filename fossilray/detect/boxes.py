@@ -19,7 +19,7 @@ objectness: the same with the objectness before the class scores (YOLOv5).
 boxes: x_min, y_min, x_max, y_max, score, class (end-to-end heads, exports with suppression inside)."""
 
 MOST_CANDIDATES = 30_000
-"""Boxes that enter suppression; its memory grows with their square. A 2048 px window has 86,016 anchors."""
+"""Boxes that enter suppression, best first; its memory grows with their square on CUDA."""
 
 
 def decode_rows(
