@@ -212,11 +212,13 @@ def read_crops(store: RunStore, path: str, rows: Sequence[int] | NDArray[np.int6
     for shard in np.unique(wanted // SHARD_ROWS):
         name = f"{path}/crops/c/{shard}/0/0/0"
         index = read_index(store.files.read_tail(name, index_size(SHARD_ROWS)), slots=SHARD_ROWS)
-        for place in np.flatnonzero(wanted // SHARD_ROWS == shard):
-            offset, length = index[wanted[place] % SHARD_ROWS]
-            if offset == ABSENT:
-                raise StoreError(f"{name} holds no crop {wanted[place]}; its array files are damaged")
-            crops[place] = decode(store.files.read_range(name, int(offset), int(offset + length)))
+        places = np.flatnonzero(wanted // SHARD_ROWS == shard)
+        offsets, lengths = index[wanted[places] % SHARD_ROWS].T
+        if (offsets == ABSENT).any():
+            raise StoreError(f"{store.url}/{name} lacks crops that it should hold; it is damaged")
+        ranges = [(int(start), int(start + length)) for start, length in zip(offsets, lengths, strict=True)]
+        for place, encoded in zip(places, store.files.read_ranges(name, ranges), strict=True):
+            crops[place] = decode(encoded)
     return crops
 
 

@@ -44,8 +44,8 @@ class Files(Protocol):
         """All bytes of a file."""
         ...
 
-    def read_range(self, path: str, start: int, stop: int) -> bytes:
-        """Bytes start..stop of a file."""
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several (start, stop) ranges of a file's bytes, read side by side where that helps."""
         ...
 
     def read_tail(self, path: str, size: int) -> bytes:
@@ -115,10 +115,13 @@ class LocalFiles:
         with _told(self.url, "read"):
             return (self._root / path).read_bytes()
 
-    def read_range(self, path: str, start: int, stop: int) -> bytes:
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        found = []
         with _told(self.url, "read"), (self._root / path).open("rb") as file:
-            file.seek(start)
-            return file.read(stop - start)
+            for start, stop in ranges:
+                file.seek(start)
+                found.append(file.read(stop - start))
+        return found
 
     def read_tail(self, path: str, size: int) -> bytes:
         with _told(self.url, "read"), (self._root / path).open("rb") as file:
@@ -126,11 +129,11 @@ class LocalFiles:
             return file.read()
 
     def write(self, path: str, content: bytes) -> None:
-        with _told(self.url, "write"), self._spare_file(content) as spare:
+        with _told(self.url, "write to"), self._spare_file(content) as spare:
             spare.replace(self._ready(path))
 
     def create(self, path: str, content: bytes) -> bool:
-        with _told(self.url, "write"), self._spare_file(content) as spare:
+        with _told(self.url, "write to"), self._spare_file(content) as spare:
             target = self._ready(path)
             if self._single_writer:
                 if target.exists():
@@ -195,13 +198,22 @@ class RemoteFiles:
         self.url = f"{protocol}://{self.root.lstrip('/')}"
 
     def read(self, path: str) -> bytes:
-        return self._cat(path, None, None)
+        with self._told("read"):
+            content: bytes = self.filesystem.cat_file(self._full(path))
+            return content
 
-    def read_range(self, path: str, start: int, stop: int) -> bytes:
-        return self._cat(path, start, stop)
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
+        with self._told("read"):
+            found: list[bytes] = self.filesystem.cat_ranges(
+                [self._full(path)] * len(ranges), starts, stops, on_error="raise"
+            )
+            return found
 
     def read_tail(self, path: str, size: int) -> bytes:
-        return self._cat(path, -size, None)
+        with self._told("read"):
+            content: bytes = self.filesystem.cat_file(self._full(path), start=-size)
+            return content
 
     def write(self, path: str, content: bytes) -> None:
         with self._told("write to"):
@@ -244,11 +256,6 @@ class RemoteFiles:
     def delete(self, path: str) -> None:
         with self._told("delete from"), suppress(FileNotFoundError):
             self.filesystem.rm(self._full(path), recursive=True)
-
-    def _cat(self, path: str, start: int | None, stop: int | None) -> bytes:
-        with self._told("read"):
-            content: bytes = self.filesystem.cat_file(self._full(path), start=start, end=stop)
-            return content
 
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}"

@@ -2,7 +2,8 @@
 
 RUN/
   run.json                                 RunRecord, written once
-  catalog.parquet                          frozen rows; more may be added
+  catalog.parquet                          the slides at the first start, frozen
+  catalog/part-<k>.parquet                 slides added later
   objects/well=<well>/<slide_id>.parquet   its creation is the commit of that slide
   arrays/<slide_id>/<attempt>.zarr         crops and embeddings
   slides/part-<k>.parquet                  summaries of committed slides, gathered; can be rebuilt from footers
@@ -21,7 +22,6 @@ from fossilray.errors import CatalogError
 from fossilray.records import UNASSIGNED_WELL, Attempt, Failure
 
 RUN_JSON = "run.json"
-CATALOG = "catalog.parquet"
 
 LONGEST_SLIDE_ID_BYTES = 200
 """File names may have 255 bytes; the rest is left for what is appended."""
@@ -86,13 +86,18 @@ def driver_path(driver_id: str) -> str:
     return f"drivers/{_check_id(driver_id)}.json"
 
 
+def catalog_part_path(number: int) -> str:
+    """The catalog as first frozen (0), and each later addition."""
+    return f"catalog/part-{number:06d}.parquet" if number else "catalog.parquet"
+
+
 def part_path(number: int) -> str:
     """A part of slides/."""
     return f"slides/part-{number:06d}.parquet"
 
 
 def part_number(path: str) -> int:
-    """Which part of slides/ a path is; -1 for another file."""
+    """Which part of slides/ or catalog/ a path is; -1 for another file."""
     found = _PART.search(path)
     return int(found[1]) if found else -1
 

@@ -11,7 +11,7 @@ import secrets
 import socket
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, astuple, fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,14 +26,13 @@ from fossilray.errors import (
     NoConditionalCreate,
     RunMismatch,
     RunNotFound,
-    StoreError,
 )
 from fossilray.files import READ_THREADS, Files, open_files, read_many
 from fossilray.layout import (
-    CATALOG,
     RUN_JSON,
     arrays_path,
     attempt_path,
+    catalog_part_path,
     check_slide_id,
     driver_path,
     objects_path,
@@ -54,8 +53,6 @@ from fossilray.records import (
     SlideSummary,
 )
 from fossilray.run_record import RunRecord
-
-CATALOG_TRIES = 5
 
 _FAILED = "failed_at"
 """Tells a failure from the start of an attempt that it replaced."""
@@ -139,28 +136,20 @@ class RunStore:
             CatalogError: a slide is there twice, is unsafely named, or differs from its frozen row.
         """
         asked = _by_slide_id(rows)
-        for _ in range(CATALOG_TRIES):
-            frozen = {row.slide_id: row for row in self.read_catalog()}
+        while True:
+            rows_there, next_part = self._read_catalog()
+            frozen = {row.slide_id: row for row in rows_there}
             for slide_id in asked.keys() & frozen.keys():
                 _check_unchanged(frozen[slide_id], asked[slide_id])
-            merged = asked | frozen
-            if merged.keys() == frozen.keys():
+            added = [asked[slide_id] for slide_id in sorted(asked.keys() - frozen.keys())]
+            if not added:
                 return [frozen[slide_id] for slide_id in sorted(frozen)]
-            content = _to_parquet([merged[slide_id] for slide_id in sorted(merged)], CATALOG_SCHEMA)
-            if frozen:
-                # Two drivers may add at once; the loop reads back and adds again what the other overwrote.
-                self.files.write(CATALOG, content)
-            else:
-                self.files.create(CATALOG, content)
-        raise StoreError(f"{self.url}/catalog.parquet keeps changing; let one driver at a time add slides")
+            # Another driver may add at the same time; whoever comes second reads again what is there.
+            self.files.create(catalog_part_path(next_part), _to_parquet(added, CATALOG_SCHEMA))
 
     def read_catalog(self) -> list[CatalogRow]:
         """The frozen catalog by slide_id; empty if there is none yet."""
-        try:
-            content = self.files.read(CATALOG)
-        except FileNotFoundError:
-            return []
-        return [CatalogRow(**row) for row in pq.read_table(io.BytesIO(content)).to_pylist()]
+        return sorted(self._read_catalog()[0], key=lambda row: row.slide_id)
 
     # One slide
 
@@ -263,15 +252,15 @@ class RunStore:
     def summaries_table(self) -> pa.Table:
         """`summaries` as SLIDES_SCHEMA."""
         committed = self.committed_files()
-        gathered: dict[str, dict[str, object]] = {}
-        for content in read_many(self.files, self._parts()):
-            for row in pq.read_table(io.BytesIO(content)).to_pylist():
-                gathered[row["slide_id"]] = row
-        missing = [path for slide_id, path in committed.items() if slide_id not in gathered]
-        for footer in self._footers(missing):
-            gathered[footer.summary.slide_id] = asdict(footer.summary)
-        rows = [gathered[slide_id] for slide_id in sorted(committed)]
-        return pa.Table.from_pylist(rows, schema=SLIDES_SCHEMA)
+        parts = [pq.read_table(io.BytesIO(content)) for content in read_many(self.files, self._parts())]
+        table = pa.concat_tables([SLIDES_SCHEMA.empty_table(), *parts])
+        gathered = set(table["slide_id"].to_pylist())
+        footers = self._footers([path for slide_id, path in committed.items() if slide_id not in gathered])
+        rest = _to_table([footer.summary for footer in footers], SLIDES_SCHEMA)
+        table = pa.concat_tables([table, rest])
+        # A slide that is in several parts counts as the last of them says.
+        row_of = {slide_id: row for row, slide_id in enumerate(table["slide_id"].to_pylist())}
+        return table.take([row_of[slide_id] for slide_id in sorted(committed)])
 
     def rebuild_summaries(self) -> int:
         """Write slides/ anew from the footers of all committed slides; how many there are."""
@@ -300,11 +289,9 @@ class RunStore:
     def _probe(self) -> None:
         """Try the create-if-absent that commits rest on, where no reader looks."""
         path = f".probe/{secrets.token_hex(8)}"
-        try:
-            first, second = self.files.create(path, b"first"), self.files.create(path, b"second")
-            kept = self.files.read(path)
-        finally:
-            self.files.delete(path)
+        first, second = self.files.create(path, b"first"), self.files.create(path, b"second")
+        kept = self.files.read(path)
+        self.files.delete(path)
         if not first or second or kept != b"first":
             raise NoConditionalCreate(
                 f"{self.url} overwrites a file that was to be created only if absent, so two workers could both "
@@ -323,6 +310,18 @@ class RunStore:
         committed = self.committed()
         paths = [path for path in self.files.find("attempts") if slide_of(path) not in committed]
         return [json.loads(text) for text in read_many(self.files, paths)]
+
+    def _read_catalog(self) -> tuple[list[CatalogRow], int]:
+        """All frozen rows, and the number of the part that comes next."""
+        try:
+            contents = [self.files.read(catalog_part_path(0))]
+        except FileNotFoundError:
+            return [], 0
+        additions = sorted(self.files.find("catalog"), key=part_number)
+        contents += read_many(self.files, additions)
+        tables = [pq.read_table(io.BytesIO(content)) for content in contents]
+        rows = [CatalogRow(**row) for table in tables for row in table.to_pylist()]
+        return rows, part_number(additions[-1]) + 1 if additions else 1
 
     def _parts(self) -> list[str]:
         return sorted((path for path in self.files.find("slides") if part_number(path) >= 0), key=part_number)
@@ -350,11 +349,13 @@ def _check_unchanged(frozen: CatalogRow, asked: CatalogRow) -> None:
 
 
 def _to_parquet(rows: Sequence[CatalogRow] | Sequence[SlideSummary], schema: pa.Schema) -> bytes:
-    columns = zip(*(astuple(row) for row in rows), strict=True) if rows else ([] for _ in schema)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd")
+    pq.write_table(_to_table(rows, schema), sink, compression="zstd")
     return sink.getvalue()
+
+
+def _to_table(rows: Sequence[CatalogRow] | Sequence[SlideSummary], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
 
 
 def _to_json(stated: dict[str, object]) -> bytes:
