@@ -97,7 +97,7 @@ def triporate_pollen(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     count = int(rng.choice([3, 3, 3, 3, 4, 5, 6]))
     corners = np.arange(count) * 2 * np.pi / count + rng.normal(0, 0.06, count)
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
-    pointed = rng.uniform(0.0, 0.16)
+    pointed = rng.uniform(0.0, 0.16) * (3 / count) ** 2.5
     radius = 0.84 * (1 - pointed + pointed * np.cos(count * angle))
     body = canvas.fill([polar(angle, radius)])
     density = _exine(canvas, rng, body)

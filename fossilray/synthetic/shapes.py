@@ -165,7 +165,7 @@ class Canvas:
         slope = cv2.magnitude(cv2.Sobel(height, cv2.CV_32F, 1, 0), cv2.Sobel(height, cv2.CV_32F, 0, 1))
         # Only what stands clearly steeper than the rest shows: a wall leaning a little is as thin as a flat one.
         steepness = slope / np.float32(float(slope.mean()) + 1e-6)
-        return np.clip((steepness - np.float32(1.1)) * np.float32(0.9), 0, 2)
+        return np.asarray(np.clip((steepness - np.float32(1.1)) * np.float32(0.9), 0, 2), np.float32)
 
     def warp(self, rng: np.random.Generator, image: Map, *, amplitude: float, per_unit: float = 2.5) -> Map:
         """The map bent smoothly by about amplitude canvas units."""
