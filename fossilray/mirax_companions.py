@@ -47,12 +47,12 @@ def companion_names(path: Path) -> list[str]:
     _check_file(path, slidedat)
     if slidedat.stat().st_size > _LARGEST_SLIDEDAT_BYTES:
         raise MissingCompanion(f"{_shown(path, slidedat)} is too large to be one; copy the slide again")
-    ini = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",))
+    ini = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",), allow_no_value=True)
     try:
         ini.read_string(slidedat.read_bytes().decode("utf-8-sig", errors="replace"))
-        names = [ini["HIERARCHICAL"]["INDEXFILE"]]
-        count = int(ini["DATAFILE"]["FILE_COUNT"])
-        names += [ini["DATAFILE"][f"FILE_{number}"] for number in range(count)]
+        names = [ini["HIERARCHICAL"]["INDEXFILE"] or ""]
+        count = int(ini["DATAFILE"]["FILE_COUNT"] or "")
+        names += [ini["DATAFILE"][f"FILE_{number}"] or "" for number in range(count)]
     except (configparser.Error, KeyError, ValueError) as error:
         raise MissingCompanion(
             f"{_shown(path, slidedat)} is damaged ({' '.join(str(error).split())}); copy the slide again"
