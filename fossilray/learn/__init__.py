@@ -1,0 +1,1 @@
+"""Training and judging backbones; nothing here needs Ray."""
