@@ -61,6 +61,7 @@ def save_backbone(path: Path, *, state_dict: Mapping[str, torch.Tensor], meta: B
         str(path),
         metadata={METADATA_KEY: json.dumps(meta.model_dump(mode="json"), sort_keys=True)},
     )
+    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
 
 
 def parse_meta(path: Path, metadata: Mapping[str, str]) -> BackboneMeta | None:

@@ -31,9 +31,9 @@ class FirstRecipe:
     architecture: str = "resnet18"
     kwargs: dict[str, Any] = field(default_factory=lambda: {"channels": [32, 64, 128, 256]})
     input_px: int = 96
-    early_px: int = 64
+    early_px: int = 56
     """Side at which the first `early_share` of the steps are taken: cheaper, and it forgets none of it."""
-    early_share: float = 0.6
+    early_share: float = 0.7
     classes_per_batch: int = 16
     crops_per_class: int = 4
     learning_rate: float = 2e-3
@@ -121,7 +121,7 @@ class _Learner:
     def __init__(self, recipe: FirstRecipe, *, classes: int, seed: int) -> None:
         import torch
 
-        self._recipe = recipe
+        self._recipe, self._taken = recipe, 0
         self._network = random_network(recipe, seed=seed)
         self.dimension = dimension = int(self._network.num_features)  # type: ignore[arg-type]
         self._classify = torch.nn.Linear(dimension, classes)
@@ -151,14 +151,15 @@ class _Learner:
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
-        self._average(progress)
+        self._average()
         return float(loss.detach())
 
-    def _average(self, progress: float) -> None:
+    def _average(self) -> None:
         import torch
 
         # The average follows closely at first, else it would remember the random start.
-        decay = min(self._recipe.averaging, 0.9 + progress)
+        self._taken += 1
+        decay = min(self._recipe.averaging, (1 + self._taken) / (10 + self._taken))
         with torch.no_grad():
             pairs = zip(self.averaged.state_dict().values(), self._network.state_dict().values(), strict=True)
             for kept, new in pairs:
