@@ -1,0 +1,96 @@
+"""The tile size does not change what is found: read, detected and merged for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from fossilray.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
+from fossilray.detect.loading import load_detector
+from fossilray.merge import TileBoxes, merge_tiles
+from fossilray.slide import Slide, open_slide
+from fossilray.synthetic.mirax import MiraxOptions, write_mirax
+from fossilray.synthetic.pixels import ArrayPixels
+from fossilray.tiling import find_blank, plan_sweeps, read_tile
+
+SIDE_PX = 4600
+DETECTOR = DetectorConfig(kind="classical", passes=(PassConfig(um_per_px=1.0, largest_um=200.0),))
+
+
+def crowded_picture(seed: int) -> NDArray[np.uint8]:
+    """Absorbing ellipses of 20 to 150 um at 0.25 um per pixel, many touching, on a shaded background."""
+    rng = np.random.default_rng(seed)
+    light = np.ones((SIDE_PX, SIDE_PX), np.float32)
+    for _ in range(220):
+        x, y = rng.integers(0, SIDE_PX, 2).tolist()
+        axes = np.exp(rng.uniform(np.log(40), np.log(300), 2)).astype(int).tolist()
+        left, top = max(0, x - 300), max(0, y - 300)
+        part = light[top : y + 300, left : x + 300]
+        passed = np.ones_like(part)
+        cv2.ellipse(
+            passed, (x - left, y - top), axes, rng.uniform(0, 180), 0, 360, rng.uniform(0.35, 0.75), -1
+        )
+        part *= passed
+    shade = np.linspace(220, 232, SIDE_PX, dtype=np.float32)[None, :]
+    grey = (shade * light).astype(np.uint8)
+    return np.stack(
+        [grey, cv2.convertScaleAbs(grey, alpha=0.97), cv2.convertScaleAbs(grey, alpha=0.95)], axis=-1
+    )
+
+
+def find(slide: Slide, tile_px: int) -> NDArray[np.float64]:
+    tiling = TilingConfig(tile_px=tile_px)
+    detector = load_detector(DETECTOR, device="cpu")
+    sweeps = plan_sweeps(slide.info, tiling, DETECTOR, detector.stride_px)
+    found = []
+    for sweep, blank in zip(sweeps, find_blank(slide, tiling, sweeps), strict=True):
+        for tile in sweep:
+            if not blank[tile.index]:
+                window = read_tile(slide, sweep, tile)
+                (boxes,) = detector.detect(window[None], um_per_px=sweep.um_per_px)
+                found.append(TileBoxes(sweep, tile, boxes))
+    return merge_tiles(found, info=slide.info, merge=MergeConfig()).xyxy
+
+
+def iou_matrix(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=2)
+    area_a, area_b = ((one[:, 2:] - one[:, :2]).prod(axis=1) for one in (a, b))
+    return np.asarray(common / (area_a[:, None] + area_b[None, :] - common))
+
+
+def write_slide(path: Path, rgb: NDArray[np.uint8]) -> Path:
+    if path.suffix == ".mrxs":
+        write_mirax(path, ArrayPixels(image=rgb), MiraxOptions(photo_px=512, levels=5))
+        return path
+    with tifffile.TiffWriter(path) as tiff:
+        for level in range(5):
+            tiff.write(
+                rgb,
+                tile=(256, 256),
+                photometric="rgb",
+                subfiletype=1 if level else 0,
+                resolution=(40_000, 40_000),
+                resolutionunit="centimeter",
+            )
+            rgb = cv2.resize(rgb, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.mrxs"])
+def test_tile_size_does_not_change_the_objects(tmp_path: Path, name: str) -> None:
+    path = write_slide(tmp_path / name, crowded_picture(seed=3))
+    with open_slide(path) as slide:
+        by_size = {tile_px: find(slide, tile_px) for tile_px in (1024, 2048, 4096)}
+    reference = by_size[2048]
+    assert len(reference) > 80
+    for boxes in by_size.values():
+        same = iou_matrix(reference, boxes) >= 0.9
+        assert (same.sum(axis=1) <= 1).all(), "an object is there twice"
+        assert same.any(axis=1).mean() >= 0.995
+        assert same.any(axis=0).mean() >= 0.995
