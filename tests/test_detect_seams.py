@@ -1,0 +1,144 @@
+"""The tile size is a matter of speed: at one scale the same objects are found, each once, whatever it is."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from fossilray.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
+from fossilray.detect.loading import BUNDLED, load_detector
+from fossilray.merge import TileBoxes, largest_overlaps, merge_tiles
+from fossilray.records import Boxes, Detector, Image, Level, Rect, SlideInfo
+from fossilray.synthetic.composites import compose
+from fossilray.tiling import plan_sweeps, read_tile
+
+TILE_SIDES_PX = (1024, 2048, 4096)
+DOWNSAMPLE = 4
+PATCH_PX = 512
+LARGEST_UM = 160.0
+NEEDED_SHARE, NEEDED_IOU = 0.995, 0.9
+ONE_PASS = (PassConfig(um_per_px=1.0, largest_um=LARGEST_UM),)
+
+
+class MemorySlide:
+    """A slide at 0.25 um per px of which only the level of 1 um per px exists, as an array."""
+
+    def __init__(self, image: Image) -> None:
+        height, width = image.shape[:2]
+        whole = Level(width * DOWNSAMPLE, height * DOWNSAMPLE, 1.0)
+        self._image = image
+        self._background = np.median(image.reshape(-1, 3), axis=0).astype(np.uint8)
+        self.info = SlideInfo(
+            path="memory",
+            vendor="memory",
+            width=whole.width,
+            height=whole.height,
+            mpp=0.25,
+            levels=(whole, Level(width, height, float(DOWNSAMPLE))),
+            bounds=Rect(0, 0, whole.width, whole.height),
+            background_rgb=(226, 222, 219),
+        )
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Image:
+        assert level == 1
+        left, top = x // DOWNSAMPLE, y // DOWNSAMPLE
+        region = np.empty((height, width, 3), np.uint8)
+        region[:] = self._background
+        across = slice(max(left, 0), max(min(left + width, self._image.shape[1]), 0))
+        down = slice(max(top, 0), max(min(top + height, self._image.shape[0]), 0))
+        part = self._image[down, across]
+        y0, x0 = down.start - top, across.start - left
+        region[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
+        return region
+
+
+def paint_slide(seed: int, *, patches: int) -> MemorySlide:
+    """A crowded slide of patches x patches fields of 512 um, lit differently, with cut objects between them."""
+    image = np.empty((patches * PATCH_PX, patches * PATCH_PX, 3), np.uint8)
+    for row in range(patches):
+        for column in range(patches):
+            rng = np.random.default_rng([seed, row, column])
+            down = slice(row * PATCH_PX, (row + 1) * PATCH_PX)
+            across = slice(column * PATCH_PX, (column + 1) * PATCH_PX)
+            image[down, across] = compose(rng, size_px=PATCH_PX, um_per_px=1.0).image
+    return MemorySlide(image)
+
+
+def find_objects(slide: Any, detector: Detector, config: DetectorConfig, *, tile_px: int) -> Boxes:
+    sweeps = plan_sweeps(slide.info, TilingConfig(tile_px=tile_px), config, detector.stride_px)
+    found = []
+    for sweep in sweeps:
+        for tile in sweep:
+            window = read_tile(slide, sweep, tile)[None]
+            found.append(TileBoxes(sweep, tile, detector.detect(window, um_per_px=sweep.um_per_px)[0]))
+    return merge_tiles(found, info=slide.info, merge=MergeConfig())
+
+
+def iou_matrix(these: NDArray[np.float64], those: NDArray[np.float64]) -> NDArray[np.float64]:
+    low = np.maximum(these[:, None, :2], those[None, :, :2])
+    high = np.minimum(these[:, None, 2:], those[None, :, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=2)
+    one, other = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (these, those))
+    return np.asarray(common / (one[:, None] + other[None] - common), np.float64)
+
+
+def share_matched(one: list[Boxes], other: list[Boxes]) -> float:
+    """Share of objects, slide by slide, that pair up one to one at the IoU needed.
+
+    Of the objects that the pass promises to see whole; larger ones are a coarser pass's.
+    """
+    matched = promised = 0
+    for these, those in zip(one, other, strict=True):
+        iou = iou_matrix(these.xyxy, those.xyxy)
+        rows, columns = linear_sum_assignment(-np.where(iou >= NEEDED_IOU, iou, 0.0))
+        pairs = iou[rows, columns] >= NEEDED_IOU
+        for boxes, paired in ((these, rows[pairs]), (those, columns[pairs])):
+            within = longest_um(boxes) <= LARGEST_UM
+            matched += int(within[paired].sum())
+            promised += int(within.sum())
+    return matched / promised
+
+
+def longest_um(boxes: Boxes) -> NDArray[np.float64]:
+    return np.asarray((boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).max(axis=1) / DOWNSAMPLE, np.float64)
+
+
+def assert_tile_size_does_not_matter(slides: list[MemorySlide], config: DetectorConfig) -> None:
+    detector = load_detector(config, device="cpu")
+    results = [
+        [find_objects(slide, detector, config, tile_px=px) for slide in slides] for px in TILE_SIDES_PX
+    ]
+    assert sum(map(len, results[0])) >= 20 * len(slides)
+    for first in range(len(TILE_SIDES_PX)):
+        for boxes in results[first]:
+            assert (largest_overlaps(boxes.xyxy) <= config.iou).all()  # what one tile may hold, no more
+        for second in range(first + 1, len(TILE_SIDES_PX)):
+            share = share_matched(results[first], results[second])
+            assert share >= NEEDED_SHARE, f"tiles of {TILE_SIDES_PX[first]} and {TILE_SIDES_PX[second]} px"
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 10_000))
+def test_the_classical_detector_finds_the_same_objects_whatever_the_tile_size(seed: int) -> None:
+    assert_tile_size_does_not_matter(
+        [paint_slide(seed, patches=2)], DetectorConfig(kind="classical", passes=ONE_PASS)
+    )
+
+
+needs_bundled = pytest.mark.skipif(not BUNDLED.is_file(), reason="no bundled detector in this checkout")
+
+
+@needs_bundled
+def test_the_bundled_detector_finds_the_same_objects_whatever_the_tile_size() -> None:
+    assert_tile_size_does_not_matter([paint_slide(1, patches=2)], DetectorConfig(passes=ONE_PASS))
+
+
+@needs_bundled
+@pytest.mark.slow
+def test_the_bundled_detector_finds_the_same_objects_on_many_slides() -> None:
+    slides = [paint_slide(seed, patches=3) for seed in range(2, 7)]
+    assert_tile_size_does_not_matter(slides, DetectorConfig(passes=ONE_PASS))
