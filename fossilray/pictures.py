@@ -43,7 +43,8 @@ SIZE_CLASSES = (
 _OVERSAMPLING = 3  # lines are drawn this much larger and shrunk: Pillow itself draws without anti-aliasing
 _SMALLEST_BOX_PX = 7.0  # a smaller frame would hide its own object, so a box is widened to this
 _MARGIN_PX = 2.0  # air between an object and its frame
-_STRIP_PX = 58  # the legend below the slide
+LEGEND_PX = 58
+"""Height of the legend below the slide."""
 
 
 def draw_boxes(thumbnail: Image, rect: Rect, boxes: Boxes, *, mpp: float, quality: int = 88) -> bytes:
@@ -61,7 +62,7 @@ def draw_boxes(thumbnail: Image, rect: Rect, boxes: Boxes, *, mpp: float, qualit
 
     slide = Pillow.fromarray(np.ascontiguousarray(thumbnail))
     slide = _lay_frames(slide, frames, classes)
-    picture = Pillow.new("RGB", (width, height + _STRIP_PX), "white")
+    picture = Pillow.new("RGB", (width, height + LEGEND_PX), "white")
     picture.paste(slide, (0, 0))
     _draw_legend(picture, top=height, classes=classes, um_per_px=mpp * rect.width / max(width, 1))
     buffer = io.BytesIO()
@@ -118,7 +119,7 @@ def _draw_legend(picture: Pillow.Image, *, top: int, classes: NDArray[np.intp], 
     from PIL import ImageDraw
 
     draw = ImageDraw.Draw(picture)
-    middle = top + _STRIP_PX // 2
+    middle = top + LEGEND_PX // 2
     ink, quiet = "#2b2b2b", "#6f6f6f"
     font = _font(16)
     left = 18.0

@@ -54,6 +54,16 @@ class DepthSample:
         return self.objects / self.scanned_mm2 if self.scanned_mm2 > 0 else 0.0
 
 
+@dataclass(frozen=True)
+class Distributions:
+    """Measures of objects, one value each; NaN where unknown."""
+
+    longest_um: NDArray[np.float64]
+    opacity: NDArray[np.float64]
+    sharpness: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+
 def draw_depth_chart(samples: Sequence[DepthSample], *, densest_per_mm2: float, name: str) -> str:
     """One well as SVG, deepest sample lowest: objects per mm2, size classes, opacity and colour.
 
@@ -74,21 +84,19 @@ def draw_depth_chart(samples: Sequence[DepthSample], *, densest_per_mm2: float, 
         return _svg(figure)
 
 
-def draw_distributions(
-    *,
-    longest_um: NDArray[np.float64],
-    opacity: NDArray[np.float64],
-    sharpness: NDArray[np.float64],
-    score: NDArray[np.float64],
-) -> str:
+def draw_distributions(measures: Distributions) -> str:
     """Four histograms side by side as SVG: size (log axis, coloured by class), opacity, sharpness, score."""
     with _style("distributions"):
         figure = _figure(height_in=2.5)
         panels = figure.subplots(1, 4, gridspec_kw={"wspace": 0.16})
-        _draw_sizes(panels[0], longest_um)
-        _draw_histogram(panels[1], opacity, title="opacity", unit="mean optical density")
-        _draw_histogram(panels[2], sharpness, title="sharpness", unit="variance of Laplacian", log=True)
-        _draw_histogram(panels[3], score, title="confidence", unit="score of the detector", span=(0.0, 1.0))
+        _draw_sizes(panels[0], measures.longest_um)
+        _draw_histogram(panels[1], measures.opacity, title="opacity", unit="mean optical density")
+        _draw_histogram(
+            panels[2], measures.sharpness, title="sharpness", unit="variance of Laplacian", log=True
+        )
+        _draw_histogram(
+            panels[3], measures.score, title="confidence", unit="score of the detector", span=(0.0, 1.0)
+        )
         return _svg(figure)
 
 

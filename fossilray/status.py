@@ -120,11 +120,11 @@ def render(report: StatusReport) -> Group:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
     facts.add_column()
+    facts.add_row("", ProgressBar(total=max(report.total, 1), completed=report.committed, width=50))
     for name, value in _facts(report):
         facts.add_row(name, Text(value))
-    parts: list[Text | Table | ProgressBar] = [
+    parts: list[Text | Table] = [
         Text(printable(report.url), style="bold"),
-        ProgressBar(total=max(report.total, 1), completed=report.committed, width=60),
         facts,
     ]
     if report.in_flight:

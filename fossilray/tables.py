@@ -28,7 +28,11 @@ def print_table(table: pa.Table, *, console: Console, most_rows: int = 200) -> N
 
     shown = Table(header_style="bold", show_edge=False, pad_edge=False)
     for field in table.schema:
-        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        number = (
+            pa.types.is_integer(field.type)
+            or pa.types.is_floating(field.type)
+            or pa.types.is_decimal(field.type)
+        )
         shown.add_column(
             Text(printable(field.name)),
             justify="right" if number else "left",
