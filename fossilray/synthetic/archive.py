@@ -1,0 +1,193 @@
+"""A synthetic archive: slides of made-up wells, and the truth about every object on them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+import cv2
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fossilray import __version__
+from fossilray.errors import ConfigError
+from fossilray.records import TRUTH_SCHEMA
+from fossilray.slide_names import slide_id_for
+from fossilray.synthetic.assemblage import Column, Sample
+from fossilray.synthetic.mirax import MiraxOptions, write_mirax
+from fossilray.synthetic.scene import Scene
+from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
+
+TRUTH_FILE = "truth.parquet"
+ARCHIVE_MPP = 0.25
+"""um per level-0 px of every synthetic slide."""
+
+_SMALLEST_SIDE_PX = 1024
+_JITTER_PX = 8
+_RECIPE_KEY = b"fossilray.archive"
+# A slide takes about 500 MB while it is drawn.
+_MOST_PROCESSES = 8
+
+
+@dataclass(frozen=True)
+class ArchiveRecipe:
+    """What determines an archive's every byte."""
+
+    slides: int
+    size_px: int
+    form: str
+    seed: int
+    version: str = __version__
+
+
+def synthesise_archive(
+    out: Path,
+    *,
+    slides: int,
+    size_px: int,
+    form: str,
+    seed: int,
+    console: Console | None = None,
+) -> Path:
+    """Write so many slides of size_px x size_px and `truth.parquet` beside them; gives the truth's path.
+
+    File names bear a well and a depth, as real ones do. Equal arguments give equal bytes. Slides are drawn in
+    processes of their own, one per core. The truth is written last: where it lies, the archive is whole.
+
+    Raises:
+        ConfigError: numbers or a form that make no archive.
+        OSError: `out` cannot be written.
+    """
+    recipe = ArchiveRecipe(slides, size_px, form, seed)
+    if form not in ("mrxs", "tiff"):
+        raise ConfigError(f"slides cannot be written as {form}; expected mrxs or tiff")
+    if slides < 1 or size_px < _SMALLEST_SIDE_PX or seed < 0:
+        raise ConfigError(
+            f"slides is {slides}, size {size_px} and seed {seed}; expected at least 1, "
+            f"at least {_SMALLEST_SIDE_PX} px and at least 0"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / TRUTH_FILE).unlink(missing_ok=True)
+    tables = _draw_all(out, recipe, console)
+    metadata = {_RECIPE_KEY: json.dumps(asdict(recipe)).encode()}
+    truth = pa.concat_tables(tables).replace_schema_metadata(metadata)
+    partial = out / f".{TRUTH_FILE}.partial"
+    pq.write_table(truth, partial, compression="zstd")
+    partial.replace(out / TRUTH_FILE)
+    return out / TRUTH_FILE
+
+
+def read_recipe(out: Path) -> ArchiveRecipe | None:
+    """What the finished archive in a folder was made with; None where there is none."""
+    if not (out / TRUTH_FILE).is_file():
+        return None
+    try:
+        metadata = pq.read_schema(out / TRUTH_FILE).metadata or {}
+    except pa.ArrowInvalid:
+        return None
+    stored = metadata.get(_RECIPE_KEY)
+    return None if stored is None else ArchiveRecipe(**json.loads(stored))
+
+
+def _draw_all(out: Path, recipe: ArchiveRecipe, console: Console | None) -> list[pa.Table]:
+    """Each slide's truth, in the order of slides."""
+    progress = (
+        nullcontext()
+        if console is None
+        else Progress(
+            TextColumn("[bold]painting slides"),
+            BarColumn(bar_width=36),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+    )
+    tables: list[pa.Table | None] = [None] * recipe.slides
+    with progress as bar:
+        task = None if bar is None else bar.add_task("slides", total=recipe.slides, facts="")
+
+        def note(slide: int, table: pa.Table) -> None:
+            tables[slide] = table
+            if bar is not None and task is not None:
+                objects = sum(one.num_rows for one in tables if one is not None)
+                bar.update(task, advance=1, facts=f"{objects:,} objects")
+
+        processes = min(recipe.slides, os.cpu_count() or 1, _MOST_PROCESSES)
+        if processes == 1:
+            for slide in range(recipe.slides):
+                note(slide, _draw_slide(out, recipe, slide))
+        else:
+            # Spawned, not forked: OpenCV's and Arrow's threads do not survive a fork.
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(processes, mp_context=context, initializer=_use_one_thread) as pool:
+                running = {
+                    pool.submit(_draw_slide, out, recipe, slide): slide for slide in range(recipe.slides)
+                }
+                for future in as_completed(running):
+                    note(running[future], future.result())
+    return [table for table in tables if table is not None]
+
+
+def _use_one_thread() -> None:
+    cv2.setNumThreads(1)
+
+
+def _draw_slide(out: Path, recipe: ArchiveRecipe, slide: int) -> pa.Table:
+    """Write one slide; gives its truth in OpenSlide's frame."""
+    column = Column(recipe.seed)
+    sample = column.samples(recipe.slides)[slide]
+    scene = Scene(
+        column.assemblage(sample, slide=slide, slides=recipe.slides),
+        width=recipe.size_px,
+        height=recipe.size_px,
+        um_per_px=ARCHIVE_MPP,
+        seed=[recipe.seed, 5, slide],
+    )
+    if recipe.form == "mrxs":
+        path = out / f"{sample.stem}.mrxs"
+        layout = write_mirax(
+            path,
+            scene,
+            MiraxOptions(
+                mpp=ARCHIVE_MPP,
+                jitter_px=_JITTER_PX,
+                background_rgb=scene.background_rgb,
+                seed=recipe.seed * 100_003 + slide,
+            ),
+        )
+        offset = layout.offset_x, layout.offset_y
+    else:
+        path = out / f"{sample.stem}.tiff"
+        write_pyramidal_tiff(path, scene, TiffOptions(mpp=ARCHIVE_MPP, background_rgb=scene.background_rgb))
+        offset = 0, 0
+    return _truth_table(scene, sample, slide_id_for(PurePosixPath(path.name)), offset)
+
+
+def _truth_table(scene: Scene, sample: Sample, slide_id: str, offset: tuple[int, int]) -> pa.Table:
+    # A MIRAX scanner's photos may leave the rim out, by as much as they jitter.
+    objects = scene.objects(inset_px=_JITTER_PX if offset != (0, 0) else 0)
+    x, y = offset
+    rows = [
+        {
+            "slide_id": slide_id,
+            "well": sample.well,
+            "measured_depth_m": float(sample.depth_m),
+            "object_id": number,
+            "x_min": seen.box.x_min + x,
+            "y_min": seen.box.y_min + y,
+            "x_max": seen.box.x_max + x,
+            "y_max": seen.box.y_max + y,
+            "kind": seen.kind,
+            "is_fossil": seen.is_fossil,
+        }
+        for number, seen in enumerate(objects)
+    ]
+    return pa.Table.from_pylist(rows, schema=TRUTH_SCHEMA)

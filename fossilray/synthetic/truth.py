@@ -1,0 +1,124 @@
+"""The truth of a synthetic archive: what was really painted, and how well a run found it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from shapely import STRtree, box
+
+SIZE_CLASSES_UM = ((5.0, 10.0), (10.0, 20.0), (20.0, 50.0), (50.0, 150.0), (150.0, 500.0))
+"""Longest side of the box, low included, high not."""
+
+_CORNERS = ("x_min", "y_min", "x_max", "y_max")
+
+
+@dataclass(frozen=True)
+class TruthScore:
+    """How objects compare with the truth, matched one to one at `iou`.
+
+    recall: share of the true objects that were found; precision: share of the found that are true; None
+    where there is nothing to share.
+    """
+
+    iou: float
+    true: int
+    found: int
+    matched: int
+    by_size_um: dict[tuple[float, float], TruthScore] = field(default_factory=dict)
+    """The same by size class. Recall counts true objects of the class, precision found ones of it."""
+
+    matched_found: int = 0
+    """Of the found, how many have a partner; differs from `matched` in a size class only."""
+
+    @property
+    def recall(self) -> float | None:
+        return self.matched / self.true if self.true else None
+
+    @property
+    def precision(self) -> float | None:
+        return self.matched_found / self.found if self.found else None
+
+
+def score_against_truth(
+    objects: pa.Table, truth: pa.Table, *, iou: float = 0.5, mpp: float = 0.25
+) -> TruthScore:
+    """Match a run's objects with the truth, slide by slide, the largest overlaps first.
+
+    Both tables need slide_id and the box's corners in level-0 px; other columns are not read. Slides of the
+    truth that the run lacks count as nothing found. mpp: um per level-0 px, for the size classes.
+    """
+    found_boxes, found_groups = _boxes_by_slide(objects)
+    true_boxes, true_groups = _boxes_by_slide(truth)
+    found_partner = np.zeros(len(found_boxes), bool)
+    true_partner = np.zeros(len(true_boxes), bool)
+    for slide_id, true_rows in true_groups.items():
+        found_rows = found_groups.get(slide_id)
+        if found_rows is None:
+            continue
+        for i, j in match_boxes(true_boxes[true_rows], found_boxes[found_rows], iou=iou):
+            true_partner[true_rows[i]] = found_partner[found_rows[j]] = True
+    found_um, true_um = _longest(found_boxes) * mpp, _longest(true_boxes) * mpp
+    classes = {}
+    for low, high in SIZE_CLASSES_UM:
+        of_true, of_found = (true_um >= low) & (true_um < high), (found_um >= low) & (found_um < high)
+        classes[low, high] = TruthScore(
+            iou=iou,
+            true=int(of_true.sum()),
+            found=int(of_found.sum()),
+            matched=int(true_partner[of_true].sum()),
+            matched_found=int(found_partner[of_found].sum()),
+        )
+    return TruthScore(
+        iou=iou,
+        true=len(true_boxes),
+        found=len(found_boxes),
+        matched=int(true_partner.sum()),
+        matched_found=int(found_partner.sum()),
+        by_size_um=classes,
+    )
+
+
+def match_boxes(
+    first: NDArray[np.float64], second: NDArray[np.float64], *, iou: float
+) -> Iterable[tuple[int, int]]:
+    """Rows of (n, 4) and (m, 4) boxes that are each other's partners, each at most once, best overlap first."""
+    if not len(first) or not len(second):
+        return []
+    tree = STRtree([box(*corners) for corners in second])
+    rows, partners = tree.query([box(*corners) for corners in first])
+    overlaps = _iou(first[rows], second[partners])
+    pairs: list[tuple[int, int]] = []
+    taken_first: set[int] = set()
+    taken_second: set[int] = set()
+    for index in np.argsort(-overlaps, kind="stable"):
+        if overlaps[index] < iou:
+            break
+        i, j = int(rows[index]), int(partners[index])
+        if i not in taken_first and j not in taken_second:
+            taken_first.add(i)
+            taken_second.add(j)
+            pairs.append((i, j))
+    return pairs
+
+
+def _boxes_by_slide(table: pa.Table) -> tuple[NDArray[np.float64], dict[str, NDArray[np.intp]]]:
+    corners = [np.asarray(table.column(name).to_numpy(), np.float64) for name in _CORNERS]
+    slides = np.array(table.column("slide_id").to_pylist(), dtype=np.str_)
+    names = np.unique(slides)
+    return np.stack(corners, 1), {str(name): np.flatnonzero(slides == name) for name in names}
+
+
+def _iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    low = np.maximum(first[:, :2], second[:, :2])
+    high = np.minimum(first[:, 2:], second[:, 2:])
+    both = np.prod(np.maximum(high - low, 0), axis=1)
+    areas = np.prod(first[:, 2:] - first[:, :2], axis=1) + np.prod(second[:, 2:] - second[:, :2], axis=1)
+    return np.asarray(both / np.maximum(areas - both, 1e-9), np.float64)
+
+
+def _longest(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).max(1, initial=0), np.float64)
