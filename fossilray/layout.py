@@ -71,9 +71,8 @@ def attempt_path(one: Attempt | Failure) -> str:
 
 
 def slide_of(path: str) -> str:
-    """The slide_id in the path of an objects file, an attempt or an array."""
-    top, second, *_ = PurePosixPath(path).parts
-    return PurePosixPath(path).stem if top == "objects" else second
+    """The slide_id that the path of an objects file names."""
+    return path.rpartition("/")[2].removesuffix(".parquet")
 
 
 def picture_path(slide_id: str) -> str:

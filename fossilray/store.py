@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import fsspec
@@ -260,7 +261,7 @@ class RunStore:
         table = pa.concat_tables([table, rest])
         # A slide that is in several parts counts as the last of them says.
         row_of = {slide_id: row for row, slide_id in enumerate(table["slide_id"].to_pylist())}
-        return table.take([row_of[slide_id] for slide_id in sorted(committed)])
+        return table.take(pa.array([row_of[slide_id] for slide_id in sorted(committed)], pa.int64()))
 
     def rebuild_summaries(self) -> int:
         """Write slides/ anew from the footers of all committed slides; how many there are."""
@@ -306,10 +307,13 @@ class RunStore:
             return list(readers.map(self._footer, paths))
 
     def _attempts(self) -> list[dict[str, Any]]:
-        """Attempts at uncommitted slides; those of committed ones, nearly all, are listed but not read."""
-        committed = self.committed()
-        paths = [path for path in self.files.find("attempts") if slide_of(path) not in committed]
-        return [json.loads(text) for text in read_many(self.files, paths)]
+        """Attempts at uncommitted slides; those of committed ones, nearly all, are not even listed."""
+        slides = sorted(set(self.files.names("attempts")) - self.committed())
+        with ThreadPoolExecutor(READ_THREADS) as readers:
+            paths = chain.from_iterable(
+                readers.map(lambda slide: self.files.find(f"attempts/{slide}"), slides)
+            )
+        return [json.loads(text) for text in read_many(self.files, list(paths))]
 
     def _read_catalog(self) -> tuple[list[CatalogRow], int]:
         """All frozen rows, and the number of the part that comes next."""
