@@ -73,9 +73,11 @@ def save_crops(store: RunStore, *, where: str | None, out: Path, limit: int | No
     found = fetch(connect(store), f"SELECT slide_id, arrays, object_id FROM ({objects_where(where)}){end}")
     with _told(out):
         out.mkdir(parents=True, exist_ok=True)
-        for first in range(0, found.num_rows, _CROPS_AT_ONCE):
-            part = found.slice(first, _CROPS_AT_ONCE)
-            for row, crop in zip(part.to_pylist(), load_crops(store, part), strict=True):
+    for first in range(0, found.num_rows, _CROPS_AT_ONCE):
+        part = found.slice(first, _CROPS_AT_ONCE)
+        crops = load_crops(store, part)
+        with _told(out):
+            for row, crop in zip(part.to_pylist(), crops, strict=True):
                 name = f"{row['slide_id']}-{row['object_id']:06d}.jpg"
                 (out / name).write_bytes(encode_crop(crop, quality=SAVED_JPEG_QUALITY))
     return int(found.num_rows)

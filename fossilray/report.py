@@ -6,6 +6,7 @@ import io
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -75,12 +76,12 @@ def write_report(store: RunStore, out: Path, *, now: datetime | None = None) -> 
         RunNotFound: there is no run at this place.
         UsageError: the file cannot be written.
     """
-    page = _environment().get_template("report.html.j2").render(_gather(store, now or datetime.now(UTC)))
-    try:
+    with _told(out):
+        # Asked for first: nobody should wait for a page that has no place to go.
         out.parent.mkdir(parents=True, exist_ok=True)
+    page = _environment().get_template("report.html.j2").render(_gather(store, now or datetime.now(UTC)))
+    with _told(out):
         out.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}; choose another file with --out") from None
     return out
 
 
@@ -206,6 +207,14 @@ def _environment() -> Environment:
     environment.filters["day"] = lambda stated: str(stated)[:16].replace("T", " ")
     environment.filters["python"] = repr
     return environment
+
+
+@contextmanager
+def _told(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}; choose another file with --out") from None
 
 
 def _percent(share: float) -> str:

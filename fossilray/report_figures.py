@@ -81,7 +81,7 @@ def draw_depth_chart(samples: Sequence[DepthSample], *, densest_per_mm2: float, 
         _draw_opacity(panels[2], samples, y)
         _draw_colours(panels[3], samples, y, thickness)
         _set_depth_axis(panels[0], samples, y, thickness)
-        return _svg(figure)
+        return _svg(figure, name)
 
 
 def draw_distributions(measures: Distributions) -> str:
@@ -97,7 +97,7 @@ def draw_distributions(measures: Distributions) -> str:
         _draw_histogram(
             panels[3], measures.score, title="confidence", unit="score of the detector", span=(0.0, 1.0)
         )
-        return _svg(figure)
+        return _svg(figure, "distributions")
 
 
 def _rows(samples: Sequence[DepthSample]) -> tuple[NDArray[np.float64], float]:
@@ -331,7 +331,7 @@ def _figure(*, height_in: float) -> Figure:
     return figure
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, name: str) -> str:
     for panel in figure.axes:
         panel.patch.set_visible(False)
     buffer = io.StringIO()
@@ -339,6 +339,14 @@ def _svg(figure: Figure) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = _keep_ids_apart(svg, name)
     for stand_in, variable in _VARIABLES.items():
         svg = svg.replace(stand_in, f"var({variable})")
     return svg
+
+
+def _keep_ids_apart(svg: str, name: str) -> str:
+    """Ids that the SVG itself refers to get the chart's name in front; the others go."""
+    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
+    return re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
