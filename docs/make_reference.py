@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo
 
@@ -52,7 +51,9 @@ def commands_by_name() -> list[tuple[str, Callable[..., object]]]:
 
 def _command_page(name: str, function: Callable[..., object]) -> str:
     arguments, options = _parameters(function)
-    usage = " ".join([f"fossilray {name}", *("[OPTIONS]" for _ in options[:1]), *(row[0] for row in arguments)])
+    usage = " ".join(
+        [f"fossilray {name}", *("[OPTIONS]" for _ in options[:1]), *(row[0] for row in arguments)]
+    )
     lines = [f"# fossilray {name}", "", inspect.cleandoc(function.__doc__ or ""), "", "```", usage, "```"]
     rows = arguments + options
     if rows:
@@ -81,9 +82,9 @@ def _parameters(function: Callable[..., object]) -> tuple[list[Row], list[Row]]:
 
 
 def _metavar(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
     inner = [one for one in get_args(kind) if one is not type(None)] or [kind]
-    if isinstance(inner[0], type) and issubclass(inner[0], StrEnum):
-        return "|".join(inner[0])
     return {int: "N", float: "X", Path: "PATH"}.get(inner[0], "TEXT")
 
 

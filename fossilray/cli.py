@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -17,6 +16,10 @@ from rich.table import Table
 from fossilray import __version__
 from fossilray.config import RunConfig, default_yaml, load_config
 from fossilray.errors import ConfigError, FossilrayError, UsageError
+
+if TYPE_CHECKING:
+    from fossilray.job import JobResult
+    from fossilray.store import RunStore
 
 app = typer.Typer(
     name="fossilray",
@@ -38,28 +41,9 @@ SetOption = Annotated[
 ]
 
 
-class SlideForm(StrEnum):
-    """Formats `synth` can write."""
-
-    MRXS = "mrxs"
-    TIFF = "tiff"
-
-
-class TableForm(StrEnum):
-    """Formats `query` can print."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
-    PARQUET = "parquet"
-
-
-class ExportForm(StrEnum):
-    """Formats `export` can write."""
-
-    GEOJSON = "geojson"
-    COCO = "coco"
-    CSV = "csv"
+SlideForm = Literal["mrxs", "tiff"]
+TableForm = Literal["table", "csv", "json", "parquet"]
+ExportForm = Literal["geojson", "coco", "csv"]
 
 
 def main() -> None:
@@ -151,7 +135,7 @@ def catalog(
 
     found = find_slides(slides)
     write_catalog(found, out_file)
-    out.print(f"{len(found.rows)} slides -> {out_file}", highlight=False)
+    out.print(f"{len(found.rows)} slides -> {out_file}", markup=False, highlight=False, soft_wrap=True)
     for refused in found.refused:
         out.print(
             f"  refused {refused.path}: {refused.reason}", markup=False, highlight=False, soft_wrap=True
@@ -185,19 +169,20 @@ def report(
 def query(
     run: RunArgument,
     sql: Annotated[str, typer.Argument(help="SQL over the views objects, slides, failures and catalog.")],
-    form: Annotated[TableForm, typer.Option("--format", help="How to print the answer.")] = TableForm.TABLE,
+    form: Annotated[TableForm, typer.Option("--format", help="How to print the answer.")] = "table",
     out_file: Annotated[Path | None, typer.Option("--out", help="File instead of the terminal.")] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
     """Ask DuckDB."""
-    from fossilray.query import print_table, run_query, write_table
+    from fossilray.query import run_query
+    from fossilray.tables import print_table, write_table
 
     table = run_query(_store(run, config, set_), sql)
-    if form is TableForm.TABLE and out_file is None:
+    if form == "table" and out_file is None:
         print_table(table, console=out)
     else:
-        write_table(table, form="csv" if form is TableForm.TABLE else form.value, out=out_file)
+        write_table(table, form="csv" if form == "table" else form, out=out_file)
 
 
 @app.command()
@@ -213,16 +198,14 @@ def crops(
     from fossilray.export import save_crops
 
     count = save_crops(_store(run, config, set_), where=where, out=out_dir, limit=limit)
-    out.print(f"{count} crops -> {out_dir}", highlight=False)
+    out.print(f"{count} crops -> {out_dir}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
 def export(
     run: RunArgument,
     out_path: Annotated[Path, typer.Option("--out", help="File, or folder for one GeoJSON per slide.")],
-    form: Annotated[
-        ExportForm, typer.Option("--format", help="GeoJSON opens in QuPath.")
-    ] = ExportForm.GEOJSON,
+    form: Annotated[ExportForm, typer.Option("--format", help="GeoJSON opens in QuPath.")] = "geojson",
     where: Annotated[str, typer.Option(help="SQL condition on objects.")] = "true",
     slide: Annotated[str | None, typer.Option(help="One slide_id.")] = None,
     keep_bounds: Annotated[
@@ -238,12 +221,12 @@ def export(
     count = export_objects(
         _store(run, config, set_),
         out_path,
-        form=form.value,
+        form=form,
         where=where,
         slide=slide,
         subtract_bounds=not keep_bounds,
     )
-    out.print(f"{count} objects -> {out_path}", highlight=False)
+    out.print(f"{count} objects -> {out_path}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -251,14 +234,14 @@ def synth(
     out_dir: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the slides and truth.parquet.")],
     slides: Annotated[int, typer.Option(min=1, help="How many slides.")] = 6,
     size: Annotated[int, typer.Option(min=1024, help="Side of each slide in level-0 pixels.")] = 12288,
-    form: Annotated[SlideForm, typer.Option("--format", help="File format.")] = SlideForm.MRXS,
+    form: Annotated[SlideForm, typer.Option("--format", help="File format.")] = "mrxs",
     seed: Annotated[int, typer.Option(help="Equal seeds give equal slides.")] = 1,
 ) -> None:
     """Write synthetic palynology slides and the truth about every object on them."""
     from fossilray.synthetic.archive import synthesise_archive
 
-    truth = synthesise_archive(out_dir, slides=slides, size_px=size, form=form.value, seed=seed, console=out)
-    out.print(f"{slides} slides and {truth.name} -> {out_dir}", highlight=False)
+    truth = synthesise_archive(out_dir, slides=slides, size_px=size, form=form, seed=seed, console=out)
+    out.print(f"{slides} slides and {truth.name} -> {out_dir}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -295,7 +278,7 @@ def doctor() -> None:
 @app.command()
 def version() -> None:
     """Print the version and the licence."""
-    out.print(f"fossilray {__version__}, AGPL-3.0-or-later", highlight=False)
+    out.print(f"fossilray {__version__}, AGPL-3.0-or-later", markup=False, highlight=False, soft_wrap=True)
 
 
 def _settings(config: Path | None, assignments: list[str] | None, workers: int | None = None) -> RunConfig:
@@ -303,13 +286,13 @@ def _settings(config: Path | None, assignments: list[str] | None, workers: int |
     return load_config(config, [*(assignments or []), *extra])
 
 
-def _store(run: str, config: Path | None, assignments: list[str] | None):  # type: ignore[no-untyped-def]
+def _store(run: str, config: Path | None, assignments: list[str] | None) -> RunStore:
     from fossilray.store import RunStore
 
     return RunStore.open(run, _settings(config, assignments).store)
 
 
-def _print_result(result, run: str) -> None:  # type: ignore[no-untyped-def]
+def _print_result(result: JobResult, run: str) -> None:
     tally = result.tally
     out.print(
         f"{tally.already_committed + tally.committed} of {tally.total} slides committed"

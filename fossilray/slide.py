@@ -79,6 +79,11 @@ def level_for(info: SlideInfo, um_per_px: float) -> int:
     return max(fitting)[1] if fitting else 0
 
 
+def library_version() -> str:
+    """The version of the OpenSlide library behind the Python binding."""
+    return str(lowlevel.get_version())
+
+
 @dataclass(frozen=True)
 class Overview:
     """The scanned area, small, with what is known of each pixel.
