@@ -36,15 +36,26 @@ class Preprocessing:
     def apply(self, crops: torch.Tensor) -> torch.Tensor:
         """Crops (n, H, W, 3) uint8 as network input (n, 3, size_px, size_px) float32, on the same device."""
         import torch
-        import torch.nn.functional as F
 
-        light = crops.permute(0, 3, 1, 2).float().div_(255)
+        light = crops.permute(0, 3, 1, 2)  # channels last in memory, which convolutions are fastest on
         if light.shape[-2:] != (self.size_px, self.size_px):
-            side = (self.size_px, self.size_px)
-            light = F.interpolate(light, side, mode=self.interpolation, antialias=True).clamp_(0, 1)
+            light = self._resize(light)
         mean = torch.tensor(self.mean, device=light.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=light.device).view(1, 3, 1, 1)
-        return ((light - mean) / std).contiguous()
+        return (light.float() / 255 - mean) / std
+
+    def _resize(self, light: torch.Tensor) -> torch.Tensor:
+        """Resized with anti-aliasing and rounded to 8 bits; integers are ten times as fast, but CPU only."""
+        import torch.nn.functional as F
+
+        side = (self.size_px, self.size_px)
+        if light.device.type == "cpu":
+            return F.interpolate(light, side, mode=self.interpolation, antialias=True)
+        return (
+            F.interpolate(light.float(), side, mode=self.interpolation, antialias=True)
+            .round_()
+            .clamp_(0, 255)
+        )
 
 
 class BackboneEmbedder:
@@ -70,7 +81,8 @@ class BackboneEmbedder:
         import torch
 
         self._device = torch.device(device)
-        self._network = network.eval().requires_grad_(False).to(self._device)
+        network = network.eval().requires_grad_(False).to(self._device)
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._name, self._preprocessing, self._batch = name, preprocessing, batch
         side = preprocessing.size_px
         probe = self._forward(torch.full((1, side, side, 3), 127, dtype=torch.uint8))
