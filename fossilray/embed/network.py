@@ -82,7 +82,7 @@ class BackboneEmbedder:
 
         self._device = torch.device(device)
         network = network.eval().requires_grad_(False).to(self._device)
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.to(memory_format=torch.channels_last)
         self._name, self._preprocessing, self._batch = name, preprocessing, batch
         side = preprocessing.size_px
         probe = self._forward(torch.full((1, side, side, 3), 127, dtype=torch.uint8))
