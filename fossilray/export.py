@@ -18,7 +18,7 @@ from fossilray.records import SlideSummary
 from fossilray.store import RunStore
 
 if TYPE_CHECKING:
-    import duckdb
+    from fossilray.query import Connection
 
 ExportForm = Literal["geojson", "coco", "csv"]
 
@@ -94,7 +94,7 @@ def _choose_slides(store: RunStore, slide: str | None) -> list[SlideSummary]:
 
 
 def _objects_by_slide(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     store: RunStore,
     slides: list[SlideSummary],
     where: str | None,
@@ -108,7 +108,7 @@ def _objects_by_slide(
 
 
 def _read_slides(
-    con: duckdb.DuckDBPyConnection,
+    con: Connection,
     store: RunStore,
     slides: list[SlideSummary],
     where: str | None,

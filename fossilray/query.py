@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +24,14 @@ from fossilray.store import RunStore
 if TYPE_CHECKING:
     import duckdb
 
+    Connection: TypeAlias = duckdb.DuckDBPyConnection
+
 Number = TypeVar("Number", bound=np.generic)
 
 VIEWS = ("objects", "slides", "failures", "catalog")
 
 
-def connect(store: RunStore) -> duckdb.DuckDBPyConnection:
+def connect(store: RunStore) -> Connection:
     """A DuckDB connection in memory with the views of VIEWS over a run; nothing committed gives empty ones.
 
     `well` is text whatever it looks like. DuckDB may install and fetch nothing.
@@ -47,7 +49,7 @@ def connect(store: RunStore) -> duckdb.DuckDBPyConnection:
     return con
 
 
-def show_objects(con: duckdb.DuckDBPyConnection, store: RunStore, files: Sequence[str] | None) -> None:
+def show_objects(con: Connection, store: RunStore, files: Sequence[str] | None) -> None:
     """Let the view `objects` hold these objects files only (of `RunStore.committed_files`), or all (None).
 
     Reading a few files by name is what keeps a report over 150,000 slides bounded.
@@ -68,7 +70,7 @@ def run_query(store: RunStore, sql: str) -> pa.Table:
     return fetch(connect(store), sql)
 
 
-def fetch(con: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
+def fetch(con: Connection, sql: str) -> pa.Table:
     """The result of SQL on a connection of `connect`.
 
     Raises:
@@ -154,7 +156,7 @@ def _gather(
     return gathered
 
 
-def _open_duckdb(store: RunStore) -> duckdb.DuckDBPyConnection:
+def _open_duckdb(store: RunStore) -> Connection:
     import duckdb
 
     con = duckdb.connect(

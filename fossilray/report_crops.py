@@ -18,7 +18,7 @@ from fossilray.records import Image
 from fossilray.store import RunStore
 
 if TYPE_CHECKING:
-    import duckdb
+    from fossilray.query import Connection
 
 Fit = Literal["stretch", "letterbox"]
 
@@ -100,9 +100,7 @@ class LookAlikeMap:
     drawn_from: int
 
 
-def make_contact_sheets(
-    con: duckdb.DuckDBPyConnection, store: RunStore, *, slides: int, fit: Fit
-) -> Iterator[ContactSheet]:
+def make_contact_sheets(con: Connection, store: RunStore, *, slides: int, fit: Fit) -> Iterator[ContactSheet]:
     """The sheets of SHEET_KINDS over the view `objects`; `slides`: how many slides the view holds."""
     # No slide fills a sheet alone while others have something to show.
     per_slide = max(2, -(-2 * CROPS_A_SHEET // max(slides, 1)))
@@ -121,7 +119,7 @@ def make_contact_sheets(
 
 
 def draw_look_alikes(
-    con: duckdb.DuckDBPyConnection, store: RunStore, *, fit: Fit, columns: int = 22, cell_px: int = 64
+    con: Connection, store: RunStore, *, fit: Fit, columns: int = 22, cell_px: int = 64
 ) -> LookAlikeMap | None:
     """A map of crops laid out by their embeddings; None if there are too few objects for one."""
     drawn = fetch(

@@ -16,7 +16,7 @@ from fossilray.records import UNASSIGNED_WELL, SlideSummary
 from fossilray.report_figures import DepthSample, Distributions, Spread
 
 if TYPE_CHECKING:
-    import duckdb
+    from fossilray.query import Connection
 
 MOST_SAMPLED_SLIDES = 240
 """Slides whose objects are looked at: five million objects at the archive's mean."""
@@ -130,7 +130,7 @@ def choose_sample(slides: Sequence[SlideSummary]) -> list[SlideSummary]:
     return inside + thin_out(outside, MOST_SAMPLED_SLIDES - len(inside))
 
 
-def chart_wells(con: duckdb.DuckDBPyConnection, slides: Sequence[SlideSummary]) -> Iterator[WellChart]:
+def chart_wells(con: Connection, slides: Sequence[SlideSummary]) -> Iterator[WellChart]:
     """The wells with most slides, by name; counts from all their slides, measures from the view `objects`."""
     measures = _measures(con)
     for well in sorted(_charted_wells(slides), key=lambda well: (well == UNASSIGNED_WELL, well)):
@@ -150,7 +150,7 @@ def chart_wells(con: duckdb.DuckDBPyConnection, slides: Sequence[SlideSummary]) 
         )
 
 
-def measure_distributions(con: duckdb.DuckDBPyConnection) -> Distributions:
+def measure_distributions(con: Connection) -> Distributions:
     """Measures of the objects in view, thinned evenly if there are very many."""
     count = fetch(con, "SELECT count(*) AS count FROM objects")["count"][0].as_py()
     step = max(count // MOST_VALUES, 1)
@@ -187,7 +187,7 @@ def write_headline(slides: Sequence[SlideSummary], sizes_um: NDArray[np.float64]
     return sentences
 
 
-def ask_examples(con: duckdb.DuckDBPyConnection) -> Iterator[Example]:
+def ask_examples(con: Connection) -> Iterator[Example]:
     """Questions a palynologist may ask, answered on the views of a connection."""
     for question, sql in _EXAMPLES:
         yield Example(question, sql, fetch(con, sql))
@@ -262,22 +262,23 @@ class _Measures:
     colour: tuple[int, int, int] | None
 
 
-def _measures(con: duckdb.DuckDBPyConnection) -> dict[tuple[str, float | str], _Measures]:
+def _measures(con: Connection) -> dict[tuple[str, float | str], _Measures]:
     """Per well and depth (or slide, where no depth is known)."""
     edges = [size.from_um for size in SIZE_CLASSES[1:]]
     size_class = " + ".join(f"(longest >= {edge:g})::INT" for edge in edges)
     counts = ", ".join(f"count(*) FILTER (size_class = {i})" for i in range(len(SIZE_CLASSES)))
-    found = con.sql(
-        f"SELECT well, measured_depth_m, CASE WHEN measured_depth_m IS NULL THEN slide_id END AS only_slide, "
-        f"[{counts}], quantile_cont(opacity, [0.25, 0.5, 0.75]), "
-        "[median(mean_r), median(mean_g), median(mean_b)] FROM "
-        f"(SELECT *, greatest(width_um, height_um) AS longest, {size_class} AS size_class FROM objects) "
-        "GROUP BY 1, 2, 3"
-    ).fetchall()
+    found = fetch(
+        con,
+        f"SELECT well, measured_depth_m, CASE WHEN measured_depth_m IS NULL THEN slide_id END AS slide_id, "
+        f"[{counts}] AS classes, quantile_cont(opacity, [0.25, 0.5, 0.75]) AS quartiles, "
+        "[median(mean_r), median(mean_g), median(mean_b)] AS colour FROM "
+        f"(SELECT *, greatest(width_um, height_um) AS longest, {size_class} AS size_class FROM objects) GROUP BY ALL",
+    )
     measures: dict[tuple[str, float | str], _Measures] = {}
-    for well, depth_m, slide_id, classes, quartiles, colour in found:
-        measures[well, slide_id if depth_m is None else depth_m] = _Measures(
-            class_counts=np.array(classes, dtype=np.int64),
+    for row in found.to_pylist():
+        depth_m, quartiles, colour = row["measured_depth_m"], row["quartiles"], row["colour"]
+        measures[row["well"], row["slide_id"] if depth_m is None else depth_m] = _Measures(
+            class_counts=np.array(row["classes"], dtype=np.int64),
             opacity=Spread(*quartiles) if quartiles else None,
             colour=None if colour[0] is None else (round(colour[0]), round(colour[1]), round(colour[2])),
         )

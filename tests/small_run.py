@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from fossilray.arrays import ArrayWriter
-from fossilray.config import CropsConfig, EmbedderConfig, RunConfig
+from fossilray.config import CropsConfig, EmbedderConfig, RunConfig, StoreConfig
 from fossilray.pictures import draw_boxes
 from fossilray.records import OBJECTS_SCHEMA, Boxes, CatalogRow, Failure, Rect, SlideSummary
 from fossilray.run_record import describe_run
@@ -29,10 +29,14 @@ COUNTS = {"a-2030": 40, "b-2050": 25, "c-2080": 12, "d-empty": 0}
 
 
 def write_small_run(
-    folder: Path, *, counts: dict[str, int] | None = None, embeddings: bool = True
+    folder: Path | str,
+    *,
+    config: StoreConfig | None = None,
+    counts: dict[str, int] | None = None,
+    embeddings: bool = True,
 ) -> RunStore:
     """A run with the slides of COUNTS committed, one slide failed and one quarantined."""
-    store = start_run(folder, embeddings=embeddings)
+    store = start_run(folder, config=config, embeddings=embeddings)
     depths = iter((2030.0, 2050.0, 2080.0, None, 2100.0, 2110.0))
     for number, (slide_id, count) in enumerate((counts or COUNTS).items()):
         well = HOSTILE_WELL if slide_id.startswith("d") else WELL
@@ -63,12 +67,12 @@ def write_small_run(
     return store
 
 
-def start_run(folder: Path, *, embeddings: bool = True) -> RunStore:
+def start_run(folder: Path | str, *, config: StoreConfig | None = None, embeddings: bool = True) -> RunStore:
     """A run with a catalog and nothing committed."""
-    store = RunStore.open(str(folder))
+    store = RunStore.open(str(folder), config)
     embedder = EmbedderConfig(weights="bundled" if embeddings else "none")
-    config = RunConfig(crops=CropsConfig(size_px=CROP_PX), embedder=embedder)
-    store.create_or_check(describe_run(config, {"detector": "ab" * 32}))
+    settings = RunConfig(crops=CropsConfig(size_px=CROP_PX), embedder=embedder)
+    store.create_or_check(describe_run(settings, {"detector": "ab" * 32}))
     names = [*COUNTS, "e-broken", "f-poison"]
     store.freeze_catalog([CatalogRow(slide_id=name, path=f"slides/{name}.mrxs", well=WELL) for name in names])
     return store

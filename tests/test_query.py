@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from pyarrow import csv, parquet
 from rich.console import Console
 from small_run import COUNTS, CROP_PX, DIMENSION, HOSTILE_WELL, WELL, commit_slide, start_run, write_small_run
 
+from fossilray.config import StoreConfig
 from fossilray.errors import QueryError, RunNotFound
 from fossilray.query import connect, load_crops, load_embeddings, run_query, show_objects
 from fossilray.records import OBJECTS_SCHEMA, SLIDES_SCHEMA
@@ -118,6 +120,21 @@ def test_rows_find_their_pixels_and_vectors_in_their_own_order(store: RunStore) 
     middle = crops[:, CROP_PX // 2, CROP_PX // 2, 0].astype(float)
     np.testing.assert_allclose(middle, chosen["mean_r"].to_numpy(), atol=6)
     assert np.corrcoef(vectors.mean(axis=1).astype(float), middle)[0, 1] > 0.9
+
+
+def test_a_run_in_an_object_store_answers_as_one_on_a_disk(
+    s3_run: tuple[str, StoreConfig],  # noqa: F811
+) -> None:
+    url, config = s3_run
+    remote = write_small_run(url, config=config, counts={"a-2030": 5, "d-empty": 3})
+    sql = "SELECT well, slide_id, count(*) AS n FROM objects GROUP BY ALL ORDER BY n DESC"
+    assert run_query(remote, sql).to_pylist() == [
+        {"well": WELL, "slide_id": "a-2030", "n": 5},
+        {"well": HOSTILE_WELL, "slide_id": "d-empty", "n": 3},
+    ]
+    chosen = run_query(remote, "SELECT * FROM objects WHERE object_id = 2")
+    assert load_crops(remote, chosen).shape == (2, CROP_PX, CROP_PX, 3)
+    assert load_embeddings(remote, chosen).shape == (2, DIMENSION)
 
 
 def test_a_result_without_the_way_to_its_arrays_is_refused(store: RunStore) -> None:
