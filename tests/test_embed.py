@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from fossilray.config import EmbedderConfig
 from fossilray.embed.backbone_file import BackboneMeta, save_backbone
-from fossilray.embed.loading import bundled_path, embedder_digest, load_embedder
+from fossilray.embed.loading import bundled_path, describe_embedder, embedder_digest, load_embedder
 from fossilray.embed.network import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
 from fossilray.errors import WeightsError
 
@@ -81,6 +81,7 @@ def test_bundled_backbone_is_small_and_known_by_its_digest() -> None:
 def test_no_embedder_is_loaded_when_none_is_asked_for() -> None:
     assert load_embedder(EmbedderConfig(weights="none"), device="cpu") is None
     assert embedder_digest(EmbedderConfig(weights="none")) == {}
+    assert describe_embedder(EmbedderConfig(weights="none")) == {}
 
 
 def test_dino_checkpoint_gives_its_teacher(
@@ -184,6 +185,14 @@ def test_own_file_rebuilds_the_network_and_equal_weights_give_equal_bytes(
         meta.preprocessing,
     )
     assert embedder.embed(crops) == pytest.approx(_expect(vit, crops), abs=0.02)
+    assert describe_embedder(EmbedderConfig(weights=f"file:{tmp_path / 'a.safetensors'}")) == {
+        "name": "tiny-test",
+        "dimension": 192,
+        "input_px": 32,
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "interpolation": "bilinear",
+    }
 
 
 def test_preprocessing_resizes_as_pillow_does() -> None:

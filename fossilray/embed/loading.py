@@ -74,6 +74,28 @@ def embedder_digest(config: EmbedderConfig) -> dict[str, str]:
         ) from None
 
 
+def describe_embedder(config: EmbedderConfig) -> dict[str, str | int | list[float]]:
+    """What a run should record of its backbone besides the digest: name, dimension, preprocessing; {} for `none`.
+
+    Loads it, so weights that do not fit are known before any worker starts.
+
+    Raises:
+        WeightsError: as load_embedder.
+    """
+    embedder = load_embedder(config, device="cpu")
+    if not isinstance(embedder, BackboneEmbedder):
+        return {}
+    shown = embedder.preprocessing
+    return {
+        "name": embedder.name,
+        "dimension": embedder.dimension,
+        "input_px": shown.size_px,
+        "mean": list(shown.mean),
+        "std": list(shown.std),
+        "interpolation": shown.interpolation,
+    }
+
+
 def bundled_path() -> Path:
     """Where the weights lie that came with the package."""
     return Path(str(resources.files("fossilray") / "weights" / BUNDLED))
