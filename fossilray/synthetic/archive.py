@@ -34,6 +34,8 @@ _JITTER_PX = 8
 _RECIPE_KEY = b"fossilray.archive"
 # A slide takes about 500 MB while it is drawn.
 _MOST_PROCESSES = 8
+# Fewer pixels are painted sooner than processes start.
+_WORTH_PROCESSES_PX = 60_000_000
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def _draw_all(out: Path, recipe: ArchiveRecipe, console: Console | None) -> list
                 objects = sum(one.num_rows for one in tables if one is not None)
                 bar.update(task, advance=1, facts=f"{objects:,} objects")
 
-        processes = min(recipe.slides, os.cpu_count() or 1, _MOST_PROCESSES)
+        worth_it = recipe.slides * recipe.size_px**2 > _WORTH_PROCESSES_PX
+        processes = min(recipe.slides, os.cpu_count() or 1, _MOST_PROCESSES) if worth_it else 1
         if processes == 1:
             for slide in range(recipe.slides):
                 note(slide, _draw_slide(out, recipe, slide))

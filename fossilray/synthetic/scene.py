@@ -76,6 +76,10 @@ class Scene:
                 picture[y_min - y : y_max - y, x_min - x : x_max - x] = part
         return picture
 
+    def forget(self) -> None:
+        """Drop the blocks kept for neighbouring regions; they are drawn again when asked for."""
+        self._blocks.clear()
+
     def objects(self, *, inset_px: int = 0) -> list[SceneObject]:
         """Everything that can be seen, each boxed by its visible pixels.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fossilray.synthetic.optics import defocus
 from fossilray.synthetic.palynomorphs import FOSSIL_KINDS, paint
 
-MOST_DIFFERENT = 420
+MOST_DIFFERENT = 640
 """A slide with more objects shows some of them again, turned or mirrored: memory stays bounded."""
 
 # A 20x objective resolves about 0.35 um: finer painting would cost time and show nothing.

@@ -1,0 +1,147 @@
+"""The whole job on a small synthetic archive: paint, process, ask, compare with the truth, report."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fossilray.config import RunConfig
+from fossilray.errors import ConfigError
+from fossilray.job import JobResult, run_job
+from fossilray.progress import choose_display
+from fossilray.query import run_query
+from fossilray.report import write_report
+from fossilray.store import RunStore
+from fossilray.synthetic.archive import (
+    ARCHIVE_MPP,
+    TRUTH_FILE,
+    ArchiveRecipe,
+    read_recipe,
+    synthesise_archive,
+)
+from fossilray.synthetic.truth import TruthScore, score_against_truth
+from fossilray.tables import print_table
+
+SEED = 1
+
+CENSUS_SQL = """
+SELECT well, measured_depth_m AS depth_m, count(*) AS objects,
+       round(avg(greatest(width_um, height_um)), 1) AS mean_size_um,
+       round(100 * avg((opacity > 0.6)::INTEGER), 1) AS opaque_percent,
+       round(100 * avg(isolated::INTEGER), 1) AS isolated_percent
+FROM objects GROUP BY ALL ORDER BY well, depth_m
+"""
+
+
+def run_demo(
+    folder: Path, *, slides: int, size_px: int, console: Console, config: RunConfig | None = None
+) -> JobResult:
+    """Leave slides, run and report.html in a folder and say what was found; the same call resumes.
+
+    Raises:
+        ConfigError: the folder holds a demo of other slides.
+        FossilrayError: as `run_job` and `write_report` do.
+    """
+    archive, run, report = folder / "slides", folder / "run", folder / "report.html"
+    settings = config or RunConfig()
+    with _step(console, f"1  Paint {slides} slides of {size_px} x {size_px} px"):
+        _make_archive(archive, ArchiveRecipe(slides, size_px, "mrxs", SEED), console)
+    with _step(console, "2  Process them: detect, merge, crop, measure, embed, commit"):
+        result = run_job(str(archive), str(run), settings, address="local", display=choose_display(console))
+        tally = result.tally
+        console.print(
+            f"{tally.already_committed + tally.committed} of {tally.total} slides committed"
+            f" ({tally.already_committed} before), {tally.objects:,} new objects",
+            highlight=False,
+        )
+        for failure in result.failures:
+            console.print(f"[red]failed[/] {escape(failure.slide_id)}: {escape(failure.message)}")
+    store = RunStore.open(str(run), settings.store)
+    with _step(console, "3  Ask DuckDB: what lies at which depth?"):
+        print_table(run_query(store, CENSUS_SQL), console=console)
+    with _step(console, "4  Compare with the truth, which the painter wrote down"):
+        console.print(_render(_score(store, archive)))
+    with _step(console, "5  Write the report"):
+        write_report(store, report)
+    _say_where(console, folder)
+    return result
+
+
+@contextmanager
+def _step(console: Console, title: str) -> Iterator[None]:
+    console.print(f"\n[bold]{escape(title)}[/]", highlight=False)
+    started_s = time.monotonic()
+    yield
+    console.print(f"[dim]{time.monotonic() - started_s:.1f} s[/]", highlight=False)
+
+
+def _make_archive(archive: Path, recipe: ArchiveRecipe, console: Console) -> None:
+    there = read_recipe(archive)
+    if there == recipe:
+        console.print("they are there already")
+        return
+    if there is not None:
+        raise ConfigError(
+            f"{archive} holds {there.slides} slides of {there.size_px} px painted by fossilray {there.version}; "
+            "name another folder, or delete this one"
+        )
+    synthesise_archive(
+        archive,
+        slides=recipe.slides,
+        size_px=recipe.size_px,
+        form=recipe.form,
+        seed=recipe.seed,
+        console=console,
+    )
+
+
+def _score(store: RunStore, archive: Path) -> TruthScore:
+    objects = run_query(store, "SELECT slide_id, x_min, y_min, x_max, y_max FROM objects")
+    truth: pa.Table = pq.read_table(archive / TRUTH_FILE)
+    return score_against_truth(objects, truth, iou=0.5, mpp=ARCHIVE_MPP)
+
+
+def _render(score: TruthScore) -> Table:
+    table = Table(header_style="bold", show_edge=False, pad_edge=False)
+    for name in ("size", "painted", "found", "recall", "precision"):
+        table.add_column(name, justify="left" if name == "size" else "right")
+    classes = [(f"{low:g}-{high:g} um", part) for (low, high), part in score.by_size_um.items()]
+    for name, part in (*classes, (f"all, IoU {score.iou:g}", score)):
+        table.add_row(
+            name, f"{part.true:,}", f"{part.found:,}", _percent(part.recall), _percent(part.precision)
+        )
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _say_where(console: Console, folder: Path) -> None:
+    run = shlex.quote(str(folder / "run"))
+    lines = (
+        ("report", str(folder / "report.html")),
+        ("slides", f"{folder / 'slides'}, with {TRUTH_FILE}"),
+        ("run", f"{folder / 'run'}: objects/ (Parquet), arrays/ (Zarr: crops and embeddings)"),
+        (
+            "ask",
+            f'fossilray query {run} "SELECT * FROM objects WHERE width_um > 100 ORDER BY score DESC LIMIT 10"',
+        ),
+        (
+            "crops",
+            f'fossilray crops {run} --where "opacity > 0.6" --out {shlex.quote(str(folder / "dark-crops"))}',
+        ),
+        ("export", f"fossilray export {run} --format geojson --out {shlex.quote(str(folder / 'geojson'))}"),
+    )
+    console.print()
+    for name, text in lines:
+        console.print(f"[bold]{name:7}[/] {escape(text)}", highlight=False, soft_wrap=True)
