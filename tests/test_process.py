@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pytest
+from slides_on_disk import discs, write_slide
 
 from fossilray.config import load_config
 from fossilray.records import Failure, SlideSummary
 from fossilray.slide_names import slide_id_for
 from fossilray.store import RunStore
-from fossilray.synthetic.mirax import write_mirax
-from fossilray.synthetic.mirax_plan import MiraxOptions
 from fossilray.synthetic.pixels import ArrayPixels
 from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
 
@@ -36,7 +34,6 @@ QUICK = (
     "detector.classical.min_area_um2=100",
 )
 GOOD_NAMES = ("6407_6-5 2030 mDC", "Prøve №1 «ø»", 'it\'s "q"; drop table objects', "a..b", "trailing .")
-CLEAR = (226, 222, 219)
 
 
 def settings(assignments: tuple[str, ...]) -> list[str]:
@@ -71,7 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         write_slide(folder / f"{name}.mrxs", size=1024)
         spoil(folder, name)
     write_pyramidal_tiff(
-        folder / "no resolution.tif", ArrayPixels(image=picture(1024)), TiffOptions(tile_px=256)
+        folder / "no resolution.tif", ArrayPixels(image=discs(1024)), TiffOptions(tile_px=256)
     )
     forget_resolution(folder / "no resolution.tif")
     (folder / "empty.tiff").touch()
@@ -289,24 +286,6 @@ def command(*arguments: str) -> list[str]:
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*.parquet")}
-
-
-def picture(size: int, objects: int = 6) -> np.ndarray:
-    """Dark discs of 30 um on a clear field, in the same places every time."""
-    rng = np.random.default_rng(size + objects)
-    image = np.full((size, size, 3), CLEAR, np.uint8)
-    rows, columns = np.mgrid[-60:60, -60:60]
-    disc = rows**2 + columns**2 < 58**2
-    for _ in range(objects):
-        x, y = rng.integers(80, size - 80, 2)
-        image[y - 60 : y + 60, x - 60 : x + 60][disc] = (120, 80, 40)
-    return image
-
-
-def write_slide(path: Path, *, size: int = 1536, objects: int = 6, data_files: int = 2) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    options = MiraxOptions(photo_px=512, divisions_per_side=2, margin_photos=1, data_files=data_files)
-    write_mirax(path, ArrayPixels(image=picture(size, objects)), options)
 
 
 def spoil_a_row(companions: Path) -> None:
