@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.config import DetectorConfig, MergeConfig, PassConfig
+from fossilray.detect.loading import load_detector
+from fossilray.learn.detector_training import make_composites
 from fossilray.records import Boxes, Detector, Image
 from fossilray.synthetic.composites import Composite
+from fossilray.synthetic.crop_library import CropLibrary
 
 SIZE_CLASSES_UM: tuple[tuple[float, float], ...] = ((5, 10), (10, 20), (20, 50), (50, 150), (150, 500))
 MATCH_IOU = 0.5
@@ -55,6 +59,23 @@ class _Matches:
     matched_to: NDArray[np.intp]
     crowded: NDArray[np.bool_]
     """Of each found box: it overlaps another object's true box, or matches a touching object."""
+
+
+def held_out_fields(count: int, *, seed: int, library: CropLibrary | None, workers: int = 1) -> list[Field]:
+    """Fields for validation: half of 384 um at 0.5 um per px for small objects, half of 1 mm at 1 um per px."""
+    fields = []
+    for part, (um_per_px, side_px) in enumerate(((0.5, 768), (1.0, 1024))):
+        share = count // 2 if part else count - count // 2
+        made = make_composites(
+            share,
+            seed=seed + part,
+            image_px=side_px,
+            library=library,
+            workers=workers,
+            um_per_px=um_per_px,
+        )
+        fields += [Field(composite, um_per_px) for composite in made]
+    return fields
 
 
 def evaluate(
@@ -116,6 +137,34 @@ def see_at(image: Image, um_per_px: float, target_um_per_px: float) -> Image:
         clear = [float(v) for v in np.percentile(seen, 80, axis=(0, 1))]
         seen = cv2.copyMakeBorder(seen, 0, below, 0, right, cv2.BORDER_CONSTANT, value=clear)
     return np.asarray(seen, np.uint8)
+
+
+def compare(
+    weights: Path, fields: Sequence[Field], *, device: str, confidence: float | None = None
+) -> Iterator[tuple[str, list[SizeFigures]]]:
+    """Tables, one by one, that choose the sweeps: ours at each scale and combined, the paper's scale, classical."""
+    ours = DetectorConfig(weights=str(weights))
+    asked = ours.confidence if confidence is None else confidence
+    neural = load_detector(ranking_config(ours), device=device)
+    classical = load_detector(ranking_config(DetectorConfig(kind="classical")), device=device)
+    default = " and ".join(f"{sweep.um_per_px:g}" for sweep in ours.passes)
+    yield (
+        f"The default sweeps ({default} um per px)",
+        evaluate(neural, fields, passes=ours.passes, confidence=asked),
+    )
+    for um_per_px in (0.5, 1.0, 2.0):
+        yield (
+            f"One sweep at {um_per_px:g} um per px",
+            evaluate(neural, fields, passes=single_pass(um_per_px), confidence=asked),
+        )
+    yield (
+        "The paper's scale: 2048 px seen at 128 px, 4 um per px",
+        evaluate(neural, fields, passes=paper_passes(), confidence=asked),
+    )
+    yield (
+        "The classical method",
+        evaluate(classical, fields, passes=single_pass(1.0), confidence=asked),
+    )
 
 
 def paper_passes() -> tuple[PassConfig, ...]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.detect.weights_file import DetectorMeta
+from fossilray.detect.network import quiet_ultralytics
+from fossilray.detect.weights_file import DetectorMeta, read_weights
 from fossilray.synthetic.composites import Composite, compose
 from fossilray.synthetic.crop_library import CropLibrary
 
@@ -27,7 +28,9 @@ SMALLEST_UM = 8.0
 """Longest side of the smallest object the detector is meant to find in its 1 um per px sweep."""
 _LOSS_GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5}
 """Of Ultralytics YOLOv8 (its default.yaml)."""
-_WARM_UP_SHARE, _LAST_RATE_SHARE = 0.03, 0.02
+_DISTANCE_BINS = 10
+"""A side lies at most 9 strides from an anchor: at stride 16 that spans objects of 288 px, and no more is asked."""
+_WARM_UP_SHARE, _LAST_RATE_SHARE = 0.05, 0.02
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,11 @@ class TrainingPlan:
     """Counts only when steps is None."""
     composites: int = 3000
     image_px: int = 320
-    batch: int = 8
+    batch: int = 4
     width: float = 1.0
     learning_rate: float = 2e-3
+    start_from: Path | None = None
+    """Weights of the same width to go on from; None starts from random ones."""
     device: str = "cpu"
     workers: int = 2
 
@@ -82,6 +87,9 @@ def train_detector(
     device = torch.device(plan.device)
     design = architecture(plan.width)
     model = build_network(design).to(device)
+    if plan.start_from is not None:
+        state, _ = read_weights(plan.start_from)
+        model.load_state_dict(state)
     averaged = build_network(design).to(device)
     averaged.load_state_dict(model.state_dict())
     model.train()
@@ -136,6 +144,7 @@ def architecture(width: float = 1.0) -> dict[str, Any]:
     p1, p2, p3, p4, p5 = (channels(count) for count in (16, 32, 64, 128, 160))
     return {
         "nc": 1,
+        "reg_max": _DISTANCE_BINS,
         "backbone": [
             [-1, 1, "Conv", [p1, 3, 2]],
             [-1, 1, "Conv", [p2, 3, 2]],
@@ -165,6 +174,8 @@ def architecture(width: float = 1.0) -> dict[str, Any]:
 def build_network(design: dict[str, Any]) -> Any:
     """The untrained Ultralytics model of a design, with its loss's gains set."""
     import torch
+
+    quiet_ultralytics()
     from ultralytics.nn.tasks import DetectionModel
 
     model = DetectionModel(design, nc=1, verbose=False)

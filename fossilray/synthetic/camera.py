@@ -41,7 +41,9 @@ def draw_stain(rng: np.random.Generator) -> NDArray[np.float32]:
         return np.asarray(mixed * rng.uniform(0.6, 1.5, 3), np.float32)
     if draw < 0.85:
         # Safranin, fuchsin, Bismarck brown, methylene blue: absorbed in green or red, whatever the wall.
-        stain = np.array([[0.2, 1.0, 0.6], [0.3, 1.0, 0.9], [0.3, 0.8, 1.0], [1.0, 0.6, 0.2]])[rng.integers(4)]
+        stain = np.array([[0.2, 1.0, 0.6], [0.3, 1.0, 0.9], [0.3, 0.8, 1.0], [1.0, 0.6, 0.2]])[
+            rng.integers(4)
+        ]
         share = rng.uniform(0.4, 1.0)
         stained = grey * (stain * rng.uniform(0.8, 1.2, 3))[None, :] * 1.8
         return np.asarray((1 - share) * identity + share * stained, np.float32)
@@ -76,7 +78,9 @@ def photograph(light: Light, rng: np.random.Generator) -> NDArray[np.uint8]:
     return _jpeg(image, quality=int(rng.integers(40, 96))) if rng.random() < 0.6 else image
 
 
-def smooth_noise(rng: np.random.Generator, height: int, width: int, *, spacing_px: float) -> NDArray[np.float32]:
+def smooth_noise(
+    rng: np.random.Generator, height: int, width: int, *, spacing_px: float
+) -> NDArray[np.float32]:
     """(height, width) noise of zero mean, about unit deviation and bumps spacing_px apart."""
     rows, columns = int(height / spacing_px) + 4, int(width / spacing_px) + 4
     coarse = rng.standard_normal((rows, columns), dtype=np.float32)
@@ -176,7 +180,9 @@ def _relief_contrast(light: Light, rng: np.random.Generator) -> Light:
     angle = rng.uniform(0, 2 * np.pi)
     slope = np.tanh(np.cos(angle) * slope_x + np.sin(angle) * slope_y)
     softened = light ** np.float32(rng.uniform(0.4, 1))
-    return np.asarray(np.clip(softened * (1 + 0.25 * rng.uniform(0.4, 1) * slope[..., None]), 0, 1.2), np.float32)
+    return np.asarray(
+        np.clip(softened * (1 + 0.25 * rng.uniform(0.4, 1) * slope[..., None]), 0, 1.2), np.float32
+    )
 
 
 def _focus(light: Light, rng: np.random.Generator) -> Light:
@@ -197,7 +203,9 @@ def _colour_fringes(light: Light, rng: np.random.Generator) -> Light:
 
 
 def _jpeg(image: NDArray[np.uint8], *, quality: int) -> NDArray[np.uint8]:
-    ok, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    ok, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
     if not ok:
         raise ValueError(f"image of shape {image.shape} cannot be written as JPEG")
     return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)

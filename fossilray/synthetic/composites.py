@@ -27,8 +27,19 @@ _OPAQUE = 0.12
 """What lies under less light than this cannot be seen."""
 _INCLUSION_RATIO = 0.22
 """What lies on an object and is smaller than this part of it is taken for a part of it."""
-_RARE = {"fibre": 0.35, "air_bubble": 0.5, "speck": 0.8, "elongate_cyst": 0.7, "cuticle": 0.8, "fungal_hypha": 0.7}
-_COMMON = {"amorphous_organic_matter": 2.5, "wood_fragment": 2.0, "black_fragment": 2.0, "membrane": 2.0}
+_ABUNDANCE = {
+    "amorphous_organic_matter": 2.5,
+    "wood_fragment": 2.0,
+    "black_fragment": 2.0,
+    "membrane": 2.2,
+    "mineral_grain": 1.5,
+    "fibre": 0.8,
+    "air_bubble": 0.5,
+    "speck": 0.8,
+}
+"""How much commoner than the rest a kind is, averaged over slides."""
+_GHOST_SHARE = 0.07
+"""Objects bleached until little more than their outline is left."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,7 @@ def _draw_population(
 ) -> _Population:
     """Sizes are drawn as they look on the field, so that every scale shows the network all of them."""
     median_px = np.exp(rng.uniform(np.log(9), np.log(90)))
-    weights = np.array([_RARE.get(kind, 1.0) * _COMMON.get(kind, 1.0) for kind in KINDS])
+    weights = np.array([_ABUNDANCE.get(kind, 1.0) for kind in KINDS])
     # A slide is never an even mixture: some kinds abound, most are absent.
     weights *= rng.gamma(0.6, 1.0, len(KINDS)) + 0.02
     return _Population(
@@ -141,6 +152,8 @@ def _populate(
             size_um = min(size_um, 3 * size_px * um_per_px)
             painted = paint(kind, size_um=size_um, um_per_px=um_per_px, rng=rng)
             thing = Cutout(kind, painted.transmittance, painted.mask)
+        if rng.random() < _GHOST_SHARE:
+            thing = _bleached(thing, rng)
         if rng.random() < 0.12:
             thing = _out_of_focus(thing, rng)
         item = _place(thing, rng, cover, clumping=population.clumping)
@@ -186,6 +199,15 @@ def _lay(cutout: Cutout, rng: np.random.Generator, *, size_px: float) -> Cutout:
         strength *= rng.uniform(0.15, 0.4)
     light = np.clip(light, 0.02, 1.3) ** strength.astype(np.float32)
     return Cutout(cutout.kind, np.asarray(light, np.float32), mask > 0.5)
+
+
+def _bleached(thing: Cutout, rng: np.random.Generator) -> Cutout:
+    """The thing with most of its pigment gone: its edges and folds still bend light."""
+    density = -np.log(np.clip(thing.transmittance, 0.05, 1.3))
+    size = max(2.0, 0.08 * max(thing.mask.shape))
+    edges = density - cv2.GaussianBlur(density, (0, 0), size)
+    pale = rng.uniform(0.02, 0.15) * density + rng.uniform(0.1, 0.35) * edges.mean(2, keepdims=True)
+    return Cutout(thing.kind, np.exp(-pale).astype(np.float32), thing.mask)
 
 
 def _out_of_focus(thing: Cutout, rng: np.random.Generator) -> Cutout:
