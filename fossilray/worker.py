@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.arrays import ArrayWriter
 from fossilray.config import RunConfig
 from fossilray.crops import Measures, cut_crop, estimate_background, measure_crops
 from fossilray.errors import AttemptExpired, SlideError, TooMuchLost, UnreadableRegion
-from fossilray.merge import TileBoxes, largest_overlaps, merge_tiles
+from fossilray.merge import TileBoxes, merge_tiles
+from fossilray.objects_table import StoredCrops, objects_table
 from fossilray.pictures import draw_boxes
 from fossilray.records import (
-    OBJECTS_SCHEMA,
     UNASSIGNED_WELL,
-    ArrayFiles,
     Attempt,
     Boxes,
     CatalogRow,
@@ -159,7 +157,7 @@ class _SlideRun:
             self._enter("write")
             self._draw(slide, found.boxes)
             info = slide.info
-        table = _objects_table(self._row, info, found.boxes, crops, self._config.merge.isolated_overlap)
+        table = objects_table(self._row, info, found.boxes, crops, self._config.merge.isolated_overlap)
         self._enter("commit")
         summary = self._summarise(info, found, crops)
         won = self._store.commit_slide(table, summary, crops.files, attempt=self._attempt)
@@ -211,7 +209,7 @@ class _SlideRun:
         )
         return [TileBoxes(sweep, tile, boxes) for (_, tile, _), boxes in zip(batch, answers, strict=True)]
 
-    def _cut(self, slide: Slide, readers: ThreadPoolExecutor, found: _Found) -> _Crops:
+    def _cut(self, slide: Slide, readers: ThreadPoolExecutor, found: _Found) -> StoredCrops:
         """Crops in row order, a batch at a time: while one is embedded, the next are cut and the last is encoded."""
         config = self._config
         boxes = found.boxes.xyxy
@@ -255,7 +253,7 @@ class _SlideRun:
                 self._progress((first + len(batch)) / len(boxes))
             if written is not None:
                 written.result()
-        return _Crops(writer.finish(), Measures.concatenate(measures), coarser)
+        return StoredCrops(writer.finish(), Measures.concatenate(measures), coarser)
 
     def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float16] | None:
         if self._embedder is None:
@@ -274,7 +272,7 @@ class _SlideRun:
             self._row.slide_id, draw_boxes(picture, rect=shown, boxes=boxes, mpp=slide.info.mpp)
         )
 
-    def _summarise(self, info: SlideInfo, found: _Found, crops: _Crops) -> SlideSummary:
+    def _summarise(self, info: SlideInfo, found: _Found, crops: StoredCrops) -> SlideSummary:
         bounds = info.bounds
         spent = self._seconds
         return SlideSummary(
@@ -330,15 +328,6 @@ class _SlideRun:
             )
 
 
-@dataclass(frozen=True)
-class _Crops:
-    """What cutting left: files of the arrays, measures in row order, and how many crops come from a coarser level."""
-
-    files: ArrayFiles
-    measures: Measures
-    coarser: int
-
-
 def in_order(
     pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], *, ahead: int
 ) -> Iterator[Out]:
@@ -370,50 +359,3 @@ def _read(slide: Slide, sweep: Sweep, tile: Tile) -> NDArray[np.uint8] | None:
         return read_tile(slide, sweep, tile)
     except UnreadableRegion:
         return None  # counted by the caller as a failed tile
-
-
-def _objects_table(
-    row: CatalogRow, info: SlideInfo, boxes: Boxes, crops: _Crops, isolated_overlap: float
-) -> pa.Table:
-    count = len(boxes)
-    corners = outward_px(boxes.xyxy, info)
-    width_um, height_um = (corners[:, 2:] - corners[:, :2]).T * np.float32(info.mpp)
-    overlap = largest_overlaps(boxes.xyxy)
-    scanned = info.bounds
-    touches_edge = (
-        (corners[:, 0] <= scanned.x_min)
-        | (corners[:, 1] <= scanned.y_min)
-        | (corners[:, 2] >= scanned.x_max)
-        | (corners[:, 3] >= scanned.y_max)
-    )
-    measured = crops.measures
-    columns: dict[str, pa.Array] = {
-        "slide_id": pa.array([row.slide_id] * count, pa.string()),
-        "arrays": pa.array([crops.files.path] * count, pa.string()),
-        "measured_depth_m": pa.array([row.measured_depth_m] * count, pa.float64()),
-        "object_id": pa.array(np.arange(count, dtype=np.int32)),
-        **{
-            name: pa.array(corners[:, axis]) for axis, name in enumerate(("x_min", "y_min", "x_max", "y_max"))
-        },
-        "width_um": pa.array(width_um.astype(np.float32)),
-        "height_um": pa.array(height_um.astype(np.float32)),
-        "area_um2": pa.array((width_um * height_um).astype(np.float32)),
-        "score": pa.array(boxes.score),
-        "overlap": pa.array(overlap),
-        "isolated": pa.array(overlap < isolated_overlap),
-        "touches_edge": pa.array(touches_edge),
-        "opacity": pa.array(measured.opacity, mask=measured.missing),
-        "sharpness": pa.array(measured.sharpness, mask=measured.missing),
-        **{
-            name: pa.array(measured.mean_rgb[:, channel], mask=measured.missing)
-            for channel, name in enumerate(("mean_r", "mean_g", "mean_b"))
-        },
-    }
-    return pa.table(columns, schema=OBJECTS_SCHEMA)
-
-
-def outward_px(xyxy: NDArray[np.float64], info: SlideInfo) -> NDArray[np.int32]:
-    """Whole-pixel boxes (n, 4) that hold the given ones, clipped to the slide; at least one pixel each way."""
-    low = np.floor(xyxy[:, :2] + 1e-6).clip(0, [info.width - 1, info.height - 1])
-    high = np.ceil(xyxy[:, 2:] - 1e-6).clip(low + 1, [info.width, info.height])
-    return np.hstack([low, high]).astype(np.int32)

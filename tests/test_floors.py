@@ -27,7 +27,18 @@ FLOORS = {
             "pictures",
             "synthetic",
         ),
-        *("store", "files", "layout", "tables", "objects_file", "arrays", "shards", "codec", "run_record"),
+        *(
+            "store",
+            "files",
+            "layout",
+            "tables",
+            "objects_file",
+            "objects_table",
+            "arrays",
+            "shards",
+            "codec",
+            "run_record",
+        ),
     },
     3: {
         *(
