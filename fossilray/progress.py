@@ -166,7 +166,10 @@ def _worker_table(states: Mapping[str, WorkerState]) -> Table:
     for name, state in list(states.items())[:12]:
         filled = round(10 * min(max(state.share, 0.0), 1.0))
         table.add_row(
-            f"  {escape(name)}", escape(state.slide_id), state.stage, "━" * filled + "[dim]" + "━" * (10 - filled) + "[/dim]"
+            f"  {escape(name)}",
+            escape(state.slide_id),
+            state.stage,
+            "━" * filled + "[dim]" + "━" * (10 - filled) + "[/dim]",
         )
     if len(states) > 12:
         table.add_row(f"  … {len(states) - 12} more workers", "", "", "")
