@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -17,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fossilray import __version__
-from fossilray.errors import ConfigError
+from fossilray.errors import ConfigError, WorkerError
 from fossilray.records import TRUTH_SCHEMA
 from fossilray.slide_names import slide_id_for
 from fossilray.synthetic.assemblage import Column, Sample
@@ -64,8 +67,8 @@ def synthesise_archive(
     processes of their own, one per core. The truth is written last: where it lies, the archive is whole.
 
     Raises:
-        ConfigError: numbers or a form that make no archive.
-        OSError: `out` cannot be written.
+        ConfigError: numbers or a form that make no archive, or a folder that cannot be made.
+        WorkerError: a painting process died.
     """
     recipe = ArchiveRecipe(slides, size_px, form, seed)
     if form not in ("mrxs", "tiff"):
@@ -75,8 +78,13 @@ def synthesise_archive(
             f"slides is {slides}, size {size_px} and seed {seed}; expected at least 1, "
             f"at least {_SMALLEST_SIDE_PX} px and at least 0"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / TRUTH_FILE).unlink(missing_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / TRUTH_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"slides cannot be written to {out}: {error.strerror}; name another folder"
+        ) from None
     tables = _draw_all(out, recipe, console)
     metadata = {_RECIPE_KEY: json.dumps(asdict(recipe)).encode()}
     truth = pa.concat_tables(tables).replace_schema_metadata(metadata)
@@ -115,32 +123,40 @@ def _draw_all(out: Path, recipe: ArchiveRecipe, console: Console | None) -> list
     tables: list[pa.Table | None] = [None] * recipe.slides
     with progress as bar:
         task = None if bar is None else bar.add_task("slides", total=recipe.slides, facts="")
-
-        def note(slide: int, table: pa.Table) -> None:
+        for slide, table in _draw_in_any_order(out, recipe):
             tables[slide] = table
             if bar is not None and task is not None:
                 objects = sum(one.num_rows for one in tables if one is not None)
                 bar.update(task, advance=1, facts=f"{objects:,} objects")
-
-        worth_it = recipe.slides * recipe.size_px**2 > _WORTH_PROCESSES_PX
-        processes = min(recipe.slides, os.cpu_count() or 1, _MOST_PROCESSES) if worth_it else 1
-        if processes == 1:
-            for slide in range(recipe.slides):
-                note(slide, _draw_slide(out, recipe, slide))
-        else:
-            # Spawned, not forked: OpenCV's and Arrow's threads do not survive a fork.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(processes, mp_context=context, initializer=_use_one_thread) as pool:
-                running = {
-                    pool.submit(_draw_slide, out, recipe, slide): slide for slide in range(recipe.slides)
-                }
-                for future in as_completed(running):
-                    note(running[future], future.result())
     return [table for table in tables if table is not None]
 
 
-def _use_one_thread() -> None:
+def _draw_in_any_order(out: Path, recipe: ArchiveRecipe) -> Iterator[tuple[int, pa.Table]]:
+    worth_it = recipe.slides * recipe.size_px**2 > _WORTH_PROCESSES_PX
+    processes = min(recipe.slides, os.cpu_count() or 1, _MOST_PROCESSES) if worth_it else 1
+    if processes == 1:
+        for slide in range(recipe.slides):
+            yield slide, _draw_slide(out, recipe, slide)
+        return
+    # Spawned, not forked: OpenCV's and Arrow's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_process) as pool:
+        running = {pool.submit(_draw_slide, out, recipe, slide): slide for slide in range(recipe.slides)}
+        try:
+            for future in as_completed(running):
+                yield running[future], future.result()
+        except BrokenProcessPool:
+            raise WorkerError(
+                "a process that painted slides died; each needs about 0.7 GB, run the same command again"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_process() -> None:
     cv2.setNumThreads(1)
+    # Ctrl-C reaches the whole group: a painter just ends, the parent says so.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _draw_slide(out: Path, recipe: ArchiveRecipe, slide: int) -> pa.Table:
