@@ -29,6 +29,7 @@ from fossilray.report_facts import (
     chart_wells,
     choose_sample,
     measure_distributions,
+    shorten,
     thin_out,
     write_headline,
 )
@@ -104,7 +105,7 @@ def _gather(store: RunStore, now: datetime) -> dict[str, Any]:
     listed = thin_out(by_depth(slides), MOST_LISTED_SLIDES)
     return {
         "url": store.url,
-        "name": PurePosixPath(store.url).name or store.url,
+        "name": _title(store.url),
         "written_at": now,
         "run": run,
         "config_yaml": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
@@ -131,6 +132,12 @@ def _gather(store: RunStore, now: datetime) -> dict[str, Any]:
         "uncommitted": len({failure.slide_id for failure in failures}),
         "examples": list(ask_examples(con)) if objects else [],
     }
+
+
+def _title(url: str) -> str:
+    """The run directory's name, or that of the folder it is in where it is only called run."""
+    path = PurePosixPath(url)
+    return (path.parent.name if path.name.lower() == "run" else path.name) or url
 
 
 def _show_slides(store: RunStore, slides: Sequence[SlideSummary]) -> Iterator[ShownSlide]:
@@ -197,7 +204,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["grouped"] = lambda number: f"{number:,}"
-    environment.filters["short"] = lambda number: f"{number:,.3g}" if abs(number) < 1000 else f"{number:,.0f}"
+    environment.filters["short"] = shorten
     environment.filters["tenth"] = lambda number: f"{number:,.1f}"
     environment.filters["shell"] = shlex.quote
     environment.filters["percent"] = _percent

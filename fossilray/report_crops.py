@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fossilray.pictures import round_length_um
 from fossilray.query import fetch, load_crops, load_embeddings
-from fossilray.records import Image
+from fossilray.records import UNASSIGNED_WELL, Image
 from fossilray.store import RunStore
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ class ShownCrop:
     bar_label: str
     slide_id: str
     object_id: int
+    place: str
+    """Well and depth, or the slide where neither is known."""
     detail: str
 
 
@@ -108,7 +110,7 @@ def make_contact_sheets(con: Connection, store: RunStore, *, slides: int, fit: F
         # Objects whose pixels no level could give have no opacity, and nothing to show.
         chosen = fetch(
             con,
-            "SELECT slide_id, arrays, object_id, width_um, height_um, score "
+            "SELECT slide_id, well, measured_depth_m, arrays, object_id, width_um, height_um, score "
             f"FROM objects WHERE opacity IS NOT NULL AND {kind.condition} "
             f"QUALIFY row_number() OVER (PARTITION BY slide_id ORDER BY {kind.order}, object_id) <= {per_slide} "
             f"ORDER BY {kind.order}, slide_id, object_id LIMIT {CROPS_A_SHEET}",
@@ -201,8 +203,15 @@ def _show(row: dict[str, Any], crop: Image, *, fit: Fit) -> ShownCrop:
         bar_label=f"{bar_um:g} µm",
         slide_id=row["slide_id"],
         object_id=row["object_id"],
+        place=_name_place(row["slide_id"], row["well"], row["measured_depth_m"]),
         detail=f"{width_um:.0f} × {height_um:.0f} µm · {row['score']:.2f}",
     )
+
+
+def _name_place(slide_id: str, well: str, depth_m: float | None) -> str:
+    if well == UNASSIGNED_WELL or depth_m is None:
+        return slide_id
+    return f"{well} {depth_m:,.10g} m"
 
 
 def _lay_plate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -173,18 +174,23 @@ def write_headline(slides: Sequence[SlideSummary], sizes_um: NDArray[np.float64]
         return ["No slide is committed yet."]
     wells = f" of {_count(totals.wells, 'well')}" if totals.wells else ""
     told = (
-        f"{_count(totals.slides, 'slide')}{wells}, {totals.scanned_mm2:,.4g} mm² of scan, "
+        f"{_count(totals.slides, 'slide')}{wells}, {shorten(totals.scanned_mm2)} mm² of scan, "
         f"{'holds' if totals.slides == 1 else 'hold'} {_count(totals.objects, 'object')}"
     )
     if not totals.objects:
         return [told + "."]
     quarter, three_quarters = np.quantile(sizes_um, [0.25, 0.75]) if len(sizes_um) else (0.0, 0.0)
     sentences = [
-        f"{told}: {totals.objects_per_mm2:.3g} per mm², half of them between {quarter:.0f} and "
+        f"{told}: {shorten(totals.objects_per_mm2)} per mm², half of them between {quarter:.0f} and "
         f"{three_quarters:.0f} µm long."
     ]
     sentences += _tell_densest(slides)
     return sentences
+
+
+def shorten(number: float) -> str:
+    """Three significant digits, and never fewer than the whole part has."""
+    return f"{number:,.3g}" if abs(number) < 999.5 else f"{number:,.0f}"
 
 
 def ask_examples(con: Connection) -> Iterator[Example]:
@@ -287,7 +293,7 @@ def _measures(con: Connection) -> dict[tuple[str, float | str], _Measures]:
 
 def _sample(group: Sequence[SlideSummary], measures: _Measures | None) -> DepthSample:
     return DepthSample(
-        label=group[0].slide_id,
+        label=PurePosixPath(group[0].path).stem,
         depth_m=group[0].measured_depth_m,
         objects=sum(slide.objects for slide in group),
         scanned_mm2=sum(slide.scanned_mm2 for slide in group),
@@ -308,7 +314,7 @@ def _tell_densest(slides: Sequence[SlideSummary]) -> Iterator[str]:
         slide.well if slide.measured_depth_m is None else f"{slide.well} at {slide.measured_depth_m:,.10g} m"
     )
     yield (
-        f"Richest is {where} with {density[densest]:.3g} per mm², {density[densest] / typical:.2g} times the "
+        f"Richest is {where} with {shorten(density[densest])} per mm², {shorten(density[densest] / typical)} times the "
         "median slide."
     )
 
