@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -21,7 +21,15 @@ from fossilray.records import CATALOG_SCHEMA, CatalogRow, RefusedFile
 from fossilray.slide import open_slide
 from fossilray.slide_names import SLIDE_SUFFIXES, parse_name, slide_id_for
 
-__all__ = ["Catalog", "find_slides", "parse_name", "read_catalog_file", "slide_id_for", "write_catalog"]
+__all__ = [
+    "Catalog",
+    "find_slides",
+    "parse_name",
+    "read_catalog_file",
+    "slide_id_for",
+    "write_catalog",
+    "write_refused",
+]
 
 _CATALOG_SUFFIXES = (".csv", ".parquet")
 _OPENING_THREADS = 8
@@ -89,10 +97,20 @@ def write_catalog(catalog: Catalog, out: Path) -> None:
         writer.writerow(CATALOG_SCHEMA.names)
         writer.writerows(astuple(row) for row in catalog.rows)
         content = text.getvalue().encode()
-    try:
-        out.write_bytes(content)
-    except OSError as error:
-        raise CatalogError(f"cannot write {out}: {error.strerror}; choose another place with --out") from None
+    _write(out, content)
+
+
+def write_refused(catalog: Catalog, out: Path) -> None:
+    """Write the files that look like slides and are not, as CSV: slide_id, path, reason.
+
+    Raises:
+        CatalogError: the file cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(field.name for field in fields(RefusedFile))
+    writer.writerows(astuple(refused) for refused in catalog.refused)
+    _write(out, text.getvalue().encode())
 
 
 def read_catalog_file(path: Path) -> list[CatalogRow]:
@@ -219,6 +237,13 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _write(out: Path, content: bytes) -> None:
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        raise CatalogError(f"cannot write {out}: {error.strerror}; choose another place with --out") from None
 
 
 def _csv_cells(path: Path) -> Iterable[tuple[int, Mapping[str, object]]]:

@@ -130,11 +130,13 @@ def catalog(
     slides: Annotated[str, typer.Argument(help="Folder, glob or one slide.")],
     out_file: Annotated[Path, typer.Option("--out", help="CSV to write; edit it by hand, then process it.")],
 ) -> None:
-    """List every slide with its facts, and every file that looks like a slide and is not, with the reason."""
-    from fossilray.catalog import find_slides, write_catalog
+    """List every slide with its facts; what looks like one and is none goes to OUT.refused.csv with the reason."""
+    from fossilray.catalog import find_slides, write_catalog, write_refused
 
     found = find_slides(slides)
     write_catalog(found, out_file)
+    if found.refused:
+        write_refused(found, out_file.with_suffix(".refused.csv"))
     out.print(f"{len(found.rows)} slides -> {out_file}", markup=False, highlight=False, soft_wrap=True)
     for refused in found.refused:
         out.print(

@@ -253,7 +253,8 @@ def test_a_catalog_is_written_edited_and_processed(finished: Finished, tmp_path:
     listed = tmp_path / "catalog.csv"
     answer = fossilray("catalog", str(finished.folder), "--out", str(listed))
     assert answer.returncode == 0
-    assert "refused" in answer.stdout
+    refused = (tmp_path / "catalog.refused.csv").read_text(encoding="utf-8")
+    assert all(name in refused and name in answer.stdout for name in ("no slidedat.mrxs", "empty.tiff"))
     text = listed.read_text(encoding="utf-8").splitlines()
     keep = [text[0], next(line for line in text if line.startswith("blank,")) + ""]
     fields = dict(zip(keep[0].split(","), keep[1].split(","), strict=True))
