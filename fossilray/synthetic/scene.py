@@ -20,8 +20,6 @@ SMALLEST_UM = 5.0
 """Longest side of the smallest object that the truth names."""
 LEAST_CONTRAST = 0.045
 """Least mean change of light over an object that an eye would notice."""
-_OPAQUE = 0.12
-"""What lies under less light than this cannot be seen."""
 _LEAST_VISIBLE_SHARE = 0.4
 _CACHED_BLOCKS = 128
 
@@ -161,14 +159,14 @@ class Scene:
             return None
         through = np.ones((frame.height, frame.width, 3), np.float32)
         for placement, bank in lying:
-            light, _ = bank[placement.specimen].turned(placement.turn)
+            specimen = bank[placement.specimen].turned(placement.turn)
             on_frame, own = _windows(placement, frame)
-            through[on_frame] *= light[own]
+            through[on_frame] *= specimen.light[own]
         return through
 
     def _visible_box(self, index: int, placement: Placement, inset_px: int) -> Rect | None:
         """The box of what is on the slide and not hidden by others; None when too little is."""
-        mask = self._specimens[placement.specimen].turned(placement.turn)[1].copy()
+        mask = self._specimens[placement.specimen].turned(placement.turn).mask.copy()
         frame = Rect(placement.left, placement.top, placement.right, placement.bottom)
         whole = int(mask.sum())
         mask[: max(0, inset_px - frame.y_min)] = False
@@ -179,9 +177,9 @@ class Scene:
             if other_index == index:
                 continue
             other = self._field.placements[other_index]
-            light, _ = self._specimens[other.specimen].turned(other.turn)
+            hiding = self._specimens[other.specimen].turned(other.turn).opaque
             on_frame, own = _windows(other, frame)
-            mask[on_frame] &= light[own].max(2) > _OPAQUE
+            mask[on_frame] &= ~hiding[own]
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if not rows.size or mask.sum() < _LEAST_VISIBLE_SHARE * whole:
             return None

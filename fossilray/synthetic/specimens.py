@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -17,15 +18,24 @@ MOST_DIFFERENT = 640
 # A 20x objective resolves about 0.35 um: finer painting would cost time and show nothing.
 _RESOLVED_UM = 0.36
 _OUT_OF_FOCUS_SHARE = 0.1
+_OPAQUE = 0.12
+"""What lies under less light than this cannot be seen."""
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
 class Specimen:
-    """One painting: light (h, w, 3) float16 transmittance and mask (h, w) bool of its visible pixels."""
+    """One painting.
+
+    light: (h, w, 3) float16 transmittance. mask: (h, w) its visible pixels. opaque: (h, w) those that hide what
+    lies under them.
+    """
 
     kind: str
     light: NDArray[np.float16]
     mask: NDArray[np.bool_]
+    opaque: NDArray[np.bool_]
     contrast: float
     """Mean change of light over the mask, of the channel that changes most."""
 
@@ -33,10 +43,14 @@ class Specimen:
     def is_fossil(self) -> bool:
         return self.kind in FOSSIL_KINDS
 
-    def turned(self, turn: int) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
-        """Light and mask in one of the eight positions of a square (views, not copies)."""
-        light, mask = np.rot90(self.light, turn % 4), np.rot90(self.mask, turn % 4)
-        return (light[:, ::-1], mask[:, ::-1]) if turn >= 4 else (light, mask)
+    def turned(self, turn: int) -> Specimen:
+        """The same in one of the eight positions of a square (views, not copies)."""
+
+        def lay(sheet: NDArray[Number]) -> NDArray[Number]:
+            laid = np.rot90(sheet, turn % 4)
+            return laid[:, ::-1] if turn >= 4 else laid
+
+        return replace(self, light=lay(self.light), mask=lay(self.mask), opaque=lay(self.opaque))
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,8 @@ def paint_specimen(kind: str, *, size_um: float, optics: Optics, rng: np.random.
     blurred = np.minimum(defocus(light, blur_um, um_per_px), np.float32(1.25))
     mask = np.pad(mask, (blurred.shape[0] - light.shape[0]) // 2)
     change = np.abs(blurred[mask] - 1).max(1) if mask.any() else np.zeros(1)
-    return Specimen(kind, blurred.astype(np.float16), mask, float(change.mean()))
+    opaque = blurred.max(2) <= _OPAQUE
+    return Specimen(kind, blurred.astype(np.float16), mask, opaque, float(change.mean()))
 
 
 def _age(light: NDArray[np.float32], optics: Optics) -> NDArray[np.float32]:
