@@ -36,7 +36,7 @@ SEED = 1
 CENSUS_SQL = """
 SELECT well, measured_depth_m AS depth_m, count(*) AS objects,
        round(avg(greatest(width_um, height_um)), 1) AS mean_size_um,
-       round(100 * avg((opacity > 0.6)::INTEGER), 1) AS opaque_percent,
+       round(100 * avg((opacity > 0.4)::INTEGER), 1) AS dark_percent,
        round(100 * avg(isolated::INTEGER), 1) AS isolated_percent
 FROM objects GROUP BY ALL ORDER BY well, depth_m
 """
@@ -138,7 +138,7 @@ def _say_where(console: Console, folder: Path) -> None:
         ),
         (
             "crops",
-            f'fossilray crops {run} --where "opacity > 0.6" --out {shlex.quote(str(folder / "dark-crops"))}',
+            f'fossilray crops {run} --where "opacity > 0.4" --out {shlex.quote(str(folder / "dark-crops"))}',
         ),
         ("export", f"fossilray export {run} --format geojson --out {shlex.quote(str(folder / 'geojson'))}"),
     )

@@ -18,6 +18,7 @@ MOST_DIFFERENT = 640
 # A 20x objective resolves about 0.35 um: finer painting would cost time and show nothing.
 _RESOLVED_UM = 0.36
 _OUT_OF_FOCUS_SHARE = 0.1
+_MAY_BE_DYED = ("fibre", "mineral_grain", "air_bubble")
 _OPAQUE = 0.12
 """What lies under less light than this cannot be seen."""
 
@@ -77,7 +78,8 @@ def paint_specimen(kind: str, *, size_um: float, optics: Optics, rng: np.random.
         shape = tuple(round(side * coarse / um_per_px) for side in light.shape[1::-1])
         light = np.asarray(cv2.resize(light, shape, interpolation=cv2.INTER_CUBIC), np.float32)
         mask = cv2.resize(mask.astype(np.float32), shape, interpolation=cv2.INTER_LINEAR) > 0.5
-    light = _age(np.clip(light, 0.004, 1.25), optics)
+    light = np.clip(light, 0.004, 1.25)
+    light = _age(light if kind in _MAY_BE_DYED else _unstained(light, mask), optics)
     blur_um = optics.blur_px * um_per_px
     if rng.random() < _OUT_OF_FOCUS_SHARE:
         blur_um = float(min(rng.uniform(0.8, 3.0), 0.06 * size_um))
@@ -86,6 +88,17 @@ def paint_specimen(kind: str, *, size_um: float, optics: Optics, rng: np.random.
     change = np.abs(blurred[mask] - 1).max(1) if mask.any() else np.zeros(1)
     opaque = blurred.max(2) <= _OPAQUE
     return Specimen(kind, blurred.astype(np.float16), mask, opaque, float(change.mean()))
+
+
+def _unstained(light: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The light with its channels in the order of unstained walls, which take most from blue, least from red.
+
+    A stain shows on all of a slide or on none of it; the painter draws it for single specimens.
+    """
+    if not mask.any():
+        return light
+    order = np.argsort(-light[mask].mean(0), kind="stable")
+    return np.ascontiguousarray(light[..., order])
 
 
 def _age(light: NDArray[np.float32], optics: Optics) -> NDArray[np.float32]:
