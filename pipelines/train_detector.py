@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fossilray.detect.weights_file import save_weights
+from fossilray.learn import detector_data as data
 from fossilray.learn import detector_eval as judge
 from fossilray.learn import detector_training as learn
 from fossilray.synthetic.crop_library import CropLibrary
@@ -57,7 +58,7 @@ def main(
     torch.set_num_threads(threads)
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     console = Console()
-    split = learn.split_crops(crops or [])
+    split = data.split_crops(crops or [])
     if split is not None:
         console.print(
             f"{len(split.train.cutouts)} real crops to train on, {len(split.held_out.cutouts)} held out: "
@@ -96,7 +97,7 @@ def _train(plan: learn.TrainingPlan, library: CropLibrary | None, console: Conso
         console=console,
     ) as progress:
         painting = progress.add_task("painting", total=plan.composites)
-        fields = learn.make_composites(
+        fields = data.make_composites(
             plan.composites,
             seed=plan.seed,
             image_px=plan.image_px,

@@ -12,6 +12,7 @@ import pytest
 from fossilray.config import DetectorConfig, PassConfig
 from fossilray.detect.loading import load_detector
 from fossilray.detect.weights_file import read_weights, save_weights
+from fossilray.learn.detector_data import make_composites, split_crops
 from fossilray.learn.detector_eval import (
     Field,
     evaluate,
@@ -24,8 +25,6 @@ from fossilray.learn.detector_training import (
     TrainingPlan,
     architecture,
     build_network,
-    make_composites,
-    split_crops,
     train_detector,
 )
 from fossilray.records import Boxes

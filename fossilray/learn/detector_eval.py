@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fossilray.config import DetectorConfig, MergeConfig, PassConfig
 from fossilray.detect.loading import load_detector
-from fossilray.learn.detector_training import make_composites
+from fossilray.learn.detector_data import make_composites
 from fossilray.records import Boxes, Detector, Image
 from fossilray.synthetic.composites import Composite
 from fossilray.synthetic.crop_library import CropLibrary

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -17,13 +15,12 @@ from numpy.typing import NDArray
 
 from fossilray.detect.network import quiet_ultralytics
 from fossilray.detect.weights_file import DetectorMeta, read_weights
-from fossilray.synthetic.composites import Composite, compose
-from fossilray.synthetic.crop_library import CropLibrary
+from fossilray.learn.detector_data import COARSEST_UM_PER_PX, batches
+from fossilray.synthetic.composites import Composite
 
 if TYPE_CHECKING:
     import torch
 
-FINEST_UM_PER_PX, COARSEST_UM_PER_PX = 0.5, 4.0
 SMALLEST_UM = 8.0
 """Longest side of the smallest object the detector is meant to find in its 1 um per px sweep."""
 _LOSS_GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5}
@@ -94,7 +91,7 @@ def train_detector(
     averaged.load_state_dict(model.state_dict())
     model.train()
     optimizer = torch.optim.AdamW(_decay_groups(model), lr=plan.learning_rate, betas=(0.9, 0.99))
-    batches = _batches(plan, composites)
+    drawn = batches(composites, seed=plan.seed, batch=plan.batch, image_px=plan.image_px)
     started = time.monotonic()
     smoothed: NDArray[np.float64] | None = None
     step, share = 0, 0.0
@@ -102,7 +99,7 @@ def train_detector(
         rate = plan.learning_rate * _rate_share(share)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = {name: tensor.to(device) for name, tensor in next(batches).items()}
+        batch = {name: tensor.to(device) for name, tensor in next(drawn).items()}
         losses, parts = model(batch)
         optimizer.zero_grad(set_to_none=True)
         (losses.sum() / len(batch["img"])).backward()
@@ -178,92 +175,10 @@ def build_network(design: dict[str, Any]) -> Any:
     quiet_ultralytics()
     from ultralytics.nn.tasks import DetectionModel
 
-    model = DetectionModel(design, nc=1, verbose=False)
+    untyped: Any = DetectionModel
+    model = untyped(design, nc=1, verbose=False)
     model.args = SimpleNamespace(**_LOSS_GAINS)
     return model.to(memory_format=torch.channels_last)
-
-
-def make_composites(
-    count: int,
-    *,
-    seed: int,
-    image_px: int,
-    library: CropLibrary | None,
-    workers: int = 1,
-    um_per_px: float | None = None,
-    on_done: Callable[[int], None] | None = None,
-) -> list[Composite]:
-    """count composites, the same for a seed however many workers paint them.
-
-    um_per_px: None draws a scale for each, even in its logarithm, between the finest and the coarsest.
-    """
-    recipe = _Recipe(seed, image_px, um_per_px)
-    made: list[Composite] = []
-    if workers <= 1:
-        painted: Iterator[Composite] = (recipe.make(index, library) for index in range(count))
-        return _collect(painted, made, on_done)
-    # Forked children would inherit the parent's OpenCV and torch threads in whatever state they are.
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(recipe, library)
-    ) as pool:
-        return _collect(pool.map(_paint_in_worker, range(count), chunksize=8), made, on_done)
-
-
-@dataclass(frozen=True)
-class CropSplit:
-    """Real crops for training and, of kinds the training never sees, for validation."""
-
-    train: CropLibrary
-    held_out: CropLibrary
-
-
-def split_crops(folders: Sequence[Path]) -> CropSplit | None:
-    """The crops of several folders, one kind in five of each (from its third, by name) held out; None of none."""
-    train, held_out = CropLibrary((), 0), CropLibrary((), 0)
-    for folder in folders:
-        kinds = sorted(child.name for child in folder.iterdir() if child.is_dir())
-        apart = kinds[2::5]
-        train = train.joined(CropLibrary.from_folder(folder, without=apart))
-        held_out = held_out.joined(CropLibrary.from_folder(folder, only=apart))
-    return CropSplit(train, held_out) if folders else None
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    seed: int
-    image_px: int
-    um_per_px: float | None
-
-    def make(self, index: int, library: CropLibrary | None) -> Composite:
-        rng = np.random.default_rng([self.seed, index])
-        drawn = float(np.exp(rng.uniform(math.log(FINEST_UM_PER_PX), math.log(COARSEST_UM_PER_PX))))
-        return compose(rng, size_px=self.image_px, um_per_px=self.um_per_px or drawn, library=library)
-
-
-_in_worker: dict[str, Any] = {}
-"""What a painting process was started with; empty in every other process."""
-
-
-def _start_worker(recipe: _Recipe, library: CropLibrary | None) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
-    _in_worker.update(recipe=recipe, library=library)
-
-
-def _paint_in_worker(index: int) -> Composite:
-    composite: Composite = _in_worker["recipe"].make(index, _in_worker["library"])
-    return composite
-
-
-def _collect(
-    painted: Iterator[Composite], made: list[Composite], on_done: Callable[[int], None] | None
-) -> list[Composite]:
-    for composite in painted:
-        made.append(composite)
-        if on_done is not None:
-            on_done(len(made))
-    return made
 
 
 def _decay_groups(model: torch.nn.Module) -> list[dict[str, Any]]:
@@ -289,75 +204,3 @@ def _average(averaged: torch.nn.Module, model: torch.nn.Module, *, keep: float) 
                 mean.lerp_(now[name], 1 - keep)
             else:
                 mean.copy_(now[name])
-
-
-def _batches(plan: TrainingPlan, composites: Sequence[Composite]) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches without end; each pass over the composites is in a new order."""
-    rng = np.random.default_rng([plan.seed, 7])
-    order: list[int] = []
-    while True:
-        while len(order) < plan.batch:
-            order.extend(int(i) for i in rng.permutation(len(composites)))
-        chosen, order = order[: plan.batch], order[plan.batch :]
-        samples = []
-        for index in chosen:
-            image, boxes = composites[index].image, composites[index].boxes
-            if rng.random() < 0.15:
-                image, boxes = _laid_over(image, boxes, composites[int(rng.integers(len(composites)))])
-            samples.append(_augment(image, boxes, rng))
-        yield _to_tensors(samples, side_px=int(rng.choice([0.8, 1.0, 1.0, 1.1]) * plan.image_px) // 32 * 32)
-
-
-def _laid_over(
-    image: NDArray[np.uint8], boxes: NDArray[np.float32], other: Composite
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Two fields seen through one another; light multiplies."""
-    clear = np.percentile(other.image, 90, axis=(0, 1)).clip(32)
-    product = image.astype(np.float32) * (other.image / clear.astype(np.float32))
-    return np.clip(product, 0, 255).astype(np.uint8), np.concatenate([boxes, other.boxes])
-
-
-def _augment(
-    image: NDArray[np.uint8], boxes: NDArray[np.float32], rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Turned by quarters, mirrored, and of other brightness, contrast and tint; 0..1, not yet inverted."""
-    side = image.shape[0]
-    boxes = boxes.copy()
-    if rng.random() < 0.5:
-        image = image[:, ::-1]
-        boxes[:, [0, 2]] = side - boxes[:, [2, 0]]
-    for _ in range(int(rng.integers(4))):
-        # A quarter turn counter-clockwise takes (x, y) to (y, side - x).
-        image = np.rot90(image)
-        boxes = np.stack([boxes[:, 1], side - boxes[:, 2], boxes[:, 3], side - boxes[:, 0]], 1)
-    light = image.astype(np.float32) / 255
-    if rng.random() < 0.7:
-        gain = rng.uniform(0.75, 1.12) * rng.normal(1, 0.04, 3)
-        light = np.clip(light ** np.exp(rng.normal(0, 0.15)) * gain.astype(np.float32), 0, 1)
-    if rng.random() < 0.1:
-        light = light[..., rng.permutation(3)]
-    return np.ascontiguousarray(light, np.float32), boxes
-
-
-def _to_tensors(
-    samples: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], *, side_px: int
-) -> dict[str, torch.Tensor]:
-    """The batch as the loss takes it: inverted images, boxes as centre and size in shares of the side."""
-    import torch
-
-    side = samples[0][0].shape[0]
-    stacked = np.stack([image for image, _ in samples]).astype(np.float32)
-    images = 1 - torch.from_numpy(stacked).permute(0, 3, 1, 2)
-    if side_px != side:
-        images = torch.nn.functional.interpolate(
-            images, size=(side_px, side_px), mode="bilinear", antialias=True, align_corners=False
-        )
-    boxes = np.concatenate([boxes for _, boxes in samples]).astype(np.float32) / side
-    which = np.concatenate([np.full(len(boxes), i, np.float32) for i, (_, boxes) in enumerate(samples)])
-    shape = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
-    return {
-        "img": images.contiguous(memory_format=torch.channels_last),
-        "batch_idx": torch.from_numpy(which),
-        "cls": torch.zeros(len(boxes), 1),
-        "bboxes": torch.from_numpy(shape.astype(np.float32)),
-    }

@@ -100,7 +100,7 @@ def _lamp(rng: np.random.Generator) -> NDArray[np.float32]:
         level, tint = rng.uniform(0.42, 0.75), rng.normal(0, 0.03, 3)
     else:
         level, tint = rng.uniform(0.5, 0.95), rng.uniform(-0.25, 0.1, 3)
-    return np.clip(level * (1 + tint), 0.25, 0.995).astype(np.float32)
+    return np.asarray(np.clip(level * (1 + tint), 0.25, 0.995), np.float32)
 
 
 def _shading(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
@@ -115,7 +115,7 @@ def _shading(rng: np.random.Generator, height: int, width: int) -> NDArray[np.fl
     if rng.random() < 0.4:
         clouds = smooth_noise(rng, height, width, spacing_px=rng.uniform(40, 160))
         shade = shade + np.float32(rng.uniform(0.003, 0.03)) * clouds
-    return np.clip(shade, 0.4, 1.15).astype(np.float32)
+    return np.asarray(np.clip(shade, 0.4, 1.15), np.float32)
 
 
 def _mounting_medium(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
@@ -148,7 +148,7 @@ def _dust_out_of_focus(rng: np.random.Generator, height: int, width: int) -> NDA
         blob = np.zeros((rows, columns), np.float32)
         axes = (radius, max(1, int(radius * rng.uniform(0.3, 1))))
         cv2.ellipse(blob, centre, axes, rng.uniform(0, 180), 0, 360, 1.0, -1 if rng.random() < 0.75 else 1)
-        blob = cv2.GaussianBlur(blob, (0, 0), sigma * 0.6)
+        blob = np.asarray(cv2.GaussianBlur(blob, (0, 0), sigma * 0.6), np.float32)
         shadow += blob * np.float32(rng.uniform(-0.04, 0.16) / max(0.05, float(blob.max())))
     full = cv2.resize(shadow, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(1 - full, 0.5, 1.1).astype(np.float32)
@@ -208,4 +208,5 @@ def _jpeg(image: NDArray[np.uint8], *, quality: int) -> NDArray[np.uint8]:
     )
     if not ok:
         raise ValueError(f"image of shape {image.shape} cannot be written as JPEG")
-    return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
+    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)

@@ -177,28 +177,28 @@ def _draw_size_um(
 
 def _lay(cutout: Cutout, rng: np.random.Generator, *, size_px: float) -> Cutout:
     """A real cutout turned, mirrored, scaled to size_px and of slightly other pigment."""
-    light, mask = cutout.transmittance, cutout.mask.astype(np.float32)
+    # Light and outline travel as one image of four channels.
+    layers = np.dstack([cutout.transmittance, cutout.mask.astype(np.float32)])
     if rng.random() < 0.5:
-        light, mask = light[:, ::-1], mask[:, ::-1]
-    height, width = mask.shape
-    scale = size_px / max(height, width)
+        layers = layers[:, ::-1]
+    layers = np.ascontiguousarray(layers)
+    height, width = layers.shape[:2]
+    scale = float(size_px / max(height, width))
     if scale < 0.5:
-        # Halve by area first: a rotation samples single points and would alias.
+        # Shrink by area first: a rotation samples single points and would alias.
         reduced = (max(4, round(width * scale * 1.5)), max(4, round(height * scale * 1.5)))
-        light = cv2.resize(np.ascontiguousarray(light), reduced, interpolation=cv2.INTER_AREA)
-        mask = cv2.resize(np.ascontiguousarray(mask), reduced, interpolation=cv2.INTER_AREA)
-        scale *= height / mask.shape[0]
-        height, width = mask.shape
+        layers = np.asarray(cv2.resize(layers, reduced, interpolation=cv2.INTER_AREA), np.float32)
+        scale *= height / layers.shape[0]
+        height, width = layers.shape[:2]
     side = int(np.ceil(np.hypot(height, width) * scale)) + 4
     turn = cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), rng.uniform(0, 360), scale)
     turn[:, 2] += np.array([side / 2 - width / 2, side / 2 - height / 2])
-    light = cv2.warpAffine(np.ascontiguousarray(light), turn, (side, side), borderValue=(1.0, 1.0, 1.0))
-    mask = cv2.warpAffine(np.ascontiguousarray(mask), turn, (side, side))
+    laid = cv2.warpAffine(layers, turn, (side, side), borderValue=(1.0, 1.0, 1.0, 0.0))
     strength = np.exp(rng.normal(0, 0.35)) * rng.uniform(0.85, 1.18, 3)
     if rng.random() < 0.08:
         strength *= rng.uniform(0.15, 0.4)
-    light = np.clip(light, 0.02, 1.3) ** strength.astype(np.float32)
-    return Cutout(cutout.kind, np.asarray(light, np.float32), mask > 0.5)
+    light = np.clip(laid[..., :3], 0.02, 1.3) ** strength.astype(np.float32)
+    return Cutout(cutout.kind, np.asarray(light, np.float32), laid[..., 3] > 0.5)
 
 
 def _bleached(thing: Cutout, rng: np.random.Generator) -> Cutout:

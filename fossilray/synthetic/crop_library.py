@@ -131,7 +131,7 @@ def _background(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
     centres = (edges[:-1] + edges[1:]) / 2
     best = int(np.argmax(counts * np.clip(centres / centres.max(), 0, 1) ** 3))
     near = np.abs(grey - centres[best]) <= 1.5 * (edges[1] - edges[0]) + 1
-    return np.maximum(np.median(border[near], axis=0), 16).astype(np.float32)
+    return np.asarray(np.maximum(np.median(border[near], axis=0), 16), np.float32)
 
 
 def _contrast(transmittance: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -164,7 +164,9 @@ def _component_in_the_middle(found: NDArray[np.bool_]) -> NDArray[np.bool_] | No
     height, width = found.shape
     size = max(3, round(0.02 * max(height, width))) | 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    closed = _fill_holes(cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, kernel))
+    closed = _fill_holes(
+        np.asarray(cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, kernel), np.uint8)
+    )
     opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, kernel)
     count, labels = cv2.connectedComponents(opened, connectivity=4)
     middle = labels[height // 4 : height - height // 4, width // 4 : width - width // 4]
@@ -174,7 +176,7 @@ def _component_in_the_middle(found: NDArray[np.bool_]) -> NDArray[np.bool_] | No
     if share[label] == 0:
         return None
     # Thin processes were opened away: grow back into what was found next to the chosen body.
-    reach = cv2.dilate((labels == label).astype(np.uint8), kernel, iterations=3)
+    reach = np.asarray(cv2.dilate((labels == label).astype(np.uint8), kernel, iterations=3), np.uint8)
     others = ((labels != label) & (labels > 0)).astype(np.uint8)
     _, pieces = cv2.connectedComponents(reach & closed & (1 - others), connectivity=8)
     names = np.bincount(pieces[labels == label])
