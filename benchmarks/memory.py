@@ -107,8 +107,8 @@ def process(path: Path, run: Path) -> dict[str, object]:
     """Process it in this very process; the summary and this process's peak memory."""
     from fossilray.config import RunConfig
     from fossilray.records import CatalogRow
-    from fossilray.run_record import describe_run
     from fossilray.store import RunStore
+    from fossilray.store.run_record import describe_run
     from fossilray.worker import SlideWorker
 
     config = RunConfig()

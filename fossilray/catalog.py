@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fossilray.errors import CatalogError, MissingResolution, SlideError
-from fossilray.layout import check_slide_id
 from fossilray.records import CATALOG_SCHEMA, CatalogRow, RefusedFile
 from fossilray.slide import open_slide
 from fossilray.slide_names import SLIDE_SUFFIXES, parse_name, slide_id_for
+from fossilray.store.layout import check_slide_id
 
 __all__ = [
     "Catalog",

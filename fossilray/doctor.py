@@ -120,7 +120,7 @@ def _zarr() -> Finding:
         return Finding(
             "Zarr crops codec",
             "note",
-            "entry point fossilray.jpeg missing: other programs must import fossilray.codec",
+            "entry point fossilray.jpeg missing: other programs must import fossilray.store.codec",
         )
     return Finding("Zarr crops codec", "ok", f"zarr {metadata.version('zarr')}, entry point fossilray.jpeg")
 

@@ -11,11 +11,11 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from fossilray.codec import encode_crop
 from fossilray.errors import UsageError
 from fossilray.query import connect, fetch, load_crops, objects_where, show_objects
 from fossilray.records import SlideSummary
 from fossilray.store import RunStore
+from fossilray.store.codec import encode_crop
 
 if TYPE_CHECKING:
     from fossilray.query import Connection

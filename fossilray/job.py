@@ -15,9 +15,9 @@ from fossilray.errors import CatalogError
 from fossilray.ledger import Ledger
 from fossilray.progress import Display, Tally
 from fossilray.records import CatalogRow, Failure, RefusedFile, utc_now
-from fossilray.run_record import describe_run
 from fossilray.scheduler import ray_cluster, run_slides
 from fossilray.store import RunStore
+from fossilray.store.run_record import describe_run
 from fossilray.worker import SlideWorker
 
 

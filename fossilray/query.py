@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fossilray.arrays import open_arrays, read_crops
 from fossilray.errors import QueryError
-from fossilray.files import LocalFiles
 from fossilray.records import CATALOG_SCHEMA, FAILURES_SCHEMA, OBJECTS_SCHEMA, CatalogRow, Failure
 from fossilray.store import RunStore
+from fossilray.store.arrays import open_arrays, read_crops
+from fossilray.store.files import LocalFiles
 
 if TYPE_CHECKING:
     import duckdb

@@ -15,7 +15,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.arrays import ArrayWriter
 from fossilray.config import RunConfig
 from fossilray.crops import Measures, cut_crop, estimate_background, measure_crops
 from fossilray.errors import AttemptExpired, SlideError, TooMuchLost, UnreadableRegion
@@ -38,6 +37,7 @@ from fossilray.records import (
 )
 from fossilray.slide import Slide, open_slide
 from fossilray.store import RunStore
+from fossilray.store.arrays import ArrayWriter
 from fossilray.tiling import Sweep, Tile, find_blank, plan_sweeps, read_tile
 
 PICTURE_PX = 1600

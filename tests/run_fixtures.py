@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from fossilray.arrays import ArrayWriter
 from fossilray.config import CropsConfig, RunConfig
-from fossilray.layout import arrays_path
 from fossilray.records import OBJECTS_SCHEMA, ArrayFiles, Attempt, Failure, SlideSummary
-from fossilray.run_record import RunRecord, describe_run
 from fossilray.store import RunStore
+from fossilray.store.arrays import ArrayWriter
+from fossilray.store.layout import arrays_path
+from fossilray.store.run_record import RunRecord, describe_run
 
 CROPS = CropsConfig(size_px=16)
 

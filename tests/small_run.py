@@ -11,12 +11,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from fossilray.arrays import ArrayWriter
 from fossilray.config import CropsConfig, EmbedderConfig, RunConfig, StoreConfig
 from fossilray.pictures import draw_boxes
 from fossilray.records import OBJECTS_SCHEMA, Boxes, CatalogRow, Failure, Rect, SlideSummary
-from fossilray.run_record import describe_run
 from fossilray.store import RunStore
+from fossilray.store.arrays import ArrayWriter
+from fossilray.store.run_record import describe_run
 
 WELL = "6407/6-5"
 HOSTILE_WELL = "<script>alert('well')</script> & \"Söhne\""

@@ -12,13 +12,13 @@ from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from run_fixtures import CROPS, some_crops
 from zarr.codecs import BytesCodec, ZstdCodec
 
-from fossilray.arrays import SHARD_ROWS, ArrayWriter, open_arrays, read_crops
-from fossilray.codec import JpegCodec, decode_crop, encode_crop
 from fossilray.config import CropsConfig
 from fossilray.errors import StoreError
 from fossilray.records import ArrayFiles
-from fossilray.shards import index_size, pack_shard, read_index
 from fossilray.store import RunStore
+from fossilray.store.arrays import SHARD_ROWS, ArrayWriter, open_arrays, read_crops
+from fossilray.store.codec import JpegCodec, decode_crop, encode_crop
+from fossilray.store.shards import index_size, pack_shard, read_index
 
 SLIDE, ATTEMPT = "A17", "0011223344556677"
 LOSSLESS = CropsConfig(size_px=16, encoding="lossless")

@@ -21,8 +21,8 @@ from fossilray.catalog import (
     write_catalog,
 )
 from fossilray.errors import CatalogError
-from fossilray.layout import check_slide_id
 from fossilray.records import CATALOG_SCHEMA, CatalogRow
+from fossilray.store.layout import check_slide_id
 from fossilray.synthetic.mirax import MiraxOptions, write_mirax
 from fossilray.synthetic.pixels import ArrayPixels
 

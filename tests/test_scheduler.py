@@ -18,9 +18,9 @@ from fossilray.errors import WeightsError, WorkerError
 from fossilray.ledger import DEATH, Ledger
 from fossilray.progress import Tally
 from fossilray.records import CatalogRow, Failure, Outcome, SlideSummary, WorkerState, utc_now
-from fossilray.run_record import describe_run
 from fossilray.scheduler import ray_cluster, run_slides, workers_that_fit
 from fossilray.store import RunStore
+from fossilray.store.run_record import describe_run
 
 WORKERS = WorkersConfig(count=2, cpus_per_worker=0.4, max_deaths=2, max_tries=2)
 

@@ -16,7 +16,6 @@ import pytest
 from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from run_fixtures import a_failure, a_run, a_summary, commit, some_objects, write_arrays
 
-from fossilray import store as store_module
 from fossilray.config import CropsConfig, DetectorConfig, RunConfig, StoreConfig, WorkersConfig
 from fossilray.errors import (
     AttemptExpired,
@@ -26,10 +25,10 @@ from fossilray.errors import (
     RunNotFound,
     StoreError,
 )
-from fossilray.files import RemoteFiles
-from fossilray.layout import objects_path, well_of
 from fossilray.records import OBJECTS_SCHEMA, SLIDES_SCHEMA, ArrayFiles, CatalogRow, Heartbeat
-from fossilray.store import RunStore
+from fossilray.store import RunStore, run_store
+from fossilray.store.files import RemoteFiles
+from fossilray.store.layout import objects_path, well_of
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -444,9 +443,9 @@ def test_summaries_come_from_parts_and_for_the_rest_from_footers(store, monkeypa
     assert store.files.find("slides") == ["slides/part-000000.parquet", "slides/part-000001.parquet"]
 
     read: list[str] = []
-    really = store_module.read_footer
+    really = run_store.read_footer
     monkeypatch.setattr(
-        store_module, "read_footer", lambda tail, *, name: read.append(name) or really(tail, name=name)
+        run_store, "read_footer", lambda tail, *, name: read.append(name) or really(tail, name=name)
     )
     assert store.summaries() == whole
     assert read == [f"{store.url}/{store.committed_files()['C2']}"]

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from slides_on_disk import DISC_PX, discs, write_slide
 
-from fossilray.arrays import open_arrays
 from fossilray.config import RunConfig, load_config
 from fossilray.objects_table import outward_px
 from fossilray.records import OBJECTS_SCHEMA, CatalogRow, Outcome
-from fossilray.run_record import describe_run
 from fossilray.store import RunStore
+from fossilray.store.arrays import open_arrays
+from fossilray.store.run_record import describe_run
 from fossilray.worker import SlideWorker, batches
 
 CLASSICAL = ("detector.kind=classical", "detector.classical.min_area_um2=100")

@@ -45,7 +45,9 @@ class Backdrop:
         self._shade = _shading(rng, rows, columns, cell_um=_CELL_PX * um_per_px)
         self._grain_amount = 1 + 0.45 * np.clip(smooth_noise(rng, rows, columns, spacing_px=11), -2, 2)
         self._grain = _draw_grain(rng)
-        self._folds = [_draw_fold(rng, width, height) for _ in range(int(rng.poisson(width * height * 1.2e-8)))]
+        self._folds = [
+            _draw_fold(rng, width, height) for _ in range(int(rng.poisson(width * height * 1.2e-8)))
+        ]
 
     def block(self, column: int, row: int) -> Gray:
         """(BLOCK_PX, BLOCK_PX) relative light of one block, 1 = the lamp's."""

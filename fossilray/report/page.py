@@ -1,0 +1,246 @@
+"""One self-contained HTML page about a run: figures, pictures, depths, losses, provenance. No network, no script."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from fossilray.errors import UsageError
+from fossilray.pictures import LEGEND_PX, SIZE_CLASSES
+from fossilray.query import connect, show_objects
+from fossilray.records import Failure, SlideSummary
+from fossilray.report.crops import Fit, draw_look_alikes, jpeg_uri, make_contact_sheets, to_uri
+from fossilray.report.facts import (
+    MOST_WELLS,
+    WellChart,
+    add_up,
+    ask_examples,
+    by_depth,
+    chart_wells,
+    choose_sample,
+    measure_distributions,
+    shorten,
+    thin_out,
+    write_headline,
+)
+from fossilray.report.figures import draw_depth_chart, draw_distributions
+from fossilray.store import RunStore
+from fossilray.tables import format_cell
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+MOST_LISTED_SLIDES = 200
+MOST_LISTED_FAILURES = 60
+LARGE_PICTURES = 6
+
+_SMALL_PX = 260
+_LARGE_BYTES = 600_000  # a larger picture is encoded again, coarser
+_STAGES = ("open", "detect", "merge", "crops", "embed", "write")
+
+
+@dataclass(frozen=True)
+class ShownSlide:
+    """A committed slide as the page shows it."""
+
+    summary: SlideSummary
+    name: str
+    per_mm2: float
+    small_uri: str | None
+    large_uri: str | None
+
+
+@dataclass(frozen=True)
+class ShownWell:
+    """A well's chart as SVG."""
+
+    chart: WellChart
+    svg: str
+
+
+def write_report(store: RunStore, out: Path, *, now: datetime | None = None) -> Path:
+    """Write the page about a run to one file, and say where it is.
+
+    What is shown of objects comes from a bounded sample of slides when there are very many; the page says so.
+
+    Raises:
+        RunNotFound: there is no run at this place.
+        UsageError: the file cannot be written.
+    """
+    with _told(out):
+        # Asked for first: nobody should wait for a page that has no place to go.
+        out.parent.mkdir(parents=True, exist_ok=True)
+    page = _environment().get_template("report.html.j2").render(_gather(store, now or datetime.now(UTC)))
+    with _told(out):
+        out.write_text(page, encoding="utf-8")
+    return out
+
+
+def _gather(store: RunStore, now: datetime) -> dict[str, Any]:
+    """Everything the template names."""
+    run = store.read_run()
+    slides = store.summaries()
+    failures = store.failures()
+    sample = choose_sample(slides)
+    con = connect(store)
+    files = store.committed_files()
+    if len(sample) < len(slides):
+        show_objects(con, store, [files[slide.slide_id] for slide in sample])
+    measures = measure_distributions(con)
+    objects = len(measures.score)
+    charts = list(chart_wells(con, slides)) if slides else []
+    densest = max((s.objects_per_mm2 for chart in charts for s in chart.samples), default=0.0)
+    fit: Fit = "letterbox" if run.config["crops"]["fit"] == "letterbox" else "stretch"
+    with_vectors = run.config["embedder"]["weights"] != "none"
+    listed = thin_out(by_depth(slides), MOST_LISTED_SLIDES)
+    return {
+        "url": store.url,
+        "name": _title(store.url),
+        "written_at": now,
+        "run": run,
+        "config_yaml": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
+        "headline": write_headline(slides, measures.longest_um),
+        "totals": add_up(slides),
+        "catalogued": max(len(store.read_catalog()), len(slides)),
+        "median_um": float(np.median(measures.longest_um)) if objects else None,
+        "sampled": len(sample) if len(sample) < len(slides) else None,
+        "wells": [
+            ShownWell(chart, draw_depth_chart(chart.samples, densest_per_mm2=densest, name=f"well-{number}"))
+            for number, chart in enumerate(charts)
+        ],
+        "most_wells": MOST_WELLS,
+        "size_classes": SIZE_CLASSES,
+        "distributions": draw_distributions(measures) if objects else None,
+        "sheets": list(make_contact_sheets(con, store, slides=len(sample), fit=fit)) if objects else [],
+        "look_alikes": draw_look_alikes(con, store, fit=fit) if objects and with_vectors else None,
+        "slides": list(_show_slides(store, listed)),
+        "stages": _mean_stages(slides),
+        "lossy": sorted((s for s in slides if _has_losses(s)), key=_lost_share, reverse=True)[:20],
+        "failures": failures[:MOST_LISTED_FAILURES],
+        "failure_count": len(failures),
+        "failure_classes": _count_classes(failures),
+        "uncommitted": len({failure.slide_id for failure in failures}),
+        "examples": list(ask_examples(con)) if objects else [],
+    }
+
+
+def _title(url: str) -> str:
+    """The run directory's name, or that of the folder it is in where it is only called run."""
+    path = PurePosixPath(url)
+    return (path.parent.name if path.name.lower() == "run" else path.name) or url
+
+
+def _show_slides(store: RunStore, slides: Sequence[SlideSummary]) -> Iterator[ShownSlide]:
+    with_large = {slide.slide_id for slide in thin_out([s for s in slides if s.objects], LARGE_PICTURES)}
+    for slide in slides:
+        picture = store.picture(slide.slide_id)
+        yield ShownSlide(
+            summary=slide,
+            name=PurePosixPath(slide.path).name,
+            per_mm2=slide.objects / slide.scanned_mm2 if slide.scanned_mm2 > 0 else 0.0,
+            small_uri=None if picture is None else _shrink(picture),
+            large_uri=None if picture is None or slide.slide_id not in with_large else _embed(picture),
+        )
+
+
+def _embed(picture: bytes) -> str:
+    """The picture as a data URI in its own size."""
+    if len(picture) <= _LARGE_BYTES:
+        return to_uri(picture)
+    from PIL import Image as Pillow
+
+    return jpeg_uri(np.asarray(Pillow.open(io.BytesIO(picture)).convert("RGB")), quality=72)
+
+
+def _shrink(picture: bytes) -> str:
+    """The picture as a small data URI, without its legend."""
+    from PIL import Image as Pillow
+
+    image = Pillow.open(io.BytesIO(picture)).convert("RGB")
+    image = image.crop((0, 0, image.width, max(image.height - LEGEND_PX, 1)))
+    image.thumbnail((_SMALL_PX, _SMALL_PX), Pillow.Resampling.LANCZOS)
+    return jpeg_uri(np.asarray(image))
+
+
+def _mean_stages(slides: Sequence[SlideSummary]) -> list[tuple[str, float]]:
+    """Mean seconds a slide spends in each stage."""
+    if not slides:
+        return []
+    return [(stage, sum(getattr(s, f"seconds_{stage}") for s in slides) / len(slides)) for stage in _STAGES]
+
+
+def _has_losses(slide: SlideSummary) -> bool:
+    return bool(slide.tiles_failed or slide.crops_failed or slide.crops_coarser)
+
+
+def _lost_share(slide: SlideSummary) -> float:
+    return slide.tiles_failed / max(slide.tiles_planned - slide.tiles_blank, 1)
+
+
+def _count_classes(failures: Sequence[Failure]) -> list[tuple[str, int]]:
+    """Slides held back by each class of error; a slide counts by its last failure."""
+    last = {failure.slide_id: failure.error for failure in failures}
+    return Counter(last.values()).most_common()
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,  # names of slides, wells and errors come from outside
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["grouped"] = lambda number: f"{number:,}"
+    environment.filters["short"] = shorten
+    environment.filters["tenth"] = lambda number: f"{number:,.1f}"
+    environment.filters["shell"] = shlex.quote
+    environment.filters["percent"] = _percent
+    environment.filters["bytes"] = _bytes
+    environment.filters["duration"] = _duration
+    environment.filters["cell"] = format_cell
+    environment.filters["day"] = lambda stated: str(stated)[:16].replace("T", " ")
+    environment.filters["python"] = repr
+    return environment
+
+
+@contextmanager
+def _told(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}; choose another file with --out") from None
+
+
+def _percent(share: float) -> str:
+    if share == 0:
+        return "0 %"
+    return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.0f} %"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"

@@ -1,0 +1,5 @@
+"""The run directory: what lies where, and how it changes."""
+
+from fossilray.store.run_store import RunStore
+
+__all__ = ["RunStore"]

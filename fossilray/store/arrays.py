@@ -1,0 +1,264 @@
+"""A slide's crops and embeddings as a Zarr v3 group that any Zarr reads, written shard by shard.
+
+crops: (n, S, S, 3) uint8, one JPEG (or one zstd frame) per crop inside shards of 2,048.
+embeddings: (n, d) float16, one zstd frame per 2,048 rows; absent when crops alone were asked for.
+Row i of both is the object whose object_id is i.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import numpy as np
+import zarr
+from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
+from zarr.abc.codec import ArrayBytesCodec
+from zarr.codecs import BytesCodec, ZstdCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
+
+from fossilray.config import CropsConfig
+from fossilray.errors import StoreError
+from fossilray.records import ArrayFiles, Image
+from fossilray.store import RunStore
+from fossilray.store.codec import JpegCodec, decode_crop, encode_crop
+from fossilray.store.files import LocalFiles
+from fossilray.store.layout import arrays_path
+from fossilray.store.shards import ABSENT, index_size, pack_shard, read_index
+
+SHARD_ROWS = 2048
+"""Rows per shard: 33 MB of JPEG at 224 px, some tens of files for a crowded slide."""
+
+ZSTD_LEVEL = 3
+
+
+class ArrayWriter:
+    """Writes one attempt's arrays: rows in order, every shard once and whole, metadata last.
+
+    Not for several threads at once; `threads` encode crops side by side.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        slide_id: str,
+        attempt: str,
+        *,
+        count: int,
+        crops: CropsConfig,
+        dimension: int | None,
+        backbone: str | None = None,
+        threads: int = 1,
+    ) -> None:
+        self._store = store
+        self._path = arrays_path(slide_id, attempt)
+        self._count = count
+        self._crops = crops
+        self._dimension = dimension
+        self._backbone = backbone
+        self._threads = threads
+        self._encode = _crop_encoder(crops)
+        self._rows = 0
+        self._encoded: list[bytes] = []
+        self._vectors: list[NDArray[np.float16]] = []
+        self._bytes: dict[str, int] = {}
+        self._sha256: dict[str, str] = {}
+
+    def write(self, first_row: int, crops: NDArray[np.uint8], embeddings: NDArray[np.float16] | None) -> None:
+        """Add rows first_row, first_row + 1, … in order, any number at a time; a full shard goes out.
+
+        crops: (k, S, S, 3); embeddings: (k, d), or None if and only if the arrays have none.
+
+        Raises:
+            ValueError: rows out of order or too many, or of another shape than was announced.
+            StoreError: the store refuses a file.
+        """
+        self._check(first_row, crops, embeddings)
+        with ThreadPoolExecutor(self._threads) as pool:
+            for begin, end in _up_to_shard_ends(self._rows, len(crops)):
+                self._encoded += self._encode_all(pool, crops[begin:end])
+                if embeddings is not None:
+                    self._vectors.append(np.array(embeddings[begin:end], dtype="<f2"))
+                self._rows += end - begin
+                if self._rows % SHARD_ROWS == 0:
+                    self._write_shard()
+
+    def finish(self) -> ArrayFiles:
+        """Write what is left and the metadata; what a commit needs to know.
+
+        Raises:
+            ValueError: fewer rows were written than announced.
+            StoreError: the store refuses a file.
+        """
+        if self._rows != self._count:
+            raise ValueError(f"{self._path}: {self._rows} rows were written, {self._count} announced")
+        if self._encoded:
+            self._write_shard()
+        for name, content in sorted(self._metadata().items()):
+            self._put(name, content)
+        return ArrayFiles(self._path, dict(self._bytes), dict(self._sha256))
+
+    def _check(
+        self, first_row: int, crops: NDArray[np.uint8], embeddings: NDArray[np.float16] | None
+    ) -> None:
+        side = self._crops.size_px
+        if first_row != self._rows or first_row + len(crops) > self._count:
+            raise ValueError(
+                f"{self._path}: rows {first_row} to {first_row + len(crops)} of {self._count} came when "
+                f"{self._rows} was next"
+            )
+        if crops.dtype != np.uint8 or crops.shape[1:] != (side, side, 3):
+            raise ValueError(f"{self._path}: crops are {crops.dtype} {crops.shape}, expected uint8 {side} px")
+        expected = None if self._dimension is None else (len(crops), self._dimension)
+        found = None if embeddings is None else embeddings.shape
+        if found != expected:
+            raise ValueError(f"{self._path}: embeddings are {found}, expected {expected}")
+
+    def _encode_all(self, pool: Executor, crops: NDArray[np.uint8]) -> Iterator[bytes]:
+        return pool.map(self._encode, crops) if self._threads > 1 else map(self._encode, crops)
+
+    def _write_shard(self) -> None:
+        shard = (self._rows - 1) // SHARD_ROWS
+        self._put(f"crops/c/{shard}/0/0/0", pack_shard(self._encoded, slots=SHARD_ROWS))
+        self._encoded = []
+        if self._dimension is not None:
+            rows = np.zeros((SHARD_ROWS, self._dimension), dtype="<f2")
+            gathered = np.concatenate(self._vectors)
+            rows[: len(gathered)] = gathered
+            self._put(f"embeddings/c/{shard}/0", _zstd(checksum=True).encode(rows.tobytes()))
+            self._vectors = []
+
+    def _put(self, name: str, content: bytes) -> None:
+        self._store.files.write(f"{self._path}/{name}", content)
+        self._bytes[name] = len(content)
+        self._sha256[name] = hashlib.sha256(content).hexdigest()
+
+    def _metadata(self) -> dict[str, bytes]:
+        """The zarr.json files, as Zarr itself writes them."""
+        side = self._crops.size_px
+        kept: dict[str, Buffer] = {}
+        group = zarr.create_group(
+            MemoryStore(kept),
+            attributes={
+                "crop_px": side,
+                "fit": self._crops.fit,
+                "encoding": self._crops.encoding,
+                "jpeg_quality": self._crops.jpeg_quality if self._crops.encoding == "jpeg" else None,
+                "backbone": self._backbone,
+            },
+        )
+        serializer, compressor = _crop_codecs(self._crops)
+        group.create_array(
+            "crops",
+            shape=(self._count, side, side, 3),
+            dtype="uint8",
+            chunks=(1, side, side, 3),
+            shards=(SHARD_ROWS, side, side, 3),
+            filters=None,
+            serializer=serializer,
+            compressors=compressor,
+            dimension_names=("object_id", "y", "x", "rgb"),
+        )
+        if self._dimension is not None:
+            group.create_array(
+                "embeddings",
+                shape=(self._count, self._dimension),
+                dtype="float16",
+                chunks=(SHARD_ROWS, self._dimension),
+                filters=None,
+                serializer=BytesCodec(endian="little"),
+                compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
+                dimension_names=("object_id", "feature"),
+            )
+        return {name: content.to_bytes() for name, content in kept.items()}
+
+
+def open_arrays(store: RunStore, path: str) -> zarr.Group:
+    """The Zarr group of one slide, to read from; `path` is the `arrays` column of its objects.
+
+    Raises:
+        StoreError: there is no such group.
+    """
+    try:
+        return zarr.open_group(_zarr_store(store, path), mode="r", zarr_format=3)
+    except FileNotFoundError:
+        raise StoreError(
+            f"{store.url} holds no arrays {path}; its objects file names them, so they were deleted by hand"
+        ) from None
+
+
+def read_crops(store: RunStore, path: str, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The crops (k, S, S, 3) of k objects of one slide, in the order asked for.
+
+    Reads each shard's index once and then only the crops' own bytes: 0.8 ms a crop from a disk, a third of
+    what Zarr's indexing takes one by one.
+
+    Raises:
+        StoreError: the arrays are absent or damaged, or have no such row.
+    """
+    group = open_arrays(store, path)
+    array = group["crops"]
+    if not isinstance(array, zarr.Array):
+        raise StoreError(f"{store.url}/{path} holds a group where its crops should be; it is damaged")
+    count, height, width, _ = array.shape
+    decode = _crop_decoder(str(group.attrs["encoding"]), height=height, width=width)
+    wanted = np.asarray(rows, dtype=np.int64)
+    if wanted.size and (wanted.min() < 0 or wanted.max() >= count):
+        raise StoreError(f"{path} holds crops 0 to {count - 1}, asked for {wanted.min()} to {wanted.max()}")
+    crops = np.empty((len(wanted), height, width, 3), np.uint8)
+    for shard in np.unique(wanted // SHARD_ROWS):
+        name = f"{path}/crops/c/{shard}/0/0/0"
+        index = read_index(store.files.read_tail(name, index_size(SHARD_ROWS)), slots=SHARD_ROWS)
+        places = np.flatnonzero(wanted // SHARD_ROWS == shard)
+        offsets, lengths = index[wanted[places] % SHARD_ROWS].T
+        if (offsets == ABSENT).any():
+            raise StoreError(f"{store.url}/{name} lacks crops that it should hold; it is damaged")
+        ranges = [(int(start), int(start + length)) for start, length in zip(offsets, lengths, strict=True)]
+        for place, encoded in zip(places, store.files.read_ranges(name, ranges), strict=True):
+            crops[place] = decode(encoded)
+    return crops
+
+
+def _up_to_shard_ends(rows: int, more: int) -> Iterator[tuple[int, int]]:
+    """Cut `more` new rows after `rows` old ones where shards end: (begin, end) within the new ones."""
+    begin = 0
+    while begin < more:
+        end = min(more, begin + SHARD_ROWS - (rows + begin) % SHARD_ROWS)
+        yield begin, end
+        begin = end
+
+
+def _zstd(*, checksum: bool) -> Zstd:
+    return Zstd(level=ZSTD_LEVEL, checksum=checksum)
+
+
+def _crop_encoder(crops: CropsConfig) -> Callable[[Image], bytes]:
+    if crops.encoding == "jpeg":
+        return lambda crop: encode_crop(crop, quality=crops.jpeg_quality)
+    zstd = _zstd(checksum=False)
+    return lambda crop: bytes(zstd.encode(np.ascontiguousarray(crop)))
+
+
+def _crop_codecs(crops: CropsConfig) -> tuple[ArrayBytesCodec, ZstdCodec | None]:
+    if crops.encoding == "jpeg":
+        return JpegCodec(quality=crops.jpeg_quality), None
+    return BytesCodec(), ZstdCodec(level=ZSTD_LEVEL)
+
+
+def _crop_decoder(encoding: str, *, height: int, width: int) -> Callable[[bytes], Image]:
+    if encoding == "jpeg":
+        return lambda encoded: decode_crop(encoded, height=height, width=width)
+    zstd = _zstd(checksum=False)
+    return lambda encoded: np.frombuffer(zstd.decode(encoded), np.uint8).reshape(height, width, 3)
+
+
+def _zarr_store(store: RunStore, path: str) -> LocalStore | FsspecStore:
+    if isinstance(store.files, LocalFiles):
+        return LocalStore(f"{store.root}/{path}", read_only=True)
+    # Zarr runs an event loop of its own and wants a filesystem that lives in it.
+    return FsspecStore.from_url(
+        f"{store.url}/{path}", storage_options=dict(store.files.options), read_only=True
+    )

@@ -1,0 +1,107 @@
+"""Where everything lies in a run directory, and which names may become part of a path.
+
+RUN/
+  run.json                                 RunRecord, written once
+  catalog.parquet                          the slides at the first start, frozen
+  catalog/part-<k>.parquet                 slides added later
+  objects/well=<well>/<slide_id>.parquet   its creation is the commit of that slide
+  arrays/<slide_id>/<attempt>.zarr         crops and embeddings
+  slides/part-<k>.parquet                  summaries of committed slides, gathered; can be rebuilt from footers
+  attempts/<slide_id>/<attempt>.json       start, then failure
+  drivers/<id>.json                        heartbeat
+  pictures/<slide_id>.jpg                  the slide small, boxes drawn
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from urllib.parse import quote, unquote
+
+from fossilray.errors import CatalogError
+from fossilray.records import UNASSIGNED_WELL, Attempt, Failure
+
+RUN_JSON = "run.json"
+
+LONGEST_SLIDE_ID_BYTES = 200
+"""File names may have 255 bytes; the rest is left for what is appended."""
+
+# Letters and digits of any script; what glob, Hive, a shell or Windows reads as a sign is left out.
+_SAFE_NAME = re.compile(r"\w(?:[\w\-.+,@() ]*[\w\-+@()])?")
+_SAFE_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z_-]{3,63}")
+_PART = re.compile(r"part-(\d+)\.parquet$")
+
+
+def check_slide_id(slide_id: str) -> str:
+    """The slide_id, safe as a file name on a disk and as a part of an object store's key.
+
+    Raises:
+        CatalogError: it is not; paths made of it could leave the run directory or confuse readers of it.
+    """
+    if (
+        not _SAFE_NAME.fullmatch(slide_id)
+        or ".." in slide_id
+        or len(slide_id.encode()) > LONGEST_SLIDE_ID_BYTES
+    ):
+        raise CatalogError(
+            f"slide_id {slide_id!r} is not safe as a file name; use at most {LONGEST_SLIDE_ID_BYTES} letters, "
+            "digits, spaces and _ - . + , @ ( ), beginning with a letter or digit and without two dots in a row"
+        )
+    return slide_id
+
+
+def objects_path(slide_id: str, well: str | None) -> str:
+    """The objects file of a slide; the well is percent-encoded as Hive does, which DuckDB and pyarrow undo."""
+    return f"objects/well={quote(well or UNASSIGNED_WELL, safe='')}/{check_slide_id(slide_id)}.parquet"
+
+
+def well_of(path: str) -> str:
+    """The well that the path of an objects file names."""
+    return unquote(PurePosixPath(path).parent.name.removeprefix("well="))
+
+
+def arrays_path(slide_id: str, attempt: str) -> str:
+    """The Zarr group of one attempt at a slide."""
+    return f"arrays/{check_slide_id(slide_id)}/{_check_id(attempt)}.zarr"
+
+
+def attempt_path(one: Attempt | Failure) -> str:
+    """The start, then the failure, of one attempt."""
+    return f"attempts/{check_slide_id(one.slide_id)}/{_check_id(one.attempt)}.json"
+
+
+def slide_of(path: str) -> str:
+    """The slide_id that the path of an objects file names."""
+    return path.rpartition("/")[2].removesuffix(".parquet")
+
+
+def picture_path(slide_id: str) -> str:
+    """The small picture of a slide."""
+    return f"pictures/{check_slide_id(slide_id)}.jpg"
+
+
+def driver_path(driver_id: str) -> str:
+    """The heartbeat of a driver."""
+    return f"drivers/{_check_id(driver_id)}.json"
+
+
+def catalog_part_path(number: int) -> str:
+    """The catalog as first frozen (0), and each later addition."""
+    return f"catalog/part-{number:06d}.parquet" if number else "catalog.parquet"
+
+
+def part_path(number: int) -> str:
+    """A part of slides/."""
+    return f"slides/part-{number:06d}.parquet"
+
+
+def part_number(path: str) -> int:
+    """Which part of slides/ or catalog/ a path is; -1 for another file."""
+    found = _PART.search(path)
+    return int(found[1]) if found else -1
+
+
+def _check_id(identifier: str) -> str:
+    if not _SAFE_ID.fullmatch(identifier):
+        raise ValueError(f"{identifier!r} is not the id of an attempt or a driver")
+    return identifier
