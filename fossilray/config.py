@@ -72,7 +72,7 @@ class PassConfig(Section):
     )
     largest_um: float = Field(
         gt=0,
-        description="Largest object (longest side, um) this pass must see whole; its halo is half of it.",
+        description="Largest object (longest side, um) this pass must see whole; its halo is half of it and 32 px.",
     )
 
 

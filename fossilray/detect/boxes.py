@@ -104,7 +104,9 @@ def to_input(tiles: NDArray[np.uint8], *, invert: bool, device: torch.device) ->
     import torch
 
     batch = torch.from_numpy(np.ascontiguousarray(tiles)).to(device).permute(0, 3, 1, 2).float()
-    return (255.0 - batch if invert else batch) / 255.0
+    if invert:
+        batch.neg_().add_(255.0)
+    return batch.div_(255.0)
 
 
 def _scores(image: torch.Tensor, layout: RowLayout) -> torch.Tensor:
