@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -263,6 +264,29 @@ def test_a_catalog_is_written_edited_and_processed(finished: Finished, tmp_path:
     assert process(listed, tmp_path / "run").returncode == 0
     row = RunStore.open(str(tmp_path / "run")).summaries()[0]
     assert (row.slide_id, row.well, row.measured_depth_m) == ("blank", "34/10-A-12", 1999.5)
+
+
+def test_the_pipeline_script_with_a_configuration_alone_is_the_same_job(
+    finished: Finished, tmp_path: Path
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"slides: {{source: {finished.folder / 'blank.mrxs'}}}\n"
+        f"store: {{run: {tmp_path / 'run'}}}\n"
+        "detector: {kind: classical}\nembedder: {weights: none}\n",
+        encoding="utf-8",
+    )
+    script = [sys.executable, str(ROOT / "pipelines" / "process_slides.py"), "--config", str(config)]
+    answer = subprocess.run(
+        script,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert RunStore.open(str(tmp_path / "run")).committed() == {"blank"}
 
 
 def test_progress_without_a_terminal_is_json_lines(finished: Finished) -> None:
