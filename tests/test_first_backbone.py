@@ -22,7 +22,12 @@ from fossilray.learn.metrics import judge_retrieval
 from fossilray.learn.views import make_views
 
 QUICK = FirstRecipe(
-    kwargs={"channels": [8, 8, 16, 16]}, input_px=32, early_px=32, classes_per_batch=3, crops_per_class=4
+    kwargs={"channels": [8, 8, 16, 16]},
+    input_px=32,
+    early_px=32,
+    late_px=32,
+    classes_per_batch=3,
+    crops_per_class=4,
 )
 
 

@@ -30,10 +30,12 @@ class FirstRecipe:
 
     architecture: str = "resnet18"
     kwargs: dict[str, Any] = field(default_factory=lambda: {"channels": [32, 64, 128, 256]})
-    input_px: int = 96
     early_px: int = 56
-    """Side at which the first `early_share` of the steps are taken: cheaper, and it forgets none of it."""
+    """Side of the views in the first `early_share` of the time, when a step costs a third."""
+    late_px: int = 96
     early_share: float = 0.7
+    input_px: int = 64
+    """Side at which the finished network sees crops: it told held-out genera apart better than at 96."""
     classes_per_batch: int = 16
     crops_per_class: int = 4
     learning_rate: float = 2e-3
@@ -79,14 +81,14 @@ def train_first_backbone(
     rng = np.random.default_rng(seed)
     noise = torch.Generator().manual_seed(seed)
     learner = _Learner(recipe, classes=len(crops.classes), seed=seed)
-    stored = {px: _stored(crops, px) for px in (recipe.early_px, recipe.input_px)}
+    stored = {px: _stored(crops, px) for px in (recipe.early_px, recipe.late_px)}
     shape, label = torch.from_numpy(crops.shape), torch.from_numpy(crops.label)
     losses: list[float] = []
     began_s = time.monotonic()
     batches = _draw_batches(crops.label, recipe, rng)
     while (progress := _progress(len(losses), steps, time.monotonic() - began_s, minutes)) < 1:
         rows = next(batches)
-        side_px = recipe.early_px if progress < recipe.early_share else recipe.input_px
+        side_px = recipe.early_px if progress < recipe.early_share else recipe.late_px
         views = make_views(stored[side_px][rows], shape[rows], side_px=side_px, rng=noise)
         losses.append(learner.step(views, label[rows], progress=progress))
         if len(losses) % 50 == 0:
