@@ -44,6 +44,9 @@ def main(
     batch: Annotated[int, typer.Option(help="Fields per step.")] = 4,
     width: Annotated[float, typer.Option(help="Channels, as a multiple of the shipped network's.")] = 1.0,
     learning_rate: Annotated[float, typer.Option(help="Highest rate of AdamW.")] = 2e-3,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Weights of the same width to go on from; unset: random ones.")
+    ] = None,
     device: Annotated[str, typer.Option(help="`auto`, `cpu`, or a torch device such as `cuda:0`.")] = "auto",
     threads: Annotated[int, typer.Option(help="Threads of PyTorch, and processes that paint.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of composites, order and first weights.")] = 1,
@@ -74,6 +77,7 @@ def main(
             batch=batch,
             width=width,
             learning_rate=learning_rate,
+            start_from=start_from,
             device=where,
             workers=threads,
         )
