@@ -17,7 +17,7 @@ from fossilray.progress import Display, Tally
 from fossilray.records import CatalogRow, Failure, RefusedFile, utc_now
 from fossilray.scheduler import ray_cluster, run_slides
 from fossilray.store import RunStore
-from fossilray.store.run_record import describe_run
+from fossilray.store.run_record import RunRecord, describe_run
 from fossilray.worker import SlideWorker
 
 
@@ -59,7 +59,7 @@ def run_job(
     catalog = find_slides(target)
     if not catalog.rows and not catalog.refused:
         raise CatalogError(f"no slides below {target}; name a folder, a glob, one slide or a catalog")
-    store.create_or_check(describe_run(config, weight_digests(config)))
+    store.create_or_check(_describe(config))
     rows = store.freeze_catalog(catalog.rows)
     ledger = Ledger(store)
     todo, tally, old = _what_is_left(store, rows, catalog, retry_failed=retry_failed)
@@ -77,15 +77,16 @@ def run_job(
     return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total)
 
 
-def weight_digests(config: RunConfig) -> dict[str, str]:
-    """sha256 of every weight file the configuration names, by file name."""
+def _describe(config: RunConfig) -> RunRecord:
+    """What run.json will say; weights that do not load are told before any worker starts."""
     from fossilray.detect.loading import detector_digest
-    from fossilray.embed.loading import embedder_digest
+    from fossilray.embed.loading import describe_embedder, embedder_digest
 
-    return {
+    weights = {
         **{f"detector/{name}": digest for name, digest in detector_digest(config.detector).items()},
         **{f"embedder/{name}": digest for name, digest in embedder_digest(config.embedder).items()},
     }
+    return describe_run(config, weights, embedder=describe_embedder(config.embedder))
 
 
 def _what_is_left(

@@ -40,6 +40,8 @@ class RunRecord:
     weights: dict[str, str]
     """sha256 of every weight file, by a name that tells its use."""
     versions: dict[str, str]
+    embedder: dict[str, str | int | list[float]]
+    """Name, dimension and preprocessing of the backbone; they follow from configuration and weights."""
     schema_version: int
     created_at: str
     """UTC, ISO 8601."""
@@ -80,7 +82,12 @@ class RunRecord:
         return {"schema_version": self.schema_version, "weights": self.weights, **self.config}
 
 
-def describe_run(config: RunConfig, weights: Mapping[str, str]) -> RunRecord:
+def describe_run(
+    config: RunConfig,
+    weights: Mapping[str, str],
+    *,
+    embedder: Mapping[str, str | int | list[float]] | None = None,
+) -> RunRecord:
     """The record of a run that starts now on this machine's packages.
 
     weights: sha256 of each weight file, as `detector_digest` and `embedder_digest` give them.
@@ -88,6 +95,7 @@ def describe_run(config: RunConfig, weights: Mapping[str, str]) -> RunRecord:
     return RunRecord(
         config=config.what_changes_results(),
         weights=dict(weights),
+        embedder=dict(embedder or {}),
         versions={"python": platform.python_version(), **dict(_installed())},
         schema_version=SCHEMA_VERSION,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
