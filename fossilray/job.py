@@ -64,16 +64,17 @@ def run_job(
     ledger = Ledger(store)
     todo, tally, old = _what_is_left(store, rows, catalog, retry_failed=retry_failed)
     ledger.failures += old
-    with ray_cluster(address), display:
-        run_slides(
-            todo,
-            functools.partial(SlideWorker, run_url, config),
-            workers=config.workers,
-            ledger=ledger,
-            tally=tally,
-            display=display,
-            stop=stop,
-        )
+    if todo:
+        with ray_cluster(address), display:
+            run_slides(
+                todo,
+                functools.partial(SlideWorker, run_url, config),
+                workers=config.workers,
+                ledger=ledger,
+                tally=tally,
+                display=display,
+                stop=stop,
+            )
     return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total)
 
 
