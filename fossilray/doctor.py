@@ -38,6 +38,7 @@ def examine() -> list[Finding]:
         _tried("ray", _ray),
         _tried("torch", _torch),
         _tried("CUDA", _cuda),
+        _tried("OpenCV", _opencv),
         _tried("OpenSlide", _openslide),
         _tried("JPEG codec", _jpeg),
         _tried("Zarr crops codec", _zarr),
@@ -96,6 +97,17 @@ def _cuda() -> Finding:
         return Finding("CUDA", "note", "no GPU; slides are processed on the CPU, several times slower")
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     return Finding("CUDA", "ok", names)
+
+
+def _opencv() -> Finding:
+    try:
+        import cv2
+    except ImportError as error:
+        remedy = (
+            "on a machine without a screen: pip install --force-reinstall --no-deps opencv-python-headless"
+        )
+        return Finding("OpenCV", "broken", f"{error}; {remedy}")
+    return Finding("OpenCV", "ok", f"cv2 {cv2.__version__}")
 
 
 def _openslide() -> Finding:
