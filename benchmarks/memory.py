@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 MPP = 0.25
 ISLAND_PX = 4096
+OBJECTS_AN_ISLAND = 350
 CLEAR = (226, 222, 219)
 
 
@@ -32,18 +33,18 @@ class Islands:
     """Painted objects on a clear field, in islands; everything between was not scanned."""
 
     def __init__(self, width: int, height: int, objects: int, *, seed: int) -> None:
-        from fossilray.synthetic.palynomorphs import FOSSIL_KINDS, paint, typical_size_um
+        from fossilray.synthetic.palynomorphs import FOSSIL_KINDS, paint
 
         self.width, self.height = width, height
         rng = np.random.default_rng(seed)
         self._stamps = []
         for number in range(240):
             kind = FOSSIL_KINDS[number % len(FOSSIL_KINDS)]
-            low, high = typical_size_um(kind)
-            painted = paint(kind, size_um=float(rng.uniform(low, high)), um_per_px=MPP, rng=rng)
+            # Small, so that hundreds have room on an island.
+            painted = paint(kind, size_um=float(rng.uniform(12, 28)), um_per_px=MPP, rng=rng)
             self._stamps.append(np.clip(painted.transmittance * 256, 0, 320).astype(np.uint16))
         columns, rows = width // ISLAND_PX, height // ISLAND_PX
-        wanted = max(1, round(objects / 500))
+        wanted = max(1, round(objects / OBJECTS_AN_ISLAND))
         chosen = rng.choice(columns * rows, size=min(wanted, columns * rows), replace=False)
         self._islands = {
             (int(one) % columns, int(one) // columns): number for number, one in enumerate(chosen)

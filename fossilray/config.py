@@ -116,7 +116,7 @@ class DetectorConfig(Section):
     passes: tuple[PassConfig, ...] = Field(
         (
             PassConfig(um_per_px=1.0, smallest_um=0.0, largest_um=160.0),
-            PassConfig(um_per_px=4.0, smallest_um=100.0, largest_um=1000.0),
+            PassConfig(um_per_px=3.0, smallest_um=100.0, largest_um=1000.0),
         ),
         min_length=1,
         description="Sweeps from fine to coarse; large objects come from the coarse ones.",
@@ -127,9 +127,9 @@ class DetectorConfig(Section):
         description="The paper's way of stating scale: the side in pixels at which a tile is seen (128 for a "
         "2048 px tile); replaces `passes` by a single one.",
     )
-    confidence: float = Field(0.25, ge=0, le=1, description="Boxes that score lower are dropped.")
+    confidence: float = Field(0.3, ge=0, le=1, description="Boxes that score lower are dropped.")
     iou: float = Field(
-        0.6,
+        0.5,
         gt=0,
         le=1,
         description="Within a tile, of two boxes that overlap more than this the lower is dropped.",

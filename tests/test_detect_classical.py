@@ -83,12 +83,12 @@ def test_confidence_and_count_bound_the_boxes() -> None:
     assert dark.xyxy[0, 0] < 100
 
 
-def test_score_is_a_quarter_where_darkness_just_reaches_the_threshold() -> None:
+def test_score_is_a_third_where_darkness_just_reaches_the_threshold() -> None:
     tile = np.full((400, 400, 3), 220, np.uint8)
     tile[200:203, :, 1:] = 200
     darkness = measure_darkness(tile, sigma_px=0.01, block_px=101)[201, 0]
     (score,) = find(tile, gaussian_um=0.01, offset=float(darkness) - 0.05, min_area_um2=100.0).score
-    assert score == pytest.approx(0.25, abs=0.005)
+    assert score == pytest.approx(1 / 3, abs=0.005)
 
 
 def test_darkness_thresholds_as_opencv_does() -> None:

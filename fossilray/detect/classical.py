@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from fossilray.config import DetectorConfig
 from fossilray.records import Boxes
 
-SCORE_AT_THRESHOLD = 0.25
-"""Score of an object whose mean darkness just passes the threshold: the default of detector.confidence."""
+SCORE_AT_THRESHOLD = 1 / 3
+"""Score of an object whose mean darkness just passes the threshold: above the default of detector.confidence."""
 
 
 class ClassicalDetector:
@@ -25,8 +25,8 @@ class ClassicalDetector:
     def detect(self, tiles: NDArray[np.uint8], *, um_per_px: float) -> list[Boxes]:
         """One Boxes per tile, in tile pixels, largest score first.
 
-        The score is d / (d + 3 t): d the mean grey levels by which the object's pixels are darker than their
-        neighbourhood, t the threshold (`classical.offset`). It is 0.25 where d = t, 0.5 where d = 3 t.
+        The score is d / (d + 2 t): d the mean grey levels by which the object's pixels are darker than their
+        neighbourhood, t the threshold (`classical.offset`). It is 1/3 where d = t, 0.5 where d = 2 t.
         """
         return [self._detect_one(tile, um_per_px) for tile in tiles]
 
