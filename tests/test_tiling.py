@@ -103,7 +103,8 @@ def test_cores_cover_the_bounds_once(
 
 
 def test_a_huge_slide_is_planned_without_listing_its_tiles() -> None:
-    sweeps = plan_sweeps(info_of(100_000, 80_000), TilingConfig(), DetectorConfig(), 32)
+    passes = (PassConfig(um_per_px=1.0, largest_um=160.0), PassConfig(um_per_px=4.0, largest_um=1000.0))
+    sweeps = plan_sweeps(info_of(100_000, 80_000), TilingConfig(), DetectorConfig(passes=passes), 32)
     assert [len(sweep) for sweep in sweeps] == [49 * 40, 13 * 10]
     assert [sweep.level for sweep in sweeps] == [2, 4]
     assert sweeps[0].core_px == sweeps[1].core_px == 512
