@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections import deque
@@ -56,7 +57,7 @@ class SlideWorker:
         self._state: WorkerState | None = None
 
     def prepare(self) -> str:
-        """Load the detector and the embedder on a GPU if this process has one; the host and device.
+        """Load the detector and the embedder on a GPU if this process has one; the host, process and device.
 
         Raises:
             WeightsError: weights cannot be loaded.
@@ -70,7 +71,7 @@ class SlideWorker:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._detector: Detector = load_detector(self._config.detector, device=device)
         self._embedder: Embedder | None = load_embedder(self._config.embedder, device=device)
-        return f"{socket.gethostname()}/{device}"
+        return f"{socket.gethostname()}/{os.getpid()}/{device}"
 
     def process(self, row: CatalogRow) -> Outcome:
         """The slide committed, or its failure recorded; what is no SlideError is a bug and is raised."""
