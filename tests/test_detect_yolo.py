@@ -165,13 +165,14 @@ for name in ("create_connection", "getaddrinfo", "gethostbyname"):
 socket.socket.connect = refuse
 
 import cv2, torch, torchvision, numpy as np
-before = dict(os.environ), torch.save, np.get_printoptions(), cv2.getNumThreads(), torch.get_num_threads()
+from PIL import Image
+before = dict(os.environ), torch.save, Image.open, np.get_printoptions(), cv2.getNumThreads(), torch.get_num_threads()
 from fossilray.config import DetectorConfig
 from fossilray.detect.loading import load_detector
 
 detector = load_detector(DetectorConfig(weights=sys.argv[1], confidence=0.0), device="cpu")
 assert len(detector.detect(np.zeros((1, 64, 64, 3), np.uint8), um_per_px=1.0)[0])
-after = dict(os.environ), torch.save, np.get_printoptions(), cv2.getNumThreads(), torch.get_num_threads()
+after = dict(os.environ), torch.save, Image.open, np.get_printoptions(), cv2.getNumThreads(), torch.get_num_threads()
 assert before == after, [pair for pair in zip(before, after) if pair[0] != pair[1]]
 """
 

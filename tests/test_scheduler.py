@@ -63,17 +63,20 @@ class WorkerWithoutWeights(ScriptedWorker):
 
 
 class Silent:
-    """A display that keeps what it was told."""
+    """A display that keeps what it was told, and asks the driver to stop after so many commits."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: threading.Event | None, stop_after: int | None) -> None:
         self.said: list[str] = []
+        self._stop, self._stop_after = stop, stop_after
 
     def __enter__(self) -> Silent:
         return self
 
     def __exit__(self, *_: object) -> None: ...
 
-    def update(self, tally: Tally, states: object) -> None: ...
+    def update(self, tally: Tally, states: object) -> None:
+        if self._stop is not None and self._stop_after is not None and tally.committed >= self._stop_after:
+            self._stop.set()
 
     def say(self, line: str) -> None:
         self.said.append(line)
@@ -155,8 +158,7 @@ def test_asked_to_stop_it_ends_what_is_in_flight_and_starts_nothing_more(
     store: RunStore, tmp_path: Path
 ) -> None:
     stop = threading.Event()
-    threading.Timer(4.0, stop.set).start()
-    tally, _ = drive(store, tmp_path, [f"slow-{n:02d}" for n in range(60)], stop=stop)
+    tally, _ = drive(store, tmp_path, [f"slow-{n:02d}" for n in range(60)], stop=stop, stop_after=2)
     assert 0 < tally.committed < 60
     assert tally.committed == len(tried(tmp_path))
 
@@ -181,8 +183,9 @@ def drive(
     *,
     worker: type[ScriptedWorker] = ScriptedWorker,
     stop: threading.Event | None = None,
+    stop_after: int | None = None,
 ) -> tuple[Tally, Silent]:
-    display = Silent()
+    display = Silent(stop, stop_after)
     tally = run_slides(
         [CatalogRow(name, f"/{name}.mrxs") for name in names],
         functools.partial(worker, tmp_path / "tries.log"),

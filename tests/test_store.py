@@ -70,11 +70,11 @@ def test_the_same_run_resumes_and_keeps_its_record(store):
 
 
 def test_a_run_of_other_settings_is_refused_with_each_difference(store):
-    other = RunConfig(detector=DetectorConfig(confidence=0.3), crops=CropsConfig(size_px=96))
+    other = RunConfig(detector=DetectorConfig(confidence=0.45), crops=CropsConfig(size_px=96))
     with pytest.raises(RunMismatch) as caught:
         store.create_or_check(a_run(other, detector="abc"))
     message = str(caught.value)
-    assert "detector.confidence: the run has 0.25, now asked for 0.3" in message
+    assert "detector.confidence: the run has 0.3, now asked for 0.45" in message
     assert "crops.size_px: the run has 224, now asked for 96" in message
     assert 'weights.detector: the run has nothing, now asked for "abc"' in message
     assert "\n" not in message

@@ -65,17 +65,19 @@ def quiet_ultralytics() -> None:
     """Import ultralytics so that it writes no file, asks no server and changes no global setting.
 
     At its first import it writes a settings file, looks up hosts, sets environment variables, the number of
-    OpenCV threads and print options, and replaces torch.save. What it reads is set around that import and what
-    it changed is put back. Call this before importing anything from it.
+    OpenCV threads and print options, and replaces torch.save and PIL's Image.open. What it reads is set around
+    that import and what it changed is put back. Call this before importing anything from it.
     """
     with _importing:
         if "ultralytics" in sys.modules:
             return
         import cv2
         import torch
+        from PIL import Image
 
         environment = dict(os.environ)
-        numpy_print, opencv_threads, save = np.get_printoptions(), cv2.getNumThreads(), torch.save
+        numpy_print, opencv_threads = np.get_printoptions(), cv2.getNumThreads()
+        save, open_image = torch.save, Image.open
         with tempfile.TemporaryDirectory(prefix="fossilray-") as folder:
             os.environ.update(
                 YOLO_CONFIG_DIR=folder, YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false"
@@ -88,7 +90,7 @@ def quiet_ultralytics() -> None:
                 reset_print: Any = torch.set_printoptions
                 reset_print(profile="default")
                 cv2.setNumThreads(opencv_threads)
-                torch.save = save
+                torch.save, Image.open = save, open_image
 
 
 def _restore_environment(before: Mapping[str, str]) -> None:
