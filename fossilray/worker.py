@@ -21,7 +21,7 @@ from fossilray.crops import Measures, cut_crop, estimate_background, measure_cro
 from fossilray.errors import AttemptExpired, SlideError, TooMuchLost, UnreadableRegion
 from fossilray.merge import TileBoxes, merge_tiles
 from fossilray.objects_table import StoredCrops, objects_table
-from fossilray.pictures import draw_boxes
+from fossilray.pictures import LONGEST_SIDE_PX, draw_boxes
 from fossilray.records import (
     UNASSIGNED_WELL,
     Attempt,
@@ -40,9 +40,6 @@ from fossilray.slide import Slide, open_slide
 from fossilray.store import RunStore
 from fossilray.store.arrays import ArrayWriter
 from fossilray.tiling import Sweep, Tile, find_blank, plan_sweeps, read_tile
-
-PICTURE_PX = 1600
-"""Longest side of the picture kept of each slide."""
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -266,7 +263,7 @@ class _SlideRun:
 
     def _draw(self, slide: Slide, boxes: Boxes) -> None:
         try:
-            picture, shown = slide.thumbnail(PICTURE_PX)
+            picture, shown = slide.thumbnail(LONGEST_SIDE_PX)
         except UnreadableRegion:
             return  # the picture is the only thing lost; the report says that there is none
         self._store.write_picture(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fossilray.errors import WeightsError
+from fossilray.half_precision import save_half
 
 if TYPE_CHECKING:
     import torch
@@ -35,26 +36,12 @@ class DetectorMeta(BaseModel):
 
 
 def save_weights(path: Path, *, state_dict: Mapping[str, torch.Tensor], meta: DetectorMeta) -> None:
-    """Write one .safetensors file: kernels in half precision, vectors (norms, biases) as they are.
+    """Write one .safetensors file: kernels in half precision, vectors (norms, biases) in float32.
 
-    A norm's running variance may leave the range of half precision, and vectors weigh next to nothing.
     Equal arguments give equal bytes.
     """
-    import torch
-    from safetensors.torch import save_file
-
-    def packed(tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.detach().to("cpu")
-        if tensor.is_floating_point():
-            tensor = tensor.to(torch.float16 if tensor.ndim > 1 else torch.float32)
-        return tensor.clone(memory_format=torch.contiguous_format)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: packed(tensor) for name, tensor in sorted(state_dict.items())},
-        str(path),
-        metadata={METADATA_KEY: json.dumps(meta.model_dump(mode="json"), sort_keys=True)},
-    )
+    stated = json.dumps(meta.model_dump(mode="json"), sort_keys=True)
+    save_half(path, state_dict, {METADATA_KEY: stated})
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], DetectorMeta]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fossilray.embed.network import Interpolation, Preprocessing
 from fossilray.errors import WeightsError
+from fossilray.half_precision import save_half
 
 if TYPE_CHECKING:
     import torch
@@ -41,27 +42,12 @@ class BackboneMeta(BaseModel):
 
 
 def save_backbone(path: Path, *, state_dict: Mapping[str, torch.Tensor], meta: BackboneMeta) -> None:
-    """Write one .safetensors file: kernels in half precision, vectors (norms, biases) as they are.
+    """Write one .safetensors file: kernels in half precision, vectors (norms, biases) in float32.
 
     Equal arguments give equal bytes.
     """
-    import torch
-    from safetensors.torch import save_file
-
-    def packed(tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.detach().to("cpu")
-        if tensor.is_floating_point():
-            # A norm's running variance may leave float16's range, and vectors weigh next to nothing.
-            tensor = tensor.to(torch.float16 if tensor.ndim > 1 else torch.float32)
-        return tensor.clone(memory_format=torch.contiguous_format)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: packed(tensor) for name, tensor in sorted(state_dict.items())},
-        str(path),
-        metadata={METADATA_KEY: json.dumps(meta.model_dump(mode="json"), sort_keys=True)},
-    )
-    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
+    stated = json.dumps(meta.model_dump(mode="json"), sort_keys=True)
+    save_half(path, state_dict, {METADATA_KEY: stated})
 
 
 def parse_meta(path: Path, metadata: Mapping[str, str]) -> BackboneMeta | None:

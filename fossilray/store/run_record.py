@@ -7,13 +7,12 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
 from fossilray.config import RunConfig
 from fossilray.errors import StoreError
-from fossilray.records import SCHEMA_VERSION
+from fossilray.records import SCHEMA_VERSION, utc_now
 
 _VERSIONED = (
     "fossilray",
@@ -98,7 +97,7 @@ def describe_run(
         embedder=dict(embedder or {}),
         versions={"python": platform.python_version(), **dict(_installed())},
         schema_version=SCHEMA_VERSION,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=utc_now(),
     )
 
 
