@@ -18,12 +18,50 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class AccessConfig(Section):
+    """How an object store is reached; nothing here changes results. Credentials never stand here."""
+
+    endpoint_url: str | None = Field(None, description="S3 endpoint, for stores other than AWS.")
+    region: str | None = Field(None, description="S3 region.")
+    profile: str | None = Field(None, description="Profile of the shared AWS credentials file.")
+    anonymous: bool = Field(False, description="Reach public buckets without credentials.")
+    tries: int = Field(
+        8,
+        ge=1,
+        description="Tries of one request that is throttled, times out, is reset or answered by a server's fault, "
+        "with waits that double and vary.",
+    )
+    timeout_s: float = Field(
+        60.0, gt=0, description="Seconds without an answer after which a request counts as failed."
+    )
+
+
 class SlidesConfig(Section):
     """Which slides, and how they are read."""
 
     source: str | None = Field(
         None,
-        description="Folder, glob, one slide or a catalog; what `process` is given as SLIDES replaces it.",
+        description="Folder, glob, one slide, a catalog, or s3://bucket/folder; what `process` is given as SLIDES "
+        "replaces it.",
+    )
+    access: AccessConfig | None = Field(
+        None, description="How slides in an object store are reached; unset: as the run directory (`store`)."
+    )
+    scratch: str | None = Field(
+        None,
+        description="Local folder where slides from an object store are staged; unset: the system's temporary one.",
+    )
+    scratch_gb: float = Field(
+        20.0, gt=0, description="Most GB a worker keeps staged, the slide in work and the next one together."
+    )
+    fetch_threads: int = Field(
+        8, ge=1, description="Parts of a slide fetched side by side when it is staged."
+    )
+    max_gigapixels: float = Field(
+        200.0,
+        gt=0,
+        description="A file that claims more level-0 pixels than this (in 1e9) is refused unread; a slide of the "
+        "archive has about 7.",
     )
     mpp: float | None = Field(
         None,
@@ -213,20 +251,33 @@ class WorkersConfig(Section):
     )
     max_deaths: int = Field(3, ge=1, description="A slide that killed its worker this often is quarantined.")
     max_tries: int = Field(3, ge=1, description="Tries of a slide whose failures are transient.")
+    retry_after_s: float = Field(
+        5.0,
+        ge=0,
+        description="Wait before a slide with a transient failure is tried again; doubles with every try, and varies.",
+    )
     deadline_minutes: float = Field(120.0, gt=0, description="An attempt older than this commits nothing.")
+    stall_minutes: float = Field(
+        15.0,
+        gt=0,
+        description="A worker that makes no progress within a stage for this long is stopped, and its slide tried "
+        "elsewhere.",
+    )
+    memory_gb: float | None = Field(
+        None,
+        gt=0,
+        description="A worker that holds more memory than this is stopped, and its slide tried elsewhere; unset: "
+        "only Ray's own guard of the whole machine.",
+    )
 
 
-class StoreConfig(Section):
-    """How the run directory is reached; nothing here changes results."""
+class StoreConfig(AccessConfig):
+    """The run directory and how it is reached; nothing here changes results."""
 
     run: str | None = Field(
         None,
         description="Run directory, a local path or s3://…; what `process` is given as --run replaces it.",
     )
-    endpoint_url: str | None = Field(None, description="S3 endpoint, for stores other than AWS.")
-    region: str | None = Field(None, description="S3 region.")
-    profile: str | None = Field(None, description="Profile of the shared AWS credentials file.")
-    anonymous: bool = Field(False, description="Reach public buckets without credentials.")
     single_writer: bool = Field(
         False, description="Promise that one driver alone commits, for stores without conditional create."
     )
@@ -249,7 +300,15 @@ class RunConfig(Section):
         plain = self.model_dump(mode="json")
         plain["workers"] = {"torch_threads": self.workers.torch_threads}
         del plain["store"]
-        for name in ("source", "read_threads"):
+        for name in (
+            "source",
+            "access",
+            "scratch",
+            "scratch_gb",
+            "fetch_threads",
+            "max_gigapixels",
+            "read_threads",
+        ):
             del plain["slides"][name]
         return plain
 

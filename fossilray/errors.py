@@ -17,8 +17,12 @@ FossilrayError
     ├── MissingResolution     neither the slide nor the configuration states um per pixel
     ├── UnreadableRegion      pixels that should be there cannot be decoded
     ├── TooMuchLost           more of the slide is unreadable than slides.max_lost_share allows
+    ├── TooLarge              the file claims more pixels or bytes than the configuration allows
     ├── AttemptExpired        the attempt outlived its deadline and must not commit
-    └── TransientSlideError   may succeed when tried again (network, scratch space)
+    └── TransientSlideError   may succeed when tried again
+        ├── SourceUnreachable the store that holds the slide does not answer, or broke off
+        ├── ScratchFull       no room to stage the slide just now
+        └── OutOfMemory       the worker could not get the memory it asked for
 """
 
 
@@ -92,6 +96,10 @@ class TooMuchLost(SlideError):
     """The share of unreadable tiles is above the configured limit."""
 
 
+class TooLarge(SlideError):
+    """The file claims more than the configuration lets one slide have."""
+
+
 class AttemptExpired(SlideError):
     """The attempt ran past its deadline."""
 
@@ -102,3 +110,15 @@ class TransientSlideError(SlideError):
     """A fault outside the slide."""
 
     transient = True
+
+
+class SourceUnreachable(TransientSlideError):
+    """The slide's own store cannot be reached."""
+
+
+class ScratchFull(TransientSlideError):
+    """The disk for staged slides has no room."""
+
+
+class OutOfMemory(TransientSlideError):
+    """Memory ran out while the slide was worked on."""

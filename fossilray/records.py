@@ -320,6 +320,8 @@ class WorkerState:
     slide_id: str
     stage: str
     share: float
+    resident_bytes: int = 0
+    """Memory of the worker's process, 0 where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -364,6 +366,8 @@ class Outcome:
     slide_id: str
     summary: SlideSummary | None = None
     failure: Failure | None = None
+    submitted: bool = False
+    """The objects file waits below pending/ for the driver, who alone commits (`store.single_writer`)."""
 
 
 class Worker(Protocol):
@@ -373,7 +377,9 @@ class Worker(Protocol):
         """Load models; the name to show."""
         ...
 
-    def process(self, row: CatalogRow) -> Outcome: ...
+    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
+        """Do the slide, whole; `upcoming` is likely to come next and may be fetched meanwhile."""
+        ...
 
     def state(self) -> WorkerState | None:
         """What `process` is doing now; called from another thread."""

@@ -70,7 +70,7 @@ class SlideWorker:
         self._embedder: Embedder | None = load_embedder(self._config.embedder, device=device)
         return f"{socket.gethostname()}/{os.getpid()}/{device}"
 
-    def process(self, row: CatalogRow) -> Outcome:
+    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
         """The slide committed, or its failure recorded; what is no SlideError is a bug and is raised."""
         attempt = self._store.begin_attempt(
             row.slide_id, deadline_s=self._config.workers.deadline_minutes * 60
