@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: seconds_fetch."""
 
 Image = NDArray[np.uint8]
 """H x W x 3 uint8 RGB."""
@@ -169,6 +170,7 @@ class SlideSummary:
     crops_failed: int
     """Objects whose pixels no level could give; their measures are null."""
     array_bytes: int
+    seconds_fetch: float
     seconds_open: float
     seconds_detect: float
     seconds_merge: float
@@ -232,6 +234,7 @@ SLIDES_SCHEMA = _schema(
     ("crops_coarser", pa.int32(), False),
     ("crops_failed", pa.int32(), False),
     ("array_bytes", pa.int64(), False),
+    ("seconds_fetch", pa.float64(), False),
     ("seconds_open", pa.float64(), False),
     ("seconds_detect", pa.float64(), False),
     ("seconds_merge", pa.float64(), False),

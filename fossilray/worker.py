@@ -127,7 +127,7 @@ class _SlideRun:
         attempt: Attempt,
         show: Callable[[WorkerState], None],
     ) -> None:
-        self.stage = "open"
+        self.stage = "fetch"
         self._config = config
         self._store = store
         self._detector = detector
@@ -141,6 +141,7 @@ class _SlideRun:
 
     def execute(self) -> Outcome:
         """Run the stages in order; the commit is the last thing that happens."""
+        self._enter("fetch")
         self._enter("open")
         slides = self._config.slides
         mpp = self._row.mpp or slides.mpp
@@ -295,6 +296,7 @@ class _SlideRun:
             crops_coarser=crops.coarser,
             crops_failed=int(crops.measures.missing.sum()),
             array_bytes=crops.files.total_bytes,
+            seconds_fetch=spent["fetch"],
             seconds_open=spent["open"],
             seconds_detect=spent["detect"],
             seconds_merge=spent["merge"],

@@ -42,6 +42,7 @@ def a_summary(slide_id: str, attempt: str, *, objects: int = 0, well: str = "640
         crops_coarser=0,
         crops_failed=0,
         array_bytes=1234,
+        seconds_fetch=0.0,
         seconds_open=0.1,
         seconds_detect=1.5,
         seconds_merge=0.1,

@@ -196,6 +196,7 @@ def _summarise(slide_id: str, *, count: int, well: str, depth_m: float | None, a
         crops_coarser=0,
         crops_failed=0,
         array_bytes=0,
+        seconds_fetch=0.0,
         seconds_open=0.1,
         seconds_detect=2.0,
         seconds_merge=0.1,

@@ -226,7 +226,11 @@ def summary(slide_id: str) -> SlideSummary:
         0,
     )
     seconds = dict.fromkeys(
-        [f"seconds_{stage}" for stage in ("open", "detect", "merge", "crops", "embed", "write", "total")], 0.0
+        [
+            f"seconds_{stage}"
+            for stage in ("fetch", "open", "detect", "merge", "crops", "embed", "write", "total")
+        ],
+        0.0,
     )
     return SlideSummary(
         slide_id=slide_id,

@@ -46,7 +46,7 @@ LARGE_PICTURES = 6
 
 _SMALL_PX = 260
 _LARGE_BYTES = 600_000  # a larger picture is encoded again, coarser
-_STAGES = ("open", "detect", "merge", "crops", "embed", "write")
+_STAGES = ("fetch", "open", "detect", "merge", "crops", "embed", "write")
 
 
 @dataclass(frozen=True)
