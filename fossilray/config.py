@@ -278,6 +278,11 @@ class StoreConfig(AccessConfig):
         None,
         description="Run directory, a local path or s3://…; what `process` is given as --run replaces it.",
     )
+    patience_minutes: float = Field(
+        30.0,
+        ge=0,
+        description="How long the job waits for a store that does not answer any request before it stops.",
+    )
     single_writer: bool = Field(
         False, description="Promise that one driver alone commits, for stores without conditional create."
     )

@@ -10,7 +10,8 @@ FossilrayError
 ├── WeightsError              a weight file is missing, of another architecture, or unsafe to load
 ├── WorkerError               workers cannot start, or met a fault of fossilray itself
 ├── StoreError                the run directory cannot be written or cannot commit safely
-│   └── NoConditionalCreate   the store cannot create a file only if it is absent
+│   ├── NoConditionalCreate   the store cannot create a file only if it is absent
+│   └── StoreUnreachable      the store did not answer, however often it was asked; it may later
 └── SlideError                one slide cannot be processed; the run goes on
     ├── NotASlide             OpenSlide cannot read this file
     ├── MissingCompanion      a MIRAX slide lacks Slidedat.ini, Index.dat or a data file
@@ -68,6 +69,10 @@ class StoreError(FossilrayError):
 
 class NoConditionalCreate(StoreError):
     """The store ignores create-if-absent, so two workers could both commit a slide."""
+
+
+class StoreUnreachable(StoreError):
+    """The store does not answer; what it holds is safe, and it may answer again."""
 
 
 class SlideError(FossilrayError):
