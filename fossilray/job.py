@@ -61,7 +61,7 @@ def run_job(
         raise CatalogError(f"no slides below {target}; name a folder, a glob, one slide or a catalog")
     store.create_or_check(_describe(config))
     rows = store.freeze_catalog(catalog.rows)
-    ledger = Ledger(store)
+    ledger = Ledger(store, patience_minutes=config.store.patience_minutes)
     todo, tally, old = _what_is_left(store, rows, catalog, retry_failed=retry_failed)
     ledger.failures += old
     if todo:
@@ -69,7 +69,7 @@ def run_job(
             run_slides(
                 todo,
                 functools.partial(SlideWorker, run_url, config),
-                workers=config.workers,
+                config=config,
                 ledger=ledger,
                 tally=tally,
                 display=display,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from fossilray.errors import StoreUnreachable
 from fossilray.progress import Tally
 from fossilray.records import Failure, Heartbeat, SlideSummary, utc_now
 from fossilray.store import RunStore
@@ -17,19 +17,24 @@ from fossilray.store import RunStore
 Item = TypeVar("Item")
 
 BEAT_EVERY_S = 30.0
+ASK_AGAIN_S = 5.0
 SUMMARIES_A_PART = 256
 PART_EVERY_S = 60.0
-DEATH = "WorkerDied"
-"""`error` of a failure that is a worker's death."""
+LOSSES = {"WorkerDied": 1.0, "Stalled": 1.0, "MemoryExceeded": 1.0, "NodeDied": 1 / 3}
+"""`error` of the failures that are a worker's loss, and what each counts towards `workers.max_deaths`.
+
+A machine that goes away seldom does so for a slide's sake: spot nodes vanish with whatever they have in hand.
+"""
 
 
 class Ledger:
     """The driver's writer; one background thread, so that a slow store never holds up the dispatch."""
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: RunStore, *, patience_minutes: float = 30.0) -> None:
         self.failures: list[Failure] = []
         """What failed for good in this job, for the list at its end."""
         self._store = store
+        self._patience_s = patience_minutes * 60
         self._driver_id = secrets.token_hex(8)
         self._started_at = utc_now()
         self._clerk = ThreadPoolExecutor(1, thread_name_prefix="ledger")
@@ -37,12 +42,21 @@ class Ledger:
         self._summaries: list[SlideSummary] = []
         self._part_s = self._beat_s = time.monotonic()
 
-    def deaths(self) -> dict[str, int]:
-        """How often each slide has killed its worker, in this job and in earlier ones."""
-        return dict(Counter(failure.slide_id for failure in self._store.failures() if failure.error == DEATH))
+    def blame(self) -> dict[str, float]:
+        """What each slide has on its account from losses of workers under earlier drivers."""
+        accounts: dict[str, float] = {}
+        for failure in self._store.failures():
+            accounts[failure.slide_id] = accounts.get(failure.slide_id, 0.0) + self.weight(failure.error)
+        return {slide_id: blame for slide_id, blame in accounts.items() if blame}
 
-    def committed(self, summary: SlideSummary) -> None:
-        """Keep a summary for the next part of `slides/`."""
+    def weight(self, error: str) -> float:
+        """What one such failure counts towards `workers.max_deaths`."""
+        return LOSSES.get(error, 0.0)
+
+    def committed(self, summary: SlideSummary, *, submitted: bool = False) -> None:
+        """Keep a summary for the next part of `slides/`; what its worker only submitted is committed first."""
+        if submitted:
+            self._later(self._commit_submitted, summary)
         self._summaries.append(summary)
         if len(self._summaries) >= SUMMARIES_A_PART or time.monotonic() - self._part_s > PART_EVERY_S:
             self._write_part()
@@ -51,14 +65,14 @@ class Ledger:
         """Remember a failure that its worker has recorded."""
         self.failures.append(failure)
 
-    def worker_died(self, slide_id: str, reason: str, *, quarantined: bool) -> None:
-        """Record that a slide's worker is gone; only the driver is left to say so."""
+    def lost(self, slide_id: str, *, error: str, reason: str, stage: str, quarantined: bool) -> None:
+        """Record that a slide's worker is gone; only the driver is left to say so. error: one of LOSSES."""
         failure = Failure(
             slide_id=slide_id,
             attempt=secrets.token_hex(8),
-            stage="worker",
-            error=DEATH,
-            message=f"the worker died while it had this slide: {reason}",
+            stage=stage,
+            error=error,
+            message=f"the worker was lost while it had this slide: {reason}",
             transient=not quarantined,
             quarantined=quarantined,
             host=socket.gethostname(),
@@ -68,8 +82,8 @@ class Ledger:
             self.failures.append(failure)
         self._later(self._store.record_failure, failure)
 
-    def beat(self, tally: Tally, in_flight: Mapping[str, str], *, now: bool = False) -> None:
-        """Every 30 s leave a sign of life with what is in flight (slide_id to path)."""
+    def beat(self, tally: Tally, in_flight: Iterable[str], *, now: bool = False) -> None:
+        """Every 30 s leave a sign of life with what is in flight (slide_ids)."""
         if not now and time.monotonic() - self._beat_s < BEAT_EVERY_S:
             return
         self._beat_s = time.monotonic()
@@ -91,7 +105,7 @@ class Ledger:
         """Write what is left and wait for it."""
         if self._summaries:
             self._write_part()
-        self.beat(tally, {}, now=True)
+        self.beat(tally, (), now=True)
         self._clerk.shutdown(wait=True)
         self._raise_failed_writes()
 
@@ -100,9 +114,24 @@ class Ledger:
         self._part_s = time.monotonic()
         self._later(self._store.append_summaries, rows)
 
-    def _later(self, write: Callable[[Item], None], item: Item) -> None:
+    def _commit_submitted(self, summary: SlideSummary) -> None:
+        self._store.commit_submitted(summary.slide_id, summary.well, summary.attempt)
+
+    def _later(self, write: Callable[[Item], object], item: Item) -> None:
         self._raise_failed_writes()
-        self._writes.append(self._clerk.submit(write, item))
+        self._writes.append(self._clerk.submit(self._persist, write, item))
+
+    def _persist(self, write: Callable[[Item], object], item: Item) -> None:
+        """Write, and where the store does not answer write again until the job's patience ends."""
+        patient_until_s = time.monotonic() + self._patience_s
+        while True:
+            try:
+                write(item)
+                return
+            except StoreUnreachable:
+                if time.monotonic() > patient_until_s:
+                    raise
+                time.sleep(ASK_AGAIN_S)
 
     def _raise_failed_writes(self) -> None:
         for write in self._writes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import sys
 import threading
@@ -13,16 +14,25 @@ from pathlib import Path
 import pytest
 from ray import cloudpickle
 
-from fossilray.config import RunConfig, WorkersConfig
-from fossilray.errors import WeightsError, WorkerError
-from fossilray.ledger import DEATH, Ledger
+from fossilray.config import RunConfig, StoreConfig, WorkersConfig
+from fossilray.errors import StoreUnreachable, WeightsError, WorkerError
+from fossilray.ledger import LOSSES, Ledger
 from fossilray.progress import Tally
 from fossilray.records import CatalogRow, Failure, Outcome, SlideSummary, WorkerState, utc_now
 from fossilray.scheduler import ray_cluster, run_slides, workers_that_fit
 from fossilray.store import RunStore
 from fossilray.store.run_record import describe_run
 
-WORKERS = WorkersConfig(count=2, cpus_per_worker=0.4, max_deaths=2, max_tries=2)
+WORKERS = WorkersConfig(
+    count=2,
+    cpus_per_worker=0.4,
+    max_deaths=2,
+    max_tries=2,
+    retry_after_s=0.1,
+    stall_minutes=0.05,
+    memory_gb=0.7,
+)
+CONFIG = RunConfig(workers=WORKERS, store=StoreConfig(patience_minutes=0.02))
 
 
 class ScriptedWorker:
@@ -30,13 +40,15 @@ class ScriptedWorker:
 
     def __init__(self, log: Path) -> None:
         self._log = log
+        self._state: WorkerState | None = None
 
     def prepare(self) -> str:
         return f"fake/{os.getpid()}"
 
-    def process(self, row: CatalogRow) -> Outcome:
+    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
         with self._log.open("a") as log:
-            log.write(f"{row.slide_id} {os.getpid()}\n")
+            log.write(f"{row.slide_id} {os.getpid()} {upcoming.slide_id if upcoming else '-'}\n")
+        self._state = WorkerState(row.slide_id, "detect", 0.5)
         act = row.slide_id.split("-")[0]
         if act == "kills":
             os._exit(1)
@@ -48,10 +60,21 @@ class ScriptedWorker:
             return Outcome(row.slide_id, failure=failure(row.slide_id, transient=act == "flaky"))
         if act == "slow":
             time.sleep(1.0)
+        if act == "hangs":
+            time.sleep(3600)
+        if act == "walks":  # longer than a stall, but it moves
+            for step in range(40):
+                self._state = WorkerState(row.slide_id, "detect", step / 40)
+                time.sleep(0.15)
+        if act == "swells":
+            self._state = WorkerState(row.slide_id, "crops", 0.1, resident_bytes=2 * 10**9)
+            time.sleep(3600)
+        if act == "offline" or (act == "offline_once" and self._tries(row) == 1):
+            raise StoreUnreachable("s3://bucket/run does not answer; check the network")
         return Outcome(row.slide_id, summary=summary(row.slide_id))
 
     def state(self) -> WorkerState | None:
-        return None
+        return self._state
 
     def _tries(self, row: CatalogRow) -> int:
         return sum(line.startswith(row.slide_id + " ") for line in self._log.read_text().splitlines())
@@ -114,7 +137,7 @@ def test_a_slide_that_kills_its_workers_is_quarantined_and_its_neighbours_are_no
     tally, display = drive(store, tmp_path, names)
     assert (tally.committed, tally.failed) == (12, 2)
     assert tried(tmp_path).count("kills-a") == tried(tmp_path).count("kills-b") == WORKERS.max_deaths
-    assert {f.slide_id for f in store.failures() if f.quarantined and f.error == DEATH} == {
+    assert {f.slide_id for f in store.failures() if f.quarantined and f.error == "WorkerDied"} == {
         "kills-a",
         "kills-b",
     }
@@ -127,7 +150,7 @@ def test_a_slide_whose_worker_died_once_is_tried_again(store: RunStore, tmp_path
 
 
 def test_deaths_of_an_earlier_driver_count(store: RunStore, tmp_path: Path) -> None:
-    Ledger(store).worker_died("kills-a", "SIGKILL", quarantined=False)
+    Ledger(store).lost("kills-a", error="WorkerDied", reason="SIGKILL", stage="detect", quarantined=False)
     deadline = time.monotonic() + 10
     while not store.failures() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -163,6 +186,62 @@ def test_asked_to_stop_it_ends_what_is_in_flight_and_starts_nothing_more(
     assert tally.committed == len(tried(tmp_path))
 
 
+def test_a_slide_that_hangs_is_stopped_and_one_that_only_takes_long_is_not(
+    store: RunStore, tmp_path: Path
+) -> None:
+    tally, _ = drive(store, tmp_path, ["hangs-a", "walks-b", "fine-c"])
+    assert (tally.committed, tally.failed) == (2, 1)
+    last = store.failures()[-1]
+    assert (last.slide_id, last.error, last.stage, last.quarantined) == ("hangs-a", "Stalled", "detect", True)
+    assert "workers.stall_minutes" in last.message
+    assert tried(tmp_path).count("walks-b") == 1
+
+
+def test_a_worker_that_holds_too_much_memory_is_stopped(store: RunStore, tmp_path: Path) -> None:
+    tally, _ = drive(store, tmp_path, ["swells-a", "fine-b"])
+    assert (tally.committed, tally.failed) == (1, 1)
+    assert {failure.error for failure in store.failures()} == {"MemoryExceeded"}
+    assert "2.0 GB in stage crops" in store.failures()[0].message
+
+
+def test_lost_machines_weigh_less_than_deaths(store: RunStore, tmp_path: Path) -> None:
+    ledger = Ledger(store)
+    for _ in range(3):
+        ledger.lost("fine-a", error="NodeDied", reason="preempted", stage="detect", quarantined=False)
+    ledger.close(Tally(total=1))
+    assert ledger.blame() == {"fine-a": pytest.approx(1.0)}
+    assert drive(store, tmp_path, ["fine-a"])[0].committed == 1
+    assert LOSSES["NodeDied"] * WORKERS.max_deaths < 1
+
+
+def test_a_store_that_is_away_for_a_moment_costs_no_slide(store: RunStore, tmp_path: Path) -> None:
+    tally, display = drive(store, tmp_path, ["offline_once-a", "fine-b"])
+    assert (tally.committed, tally.failed, tally.retried) == (2, 0, 1)
+    assert any("does not answer" in line for line in display.said)
+
+
+def test_a_store_that_stays_away_ends_the_job_with_its_own_error(store: RunStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreUnreachable, match="does not answer"):
+        drive(store, tmp_path, ["offline-a"])
+
+
+def test_each_worker_is_told_the_next_slide_that_must_be_fetched(store: RunStore, tmp_path: Path) -> None:
+    names = [f"fine-{n:02d}" for n in range(12)]
+    tally, _ = drive(store, tmp_path, [*names, "kills-x"], folder="s3://bucket/")
+    assert (tally.committed, tally.failed) == (12, 1)
+    promised = [line.split() for line in (tmp_path / "tries.log").read_text().splitlines()]
+    kept = sum(
+        after[0] == told
+        for seat in {line[1] for line in promised}
+        for mine in [[line for line in promised if line[1] == seat]]
+        for (_, _, told), after in itertools.pairwise(mine)
+        if told != "-"
+    )
+    assert kept > 0
+    assert sum(line[2] != "-" for line in promised) > 4
+    assert len([line for line in promised if line[0].startswith("fine")]) == 12
+
+
 def test_the_driver_leaves_summaries_and_a_heartbeat(store: RunStore, tmp_path: Path) -> None:
     drive(store, tmp_path, ["fine-a", "fine-b"])
     beat = store.heartbeats()[0]
@@ -184,12 +263,13 @@ def drive(
     worker: type[ScriptedWorker] = ScriptedWorker,
     stop: threading.Event | None = None,
     stop_after: int | None = None,
+    folder: str = "/",
 ) -> tuple[Tally, Silent]:
     display = Silent(stop, stop_after)
     tally = run_slides(
-        [CatalogRow(name, f"/{name}.mrxs") for name in names],
+        [CatalogRow(name, f"{folder}{name}.mrxs") for name in names],
         functools.partial(worker, tmp_path / "tries.log"),
-        workers=WORKERS,
+        config=CONFIG,
         ledger=Ledger(store),
         tally=Tally(total=len(names)),
         display=display,

@@ -1,0 +1,70 @@
+"""The connection to Ray, and how many workers fit there."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+import ray
+from ray._private import ray_constants
+
+from fossilray.config import WorkersConfig
+
+OBJECT_STORE_BYTES = 128 * 1024**2
+"""Nothing larger than an Outcome passes through it."""
+WORKER_BYTES = 3 * 1024**3
+"""Memory that one CPU worker may need."""
+
+
+@contextlib.contextmanager
+def ray_cluster(address: str) -> Iterator[None]:
+    """A connection to a running cluster, or with `local` a private Ray on this machine, closed afterwards."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address == "local":
+        with _on_loopback():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+            )
+    else:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def workers_that_fit(workers: WorkersConfig) -> int:
+    """How many workers to run: the configured count, else as many as the connected cluster holds; at least 1."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
+    if workers.count is not None:
+        fit = workers.count
+    elif gpus and workers.gpus_per_worker:
+        fit = int(gpus / workers.gpus_per_worker + 1e-9)
+    else:
+        fit = min(
+            int(cpus / workers.cpus_per_worker), int(resources.get("memory", WORKER_BYTES) / WORKER_BYTES)
+        )
+    return max(1, fit)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """While it lasts, a Ray that starts takes 127.0.0.1 for its address, and all its servers listen there alone.
+
+    On Linux Ray's servers listen on every interface, without a password, and whoever reaches them runs code.
+    Its own switch is meant for desktops (where a cluster is not supported anyway) and read once, at import;
+    `_node_ip_address` does not help, since Ray turns a loopback address back into the machine's.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before

@@ -1,0 +1,296 @@
+"""The workers of a job as Ray actors: started in waves, sent one slide at a time, watched, and lost."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import ray
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
+
+from fossilray.config import WorkersConfig
+from fossilray.errors import FossilrayError, WorkerError
+from fossilray.records import CatalogRow, Outcome, Worker, WorkerState
+from fossilray.scheduler.cluster import workers_that_fit
+
+STARTS_LOST_IN_A_ROW = 5
+"""Workers that may die while starting, one after the other, before the job gives up."""
+WATCHED_AT_ONCE = 16
+"""Workers asked at the same time what they do; the others' turn comes with the next question."""
+FIT_EVERY_S = 5.0
+"""How often the cluster is asked how many workers it holds: nodes come and go."""
+
+Seat: TypeAlias = Any
+"""An actor's handle, for those who only pass it on."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A worker that is gone with the slide it had. `error` is one of LOSSES of the ledger."""
+
+    error: str
+    reason: str
+    stage: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a worker's slide ended: an outcome, the worker's loss, or an error that it could not handle."""
+
+    seat: Seat
+    slide_id: str
+    outcome: Outcome | None = None
+    loss: Loss | None = None
+    error: FossilrayError | None = None
+
+
+class _Actor:
+    """A worker inside a Ray actor; `state` answers while `process` runs."""
+
+    def __init__(self, make_worker: Callable[[], Worker]) -> None:
+        self._make_worker = make_worker
+        self._worker: Worker | None = None
+
+    def prepare(self) -> str:
+        # Not in __init__: an error there would reach the driver as a death without its class.
+        worker = self._make_worker()
+        name = worker.prepare()
+        self._worker = worker
+        return name
+
+    def process(self, row: CatalogRow, upcoming: CatalogRow | None) -> Outcome:
+        assert self._worker is not None
+        return self._worker.process(row, upcoming)
+
+    @ray.method(concurrency_group="watch")
+    def state(self) -> WorkerState | None:
+        return self._worker.state() if self._worker else None
+
+
+@dataclass
+class _Task:
+    """What a busy worker has in hand, and when it last was seen to move."""
+
+    seat: Seat
+    slide_id: str
+    moved_s: float
+    state: WorkerState | None = None
+
+
+class Crew:
+    """All workers of one job; needs a Ray connection."""
+
+    def __init__(self, make_worker: Callable[[], Worker], workers: WorkersConfig) -> None:
+        self.idle: list[Seat] = []
+        self._workers = workers
+        self._make_worker = ray.put(make_worker)
+        self._starting: dict[Any, Seat] = {}
+        self._busy: dict[Any, _Task] = {}
+        self._names: dict[Seat, str] = {}
+        self._verdicts: dict[Seat, Loss] = {}
+        self._questions: dict[Any, Any] = {}
+        self._asked_s = 0.0
+        self._lost_starts = 0
+        self._sized_s, self._fit = -1e9, 1
+        self._actor_class = self._remote_class()
+
+    @property
+    def ready(self) -> int:
+        """Workers that are idle or busy."""
+        return len(self.idle) + len(self._busy)
+
+    @property
+    def states(self) -> dict[str, WorkerState]:
+        """What busy workers were doing when they were last asked, by worker."""
+        return {
+            self._names[task.seat]: task.state
+            for task in self._busy.values()
+            if task.state is not None and task.seat in self._names
+        }
+
+    def hire(self, slides: int) -> None:
+        """Ask for workers for so many slides, in waves: a pending one brings a node, a thousand bring a storm."""
+        if time.monotonic() - self._sized_s > FIT_EVERY_S:
+            self._sized_s, self._fit = time.monotonic(), workers_that_fit(self._workers)
+        missing = min(self._fit, slides) - self.ready - len(self._starting)
+        wave = max(4, self.ready)
+        for _ in range(min(missing, wave - len(self._starting))):
+            actor = self._actor_class.remote(self._make_worker)
+            self._starting[actor.prepare.remote()] = actor
+
+    def send(self, seat: Seat, row: CatalogRow, upcoming: CatalogRow | None) -> None:
+        """Give an idle worker a slide, and the name of the one that likely comes next."""
+        self.idle.remove(seat)
+        self._busy[seat.process.remote(row, upcoming)] = _Task(seat, row.slide_id, time.monotonic())
+
+    def wait(self) -> list[Answer]:
+        """Wait a moment for news: the slides that ended, while new workers turn idle.
+
+        Raises:
+            WorkerError: workers die while starting.
+            FossilrayError: what a worker raised while it prepared (weights, store).
+        """
+        pending = [*self._busy, *self._starting]
+        if not pending:
+            time.sleep(0.05)
+            return []
+        ready, _ = ray.wait(pending, num_returns=1, timeout=0.25, fetch_local=True)
+        if len(ready) == 1 and len(pending) > 1:
+            ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=True)
+        answers = []
+        for reference in ready:
+            if reference in self._starting:
+                self._take_start(reference)
+            else:
+                answers.append(self._take_answer(reference))
+        return answers
+
+    def watch(self) -> None:
+        """Once a second ask busy workers what they do; stop those that do not move or hold too much memory."""
+        now = time.monotonic()
+        self._take_states(now)
+        if now - self._asked_s < 1.0:
+            return
+        self._asked_s = now
+        asked = {question[0] for question in self._questions.values()}
+        # Those that were asked longest ago come first: a job of a thousand workers asks each in turn.
+        waiting = [reference for reference in self._busy if reference not in asked]
+        for reference in waiting[: max(0, WATCHED_AT_ONCE - len(self._questions))]:
+            task = self._busy.pop(reference)
+            self._busy[reference] = task
+            self._questions[task.seat.state.remote()] = (reference, now)
+        for task in self._busy.values():
+            self._judge(task, now)
+
+    def give_back(self, *, keep: int) -> None:
+        """Return idle workers to the cluster, all but `keep`."""
+        while len(self.idle) > keep:
+            self._dismiss(self.idle.pop())
+
+    def dismiss_all(self) -> None:
+        """Kill whatever still runs; what it had not committed is as if it had never begun."""
+        for seat in [*self.idle, *self._starting.values(), *(task.seat for task in self._busy.values())]:
+            self._dismiss(seat)
+
+    def _remote_class(self) -> Any:
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        remote: Any = ray.remote  # its stubs know nothing of concurrency_groups
+        return remote(
+            num_cpus=self._workers.cpus_per_worker,
+            num_gpus=self._workers.gpus_per_worker if resources.get("GPU") else 0,
+            max_restarts=0,
+            max_task_retries=0,
+            concurrency_groups={"watch": 1},
+        )(_Actor)
+
+    def _take_start(self, reference: Any) -> None:
+        seat = self._starting.pop(reference)
+        try:
+            self._names[seat] = ray.get(reference)
+        except RayTaskError as error:
+            raise _own_error(error, "a worker could not prepare") from None
+        except RayError as error:
+            self._lost_starts += 1
+            if self._lost_starts >= STARTS_LOST_IN_A_ROW:
+                raise WorkerError(
+                    f"{self._lost_starts} workers in a row died while starting ({_reason(error)}); "
+                    "run `fossilray doctor` on that machine and look for too little memory"
+                ) from None
+            return
+        self._lost_starts = 0
+        self.idle.append(seat)
+
+    def _take_answer(self, reference: Any) -> Answer:
+        task = self._busy.pop(reference)
+        seat, slide_id = task.seat, task.slide_id
+        try:
+            outcome = ray.get(reference)
+        except RayTaskError as error:
+            self.idle.append(seat)
+            return Answer(seat, slide_id, error=_own_error(error, f"slide {slide_id}"))
+        except RayError as error:
+            stage = task.state.stage if task.state is not None else "worker"
+            loss = self._verdicts.pop(seat, None) or Loss(_kind(error), _reason(error), stage)
+            if isinstance(error, ActorUnavailableError):
+                # It may still be at work where nobody reaches it; what it commits stands, but it gets nothing more.
+                self._kill(seat)
+            self._names.pop(seat, None)
+            return Answer(seat, slide_id, loss=loss)
+        self.idle.append(seat)
+        return Answer(seat, slide_id, outcome=outcome)
+
+    def _take_states(self, now: float) -> None:
+        if not self._questions:
+            return
+        answered, _ = ray.wait(list(self._questions), num_returns=len(self._questions), timeout=0)
+        for question in answered:
+            reference, _ = self._questions.pop(question)
+            with contextlib.suppress(RayError):
+                state = ray.get(question)
+                task = self._busy.get(reference)
+                if task is not None and state is not None and state.slide_id == task.slide_id:
+                    if task.state is None or _moved(task.state, state):
+                        task.moved_s = now
+                    task.state = state
+        # A worker that is stuck so that it does not even answer is not asked again; _judge sees it stand still.
+        for question, (reference, _) in list(self._questions.items()):
+            if reference not in self._busy:
+                del self._questions[question]
+
+    def _judge(self, task: _Task, now: float) -> None:
+        if task.seat in self._verdicts:
+            return
+        stage = task.state.stage if task.state is not None else "worker"
+        limit_bytes = (self._workers.memory_gb or 0) * 1e9
+        if now - task.moved_s > self._workers.stall_minutes * 60:
+            verdict = Loss(
+                "Stalled",
+                f"no progress in stage {stage} for workers.stall_minutes = {self._workers.stall_minutes:g}",
+                stage,
+            )
+        elif limit_bytes and task.state is not None and task.state.resident_bytes > limit_bytes:
+            verdict = Loss(
+                "MemoryExceeded",
+                f"{task.state.resident_bytes / 1e9:.1f} GB in stage {stage}, more than workers.memory_gb = "
+                f"{self._workers.memory_gb:g}",
+                stage,
+            )
+        else:
+            return
+        self._verdicts[task.seat] = verdict
+        self._kill(task.seat)
+
+    def _dismiss(self, seat: Seat) -> None:
+        self._names.pop(seat, None)
+        self._kill(seat)
+
+    def _kill(self, seat: Seat) -> None:
+        ray.kill(seat, no_restart=True)
+
+
+def _moved(before: WorkerState, now: WorkerState) -> bool:
+    return (before.stage, before.share) != (now.stage, now.share)
+
+
+def _own_error(error: RayTaskError, where: str) -> FossilrayError:
+    cause = error.cause
+    if isinstance(cause, FossilrayError):
+        return cause
+    return WorkerError(
+        f"{where}: {type(cause).__name__}: {cause}; this is a fault of fossilray, please report it\n{error}"
+    )
+
+
+def _kind(error: RayError) -> str:
+    """Whether a slide may be to blame: a machine that goes away takes whatever it had."""
+    text = str(error)
+    return "NodeDied" if getattr(error, "preempted", False) or "node has died" in text else "WorkerDied"
+
+
+def _reason(error: RayError) -> str:
+    """The line of Ray's account that names a cause, else its first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if "because" in line), lines[0])[:400]
