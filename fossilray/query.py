@@ -19,7 +19,7 @@ from fossilray.errors import QueryError
 from fossilray.records import CATALOG_SCHEMA, FAILURES_SCHEMA, OBJECTS_SCHEMA, CatalogRow, Failure
 from fossilray.store import RunStore
 from fossilray.store.arrays import open_arrays, read_crops
-from fossilray.store.files import LocalFiles
+from fossilray.store.local_files import LocalFiles
 
 if TYPE_CHECKING:
     import duckdb

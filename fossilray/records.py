@@ -344,6 +344,17 @@ class ArrayFiles:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One file of a run directory, as a listing shows it."""
+
+    path: str
+    """Relative to the run directory."""
+    bytes: int
+    modified: datetime
+    """UTC, by the store's clock."""
+
+
+@dataclass(frozen=True)
 class Heartbeat:
     """What a driver says of itself every 30 s, so that status needs the store alone."""
 
@@ -360,6 +371,8 @@ class Heartbeat:
     workers: int
     in_flight: tuple[str, ...]
     """slide_ids that workers have in hand."""
+    ended: bool = False
+    """The driver's last beat: it finished, was stopped, or gave up."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from fossilray.errors import (
 )
 from fossilray.records import OBJECTS_SCHEMA, SLIDES_SCHEMA, ArrayFiles, CatalogRow, Heartbeat
 from fossilray.store import RunStore, run_store
-from fossilray.store.files import RemoteFiles
 from fossilray.store.layout import objects_path, well_of
+from fossilray.store.remote_files import RemoteFiles
 
 
 @pytest.fixture(params=["disk", "s3"])

@@ -7,9 +7,12 @@ RUN/
   objects/well=<well>/<slide_id>.parquet   its creation is the commit of that slide
   arrays/<slide_id>/<attempt>.zarr         crops and embeddings
   slides/part-<k>.parquet                  summaries of committed slides, gathered; can be rebuilt from footers
+  pending/<slide_id>/<attempt>.parquet     with a single writer: what a worker hands the driver to commit
   attempts/<slide_id>/<attempt>.json       start, then failure
+  attempts/<slide_id>/retry-<id>.json      which failures were forgiven, so that the slide is tried again
   drivers/<id>.json                        heartbeat
   pictures/<slide_id>.jpg                  the slide small, boxes drawn
+  .tmp/  .probe/                           half-written files of a disk, and trials of the store; no reader looks
 """
 
 from __future__ import annotations
@@ -22,6 +25,12 @@ from fossilray.errors import CatalogError
 from fossilray.records import UNASSIGNED_WELL, Attempt, Failure
 
 RUN_JSON = "run.json"
+OBJECTS = "objects"
+ARRAYS = "arrays"
+ATTEMPTS = "attempts"
+PENDING = "pending"
+SPARE_FILES = ".tmp"
+PROBES = ".probe"
 
 LONGEST_SLIDE_ID_BYTES = 200
 """File names may have 255 bytes; the rest is left for what is appended."""
@@ -52,7 +61,7 @@ def check_slide_id(slide_id: str) -> str:
 
 def objects_path(slide_id: str, well: str | None) -> str:
     """The objects file of a slide; the well is percent-encoded as Hive does, which DuckDB and pyarrow undo."""
-    return f"objects/well={quote(well or UNASSIGNED_WELL, safe='')}/{check_slide_id(slide_id)}.parquet"
+    return f"{OBJECTS}/well={quote(well or UNASSIGNED_WELL, safe='')}/{check_slide_id(slide_id)}.parquet"
 
 
 def well_of(path: str) -> str:
@@ -62,12 +71,22 @@ def well_of(path: str) -> str:
 
 def arrays_path(slide_id: str, attempt: str) -> str:
     """The Zarr group of one attempt at a slide."""
-    return f"arrays/{check_slide_id(slide_id)}/{_check_id(attempt)}.zarr"
+    return f"{ARRAYS}/{check_slide_id(slide_id)}/{_check_id(attempt)}.zarr"
 
 
 def attempt_path(one: Attempt | Failure) -> str:
     """The start, then the failure, of one attempt."""
-    return f"attempts/{check_slide_id(one.slide_id)}/{_check_id(one.attempt)}.json"
+    return f"{ATTEMPTS}/{check_slide_id(one.slide_id)}/{_check_id(one.attempt)}.json"
+
+
+def forgiven_path(slide_id: str, identifier: str) -> str:
+    """One note that failures of a slide were forgiven."""
+    return f"{ATTEMPTS}/{check_slide_id(slide_id)}/retry-{_check_id(identifier)}.json"
+
+
+def pending_path(slide_id: str, attempt: str) -> str:
+    """The objects file that one attempt hands to the only writer."""
+    return f"{PENDING}/{check_slide_id(slide_id)}/{_check_id(attempt)}.parquet"
 
 
 def slide_of(path: str) -> str:

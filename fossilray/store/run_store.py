@@ -5,58 +5,36 @@ There are no locks: a commit is one create-if-absent, everything before it bears
 
 from __future__ import annotations
 
-import io
 import json
-import secrets
-import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields
-from datetime import UTC, datetime, timedelta
-from itertools import chain
-from typing import Any
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fossilray.config import StoreConfig
-from fossilray.errors import (
-    AttemptExpired,
-    CatalogError,
-    NoConditionalCreate,
-    RunMismatch,
-    RunNotFound,
-)
-from fossilray.records import (
-    CATALOG_SCHEMA,
-    SLIDES_SCHEMA,
-    ArrayFiles,
-    Attempt,
-    CatalogRow,
-    Failure,
-    Heartbeat,
-    SlideSummary,
-)
-from fossilray.store.files import READ_THREADS, Files, open_files, read_many
+from fossilray.errors import AttemptExpired, RunMismatch, RunNotFound, StoreError
+from fossilray.records import ArrayFiles, Attempt, CatalogRow, Failure, Heartbeat, SlideSummary
+from fossilray.store import attempts, frozen_catalog, summaries
+from fossilray.store.attempts import AttemptRecords
+from fossilray.store.files import READ_THREADS, Files, open_files, read_present
 from fossilray.store.layout import (
+    ATTEMPTS,
+    OBJECTS,
     RUN_JSON,
     arrays_path,
-    attempt_path,
-    catalog_part_path,
-    check_slide_id,
     driver_path,
     objects_path,
-    part_number,
-    part_path,
+    pending_path,
     picture_path,
     slide_of,
 )
 from fossilray.store.objects_file import Footer, encode_objects, read_footer
+from fossilray.store.probe import check_conditional_create
 from fossilray.store.run_record import RunRecord
-
-_FAILED = "failed_at"
-"""Tells a failure from the start of an attempt that it replaced."""
 
 
 class RunStore:
@@ -89,6 +67,11 @@ class RunStore:
     def filesystem(self) -> fsspec.AbstractFileSystem:
         return self.files.filesystem
 
+    @property
+    def single_writer(self) -> bool:
+        """Whether the driver alone commits, and workers only submit."""
+        return self.files.single_writer
+
     def objects_glob(self) -> str:
         """The glob that shows every committed slide, for DuckDB."""
         return f"{self.url}/objects/*/*.parquet"
@@ -103,7 +86,7 @@ class RunStore:
             NoConditionalCreate: the store would let two workers commit one slide.
             StoreError: the directory cannot be written.
         """
-        self._probe()
+        check_conditional_create(self.files)
         if not self.files.create(RUN_JSON, run.to_json()):
             differences = self.read_run().differences(run)
             if differences:
@@ -136,40 +119,21 @@ class RunStore:
         Raises:
             CatalogError: a slide is there twice, is unsafely named, or differs from its frozen row.
         """
-        asked = _by_slide_id(rows)
-        while True:
-            rows_there, next_part = self._read_catalog()
-            frozen = {row.slide_id: row for row in rows_there}
-            for slide_id in asked.keys() & frozen.keys():
-                _check_unchanged(frozen[slide_id], asked[slide_id])
-            added = [asked[slide_id] for slide_id in sorted(asked.keys() - frozen.keys())]
-            if not added:
-                return [frozen[slide_id] for slide_id in sorted(frozen)]
-            # Another driver may add at the same time; whoever comes second reads again what is there.
-            self.files.create(catalog_part_path(next_part), _to_parquet(added, CATALOG_SCHEMA))
+        return frozen_catalog.freeze_catalog(self.files, rows)
 
     def read_catalog(self) -> list[CatalogRow]:
         """The frozen catalog by slide_id; empty if there is none yet."""
-        return sorted(self._read_catalog()[0], key=lambda row: row.slide_id)
+        return frozen_catalog.read_catalog(self.files)
 
     # One slide
 
     def begin_attempt(self, slide_id: str, *, deadline_s: float) -> Attempt:
         """Record that this process now tries the slide; the attempt's id is random."""
-        now = datetime.now(UTC)
-        attempt = Attempt(
-            slide_id=check_slide_id(slide_id),
-            attempt=secrets.token_hex(8),
-            host=socket.gethostname(),
-            started_at=now.isoformat(timespec="seconds"),
-            deadline_at=(now + timedelta(seconds=deadline_s)).isoformat(timespec="seconds"),
-        )
-        self.files.write(attempt_path(attempt), _to_json(asdict(attempt)))
-        return attempt
+        return attempts.begin_attempt(self.files, slide_id, deadline_s=deadline_s)
 
     def record_failure(self, failure: Failure) -> None:
         """Record why an attempt ended without a commit, in place of its start."""
-        self.files.write(attempt_path(failure), _to_json(asdict(failure)))
+        attempts.record_failure(self.files, failure)
 
     def commit_slide(
         self, table: pa.Table, summary: SlideSummary, files: ArrayFiles, *, attempt: Attempt | None = None
@@ -182,23 +146,51 @@ class RunStore:
             AttemptExpired: `attempt` is past its deadline; nothing was committed.
             RunNotFound: no run was started here.
         """
-        run_digest = self.read_run().digest
         path = objects_path(summary.slide_id, summary.well)
-        content = encode_objects(table, summary, files, run_digest=run_digest)
-        if attempt is not None and datetime.now(UTC) > datetime.fromisoformat(attempt.deadline_at):
-            raise AttemptExpired(
-                f"{summary.slide_id}: attempt {summary.attempt} ended after its deadline {attempt.deadline_at}; "
-                "raise workers.deadline_minutes if slides need longer"
+        content = self._encoded(table, summary, files, attempt)
+        return self._commit(path, content, summary.slide_id, summary.attempt)
+
+    def submit_slide(
+        self, table: pa.Table, summary: SlideSummary, files: ArrayFiles, *, attempt: Attempt | None = None
+    ) -> None:
+        """Hand the slide to the driver, who alone commits; like `commit_slide` in all else.
+
+        Raises:
+            AttemptExpired: `attempt` is past its deadline; nothing was handed over.
+            RunNotFound: no run was started here.
+        """
+        content = self._encoded(table, summary, files, attempt)
+        self.files.write(pending_path(summary.slide_id, summary.attempt), content)
+
+    def commit_submitted(self, slide_id: str, well: str, attempt: str) -> bool:
+        """Commit what a worker submitted; False if another attempt was first, whose slide then stands.
+
+        Only one process may ever do this in a run. Once done it may be done again, to the same answer.
+
+        Raises:
+            StoreError: nothing was submitted under this name, or it is something else.
+        """
+        pending, path = pending_path(slide_id, attempt), objects_path(slide_id, well)
+        try:
+            content = self.files.read(pending)
+        except FileNotFoundError:
+            return self._was_committed(path, slide_id, attempt)
+        submitted = read_footer(lambda size: content[-size:], name=f"{self.url}/{pending}").summary
+        if (submitted.slide_id, submitted.well, submitted.attempt) != (slide_id, well, attempt):
+            raise StoreError(
+                f"{self.url}/{pending} holds slide {submitted.slide_id} of well {submitted.well}, attempt "
+                f"{submitted.attempt}; delete it and start the same command again"
             )
-        # An answer that got lost makes our own commit look like somebody else's; its footer tells.
-        if self.files.create(path, content) or self._footer(path).attempt == summary.attempt:
-            return True
-        self.sweep_attempt(summary.slide_id, summary.attempt)
-        return False
+        won = self._commit(path, content, slide_id, attempt)
+        if won:
+            self.files.delete(pending)
+        return won
 
     def sweep_attempt(self, slide_id: str, attempt: str) -> None:
-        """Delete the arrays of one attempt that will not commit."""
+        """Delete what one attempt that will not commit has written: its arrays, and what it submitted."""
         self.files.delete(arrays_path(slide_id, attempt))
+        if self.single_writer:
+            self.files.delete(pending_path(slide_id, attempt))
 
     def write_picture(self, slide_id: str, jpeg: bytes) -> None:
         """Keep a slide's small picture."""
@@ -219,32 +211,42 @@ class RunStore:
 
     def committed_files(self) -> dict[str, str]:
         """The objects file of each committed slide, relative to the run directory, by slide_id."""
-        return {slide_of(path): path for path in self.files.find("objects") if path.endswith(".parquet")}
+        return {slide_of(path): path for path in self.files.find(OBJECTS) if path.endswith(".parquet")}
 
     def footer(self, slide_id: str) -> Footer | None:
         """Summary, array checksums and provenance of a slide; None if it is not committed."""
         path = self.committed_files().get(slide_id)
         return None if path is None else self._footer(path)
 
-    def failures(self) -> list[Failure]:
-        """Failed attempts at slides that are not committed, by slide_id and time."""
-        found = [Failure(**stated) for stated in self._attempts() if _FAILED in stated]
-        return sorted(found, key=lambda failure: (failure.slide_id, failure.failed_at, failure.attempt))
+    def attempt_records(self) -> AttemptRecords:
+        """All that is known of attempts at slides that are not committed, from one reading.
+
+        Attempts at committed slides, nearly all in the end, are not even listed.
+        """
+        slide_ids = sorted(set(self.files.names(ATTEMPTS)) - self.committed())
+        return attempts.read_attempts(self.files, slide_ids)
+
+    def failures(self, *, forgiven: bool = False) -> list[Failure]:
+        """Failed attempts at slides that are not committed, by slide_id and time.
+
+        forgiven: those too that `forgive` was told to leave out.
+        """
+        records = self.attempt_records()
+        return [
+            one for one in records.failures if forgiven or (one.slide_id, one.attempt) not in records.forgiven
+        ]
+
+    def forgive(self, failures: Sequence[Failure]) -> None:
+        """Let these failures count no longer, for this driver and all later ones; they stay on record."""
+        attempts.forgive(self.files, failures)
 
     def open_attempts(self) -> list[Attempt]:
         """Attempts at uncommitted slides that neither committed nor failed: in flight, or their worker died."""
-        found = [Attempt(**stated) for stated in self._attempts() if _FAILED not in stated]
-        return sorted(found, key=lambda attempt: (attempt.slide_id, attempt.started_at, attempt.attempt))
+        return self.attempt_records().begun
 
     def append_summaries(self, rows: Sequence[SlideSummary]) -> None:
         """Gather summaries of committed slides in a new part of slides/, so that readers need no footers."""
-        if not rows:
-            return
-        content = _to_parquet(rows, SLIDES_SCHEMA)
-        parts = self._parts()
-        number = part_number(parts[-1]) + 1 if parts else 0
-        while not self.files.create(part_path(number), content):
-            number += 1
+        summaries.append_summaries(self.files, rows)
 
     def summaries(self) -> list[SlideSummary]:
         """One summary of every committed slide, by slide_id: from slides/, else from its own footer."""
@@ -252,52 +254,59 @@ class RunStore:
 
     def summaries_table(self) -> pa.Table:
         """`summaries` as SLIDES_SCHEMA."""
-        committed = self.committed_files()
-        parts = [pq.read_table(io.BytesIO(content)) for content in read_many(self.files, self._parts())]
-        table = pa.concat_tables([SLIDES_SCHEMA.empty_table(), *parts])
-        gathered = set(table["slide_id"].to_pylist())
-        footers = self._footers([path for slide_id, path in committed.items() if slide_id not in gathered])
-        rest = _to_table([footer.summary for footer in footers], SLIDES_SCHEMA)
-        table = pa.concat_tables([table, rest])
-        # A slide that is in several parts counts as the last of them says.
-        row_of = {slide_id: row for row, slide_id in enumerate(table["slide_id"].to_pylist())}
-        return table.take(pa.array([row_of[slide_id] for slide_id in sorted(committed)], pa.int64()))
+        return summaries.summaries_table(self.files, self.committed_files(), self._footers)
 
     def rebuild_summaries(self) -> int:
         """Write slides/ anew from the footers of all committed slides; how many there are."""
-        old = self._parts()
-        footers = self._footers(list(self.committed_files().values()))
-        self.append_summaries(sorted((footer.summary for footer in footers), key=lambda row: row.slide_id))
-        # The new part counts above the old ones, so readers agree with it even before these are gone.
-        for part in old:
-            self.files.delete(part)
-        return len(footers)
+        return summaries.rebuild_summaries(self.files, self.committed_files(), self._footers)
 
     # Drivers
 
     def write_heartbeat(self, heartbeat: Heartbeat) -> None:
         """Say that a driver lives and what it has in hand."""
-        self.files.write(driver_path(heartbeat.driver_id), _to_json(asdict(heartbeat)))
+        self.files.write(driver_path(heartbeat.driver_id), attempts.to_json(asdict(heartbeat)))
 
     def heartbeats(self) -> list[Heartbeat]:
         """The last sign of every driver, the latest first."""
-        stated = [json.loads(text) for text in read_many(self.files, self.files.find("drivers"))]
-        found = [Heartbeat(**{**one, "in_flight": tuple(one["in_flight"])}) for one in stated]
+        found = []
+        for content in read_present(self.files, self.files.find("drivers")).values():
+            # A torn file of a driver that died is no reason to say nothing of those that live.
+            with suppress(ValueError, TypeError, KeyError):
+                stated = json.loads(content)
+                found.append(Heartbeat(**{**stated, "in_flight": tuple(stated["in_flight"])}))
         return sorted(found, key=lambda heartbeat: heartbeat.beat_at, reverse=True)
 
     # Helpers
 
-    def _probe(self) -> None:
-        """Try the create-if-absent that commits rest on, where no reader looks."""
-        path = f".probe/{secrets.token_hex(8)}"
-        first, second = self.files.create(path, b"first"), self.files.create(path, b"second")
-        kept = self.files.read(path)
-        self.files.delete(path)
-        if not first or second or kept != b"first":
-            raise NoConditionalCreate(
-                f"{self.url} overwrites a file that was to be created only if absent, so two workers could both "
-                "commit a slide; use another store, or promise with --single-writer that one driver alone commits"
+    def _encoded(
+        self, table: pa.Table, summary: SlideSummary, files: ArrayFiles, attempt: Attempt | None
+    ) -> bytes:
+        content = encode_objects(table, summary, files, run_digest=self.read_run().digest)
+        if attempt is not None and datetime.now(UTC) > datetime.fromisoformat(attempt.deadline_at):
+            raise AttemptExpired(
+                f"{summary.slide_id}: attempt {summary.attempt} ended after its deadline {attempt.deadline_at}; "
+                "raise workers.deadline_minutes if slides need longer"
             )
+        return content
+
+    def _commit(self, path: str, content: bytes, slide_id: str, attempt: str) -> bool:
+        # An answer that got lost makes our own commit look like somebody else's; its footer tells.
+        if self.files.create(path, content) or self._footer(path).attempt == attempt:
+            return True
+        self.sweep_attempt(slide_id, attempt)
+        return False
+
+    def _was_committed(self, path: str, slide_id: str, attempt: str) -> bool:
+        try:
+            won = self._footer(path).attempt == attempt
+        except FileNotFoundError:
+            raise StoreError(
+                f"{self.url}/{pending_path(slide_id, attempt)} is gone and {slide_id} is not committed; start "
+                "the same command again"
+            ) from None
+        if not won:
+            self.sweep_attempt(slide_id, attempt)
+        return won
 
     def _footer(self, path: str) -> Footer:
         return read_footer(lambda size: self.files.read_tail(path, size), name=f"{self.url}/{path}")
@@ -305,62 +314,3 @@ class RunStore:
     def _footers(self, paths: Sequence[str]) -> list[Footer]:
         with ThreadPoolExecutor(READ_THREADS) as readers:
             return list(readers.map(self._footer, paths))
-
-    def _attempts(self) -> list[dict[str, Any]]:
-        """Attempts at uncommitted slides; those of committed ones, nearly all, are not even listed."""
-        slides = sorted(set(self.files.names("attempts")) - self.committed())
-        with ThreadPoolExecutor(READ_THREADS) as readers:
-            paths = chain.from_iterable(
-                readers.map(lambda slide: self.files.find(f"attempts/{slide}"), slides)
-            )
-        return [json.loads(text) for text in read_many(self.files, list(paths))]
-
-    def _read_catalog(self) -> tuple[list[CatalogRow], int]:
-        """All frozen rows, and the number of the part that comes next."""
-        try:
-            contents = [self.files.read(catalog_part_path(0))]
-        except FileNotFoundError:
-            return [], 0
-        additions = sorted(self.files.find("catalog"), key=part_number)
-        contents += read_many(self.files, additions)
-        tables = [pq.read_table(io.BytesIO(content)) for content in contents]
-        rows = [CatalogRow(**row) for table in tables for row in table.to_pylist()]
-        return rows, part_number(additions[-1]) + 1 if additions else 1
-
-    def _parts(self) -> list[str]:
-        return sorted((path for path in self.files.find("slides") if part_number(path) >= 0), key=part_number)
-
-
-def _by_slide_id(rows: Iterable[CatalogRow]) -> dict[str, CatalogRow]:
-    found: dict[str, CatalogRow] = {}
-    for row in rows:
-        if found.setdefault(check_slide_id(row.slide_id), row) is not row:
-            raise CatalogError(
-                f"slide_id {row.slide_id} stands for {found[row.slide_id].path} and {row.path}; give each slide "
-                "an id of its own"
-            )
-    return found
-
-
-def _check_unchanged(frozen: CatalogRow, asked: CatalogRow) -> None:
-    for field in fields(CatalogRow):
-        old, new = getattr(frozen, field.name), getattr(asked, field.name)
-        if new is not None and new != old:
-            raise CatalogError(
-                f"slide {frozen.slide_id}: {field.name} is {old!r} in this run and {new!r} in the catalog now; "
-                "a run's slides may be added to but not changed: use the old value or another run directory"
-            )
-
-
-def _to_parquet(rows: Sequence[CatalogRow] | Sequence[SlideSummary], schema: pa.Schema) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(_to_table(rows, schema), sink, compression="zstd")
-    return sink.getvalue()
-
-
-def _to_table(rows: Sequence[CatalogRow] | Sequence[SlideSummary], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
-
-
-def _to_json(stated: dict[str, object]) -> bytes:
-    return json.dumps(stated, indent=2).encode() + b"\n"

@@ -1,0 +1,145 @@
+"""A run directory's files on a disk, written below `.tmp` and moved into place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from fossilray.records import Entry
+from fossilray.store.faults import cannot_create, told
+from fossilray.store.layout import PROBES, SPARE_FILES
+
+
+class LocalFiles:
+    """`Files` on a disk; every method is described there."""
+
+    def __init__(self, root: Path, *, single_writer: bool) -> None:
+        self._root = root.expanduser().absolute()
+        self.single_writer = single_writer
+        self.filesystem = fsspec.filesystem("file")
+        self.root = self.url = str(self._root)
+        self.options: dict[str, Any] = {}
+
+    def read(self, path: str) -> bytes:
+        with told(self.url, "read"):
+            return (self._root / path).read_bytes()
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        found = []
+        with told(self.url, "read"), (self._root / path).open("rb") as file:
+            for start, stop in ranges:
+                file.seek(start)
+                found.append(file.read(stop - start))
+        return found
+
+    def read_tail(self, path: str, size: int) -> bytes:
+        with told(self.url, "read"), (self._root / path).open("rb") as file:
+            file.seek(-min(size, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return file.read()
+
+    def write(self, path: str, content: bytes) -> None:
+        with told(self.url, "write to"), self._spare_file(content) as spare:
+            spare.replace(self._ready(path))
+
+    def create(self, path: str, content: bytes) -> bool:
+        with told(self.url, "write to"), self._spare_file(content) as spare:
+            target = self._ready(path)
+            if self.single_writer:
+                if target.exists():
+                    return False
+                spare.replace(target)
+                return True
+            try:
+                # A hard link appears with the whole content, or not at all where the name is taken.
+                os.link(spare, target)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+                    raise cannot_create(self.url, "it knows no hard links") from None
+                raise
+            return True
+
+    def find(self, folder: str) -> list[str]:
+        with told(self.url, "list"):
+            # Plain strings: a run of 150,000 slides is listed at every start, and paths cost thrice as much.
+            return sorted(
+                f"{above}/{name}"[len(self.root) + 1 :]
+                for above, _, names in os.walk(self._folder(folder))
+                for name in names
+            )
+
+    def entries(self, folder: str) -> list[Entry]:
+        with told(self.url, "list"):
+            found = []
+            for path in self.find(folder):
+                # Whoever lists while others work finds names whose files are gone a moment later.
+                with suppress(FileNotFoundError):
+                    stat = os.stat(f"{self.root}/{path}")  # noqa: PTH116 (paths cost more)
+                    modified = datetime.fromtimestamp(stat.st_mtime, UTC)
+                    found.append(Entry(path, bytes=stat.st_size, modified=modified))
+            return found
+
+    def names(self, folder: str) -> list[str]:
+        with told(self.url, "list"):
+            try:
+                return sorted(os.listdir(self._folder(folder)))  # noqa: PTH208 (paths cost more)
+            except FileNotFoundError:
+                return []
+
+    def delete(self, path: str) -> None:
+        with told(self.url, "delete from"), suppress(FileNotFoundError):
+            target = self._root / path
+            if target.is_dir():
+                shutil.rmtree(target)
+            else:
+                target.unlink()
+
+    def clock(self) -> datetime:
+        path = f"{PROBES}/{secrets.token_hex(8)}"
+        with told(self.url, "write to"):
+            probe = self._ready(path)
+            try:
+                # A network disk stamps files by its own clock.
+                probe.write_bytes(b"")
+                return datetime.fromtimestamp(probe.stat().st_mtime, UTC)
+            finally:
+                probe.unlink(missing_ok=True)
+
+    def abort_uploads(self, before: datetime) -> int:
+        left = [
+            one for folder in (SPARE_FILES, PROBES) for one in self.entries(folder) if one.modified < before
+        ]
+        for one in left:
+            self.delete(one.path)
+        return len(left)
+
+    def _folder(self, folder: str) -> str:
+        return f"{self.root}/{folder}".rstrip("/")
+
+    def _ready(self, path: str) -> Path:
+        target = self._root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    @contextmanager
+    def _spare_file(self, content: bytes) -> Iterator[Path]:
+        spare = self._ready(f"{SPARE_FILES}/{secrets.token_hex(8)}")
+        try:
+            with spare.open("wb") as file:
+                file.write(content)
+                file.flush()
+                # Else a power cut could leave a name without its content, and a commit is a name.
+                os.fsync(file.fileno())
+            yield spare
+        finally:
+            spare.unlink(missing_ok=True)

@@ -1,0 +1,75 @@
+"""One row per committed slide, gathered in slides/ so that readers need not open every footer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pyarrow as pa
+
+from fossilray.errors import StoreError
+from fossilray.records import SLIDES_SCHEMA, SlideSummary
+from fossilray.store.access import one_sentence
+from fossilray.store.files import Files, read_present
+from fossilray.store.layout import part_number, part_path
+from fossilray.store.objects_file import Footer
+from fossilray.store.rows import from_parquet, to_parquet, to_table
+
+ReadFooters = Callable[[Sequence[str]], list[Footer]]
+"""The footers of some objects files, given their paths."""
+
+
+def append_summaries(files: Files, rows: Sequence[SlideSummary]) -> None:
+    """Write the rows as a new part of slides/; of several who append at once each gets a part of its own."""
+    if not rows:
+        return
+    content = to_parquet(rows, SLIDES_SCHEMA)
+    parts = _parts(files)
+    number = part_number(parts[-1]) + 1 if parts else 0
+    while not files.create(part_path(number), content):
+        # It is there already if our own answer was lost.
+        if read_present(files, [part_path(number)]).get(part_path(number)) == content:
+            return
+        number += 1
+
+
+def summaries_table(files: Files, committed: Mapping[str, str], read_footers: ReadFooters) -> pa.Table:
+    """SLIDES_SCHEMA, one row per committed slide by slide_id: from slides/, else from its own footer.
+
+    committed: the objects file of each slide, by slide_id.
+    """
+    table = pa.concat_tables([SLIDES_SCHEMA.empty_table(), *_read_parts(files)])
+    gathered = set(table["slide_id"].to_pylist())
+    footers = read_footers([path for slide_id, path in committed.items() if slide_id not in gathered])
+    rest = to_table([footer.summary for footer in footers], SLIDES_SCHEMA)
+    table = pa.concat_tables([table, rest])
+    # A slide that is in several parts counts as the last of them says.
+    row_of = {slide_id: row for row, slide_id in enumerate(table["slide_id"].to_pylist())}
+    return table.take(pa.array([row_of[slide_id] for slide_id in sorted(committed)], pa.int64()))
+
+
+def rebuild_summaries(files: Files, committed: Mapping[str, str], read_footers: ReadFooters) -> int:
+    """Write slides/ anew from the footers of all committed slides; how many there are."""
+    old = _parts(files)
+    footers = read_footers(list(committed.values()))
+    append_summaries(files, sorted((footer.summary for footer in footers), key=lambda row: row.slide_id))
+    # The new part counts above the old ones, so readers agree with it even before these are gone.
+    for part in old:
+        files.delete(part)
+    return len(footers)
+
+
+def _read_parts(files: Files) -> list[pa.Table]:
+    tables = []
+    for part, content in read_present(files, _parts(files)).items():
+        try:
+            tables.append(from_parquet(content).cast(SLIDES_SCHEMA))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise StoreError(
+                f"{files.url}/{part} does not hold summaries of this version ({one_sentence(error)}); write slides/ "
+                "anew with `fossilray verify RUN --rebuild`"
+            ) from None
+    return tables
+
+
+def _parts(files: Files) -> list[str]:
+    return sorted((path for path in files.find("slides") if part_number(path) >= 0), key=part_number)
