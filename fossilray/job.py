@@ -6,16 +6,19 @@ import functools
 import hashlib
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from fossilray.catalog import Catalog, find_slides
 from fossilray.config import RunConfig
-from fossilray.errors import CatalogError
+from fossilray.errors import CatalogError, UsageError
 from fossilray.ledger import Ledger
 from fossilray.progress import Display, Tally
-from fossilray.records import CatalogRow, Failure, RefusedFile, utc_now
+from fossilray.records import CatalogRow, Failure, RefusedFile, Worker, utc_now
+from fossilray.retry import REFUSED, forgive_failures
 from fossilray.scheduler import ray_cluster, run_slides
+from fossilray.status import living_drivers
 from fossilray.store import RunStore
 from fossilray.store.run_record import RunRecord, describe_run
 from fossilray.worker import SlideWorker
@@ -46,29 +49,34 @@ def run_job(
     display: Display,
     retry_failed: bool = False,
     stop: threading.Event | None = None,
+    make_worker: Callable[[str, RunConfig], Worker] = SlideWorker,
 ) -> JobResult:
     """Process every slide of `target` that the run has not committed yet.
 
-    target: a folder, a glob, one slide, or a catalog. address: `local` for a private Ray, else a cluster's.
+    target: a folder, a glob, one slide, or a catalog, on a disk or s3://…. address: `local` for a private Ray, else
+    a cluster's. make_worker: called in every worker's process with the run's address and the configuration.
 
     Raises:
         UsageError: the target, the configuration or the run directory cannot be used as asked.
         WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
     """
     store = RunStore.open(run_url, config.store)
-    catalog = find_slides(target)
+    catalog = find_slides(target, access=config.slides.access or config.store)
     if not catalog.rows and not catalog.refused:
         raise CatalogError(f"no slides below {target}; name a folder, a glob, one slide or a catalog")
     store.create_or_check(_describe(config))
+    _look_for_other_drivers(store, display)
     rows = store.freeze_catalog(catalog.rows)
+    if retry_failed:
+        forgive_failures(store)
     ledger = Ledger(store, patience_minutes=config.store.patience_minutes)
-    todo, tally, old = _what_is_left(store, rows, catalog, retry_failed=retry_failed)
+    todo, tally, old = _what_is_left(store, rows, catalog)
     ledger.failures += old
     if todo:
         with ray_cluster(address), display:
             run_slides(
                 todo,
-                functools.partial(SlideWorker, run_url, config),
+                functools.partial(make_worker, run_url, config),
                 config=config,
                 ledger=ledger,
                 tally=tally,
@@ -76,6 +84,20 @@ def run_job(
                 stop=stop,
             )
     return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total)
+
+
+def _look_for_other_drivers(store: RunStore, display: Display) -> None:
+    """Two drivers on one run are no danger, only a waste, unless commits rest on there being one."""
+    others = living_drivers(store.heartbeats(), now=datetime.now(UTC))
+    if not others:
+        return
+    sign = f"another driver gave a sign of life on {store.url} at {others[0].beat_at}"
+    if store.single_writer:
+        raise UsageError(
+            f"{sign}, and this run rests on a single one (store.single_writer); wait until it has ended, or two "
+            "minutes if it was killed"
+        )
+    display.say(f"{sign}; if it still runs, both work on the same slides, each of which is committed once")
 
 
 def _describe(config: RunConfig) -> RunRecord:
@@ -91,16 +113,16 @@ def _describe(config: RunConfig) -> RunRecord:
 
 
 def _what_is_left(
-    store: RunStore, rows: Sequence[CatalogRow], catalog: Catalog, *, retry_failed: bool
+    store: RunStore, rows: Sequence[CatalogRow], catalog: Catalog
 ) -> tuple[list[CatalogRow], Tally, list[Failure]]:
     """Slides to process, a tally that counts the rest, and the failures that stand from before."""
     committed = store.committed()
     asked = {row.slide_id for row in catalog.rows}
-    standing = (
-        {}
-        if retry_failed
-        else {failure.slide_id: failure for failure in store.failures() if failure.quarantined}
-    )
+    standing = {
+        failure.slide_id: failure
+        for failure in store.failures()
+        if failure.quarantined and failure.stage != REFUSED
+    }
     for refused in catalog.refused:
         standing[refused.slide_id] = _record_refusal(store, refused)
     old = [failure for failure in standing.values() if failure.slide_id not in committed]
@@ -118,7 +140,7 @@ def _record_refusal(store: RunStore, refused: RefusedFile) -> Failure:
     failure = Failure(
         slide_id=refused.slide_id,
         attempt=hashlib.sha256(f"{refused.path}\0{refused.reason}".encode()).hexdigest()[:16],
-        stage="catalog",
+        stage=REFUSED,
         error="NotASlide",
         message=refused.reason,
         transient=False,

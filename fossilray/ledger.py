@@ -40,7 +40,8 @@ class Ledger:
         self._clerk = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._writes: list[Future[None]] = []
         self._summaries: list[SlideSummary] = []
-        self._part_s = self._beat_s = time.monotonic()
+        self._silent_since_s: float | None = None
+        self._part_s, self._beat_s = time.monotonic(), -BEAT_EVERY_S
 
     def blame(self) -> dict[str, float]:
         """What each slide has on its account from losses of workers under earlier drivers."""
@@ -82,9 +83,9 @@ class Ledger:
             self.failures.append(failure)
         self._later(self._store.record_failure, failure)
 
-    def beat(self, tally: Tally, in_flight: Iterable[str], *, now: bool = False) -> None:
+    def beat(self, tally: Tally, in_flight: Iterable[str], *, ended: bool = False) -> None:
         """Every 30 s leave a sign of life with what is in flight (slide_ids)."""
-        if not now and time.monotonic() - self._beat_s < BEAT_EVERY_S:
+        if not ended and time.monotonic() - self._beat_s < BEAT_EVERY_S:
             return
         self._beat_s = time.monotonic()
         beat = Heartbeat(
@@ -98,15 +99,22 @@ class Ledger:
             slides_per_hour=tally.slides_per_hour,
             workers=tally.workers,
             in_flight=tuple(sorted(in_flight)),
+            ended=ended,
         )
         self._later(self._store.write_heartbeat, beat)
 
     def close(self, tally: Tally) -> None:
-        """Write what is left and wait for it."""
-        if self._summaries:
-            self._write_part()
-        self.beat(tally, (), now=True)
-        self._clerk.shutdown(wait=True)
+        """Write what is left and wait for it.
+
+        Raises:
+            StoreError: something could not be written; summaries can be rebuilt, and commits need none of it.
+        """
+        try:
+            if self._summaries:
+                self._write_part()
+            self.beat(tally, (), ended=True)
+        finally:
+            self._clerk.shutdown(wait=True)
         self._raise_failed_writes()
 
     def _write_part(self) -> None:
@@ -123,15 +131,18 @@ class Ledger:
 
     def _persist(self, write: Callable[[Item], object], item: Item) -> None:
         """Write, and where the store does not answer write again until the job's patience ends."""
-        patient_until_s = time.monotonic() + self._patience_s
         while True:
             try:
                 write(item)
-                return
             except StoreUnreachable:
-                if time.monotonic() > patient_until_s:
+                now = time.monotonic()
+                self._silent_since_s = self._silent_since_s or now
+                if now - self._silent_since_s > self._patience_s:
                     raise
-                time.sleep(ASK_AGAIN_S)
+                time.sleep(min(ASK_AGAIN_S, self._patience_s))
+            else:
+                self._silent_since_s = None
+                return
 
     def _raise_failed_writes(self) -> None:
         for write in self._writes:

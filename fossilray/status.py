@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from fossilray.records import Attempt, Failure, Heartbeat
 from fossilray.store import RunStore
@@ -77,10 +81,10 @@ def describe(store: RunStore, *, now: datetime | None = None) -> StatusReport:
     """
     asked_at = now or datetime.now(UTC)
     run = store.read_run()
-    slides = store.summaries()
+    slides = store.summaries_table()
     last = {failure.slide_id: failure for failure in store.failures()}
     beats = store.heartbeats()
-    drivers = tuple(beat for beat in beats if _is_alive(beat, asked_at))
+    drivers = living_drivers(beats, now=asked_at)
     in_hand = {slide_id for driver in drivers for slide_id in driver.in_flight}
     open_attempts = {attempt.slide_id: attempt for attempt in store.open_attempts()}
     in_flight = tuple(attempt for attempt in open_attempts.values() if attempt.slide_id in in_hand)
@@ -89,13 +93,13 @@ def describe(store: RunStore, *, now: datetime | None = None) -> StatusReport:
     return StatusReport(
         url=store.url,
         started_at=run.created_at,
-        total=max(len(store.read_catalog()), len(slides)),
-        committed=len(slides),
-        objects=sum(slide.objects for slide in slides),
-        scanned_mm2=sum(slide.scanned_mm2 for slide in slides),
-        array_bytes=sum(slide.array_bytes for slide in slides),
-        tiles_lost=sum(slide.tiles_failed for slide in slides),
-        tiles_wanted=sum(slide.tiles_planned - slide.tiles_blank for slide in slides),
+        total=max(len(store.read_catalog()), slides.num_rows),
+        committed=slides.num_rows,
+        objects=round(_sum(slides, "objects")),
+        scanned_mm2=_sum(slides, "scanned_mm2"),
+        array_bytes=round(_sum(slides, "array_bytes")),
+        tiles_lost=round(_sum(slides, "tiles_failed")),
+        tiles_wanted=round(_sum(slides, "tiles_planned") - _sum(slides, "tiles_blank")),
         failed=tuple(failure for failure in settled if not failure.quarantined),
         quarantined=tuple(failure for failure in settled if failure.quarantined),
         in_flight=in_flight,
@@ -108,6 +112,22 @@ def describe(store: RunStore, *, now: datetime | None = None) -> StatusReport:
         slides_per_hour=_rate(drivers or beats[:1]),
         asked_at=asked_at,
     )
+
+
+def living_drivers(beats: Iterable[Heartbeat], *, now: datetime) -> tuple[Heartbeat, ...]:
+    """The drivers among those of `RunStore.heartbeats` that still are at work."""
+    return tuple(beat for beat in beats if _is_alive(beat, now))
+
+
+def to_json(report: StatusReport) -> str:
+    """The state as one JSON object, with what the terminal's lines derive from it."""
+    stated = asdict(report)
+    stated.update(
+        waiting=report.waiting,
+        failed_by_class=report.failed_by_class,
+        ends_at=report.ends_at,
+    )
+    return json.dumps(stated, default=lambda moment: moment.isoformat(timespec="seconds"), indent=2)
 
 
 def render(report: StatusReport) -> Group:
@@ -202,9 +222,13 @@ def _list_failures(failures: Sequence[Failure]) -> Table:
     return table
 
 
+def _sum(slides: pa.Table, column: str) -> float:
+    return float(pc.sum(slides.column(column)).as_py() or 0)
+
+
 def _is_alive(beat: Heartbeat, now: datetime) -> bool:
     done = not beat.in_flight and beat.committed + beat.failed >= beat.total
-    return not done and (now - _moment(beat.beat_at)).total_seconds() < STALE_AFTER_S
+    return not (done or beat.ended) and (now - _moment(beat.beat_at)).total_seconds() < STALE_AFTER_S
 
 
 def _rate(beats: Sequence[Heartbeat]) -> float | None:

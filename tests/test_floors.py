@@ -15,7 +15,8 @@ FLOORS = {
     1: "__init__ config records errors",
     2: "slide mirax_companions slide_names tiling detect merge crops measures half_precision embed pictures store "
     "tables objects_table synthetic",
-    3: "worker catalog ledger progress dry_run query export status report doctor learn",
+    3: "worker catalog ledger progress dry_run query export status report doctor learn "
+    "retry",
     4: "scheduler job",
     5: "cli demo",
 }

@@ -1,0 +1,31 @@
+"""Commands about the installation."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from fossilray import __version__
+from fossilray.cli.shared import out
+from fossilray.config import default_yaml
+
+
+def print_config() -> None:
+    """Print the default configuration as YAML with comments."""
+    sys.stdout.write(default_yaml())
+
+
+def doctor() -> None:
+    """Check the installation: Ray, torch, CUDA, OpenSlide, codecs, weights, scratch space."""
+    from fossilray.doctor import examine, render
+
+    findings = examine()
+    out.print(render(findings))
+    if any(finding.verdict == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
+def version() -> None:
+    """Print the version and the licence."""
+    out.print(f"fossilray {__version__}, AGPL-3.0-or-later", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,147 @@
+"""Commands for those who look after a run: what failed, is it whole, what can go, and its compact copy."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fossilray.cli.look import OutOption, TableForm
+from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, err, open_store, out, settings
+from fossilray.errors import ConfigError
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhd])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def failures(
+    run: RunArgument,
+    where: Annotated[
+        str, typer.Option(help="SQL condition on failures, e.g. \"error = 'TooMuchLost'\".")
+    ] = "true",
+    form: Annotated[TableForm, typer.Option("--format", help="How to print them.")] = "table",
+    out_file: OutOption = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """List failed attempts at slides that are not committed: stage, class, reason, host, when."""
+    from fossilray.query import run_query
+    from fossilray.tables import print_table, write_table
+
+    sql = f"SELECT * FROM failures WHERE (\n{where}\n) ORDER BY slide_id, failed_at"
+    table = run_query(open_store(run, config, set_), sql)
+    if form == "table" and out_file is None:
+        print_table(table, console=out)
+    else:
+        write_table(table, form="csv" if form == "table" else form, out=out_file)
+
+
+def retry(
+    run: RunArgument,
+    slide: Annotated[list[str] | None, typer.Option("--slide", help="slide_id; may be repeated.")] = None,
+    error: Annotated[
+        str | None, typer.Option("--error", help="Class of the last failure, e.g. WorkerDied.")
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Let failed and quarantined slides be tried again by the next `process`: all, chosen ones, or one class."""
+    from fossilray.retry import forgive_failures
+
+    forgiven = forgive_failures(open_store(run, config, set_), slide_ids=slide or (), error=error)
+    slides = len({failure.slide_id for failure in forgiven})
+    out.print(f"{slides} slides ({len(forgiven)} failures) will be tried again; start the same process command")
+
+
+def verify(
+    run: RunArgument,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Check every checksum, decode every crop, read every row.")
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Write slides/ anew from the footers of the committed slides.")
+    ] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Check that every committed slide is there once, whole; exit code 1 if any is not."""
+    from fossilray.verify import render_verified, verify_run
+
+    with _bar("slides") as bar:
+        task = bar.add_task("", total=None)
+        report = verify_run(
+            open_store(run, config, set_),
+            deep=deep,
+            rebuild=rebuild,
+            display=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    out.print(render_verified(report))
+    raise typer.Exit(0 if report.sound else 1)
+
+
+def gc(
+    run: RunArgument,
+    older_than: Annotated[
+        str, typer.Option("--older-than", help="Least age of what is deleted: 90m, 12h or 3d.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Delete what attempts that never committed left behind; never anything that a commit names."""
+    from fossilray.sweep import render_swept, sweep_run
+
+    report = sweep_run(
+        open_store(run, config, set_),
+        older_than=_age(older_than),
+        deadline_minutes=settings(config, set_).workers.deadline_minutes,
+        dry_run=dry_run,
+    )
+    out.print(render_swept(report))
+
+
+def compact(
+    run: RunArgument,
+    to: Annotated[str, typer.Option("--to", metavar="DATASET", help="Where to: a local path or s3://…")],
+    slides_per_file: Annotated[int, typer.Option(min=1, help="Most slides of a well in one file.")] = 200,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Lay the embeddings beside the objects, as Parquet.")
+    ] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Gather a run's many small files into a dataset for queries, checked against the run before it is announced."""
+    from fossilray.compact import compact_run, render_compacted
+
+    with _bar("slides") as bar:
+        task = bar.add_task("", total=None)
+        report = compact_run(
+            open_store(run, config, set_),
+            to,
+            access=settings(config, set_).store,
+            slides_per_file=slides_per_file,
+            embeddings=embeddings,
+            display=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    out.print(render_compacted(report))
+
+
+def _bar(what: str) -> Progress:
+    return Progress(
+        TextColumn(what),
+        BarColumn(bar_width=36),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+
+
+def _age(text: str) -> timedelta:
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"--older-than {text!r} is no age; write for example 90m, 12h or 3d")
+    return timedelta(**{_UNITS[match[2]]: float(match[1])})

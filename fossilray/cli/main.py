@@ -1,0 +1,42 @@
+"""The command line: one command per question a user asks of a run."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.markup import escape
+
+from fossilray.cli import about, care, look, work
+from fossilray.cli.shared import err
+from fossilray.errors import FossilrayError, UsageError
+
+app = typer.Typer(
+    name="fossilray",
+    help="From scanned palynology slides to a census of microfossils.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for command in (
+    *(work.process, work.catalog),
+    *(look.status, look.report, look.query, look.crops, look.export),
+    *(care.failures, care.retry, care.verify, care.gc, care.compact),
+    *(work.synth, work.demo),
+    *(about.doctor, about.version),
+):
+    app.command()(command)
+app.command(name="config")(about.print_config)
+
+
+def main() -> None:
+    """Run a command; a FossilrayError is one sentence on stderr and exit code 2 (usage) or 1."""
+    try:
+        app()
+    except FossilrayError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        err.print("stopped; slides in flight were not committed, the same command goes on from here")
+        sys.exit(130)

@@ -1,0 +1,151 @@
+"""Commands that make something: a run, a catalog, a synthetic archive, the demo."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from fossilray.cli.shared import ConfigOption, SetOption, out, settings
+from fossilray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fossilray.job import JobResult
+
+SlideForm = Literal["mrxs", "tiff"]
+
+
+def process(
+    slides: Annotated[
+        str | None,
+        typer.Argument(
+            help="Folder, glob, one slide, or a catalog (.csv, .parquet); default: slides.source."
+        ),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Run directory: a local path or s3://…; default: store.run.")
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Workers; default: as many as the machine holds.")
+    ] = None,
+    address: Annotated[
+        str, typer.Option(help="Ray cluster: `local` starts a private one, `auto` joins a running one.")
+    ] = "local",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Open every slide, print the plan, write nothing.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try slides again that failed or were quarantined earlier.")
+    ] = False,
+    single_writer: Annotated[
+        bool,
+        typer.Option("--single-writer", help="Promise that this driver alone commits (store.single_writer)."),
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when any slide failed.")] = False,
+) -> None:
+    """Detect, crop and embed every object of the slides into a run directory; the same command resumes."""
+    from fossilray.dry_run import plan_run, render_plan
+    from fossilray.job import run_job
+    from fossilray.progress import choose_display
+
+    chosen = settings(config, set_, workers)
+    if single_writer:
+        chosen = chosen.model_copy(update={"store": chosen.store.model_copy(update={"single_writer": True})})
+    source, run = slides or chosen.slides.source, run or chosen.store.run
+    if source is None or run is None:
+        missing = (
+            "slides: name them, or set slides.source"
+            if source is None
+            else "run directory: give --run, or set store.run"
+        )
+        raise ConfigError(f"no {missing} in the configuration")
+    if dry_run:
+        out.print(render_plan(plan_run(source, run, chosen)))
+        return
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+    result = run_job(
+        source,
+        run,
+        chosen,
+        address=address,
+        display=choose_display(out),
+        retry_failed=retry_failed,
+        stop=stop,
+    )
+    _print_result(result, run)
+    raise typer.Exit(3 if strict and result.failures else result.exit_code)
+
+
+def catalog(
+    slides: Annotated[str, typer.Argument(help="Folder, glob or one slide.")],
+    out_file: Annotated[Path, typer.Option("--out", help="CSV to write; edit it by hand, then process it.")],
+) -> None:
+    """List every slide with its facts; what looks like one and is none goes to OUT.refused.csv with the reason."""
+    from fossilray.catalog import find_slides, write_catalog, write_refused
+
+    found = find_slides(slides)
+    write_catalog(found, out_file)
+    if found.refused:
+        write_refused(found, out_file.with_suffix(".refused.csv"))
+    out.print(f"{len(found.rows)} slides -> {out_file}", markup=False, highlight=False, soft_wrap=True)
+    for refused in found.refused:
+        out.print(
+            f"  refused {refused.path}: {refused.reason}", markup=False, highlight=False, soft_wrap=True
+        )
+    if not found.rows:
+        raise typer.Exit(3)
+
+
+def synth(
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the slides and truth.parquet.")],
+    slides: Annotated[int, typer.Option(min=1, help="How many slides.")] = 6,
+    size: Annotated[int, typer.Option(min=1024, help="Side of each slide in level-0 pixels.")] = 12288,
+    form: Annotated[SlideForm, typer.Option("--format", help="File format.")] = "mrxs",
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal slides.")] = 1,
+) -> None:
+    """Write synthetic palynology slides and the truth about every object on them."""
+    from fossilray.synthetic.archive import synthesise_archive
+
+    truth = synthesise_archive(out_dir, slides=slides, size_px=size, form=form, seed=seed, console=out)
+    out.print(f"{slides} slides and {truth.name} -> {out_dir}", markup=False, highlight=False, soft_wrap=True)
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it.")] = Path(
+        "fossilray-demo"
+    ),
+    slides: Annotated[int, typer.Option(min=1, help="How many slides to make.")] = 6,
+    size: Annotated[int, typer.Option(min=1024, help="Side of each slide in level-0 pixels.")] = 12288,
+) -> None:
+    """Make a small archive, run the whole job over it, and write the report; offline."""
+    from fossilray.demo import run_demo
+
+    run_demo(folder, slides=slides, size_px=size, console=out)
+
+
+def _print_result(result: JobResult, run: str) -> None:
+    tally = result.tally
+    out.print(
+        f"{tally.already_committed + tally.committed} of {tally.total} slides committed"
+        f" ({tally.already_committed} before), {tally.objects:,} new objects, {len(result.failures)} failed"
+        f" -> {run}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if result.failures:
+        table = Table("slide", "stage", "error", "why", title="Failed slides", title_justify="left")
+        for failure in result.failures[:200]:
+            table.add_row(
+                *(escape(text) for text in (failure.slide_id, failure.stage, failure.error, failure.message))
+            )
+        out.print(table)
+    if result.stopped:
+        out.print("stopped before the end; the same command goes on from here", highlight=False)

@@ -1,0 +1,105 @@
+"""The real worker with faults planted in it: it dies, hangs or swells at a chosen place, on chosen slides."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fossilray.config import RunConfig
+from fossilray.records import CatalogRow, Outcome, WorkerState
+from fossilray.worker import SlideWorker
+
+Place = Literal[
+    "reading", "detecting", "embedding", "writing arrays", "before the commit", "after the commit"
+]
+Act = Literal["kill", "segfault", "hang", "swell"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to a slide (slide_id), where, and in how many of its attempts."""
+
+    slide_id: str
+    place: Place
+    act: Act = "kill"
+    times: int = 1
+
+
+class FaultyWorker(SlideWorker):
+    """Does real work until it comes to a fault of the slide in hand; `marks` counts over all processes."""
+
+    def __init__(self, store_url: str, config: RunConfig, *, faults: Sequence[Fault], marks: Path) -> None:
+        super().__init__(store_url, config)
+        self._faults = {fault.slide_id: fault for fault in faults}
+        self._marks = marks
+        self._slide_id = ""
+
+    def prepare(self) -> str:
+        name = super().prepare()
+        self._detector = _Tripwire(self._detector, "detect", lambda: self._reach("detecting"))
+        self._embedder = _Tripwire(self._embedder, "embed", lambda: self._reach("embedding"))
+        write = self._store.files.write
+
+        def write_then_trip(path: str, content: bytes) -> None:
+            write(path, content)
+            if path.startswith("arrays/"):
+                self._reach("writing arrays")
+
+        self._store.files.write = write_then_trip  # type: ignore[method-assign]
+        return name
+
+    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
+        self._slide_id = row.slide_id
+        outcome = super().process(row, upcoming)
+        self._reach("after the commit")
+        return outcome
+
+    def _show(self, state: WorkerState) -> None:
+        super()._show(state)
+        if state.stage == "open":
+            self._reach("reading")
+        if state.stage == "commit":
+            self._reach("before the commit")
+
+    def _reach(self, place: Place) -> None:
+        fault = self._faults.get(self._slide_id)
+        if fault is None or fault.place != place:
+            return
+        for turn in range(fault.times):
+            try:
+                (self._marks / f"{fault.slide_id}.{turn}").touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            _act(fault.act)
+            return
+
+
+class _Tripwire:
+    """A detector or embedder that reports each call before it is made."""
+
+    def __init__(self, real: Any, method: str, trip: Any) -> None:
+        self._real, self._method, self._trip = real, method, trip
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._method:
+            self._trip()
+        return getattr(self._real, name)
+
+
+def _act(act: Act) -> None:
+    if act == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif act == "segfault":
+        ctypes.string_at(0)
+    elif act == "hang":
+        # As a C library does that waits for a disk for ever: no Python runs, though the lock is free.
+        ctypes.CDLL(None).sleep(3600)
+    else:
+        hoard = bytearray(1500 * 2**20)
+        hoard[::4096] = b"\1" * len(hoard[::4096])
+        ctypes.CDLL(None).sleep(3600)
