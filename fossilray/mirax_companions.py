@@ -2,77 +2,118 @@
 
 from __future__ import annotations
 
-import configparser
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fossilray.errors import MissingCompanion, NotASlide
+from fossilray.slidedat import Slidedat, check_claims, parse_slidedat
+
+SLIDEDAT = "Slidedat.ini"
 
 # Real ones have some hundred kB; more is no Slidedat.ini.
 _LARGEST_SLIDEDAT_BYTES = 16_000_000
+
 _IMAGE_STARTS = (b"\xff\xd8", b"BM", b"\x89PNG")
 
 
-def check_mirax(path: Path) -> None:
-    """Nothing, if every file of the MIRAX slide is there and not empty.
+def check_mirax(path: Path, *, max_gigapixels: float) -> None:
+    """Nothing, if every file of the MIRAX slide is there and not empty, and Slidedat.ini claims what can be.
 
     A data file that is too short does not count as missing: what it lost shows when it is read.
 
     Raises:
         NotASlide: the .mrxs file is no image and stands alone.
         MissingCompanion: the folder, Slidedat.ini, Index.dat or a data file is missing or empty.
+        TooLarge: Slidedat.ini claims more pixels than that, or photos too large to decode.
     """
     folder = path.with_suffix("")
     if not folder.is_dir():
         with path.open("rb") as file:
-            start = file.read(8)
-        if not start.startswith(_IMAGE_STARTS):
-            raise NotASlide(
-                f"{path.name} is no MIRAX slide: it is no image and there is no folder {folder.name} beside "
-                "it; remove it, or copy the slide again with its folder"
-            )
-        raise MissingCompanion(
-            f"{path.name} lacks its folder {folder.name}; copy the folder to the place beside it"
-        )
-    for name in companion_names(path):
+            raise without_folder(path.name, file.read(8))
+    slidedat = folder / SLIDEDAT
+    _check_file(path, slidedat)
+    check_slidedat_size(path.name, slidedat.stat().st_size)
+    ini = read_slidedat(path.name, slidedat.read_bytes())
+    for name in names_in(path.name, ini):
         _check_file(path, folder / name)
+    check_claims(ini, _shown(path.name, SLIDEDAT), max_gigapixels=max_gigapixels)
 
 
-def companion_names(path: Path) -> list[str]:
-    """Names, below the slide's folder, of the files that Slidedat.ini asks for, itself first.
+def without_folder(slide: str, start: bytes) -> NotASlide | MissingCompanion:
+    """What is wrong with a .mrxs file that has no folder; start: its first bytes."""
+    folder = PurePosixPath(slide).stem
+    if not start.startswith(_IMAGE_STARTS):
+        return NotASlide(
+            f"{slide} is no MIRAX slide: it is no image and there is no folder {folder} beside it; remove it, "
+            "or copy the slide again with its folder"
+        )
+    return MissingCompanion(f"{slide} lacks its folder {folder}; copy the folder to the place beside it")
+
+
+def check_part(slide: str, part: str, size: int | None) -> None:
+    """Nothing, if a file of the slide's folder is there (its size is known) and not empty.
 
     Raises:
-        MissingCompanion: Slidedat.ini is missing, or does not name them.
+        MissingCompanion: it is missing or empty.
     """
-    slidedat = path.with_suffix("") / "Slidedat.ini"
-    _check_file(path, slidedat)
-    if slidedat.stat().st_size > _LARGEST_SLIDEDAT_BYTES:
-        raise MissingCompanion(f"{_shown(path, slidedat)} is too large to be one; copy the slide again")
-    ini = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",), allow_no_value=True)
-    try:
-        ini.read_string(slidedat.read_bytes().decode("utf-8-sig", errors="replace"))
-        names = [ini["HIERARCHICAL"]["INDEXFILE"] or ""]
-        count = int(ini["DATAFILE"]["FILE_COUNT"] or "")
-        names += [ini["DATAFILE"][f"FILE_{number}"] or "" for number in range(count)]
-    except (configparser.Error, KeyError, ValueError) as error:
+    if size is None:
+        raise MissingCompanion(f"{slide} lacks {_shown(slide, part)}; copy the slide's folder again, whole")
+    if size == 0:
         raise MissingCompanion(
-            f"{_shown(path, slidedat)} is damaged ({' '.join(str(error).split())}); copy the slide again"
-        ) from None
+            f"{_shown(slide, part)} is empty (0 bytes); copy the slide's folder again, whole"
+        )
+
+
+def check_slidedat_size(slide: str, size: int) -> None:
+    """Nothing, if Slidedat.ini is no larger than one can be.
+
+    Raises:
+        MissingCompanion: it is.
+    """
+    if size > _LARGEST_SLIDEDAT_BYTES:
+        raise MissingCompanion(f"{_shown(slide, SLIDEDAT)} is too large to be one; copy the slide again")
+
+
+def read_slidedat(slide: str, content: bytes) -> Slidedat:
+    """What a Slidedat.ini says.
+
+    Raises:
+        MissingCompanion: it is damaged.
+    """
+    try:
+        return parse_slidedat(content)
+    except ValueError as error:
+        raise _damaged(slide, error) from None
+
+
+def names_in(slide: str, ini: Slidedat) -> list[str]:
+    """Names of the files that a Slidedat.ini asks for, itself first; none leads out of the folder.
+
+    Raises:
+        MissingCompanion: it does not name them.
+    """
+    try:
+        names = [ini["HIERARCHICAL"]["INDEXFILE"]]
+        count = int(ini["DATAFILE"]["FILE_COUNT"])
+        names += [ini["DATAFILE"][f"FILE_{number}"] for number in range(count)]
+    except (KeyError, ValueError) as error:
+        raise _damaged(slide, error) from None
     for name in names:
         if name in ("", ".", "..") or any(letter in name for letter in "/\\\0"):
-            raise MissingCompanion(f"{_shown(path, slidedat)} names {name!r}, which is no file of its folder")
-    return [slidedat.name, *names]
+            raise MissingCompanion(
+                f"{_shown(slide, SLIDEDAT)} names {name!r}, which is no file of its folder"
+            )
+    return [SLIDEDAT, *names]
+
+
+def _damaged(slide: str, error: Exception) -> MissingCompanion:
+    return MissingCompanion(
+        f"{_shown(slide, SLIDEDAT)} is damaged ({' '.join(str(error).split())}); copy the slide again"
+    )
 
 
 def _check_file(path: Path, file: Path) -> None:
-    if not file.is_file():
-        raise MissingCompanion(
-            f"{path.name} lacks {_shown(path, file)}; copy the slide's folder again, whole"
-        )
-    if file.stat().st_size == 0:
-        raise MissingCompanion(
-            f"{_shown(path, file)} is empty (0 bytes); copy the slide's folder again, whole"
-        )
+    check_part(path.name, file.name, file.stat().st_size if file.is_file() else None)
 
 
-def _shown(path: Path, file: Path) -> str:
-    return f"{path.with_suffix('').name}/{file.name}"
+def _shown(slide: str, part: str) -> str:
+    return f"{PurePosixPath(slide).stem}/{part}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, c_uint32
 from dataclasses import dataclass
@@ -24,47 +24,62 @@ from openslide import OpenSlideError, OpenSlideUnsupportedFormatError, lowlevel
 from fossilray.errors import MissingCompanion, MissingResolution, NotASlide, UnreadableRegion
 from fossilray.mirax_companions import check_mirax
 from fossilray.records import Image, Level, Rect, SlideInfo
+from fossilray.slide_properties import (
+    check_size,
+    check_tiles,
+    stated_background,
+    stated_bounds,
+    stated_mpp,
+)
 
-# A file that states a printer's resolution (72 dpi is 353 um per pixel) says nothing about its scan.
-_PLAUSIBLE_MPP = (0.01, 20.0)
 # A level this much coarser than asked for is enlarged rather than a level twice as fine read.
 _LEVEL_TOLERANCE = 1.05
 _BLOCK_PX = 2048
 _UNREADABLE_GREY = 128
-_UM_PER_TIFF_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
+_MOST_GIGAPIXELS = 200.0
 
 
-def open_slide(path: Path, *, mpp: float | None = None, mpp_override: float | None = None) -> Slide:
+def open_slide(
+    path: Path,
+    *,
+    mpp: float | None = None,
+    mpp_override: float | None = None,
+    max_gigapixels: float = _MOST_GIGAPIXELS,
+) -> Slide:
     """The slide at `path`, ready to be read by several threads.
 
     mpp: um per level-0 pixel if the slide states none; mpp_override: whatever the slide states.
+    max_gigapixels: the most level-0 pixels, in 1e9, that a file may claim.
 
     Raises:
         NotASlide: OpenSlide cannot open the file.
         MissingCompanion: part of a MIRAX slide is missing, or too short for OpenSlide to begin.
         MissingResolution: neither the slide nor the caller states um per pixel.
+        TooLarge: it claims more pixels than that, or tiles too large to decode.
     """
-    check_companions(path)
+    check_companions(path, max_gigapixels=max_gigapixels)
     handle = _open_handle(path)
     try:
         info = _describe(path, handle, mpp=mpp, mpp_override=mpp_override)
+        check_size(info, max_gigapixels=max_gigapixels)
     except BaseException:
         lowlevel.close(handle)
         raise
     return Slide(info, handle)
 
 
-def check_companions(path: Path) -> None:
+def check_companions(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None:
     """Nothing, if the files that `path` needs are there and not empty; OpenSlide is not asked.
 
     Raises:
         NotASlide: the file itself is missing or empty.
         MissingCompanion: Slidedat.ini, Index.dat or a data file of a MIRAX slide is missing or empty.
+        TooLarge: the Slidedat.ini of a MIRAX slide claims more than OpenSlide should be given.
     """
     if not path.is_file():
         raise NotASlide(f"{path} is no file; check the path")
     if path.suffix.lower() == ".mrxs":
-        check_mirax(path)
+        check_mirax(path, max_gigapixels=max_gigapixels)
     elif path.stat().st_size == 0:
         raise NotASlide(f"{path.name} is empty (0 bytes); copy it again from its source")
 
@@ -310,11 +325,12 @@ def _describe(
     stated = {
         name: lowlevel.get_property_value(handle, name) or "" for name in lowlevel.get_property_names(handle)
     }
+    check_tiles(path.name, stated)
     levels = tuple(
         Level(*lowlevel.get_level_dimensions(handle, number), lowlevel.get_level_downsample(handle, number))
         for number in range(lowlevel.get_level_count(handle))
     )
-    resolution = mpp_override or _stated_mpp(stated) or mpp
+    resolution = mpp_override or stated_mpp(stated) or mpp
     if resolution is None:
         raise MissingResolution(
             f"{path.name} states no um per pixel; set slides.mpp or add an mpp column to the catalog"
@@ -327,53 +343,9 @@ def _describe(
         height=height,
         mpp=resolution,
         levels=levels,
-        bounds=_stated_bounds(stated, width, height),
-        background_rgb=_stated_background(stated),
+        bounds=stated_bounds(stated, width, height),
+        background_rgb=stated_background(stated),
     )
-
-
-def _stated_mpp(stated: Mapping[str, str]) -> float | None:
-    across, down = (_number(stated.get(f"openslide.mpp-{axis}")) for axis in "xy")
-    if across is None and down is None:
-        unit_um = _UM_PER_TIFF_UNIT.get(stated.get("tiff.ResolutionUnit", ""))
-        across, down = (
-            unit_um / pixels
-            if unit_um and (pixels := _number(stated.get(f"tiff.{axis}Resolution")))
-            else None
-            for axis in "XY"
-        )
-    sides = [side for side in (across, down) if side is not None]
-    if not sides:
-        return None
-    mean = math.prod(sides) ** (1 / len(sides))
-    return mean if _PLAUSIBLE_MPP[0] < mean < _PLAUSIBLE_MPP[1] else None
-
-
-def _stated_bounds(stated: Mapping[str, str], width: int, height: int) -> Rect:
-    x, y, across, down = (
-        _number(stated.get(f"openslide.bounds-{name}"), zero=True) for name in ("x", "y", "width", "height")
-    )
-    if x is None or y is None or not across or not down:
-        return Rect(0, 0, width, height)
-    left, top = min(int(x), width), min(int(y), height)
-    return Rect(left, top, min(int(x + across), width), min(int(y + down), height))
-
-
-def _stated_background(stated: Mapping[str, str]) -> tuple[int, int, int]:
-    try:
-        red, green, blue = bytes.fromhex(stated.get("openslide.background-color", "FFFFFF"))
-    except ValueError:
-        return 255, 255, 255
-    return red, green, blue
-
-
-def _number(text: str | None, *, zero: bool = False) -> float | None:
-    """A finite positive (or zero) number, else None."""
-    try:
-        value = float((text or "").replace(",", "."))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and (value > 0 or (zero and value == 0)) else None
 
 
 def _shrink(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

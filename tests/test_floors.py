@@ -13,10 +13,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fossilray"
 FLOORS = {
     1: "__init__ config records errors",
-    2: "slide mirax_companions slide_names tiling detect merge crops measures half_precision embed pictures store "
-    "tables objects_table synthetic",
+    2: "slide slidedat slide_properties mirax_companions slide_names tiling detect merge crops measures "
+    "half_precision embed pictures store tables in_parts objects_table synthetic",
     3: "worker catalog ledger progress dry_run query export status report doctor learn "
-    "retry",
+    "retry leftovers slide_check run_check verify sweep",
     4: "scheduler job",
     5: "cli demo",
 }
