@@ -16,6 +16,9 @@ from fossilray.errors import UsageError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 
+_LARGEST_PX = 8192 * 8192
+"""Pixels of one image; a crop has some 224 a side, and a file of a few bytes may claim any number."""
+
 
 @dataclass(frozen=True)
 class LabelledCrops:
@@ -81,6 +84,13 @@ def hold_out(classes: Sequence[str], numbers: Mapping[str, int], *, rng: np.rand
 def _decode(path: Path) -> NDArray[np.uint8]:
     try:
         with Pillow.open(path) as file:
+            width, height = file.size
+            if width * height > _LARGEST_PX:
+                raise UsageError(
+                    f"{path} claims {width} x {height} px, more than the {_LARGEST_PX / 1e6:.0f} megapixels a "
+                    "crop may have; remove it, or cut it smaller"
+                )
             return np.asarray(file.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+    # Pillow's own limit is an error of another family; a broken PNG is a SyntaxError.
+    except (OSError, UnidentifiedImageError, Pillow.DecompressionBombError, SyntaxError, ValueError) as error:
         raise UsageError(f"{path} cannot be decoded ({error}); remove or replace it") from None

@@ -49,17 +49,19 @@ def decode_crop(encoded: bytes | memoryview, *, height: int, width: int) -> Imag
         StoreError: the bytes are not a whole JPEG of that size.
     """
     try:
+        # The header first: a JPEG of a few bytes may claim 65,500 px a side, for which gigabytes are asked.
+        rows, columns, _, _ = simplejpeg.decode_jpeg_header(encoded)
+        if (rows, columns) != (height, width):
+            raise StoreError(
+                f"a stored crop is {rows} x {columns} px, its array promises {height} x {width}; "
+                "the array files are damaged or mixed"
+            )
         crop: Image = simplejpeg.decode_jpeg(encoded, colorspace="RGB")
     except ValueError as error:
         raise StoreError(
             f"a stored crop of {len(encoded)} bytes is not a readable JPEG ({error}); its array file is "
             "damaged: compare it with the sha256 in the footer of the slide's objects file"
         ) from None
-    if crop.shape != (height, width, 3):
-        raise StoreError(
-            f"a stored crop is {crop.shape[0]} x {crop.shape[1]} px, its array promises {height} x {width}; "
-            "the array files are damaged or mixed"
-        )
     return crop
 
 
