@@ -6,7 +6,8 @@ FossilrayError
 │   ├── CatalogError          a catalog lacks a column, repeats a slide, or changes a frozen row
 │   ├── RunMismatch           the run directory was started with another configuration
 │   ├── RunNotFound           no run.json where a run was expected
-│   └── QueryError            SQL that DuckDB refuses
+│   ├── QueryError            SQL that DuckDB refuses
+│   └── UnsafeAge             what is to be swept may still be in use
 ├── WeightsError              a weight file is missing, of another architecture, or unsafe to load
 ├── WorkerError               workers cannot start, or met a fault of fossilray itself
 ├── StoreError                the run directory cannot be written or cannot commit safely
@@ -53,6 +54,10 @@ class RunNotFound(UsageError):
 
 class QueryError(UsageError):
     """DuckDB refused the SQL."""
+
+
+class UnsafeAge(UsageError):
+    """Files of that age may belong to somebody who is still at work."""
 
 
 class WeightsError(FossilrayError):

@@ -103,6 +103,15 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
+def format_bytes(count: float) -> str:
+    """A size as a person reads it, in powers of 1,000."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+
+
 def _to_json(table: pa.Table) -> bytes:
     rows = [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()]
     return json.dumps(rows, ensure_ascii=False, indent=1).encode() + b"\n"

@@ -14,7 +14,8 @@ PACKAGE = ROOT / "fossilray"
 FLOORS = {
     1: "__init__ config records errors",
     2: "slide slidedat slide_properties mirax_companions slide_names tiling detect merge crops measures "
-    "half_precision embed pictures store tables in_parts objects_table synthetic",
+    "half_precision embed pictures store tables in_parts objects_table slide_sources bundles scratch staging "
+    "remote_facts synthetic",
     3: "worker catalog ledger progress dry_run query export status report doctor learn "
     "retry leftovers slide_check run_check verify sweep",
     4: "scheduler job",

@@ -25,8 +25,8 @@ from fossilray.errors import StoreError
 from fossilray.records import ArrayFiles, Image
 from fossilray.store import RunStore
 from fossilray.store.codec import JpegCodec, decode_crop, encode_crop
-from fossilray.store.files import LocalFiles
 from fossilray.store.layout import arrays_path
+from fossilray.store.local_files import LocalFiles
 from fossilray.store.shards import ABSENT, index_size, pack_shard, read_index
 
 SHARD_ROWS = 2048
@@ -204,7 +204,7 @@ def read_crops(store: RunStore, path: str, rows: Sequence[int] | NDArray[np.int6
     if not isinstance(array, zarr.Array):
         raise StoreError(f"{store.url}/{path} holds a group where its crops should be; it is damaged")
     count, height, width, _ = array.shape
-    decode = _crop_decoder(str(group.attrs["encoding"]), height=height, width=width)
+    decode = crop_decoder(str(group.attrs["encoding"]), height=height, width=width)
     wanted = np.asarray(rows, dtype=np.int64)
     if wanted.size and (wanted.min() < 0 or wanted.max() >= count):
         raise StoreError(f"{path} holds crops 0 to {count - 1}, asked for {wanted.min()} to {wanted.max()}")
@@ -220,6 +220,21 @@ def read_crops(store: RunStore, path: str, rows: Sequence[int] | NDArray[np.int6
         for place, encoded in zip(places, store.files.read_ranges(name, ranges), strict=True):
             crops[place] = decode(encoded)
     return crops
+
+
+def decode_embeddings(encoded: bytes, *, dimension: int) -> NDArray[np.float16]:
+    """All rows (2,048, dimension) of one stored shard of embeddings; those after the last object are 0.
+
+    Raises:
+        StoreError: the bytes are not such a shard.
+    """
+    try:
+        return np.frombuffer(_zstd(checksum=True).decode(encoded), "<f2").reshape(SHARD_ROWS, dimension)
+    except (RuntimeError, ValueError) as error:  # numcodecs raises RuntimeError for what zstd refuses
+        raise StoreError(
+            f"a stored shard of {len(encoded)} bytes does not hold embeddings of {dimension} ({error}); it is "
+            "damaged: compare it with the sha256 in the footer of the slide's objects file"
+        ) from None
 
 
 def _up_to_shard_ends(rows: int, more: int) -> Iterator[tuple[int, int]]:
@@ -248,11 +263,21 @@ def _crop_codecs(crops: CropsConfig) -> tuple[ArrayBytesCodec, ZstdCodec | None]
     return BytesCodec(), ZstdCodec(level=ZSTD_LEVEL)
 
 
-def _crop_decoder(encoding: str, *, height: int, width: int) -> Callable[[bytes], Image]:
+def crop_decoder(encoding: str, *, height: int, width: int) -> Callable[[bytes], Image]:
+    """What turns a stored crop into pixels (height, width, 3) and raises StoreError where it cannot."""
     if encoding == "jpeg":
         return lambda encoded: decode_crop(encoded, height=height, width=width)
-    zstd = _zstd(checksum=False)
-    return lambda encoded: np.frombuffer(zstd.decode(encoded), np.uint8).reshape(height, width, 3)
+    return lambda encoded: _decode_lossless(encoded, (height, width, 3))
+
+
+def _decode_lossless(encoded: bytes, shape: tuple[int, int, int]) -> Image:
+    try:
+        return np.frombuffer(_zstd(checksum=False).decode(encoded), np.uint8).reshape(shape)
+    except (RuntimeError, ValueError) as error:  # numcodecs raises RuntimeError for what zstd refuses
+        raise StoreError(
+            f"a stored crop of {len(encoded)} bytes is not a readable zstd frame ({error}); its array file is "
+            "damaged: compare it with the sha256 in the footer of the slide's objects file"
+        ) from None
 
 
 def _zarr_store(store: RunStore, path: str) -> LocalStore | FsspecStore:

@@ -49,7 +49,11 @@ def encode_objects(table: pa.Table, summary: SlideSummary, arrays: ArrayFiles, *
     stated = {FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True).encode()}
     sink = io.BytesIO()
     pq.write_table(
-        table.replace_schema_metadata(stated), sink, compression="zstd", row_group_size=ROW_GROUP_ROWS
+        table.replace_schema_metadata(stated),
+        sink,
+        compression="zstd",
+        row_group_size=ROW_GROUP_ROWS,
+        write_page_checksum=True,
     )
     return sink.getvalue()
 
@@ -60,30 +64,58 @@ def read_footer(read_tail: Callable[[int], bytes], *, name: str) -> Footer:
     Raises:
         StoreError: it is not an objects file of this schema version.
     """
-    size = TAIL_BYTES
-    tail = read_tail(size)
+    return parse_tail(read_tail_of(read_tail), name=name)[0]
+
+
+def read_tail_of(read_tail: Callable[[int], bytes]) -> bytes:
+    """As many of an objects file's last bytes as hold its footer."""
+    tail = read_tail(TAIL_BYTES)
     # A Parquet file ends with its metadata, the metadata's length (4 bytes, little endian) and PAR1.
     needed = int.from_bytes(tail[-8:-4], "little") + 8
-    if needed > size:
-        tail = read_tail(needed)
+    return tail if needed <= TAIL_BYTES else read_tail(needed)
+
+
+def parse_tail(tail: bytes, *, name: str) -> tuple[Footer, int]:
+    """The footer in the last bytes of an objects file, and how many rows the file holds.
+
+    Raises:
+        StoreError: they are not the end of an objects file of this schema version.
+    """
     try:
-        metadata = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
-        stated = json.loads(metadata[FOOTER_KEY])
+        parquet = pq.read_metadata(pa.BufferReader(tail))
+        stated = json.loads((parquet.metadata or {})[FOOTER_KEY])
         if stated["schema_version"] != SCHEMA_VERSION:
             raise StoreError(
                 f"{name} is of schema version {stated['schema_version']}, this fossilray reads {SCHEMA_VERSION}; "
                 "install the version that run.json names"
             )
-        return Footer(
+        footer = Footer(
             summary=SlideSummary(**stated["summary"]),
             arrays=ArrayFiles(**stated["arrays"]),
             schema_version=stated["schema_version"],
             run_digest=stated["run_digest"],
         )
-    except (pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
+    # A Parquet file whose metadata is garbage is an OSError to pyarrow.
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         raise StoreError(
             f"{name} is not an objects file of fossilray ({error}); move it out of objects/ and start the "
             "same command again"
+        ) from None
+    return footer, parquet.num_rows
+
+
+def decode_objects(content: bytes, *, name: str) -> pa.Table:
+    """All rows of an objects file, its pages' checksums compared.
+
+    Raises:
+        StoreError: they cannot be read.
+    """
+    try:
+        with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
+            return file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(
+            f"{name} cannot be decoded ({error}); move it out of objects/ and start the same command again"
         ) from None
 
 

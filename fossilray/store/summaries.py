@@ -37,7 +37,7 @@ def summaries_table(files: Files, committed: Mapping[str, str], read_footers: Re
 
     committed: the objects file of each slide, by slide_id.
     """
-    table = pa.concat_tables([SLIDES_SCHEMA.empty_table(), *_read_parts(files)])
+    table = gathered_summaries(files)
     gathered = set(table["slide_id"].to_pylist())
     footers = read_footers([path for slide_id, path in committed.items() if slide_id not in gathered])
     rest = to_table([footer.summary for footer in footers], SLIDES_SCHEMA)
@@ -45,6 +45,15 @@ def summaries_table(files: Files, committed: Mapping[str, str], read_footers: Re
     # A slide that is in several parts counts as the last of them says.
     row_of = {slide_id: row for row, slide_id in enumerate(table["slide_id"].to_pylist())}
     return table.take(pa.array([row_of[slide_id] for slide_id in sorted(committed)], pa.int64()))
+
+
+def gathered_summaries(files: Files) -> pa.Table:
+    """SLIDES_SCHEMA, the rows of all parts of slides/; of several rows of a slide the last one counts.
+
+    Raises:
+        StoreError: a part is damaged.
+    """
+    return pa.concat_tables([SLIDES_SCHEMA.empty_table(), *_read_parts(files)])
 
 
 def rebuild_summaries(files: Files, committed: Mapping[str, str], read_footers: ReadFooters) -> int:

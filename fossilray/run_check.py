@@ -1,0 +1,103 @@
+"""Whether a run's listing, its catalog and its gathered summaries agree about which slides are committed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+
+from fossilray.errors import StoreError, StoreUnreachable
+from fossilray.records import SLIDES_SCHEMA, SlideSummary
+from fossilray.slide_check import Finding
+from fossilray.store import RunStore
+from fossilray.store.layout import OBJECTS, slide_of
+from fossilray.store.summaries import gathered_summaries
+
+_COMMIT = re.compile(rf"{OBJECTS}/well=[^/]+/[^/]+\.parquet")
+
+
+def list_commits(store: RunStore) -> tuple[dict[str, str], list[Finding]]:
+    """The objects file of every committed slide by slide_id, and what else lies below objects/."""
+    commits: dict[str, str] = {}
+    findings = []
+    for path in store.files.find(OBJECTS):
+        slide_id = slide_of(path)
+        if not _COMMIT.fullmatch(path):
+            message = f"{path} is no slide's objects file; move it out of objects/, where readers take all for slides"
+            findings.append(Finding("", path, "stray", message))
+        elif slide_id in commits:
+            message = (
+                f"{path} is a second commit of a slide that {commits[slide_id]} holds too; keep the one whose well "
+                "the catalog names and move the other out of objects/"
+            )
+            findings.append(Finding(slide_id, path, "twice", message))
+        else:
+            commits[slide_id] = path
+    return commits, findings
+
+
+def compare_catalog(store: RunStore, commits: Mapping[str, str]) -> list[Finding]:
+    """Committed slides that the frozen catalog does not know."""
+    known = {row.slide_id for row in store.read_catalog()}
+    return [
+        Finding(
+            slide_id,
+            path,
+            "unknown",
+            f"{path} is of a slide that the run's catalog does not know; add the slide to the run, or move the file "
+            "out of objects/",
+        )
+        for slide_id, path in commits.items()
+        if slide_id not in known
+    ]
+
+
+class GatheredSummaries:
+    """What slides/ says, compared with footers one by one."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._damage = ""
+        try:
+            self._table = gathered_summaries(store.files)
+        except StoreUnreachable:
+            raise
+        except StoreError as error:
+            self._damage = str(error)
+            self._table = SLIDES_SCHEMA.empty_table()
+        # A slide that is in several parts counts as the last of them says.
+        self._row_of = {slide_id: row for row, slide_id in enumerate(self._table["slide_id"].to_pylist())}
+        self._absent = 0
+        self._other = 0
+
+    def lost(self, commits: Iterable[str]) -> list[Finding]:
+        """Slides that were committed once and are not any more."""
+        return [
+            Finding(
+                slide_id,
+                "slides/",
+                "lost",
+                f"slide {slide_id} was committed and its objects file is gone; start the same command again, which "
+                "makes it anew",
+            )
+            for slide_id in sorted(self._row_of.keys() - set(commits))
+        ]
+
+    def compare(self, summary: SlideSummary) -> None:
+        """Note whether slides/ says of a slide what its footer says."""
+        row = self._row_of.get(summary.slide_id)
+        if row is None:
+            self._absent += 1
+        elif self._table.slice(row, 1).to_pylist()[0] != asdict(summary):
+            self._other += 1
+
+    def out_of_date(self) -> list[Finding]:
+        """One finding if slides/ lags behind the footers compared so far."""
+        if self._damage:
+            return [Finding("", "slides/", "summaries", self._damage)]
+        if not self._absent + self._other:
+            return []
+        message = (
+            f"slides/ lacks {self._absent:,} committed slides and differs from the footers of {self._other:,}; "
+            "`fossilray verify RUN --rebuild` writes it anew"
+        )
+        return [Finding("", "slides/", "summaries", message)]
