@@ -16,6 +16,7 @@ from fossilray.errors import RunNotFound, SlideError
 from fossilray.records import CatalogRow, RefusedFile
 from fossilray.slide import open_slide
 from fossilray.store import RunStore
+from fossilray.tables import printable
 from fossilray.tiling import find_blank, plan_sweeps
 
 OBJECTS_PER_MM2 = 46.0
@@ -89,7 +90,7 @@ def render_plan(plan: RunPlan) -> Group:
     for slide in plan.slides[:100]:
         row = slide.row
         table.add_row(
-            escape(row.slide_id),
+            escape(printable(row.slide_id)),
             f"{row.width} x {row.height}",
             "?" if row.mpp is None else f"{row.mpp:.4g}",
             str(slide.tiles),
@@ -109,7 +110,9 @@ def render_plan(plan: RunPlan) -> Group:
     ]
     if len(plan.slides) > 100:
         lines.insert(0, f"the table shows the first 100 of {len(plan.slides)} slides")
-    lines += [f"refused {escape(refused.path)}: {escape(refused.reason)}" for refused in plan.refused[:100]]
+    lines += [
+        escape(printable(f"refused {refused.path}: {refused.reason}")) for refused in plan.refused[:100]
+    ]
     return Group(table, *lines)
 
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fossilray.records import WorkerState
+from fossilray.tables import printable
 
 JSON_EVERY_S = 30.0
 
@@ -108,7 +109,7 @@ class TerminalDisplay:
         self._live.update(Group(self._bar, _worker_table(states)) if states else self._bar)
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(printable(line), markup=False, highlight=False)
 
 
 class JsonLines:
@@ -167,7 +168,7 @@ def _worker_table(states: Mapping[str, WorkerState]) -> Table:
         filled = round(10 * min(max(state.share, 0.0), 1.0))
         table.add_row(
             f"  {escape(name)}",
-            escape(state.slide_id),
+            escape(printable(state.slide_id)),
             state.stage,
             "━" * filled + "[dim]" + "━" * (10 - filled) + "[/dim]",
         )

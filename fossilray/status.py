@@ -142,7 +142,7 @@ def render(report: StatusReport) -> Group:
     facts.add_column()
     facts.add_row("", ProgressBar(total=max(report.total, 1), completed=report.committed, width=50))
     for name, value in _facts(report):
-        facts.add_row(name, Text(value))
+        facts.add_row(name, Text(printable(value)))
     parts: list[Text | Table] = [
         Text(printable(report.url), style="bold"),
         facts,

@@ -10,6 +10,7 @@ from rich.markup import escape
 from fossilray.cli import about, care, look, work
 from fossilray.cli.shared import err
 from fossilray.errors import FossilrayError, UsageError
+from fossilray.tables import printable
 
 app = typer.Typer(
     name="fossilray",
@@ -35,7 +36,9 @@ def main() -> None:
     try:
         app()
     except FossilrayError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        # A fault of fossilray itself brings its traceback along, in lines.
+        told = "\n".join(printable(line) for line in str(error).split("\n"))
+        err.print(f"[bold red]error:[/] {escape(told)}", highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         err.print("stopped; slides in flight were not committed, the same command goes on from here")

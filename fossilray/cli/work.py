@@ -98,7 +98,10 @@ def catalog(
     out.print(f"{len(found.rows)} slides -> {out_file}", markup=False, highlight=False, soft_wrap=True)
     for refused in found.refused:
         out.print(
-            f"  refused {refused.path}: {refused.reason}", markup=False, highlight=False, soft_wrap=True
+            printable(f"  refused {refused.path}: {refused.reason}"),
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
     if not found.rows:
         raise typer.Exit(3)
@@ -144,7 +147,10 @@ def _print_result(result: JobResult, run: str) -> None:
         table = Table("slide", "stage", "error", "why", title="Failed slides", title_justify="left")
         for failure in result.failures[:200]:
             table.add_row(
-                *(escape(text) for text in (failure.slide_id, failure.stage, failure.error, failure.message))
+                *(
+                    escape(printable(text))
+                    for text in (failure.slide_id, failure.stage, failure.error, failure.message)
+                )
             )
         out.print(table)
     if result.stopped:
