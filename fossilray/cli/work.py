@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fossilray.cli.shared import ConfigOption, SetOption, out, settings
 from fossilray.errors import ConfigError
+from fossilray.tables import printable
 
 if TYPE_CHECKING:
     from fossilray.job import JobResult
