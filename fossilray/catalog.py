@@ -19,7 +19,8 @@ from fossilray.errors import CatalogError, MissingResolution, SlideError
 from fossilray.records import CATALOG_SCHEMA, CatalogRow, RefusedFile
 from fossilray.slide import open_slide
 from fossilray.slide_names import SLIDE_SUFFIXES, parse_name, slide_id_for
-from fossilray.store.layout import check_slide_id
+from fossilray.store.layout import check_slide_id, check_well
+from fossilray.tables import from_spreadsheet, spreadsheet_safe
 
 __all__ = [
     "Catalog",
@@ -95,7 +96,7 @@ def write_catalog(catalog: Catalog, out: Path) -> None:
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(CATALOG_SCHEMA.names)
-        writer.writerows(astuple(row) for row in catalog.rows)
+        writer.writerows(_cells(row) for row in catalog.rows)
         content = text.getvalue().encode()
     _write(out, content)
 
@@ -109,8 +110,12 @@ def write_refused(catalog: Catalog, out: Path) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(field.name for field in fields(RefusedFile))
-    writer.writerows(astuple(refused) for refused in catalog.refused)
+    writer.writerows(_cells(refused) for refused in catalog.refused)
     _write(out, text.getvalue().encode())
+
+
+def _cells(row: CatalogRow | RefusedFile) -> list[object]:
+    return [spreadsheet_safe(value) if isinstance(value, str) else value for value in astuple(row)]
 
 
 def read_catalog_file(path: Path) -> list[CatalogRow]:
@@ -261,7 +266,7 @@ def _csv_cells(path: Path) -> Iterable[tuple[int, Mapping[str, object]]]:
                 f"{path}, line {reader.line_num}: {len(values)} values for {len(names)} columns; quote values "
                 "that hold the separator"
             )
-        cells.append((reader.line_num, dict(zip(names, values, strict=True))))
+        cells.append((reader.line_num, dict(zip(names, map(from_spreadsheet, values), strict=True))))
     return cells
 
 
@@ -304,6 +309,10 @@ def _to_row(cell: Mapping[str, object], path: Path, line: int) -> CatalogRow:
         raise CatalogError(f"{path}, line {line}: {error}") from None
     well = values["well"]
     values["well"] = (str(well).strip() or None) if well is not None else None
+    try:
+        check_well(str(values["well"] or ""))
+    except CatalogError as error:
+        raise CatalogError(f"{path}, line {line}: {error}") from None
     values["path"] = os.path.abspath(path.parent / str(values["path"]))  # noqa: PTH100
     return CatalogRow(**values)  # type: ignore[arg-type]  # each value was brought to its column's type
 

@@ -16,6 +16,8 @@ from fossilray.query import connect, fetch, load_crops, objects_where, show_obje
 from fossilray.records import SlideSummary
 from fossilray.store import RunStore
 from fossilray.store.codec import encode_crop
+from fossilray.store.layout import check_slide_id
+from fossilray.tables import spreadsheet_safe
 
 if TYPE_CHECKING:
     from fossilray.query import Connection
@@ -78,7 +80,8 @@ def save_crops(store: RunStore, *, where: str | None, out: Path, limit: int | No
         crops = load_crops(store, part)
         with _told(out):
             for row, crop in zip(part.to_pylist(), crops, strict=True):
-                name = f"{row['slide_id']}-{row['object_id']:06d}.jpg"
+                # What a table says of itself may be another name than its file's, and lead out of the folder.
+                name = f"{check_slide_id(row['slide_id'])}-{row['object_id']:06d}.jpg"
                 (out / name).write_bytes(encode_crop(crop, quality=SAVED_JPEG_QUALITY))
     return int(found.num_rows)
 
@@ -139,7 +142,8 @@ def _write_geojson(
         out.mkdir(parents=True, exist_ok=True)
     written = 0
     for summary, table in per_slide:
-        with (out if as_file else out / f"{summary.slide_id}.geojson").open("w", encoding="utf-8") as file:
+        name = f"{check_slide_id(summary.slide_id)}.geojson"
+        with (out if as_file else out / name).open("w", encoding="utf-8") as file:
             file.write('{"type":"FeatureCollection","features":[\n')
             written += _write_joined(file, (_feature(row) for row in table.to_pylist()))
             file.write("\n]}\n")
@@ -217,7 +221,10 @@ def _write_csv(out: Path, per_slide: Iterator[tuple[SlideSummary, pa.Table]]) ->
         for number, (_, table) in enumerate(per_slide):
             if not number:
                 writer.writerow(table.column_names)
-            writer.writerows(row.values() for row in table.to_pylist())
+            for row in table.to_pylist():
+                writer.writerow(
+                    spreadsheet_safe(value) if isinstance(value, str) else value for value in row.values()
+                )
             written += table.num_rows
     return written
 

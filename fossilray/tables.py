@@ -7,11 +7,13 @@ import decimal
 import io
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fossilray.errors import UsageError
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TableForm = Literal["csv", "json", "parquet"]
+
+_LIKE_A_FORMULA = r"^('*[=+\-@\t\r])"
 
 
 def print_table(table: pa.Table, *, console: Console, most_rows: int = 200) -> None:
@@ -112,6 +116,19 @@ def format_bytes(count: float) -> str:
     return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
 
 
+def spreadsheet_safe(text: str) -> str:
+    """Text that a spreadsheet takes for text: an apostrophe before what it would take for a formula.
+
+    A slide named `=HYPERLINK(…)` would otherwise run in whoever opens the CSV. `from_spreadsheet` undoes it.
+    """
+    return re.sub(_LIKE_A_FORMULA, r"'\1", text)
+
+
+def from_spreadsheet(text: str) -> str:
+    """The text that `spreadsheet_safe` was given."""
+    return text[1:] if text.startswith("'") and re.match(_LIKE_A_FORMULA, text) else text
+
+
 def _to_json(table: pa.Table) -> bytes:
     rows = [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()]
     return json.dumps(rows, ensure_ascii=False, indent=1).encode() + b"\n"
@@ -138,8 +155,11 @@ def _plain(value: Any) -> Any:
 
 
 def _flatten(table: pa.Table) -> pa.Table:
-    """CSV has no lists or structures: they become JSON."""
+    """CSV has no lists or structures: they become JSON; and a spreadsheet that opens it must meet no formula."""
     for index, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            safe = pc.replace_substring_regex(table[index], pattern=_LIKE_A_FORMULA, replacement=r"'\1")
+            table = table.set_column(index, field.name, safe)
         if pa.types.is_nested(field.type):
             texts = [
                 None if value is None else json.dumps(_plain(value)) for value in table[index].to_pylist()

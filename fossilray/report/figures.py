@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.pictures import SIZE_CLASSES
+from fossilray.tables import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -286,6 +287,7 @@ def _rule_vertically(panel: Axes) -> None:
 
 
 def _shorten(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= 28 else f"{name[:16]}…{name[-10:]}"
 
 

@@ -35,7 +35,7 @@ from fossilray.report.facts import (
 )
 from fossilray.report.figures import draw_depth_chart, draw_distributions
 from fossilray.store import RunStore
-from fossilray.tables import format_cell
+from fossilray.tables import format_cell, printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -200,6 +200,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,  # names of slides, wells and errors come from outside
         undefined=StrictUndefined,
+        finalize=_without_controls,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -214,6 +215,13 @@ def _environment() -> Environment:
     environment.filters["day"] = lambda stated: str(stated)[:16].replace("T", " ")
     environment.filters["python"] = repr
     return environment
+
+
+def _without_controls(value: object) -> object:
+    """Text without signs that reorder or hide other text; line ends stay. Markup of our own stays as it is."""
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return "\n".join(printable(line) for line in value.split("\n"))
+    return value
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from fossilray.errors import StoreError
 from fossilray.records import ArrayFiles, Image
 from fossilray.store import RunStore
 from fossilray.store.codec import JpegCodec, decode_crop, encode_crop
-from fossilray.store.layout import arrays_path
+from fossilray.store.layout import arrays_path, is_arrays_path
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.shards import ABSENT, index_size, pack_shard, read_index
 
@@ -180,8 +180,12 @@ def open_arrays(store: RunStore, path: str) -> zarr.Group:
     """The Zarr group of one slide, to read from; `path` is the `arrays` column of its objects.
 
     Raises:
-        StoreError: there is no such group.
+        StoreError: there is no such group, or the path leads elsewhere than to one.
     """
+    if not is_arrays_path(path):
+        raise StoreError(
+            f"{path!r:.200} is not the path of a slide's arrays; the objects file that names it is damaged or forged"
+        )
     try:
         return zarr.open_group(_zarr_store(store, path), mode="r", zarr_format=3)
     except FileNotFoundError:

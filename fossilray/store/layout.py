@@ -35,6 +35,10 @@ PROBES = ".probe"
 LONGEST_SLIDE_ID_BYTES = 200
 """File names may have 255 bytes; the rest is left for what is appended."""
 
+LONGEST_WELL_BYTES = 240
+"""Of a well's folder, once percent-encoded."""
+_NO_VALUE_IN_HIVE = "__HIVE_DEFAULT_PARTITION__"
+
 # Letters and digits of any script; what glob, Hive, a shell or Windows reads as a sign is left out.
 _SAFE_NAME = re.compile(r"\w(?:[\w\-.+,@() ]*[\w\-+@()])?")
 _SAFE_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z_-]{3,63}")
@@ -59,6 +63,20 @@ def check_slide_id(slide_id: str) -> str:
     return slide_id
 
 
+def check_well(well: str) -> str:
+    """The well, fit to name a folder of `objects`.
+
+    Raises:
+        CatalogError: as a folder its name would be too long, or mean no well at all.
+    """
+    if len(quote(well, safe="")) > LONGEST_WELL_BYTES or well == _NO_VALUE_IN_HIVE:
+        raise CatalogError(
+            f"the well {well[:60]!r} cannot name a folder; use a name of at most {LONGEST_WELL_BYTES} bytes, where "
+            "signs other than letters, digits and _ . - ~ count three each"
+        )
+    return well
+
+
 def objects_path(slide_id: str, well: str | None) -> str:
     """The objects file of a slide; the well is percent-encoded as Hive does, which DuckDB and pyarrow undo."""
     return f"{OBJECTS}/well={quote(well or UNASSIGNED_WELL, safe='')}/{check_slide_id(slide_id)}.parquet"
@@ -72,6 +90,19 @@ def well_of(path: str) -> str:
 def arrays_path(slide_id: str, attempt: str) -> str:
     """The Zarr group of one attempt at a slide."""
     return f"{ARRAYS}/{check_slide_id(slide_id)}/{_check_id(attempt)}.zarr"
+
+
+def is_arrays_path(path: str) -> bool:
+    """Whether it leads to the Zarr group of one attempt at a slide, and nowhere else."""
+    folder, slide_id, attempt = (*path.split("/"), "", "", "")[:3]
+    return (
+        path.count("/") == 2
+        and folder == ARRAYS
+        and bool(_SAFE_NAME.fullmatch(slide_id))
+        and ".." not in slide_id
+        and attempt.endswith(".zarr")
+        and bool(_SAFE_ID.fullmatch(attempt.removesuffix(".zarr")))
+    )
 
 
 def attempt_path(one: Attempt | Failure) -> str:
