@@ -11,11 +11,10 @@ from fossilray.records import SLIDES_SCHEMA, SlideSummary
 from fossilray.store.access import one_sentence
 from fossilray.store.files import Files, read_present
 from fossilray.store.layout import part_number, part_path
-from fossilray.store.objects_file import Footer
 from fossilray.store.rows import from_parquet, to_parquet, to_table
 
-ReadFooters = Callable[[Sequence[str]], list[Footer]]
-"""The footers of some objects files, given their paths."""
+ReadSummaries = Callable[[Sequence[str]], list[SlideSummary]]
+"""What the footers of some objects files say, given their paths."""
 
 
 def append_summaries(files: Files, rows: Sequence[SlideSummary]) -> None:
@@ -32,16 +31,15 @@ def append_summaries(files: Files, rows: Sequence[SlideSummary]) -> None:
         number += 1
 
 
-def summaries_table(files: Files, committed: Mapping[str, str], read_footers: ReadFooters) -> pa.Table:
+def summaries_table(files: Files, committed: Mapping[str, str], read_summaries: ReadSummaries) -> pa.Table:
     """SLIDES_SCHEMA, one row per committed slide by slide_id: from slides/, else from its own footer.
 
     committed: the objects file of each slide, by slide_id.
     """
     table = gathered_summaries(files)
     gathered = set(table["slide_id"].to_pylist())
-    footers = read_footers([path for slide_id, path in committed.items() if slide_id not in gathered])
-    rest = to_table([footer.summary for footer in footers], SLIDES_SCHEMA)
-    table = pa.concat_tables([table, rest])
+    rest = read_summaries([path for slide_id, path in committed.items() if slide_id not in gathered])
+    table = pa.concat_tables([table, to_table(rest, SLIDES_SCHEMA)])
     # A slide that is in several parts counts as the last of them says.
     row_of = {slide_id: row for row, slide_id in enumerate(table["slide_id"].to_pylist())}
     return table.take(pa.array([row_of[slide_id] for slide_id in sorted(committed)], pa.int64()))
@@ -56,15 +54,15 @@ def gathered_summaries(files: Files) -> pa.Table:
     return pa.concat_tables([SLIDES_SCHEMA.empty_table(), *_read_parts(files)])
 
 
-def rebuild_summaries(files: Files, committed: Mapping[str, str], read_footers: ReadFooters) -> int:
+def rebuild_summaries(files: Files, committed: Mapping[str, str], read_summaries: ReadSummaries) -> int:
     """Write slides/ anew from the footers of all committed slides; how many there are."""
     old = _parts(files)
-    footers = read_footers(list(committed.values()))
-    append_summaries(files, sorted((footer.summary for footer in footers), key=lambda row: row.slide_id))
+    rows = sorted(read_summaries(list(committed.values())), key=lambda row: row.slide_id)
+    append_summaries(files, rows)
     # The new part counts above the old ones, so readers agree with it even before these are gone.
     for part in old:
         files.delete(part)
-    return len(footers)
+    return len(rows)
 
 
 def _read_parts(files: Files) -> list[pa.Table]:
