@@ -121,7 +121,8 @@ def _read_slides(
     files = store.committed_files()
     for summary in slides:
         x, y = (summary.bounds_x, summary.bounds_y) if subtract_bounds else (0, 0)
-        show_objects(con, store, [files[summary.slide_id]])
+        # A compacted dataset has no file for a slide without objects.
+        show_objects(con, store, {one: files[one] for one in (summary.slide_id,) if one in files})
         moved = (
             f"x_min - {x}::INTEGER AS x_min, y_min - {y}::INTEGER AS y_min, "
             f"x_max - {x}::INTEGER AS x_max, y_max - {y}::INTEGER AS y_max"

@@ -7,7 +7,7 @@ Views: `objects` (one row per object, `well` included), `slides` (one row per co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -19,7 +19,7 @@ from fossilray.errors import QueryError
 from fossilray.records import CATALOG_SCHEMA, FAILURES_SCHEMA, OBJECTS_SCHEMA, CatalogRow, Failure
 from fossilray.store import RunStore
 from fossilray.store.arrays import open_arrays, read_crops
-from fossilray.store.local_files import LocalFiles
+from fossilray.store.dataset import arrays_store
 
 if TYPE_CHECKING:
     import duckdb
@@ -49,16 +49,19 @@ def connect(store: RunStore) -> Connection:
     return con
 
 
-def show_objects(con: Connection, store: RunStore, files: Sequence[str] | None) -> None:
-    """Let the view `objects` hold these objects files only (of `RunStore.committed_files`), or all (None).
+def show_objects(con: Connection, store: RunStore, files: Mapping[str, str] | None) -> None:
+    """Let the view `objects` hold these slides only, or all (None).
 
-    Reading a few files by name is what keeps a report over 150,000 slides bounded.
+    files: the file of each slide by slide_id, chosen from `committed_files`. Reading a few files by name is what
+    keeps a report over 150,000 slides bounded; a file of a compacted dataset holds other slides too.
     """
     if files is None:
         places = [_place(store, "objects") + "/*/*.parquet"] if store.committed_files() else []
+        sql = _objects_sql(places, store)
     else:
-        places = [_place(store, name) for name in files]
-    con.execute(f"CREATE OR REPLACE VIEW objects AS {_objects_sql(places, store)}")
+        places = [_place(store, name) for name in sorted(set(files.values()))]
+        sql = _only(files, _objects_sql(places, store))
+    con.execute(f"CREATE OR REPLACE VIEW objects AS {sql}")
 
 
 def run_query(store: RunStore, sql: str) -> pa.Table:
@@ -105,8 +108,9 @@ def load_crops(store: RunStore, table: pa.Table) -> NDArray[np.uint8]:
         QueryError: the result lacks the columns `arrays` and `object_id`.
         StoreError: the arrays are gone or damaged.
     """
+    home = arrays_store(store)
     return _gather(
-        table, lambda path, rows: read_crops(store, path, rows), empty=np.zeros((0, 0, 0, 3), np.uint8)
+        table, lambda path, rows: read_crops(home, path, rows), empty=np.zeros((0, 0, 0, 3), np.uint8)
     )
 
 
@@ -118,8 +122,10 @@ def load_embeddings(store: RunStore, table: pa.Table) -> NDArray[np.float16]:
         StoreError: the arrays are gone or damaged.
     """
 
+    home = arrays_store(store)
+
     def read(path: str, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        group = open_arrays(store, path)
+        group = open_arrays(home, path)
         if "embeddings" not in group:
             raise QueryError(
                 f"{path} holds no embeddings: the run was made with embedder.weights none; process into "
@@ -163,7 +169,7 @@ def _open_duckdb(store: RunStore) -> Connection:
         ":memory:",
         config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"},
     )
-    if not isinstance(store.files, LocalFiles):
+    if "://" in store.url:
         con.register_filesystem(store.filesystem)
     return con
 
@@ -187,6 +193,13 @@ def _objects_sql(places: Sequence[str], store: RunStore) -> str:
     return (
         f"SELECT {columns}, well FROM read_parquet({files}, hive_partitioning = true, "
         "hive_types = {'well': VARCHAR})"
+    )
+
+
+def _only(slide_ids: Collection[str], sql: str) -> str:
+    """The rows of these slides; DuckDB leaves row groups of others unread."""
+    return (
+        f"SELECT * FROM ({sql}) WHERE slide_id IN ({', '.join(map(_quote, slide_ids))})" if slide_ids else sql
     )
 
 

@@ -275,6 +275,16 @@ FAILURES_SCHEMA = _schema(
     ("failed_at", pa.string(), False),
 )
 
+
+def embeddings_schema(dimension: int) -> pa.Schema:
+    """Columns of a compacted dataset's embeddings; `well` is the Hive partition, as of objects."""
+    return _schema(
+        ("slide_id", pa.string(), False),
+        ("object_id", pa.int32(), False),
+        ("embedding", pa.list_(pa.field("element", pa.float16(), nullable=False), dimension), False),
+    )
+
+
 TRUTH_SCHEMA = _schema(
     ("slide_id", pa.string(), False),
     ("well", pa.string(), False),

@@ -104,9 +104,9 @@ def test_nothing_is_downloaded_for_a_query(store: RunStore) -> None:
 def test_chosen_slides_alone_can_be_shown(store: RunStore) -> None:
     con = connect(store)
     files = store.committed_files()
-    show_objects(con, store, [files["c-2080"], files["d-empty"]])
+    show_objects(con, store, {name: files[name] for name in ("c-2080", "d-empty")})
     assert con.execute("SELECT slide_id, count(*) FROM objects GROUP BY 1").fetchall() == [("c-2080", 12)]
-    show_objects(con, store, [])
+    show_objects(con, store, {})
     assert con.execute("SELECT count(*) FROM objects").fetchall() == [(0,)]
 
 

@@ -95,7 +95,8 @@ def _gather(store: RunStore, now: datetime) -> dict[str, Any]:
     con = connect(store)
     files = store.committed_files()
     if len(sample) < len(slides):
-        show_objects(con, store, [files[slide.slide_id] for slide in sample])
+        sampled = {slide.slide_id for slide in sample} & files.keys()
+        show_objects(con, store, {slide_id: files[slide_id] for slide_id in sampled})
     measures = measure_distributions(con)
     objects = len(measures.score)
     charts = list(chart_wells(con, slides)) if slides else []

@@ -1,0 +1,99 @@
+"""The place where a dataset is made: taken, watched, and announced in one act."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+
+from fossilray.errors import StoreError, UsageError
+from fossilray.records import utc_now
+from fossilray.store.dataset import (
+    DATASET_JSON,
+    EMBEDDINGS,
+    FAILURES_PARQUET,
+    UNFINISHED_JSON,
+    DatasetRecord,
+)
+from fossilray.store.files import Files
+from fossilray.store.layout import OBJECTS, PROBES, RUN_JSON, SPARE_FILES, catalog_part_path
+from fossilray.store.probe import check_conditional_create
+
+_OURS = (OBJECTS, EMBEDDINGS, "slides", FAILURES_PARQUET, catalog_part_path(0), RUN_JSON)
+"""What an unfinished try may have left."""
+
+
+@dataclass(frozen=True)
+class DatasetPlace:
+    """Where a dataset is made: ours until somebody else's token stands there."""
+
+    files: Files
+    token: bytes
+
+    @staticmethod
+    def take(files: Files, source: str) -> DatasetPlace:
+        """Make the place ours and remove what an unfinished try left there.
+
+        Raises:
+            UsageError: it holds a finished dataset, or something that is none.
+            NoConditionalCreate: the store could not announce a dataset in one act.
+        """
+        there = set(files.names("")) - {SPARE_FILES, PROBES}
+        if DATASET_JSON in there:
+            raise UsageError(
+                f"{files.url} holds a finished dataset; choose another place, or delete that one first"
+            )
+        if there and UNFINISHED_JSON not in there:
+            raise UsageError(
+                f"{files.url} is not empty and holds no unfinished dataset; choose a new place with --to"
+            )
+        if not files.single_writer:
+            check_conditional_create(files)
+        stated = {"token": secrets.token_hex(8), "source": source, "began_at": utc_now()}
+        place = DatasetPlace(files, json.dumps(stated, indent=2).encode() + b"\n")
+        files.write(UNFINISHED_JSON, place.token)
+        for name in _OURS:
+            files.delete(name)
+        files.abort_uploads(files.clock())
+        return place
+
+    def check(self) -> None:
+        """Make sure that nobody else has taken the place."""
+        try:
+            ours = self.files.read(UNFINISHED_JSON) == self.token
+        except FileNotFoundError:
+            ours = False
+        if not ours:
+            raise UsageError(
+                f"{self.files.url} was taken over by another `fossilray compact`; let that one finish, or use "
+                "another place"
+            )
+
+    def announce(self, record: DatasetRecord) -> None:
+        """Make the dataset visible as one, if all its files are there as they were written."""
+        expected = {file.path: file.bytes for file in record.files}
+        found = {
+            entry.path: entry.bytes
+            for folder in (OBJECTS, EMBEDDINGS)
+            for entry in self.files.entries(folder)
+        }
+        differing = sorted(
+            path
+            for path in found.keys() | {path for path in expected if path.startswith((OBJECTS, EMBEDDINGS))}
+            if found.get(path) != expected.get(path)
+        )
+        if differing:
+            raise StoreError(
+                f"{self.files.url}/{differing[0]} and {len(differing) - 1} more files changed while the dataset was "
+                "made; check that nobody else writes there, and start the same command again"
+            )
+        self.check()
+        content = record.to_json()
+        # An answer that got lost makes our own dataset look like somebody else's.
+        if not self.files.create(DATASET_JSON, content) and self.files.read(DATASET_JSON) != content:
+            raise UsageError(
+                f"{self.files.url} was finished by another `fossilray compact` meanwhile; use that dataset, or "
+                "another place"
+            )
+        for name in (UNFINISHED_JSON, SPARE_FILES, PROBES):
+            self.files.delete(name)
