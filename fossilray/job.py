@@ -65,7 +65,7 @@ def run_job(
     if not catalog.rows and not catalog.refused:
         raise CatalogError(f"no slides below {target}; name a folder, a glob, one slide or a catalog")
     store.create_or_check(_describe(config))
-    _look_for_other_drivers(store, display)
+    _refuse_second_driver(store)
     rows = store.freeze_catalog(catalog.rows)
     if retry_failed:
         forgive_failures(store)
@@ -86,18 +86,14 @@ def run_job(
     return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total)
 
 
-def _look_for_other_drivers(store: RunStore, display: Display) -> None:
+def _refuse_second_driver(store: RunStore) -> None:
     """Two drivers on one run are no danger, only a waste, unless commits rest on there being one."""
-    others = living_drivers(store.heartbeats(), now=datetime.now(UTC))
-    if not others:
-        return
-    sign = f"another driver gave a sign of life on {store.url} at {others[0].beat_at}"
-    if store.single_writer:
+    others = living_drivers(store.heartbeats(), now=datetime.now(UTC)) if store.single_writer else ()
+    if others:
         raise UsageError(
-            f"{sign}, and this run rests on a single one (store.single_writer); wait until it has ended, or two "
-            "minutes if it was killed"
+            f"another driver gave a sign of life on {store.url} at {others[0].beat_at}, and this run rests on a "
+            "single one (store.single_writer); wait until it has ended, or two minutes if it was killed"
         )
-    display.say(f"{sign}; if it still runs, both work on the same slides, each of which is committed once")
 
 
 def _describe(config: RunConfig) -> RunRecord:

@@ -7,16 +7,20 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from fossilray.errors import StoreUnreachable
 from fossilray.progress import Tally
 from fossilray.records import Failure, Heartbeat, SlideSummary, utc_now
+from fossilray.status import living_drivers
 from fossilray.store import RunStore
 
 Item = TypeVar("Item")
 
 BEAT_EVERY_S = 30.0
+FIRST_BEATS_EVERY_S = 5.0
+"""During the first minute, so that two drivers on one run soon hear of each other."""
 ASK_AGAIN_S = 5.0
 SUMMARIES_A_PART = 256
 PART_EVERY_S = 60.0
@@ -33,6 +37,8 @@ class Ledger:
     def __init__(self, store: RunStore, *, patience_minutes: float = 30.0) -> None:
         self.failures: list[Failure] = []
         """What failed for good in this job, for the list at its end."""
+        self.other_driver: Heartbeat | None = None
+        """Another driver that was seen at work on this run."""
         self._store = store
         self._patience_s = patience_minutes * 60
         self._driver_id = secrets.token_hex(8)
@@ -41,7 +47,8 @@ class Ledger:
         self._writes: list[Future[None]] = []
         self._summaries: list[SlideSummary] = []
         self._silent_since_s: float | None = None
-        self._part_s, self._beat_s = time.monotonic(), -BEAT_EVERY_S
+        self._born_s = self._part_s = time.monotonic()
+        self._beat_s = -BEAT_EVERY_S
 
     def blame(self) -> dict[str, float]:
         """What each slide has on its account from losses of workers under earlier drivers."""
@@ -84,8 +91,10 @@ class Ledger:
         self._later(self._store.record_failure, failure)
 
     def beat(self, tally: Tally, in_flight: Iterable[str], *, ended: bool = False) -> None:
-        """Every 30 s leave a sign of life with what is in flight (slide_ids)."""
-        if not ended and time.monotonic() - self._beat_s < BEAT_EVERY_S:
+        """Every 30 s leave a sign of life with what is in flight (slide_ids), and look for those of others."""
+        is_young = time.monotonic() - self._born_s < 60.0
+        every_s = FIRST_BEATS_EVERY_S if is_young else BEAT_EVERY_S
+        if not ended and time.monotonic() - self._beat_s < every_s:
             return
         self._beat_s = time.monotonic()
         beat = Heartbeat(
@@ -101,7 +110,7 @@ class Ledger:
             in_flight=tuple(sorted(in_flight)),
             ended=ended,
         )
-        self._later(self._store.write_heartbeat, beat)
+        self._later(self._write_beat, beat)
 
     def close(self, tally: Tally) -> None:
         """Write what is left and wait for it.
@@ -116,6 +125,14 @@ class Ledger:
         finally:
             self._clerk.shutdown(wait=True)
         self._raise_failed_writes()
+
+    def _write_beat(self, beat: Heartbeat) -> None:
+        self._store.write_heartbeat(beat)
+        if beat.ended or self.other_driver is not None:
+            return
+        others = [other for other in self._store.heartbeats() if other.driver_id != self._driver_id]
+        living = living_drivers(others, now=datetime.now(UTC))
+        self.other_driver = living[0] if living else None
 
     def _write_part(self) -> None:
         rows, self._summaries = self._summaries, []

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.config import RunConfig
 from fossilray.crops import Measures, cut_crop, estimate_background, measure_crops
-from fossilray.errors import AttemptExpired, SlideError, TooMuchLost, UnreadableRegion
+from fossilray.errors import AttemptExpired, OutOfMemory, SlideError, TooMuchLost, UnreadableRegion
 from fossilray.merge import TileBoxes, merge_tiles
 from fossilray.objects_table import StoredCrops, objects_table
 from fossilray.pictures import LONGEST_SIDE_PX, draw_boxes
@@ -37,9 +39,12 @@ from fossilray.records import (
     utc_now,
 )
 from fossilray.slide import Slide, open_slide
+from fossilray.staging import Stager
 from fossilray.store import RunStore
 from fossilray.store.arrays import ArrayWriter
 from fossilray.tiling import Sweep, Tile, find_blank, plan_sweeps, read_tile
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|insufficient memory", re.IGNORECASE)
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -51,6 +56,7 @@ class SlideWorker:
     def __init__(self, store_url: str, config: RunConfig) -> None:
         self._config = config
         self._store = RunStore.open(store_url, config.store)
+        self._stager = Stager(config.slides, config.store)
         self._state: WorkerState | None = None
 
     def prepare(self) -> str:
@@ -71,14 +77,25 @@ class SlideWorker:
         return f"{socket.gethostname()}/{os.getpid()}/{device}"
 
     def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
-        """The slide committed, or its failure recorded; what is no SlideError is a bug and is raised."""
+        """The slide committed, or its failure recorded; `upcoming` is fetched meanwhile if it must be fetched.
+
+        Raises:
+            StoreError: the run directory refuses or does not answer; the slide is as if it had never begun.
+            Exception: whatever is no fault of the slide, of memory or of a store is a bug of ours.
+        """
         attempt = self._store.begin_attempt(
             row.slide_id, deadline_s=self._config.workers.deadline_minutes * 60
         )
         run = _SlideRun(self._config, self._store, self._detector, self._embedder, row, attempt, self._show)
         try:
-            return run.execute()
-        except SlideError as error:
+            with self._stager.local(row.path) as path:
+                if upcoming is not None:
+                    self._stager.prefetch(upcoming.path)
+                return run.execute(path)
+        except (SlideError, MemoryError, RuntimeError, cv2.error) as caught:
+            error = _slide_error(caught, row)
+            if error is None:
+                raise
             failure = Failure(
                 slide_id=row.slide_id,
                 attempt=attempt.attempt,
@@ -97,7 +114,8 @@ class SlideWorker:
             self._state = None
 
     def state(self) -> WorkerState | None:
-        return self._state
+        state = self._state
+        return None if state is None else replace(state, resident_bytes=_resident_bytes())
 
     def _show(self, state: WorkerState) -> None:
         self._state = state
@@ -138,15 +156,15 @@ class _SlideRun:
         self._seconds: dict[str, float] = {}
         self._embed_s = 0.0
         self._started_s = self._stage_s = time.monotonic()
+        self._progress(0.0)
 
-    def execute(self) -> Outcome:
-        """Run the stages in order; the commit is the last thing that happens."""
-        self._enter("fetch")
+    def execute(self, path: Path) -> Outcome:
+        """Run the stages in order; the commit is the last thing that happens. path: the slide on a local disk."""
         self._enter("open")
         slides = self._config.slides
         mpp = self._row.mpp or slides.mpp
         with (
-            open_slide(Path(self._row.path), mpp=mpp, mpp_override=slides.mpp_override) as slide,
+            open_slide(path, mpp=mpp, mpp_override=slides.mpp_override) as slide,
             ThreadPoolExecutor(slides.read_threads, thread_name_prefix="read") as readers,
         ):
             self._enter("detect")
@@ -159,6 +177,9 @@ class _SlideRun:
         table = objects_table(self._row, info, found.boxes, crops, self._config.merge.isolated_overlap)
         self._enter("commit")
         summary = self._summarise(info, found, crops)
+        if self._store.single_writer:
+            self._store.submit_slide(table, summary, crops.files, attempt=self._attempt)
+            return Outcome(self._row.slide_id, summary=summary, submitted=True)
         won = self._store.commit_slide(table, summary, crops.files, attempt=self._attempt)
         return Outcome(self._row.slide_id, summary=summary if won else None)
 
@@ -326,6 +347,28 @@ class _SlideRun:
                 f"{self._row.path}: not done after workers.deadline_minutes = {limit_s / 60:g}; "
                 "raise it for such slides"
             )
+
+
+def _slide_error(caught: Exception, row: CatalogRow) -> SlideError | None:
+    """What befell the slide; None for an error that is neither its own nor a lack of memory."""
+    if isinstance(caught, SlideError):
+        return caught
+    # torch and OpenCV report it as a RuntimeError and an error of their own.
+    if not isinstance(caught, MemoryError) and not _OUT_OF_MEMORY.search(str(caught)):
+        return None
+    return OutOfMemory(
+        f"{row.path}: memory ran out ({' '.join(str(caught).split())[:200] or 'MemoryError'}); give workers more "
+        "memory, or fewer of them a machine, or lower detector.batch and embedder.batch"
+    )
+
+
+def _resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not tell."""
+    try:
+        # Linux: pages in total, pages resident, …
+        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def in_order(

@@ -20,10 +20,13 @@ def assert_equal_runs(one: RunStore, other: RunStore) -> None:
     files, others = one.committed_files(), other.committed_files()
     assert files == others
     for slide_id, path in files.items():
-        with one.filesystem.open(f"{one.root}/{path}") as mine, other.filesystem.open(
-            f"{other.root}/{path}"
-        ) as theirs:
-            assert pq.read_table(mine).drop(["arrays"]).equals(pq.read_table(theirs).drop(["arrays"])), slide_id
+        with (
+            one.filesystem.open(f"{one.root}/{path}") as mine,
+            other.filesystem.open(f"{other.root}/{path}") as theirs,
+        ):
+            assert pq.read_table(mine).drop(["arrays"]).equals(pq.read_table(theirs).drop(["arrays"])), (
+                slide_id
+            )
         mine, theirs = one.footer(slide_id), other.footer(slide_id)
         assert mine is not None
         assert theirs is not None

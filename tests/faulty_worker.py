@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -17,7 +18,7 @@ from fossilray.worker import SlideWorker
 Place = Literal[
     "reading", "detecting", "embedding", "writing arrays", "before the commit", "after the commit"
 ]
-Act = Literal["kill", "segfault", "hang", "swell"]
+Act = Literal["kill", "segfault", "hang", "swell", "fill"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Fault:
     place: Place
     act: Act = "kill"
     times: int = 1
+    ballast: str = ""
+    """A file to fill its disk with."""
 
 
 class FaultyWorker(SlideWorker):
@@ -75,7 +78,7 @@ class FaultyWorker(SlideWorker):
                 (self._marks / f"{fault.slide_id}.{turn}").touch(exist_ok=False)
             except FileExistsError:
                 continue
-            _act(fault.act)
+            _act(fault)
             return
 
 
@@ -91,7 +94,8 @@ class _Tripwire:
         return getattr(self._real, name)
 
 
-def _act(act: Act) -> None:
+def _act(fault: Fault) -> None:
+    act = fault.act
     if act == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif act == "segfault":
@@ -99,6 +103,10 @@ def _act(act: Act) -> None:
     elif act == "hang":
         # As a C library does that waits for a disk for ever: no Python runs, though the lock is free.
         ctypes.CDLL(None).sleep(3600)
+    elif act == "fill":
+        with contextlib.suppress(OSError), Path(fault.ballast).open("wb", buffering=0) as ballast:
+            while True:
+                ballast.write(b"\1" * 4096)
     else:
         hoard = bytearray(1500 * 2**20)
         hoard[::4096] = b"\1" * len(hoard[::4096])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import ray
@@ -22,17 +24,18 @@ WORKER_BYTES = 3 * 1024**3
 def ray_cluster(address: str) -> Iterator[None]:
     """A connection to a running cluster, or with `local` a private Ray on this machine, closed afterwards."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if address == "local":
-        with _on_loopback():
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-            )
-    else:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    with _own_signals():
+        if address == "local":
+            with _on_loopback():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                )
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:
@@ -52,6 +55,15 @@ def workers_that_fit(workers: WorkersConfig) -> int:
             int(cpus / workers.cpus_per_worker), int(resources.get("memory", WORKER_BYTES) / WORKER_BYTES)
         )
     return max(1, fit)
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Put back the handler of SIGTERM, which Ray replaces by one that dumps its stack and aborts the driver."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

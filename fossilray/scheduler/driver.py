@@ -132,6 +132,7 @@ class _Driver:
         self._tries: dict[str, int] = {}
         self._seconds: deque[float] = deque(maxlen=1000)
         self._unreachable_since_s: float | None = None
+        self._told_of_other = False
 
     def is_done(self, stopping: bool) -> bool:
         """Nothing in flight, and nothing more to start."""
@@ -148,6 +149,13 @@ class _Driver:
         self._tally.workers = self._crew.ready
         self._display.update(self._tally, self._crew.states)
         self._ledger.beat(self._tally, self._flights)
+        other = self._ledger.other_driver
+        if other is not None and not self._told_of_other:
+            self._told_of_other = True
+            self._display.say(
+                f"another driver gave a sign of life on this run at {other.beat_at}; if it still runs, both work on "
+                "the same slides, each of which is committed once"
+            )
 
     def _dispatch(self, stopping: bool) -> None:
         """Slides to idle workers; at the tail stragglers twice, and workers back to the cluster."""
