@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from fossilray.errors import ConfigError
+
+_KEPT_BACK = "kept_back"
+"""Type of faults whose message does not repeat what was given."""
 
 
 class Section(BaseModel):
     """What every section shares: frozen, strict about keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # What was given may hold a password, by mistake; `load_config` repeats it where that cannot be.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class AccessConfig(Section):
@@ -34,6 +39,21 @@ class AccessConfig(Section):
     timeout_s: float = Field(
         60.0, gt=0, description="Seconds without an answer after which a request counts as failed."
     )
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _endpoint_is_a_plain_address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        protocol, separator, rest = url.partition("://")
+        if "@" in url:
+            raise PydanticCustomError(
+                _KEPT_BACK,
+                "must not hold credentials; put them into the shared AWS credentials file and name its profile",
+            )
+        if protocol not in ("http", "https") or not separator or not rest:
+            raise PydanticCustomError(_KEPT_BACK, "must begin with http:// or https:// and name a host")
+        return url
 
 
 class SlidesConfig(Section):
@@ -380,6 +400,8 @@ def _first_fault(error: ValidationError, path: Path | None) -> str:
     fault = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in fault["loc"])
     where = f"{path}: " if path is not None else ""
+    if fault["type"] == _KEPT_BACK:
+        return f"{where}{name} {fault['msg']}"
     if fault["type"] == "extra_forbidden":
         return f"{where}{name} is not a configuration field; `fossilray config` lists them all"
     return f"{where}{name} = {fault['input']!r}: {fault['msg']}; `fossilray config` explains every field"

@@ -20,8 +20,8 @@ AZURE = ("az", "abfs", "abfss")
 CONNECTIONS = 64
 """Connections kept to one endpoint; botocore's own 10 would queue our readers and the parts of an upload."""
 
-S3FS_TRIES = 2
-"""s3fs repeats some faults once more around botocore's tries; its own 5 would make 25 rounds of a read."""
+S3FS_TRIES = 1
+"""s3fs would try some faults 5 times over, those of a read 25 times, around all of botocore's tries."""
 
 LARGEST_PUT_BYTES = 5 * 2**30
 """The most that one PUT may carry in S3."""
@@ -115,7 +115,7 @@ def transport_faults(protocol: str) -> tuple[type[Exception], ...]:
 
 
 def is_broken_off(error: Exception, protocol: str) -> bool:
-    """Whether an answer ended early or was 429, which nobody beneath repeats often enough."""
+    """Whether an answer ended early or was 429, which nobody beneath repeats."""
     if protocol not in S3:
         return False
     from aiobotocore.response import AioReadTimeoutError

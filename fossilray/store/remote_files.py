@@ -31,6 +31,9 @@ Answer = TypeVar("Answer")
 CONFLICT_TRIES = 8
 """S3 answers 409 while another conditional PUT of the same key is under way, which settles within a second."""
 
+FIRST_WAIT_S = 1.0
+"""Longest wait before the first repetition that we see to ourselves; doubles up to 20 s, as botocore's do."""
+
 _AGE_KEYS = ("LastModified", "mtime", "last_modified")
 """What s3fs, gcsfs and adlfs call the time of a file's last change."""
 
@@ -175,7 +178,7 @@ class RemoteFiles:
         return self._ask("list", lambda: self.filesystem.call_s3(method, Bucket=bucket, **arguments))
 
     def _ask(self, act: str, ask: Callable[[], Answer]) -> Answer:
-        """The answer; what the libraries give up too early is asked for again."""
+        """The answer; what no library beneath repeats is asked for again."""
         with told(self.url, act, protocol=self._protocol):
             for attempt in range(self._tries - 1):
                 try:
@@ -183,7 +186,7 @@ class RemoteFiles:
                 except self._faults as error:
                     if not is_broken_off(error, self._protocol):
                         raise
-                time.sleep(random.random() * min(2**attempt, 20))
+                time.sleep(random.random() * min(FIRST_WAIT_S * 2**attempt, 20))
             return ask()
 
 

@@ -43,6 +43,8 @@ class RunStore:
     def __init__(self, files: Files) -> None:
         self.files = files
         self._run: RunRecord | None = None
+        self._undecided: set[str] = set()
+        """Attempts whose commit was asked for and not answered: they may stand, so their arrays must."""
 
     @staticmethod
     def open(url: str, config: StoreConfig | None = None) -> RunStore:
@@ -187,8 +189,14 @@ class RunStore:
         return won
 
     def sweep_attempt(self, slide_id: str, attempt: str) -> None:
-        """Delete what one attempt that will not commit has written: its arrays, and what it submitted."""
-        self.files.delete(arrays_path(slide_id, attempt))
+        """Delete what one attempt that will not commit has written: its arrays, and what it submitted.
+
+        Nothing is deleted while nobody knows whether the attempt has committed: the store did not answer.
+        """
+        arrays = arrays_path(slide_id, attempt)
+        if attempt in self._undecided:
+            return
+        self.files.delete(arrays)
         if self.single_writer:
             self.files.delete(pending_path(slide_id, attempt))
 
@@ -290,8 +298,11 @@ class RunStore:
         return content
 
     def _commit(self, path: str, content: bytes, slide_id: str, attempt: str) -> bool:
+        self._undecided.add(attempt)
         # An answer that got lost makes our own commit look like somebody else's; its footer tells.
-        if self.files.create(path, content) or self._footer(path).attempt == attempt:
+        won = self.files.create(path, content) or self._footer(path).attempt == attempt
+        self._undecided.discard(attempt)
+        if won:
             return True
         self.sweep_attempt(slide_id, attempt)
         return False
