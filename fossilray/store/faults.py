@@ -48,8 +48,10 @@ def _remedy(error: Exception, protocol: str) -> str:
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "free some space and start the same command again; committed slides are kept"
-    if protocol == "file" and isinstance(error, PermissionError):
-        return "change its permissions, or choose another run directory"
+    if isinstance(error, PermissionError):
+        if protocol == "file":
+            return "change its permissions, or choose another run directory"
+        return "check store.profile, and what its credentials may do and until when"
     if protocol == "file" or code is not None:
         return "check the address, or choose another run directory"
     return "check store.endpoint_url, store.profile and the network"
