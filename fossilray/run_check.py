@@ -1,4 +1,4 @@
-"""Whether a run's listing, its catalog and its gathered summaries agree about which slides are committed."""
+"""Whether a place is a run, and its listing, catalog and gathered summaries agree which slides are committed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,37 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
-from fossilray.errors import StoreError, StoreUnreachable
-from fossilray.records import SLIDES_SCHEMA, SlideSummary
+from fossilray.errors import RunMismatch, StoreError, StoreUnreachable, UsageError
+from fossilray.records import SCHEMA_VERSION, SLIDES_SCHEMA, SlideSummary
 from fossilray.slide_check import Finding
 from fossilray.store import RunStore
+from fossilray.store.dataset import DATASET_JSON
 from fossilray.store.layout import OBJECTS, slide_of
+from fossilray.store.run_record import RunRecord
 from fossilray.store.summaries import gathered_summaries
 
 _COMMIT = re.compile(rf"{OBJECTS}/well=[^/]+/[^/]+\.parquet")
+
+
+def require_run(store: RunStore) -> RunRecord:
+    """The record of a run that may be verified and swept.
+
+    Raises:
+        RunNotFound: there is no run at this place.
+        RunMismatch: another version of fossilray made it.
+        UsageError: it is a compacted dataset.
+    """
+    run = store.read_run()
+    if DATASET_JSON in store.files.names(""):
+        raise UsageError(
+            f"{store.url} is a compacted dataset, which was compared with its run when it was made; name the run"
+        )
+    if run.schema_version != SCHEMA_VERSION:
+        raise RunMismatch(
+            f"{store.url} is of schema version {run.schema_version}, this fossilray reads {SCHEMA_VERSION}; "
+            "install the version that run.json names"
+        )
+    return run
 
 
 def list_commits(store: RunStore) -> tuple[dict[str, str], list[Finding]]:

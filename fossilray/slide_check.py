@@ -15,7 +15,7 @@ from fossilray.leftovers import ArrayGroup, list_groups
 from fossilray.records import OBJECTS_SCHEMA, SlideSummary
 from fossilray.store import RunStore
 from fossilray.store.array_check import ArrayFaultKind, check_arrays
-from fossilray.store.layout import arrays_path, slide_of, well_of
+from fossilray.store.layout import ARRAYS, slide_of, well_of
 from fossilray.store.objects_file import Footer, decode_objects, parse_tail, read_tail_of
 
 FindingKind = (
@@ -80,7 +80,7 @@ def check_slide(store: RunStore, path: str, *, run_digest: str, deep: bool) -> S
     try:
         findings += _compare_footer(path, footer, rows, run_digest)
         findings += _check_arrays(store, path, footer, mine, deep=deep)
-        if deep and not findings:
+        if deep:
             findings += _check_rows(path, store.files.read(path), footer)
     except StoreUnreachable:
         raise
@@ -101,7 +101,8 @@ def _compare_footer(path: str, footer: Footer, rows: int, run_digest: str) -> It
         yield _redo(path, path, "misplaced", f"is the slide {summary.slide_id} by its footer")
     if well_of(path) != summary.well:
         yield _redo(path, path, "misplaced", f"is of the well {summary.well} by its footer")
-    if footer.arrays.path != arrays_path(slide_id, footer.attempt):
+    # Not by layout.arrays_path, which refuses what a flipped bit may have made of a name.
+    if footer.arrays.path != f"{ARRAYS}/{slide_id}/{footer.attempt}.zarr":
         yield _redo(path, path, "misplaced", f"names the arrays {footer.arrays.path}, which are not its own")
     if footer.run_digest != run_digest:
         yield _redo(path, path, "other run", "was made with other settings or weights than run.json states")

@@ -13,6 +13,7 @@ from fossilray.errors import StoreError, StoreUnreachable, UnsafeAge
 from fossilray.in_parts import map_in_parts
 from fossilray.leftovers import ArrayGroup, is_at_work, list_groups, list_pending
 from fossilray.records import Entry
+from fossilray.run_check import require_run
 from fossilray.store import RunStore
 from fossilray.store.files import READ_THREADS
 from fossilray.store.layout import ARRAYS, OBJECTS, objects_path, slide_of
@@ -68,6 +69,7 @@ def sweep_run(
 
     Raises:
         RunNotFound: there is no run at this place.
+        UsageError: it is a compacted dataset, or a run of another version of fossilray.
         UnsafeAge: `older_than` is under twice an attempt's deadline.
         StoreError: the store does not answer or refuses.
     """
@@ -77,7 +79,7 @@ def sweep_run(
             f"an age of {_hours(older_than)} is under twice an attempt's deadline (workers.deadline_minutes = "
             f"{deadline_minutes:g}), so its files may be in use; sweep what is at least {_hours(least)} old"
         )
-    store.read_run()
+    require_run(store)
     now = now or store.files.clock()
     horizon = now - older_than
     with_arrays = store.files.names(ARRAYS)

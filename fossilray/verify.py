@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fossilray.errors import RunMismatch, StoreError
+from fossilray.errors import StoreError
 from fossilray.in_parts import map_in_parts
 from fossilray.leftovers import ArrayGroup, is_at_work, list_groups, list_pending
-from fossilray.records import SCHEMA_VERSION, Attempt
-from fossilray.run_check import GatheredSummaries, compare_catalog, list_commits
+from fossilray.records import Attempt
+from fossilray.run_check import GatheredSummaries, compare_catalog, list_commits, require_run
 from fossilray.slide_check import Finding, FindingKind, SlideCheck, check_slide
 from fossilray.store import RunStore
 from fossilray.store.files import READ_THREADS
@@ -79,16 +79,11 @@ def verify_run(
 
     Raises:
         RunNotFound: there is no run at this place.
-        RunMismatch: another version of fossilray made it.
+        UsageError: it is a compacted dataset, or a run of another version of fossilray.
         StoreError: the store does not answer, or refuses one slide after the other.
     """
     began_s = time.monotonic()
-    run = store.read_run()
-    if run.schema_version != SCHEMA_VERSION:
-        raise RunMismatch(
-            f"{store.url} is of schema version {run.schema_version}, this fossilray reads {SCHEMA_VERSION}; "
-            "install the version that run.json names"
-        )
+    run = require_run(store)
     # In this order: arrays whose slide is committed between the two listings are then no orphans.
     with_arrays = store.files.names(ARRAYS)
     pending = list_pending(store)

@@ -14,19 +14,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from rich.console import Console
 from run_fixtures import commit
 from small_run import COUNTS, CROP_PX, start_run, write_small_run
 
 from fossilray.config import CropsConfig
-from fossilray.errors import RunMismatch, RunNotFound, StoreError, StoreUnreachable
+from fossilray.errors import RunMismatch, RunNotFound, StoreError, StoreUnreachable, UsageError
 from fossilray.records import ArrayFiles
 from fossilray.store import RunStore
 from fossilray.store.arrays import SHARD_ROWS, ArrayWriter
 from fossilray.store.objects_file import Footer, decode_objects, encode_objects
 from fossilray.store.shards import pack_shard
 from fossilray.verify import UNREAD_IN_A_ROW, VerifyReport, render_verified, verify_run
+from fossilray.withdraw import withdraw_slides
 
 SLIDE = "a-2030"
 OTHER = "b-2050"
@@ -107,6 +110,12 @@ def test_a_run_without_commits_is_sound(tmp_path: Path) -> None:
 def test_no_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunNotFound):
         verify_run(RunStore.open(str(tmp_path)))
+
+
+def test_a_compacted_dataset_is_refused_by_its_name(run: RunStore) -> None:
+    run.files.write("dataset.json", b"{}")
+    with pytest.raises(UsageError, match="is a compacted dataset"):
+        verify_run(run)
 
 
 def test_a_run_of_another_version_is_refused_before_every_slide_looks_damaged(run: RunStore) -> None:
@@ -319,6 +328,28 @@ def test_one_flipped_bit_in_a_crop_fails_the_checksum(run: RunStore) -> None:
     assert (SLIDE, "checksum") in kinds(verify_run(run, deep=True))
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_flipped_bit_is_found_or_changes_nothing_that_is_read(
+    sound_run: Path, data: st.DataObject
+) -> None:
+    store = RunStore.open(str(sound_run))
+    path = objects(store, SLIDE)
+    names = [path, *(entry.path for entry in store.files.entries(group(store, SLIDE)))]
+    name = data.draw(st.sampled_from(names))
+    good = store.files.read(name)
+    before = store.footer(SLIDE), decode_objects(store.files.read(path), name=path)
+    bit = data.draw(st.integers(0, 8 * len(good) - 1))
+    damaged = bytearray(good)
+    damaged[bit // 8] ^= 1 << bit % 8
+    try:
+        (Path(store.root) / name).write_bytes(damaged)
+        if not verify_run(store, deep=True).findings:
+            assert (store.footer(SLIDE), decode_objects(store.files.read(path), name=path)) == before
+    finally:
+        (Path(store.root) / name).write_bytes(good)
+
+
 def test_a_slide_is_whole_again_after_the_remedy(run: RunStore) -> None:
     delete_a_shard(run)
     (finding,) = damage(verify_run(run))
@@ -329,6 +360,41 @@ def test_a_slide_is_whole_again_after_the_remedy(run: RunStore) -> None:
     report = verify_run(run, deep=True)
     assert report.sound
     assert [group.slide_id for group in report.orphans] == [SLIDE]
+
+
+def test_damaged_slides_are_withdrawn_on_request_and_made_anew_by_the_next_start(run: RunStore) -> None:
+    delete_a_shard(run)
+    path = objects(run, OTHER)
+    run.files.write(path, b"torn")
+    run.files.write("objects/notes.txt", b"not ours to move")
+    assert withdraw_slides(run, verify_run(run).findings) == (SLIDE, OTHER)
+    assert run.committed() == COUNTS.keys() - {SLIDE, OTHER}
+    assert sorted(one.rpartition("-")[0] for one in run.files.find("withdrawn")) == [
+        f"withdrawn/{SLIDE}",
+        f"withdrawn/{OTHER}",
+    ]
+    assert kinds(verify_run(run)) == {(SLIDE, "lost"), (OTHER, "lost"), ("", "stray")}
+    remake(run, SLIDE)
+    remake(run, OTHER)
+    run.files.delete("objects/notes.txt")
+    assert verify_run(run, deep=True).findings == ()
+    assert withdraw_slides(run, verify_run(run).findings) == ()
+
+
+def test_a_slide_committed_twice_is_not_withdrawn(run: RunStore) -> None:
+    commit_twice(run)
+    delete_a_shard(run)
+    assert withdraw_slides(run, verify_run(run).findings) == ()
+
+
+def test_a_run_whose_arrays_are_not_mounted_is_not_withdrawn(
+    run: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fossilray.withdraw.ALWAYS_ALLOWED", 1)
+    run.files.delete("arrays")
+    with pytest.raises(StoreError, match=r"4 of 4 slides .* not mounted"):
+        withdraw_slides(run, verify_run(run).findings)
+    assert run.committed() == COUNTS.keys()
 
 
 def test_a_slide_that_the_disk_refuses_is_named_and_a_store_that_refuses_all_stops(

@@ -8,6 +8,7 @@ RUN/
   arrays/<slide_id>/<attempt>.zarr         crops and embeddings
   slides/part-<k>.parquet                  summaries of committed slides, gathered; can be rebuilt from footers
   pending/<slide_id>/<attempt>.parquet     with a single writer: what a worker hands the driver to commit
+  withdrawn/<slide_id>-<id>.parquet        objects files that were found damaged and taken out
   attempts/<slide_id>/<attempt>.json       start, then failure
   attempts/<slide_id>/retry-<id>.json      which failures were forgiven, so that the slide is tried again
   drivers/<id>.json                        heartbeat
@@ -18,6 +19,7 @@ RUN/
 from __future__ import annotations
 
 import re
+import secrets
 from pathlib import PurePosixPath
 from urllib.parse import quote, unquote
 
@@ -123,6 +125,11 @@ def pending_path(slide_id: str, attempt: str) -> str:
 def slide_of(path: str) -> str:
     """The slide_id that the path of an objects file names."""
     return path.rpartition("/")[2].removesuffix(".parquet")
+
+
+def withdrawn_path(slide_id: str) -> str:
+    """A new place for an objects file that is to be made anew; an earlier one is not overwritten."""
+    return f"withdrawn/{slide_id}-{secrets.token_hex(4)}.parquet"
 
 
 def picture_path(slide_id: str) -> str:
