@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from run_fixtures import a_run, commit
 
 from fossilray.config import AccessConfig, StoreConfig, load_config
 from fossilray.errors import ConfigError, StoreError
@@ -147,10 +148,8 @@ def test_google_and_azure_are_told_the_same_in_their_own_words():
         assert remote_options(protocol, access)["use_listings_cache"] is False
 
 
-@pytest.mark.parametrize(
-    ("url", "package", "extra"), [("gs://b/run", "gcsfs", "gcs"), ("az://b/run", "adlfs", "azure")]
-)
-def test_a_package_that_is_not_installed_is_named(url, package, extra):
+@pytest.mark.parametrize(("protocol", "package", "extra"), [("gs", "gcsfs", "gcs"), ("az", "adlfs", "azure")])
+def test_a_package_that_is_not_installed_is_named(protocol, package, extra):
     if importlib.util.find_spec(package):
         pytest.skip(f"{package} is installed")
     with pytest.raises(StoreError, match=rf"pip install fossilray\[{extra}\]") as caught:
@@ -178,3 +177,17 @@ def test_a_disk_that_times_out_is_not_called_unreachable():
     with pytest.raises(StoreError, match="check the address") as caught, told("/archive", "read"):
         raise TimeoutError("Connection timed out")
     assert type(caught.value) is StoreError
+
+
+def test_a_store_that_is_not_s3_commits_by_the_same_rules():
+    store = RunStore.open("memory://archive/run")
+    store.create_or_check(a_run())
+    attempt = store.begin_attempt("A17", deadline_s=60)
+    assert commit(store, "A17", attempt=attempt)
+    assert commit(store, "A17", attempt=attempt)
+    assert not commit(store, "A17")
+    assert store.committed_files() == {"A17": "objects/well=6407%2F6-5/A17.parquet"}
+    assert [one.attempt for one in store.summaries()] == [attempt.attempt]
+    assert store.files.find(".probe") == []
+    store.files.delete("objects")
+    assert store.committed() == set()
