@@ -59,8 +59,7 @@ def look_up_bundle(source: SlideSource, url: str) -> Bundle:
     if not is_mirax(url):
         check_single(url, file.bytes)
         return Bundle(local_name(url), {local_name(url): file})
-    parts = {one.url.rpartition("/")[2]: one for one in source.walk(folder_of(url)) if is_in(url, one.url)}
-    return mirax_bundle(source, file, parts)
+    return mirax_bundle(source, file, parts_of(source, url))
 
 
 def mirax_bundle(
@@ -93,6 +92,17 @@ def mirax_bundle(
     return Bundle(own, {own: file, **{f"{folder}/{name}": parts[name] for name in names}}, ini)
 
 
+def parts_of(source: SlideSource, url: str) -> dict[str, RemoteFile]:
+    """What lies directly in the folder of a MIRAX slide, by name."""
+    folder = folder_of(url)
+    return {
+        name: file
+        for file in source.walk(folder)
+        for above, _, name in [file.url.rpartition("/")]
+        if above == folder
+    }
+
+
 def check_single(slide: str, size: int) -> None:
     """Nothing, if a slide that is one file can be one.
 
@@ -116,11 +126,6 @@ def is_mirax(url: str) -> bool:
 def folder_of(url: str) -> str:
     """The folder of a MIRAX slide's other files."""
     return url[: -len(".mrxs")]
-
-
-def is_in(slide_url: str, url: str) -> bool:
-    """Whether a file lies directly in the folder of a MIRAX slide."""
-    return url.rpartition("/")[0] == folder_of(slide_url)
 
 
 def local_name(url: str) -> str:

@@ -23,6 +23,7 @@ FossilrayError
     ├── AttemptExpired        the attempt outlived its deadline and must not commit
     └── TransientSlideError   may succeed when tried again
         ├── SourceUnreachable the store that holds the slide does not answer, or broke off
+        │   └── SourceRefuses it answers, but not with the slide: no permission, no credentials
         ├── ScratchFull       no room to stage the slide just now
         └── OutOfMemory       the worker could not get the memory it asked for
 """
@@ -124,6 +125,10 @@ class TransientSlideError(SlideError):
 
 class SourceUnreachable(TransientSlideError):
     """The slide's own store cannot be reached."""
+
+
+class SourceRefuses(SourceUnreachable):
+    """The slide's own store will not show it; whoever grants permissions can change that."""
 
 
 class ScratchFull(TransientSlideError):

@@ -49,6 +49,11 @@ def without_folder(slide: str, start: bytes) -> NotASlide | MissingCompanion:
     return MissingCompanion(f"{slide} lacks its folder {folder}; copy the folder to the place beside it")
 
 
+def without_file(folder: str) -> str:
+    """What is wrong with the folder of a MIRAX slide that has no .mrxs file."""
+    return f"the folder {folder} is part of a MIRAX slide whose {folder}.mrxs is missing beside it"
+
+
 def check_part(slide: str, part: str, size: int | None) -> None:
     """Nothing, if a file of the slide's folder is there (its size is known) and not empty.
 

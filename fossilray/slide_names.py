@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 SLIDE_SUFFIXES = frozenset(
@@ -72,6 +73,11 @@ def parse_name(stem: str) -> tuple[str | None, float | None]:
     depths = {_depth_m(match) for match in _DEPTH.finditer(rest)}
     depth = depths.pop() if len(depths) == 1 else None
     return (_well_name(well) if well else None), depth
+
+
+def well_of_folders(names: Iterable[str]) -> str | None:
+    """The well that the first of these folders is named after that is named after any."""
+    return next((well for well, _ in map(parse_name, names) if well), None)
 
 
 def _readable(text: str) -> str:

@@ -12,8 +12,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fossilray.config import AccessConfig
-from fossilray.errors import SourceUnreachable
-from fossilray.store.access import S3, is_broken_off, one_sentence, remote_filesystem, transport_faults
+from fossilray.errors import SourceRefuses, SourceUnreachable
+from fossilray.store.access import (
+    S3,
+    is_broken_off,
+    is_unanswered,
+    one_sentence,
+    remote_filesystem,
+    transport_faults,
+)
 
 Answer = TypeVar("Answer")
 
@@ -59,7 +66,7 @@ def open_source(url: str, access: AccessConfig) -> SlideSource:
 class SlideSource:
     """An object store that slides are read from; safe for many threads.
 
-    Every method raises SourceUnreachable when the store does not answer, or refuses.
+    Every method raises SourceUnreachable when the store does not answer, SourceRefuses when it does otherwise.
     """
 
     def __init__(self, protocol: str, access: AccessConfig) -> None:
@@ -141,7 +148,8 @@ class SlideSource:
                 raise
             except faults as error:
                 if attempt == self._tries or not is_broken_off(error, self.protocol):
-                    raise SourceUnreachable(
+                    kind = SourceUnreachable if is_unanswered(error, self.protocol) else SourceRefuses
+                    raise kind(
                         f"cannot read {url}: {one_sentence(error)}; check the network, slides.access and who may "
                         "read there"
                     ) from None

@@ -1,0 +1,233 @@
+"""A catalog as a table that people may edit: CSV or Parquet, written, and read back with care."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fossilray.errors import CatalogError
+from fossilray.records import CATALOG_SCHEMA, CatalogRow, RefusedFile
+from fossilray.slide_sources import is_remote
+from fossilray.store.layout import check_slide_id, check_well
+from fossilray.tables import from_spreadsheet, spreadsheet_safe
+
+CATALOG_SUFFIXES = (".csv", ".parquet")
+
+_REQUIRED = ("slide_id", "path")
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Slides that can be opened, and files that look like slides and are not; both by slide_id.
+
+    sizes: bytes of slides that must be fetched, by slide_id, where a listing told them.
+    """
+
+    rows: list[CatalogRow]
+    refused: list[RefusedFile]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+def write_catalog(catalog: Catalog, out: Path) -> None:
+    """Write the rows as CSV, or as Parquet where `out` ends in .parquet.
+
+    Raises:
+        CatalogError: the file cannot be written.
+    """
+    if out.suffix.lower() == ".parquet":
+        columns = (
+            zip(*map(astuple, catalog.rows), strict=True) if catalog.rows else ([] for _ in CATALOG_SCHEMA)
+        )
+        arrays = [
+            pa.array(list(values), column.type)
+            for values, column in zip(columns, CATALOG_SCHEMA, strict=True)
+        ]
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_arrays(arrays, schema=CATALOG_SCHEMA), sink)
+        content = sink.getvalue()
+    else:
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(CATALOG_SCHEMA.names)
+        writer.writerows(_cells(row) for row in catalog.rows)
+        content = text.getvalue().encode()
+    _write(out, content)
+
+
+def write_refused(catalog: Catalog, out: Path) -> None:
+    """Write the files that look like slides and are not, as CSV: slide_id, path, reason.
+
+    Raises:
+        CatalogError: the file cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(one.name for one in fields(RefusedFile))
+    writer.writerows(_cells(refused) for refused in catalog.refused)
+    _write(out, text.getvalue().encode())
+
+
+def _cells(row: CatalogRow | RefusedFile) -> list[object]:
+    return [spreadsheet_safe(value) if isinstance(value, str) else value for value in astuple(row)]
+
+
+def read_catalog_file(path: Path) -> list[CatalogRow]:
+    """The rows of a catalog; relative paths count from the catalog's own folder, URLs stay as they are.
+
+    Semicolons between columns and decimal commas, as spreadsheets of many countries write them, are read too.
+
+    Raises:
+        CatalogError: a column is missing or unknown, a value is no number, a slide is there twice.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(str(path), error) from None
+    return _read_rows(content, str(path), lambda slide: os.path.abspath(path.parent / slide))  # noqa: PTH100
+
+
+def read_remote_catalog(url: str, content: bytes) -> list[CatalogRow]:
+    """The rows of a catalog that lies at `url` in an object store; relative paths count from its folder there.
+
+    Raises: as read_catalog_file.
+    """
+    protocol, _, path = url.partition("://")
+
+    def beside(slide: str) -> str:
+        if slide.startswith("/"):
+            return slide
+        bucket, _, folder = path.rpartition("/")[0].partition("/")
+        inside = posixpath.normpath(f"/{folder}/{slide}").lstrip("/")
+        return f"{protocol}://{bucket}/{inside}"
+
+    return _read_rows(content, url, beside)
+
+
+def _read_rows(content: bytes, where: str, beside: Callable[[str], str]) -> list[CatalogRow]:
+    """The rows; `beside` makes a relative path whole."""
+    parse = _parquet_cells if where.lower().endswith(".parquet") else _csv_cells
+    try:
+        cells = parse(content, where)
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
+        raise _unreadable(where, error) from None
+    rows: list[CatalogRow] = []
+    seen: dict[str, int] = {}
+    for number, cell in cells:
+        row = _to_row(cell, where, number, beside)
+        if row.slide_id in seen:
+            raise CatalogError(
+                f"{where}, line {number}: slide_id {row.slide_id} is in line {seen[row.slide_id]} already; give "
+                "each slide an id of its own"
+            )
+        seen[row.slide_id] = number
+        rows.append(row)
+    return rows
+
+
+def _unreadable(where: str, error: Exception) -> CatalogError:
+    reason = " ".join(str(error).split())
+    return CatalogError(f"cannot read the catalog {where}: {reason}; `fossilray catalog` writes a new one")
+
+
+def _write(out: Path, content: bytes) -> None:
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        raise CatalogError(f"cannot write {out}: {error.strerror}; choose another place with --out") from None
+
+
+def _csv_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, object]]]:
+    text = content.decode("utf-8-sig")
+    header = text.split("\n", 1)[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in header else ",", strict=True)
+    names = [name.strip() for name in next(reader, [])]
+    _check_columns(names, where)
+    cells: list[tuple[int, Mapping[str, object]]] = []
+    for values in reader:
+        if not any(values):
+            continue
+        if len(values) != len(names):
+            raise CatalogError(
+                f"{where}, line {reader.line_num}: {len(values)} values for {len(names)} columns; quote values "
+                "that hold the separator"
+            )
+        cells.append((reader.line_num, dict(zip(names, map(from_spreadsheet, values), strict=True))))
+    return cells
+
+
+def _parquet_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, object]]]:
+    table = pq.read_table(pa.BufferReader(content))
+    _check_columns(table.column_names, where)
+    return list(enumerate(table.to_pylist(), start=1))
+
+
+def _check_columns(names: Sequence[str], where: str) -> None:
+    for required in _REQUIRED:
+        if required not in names:
+            raise CatalogError(
+                f"{where} has no column {required}; it needs slide_id and path, as `fossilray catalog` writes them"
+            )
+    for name in names:
+        if name not in CATALOG_SCHEMA.names or names.count(name) > 1:
+            fault = "twice" if name in CATALOG_SCHEMA.names else "which means nothing here"
+            raise CatalogError(
+                f"{where} has the column {name!r} {fault}; remove it (known: {', '.join(CATALOG_SCHEMA.names)})"
+            )
+
+
+def _to_row(cell: Mapping[str, object], where: str, line: int, beside: Callable[[str], str]) -> CatalogRow:
+    values: dict[str, object] = {}
+    for column in CATALOG_SCHEMA:
+        value = cell.get(column.name)
+        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+            if not column.nullable:
+                raise CatalogError(
+                    f"{where}, line {line}: {column.name} is empty; fill it or remove the line"
+                )
+            values[column.name] = None
+        elif pa.types.is_string(column.type):
+            values[column.name] = str(value)
+        else:
+            values[column.name] = _number(value, column, where, line)
+    slide_id = str(values["slide_id"])
+    try:
+        check_slide_id(slide_id)
+    except CatalogError as error:
+        raise CatalogError(f"{where}, line {line}: {error}") from None
+    well = values["well"]
+    values["well"] = (str(well).strip() or None) if well is not None else None
+    try:
+        check_well(str(values["well"] or ""))
+    except CatalogError as error:
+        raise CatalogError(f"{where}, line {line}: {error}") from None
+    slide = str(values["path"])
+    values["path"] = slide if is_remote(slide) else beside(slide)
+    return CatalogRow(**values)  # type: ignore[arg-type]  # each value was brought to its column's type
+
+
+def _number(value: object, column: pa.Field, where: str, line: int) -> int | float:
+    whole = pa.types.is_integer(column.type)
+    text = str(value).strip()
+    try:
+        number = float(text if "." in text else text.replace(",", "."))
+    except ValueError:
+        number = math.nan
+    if (
+        not math.isfinite(number)
+        or (whole and number != int(number))
+        or (column.name == "mpp" and number <= 0)
+    ):
+        kind = "a whole number" if whole else "a number above 0" if column.name == "mpp" else "a number"
+        raise CatalogError(
+            f"{where}, line {line}: {column.name} is {text!r}, not {kind}; correct it or leave it empty"
+        )
+    return int(number) if whole else number
