@@ -385,9 +385,10 @@ def test_a_dataset_takes_nothing_in(run: RunStore, dataset: RunStore) -> None:
         lambda: dataset.forgive(dataset.failures()),
         lambda: dataset.commit_slide(table, summary, arrays),
         lambda: dataset.submit_slide(table, summary, arrays),
-        lambda: dataset.sweep_attempt("a-2030", "0123abcd"),
+        lambda: dataset.sweep_attempt("a-2030", "4567cdef"),
         lambda: dataset.write_picture("new", b""),
         lambda: dataset.append_summaries([summary]),
+        dataset.rebuild_summaries,
         lambda: dataset.write_heartbeat(beat),
     ):
         with pytest.raises(UsageError, match="compacted dataset, which is only read"):
@@ -420,13 +421,10 @@ def test_a_run_in_an_object_store_is_compacted_like_one_on_a_disk(
     report = compact_run(remote, place, access=config, slides_per_file=1, embeddings=True)
     assert (report.slides, report.objects, report.files) == (4, 13, 6)
     dataset = open_run(place, config)
-    for sql in (QUERIES[0], QUERIES[2], *QUERIES[4:8]):
+    for sql in (QUERIES[0], QUERIES[4], QUERIES[6]):
         assert run_query(dataset, sql).equals(run_query(remote, sql))
     chosen = run_query(dataset, "SELECT * FROM objects WHERE object_id = 2 ORDER BY slide_id")
     assert np.array_equal(load_crops(dataset, chosen), load_crops(remote, chosen))
-    export_objects(dataset, tmp_path / "ours", form="csv")
-    export_objects(remote, tmp_path / "theirs", form="csv")
-    assert contents(tmp_path / "ours") == contents(tmp_path / "theirs")
     with pytest.raises(UsageError, match="finished dataset"):
         compact_run(remote, place, access=config)
     with pytest.raises(UsageError, match="choose a place beside it"):

@@ -17,7 +17,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import NoReturn
 
 import pyarrow as pa
 
@@ -124,6 +123,9 @@ class DatasetStore(RunStore):
     def summaries_table(self) -> pa.Table:
         return from_parquet(self.files.read(part_path(0)))
 
+    def rebuild_summaries(self) -> int:
+        raise _is_read_only(self.url)
+
 
 def open_run(url: str, config: StoreConfig | None = None) -> RunStore:
     """The run directory or the compacted dataset at a local path or an s3:// address.
@@ -188,21 +190,22 @@ class _ReadOnlyFiles:
         return self._files.names(folder)
 
     def write(self, path: str, content: bytes) -> None:
-        self._refuse()
+        raise _is_read_only(self.url)
 
     def create(self, path: str, content: bytes) -> bool:
-        self._refuse()
+        raise _is_read_only(self.url)
 
     def delete(self, path: str) -> None:
-        self._refuse()
+        raise _is_read_only(self.url)
 
     def clock(self) -> datetime:
-        self._refuse()
+        raise _is_read_only(self.url)
 
     def abort_uploads(self, before: datetime) -> int:
-        self._refuse()
+        raise _is_read_only(self.url)
 
-    def _refuse(self) -> NoReturn:
-        raise UsageError(
-            f"{self.url} is a compacted dataset, which is only read; name the run it was made of, or another one"
-        )
+
+def _is_read_only(url: str) -> UsageError:
+    return UsageError(
+        f"{url} is a compacted dataset, which is only read; name the run it was made of, or another one"
+    )

@@ -52,9 +52,10 @@ class DatasetPlace:
         stated = {"token": secrets.token_hex(8), "source": source, "began_at": utc_now()}
         place = DatasetPlace(files, json.dumps(stated, indent=2).encode() + b"\n")
         files.write(UNFINISHED_JSON, place.token)
-        for name in _OURS:
-            files.delete(name)
-        files.abort_uploads(files.clock())
+        if there:
+            for name in _OURS:
+                files.delete(name)
+            files.abort_uploads(files.clock())
         return place
 
     def check(self) -> None:

@@ -143,9 +143,12 @@ class _Digest:
                     values.update("".join(pc.fill_null(chunk, "").to_pylist()).encode())
                 elif pa.types.is_fixed_size_list(field.type):
                     values.update(np.asarray(chunk.flatten()).tobytes())
-                else:
+                elif chunk.null_count:
                     shape.update(np.asarray(chunk.is_null()).tobytes())
-                    values.update(np.asarray(pc.fill_null(chunk, pa.scalar(0).cast(field.type))).tobytes())
+                    values.update(np.asarray(chunk.fill_null(pa.scalar(0).cast(field.type))).tobytes())
+                else:
+                    shape.update(bytes(len(chunk)))
+                    values.update(np.asarray(chunk).tobytes())
 
     def value(self) -> str:
         whole = hashlib.sha256(str(self.rows).encode())
