@@ -24,6 +24,9 @@ from fossilray.store.access import (
 
 Answer = TypeVar("Answer")
 
+FILES_PER_LISTING = 1000
+"""The most that S3 lists in one answer."""
+
 _LOCAL = ("file", "local")
 _VERSION_KEYS = ("ETag", "etag", "md5Hash")
 
@@ -123,7 +126,7 @@ class SlideSource:
     def _list_page(self, bucket: str, key: str, marker: dict[str, str]) -> dict[str, Any]:
         try:
             page: dict[str, Any] = self._filesystem.call_s3(
-                "list_objects_v2", Bucket=bucket, Prefix=key, **marker
+                "list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=FILES_PER_LISTING, **marker
             )
         except FileNotFoundError:
             # No such bucket.
