@@ -41,9 +41,10 @@ Fault = Literal[
     "lost answer",
     "late answer",
     "half an answer",
+    "slow bytes",
 ]
-"""The last five: hang up at once; say nothing and do nothing; do the work and hang up; do the work and answer
-too late; hang up in the middle of what is read."""
+"""The last six: hang up at once; say nothing and do nothing; do the work and hang up; do the work and answer
+too late; hang up in the middle of what is read; let it trickle."""
 
 ANSWERS: dict[str, tuple[str, str]] = {
     "slow down": ("503 Slow Down", "SlowDown"),
@@ -136,6 +137,8 @@ class FaultyApp:
             return self._hang_up(environ)
         if fault is None:
             return self._work(environ, start_response)
+        if fault == "slow bytes":
+            return self._trickle(environ, start_response)
         answer: list[Any] = []
         body = b"".join(self._work(environ, lambda *parts: answer.extend(parts) or (lambda _: None)))
         if fault == "late answer":
@@ -150,6 +153,13 @@ class FaultyApp:
             return self._app(environ, start_response)
         with self._writing:
             return list(self._app(environ, start_response))
+
+    def _trickle(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        body = b"".join(self._work(environ, start_response))
+        step = max(1, len(body) // 10)
+        for start in range(0, len(body), step):
+            time.sleep(self._controller.silence_s / 8)
+            yield body[start : start + step]
 
     def _refuse(
         self, environ: WSGIEnvironment, start_response: StartResponse, status: str, code: str

@@ -116,9 +116,7 @@ def test_a_missing_bucket_says_why_in_one_sentence(s3_run):  # noqa: F811
 def test_an_unreachable_store_says_why_in_one_sentence(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "open-sesame")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "open-sesame")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
-    away = RunStore.open("s3://bucket/run", StoreConfig(endpoint_url="http://127.0.0.1:1"))
+    away = RunStore.open("s3://bucket/run", StoreConfig(endpoint_url="http://127.0.0.1:1", tries=1))
     with pytest.raises(StoreError, match=r"cannot .* s3://bucket/run: .*store.endpoint_url") as caught:
         away.read_run()
     assert "sesame" not in str(caught.value)

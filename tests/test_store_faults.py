@@ -125,6 +125,38 @@ def test_an_answer_cut_in_its_middle_is_read_again(store, faulty_s3):  # noqa: F
     assert store.files.read_ranges("large", [(5, 200_000)]) == [content[5:200_000]]
 
 
+def test_bytes_that_trickle_are_waited_for(impatient, faulty_s3):  # noqa: F811
+    content = secrets.token_bytes(100_000)
+    impatient.files.write("slow", content)
+    faulty_s3.controller.requests.clear()
+    faulty_s3.controller.fail("slow bytes", method="GET", path="slow")
+    assert impatient.files.read("slow") == content
+    assert len(faulty_s3.controller.requests) == 1
+
+
+def test_no_file_of_a_run_holds_a_credential(store, faulty_s3):  # noqa: F811
+    commit(store, "A17", arrays=True)
+    attempt = store.begin_attempt("B1", deadline_s=60)
+    faulty_s3.controller.fail("forbidden", 1)
+    with pytest.raises(StoreError) as caught:
+        store.files.read("run.json")
+    store.record_failure(replace(a_failure("B1", attempt.attempt), message=str(caught.value)))
+    store.forgive(store.failures())
+    store.append_summaries(store.summaries())
+    paths = store.files.find("")
+    assert {path.partition("/")[0] for path in paths} == {
+        "arrays",
+        "attempts",
+        "objects",
+        "run.json",
+        "slides",
+    }
+    for path in paths:
+        content = store.files.read(path)
+        assert ACCESS_KEY.encode() not in content
+        assert SECRET_KEY.encode() not in content
+
+
 def test_lost_answers_at_the_start_do_no_harm(faulty_s3):  # noqa: F811
     url, config, controller = faulty_s3
     store = RunStore.open(url, config)
