@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 DEFAULT_STRIDE_PX = 32
 """Coarsest stride of every YOLO with three heads; taken when the export does not state its own."""
+
+# TorchScript can write files (save, from_file), and what a graph does not show: calls of interfaces, other threads,
+# other machines, and operators of libraries that are not PyTorch's own.
+_MORE_THAN_ARITHMETIC = ("aten::save", "aten::from_file", "prim::CallMethod", "prim::CallFunction", "prim::fork")
+_ARITHMETIC = ("aten::", "prim::", "torchvision::")
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,7 @@ def load_torchscript(path: Path, *, device: torch.device | str) -> ExportedNetwo
     """A TorchScript archive in float32; a trace works at the one size that its export states.
 
     Raises:
-        WeightsError: the file is not TorchScript.
+        WeightsError: the file is not TorchScript, or does more than compute.
     """
     import torch
 
@@ -192,8 +198,10 @@ def load_torchscript(path: Path, *, device: torch.device | str) -> ExportedNetwo
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch retires TorchScript; users still have it
+            _refuse_code_at_loading(path)
             script = load(str(path), map_location=torch.device(device), _extra_files=extra)
-    except (RuntimeError, ValueError) as error:
+            _refuse_more_than_arithmetic(path, script.inlined_graph)
+    except (AttributeError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path} is not a TorchScript model: {_first_line(error)}") from None
     script = script.float().eval()
     stated = _parse_json(extra["config.txt"])
@@ -213,6 +221,32 @@ def load_torchscript(path: Path, *, device: torch.device | str) -> ExportedNetwo
 
     batch, height, width = _traced_shape(stated)
     return ExportedNetwork(run, _stride(stated), batch, height, width, _is_suppressed(stated))
+
+
+def _refuse_code_at_loading(path: Path) -> None:
+    """What a class does in __setstate__ runs while the archive is loaded, before its graph can be looked at."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".py") and b"__setstate__" in archive.read(name):
+                raise WeightsError(
+                    f"{path} runs code of its own when it is loaded ({name}); export the network to .onnx instead"
+                )
+
+
+def _refuse_more_than_arithmetic(path: Path, graph: Any) -> None:
+    found = [kind for kind in _MORE_THAN_ARITHMETIC if graph.findAllNodes(kind, True)]
+    found += [node.kind() for node in _all_nodes(graph) if not node.kind().startswith(_ARITHMETIC)]
+    if found:
+        raise WeightsError(
+            f"{path} does more than compute ({', '.join(sorted(set(found)))}); export the network to .onnx instead"
+        )
+
+
+def _all_nodes(block: Any) -> Iterator[Any]:
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from _all_nodes(inner)
 
 
 def _refused_window(path: Path, batch: torch.Tensor, error: Exception) -> WeightsError:
