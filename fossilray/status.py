@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from fossilray.records import Attempt, Failure, Heartbeat
 from fossilray.store import RunStore
-from fossilray.tables import printable
+from fossilray.tables import format_bytes, printable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -178,7 +178,7 @@ def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
     yield "objects", f"{report.objects:,} on {report.scanned_mm2:,.1f} mm²{density}"
     if report.tiles_lost:
         yield "lost", f"{report.tiles_lost:,} of {report.tiles_wanted:,} tiles could not be read"
-    yield "arrays", _bytes(report.array_bytes)
+    yield "arrays", format_bytes(report.array_bytes)
     if report.slides_per_hour:
         yield (
             "rate",
@@ -238,12 +238,3 @@ def _rate(beats: Sequence[Heartbeat]) -> float | None:
 def _moment(stated: str) -> datetime:
     moment = datetime.fromisoformat(stated)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            break
-        size /= 1000
-    return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"

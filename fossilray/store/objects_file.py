@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from fossilray.errors import StoreError
 from fossilray.records import OBJECTS_SCHEMA, SCHEMA_VERSION, ArrayFiles, SlideSummary
+from fossilray.store.access import one_sentence
 
 FOOTER_KEY = b"fossilray"
 """Key of the JSON in the Parquet file's metadata."""
@@ -98,8 +99,8 @@ def parse_tail(tail: bytes, *, name: str) -> tuple[Footer, int]:
     # A Parquet file whose metadata is garbage is an OSError to pyarrow.
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         raise StoreError(
-            f"{name} is not an objects file of fossilray ({error}); move it out of objects/ and start the "
-            "same command again"
+            f"{name} is not an objects file of fossilray ({one_sentence(error)}); move it out of objects/ and start "
+            "the same command again"
         ) from None
     return footer, parquet.num_rows
 
@@ -115,7 +116,8 @@ def decode_objects(content: bytes, *, name: str) -> pa.Table:
             return file.read()
     except (pa.ArrowException, OSError) as error:
         raise StoreError(
-            f"{name} cannot be decoded ({error}); move it out of objects/ and start the same command again"
+            f"{name} cannot be decoded ({one_sentence(error)}); move it out of objects/ and start the same command "
+            "again"
         ) from None
 
 
