@@ -64,21 +64,37 @@ def verify(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Write slides/ anew from the footers of the committed slides.")
     ] = False,
+    withdraw: Annotated[
+        bool,
+        typer.Option(
+            "--withdraw", help="Move damaged slides to withdrawn/, so that the next `process` makes them anew."
+        ),
+    ] = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
     """Check that every committed slide is there once, whole; exit code 1 if any is not."""
     from fossilray.verify import render_verified, verify_run
+    from fossilray.withdraw import withdraw_slides
 
+    store = open_store(run, config, set_)
     with _bar("slides") as bar:
         task = bar.add_task("", total=None)
         report = verify_run(
-            open_store(run, config, set_),
+            store,
             deep=deep,
             rebuild=rebuild,
             display=lambda done, total: bar.update(task, completed=done, total=total),
         )
     out.print(render_verified(report))
+    if withdraw and not report.sound:
+        gone = withdraw_slides(store, report.findings)
+        out.print(
+            f"{len(gone)} slides withdrawn; start the command that made the run again, and it makes them anew",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     raise typer.Exit(0 if report.sound else 1)
 
 
