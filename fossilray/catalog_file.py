@@ -8,7 +8,7 @@ import math
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,14 +27,10 @@ _REQUIRED = ("slide_id", "path")
 
 @dataclass(frozen=True)
 class Catalog:
-    """Slides that can be opened, and files that look like slides and are not; both by slide_id.
-
-    sizes: bytes of slides that must be fetched, by slide_id, where a listing told them.
-    """
+    """Slides that can be opened, and files that look like slides and are not; both by slide_id."""
 
     rows: list[CatalogRow]
     refused: list[RefusedFile]
-    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_catalog(catalog: Catalog, out: Path) -> None:

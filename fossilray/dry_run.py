@@ -1,10 +1,11 @@
-"""What a run would do: every slide opened, every tile planned, nothing written."""
+"""What a run would do: every slide opened, every tile planned, nothing written.
+
+Of a slide in an object store a few kB are read: its tiles are planned over the part that its index lists, roughly.
+"""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Group
 from rich.markup import escape
@@ -12,12 +13,14 @@ from rich.table import Table
 
 from fossilray.catalog import find_slides
 from fossilray.config import RunConfig
-from fossilray.errors import RunNotFound, SlideError
-from fossilray.records import CatalogRow, RefusedFile
-from fossilray.slide import open_slide
+from fossilray.errors import RunNotFound
+from fossilray.in_parts import map_in_parts
+from fossilray.records import RefusedFile
+from fossilray.remote_catalog import READ_THREADS
+from fossilray.slide_plan import SlidePlan, SlidePlanner
+from fossilray.slide_sources import is_remote
 from fossilray.store import RunStore
 from fossilray.tables import printable
-from fossilray.tiling import find_blank, plan_sweeps
 
 OBJECTS_PER_MM2 = 46.0
 """The archive's mean: 20,000 objects on a slide of 7 gigapixels at 0.25 um per pixel, which is 437 mm2."""
@@ -25,21 +28,8 @@ CROP_BYTES = 16_000
 """A 224 px crop as JPEG at quality 90, measured; scales with the crop's area."""
 MODELS_BYTES = 900_000_000
 """A worker before it has a slide: interpreter, torch, both networks."""
-STRIDE_PX = 32
 
-
-@dataclass(frozen=True)
-class SlidePlan:
-    """What one slide would cost."""
-
-    row: CatalogRow
-    committed: bool
-    tiles: int
-    blank: int
-    detection_megapixels: float
-    """Pixels at detection scale that the detector would see, blank tiles left out."""
-    covered_mm2: float
-    """Area of the finest sweep's tiles that are not blank."""
+_OPENING_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -51,6 +41,7 @@ class RunPlan:
     memory_per_worker: int
     """Bytes; an estimate."""
     crop_bytes: int
+    scratch_gb: float = 0.0
 
     @property
     def objects(self) -> int:
@@ -64,7 +55,7 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
     Raises:
         UsageError: the target or the run directory cannot be used.
     """
-    catalog = find_slides(target)
+    catalog = find_slides(target, access=config.slides.access or config.store)
     store = RunStore.open(run_url, config.store)
     try:
         store.read_run()
@@ -73,13 +64,16 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
         committed = set()
     refused = list(catalog.refused)
     plans: list[SlidePlan] = []
-    with ThreadPoolExecutor(4) as pool:
-        for answer in pool.map(lambda row: _plan_slide(row, config, row.slide_id in committed), catalog.rows):
-            if isinstance(answer, RefusedFile):
-                refused.append(answer)
-            else:
-                plans.append(answer)
-    return RunPlan(tuple(plans), tuple(refused), _memory(config), _crop_bytes(config))
+    far = any(is_remote(row.path) for row in catalog.rows)
+    planner = SlidePlanner(config, committed)
+    for answer in map_in_parts(planner.plan, catalog.rows, threads=READ_THREADS if far else _OPENING_THREADS):
+        if isinstance(answer, RefusedFile):
+            refused.append(answer)
+        else:
+            plans.append(answer)
+    return RunPlan(
+        tuple(plans), tuple(refused), _memory(config), _crop_bytes(config), config.slides.scratch_gb
+    )
 
 
 def render_plan(plan: RunPlan) -> Group:
@@ -91,15 +85,17 @@ def render_plan(plan: RunPlan) -> Group:
         row = slide.row
         table.add_row(
             escape(printable(row.slide_id)),
-            f"{row.width} x {row.height}",
+            f"{row.width or '?'} x {row.height or '?'}",
             "?" if row.mpp is None else f"{row.mpp:.4g}",
-            str(slide.tiles),
-            f"{slide.blank / max(slide.tiles, 1):.0%}",
-            f"{slide.detection_megapixels:.0f}",
+            _count(slide.tiles),
+            _share(slide.blank, slide.tiles),
+            f"{slide.detection_megapixels:.0f}" if slide.tiles is not None else "?",
             "yes" if slide.committed else "",
         )
-    tiles = sum(slide.tiles for slide in plan.slides)
-    blank = sum(slide.blank for slide in plan.slides)
+    known = [slide for slide in plan.slides if slide.tiles is not None]
+    tiles = sum(slide.tiles or 0 for slide in known)
+    blank = sum(slide.blank or 0 for slide in known)
+    fetched = sum(slide.fetched_bytes for slide in plan.slides if not slide.committed)
     done = sum(slide.committed for slide in plan.slides)
     lines = [
         f"{len(plan.slides)} slides ({done} already committed), {len(plan.refused)} refused",
@@ -108,6 +104,14 @@ def render_plan(plan: RunPlan) -> Group:
         f"about {plan.objects * plan.crop_bytes / 1e9:.2f} GB of crops in the run directory",
         f"about {plan.memory_per_worker / 1e9:.1f} GB of memory per worker",
     ]
+    if fetched:
+        lines.append(
+            f"{fetched / 1e9:,.2f} GB to fetch from the object store, of which each worker keeps at most "
+            f"{plan.scratch_gb:g} GB on its disk"
+        )
+        lines.append("of slides there, only what was never scanned counts as blank before they are read")
+    if len(known) < len(plan.slides):
+        lines.append(f"{len(plan.slides) - len(known)} slides say their size only when they are fetched")
     if len(plan.slides) > 100:
         lines.insert(0, f"the table shows the first 100 of {len(plan.slides)} slides")
     lines += [
@@ -116,26 +120,12 @@ def render_plan(plan: RunPlan) -> Group:
     return Group(table, *lines)
 
 
-def _plan_slide(row: CatalogRow, config: RunConfig, committed: bool) -> SlidePlan | RefusedFile:
-    slides = config.slides
-    try:
-        with open_slide(Path(row.path), mpp=row.mpp or slides.mpp, mpp_override=slides.mpp_override) as slide:
-            sweeps = plan_sweeps(slide.info, config.tiling, config.detector, STRIDE_PX)
-            masks = find_blank(slide, config.tiling, sweeps)
-            mpp = slide.info.mpp
-    except SlideError as error:
-        return RefusedFile(row.slide_id, row.path, str(error))
-    seen = [int((~mask).sum()) for mask in masks]
-    return SlidePlan(
-        row=row,
-        committed=committed,
-        tiles=sum(len(sweep) for sweep in sweeps),
-        blank=sum(int(mask.sum()) for mask in masks),
-        detection_megapixels=sum(
-            count * sweep.window_px**2 / 1e6 for count, sweep in zip(seen, sweeps, strict=True)
-        ),
-        covered_mm2=seen[0] * (sweeps[0].core_px * sweeps[0].scale * mpp / 1000) ** 2,
-    )
+def _count(number: int | None) -> str:
+    return "?" if number is None else str(number)
+
+
+def _share(part: int | None, whole: int | None) -> str:
+    return "?" if part is None or whole is None else f"{part / max(whole, 1):.0%}"
 
 
 def _memory(config: RunConfig) -> int:

@@ -96,7 +96,7 @@ def _find(source: SlideSource, target: str) -> Catalog:
         RefusedFile(_slide_id(folder, root), folder, without_file(folder.rpartition("/")[2]))
         for folder in orphans
     ]
-    return Catalog(found.rows, sorted([*found.refused, *refused], key=lambda one: one.slide_id), found.sizes)
+    return Catalog(found.rows, sorted([*found.refused, *refused], key=lambda one: one.slide_id))
 
 
 def _file_at(source: SlideSource, url: str) -> RemoteFile | None:
@@ -152,34 +152,27 @@ def _catalog(
     found = list(
         map_in_parts(lambda slide: _describe(source, root, slide, listing), slides, threads=READ_THREADS)
     )
-    rows = [one for one, _ in found if isinstance(one, CatalogRow)]
-    refused = [one for one, _ in found if isinstance(one, RefusedFile)]
     return Catalog(
-        sorted(rows, key=lambda row: row.slide_id),
-        sorted(refused, key=lambda one: one.slide_id),
-        {one.slide_id: size for one, size in found if isinstance(one, CatalogRow)},
+        sorted((one for one in found if isinstance(one, CatalogRow)), key=lambda row: row.slide_id),
+        sorted((one for one in found if isinstance(one, RefusedFile)), key=lambda file: file.slide_id),
     )
 
 
 def _describe(
     source: SlideSource, root: str, slide: RemoteFile, listing: _Listing | None
-) -> tuple[CatalogRow | RefusedFile, int]:
-    """What is known of a slide, and its bytes."""
+) -> CatalogRow | RefusedFile:
     slide_id = _slide_id(slide.url, root)
     name = slide.url.rpartition("/")[2]
-    size = slide.bytes
     try:
-        bundle = _bundle(source, slide, name, listing)
-        size = bundle.bytes
-        facts = read_facts(source, bundle, shown=name)
+        facts = read_facts(source, _bundle(source, slide, name, listing), shown=name)
     except SourceRefuses:
         # It says so again when it is its turn, and may be allowed by then.
         facts = SlideFacts()
     except SourceUnreachable:
         raise
     except SlideError as error:
-        return RefusedFile(slide_id, slide.url, str(error)), size
-    return _row(slide_id, slide.url, root, facts), size
+        return RefusedFile(slide_id, slide.url, str(error))
+    return _row(slide_id, slide.url, root, facts)
 
 
 def _bundle(source: SlideSource, slide: RemoteFile, name: str, listing: _Listing | None) -> Bundle:

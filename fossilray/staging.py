@@ -126,6 +126,19 @@ class Stager:
             self.fetched_bytes += size
 
 
+def check_fits(path: str, size: int, *, scratch_gb: float) -> None:
+    """Nothing, if a slide of that many bytes can be staged at all.
+
+    Raises:
+        TooLarge: it cannot.
+    """
+    if size > scratch_gb * 1e9:
+        raise TooLarge(
+            f"{path} has {size / 1e9:,.2f} GB, more than a worker may stage (slides.scratch_gb is {scratch_gb:g}); "
+            "raise slides.scratch_gb"
+        )
+
+
 class _Room:
     """Bytes that one worker may keep staged."""
 
@@ -136,13 +149,8 @@ class _Room:
 
     def reserve(self, path: str, size: int) -> None:
         with self._lock:
-            most = self._most_gb * 1e9
-            if size > most:
-                raise TooLarge(
-                    f"{path} has {size / 1e9:,.2f} GB, more than a worker may stage (slides.scratch_gb is "
-                    f"{self._most_gb:g}); raise slides.scratch_gb"
-                )
-            if self._held + size > most:
+            check_fits(path, size, scratch_gb=self._most_gb)
+            if self._held + size > self._most_gb * 1e9:
                 raise ScratchFull(
                     f"{path} has {size / 1e9:,.2f} GB and finds no room beside the slide in work "
                     f"(slides.scratch_gb is {self._most_gb:g}); raise slides.scratch_gb"

@@ -85,10 +85,6 @@ def test_folder_in_s3_lists_what_the_same_folder_on_a_disk_lists(archive: Path, 
         (one.slide_id, one.path.removeprefix(str(archive)), one.reason) for one in here.refused
     ]
     assert len(there.refused) == 10
-    same = next(row for row in here.rows if row.path.endswith("box/same.mrxs"))
-    files = [Path(same.path), *Path(same.path).with_suffix("").iterdir()]
-    assert there.sizes[same.slide_id] == sum(file.stat().st_size for file in files)
-    assert set(there.sizes) == {row.slide_id for row in there.rows}
     assert find_slides(f"{url}/", access=config) == there
 
 
