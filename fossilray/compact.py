@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +43,10 @@ from fossilray.store.listed_run import Display, ListedRun, SlideVectors, read_ve
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.objects_file import ROW_GROUP_ROWS
 from fossilray.store.parts import SlideRows, write_part
+from fossilray.tables import printable
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 EMBEDDING_SHARDS_AT_ONCE = 8
 """Shards of vectors read side by side, and written as one row group: 25 MB at 768 dimensions."""
@@ -130,11 +135,13 @@ def compact_run(
     )
 
 
-def render_compacted(report: CompactReport) -> str:
-    """What was made of what, in two lines."""
+def render_compacted(report: CompactReport) -> Text:
+    """What was made of what, in two lines for a rich console."""
+    from rich.text import Text
+
     beside = ", embeddings beside them" if report.embeddings else ""
-    return (
-        f"{report.slides:,} slides with {report.objects:,} objects -> {report.url}\n"
+    return Text(
+        f"{report.slides:,} slides with {report.objects:,} objects -> {printable(report.url)}\n"
         f"{report.source_files:,} files ({report.source_bytes / 1e6:,.1f} MB) became {report.files:,} "
         f"({report.bytes / 1e6:,.1f} MB{beside}), equal to the run, in {report.seconds:,.0f} s"
     )

@@ -200,7 +200,7 @@ def test_a_well_of_many_slides_is_shared_out_evenly(tmp_path: Path) -> None:
     assert isinstance(dataset, DatasetStore)
     assert [len(file.slides) for file in dataset.record.files if file.slides] == [4, 3, 4]
     assert report.files == 3
-    assert "11 slides with 11 objects" in render_compacted(report)
+    assert "11 slides with 11 objects" in render_compacted(report).plain
 
 
 @pytest.mark.parametrize(
@@ -294,6 +294,12 @@ def test_a_damaged_run_is_not_compacted(tmp_path: Path) -> None:
     assert footer is not None
     shard = tmp_path / "run" / footer.arrays.path / "embeddings/c/0/0"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    second = tmp_path / "run" / "objects" / "well=34" / "b-2050.parquet"
+    second.parent.mkdir()
+    second.write_bytes(store.files.read(files["b-2050"]))
+    with pytest.raises(StoreError, match="holds slide b-2050 twice"):
+        compact(store, tmp_path / "dataset")
+    second.unlink()
     with pytest.raises(StoreError, match="fossilray verify"):
         compact(store, tmp_path / "dataset", embeddings=True)
     Path(store.root, files["a-2030"]).write_bytes(store.files.read(files["b-2050"]))

@@ -17,6 +17,7 @@ from fossilray.records import OBJECTS_SCHEMA, ArrayFiles
 from fossilray.store import RunStore
 from fossilray.store.arrays import SHARD_ROWS, decode_embeddings, open_arrays
 from fossilray.store.files import READ_THREADS, Files
+from fossilray.store.layout import OBJECTS, slide_of
 from fossilray.store.objects_file import Footer, decode_objects, parse_tail, read_footer
 from fossilray.store.parts import SlideRows
 
@@ -39,7 +40,7 @@ class ListedRun:
     def __init__(self, store: RunStore, display: Display | None) -> None:
         self.store = store
         self.digest = store.read_run().digest
-        self.committed = store.committed_files()
+        self.committed = _list_once(store)
         known = store.summaries_table()
         self.summaries = known.filter(pc.is_in(known["slide_id"], pa.array(self.committed, pa.string())))
         counts = zip(
@@ -77,15 +78,31 @@ class ListedRun:
         """Length of the run's vectors; None if no slide has an object."""
         for slide_id, path in self.committed.items():
             if self.objects[slide_id]:
-                footer = self._footer(path)
-                array = open_arrays(self.store, footer.arrays.path)["embeddings"]
-                return int(array.shape[1])  # type: ignore[union-attr]
+                group = open_arrays(self.store, self._footer(path).arrays.path)
+                if "embeddings" not in group:
+                    raise StoreError(
+                        f"{self.store.url}/{path} names arrays without embeddings although the run makes them; find "
+                        "out with `fossilray verify`, or compact without embeddings"
+                    )
+                return int(group["embeddings"].shape[1])  # type: ignore[union-attr]
         return None
 
     def _footer(self, path: str) -> Footer:
         return read_footer(
             lambda size: self.store.files.read_tail(path, size), name=f"{self.store.url}/{path}"
         )
+
+
+def _list_once(store: RunStore) -> dict[str, str]:
+    """The objects file of each slide, from one listing."""
+    found: dict[str, str] = {}
+    for path in store.files.find(OBJECTS):
+        if path.endswith(".parquet") and found.setdefault(slide_of(path), path) != path:
+            raise StoreError(
+                f"{store.url} holds slide {slide_of(path)} twice, as {found[slide_of(path)]} and {path}; find out "
+                "with `fossilray verify` which one to remove before the run is compacted"
+            )
+    return found
 
 
 def read_vectors(

@@ -18,9 +18,6 @@ from fossilray.store.dataset import DatasetFile
 from fossilray.store.files import Files
 from fossilray.store.part_file import PartFile, read_in_parts, write_in_parts
 
-ORDER = ("slide_id", "object_id")
-"""Columns that rows are sorted by."""
-
 TEXT_COLUMNS = ("slide_id", "arrays", "measured_depth_m")
 """Columns that repeat; dictionaries of the others would only be tried and given up."""
 
@@ -83,7 +80,6 @@ def _write_groups(sink: PartFile, schema: pa.Schema, tables: Iterable[pa.Table],
         compression="zstd",
         use_dictionary=[name for name in TEXT_COLUMNS if name in schema.names],
         write_page_checksum=True,
-        sorting_columns=pq.SortingColumn.from_ordering(schema, [(name, "ascending") for name in ORDER]),
     ) as writer:
         waiting = schema.empty_table()
         for table in tables:
