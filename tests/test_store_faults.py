@@ -6,6 +6,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import duckdb
 import pytest
@@ -200,6 +201,48 @@ def test_an_attempt_that_may_have_committed_is_not_swept(store, faulty_s3):  # n
     assert store.committed() == {"A17"}
     assert len(store.files.find(files.path)) == len(files.bytes)
     assert store.commit_slide(table, summary, files, attempt=attempt)
+
+
+def keep(store: RunStore, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let S3 answer, so many times, that it deleted all but the first file it was told to."""
+    really = store.filesystem.call_s3
+
+    def call_s3(method: str, **arguments: Any) -> dict[str, Any]:
+        nonlocal times
+        if method != "delete_objects" or not times:
+            return really(method, **arguments)
+        times -= 1
+        (kept, *others) = arguments["Delete"]["Objects"]
+        if others:
+            really(method, Bucket=arguments["Bucket"], Delete={"Objects": others})
+        return {"Errors": [{"Key": kept["Key"], "Code": "InternalError", "Message": f"key {ACCESS_KEY}"}]}
+
+    monkeypatch.setattr(store.filesystem, "call_s3", call_s3)
+
+
+def test_files_that_s3_keeps_are_deleted_again_or_named(store, monkeypatch):
+    for times, left in ((3, 0), (4, 1)):
+        for name in "abc":
+            store.files.write(f"arrays/{name}", b"1")
+        keep(store, times, monkeypatch)
+        if left:
+            with pytest.raises(
+                StoreError, match=r"cannot delete 1 files .*arrays/a .*InternalError"
+            ) as caught:
+                store.files.delete("arrays")
+            assert ACCESS_KEY not in str(caught.value)
+        else:
+            store.files.delete("arrays")
+        assert len(store.files.find("arrays")) == left
+
+
+def test_a_thousand_files_and_one_are_deleted_in_two_requests(store, faulty_s3):  # noqa: F811
+    bucket, _, prefix = store.root.partition("/")
+    for number in range(1001):
+        s3_backends[DEFAULT_ACCOUNT_ID]["aws"].put_object(bucket, f"{prefix}/arrays/x/{number}", b"")
+    store.files.delete("arrays/x")
+    assert len(faulty_s3.controller.asked("POST")) == 2
+    assert store.files.find("arrays") == []
 
 
 def test_a_conflict_is_settled(store, faulty_s3):  # noqa: F811

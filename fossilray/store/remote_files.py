@@ -18,6 +18,7 @@ from fossilray.store.access import (
     create_options,
     http_status,
     is_broken_off,
+    one_sentence,
     read_options,
     remote_filesystem,
     remote_options,
@@ -30,6 +31,9 @@ Answer = TypeVar("Answer")
 
 CONFLICT_TRIES = 8
 """S3 answers 409 while another conditional PUT of the same key is under way, which settles within a second."""
+
+KEYS_A_DELETE = 1000
+"""The most that S3 takes in one request."""
 
 FIRST_WAIT_S = 1.0
 """Longest wait before the first repetition that we see to ourselves; doubles up to 20 s, as botocore's do."""
@@ -109,6 +113,11 @@ class RemoteFiles:
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
     def delete(self, path: str) -> None:
+        if self._protocol in S3:
+            paths = self.find(path)
+            for start in range(0, len(paths), KEYS_A_DELETE):
+                self._delete_from_s3(paths[start : start + KEYS_A_DELETE])
+            return
         with suppress(FileNotFoundError):
             self._ask("delete from", lambda: self.filesystem.rm(self._full(path), recursive=True))
 
@@ -129,7 +138,9 @@ class RemoteFiles:
         stale = [upload for upload in uploads if upload["Initiated"] < before]
         for upload in stale:
             with suppress(FileNotFoundError):
-                self._call_s3("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
+                self._call_s3(
+                    "delete from", "abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"]
+                )
         return len(probes) + len(stale)
 
     def _full(self, path: str) -> str:
@@ -167,15 +178,31 @@ class RemoteFiles:
         found: list[dict[str, Any]] = []
         marker: dict[str, str] = {}
         while True:
-            page = self._call_s3("list_multipart_uploads", Prefix=prefix, **marker)
+            page = self._call_s3("list", "list_multipart_uploads", Prefix=prefix, **marker)
             found += [upload for upload in page.get("Uploads", ()) if upload["Key"].startswith(prefix)]
             if not page.get("IsTruncated"):
                 return found
             marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
-    def _call_s3(self, method: str, **arguments: str) -> dict[str, Any]:
+    def _delete_from_s3(self, paths: Sequence[str]) -> None:
+        """Delete files; s3fs would not say which of them S3 has kept."""
+        keys = [self._full(path).partition("/")[2] for path in paths]
+        for attempt in range(self._tries):
+            objects = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+            refused = self._call_s3("delete from", "delete_objects", Delete=objects).get("Errors", [])
+            if not refused:
+                return
+            keys = [one["Key"] for one in refused]
+            first = f"{refused[0].get('Code')}: {refused[0].get('Message')}"
+            self._wait(attempt)
+        raise StoreError(
+            f"cannot delete {len(keys)} files from {self.url}, {keys[0]} among them: "
+            f"{one_sentence(RuntimeError(first))}; check store.profile, and what its credentials may do"
+        )
+
+    def _call_s3(self, act: str, method: str, **arguments: Any) -> dict[str, Any]:
         bucket = self.root.partition("/")[0]
-        return self._ask("list", lambda: self.filesystem.call_s3(method, Bucket=bucket, **arguments))
+        return self._ask(act, lambda: self.filesystem.call_s3(method, Bucket=bucket, **arguments))
 
     def _ask(self, act: str, ask: Callable[[], Answer]) -> Answer:
         """The answer; what no library beneath repeats is asked for again."""
@@ -186,8 +213,11 @@ class RemoteFiles:
                 except self._faults as error:
                     if not is_broken_off(error, self._protocol):
                         raise
-                time.sleep(random.random() * min(FIRST_WAIT_S * 2**attempt, 20))
+                self._wait(attempt)
             return ask()
+
+    def _wait(self, attempt: int) -> None:
+        time.sleep(random.random() * min(FIRST_WAIT_S * 2**attempt, 20))
 
 
 def _modified(info: dict[str, Any]) -> datetime:
