@@ -30,7 +30,13 @@ DEFAULT_STRIDE_PX = 32
 
 # TorchScript can write files (save, from_file), and what a graph does not show: calls of interfaces, other threads,
 # other machines, and operators of libraries that are not PyTorch's own.
-_MORE_THAN_ARITHMETIC = ("aten::save", "aten::from_file", "prim::CallMethod", "prim::CallFunction", "prim::fork")
+_MORE_THAN_ARITHMETIC = (
+    "aten::save",
+    "aten::from_file",
+    "prim::CallMethod",
+    "prim::CallFunction",
+    "prim::fork",
+)
 _ARITHMETIC = ("aten::", "prim::", "torchvision::")
 
 
