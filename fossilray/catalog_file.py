@@ -205,7 +205,7 @@ def _to_row(cell: Mapping[str, object], where: str, line: int, beside: Callable[
         check_well(str(values["well"] or ""))
     except CatalogError as error:
         raise CatalogError(f"{where}, line {line}: {error}") from None
-    slide = str(values["path"])
+    slide = str(values["path"]).removeprefix("file://")
     values["path"] = slide if is_remote(slide) else beside(slide)
     return CatalogRow(**values)  # type: ignore[arg-type]  # each value was brought to its column's type
 

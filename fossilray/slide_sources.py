@@ -27,6 +27,9 @@ Answer = TypeVar("Answer")
 FILES_PER_LISTING = 1000
 """The most that S3 lists in one answer."""
 
+FIRST_WAIT_S = 1.0
+"""Before what a library gave up is asked for again; doubles with every try, up to 20 s, and varies."""
+
 _LOCAL = ("file", "local")
 _VERSION_KEYS = ("ETag", "etag", "md5Hash")
 
@@ -156,7 +159,7 @@ class SlideSource:
                         f"cannot read {url}: {one_sentence(error)}; check the network, slides.access and who may "
                         "read there"
                     ) from None
-            time.sleep(random.random() * min(2**attempt, 20))
+            time.sleep(random.random() * min(FIRST_WAIT_S * 2 ** (attempt - 1), 20))
         raise AssertionError("tries is at least 1")
 
 
