@@ -19,7 +19,7 @@ from fossilray.records import RefusedFile
 from fossilray.remote_catalog import READ_THREADS
 from fossilray.slide_plan import SlidePlan, SlidePlanner
 from fossilray.slide_sources import is_remote
-from fossilray.store import RunStore
+from fossilray.store import open_run
 from fossilray.tables import printable
 
 OBJECTS_PER_MM2 = 46.0
@@ -56,7 +56,7 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
         UsageError: the target or the run directory cannot be used.
     """
     catalog = find_slides(target, access=config.slides.access or config.store)
-    store = RunStore.open(run_url, config.store)
+    store = open_run(run_url, config.store)
     try:
         store.read_run()
         committed = store.committed()

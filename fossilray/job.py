@@ -19,7 +19,7 @@ from fossilray.records import CatalogRow, Failure, RefusedFile, Worker, utc_now
 from fossilray.retry import REFUSED, forgive_failures
 from fossilray.scheduler import ray_cluster, run_slides
 from fossilray.status import living_drivers
-from fossilray.store import RunStore
+from fossilray.store import RunStore, open_run
 from fossilray.store.run_record import RunRecord, describe_run
 from fossilray.worker import SlideWorker
 
@@ -60,7 +60,7 @@ def run_job(
         UsageError: the target, the configuration or the run directory cannot be used as asked.
         WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
     """
-    store = RunStore.open(run_url, config.store)
+    store = open_run(run_url, config.store)
     catalog = find_slides(target, access=config.slides.access or config.store)
     if not catalog.rows and not catalog.refused:
         raise CatalogError(f"no slides below {target}; name a folder, a glob, one slide or a catalog")

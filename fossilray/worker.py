@@ -164,7 +164,9 @@ class _SlideRun:
         slides = self._config.slides
         mpp = self._row.mpp or slides.mpp
         with (
-            open_slide(path, mpp=mpp, mpp_override=slides.mpp_override) as slide,
+            open_slide(
+                path, mpp=mpp, mpp_override=slides.mpp_override, max_gigapixels=slides.max_gigapixels
+            ) as slide,
             ThreadPoolExecutor(slides.read_threads, thread_name_prefix="read") as readers,
         ):
             self._enter("detect")

@@ -53,7 +53,9 @@ def retry(
 
     forgiven = forgive_failures(open_store(run, config, set_), slide_ids=slide or (), error=error)
     slides = len({failure.slide_id for failure in forgiven})
-    out.print(f"{slides} slides ({len(forgiven)} failures) will be tried again; start the same process command")
+    out.print(
+        f"{slides} slides ({len(forgiven)} failures) will be tried again; start the same process command"
+    )
 
 
 def verify(
@@ -67,7 +69,8 @@ def verify(
     withdraw: Annotated[
         bool,
         typer.Option(
-            "--withdraw", help="Move damaged slides to withdrawn/, so that the next `process` makes them anew."
+            "--withdraw",
+            help="Move damaged slides to withdrawn/, so that the next `process` makes them anew.",
         ),
     ] = False,
     config: ConfigOption = None,

@@ -34,7 +34,7 @@ def settings(config: Path | None, assignments: list[str] | None, workers: int | 
 
 
 def open_store(run: str, config: Path | None, assignments: list[str] | None) -> RunStore:
-    """The run directory that a command's options name."""
-    from fossilray.store import RunStore
+    """The run directory, or the compacted dataset, that a command's options name."""
+    from fossilray.store import open_run
 
-    return RunStore.open(run, settings(config, assignments).store)
+    return open_run(run, settings(config, assignments).store)

@@ -25,7 +25,7 @@ def process(
     slides: Annotated[
         str | None,
         typer.Argument(
-            help="Folder, glob, one slide, or a catalog (.csv, .parquet); default: slides.source."
+            help="Folder, glob, one slide, or a catalog (.csv, .parquet), on a disk or s3://…; default: slides.source."
         ),
     ] = None,
     run: Annotated[
@@ -86,13 +86,16 @@ def process(
 
 
 def catalog(
-    slides: Annotated[str, typer.Argument(help="Folder, glob or one slide.")],
+    slides: Annotated[str, typer.Argument(help="Folder, glob or one slide, on a disk or s3://….")],
     out_file: Annotated[Path, typer.Option("--out", help="CSV to write; edit it by hand, then process it.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
 ) -> None:
     """List every slide with its facts; what looks like one and is none goes to OUT.refused.csv with the reason."""
     from fossilray.catalog import find_slides, write_catalog, write_refused
 
-    found = find_slides(slides)
+    chosen = settings(config, set_)
+    found = find_slides(slides, access=chosen.slides.access or chosen.store)
     write_catalog(found, out_file)
     if found.refused:
         write_refused(found, out_file.with_suffix(".refused.csv"))
