@@ -28,7 +28,6 @@ from fossilray.errors import (
 from fossilray.records import OBJECTS_SCHEMA, SLIDES_SCHEMA, ArrayFiles, CatalogRow, Heartbeat
 from fossilray.store import RunStore, run_store
 from fossilray.store.layout import objects_path, well_of
-from fossilray.store.remote_files import RemoteFiles
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -148,21 +147,6 @@ def test_a_full_disk_says_so_and_leaves_no_half_file(on_disk, monkeypatch):
 # Stores that cannot create a file only if it is absent
 
 
-def test_a_store_that_ignores_the_condition_is_refused(s3_run, monkeypatch):  # noqa: F811
-    url, config = s3_run
-    careless = RunStore.open(url, config)
-    plainly = careless.filesystem.pipe_file
-    monkeypatch.setattr(careless.filesystem, "pipe_file", lambda path, data, **_: plainly(path, data))
-    with pytest.raises(NoConditionalCreate, match="--single-writer"):
-        careless.create_or_check(a_run())
-    assert careless.files.find("") == []
-
-    alone = RunStore.open(url, config.model_copy(update={"single_writer": True}))
-    alone.create_or_check(a_run())
-    assert commit(alone, "A17")
-    assert not commit(alone, "A17")
-
-
 def test_a_disk_without_hard_links_is_refused(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
@@ -174,43 +158,6 @@ def test_a_disk_without_hard_links_is_refused(tmp_path, monkeypatch):
     alone.create_or_check(a_run())
     assert commit(alone, "A17")
     assert not commit(alone, "A17")
-
-
-class Refusal(Exception):
-    """An answer of S3 with this status, as botocore carries it."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
-
-
-def answering(files: RemoteFiles, statuses: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the store answer these statuses before it does its work."""
-    really = files.filesystem.pipe_file
-
-    def pipe_file(path: str, data: bytes, **options: str) -> None:
-        if statuses:
-            raise OSError(errno.EBUSY, "refused") from Refusal(statuses.pop(0))
-        really(path, data, **options)
-
-    monkeypatch.setattr(files.filesystem, "pipe_file", pipe_file)
-    monkeypatch.setattr("time.sleep", lambda _: None)
-
-
-def test_a_conflict_is_tried_again(s3_run, monkeypatch):  # noqa: F811
-    files = RunStore.open(*s3_run).files
-    answering(files, [409, 409], monkeypatch)
-    assert files.create("a", b"1")
-    answering(files, [409] * 100, monkeypatch)
-    with pytest.raises(StoreError, match="conflict to every try"):
-        files.create("b", b"1")
-
-
-def test_a_store_that_does_not_know_the_condition_is_refused(s3_run, monkeypatch):  # noqa: F811
-    files = RunStore.open(*s3_run).files
-    answering(files, [501], monkeypatch)
-    with pytest.raises(NoConditionalCreate, match="refuses If-None-Match"):
-        files.create("a", b"1")
 
 
 # Committing

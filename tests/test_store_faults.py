@@ -14,6 +14,7 @@ from faulty_s3 import ACCESS_KEY, SECRET_KEY, FaultyS3, faulty_s3, faulty_server
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 from run_fixtures import a_failure, a_run, a_summary, commit, some_objects, write_arrays
+from s3fs import S3FileSystem
 
 from fossilray.errors import NoConditionalCreate, StoreError, StoreUnreachable
 from fossilray.records import ArrayFiles, CatalogRow
@@ -181,7 +182,10 @@ def test_a_store_without_conditions_is_refused_unless_one_writer_is_promised(fau
     with pytest.raises(NoConditionalCreate, match=r"overwrites .* --single-writer"):
         RunStore.open(url, config).create_or_check(a_run())
     assert RunStore.open(url, config).files.find("") == []
-    RunStore.open(url, alone).create_or_check(a_run())
+    only = RunStore.open(url, alone)
+    only.create_or_check(a_run())
+    assert commit(only, "A17")
+    assert not commit(only, "A17")
 
     controller.heal()
     controller.fail("not implemented", method="PUT", path="/.probe/")
@@ -203,28 +207,28 @@ def test_an_attempt_that_may_have_committed_is_not_swept(store, faulty_s3):  # n
     assert store.commit_slide(table, summary, files, attempt=attempt)
 
 
-def keep(store: RunStore, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def keep(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let S3 answer, so many times, that it deleted all but the first file it was told to."""
-    really = store.filesystem.call_s3
+    really = S3FileSystem.call_s3
 
-    def call_s3(method: str, **arguments: Any) -> dict[str, Any]:
+    def call_s3(client: S3FileSystem, method: str, **arguments: Any) -> dict[str, Any]:
         nonlocal times
         if method != "delete_objects" or not times:
-            return really(method, **arguments)
+            return really(client, method, **arguments)
         times -= 1
         (kept, *others) = arguments["Delete"]["Objects"]
         if others:
-            really(method, Bucket=arguments["Bucket"], Delete={"Objects": others})
+            really(client, method, Bucket=arguments["Bucket"], Delete={"Objects": others})
         return {"Errors": [{"Key": kept["Key"], "Code": "InternalError", "Message": f"key {ACCESS_KEY}"}]}
 
-    monkeypatch.setattr(store.filesystem, "call_s3", call_s3)
+    monkeypatch.setattr(S3FileSystem, "call_s3", call_s3)
 
 
 def test_files_that_s3_keeps_are_deleted_again_or_named(store, monkeypatch):
     for times, left in ((3, 0), (4, 1)):
         for name in "abc":
             store.files.write(f"arrays/{name}", b"1")
-        keep(store, times, monkeypatch)
+        keep(times, monkeypatch)
         if left:
             with pytest.raises(
                 StoreError, match=r"cannot delete 1 files .*arrays/a .*InternalError"
@@ -248,6 +252,23 @@ def test_a_thousand_files_and_one_are_deleted_in_two_requests(store, faulty_s3):
 def test_a_conflict_is_settled(store, faulty_s3):  # noqa: F811
     faulty_s3.controller.fail("conflict", 3, method="PUT", path="/objects/")
     assert commit(store, "A17")
+
+
+def test_a_conflict_that_does_not_end_is_told(store, faulty_s3, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    faulty_s3.controller.fail("conflict", 100, method="PUT")
+    with pytest.raises(StoreError, match=r"conflict to every try to create a"):
+        store.files.create("a", b"1")
+
+
+def test_duckdb_reads_again_what_broke_off(store, faulty_s3):  # noqa: F811
+    commit(store, "A17", objects=3000)
+    faulty_s3.controller.fail("half an answer", 2, method="GET", path="/objects/well=")
+    with duckdb.connect() as connection:
+        connection.register_filesystem(store.filesystem)
+        found = connection.sql(f"SELECT sum(object_id) FROM '{store.objects_glob()}'").fetchall()
+    assert found == [(sum(row % 200 for row in range(3000)),)]
+    assert faulty_s3.controller.pending() == 0
 
 
 def test_of_sixteen_who_commit_one_slide_in_a_failing_store_one_wins(store, faulty_s3):  # noqa: F811

@@ -23,6 +23,9 @@ CONNECTIONS = 64
 S3FS_TRIES = 1
 """s3fs would try some faults 5 times over, those of a read 25 times, around all of botocore's tries."""
 
+READERS_TRIES = 3
+"""But nobody else repeats an answer that broke off under a library that reads through fsspec by itself."""
+
 LARGEST_PUT_BYTES = 5 * 2**30
 """The most that one PUT may carry in S3."""
 
@@ -40,6 +43,14 @@ def remote_filesystem(protocol: str, access: AccessConfig) -> fsspec.AbstractFil
     filesystem = fsspec.filesystem(protocol, **remote_options(protocol, access))
     if protocol in S3:
         filesystem.retries = S3FS_TRIES
+    return filesystem
+
+
+def readers_filesystem(protocol: str, access: AccessConfig) -> fsspec.AbstractFileSystem:
+    """The same for libraries that read through fsspec by themselves, such as DuckDB."""
+    filesystem = fsspec.filesystem(protocol, skip_instance_cache=True, **remote_options(protocol, access))
+    if protocol in S3:
+        filesystem.retries = READERS_TRIES
     return filesystem
 
 

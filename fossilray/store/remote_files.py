@@ -20,6 +20,7 @@ from fossilray.store.access import (
     is_broken_off,
     one_sentence,
     read_options,
+    readers_filesystem,
     remote_filesystem,
     remote_options,
     transport_faults,
@@ -48,8 +49,9 @@ class RemoteFiles:
     def __init__(self, protocol: str, path: str, config: StoreConfig) -> None:
         self.single_writer = config.single_writer
         self.options = remote_options(protocol, config)
-        self.filesystem = remote_filesystem(protocol, config)
-        self.root = self.filesystem._strip_protocol(f"{protocol}://{path}").rstrip("/")
+        self.filesystem = readers_filesystem(protocol, config)
+        self._filesystem = remote_filesystem(protocol, config)
+        self.root = self._filesystem._strip_protocol(f"{protocol}://{path}").rstrip("/")
         self.url = f"{protocol}://{self.root.lstrip('/')}"
         self._protocol = protocol
         self._tries = config.tries
@@ -57,33 +59,33 @@ class RemoteFiles:
 
     def read(self, path: str) -> bytes:
         options = read_options(self._protocol)
-        content: bytes = self._ask("read", lambda: self.filesystem.cat_file(self._full(path), **options))
+        content: bytes = self._ask("read", lambda: self._filesystem.cat_file(self._full(path), **options))
         return content
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         paths = [self._full(path)] * len(ranges)
         starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
-        return self._ask("read", lambda: self.filesystem.cat_ranges(paths, starts, stops, on_error="raise"))
+        return self._ask("read", lambda: self._filesystem.cat_ranges(paths, starts, stops, on_error="raise"))
 
     def read_tail(self, path: str, size: int) -> bytes:
-        tail: bytes = self._ask("read", lambda: self.filesystem.cat_file(self._full(path), start=-size))
+        tail: bytes = self._ask("read", lambda: self._filesystem.cat_file(self._full(path), start=-size))
         return tail
 
     def write(self, path: str, content: bytes) -> None:
         def write() -> None:
             try:
-                self.filesystem.pipe_file(self._full(path), content)
+                self._filesystem.pipe_file(self._full(path), content)
             except FileNotFoundError:
                 # The last answer of an upload in parts was lost, and asked again S3 knew no such upload any
                 # more; or there is no bucket, and this says so once more.
-                self.filesystem.pipe_file(self._full(path), content)
+                self._filesystem.pipe_file(self._full(path), content)
 
         self._ask("write to", write)
 
     def create(self, path: str, content: bytes) -> bool:
         full = self._full(path)
         if self.single_writer:
-            if self._ask("write to", lambda: self.filesystem.exists(full)):
+            if self._ask("write to", lambda: self._filesystem.exists(full)):
                 return False
             self.write(path, content)
             return True
@@ -107,7 +109,7 @@ class RemoteFiles:
 
     def names(self, folder: str) -> list[str]:
         try:
-            found = self._ask("list", lambda: self.filesystem.ls(self._full(folder), detail=False))
+            found = self._ask("list", lambda: self._filesystem.ls(self._full(folder), detail=False))
         except FileNotFoundError:
             return []
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
@@ -119,13 +121,13 @@ class RemoteFiles:
                 self._delete_from_s3(paths[start : start + KEYS_A_DELETE])
             return
         with suppress(FileNotFoundError):
-            self._ask("delete from", lambda: self.filesystem.rm(self._full(path), recursive=True))
+            self._ask("delete from", lambda: self._filesystem.rm(self._full(path), recursive=True))
 
     def clock(self) -> datetime:
         path = f"{PROBES}/{secrets.token_hex(8)}"
         self.write(path, b"")
         try:
-            return _modified(self._ask("read", lambda: self.filesystem.info(self._full(path))))
+            return _modified(self._ask("read", lambda: self._filesystem.info(self._full(path))))
         finally:
             self.delete(path)
 
@@ -149,7 +151,7 @@ class RemoteFiles:
     def _listed(self, folder: str) -> list[tuple[str, dict[str, Any]]]:
         """Every file below a folder, relative to the root, with what the listing says of it."""
         try:
-            found = self._ask("list", lambda: self.filesystem.find(self._full(folder), detail=True))
+            found = self._ask("list", lambda: self._filesystem.find(self._full(folder), detail=True))
         except FileNotFoundError:
             return []
         below = len(self.root) + 1
@@ -160,7 +162,7 @@ class RemoteFiles:
     def _create_unless_contended(self, full: str, content: bytes) -> bool | None:
         """Whether the file was created; None if somebody else was about to."""
         try:
-            self.filesystem.pipe_file(full, content, **create_options(self._protocol))
+            self._filesystem.pipe_file(full, content, **create_options(self._protocol))
         except self._faults as error:
             status = http_status(error)
             if isinstance(error, FileExistsError) or status == 412:
@@ -202,7 +204,7 @@ class RemoteFiles:
 
     def _call_s3(self, act: str, method: str, **arguments: Any) -> dict[str, Any]:
         bucket = self.root.partition("/")[0]
-        return self._ask(act, lambda: self.filesystem.call_s3(method, Bucket=bucket, **arguments))
+        return self._ask(act, lambda: self._filesystem.call_s3(method, Bucket=bucket, **arguments))
 
     def _ask(self, act: str, ask: Callable[[], Answer]) -> Answer:
         """The answer; what no library beneath repeats is asked for again."""
