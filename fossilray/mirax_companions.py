@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from fossilray.errors import MissingCompanion, NotASlide
-from fossilray.slidedat import Slidedat, check_claims, parse_slidedat
+from fossilray.slidedat import Slidedat, check_claims, check_records, parse_slidedat
 
 SLIDEDAT = "Slidedat.ini"
 
@@ -36,6 +36,9 @@ def check_mirax(path: Path, *, max_gigapixels: float) -> None:
     for name in names_in(path.name, ini):
         _check_file(path, folder / name)
     check_claims(ini, _shown(path.name, SLIDEDAT), max_gigapixels=max_gigapixels)
+    index = ini["HIERARCHICAL"]["INDEXFILE"]
+    with (folder / index).open("rb") as file:
+        check_records(file, ini, _shown(path.name, index))
 
 
 def without_folder(slide: str, start: bytes) -> NotASlide | MissingCompanion:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from fossilray.errors import MissingCompanion, TooLarge
 
@@ -24,6 +25,8 @@ _MOST_PHOTOS = 20_000_000
 # A level is at most half the one before it, and 2^32 px a side are more than the format can say.
 _MOST_LEVELS = 32
 _ZOOM_LEVELS = "Slide zoom level"
+_RECORD_COUNT = re.compile(r"NONHIER_[0-9]+_COUNT")
+_MOST_RECORDS = 10_000
 _WHOLE = re.compile(r"[+-]?[0-9]{1,10}")
 # What GLib's key files count as white space; Python's own idea would see keys where GLib sees none.
 _BLANKS = " \t\r\n\v\f"
@@ -65,6 +68,36 @@ def check_claims(ini: Slidedat, shown: str, *, max_gigapixels: float) -> None:
         raise MissingCompanion(f"{shown} lacks {error.args[0]!r}; copy the slide again") from None
     except ValueError as error:
         raise MissingCompanion(f"{shown} is damaged ({error}); copy the slide again") from None
+
+
+def check_records(index: BinaryIO, ini: Slidedat, shown: str) -> None:
+    """Nothing, if no record of Index.dat claims fewer than 0 bytes, which OpenSlide would ask for as 2^64.
+
+    index: the open file. shown: its name in messages. A list that leads out of the file OpenSlide refuses itself.
+
+    Raises:
+        MissingCompanion: one does.
+    """
+    tree, start = ini["HIERARCHICAL"], len("01.02") + len(ini["GENERAL"].get("SLIDE_ID", "").encode())
+    records = [number for name, number in tree.items() if _RECORD_COUNT.fullmatch(name)]
+    count = sum(int(number) for number in records if _WHOLE.fullmatch(number.strip(_BLANKS)))
+    heads = _numbers(index, start + 4, 1)
+    for head in _numbers(index, heads[0], min(max(count, 0), _MOST_RECORDS)) if heads else ():
+        # A list is a page of no entries and the place of the first page; that has its length, the next page,
+        # two zeros, and then offset, bytes and file of its first entry.
+        first = _numbers(index, head + 4, 1)
+        entry = _numbers(index, first[0], 7) if first else ()
+        if len(entry) == 7 and entry[5] < 0:
+            raise MissingCompanion(f"{shown} is damaged (a record of {entry[5]} bytes); copy the slide again")
+
+
+def _numbers(index: BinaryIO, place: int, count: int) -> tuple[int, ...]:
+    """Little-endian 32-bit numbers of Index.dat, as many as there are."""
+    if place < 0:
+        return ()
+    index.seek(place)
+    content = index.read(4 * count)
+    return struct.unpack(f"<{len(content) // 4}i", content[: len(content) // 4 * 4])
 
 
 def _check_photos(ini: Slidedat, shown: str, *, max_gigapixels: float) -> None:

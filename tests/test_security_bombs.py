@@ -147,7 +147,7 @@ def test_an_index_with_any_number_wrong_gives_a_sentence_or_pixels(sound: Path, 
     slides = []
     for word in range(count):
         # Backwards, below zero, beyond the file, and to the place itself: a page that follows itself.
-        for value in {INDEX_START, -1, 2**31 - 1, INDEX_START + 4 * word}:
+        for value in {INDEX_START, -1, -(2**29), 2**31 - 1, INDEX_START + 4 * word}:
             path = copy_of(sound, tmp_path / f"{word} {value}")
             place = INDEX_START + 4 * word
             changed = content[:place] + struct.pack("<i", value) + content[place + 4 :]
