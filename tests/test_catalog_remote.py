@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import tifffile
@@ -15,9 +16,11 @@ from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from remote_slides import counted, put, upload
 
 from fossilray.catalog import Catalog, find_slides, read_catalog_file, write_catalog
-from fossilray.config import AccessConfig, StoreConfig
+from fossilray.config import AccessConfig, SlidesConfig, StoreConfig
 from fossilray.errors import CatalogError
 from fossilray.records import CatalogRow
+from fossilray.slide import open_slide
+from fossilray.staging import Stager
 from fossilray.synthetic.mirax import MiraxOptions, write_mirax
 from fossilray.synthetic.pixels import ArrayPixels
 
@@ -229,3 +232,17 @@ def test_address_with_credentials_is_refused() -> None:
 def test_unknown_protocol_is_told() -> None:
     with pytest.raises(CatalogError, match="cannot reach nonsense://"):
         find_slides("nonsense://bucket/slides")
+
+
+def test_other_object_stores_go_the_same_road(archive: Path, tmp_path: Path) -> None:
+    store = fsspec.filesystem("memory")
+    store.put(f"{archive}/", "/bucket/slides", recursive=True)
+    here, there = find_slides(str(archive)), find_slides("memory://bucket/slides")
+    assert without_bounds(there.rows, "memory://bucket/slides") == without_bounds(here.rows, str(archive))
+    assert [one.reason for one in there.refused] == [one.reason for one in here.refused]
+    stager = Stager(SlidesConfig(scratch=str(tmp_path)), StoreConfig())
+    same = next(row.path for row in there.rows if row.path.endswith("box/same.mrxs"))
+    with stager.local(same) as path, open_slide(path) as slide:
+        assert slide.info.width
+    stager.close()
+    store.rm("/bucket", recursive=True)
