@@ -301,7 +301,7 @@ class StoreConfig(AccessConfig):
     patience_minutes: float = Field(
         30.0,
         ge=0,
-        description="How long the job waits for a store that does not answer any request before it stops.",
+        description="How long the job waits for a store that answers no request, or refuses them all, before it stops.",
     )
     single_writer: bool = Field(
         False, description="Promise that one driver alone commits, for stores without conditional create."

@@ -12,7 +12,8 @@ FossilrayError
 ├── WorkerError               workers cannot start, or met a fault of fossilray itself
 ├── StoreError                the run directory cannot be written or cannot commit safely
 │   ├── NoConditionalCreate   the store cannot create a file only if it is absent
-│   └── StoreUnreachable      the store did not answer, however often it was asked; it may later
+│   ├── StoreUnreachable      the store did not answer, however often it was asked; it may later
+│   └── StoreForbids          it answered that it was not allowed; whoever grants permissions can change that
 └── SlideError                one slide cannot be processed; the run goes on
     ├── NotASlide             OpenSlide cannot read this file
     ├── MissingCompanion      a MIRAX slide lacks Slidedat.ini, Index.dat or a data file
@@ -79,6 +80,10 @@ class NoConditionalCreate(StoreError):
 
 class StoreUnreachable(StoreError):
     """The store does not answer; what it holds is safe, and it may answer again."""
+
+
+class StoreForbids(StoreError):
+    """The store refuses these credentials; permissions come and go, and a running job waits for them."""
 
 
 class SlideError(FossilrayError):

@@ -16,7 +16,7 @@ from moto.s3.models import s3_backends
 from run_fixtures import a_failure, a_run, a_summary, commit, some_objects, write_arrays
 from s3fs import S3FileSystem
 
-from fossilray.errors import NoConditionalCreate, StoreError, StoreUnreachable
+from fossilray.errors import NoConditionalCreate, StoreError, StoreForbids, StoreUnreachable
 from fossilray.records import ArrayFiles, CatalogRow
 from fossilray.store import RunStore
 from fossilray.store.layout import arrays_path
@@ -109,9 +109,8 @@ def test_a_store_that_does_not_recover_is_told_in_one_sentence(store, faulty_s3,
 
 def test_a_store_that_refuses_credentials_midway_is_no_store_that_is_away(store, faulty_s3):  # noqa: F811
     faulty_s3.controller.fail("forbidden", 10)
-    with pytest.raises(StoreError, match=r"cannot write to .*store\.profile") as caught:
+    with pytest.raises(StoreForbids, match=r"cannot write to .*store\.profile") as caught:
         commit(store, "A17")
-    assert not isinstance(caught.value, StoreUnreachable)
     assert ACCESS_KEY not in str(caught.value)
     assert len(faulty_s3.controller.requests) == 1
     faulty_s3.controller.heal()

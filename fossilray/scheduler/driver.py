@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fossilray.config import RunConfig
-from fossilray.errors import StoreUnreachable
+from fossilray.errors import StoreError, StoreForbids, StoreUnreachable
 from fossilray.ledger import Ledger
 from fossilray.progress import Display, Tally
 from fossilray.records import CatalogRow, Failure, Outcome, Worker
@@ -192,7 +192,7 @@ class _Driver:
         if flight is None:  # its copy has settled the slide
             return
         flight.seats.remove(answer.seat)
-        if isinstance(answer.error, StoreUnreachable):
+        if isinstance(answer.error, (StoreUnreachable, StoreForbids)):
             self._outwait(flight, answer.error)
         elif answer.error is not None:
             raise answer.error
@@ -239,8 +239,8 @@ class _Driver:
         else:
             self._again(flight, wait_s=0.0)
 
-    def _outwait(self, flight: _Flight, error: StoreUnreachable) -> None:
-        """A store that does not answer is nobody's fault: the slide waits, and the job for a while."""
+    def _outwait(self, flight: _Flight, error: StoreError) -> None:
+        """A store that keeps silent or refuses us for a while is nobody's fault: the slide waits, and the job too."""
         now = time.monotonic()
         if self._unreachable_since_s is None:
             self._unreachable_since_s = now

@@ -6,8 +6,8 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fossilray.errors import NoConditionalCreate, StoreError, StoreUnreachable
-from fossilray.store.access import is_unanswered, one_sentence, transport_faults
+from fossilray.errors import NoConditionalCreate, StoreError, StoreForbids, StoreUnreachable
+from fossilray.store.access import http_status, is_unanswered, one_sentence, transport_faults
 
 
 @contextmanager
@@ -16,6 +16,7 @@ def told(url: str, act: str, *, protocol: str = "file") -> Iterator[None]:
 
     Raises:
         StoreUnreachable: the store may answer later.
+        StoreForbids: an object store refuses the credentials.
         StoreError: it refuses, or has no room.
     """
     faults: tuple[type[Exception], ...] = (OSError, *transport_faults(protocol))
@@ -33,7 +34,8 @@ def told(url: str, act: str, *, protocol: str = "file") -> Iterator[None]:
                 + "check the network and store.endpoint_url, and start the same command again; committed "
                 "slides are kept"
             ) from None
-        raise StoreError(text + _remedy(error, protocol)) from None
+        kind = StoreForbids if protocol != "file" and _is_forbidden(error) else StoreError
+        raise kind(text + _remedy(error, protocol)) from None
 
 
 def cannot_create(url: str, why: str) -> NoConditionalCreate:
@@ -44,11 +46,15 @@ def cannot_create(url: str, why: str) -> NoConditionalCreate:
     )
 
 
+def _is_forbidden(error: Exception) -> bool:
+    return isinstance(error, PermissionError) or http_status(error) in (401, 403)
+
+
 def _remedy(error: Exception, protocol: str) -> str:
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "free some space and start the same command again; committed slides are kept"
-    if isinstance(error, PermissionError):
+    if _is_forbidden(error):
         if protocol == "file":
             return "change its permissions, or choose another run directory"
         return "check store.profile, and what its credentials may do and until when"
