@@ -15,7 +15,7 @@ from fossilray.config import RunConfig
 from fossilray.errors import CatalogError, UsageError
 from fossilray.ledger import Ledger
 from fossilray.progress import Display, Tally
-from fossilray.records import CatalogRow, Failure, RefusedFile, Worker, utc_now
+from fossilray.records import UNASSIGNED_WELL, CatalogRow, Failure, RefusedFile, Worker, utc_now
 from fossilray.retry import REFUSED, forgive_failures
 from fossilray.scheduler import ray_cluster, run_slides
 from fossilray.status import living_drivers
@@ -69,6 +69,8 @@ def run_job(
     rows = store.freeze_catalog(catalog.rows)
     if retry_failed:
         forgive_failures(store)
+    if store.single_writer:
+        _commit_submitted(store, rows)
     ledger = Ledger(store, patience_minutes=config.store.patience_minutes)
     todo, tally, old = _what_is_left(store, rows, catalog)
     ledger.failures += old
@@ -94,6 +96,14 @@ def _refuse_second_driver(store: RunStore) -> None:
             f"another driver gave a sign of life on {store.url} at {others[0].beat_at}, and this run rests on a "
             "single one (store.single_writer); wait until it has ended, or two minutes if it was killed"
         )
+
+
+def _commit_submitted(store: RunStore, rows: Sequence[CatalogRow]) -> None:
+    """Commit what workers had submitted to an earlier driver when it ended."""
+    wells = {row.slide_id: row.well or UNASSIGNED_WELL for row in rows}
+    for slide_id, attempt in store.submitted():
+        if slide_id in wells:
+            store.commit_submitted(slide_id, wells[slide_id], attempt)
 
 
 def _describe(config: RunConfig) -> RunRecord:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from fossilray.errors import StoreUnreachable
+from fossilray.errors import StoreForbids, StoreUnreachable
 from fossilray.progress import Tally
 from fossilray.records import Failure, Heartbeat, SlideSummary, utc_now
 from fossilray.status import living_drivers
@@ -65,7 +65,8 @@ class Ledger:
         """Keep a summary for the next part of `slides/`; what its worker only submitted is committed first."""
         if submitted:
             self._later(self._commit_submitted, summary)
-        self._summaries.append(summary)
+        else:
+            self._summaries.append(summary)
         if len(self._summaries) >= SUMMARIES_A_PART or time.monotonic() - self._part_s > PART_EVERY_S:
             self._write_part()
 
@@ -140,7 +141,8 @@ class Ledger:
         self._later(self._store.append_summaries, rows)
 
     def _commit_submitted(self, summary: SlideSummary) -> None:
-        self._store.commit_submitted(summary.slide_id, summary.well, summary.attempt)
+        if self._store.commit_submitted(summary.slide_id, summary.well, summary.attempt):
+            self._summaries.append(summary)
 
     def _later(self, write: Callable[[Item], object], item: Item) -> None:
         self._raise_failed_writes()
@@ -151,7 +153,7 @@ class Ledger:
         while True:
             try:
                 write(item)
-            except StoreUnreachable:
+            except (StoreUnreachable, StoreForbids):
                 now = time.monotonic()
                 self._silent_since_s = self._silent_since_s or now
                 if now - self._silent_since_s > self._patience_s:

@@ -15,9 +15,11 @@ from equal_runs import Watcher, assert_equal_runs
 from fault_runs import Silent, counts_of, run_with, settings, start_process
 from faulty_worker import Fault
 
-from fossilray.errors import StoreError
+from fossilray.errors import StoreError, UsageError
 from fossilray.job import run_job
+from fossilray.records import Heartbeat, utc_now
 from fossilray.store import RunStore
+from fossilray.store.layout import pending_path
 
 pytestmark = pytest.mark.faults
 
@@ -72,6 +74,34 @@ def test_two_drivers_at_once_commit_each_slide_once_and_both_say_so(
     named = {summary.slide_id: summary.attempt for summary in store.summaries()}
     groups = {path.split("/")[1]: path.split("/")[2] for path in store.files.find("arrays")}
     assert groups == {slide_id: f"{attempt}.zarr" for slide_id, attempt in named.items()}
+
+
+def test_where_one_driver_commits_a_second_is_refused(some_slides: Path, tmp_path: Path) -> None:
+    config = settings("store.single_writer=true")
+    store = RunStore.open(str(tmp_path / "run"), config.store)
+    sign = Heartbeat("first-driver", utc_now(), utc_now(), 7, 1, 0, 10, 60.0, 1, ("b",))
+    store.write_heartbeat(sign)
+    with pytest.raises(
+        UsageError, match=r"rests on a single one \(store\.single_writer\); wait until it has ended"
+    ):
+        run_job(str(some_slides), store.url, config, address="local", display=Silent())
+
+
+def test_what_was_submitted_to_a_dead_driver_is_committed_by_the_next(
+    some_slides: Path, sound_run: RunStore, tmp_path: Path
+) -> None:
+    config = settings("store.single_writer=true")
+    store = RunStore.open(str(tmp_path / "run"), config.store)
+    run_job(str(some_slides), store.url, config, address="local", display=Silent())
+    path = store.committed_files()["c"]
+    footer = store.footer("c")
+    assert footer is not None
+    store.files.write(pending_path("c", footer.attempt), store.files.read(path))
+    store.files.delete(path)
+    result = run_job(str(some_slides), store.url, config, address="local", display=Silent())
+    assert (result.tally.committed, result.tally.already_committed) == (0, 7), "nothing was left to do"
+    assert not store.submitted()
+    assert_equal_runs(store, sound_run)
 
 
 @pytest.mark.parametrize("place", ["embedding", "before the commit"], ids=["in arrays", "in Parquet"])

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 
 import fsspec
 import pyarrow as pa
@@ -24,6 +25,7 @@ from fossilray.store.files import READ_THREADS, Files, open_files, read_present
 from fossilray.store.layout import (
     ATTEMPTS,
     OBJECTS,
+    PENDING,
     RUN_JSON,
     arrays_path,
     driver_path,
@@ -163,6 +165,11 @@ class RunStore:
         """
         content = self._encoded(table, summary, files, attempt)
         self.files.write(pending_path(summary.slide_id, summary.attempt), content)
+
+    def submitted(self) -> list[tuple[str, str]]:
+        """(slide_id, attempt) of what workers submitted and no driver has committed or refused yet."""
+        found = [PurePosixPath(path) for path in self.files.find(PENDING)]
+        return [(path.parent.name, path.stem) for path in found if path.suffix == ".parquet"]
 
     def commit_submitted(self, slide_id: str, well: str, attempt: str) -> bool:
         """Commit what a worker submitted; False if another attempt was first, whose slide then stands.
