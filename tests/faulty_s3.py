@@ -72,6 +72,8 @@ class Controller:
     """How long `silence` and `late answer` keep quiet: longer than the client's timeout."""
     ignores_conditions: bool = False
     """Be a store that does not know If-None-Match."""
+    forbids: str = ""
+    """While it is set, every request whose path holds it is refused."""
     requests: list[Request] = field(default_factory=list)
     _faults: list[tuple[Fault, str, str]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -87,6 +89,7 @@ class Controller:
             self._faults.clear()
             self.requests.clear()
             self.ignores_conditions = False
+            self.forbids = ""
 
     def asked(self, method: str = "", path: str = "") -> list[Request]:
         """The requests of this method whose path or query holds `path`."""
@@ -100,6 +103,8 @@ class Controller:
         """Remember a request; how it is to fail."""
         with self._lock:
             self.requests.append(request)
+            if self.forbids and self.forbids in request.path:
+                return "forbidden"
             for number, (fault, method, path) in enumerate(self._faults):
                 if method in request.method and path in f"{request.path}?{request.query}":
                     del self._faults[number]
