@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ def put(url: str, content: bytes, config: StoreConfig) -> None:
     s3_client(config).put_object(Bucket=bucket, Key=key, Body=content)
 
 
+@functools.cache
 def s3_client(config: StoreConfig) -> Any:
     return boto3.client("s3", endpoint_url=config.endpoint_url, region_name=config.region)
 
