@@ -122,7 +122,9 @@ def chaos(
         table.add_row("objects", f"{sum(summary.objects for summary in sums.values()):,}")
         table.add_row("failures recorded (slides not committed)", f"{len(store.failures()):,}")
         table.add_row("quarantined", f"{sum(failure.quarantined for failure in store.failures()):,}")
-        table.add_row("damage found by verify --deep", f"{len(report.findings):,}")
+        damage = [finding for finding in report.findings if finding.kind != "summaries"]
+        table.add_row("attempts begun", f"{len(store.files.find('attempts')):,}")
+        table.add_row("damage found by verify --deep", f"{len(damage):,}")
         table.add_row("slides that differ from their other copies", f"{len(differing):,}")
         table.add_row("orphan array groups left for gc", f"{len(report.orphans):,}")
         table.add_row("verify --deep, s", f"{verify_s:.1f}")
@@ -276,14 +278,15 @@ def _kill_for(seconds: float, every_s: float, slides: Path, run: Path, rng: rand
             process = _start(slides, run)
             continue
         fault = rng.choices(["worker killed", "driver killed", "driver asked to stop"], [6, 3, 1])[0]
-        done[fault] += 1
         if fault == "worker killed":
             workers = [
                 pid for pid in _descendants(process.pid) if _command(pid)[:1] == ["ray::_Actor.process"]
             ]
-            for pid in workers and [rng.choice(workers)]:
-                os.kill(pid, signal.SIGKILL)
+            if workers:
+                done[fault] += 1
+                os.kill(rng.choice(workers), signal.SIGKILL)
             continue
+        done[fault] += 1
         os.kill(process.pid, signal.SIGKILL if fault == "driver killed" else signal.SIGTERM)
         process.wait()
         process = _start(slides, run)
