@@ -20,7 +20,7 @@ from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from remote_slides import put, s3_client, upload
 from slides_on_disk import write_slide
 
-from fossilray import staging
+from fossilray import fetching
 from fossilray.config import AccessConfig, SlidesConfig, StoreConfig
 from fossilray.errors import (
     MissingCompanion,
@@ -104,7 +104,7 @@ def test_staged_slide_is_the_same_slide_and_goes_again(
     slides: Path, archive: S3, scratch: Path, stage: Callable[..., Stager], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, config = archive
-    monkeypatch.setattr(staging, "PART_BYTES", 10_000)
+    monkeypatch.setattr(fetching, "PART_BYTES", 10_000)
     stager = stage(config)
     assert not scratch.exists()
     with stager.local(f"{url}/A 1.mrxs") as path:
@@ -214,7 +214,7 @@ def test_parts_are_fetched_side_by_side(
     archive: S3, stage: Callable[..., Stager], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, config = archive
-    monkeypatch.setattr(staging, "PART_BYTES", 10_000)
+    monkeypatch.setattr(fetching, "PART_BYTES", 10_000)
     together = threading.Barrier(3)
     met: list[int] = []
 
@@ -341,7 +341,7 @@ def test_slide_that_changes_while_it_is_fetched_is_tried_again(
     url, config = archive
     content = (slides / "B" / "Data0001.dat").read_bytes()
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    monkeypatch.setattr(staging, "PART_BYTES", 10_000)
+    monkeypatch.setattr(fetching, "PART_BYTES", 10_000)
     done: list[int] = []
 
     def meddle(read: str) -> None:
