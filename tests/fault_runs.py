@@ -69,6 +69,21 @@ def sound_run(some_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Ru
     return RunStore.open(str(run))
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MB, where the system lets us have one."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    try:
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)], check=True, capture_output=True
+        )
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        pytest.skip("mounting a small disk needs root")
+    yield mount
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
 def settings(*more: str) -> RunConfig:
     return load_config(None, [*SETTINGS, *more])
 

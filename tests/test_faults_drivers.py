@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,21 +119,6 @@ def test_a_full_disk_stops_the_job_and_with_room_the_same_command_finishes(
         result = run_job(str(some_slides), store.url, settings(), address="local", display=Silent())
     assert result.tally.failed == 0
     assert_equal_runs(store, sound_run)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 24 MB, where the system lets us have one."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    try:
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)], check=True, capture_output=True
-        )
-    except (subprocess.CalledProcessError, FileNotFoundError):
-        pytest.skip("mounting a small disk needs root")
-    yield mount
-    subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
 
 def wait_until(is_so: Callable[[], bool], driver: subprocess.Popen[str], *, at_most_s: float = 120.0) -> None:
