@@ -335,6 +335,8 @@ class WorkerState:
     share: float
     resident_bytes: int = 0
     """Memory of the worker's process, 0 where it is not known."""
+    fetched_bytes: int = 0
+    """While a slide is fetched: what this worker has read of slides so far."""
 
 
 @dataclass(frozen=True)

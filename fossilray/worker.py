@@ -115,7 +115,10 @@ class SlideWorker:
 
     def state(self) -> WorkerState | None:
         state = self._state
-        return None if state is None else replace(state, resident_bytes=_resident_bytes())
+        if state is None:
+            return None
+        fetched_bytes = self._stager.fetched_bytes if state.stage == "fetch" else 0
+        return replace(state, resident_bytes=_resident_bytes(), fetched_bytes=fetched_bytes)
 
     def _show(self, state: WorkerState) -> None:
         self._state = state

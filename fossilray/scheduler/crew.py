@@ -272,7 +272,7 @@ class Crew:
 
 
 def _moved(before: WorkerState, now: WorkerState) -> bool:
-    return (before.stage, before.share) != (now.stage, now.share)
+    return (before.stage, before.share, before.fetched_bytes) != (now.stage, now.share, now.fetched_bytes)
 
 
 def _own_error(error: RayTaskError, where: str) -> FossilrayError:
