@@ -38,6 +38,7 @@ from ray import cloudpickle
 from rich.console import Console
 from rich.table import Table
 
+from fossilray.care.verify import verify_run
 from fossilray.config import RunConfig, StoreConfig, WorkersConfig
 from fossilray.ledger import Ledger
 from fossilray.progress import Tally
@@ -56,7 +57,6 @@ from fossilray.scheduler import ray_cluster, run_slides
 from fossilray.store import RunStore
 from fossilray.store.layout import arrays_path
 from fossilray.store.run_record import describe_run
-from fossilray.verify import verify_run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 out = Console()

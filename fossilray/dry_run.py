@@ -12,13 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from fossilray.catalog import find_slides
+from fossilray.catalog.remote import READ_THREADS
 from fossilray.config import RunConfig
 from fossilray.errors import RunNotFound
 from fossilray.in_parts import map_in_parts
 from fossilray.records import RefusedFile
-from fossilray.remote_catalog import READ_THREADS
 from fossilray.slide_plan import SlidePlan, SlidePlanner
-from fossilray.slide_sources import is_remote
+from fossilray.sources.slide_sources import is_remote
 from fossilray.store import open_run
 from fossilray.tables import printable
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from fossilray.care.retry import REFUSED, forgive_failures
 from fossilray.catalog import Catalog, find_slides
 from fossilray.config import RunConfig
 from fossilray.errors import CatalogError, UsageError
 from fossilray.ledger import Ledger
 from fossilray.progress import Display, Tally
 from fossilray.records import UNASSIGNED_WELL, CatalogRow, Failure, RefusedFile, Worker, utc_now
-from fossilray.retry import REFUSED, forgive_failures
 from fossilray.scheduler import ray_cluster, run_slides
 from fossilray.status import living_drivers
 from fossilray.store import RunStore, open_run

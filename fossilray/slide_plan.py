@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from fossilray.bundles import look_up_bundle
 from fossilray.config import RunConfig
 from fossilray.errors import MissingResolution, SlideError
 from fossilray.records import CatalogRow, Rect, RefusedFile, SlideInfo
-from fossilray.remote_facts import SlideFacts, read_facts, read_scanned_area
 from fossilray.slide import open_slide
 from fossilray.slide_properties import check_size
-from fossilray.slide_sources import SlideSource, is_remote, open_source
-from fossilray.staging import check_fits
+from fossilray.sources.bundles import look_up_bundle
+from fossilray.sources.remote_facts import SlideFacts, read_facts, read_scanned_area
+from fossilray.sources.slide_sources import SlideSource, is_remote, open_source
+from fossilray.sources.staging import check_fits
 from fossilray.tiling import Sweep, find_blank, plan_sweeps
 
 STRIDE_PX = 32

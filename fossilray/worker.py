@@ -39,7 +39,7 @@ from fossilray.records import (
     utc_now,
 )
 from fossilray.slide import Slide, open_slide
-from fossilray.staging import Stager
+from fossilray.sources.staging import Stager
 from fossilray.store import RunStore
 from fossilray.store.arrays import ArrayWriter
 from fossilray.tiling import Sweep, Tile, find_blank, plan_sweeps, read_tile

@@ -13,7 +13,7 @@ import boto3
 import pytest
 
 from fossilray.config import StoreConfig
-from fossilray.slide_sources import SlideSource
+from fossilray.sources.slide_sources import SlideSource
 
 
 def upload(folder: Path, url: str, config: StoreConfig) -> None:

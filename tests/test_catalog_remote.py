@@ -20,7 +20,7 @@ from fossilray.config import AccessConfig, SlidesConfig, StoreConfig
 from fossilray.errors import CatalogError
 from fossilray.records import CatalogRow
 from fossilray.slide import open_slide
-from fossilray.staging import Stager
+from fossilray.sources.staging import Stager
 from fossilray.store.layout import check_slide_id
 from fossilray.synthetic.mirax import MiraxOptions, write_mirax
 from fossilray.synthetic.pixels import ArrayPixels
@@ -163,7 +163,7 @@ def test_more_files_than_one_answer_lists(s3_run: S3, monkeypatch: pytest.Monkey
     url, config = s3_run
     for number in range(12):
         put(f"{url}/{number:02d}.svs", b"", config)
-    monkeypatch.setattr("fossilray.slide_sources.FILES_PER_LISTING", 5)
+    monkeypatch.setattr("fossilray.sources.slide_sources.FILES_PER_LISTING", 5)
     with counted(monkeypatch) as asked:
         assert len(find_slides(url, access=config).refused) == 12
     assert asked.listings == 3

@@ -14,10 +14,8 @@ PACKAGE = ROOT / "fossilray"
 FLOORS = {
     1: "__init__ config records errors",
     2: "slide slidedat slide_properties mirax_companions slide_names tiling detect merge crops measures "
-    "half_precision embed pictures store tables in_parts objects_table slide_sources bundles scratch fetching staging "
-    "remote_facts mirax_facts tiff_facts synthetic",
-    3: "worker catalog catalog_file remote_catalog ledger progress slide_plan dry_run query export status report "
-    "doctor learn compact retry leftovers slide_check run_check verify withdraw sweep",
+    "half_precision embed pictures store tables in_parts objects_table sources synthetic",
+    3: "worker catalog ledger progress slide_plan dry_run query export status report doctor learn compact care",
     4: "scheduler job",
     5: "cli demo",
 }

@@ -15,19 +15,19 @@ from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from remote_slides import counted, put, upload
 from slides_on_disk import discs
 
-from fossilray.bundles import look_up_bundle
 from fossilray.config import StoreConfig
 from fossilray.errors import NotASlide
-from fossilray.mirax_facts import read_grid
 from fossilray.records import Rect
-from fossilray.remote_facts import SlideFacts, read_facts, read_scanned_area
 from fossilray.slide import open_slide
-from fossilray.slide_sources import open_source
 from fossilray.slidedat import parse_slidedat
+from fossilray.sources.bundles import look_up_bundle
+from fossilray.sources.mirax_facts import read_grid
+from fossilray.sources.remote_facts import SlideFacts, read_facts, read_scanned_area
+from fossilray.sources.slide_sources import open_source
+from fossilray.sources.tiff_facts import read_tiff
 from fossilray.synthetic.mirax import MiraxOptions, write_mirax
 from fossilray.synthetic.pixels import ArrayPixels
 from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
-from fossilray.tiff_facts import read_tiff
 
 S3 = tuple[str, StoreConfig]
 PHOTOS = MiraxOptions(photo_px=256, overlap_px=24, jitter_px=6, levels=4, data_files=2)

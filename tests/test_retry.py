@@ -9,12 +9,12 @@ import pytest
 from run_fixtures import a_failure, a_run, commit
 from typer.testing import CliRunner
 
+from fossilray.care.retry import forgive_failures
 from fossilray.cli import app
 from fossilray.errors import UsageError
 from fossilray.ledger import Ledger
 from fossilray.progress import Tally
 from fossilray.records import CatalogRow, Failure
-from fossilray.retry import forgive_failures
 from fossilray.store import RunStore
 
 

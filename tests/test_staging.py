@@ -31,9 +31,9 @@ from fossilray.errors import (
     SourceUnreachable,
     TooLarge,
 )
-from fossilray.scratch import Scratch
-from fossilray.slide_sources import RemoteFile, SlideSource
-from fossilray.staging import Stager
+from fossilray.sources.scratch import Scratch
+from fossilray.sources.slide_sources import RemoteFile, SlideSource
+from fossilray.sources.staging import Stager
 
 S3 = tuple[str, StoreConfig]
 GB = 1e-9
@@ -372,7 +372,7 @@ def test_faults_on_the_way_are_outlived(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url, config, controller = faulty_s3
-    monkeypatch.setattr("fossilray.slide_sources.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("fossilray.sources.slide_sources.FIRST_WAIT_S", 0.01)
     upload(slides, url, config)
     for fault in ("slow down", "internal error", "reset", "half an answer"):
         controller.fail(fault, method="GET", path="Data0000.dat")
@@ -393,7 +393,7 @@ def test_store_that_stays_away_is_told_in_a_sentence_without_secrets(
     kind: type[SlideError],
 ) -> None:
     url, config, controller = faulty_s3
-    monkeypatch.setattr("fossilray.slide_sources.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("fossilray.sources.slide_sources.FIRST_WAIT_S", 0.01)
     upload(slides, url, config)
     controller.fail(fault, 200, method="GET", path="Data0001.dat")  # type: ignore[arg-type]
     stager = stage(config)
@@ -463,7 +463,7 @@ def test_disk_without_room_is_told_and_left_clean(
 WORKER = """
 import signal, sys, time
 from fossilray.config import SlidesConfig, StoreConfig
-from fossilray.staging import Stager
+from fossilray.sources.staging import Stager
 endpoint, scratch, url, end = sys.argv[1:]
 # As Ray's workers do.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

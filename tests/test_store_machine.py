@@ -34,6 +34,8 @@ from moto.s3.models import s3_backends
 from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from run_fixtures import a_failure, a_run, a_summary, some_objects, write_arrays
 
+from fossilray.care.sweep import sweep_run
+from fossilray.care.verify import verify_run
 from fossilray.compact import compact_run
 from fossilray.config import StoreConfig
 from fossilray.errors import AttemptExpired, StoreError, StoreUnreachable
@@ -44,8 +46,6 @@ from fossilray.store.dataset import open_run
 from fossilray.store.layout import SPARE_FILES, arrays_path, attempt_path, objects_path, pending_path
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.objects_file import FOOTER_KEY
-from fossilray.sweep import sweep_run
-from fossilray.verify import verify_run
 
 pytestmark = pytest.mark.faults
 

@@ -49,7 +49,7 @@ def retry(
     set_: SetOption = None,
 ) -> None:
     """Let failed and quarantined slides be tried again by the next `process`: all, chosen ones, or one class."""
-    from fossilray.retry import forgive_failures
+    from fossilray.care.retry import forgive_failures
 
     forgiven = forgive_failures(open_store(run, config, set_), slide_ids=slide or (), error=error)
     slides = len({failure.slide_id for failure in forgiven})
@@ -77,8 +77,8 @@ def verify(
     set_: SetOption = None,
 ) -> None:
     """Check that every committed slide is there once, whole; exit code 1 if any is not."""
-    from fossilray.verify import render_verified, verify_run
-    from fossilray.withdraw import withdraw_slides
+    from fossilray.care.verify import render_verified, verify_run
+    from fossilray.care.withdraw import withdraw_slides
 
     store = open_store(run, config, set_)
     with _bar("slides") as bar:
@@ -111,7 +111,7 @@ def gc(
     set_: SetOption = None,
 ) -> None:
     """Delete what attempts that never committed left behind; never anything that a commit names."""
-    from fossilray.sweep import render_swept, sweep_run
+    from fossilray.care.sweep import render_swept, sweep_run
 
     report = sweep_run(
         open_store(run, config, set_),

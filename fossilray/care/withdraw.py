@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fossilray.care.slide_check import Finding, FindingKind
 from fossilray.errors import StoreError
-from fossilray.slide_check import Finding, FindingKind
 from fossilray.store import RunStore
 from fossilray.store.layout import withdrawn_path
 

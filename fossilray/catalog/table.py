@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from fossilray.errors import CatalogError
 from fossilray.records import CATALOG_SCHEMA, CatalogRow, RefusedFile
-from fossilray.slide_sources import is_remote
+from fossilray.sources.slide_sources import is_remote
 from fossilray.store.layout import check_slide_id, check_well
 from fossilray.tables import from_spreadsheet, spreadsheet_safe
 

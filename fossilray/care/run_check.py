@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
+from fossilray.care.slide_check import Finding
 from fossilray.errors import RunMismatch, StoreError, StoreUnreachable, UsageError
 from fossilray.records import SCHEMA_VERSION, SLIDES_SCHEMA, SlideSummary
-from fossilray.slide_check import Finding
 from fossilray.store import RunStore
 from fossilray.store.dataset import DATASET_JSON
 from fossilray.store.layout import OBJECTS, slide_of

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from fossilray.config import AccessConfig, SlidesConfig, StoreConfig
 from fossilray.errors import ScratchFull, SlideError, TooLarge
-from fossilray.fetching import Fetch
-from fossilray.scratch import Scratch
-from fossilray.slide_sources import SlideSource, is_remote, open_source
+from fossilray.sources.fetching import Fetch
+from fossilray.sources.scratch import Scratch
+from fossilray.sources.slide_sources import SlideSource, is_remote, open_source
 
 
 class Stager:

@@ -8,31 +8,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from fossilray.catalog_file import (
-    CATALOG_SUFFIXES,
-    Catalog,
-    read_catalog_file,
-    write_catalog,
-    write_refused,
-)
+from fossilray.catalog.remote import find_remote_slides
+from fossilray.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file
 from fossilray.config import AccessConfig
 from fossilray.errors import CatalogError, MissingResolution, SlideError
 from fossilray.mirax_companions import without_file
 from fossilray.records import CatalogRow, RefusedFile
-from fossilray.remote_catalog import find_remote_slides
 from fossilray.slide import open_slide
 from fossilray.slide_names import SLIDE_SUFFIXES, parse_name, slide_id_for, well_of_folders
-from fossilray.slide_sources import is_remote
-
-__all__ = [
-    "Catalog",
-    "find_slides",
-    "parse_name",
-    "read_catalog_file",
-    "slide_id_for",
-    "write_catalog",
-    "write_refused",
-]
+from fossilray.sources.slide_sources import is_remote
 
 _OPENING_THREADS = 8
 

@@ -10,16 +10,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from fossilray.bundles import Bundle, check_single, folder_of, is_mirax, local_name, mirax_bundle, parts_of
-from fossilray.catalog_file import CATALOG_SUFFIXES, Catalog, read_remote_catalog
+from fossilray.catalog.table import CATALOG_SUFFIXES, Catalog, read_remote_catalog
 from fossilray.config import AccessConfig
 from fossilray.errors import CatalogError, SlideError, SourceRefuses, SourceUnreachable
 from fossilray.in_parts import map_in_parts
 from fossilray.mirax_companions import SLIDEDAT, without_file
 from fossilray.records import CatalogRow, RefusedFile
-from fossilray.remote_facts import SlideFacts, read_facts
 from fossilray.slide_names import SLIDE_SUFFIXES, parse_name, slide_id_for, well_of_folders
-from fossilray.slide_sources import RemoteFile, SlideSource, open_source
+from fossilray.sources.bundles import (
+    Bundle,
+    check_single,
+    folder_of,
+    is_mirax,
+    local_name,
+    mirax_bundle,
+    parts_of,
+)
+from fossilray.sources.remote_facts import SlideFacts, read_facts
+from fossilray.sources.slide_sources import RemoteFile, SlideSource, open_source
 
 READ_THREADS = 32
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fossilray.bundles import Bundle, look_up_bundle
 from fossilray.errors import MissingCompanion, NotASlide, ScratchFull, SourceUnreachable
-from fossilray.scratch import Scratch, no_room
-from fossilray.slide_sources import RemoteFile, SlideSource
+from fossilray.sources.bundles import Bundle, look_up_bundle
+from fossilray.sources.scratch import Scratch, no_room
+from fossilray.sources.slide_sources import RemoteFile, SlideSource
 
 PART_BYTES = 8 * 2**20
 """One ranged request; as many of these as threads are in memory at once."""

@@ -15,8 +15,8 @@ from fossilray.mirax_companions import (
     read_slidedat,
     without_folder,
 )
-from fossilray.slide_sources import RemoteFile, SlideSource
 from fossilray.slidedat import Slidedat
+from fossilray.sources.slide_sources import RemoteFile, SlideSource
 
 _LONGEST_NAME_BYTES = 255
 _PLAIN_NAME = re.compile(r"[\w(][\w .,()+=@-]{0,99}")

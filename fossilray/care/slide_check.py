@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fossilray.care.leftovers import ArrayGroup, list_groups
 from fossilray.errors import StoreError, StoreUnreachable
-from fossilray.leftovers import ArrayGroup, list_groups
 from fossilray.records import OBJECTS_SCHEMA, SlideSummary
 from fossilray.store import RunStore
 from fossilray.store.array_check import ArrayFaultKind, check_arrays

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from fossilray.bundles import Bundle, is_mirax
 from fossilray.errors import NotASlide
-from fossilray.mirax_facts import read_grid, read_levels, read_mpp, read_scanned
 from fossilray.records import Level, Rect
-from fossilray.slide_sources import RemoteFile, SlideSource
 from fossilray.slidedat import check_claims
-from fossilray.tiff_facts import read_tiff
+from fossilray.sources.bundles import Bundle, is_mirax
+from fossilray.sources.mirax_facts import read_grid, read_levels, read_mpp, read_scanned
+from fossilray.sources.slide_sources import RemoteFile, SlideSource
+from fossilray.sources.tiff_facts import read_tiff
 
 MOST_GIGAPIXELS = 200.0
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

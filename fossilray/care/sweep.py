@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from fossilray.care.leftovers import ArrayGroup, is_at_work, list_groups, list_pending
+from fossilray.care.run_check import require_run
 from fossilray.errors import StoreError, StoreUnreachable, UnsafeAge
 from fossilray.in_parts import map_in_parts
-from fossilray.leftovers import ArrayGroup, is_at_work, list_groups, list_pending
 from fossilray.records import Entry
-from fossilray.run_check import require_run
 from fossilray.store import RunStore
 from fossilray.store.files import READ_THREADS
 from fossilray.store.layout import ARRAYS, OBJECTS, objects_path, slide_of

@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from fossilray.care.leftovers import ArrayGroup, is_at_work, list_groups, list_pending
+from fossilray.care.run_check import GatheredSummaries, compare_catalog, list_commits, require_run
+from fossilray.care.slide_check import Finding, FindingKind, SlideCheck, check_slide
 from fossilray.errors import StoreError
 from fossilray.in_parts import map_in_parts
-from fossilray.leftovers import ArrayGroup, is_at_work, list_groups, list_pending
 from fossilray.records import Attempt
-from fossilray.run_check import GatheredSummaries, compare_catalog, list_commits, require_run
-from fossilray.slide_check import Finding, FindingKind, SlideCheck, check_slide
 from fossilray.store import RunStore
 from fossilray.store.files import READ_THREADS
 from fossilray.store.layout import ARRAYS

@@ -1,0 +1,1 @@
+"""Looking after a run: is it whole, what can go, what gets another chance."""

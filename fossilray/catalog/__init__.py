@@ -1,0 +1,15 @@
+"""Which slides there are, and the table that lists them."""
+
+from fossilray.catalog.finding import find_slides
+from fossilray.catalog.table import Catalog, read_catalog_file, write_catalog, write_refused
+from fossilray.slide_names import parse_name, slide_id_for
+
+__all__ = [
+    "Catalog",
+    "find_slides",
+    "parse_name",
+    "read_catalog_file",
+    "slide_id_for",
+    "write_catalog",
+    "write_refused",
+]
