@@ -20,7 +20,6 @@ from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from remote_slides import put, s3_client, upload
 from slides_on_disk import write_slide
 
-from fossilray import fetching
 from fossilray.config import AccessConfig, SlidesConfig, StoreConfig
 from fossilray.errors import (
     MissingCompanion,
@@ -31,6 +30,7 @@ from fossilray.errors import (
     SourceUnreachable,
     TooLarge,
 )
+from fossilray.sources import fetching
 from fossilray.sources.scratch import Scratch
 from fossilray.sources.slide_sources import RemoteFile, SlideSource
 from fossilray.sources.staging import Stager
