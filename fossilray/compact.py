@@ -43,7 +43,7 @@ from fossilray.store.listed_run import Display, ListedRun, SlideVectors, read_ve
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.objects_file import ROW_GROUP_ROWS
 from fossilray.store.parts import SlideRows, write_part
-from fossilray.tables import printable
+from fossilray.tables import format_bytes, printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -142,8 +142,8 @@ def render_compacted(report: CompactReport) -> Text:
     beside = ", embeddings beside them" if report.embeddings else ""
     return Text(
         f"{report.slides:,} slides with {report.objects:,} objects -> {printable(report.url)}\n"
-        f"{report.source_files:,} files ({report.source_bytes / 1e6:,.1f} MB) became {report.files:,} "
-        f"({report.bytes / 1e6:,.1f} MB{beside}), equal to the run, in {report.seconds:,.0f} s"
+        f"{report.source_files:,} files ({format_bytes(report.source_bytes)}) became {report.files:,} "
+        f"({format_bytes(report.bytes)}{beside}), equal to the run, in {report.seconds:,.0f} s"
     )
 
 

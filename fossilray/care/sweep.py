@@ -210,4 +210,4 @@ def _lines(report: SweepReport) -> Iterator[str]:
 
 
 def _hours(age: timedelta) -> str:
-    return f"{age.total_seconds() / 3600:g} hours"
+    return f"{age.total_seconds() / 3600:g} h"

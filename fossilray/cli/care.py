@@ -31,9 +31,13 @@ def failures(
     from fossilray.query import run_query
     from fossilray.tables import print_table, write_table
 
-    sql = f"SELECT * FROM failures WHERE (\n{where}\n) ORDER BY slide_id, failed_at"
+    on_terminal = form == "table" and out_file is None
+    columns = "slide_id, stage, error, quarantined, message, failed_at" if on_terminal else "*"
+    sql = f"SELECT {columns} FROM failures WHERE (\n{where}\n) ORDER BY slide_id, failed_at"
     table = run_query(open_store(run, config, set_), sql)
-    if form == "table" and out_file is None:
+    if on_terminal and not table.num_rows:
+        out.print("no slide that is not committed has failed")
+    elif on_terminal:
         print_table(table, console=out)
     else:
         write_table(table, form="csv" if form == "table" else form, out=out_file)
