@@ -216,7 +216,7 @@ def test_pending_files_wait_for_a_driver_that_may_live(
 
 def test_an_age_under_twice_the_deadline_is_refused_in_one_sentence(run: RunStore) -> None:
     orphan(run, "A17", hours=9000)
-    with pytest.raises(UnsafeAge, match=r"1\.5 hours is under twice .*at least 2 hours old") as caught:
+    with pytest.raises(UnsafeAge, match=r"1\.5 h is under twice .*at least 2 h old") as caught:
         sweep_run(run, older_than=timedelta(minutes=90), deadline_minutes=60)
     assert "\n" not in str(caught.value)
     assert len(groups(run)) == 1
