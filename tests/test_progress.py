@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from dataclasses import asdict
 
 from rich.console import Console
 
@@ -30,7 +31,7 @@ def test_without_a_terminal_a_line_comes_every_30_s_and_at_the_end() -> None:
             display.update(tally, {"host/cpu": WorkerState("a", "detect", 0.5)})
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["committed"] for line in lines] == [3, 6, 6]
-    assert lines[-1]["in_flight"] == [{"slide_id": "a", "stage": "detect", "share": 0.5}]
+    assert lines[-1]["in_flight"] == [asdict(WorkerState("a", "detect", 0.5))]
 
 
 def test_messages_are_json_too_so_that_every_line_parses() -> None:
