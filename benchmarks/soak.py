@@ -153,6 +153,8 @@ class NoOpWorker:
     def state(self) -> WorkerState | None:
         return None
 
+    def close(self) -> None: ...
+
 
 class _Facts:
     """What a display sees go by: time, and memory early and late."""

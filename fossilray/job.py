@@ -74,6 +74,8 @@ def run_job(
     ledger = Ledger(store, patience_minutes=config.store.patience_minutes)
     todo, tally, old = _what_is_left(store, rows, catalog)
     ledger.failures += old
+    if tally.already_committed:
+        ledger.gather()
     if todo:
         with ray_cluster(address), display:
             run_slides(

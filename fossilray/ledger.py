@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,6 +47,7 @@ class Ledger:
         self._clerk = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._writes: list[Future[None]] = []
         self._summaries: list[SlideSummary] = []
+        self._gathering = threading.Lock()
         self._silent_since_s: float | None = None
         self._born_s = self._part_s = time.monotonic()
         self._beat_s = -BEAT_EVERY_S
@@ -61,14 +63,19 @@ class Ledger:
         """What one such failure counts towards `workers.max_deaths`."""
         return LOSSES.get(error, 0.0)
 
+    def gather(self) -> None:
+        """Write to `slides/` what an earlier driver had not written when it was killed."""
+        self._later(lambda store: store.gather_summaries(), self._store)
+
     def committed(self, summary: SlideSummary, *, submitted: bool = False) -> None:
         """Keep a summary for the next part of `slides/`; what its worker only submitted is committed first."""
         if submitted:
             self._later(self._commit_submitted, summary)
         else:
-            self._summaries.append(summary)
+            self._keep(summary)
         if len(self._summaries) >= SUMMARIES_A_PART or time.monotonic() - self._part_s > PART_EVERY_S:
-            self._write_part()
+            self._part_s = time.monotonic()
+            self._later(Ledger._write_part, self)
 
     def failed(self, failure: Failure) -> None:
         """Remember a failure that its worker has recorded."""
@@ -120,8 +127,8 @@ class Ledger:
             StoreError: something could not be written; summaries can be rebuilt, and commits need none of it.
         """
         try:
-            if self._summaries:
-                self._write_part()
+            # The clerk does one thing after the other: what it commits before this is in the last part.
+            self._later(Ledger._write_part, self)
             self.beat(tally, (), ended=True)
         finally:
             self._clerk.shutdown(wait=True)
@@ -136,13 +143,19 @@ class Ledger:
         self.other_driver = living[0] if living else None
 
     def _write_part(self) -> None:
-        rows, self._summaries = self._summaries, []
-        self._part_s = time.monotonic()
-        self._later(self._store.append_summaries, rows)
+        with self._gathering:
+            rows = list(self._summaries)
+        self._store.append_summaries(rows)
+        with self._gathering:
+            del self._summaries[: len(rows)]
+
+    def _keep(self, summary: SlideSummary) -> None:
+        with self._gathering:
+            self._summaries.append(summary)
 
     def _commit_submitted(self, summary: SlideSummary) -> None:
         if self._store.commit_submitted(summary.slide_id, summary.well, summary.attempt):
-            self._summaries.append(summary)
+            self._keep(summary)
 
     def _later(self, write: Callable[[Item], object], item: Item) -> None:
         self._raise_failed_writes()

@@ -413,6 +413,10 @@ class Worker(Protocol):
         """What `process` is doing now; called from another thread."""
         ...
 
+    def close(self) -> None:
+        """Give back what it holds on the machine, such as staged slides; no slide will come any more."""
+        ...
+
 
 def utc_now() -> str:
     """The time in UTC, ISO 8601 with seconds, as all records state it."""

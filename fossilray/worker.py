@@ -120,6 +120,9 @@ class SlideWorker:
         fetched_bytes = self._stager.fetched_bytes if state.stage == "fetch" else 0
         return replace(state, resident_bytes=_resident_bytes(), fetched_bytes=fetched_bytes)
 
+    def close(self) -> None:
+        self._stager.close()
+
     def _show(self, state: WorkerState) -> None:
         self._state = state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -32,7 +33,7 @@ WORKERS = WorkersConfig(
     stall_minutes=0.05,
     memory_gb=0.7,
 )
-CONFIG = RunConfig(workers=WORKERS, store=StoreConfig(patience_minutes=0.02))
+CONFIG = RunConfig(workers=WORKERS, store=StoreConfig(patience_minutes=0.06))
 
 
 class ScriptedWorker:
@@ -60,6 +61,10 @@ class ScriptedWorker:
             return Outcome(row.slide_id, failure=failure(row.slide_id, transient=act == "flaky"))
         if act == "slow":
             time.sleep(1.0)
+        if act == "unfetched" or (act == "outage" and time.time() - self._began() < 1.5):
+            return Outcome(
+                row.slide_id, failure=failure(row.slide_id, transient=True, error="SourceUnreachable")
+            )
         if act == "hangs":
             time.sleep(3600)
         if act == "walks":  # longer than a stall, but it moves
@@ -75,6 +80,16 @@ class ScriptedWorker:
 
     def state(self) -> WorkerState | None:
         return self._state
+
+    def close(self) -> None:
+        with self._log.open("a") as log:
+            log.write(f"closed {os.getpid()} -\n")
+
+    def _began(self) -> float:
+        """When the first slide of all was begun."""
+        with contextlib.suppress(FileExistsError), self._log.with_suffix(".began").open("x") as began:
+            began.write(str(time.time()))
+        return self._log.with_suffix(".began").stat().st_mtime
 
     def _tries(self, row: CatalogRow) -> int:
         return sum(line.startswith(row.slide_id + " ") for line in self._log.read_text().splitlines())
@@ -225,11 +240,31 @@ def test_a_store_that_stays_away_ends_the_job_with_its_own_error(store: RunStore
         drive(store, tmp_path, ["offline-a"])
 
 
+def test_an_outage_of_the_slides_own_store_costs_no_slide(store: RunStore, tmp_path: Path) -> None:
+    tally, display = drive(store, tmp_path, [f"outage-{n}" for n in range(6)])
+    assert (tally.committed, tally.failed) == (6, 0)
+    assert sum("trying again" in line for line in display.said) == 1
+
+
+def test_one_slide_that_its_store_will_not_give_fails_alone(store: RunStore, tmp_path: Path) -> None:
+    tally, _ = drive(store, tmp_path, ["unfetched-a", *(f"fine-{n}" for n in range(6))])
+    assert (tally.committed, tally.failed) == (6, 1)
+    assert tried(tmp_path).count("unfetched-a") == WORKERS.max_tries
+
+
+def test_workers_give_back_what_they_hold_before_they_go(store: RunStore, tmp_path: Path) -> None:
+    drive(store, tmp_path, ["fine-a", "fine-b", "fine-c"])
+    lines = (tmp_path / "tries.log").read_text().splitlines()
+    workers = {line.split()[1] for line in lines if not line.startswith("closed")}
+    assert workers <= {line.split()[1] for line in lines if line.startswith("closed")}
+
+
 def test_each_worker_is_told_the_next_slide_that_must_be_fetched(store: RunStore, tmp_path: Path) -> None:
     names = [f"fine-{n:02d}" for n in range(12)]
     tally, _ = drive(store, tmp_path, [*names, "kills-x"], folder="s3://bucket/")
     assert (tally.committed, tally.failed) == (12, 1)
-    promised = [line.split() for line in (tmp_path / "tries.log").read_text().splitlines()]
+    lines = (tmp_path / "tries.log").read_text().splitlines()
+    promised = [line.split() for line in lines if not line.startswith("closed")]
     kept = sum(
         after[0] == told
         for seat in {line[1] for line in promised}
@@ -279,15 +314,16 @@ def drive(
 
 
 def tried(tmp_path: Path) -> list[str]:
-    return [line.split()[0] for line in (tmp_path / "tries.log").read_text().splitlines()]
+    lines = (tmp_path / "tries.log").read_text().splitlines()
+    return [line.split()[0] for line in lines if not line.startswith("closed")]
 
 
-def failure(slide_id: str, *, transient: bool) -> Failure:
+def failure(slide_id: str, *, transient: bool, error: str = "UnreadableRegion") -> Failure:
     return Failure(
         slide_id,
         "0" * 16,
         "detect",
-        "UnreadableRegion",
+        error,
         "no such pixels",
         transient,
         not transient,

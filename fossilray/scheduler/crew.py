@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,6 +20,8 @@ STARTS_LOST_IN_A_ROW = 5
 """Workers that may die while starting, one after the other, before the job gives up."""
 WATCHED_AT_ONCE = 16
 """Workers asked at the same time what they do; the others' turn comes with the next question."""
+CLOSING_S = 5.0
+"""How long idle workers may take to delete what they staged; what is left is swept by the next worker there."""
 FIT_EVERY_S = 5.0
 """How often the cluster is asked how many workers it holds: nodes come and go."""
 
@@ -64,6 +66,10 @@ class _Actor:
     def process(self, row: CatalogRow, upcoming: CatalogRow | None) -> Outcome:
         assert self._worker is not None
         return self._worker.process(row, upcoming)
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
 
     @ray.method(concurrency_group="watch")
     def state(self) -> WorkerState | None:
@@ -167,12 +173,13 @@ class Crew:
 
     def give_back(self, *, keep: int) -> None:
         """Return idle workers to the cluster, all but `keep`."""
-        while len(self.idle) > keep:
-            self._dismiss(self.idle.pop())
+        leaving, self.idle = self.idle[keep:], self.idle[:keep]
+        self._part_from(leaving)
 
     def dismiss_all(self) -> None:
         """Kill whatever still runs; what it had not committed is as if it had never begun."""
-        for seat in [*self.idle, *self._starting.values(), *(task.seat for task in self._busy.values())]:
+        self._part_from(self.idle)
+        for seat in [*self._starting.values(), *(task.seat for task in self._busy.values())]:
             self._dismiss(seat)
 
     def _remote_class(self) -> Any:
@@ -262,6 +269,14 @@ class Crew:
             return
         self._verdicts[task.seat] = verdict
         self._kill(task.seat)
+
+    def _part_from(self, seats: Sequence[Seat]) -> None:
+        """Let idle workers give back what they hold, and kill them."""
+        closing = [seat.close.remote() for seat in seats]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=CLOSING_S)
+        for seat in seats:
+            self._dismiss(seat)
 
     def _dismiss(self, seat: Seat) -> None:
         self._names.pop(seat, None)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fossilray.config import RunConfig
-from fossilray.errors import StoreError, StoreForbids, StoreUnreachable
+from fossilray.errors import StoreForbids, StoreUnreachable
 from fossilray.ledger import Ledger
 from fossilray.progress import Display, Tally
 from fossilray.records import CatalogRow, Failure, Outcome, Worker
@@ -24,6 +24,10 @@ from fossilray.scheduler.crew import Answer, Crew, Loss, Seat
 
 STRAGGLER_FACTOR = 3.0
 """At the tail a slide that runs this many times the median is started again elsewhere."""
+OUTAGE_SLIDES = 4
+"""So many slides, one after the other and no other between them, whose own store fails are no fault of theirs."""
+OUTAGES = frozenset(("SourceUnreachable", "SourceRefuses"))
+"""`error` of failures that the store of the slides is to blame for, if it is not one slide alone."""
 LONGEST_WAIT_S = 600.0
 """Waits before another try double up to this."""
 
@@ -131,7 +135,9 @@ class _Driver:
         self._blame: dict[str, float] = ledger.blame()
         self._tries: dict[str, int] = {}
         self._seconds: deque[float] = deque(maxlen=1000)
-        self._unreachable_since_s: float | None = None
+        self._silent_since_s: float | None = None
+        self._outwaited = 0
+        self._unfetched: set[str] = set()
         self._told_of_other = False
 
     def is_done(self, stopping: bool) -> bool:
@@ -193,13 +199,13 @@ class _Driver:
             return
         flight.seats.remove(answer.seat)
         if isinstance(answer.error, (StoreUnreachable, StoreForbids)):
-            self._outwait(flight, answer.error)
+            if not self._outwait(flight, str(answer.error)):
+                raise answer.error
         elif answer.error is not None:
             raise answer.error
         elif answer.loss is not None:
             self._take_loss(flight, answer.loss)
         elif answer.outcome is not None:
-            self._unreachable_since_s = None
             self._settle(flight, answer.outcome)
 
     def _settle(self, flight: _Flight, outcome: Outcome) -> None:
@@ -207,6 +213,8 @@ class _Driver:
             if not flight.seats:  # else its copy may still succeed
                 self._take_failure(flight, outcome.failure)
             return
+        self._silent_since_s, self._outwaited = None, 0
+        self._unfetched.clear()
         if outcome.summary is not None:
             self._seconds.append(time.monotonic() - flight.started_s)
             self._ledger.committed(outcome.summary, submitted=outcome.submitted)
@@ -217,6 +225,10 @@ class _Driver:
 
     def _take_failure(self, flight: _Flight, failure: Failure) -> None:
         slide_id = flight.row.slide_id
+        if failure.error in OUTAGES:
+            self._unfetched.add(slide_id)
+            if len(self._unfetched) >= OUTAGE_SLIDES and self._outwait(flight, failure.message):
+                return
         tries = self._tries[slide_id] = self._tries.get(slide_id, 0) + 1
         if failure.transient and tries < self._config.workers.max_tries:
             self._again(flight, wait_s=self._backoff_s(slide_id, tries))
@@ -239,16 +251,23 @@ class _Driver:
         else:
             self._again(flight, wait_s=0.0)
 
-    def _outwait(self, flight: _Flight, error: StoreError) -> None:
-        """A store that keeps silent or refuses us for a while is nobody's fault: the slide waits, and the job too."""
+    def _outwait(self, flight: _Flight, why: str) -> bool:
+        """A store that keeps silent or refuses us for a while is nobody's fault: the slide waits, and the job too.
+
+        False once the job's patience is at an end.
+        """
         now = time.monotonic()
-        if self._unreachable_since_s is None:
-            self._unreachable_since_s = now
-            self._display.say(f"{error}; trying again for {self._config.store.patience_minutes:g} minutes")
-        if now - self._unreachable_since_s > self._config.store.patience_minutes * 60:
-            raise error
+        if self._silent_since_s is None:
+            self._silent_since_s = now
+            self._display.say(f"{why}; trying again for {self._config.store.patience_minutes:g} minutes")
+        if now - self._silent_since_s > self._config.store.patience_minutes * 60:
+            return False
+        self._outwaited += 1
         if not flight.seats:
-            self._again(flight, wait_s=self._backoff_s(flight.row.slide_id, 1))
+            # As many slides as there are workers come back together, so it is rounds that double the wait.
+            rounds = 1 + self._outwaited // max(1, self._crew.ready)
+            self._again(flight, wait_s=self._backoff_s(flight.row.slide_id, min(rounds, 5)))
+        return True
 
     def _again(self, flight: _Flight, *, wait_s: float) -> None:
         del self._flights[flight.row.slide_id]

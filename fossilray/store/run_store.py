@@ -271,6 +271,10 @@ class RunStore:
         """`summaries` as SLIDES_SCHEMA."""
         return summaries.summaries_table(self.files, self.committed_files(), self._summaries_in)
 
+    def gather_summaries(self) -> int:
+        """Write to slides/ what it lacks of the summaries of committed slides; how many those were."""
+        return summaries.gather_missing(self.files, self.committed_files(), self._summaries_in)
+
     def rebuild_summaries(self) -> int:
         """Write slides/ anew from the footers of all committed slides; how many there are."""
         return summaries.rebuild_summaries(self.files, self.committed_files(), self._summaries_in)

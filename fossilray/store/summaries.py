@@ -37,8 +37,7 @@ def summaries_table(files: Files, committed: Mapping[str, str], read_summaries: 
     committed: the objects file of each slide, by slide_id.
     """
     table = gathered_summaries(files)
-    gathered = set(table["slide_id"].to_pylist())
-    rest = read_summaries([path for slide_id, path in committed.items() if slide_id not in gathered])
+    rest = _read_missing(table, committed, read_summaries)
     table = pa.concat_tables([table, to_table(rest, SLIDES_SCHEMA)])
     # A slide that is in several parts counts as the last of them says.
     row_of = {slide_id: row for row, slide_id in enumerate(table["slide_id"].to_pylist())}
@@ -54,6 +53,17 @@ def gathered_summaries(files: Files) -> pa.Table:
     return pa.concat_tables([SLIDES_SCHEMA.empty_table(), *_read_parts(files)])
 
 
+def gather_missing(files: Files, committed: Mapping[str, str], read_summaries: ReadSummaries) -> int:
+    """Append the summaries of committed slides that slides/ lacks; how many those were.
+
+    A driver that was killed takes those along that it had not written yet; until they are gathered, every reader
+    opens their footers.
+    """
+    rows = _read_missing(gathered_summaries(files), committed, read_summaries)
+    append_summaries(files, rows)
+    return len(rows)
+
+
 def rebuild_summaries(files: Files, committed: Mapping[str, str], read_summaries: ReadSummaries) -> int:
     """Write slides/ anew from the footers of all committed slides; how many there are."""
     old = _parts(files)
@@ -63,6 +73,13 @@ def rebuild_summaries(files: Files, committed: Mapping[str, str], read_summaries
     for part in old:
         files.delete(part)
     return len(rows)
+
+
+def _read_missing(
+    table: pa.Table, committed: Mapping[str, str], read_summaries: ReadSummaries
+) -> list[SlideSummary]:
+    gathered = set(table["slide_id"].to_pylist())
+    return read_summaries([path for slide_id, path in committed.items() if slide_id not in gathered])
 
 
 def _read_parts(files: Files) -> list[pa.Table]:
