@@ -231,8 +231,13 @@ def _plain_loop(url: str, access: StoreConfig, *, count: int) -> float:
 
 def _memory_mb() -> dict[str, float]:
     """Resident memory of this process, and of Ray's servers below it."""
-    servers = sum(_resident(pid) for pid in _descendants(os.getpid()) if _command(pid)[:1] != ["ray::_Actor"])
+    servers = sum(_resident(pid) for pid in _descendants(os.getpid()) if not _is_worker(_command(pid)))
     return {"driver": round(_resident(os.getpid()), 1), "head": round(servers, 1)}
+
+
+def _is_worker(command: list[str]) -> bool:
+    # Ray names the process after the method it called last.
+    return bool(command) and command[0].startswith("ray::_Actor")
 
 
 def _resident(pid: int) -> float:
@@ -281,9 +286,7 @@ def _kill_for(seconds: float, every_s: float, slides: Path, run: Path, rng: rand
             continue
         fault = rng.choices(["worker killed", "driver killed", "driver asked to stop"], [6, 3, 1])[0]
         if fault == "worker killed":
-            workers = [
-                pid for pid in _descendants(process.pid) if _command(pid)[:1] == ["ray::_Actor.process"]
-            ]
+            workers = [pid for pid in _descendants(process.pid) if _is_worker(_command(pid))]
             if workers:
                 done[fault] += 1
                 os.kill(rng.choice(workers), signal.SIGKILL)
