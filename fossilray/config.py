@@ -102,6 +102,11 @@ class SlidesConfig(Section):
     read_threads: int = Field(
         2, ge=1, description="Threads per worker that read and decode pixels; does not change results."
     )
+    reader: Literal["auto", "openslide"] = Field(
+        "auto",
+        description="auto: the JPEG tiles of MIRAX slides are decoded without OpenSlide, on each level where the two "
+        "are seen to agree to the bit; openslide: never. Does not change results.",
+    )
 
 
 class TilingConfig(Section):
@@ -333,6 +338,7 @@ class RunConfig(Section):
             "fetch_threads",
             "max_gigapixels",
             "read_threads",
+            "reader",
         ):
             del plain["slides"][name]
         return plain

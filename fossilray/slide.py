@@ -14,13 +14,15 @@ from ctypes import POINTER, c_uint32
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from openslide import OpenSlideError, OpenSlideUnsupportedFormatError, lowlevel
 
+from fossilray.direct.painting import on_background
+from fossilray.direct.reader import DirectReader
 from fossilray.errors import MissingCompanion, MissingResolution, NotASlide, UnreadableRegion
 from fossilray.mirax_companions import check_mirax
 from fossilray.records import Image, Level, Rect, SlideInfo
@@ -45,11 +47,13 @@ def open_slide(
     mpp: float | None = None,
     mpp_override: float | None = None,
     max_gigapixels: float = _MOST_GIGAPIXELS,
+    reader: Literal["auto", "openslide"] = "auto",
 ) -> Slide:
     """The slide at `path`, ready to be read by several threads.
 
     mpp: um per level-0 pixel if the slide states none; mpp_override: whatever the slide states.
     max_gigapixels: the most level-0 pixels, in 1e9, that a file may claim.
+    reader: auto decodes tiles without OpenSlide on levels where that was seen to give the same.
 
     Raises:
         NotASlide: OpenSlide cannot open the file.
@@ -65,7 +69,7 @@ def open_slide(
     except BaseException:
         lowlevel.close(handle)
         raise
-    return Slide(info, handle)
+    return Slide(info, handle, reader=reader)
 
 
 def check_companions(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None:
@@ -118,8 +122,11 @@ class Overview:
 class Slide:
     """One open slide; a context manager that any number of threads may read from at once."""
 
-    def __init__(self, info: SlideInfo, handle: lowlevel._OpenSlide) -> None:
+    def __init__(
+        self, info: SlideInfo, handle: lowlevel._OpenSlide, *, reader: Literal["auto", "openslide"] = "auto"
+    ) -> None:
         self.info = info
+        self._direct = DirectReader(info, self._read_argb) if reader == "auto" else None
         self._swap = threading.Lock()
         self._handle: _SharedHandle | None = _SharedHandle(handle)
         self._closed = False
@@ -134,9 +141,16 @@ class Slide:
 
     def close(self) -> None:
         """Let go of the file; a read in progress finishes first."""
+        if self._direct is not None:
+            self._direct.close()
         with self._swap:
             self._closed = True
             self._retire()
+
+    @property
+    def regions_read_directly(self) -> int:
+        """How many regions were read without OpenSlide."""
+        return self._direct.regions if self._direct is not None else 0
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Image:
         """Pixels of one level on the slide's background, (height, width, 3).
@@ -147,14 +161,17 @@ class Slide:
         Raises:
             UnreadableRegion: OpenSlide cannot decode it; other regions stay readable.
         """
-        return self._composite(self._read_argb(level, x, y, width, height))
+        return self.read_with_alpha(level, x, y, width, height)[0]
 
     def read_with_alpha(
         self, level: int, x: int, y: int, width: int, height: int
     ) -> tuple[Image, NDArray[np.uint8]]:
         """The same, with coverage (height, width): 0 where nothing was scanned, 255 where all was."""
-        argb = self._read_argb(level, x, y, width, height)
-        return self._composite(argb), (argb >> 24).astype(np.uint8)
+        if width <= 0 or height <= 0:
+            raise ValueError(f"a region of {width} x {height} px has no pixels")
+        found = self._direct.read(level, x, y, width, height) if self._direct is not None else None
+        rgb, alpha = found or _split(self._read_argb(level, x, y, width, height))
+        return on_background(rgb, alpha, self.info.background_rgb), alpha
 
     def level_for(self, um_per_px: float) -> int:
         """The coarsest level that is not coarser than `um_per_px` (by more than 5 %), else level 0."""
@@ -207,8 +224,6 @@ class Slide:
         return _shrink(overview.rgb, *size), overview.rect
 
     def _read_argb(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint32]:
-        if width <= 0 or height <= 0:
-            raise ValueError(f"a region of {width} x {height} px has no pixels")
         argb = np.empty((height, width), np.uint32)
         pointer = argb.ctypes.data_as(POINTER(c_uint32))
         with self._lend() as shared:
@@ -279,16 +294,6 @@ class Slide:
             "the file is damaged or cut short there, copy it again if its source is sound"
         )
 
-    def _composite(self, argb: NDArray[np.uint32]) -> Image:
-        """RGB on the background; OpenSlide's colours are premultiplied, so what alpha lacks is added."""
-        bgra = argb.view(np.uint8).reshape(*argb.shape, 4)
-        rgb = np.asarray(cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGB), np.uint8)
-        if np.bitwise_and.reduce(argb, axis=None) >= 0xFF000000:
-            return rgb
-        missing = np.arange(255, -1, -1, dtype=np.float64)[:, None] / 255
-        shade = np.round(missing * self.info.background_rgb).astype(np.uint8)
-        return np.asarray(cv2.add(rgb, shade[bgra[..., 3]]), np.uint8)
-
 
 @dataclass
 class _SharedHandle:
@@ -346,6 +351,13 @@ def _describe(
         bounds=stated_bounds(stated, width, height),
         background_rgb=stated_background(stated),
     )
+
+
+def _split(argb: NDArray[np.uint32]) -> tuple[Image, NDArray[np.uint8]]:
+    """Premultiplied colours, and coverage."""
+    bgra = argb.view(np.uint8).reshape(*argb.shape, 4)
+    rgb, alpha = cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGB), cv2.extractChannel(bgra, 3)
+    return np.asarray(rgb, np.uint8), np.asarray(alpha, np.uint8)
 
 
 def _shrink(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

@@ -61,6 +61,7 @@ class SlidePlanner:
             mpp=row.mpp or slides.mpp,
             mpp_override=slides.mpp_override,
             max_gigapixels=slides.max_gigapixels,
+            reader=slides.reader,
         ) as slide:
             sweeps = self._sweeps(slide.info)
             blank = find_blank(slide, self._config.tiling, sweeps)

@@ -171,7 +171,11 @@ class _SlideRun:
         mpp = self._row.mpp or slides.mpp
         with (
             open_slide(
-                path, mpp=mpp, mpp_override=slides.mpp_override, max_gigapixels=slides.max_gigapixels
+                path,
+                mpp=mpp,
+                mpp_override=slides.mpp_override,
+                max_gigapixels=slides.max_gigapixels,
+                reader=slides.reader,
             ) as slide,
             ThreadPoolExecutor(slides.read_threads, thread_name_prefix="read") as readers,
         ):

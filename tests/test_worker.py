@@ -67,6 +67,18 @@ def test_equal_input_gives_equal_tables_crops_and_vectors(slide: Path, tmp_path:
         np.testing.assert_array_equal(here, there)
 
 
+def test_both_readers_give_equal_tables_and_crops(slide: Path, tmp_path: Path) -> None:
+    first, _ = run_one(slide, tmp_path / "a", "slides.reader=auto", "embedder.weights=none")
+    second, _ = run_one(slide, tmp_path / "b", "slides.reader=openslide", "embedder.weights=none")
+    one, two = objects(first), objects(second)
+    assert one.drop_columns(["arrays"]).equals(two.drop_columns(["arrays"]))
+    arrays = [
+        {path.partition(".zarr/")[2]: store.files.read(path) for path in store.files.find("arrays")}
+        for store in (first, second)
+    ]
+    assert arrays[0] == arrays[1] != {}
+
+
 def test_the_bundled_detector_finds_every_disc_once(slide: Path, tmp_path: Path) -> None:
     store, _ = run_one(slide, tmp_path, "detector.kind=yolo", "embedder.weights=none")
     assert len(objects(store)) >= len(components(discs(1536)))

@@ -1,0 +1,1 @@
+"""Pixels of slides without OpenSlide, where they are proven to be the same."""

@@ -1,0 +1,217 @@
+"""Pieces of tiles laid onto a window, to the bit as OpenSlide 4.0 does it through cairo and pixman.
+
+Where pieces overlap the one painted first shows (the operator is SATURATE: a later one adds what alpha lacks).
+A piece at a fraction of a pixel is interpolated between four neighbours, with nothing beyond its rim. Pixman does
+so in float32, and a byte is 256 times the value, rounded down. Only if a piece is a whole tile, none of whose rim
+shows in the window, does it know that nothing shines through: then it reckons in bytes, rounding down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.direct.placed_level import PlacedLevel
+from fossilray.records import Image
+
+Alpha: TypeAlias = NDArray[np.uint8]
+Tile: TypeAlias = Callable[[int], Image]
+"""Gives the pixels of a stored tile of the level by its number."""
+Table: TypeAlias = Callable[[float], NDArray[np.float32]]
+"""Gives the weighted value of each byte by the weight."""
+
+_BLOCK_PX = 4096
+
+
+def paint(level: PlacedLevel, tile: Tile, x: int, y: int, width: int, height: int) -> tuple[Image, Alpha]:
+    """A window without background (its colours are premultiplied), and its coverage.
+
+    x, y: level-0 px. width, height: px of the level. Raises what `tile` raises.
+    """
+    rgb = np.zeros((height, width, 3), np.uint8)
+    alpha = np.zeros((height, width), np.uint8)
+    # OpenSlide paints in blocks and rounds what lies left of or above the canvas in each.
+    for top in range(0, height, _BLOCK_PX):
+        for left in range(0, width, _BLOCK_PX):
+            begin_x, skipped_x = _within(x + left * level.downsample, level.downsample)
+            begin_y, skipped_y = _within(y + top * level.downsample, level.downsample)
+            part = np.s_[
+                top + skipped_y : max(top + skipped_y, min(top + _BLOCK_PX, height)),
+                left + skipped_x : max(left + skipped_x, min(left + _BLOCK_PX, width)),
+            ]
+            _paint_block(level, tile, begin_x, begin_y, rgb[part], alpha[part])
+    return rgb, alpha
+
+
+def on_background(rgb: Image, alpha: Alpha, background_rgb: tuple[int, int, int]) -> Image:
+    """Premultiplied colours with what alpha lacks of the background added."""
+    if alpha.min() == 255:
+        return rgb
+    missing = np.arange(255, -1, -1, dtype=np.float64)[:, None] / 255
+    shade = np.round(missing * background_rgb).astype(np.uint8)[None]
+    return np.asarray(cv2.add(rgb, cv2.LUT(cv2.cvtColor(alpha, cv2.COLOR_GRAY2RGB), shade)), np.uint8)
+
+
+def _within(place: int, downsample: int) -> tuple[float, int]:
+    """Where painting begins, in px of the level, and how many px before it stay empty."""
+    return (place / downsample, 0) if place >= 0 else (0.0, -place // downsample)
+
+
+def _paint_block(level: PlacedLevel, tile: Tile, x: float, y: float, rgb: Image, alpha: Alpha) -> None:
+    height, width = alpha.shape
+    if not alpha.size:
+        return
+    found = level.touching(x, y, width, height)
+    if level.is_whole and x == int(x) and y == int(y):
+        # Laid from the lowest to the uppermost, the same shows.
+        for number in reversed(found):
+            _lay(level, tile, number, int(x), int(y), rgb, alpha)
+    else:
+        for number in found:
+            _blend(level, tile, number, x, y, rgb, alpha)
+
+
+def _lay(level: PlacedLevel, tile: Tile, number: int, x: int, y: int, rgb: Image, alpha: Alpha) -> None:
+    pieces = level.pieces
+    left, top = int(pieces.left[number]) - x, int(pieces.top[number]) - y
+    rows = slice(max(0, top), min(alpha.shape[0], top + pieces.height))
+    columns = slice(max(0, left), min(alpha.shape[1], left + pieces.width))
+    down, across = pieces.source_y[number] - top, pieces.source_x[number] - left
+    rgb[rows, columns] = tile(int(pieces.tile[number]))[
+        rows.start + down : rows.stop + down, columns.start + across : columns.stop + across
+    ]
+    alpha[rows, columns] = 255
+
+
+def _blend(level: PlacedLevel, tile: Tile, number: int, x: float, y: float, rgb: Image, alpha: Alpha) -> None:
+    pieces = level.pieces
+    left, top = float(pieces.left[number]) - x, float(pieces.top[number]) - y
+    rows = _touched(top, pieces.height, alpha.shape[0])
+    columns = _touched(left, pieces.width, alpha.shape[1])
+    across, down = math.ceil(left) - left, math.ceil(top) - top
+    corner_x, corner_y = int(pieces.source_x[number]), int(pieces.source_y[number])
+    pixels = tile(int(pieces.tile[number]))
+    source = _with_rim(
+        pixels[corner_y : corner_y + pieces.height, corner_x : corner_x + pieces.width],
+        slice(rows.start - math.ceil(top), rows.stop - math.ceil(top) + 1),
+        slice(columns.start - math.ceil(left), columns.stop - math.ceil(left) + 1),
+    )
+    under = rgb[rows, columns], alpha[rows, columns]
+    is_tile = pieces.width == level.tiles.width and pieces.height == level.tiles.height
+    rimless = _is_inside(rows, top, pieces.height) and _is_inside(columns, left, pieces.width)
+    if is_tile and (rimless or not (across or down)):
+        _put_beneath(*under, _interpolated(source, across, down, _whole_table))
+        return
+    cover = np.outer(_cover(rows, top, pieces.height), _cover(columns, left, pieces.width))
+    _saturate(*under, _interpolated(source, across, down, _unit_table), cover)
+
+
+def _touched(start: float, extent: int, most: int) -> slice:
+    """The pixels of a window that a piece touches."""
+    return slice(max(0, math.floor(start)), min(most, math.ceil(start + extent)))
+
+
+def _is_inside(touched: slice, start: float, extent: int) -> bool:
+    """Whether all that these pixels are interpolated from lies on the piece."""
+    return bool(start <= touched.start and touched.stop < start + extent)
+
+
+def _cover(touched: slice, start: float, extent: int) -> NDArray[np.float32]:
+    """The share of each of these pixels that the piece covers along one axis."""
+    place = np.arange(touched.start, touched.stop)
+    shares: NDArray[np.float64] = np.minimum(place + 1, start + extent) - np.maximum(place, start)
+    return shares.astype(np.float32)
+
+
+def _with_rim(piece: Image, rows: slice, columns: slice) -> Image:
+    """Part of a piece, black where it reaches one pixel over the rim."""
+    height, width = piece.shape[:2]
+    inner = piece[max(0, rows.start) : rows.stop, max(0, columns.start) : columns.stop]
+    rims = (
+        max(0, -rows.start),
+        max(0, rows.stop - height),
+        max(0, -columns.start),
+        max(0, columns.stop - width),
+    )
+    if not any(rims):
+        return inner
+    return np.asarray(cv2.copyMakeBorder(inner, *rims, cv2.BORDER_CONSTANT, value=(0, 0, 0)), np.uint8)
+
+
+def _interpolated(source: Image, across: float, down: float, table: Table) -> NDArray[np.float32]:
+    """Each pixel of all but the last row and column, mixed with its right and lower neighbours."""
+    mixed = _looked_up(source[:-1, :-1], table((1 - across) * (1 - down)))
+    if across:
+        mixed += _looked_up(source[:-1, 1:], table(across * (1 - down)))
+    if down:
+        mixed += _looked_up(source[1:, :-1], table((1 - across) * down))
+    if across and down:
+        mixed += _looked_up(source[1:, 1:], table(across * down))
+    return mixed
+
+
+def _looked_up(source: Image, table: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(cv2.LUT(source, table), np.float32)
+
+
+@lru_cache(maxsize=4096)
+def _whole_table(weight: float) -> NDArray[np.float32]:
+    """Each byte, weighted; sums are exact."""
+    return np.arange(256, dtype=np.float32) * np.float32(weight)
+
+
+@lru_cache(maxsize=4096)
+def _unit_table(weight: float) -> NDArray[np.float32]:
+    """256 times the value of each byte, weighted; the factor, a power of two, changes no rounding."""
+    values = np.arange(256, dtype=np.float32) * (np.float32(1) / np.float32(255))
+    return values * np.float32(weight) * np.float32(256)
+
+
+def _put_beneath(rgb: Image, alpha: Alpha, colours: NDArray[np.float32]) -> None:
+    """Lay an opaque piece under what is there. rgb, alpha: changed."""
+    added = colours.astype(np.uint8)
+    begun = np.nonzero((alpha > 0) & (alpha < 255))
+    if len(begun[0]):
+        product = added[begun].astype(np.uint16) * (255 - alpha[begun].astype(np.uint16))[:, None] + 128
+        rgb[begun] = cv2.add(rgb[begun], ((product + (product >> 8)) >> 8).astype(np.uint8))
+    _fill(rgb, alpha == 0, added)
+    alpha[...] = 255
+
+
+def _saturate(rgb: Image, alpha: Alpha, colours: NDArray[np.float32], cover: NDArray[np.float32]) -> None:
+    """Add what alpha lacks. rgb, alpha: changed. colours: 256 times premultiplied ones. cover: of the new, 0 to 1."""
+    begun = np.nonzero((alpha > 0) & (alpha < 255))
+    seam: tuple[Image, Alpha] | None = None
+    if len(begun[0]):
+        seam = _mixed(rgb[begun], alpha[begun], colours[begun], cover[begun])
+    fresh = alpha == 0
+    _fill(rgb, fresh, _bytes(colours))
+    _fill(alpha, fresh, _bytes(cover * np.float32(256)))
+    if seam is not None:
+        rgb[begun], alpha[begun] = seam
+
+
+def _fill(target: NDArray[np.uint8], where: NDArray[np.bool_], values: NDArray[np.uint8]) -> None:
+    cv2.copyTo(values, where.view(np.uint8), target)
+
+
+def _mixed(
+    rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], colours: NDArray[np.float32], cover: NDArray[np.float32]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    unit = np.float32(1) / np.float32(255)
+    one, scale = np.float32(1), np.float32(256)
+    there = alpha.astype(np.float32) * unit
+    with np.errstate(divide="ignore"):
+        factor = np.clip((one - there) / cover, 0, one)
+    mixed = colours / scale * factor[:, None] + rgb.astype(np.float32) * unit
+    return _bytes(np.minimum(mixed, one) * scale), _bytes(np.minimum(cover * factor + there, one) * scale)
+
+
+def _bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.minimum(values, np.float32(255)).astype(np.uint8)

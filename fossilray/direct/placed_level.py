@@ -1,0 +1,111 @@
+"""One level of a slide as pieces of stored JPEG tiles, each with its place."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredTiles:
+    """Where the JPEG tiles of a level lie; arrays run over tiles.
+
+    file: number of the data file. offset, length: bytes. width, height: px of every tile.
+    """
+
+    file: Ints
+    offset: Ints
+    length: Ints
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """Parts of stored tiles, all of one size; arrays run over pieces.
+
+    width, height: px. tile: number of the stored tile. source_x, source_y: the corner in it.
+    left, top: the corner on the level, px of the level, fractions too. column, row: the cell of the grid.
+    advance_x, advance_y: nominal distance of cells in px.
+    """
+
+    width: int
+    height: int
+    tile: Ints
+    source_x: Ints
+    source_y: Ints
+    left: Floats
+    top: Floats
+    column: Ints
+    row: Ints
+    advance_x: float
+    advance_y: float
+
+
+class PlacedLevel:
+    """One level: what is stored, and which pieces of it touch a window.
+
+    number: of the level. downsample: level-0 px per px of it. is_whole: every piece lies on whole px.
+
+    Raises:
+        ValueError: there are no pieces, or their cells have no size.
+    """
+
+    def __init__(self, number: int, downsample: int, tiles: StoredTiles, pieces: Pieces) -> None:
+        if not len(pieces.tile) or min(pieces.advance_x, pieces.advance_y) < 1:
+            raise ValueError(f"level {number} has no grid of tiles")
+        self.number = number
+        self.downsample = downsample
+        self.tiles = tiles
+        self.pieces = pieces
+        self.is_whole = not (np.any(pieces.left % 1) or np.any(pieces.top % 1))
+        self._columns = _Axis.of(pieces.column, pieces.left, pieces.width, pieces.advance_x)
+        self._rows = _Axis.of(pieces.row, pieces.top, pieces.height, pieces.advance_y)
+        self._cells = np.full((self._rows.count, self._columns.count), -1, np.int32)
+        # Of two pieces in one cell the later counts.
+        cell = pieces.row - self._rows.first, pieces.column - self._columns.first
+        self._cells[cell] = np.arange(len(pieces.tile))
+
+    def touching(self, x: float, y: float, width: int, height: int) -> list[int]:
+        """Numbers of the pieces that a window touches, the uppermost first; x, y: px of the level."""
+        cells = self._cells[self._rows.near(y, height), self._columns.near(x, width)]
+        found = cells[::-1, ::-1].ravel()
+        found = found[found >= 0]
+        left, top = self.pieces.left[found], self.pieces.top[found]
+        inside = (left + self.pieces.width > x) & (left < x + width)
+        inside &= (top + self.pieces.height > y) & (top < y + height)
+        listed: list[int] = found[inside].tolist()
+        return listed
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Cells along one axis; pieces lie up to `least` and `most` px beside their cell's nominal place."""
+
+    first: int
+    count: int
+    size: int
+    advance: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, cells: Ints, places: Floats, size: int, advance: float) -> Self:
+        beside = places - cells * advance
+        first = int(cells.min())
+        return cls(
+            first, int(cells.max()) - first + 1, size, advance, float(beside.min()), float(beside.max())
+        )
+
+    def near(self, start: float, extent: int) -> slice:
+        """The cells, counted from the first one, whose pieces may touch [start, start + extent)."""
+        begin = math.floor((start - self.size - self.most) / self.advance) - self.first
+        end = math.ceil((start + extent - self.least) / self.advance) - self.first
+        return slice(max(0, begin), max(0, end + 1))
