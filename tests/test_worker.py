@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -122,6 +123,35 @@ def test_an_attempt_past_its_deadline_commits_nothing(slide: Path, tmp_path: Pat
     assert not store.committed()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        cv2.error("OpenCV alloc.cpp: error: (-4:Insufficient memory) Failed to allocate 8 bytes"),
+    ],
+    ids=["Python", "torch", "CUDA", "OpenCV"],
+)
+def test_a_lack_of_memory_is_a_passing_failure_of_the_slide(
+    error: Exception, slide: Path, tmp_path: Path
+) -> None:
+    worker, store = ready_worker(tmp_path)
+    worker._embedder = Failing(error)  # type: ignore[assignment]
+    outcome = worker.process(CatalogRow("a", str(slide)))
+    assert outcome.failure is not None
+    assert (outcome.failure.error, outcome.failure.transient) == ("OutOfMemory", True)
+    assert "lower detector.batch and embedder.batch" in outcome.failure.message
+    assert not store.files.find("arrays")
+
+
+def test_any_other_error_is_a_fault_of_ours(slide: Path, tmp_path: Path) -> None:
+    worker, _ = ready_worker(tmp_path)
+    worker._embedder = Failing(RuntimeError("shapes do not fit"))  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        worker.process(CatalogRow("a", str(slide)))
+
+
 def test_of_two_workers_on_one_slide_the_second_leaves_nothing(slide: Path, tmp_path: Path) -> None:
     store, first = run_one(slide, tmp_path, "embedder.weights=none")
     _, second = run_one(slide, tmp_path, "embedder.weights=none")
@@ -157,6 +187,27 @@ def test_boxes_grow_to_whole_pixels_inside_the_slide(slide: Path) -> None:
 def test_batches_name_their_first_item() -> None:
     assert list(batches(range(5), 2)) == [(0, [0, 1]), (2, [2, 3]), (4, [4])]
     assert list(batches([], 2)) == []
+
+
+class Failing:
+    """An embedder that has no luck."""
+
+    name, dimension = "failing", 4
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        raise self._error
+
+
+def ready_worker(place: Path) -> tuple[SlideWorker, RunStore]:
+    config = load_config(None, [*CLASSICAL, "embedder.weights=none"])
+    store = RunStore.open(str(place / "run"))
+    store.create_or_check(describe_run(config, {}))
+    worker = SlideWorker(str(place / "run"), config)
+    worker.prepare()
+    return worker, store
 
 
 def run_one(
