@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.direct.placed_level import PlacedLevel
+from fossilray.direct.placed_level import Ints, PlacedLevel
 from fossilray.records import Image
 
 Alpha: TypeAlias = NDArray[np.uint8]
 Tile: TypeAlias = Callable[[int], Image]
 """Gives the pixels of a stored tile of the level by its number."""
-Table: TypeAlias = Callable[[float], NDArray[np.float32]]
-"""Gives the weighted value of each byte by the weight."""
+Table: TypeAlias = NDArray[np.float32]
+"""The value of each byte."""
 
 _BLOCK_PX = 4096
+_PATCH_PX = 256
+_STRIP_PX = 1 << 16
+_WHOLE: Table = np.arange(256, dtype=np.float32)
+# 256 times the share of 255; the factor, a power of two, changes no rounding.
+_SCALED: Table = _WHOLE * (np.float32(1) / np.float32(255)) * np.float32(256)
 
 
 def paint(level: PlacedLevel, tile: Tile, x: int, y: int, width: int, height: int) -> tuple[Image, Alpha]:
@@ -50,12 +54,19 @@ def paint(level: PlacedLevel, tile: Tile, x: int, y: int, width: int, height: in
 
 
 def on_background(rgb: Image, alpha: Alpha, background_rgb: tuple[int, int, int]) -> Image:
-    """Premultiplied colours with what alpha lacks of the background added."""
+    """`rgb` itself, premultiplied, after adding what alpha lacks of the background."""
     if alpha.min() == 255:
         return rgb
     missing = np.arange(255, -1, -1, dtype=np.float64)[:, None] / 255
     shade = np.round(missing * background_rgb).astype(np.uint8)[None]
-    return np.asarray(cv2.add(rgb, cv2.LUT(cv2.cvtColor(alpha, cv2.COLOR_GRAY2RGB), shade)), np.uint8)
+    height, width = alpha.shape
+    for top in range(0, height, _PATCH_PX):
+        for left in range(0, width, _PATCH_PX):
+            part = np.s_[top : top + _PATCH_PX, left : left + _PATCH_PX]
+            if alpha[part].min() < 255:
+                added = cv2.LUT(cv2.cvtColor(alpha[part], cv2.COLOR_GRAY2RGB), shade)
+                rgb[part] = cv2.add(rgb[part], added)
+    return rgb
 
 
 def _within(place: int, downsample: int) -> tuple[float, int]:
@@ -97,19 +108,27 @@ def _blend(level: PlacedLevel, tile: Tile, number: int, x: float, y: float, rgb:
     across, down = math.ceil(left) - left, math.ceil(top) - top
     corner_x, corner_y = int(pieces.source_x[number]), int(pieces.source_y[number])
     pixels = tile(int(pieces.tile[number]))
+    under = rgb[rows, columns], alpha[rows, columns]
+    if under[1].min(initial=255) == 255:
+        return
     source = _with_rim(
         pixels[corner_y : corner_y + pieces.height, corner_x : corner_x + pieces.width],
         slice(rows.start - math.ceil(top), rows.stop - math.ceil(top) + 1),
         slice(columns.start - math.ceil(left), columns.stop - math.ceil(left) + 1),
     )
-    under = rgb[rows, columns], alpha[rows, columns]
     is_tile = pieces.width == level.tiles.width and pieces.height == level.tiles.height
     rimless = _is_inside(rows, top, pieces.height) and _is_inside(columns, left, pieces.width)
-    if is_tile and (rimless or not (across or down)):
-        _put_beneath(*under, _interpolated(source, across, down, _whole_table))
-        return
-    cover = np.outer(_cover(rows, top, pieces.height), _cover(columns, left, pieces.width))
-    _saturate(*under, _interpolated(source, across, down, _unit_table), cover)
+    is_opaque = is_tile and (rimless or not (across or down))
+    cover_y, cover_x = _cover(rows, top, pieces.height), _cover(columns, left, pieces.width)
+    # Large tiles go by rows, for each pixel takes some 40 bytes meanwhile.
+    count = max(1, _STRIP_PX // len(cover_x))
+    for first in range(0, len(cover_y), count):
+        part, known = slice(first, first + count), source[first : first + count + 1]
+        if is_opaque:
+            _put_beneath(under[0][part], under[1][part], _interpolated(known, across, down, _WHOLE))
+        else:
+            colours = _interpolated(known, across, down, _SCALED)
+            _saturate(under[0][part], under[1][part], colours, np.outer(cover_y[part], cover_x))
 
 
 def _touched(start: float, extent: int, most: int) -> slice:
@@ -144,61 +163,53 @@ def _with_rim(piece: Image, rows: slice, columns: slice) -> Image:
     return np.asarray(cv2.copyMakeBorder(inner, *rims, cv2.BORDER_CONSTANT, value=(0, 0, 0)), np.uint8)
 
 
-def _interpolated(source: Image, across: float, down: float, table: Table) -> NDArray[np.float32]:
+def _interpolated(source: Image, across: float, down: float, values: Table) -> NDArray[np.float32]:
     """Each pixel of all but the last row and column, mixed with its right and lower neighbours."""
-    mixed = _looked_up(source[:-1, :-1], table((1 - across) * (1 - down)))
+    known = np.asarray(cv2.LUT(source, values), np.float32)
+    mixed: NDArray[np.float32] = known[:-1, :-1] * np.float32((1 - across) * (1 - down))
     if across:
-        mixed += _looked_up(source[:-1, 1:], table(across * (1 - down)))
+        mixed += known[:-1, 1:] * np.float32(across * (1 - down))
     if down:
-        mixed += _looked_up(source[1:, :-1], table((1 - across) * down))
+        mixed += known[1:, :-1] * np.float32((1 - across) * down)
     if across and down:
-        mixed += _looked_up(source[1:, 1:], table(across * down))
+        mixed += known[1:, 1:] * np.float32(across * down)
     return mixed
-
-
-def _looked_up(source: Image, table: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(cv2.LUT(source, table), np.float32)
-
-
-@lru_cache(maxsize=4096)
-def _whole_table(weight: float) -> NDArray[np.float32]:
-    """Each byte, weighted; sums are exact."""
-    return np.arange(256, dtype=np.float32) * np.float32(weight)
-
-
-@lru_cache(maxsize=4096)
-def _unit_table(weight: float) -> NDArray[np.float32]:
-    """256 times the value of each byte, weighted; the factor, a power of two, changes no rounding."""
-    values = np.arange(256, dtype=np.float32) * (np.float32(1) / np.float32(255))
-    return values * np.float32(weight) * np.float32(256)
 
 
 def _put_beneath(rgb: Image, alpha: Alpha, colours: NDArray[np.float32]) -> None:
     """Lay an opaque piece under what is there. rgb, alpha: changed."""
     added = colours.astype(np.uint8)
-    begun = np.nonzero((alpha > 0) & (alpha < 255))
-    if len(begun[0]):
+    fresh = alpha == 0
+    begun = _begun(alpha, fresh)
+    if begun is not None:
         product = added[begun].astype(np.uint16) * (255 - alpha[begun].astype(np.uint16))[:, None] + 128
         rgb[begun] = cv2.add(rgb[begun], ((product + (product >> 8)) >> 8).astype(np.uint8))
-    _fill(rgb, alpha == 0, added)
+    _fill(rgb, fresh, added)
     alpha[...] = 255
 
 
 def _saturate(rgb: Image, alpha: Alpha, colours: NDArray[np.float32], cover: NDArray[np.float32]) -> None:
-    """Add what alpha lacks. rgb, alpha: changed. colours: 256 times premultiplied ones. cover: of the new, 0 to 1."""
-    begun = np.nonzero((alpha > 0) & (alpha < 255))
-    seam: tuple[Image, Alpha] | None = None
-    if len(begun[0]):
-        seam = _mixed(rgb[begun], alpha[begun], colours[begun], cover[begun])
+    """Add what alpha lacks. rgb, alpha: changed. colours: premultiplied, 256 times. cover: of the piece, 0 to 1."""
     fresh = alpha == 0
+    begun = _begun(alpha, fresh)
+    if begun is not None:
+        rgb[begun], alpha[begun] = _mixed(rgb[begun], alpha[begun], colours[begun], cover[begun])
     _fill(rgb, fresh, _bytes(colours))
     _fill(alpha, fresh, _bytes(cover * np.float32(256)))
-    if seam is not None:
-        rgb[begun], alpha[begun] = seam
+
+
+def _begun(alpha: Alpha, fresh: NDArray[np.bool_]) -> tuple[Ints, Ints] | None:
+    """Rows and columns of what was painted, but not to the full."""
+    # Flat, for numpy is slow at finding places in two dimensions.
+    found = np.flatnonzero(~(fresh | (alpha == 255)))
+    return np.divmod(found, alpha.shape[1]) if len(found) else None
 
 
 def _fill(target: NDArray[np.uint8], where: NDArray[np.bool_], values: NDArray[np.uint8]) -> None:
-    cv2.copyTo(values, where.view(np.uint8), target)
+    if where.all():
+        target[...] = values
+    else:
+        cv2.copyTo(values, where.view(np.uint8), target)
 
 
 def _mixed(
@@ -214,4 +225,6 @@ def _mixed(
 
 
 def _bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.minimum(values, np.float32(255)).astype(np.uint8)
+    """Rounded down, as bytes. values: changed."""
+    np.minimum(values, np.float32(255), out=values)
+    return values.astype(np.uint8)
