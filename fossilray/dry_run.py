@@ -72,7 +72,7 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
         else:
             plans.append(answer)
     return RunPlan(
-        tuple(plans), tuple(refused), _memory(config), _crop_bytes(config), config.slides.scratch_gb
+        tuple(plans), tuple(refused), _memory(config), crop_bytes(config), config.slides.scratch_gb
     )
 
 
@@ -120,6 +120,12 @@ def render_plan(plan: RunPlan) -> Group:
     return Group(table, *lines)
 
 
+def crop_bytes(config: RunConfig) -> int:
+    """Bytes of one stored crop, by its size and encoding; an estimate."""
+    share = (config.crops.size_px / 224) ** 2
+    return round(CROP_BYTES * share * (1 if config.crops.encoding == "jpeg" else 8))
+
+
 def _count(number: int | None) -> str:
     return "?" if number is None else str(number)
 
@@ -136,8 +142,3 @@ def _memory(config: RunConfig) -> int:
     crops_bytes = 4 * config.embedder.batch * config.crops.size_px**2 * 3
     # A nano network keeps some 60 floats of activation per input pixel alive at its widest point.
     return round(MODELS_BYTES + 3 * batch_bytes + batch_bytes / 3 * 60 * 4 + crops_bytes)
-
-
-def _crop_bytes(config: RunConfig) -> int:
-    share = (config.crops.size_px / 224) ** 2
-    return round(CROP_BYTES * share * (1 if config.crops.encoding == "jpeg" else 8))

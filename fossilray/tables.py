@@ -12,12 +12,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from fossilray.errors import UsageError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from rich.console import Console
 
 TableForm = Literal["csv", "json", "parquet"]
@@ -27,6 +25,7 @@ _LIKE_A_FORMULA = r"^('*[=+\-@\t\r])"
 
 def print_table(table: pa.Table, *, console: Console, most_rows: int = 200) -> None:
     """Print a result as a table; a long one is cut, and says how much is missing."""
+    import pyarrow as pa
     from rich.table import Table
     from rich.text import Text
 
@@ -156,6 +155,9 @@ def _plain(value: Any) -> Any:
 
 def _flatten(table: pa.Table) -> pa.Table:
     """CSV has no lists or structures: they become JSON; and a spreadsheet that opens it must meet no formula."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     for index, field in enumerate(table.schema):
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
             safe = pc.replace_substring_regex(table[index], pattern=_LIKE_A_FORMULA, replacement=r"'\1")

@@ -8,11 +8,12 @@ import typer
 
 from fossilray import __version__
 from fossilray.cli.shared import out
-from fossilray.config import default_yaml
 
 
 def print_config() -> None:
     """Print the default configuration as YAML with comments."""
+    from fossilray.config import default_yaml
+
     sys.stdout.write(default_yaml())
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fossilray.cli.look import OutOption, TableForm
 from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, err, open_store, out, settings
 from fossilray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([mhd])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -153,6 +155,8 @@ def compact(
 
 
 def _bar(what: str) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn(what),
         BarColumn(bar_width=36),

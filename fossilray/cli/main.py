@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from fossilray.cli import about, care, look, work
+from fossilray.cli import about, care, look, plan, work
 from fossilray.cli.shared import err
 from fossilray.errors import FossilrayError, UsageError
 from fossilray.tables import printable
@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
-    *(work.process, work.catalog),
+    *(work.process, work.catalog, plan.estimate),
     *(look.status, look.report, look.query, look.crops, look.export),
     *(care.failures, care.retry, care.verify, care.gc, care.compact),
     *(work.synth, work.demo),

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fossilray.config import RunConfig, load_config
-
 if TYPE_CHECKING:
+    from fossilray.config import RunConfig
     from fossilray.store import RunStore
 
 out = Console()
@@ -29,6 +28,8 @@ SetOption = Annotated[
 
 def settings(config: Path | None, assignments: list[str] | None, workers: int | None = None) -> RunConfig:
     """The configuration that a command's options ask for."""
+    from fossilray.config import load_config
+
     extra = [] if workers is None else [f"workers.count={workers}"]
     return load_config(config, [*(assignments or []), *extra])
 

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from fossilray.cli.plan import print_short_estimate
 from fossilray.cli.shared import ConfigOption, SetOption, out, settings
 from fossilray.errors import ConfigError
 from fossilray.tables import printable
@@ -68,7 +69,9 @@ def process(
         )
         raise ConfigError(f"no {missing} in the configuration")
     if dry_run:
-        out.print(render_plan(plan_run(source, run, chosen)))
+        plan = plan_run(source, run, chosen)
+        out.print(render_plan(plan))
+        print_short_estimate(plan, run, chosen)
         return
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
