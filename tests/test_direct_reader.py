@@ -202,6 +202,22 @@ def test_unusual_slides_are_left_to_openslide(overlapping: Path, tmp_path: Path)
         slide.read(0, *(slide.info.bounds.x_min + 5,) * 2, 50, 50)
 
 
+def test_level_with_two_tiles_in_a_cell_is_left_to_openslide(overlapping: Path, tmp_path: Path) -> None:
+    path = copied(overlapping, tmp_path)
+    level = read_mirax_layout(path).levels[1]
+    assert level is not None
+    file = path.with_suffix("") / "Index.dat"
+    index = bytearray(file.read_bytes())
+    # An entry is cell, offset, bytes, file; the offsets of two neighbours tell where theirs are.
+    first, second = (index.find(np.array(level.tiles.offset[at], "<i4").tobytes()) - 4 for at in (8, 9))
+    index[second : second + 4] = index[first : first + 4]
+    file.write_bytes(index)
+    with open_slide(path) as slide:
+        regions = some_regions(slide, np.random.default_rng(4), 8)
+    assert assert_same(path, 1, regions) == 0
+    assert assert_same(path, 2, regions) == 8
+
+
 def test_threads_share_a_slide(overlapping: Path) -> None:
     with open_slide(overlapping) as slide, ThreadPoolExecutor(6) as pool:
         regions = [

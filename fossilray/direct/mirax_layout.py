@@ -27,6 +27,10 @@ _POSITION = np.dtype([("flag", "u1"), ("x", "<i4"), ("y", "<i4")])
 _LEAST_PIECE_PX = 16
 # Larger tiles would fill the cache with a few; scanners write 256 to 2048 px a side.
 _LARGEST_TILE_PX = 2048 * 2048
+# A slide of 200 gigapixels in tiles of 256 px has 3 million; 16 bytes of Index.dat tell of each.
+_MOST_CELLS = 4_000_000
+_LARGEST_INDEX_BYTES = 40 * _MOST_CELLS
+_MOST_PHOTOS_ACROSS = 64
 # 11 bits of fraction in each direction are what float32 multiplies without rounding.
 _COARSEST = 2**11
 
@@ -52,7 +56,10 @@ def read_mirax_layout(path: Path) -> SlideLayout:
         names = ini["DATAFILE"]
         files = tuple(folder / names[f"FILE_{number}"] for number in range(int(names["FILE_COUNT"])))
         grid = read_grid(ini)
-        index = _Index((folder / ini["HIERARCHICAL"]["INDEXFILE"]).read_bytes(), grid.slide_id, len(files))
+        listing = folder / ini["HIERARCHICAL"]["INDEXFILE"]
+        if grid.across * grid.down > _MOST_CELLS or listing.stat().st_size > _LARGEST_INDEX_BYTES:
+            raise ValueError("it has more tiles than any known slide")
+        index = _Index(listing.read_bytes(), grid.slide_id, len(files))
         return SlideLayout(files, _place_levels(ini, grid, index, files))
     except KeyError as error:
         raise ValueError(f"{error.args[0]!r} is missing") from None
@@ -74,8 +81,8 @@ def _place_levels(
     levels: list[PlacedLevel | None] = []
     for number in range(len(grid.concats)):
         group = ini[tree[f"HIER_0_VAL_{number}_SECTION"]]
-        entries = index.entries(number)
         try:
+            entries = index.entries(number, most=grid.across * grid.down)
             levels.append(_place_level(number, group, entries, photos))
         except ValueError:
             # Level 0 tells which photos there are.
@@ -111,6 +118,8 @@ def _place_level(number: int, group: Mapping[str, str], entries: Ints, photos: _
     if min(width, height) // cut < _LEAST_PIECE_PX or width * height > _LARGEST_TILE_PX or concat > _COARSEST:
         raise ValueError(f"level {number} is made of pieces of an unusual size")
     image, offset, length, file = entries.T
+    if len(np.unique(image)) < len(image):
+        raise ValueError(f"level {number} has several tiles in a cell")
     row, column = image // grid.across, image % grid.across
     if np.any(row >= grid.down) or np.any(row % concat) or np.any(column % concat):
         raise ValueError(f"level {number} has tiles between the cells")
@@ -156,6 +165,8 @@ def _are_taken(level: int, photo: Ints, photos: _Photos, *, span: int) -> NDArra
         return np.asarray(there)
     if span == 1:
         return photos.taken[photo]
+    if span > _MOST_PHOTOS_ACROSS:
+        raise ValueError(f"level {level} joins too many photos")
     taken = np.zeros(len(photo), np.bool_)
     for down in range(span):
         for across in range(span):
@@ -176,6 +187,8 @@ def _stored_positions(
         if record is None:
             continue
         offset, length, file = index.record(record)
+        if length > 2 * count * _POSITION.itemsize + 1024:
+            raise ValueError(f"{length} bytes of positions for {count} photos")
         with files[file].open("rb") as data:
             data.seek(offset)
             content = data.read(length)
@@ -224,14 +237,15 @@ class _Index:
         self._roots = len(head)
         self._files = files
 
-    def entries(self, level: int) -> Ints:
-        """Tiles of a level, (n, 4): cell, offset, bytes, data file."""
+    def entries(self, level: int, *, most: int) -> Ints:
+        """Tiles of a level, (n, 4): cell, offset, bytes, data file; not more than `most`."""
         page = self._first_page(self._int(self._roots) + 4 * level)
         found = [np.empty((0, 4), "<i4")]
-        seen: set[int] = set()
+        left, seen = most, set[int]()
         while page:
             count, following = self._int(page), self._int(page + 4)
-            if page in seen or not 0 <= count <= len(self._content):
+            left -= count
+            if page in seen or count < 0 or left < 0:
                 raise ValueError("Index.dat leads astray")
             seen.add(page)
             found.append(np.frombuffer(self._content, "<i4", 4 * count, page + 8).reshape(-1, 4))

@@ -20,8 +20,9 @@ from fossilray.direct.placed_level import Ints, PlacedLevel
 from fossilray.records import Image
 
 Alpha: TypeAlias = NDArray[np.uint8]
-Tile: TypeAlias = Callable[[int], Image]
-"""Gives the pixels of a stored tile of the level by its number."""
+Tile: TypeAlias = Callable[[int, bool], Image]
+"""Gives the pixels of a stored tile of the level by its number. True: all of it lies inside the window, so that its
+neighbours will hardly ask for it; its memory may serve the next call."""
 Table: TypeAlias = NDArray[np.float32]
 """The value of each byte."""
 
@@ -94,7 +95,7 @@ def _lay(level: PlacedLevel, tile: Tile, number: int, x: int, y: int, rgb: Image
     rows = slice(max(0, top), min(alpha.shape[0], top + pieces.height))
     columns = slice(max(0, left), min(alpha.shape[1], left + pieces.width))
     down, across = pieces.source_y[number] - top, pieces.source_x[number] - left
-    rgb[rows, columns] = tile(int(pieces.tile[number]))[
+    rgb[rows, columns] = tile(int(pieces.tile[number]), _is_all(level, rows, columns))[
         rows.start + down : rows.stop + down, columns.start + across : columns.stop + across
     ]
     alpha[rows, columns] = 255
@@ -107,7 +108,7 @@ def _blend(level: PlacedLevel, tile: Tile, number: int, x: float, y: float, rgb:
     columns = _touched(left, pieces.width, alpha.shape[1])
     across, down = math.ceil(left) - left, math.ceil(top) - top
     corner_x, corner_y = int(pieces.source_x[number]), int(pieces.source_y[number])
-    pixels = tile(int(pieces.tile[number]))
+    pixels = tile(int(pieces.tile[number]), _is_all(level, rows, columns))
     under = rgb[rows, columns], alpha[rows, columns]
     if under[1].min(initial=255) == 255:
         return
@@ -116,7 +117,7 @@ def _blend(level: PlacedLevel, tile: Tile, number: int, x: float, y: float, rgb:
         slice(rows.start - math.ceil(top), rows.stop - math.ceil(top) + 1),
         slice(columns.start - math.ceil(left), columns.stop - math.ceil(left) + 1),
     )
-    is_tile = pieces.width == level.tiles.width and pieces.height == level.tiles.height
+    is_tile = (pieces.width, pieces.height) == (level.tiles.width, level.tiles.height)
     rimless = _is_inside(rows, top, pieces.height) and _is_inside(columns, left, pieces.width)
     is_opaque = is_tile and (rimless or not (across or down))
     cover_y, cover_x = _cover(rows, top, pieces.height), _cover(columns, left, pieces.width)
@@ -129,6 +130,12 @@ def _blend(level: PlacedLevel, tile: Tile, number: int, x: float, y: float, rgb:
         else:
             colours = _interpolated(known, across, down, _SCALED)
             _saturate(under[0][part], under[1][part], colours, np.outer(cover_y[part], cover_x))
+
+
+def _is_all(level: PlacedLevel, rows: slice, columns: slice) -> bool:
+    """Whether a whole stored tile is seen there."""
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    return bool(height >= level.tiles.height and width >= level.tiles.width)
 
 
 def _touched(start: float, extent: int, most: int) -> slice:

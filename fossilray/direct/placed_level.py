@@ -59,7 +59,7 @@ class PlacedLevel:
     """
 
     def __init__(self, number: int, downsample: int, tiles: StoredTiles, pieces: Pieces) -> None:
-        if not len(pieces.tile) or min(pieces.advance_x, pieces.advance_y) < 1:
+        if not (len(pieces.tile) and pieces.advance_x >= 1 and pieces.advance_y >= 1):
             raise ValueError(f"level {number} has no grid of tiles")
         self.number = number
         self.downsample = downsample
@@ -69,7 +69,6 @@ class PlacedLevel:
         self._columns = _Axis.of(pieces.column, pieces.left, pieces.width, pieces.advance_x)
         self._rows = _Axis.of(pieces.row, pieces.top, pieces.height, pieces.advance_y)
         self._cells = np.full((self._rows.count, self._columns.count), -1, np.int32)
-        # Of two pieces in one cell the later counts.
         cell = pieces.row - self._rows.first, pieces.column - self._columns.first
         self._cells[cell] = np.arange(len(pieces.tile))
 

@@ -12,6 +12,8 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -49,6 +51,7 @@ class DirectReader:
         self._opened: _Opened | None = None
         self._is_over = info.vendor != "mirax"
         self._trusted: dict[int, PlacedLevel | None] = {}
+        self._left = 0
         self.regions = 0
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> tuple[Image, Alpha] | None:
@@ -56,26 +59,26 @@ class DirectReader:
 
         x, y: level-0 px of the top left corner; width, height: px of the level.
         """
+        found = None
         with self._lock:
             opened = self._open()
-            if opened is None:
-                return None
-            if level not in self._trusted:
+            if opened is not None and level not in self._trusted:
                 self._trusted[level] = self._proven(opened, level)
-            placed = self._trusted[level]
-        if placed is None:
-            return None
-        try:
-            found = paint(placed, lambda number: opened.tile(placed, number), x, y, width, height)
-        except _Undecodable:
-            return None
+            placed = self._trusted.get(level)
+        if opened is not None and placed is not None:
+            with suppress(_Undecodable):
+                found = paint(placed, partial(opened.tile, placed), x, y, width, height)
         with self._lock:
-            self.regions += 1
+            self.regions += found is not None
+            self._left += found is None
         return found
 
     def close(self) -> None:
         """Let go of the files, as soon as no thread reads from them."""
         with self._lock:
+            if self._opened is not None:
+                shown = Path(self._info.path).name
+                _log.info("%s: %d regions read directly, %d by OpenSlide", shown, self.regions, self._left)
             self._is_over = True
             self._opened = None
 
@@ -97,7 +100,7 @@ class DirectReader:
         agreed = 0
         for region in _telling_regions(placed):
             try:
-                rgb, alpha = paint(placed, lambda tile: opened.tile(placed, tile), *region)
+                rgb, alpha = paint(placed, partial(opened.tile, placed), *region)
                 argb = self._reference(number, *region)
             except (_Undecodable, UnreadableRegion):
                 continue
@@ -133,22 +136,33 @@ class _Opened:
             raise ValueError("its levels are not those that OpenSlide sees")
         self.levels = layout.levels
         self._cache = TileCache(_CACHE_BYTES)
+        self._scratch = threading.local()
         self._files: list[int] = []
         weakref.finalize(self, _close_all, self._files)
         for file in layout.files:
             self._files.append(os.open(file, os.O_RDONLY))
 
-    def tile(self, level: PlacedLevel, number: int) -> Image:
-        """The pixels of a stored tile."""
-        return self._cache.get((level.number, number), lambda: self._decode(level, number))
+    def tile(self, level: PlacedLevel, number: int, is_last_use: bool) -> Image:
+        """The pixels of a stored tile, never to be written to; after a last use, until this thread's next call."""
+        key = level.number, number
+        if not is_last_use:
+            return self._cache.get(key, lambda: self._decode(level, number, _empty_tile(level)))
+        kept = self._cache.look_up(key)
+        return self._decode(level, number, self._scratch_of(level)) if kept is None else kept
 
-    def _decode(self, level: PlacedLevel, number: int) -> Image:
+    def _scratch_of(self, level: PlacedLevel) -> Image:
+        """Memory of this thread alone; new memory for every tile of a sweep would cost as much as decoding."""
+        scratch: Image | None = getattr(self._scratch, "tile", None)
+        if scratch is None or scratch.shape[:2] != (level.tiles.height, level.tiles.width):
+            scratch = self._scratch.tile = _empty_tile(level)
+        return scratch
+
+    def _decode(self, level: PlacedLevel, number: int, pixels: Image) -> Image:
+        """The tile in `pixels`; a buffer keeps a header from claiming more memory than the level's tiles have."""
         tiles = level.tiles
         length = int(tiles.length[number])
         if length > tiles.width * tiles.height * _MOST_BYTES_A_PIXEL + _HEADERS_BYTES:
             raise _Undecodable
-        # A buffer of its own keeps a header from claiming more memory than the level's tiles have.
-        pixels = np.empty((tiles.height, tiles.width, 3), np.uint8)
         try:
             content = os.pread(self._files[tiles.file[number]], length, int(tiles.offset[number]))
             decoded: Image = simplejpeg.decode_jpeg(content, "RGB", buffer=pixels)
@@ -157,6 +171,10 @@ class _Opened:
         if decoded.shape != pixels.shape:
             raise _Undecodable
         return decoded
+
+
+def _empty_tile(level: PlacedLevel) -> Image:
+    return np.empty((level.tiles.height, level.tiles.width, 3), np.uint8)
 
 
 def _close_all(files: list[int]) -> None:

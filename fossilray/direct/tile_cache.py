@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TypeAlias
 
 from fossilray.records import Image
@@ -22,39 +21,47 @@ class TileCache:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Key, Image] = OrderedDict()
         self._bytes = 0
-        self._awaited: dict[Key, Future[Image | None]] = {}
+        self._busy: dict[Key, threading.Lock] = {}
+
+    def look_up(self, key: Key) -> Image | None:
+        """The tile, never to be written to, if it is kept."""
+        with self._lock:
+            return self._find(key)
 
     def get(self, key: Key, decode: Callable[[], Image]) -> Image:
         """The tile, decoded now unless it is kept; never to be written to. Raises what `decode` raises."""
-        with self._lock:
-            kept = self._kept.get(key)
-            if kept is not None:
-                self._kept.move_to_end(key)
-                return kept
-            awaited = self._awaited.get(key)
-            if awaited is None:
-                mine = self._awaited[key] = Future()
-        if awaited is None:
-            return self._decode(key, decode, mine)
-        # Whoever failed has said why to its own caller alone.
-        tile = awaited.result()
-        return decode() if tile is None else tile
+        while True:
+            with self._lock:
+                kept = self._find(key)
+                if kept is not None:
+                    return kept
+                busy = self._busy.get(key)
+                if busy is None:
+                    mine = self._busy[key] = threading.Lock()
+                    mine.acquire()
+                    break
+            with busy:
+                # Another thread has done with it; if it failed, this one tries for itself.
+                continue
+        return self._decode(key, decode, mine)
 
-    def _decode(self, key: Key, decode: Callable[[], Image], promise: Future[Image | None]) -> Image:
-        tile = None
+    def _find(self, key: Key) -> Image | None:
+        kept = self._kept.get(key)
+        if kept is not None:
+            self._kept.move_to_end(key)
+        return kept
+
+    def _decode(self, key: Key, decode: Callable[[], Image], mine: threading.Lock) -> Image:
         try:
             tile = decode()
+            with self._lock:
+                self._kept[key] = tile
+                self._bytes += tile.nbytes
+                while self._bytes > self._most_bytes:
+                    _, oldest = self._kept.popitem(last=False)
+                    self._bytes -= oldest.nbytes
             return tile
         finally:
             with self._lock:
-                del self._awaited[key]
-                if tile is not None:
-                    self._keep(key, tile)
-            promise.set_result(tile)
-
-    def _keep(self, key: Key, tile: Image) -> None:
-        self._kept[key] = tile
-        self._bytes += tile.nbytes
-        while self._bytes > self._most_bytes:
-            _, oldest = self._kept.popitem(last=False)
-            self._bytes -= oldest.nbytes
+                del self._busy[key]
+            mine.release()
