@@ -1,0 +1,202 @@
+"""How long questions take over many millions of objects: the run as it was written, and compacted.
+
+python benchmarks/queries.py [--rows 30000000] [--wells 100] [--rounds 5] [--keep DIR]
+
+Objects are made up; files are those of the real store, for every slide is committed through it and the run is then
+compacted. Arrays are mere names. Questions go through `fossilray.query.connect` with two threads, in turns over run and
+dataset. "cold" is the first answer of a new connection after the operating system was asked to forget the files;
+"warm" is the median of further answers on that connection, with the quarters around it. Files and row groups (of up to
+122,880 rows) are those that DuckDB says it read of the dataset.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Annotated
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import typer
+from compact import some_objects, summarise
+
+from fossilray.compact import compact_run
+from fossilray.config import RunConfig, StoreConfig
+from fossilray.query import connect
+from fossilray.records import ArrayFiles
+from fossilray.store import RunStore, open_run
+from fossilray.store.layout import arrays_path
+from fossilray.store.run_record import describe_run
+
+OBJECTS_A_SLIDE = 20_000
+THREADS = 2
+ORDER_BLOCK_PX = 2048
+"""Side of the blocks in whose order the objects of a slide are stored."""
+TOUCHED = f"{'files':>6} {'groups':>8}"
+SIZE_CLASS = "(width_um / 25)::UTINYINT AS size_class"
+"""Stands for what a census counts (genera come later, from a table of their own): classes of 25 um."""
+WELL, SLIDE = "6407/3-1", "slide-000003"
+QUESTIONS = {
+    "count": "SELECT count(*) FROM objects",
+    "by well and depth": "SELECT well, measured_depth_m, count(*) FROM objects GROUP BY ALL ORDER BY ALL",
+    "by well and size": f"SELECT well, {SIZE_CLASS}, count(*) FROM objects GROUP BY ALL ORDER BY ALL",
+    "one slide, all columns": f"SELECT * FROM objects WHERE well = '{WELL}' AND slide_id = '{SLIDE}'",
+    "window on a slide": "SELECT object_id, x_min, y_min, x_max, y_max, score FROM objects "
+    f"WHERE well = '{WELL}' AND slide_id = '{SLIDE}' AND x_min < 24000 AND x_max > 20000 AND y_min < 24000 "
+    "AND y_max > 20000",
+    "100 best scores": "SELECT well, slide_id, object_id, score FROM objects ORDER BY score DESC LIMIT 100",
+}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One question over one place."""
+
+    cold_s: float
+    warm_s: tuple[float, ...]
+    files: int
+    row_groups: int
+    """Of up to 122,880 rows; both are DuckDB's count of what it touched."""
+    answer: list[tuple[object, ...]]
+
+    def __str__(self) -> str:
+        low, _, high = quantiles(self.warm_s, n=4)
+        return f"{self.cold_s:8.3f} {median(self.warm_s):8.3f} {low:7.3f}-{high:.3f}"
+
+
+def main(
+    rows: Annotated[int, typer.Option(help="Objects in all, 20,000 a slide.")] = 30_000_000,
+    wells: Annotated[int, typer.Option(min=4, help="Wells that the slides are spread over.")] = 100,
+    rounds: Annotated[int, typer.Option(min=3, help="Warm answers of each question.")] = 5,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder for run and dataset, reused when they are there.")
+    ] = None,
+) -> None:
+    """Write, compact, ask, print."""
+    with tempfile.TemporaryDirectory(prefix="fossilray-queries-") as scratch:
+        folder = keep or Path(scratch)
+        if not (folder / "dataset" / "dataset.json").exists():
+            make(folder, slides=-(-rows // OBJECTS_A_SLIDE), wells=wells)
+        places = [folder / "run", folder / "dataset"]
+        for place in places:
+            describe(place)
+        ask_all(places, rounds)
+        follow_partitions(places[1], wells, rounds)
+
+
+def make(folder: Path, *, slides: int, wells: int) -> None:
+    """The run, committed slide by slide through the real store, and its compacted dataset."""
+    began_s = time.perf_counter()
+    store = RunStore.open(str(folder / "run"))
+    store.create_or_check(describe_run(RunConfig(), {}))
+    rng = np.random.default_rng(1)
+    written = []
+    for number in range(slides):
+        slide_id, attempt = f"slide-{number:06d}", f"{number:016x}"
+        arrays = ArrayFiles(arrays_path(slide_id, attempt), {"zarr.json": 1}, {"zarr.json": "00"})
+        summary = summarise(slide_id, attempt, well=f"6407/{number % wells}-1", objects=OBJECTS_A_SLIDE)
+        table = in_row_order(some_objects(slide_id, arrays.path, OBJECTS_A_SLIDE, rng))
+        depth = pa.array(np.full(OBJECTS_A_SLIDE, 2000.0 + 10 * (number // wells)))
+        at = table.column_names.index("measured_depth_m")
+        assert store.commit_slide(table.set_column(at, table.schema.field(at), depth), summary, arrays)
+        written.append(summary)
+    store.append_summaries(written)
+    committed_s = time.perf_counter() - began_s
+    report = compact_run(store, str(folder / "dataset"), access=StoreConfig())
+    print(
+        f"{report.objects:,} objects of {report.slides:,} slides in {wells} wells: committed in {committed_s:.0f} s, "
+        f"compacted and verified in {report.seconds:.0f} s"
+    )
+
+
+def in_row_order(table: pa.Table) -> pa.Table:
+    """The objects block by block, as merging leaves them, numbered anew."""
+    x, y = (np.asarray(table[name]) for name in ("x_min", "y_min"))
+    sorted_table = table.take(np.lexsort((x, y, x // ORDER_BLOCK_PX, y // ORDER_BLOCK_PX)))
+    at = table.column_names.index("object_id")
+    return sorted_table.set_column(at, table.schema.field(at), table["object_id"])
+
+
+def describe(place: Path) -> None:
+    """How much lies there, and what opening it takes."""
+    files = list((place / "objects").rglob("*.parquet"))
+    seconds = []
+    for _ in range(3):
+        began_s = time.perf_counter()
+        connect(open_run(str(place)))
+        seconds.append(time.perf_counter() - began_s)
+    size_gb = sum(path.stat().st_size for path in files) / 1e9
+    print(f"{place.name:8} {len(files):6,} files {size_gb:6.2f} GB, connect {median(seconds):.3f} s")
+
+
+def ask_all(places: list[Path], rounds: int) -> None:
+    """Every question over both places; they must agree."""
+    heading = f"{'cold s':>8} {'warm s':>8} {'quarters':>13}"
+    print(f"\n{'':24} {'run':>31} {'dataset':>31}\n{'':24} {heading} {heading} {TOUCHED}")
+    for name, sql in QUESTIONS.items():
+        run, dataset = (ask(place, sql, rounds) for place in places)
+        if name != "100 best scores":  # equal scores may come in any order
+            assert sorted(map(repr, run.answer)) == sorted(map(repr, dataset.answer)), name
+        print(f"{name:24} {run} {dataset} {dataset.files:6,} {dataset.row_groups:8,}")
+
+
+def follow_partitions(dataset: Path, wells: int, rounds: int) -> None:
+    """The same question over more and more wells of the dataset."""
+    print(f"\n{'by size, of':24} {'cold s':>8} {'warm s':>8} {'quarters':>13} {TOUCHED}")
+    for count in sorted({1, min(10, wells), wells}):
+        chosen = ", ".join(f"'6407/{number}-1'" for number in range(count))
+        sql = f"SELECT well, {SIZE_CLASS}, count(*) FROM objects WHERE well IN ({chosen}) GROUP BY ALL ORDER BY ALL"
+        timing = ask(dataset, sql, rounds)
+        print(f"{f'{count} wells':24} {timing} {timing.files:6,} {timing.row_groups:8,}")
+
+
+def ask(place: Path, sql: str, rounds: int) -> Timing:
+    """A question on a new connection: first with files that the system forgot, then again and again."""
+    forget(place)
+    con = open_connection(place)
+    seconds = []
+    answer: list[tuple[object, ...]] = []
+    for _ in range(rounds + 1):
+        began_s = time.perf_counter()
+        answer = con.execute(sql).fetchall()
+        seconds.append(time.perf_counter() - began_s)
+    explained = con.execute(f"EXPLAIN ANALYZE {sql}").fetchall()[0][1]
+    return Timing(
+        seconds[0],
+        tuple(seconds[1:]),
+        counted(explained, r"Total Files Read: *(\d+)"),
+        counted(explained, r"Row Groups Scanned: *(\d+)"),
+        answer,
+    )
+
+
+def open_connection(place: Path) -> duckdb.DuckDBPyConnection:
+    con = connect(open_run(str(place)))
+    con.execute(f"SET threads = {THREADS}")
+    return con
+
+
+def counted(explained: str, pattern: str) -> int:
+    """A count in what EXPLAIN ANALYZE tells of the scan; 0 where this DuckDB does not tell it."""
+    found = re.search(pattern, explained)
+    return int(found[1]) if found else 0
+
+
+def forget(place: Path) -> None:
+    """Ask the operating system to drop its copy of the files; what others hold of them stays."""
+    for path in (place / "objects").rglob("*.parquet"):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+if __name__ == "__main__":
+    typer.run(main)
