@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.direct.placed_level import Ints, Pieces, PlacedLevel, StoredTiles
+from fossilray.mirax_companions import SLIDEDAT
 from fossilray.slidedat import Slidedat, parse_slidedat
 from fossilray.sources.mirax_facts import MiraxGrid, read_grid
 
-SLIDEDAT = "Slidedat.ini"
 _VERSION = b"01.02"
 _POSITION = np.dtype([("flag", "u1"), ("x", "<i4"), ("y", "<i4")])
 # Pieces so small are many, and painting each costs more than OpenSlide does.
