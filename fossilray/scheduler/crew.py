@@ -190,6 +190,8 @@ class Crew:
             num_gpus=self._workers.gpus_per_worker if resources.get("GPU") else 0,
             max_restarts=0,
             max_task_retries=0,
+            # Ray's head keeps an account of 100,000 tasks, 4 kB each; whoever wants to know asks our run directory.
+            enable_task_events=False,
             concurrency_groups={"watch": 1},
         )(_Actor)
 
