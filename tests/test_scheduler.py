@@ -174,6 +174,14 @@ def test_deaths_of_an_earlier_driver_count(store: RunStore, tmp_path: Path) -> N
     assert tried(tmp_path) == ["kills-a"]
 
 
+def test_a_slide_that_lost_a_worker_before_comes_last(store: RunStore, tmp_path: Path) -> None:
+    ledger = Ledger(store)
+    ledger.lost("fine-0", error="WorkerDied", reason="SIGKILL", stage="detect", quarantined=False)
+    ledger.close(Tally(total=1))
+    drive(store, tmp_path, [f"fine-{n}" for n in range(8)])
+    assert "fine-0" in tried(tmp_path)[-2:]
+
+
 def test_only_transient_failures_are_tried_again(store: RunStore, tmp_path: Path) -> None:
     tally, display = drive(store, tmp_path, ["unreadable-a", "flaky-b", "fine-c"])
     assert (tally.committed, tally.failed, tally.retried) == (2, 1, 1)

@@ -310,4 +310,6 @@ def _kind(error: RayError) -> str:
 def _reason(error: RayError) -> str:
     """The line of Ray's account that names a cause, else its first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return next((line for line in lines if "because" in line), lines[0])[:400]
+    return next((line for line in lines if "because" in line), lines[0]).partition(" Some common causes")[0][
+        :400
+    ]

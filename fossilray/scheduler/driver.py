@@ -130,9 +130,10 @@ class _Driver:
         self._ledger = ledger
         self._tally = tally
         self._display = display
-        self._waiting = _Waiting(rows)
         self._flights: dict[str, _Flight] = {}
         self._blame: dict[str, float] = ledger.blame()
+        # What lost its workers before comes last: first in turn, it would be in work whenever something strikes.
+        self._waiting = _Waiting(sorted(rows, key=lambda row: row.slide_id in self._blame))
         self._tries: dict[str, int] = {}
         self._seconds: deque[float] = deque(maxlen=1000)
         self._silent_since_s: float | None = None
