@@ -1,0 +1,72 @@
+"""Core-seconds that `fossilray estimate` foretells for a slide, beside those that a worker takes for it.
+
+python benchmarks/estimate.py [--size 4096 --slides 2 --rounds 3]
+
+Rates are measured on one synthetic slide, others of the same kind are then processed whole, without Ray, by the
+default configuration. Both sides are CPU time, which other work on the machine changes little.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import typer
+
+from fossilray.catalog import find_slides
+from fossilray.config import RunConfig
+from fossilray.dry_run import crop_bytes
+from fossilray.estimate.measure import measure_rates
+from fossilray.estimate.model import Quantity, estimate
+from fossilray.estimate.profiles import as_machine, this_machine
+from fossilray.estimate.workload import assumed_habits, workload_of_rows
+from fossilray.records import CatalogRow
+from fossilray.store import RunStore
+from fossilray.store.run_record import describe_run
+from fossilray.synthetic.archive import synthesise_archive
+from fossilray.worker import SlideWorker
+
+
+def main(size: int = 4096, slides: int = 2, rounds: int = 3) -> None:
+    """Measure and print."""
+    config = RunConfig()
+    with tempfile.TemporaryDirectory(prefix="fossilray-estimate-") as scratch:
+        folder = Path(scratch)
+        synthesise_archive(folder / "slides", slides=slides, size_px=size, form="mrxs", seed=7)
+        rows = find_slides(str(folder / "slides")).rows
+        RunStore.open(str(folder / "run")).create_or_check(describe_run(config, {}))
+        worker = SlideWorker(str(folder / "run"), config)
+        worker.prepare()
+        rates = measure_rates(config)
+        machine = as_machine(this_machine(), config)
+        print(f"{'slide':40} {'objects':>8} {'foretold':>9} {'taken':>7} {'ratio':>6}  core-seconds")
+        for row in rows:
+            objects, taken_s = process(worker, row, rounds)
+            workload = workload_of_rows([row], config, assumed_habits(crop_bytes(config)))
+            # The number of objects is no part of what is tested.
+            found = Quantity(max(1, objects), "objects", "computed")
+            answer = estimate(replace(workload, objects=found), rates, machine)
+            foretold_s = answer.limits["cores"] * machine.cores
+            print(
+                f"{row.slide_id:40} {objects:8,} {foretold_s:9.2f} {taken_s:7.2f} {taken_s / foretold_s:6.2f}"
+            )
+
+
+def process(worker: SlideWorker, row: CatalogRow, rounds: int) -> tuple[int, float]:
+    """Objects found, and the median CPU seconds of processing the slide whole."""
+    seconds = []
+    objects = 0
+    for number in range(rounds):
+        before_s = time.process_time()
+        outcome = worker.process(replace(row, slide_id=f"{row.slide_id}-{number}"))
+        seconds.append(time.process_time() - before_s)
+        assert outcome.summary is not None, outcome.failure
+        objects = outcome.summary.objects
+    return objects, median(seconds)
+
+
+if __name__ == "__main__":
+    typer.run(main)
