@@ -1,9 +1,11 @@
-"""One function over a great many items by threads, in order, with memory that does not grow with the items."""
+"""Many items in order, by threads or in lists, with memory that does not grow with the items."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 In = TypeVar("In")
@@ -18,3 +20,29 @@ def map_in_parts(work: Callable[[In], Out], items: Sequence[In], *, threads: int
     with ThreadPoolExecutor(threads) as pool:
         for begin in range(0, len(items), _ITEMS_AT_ONCE):
             yield from pool.map(work, items[begin : begin + _ITEMS_AT_ONCE])
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], *, ahead: int
+) -> Iterator[Out]:
+    """Results of `work` in the order of `items`, at most `ahead` of them begun and not yet taken."""
+    begun: deque[Future[Out]] = deque()
+    try:
+        for item in items:
+            begun.append(pool.submit(work, item))
+            if len(begun) >= ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for future in begun:
+            future.cancel()
+
+
+def batches(items: Iterable[Out], size: int) -> Iterator[tuple[int, list[Out]]]:
+    """Items in lists of `size` (the last may be shorter), each with the index of its first item."""
+    source = iter(items)
+    first = 0
+    while batch := list(islice(source, size)):
+        yield first, batch
+        first += len(batch)

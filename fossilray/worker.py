@@ -6,13 +6,10 @@ import os
 import re
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -21,6 +18,7 @@ from numpy.typing import NDArray
 from fossilray.config import RunConfig
 from fossilray.crops import Measures, cut_crop, estimate_background, measure_crops
 from fossilray.errors import AttemptExpired, OutOfMemory, SlideError, TooMuchLost, UnreadableRegion
+from fossilray.in_parts import batches, in_order
 from fossilray.merge import TileBoxes, merge_tiles
 from fossilray.objects_table import StoredCrops, objects_table
 from fossilray.pictures import LONGEST_SIDE_PX, draw_boxes
@@ -45,9 +43,6 @@ from fossilray.store.arrays import ArrayWriter
 from fossilray.tiling import Sweep, Tile, find_blank, plan_sweeps, read_tile
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|insufficient memory", re.IGNORECASE)
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 class SlideWorker:
@@ -381,32 +376,6 @@ def _resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
-
-
-def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], *, ahead: int
-) -> Iterator[Out]:
-    """Results of `work` in the order of `items`, at most `ahead` of them begun and not yet taken."""
-    begun: deque[Future[Out]] = deque()
-    try:
-        for item in items:
-            begun.append(pool.submit(work, item))
-            if len(begun) >= ahead:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        for future in begun:
-            future.cancel()
-
-
-def batches(items: Iterable[Out], size: int) -> Iterator[tuple[int, list[Out]]]:
-    """Items in lists of `size` (the last may be shorter), each with the index of its first item."""
-    source = iter(items)
-    first = 0
-    while batch := list(islice(source, size)):
-        yield first, batch
-        first += len(batch)
 
 
 def _read(slide: Slide, sweep: Sweep, tile: Tile) -> NDArray[np.uint8] | None:

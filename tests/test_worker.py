@@ -12,12 +12,13 @@ import pytest
 from slides_on_disk import DISC_PX, discs, write_slide
 
 from fossilray.config import RunConfig, load_config
+from fossilray.in_parts import batches
 from fossilray.objects_table import outward_px
 from fossilray.records import OBJECTS_SCHEMA, CatalogRow, Outcome
 from fossilray.store import RunStore
 from fossilray.store.arrays import open_arrays
 from fossilray.store.run_record import describe_run
-from fossilray.worker import SlideWorker, batches
+from fossilray.worker import SlideWorker
 
 CLASSICAL = ("detector.kind=classical", "detector.classical.min_area_um2=100")
 
