@@ -294,6 +294,7 @@ def test_a_table_of_machines_of_ones_own(tmp_path: Path) -> None:
         find_instance("tower", file=file)
 
 
+@pytest.mark.slow  # half a minute; the dry run of test_process measures too
 def test_rates_are_measured_on_this_machine() -> None:
     told = measure_rates(RunConfig())
     for name, rate in vars(told).items():

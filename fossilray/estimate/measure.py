@@ -77,7 +77,7 @@ class _Measurement:
         self._network_clock = time.perf_counter if on_gpu else time.process_time
 
     def rates(self) -> Rates:
-        with open_slide(self._path, mpp=ARCHIVE_MPP) as slide:
+        with self._open() as slide:
             info = slide.info
             sweeps = plan_sweeps(info, self._config.tiling, self._config.detector, self._detector.stride_px)
             background = estimate_background(slide)
@@ -138,6 +138,9 @@ class _Measurement:
             on_gpu=self._on_gpu,
         )
 
+    def _open(self) -> Slide:
+        return open_slide(self._path, mpp=ARCHIVE_MPP, reader=self._config.slides.reader)
+
     @property
     def _device(self) -> str:
         return "GPU" if self._on_gpu else "core"
@@ -147,7 +150,7 @@ class _Measurement:
         seconds: list[float] = []
         for _ in range(_ROUNDS):
             before_s = time.process_time()
-            with open_slide(self._path, mpp=ARCHIVE_MPP) as slide:
+            with self._open() as slide:
                 opened_s = time.process_time()
                 answer = work(slide)
                 seconds.append(time.process_time() - (before_s if opening else opened_s))

@@ -159,6 +159,8 @@ def _result(estimate: Estimate, within_days: float | None) -> list[str]:
 
 
 def _duration(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{hours * 3600:,.1f} seconds"
     if hours < 1:
         return f"{hours * 60:,.1f} minutes"
     return f"{hours:,.1f} hours" if hours < 48 else f"{hours / 24:,.1f} days"
