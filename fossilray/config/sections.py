@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from fossilray.errors import ConfigError
-
-_KEPT_BACK = "kept_back"
+KEPT_BACK = "kept_back"
 """Type of faults whose message does not repeat what was given."""
 
 
@@ -48,11 +43,11 @@ class AccessConfig(Section):
         protocol, separator, rest = url.partition("://")
         if "@" in url:
             raise PydanticCustomError(
-                _KEPT_BACK,
+                KEPT_BACK,
                 "must not hold credentials; put them into the shared AWS credentials file and name its profile",
             )
         if protocol not in ("http", "https") or not separator or not rest:
-            raise PydanticCustomError(_KEPT_BACK, "must begin with http:// or https:// and name a host")
+            raise PydanticCustomError(KEPT_BACK, "must begin with http:// or https:// and name a host")
         return url
 
 
@@ -342,99 +337,3 @@ class RunConfig(Section):
         ):
             del plain["slides"][name]
         return plain
-
-
-def load_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> RunConfig:
-    """The configuration in a YAML file (or the defaults) with `section.field=value` assignments applied.
-
-    Raises:
-        ConfigError: the file cannot be read, or a key or value is not one fossilray knows.
-    """
-    tree = _read_yaml(path) if path is not None else {}
-    for assignment in assignments:
-        _assign(tree, assignment)
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_first_fault(error, path)) from None
-
-
-def document_config() -> Iterator[tuple[str, Any, str]]:
-    """Every field as (dotted name, default, description), sections first, in order."""
-    yield from _document(RunConfig(), prefix="")
-
-
-def default_yaml() -> str:
-    """The default configuration as YAML, each field under its description."""
-    return "\n".join(_yaml_lines(RunConfig(), indent="")) + "\n"
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}; check the path") from None
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not YAML: {where}; `fossilray config` prints a valid one") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path} holds a {type(tree).__name__}, not sections; `fossilray config` prints a valid one"
-        )
-    return tree
-
-
-def _assign(tree: dict[str, Any], assignment: str) -> None:
-    name, equals, text = assignment.partition("=")
-    keys = name.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set {assignment!r} is not of the form section.field=value")
-    for key in keys[:-1]:
-        below = tree.setdefault(key, {})
-        if not isinstance(below, dict):
-            raise ConfigError(f"--set {assignment!r}: {key} is a value, not a section")
-        tree = below
-    try:
-        tree[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {assignment!r}: the value is not YAML; quote it") from None
-
-
-def _first_fault(error: ValidationError, path: Path | None) -> str:
-    fault = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in fault["loc"])
-    where = f"{path}: " if path is not None else ""
-    if fault["type"] == _KEPT_BACK:
-        return f"{where}{name} {fault['msg']}"
-    if fault["type"] == "extra_forbidden":
-        return f"{where}{name} is not a configuration field; `fossilray config` lists them all"
-    return f"{where}{name} = {fault['input']!r}: {fault['msg']}; `fossilray config` explains every field"
-
-
-def _document(section: Section, *, prefix: str) -> Iterator[tuple[str, Any, str]]:
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        yield prefix + name, value, field.description or ""
-        if isinstance(value, Section):
-            yield from _document(value, prefix=f"{prefix}{name}.")
-
-
-def _yaml_lines(section: Section, *, indent: str) -> Iterator[str]:
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        if not indent:
-            yield ""
-        yield f"{indent}# {field.description}"
-        if isinstance(value, Section):
-            yield f"{indent}{name}:"
-            yield from _yaml_lines(value, indent=indent + "  ")
-        else:
-            plain = section.model_dump(mode="json")[name]
-            yield f"{indent}{name}: {_inline_yaml(plain)}"
-
-
-def _inline_yaml(plain: Any) -> str:
-    text = yaml.safe_dump(plain, sort_keys=False, default_flow_style=True, width=1000)
-    return text.removesuffix("\n").removesuffix("\n...")

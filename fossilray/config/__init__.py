@@ -1,0 +1,37 @@
+"""The one configuration of the slide job."""
+
+from fossilray.config.loading import default_yaml, document_config, load_config
+from fossilray.config.sections import (
+    AccessConfig,
+    ClassicalConfig,
+    CropsConfig,
+    DetectorConfig,
+    EmbedderConfig,
+    MergeConfig,
+    PassConfig,
+    RunConfig,
+    Section,
+    SlidesConfig,
+    StoreConfig,
+    TilingConfig,
+    WorkersConfig,
+)
+
+__all__ = [
+    "AccessConfig",
+    "ClassicalConfig",
+    "CropsConfig",
+    "DetectorConfig",
+    "EmbedderConfig",
+    "MergeConfig",
+    "PassConfig",
+    "RunConfig",
+    "Section",
+    "SlidesConfig",
+    "StoreConfig",
+    "TilingConfig",
+    "WorkersConfig",
+    "default_yaml",
+    "document_config",
+    "load_config",
+]
