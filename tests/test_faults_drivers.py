@@ -104,7 +104,13 @@ def test_what_was_submitted_to_a_dead_driver_is_committed_by_the_next(
     assert_equal_runs(store, sound_run)
 
 
-@pytest.mark.parametrize("place", ["embedding", "before the commit"], ids=["in arrays", "in Parquet"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param("embedding", id="in arrays", marks=pytest.mark.slow),
+        pytest.param("before the commit", id="in Parquet"),
+    ],
+)
 def test_a_full_disk_stops_the_job_and_with_room_the_same_command_finishes(
     place: str, some_slides: Path, sound_run: RunStore, tmp_path: Path, small_disk: Path
 ) -> None:

@@ -109,6 +109,7 @@ def test_lost_regions_are_counted_and_the_rest_of_each_slide_is_kept(
     assert_neighbours_untouched(store, sound_alone)
 
 
+@pytest.mark.slow
 def test_a_slide_of_which_too_much_is_lost_fails_and_its_neighbours_do_not(
     archive: Path, sound_alone: RunStore, tmp_path: Path
 ) -> None:

@@ -170,6 +170,7 @@ def test_a_store_that_forbids_from_the_start_ends_the_job_at_once(
     assert ACCESS_KEY not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_slide_that_finds_no_room_in_scratch_fails_alone_and_is_made_once_there_is(
     faulty_s3: FaultyS3, small_disk: Path, tmp_path: Path
 ) -> None:
