@@ -69,6 +69,7 @@ def test_slides_of_a_lost_machine_are_done_elsewhere(
     assert {failure.error for failure in job.store.failures(forgiven=True)} <= {"NodeDied", "WorkerDied"}
 
 
+@pytest.mark.slow
 def test_a_machine_that_joins_takes_work(
     cluster: Cluster, some_slides: Path, sound_run: RunStore, tmp_path: Path
 ) -> None:

@@ -54,7 +54,7 @@ def test_slides_that_break_the_reader_hang_or_swell_are_quarantined_and_their_ne
         store,
         tmp_path / "marks",
         counts=counts_of(sound_run),
-        more=("workers.max_deaths=2", "workers.stall_minutes=0.1", "workers.memory_gb=1.8"),
+        more=("workers.max_deaths=1", "workers.stall_minutes=0.1", "workers.memory_gb=1.8"),
     )
     assert store.committed() == set("defg")
     assert {failure.slide_id: failure.error for failure in result.failures} == {
@@ -63,7 +63,7 @@ def test_slides_that_break_the_reader_hang_or_swell_are_quarantined_and_their_ne
         "c": "MemoryExceeded",
     }
     assert all(failure.quarantined for failure in result.failures)
-    assert len(list((tmp_path / "marks").iterdir())) == 6
+    assert len(list((tmp_path / "marks").iterdir())) == 3
     assert sum("quarantined" in line for line in display.said) == 3
 
 
