@@ -7,19 +7,17 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from fossilray.config import RunConfig
-from fossilray.crops import Measures, cut_crop, estimate_background, measure_crops
-from fossilray.errors import AttemptExpired, OutOfMemory, SlideError, TooMuchLost, UnreadableRegion
-from fossilray.in_parts import batches, in_order
-from fossilray.merge import TileBoxes, merge_tiles
+from fossilray.cutting import cut_objects
+from fossilray.detection import Seen, look_over
+from fossilray.errors import AttemptExpired, OutOfMemory, SlideError, UnreadableRegion
+from fossilray.merge import merge_tiles
 from fossilray.objects_table import StoredCrops, objects_table
 from fossilray.pictures import LONGEST_SIDE_PX, draw_boxes
 from fossilray.records import (
@@ -40,7 +38,6 @@ from fossilray.slide import Slide, open_slide
 from fossilray.sources.staging import Stager
 from fossilray.store import RunStore
 from fossilray.store.arrays import ArrayWriter
-from fossilray.tiling import Sweep, Tile, find_blank, plan_sweeps, read_tile
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|insufficient memory", re.IGNORECASE)
 
@@ -122,17 +119,6 @@ class SlideWorker:
         self._state = state
 
 
-@dataclass(frozen=True)
-class _Found:
-    """All objects of a slide, level-0 pixels, in row order, and what it took to find them."""
-
-    boxes: Boxes
-    tiles_planned: int
-    tiles_blank: int
-    tiles_failed: int
-    coarsest_level: int
-
-
 class _SlideRun:
     """One attempt at one slide."""
 
@@ -175,120 +161,58 @@ class _SlideRun:
             ThreadPoolExecutor(slides.read_threads, thread_name_prefix="read") as readers,
         ):
             self._enter("detect")
-            found = self._find(slide, readers)
+            seen = self._find(slide, readers)
+            self._enter("merge")
+            boxes = merge_tiles(seen.tiles, info=slide.info, merge=self._config.merge)
             self._enter("crops")
-            crops = self._cut(slide, readers, found)
+            crops = self._cut(slide, readers, boxes, coarsest_level=seen.coarsest_level)
             self._enter("write")
-            self._draw(slide, found.boxes)
+            self._draw(slide, boxes)
             info = slide.info
-        table = objects_table(self._row, info, found.boxes, crops, self._config.merge.isolated_overlap)
+        table = objects_table(self._row, info, boxes, crops, self._config.merge.isolated_overlap)
         self._enter("commit")
-        summary = self._summarise(info, found, crops)
+        summary = self._summarise(info, seen, crops, objects=len(boxes))
         if self._store.single_writer:
             self._store.submit_slide(table, summary, crops.files, attempt=self._attempt)
             return Outcome(self._row.slide_id, summary=summary, submitted=True)
         won = self._store.commit_slide(table, summary, crops.files, attempt=self._attempt)
         return Outcome(self._row.slide_id, summary=summary if won else None)
 
-    def _find(self, slide: Slide, readers: ThreadPoolExecutor) -> _Found:
-        config = self._config
-        sweeps = plan_sweeps(slide.info, config.tiling, config.detector, self._detector.stride_px)
-        blank = find_blank(slide, config.tiling, sweeps)
-        wanted = [
-            (sweep, tile)
-            for sweep, is_blank in zip(sweeps, blank, strict=True)
-            for tile in sweep
-            if not is_blank[tile.index]
-        ]
-        found: list[TileBoxes] = []
-        failed = 0
-        batch: list[tuple[Sweep, Tile, NDArray[np.uint8]]] = []
-        read = in_order(readers, lambda job: _read(slide, *job), wanted, ahead=2 * config.detector.batch)
-        for done, ((sweep, tile), pixels) in enumerate(zip(wanted, read, strict=True)):
-            if pixels is None:
-                failed += 1
-                continue
-            if batch and batch[0][0] is not sweep:
-                found += self._detect(batch)
-                batch = []
-            batch.append((sweep, tile, pixels))
-            if len(batch) == config.detector.batch:
-                found += self._detect(batch)
-                batch = []
-            self._progress(done / len(wanted))
-        found += self._detect(batch)
-        if failed and failed / len(wanted) > config.slides.max_lost_share:
-            raise TooMuchLost(
-                f"{self._row.path}: {failed} of {len(wanted)} tiles with content cannot be read, more than "
-                f"slides.max_lost_share = {config.slides.max_lost_share:g}; copy the slide again or raise the limit"
-            )
-        self._enter("merge")
-        boxes = merge_tiles(found, info=slide.info, merge=config.merge)
-        planned = sum(len(sweep) for sweep in sweeps)
-        return _Found(boxes, planned, planned - len(wanted), failed, max(sweep.level for sweep in sweeps))
-
-    def _detect(self, batch: list[tuple[Sweep, Tile, NDArray[np.uint8]]]) -> list[TileBoxes]:
-        if not batch:
-            return []
-        sweep = batch[0][0]
-        answers = self._detector.detect(
-            np.stack([pixels for _, _, pixels in batch]), um_per_px=sweep.um_per_px
+    def _find(self, slide: Slide, readers: ThreadPoolExecutor) -> Seen:
+        return look_over(
+            slide,
+            readers,
+            detector=self._detector,
+            config=self._config,
+            name=self._row.path,
+            progress=self._progress,
         )
-        return [TileBoxes(sweep, tile, boxes) for (_, tile, _), boxes in zip(batch, answers, strict=True)]
 
-    def _cut(self, slide: Slide, readers: ThreadPoolExecutor, found: _Found) -> StoredCrops:
-        """Crops in row order, a batch at a time: while one is embedded, the next are cut and the last is encoded."""
-        config = self._config
-        boxes = found.boxes.xyxy
-        background = estimate_background(slide)
+    def _cut(
+        self, slide: Slide, readers: ThreadPoolExecutor, boxes: Boxes, *, coarsest_level: int
+    ) -> StoredCrops:
+        embedder = self._embedder
         writer = ArrayWriter(
             self._store,
             self._row.slide_id,
             self._attempt.attempt,
             count=len(boxes),
-            crops=config.crops,
-            dimension=self._embedder.dimension if self._embedder else None,
-            backbone=self._embedder.name if self._embedder else None,
+            crops=self._config.crops,
+            dimension=embedder.dimension if embedder else None,
+            backbone=embedder.name if embedder else None,
         )
-        cut = in_order(
+        cut = cut_objects(
+            slide,
             readers,
-            lambda box: cut_crop(
-                slide,
-                box,
-                config=config.crops,
-                coarsest_level=found.coarsest_level,
-                background_rgb=background,
-            ),
             boxes,
-            ahead=2 * config.embedder.batch,
+            writer=writer,
+            embedder=embedder,
+            config=self._config,
+            coarsest_level=coarsest_level,
+            progress=self._progress,
         )
-        measures: list[Measures] = []
-        coarser = 0
-        with ThreadPoolExecutor(1, thread_name_prefix="write") as writers:
-            written: Future[None] | None = None
-            for first, batch in batches(cut, config.embedder.batch):
-                pixels = np.stack([crop.pixels for crop in batch])
-                failed = np.array([crop.failed for crop in batch], bool)
-                vectors = self._embed(pixels)
-                if written is not None:
-                    written.result()
-                written = writers.submit(writer.write, first, pixels, vectors)
-                measures.append(
-                    measure_crops(pixels, background, failed, contents=[crop.content for crop in batch])
-                )
-                coarser += sum(crop.coarser for crop in batch)
-                self._progress((first + len(batch)) / len(boxes))
-            if written is not None:
-                written.result()
-        return StoredCrops(writer.finish(), Measures.concatenate(measures), coarser)
-
-    def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float16] | None:
-        if self._embedder is None:
-            return None
-        began_s = time.monotonic()
-        vectors = self._embedder.embed(pixels)
-        self._embed_s += time.monotonic() - began_s
-        return vectors
+        self._embed_s = cut.embed_s
+        return cut.crops
 
     def _draw(self, slide: Slide, boxes: Boxes) -> None:
         try:
@@ -299,7 +223,7 @@ class _SlideRun:
             self._row.slide_id, draw_boxes(picture, rect=shown, boxes=boxes, mpp=slide.info.mpp)
         )
 
-    def _summarise(self, info: SlideInfo, found: _Found, crops: StoredCrops) -> SlideSummary:
+    def _summarise(self, info: SlideInfo, seen: Seen, crops: StoredCrops, *, objects: int) -> SlideSummary:
         bounds = info.bounds
         spent = self._seconds
         return SlideSummary(
@@ -316,11 +240,11 @@ class _SlideRun:
             bounds_width=bounds.width,
             bounds_height=bounds.height,
             scanned_mm2=bounds.width * bounds.height * info.mpp**2 / 1e6,
-            tiles_planned=found.tiles_planned,
-            tiles_blank=found.tiles_blank,
-            tiles_read=found.tiles_planned - found.tiles_blank - found.tiles_failed,
-            tiles_failed=found.tiles_failed,
-            objects=len(found.boxes),
+            tiles_planned=seen.tiles_planned,
+            tiles_blank=seen.tiles_blank,
+            tiles_read=seen.tiles_planned - seen.tiles_blank - seen.tiles_failed,
+            tiles_failed=seen.tiles_failed,
+            objects=objects,
             crops_coarser=crops.coarser,
             crops_failed=int(crops.measures.missing.sum()),
             array_bytes=crops.files.total_bytes,
@@ -376,10 +300,3 @@ def _resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
-
-
-def _read(slide: Slide, sweep: Sweep, tile: Tile) -> NDArray[np.uint8] | None:
-    try:
-        return read_tile(slide, sweep, tile)
-    except UnreadableRegion:
-        return None  # counted by the caller as a failed tile

@@ -14,9 +14,9 @@ PACKAGE = ROOT / "fossilray"
 FLOORS = {
     1: "__init__ config records errors",
     2: "slide slidedat slide_properties mirax_companions slide_names tiling detect merge crops measures "
-    "half_precision embed pictures store tables in_parts objects_table sources synthetic direct",
-    3: "worker catalog ledger progress slide_plan dry_run query export status report doctor learn compact care "
-    "estimate",
+    "half_precision precision embed pictures store tables in_parts objects_table sources synthetic direct",
+    3: "worker detection cutting catalog ledger progress slide_plan dry_run query export status report doctor learn "
+    "compact care estimate",
     4: "scheduler job",
     5: "cli demo",
 }
