@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.direct.placed_level import Ints, Pieces, PlacedLevel, StoredTiles
+from fossilray.direct.placed_level import LARGEST_TILE_PX, Ints, Pieces, PlacedLevel, SlideLayout, StoredTiles
 from fossilray.mirax_companions import SLIDEDAT
 from fossilray.slidedat import Slidedat, parse_slidedat
 from fossilray.sources.mirax_facts import MiraxGrid, read_grid
@@ -25,22 +25,12 @@ _VERSION = b"01.02"
 _POSITION = np.dtype([("flag", "u1"), ("x", "<i4"), ("y", "<i4")])
 # Pieces so small are many, and painting each costs more than OpenSlide does.
 _LEAST_PIECE_PX = 16
-# Larger tiles would fill the cache with a few; scanners write 256 to 2048 px a side.
-_LARGEST_TILE_PX = 2048 * 2048
 # A slide of 200 gigapixels in tiles of 256 px has 3 million; 16 bytes of Index.dat tell of each.
 _MOST_CELLS = 4_000_000
 _LARGEST_INDEX_BYTES = 40 * _MOST_CELLS
 _MOST_PHOTOS_ACROSS = 64
 # 11 bits of fraction in each direction are what float32 multiplies without rounding.
 _COARSEST = 2**11
-
-
-@dataclass(frozen=True)
-class SlideLayout:
-    """The data files of a slide and its levels; None for one whose tiles are no JPEGs, or not placed as known."""
-
-    files: tuple[Path, ...]
-    levels: tuple[PlacedLevel | None, ...]
 
 
 def read_mirax_layout(path: Path) -> SlideLayout:
@@ -115,7 +105,7 @@ def _place_level(number: int, group: Mapping[str, str], entries: Ints, photos: _
     cells_joined = min(concat, divisions) if photos.overlapping else concat
     if group["IMAGE_FORMAT"] != "JPEG" or width % cut or height % cut:
         raise ValueError(f"level {number} is not made of JPEG tiles in whole pieces")
-    if min(width, height) // cut < _LEAST_PIECE_PX or width * height > _LARGEST_TILE_PX or concat > _COARSEST:
+    if min(width, height) // cut < _LEAST_PIECE_PX or width * height > LARGEST_TILE_PX or concat > _COARSEST:
         raise ValueError(f"level {number} is made of pieces of an unusual size")
     image, offset, length, file = entries.T
     if len(np.unique(image)) < len(image):

@@ -2,8 +2,9 @@
 
 Where pieces overlap the one painted first shows (the operator is SATURATE: a later one adds what alpha lacks).
 A piece at a fraction of a pixel is interpolated between four neighbours, with nothing beyond its rim. Pixman does
-so in float32, and a byte is 256 times the value, rounded down. Only if a piece is a whole tile, none of whose rim
-shows in the window, does it know that nothing shines through: then it reckons in bytes, rounding down.
+so in float32, and a byte is 256 times the value, rounded down. Only if a piece is a whole tile without alpha, none
+of whose rim shows in the window, does it know that nothing shines through: then it reckons in bytes, rounding down.
+Places are rounded to 1/65536 px; those that are whole to the nearest 1/256 in both directions count as whole.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ Table: TypeAlias = NDArray[np.float32]
 _BLOCK_PX = 4096
 _PATCH_PX = 256
 _STRIP_PX = 1 << 16
+# The fixed-point numbers of cairo and of pixman.
+_CAIRO_UNITS = 1 << 8
+_PIXMAN_UNITS = 1 << 16
 _WHOLE: Table = np.arange(256, dtype=np.float32)
 # 256 times the share of 255; the factor, a power of two, changes no rounding.
 _SCALED: Table = _WHOLE * (np.float32(1) / np.float32(255)) * np.float32(256)
@@ -44,8 +48,8 @@ def paint(level: PlacedLevel, tile: Tile, x: int, y: int, width: int, height: in
     # OpenSlide paints in blocks and rounds what lies left of or above the canvas in each.
     for top in range(0, height, _BLOCK_PX):
         for left in range(0, width, _BLOCK_PX):
-            begin_x, skipped_x = _within(x + left * level.downsample, level.downsample)
-            begin_y, skipped_y = _within(y + top * level.downsample, level.downsample)
+            begin_x, skipped_x = _within(int(x + left * level.downsample), level.downsample)
+            begin_y, skipped_y = _within(int(y + top * level.downsample), level.downsample)
             part = np.s_[
                 top + skipped_y : max(top + skipped_y, min(top + _BLOCK_PX, height)),
                 left + skipped_x : max(left + skipped_x, min(left + _BLOCK_PX, width)),
@@ -70,9 +74,9 @@ def on_background(rgb: Image, alpha: Alpha, background_rgb: tuple[int, int, int]
     return rgb
 
 
-def _within(place: int, downsample: int) -> tuple[float, int]:
+def _within(place: int, downsample: float) -> tuple[float, int]:
     """Where painting begins, in px of the level, and how many px before it stay empty."""
-    return (place / downsample, 0) if place >= 0 else (0.0, -place // downsample)
+    return (place / downsample, 0) if place >= 0 else (0.0, int(-place / downsample))
 
 
 def _paint_block(level: PlacedLevel, tile: Tile, x: float, y: float, rgb: Image, alpha: Alpha) -> None:
@@ -80,10 +84,10 @@ def _paint_block(level: PlacedLevel, tile: Tile, x: float, y: float, rgb: Image,
     if not alpha.size:
         return
     found = level.touching(x, y, width, height)
-    if level.is_whole and x == int(x) and y == int(y):
+    if level.is_whole and _is_near_whole(x) and _is_near_whole(y):
         # Laid from the lowest to the uppermost, the same shows.
         for number in reversed(found):
-            _lay(level, tile, number, int(x), int(y), rgb, alpha)
+            _lay(level, tile, number, round(x), round(y), rgb, alpha)
     else:
         for number in found:
             _blend(level, tile, number, x, y, rgb, alpha)
@@ -91,9 +95,12 @@ def _paint_block(level: PlacedLevel, tile: Tile, x: float, y: float, rgb: Image,
 
 def _lay(level: PlacedLevel, tile: Tile, number: int, x: int, y: int, rgb: Image, alpha: Alpha) -> None:
     pieces = level.pieces
+    width, height = level.shown_px(number)
     left, top = int(pieces.left[number]) - x, int(pieces.top[number]) - y
-    rows = slice(max(0, top), min(alpha.shape[0], top + pieces.height))
-    columns = slice(max(0, left), min(alpha.shape[1], left + pieces.width))
+    rows = slice(max(0, top), min(alpha.shape[0], top + height))
+    columns = slice(max(0, left), min(alpha.shape[1], left + width))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return
     down, across = pieces.source_y[number] - top, pieces.source_x[number] - left
     rgb[rows, columns] = tile(int(pieces.tile[number]), _is_all(level, rows, columns))[
         rows.start + down : rows.stop + down, columns.start + across : columns.stop + across
@@ -103,9 +110,12 @@ def _lay(level: PlacedLevel, tile: Tile, number: int, x: int, y: int, rgb: Image
 
 def _blend(level: PlacedLevel, tile: Tile, number: int, x: float, y: float, rgb: Image, alpha: Alpha) -> None:
     pieces = level.pieces
-    left, top = float(pieces.left[number]) - x, float(pieces.top[number]) - y
-    rows = _touched(top, pieces.height, alpha.shape[0])
-    columns = _touched(left, pieces.width, alpha.shape[1])
+    width, height = level.shown_px(number)
+    left, top = _as_pixman_places(float(pieces.left[number]) - x, float(pieces.top[number]) - y)
+    rows = _touched(top, height, alpha.shape[0])
+    columns = _touched(left, width, alpha.shape[1])
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return
     across, down = math.ceil(left) - left, math.ceil(top) - top
     corner_x, corner_y = int(pieces.source_x[number]), int(pieces.source_y[number])
     pixels = tile(int(pieces.tile[number]), _is_all(level, rows, columns))
@@ -113,23 +123,37 @@ def _blend(level: PlacedLevel, tile: Tile, number: int, x: float, y: float, rgb:
     if under[1].min(initial=255) == 255:
         return
     source = _with_rim(
-        pixels[corner_y : corner_y + pieces.height, corner_x : corner_x + pieces.width],
+        pixels[corner_y : corner_y + height, corner_x : corner_x + width],
         slice(rows.start - math.ceil(top), rows.stop - math.ceil(top) + 1),
         slice(columns.start - math.ceil(left), columns.stop - math.ceil(left) + 1),
     )
     is_tile = (pieces.width, pieces.height) == (level.tiles.width, level.tiles.height)
-    rimless = _is_inside(rows, top, pieces.height) and _is_inside(columns, left, pieces.width)
-    is_opaque = is_tile and (rimless or not (across or down))
-    cover_y, cover_x = _cover(rows, top, pieces.height), _cover(columns, left, pieces.width)
+    rimless = _is_inside(rows, top, height) and _is_inside(columns, left, width)
+    is_opaque = is_tile and level.canvas_px is None and (rimless or not (across or down))
+    shares, beside_y, beside_x = (
+        _shares(across, down),
+        _beside(rows, top, height),
+        _beside(columns, left, width),
+    )
     # Large tiles go by rows, for each pixel takes some 40 bytes meanwhile.
-    count = max(1, _STRIP_PX // len(cover_x))
-    for first in range(0, len(cover_y), count):
+    count = max(1, _STRIP_PX // len(beside_x))
+    for first in range(0, len(beside_y), count):
         part, known = slice(first, first + count), source[first : first + count + 1]
         if is_opaque:
             _put_beneath(under[0][part], under[1][part], _interpolated(known, across, down, _WHOLE))
         else:
             colours = _interpolated(known, across, down, _SCALED)
-            _saturate(under[0][part], under[1][part], colours, np.outer(cover_y[part], cover_x))
+            _saturate(under[0][part], under[1][part], colours, shares[beside_y[part, None], beside_x])
+
+
+def _is_near_whole(place: float) -> bool:
+    return round(place * _CAIRO_UNITS) % _CAIRO_UNITS == 0
+
+
+def _as_pixman_places(left: float, top: float) -> tuple[float, float]:
+    if _is_near_whole(left) and _is_near_whole(top):
+        return float(round(left)), float(round(top))
+    return round(left * _PIXMAN_UNITS) / _PIXMAN_UNITS, round(top * _PIXMAN_UNITS) / _PIXMAN_UNITS
 
 
 def _is_all(level: PlacedLevel, rows: slice, columns: slice) -> bool:
@@ -148,11 +172,20 @@ def _is_inside(touched: slice, start: float, extent: int) -> bool:
     return bool(start <= touched.start and touched.stop < start + extent)
 
 
-def _cover(touched: slice, start: float, extent: int) -> NDArray[np.float32]:
-    """The share of each of these pixels that the piece covers along one axis."""
-    place = np.arange(touched.start, touched.stop)
-    shares: NDArray[np.float64] = np.minimum(place + 1, start + extent) - np.maximum(place, start)
-    return shares.astype(np.float32)
+def _beside(touched: slice, start: float, extent: int) -> Ints:
+    """Whether each of these pixels lies before the rim along one axis (0), well on the piece (1) or on its last (2)."""
+    first = np.arange(touched.start, touched.stop) - math.ceil(start)
+    return (first >= 0).astype(np.int64) + (first >= extent - 1)
+
+
+def _shares(across: float, down: float) -> NDArray[np.float32]:
+    """What a piece covers of a pixel, summed as its colours are: (3, 3), by what is beside it down and across."""
+    first, second = np.array([0, 1, 1], np.float32), np.array([1, 1, 0], np.float32)
+    shares: NDArray[np.float32] = np.outer(first, first) * np.float32((1 - across) * (1 - down))
+    shares += np.outer(first, second) * np.float32(across * (1 - down))
+    shares += np.outer(second, first) * np.float32((1 - across) * down)
+    shares += np.outer(second, second) * np.float32(across * down)
+    return shares
 
 
 def _with_rim(piece: Image, rows: slice, columns: slice) -> Image:

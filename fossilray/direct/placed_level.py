@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self, TypeAlias
 
 import numpy as np
@@ -12,12 +14,16 @@ from numpy.typing import NDArray
 Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 
+# Larger tiles would fill the cache with a few; scanners write 256 to 2048 px a side.
+LARGEST_TILE_PX = 2048 * 2048
+
 
 @dataclass(frozen=True, eq=False)
 class StoredTiles:
     """Where the JPEG tiles of a level lie; arrays run over tiles.
 
-    file: number of the data file. offset, length: bytes. width, height: px of every tile.
+    file: number of the data file. offset, length: bytes. width, height: px of every tile. as_jpeg: makes a whole
+    JPEG of a tile's bytes; raises ValueError if they are none of the kind that is known. None if they are whole.
     """
 
     file: Ints
@@ -25,6 +31,7 @@ class StoredTiles:
     length: Ints
     width: int
     height: int
+    as_jpeg: Callable[[bytes], bytes] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,18 +60,28 @@ class PlacedLevel:
     """One level: what is stored, and which pieces of it touch a window.
 
     number: of the level. downsample: level-0 px per px of it. is_whole: every piece lies on whole px.
+    canvas_px: width and height at which tiles are cut off, where OpenSlide does so; for it they have alpha then.
 
     Raises:
         ValueError: there are no pieces, or their cells have no size.
     """
 
-    def __init__(self, number: int, downsample: int, tiles: StoredTiles, pieces: Pieces) -> None:
+    def __init__(
+        self,
+        number: int,
+        downsample: float,
+        tiles: StoredTiles,
+        pieces: Pieces,
+        *,
+        canvas_px: tuple[int, int] | None = None,
+    ) -> None:
         if not (len(pieces.tile) and pieces.advance_x >= 1 and pieces.advance_y >= 1):
             raise ValueError(f"level {number} has no grid of tiles")
         self.number = number
         self.downsample = downsample
         self.tiles = tiles
         self.pieces = pieces
+        self.canvas_px = canvas_px
         self.is_whole = not (np.any(pieces.left % 1) or np.any(pieces.top % 1))
         self._columns = _Axis.of(pieces.column, pieces.left, pieces.width, pieces.advance_x)
         self._rows = _Axis.of(pieces.row, pieces.top, pieces.height, pieces.advance_y)
@@ -82,6 +99,25 @@ class PlacedLevel:
         inside &= (top + self.pieces.height > y) & (top < y + height)
         listed: list[int] = found[inside].tolist()
         return listed
+
+    def shown_px(self, number: int) -> tuple[int, int]:
+        """Width and height of what is shown of a piece."""
+        width, height = self.pieces.width, self.pieces.height
+        if self.canvas_px is None:
+            return width, height
+        across, down = self.canvas_px
+        return (
+            min(width, across - int(self.pieces.left[number])),
+            min(height, down - int(self.pieces.top[number])),
+        )
+
+
+@dataclass(frozen=True)
+class SlideLayout:
+    """The data files of a slide and its levels; None for one whose tiles are no JPEGs, or not placed as known."""
+
+    files: tuple[Path, ...]
+    levels: tuple[PlacedLevel | None, ...]
 
 
 @dataclass(frozen=True)

@@ -190,10 +190,10 @@ def _telling_regions(level: PlacedLevel) -> Iterator[tuple[int, int, int, int]]:
         left, top = float(pieces.left[piece]), float(pieces.top[piece])
         seam_x, seam_y = left + pieces.width - _COMPARED_PX // 2, top + pieces.height - _COMPARED_PX // 2
         within_x, within_y = left + pieces.width / 4, top + pieces.height / 4
-        # One at whole px of the level, one between them.
+        # One at whole px of the level (where levels are whole times as coarse), one between them.
         yield (
-            math.floor(seam_x) * level.downsample,
-            math.floor(seam_y) * level.downsample,
+            math.floor(math.floor(seam_x) * level.downsample),
+            math.floor(math.floor(seam_y) * level.downsample),
             _COMPARED_PX,
             _COMPARED_PX,
         )
