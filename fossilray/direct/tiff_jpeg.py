@@ -1,0 +1,78 @@
+"""Whole JPEGs of the tiles of a TIFF, which share tables and whose colours the TIFF tells, not they.
+
+Facts: TIFF Technical Note 2, and how libjpeg takes colours for RGB or YCbCr (default_decompress_parms of jdapimin.c):
+after a JFIF marker always for YCbCr, else by an Adobe marker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+_START = b"\xff\xd8"
+# Version 1.1, no unit, 1 to 1, no thumbnail.
+_IS_YCBCR = b"\xff\xe0\x00\x10JFIF\0\x01\x01\x00\x00\x01\x00\x01\x00\x00"
+# Version 100, no flags, no transform of colours.
+_IS_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+_QUANTIZATION, _HUFFMAN, _SCAN, _END = 0xDB, 0xC4, 0xDA, 0xD9
+# Baseline, extended and progressive frames.
+_FRAMES = (0xC0, 0xC1, 0xC2)
+_RESTARTS = 0xDD
+_COMMENT = 0xFE
+_APPLICATION = range(0xE0, 0xF0)
+
+
+def shared_head(tables: bytes, *, is_rgb: bool) -> bytes:
+    """How every JPEG of a level begins. tables: of JPEGTables, or nothing.
+
+    Raises:
+        ValueError: these are no tables.
+    """
+    head = _START + (_IS_RGB if is_rgb else _IS_YCBCR)
+    for marker, segment in _segments(tables) if tables else ():
+        if marker not in (_QUANTIZATION, _HUFFMAN, _END):
+            raise ValueError(f"JPEG tables hold a marker {marker:#x}")
+        head += segment if marker != _END else b""
+    return head
+
+
+def complete(tile: bytes, head: bytes) -> bytes:
+    """A tile with the head in place of its own say on colours.
+
+    Raises:
+        ValueError: it is no JPEG of three components with 8 bits, or has markers that are seldom.
+    """
+    parts = [head]
+    frames = 0
+    for marker, segment in _segments(tile):
+        if marker in _FRAMES:
+            # Length, precision, height, width, components.
+            frames += 1
+            if len(segment) != 19 or segment[4] != 8 or segment[9] != 3:
+                raise ValueError("a tile has other components than three of 8 bits")
+        elif marker in _APPLICATION or marker == _COMMENT:
+            continue
+        elif marker not in (_QUANTIZATION, _HUFFMAN, _RESTARTS, _SCAN):
+            raise ValueError(f"a tile holds a marker {marker:#x}")
+        parts.append(segment)
+    if frames != 1:
+        raise ValueError("a tile has no frame")
+    return b"".join(parts)
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Markers with their segments, markers included; the first scan reaches to the end."""
+    if not content.startswith(_START):
+        raise ValueError("a JPEG does not begin")
+    at = 2
+    while at + 4 <= len(content):
+        if content[at] != 0xFF:
+            raise ValueError("a JPEG has something between its markers")
+        marker = content[at + 1]
+        if marker == _SCAN:
+            yield marker, content[at:]
+            return
+        size = int.from_bytes(content[at + 2 : at + 4], "big")
+        yield marker, content[at : at + 2 + size]
+        at += 2 + size
+    if content[at : at + 2] == bytes((0xFF, _END)):
+        yield _END, content[at:]
