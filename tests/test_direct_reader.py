@@ -7,14 +7,14 @@ import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from read_both_ways import READERS, answer_of, assert_same, some_regions, texture
 
 from fossilray.config import load_config
 from fossilray.direct import reader
@@ -22,23 +22,12 @@ from fossilray.direct.mirax_layout import read_mirax_layout
 from fossilray.direct.painting import paint
 from fossilray.direct.tile_cache import TileCache
 from fossilray.errors import UnreadableRegion
-from fossilray.slide import Slide, open_slide
+from fossilray.slide import open_slide
 from fossilray.synthetic.mirax import write_mirax
 from fossilray.synthetic.mirax_plan import MiraxOptions
 from fossilray.synthetic.pixels import ArrayPixels
 
-Region = tuple[int, int, int, int]
-Reader = Literal["auto", "openslide"]
-READERS: tuple[Reader, Reader] = ("auto", "openslide")
 SMALL = {"photo_px": 256, "divisions_per_side": 2, "overlap_px": 24, "jitter_px": 7, "margin_photos": 1}
-
-
-def texture(side: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Something at every place, with strong contrasts, bright and dark."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (side // 12 + 2, side // 12 + 2, 3), dtype=np.uint8)
-    image = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(image, np.uint8)
 
 
 def write(folder: Path, side: int = 900, **options: object) -> Path:
@@ -50,29 +39,6 @@ def write(folder: Path, side: int = 900, **options: object) -> Path:
 @pytest.fixture(scope="module")
 def overlapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("overlapping"), levels=5, **SMALL)
-
-
-def assert_same(path: Path, level: int, regions: list[Region]) -> int:
-    """Compares regions of a level with OpenSlide's; how many were read directly."""
-    with open_slide(path) as ours, open_slide(path, reader="openslide") as theirs:
-        for region in regions:
-            pixels, coverage = ours.read_with_alpha(level, *region)
-            expected, covered = theirs.read_with_alpha(level, *region)
-            np.testing.assert_array_equal(pixels, expected)
-            np.testing.assert_array_equal(coverage, covered)
-            np.testing.assert_array_equal(ours.read(level, *region), expected)
-        assert theirs.regions_read_directly == 0
-        return ours.regions_read_directly // 2
-
-
-def some_regions(slide: Slide, rng: np.random.Generator, count: int) -> list[Region]:
-    """Of all sizes, over the canvas and beyond its rim."""
-    corners = rng.integers(-150, (slide.info.width + 50, slide.info.height + 50), (count, 2))
-    sizes = rng.integers(1, (300, 40, 6), (count, 3)).tolist()
-    return [
-        (int(x), int(y), *rng.permutation(size)[:2].tolist())
-        for (x, y), size in zip(corners, sizes, strict=True)
-    ]
 
 
 @settings(
@@ -282,11 +248,3 @@ def pack_positions(path: Path) -> None:
     with first.open("ab") as file:
         file.write(packed)
     (folder / "Index.dat").write_bytes(index)
-
-
-def answer_of(path: Path, kind: Reader, region: Region) -> NDArray[np.uint8] | str:
-    with open_slide(path, reader=kind) as slide:
-        try:
-            return slide.read(0, *region)
-        except UnreadableRegion as error:
-            return str(error)
