@@ -15,7 +15,7 @@ import cv2
 
 from fossilray.config import RunConfig
 from fossilray.cutting import cut_objects
-from fossilray.detection import Seen, look_over
+from fossilray.detection import Lanes, Seen, look_over
 from fossilray.errors import AttemptExpired, OutOfMemory, SlideError, UnreadableRegion
 from fossilray.merge import merge_tiles
 from fossilray.objects_table import StoredCrops, objects_table
@@ -64,8 +64,12 @@ class SlideWorker:
 
         torch.set_num_threads(self._config.workers.torch_threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._detector: Detector = load_detector(self._config.detector, device=device)
+        self._detector: Detector = load_detector(
+            self._config.detector, device=device, precision=self._config.workers.precision
+        )
         self._embedder: Embedder | None = load_embedder(self._config.embedder, device=device)
+        lanes = 2 if device == "cuda" else 1
+        self._lanes = Lanes(ThreadPoolExecutor(lanes, thread_name_prefix="detect"), lanes)
         return f"{socket.gethostname()}/{os.getpid()}/{device}"
 
     def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
@@ -78,7 +82,16 @@ class SlideWorker:
         attempt = self._store.begin_attempt(
             row.slide_id, deadline_s=self._config.workers.deadline_minutes * 60
         )
-        run = _SlideRun(self._config, self._store, self._detector, self._embedder, row, attempt, self._show)
+        run = _SlideRun(
+            self._config,
+            self._store,
+            self._detector,
+            self._lanes,
+            self._embedder,
+            row,
+            attempt,
+            self._show,
+        )
         try:
             with self._stager.local(row.path) as path:
                 if upcoming is not None:
@@ -127,6 +140,7 @@ class _SlideRun:
         config: RunConfig,
         store: RunStore,
         detector: Detector,
+        lanes: Lanes,
         embedder: Embedder | None,
         row: CatalogRow,
         attempt: Attempt,
@@ -136,6 +150,7 @@ class _SlideRun:
         self._config = config
         self._store = store
         self._detector = detector
+        self._lanes = lanes
         self._embedder = embedder
         self._row = row
         self._attempt = attempt
@@ -183,6 +198,7 @@ class _SlideRun:
             slide,
             readers,
             detector=self._detector,
+            lanes=self._lanes,
             config=self._config,
             name=self._row.path,
             progress=self._progress,

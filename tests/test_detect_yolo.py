@@ -38,7 +38,7 @@ def tiles() -> np.ndarray:
 
 def find(path: Path, tiles: np.ndarray, **options: Any) -> list[Boxes]:
     config = DetectorConfig(weights=str(path), **options)
-    return load_detector(config, device="cpu").detect(tiles, um_per_px=1.0)
+    return load_detector(config, device="cpu", precision="float32").detect(tiles, um_per_px=1.0)
 
 
 def assert_same(found: list[Boxes], expected: list[Boxes], *, px: float = 0.5) -> None:

@@ -99,7 +99,9 @@ class ExportedDetector:
             tiles = np.concatenate([tiles, np.repeat(tiles[-1:], step - count, axis=0)])
         with torch.inference_mode():
             invert = self._config.invert is not False
-            raw = self._network.run(to_input(tiles, invert=invert, device=self._device).contiguous())
+            seen = torch.from_numpy(np.ascontiguousarray(tiles)).to(self._device)
+            batch = to_input(seen, invert=invert, dtype=torch.float32).contiguous()
+            raw = self._network.run(batch)
             layout = self._layout(tuple(raw.shape))
             return decode_rows(
                 rows_last(raw, layout=layout)[:count],

@@ -15,6 +15,7 @@ from fossilray.detect.ultralytics_weights import read_checkpoint
 from fossilray.detect.weights_file import read_weights
 from fossilray.detect.yolo import YoloDetector
 from fossilray.errors import WeightsError
+from fossilray.precision import Precision
 from fossilray.records import Detector
 
 if TYPE_CHECKING:
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parent.parent / "weights" / "detector.safetensors"
 
 
-def load_detector(config: DetectorConfig, *, device: torch.device | str) -> Detector:
+def load_detector(
+    config: DetectorConfig, *, device: torch.device | str, precision: Precision = "auto"
+) -> Detector:
     """The configured detector, on the device, ready to run.
+
+    precision: of ultralytics networks; exported ones run as they were exported.
 
     Raises:
         WeightsError: the weights are missing, of another architecture, or unsafe to load.
@@ -51,7 +56,7 @@ def load_detector(config: DetectorConfig, *, device: torch.device | str) -> Dete
         )
     invert = asked if config.invert is None else config.invert
     built = build_network(architecture, nc=nc, state=state, source=path)
-    return YoloDetector(built, config=config, invert=invert, device=device)
+    return YoloDetector(built, config=config, invert=invert, device=device, precision=precision)
 
 
 def detector_digest(config: DetectorConfig) -> dict[str, str]:

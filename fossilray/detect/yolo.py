@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.config import DetectorConfig
-from fossilray.detect.boxes import RowLayout, decode_rows, pad_tiles, rows_last, to_input
+from fossilray.detect.boxes import pad_tiles, suppress, to_input
+from fossilray.precision import Precision, precision_on
 from fossilray.records import Boxes
 
 if TYPE_CHECKING:
     import torch
 
+FORWARD_PX = 832 * 832
+"""Pixels of a forward pass on a CPU: more of them fall out of its caches (docs/detectors.md)."""
+
 
 class YoloDetector:
-    """Runs a network that `build_network` made; float32 on CPU, mixed precision on CUDA."""
+    """Runs a network that `build_network` made; several threads may call it at once."""
 
     def __init__(
-        self, network: torch.nn.Module, *, config: DetectorConfig, invert: bool, device: torch.device | str
+        self,
+        network: torch.nn.Module,
+        *,
+        config: DetectorConfig,
+        invert: bool,
+        device: torch.device | str,
+        precision: Precision = "auto",
     ) -> None:
         import torch
+
+        from fossilray.detect.heads import replace_head
+        from fossilray.detect.lanes import Lane
 
         self._config = config
         self._invert = invert
         self._device = torch.device(device)
-        self._network = network.to(self._device).to(memory_format=torch.channels_last)
+        self._dtype = precision_on(self._device, precision)
         self._stride_px = int(max(network.stride))  # type: ignore[arg-type]
-        head: Any = network.model[-1]  # type: ignore[index]
-        head.max_det = config.max_per_tile
-        self._suppressed = bool(head.end2end)
-        # The head adds distances to anchor positions; in half precision a position past 1024 px would be
-        # rounded to whole pixels. With float32 features the anchors are float32 and the sum is too.
-        head.register_forward_pre_hook(_features_in_float32)
+        replace_head(network, confidence=config.confidence, most=config.max_per_tile)
+        layers: Any = network.to(self._device).to(memory_format=torch.channels_last).model
+        layers[:-1].to(self._dtype)
+        layers[-1].convert(self._dtype)
+        self._network = network
+        self._lane = Lane(self._device)
 
     @property
     def stride_px(self) -> int:
@@ -44,34 +56,22 @@ class YoloDetector:
         """One Boxes per tile, in tile pixels; sides that are no multiple of the stride are padded."""
         import torch
 
-        if len(tiles) == 0:
-            return []
-        height, width = tiles.shape[1:3]
+        count, height, width = tiles.shape[:3]
         padded = pad_tiles(tiles, height_px=self._whole(height), width_px=self._whole(width))
-        with torch.inference_mode(), self._precision():
-            batch = to_input(padded, invert=self._invert, device=self._device)
-            raw = self._network(batch)[0]
-            layout: RowLayout = "boxes" if self._suppressed else "classes"
-            return decode_rows(
-                rows_last(raw, layout=layout),
-                layout=layout,
-                confidence=self._config.confidence,
-                iou=self._config.iou,
-                most=self._config.max_per_tile,
-                width_px=width,
-                height_px=height,
-            )
+        found: list[Boxes] = []
+        with torch.inference_mode(), self._lane.stream():
+            at_once = count if self._device.type == "cuda" else max(1, FORWARD_PX // (height * width))
+            for first in range(0, count, at_once):
+                seen = self._lane.upload(padded[first : first + at_once])
+                batch = to_input(seen, invert=self._invert, dtype=self._dtype)
+                found += suppress(
+                    self._network(batch),
+                    iou=self._config.iou,
+                    most=self._config.max_per_tile,
+                    width_px=width,
+                    height_px=height,
+                )
+        return found
 
     def _whole(self, side_px: int) -> int:
         return -(-side_px // self._stride_px) * self._stride_px
-
-    def _precision(self) -> contextlib.AbstractContextManager[object]:
-        import torch
-
-        if self._device.type == "cuda":
-            return torch.autocast("cuda", dtype=torch.float16)
-        return contextlib.nullcontext()
-
-
-def _features_in_float32(_: torch.nn.Module, inputs: tuple[list[torch.Tensor]]) -> tuple[list[torch.Tensor]]:
-    return ([features.float() for features in inputs[0]],)

@@ -1,0 +1,121 @@
+"""The box branch of a detection head at chosen anchors, each of its convolutions one matrix product."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import nn
+
+DENSE_SHARE = 0.25
+"""Share of a level's anchors above which the branch runs at all of them."""
+
+Where: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Image, row and column of anchors."""
+
+_ELEMENTWISE = (nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.Hardswish, nn.Mish, nn.ELU, nn.Identity)
+
+
+class BoxBranch(nn.Module):
+    """Two 3 x 3 convolutions and one of 1 x 1, in float32.
+
+    What the first one gives is shared by neighbouring anchors, so it runs once at each anchor that is chosen or
+    beside a chosen one.
+    """
+
+    def __init__(self, branch: Any) -> None:
+        super().__init__()
+        self.branch = branch
+        self.matrices = nn.ParameterList(_as_matrix(_convolution(layer)) for layer in branch)
+
+    def forward(self, features: torch.Tensor, chosen: torch.Tensor, where: Where) -> torch.Tensor:
+        """(n, 4) distances, in strides, from each chosen anchor to the left, top, right and bottom of its box.
+
+        features: (b, c, h, w). chosen: (b, h, w), true at the anchors that `where` lists.
+        """
+        logits: torch.Tensor
+        if len(where[0]) > DENSE_SHARE * chosen.numel():
+            image, row, column = where
+            logits = self.branch(features.float())[image, :, row, column]
+        else:
+            logits = self._at(features, chosen, where)
+        # The expectation over bins (Li et al. 2020, Generalized Focal Loss, eq. 5); with one bin it is the logit.
+        share = logits.view(len(logits), 4, -1)
+        if share.shape[2] == 1:
+            return logits
+        distances: torch.Tensor = share.softmax(2) @ torch.arange(
+            share.shape[2], device=logits.device, dtype=logits.dtype
+        )
+        return distances
+
+    def _at(self, features: torch.Tensor, chosen: torch.Tensor, where: Where) -> torch.Tensor:
+        _, channels, height, width = features.shape
+        near = nn.functional.max_pool2d(chosen[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0
+        first = cast(Where, near.nonzero(as_tuple=True))
+        around, inside = _neighbours(first, height, width)
+        pixels = features.permute(0, 2, 3, 1).reshape(-1, channels)
+        patches = pixels[around].float() * inside[..., None]
+        hidden = self._layer(0, patches.flatten(1))
+        # A row of zeros behind it stands for what lies outside the image.
+        hidden = torch.cat([hidden, hidden.new_zeros(1, hidden.shape[1])])
+        place = torch.zeros_like(near, dtype=torch.int64)
+        place[first] = torch.arange(len(first[0]), device=place.device)
+        around, inside = _neighbours(where, height, width)
+        patches = hidden[torch.where(inside, place.flatten()[around], len(hidden) - 1)]
+        return self._layer(2, self._layer(1, patches.flatten(1)))
+
+    def _layer(self, index: int, patches: torch.Tensor) -> torch.Tensor:
+        layer: Any = self.branch[index]
+        product = torch.addmm(cast(torch.Tensor, _convolution(layer).bias), patches, self.matrices[index])
+        return product if isinstance(layer, nn.Conv2d) else cast(torch.Tensor, layer.act(product))
+
+
+def is_box_branch(branch: Any, *, bins: int) -> bool:
+    """A branch of the shape that BoxBranch computes."""
+    if not isinstance(branch, nn.Sequential) or len(branch) != 3:
+        return False
+    first, second, last = branch
+    activated = all(
+        {name for name, _ in layer.named_children()} == {"conv", "act"}  # so its norm is fused
+        and isinstance(layer.act, _ELEMENTWISE)
+        and _is_plain(layer.conv, side=3)
+        for layer in (first, second)
+    )
+    return activated and _is_plain(last, side=1) and bool(last.out_channels == 4 * bins)
+
+
+def _is_plain(conv: Any, *, side: int) -> bool:
+    return (
+        isinstance(conv, nn.Conv2d)
+        and conv.kernel_size == (side, side)
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.padding == (side // 2, side // 2)
+        and conv.padding_mode == "zeros"
+        and conv.groups == 1
+        and conv.bias is not None
+    )
+
+
+def _convolution(layer: Any) -> nn.Conv2d:
+    conv: nn.Conv2d = layer if isinstance(layer, nn.Conv2d) else layer.conv
+    return conv
+
+
+def _as_matrix(conv: nn.Conv2d) -> nn.Parameter:
+    """(k * k * c_in, c_out): row by row of the kernel, channels innermost, as _neighbours orders them."""
+    matrix = conv.weight.detach().permute(2, 3, 1, 0).reshape(-1, conv.out_channels)
+    return nn.Parameter(matrix.contiguous(), requires_grad=False)
+
+
+def _neighbours(where: Where, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, 9) places of the 3 x 3 anchors around each in a flat (b * h * w), and whether they lie in the image.
+
+    A place outside it is that of the nearest anchor inside.
+    """
+    image, row, column = where
+    step = torch.arange(-1, 2, device=row.device)
+    rows = row[:, None] + step.repeat_interleave(3)
+    columns = column[:, None] + step.repeat(3)
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    return (image[:, None] * height + rows) * width + columns, inside
