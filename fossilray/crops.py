@@ -138,18 +138,31 @@ def _resize(
     content: tuple[int, int, int, int],
     pad_rgb: Sequence[float] | NDArray[np.float32],
 ) -> Image:
-    """Resample a fractional rectangle of the window into the content rectangle of the square.
-
-    Pillow's bicubic widens its kernel along each axis that shrinks and interpolates along one that
-    grows, so a long thin box is anti-aliased in one direction and smooth in the other.
-    """
+    """Resample a rectangle of the window into the content rectangle of the square."""
     left, top, right, bottom = content
-    resized = Pillow.fromarray(window).resize(
-        (right - left, bottom - top), Pillow.Resampling.BICUBIC, box=inside
-    )
+    resized = _resample(window, inside, right - left, bottom - top)
     if content == (0, 0, size_px, size_px):
-        return np.asarray(resized)
+        return resized
     square = np.empty((size_px, size_px, 3), np.uint8)
     square[:] = np.clip(np.rint(np.asarray(pad_rgb, np.float64)), 0, 255).astype(np.uint8)
-    square[top:bottom, left:right] = np.asarray(resized)
+    square[top:bottom, left:right] = resized
     return square
+
+
+def _resample(window: Image, inside: Span, width: int, height: int) -> Image:
+    """A rectangle of the window, of another size.
+
+    The bicubic kernel widens along each axis that shrinks and interpolates along one that grows, so a long
+    thin box is anti-aliased in one direction and smooth in the other. Torch's 8-bit kernel takes a fifth of
+    Pillow's time and is as near to the exact one, but knows no fractions of a pixel.
+    """
+    whole: Span = 0.0, 0.0, float(window.shape[1]), float(window.shape[0])
+    if inside != whole:
+        part = Pillow.fromarray(window).resize((width, height), Pillow.Resampling.BICUBIC, box=inside)
+        return np.asarray(part)
+    import torch
+
+    # Torch warns of memory that must not be written to. Channels are last, the batch's stride included, or it is slow.
+    pixels = torch.from_numpy(np.require(window, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())

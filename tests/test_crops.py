@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 from scipy import ndimage
 
 from fossilray.config import CropsConfig
@@ -157,6 +158,43 @@ def test_box_reaching_out_of_the_canvas_is_clipped() -> None:
     assert (_cut(slide, (-50, 400, 200, 600)).pixels == _cut(slide, (0, 400, 200, 512)).pixels).all()
 
 
+@pytest.mark.parametrize(
+    ("width", "height"), [(20, 20), (66, 55), (190, 190), (301, 259), (447, 230), (33, 400), (700, 90)]
+)
+def test_whole_pixels_are_resampled_as_by_pillow_and_no_farther_from_the_exact_kernel(
+    width: int, height: int
+) -> None:
+    rng = np.random.default_rng(width)
+    coarse = rng.integers(0, 256, (height // 6 + 2, width // 6 + 2, 3), dtype=np.uint8)
+    image = np.asarray(Pillow.fromarray(coarse).resize((width, height), Pillow.Resampling.BICUBIC))
+    ours = resize_to(image, size_px=224).astype(float)
+    theirs = np.asarray(Pillow.fromarray(image).resize((224, 224), Pillow.Resampling.BICUBIC)).astype(float)
+    assert np.abs(ours - theirs).max() <= 2
+    exact = np.einsum(
+        "yj,xi,jic->yxc", _bicubic(height, 224), _bicubic(width, 224), image.astype(float), optimize=True
+    ).clip(0, 255)
+    error, pillows = (np.sqrt(np.square(found - exact).mean()) for found in (ours, theirs))
+    assert error <= pillows + 0.005
+
+
+def _bicubic(length: int, size: int) -> NDArray[np.float64]:
+    """(size, length) weights of Keys' kernel with a = -1/2, widened where it shrinks, cut off at the rim."""
+    scale = length / size
+    support = max(scale, 1.0)
+    centres = (np.arange(size) + 0.5) * scale
+    x = np.abs(np.arange(length) + 0.5 - centres[:, None]) / support
+    near, far = (1.5 * x - 2.5) * x**2 + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def test_pixels_that_must_not_be_written_to_are_resized() -> None:
+    pixels = _ramp(90, 70)
+    expected = resize_to(pixels, size_px=64)
+    pixels.flags.writeable = False
+    assert (resize_to(pixels, size_px=64) == expected).all()
+
+
 RAMP = SlideInMemory(_ramp(512, 512))
 
 
@@ -208,6 +246,25 @@ def test_sharpness_is_the_variance_of_the_laplacian_and_falls_with_blur() -> Non
     expected = ndimage.laplace(noise.astype(np.float64))[1:-1, 1:-1].var()
     assert measured.sharpness[0] == pytest.approx(expected, rel=1e-4)
     assert measured.sharpness[1] < 0.05 * measured.sharpness[0]
+
+
+@pytest.mark.parametrize("content", [(0, 0, 96, 96), (3, 0, 90, 41), (5, 7, 6, 90), (0, 0, 2, 96)])
+def test_measures_are_those_of_their_formulas(content: tuple[int, int, int, int]) -> None:
+    rng = np.random.default_rng(4)
+    y, x = np.mgrid[:96, :96] / 95
+    noise = rng.integers(0, 256, (96, 96, 3))
+    # A bowl's Laplacian is the same everywhere: far from 0, and without variance but for rounding.
+    bowl = np.repeat((255 * (x**2 + y**2) / 2)[..., None], 3, axis=2)
+    crops = np.stack([noise, bowl, noise * 0.1 + bowl * 0.9]).astype(np.uint8)
+    measured = measure_crops(crops, CLEAR, failed=np.zeros(3, bool), contents=[content] * 3)
+    left, top, right, bottom = content
+    for row, crop in enumerate(crops[:, top:bottom, left:right].astype(np.float64)):
+        density = -np.log10(np.maximum(crop, 1) / CLEAR)
+        assert measured.opacity[row] == pytest.approx(density.mean(), rel=1e-6)
+        assert measured.mean_rgb[row] == pytest.approx(crop.mean(axis=(0, 1)), abs=0.501)
+        grey = crop @ (0.299, 0.587, 0.114)
+        inner = ndimage.laplace(grey)[1:-1, 1:-1] if min(grey.shape) > 2 else np.zeros(1)
+        assert measured.sharpness[row] == pytest.approx(inner.var(), rel=1e-5, abs=1e-4)
 
 
 def test_measures_of_no_parts_are_no_rows() -> None:
