@@ -21,10 +21,9 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from fossilray.direct.mirax_layout import read_mirax_layout
+from fossilray.direct.layouts import LAYOUTS
 from fossilray.direct.painting import Alpha, paint
-from fossilray.direct.placed_level import PlacedLevel, SlideLayout
-from fossilray.direct.tiff_layout import read_tiff_layout
+from fossilray.direct.placed_level import PlacedLevel
 from fossilray.direct.tile_cache import TileCache
 from fossilray.errors import UnreadableRegion
 from fossilray.records import Image, SlideInfo
@@ -50,7 +49,7 @@ class DirectReader:
         self._reference = reference
         self._lock = threading.Lock()
         self._opened: _Opened | None = None
-        self._is_over = info.vendor not in _LAYOUTS
+        self._is_over = info.vendor not in LAYOUTS
         self._trusted: dict[int, PlacedLevel | None] = {}
         self._left = 0
         self.regions = 0
@@ -115,26 +114,6 @@ class DirectReader:
         return placed if agreed else None
 
 
-def _mirax_layout(info: SlideInfo) -> SlideLayout:
-    return read_mirax_layout(Path(info.path))
-
-
-def _tiff_layout(info: SlideInfo) -> SlideLayout:
-    return read_tiff_layout(Path(info.path), info.levels, are_gaps_empty=True)
-
-
-def _aperio_layout(info: SlideInfo) -> SlideLayout:
-    # OpenSlide fills what is missing from the next coarser level.
-    return read_tiff_layout(Path(info.path), info.levels, are_gaps_empty=False)
-
-
-_LAYOUTS: dict[str, Callable[[SlideInfo], SlideLayout]] = {
-    "mirax": _mirax_layout,
-    "generic-tiff": _tiff_layout,
-    "aperio": _aperio_layout,
-}
-
-
 class _Undecodable(Exception):
     """A tile whose pixels only OpenSlide can tell, or nobody."""
 
@@ -148,7 +127,7 @@ class _Opened:
     """
 
     def __init__(self, info: SlideInfo) -> None:
-        layout = _LAYOUTS[info.vendor](info)
+        layout = LAYOUTS[info.vendor](info)
         known = [level.downsample for level in info.levels]
         if len(layout.levels) != len(known) or any(
             level is not None and level.downsample != known[number]

@@ -21,42 +21,54 @@ _COMMENT = 0xFE
 _APPLICATION = range(0xE0, 0xF0)
 
 
-def shared_head(tables: bytes, *, is_rgb: bool) -> bytes:
-    """How every JPEG of a level begins. tables: of JPEGTables, or nothing.
+class WholeJpegs:
+    """Makes whole JPEGs of the tiles of one level, for any number of threads.
+
+    tables: of JPEGTables, or nothing.
 
     Raises:
         ValueError: these are no tables.
     """
-    head = _START + (_IS_RGB if is_rgb else _IS_YCBCR)
-    for marker, segment in _segments(tables) if tables else ():
-        if marker not in (_QUANTIZATION, _HUFFMAN, _END):
-            raise ValueError(f"JPEG tables hold a marker {marker:#x}")
-        head += segment if marker != _END else b""
-    return head
 
+    def __init__(self, tables: bytes, *, is_rgb: bool) -> None:
+        self._head = _START + (_IS_RGB if is_rgb else _IS_YCBCR)
+        for marker, segment in _segments(tables) if tables else ():
+            if marker not in (_QUANTIZATION, _HUFFMAN, _END):
+                raise ValueError(f"JPEG tables hold a marker {marker:#x}")
+            self._head += segment if marker != _END else b""
+        # Nearly all tiles begin alike: how the last one did, and what that became.
+        self._known = b"", b""
 
-def complete(tile: bytes, head: bytes) -> bytes:
-    """A tile with the head in place of its own say on colours.
+    def __call__(self, tile: bytes) -> bytes:
+        """A tile with the level's head in place of its own say on colours.
 
-    Raises:
-        ValueError: it is no JPEG of three components with 8 bits, or has markers that are seldom.
-    """
-    parts = [head]
-    frames = 0
-    for marker, segment in _segments(tile):
-        if marker in _FRAMES:
-            # Length, precision, height, width, components.
-            frames += 1
-            if len(segment) != 19 or segment[4] != 8 or segment[9] != 3:
-                raise ValueError("a tile has other components than three of 8 bits")
-        elif marker in _APPLICATION or marker == _COMMENT:
-            continue
-        elif marker not in (_QUANTIZATION, _HUFFMAN, _RESTARTS, _SCAN):
-            raise ValueError(f"a tile holds a marker {marker:#x}")
-        parts.append(segment)
-    if frames != 1:
-        raise ValueError("a tile has no frame")
-    return b"".join(parts)
+        Raises:
+            ValueError: it is no JPEG of three components with 8 bits, or has markers that are seldom.
+        """
+        begun, head = self._known
+        if not (begun and tile.startswith(begun)):
+            begun, head = self._known = self._rewritten(tile)
+        return head + tile[len(begun) :]
+
+    def _rewritten(self, tile: bytes) -> tuple[bytes, bytes]:
+        """All before the first scan's data, as it is and as it should be."""
+        head = self._head
+        frames = 0
+        for marker, segment in _segments(tile):
+            if marker in _FRAMES:
+                # Length, precision, height, width, components.
+                frames += 1
+                if len(segment) != 19 or segment[4] != 8 or segment[9] != 3:
+                    raise ValueError("a tile has other components than three of 8 bits")
+            elif marker == _SCAN and frames == 1:
+                start = len(tile) - len(segment) + 2
+                return tile[:start], head + segment[:2]
+            elif marker in _APPLICATION or marker == _COMMENT:
+                continue
+            elif marker not in (_QUANTIZATION, _HUFFMAN, _RESTARTS):
+                raise ValueError(f"a tile holds a marker {marker:#x}")
+            head += segment
+        raise ValueError("a tile has no scan")
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:

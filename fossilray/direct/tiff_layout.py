@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fossilray.direct.placed_level import LARGEST_TILE_PX, Pieces, PlacedLevel, SlideLayout, StoredTiles
-from fossilray.direct.tiff_jpeg import complete, shared_head
+from fossilray.direct.tiff_jpeg import WholeJpegs
 from fossilray.records import Level
 from fossilray.sources.tiff_directories import TiffDirectory, read_directories
 
@@ -109,7 +108,7 @@ def _place_level(number: int, level: Level, directory: TiffDirectory, *, are_gap
     )
 
 
-def _jpeg_maker(number: int, directory: TiffDirectory) -> partial[bytes]:
+def _jpeg_maker(number: int, directory: TiffDirectory) -> WholeJpegs:
     """What makes whole JPEGs of the tiles, under the conditions on which OpenSlide gives them to libjpeg itself."""
     photometric = directory.first(_PHOTOMETRIC)
     depths = directory.numbers(_BITS, most=3)
@@ -125,7 +124,7 @@ def _jpeg_maker(number: int, directory: TiffDirectory) -> partial[bytes]:
     tables = b""
     if _JPEG_TABLES in directory.tags:
         tables = directory.numbers(_JPEG_TABLES, most=_MOST_TABLE_BYTES).astype(np.uint8).tobytes()
-    return partial(complete, head=shared_head(tables, is_rgb=photometric == _RGB))
+    return WholeJpegs(tables, is_rgb=photometric == _RGB)
 
 
 def _first_or(directory: TiffDirectory, tag: int, default: int) -> int:
