@@ -1,28 +1,41 @@
-"""Peak memory and stage times of one worker on one large slide: 100,000 x 80,000 px, 50,000 objects.
+"""Peak memory of one worker: on slides from small to huge, and on one large slide full of objects.
 
-python benchmarks/memory.py [--width 100000 --height 80000 --objects 50000] [--keep DIR]
+python benchmarks/memory.py curve [--keep DIR]    16,384 to 131,072 px a side, with as many objects on each, and with
+                                                  as many for each mm2
+python benchmarks/memory.py large [--keep DIR]    100,000 x 80,000 px, 50,000 objects, with the seconds of each stage
 
-The slide is sparse as real ones are: objects lie in islands, the rest of the canvas was not scanned. It is
-written to a temporary folder first (in another process, so that its memory does not count). Printed: what
-/usr/bin/time would say of the worker's process, beside the memory that a plain loop would need which holds
+Slides are sparse as real ones are: objects lie in islands, the rest of the canvas was not scanned. They are
+written to a folder first, and every slide is processed by a process of its own. `curve` ends with what a gigapixel
+more adds, by a line through its rows. `large` prints beside it the memory that a plain loop would need which holds
 all crops of the slide before it stores them, as the paper's procedure does.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
 
+if TYPE_CHECKING:
+    from fossilray.worker import SlideWorker
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+out = Console(width=None if sys.stdout.isatty() else 140)
+Keep = Annotated[Path | None, typer.Option(help="Folder for the slides, reused when they are there.")]
 MPP = 0.25
 ISLAND_PX = 4096
 OBJECTS_AN_ISLAND = 350
@@ -105,7 +118,7 @@ def write(path: Path, width: int, height: int, objects: int) -> None:
 
 
 def process(path: Path, run: Path) -> dict[str, object]:
-    """Process it in this very process; the summary and this process's peak memory."""
+    """Process it in this very process; the summary and this process's peak memory, in MB, by stage."""
     from fossilray.config import RunConfig
     from fossilray.records import CatalogRow
     from fossilray.store import RunStore
@@ -116,40 +129,144 @@ def process(path: Path, run: Path) -> dict[str, object]:
     RunStore.open(str(run)).create_or_check(describe_run(config, {}))
     worker = SlideWorker(str(run), config)
     worker.prepare()
-    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    outcome = worker.process(CatalogRow("large", str(path)))
+    before = peak_mb()
+    stages: dict[str, float] = {}
+    with watched(worker, stages):
+        outcome = worker.process(CatalogRow("large", str(path)))
     assert outcome.summary is not None, outcome.failure
-    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"models_kb": before_kb, "peak_kb": peak_kb, **asdict(outcome.summary)}
+    return {"models_mb": before, "peak_mb": peak_mb(), "stages": stages, **asdict(outcome.summary)}
 
 
-def main(
-    width: int = 100_000,
-    height: int = 80_000,
-    objects: int = 50_000,
-    keep: Annotated[Path | None, typer.Option(help="Folder for the slide, reused when it is there.")] = None,
+@contextmanager
+def watched(worker: SlideWorker, stages: dict[str, float]) -> Iterator[None]:
+    """While it lasts, the most MB seen in each stage of the worker is noted, 50 times a second."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            state = worker.state()
+            if state is not None:
+                stages[state.stage] = max(stages.get(state.stage, 0.0), state.resident_bytes / 1e6)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def peak_mb() -> float:
+    """Most memory that this process ever held; unlike ru_maxrss nothing of the process that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
+
+
+@app.command()
+def curve(
+    sides: str = "16384,32768,65536,131072",
+    objects: Annotated[int, typer.Option(help="On each slide of the first half.")] = 2100,
+    per_mm2: Annotated[
+        float, typer.Option(help="Objects for each mm2 of the canvas in the second half; 0: no second half.")
+    ] = 5.0,
+    keep: Keep = None,
 ) -> None:
-    """Measure and print."""
-    with tempfile.TemporaryDirectory(prefix="fossilray-memory-") as scratch:
-        folder = keep or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
-        slide = folder / f"large-{width}x{height}-{objects}.mrxs"
-        if not slide.exists():
-            alone(f"write(Path({str(slide)!r}), {width}, {height}, {objects})")
-        stated = json.loads(
-            alone(f"print(json.dumps(process(Path({str(slide)!r}), Path({scratch!r}) / 'run')))")
-        )
+    """Peak memory against the size of the slide."""
+    asked = [int(side) for side in sides.split(",")]
+    with _folder(keep) as folder:
+        measured = _rows(folder, [(side, objects) for side in asked])
+        out.print(_table(f"about {objects:,} objects on each", measured))
+        out.print(_verdict(measured))
+        if per_mm2:
+            counts = [(side, round(per_mm2 * (side * MPP / 1000) ** 2)) for side in asked]
+            measured = _rows(folder, counts)
+            out.print(_table(f"about {per_mm2:g} objects for each mm2", measured))
+            out.print(_verdict(measured))
+
+
+@app.command()
+def large(width: int = 100_000, height: int = 80_000, objects: int = 50_000, keep: Keep = None) -> None:
+    """Peak memory and stage times on one large slide."""
+    with _folder(keep) as folder:
+        stated = _measure(folder, width, height, objects)
     found = int(stated["objects"])
     print(f"slide              {width} x {height} px, {objects} objects painted, {found} found")
-    print(f"models loaded      {stated['models_kb'] / 1e6:.2f} GB")
-    print(f"peak, fossilray    {stated['peak_kb'] / 1e6:.2f} GB")
+    print(f"models loaded      {stated['models_mb'] / 1e3:.2f} GB")
+    print(f"peak, fossilray    {stated['peak_mb'] / 1e3:.2f} GB")
     all_crops_gb = found * 224 * 224 * 3 / 1e9
-    print(
-        f"all crops at once  {stated['models_kb'] / 1e6 + all_crops_gb:.2f} GB (models and {found} crops of 224 px)"
-    )
+    at_once_gb = stated["models_mb"] / 1e3 + all_crops_gb
+    print(f"all crops at once  {at_once_gb:.2f} GB (models and {found} crops of 224 px)")
     for stage in ("open", "detect", "merge", "crops", "embed", "write", "total"):
         print(f"seconds {stage:10} {stated[f'seconds_{stage}']:.1f}")
     print(f"bytes per object   {stated['array_bytes'] / max(found, 1):.0f} in Zarr")
+
+
+def _rows(folder: Path, asked: list[tuple[int, int]]) -> list[tuple[int, dict[str, Any]]]:
+    return [(side, _measure(folder, side, side, objects)) for side, objects in asked]
+
+
+def _measure(folder: Path, width: int, height: int, objects: int) -> dict[str, Any]:
+    """What `process` says of such a slide, written first if it is not there."""
+    slide = folder / f"large-{width}x{height}-{objects}.mrxs"
+    if not slide.exists():
+        alone(f"write(Path({str(slide)!r}), {width}, {height}, {objects})")
+    with tempfile.TemporaryDirectory(prefix="fossilray-memory-run-") as run:
+        began_s = time.monotonic()
+        stated: dict[str, Any] = json.loads(
+            alone(f"print(json.dumps(process(Path({str(slide)!r}), Path({run!r}) / 'run')))")
+        )
+    print(f"  {slide.stem}: {time.monotonic() - began_s:.0f} s", file=sys.stderr, flush=True)
+    return stated
+
+
+def _table(title: str, measured: list[tuple[int, dict[str, Any]]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    stages = ("open", "detect", "merge", "crops", "write")
+    for name in (
+        "side, px",
+        "GP",
+        "objects found",
+        "models, MB",
+        "peak, MB",
+        *stages,
+        "above the models, MB",
+    ):
+        table.add_column(name, justify="right")
+    for side, stated in measured:
+        seen = [stated["stages"].get(stage) for stage in stages]
+        table.add_row(
+            f"{side:,}",
+            f"{side**2 / 1e9:.1f}",
+            f"{stated['objects']:,}",
+            f"{stated['models_mb']:,.0f}",
+            f"{stated['peak_mb']:,.0f}",
+            *("" if mb is None else f"{mb:,.0f}" for mb in seen),
+            f"{stated['peak_mb'] - stated['models_mb']:,.0f}",
+        )
+    return table
+
+
+def _verdict(measured: list[tuple[int, dict[str, Any]]]) -> str:
+    gigapixels = np.array([side**2 / 1e9 for side, _ in measured])
+    peaks = np.array([stated["peak_mb"] for _, stated in measured])
+    if len(peaks) < 2:
+        return "one size makes no curve"
+    slope = float(np.polyfit(gigapixels, peaks, 1)[0])
+    return (
+        f"a gigapixel more adds {slope:.1f} MB; the largest slide takes {peaks[-1] / peaks[0]:.2f} times the "
+        f"smallest's memory for {gigapixels[-1] / gigapixels[0]:.0f} times its pixels"
+    )
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix="fossilray-memory-") as folder:
+        yield Path(folder)
 
 
 def alone(code: str) -> str:
@@ -163,4 +280,4 @@ def alone(code: str) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -68,7 +68,7 @@ class Measured:
     worker_cpu_ms: float
     driver_cpu_ms: float
     servers_cpu_ms: float
-    """Of Ray's own processes."""
+    """Of Ray's own processes; both counted from the first commit on."""
     store_bytes: int
     """Put into Ray's object store by the whole job."""
     slides: int
@@ -182,10 +182,12 @@ class IdleWorker:
 
 
 class _Silent:
-    """A display that shows nothing and notes when the first slide was committed."""
+    """A display that shows nothing, and notes when the first slide was committed and what CPU was spent by then."""
 
     def __init__(self) -> None:
         self.first_commit: float | None = None
+        self.committed = 0
+        self.driver_s = self.servers_s = 0.0
 
     def __enter__(self) -> _Silent:
         return self
@@ -195,6 +197,8 @@ class _Silent:
     def update(self, tally: Tally, states: object) -> None:
         if tally.committed and self.first_commit is None:
             self.first_commit = time.time()
+            self.servers_s, self.driver_s = _servers_cpu_s(), time.process_time()
+            self.committed = tally.committed
 
     def say(self, line: str) -> None:
         out.print(line, markup=False)
@@ -218,7 +222,7 @@ def _run(kind: str, count: int, rows: list[CatalogRow], place: Path, *, pinned: 
     began = time.time()
     with ray_cluster("local"):
         ray_up = time.time()
-        driver_s, servers_s, bytes_before = time.process_time(), _servers_cpu_s(), _store_bytes()
+        bytes_before = _store_bytes()
         tally = run_slides(
             rows,
             functools.partial(Alike, make, str(notes), count, pinned and real),
@@ -227,7 +231,7 @@ def _run(kind: str, count: int, rows: list[CatalogRow], place: Path, *, pinned: 
             tally=Tally(total=len(rows)),
             display=display,
         )
-        driver_s, servers_s = time.process_time() - driver_s, _servers_cpu_s() - servers_s
+        driver_s, servers_s = time.process_time() - display.driver_s, _servers_cpu_s() - display.servers_s
         bytes_put = _store_bytes() - bytes_before
     assert tally.committed == len(rows), f"{tally.failed} of {len(rows)} slides failed"
     # The worker that is told to close last may be killed before it has written; its slides are then missing here.
@@ -241,8 +245,8 @@ def _run(kind: str, count: int, rows: list[CatalogRow], place: Path, *, pinned: 
     return Measured(
         slides_per_s=sum(one["slides"] / (one["ended"] - one["began"]) for one in told),
         worker_cpu_ms=sum(one["cpu"] for one in told) * 1000 / done,
-        driver_cpu_ms=driver_s * 1000 / done,
-        servers_cpu_ms=servers_s * 1000 / done,
+        driver_cpu_ms=driver_s * 1000 / (done - display.committed),
+        servers_cpu_ms=servers_s * 1000 / (done - display.committed),
         store_bytes=bytes_put,
         slides=done,
         ray_s=ray_up - began,
