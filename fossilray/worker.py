@@ -223,6 +223,7 @@ class _SlideRun:
             boxes,
             writer=writer,
             embedder=embedder,
+            lanes=self._lanes,
             config=self._config,
             coarsest_level=coarsest_level,
             progress=self._progress,

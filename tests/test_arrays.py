@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,6 @@ def write(
     *,
     config: CropsConfig = CROPS,
     rows_at_a_time: int = SHARD_ROWS,
-    threads: int = 1,
 ) -> ArrayFiles:
     writer = ArrayWriter(
         store,
@@ -46,7 +46,6 @@ def write(
         crops=config,
         dimension=None if embeddings is None else embeddings.shape[1],
         backbone="vit_tiny",
-        threads=threads,
     )
     for first in range(0, len(crops), rows_at_a_time):
         rows = slice(first, first + rows_at_a_time)
@@ -109,12 +108,24 @@ def test_shards_are_byte_for_byte_what_zarr_itself_writes(store, tmp_path, confi
         assert ours == (tmp_path / "by_zarr.zarr" / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(("rows_at_a_time", "threads"), [(64, 1), (700, 2), (3 * SHARD_ROWS, 1)])
-def test_batches_and_threads_do_not_change_a_byte(store, tmp_path, rows_at_a_time, threads):
+@pytest.mark.parametrize("rows_at_a_time", [64, 700, 3 * SHARD_ROWS])
+def test_batches_do_not_change_a_byte(store, tmp_path, rows_at_a_time):
     crops, vectors = some_crops(2 * SHARD_ROWS + 100), some_vectors(2 * SHARD_ROWS + 100)
     other = RunStore.open(str(tmp_path / "other"))
     shard_by_shard = write(store, crops, vectors)
-    assert write(other, crops, vectors, rows_at_a_time=rows_at_a_time, threads=threads) == shard_by_shard
+    assert write(other, crops, vectors, rows_at_a_time=rows_at_a_time) == shard_by_shard
+
+
+def test_crops_encoded_by_other_threads_are_the_same_rows(store, tmp_path):
+    crops, vectors = some_crops(SHARD_ROWS + 100), some_vectors(SHARD_ROWS + 100)
+    other = RunStore.open(str(tmp_path / "other"))
+    writer = ArrayWriter(
+        other, SLIDE, ATTEMPT, count=len(crops), crops=CROPS, dimension=8, backbone="vit_tiny"
+    )
+    with ThreadPoolExecutor(4) as pool:
+        parts = pool.map(writer.encode, np.array_split(crops, 9))
+        writer.write_encoded(0, [crop for part in parts for crop in part], vectors)
+    assert writer.finish() == write(store, crops, vectors)
 
 
 def test_a_slide_without_objects_has_empty_arrays(store):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 import zarr
@@ -38,7 +37,7 @@ ZSTD_LEVEL = 3
 class ArrayWriter:
     """Writes one attempt's arrays: rows in order, every shard once and whole, metadata last.
 
-    Not for several threads at once; `threads` encode crops side by side.
+    Any number of threads may encode at once, one at a time may write.
     """
 
     def __init__(
@@ -51,7 +50,6 @@ class ArrayWriter:
         crops: CropsConfig,
         dimension: int | None,
         backbone: str | None = None,
-        threads: int = 1,
     ) -> None:
         self._store = store
         self._path = arrays_path(slide_id, attempt)
@@ -59,8 +57,7 @@ class ArrayWriter:
         self._crops = crops
         self._dimension = dimension
         self._backbone = backbone
-        self._threads = threads
-        self._encode = _crop_encoder(crops)
+        self._encode_one = _crop_encoder(crops)
         self._rows = 0
         self._encoded: list[bytes] = []
         self._vectors: list[NDArray[np.float16]] = []
@@ -68,7 +65,7 @@ class ArrayWriter:
         self._sha256: dict[str, str] = {}
 
     def write(self, first_row: int, crops: NDArray[np.uint8], embeddings: NDArray[np.float16] | None) -> None:
-        """Add rows first_row, first_row + 1, … in order, any number at a time; a full shard goes out.
+        """Encode and add rows first_row, first_row + 1, … in order, any number at a time; a full shard goes out.
 
         crops: (k, S, S, 3); embeddings: (k, d), or None if and only if the arrays have none.
 
@@ -76,15 +73,31 @@ class ArrayWriter:
             ValueError: rows out of order or too many, or of another shape than was announced.
             StoreError: the store refuses a file.
         """
-        self._check(first_row, crops, embeddings)
-        with ThreadPoolExecutor(self._threads) as pool:
-            for begin, end in _up_to_shard_ends(self._rows, len(crops)):
-                self._encoded += self._encode_all(pool, crops[begin:end])
-                if embeddings is not None:
-                    self._vectors.append(np.array(embeddings[begin:end], dtype="<f2"))
-                self._rows += end - begin
-                if self._rows % SHARD_ROWS == 0:
-                    self._write_shard()
+        self.write_encoded(first_row, self.encode(crops), embeddings)
+
+    def encode(self, crops: NDArray[np.uint8]) -> list[bytes]:
+        """What the arrays hold of each of the crops (k, S, S, 3).
+
+        Raises:
+            ValueError: crops of another shape than was announced.
+        """
+        side = self._crops.size_px
+        if crops.dtype != np.uint8 or crops.shape[1:] != (side, side, 3):
+            raise ValueError(f"{self._path}: crops are {crops.dtype} {crops.shape}, expected uint8 {side} px")
+        return [self._encode_one(crop) for crop in crops]
+
+    def write_encoded(
+        self, first_row: int, crops: Sequence[bytes], embeddings: NDArray[np.float16] | None
+    ) -> None:
+        """As `write`, of crops that `encode` gave."""
+        self._check(first_row, len(crops), embeddings)
+        for begin, end in _up_to_shard_ends(self._rows, len(crops)):
+            self._encoded += crops[begin:end]
+            if embeddings is not None:
+                self._vectors.append(np.array(embeddings[begin:end], dtype="<f2"))
+            self._rows += end - begin
+            if self._rows % SHARD_ROWS == 0:
+                self._write_shard()
 
     def finish(self) -> ArrayFiles:
         """Write what is left and the metadata; what a commit needs to know.
@@ -101,24 +114,16 @@ class ArrayWriter:
             self._put(name, content)
         return ArrayFiles(self._path, dict(self._bytes), dict(self._sha256))
 
-    def _check(
-        self, first_row: int, crops: NDArray[np.uint8], embeddings: NDArray[np.float16] | None
-    ) -> None:
-        side = self._crops.size_px
-        if first_row != self._rows or first_row + len(crops) > self._count:
+    def _check(self, first_row: int, count: int, embeddings: NDArray[np.float16] | None) -> None:
+        if first_row != self._rows or first_row + count > self._count:
             raise ValueError(
-                f"{self._path}: rows {first_row} to {first_row + len(crops)} of {self._count} came when "
+                f"{self._path}: rows {first_row} to {first_row + count} of {self._count} came when "
                 f"{self._rows} was next"
             )
-        if crops.dtype != np.uint8 or crops.shape[1:] != (side, side, 3):
-            raise ValueError(f"{self._path}: crops are {crops.dtype} {crops.shape}, expected uint8 {side} px")
-        expected = None if self._dimension is None else (len(crops), self._dimension)
+        expected = None if self._dimension is None else (count, self._dimension)
         found = None if embeddings is None else embeddings.shape
         if found != expected:
             raise ValueError(f"{self._path}: embeddings are {found}, expected {expected}")
-
-    def _encode_all(self, pool: Executor, crops: NDArray[np.uint8]) -> Iterator[bytes]:
-        return pool.map(self._encode, crops) if self._threads > 1 else map(self._encode, crops)
 
     def _write_shard(self) -> None:
         shard = (self._rows - 1) // SHARD_ROWS
