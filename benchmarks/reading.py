@@ -1,13 +1,14 @@
-"""Reading one MIRAX slide with overlapping photos: openslide-python, our two readers, and bare libjpeg.
+"""Reading one MIRAX slide with overlapping photos, or a TIFF: openslide-python, our two readers, and bare libjpeg.
 
-python benchmarks/reading.py [--side 16384 --crops 1000 --rounds 3] [--keep DIR]
+python benchmarks/reading.py [--form tiff] [--side 16384 --crops 1000 --rounds 3] [--keep DIR]
 
 Four ways over the same regions in turns, one thread: openslide-python as its users do it (read_region, the
 transparent mixed with the background, an array of RGB), our Slide by OpenSlide, our Slide by its own reader, and
 libjpeg alone over the stored tiles that the regions touch, each tile once. The slide is painted into a temporary
 folder first. Every round opens the slide anew, so that caches are cold and the self-check of the direct reader counts;
-its files are in the page cache. Printed: the median over the rounds, in seconds of CPU and on the clock, and
-megapixels delivered a second of CPU.
+its files are in the page cache. A TIFF whose side is no multiple of 8 has levels that are not whole times as coarse,
+as most real ones, and is interpolated there (--form tiff --side 16391). Printed: the median over the rounds, in seconds
+of CPU and on the clock, and megapixels delivered a second of CPU.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ import numpy as np
 import openslide
 import simplejpeg
 import typer
-from memory import ISLAND_PX, OBJECTS_AN_ISLAND, write
+from memory import ISLAND_PX, OBJECTS_AN_ISLAND, Islands, write
 from PIL import Image
 
 from fossilray.config import RunConfig
-from fossilray.direct.mirax_layout import read_mirax_layout
+from fossilray.direct.layouts import LAYOUTS
 from fossilray.records import SlideInfo
 from fossilray.slide import level_for, open_slide
+from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
 
 Region = tuple[int, int, int, int, int]
 """Level, x and y in level-0 px, width and height in px of the level."""
@@ -44,6 +46,7 @@ def main(
     side: int = 16_384,
     crops: int = 1000,
     rounds: int = 3,
+    form: Literal["mirax", "tiff"] = "mirax",
     keep: Annotated[Path | None, typer.Option(help="Folder for the slide, reused when it is there.")] = None,
 ) -> None:
     """Measure and print."""
@@ -51,9 +54,10 @@ def main(
     with tempfile.TemporaryDirectory(prefix="fossilray-reading-") as scratch:
         folder = keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"reading-{side}.mrxs"
+        path = folder / f"reading-{side}.{'mrxs' if form == 'mirax' else 'tif'}"
         if not path.exists():
-            write(path, side, side, (side // ISLAND_PX) ** 2 * OBJECTS_AN_ISLAND)
+            objects = (side // ISLAND_PX) ** 2 * OBJECTS_AN_ISLAND
+            (write if form == "mirax" else write_tiff)(path, side, side, objects)
         with open_slide(path) as slide:
             jobs = plan(slide.info, crops=crops)
         ways: dict[str, Callable[[list[Region]], None]] = {
@@ -126,7 +130,7 @@ def measure(
 
 def with_openslide_python(path: Path, regions: list[Region]) -> None:
     with openslide.OpenSlide(path) as slide:
-        ground = "#" + slide.properties[openslide.PROPERTY_NAME_BACKGROUND_COLOR]
+        ground = "#" + slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
         for level, x, y, width, height in regions:
             region = slide.read_region((x, y), level, (width, height))
             shown = Image.new("RGB", region.size, ground)
@@ -143,7 +147,8 @@ def with_slide(path: Path, regions: list[Region], reader: Literal["auto", "opens
 
 def with_libjpeg(path: Path, regions: list[Region]) -> None:
     """Decode each stored tile that a region touches, once, into nothing."""
-    layout = read_mirax_layout(path)
+    with open_slide(path) as slide:
+        layout = LAYOUTS[slide.info.vendor](slide.info)
     number = regions[0][0]
     level = layout.levels[number]
     assert level is not None
@@ -157,10 +162,16 @@ def with_libjpeg(path: Path, regions: list[Region]) -> None:
     try:
         for tile in sorted({int(level.pieces.tile[piece]) for piece in touched}):
             content = os.pread(files[tiles.file[tile]], int(tiles.length[tile]), int(tiles.offset[tile]))
-            simplejpeg.decode_jpeg(content, "RGB")
+            whole = content if tiles.as_jpeg is None else tiles.as_jpeg(content)
+            simplejpeg.decode_jpeg(whole, "RGB")
     finally:
         for file in files:
             os.close(file)
+
+
+def write_tiff(path: Path, width: int, height: int, objects: int) -> None:
+    """The same scene as a tiled TIFF."""
+    write_pyramidal_tiff(path, Islands(width, height, objects, seed=1), TiffOptions())
 
 
 if __name__ == "__main__":
