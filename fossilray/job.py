@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fossilray.care.retry import REFUSED, forgive_failures
 from fossilray.catalog import Catalog, find_slides
 from fossilray.config import RunConfig
-from fossilray.errors import CatalogError, UsageError
+from fossilray.errors import CatalogError, RunNotFound, UsageError
 from fossilray.ledger import Ledger
 from fossilray.progress import Display, Tally
 from fossilray.records import UNASSIGNED_WELL, CatalogRow, Failure, RefusedFile, Worker, utc_now
@@ -64,30 +66,67 @@ def run_job(
     catalog = find_slides(target, access=config.slides.access or config.store)
     if not catalog.rows and not catalog.refused:
         raise CatalogError(f"no slides below {target}; name a folder, a glob, one slide or a catalog")
-    store.create_or_check(_describe(config))
-    _refuse_second_driver(store)
-    rows = store.freeze_catalog(catalog.rows)
-    if retry_failed:
-        forgive_failures(store)
-    if store.single_writer:
-        _commit_submitted(store, rows)
-    ledger = Ledger(store, patience_minutes=config.store.patience_minutes)
-    todo, tally, old = _what_is_left(store, rows, catalog)
-    ledger.failures += old
-    if tally.already_committed:
-        ledger.gather()
-    if todo:
-        with ray_cluster(address), display:
-            run_slides(
-                todo,
-                functools.partial(make_worker, run_url, config),
-                config=config,
-                ledger=ledger,
-                tally=tally,
-                display=display,
-                stop=stop,
-            )
+    digests = _digests(config)
+    with contextlib.ExitStack() as cluster:
+        has_ray = _is_new(store) and bool(catalog.rows)
+        # Loading networks to describe them takes as long as Ray's servers take to start, so both go on together
+        # where nothing is committed yet; a run that exists may refuse, or have nothing left to do.
+        with ThreadPoolExecutor(1, thread_name_prefix="describe") as aside:
+            described = aside.submit(_describe, config, digests)
+            if has_ray:
+                cluster.enter_context(ray_cluster(address))
+            store.create_or_check(described.result())
+        _refuse_second_driver(store)
+        rows = store.freeze_catalog(catalog.rows)
+        if retry_failed:
+            forgive_failures(store)
+        if store.single_writer:
+            _commit_submitted(store, rows)
+        ledger = Ledger(store, patience_minutes=config.store.patience_minutes)
+        todo, tally, old = _what_is_left(store, rows, catalog)
+        ledger.failures += old
+        if tally.already_committed:
+            ledger.gather()
+        if todo:
+            if not has_ray:
+                cluster.enter_context(ray_cluster(address))
+            with display:
+                run_slides(
+                    todo,
+                    functools.partial(make_worker, run_url, config),
+                    config=config,
+                    ledger=ledger,
+                    tally=tally,
+                    display=display,
+                    stop=stop,
+                )
     return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total)
+
+
+def _digests(config: RunConfig) -> dict[str, str]:
+    """sha256 of every weight file; one that is missing is told before anything is started."""
+    from fossilray.detect.loading import detector_digest
+    from fossilray.embed.loading import embedder_digest
+
+    return {
+        **{f"detector/{name}": digest for name, digest in detector_digest(config.detector).items()},
+        **{f"embedder/{name}": digest for name, digest in embedder_digest(config.embedder).items()},
+    }
+
+
+def _describe(config: RunConfig, digests: Mapping[str, str]) -> RunRecord:
+    """What run.json will say; weights that do not load are told before any worker starts."""
+    from fossilray.embed.loading import describe_embedder
+
+    return describe_run(config, digests, embedder=describe_embedder(config.embedder))
+
+
+def _is_new(store: RunStore) -> bool:
+    try:
+        store.read_run()
+    except RunNotFound:
+        return True
+    return False
 
 
 def _refuse_second_driver(store: RunStore) -> None:
@@ -106,18 +145,6 @@ def _commit_submitted(store: RunStore, rows: Sequence[CatalogRow]) -> None:
     for slide_id, attempt in store.submitted():
         if slide_id in wells:
             store.commit_submitted(slide_id, wells[slide_id], attempt)
-
-
-def _describe(config: RunConfig) -> RunRecord:
-    """What run.json will say; weights that do not load are told before any worker starts."""
-    from fossilray.detect.loading import detector_digest
-    from fossilray.embed.loading import describe_embedder, embedder_digest
-
-    weights = {
-        **{f"detector/{name}": digest for name, digest in detector_digest(config.detector).items()},
-        **{f"embedder/{name}": digest for name, digest in embedder_digest(config.embedder).items()},
-    }
-    return describe_run(config, weights, embedder=describe_embedder(config.embedder))
 
 
 def _what_is_left(

@@ -132,7 +132,7 @@ def _rates(
             "--rates"
         )
     if measured is None:
-        err.print("measuring this machine, about 20 s", style="dim")
+        err.print("measuring this machine, some seconds", style="dim")
         measured = measure_rates(config)
     if stated is not None:
         return with_stated(measured, stated, on_gpu=wants_gpu)
