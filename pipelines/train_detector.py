@@ -20,6 +20,7 @@ from fossilray.detect.weights_file import save_weights
 from fossilray.learn import detector_data as data
 from fossilray.learn import detector_eval as judge
 from fossilray.learn import detector_training as learn
+from fossilray.precision import Precision
 from fossilray.synthetic.crop_library import CropLibrary
 
 HELD_OUT_SEED = 90_000
@@ -49,6 +50,10 @@ def main(
     ] = None,
     device: Annotated[str, typer.Option(help="`auto`, `cpu`, or a torch device such as `cuda:0`.")] = "auto",
     threads: Annotated[int, typer.Option(help="Threads of PyTorch, and processes that paint.")] = 2,
+    precision: Annotated[
+        Precision,
+        typer.Option(help="Numbers the judged network runs in: `auto` (half where native) or `float32`."),
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of composites, order and first weights.")] = 1,
     fields: Annotated[int, typer.Option(help="Held-out fields to judge on; 0 skips it.")] = 60,
     evaluate_only: Annotated[
@@ -88,7 +93,7 @@ def main(
         held_out = judge.held_out_fields(
             fields, seed=HELD_OUT_SEED + seed, library=split.held_out if split else None, workers=threads
         )
-        for title, rows in judge.compare(out, held_out, device=where):
+        for title, rows in judge.compare(out, held_out, device=where, precision=precision):
             console.print(f"\n{title}\n\n{judge.figures_table(rows)}", soft_wrap=True, highlight=False)
 
 

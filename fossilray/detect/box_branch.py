@@ -28,17 +28,17 @@ class BoxBranch(nn.Module):
         self.branch = branch
         self.matrices = nn.ParameterList(_as_matrix(_convolution(layer)) for layer in branch)
 
-    def forward(self, features: torch.Tensor, chosen: torch.Tensor, where: Where) -> torch.Tensor:
-        """(n, 4) distances, in strides, from each chosen anchor to the left, top, right and bottom of its box.
+    def forward(self, features: torch.Tensor, where: Where) -> torch.Tensor:
+        """(n, 4) distances, in strides, from each anchor to the left, top, right and bottom of its box.
 
-        features: (b, c, h, w). chosen: (b, h, w), true at the anchors that `where` lists.
+        features: (b, c, h, w).
         """
+        image, row, column = where
         logits: torch.Tensor
-        if len(where[0]) > DENSE_SHARE * chosen.numel():
-            image, row, column = where
+        if len(image) > DENSE_SHARE * features.shape[0] * features.shape[2] * features.shape[3]:
             logits = self.branch(features.float())[image, :, row, column]
         else:
-            logits = self._at(features, chosen, where)
+            logits = self._at(features, where)
         # The expectation over bins (Li et al. 2020, Generalized Focal Loss, eq. 5); with one bin it is the logit.
         share = logits.view(len(logits), 4, -1)
         if share.shape[2] == 1:
@@ -48,21 +48,23 @@ class BoxBranch(nn.Module):
         )
         return distances
 
-    def _at(self, features: torch.Tensor, chosen: torch.Tensor, where: Where) -> torch.Tensor:
-        _, channels, height, width = features.shape
-        near = nn.functional.max_pool2d(chosen[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0
-        first = cast(Where, near.nonzero(as_tuple=True))
-        around, inside = _neighbours(first, height, width)
+    def _at(self, features: torch.Tensor, where: Where) -> torch.Tensor:
+        count, channels, height, width = features.shape
+        around, inside = _neighbours(where, height, width)
+        near = torch.zeros(count * height * width, dtype=torch.bool, device=features.device)
+        near[around] = True
+        (places,) = near.nonzero(as_tuple=True)
+        column, row = places % width, places // width
+        first_around, first_inside = _neighbours((row // height, row % height, column), height, width)
         pixels = features.permute(0, 2, 3, 1).reshape(-1, channels)
-        patches = pixels[around].float() * inside[..., None]
-        hidden = self._layer(0, patches.flatten(1))
+        patches = pixels.index_select(0, first_around.flatten()).view(len(places), -1, channels).float()
+        hidden = self._layer(0, (patches * first_inside[..., None]).flatten(1))
         # A row of zeros behind it stands for what lies outside the image.
         hidden = torch.cat([hidden, hidden.new_zeros(1, hidden.shape[1])])
-        place = torch.zeros_like(near, dtype=torch.int64)
-        place[first] = torch.arange(len(first[0]), device=place.device)
-        around, inside = _neighbours(where, height, width)
-        patches = hidden[torch.where(inside, place.flatten()[around], len(hidden) - 1)]
-        return self._layer(2, self._layer(1, patches.flatten(1)))
+        position = near.cumsum(0) - 1
+        chosen = torch.where(inside, position[around], len(places)).flatten()
+        patches = hidden.index_select(0, chosen).view(len(around), -1)
+        return self._layer(2, self._layer(1, patches))
 
     def _layer(self, index: int, patches: torch.Tensor) -> torch.Tensor:
         layer: Any = self.branch[index]

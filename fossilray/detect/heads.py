@@ -55,7 +55,7 @@ class SparseHead(nn.Module):
     def forward(self, features: list[torch.Tensor]) -> list[Candidates]:
         """Per image the candidates in the order of its anchors: level by level, row by row."""
         scores = [
-            branch(level).amax(1).float().sigmoid()
+            _best_class(branch(level)).float().sigmoid()
             for branch, level in zip(self.score_branches, features, strict=True)
         ]
         images, corners, kept_scores = [], [], []
@@ -63,7 +63,7 @@ class SparseHead(nn.Module):
             image, row, column = where = chosen.nonzero(as_tuple=True)
             if len(image) == 0:
                 continue
-            distance = self.box_branches[level](features[level], chosen, where)
+            distance = self.box_branches[level](features[level], where)
             centre = torch.stack([column, row], 1) + 0.5
             box = torch.cat([centre - distance[:, :2], centre + distance[:, 2:]], 1)
             images.append(image)
@@ -96,6 +96,10 @@ class DenseHead(nn.Module):
         rows = copy.copy(self.head)([level.float() for level in features])[0]
         layout: RowLayout = "boxes" if self.head.end2end else "classes"
         return find_candidates(rows_last(rows, layout=layout), layout=layout, confidence=self._confidence)
+
+
+def _best_class(logits: torch.Tensor) -> torch.Tensor:
+    return logits[:, 0] if logits.shape[1] == 1 else logits.amax(1)
 
 
 def _choose(scores: Sequence[torch.Tensor], confidence: float) -> list[torch.Tensor]:

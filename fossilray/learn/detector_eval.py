@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fossilray.config import DetectorConfig, MergeConfig, PassConfig
 from fossilray.detect.loading import load_detector
 from fossilray.learn.detector_data import make_composites
+from fossilray.precision import Precision
 from fossilray.records import Boxes, Detector, Image
 from fossilray.synthetic.composites import Composite
 from fossilray.synthetic.crop_library import CropLibrary
@@ -140,12 +141,17 @@ def see_at(image: Image, um_per_px: float, target_um_per_px: float) -> Image:
 
 
 def compare(
-    weights: Path, fields: Sequence[Field], *, device: str, confidence: float | None = None
+    weights: Path,
+    fields: Sequence[Field],
+    *,
+    device: str,
+    confidence: float | None = None,
+    precision: Precision = "auto",
 ) -> Iterator[tuple[str, list[SizeFigures]]]:
     """Tables, one by one, that choose the sweeps: ours at each scale and combined, the paper's scale, classical."""
     ours = DetectorConfig(weights=str(weights))
     asked = ours.confidence if confidence is None else confidence
-    neural = load_detector(ranking_config(ours), device=device)
+    neural = load_detector(ranking_config(ours), device=device, precision=precision)
     classical = load_detector(ranking_config(DetectorConfig(kind="classical")), device=device)
     default = " and ".join(f"{sweep.um_per_px:g}" for sweep in ours.passes)
     yield (
