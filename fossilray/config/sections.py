@@ -99,8 +99,8 @@ class SlidesConfig(Section):
     )
     reader: Literal["auto", "openslide"] = Field(
         "auto",
-        description="auto: the JPEG tiles of MIRAX slides are decoded without OpenSlide, on each level where the two "
-        "are seen to agree to the bit; openslide: never. Does not change results.",
+        description="auto: the JPEG tiles of MIRAX, SVS and tiled TIFF slides are decoded without OpenSlide, on each "
+        "level where the two are seen to agree to the bit; openslide: never. Does not change results.",
     )
 
 
