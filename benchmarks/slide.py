@@ -44,7 +44,7 @@ from slide_ways import (
     warm_up_ours,
     warm_up_paper,
 )
-from slides_made import Density, Form, MadeSlide, SlideKind, make_slides
+from slides_made import JPEG_QUALITY, Density, Form, MadeSlide, SlideKind, make_slides
 
 from fossilray.config import RunConfig
 from fossilray.synthetic.truth import TruthScore, score_against_truth
@@ -71,6 +71,9 @@ def main(
         list[str] | None, typer.Option(help="Only these forms: overlapping, aligned, tiff.")
     ] = None,
     density: Annotated[list[str] | None, typer.Option(help="Only these: dense, sparse.")] = None,
+    jpeg_quality: Annotated[
+        int, typer.Option(help="Of the slides; see slides_made.py for the default.")
+    ] = JPEG_QUALITY,
     cold: Annotated[
         bool, typer.Option("--cold", help="Make the system forget the slide's files first.")
     ] = False,
@@ -84,8 +87,10 @@ def main(
     densities = [one for one in DENSITIES if density is None or one in density]
     with tempfile.TemporaryDirectory(prefix="fossilray-slide-") as scratch:
         folder = work or Path(scratch) / "slides"
-        kinds = [SlideKind(one, dense, side_px) for dense in densities for one in forms]
-        pair = [SlideKind("overlapping", "dense", side_px, seed) for seed in (1, 2)]
+        kinds = [
+            SlideKind(one, dense, side_px, jpeg_quality=jpeg_quality) for dense in densities for one in forms
+        ]
+        pair = [SlideKind("overlapping", "dense", side_px, seed, jpeg_quality) for seed in (1, 2)]
         paired = set(pair[:1]) <= set(kinds)
         warm_up = SlideKind("overlapping", "dense", min(_WARM_UP_PX, side_px))
         console.print(f"painting slides into {folder} unless they are there …")

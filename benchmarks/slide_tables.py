@@ -86,7 +86,8 @@ def show(report: Report, console: Console) -> None:
     for slide in report.slides:
         mm2 = (slide.side_px * MPP / 1000) ** 2
         console.rule(
-            f"{slide.name}: {mm2:.0f} mm2, {slide.true_objects:,} objects, {slide.file_bytes / 1e6:.0f} MB"
+            f"{slide.name}: {mm2:.0f} mm2, {slide.true_objects:,} objects, {slide.file_bytes / 1e6:.0f} MB, "
+            f"{slide.file_bytes / slide.side_px**2:.2f} bytes a px"
         )
         console.print(_whole(slide))
         console.print(_sizes(slide))

@@ -166,7 +166,7 @@ def run_ours_apart(path: Path, config: RunConfig, run: Path) -> Taken:
                 picture, shown = slide.thumbnail(LONGEST_SIDE_PX)
                 draw_boxes(picture, rect=shown, boxes=boxes, mpp=slide.info.mpp)
         with watch.stage("measure"):
-            for crops in kept.batches:
+            for crops in kept.parts:
                 measure_crops(crops, background, np.zeros(len(crops), np.bool_))
         with watch.stage("encode"):
             _encode(kept, config, run)
@@ -229,15 +229,19 @@ class _Blind:
 
 
 class _Kept:
-    """Takes crops as the writer of arrays does and stores nothing."""
+    """Takes crops as the writer of arrays does and stores nothing; parts stand in the order of arrival."""
 
     def __init__(self, *, keeps: bool = True) -> None:
         self._keeps = keeps
-        self.batches: list[NDArray[np.uint8]] = []
+        self.parts: list[NDArray[np.uint8]] = []
 
-    def write(self, first_row: int, crops: NDArray[np.uint8], embeddings: object) -> None:
+    def encode(self, crops: NDArray[np.uint8]) -> list[bytes]:
         if self._keeps:
-            self.batches.append(crops)
+            self.parts.append(crops)
+        return [b""] * len(crops)
+
+    def write_encoded(self, first_row: int, crops: list[bytes], embeddings: object) -> None:
+        """Nothing."""
 
     def finish(self) -> ArrayFiles:
         return ArrayFiles("", {}, {})
@@ -274,6 +278,7 @@ def _cut(
         boxes,
         writer=writer,
         embedder=None,
+        lanes=Lanes(_lane, 1),
         config=config,
         coarsest_level=coarsest_level,
         progress=lambda _: None,
@@ -284,10 +289,10 @@ def _encode(kept: _Kept, config: RunConfig, run: Path) -> None:
     """Into an attempt of the run that is swept again; nothing is committed."""
     store = RunStore.open(str(run))
     attempt = store.begin_attempt("apart", deadline_s=3600)
-    count = sum(len(crops) for crops in kept.batches)
+    count = sum(len(crops) for crops in kept.parts)
     writer = ArrayWriter(store, "apart", attempt.attempt, count=count, crops=config.crops, dimension=None)
     first = 0
-    for crops in kept.batches:
+    for crops in kept.parts:
         writer.write(first, crops, None)
         first += len(crops)
     writer.finish()
