@@ -89,7 +89,7 @@ class PlacedLevel:
         cell = pieces.row - self._rows.first, pieces.column - self._columns.first
         self._cells[cell] = np.arange(len(pieces.tile))
 
-    def touching(self, x: float, y: float, width: int, height: int) -> list[int]:
+    def touching(self, x: float, y: float, width: int, height: int) -> Ints:
         """Numbers of the pieces that a window touches, the uppermost first; x, y: px of the level."""
         cells = self._cells[self._rows.near(y, height), self._columns.near(x, width)]
         found = cells[::-1, ::-1].ravel()
@@ -97,19 +97,17 @@ class PlacedLevel:
         left, top = self.pieces.left[found], self.pieces.top[found]
         inside = (left + self.pieces.width > x) & (left < x + width)
         inside &= (top + self.pieces.height > y) & (top < y + height)
-        listed: list[int] = found[inside].tolist()
-        return listed
+        return found[inside].astype(np.int64)
 
-    def shown_px(self, number: int) -> tuple[int, int]:
-        """Width and height of what is shown of a piece."""
-        width, height = self.pieces.width, self.pieces.height
-        if self.canvas_px is None:
-            return width, height
-        across, down = self.canvas_px
-        return (
-            min(width, across - int(self.pieces.left[number])),
-            min(height, down - int(self.pieces.top[number])),
-        )
+    def shown_px(self, numbers: Ints) -> tuple[Ints, Ints]:
+        """Widths and heights of what is shown of these pieces."""
+        pieces = self.pieces
+        widths, heights = np.full(len(numbers), pieces.width), np.full(len(numbers), pieces.height)
+        if self.canvas_px is not None:
+            across, down = self.canvas_px
+            widths = np.minimum(widths, across - pieces.left[numbers].astype(np.int64))
+            heights = np.minimum(heights, down - pieces.top[numbers].astype(np.int64))
+        return widths, heights
 
 
 @dataclass(frozen=True)
