@@ -4,8 +4,7 @@ How a worker's time is made up, as `fossilray.worker` overlaps it:
 - the next slide is fetched while this one is worked on, so the network runs beside everything else;
 - opening with its overview, detection, merging, crops, and picture with commit follow one another;
 - in detection, threads read tiles while the detector looks at earlier ones: the slower of the two counts;
-- among the crops, threads cut the next batch while this one is embedded and measured and another thread encodes
-  the last: the slowest of the three counts.
+- among the crops, threads cut, measure and encode the next batch while this one is embedded: the slower counts.
 Workers run side by side, so a machine is also limited by its cores, its GPUs and its network as a whole. What
 comes out is the bound of whichever is slowest; queues that run empty now and then cost a real run somewhat more.
 """
@@ -13,7 +12,7 @@ comes out is the bound of whichever is slowest; queues that run empty now and th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
@@ -192,9 +191,10 @@ def _stages(workload: Workload, rates: Rates, machine: Machine) -> list[Stage]:
         overview_s = _seconds(workload.scanned_mm2.value / slides, rates.overview_mm2_per_s)
         opening.append(Part("overview", overview_s))
     looking = Part("detector", _seconds(megapixels, rates.detector_mp_per_s), gpu)
-    describing = [Part("measuring", _seconds(objects, rates.measured_objects_per_s))]
-    if rates.embedded_objects_per_s is not None:
-        describing.append(Part("embedder", _seconds(objects, rates.embedded_objects_per_s), gpu))
+    measuring = [Part("measuring", _seconds(objects, rates.measured_objects_per_s))]
+    embedding = [
+        replace(part, on_gpu=gpu) for part in _parts("embedder", objects, rates.embedded_objects_per_s)
+    ]
     merging = Part("merging", _seconds(objects, rates.merged_objects_per_s))
     reading = _parts("reading tiles", megapixels, rates.read_mp_per_s)
     cutting = _parts("cutting crops", objects, rates.cut_objects_per_s)
@@ -203,7 +203,13 @@ def _stages(workload: Workload, rates: Rates, machine: Machine) -> list[Stage]:
         _stage("open and commit", [(opening, 1)]),
         _stage("detect", [(reading, machine.read_threads), ([looking], 1)]),
         _stage("merge", [([merging], 1)]),
-        _stage("crops", [(cutting, machine.read_threads), (describing, 1), (encoding, 1)]),
+        _stage(
+            "crops",
+            [([*cutting, *measuring, *encoding], machine.read_threads), (embedding, 1)]
+            if cutting
+            # A run tells what was left beside embedding, by all threads together.
+            else [([*measuring, *embedding], 1), (encoding, 1)],
+        ),
     ]
 
 
