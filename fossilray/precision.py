@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -22,6 +23,6 @@ def precision_on(device: torch.device | str, precision: Precision) -> torch.dtyp
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     # Emulated, it would be slower than float32. Older PyTorch does not tell what a processor can do.
-    tell = getattr(torch.cpu, "get_capabilities", dict)
+    tell: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
     can = tell()
     return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else torch.float32

@@ -67,7 +67,9 @@ class SlideWorker:
         self._detector: Detector = load_detector(
             self._config.detector, device=device, precision=self._config.workers.precision
         )
-        self._embedder: Embedder | None = load_embedder(self._config.embedder, device=device)
+        self._embedder: Embedder | None = load_embedder(
+            self._config.embedder, device=device, precision=self._config.workers.precision
+        )
         lanes = 2 if device == "cuda" else 1
         self._lanes = Lanes(ThreadPoolExecutor(lanes, thread_name_prefix="detect"), lanes)
         return f"{socket.gethostname()}/{os.getpid()}/{device}"

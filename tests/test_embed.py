@@ -39,7 +39,8 @@ def vit() -> torch.nn.Module:
 
 
 def _load(path: Path, **options: Any) -> BackboneEmbedder:
-    embedder = load_embedder(EmbedderConfig(weights=f"file:{path}", **options), device="cpu")
+    config = EmbedderConfig(weights=f"file:{path}", **options)
+    embedder = load_embedder(config, device="cpu", precision="float32")
     assert isinstance(embedder, BackboneEmbedder)
     return embedder
 

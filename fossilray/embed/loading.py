@@ -19,6 +19,7 @@ from fossilray.embed.network import (
     Preprocessing,
 )
 from fossilray.errors import WeightsError
+from fossilray.precision import Precision, precision_on
 from fossilray.records import Embedder
 
 if TYPE_CHECKING:
@@ -27,26 +28,32 @@ if TYPE_CHECKING:
 BUNDLED = "backbone.safetensors"
 
 
-def load_embedder(config: EmbedderConfig, *, device: torch.device | str) -> Embedder | None:
+def load_embedder(
+    config: EmbedderConfig,
+    *,
+    device: torch.device | str,
+    precision: Precision = "auto",
+    compiled: bool = False,
+) -> Embedder | None:
     """The backbone of `embedder.weights`; None for `none`.
+
+    precision: what it reckons in on this device. compiled: by torch.compile, once for the one shape of its batches.
 
     Raises:
         WeightsError: the weights are absent, damaged, unsafe, of another network, or the hub is out of reach.
+        ConfigError: it is to be compiled and cannot be.
     """
     if config.weights == "none":
         return None
-    if config.weights == "bundled":
-        return _load_file(bundled_path(), config, device=device)
-    source, _, rest = config.weights.partition(":")
-    if source == "file" and rest:
-        return _load_file(Path(rest), config, device=device)
-    if source == "timm" and rest:
-        network, preprocessing = _fetch_from_hub(rest, config)
-        return BackboneEmbedder(
-            network, name=config.weights, preprocessing=preprocessing, device=device, batch=config.batch
-        )
-    raise WeightsError(
-        f"embedder.weights is {config.weights!r}; expected bundled, none, timm:<name> or file:<path>"
+    network, name, preprocessing = _load(config)
+    return BackboneEmbedder(
+        network,
+        name=name,
+        preprocessing=preprocessing,
+        device=device,
+        batch=config.batch,
+        dtype=precision_on(device, precision),
+        compiled=compiled,
     )
 
 
@@ -101,7 +108,22 @@ def bundled_path() -> Path:
     return Path(str(resources.files("fossilray") / "weights" / BUNDLED))
 
 
-def _load_file(path: Path, config: EmbedderConfig, *, device: torch.device | str) -> BackboneEmbedder:
+def _load(config: EmbedderConfig) -> tuple[torch.nn.Module, str, Preprocessing]:
+    """The network with its weights, its name and what it wants to see."""
+    if config.weights == "bundled":
+        return _load_file(bundled_path(), config)
+    source, _, rest = config.weights.partition(":")
+    if source == "file" and rest:
+        return _load_file(Path(rest), config)
+    if source == "timm" and rest:
+        network, preprocessing = _fetch_from_hub(rest, config)
+        return network, config.weights, preprocessing
+    raise WeightsError(
+        f"embedder.weights is {config.weights!r}; expected bundled, none, timm:<name> or file:<path>"
+    )
+
+
+def _load_file(path: Path, config: EmbedderConfig) -> tuple[torch.nn.Module, str, Preprocessing]:
     state, meta = read_checkpoint(path)
     if meta is not None:
         stated = Architecture(meta.architecture, meta.input_px, dict(meta.kwargs))
@@ -121,13 +143,7 @@ def _load_file(path: Path, config: EmbedderConfig, *, device: torch.device | str
     architecture = _at_size(stated, config.input_px)
     network = build_network(architecture)
     fill_network(network, state, source=str(path), architecture=architecture.name)
-    return BackboneEmbedder(
-        network,
-        name=name,
-        preprocessing=replace(preprocessing, size_px=architecture.input_px),
-        device=device,
-        batch=config.batch,
-    )
+    return network, name, replace(preprocessing, size_px=architecture.input_px)
 
 
 def _preprocessing_of(architecture: Architecture) -> Preprocessing:

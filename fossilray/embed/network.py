@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.errors import WeightsError
+from fossilray.embed.tuning import forward_size, tune_network
+from fossilray.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +44,13 @@ class Preprocessing:
         light = crops.permute(0, 3, 1, 2)  # channels last in memory, which convolutions are fastest on
         if light.shape[-2:] != (self.size_px, self.size_px):
             light = self._resize(light)
-        mean = torch.tensor(self.mean, device=light.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=light.device).view(1, 3, 1, 1)
-        return (light.float() / 255 - mean) / std
+        # Along whole rows, which the processor takes many numbers at a time, not three by three.
+        rows = light.permute(0, 2, 3, 1).reshape(len(crops), self.size_px, self.size_px * 3).float()
+        std = torch.tensor(self.std, device=light.device)
+        scale = 1 / (255 * std)
+        shift = -torch.tensor(self.mean, device=light.device) / std
+        seen = torch.addcmul(shift.repeat(self.size_px), rows, scale.repeat(self.size_px))
+        return seen.view(len(crops), self.size_px, self.size_px, 3).permute(0, 3, 1, 2)
 
     def _resize(self, light: torch.Tensor) -> torch.Tensor:
         """Resized with anti-aliasing and rounded to 8 bits; integers are ten times as fast, but CPU only."""
@@ -61,7 +69,7 @@ class Preprocessing:
 class BackboneEmbedder:
     """An Embedder around a PyTorch network that maps (n, 3, S, S) to (n, dimension).
 
-    On CUDA it runs in mixed precision (float16). On CPU equal batches give equal vectors.
+    Several threads may embed at once; on a GPU each has a stream of its own. On a CPU equal batches give equal vectors.
     """
 
     def __init__(
@@ -72,20 +80,37 @@ class BackboneEmbedder:
         preprocessing: Preprocessing,
         device: torch.device | str,
         batch: int,
+        dtype: torch.dtype | None = None,
+        compiled: bool = False,
     ) -> None:
         """Move the network to the device and try it on a grey image.
 
+        batch: crops of a forward pass, fewer where fewer are faster. dtype: what the network reckons in, None for
+        float32; what overflows float16 is reckoned anew in float32. compiled: by torch.compile.
+
         Raises:
             WeightsError: it does not give one finite vector per image.
+            ConfigError: it is to be compiled and cannot be.
         """
         import torch
 
+        from fossilray.detect.lanes import Lane
+
+        self._name, self._preprocessing = name, preprocessing
         self._device = torch.device(device)
-        network = network.eval().requires_grad_(False).to(self._device)
-        self._network = network.to(memory_format=torch.channels_last)
-        self._name, self._preprocessing, self._batch = name, preprocessing, batch
-        side = preprocessing.size_px
-        probe = self._forward(torch.full((1, side, side, 3), 127, dtype=torch.uint8))
+        self._lane = Lane(self._device)
+        self._dtype = dtype or torch.float32
+        side_px = preprocessing.size_px
+        self._batch = forward_size(self._device, batch=batch, side_px=side_px)
+        # Kernels and what is compiled are chosen by shape: the last, smaller batch is filled up.
+        self._fills = compiled or self._device.type == "cuda"
+        tune = functools.partial(tune_network, side_px=side_px, device=self._device)
+        spare = copy.deepcopy(network) if self._dtype == torch.float16 else None
+        self._network: Callable[[torch.Tensor], torch.Tensor] = tune(network, dtype=self._dtype)
+        self._in_float32 = None if spare is None else tune(spare, dtype=torch.float32)
+        if compiled:
+            self._network = torch.compile(self._network, dynamic=False)
+        probe = self._try(compiled=compiled)
         if probe.ndim != 2 or not bool(torch.isfinite(probe).all()):
             raise WeightsError(
                 f"{name} gives {tuple(probe.shape)} values for one image, finite: "
@@ -110,24 +135,37 @@ class BackboneEmbedder:
         import torch
 
         vectors = np.empty((len(crops), self._dimension), np.float16)
-        for begin in range(0, len(crops), self._batch):
-            some = torch.from_numpy(np.ascontiguousarray(crops[begin : begin + self._batch]))
-            found = self._forward(some).clamp(-HALF_LARGEST, HALF_LARGEST)
-            vectors[begin : begin + len(some)] = found.to(torch.float16).cpu().numpy()
+        with self._lane.stream():
+            for begin in range(0, len(crops), self._batch):
+                some = crops[begin : begin + self._batch]
+                found = self._forward(some).clamp(-HALF_LARGEST, HALF_LARGEST)
+                vectors[begin : begin + len(some)] = found.to(torch.float16).cpu().numpy()
         return vectors
 
-    def _forward(self, crops: torch.Tensor) -> torch.Tensor:
+    def _try(self, *, compiled: bool) -> torch.Tensor:
+        side_px = self._preprocessing.size_px
+        grey = np.full((1, side_px, side_px, 3), 127, np.uint8)
+        try:
+            return self._forward(grey)
+        except RuntimeError as error:
+            if not compiled:
+                raise
+            raise ConfigError(
+                f"{self._name} cannot be compiled ({str(error).strip().splitlines()[0][:200]}); PyTorch needs a C++ "
+                "compiler for it: install one, or set workers.compile=false"
+            ) from None
+
+    def _forward(self, crops: NDArray[np.uint8]) -> torch.Tensor:
+        """(n, dimension) float32 on the device for n crops, a batch at most."""
         import torch
 
+        count = len(crops)
+        if self._fills and count < self._batch:
+            crops = np.concatenate([crops, np.zeros((self._batch - count, *crops.shape[1:]), np.uint8)])
         with torch.inference_mode():
-            seen = self._preprocessing.apply(crops.to(self._device))
-            if self._device.type != "cuda":
-                return self._run(seen)
-            with torch.autocast("cuda", dtype=torch.float16):
-                found = self._run(seen).float()
+            seen = self._preprocessing.apply(self._lane.upload(crops))
+            found = self._network(seen.to(self._dtype))[:count].float()
             # float16 may overflow inside a network that float32 carries through.
-            return found if bool(torch.isfinite(found).all()) else self._run(seen)
-
-    def _run(self, seen: torch.Tensor) -> torch.Tensor:
-        found: Any = self._network(seen)
-        return found  # type: ignore[no-any-return]
+            if self._in_float32 is not None and not bool(torch.isfinite(found).all()):
+                found = self._in_float32(seen)[:count]
+        return found
