@@ -68,7 +68,10 @@ class SlideWorker:
             self._config.detector, device=device, precision=self._config.workers.precision
         )
         self._embedder: Embedder | None = load_embedder(
-            self._config.embedder, device=device, precision=self._config.workers.precision
+            self._config.embedder,
+            device=device,
+            precision=self._config.workers.precision,
+            compiled=self._config.workers.compile,
         )
         lanes = 2 if device == "cuda" else 1
         self._lanes = Lanes(ThreadPoolExecutor(lanes, thread_name_prefix="detect"), lanes)

@@ -255,7 +255,7 @@ class EmbedderConfig(Section):
 
 
 class WorkersConfig(Section):
-    """How the job uses the machine or cluster; only torch_threads and precision can change results."""
+    """How the job uses the machine or cluster; only torch_threads, precision and compile can change results."""
 
     count: int | None = Field(None, ge=1, description="Workers; unset: one per GPU share, or per CPU share.")
     cpus_per_worker: float = Field(
@@ -273,6 +273,11 @@ class WorkersConfig(Section):
         "auto",
         description="auto: networks run in bfloat16 where the processor or GPU multiplies it natively; float32: "
         "always. Changes scores and embeddings in their last digits.",
+    )
+    compile: bool = Field(
+        False,
+        description="The embedder's network goes through torch.compile when a worker starts, which takes it a minute or "
+        "so and, without a GPU, a C++ compiler. Changes embeddings in their last digits.",
     )
     max_deaths: int = Field(3, ge=1, description="A slide that killed its worker this often is quarantined.")
     max_tries: int = Field(3, ge=1, description="Tries of a slide whose failures are transient.")
@@ -328,7 +333,8 @@ class RunConfig(Section):
     def what_changes_results(self) -> dict[str, Any]:
         """The part of the configuration that a resumed run must share, as plain JSON types."""
         plain = self.model_dump(mode="json")
-        plain["workers"] = {"torch_threads": self.workers.torch_threads, "precision": self.workers.precision}
+        workers = plain["workers"]
+        plain["workers"] = {name: workers[name] for name in ("torch_threads", "precision", "compile")}
         del plain["store"]
         for name in (
             "source",
