@@ -36,9 +36,9 @@ def tiles() -> np.ndarray:
     return coarse.repeat(16, axis=1).repeat(16, axis=2)
 
 
-def find(path: Path, tiles: np.ndarray, **options: Any) -> list[Boxes]:
+def find(path: Path, tiles: np.ndarray, precision: Any = "float32", **options: Any) -> list[Boxes]:
     config = DetectorConfig(weights=str(path), **options)
-    return load_detector(config, device="cpu", precision="float32").detect(tiles, um_per_px=1.0)
+    return load_detector(config, device="cpu", precision=precision).detect(tiles, um_per_px=1.0)
 
 
 def assert_same(found: list[Boxes], expected: list[Boxes], *, px: float = 0.5) -> None:
@@ -135,8 +135,9 @@ def test_every_family_of_ultralytics_loads_from_its_checkpoint(family: str, tmp_
     architecture = yaml_model_load(folder / family) | {"scale": "n"}
     torch.save({"model": build(architecture, nc=1)}, tmp_path / "model.pt")
     noise = np.random.default_rng(1).integers(0, 256, (1, 192, 256, 3), dtype=np.uint8)
-    (boxes,) = find(tmp_path / "model.pt", noise, confidence=0.0, iou=1.0, max_per_tile=500)
-    assert 300 < len(boxes) <= 500  # end-to-end heads stop at 300 unless told otherwise
+    for precision in ("float32", "auto"):
+        (boxes,) = find(tmp_path / "model.pt", noise, precision, confidence=0.0, iou=1.0, max_per_tile=500)
+        assert 300 < len(boxes) <= 500  # end-to-end heads stop at 300 unless told otherwise
 
 
 def test_loading_leaves_the_random_state_alone(weights: Path) -> None:

@@ -35,6 +35,7 @@ def has_box_branches(head: Any) -> bool:
         type(head).__name__ == "Detect"
         and not head.end2end
         and all(is_box_branch(branch, bins=head.reg_max) for branch in head.cv2)
+        and all(getattr(branch[-1], "bias", None) is not None for branch in head.cv3)
     )
 
 
@@ -47,16 +48,23 @@ class SparseHead(nn.Module):
         self._strides = [float(stride) for stride in head.stride]
         self.score_branches = head.cv3
         self.box_branches = nn.ModuleList(BoxBranch(branch) for branch in head.cv2)
+        self.convert(torch.float32)
 
     def convert(self, dtype: torch.dtype) -> None:
         """Compute scores in `dtype`; boxes stay in float32, for in half precision a position would be rounded."""
+        exact = [_last_bias(branch).float() for branch in self.score_branches]
         self.score_branches.to(dtype)
+        # Biases are large (few anchors hold an object): what rounding took from them would shift every score.
+        self._shifts = [
+            before - _last_bias(branch).float()
+            for before, branch in zip(exact, self.score_branches, strict=True)
+        ]
 
     def forward(self, features: list[torch.Tensor]) -> list[Candidates]:
         """Per image the candidates in the order of its anchors: level by level, row by row."""
         scores = [
-            _best_class(branch(level)).float().sigmoid()
-            for branch, level in zip(self.score_branches, features, strict=True)
+            _best_class(branch(level), shift).sigmoid()
+            for branch, level, shift in zip(self.score_branches, features, self._shifts, strict=True)
         ]
         images, corners, kept_scores = [], [], []
         for level, (score, chosen) in enumerate(zip(scores, _choose(scores, self._confidence), strict=True)):
@@ -98,8 +106,15 @@ class DenseHead(nn.Module):
         return find_candidates(rows_last(rows, layout=layout), layout=layout, confidence=self._confidence)
 
 
-def _best_class(logits: torch.Tensor) -> torch.Tensor:
-    return logits[:, 0] if logits.shape[1] == 1 else logits.amax(1)
+def _last_bias(branch: Any) -> torch.Tensor:
+    bias: torch.Tensor = branch[-1].bias.detach().clone()
+    return bias
+
+
+def _best_class(logits: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    if logits.shape[1] == 1:
+        return logits[:, 0].float() + shift
+    return (logits.float() + shift[:, None, None]).amax(1)
 
 
 def _choose(scores: Sequence[torch.Tensor], confidence: float) -> list[torch.Tensor]:
