@@ -21,6 +21,7 @@ from fossilray.slide_plan import SlidePlan, SlidePlanner
 from fossilray.sources.slide_sources import is_remote
 from fossilray.store import open_run
 from fossilray.tables import printable
+from fossilray.tiling import LARGEST_WINDOW_PX
 
 OBJECTS_PER_MM2 = 46.0
 """The archive's mean: 20,000 objects on a slide of 7 gigapixels at 0.25 um per pixel, which is 437 mm2."""
@@ -135,10 +136,15 @@ def _share(part: int | None, whole: int | None) -> str:
 
 
 def _memory(config: RunConfig) -> int:
-    """Models, tiles waiting for the detector, activations of a batch, crops waiting for the embedder."""
+    """Models, tiles waiting for the detector, activations of one, crops waiting for the embedder."""
     sweep = config.detector.passes[0]
-    window_px = config.tiling.tile_px * 0.25 / sweep.um_per_px + sweep.largest_um / sweep.um_per_px
+    tile_px = config.tiling.tile_px
+    window_px = (
+        LARGEST_WINDOW_PX
+        if tile_px is None
+        else tile_px * 0.25 / sweep.um_per_px + sweep.largest_um / sweep.um_per_px
+    )
     batch_bytes = config.detector.batch * window_px**2 * 3
     crops_bytes = 4 * config.embedder.batch * config.crops.size_px**2 * 3
     # A nano network keeps some 60 floats of activation per input pixel alive at its widest point.
-    return round(MODELS_BYTES + 3 * batch_bytes + batch_bytes / 3 * 60 * 4 + crops_bytes)
+    return round(MODELS_BYTES + 3 * batch_bytes + window_px**2 * 60 * 4 + crops_bytes)

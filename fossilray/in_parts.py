@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -24,7 +24,7 @@ def map_in_parts(work: Callable[[In], Out], items: Sequence[In], *, threads: int
 
 def in_order(
     pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], *, ahead: int
-) -> Iterator[Out]:
+) -> Generator[Out]:
     """Results of `work` in the order of `items`, at most `ahead` of them begun and not yet taken."""
     begun: deque[Future[Out]] = deque()
     try:

@@ -1,8 +1,9 @@
 """From boxes of overlapping windows to the objects of a slide, each once, in an order that is always the same.
 
-A window shows its tile's core and a halo. The tile that holds an object's centre in its core owns it; what
-other tiles saw of it only serves to recognise it. Boxes of one tile never compete: where the detector saw two
-overlapping objects, there are two.
+The tile that holds an object's centre in its core owns it; what other tiles saw of it only serves to recognise
+it. Where no tile was looked at, or its window does not reach, nobody owns the centre, and a tile that saw the
+object whole, some of it in its own core, may name it. Boxes of one tile never compete: where the detector saw
+two overlapping objects, there are two.
 """
 
 from __future__ import annotations
@@ -82,12 +83,14 @@ def largest_overlaps(xyxy: NDArray[np.float64] | NDArray[np.int32]) -> NDArray[n
 class _Seen:
     """Boxes of one sweep in level-0 px, with what their windows say of them.
 
-    cut: (n, 4) sides at the window's edge with scanned area beyond, as x_min y_min x_max y_max.
+    unowned: centre where nobody looked. cut: (n, 4) sides at the window's edge with scanned area beyond, as
+    x_min y_min x_max y_max.
     """
 
     boxes: Boxes
     tile: Indices
     owned: Mask
+    unowned: Mask
     near: Mask
     in_core: Mask
     cut: Mask
@@ -97,6 +100,7 @@ class _Seen:
             self.boxes.take(which),
             self.tile[which],
             self.owned[which],
+            self.unowned[which],
             self.near[which],
             self.in_core[which],
             self.cut[which],
@@ -104,38 +108,60 @@ class _Seen:
 
 
 def _gather(parts: Sequence[TileBoxes]) -> _Seen:
-    seen = [_look(part) for part in parts]
+    owners = _owners(parts)
+    seen = [_look(part, owners) for part in parts]
     joined = _Seen(
         _concatenate([one.boxes for one in seen]),
         *(
             np.concatenate([getattr(one, name) for one in seen])
-            for name in ("tile", "owned", "near", "in_core", "cut")
+            for name in ("tile", "owned", "unowned", "near", "in_core", "cut")
         ),
     )
     xyxy, score = joined.boxes.xyxy, joined.boxes.score
     return joined.take(np.lexsort((score, *xyxy.T[::-1], joined.tile)))
 
 
-def _look(part: TileBoxes) -> _Seen:
+def _owners(parts: Sequence[TileBoxes]) -> Indices:
+    """(rows, columns) of the sweep's lattice: which part holds each unit in its core and shows it; -1 none."""
+    sweep = parts[0].sweep
+    unit = sweep.unit_px
+    owners = np.full((max(sweep.rows, 1), max(sweep.columns, 1)), -1, np.intp)
+    for part in parts:
+        core, window = part.tile.core, part.tile.window
+        down = slice(max(core.y_min, window.y_min) // unit, min(core.y_max, window.y_max) // unit)
+        across = slice(max(core.x_min, window.x_min) // unit, min(core.x_max, window.x_max) // unit)
+        owners[down, across] = part.tile.index
+    return owners
+
+
+def _look(part: TileBoxes, owners: Indices) -> _Seen:
     sweep, tile = part.sweep, part.tile
-    xyxy = np.clip(part.boxes.xyxy, 0, sweep.window_px)
-    core_start, core_end = sweep.halo_px, sweep.halo_px + sweep.core_px
+    core, window = tile.core, tile.window
+    xyxy = np.clip(part.boxes.xyxy, 0, np.tile([window.width, window.height], 2).astype(np.float64))
+    corner = np.array([window.x_min, window.y_min])
+    core_start, core_end = np.array([[core.x_min, core.y_min], [core.x_max, core.y_max]]) - corner
     centre = (xyxy[:, :2] + xyxy[:, 2:]) / 2
+    # What reaches over the scanned area's rim is its last unit's.
+    column, row = np.clip(
+        ((centre + corner) // sweep.unit_px).astype(np.intp), 0, np.array(owners.shape[::-1]) - 1
+    ).T
+    owner = owners[row, column]
     x, y = sweep.window_corner(tile)
-    side = sweep.window_px * sweep.scale
     more_beyond = np.array(
         [
             x > sweep.bounds.x_min,
             y > sweep.bounds.y_min,
-            x + side < sweep.bounds.x_max,
-            y + side < sweep.bounds.y_max,
+            x + window.width * sweep.scale < sweep.bounds.x_max,
+            y + window.height * sweep.scale < sweep.bounds.y_max,
         ]
     )
-    at_edge = np.concatenate([xyxy[:, :2] <= _EDGE_PX, xyxy[:, 2:] >= sweep.window_px - _EDGE_PX], axis=1)
+    far_sides = np.array([window.width, window.height]) - _EDGE_PX
+    at_edge = np.concatenate([xyxy[:, :2] <= _EDGE_PX, xyxy[:, 2:] >= far_sides], axis=1)
     return _Seen(
         to_level0(sweep, tile, Boxes(xyxy, part.boxes.score)),
         np.full(len(xyxy), tile.index, np.intp),
-        owned=_in_both_axes(centre >= core_start, centre < core_end),
+        owned=np.asarray(owner == tile.index, np.bool_),
+        unowned=np.asarray(owner < 0, np.bool_),
         near=_in_both_axes(centre >= core_start - _MARGIN_PX, centre < core_end + _MARGIN_PX),
         in_core=_in_both_axes(xyxy[:, :2] < core_end, xyxy[:, 2:] > core_start),
         cut=at_edge & more_beyond,
@@ -157,7 +183,7 @@ def _settle_seams(seen: _Seen, *, same_iou: float) -> tuple[Boxes, _Seen]:
     seen_whole = np.zeros(len(pieces.boxes), np.bool_)
     seen_whole[piece[covers]] = True
     # The owner may have seen a cut box only; then a neighbour's whole one stands for the object.
-    candidate = whole.near | whole.owned
+    candidate = whole.near | whole.owned | (whole.unowned & whole.in_core)
     candidate[cover[covers]] = True
     chosen = candidate & ~_suppressed(whole, candidate, same_iou=same_iou)
     return whole.boxes.take(chosen), pieces.take(~seen_whole)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fossilray.blank import find_content, units_upon, units_with_content
 from fossilray.config import RunConfig
 from fossilray.errors import MissingResolution, SlideError
 from fossilray.records import CatalogRow, Rect, RefusedFile, SlideInfo
@@ -18,7 +19,8 @@ from fossilray.sources.bundles import look_up_bundle
 from fossilray.sources.remote_facts import SlideFacts, read_facts, read_scanned_area
 from fossilray.sources.slide_sources import SlideSource, is_remote, open_source
 from fossilray.sources.staging import check_fits
-from fossilray.tiling import Sweep, find_blank, plan_sweeps
+from fossilray.tiling import Sweep, plan_sweeps
+from fossilray.windows import plan_windows
 
 STRIDE_PX = 32
 
@@ -64,10 +66,8 @@ class SlidePlanner:
             reader=slides.reader,
         ) as slide:
             sweeps = self._sweeps(slide.info)
-            blank = find_blank(slide, self._config.tiling, sweeps)
-            info = slide.info
-        seen = [int((~mask).sum()) for mask in blank]
-        return self._summed(row, info, sweeps, seen, blank=sum(int(mask.sum()) for mask in blank))
+            content = find_content(slide, self._config.tiling)
+        return self._summed(row, sweeps, [units_with_content(sweep, content) for sweep in sweeps])
 
     def _plan_remote(self, row: CatalogRow) -> SlidePlan:
         slides = self._config.slides
@@ -97,10 +97,11 @@ class SlidePlanner:
         )
         check_size(info, max_gigapixels=slides.max_gigapixels)
         sweeps = self._sweeps(info)
-        seen = [len(sweep) if cells is None else _tiles_upon(sweep, cells) for sweep in sweeps]
-        blank = None if cells is None else sum(map(len, sweeps)) - sum(seen)
-        plan = self._summed(row, info, sweeps, seen, blank=blank)
-        return replace(plan, fetched_bytes=bundle.bytes)
+        content = [
+            units_with_content(sweep, None) if cells is None else units_upon(sweep, cells) for sweep in sweeps
+        ]
+        plan = self._summed(row, sweeps, content)
+        return replace(plan, blank=None if cells is None else plan.blank, fetched_bytes=bundle.bytes)
 
     def _source(self, path: str) -> SlideSource:
         protocol = path.partition("://")[0]
@@ -112,25 +113,17 @@ class SlidePlanner:
         return plan_sweeps(info, self._config.tiling, self._config.detector, STRIDE_PX)
 
     def _summed(
-        self,
-        row: CatalogRow,
-        info: SlideInfo,
-        sweeps: Sequence[Sweep],
-        seen: Sequence[int],
-        *,
-        blank: int | None,
+        self, row: CatalogRow, sweeps: Sequence[Sweep], content: Sequence[NDArray[np.bool_]]
     ) -> SlidePlan:
-        """seen: tiles of each sweep that the detector would be shown."""
-        finest = sweeps[0]
+        plans = [plan_windows(sweep, units) for sweep, units in zip(sweeps, content, strict=True)]
+        blank = sum(len(plan.blank) for plan in plans)
         return SlidePlan(
             row=row,
             committed=row.slide_id in self._committed,
-            tiles=sum(map(len, sweeps)),
+            tiles=sum(len(plan.tiles) for plan in plans) + blank,
             blank=blank,
-            detection_megapixels=sum(
-                count * sweep.window_px**2 / 1e6 for count, sweep in zip(seen, sweeps, strict=True)
-            ),
-            covered_mm2=seen[0] * (finest.core_px * finest.scale * info.mpp / 1000) ** 2,
+            detection_megapixels=sum(plan.megapixels for plan in plans),
+            covered_mm2=plans[0].owned_px * (sweeps[0].um_per_px / 1000) ** 2,
         )
 
 
@@ -149,17 +142,3 @@ def _around(cells: Sequence[Rect], canvas: Rect) -> Rect:
         min(max(cell.x_max for cell in cells), canvas.x_max),
         min(max(cell.y_max for cell in cells), canvas.y_max),
     )
-
-
-def _tiles_upon(sweep: Sweep, cells: Sequence[Rect]) -> int:
-    """How many tiles' cores show any part of these rectangles."""
-    left, top = (origin * sweep.downsample for origin in sweep.origin_level_px)
-    side = sweep.core_px * sweep.scale
-    seen = np.zeros((sweep.rows, sweep.columns), np.bool_)
-    for cell in cells:
-        rows, columns = (
-            slice(max(0, math.floor((first - start) / side)), max(0, math.ceil((last - start) / side)))
-            for first, last, start in ((cell.y_min, cell.y_max, top), (cell.x_min, cell.x_max, left))
-        )
-        seen[rows, columns] = True
-    return int(seen.sum())

@@ -1,7 +1,12 @@
-"""The tile size is a matter of speed: at one scale the same objects are found, each once, whatever it is."""
+"""The tile size is a matter of speed: at one scale the same objects are found, each once, whatever it is.
 
-from typing import Any
+Nor does it matter that windows are fitted to what an overview shows.
+"""
 
+from dataclasses import replace
+from typing import Any, cast
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,12 +14,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from fossilray.blank import find_content, units_with_content
 from fossilray.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
 from fossilray.detect.loading import BUNDLED, load_detector
 from fossilray.merge import TileBoxes, largest_overlaps, merge_tiles
 from fossilray.records import Boxes, Detector, Image, Level, Rect, SlideInfo
+from fossilray.slide import Overview, Slide
+from fossilray.synthetic.assemblage import Column
 from fossilray.synthetic.composites import compose
+from fossilray.synthetic.scene import Scene
 from fossilray.tiling import plan_sweeps, read_tile
+from fossilray.windows import plan_windows
 
 TILE_SIDES_PX = (1024, 2048, 4096)
 DOWNSAMPLE = 4
@@ -55,6 +65,18 @@ class MemorySlide:
         region[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
         return region
 
+    def level_for(self, um_per_px: float) -> int:
+        assert um_per_px >= 1.0
+        return 1
+
+    def overview(self, um_per_px: float) -> Overview:
+        height, width = (side // int(um_per_px) for side in self._image.shape[:2])
+        small = cv2.resize(self._image, (width, height), interpolation=cv2.INTER_AREA)
+        everywhere = np.full((height, width), 255, np.uint8)
+        return Overview(
+            np.asarray(small, np.uint8), everywhere, everywhere > 0, um_per_px * DOWNSAMPLE, self.info.bounds
+        )
+
 
 def paint_slide(seed: int, *, patches: int) -> MemorySlide:
     """A crowded slide of patches x patches fields of 512 um, lit differently, with cut objects between them."""
@@ -68,11 +90,22 @@ def paint_slide(seed: int, *, patches: int) -> MemorySlide:
     return MemorySlide(image)
 
 
-def find_objects(slide: Any, detector: Detector, config: DetectorConfig, *, tile_px: int) -> Boxes:
-    sweeps = plan_sweeps(slide.info, TilingConfig(tile_px=tile_px), config, detector.stride_px)
+def paint_sparse_slide(seed: int, *, density_per_mm2: float) -> MemorySlide:
+    """A slide of clear field between objects, with dust that is out of focus, as scanners see it."""
+    column = Column(seed)
+    (sample,) = column.samples(1)
+    assemblage = replace(column.assemblage(sample, slide=0, slides=1), density_per_mm2=density_per_mm2)
+    side_px = 4 * PATCH_PX
+    scene = Scene(assemblage, width=side_px, height=side_px, um_per_px=1.0, seed=[seed])
+    return MemorySlide(scene.region(0, 0, side_px, side_px))
+
+
+def find_objects(slide: Any, detector: Detector, config: DetectorConfig, tiling: TilingConfig) -> Boxes:
+    sweeps = plan_sweeps(slide.info, tiling, config, detector.stride_px)
+    content = find_content(slide, tiling)
     found = []
     for sweep in sweeps:
-        for tile in sweep:
+        for tile in plan_windows(sweep, units_with_content(sweep, content)).tiles:
             window = read_tile(slide, sweep, tile)[None]
             found.append(TileBoxes(sweep, tile, detector.detect(window, um_per_px=sweep.um_per_px)[0]))
     return merge_tiles(found, info=slide.info, merge=MergeConfig())
@@ -113,10 +146,39 @@ def is_at_rim(boxes: Boxes, info: SlideInfo) -> NDArray[np.bool_]:
     return np.asarray(outside.any(axis=1), np.bool_)
 
 
+def fixed_grid(tile_px: int) -> TilingConfig:
+    """Tiles of that size, or what is left of it at the rim, wherever something was scanned."""
+    return TilingConfig(tile_px=tile_px, blank_contrast=0)
+
+
+def assert_fitted_windows_do_not_matter(slides: list[MemorySlide], config: DetectorConfig) -> None:
+    """Of what the overview shows, the same is found as if everything had been looked at."""
+    detector = load_detector(config, device="cpu")
+    everything, fitted = (
+        [shown(find_objects(slide, detector, config, tiling), slide) for slide in slides]
+        for tiling in (fixed_grid(2048), TilingConfig())
+    )
+    assert sum(map(len, everything)) >= 10 * len(slides)
+    assert share_matched(everything, fitted) >= NEEDED_SHARE
+
+
+def shown(boxes: Boxes, slide: MemorySlide) -> Boxes:
+    """Those that meet anything the overview shows."""
+    content = find_content(cast(Slide, slide), TilingConfig())
+    assert content is not None
+    corners = boxes.xyxy / content.scale
+    low, high = np.floor(corners[:, :2]).astype(int), np.ceil(corners[:, 2:]).astype(int)
+    meets = [
+        bool(content.mask[top:bottom, left:right].any())
+        for (left, top), (right, bottom) in zip(low, high, strict=True)
+    ]
+    return boxes.take(np.array(meets, np.bool_))
+
+
 def assert_tile_size_does_not_matter(slides: list[MemorySlide], config: DetectorConfig) -> None:
     detector = load_detector(config, device="cpu")
     results = [
-        [find_objects(slide, detector, config, tile_px=px) for slide in slides] for px in TILE_SIDES_PX
+        [find_objects(slide, detector, config, fixed_grid(px)) for slide in slides] for px in TILE_SIDES_PX
     ]
     assert sum(map(len, results[0])) >= 20 * len(slides)
     for first in range(len(TILE_SIDES_PX)):
@@ -136,12 +198,34 @@ def test_the_classical_detector_finds_the_same_objects_whatever_the_tile_size(se
     )
 
 
+@settings(max_examples=3, deadline=None)
+@given(st.integers(0, 10_000))
+def test_the_classical_detector_finds_the_same_objects_in_fitted_windows(seed: int) -> None:
+    slides = [paint_sparse_slide(seed, density_per_mm2=20)]
+    assert_fitted_windows_do_not_matter(slides, DetectorConfig(kind="classical", passes=ONE_PASS))
+
+
 needs_bundled = pytest.mark.skipif(not BUNDLED.is_file(), reason="no bundled detector in this checkout")
 
 
 @needs_bundled
 def test_the_bundled_detector_finds_the_same_objects_whatever_the_tile_size() -> None:
     assert_tile_size_does_not_matter([paint_slide(1, patches=2)], DetectorConfig(passes=ONE_PASS))
+
+
+@needs_bundled
+def test_the_bundled_detector_finds_the_same_objects_in_fitted_windows() -> None:
+    slides = [paint_sparse_slide(5, density_per_mm2=40)]
+    assert_fitted_windows_do_not_matter(slides, DetectorConfig(passes=ONE_PASS))
+
+
+@needs_bundled
+@pytest.mark.slow
+def test_the_bundled_detector_finds_the_same_objects_in_fitted_windows_on_many_slides() -> None:
+    slides = [
+        paint_sparse_slide(seed, density_per_mm2=density) for seed in range(4, 9) for density in (2, 10, 40)
+    ]
+    assert_fitted_windows_do_not_matter(slides, DetectorConfig(passes=ONE_PASS))
 
 
 @needs_bundled

@@ -12,6 +12,7 @@ from fossilray.config import DetectorConfig, MergeConfig, PassConfig, TilingConf
 from fossilray.merge import TileBoxes, largest_overlaps, merge_tiles
 from fossilray.records import Boxes, Level, Rect, SlideInfo
 from fossilray.tiling import Sweep, plan_sweeps
+from fossilray.windows import plan_windows
 
 SIDE = 12_000
 MERGE = MergeConfig()
@@ -21,24 +22,45 @@ FINE = PassConfig(um_per_px=1.0, largest_um=160.0)
 COARSE = PassConfig(um_per_px=4.0, smallest_um=100.0, largest_um=1000.0)
 
 
-def sweeps_of(*passes: PassConfig, tile_px: int = 2048) -> tuple[Sweep, ...]:
+def sweeps_of(*passes: PassConfig, tile_px: int | None = 2048) -> tuple[Sweep, ...]:
     return plan_sweeps(INFO, TilingConfig(tile_px=tile_px), DetectorConfig(passes=passes), 32)
 
 
 def look(
-    sweep: Sweep, objects: NDArray[np.float64], *, jitter_px: float = 0.0, seed: int = 0
+    sweep: Sweep,
+    objects: NDArray[np.float64],
+    *,
+    jitter_px: float = 0.0,
+    seed: int = 0,
+    content: NDArray[np.bool_] | None = None,
 ) -> list[TileBoxes]:
-    """A perfect detector: every object that meets a window, clipped to it; jitter in detection px."""
+    """A perfect detector: every object that meets a window, clipped to it; jitter in detection px.
+
+    content: what windows are fitted to; all of the sweep if None.
+    """
     rng = np.random.default_rng(seed)
     found = []
-    for tile in sweep:
+    everything = np.ones((sweep.rows, sweep.columns), np.bool_)
+    for tile in plan_windows(sweep, everything if content is None else content).tiles:
         xyxy = (objects - np.tile(sweep.window_corner(tile), 2)) / sweep.scale
         xyxy = xyxy + rng.uniform(-jitter_px, jitter_px, xyxy.shape)
-        clipped = np.clip(xyxy, 0, sweep.window_px)
+        clipped = np.clip(xyxy, 0, [tile.window.width, tile.window.height] * 2)
         seen = ((clipped[:, 2:] - clipped[:, :2]) > 0.5).all(axis=1)
         score = np.full(int(seen.sum()), 0.5, np.float32) + rng.uniform(0, 0.1, int(seen.sum())).astype("f4")
         found.append(TileBoxes(sweep, tile, Boxes(clipped[seen], score)))
     return found
+
+
+def content_of(sweep: Sweep, objects: NDArray[np.float64], *, shown: float = 1.0) -> NDArray[np.bool_]:
+    """Units that meet the middle part of an object; shown: how much of its length is so dark as to be seen."""
+    content = np.zeros((sweep.rows, sweep.columns), np.bool_)
+    side = sweep.unit_px * sweep.scale
+    centre, half = (objects[:, :2] + objects[:, 2:]) / 2, (objects[:, 2:] - objects[:, :2]) / 2
+    low = np.floor((centre - shown * half) / side).astype(int)
+    high = np.ceil((centre + shown * half) / side).astype(int)
+    for (left, top), (right, bottom) in zip(low, high, strict=True):
+        content[max(top, 0) : bottom, max(left, 0) : right] = True
+    return content
 
 
 def assert_once_each(boxes: Boxes, objects: NDArray[np.float64], *, within_px: float) -> None:
@@ -71,6 +93,39 @@ def test_objects_are_found_once_each_whatever_the_tile_size(tile_px: int, jitter
     found = look(sweep, objects, jitter_px=jitter_px)
     merged = merge_tiles(found, info=INFO, merge=MERGE)
     assert_once_each(merged, objects, within_px=1e-6 + jitter_px * 4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.sampled_from([3, 15, 60]),
+    shown=st.sampled_from([0.25, 0.5, 1.0]),
+    tile_px=st.sampled_from([1024, 2048, None]),
+)
+def test_objects_are_found_once_each_in_windows_fitted_to_them(
+    *, seed: int, count: int, shown: float, tile_px: int | None
+) -> None:
+    objects = spread(count, longest_px=640, seed=seed, least_px=40)
+    (sweep,) = sweeps_of(FINE, tile_px=tile_px)
+    found = look(sweep, objects, content=content_of(sweep, objects, shown=shown))
+    merged = merge_tiles(found, info=INFO, merge=MERGE)
+    assert_once_each(merged, objects, within_px=1e-6)
+
+
+def test_object_centred_where_nothing_shows_is_found_by_the_tile_that_shows_its_dark_end() -> None:
+    (sweep,) = sweeps_of(FINE, tile_px=2048)
+    objects = np.array([[1930, 500, 2170, 560.0], [1960, 3000, 2200, 3060]])
+    content = content_of(sweep, np.array([[1940, 510, 2000, 550.0], [1970, 3010, 2040, 3050]]))
+    merged = merge_tiles(look(sweep, objects, content=content), info=INFO, merge=MERGE)
+    assert_once_each(merged, objects, within_px=1e-6)
+
+
+def test_object_at_the_border_of_an_unread_tile_is_named_by_its_neighbour() -> None:
+    (sweep,) = sweeps_of(FINE, tile_px=2048)
+    objects = np.array([[2000, 500, 2200, 560.0], [2600, 900, 2700, 960]])
+    found = [part for part in look(sweep, objects) if part.tile.core.x_min != sweep.core_px]
+    merged = merge_tiles(found, info=INFO, merge=MERGE)
+    assert_once_each(merged, objects[:1], within_px=1e-6)
 
 
 @pytest.mark.parametrize("tile_px", [1024, 2048, 4096])

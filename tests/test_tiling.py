@@ -1,8 +1,11 @@
-"""Sweeps cover the scanned area once, windows map back exactly, blank tiles are told from others."""
+"""Cores cover the scanned area once, windows show what they must and map back exactly, blank is told from not."""
 
 from __future__ import annotations
 
+from dataclasses import astuple
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fossilray.blank import find_content, units_with_content
 from fossilray.config import DetectorConfig, PassConfig, TilingConfig
 from fossilray.records import Boxes, Level, Rect, SlideInfo
-from fossilray.slide import Slide, open_slide
+from fossilray.slide import open_slide
 from fossilray.synthetic.mirax import MiraxOptions, write_mirax
-from fossilray.tiling import find_blank, plan_sweeps, read_tile, to_level0
+from fossilray.tiling import LARGEST_WINDOW_PX, Sweep, Tile, plan_sweeps, read_tile, to_level0
+from fossilray.windows import WindowPlan, plan_windows, quarter
 
 BACKGROUND = (226, 222, 219)
 
@@ -59,60 +64,171 @@ def blank_picture(width: int, height: int) -> NDArray[np.uint8]:
     return np.clip(BACKGROUND + shade + rng.normal(0, 3, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
+def all_tiles(sweep: Sweep) -> tuple[Tile, ...]:
+    return plan_windows(sweep, units_with_content(sweep, None)).tiles
+
+
+def spots(rng: np.random.Generator, sweep: Sweep, count: int) -> NDArray[np.bool_]:
+    """Content here and there: blocks of one to eight units."""
+    content = np.zeros((sweep.rows, sweep.columns), np.bool_)
+    for _ in range(count):
+        row, column = rng.integers(0, content.shape)
+        height, width = rng.integers(1, 9, 2)
+        content[row : row + height, column : column + width] = True
+    return content
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     width=st.integers(1, 60_000),
     height=st.integers(1, 60_000),
     corner=st.tuples(st.integers(0, 5000), st.integers(0, 5000)),
     mpp=st.sampled_from([0.1, 0.23, 0.25, 0.2508, 0.499, 1.3]),
-    tile_px=st.sampled_from([256, 1024, 2048, 5000]),
+    tile_px=st.sampled_from([256, 1024, 2048, 5000, None]),
     um_per_px=st.sampled_from([0.5, 1.0, 2.0, 4.0]),
-    stride_px=st.sampled_from([1, 8, 32, 64]),
-    points=st.lists(st.tuples(st.floats(0, 0.999999), st.floats(0, 0.999999)), min_size=1, max_size=10),
+    stride_px=st.sampled_from([1, 8, 24, 32, 64]),
+    seed=st.integers(0, 2**32 - 1),
+    count=st.sampled_from([0, 1, 5, 40, None]),
+    multiple_px=st.sampled_from([1, 128, 256]),
 )
-def test_cores_cover_the_bounds_once(
+def test_cores_cover_the_bounds_once_and_windows_show_what_they_must(
     *,
     width: int,
     height: int,
     corner: tuple[int, int],
     mpp: float,
-    tile_px: int,
+    tile_px: int | None,
     um_per_px: float,
     stride_px: int,
-    points: list[tuple[float, float]],
+    seed: int,
+    count: int | None,
+    multiple_px: int,
 ) -> None:
     bounds = Rect(corner[0], corner[1], corner[0] + width, corner[1] + height)
     info = info_of(corner[0] + width + 7, corner[1] + height + 7, mpp=mpp, bounds=bounds)
     (sweep,) = plan_sweeps(info, TilingConfig(tile_px=tile_px), one_pass(um_per_px), stride_px)
-    assert sweep.core_px % stride_px == sweep.halo_px % stride_px == 0
     assert sweep.um_per_px == pytest.approx(um_per_px, rel=0.51 / sweep.unit_level_px)
-    assert 2 * sweep.halo_px * sweep.um_per_px >= sweep.largest_um
-    first, last = sweep.core_corners(sweep.tile(0)), sweep.core_corners(sweep.tile(len(sweep) - 1))
-    assert first[0] <= bounds.x_min
-    assert first[1] <= bounds.y_min
-    assert last[0] < bounds.x_max <= last[2] + 1e-6
-    assert last[1] < bounds.y_max <= last[3] + 1e-6
-    side = sweep.core_px * sweep.scale
-    for across, down in points:
-        x, y = bounds.x_min + across * width, bounds.y_min + down * height
-        column, row = int((x - first[0]) // side), int((y - first[1]) // side)
-        tile = sweep.tile(row * sweep.columns + column)
-        x_min, y_min, x_max, y_max = sweep.core_corners(tile)
-        assert x_min - 1e-6 <= x <= x_max + 1e-6
-        assert y_min - 1e-6 <= y <= y_max + 1e-6
+    assert 2 * sweep.reach_px * sweep.um_per_px >= sweep.largest_um
+    whole = sweep.corners(Rect(0, 0, sweep.columns * sweep.unit_px, sweep.rows * sweep.unit_px))
+    assert whole[0] <= bounds.x_min
+    assert whole[1] <= bounds.y_min
+    assert whole[2] >= bounds.x_max - 1e-6
+    assert whole[3] >= bounds.y_max - 1e-6
+    rng = np.random.default_rng(seed)
+    content = units_with_content(sweep, None) if count is None else spots(rng, sweep, count)
+    plan = plan_windows(sweep, content, multiple_px=multiple_px)
+    assert_cores_cover_once(sweep, plan)
+    for tile in plan.tiles:
+        assert_window_shows_enough(sweep, tile, content)
+        sides = [tile.window.width, tile.window.height, tile.window.x_min, tile.window.y_min]
+        assert all(side % stride_px == 0 for side in sides)
+        assert all(side % multiple_px == 0 for side in sides[:2]) or multiple_px % sweep.unit_px
+    assert content.sum() == sum(part_of(content, sweep, tile.core).sum() for tile in plan.tiles)
+    shapes = [(tile.window.width, tile.window.height) for tile in plan.tiles]
+    changes = sum(before != after for before, after in pairwise(shapes))
+    assert changes == max(0, len(set(shapes)) - 1), "tiles of one shape stand apart"
 
 
-def test_a_huge_slide_is_planned_without_listing_its_tiles() -> None:
+def assert_cores_cover_once(sweep: Sweep, plan: WindowPlan) -> None:
+    covered = np.zeros((sweep.rows, sweep.columns), int)
+    for core in (*(tile.core for tile in plan.tiles), *plan.blank):
+        assert max(core.width, core.height) <= sweep.core_px
+        part_of(covered, sweep, core)[...] += 1
+    assert (covered == 1).all()
+
+
+def assert_window_shows_enough(sweep: Sweep, tile: Tile, content: NDArray[np.bool_]) -> None:
+    """All content in the core, and of content near by what half an object reaches, each with context."""
+    unit, context = sweep.unit_px, sweep.context_px
+    rows, columns = np.nonzero(part_of(content, sweep, tile.core))
+    left, right = (tile.core.x_min + side * unit for side in (columns.min(), columns.max() + 1))
+    top, bottom = (tile.core.y_min + side * unit for side in (rows.min(), rows.max() + 1))
+    window = tile.window
+    assert window.x_min <= left - context
+    assert window.y_min <= top - context
+    assert window.x_max >= right + context
+    assert window.y_max >= bottom + context
+    reach = sweep.reach_px
+    for row, column in np.argwhere(content):
+        x, y = column * unit, row * unit
+        near_core = (
+            tile.core.x_min - reach <= x < tile.core.x_max + reach
+            and tile.core.y_min - reach <= y < tile.core.y_max + reach
+        )
+        near_own = left - 2 * reach <= x < right + 2 * reach and top - 2 * reach <= y < bottom + 2 * reach
+        if near_core and near_own:
+            assert window.x_min <= x - context
+            assert window.x_max >= x + unit + context
+            assert window.y_min <= y - context
+            assert window.y_max >= y + unit + context
+
+
+def part_of(units: NDArray[Any], sweep: Sweep, rect: Rect) -> NDArray[Any]:
+    unit = sweep.unit_px
+    return units[rect.y_min // unit : rect.y_max // unit, rect.x_min // unit : rect.x_max // unit]
+
+
+def test_windows_fitted_to_content_hold_fewer_pixels() -> None:
+    (sweep,) = plan_sweeps(info_of(60_000, 60_000), TilingConfig(), one_pass(1.0, 160.0), 32)
+    rng = np.random.default_rng(0)
+    everything = plan_windows(sweep, units_with_content(sweep, None)).megapixels
+    megapixels = [plan_windows(sweep, spots(rng, sweep, count)).megapixels for count in (0, 30, 300)]
+    assert megapixels[0] == 0
+    assert megapixels[1] < 0.1 * everything
+    assert megapixels[2] < 0.6 * everything
+
+
+def test_parts_of_a_window_that_cannot_be_read_cover_its_core_once_and_show_no_more() -> None:
+    (sweep,) = plan_sweeps(info_of(20_000, 9_000), TilingConfig(), one_pass(1.0, 160.0), 32)
+    waiting = list(all_tiles(sweep))
+    covered = np.zeros((sweep.rows, sweep.columns), int)
+    while waiting:
+        tile = waiting.pop()
+        parts = quarter(sweep, tile)
+        waiting += parts
+        if not parts:
+            part_of(covered, sweep, tile.core)[...] += 1
+        for part in parts:
+            assert part.window.x_min >= tile.window.x_min
+            assert part.window.y_max <= tile.window.y_max
+            assert part.window.width <= part.core.width + 2 * sweep.halo_px
+    assert (covered == 1).all()
+
+
+def test_a_pass_of_huge_objects_keeps_cores_as_large_as_its_halo() -> None:
+    (sweep,) = plan_sweeps(info_of(60_000, 60_000), TilingConfig(), one_pass(1.0, 4000.0), 32)
+    assert sweep.core_px >= sweep.reach_px
+
+
+def test_a_huge_slide_is_planned_in_windows_of_the_size_that_is_quickest() -> None:
     passes = (PassConfig(um_per_px=1.0, largest_um=160.0), PassConfig(um_per_px=4.0, largest_um=1000.0))
     sweeps = plan_sweeps(info_of(100_000, 80_000), TilingConfig(), DetectorConfig(passes=passes), 32)
-    assert [len(sweep) for sweep in sweeps] == [49 * 40, 13 * 10]
     assert [sweep.level for sweep in sweeps] == [2, 4]
-    assert sweeps[0].core_px == sweeps[1].core_px == 512
+    for sweep in sweeps:
+        longest = max(tile.window.width for tile in all_tiles(sweep))
+        assert LARGEST_WINDOW_PX - 2 * sweep.unit_px < longest <= LARGEST_WINDOW_PX
+    fixed = plan_sweeps(
+        info_of(100_000, 80_000), TilingConfig(tile_px=2048), DetectorConfig(passes=passes), 32
+    )
+    assert [len(all_tiles(sweep)) for sweep in fixed] == [49 * 40, 13 * 10]
+    assert fixed[0].core_px == fixed[1].core_px == 512
+
+
+def test_exported_networks_and_the_papers_scale_keep_the_papers_tile() -> None:
+    for detector in (DetectorConfig(weights="a.onnx"), DetectorConfig(seen_at_px=128)):
+        unset, stated = (
+            plan_sweeps(info_of(50_000, 50_000), tiling, detector, 32)
+            for tiling in (TilingConfig(), TilingConfig(tile_px=2048))
+        )
+        assert unset == stated
 
 
 def test_empty_bounds_have_no_tiles() -> None:
     info = info_of(5000, 5000, bounds=Rect(100, 100, 100, 100))
-    assert [len(sweep) for sweep in plan_sweeps(info, TilingConfig(), DetectorConfig(), 32)] == [0, 0]
+    assert [len(all_tiles(sweep)) for sweep in plan_sweeps(info, TilingConfig(), DetectorConfig(), 32)] == [
+        0,
+        0,
+    ]
 
 
 def test_seen_at_px_shows_a_tile_at_the_papers_size() -> None:
@@ -136,12 +252,13 @@ def test_what_is_seen_in_a_window_maps_back_to_where_it_is(
     found = []
     with open_slide(path) as slide:
         (sweep,) = plan_sweeps(slide.info, TilingConfig(tile_px=1024), one_pass(um_per_px), 32)
-        for tile in sweep:
+        for tile in all_tiles(sweep):
             window = read_tile(slide, sweep, tile)
-            assert window.shape == (sweep.window_px, sweep.window_px, 3)
+            sides = tile.window.width, tile.window.height
+            assert window.shape == (*sides[::-1], 3)
             _, _, parts, _ = cv2.connectedComponentsWithStats((window[..., 1] < 141).astype(np.uint8))
             x, y, width, height = parts[1:, :4].T
-            inside = (x > 0) & (y > 0) & (x + width < sweep.window_px) & (y + height < sweep.window_px)
+            inside = (x > 0) & (y > 0) & (x + width < sides[0]) & (y + height < sides[1])
             xyxy = np.stack([x, y, x + width, y + height], axis=1)[inside].astype(float)
             boxes = to_level0(sweep, tile, Boxes(xyxy, np.ones(len(xyxy), np.float32)))
             found.append(boxes.xyxy)
@@ -157,58 +274,95 @@ def test_the_same_pixels_are_seen_whatever_the_tile_size(tmp_path: Path) -> None
         for tile_px in (512, 1024, 2048):
             (sweep,) = plan_sweeps(slide.info, TilingConfig(tile_px=tile_px), one_pass(1.0), 32)
             lattice = np.zeros((2000, 2000, 3), np.uint8)
-            for tile in sweep:
-                window = read_tile(slide, sweep, tile)
-                core = window[sweep.halo_px : -sweep.halo_px, sweep.halo_px : -sweep.halo_px]
-                lattice[tile.y_px : tile.y_px + len(core), tile.x_px : tile.x_px + len(core)] = core
+            for tile in all_tiles(sweep):
+                pixels, core, window = read_tile(slide, sweep, tile), tile.core, tile.window
+                lattice[core.y_min : core.y_max, core.x_min : core.x_max] = pixels[
+                    core.y_min - window.y_min : core.y_max - window.y_min,
+                    core.x_min - window.x_min : core.x_max - window.x_min,
+                ]
             seen.append(lattice[:340, :340])
     assert np.array_equal(seen[0], seen[1])
     assert np.array_equal(seen[0], seen[2])
 
 
-def blank_tiles_of(path: Path, tiling: TilingConfig) -> NDArray[np.bool_]:
+def content_of(path: Path, tiling: TilingConfig, *passes: PassConfig) -> list[NDArray[np.bool_]]:
     with open_slide(path) as slide:
-        (sweep,) = plan_sweeps(slide.info, tiling, one_pass(1.0), 32)
-        (blank,) = find_blank(slide, tiling, (sweep,))
-    return blank.reshape(sweep.rows, sweep.columns)
+        detector = DetectorConfig(passes=passes) if passes else one_pass(1.0)
+        sweeps = plan_sweeps(slide.info, tiling, detector, 32)
+        content = find_content(slide, tiling)
+    return [units_with_content(sweep, content) for sweep in sweeps]
 
 
-def test_blank_tiles_are_told_from_ones_with_small_pale_objects(tmp_path: Path) -> None:
+def test_small_pale_objects_are_told_from_background(tmp_path: Path) -> None:
     rgb = blank_picture(2048, 2048)
     cv2.circle(rgb, (350, 350), 5, (170, 160, 130), -1)
-    cv2.circle(rgb, (1700, 750), 80, (60, 40, 20), -1)
+    cv2.circle(rgb, (1696, 736), 80, (60, 40, 20), -1)
     path = write_slide(tmp_path / "a.tif", rgb, mpp=0.5, levels=5)
-    blank = blank_tiles_of(path, TilingConfig(tile_px=512))
-    assert np.argwhere(~blank).tolist() == [[0, 0], [1, 3]]
+    (content,) = content_of(path, TilingConfig())
+    assert content[5, 5]
+    assert content[10:13, 25:28].all()
+    content[4:7, 4:7] = content[9:14, 24:30] = False
+    assert not content.any()
 
 
-def test_nothing_is_blank_when_told_to_read_every_tile(tmp_path: Path) -> None:
+def test_dust_out_of_focus_is_background_and_a_pale_object_in_it_is_not(tmp_path: Path) -> None:
+    light = np.zeros((2048, 2048), np.float32)
+    cv2.circle(light, (512, 512), 150, 6.0, -1)
+    cv2.circle(light, (1536, 1536), 150, 6.0, -1)
+    light = cv2.GaussianBlur(light, (0, 0), 80)
+    cv2.circle(light, (1536, 1536), 14, 25.0, -1)
+    rgb = np.clip(blank_picture(2048, 2048) - light[..., None], 0, 255).astype(np.uint8)
+    (content,) = content_of(write_slide(tmp_path / "a.tif", rgb, mpp=0.5, levels=5), TilingConfig())
+    assert content[24, 24]
+    assert not content[:16, :16].any()
+
+
+def test_a_coarse_sweep_looks_only_where_something_large_shows(tmp_path: Path) -> None:
+    rgb = blank_picture(2048, 2048)
+    for x in range(200, 1000, 200):
+        cv2.circle(rgb, (x, 300), 20, (90, 70, 40), -1)
+    cv2.line(rgb, (1300, 1300), (1700, 1700), (150, 140, 120), 6)
+    path = write_slide(tmp_path / "a.tif", rgb, mpp=0.5, levels=5)
+    fine, coarse = content_of(
+        path,
+        TilingConfig(),
+        PassConfig(um_per_px=1.0, largest_um=160.0),
+        PassConfig(um_per_px=4.0, smallest_um=100.0, largest_um=1000.0),
+    )
+    assert fine[4, [3, 6, 9, 12]].all()
+    assert not coarse[:4].any()
+    assert coarse[5:7, 5:7].any()
+
+
+def test_everything_is_looked_at_when_told_to(tmp_path: Path) -> None:
     path = write_slide(tmp_path / "a.tif", blank_picture(1024, 1024), mpp=0.5)
-    assert blank_tiles_of(path, TilingConfig(tile_px=512)).all()
-    assert not blank_tiles_of(path, TilingConfig(tile_px=512, blank_contrast=0)).any()
+    (nothing,), (everything,) = (
+        content_of(path, TilingConfig(blank_contrast=contrast)) for contrast in (6.0, 0.0)
+    )
+    assert not nothing.any()
+    assert everything.all()
 
 
-def test_inside_of_an_object_larger_than_a_tile_is_not_blank(tmp_path: Path) -> None:
+def test_inside_of_a_huge_object_is_content(tmp_path: Path) -> None:
     rgb = blank_picture(2048, 2048)
     rgb[300:1750, 300:1750] = (90, 60, 40)
-    path = write_slide(tmp_path / "a.tif", rgb, mpp=1.0, levels=4)
-    blank = blank_tiles_of(path, TilingConfig(tile_px=256))
-    assert blank[0, 0]
-    assert not blank[1:7, 1:7].any()
+    (content,) = content_of(write_slide(tmp_path / "a.tif", rgb, mpp=1.0, levels=4), TilingConfig())
+    assert not content[:8, :8].any()
+    assert content[10:54, 10:54].all()
 
 
 @pytest.mark.parametrize("compression", ["zlib", None], ids=["undecodable", "black"])
-def test_spoilt_overview_leaves_no_tile_blank(tmp_path: Path, compression: str | None) -> None:
+def test_spoilt_overview_leaves_nothing_out(tmp_path: Path, compression: str | None) -> None:
     rgb = blank_picture(1024, 1024)
     path = write_slide(tmp_path / "a.tif", rgb, mpp=0.5, levels=5, compression=compression)
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages[4]
         spans = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-    content = bytearray(path.read_bytes())
+    spoilt = bytearray(path.read_bytes())
     for offset, count in spans:
-        content[offset : offset + count] = bytes(count)
-    path.write_bytes(content)
-    assert not blank_tiles_of(path, TilingConfig(tile_px=512)).any()
+        spoilt[offset : offset + count] = bytes(count)
+    path.write_bytes(spoilt)
+    assert content_of(path, TilingConfig())[0].all()
 
 
 def test_unscanned_area_is_blank(tmp_path: Path) -> None:
@@ -226,17 +380,15 @@ def test_unscanned_area_is_blank(tmp_path: Path) -> None:
 
     path = tmp_path / "a.mrxs"
     write_mirax(path, HalfScanned(), MiraxOptions(photo_px=256, divisions_per_side=2, levels=6))
-    blank = blank_tiles_of(path, TilingConfig(tile_px=256))
-    assert blank.any()
-    assert not blank.all()
     with open_slide(path) as slide:
-        assert_blank_means_unscanned(slide, blank)
-
-
-def assert_blank_means_unscanned(slide: Slide, blank: NDArray[np.bool_]) -> None:
-    (sweep,) = plan_sweeps(slide.info, TilingConfig(tile_px=256), one_pass(1.0), 32)
-    for tile in sweep:
-        if blank.flat[tile.index]:
-            x_min, y_min, x_max, y_max = (round(edge) for edge in sweep.core_corners(tile))
+        (sweep,) = plan_sweeps(slide.info, TilingConfig(), one_pass(1.0), 32)
+        content = units_with_content(sweep, find_content(slide, TilingConfig()))
+        assert content.any()
+        assert not content.all()
+        for row, column in np.argwhere(~content):
+            unit = Rect(int(column), int(row), int(column) + 1, int(row) + 1)
+            x_min, y_min, x_max, y_max = (
+                round(edge) for edge in sweep.corners(Rect(*(side * sweep.unit_px for side in astuple(unit))))
+            )
             _, alpha = slide.read_with_alpha(0, x_min, y_min, x_max - x_min, y_max - y_min)
             assert (alpha > 0).mean() < 0.01

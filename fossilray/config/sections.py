@@ -105,10 +105,13 @@ class SlidesConfig(Section):
 
 
 class TilingConfig(Section):
-    """How a slide is cut into tiles."""
+    """How a slide is divided into tiles."""
 
-    tile_px: int = Field(
-        2048, ge=256, description="Side of a tile's core in level-0 pixels (the paper: 2048)."
+    tile_px: int | None = Field(
+        None,
+        ge=256,
+        description="Longest side of a tile's core in level-0 pixels, in the finest pass; unset: windows of at most "
+        "1856 px at the detection scale, or 2048 (as the paper) with `detector.seen_at_px` and exported networks.",
     )
     blank_um_per_px: float = Field(
         8.0, gt=0, description="Resolution, in um per pixel, of the overview that tells blank tiles."
@@ -116,8 +119,8 @@ class TilingConfig(Section):
     blank_contrast: float = Field(
         6.0,
         ge=0,
-        description="A tile is blank when no overview pixel differs from the background by more grey levels "
-        "than this; 0 reads every tile.",
+        description="A place is blank when no overview pixel differs from the background by more grey levels "
+        "than this; 0 looks at everything.",
     )
 
 
@@ -130,7 +133,8 @@ class PassConfig(Section):
     )
     largest_um: float = Field(
         gt=0,
-        description="Largest object (longest side, um) this pass must see whole; its halo is half of it and 32 px.",
+        description="Largest object (longest side, um) this pass must see whole; a core is shown with half of it and "
+        "64 px around.",
     )
 
 
@@ -195,6 +199,11 @@ class DetectorConfig(Section):
     batch: int = Field(4, ge=1, description="Tiles per forward pass.")
     max_per_tile: int = Field(3000, ge=1, description="Most boxes kept from one tile.")
     classical: ClassicalConfig = Field(ClassicalConfig(), description="Parameters of the classical detector.")
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the network was exported, perhaps for images of one size alone."""
+        return self.kind == "yolo" and self.weights.lower().endswith((".onnx", ".torchscript"))
 
     @model_validator(mode="after")
     def _passes_run_fine_to_coarse(self) -> Self:
