@@ -2,8 +2,8 @@
 
 python benchmarks/reading.py [--form tiff] [--side 16384 --crops 1000 --rounds 3] [--keep DIR]
 
-Four ways over the same regions in turns, one thread: openslide-python as its users do it (read_region, the
-transparent mixed with the background, an array of RGB), our Slide by OpenSlide, our Slide by its own reader, and
+Five ways over the same regions in turns: openslide-python as its users do it (read_region, the transparent mixed with
+the background, an array of RGB), our Slide by OpenSlide, our Slide by its own reader in one thread and in two, and
 libjpeg alone over the stored tiles that the regions touch, each tile once. The slide is painted into a temporary
 folder first. Every round opens the slide anew, so that caches are cold and the self-check of the direct reader counts;
 its files are in the page cache. A TIFF whose side is no multiple of 8 has levels that are not whole times as coarse,
@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,6 +65,7 @@ def main(
             "openslide-python": lambda regions: with_openslide_python(path, regions),
             "Slide, OpenSlide": lambda regions: with_slide(path, regions, "openslide"),
             "Slide, direct": lambda regions: with_slide(path, regions, "auto"),
+            "the same, 2 threads": lambda regions: with_slide(path, regions, "auto", threads=2),
             "bare libjpeg": lambda regions: with_libjpeg(path, regions),
         }
         for job, regions in jobs.items():
@@ -73,14 +75,14 @@ def main(
             first = taken["openslide-python"][0]
             for way, (cpu_s, wall_s) in taken.items():
                 print(
-                    f"  {way:17} {cpu_s:8.2f} s CPU {wall_s:8.2f} s clock {pixels / cpu_s / 1e6:8.1f} MP/s "
+                    f"  {way:19} {cpu_s:8.2f} s CPU {wall_s:8.2f} s clock {pixels / cpu_s / 1e6:8.1f} MP/s "
                     f"{first / cpu_s:6.1f} times"
                 )
 
 
 def plan(info: SlideInfo, *, crops: int) -> dict[str, list[Region]]:
-    """What is read: two sweeps and crops at random places."""
-    (fine, *_) = RunConfig().detector.passes
+    """What is read: sweeps of level 0, of the detector's levels and of the overview's, and crops at random places."""
+    config = RunConfig()
     rng = np.random.default_rng(0)
     bounds = info.bounds
     corners = rng.integers(
@@ -88,10 +90,14 @@ def plan(info: SlideInfo, *, crops: int) -> dict[str, list[Region]]:
     )
     # In the order in which a worker cuts them: top to bottom, left to right.
     ordered = sorted(corners.tolist(), key=lambda corner: (corner[1] // WINDOW_PX, corner[0]))
-    level = level_for(info, fine.um_per_px)
+    scales = {"level 0": info.mpp}
+    for one in config.detector.passes:
+        scales[f"the detector's level for {one.um_per_px:g} um per px"] = one.um_per_px
+    scales["the overview's level"] = config.tiling.blank_um_per_px
     return {
-        f"sweep of level 0 in windows of {WINDOW_PX} px": sweep(info, 0),
-        f"sweep of the detector's level {level} in windows of {WINDOW_PX} px": sweep(info, level),
+        f"sweep of {what} in windows of {WINDOW_PX} px": sweep(info, level_for(info, um_per_px))
+        for what, um_per_px in scales.items()
+    } | {
         f"crops of {CROP_PX} px at level 0": [(0, x, y, CROP_PX, CROP_PX) for x, y in ordered],
     }
 
@@ -138,10 +144,12 @@ def with_openslide_python(path: Path, regions: list[Region]) -> None:
             np.asarray(shown)
 
 
-def with_slide(path: Path, regions: list[Region], reader: Literal["auto", "openslide"]) -> None:
-    with open_slide(path, reader=reader) as slide:
-        for region in regions:
-            slide.read(*region)
+def with_slide(
+    path: Path, regions: list[Region], reader: Literal["auto", "openslide"], threads: int = 1
+) -> None:
+    with open_slide(path, reader=reader) as slide, ThreadPoolExecutor(threads) as pool:
+        # What it gives is let go at once, as by a worker that is done with it.
+        list(pool.map(lambda region: slide.read(*region).size, regions))
         assert slide.regions_read_directly == (len(regions) if reader == "auto" else 0)
 
 

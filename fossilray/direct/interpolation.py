@@ -27,7 +27,7 @@ SCALED: Table = WHOLE * (np.float32(1) / np.float32(255)) * np.float32(256)
 _TRIFLE = 1 / 2048
 _STRIP_PX = 1 << 16
 # For less, calls take longer than pixels.
-_FEW_PX = 1 << 12
+_FEW_PX = 1 << 11
 
 
 def interpolated(source: Image, across: float, down: float, *, is_opaque: bool) -> Image:
