@@ -1,10 +1,11 @@
-"""This machine's rates, measured in half a minute on a small synthetic slide in a temporary folder."""
+"""This machine's rates, measured in some seconds on a small synthetic slide in a temporary folder."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
@@ -12,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.blank import find_content, units_with_content
 from fossilray.config import RunConfig
 from fossilray.crops import CutCrop, cut_crop, estimate_background, measure_crops
 from fossilray.detect.loading import load_detector
@@ -25,14 +27,16 @@ from fossilray.slide import Slide, open_slide
 from fossilray.store import RunStore
 from fossilray.store.arrays import ArrayWriter
 from fossilray.synthetic.archive import ARCHIVE_MPP, synthesise_archive
-from fossilray.tiling import Sweep, Tile, find_blank, plan_sweeps, read_tile
+from fossilray.tiling import Sweep, Tile, plan_sweeps, read_tile
+from fossilray.windows import plan_windows
 
-SIDE_PX = 4096
+SIDE_PX = 3072
 _FINER = 8
 """The overview of a slide so small is too quick to time; a finer one has as many pixels as a large slide's."""
 _MOST_CROPS = 256
 _ROUNDS = 3
-_LONG_S = 2.0
+_LONG_S = 0.6
+"""Rounds that take so long together are enough."""
 
 Answer = TypeVar("Answer")
 
@@ -41,7 +45,8 @@ def measure_rates(config: RunConfig) -> Rates:
     """What each part of the slide job does a second here: CPU work per core, networks on the GPU if there is one.
 
     CPU work is counted in CPU time, so that other work on the machine does not change it; a disk slower than its
-    cache is not seen. Rates are medians of up to three rounds, with the slide opened anew for what is read.
+    cache is not seen. Rates are medians of up to three rounds, with the slide opened anew for what is read, and say
+    how far the rounds lay apart: what a slide so small and so short a time cannot tell is not in that.
 
     Raises:
         WeightsError: weights cannot be loaded.
@@ -52,8 +57,13 @@ def measure_rates(config: RunConfig) -> Rates:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        detector = load_detector(config.detector, device=device)
-        embedder = load_embedder(config.embedder, device=device)
+        detector = load_detector(config.detector, device=device, precision=config.workers.precision)
+        embedder = load_embedder(
+            config.embedder,
+            device=device,
+            precision=config.workers.precision,
+            compiled=config.workers.compile,
+        )
         with tempfile.TemporaryDirectory(prefix="fossilray-estimate-") as folder:
             synthesise_archive(Path(folder), slides=1, size_px=SIDE_PX, form="mrxs", seed=1)
             slide = next(Path(folder).rglob("*.mrxs"))
@@ -81,26 +91,26 @@ class _Measurement:
             info = slide.info
             sweeps = plan_sweeps(info, self._config.tiling, self._config.detector, self._detector.stride_px)
             background = estimate_background(slide)
-        tiles = [(sweep, tile) for sweep in sweeps for tile in sweep]
-        megapixels = sum(sweep.window_px**2 for sweep, _ in tiles) / 1e6
+        plans = [plan_windows(sweep, units_with_content(sweep, None)) for sweep in sweeps]
+        tiles = [(sweep, tile) for sweep, plan in zip(sweeps, plans, strict=True) for tile in plan.tiles]
+        megapixels = sum(plan.megapixels for plan in plans)
         mm2 = info.bounds.width * info.bounds.height * (info.mpp / 1000) ** 2
 
         tiling = self._config.tiling
         fine = tiling.model_copy(update={"blank_um_per_px": tiling.blank_um_per_px / _FINER})
-        overview_s, _ = self._on_slide(lambda slide: find_blank(slide, fine, sweeps))
-        read_s, pixels = self._on_slide(
-            lambda slide: [read_tile(slide, sweep, tile) for sweep, tile in tiles]
-        )
-        detect_s, found = _rounds(lambda: self._detect(tiles, pixels), self._network_clock)
-        merge_s, boxes = _rounds(
+        overview, _ = self._on_slide(lambda slide: find_content(slide, fine))
+        read, pixels = self._on_slide(lambda slide: [read_tile(slide, sweep, tile) for sweep, tile in tiles])
+        self._detect(tiles, pixels)  # a network prepares for each new shape of window
+        detected, found = _rounds(lambda: self._detect(tiles, pixels), self._network_clock)
+        merged, boxes = _rounds(
             lambda: merge_tiles(found, info=info, merge=self._config.merge), time.process_time
         )
-        fixed_s, _ = self._on_slide(lambda slide: self._draw(slide, boxes), opening=True)
+        fixed, _ = self._on_slide(lambda slide: self._draw(slide, boxes), opening=True)
         chosen = outward_px(boxes.xyxy, info)[:_MOST_CROPS]
         if not len(chosen):
             chosen = np.array([[64, 64, 224, 224]] * 16, np.int32)
         coarsest = max(sweep.level for sweep in sweeps)
-        cut_s, crops = self._on_slide(
+        cut, crops = self._on_slide(
             lambda slide: [
                 cut_crop(
                     slide,
@@ -113,27 +123,27 @@ class _Measurement:
             ]
         )
         stack = np.stack([crop.pixels for crop in crops])
-        measure_s, _ = _rounds(lambda: self._measure(stack, background, crops), time.process_time)
-        encode_s, _ = _rounds(lambda: self._encode(stack), time.process_time)
+        measured, _ = _rounds(lambda: self._measure(stack, background, crops), time.process_time)
+        encoded, _ = _rounds(lambda: self._encode(stack), time.process_time)
         count = len(crops)
         where = f"synthetic slide of {SIDE_PX} px"
+        per_core = "objects/s per core"
         return Rates(
-            fixed_s_per_slide=_measured(fixed_s, "s/slide", f"{where}; no object store's answers"),
-            overview_mm2_per_s=_measured(
-                mm2 * _FINER**2 / overview_s,
-                "mm2/s per core",
-                f"{where}, as many pixels as {_FINER**2} times its area",
+            fixed_s_per_slide=Quantity(
+                fixed.seconds,
+                "s/slide",
+                "measured here",
+                f"{where}; no object store's answers; {fixed.spread}",
             ),
-            read_mp_per_s=_measured(megapixels / read_s, "MP/s per core", where),
-            detector_mp_per_s=_measured(megapixels / detect_s, f"MP/s per {self._device}", where),
-            merged_objects_per_s=_measured(
-                max(1, len(boxes)) / merge_s, "objects/s per core", f"{len(boxes)} objects"
+            overview_mm2_per_s=overview.rate(
+                mm2 * _FINER**2, "mm2/s per core", f"{where}, as many pixels as {_FINER**2} times its area"
             ),
-            cut_objects_per_s=_measured(count / cut_s, "objects/s per core", f"{count} crops"),
-            measured_objects_per_s=_measured(count / measure_s, "objects/s per core", f"{count} crops"),
-            encoded_objects_per_s=_measured(
-                count / encode_s, "objects/s per core", f"{count} crops, to a disk"
-            ),
+            read_mp_per_s=read.rate(megapixels, "MP/s per core", where),
+            detector_mp_per_s=detected.rate(megapixels, f"MP/s per {self._device}", where),
+            merged_objects_per_s=merged.rate(max(1, len(boxes)), per_core, f"{len(boxes)} objects"),
+            cut_objects_per_s=cut.rate(count, per_core, f"{count} crops"),
+            measured_objects_per_s=measured.rate(count, per_core, f"{count} crops"),
+            encoded_objects_per_s=encoded.rate(count, per_core, f"{count} crops, to a disk"),
             embedded_objects_per_s=self._embed(stack),
             on_gpu=self._on_gpu,
         )
@@ -145,31 +155,27 @@ class _Measurement:
     def _device(self) -> str:
         return "GPU" if self._on_gpu else "core"
 
-    def _on_slide(self, work: Callable[[Slide], Answer], *, opening: bool = False) -> tuple[float, Answer]:
-        """Median CPU seconds of work on a freshly opened slide, whose caches are empty; with or without opening."""
+    def _on_slide(self, work: Callable[[Slide], Answer], *, opening: bool = False) -> tuple[_Timed, Answer]:
+        """CPU time of work on a freshly opened slide, whose caches are empty; with or without opening.
+
+        Opening includes a first look at each level, which the reader compares with OpenSlide's.
+        """
         seconds: list[float] = []
-        for _ in range(_ROUNDS):
+        while len(seconds) < _ROUNDS and sum(seconds) < _LONG_S:
             before_s = time.process_time()
             with self._open() as slide:
+                for level in range(len(slide.info.levels)):
+                    slide.read(level, slide.info.bounds.x_min, slide.info.bounds.y_min, 1, 1)
                 opened_s = time.process_time()
                 answer = work(slide)
                 seconds.append(time.process_time() - (before_s if opening else opened_s))
-        return max(median(seconds), 1e-6), answer
+        return _Timed(tuple(seconds)), answer
 
     def _detect(self, tiles: Sequence[tuple[Sweep, Tile]], pixels: Sequence[Image]) -> list[TileBoxes]:
         found: list[TileBoxes] = []
-        batch = self._config.detector.batch
-        for sweep in {id(sweep): sweep for sweep, _ in tiles}.values():
-            mine = [number for number, (of, _) in enumerate(tiles) if of is sweep]
-            for first in range(0, len(mine), batch):
-                part = mine[first : first + batch]
-                answers = self._detector.detect(
-                    np.stack([pixels[number] for number in part]), um_per_px=sweep.um_per_px
-                )
-                found += [
-                    TileBoxes(sweep, tiles[number][1], boxes)
-                    for number, boxes in zip(part, answers, strict=True)
-                ]
+        for (sweep, tile), window in zip(tiles, pixels, strict=True):
+            (boxes,) = self._detector.detect(window[None], um_per_px=sweep.um_per_px)
+            found.append(TileBoxes(sweep, tile, boxes))
         return found
 
     def _draw(self, slide: Slide, boxes: Boxes) -> bytes:
@@ -202,19 +208,38 @@ class _Measurement:
             return None
         size = min(self._config.embedder.batch, len(stack))
         embedder.embed(stack[: min(8, size)])
-        embed_s, _ = _rounds(lambda: embedder.embed(stack[:size]), self._network_clock)
-        return _measured(size / embed_s, f"crops/s per {self._device}", f"{embedder.name}, batches of {size}")
+        embedded, _ = _rounds(lambda: embedder.embed(stack[:size]), self._network_clock)
+        return embedded.rate(size, f"crops/s per {self._device}", f"{embedder.name}, batches of {size}")
 
 
-def _rounds(work: Callable[[], Answer], clock: Callable[[], float]) -> tuple[float, Answer]:
-    """Median seconds of some rounds; of one where that takes long already."""
+@dataclass(frozen=True)
+class _Timed:
+    """Seconds of some rounds of the same work."""
+
+    rounds: tuple[float, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Their median."""
+        return max(median(self.rounds), 1e-6)
+
+    @property
+    def spread(self) -> str:
+        """How far apart the rounds lay."""
+        if len(self.rounds) == 1:
+            return "one round"
+        share = (max(self.rounds) - min(self.rounds)) / 2 / self.seconds
+        return f"{len(self.rounds)} rounds, ± {share:.0%}"
+
+    def rate(self, amount: float, unit: str, how: str) -> Quantity:
+        return Quantity(amount / self.seconds, unit, "measured here", f"{how}; {self.spread}")
+
+
+def _rounds(work: Callable[[], Answer], clock: Callable[[], float]) -> tuple[_Timed, Answer]:
+    """Some rounds of work; fewer where they take long."""
     seconds: list[float] = []
     while len(seconds) < _ROUNDS and sum(seconds) < _LONG_S:
         before_s = clock()
         answer = work()
         seconds.append(clock() - before_s)
-    return max(median(seconds), 1e-6), answer
-
-
-def _measured(value: float, unit: str, how: str) -> Quantity:
-    return Quantity(value, unit, "measured here", how)
+    return _Timed(tuple(seconds)), answer

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from fossilray.blank import units_with_content
 from fossilray.config import RunConfig
 from fossilray.dry_run import OBJECTS_PER_MM2, RunPlan
 from fossilray.errors import CatalogError
@@ -13,6 +15,7 @@ from fossilray.estimate.model import Quantity, Source, Workload
 from fossilray.records import CatalogRow, Level, Rect, SlideInfo
 from fossilray.slide_plan import STRIDE_PX
 from fossilray.tiling import plan_sweeps
+from fossilray.windows import plan_windows
 
 ARCHIVE_PX = 7e9
 """Level-0 pixels scanned on the archive's mean slide."""
@@ -64,7 +67,7 @@ def workload_of_rows(
     shown = 1 - habits.blank_share.value
     area_px = sum(canvas.width * canvas.height for canvas in canvases)
     mm2 = sum(canvas.width * canvas.height * (canvas.mpp / 1000) ** 2 for canvas in canvases)
-    megapixels = sum(detector_megapixels(canvas.info(), config) for canvas in canvases) * shown
+    megapixels = sum(_megapixels(canvases, config)) * shown
     source, how = _told(canvases)
     number = (
         Quantity(slides, "slides", "stated", f"like the {len(rows):,} of the catalog")
@@ -125,7 +128,7 @@ def workload_of_plan(plan: RunPlan, habits: Habits) -> Workload | None:
 def detector_megapixels(info: SlideInfo, config: RunConfig) -> float:
     """Megapixels at detection scale that all tiles of a slide hold, halos included."""
     sweeps = plan_sweeps(info, config.tiling, config.detector, STRIDE_PX)
-    return sum(len(sweep) * sweep.window_px**2 / 1e6 for sweep in sweeps)
+    return sum(plan_windows(sweep, units_with_content(sweep, None)).megapixels for sweep in sweeps)
 
 
 def scanned_info(width: int, height: int, *, mpp: float, levels: int | None = None) -> SlideInfo:
@@ -148,6 +151,10 @@ def scanned_info(width: int, height: int, *, mpp: float, levels: int | None = No
 
 _LEVELS = 10
 """As MIRAX has them; a catalog that says otherwise is believed."""
+
+
+_FEW = 100
+"""Slides that are planned one by one, some ms each; of more, one for each size."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +184,30 @@ def _canvas(row: CatalogRow, config: RunConfig) -> _Canvas:
         width = height = round(math.sqrt(ARCHIVE_PX))
         assumed.append(f"{ARCHIVE_PX / 1e9:g} GP")
     return _Canvas(max(1, width), max(1, height), mpp, row.levels, tuple(assumed))
+
+
+def _megapixels(canvases: Sequence[_Canvas], config: RunConfig) -> list[float]:
+    """What the detector sees of each; of many, from a slide within 3 % of its width and height, by area."""
+    if len(canvases) <= _FEW:
+        return [detector_megapixels(canvas.info(), config) for canvas in canvases]
+
+    @functools.cache
+    def share(width: int, height: int, mpp: float, levels: int | None) -> float:
+        """Of the level-0 pixels of such a slide."""
+        return detector_megapixels(scanned_info(width, height, mpp=mpp, levels=levels), config) / (
+            width * height
+        )
+
+    return [
+        share(_near(canvas.width), _near(canvas.height), canvas.mpp, canvas.levels)
+        * (canvas.width * canvas.height)
+        for canvas in canvases
+    ]
+
+
+def _near(side_px: int) -> int:
+    """The nearest of 16 sizes an octave."""
+    return max(1, round(2 ** (round(16 * math.log2(side_px)) / 16)))
 
 
 def _told(canvases: Sequence[_Canvas]) -> tuple[Source, str]:
