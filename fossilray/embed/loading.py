@@ -45,7 +45,7 @@ def load_embedder(
     """
     if config.weights == "none":
         return None
-    network, name, preprocessing = _load(config)
+    network, name, preprocessing = load_network(config)
     return BackboneEmbedder(
         network,
         name=name,
@@ -54,6 +54,25 @@ def load_embedder(
         batch=config.batch,
         dtype=precision_on(device, precision),
         compiled=compiled,
+    )
+
+
+def load_network(config: EmbedderConfig) -> tuple[torch.nn.Module, str, Preprocessing]:
+    """The network of `embedder.weights` as it was trained, its name and what it wants to see.
+
+    Raises:
+        WeightsError: as load_embedder, and for `none`.
+    """
+    if config.weights == "bundled":
+        return _load_file(bundled_path(), config)
+    source, _, rest = config.weights.partition(":")
+    if source == "file" and rest:
+        return _load_file(Path(rest), config)
+    if source == "timm" and rest:
+        network, preprocessing = _fetch_from_hub(rest, config)
+        return network, config.weights, preprocessing
+    raise WeightsError(
+        f"embedder.weights is {config.weights!r}; expected bundled, none, timm:<name> or file:<path>"
     )
 
 
@@ -106,21 +125,6 @@ def describe_embedder(config: EmbedderConfig) -> dict[str, str | int | list[floa
 def bundled_path() -> Path:
     """Where the weights lie that came with the package."""
     return Path(str(resources.files("fossilray") / "weights" / BUNDLED))
-
-
-def _load(config: EmbedderConfig) -> tuple[torch.nn.Module, str, Preprocessing]:
-    """The network with its weights, its name and what it wants to see."""
-    if config.weights == "bundled":
-        return _load_file(bundled_path(), config)
-    source, _, rest = config.weights.partition(":")
-    if source == "file" and rest:
-        return _load_file(Path(rest), config)
-    if source == "timm" and rest:
-        network, preprocessing = _fetch_from_hub(rest, config)
-        return network, config.weights, preprocessing
-    raise WeightsError(
-        f"embedder.weights is {config.weights!r}; expected bundled, none, timm:<name> or file:<path>"
-    )
 
 
 def _load_file(path: Path, config: EmbedderConfig) -> tuple[torch.nn.Module, str, Preprocessing]:
