@@ -166,7 +166,7 @@ class Slide:
     def read_with_alpha(
         self, level: int, x: int, y: int, width: int, height: int
     ) -> tuple[Image, NDArray[np.uint8]]:
-        """The same, with coverage (height, width): 0 where nothing was scanned, 255 where all was."""
+        """The same, with coverage (height, width), read-only: 0 where nothing was scanned, 255 where all was."""
         if width <= 0 or height <= 0:
             raise ValueError(f"a region of {width} x {height} px has no pixels")
         found = self._direct.read(level, x, y, width, height) if self._direct is not None else None
