@@ -26,8 +26,9 @@ _SEEN_AT_LARGEST_UM = 250.0
 # An object is also judged by what lies around it, so a window shows so much more (detection px); with half of it
 # the bundled detector found 99.45 % of the same objects for tiles of 1024 and 2048 px on a crowded slide.
 _CONTEXT_PX = 64
-# Larger windows waste less on halos. Beyond this one core's time for a pixel begins to rise, for activations
-# outgrow its caches (measured, float32: 5.8 MP/s at 832 to 1856 px, 3.8 at 2368); it takes 0.7 GB there.
+# Larger windows waste less on halos. Beyond this one core's time for a pixel rises, for activations are too large
+# to be handed out twice without new memory (measured, bfloat16: 15 MP/s at 832 px, 17 at 1344 and 1856, 13 at
+# 2368; the detector then takes 0.4 GB beside its weights, in float32 0.7).
 LARGEST_WINDOW_PX = 1856
 _PAPER_TILE_PX = 2048
 

@@ -21,8 +21,9 @@ from fossilray.tiling import Sweep, Tile
 
 Mask = NDArray[np.bool_]
 
-# What a window costs beside its pixels, in detection px: 4 to 5 ms of reading and calling at 5.8 MP/s.
-_WINDOW_COST_PX = 28_000
+# What a window costs beside its pixels, in detection px: 4 to 5 ms of reading and calling at 17 MP/s (bfloat16). A
+# shape seen for the first time costs another 7 ms, which rounding every side would not earn back on a CPU.
+_WINDOW_COST_PX = 80_000
 # Of a core that is filled so far, halves would show most of it twice.
 _FULL_SHARE = 0.8
 # Cores are not halved below this; beside what a window shows around them little is left to gain.
