@@ -156,11 +156,10 @@ def _stages(way: Way) -> Table:
     ]
     if way.apart:
         columns.append(("clock s, in the whole", way.whole, "stages_wall_s"))
-    table = _table(f"{way.name}: stages", "stage", *(title for title, _, _ in columns))
+    remark = " (detect: less reading in CPU s, with it on the clock)" if way.apart else ""
+    table = _table(f"{way.name}: stages{remark}", "stage", *(title for title, _, _ in columns))
     for name in dict.fromkeys([*timed[0].stages_cpu_s, *way.whole[0].stages_wall_s]):
         table.add_row(name, *(_stage(taken, kind, name) for _, taken, kind in columns))
-    if way.apart:
-        table.caption = "detect: without reading in CPU s, with it on the clock"
     return table
 
 
