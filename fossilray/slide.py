@@ -33,6 +33,7 @@ from fossilray.slide_properties import (
     stated_bounds,
     stated_mpp,
 )
+from fossilray.tiff_tiles import check_tiff
 
 # A level this much coarser than asked for is enlarged rather than a level twice as fine read.
 _LEVEL_TOLERANCE = 1.05
@@ -76,7 +77,7 @@ def check_companions(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) ->
     """Nothing, if the files that `path` needs are there and not empty; OpenSlide is not asked.
 
     Raises:
-        NotASlide: the file itself is missing or empty.
+        NotASlide: the file itself is missing or empty, or a TIFF whose tiles claim more bytes than it has.
         MissingCompanion: Slidedat.ini, Index.dat or a data file of a MIRAX slide is missing or empty.
         TooLarge: the Slidedat.ini of a MIRAX slide claims more than OpenSlide should be given.
     """
@@ -86,6 +87,8 @@ def check_companions(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) ->
         check_mirax(path, max_gigapixels=max_gigapixels)
     elif path.stat().st_size == 0:
         raise NotASlide(f"{path.name} is empty (0 bytes); copy it again from its source")
+    else:
+        check_tiff(path)
 
 
 def level_for(info: SlideInfo, um_per_px: float) -> int:

@@ -13,8 +13,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fossilray"
 FLOORS = {
     1: "__init__ config records errors",
-    2: "slide slidedat slide_properties mirax_companions slide_names tiling blank windows detect merge crops measures "
-    "half_precision precision embed pictures store tables in_parts objects_table sources synthetic direct",
+    2: "slide slidedat slide_properties mirax_companions tiff_tiles slide_names tiling blank windows "
+    "detect merge crops measures half_precision precision embed pictures store tables in_parts "
+    "objects_table sources synthetic direct",
     3: "worker detection cutting catalog ledger progress slide_plan dry_run query export status report doctor learn "
     "compact care estimate",
     4: "scheduler job",

@@ -380,3 +380,17 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
     for place in [*rng.integers(0, min(1000, len(content)), 3), *rng.integers(0, len(content), 12)]:
         changed[place] = rng.integers(256)
     return bytes(changed[: rng.integers(1, len(content))] if rng.random() < 0.25 else changed)
+
+
+@pytest.mark.parametrize("claimed", [2**31, 2**32 - 1])
+def test_tiff_whose_tile_claims_more_bytes_than_the_file_is_refused(tmp_path: Path, claimed: int) -> None:
+    path = tmp_path / "slide.tif"
+    write_pyramidal_tiff(path, ArrayPixels(image=discs(1024, 2)), TiffOptions())
+    with tifffile.TiffFile(path) as tiff:
+        counts = tiff.pages[0].tags["TileByteCounts"]
+        width = {4: "I", 16: "Q"}[counts.dtype]
+    with path.open("r+b") as file:
+        file.seek(counts.valueoffset)
+        file.write(struct.pack(f"<{width}", claimed))
+    (seen,) = look_at(path)
+    check_refused(seen, "NotASlide", f"claims a tile of {claimed:,} bytes")

@@ -285,8 +285,8 @@ class WorkersConfig(Section):
     )
     compile: bool = Field(
         False,
-        description="The embedder's network goes through torch.compile when a worker starts, which takes it a minute or "
-        "so and, without a GPU, a C++ compiler. Changes embeddings in their last digits.",
+        description="The embedder's network goes through torch.compile when a worker starts, which takes it a minute "
+        "or so and, without a GPU, a C++ compiler. Changes embeddings in their last digits.",
     )
     max_deaths: int = Field(3, ge=1, description="A slide that killed its worker this often is quarantined.")
     max_tries: int = Field(3, ge=1, description="Tries of a slide whose failures are transient.")
