@@ -15,9 +15,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fossilray.config import AccessConfig
 from fossilray.errors import QueryError
 from fossilray.records import CATALOG_SCHEMA, FAILURES_SCHEMA, OBJECTS_SCHEMA, CatalogRow, Failure
 from fossilray.store import RunStore
+from fossilray.store.access import readers_filesystem
 from fossilray.store.arrays import open_arrays, read_crops
 from fossilray.store.dataset import arrays_store
 
@@ -49,8 +51,10 @@ def connect(store: RunStore) -> Connection:
     return con
 
 
-def show_objects(con: Connection, store: RunStore, files: Mapping[str, str] | None) -> None:
-    """Let the view `objects` hold these slides only, or all (None).
+def show_objects(
+    con: Connection, store: RunStore, files: Mapping[str, str] | None, *, view: str = VIEWS[0]
+) -> None:
+    """Let the view `objects`, or one of another name, hold these slides only, or all (None).
 
     files: the file of each slide by slide_id, chosen from `committed_files`. Reading a few files by name is what
     keeps a report over 150,000 slides bounded; a file of a compacted dataset holds other slides too.
@@ -61,7 +65,24 @@ def show_objects(con: Connection, store: RunStore, files: Mapping[str, str] | No
     else:
         places = [_place(store, name) for name in sorted(set(files.values()))]
         sql = _only(files, _objects_sql(places, store))
-    con.execute(f"CREATE OR REPLACE VIEW objects AS {sql}")
+    con.execute(f"CREATE OR REPLACE VIEW {view} AS {sql}")
+
+
+def show_parquet(con: Connection, store: RunStore, place: str, *, view: str, access: AccessConfig) -> None:
+    """Let a view of this name hold a Parquet file, wherever it lies.
+
+    Raises:
+        QueryError: it cannot be read.
+    """
+    import duckdb
+
+    protocol, separator, _ = place.partition("://")
+    if separator and not store.url.startswith(f"{protocol}://"):
+        con.register_filesystem(readers_filesystem(protocol, access))
+    try:
+        con.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM read_parquet({_quote(_escaped(place))})")
+    except duckdb.Error as error:
+        raise QueryError(f"{place} is not readable as Parquet ({_first_paragraph(error)})") from None
 
 
 def run_query(store: RunStore, sql: str) -> pa.Table:
@@ -215,7 +236,10 @@ _DUCKDB_TYPES = {
 
 def _place(store: RunStore, name: str) -> str:
     """A file of the run as DuckDB's glob reads it: what a name may hold of glob signs stands for itself."""
-    place = f"{store.url}/{name}"
+    return _escaped(f"{store.url}/{name}")
+
+
+def _escaped(place: str) -> str:
     return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in place)
 
 

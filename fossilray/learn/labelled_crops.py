@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def load_labelled_crops(folders: Sequence[Path], *, side_px: int) -> LabelledCro
         if not found:
             raise UsageError(f"{folder} holds no <class>/<image> files; give --crops a folder of classes")
         for path in found:
-            image = _decode(path)
+            image = read_image(path, name=str(path))
             height, width = image.shape[:2]
             shapes.append((width / max(width, height), height / max(width, height)))
             pixels.append(resize_to(image, size_px=side_px))
@@ -81,16 +82,21 @@ def hold_out(classes: Sequence[str], numbers: Mapping[str, int], *, rng: np.rand
     return held
 
 
-def _decode(path: Path) -> NDArray[np.uint8]:
+def read_image(image: Path | bytes, *, name: str) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) RGB of an image file, or of what it holds.
+
+    Raises:
+        UsageError: it cannot be decoded, or claims to be larger than any crop.
+    """
     try:
-        with Pillow.open(path) as file:
+        with Pillow.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
             width, height = file.size
             if width * height > _LARGEST_PX:
                 raise UsageError(
-                    f"{path} claims {width} x {height} px, more than the {_LARGEST_PX / 1e6:.0f} megapixels a "
+                    f"{name} claims {width} x {height} px, more than the {_LARGEST_PX / 1e6:.0f} megapixels a "
                     "crop may have; remove it, or cut it smaller"
                 )
             return np.asarray(file.convert("RGB"))
     # Pillow's own limit is an error of another family; a broken PNG is a SyntaxError.
     except (OSError, UnidentifiedImageError, Pillow.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise UsageError(f"{path} cannot be decoded ({error}); remove or replace it") from None
+        raise UsageError(f"{name} cannot be decoded ({error}); remove or replace it") from None
