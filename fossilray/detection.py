@@ -83,10 +83,8 @@ def look_over(
     """
     sweeps = plan_sweeps(slide.info, config.tiling, config.detector, detector.stride_px)
     content = find_content(slide, config.tiling)
-    multiple_px = 1 if lanes.count == 1 else _SIDES_ON_DEVICE_PX
-    plans = [
-        plan_windows(sweep, units_with_content(sweep, content), multiple_px=multiple_px) for sweep in sweeps
-    ]
+    rounding = {"multiple_px": _SIDES_ON_DEVICE_PX} if lanes.count > 1 else {}
+    plans = [plan_windows(sweep, units_with_content(sweep, content), **rounding) for sweep in sweeps]
     waiting = [_Place(sweep, tile) for sweep, plan in zip(sweeps, plans, strict=True) for tile in plan.tiles]
     blank = sum(len(plan.blank) for plan in plans)
     wanted_mm2 = sum(place.owned_mm2 for place in waiting)
