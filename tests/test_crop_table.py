@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,10 @@ from fossilray.learn.crop_stream import CropStream
 from fossilray.learn.crop_table import CropTable, open_crops
 from fossilray.learn.labelled_crops import load_labelled_crops
 from fossilray.store import RunStore
-from fossilray.store.arrays import read_crops
+from fossilray.store.arrays import SHARD_ROWS, read_crops
 from fossilray.store.encoded_crops import read_encoded_crops
+from fossilray.store.local_files import LocalFiles
+from fossilray.store.shards import index_size
 
 MANY = 2100
 """Objects of a slide whose crops fill more than one shard."""
@@ -111,6 +114,30 @@ def test_any_crops_of_a_slide_are_those_that_zarr_reads(run: RunStore, wanted: l
     found = table.fetch(np.array(wanted), threads=2)
     assert np.array_equal(found.pixels, expected)
     assert not found.failed.any()
+
+
+def test_a_few_crops_of_a_shard_are_read_by_range(run: RunStore) -> None:
+    files = CountingFiles(Path(run.root), single_writer=False)
+    footer = run.footer("m-many")
+    assert footer is not None
+    crops = read_encoded_crops(RunStore(files), footer.arrays.path, [2000, 4, 3])
+    shard_bytes = footer.arrays.bytes["crops/c/0/0/0/0"]
+    assert files.bytes_read == sum(map(len, crops)) + index_size(SHARD_ROWS) < 0.1 * shard_bytes
+
+
+class CountingFiles(LocalFiles):
+    """Files of a disk that count what is read of them."""
+
+    bytes_read = 0
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        found = super().read_ranges(path, ranges)
+        self.bytes_read += sum(map(len, found))
+        return found
+
+    def read_tail(self, path: str, size: int) -> bytes:
+        self.bytes_read += size
+        return super().read_tail(path, size)
 
 
 def test_true_proportions_come_from_the_box(run: RunStore) -> None:

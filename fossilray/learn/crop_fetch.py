@@ -15,6 +15,9 @@ from fossilray.errors import StoreError
 from fossilray.learn.crop_sources import CropSource, Encoded
 from fossilray.store.arrays import SHARD_ROWS
 
+PIECE_ROWS = 256
+"""Crops that are read together and stay so until a buffer mixes them: 4 MB of JPEG, an eighth of a shard."""
+
 
 @dataclass(frozen=True)
 class Units:
@@ -70,7 +73,7 @@ class CropReader:
             StoreForbids: a store answers that it was not allowed.
         """
         order = np.lexsort((refs.object_id, refs.unit))
-        bounds = shard_bounds(refs.unit[order], refs.object_id[order])
+        bounds = piece_starts(refs.unit[order], refs.object_id[order])
         groups = [order[begin:end] for begin, end in pairwise(bounds.tolist())]
         pixels = np.empty((len(refs), side_px, side_px, 3), np.uint8)
         shape = refs.shape.copy()
@@ -122,13 +125,17 @@ class CropReader:
         return fault
 
 
-def shard_bounds(unit: NDArray[np.int32], object_id: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Where rows of another unit or shard begin, and the end: what lies between is read together."""
+def piece_starts(unit: NDArray[np.int32], object_id: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Where pieces begin, and the end: neighbouring rows of one shard, PIECE_ROWS at most."""
     if not len(unit):
         return np.zeros(1, np.int64)
     shard = object_id // SHARD_ROWS
     changes = np.flatnonzero((unit[1:] != unit[:-1]) | (shard[1:] != shard[:-1])) + 1
-    return np.concatenate([[0], changes, [len(unit)]])
+    starts = np.concatenate([[0], changes])
+    sizes = np.diff(starts, append=len(unit))
+    pieces = -(-sizes // PIECE_ROWS)
+    within = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    return np.append(np.repeat(starts, pieces) + within * PIECE_ROWS, len(unit))
 
 
 def _fetched(

@@ -14,11 +14,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.learn.crop_fetch import shard_bounds
+from fossilray.learn.crop_fetch import piece_starts
 from fossilray.learn.crop_table import CropTable
-
-PIECE_ROWS = 256
-"""Crops that stay together until the buffer mixes them: 4 MB of JPEG, an eighth of a shard."""
 
 _ROWS_AT_ONCE = 1 << 24
 """Rows looked at together where a whole table is gone through, so that temporary arrays stay small."""
@@ -146,16 +143,11 @@ def _stored_order(table: CropTable) -> NDArray[np.int64] | None:
 
 
 def _piece_starts(table: CropTable, stored: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """Where pieces begin, and the end: at most PIECE_ROWS crops of one shard each."""
     found = []
     for begin in range(0, len(table), _ROWS_AT_ONCE):
         part = slice(begin, begin + _ROWS_AT_ONCE)
         rows = part if stored is None else stored[part]
-        bounds = shard_bounds(table.unit[rows], table.object_id[rows])
-        pieces = -(-np.diff(bounds) // PIECE_ROWS)
-        of_bound = np.repeat(np.arange(len(pieces)), pieces)
-        within = np.arange(len(of_bound)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        found.append(begin + bounds[of_bound] + within * PIECE_ROWS)
+        found.append(begin + piece_starts(table.unit[rows], table.object_id[rows])[:-1])
     return np.concatenate([*found, [len(table)]])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.errors import StoreError, UsageError
-from fossilray.learn.crop_fetch import CropReader, shard_bounds
+from fossilray.learn.crop_fetch import CropReader, piece_starts
 from fossilray.learn.crop_order import CropOrder, Window
 from fossilray.learn.crop_sources import Encoded
 from fossilray.learn.crop_table import CropTable
@@ -210,7 +210,7 @@ class _Buffer:
         for window in windows:
             refs = self._table.refs(window.rows)
             loading = _Loading(window, refs.unit, refs.object_id)
-            bounds = shard_bounds(refs.unit, refs.object_id).tolist()
+            bounds = piece_starts(refs.unit, refs.object_id).tolist()
             for begin, end in pairwise(bounds):
                 yield _Piece(loading, begin, end)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,8 @@ from fossilray.learn.crop_sources import CropSource, FolderSource, RunSource
 from fossilray.store import open_run
 from fossilray.store.dataset import DATASET_JSON, UNFINISHED_JSON
 from fossilray.store.layout import RUN_JSON
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 def open_crops(
@@ -243,16 +246,24 @@ def _put_together(opened: Sequence[tuple[CropSource, SourceRows]]) -> CropTable:
     return CropTable(
         sources=tuple(source for source, _ in opened),
         units=units,
-        unit=np.concatenate(
-            [one.unit + np.int32(first) for one, first in zip(rows, first_unit[:-1], strict=True)]
+        unit=_joined(
+            [
+                one.unit + np.int32(first) if first else one.unit
+                for one, first in zip(rows, first_unit, strict=False)
+            ]
         ),
-        object_id=np.concatenate([one.object_id for one in rows]),
-        log_aspect=np.concatenate([one.log_aspect for one in rows]),
+        object_id=_joined([one.object_id for one in rows]),
+        log_aspect=_joined([one.log_aspect for one in rows]),
         classes=tuple(classes),
-        known_label=np.concatenate(labels) if classes else None,
-        known_weight=np.concatenate(weights) if any(one.weight is not None for one in rows) else None,
+        known_label=_joined(labels) if classes else None,
+        known_weight=_joined(weights) if any(one.weight is not None for one in rows) else None,
         without_pixels=sum(one.without_pixels for one in rows),
     )
+
+
+def _joined(parts: Sequence[NDArray[Number]]) -> NDArray[Number]:
+    # A single source's arrays may fill half the memory, so they are not copied.
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _numbered(names: Sequence[str], known: Sequence[str]) -> NDArray[np.int32]:
