@@ -10,6 +10,7 @@ FossilrayError
 │   └── UnsafeAge             what is to be swept may still be in use
 ├── WeightsError              a weight file is missing, of another architecture, or unsafe to load
 ├── WorkerError               workers cannot start, or met a fault of fossilray itself
+├── TrainingDiverged          a training's loss or gradients are no numbers any more
 ├── StoreError                the run directory cannot be written or cannot commit safely
 │   ├── NoConditionalCreate   the store cannot create a file only if it is absent
 │   ├── StoreUnreachable      the store did not answer, however often it was asked; it may later
@@ -68,6 +69,10 @@ class WeightsError(FossilrayError):
 
 class WorkerError(FossilrayError):
     """Workers cannot do their job; the run stops and can be resumed."""
+
+
+class TrainingDiverged(FossilrayError):
+    """A training cannot go on; its last checkpoint can."""
 
 
 class StoreError(FossilrayError):

@@ -1,6 +1,6 @@
 """The one configuration of the slide job."""
 
-from fossilray.config.loading import default_yaml, document_config, load_config
+from fossilray.config.loading import default_yaml, document_config, load_config, load_train_config
 from fossilray.config.sections import (
     AccessConfig,
     ClassicalConfig,
@@ -16,6 +16,7 @@ from fossilray.config.sections import (
     TilingConfig,
     WorkersConfig,
 )
+from fossilray.config.training import TrainConfig
 
 __all__ = [
     "AccessConfig",
@@ -30,8 +31,10 @@ __all__ = [
     "SlidesConfig",
     "StoreConfig",
     "TilingConfig",
+    "TrainConfig",
     "WorkersConfig",
     "default_yaml",
     "document_config",
     "load_config",
+    "load_train_config",
 ]

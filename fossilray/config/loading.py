@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from fossilray.config.sections import KEPT_BACK, RunConfig, Section
+from fossilray.config.training import TrainConfig
 from fossilray.errors import ConfigError
 
 
@@ -24,6 +25,21 @@ def load_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()
         _assign(tree, assignment)
     try:
         return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_first_fault(error, path)) from None
+
+
+def load_train_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> TrainConfig:
+    """A training's configuration, from a YAML file and assignments as those of `load_config`.
+
+    Raises:
+        ConfigError: as load_config.
+    """
+    tree = _read_yaml(path) if path is not None else {}
+    for assignment in assignments:
+        _assign(tree, assignment)
+    try:
+        return TrainConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_first_fault(error, path)) from None
 

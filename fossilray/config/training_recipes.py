@@ -1,0 +1,65 @@
+"""What each method is trained with unless something else is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "supcon": {"arch": "resnet18", "input_px": 128, "views": {"kind": "fossil", "early_px": 80}},
+    # Martinsen et al. 2024: 96 px, batches of 128, Adam at 1e-3 with inverse-time decay of 0.05.
+    "simclr": {
+        "arch": "legacy_xception",
+        "input_px": 96,
+        "batch": 128,
+        "views": {"kind": "paper"},
+        "schedule": {
+            "optimiser": "adam",
+            "learning_rate": 1e-3,
+            "decay": "inverse_time",
+            "inverse_time": 0.05,
+            "warmup_share": 0.0,
+            "weight_decay": 0.0,
+        },
+    },
+    # Caron et al. 2021, appendix: 5e-4 for 256 crops, weight decay 0.04 to 0.4, clipped at 3.
+    "dino": {
+        "arch": "vit_small_patch16_224",
+        "input_px": 224,
+        "batch": 64,
+        "views": {"kind": "multicrop", "local_px": 96, "local_count": 8},
+        "schedule": {
+            "learning_rate": 1.25e-4,
+            "last_share": 0.01,
+            "warmup_share": 0.1,
+            "weight_decay": 0.04,
+            "last_weight_decay": 0.4,
+            "clip": 3.0,
+        },
+    },
+    "byol": {
+        "arch": "resnet18",
+        "input_px": 96,
+        "batch": 128,
+        "views": {"kind": "paper"},
+        "schedule": {"optimiser": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4},
+    },
+    # Chen and He 2021, section 3: SGD at 0.05 for 256 crops, weight decay 1e-4.
+    "simsiam": {
+        "arch": "resnet18",
+        "input_px": 96,
+        "batch": 128,
+        "views": {"kind": "paper"},
+        "schedule": {"optimiser": "sgd", "learning_rate": 0.025, "weight_decay": 1e-4, "warmup_share": 0.0},
+    },
+}
+
+
+def merge_trees(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both trees in one; where both say something, `above` holds."""
+    merged = dict(below)
+    for name, value in above.items():
+        under = merged.get(name)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        merged[name] = merge_trees(under, value) if both and isinstance(under, Mapping) else value
+    return merged

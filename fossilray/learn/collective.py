@@ -1,0 +1,69 @@
+"""What workers of one training do together; with one worker nothing.
+
+torch.distributed is initialised by whoever starts several workers (gloo on CPUs, NCCL on GPUs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Together:
+    """The workers of one training, seen from one of them."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    def gather(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(world * n, …) of every worker's (n, …), in the order of ranks; gradients flow back to their owners.
+
+        When every worker then computes the same loss and gradients are averaged over workers, parameters get the
+        gradient that one worker with all crops would have computed.
+        """
+        if self.world == 1:
+            return vectors
+        gathered: torch.Tensor = _Gather.apply(vectors, self.rank, self.world)
+        return gathered
+
+    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace every gradient by its mean over workers."""
+        if self.world == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        # One message instead of one for each parameter.
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.world
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """Of each value the largest that any worker has: what all of them then go by."""
+        if self.world == 1:
+            return list(values)
+        shared = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+        return [float(value) for value in shared.tolist()]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, vectors: torch.Tensor, rank: int, world: int) -> torch.Tensor:
+        context.rank, context.count = rank, len(vectors)
+        parts = [torch.empty_like(vectors, memory_format=torch.contiguous_format) for _ in range(world)]
+        torch.distributed.all_gather(parts, vectors.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        gradient = gradient.contiguous()
+        torch.distributed.all_reduce(gradient)
+        first = context.rank * context.count
+        return gradient[first : first + context.count], None, None

@@ -1,0 +1,31 @@
+"""The method that a configuration names, around a backbone."""
+
+from __future__ import annotations
+
+import torch
+
+from fossilray.config.training import TrainConfig
+from fossilray.embed.network import IMAGENET_MEAN, IMAGENET_STD
+from fossilray.learn.methods.base import Method
+from fossilray.learn.methods.supcon import SupCon
+
+Colour = tuple[float, float, float]
+
+_METHODS: dict[str, type[Method]] = {"supcon": SupCon}
+
+
+def build_method(
+    config: TrainConfig,
+    *,
+    backbone: torch.nn.Module,
+    dimension: int,
+    classes: int,
+    mean: Colour = IMAGENET_MEAN,
+    std: Colour = IMAGENET_STD,
+) -> Method:
+    """The method of `config.method`; its new parts are drawn from torch's global generator.
+
+    dimension: length of the backbone's vectors. mean, std: of RGB in 0..1, as the backbone wants to see it.
+    """
+    method = _METHODS[config.method]
+    return method(config, backbone=backbone, dimension=dimension, classes=classes, mean=mean, std=std)

@@ -1,0 +1,108 @@
+"""The backbone that a training starts from, and what its file will say of it in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from fossilray.config import EmbedderConfig
+from fossilray.config.training import TrainConfig
+from fossilray.embed.architectures import Architecture, build_network, fill_network, infer_architecture
+from fossilray.embed.backbone_file import BackboneMeta
+from fossilray.embed.checkpoints import read_checkpoint
+from fossilray.embed.loading import load_network
+from fossilray.embed.network import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from fossilray.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network to teach: images (n, 3, S, S) in, vectors (n, dimension) out."""
+
+    network: torch.nn.Module
+    architecture: Architecture
+    dimension: int
+    preprocessing: Preprocessing
+
+    def meta(self, *, name: str, input_px: int) -> BackboneMeta:
+        """What the finished file says of itself."""
+        kwargs = {key: value for key, value in self.architecture.kwargs.items() if key != "dynamic_img_size"}
+        if "img_size" in kwargs and input_px != kwargs["img_size"]:
+            # Positions are those of the size it learned at, and resampled for another.
+            kwargs["dynamic_img_size"] = True
+        shown = self.preprocessing
+        return BackboneMeta(
+            name=name,
+            architecture=self.architecture.name,
+            kwargs=kwargs,
+            dimension=self.dimension,
+            input_px=input_px,
+            mean=shown.mean,
+            std=shown.std,
+            interpolation=shown.interpolation,
+        )
+
+
+def start_backbone(config: TrainConfig) -> Backbone:
+    """The network of `arch` and `init`; what is not in a file is drawn from torch's global generator.
+
+    ViTs take images of any size, so that local views need no network of their own.
+
+    Raises:
+        WeightsError: timm does not know the network, or the weights are of another one (the message names keys).
+    """
+    source, _, rest = config.init.partition(":")
+    if source == "scratch":
+        return _measured(_sized(config.arch or "", config), {}, config)
+    if source == "timm":
+        if config.arch not in (None, rest):
+            raise WeightsError(f"init={config.init} brings its own network; leave arch={config.arch} out")
+        network, _, shown = load_network(EmbedderConfig(weights=config.init, input_px=config.input_px))
+        return _measured(_sized(rest, config), network.state_dict(), config, shown)
+    path = Path(rest).expanduser()
+    state, meta = read_checkpoint(path)
+    stated = None if meta is None else meta.preprocessing
+    if config.arch is not None:
+        architecture = _sized(config.arch, config)
+    elif meta is not None:
+        architecture = _sized(meta.architecture, config, meta.kwargs)
+    else:
+        inferred = infer_architecture(state)
+        if inferred is None:
+            raise WeightsError(
+                f"{path} is neither a plain ViT nor a ResNet by its keys (the first: {', '.join(list(state)[:3])}); "
+                "set arch to its timm name"
+            )
+        architecture = _sized(inferred.name, config, inferred.kwargs)
+    return _measured(architecture, state, config, stated, source=str(path))
+
+
+def _sized(name: str, config: TrainConfig, kwargs: dict[str, object] | None = None) -> Architecture:
+    asked = {**(kwargs or {}), **config.arch_kwargs}
+    if name.startswith(("vit_", "deit_", "eva", "beit")):
+        asked |= {"img_size": config.input_px, "dynamic_img_size": True}
+    return Architecture(name, config.input_px, asked)
+
+
+def _measured(
+    architecture: Architecture,
+    state: dict[str, torch.Tensor],
+    config: TrainConfig,
+    shown: Preprocessing | None = None,
+    *,
+    source: str = "",
+) -> Backbone:
+    network = build_network(architecture)
+    if state:
+        fill_network(network, state, source=source or config.init, architecture=architecture.name)
+    shown = shown or Preprocessing(config.input_px, IMAGENET_MEAN, IMAGENET_STD, "bicubic")
+    network.eval()
+    with torch.inference_mode():
+        probe = network(torch.zeros(1, 3, config.input_px, config.input_px))
+    if probe.ndim != 2:
+        raise WeightsError(
+            f"{architecture.name} gives {tuple(probe.shape)} values for one image, not a vector"
+        )
+    return Backbone(network, architecture, int(probe.shape[1]), replace(shown, size_px=config.input_px))

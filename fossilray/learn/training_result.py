@@ -1,0 +1,53 @@
+"""What a finished training leaves: the backbone, the same in DINO's layout, and crops to judge it by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fossilray.config.training import TrainConfig
+from fossilray.embed.backbone_file import BackboneMeta, save_backbone
+from fossilray.learn.crop_table import CropTable
+
+BACKBONE, DINO_CHECKPOINT = "backbone.safetensors", "checkpoint_dino.pth"
+_PROBE_PX = 224
+"""Side that crops of a run are stored at, from which the embedder makes what it sees."""
+
+
+@dataclass(frozen=True)
+class ProbeCrops:
+    """Crops that a backbone is judged by; they stay in memory."""
+
+    pixels: NDArray[np.uint8]
+    label: NDArray[np.int64]
+    classes: tuple[str, ...]
+    unseen: bool
+    """Whether none of them was trained on."""
+
+    @staticmethod
+    def fetch(probe: CropTable | None, training: CropTable, config: TrainConfig) -> ProbeCrops:
+        """At most `probe.crops` of the crops kept apart; without any, of those that are trained on."""
+        table = training if probe is None else probe
+        rows = np.arange(len(table))
+        if len(rows) > config.probe.crops:
+            rng = np.random.default_rng(config.seed)
+            rows = np.sort(rng.choice(rows, size=config.probe.crops, replace=False))
+        found = table.fetch(rows, side_px=_PROBE_PX, threads=config.data.threads)
+        whole = ~found.failed
+        return ProbeCrops(found.pixels[whole], table.label[rows][whole], table.classes, probe is not None)
+
+
+def write_backbone(folder: Path, network: torch.nn.Module, meta: BackboneMeta, *, epoch: int) -> Path:
+    """backbone.safetensors, which `embedder.weights=file:…` takes, and checkpoint_dino.pth; the path of the first.
+
+    The second has the keys of DINO's own checkpoints (Caron et al. 2021, published code).
+    """
+    path = folder / BACKBONE
+    save_backbone(path, state_dict=network.state_dict(), meta=meta)
+    state = {f"module.backbone.{name}": t.detach().cpu() for name, t in network.state_dict().items()}
+    torch.save({"teacher": state, "student": state, "epoch": epoch}, folder / DINO_CHECKPOINT)
+    return path
