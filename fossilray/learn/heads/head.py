@@ -1,0 +1,148 @@
+"""A trained classifier as plain arrays, and how it tells classes from vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from fossilray.errors import WeightsError
+
+HeadKind = Literal["knn", "logistic", "linear", "svm", "mlp"]
+HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
+
+Scaler = Literal["none", "unit", "standard"]
+"""What is done to a vector first: nothing, brought to length 1, or each number to mean 0 and deviation 1."""
+
+FORMAT: Literal["fossilray-head/1"] = "fossilray-head/1"
+
+KNN_TEMPERATURE = 0.07
+"""A neighbour's vote weighs exp(cosine / 0.07) (Wu et al. 2018, eq. 7; Caron et al. 2021, section 3.2)."""
+
+_ROWS_AT_ONCE = 4096
+
+
+class BackboneOf(BaseModel):
+    """Which backbone made the vectors that a head was taught on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    sha256: str = Field(description="Of its weights, as run.json has it; empty where there are none.")
+
+
+class HeadMeta(BaseModel):
+    """What a head's file says of itself besides its numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format: Literal["fossilray-head/1"] = FORMAT
+    kind: HeadKind
+    classes: tuple[str, ...] = Field(min_length=2, description="In the order of the probabilities.")
+    counts: tuple[int, ...] = Field(description="Labelled crops of each class it was taught on.")
+    dimension: int = Field(ge=1, description="Length of a vector.")
+    scaler: Scaler
+    backbone: BackboneOf
+    settings: dict[str, int | float | str] = Field(description="How it was fitted.")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A classifier: what it says of itself, and its numbers, float32 but for whole ones."""
+
+    meta: HeadMeta
+    parameters: Mapping[str, NDArray[Any]]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.meta.classes
+
+    def predict(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Probabilities (n, classes) of vectors (n, dimension); every row sums to 1.
+
+        Raises:
+            WeightsError: the vectors have another length than those the head was taught on.
+            ValueError: a vector is not finite.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.meta.dimension:
+            raise WeightsError(
+                f"the head wants vectors of length {self.meta.dimension}, made by {self.meta.backbone.name}, and "
+                f"was given {vectors.shape}; embed the crops with that backbone, or train a head on these vectors"
+            )
+        answers = [
+            self._predict(vectors[first : first + _ROWS_AT_ONCE])
+            for first in range(0, len(vectors), _ROWS_AT_ONCE)
+        ]
+        whole: NDArray[np.float32] = np.concatenate([np.zeros((0, len(self.classes)), np.float32), *answers])
+        return np.minimum(whole, 1, out=whole)
+
+    def _predict(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+        seen = scale(vectors, self.meta.scaler, self.parameters)
+        if not np.isfinite(seen).all():
+            raise ValueError(f"{(~np.isfinite(seen).all(axis=1)).sum()} vectors are not finite")
+        own = self.parameters
+        match self.meta.kind:
+            case "knn":
+                return _vote(seen, own, len(self.classes), int(self.meta.settings["k"]))
+            case "mlp":
+                hidden = np.maximum(_affine(seen, own, "hidden."), 0)
+                return softmax(_affine(hidden, own, ""))
+            case _:
+                return softmax(_affine(seen, own, ""))
+
+
+def scale(
+    vectors: NDArray[np.floating], scaler: Scaler, parameters: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float32]:
+    """The vectors as the classifier itself sees them."""
+    seen: NDArray[np.float32] = vectors.astype(np.float32)
+    if scaler == "unit":
+        seen = seen / np.maximum(np.linalg.norm(seen, axis=1, keepdims=True), np.float32(1e-12))
+    elif scaler == "standard":
+        seen = (seen - parameters["scaler.mean"]) / parameters["scaler.std"]
+    return seen
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows as probabilities."""
+    share: NDArray[np.float32] = np.exp(logits - logits.max(axis=1, keepdims=True))
+    share /= share.sum(axis=1, keepdims=True)
+    return share
+
+
+def parameters_of(kind: HeadKind) -> tuple[str, ...]:
+    """The arrays that a head of this kind has, the scaler's aside."""
+    extra = {
+        "knn": ("vectors", "label"),
+        "mlp": ("hidden.weight", "hidden.bias", "weight", "bias"),
+    }
+    return extra.get(kind, ("weight", "bias"))
+
+
+def _affine(
+    seen: NDArray[np.float32], parameters: Mapping[str, NDArray[Any]], prefix: str
+) -> NDArray[np.float32]:
+    product: NDArray[np.float32] = seen @ parameters[f"{prefix}weight"].T + parameters[f"{prefix}bias"]
+    return product
+
+
+def _vote(
+    seen: NDArray[np.float32], parameters: Mapping[str, NDArray[Any]], classes: int, k: int
+) -> NDArray[np.float32]:
+    """The k nearest by cosine vote, the nearer the more; both sides have length 1.
+
+    One more vote goes to all classes alike, so that nothing is certain and entropy tells 3 of 3 from 9 of 9.
+    """
+    known, label = parameters["vectors"], parameters["label"]
+    cosine: NDArray[np.float32] = seen @ known.T
+    k = min(k, len(label))
+    nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
+    weight = softmax(np.take_along_axis(cosine, nearest, axis=1) / np.float32(KNN_TEMPERATURE))
+    weight *= np.float32(k / (k + 1))
+    votes = np.full((len(seen), classes), 1 / (classes * (k + 1)), np.float32)
+    np.add.at(votes, (np.arange(len(seen))[:, None], label[nearest]), weight)
+    return votes

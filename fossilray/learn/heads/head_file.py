@@ -1,0 +1,123 @@
+"""Heads in files: numbers in safetensors, all else in its metadata; nothing in it can be run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from fossilray.errors import UsageError, WeightsError
+from fossilray.learn.heads.head import FORMAT, Head, HeadMeta, parameters_of
+
+METADATA_KEY = "fossilray"
+
+
+def save_head(path: Path, head: Head) -> None:
+    """Write one .safetensors file; equal heads give equal bytes.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    stated = json.dumps(head.meta.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+    content = save(
+        {name: np.ascontiguousarray(array) for name, array in sorted(head.parameters.items())},
+        {METADATA_KEY: stated},
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}); choose another place") from None
+
+
+def load_head(path: Path) -> Head:
+    """The head in a file that `save_head` wrote.
+
+    Raises:
+        WeightsError: there is none, it is damaged, or it is something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise WeightsError(f"head {path} does not exist; `fossilray classify train` makes one")
+    try:
+        with safe_open(str(path), framework="np") as file:
+            stated = (file.metadata() or {}).get(METADATA_KEY)
+            parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path} is not a whole safetensors file ({error}); train the head again"
+        ) from None
+    if stated is None:
+        raise WeightsError(f"{path} says nothing of a head; give a file that `fossilray classify train` made")
+    try:
+        meta = HeadMeta.model_validate_json(stated)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in fault["loc"])
+        raise WeightsError(
+            f"{path} is not a {FORMAT} file ({field}: {fault['msg']}); give a head, not a backbone, a detector or a "
+            "file of a later fossilray"
+        ) from None
+    _check(path, meta, parameters)
+    return Head(meta, parameters)
+
+
+def head_digest(path: Path) -> str:
+    """sha256 of a head's file.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(
+            f"head {path} cannot be read ({error}); `fossilray classify train` makes one"
+        ) from None
+
+
+def _check(path: Path, meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse numbers that do not belong to what the file says of itself."""
+    wanted = parameters_of(meta.kind)
+    if meta.scaler == "standard":
+        wanted = (*wanted, "scaler.mean", "scaler.std")
+    if set(wanted) != set(parameters) or len(meta.counts) != len(meta.classes):
+        raise WeightsError(
+            f"{path} holds {', '.join(sorted(parameters)) or 'nothing'}, and a {meta.kind} head has "
+            f"{', '.join(sorted(wanted))}; train the head again"
+        )
+    classes, dimension = len(meta.classes), meta.dimension
+    rows = len(parameters["label"]) if meta.kind == "knn" else 0
+    hidden = len(parameters["hidden.bias"]) if meta.kind == "mlp" else dimension
+    expected = {
+        "vectors": (rows, dimension),
+        "label": (rows,),
+        "weight": (classes, hidden),
+        "hidden.weight": (hidden, dimension),
+        "hidden.bias": (hidden,),
+        "scaler.mean": (dimension,),
+        "scaler.std": (dimension,),
+    }
+    for name, array in parameters.items():
+        shape = expected.get(name, (classes,))
+        if array.shape != shape or not np.isfinite(array).all():
+            raise WeightsError(
+                f"{name} of {path} is {array.dtype} {array.shape}, expected finite {shape}; train the head again"
+            )
+    if meta.kind == "knn":
+        label, k = parameters["label"], meta.settings.get("k")
+        whole = label.dtype.kind in "iu" and rows > 0 and int(label.min()) >= 0 and int(label.max()) < classes
+        if not whole or not isinstance(k, int) or k < 1:
+            raise WeightsError(
+                f"{path} has no neighbours to ask, or labels of none of its classes; train it again"
+            )
