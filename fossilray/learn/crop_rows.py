@@ -101,7 +101,9 @@ def rows_of_run(
         unit=_joined([part.unit for part in parts], np.int32),
         object_id=_joined([part.object_id for part in parts], np.int32),
         log_aspect=np.zeros_like(log_aspect) if letterboxed else log_aspect,
-        weight=_joined([part.weight for part in parts], np.float32) if curation else None,
+        weight=_joined([part.weight for part in parts if part.weight is not None], np.float32)
+        if curation
+        else None,
         label=None,
         without_pixels=sum(part.without_pixels for part in parts),
     )
@@ -118,7 +120,7 @@ class _Part:
     unit: NDArray[np.int32]
     object_id: NDArray[np.int32]
     log_aspect: NDArray[np.float16]
-    weight: NDArray[np.float32]
+    weight: NDArray[np.float32] | None
     without_pixels: int
 
 
@@ -187,4 +189,6 @@ def _checked(found: pa.Table, curation: str | None) -> _Part:
     width, height = (np.maximum(columns[name], 1e-3) for name in ("width_um", "height_um"))
     aspect = np.log(width / height).astype(np.float16)
     kept = ~lost
-    return _Part(unit[kept], object_id[kept], aspect[kept], weight[kept], int(lost.sum()))
+    return _Part(
+        unit[kept], object_id[kept], aspect[kept], weight[kept] if curation else None, int(lost.sum())
+    )

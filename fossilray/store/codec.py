@@ -54,7 +54,7 @@ def decode_crop(encoded: bytes | memoryview, *, height: int, width: int) -> Imag
 def decode_crop_above(encoded: bytes | memoryview, *, height: int, width: int, least_px: int) -> Image:
     """A stored crop at its own size, or at a half of it or less while no side is shorter than least_px.
 
-    A decoder that skips the finest frequencies takes half the time and spares a resize its aliasing.
+    A decoder that skips the finest frequencies is quicker, and what it leaves out would alias in a resize.
 
     Raises:
         StoreError: the bytes are not a whole JPEG of that size.
