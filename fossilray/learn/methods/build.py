@@ -7,11 +7,20 @@ import torch
 from fossilray.config.training import TrainConfig
 from fossilray.embed.network import IMAGENET_MEAN, IMAGENET_STD
 from fossilray.learn.methods.base import Method
+from fossilray.learn.methods.dino import Dino
+from fossilray.learn.methods.siamese import Byol, SimSiam
+from fossilray.learn.methods.simclr import SimClr
 from fossilray.learn.methods.supcon import SupCon
 
 Colour = tuple[float, float, float]
 
-_METHODS: dict[str, type[Method]] = {"supcon": SupCon}
+_METHODS: dict[str, type[Method]] = {
+    "supcon": SupCon,
+    "simclr": SimClr,
+    "dino": Dino,
+    "byol": Byol,
+    "simsiam": SimSiam,
+}
 
 
 def build_method(
