@@ -143,12 +143,14 @@ def _ask(
     first_unit: int,
 ) -> tuple[list[dict[str, str]], _Part]:
     """The slides among `files` that have objects, and their chosen rows."""
-    show_objects(con, store, files, view="chosen")
+    show_objects(con, store, files if len(files) <= SLIDES_AT_ONCE else None, view="chosen")
     said = fetch(
         con, "SELECT slide_id, min(arrays) AS arrays, min(well) AS well FROM chosen GROUP BY slide_id"
     )
     order = {slide_id: number for number, slide_id in enumerate(files)}
-    slides = sorted(said.to_pylist(), key=lambda slide: order[slide["slide_id"]])
+    # A run that goes on may have committed others since it was listed.
+    known = [slide for slide in said.to_pylist() if slide["slide_id"] in order]
+    slides = sorted(known, key=lambda slide: order[slide["slide_id"]])
     names = pa.array([slide["slide_id"] for slide in slides], pa.string())
     units = pa.array(range(first_unit, first_unit + len(slides)), pa.int32())
     con.register("numbered", pa.table({"slide_id": names, "unit": units}))

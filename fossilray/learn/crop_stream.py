@@ -124,14 +124,13 @@ class CropStream:
         failed = np.flatnonzero(found.failed)
         if len(failed) == len(rows):
             raise self._too_many(len(failed), len(rows), int(rows[0]), found.faults[0])
+        shown = rows.copy()
         if len(failed):
             # The next that decoded stands in, so that batches keep their size; nobody counts on the failed one.
             good = np.flatnonzero(~found.failed)
             stand_in = good[np.searchsorted(good, failed) % len(good)]
-            found.pixels[failed] = found.pixels[stand_in]
-            found.shape[failed] = found.shape[stand_in]
-        shown = rows.copy()
-        shown[failed] = rows[stand_in] if len(failed) else rows[:0]
+            found.pixels[failed], found.shape[failed] = found.pixels[stand_in], found.shape[stand_in]
+            shown[failed] = rows[stand_in]
         batch = CropBatch(found.pixels, found.shape, shown, self._table.label_of(shown))
         return _Decoded(batch, rows[failed], found.faults)
 
