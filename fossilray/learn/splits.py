@@ -16,8 +16,6 @@ class Split:
 
     train: NDArray[np.int64]
     test: NDArray[np.int64]
-    moved: int
-    """Crops taken from the test to the training side, because the same picture lay there."""
 
 
 def stratified_split(
@@ -25,24 +23,32 @@ def stratified_split(
 ) -> Split:
     """Every class divided alike: scikit-learn's train_test_split of this seed, which the published code uses.
 
-    Where nothing is a duplicate and no class has one crop alone, the split is exactly the published one. Classes
-    of one crop are always learned from. What is on the test side with its picture on the other is moved there.
+    Where nothing is a duplicate and no class has one crop alone, the split is exactly the published one. Crops that
+    are one picture (of equal group) follow the first of them; classes of one picture are always learned from.
 
     Raises:
         UsageError: there are too few crops for every class to be asked about.
     """
     from sklearn.model_selection import train_test_split
 
-    counts = np.bincount(label)
-    alone = counts[label] < 2
-    rows = np.flatnonzero(~alone)
+    _, pictures, picture_of = np.unique(group, return_index=True, return_inverse=True)
+    # In the order of rows, which is the order that the published code hands over.
+    order = np.argsort(pictures)
+    pictures = pictures[order]
+    counts = np.bincount(label[pictures], minlength=int(label.max(initial=0)) + 1)
+    divided = pictures[counts[label[pictures]] > 1]
     try:
-        train, test = train_test_split(rows, test_size=test_share, stratify=label[rows], random_state=seed)
+        train, test = train_test_split(
+            divided, test_size=test_share, stratify=label[divided], random_state=seed
+        )
     except ValueError as error:
         raise UsageError(
-            f"{len(rows)} labelled crops of {(counts > 1).sum()} classes cannot be divided {1 - test_share:.0%} to "
+            f"{len(divided)} labelled crops of {(counts > 1).sum()} classes cannot be divided {1 - test_share:.0%} to "
             f"{test_share:.0%} ({error}); give more labels of each class"
         ) from None
-    train = np.concatenate([train, np.flatnonzero(alone)])
-    known = np.isin(group[test], group[train])
-    return Split(np.concatenate([train, test[known]]), test[~known], int(known.sum()))
+    first = np.empty_like(order)
+    first[order] = pictures
+    asked = np.isin(first[picture_of], test)
+    copies = np.setdiff1d(np.flatnonzero(asked), test)
+    learned = np.setdiff1d(np.flatnonzero(~asked), train)
+    return Split(np.concatenate([train, learned]), np.concatenate([test, copies]))

@@ -1,0 +1,1 @@
+"""Published protocols by which vectors of labelled crops are judged."""
