@@ -34,6 +34,10 @@ class Seen:
     tiles_blank: int
     tiles_failed: int
     coarsest_level: int
+    content_mm2: float
+    """Area of the finest sweep's tiles that are not blank, without their halos."""
+    shown_megapixels: float
+    """Shown to the detector, halos included, in 1e6 px of its scales."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,15 @@ def look_over(
             "raise the limit"
         )
     planned = blank + len(found) + len(failed)
-    return Seen(found, planned, blank, len(failed), max(sweep.level for sweep in sweeps))
+    return Seen(
+        found,
+        planned,
+        blank,
+        len(failed),
+        max(sweep.level for sweep in sweeps),
+        content_mm2=plans[0].owned_px * (sweeps[0].um_per_px / 1000) ** 2,
+        shown_megapixels=shown_px / 1e6,
+    )
 
 
 def _detect(

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """2: seconds_fetch."""
 
 Image = NDArray[np.uint8]
@@ -164,6 +164,12 @@ class SlideSummary:
     tiles_blank: int
     tiles_read: int
     tiles_failed: int
+    content_mm2: float
+    """Area of the finest pass's tiles that are not blank, their halos left out."""
+    detector_megapixels: float
+    """What the detector was shown in all passes, halos included, in 1e6 px of its scales."""
+    device: str
+    """What the networks ran on, and in which numbers: `cpu/bfloat16`."""
     objects: int
     crops_coarser: int
     """Crops cut from a coarser level because the right one was unreadable."""
@@ -230,6 +236,9 @@ SLIDES_SCHEMA = _schema(
     ("tiles_blank", pa.int32(), False),
     ("tiles_read", pa.int32(), False),
     ("tiles_failed", pa.int32(), False),
+    ("content_mm2", pa.float64(), False),
+    ("detector_megapixels", pa.float64(), False),
+    ("device", pa.string(), False),
     ("objects", pa.int32(), False),
     ("crops_coarser", pa.int32(), False),
     ("crops_failed", pa.int32(), False),

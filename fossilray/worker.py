@@ -61,6 +61,7 @@ class SlideWorker:
 
         from fossilray.detect.loading import load_detector
         from fossilray.embed.loading import load_embedder
+        from fossilray.precision import precision_on
 
         torch.set_num_threads(self._config.workers.torch_threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -73,6 +74,9 @@ class SlideWorker:
             precision=self._config.workers.precision,
             compiled=self._config.workers.compile,
         )
+        name = torch.cuda.get_device_name() if device == "cuda" else device
+        numbers = str(precision_on(device, self._config.workers.precision)).removeprefix("torch.")
+        self._device = f"{name}/{numbers}"
         lanes = 2 if device == "cuda" else 1
         self._lanes = Lanes(ThreadPoolExecutor(lanes, thread_name_prefix="detect"), lanes)
         return f"{socket.gethostname()}/{os.getpid()}/{device}"
@@ -93,6 +97,7 @@ class SlideWorker:
             self._detector,
             self._lanes,
             self._embedder,
+            self._device,
             row,
             attempt,
             self._show,
@@ -147,6 +152,7 @@ class _SlideRun:
         detector: Detector,
         lanes: Lanes,
         embedder: Embedder | None,
+        device: str,
         row: CatalogRow,
         attempt: Attempt,
         show: Callable[[WorkerState], None],
@@ -157,6 +163,7 @@ class _SlideRun:
         self._detector = detector
         self._lanes = lanes
         self._embedder = embedder
+        self._device = device
         self._row = row
         self._attempt = attempt
         self._show = show
@@ -266,6 +273,9 @@ class _SlideRun:
             tiles_blank=seen.tiles_blank,
             tiles_read=seen.tiles_planned - seen.tiles_blank - seen.tiles_failed,
             tiles_failed=seen.tiles_failed,
+            content_mm2=seen.content_mm2,
+            detector_megapixels=seen.shown_megapixels,
+            device=self._device,
             objects=objects,
             crops_coarser=crops.coarser,
             crops_failed=int(crops.measures.missing.sum()),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_run import start_run, write_small_run
+from small_run import BOUNDS, MPP, start_run, write_small_run
 from typer.testing import CliRunner
 
 from fossilray.cli import app
@@ -21,7 +21,13 @@ from fossilray.estimate.model import Estimate, Machine, Quantity, Rates, Workloa
 from fossilray.estimate.profiles import as_machine, find_instance
 from fossilray.estimate.rates import on_a_gpu, rates_of_run, with_stated
 from fossilray.estimate.text import estimate_to_json
-from fossilray.estimate.workload import assumed_habits, workload_of_plan, workload_of_rows
+from fossilray.estimate.workload import (
+    assumed_habits,
+    detector_megapixels,
+    scanned_info,
+    workload_of_plan,
+    workload_of_rows,
+)
 from fossilray.records import CatalogRow
 from fossilray.slide_plan import SlidePlan
 
@@ -234,7 +240,10 @@ def test_rates_of_a_run_give_back_its_seconds(tmp_path: Path) -> None:
     )
     # Of each slide of that run: 3.0 s in all, 2.0 detecting, 0.1 merging, 1.0 with crops, which sums to more.
     assert [stage.seconds for stage in answer.stages] == pytest.approx([0.0, 2.0, 0.1, 1.0], abs=1e-6)
-    assert told.habits.blank_share.value == pytest.approx(1 - 19 / 24)
+    # Each was shown 2.0 MP, of what its whole area would come to.
+    assert told.rates.detector_mp_per_s.value == pytest.approx(1.0)
+    whole = detector_megapixels(scanned_info(BOUNDS.width, BOUNDS.height, mpp=MPP), RunConfig())
+    assert told.habits.blank_share.value == pytest.approx(1 - 2.0 / whole)
     with pytest.raises(UsageError, match="no committed slide with objects"):
         rates_of_run(start_run(tmp_path / "empty"))
 

@@ -57,15 +57,12 @@ def rates_of_run(store: RunStore, *, on_gpu: bool = False) -> FromRun:
             f"{store.url} has no committed slide with objects to take rates from; leave --from-run out, and they "
             "are measured here"
         )
-    megapixels = planned_megapixels = mm2 = covered_mm2 = 0.0
+    megapixels = planned_megapixels = content_mm2 = 0.0
     for row in slides.to_pylist():
-        share = row["tiles_read"] / max(row["tiles_planned"], 1)
         info = scanned_info(max(1, row["bounds_width"]), max(1, row["bounds_height"]), mpp=row["mpp"])
-        planned = detector_megapixels(info, config)
-        planned_megapixels += planned
-        megapixels += planned * share
-        mm2 += row["scanned_mm2"]
-        covered_mm2 += row["scanned_mm2"] * share
+        planned_megapixels += detector_megapixels(info, config)
+        megapixels += row["detector_megapixels"]
+        content_mm2 += row["content_mm2"]
     spent = {
         stage: _sum(slides, f"seconds_{stage}")
         for stage in ("fetch", "detect", "merge", "crops", "embed", "total")
@@ -93,7 +90,7 @@ def rates_of_run(store: RunStore, *, on_gpu: bool = False) -> FromRun:
         on_gpu=on_gpu,
     )
     habits = Habits(
-        objects_per_mm2=_told(objects, max(covered_mm2, 1e-9), "objects/mm2", where),
+        objects_per_mm2=_told(objects, max(content_mm2, 1e-9), "objects/mm2", where),
         bytes_per_object=Quantity(
             _sum(slides, "array_bytes") / objects + PARQUET_BYTES_PER_OBJECT,
             "B/object",
@@ -101,7 +98,10 @@ def rates_of_run(store: RunStore, *, on_gpu: bool = False) -> FromRun:
             f"{where}; {PARQUET_BYTES_PER_OBJECT} for the row",
         ),
         blank_share=Quantity(
-            1 - megapixels / max(planned_megapixels, 1e-9), "of the scanned area", "measured in a run", where
+            max(0.0, 1 - megapixels / max(planned_megapixels, 1e-9)),
+            "of the scanned area",
+            "measured in a run",
+            where,
         ),
     )
     return FromRun(rates, habits)
