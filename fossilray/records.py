@@ -286,13 +286,29 @@ FAILURES_SCHEMA = _schema(
 
 
 def embeddings_schema(dimension: int) -> pa.Schema:
-    """Columns of a compacted dataset's embeddings; `well` is the Hive partition, as of objects."""
+    """Columns of embeddings, a dataset's or those of a later job; `well` is the Hive partition, as of objects."""
     return _schema(
         ("slide_id", pa.string(), False),
         ("object_id", pa.int32(), False),
         ("embedding", pa.list_(pa.field("element", pa.float16(), nullable=False), dimension), False),
     )
 
+
+PREDICTIONS_SCHEMA = _schema(
+    ("slide_id", pa.string(), False),
+    ("object_id", pa.int32(), False),
+    ("genus", pa.string(), True),
+    ("score", pa.float32(), True),
+    ("entropy", pa.float32(), True),
+    ("genus_2", pa.string(), True),
+    ("score_2", pa.float32(), True),
+    ("genus_3", pa.string(), True),
+    ("score_3", pa.float32(), True),
+)
+"""What a head says of objects: the three likeliest classes, and the entropy of all of them in nats.
+
+Null where the pixels could not be read, and for the third of two classes.
+"""
 
 TRUTH_SCHEMA = _schema(
     ("slide_id", pa.string(), False),

@@ -13,6 +13,11 @@ RUN/
   attempts/<slide_id>/retry-<id>.json      which failures were forgiven, so that the slide is tried again
   drivers/<id>.json                        heartbeat
   pictures/<slide_id>.jpg                  the slide small, boxes drawn
+  embeddings/<name>/  predictions/<name>/  answers that later jobs gave about the crops, in each:
+    answers.json                           what gives them, written once
+    well=<well>/<slide_id>.parquet         its creation is the commit of that slide's answers
+    attempts/<slide_id>/<attempt>.json     failures
+    drivers/<id>.json                      heartbeat
   .tmp/  .probe/                           half-written files of a disk, and trials of the store; no reader looks
 """
 
@@ -21,9 +26,10 @@ from __future__ import annotations
 import re
 import secrets
 from pathlib import PurePosixPath
+from typing import Literal, get_args
 from urllib.parse import quote, unquote
 
-from fossilray.errors import CatalogError
+from fossilray.errors import CatalogError, UsageError
 from fossilray.records import UNASSIGNED_WELL, Attempt, Failure
 
 RUN_JSON = "run.json"
@@ -33,6 +39,10 @@ ATTEMPTS = "attempts"
 PENDING = "pending"
 SPARE_FILES = ".tmp"
 PROBES = ".probe"
+
+AnswerKind = Literal["embeddings", "predictions"]
+ANSWER_KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
+ANSWERS_JSON = "answers.json"
 
 LONGEST_SLIDE_ID_BYTES = 200
 """File names may have 255 bytes; the rest is left for what is appended."""
@@ -44,6 +54,7 @@ _NO_VALUE_IN_HIVE = "__HIVE_DEFAULT_PARTITION__"
 # Letters and digits of any script; what glob, Hive, a shell or Windows reads as a sign is left out.
 _SAFE_NAME = re.compile(r"\w(?:[\w\-.+,@() ]*[\w\-+@()])?")
 _SAFE_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z_-]{3,63}")
+_SAFE_ANSWERS = re.compile(r"[0-9a-zA-Z](?:[0-9a-zA-Z_.-]{0,62}[0-9a-zA-Z_-])?")
 _PART = re.compile(r"part-(\d+)\.parquet$")
 
 
@@ -81,7 +92,26 @@ def check_well(well: str) -> str:
 
 def objects_path(slide_id: str, well: str | None) -> str:
     """The objects file of a slide; the well is percent-encoded as Hive does, which DuckDB and pyarrow undo."""
-    return f"{OBJECTS}/well={quote(well or UNASSIGNED_WELL, safe='')}/{check_slide_id(slide_id)}.parquet"
+    return f"{OBJECTS}/{slide_file(slide_id, well)}"
+
+
+def slide_file(slide_id: str, well: str | None) -> str:
+    """A slide's file in any folder that is partitioned as `objects` is."""
+    return f"well={quote(well or UNASSIGNED_WELL, safe='')}/{check_slide_id(slide_id)}.parquet"
+
+
+def answers_folder(kind: AnswerKind, name: str) -> str:
+    """Where the answers of one name lie in a run directory.
+
+    Raises:
+        UsageError: the name is not safe as that of a folder.
+    """
+    if not _SAFE_ANSWERS.fullmatch(name) or ".." in name:
+        raise UsageError(
+            f"{name!r:.80} cannot name {kind}; use at most 64 letters, digits and _ . - , beginning with a letter or "
+            "digit, such as vits-2026"
+        )
+    return f"{kind}/{name}"
 
 
 def well_of(path: str) -> str:

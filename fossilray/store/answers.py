@@ -1,0 +1,264 @@
+"""What later jobs say about a run's crops, slide by slide, under a name of its own: vectors or classes.
+
+One file a slide, whose creation is its commit, as of objects; nothing is ever overwritten, and no slide is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fossilray.errors import RunMismatch, RunNotFound, StoreError
+from fossilray.records import PREDICTIONS_SCHEMA, embeddings_schema, utc_now
+from fossilray.store import RunStore
+from fossilray.store.access import one_sentence
+from fossilray.store.layout import (
+    ANSWER_KINDS,
+    ANSWERS_JSON,
+    AnswerKind,
+    answers_folder,
+    slide_file,
+    slide_of,
+)
+from fossilray.store.objects_file import FOOTER_KEY, read_tail_of
+from fossilray.store.probe import check_conditional_create
+from fossilray.store.subfolder import Subfolder
+
+ANSWERS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class AnswersRecord:
+    """What gives the answers of one name; all but `created_at` decides them."""
+
+    kind: AnswerKind
+    run_digest: str
+    """`RunRecord.digest` of the run whose crops are asked about."""
+    backbone: Mapping[str, Any]
+    """Name, sha256, dimension and preprocessing of what makes the vectors."""
+    head: Mapping[str, Any] | None = None
+    """Of predictions: sha256, kind and classes of the head."""
+    embeddings: str | None = None
+    """Of predictions: the name of the vectors that are read; None for those of the run itself."""
+    schema_version: int = ANSWERS_VERSION
+    created_at: str = ""
+    """UTC, ISO 8601."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what decides the answers."""
+        plain = json.dumps(self._decisive(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(plain.encode()).hexdigest()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of a slide's file; `well` is the Hive partition, as of objects."""
+        if self.kind == "embeddings":
+            return embeddings_schema(int(self.backbone["dimension"]))
+        return PREDICTIONS_SCHEMA
+
+    def differences(self, asked: AnswersRecord) -> list[str]:
+        """The fields in which `asked` differs, with both values; empty if it would give the same answers."""
+        have, want = self._decisive(), asked._decisive()
+        return [
+            f"{name}: here it is {json.dumps(have[name])[:200]}, now asked for {json.dumps(want[name])[:200]}"
+            for name in have
+            if have[name] != want[name]
+        ]
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
+
+    @staticmethod
+    def from_json(text: bytes, *, url: str) -> AnswersRecord:
+        """The record in an answers.json.
+
+        Raises:
+            StoreError: the file is not one that this fossilray wrote.
+        """
+        try:
+            record = AnswersRecord(**json.loads(text))
+            if record.kind not in ANSWER_KINDS or record.schema_version != ANSWERS_VERSION:
+                raise ValueError(f"kind {record.kind}, version {record.schema_version}")
+        except (ValueError, TypeError) as error:
+            raise StoreError(
+                f"{url}/{ANSWERS_JSON} is not one that this fossilray reads ({error}); choose another name"
+            ) from None
+        return record
+
+    def _decisive(self) -> dict[str, Any]:
+        # Through JSON, so that a tuple equals the list it comes back as.
+        stated: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        del stated["created_at"]
+        return stated
+
+
+@dataclass(frozen=True)
+class AnswersFooter:
+    """What a slide's file of answers says of itself."""
+
+    slide_id: str
+    source_attempt: str
+    """The attempt that made the objects and crops that were asked about."""
+    answers: str
+    """`AnswersRecord.digest`."""
+    rows: int
+
+
+class AnswerStore:
+    """The answers of one name; cheap to open, safe to share between threads."""
+
+    def __init__(self, store: RunStore, record: AnswersRecord, name: str) -> None:
+        self.record = record
+        self.name = name
+        self.files = Subfolder(store.files, answers_folder(record.kind, name))
+        self.tries: RunStore = _Tries(self)
+        """The failures and drivers of jobs at these answers, kept as those of the run are."""
+
+    @staticmethod
+    def create(store: RunStore, kind: AnswerKind, name: str, record: AnswersRecord) -> AnswerStore:
+        """The answers of this name, begun now, or gone on with if they are the same.
+
+        Raises:
+            RunMismatch: something else gave the answers of this name, or gave them about another run.
+            NoConditionalCreate: the store would let two workers commit one slide.
+            UsageError: the name cannot be that of a folder.
+        """
+        check_conditional_create(store.files)
+        files = Subfolder(store.files, answers_folder(kind, name))
+        begun = AnswersRecord(**{**vars(record), "created_at": utc_now()})
+        if not files.create(ANSWERS_JSON, begun.to_json()):
+            begun = AnswersRecord.from_json(files.read(ANSWERS_JSON), url=files.url)
+            differences = begun.differences(record)
+            if differences:
+                raise RunMismatch(
+                    f"{files.url} holds other answers: {'; '.join(differences)}; give these another --name"
+                )
+        return AnswerStore(store, begun, name)
+
+    @staticmethod
+    def open(store: RunStore, kind: AnswerKind, name: str) -> AnswerStore:
+        """The answers of this name.
+
+        Raises:
+            RunNotFound: there are none.
+        """
+        files = Subfolder(store.files, answers_folder(kind, name))
+        try:
+            record = AnswersRecord.from_json(files.read(ANSWERS_JSON), url=files.url)
+        except FileNotFoundError:
+            others = ", ".join(answers_in(store, kind)) or "none"
+            raise RunNotFound(f"{store.url} has no {kind} named {name}; it has: {others}") from None
+        return AnswerStore(store, record, name)
+
+    @property
+    def url(self) -> str:
+        """The folder with its protocol; a plain absolute path on a disk."""
+        return self.files.url
+
+    def committed_files(self) -> dict[str, str]:
+        """The file of each slide that has answers, relative to the folder, by slide_id."""
+        wells = [name for name in self.files.names("") if name.startswith("well=")]
+        paths = [path for well in wells for path in self.files.find(well) if path.endswith(".parquet")]
+        return {slide_of(path): path for path in paths}
+
+    def committed(self) -> set[str]:
+        """slide_ids of the slides that have answers."""
+        return set(self.committed_files())
+
+    def commit(self, slide_id: str, well: str | None, table: pa.Table, *, source_attempt: str) -> bool:
+        """Commit a slide's answers; False if somebody else's were first, which then stand.
+
+        table: `record.schema`, in the order of the slide's objects.
+        """
+        if table.schema != self.record.schema:
+            raise ValueError(f"{slide_id}: the table is of {table.schema}, expected {self.record.schema}")
+        footer = AnswersFooter(slide_id, source_attempt, self.record.digest, table.num_rows)
+        sink = io.BytesIO()
+        pq.write_table(
+            table.replace_schema_metadata({FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True).encode()}),
+            sink,
+            compression="zstd",
+            use_dictionary=[
+                name for name in table.schema.names if table.schema.field(name).type == pa.string()
+            ],
+            write_page_checksum=True,
+        )
+        return self.files.create(slide_file(slide_id, well), sink.getvalue())
+
+    def read(self, slide_id: str) -> pa.Table:
+        """The answers about one slide's objects, in their order.
+
+        Raises:
+            StoreError: there are none, or what is there is damaged or belongs elsewhere.
+        """
+        path = self.committed_files().get(slide_id)
+        if path is None:
+            raise StoreError(
+                f"{self.url} has no answers about {slide_id} yet; start the command that makes them again"
+            )
+        return self.read_file(path)
+
+    def read_file(self, path: str) -> pa.Table:
+        """The answers in one of `committed_files`.
+
+        Raises:
+            StoreError: it is damaged or belongs elsewhere.
+        """
+        content = self.files.read(path)
+        footer = self.parse_footer(content, path)
+        try:
+            table = pq.read_table(io.BytesIO(content), page_checksum_verification=True, partitioning=None)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(path, one_sentence(error)) from None
+        table = table.replace_schema_metadata(None)
+        if table.schema != self.record.schema or table.num_rows != footer.rows:
+            raise self._damaged(path, f"{table.num_rows} rows of {', '.join(table.schema.names)}")
+        return table
+
+    def footer(self, path: str) -> AnswersFooter:
+        """What one of `committed_files` says of itself.
+
+        Raises:
+            StoreError: it is damaged or belongs elsewhere.
+        """
+        return self.parse_footer(read_tail_of(lambda size: self.files.read_tail(path, size)), path)
+
+    def parse_footer(self, tail: bytes, path: str) -> AnswersFooter:
+        """The footer in the last bytes of a file of answers."""
+        try:
+            stated = pq.read_metadata(io.BytesIO(tail)).metadata[FOOTER_KEY]
+            footer = AnswersFooter(**json.loads(stated))
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+            raise self._damaged(path, one_sentence(error)) from None
+        if (footer.slide_id, footer.answers) != (slide_of(path), self.record.digest):
+            raise self._damaged(path, f"it says it is of slide {footer.slide_id}, by {footer.answers[:12]}")
+        return footer
+
+    def _damaged(self, path: str, why: str) -> StoreError:
+        return StoreError(
+            f"{self.url}/{path} is not what was committed ({why}); delete it and start the command that made it again"
+        )
+
+
+def answers_in(store: RunStore, kind: AnswerKind) -> list[str]:
+    """The names of all answers of one kind in a run directory, sorted."""
+    return [name for name in store.files.names(kind) if ANSWERS_JSON in store.files.names(f"{kind}/{name}")]
+
+
+class _Tries(RunStore):
+    """The attempts and drivers of answers as the ledger keeps those of a run."""
+
+    def __init__(self, answers: AnswerStore) -> None:
+        super().__init__(answers.files)
+        self._answers = answers
+
+    def committed_files(self) -> dict[str, str]:
+        return self._answers.committed_files()
