@@ -1,0 +1,133 @@
+"""The page of an evaluation: one file, no network, no script."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fossilray.crops import resize_to
+from fossilray.learn.labelled import LabelledSet
+from fossilray.learn.protocols.martinsen2024 import LOGISTIC, NEAREST, ClassScores, Martinsen2024
+from fossilray.learn.protocols.scampi import Retrieval, Scampi
+from fossilray.report.crops import jpeg_uri
+
+_CELL_PX = 92
+_PICTURES = ("tsne.svg", "umap.svg", "precision_recall.svg")
+
+
+@dataclass(frozen=True)
+class ShownCrop:
+    """A crop in its true proportions."""
+
+    uri: str
+    width_px: int
+    height_px: int
+    name: str
+    genus: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class ShownRetrieval:
+    """A question and its answers."""
+
+    precision: float
+    query: ShownCrop
+    answers: tuple[ShownCrop, ...]
+
+
+def render_page(
+    labelled: LabelledSet,
+    *,
+    facts: Mapping[str, Any],
+    figures: Mapping[str, float],
+    files: Mapping[str, bytes],
+    metrics: Sequence[str] = (),
+    classified: Martinsen2024 | None = None,
+    retrieved: Scampi | None = None,
+) -> str:
+    """The HTML of one evaluation. files: what is written beside it; its pictures are embedded."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent.parent / "templates"),
+        autoescape=True,  # names of classes and files come from outside
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["third"] = _third
+    sheets = (
+        []
+        if retrieved is None
+        else [
+            ("Ten best retrievals", [_show(labelled, one) for one in retrieved.best]),
+            ("Ten worst retrievals", [_show(labelled, one) for one in retrieved.worst]),
+        ]
+    )
+    return environment.get_template("evaluation.html.j2").render(
+        facts=facts,
+        figures=figures,
+        files=sorted(files),
+        pictures={
+            name: "data:image/svg+xml;base64," + base64.b64encode(files[name]).decode()
+            for name in _PICTURES
+            if name in files
+        },
+        metrics=metrics,
+        classified=classified,
+        logistic=LOGISTIC,
+        per_class=[] if classified is None else _side_by_side(classified.per_class),
+        confusion=[] if classified is None else _shares(classified),
+        retrieved=retrieved,
+        classes=list(facts["classes"]),
+        counts=list(facts["classes"].values()),
+        sheets=sheets,
+        findings=labelled.findings,
+    )
+
+
+def _third(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _side_by_side(rows: Sequence[ClassScores]) -> list[tuple[ClassScores, ClassScores]]:
+    """Each class under both classifiers: nearest neighbour, logistic regression."""
+    nearest = [row for row in rows if row.method == NEAREST]
+    logistic = [row for row in rows if row.method == LOGISTIC]
+    return list(zip(nearest, logistic, strict=True))
+
+
+def _shares(classified: Martinsen2024) -> list[list[tuple[int, float]]]:
+    """(count, share of the row) of every cell."""
+    total = np.maximum(classified.confusion.sum(axis=1, keepdims=True), 1)
+    share = classified.confusion / total
+    return [
+        list(zip(counts, shares, strict=True))
+        for counts, shares in zip(classified.confusion.tolist(), share.tolist(), strict=True)
+    ]
+
+
+def _show(labelled: LabelledSet, retrieval: Retrieval) -> ShownRetrieval:
+    genus = int(labelled.crops.label[retrieval.row])
+    return ShownRetrieval(
+        retrieval.precision,
+        _show_crop(labelled, retrieval.row, genus),
+        tuple(_show_crop(labelled, row, genus) for row in retrieval.nearest),
+    )
+
+
+def _show_crop(labelled: LabelledSet, row: int, asked: int) -> ShownCrop:
+    crops = labelled.crops
+    own = int(crops.label[row])
+    width, height = (max(1, round(_CELL_PX * float(side))) for side in crops.shape[row])
+    picture = resize_to(crops.pixels[row], size_px=_CELL_PX)
+    return ShownCrop(
+        jpeg_uri(picture), width, height, labelled.names[row], crops.classes[own], right=own == asked
+    )
