@@ -141,7 +141,13 @@ def summarise(slide_id: str, attempt: str, *, well: str, objects: int) -> SlideS
         name: 0.0 if name.startswith("seconds") else 1 for name in SlideSummary.__dataclass_fields__
     }
     values |= {"slide_id": slide_id, "path": f"{slide_id}.mrxs", "well": well, "vendor": "mirax"}
-    values |= {"objects": objects, "attempt": attempt, "host": "here", "finished_at": utc_now()}
+    values |= {
+        "objects": objects,
+        "attempt": attempt,
+        "host": "here",
+        "finished_at": utc_now(),
+        "device": "cpu",
+    }
     return SlideSummary(**values)  # type: ignore[arg-type]
 
 

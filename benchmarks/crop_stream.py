@@ -1,15 +1,16 @@
 """Crops to batches: images a second of the stream, beside the same crops had in three other ways.
 
-python benchmarks/crop_stream.py [--run RUN] [--crops 8192 --side-px 112] [--ray-data] [--rows 100000000]
+python benchmarks/crop_stream.py [--run RUN] [--crops 8192 --side-px 112] [--ray-data] [--slides 500] [--rows 100000000]
 
-- loose files, PIL: a torch DataLoader over one JPEG file a crop, decoded and resized by PIL, as the official code of
-  most papers does; with no worker and with two.
+- loose files, PIL: a torch DataLoader over one JPEG file a crop, decoded and resized by PIL, as is usual; with
+  no worker and with two.
 - zarr[i]: Zarr's own indexing, crop by crop in random order.
 - Ray Data (--ray-data, needs pandas): pieces of shards read and decoded by map_batches, shuffled by iter_batches.
 
 Without --run a run is painted: synthetic palynomorphs, as JPEG in shards of 2,048. Files are in the page cache on all
 sides. Ways take turns; printed are the best images a second and the least CPU time a crop over the rounds, for other
-work on the machine only adds. --rows: how large the order of an epoch is, and how long it takes, at archive scale.
+work on the machine only adds. --slides: how fast a table is opened. --rows: how large the order
+of an epoch is, and how long it takes, at archive scale.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 import zarr
-from compact import some_objects, summarise
+from compact import some_objects, summarise, write_run
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from fossilray.config import CropsConfig, RunConfig
+from fossilray.compact import compact_run
+from fossilray.config import CropsConfig, RunConfig, StoreConfig
 from fossilray.crops import resize_to
 from fossilray.learn.crop_fetch import PIECE_ROWS, Units
 from fossilray.learn.crop_order import CropOrder
@@ -52,6 +54,9 @@ def main(
     side_px: int = 112,
     rounds: int = 3,
     ray_data: bool = False,
+    slides: Annotated[
+        int, typer.Option(help="Slides of 2,000 objects to open as a run and as a dataset; 0: leave out.")
+    ] = 0,
     rows: Annotated[int, typer.Option(help="Rows of a table for the order at scale; 0: leave out.")] = 0,
 ) -> None:
     """Measure and print."""
@@ -65,6 +70,8 @@ def main(
         )
         compare(table, store, Path(scratch), side_px=side_px, rounds=rounds, ray_data=ray_data)
         resume(table, side_px=side_px)
+        if slides:
+            opening(Path(scratch), slides)
     if rows:
         order_at_scale(rows)
 
@@ -166,6 +173,21 @@ def resume(table: CropTable, *, side_px: int) -> None:
         began = time.perf_counter()
         next(iter(crops.epoch(0, start=start)))
         print(f"first batch from batch {start} on: {time.perf_counter() - began:.2f} s")
+
+
+def opening(scratch: Path, slides: int) -> None:
+    """How fast the rows of a run and of its compacted dataset become a table."""
+    store = write_run(scratch / "objects", slides=slides, objects=2000, wells=12)
+    compact_run(store, str(scratch / "dataset"), access=StoreConfig())
+    for name, place in (("a run", store.url), ("its dataset", str(scratch / "dataset"))):
+        for where in (None, "isolated AND sharpness > 0.9"):
+            began = time.perf_counter()
+            count = len(open_crops([place], where=where))
+            taken = time.perf_counter() - began
+            print(
+                f"{name} of {slides:,} slides, where {where}: {count:,} crops opened in {taken:.2f} s "
+                f"({slides * 2000 / taken / 1e6:.1f} M objects/s)"
+            )
 
 
 def order_at_scale(rows: int) -> None:
