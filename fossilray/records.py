@@ -285,6 +285,18 @@ FAILURES_SCHEMA = _schema(
 )
 
 
+CURATION_SCHEMA = _schema(
+    ("slide_id", pa.string(), False),
+    ("object_id", pa.int32(), False),
+    ("cluster", pa.int32(), False),
+    ("family", pa.int32(), False),
+    ("keep", pa.bool_(), False),
+    ("weight", pa.float32(), False),
+    ("reason", pa.string(), True),
+)
+"""Columns of a curation, in the order of a table of crops; cluster and family are -1 of what has no vector."""
+
+
 def embeddings_schema(dimension: int) -> pa.Schema:
     """Columns of embeddings, a dataset's or those of a later job; `well` is the Hive partition, as of objects."""
     return _schema(

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from fossilray.cli import about, care, look, plan, work
+from fossilray.cli import about, care, curate, look, plan, work
 from fossilray.cli.shared import err
 from fossilray.errors import FossilrayError, UsageError
 from fossilray.tables import printable
@@ -24,6 +24,7 @@ for command in (
     *(work.process, work.catalog, plan.estimate),
     *(look.status, look.report, look.query, look.crops, look.export),
     *(care.failures, care.retry, care.verify, care.gc, care.compact),
+    curate.curate,
     *(work.synth, work.demo),
     *(about.doctor, about.version),
 ):

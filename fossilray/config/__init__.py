@@ -1,6 +1,13 @@
 """The one configuration of the slide job."""
 
-from fossilray.config.loading import default_yaml, document_config, load_config, load_train_config
+from fossilray.config.curation import CurationConfig
+from fossilray.config.loading import (
+    default_yaml,
+    document_config,
+    load_config,
+    load_curation_config,
+    load_train_config,
+)
 from fossilray.config.sections import (
     AccessConfig,
     ClassicalConfig,
@@ -22,6 +29,7 @@ __all__ = [
     "AccessConfig",
     "ClassicalConfig",
     "CropsConfig",
+    "CurationConfig",
     "DetectorConfig",
     "EmbedderConfig",
     "MergeConfig",
@@ -36,5 +44,6 @@ __all__ = [
     "default_yaml",
     "document_config",
     "load_config",
+    "load_curation_config",
     "load_train_config",
 ]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from fossilray.config.curation import CurationConfig
 from fossilray.config.sections import KEPT_BACK, RunConfig, Section
 from fossilray.config.training import TrainConfig
 from fossilray.errors import ConfigError
+
+Config = TypeVar("Config", bound=Section)
 
 
 def load_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> RunConfig:
@@ -20,13 +23,7 @@ def load_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()
     Raises:
         ConfigError: the file cannot be read, or a key or value is not one fossilray knows.
     """
-    tree = _read_yaml(path) if path is not None else {}
-    for assignment in assignments:
-        _assign(tree, assignment)
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_first_fault(error, path)) from None
+    return _load(RunConfig, path, assignments)
 
 
 def load_train_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> TrainConfig:
@@ -35,13 +32,16 @@ def load_train_config(path: Path | None, assignments: list[str] | tuple[str, ...
     Raises:
         ConfigError: as load_config.
     """
-    tree = _read_yaml(path) if path is not None else {}
-    for assignment in assignments:
-        _assign(tree, assignment)
-    try:
-        return TrainConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_first_fault(error, path)) from None
+    return _load(TrainConfig, path, assignments)
+
+
+def load_curation_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> CurationConfig:
+    """A curation's configuration, from a YAML file and assignments `field=value`.
+
+    Raises:
+        ConfigError: as load_config.
+    """
+    return _load(CurationConfig, path, assignments)
 
 
 def document_config() -> Iterator[tuple[str, Any, str]]:
@@ -52,6 +52,16 @@ def document_config() -> Iterator[tuple[str, Any, str]]:
 def default_yaml() -> str:
     """The default configuration as YAML, each field under its description."""
     return "\n".join(_yaml_lines(RunConfig(), indent="")) + "\n"
+
+
+def _load(kind: type[Config], path: Path | None, assignments: list[str] | tuple[str, ...]) -> Config:
+    tree = _read_yaml(path) if path is not None else {}
+    for assignment in assignments:
+        _assign(tree, assignment)
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_first_fault(error, path)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

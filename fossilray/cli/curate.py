@@ -1,0 +1,54 @@
+"""The command that chooses which crops of runs to learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fossilray.cli.shared import ConfigOption, SetOption, err, out, settings
+
+
+def curate(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Run directories or compacted datasets, local or s3://…, with embeddings."
+        ),
+    ],
+    out_file: Annotated[
+        str, typer.Option("--out", help="Table to write, local or s3://…; the page is named alike, .html.")
+    ] = "curation.parquet",
+    rules: Annotated[
+        Path | None, typer.Option("--rules", help="YAML file of thresholds and numbers of clusters.")
+    ] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option("--rule", help="One of them, e.g. black_opacity=0.5; may be repeated.")
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Sort crops into clusters of look-alikes, leave out black, empty, blurry and crowded ones, balance the rest."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from fossilray.config import load_curation_config
+    from fossilray.learn.curation import curate as curate_runs
+    from fossilray.learn.curation_objects import slides_with_objects
+    from fossilray.store import open_run
+
+    chosen = load_curation_config(rules, rule or [])
+    access = settings(config, set_).store
+    stores = [open_run(run, access) for run in runs]
+    columns = (TextColumn("curating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("", total=sum(len(slides_with_objects(store)) for store in stores))
+        record = curate_runs(stores, out_file, chosen, access=access, on_slide=lambda: progress.advance(task))
+    kept = sum(one.reason is None for one in record.clusters)
+    out.print(
+        f"{record.kept:,} of {record.objects:,} objects kept, {kept} of {len(record.clusters)} clusters -> {out_file}, "
+        f"{out_file.removesuffix('.parquet')}.html",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
