@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,21 @@ from drawn_crops import draw_folder
 
 from fossilray.config import EmbedderConfig, TrainConfig
 from fossilray.embed.loading import load_embedder
-from fossilray.errors import TrainingDiverged, UsageError, WeightsError
+from fossilray.errors import StoreError, TrainingDiverged, UsageError, WeightsError
 from fossilray.learn.loop import Loop, Result, TrainingProgress
 from fossilray.learn.training_checkpoint import latest_checkpoint
 from fossilray.learn.training_data import open_sources
 
 TINY = {"channels": [8, 8, 16, 16]}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads cost such small networks more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +75,9 @@ def test_drawn_shapes_are_learned_and_the_backbone_embeds_as_the_embedder_takes_
     assert result.finished
     assert np.mean(seen[-5:]) < 0.85 * np.mean(seen[:5])
     assert result.probe["nearest_f1"] > 0.5  # of four classes
+    assert "were trained on: these figures flatter" in (tmp_path / "training.html").read_text(
+        encoding="utf-8"
+    )
     embedder = load_embedder(EmbedderConfig(weights=f"file:{result.backbone}"), device="cpu")
     assert embedder is not None
     vectors = embedder.embed(np.full((2, 224, 224, 3), 200, np.uint8))
@@ -131,8 +144,83 @@ def test_classes_held_out_are_judged_and_not_learned(crops: Path, tmp_path: Path
         train(a_config(crops, data={"sources": [str(crops)], "hold_out": ["class9"]}), tmp_path / "no")
 
 
+def test_crops_that_do_not_decode_are_counted_and_too_many_refused(tmp_path: Path) -> None:
+    folder = draw_folder(tmp_path / "shapes", classes=2)
+    for number in range(2):
+        (folder / "class0" / f"{number}.png").write_bytes(b"no image")
+    few = {"classes_per_batch": 2, "crops_per_class": 2}
+    for held_gb in (1.0, 0.0):
+        data = {"sources": [str(folder)], "held_gb": held_gb}
+        result = train(a_config(folder, data=data, supcon=few, steps=12), tmp_path / str(held_gb))
+        assert result.failed_crops == 2
+        strict = a_config(folder, data={**data, "max_failed_share": 0.0}, supcon=few)
+        with pytest.raises(StoreError, match=r"class0/[01]\.png"):
+            train(strict, tmp_path / "strict")
+
+
 def test_accumulated_batches_make_one_step(crops: Path, tmp_path: Path) -> None:
     config = a_config(crops, steps=3, accumulate=2)
     result = train(config, tmp_path)
     assert result.position.step == 3
     assert len(losses(tmp_path)) == 3
+
+
+VIT = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 8}
+
+
+DINO: dict[str, Any] = {
+    "arch": "vit_tiny_patch16_224",
+    "arch_kwargs": VIT,
+    "dino": {"outputs": 64, "hidden": 32, "bottleneck": 16},
+    "views": {"local_px": 16, "local_count": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "network"),
+    [
+        ("simclr", {}),
+        ("byol", {"byol": {"hidden": 32, "projection": 16}}),
+        ("simsiam", {"simsiam": {"hidden": 16, "projection": 32}}),
+        ("dino", DINO),
+    ],
+)
+def test_every_method_without_labels_goes_on_to_the_same_curve_and_weights(
+    crops: Path, tmp_path: Path, method: str, network: dict[str, Any]
+) -> None:
+    config = without_labels(crops, method, network)
+    whole = train(config, tmp_path / "whole", stop_after=4)
+    train(config, tmp_path / "parts", stop_after=2)
+    resumed = train(config, tmp_path / "parts", stop_after=4, resume=True)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    one, other = (torch.load(result.checkpoint, weights_only=True) for result in (whole, resumed))
+    for name, tensor in one["method"].items():
+        assert torch.equal(tensor, other["method"][name]), name
+
+
+def test_teacher_of_dino_is_exported_for_dinos_scripts_and_tuned_from_there(
+    crops: Path, tmp_path: Path
+) -> None:
+    config = without_labels(crops, "dino", DINO)
+    result = train(config, tmp_path)
+    held = torch.load(tmp_path / "checkpoint_dino.pth", weights_only=True)
+    checkpoint = torch.load(result.checkpoint, weights_only=True)
+    for name, tensor in checkpoint["method"].items():
+        if name.startswith("teacher."):
+            assert torch.equal(held["teacher"][f"module.backbone.{name.removeprefix('teacher.')}"], tensor)
+    for weights in (result.backbone, tmp_path / "checkpoint_dino.pth"):
+        tuned = without_labels(crops, "dino", {**DINO, "init": f"file:{weights}"})
+        again = train(tuned, tmp_path / "tuned", stop_after=1)
+        assert again.position.step == 1
+
+
+def without_labels(crops: Path, method: str, network: dict[str, Any]) -> TrainConfig:
+    given: dict[str, Any] = {
+        "method": method,
+        "steps": 6,
+        "batch": 8,
+        "views": {},
+        "supcon": {},
+        "input_px": 32,
+    }
+    return a_config(crops, **{**given, **network})

@@ -87,10 +87,11 @@ class ScheduleConfig(Section):
 class ViewsConfig(Section):
     """The random views that a backbone is shown."""
 
-    kind: Literal["fossil", "paper", "multicrop"] = Field(
+    kind: Literal["fossil", "paper", "multicrop", "multicrop_microscope"] = Field(
         "fossil",
         description="fossil: turned in true proportions, other staining and focus; paper: appendix C of Martinsen et "
-        "al. 2024; multicrop: DINO's global and local crops.",
+        "al. 2024; multicrop: DINO's global and local crops, as published; multicrop_microscope: the same for "
+        "transmitted light, turned and never solarised.",
     )
     early_px: int | None = Field(None, ge=16, description="Side of the views at first; unset: input_px.")
     early_share: float = Field(0.6, ge=0, le=1, description="Share of the training that early_px lasts.")

@@ -68,6 +68,8 @@ class Result:
     checkpoint: Path
     backbone: Path | None
     """The finished file; None on other workers than the first, or before the end."""
+    failed_crops: int
+    """Crops that this worker could not decode; others stood in for them."""
     probe: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -146,10 +148,10 @@ class Loop:
         finally:
             if log is not None:
                 log.close()
-        checkpoint = self._save()
+        checkpoint, failed = self._save(), len(self._batches.failed_rows)
         if not (finished and self._is_first):
-            return Result(finished, self._position, self._mean_loss(), checkpoint, None)
-        return self._finish(checkpoint)
+            return Result(finished, self._position, self._mean_loss(), checkpoint, None, failed)
+        return self._finish(checkpoint, failed)
 
     @property
     def _is_first(self) -> bool:
@@ -253,7 +255,7 @@ class Loop:
         # With other workers than before, the same share of the epoch is behind them.
         self._position = replace(at, batch=at.batch * checkpoint.world // self._together.world)
 
-    def _finish(self, checkpoint: Path) -> Result:
+    def _finish(self, checkpoint: Path, failed: int) -> Result:
         network = self._learner.method.backbone_for_export()
         name = self._config.name or f"{self._config.method}-{self._backbone.architecture.name}"
         meta = self._backbone.meta(name=name, input_px=self._config.seen_px)
@@ -265,12 +267,15 @@ class Loop:
             self._folder,
             self._config,
             name=name,
+            failed=failed,
             probe=self._probe_crops,
             vectors=vectors,
             shown=batch.pixels[:_SHOWN],
             views=self._some_views(batch),
         )
-        return Result(True, self._position, self._mean_loss(), checkpoint, written, self._judge(vectors))
+        return Result(
+            True, self._position, self._mean_loss(), checkpoint, written, failed, self._judge(vectors)
+        )
 
     def _some_views(self, batch: CropBatch) -> list[torch.Tensor]:
         some = CropBatch(

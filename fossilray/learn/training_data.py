@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from fossilray.config import StoreConfig
 from fossilray.config.training import TrainConfig, TrainDataConfig
-from fossilray.errors import UsageError
+from fossilray.errors import StoreError, UsageError
 from fossilray.learn.crop_fetch import FetchedCrops
-from fossilray.learn.crop_stream import CropBatch, CropStream
+from fossilray.learn.crop_stream import FORGIVEN_FAULTS, CropBatch, CropStream
 from fossilray.learn.crop_table import CropTable, open_crops
 
 
@@ -30,6 +30,11 @@ class Batches(Protocol):
 
     @property
     def batches_per_epoch(self) -> int: ...
+
+    @property
+    def failed_rows(self) -> frozenset[int]:
+        """Rows of the table that could not be decoded so far; others stood in for them."""
+        ...
 
     def epoch(self, number: int, *, start: int = 0) -> Iterator[CropBatch]:
         """The batches of an epoch, of which `start` were taken before."""
@@ -83,6 +88,7 @@ class LabelledBatches:
         self._table, self._config, self._asked = table, config, config.supcon
         self._side_px, self._rank, self._world = side_px, rank, world
         self._label = label = table.label
+        self._failed: set[int] = set()
         known = np.flatnonzero(label >= 0)
         self._held = self._hold(known)
         usable = known if self._held is None else known[~self._held.failed]
@@ -97,6 +103,11 @@ class LabelledBatches:
     def batches_per_epoch(self) -> int:
         labelled = self._asked.classes_per_batch * self._asked.crops_per_class
         return max(1, self._count // (labelled * self._world))
+
+    @property
+    def failed_rows(self) -> frozenset[int]:
+        """Of the labelled crops."""
+        return frozenset(self._failed)
 
     def epoch(self, number: int, *, start: int = 0) -> Iterator[CropBatch]:
         others = self._unlabelled_batches(number, start)
@@ -119,9 +130,7 @@ class LabelledBatches:
         if self._held is not None:
             places = self._place[rows]
             return CropBatch(self._held.pixels[places], self._held.shape[places], rows, self._label[rows])
-        data = self._config.data
-        found = self._table.fetch(rows, side_px=self._side_px, threads=data.threads)
-        _refuse_many_failures(found, data, self._table, rows)
+        found = self._read(rows)
         # Another crop of the batch stands in for one that does not decode: batches keep their size.
         stand_in = np.flatnonzero(~found.failed)[0]
         order = np.where(found.failed, stand_in, np.arange(len(rows)))
@@ -131,9 +140,20 @@ class LabelledBatches:
         data = self._config.data
         if len(known) * self._side_px**2 * 3 > data.held_gb * 1e9:
             return None
-        held = self._table.fetch(known, side_px=self._side_px, threads=data.threads)
-        _refuse_many_failures(held, data, self._table, known)
-        return held
+        return self._read(known)
+
+    def _read(self, rows: NDArray[np.int64]) -> FetchedCrops:
+        found = self._table.fetch(rows, side_px=self._side_px, threads=self._config.data.threads)
+        self._failed.update(rows[found.failed].tolist())
+        share, failed = self._config.data.max_failed_share, len(self._failed)
+        allowed = max(FORGIVEN_FAULTS, share * len(self._label)) if share else 0
+        if found.failed.all() or (found.faults and failed > allowed):
+            first = int(rows[np.flatnonzero(found.failed)[0]])
+            raise StoreError(
+                f"{failed} of {len(self._label)} crops could not be decoded, more than data.max_failed_share={share} "
+                f"allows ({self._table.name(first)}: {found.faults[0]}); replace them, or raise the share"
+            )
+        return found
 
     def _class_pools(self, usable: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """The classes to draw from, by the group that most crops of a class are of; or all in one."""
@@ -220,15 +240,3 @@ def _with_classes_in_use(table: CropTable) -> CropTable:
     number = np.full(len(table.classes) + 1, -1, np.int64)
     number[used] = np.arange(len(used))
     return table.with_labels(number[label], [table.classes[c] for c in used.tolist()])
-
-
-def _refuse_many_failures(
-    found: FetchedCrops, data: TrainDataConfig, table: CropTable, rows: NDArray[np.int64]
-) -> None:
-    failed = int(found.failed.sum())
-    if failed and (failed > data.max_failed_share * len(rows) or failed == len(rows)):
-        first = int(rows[np.flatnonzero(found.failed)[0]])
-        raise UsageError(
-            f"{failed} of {len(rows)} crops could not be decoded, more than data.max_failed_share="
-            f"{data.max_failed_share} ({table.name(first)}: {found.faults[0]}); replace them, or raise the share"
-        )

@@ -32,7 +32,9 @@ def draw_curves(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> st
         return ""
     lines = -(-len(present) // 3)
     with mpl.rc_context({"svg.hashsalt": "training", "font.size": 9, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(11, 2.3 * lines), layout="constrained")
+        figure = Figure(figsize=(11, 2.3 * lines))
+        # Half the time of a layout engine, for panels that are all alike.
+        figure.subplots_adjust(0.06, 0.2 / lines, 0.99, 1 - 0.12 / lines, 0.22, 0.45)
         for place, name in enumerate(present):
             panel = figure.add_subplot(lines, 3, place + 1)
             points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]

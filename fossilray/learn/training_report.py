@@ -29,6 +29,7 @@ def write_training_report(
     config: TrainConfig,
     *,
     name: str,
+    failed: int,
     probe: ProbeCrops,
     vectors: NDArray[np.floating],
     shown: NDArray[np.uint8],
@@ -36,7 +37,8 @@ def write_training_report(
 ) -> Path:
     """training.html from the CSV files of the folder and these pictures; its path.
 
-    vectors: of the probe's crops. shown: crops (n, S, S, 3); views: what became of them, (n, 3, S, S) in 0..1 each.
+    failed: crops that did not decode. vectors: of the probe's crops. shown: crops (n, S, S, 3); views: what became of
+    them, (n, 3, S, S) in 0..1 each.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -48,6 +50,7 @@ def write_training_report(
     last_metrics, last_probe = (rows[-1] if rows else {} for rows in (metrics, probes))
     page = environment.get_template("training.html.j2").render(
         name=name,
+        failed=failed,
         config=config,
         settings=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
         metrics=last_metrics,

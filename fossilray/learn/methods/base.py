@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from fossilray.config.training import TrainConfig
-from fossilray.learn.methods.viewing import Viewer, make_viewer
+from fossilray.learn.methods.viewing import Viewer
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
 
@@ -48,7 +48,7 @@ class Method(torch.nn.Module, ABC):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.gather: Gather = _as_it_is
         """What brings the vectors (n, d) of all workers together, (world * n, d), gradients included."""
-        self._viewer: Viewer = make_viewer(config.views, side_px=config.input_px, count=self.views_per_crop)
+        self._viewer = Viewer(config.views, side_px=config.input_px, count=self.views_per_crop)
 
     @property
     def views_per_crop(self) -> int:
