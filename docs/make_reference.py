@@ -35,17 +35,23 @@ def main() -> None:
 
 def reference_pages() -> dict[str, str]:
     """Every reference page by its path below docs/."""
-    commands = {f"commands/{name}.md": _command_page(name, function) for name, function in commands_by_name()}
+    commands = {
+        f"commands/{name.replace(' ', '-')}.md": _command_page(name, function)
+        for name, function in commands_by_name()
+    }
     sections = {f"configuration/{name}.md": text for name, text in _section_pages()}
     return {**commands, **sections}
 
 
 def commands_by_name() -> list[tuple[str, Callable[..., object]]]:
-    """The program's commands and the functions behind them."""
+    """The program's commands and the functions behind them; one of a group has two words."""
     found = []
-    for command in app.registered_commands:
-        assert command.callback is not None
-        found.append((command.name or command.callback.__name__, command.callback))
+    groups = [(f"{group.name} ", group.typer_instance) for group in app.registered_groups]
+    for prefix, holder in [("", app), *groups]:
+        assert holder is not None
+        for command in holder.registered_commands:
+            assert command.callback is not None
+            found.append((prefix + (command.name or command.callback.__name__), command.callback))
     return found
 
 

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from fossilray.cli import about, care, curate, look, plan, work
+from fossilray.cli import about, care, curate, evaluate, look, plan, work
 from fossilray.cli.shared import err
 from fossilray.errors import FossilrayError, UsageError
 from fossilray.tables import printable
@@ -25,11 +25,16 @@ for command in (
     *(look.status, look.report, look.query, look.crops, look.export),
     *(care.failures, care.retry, care.verify, care.gc, care.compact),
     curate.curate,
+    evaluate.evaluate,
     *(work.synth, work.demo),
     *(about.doctor, about.version),
 ):
     app.command()(command)
 app.command(name="config")(about.print_config)
+
+classify = typer.Typer(help="Classifiers: taught on labels, asked about a run.", no_args_is_help=True)
+classify.command(name="train")(evaluate.classify_train)
+app.add_typer(classify, name="classify")
 
 
 def main() -> None:

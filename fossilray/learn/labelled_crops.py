@@ -99,4 +99,6 @@ def read_image(image: Path | bytes, *, name: str) -> NDArray[np.uint8]:
             return np.asarray(file.convert("RGB"))
     # Pillow's own limit is an error of another family; a broken PNG is a SyntaxError.
     except (OSError, UnidentifiedImageError, Pillow.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise UsageError(f"{name} cannot be decoded ({error}); remove or replace it") from None
+        # Pillow would name the buffer, by an address that is another each time.
+        why = "no image format" if isinstance(error, UnidentifiedImageError) else error
+        raise UsageError(f"{name} cannot be decoded ({why}); remove or replace it") from None

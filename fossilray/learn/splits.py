@@ -37,6 +37,10 @@ def stratified_split(
     pictures = pictures[order]
     counts = np.bincount(label[pictures], minlength=int(label.max(initial=0)) + 1)
     divided = pictures[counts[label[pictures]] > 1]
+    if (counts > 1).sum() < 2:
+        raise UsageError(
+            "fewer than two classes have two pictures, so none can be left out; give more labels"
+        )
     try:
         train, test = train_test_split(
             divided, test_size=test_share, stratify=label[divided], random_state=seed

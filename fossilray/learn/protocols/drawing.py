@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = "osD^vP"
-_COLOURS = 20
+_COLOURS = 10
 
 
 def lay_out_by_tsne(vectors: NDArray[np.floating], *, seed: int = 0) -> NDArray[np.float32]:
@@ -47,19 +47,20 @@ def draw_map(
     with _style(title):
         figure = _figure(9.5, 6.2)
         axes = figure.subplots()
-        colours = mpl.colormaps["tab20"]
+        colours = mpl.colormaps["tab10"]
         for number, name in enumerate(classes):
             own = places[label == number]
             axes.scatter(
                 own[:, 0],
                 own[:, 1],
-                s=17,
+                s=26,
                 color=colours(number % _COLOURS),
                 marker=_MARKERS[number // _COLOURS % len(_MARKERS)],
                 linewidths=0.3,
                 edgecolors="white",
                 label=name,
             )
+        axes.spines[:].set_visible(False)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_title(title, loc="left")

@@ -1,0 +1,179 @@
+"""Commands that teach classifiers from labels, and judge backbones by labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from fossilray.cli.shared import ConfigOption, SetOption, err, open_store, out
+
+if TYPE_CHECKING:
+    from fossilray.learn.labelled import LabelFindings, LabelledSet
+
+HeadName = Literal["knn", "logistic", "linear", "svm", "mlp"]
+ProtocolName = Literal["martinsen2024", "scampi"]
+DistanceName = Literal["euclidean", "cosine"]
+
+LabelsOption = Annotated[
+    Path,
+    typer.Option(
+        "--labels",
+        help="Folder of <class>/<image>, or a CSV: path and genus, or slide_id, object_id and genus with --run.",
+    ),
+]
+BackboneOption = Annotated[
+    str,
+    typer.Option(
+        "--backbone",
+        help="bundled, a file of weights, timm:NAME, random:NAME (before it learned; random:bundled too), "
+        "handcrafted (gradients, colours, shape), or run (the vectors that --run holds).",
+    ),
+]
+RunOption = Annotated[
+    str | None, typer.Option("--run", help="Where the objects are that a CSV labels: a local path or s3://…")
+]
+InputOption = Annotated[
+    int | None,
+    typer.Option(
+        "--input-px", min=16, max=1024, help="Side at which the network sees crops; default: its own."
+    ),
+]
+SeedOption = Annotated[int, typer.Option(help="Of random networks, folds and first weights.")]
+
+
+def classify_train(
+    labels: LabelsOption,
+    out_file: Annotated[Path, typer.Option("--out", help="Head to write, .safetensors.")],
+    backbone: BackboneOption = "bundled",
+    head: Annotated[
+        HeadName, typer.Option(help="What tells classes apart; logistic and svm weigh classes alike.")
+    ] = "logistic",
+    run: RunOption = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of knn.")] = 10,
+    input_px: InputOption = None,
+    seed: SeedOption = 0,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Teach a classifier on labelled crops, and say how it does on crops left out; `classify run` labels a run."""
+    from fossilray.learn.backbones import describe_labelled
+    from fossilray.learn.head_training import train_and_judge
+    from fossilray.learn.heads import head_digest, save_head
+
+    labelled = _load(labels, run, config, set_)
+    with _saying("vectors"):
+        described = describe_labelled(labelled, backbone, input_px=input_px, seed=seed)
+    with _saying(f"{head} head"):
+        trained, judged = train_and_judge(labelled, described, kind=head, k=k, seed=seed)
+    save_head(out_file, trained)
+    _print_findings(labelled)
+    if judged is None:
+        out.print("too few crops of each class to leave some out, so nobody knows how well it does")
+    else:
+        out.print(
+            f"on crops left out, {judged.splits} times a fifth: recall {judged.recall:.3f}, precision "
+            f"{judged.precision:.3f}, accuracy {judged.accuracy:.3f}, log loss {judged.log_loss:.3f}",
+            highlight=False,
+        )
+    out.print(
+        f"{head} head for {len(trained.classes)} classes, sha256 {head_digest(out_file)[:12]}… -> {out_file}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def evaluate(
+    labels: LabelsOption,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the page, tables and pictures.")],
+    protocol: Annotated[
+        ProtocolName, typer.Option(help="martinsen2024: classification; scampi: retrieval.")
+    ] = "martinsen2024",
+    backbone: BackboneOption = "bundled",
+    run: RunOption = None,
+    distance: Annotated[
+        DistanceName, typer.Option(help="Of scampi's retrievals; the published one is euclidean.")
+    ] = "euclidean",
+    splits: Annotated[int, typer.Option(min=1, max=100, help="Stratified splits; published: 10.")] = 10,
+    no_maps: Annotated[bool, typer.Option("--no-maps", help="Leave out t-SNE and UMAP.")] = False,
+    input_px: InputOption = None,
+    seed: SeedOption = 0,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Judge a backbone by labelled crops as a published protocol does: one page, tables as CSV and JSON, pictures."""
+    from fossilray.learn.backbones import describe_labelled
+    from fossilray.learn.protocols.evaluation import evaluate_backbone
+
+    labelled = _load(labels, run, config, set_)
+    with _saying("vectors"):
+        described = describe_labelled(labelled, backbone, input_px=input_px, seed=seed)
+    with _saying(protocol) as say:
+        found = evaluate_backbone(
+            labelled,
+            described,
+            protocol=protocol,
+            out=out_dir,
+            labels=str(labels),
+            splits=splits,
+            distance=distance,
+            maps=not no_maps,
+            told=lambda done, of: say(f"{protocol}: split {done} of {of}"),
+        )
+    _print_findings(labelled)
+    table = Table("figure", "value", "±")
+    for name, value in found.figures.items():
+        if not name.endswith(" deviation"):
+            spread = found.figures.get(f"{name} deviation")
+            table.add_row(escape(name), f"{value:.3f}", "" if spread is None else f"{spread:.3f}")
+    out.print(table)
+    out.print(f"page: {found.page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _load(labels: Path, run: str | None, config: Path | None, set_: list[str] | None) -> LabelledSet:
+    from fossilray.learn.labelled import load_labels
+
+    with _saying("labels"):
+        return load_labels(labels, run=None if run is None else open_store(run, config, set_))
+
+
+def _print_findings(labelled: LabelledSet) -> None:
+    found: LabelFindings = labelled.findings
+    lines = [f"{len(labelled)} labelled crops of {len(labelled.crops.classes)} classes"]
+    if found.unreadable:
+        lines.append(
+            f"{len(found.unreadable)} left out: {_few([f'{n}: {why}' for n, why in found.unreadable])}"
+        )
+    if found.unlabelled:
+        lines.append(f"{found.unlabelled} rows have no genus")
+    if found.singletons:
+        lines.append(
+            f"{len(found.singletons)} classes of one crop, never asked about: {_few(found.singletons)}"
+        )
+    if found.duplicates:
+        groups = [" = ".join(group) for group in found.duplicates]
+        lines.append(
+            f"{len(groups)} pictures there more than once, kept on one side of a split: {_few(groups)}"
+        )
+    if found.conflicts:
+        groups = [" = ".join(group) for group in found.conflicts]
+        lines.append(f"{len(groups)} of them under different labels: {_few(groups)}")
+    for line in lines:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _few(names: list[str] | tuple[str, ...]) -> str:
+    return "; ".join(names[:5]) + (f"; and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+@contextmanager
+def _saying(what: str) -> Iterator[Callable[[str], None]]:
+    """Say on stderr what is being done, where somebody watches."""
+    with err.status(f"{what} …") as status:
+        yield lambda text: status.update(f"{text} …")
