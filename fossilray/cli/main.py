@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from fossilray.cli import about, care, curate, evaluate, look, plan, work
+from fossilray.cli import about, care, curate, evaluate, learn, look, plan, work
 from fossilray.cli.shared import err
 from fossilray.errors import FossilrayError, UsageError
 from fossilray.tables import printable
@@ -35,6 +35,10 @@ app.command(name="config")(about.print_config)
 classify = typer.Typer(help="Classifiers: taught on labels, asked about a run.", no_args_is_help=True)
 classify.command(name="train")(evaluate.classify_train)
 app.add_typer(classify, name="classify")
+
+train = typer.Typer(help="Trainings of networks.", no_args_is_help=True)
+train.command(name="backbone")(learn.train_backbone)
+app.add_typer(train, name="train")
 
 
 def main() -> None:

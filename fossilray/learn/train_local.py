@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -18,9 +20,15 @@ from fossilray.learn.training_screen import show_training
 
 
 def train_local(
-    config: TrainConfig, folder: Path, *, report: Callable[[TrainingProgress], None] = lambda _: None
+    config: TrainConfig,
+    folder: Path,
+    *,
+    report: Callable[[TrainingProgress], None] = lambda _: None,
+    stop: threading.Event | None = None,
 ) -> Result:
     """Train one worker's backbone in a folder, from its last checkpoint if it has one.
+
+    stop: once set, the training writes a checkpoint and returns.
 
     Raises:
         UsageError: a GPU is demanded and absent; and as Loop and Loop.run.
@@ -31,7 +39,29 @@ def train_local(
     if config.torch_threads is not None:
         torch.set_num_threads(config.torch_threads)
     loop = Loop(config, open_sources(config.data), device=device, folder=folder, report=report)
-    return loop.run(latest_checkpoint(folder / "checkpoints"))
+    with stopping_when((stop or threading.Event()).is_set, loop.ask_to_stop):
+        return loop.run(latest_checkpoint(folder / "checkpoints"))
+
+
+@contextmanager
+def stopping_when(asked: Callable[[], bool], stop: Callable[[], None]) -> Iterator[None]:
+    """While the block lasts, look every half second whether it is asked to end, and call `stop` once if so."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if asked():
+                stop()
+                return
+            over.wait(0.5)
+
+    watcher = threading.Thread(target=watch, name="stopping-when", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def choose_device(config: TrainConfig) -> str:

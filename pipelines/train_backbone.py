@@ -1,0 +1,16 @@
+"""A training as `ray job submit` runs it: python pipelines/train_backbone.py OUT --source RUN --method simclr.
+
+Inside a Ray job the cluster is the one the job was submitted to; elsewhere a private Ray is started.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from fossilray.cli import main
+
+if __name__ == "__main__":
+    inside_a_ray_job = "RAY_ADDRESS" in os.environ
+    sys.argv[1:1] = ["train", "backbone", *(["--address", "auto"] if inside_a_ray_job else [])]
+    main()
