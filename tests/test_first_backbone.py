@@ -14,7 +14,6 @@ from fossilray.learn.first_backbone import (
     FirstRecipe,
     judge_network,
     random_network,
-    supervised_contrast,
     train_first_backbone,
 )
 from fossilray.learn.labelled_crops import LabelledCrops, hold_out, load_labelled_crops
@@ -80,22 +79,6 @@ def test_retrieval_figures_of_a_case_worked_by_hand() -> None:
     assert figures.macro_f1 == pytest.approx((4 / 5 + 4 / 5) / 2)
     # Of the N_k = 1, 1, 2, 2, 2 nearest, of their class: 1, 1, 0, 2, 2.
     assert figures.precision_at_nk == pytest.approx((1 + 1 + 0 + 1 + 1) / 5)
-
-
-def test_supervised_contrast_is_the_papers_sum() -> None:
-    torch.manual_seed(3)
-    vectors = torch.randn(6, 4, dtype=torch.float64)
-    label = [0, 0, 1, 1, 1, 2]
-    z = (vectors / vectors.norm(dim=1, keepdim=True)).numpy()
-    terms = []
-    for i in range(6):
-        positives = [p for p in range(6) if p != i and label[p] == label[i]]
-        others = sum(np.exp(z[i] @ z[a] / 0.1) for a in range(6) if a != i)
-        if positives:
-            terms.append(-np.mean([np.log(np.exp(z[i] @ z[p] / 0.1) / others) for p in positives]))
-    assert float(supervised_contrast(vectors, torch.tensor(label), temperature=0.1)) == pytest.approx(
-        np.mean(terms)
-    )
 
 
 def test_views_repeat_with_their_generator_and_keep_clear_field_clear(crops: LabelledCrops) -> None:

@@ -143,6 +143,8 @@ class _Learner:
         """Learn from one batch; progress in 0..1 sets the learning rate (rise for 5 %, then half a cosine)."""
         import torch.nn.functional as F
 
+        from fossilray.learn.methods.contrast import supervised_contrast
+
         rate = self._recipe.learning_rate * min(1.0, progress / 0.05 + 0.01)
         for group in self._optimiser.param_groups:
             group["lr"] = rate * 0.5 * (1 + np.cos(np.pi * progress))
@@ -169,24 +171,6 @@ class _Learner:
                     kept.lerp_(new, 1 - decay)
                 else:
                     kept.copy_(new)
-
-
-def supervised_contrast(vectors: torch.Tensor, label: torch.Tensor, *, temperature: float) -> torch.Tensor:
-    """Supervised contrastive loss L_out (Khosla et al. 2020, eq. 2) of vectors (n, d) of any length.
-
-    The mean over crops that have another of their class in the batch.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    unit = F.normalize(vectors, dim=1)
-    own = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    logits = (unit @ unit.T / temperature).masked_fill(own, float("-inf"))
-    log_share = logits - logits.logsumexp(dim=1, keepdim=True)
-    positive = (label[:, None] == label[None, :]) & ~own
-    count = positive.sum(dim=1)
-    mean = log_share.masked_fill(~positive, 0.0).sum(dim=1) / count.clamp(min=1)
-    return -mean[count > 0].mean()
 
 
 def _progress(taken: int, steps: int | None, seconds: float, minutes: float) -> float:
