@@ -143,8 +143,9 @@ def run_ours_apart(path: Path, config: RunConfig, run: Path) -> Taken:
     """A worker's stages one after the other, each by the function that the worker calls.
 
     read: the overview and every tile for a detector that sees nothing. detect: the same with the real one, less
-    what reading took (on the clock: not less). cut: crops for a writer that keeps them, less measuring them.
-    measure, encode: of those crops, the latter into Zarr. Only the whole work has the table and the commit.
+    what reading took (on the clock: not less). cut: crops for a writer that drops them, less measuring them;
+    memory for all of a slide's would cost half as much again. measure, encode: of crops cut once more, the latter
+    into Zarr. Only the whole work has the table and the commit.
     """
     detector = _detector(config)
     watch = Stopwatch()
@@ -158,9 +159,10 @@ def run_ours_apart(path: Path, config: RunConfig, run: Path) -> Taken:
                 seen = look_over(slide, readers, detector=detector, **_as_worker(config))
             with watch.stage("merge"):
                 boxes = merge_tiles(seen.tiles, info=slide.info, merge=config.merge)
-            kept = _Kept()
             with watch.stage("cut"):
-                _cut(slide, readers, boxes, kept, config, seen.coarsest_level)
+                _cut(slide, readers, boxes, _Kept(keeps=False), config, seen.coarsest_level)
+            kept = _Kept()
+            _cut(slide, readers, boxes, kept, config, seen.coarsest_level)
             background = estimate_background(slide)
             with watch.stage("picture"):
                 picture, shown = slide.thumbnail(LONGEST_SIDE_PX)
