@@ -84,6 +84,7 @@ def compare(kind: Kind, crops: int, rounds: int, workers: list[int]) -> None:
         loaders = [Loader(Crops(source, kind), count) for source in (list(kept), encoded)]
         ways[f"DataLoader, {count} workers"] = loaders[0].run
         ways[f"JPEG, DataLoader, {count} workers"] = loaders[1].run
+    batched(kind, kept[:BATCH])  # starts PyTorch's threads
     best: dict[str, float] = {}
     for _ in range(rounds):
         for name, way in ways.items():
