@@ -433,6 +433,8 @@ class Outcome:
     failure: Failure | None = None
     submitted: bool = False
     """The objects file waits below pending/ for the driver, who alone commits (`store.single_writer`)."""
+    answered: int | None = None
+    """Objects about which this attempt committed answers, where they are the work and not the slide itself."""
 
 
 class Worker(Protocol):

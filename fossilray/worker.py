@@ -133,7 +133,7 @@ class SlideWorker:
         if state is None:
             return None
         fetched_bytes = self._stager.fetched_bytes if state.stage == "fetch" else 0
-        return replace(state, resident_bytes=_resident_bytes(), fetched_bytes=fetched_bytes)
+        return replace(state, resident_bytes=resident_bytes(), fetched_bytes=fetched_bytes)
 
     def close(self) -> None:
         self._stager.close()
@@ -316,8 +316,7 @@ def _slide_error(caught: Exception, row: CatalogRow) -> SlideError | None:
     """What befell the slide; None for an error that is neither its own nor a lack of memory."""
     if isinstance(caught, SlideError):
         return caught
-    # torch and OpenCV report it as a RuntimeError and an error of their own.
-    if not isinstance(caught, MemoryError) and not _OUT_OF_MEMORY.search(str(caught)):
+    if not is_lack_of_memory(caught):
         return None
     return OutOfMemory(
         f"{row.path}: memory ran out ({' '.join(str(caught).split())[:200] or 'MemoryError'}); give workers more "
@@ -325,7 +324,12 @@ def _slide_error(caught: Exception, row: CatalogRow) -> SlideError | None:
     )
 
 
-def _resident_bytes() -> int:
+def is_lack_of_memory(caught: Exception) -> bool:
+    """Whether memory ran out; torch and OpenCV report it as a RuntimeError and an error of their own."""
+    return isinstance(caught, MemoryError) or _OUT_OF_MEMORY.search(str(caught)) is not None
+
+
+def resident_bytes() -> int:
     """Memory of this process; 0 where the system does not tell."""
     try:
         # Linux: pages in total, pages resident, …

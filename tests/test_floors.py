@@ -18,7 +18,7 @@ FLOORS = {
     "objects_table sources synthetic direct",
     3: "worker detection cutting catalog ledger progress slide_plan dry_run query export status report doctor learn "
     "compact care estimate",
-    4: "scheduler job train_job",
+    4: "scheduler job answer_job train_job",
     5: "cli demo",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from fossilray.cli import about, care, curate, evaluate, learn, look, plan, work
+from fossilray.cli import about, answers, care, curate, evaluate, learn, look, plan, work
 from fossilray.cli.shared import err
 from fossilray.errors import FossilrayError, UsageError
 from fossilray.tables import printable
@@ -24,7 +24,7 @@ for command in (
     *(work.process, work.catalog, plan.estimate),
     *(look.status, look.report, look.query, look.crops, look.export),
     *(care.failures, care.retry, care.verify, care.gc, care.compact),
-    curate.curate,
+    *(answers.embed, curate.curate),
     evaluate.evaluate,
     *(work.synth, work.demo),
     *(about.doctor, about.version),
@@ -34,6 +34,7 @@ app.command(name="config")(about.print_config)
 
 classify = typer.Typer(help="Classifiers: taught on labels, asked about a run.", no_args_is_help=True)
 classify.command(name="train")(evaluate.classify_train)
+classify.command(name="run")(answers.classify_run)
 app.add_typer(classify, name="classify")
 
 train = typer.Typer(help="Trainings of networks.", no_args_is_help=True)

@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fossilray.tables import printable
 
 if TYPE_CHECKING:
     from fossilray.config import RunConfig
+    from fossilray.job import JobResult
     from fossilray.store import RunStore
 
 out = Console()
@@ -39,3 +44,27 @@ def open_store(run: str, config: Path | None, assignments: list[str] | None) -> 
     from fossilray.store import open_run
 
     return open_run(run, settings(config, assignments).store)
+
+
+def print_result(result: JobResult, run: str, *, things: str = "new objects") -> None:
+    """Say how a job over slides ended, and list what failed."""
+    tally = result.tally
+    out.print(
+        f"{tally.already_committed + tally.committed} of {tally.total} slides committed"
+        f" ({tally.already_committed} before), {tally.objects:,} {things}, {len(result.failures)} failed"
+        f" -> {run}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if result.failures:
+        table = Table("slide", "stage", "error", "why", title="Failed slides", title_justify="left")
+        for failure in result.failures[:200]:
+            table.add_row(
+                *(
+                    escape(printable(text))
+                    for text in (failure.slide_id, failure.stage, failure.error, failure.message)
+                )
+            )
+        out.print(table)
+    if result.stopped:
+        out.print("stopped before the end; the same command goes on from here", highlight=False)

@@ -5,19 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from fossilray.cli.plan import print_short_estimate
-from fossilray.cli.shared import ConfigOption, SetOption, out, settings
+from fossilray.cli.shared import ConfigOption, SetOption, out, print_result, settings
 from fossilray.errors import ConfigError
 from fossilray.tables import printable
-
-if TYPE_CHECKING:
-    from fossilray.job import JobResult
 
 SlideForm = Literal["mrxs", "tiff"]
 
@@ -84,7 +79,7 @@ def process(
         retry_failed=retry_failed,
         stop=stop,
     )
-    _print_result(result, run)
+    print_result(result, run)
     raise typer.Exit(3 if strict and result.failures else result.exit_code)
 
 
@@ -139,26 +134,3 @@ def demo(
     from fossilray.demo import run_demo
 
     run_demo(folder, slides=slides, size_px=size, console=out)
-
-
-def _print_result(result: JobResult, run: str) -> None:
-    tally = result.tally
-    out.print(
-        f"{tally.already_committed + tally.committed} of {tally.total} slides committed"
-        f" ({tally.already_committed} before), {tally.objects:,} new objects, {len(result.failures)} failed"
-        f" -> {run}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if result.failures:
-        table = Table("slide", "stage", "error", "why", title="Failed slides", title_justify="left")
-        for failure in result.failures[:200]:
-            table.add_row(
-                *(
-                    escape(printable(text))
-                    for text in (failure.slide_id, failure.stage, failure.error, failure.message)
-                )
-            )
-        out.print(table)
-    if result.stopped:
-        out.print("stopped before the end; the same command goes on from here", highlight=False)

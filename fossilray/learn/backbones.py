@@ -78,7 +78,7 @@ def _by_network(
         network, preprocessing = _random_network(backbone.removeprefix("random:"), input_px, seed=seed)
         name, digest = f"{backbone} seed {seed}", _digest_of(network)
     else:
-        config = EmbedderConfig(weights=_weights(backbone), input_px=input_px)
+        config = EmbedderConfig(weights=weights_setting(backbone), input_px=input_px)
         (digest,) = embedder_digest(config).values()
         if labelled.vectors is not None and labelled.backbone_sha256 == digest and input_px is None:
             return Described(labelled.vectors, BackboneOf(name=backbone, sha256=digest))
@@ -89,8 +89,12 @@ def _by_network(
     return Described(embedder.embed(labelled.crops.pixels), BackboneOf(name=name, sha256=digest))
 
 
-def _weights(backbone: str) -> str:
-    """A backbone's name as the configuration spells it."""
+def weights_setting(backbone: str) -> str:
+    """A backbone's name as `embedder.weights` spells it.
+
+    Raises:
+        UsageError: it is no file and no name.
+    """
     if backbone == "bundled" or backbone.startswith(("timm:", "file:")):
         return backbone
     if not Path(backbone).is_file():

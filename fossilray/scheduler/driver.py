@@ -220,7 +220,10 @@ class _Driver:
             self._seconds.append(time.monotonic() - flight.started_s)
             self._ledger.committed(outcome.summary, submitted=outcome.submitted)
             self._tally.objects += outcome.summary.objects
-        # Without a summary another attempt, of this driver or of another one, committed the slide first.
+        elif outcome.answered is not None:
+            self._seconds.append(time.monotonic() - flight.started_s)
+            self._tally.objects += outcome.answered
+        # With neither another attempt, of this driver or of another one, committed the slide first.
         self._tally.committed += 1
         del self._flights[flight.row.slide_id]
 

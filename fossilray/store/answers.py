@@ -201,18 +201,19 @@ class AnswerStore:
         """
         path = self.committed_files().get(slide_id)
         if path is None:
-            raise StoreError(
-                f"{self.url} has no answers about {slide_id} yet; start the command that makes them again"
-            )
+            raise self._absent(slide_id)
         return self.read_file(path)
 
     def read_file(self, path: str) -> pa.Table:
         """The answers in one of `committed_files`.
 
         Raises:
-            StoreError: it is damaged or belongs elsewhere.
+            StoreError: it is absent, damaged, or belongs elsewhere.
         """
-        content = self.files.read(path)
+        try:
+            content = self.files.read(path)
+        except FileNotFoundError:
+            raise self._absent(slide_of(path)) from None
         footer = self.parse_footer(content, path)
         try:
             table = pq.read_table(io.BytesIO(content), page_checksum_verification=True, partitioning=None)
@@ -241,6 +242,11 @@ class AnswerStore:
         if (footer.slide_id, footer.answers) != (slide_of(path), self.record.digest):
             raise self._damaged(path, f"it says it is of slide {footer.slide_id}, by {footer.answers[:12]}")
         return footer
+
+    def _absent(self, slide_id: str) -> StoreError:
+        return StoreError(
+            f"{self.url} has no answers about {slide_id} yet; start the command that makes them again"
+        )
 
     def _damaged(self, path: str, why: str) -> StoreError:
         return StoreError(

@@ -1,0 +1,182 @@
+"""Answers about every committed slide of a run, from end to end: what `fossilray embed` and `classify run` run."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fossilray.config import RunConfig
+from fossilray.errors import UsageError
+from fossilray.job import JobResult
+from fossilray.learn.answer_worker import Answerer, AnswerWorker
+from fossilray.learn.answerers import Classifying, Embedding
+from fossilray.learn.backbones import weights_setting
+from fossilray.learn.heads import HeadMeta, head_digest, load_head
+from fossilray.ledger import Ledger
+from fossilray.progress import Display, Tally
+from fossilray.records import CatalogRow
+from fossilray.scheduler import ray_cluster, run_slides
+from fossilray.status import living_drivers
+from fossilray.store import RunStore, open_run
+from fossilray.store.answers import AnswersRecord, AnswerStore, answers_in
+from fossilray.store.dataset import arrays_store
+from fossilray.store.layout import well_of
+
+MakeAnswerer = Callable[[RunStore, RunConfig], Answerer]
+"""Called in every worker's process."""
+
+
+def embed_run(
+    run_url: str,
+    backbone: str,
+    config: RunConfig,
+    *,
+    name: str | None = None,
+    address: str,
+    display: Display,
+    stop: threading.Event | None = None,
+) -> JobResult:
+    """Vectors of every stored crop by another backbone, under a name beside the run's own; the same call resumes.
+
+    backbone: a file, or what `embedder.weights` takes. name: default the file's.
+
+    Raises:
+        UsageError: the backbone, the name or the run cannot be used as asked.
+        WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
+    """
+    from fossilray.embed.loading import describe_embedder, embedder_digest
+
+    store = arrays_store(open_run(run_url, config.store))
+    embedder = config.embedder.model_copy(update={"weights": weights_setting(backbone)})
+    config = config.model_copy(update={"embedder": embedder})
+    run_digest = store.read_run().digest
+    (digest,) = embedder_digest(embedder).values()
+    described = {**describe_embedder(embedder), "sha256": digest}
+    record = AnswersRecord(kind="embeddings", run_digest=run_digest, backbone=described)
+    answers = AnswerStore.create(store, "embeddings", name or _name_of(backbone), record)
+    return answer_run(store, answers, config, Embedding, address=address, display=display, stop=stop)
+
+
+def classify_run(
+    run_url: str,
+    head: Path,
+    config: RunConfig,
+    *,
+    embeddings: str | None = None,
+    name: str | None = None,
+    address: str,
+    display: Display,
+    stop: threading.Event | None = None,
+) -> JobResult:
+    """The genus of every object by a head, under a name beside the run's objects; the same call resumes.
+
+    embeddings: the name of those to read; None: the run's own. name: default the file's.
+
+    Raises:
+        UsageError: the vectors are not of the backbone that the head was taught on, or the run cannot be used.
+        WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
+    """
+    store = arrays_store(open_run(run_url, config.store))
+    taught = load_head(head).meta
+    record = AnswersRecord(
+        kind="predictions",
+        run_digest=store.read_run().digest,
+        backbone=_vectors_of(store, taught, embeddings),
+        head={"sha256": head_digest(head), "kind": taught.kind, "classes": taught.classes},
+        embeddings=embeddings,
+    )
+    answers = AnswerStore.create(store, "predictions", name or head.stem, record)
+    make_answerer = functools.partial(Classifying, head=head.resolve(), embeddings=embeddings)
+    return answer_run(store, answers, config, make_answerer, address=address, display=display, stop=stop)
+
+
+def answer_run(
+    store: RunStore,
+    answers: AnswerStore,
+    config: RunConfig,
+    make_answerer: MakeAnswerer,
+    *,
+    address: str,
+    display: Display,
+    stop: threading.Event | None = None,
+) -> JobResult:
+    """Answers about every slide that is committed now and has none; slides that failed before are tried again.
+
+    Raises:
+        WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
+    """
+    _refuse_second_driver(answers)
+    files, done = store.committed_files(), answers.committed()
+    rows = [
+        CatalogRow(slide_id=slide_id, path=path, well=well_of(path))
+        for slide_id, path in sorted(files.items())
+        if slide_id not in done
+    ]
+    answers.tries.forgive(answers.tries.failures())
+    tally = Tally(total=len(files), already_committed=len(files) - len(rows))
+    ledger = Ledger(answers.tries, patience_minutes=config.store.patience_minutes)
+    if rows:
+        make_worker = functools.partial(
+            AnswerWorker, store.url, config, answers.record.kind, answers.name, make_answerer
+        )
+        with ray_cluster(address), display:
+            run_slides(
+                rows, make_worker, config=config, ledger=ledger, tally=tally, display=display, stop=stop
+            )
+    return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total)
+
+
+def _vectors_of(store: RunStore, taught: HeadMeta, embeddings: str | None) -> dict[str, Any]:
+    """What made the vectors to be read, once it is sure that the head was taught on vectors of the same."""
+    wanted = taught.backbone
+    if embeddings is None:
+        run = store.read_run()
+        if any(key.startswith("embedder/") and run.weights[key] == wanted.sha256 for key in run.weights):
+            return {**run.embedder, "sha256": wanted.sha256}
+        fitting = [
+            one
+            for one in answers_in(store, "embeddings")
+            if AnswerStore.open(store, "embeddings", one).record.backbone["sha256"] == wanted.sha256
+        ]
+        remedy = (
+            f"give --embeddings {fitting[0]}"
+            if fitting
+            else "embed its crops with that backbone (`fossilray embed`), and give --embeddings"
+        )
+        raise UsageError(
+            f"the head was taught on vectors of {wanted.name} ({wanted.sha256[:12]}), and {store.url} was made with "
+            f"another backbone; {remedy}"
+        )
+    vectors = AnswerStore.open(store, "embeddings", embeddings)
+    made_by = vectors.record.backbone
+    if made_by["sha256"] != wanted.sha256:
+        raise UsageError(
+            f"the head was taught on vectors of {wanted.name} ({wanted.sha256[:12]}), and the embeddings {embeddings} "
+            f"are of {made_by['name']} ({made_by['sha256'][:12]}); give others, or train a head on these"
+        )
+    missing = store.committed() - vectors.committed()
+    if missing:
+        raise UsageError(
+            f"the embeddings {embeddings} lack {len(missing)} slides, such as {min(missing)}; start `fossilray embed` "
+            "again first"
+        )
+    return dict(made_by)
+
+
+def _refuse_second_driver(answers: AnswerStore) -> None:
+    """Two jobs at once are no danger, only a waste, unless the store cannot create a file only if it is absent."""
+    tries = answers.tries
+    others = living_drivers(tries.heartbeats(), now=datetime.now(UTC)) if tries.single_writer else ()
+    if others:
+        raise UsageError(
+            f"another job gave a sign of life on {answers.url} at {others[0].beat_at}, and this run rests on a single "
+            "writer (store.single_writer); wait until it has ended, or two minutes if it was killed"
+        )
+
+
+def _name_of(backbone: str) -> str:
+    return backbone if backbone == "bundled" else Path(backbone.rpartition(":")[2]).stem

@@ -1,0 +1,82 @@
+"""Commands that ask about the crops of a run once more, without opening a slide."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, out, print_result, settings
+
+WorkersOption = Annotated[int | None, typer.Option(help="Workers; default: as many as the machine holds.")]
+AddressOption = Annotated[
+    str, typer.Option(help="Ray cluster: `local` starts a private one, `auto` joins a running one.")
+]
+
+
+def embed(
+    run: RunArgument,
+    backbone: Annotated[
+        str, typer.Option(help="File of weights, or what embedder.weights takes: bundled, timm:<name>.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Of the new embeddings; default: the file's name.")] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workers: WorkersOption = None,
+    address: AddressOption = "local",
+) -> None:
+    """Describe every stored crop by another backbone, beside the run's own vectors; the same command resumes."""
+    from fossilray.answer_job import embed_run
+    from fossilray.progress import choose_display
+
+    result = embed_run(
+        run,
+        backbone,
+        settings(config, set_, workers),
+        name=name,
+        address=address,
+        display=choose_display(out),
+        stop=_stop_on_sigterm(),
+    )
+    print_result(result, run, things="objects embedded")
+    raise typer.Exit(3 if result.failures else result.exit_code)
+
+
+def classify_run(
+    run: RunArgument,
+    head: Annotated[Path, typer.Option(help="File that `fossilray classify train` made.")],
+    embeddings: Annotated[
+        str | None,
+        typer.Option(help="Name of the embeddings to read, of `fossilray embed`; default: the run's own."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the predictions; default: the file's name.")] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    workers: WorkersOption = None,
+    address: AddressOption = "local",
+) -> None:
+    """Name the genus of every object of a run from its vectors; the same command resumes."""
+    from fossilray.answer_job import classify_run as classify
+    from fossilray.progress import choose_display
+
+    result = classify(
+        run,
+        head,
+        settings(config, set_, workers),
+        embeddings=embeddings,
+        name=name,
+        address=address,
+        display=choose_display(out),
+        stop=_stop_on_sigterm(),
+    )
+    print_result(result, run, things="objects classified")
+    raise typer.Exit(3 if result.failures else result.exit_code)
+
+
+def _stop_on_sigterm() -> threading.Event:
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+    return stop

@@ -1,0 +1,149 @@
+"""What is asked about stored crops: their vectors by a backbone, or their classes by a head."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fossilray.config import RunConfig
+from fossilray.learn.answer_worker import Progress, StoredSlide
+from fossilray.learn.heads import Head, load_head
+from fossilray.records import PREDICTIONS_SCHEMA, Embedder, embeddings_schema
+from fossilray.store import RunStore
+from fossilray.store.answers import AnswerStore
+from fossilray.store.arrays import crop_decoder
+from fossilray.store.encoded_crops import read_encoded_crops
+from fossilray.store.layout import slide_file
+from fossilray.store.listed_run import SlideVectors, read_vectors
+
+CROPS_AT_ONCE = 512
+"""Read while as many before them are embedded: 77 MB each at 224 px."""
+
+
+class Embedding:
+    """Vectors of all crops by the backbone of `embedder.weights`."""
+
+    def __init__(self, store: RunStore, config: RunConfig) -> None:
+        self._store = store
+        self._config = config
+
+    def prepare(self) -> str:
+        import torch
+
+        from fossilray.embed.loading import load_embedder
+
+        torch.set_num_threads(self._config.workers.torch_threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        embedder = load_embedder(
+            self._config.embedder,
+            device=device,
+            precision=self._config.workers.precision,
+            compiled=self._config.workers.compile,
+        )
+        assert embedder is not None, "the job refuses embedder.weights none"
+        self._embedder: Embedder = embedder
+        crops = self._store.read_run().config["crops"]
+        side_px = int(crops["size_px"])
+        self._decode = crop_decoder(str(crops["encoding"]), height=side_px, width=side_px)
+        return device
+
+    def answer(self, slide: StoredSlide, progress: Progress) -> pa.Table:
+        path, count = slide.footer.arrays.path, slide.objects.num_rows
+        vectors = np.empty((count, self._embedder.dimension), np.float16)
+        rows = np.asarray(slide.objects["object_id"].to_numpy(), np.int64)
+        pieces = [rows[begin : begin + CROPS_AT_ONCE] for begin in range(0, count, CROPS_AT_ONCE)]
+        with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+            coming = [reader.submit(self._read, path, piece) for piece in pieces[:1]]
+            for number, piece in enumerate(pieces):
+                crops = coming.pop().result()
+                if number + 1 < len(pieces):
+                    coming.append(reader.submit(self._read, path, pieces[number + 1]))
+                begin = number * CROPS_AT_ONCE
+                vectors[begin : begin + len(piece)] = self._embedder.embed(crops)
+                progress("embed", (begin + len(piece)) / count)
+        schema = embeddings_schema(self._embedder.dimension)
+        kind = schema.field("embedding").type
+        return pa.Table.from_arrays(
+            [
+                pa.array([slide.slide_id] * count, pa.string()),
+                slide.objects["object_id"].combine_chunks(),
+                pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=kind),
+            ],
+            schema=schema,
+        )
+
+    def _read(self, path: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return np.stack([self._decode(crop) for crop in read_encoded_crops(self._store, path, rows)])
+
+
+class Classifying:
+    """Classes of all crops by a head, from the vectors of the run itself or from embeddings of a name."""
+
+    def __init__(self, store: RunStore, config: RunConfig, *, head: Path, embeddings: str | None) -> None:
+        self._store = store
+        self._path = head
+        self._name = embeddings
+
+    def prepare(self) -> str:
+        self._head = load_head(self._path)
+        self._vectors = (
+            None if self._name is None else AnswerStore.open(self._store, "embeddings", self._name)
+        )
+        return "cpu"
+
+    def answer(self, slide: StoredSlide, progress: Progress) -> pa.Table:
+        vectors = self._read(slide)
+        progress("classify", 0.0)
+        # A crop without pixels has the vector of a grey square, and no genus.
+        known = slide.objects["opacity"].is_valid().to_numpy() & np.isfinite(vectors).all(axis=1)
+        return predictions_table(slide, self._head, vectors, known)
+
+    def _read(self, slide: StoredSlide) -> NDArray[np.float16]:
+        if not slide.objects.num_rows:
+            return np.zeros((0, self._head.meta.dimension), np.float16)
+        if self._vectors is not None:
+            path = slide_file(slide.slide_id, slide.footer.summary.well)
+            return vectors_in(self._vectors.read_file(path), self._head.meta.dimension)
+        schema = embeddings_schema(self._head.meta.dimension)
+        where = SlideVectors(slide.slide_id, slide.objects["object_id"].combine_chunks(), slide.footer.arrays)
+        tables = list(read_vectors(self._store, where, schema, self._head.meta.dimension))
+        return vectors_in(pa.concat_tables(tables), self._head.meta.dimension)
+
+
+def predictions_table(
+    slide: StoredSlide, head: Head, vectors: NDArray[np.float16], known: NDArray[np.bool_]
+) -> pa.Table:
+    """PREDICTIONS_SCHEMA for the objects of a slide; classes of equal probability in the head's order."""
+    count = len(vectors)
+    probability = np.zeros((count, len(head.classes)), np.float32)
+    probability[known] = head.predict(vectors[known])
+    order = np.argsort(-probability, axis=1, kind="stable")[:, :3]
+    name = np.array(head.classes, dtype=object)
+    entropy = -(probability * np.log(np.maximum(probability, np.float32(1e-30)))).sum(axis=1)
+    columns: dict[str, pa.Array] = {
+        "slide_id": pa.array([slide.slide_id] * count, pa.string()),
+        "object_id": slide.objects["object_id"].combine_chunks(),
+        "entropy": pa.array(np.maximum(entropy, 0), pa.float32(), mask=~known),
+    }
+    for rank, suffix in enumerate(("", "_2", "_3")):
+        if rank < order.shape[1]:
+            best = order[:, rank]
+            score = np.take_along_axis(probability, best[:, None], axis=1)[:, 0]
+            columns[f"genus{suffix}"] = pa.array(name[best], pa.string(), mask=~known)
+            columns[f"score{suffix}"] = pa.array(score, pa.float32(), mask=~known)
+        else:
+            columns[f"genus{suffix}"] = pa.nulls(count, pa.string())
+            columns[f"score{suffix}"] = pa.nulls(count, pa.float32())
+    return pa.Table.from_arrays(
+        [columns[field.name] for field in PREDICTIONS_SCHEMA], schema=PREDICTIONS_SCHEMA
+    )
+
+
+def vectors_in(table: pa.Table, dimension: int) -> NDArray[np.float16]:
+    """The vectors (n, dimension) of a table of embeddings."""
+    values: NDArray[np.float16] = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(-1, dimension)
