@@ -29,7 +29,6 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.faults
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_workers_of_which_one_is_killed_reach_the_curve_of_two_that_live(
     crops: Path, tmp_path: Path
