@@ -9,13 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_run import CROP_PX, DIMENSION, commit_slide
 from test_labelled import picture, write_folder
 from typer.testing import CliRunner
 
 from fossilray.cli import app
+from fossilray.config import CropsConfig, RunConfig
 from fossilray.learn.heads import load_head
 from fossilray.learn.labelled import load_labels
 from fossilray.learn.protocols.drawing import draw_map, lay_out_by_tsne
+from fossilray.store import RunStore
+from fossilray.store.run_record import describe_run
 
 HOSTILE = "<script>alert('Ø')</script> $\\alpha$"
 
@@ -68,6 +72,27 @@ def test_a_head_taught_from_a_folder_is_a_file_that_knows_its_classes_and_backbo
     assert head.classes == load_labels(labels).crops.classes
     assert head.meta.counts == (10, 13, 1)
     assert head.meta.backbone.name == "handcrafted/1"
+
+
+def test_a_head_for_a_runs_objects_is_taught_on_the_runs_own_vectors(tmp_path: Path) -> None:
+    store = RunStore.open(str(tmp_path / "run"))
+    weights = {"embedder/backbone.safetensors": "cd" * 32}
+    store.create_or_check(describe_run(RunConfig(crops=CropsConfig(size_px=CROP_PX)), weights))
+    commit_slide(store, "one", count=30, well="w", depth_m=None, seed=1)
+    table = tmp_path / "labels.csv"
+    rows = [f"one,{number},{'ab'[number % 2]}" for number in range(30)]
+    table.write_text("\n".join(["slide_id,object_id,genus", *rows]))
+    path = tmp_path / "head.safetensors"
+    run(
+        *("classify", "train", "--labels", table, "--run", tmp_path / "run", "--backbone", "run"),
+        *("--head", "knn", "-k", "1", "--out", path),
+    )
+    head = load_head(path)
+    assert head.meta.backbone.sha256 == "cd" * 32
+    assert head.meta.dimension == DIMENSION
+    stored = load_labels(table, run=store)
+    assert stored.vectors is not None
+    assert head.predict(stored.vectors).argmax(axis=1).tolist() == [0, 1] * 15
 
 
 def test_too_few_labels_teach_a_head_that_nobody_judged(tmp_path: Path) -> None:
