@@ -40,6 +40,7 @@ from fossilray.care.withdraw import withdraw_slides
 from fossilray.errors import RunMismatch, RunNotFound, StoreError, StoreUnreachable, UsageError
 from fossilray.records import CatalogRow
 from fossilray.store import RunStore
+from fossilray.store.answers import AnswersRecord, AnswerStore
 from fossilray.store.arrays import SHARD_ROWS
 from fossilray.store.objects_file import decode_objects
 
@@ -241,6 +242,16 @@ def test_damaged_slides_are_withdrawn_on_request_and_made_anew_by_the_next_start
     run.files.delete("objects/notes.txt")
     assert verify_run(run, deep=True).findings == ()
     assert withdraw_slides(run, verify_run(run).findings) == ()
+
+
+def test_answers_about_a_withdrawn_slide_go_with_it(run: RunStore) -> None:
+    record = AnswersRecord("embeddings", run.read_run().digest, {"name": "net", "sha256": "", "dimension": 2})
+    answers = AnswerStore.create(run, "embeddings", "net", record)
+    for slide_id in (SLIDE, OTHER):
+        answers.commit(slide_id, None, record.schema.empty_table(), source_attempt="a1")
+    delete_a_shard(run)
+    assert withdraw_slides(run, verify_run(run).findings) == (SLIDE,)
+    assert answers.committed() == {OTHER}
 
 
 def test_a_slide_committed_twice_is_not_withdrawn(run: RunStore) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from fossilray.care.slide_check import Finding, FindingKind
 from fossilray.errors import StoreError
 from fossilray.store import RunStore
-from fossilray.store.layout import withdrawn_path
+from fossilray.store.answers import AnswerStore, answers_in
+from fossilray.store.layout import ANSWER_KINDS, withdrawn_path
 
 MADE_ANEW: frozenset[FindingKind] = frozenset(
     {
@@ -35,6 +36,7 @@ def withdraw_slides(store: RunStore, findings: Iterable[Finding]) -> tuple[str, 
     """Move the objects files of damaged slides from objects/ to withdrawn/; the slides, by slide_id.
 
     They count as not committed from then on: the next start makes them anew, and their arrays become orphans.
+    What later jobs said about their crops is deleted, for it would not fit the objects made anew.
     A slide that is committed in two wells is left alone.
 
     Raises:
@@ -50,7 +52,15 @@ def withdraw_slides(store: RunStore, findings: Iterable[Finding]) -> tuple[str, 
             "store that is missing or not mounted; bring it back, or move objects files out of objects/ by hand"
         )
     moved = []
+    answered = [
+        (answers, answers.committed_files())
+        for kind in ANSWER_KINDS
+        for answers in (AnswerStore.open(store, kind, name) for name in answers_in(store, kind))
+    ]
     for slide_id in sorted(damaged & commits.keys()):
+        for answers, files in answered:
+            if slide_id in files:
+                answers.files.delete(files[slide_id])
         # In this order a crash leaves a copy too many, which nobody reads, and never one too few.
         store.files.write(withdrawn_path(slide_id), store.files.read(commits[slide_id]))
         store.files.delete(commits[slide_id])
