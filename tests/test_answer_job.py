@@ -93,6 +93,7 @@ def test_damaged_crops_fail_their_slide_alone(backbone: Path, tmp_path: Path) ->
     assert AnswerStore.open(run, "embeddings", "net-1").committed() == set(COUNTS) - {"a-2030"}
 
 
+@pytest.mark.slow
 def test_a_dataset_is_embedded_in_the_run_it_was_made_of(
     run: RunStore, backbone: Path, tmp_path: Path
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_dataset_is_embedded_in_the_run_it_was_made_of(
     assert AnswerStore.open(run, "embeddings", "of-dataset").committed() == set(COUNTS)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_embedded_there(
     backbone: Path,
     s3_run: tuple[str, StoreConfig],  # noqa: F811
@@ -145,6 +147,7 @@ def test_genera_are_those_that_the_head_tells_from_the_vectors(
     assert np.allclose(total, 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_object_without_pixels_has_no_genus(backbone: Path, tmp_path: Path) -> None:
     head = teach(tmp_path / "head", np.random.default_rng(0).normal(size=(9, 4)).astype(np.float16), backbone)
     slide = StoredSlide("one", pa.table({"object_id": pa.array([0, 1], pa.int32())}), footer=None)
@@ -171,6 +174,7 @@ def test_a_head_is_not_asked_about_vectors_of_another_backbone(
         classify(run.url, file, embeddings="fits")
 
 
+@pytest.mark.slow
 def test_vectors_of_the_run_itself_serve_a_head_of_its_backbone(backbone: Path, tmp_path: Path) -> None:
     run = write_small_run(tmp_path / "run")
     stated = json.loads(run.files.read("run.json"))
