@@ -420,7 +420,14 @@ def _summary(row: CatalogRow, attempt: str) -> SlideSummary:
         field.name: 0.0 if pa.types.is_floating(field.type) else 0 for field in SLIDES_SCHEMA
     }
     values |= {"slide_id": row.slide_id, "path": row.path, "well": UNASSIGNED_WELL, "vendor": "none"}
-    values |= {"attempt": attempt, "host": "here", "finished_at": utc_now(), "objects": ROWS, "mpp": 0.25}
+    values |= {
+        "attempt": attempt,
+        "host": "here",
+        "finished_at": utc_now(),
+        "objects": ROWS,
+        "mpp": 0.25,
+        "device": "none",
+    }
     return SlideSummary(**values)  # type: ignore[arg-type]
 
 
