@@ -39,8 +39,8 @@ from fossilray.learn.crop_stream import CropStream
 from fossilray.learn.crop_table import CropTable, open_crops
 from fossilray.store import RunStore
 from fossilray.store.arrays import ArrayWriter, open_arrays
-from fossilray.store.encoded_crops import read_encoded_crops
 from fossilray.store.run_record import describe_run
+from fossilray.store.stored_crops import read_encoded_crops
 from fossilray.synthetic.palynomorphs import FOSSIL_KINDS, paint
 
 BATCH = 128

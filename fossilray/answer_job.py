@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ from fossilray.learn.answer_worker import Answerer, AnswerWorker
 from fossilray.learn.answerers import Classifying, Embedding
 from fossilray.learn.backbones import weights_setting
 from fossilray.learn.heads import HeadMeta, head_digest, load_head
-from fossilray.ledger import Ledger
+from fossilray.ledger import Ledger, refuse_second_driver
 from fossilray.progress import Display, Tally
 from fossilray.records import CatalogRow
 from fossilray.scheduler import ray_cluster, run_slides
-from fossilray.status import living_drivers
 from fossilray.store import RunStore, open_run
 from fossilray.store.answers import AnswersRecord, AnswerStore, answers_in
 from fossilray.store.dataset import arrays_store
@@ -109,7 +107,7 @@ def answer_run(
     Raises:
         WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
     """
-    _refuse_second_driver(answers)
+    refuse_second_driver(answers.tries)
     files, done = store.committed_files(), answers.committed()
     rows = [
         CatalogRow(slide_id=slide_id, path=path, well=well_of(path))
@@ -165,17 +163,6 @@ def _vectors_of(store: RunStore, taught: HeadMeta, embeddings: str | None) -> di
             "again first"
         )
     return dict(made_by)
-
-
-def _refuse_second_driver(answers: AnswerStore) -> None:
-    """Two jobs at once are no danger, only a waste, unless the store cannot create a file only if it is absent."""
-    tries = answers.tries
-    others = living_drivers(tries.heartbeats(), now=datetime.now(UTC)) if tries.single_writer else ()
-    if others:
-        raise UsageError(
-            f"another job gave a sign of life on {answers.url} at {others[0].beat_at}, and this run rests on a single "
-            "writer (store.single_writer); wait until it has ended, or two minutes if it was killed"
-        )
 
 
 def _name_of(backbone: str) -> str:

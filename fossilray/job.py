@@ -10,17 +10,15 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from fossilray.care.retry import REFUSED, forgive_failures
 from fossilray.catalog import Catalog, find_slides
 from fossilray.config import RunConfig
-from fossilray.errors import CatalogError, RunNotFound, UsageError
-from fossilray.ledger import Ledger
+from fossilray.errors import CatalogError, RunNotFound
+from fossilray.ledger import Ledger, refuse_second_driver
 from fossilray.progress import Display, Tally
 from fossilray.records import UNASSIGNED_WELL, CatalogRow, Failure, RefusedFile, Worker, utc_now
 from fossilray.scheduler import ray_cluster, run_slides
-from fossilray.status import living_drivers
 from fossilray.store import RunStore, open_run
 from fossilray.store.run_record import RunRecord, describe_run
 from fossilray.worker import SlideWorker
@@ -76,7 +74,7 @@ def run_job(
             if has_ray:
                 cluster.enter_context(ray_cluster(address))
             store.create_or_check(described.result())
-        _refuse_second_driver(store)
+        refuse_second_driver(store)
         rows = store.freeze_catalog(catalog.rows)
         if retry_failed:
             forgive_failures(store)
@@ -127,16 +125,6 @@ def _is_new(store: RunStore) -> bool:
     except RunNotFound:
         return True
     return False
-
-
-def _refuse_second_driver(store: RunStore) -> None:
-    """Two drivers on one run are no danger, only a waste, unless commits rest on there being one."""
-    others = living_drivers(store.heartbeats(), now=datetime.now(UTC)) if store.single_writer else ()
-    if others:
-        raise UsageError(
-            f"another driver gave a sign of life on {store.url} at {others[0].beat_at}, and this run rests on a "
-            "single one (store.single_writer); wait until it has ended, or two minutes if it was killed"
-        )
 
 
 def _commit_submitted(store: RunStore, rows: Sequence[CatalogRow]) -> None:

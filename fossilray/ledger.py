@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from fossilray.errors import StoreForbids, StoreUnreachable
+from fossilray.errors import StoreForbids, StoreUnreachable, UsageError
 from fossilray.progress import Tally
 from fossilray.records import Failure, Heartbeat, SlideSummary, utc_now
 from fossilray.status import living_drivers
@@ -181,3 +181,17 @@ class Ledger:
             if write.done():
                 write.result()
         self._writes = [write for write in self._writes if not write.done()]
+
+
+def refuse_second_driver(store: RunStore) -> None:
+    """Two drivers at once are no danger, only a waste, unless commits rest on there being one.
+
+    Raises:
+        UsageError: commits rest on a single writer, and another driver gave a sign of life.
+    """
+    others = living_drivers(store.heartbeats(), now=datetime.now(UTC)) if store.single_writer else ()
+    if others:
+        raise UsageError(
+            f"another driver gave a sign of life on {store.url} at {others[0].beat_at}, and this run rests on a "
+            "single one (store.single_writer); wait until it has ended, or two minutes if it was killed"
+        )

@@ -20,8 +20,9 @@ from fossilray.errors import QueryError
 from fossilray.records import CATALOG_SCHEMA, FAILURES_SCHEMA, OBJECTS_SCHEMA, CatalogRow, Failure
 from fossilray.store import RunStore
 from fossilray.store.access import readers_filesystem
-from fossilray.store.arrays import open_arrays, read_crops
+from fossilray.store.arrays import open_arrays
 from fossilray.store.dataset import arrays_store
+from fossilray.store.stored_crops import read_crops
 
 if TYPE_CHECKING:
     import duckdb

@@ -34,7 +34,7 @@ from fossilray.progress import choose_display
 from fossilray.query import load_embeddings, run_query
 from fossilray.store import RunStore
 from fossilray.store.answers import AnswerStore
-from fossilray.store.arrays import read_crops
+from fossilray.store.stored_crops import read_crops
 
 CONFIG = RunConfig(workers=WorkersConfig(count=1, cpus_per_worker=0.4, retry_after_s=0.1))
 VIT = {"img_size": 32, "patch_size": 16, "depth": 1}

@@ -17,9 +17,10 @@ from fossilray.config import CropsConfig
 from fossilray.errors import StoreError
 from fossilray.records import ArrayFiles
 from fossilray.store import RunStore
-from fossilray.store.arrays import SHARD_ROWS, ArrayWriter, open_arrays, read_crops
+from fossilray.store.arrays import SHARD_ROWS, ArrayWriter, open_arrays
 from fossilray.store.codec import JpegCodec, decode_crop, encode_crop
 from fossilray.store.shards import index_size, pack_shard, read_index
+from fossilray.store.stored_crops import read_crops
 
 SLIDE, ATTEMPT = "A17", "0011223344556677"
 LOSSLESS = CropsConfig(size_px=16, encoding="lossless")

@@ -25,10 +25,10 @@ from fossilray.learn.crop_stream import CropStream
 from fossilray.learn.crop_table import CropTable, open_crops
 from fossilray.learn.labelled_crops import load_labelled_crops
 from fossilray.store import RunStore
-from fossilray.store.arrays import SHARD_ROWS, read_crops
-from fossilray.store.encoded_crops import read_encoded_crops
+from fossilray.store.arrays import SHARD_ROWS, open_arrays
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.shards import index_size
+from fossilray.store.stored_crops import read_encoded_crops
 
 MANY = 2100
 """Objects of a slide whose crops fill more than one shard."""
@@ -110,7 +110,7 @@ def test_any_crops_of_a_slide_are_those_that_zarr_reads(run: RunStore, wanted: l
     table = open_crops([run.url], where="slide_id = 'm-many'")
     footer = run.footer("m-many")
     assert footer is not None
-    expected = read_crops(run, footer.arrays.path, wanted)
+    expected = open_arrays(run, footer.arrays.path)["crops"].oindex[np.array(wanted)]
     found = table.fetch(np.array(wanted), threads=2)
     assert np.array_equal(found.pixels, expected)
     assert not found.failed.any()

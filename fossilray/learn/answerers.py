@@ -16,9 +16,9 @@ from fossilray.records import PREDICTIONS_SCHEMA, Embedder, embeddings_schema
 from fossilray.store import RunStore
 from fossilray.store.answers import AnswerStore
 from fossilray.store.arrays import crop_decoder
-from fossilray.store.encoded_crops import read_encoded_crops
 from fossilray.store.layout import slide_file
 from fossilray.store.listed_run import SlideVectors, read_vectors
+from fossilray.store.stored_crops import read_encoded_crops
 
 CROPS_AT_ONCE = 512
 """Read while as many before them are embedded: 77 MB each at 224 px."""

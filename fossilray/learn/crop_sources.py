@@ -19,7 +19,7 @@ from fossilray.store import RunStore
 from fossilray.store.arrays import crop_decoder
 from fossilray.store.codec import decode_crop_above
 from fossilray.store.dataset import arrays_store
-from fossilray.store.encoded_crops import read_encoded_crops
+from fossilray.store.stored_crops import read_encoded_crops
 
 Encoded = bytes | StoreError
 """A crop as it is stored, or why it could not be read."""

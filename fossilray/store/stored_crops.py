@@ -1,14 +1,15 @@
-"""Crops of a run as the bytes they are stored as: read by shard, whole runs of neighbours at once."""
+"""Crops of a run as pixels, or as the bytes they are stored as: read by shard, whole runs of neighbours at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from fossilray.errors import StoreError
-from fossilray.store.arrays import SHARD_ROWS
+from fossilray.store.arrays import SHARD_ROWS, crop_decoder, open_arrays
 from fossilray.store.layout import is_arrays_path
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.run_store import RunStore
@@ -17,6 +18,27 @@ from fossilray.store.shards import ABSENT, index_size, read_index
 LOCAL_GAP_BYTES = 32 * 1024
 REMOTE_GAP_BYTES = 256 * 1024
 """Wanted crops this near to each other come with one read: 2 crops on a disk, 16 where each read is a request."""
+
+
+def read_crops(store: RunStore, path: str, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
+    """The crops (k, S, S, 3) of k objects of one slide, in the order asked for.
+
+    Raises:
+        StoreError: the arrays are absent or damaged, or have no such row.
+    """
+    group = open_arrays(store, path)
+    array = group["crops"]
+    if not isinstance(array, zarr.Array):
+        raise StoreError(f"{store.url}/{path} holds a group where its crops should be; it is damaged")
+    count, height, width, _ = array.shape
+    wanted = np.asarray(rows, dtype=np.int64)
+    if wanted.size and (wanted.min() < 0 or wanted.max() >= count):
+        raise StoreError(f"{path} holds crops 0 to {count - 1}, asked for {wanted.min()} to {wanted.max()}")
+    decode = crop_decoder(str(group.attrs["encoding"]), height=height, width=width)
+    crops = np.empty((len(wanted), height, width, 3), np.uint8)
+    for place, encoded in enumerate(read_encoded_crops(store, path, wanted)):
+        crops[place] = decode(encoded)
+    return crops
 
 
 def read_encoded_crops(store: RunStore, path: str, rows: Sequence[int] | NDArray[np.integer]) -> list[bytes]:
