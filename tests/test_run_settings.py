@@ -41,8 +41,16 @@ MAY_DIFFER = {
     "store.timeout_s",
     "store.patience_minutes",
     "store.single_writer",
+    "watch.alarm_minutes",
+    "watch.trace",
+    "cost.per_gpu_hour",
+    "cost.per_core_hour",
+    "cost.currency",
 }
-"""Where slides and run lie and how they are reached, and who works on them; all else decides results."""
+"""Where slides and run lie and how they are reached, who works on them, who watches and what it costs.
+
+All else decides results.
+"""
 
 ANOTHER: dict[str, Any] = {
     "slides.source": "elsewhere",
@@ -68,6 +76,10 @@ ANOTHER: dict[str, Any] = {
     "store.endpoint_url": "http://localhost:9000",
     "store.region": "eu-north-1",
     "store.profile": "archive",
+    "watch.trace": ["a-slide"],
+    "cost.per_gpu_hour": 1.3,
+    "cost.per_core_hour": 0.04,
+    "cost.currency": "NOK",
 }
 """A valid value other than the default, where none can be made of the default itself."""
 

@@ -1,5 +1,6 @@
 """The one configuration of the slide job."""
 
+from fossilray.config.base import Section
 from fossilray.config.curation import CurationConfig
 from fossilray.config.loading import (
     default_yaml,
@@ -7,6 +8,7 @@ from fossilray.config.loading import (
     load_config,
     load_curation_config,
     load_train_config,
+    parse_config,
 )
 from fossilray.config.sections import (
     AccessConfig,
@@ -17,17 +19,18 @@ from fossilray.config.sections import (
     MergeConfig,
     PassConfig,
     RunConfig,
-    Section,
     SlidesConfig,
     StoreConfig,
     TilingConfig,
     WorkersConfig,
 )
 from fossilray.config.training import TrainConfig
+from fossilray.config.watching import CostConfig, WatchConfig
 
 __all__ = [
     "AccessConfig",
     "ClassicalConfig",
+    "CostConfig",
     "CropsConfig",
     "CurationConfig",
     "DetectorConfig",
@@ -40,10 +43,12 @@ __all__ = [
     "StoreConfig",
     "TilingConfig",
     "TrainConfig",
+    "WatchConfig",
     "WorkersConfig",
     "default_yaml",
     "document_config",
     "load_config",
     "load_curation_config",
     "load_train_config",
+    "parse_config",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fossilray.config.sections import Section
+from fossilray.config.base import Section
 
 
 class CurationConfig(Section):

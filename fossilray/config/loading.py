@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from fossilray.config.base import KEPT_BACK, Section
 from fossilray.config.curation import CurationConfig
-from fossilray.config.sections import KEPT_BACK, RunConfig, Section
+from fossilray.config.sections import RunConfig
 from fossilray.config.training import TrainConfig
 from fossilray.errors import ConfigError
 
@@ -24,6 +25,15 @@ def load_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()
         ConfigError: the file cannot be read, or a key or value is not one fossilray knows.
     """
     return _load(RunConfig, path, assignments)
+
+
+def parse_config(text: str, assignments: list[str] | tuple[str, ...] = (), *, name: str) -> RunConfig:
+    """The configuration in a YAML text that was read elsewhere; `name` is what messages call it.
+
+    Raises:
+        ConfigError: as load_config.
+    """
+    return _validated(RunConfig, _parse_yaml(text, name), assignments, name)
 
 
 def load_train_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> TrainConfig:
@@ -55,30 +65,41 @@ def default_yaml() -> str:
 
 
 def _load(kind: type[Config], path: Path | None, assignments: list[str] | tuple[str, ...]) -> Config:
-    tree = _read_yaml(path) if path is not None else {}
+    tree = _parse_yaml(_read(path), str(path)) if path is not None else {}
+    return _validated(kind, tree, assignments, None if path is None else str(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}; check the path") from None
+
+
+def _parse_yaml(text: str, name: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())
+        raise ConfigError(f"{name} is not YAML: {where}; `fossilray config` prints a valid one") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{name} holds a {type(tree).__name__}, not sections; `fossilray config` prints a valid one"
+        )
+    return tree
+
+
+def _validated(
+    kind: type[Config], tree: dict[str, Any], assignments: list[str] | tuple[str, ...], name: str | None
+) -> Config:
     for assignment in assignments:
         _assign(tree, assignment)
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_first_fault(error, path)) from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}; check the path") from None
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not YAML: {where}; `fossilray config` prints a valid one") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path} holds a {type(tree).__name__}, not sections; `fossilray config` prints a valid one"
-        )
-    return tree
+        raise ConfigError(_first_fault(error, name)) from None
 
 
 def _assign(tree: dict[str, Any], assignment: str) -> None:
@@ -97,10 +118,10 @@ def _assign(tree: dict[str, Any], assignment: str) -> None:
         raise ConfigError(f"--set {assignment!r}: the value is not YAML; quote it") from None
 
 
-def _first_fault(error: ValidationError, path: Path | None) -> str:
+def _first_fault(error: ValidationError, source: str | None) -> str:
     fault = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in fault["loc"])
-    where = f"{path}: " if path is not None else ""
+    where = f"{source}: " if source is not None else ""
     if fault["type"] == KEPT_BACK:
         return f"{where}{name} {fault['msg']}"
     if fault["type"] == "extra_forbidden":

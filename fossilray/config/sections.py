@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-KEPT_BACK = "kept_back"
-"""Type of faults whose message does not repeat what was given."""
-
-
-class Section(BaseModel):
-    """What every section shares: frozen, strict about keys."""
-
-    # What was given may hold a password, by mistake; `load_config` repeats it where that cannot be.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+from fossilray.config.base import KEPT_BACK, Section
+from fossilray.config.watching import CostConfig, WatchConfig
 
 
 class AccessConfig(Section):
@@ -338,13 +331,16 @@ class RunConfig(Section):
     embedder: EmbedderConfig = Field(EmbedderConfig(), description="What describes each crop.")
     workers: WorkersConfig = Field(WorkersConfig(), description="How the machine or cluster is used.")
     store: StoreConfig = Field(StoreConfig(), description="How the run directory is reached.")
+    watch: WatchConfig = Field(WatchConfig(), description="How the job is watched.")
+    cost: CostConfig = Field(CostConfig(), description="What is paid for what workers hold.")
 
     def what_changes_results(self) -> dict[str, Any]:
         """The part of the configuration that a resumed run must share, as plain JSON types."""
         plain = self.model_dump(mode="json")
         workers = plain["workers"]
         plain["workers"] = {name: workers[name] for name in ("torch_threads", "precision", "compile")}
-        del plain["store"]
+        for section in ("store", "watch", "cost"):
+            del plain[section]
         for name in (
             "source",
             "access",

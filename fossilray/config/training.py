@@ -7,7 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fossilray.config.sections import AccessConfig, Section
+from fossilray.config.base import Section
+from fossilray.config.sections import AccessConfig
 from fossilray.config.training_recipes import RECIPES, merge_trees
 
 MethodName = Literal["supcon", "simclr", "dino", "byol", "simsiam"]
