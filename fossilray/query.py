@@ -1,13 +1,15 @@
 """Ask a run: DuckDB with views over what is committed, and the way from a row to its pixels and vector.
 
 Views: `objects` (one row per object, `well` included), `slides` (one row per committed slide), `failures`,
-`catalog`. A row's pixels and vector are in the Zarr group that its `arrays` column names, at index
-`object_id`; `load_crops` and `load_embeddings` fetch them for any result that has these two columns.
+`catalog`, and `predictions` and `embeddings` (what later jobs said: one row per object and name). A row's pixels and
+vector are in the Zarr group that its `arrays` column names, at index `object_id`; `load_crops` and `load_embeddings`
+fetch them for any result that has these two columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -17,12 +19,15 @@ from numpy.typing import NDArray
 
 from fossilray.config import AccessConfig
 from fossilray.errors import QueryError
-from fossilray.records import CATALOG_SCHEMA, FAILURES_SCHEMA, OBJECTS_SCHEMA, CatalogRow, Failure
+from fossilray.records import CATALOG_SCHEMA, FAILURES_SCHEMA, CatalogRow, Failure
 from fossilray.store import RunStore
 from fossilray.store.access import readers_filesystem
 from fossilray.store.arrays import open_arrays
 from fossilray.store.dataset import arrays_store
+from fossilray.store.layout import ANSWER_KINDS
+from fossilray.store.listed_answers import ListedAnswers, list_answers
 from fossilray.store.stored_crops import read_crops
+from fossilray.view_sql import answers_sql, escape_glob, objects_sql, quote, with_genera_sql
 
 if TYPE_CHECKING:
     import duckdb
@@ -31,13 +36,15 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", bound=np.generic)
 
-VIEWS = ("objects", "slides", "failures", "catalog")
+VIEWS = ("objects", "slides", "failures", "catalog", *reversed(ANSWER_KINDS))
 
 
-def connect(store: RunStore) -> Connection:
+def connect(store: RunStore, *, sql: str = "") -> Connection:
     """A DuckDB connection in memory with the views of VIEWS over a run; nothing committed gives empty ones.
 
     `well` is text whatever it looks like. DuckDB may install and fetch nothing.
+    sql: what is going to be asked. Predictions and embeddings are shown if it names them, because a listing of
+    their files takes as long as one of the objects; `show_answers` shows them later.
 
     Raises:
         RunNotFound: there is no run at this place.
@@ -49,24 +56,38 @@ def connect(store: RunStore) -> Connection:
     con.register("slides", store.summaries_table())
     con.register("failures", _to_table(store.failures(), FAILURES_SCHEMA))
     con.register("catalog", _to_table(store.read_catalog(), CATALOG_SCHEMA))
+    if re.search(rf"\b({'|'.join(ANSWER_KINDS)})\b", sql, re.IGNORECASE):
+        show_answers(con, store)
     return con
 
 
 def show_objects(
-    con: Connection, store: RunStore, files: Mapping[str, str] | None, *, view: str = VIEWS[0]
+    con: Connection,
+    store: RunStore,
+    files: Mapping[str, str] | None,
+    *,
+    view: str = VIEWS[0],
+    genera: ListedAnswers | None = None,
 ) -> None:
     """Let the view `objects`, or one of another name, hold these slides only, or all (None).
 
     files: the file of each slide by slide_id, chosen from `committed_files`. Reading a few files by name is what
     keeps a report over 150,000 slides bounded; a file of a compacted dataset holds other slides too.
+    genera: predictions whose `genus`, `genus_score` and `genus_entropy` stand beside the objects.
     """
-    if files is None:
-        places = [_place(store, "objects") + "/*/*.parquet"] if store.committed_files() else []
-        sql = _objects_sql(places, store)
-    else:
-        places = [_place(store, name) for name in sorted(set(files.values()))]
-        sql = _only(files, _objects_sql(places, store))
+    sql = objects_sql(store, files)
+    if genera is not None:
+        sql = with_genera_sql(sql, genera, files)
     con.execute(f"CREATE OR REPLACE VIEW {view} AS {sql}")
+
+
+def show_answers(con: Connection, store: RunStore) -> None:
+    """Let the views `predictions` and `embeddings` hold what later jobs said of the objects, under all names.
+
+    They join `objects` by slide_id and object_id.
+    """
+    for kind in ANSWER_KINDS:
+        con.execute(f"CREATE OR REPLACE VIEW {kind} AS {answers_sql(kind, list_answers(store, kind))}")
 
 
 def show_parquet(con: Connection, store: RunStore, place: str, *, view: str, access: AccessConfig) -> None:
@@ -81,7 +102,9 @@ def show_parquet(con: Connection, store: RunStore, place: str, *, view: str, acc
     if separator and not store.url.startswith(f"{protocol}://"):
         con.register_filesystem(readers_filesystem(protocol, access))
     try:
-        con.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM read_parquet({_quote(_escaped(place))})")
+        con.execute(
+            f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM read_parquet({quote(escape_glob(place))})"
+        )
     except duckdb.Error as error:
         raise QueryError(f"{place} is not readable as Parquet ({_first_paragraph(error)})") from None
 
@@ -92,7 +115,7 @@ def run_query(store: RunStore, sql: str) -> pa.Table:
     Raises:
         QueryError: DuckDB refuses the SQL.
     """
-    return fetch(connect(store), sql)
+    return fetch(connect(store, sql=sql), sql)
 
 
 def fetch(con: Connection, sql: str) -> pa.Table:
@@ -191,61 +214,15 @@ def _open_duckdb(store: RunStore) -> Connection:
         ":memory:",
         config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"},
     )
-    if "://" in store.url:
-        con.register_filesystem(store.filesystem)
+    # The answers to a dataset's objects are in its run, which may be elsewhere.
+    homes = {home.url.partition("://")[0]: home for home in (arrays_store(store), store) if "://" in home.url}
+    for home in homes.values():
+        con.register_filesystem(home.filesystem)
     return con
 
 
 def _to_table(rows: Sequence[Failure] | Sequence[CatalogRow], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
-
-
-def _objects_sql(places: Sequence[str], store: RunStore) -> str:
-    if not places:
-        typed = [f"NULL::{_DUCKDB_TYPES[field.type]} AS {field.name}" for field in OBJECTS_SCHEMA]
-        return f"SELECT {', '.join([*typed, 'NULL::VARCHAR AS well'])} WHERE false"
-    columns = ", ".join(OBJECTS_SCHEMA.names)
-    files = "[" + ", ".join(map(_quote, places)) + "]"
-    if "/well=" in f"/{store.root}/":
-        # A run below a folder named well=… would lend that name to every object; read the last one instead.
-        well = "url_decode(regexp_extract(filename, '/well=([^/]*)/[^/]*$', 1)) AS well"
-        return (
-            f"SELECT {columns}, {well} FROM read_parquet({files}, filename = true, hive_partitioning = false)"
-        )
-    return (
-        f"SELECT {columns}, well FROM read_parquet({files}, hive_partitioning = true, "
-        "hive_types = {'well': VARCHAR})"
-    )
-
-
-def _only(slide_ids: Collection[str], sql: str) -> str:
-    """The rows of these slides; DuckDB leaves row groups of others unread."""
-    return (
-        f"SELECT * FROM ({sql}) WHERE slide_id IN ({', '.join(map(_quote, slide_ids))})" if slide_ids else sql
-    )
-
-
-_DUCKDB_TYPES = {
-    pa.string(): "VARCHAR",
-    pa.float64(): "DOUBLE",
-    pa.float32(): "FLOAT",
-    pa.int32(): "INTEGER",
-    pa.uint8(): "UTINYINT",
-    pa.bool_(): "BOOLEAN",
-}
-
-
-def _place(store: RunStore, name: str) -> str:
-    """A file of the run as DuckDB's glob reads it: what a name may hold of glob signs stands for itself."""
-    return _escaped(f"{store.url}/{name}")
-
-
-def _escaped(place: str) -> str:
-    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in place)
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _first_paragraph(error: Exception) -> str:

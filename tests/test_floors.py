@@ -17,7 +17,7 @@ FLOORS = {
     "detect merge crops measures half_precision precision embed pictures store tables in_parts "
     "objects_table sources synthetic direct",
     3: "worker detection cutting catalog ledger progress slide_plan dry_run query export status report doctor learn "
-    "compact care estimate",
+    "compact care estimate view_sql",
     4: "scheduler job answer_job train_job",
     5: "cli demo",
 }

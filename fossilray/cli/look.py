@@ -46,7 +46,12 @@ def report(
 
 def query(
     run: RunArgument,
-    sql: Annotated[str, typer.Argument(help="SQL over the views objects, slides, failures and catalog.")],
+    sql: Annotated[
+        str,
+        typer.Argument(
+            help="SQL over the views objects, slides, failures, catalog, predictions and embeddings."
+        ),
+    ],
     form: Annotated[TableForm, typer.Option("--format", help="How to print the answer.")] = "table",
     out_file: OutOption = None,
     config: ConfigOption = None,

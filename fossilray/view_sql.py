@@ -1,0 +1,111 @@
+"""SQL of the views over a run: which files each reads, with which columns. No DuckDB here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import pyarrow as pa
+
+from fossilray.records import OBJECTS_SCHEMA, PREDICTIONS_SCHEMA
+from fossilray.store import RunStore
+from fossilray.store.layout import OBJECTS, AnswerKind
+from fossilray.store.listed_answers import ListedAnswers
+
+GENUS_COLUMNS = ("genus", "genus_score", "genus_entropy")
+"""What predictions add to the columns of `objects`."""
+
+
+def objects_sql(store: RunStore, files: Mapping[str, str] | None) -> str:
+    """All objects (None), or those of some slides, whose files are given by slide_id."""
+    columns = _typed(OBJECTS_SCHEMA)
+    if files is None:
+        places = [_place(store.url, OBJECTS) + "/*/*.parquet"] if store.committed_files() else []
+        return _read(places, columns, root=store.root)
+    places = [_place(store.url, name) for name in sorted(set(files.values()))]
+    return only_slides(files, _read(places, columns, root=store.root))
+
+
+def answers_sql(kind: AnswerKind, listed: Sequence[ListedAnswers]) -> str:
+    """All answers of a kind under their names: the first column is `head` of predictions, `name` of embeddings."""
+    columns, name_column = _answer_columns(kind), "head" if kind == "predictions" else "name"
+    parts = [
+        f"SELECT {quote(one.answers.name)} AS {name_column}, * FROM "
+        f"({_read([_place(one.answers.url) + '/*/*.parquet'], columns, root=one.answers.files.root)})"
+        for one in listed
+        if one.files
+    ]
+    nothing = f"SELECT NULL::VARCHAR AS {name_column}, * FROM ({_read([], columns, root='')})"
+    return " UNION ALL ".join(parts or [nothing])
+
+
+def with_genera_sql(objects: str, listed: ListedAnswers, slide_ids: Collection[str] | None) -> str:
+    """The objects with GENUS_COLUMNS beside their own; null where there is no prediction.
+
+    slide_ids: whose predictions are read; None: all.
+    """
+    chosen = listed.files.keys() if slide_ids is None else listed.files.keys() & set(slide_ids)
+    places = [_place(listed.answers.url, listed.files[slide_id]) for slide_id in sorted(chosen)]
+    predictions = _read(places, _answer_columns("predictions"), root=listed.answers.files.root)
+    return (
+        "SELECT o.*, p.genus, p.score AS genus_score, p.entropy AS genus_entropy "
+        f"FROM ({objects}) o LEFT JOIN ({predictions}) p USING (slide_id, object_id)"
+    )
+
+
+def only_slides(slide_ids: Collection[str], sql: str) -> str:
+    """The rows of these slides; DuckDB leaves row groups of others unread."""
+    return (
+        f"SELECT * FROM ({sql}) WHERE slide_id IN ({', '.join(map(quote, slide_ids))})" if slide_ids else sql
+    )
+
+
+def quote(text: str) -> str:
+    """A string of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def escape_glob(place: str) -> str:
+    """A place as DuckDB's glob reads it: what a name may hold of glob signs stands for itself."""
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in place)
+
+
+def _read(places: Sequence[str], columns: Mapping[str, str], *, root: str) -> str:
+    """These columns and `well` of Parquet files that are partitioned by well; no rows without files."""
+    if not places:
+        typed = [f"NULL::{kind} AS {name}" for name, kind in columns.items()]
+        return f"SELECT {', '.join([*typed, 'NULL::VARCHAR AS well'])} WHERE false"
+    named, files = ", ".join(columns), "[" + ", ".join(map(quote, places)) + "]"
+    if "/well=" in f"/{root}/":
+        # A run below a folder named well=… would lend that name to every object; read the last one instead.
+        well = "url_decode(regexp_extract(filename, '/well=([^/]*)/[^/]*$', 1)) AS well"
+        return (
+            f"SELECT {named}, {well} FROM read_parquet({files}, filename = true, hive_partitioning = false)"
+        )
+    return (
+        f"SELECT {named}, well FROM read_parquet({files}, hive_partitioning = true, "
+        "hive_types = {'well': VARCHAR})"
+    )
+
+
+def _place(url: str, name: str = "") -> str:
+    return escape_glob(f"{url}/{name}" if name else url)
+
+
+def _answer_columns(kind: AnswerKind) -> dict[str, str]:
+    if kind == "predictions":
+        return _typed(PREDICTIONS_SCHEMA)
+    return {"slide_id": "VARCHAR", "object_id": "INTEGER", "embedding": "FLOAT[]"}
+
+
+def _typed(schema: pa.Schema) -> dict[str, str]:
+    return {field.name: _DUCKDB_TYPES[field.type] for field in schema}
+
+
+_DUCKDB_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.float64(): "DOUBLE",
+    pa.float32(): "FLOAT",
+    pa.int32(): "INTEGER",
+    pa.uint8(): "UTINYINT",
+    pa.bool_(): "BOOLEAN",
+}
