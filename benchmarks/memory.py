@@ -29,6 +29,7 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from working_folder import working_folder
 
 if TYPE_CHECKING:
     from fossilray.worker import SlideWorker
@@ -174,7 +175,7 @@ def curve(
 ) -> None:
     """Peak memory against the size of the slide."""
     asked = [int(side) for side in sides.split(",")]
-    with _folder(keep) as folder:
+    with working_folder(keep, name="memory") as folder:
         measured = _rows(folder, [(side, objects) for side in asked])
         out.print(_table(f"about {objects:,} objects on each", measured))
         out.print(_verdict(measured))
@@ -188,7 +189,7 @@ def curve(
 @app.command()
 def large(width: int = 100_000, height: int = 80_000, objects: int = 50_000, keep: Keep = None) -> None:
     """Peak memory and stage times on one large slide."""
-    with _folder(keep) as folder:
+    with working_folder(keep, name="memory") as folder:
         stated = _measure(folder, width, height, objects)
     found = int(stated["objects"])
     print(f"slide              {width} x {height} px, {objects} objects painted, {found} found")
@@ -257,16 +258,6 @@ def _verdict(measured: list[tuple[int, dict[str, Any]]]) -> str:
         f"a gigapixel more adds {slope:.1f} MB; the largest slide takes {peaks[-1] / peaks[0]:.2f} times the "
         f"smallest's memory for {gigapixels[-1] / gigapixels[0]:.0f} times its pixels"
     )
-
-
-@contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
-        yield keep
-        return
-    with tempfile.TemporaryDirectory(prefix="fossilray-memory-") as folder:
-        yield Path(folder)
 
 
 def alone(code: str) -> str:

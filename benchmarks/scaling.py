@@ -25,10 +25,8 @@ import re
 import secrets
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -40,7 +38,8 @@ import typer
 from ray import cloudpickle
 from rich.console import Console
 from rich.table import Table
-from soak import _summary
+from soak import made_up_summary
+from working_folder import working_folder
 
 from fossilray.catalog import find_slides
 from fossilray.config import RunConfig
@@ -94,7 +93,7 @@ def main(
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     asked = [kind for kind in KINDS if kind in kinds.split(",")]
     counts = [int(count) for count in workers.split(",")]
-    with _folder(folder) as place:
+    with working_folder(folder, name="scaling") as place:
         rows = _many_names(place, side_px, slides * max(counts)) if set(REAL) & set(asked) else []
         measured: dict[tuple[str, int], list[Measured]] = {(k, n): [] for k in asked for n in counts}
         for number in range(rounds):
@@ -105,7 +104,9 @@ def main(
                 print(f"  round {number + 1}: {kind}, {count} workers: {shown}", file=sys.stderr, flush=True)
     for table in (_throughput(measured, counts[0]), _start(measured)):
         out.print(table)
-    outcome = Outcome("s000001", summary=_summary(CatalogRow("s000001", "/s.mrxs"), secrets.token_hex(8)))
+    outcome = Outcome(
+        "s000001", summary=made_up_summary(CatalogRow("s000001", "/s.mrxs"), secrets.token_hex(8))
+    )
     sent = len(pickle.dumps(CatalogRow("s000001", "/slides/s000001.mrxs")))
     out.print(
         f"between driver and worker, for each slide: {sent} B there, {len(pickle.dumps(outcome))} B back"
@@ -173,7 +174,7 @@ class IdleWorker:
 
     def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
         time.sleep(self._sleep_s)
-        return Outcome(row.slide_id, summary=_summary(row, "0" * 16))
+        return Outcome(row.slide_id, summary=made_up_summary(row, "0" * 16))
 
     def state(self) -> WorkerState | None:
         return None
@@ -360,16 +361,6 @@ def _many_names(place: Path, side_px: int, names: int) -> list[CatalogRow]:
         CatalogRow(f"s{number:04d}", found[number % len(found)].path, mpp=found[number % len(found)].mpp)
         for number in range(names)
     ]
-
-
-@contextmanager
-def _folder(folder: Path | None) -> Iterator[Path]:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="fossilray-scaling-") as place:
-        yield Path(place)
 
 
 if __name__ == "__main__":

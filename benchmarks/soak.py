@@ -18,12 +18,10 @@ import functools
 import os
 import random
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -37,6 +35,7 @@ import typer
 from ray import cloudpickle
 from rich.console import Console
 from rich.table import Table
+from working_folder import working_folder
 
 from fossilray.care.verify import verify_run
 from fossilray.config import RunConfig, StoreConfig, WorkersConfig
@@ -68,7 +67,7 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="Folder to keep; d
 @app.command()
 def driver(slides: int = 150_000, store: Where = "local", workers: int = 2, folder: OutOption = None) -> None:
     """Memory and time of the driver over many slides that take no time."""
-    with _folder(folder) as place, _run(store, place) as (url, access):
+    with working_folder(folder, name="soak") as place, _run(store, place) as (url, access):
         config = RunConfig(workers=WorkersConfig(count=workers, cpus_per_worker=0.4), store=access)
         run = RunStore.open(url, access)
         run.create_or_check(describe_run(config, {}))
@@ -103,7 +102,7 @@ def chaos(
     minutes: float = 60.0, every_s: float = 60.0, size_px: int = 4096, seed: int = 1, folder: OutOption = None
 ) -> None:
     """Real slides, a kill every minute, and then the proof that nothing is lost or there twice."""
-    with _folder(folder) as place:
+    with working_folder(folder, name="soak") as place:
         slides, originals = _many_names(place / "slides", size_px=size_px, names=round(minutes * 40))
         run = place / "run"
         kills = _kill_for(minutes * 60, every_s, slides, run, random.Random(seed))
@@ -145,7 +144,7 @@ class NoOpWorker:
 
     def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
         attempt = self._store.begin_attempt(row.slide_id, deadline_s=600)
-        summary = _summary(row, attempt.attempt)
+        summary = made_up_summary(row, attempt.attempt)
         files = ArrayFiles(arrays_path(row.slide_id, attempt.attempt), {}, {})
         won = self._store.commit_slide(_five_rows(row.slide_id, files.path), summary, files, attempt=attempt)
         return Outcome(row.slide_id, summary=summary if won else None)
@@ -346,19 +345,6 @@ def _differing(store: RunStore, originals: int) -> list[str]:
 
 
 @contextmanager
-def _folder(folder: Path | None) -> Iterator[Path]:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-        return
-    place = Path(tempfile.mkdtemp(prefix="fossilray-soak-"))
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
-@contextmanager
 def _run(where: Where, folder: Path) -> Iterator[tuple[str, StoreConfig]]:
     """The run directory's address and how it is reached."""
     if where == "local":
@@ -415,7 +401,7 @@ def _five_rows(slide_id: str, arrays: str) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=OBJECTS_SCHEMA)
 
 
-def _summary(row: CatalogRow, attempt: str) -> SlideSummary:
+def made_up_summary(row: CatalogRow, attempt: str) -> SlideSummary:
     values: dict[str, object] = {
         field.name: 0.0 if pa.types.is_floating(field.type) else 0 for field in SLIDES_SCHEMA
     }
