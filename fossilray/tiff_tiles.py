@@ -7,12 +7,11 @@ import struct
 from pathlib import Path
 
 from fossilray.errors import NotASlide
-from fossilray.sources.tiff_directories import read_directories
+from fossilray.sources.tiff_directories import directories_in
 
 _STRIP_BYTE_COUNTS, _TILE_BYTE_COUNTS = 279, 325
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_TILES = 1 << 26
-_MOST_READS = 1024
 
 
 def check_tiff(path: Path) -> None:
@@ -28,9 +27,7 @@ def check_tiff(path: Path) -> None:
             return
         size = os.fstat(file.fileno()).st_size
         try:
-            for directory in read_directories(
-                lambda start, stop: os.pread(file.fileno(), stop - start, start), most_reads=_MOST_READS
-            ):
+            for directory in directories_in(file):
                 for tag in directory.tags & {_STRIP_BYTE_COUNTS, _TILE_BYTE_COUNTS}:
                     claimed = directory.numbers(tag, most=_MOST_TILES)
                     # Numbers from 2**63 on turn negative.

@@ -6,7 +6,6 @@ https://openslide.org/formats/aperio/, and OpenSlide's readers of them.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from fossilray.direct.placed_level import LARGEST_TILE_PX, Pieces, PlacedLevel, SlideLayout, StoredTiles
 from fossilray.direct.tiff_jpeg import WholeJpegs
 from fossilray.records import Level
-from fossilray.sources.tiff_directories import TiffDirectory, read_directories
+from fossilray.sources.tiff_directories import TiffDirectory, directories_in
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _LENGTHS = 277, 284, 322, 323, 324, 325
@@ -27,7 +26,6 @@ _LEAST_TILE_PX = 16
 # A slide of 200 gigapixels in tiles of 256 px has 3 million.
 _MOST_TILES = 4_000_000
 _MOST_TABLE_BYTES = 1 << 16
-_MOST_READS = 1024
 
 
 def read_tiff_layout(path: Path, levels: Sequence[Level], *, are_gaps_empty: bool) -> SlideLayout:
@@ -41,11 +39,7 @@ def read_tiff_layout(path: Path, levels: Sequence[Level], *, are_gaps_empty: boo
     """
     with path.open("rb") as file:
         try:
-            directories = list(
-                read_directories(
-                    lambda start, stop: os.pread(file.fileno(), stop - start, start), most_reads=_MOST_READS
-                )
-            )
+            directories = list(directories_in(file))
             placed = [
                 _of_level(number, levels, directories, are_gaps_empty=are_gaps_empty)
                 for number in range(len(levels))

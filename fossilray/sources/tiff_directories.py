@@ -5,9 +5,10 @@ The tags are those of TIFF 6.0; BigTIFF differs in the width of its numbers.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator, KeysView
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ Read = Callable[[int, int], bytes]
 Value = int | float | str
 
 _CHUNK_BYTES = 4096
+_MOST_READS_OF_A_FILE = 1024
 _MOST_DIRECTORIES = 64
 _MOST_ENTRIES = 256
 _LONGEST_TEXT_BYTES = 4096
@@ -46,6 +48,18 @@ def read_directories(read: Read, *, most_reads: int) -> Iterator[TiffDirectory]:
         seen.add(offset)
         directory, offset = _read_directory(chunks, offset, order, big=big)
         yield directory
+
+
+def directories_in(file: BinaryIO) -> Iterator[TiffDirectory]:
+    """The directories of a file on a disk, which must stay open while values are asked for.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError, KeyError, struct.error: as read_directories.
+    """
+    return read_directories(
+        lambda start, stop: os.pread(file.fileno(), stop - start, start), most_reads=_MOST_READS_OF_A_FILE
+    )
 
 
 class TiffDirectory:
