@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import run_fixtures
 from ray import cloudpickle
 
 from fossilray.config import RunConfig, StoreConfig, WorkersConfig
 from fossilray.errors import StoreUnreachable, WeightsError, WorkerError
 from fossilray.ledger import LOSSES, Ledger
 from fossilray.progress import Tally
-from fossilray.records import CatalogRow, Failure, Outcome, SlideSummary, WorkerState, utc_now
+from fossilray.records import UNASSIGNED_WELL, CatalogRow, Failure, Outcome, WorkerState, utc_now
 from fossilray.scheduler import ray_cluster, run_slides, workers_that_fit
 from fossilray.store import RunStore
 from fossilray.store.run_record import describe_run
@@ -76,7 +77,10 @@ class ScriptedWorker:
             time.sleep(3600)
         if act == "offline" or (act == "offline_once" and self._tries(row) == 1):
             raise StoreUnreachable("s3://bucket/run does not answer; check the network")
-        return Outcome(row.slide_id, summary=summary(row.slide_id))
+        return Outcome(
+            row.slide_id,
+            summary=run_fixtures.a_summary(row.slide_id, "0" * 16, objects=7, well=UNASSIGNED_WELL),
+        )
 
     def state(self) -> WorkerState | None:
         return self._state
@@ -122,11 +126,14 @@ class Silent:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    # Workers cannot import a test module by name.
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    # Workers cannot import modules of tests by name.
+    carried = (sys.modules[__name__], run_fixtures)
+    for module in carried:
+        cloudpickle.register_pickle_by_value(module)
     with ray_cluster("local"):
         yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    for module in carried:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 @pytest.fixture
@@ -337,40 +344,4 @@ def failure(slide_id: str, *, transient: bool, error: str = "UnreadableRegion") 
         not transient,
         "h",
         utc_now(),
-    )
-
-
-def summary(slide_id: str) -> SlideSummary:
-    numbers = dict.fromkeys(
-        [
-            *("width", "height", "bounds_x", "bounds_y", "bounds_width", "bounds_height"),
-            *("tiles_planned", "tiles_blank", "tiles_read", "tiles_failed", "crops_coarser", "crops_failed"),
-            "array_bytes",
-        ],
-        0,
-    )
-    seconds = dict.fromkeys(
-        [
-            f"seconds_{stage}"
-            for stage in ("fetch", "open", "detect", "merge", "crops", "embed", "write", "total")
-        ],
-        0.0,
-    )
-    return SlideSummary(
-        slide_id=slide_id,
-        path=f"/{slide_id}.mrxs",
-        well="unassigned",
-        measured_depth_m=None,
-        vendor="fake",
-        mpp=0.25,
-        scanned_mm2=1.0,
-        content_mm2=1.0,
-        detector_megapixels=1.0,
-        device="cpu/float32",
-        objects=7,
-        attempt="0" * 16,
-        host="h",
-        finished_at=utc_now(),
-        **numbers,
-        **seconds,
     )
