@@ -274,17 +274,19 @@ def _cut(
     config: RunConfig,
     coarsest_level: int,
 ) -> None:
-    cut_objects(
-        slide,
-        readers,
-        boxes,
-        writer=writer,
-        embedder=None,
-        lanes=Lanes(_lane, 1),
-        config=config,
-        coarsest_level=coarsest_level,
-        progress=lambda _: None,
-    )
+    with ThreadPoolExecutor(1) as writers:
+        cut_objects(
+            slide,
+            readers,
+            boxes,
+            writer=writer,
+            writers=writers,
+            embedder=None,
+            lanes=Lanes(_lane, 1),
+            config=config,
+            coarsest_level=coarsest_level,
+            progress=lambda _: None,
+        )
 
 
 def _encode(kept: _Kept, config: RunConfig, run: Path) -> None:

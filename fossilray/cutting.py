@@ -43,6 +43,7 @@ def cut_objects(
     objects: Boxes,
     *,
     writer: ArrayWriter,
+    writers: ThreadPoolExecutor,
     embedder: Embedder | None,
     lanes: Lanes,
     config: RunConfig,
@@ -52,7 +53,8 @@ def cut_objects(
     """Crops in row order: while one batch is embedded, the next are cut and the last is stored.
 
     A crop shows the whole pixels of its row's box. Crops of lanes.count + 4 batches are in memory at most.
-    coarsest_level: the coarsest that stands in for an unreadable one. progress: told the share done.
+    writers: one thread, which stores. coarsest_level: the coarsest that stands in for an unreadable one.
+    progress: told the share done.
     """
     background = estimate_background(slide)
     busy = _Busy()
@@ -92,7 +94,6 @@ def cut_objects(
     measures: list[Measures] = []
     coarser = 0
     with (
-        ThreadPoolExecutor(1, thread_name_prefix="write") as writers,
         closing(in_order(readers, cut, parts, ahead=ahead)) as cuts,
         closing(in_order(lanes.pool, embed, _batches(cuts), ahead=lanes.count + 1)) as embedded,
     ):

@@ -6,7 +6,7 @@ Images are H x W x 3 uint8 RGB.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -374,6 +374,10 @@ class WorkerState:
     """Memory of the worker's process, 0 where it is not known."""
     fetched_bytes: int = 0
     """While a slide is fetched: what this worker has read of slides so far."""
+    waiting_reads: int = 0
+    """Windows, or groups of crops, that the reading threads have before them."""
+    waiting_batches: int = 0
+    """Batches of pixels that wait for a network; where it is always 0, the networks wait for pixels."""
 
 
 @dataclass(frozen=True)
@@ -425,6 +429,19 @@ class Heartbeat:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What one attempt took of its worker, however it ended."""
+
+    seconds: float
+    networks_s: float
+    """Of these, seconds in which a batch was at a network; in the others the GPU waited."""
+    read_bytes: int
+    """Read from files by the worker's process, 0 where the system does not tell."""
+    fetched_bytes: int
+    """Fetched from an object store, the next slide's share included."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How one attempt ended; neither summary nor failure: another attempt had committed the slide."""
 
@@ -435,6 +452,7 @@ class Outcome:
     """The objects file waits below pending/ for the driver, who alone commits (`store.single_writer`)."""
     answered: int | None = None
     """Objects about which this attempt committed answers, where they are the work and not the slide itself."""
+    usage: Usage | None = field(default=None, compare=False)
 
 
 class Worker(Protocol):

@@ -7,7 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import cv2
 from fossilray.config import RunConfig
 from fossilray.cutting import cut_objects
 from fossilray.detection import Lanes, Seen, look_over
-from fossilray.errors import AttemptExpired, OutOfMemory, SlideError, UnreadableRegion
+from fossilray.errors import AttemptExpired, OutOfMemory, SlideError, StoreError, UnreadableRegion
 from fossilray.merge import merge_tiles
 from fossilray.objects_table import StoredCrops, objects_table
 from fossilray.pictures import LONGEST_SIDE_PX, draw_boxes
@@ -35,9 +35,11 @@ from fossilray.records import (
     utc_now,
 )
 from fossilray.slide import Slide, open_slide
+from fossilray.slide_threads import SlideThreads
 from fossilray.sources.staging import Stager
 from fossilray.store import RunStore
 from fossilray.store.arrays import ArrayWriter
+from fossilray.watched_pool import WatchedPool
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|insufficient memory", re.IGNORECASE)
 
@@ -50,6 +52,7 @@ class SlideWorker:
         self._store = RunStore.open(store_url, config.store)
         self._stager = Stager(config.slides, config.store)
         self._state: WorkerState | None = None
+        self._threads: SlideThreads | None = None
 
     def prepare(self) -> str:
         """Load the detector and the embedder on a GPU if this process has one; the host, process and device.
@@ -78,7 +81,8 @@ class SlideWorker:
         numbers = str(precision_on(device, self._config.workers.precision)).removeprefix("torch.")
         self._device = f"{name}/{numbers}"
         lanes = 2 if device == "cuda" else 1
-        self._lanes = Lanes(ThreadPoolExecutor(lanes, thread_name_prefix="detect"), lanes)
+        self._networks = WatchedPool(lanes, "network")
+        self._lanes = Lanes(self._networks, lanes)
         return f"{socket.gethostname()}/{os.getpid()}/{device}"
 
     def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
@@ -91,6 +95,8 @@ class SlideWorker:
         attempt = self._store.begin_attempt(
             row.slide_id, deadline_s=self._config.workers.deadline_minutes * 60
         )
+        fetched_before = self._stager.fetched_bytes
+        self._threads = threads = SlideThreads(row.slide_id, self._config, self._networks)
         run = _SlideRun(
             self._config,
             self._store,
@@ -101,12 +107,13 @@ class SlideWorker:
             row,
             attempt,
             self._show,
+            threads,
         )
         try:
             with self._stager.local(row.path) as path:
                 if upcoming is not None:
                     self._stager.prefetch(upcoming.path)
-                return run.execute(path)
+                outcome = run.execute(path)
         except (SlideError, MemoryError, RuntimeError, cv2.error) as caught:
             error = _slide_error(caught, row)
             if error is None:
@@ -124,16 +131,27 @@ class SlideWorker:
             )
             self._store.record_failure(failure)
             self._store.sweep_attempt(row.slide_id, attempt.attempt)
-            return Outcome(row.slide_id, failure=failure)
+            outcome = Outcome(row.slide_id, failure=failure)
         finally:
             self._state = None
+        usage = threads.finish(fetched_bytes=self._stager.fetched_bytes - fetched_before)
+        if threads.timeline is not None:
+            # A timeline more or less is no reason to lose what is committed.
+            with suppress(StoreError):
+                self._store.write_trace(row.slide_id, attempt.attempt, threads.timeline.to_json())
+        return replace(outcome, usage=usage)
 
     def state(self) -> WorkerState | None:
         state = self._state
-        if state is None:
+        if state is None or self._threads is None:
             return None
-        fetched_bytes = self._stager.fetched_bytes if state.stage == "fetch" else 0
-        return replace(state, resident_bytes=resident_bytes(), fetched_bytes=fetched_bytes)
+        return replace(
+            state,
+            resident_bytes=resident_bytes(),
+            fetched_bytes=self._stager.fetched_bytes if state.stage == "fetch" else 0,
+            waiting_reads=self._threads.readers.waiting,
+            waiting_batches=self._threads.networks.waiting,
+        )
 
     def close(self) -> None:
         self._stager.close()
@@ -156,6 +174,7 @@ class _SlideRun:
         row: CatalogRow,
         attempt: Attempt,
         show: Callable[[WorkerState], None],
+        threads: SlideThreads,
     ) -> None:
         self.stage = "fetch"
         self._config = config
@@ -167,6 +186,7 @@ class _SlideRun:
         self._row = row
         self._attempt = attempt
         self._show = show
+        self._threads = threads
         self._seconds: dict[str, float] = {}
         self._embed_s = 0.0
         self._started_s = self._stage_s = time.monotonic()
@@ -185,14 +205,14 @@ class _SlideRun:
                 max_gigapixels=slides.max_gigapixels,
                 reader=slides.reader,
             ) as slide,
-            ThreadPoolExecutor(slides.read_threads, thread_name_prefix="read") as readers,
+            self._threads,  # left before the slide is closed
         ):
             self._enter("detect")
-            seen = self._find(slide, readers)
+            seen = self._find(slide)
             self._enter("merge")
             boxes = merge_tiles(seen.tiles, info=slide.info, merge=self._config.merge)
             self._enter("crops")
-            crops = self._cut(slide, readers, boxes, coarsest_level=seen.coarsest_level)
+            crops = self._cut(slide, boxes, coarsest_level=seen.coarsest_level)
             self._enter("write")
             self._draw(slide, boxes)
             info = slide.info
@@ -205,10 +225,10 @@ class _SlideRun:
         won = self._store.commit_slide(table, summary, crops.files, attempt=self._attempt)
         return Outcome(self._row.slide_id, summary=summary if won else None)
 
-    def _find(self, slide: Slide, readers: ThreadPoolExecutor) -> Seen:
+    def _find(self, slide: Slide) -> Seen:
         return look_over(
             slide,
-            readers,
+            self._threads.readers,
             detector=self._detector,
             lanes=self._lanes,
             config=self._config,
@@ -216,9 +236,7 @@ class _SlideRun:
             progress=self._progress,
         )
 
-    def _cut(
-        self, slide: Slide, readers: ThreadPoolExecutor, boxes: Boxes, *, coarsest_level: int
-    ) -> StoredCrops:
+    def _cut(self, slide: Slide, boxes: Boxes, *, coarsest_level: int) -> StoredCrops:
         embedder = self._embedder
         writer = ArrayWriter(
             self._store,
@@ -231,9 +249,10 @@ class _SlideRun:
         )
         cut = cut_objects(
             slide,
-            readers,
+            self._threads.readers,
             boxes,
             writer=writer,
+            writers=self._threads.writers,
             embedder=embedder,
             lanes=self._lanes,
             config=self._config,
@@ -297,6 +316,7 @@ class _SlideRun:
         now = time.monotonic()
         self._seconds[self.stage] = self._seconds.get(self.stage, 0.0) + now - self._stage_s
         self.stage, self._stage_s = stage, now
+        self._threads.enter(stage)
         self._progress(0.0)
 
     def _progress(self, share: float) -> None:

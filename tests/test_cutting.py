@@ -89,12 +89,17 @@ def cut(
         crops=config.crops,
         dimension=embedder.dimension if embedder else None,
     )
-    with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(lanes) as pool:
+    with (
+        ThreadPoolExecutor(threads) as readers,
+        ThreadPoolExecutor(lanes) as pool,
+        ThreadPoolExecutor(1) as writers,
+    ):
         return cut_objects(
             slide,
             readers,
             objects,
             writer=writer,
+            writers=writers,
             embedder=embedder,
             lanes=Lanes(pool, lanes),
             config=config,

@@ -15,15 +15,15 @@ FLOORS = {
     1: "__init__ config records errors",
     2: "slide slidedat slide_properties mirax_companions tiff_tiles slide_names tiling blank windows "
     "detect merge crops measures half_precision precision embed pictures store tables in_parts "
-    "objects_table sources synthetic direct",
+    "objects_table sources synthetic direct timeline watched_pool slide_threads",
     3: "worker detection cutting catalog ledger progress slide_plan dry_run query export status report doctor learn "
-    "compact care estimate view_sql",
-    4: "scheduler job answer_job train_job",
-    5: "cli demo",
+    "compact care estimate config_reading view_sql",
+    4: "scheduler job answer_job train_job submission",
+    5: "cli demo __main__",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 ENGINES = {
-    "ray": {"scheduler", "train_job"},
+    "ray": {"scheduler", "train_job", "submission"},
     "openslide": {"slide"},
     "ultralytics": {"detect", "learn"},
     "zarr": {"store"},

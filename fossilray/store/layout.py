@@ -13,6 +13,7 @@ RUN/
   attempts/<slide_id>/retry-<id>.json      which failures were forgiven, so that the slide is tried again
   drivers/<id>.json                        heartbeat
   pictures/<slide_id>.jpg                  the slide small, boxes drawn
+  traces/<slide_id>/<attempt>.json         on request: what the threads did and when
   embeddings/<name>/  predictions/<name>/  answers that later jobs gave about the crops, in each:
     answers.json                           what gives them, written once
     well=<well>/<slide_id>.parquet         its creation is the commit of that slide's answers
@@ -165,6 +166,11 @@ def withdrawn_path(slide_id: str) -> str:
 def picture_path(slide_id: str) -> str:
     """The small picture of a slide."""
     return f"pictures/{check_slide_id(slide_id)}.jpg"
+
+
+def trace_path(slide_id: str, attempt: str) -> str:
+    """The timeline of one attempt at a slide."""
+    return f"traces/{check_slide_id(slide_id)}/{_check_id(attempt)}.json"
 
 
 def driver_path(driver_id: str) -> str:

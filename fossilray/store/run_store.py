@@ -33,6 +33,7 @@ from fossilray.store.layout import (
     pending_path,
     picture_path,
     slide_of,
+    trace_path,
 )
 from fossilray.store.objects_file import Footer, encode_objects, read_footer
 from fossilray.store.probe import check_conditional_create
@@ -217,6 +218,10 @@ class RunStore:
             return self.files.read(picture_path(slide_id))
         except FileNotFoundError:
             return None
+
+    def write_trace(self, slide_id: str, attempt: str, timeline: bytes) -> None:
+        """Keep what an attempt's threads did and when."""
+        self.files.write(trace_path(slide_id, attempt), timeline)
 
     # All slides
 
