@@ -10,6 +10,7 @@ FossilrayError
 │   └── UnsafeAge             what is to be swept may still be in use
 ├── WeightsError              a weight file is missing, of another architecture, or unsafe to load
 ├── WorkerError               workers cannot start, or met a fault of fossilray itself
+├── SubmissionError           a cluster's job server does not answer, or refuses a job
 ├── TrainingDiverged          a training's loss or gradients are no numbers any more
 ├── StoreError                the run directory cannot be written or cannot commit safely
 │   ├── NoConditionalCreate   the store cannot create a file only if it is absent
@@ -69,6 +70,10 @@ class WeightsError(FossilrayError):
 
 class WorkerError(FossilrayError):
     """Workers cannot do their job; the run stops and can be resumed."""
+
+
+class SubmissionError(FossilrayError):
+    """A cluster's job server cannot be reached or will not do it; jobs that it runs go on."""
 
 
 class TrainingDiverged(FossilrayError):

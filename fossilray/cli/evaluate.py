@@ -136,7 +136,7 @@ def evaluate(
     out.print(f"page: {found.page}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _load(labels: Path, run: str | None, config: Path | None, set_: list[str] | None) -> LabelledSet:
+def _load(labels: Path, run: str | None, config: str | None, set_: list[str] | None) -> LabelledSet:
     from fossilray.learn.labelled import load_labels
 
     with _saying("labels"):

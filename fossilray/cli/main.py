@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from fossilray.cli import about, answers, care, curate, evaluate, learn, look, plan, work
+from fossilray.cli import about, answers, care, curate, evaluate, learn, look, plan, submit, work
 from fossilray.cli.shared import err
 from fossilray.errors import FossilrayError, UsageError
 from fossilray.tables import printable
@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
-    *(work.process, work.catalog, plan.estimate),
+    *(work.process, work.catalog, plan.estimate, submit.submit),
     *(look.status, look.report, look.query, look.crops, look.export),
     *(care.failures, care.retry, care.verify, care.gc, care.compact),
     *(answers.embed, curate.curate),
@@ -36,6 +36,13 @@ classify = typer.Typer(help="Classifiers: taught on labels, asked about a run.",
 classify.command(name="train")(evaluate.classify_train)
 classify.command(name="run")(answers.classify_run)
 app.add_typer(classify, name="classify")
+
+job = typer.Typer(help="Jobs that were submitted to a cluster.", no_args_is_help=True)
+job.command(name="list")(submit.list_jobs)
+job.command(name="status")(submit.status)
+job.command(name="logs")(submit.logs)
+job.command(name="stop")(submit.stop)
+app.add_typer(job, name="job")
 
 train = typer.Typer(help="Trainings of networks.", no_args_is_help=True)
 train.command(name="backbone")(learn.train_backbone)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,22 +23,23 @@ RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Run directory or compacted dataset: a local path or s3://…")
 ]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="YAML file; `fossilray config` prints the defaults.")
+    str | None,
+    typer.Option("--config", help="YAML file, on a disk or s3://…; `fossilray config` prints the defaults."),
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="One field, e.g. detector.confidence=0.3; may be repeated.")
 ]
 
 
-def settings(config: Path | None, assignments: list[str] | None, workers: int | None = None) -> RunConfig:
+def settings(config: str | None, assignments: list[str] | None, workers: int | None = None) -> RunConfig:
     """The configuration that a command's options ask for."""
-    from fossilray.config import load_config
+    from fossilray.config_reading import read_config
 
     extra = [] if workers is None else [f"workers.count={workers}"]
-    return load_config(config, [*(assignments or []), *extra])
+    return read_config(config, [*(assignments or []), *extra])
 
 
-def open_store(run: str, config: Path | None, assignments: list[str] | None) -> RunStore:
+def open_store(run: str, config: str | None, assignments: list[str] | None) -> RunStore:
     """The run directory, or the compacted dataset, that a command's options name."""
     from fossilray.store import open_run
 

@@ -1,0 +1,139 @@
+"""A cluster of real `ray start` processes on this machine: a head that does no work, its job server, and nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import requests
+
+BIN = Path(sys.executable).parent
+OBJECT_STORE_BYTES = 80 * 2**20
+
+
+class Node:
+    """One `ray start --block` with all it started, in a process group of its own."""
+
+    def __init__(self, words: list[str], environment: dict[str, str], log: Path) -> None:
+        self._log = log
+        with log.open("w") as stream:
+            self._process = subprocess.Popen(
+                [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *words],
+                env=environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """As a machine goes: everything at once, without a word."""
+        for pid in _session(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait(timeout=30)
+
+    def end(self) -> None:
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=10)
+        self.kill()
+
+
+class RayNodes:
+    """A head with 0 CPUs and a job server; `add` starts further nodes."""
+
+    def __init__(self, **variables: str) -> None:
+        # Sockets lie below it, whose names must stay short.
+        self._folder = Path(tempfile.mkdtemp(prefix="fr"))
+        self._environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("RAY_ADDRESS", "PYTEST_CURRENT_TEST")
+        }
+        self._environment |= {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled", **variables}
+        ports = _free_ports(3)
+        self.gcs, self.address = f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
+        head = ["--head", "--num-cpus=0", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
+        head += [
+            f"--ray-client-server-port={ports[2]}",
+            f"--temp-dir={self._folder}",
+            "--include-dashboard=true",
+        ]
+        self.nodes = [self._start(head)]
+
+    def __enter__(self) -> Self:
+        try:
+            self._wait_for_head()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def add(self, *, cpus: int) -> Node:
+        node = self._start([f"--address={self.gcs}", f"--num-cpus={cpus}"])
+        self.nodes.append(node)
+        return node
+
+    def _start(self, words: list[str]) -> Node:
+        agent, grpc, metrics, runtime = _free_ports(4)
+        words = [*words, "--node-ip-address=127.0.0.1", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        words += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}"]
+        words += [f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime}"]
+        return Node(words, self._environment, self._folder / f"node-{agent}.log")
+
+    def _wait_for_head(self) -> None:
+        deadline_s = time.monotonic() + 60
+        while time.monotonic() < deadline_s:
+            assert self.nodes[0].is_alive(), self.nodes[0].said
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"{self.address}/api/jobs/", timeout=5).ok:
+                    return
+            time.sleep(0.2)
+        raise AssertionError(self.nodes[0].said)
+
+    def _end(self) -> None:
+        for node in reversed(self.nodes):
+            node.end()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _session(leader: int) -> list[int]:
+    """Every process of a session: Ray gives some of them groups of their own."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == leader:
+                    found.append(int(folder.name))
+    return found
