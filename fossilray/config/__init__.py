@@ -22,10 +22,10 @@ from fossilray.config.sections import (
     SlidesConfig,
     StoreConfig,
     TilingConfig,
-    WorkersConfig,
 )
 from fossilray.config.training import TrainConfig
 from fossilray.config.watching import CostConfig, WatchConfig
+from fossilray.config.workers import WorkersConfig
 
 __all__ = [
     "AccessConfig",

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from fossilray.config.base import KEPT_BACK, Section
 from fossilray.config.watching import CostConfig, WatchConfig
+from fossilray.config.workers import WorkersConfig
 
 
 class AccessConfig(Section):
@@ -254,53 +255,6 @@ class EmbedderConfig(Section):
         "Position embeddings are interpolated.",
     )
     batch: int = Field(64, ge=1, description="Crops per forward pass.")
-
-
-class WorkersConfig(Section):
-    """How the job uses the machine or cluster; only torch_threads, precision and compile can change results."""
-
-    count: int | None = Field(None, ge=1, description="Workers; unset: one per GPU share, or per CPU share.")
-    cpus_per_worker: float = Field(
-        0.9,
-        gt=0,
-        description="CPU cores Ray reserves for a worker; just under a whole one leaves Ray itself room.",
-    )
-    gpus_per_worker: float = Field(
-        1.0, ge=0, description="GPUs (or a share of one) for a worker on a cluster that has any; 0: CPU only."
-    )
-    torch_threads: int = Field(
-        1, ge=1, description="Threads of PyTorch inside a worker; changes the last bits."
-    )
-    precision: Literal["auto", "float32"] = Field(
-        "auto",
-        description="auto: networks run in bfloat16 where the processor or GPU multiplies it natively; float32: "
-        "always. Changes scores and embeddings in their last digits.",
-    )
-    compile: bool = Field(
-        False,
-        description="The embedder's network goes through torch.compile when a worker starts, which takes it a minute "
-        "or so and, without a GPU, a C++ compiler. Changes embeddings in their last digits.",
-    )
-    max_deaths: int = Field(3, ge=1, description="A slide that killed its worker this often is quarantined.")
-    max_tries: int = Field(3, ge=1, description="Tries of a slide whose failures are transient.")
-    retry_after_s: float = Field(
-        5.0,
-        ge=0,
-        description="Wait before a slide with a transient failure is tried again; doubles with every try, and varies.",
-    )
-    deadline_minutes: float = Field(120.0, gt=0, description="An attempt older than this commits nothing.")
-    stall_minutes: float = Field(
-        15.0,
-        gt=0,
-        description="A worker that makes no progress within a stage for this long is stopped, and its slide tried "
-        "elsewhere.",
-    )
-    memory_gb: float | None = Field(
-        None,
-        gt=0,
-        description="A worker that holds more memory than this is stopped, and its slide tried elsewhere; unset: "
-        "only Ray's own guard of the whole machine.",
-    )
 
 
 class StoreConfig(AccessConfig):

@@ -96,7 +96,7 @@ def _workers(instance: Instance, config: RunConfig) -> int:
     workers = config.workers
     if workers.count is not None:
         return workers.count
-    if instance.gpus and workers.gpus_per_worker:
+    if instance.gpus and workers.gpus_per_worker and workers.device != "cpu":
         return max(1, int(instance.gpus / workers.gpus_per_worker + 1e-9))
     by_cores = int(instance.vcpus / workers.cpus_per_worker)
     return max(1, min(by_cores, int(instance.memory_gib * 2**30 / 1e9 / _WORKER_GB)))
