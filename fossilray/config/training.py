@@ -18,7 +18,8 @@ class TrainDataConfig(Section):
     """Which crops are learned from, and which are kept apart to judge by."""
 
     sources: tuple[str, ...] = Field(
-        (), description="Run directories, compacted datasets (local or s3://) or folders of <class>/<image>."
+        (),
+        description="Run directories, compacted datasets (local or s3://) or folders of `<class>/<image>`.",
     )
     where: str | None = Field(None, description="SQL condition on the objects of runs.")
     curation: str | None = Field(None, description="Parquet of `fossilray curate`: which crops, how often.")
@@ -49,7 +50,7 @@ class ProbeConfig(Section):
     """What is measured of the backbone while it learns."""
 
     sources: tuple[str, ...] = Field(
-        (), description="Folders of <class>/<image> that the kNN probe judges by."
+        (), description="Folders of `<class>/<image>` that the kNN probe judges by."
     )
     every_epochs: int = Field(1, ge=1, description="Epochs between two probes.")
     crops: int = Field(2048, ge=2, description="Most crops of a probe.")
@@ -168,7 +169,12 @@ class TrainConfig(Section):
         None, description="timm's name of the network; unset: that of the weights it starts from."
     )
     arch_kwargs: dict[str, Any] = Field({}, description="What timm.create_model is told besides.")
-    init: str = Field("scratch", description="scratch, timm:<name> (weights of the hub) or file:<path>.")
+    init: str = Field("scratch", description="scratch, `timm:<name>` (weights of the hub) or `file:<path>`.")
+    frozen_stages: int = Field(
+        0,
+        ge=0,
+        description="First stages of the network that keep the weights they start with, the stem being one.",
+    )
     input_px: int = Field(128, ge=16, description="Side of the square that the backbone learns on.")
     export_px: int | None = Field(
         None, ge=16, description="Side at which the finished backbone sees crops; unset: input_px."
@@ -189,7 +195,9 @@ class TrainConfig(Section):
     accumulate: int = Field(
         1, ge=1, description="Batches whose gradients are summed; each is contrasted within itself."
     )
-    epochs: int | None = Field(None, ge=1, description="Epochs to train for.")
+    epochs: int | None = Field(
+        None, ge=1, description="Epochs to train for; 100 where no other length is given either."
+    )
     steps: int | None = Field(None, ge=1, description="Steps of the optimiser to train for.")
     minutes: float | None = Field(
         None, gt=0, description="Minutes to train for; the curve then depends on how fast the machine is."
@@ -225,8 +233,20 @@ class TrainConfig(Section):
             raise ValueError("give one of epochs, steps and minutes")
         if self.init == "scratch" and self.arch is None:
             raise ValueError("arch must name the network that starts from scratch")
+        if self.init == "scratch" and self.frozen_stages:
+            raise ValueError("frozen_stages keeps weights that init brings; from scratch there are none")
         if self.init != "scratch" and not self.init.startswith(("timm:", "file:")):
             raise ValueError("init must be scratch, timm:<name> or file:<path>")
+        return self
+
+    @model_validator(mode="after")
+    def _learns_from_what_it_is_shown(self) -> Self:
+        views = self.views
+        if self.method != "dino" and views.kind.startswith("multicrop") and views.local_count:
+            raise ValueError(
+                f"views.kind={views.kind} shows {views.local_count} local crops of another size, from which dino alone "
+                f"learns, and the method is {self.method}; set views.local_count=0, or another views.kind"
+            )
         return self
 
     @property

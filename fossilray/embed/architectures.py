@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fossilray.embed.checkpoints import without_prefixes
+from fossilray.embed.efficientnet_lite import which_lite
 from fossilray.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ RESNET_BY_BLOCKS: dict[tuple[bool, tuple[int, ...]], str] = {
     (True, (3, 8, 36, 3)): "resnet152",
 }
 """(bottlenecks?, blocks per stage) of ResNets (He et al. 2016, table 1)."""
+
+LITE_PX = (224, 240, 260, 280, 300)
+"""Sides that EfficientNet-Lite0 to 4 were trained at."""
 
 HEADS = (
     "head",
@@ -52,13 +56,15 @@ class Architecture:
 
 
 def infer_architecture(state: Mapping[str, torch.Tensor]) -> Architecture | None:
-    """The plain ViT or ResNet whose keys and shapes these are; None for anything else."""
+    """The plain ViT, ResNet or EfficientNet-Lite whose keys and shapes these are; None for anything else."""
     state = without_prefixes(state)
     if "patch_embed.proj.weight" in state and "blocks.0.attn.qkv.weight" in state and "pos_embed" in state:
         return _infer_vit(state)
     if "layer1.0.conv1.weight" in state and "layer4.0.conv1.weight" in state:
         return _infer_resnet(state)
-    return None
+    lite = which_lite(state)
+    # Lite's own preprocessing (0.5 for mean and deviation) is timm's record for it, as for a tagged name.
+    return None if lite is None else Architecture(f"tf_efficientnet_lite{lite}.in1k", LITE_PX[lite])
 
 
 def build_network(architecture: Architecture) -> torch.nn.Module:

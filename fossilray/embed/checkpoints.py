@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fossilray.embed.backbone_file import BackboneMeta, parse_meta
+from fossilray.embed.efficientnet_lite import timm_names
 from fossilray.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], BackboneMeta |
     if path.suffix == ".safetensors":
         state, meta = _read_safetensors(path)
     else:
-        state, meta = _unwrap(_read_pickle(path), path), None
+        state, meta = timm_names(_unwrap(_read_pickle(path), path)), None
     return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}, meta
 
 

@@ -134,23 +134,23 @@ def _load_file(path: Path, config: EmbedderConfig) -> tuple[torch.nn.Module, str
         preprocessing, name = meta.preprocessing, meta.name
     elif config.architecture is not None:
         stated = Architecture(config.architecture, _native_px(config.architecture))
-        preprocessing, name = _preprocessing_of(stated), path.stem
+        preprocessing, name = preprocessing_of(stated), path.stem
     else:
         inferred = infer_architecture(state)
         if inferred is None:
             raise WeightsError(
-                f"{path} is neither a plain ViT nor a ResNet by its keys (the first: "
+                f"{path} is no plain ViT, ResNet or EfficientNet-Lite by its keys (the first: "
                 f"{', '.join(list(state)[:3])}); set embedder.architecture to its timm name"
             )
         stated, name = inferred, path.stem
-        preprocessing = _preprocessing_of(stated)
+        preprocessing = preprocessing_of(stated)
     architecture = _at_size(stated, config.input_px)
     network = build_network(architecture)
     fill_network(network, state, source=str(path), architecture=architecture.name)
     return network, name, replace(preprocessing, size_px=architecture.input_px)
 
 
-def _preprocessing_of(architecture: Architecture) -> Preprocessing:
+def preprocessing_of(architecture: Architecture) -> Preprocessing:
     """ImageNet's mean and deviation, or what timm records where the name carries a tag of its weights.
 
     An untagged timm name says nothing of how somebody's own weights were trained; DINO, SCAMPI,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,10 +56,13 @@ def _fold_norms(network: torch.nn.Module, *, side_px: int) -> torch.nn.Module:
     import torch
     from torch.fx.experimental.optimization import fuse
 
-    if not any(type(module) is torch.nn.BatchNorm2d for module in network.modules()):
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    if not norms:
         return network
+    # timm's norms that also activate are not among what torch.fx folds.
+    plain = any(type(norm) is torch.nn.BatchNorm2d for norm in norms)
     try:
-        folded = fuse(network).eval().requires_grad_(False)
+        folded = (fuse(network) if plain else _fold_neighbours(network)).eval().requires_grad_(False)
     # A network that decides by what it sees cannot be followed; how it says so is up to it.
     except (torch.fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError):
         return network
@@ -67,3 +72,23 @@ def _fold_norms(network: torch.nn.Module, *, side_px: int) -> torch.nn.Module:
     # A layer that stands at two places in a network is folded twice; nothing else shows it.
     same = torch.nn.functional.cosine_similarity(found, expected).min() > _SAME
     return folded if same else network
+
+
+def _fold_neighbours(network: torch.nn.Module) -> torch.nn.Module:
+    """A copy in which every convolution has taken in the timm norm registered right after it."""
+    import torch
+    from timm.layers.norm_act import BatchNormAct2d
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    folded = copy.deepcopy(network).eval()
+    for parent in list(folded.modules()):
+        children = list(parent.named_children())
+        for (first, convolution), (second, norm) in pairwise(children):
+            if (
+                isinstance(convolution, torch.nn.Conv2d)
+                and isinstance(norm, BatchNormAct2d)
+                and convolution.out_channels == norm.num_features
+            ):
+                setattr(parent, first, fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, second, torch.nn.Sequential(norm.drop, norm.act))
+    return folded

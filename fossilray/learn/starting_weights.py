@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +14,7 @@ from fossilray.config.training import TrainConfig
 from fossilray.embed.architectures import Architecture, build_network, fill_network, infer_architecture
 from fossilray.embed.backbone_file import BackboneMeta
 from fossilray.embed.checkpoints import read_checkpoint
-from fossilray.embed.loading import load_network
+from fossilray.embed.loading import load_network, preprocessing_of
 from fossilray.embed.network import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from fossilray.errors import WeightsError
 
@@ -72,10 +74,10 @@ def start_backbone(config: TrainConfig) -> Backbone:
         inferred = infer_architecture(state)
         if inferred is None:
             raise WeightsError(
-                f"{path} is neither a plain ViT nor a ResNet by its keys (the first: {', '.join(list(state)[:3])}); "
-                "set arch to its timm name"
+                f"{path} is no plain ViT, ResNet or EfficientNet-Lite by its keys (the first: "
+                f"{', '.join(list(state)[:3])}); set arch to its timm name"
             )
-        architecture = _sized(inferred.name, config, inferred.kwargs)
+        architecture, stated = _sized(inferred.name, config, inferred.kwargs), preprocessing_of(inferred)
     return _measured(architecture, state, config, stated, source=str(path))
 
 
@@ -98,6 +100,7 @@ def _measured(
     if state:
         fill_network(network, state, source=source or config.init, architecture=architecture.name)
     shown = shown or Preprocessing(config.input_px, IMAGENET_MEAN, IMAGENET_STD, "bicubic")
+    freeze_first(network, config.frozen_stages)
     network.eval()
     with torch.inference_mode():
         probe = network(torch.zeros(1, 3, config.input_px, config.input_px))
@@ -106,3 +109,30 @@ def _measured(
             f"{architecture.name} gives {tuple(probe.shape)} values for one image, not a vector"
         )
     return Backbone(network, architecture, int(probe.shape[1]), replace(shown, size_px=config.input_px))
+
+
+def freeze_first(network: torch.nn.Module, stages: int) -> None:
+    """Keep the first so many stages (timm's layer groups, the stem is one) as they are: weights and norms alike.
+
+    Raises:
+        WeightsError: the network has no more stages than these.
+    """
+    if not stages:
+        return
+    from timm.layers.norm_act import freeze_batch_norm_2d
+    from timm.models import group_modules, group_parameters
+
+    described: Any = network
+    matcher = described.group_matcher(coarse=True)
+    parameters: Mapping[int, Sequence[str]] = group_parameters(network, matcher)
+    if stages >= len(parameters):
+        raise WeightsError(
+            f"frozen_stages={stages} leaves nothing to learn of a network of {len(parameters)} stages; give fewer"
+        )
+    modules: Mapping[int, Sequence[str]] = group_modules(network, matcher)
+    for stage in range(stages):
+        for name in parameters[stage]:
+            network.get_parameter(name).requires_grad_(False)
+        for name in modules.get(stage, ()):
+            # Norms over the batch would go on counting; frozen ones have what they counted for constants.
+            network.set_submodule(name, freeze_batch_norm_2d(network.get_submodule(name)))  # type: ignore[no-untyped-call]
