@@ -116,7 +116,7 @@ def answer_run(
     ]
     answers.tries.forgive(answers.tries.failures())
     tally = Tally(total=len(files), already_committed=len(files) - len(rows))
-    ledger = Ledger(answers.tries, patience_minutes=config.store.patience_minutes)
+    ledger = Ledger(answers.tries, patience_minutes=config.store.patience_minutes, cost=config.cost)
     if rows:
         make_worker = functools.partial(
             AnswerWorker, store.url, config, answers.record.kind, answers.name, make_answerer

@@ -80,7 +80,7 @@ def run_job(
             forgive_failures(store)
         if store.single_writer:
             _commit_submitted(store, rows)
-        ledger = Ledger(store, patience_minutes=config.store.patience_minutes)
+        ledger = Ledger(store, patience_minutes=config.store.patience_minutes, cost=config.cost)
         todo, tally, old = _what_is_left(store, rows, catalog)
         ledger.failures += old
         if tally.already_committed:

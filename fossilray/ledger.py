@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from fossilray.config import CostConfig
 from fossilray.errors import StoreForbids, StoreUnreachable, UsageError
 from fossilray.progress import Tally
 from fossilray.records import Failure, Heartbeat, SlideSummary, utc_now
@@ -35,13 +36,16 @@ A machine that goes away seldom does so for a slide's sake: spot nodes vanish wi
 class Ledger:
     """The driver's writer; one background thread, so that a slow store never holds up the dispatch."""
 
-    def __init__(self, store: RunStore, *, patience_minutes: float = 30.0) -> None:
+    def __init__(
+        self, store: RunStore, *, patience_minutes: float = 30.0, cost: CostConfig | None = None
+    ) -> None:
         self.failures: list[Failure] = []
         """What failed for good in this job, for the list at its end."""
         self.other_driver: Heartbeat | None = None
         """Another driver that was seen at work on this run."""
         self._store = store
         self._patience_s = patience_minutes * 60
+        self._cost = cost or CostConfig()
         self._driver_id = secrets.token_hex(8)
         self._started_at = utc_now()
         self._clerk = ThreadPoolExecutor(1, thread_name_prefix="ledger")
@@ -51,6 +55,11 @@ class Ledger:
         self._silent_since_s: float | None = None
         self._born_s = self._part_s = time.monotonic()
         self._beat_s = -BEAT_EVERY_S
+
+    @property
+    def run_url(self) -> str:
+        """What is written to."""
+        return self._store.url
 
     def blame(self) -> dict[str, float]:
         """What each slide has on its account from losses of workers under earlier drivers."""
@@ -117,6 +126,11 @@ class Ledger:
             workers=tally.workers,
             in_flight=tuple(sorted(in_flight)),
             ended=ended,
+            gpu_hours=tally.gpu_hours,
+            core_hours=tally.core_hours,
+            per_gpu_hour=self._cost.per_gpu_hour,
+            per_core_hour=self._cost.per_core_hour,
+            currency=self._cost.currency,
         )
         self._later(self._write_beat, beat)
 

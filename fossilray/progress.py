@@ -33,6 +33,9 @@ class Tally:
     retried: int = 0
     objects: int = 0
     workers: int = 0
+    gpu_hours: float = 0.0
+    """Held by workers, busy or idle."""
+    core_hours: float = 0.0
     started_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -53,6 +56,27 @@ class Tally:
         if not self.committed + self.failed:
             return None
         return (self.total - self.finished) * 3600 / self.slides_per_hour
+
+
+class CommitAlarm:
+    """Goes off once when nothing was committed for so long; the next commit winds it up again."""
+
+    def __init__(self, minutes: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._minutes = minutes
+        self._clock = clock
+        self._since_s = clock()
+        self._told = False
+
+    def committed(self) -> None:
+        """A slide was."""
+        self._since_s, self._told = self._clock(), False
+
+    def goes_off(self) -> bool:
+        """Whether to say so now."""
+        if self._told or self._clock() - self._since_s < self._minutes * 60:
+            return False
+        self._told = True
+        return True
 
 
 class Display(Protocol):
@@ -143,6 +167,8 @@ class JsonLines:
                 "retried": tally.retried,
                 "objects": tally.objects,
                 "workers": tally.workers,
+                "gpu_hours": round(tally.gpu_hours, 3),
+                "core_hours": round(tally.core_hours, 3),
                 "slides_per_hour": round(tally.slides_per_hour, 1),
                 "eta_s": None if tally.eta_s is None else round(tally.eta_s),
                 "elapsed_s": round(tally.elapsed_s, 1),

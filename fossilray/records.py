@@ -426,6 +426,13 @@ class Heartbeat:
     """slide_ids that workers have in hand."""
     ended: bool = False
     """The driver's last beat: it finished, was stopped, or gave up."""
+    gpu_hours: float = 0.0
+    """GPUs times hours that its workers held, busy or idle; of a share of a GPU, that share."""
+    core_hours: float = 0.0
+    per_gpu_hour: float | None = None
+    """Prices in force, from the driver's configuration."""
+    per_core_hour: float | None = None
+    currency: str = ""
 
 
 @dataclass(frozen=True)
