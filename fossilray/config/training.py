@@ -101,6 +101,19 @@ class ViewsConfig(Section):
     local_count: int = Field(6, ge=0, description="Of multicrop: local crops of each crop.")
 
 
+class WhitenConfig(Section):
+    """A last layer of the finished backbone, under which views of one crop come to lie together."""
+
+    dimension: int | None = Field(
+        None, ge=2, description="Numbers it leaves of a vector; unset: no such layer."
+    )
+    crops: int = Field(2048, ge=2, description="Crops that it is fitted to.")
+    views: int = Field(4, ge=2, description="Views of each.")
+    shrinkage: float = Field(
+        1.0, ge=0, description="Times the mean variance that every direction's variance is enlarged by."
+    )
+
+
 class SupconConfig(Section):
     """Cross-entropy and supervised contrast on labelled crops."""
 
@@ -184,6 +197,14 @@ class TrainConfig(Section):
     probe: ProbeConfig = Field(ProbeConfig(), description="What is measured on the way.")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="Optimiser and schedules.")
     views: ViewsConfig = Field(ViewsConfig(), description="Random views.")
+    whiten: WhitenConfig = Field(WhitenConfig(), description="Last layer of the finished backbone.")
+    kept_start: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the weights that init brought in the finished backbone's (Wortsman et al. 2022): more "
+        "of it forgets less of what the start knew.",
+    )
     supcon: SupconConfig = Field(SupconConfig(), description="Of method supcon.")
     simclr: SimclrConfig = Field(SimclrConfig(), description="Of method simclr.")
     dino: DinoConfig = Field(DinoConfig(), description="Of method dino.")
@@ -235,6 +256,8 @@ class TrainConfig(Section):
             raise ValueError("arch must name the network that starts from scratch")
         if self.init == "scratch" and self.frozen_stages:
             raise ValueError("frozen_stages keeps weights that init brings; from scratch there are none")
+        if self.init == "scratch" and self.kept_start:
+            raise ValueError("kept_start keeps weights that init brings; from scratch there are none")
         if self.init != "scratch" and not self.init.startswith(("timm:", "file:")):
             raise ValueError("init must be scratch, timm:<name> or file:<path>")
         return self

@@ -68,7 +68,7 @@ def infer_architecture(state: Mapping[str, torch.Tensor]) -> Architecture | None
 
 
 def build_network(architecture: Architecture) -> torch.nn.Module:
-    """The network without weights or head: images in, one vector each out.
+    """The network without weights, and without a head unless it is to have one: images in, one vector each out.
 
     Raises:
         WeightsError: timm does not know the name, or the network refuses the arguments.
@@ -82,7 +82,7 @@ def build_network(architecture: Architecture) -> torch.nn.Module:
         )
     try:
         network: torch.nn.Module = timm.create_model(
-            architecture.name, pretrained=False, num_classes=0, **architecture.kwargs
+            architecture.name, pretrained=False, **{"num_classes": 0, **architecture.kwargs}
         )
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise WeightsError(

@@ -36,7 +36,8 @@ from fossilray.learn.training_checkpoint import (
 from fossilray.learn.training_data import Parted, make_batches, part_table
 from fossilray.learn.training_log import TrainingLog
 from fossilray.learn.training_report import write_training_report
-from fossilray.learn.training_result import ProbeCrops, write_backbone
+from fossilray.learn.training_result import ProbeCrops, mix_in, write_backbone, write_dino_checkpoint
+from fossilray.learn.whitening import attach, collect_views, fit_whitening
 
 _SHOWN = 8
 """Crops, and views of each, on the page."""
@@ -104,6 +105,7 @@ class Loop:
         # Global, as neither timm nor dropout takes a generator.
         torch.manual_seed(config.seed)
         self._backbone = start_backbone(config)
+        self._start = {name: t.clone() for name, t in self._backbone.network.state_dict().items()}
         shown = self._backbone.preprocessing
         method = build_method(
             config,
@@ -189,7 +191,7 @@ class Loop:
                     self._tell(share, metrics)
             self._position = replace(self._position, epoch=epoch + 1, batch=0)
             if log is not None and (epoch + 1) % config.probe.every_epochs == 0:
-                figures = self._judge(self._embed_probe())
+                figures = self._judge(self._embed_probe(self._learner.method.backbone_for_export()))
                 log.probe(self._position, figures)
                 self._tell(self._share(), figures)
 
@@ -218,10 +220,10 @@ class Loop:
         assert config.epochs is not None  # one of the three is given
         return (at.epoch + at.batch / self._batches.batches_per_epoch) / config.epochs
 
-    def _embed_probe(self) -> NDArray[np.float16]:
+    def _embed_probe(self, network: torch.nn.Module) -> NDArray[np.float16]:
         assert self._probe_crops is not None
         embedder = BackboneEmbedder(
-            copy.deepcopy(self._learner.method.backbone_for_export()),
+            copy.deepcopy(network),
             name="probed",
             preprocessing=replace(self._backbone.preprocessing, size_px=self._config.seen_px),
             device=self._together.device,
@@ -256,12 +258,20 @@ class Loop:
         self._position = replace(at, batch=at.batch * checkpoint.world // self._together.world)
 
     def _finish(self, checkpoint: Path, failed: int) -> Result:
-        network = self._learner.method.backbone_for_export()
+        network = copy.deepcopy(self._learner.method.backbone_for_export()).eval()
+        mix_in(network, self._start, share=self._config.kept_start)
         name = self._config.name or f"{self._config.method}-{self._backbone.architecture.name}"
         meta = self._backbone.meta(name=name, input_px=self._config.seen_px)
-        written = write_backbone(self._folder, network, meta, epoch=self._position.epoch)
+        write_dino_checkpoint(self._folder, network, epoch=self._position.epoch)
+        if self._config.whiten.dimension is not None:
+            self._whiten(network, self._config.whiten.dimension)
+            dimension = self._config.whiten.dimension
+            meta = meta.model_copy(
+                update={"dimension": dimension, "kwargs": {**meta.kwargs, "num_classes": dimension}}
+            )
+        written = write_backbone(self._folder, network, meta)
         assert self._probe_crops is not None
-        vectors = self._embed_probe()
+        vectors = self._embed_probe(network)
         batch = next(self._batches.epoch(0))
         write_training_report(
             self._folder,
@@ -276,6 +286,18 @@ class Loop:
         return Result(
             True, self._position, self._mean_loss(), checkpoint, written, failed, self._judge(vectors)
         )
+
+    def _whiten(self, network: torch.nn.Module, dimension: int) -> None:
+        config = self._config.whiten
+        vectors = collect_views(
+            network,
+            self._batches.epoch(self._position.epoch),
+            self._learner.views,
+            self._learner.method.embed,
+            config=config,
+            seed=self._config.seed,
+        )
+        attach(network, fit_whitening(vectors, dimension=dimension, shrinkage=config.shrinkage))
 
     def _some_views(self, batch: CropBatch) -> list[torch.Tensor]:
         some = CropBatch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +42,23 @@ class ProbeCrops:
         return ProbeCrops(found.pixels[whole], table.label[rows][whole], table.classes, probe is not None)
 
 
-def write_backbone(folder: Path, network: torch.nn.Module, meta: BackboneMeta, *, epoch: int) -> Path:
-    """backbone.safetensors, which `embedder.weights=file:…` takes, and checkpoint_dino.pth; the path of the first.
+def mix_in(network: torch.nn.Module, start: Mapping[str, torch.Tensor], *, share: float) -> None:
+    """Change the weights to this share of those it started with and the rest of its own (Wortsman et al. 2022)."""
+    if not share:
+        return
+    for name, own in network.state_dict().items():
+        if own.is_floating_point():
+            own.lerp_(start[name].to(own.device), share)
 
-    The second has the keys of DINO's own checkpoints (Caron et al. 2021, published code).
-    """
+
+def write_backbone(folder: Path, network: torch.nn.Module, meta: BackboneMeta) -> Path:
+    """backbone.safetensors, which `embedder.weights=file:…` takes."""
     path = folder / BACKBONE
     save_backbone(path, state_dict=network.state_dict(), meta=meta)
+    return path
+
+
+def write_dino_checkpoint(folder: Path, network: torch.nn.Module, *, epoch: int) -> None:
+    """checkpoint_dino.pth, with the keys of DINO's own checkpoints (Caron et al. 2021, published code)."""
     state = {f"module.backbone.{name}": t.detach().cpu() for name, t in network.state_dict().items()}
     torch.save({"teacher": state, "student": state, "epoch": epoch}, folder / DINO_CHECKPOINT)
-    return path
