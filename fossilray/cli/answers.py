@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, out, print_result, settings
-
-WorkersOption = Annotated[int | None, typer.Option(help="Workers; default: as many as the machine holds.")]
-AddressOption = Annotated[
-    str, typer.Option(help="Ray cluster: `local` starts a private one, `auto` joins a running one.")
-]
+from fossilray.cli.shared import (
+    ClusterOption,
+    ConfigOption,
+    RunArgument,
+    SetOption,
+    WorkersOption,
+    out,
+    print_result,
+    settings,
+    stop_on_sigterm,
+)
 
 
 def embed(
@@ -26,7 +29,7 @@ def embed(
     config: ConfigOption = None,
     set_: SetOption = None,
     workers: WorkersOption = None,
-    address: AddressOption = "local",
+    address: ClusterOption = "local",
 ) -> None:
     """Describe every stored crop by another backbone, beside the run's own vectors; the same command resumes."""
     from fossilray.answer_job import embed_run
@@ -39,7 +42,7 @@ def embed(
         name=name,
         address=address,
         display=choose_display(out),
-        stop=_stop_on_sigterm(),
+        stop=stop_on_sigterm(),
     )
     print_result(result, run, things="objects embedded")
     raise typer.Exit(3 if result.failures else result.exit_code)
@@ -56,7 +59,7 @@ def classify_run(
     config: ConfigOption = None,
     set_: SetOption = None,
     workers: WorkersOption = None,
-    address: AddressOption = "local",
+    address: ClusterOption = "local",
 ) -> None:
     """Name the genus of every object of a run from its vectors; the same command resumes."""
     from fossilray.answer_job import classify_run as classify
@@ -70,13 +73,7 @@ def classify_run(
         name=name,
         address=address,
         display=choose_display(out),
-        stop=_stop_on_sigterm(),
+        stop=stop_on_sigterm(),
     )
     print_result(result, run, things="objects classified")
     raise typer.Exit(3 if result.failures else result.exit_code)
-
-
-def _stop_on_sigterm() -> threading.Event:
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
-    return stop

@@ -14,6 +14,7 @@ from rich.table import Table
 from fossilray.cli.shared import ConfigOption, SetOption, err, open_store, out
 
 if TYPE_CHECKING:
+    from fossilray.learn.backbones import Described
     from fossilray.learn.labelled import LabelFindings, LabelledSet
 
 HeadName = Literal["knn", "logistic", "linear", "svm", "mlp"]
@@ -62,13 +63,11 @@ def classify_train(
     set_: SetOption = None,
 ) -> None:
     """Teach a classifier on labelled crops, and say how it does on crops left out; `classify run` labels a run."""
-    from fossilray.learn.backbones import describe_labelled
     from fossilray.learn.head_training import train_and_judge
     from fossilray.learn.heads import head_digest, save_head
 
     labelled = _load(labels, run, config, set_)
-    with _saying("vectors"):
-        described = describe_labelled(labelled, backbone, input_px=input_px, seed=seed)
+    described = _describe(labelled, backbone, input_px=input_px, seed=seed)
     with _saying(f"{head} head"):
         trained, judged = train_and_judge(labelled, described, kind=head, k=k, seed=seed)
     save_head(out_file, trained)
@@ -108,12 +107,10 @@ def evaluate(
     set_: SetOption = None,
 ) -> None:
     """Judge a backbone by labelled crops as a published protocol does: one page, tables as CSV and JSON, pictures."""
-    from fossilray.learn.backbones import describe_labelled
     from fossilray.learn.protocols.evaluation import evaluate_backbone
 
     labelled = _load(labels, run, config, set_)
-    with _saying("vectors"):
-        described = describe_labelled(labelled, backbone, input_px=input_px, seed=seed)
+    described = _describe(labelled, backbone, input_px=input_px, seed=seed)
     with _saying(protocol) as say:
         found = evaluate_backbone(
             labelled,
@@ -141,6 +138,13 @@ def _load(labels: Path, run: str | None, config: str | None, set_: list[str] | N
 
     with _saying("labels"):
         return load_labels(labels, run=None if run is None else open_store(run, config, set_))
+
+
+def _describe(labelled: LabelledSet, backbone: str, *, input_px: int | None, seed: int) -> Described:
+    from fossilray.learn.backbones import describe_labelled
+
+    with _saying("vectors"):
+        return describe_labelled(labelled, backbone, input_px=input_px, seed=seed)
 
 
 def _print_findings(labelled: LabelledSet) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fossilray.cli.shared import SetOption, out
+from fossilray.cli.shared import ClusterOption, SetOption, out, stop_on_sigterm
 from fossilray.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,9 +45,7 @@ def train_backbone(
         int | None,
         typer.Option(help="Go on with so few while the cluster has no room for more; default: all of them."),
     ] = None,
-    address: Annotated[
-        str, typer.Option(help="Ray cluster: `local` starts a private one, `auto` joins a running one.")
-    ] = "local",
+    address: ClusterOption = "local",
     local: Annotated[
         bool, typer.Option("--local", help="One worker in this process, without Ray: for a laptop.")
     ] = False,
@@ -62,8 +59,7 @@ def train_backbone(
     if source:
         extra.append(f"data.sources={list(source)!r}")
     chosen = load_train_config(config, [*(set_ or []), *extra])
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+    stop = stop_on_sigterm()
     with show_training(out) as report:
         if local:
             finished, step, loss, backbone = _train_here(chosen, folder, report=report, stop=stop)

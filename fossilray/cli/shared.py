@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,6 +31,11 @@ ConfigOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="One field, e.g. detector.confidence=0.3; may be repeated.")
 ]
+WorkersOption = Annotated[int | None, typer.Option(help="Workers; default: as many as the machine holds.")]
+ClusterOption = Annotated[
+    str,
+    typer.Option("--address", help="Ray cluster: `local` starts a private one, `auto` joins a running one."),
+]
 
 
 def settings(config: str | None, assignments: list[str] | None, workers: int | None = None) -> RunConfig:
@@ -44,6 +51,13 @@ def open_store(run: str, config: str | None, assignments: list[str] | None) -> R
     from fossilray.store import open_run
 
     return open_run(run, settings(config, assignments).store)
+
+
+def stop_on_sigterm() -> threading.Event:
+    """Set once the process is told to end, so that a job ends what it has in hand and can be gone on with."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+    return stop
 
 
 def print_result(result: JobResult, run: str, *, things: str = "new objects") -> None:

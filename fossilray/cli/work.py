@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from fossilray.cli.plan import print_short_estimate
-from fossilray.cli.shared import ConfigOption, SetOption, out, print_result, settings
+from fossilray.cli.shared import (
+    ClusterOption,
+    ConfigOption,
+    SetOption,
+    WorkersOption,
+    out,
+    print_result,
+    settings,
+    stop_on_sigterm,
+)
 from fossilray.errors import ConfigError
 from fossilray.tables import printable
 
@@ -29,12 +36,8 @@ def process(
     ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Workers; default: as many as the machine holds.")
-    ] = None,
-    address: Annotated[
-        str, typer.Option(help="Ray cluster: `local` starts a private one, `auto` joins a running one.")
-    ] = "local",
+    workers: WorkersOption = None,
+    address: ClusterOption = "local",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Open every slide, print the plan, write nothing.")
     ] = False,
@@ -68,8 +71,6 @@ def process(
         out.print(render_plan(plan))
         print_short_estimate(plan, run, chosen)
         return
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     result = run_job(
         source,
         run,
@@ -77,7 +78,7 @@ def process(
         address=address,
         display=choose_display(out),
         retry_failed=retry_failed,
-        stop=stop,
+        stop=stop_on_sigterm(),
     )
     print_result(result, run)
     raise typer.Exit(3 if strict and result.failures else result.exit_code)
