@@ -6,14 +6,15 @@ python docs/make_reference.py
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo
 
 from fossilray.cli import app
-from fossilray.config import RunConfig, Section, document_config
+from fossilray.config import CurationConfig, RunConfig, Section, TrainConfig, document_config
+from fossilray.config.training_recipes import RECIPES
 
 DOCS = Path(__file__).parent
 
@@ -40,7 +41,12 @@ def reference_pages() -> dict[str, str]:
         for name, function in commands_by_name()
     }
     sections = {f"configuration/{name}.md": text for name, text in _section_pages()}
-    return {**commands, **sections}
+    return {
+        **commands,
+        **sections,
+        "configuration/training.md": _whole_page("Training of a backbone", TrainConfig, _recipes()),
+        "configuration/curation.md": _whole_page("Curation", CurationConfig, []),
+    }
 
 
 def commands_by_name() -> list[tuple[str, Callable[..., object]]]:
@@ -107,13 +113,51 @@ def _section_pages() -> list[tuple[str, str]]:
         about = next(text for name, _, text in fields if name == section)
         lines = [f"# `{section}`", "", about, ""]
         for name, value, text in fields:
-            if not name.startswith(section + "."):
-                continue
-            lines += [f"## `{name}`", "", text, ""]
-            if not isinstance(value, Section):
-                lines += [f"Default: `{_plain(value)}`", ""]
+            if name.startswith(section + "."):
+                lines += _field_lines(name, value, text)
         pages.append((section, "\n".join(lines).rstrip() + "\n"))
     return pages
+
+
+def _whole_page(title: str, kind: type[Section], more: list[str]) -> str:
+    lines = [f"# {title}", "", inspect.cleandoc(kind.__doc__ or ""), "", *more]
+    for field in document_config(kind):
+        lines += _field_lines(*field)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _field_lines(name: str, value: Any, text: str) -> list[str]:
+    default = [] if isinstance(value, Section) else [f"Default: `{_plain(value)}`", ""]
+    return [f"## `{name}`", "", text, "", *default]
+
+
+def _recipes() -> list[str]:
+    """A table of what each method sets instead of the defaults."""
+    brought = {method: dict(_leaves(recipe)) for method, recipe in RECIPES.items()}
+    set_by_some = [
+        name for name, _, _ in document_config(TrainConfig) if any(name in one for one in brought.values())
+    ]
+    return [
+        "What the methods bring instead of the defaults below:",
+        "",
+        "| | " + " | ".join(f"`{method}`" for method in brought) + " |",
+        "| --- " * (len(brought) + 1) + "|",
+        *(
+            f"| `{name}` | "
+            + " | ".join(_plain(one[name]) if name in one else "" for one in brought.values())
+            + " |"
+            for name in set_by_some
+        ),
+        "",
+    ]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _plain(value: Any) -> str:

@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,16 @@ import yaml
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.config import RunConfig, document_config, load_config
+from fossilray.config import (
+    CurationConfig,
+    RunConfig,
+    TrainConfig,
+    document_config,
+    load_config,
+    load_curation_config,
+    load_train_config,
+)
+from fossilray.config.loading import EXPLAINED_BY
 from fossilray.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -40,12 +50,15 @@ def test_reference_pages_are_those_the_program_gives() -> None:
 def test_every_command_and_every_field_has_its_place_in_the_docs() -> None:
     pages = {path.stem for path in (ROOT / "docs" / "commands").glob("*.md")}
     assert pages == {name.replace(" ", "-") for name, _ in reference().commands_by_name()}
-    text = "\n".join(
-        path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "configuration").glob("*.md")
-    )
-    for name, _, description in document_config():
-        assert description
-        assert f"`{name}`" in text
+    sections = [ROOT / "docs" / "configuration" / f"{name}.md" for name in RunConfig.model_fields]
+    pages_of = {RunConfig: sections} | {
+        kind: [ROOT / EXPLAINED_BY[kind]] for kind in (TrainConfig, CurationConfig)
+    }
+    for kind, paths in pages_of.items():
+        text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+        for name, _, description in document_config(kind):
+            assert description
+            assert f"# `{name}`" in text
 
 
 def test_every_command_answers_help() -> None:
@@ -96,7 +109,7 @@ def test_the_default_yaml_is_the_default() -> None:
     [
         ("detector.confidance=0.3", "detector.confidance is not a configuration field"),
         ("detector.confidence=3", "less than or equal to 1"),
-        ("detector", "is not of the form section.field=value"),
+        ("detector", "is not of the form section.field=value or field=value"),
         ("detector.passes=[{um_per_px: 4, largest_um: 9}, {um_per_px: 1, largest_um: 9}]", "fine to coarse"),
     ],
 )
@@ -104,6 +117,35 @@ def test_a_wrong_setting_is_one_sentence_with_the_remedy(assignment: str, reason
     with pytest.raises(ConfigError, match=re.escape(reason)) as caught:
         load_config(None, [assignment])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("load", "assignment", "reason"),
+    [
+        (
+            load_train_config,
+            "views.knd=paper",
+            "not a configuration field; docs/configuration/training.md lists",
+        ),
+        (load_train_config, "steps=[", "the value is not YAML"),
+        (load_train_config, "views.early_share=2", "docs/configuration/training.md explains every field"),
+        (
+            load_curation_config,
+            "cluster=2",
+            "not a configuration field; docs/configuration/curation.md lists",
+        ),
+    ],
+)
+def test_a_wrong_setting_of_a_training_or_curation_leads_to_its_own_page(
+    load: Callable[..., object], assignment: str, reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        load(None, [assignment])
+
+
+def test_settings_that_do_not_go_together_are_named_and_not_printed_whole() -> None:
+    with pytest.raises(ConfigError, match=r"^give one of epochs, steps and minutes; docs/"):
+        load_train_config(None, ["epochs=1", "steps=1"])
 
 
 def test_a_configuration_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:

@@ -17,6 +17,13 @@ from fossilray.errors import ConfigError
 
 Config = TypeVar("Config", bound=Section)
 
+EXPLAINED_BY: dict[type[Section], str] = {
+    RunConfig: "`fossilray config`",
+    TrainConfig: "docs/configuration/training.md",
+    CurationConfig: "docs/configuration/curation.md",
+}
+"""Where every field of a configuration is listed; messages lead there."""
+
 
 def load_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> RunConfig:
     """The configuration in a YAML file (or the defaults) with `section.field=value` assignments applied.
@@ -33,7 +40,7 @@ def parse_config(text: str, assignments: list[str] | tuple[str, ...] = (), *, na
     Raises:
         ConfigError: as load_config.
     """
-    return _validated(RunConfig, _parse_yaml(text, name), assignments, name)
+    return _validated(RunConfig, _parse_yaml(RunConfig, text, name), assignments, name)
 
 
 def load_train_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> TrainConfig:
@@ -54,9 +61,12 @@ def load_curation_config(path: Path | None, assignments: list[str] | tuple[str, 
     return _load(CurationConfig, path, assignments)
 
 
-def document_config() -> Iterator[tuple[str, Any, str]]:
-    """Every field as (dotted name, default, description), sections first, in order."""
-    yield from _document(RunConfig(), prefix="")
+def document_config(kind: type[Section] = RunConfig) -> Iterator[tuple[str, Any, str]]:
+    """Every field as (dotted name, default, description), sections first, in order.
+
+    What a training's method brings of its own (`RECIPES`) is not among the defaults.
+    """
+    yield from _document(kind.model_construct(), prefix="")
 
 
 def default_yaml() -> str:
@@ -65,7 +75,7 @@ def default_yaml() -> str:
 
 
 def _load(kind: type[Config], path: Path | None, assignments: list[str] | tuple[str, ...]) -> Config:
-    tree = _parse_yaml(_read(path), str(path)) if path is not None else {}
+    tree = _parse_yaml(kind, _read(path), str(path)) if path is not None else {}
     return _validated(kind, tree, assignments, None if path is None else str(path))
 
 
@@ -76,17 +86,19 @@ def _read(path: Path) -> str:
         raise ConfigError(f"cannot read the configuration {path}: {error}; check the path") from None
 
 
-def _parse_yaml(text: str, name: str) -> dict[str, Any]:
+def _parse_yaml(kind: type[Section], text: str, name: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         where = " ".join(str(error).split())
-        raise ConfigError(f"{name} is not YAML: {where}; `fossilray config` prints a valid one") from None
+        raise ConfigError(
+            f"{name} is not YAML: {where}; {EXPLAINED_BY[kind]} shows what it may hold"
+        ) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(
-            f"{name} holds a {type(tree).__name__}, not sections; `fossilray config` prints a valid one"
+            f"{name} holds a {type(tree).__name__}, not sections; {EXPLAINED_BY[kind]} shows what it may hold"
         )
     return tree
 
@@ -99,34 +111,37 @@ def _validated(
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_first_fault(error, name)) from None
+        raise ConfigError(_first_fault(kind, error, name)) from None
 
 
 def _assign(tree: dict[str, Any], assignment: str) -> None:
     name, equals, text = assignment.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"--set {assignment!r} is not of the form section.field=value")
+        raise ConfigError(f"{assignment!r} is not of the form section.field=value or field=value")
     for key in keys[:-1]:
         below = tree.setdefault(key, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"--set {assignment!r}: {key} is a value, not a section")
+            raise ConfigError(f"{assignment!r}: {key} is a value, not a section")
         tree = below
     try:
         tree[keys[-1]] = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ConfigError(f"--set {assignment!r}: the value is not YAML; quote it") from None
+        raise ConfigError(f"{assignment!r}: the value is not YAML; quote it") from None
 
 
-def _first_fault(error: ValidationError, source: str | None) -> str:
+def _first_fault(kind: type[Section], error: ValidationError, source: str | None) -> str:
     fault = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in fault["loc"])
     where = f"{source}: " if source is not None else ""
     if fault["type"] == KEPT_BACK:
         return f"{where}{name} {fault['msg']}"
     if fault["type"] == "extra_forbidden":
-        return f"{where}{name} is not a configuration field; `fossilray config` lists them all"
-    return f"{where}{name} = {fault['input']!r}: {fault['msg']}; `fossilray config` explains every field"
+        return f"{where}{name} is not a configuration field; {EXPLAINED_BY[kind]} lists them all"
+    # What is wrong with fields together has no name, and names them itself.
+    found = f"{name} = {fault['input']!r}: " if name else ""
+    why = fault["msg"].removeprefix("Value error, ")
+    return f"{where}{found}{why}; {EXPLAINED_BY[kind]} explains every field"
 
 
 def _document(section: Section, *, prefix: str) -> Iterator[tuple[str, Any, str]]:
