@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fossilray.config import RunConfig
+from fossilray.cost import Spending, add_up_spending, describe_hours, describe_money
 from fossilray.records import Attempt, Failure, Heartbeat
 from fossilray.store import RunStore
 from fossilray.tables import format_bytes, printable
@@ -51,6 +53,9 @@ class StatusReport:
     """Those alive."""
     slides_per_hour: float | None
     """Of the living drivers, else of the last one."""
+    spending: Spending
+    last_sign_at: datetime
+    """When a slide was last committed, or, if that is later, a driver now alive was started."""
     asked_at: datetime
 
     @property
@@ -58,6 +63,11 @@ class StatusReport:
         """Slides that nobody has finished or has in hand."""
         settled = self.committed + len(self.failed) + len(self.quarantined) + len(self.in_flight)
         return max(self.total - settled, 0)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every slide is committed or given up, and no driver is at work."""
+        return not (self.drivers or self.waiting or self.in_flight)
 
     @property
     def failed_by_class(self) -> dict[str, int]:
@@ -73,8 +83,10 @@ class StatusReport:
         return self.asked_at + timedelta(hours=left / self.slides_per_hour)
 
 
-def describe(store: RunStore, *, now: datetime | None = None) -> StatusReport:
-    """The state of a run. `now` (UTC) is for those who want the clock of their choice.
+def describe(
+    store: RunStore, *, now: datetime | None = None, config: RunConfig | None = None
+) -> StatusReport:
+    """The state of a run. `now` (UTC) is for those who want the clock of their choice; config: for its prices.
 
     Raises:
         RunNotFound: there is no run at this place.
@@ -90,10 +102,11 @@ def describe(store: RunStore, *, now: datetime | None = None) -> StatusReport:
     in_flight = tuple(attempt for attempt in open_attempts.values() if attempt.slide_id in in_hand)
     busy = {attempt.slide_id for attempt in in_flight}
     settled = [failure for slide_id, failure in last.items() if slide_id not in busy]
+    total = max(len(store.read_catalog()), slides.num_rows)
     return StatusReport(
         url=store.url,
         started_at=run.created_at,
-        total=max(len(store.read_catalog()), slides.num_rows),
+        total=total,
         committed=slides.num_rows,
         objects=round(_sum(slides, "objects")),
         scanned_mm2=_sum(slides, "scanned_mm2"),
@@ -110,6 +123,10 @@ def describe(store: RunStore, *, now: datetime | None = None) -> StatusReport:
         ),
         drivers=drivers,
         slides_per_hour=_rate(drivers or beats[:1]),
+        spending=add_up_spending(
+            beats, slides, left=max(total - slides.num_rows - len(settled), 0), config=config
+        ),
+        last_sign_at=_last_sign(run.created_at, slides, drivers),
         asked_at=asked_at,
     )
 
@@ -119,15 +136,27 @@ def living_drivers(beats: Iterable[Heartbeat], *, now: datetime) -> tuple[Heartb
     return tuple(beat for beat in beats if _is_alive(beat, now))
 
 
-def to_json(report: StatusReport) -> str:
-    """The state as one JSON object, with what the terminal's lines derive from it."""
+def to_json(report: StatusReport, *, indent: int | None = 2) -> str:
+    """The state as one JSON object, with what the terminal's lines derive from it; indent None: on one line."""
     stated = asdict(report)
     stated.update(
         waiting=report.waiting,
+        is_done=report.is_done,
         failed_by_class=report.failed_by_class,
         ends_at=report.ends_at,
     )
-    return json.dumps(stated, default=lambda moment: moment.isoformat(timespec="seconds"), indent=2)
+    return json.dumps(stated, default=lambda moment: moment.isoformat(timespec="seconds"), indent=indent)
+
+
+def to_line(report: StatusReport) -> str:
+    """The state in one line of text, for logs."""
+    parts = [f"{report.asked_at:%Y-%m-%d %H:%M:%S} UTC"]
+    parts += [
+        f"{name} {value}"
+        for name, value in _facts(report)
+        if name not in ("started", "arrays", "objects", "in all")
+    ]
+    return printable("; ".join(parts))
 
 
 def render(report: StatusReport) -> Group:
@@ -179,6 +208,7 @@ def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
     if report.tiles_lost:
         yield "lost", f"{report.tiles_lost:,} of {report.tiles_wanted:,} tiles could not be read"
     yield "arrays", format_bytes(report.array_bytes)
+    yield from _cost(report.spending)
     if report.slides_per_hour:
         yield (
             "rate",
@@ -190,6 +220,24 @@ def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
         yield "driver", "running"
     elif report.waiting or report.interrupted:
         yield "driver", "none is running"
+
+
+def _cost(spending: Spending) -> Iterable[tuple[str, str]]:
+    so_far, in_all = spending.so_far, spending.in_all
+    if not so_far.core_hours:
+        return
+    said = describe_hours(so_far)
+    if not spending.counts_idle_time:
+        said += " for committed slides; what else workers held is not known"
+    elif spending.busy_share is not None:
+        said += f" held, {spending.busy_share:.0%} at committed slides"
+    yield "used", said
+    money = describe_money(so_far, spending.currency)
+    if money is not None:
+        yield "cost", f"about {money} for what workers held"
+    if in_all is not None:
+        total = ", ".join(filter(None, (describe_money(in_all, spending.currency), describe_hours(in_all))))
+        yield "in all", f"about {total} at the end, if the rest is like the slides so far"
 
 
 def _list_attempts(attempts: Sequence[Attempt], now: datetime) -> Table:
@@ -224,6 +272,11 @@ def _list_failures(failures: Sequence[Failure]) -> Table:
 
 def _sum(slides: pa.Table, column: str) -> float:
     return float(pc.sum(slides.column(column)).as_py() or 0)
+
+
+def _last_sign(started_at: str, slides: pa.Table, drivers: Sequence[Heartbeat]) -> datetime:
+    signs = [started_at, *slides["finished_at"].to_pylist(), *(driver.started_at for driver in drivers)]
+    return max(map(_moment, signs))
 
 
 def _is_alive(beat: Heartbeat, now: datetime) -> bool:

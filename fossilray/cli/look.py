@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, open_store, out
+from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, err, open_store, out, settings
+from fossilray.tables import printable
 
 TableForm = Literal["table", "csv", "json", "parquet"]
 ExportForm = Literal["geojson", "coco", "csv"]
@@ -16,18 +17,44 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="File instead of t
 
 def status(
     run: RunArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object, for programs; with --watch one a line.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again and again until the run is done.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(min=1, help="Seconds between two looks; each lists the run directory.")
+    ] = 30.0,
+    alarm_minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Exit with 4 and say so if slides are left and none was committed for this long; ends --watch.",
+        ),
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """What is committed, in flight and failed, at what rate; read from the run directory alone."""
+    """What is committed, in flight and failed, at what rate and cost; read from the run directory alone."""
     from fossilray.status import describe, render, to_json
+    from fossilray.watching import alarm_of, watch_run
 
-    report = describe(open_store(run, config, set_))
-    if as_json:
-        typer.echo(to_json(report))
+    store, chosen = open_store(run, config, set_), settings(config, set_)
+    if watch:
+        alarm = watch_run(
+            store, out, every_s=every, as_json=as_json, alarm_minutes=alarm_minutes, config=chosen
+        )
     else:
-        out.print(render(report))
+        report = describe(store, config=chosen)
+        alarm = alarm_of(report, minutes=alarm_minutes)
+        if as_json:
+            typer.echo(to_json(report))
+        else:
+            out.print(render(report))
+    if alarm is not None:
+        err.print(printable(alarm), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(4)
 
 
 def report(

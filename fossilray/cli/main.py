@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from fossilray.cli import about, answers, care, curate, evaluate, learn, look, plan, submit, work
+from fossilray.cli import about, answers, care, curate, evaluate, learn, look, plan, submit, trace, work
 from fossilray.cli.shared import err
 from fossilray.errors import FossilrayError, UsageError
 from fossilray.tables import printable
@@ -23,6 +23,7 @@ app = typer.Typer(
 for command in (
     *(work.process, work.catalog, plan.estimate, submit.submit),
     *(look.status, look.report, look.query, look.crops, look.export),
+    trace.trace,
     *(care.failures, care.retry, care.verify, care.gc, care.compact),
     *(answers.embed, curate.curate),
     evaluate.evaluate,

@@ -1,0 +1,68 @@
+"""One slide worked on here and now, only to see where its time goes; no run is touched."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from fossilray.catalog import find_slides
+from fossilray.config import RunConfig, StoreConfig
+from fossilray.errors import CatalogError, UsageError
+from fossilray.records import Failure, SlideSummary, Usage
+from fossilray.store import RunStore
+from fossilray.store.run_record import describe_run
+from fossilray.worker import SlideWorker
+
+
+@dataclass(frozen=True)
+class TracedSlide:
+    """How the slide went; the timeline lies in `path`."""
+
+    path: Path
+    slide_id: str
+    summary: SlideSummary | None
+    failure: Failure | None
+    usage: Usage | None
+
+
+def trace_slide(target: str, config: RunConfig, out: Path) -> TracedSlide:
+    """Work on a slide in this process, as a worker with this configuration does, and write its timeline to a file.
+
+    target: one slide, on a disk or s3://…. What else comes of it is thrown away.
+
+    Raises:
+        CatalogError: that is not one slide.
+        UsageError: the file cannot be written.
+        WeightsError: the networks cannot be loaded.
+    """
+    found = find_slides(target, access=config.slides.access or config.store)
+    if len(found.rows) != 1:
+        raise CatalogError(f"{target} names {len(found.rows):,} slides; name one")
+    row = found.rows[0]
+    watched = config.model_copy(
+        update={
+            "watch": config.watch.model_copy(update={"trace": (row.slide_id,)}),
+            # Slides are reached as asked, the folder for this one run is on a disk.
+            "slides": config.slides.model_copy(update={"access": config.slides.access or config.store}),
+            "store": StoreConfig(),
+        }
+    )
+    with tempfile.TemporaryDirectory(prefix="fossilray-trace-") as folder:
+        store = RunStore.open(folder)
+        store.create_or_check(describe_run(watched, {}))
+        worker = SlideWorker(folder, watched)
+        worker.prepare()
+        try:
+            outcome = worker.process(row)
+        finally:
+            worker.close()
+        (written,) = store.files.find("traces")
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_bytes(store.files.read(written))
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {out}: {error.strerror}; choose another file with --out"
+            ) from None
+    return TracedSlide(out, row.slide_id, outcome.summary, outcome.failure, outcome.usage)
