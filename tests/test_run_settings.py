@@ -78,7 +78,7 @@ ANOTHER: dict[str, Any] = {
     "workers.device": "cuda",
     "workers.accelerator": "L4",
     "workers.resources": {"scratch": 1.0},
-    "workers.placement": "pack",
+    "workers.placement": "default",
     "workers.memory_gb": 4.0,
     "workers.precision": "float32",
     "store.run": "elsewhere",

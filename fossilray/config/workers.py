@@ -47,10 +47,10 @@ class WorkersConfig(Section):
         description="Custom resources that Ray reserves for a worker, such as {scratch: 1}, for machines that were "
         "started with them.",
     )
-    placement: Literal["spread", "pack"] = Field(
+    placement: Literal["spread", "default"] = Field(
         "spread",
         description="spread: over as many machines as there are, which share the load on disks and network links and "
-        "lose fewer slides with one of them; pack: on as few as hold them, so that an autoscaler can take the others.",
+        "lose fewer slides with one of them; default: as Ray does by itself, one machine to half before the next.",
     )
     patience_minutes: float = Field(
         30.0,

@@ -1,4 +1,4 @@
-"""The connection to Ray, and how many workers fit there."""
+"""The connection to Ray."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import ray
 from ray._private import ray_constants
 
-from fossilray.config import WorkersConfig
-
 OBJECT_STORE_BYTES = 128 * 1024**2
 """Nothing larger than an Outcome passes through it."""
-WORKER_BYTES = 3 * 1024**3
-"""Memory that one CPU worker may need."""
 
 
 @contextlib.contextmanager
@@ -42,19 +39,10 @@ def ray_cluster(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def workers_that_fit(workers: WorkersConfig) -> int:
-    """How many workers to run: the configured count, else as many as the connected cluster holds; at least 1."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
-    if workers.count is not None:
-        fit = workers.count
-    elif gpus and workers.gpus_per_worker:
-        fit = int(gpus / workers.gpus_per_worker + 1e-9)
-    else:
-        fit = min(
-            int(cpus / workers.cpus_per_worker), int(resources.get("memory", WORKER_BYTES) / WORKER_BYTES)
-        )
-    return max(1, fit)
+def is_private() -> bool:
+    """Whether this process started the Ray that it is connected to, which no other machine will ever join."""
+    node: Any = ray._private.worker._global_node
+    return node is not None and bool(node.is_head())
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from fossilray.config import WorkersConfig
 from fossilray.errors import FossilrayError, WorkerError
 from fossilray.records import CatalogRow, Outcome, Worker, WorkerState
-from fossilray.scheduler.cluster import workers_that_fit
+from fossilray.scheduler.hiring import Hiring, Waiting
+from fossilray.scheduler.metrics import WorkerMetrics
 
 STARTS_LOST_IN_A_ROW = 5
 """Workers that may die while starting, one after the other, before the job gives up."""
@@ -22,8 +24,6 @@ WATCHED_AT_ONCE = 16
 """Workers asked at the same time what they do; the others' turn comes with the next question."""
 CLOSING_S = 5.0
 """How long idle workers may take to delete what they staged; what is left is swept by the next worker there."""
-FIT_EVERY_S = 5.0
-"""How often the cluster is asked how many workers it holds: nodes come and go."""
 
 Seat: TypeAlias = Any
 """An actor's handle, for those who only pass it on."""
@@ -52,9 +52,13 @@ class Answer:
 class _Actor:
     """A worker inside a Ray actor; `state` answers while `process` runs."""
 
-    def __init__(self, make_worker: Callable[[], Worker]) -> None:
+    def __init__(self, make_worker: Callable[[], Worker], run: str, hide_gpus: bool) -> None:
+        if hide_gpus:
+            # Ray leaves the GPUs of the machine in sight of those who reserved none.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._make_worker = make_worker
         self._worker: Worker | None = None
+        self._metrics = WorkerMetrics(run)
 
     def prepare(self) -> str:
         # Not in __init__: an error there would reach the driver as a death without its class.
@@ -65,7 +69,9 @@ class _Actor:
 
     def process(self, row: CatalogRow, upcoming: CatalogRow | None) -> Outcome:
         assert self._worker is not None
-        return self._worker.process(row, upcoming)
+        outcome = self._worker.process(row, upcoming)
+        self._metrics.took(outcome)
+        return outcome
 
     def close(self) -> None:
         if self._worker is not None:
@@ -73,7 +79,9 @@ class _Actor:
 
     @ray.method(concurrency_group="watch")
     def state(self) -> WorkerState | None:
-        return self._worker.state() if self._worker else None
+        state = self._worker.state() if self._worker else None
+        self._metrics.show(state)
+        return state
 
 
 @dataclass
@@ -89,24 +97,26 @@ class _Task:
 class Crew:
     """All workers of one job; needs a Ray connection."""
 
-    def __init__(self, make_worker: Callable[[], Worker], workers: WorkersConfig) -> None:
+    def __init__(self, make_worker: Callable[[], Worker], workers: WorkersConfig, *, run: str = "") -> None:
         self.idle: list[Seat] = []
         self._workers = workers
-        self._make_worker = ray.put(make_worker)
-        self._starting: dict[Any, Seat] = {}
+        self._hiring = Hiring(_Actor, (ray.put(make_worker), run, _hides_gpus(workers)), workers)
         self._busy: dict[Any, _Task] = {}
         self._names: dict[Seat, str] = {}
         self._verdicts: dict[Seat, Loss] = {}
         self._questions: dict[Any, Any] = {}
         self._asked_s = 0.0
         self._lost_starts = 0
-        self._sized_s, self._fit = -1e9, 1
-        self._actor_class = self._remote_class()
 
     @property
     def ready(self) -> int:
         """Workers that are idle or busy."""
         return len(self.idle) + len(self._busy)
+
+    @property
+    def ready_on_gpu(self) -> int:
+        """Of these, workers whose name says that they run on a GPU."""
+        return sum(name.endswith("/cuda") for name in self._names.values())
 
     @property
     def states(self) -> dict[str, WorkerState]:
@@ -117,15 +127,18 @@ class Crew:
             if task.state is not None and task.seat in self._names
         }
 
+    @property
+    def waiting(self) -> Waiting:
+        """How those stand that were asked for."""
+        return self._hiring.waiting
+
     def hire(self, slides: int) -> None:
-        """Ask for workers for so many slides, in waves: a pending one brings a node, a thousand bring a storm."""
-        if time.monotonic() - self._sized_s > FIT_EVERY_S:
-            self._sized_s, self._fit = time.monotonic(), workers_that_fit(self._workers)
-        missing = min(self._fit, slides) - self.ready - len(self._starting)
-        wave = max(4, self.ready)
-        for _ in range(min(missing, wave - len(self._starting))):
-            actor = self._actor_class.remote(self._make_worker)
-            self._starting[actor.prepare.remote()] = actor
+        """Ask for workers for so many slides, in waves.
+
+        Raises:
+            WorkerError: a worker does not fit on this machine, and no other can come.
+        """
+        self._hiring.hire(slides, ready=self.ready)
 
     def send(self, seat: Seat, row: CatalogRow, upcoming: CatalogRow | None) -> None:
         """Give an idle worker a slide, and the name of the one that likely comes next."""
@@ -139,7 +152,7 @@ class Crew:
             WorkerError: workers die while starting.
             FossilrayError: what a worker raised while it prepared (weights, store).
         """
-        pending = [*self._busy, *self._starting]
+        pending = [*self._busy, *self._hiring.references]
         if not pending:
             time.sleep(0.05)
             return []
@@ -148,7 +161,7 @@ class Crew:
             ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=True)
         answers = []
         for reference in ready:
-            if reference in self._starting:
+            if reference in self._hiring:
                 self._take_start(reference)
             else:
                 answers.append(self._take_answer(reference))
@@ -161,6 +174,7 @@ class Crew:
         if now - self._asked_s < 1.0:
             return
         self._asked_s = now
+        self._hiring.look()
         asked = {question[0] for question in self._questions.values()}
         # Those that were asked longest ago come first: a job of a thousand workers asks each in turn.
         waiting = [reference for reference in self._busy if reference not in asked]
@@ -179,29 +193,19 @@ class Crew:
     def dismiss_all(self) -> None:
         """Kill whatever still runs; what it had not committed is as if it had never begun."""
         self._part_from(self.idle)
-        for seat in [*self._starting.values(), *(task.seat for task in self._busy.values())]:
-            self._dismiss(seat)
-
-    def _remote_class(self) -> Any:
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        remote: Any = ray.remote  # its stubs know nothing of concurrency_groups
-        return remote(
-            num_cpus=self._workers.cpus_per_worker,
-            num_gpus=self._workers.gpus_per_worker if resources.get("GPU") else 0,
-            max_restarts=0,
-            max_task_retries=0,
-            # Ray's head keeps an account of 100,000 tasks, 4 kB each; whoever wants to know asks our run directory.
-            enable_task_events=False,
-            concurrency_groups={"watch": 1},
-        )(_Actor)
+        self._hiring.dismiss_all()
+        for task in self._busy.values():
+            self._dismiss(task.seat)
 
     def _take_start(self, reference: Any) -> None:
-        seat = self._starting.pop(reference)
+        seat = self._hiring.take(reference)
         try:
             self._names[seat] = ray.get(reference)
         except RayTaskError as error:
             raise _own_error(error, "a worker could not prepare") from None
         except RayError as error:
+            if _kind(error) == "NodeDied":
+                return
             self._lost_starts += 1
             if self._lost_starts >= STARTS_LOST_IN_A_ROW:
                 raise WorkerError(
@@ -286,6 +290,11 @@ class Crew:
 
     def _kill(self, seat: Seat) -> None:
         ray.kill(seat, no_restart=True)
+
+
+def _hides_gpus(workers: WorkersConfig) -> bool:
+    """Whether the configuration keeps workers from GPUs that their machine may have."""
+    return workers.device == "cpu" or not workers.gpus_per_worker
 
 
 def _moved(before: WorkerState, now: WorkerState) -> bool:

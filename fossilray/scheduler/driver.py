@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from fossilray.config import RunConfig
 from fossilray.errors import StoreForbids, StoreUnreachable
 from fossilray.ledger import Ledger
-from fossilray.progress import Display, Tally
+from fossilray.progress import CommitAlarm, Display, Tally
 from fossilray.records import CatalogRow, Failure, Outcome, Worker
 from fossilray.scheduler.crew import Answer, Crew, Loss, Seat
+from fossilray.scheduler.metrics import DriverMetrics
+from fossilray.scheduler.patience import Patience
 
 STRAGGLER_FACTOR = 3.0
 """At the tail a slide that runs this many times the median is started again elsewhere."""
@@ -47,11 +49,12 @@ def run_slides(
     `stop` set: no slide is started any more, those in flight end, and the tally says what is left.
 
     Raises:
-        WorkerError: workers die while starting, or a worker raised what is not a slide's own fault.
+        WorkerError: workers die while starting, find no machine for workers.patience_minutes, or one raised what is
+            not a slide's own fault.
         StoreError: the store refuses, or does not answer for longer than store.patience_minutes.
         FossilrayError: what a worker raised while it prepared (weights, store).
     """
-    crew = Crew(make_worker, config.workers)
+    crew = Crew(make_worker, config.workers, run=ledger.run_url)
     driver = _Driver(rows, config, crew, ledger, tally, display)
     try:
         while not driver.is_done(stop is not None and stop.is_set()):
@@ -140,6 +143,10 @@ class _Driver:
         self._outwaited = 0
         self._unfetched: set[str] = set()
         self._told_of_other = False
+        self._patience = Patience(config.workers, display.say)
+        self._metrics = DriverMetrics(ledger.run_url)
+        self._alarm = CommitAlarm(config.watch.alarm_minutes)
+        self._counted_s = time.monotonic()
 
     def is_done(self, stopping: bool) -> bool:
         """Nothing in flight, and nothing more to start."""
@@ -149,13 +156,22 @@ class _Driver:
         """One turn: workers hired, slides sent, news taken in, progress shown."""
         if not stopping:
             self._crew.hire(len(self._waiting) + len(self._flights))
+            self._patience.check(self._crew.waiting, ready=self._crew.ready)
         self._dispatch(stopping)
         for answer in self._crew.wait():
             self._take(answer)
         self._crew.watch()
-        self._tally.workers = self._crew.ready
-        self._display.update(self._tally, self._crew.states)
+        self._count_held()
+        states = self._crew.states
+        self._metrics.show(self._tally, states, in_flight=len(self._flights))
+        self._display.update(self._tally, states)
         self._ledger.beat(self._tally, self._flights)
+        if self._alarm.goes_off():
+            self._display.say(
+                f"no slide was committed for watch.alarm_minutes = {self._config.watch.alarm_minutes:g}: "
+                f"{len(self._flights):,} in flight on {self._crew.ready:,} workers; `fossilray status` and `fossilray "
+                "failures` say more"
+            )
         other = self._ledger.other_driver
         if other is not None and not self._told_of_other:
             self._told_of_other = True
@@ -163,6 +179,14 @@ class _Driver:
                 f"another driver gave a sign of life on this run at {other.beat_at}; if it still runs, both work on "
                 "the same slides, each of which is committed once"
             )
+
+    def _count_held(self) -> None:
+        """Hours of what workers hold, since this was last asked."""
+        now = time.monotonic()
+        hours, self._counted_s = (now - self._counted_s) / 3600, now
+        self._tally.workers = self._crew.ready
+        self._tally.core_hours += hours * self._crew.ready * self._config.workers.cpus_per_worker
+        self._tally.gpu_hours += hours * self._crew.ready_on_gpu * self._config.workers.gpus_per_worker
 
     def _dispatch(self, stopping: bool) -> None:
         """Slides to idle workers; at the tail stragglers twice, and workers back to the cluster."""
@@ -223,6 +247,8 @@ class _Driver:
         elif outcome.answered is not None:
             self._seconds.append(time.monotonic() - flight.started_s)
             self._tally.objects += outcome.answered
+        self._metrics.committed(outcome.summary)
+        self._alarm.committed()
         # With neither another attempt, of this driver or of another one, committed the slide first.
         self._tally.committed += 1
         del self._flights[flight.row.slide_id]
@@ -238,10 +264,12 @@ class _Driver:
             self._again(flight, wait_s=self._backoff_s(slide_id, tries))
             return
         self._give_up(flight, failure.message)
+        self._metrics.failed(failure.error, quarantined=failure.quarantined)
         self._ledger.failed(failure)
 
     def _take_loss(self, flight: _Flight, loss: Loss) -> None:
         slide_id = flight.row.slide_id
+        self._metrics.lost_worker(loss.error)
         blame = self._blame[slide_id] = self._blame.get(slide_id, 0.0) + self._ledger.weight(loss.error)
         # A sum of thirds may fall short of a whole by a rounding.
         quarantined = blame > self._config.workers.max_deaths - 1e-6
@@ -252,6 +280,7 @@ class _Driver:
             return
         if quarantined:
             self._give_up(flight, f"quarantined, its workers were lost again and again ({loss.reason})")
+            self._metrics.failed(loss.error, quarantined=True)
         else:
             self._again(flight, wait_s=0.0)
 
