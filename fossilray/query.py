@@ -73,7 +73,7 @@ def show_objects(
 
     files: the file of each slide by slide_id, chosen from `committed_files`. Reading a few files by name is what
     keeps a report over 150,000 slides bounded; a file of a compacted dataset holds other slides too.
-    genera: predictions whose `genus`, `genus_score` and `genus_entropy` stand beside the objects.
+    genera: predictions that stand beside the objects as GENUS_COLUMNS.
     """
     sql = objects_sql(store, files)
     if genera is not None:

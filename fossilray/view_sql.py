@@ -11,7 +11,7 @@ from fossilray.store import RunStore
 from fossilray.store.layout import OBJECTS, AnswerKind
 from fossilray.store.listed_answers import ListedAnswers
 
-GENUS_COLUMNS = ("genus", "genus_score", "genus_entropy")
+GENUS_COLUMNS = ("genus", "genus_score", "genus_entropy", "genus_2", "genus_2_score")
 """What predictions add to the columns of `objects`."""
 
 
@@ -47,7 +47,8 @@ def with_genera_sql(objects: str, listed: ListedAnswers, slide_ids: Collection[s
     places = [_place(listed.answers.url, listed.files[slide_id]) for slide_id in sorted(chosen)]
     predictions = _read(places, _answer_columns("predictions"), root=listed.answers.files.root)
     return (
-        "SELECT o.*, p.genus, p.score AS genus_score, p.entropy AS genus_entropy "
+        "SELECT o.*, p.genus, p.score AS genus_score, p.entropy AS genus_entropy, p.genus_2, "
+        "p.score_2 AS genus_2_score "
         f"FROM ({objects}) o LEFT JOIN ({predictions}) p USING (slide_id, object_id)"
     )
 

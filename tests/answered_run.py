@@ -49,7 +49,9 @@ def made_up_predictions(slide_id: str, count: int, genera: Sequence[str], *, see
         "entropy": pa.array(entropy, pa.float32(), mask=unknown),
     }
     for rank, suffix in enumerate(("", "_2", "_3")):
-        names = np.array(genera, object)[order[:, rank]] if rank < len(genera) else np.array([None] * count)
+        names = (
+            np.array(genera, object)[order[:, rank]] if rank < len(genera) else np.full(count, None, object)
+        )
         score = likely[:, rank] if rank < len(genera) else np.zeros(count)
         missing = unknown if rank < len(genera) else np.ones(count, bool)
         columns[f"genus{suffix}"] = pa.array(names, pa.string(), mask=missing)

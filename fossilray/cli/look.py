@@ -12,6 +12,12 @@ from fossilray.tables import printable
 
 TableForm = Literal["table", "csv", "json", "parquet"]
 ExportForm = Literal["geojson", "coco", "csv"]
+HeadOption = Annotated[
+    str | None,
+    typer.Option(
+        "--head", help="Name of the predictions of `fossilray classify run` to show; default: the newest."
+    ),
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="File instead of the terminal.")]
 
 
@@ -60,15 +66,15 @@ def status(
 def report(
     run: RunArgument,
     out_file: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
+    head: HeadOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Write one self-contained HTML page: figures, pictures, contact sheets, depths, losses, provenance."""
+    """Write one self-contained HTML page: figures, pictures, depths, genera, contact sheets, losses, provenance."""
     from fossilray.report import write_report
 
-    out.print(
-        f"report: {write_report(open_store(run, config, set_), out_file)}", highlight=False, soft_wrap=True
-    )
+    written = write_report(open_store(run, config, set_), out_file, head=head)
+    out.print(f"report: {written}", highlight=False, soft_wrap=True)
 
 
 def query(

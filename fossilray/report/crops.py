@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,8 +116,34 @@ def make_contact_sheets(con: Connection, store: RunStore, *, slides: int, fit: F
             f"ORDER BY {kind.order}, slide_id, object_id LIMIT {CROPS_A_SHEET}",
         )
         crops = load_crops(store, chosen)
-        shown = tuple(_show(row, crop, fit=fit) for row, crop in zip(chosen.to_pylist(), crops, strict=True))
+        shown = tuple(
+            show_crop(row, crop, fit=fit, detail=_name_size(row))
+            for row, crop in zip(chosen.to_pylist(), crops, strict=True)
+        )
         yield ContactSheet(kind.title, kind.says, shown)
+
+
+def show_crop(row: Mapping[str, Any], crop: Image, *, fit: Fit, detail: str) -> ShownCrop:
+    """The crop of a row of `objects` as the page shows it, with `detail` below it."""
+    width_um, height_um = float(row["width_um"]), float(row["height_um"])
+    longest_um = max(width_um, height_um, 1e-6)
+    px_per_um = _CELL_PX / longest_um
+    if fit == "letterbox":
+        width, height = _CELL_PX, _CELL_PX
+    else:
+        width, height = (max(round(side * px_per_um), 8) for side in (width_um, height_um))
+    bar_um = round_length_um(0.42 * longest_um)
+    return ShownCrop(
+        uri=jpeg_uri(_resize(crop, min(2 * width, crop.shape[1]), min(2 * height, crop.shape[0]))),
+        width_px=width,
+        height_px=height,
+        bar_px=bar_um * px_per_um,
+        bar_label=f"{bar_um:g} µm",
+        slide_id=row["slide_id"],
+        object_id=row["object_id"],
+        place=_name_place(row["slide_id"], row["well"], row["measured_depth_m"]),
+        detail=detail,
+    )
 
 
 def draw_look_alikes(
@@ -186,26 +212,8 @@ def to_uri(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
-def _show(row: dict[str, Any], crop: Image, *, fit: Fit) -> ShownCrop:
-    width_um, height_um = float(row["width_um"]), float(row["height_um"])
-    longest_um = max(width_um, height_um, 1e-6)
-    px_per_um = _CELL_PX / longest_um
-    if fit == "letterbox":
-        width, height = _CELL_PX, _CELL_PX
-    else:
-        width, height = (max(round(side * px_per_um), 8) for side in (width_um, height_um))
-    bar_um = round_length_um(0.42 * longest_um)
-    return ShownCrop(
-        uri=jpeg_uri(_resize(crop, min(2 * width, crop.shape[1]), min(2 * height, crop.shape[0]))),
-        width_px=width,
-        height_px=height,
-        bar_px=bar_um * px_per_um,
-        bar_label=f"{bar_um:g} µm",
-        slide_id=row["slide_id"],
-        object_id=row["object_id"],
-        place=_name_place(row["slide_id"], row["well"], row["measured_depth_m"]),
-        detail=f"{width_um:.0f} × {height_um:.0f} µm · {row['score']:.2f}",
-    )
+def _name_size(row: Mapping[str, Any]) -> str:
+    return f"{row['width_um']:.0f} × {row['height_um']:.0f} µm · {row['score']:.2f}"
 
 
 def _name_place(slide_id: str, well: str, depth_m: float | None) -> str:

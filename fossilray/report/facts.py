@@ -124,7 +124,7 @@ def thin_out(slides: Sequence[SlideSummary], most: int) -> list[SlideSummary]:
 
 def choose_sample(slides: Sequence[SlideSummary]) -> list[SlideSummary]:
     """The slides whose objects a report looks at: those of the charted wells first, evenly over their depths."""
-    charted = set(_charted_wells(slides))
+    charted = set(charted_wells(slides))
     outside = by_depth(slide for slide in slides if slide.well not in charted)
     most = MOST_SAMPLED_SLIDES * 3 // 4 if outside else MOST_SAMPLED_SLIDES
     inside = thin_out(by_depth(slide for slide in slides if slide.well in charted), most)
@@ -134,7 +134,7 @@ def choose_sample(slides: Sequence[SlideSummary]) -> list[SlideSummary]:
 def chart_wells(con: Connection, slides: Sequence[SlideSummary]) -> Iterator[WellChart]:
     """The wells with most slides, by name; counts from all their slides, measures from the view `objects`."""
     measures = _measures(con)
-    for well in sorted(_charted_wells(slides), key=lambda well: (well == UNASSIGNED_WELL, well)):
+    for well in sorted(charted_wells(slides), key=lambda well: (well == UNASSIGNED_WELL, well)):
         own = by_depth(slide for slide in slides if slide.well == well)
         with_depth = [slide for slide in own if slide.measured_depth_m is not None]
         shown = with_depth or own[:MOST_ROWS_WITHOUT_DEPTH]
@@ -254,7 +254,8 @@ ORDER BY min(elongation)""",
 )
 
 
-def _charted_wells(slides: Sequence[SlideSummary]) -> list[str]:
+def charted_wells(slides: Sequence[SlideSummary]) -> list[str]:
+    """The wells that have charts: those with most slides."""
     counts: dict[str, int] = {}
     for slide in slides:
         counts[slide.well] = counts.get(slide.well, 0) + 1

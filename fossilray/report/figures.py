@@ -1,11 +1,8 @@
-"""The report's charts as inline SVG that takes its ink from the page, so it reads by day and by night."""
+"""The report's charts of a run as it is without answers: what lies at each depth, and how measures are spread."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,18 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.pictures import SIZE_CLASSES
-from fossilray.tables import printable
+from fossilray.report.drawing import (
+    BAR,
+    INK,
+    MOST_LABELS,
+    PAPER,
+    QUIET,
+    RULE,
+    chart_style,
+    new_figure,
+    place_rows,
+    set_depth_axis,
+    to_svg,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_WIDTH_IN = 11.0
-_MOST_LABELS = 45  # beyond this many samples a chart's rows are too thin for text
-
-# Colours that the page's style sheet owns: matplotlib draws with a stand-in, the SVG gets the variable.
-_INK, _QUIET, _RULE, _BAR, _PAPER = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
-_VARIABLES = {_INK: "--ink", _QUIET: "--quiet", _RULE: "--rule", _BAR: "--bar", _PAPER: "--paper"}
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ def draw_depth_chart(samples: Sequence[DepthSample], *, densest_per_mm2: float, 
     Samples without a depth stand in the order given. densest_per_mm2: end of the density axis, the same
     for all wells of a report. name: seeds the SVG's ids, so that charts in one page do not share them.
     """
-    y, thickness = _rows(samples)
-    with _style(name):
-        figure = _figure(height_in=min(max(1.25 + 0.24 * len(samples), 2.2), 8.0))
+    y, thickness = place_rows(samples)
+    with chart_style(name):
+        figure = new_figure(height_in=min(max(1.25 + 0.24 * len(samples), 2.2), 8.0))
         panels = figure.subplots(
             1, 4, sharey=True, gridspec_kw={"width_ratios": [4.2, 4.2, 2.1, 0.55], "wspace": 0.12}
         )
@@ -81,14 +82,14 @@ def draw_depth_chart(samples: Sequence[DepthSample], *, densest_per_mm2: float, 
         _draw_composition(panels[1], samples, y, thickness)
         _draw_opacity(panels[2], samples, y)
         _draw_colours(panels[3], samples, y, thickness)
-        _set_depth_axis(panels[0], samples, y, thickness)
-        return _svg(figure, name)
+        set_depth_axis(panels[0], samples, y, thickness)
+        return to_svg(figure, name)
 
 
 def draw_distributions(measures: Distributions) -> str:
     """Four histograms side by side as SVG: size (log axis, coloured by class), opacity, sharpness, score."""
-    with _style("distributions"):
-        figure = _figure(height_in=2.5)
+    with chart_style("distributions"):
+        figure = new_figure(height_in=2.5)
         panels = figure.subplots(1, 4, gridspec_kw={"wspace": 0.16})
         _draw_sizes(panels[0], measures.longest_um)
         _draw_histogram(panels[1], measures.opacity, title="opacity", unit="mean optical density")
@@ -98,32 +99,7 @@ def draw_distributions(measures: Distributions) -> str:
         _draw_histogram(
             panels[3], measures.score, title="confidence", unit="score of the detector", span=(0.0, 1.0)
         )
-        return _svg(figure, "distributions")
-
-
-def _rows(samples: Sequence[DepthSample]) -> tuple[NDArray[np.float64], float]:
-    """Where each sample's row stands on the y axis, and how thick its bars are."""
-    depths = [sample.depth_m for sample in samples]
-    if any(depth is None for depth in depths):
-        return np.arange(len(samples), dtype=np.float64), 0.66
-    y = np.array(depths, dtype=np.float64)
-    if len(y) < 2:
-        return y, 1.0
-    gap = float(np.diff(np.sort(y)).min())
-    return y, max(0.66 * gap, 0.008 * float(np.ptp(y)))
-
-
-def _set_depth_axis(
-    panel: Axes, samples: Sequence[DepthSample], y: NDArray[np.float64], thickness: float
-) -> None:
-    if any(sample.depth_m is None for sample in samples):
-        few = len(samples) <= _MOST_LABELS
-        panel.set_yticks(y if few else [], [_shorten(sample.label) for sample in samples] if few else [])
-    else:
-        panel.set_ylabel("measured depth, m", color=_QUIET)
-        ticks = y if len(y) <= 16 else [tick for tick in panel.get_yticks() if y.min() <= tick <= y.max()]
-        panel.set_yticks(ticks, [f"{depth:,.10g}" for depth in ticks])
-    panel.set_ylim(float(y.max()) + 0.9 * thickness, float(y.min()) - 0.9 * thickness)
+        return to_svg(figure, "distributions")
 
 
 def _draw_density(
@@ -132,14 +108,14 @@ def _draw_density(
     density = np.array([sample.objects_per_mm2 for sample in samples])
     end = max(end, 1e-9)
     if samples[0].depth_m is not None:
-        panel.fill_betweenx(y, 0, density, color=_BAR, alpha=0.14, linewidth=0)
-    panel.barh(y, density, height=thickness, color=_BAR, alpha=0.92, linewidth=0)
+        panel.fill_betweenx(y, 0, density, color=BAR, alpha=0.14, linewidth=0)
+    panel.barh(y, density, height=thickness, color=BAR, alpha=0.92, linewidth=0)
     panel.set_xlim(0, end * 1.3)
     panel.set_title("objects per mm²", loc="left")
-    if len(samples) <= _MOST_LABELS:
+    if len(samples) <= MOST_LABELS:
         for place, value, sample in zip(y, density, samples, strict=True):
             panel.text(
-                value + end * 0.015, place, f"{sample.objects:,}", va="center", color=_QUIET, fontsize=7
+                value + end * 0.015, place, f"{sample.objects:,}", va="center", color=QUIET, fontsize=7
             )
     _rule_vertically(panel)
 
@@ -153,7 +129,7 @@ def _draw_composition(
     )
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     left = np.zeros(len(samples))
-    seam = 0.5 if len(samples) <= _MOST_LABELS else 0.0
+    seam = 0.5 if len(samples) <= MOST_LABELS else 0.0
     for index, size in enumerate(SIZE_CLASSES):
         panel.barh(
             y,
@@ -161,7 +137,7 @@ def _draw_composition(
             left=left,
             height=thickness,
             color=size.colour,
-            edgecolor=_PAPER,
+            edgecolor=PAPER,
             linewidth=seam,
         )
         left += share[:, index]
@@ -174,12 +150,10 @@ def _draw_composition(
 def _draw_opacity(panel: Axes, samples: Sequence[DepthSample], y: NDArray[np.float64]) -> None:
     known = [(place, s.opacity) for place, s in zip(y, samples, strict=True) if s.opacity is not None]
     for place, spread in known:
-        panel.plot([spread.low, spread.high], [place, place], color=_BAR, linewidth=2.2, alpha=0.45)
-    if samples[0].depth_m is not None and len(samples) <= _MOST_LABELS:
-        panel.plot([s.median for _, s in known], [p for p, _ in known], color=_BAR, linewidth=0.8, alpha=0.6)
-    panel.scatter(
-        [s.median for _, s in known], [p for p, _ in known], color=_BAR, s=16, linewidth=0, zorder=3
-    )
+        panel.plot([spread.low, spread.high], [place, place], color=BAR, linewidth=2.2, alpha=0.45)
+    if samples[0].depth_m is not None and len(samples) <= MOST_LABELS:
+        panel.plot([s.median for _, s in known], [p for p, _ in known], color=BAR, linewidth=0.8, alpha=0.6)
+    panel.scatter([s.median for _, s in known], [p for p, _ in known], color=BAR, s=16, linewidth=0, zorder=3)
     panel.set_xlim(0, max([s.high for _, s in known], default=1.0) * 1.1)
     panel.set_title("opacity, quartiles", loc="left")
     panel.tick_params(axis="y", length=0)
@@ -243,7 +217,7 @@ def _draw_histogram(
         edges = np.linspace(min(low, 0.0), max(high, low + 1e-6), 46)
     counts, _ = np.histogram(values, edges)
     panel.bar(
-        edges[:-1], counts, width=np.diff(edges) * 0.92, align="edge", color=_BAR, alpha=0.85, linewidth=0
+        edges[:-1], counts, width=np.diff(edges) * 0.92, align="edge", color=BAR, alpha=0.85, linewidth=0
     )
     if log:
         _set_log_axis(panel, edges, steps=(1,) if edges[-1] / edges[0] > 300 else (1, 3))
@@ -264,7 +238,7 @@ def _set_log_axis(panel: Axes, edges: NDArray[np.float64], *, steps: tuple[int, 
 def _mark_median(panel: Axes, median: float, label: str) -> None:
     top = panel.get_ylim()[1]
     panel.set_ylim(0, top * 1.16)
-    panel.plot([median, median], [0, top * 1.03], color=_INK, linewidth=0.9)
+    panel.plot([median, median], [0, top * 1.03], color=INK, linewidth=0.9)
     left, right = panel.get_xlim()
     place = np.log(median / left) / np.log(right / left) if panel.get_xscale() == "log" else None
     share = (median - left) / (right - left) if place is None else place
@@ -277,78 +251,10 @@ def _mark_median(panel: Axes, median: float, label: str) -> None:
         ha=side,
         va="center",
         fontsize=7.5,
-        color=_INK,
+        color=INK,
     )
 
 
 def _rule_vertically(panel: Axes) -> None:
-    panel.grid(axis="x", color=_RULE, linewidth=0.6)
+    panel.grid(axis="x", color=RULE, linewidth=0.6)
     panel.set_axisbelow(True)
-
-
-def _shorten(name: str) -> str:
-    name = printable(name)
-    return name if len(name) <= 28 else f"{name[:16]}…{name[-10:]}"
-
-
-@contextmanager
-def _style(name: str) -> Iterator[None]:
-    import matplotlib as mpl
-
-    with mpl.rc_context(
-        {
-            "svg.fonttype": "none",  # text stays text: the page sets its font, and it can be searched
-            "svg.hashsalt": name,
-            "text.parse_math": False,  # a slide's name may hold dollar signs
-            "font.size": 8,
-            "axes.titlesize": 8.5,
-            "axes.titlepad": 9,
-            "axes.labelsize": 7.5,
-            "axes.edgecolor": _RULE,
-            "axes.labelcolor": _QUIET,
-            "axes.titlecolor": _INK,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.spines.left": False,
-            "xtick.color": _RULE,
-            "ytick.color": _RULE,
-            "xtick.labelcolor": _QUIET,
-            "ytick.labelcolor": _INK,
-            "xtick.labelsize": 7.5,
-            "ytick.labelsize": 7.5,
-            "xtick.major.size": 3,
-            "ytick.major.size": 0,
-        }
-    ):
-        yield
-
-
-def _figure(*, height_in: float) -> Figure:
-    """A figure without pyplot: nothing global to close, no display asked for."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # type: ignore[union-attr,call-arg]
-    figure.patch.set_visible(False)
-    return figure
-
-
-def _svg(figure: Figure, name: str) -> str:
-    for panel in figure.axes:
-        panel.patch.set_visible(False)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = _keep_ids_apart(svg, name)
-    for stand_in, variable in _VARIABLES.items():
-        svg = svg.replace(stand_in, f"var({variable})")
-    return svg
-
-
-def _keep_ids_apart(svg: str, name: str) -> str:
-    """Ids that the SVG itself refers to get the chart's name in front; the others go."""
-    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
-    return re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)

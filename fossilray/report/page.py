@@ -34,7 +34,11 @@ from fossilray.report.facts import (
     write_headline,
 )
 from fossilray.report.figures import draw_depth_chart, draw_distributions
+from fossilray.report.genera import choose_genera, show_genera
 from fossilray.store import RunStore
+from fossilray.store.answers import answers_in
+from fossilray.store.dataset import arrays_store
+from fossilray.store.listed_answers import ListedAnswers
 from fossilray.tables import format_cell, printable
 
 if TYPE_CHECKING:
@@ -68,25 +72,29 @@ class ShownWell:
     svg: str
 
 
-def write_report(store: RunStore, out: Path, *, now: datetime | None = None) -> Path:
+def write_report(store: RunStore, out: Path, *, head: str | None = None, now: datetime | None = None) -> Path:
     """Write the page about a run to one file, and say where it is.
 
     What is shown of objects comes from a bounded sample of slides when there are very many; the page says so.
+    head: the name of the predictions to show; None: the newest, if there are any.
 
     Raises:
-        RunNotFound: there is no run at this place.
+        RunNotFound: there is no run at this place, or it has no predictions of this name.
+        StoreError: the run or the predictions are damaged.
         UsageError: the file cannot be written.
     """
     with _told(out):
         # Asked for first: nobody should wait for a page that has no place to go.
         out.parent.mkdir(parents=True, exist_ok=True)
-    page = _environment().get_template("report.html.j2").render(_gather(store, now or datetime.now(UTC)))
+    page = (
+        _environment().get_template("report.html.j2").render(_gather(store, head, now or datetime.now(UTC)))
+    )
     with _told(out):
         out.write_text(page, encoding="utf-8")
     return out
 
 
-def _gather(store: RunStore, now: datetime) -> dict[str, Any]:
+def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
     """Everything the template names."""
     run = store.read_run()
     slides = store.summaries()
@@ -94,9 +102,10 @@ def _gather(store: RunStore, now: datetime) -> dict[str, Any]:
     sample = choose_sample(slides)
     con = connect(store)
     files = store.committed_files()
-    if len(sample) < len(slides):
-        sampled = {slide.slide_id for slide in sample} & files.keys()
-        show_objects(con, store, {slide_id: files[slide_id] for slide_id in sampled})
+    predictions = choose_genera(store, head, sample)
+    if len(sample) < len(slides) or predictions is not None:
+        shown = sorted({slide.slide_id for slide in sample} & files.keys())
+        show_objects(con, store, {slide_id: files[slide_id] for slide_id in shown}, genera=predictions)
     measures = measure_distributions(con)
     objects = len(measures.score)
     charts = list(chart_wells(con, slides)) if slides else []
@@ -119,6 +128,9 @@ def _gather(store: RunStore, now: datetime) -> dict[str, Any]:
             ShownWell(chart, draw_depth_chart(chart.samples, densest_per_mm2=densest, name=f"well-{number}"))
             for number, chart in enumerate(charts)
         ],
+        "genera": None
+        if predictions is None
+        else show_genera(con, store, sample, predictions, others=_other_heads(store, predictions), fit=fit),
         "most_wells": MOST_WELLS,
         "size_classes": SIZE_CLASSES,
         "distributions": draw_distributions(measures) if objects else None,
@@ -133,6 +145,10 @@ def _gather(store: RunStore, now: datetime) -> dict[str, Any]:
         "uncommitted": len({failure.slide_id for failure in failures}),
         "examples": list(ask_examples(con)) if objects else [],
     }
+
+
+def _other_heads(store: RunStore, chosen: ListedAnswers) -> list[str]:
+    return [name for name in answers_in(arrays_store(store), "predictions") if name != chosen.answers.name]
 
 
 def _title(url: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from fossilray.in_parts import map_in_parts
 from fossilray.store import RunStore
 from fossilray.store.answers import AnswerStore, answers_in
 from fossilray.store.dataset import arrays_store
+from fossilray.store.files import READ_THREADS
 from fossilray.store.layout import ANSWER_KINDS, AnswerKind
 
 
@@ -18,6 +20,8 @@ class ListedAnswers:
     answers: AnswerStore
     files: Mapping[str, str]
     """Relative to the folder of the answers, by slide_id."""
+    outdated: Mapping[str, str] = field(default_factory=dict)
+    """Files that `keep_fitting` left out."""
 
 
 def list_answers(store: RunStore, kind: AnswerKind) -> list[ListedAnswers]:
@@ -42,6 +46,24 @@ def choose_predictions(store: RunStore, head: str | None) -> ListedAnswers | Non
             return None
         chosen = max(opened, key=lambda one: (one.record.created_at, one.name))
     return ListedAnswers(chosen, chosen.committed_files())
+
+
+def keep_fitting(listed: ListedAnswers, attempts: Mapping[str, str]) -> ListedAnswers:
+    """The answers about these slides, without those about objects of another attempt than is committed now.
+
+    attempts: the attempt that is committed, by slide_id. Reads each file's footer.
+
+    Raises:
+        StoreError: a file is damaged.
+    """
+    paths = {slide_id: path for slide_id, path in listed.files.items() if slide_id in attempts}
+    footers = map_in_parts(listed.answers.footer, list(paths.values()), threads=READ_THREADS)
+    fitting: dict[str, str] = {}
+    outdated: dict[str, str] = {}
+    for (slide_id, path), footer in zip(paths.items(), footers, strict=True):
+        kept = fitting if footer.source_attempt == attempts[slide_id] else outdated
+        kept[slide_id] = path
+    return ListedAnswers(listed.answers, fitting, outdated)
 
 
 def every_answers(store: RunStore) -> Iterator[AnswerStore]:
