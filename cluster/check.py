@@ -118,8 +118,8 @@ def _of_groups(config: dict[str, Any]) -> Iterator[str]:
         if group.get("min_workers", 0) != 0:
             yield f"{name}.min_workers is {group['min_workers']}; 0, or machines are paid for while nothing runs"
         gpus, cpus = group["resources"].get("GPU", 0), group["resources"].get("CPU", 0)
-        if gpus < 1:
-            yield f"{name}.resources.GPU is {gpus}; without it an empty cluster never brings this group for a GPU"
+        if gpus < 1 and "cpu" not in name:
+            yield f"{name}.resources.GPU is {gpus}; it never comes for a GPU then; say cpu in its name if it shall not"
         elif cpus < CORES_PER_GPU * gpus:
             yield f"{name} has {cpus} CPUs for {gpus} GPUs; reading needs {CORES_PER_GPU} or more a GPU"
         yield from _of_machine(config, name, group["node_config"])
