@@ -4,9 +4,9 @@
 #   sudo deploy/prove_install.sh FOLDER [gpu|cpu] [EXTRAS]
 #
 # The same install.sh as in the Dockerfile, into FOLDER/opt/fossilray, then what the image is for: `fossilray doctor`
-# and a demo of one slide by a user who may write to one temporary folder alone. It does not prove the base image, its
-# Debian packages, or a GPU. FOLDER needs 12 GB (gpu) and can be deleted afterwards. PYTHON must be one that everybody may run
-# (not below somebody's home).
+# and a demo of one slide by a user who may write to one temporary folder alone and sees no other process. It does not
+# prove the base image, its Debian packages, or a GPU. FOLDER needs 12 GB (gpu) and can be deleted afterwards. PYTHON
+# must be one that everybody may run (not below somebody's home).
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -40,7 +40,8 @@ timed() {
 
 # The environment that the Dockerfile sets, and nothing else of the caller's.
 as_user() {
-    (cd "$folder/tmp" && setpriv --reuid="$user" --regid="$user" --clear-groups --no-new-privs \
+    (cd "$folder/tmp" && unshare --fork --pid --mount-proc \
+        setpriv --reuid="$user" --regid="$user" --clear-groups --no-new-privs \
         env --ignore-environment PATH="$prefix/bin:/usr/bin:/bin" HOME="$folder/tmp" TMPDIR="$folder/tmp" \
         PYTHONDONTWRITEBYTECODE=1 RAY_USAGE_STATS_ENABLED=0 "$@")
 }

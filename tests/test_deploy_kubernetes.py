@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,14 @@ def test_the_check_is_a_command_that_reads_what_kustomize_prints() -> None:
     bad = said(manifests)
     assert bad.returncode == 1
     assert "nmae" in bad.stdout
+
+
+def test_the_page_names_every_overlay_and_its_links_lead_somewhere() -> None:
+    page = ROOT / "deploy" / "README.md"
+    text = page.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in NAMES)
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        assert (page.parent / target).exists(), f"deploy/README.md links to {target}"
 
 
 def test_the_schema_says_where_it_comes_from_and_refers_to_nothing_it_lacks() -> None:
