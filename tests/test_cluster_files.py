@@ -218,6 +218,26 @@ def test_rays_autoscaler_brings_spot_machines_first_and_on_demand_ones_when_none
         assert brought.get("head", 0) == 0
 
 
+@pytest.mark.parametrize("cloud", CLOUDS)
+@pytest.mark.parametrize("part", ["head", "worker"])
+def test_rays_command_line_knows_every_option_of_the_start_commands(cloud: str, part: str) -> None:
+    from ray.scripts.scripts import start
+
+    last = launcher_file(cloud)[f"{part}_start_ray_commands"][-1]
+    environment, _, words = last.partition("ray start ")
+    given = start.make_context("start", words.replace("$RAY_HEAD_IP", "10.0.0.1").split()).params
+    assert given["head"] == (part == "head")
+    assert given["object_store_memory"] == 128 * 2**20
+    assert given["disable_usage_stats"] == (part == "head")
+    assert "RAY_AUTH_MODE=token" in environment
+
+
+def test_a_group_without_gpus_says_so_in_its_name() -> None:
+    config = launcher_file("aws")
+    config[TYPES]["cpu-spot"] = {**config[TYPES]["gpu-spot-l4"], "resources": {"CPU": 16}}
+    assert mistakes(config) == []
+
+
 def test_the_configuration_fits_the_machines() -> None:
     config = load_config(CLUSTER / "run.yaml", [])
     assert config.slides.scratch == "/scratch"
