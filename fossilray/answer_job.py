@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fossilray.care.answers_sweep import delete_older_than_objects
 from fossilray.config import RunConfig
 from fossilray.errors import UsageError
 from fossilray.job import JobResult
@@ -104,10 +105,17 @@ def answer_run(
 ) -> JobResult:
     """Answers about every slide that is committed now and has none; slides that failed before are tried again.
 
+    Those about objects that were made anew since are deleted and given again.
+
     Raises:
         WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
     """
     refuse_second_driver(answers.tries)
+    outdated = delete_older_than_objects(store, answers)
+    if outdated:
+        display.say(
+            f"{len(outdated)} slides were made anew since they were asked about; they are asked about again"
+        )
     files, done = store.committed_files(), answers.committed()
     rows = [
         CatalogRow(slide_id=slide_id, path=path, well=well_of(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ from fossilray.config import RunConfig
 from fossilray.cost import Spending, add_up_spending, describe_hours, describe_money
 from fossilray.records import Attempt, Failure, Heartbeat
 from fossilray.store import RunStore
+from fossilray.store.dataset import arrays_store
+from fossilray.store.listed_answers import every_answers
 from fossilray.tables import format_bytes, printable
 
 if TYPE_CHECKING:
@@ -26,6 +28,20 @@ STALE_AFTER_S = 120.0
 """Drivers beat every 30 s; after four missed ones a driver counts as gone."""
 
 _MOST_LISTED = 20
+
+
+@dataclass(frozen=True)
+class AnswersStatus:
+    """How far a later job about the run's objects is."""
+
+    kind: str
+    name: str
+    answered: int
+    """Committed slides that have answers."""
+    failed: int
+    """Slides whose last try failed."""
+    drivers: int
+    """Jobs at work on it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,8 @@ class StatusReport:
     """Those alive."""
     slides_per_hour: float | None
     """Of the living drivers, else of the last one."""
+    answers: tuple[AnswersStatus, ...]
+    """Embeddings and predictions of later jobs, by kind and name."""
     spending: Spending
     last_sign_at: datetime
     """When a slide was last committed, or, if that is later, a driver now alive was started."""
@@ -123,6 +141,7 @@ def describe(
         ),
         drivers=drivers,
         slides_per_hour=_rate(drivers or beats[:1]),
+        answers=tuple(_describe_answers(store, set(slides["slide_id"].to_pylist()), now=asked_at)),
         spending=add_up_spending(
             beats, slides, left=max(total - slides.num_rows - len(settled), 0), config=config
         ),
@@ -190,6 +209,14 @@ def render(report: StatusReport) -> Group:
     return Group(*parts)
 
 
+def _describe_answers(store: RunStore, slides: set[str], *, now: datetime) -> Iterator[AnswersStatus]:
+    for answers in every_answers(arrays_store(store)):
+        answered = answers.committed() & slides
+        failed = {failure.slide_id for failure in answers.tries.failures()} - answered
+        living = living_drivers(answers.tries.heartbeats(), now=now)
+        yield AnswersStatus(answers.record.kind, answers.name, len(answered), len(failed), len(living))
+
+
 def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
     yield "started", f"{report.started_at[:16].replace('T', ' ')} UTC"
     share = report.committed / report.total if report.total else 0.0
@@ -209,6 +236,11 @@ def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
         yield "lost", f"{report.tiles_lost:,} of {report.tiles_wanted:,} tiles could not be read"
     yield "arrays", format_bytes(report.array_bytes)
     yield from _cost(report.spending)
+    for one in report.answers:
+        failed = f", {one.failed:,} failed" if one.failed else ""
+        running = ", a job is running" if one.drivers else ""
+        told = f"{one.name}: {one.answered:,} of {report.committed:,} slides{failed}{running}"
+        yield one.kind, told
     if report.slides_per_hour:
         yield (
             "rate",

@@ -23,7 +23,7 @@ FindingKind = (
     | Literal[
         "unread", "footer", "other run", "misplaced", "rows", "objects", "twice", "stray", "unknown", "lost"
     ]
-    | Literal["summaries"]
+    | Literal["outdated", "answers", "summaries"]
 )
 """What can be wrong with a run; all but `summaries` is damage."""
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from fossilray.care.answers_sweep import delete_outdated
 from fossilray.care.leftovers import ArrayGroup, is_at_work, list_groups, list_pending
 from fossilray.care.run_check import require_run
 from fossilray.errors import StoreError, StoreUnreachable, UnsafeAge
@@ -39,6 +40,8 @@ class SweepReport:
     """Arrays that no commit names, deleted."""
     pending: tuple[Entry, ...]
     """Objects files that waited for a driver long gone, deleted; their arrays go the next time."""
+    outdated: tuple[str, ...]
+    """Files of answers about objects that were made anew since, deleted."""
     writes: int
     """Unfinished writes given up: multipart uploads, temporary files. Not counted in a dry run."""
     young: int
@@ -62,7 +65,7 @@ def sweep_run(
     dry_run: bool = False,
     now: datetime | None = None,
 ) -> SweepReport:
-    """Delete what nobody will commit any more: arrays, pending files and unfinished writes of that age.
+    """Delete what nobody will commit any more, of that age: arrays, pending files, outdated answers, half writes.
 
     The age of arrays is that of their youngest file. deadline_minutes: the longest an attempt may take
     (`workers.deadline_minutes`). now: another clock than the store's own.
@@ -110,6 +113,7 @@ def sweep_run(
         dry_run=dry_run,
         orphans=tuple(orphans),
         pending=tuple(waited),
+        outdated=tuple(delete_outdated(store, before=horizon, dry_run=dry_run)),
         writes=0 if dry_run else store.files.abort_uploads(horizon),
         young=seen["young"],
         in_use=seen["in use"],
@@ -199,6 +203,11 @@ def _lines(report: SweepReport) -> Iterator[str]:
     )
     if report.pending:
         yield f"{act} {len(report.pending):,} pending files whose driver is gone; their arrays go the next time"
+    if report.outdated:
+        yield (
+            f"{act} {len(report.outdated):,} files of answers about objects that were made anew since; start "
+            "`fossilray embed` and `classify run` again"
+        )
     if report.writes:
         yield f"gave up {report.writes:,} unfinished writes"
     if report.young:

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from fossilray.care.answers_check import check_answers, list_answers_files
 from fossilray.care.leftovers import ArrayGroup, is_at_work, list_groups, list_pending
 from fossilray.care.run_check import GatheredSummaries, compare_catalog, list_commits, require_run
 from fossilray.care.slide_check import Finding, FindingKind, SlideCheck, check_slide
 from fossilray.errors import StoreError
 from fossilray.in_parts import map_in_parts
-from fossilray.records import Attempt
+from fossilray.records import Attempt, SlideSummary
 from fossilray.store import RunStore
 from fossilray.store.files import READ_THREADS
 from fossilray.store.layout import ARRAYS
@@ -55,13 +56,15 @@ class VerifyReport:
     """Objects files that wait for the only writer (`store.single_writer`)."""
     failed_slides: int
     """Uncommitted slides whose failures stand."""
+    answers: int
+    """Files of what later jobs said of the objects, each compared with its slide."""
     rebuilt: int | None
     """Slides whose summaries were written anew; None where that was not asked for, or not possible."""
     seconds: float
 
     @property
     def sound(self) -> bool:
-        """Every committed slide is there once and whole; summaries out of date are no damage."""
+        """Every committed slide, and what was said of its objects, is whole; summaries out of date are no damage."""
         return all(finding.kind == "summaries" for finding in self.findings)
 
 
@@ -87,19 +90,25 @@ def verify_run(
     # In this order: arrays whose slide is committed between the two listings are then no orphans.
     with_arrays = store.files.names(ARRAYS)
     pending = list_pending(store)
+    # Before the commits as well: answers that were listed are about slides that were committed by then.
+    answers, damaged = list_answers_files(store)
     commits, findings = list_commits(store)
+    findings += damaged
     findings += compare_catalog(store, commits)
     summaries = GatheredSummaries(store)
     findings += summaries.lost(commits)
     uncommitted = [slide_id for slide_id in with_arrays if slide_id not in commits]
     count = _Counter(len(commits) + len(uncommitted), display)
     loose: list[ArrayGroup] = []
+    seen: dict[str, SlideSummary | None] = {}
     for checked in _check_all(store, sorted(commits.values()), run_digest=run.digest, deep=deep):
         findings += checked.findings
         loose += checked.others
         count.add(checked)
+        seen[checked.slide_id] = checked.summary
         if checked.summary is not None:
             summaries.compare(checked.summary)
+    findings += check_answers(answers, seen, deep=deep)
     for groups in map_in_parts(partial(list_groups, store), uncommitted, threads=READ_THREADS):
         loose += groups
         count.add(None)
@@ -124,6 +133,7 @@ def verify_run(
         half_attempts=tuple(attempts.begun),
         pending=len(pending),
         failed_slides=len(standing),
+        answers=len(answers),
         rebuilt=rebuilt,
         seconds=time.monotonic() - began_s,
     )
@@ -194,6 +204,8 @@ def _facts(report: VerifyReport) -> Iterable[tuple[str, str]]:
     yield "run", report.url
     yield "committed", f"{report.slides:,} slides, {report.objects:,} objects"
     yield "arrays", format_bytes(report.arrays_bytes)
+    if report.answers:
+        yield "answers", f"{report.answers:,} slides' predictions and embeddings of later jobs"
     if report.orphans:
         left = format_bytes(sum(group.bytes for group in report.orphans))
         yield (

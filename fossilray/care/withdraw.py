@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from fossilray.care.slide_check import Finding, FindingKind
 from fossilray.errors import StoreError
 from fossilray.store import RunStore
-from fossilray.store.answers import AnswerStore, answers_in
 from fossilray.store.layout import ANSWER_KINDS, withdrawn_path
+from fossilray.store.listed_answers import every_answers
 
 MADE_ANEW: frozenset[FindingKind] = frozenset(
     {
@@ -52,11 +52,7 @@ def withdraw_slides(store: RunStore, findings: Iterable[Finding]) -> tuple[str, 
             "store that is missing or not mounted; bring it back, or move objects files out of objects/ by hand"
         )
     moved = []
-    answered = [
-        (answers, answers.committed_files())
-        for kind in ANSWER_KINDS
-        for answers in (AnswerStore.open(store, kind, name) for name in answers_in(store, kind))
-    ]
+    answered = [(answers, answers.committed_files()) for answers in every_answers(store)] if damaged else []
     for slide_id in sorted(damaged & commits.keys()):
         for answers, files in answered:
             if slide_id in files:
@@ -66,3 +62,15 @@ def withdraw_slides(store: RunStore, findings: Iterable[Finding]) -> tuple[str, 
         store.files.delete(commits[slide_id])
         moved.append(slide_id)
     return tuple(moved)
+
+
+def delete_answers(store: RunStore, findings: Iterable[Finding]) -> tuple[str, ...]:
+    """Delete answers that are damaged, or about objects made anew since; their paths.
+
+    The next start of the command that gave them gives them anew.
+    """
+    told = {finding.path for finding in findings if finding.kind in ("outdated", "answers")}
+    paths = sorted(path for path in told if path.partition("/")[0] in ANSWER_KINDS)
+    for path in paths:
+        store.files.delete(path)
+    return tuple(paths)

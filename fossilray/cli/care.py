@@ -76,7 +76,8 @@ def verify(
         bool,
         typer.Option(
             "--withdraw",
-            help="Move damaged slides to withdrawn/, so that the next `process` makes them anew.",
+            help="Move damaged slides to withdrawn/, so that the next `process` makes them anew; delete damaged "
+            "answers.",
         ),
     ] = False,
     config: ConfigOption = None,
@@ -84,7 +85,7 @@ def verify(
 ) -> None:
     """Check that every committed slide is there once, whole; exit code 1 if any is not."""
     from fossilray.care.verify import render_verified, verify_run
-    from fossilray.care.withdraw import withdraw_slides
+    from fossilray.care.withdraw import delete_answers, withdraw_slides
 
     store = open_store(run, config, set_)
     with _bar("slides") as bar:
@@ -98,12 +99,18 @@ def verify(
     out.print(render_verified(report))
     if withdraw and not report.sound:
         gone = withdraw_slides(store, report.findings)
+        answers = delete_answers(store, report.findings)
         out.print(
             f"{len(gone)} slides withdrawn; start the command that made the run again, and it makes them anew",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
+        if answers:
+            out.print(
+                f"{len(answers)} files of answers deleted; start the commands that gave them again",
+                highlight=False,
+            )
     raise typer.Exit(0 if report.sound else 1)
 
 

@@ -107,7 +107,8 @@ class Classifying:
             return np.zeros((0, self._head.meta.dimension), np.float16)
         if self._vectors is not None:
             path = slide_file(slide.slide_id, slide.footer.summary.well)
-            return vectors_in(self._vectors.read_file(path), self._head.meta.dimension)
+            table = self._vectors.read_file(path, source_attempt=slide.footer.attempt)
+            return vectors_in(table, self._head.meta.dimension)
         schema = embeddings_schema(self._head.meta.dimension)
         where = SlideVectors(slide.slide_id, slide.objects["object_id"].combine_chunks(), slide.footer.arrays)
         tables = list(read_vectors(self._store, where, schema, self._head.meta.dimension))

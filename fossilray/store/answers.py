@@ -204,8 +204,10 @@ class AnswerStore:
             raise self._absent(slide_id)
         return self.read_file(path)
 
-    def read_file(self, path: str) -> pa.Table:
+    def read_file(self, path: str, *, source_attempt: str | None = None) -> pa.Table:
         """The answers in one of `committed_files`.
+
+        source_attempt: the attempt whose objects they must be about; None: whichever.
 
         Raises:
             StoreError: it is absent, damaged, or belongs elsewhere.
@@ -215,6 +217,10 @@ class AnswerStore:
         except FileNotFoundError:
             raise self._absent(slide_of(path)) from None
         footer = self.parse_footer(content, path)
+        if source_attempt not in (None, footer.source_attempt):
+            raise StoreError(
+                f"{self.url}/{path} is about objects that were made anew since; start the command that made it again"
+            )
         try:
             table = pq.read_table(io.BytesIO(content), page_checksum_verification=True, partitioning=None)
         except (pa.ArrowException, OSError) as error:
