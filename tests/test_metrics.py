@@ -144,8 +144,11 @@ def test_the_figures_that_are_scraped_are_the_runs(endpoint: str, tmp_path: Path
     assert {"ray_fossilray_waiting_reads", "ray_fossilray_waiting_batches"} <= {one.name for one in told}
     found = {sample.name for sample in told if sample.name.startswith("ray_fossilray")}
     assert found <= exported_names()
-    # Nobody retried anything, and a counter that was never raised is not told.
-    assert exported_names() - found == {"ray_fossilray_slides_retried_total"}
+    # Nobody retried anything, and a counter that was never raised is not told; stages are seen now and then.
+    assert exported_names() - found <= {
+        "ray_fossilray_slides_retried_total",
+        "ray_fossilray_workers_in_stage",
+    }
 
 
 def test_metrics_have_names_that_prometheus_takes_and_units_in_them() -> None:
