@@ -99,6 +99,8 @@ class Crew:
 
     def __init__(self, make_worker: Callable[[], Worker], workers: WorkersConfig, *, run: str = "") -> None:
         self.idle: list[Seat] = []
+        self.without_gpu: list[str] = []
+        """Workers that hold a GPU and say that they run on the CPU."""
         self._workers = workers
         self._hiring = Hiring(_Actor, (ray.put(make_worker), run, _hides_gpus(workers)), workers)
         self._busy: dict[Any, _Task] = {}
@@ -198,9 +200,9 @@ class Crew:
             self._dismiss(task.seat)
 
     def _take_start(self, reference: Any) -> None:
-        seat = self._hiring.take(reference)
+        seat, demand = self._hiring.take(reference)
         try:
-            self._names[seat] = ray.get(reference)
+            name = self._names[seat] = ray.get(reference)
         except RayTaskError as error:
             raise _own_error(error, "a worker could not prepare") from None
         except RayError as error:
@@ -215,6 +217,8 @@ class Crew:
             return
         self._lost_starts = 0
         self.idle.append(seat)
+        if demand.gpus and name.endswith("/cpu"):
+            self.without_gpu.append(name)
 
     def _take_answer(self, reference: Any) -> Answer:
         task = self._busy.pop(reference)

@@ -14,6 +14,8 @@ WORKER_BYTES = 3 * 1024**3
 """Memory that one CPU worker may need."""
 _TYPE = "accelerator_type:"
 """Ray's prefix of the resource that a machine has for the type of its GPUs."""
+_TRACE = 0.001
+"""What Ray asks of that resource for an actor with accelerator_type."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,7 @@ class Demand:
         """How many such workers a machine of these resources holds, when nobody else is on it."""
         if not self.is_met_by(machine):
             return 0
-        wanted = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
-        rooms = [int(machine[name] / amount + 1e-9) for name, amount in wanted.items() if amount]
+        rooms = [int(machine[name] / amount + 1e-9) for name, amount in self.bundle().items()]
         if 0 < self.gpus < 1:
             # Shares of different GPUs do not add up: each holds two of 0.4.
             rooms.append(int(machine["GPU"]) * int(1 / self.gpus + 1e-9))
@@ -54,10 +55,14 @@ class Demand:
 
     def is_met_by(self, machine: Mapping[str, float]) -> bool:
         """Whether Ray would place one worker on a machine of these resources."""
+        return all(machine.get(name, 0.0) >= amount for name, amount in self.bundle().items())
+
+    def bundle(self) -> dict[str, float]:
+        """The same by Ray's names of resources."""
         wanted = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
         if self.accelerator is not None:
-            wanted[f"{_TYPE}{self.accelerator}"] = 1e-3
-        return all(machine.get(name, 0.0) >= amount for name, amount in wanted.items())
+            wanted[f"{_TYPE}{self.accelerator}"] = _TRACE
+        return {name: amount for name, amount in wanted.items() if amount}
 
     def __str__(self) -> str:
         parts = [_amount(self.cpus, "CPU")]

@@ -142,7 +142,7 @@ class _Driver:
         self._silent_since_s: float | None = None
         self._outwaited = 0
         self._unfetched: set[str] = set()
-        self._told_of_other = False
+        self._told_of_other = self._told_of_unused_gpus = False
         self._patience = Patience(config.workers, display.say)
         self._metrics = DriverMetrics(ledger.run_url)
         self._alarm = CommitAlarm(config.watch.alarm_minutes)
@@ -172,12 +172,21 @@ class _Driver:
                 f"{len(self._flights):,} in flight on {self._crew.ready:,} workers; `fossilray status` and `fossilray "
                 "failures` say more"
             )
+        self._tell_of_unused_gpus()
         other = self._ledger.other_driver
         if other is not None and not self._told_of_other:
             self._told_of_other = True
             self._display.say(
                 f"another driver gave a sign of life on this run at {other.beat_at}; if it still runs, both work on "
                 "the same slides, each of which is committed once"
+            )
+
+    def _tell_of_unused_gpus(self) -> None:
+        if self._crew.without_gpu and not self._told_of_unused_gpus:
+            self._told_of_unused_gpus = True
+            self._display.say(
+                f"worker {self._crew.without_gpu[0]} holds a GPU and runs on the CPU; see with `fossilray doctor` "
+                "whether PyTorch finds the GPU of that machine, or set workers.device=cpu"
             )
 
     def _count_held(self) -> None:

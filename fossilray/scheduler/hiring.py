@@ -97,9 +97,10 @@ class Hiring:
                 seat, self._demand, time.monotonic(), seat.state.remote()
             )
 
-    def take(self, reference: Any) -> Any:
-        """The worker that ended its preparation, well or not; it is no longer on its way."""
-        return self._starts.pop(reference).seat
+    def take(self, reference: Any) -> tuple[Any, Demand]:
+        """The worker that ended its preparation, well or not, and what it asked; it is no longer on its way."""
+        start = self._starts.pop(reference)
+        return start.seat, start.demand
 
     def look(self) -> None:
         """See which workers have found a machine."""

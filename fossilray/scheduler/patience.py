@@ -10,7 +10,7 @@ from ray.exceptions import RayError
 from fossilray.config import WorkersConfig
 from fossilray.errors import WorkerError
 from fossilray.scheduler.autoscaler import autoscaler_says
-from fossilray.scheduler.demand import machines, offers
+from fossilray.scheduler.demand import Demand, machines, offers
 from fossilray.scheduler.hiring import Waiting
 
 TOLD_AFTER_S = 60.0
@@ -51,7 +51,8 @@ class Patience:
                 if ready or waiting.placed
                 else f"without any, the job stops in {(patience_s - alone_s) / 60:.1f} minutes"
             )
-            self._say(f"{waiting.count} workers wait for a machine: {_facts(waiting)}; {rest}")
+            who = "1 worker waits" if waiting.count == 1 else f"{waiting.count} workers wait"
+            self._say(f"{who} for a machine: {_facts(waiting)}; {rest}")
 
 
 def _facts(waiting: Waiting) -> str:
@@ -63,11 +64,11 @@ def _facts(waiting: Waiting) -> str:
         if fitting
         else f"none of the cluster's {len(present)} machines has that (the most there is: {offers(present)})"
     )
-    return f"each asks for {waiting.demand}; {has}; {_outlook()}"
+    return f"each asks for {waiting.demand}; {has}; {_outlook(waiting.demand)}"
 
 
-def _outlook() -> str:
+def _outlook(demand: Demand) -> str:
     try:
-        return autoscaler_says()
+        return autoscaler_says(demand)
     except (RayError, OSError, RuntimeError) as error:
         return f"its autoscaler cannot be asked ({type(error).__name__})"
