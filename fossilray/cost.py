@@ -84,6 +84,31 @@ def describe_money(held: Held, currency: str) -> str | None:
     return None if held.money is None else f"{currency} {held.money:,.2f}".strip()
 
 
+def tell_spending(spending: Spending) -> list[str]:
+    """The spending in plain sentences, each number flagged as the estimate that it is; none if nothing was held."""
+    so_far, in_all = spending.so_far, spending.in_all
+    if not so_far.core_hours:
+        return []
+    if spending.counts_idle_time:
+        told = [f"Workers held {describe_hours(so_far)}, idle time and failed attempts included."]
+        if spending.busy_share is not None:
+            told.append(f"About {spending.busy_share:.0%} of that went into slides that are committed.")
+    else:
+        told = [
+            f"Committed slides took {describe_hours(so_far)} of their workers; what these held beside is not known."
+        ]
+    money = describe_money(so_far, spending.currency)
+    if money is not None:
+        told.append(f"That is about {money} at the prices of the configuration.")
+    if in_all is not None:
+        end = ", ".join(filter(None, (describe_money(in_all, spending.currency), describe_hours(in_all))))
+        told.append(f"At the end it will be about {end}, if the rest is like the slides so far.")
+    told.append(
+        "These are estimates: machines while they start, the head, storage and traffic are not in them."
+    )
+    return told
+
+
 def _held(beats: Sequence[Heartbeat], asked: CostConfig) -> Held:
     money: float | None = 0.0
     for beat in beats:

@@ -13,8 +13,9 @@ from run_fixtures import a_summary
 from small_run import start_run, write_small_run
 
 from fossilray.config import load_config
-from fossilray.cost import add_up_spending
+from fossilray.cost import add_up_spending, tell_spending
 from fossilray.records import SLIDES_SCHEMA, Heartbeat
+from fossilray.report import write_report
 from fossilray.status import describe, render
 from fossilray.store.rows import to_table
 
@@ -101,6 +102,17 @@ def test_status_shows_hours_cost_and_the_end_as_estimates(tmp_path: Path) -> Non
 
 def test_a_run_that_held_nothing_shows_no_cost(tmp_path: Path) -> None:
     assert "used" not in text_of(start_run(tmp_path / "run"), now=NOW)
+
+
+def test_the_report_tells_it_in_sentences(tmp_path: Path) -> None:
+    told = " ".join(tell_spending(add_up_spending([BEAT], SLIDES, left=4)))
+    assert "Workers held 4 GPU-hours, 32.0 core-hours" in told
+    assert "about NOK 14.00 at the prices of the configuration" in told
+    assert "At the end it will be about NOK 28.00" in told
+    assert "These are estimates" in told
+    store = write_small_run(tmp_path / "run", counts={"a-2030": 2})
+    store.write_heartbeat(BEAT)
+    assert "about NOK 14.00" in write_report(store, tmp_path / "report.html").read_text()
 
 
 def text_of(store, *, now: datetime) -> str:  # type: ignore[no-untyped-def]

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from fossilray.cost import add_up_spending, tell_spending
 from fossilray.errors import UsageError
 from fossilray.pictures import LEGEND_PX, SIZE_CLASSES
 from fossilray.query import connect, show_objects
-from fossilray.records import Failure, SlideSummary
+from fossilray.records import SLIDES_SCHEMA, Failure, SlideSummary
 from fossilray.report.crops import Fit, draw_look_alikes, jpeg_uri, make_contact_sheets, to_uri
 from fossilray.report.facts import (
     MOST_WELLS,
@@ -39,6 +40,7 @@ from fossilray.store import RunStore
 from fossilray.store.answers import answers_in
 from fossilray.store.dataset import arrays_store
 from fossilray.store.listed_answers import ListedAnswers
+from fossilray.store.rows import to_table
 from fossilray.tables import format_cell, printable
 
 if TYPE_CHECKING:
@@ -138,6 +140,7 @@ def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
         "look_alikes": draw_look_alikes(con, store, fit=fit) if objects and with_vectors else None,
         "slides": list(_show_slides(store, listed)),
         "stages": _mean_stages(slides),
+        "spent": " ".join(_spent(store, slides, failures)),
         "lossy": sorted((s for s in slides if _has_losses(s)), key=_lost_share, reverse=True)[:20],
         "failures": failures[:MOST_LISTED_FAILURES],
         "failure_count": len(failures),
@@ -187,6 +190,13 @@ def _shrink(picture: bytes) -> str:
     image = image.crop((0, 0, image.width, max(image.height - LEGEND_PX, 1)))
     image.thumbnail((_SMALL_PX, _SMALL_PX), Pillow.Resampling.LANCZOS)
     return jpeg_uri(np.asarray(image))
+
+
+def _spent(store: RunStore, slides: Sequence[SlideSummary], failures: Sequence[Failure]) -> list[str]:
+    """What the run held and costs, in sentences."""
+    given_up = {failure.slide_id for failure in failures}
+    left = max(len(store.read_catalog()) - len(slides) - len(given_up), 0)
+    return tell_spending(add_up_spending(store.heartbeats(), to_table(slides, SLIDES_SCHEMA), left=left))
 
 
 def _mean_stages(slides: Sequence[SlideSummary]) -> list[tuple[str, float]]:
