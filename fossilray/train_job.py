@@ -19,7 +19,7 @@ from fossilray.config.training import TrainConfig
 from fossilray.errors import FossilrayError, StoreUnreachable, UsageError, WorkerError
 from fossilray.learn.collective import Together
 from fossilray.learn.loop import Loop, TrainingProgress
-from fossilray.learn.train_local import stopping_when
+from fossilray.learn.train_local import TrainingEnd, stopping_when
 from fossilray.learn.training_checkpoint import load_checkpoint
 from fossilray.learn.training_data import open_sources, part_table
 from fossilray.learn.training_place import TrainingPlace
@@ -32,19 +32,6 @@ FAILURES = 5
 _RAYS_FOLDER = "ray"
 """Below the training's own; Ray Train wants a place that every worker sees."""
 _POLL_S = 0.5
-
-
-@dataclass(frozen=True)
-class TrainingEnd:
-    """How a job ended."""
-
-    finished: bool
-    """False where it was asked to stop; the same call goes on."""
-    step: int
-    loss: float
-    probe: Mapping[str, float]
-    backbone: str | None
-    """The finished file."""
 
 
 def run_training(
@@ -291,10 +278,7 @@ def _train(order: _Order) -> None:
         if rank == 0:
             place.bring()
             backbone = None if result.backbone is None else f"{order.out}/{BACKBONE}"
-            end = TrainingEnd(
-                result.finished, result.position.step, result.loss, dict(result.probe), backbone
-            )
-            ray.get(order.board.finish.remote(end))
+            ray.get(order.board.finish.remote(TrainingEnd.of(result, backbone)))
 
 
 def _what_the_first_says(name: str | None, together: Together) -> str | None:

@@ -86,9 +86,12 @@ def test_commands_in_prose_name_real_options(page: Path) -> None:
 def test_settings_in_prose_are_fields(page: Path) -> None:
     for line in fossilray_lines(page):
         words = shlex.split(line, comments=True)
+        load = load_train_config if words[1:3] == ["train", "backbone"] else load_config
         for before, word in itertools.pairwise(words):
             if before == "--set":
-                load_config(None, [word])
+                load(None, [word])
+            elif before == "--rule":
+                load_curation_config(None, [word])
 
 
 @pytest.mark.parametrize("page", PROSE, ids=lambda path: path.name)

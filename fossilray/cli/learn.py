@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +14,8 @@ from fossilray.errors import UsageError
 
 if TYPE_CHECKING:
     from fossilray.config.training import TrainConfig
+    from fossilray.learn.loop import TrainingProgress
+    from fossilray.learn.train_local import TrainingEnd
 
 Method = Literal["supcon", "simclr", "dino", "byol", "simsiam"]
 
@@ -62,30 +65,27 @@ def train_backbone(
     stop = stop_on_sigterm()
     with show_training(out) as report:
         if local:
-            finished, step, loss, backbone = _train_here(chosen, folder, report=report, stop=stop)
+            end = _train_here(chosen, folder, report=report, stop=stop)
         else:
             from fossilray.train_job import run_training
 
             end = run_training(
                 chosen, folder, address=address, min_workers=min_workers, report=report, stop=stop
             )
-            finished, step, loss, backbone = end.finished, end.step, end.loss, end.backbone
-    told = f"{step} steps, loss {loss:.3f} -> {backbone}" if finished else f"stopped after {step} steps"
-    out.print(told, markup=False, highlight=False, soft_wrap=True)
-    if not finished:
-        out.print("stopped before the end; the same command goes on from here", highlight=False)
+    if not end.finished:
+        out.print(f"stopped after {end.step} steps; the same command goes on from here", highlight=False)
         raise typer.Exit(3)
+    told = f"{end.step} steps, loss {end.loss:.3f} -> {end.backbone}"
+    out.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 def _train_here(
-    config: TrainConfig, folder: str, *, report: Any, stop: threading.Event
-) -> tuple[bool, int, float, str | None]:
+    config: TrainConfig, folder: str, *, report: Callable[[TrainingProgress], None], stop: threading.Event
+) -> TrainingEnd:
     from fossilray.learn.train_local import train_local
 
     if "://" in folder:
         raise UsageError(f"--local writes to a disk, and {folder} is none; leave --local out")
     if config.workers > 1:
         raise UsageError(f"--local is one worker, and workers is {config.workers}; leave one of them out")
-    result = train_local(config, Path(folder), report=report, stop=stop)
-    backbone = None if result.backbone is None else str(result.backbone)
-    return result.finished, result.position.step, result.loss, backbone
+    return train_local(config, Path(folder), report=report, stop=stop)

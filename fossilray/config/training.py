@@ -273,13 +273,6 @@ class TrainConfig(Section):
         return self
 
     @property
-    def batch_crops(self) -> int:
-        """Crops that one worker sees in one batch."""
-        if self.method == "supcon":
-            return self.supcon.classes_per_batch * self.supcon.crops_per_class + self.supcon.unlabelled
-        return self.batch
-
-    @property
     def seen_px(self) -> int:
         """Side at which the finished backbone sees crops."""
         return self.export_px or self.input_px

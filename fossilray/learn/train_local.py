@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from fossilray.config import load_train_config
 from fossilray.config.training import TrainConfig
 from fossilray.errors import UsageError
 from fossilray.learn.loop import Loop, Result, TrainingProgress
 from fossilray.learn.training_checkpoint import latest_checkpoint
 from fossilray.learn.training_data import open_sources
-from fossilray.learn.training_screen import show_training
+
+
+@dataclass(frozen=True)
+class TrainingEnd:
+    """How a training ended, with one worker or many."""
+
+    finished: bool
+    """False where it was asked to stop; the same call goes on."""
+    step: int
+    loss: float
+    probe: Mapping[str, float]
+    backbone: str | None
+    """The finished file."""
+
+    @staticmethod
+    def of(result: Result, backbone: str | None) -> TrainingEnd:
+        """What the first worker came to; backbone: where its file lies in the end."""
+        return TrainingEnd(result.finished, result.position.step, result.loss, dict(result.probe), backbone)
 
 
 def train_local(
@@ -25,7 +39,7 @@ def train_local(
     *,
     report: Callable[[TrainingProgress], None] = lambda _: None,
     stop: threading.Event | None = None,
-) -> Result:
+) -> TrainingEnd:
     """Train one worker's backbone in a folder, from its last checkpoint if it has one.
 
     stop: once set, the training writes a checkpoint and returns.
@@ -40,7 +54,8 @@ def train_local(
         torch.set_num_threads(config.torch_threads)
     loop = Loop(config, open_sources(config.data), device=device, folder=folder, report=report)
     with stopping_when((stop or threading.Event()).is_set, loop.ask_to_stop):
-        return loop.run(latest_checkpoint(folder / "checkpoints"))
+        result = loop.run(latest_checkpoint(folder / "checkpoints"))
+    return TrainingEnd.of(result, None if result.backbone is None else str(result.backbone))
 
 
 @contextmanager
@@ -77,23 +92,3 @@ def choose_device(config: TrainConfig) -> str:
             "device=cuda and PyTorch sees no GPU here; set device=auto, or start where there is one"
         )
     return "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def main() -> None:
-    """python -m fossilray.learn.train_local FOLDER [--config FILE] [--set field=value]…"""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "folder", type=Path, help="where the training writes; it goes on from what it finds there"
-    )
-    parser.add_argument("--config", type=Path, help="YAML file of the training's fields")
-    parser.add_argument("--set", action="append", default=[], dest="assignments", help="field=value")
-    asked = parser.parse_args()
-    console = Console()
-    with show_training(console) as report:
-        result = train_local(load_train_config(asked.config, asked.assignments), asked.folder, report=report)
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in result.probe.items())
-    console.print(f"{result.backbone}: {result.position.step} steps, loss {result.loss:.3f}, {figures}")
-
-
-if __name__ == "__main__":
-    main()
