@@ -68,6 +68,8 @@ class RayNodes:
             if name not in ("RAY_ADDRESS", "PYTEST_CURRENT_TEST")
         }
         self._environment |= {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled", **variables}
+        token = variables.get("RAY_AUTH_TOKEN")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         ports = _free_ports(3)
         self.gcs, self.address = f"127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
         head = ["--head", "--num-cpus=0", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
@@ -92,9 +94,20 @@ class RayNodes:
         self._end()
 
     def add(self, *, cpus: int) -> Node:
+        """A further node, once the head counts it."""
+        before = self._count()
         node = self._start([f"--address={self.gcs}", f"--num-cpus={cpus}"])
         self.nodes.append(node)
+        deadline_s = time.monotonic() + 120
+        while self._count() <= before:
+            assert node.is_alive(), node.said
+            assert time.monotonic() < deadline_s, node.said
+            time.sleep(0.3)
         return node
+
+    def _count(self) -> int:
+        answer = requests.get(f"{self.address}/nodes?view=summary", headers=self._headers, timeout=30).json()
+        return sum(one["raylet"].get("state") == "ALIVE" for one in answer["data"]["summary"])
 
     def _start(self, words: list[str]) -> Node:
         agent, grpc, metrics, runtime = _free_ports(4)
@@ -104,11 +117,12 @@ class RayNodes:
         return Node(words, self._environment, self._folder / f"node-{agent}.log")
 
     def _wait_for_head(self) -> None:
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + 120
         while time.monotonic() < deadline_s:
             assert self.nodes[0].is_alive(), self.nodes[0].said
             with contextlib.suppress(requests.RequestException):
-                if requests.get(f"{self.address}/api/jobs/", timeout=5).ok:
+                jobs = requests.get(f"{self.address}/api/jobs/", headers=self._headers, timeout=5)
+                if jobs.ok and self._count():
                     return
             time.sleep(0.2)
         raise AssertionError(self.nodes[0].said)

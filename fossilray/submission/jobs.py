@@ -18,7 +18,7 @@ from typing import Any
 
 import aiohttp
 from ray._private import ray_constants
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobSubmissionClient
 
 from fossilray.errors import SubmissionError, UsageError
@@ -197,10 +197,15 @@ class JobServer:
         """Ray's faults as one sentence."""
         try:
             yield
+        except AuthenticationError as error:
+            raise SubmissionError(
+                f"the cluster at {self.address} wants a token: {one_sentence(error)}; set RAY_AUTH_MODE=token, and put "
+                "the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token"
+            ) from None
         except (RuntimeError, OSError, RayError, ValueError) as error:
             raise SubmissionError(
                 f"the cluster at {self.address} cannot {act}: {one_sentence(error)}; is it running with its dashboard "
-                "(`fossilray[cluster]`), is the tunnel open, is the token right?"
+                "(`fossilray[cluster]`), and is the tunnel open?"
             ) from None
 
 
