@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from ray import cloudpickle
 
-from fossilray.config import RunConfig, WorkersConfig
+from fossilray.config import RunConfig, WatchConfig, WorkersConfig
 from fossilray.ledger import Ledger
 from fossilray.progress import Tally
 from fossilray.records import CatalogRow, Outcome, Usage, WorkerState
@@ -27,7 +27,9 @@ from fossilray.scheduler import run_slides
 from fossilray.scheduler.metrics import DRIVER, STAGES, WORKER, exported_names
 from fossilray.store import RunStore
 
-CONFIG = RunConfig(workers=WorkersConfig(count=1, cpus_per_worker=0.5, max_deaths=1))
+CONFIG = RunConfig(
+    workers=WorkersConfig(count=1, cpus_per_worker=0.5, max_deaths=1), watch=WatchConfig(alarm_minutes=0.01)
+)
 SECONDS = {"detect": 1.5, "crops": 0.4, "total": 2.6}
 """Some of those of a made-up summary."""
 
@@ -61,6 +63,9 @@ class CountedWorker:
 
 
 class Silent:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
     def __enter__(self) -> Silent:
         return self
 
@@ -68,7 +73,8 @@ class Silent:
 
     def update(self, tally: Tally, states: object) -> None: ...
 
-    def say(self, line: str) -> None: ...
+    def say(self, line: str) -> None:
+        self.said.append(line)
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +107,21 @@ def test_the_figures_that_are_scraped_are_the_runs(endpoint: str, tmp_path: Path
     store.create_or_check(run_fixtures.a_run())
     names = ["3-a", "4-b", "unreadable", "kills"]
     began = time.time()
+    display = Silent()
     tally = run_slides(
         [CatalogRow(name, f"/{name}.mrxs") for name in names],
         functools.partial(CountedWorker),
         config=CONFIG,
         ledger=Ledger(store),
         tally=Tally(total=len(names)),
-        display=Silent(),
+        display=display,
     )
     assert (tally.committed, tally.failed, tally.objects) == (2, 2, 7)
+    # Each slide takes twice as long as the alarm waits; of two commits each winds it up again.
+    alarms = [
+        line for line in display.said if line.startswith("no slide was committed for watch.alarm_minutes")
+    ]
+    assert 1 <= len(alarms) <= 3
     told = scraped(endpoint, until=("ray_fossilray_slides_finished", 4.0))
     run = store.url
 
