@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from fossilray.records import SlideSummary
 from fossilray.store import RunStore
 from fossilray.store.codec import encode_crop
 from fossilray.store.layout import check_slide_id
+from fossilray.store.listed_answers import ListedAnswers, choose_fitting
 from fossilray.tables import spreadsheet_safe
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ SAVED_JPEG_QUALITY = 95
 """Of crops saved as files: above the store's own 90, so that saving costs nothing that can be seen."""
 
 _CROPS_AT_ONCE = 512
-_MEASURES = ("score", "width_um", "height_um", "area_um2", "overlap", "opacity", "sharpness")
+_MEASURES = (
+    *("score", "width_um", "height_um", "area_um2", "overlap", "opacity", "sharpness"),
+    *("genus_score", "genus_entropy"),
+)
 
 
 def export_objects(
@@ -38,25 +42,30 @@ def export_objects(
     form: ExportForm = "geojson",
     where: str | None = None,
     slide: str | None = None,
+    head: str | None = None,
     subtract_bounds: bool = True,
 ) -> int:
     """Write the boxes of a run, or of one slide of it; how many objects were written.
 
     geojson: one FeatureCollection per slide, which QuPath 0.4 and later opens; into the folder `out`, or
     into the file `out` when it ends in .json or .geojson and there is one slide. coco and csv: one file.
-    where: SQL condition on `objects`. Coordinates are level-0 pixels, counted from the corner of the scanned
+    where: SQL condition on `objects`. head: name of predictions that are written along, where there are any: as the
+    class of an annotation that QuPath shows, as columns of a CSV, or as categories of COCO; `where` may name them
+    too (`genus`, `genus_score`). Coordinates are level-0 pixels, counted from the corner of the scanned
     area as QuPath does, or in OpenSlide's frame without subtract_bounds; it matters for MIRAX.
 
     Raises:
         QueryError: DuckDB refuses the condition.
         UsageError: the slide is not in the run, or `out` cannot be written.
+        RunNotFound: the run has no predictions of this name.
     """
     chosen = _choose_slides(store, slide)
-    con = connect(store)
-    per_slide = _objects_by_slide(con, store, chosen, where, subtract_bounds=subtract_bounds)
+    genera = None if head is None else choose_fitting(store, head, chosen)
+    con = connect(store, sql=where or "")
+    per_slide = _objects_by_slide(con, store, chosen, where, genera, subtract_bounds=subtract_bounds)
     with _told(out):
         if form == "coco":
-            return _write_coco(out, chosen, per_slide, subtract_bounds=subtract_bounds)
+            return _write_coco(out, chosen, per_slide, genera, subtract_bounds=subtract_bounds)
         if form == "csv":
             return _write_csv(out, per_slide)
         return _write_geojson(out, chosen, per_slide)
@@ -72,7 +81,8 @@ def save_crops(store: RunStore, *, where: str | None, out: Path, limit: int | No
         UsageError: the folder cannot be written.
     """
     end = "" if limit is None else f" LIMIT {int(limit)}"
-    found = fetch(connect(store), f"SELECT slide_id, arrays, object_id FROM ({objects_where(where)}){end}")
+    con = connect(store, sql=where or "")
+    found = fetch(con, f"SELECT slide_id, arrays, object_id FROM ({objects_where(where)}){end}")
     with _told(out):
         out.mkdir(parents=True, exist_ok=True)
     for first in range(0, found.num_rows, _CROPS_AT_ONCE):
@@ -101,13 +111,15 @@ def _objects_by_slide(
     store: RunStore,
     slides: list[SlideSummary],
     where: str | None,
+    genera: ListedAnswers | None,
     *,
     subtract_bounds: bool,
 ) -> Iterator[tuple[SlideSummary, pa.Table]]:
     """Each slide with its objects, one slide in memory at a time."""
     # A wrong condition must be refused even if there is no slide, and before any file is begun.
+    show_objects(con, store, {}, genera=genera)
     fetch(con, f"{objects_where(where)} LIMIT 0")
-    return _read_slides(con, store, slides, where, subtract_bounds=subtract_bounds)
+    return _read_slides(con, store, slides, where, genera, subtract_bounds=subtract_bounds)
 
 
 def _read_slides(
@@ -115,6 +127,7 @@ def _read_slides(
     store: RunStore,
     slides: list[SlideSummary],
     where: str | None,
+    genera: ListedAnswers | None,
     *,
     subtract_bounds: bool,
 ) -> Iterator[tuple[SlideSummary, pa.Table]]:
@@ -122,7 +135,8 @@ def _read_slides(
     for summary in slides:
         x, y = (summary.bounds_x, summary.bounds_y) if subtract_bounds else (0, 0)
         # A compacted dataset has no file for a slide without objects.
-        show_objects(con, store, {one: files[one] for one in (summary.slide_id,) if one in files})
+        file = {one: files[one] for one in (summary.slide_id,) if one in files}
+        show_objects(con, store, file, genera=genera)
         moved = (
             f"x_min - {x}::INTEGER AS x_min, y_min - {y}::INTEGER AS y_min, "
             f"x_max - {x}::INTEGER AS x_max, y_max - {y}::INTEGER AS y_max"
@@ -153,6 +167,7 @@ def _write_geojson(
 
 def _feature(row: dict[str, Any]) -> dict[str, Any]:
     left, top, right, bottom = row["x_min"], row["y_min"], row["x_max"], row["y_max"]
+    genus = row.get("genus")
     # Closed ring, positive area as RFC 7946 counts it.
     ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
     return {
@@ -161,7 +176,8 @@ def _feature(row: dict[str, Any]) -> dict[str, Any]:
         "properties": {
             "objectType": "detection",
             "name": f"{row['slide_id']} #{row['object_id']}",
-            "measurements": {name: row[name] for name in _MEASURES if row[name] is not None},
+            **({} if genus is None else {"classification": {"name": genus}}),
+            "measurements": {name: row[name] for name in _MEASURES if row.get(name) is not None},
         },
     }
 
@@ -170,9 +186,13 @@ def _write_coco(
     out: Path,
     slides: list[SlideSummary],
     per_slide: Iterator[tuple[SlideSummary, pa.Table]],
+    genera: ListedAnswers | None,
     *,
     subtract_bounds: bool,
 ) -> int:
+    # 1 is whatever has no genus.
+    classes = [] if genera is None else (genera.answers.record.head or {}).get("classes", [])
+    numbers = {genus: number for number, genus in enumerate(classes, start=2)}
     images = [
         {
             "id": number,
@@ -187,15 +207,20 @@ def _write_coco(
     with out.open("w", encoding="utf-8") as file:
         file.write('{"info":{"description":"Objects found by fossilray"},\n"images":[\n')
         _write_joined(file, iter(images))
-        file.write(
-            '\n],\n"categories":[{"id":1,"name":"object","supercategory":"palynomorph"}],\n"annotations":[\n'
+        file.write('\n],\n"categories":[\n')
+        named = [("object", 1), *numbers.items()]
+        _write_joined(
+            file, ({"id": number, "name": name, "supercategory": "palynomorph"} for name, number in named)
         )
-        written = _write_joined(file, _annotations(per_slide))
+        file.write('\n],\n"annotations":[\n')
+        written = _write_joined(file, _annotations(per_slide, numbers))
         file.write("\n]}\n")
     return written
 
 
-def _annotations(per_slide: Iterator[tuple[SlideSummary, pa.Table]]) -> Iterator[dict[str, Any]]:
+def _annotations(
+    per_slide: Iterator[tuple[SlideSummary, pa.Table]], numbers: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
     number = 0
     for image, (_, table) in enumerate(per_slide, start=1):
         for row in table.to_pylist():
@@ -204,7 +229,7 @@ def _annotations(per_slide: Iterator[tuple[SlideSummary, pa.Table]]) -> Iterator
             yield {
                 "id": number,
                 "image_id": image,
-                "category_id": 1,
+                "category_id": numbers.get(row.get("genus"), 1),
                 "bbox": [row["x_min"], row["y_min"], width, height],
                 "area": width * height,
                 "iscrowd": 0,

@@ -145,7 +145,10 @@ def compact(
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Gather a run's many small files into a dataset for queries, checked against the run before it is announced."""
+    """Gather a run's many small files into a dataset for queries, checked against the run before it is announced.
+
+    Embeddings and predictions of later jobs stay in the run, where the dataset's views read them.
+    """
     from fossilray.compact import compact_run, render_compacted
 
     with _bar("slides") as bar:

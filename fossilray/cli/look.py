@@ -122,6 +122,10 @@ def export(
     form: Annotated[ExportForm, typer.Option("--format", help="GeoJSON opens in QuPath.")] = "geojson",
     where: Annotated[str, typer.Option(help="SQL condition on objects.")] = "true",
     slide: Annotated[str | None, typer.Option(help="One slide_id.")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option("--head", help="Name of predictions of `fossilray classify run` to write along."),
+    ] = None,
     keep_bounds: Annotated[
         bool,
         typer.Option("--keep-bounds", help="OpenSlide's frame; default subtracts the bounds as QuPath does."),
@@ -138,6 +142,7 @@ def export(
         form=form,
         where=where,
         slide=slide,
+        head=head,
         subtract_bounds=not keep_bounds,
     )
     out.print(f"{count} objects -> {out_path}", markup=False, highlight=False, soft_wrap=True)

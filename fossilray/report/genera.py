@@ -15,7 +15,7 @@ from fossilray.report.crops import ContactSheet, Fit, ShownCrop, show_crop
 from fossilray.report.facts import charted_wells
 from fossilray.report.range_chart import MOST_TAXA, draw_range_chart
 from fossilray.store import RunStore
-from fossilray.store.listed_answers import ListedAnswers, choose_predictions, keep_fitting
+from fossilray.store.listed_answers import ListedAnswers
 
 if TYPE_CHECKING:
     from fossilray.query import Connection
@@ -79,17 +79,6 @@ class Predicted:
     genera: tuple[GenusFigures, ...]
     sheets: tuple[GenusSheets, ...]
     most_taxa: int = MOST_TAXA
-
-
-def choose_genera(store: RunStore, head: str | None, slides: Sequence[SlideSummary]) -> ListedAnswers | None:
-    """The predictions that fit these slides, of the head named or of the newest; None if the run has none.
-
-    Raises:
-        RunNotFound: there are none of this name.
-        StoreError: a slide's predictions are damaged.
-    """
-    chosen = choose_predictions(store, head)
-    return None if chosen is None else keep_fitting(chosen, {one.slide_id: one.attempt for one in slides})
 
 
 def show_genera(

@@ -35,11 +35,11 @@ from fossilray.report.facts import (
     write_headline,
 )
 from fossilray.report.figures import draw_depth_chart, draw_distributions
-from fossilray.report.genera import choose_genera, show_genera
+from fossilray.report.genera import show_genera
 from fossilray.store import RunStore
 from fossilray.store.answers import answers_in
 from fossilray.store.dataset import arrays_store
-from fossilray.store.listed_answers import ListedAnswers
+from fossilray.store.listed_answers import ListedAnswers, choose_fitting
 from fossilray.store.rows import to_table
 from fossilray.tables import format_cell, printable
 
@@ -104,7 +104,7 @@ def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
     sample = choose_sample(slides)
     con = connect(store)
     files = store.committed_files()
-    predictions = choose_genera(store, head, sample)
+    predictions = choose_fitting(store, head, sample)
     if len(sample) < len(slides) or predictions is not None:
         shown = sorted({slide.slide_id for slide in sample} & files.keys())
         show_objects(con, store, {slide_id: files[slide_id] for slide_id in shown}, genera=predictions)

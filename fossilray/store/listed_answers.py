@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from fossilray.in_parts import map_in_parts
+from fossilray.records import SlideSummary
 from fossilray.store import RunStore
 from fossilray.store.answers import AnswerStore, answers_in
 from fossilray.store.dataset import arrays_store
@@ -46,6 +47,17 @@ def choose_predictions(store: RunStore, head: str | None) -> ListedAnswers | Non
             return None
         chosen = max(opened, key=lambda one: (one.record.created_at, one.name))
     return ListedAnswers(chosen, chosen.committed_files())
+
+
+def choose_fitting(store: RunStore, head: str | None, slides: Iterable[SlideSummary]) -> ListedAnswers | None:
+    """The predictions of a name, or the newest, that fit these slides as they are committed; None as above.
+
+    Raises:
+        RunNotFound: there are none of this name.
+        StoreError: a slide's predictions are damaged.
+    """
+    chosen = choose_predictions(store, head)
+    return None if chosen is None else keep_fitting(chosen, {one.slide_id: one.attempt for one in slides})
 
 
 def keep_fitting(listed: ListedAnswers, attempts: Mapping[str, str]) -> ListedAnswers:
