@@ -37,16 +37,19 @@ class Rehearsal:
             [sys.executable, str(ROOT / "cluster" / "local.py"), *options],
             env=self.environment,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
             text=True,
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._before: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()
 
     def said(self, word: str) -> str:
         """What follows a word of the next line that has it."""
         while True:
             line = self._lines.get(timeout=120)
+            assert line, "cluster/local.py ended: " + "".join(self._before)
+            self._before.append(line)
             if word in line:
                 return line.partition(word)[2].strip()
 
@@ -57,6 +60,7 @@ class Rehearsal:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self._lines.put(line)
+        self._lines.put("")
 
 
 @pytest.fixture
