@@ -67,6 +67,8 @@ class RayNodes:
             for name, value in os.environ.items()
             if name not in ("RAY_ADDRESS", "PYTEST_CURRENT_TEST")
         }
+        # A busy machine takes its time, and Ray gives up after a minute.
+        self._environment |= {"RAY_raylet_start_wait_time_s": "300"}
         self._environment |= {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled", **variables}
         token = variables.get("RAY_AUTH_TOKEN")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -98,7 +100,7 @@ class RayNodes:
         before = self._count()
         node = self._start([f"--address={self.gcs}", f"--num-cpus={cpus}"])
         self.nodes.append(node)
-        deadline_s = time.monotonic() + 120
+        deadline_s = time.monotonic() + 300
         while self._count() <= before:
             assert node.is_alive(), node.said
             assert time.monotonic() < deadline_s, node.said
@@ -117,7 +119,7 @@ class RayNodes:
         return Node(words, self._environment, self._folder / f"node-{agent}.log")
 
     def _wait_for_head(self) -> None:
-        deadline_s = time.monotonic() + 120
+        deadline_s = time.monotonic() + 300
         while time.monotonic() < deadline_s:
             assert self.nodes[0].is_alive(), self.nodes[0].said
             with contextlib.suppress(requests.RequestException):
