@@ -11,9 +11,14 @@ from typing import Any
 
 import pytest
 from slides_on_disk import write_slide
-from test_worker import run_one
+from test_worker import CLASSICAL, run_one
+from typer.testing import CliRunner
 
+from fossilray.cli import app
+from fossilray.config import load_config
+from fossilray.errors import CatalogError, UsageError
 from fossilray.timeline import Timeline
+from fossilray.tracing import trace_slide
 from fossilray.watched_pool import WatchedPool
 
 NEEDED = {
@@ -120,3 +125,24 @@ def checked(trace: dict[str, Any]) -> list[dict[str, Any]]:
     times = [event["ts"] for event in events if "ts" in event]
     assert times == sorted(times)
     return events
+
+
+def test_a_slide_is_traced_by_a_command_and_leaves_nothing_else(slide: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "trace.json"
+    words = ["trace", str(slide), "--out", str(out), "--set", "embedder.weights=none"]
+    answer = CliRunner().invoke(app, [*words, *(word for one in CLASSICAL for word in ("--set", one))])
+    assert answer.exit_code == 0, answer.output
+    assert "discs done in" in answer.output
+    events = checked(json.loads(out.read_text()))
+    assert {"fetch", "detect", "crops", "read window", "cut crops"} <= {event["name"] for event in events}
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["trace.json"]
+
+
+def test_what_cannot_be_traced_is_said_in_a_sentence(slide: Path, tmp_path: Path) -> None:
+    config = load_config(None, [*CLASSICAL, "embedder.weights=none"])
+    for number in range(2):
+        write_slide(tmp_path / f"{number}.mrxs")
+    with pytest.raises(CatalogError, match="names 2 slides; name one"):
+        trace_slide(str(tmp_path), config, tmp_path / "trace.json")
+    with pytest.raises(UsageError, match="choose another file with --out"):
+        trace_slide(str(slide), config, tmp_path)
