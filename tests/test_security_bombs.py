@@ -22,7 +22,7 @@ from slide_in_a_child import Seen, look_at
 from slides_on_disk import discs, write_slide
 
 from fossilray.errors import MissingCompanion, StoreError, TooLarge, UsageError
-from fossilray.learn.labelled_crops import load_labelled_crops
+from fossilray.learn.labelled_crops import read_image
 from fossilray.slide import open_slide
 from fossilray.slidedat import parse_slidedat
 from fossilray.store.codec import decode_crop
@@ -343,12 +343,10 @@ def test_a_stored_crop_that_claims_65500_px_a_side_is_refused_unread() -> None:
         ("text.png", b"no image"),
     ],
 )
-def test_a_labelled_folder_with_a_bomb_in_it_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
-    folder = tmp_path / "labelled" / "Spiniferites"
-    folder.mkdir(parents=True)
-    (folder / name).write_bytes(content)
+def test_a_labelled_image_that_is_a_bomb_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=rf"{name} (claims|cannot be decoded)"):
-        load_labelled_crops([tmp_path / "labelled"], side_px=32)
+        read_image(tmp_path / name, name=name)
 
 
 def test_flipped_and_cut_slides_give_pixels_or_a_sentence(sound: Path, tmp_path: Path) -> None:

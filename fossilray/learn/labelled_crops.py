@@ -1,9 +1,8 @@
-"""Crops sorted into one folder per class, as arrays to train on and classes to keep apart."""
+"""Labelled crops as arrays, and the images that they are read from."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from fossilray.crops import resize_to
 from fossilray.errors import UsageError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
@@ -36,50 +34,6 @@ class LabelledCrops:
 
     def __len__(self) -> int:
         return len(self.label)
-
-    def of_classes(self, names: Sequence[str]) -> LabelledCrops:
-        """The crops of these classes alone, labelled 0, 1, … in the order of the names."""
-        number = {self.classes.index(name): new for new, name in enumerate(names)}
-        kept = np.flatnonzero(np.isin(self.label, list(number)))
-        label = np.array([number[old] for old in self.label[kept].tolist()], np.int64)
-        return LabelledCrops(self.pixels[kept], self.shape[kept], label, tuple(names))
-
-
-def load_labelled_crops(folders: Sequence[Path], *, side_px: int) -> LabelledCrops:
-    """Every image below `<folder>/<class>/`, stretched to side_px x side_px, in the order of their paths.
-
-    Raises:
-        UsageError: a folder has no classes, or an image cannot be decoded.
-    """
-    pixels, shapes, names = [], [], []
-    for folder in folders:
-        found = sorted(p for p in folder.glob("*/*") if p.suffix.lower() in SUFFIXES)
-        if not found:
-            raise UsageError(f"{folder} holds no <class>/<image> files; give --crops a folder of classes")
-        for path in found:
-            image = read_image(path, name=str(path))
-            height, width = image.shape[:2]
-            shapes.append((width / max(width, height), height / max(width, height)))
-            pixels.append(resize_to(image, size_px=side_px))
-            names.append(f"{folder.name}/{path.parent.name}")
-    classes = tuple(sorted(set(names)))
-    label = np.array([classes.index(name) for name in names], np.int64)
-    return LabelledCrops(np.stack(pixels), np.array(shapes, np.float32), label, classes)
-
-
-def hold_out(classes: Sequence[str], numbers: Mapping[str, int], *, rng: np.random.Generator) -> list[str]:
-    """So many classes of each named folder, drawn at random, to be judged on and never trained on.
-
-    Raises:
-        UsageError: a folder has no class left to train on.
-    """
-    held: list[str] = []
-    for folder, number in sorted(numbers.items()):
-        own = [name for name in classes if name.split("/")[0] == folder]
-        if number >= len(own):
-            raise UsageError(f"{folder} has {len(own)} classes, so {number} cannot be held out; give fewer")
-        held += [own[i] for i in sorted(rng.choice(len(own), size=number, replace=False).tolist())]
-    return held
 
 
 def read_image(image: Path | bytes, *, name: str) -> NDArray[np.uint8]:
