@@ -299,6 +299,13 @@ def test_the_driver_leaves_summaries_and_a_heartbeat(store: RunStore, tmp_path: 
     assert store.files.find("slides")
 
 
+def test_what_this_machine_does_not_have_ends_a_private_job_at_once(store: RunStore, tmp_path: Path) -> None:
+    greedy = WORKERS.model_copy(update={"resources": {"unobtainium": 1.0}})
+    with pytest.raises(WorkerError, match=r"asks for 0\.4 CPU, 1 unobtainium, and this machine has \d+ CPU"):
+        drive(store, tmp_path, ["fine-a"], workers=greedy)
+    assert not (tmp_path / "tries.log").exists()
+
+
 def test_workers_fit_the_cluster_unless_their_number_is_given() -> None:
     assert workers_that_fit(WorkersConfig(count=7)) == 7
     assert workers_that_fit(WorkersConfig(cpus_per_worker=1000)) == 1
@@ -314,12 +321,13 @@ def drive(
     stop: threading.Event | None = None,
     stop_after: int | None = None,
     folder: str = "/",
+    workers: WorkersConfig = WORKERS,
 ) -> tuple[Tally, Silent]:
     display = Silent(stop, stop_after)
     tally = run_slides(
         [CatalogRow(name, f"{folder}{name}.mrxs") for name in names],
         functools.partial(worker, tmp_path / "tries.log"),
-        config=CONFIG,
+        config=CONFIG.model_copy(update={"workers": workers}),
         ledger=Ledger(store),
         tally=Tally(total=len(names)),
         display=display,
