@@ -68,7 +68,10 @@ class RayNodes:
             if name not in ("RAY_ADDRESS", "PYTEST_CURRENT_TEST")
         }
         # A busy machine takes its time, and Ray gives up after a minute.
-        self._environment |= {"RAY_raylet_start_wait_time_s": "300"}
+        self._environment |= {
+            "RAY_raylet_start_wait_time_s": "240",
+            "RAY_agent_register_timeout_ms": "240000",
+        }
         self._environment |= {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled", **variables}
         token = variables.get("RAY_AUTH_TOKEN")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -102,10 +105,18 @@ class RayNodes:
         self.nodes.append(node)
         deadline_s = time.monotonic() + 300
         while self._count() <= before:
-            assert node.is_alive(), node.said
-            assert time.monotonic() < deadline_s, node.said
+            assert node.is_alive(), node.said + self._last_words()
+            assert time.monotonic() < deadline_s, node.said + self._last_words()
             time.sleep(0.3)
         return node
+
+    def _last_words(self) -> str:
+        """The ends of what raylets and agents have written, for a node that did not come up."""
+        logs = self._folder.glob("session_latest/logs/*")
+        named = [
+            path for path in logs if path.name.startswith(("raylet", "dashboard_agent", "runtime_env_agent"))
+        ]
+        return "".join(f"\n== {path.name}\n{path.read_text()[-1500:]}" for path in sorted(named))
 
     def _count(self) -> int:
         answer = requests.get(f"{self.address}/nodes?view=summary", headers=self._headers, timeout=30).json()
