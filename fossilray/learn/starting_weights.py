@@ -15,7 +15,7 @@ from fossilray.embed.architectures import Architecture, build_network, fill_netw
 from fossilray.embed.backbone_file import BackboneMeta
 from fossilray.embed.checkpoints import read_checkpoint
 from fossilray.embed.loading import load_network, preprocessing_of
-from fossilray.embed.network import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from fossilray.embed.network import Preprocessing
 from fossilray.errors import WeightsError
 
 
@@ -77,7 +77,7 @@ def start_backbone(config: TrainConfig) -> Backbone:
                 f"{path} is no plain ViT, ResNet or EfficientNet-Lite by its keys (the first: "
                 f"{', '.join(list(state)[:3])}); set arch to its timm name"
             )
-        architecture, stated = _sized(inferred.name, config, inferred.kwargs), preprocessing_of(inferred)
+        architecture = _sized(inferred.name, config, inferred.kwargs)
     return _measured(architecture, state, config, stated, source=str(path))
 
 
@@ -99,7 +99,7 @@ def _measured(
     network = build_network(architecture)
     if state:
         fill_network(network, state, source=source or config.init, architecture=architecture.name)
-    shown = shown or Preprocessing(config.input_px, IMAGENET_MEAN, IMAGENET_STD, "bicubic")
+    shown = shown or preprocessing_of(architecture)
     freeze_first(network, config.frozen_stages)
     network.eval()
     with torch.inference_mode():
