@@ -100,11 +100,12 @@ class RayNodes:
 
     def add(self, *, cpus: int) -> Node:
         """A further node, once the head counts it."""
-        before = self._count()
+        before = self._alive()
         node = self._start([f"--address={self.gcs}", f"--num-cpus={cpus}"])
         self.nodes.append(node)
         deadline_s = time.monotonic() + 300
-        while self._count() <= before:
+        # A count would not do: of a node that was killed the head learns only later.
+        while self._alive() <= before:
             assert node.is_alive(), node.said + self._last_words()
             assert time.monotonic() < deadline_s, node.said + self._last_words()
             time.sleep(0.3)
@@ -118,9 +119,11 @@ class RayNodes:
         ]
         return "".join(f"\n== {path.name}\n{path.read_text()[-1500:]}" for path in sorted(named))
 
-    def _count(self) -> int:
+    def _alive(self) -> set[str]:
+        """The ids of nodes that the head takes for alive."""
         answer = requests.get(f"{self.address}/nodes?view=summary", headers=self._headers, timeout=30).json()
-        return sum(one["raylet"].get("state") == "ALIVE" for one in answer["data"]["summary"])
+        nodes = [one["raylet"] for one in answer["data"]["summary"]]
+        return {node["nodeId"] for node in nodes if node.get("state") == "ALIVE"}
 
     def _start(self, words: list[str]) -> Node:
         agent, grpc, metrics, runtime = _free_ports(4)
@@ -135,7 +138,7 @@ class RayNodes:
             assert self.nodes[0].is_alive(), self.nodes[0].said
             with contextlib.suppress(requests.RequestException):
                 jobs = requests.get(f"{self.address}/api/jobs/", headers=self._headers, timeout=5)
-                if jobs.ok and self._count():
+                if jobs.ok and self._alive():
                     return
             time.sleep(0.2)
         raise AssertionError(self.nodes[0].said)
