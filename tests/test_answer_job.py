@@ -1,4 +1,4 @@
-"""Answers about stored crops over a real local Ray: embedded or classified without a slide in reach."""
+"""Answers about stored crops over a real Ray: embedded or classified without a slide in reach."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import torch
 from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from numpy.typing import NDArray
 from rich.console import Console
-from small_run import COUNTS, CROP_PX, write_small_run
+from small_run import COUNTS, CROP_PX, WELL, commit_slide, write_small_run
 from typer.testing import CliRunner
 
 from fossilray.answer_job import classify_run, embed_run
+from fossilray.care.verify import verify_run
 from fossilray.cli.main import app
 from fossilray.compact import compact_run
 from fossilray.config import EmbedderConfig, RunConfig, StoreConfig, WorkersConfig
@@ -38,6 +39,12 @@ from fossilray.store.stored_crops import read_crops
 
 CONFIG = RunConfig(workers=WorkersConfig(count=1, cpus_per_worker=0.4, retry_after_s=0.1))
 VIT = {"img_size": 32, "patch_size": 16, "depth": 1}
+
+
+@pytest.fixture(autouse=True)
+def joined_ray(shared_ray: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs with the address `auto` join the Ray that all tests here share."""
+    monkeypatch.setenv("RAY_ADDRESS", shared_ray)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +100,6 @@ def test_damaged_crops_fail_their_slide_alone(backbone: Path, tmp_path: Path) ->
     assert AnswerStore.open(run, "embeddings", "net-1").committed() == set(COUNTS) - {"a-2030"}
 
 
-@pytest.mark.slow
 def test_a_dataset_is_embedded_in_the_run_it_was_made_of(
     run: RunStore, backbone: Path, tmp_path: Path
 ) -> None:
@@ -116,7 +122,19 @@ def test_a_run_in_a_bucket_is_embedded_there(
 
 def test_the_command_line_embeds(run: RunStore, backbone: Path) -> None:
     answer = CliRunner().invoke(
-        app, ["embed", run.url, "--backbone", str(backbone), "--name", "cli", "--workers", "1"]
+        app,
+        [
+            "embed",
+            run.url,
+            "--backbone",
+            str(backbone),
+            "--name",
+            "cli",
+            "--workers",
+            "1",
+            "--address",
+            "auto",
+        ],
     )
     assert answer.exit_code == 0, answer.output
     assert "77 objects embedded" in answer.output
@@ -147,7 +165,6 @@ def test_genera_are_those_that_the_head_tells_from_the_vectors(
     assert np.allclose(total, 1, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_an_object_without_pixels_has_no_genus(backbone: Path, tmp_path: Path) -> None:
     head = teach(tmp_path / "head", np.random.default_rng(0).normal(size=(9, 4)).astype(np.float16), backbone)
     slide = StoredSlide("one", pa.table({"object_id": pa.array([0, 1], pa.int32())}), footer=None)
@@ -174,7 +191,6 @@ def test_a_head_is_not_asked_about_vectors_of_another_backbone(
         classify(run.url, file, embeddings="fits")
 
 
-@pytest.mark.slow
 def test_vectors_of_the_run_itself_serve_a_head_of_its_backbone(backbone: Path, tmp_path: Path) -> None:
     run = write_small_run(tmp_path / "run")
     stated = json.loads(run.files.read("run.json"))
@@ -187,6 +203,26 @@ def test_vectors_of_the_run_itself_serve_a_head_of_its_backbone(backbone: Path, 
     classify(run.url, tmp_path / "head.safetensors", name="own")
     table = AnswerStore.open(RunStore.open(run.url), "predictions", "own").read("a-2030")
     assert table["genus"].to_pylist() == [head.classes[one] for one in head.predict(own).argmax(axis=1)]
+
+
+def test_a_slide_made_anew_is_asked_about_anew_and_its_old_vectors_are_not_read(
+    backbone: Path, tmp_path: Path
+) -> None:
+    run = write_small_run(tmp_path / "run")
+    embed(run.url, backbone, name="old")
+    run.files.delete(run.committed_files()["a-2030"])
+    commit_slide(run, "a-2030", count=7, well=WELL, depth_m=2030.0, seed=9)
+    run.rebuild_summaries()
+    file = tmp_path / "head.safetensors"
+    teach(file, np.random.default_rng(0).normal(size=(9, 192)).astype(np.float16), backbone)
+    refused = classify(run.url, file, embeddings="old")
+    assert [failure.slide_id for failure in refused.failures] == ["a-2030"]
+    assert "made anew since" in refused.failures[0].message
+    again = embed(run.url, backbone, name="old")
+    assert (again.tally.already_committed, again.tally.committed) == (3, 1)
+    assert AnswerStore.open(run, "embeddings", "old").read("a-2030").num_rows == 7
+    assert classify(run.url, file, embeddings="old").exit_code == 0
+    assert verify_run(run, deep=True).sound
 
 
 def teach(file: Path, vectors: NDArray[np.float16], backbone: Path) -> Head:
@@ -205,12 +241,12 @@ def teach(file: Path, vectors: NDArray[np.float16], backbone: Path) -> Head:
 
 def classify(run: str, head: Path, *, embeddings: str | None = None, name: str | None = None) -> JobResult:
     display = choose_display(Console(file=io.StringIO()))
-    return classify_run(run, head, CONFIG, embeddings=embeddings, name=name, address="local", display=display)
+    return classify_run(run, head, CONFIG, embeddings=embeddings, name=name, address="auto", display=display)
 
 
 def embed(run: str, backbone: Path, *, name: str | None = None, config: RunConfig = CONFIG) -> JobResult:
     display = choose_display(Console(file=io.StringIO()))
-    return embed_run(run, str(backbone), config, name=name, address="local", display=display)
+    return embed_run(run, str(backbone), config, name=name, address="auto", display=display)
 
 
 def write_backbone(path: Path, *, seed: int) -> Path:
