@@ -24,8 +24,8 @@ ARCHIVE_BYTES_PER_PX = 1.9e9 / ARCHIVE_PX
 """1.9 GB for those pixels, as the scanner's JPEG."""
 PARQUET_BYTES_PER_OBJECT = 64
 """Measured on the demo's run."""
-EMBEDDING_BYTES = 768
-"""384 halves, the vector of a ViT-S; shorter ones take less."""
+EMBEDDING_BYTES = 1024
+"""512 halves, the bundled vector; shorter ones take less."""
 
 
 @dataclass(frozen=True)
