@@ -62,10 +62,12 @@ def test_an_archive_in_a_bucket_is_worked_off_while_nodes_come_and_go(
         fossilray("submit", "--config", f"{run}.yaml", "--no-follow", "--address", cluster.address)
         commits(4, store, server)
         clock.lap("4 slides committed")
+        # Both nodes have a slide in work when one of them goes.
+        wait_until(lambda: len(store.open_attempts()) >= 2, server)
         doomed.kill()
         lost_at = len(store.committed())
         commits(lost_at + 4, store, server)
-        clock.lap("a node killed, 4 more committed without it")
+        clock.lap("a node killed in mid-slide, 4 more committed without it")
         cluster.add(cpus=1)
         said = fossilray("job", "logs", run, "--follow", "--address", cluster.address)
         clock.lap("a node added, the job ended")
