@@ -15,19 +15,14 @@ from typing import Any
 
 import pytest
 import ray
-import test_faults_nodes
 from autoscaled_cluster import IDLE_S, AutoscaledCluster
-from equal_runs import assert_equal_runs
-from fault_runs import NAMES, Silent, settings
-from ray import cloudpickle
+from fault_runs import Silent
 from ray.autoscaler.v2.sdk import get_cluster_status
 from resting_worker import RestingWorker, gpus_seen, nodes_used, resting_by_value
 from run_fixtures import a_run
-from test_faults_nodes import TracedWorker
 
 from fossilray.config import RunConfig, WorkersConfig
 from fossilray.errors import WorkerError
-from fossilray.job import run_job
 from fossilray.ledger import Ledger
 from fossilray.progress import Tally
 from fossilray.records import CatalogRow
@@ -59,47 +54,28 @@ def test_a_job_grows_a_cluster_from_no_gpu_to_three_and_leaves_none(tmp_path: Pa
 
 
 @VERSIONS
-def test_a_machine_that_is_lost_is_replaced_and_its_slides_are_done(
-    some_slides: Path, sound_run: RunStore, tmp_path: Path, v2: bool
-) -> None:
+def test_a_machine_that_is_lost_is_replaced_and_its_slide_is_done(tmp_path: Path, v2: bool) -> None:
+    workers = WorkersConfig(device="cuda", count=2, patience_minutes=4)
     marks = tmp_path / "marks"
-    marks.mkdir()
-    store = RunStore.open(str(tmp_path / "run"))
-    result: list[Any] = []
+    before: set[str] = set()
 
-    def process() -> None:
-        result.append(
-            run_job(
-                str(some_slides),
-                store.url,
-                settings("workers.device=cuda", "workers.count=2", "workers.patience_minutes=4"),
-                address=cluster.address,
-                display=Silent(),
-                make_worker=functools.partial(TracedWorker, marks=marks, pause_s=20.0),
-            )
-        )
+    def lose_one() -> None:
+        wait_for(lambda: marks.exists() and len(nodes_used(marks)) == 2, 240)
+        before.update(nodes_used(marks))
+        cluster.kill_node(min(before))
+        gauge.note("a node was killed")
 
-    def used() -> set[str]:
-        return {mark.suffix[1:] for mark in marks.iterdir()}
-
-    cloudpickle.register_pickle_by_value(test_faults_nodes)
-    try:
-        with AutoscaledCluster(GPU_NODE, most=2, v2=v2) as cluster:
-            job = threading.Thread(target=process)
-            job.start()
-            wait_for(lambda: len(used()) == 2, 240)
-            before = used()
-            lost = min(before)
-            cluster.kill_node(lost)
-            job.join(timeout=400)
-    finally:
-        cloudpickle.unregister_pickle_by_value(test_faults_nodes)
-    tally = result[0].tally
-    assert (tally.committed, tally.failed) == (len(NAMES), 0)
-    assert tally.retried >= 1
-    assert used() - before
-    assert_equal_runs(store, sound_run)
-    assert {failure.error for failure in store.failures(forgiven=True)} == {"NodeDied"}
+    with AutoscaledCluster(GPU_NODE, most=2, v2=v2) as cluster, connected(cluster), Gauge(cluster) as gauge:
+        thief = threading.Thread(target=lose_one)
+        thief.start()
+        tally, _ = drive(workers, tmp_path, slides=40, pause_s=4.0)
+        thief.join()
+        gauge.note("the job ended")
+    assert (tally.committed, tally.failed, tally.retried) == (40, 0, 1)
+    assert len(list(marks.glob("*.slide"))) == 40
+    assert nodes_used(marks) - before
+    (failure,) = RunStore.open(str(tmp_path / "run")).failures(forgiven=True)
+    assert failure.error in ("NodeDied", "WorkerDied")
 
 
 @VERSIONS
