@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -13,30 +14,72 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
+from fossilray.errors import WorkerError
+
+ANSWER_S = 10.0
+"""How long a cluster's head may take to answer the first knock."""
 OBJECT_STORE_BYTES = 128 * 1024**2
 """Nothing larger than an Outcome passes through it."""
 
 
 @contextlib.contextmanager
 def ray_cluster(address: str) -> Iterator[None]:
-    """A connection to a running cluster, or with `local` a private Ray on this machine, closed afterwards."""
+    """A connection to a running cluster, or with `local` a private Ray on this machine, closed afterwards.
+
+    Raises:
+        WorkerError: nobody answers at the address, or no private Ray comes up.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with _own_signals():
         if address == "local":
             with _on_loopback():
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                )
+                _start_private()
         else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            _join(address)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_private() -> None:
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    # Ray gives its servers 30 s, which nothing changes, and says so by a bare Exception.
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise WorkerError(
+            "Ray's servers did not come up on this machine within 30 seconds; something else keeps it busy: wait, and "
+            "start the same command again"
+        ) from None
+
+
+def _join(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        # Ray itself would try for two minutes, write to the terminal meanwhile, and then end the process.
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+        except OSError as error:
+            raise _unreachable(address, str(error)) from None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, SystemExit) as error:
+        raise _unreachable(address, str(error).partition("\n")[0]) from None
+
+
+def _unreachable(address: str, why: str) -> WorkerError:
+    return WorkerError(
+        f"no Ray cluster can be joined at {address} ({why}); give --address the head's host:port, or where the cluster "
+        "asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+    )
 
 
 def is_private() -> bool:
