@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from fossilray.cli.evaluate_supervised import SupervisedOptions
 from fossilray.cli.shared import ConfigOption, SetOption, err, open_store, out
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from fossilray.learn.labelled import LabelFindings, LabelledSet
 
 HeadName = Literal["knn", "logistic", "linear", "svm", "mlp"]
-ProtocolName = Literal["martinsen2024", "scampi"]
+ProtocolName = Literal["martinsen2024", "scampi", "karaderi2021", "liu2022"]
 DistanceName = Literal["euclidean", "cosine"]
 
 LabelsOption = Annotated[
@@ -92,37 +93,108 @@ def evaluate(
     labels: LabelsOption,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for the page, tables and pictures.")],
     protocol: Annotated[
-        ProtocolName, typer.Option(help="martinsen2024: classification; scampi: retrieval.")
+        ProtocolName,
+        typer.Option(
+            help="martinsen2024: classification; scampi: retrieval; karaderi2021: closed and open sets; liu2022: "
+            "transfer learning."
+        ),
     ] = "martinsen2024",
     backbone: BackboneOption = "bundled",
     run: RunOption = None,
     distance: Annotated[
         DistanceName, typer.Option(help="Of scampi's retrievals; the published one is euclidean.")
     ] = "euclidean",
-    splits: Annotated[int, typer.Option(min=1, max=100, help="Stratified splits; published: 10.")] = 10,
+    splits: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=100, help="Repetitions; default: 10, of liu2022 1, of karaderi2021 --train 3."
+        ),
+    ] = None,
     no_maps: Annotated[bool, typer.Option("--no-maps", help="Leave out t-SNE and UMAP.")] = False,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train",
+            help="Of karaderi2021 and liu2022: train anew in every repetition, from --backbone on.",
+        ),
+    ] = False,
+    training: Annotated[
+        Path | None, typer.Option("--training", help="Of --train: YAML file of a training's fields.")
+    ] = None,
+    train_set: Annotated[
+        list[str] | None,
+        typer.Option("--train-set", help="Of --train: one field, e.g. metric.loss=supcon; may be repeated."),
+    ] = None,
+    withhold: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--withhold",
+            help="Of karaderi2021: classes of the open set, with commas; repeated: further groups.",
+        ),
+    ] = None,
+    withheld: Annotated[
+        int | None,
+        typer.Option(
+            "--withheld", min=2, help="Of karaderi2021: classes of each group drawn; default: 2 in 7."
+        ),
+    ] = None,
+    reduced: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--reduced", min=1, help="Of liu2022: most crops of a class to learn from; may be repeated."
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Of liu2022 --train: deep half and all layers, with and without random crop, on the least --reduced.",
+        ),
+    ] = False,
     input_px: InputOption = None,
     seed: SeedOption = 0,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
     """Judge a backbone by labelled crops as a published protocol does: one page, tables as CSV and JSON, pictures."""
-    from fossilray.learn.protocols.evaluation import evaluate_backbone
-
+    asked = SupervisedOptions(train, training, train_set, withhold, withheld, reduced, compare)
+    asked.refuse_strangers(protocol)
     labelled = _load(labels, run, config, set_)
-    described = _describe(labelled, backbone, input_px=input_px, seed=seed)
+    described = None if train else _describe(labelled, backbone, input_px=input_px, seed=seed)
     with _saying(protocol) as say:
-        found = evaluate_backbone(
-            labelled,
-            described,
-            protocol=protocol,
-            out=out_dir,
-            labels=str(labels),
-            splits=splits,
-            distance=distance,
-            maps=not no_maps,
-            told=lambda done, of: say(f"{protocol}: split {done} of {of}"),
-        )
+
+        def told(done: int, of: int) -> None:
+            say(f"{protocol}: repetition {done} of {of}")
+
+        if protocol == "karaderi2021" or protocol == "liu2022":  # noqa: PLR1714 - mypy narrows these alone
+            found = asked.evaluate(
+                labelled,
+                described,
+                protocol=protocol,
+                backbone=backbone,
+                out=out_dir,
+                labels=str(labels),
+                splits=splits,
+                maps=not no_maps,
+                input_px=input_px,
+                seed=seed,
+                told=told,
+            )
+        else:
+            from fossilray.learn.protocols.evaluation import evaluate_backbone
+
+            assert described is not None, "these protocols train nothing"
+            found = evaluate_backbone(
+                labelled,
+                described,
+                protocol=protocol,
+                out=out_dir,
+                labels=str(labels),
+                splits=10 if splits is None else splits,
+                distance=distance,
+                maps=not no_maps,
+                told=told,
+            )
     _print_findings(labelled)
     table = Table("figure", "value", "±")
     for name, value in found.figures.items():

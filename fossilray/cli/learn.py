@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from fossilray.learn.loop import TrainingProgress
     from fossilray.learn.train_local import TrainingEnd
 
-Method = Literal["supcon", "simclr", "dino", "byol", "simsiam"]
+Method = Literal["supcon", "metric", "transfer", "simclr", "dino", "byol", "simsiam"]
+Loss = Literal["triplet", "multisimilarity", "proxyanchor", "supcon"]
 
 
 def train_backbone(
@@ -35,7 +36,7 @@ def train_backbone(
         ),
     ] = None,
     method: Annotated[
-        Method | None, typer.Option(help="How it learns; supcon needs labels, the others none.")
+        Method | None, typer.Option(help="How it learns; supcon, metric and transfer need labels.")
     ] = None,
     arch: Annotated[str | None, typer.Option(help="timm's name of the network.")] = None,
     init: Annotated[
@@ -54,14 +55,68 @@ def train_backbone(
     ] = False,
 ) -> None:
     """Train a backbone on crops, with Ray Train; the same command goes on where a training stopped."""
-    from fossilray.config import load_train_config
-    from fossilray.learn.training_screen import show_training
-
     given = {"method": method, "arch": arch, "init": init, "workers": workers}
     extra = [f"{name}={value}" for name, value in given.items() if value is not None]
     if source:
         extra.append(f"data.sources={list(source)!r}")
-    chosen = load_train_config(config, [*(set_ or []), *extra])
+    _train(folder, config, [*(set_ or []), *extra], address=address, min_workers=min_workers, local=local)
+
+
+def train_metric(
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT",
+            help="Folder of the training, a local path or s3://…; it goes on from what is there.",
+        ),
+    ],
+    labels: Annotated[
+        list[str],
+        typer.Option(
+            "--labels", help="Folder of <class>/<image>, or a run or dataset with labels; may be repeated."
+        ),
+    ],
+    loss: Annotated[Loss | None, typer.Option(help="What brings crops of a class together.")] = None,
+    arch: Annotated[str | None, typer.Option(help="timm's name of the network.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Weights to start from: scratch, bundled, timm:<name> or file:<path>."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of a training's fields.")] = None,
+    set_: SetOption = None,
+    workers: Annotated[int | None, typer.Option(help="Workers that train together.")] = None,
+    address: ClusterOption = "local",
+    local: Annotated[
+        bool, typer.Option("--local", help="One worker in this process, without Ray: for a laptop.")
+    ] = False,
+) -> None:
+    """Train a backbone by deep metric learning on labels; `evaluate --protocol karaderi2021` judges it."""
+    if init == "bundled":
+        from fossilray.embed.loading import bundled_path
+
+        init = f"file:{bundled_path()}"
+    for place in labels:
+        if "://" not in place and not Path(place).is_dir():
+            raise UsageError(f"{place} does not exist; give --labels a folder of <class>/<image>")
+    given = {"metric.loss": loss, "arch": arch, "init": init, "workers": workers}
+    extra = [f"{name}={value}" for name, value in given.items() if value is not None]
+    chosen = [*(set_ or []), "method=metric", f"data.sources={list(labels)!r}", *extra]
+    _train(folder, config, chosen, address=address, min_workers=None, local=local)
+
+
+def _train(
+    folder: str,
+    config: Path | None,
+    assignments: list[str],
+    *,
+    address: str,
+    min_workers: int | None,
+    local: bool,
+) -> None:
+    from fossilray.config import load_train_config
+    from fossilray.learn.training_screen import show_training
+
+    chosen = load_train_config(config, assignments)
     stop = stop_on_sigterm()
     with show_training(out) as report:
         if local:

@@ -47,6 +47,7 @@ app.add_typer(job, name="job")
 
 train = typer.Typer(help="Trainings of networks.", no_args_is_help=True)
 train.command(name="backbone")(learn.train_backbone)
+train.command(name="metric")(learn.train_metric)
 app.add_typer(train, name="train")
 
 

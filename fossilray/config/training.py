@@ -9,9 +9,12 @@ from pydantic import Field, model_validator
 
 from fossilray.config.base import Section
 from fossilray.config.sections import AccessConfig
-from fossilray.config.training_recipes import RECIPES, merge_trees
+from fossilray.config.training_recipes import merge_trees, recipe_for
+from fossilray.config.training_supervised import MetricConfig, TransferConfig
 
-MethodName = Literal["supcon", "simclr", "dino", "byol", "simsiam"]
+MethodName = Literal["supcon", "metric", "transfer", "simclr", "dino", "byol", "simsiam"]
+ViewsKind = Literal["fossil", "paper", "multicrop", "multicrop_microscope", "transfer", "transfer_crop"]
+NEED_LABELS: tuple[MethodName, ...] = ("supcon", "metric", "transfer")
 
 
 class TrainDataConfig(Section):
@@ -64,7 +67,7 @@ class ScheduleConfig(Section):
     learning_rate: float = Field(
         2e-3, gt=0, description="Highest learning rate, for the batch as it is given."
     )
-    decay: Literal["cosine", "inverse_time", "constant"] = Field(
+    decay: Literal["cosine", "inverse_time", "step", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )
     last_share: float = Field(
@@ -72,6 +75,10 @@ class ScheduleConfig(Section):
     )
     inverse_time: float = Field(
         0.05, ge=0, description="Of inverse-time decay: the rate is divided by 1 + this times the epoch."
+    )
+    step_epochs: float = Field(0.5, gt=0, description="Of step decay: epochs from one step to the next.")
+    step_factor: float = Field(
+        0.96, gt=0, le=1, description="Of step decay: what the rate is multiplied by at each step."
     )
     warmup_share: float = Field(
         0.05, ge=0, lt=1, description="Share of the training in which the rate rises."
@@ -89,11 +96,12 @@ class ScheduleConfig(Section):
 class ViewsConfig(Section):
     """The random views that a backbone is shown."""
 
-    kind: Literal["fossil", "paper", "multicrop", "multicrop_microscope"] = Field(
+    kind: ViewsKind = Field(
         "fossil",
         description="fossil: turned in true proportions, other staining and focus; paper: appendix C of Martinsen et "
         "al. 2024; multicrop: DINO's global and local crops, as published; multicrop_microscope: the same for "
-        "transmitted light, turned and never solarised.",
+        "transmitted light, turned and never solarised; transfer: turned, shifted, sheared, zoomed and flipped as in "
+        "the code of Liu et al. 2022; transfer_crop: the same of a random part of the crop.",
     )
     early_px: int | None = Field(None, ge=16, description="Side of the views at first; unset: input_px.")
     early_share: float = Field(0.6, ge=0, le=1, description="Share of the training that early_px lasts.")
@@ -177,7 +185,9 @@ class SimsiamConfig(Section):
 class TrainConfig(Section):
     """Everything a training of a backbone can be told; what is not given comes from the method's recipe."""
 
-    method: MethodName = Field("supcon", description="How it learns; supcon needs labels, the others none.")
+    method: MethodName = Field(
+        "supcon", description="How it learns; supcon, metric and transfer need labels, the others none."
+    )
     arch: str | None = Field(
         None, description="timm's name of the network; unset: that of the weights it starts from."
     )
@@ -206,12 +216,16 @@ class TrainConfig(Section):
         "of it forgets less of what the start knew.",
     )
     supcon: SupconConfig = Field(SupconConfig(), description="Of method supcon.")
+    metric: MetricConfig = Field(MetricConfig(), description="Of method metric.")
+    transfer: TransferConfig = Field(TransferConfig(), description="Of method transfer.")
     simclr: SimclrConfig = Field(SimclrConfig(), description="Of method simclr.")
     dino: DinoConfig = Field(DinoConfig(), description="Of method dino.")
     byol: ByolConfig = Field(ByolConfig(), description="Of method byol.")
     simsiam: SimsiamConfig = Field(SimsiamConfig(), description="Of method simsiam.")
     batch: int = Field(
-        64, ge=2, description="Crops of a batch on each worker; of supcon its classes times crops say it."
+        64,
+        ge=2,
+        description="Crops of a batch on each worker; of supcon and metric classes times crops say it.",
     )
     accumulate: int = Field(
         1, ge=1, description="Batches whose gradients are summed; each is contrasted within itself."
@@ -241,12 +255,10 @@ class TrainConfig(Section):
     def _start_from_the_recipe(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        recipe = RECIPES.get(given.get("method", "supcon"), {})
-        if given.get("init", "scratch") != "scratch":
-            recipe = {name: value for name, value in recipe.items() if name != "arch"}
+        recipe = recipe_for(given)
         says_how_long = any(given.get(name) is not None for name in ("epochs", "steps", "minutes"))
         lasting = {} if says_how_long else {"epochs": 100}
-        return merge_trees(merge_trees(recipe, lasting), given)
+        return merge_trees(merge_trees(lasting, recipe), given)
 
     @model_validator(mode="after")
     def _has_one_end(self) -> Self:
@@ -256,6 +268,10 @@ class TrainConfig(Section):
             raise ValueError("arch must name the network that starts from scratch")
         if self.init == "scratch" and self.frozen_stages:
             raise ValueError("frozen_stages keeps weights that init brings; from scratch there are none")
+        if self.method == "transfer" and self.init == "scratch" and self.transfer.layers == "deep_half":
+            raise ValueError(
+                "transfer.layers=deep_half keeps weights that init brings; from scratch set transfer.layers=all"
+            )
         if self.init == "scratch" and self.kept_start:
             raise ValueError("kept_start keeps weights that init brings; from scratch there are none")
         if self.init != "scratch" and not self.init.startswith(("timm:", "file:")):

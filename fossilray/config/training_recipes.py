@@ -7,6 +7,30 @@ from typing import Any
 
 RECIPES: dict[str, dict[str, Any]] = {
     "supcon": {"arch": "resnet18", "input_px": 128, "views": {"kind": "fossil", "early_px": 80}},
+    "metric": {
+        "arch": "resnet18",
+        "input_px": 128,
+        "views": {"kind": "fossil", "early_px": 80},
+        "schedule": {"learning_rate": 1e-3},
+    },
+    # Liu et al. 2022, published code: Adam at 2e-4, times 0.96 every half epoch, batches of 50 on each of two GPUs,
+    # 40 epochs at 299 px.
+    "transfer": {
+        "init": "timm:inception_resnet_v2",
+        "input_px": 299,
+        "batch": 100,
+        "epochs": 40,
+        "views": {"kind": "transfer_crop"},
+        "schedule": {
+            "optimiser": "adam",
+            "learning_rate": 2e-4,
+            "decay": "step",
+            "step_epochs": 0.5,
+            "step_factor": 0.96,
+            "warmup_share": 0.0,
+            "weight_decay": 0.0,
+        },
+    },
     # Martinsen et al. 2024: 96 px, batches of 128, Adam at 1e-3 with inverse-time decay of 0.05.
     "simclr": {
         "arch": "legacy_xception",
@@ -53,6 +77,18 @@ RECIPES: dict[str, dict[str, Any]] = {
         "schedule": {"optimiser": "sgd", "learning_rate": 0.025, "weight_decay": 1e-4, "warmup_share": 0.0},
     },
 }
+
+
+def recipe_for(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of the method asked for, without what a network or a length given makes void."""
+    recipe = dict(RECIPES.get(given.get("method", "supcon"), {}))
+    if given.get("init", "scratch") != "scratch":
+        recipe.pop("arch", None)
+    if given.get("arch") is not None:
+        recipe.pop("init", None)
+    if any(given.get(name) is not None for name in ("epochs", "steps", "minutes")):
+        recipe.pop("epochs", None)
+    return recipe
 
 
 def merge_trees(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

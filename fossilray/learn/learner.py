@@ -76,7 +76,7 @@ class Learner:
         rate = learning_rate(schedule, progress=progress, epoch=epoch)
         decay = weight_decay(schedule, progress=progress)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate_factor", 1.0)
             group["weight_decay"] = decay if group["decays"] else 0.0
 
     def _add_gradients(
@@ -100,11 +100,13 @@ class Learner:
         return float(norm)
 
 
-def _make_optimiser(config: TrainConfig, method: torch.nn.Module) -> torch.optim.Optimizer:
-    learning = [p for p in method.parameters() if p.requires_grad]
+def _make_optimiser(config: TrainConfig, method: Method) -> torch.optim.Optimizer:
+    factors = method.rate_factors()
+    learning = [p for p in method.parameters() if p.requires_grad and p not in factors]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in learning if p.ndim > 1], "decays": True},
         {"params": [p for p in learning if p.ndim <= 1], "decays": False},
+        *({"params": [p], "decays": False, "rate_factor": factor} for p, factor in factors.items()),
     ]
     schedule = config.schedule
     if schedule.optimiser == "sgd":

@@ -33,10 +33,16 @@ from fossilray.learn.training_checkpoint import (
     restore_method,
     save_checkpoint,
 )
-from fossilray.learn.training_data import Parted, make_batches, part_table
+from fossilray.learn.training_data import Parted, count_labels, make_batches, part_table
 from fossilray.learn.training_log import TrainingLog
 from fossilray.learn.training_report import write_training_report
-from fossilray.learn.training_result import ProbeCrops, mix_in, write_backbone, write_dino_checkpoint
+from fossilray.learn.training_result import (
+    ProbeCrops,
+    mix_in,
+    write_backbone,
+    write_classifier,
+    write_dino_checkpoint,
+)
 from fossilray.learn.whitening import attach, collect_views, fit_whitening
 
 _SHOWN = 8
@@ -114,6 +120,7 @@ class Loop:
             classes=len(self._parted.training.classes),
             mean=shown.mean,
             std=shown.std,
+            counts=count_labels(self._parted.training),
         )
         self._learner = Learner(config, method, self._together)
         self._batches = make_batches(
@@ -270,6 +277,9 @@ class Loop:
                 update={"dimension": dimension, "kwargs": {**meta.kwargs, "num_classes": dimension}}
             )
         written = write_backbone(self._folder, network, meta)
+        classifier = self._learner.method.classifier()
+        if classifier is not None and self._config.whiten.dimension is None:
+            write_classifier(self._folder, classifier, self._parted.training, backbone=written, name=name)
         assert self._probe_crops is not None
         vectors = self._embed_probe(network)
         batch = next(self._batches.epoch(0))

@@ -10,7 +10,7 @@ from fossilray.config.training import ScheduleConfig
 def learning_rate(schedule: ScheduleConfig, *, progress: float, epoch: float) -> float:
     """The rate at a share (0..1) of the training, epoch whole epochs and a share of one into it.
 
-    It rises evenly in the warm-up; inverse-time decay (as Keras has it) counts epochs.
+    It rises evenly in the warm-up; inverse-time decay (as Keras has it) and step decay count epochs.
     """
     highest, warmup = schedule.learning_rate, schedule.warmup_share
     if progress < warmup:
@@ -20,6 +20,8 @@ def learning_rate(schedule: ScheduleConfig, *, progress: float, epoch: float) ->
         return highest
     if schedule.decay == "inverse_time":
         return highest / (1 + schedule.inverse_time * epoch)
+    if schedule.decay == "step":
+        return float(highest * schedule.step_factor ** math.floor(epoch / schedule.step_epochs))
     along = (progress - warmup) / (1 - warmup)
     return cosine(highest, highest * schedule.last_share, along)
 

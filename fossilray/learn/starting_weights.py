@@ -100,7 +100,10 @@ def _measured(
     if state:
         fill_network(network, state, source=source or config.init, architecture=architecture.name)
     shown = shown or preprocessing_of(architecture)
-    freeze_first(network, config.frozen_stages)
+    if config.method == "metric" and config.metric.dimension is not None:
+        architecture = _with_last_layer(network, architecture, config.metric.dimension)
+    half = config.method == "transfer" and config.transfer.layers == "deep_half"
+    freeze_first(network, max(config.frozen_stages, count_stages(network) // 2 if half else 0))
     network.eval()
     with torch.inference_mode():
         probe = network(torch.zeros(1, 3, config.input_px, config.input_px))
@@ -109,6 +112,21 @@ def _measured(
             f"{architecture.name} gives {tuple(probe.shape)} values for one image, not a vector"
         )
     return Backbone(network, architecture, int(probe.shape[1]), replace(shown, size_px=config.input_px))
+
+
+def _with_last_layer(network: torch.nn.Module, architecture: Architecture, dimension: int) -> Architecture:
+    """Give a timm network a new last layer of this length, drawn from torch's global generator."""
+    described: Any = network
+    described.reset_classifier(dimension)
+    return replace(architecture, kwargs={**architecture.kwargs, "num_classes": dimension})
+
+
+def count_stages(network: torch.nn.Module) -> int:
+    """Stages of a network, the stem being one, as timm groups its layers."""
+    from timm.models import group_parameters
+
+    described: Any = network
+    return len(group_parameters(network, described.group_matcher(coarse=True)))
 
 
 def freeze_first(network: torch.nn.Module, stages: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.config import StoreConfig
-from fossilray.config.training import TrainConfig, TrainDataConfig
+from fossilray.config.training import NEED_LABELS, TrainConfig, TrainDataConfig
 from fossilray.errors import StoreError, UsageError
 from fossilray.learn.crop_fetch import FetchedCrops
 from fossilray.learn.crop_stream import FORGIVEN_FAULTS, CropBatch, CropStream
@@ -65,14 +65,22 @@ def part_table(table: CropTable, config: TrainConfig) -> Parted:
         training, probe = table.split_groups(data.validation_share, seed=config.seed)
     if config.probe.sources:
         probe = open_crops(config.probe.sources)
-    if config.method == "supcon" and len(np.unique(training.label[training.label >= 0])) < 2:
-        raise UsageError("method supcon needs crops of two classes or more; give folders of <class>/<image>")
+    if config.method in NEED_LABELS and len(np.unique(training.label[training.label >= 0])) < 2:
+        raise UsageError(
+            f"method {config.method} needs crops of two classes or more; give folders of <class>/<image>"
+        )
     return Parted(_with_classes_in_use(training), probe)
+
+
+def count_labels(table: CropTable) -> list[int]:
+    """Crops of each class."""
+    known = table.label[table.label >= 0]
+    return [int(count) for count in np.bincount(known, minlength=len(table.classes))]
 
 
 def make_batches(table: CropTable, config: TrainConfig, *, side_px: int, rank: int, world: int) -> Batches:
     """The batches of one worker, their crops side_px a side."""
-    if config.method == "supcon":
+    if config.method in NEED_LABELS:
         return LabelledBatches(table, config, side_px=side_px, rank=rank, world=world)
     return _stream(table, config, batch=config.batch, side_px=side_px, rank=rank, world=world)
 
@@ -85,7 +93,7 @@ class LabelledBatches:
     """
 
     def __init__(self, table: CropTable, config: TrainConfig, *, side_px: int, rank: int, world: int) -> None:
-        self._table, self._config, self._asked = table, config, config.supcon
+        self._table, self._config, self._asked = table, config, _ask(config)
         self._side_px, self._rank, self._world = side_px, rank, world
         self._label = label = table.label
         self._failed: set[int] = set()
@@ -101,8 +109,7 @@ class LabelledBatches:
 
     @property
     def batches_per_epoch(self) -> int:
-        labelled = self._asked.classes_per_batch * self._asked.crops_per_class
-        return max(1, self._count // (labelled * self._world))
+        return max(1, self._count // (self._asked.crops * self._world))
 
     @property
     def failed_rows(self) -> frozenset[int]:
@@ -113,7 +120,7 @@ class LabelledBatches:
         others = self._unlabelled_batches(number, start)
         for batch in range(start, self.batches_per_epoch):
             rng = np.random.default_rng([self._config.seed, number, batch, self._rank])
-            labelled = self._fetch(self._draw(rng))
+            labelled = self._fetch(self._draw(rng) if self._asked.by_class else self._turn(number, batch))
             yield labelled if others is None else _together(labelled, next(others))
 
     def _draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -125,6 +132,13 @@ class LabelledBatches:
             chosen += rng.choice(pool, size=share, replace=share > len(pool)).tolist()
         rows = [self._rows_of[c] for c in chosen]
         return np.concatenate([rng.choice(own, size=each, replace=len(own) < each) for own in rows])
+
+    def _turn(self, number: int, batch: int) -> NDArray[np.int64]:
+        """The rows whose turn it is in an epoch that shows every crop once, but for a tail shorter than a batch."""
+        usable = np.concatenate(list(self._rows_of.values()))
+        order = np.random.default_rng([self._config.seed, number]).permutation(usable)
+        first = (batch * self._world + self._rank) * self._asked.crops
+        return np.resize(order, max(len(order), first + self._asked.crops))[first : first + self._asked.crops]
 
     def _fetch(self, rows: NDArray[np.int64]) -> CropBatch:
         if self._held is not None:
@@ -186,6 +200,34 @@ class LabelledBatches:
         if self._unlabelled is None:
             return None
         return _endless(self._unlabelled, number * self.batches_per_epoch + start)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a batch of labelled crops is made of."""
+
+    classes_per_batch: int
+    crops_per_class: int
+    balance_groups: bool
+    unlabelled: int
+    by_class: bool
+    """Whether classes are drawn; else crops come one after the other, however they are labelled."""
+
+    @property
+    def crops(self) -> int:
+        return self.classes_per_batch * self.crops_per_class
+
+
+def _ask(config: TrainConfig) -> _Asked:
+    if config.method == "transfer":
+        return _Asked(config.batch, 1, False, 0, config.transfer.imbalance == "sampling")
+    if config.method == "metric":
+        own = config.metric
+        return _Asked(own.classes_per_batch, own.crops_per_class, own.balance_groups, 0, True)
+    asked = config.supcon
+    return _Asked(
+        asked.classes_per_batch, asked.crops_per_class, asked.balance_groups, asked.unlabelled, True
+    )
 
 
 def _endless(stream: CropStream, taken: int) -> Iterator[CropBatch]:

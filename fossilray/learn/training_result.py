@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 from fossilray.config.training import TrainConfig
 from fossilray.embed.backbone_file import BackboneMeta, save_backbone
 from fossilray.learn.crop_table import CropTable
+from fossilray.learn.heads.head import BackboneOf, Head, HeadMeta
+from fossilray.learn.heads.head_file import save_head
 
-BACKBONE, DINO_CHECKPOINT = "backbone.safetensors", "checkpoint_dino.pth"
+BACKBONE, DINO_CHECKPOINT, HEAD = "backbone.safetensors", "checkpoint_dino.pth", "head.safetensors"
 _PROBE_PX = 224
 """Side that crops of a run are stored at, from which the embedder makes what it sees."""
 
@@ -56,6 +59,27 @@ def write_backbone(folder: Path, network: torch.nn.Module, meta: BackboneMeta) -
     path = folder / BACKBONE
     save_backbone(path, state_dict=network.state_dict(), meta=meta)
     return path
+
+
+def write_classifier(
+    folder: Path, classifier: torch.nn.Linear, training: CropTable, *, backbone: Path, name: str
+) -> Path:
+    """head.safetensors: the classes that the training learned to tell, a head that `classify run` takes."""
+    counts = np.bincount(training.label[training.label >= 0], minlength=len(training.classes))
+    meta = HeadMeta(
+        kind="linear",
+        classes=training.classes,
+        counts=tuple(counts.tolist()),
+        dimension=classifier.in_features,
+        scaler="none",
+        backbone=BackboneOf(name=name, sha256=hashlib.sha256(backbone.read_bytes()).hexdigest()),
+        settings={"trained": "with its backbone"},
+    )
+    numbers = {
+        name: tensor.detach().cpu().float().numpy() for name, tensor in classifier.state_dict().items()
+    }
+    save_head(folder / HEAD, Head(meta, numbers))
+    return folder / HEAD
 
 
 def write_dino_checkpoint(folder: Path, network: torch.nn.Module, *, epoch: int) -> None:

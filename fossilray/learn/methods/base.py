@@ -40,9 +40,12 @@ class Method(torch.nn.Module, ABC):
         classes: int,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        counts: Sequence[int] | None = None,
     ) -> None:
+        """counts: crops of each class that there are to learn from, for methods that weigh classes."""
         super().__init__()
         self.config, self.dimension, self.classes = config, dimension, classes
+        self.counts = tuple(counts) if counts is not None else (1,) * classes
         self.backbone = backbone
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -74,6 +77,14 @@ class Method(torch.nn.Module, ABC):
 
     def after_step(self, progress: float) -> None:
         """Called after the optimiser's step: the place to move averages."""
+
+    def rate_factors(self) -> Mapping[torch.nn.Parameter, float]:
+        """Parameters that learn at another rate than all others, and times which."""
+        return {}
+
+    def classifier(self) -> torch.nn.Linear | None:
+        """The layer that tells classes from the exported backbone's vectors, where it is part of what is learned."""
+        return None
 
     @abstractmethod
     def backbone_for_export(self) -> torch.nn.Module:

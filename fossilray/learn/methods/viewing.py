@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from fossilray.config.training import ViewsConfig
 from fossilray.learn.augment import MICROSCOPE, PUBLISHED, FossilViews, MultiCropViews, PaperViews, Views
+from fossilray.learn.augment_transfer import TransferViews
 
 STORED_SHARE = 7 / 6
 """Crops are kept this much larger than the views taken of them: turning resamples once more."""
@@ -51,5 +52,7 @@ def _make_views(config: ViewsConfig, *, side_px: int, count: int) -> Views:
         return PaperViews(side_px, count)
     if config.kind == "fossil":
         return FossilViews(side_px, count)
+    if config.kind.startswith("transfer"):
+        return TransferViews(side_px, count, random_crop=config.kind == "transfer_crop")
     strength = MICROSCOPE if config.kind == "multicrop_microscope" else PUBLISHED
     return MultiCropViews(side_px, config.local_px, config.local_count, max(2, count), strength)

@@ -44,8 +44,8 @@ def draw_map(
     """One mark a crop, of its class's colour and form, as an SVG file."""
     import matplotlib as mpl
 
-    with _style(title):
-        figure = _figure(9.5, 6.2)
+    with picture_style(title):
+        figure = new_figure(9.5, 6.2)
         axes = figure.subplots()
         colours = mpl.colormaps["tab10"]
         for number, name in enumerate(classes):
@@ -66,13 +66,13 @@ def draw_map(
         axes.set_title(title, loc="left")
         columns = 1 + (len(classes) - 1) // 26
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7.5, ncols=columns)
-        return _svg(figure)
+        return save_svg(figure)
 
 
 def draw_curve(scampi: Scampi) -> bytes:
     """The precision-recall curve with its ends, as an SVG file."""
-    with _style("curve"):
-        figure = _figure(6.2, 4.2)
+    with picture_style("curve"):
+        figure = new_figure(6.2, 4.2)
         axes = figure.subplots()
         recall = [0.0, *(point.recall for point in scampi.curve), 1.0]
         precision = [1.0, *(point.precision for point in scampi.curve), 0.0]
@@ -97,11 +97,11 @@ def draw_curve(scampi: Scampi) -> bytes:
                 )
         axes.set(xlabel="mean recall", ylabel="mean precision", xlim=(0, 1), ylim=(0, 1.02))
         axes.set_title(f"area {scampi.pr_auc:.3f}", loc="left")
-        return _svg(figure)
+        return save_svg(figure)
 
 
 @contextmanager
-def _style(name: str) -> Iterator[None]:
+def picture_style(name: str) -> Iterator[None]:
     import matplotlib as mpl
 
     with mpl.rc_context(
@@ -119,13 +119,13 @@ def _style(name: str) -> Iterator[None]:
         yield
 
 
-def _figure(width_in: float, height_in: float) -> Figure:
+def new_figure(width_in: float, height_in: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width_in, height_in), facecolor="white")
 
 
-def _svg(figure: Figure) -> bytes:
+def save_svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

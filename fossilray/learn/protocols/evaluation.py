@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from fossilray.errors import UsageError
 from fossilray.learn.backbones import Described
 from fossilray.learn.labelled import LabelledSet
 from fossilray.learn.metrics import Distance
 from fossilray.learn.protocols.drawing import draw_curve, draw_map, lay_out_by_tsne, lay_out_by_umap
+from fossilray.learn.protocols.files import Rows, csv_file, json_file, write_files
 from fossilray.learn.protocols.martinsen2024 import METRICS, SPLITS, Martinsen2024, Told, judge_classification
 from fossilray.learn.protocols.page import render_page
 from fossilray.learn.protocols.scampi import Scampi, judge_retrievals
-from fossilray.tables import spreadsheet_safe
 
 Protocol = Literal["martinsen2024", "scampi"]
-
-_Rows = Iterable[Sequence[object]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ def evaluate_backbone(
         figures = _chief_of_classification(classified)
         files = {
             **_classification_tables(classified, labelled.crops.classes),
-            **(_maps(labelled, described) if maps else {}),
+            **(draw_maps(labelled, described) if maps else {}),
         }
         shown: dict[str, Any] = {"classified": classified, "metrics": METRICS}
     else:
@@ -86,14 +78,11 @@ def evaluate_backbone(
         files = {**_retrieval_tables(retrieved, labelled), "precision_recall.svg": draw_curve(retrieved)}
         shown = {"retrieved": retrieved}
     facts = _facts(labelled, described, protocol, labels, splits, distance)
-    files["evaluation.json"] = _json({**facts, "figures": figures})
+    files["evaluation.json"] = json_file({**facts, "figures": figures})
     files["evaluation.html"] = render_page(
         labelled, facts=facts, figures=figures, files=files, **shown
     ).encode()
-    with _told_of(out):
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (out / name).write_bytes(content)
+    write_files(out, files)
     return Evaluation(out / "evaluation.html", figures)
 
 
@@ -142,7 +131,7 @@ def _chief_of_retrieval(found: Scampi) -> dict[str, float]:
 
 
 def _classification_tables(found: Martinsen2024, classes: Sequence[str]) -> dict[str, bytes]:
-    def by_split() -> _Rows:
+    def by_split() -> Rows:
         for one in found.methods:
             for row in range(len(one.values["accuracy"])):
                 yield (
@@ -151,7 +140,7 @@ def _classification_tables(found: Martinsen2024, classes: Sequence[str]) -> dict
                     *(one.values[metric][row] if one.values[metric] else None for metric in METRICS),
                 )
 
-    def summary() -> _Rows:
+    def summary() -> Rows:
         for one in found.methods:
             for metric in METRICS:
                 spread = one.spread(metric)
@@ -159,13 +148,13 @@ def _classification_tables(found: Martinsen2024, classes: Sequence[str]) -> dict
                     yield one.method, metric, spread.mean, spread.deviation, spread.lowest, spread.highest
 
     return {
-        "splits.csv": _csv(("method", "split", *METRICS), by_split()),
-        "summary.csv": _csv(("method", "metric", "mean", "deviation", "lowest", "highest"), summary()),
-        "per_class.csv": _csv(
+        "splits.csv": csv_file(("method", "split", *METRICS), by_split()),
+        "summary.csv": csv_file(("method", "metric", "mean", "deviation", "lowest", "highest"), summary()),
+        "per_class.csv": csv_file(
             ("method", "genus", "crops", "asked", "precision", "recall", "f1"),
             ((c.method, c.name, c.crops, c.asked, c.precision, c.recall, c.f1) for c in found.per_class),
         ),
-        "confusion.csv": _csv(
+        "confusion.csv": csv_file(
             ("truth", *classes),
             ((name, *row) for name, row in zip(classes, found.confusion.tolist(), strict=True)),
         ),
@@ -177,22 +166,22 @@ def _retrieval_tables(found: Scampi, labelled: LabelledSet) -> dict[str, bytes]:
     genera = [crops.classes[c] for c in crops.label.tolist()]
     counts = np.bincount(crops.label, minlength=len(crops.classes)).tolist()
     return {
-        "per_crop.csv": _csv(
+        "per_crop.csv": csv_file(
             ("name", "genus", "precision_at_nk"),
             zip(labelled.names, genera, found.per_crop.tolist(), strict=True),
         ),
-        "per_class.csv": _csv(
+        "per_class.csv": csv_file(
             ("genus", "crops", "precision_at_nk"), zip(crops.classes, counts, found.per_class, strict=True)
         ),
-        "curve.csv": _csv(
+        "curve.csv": csv_file(
             ("k", "recall", "precision"),
             (("N_k" if point.k is None else point.k, point.recall, point.precision) for point in found.curve),
         ),
-        "nn_f1.csv": _csv(("split", "nn_f1"), enumerate(found.nn_f1)),
+        "nn_f1.csv": csv_file(("split", "nn_f1"), enumerate(found.nn_f1)),
     }
 
 
-def _maps(labelled: LabelledSet, described: Described) -> dict[str, bytes]:
+def draw_maps(labelled: LabelledSet, described: Described) -> dict[str, bytes]:
     """Both pictures, and where every crop lies on them."""
     label, classes = labelled.crops.label, labelled.crops.classes
     laid = {"t-SNE": lay_out_by_tsne(described.vectors), "UMAP": lay_out_by_umap(described.vectors)}
@@ -204,33 +193,4 @@ def _maps(labelled: LabelledSet, described: Described) -> dict[str, bytes]:
         (labelled.names[row], classes[label[row]], *(float(v) for at in drawn.values() for v in at[row]))
         for row in range(len(label))
     )
-    return {**files, "maps.csv": _csv(header, rows)}
-
-
-def _csv(header: Sequence[str], rows: _Rows) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([spreadsheet_safe(name) for name in header])
-    for row in rows:
-        writer.writerow([_cell(value) for value in row])
-    return buffer.getvalue().encode()
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, str):
-        return spreadsheet_safe(value)
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return "" if value is None else value
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-
-
-@contextmanager
-def _told_of(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
+    return {**files, "maps.csv": csv_file(header, rows)}

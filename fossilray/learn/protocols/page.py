@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fossilray.crops import resize_to
 from fossilray.learn.labelled import LabelledSet
@@ -18,7 +19,6 @@ from fossilray.learn.protocols.scampi import Retrieval, Scampi
 from fossilray.report.crops import jpeg_uri
 
 _CELL_PX = 92
-_PICTURES = ("tsne.svg", "umap.svg", "precision_recall.svg")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,39 @@ def render_page(
     retrieved: Scampi | None = None,
 ) -> str:
     """The HTML of one evaluation. files: what is written beside it; its pictures are embedded."""
+    sheets = (
+        []
+        if retrieved is None
+        else [
+            ("Ten best retrievals", [_show(labelled, one) for one in retrieved.best]),
+            ("Ten worst retrievals", [_show(labelled, one) for one in retrieved.worst]),
+        ]
+    )
+    return render_template(
+        "evaluation.html.j2",
+        labelled,
+        facts=facts,
+        figures=figures,
+        files=files,
+        metrics=metrics,
+        classified=classified,
+        logistic=LOGISTIC,
+        per_class=[] if classified is None else _side_by_side(classified.per_class),
+        retrieved=retrieved,
+        sheets=sheets,
+    )
+
+
+def render_template(
+    template: str,
+    labelled: LabelledSet,
+    *,
+    facts: Mapping[str, Any],
+    figures: Mapping[str, float],
+    files: Mapping[str, bytes],
+    **shown: Any,
+) -> str:
+    """The HTML of a protocol's template, which has what every protocol tells and what is `shown` besides."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -63,33 +96,20 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters["third"] = _third
-    sheets = (
-        []
-        if retrieved is None
-        else [
-            ("Ten best retrievals", [_show(labelled, one) for one in retrieved.best]),
-            ("Ten worst retrievals", [_show(labelled, one) for one in retrieved.worst]),
-        ]
-    )
-    return environment.get_template("evaluation.html.j2").render(
+    environment.filters["shares"] = _shares
+    return environment.get_template(template).render(
         facts=facts,
         figures=figures,
         files=sorted(files),
         pictures={
-            name: "data:image/svg+xml;base64," + base64.b64encode(files[name]).decode()
-            for name in _PICTURES
-            if name in files
+            name: "data:image/svg+xml;base64," + base64.b64encode(content).decode()
+            for name, content in files.items()
+            if name.endswith(".svg")
         },
-        metrics=metrics,
-        classified=classified,
-        logistic=LOGISTIC,
-        per_class=[] if classified is None else _side_by_side(classified.per_class),
-        confusion=[] if classified is None else _shares(classified),
-        retrieved=retrieved,
         classes=list(facts["classes"]),
         counts=list(facts["classes"].values()),
-        sheets=sheets,
         findings=labelled.findings,
+        **shown,
     )
 
 
@@ -104,13 +124,12 @@ def _side_by_side(rows: Sequence[ClassScores]) -> list[tuple[ClassScores, ClassS
     return list(zip(nearest, logistic, strict=True))
 
 
-def _shares(classified: Martinsen2024) -> list[list[tuple[int, float]]]:
+def _shares(confusion: NDArray[np.int64]) -> list[list[tuple[int, float]]]:
     """(count, share of the row) of every cell."""
-    total = np.maximum(classified.confusion.sum(axis=1, keepdims=True), 1)
-    share = classified.confusion / total
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     return [
         list(zip(counts, shares, strict=True))
-        for counts, shares in zip(classified.confusion.tolist(), share.tolist(), strict=True)
+        for counts, shares in zip(confusion.tolist(), share.tolist(), strict=True)
     ]
 
 
