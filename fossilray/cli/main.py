@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from fossilray.cli import about, answers, care, curate, evaluate, learn, look, plan, submit, trace, work
+from fossilray.cli import about, answers, care, curate, evaluate, labels, learn, look, plan, submit, trace, work
 from fossilray.cli.shared import err
 from fossilray.errors import FossilrayError, UsageError
 from fossilray.tables import printable
@@ -25,7 +25,7 @@ for command in (
     *(look.status, look.report, look.query, look.crops, look.export),
     trace.trace,
     *(care.failures, care.retry, care.verify, care.gc, care.compact),
-    *(answers.embed, curate.curate),
+    *(answers.embed, curate.curate, labels.suggest),
     evaluate.evaluate,
     *(work.synth, work.demo),
     *(about.doctor, about.version),
@@ -37,6 +37,11 @@ classify = typer.Typer(help="Classifiers: taught on labels, asked about a run.",
 classify.command(name="train")(evaluate.classify_train)
 classify.command(name="run")(answers.classify_run)
 app.add_typer(classify, name="classify")
+
+labelling = typer.Typer(help="Labels that people give to objects of a run.", no_args_is_help=True)
+labelling.command(name="import")(labels.import_labels)
+labelling.command(name="show")(labels.show)
+app.add_typer(labelling, name="labels")
 
 job = typer.Typer(help="Jobs that were submitted to a cluster.", no_args_is_help=True)
 job.command(name="list")(submit.list_jobs)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from fossilray.crops import resize_to
 from fossilray.errors import UsageError
+from fossilray.labelling.label_set import is_label_set
+from fossilray.labelling.standing import standing_labels
 from fossilray.learn.labelled_crops import SUFFIXES, LabelledCrops, read_image
 from fossilray.learn.near_duplicates import group_duplicates
 from fossilray.tables import from_spreadsheet, printable
@@ -75,7 +77,9 @@ def load_labels(labels: Path, *, run: RunStore | None = None) -> LabelledSet:
         UsageError: there is nothing to read, the table lacks columns or labels one row twice, or fewer than two
             classes are left.
     """
-    if labels.is_dir():
+    if is_label_set(labels):
+        raw = _read_label_set(labels, run)
+    elif labels.is_dir():
         raw = _read_images(_list_folder(labels), unlabelled=0)
     elif labels.is_file():
         raw = _read_table(labels, run)
@@ -87,6 +91,19 @@ def load_labels(labels: Path, *, run: RunStore | None = None) -> LabelledSet:
             f"{len(raw.findings.unreadable)} images were unreadable"
         )
     return raw
+
+
+def _read_label_set(folder: Path, run: RunStore | None) -> LabelledSet:
+    """The objects that bear one name; those under two, and of slides made anew, count as left out."""
+    if run is None:
+        raise UsageError(f"{folder} labels objects of a run; say of which with --run")
+    standing, left_out = standing_labels(folder, run)
+    found = _read_objects(
+        run, [key for key, _ in standing], [_clean(genus) for _, genus in standing], unlabelled=0
+    )
+    told = tuple((_object_name(*key), why) for key, why in left_out)
+    findings = replace(found.findings, unreadable=(*found.findings.unreadable, *told))
+    return replace(found, findings=findings)
 
 
 def _list_folder(folder: Path) -> list[tuple[str, Path, str]]:

@@ -1,0 +1,163 @@
+"""How much better a head becomes by labels that were chosen than by as many drawn by lot.
+
+python benchmarks/suggest.py                    # made-up vectors: 10 seeds, a minute or two
+python benchmarks/suggest.py --crops FOLDER     # real crops in <class>/<image>, vectors of the shipped backbone
+
+Made-up vectors: 24 genera of unequal frequency (the rarest 1 in 500), each a few clusters, in four wells that hold
+different ones, among as much debris again. All methods begin with the same labels, drawn by lot, choose as many more
+from the same pool, and teach the same head (logistic), which is asked about objects that no method saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.labelling.choosing import Quotas
+from fossilray.labelling.strategies import STRATEGIES, Strategy, choose
+from fossilray.learn.heads import BackboneOf, train_head
+
+GENERA, DIMENSION, WELLS = 24, 48, 4
+RANDOM: Strategy = "random"
+
+
+@dataclass(frozen=True)
+class Made:
+    """Vectors, what they are of, and their wells."""
+
+    vectors: NDArray[np.float32]
+    label: NDArray[np.int64]
+    well: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+def main() -> None:
+    """Print a table of every strategy beside random choice."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--start", type=int, default=100, help="labels by lot before the round")
+    parser.add_argument("--n", type=int, default=100, help="labels of the round")
+    parser.add_argument("--pool", type=int, default=8000)
+    parser.add_argument("--crops", type=Path, help="folder of <class>/<image>")
+    given = parser.parse_args()
+    whole = None if given.crops is None else describe(given.crops)
+    first, later = [], []
+    for seed in range(given.seeds):
+        pool, asked = halves(whole, seed) if whole else (make(given.pool, seed), make(4000, seed, again=True))
+        first.append({one: judge(pool, asked, one, start=0, n=given.n, seed=seed) for one in FIRST})
+        later.append(
+            {one: judge(pool, asked, one, start=given.start, n=given.n, seed=seed) for one in STRATEGIES}
+        )
+    show(f"first round: {given.n} labels, none before", first)
+    show(f"next round: {given.n} labels after {given.start} by lot", later)
+
+
+FIRST: tuple[Strategy, ...] = ("mixed", "typical", "far", "random")
+"""What can choose before anything is known; mixed is typical then."""
+
+
+def make(count: int, seed: int, *, again: bool = False) -> Made:
+    """A pool, or with `again` other objects of the same genera."""
+    world = np.random.default_rng([seed, 1])
+    share = np.geomspace(1, 0.02, GENERA)
+    share = np.append(share / share.sum() / 2, 0.5)  # the last is debris
+    centre = world.normal(0, 1, (GENERA, 3, DIMENSION)) * 0.35 + world.normal(0, 1, (GENERA, 1, DIMENSION))
+    lives = world.random((GENERA + 1, WELLS)) < 0.6
+    lives[-1] = True
+    lives[~lives.any(axis=1), 0] = True
+    rng = np.random.default_rng([seed, 2 + again])
+    label = rng.choice(GENERA + 1, count, p=share)
+    well = np.array([rng.choice(np.flatnonzero(lives[one])) for one in label])
+    vectors = rng.normal(0, 1, (count, DIMENSION)) * 1.4  # debris is anywhere
+    living = label < GENERA
+    vectors[living] = centre[label[living], rng.integers(0, 3, int(living.sum()))]
+    vectors[living] += rng.normal(0, 0.75, (int(living.sum()), DIMENSION))
+    names = (*(f"genus {number:02d}" for number in range(GENERA)), "debris")
+    return Made(vectors.astype(np.float32), label.astype(np.int64), well.astype(np.int64), names)
+
+
+def describe(folder: Path) -> Made:
+    """Labelled crops by the shipped backbone; one well."""
+    from fossilray.learn.backbones import describe_labelled
+    from fossilray.learn.labelled import load_labels
+
+    labelled = load_labels(folder)
+    described = describe_labelled(labelled, "bundled")
+    print(
+        f"{len(labelled)} crops of {len(labelled.crops.classes)} classes; backbone {described.backbone.sha256[:12]}"
+    )
+    well = np.zeros(len(labelled), np.int64)
+    return Made(described.vectors.astype(np.float32), labelled.crops.label, well, labelled.crops.classes)
+
+
+def halves(whole: Made, seed: int) -> tuple[Made, Made]:
+    """A pool and as many to be asked about."""
+    order = np.random.default_rng(seed).permutation(len(whole.label))
+    parts = order[: len(order) // 2], order[len(order) // 2 :]
+    pool, asked = (
+        Made(whole.vectors[rows], whole.label[rows], whole.well[rows], whole.classes) for rows in parts
+    )
+    return pool, asked
+
+
+def judge(pool: Made, asked: Made, strategy: Strategy, *, start: int, n: int, seed: int) -> list[float]:
+    """Recall (mean over classes), accuracy and classes found, after a round; and the seconds of choosing."""
+    rng = np.random.default_rng([seed, 9])
+    before = rng.permutation(len(pool.label))[:start]
+    rest = np.setdiff1d(np.arange(len(pool.label)), before)
+    head = teach(pool, before) if start else None
+    began = time.process_time()
+    picks = choose(
+        strategy,
+        vectors=pool.vectors[rest],
+        known=pool.vectors[before],
+        probability=None if head is None else head.predict(pool.vectors[rest]),
+        count=n,
+        quotas=Quotas(pool.well[rest], n),
+        seed=seed,
+    )
+    seconds = time.process_time() - began
+    rows = np.concatenate([before, rest[[pick.row for pick in picks]]])
+    taught = teach(pool, rows)
+    said = np.array(
+        [pool.classes.index(taught.classes[c]) for c in taught.predict(asked.vectors).argmax(axis=1)]
+    )
+    right = said == asked.label
+    recall = np.mean([right[asked.label == one].mean() for one in np.unique(asked.label)])
+    return [float(recall), float(right.mean()), len(np.unique(pool.label[rows])), seconds]
+
+
+def teach(pool: Made, rows: NDArray[np.int64]):
+    """A logistic head of the classes that are among these rows."""
+    there, label = np.unique(pool.label[rows], return_inverse=True)
+    return train_head(
+        pool.vectors[rows],
+        label.astype(np.int64),
+        tuple(pool.classes[one] for one in there),
+        kind="logistic",
+        backbone=BackboneOf(name="made up", sha256=""),
+    )
+
+
+def show(title: str, judged: list[dict[Strategy, list[float]]]) -> None:
+    """A table: means over seeds, and in how many of them each was better than chance."""
+    print(f"\n{title}; {len(judged)} seeds")
+    print(f"{'':12}{'recall':>8}{'±':>7}{'beats':>9}{'accuracy':>10}{'classes':>9}{'CPU s':>7}")
+    for strategy in judged[0]:
+        values = np.array([one[strategy] for one in judged])
+        chance = np.array([one[RANDOM] for one in judged])
+        wins = int((values[:, 0] > chance[:, 0]).sum())
+        beats = "" if strategy == RANDOM else f"{wins}/{len(judged)}"
+        print(
+            f"{strategy:12}{values[:, 0].mean():8.3f}{values[:, 0].std():7.3f}{beats:>9}"
+            f"{values[:, 1].mean():10.3f}{values[:, 2].mean():9.1f}{values[:, 3].mean():7.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
