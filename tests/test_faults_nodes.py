@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import subprocess
 import sys
 import threading
 import time
@@ -83,6 +84,22 @@ def test_a_machine_that_joins_takes_work(
     assert_equal_runs(job.store, sound_run)
 
 
+@pytest.mark.slow
+def test_a_machine_that_is_to_go_ends_its_slide_and_gets_no_other(
+    cluster: Cluster, some_slides: Path, sound_run: RunStore, tmp_path: Path
+) -> None:
+    nodes = [add_node(cluster), add_node(cluster)]
+    job = Job(cluster, some_slides, tmp_path, sound_run, pause_s=4.0)
+    with job:
+        wait_for(lambda: job.slides_of(nodes[0]) and job.slides_of(nodes[1]))
+        in_hand = job.slides_of(nodes[1])
+        call_back(cluster, nodes[1])
+    assert job.slides_of(nodes[1]) == in_hand
+    assert job.result.tally.committed == len(counts_of(sound_run))
+    assert job.result.tally.retried == job.result.tally.failed == 0
+    assert_equal_runs(job.store, sound_run)
+
+
 class Job:
     """A job on a cluster, run in a thread so that the test may meddle with the machines meanwhile."""
 
@@ -125,6 +142,14 @@ class Job:
 
 def add_node(cluster: Cluster) -> object:
     return cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+
+
+def call_back(cluster: Cluster, node: object) -> None:
+    """What a pod's preStop hook says when the machine is taken away."""
+    ray_command = Path(sys.executable).with_name("ray")
+    command = [ray_command, "drain-node", "--address", cluster.address, "--node-id", node.node_id]  # type: ignore[attr-defined]
+    command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+    subprocess.run([*command, "--deadline-remaining-seconds", "300"], check=True, capture_output=True)
 
 
 def wait_for(is_so: object) -> None:

@@ -15,6 +15,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from fossilray.config import WorkersConfig
 from fossilray.errors import FossilrayError, WorkerError
 from fossilray.records import CatalogRow, Outcome, Worker, WorkerState
+from fossilray.scheduler.departures import Departures
 from fossilray.scheduler.hiring import Hiring, Waiting
 from fossilray.scheduler.metrics import WorkerMetrics
 
@@ -60,12 +61,13 @@ class _Actor:
         self._worker: Worker | None = None
         self._metrics = WorkerMetrics(run)
 
-    def prepare(self) -> str:
+    def prepare(self) -> tuple[str, str]:
+        """The worker's name and the id of its node."""
         # Not in __init__: an error there would reach the driver as a death without its class.
         worker = self._make_worker()
         name = worker.prepare()
         self._worker = worker
-        return name
+        return name, ray.get_runtime_context().get_node_id()
 
     def process(self, row: CatalogRow, upcoming: CatalogRow | None) -> Outcome:
         assert self._worker is not None
@@ -105,6 +107,8 @@ class Crew:
         self._hiring = Hiring(_Actor, (ray.put(make_worker), run, _hides_gpus(workers)), workers)
         self._busy: dict[Any, _Task] = {}
         self._names: dict[Seat, str] = {}
+        self._nodes: dict[Seat, str] = {}
+        self._departures = Departures()
         self._verdicts: dict[Seat, Loss] = {}
         self._questions: dict[Any, Any] = {}
         self._asked_s = 0.0
@@ -202,7 +206,8 @@ class Crew:
     def _take_start(self, reference: Any) -> None:
         seat, demand = self._hiring.take(reference)
         try:
-            name = self._names[seat] = ray.get(reference)
+            name, self._nodes[seat] = ray.get(reference)
+            self._names[seat] = name
         except RayTaskError as error:
             raise _own_error(error, "a worker could not prepare") from None
         except RayError as error:
@@ -216,7 +221,7 @@ class Crew:
                 ) from None
             return
         self._lost_starts = 0
-        self.idle.append(seat)
+        self._turn_idle(seat)
         if demand.gpus and name.endswith("/cpu"):
             self.without_gpu.append(name)
 
@@ -226,7 +231,7 @@ class Crew:
         try:
             outcome = ray.get(reference)
         except RayTaskError as error:
-            self.idle.append(seat)
+            self._turn_idle(seat)
             return Answer(seat, slide_id, error=_own_error(error, f"slide {slide_id}"))
         except RayError as error:
             stage = task.state.stage if task.state is not None else "worker"
@@ -234,9 +239,9 @@ class Crew:
             if isinstance(error, ActorUnavailableError):
                 # It may still be at work where nobody reaches it; what it commits stands, but it gets nothing more.
                 self._kill(seat)
-            self._names.pop(seat, None)
+            self._forget(seat)
             return Answer(seat, slide_id, loss=loss)
-        self.idle.append(seat)
+        self._turn_idle(seat)
         return Answer(seat, slide_id, outcome=outcome)
 
     def _take_states(self, now: float) -> None:
@@ -288,9 +293,25 @@ class Crew:
         for seat in seats:
             self._dismiss(seat)
 
+    def _turn_idle(self, seat: Seat) -> None:
+        """Ready for a slide, unless its machine is about to go: a slide begun there would be begun again elsewhere."""
+        if self._nodes.get(seat) in self._departures.nodes:
+            self._part_from([seat])
+        else:
+            self.idle.append(seat)
+
+    def _leave_departing(self) -> None:
+        leaving = [seat for seat in self.idle if self._nodes.get(seat) in self._departures.nodes]
+        self.idle = [seat for seat in self.idle if seat not in leaving]
+        self._part_from(leaving)
+
     def _dismiss(self, seat: Seat) -> None:
-        self._names.pop(seat, None)
+        self._forget(seat)
         self._kill(seat)
+
+    def _forget(self, seat: Seat) -> None:
+        self._names.pop(seat, None)
+        self._nodes.pop(seat, None)
 
     def _kill(self, seat: Seat) -> None:
         ray.kill(seat, no_restart=True)
