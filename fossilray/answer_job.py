@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fossilray.care.answers_sweep import delete_older_than_objects
+from fossilray.certainty.of_head import COVERAGE
 from fossilray.config import RunConfig
 from fossilray.errors import UsageError
 from fossilray.job import JobResult
@@ -21,7 +22,13 @@ from fossilray.progress import Display, Tally
 from fossilray.records import CatalogRow
 from fossilray.scheduler import ray_cluster, run_slides
 from fossilray.store import RunStore, open_run
-from fossilray.store.answers import AnswersRecord, AnswerStore, answers_in
+from fossilray.store.answers import (
+    ANSWERS_VERSION,
+    CERTAIN_VERSION,
+    AnswersRecord,
+    AnswerStore,
+    answers_in,
+)
 from fossilray.store.dataset import arrays_store
 from fossilray.store.layout import well_of
 
@@ -66,6 +73,7 @@ def classify_run(
     config: RunConfig,
     *,
     embeddings: str | None = None,
+    coverage: float = COVERAGE,
     name: str | None = None,
     address: str,
     display: Display,
@@ -73,23 +81,34 @@ def classify_run(
 ) -> JobResult:
     """The genus of every object by a head, under a name beside the run's objects; the same call resumes.
 
-    embeddings: the name of those to read; None: the run's own. name: default the file's.
+    embeddings: the name of those to read; None: the run's own. coverage: of the sets of genera, of a head that says
+    how sure it may be. name: default the file's.
 
     Raises:
         UsageError: the vectors are not of the backbone that the head was taught on, or the run cannot be used.
         WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
     """
     store = arrays_store(open_run(run_url, config.store))
-    taught = load_head(head).meta
+    loaded = load_head(head)
+    taught, confusion = loaded.meta, loaded.confusion
     record = AnswersRecord(
         kind="predictions",
         run_digest=store.read_run().digest,
         backbone=_vectors_of(store, taught, embeddings),
-        head={"sha256": head_digest(head), "kind": taught.kind, "classes": taught.classes},
+        head={
+            "sha256": head_digest(head),
+            "kind": taught.kind,
+            "classes": taught.classes,
+            # What counts are corrected by; a head that does not tell gives the record that it always gave.
+            **({} if confusion is None else {"confusion": confusion.tolist(), "coverage": coverage}),
+        },
         embeddings=embeddings,
+        schema_version=ANSWERS_VERSION if taught.certainty is None else CERTAIN_VERSION,
     )
     answers = AnswerStore.create(store, "predictions", name or head.stem, record)
-    make_answerer = functools.partial(Classifying, head=head.resolve(), embeddings=embeddings)
+    make_answerer = functools.partial(
+        Classifying, head=head.resolve(), embeddings=embeddings, coverage=coverage
+    )
     return answer_run(store, answers, config, make_answerer, address=address, display=display, stop=stop)
 
 

@@ -322,6 +322,21 @@ PREDICTIONS_SCHEMA = _schema(
 Null where the pixels could not be read, and for the third of two classes.
 """
 
+CERTAIN_PREDICTIONS_SCHEMA = pa.schema(
+    [
+        *PREDICTIONS_SCHEMA,
+        pa.field("genera", pa.list_(pa.string())),
+        pa.field("wrong_p", pa.float32()),
+        pa.field("novelty", pa.float32()),
+        pa.field("novelty_p", pa.float32()),
+    ]
+)
+"""What a head says that knows how sure it may be.
+
+`genera`: those that cannot be excluded at the coverage asked for, the likeliest first. `wrong_p`: conformal p-value of
+"the call is wrong". `novelty`: distance from all labels, and `novelty_p`: p-value of "it is of a known genus".
+"""
+
 TRUTH_SCHEMA = _schema(
     ("slide_id", pa.string(), False),
     ("well", pa.string(), False),

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 
-from fossilray.records import OBJECTS_SCHEMA, PREDICTIONS_SCHEMA
+from fossilray.records import CERTAIN_PREDICTIONS_SCHEMA, OBJECTS_SCHEMA, PREDICTIONS_SCHEMA
 from fossilray.store import RunStore
 from fossilray.store.layout import OBJECTS, AnswerKind
 from fossilray.store.listed_answers import ListedAnswers
@@ -30,7 +30,7 @@ def answers_sql(kind: AnswerKind, listed: Sequence[ListedAnswers]) -> str:
     columns, name_column = _answer_columns(kind), "head" if kind == "predictions" else "name"
     parts = [
         f"SELECT {quote(one.answers.name)} AS {name_column}, * FROM "
-        f"({_read([_place(one.answers.url) + '/*/*.parquet'], columns, root=one.answers.files.root)})"
+        f"({_filled(columns, one, [_place(one.answers.url) + '/*/*.parquet'])})"
         for one in listed
         if one.files
     ]
@@ -45,7 +45,7 @@ def with_genera_sql(objects: str, listed: ListedAnswers, slide_ids: Collection[s
     """
     chosen = listed.files.keys() if slide_ids is None else listed.files.keys() & set(slide_ids)
     places = [_place(listed.answers.url, listed.files[slide_id]) for slide_id in sorted(chosen)]
-    predictions = _read(places, _answer_columns("predictions"), root=listed.answers.files.root)
+    predictions = _read(places, _typed(PREDICTIONS_SCHEMA), root=listed.answers.files.root)
     return (
         "SELECT o.*, p.genus, p.score AS genus_score, p.entropy AS genus_entropy, p.genus_2, "
         "p.score_2 AS genus_2_score "
@@ -88,13 +88,23 @@ def _read(places: Sequence[str], columns: Mapping[str, str], *, root: str) -> st
     )
 
 
+def _filled(columns: Mapping[str, str], listed: ListedAnswers, places: Sequence[str]) -> str:
+    """These columns of answers, null where their files do not have them."""
+    if listed.answers.record.kind == "embeddings":
+        return _read(places, columns, root=listed.answers.files.root)
+    held = set(listed.answers.record.schema.names)
+    there = {name: kind for name, kind in columns.items() if name in held}
+    named = [name if name in held else f"NULL::{kind} AS {name}" for name, kind in columns.items()]
+    return f"SELECT {', '.join(named)}, well FROM ({_read(places, there, root=listed.answers.files.root)})"
+
+
 def _place(url: str, name: str = "") -> str:
     return escape_glob(f"{url}/{name}" if name else url)
 
 
 def _answer_columns(kind: AnswerKind) -> dict[str, str]:
     if kind == "predictions":
-        return _typed(PREDICTIONS_SCHEMA)
+        return _typed(CERTAIN_PREDICTIONS_SCHEMA)
     return {"slide_id": "VARCHAR", "object_id": "INTEGER", "embedding": "FLOAT[]"}
 
 
@@ -109,4 +119,5 @@ _DUCKDB_TYPES = {
     pa.int32(): "INTEGER",
     pa.uint8(): "UTINYINT",
     pa.bool_(): "BOOLEAN",
+    pa.list_(pa.string()): "VARCHAR[]",
 }

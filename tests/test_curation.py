@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def commit_kinds(
     without_pixels: int = 0,
     without_vector: int = 0,
     boxes: NDArray[np.int32] | None = None,
+    crops_of: Callable[[int], NDArray[np.uint8]] = lambda _: paint(0.5),
 ) -> None:
     """A slide with so many objects of each kind, the first ones without pixels, the last without a vector."""
     kind_of = kinds_of(kinds, seed=seed)
@@ -84,7 +86,7 @@ def commit_kinds(
     attempt = store.begin_attempt(slide_id, deadline_s=60)
     crops = CropsConfig(size_px=CROP_PX)
     writer = ArrayWriter(store, slide_id, attempt.attempt, count=count, crops=crops, dimension=DIMENSION)
-    writer.write(0, np.stack([paint(0.5)] * count), vectors.astype(np.float16))
+    writer.write(0, np.stack([crops_of(row) for row in range(count)]), vectors.astype(np.float16))
     files = writer.finish()
     measures = {
         name: np.array([KINDS[kind].get(name, usual) for kind in kind_of]) for name, usual in USUAL.items()

@@ -55,6 +55,12 @@ def classify_run(
         str | None,
         typer.Option(help="Name of the embeddings to read, of `fossilray embed`; default: the run's own."),
     ] = None,
+    coverage: Annotated[
+        float,
+        typer.Option(
+            min=0.5, max=0.999, help="How often the set of genera of an object is to hold the right one."
+        ),
+    ] = 0.9,
     name: Annotated[str | None, typer.Option(help="Of the predictions; default: the file's name.")] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -70,6 +76,7 @@ def classify_run(
         head,
         settings(config, set_, workers),
         embeddings=embeddings,
+        coverage=coverage,
         name=name,
         address=address,
         display=choose_display(out),

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from fossilray.learn.labelled import LabelFindings, LabelledSet
 
 HeadName = Literal["knn", "logistic", "linear", "svm", "mlp"]
-ProtocolName = Literal["martinsen2024", "scampi", "karaderi2021", "liu2022"]
+ProtocolName = Literal["martinsen2024", "scampi", "karaderi2021", "liu2022", "certainty"]
+HoldOutName = Literal["crops", "wells"]
+NoveltyName = Literal["knn", "mahalanobis"]
 DistanceName = Literal["euclidean", "cosine"]
 
 LabelsOption = Annotated[
@@ -58,19 +60,34 @@ def classify_train(
     ] = "logistic",
     run: RunOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of knn.")] = 10,
+    hold_out: Annotated[
+        HoldOutName,
+        typer.Option(
+            help="What is left out whole while the head learns how sure it may be; wells: to be asked of new wells."
+        ),
+    ] = "crops",
+    novelty: Annotated[
+        NoveltyName,
+        typer.Option(
+            help="How far an object is from all labels: from the nearest, or from centres of genera."
+        ),
+    ] = "knn",
     input_px: InputOption = None,
     seed: SeedOption = 0,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
     """Teach a classifier on labelled crops, and say how it does on crops left out; `classify run` labels a run."""
+    from fossilray.certainty.of_head import told_certainty
     from fossilray.learn.head_training import train_and_judge
     from fossilray.learn.heads import head_digest, save_head
 
     labelled = _load(labels, run, config, set_)
     described = _describe(labelled, backbone, input_px=input_px, seed=seed)
     with _saying(f"{head} head"):
-        trained, judged = train_and_judge(labelled, described, kind=head, k=k, seed=seed)
+        trained, judged = train_and_judge(
+            labelled, described, kind=head, k=k, seed=seed, over=hold_out, novelty=novelty
+        )
     save_head(out_file, trained)
     _print_findings(labelled)
     if judged is None:
@@ -81,6 +98,8 @@ def classify_train(
             f"{judged.precision:.3f}, accuracy {judged.accuracy:.3f}, log loss {judged.log_loss:.3f}",
             highlight=False,
         )
+    if trained.meta.certainty is not None:
+        out.print(told_certainty(trained), markup=False, highlight=False, soft_wrap=True)
     out.print(
         f"{head} head for {len(trained.classes)} classes, sha256 {head_digest(out_file)[:12]}… -> {out_file}",
         markup=False,
@@ -96,7 +115,7 @@ def evaluate(
         ProtocolName,
         typer.Option(
             help="martinsen2024: classification; scampi: retrieval; karaderi2021: closed and open sets; liu2022: "
-            "transfer learning."
+            "transfer learning; certainty: whether what a head says of its own certainty holds."
         ),
     ] = "martinsen2024",
     backbone: BackboneOption = "bundled",
@@ -107,7 +126,9 @@ def evaluate(
     splits: Annotated[
         int | None,
         typer.Option(
-            min=1, max=100, help="Repetitions; default: 10, of liu2022 1, of karaderi2021 --train 3."
+            min=1,
+            max=100,
+            help="Repetitions; default: 10, of certainty 5, of liu2022 1, of karaderi2021 --train 3.",
         ),
     ] = None,
     no_maps: Annotated[bool, typer.Option("--no-maps", help="Leave out t-SNE and UMAP.")] = False,
@@ -151,6 +172,15 @@ def evaluate(
             help="Of liu2022 --train: deep half and all layers, with and without random crop, on the least --reduced.",
         ),
     ] = False,
+    head: Annotated[HeadName, typer.Option(help="Of certainty: what tells classes apart.")] = "logistic",
+    coverage: Annotated[
+        float,
+        typer.Option(min=0.5, max=0.999, help="Of certainty: how often a set is to hold the right genus."),
+    ] = 0.9,
+    wrong: Annotated[
+        float,
+        typer.Option(min=0.001, max=0.9, help="Of certainty: share of wrong calls allowed among those kept."),
+    ] = 0.05,
     input_px: InputOption = None,
     seed: SeedOption = 0,
     config: ConfigOption = None,
@@ -178,6 +208,21 @@ def evaluate(
                 maps=not no_maps,
                 input_px=input_px,
                 seed=seed,
+                told=told,
+            )
+        elif protocol == "certainty":
+            from fossilray.certainty.evaluation import evaluate_certainty
+
+            assert described is not None, "this protocol trains no network"
+            found = evaluate_certainty(
+                labelled,
+                described,
+                kind=head,
+                out=out_dir,
+                labels=str(labels),
+                splits=5 if splits is None else splits,
+                coverage=coverage,
+                wrong_share=wrong,
                 told=told,
             )
         else:

@@ -7,7 +7,21 @@ import sys
 import typer
 from rich.markup import escape
 
-from fossilray.cli import about, answers, care, curate, evaluate, labels, learn, look, plan, submit, trace, work
+from fossilray.cli import (
+    about,
+    answers,
+    care,
+    certainty,
+    curate,
+    evaluate,
+    labels,
+    learn,
+    look,
+    plan,
+    submit,
+    trace,
+    work,
+)
 from fossilray.cli.shared import err
 from fossilray.errors import FossilrayError, UsageError
 from fossilray.tables import printable
@@ -25,6 +39,7 @@ for command in (
     *(look.status, look.report, look.query, look.crops, look.export),
     trace.trace,
     *(care.failures, care.retry, care.verify, care.gc, care.compact),
+    *(certainty.calls, certainty.discover),
     *(answers.embed, curate.curate, labels.suggest),
     evaluate.evaluate,
     *(work.synth, work.demo),

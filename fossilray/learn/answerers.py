@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fossilray.certainty.of_head import COVERAGE, say_how_sure
 from fossilray.config import RunConfig
 from fossilray.learn.answer_worker import Progress, StoredSlide
 from fossilray.learn.heads import Head, load_head
-from fossilray.records import PREDICTIONS_SCHEMA, Embedder, embeddings_schema
+from fossilray.records import CERTAIN_PREDICTIONS_SCHEMA, PREDICTIONS_SCHEMA, Embedder, embeddings_schema
 from fossilray.store import RunStore
 from fossilray.store.answers import AnswerStore
 from fossilray.store.arrays import crop_decoder
@@ -83,8 +84,17 @@ class Embedding:
 class Classifying:
     """Classes of all crops by a head, from the vectors of the run itself or from embeddings of a name."""
 
-    def __init__(self, store: RunStore, config: RunConfig, *, head: Path, embeddings: str | None) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        config: RunConfig,
+        *,
+        head: Path,
+        embeddings: str | None,
+        coverage: float = COVERAGE,
+    ) -> None:
         self._store = store
+        self._coverage = coverage
         self._path = head
         self._name = embeddings
 
@@ -100,7 +110,7 @@ class Classifying:
         progress("classify", 0.0)
         # A crop without pixels has the vector of a grey square, and no genus.
         known = slide.objects["opacity"].is_valid().to_numpy() & np.isfinite(vectors).all(axis=1)
-        return predictions_table(slide, self._head, vectors, known)
+        return predictions_table(slide, self._head, vectors, known, coverage=self._coverage)
 
     def _read(self, slide: StoredSlide) -> NDArray[np.float16]:
         if not slide.objects.num_rows:
@@ -116,13 +126,22 @@ class Classifying:
 
 
 def predictions_table(
-    slide: StoredSlide, head: Head, vectors: NDArray[np.float16], known: NDArray[np.bool_]
+    slide: StoredSlide,
+    head: Head,
+    vectors: NDArray[np.float16],
+    known: NDArray[np.bool_],
+    *,
+    coverage: float = COVERAGE,
 ) -> pa.Table:
-    """PREDICTIONS_SCHEMA for the objects of a slide; classes of equal probability in the head's order."""
+    """PREDICTIONS_SCHEMA for the objects of a slide; classes of equal probability in the head's order.
+
+    CERTAIN_PREDICTIONS_SCHEMA of a head that says how sure it may be; coverage: of its sets of genera.
+    """
     count = len(vectors)
     probability = np.zeros((count, len(head.classes)), np.float32)
     probability[known] = head.predict(vectors[known])
-    order = np.argsort(-probability, axis=1, kind="stable")[:, :3]
+    ranked = np.argsort(-probability, axis=1, kind="stable")
+    order = ranked[:, :3]
     name = np.array(head.classes, dtype=object)
     entropy = -(probability * np.log(np.maximum(probability, np.float32(1e-30)))).sum(axis=1)
     columns: dict[str, pa.Array] = {
@@ -139,9 +158,38 @@ def predictions_table(
         else:
             columns[f"genus{suffix}"] = pa.nulls(count, pa.string())
             columns[f"score{suffix}"] = pa.nulls(count, pa.float32())
-    return pa.Table.from_arrays(
-        [columns[field.name] for field in PREDICTIONS_SCHEMA], schema=PREDICTIONS_SCHEMA
-    )
+    schema = PREDICTIONS_SCHEMA
+    if head.meta.certainty is not None:
+        schema = CERTAIN_PREDICTIONS_SCHEMA
+        columns |= _certainty_columns(head, vectors, probability, known, ranked, coverage)
+    return pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema)
+
+
+def _certainty_columns(
+    head: Head,
+    vectors: NDArray[np.float16],
+    probability: NDArray[np.float32],
+    known: NDArray[np.bool_],
+    ranked: NDArray[np.int64],
+    coverage: float,
+) -> dict[str, pa.Array]:
+    said = say_how_sure(head, vectors[known], probability[known], coverage=coverage)
+    order = ranked[known]
+    in_order = np.take_along_axis(said.sets, order, axis=1)
+    held = np.zeros(len(known), np.int64)
+    held[known] = in_order.sum(axis=1)
+    names = np.array(head.classes, dtype=object)[order[in_order]]
+    offsets = np.concatenate([[0], np.cumsum(held)]).astype(np.int32)
+    columns: dict[str, pa.Array] = {
+        "genera": pa.ListArray.from_arrays(
+            pa.array(offsets), pa.array(names, pa.string()), mask=pa.array(~known)
+        )
+    }
+    for name in ("wrong_p", "novelty", "novelty_p"):
+        values = np.zeros(len(known), np.float32)
+        values[known] = getattr(said, name)
+        columns[name] = pa.array(values, mask=~known)
+    return columns
 
 
 def vectors_in(table: pa.Table, dimension: int) -> NDArray[np.float16]:

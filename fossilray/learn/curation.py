@@ -116,7 +116,7 @@ def curate(
         UsageError: the runs cannot be curated together, hold no vectors, or `out` is no place for a table.
         StoreError: a run cannot be read, or the table not written.
     """
-    files, name = _place(out, access or StoreConfig())
+    files, name = place_of_table(out, access or StoreConfig())
     check_runs(stores)
     sample = draw_sample(stores, config)
     clusters = find_clusters(
@@ -132,10 +132,10 @@ def curate(
                     on_slide()
         record = tally.conclude(stores)
         page = render_page(record, draw_sheets(stores, tally.drawn, clusters=len(clusters)))
-        with _appears_whole(files, name.removesuffix(".parquet") + ".html") as sink:
+        with appears_whole(files, name.removesuffix(".parquet") + ".html") as sink:
             sink.write(page.encode())
         spool.seek(0)
-        with _appears_whole(files, name) as sink:
+        with appears_whole(files, name) as sink:
             _write_table(spool, sink, record, len(clusters))
     return record
 
@@ -250,7 +250,12 @@ def _write_table(spool: IO[bytes], sink: PartFile, record: CurationRecord, clust
             )
 
 
-def _place(out: str, access: StoreConfig) -> tuple[Files, str]:
+def place_of_table(out: str, access: StoreConfig) -> tuple[Files, str]:
+    """The folder that a table is written to, and its name there.
+
+    Raises:
+        UsageError: it does not end in .parquet.
+    """
     folder, _, name = out.rpartition("/")
     if not name.endswith(".parquet") or name == ".parquet":
         raise UsageError(f"{out!r} is no place for the table; give --out a name that ends in .parquet")
@@ -259,7 +264,7 @@ def _place(out: str, access: StoreConfig) -> tuple[Files, str]:
 
 
 @contextmanager
-def _appears_whole(files: Files, name: str) -> Iterator[PartFile]:
+def appears_whole(files: Files, name: str) -> Iterator[PartFile]:
     """A file to write into that is seen under its name once all of it is there, or not at all."""
     if not isinstance(files, LocalFiles):
         with write_in_parts(files, name) as sink:  # an object store shows nothing before the upload ends

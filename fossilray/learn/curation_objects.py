@@ -15,11 +15,15 @@ from fossilray.config import CurationConfig
 from fossilray.errors import UsageError
 from fossilray.query import connect, fetch, load_embeddings, show_objects
 from fossilray.store import RunStore
+from fossilray.store.answers import AnswerStore
 
 SLIDES_AT_ONCE = 16
 """Slides whose objects are asked for together: 300,000 rows of an ordinary archive, 30 MB."""
 
-_COLUMNS = "slide_id, arrays, object_id, x_min, y_min, x_max, y_max, width_um, height_um, overlap, opacity, sharpness"
+_COLUMNS = (
+    "slide_id, well, measured_depth_m, arrays, object_id, x_min, y_min, x_max, y_max, width_um, height_um, overlap, "
+    "opacity, sharpness"
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class SlideObjects:
     run: int
     """Which of the runs it is of."""
     slide_id: str
+    well: str
+    measured_depth_m: float | None
     arrays: str
     object_id: NDArray[np.int32]
     longest_um: NDArray[np.float32]
@@ -142,11 +148,17 @@ def draw_sample(stores: Sequence[RunStore], config: CurationConfig) -> Sample:
 
 
 def read_slides(
-    store: RunStore, *, run: int, slides: Collection[str] | None = None
+    store: RunStore,
+    *,
+    run: int,
+    slides: Collection[str] | None = None,
+    where: str | None = None,
+    embeddings: AnswerStore | None = None,
 ) -> Iterator[SlideObjects]:
     """Slides that have objects, all or those named, well by well in the order that a table of crops has.
 
-    One slide's vectors are in memory at a time.
+    One slide's vectors are in memory at a time. where: a condition on the columns of `objects`. embeddings: vectors
+    to read instead of the run's own.
 
     Raises:
         StoreError: a slide's objects or vectors cannot be read.
@@ -157,21 +169,26 @@ def read_slides(
     for first in range(0, len(files), SLIDES_AT_ONCE):
         part = dict(files[first : first + SLIDES_AT_ONCE])
         show_objects(con, store, part, view="chosen")
-        table = fetch(con, f"SELECT {_COLUMNS} FROM chosen ORDER BY slide_id, object_id")
+        # The line breaks keep a comment at the end of the condition from swallowing what follows.
+        met = f"WHERE (\n{where}\n)" if where else ""
+        table = fetch(con, f"SELECT {_COLUMNS} FROM chosen {met} ORDER BY slide_id, object_id")
         for slide_id in part:
             rows = table.filter(pc.equal(table["slide_id"], slide_id))
             if rows.num_rows:
-                yield _slide(store, run, slide_id, rows)
+                yield _slide(store, run, slide_id, rows, embeddings)
 
 
-def _slide(store: RunStore, run: int, slide_id: str, table: pa.Table) -> SlideObjects:
-    columns = {
-        name: table[name].to_numpy() for name in table.column_names if name not in ("slide_id", "arrays")
-    }
+def _slide(
+    store: RunStore, run: int, slide_id: str, table: pa.Table, embeddings: AnswerStore | None
+) -> SlideObjects:
+    texts = ("slide_id", "well", "measured_depth_m", "arrays")
+    columns = {name: table[name].to_numpy() for name in table.column_names if name not in texts}
     width, height = (np.maximum(columns[name], 1e-3) for name in ("width_um", "height_um"))
     return SlideObjects(
         run=run,
         slide_id=slide_id,
+        well=table["well"][0].as_py(),
+        measured_depth_m=table["measured_depth_m"][0].as_py(),
         arrays=table["arrays"][0].as_py(),
         object_id=columns["object_id"],
         longest_um=np.maximum(width, height),
@@ -182,8 +199,17 @@ def _slide(store: RunStore, run: int, slide_id: str, table: pa.Table) -> SlideOb
         objects_inside=_objects_inside(
             np.stack([columns[name] for name in ("x_min", "y_min", "x_max", "y_max")], axis=1)
         ),
-        vectors=_unit(load_embeddings(store, table)),
+        vectors=_unit(
+            load_embeddings(store, table) if embeddings is None else _stored_vectors(embeddings, table)
+        ),
     )
+
+
+def _stored_vectors(embeddings: AnswerStore, table: pa.Table) -> NDArray[np.float16]:
+    answers = embeddings.read(table["slide_id"][0].as_py())
+    values = answers["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    chosen: NDArray[np.float16] = values.reshape(answers.num_rows, -1)[table["object_id"].to_numpy()]
+    return chosen
 
 
 def _objects_inside(xyxy: NDArray[np.int32]) -> NDArray[np.int64]:

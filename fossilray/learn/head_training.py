@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.certainty.held_out import sides_of
+from fossilray.certainty.of_head import learn_certainty
 from fossilray.errors import UsageError
 from fossilray.learn.backbones import Described
-from fossilray.learn.heads import Head, HeadKind, train_head
+from fossilray.learn.heads import Head, HeadKind, HeldOutBy, NoveltyKind, train_head
 from fossilray.learn.labelled import LabelledSet
 from fossilray.learn.splits import Split, stratified_split
 
@@ -28,11 +30,19 @@ class Judged:
 
 
 def train_and_judge(
-    labelled: LabelledSet, described: Described, *, kind: HeadKind, k: int, seed: int = 0
+    labelled: LabelledSet,
+    described: Described,
+    *,
+    kind: HeadKind,
+    k: int,
+    seed: int = 0,
+    over: HeldOutBy = "crops",
+    novelty: NoveltyKind = "knn",
 ) -> tuple[Head, Judged | None]:
     """A head taught on all labelled crops, and how heads taught alike did on the fifth they were not taught.
 
-    None where there are too few crops of each class to leave any out.
+    None where there are too few crops of each class to leave any out. The head learns how sure it may be from what
+    heads taught alike say of crops that they were not taught; over: what is held out whole for that.
     """
 
     def train(rows: NDArray[np.int64]) -> Head:
@@ -47,6 +57,17 @@ def train_and_judge(
         )
 
     head = train(np.arange(len(labelled)))
+    head = learn_certainty(
+        head,
+        described.vectors,
+        labelled.crops.label,
+        labelled.crops.classes,
+        train,
+        side=sides_of(labelled, over),
+        over=over,
+        novelty=novelty,
+        seed=seed,
+    )
     try:
         splits = [
             stratified_split(labelled.crops.label, labelled.group, seed=seed + n) for n in range(SPLITS)

@@ -61,6 +61,8 @@ class LabelledSet:
     """(n, d) what the run's own backbone made of them; None for images, or where the run has none."""
     backbone_sha256: str | None = None
     """Of the weights that made `vectors`."""
+    wells: tuple[str, ...] | None = None
+    """Where each crop is from; None where that is not said of every one."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -69,9 +71,9 @@ class LabelledSet:
 def load_labels(labels: Path, *, run: RunStore | None = None) -> LabelledSet:
     """Labelled crops from a folder of <class>/<image>, or from a CSV.
 
-    A CSV has the columns path and genus (paths from the folder it lies in), or slide_id, object_id and genus; then
-    `run` is where the objects are. Class names are compared in Unicode's composed form, without blanks around
-    them. Images that cannot be decoded are left out and told; equal and nearly equal ones are told.
+    A CSV has the columns path and genus (paths from the folder it lies in) and perhaps well, or slide_id, object_id
+    and genus; then `run` is where the objects are. Class names are compared in Unicode's composed form, without blanks
+    around them. Images that cannot be decoded are left out and told; equal and nearly equal ones are told.
 
     Raises:
         UsageError: there is nothing to read, the table lacks columns or labels one row twice, or fewer than two
@@ -138,10 +140,13 @@ def _read_table(path: Path, run: RunStore | None) -> LabelledSet:
     if "path" in columns:
         files = {from_spreadsheet(row["path"] or ""): _clean(row["genus"]) for row in named}
         _refuse_repeats(path, [row["path"] or "" for row in named])
-        return _read_images(
+        found = _read_images(
             [(_shown(name), path.parent / name, genus) for name, genus in files.items()],
             unlabelled=unlabelled,
         )
+        well = {_shown(from_spreadsheet(row["path"] or "")): _clean(row.get("well") or "") for row in named}
+        wells = tuple(well[name] for name in found.names)
+        return replace(found, wells=wells) if all(wells) else found
     if run is None:
         raise UsageError(f"{path} labels objects of a run; say of which with --run")
     keys = [(from_spreadsheet(row["slide_id"] or ""), _object_id(path, row["object_id"])) for row in named]
@@ -198,7 +203,7 @@ def _read_objects(
     )
     table = fetch(
         con,
-        "SELECT label_row, arrays, object_id, width_um, height_um FROM objects JOIN labelled "
+        "SELECT label_row, arrays, object_id, width_um, height_um, well FROM objects JOIN labelled "
         "USING (slide_id, object_id) ORDER BY label_row",
     )
     rows = table["label_row"].to_pylist()
@@ -218,6 +223,7 @@ def _read_objects(
         unreadable=missing,
         unlabelled=unlabelled,
     )
+    found = replace(found, wells=tuple(_shown(well) for well in table["well"].to_pylist()))
     if not made or not rows:
         return found
     return replace(found, vectors=load_embeddings(run, table), backbone_sha256=made[0])

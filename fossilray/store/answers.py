@@ -16,7 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fossilray.errors import RunMismatch, RunNotFound, StoreError
-from fossilray.records import PREDICTIONS_SCHEMA, embeddings_schema, utc_now
+from fossilray.records import (
+    CERTAIN_PREDICTIONS_SCHEMA,
+    PREDICTIONS_SCHEMA,
+    embeddings_schema,
+    utc_now,
+)
 from fossilray.store import RunStore
 from fossilray.store.access import one_sentence
 from fossilray.store.layout import (
@@ -32,6 +37,8 @@ from fossilray.store.probe import check_conditional_create
 from fossilray.store.subfolder import Subfolder
 
 ANSWERS_VERSION = 1
+CERTAIN_VERSION = 2
+"""Of predictions that say how sure they are."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class AnswersRecord:
     backbone: Mapping[str, Any]
     """Name, sha256, dimension and preprocessing of what makes the vectors."""
     head: Mapping[str, Any] | None = None
-    """Of predictions: sha256, kind and classes of the head."""
+    """Of predictions: sha256, kind and classes of the head; its confusion and the coverage of its sets, where it knows."""
     embeddings: str | None = None
     """Of predictions: the name of the vectors that are read; None for those of the run itself."""
     schema_version: int = ANSWERS_VERSION
@@ -62,7 +69,7 @@ class AnswersRecord:
         """Columns of a slide's file; `well` is the Hive partition, as of objects."""
         if self.kind == "embeddings":
             return embeddings_schema(int(self.backbone["dimension"]))
-        return PREDICTIONS_SCHEMA
+        return CERTAIN_PREDICTIONS_SCHEMA if self.schema_version == CERTAIN_VERSION else PREDICTIONS_SCHEMA
 
     def differences(self, asked: AnswersRecord) -> list[str]:
         """The fields in which `asked` differs, with both values; empty if it would give the same answers."""
@@ -85,7 +92,8 @@ class AnswersRecord:
         """
         try:
             record = AnswersRecord(**json.loads(text))
-            if record.kind not in ANSWER_KINDS or record.schema_version != ANSWERS_VERSION:
+            versions = (ANSWERS_VERSION, CERTAIN_VERSION)[: 2 if record.kind == "predictions" else 1]
+            if record.kind not in ANSWER_KINDS or record.schema_version not in versions:
                 raise ValueError(f"kind {record.kind}, version {record.schema_version}")
         except (ValueError, TypeError) as error:
             raise StoreError(

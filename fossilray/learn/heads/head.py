@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fossilray.errors import WeightsError
 
@@ -18,7 +18,12 @@ HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
 Scaler = Literal["none", "unit", "standard"]
 """What is done to a vector first: nothing, brought to length 1, or each number to mean 0 and deviation 1."""
 
-FORMAT: Literal["fossilray-head/1"] = "fossilray-head/1"
+HeadFormat = Literal["fossilray-head/1", "fossilray-head/2"]
+FORMATS: tuple[HeadFormat, ...] = get_args(HeadFormat)
+"""The second holds besides what the head said of crops that it was not taught on."""
+
+NoveltyKind = Literal["knn", "mahalanobis"]
+HeldOutBy = Literal["crops", "wells"]
 
 KNN_TEMPERATURE = 0.07
 """A neighbour's vote weighs exp(cosine / 0.07) (Wu et al. 2018, eq. 7; Caron et al. 2021, section 3.2)."""
@@ -35,12 +40,23 @@ class BackboneOf(BaseModel):
     sha256: str = Field(description="Of its weights, as run.json has it; empty where there are none.")
 
 
+class CertaintyMeta(BaseModel):
+    """How it was found out how sure a head may be; its numbers are the arrays of `certainty_arrays`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    temperature: float = Field(gt=0, description="By which logits are divided (Guo et al. 2017, eq. 9).")
+    over: HeldOutBy = Field(description="What was held out whole: single crops, or all crops of a well.")
+    novelty: NoveltyKind = Field(description="How far a vector is from all labels.")
+    k: int = Field(ge=1, description="Of knn: the neighbour whose distance counts.")
+
+
 class HeadMeta(BaseModel):
     """What a head's file says of itself besides its numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    format: Literal["fossilray-head/1"] = FORMAT
+    format: HeadFormat = FORMATS[0]
     kind: HeadKind
     classes: tuple[str, ...] = Field(min_length=2, description="In the order of the probabilities.")
     counts: tuple[int, ...] = Field(description="Labelled crops of each class it was taught on.")
@@ -48,6 +64,13 @@ class HeadMeta(BaseModel):
     scaler: Scaler
     backbone: BackboneOf
     settings: dict[str, int | float | str] = Field(description="How it was fitted.")
+    certainty: CertaintyMeta | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_format_says(self) -> HeadMeta:
+        if (self.certainty is None) != (self.format == FORMATS[0]):
+            raise ValueError(f"{self.format} and its certainty do not go together")
+        return self
 
 
 @dataclass(frozen=True)
@@ -61,8 +84,17 @@ class Head:
     def classes(self) -> tuple[str, ...]:
         return self.meta.classes
 
+    @property
+    def confusion(self) -> NDArray[np.int64] | None:
+        """(classes, classes): truth down, call across, of labelled crops held out; None where none were."""
+        if self.meta.certainty is None:
+            return None
+        found = np.zeros((len(self.classes), len(self.classes)), np.int64)
+        np.add.at(found, (self.parameters["certainty.label"], self.parameters["certainty.call"]), 1)
+        return found
+
     def predict(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Probabilities (n, classes) of vectors (n, dimension); every row sums to 1.
+        """Probabilities (n, classes) of vectors (n, dimension), calibrated where the head was; every row sums to 1.
 
         Raises:
             WeightsError: the vectors have another length than those the head was taught on.
@@ -78,6 +110,8 @@ class Head:
             for first in range(0, len(vectors), _ROWS_AT_ONCE)
         ]
         whole: NDArray[np.float32] = np.concatenate([np.zeros((0, len(self.classes)), np.float32), *answers])
+        if self.meta.certainty is not None:
+            whole = temper(whole, self.meta.certainty.temperature)
         return np.minimum(whole, 1, out=whole)
 
     def _predict(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -114,8 +148,27 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return share
 
 
+def temper(share: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    """Probabilities with their logits divided by a temperature; their order in a row stays."""
+    logits: NDArray[np.float32] = np.log(np.maximum(share, np.finfo(np.float32).tiny))
+    logits /= np.float32(temperature)
+    return softmax(logits)
+
+
+def certainty_arrays(novelty: NoveltyKind) -> tuple[str, ...]:
+    """The arrays that tell how sure a head may be.
+
+    Of n labelled crops while they were held out: `label` and `call` (n,), `score` (n,) one less the probability of
+    the label, `entropy` (n,) in nats, `distance` (n,) from what the head then knew. Of all m labelled crops: `known`
+    (m, d) directions and `known_label` (m,); of mahalanobis `centres` (classes, d) and `whitening` (d, d) too.
+    """
+    names = ("label", "call", "score", "entropy", "distance", "known", "known_label")
+    more = ("centres", "whitening") if novelty == "mahalanobis" else ()
+    return tuple(f"certainty.{name}" for name in (*names, *more))
+
+
 def parameters_of(kind: HeadKind) -> tuple[str, ...]:
-    """The arrays that a head of this kind has, the scaler's aside."""
+    """The arrays that a head of this kind has, those of its scaler and certainty aside."""
     extra = {
         "knn": ("vectors", "label"),
         "mlp": ("hidden.weight", "hidden.bias", "weight", "bias"),

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fossilray.errors import UsageError, WeightsError
-from fossilray.learn.heads.head import FORMAT, Head, HeadMeta, parameters_of
+from fossilray.learn.heads.head import FORMATS, Head, HeadMeta, certainty_arrays, parameters_of
 
 METADATA_KEY = "fossilray"
+_CLASS_NUMBERS = ("certainty.label", "certainty.call", "certainty.known_label")
 
 
 def save_head(path: Path, head: Head) -> None:
@@ -26,7 +27,9 @@ def save_head(path: Path, head: Head) -> None:
     """
     from safetensors.numpy import save
 
-    stated = json.dumps(head.meta.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+    stated = json.dumps(
+        head.meta.model_dump(mode="json", exclude_none=True), sort_keys=True, ensure_ascii=False
+    )
     content = save(
         {name: np.ascontiguousarray(array) for name, array in sorted(head.parameters.items())},
         {METADATA_KEY: stated},
@@ -64,8 +67,8 @@ def load_head(path: Path) -> Head:
         fault = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in fault["loc"])
         raise WeightsError(
-            f"{path} is not a {FORMAT} file ({field}: {fault['msg']}); give a head, not a backbone, a detector or a "
-            "file of a later fossilray"
+            f"{path} is not a {' or '.join(FORMATS)} file ({field}: {fault['msg']}); give a head, not a backbone, a "
+            "detector or a file of a later fossilray"
         ) from None
     _check(path, meta, parameters)
     return Head(meta, parameters)
@@ -91,6 +94,8 @@ def _check(path: Path, meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -
     wanted = parameters_of(meta.kind)
     if meta.scaler == "standard":
         wanted = (*wanted, "scaler.mean", "scaler.std")
+    if meta.certainty is not None:
+        wanted = (*wanted, *certainty_arrays(meta.certainty.novelty))
     if set(wanted) != set(parameters) or len(meta.counts) != len(meta.classes):
         raise WeightsError(
             f"{path} holds {', '.join(sorted(parameters)) or 'nothing'}, and a {meta.kind} head has "
@@ -107,6 +112,7 @@ def _check(path: Path, meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -
         "hidden.bias": (hidden,),
         "scaler.mean": (dimension,),
         "scaler.std": (dimension,),
+        **_certainty_shapes(meta, parameters),
     }
     for name, array in parameters.items():
         shape = expected.get(name, (classes,))
@@ -114,6 +120,9 @@ def _check(path: Path, meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -
             raise WeightsError(
                 f"{name} of {path} is {array.dtype} {array.shape}, expected finite {shape}; train the head again"
             )
+    named = [parameters[name] for name in _CLASS_NUMBERS if name in parameters]
+    if any(array.dtype.kind not in "iu" or ((array < 0) | (array >= classes)).any() for array in named):
+        raise WeightsError(f"{path} holds answers of none of its classes; train the head again")
     if meta.kind == "knn":
         label, k = parameters["label"], meta.settings.get("k")
         whole = label.dtype.kind in "iu" and rows > 0 and int(label.min()) >= 0 and int(label.max()) < classes
@@ -121,3 +130,13 @@ def _check(path: Path, meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -
             raise WeightsError(
                 f"{path} has no neighbours to ask, or labels of none of its classes; train it again"
             )
+
+
+def _certainty_shapes(meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    if meta.certainty is None:
+        return {}
+    asked, known = parameters["certainty.label"].size, parameters["certainty.known_label"].size
+    own = {"known": (known, meta.dimension), "known_label": (known,), "whitening": (meta.dimension,) * 2}
+    own |= {"centres": (len(meta.classes), meta.dimension)}
+    rest = dict.fromkeys(("label", "call", "score", "entropy", "distance"), (asked,))
+    return {f"certainty.{name}": shape for name, shape in {**rest, **own}.items()}
