@@ -1,0 +1,240 @@
+"""How well, how fast and how small `fossilray similar` searches: made vectors, against looking at every one.
+
+    python benchmarks/similar.py --vectors 1000000
+    python benchmarks/similar.py --vectors 10000000
+
+Vectors are made in blocks, each from its number, so that none but a block is in memory: kinds of very unequal size
+round centres, with the spread that the bundled backbone gives 2,119 labelled crops of 64 classes (70 % of it between
+classes; its principal axes by octaves are in BETWEEN and WITHIN), so that neighbours are as near as there. A run on
+the disk holds them as runs do, Zarr chunks and all; the index is built by the worker of `fossilray index build`, and
+asked by the code behind `fossilray similar`. Recall is against the cosine to every vector.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import resource
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from compact import some_objects, summarise
+from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
+
+from fossilray.config import CropsConfig, RunConfig, StoreConfig
+from fossilray.records import ArrayFiles
+from fossilray.similar.building import IndexWorker
+from fossilray.similar.coder import unit
+from fossilray.similar.planning import IndexSettings, open_index, plan_shards
+from fossilray.similar.search import SearchIndex
+from fossilray.similar.sources import open_sources
+from fossilray.store import RunStore
+from fossilray.store.arrays import SHARD_ROWS
+from fossilray.store.layout import arrays_path
+from fossilray.store.run_record import describe_run
+
+BETWEEN = (0.2036, 0.1594, 0.2248, 0.2193, 0.1422, 0.0419, 0.0087, 0.0, 0.0)
+WITHIN = (0.1003, 0.0898, 0.1505, 0.1984, 0.1881, 0.1139, 0.0743, 0.0536, 0.0311)
+"""Shares of the variance on the principal axes 1, 2, 3-4, 5-8, … of class means, and of crops about them."""
+VARIANCE, OF_CLASSES, NEARNESS = 0.45, 0.7, 0.5
+"""Of vectors of length 1 about their mean; the share of class means; what is left of the spread within them, so that
+the nearest of 2,119 is as near as it is among the labelled crops (median cosine 0.96)."""
+DIMENSION, KINDS = 256, 2000
+SLIDE_OBJECTS = 20_480
+COUNT = 10
+
+
+class MadeVectors:
+    """Vectors by number of their block; equal numbers give equal vectors."""
+
+    def __init__(self, *, kinds: int = KINDS, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        turn = [np.linalg.qr(rng.normal(size=(DIMENSION, DIMENSION)))[0] for _ in range(2)]
+        spread = np.sqrt(_axes(BETWEEN) * VARIANCE * OF_CLASSES)
+        mean = turn[0][:, -1] * np.sqrt(1 - VARIANCE)
+        self._centres = ((rng.normal(size=(kinds, DIMENSION)) * spread) @ turn[0].T + mean).astype(np.float32)
+        within = np.sqrt(_axes(WITHIN) * VARIANCE * (1 - OF_CLASSES) * NEARNESS)
+        self._within = (within[:, None] * turn[1].T).astype(np.float32)
+        self._width = np.exp(rng.normal(0, 0.25, kinds)).astype(np.float32)
+        share = 1 / np.arange(1, kinds + 1) ** 0.8
+        self._share = share / share.sum()
+
+    def block(self, number: int, count: int, *, seed: int = 1) -> NDArray[np.float16]:
+        """Vectors (count, d) as a run stores them."""
+        rng = np.random.default_rng([seed, number])
+        kind = rng.choice(len(self._share), count, p=self._share)
+        made = rng.standard_normal((count, DIMENSION), dtype=np.float32) @ self._within
+        made *= self._width[kind][:, None]
+        made += self._centres[kind]
+        return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float16)
+
+
+def _axes(octaves: tuple[float, ...]) -> NDArray[np.float64]:
+    """The variance of each of 256 axes."""
+    edges = [0, *(2**power for power in range(len(octaves)))]
+    parts = zip(octaves, edges, edges[1:], strict=False)
+    return np.concatenate([np.full(stop - start, share / (stop - start)) for share, start, stop in parts])
+
+
+class Truth:
+    """The nearest of each query by cosine to every vector, kept up while vectors pass by."""
+
+    def __init__(self, queries: NDArray[np.float32]) -> None:
+        self._queries = queries
+        self.cosine = np.full((len(queries), COUNT), -2, np.float32)
+        self.number = np.full((len(queries), COUNT), -1, np.int64)
+
+    def see(self, vectors: NDArray[np.float16], first: int) -> None:
+        """Vectors with the numbers first, first + 1, …"""
+        cosine = self._queries @ unit(vectors).T
+        best = np.argpartition(-cosine, COUNT, axis=1)[:, :COUNT]
+        near = np.concatenate([self.cosine, np.take_along_axis(cosine, best, 1)], axis=1)
+        which = np.concatenate([self.number, best + first], axis=1)
+        order = np.argsort(-near, axis=1)[:, :COUNT]
+        self.cosine, self.number = (np.take_along_axis(one, order, 1) for one in (near, which))
+
+
+def write_run(folder: Path, vectors: int, made: MadeVectors, truth: Truth) -> RunStore:
+    """A run of slides of 20,480 objects over 12 wells, vectors as a run has them; crops are mere names."""
+    store = RunStore.open(str(folder))
+    embedder: dict[str, str | int | list[float]] = {"name": "made", "dimension": DIMENSION}
+    config = RunConfig(crops=CropsConfig())
+    store.create_or_check(describe_run(config, {"embedder/made": "00" * 32}, embedder=embedder))
+    rng, rows = np.random.default_rng(1), []
+    for number in range(-(-vectors // SLIDE_OBJECTS)):
+        block = made.block(number, min(SLIDE_OBJECTS, vectors - number * SLIDE_OBJECTS))
+        truth.see(block, number * SLIDE_OBJECTS)
+        slide_id, attempt = f"slide-{number:06d}", f"{number:016x}"
+        arrays = _write_vectors(folder, arrays_path(slide_id, attempt), block)
+        summary = summarise(slide_id, attempt, well=f"6407/{number % 12}-1", objects=len(block))
+        table = some_objects(slide_id, arrays.path, len(block), rng)
+        assert store.commit_slide(table, summary, arrays)
+        rows.append(summary)
+    store.append_summaries(rows)
+    return store
+
+
+def _write_vectors(folder: Path, path: str, block: NDArray[np.float16]) -> ArrayFiles:
+    size: dict[str, int] = {}
+    digest: dict[str, str] = {}
+    for first in range(0, len(block), SHARD_ROWS):
+        rows = np.zeros((SHARD_ROWS, DIMENSION), "<f2")
+        part = block[first : first + SHARD_ROWS]
+        rows[: len(part)] = part
+        content, name = (
+            Zstd(level=3, checksum=True).encode(rows.tobytes()),
+            f"embeddings/c/{first // SHARD_ROWS}/0",
+        )
+        target = folder / path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        size[name], digest[name] = len(content), hashlib.sha256(content).hexdigest()
+    return ArrayFiles(path, size, digest)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What an index took."""
+
+    teach_s: float
+    code_s: float
+    cpu_s: float
+
+
+def build(store: RunStore, place: Path, shard_objects: int) -> Built:
+    """What `fossilray index build` does, in this process."""
+    settings, access = IndexSettings(shard_objects=shard_objects), StoreConfig()
+    sources = open_sources([store.url], None, access)
+    began, cpu = time.perf_counter(), time.process_time()
+    index = open_index(sources, str(place), access, settings)
+    taught = time.perf_counter()
+    rows = plan_shards(index, sources, most_objects=shard_objects)
+    worker = IndexWorker(index.url, RunConfig())
+    worker.prepare()
+    for row in rows:
+        assert worker.process(row).failure is None
+    return Built(taught - began, time.perf_counter() - taught, time.process_time() - cpu)
+
+
+def report(place: Path, queries: NDArray[np.float32], truth: Truth) -> None:
+    """Recall and time of one query after the other, by lists looked into and candidates compared."""
+    print(
+        f"{'lists':>6} {'exact':>6} {'recall@10':>10} {'codes ms':>9} {'all ms':>8} {'warm ms':>8} "
+        f"{'p95':>8} {'cpu ms':>8}"
+    )
+    for probes, candidates in ((8, 50), (16, 50), (32, 30), (32, 50), (32, 100), (64, 50)):
+        found = SearchIndex.open(str(place))
+        number = {slide.slide_id: int(slide.slide_id.rpartition("-")[2]) for slide in found.slides}
+        hits, codes, whole, cpu = [], [], [], []
+        for query in queries:
+            began = time.perf_counter()
+            ids = found._candidates(query[None], candidates, probes, None)
+            codes.append(time.perf_counter() - began)
+            busy = time.process_time()
+            (answer,) = found.rank(query[None], ids, COUNT)
+            whole.append(time.perf_counter() - began)
+            cpu.append(time.process_time() - busy)
+            hits.append({number[hit.slide.slide_id] * SLIDE_OBJECTS + hit.object_id for hit in answer})
+        warm = []
+        for query in queries:
+            began = time.perf_counter()
+            found.search(query[None], count=COUNT, probes=probes, candidates=candidates)
+            warm.append(time.perf_counter() - began)
+        recall = (
+            np.mean([len(one & set(best)) for one, best in zip(hits, truth.number.tolist(), strict=True)])
+            / COUNT
+        )
+        print(
+            f"{probes:6} {candidates:6} {recall:10.3f} {1e3 * np.median(codes):9.1f} {1e3 * np.median(whole):8.1f} "
+            f"{1e3 * np.median(warm):8.1f} {1e3 * np.quantile(whole, 0.95):8.1f} {1e3 * np.mean(cpu):8.1f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--vectors", type=int, default=1_000_000)
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--shard-objects", type=int, default=4_000_000)
+    parser.add_argument("--folder", type=Path, help="for run and index, kept; default: a temporary one")
+    asked = parser.parse_args()
+    print(
+        f"{asked.vectors:,} vectors of {DIMENSION} numbers, {KINDS} kinds; "
+        f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
+    )
+    with tempfile.TemporaryDirectory(prefix="fossilray-similar-") as scratch:
+        folder = asked.folder or Path(scratch)
+        made = MadeVectors()
+        queries = unit(made.block(0, asked.queries, seed=2))
+        truth, began = Truth(queries), time.perf_counter()
+        store = write_run(folder / "run", asked.vectors, made, truth)
+        near = np.quantile(truth.cosine, (0.05, 0.5, 0.95), axis=0)
+        print(
+            f"made and compared with every query in {time.perf_counter() - began:.0f} s; cosine of the nearest "
+            f"{near[1, 0]:.3f} ({near[0, 0]:.3f} to {near[2, 0]:.3f}), of the tenth {near[1, -1]:.3f}",
+            flush=True,
+        )
+        built = build(store, folder / "index", asked.shard_objects)
+        index = SearchIndex.open(str(folder / "index"))
+        entries, size = sum(s.entries for s in index.shards), sum(s.size_bytes for s in index.shards)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(
+            f"{index.record.coder} of {[(t.coder, t.bytes, round(t.recall, 3)) for t in index.record.trials]}, "
+            f"{index.coder.lists} lists\n{entries:,} vectors in {len(index.shards)} shards, {size / entries:.1f} bytes "
+            f"a vector; taught in {built.teach_s / 60:.1f} min, coded in {built.code_s / 60:.1f} min, "
+            f"{built.cpu_s / 60:.1f} CPU minutes together; peak memory {peak:.1f} GB",
+            flush=True,
+        )
+        report(folder / "index", queries, truth)
+
+
+if __name__ == "__main__":
+    main()

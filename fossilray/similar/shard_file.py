@@ -1,0 +1,133 @@
+"""The entries of a shard, list by list: written once, and read a few lists at a time.
+
+offsets: uint64 (lists + 1), where each list begins among the entries. positions: uint32, which of the shard's objects
+an entry is, counted over its slides. codes: uint8 (entries, code_bytes). All little endian, entries of a list by
+position, so that the neighbours of a query are some ranges of two files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.errors import StoreError
+from fossilray.similar.index_record import ShardRecord
+from fossilray.store.files import Files
+from fossilray.store.local_files import LocalFiles
+from fossilray.store.part_file import write_in_parts
+
+_ROWS_AT_ONCE = 262_144
+
+
+class ShardBuilder:
+    """Entries of one shard as they come; memory holds their codes and nothing else."""
+
+    def __init__(self, lists: int, code_bytes: int) -> None:
+        self._lists, self._code_bytes = lists, code_bytes
+        self._of: list[NDArray[np.int32]] = []
+        self._positions: list[NDArray[np.uint32]] = []
+        self._codes: list[NDArray[np.uint8]] = []
+
+    def add(self, lists: NDArray[np.int64], positions: NDArray[np.int64], codes: NDArray[np.uint8]) -> None:
+        """Entries with their lists (n,), positions (n,) in rising order, and codes (n, code_bytes)."""
+        self._of.append(lists.astype(np.int32))
+        self._positions.append(positions.astype(np.uint32))
+        self._codes.append(codes)
+
+    def write(self, files: Files, folder: str) -> tuple[int, int]:
+        """Write the files of the shard; how many entries they hold, and how many bytes they are.
+
+        Raises:
+            StoreError: the store refuses a file.
+        """
+        of = np.concatenate([np.zeros(0, np.int32), *self._of])
+        positions = np.concatenate([np.zeros(0, np.uint32), *self._positions])
+        order = np.argsort(of, kind="stable")
+        offsets = np.zeros(self._lists + 1, np.uint64)
+        np.cumsum(np.bincount(of, minlength=self._lists), out=offsets[1:])
+        written = 0
+        for name, parts in (
+            ("offsets", iter([offsets.astype("<u8")])),
+            ("positions", iter([positions[order].astype("<u4")])),
+            ("codes", self._sorted_codes(order)),
+        ):
+            with write_in_parts(files, f"{folder}/{name}") as sink:
+                for part in parts:
+                    sink.write(part.tobytes())
+                written += sink.bytes
+        return len(of), written
+
+    def _sorted_codes(self, order: NDArray[np.intp]) -> Iterator[NDArray[np.uint8]]:
+        codes = np.concatenate([np.zeros((0, self._code_bytes), np.uint8), *self._codes])
+        self._codes = []
+        for first in range(0, len(order), _ROWS_AT_ONCE):
+            yield codes[order[first : first + _ROWS_AT_ONCE]]
+
+
+class ShardReader:
+    """A committed shard, to read lists of; from a disk without copying what is not asked for."""
+
+    def __init__(self, files: Files, shard: ShardRecord, *, lists: int, code_bytes: int) -> None:
+        self._files, self._shard, self._code_bytes = files, shard, code_bytes
+        try:
+            content = files.read(f"{shard.data}/offsets")
+        except FileNotFoundError:
+            raise self._damaged("offsets are gone") from None
+        self._offsets = np.frombuffer(content, "<u8").astype(np.int64)
+        if len(self._offsets) != lists + 1 or self._offsets[-1] != shard.entries:
+            raise self._damaged("offsets do not fit its record")
+        self._mapped: tuple[NDArray[np.uint32], NDArray[np.uint8]] | None = None
+        if isinstance(files, LocalFiles) and shard.entries:
+            self._mapped = self._map(Path(files.root) / shard.data)
+
+    def read(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint32], NDArray[np.uint8]]]:
+        """Of each list that has entries: its number, their positions (n,) and codes (n, code_bytes).
+
+        Raises:
+            StoreError: the files are gone or cut short.
+        """
+        asked = [number for number in numbers if self._offsets[number] < self._offsets[number + 1]]
+        spans = [(int(self._offsets[number]), int(self._offsets[number + 1])) for number in asked]
+        if self._mapped is not None:
+            for number, (start, stop) in zip(asked, spans, strict=True):
+                yield number, self._mapped[0][start:stop], self._mapped[1][start:stop]
+            return
+        if not asked:
+            return
+        positions, codes = (
+            self._fetch(name, [(start * size, stop * size) for start, stop in spans])
+            for name, size in (("positions", 4), ("codes", self._code_bytes))
+        )
+        for number, where, what in zip(asked, positions, codes, strict=True):
+            yield (
+                number,
+                np.frombuffer(where, "<u4"),
+                np.frombuffer(what, np.uint8).reshape(-1, self._code_bytes),
+            )
+
+    def _fetch(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        try:
+            found = self._files.read_ranges(f"{self._shard.data}/{name}", ranges)
+        except FileNotFoundError:
+            raise self._damaged(f"{name} are gone") from None
+        if any(len(content) != stop - start for content, (start, stop) in zip(found, ranges, strict=True)):
+            raise self._damaged(f"{name} are cut short")
+        return found
+
+    def _map(self, folder: Path) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        entries = self._shard.entries
+        try:
+            positions = np.memmap(folder / "positions", "<u4", "r", shape=(entries,))
+            codes = np.memmap(folder / "codes", np.uint8, "r", shape=(entries, self._code_bytes))
+        except (OSError, ValueError) as error:
+            raise self._damaged(str(error)) from None
+        return positions, codes
+
+    def _damaged(self, why: str) -> StoreError:
+        return StoreError(
+            f"{self._files.url}/{self._shard.data} is damaged ({why}); delete shards/{self._shard.key}.json there and "
+            "start `fossilray index build` again"
+        )

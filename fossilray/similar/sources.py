@@ -1,0 +1,194 @@
+"""The vectors of runs as an index takes them: slide by slide to be indexed, row by row to be compared exactly."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.config import StoreConfig
+from fossilray.errors import StoreError, UsageError
+from fossilray.learn.answer_worker import StoredSlide, read_slide
+from fossilray.learn.answerers import vectors_in
+from fossilray.records import CatalogRow, embeddings_schema
+from fossilray.similar.index_record import IndexedSlide
+from fossilray.store import RunStore, open_run
+from fossilray.store.answers import AnswerStore
+from fossilray.store.arrays import SHARD_ROWS, decode_embeddings, open_arrays
+from fossilray.store.dataset import arrays_store
+from fossilray.store.layout import arrays_path, objects_path, slide_file
+from fossilray.store.listed_run import SlideVectors, read_vectors
+
+_CHUNKS_KEPT = 128
+"""Chunks of 2,048 vectors that were read last: 1 MB each at 256 numbers."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Vectors of some objects of a slide, of those that have pixels."""
+
+    object_id: NDArray[np.int64]
+    vectors: NDArray[np.float16]
+
+
+class RunVectors:
+    """The vectors of one run: its own, or those of a name that `fossilray embed` made. Safe between threads."""
+
+    def __init__(self, store: RunStore, embeddings: str | None) -> None:
+        self.store = arrays_store(store)
+        self.embeddings = embeddings
+        self._answers = None if embeddings is None else AnswerStore.open(self.store, "embeddings", embeddings)
+        self._chunks: OrderedDict[tuple[str, int], NDArray[np.float16]] = OrderedDict()
+        self._lock = Lock()
+
+    @property
+    def backbone(self) -> dict[str, object]:
+        """Name, sha256 and dimension of what made them.
+
+        Raises:
+            UsageError: the run has none of its own.
+        """
+        run = self.store.read_run()
+        if self._answers is not None:
+            made_by = self._answers.record.backbone
+            return {name: made_by[name] for name in ("name", "sha256", "dimension")}
+        if run.config["embedder"]["weights"] == "none":
+            raise UsageError(
+                f"{self.store.url} holds no embeddings, for it was made with embedder.weights none; describe its crops "
+                "with `fossilray embed`, and give --embeddings"
+            )
+        digests = [digest for name, digest in sorted(run.weights.items()) if name.startswith("embedder/")]
+        return {
+            "name": str(run.embedder.get("name", run.config["embedder"]["weights"])),
+            "sha256": digests[0] if digests else "",
+            "dimension": int(run.embedder.get("dimension", 0)) or self._stored_dimension(),  # type: ignore[arg-type]
+        }
+
+    def slides(self) -> list[IndexedSlide]:
+        """Every committed slide that has objects, and vectors, by well and slide_id."""
+        table = self.store.summaries_table()
+        has = None if self._answers is None else self._answers.committed()
+        columns = ("slide_id", "well", "measured_depth_m", "attempt", "objects")
+        found = [
+            IndexedSlide(run=self.store.url, embeddings=self.embeddings, **row)
+            for row in table.select(list(columns)).to_pylist()
+            if row["objects"] and (has is None or row["slide_id"] in has)
+        ]
+        return sorted(found, key=lambda one: (one.well, one.slide_id))
+
+    def blocks(self, slide: IndexedSlide, *, dimension: int) -> Iterator[Block]:
+        """The vectors of a slide, 2,048 at most at a time; objects whose pixels could not be read are left out.
+
+        Raises:
+            StoreError: they are gone or damaged, or the slide was made anew since it was listed.
+        """
+        path = objects_path(slide.slide_id, slide.well)
+        stored = read_slide(self.store, CatalogRow(slide.slide_id, path, well=slide.well))
+        if stored.footer.attempt != slide.attempt:
+            raise StoreError(f"{slide} was made anew meanwhile; start `fossilray index build` again")
+        known = stored.objects["opacity"].is_valid().to_numpy()
+        first = 0
+        for vectors in self._in_order(slide, stored, dimension):
+            rows = np.arange(first, first + len(vectors))
+            first += len(vectors)
+            kept = known[rows]
+            yield Block(rows[kept], vectors[kept])
+
+    def rows(self, slide: IndexedSlide, object_id: Sequence[int], *, dimension: int) -> NDArray[np.float16]:
+        """The exact vectors (n, d) of some objects of a slide, in the order asked for.
+
+        Raises:
+            StoreError: they are gone or damaged.
+        """
+        wanted = np.asarray(object_id, np.int64)
+        found = np.empty((len(wanted), dimension), np.float16)
+        size = SHARD_ROWS if self._answers is None else max(slide.objects, 1)
+        for number in np.unique(wanted // size).tolist():
+            places = np.flatnonzero(wanted // size == number)
+            found[places] = self._chunk(slide, number, dimension)[wanted[places] % size]
+        return found
+
+    def _chunk(self, slide: IndexedSlide, number: int, dimension: int) -> NDArray[np.float16]:
+        key = (f"{slide.slide_id}/{slide.attempt}", number)
+        with self._lock:
+            if key in self._chunks:
+                self._chunks.move_to_end(key)
+                return self._chunks[key]
+        chunk = self._read_chunk(slide, number, dimension)
+        with self._lock:
+            self._chunks[key] = chunk
+            while len(self._chunks) > _CHUNKS_KEPT:
+                self._chunks.popitem(last=False)
+        return chunk
+
+    def _read_chunk(self, slide: IndexedSlide, number: int, dimension: int) -> NDArray[np.float16]:
+        if self._answers is not None:
+            table = self._answers.read_file(
+                slide_file(slide.slide_id, slide.well), source_attempt=slide.attempt
+            )
+            return vectors_in(table, dimension)
+        path = f"{arrays_path(slide.slide_id, slide.attempt)}/embeddings/c/{number}/0"
+        try:
+            return decode_embeddings(self.store.files.read(path), dimension=dimension)
+        except FileNotFoundError:
+            raise StoreError(
+                f"{self.store.url}/{path} is gone although the index holds slide {slide.slide_id}; see what else is "
+                "with `fossilray verify`, and bring the index up to date with `fossilray index build`"
+            ) from None
+
+    def _in_order(
+        self, slide: IndexedSlide, stored: StoredSlide, dimension: int
+    ) -> Iterator[NDArray[np.float16]]:
+        if self._answers is not None:
+            yield self._read_chunk(slide, 0, dimension)
+            return
+        where = SlideVectors(
+            slide.slide_id, stored.objects["object_id"].combine_chunks(), stored.footer.arrays
+        )
+        for table in read_vectors(self.store, where, embeddings_schema(dimension), dimension):
+            yield vectors_in(table, dimension)
+
+    def _stored_dimension(self) -> int:
+        """What the arrays themselves say; 0 of a run without objects."""
+        for slide in self.slides()[:1]:
+            stored = open_arrays(self.store, arrays_path(slide.slide_id, slide.attempt))["embeddings"]
+            return int(stored.shape[1])  # type: ignore[union-attr]
+        return 0
+
+
+def open_sources(runs: Sequence[str], embeddings: str | None, access: StoreConfig) -> dict[str, RunVectors]:
+    """The vectors of runs, by address.
+
+    Raises:
+        UsageError: a run has none, two are of different backbones, or one is named twice.
+        RunNotFound: there is no run at one of the places, or none of these embeddings.
+    """
+    if not runs:
+        raise UsageError("no run was named; give run directories or compacted datasets")
+    found: dict[str, RunVectors] = {}
+    for url in runs:
+        one = RunVectors(open_run(url, access), embeddings)
+        if one.store.url in found:
+            raise UsageError(
+                f"{url} is named twice, or is the dataset of another run that is named; leave one out"
+            )
+        found[one.store.url] = one
+    made_by = {url: one.backbone for url, one in found.items()}
+    first = next(iter(made_by))
+    for url, backbone in made_by.items():
+        if backbone["sha256"] != made_by[first]["sha256"]:
+            raise UsageError(
+                f"the vectors of {first} are of {told(made_by[first])} and those of {url} of {told(backbone)}; vectors "
+                "of two backbones cannot be compared: build an index for each, or describe one run's crops anew with "
+                "`fossilray embed`"
+            )
+    return found
+
+
+def told(backbone: Mapping[str, object]) -> str:
+    """A backbone as a sentence names it."""
+    return f"{backbone['name']} ({str(backbone['sha256'])[:12]})"
