@@ -28,7 +28,8 @@ LabelsOption = Annotated[
     Path,
     typer.Option(
         "--labels",
-        help="Folder of <class>/<image>, or a CSV: path and genus, or slide_id, object_id and genus with --run.",
+        help="Folder of <class>/<image>, or a CSV: path and genus, or slide_id, object_id and genus with --run; or a "
+        "label set with --run.",
     ),
 ]
 BackboneOption = Annotated[
