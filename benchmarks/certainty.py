@@ -1,0 +1,117 @@
+"""Whether what heads say of their certainty holds, where the truth is known: made-up genera in made-up wells.
+
+    python benchmarks/certainty.py --rounds 10
+
+Each genus is a cloud of vectors, and each well moves all of its clouds alike, as a stain does. A head learns from some
+wells, and is asked about new crops of the same wells (exchangeable with the labels) and about wells it never saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.certainty.conformal import highest_kept
+from fossilray.certainty.of_head import learn_certainty, say_how_sure
+from fossilray.learn.heads import BackboneOf, Head, HeadKind, HeldOutBy, train_head
+
+GENERA = tuple(f"genus {number}" for number in range(8))
+WELLS, DIMENSION = 6, 24
+EACH = (14, 10, 8, 7, 6, 5, 5, 4)
+"""Labelled crops of each genus in each well."""
+APART, SPREAD, STAIN = 5.0, 1.9, 1.2
+
+
+@dataclass(frozen=True)
+class World:
+    """Where clouds lie, and how wells move them."""
+
+    centres: NDArray[np.float64]
+
+    def draw(
+        self, wells: NDArray[np.float64], each: tuple[int, ...], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+        """Vectors, genera and wells."""
+        label = np.tile(np.repeat(np.arange(len(each)), each), len(wells))
+        well = np.repeat(np.arange(len(wells)), sum(each))
+        vectors = self.centres[label] + wells[well] + rng.normal(0, SPREAD, (len(label), DIMENSION))
+        return vectors.astype(np.float32), label, well
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--head", default="logistic", choices=("knn", "logistic", "svm"))
+    parser.add_argument("--coverage", type=float, default=0.9)
+    parser.add_argument("--wrong", type=float, default=0.05)
+    options = parser.parse_args()
+    began = time.perf_counter()
+    rows: dict[tuple[str, str], list[tuple[float, ...]]] = {}
+    for seed in range(options.rounds):
+        rng = np.random.default_rng(seed)
+        world = World(rng.normal(0, APART / np.sqrt(2 * DIMENSION) * 2, (len(GENERA), DIMENSION)))
+        known, new = (rng.normal(0, STAIN, (count, DIMENSION)) for count in (WELLS, 20))
+        vectors, label, well = world.draw(known, EACH, rng)
+        for over in ("crops", "wells"):
+            head = teach(vectors, label, well, over, options.head)
+            for name, wells in (("the same wells", known), ("new wells", new)):
+                asked, truth, _ = world.draw(wells, tuple(20 * n for n in EACH), rng)
+                found = ask(head, asked, truth, options.coverage, options.wrong)
+                rows.setdefault((over, name), []).append(found)
+    print(
+        f"{options.head} head, {len(GENERA)} genera, {WELLS * sum(EACH)} labels of {WELLS} wells, "
+        f"{options.rounds} rounds; coverage asked for {options.coverage:.0%}, wrong calls allowed {options.wrong:.0%}"
+    )
+    columns = ("coverage", "classes", "least", "in a set", "accuracy", "kept", "wrong")
+    print(f"{'held out':<10}{'asked about':<16}" + "".join(f"{name:>10}" for name in columns))
+    for (over, name), values in rows.items():
+        means = np.mean(values, axis=0)
+        print(f"{over:<10}{name:<16}" + "".join(f"{value:>10.3f}" for value in means))
+    print(f"{time.perf_counter() - began:.0f} s")
+
+
+def teach(
+    vectors: NDArray[np.float32],
+    label: NDArray[np.int64],
+    well: NDArray[np.int64],
+    over: HeldOutBy,
+    kind: HeadKind,
+) -> Head:
+    def train(rows: NDArray[np.int64]) -> Head:
+        backbone = BackboneOf(name="made up", sha256="")
+        return train_head(vectors[rows], label[rows], GENERA, kind=kind, backbone=backbone)
+
+    side = well if over == "wells" else np.arange(len(label))
+    head = train(np.arange(len(label)))
+    return learn_certainty(head, vectors, label, GENERA, train, side=side, over=over)
+
+
+def ask(
+    head: Head, vectors: NDArray[np.float32], truth: NDArray[np.int64], coverage: float, wrong: float
+) -> tuple[float, ...]:
+    """Coverage, its mean over classes, the least of a class; set size; accuracy; calls kept, and wrong of them."""
+    share = head.predict(vectors)
+    said = say_how_sure(head, vectors, share, coverage=coverage)
+    covered = said.sets[np.arange(len(truth)), truth]
+    by_class = [float(covered[truth == c].mean()) for c in range(len(GENERA))]
+    right = share.argmax(axis=1) == truth
+    count = np.ones(len(truth), np.int64)
+    limit = highest_kept(said.wrong_p.astype(np.float64), count, wrong_share=wrong)
+    kept = said.wrong_p <= (-1.0 if limit is None else limit)
+    return (
+        float(covered.mean()),
+        float(np.mean(by_class)),
+        min(by_class),
+        float(said.sets.sum(axis=1).mean()),
+        float(right.mean()),
+        float(kept.mean()),
+        float((~right)[kept].mean()) if kept.any() else 0.0,
+    )
+
+
+if __name__ == "__main__":
+    main()
