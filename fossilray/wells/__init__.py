@@ -1,0 +1,1 @@
+"""Wells: what the calls of a classifier say about assemblages against depth."""
