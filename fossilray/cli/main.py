@@ -12,6 +12,7 @@ from fossilray.cli import (
     answers,
     care,
     certainty,
+    chart,
     curate,
     evaluate,
     labels,
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 for command in (
     *(work.process, work.catalog, plan.estimate, submit.submit),
-    *(look.status, look.report, look.query, look.crops, look.export),
+    *(look.status, look.report, chart.chart, look.query, look.crops, look.export),
     trace.trace,
     *(care.failures, care.retry, care.verify, care.gc, care.compact),
     *(certainty.calls, certainty.discover),
