@@ -86,7 +86,7 @@ def test_commands_in_prose_name_real_options(page: Path) -> None:
 def test_settings_in_prose_are_fields(page: Path) -> None:
     for line in fossilray_lines(page):
         words = shlex.split(line, comments=True)
-        load = load_train_config if words[1:3] == ["train", "backbone"] else load_config
+        load = load_train_config if words[1] == "train" else load_config
         for before, word in itertools.pairwise(words):
             if before == "--set":
                 load(None, [word])

@@ -1,6 +1,6 @@
 """Classification as Liu et al. judge it (2022, "Automatic taxonomic identification based on the Fossil Image Dataset").
 
-Paleobiology 49(1), doi:10.1017/pab.2022.14. Images divided 80 to 15 to 5 into those learned from, those watched while
+Paleobiology, doi:10.1017/pab.2022.14. Images divided 80 to 15 to 5 into those learned from, those watched while
 learning, and those asked about in the end; top-1 and top-3 accuracy; precision, recall and F1 of each class with what
 it is most often taken for; ROC curves of each class against the rest with their micro and macro average; recall
 against how many images a class has; and what less data does.

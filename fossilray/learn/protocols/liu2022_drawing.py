@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fossilray.learn.protocols.drawing import new_figure, picture_style, save_svg
-from fossilray.learn.protocols.liu2022 import Liu2022
+from fossilray.learn.protocols.liu2022 import ClassRow, Liu2022
 
 
 def draw_roc(found: Liu2022) -> bytes:
@@ -44,7 +44,15 @@ def draw_recall_against_size(found: Liu2022) -> bytes:
             linewidths=0,
         )
         axes.set_xscale("log")
-        for row in sorted(rows, key=lambda one: one.recall)[:6]:
+        named: list[ClassRow] = []
+        for row in sorted(rows, key=lambda one: one.recall)[:8]:
+            # A name beside another would hide it.
+            if any(
+                abs(row.recall - one.recall) < 0.05 and row.trained < 2 * one.trained < 4 * row.trained
+                for one in named
+            ):
+                continue
+            named.append(row)
             axes.annotate(
                 row.name, (row.trained, row.recall), textcoords="offset points", xytext=(6, -3), fontsize=7
             )

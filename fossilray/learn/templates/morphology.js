@@ -10,18 +10,19 @@
   const colours = data.classes.map((_, c) => hue(c));
   const picked = new Set();
   let layout = Object.keys(data.layouts)[0];
-  let scale = 1, left = 0, top = 0, pointed = -1;
+  let scale = 1, left = 0, top = 0, pointed = -1, moved = false;
   const side = () => Math.min(canvas.clientWidth, canvas.clientHeight);
 
   function reset() {
+    moved = false;
     scale = side() * 0.92;
     left = (canvas.clientWidth - scale) / 2;
     top = (canvas.clientHeight - scale) / 2;
     draw();
   }
   const place = (i) => [left + scale * data.layouts[layout][i][0], top + scale * data.layouts[layout][i][1]];
-  // Thumbnails grow with the zoom, more slowly than the map: at first dots, then pictures that stand apart.
-  const size = () => Math.max(5, Math.min(data.thumb * 1.6, (9 * scale) / side() + 60 / Math.sqrt(count)));
+  // They grow with the zoom up to their own size, then stand apart; of many crops, dots at first.
+  const size = () => Math.max(5, Math.min(data.thumb * 1.6, (scale / side()) * (7 + 320 / Math.sqrt(count))));
 
   function draw() {
     const dots = window.devicePixelRatio || 1;
@@ -77,6 +78,7 @@
   };
   function zoom(factor, x, y) {
     const to = Math.max(side() * 0.5, Math.min(side() * 60, scale * factor)), by = to / scale;
+    moved = true;
     left = x - (x - left) * by; top = y - (y - top) * by; scale = to;
     draw();
   }
@@ -89,7 +91,7 @@
   canvas.addEventListener("pointerup", () => { held = null; });
   canvas.addEventListener("pointermove", (event) => {
     const [x, y] = at(event);
-    if (held) { left += x - held[0]; top += y - held[1]; held = [x, y]; draw(); return; }
+    if (held) { moved = true; left += x - held[0]; top += y - held[1]; held = [x, y]; draw(); return; }
     const found = nearest(x, y);
     if (found !== pointed) { pointed = found; draw(); }
     tip.textContent = found < 0 ? "" :
@@ -101,6 +103,7 @@
     else if (event.key === "-") zoom(1 / 1.3, ...middle);
     else if (event.key === "0") reset();
     else if (event.key.startsWith("Arrow")) {
+      moved = true;
       left += { ArrowLeft: 60, ArrowRight: -60 }[event.key] || 0;
       top += { ArrowUp: 60, ArrowDown: -60 }[event.key] || 0;
       event.preventDefault(); draw();
@@ -129,6 +132,7 @@
     });
     legend.append(button);
   });
-  const ready = () => { new ResizeObserver(reset).observe(canvas); };
+  // A window made larger keeps what it shows; before anybody zoomed it shows the whole map.
+  const ready = () => { new ResizeObserver(() => { if (moved) draw(); else reset(); }).observe(canvas); };
   if (sheet.complete) ready(); else sheet.addEventListener("load", ready);
 })();
