@@ -19,6 +19,7 @@ from fossilray.cli import (
     learn,
     look,
     plan,
+    similar,
     submit,
     trace,
     work,
@@ -42,6 +43,7 @@ for command in (
     *(care.failures, care.retry, care.verify, care.gc, care.compact),
     *(certainty.calls, certainty.discover),
     *(answers.embed, curate.curate, labels.suggest),
+    similar.similar,
     evaluate.evaluate,
     *(work.synth, work.demo),
     *(about.doctor, about.version),
@@ -58,6 +60,12 @@ labelling = typer.Typer(help="Labels that people give to objects of a run.", no_
 labelling.command(name="import")(labels.import_labels)
 labelling.command(name="show")(labels.show)
 app.add_typer(labelling, name="labels")
+
+index = typer.Typer(help="Indexes over runs, in which `fossilray similar` looks.", no_args_is_help=True)
+index.command(name="build")(similar.build)
+index.command(name="status")(similar.status)
+index.command(name="duplicates")(similar.duplicates)
+app.add_typer(index, name="index")
 
 job = typer.Typer(help="Jobs that were submitted to a cluster.", no_args_is_help=True)
 job.command(name="list")(submit.list_jobs)
