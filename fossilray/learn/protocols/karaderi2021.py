@@ -5,9 +5,9 @@ crops in embedding space bear, as accuracy and F1 averaged over species. Open se
 training (10 of 35 in a split of the published code), their images clustered by embedding alone, and each cluster
 matched with one species so that most images agree.
 
-Followed are the abstract and the published code. What those do not tell is ours: 80 to 20 stratified divisions; the vote of five neighbours; k-means
-with as many clusters as species were withheld; vectors brought to length 1; repetition over groups of species that
-are drawn in turn.
+Followed are the abstract and the published code. What those do not tell is ours: 80 to 20 stratified divisions; the
+vote of five neighbours; k-means with as many clusters as species were withheld; vectors brought to length 1; repetition
+over groups of species that are drawn in turn.
 """
 
 from __future__ import annotations
