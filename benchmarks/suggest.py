@@ -3,7 +3,7 @@
 python benchmarks/suggest.py                    # made-up vectors: 10 seeds, a minute or two
 python benchmarks/suggest.py --crops FOLDER     # real crops in <class>/<image>, vectors of the shipped backbone
 
-Made-up vectors: 24 genera of unequal frequency (the rarest 1 in 500), each a few clusters, in four wells that hold
+Made-up vectors: 24 genera of unequal frequency (the rarest 1 in 630), each a few clusters, in four wells that hold
 different ones, among as much debris again. All methods begin with the same labels, drawn by lot, choose as many more
 from the same pool, and teach the same head (logistic), which is asked about objects that no method saw.
 """
@@ -44,8 +44,9 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=100, help="labels of the round")
     parser.add_argument("--pool", type=int, default=8000)
     parser.add_argument("--crops", type=Path, help="folder of <class>/<image>")
+    parser.add_argument("--backbone", default="bundled", help="of --crops; the shipped one may know them")
     given = parser.parse_args()
-    whole = None if given.crops is None else describe(given.crops)
+    whole = None if given.crops is None else describe(given.crops, given.backbone)
     first, later = [], []
     for seed in range(given.seeds):
         pool, asked = halves(whole, seed) if whole else (make(given.pool, seed), make(4000, seed, again=True))
@@ -81,13 +82,13 @@ def make(count: int, seed: int, *, again: bool = False) -> Made:
     return Made(vectors.astype(np.float32), label.astype(np.int64), well.astype(np.int64), names)
 
 
-def describe(folder: Path) -> Made:
-    """Labelled crops by the shipped backbone; one well."""
+def describe(folder: Path, backbone: str) -> Made:
+    """Labelled crops by a backbone; one well."""
     from fossilray.learn.backbones import describe_labelled
     from fossilray.learn.labelled import load_labels
 
     labelled = load_labels(folder)
-    described = describe_labelled(labelled, "bundled")
+    described = describe_labelled(labelled, backbone)
     print(
         f"{len(labelled)} crops of {len(labelled.crops.classes)} classes; backbone {described.backbone.sha256[:12]}"
     )
