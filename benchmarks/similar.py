@@ -54,12 +54,12 @@ class MadeVectors:
 
     def __init__(self, *, kinds: int = KINDS, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
-        turn = [np.linalg.qr(rng.normal(size=(DIMENSION, DIMENSION)))[0] for _ in range(2)]
+        turn, _ = np.linalg.qr(rng.normal(size=(DIMENSION, DIMENSION)))
         spread = np.sqrt(_axes(BETWEEN) * VARIANCE * OF_CLASSES)
-        mean = turn[0][:, -1] * np.sqrt(1 - VARIANCE)
-        self._centres = ((rng.normal(size=(kinds, DIMENSION)) * spread) @ turn[0].T + mean).astype(np.float32)
-        within = np.sqrt(_axes(WITHIN) * VARIANCE * (1 - OF_CLASSES) * NEARNESS)
-        self._within = (within[:, None] * turn[1].T).astype(np.float32)
+        mean = turn[:, -1] * np.sqrt(1 - VARIANCE)
+        self._centres = ((rng.normal(size=(kinds, DIMENSION)) * spread) @ turn.T + mean).astype(np.float32)
+        # Along the axes of the numbers themselves, which centres lie askew to.
+        self._within = np.sqrt(_axes(WITHIN) * VARIANCE * (1 - OF_CLASSES) * NEARNESS).astype(np.float32)
         self._width = np.exp(rng.normal(0, 0.25, kinds)).astype(np.float32)
         share = 1 / np.arange(1, kinds + 1) ** 0.8
         self._share = share / share.sum()
@@ -68,7 +68,8 @@ class MadeVectors:
         """Vectors (count, d) as a run stores them."""
         rng = np.random.default_rng([seed, number])
         kind = rng.choice(len(self._share), count, p=self._share)
-        made = rng.standard_normal((count, DIMENSION), dtype=np.float32) @ self._within
+        made = rng.standard_normal((count, DIMENSION), dtype=np.float32)
+        made *= self._within
         made *= self._width[kind][:, None]
         made += self._centres[kind]
         return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float16)

@@ -67,8 +67,14 @@ def commit_vectors(
     writer.write(0, pixels, vectors.astype(np.float16))
     files = writer.finish()
     table = some_objects(slide_id, files.path, count)
-    opacity = pa.array(np.linspace(0.1, 1, count), pa.float32(), mask=np.arange(count) == count - 1)
-    for name, column in (("opacity", opacity), ("object_id", pa.array(np.arange(count), pa.int32()))):
+    number = np.arange(count)
+    columns = {
+        "opacity": pa.array(np.linspace(0.1, 1, count), pa.float32(), mask=number == count - 1),
+        "object_id": pa.array(number, pa.int32()),
+        "width_um": pa.array(20.0 + number % 40, pa.float32()),
+        "height_um": pa.array(15.0 + number % 25, pa.float32()),
+    }
+    for name, column in columns.items():
         place = table.schema.get_field_index(name)
         table = table.set_column(place, table.schema.field(place), column)
     summary = a_summary(slide_id, attempt.attempt, objects=count, well=well)

@@ -119,7 +119,7 @@ def draw_sheet(found: Sequence[Found], *, fit: str) -> Image:
         draw.rectangle(
             (_GAP_PX - 3, top - 3, _GAP_PX + _CELL_PX + 2, top + _CELL_PX + 2), outline=_MARK, width=2
         )
-        draw.text((_GAP_PX, top + _CELL_PX + 4), _fitting(draw, one.name, font), _INK, font)
+        draw.text((_GAP_PX, top + _CELL_PX + 4), _fitting(draw, Path(one.name).name, font), _INK, font)
         for number, (row, crop) in enumerate(zip(one.table.to_pylist(), one.crops, strict=True)):
             left = 3 * _GAP_PX + (1 + number % across) * pitch_x
             y = top + number // across * pitch_y
