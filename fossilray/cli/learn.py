@@ -97,7 +97,8 @@ def train_metric(
         init = f"file:{bundled_path()}"
     for place in labels:
         if "://" not in place and not Path(place).is_dir():
-            raise UsageError(f"{place} does not exist; give --labels a folder of <class>/<image>")
+            found = "is a file" if Path(place).is_file() else "does not exist"
+            raise UsageError(f"{place} {found}; give --labels a folder of <class>/<image>")
     given = {"metric.loss": loss, "arch": arch, "init": init, "workers": workers}
     extra = [f"{name}={value}" for name, value in given.items() if value is not None]
     chosen = [*(set_ or []), "method=metric", f"data.sources={list(labels)!r}", *extra]

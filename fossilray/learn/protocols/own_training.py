@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,8 @@ class OwnTraining:
         except OSError as error:
             raise UsageError(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
         result = Loop(self._config, table_of(self._labelled.crops, rows), device=device, folder=folder).run()
+        # Nobody goes on from them, and of a large network they are gigabytes.
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         config = EmbedderConfig(weights=f"file:{result.backbone}")
         embedder = load_embedder(config, device=device)
         assert embedder is not None
