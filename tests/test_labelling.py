@@ -33,7 +33,7 @@ from fossilray.labelling.suggesting import suggest
 from fossilray.learn.heads import BackboneOf, save_head, train_head
 from fossilray.learn.labelled import load_labels
 from fossilray.query import connect, fetch
-from fossilray.store import RunStore
+from fossilray.store import RunStore, open_run
 from fossilray.store.run_record import describe_run
 
 OTHER_WELL = "7/11-1"
@@ -124,6 +124,26 @@ def test_a_condition_and_embeddings_of_a_name_are_heeded(run: RunStore, tmp_path
     told = suggest(run, tmp_path / "next", count=40, embeddings="vits", where="slide_id = 'b-2050'")
     assert (told.objects, told.pool) == (30, 30)
     assert set(told.wells) == {WELL}
+
+
+def test_a_compacted_dataset_gives_the_same_suggestions_and_takes_labels(
+    run: RunStore, tmp_path: Path
+) -> None:
+    command("compact", run.url, "--to", tmp_path / "dataset")
+    suggest(run, tmp_path / "one", count=15)
+    suggest(open_run(str(tmp_path / "dataset")), tmp_path / "two", count=15)
+    ours = [(tmp_path / name / "suggestions.csv") for name in ("one", "two")]
+    assert ours[0].read_bytes() == ours[1].read_bytes()
+    fill_in(ours[0], genus_of(run))
+    found = import_labels(ours[0], open_run(str(tmp_path / "dataset")), tmp_path / "labels", who="Ada")
+    assert found.round is not None
+    assert found.round.labels == 15
+    assert len(load_labels(tmp_path / "labels", run=run)) == 15
+
+
+def test_a_run_without_slides_has_nothing_to_suggest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to suggest"):
+        suggest(begin(tmp_path / "run"), tmp_path / "next", count=3)
 
 
 def test_a_project_of_particletrieur_is_read_as_it_shows_it(tmp_path: Path) -> None:
