@@ -151,12 +151,14 @@ def _render(found: Measured, facts: dict[str, Any], picture: bytes, files: Seque
     )
     environment.filters["third"] = lambda value: f"{value:.3f}"
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    # Of two wells the one that is left cannot be held out once more.
+    by_wells = {one.name: one for one in found.wells_by_wells}
     return environment.get_template("certainty.html.j2").render(
         found=found,
         facts=facts,
         figures=found.figures,
         picture="data:image/svg+xml;base64," + base64.b64encode(picture).decode(),
         files=files,
-        side_by_side=list(zip(found.wells, found.wells_by_wells, strict=False)),
+        wells=[(one, by_wells.get(one.name)) for one in found.wells],
         kinds=ALL_NOVELTY,
     )
