@@ -1,4 +1,7 @@
-"""Boxes and crops for other programs: GeoJSON for QuPath, COCO, CSV, and image files."""
+"""Boxes and crops for other programs: GeoJSON for QuPath, COCO, CSV, and image files.
+
+What trains networks (YOLO, ImageFolder) and what carries vectors (AnnData) are in files of their own beside this.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from fossilray.tables import spreadsheet_safe
 if TYPE_CHECKING:
     from fossilray.query import Connection
 
-ExportForm = Literal["geojson", "coco", "csv"]
+BoxForm = Literal["geojson", "coco", "csv"]
 
 SAVED_JPEG_QUALITY = 95
 """Of crops saved as files: above the store's own 90, so that saving costs nothing that can be seen."""
@@ -39,7 +42,7 @@ def export_objects(
     store: RunStore,
     out: Path,
     *,
-    form: ExportForm = "geojson",
+    form: BoxForm = "geojson",
     where: str | None = None,
     slide: str | None = None,
     head: str | None = None,
@@ -59,11 +62,11 @@ def export_objects(
         UsageError: the slide is not in the run, or `out` cannot be written.
         RunNotFound: the run has no predictions of this name.
     """
-    chosen = _choose_slides(store, slide)
+    chosen = choose_slides(store, slide)
     genera = None if head is None else choose_fitting(store, head, chosen)
     con = connect(store, sql=where or "")
-    per_slide = _objects_by_slide(con, store, chosen, where, genera, subtract_bounds=subtract_bounds)
-    with _told(out):
+    per_slide = objects_by_slide(con, store, chosen, where, genera, subtract_bounds=subtract_bounds)
+    with writing_to(out):
         if form == "coco":
             return _write_coco(out, chosen, per_slide, genera, subtract_bounds=subtract_bounds)
         if form == "csv":
@@ -83,12 +86,12 @@ def save_crops(store: RunStore, *, where: str | None, out: Path, limit: int | No
     end = "" if limit is None else f" LIMIT {int(limit)}"
     con = connect(store, sql=where or "")
     found = fetch(con, f"SELECT slide_id, arrays, object_id FROM ({objects_where(where)}){end}")
-    with _told(out):
+    with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
     for first in range(0, found.num_rows, _CROPS_AT_ONCE):
         part = found.slice(first, _CROPS_AT_ONCE)
         crops = load_crops(store, part)
-        with _told(out):
+        with writing_to(out):
             for row, crop in zip(part.to_pylist(), crops, strict=True):
                 # What a table says of itself may be another name than its file's, and lead out of the folder.
                 name = f"{check_slide_id(row['slide_id'])}-{row['object_id']:06d}.jpg"
@@ -96,7 +99,12 @@ def save_crops(store: RunStore, *, where: str | None, out: Path, limit: int | No
     return int(found.num_rows)
 
 
-def _choose_slides(store: RunStore, slide: str | None) -> list[SlideSummary]:
+def choose_slides(store: RunStore, slide: str | None) -> list[SlideSummary]:
+    """All committed slides, or one.
+
+    Raises:
+        UsageError: it is not in the run.
+    """
     summaries = store.summaries()
     if slide is None:
         return summaries
@@ -106,7 +114,7 @@ def _choose_slides(store: RunStore, slide: str | None) -> list[SlideSummary]:
     return chosen
 
 
-def _objects_by_slide(
+def objects_by_slide(
     con: Connection,
     store: RunStore,
     slides: list[SlideSummary],
@@ -191,8 +199,7 @@ def _write_coco(
     subtract_bounds: bool,
 ) -> int:
     # 1 is whatever has no genus.
-    classes = [] if genera is None else (genera.answers.record.head or {}).get("classes", [])
-    numbers = {genus: number for number, genus in enumerate(classes, start=2)}
+    numbers = {genus: number for number, genus in enumerate(classes_of(genera), start=2)}
     images = [
         {
             "id": number,
@@ -269,8 +276,14 @@ def _ready(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
+def classes_of(genera: ListedAnswers | None) -> tuple[str, ...]:
+    """The classes of the head that gave predictions; none without any."""
+    return () if genera is None else tuple((genera.answers.record.head or {}).get("classes", ()))
+
+
 @contextmanager
-def _told(out: Path) -> Iterator[None]:
+def writing_to(out: Path) -> Iterator[None]:
+    """Within it, a file that cannot be written is a UsageError that names `out`."""
     try:
         yield
     except OSError as error:
