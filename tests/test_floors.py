@@ -17,7 +17,8 @@ FLOORS = {
     "detect merge crops measures half_precision precision embed pictures store tables in_parts "
     "objects_table sources synthetic direct timeline watched_pool slide_threads",
     3: "worker detection cutting catalog ledger progress slide_plan dry_run query export status report doctor learn "
-    "compact care certainty estimate config_reading view_sql cost watching tracing wells labelling similar",
+    "export_anndata export_folder export_yolo compact care certainty estimate explain config_reading "
+    "view_sql cost watching tracing wells labelling similar",
     4: "scheduler job answer_job train_job submission index_job",
     5: "cli demo __main__",
 }

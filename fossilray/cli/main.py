@@ -15,6 +15,7 @@ from fossilray.cli import (
     chart,
     curate,
     evaluate,
+    explain,
     labels,
     learn,
     look,
@@ -44,7 +45,7 @@ for command in (
     *(certainty.calls, certainty.discover),
     *(answers.embed, curate.curate, labels.suggest),
     similar.similar,
-    evaluate.evaluate,
+    *(evaluate.evaluate, explain.explain),
     *(work.synth, work.demo),
     *(about.doctor, about.version),
 ):
