@@ -1,7 +1,7 @@
 """Two wells set beside each other: which samples of one match which of the other, in the order of both.
 
 Samples are alike by squared chord distance (Overpeck, Webb and Prentice 1985, Quat. Res. 23, 87-108), 0 to 2. The match
-is time warping with the symmetric steps of Sakoe and Chiba (1978, IEEE Trans. ASSP 26, eq. 19): one sample may match
+is time warping with the symmetric steps of Sakoe and Chiba (1978, IEEE Trans. ASSP 26): one sample may match
 several of the other well, where that one accumulated faster. It begins and ends where it is worth most, as in Smith and
 Waterman's (1981, J. Mol. Biol. 147) local alignment, which Waterman and Raymond (1987, Math. Geol. 19) brought to
 stratigraphy; so what only one of the wells has stays unmatched.
@@ -74,7 +74,7 @@ def _align(value: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
     for i in range(n):
         for j in range(m):
             own = value[:, i, j]
-            # A diagonal step passes a sample of both wells, so its pair counts twice (Sakoe and Chiba, eq. 19).
+            # A diagonal step passes a sample of both wells, so its pair counts twice (Sakoe and Chiba).
             ways = np.stack(
                 [
                     2 * own,

@@ -56,7 +56,7 @@ def fisher_alpha(objects: int, taxa: int) -> float:
 
 
 def rarefy(counts: NDArray[np.int64], efforts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Taxa expected among so many objects drawn from a sample without putting them back (Hurlbert 1971, eq. 16).
+    """Taxa expected among so many objects drawn from a sample without putting them back (Hurlbert 1971).
 
     efforts: numbers of objects, none above the sample's.
     """

@@ -120,14 +120,13 @@ def _tell_samples(charted: ChartedWell) -> Iterator[str]:
     samples = charted.found.samples
     if charted.found.without_depth:
         named = charted.found.without_depth
-        yield f"{len(named)} slides without a measured depth are left out: {_few(named)}"
+        number = "1 slide" if len(named) == 1 else f"{len(named)} slides"
+        yield f"left out for lack of a measured depth: {number}, {_few(named)}"
     if twice := [sample for sample in samples if sample.slides > 1]:
-        yield (
-            f"{len(twice)} depths have more than one slide, counted together: "
-            f"{_few([f'{sample.depth_m:g} m' for sample in twice])}"
-        )
+        named_depths = _few([f"{sample.depth_m:g} m" for sample in twice])
+        yield f"more than one slide, counted together, at {named_depths}"
     if unasked := sum(sample.slides - sample.asked for sample in samples):
-        yield f"{unasked} slides have no predictions that fit; start `fossilray classify run` again"
+        yield f"without predictions that fit: {unasked} of the slides; start `fossilray classify run` again"
     for word, marked in (
         ("barren", [one for one in samples if one.is_barren]),
         ("lossy", [one for one in samples if one.is_lossy]),

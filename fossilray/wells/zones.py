@@ -42,7 +42,7 @@ def find_zones(shares: NDArray[np.float64], *, number: int | None = None) -> Zon
     CONISS (Grimm 1987): of all neighbours those join whose union adds least to the sum of squares within clusters,
     here of square roots of shares, his option for percentages, where squared distance is Edwards' and Cavalli-Sforza's
     chord. number: of zones; None: while a further one lessens the sum by more than the broken-stick model has it
-    (Bennett 1996, New Phytologist 132, section "The broken stick").
+    (Bennett 1996, New Phytologist 132).
     """
     from scipy.sparse import diags
     from sklearn.cluster import AgglomerativeClustering
