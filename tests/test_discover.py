@@ -23,7 +23,7 @@ from fossilray.certainty.discovery import DISCOVERY_SCHEMA
 from fossilray.cli.main import app
 from fossilray.config import CropsConfig, RunConfig
 from fossilray.crops import resize_to
-from fossilray.errors import RunNotFound, UsageError
+from fossilray.errors import RunMismatch, RunNotFound, UsageError
 from fossilray.learn.answer_worker import AnswerWorker
 from fossilray.learn.answerers import Classifying
 from fossilray.learn.heads import load_head
@@ -129,6 +129,38 @@ def test_predictions_say_which_genera_how_surely_and_how_new(run: RunStore, pred
     assert text.startswith('"genera"')
 
 
+def test_the_job_writes_what_the_worker_says_and_its_record_states_coverage_and_confusion(
+    run: RunStore,
+    head: Path,
+    predictions: AnswerStore,
+    shared_ray: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", shared_ray)
+    words = (
+        "classify",
+        "run",
+        run.url,
+        "--head",
+        head,
+        "--name",
+        "job",
+        "--address",
+        "auto",
+        "--workers",
+        "1",
+    )
+    assert "352 objects classified" in call(*words, "--set", "workers.cpus_per_worker=0.4")
+    answers = AnswerStore.open(run, "predictions", "job")
+    assert answers.read("b").equals(predictions.read("b"))
+    stated = answers.record.head
+    assert stated is not None
+    assert stated["coverage"] == 0.9
+    assert np.sum(stated["confusion"]) == 90
+    with pytest.raises(RunMismatch, match="coverage"):
+        call(*words, "--coverage", "0.8")
+
+
 def test_predictions_of_a_head_without_certainty_stand_beside_them(tmp_path: Path) -> None:
     store = write_small_run(tmp_path / "run")
     predict(store, "older")
@@ -145,18 +177,31 @@ def test_predictions_of_a_head_without_certainty_stand_beside_them(tmp_path: Pat
 def test_calls_are_kept_up_to_an_entropy_and_the_sql_says_the_same(
     run: RunStore, predictions: AnswerStore, tmp_path: Path
 ) -> None:
-    told = call("calls", run.url, "--wrong", "0.05", "--novelty-p", "0.02", "--out", tmp_path / "calls.csv")
+    told = call(
+        "calls",
+        run.url,
+        "--head",
+        "genera",
+        "--wrong",
+        "0.05",
+        "--novelty-p",
+        "0.02",
+        "--out",
+        tmp_path / "calls.csv",
+    )
     found = keep_calls(run, head="genera", wrong_share=0.05, novelty_p=0.02)
     assert f"{found.kept:,} of 352 calls of genera kept" in told
     condition = told.split("SQL: ")[1].strip()
     counted = run_query(run, f"SELECT count(*) AS n FROM predictions WHERE {condition}")
     assert counted["n"][0].as_py() == found.known
     assert found.entropy is not None
-    by_entropy = run_query(run, f"SELECT count(*) AS n FROM predictions WHERE entropy <= {found.entropy!r}")
+    by_entropy = run_query(
+        run, f"SELECT count(*) AS n FROM predictions WHERE head = 'genera' AND entropy <= {found.entropy!r}"
+    )
     assert by_entropy["n"][0].as_py() == found.kept
     assert (tmp_path / "calls.csv").read_text().splitlines()[0] == '"genus","objects","kept","known"'
     assert found.known <= found.kept - 40  # what is new was called something, and often surely
-    assert "no call of genera can be kept" in call("calls", run.url, "--wrong", "0.001")
+    assert "no call of genera can be kept" in call("calls", run.url, "--head", "genera", "--wrong", "0.001")
 
 
 def test_what_nobody_labelled_is_found_sorted_and_counted(run: RunStore, head: Path, tmp_path: Path) -> None:
