@@ -14,7 +14,7 @@ def class_p_values(
 ) -> NDArray[np.float32]:
     """(n, classes): how odd an object would be as one of each class, from its scores (n, classes).
 
-    Conformal, each class by itself (Vovk et al. 2005, "Algorithmic learning in a random world", section 4.5): the
+    Conformal, each class by itself (Vovk et al. 2005, "Algorithmic learning in a random world", chapter 4): the
     share of the class's held-out crops, and of the object itself, that fit no better. Of objects of the class, at
     most a share t has a value of t or less. A class that no crop was held out of gives 1: it cannot be excluded.
     """
@@ -57,7 +57,7 @@ def highest_kept(
 ) -> float | None:
     """The p-value up to which calls are kept so that the expected share of wrong ones among them is `wrong_share`.
 
-    Benjamini and Hochberg (1995) over all objects; that it controls the share here is theorem 2.6 of Jin and Candès.
+    Benjamini and Hochberg (1995) over all objects; that it controls the share here is shown by Jin and Candès (2023).
     p_values: (v,) distinct or not, with how many objects have each. None: no call can be kept.
     """
     order = np.argsort(p_values, kind="stable")

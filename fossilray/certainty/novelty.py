@@ -37,7 +37,7 @@ class Known:
         """(n,) how far vectors (n, d) of any length are from what is known; 0 is there already.
 
         knn: one less the cosine with the k-th nearest label (Sun et al. 2022, arXiv 2204.06507). mahalanobis: from
-        the nearest class's centre, with one covariance for all (Lee et al. 2018, eq. 1, arXiv 1807.03888).
+        the nearest class's centre, with one covariance for all (Lee et al. 2018, section 2.1, arXiv 1807.03888).
         """
         parts = [
             self._distance(unit(vectors[first : first + _ROWS_AT_ONCE]))
