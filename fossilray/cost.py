@@ -104,7 +104,7 @@ def tell_spending(spending: Spending) -> list[str]:
         end = ", ".join(filter(None, (describe_money(in_all, spending.currency), describe_hours(in_all))))
         told.append(f"At the end it will be about {end}, if the rest is like the slides so far.")
     told.append(
-        "These are estimates: machines while they start, the head, storage and traffic are not in them."
+        "These are estimates: machines while they start, a cluster's head, storage and traffic are not in them."
     )
     return told
 
