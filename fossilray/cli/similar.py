@@ -49,7 +49,9 @@ def build(
     ] = None,
     coder: Annotated[
         str,
-        typer.Option(help="How vectors are kept: pca64-8bit, pca96-6bit, pca128-4bit; auto tries them."),
+        typer.Option(
+            help="How vectors are kept: pca64-8bit, pca96-6bit, pca128-4bit, pca176-4bit; auto tries."
+        ),
     ] = "auto",
     lists: Annotated[
         int | None, typer.Option(help="Lists of neighbours; default: after the number of objects.")
@@ -171,7 +173,9 @@ def similar(
     probes: Annotated[int, typer.Option(min=1, help="Lists looked into; more find more, slower.")] = 32,
     candidates: Annotated[
         int | None,
-        typer.Option(min=1, help="Objects compared by their exact vectors; default: three for each hit."),
+        typer.Option(
+            min=1, help="Objects compared by their exact vectors; default: three for each hit, at least 100."
+        ),
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", help="Page (.html) or picture (.png) to draw.")
@@ -253,13 +257,12 @@ def _give(table: pa.Table, form: TableForm | None, out_file: Path | None) -> Non
 
     form = _form(form, out_file)
     if form == "table" and out_file is None:
-        shown = [name for name in table.column_names if name not in _NOT_ON_TERMINAL]
+        shown = [name for name in _ON_TERMINAL if name in table.column_names]
         print_table(table.select(shown), console=out)
     else:
         write_table(table, form="csv" if form == "table" else form, out=out_file)
 
 
-_NOT_ON_TERMINAL = (
-    *(f"{name}{ending}" for name in ("x_min", "y_min", "x_max", "y_max") for ending in ("", "_2")),
-    *("score", "opacity", "sharpness", "genus_score", "arrays", "run", "run_2"),
-)
+_ON_TERMINAL = (
+    "query", "rank", "similarity", "well", "slide_id", "object_id", "slide_id_2", "object_id_2", "genus",
+)  # fmt: skip

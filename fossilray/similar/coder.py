@@ -1,7 +1,7 @@
 """Vectors as short codes in lists of neighbours, and the search among them; the only home of FAISS.
 
 A vector of length 1 is turned onto its principal axes, put into the list of the nearest of some thousand centres, and
-what is left of it is kept in 64 to 72 bytes by scalar quantisation. Inverted lists: Jegou et al. 2011 (Product
+what is left of it is kept in 64 to 88 bytes by scalar quantisation. Inverted lists: Jegou et al. 2011 (Product
 quantization for nearest neighbor search, section IV); docs/similar.md says by what measurement product quantisation
 was left out.
 """
@@ -23,11 +23,12 @@ CODERS: Mapping[str, tuple[int, str]] = {
     "pca64-8bit": (64, "SQ8"),
     "pca96-6bit": (96, "SQ6"),
     "pca128-4bit": (128, "SQ4"),
+    "pca176-4bit": (176, "SQ4"),
 }
-"""Principal axes that are kept, and how each number is written: 64, 72 and 64 bytes a vector."""
+"""Principal axes that are kept, and how each number is written: 64, 72, 64 and 88 bytes a vector."""
 
 TRIED_VECTORS, TRIED_QUERIES, TRIED_LISTS = 20_000, 200, 32
-TRIED_NEIGHBOURS, TRIED_CANDIDATES = 10, 30
+TRIED_NEIGHBOURS, TRIED_CANDIDATES = 10, 50
 _FEWEST_A_LIST = 39
 """Vectors a centre is taught on; FAISS warns of fewer."""
 _ROWS_AT_ONCE = 65_536
@@ -41,7 +42,7 @@ class Trial:
     coder: str
     bytes: int
     recall: float
-    """Of the 10 nearest by cosine, how many are among the 30 nearest by code."""
+    """Of the 10 nearest by cosine, how many are among the 50 nearest by code."""
 
 
 class Coder:

@@ -17,7 +17,7 @@ from fossilray.similar.sample import draw_sample
 from fossilray.similar.sources import RunVectors, told
 
 SHARD_OBJECTS = 8_000_000
-"""One worker holds a shard's codes while it sorts them: twice 72 bytes each, 1.2 GB."""
+"""One worker holds a shard's codes while it sorts them: twice 88 bytes each, 1.4 GB."""
 SAMPLE = 400_000
 _TAUGHT_A_LIST = 64
 """Vectors a centre is taught on, where there are so many."""

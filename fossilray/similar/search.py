@@ -22,11 +22,11 @@ from fossilray.store.files import READ_THREADS
 
 PROBES = 32
 CANDIDATES_A_HIT = 3
-FEWEST_CANDIDATES = 50
+FEWEST_CANDIDATES = 100
 EXACT_BELOW = 2_000
 """So few allowed objects are compared one by one; no code is asked."""
 _MOST_LOADED = 20_000_000
-"""Entries of lists that stay in memory between searches: 1.5 GB at 72 bytes."""
+"""Entries of lists that stay in memory between searches: 1.9 GB at 88 bytes."""
 _READERS = 8
 
 
@@ -184,8 +184,8 @@ class SearchIndex:
     ) -> list[list[Hit]]:
         """The `count` objects most like each of the queries (q, d) of length 1, the likest first.
 
-        candidates: how many are compared exactly; default three for each hit. probes: lists looked into; more
-        where these hold fewer allowed objects than candidates are wanted.
+        candidates: how many are compared exactly; default three for each hit, at least 100. probes: lists looked into;
+        more where these hold fewer allowed objects than candidates are wanted.
 
         Raises:
             UsageError: the queries are of another dimension.
