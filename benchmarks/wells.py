@@ -1,0 +1,97 @@
+"""How often intervals of a range chart hold the true shares, beside those of the lot alone, on wells that are known.
+
+python benchmarks/wells.py --labels FOLDER
+
+Half of the labelled crops teach a head and give its confusion by five folds. Samples are drawn from the other half:
+300 objects of eight of its classes in known shares, as the head calls them. Needs four crops of a class.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold, train_test_split
+
+from fossilray.learn.backbones import describe_labelled
+from fossilray.learn.heads import Head, train_head
+from fossilray.learn.labelled import load_labels
+from fossilray.wells.confusion import Confusion
+from fossilray.wells.intervals import estimate_shares
+
+WELLS, SAMPLES, OBJECTS, PRESENT, FOLDS = 5, 12, 300, 8, 5
+
+
+def main() -> None:
+    """Print what held, for taxa that are in a sample and for those that are not."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--labels", type=Path, required=True)
+    parser.add_argument("--backbone", default="bundled")
+    asked = parser.parse_args()
+    labelled = load_labels(asked.labels)
+    described = describe_labelled(labelled, asked.backbone)
+    label, classes = labelled.crops.label, labelled.crops.classes
+    kept = np.flatnonzero(np.bincount(label)[label] >= 4)
+
+    def teach(rows: NDArray[np.int64]) -> Head:
+        return train_head(
+            described.vectors[rows], label[rows], classes, kind="logistic", backbone=described.backbone
+        )
+
+    def call(head: Head, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        own = np.array([classes.index(name) for name in head.classes])
+        return own[head.predict(described.vectors[rows]).argmax(axis=1)]
+
+    held: dict[str, list[NDArray[np.float64]]] = {"corrected": [], "lot alone": []}
+    right = []
+    for seed in range(WELLS):
+        known, other = train_test_split(kept, test_size=0.5, stratify=label[kept], random_state=seed)
+        validation = np.zeros((len(classes), len(classes)), np.int64)
+        for taught, left in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(
+            known, label[known]
+        ):
+            np.add.at(validation, (label[known[left]], call(teach(known[taught]), known[left])), 1)
+        called = call(teach(known), other)
+        right.append(float((called == label[other]).mean()))
+        rng = np.random.default_rng(seed)
+        truth, calls = _draw_samples(label[other], called, len(classes), rng)
+        for name, confusion in (("corrected", Confusion(classes, validation)), ("lot alone", None)):
+            one = estimate_shares(
+                calls, np.arange(len(classes)), len(classes), confusion=confusion, draws=200, rng=rng
+            )
+            is_held = (one.low <= truth + 1e-12) & (truth <= one.high)
+            misplaced = np.abs(one.shares - truth).sum(axis=1).mean() / 2
+            held[name].append(
+                np.array([is_held.mean(), is_held[truth > 0].mean(), is_held[truth == 0].mean(), misplaced])
+            )
+    print(f"{len(labelled)} crops, {len(classes)} classes, {asked.backbone} {described.backbone.sha256[:12]}")
+    print(f"called right: {np.mean(right):.3f}")
+    for name, found in held.items():
+        every, there, absent, misplaced = np.mean(found, axis=0)
+        print(
+            f"{name}: 95 % intervals held {every:.3f} (there {there:.3f}, absent {absent:.3f}); objects under a wrong "
+            f"taxon {misplaced:.3f}"
+        )
+
+
+def _draw_samples(
+    label: NDArray[np.int64], called: NDArray[np.int64], classes: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """True shares and calls (samples, classes)."""
+    truth, calls = np.zeros((SAMPLES, classes)), np.zeros((SAMPLES, classes), np.int64)
+    present = np.unique(label)
+    rows_of = {one: np.flatnonzero(label == one) for one in present.tolist()}
+    for row in range(SAMPLES):
+        some = rng.choice(present, min(PRESENT, len(present)), replace=False)
+        truth[row, some] = rng.dirichlet(np.ones(len(some)))
+        for one in rng.choice(classes, OBJECTS, p=truth[row]).tolist():
+            calls[row, called[rng.choice(rows_of[one])]] += 1
+    return truth, calls
+
+
+if __name__ == "__main__":
+    main()
