@@ -52,30 +52,18 @@ def marked(place: tuple[int, int], *, cross: bool, rng: np.random.Generator) -> 
     return np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
 
 
-@pytest.fixture(scope="module")
-def taught() -> tuple[torch.nn.Module, Preprocessing]:
-    """A small network that tells crosses from rings wherever they are, taught for some seconds."""
+def marks_filter() -> tuple[torch.nn.Module, Preprocessing]:
+    """One layer that answers to crosses and to rings, wherever they are, and to nothing else."""
     rng = np.random.default_rng(0)
-    shown = Preprocessing(SIDE, (0.8, 0.8, 0.8), (0.2, 0.2, 0.2), "bilinear")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        layers: list[torch.nn.Module] = []
-        for before, after in ((3, 16), (16, 32), (32, 32)):
-            layers += [torch.nn.Conv2d(before, after, 3, 2, 1), torch.nn.BatchNorm2d(after), torch.nn.ReLU()]
-        network = Plain(torch.nn.Sequential(*layers))
-        last = torch.nn.Linear(32, 2)
-        optimiser = torch.optim.AdamW([*network.parameters(), *last.parameters()], 1e-2)
-        for _ in range(60):
-            crosses = rng.random(32) < 0.5
-            crops = np.stack(
-                [marked(tuple(rng.integers(0, 48, 2)), cross=one, rng=rng) for one in crosses.tolist()]
-            )
-            values = last(network(shown.apply(torch.from_numpy(crops))))
-            loss = torch.nn.functional.cross_entropy(values, torch.from_numpy(crosses.astype(np.int64)))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-    assert float(loss) < 0.2
+    layer = torch.nn.Conv2d(3, 2, 16, stride=4, padding=8, padding_mode="replicate")
+    for channel, cross in enumerate((False, True)):
+        mark = marked((0, 0), cross=cross, rng=rng)[:16, :16].mean(axis=2)
+        template = torch.from_numpy((mark - mark.mean()) / np.linalg.norm(mark - mark.mean()) / 3)
+        layer.weight.data[channel] = template.float()
+    # Half of what its own mark gives (5.5); the other mark, the field and noise give less.
+    layer.bias.data[:] = -2.7
+    network = Plain(torch.nn.Sequential(layer, torch.nn.ReLU()))
+    shown = Preprocessing(SIDE, (0.8, 0.8, 0.8), (1.0, 1.0, 1.0), "bilinear")
     return network.eval().requires_grad_(False), shown
 
 
@@ -97,25 +85,26 @@ class Plain(torch.nn.Module):
 
 
 @pytest.mark.parametrize("kind", HEAD_KINDS)
-def test_the_map_lies_on_the_mark_that_makes_the_class(
-    taught: tuple[torch.nn.Module, Preprocessing], kind: str
-) -> None:
-    network, shown = taught
+def test_the_map_lies_on_the_mark_that_makes_the_class(kind: str) -> None:
+    network, shown = marks_filter()
     rng = np.random.default_rng(5)
-    label = np.arange(80) % 2
-    crops = np.stack([marked(tuple(rng.integers(0, 48, 2)), cross=bool(one), rng=rng) for one in label])
+    label = np.arange(40) % 2
+    places = 4 * rng.integers(0, 13, (40, 2))
+    crops = np.stack(
+        [marked((x, y), cross=bool(one), rng=rng) for one, (x, y) in zip(label, places.tolist(), strict=True)]
+    )
     vectors = network(shown.apply(torch.from_numpy(crops))).numpy()
     head = train_head(vectors, label, ["ring", "cross"], kind=kind, backbone=BackboneOf(name="n", sha256=""))
-    for place in ((0, 0), (48, 0), (0, 48), (48, 48)):
-        seen = shown.apply(torch.from_numpy(marked(place, cross=True, rng=rng)[None]))
-        score = score_of(head, np.array([1]))
-        for heat in (grad_cam(network, seen, score)[0], guided_grad_cam(network, seen, score)[0]):
-            side = heat.shape[0] / SIDE
-            x, y = (int(one * side) for one in place)
-            width = max(1, round(24 * side))  # the mark and what the last map's cells reach beyond it
-            x, y = min(x, heat.shape[0] - width), min(y, heat.shape[0] - width)
-            on_mark = float(heat[y : y + width, x : x + width].sum() / heat.sum())
-            assert on_mark > 0.75, (place, on_mark)
+    assert (head.predict(vectors).argmax(axis=1) == label).all()
+    for x, y in ((0, 0), (48, 0), (0, 48), (48, 48), (16, 32)):
+        for cross in (False, True):
+            seen = shown.apply(torch.from_numpy(marked((x, y), cross=cross, rng=rng)[None]))
+            score = score_of(head, np.array([int(cross)]))
+            for heat in (grad_cam(network, seen, score)[0], guided_grad_cam(network, seen, score)[0]):
+                cell = SIDE / heat.shape[0]
+                down, right = (slice(int(max(at - 6, 0) / cell), int((at + 22) / cell) + 1) for at in (y, x))
+                assert float(heat.sum()) > 0
+                assert float(heat[down, right].sum() / heat.sum()) > 0.95
 
 
 def test_behind_an_average_and_one_layer_grad_cam_is_cam() -> None:
@@ -133,11 +122,11 @@ def test_behind_an_average_and_one_layer_grad_cam_is_cam() -> None:
 def test_grad_cam_is_that_of_pytorch_grad_cam() -> None:
     library = pytest.importorskip("pytorch_grad_cam", reason="pip install --no-deps grad-cam ttach")
     network = network_of("test_efficientnet")
-    seen = noise(1, 160)
+    seen = noise(1, 160).requires_grad_()
     theirs = library.GradCAM(network, [network.bn2]).forward(seen, [lambda vector: vector[3]])[0]
-    own = grad_cam(network, seen, lambda vectors: vectors[:, 3])
+    own = grad_cam(network, seen.detach(), lambda vectors: vectors[:, 3])
     own = torch.nn.functional.interpolate(own[None], (160, 160), mode="bilinear", align_corners=False)[0, 0]
-    assert np.corrcoef(own.numpy().ravel(), theirs.ravel())[0, 1] > 0.999
+    assert np.corrcoef(own.detach().numpy().ravel(), theirs.ravel())[0, 1] > 0.999
 
 
 def test_guided_gradients_are_those_of_a_network_whose_relus_cut_both_ways() -> None:
@@ -261,7 +250,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Backbones and heads of three genera with names that a page must escape, and images of them."""
     folder = tmp_path_factory.mktemp("explain")
     rng = np.random.default_rng(3)
-    for genus, cross in (("<b>ring</b>", False), ("cross", True)):
+    for genus, cross in (("<b>ring", False), ("cross", True)):
         (folder / "labels" / genus).mkdir(parents=True)
         for number in range(5):
             image = marked(tuple(rng.integers(0, 48, 2)), cross=cross, rng=rng)[: 64 - 4 * number]
@@ -309,7 +298,7 @@ def test_sheets_are_drawn_of_chosen_uncertain_and_confused_crops(
     for name, arguments in {
         "chosen": ("--crops", place / "labels", "--n", 3),
         "uncertain": (*labels, "--least-certain", "--n", 3),
-        "confused": (*labels, "--confused", "<b>ring</b>", "cross", "--n", 3),
+        "confused": (*labels, "--confused", "<b>ring", "cross", "--n", 3),
     }.items():
         for ending in ("html", "png"):
             out = tmp_path / f"{name}.{ending}"

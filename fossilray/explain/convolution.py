@@ -66,8 +66,7 @@ def guided_gradient(network: torch.nn.Module, seen: torch.Tensor, score: Score) 
         pixels = seen.detach().clone().requires_grad_()
         value = score(network(pixels))
         (slope,) = torch.autograd.grad(value.sum(), pixels)
-    found: torch.Tensor = slope
-    return found
+    return slope
 
 
 def guided_grad_cam(network: torch.nn.Module, seen: torch.Tensor, score: Score) -> torch.Tensor:
@@ -79,7 +78,8 @@ def guided_grad_cam(network: torch.nn.Module, seen: torch.Tensor, score: Score) 
 
     coarse = grad_cam(network, seen, score)[:, None]
     region = F.interpolate(coarse, seen.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    return guided_gradient(network, seen, score).norm(dim=1) * region
+    strength: torch.Tensor = guided_gradient(network, seen, score).norm(dim=1)
+    return strength * region
 
 
 def feature_maps(

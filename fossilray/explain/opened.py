@@ -92,8 +92,9 @@ def family_of(network: torch.nn.Module, name: str, size_px: int) -> Family:
 def score_of(head: Head, classes: NDArray[np.integer]) -> Score:
     """What speaks for `classes[i]` in the vector of crop i, as torch can differentiate it.
 
-    logistic, linear, svm, mlp: the class's logit. knn has none that is smooth: the cosine to the class's labelled
-    vector that is nearest.
+    logistic, linear, svm, mlp: the class's logit. knn has none that is smooth: the cosine to the class's nearest
+    labelled vector, less that to the nearest of any other class, for what both share tells them not apart. The
+    vector's own length counts as fixed: a cosine near 1 would hardly change with anything.
     """
     import torch
     import torch.nn.functional as F
@@ -109,13 +110,14 @@ def score_of(head: Head, classes: NDArray[np.integer]) -> Score:
             )
         seen = vectors.float()
         if scaler == "unit":
-            seen = seen / seen.norm(dim=1, keepdim=True).clamp(min=_SMALLEST_LENGTH)
+            seen = seen / seen.norm(dim=1, keepdim=True).clamp(min=_SMALLEST_LENGTH).detach()
         elif scaler == "standard":
             seen = (seen - own["scaler.mean"]) / own["scaler.std"]
         if head.meta.kind == "knn":
             cosine = seen @ own["vectors"].T
             of_class = own["label"].long()[None] == wanted[:, None]
-            return cosine.masked_fill(~of_class, -2.0).max(dim=1).values
+            own_nearest = cosine.masked_fill(~of_class, -2.0).max(dim=1).values
+            return own_nearest - cosine.masked_fill(of_class, -2.0).max(dim=1).values
         if head.meta.kind == "mlp":
             seen = F.relu(F.linear(seen, own["hidden.weight"], own["hidden.bias"]))
         values = F.linear(seen, own["weight"], own["bias"])
@@ -127,5 +129,5 @@ def score_of(head: Head, classes: NDArray[np.integer]) -> Score:
 def name_score(head: Head) -> str:
     """What `score_of` gives, in words for a sheet."""
     if head.meta.kind == "knn":
-        return "cosine to the nearest labelled crop of the genus"
+        return "cosine to the nearest labelled crop of the genus, less that to the nearest of any other (knn)"
     return f"the {head.meta.kind} head's logit of the genus"
