@@ -51,7 +51,7 @@ class AnswersRecord:
     backbone: Mapping[str, Any]
     """Name, sha256, dimension and preprocessing of what makes the vectors."""
     head: Mapping[str, Any] | None = None
-    """Of predictions: sha256, kind and classes of the head; its confusion and the coverage of its sets, where it knows."""
+    """Of predictions: sha256, kind and classes of the head; its confusion and its sets' coverage, where it knows."""
     embeddings: str | None = None
     """Of predictions: the name of the vectors that are read; None for those of the run itself."""
     schema_version: int = ANSWERS_VERSION
