@@ -29,7 +29,7 @@ METHOD_NAMES: dict[Method, str] = {
     "guided": "guided Grad-CAM",
     "features": "features",
     "rollout": "attention rollout",
-    "attention": "attention × gradient",
+    "attention": "gradient-weighted attention",
 }
 
 _CELL_PX = 176
@@ -98,7 +98,7 @@ def show_cases(
             Panel(
                 _plate(layer, crop.shape[:2]),
                 f"features, {layer.module}",
-                f"{len(layer.channels)} of {layer.of} at {layer.maps.shape[2]} × {layer.maps.shape[1]}",
+                f"{len(layer.channels)} of {layer.of} at {layer.maps.shape[2]} by {layer.maps.shape[1]}",
             )
             for layer in one.features
         ]
