@@ -87,9 +87,11 @@ def test_settings_in_prose_are_fields(page: Path) -> None:
     for line in fossilray_lines(page):
         words = shlex.split(line, comments=True)
         load = load_train_config if words[1] == "train" else load_config
+        # What a field may be depends on the method.
+        method = [f"method={words[words.index('--method') + 1]}"] if "--method" in words else []
         for before, word in itertools.pairwise(words):
             if before == "--set":
-                load(None, [word])
+                load(None, [*method, word])
             elif before == "--rule":
                 load_curation_config(None, [word])
 
