@@ -37,7 +37,7 @@ Measure = Literal["percent", "counts"]
 
 MOST_COLUMNS = 36
 """Taxa with a column of their own; the rarest beyond share the last one."""
-# Hues and lightnesses apart, as Okabe and Ito (2008) advise for those who see few colours; groups beyond share the last.
+# Hues and lightnesses apart, as Okabe and Ito (2008) advise; groups beyond share the last.
 GROUP_COLOURS = ("#3f6f94", "#d5852a", "#3d8f6d", "#a85b8c", "#7a6a2f", "#7fb2d6", "#8c4a2f", "#6b6b6b")
 
 _NARROWEST, _SIDE, _TREE = 0.3, 0.62, 1.25
