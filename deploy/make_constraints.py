@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).parent.parent / "pyproject.toml"
-EXTRAS = ("cluster", "learn", "onnx")
+EXTRAS = ("cluster", "export", "learn", "onnx", "similar")
 BESIDES = ("setuptools",)
 """Not required by anything, but the wheel is built with it."""
 

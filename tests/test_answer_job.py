@@ -74,6 +74,7 @@ def test_every_stored_crop_is_embedded_as_the_network_alone_does_it(run: RunStor
     assert table["object_id"].to_pylist() == list(range(COUNTS["b-2050"]))
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_where_it_was_and_another_backbone_is_refused(
     run: RunStore, backbone: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +175,7 @@ def test_an_object_without_pixels_has_no_genus(backbone: Path, tmp_path: Path) -
     assert set(second.values()) == {"one", 1, None}
 
 
+@pytest.mark.slow
 def test_a_head_is_not_asked_about_vectors_of_another_backbone(
     run: RunStore, backbone: Path, tmp_path: Path
 ) -> None:
@@ -205,6 +207,7 @@ def test_vectors_of_the_run_itself_serve_a_head_of_its_backbone(backbone: Path, 
     assert table["genus"].to_pylist() == [head.classes[one] for one in head.predict(own).argmax(axis=1)]
 
 
+@pytest.mark.slow
 def test_a_slide_made_anew_is_asked_about_anew_and_its_old_vectors_are_not_read(
     backbone: Path, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def rehearsal(tmp_path: Path) -> Iterator[Rehearsal]:
         rehearsal.process.wait(timeout=60)
 
 
+@pytest.mark.slow
 def test_a_run_on_the_local_cluster_needs_its_token_and_outlives_a_node(
     rehearsal: Rehearsal, tmp_path: Path
 ) -> None:

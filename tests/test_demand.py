@@ -106,6 +106,7 @@ def test_few_workers_are_spread_over_the_machines(cluster: Cluster, marks: Path,
     assert len(nodes_used(marks)) == 2
 
 
+@pytest.mark.slow
 def test_workers_that_find_no_machine_are_told_while_others_work(
     cluster: Cluster, marks: Path, tmp_path: Path
 ) -> None:

@@ -113,7 +113,7 @@ def test_every_dependency_is_pinned_to_a_version_the_project_allows() -> None:
     lines = (DEPLOY / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     needs = list(PROJECT["dependencies"])
-    for extra in ("cluster", "learn", "onnx"):
+    for extra in ("cluster", "export", "learn", "onnx", "similar"):
         needs += PROJECT["optional-dependencies"][extra]
     for need in map(Requirement, needs):
         version = pins[canonicalize_name(need.name)]

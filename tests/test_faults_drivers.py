@@ -58,6 +58,7 @@ def test_asked_to_stop_a_driver_ends_what_is_in_flight_and_no_more(
     assert store.heartbeats()[0].ended
 
 
+@pytest.mark.slow
 def test_two_drivers_at_once_commit_each_slide_once_and_both_say_so(
     some_slides: Path, sound_run: RunStore, tmp_path: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_where_one_driver_commits_a_second_is_refused(some_slides: Path, tmp_pat
         run_job(str(some_slides), store.url, config, address="local", display=Silent())
 
 
+@pytest.mark.slow
 def test_what_was_submitted_to_a_dead_driver_is_committed_by_the_next(
     some_slides: Path, sound_run: RunStore, tmp_path: Path
 ) -> None:
@@ -108,7 +110,7 @@ def test_what_was_submitted_to_a_dead_driver_is_committed_by_the_next(
     "place",
     [
         pytest.param("embedding", id="in arrays", marks=pytest.mark.slow),
-        pytest.param("before the commit", id="in Parquet"),
+        pytest.param("before the commit", id="in Parquet", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_stops_the_job_and_with_room_the_same_command_finishes(

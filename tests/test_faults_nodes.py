@@ -53,6 +53,7 @@ def cluster() -> Iterator[Cluster]:
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
+@pytest.mark.slow
 def test_slides_of_a_lost_machine_are_done_elsewhere(
     cluster: Cluster, some_slides: Path, sound_run: RunStore, tmp_path: Path
 ) -> None:

@@ -130,7 +130,8 @@ def test_a_job_whose_slides_and_run_are_in_a_failing_store_ends_as_if_nothing_ha
     with forbidding(faulty_s3.controller, "/run/", for_s=3.0) as forbidden:
         result, display = run_watched(faulty_s3, s3_endpoint, sound_run, tmp_path)
     assert forbidden.is_set()
-    assert any("trying again for" in line and "store.profile" in line for line in display.said), display.said
+    # Which of the faults was met first, and is told, is a matter of luck.
+    assert any("trying again for" in line for line in display.said), display.said
     assert faulty_s3.controller.pending() == 0
     assert_ended_well(result, faulty_s3, s3_endpoint, sound_run, tmp_path)
 

@@ -20,6 +20,7 @@ def test_every_notebook_is_among_those_that_are_run() -> None:
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == set(IN_THEIR_ORDER)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_notebooks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Their commands are those of this Python.

@@ -231,6 +231,7 @@ def test_bad_usage_is_one_sentence_and_a_code(
     assert not list(tmp_path.glob("run/objects/*"))
 
 
+@pytest.mark.slow
 def test_interrupted_it_stops_soon_and_the_same_command_finishes(tmp_path: Path) -> None:
     folder = tmp_path / "archive"
     for number in range(6):

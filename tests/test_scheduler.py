@@ -216,6 +216,7 @@ def test_asked_to_stop_it_ends_what_is_in_flight_and_starts_nothing_more(
     assert tally.committed == len(tried(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_slide_that_hangs_is_stopped_and_one_that_only_takes_long_is_not(
     store: RunStore, tmp_path: Path
 ) -> None:

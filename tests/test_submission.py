@@ -45,6 +45,7 @@ def cluster(s3_endpoint: str) -> Iterator[RayNodes]:
         yield cluster
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_job_that_is_stopped_ends_its_slides_and_a_plain_ray_job_goes_on_from_there(
     cluster: RayNodes, s3_run: tuple[str, StoreConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -96,6 +97,7 @@ def test_a_job_that_is_stopped_ends_its_slides_and_a_plain_ray_job_goes_on_from_
     assert all(counts.values())
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_ends_the_command_as_it_would_have_ended_here(
     cluster: RayNodes, tmp_path: Path
 ) -> None:

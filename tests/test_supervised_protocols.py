@@ -238,6 +238,7 @@ def check_page(page: str) -> None:
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
+@pytest.mark.slow
 def test_karaderi2021_leaves_a_page_tables_and_a_map_to_zoom(labels: Path, tmp_path: Path) -> None:
     told = run(
         *("evaluate", "--labels", labels, "--backbone", "handcrafted", "--protocol", "karaderi2021"),

@@ -28,6 +28,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_folder(tmp_path_factory.mktemp("drawn") / "shapes")
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_two_workers_of_which_one_is_killed_reach_the_curve_of_two_that_live(

@@ -161,7 +161,8 @@ def _csv_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, o
 
 
 def _parquet_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, object]]]:
-    table = pq.read_table(pa.BufferReader(content))
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        table = file.read(use_threads=False)
     _check_columns(table.column_names, where)
     return list(enumerate(table.to_pylist(), start=1))
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from fossilray.errors import StoreError, UsageError
 from fossilray.records import utc_now
 from fossilray.store.local_files import LocalFiles
+from fossilray.store.rows import from_parquet
 
 LABELS_JSON = "labels.json"
 FORMAT = "fossilray-labels/1"
@@ -227,7 +228,7 @@ class LabelSet:
     def _read(self, number: int) -> tuple[RoundRecord, list[Label]]:
         path = _round_path(number)
         try:
-            table = pq.read_table(io.BytesIO(self._files.read(path)), page_checksum_verification=True)
+            table = from_parquet(self._files.read(path), checked=True)
             record = RoundRecord(**json.loads((table.schema.metadata or {})[_FOOTER_KEY]))
             if table.schema.remove_metadata() != ROUND_SCHEMA or table.num_rows != record.labels:
                 raise ValueError(f"{table.num_rows} rows of {', '.join(table.schema.names)}")

@@ -34,6 +34,7 @@ from fossilray.store.layout import (
 )
 from fossilray.store.objects_file import FOOTER_KEY, read_tail_of
 from fossilray.store.probe import check_conditional_create
+from fossilray.store.rows import from_parquet
 from fossilray.store.subfolder import Subfolder
 
 ANSWERS_VERSION = 1
@@ -230,7 +231,7 @@ class AnswerStore:
                 f"{self.url}/{path} is about objects that were made anew since; start the command that made it again"
             )
         try:
-            table = pq.read_table(io.BytesIO(content), page_checksum_verification=True, partitioning=None)
+            table = from_parquet(content, checked=True)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(path, one_sentence(error)) from None
         table = table.replace_schema_metadata(None)

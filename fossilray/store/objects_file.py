@@ -113,7 +113,7 @@ def decode_objects(content: bytes, *, name: str) -> pa.Table:
     """
     try:
         with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
-            return file.read()
+            return file.read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(
             f"{name} cannot be decoded ({one_sentence(error)}); move it out of objects/ and start the same command "
