@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+
+import pytest
 
 # Ray would write a token below the home folder, which turns authentication on for later clusters of this user.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -10,3 +13,22 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 
 pytest_plugins = ["fault_runs", "shared_ray"]
+
+_status = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[_status] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End with the status of the tests, at once.
+
+    After twenty minutes with Arrow, FAISS, ONNX Runtime, OpenSlide and Ray in one process the interpreter's own end has
+    crashed in a native thread, all tests done; which library's it was is not known.
+    """
+    if _status in config.stash:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[_status])
