@@ -42,6 +42,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_command_finishes(
     assert not store.failures(), "slides in flight under a killed driver are nobody's fault"
 
 
+@pytest.mark.slow
 def test_asked_to_stop_a_driver_ends_what_is_in_flight_and_no_more(
     some_slides: Path, sound_run: RunStore, tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def sound_alone(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> RunS
     return store
 
 
+@pytest.mark.slow
 def test_lost_regions_are_counted_and_the_rest_of_each_slide_is_kept(
     archive: Path, sound_alone: RunStore, tmp_path: Path
 ) -> None:
