@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.certainty.candidates import Candidate, Counted, Discovery
 from fossilray.learn.curation_sheets import Sheets
+from fossilray.pages import open_templates
 from fossilray.report.crops import jpeg_uri
-from fossilray.tables import printable
 
 _WELLS, _DEPTHS = 6, 40
 _QUALITY = 78
@@ -42,18 +41,7 @@ class ShownCandidate:
 
 def render_discovery(record: Discovery, sheets: Sheets, number: NDArray[np.int32]) -> str:
     """The page as HTML. number: (clusters,) what each sheet's cluster is called in the record."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent.parent / "report" / "templates"),
-        autoescape=True,  # names of wells and genera come from outside
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["grouped"] = lambda count: f"{count:,}"
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    environment.filters["plain"] = printable
+    environment = open_templates()
     by_number = {int(name): sheets.sheets[c] for c, name in enumerate(number.tolist()) if c in sheets.sheets}
     shown = []
     for one in record.candidates:

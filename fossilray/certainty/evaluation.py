@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from fossilray.learn.labelled import LabelledSet
 from fossilray.learn.protocols.drawing import new_figure, picture_style, save_svg
 from fossilray.learn.protocols.evaluation import Evaluation
 from fossilray.learn.protocols.files import csv_file, json_file, write_files
+from fossilray.pages import open_templates, svg_uri
 
 
 def evaluate_certainty(
@@ -140,24 +140,15 @@ def _coverage(*tables: tuple[str, Sequence[Covered]]) -> bytes:
 
 
 def _render(found: Measured, facts: dict[str, Any], picture: bytes, files: Sequence[str]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent.parent / "report" / "templates"),
-        autoescape=True,  # names of classes and files come from outside
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates()
     environment.filters["third"] = lambda value: f"{value:.3f}"
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     # Of two wells the one that is left cannot be held out once more.
     by_wells = {one.name: one for one in found.wells_by_wells}
     return environment.get_template("certainty.html.j2").render(
         found=found,
         facts=facts,
         figures=found.figures,
-        picture="data:image/svg+xml;base64," + base64.b64encode(picture).decode(),
+        picture=svg_uri(picture),
         files=files,
         wells=[(one, by_wells.get(one.name)) for one in found.wells],
         kinds=ALL_NOVELTY,

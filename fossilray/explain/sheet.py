@@ -15,6 +15,7 @@ from fossilray.explain.choosing import Choice
 from fossilray.explain.convolution import FeatureMaps
 from fossilray.explain.maps import Explained, Map, Method
 from fossilray.explain.material import Material
+from fossilray.pages import open_templates
 from fossilray.records import Image
 from fossilray.report.crops import jpeg_uri
 from fossilray.tables import printable
@@ -133,16 +134,7 @@ def write_sheet(shown: Sequence[ShownCase], choice: Choice, out: Path, *, facts:
 
 def render_page(shown: Sequence[ShownCase], choice: Choice, *, facts: Sequence[str]) -> str:
     """The page as HTML; no network, no script."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent.parent / "report" / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plain"] = printable
+    environment = open_templates()
     return environment.get_template("explain.html.j2").render(choice=choice, facts=facts, cases=shown)
 
 

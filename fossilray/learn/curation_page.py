@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 from fossilray.learn.curation_rules import RULES
 from fossilray.learn.curation_sheets import Sheets
+from fossilray.pages import open_templates
 from fossilray.report.crops import jpeg_uri
-from fossilray.tables import printable
 
 if TYPE_CHECKING:
     from fossilray.learn.curation import CuratedCluster, CurationRecord
@@ -43,19 +42,7 @@ class ShownFamily:
 
 def render_page(record: CurationRecord, sheets: Sheets) -> str:
     """The page as HTML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    templates = Path(__file__).parent.parent / "report" / "templates"
-    environment = Environment(
-        loader=FileSystemLoader(templates),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["grouped"] = lambda number: f"{number:,}"
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    environment.filters["plain"] = printable
+    environment = open_templates()
     shown = [_show(cluster, sheets) for cluster in record.clusters]
     return environment.get_template(PAGE_NAME).render(
         record=record,

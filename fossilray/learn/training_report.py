@@ -14,6 +14,7 @@ from fossilray.config.training import TrainConfig
 from fossilray.learn.training_log import METRICS_CSV, PROBES_CSV, read_rows
 from fossilray.learn.training_pictures import draw_curves, draw_neighbours, draw_views
 from fossilray.learn.training_result import ProbeCrops
+from fossilray.pages import open_templates
 from fossilray.report.crops import jpeg_uri
 
 if TYPE_CHECKING:
@@ -40,12 +41,7 @@ def write_training_report(
     failed: crops that did not decode. vectors: of the probe's crops. shown: crops (n, S, S, 3); views: what became of
     them, (n, 3, S, S) in 0..1 each.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    templates = Path(__file__).parent.parent / "report" / "templates"
-    environment = Environment(
-        loader=FileSystemLoader(templates), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+    environment = open_templates()
     metrics, probes = read_rows(folder / METRICS_CSV), read_rows(folder / PROBES_CSV)
     last_metrics, last_probe = (rows[-1] if rows else {} for rows in (metrics, probes))
     page = environment.get_template("training.html.j2").render(

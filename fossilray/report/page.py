@@ -17,6 +17,7 @@ import yaml
 
 from fossilray.cost import add_up_spending, tell_spending
 from fossilray.errors import UsageError
+from fossilray.pages import open_templates
 from fossilray.pictures import LEGEND_PX, SIZE_CLASSES
 from fossilray.query import connect, show_objects
 from fossilray.records import SLIDES_SCHEMA, Failure, SlideSummary
@@ -221,17 +222,7 @@ def _count_classes(failures: Sequence[Failure]) -> list[tuple[str, int]]:
 
 
 def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,  # names of slides, wells and errors come from outside
-        undefined=StrictUndefined,
-        finalize=_without_controls,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["grouped"] = lambda number: f"{number:,}"
+    environment = open_templates(finalize=_without_controls)
     environment.filters["short"] = shorten
     environment.filters["tenth"] = lambda number: f"{number:,.1f}"
     environment.filters["shell"] = shlex.quote

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fossilray.crops import FAILED_GREY
 from fossilray.errors import StoreError, StoreUnreachable, UsageError
+from fossilray.pages import open_templates
 from fossilray.query import load_crops
 from fossilray.records import Image
 from fossilray.report.crops import ShownCrop, jpeg_uri, show_crop
@@ -87,16 +88,7 @@ def write_sheet(index: SearchIndex, found: Sequence[Found], out: Path, *, facts:
 
 def render_page(found: Sequence[Found], *, fit: str, facts: str) -> str:
     """The page as HTML; no network, no script."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent.parent / "report" / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plain"] = printable
+    environment = open_templates()
     return environment.get_template("similar.html.j2").render(
         facts=facts, questions=[_show(one, fit) for one in found]
     )

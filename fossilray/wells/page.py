@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fossilray.errors import UsageError
+from fossilray.pages import open_templates, svg_uri
 from fossilray.tables import printable
 from fossilray.wells.charting import ChartedWell
 from fossilray.wells.diversity import rarefy, round_counts
@@ -143,21 +143,13 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _render(charted: ChartedWell, matched: MatchedWells | None, files: Mapping[str, bytes]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,  # names of wells and taxa come from outside
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates(Path(__file__).parent / "templates")
     return environment.get_template("chart.html.j2").render(
         charted=charted,
         well=printable(charted.well),
         findings=[printable(sentence) for sentence in tell_findings(charted, matched)],
         pictures={
-            name.removesuffix(".svg"): "data:image/svg+xml;base64," + base64.b64encode(content).decode()
+            name.removesuffix(".svg"): svg_uri(content)
             for name, content in files.items()
             if name.endswith(".svg")
         },

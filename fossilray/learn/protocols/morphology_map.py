@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fossilray.crops import resize_to
 from fossilray.learn.labelled import LabelledSet
+from fossilray.pages import open_templates
 from fossilray.report.crops import jpeg_uri
 
 THUMB_PX = 56
@@ -49,7 +50,6 @@ def render_map(
     layouts: places (len(rows), 2) by the layout's name; the first is shown at first. withheld: classes that the
     backbone never learned from, marked.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     crops = labelled.crops
     script = (_TEMPLATES / "morphology.js").read_text(encoding="utf-8")
@@ -64,13 +64,7 @@ def render_map(
         "classes": list(crops.classes),
         "withheld": [name in set(withheld) for name in crops.classes],
     }
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,  # names of classes and files come from outside
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates(_TEMPLATES)
     return environment.get_template("morphology.html.j2").render(
         title=title,
         says=says,

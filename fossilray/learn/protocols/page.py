@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from fossilray.crops import resize_to
 from fossilray.learn.labelled import LabelledSet
 from fossilray.learn.protocols.martinsen2024 import LOGISTIC, NEAREST, ClassScores, Martinsen2024
 from fossilray.learn.protocols.scampi import Retrieval, Scampi
+from fossilray.pages import open_templates, svg_uri
 from fossilray.report.crops import jpeg_uri
 
 _CELL_PX = 92
@@ -86,26 +86,14 @@ def render_template(
     **shown: Any,
 ) -> str:
     """The HTML of a protocol's template, which has what every protocol tells and what is `shown` besides."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent.parent / "templates"),
-        autoescape=True,  # names of classes and files come from outside
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates(Path(__file__).parent.parent / "templates")
     environment.filters["third"] = _third
     environment.filters["shares"] = _shares
     return environment.get_template(template).render(
         facts=facts,
         figures=figures,
         files=sorted(files),
-        pictures={
-            name: "data:image/svg+xml;base64," + base64.b64encode(content).decode()
-            for name, content in files.items()
-            if name.endswith(".svg")
-        },
+        pictures={name: svg_uri(content) for name, content in files.items() if name.endswith(".svg")},
         classes=list(facts["classes"]),
         counts=list(facts["classes"].values()),
         findings=labelled.findings,
