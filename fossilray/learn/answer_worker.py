@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
-import secrets
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
 from fossilray.config import RunConfig
 from fossilray.errors import StoreError, StoreForbids, StoreUnreachable
-from fossilray.records import CatalogRow, Failure, Outcome, WorkerState, utc_now
+from fossilray.records import CatalogRow, Outcome
 from fossilray.store import RunStore
 from fossilray.store.answers import AnswerStore
 from fossilray.store.layout import AnswerKind
 from fossilray.store.objects_file import Footer, decode_objects, parse_tail
-from fossilray.worker import is_lack_of_memory, resident_bytes
+from fossilray.stored_worker import StoredDataWorker
 
 Progress = Callable[[str, float], None]
 """Told the stage and the share of it that is done."""
@@ -46,8 +45,10 @@ class Answerer(Protocol):
         ...
 
 
-class AnswerWorker:
+class AnswerWorker(StoredDataWorker):
     """A worker of the scheduler that answers about committed slides; rows name their objects files as `path`."""
+
+    lower = "embedder.batch"
 
     def __init__(
         self,
@@ -60,7 +61,6 @@ class AnswerWorker:
         self._store = RunStore.open(run_url, config.store)
         self._answers = AnswerStore.open(self._store, kind, name)
         self._answerer = make_answerer(self._store, config)
-        self._state: WorkerState | None = None
 
     def prepare(self) -> str:
         """The host, process and device, once models are loaded.
@@ -90,34 +90,6 @@ class AnswerWorker:
             self._state = None
         won = self._answers.commit(row.slide_id, row.well, table, source_attempt=slide.footer.attempt)
         return Outcome(row.slide_id, answered=table.num_rows if won else None)
-
-    def state(self) -> WorkerState | None:
-        state = self._state
-        return None if state is None else replace(state, resident_bytes=resident_bytes())
-
-    def close(self) -> None:
-        """It holds nothing on its machine."""
-
-    def _show(self, slide_id: str, stage: str, share: float) -> None:
-        self._state = WorkerState(slide_id, stage, share)
-
-    def _failure(self, row: CatalogRow, caught: Exception) -> Failure:
-        """What is the slide's own fault, or a lack of memory; any other error is a bug of ours and raised again."""
-        transient = not isinstance(caught, StoreError)
-        if transient and not is_lack_of_memory(caught):
-            raise caught
-        told = " ".join(str(caught).split())[:400]
-        return Failure(
-            slide_id=row.slide_id,
-            attempt=secrets.token_hex(8),
-            stage=self._state.stage if self._state else "read",
-            error="OutOfMemory" if transient else type(caught).__name__,
-            message=f"memory ran out ({told}); lower embedder.batch" if transient else told,
-            transient=transient,
-            quarantined=not transient,
-            host=socket.gethostname(),
-            failed_at=utc_now(),
-        )
 
 
 def read_slide(store: RunStore, row: CatalogRow) -> StoredSlide:

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import functools
 import os
-import secrets
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from fossilray.config import RunConfig
 from fossilray.errors import StoreError, StoreForbids, StoreUnreachable
-from fossilray.records import CatalogRow, Failure, Outcome, WorkerState, utc_now
+from fossilray.records import CatalogRow, Outcome
 from fossilray.similar.coder import unit
 from fossilray.similar.index_record import IndexedSlide, ShardRecord
 from fossilray.similar.index_store import IndexStore
 from fossilray.similar.shard_file import ShardBuilder
 from fossilray.similar.sources import RunVectors
 from fossilray.store import open_run
-from fossilray.worker import is_lack_of_memory, resident_bytes
+from fossilray.stored_worker import StoredDataWorker
 
 _ENCODED_AT_ONCE = 32_768
 
 
-class IndexWorker:
+class IndexWorker(StoredDataWorker):
     """A worker of the scheduler that makes shards; rows name their plans as `slide_id`."""
+
+    lower = "--shard-objects"
 
     def __init__(self, index_url: str, config: RunConfig) -> None:
         self._index = IndexStore.open(index_url, config.store)
         self._config = config
-        self._state: WorkerState | None = None
 
     def prepare(self) -> str:
         """The host and process, once the coder is loaded."""
@@ -44,7 +43,7 @@ class IndexWorker:
         Raises:
             StoreError: the index or a run does not answer; the shard is as if it had never begun.
         """
-        self._state = WorkerState(row.slide_id, "read", 0.0)
+        self._show(row.slide_id, "read", 0.0)
         try:
             shard = self._build(row.slide_id, self._index.planned(row.slide_id))
         except (StoreUnreachable, StoreForbids):
@@ -56,13 +55,6 @@ class IndexWorker:
         finally:
             self._state = None
         return Outcome(row.slide_id, answered=shard.entries if self._index.commit(shard) else None)
-
-    def state(self) -> WorkerState | None:
-        state = self._state
-        return None if state is None else replace(state, resident_bytes=resident_bytes())
-
-    def close(self) -> None:
-        """It holds nothing on its machine."""
 
     def _build(self, key: str, slides: Sequence[IndexedSlide]) -> ShardRecord:
         coder = self._coder
@@ -77,9 +69,9 @@ class IndexWorker:
                     self._add(builder, waiting)
             self._add(builder, waiting)
             first += slide.objects
-            self._state = WorkerState(key, "encode", (number + 1) / len(slides))
+            self._show(key, "encode", (number + 1) / len(slides))
         folder = self._index.new_data()
-        self._state = WorkerState(key, "write", 1.0)
+        self._show(key, "write", 1.0)
         entries, size = builder.write(self._index.files, folder)
         return ShardRecord(key, folder, self._index.record.coder_sha256, tuple(slides), entries, size)
 
@@ -93,21 +85,3 @@ class IndexWorker:
         sound = np.isfinite(vectors[:, 0])
         lists, codes = self._coder.encode(vectors[sound])
         builder.add(lists, positions[sound], codes)
-
-    def _failure(self, row: CatalogRow, caught: Exception) -> Failure:
-        """What is the data's own fault, or a lack of memory; any other error is a bug of ours and raised again."""
-        transient = not isinstance(caught, StoreError)
-        if transient and not is_lack_of_memory(caught):
-            raise caught
-        reason = " ".join(str(caught).split())[:400]
-        return Failure(
-            slide_id=row.slide_id,
-            attempt=secrets.token_hex(8),
-            stage=self._state.stage if self._state else "read",
-            error="OutOfMemory" if transient else type(caught).__name__,
-            message=f"memory ran out ({reason}); lower --shard-objects" if transient else reason,
-            transient=transient,
-            quarantined=not transient,
-            host=socket.gethostname(),
-            failed_at=utc_now(),
-        )
