@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 from compact import some_objects, summarise
-from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 from fossilray.config import CropsConfig, RunConfig, StoreConfig
@@ -34,9 +33,10 @@ from fossilray.similar.planning import IndexSettings, open_index, plan_shards
 from fossilray.similar.search import SearchIndex
 from fossilray.similar.sources import open_sources
 from fossilray.store import RunStore
-from fossilray.store.arrays import SHARD_ROWS
 from fossilray.store.layout import arrays_path
 from fossilray.store.run_record import describe_run
+from fossilray.store.shards import SHARD_ROWS
+from fossilray.store.stored_vectors import encode_embeddings
 
 BETWEEN = (0.1177, 0.0916, 0.1485, 0.1740, 0.1801, 0.1752, 0.1129, 0.0, 0.0, 0.0)
 WITHIN = (0.0257, 0.0222, 0.0382, 0.0551, 0.0806, 0.1150, 0.1526, 0.1856, 0.1952, 0.1298)
@@ -124,13 +124,8 @@ def _write_vectors(folder: Path, path: str, block: NDArray[np.float16]) -> Array
     size: dict[str, int] = {}
     digest: dict[str, str] = {}
     for first in range(0, len(block), SHARD_ROWS):
-        rows = np.zeros((SHARD_ROWS, DIMENSION), "<f2")
-        part = block[first : first + SHARD_ROWS]
-        rows[: len(part)] = part
-        content, name = (
-            Zstd(level=3, checksum=True).encode(rows.tobytes()),
-            f"embeddings/c/{first // SHARD_ROWS}/0",
-        )
+        content = encode_embeddings(block[first : first + SHARD_ROWS])
+        name = f"embeddings/c/{first // SHARD_ROWS}/0"
         target = folder / path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)

@@ -28,7 +28,6 @@ from fossilray.records import (
     utc_now,
 )
 from fossilray.store import RunStore
-from fossilray.store.arrays import SHARD_ROWS
 from fossilray.store.dataset import (
     EMBEDDINGS,
     FAILURES_PARQUET,
@@ -43,6 +42,7 @@ from fossilray.store.listed_run import Display, ListedRun, SlideVectors, read_ve
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.objects_file import ROW_GROUP_ROWS
 from fossilray.store.parts import SlideRows, write_part
+from fossilray.store.shards import SHARD_ROWS
 from fossilray.tables import format_bytes, printable
 
 if TYPE_CHECKING:

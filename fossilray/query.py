@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.config import AccessConfig
-from fossilray.errors import QueryError
+from fossilray.errors import QueryError, StoreError
 from fossilray.records import CATALOG_SCHEMA, FAILURES_SCHEMA, CatalogRow, Failure
 from fossilray.store import RunStore
 from fossilray.store.access import readers_filesystem
@@ -27,6 +27,7 @@ from fossilray.store.dataset import arrays_store
 from fossilray.store.layout import ANSWER_KINDS
 from fossilray.store.listed_answers import ListedAnswers, list_answers
 from fossilray.store.stored_crops import read_crops
+from fossilray.store.stored_vectors import CHUNK_ROWS, read_embeddings
 from fossilray.view_sql import answers_sql, escape_glob, objects_sql, quote, with_genera_sql
 
 if TYPE_CHECKING:
@@ -176,8 +177,20 @@ def load_embeddings(store: RunStore, table: pa.Table) -> NDArray[np.float16]:
                 f"{path} holds no embeddings: the run was made with embedder.weights none; process into "
                 "another run directory with a backbone"
             )
-        # Rows lie 2,048 to a chunk, so whole columns cost no more than picking some.
-        return np.asarray(group["embeddings"][:], dtype=np.float16)[rows]  # type: ignore[index]
+        count, dimension = group["embeddings"].shape  # type: ignore[union-attr]
+        if rows.size and (rows.min() < 0 or rows.max() >= count):
+            raise StoreError(
+                f"{path} holds embeddings 0 to {count - 1}, asked for {rows.min()} to {rows.max()}"
+            )
+        wanted, place = np.unique(rows // CHUNK_ROWS, return_inverse=True)
+        try:
+            chunks = read_embeddings(home.files, path, wanted.tolist(), dimension=dimension)
+        except FileNotFoundError:
+            raise StoreError(
+                f"{home.url}/{path} lacks embeddings although its slide is committed; see what else is with "
+                "`fossilray verify`"
+            ) from None
+        return np.stack(chunks)[place, rows % CHUNK_ROWS] if chunks else np.zeros((0, dimension), np.float16)
 
     return _gather(table, read, empty=np.zeros((0, 0), np.float16))
 

@@ -18,10 +18,10 @@ from small_run import COUNTS, CROP_PX, WELL, commit_slide
 from fossilray.config import CropsConfig
 from fossilray.records import ArrayFiles
 from fossilray.store import RunStore
-from fossilray.store.arrays import SHARD_ROWS, ArrayWriter
+from fossilray.store.arrays import ArrayWriter
 from fossilray.store.codec import encode_crop
 from fossilray.store.objects_file import Footer, decode_objects, encode_objects
-from fossilray.store.shards import pack_shard
+from fossilray.store.shards import SHARD_ROWS, pack_shard
 
 SLIDE = "a-2030"
 OTHER = "b-2050"

@@ -11,16 +11,17 @@ import pytest
 import zarr
 from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from run_fixtures import CROPS, some_crops
-from zarr.codecs import BytesCodec, ZstdCodec
+from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
 from fossilray.config import CropsConfig
 from fossilray.errors import StoreError
 from fossilray.records import ArrayFiles
 from fossilray.store import RunStore
-from fossilray.store.arrays import SHARD_ROWS, ArrayWriter, open_arrays
+from fossilray.store.arrays import ArrayWriter, open_arrays
 from fossilray.store.codec import JpegCodec, decode_crop, encode_crop
-from fossilray.store.shards import index_size, pack_shard, read_index
+from fossilray.store.shards import SHARD_ROWS, index_size, pack_shard, read_index
 from fossilray.store.stored_crops import read_crops
+from fossilray.store.stored_vectors import CHUNK_ROWS, chunk_size, decode_embeddings, read_embeddings
 
 SLIDE, ATTEMPT = "A17", "0011223344556677"
 LOSSLESS = CropsConfig(size_px=16, encoding="lossless")
@@ -98,8 +99,9 @@ def test_shards_are_byte_for_byte_what_zarr_itself_writes(store, tmp_path, confi
         "embeddings",
         shape=vectors.shape,
         dtype="float16",
-        chunks=(SHARD_ROWS, 8),
-        compressors=ZstdCodec(level=3, checksum=True),
+        chunks=(CHUNK_ROWS, 8),
+        shards=(SHARD_ROWS, 8),
+        compressors=Crc32cCodec(),
     )
     array[:] = vectors
     shards = [name for name in files.bytes if "/c/" in name]
@@ -238,3 +240,45 @@ def test_arrays_in_s3_read_like_those_on_a_disk(s3_run, tmp_path):  # noqa: F811
     assert np.array_equal(read_crops(remote, files.path, rows), read_crops(local, files.path, rows))
     with pytest.raises(StoreError, match="holds no arrays"):
         open_arrays(remote, "arrays/A17/nothing.zarr")
+
+
+@pytest.mark.parametrize("count", [1, CHUNK_ROWS, SHARD_ROWS + CHUNK_ROWS + 1])
+def test_single_vectors_are_read_by_their_place(store, count):
+    vectors = some_vectors(count)
+    files = write(store, some_crops(count), vectors)
+    last = (count - 1) // CHUNK_ROWS
+    asked = [last, *range(last)]
+    for number, found in zip(
+        asked, read_embeddings(store.files, files.path, asked, dimension=8), strict=True
+    ):
+        expected = vectors[number * CHUNK_ROWS : (number + 1) * CHUNK_ROWS]
+        assert np.array_equal(found[: len(expected)], expected)
+        assert not found[len(expected) :].any()
+    shard = store.files.read(f"{files.path}/embeddings/c/0/0")
+    assert np.array_equal(
+        decode_embeddings(shard, rows=min(count, SHARD_ROWS), dimension=8), vectors[:SHARD_ROWS]
+    )
+
+
+def test_damaged_vectors_are_told_not_given(store):
+    count = 2 * CHUNK_ROWS
+    files = write(store, some_crops(count), some_vectors(count))
+    name = f"{files.path}/embeddings/c/0/0"
+    sound = store.files.read(name)
+    flipped = bytearray(sound)
+    flipped[chunk_size(8) + 5] ^= 1
+    store.files.write(name, bytes(flipped))
+    read_embeddings(store.files, files.path, [0], dimension=8)
+    for ask in (
+        lambda: read_embeddings(store.files, files.path, [0, 1], dimension=8),
+        lambda: decode_embeddings(bytes(flipped), rows=count, dimension=8),
+        lambda: decode_embeddings(sound, rows=count, dimension=9),
+        lambda: decode_embeddings(sound, rows=count + 1, dimension=8),
+        lambda: decode_embeddings(sound[:-1], rows=count, dimension=8),
+        lambda: decode_embeddings(b"", rows=count, dimension=8),
+    ):
+        with pytest.raises(StoreError, match="damaged"):
+            ask()
+    store.files.write(name, sound[: chunk_size(8) + 3])
+    with pytest.raises(StoreError, match="damaged"):
+        read_embeddings(store.files, files.path, [1], dimension=8)

@@ -26,9 +26,9 @@ from fossilray.learn.crop_stream import CropStream
 from fossilray.learn.crop_table import CropTable, open_crops
 from fossilray.learn.labelled_crops import read_image
 from fossilray.store import RunStore
-from fossilray.store.arrays import SHARD_ROWS, open_arrays
+from fossilray.store.arrays import open_arrays
 from fossilray.store.local_files import LocalFiles
-from fossilray.store.shards import index_size
+from fossilray.store.shards import SHARD_ROWS, index_size
 from fossilray.store.stored_crops import read_encoded_crops
 
 MANY = 2100

@@ -334,8 +334,8 @@ def test_a_curation_that_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
     curate([store], str(out), PLENTY)
     before = out.read_bytes()
     (vectors,) = (tmp_path / "run" / "arrays" / "b").glob("*/embeddings/c/0/0")
-    vectors.write_bytes(vectors.read_bytes()[:-40])
-    with pytest.raises((StoreError, RuntimeError)):
+    vectors.write_bytes(vectors.read_bytes()[:40])
+    with pytest.raises(StoreError):
         curate([store], str(out), PLENTY)
     assert out.read_bytes() == before
     assert sorted(path.name for path in out.parent.iterdir()) == ["curation.html", "curation.parquet"]

@@ -41,8 +41,8 @@ from fossilray.errors import RunMismatch, RunNotFound, StoreError, StoreUnreacha
 from fossilray.records import CatalogRow
 from fossilray.store import RunStore
 from fossilray.store.answers import AnswersRecord, AnswerStore
-from fossilray.store.arrays import SHARD_ROWS
 from fossilray.store.objects_file import decode_objects
+from fossilray.store.shards import SHARD_ROWS
 
 
 @pytest.fixture(scope="module")

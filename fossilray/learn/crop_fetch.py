@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fossilray.crops import FAILED_GREY
 from fossilray.errors import StoreError
 from fossilray.learn.crop_sources import CropSource, Encoded
-from fossilray.store.arrays import SHARD_ROWS
+from fossilray.store.shards import SHARD_ROWS
 
 PIECE_ROWS = 256
 """Crops that are read together and stay so until a buffer mixes them: 4 MB of JPEG, an eighth of a shard."""

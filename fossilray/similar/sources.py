@@ -18,13 +18,14 @@ from fossilray.records import CatalogRow, embeddings_schema
 from fossilray.similar.index_record import IndexedSlide
 from fossilray.store import RunStore, open_run
 from fossilray.store.answers import AnswerStore
-from fossilray.store.arrays import SHARD_ROWS, decode_embeddings, open_arrays
+from fossilray.store.arrays import open_arrays
 from fossilray.store.dataset import arrays_store
 from fossilray.store.layout import arrays_path, objects_path, slide_file
 from fossilray.store.listed_run import SlideVectors, read_vectors
+from fossilray.store.stored_vectors import CHUNK_ROWS, read_embeddings
 
-_CHUNKS_KEPT = 128
-"""Chunks of 2,048 vectors that were read last: 1 MB each at 256 numbers."""
+_BYTES_KEPT = 256 * 2**20
+"""Of chunks of vectors that were read last."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class RunVectors:
         self.store = arrays_store(store)
         self.embeddings = embeddings
         self._answers = None if embeddings is None else AnswerStore.open(self.store, "embeddings", embeddings)
-        self._chunks: OrderedDict[tuple[str, int], NDArray[np.float16]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], NDArray[np.float16]] = OrderedDict()
+        self._bytes = 0
         self._lock = Lock()
 
     @property
@@ -106,45 +108,58 @@ class RunVectors:
         """
         wanted = np.asarray(object_id, np.int64)
         found = np.empty((len(wanted), dimension), np.float16)
-        size = SHARD_ROWS if self._answers is None else max(slide.objects, 1)
-        for number in np.unique(wanted // size).tolist():
+        size = CHUNK_ROWS if self._answers is None else max(slide.objects, 1)
+        numbers = np.unique(wanted // size).tolist()
+        chunks = self._chunks_of(slide, numbers, dimension)
+        for number, chunk in zip(numbers, chunks, strict=True):
             places = np.flatnonzero(wanted // size == number)
-            found[places] = self._chunk(slide, number, dimension)[wanted[places] % size]
+            found[places] = chunk[wanted[places] % size]
         return found
 
-    def _chunk(self, slide: IndexedSlide, number: int, dimension: int) -> NDArray[np.float16]:
-        key = (f"{slide.slide_id}/{slide.attempt}", number)
+    def _chunks_of(
+        self, slide: IndexedSlide, numbers: Sequence[int], dimension: int
+    ) -> list[NDArray[np.float16]]:
+        keys = [(f"{slide.slide_id}/{slide.attempt}", number) for number in numbers]
         with self._lock:
-            if key in self._chunks:
-                self._chunks.move_to_end(key)
-                return self._chunks[key]
-        chunk = self._read_chunk(slide, number, dimension)
+            held = {key: self._kept[key] for key in keys if key in self._kept}
+            for key in held:
+                self._kept.move_to_end(key)
+        lacking = [key for key in keys if key not in held]
+        read = self._read_chunks(slide, [number for _, number in lacking], dimension) if lacking else []
+        held.update(zip(lacking, read, strict=True))
         with self._lock:
-            self._chunks[key] = chunk
-            while len(self._chunks) > _CHUNKS_KEPT:
-                self._chunks.popitem(last=False)
-        return chunk
+            for key in lacking:
+                if key not in self._kept:
+                    self._kept[key] = held[key]
+                    self._bytes += held[key].nbytes
+            while self._bytes > _BYTES_KEPT and len(self._kept) > 1:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        return [held[key] for key in keys]
 
-    def _read_chunk(self, slide: IndexedSlide, number: int, dimension: int) -> NDArray[np.float16]:
+    def _read_chunks(
+        self, slide: IndexedSlide, numbers: Sequence[int], dimension: int
+    ) -> list[NDArray[np.float16]]:
         if self._answers is not None:
-            table = self._answers.read_file(
-                slide_file(slide.slide_id, slide.well), source_attempt=slide.attempt
-            )
-            return vectors_in(table, dimension)
-        path = f"{arrays_path(slide.slide_id, slide.attempt)}/embeddings/c/{number}/0"
+            return [self._read_answers(slide, dimension)]
+        path = arrays_path(slide.slide_id, slide.attempt)
         try:
-            return decode_embeddings(self.store.files.read(path), dimension=dimension)
+            return read_embeddings(self.store.files, path, numbers, dimension=dimension)
         except FileNotFoundError:
             raise StoreError(
-                f"{self.store.url}/{path} is gone although the index holds slide {slide.slide_id}; see what else is "
-                "with `fossilray verify`, and bring the index up to date with `fossilray index build`"
+                f"{self.store.url}/{path} lacks embeddings although the index holds slide {slide.slide_id}; see what "
+                "else is with `fossilray verify`, and bring the index up to date with `fossilray index build`"
             ) from None
+
+    def _read_answers(self, slide: IndexedSlide, dimension: int) -> NDArray[np.float16]:
+        assert self._answers is not None
+        table = self._answers.read_file(slide_file(slide.slide_id, slide.well), source_attempt=slide.attempt)
+        return vectors_in(table, dimension)
 
     def _in_order(
         self, slide: IndexedSlide, stored: StoredSlide, dimension: int
     ) -> Iterator[NDArray[np.float16]]:
         if self._answers is not None:
-            yield self._read_chunk(slide, 0, dimension)
+            yield self._read_answers(slide, dimension)
             return
         where = SlideVectors(
             slide.slide_id, stored.objects["object_id"].combine_chunks(), stored.footer.arrays

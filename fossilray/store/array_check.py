@@ -14,8 +14,9 @@ import numpy as np
 from fossilray.errors import StoreError
 from fossilray.records import ArrayFiles
 from fossilray.store import RunStore
-from fossilray.store.arrays import SHARD_ROWS, crop_decoder, decode_embeddings
-from fossilray.store.shards import ABSENT, index_size, read_index
+from fossilray.store.arrays import crop_decoder
+from fossilray.store.shards import ABSENT, SHARD_ROWS, index_size, read_index
+from fossilray.store.stored_vectors import decode_embeddings
 
 ArrayFaultKind = Literal["missing", "extra", "size", "checksum", "shape", "crops", "embeddings"]
 
@@ -142,7 +143,7 @@ def _decode_file(arrays: ArrayFiles, name: str, content: bytes, layout: _Layout)
             if lost:
                 yield _fault(arrays, name, "crops", _count("crops that cannot be decoded", lost, first))
         elif layout.embeddings is not None:
-            vectors = decode_embeddings(content, dimension=layout.embeddings[1])[:rows]
+            vectors = decode_embeddings(content, rows=rows, dimension=layout.embeddings[1])
             odd = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
             if odd:
                 yield _fault(arrays, name, "embeddings", _count("embeddings that are not finite", odd, first))

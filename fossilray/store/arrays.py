@@ -1,7 +1,7 @@
 """A slide's crops and embeddings as a Zarr v3 group that any Zarr reads, written shard by shard.
 
 crops: (n, S, S, 3) uint8, one JPEG (or one zstd frame) per crop inside shards of 2,048.
-embeddings: (n, d) float16, one zstd frame per 2,048 rows; absent when crops alone were asked for.
+embeddings: (n, d) float16, chunks of 64 rows inside shards of 2,048; absent when crops alone were asked for.
 Row i of both is the object whose object_id is i.
 """
 
@@ -15,7 +15,7 @@ import zarr
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 from zarr.abc.codec import ArrayBytesCodec
-from zarr.codecs import BytesCodec, ZstdCodec
+from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
@@ -26,10 +26,8 @@ from fossilray.store import RunStore
 from fossilray.store.codec import JpegCodec, decode_crop, encode_crop
 from fossilray.store.layout import arrays_path, is_arrays_path
 from fossilray.store.local_files import LocalFiles
-from fossilray.store.shards import pack_shard
-
-SHARD_ROWS = 2048
-"""Rows per shard: 33 MB of JPEG at 224 px, some tens of files for a crowded slide."""
+from fossilray.store.shards import SHARD_ROWS, pack_shard
+from fossilray.store.stored_vectors import CHUNK_ROWS, encode_embeddings
 
 ZSTD_LEVEL = 3
 
@@ -130,10 +128,7 @@ class ArrayWriter:
         self._put(f"crops/c/{shard}/0/0/0", pack_shard(self._encoded, slots=SHARD_ROWS))
         self._encoded = []
         if self._dimension is not None:
-            rows = np.zeros((SHARD_ROWS, self._dimension), dtype="<f2")
-            gathered = np.concatenate(self._vectors)
-            rows[: len(gathered)] = gathered
-            self._put(f"embeddings/c/{shard}/0", _zstd(checksum=True).encode(rows.tobytes()))
+            self._put(f"embeddings/c/{shard}/0", encode_embeddings(np.concatenate(self._vectors)))
             self._vectors = []
 
     def _put(self, name: str, content: bytes) -> None:
@@ -172,10 +167,11 @@ class ArrayWriter:
                 "embeddings",
                 shape=(self._count, self._dimension),
                 dtype="float16",
-                chunks=(SHARD_ROWS, self._dimension),
+                chunks=(CHUNK_ROWS, self._dimension),
+                shards=(SHARD_ROWS, self._dimension),
                 filters=None,
                 serializer=BytesCodec(endian="little"),
-                compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
+                compressors=Crc32cCodec(),
                 dimension_names=("object_id", "feature"),
             )
         return {name: content.to_bytes() for name, content in kept.items()}
@@ -199,21 +195,6 @@ def open_arrays(store: RunStore, path: str) -> zarr.Group:
         ) from None
 
 
-def decode_embeddings(encoded: bytes, *, dimension: int) -> NDArray[np.float16]:
-    """All rows (2,048, dimension) of one stored shard of embeddings; those after the last object are 0.
-
-    Raises:
-        StoreError: the bytes are not such a shard.
-    """
-    try:
-        return np.frombuffer(_zstd(checksum=True).decode(encoded), "<f2").reshape(SHARD_ROWS, dimension)
-    except (RuntimeError, ValueError) as error:  # numcodecs raises RuntimeError for what zstd refuses
-        raise StoreError(
-            f"a stored shard of {len(encoded)} bytes does not hold embeddings of {dimension} ({error}); it is "
-            "damaged: compare it with the sha256 in the footer of the slide's objects file"
-        ) from None
-
-
 def _up_to_shard_ends(rows: int, more: int) -> Iterator[tuple[int, int]]:
     """Cut `more` new rows after `rows` old ones where shards end: (begin, end) within the new ones."""
     begin = 0
@@ -223,14 +204,10 @@ def _up_to_shard_ends(rows: int, more: int) -> Iterator[tuple[int, int]]:
         begin = end
 
 
-def _zstd(*, checksum: bool) -> Zstd:
-    return Zstd(level=ZSTD_LEVEL, checksum=checksum)
-
-
 def _crop_encoder(crops: CropsConfig) -> Callable[[Image], bytes]:
     if crops.encoding == "jpeg":
         return lambda crop: encode_crop(crop, quality=crops.jpeg_quality)
-    zstd = _zstd(checksum=False)
+    zstd = Zstd(level=ZSTD_LEVEL)
     return lambda crop: bytes(zstd.encode(np.ascontiguousarray(crop)))
 
 
@@ -249,7 +226,7 @@ def crop_decoder(encoding: str, *, height: int, width: int) -> Callable[[bytes],
 
 def _decode_lossless(encoded: bytes, shape: tuple[int, int, int]) -> Image:
     try:
-        return np.frombuffer(_zstd(checksum=False).decode(encoded), np.uint8).reshape(shape)
+        return np.frombuffer(Zstd(level=ZSTD_LEVEL).decode(encoded), np.uint8).reshape(shape)
     except (RuntimeError, ValueError) as error:  # numcodecs raises RuntimeError for what zstd refuses
         raise StoreError(
             f"a stored crop of {len(encoded)} bytes is not a readable zstd frame ({error}); its array file is "

@@ -15,11 +15,13 @@ import pyarrow.compute as pc
 from fossilray.errors import StoreError
 from fossilray.records import OBJECTS_SCHEMA, ArrayFiles
 from fossilray.store import RunStore
-from fossilray.store.arrays import SHARD_ROWS, decode_embeddings, open_arrays
+from fossilray.store.arrays import open_arrays
 from fossilray.store.files import READ_THREADS, Files
 from fossilray.store.layout import OBJECTS, slide_of
 from fossilray.store.objects_file import Footer, decode_objects, parse_tail, read_footer
 from fossilray.store.parts import SlideRows
+from fossilray.store.shards import SHARD_ROWS
+from fossilray.store.stored_vectors import decode_embeddings
 
 Display = Callable[[int, int], None]
 """Told how many slides are done, of how many."""
@@ -118,7 +120,7 @@ def read_vectors(
                 "`fossilray verify`, or compact without embeddings"
             )
         rows = slide.object_id.slice(shard * SHARD_ROWS, SHARD_ROWS)
-        values = decode_embeddings(content, dimension=dimension)[: len(rows)]
+        values = decode_embeddings(content, rows=len(rows), dimension=dimension)
         kind = schema.field("embedding").type
         yield pa.Table.from_arrays(
             [

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from fossilray.errors import StoreError
 
+SHARD_ROWS = 2048
+"""Objects per shard: 33 MB of JPEG at 224 px, some tens of files for a crowded slide."""
+
 ABSENT = np.uint64(2**64 - 1)
 """Offset and length of a chunk that the shard does not hold, as the specification says."""
 

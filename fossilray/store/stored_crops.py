@@ -9,11 +9,11 @@ import zarr
 from numpy.typing import NDArray
 
 from fossilray.errors import StoreError
-from fossilray.store.arrays import SHARD_ROWS, crop_decoder, open_arrays
+from fossilray.store.arrays import crop_decoder, open_arrays
 from fossilray.store.layout import is_arrays_path
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.run_store import RunStore
-from fossilray.store.shards import ABSENT, index_size, read_index
+from fossilray.store.shards import ABSENT, SHARD_ROWS, index_size, read_index
 
 LOCAL_GAP_BYTES = 32 * 1024
 REMOTE_GAP_BYTES = 256 * 1024
