@@ -31,6 +31,13 @@ ConfigOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="One field, e.g. detector.confidence=0.3; may be repeated.")
 ]
+RetryFailedOption = Annotated[
+    bool, typer.Option("--retry-failed", help="Try slides again that failed or were quarantined earlier.")
+]
+SingleWriterOption = Annotated[
+    bool,
+    typer.Option("--single-writer", help="Promise that this driver alone commits (store.single_writer)."),
+]
 WorkersOption = Annotated[int | None, typer.Option(help="Workers; default: as many as the machine holds.")]
 ClusterOption = Annotated[
     str,

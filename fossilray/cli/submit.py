@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from fossilray.cli.shared import ConfigOption, SetOption, err, out
+from fossilray.cli.shared import ConfigOption, RetryFailedOption, SetOption, SingleWriterOption, err, out
 from fossilray.errors import ConfigError
 from fossilray.tables import printable
 
@@ -49,13 +49,8 @@ def submit(
     workers: Annotated[
         int | None, typer.Option(help="Workers; default: as many as the cluster holds.")
     ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try slides again that failed or were quarantined earlier.")
-    ] = False,
-    single_writer: Annotated[
-        bool,
-        typer.Option("--single-writer", help="Promise that this driver alone commits (store.single_writer)."),
-    ] = False,
+    retry_failed: RetryFailedOption = False,
+    single_writer: SingleWriterOption = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="The job fails with 3 when any slide failed.")
     ] = False,

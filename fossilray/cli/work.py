@@ -11,7 +11,9 @@ from fossilray.cli.plan import print_short_estimate
 from fossilray.cli.shared import (
     ClusterOption,
     ConfigOption,
+    RetryFailedOption,
     SetOption,
+    SingleWriterOption,
     WorkersOption,
     out,
     print_result,
@@ -41,13 +43,8 @@ def process(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Open every slide, print the plan, write nothing.")
     ] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try slides again that failed or were quarantined earlier.")
-    ] = False,
-    single_writer: Annotated[
-        bool,
-        typer.Option("--single-writer", help="Promise that this driver alone commits (store.single_writer)."),
-    ] = False,
+    retry_failed: RetryFailedOption = False,
+    single_writer: SingleWriterOption = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when any slide failed.")] = False,
 ) -> None:
     """Detect, crop and embed every object of the slides into a run directory; the same command resumes."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +14,7 @@ from fossilray.errors import StoreError
 from fossilray.learn.crop_sources import RunSource
 from fossilray.learn.curation_objects import SlideObjects
 from fossilray.records import Image
+from fossilray.report.crops import centre_in_square
 from fossilray.store import RunStore
 
 CELL_PX = 72
@@ -100,27 +101,14 @@ def draw_sheets(stores: Sequence[RunStore], drawn: Drawn, *, clusters: int) -> S
                 except StoreError:
                     unreadable += 1
                     crop[:] = FAILED_GREY
-                cells[row] = _cell(crop, 0.0 if letterboxed else float(drawn.log_aspect[row]))
+                aspect = 1.0 if letterboxed else math.exp(drawn.log_aspect[row])
+                cells[row] = centre_in_square(crop, aspect, 1.0, side_px=CELL_PX, ground=_GROUND)
     sheets = {
         cluster: _sheet(cells[drawn.cluster == cluster])
         for cluster in range(clusters)
         if (drawn.cluster == cluster).any()
     }
     return Sheets(sheets, unreadable)
-
-
-def _cell(crop: Image, log_aspect: float) -> Image:
-    """The crop in its true proportions amid an empty square."""
-    aspect = np.exp(log_aspect)
-    width = max(4, round(CELL_PX * min(aspect, 1.0)))
-    height = max(4, round(CELL_PX * min(1 / aspect, 1.0)))
-    cell = np.empty((CELL_PX, CELL_PX, 3), np.uint8)
-    cell[:] = _GROUND
-    left, top = (CELL_PX - width) // 2, (CELL_PX - height) // 2
-    cell[top : top + height, left : left + width] = cv2.resize(
-        crop, (width, height), interpolation=cv2.INTER_AREA
-    )
-    return cell
 
 
 def _sheet(cells: NDArray[np.uint8]) -> Image:

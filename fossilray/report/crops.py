@@ -26,10 +26,11 @@ CROPS_A_SHEET = 24
 MAP_EMBEDDINGS = 1600
 """Objects whose vectors the map is drawn from; it shows some 300 of them."""
 MAP_SLIDES = 24
-"""Slides they come from: a slide's vectors are read whole, some 15 MB."""
+"""Slides they come from: each is a file to open, in an object store a request."""
 
 _CELL_PX = 118  # longest side of a crop on a contact sheet, in CSS pixels
 _JPEG_QUALITY = 84
+_THINNEST_PX = 6  # of a crop amid a square, however thin the object
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,27 @@ def arrange(vectors: NDArray[np.float32], *, columns: int, rows: int) -> NDArray
         nodes = ((weight @ features) / weight.sum(axis=1, keepdims=True)).astype(np.float32)
     _, chosen = linear_sum_assignment(_squared_distances(nodes, features))
     return np.asarray(chosen, dtype=np.intp)
+
+
+def centre_in_square(
+    crop: Image, across: float, down: float, *, side_px: int, ground: tuple[int, int, int]
+) -> Image:
+    """The crop in the proportions of across : down, its longer side the square's, on a ground of one colour.
+
+    Returns:
+        (side_px, side_px, 3) uint8.
+    """
+    import cv2
+
+    scale = side_px / max(across, down, 1e-6)
+    width, height = (min(side_px, max(_THINNEST_PX, round(side * scale))) for side in (across, down))
+    square = np.empty((side_px, side_px, 3), np.uint8)
+    square[:] = ground
+    left, top = (side_px - width) // 2, (side_px - height) // 2
+    square[top : top + height, left : left + width] = cv2.resize(
+        crop, (width, height), interpolation=cv2.INTER_AREA
+    )
+    return square
 
 
 def jpeg_uri(image: Image, *, quality: int = _JPEG_QUALITY) -> str:

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from fossilray.crops import FAILED_GREY
 from fossilray.errors import StoreError, StoreUnreachable, UsageError
 from fossilray.pages import open_templates
 from fossilray.query import load_crops
 from fossilray.records import Image
-from fossilray.report.crops import ShownCrop, jpeg_uri, show_crop
+from fossilray.report.crops import ShownCrop, centre_in_square, jpeg_uri, show_crop
 from fossilray.similar.asking import Questions
 from fossilray.similar.search import SearchIndex
 from fossilray.tables import printable
@@ -107,7 +106,7 @@ def draw_sheet(found: Sequence[Found], *, fit: str) -> Image:
     draw, font = ImageDraw.Draw(plate), ImageFont.load_default(10)
     top = _GAP_PX
     for one, height in zip(found, lines, strict=True):
-        plate.paste(Pillow.fromarray(_cell(one.picture, *one.shape)), (_GAP_PX, top))
+        plate.paste(Pillow.fromarray(_in_cell(one.picture, *one.shape)), (_GAP_PX, top))
         draw.rectangle(
             (_GAP_PX - 3, top - 3, _GAP_PX + _CELL_PX + 2, top + _CELL_PX + 2), outline=_MARK, width=2
         )
@@ -116,7 +115,7 @@ def draw_sheet(found: Sequence[Found], *, fit: str) -> Image:
             left = 3 * _GAP_PX + (1 + number % across) * pitch_x
             y = top + number // across * pitch_y
             size = (1.0, 1.0) if fit == "letterbox" else (row["width_um"], row["height_um"])
-            plate.paste(Pillow.fromarray(_cell(crop, *size)), (left, y))
+            plate.paste(Pillow.fromarray(_in_cell(crop, *size)), (left, y))
             named = f"{row['similarity']:.3f} {row['genus'] or ''}"
             draw.text((left, y + _CELL_PX + 2), _fitting(draw, named, font), _INK, font)
             where = f"{row['slide_id']}:{row['object_id']}"
@@ -152,19 +151,8 @@ def _crops(index: SearchIndex, rows: pa.Table) -> tuple[Image, ...]:
     return tuple(crops)
 
 
-def _cell(crop: Image, across: float, down: float) -> NDArray[np.uint8]:
-    """The crop in its true proportions amid an empty square."""
-    import cv2
-
-    scale = _CELL_PX / max(across, down, 1e-6)
-    width, height = (min(_CELL_PX, max(6, round(side * scale))) for side in (across, down))
-    cell = np.empty((_CELL_PX, _CELL_PX, 3), np.uint8)
-    cell[:] = _GROUND
-    left, top = (_CELL_PX - width) // 2, (_CELL_PX - height) // 2
-    cell[top : top + height, left : left + width] = cv2.resize(
-        crop, (width, height), interpolation=cv2.INTER_AREA
-    )
-    return cell
+def _in_cell(crop: Image, across: float, down: float) -> Image:
+    return centre_in_square(crop, across, down, side_px=_CELL_PX, ground=_GROUND)
 
 
 def _fitting(draw: object, text: str, font: object) -> str:
