@@ -19,7 +19,6 @@ import os
 import random
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pyarrow as pa
 import typer
+from moto_process import moto_server
 from ray import cloudpickle
 from rich.console import Console
 from rich.table import Table
@@ -355,32 +355,9 @@ def _run(where: Where, folder: Path) -> Iterator[tuple[str, StoreConfig]]:
     os.environ.update(
         AWS_ACCESS_KEY_ID="soak", AWS_SECRET_ACCESS_KEY="soak", AWS_EC2_METADATA_DISABLED="true"
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for_port(port)
+    with moto_server() as endpoint:
         boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="soak")
         yield "s3://soak/run", StoreConfig(endpoint_url=endpoint, region="us-east-1")
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _wait_for_port(port: int) -> None:
-    for _ in range(300):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError(f"nothing answers on port {port}")
 
 
 def _timed(work: object) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,6 +16,17 @@ os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.d
 pytest_plugins = ["fault_runs", "shared_ray"]
 
 _status = pytest.StashKey[int]()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads of PyTorch cost networks as small as the tests' more than they bring."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +15,7 @@ import boto3
 import pytest
 import yaml
 from moto import mock_aws
+from moto_process import moto_server
 from remote_slides import upload
 from slides_on_disk import write_slide
 
@@ -166,17 +163,7 @@ class GuardedStore:
 
 @pytest.fixture
 def guarded() -> Iterator[GuardedStore]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-    try:
-        wait_for_server(endpoint)
+    with moto_server() as endpoint:
         anybody = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
         iam = boto3.client("iam", endpoint_url=endpoint, region_name=REGION, **anybody)
         s3 = boto3.client("s3", endpoint_url=endpoint, region_name=REGION, **anybody)
@@ -199,9 +186,6 @@ def guarded() -> Iterator[GuardedStore]:
         )
         urllib.request.urlopen(ask).close()
         yield GuardedStore(endpoint, owner, worker)
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
 
 
 def test_the_workers_policy_suffices_for_a_slide_and_opens_nothing_else(
@@ -249,17 +233,6 @@ def act_as(keys: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
-
-
-def wait_for_server(endpoint: str) -> None:
-    until = time.monotonic() + 100
-    while True:
-        try:
-            urllib.request.urlopen(f"{endpoint}/moto-api/").close()
-            return
-        except OSError:
-            assert time.monotonic() < until
-            time.sleep(0.2)
 
 
 def as_list(value: str | list[str]) -> list[str]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import rows_of, run
 from small_run import CROP_PX, DIMENSION, commit_slide
 from test_labelled import picture, write_folder
-from typer.testing import CliRunner
 
-from fossilray.cli import app
 from fossilray.config import CropsConfig, RunConfig
 from fossilray.learn.heads import load_head
 from fossilray.learn.labelled import load_labels
@@ -43,17 +41,6 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "Azolla" / "broken.png").write_bytes(b"no")
     (folder / "Azolla" / "copy.png").write_bytes((folder / "Azolla" / "0.png").read_bytes())
     return folder
-
-
-def run(*words: str | Path) -> str:
-    answer = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert answer.exit_code == 0, answer.output
-    return answer.output
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_head_taught_from_a_folder_is_a_file_that_knows_its_classes_and_backbone(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import ray
 import run_fixtures
+from fault_runs import Silent
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from ray import cloudpickle
@@ -60,21 +61,6 @@ class CountedWorker:
         return self._state
 
     def close(self) -> None: ...
-
-
-class Silent:
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def __enter__(self) -> Silent:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def update(self, tally: Tally, states: object) -> None: ...
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from commands import rows_of, run
 from drawn_crops import draw_folder
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
@@ -31,12 +29,7 @@ from fossilray.learn.splits import stratified_split
 HOSTILE = "<script>alert('Ø')</script>"
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def clouds(
@@ -219,17 +212,6 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shade = (picture(100 * c + number) * (1 - 0.15 * c)).astype(np.uint8)
             Pillow.fromarray(shade).save(folder / genus / f"{number}.png")
     return folder
-
-
-def run(*words: str | Path) -> str:
-    answer = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert answer.exit_code == 0, answer.output
-    return answer.output
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def check_page(page: str) -> None:
