@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fossilray.care.retry import REFUSED, forgive_failures
 from fossilray.catalog import Catalog, find_slides
 from fossilray.config import RunConfig
+from fossilray.embed.loading import is_known_unread
 from fossilray.errors import CatalogError, RunNotFound
 from fossilray.ledger import Ledger, refuse_second_driver
 from fossilray.progress import Display, Tally
@@ -66,9 +67,9 @@ def run_job(
         raise CatalogError(f"no slides below {target}; name a folder, a glob, one slide or a catalog")
     digests = _digests(config)
     with contextlib.ExitStack() as cluster:
-        has_ray = _is_new(store) and bool(catalog.rows)
         # Loading networks to describe them takes as long as Ray's servers take to start, so both go on together
         # where nothing is committed yet; a run that exists may refuse, or have nothing left to do.
+        has_ray = not is_known_unread(config.embedder) and _is_new(store) and bool(catalog.rows)
         with ThreadPoolExecutor(1, thread_name_prefix="describe") as aside:
             described = aside.submit(_describe, config, digests)
             if has_ray:

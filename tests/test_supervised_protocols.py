@@ -257,7 +257,7 @@ def test_karaderi2021_trains_on_what_is_not_withheld(tmp_path: Path) -> None:
     drawn = draw_folder(tmp_path / "drawn", classes=4, each=8)
     run(
         *("evaluate", "--labels", drawn, "--backbone", "random:resnet18", "--protocol", "karaderi2021", "--train"),
-        *("--splits", "1", "--withhold", "class0,class2", "--input-px", "32", "--out", tmp_path / "out"),
+        *("--splits", "1", "--withhold", "class0,class2", "--input-px", "32", "--no-maps", "--out", tmp_path / "out"),
         *itertools.chain.from_iterable(
             ("--train-set", one)
             for one in (
@@ -268,7 +268,6 @@ def test_karaderi2021_trains_on_what_is_not_withheld(tmp_path: Path) -> None:
     )  # fmt: skip
     trainings = tmp_path / "out" / "trainings"
     assert sorted(path.name for path in trainings.iterdir()) == ["closed-0", "open-0"]
-    assert "class1" in (tmp_path / "out" / "morphology.html").read_text(encoding="utf-8")
     stated = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
     assert stated["training"]["metric"]["loss"] == "supcon"
     assert stated["withheld"] == [["class0", "class2"]]

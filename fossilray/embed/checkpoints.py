@@ -47,6 +47,21 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], BackboneMeta |
     return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}, meta
 
 
+def read_meta(path: Path) -> BackboneMeta | None:
+    """What a .safetensors file says of itself if it is one of ours; its tensors are not read.
+
+    Raises:
+        WeightsError: it is no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="np") as file:
+            return parse_meta(path, file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _not_whole(path, error) from None
+
+
 def without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The state dict with wrappers' prefixes taken off; what lay beside a wrapped backbone is dropped."""
     bare = dict(state)
@@ -68,9 +83,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], BackboneMeta
             meta = parse_meta(path, file.metadata() or {})
             return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path} is not a whole safetensors file ({error}); fetch or export it again"
-        ) from None
+        raise _not_whole(path, error) from None
+
+
+def _not_whole(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path} is not a whole safetensors file ({error}); fetch or export it again")
 
 
 def _read_pickle(path: Path) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fossilray.config import EmbedderConfig
 from fossilray.embed.architectures import Architecture, build_network, fill_network, infer_architecture
-from fossilray.embed.checkpoints import read_checkpoint
+from fossilray.embed.checkpoints import read_checkpoint, read_meta
 from fossilray.embed.network import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -100,21 +100,34 @@ def embedder_digest(config: EmbedderConfig) -> dict[str, str]:
         ) from None
 
 
+def is_known_unread(config: EmbedderConfig) -> bool:
+    """Whether `describe_embedder` need not load the weights."""
+    return config.weights in ("none", "bundled")
+
+
 def describe_embedder(config: EmbedderConfig) -> dict[str, str | int | list[float]]:
     """What a run should record of its backbone besides the digest: name, dimension, preprocessing; {} for `none`.
 
-    Loads it, so weights that do not fit are known before any worker starts.
+    Others' weights are loaded, so that those that do not fit are known before any worker starts; the bundled ones are
+    known to fit.
 
     Raises:
         WeightsError: as load_embedder.
     """
-    embedder = load_embedder(config, device="cpu")
-    if not isinstance(embedder, BackboneEmbedder):
+    if config.weights == "none":
         return {}
-    shown = embedder.preprocessing
+    if config.weights == "bundled" and (meta := read_meta(bundled_path())) is not None:
+        size_px = config.input_px or meta.preprocessing.size_px
+        return _described(meta.name, meta.dimension, replace(meta.preprocessing, size_px=size_px))
+    embedder = load_embedder(config, device="cpu")
+    assert isinstance(embedder, BackboneEmbedder)
+    return _described(embedder.name, embedder.dimension, embedder.preprocessing)
+
+
+def _described(name: str, dimension: int, shown: Preprocessing) -> dict[str, str | int | list[float]]:
     return {
-        "name": embedder.name,
-        "dimension": embedder.dimension,
+        "name": name,
+        "dimension": dimension,
         "input_px": shown.size_px,
         "mean": list(shown.mean),
         "std": list(shown.std),
