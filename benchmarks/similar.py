@@ -163,7 +163,7 @@ def report(place: Path, queries: NDArray[np.float32], truth: Truth) -> None:
         f"{'lists':>6} {'exact':>6} {'recall@10':>10} {'codes ms':>9} {'all ms':>8} {'warm ms':>8} "
         f"{'p95':>8} {'cpu ms':>8}"
     )
-    for probes, candidates in ((16, 100), (32, 50), (32, 100), (32, 200), (64, 100), (128, 100)):
+    for probes, candidates in ((32, 100), (32, 200), (64, 100), (64, 200), (64, 300), (128, 300)):
         found = SearchIndex.open(str(place))
         number = {slide.slide_id: int(slide.slide_id.rpartition("-")[2]) for slide in found.slides}
         hits, codes, whole, cpu = [], [], [], []

@@ -170,11 +170,11 @@ def similar(
     backbone: Annotated[
         str, typer.Option(help="That describes images; the one that the runs were made with.")
     ] = "bundled",
-    probes: Annotated[int, typer.Option(min=1, help="Lists looked into; more find more, slower.")] = 32,
+    probes: Annotated[int, typer.Option(min=1, help="Lists looked into; more find more, slower.")] = 64,
     candidates: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Objects compared by their exact vectors; default: three for each hit, at least 100."
+            min=1, help="Objects compared by their exact vectors; default: four for each hit, at least 200."
         ),
     ] = None,
     sheet: Annotated[

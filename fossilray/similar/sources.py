@@ -106,35 +106,34 @@ class RunVectors:
         Raises:
             StoreError: they are gone or damaged.
         """
-        wanted = np.asarray(object_id, np.int64)
-        found = np.empty((len(wanted), dimension), np.float16)
         size = CHUNK_ROWS if self._answers is None else max(slide.objects, 1)
-        numbers = np.unique(wanted // size).tolist()
-        chunks = self._chunks_of(slide, numbers, dimension)
-        for number, chunk in zip(numbers, chunks, strict=True):
-            places = np.flatnonzero(wanted // size == number)
-            found[places] = chunk[wanted[places] % size]
-        return found
+        places = [divmod(int(one), size) for one in object_id]
+        chunks = self._chunks(slide, sorted({number for number, _ in places}), dimension)
+        return np.stack([chunks[number][row] for number, row in places])
 
-    def _chunks_of(
+    def _chunks(
         self, slide: IndexedSlide, numbers: Sequence[int], dimension: int
-    ) -> list[NDArray[np.float16]]:
-        keys = [(f"{slide.slide_id}/{slide.attempt}", number) for number in numbers]
+    ) -> dict[int, NDArray[np.float16]]:
+        """Chunks of a slide's vectors by number."""
+        name = f"{slide.slide_id}/{slide.attempt}"
+        found = {}
         with self._lock:
-            held = {key: self._kept[key] for key in keys if key in self._kept}
-            for key in held:
-                self._kept.move_to_end(key)
-        lacking = [key for key in keys if key not in held]
-        read = self._read_chunks(slide, [number for _, number in lacking], dimension) if lacking else []
-        held.update(zip(lacking, read, strict=True))
+            for number in numbers:
+                if (held := self._kept.get((name, number))) is not None:
+                    self._kept.move_to_end((name, number))
+                    found[number] = held
+        lacking = [number for number in numbers if number not in found]
+        if not lacking:
+            return found
+        read = dict(zip(lacking, self._read_chunks(slide, lacking, dimension), strict=True))
         with self._lock:
-            for key in lacking:
-                if key not in self._kept:
-                    self._kept[key] = held[key]
-                    self._bytes += held[key].nbytes
+            for number, chunk in read.items():
+                if (name, number) not in self._kept:
+                    self._kept[name, number] = chunk
+                    self._bytes += chunk.nbytes
             while self._bytes > _BYTES_KEPT and len(self._kept) > 1:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        return [held[key] for key in keys]
+        return found | read
 
     def _read_chunks(
         self, slide: IndexedSlide, numbers: Sequence[int], dimension: int

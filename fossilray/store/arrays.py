@@ -1,7 +1,7 @@
 """A slide's crops and embeddings as a Zarr v3 group that any Zarr reads, written shard by shard.
 
 crops: (n, S, S, 3) uint8, one JPEG (or one zstd frame) per crop inside shards of 2,048.
-embeddings: (n, d) float16, chunks of 64 rows inside shards of 2,048; absent when crops alone were asked for.
+embeddings: (n, d) float16, chunks of 16 rows inside shards of 2,048; absent when crops alone were asked for.
 Row i of both is the object whose object_id is i.
 """
 

@@ -34,12 +34,14 @@ class LocalFiles:
             return (self._root / path).read_bytes()
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        found = []
-        with told(self.url, "read"), (self._root / path).open("rb") as file:
-            for start, stop in ranges:
-                file.seek(start)
-                found.append(file.read(stop - start))
-        return found
+        with told(self.url, "read"):
+            # A pathlib.Path and a buffer would cost as much as the read itself.
+            file = os.open(f"{self.root}/{path}", os.O_RDONLY)
+            try:
+                _expect_no_order(file)
+                return [_read_range(file, start, stop) for start, stop in ranges]
+            finally:
+                os.close(file)
 
     def read_tail(self, path: str, size: int) -> bytes:
         with told(self.url, "read"), (self._root / path).open("rb") as file:
@@ -143,3 +145,19 @@ class LocalFiles:
             yield spare
         finally:
             spare.unlink(missing_ok=True)
+
+
+def _expect_no_order(file: int) -> None:
+    """Keep the system from reading on where nothing more will be asked for."""
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+
+
+def _read_range(file: int, start: int, stop: int) -> bytes:
+    """Bytes start to stop, fewer where the file ends before."""
+    content = os.pread(file, stop - start, start)
+    while len(content) < stop - start and (
+        more := os.pread(file, stop - start - len(content), start + len(content))
+    ):
+        content += more
+    return content

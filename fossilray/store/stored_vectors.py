@@ -1,6 +1,6 @@
 """Embeddings as their shards hold them, and single ones read by their place.
 
-A shard holds 2,048 rows as chunks of 64, each its numbers (float16, little endian, rows one after the other) and the
+A shard holds 2,048 rows as chunks of 16, each its numbers (float16, little endian, rows one after the other) and the
 CRC-32C of them, and then the index that Zarr's `sharding_indexed` asks for. Every chunk is of one length, so that a row
 is one ranged read, without the index; nothing is compressed, for vectors hardly are compressible.
 """
@@ -18,8 +18,8 @@ from fossilray.errors import StoreError
 from fossilray.store.files import Files
 from fossilray.store.shards import ABSENT, SHARD_ROWS, index_size, pack_shard, read_index
 
-CHUNK_ROWS = 64
-"""Rows that are read and checked together: 64 kB of 512 numbers each."""
+CHUNK_ROWS = 16
+"""Rows that are read and checked together: 16 kB of 512 numbers each."""
 _SLOTS = SHARD_ROWS // CHUNK_ROWS
 _CHECKSUM_BYTES = 4
 
@@ -61,7 +61,7 @@ def decode_embeddings(shard: bytes, *, rows: int, dimension: int) -> NDArray[np.
 def read_embeddings(
     files: Files, path: str, chunks: Sequence[int], *, dimension: int
 ) -> list[NDArray[np.float16]]:
-    """Chunks of one slide's embeddings by number, (64, dimension) each: rows 64 n to 64 n + 63 of chunk n.
+    """Chunks of one slide's embeddings by number, (16, dimension) each: rows 16 n to 16 n + 15 of chunk n.
 
     path: of the Zarr group.
 
