@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from fossilray.similar.index_store import IndexStore
 from fossilray.similar.planning import IndexSettings, group_slides
 from fossilray.similar.sample import draw_sample
 from fossilray.similar.search import Hit, SearchIndex
+from fossilray.similar.shard_file import ShardReader
 from fossilray.similar.sources import RunVectors, open_sources
 from fossilray.store import RunStore
 
@@ -137,6 +139,30 @@ def test_many_allowed_objects_are_sought_by_code_and_few_lists_are_widened(
         expected = [one for one in everything if one[1] % 200 == 3]
         (hits,) = index.search(query[None], count=len(expected), probes=1, allowed=allowed)
         assert named(hits) == expected
+
+
+def test_a_condition_on_a_well_reads_the_shards_of_that_well_alone(
+    index: SearchIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fossilray.similar.search.EXACT_BELOW", 0)
+    fresh = SearchIndex.open(index.index.url)
+    read: set[str] = set()
+    lists = ShardReader.read
+
+    def noted(
+        reader: ShardReader, numbers: Sequence[int]
+    ) -> Iterator[tuple[int, NDArray[np.uint32], NDArray[np.uint8]]]:
+        read.add(reader.key)
+        return lists(reader, numbers)
+
+    monkeypatch.setattr(ShardReader, "read", noted)
+    (query,) = some_queries(1)
+    (hits,) = fresh.search(query[None], count=5, allowed=allow_where(fresh, "well = '6407/6-5'"), **ALL)
+    held = {shard.key for shard in fresh.shards if any(slide.well == "6407/6-5" for slide in shard.slides)}
+    assert read == held != {shard.key for shard in fresh.shards}
+    assert {hit.slide.slide_id for hit in hits} == {"d"}
+    (hits,) = fresh.search(query[None], count=5, candidates=60, **ALL)
+    assert named(hits) == exact(vectors_of(), query, 5)
 
 
 def test_conditions_that_nothing_meets_or_sql_refuses_are_told(index: SearchIndex) -> None:

@@ -79,7 +79,8 @@ class SearchIndex:
         ]
         self.freshness: Freshness = compare(self.runs(), self.shards)
         self._now = self._places()
-        self._lists, self._loaded, self._entries = Lists(self.coder), set[int](), 0
+        self._lists, self._entries = Lists(self.coder), 0
+        self._loaded = set[tuple[int, int]]()
 
     @staticmethod
     def open(url: str, access: StoreConfig | None = None) -> SearchIndex:
@@ -237,30 +238,43 @@ class SearchIndex:
         self, queries: NDArray[np.float32], wanted: int, probes: int, allowed: Allowed | None
     ) -> NDArray[np.int64]:
         possible = allowed.count if allowed is not None else sum(shard.entries for shard in self.shards)
-        wanted = min(wanted, possible)
+        wanted, shards = min(wanted, possible), self._shards_of(allowed)
         while True:
             probe = self.coder.nearest_lists(queries, probes)
-            self._load(np.unique(probe.lists[probe.lists >= 0]).tolist())
+            self._load(np.unique(probe.lists[probe.lists >= 0]).tolist(), shards)
             ids = self._lists.search(probe, max(wanted, 1), None if allowed is None else allowed.bits)
             # Objects without a vector are allowed and cannot be found, so the end may be short of what is wanted.
             if (ids >= 0).all() or probes >= self.coder.lists:
                 return ids
             probes *= 4
 
-    def _load(self, numbers: Sequence[int]) -> None:
-        """Have these lists of all shards in memory."""
+    def _shards_of(self, allowed: Allowed | None) -> list[int]:
+        """The shards that hold an allowed object; of one well they are few."""
+        edges = (self._bases // 8).tolist()
+        return [
+            number
+            for number in range(len(self.shards))
+            if allowed is None or allowed.bits[edges[number] : edges[number + 1]].any()
+        ]
+
+    def _load(self, numbers: Sequence[int], shards: Sequence[int]) -> None:
+        """Have these lists of these shards in memory."""
         if self._entries > _MOST_LOADED:
             self._lists, self._loaded, self._entries = Lists(self.coder), set(), 0
-        lacking = [number for number in numbers if number not in self._loaded]
+        lacking = {
+            shard: absent
+            for shard in shards
+            if (absent := [number for number in numbers if (shard, number) not in self._loaded])
+        }
         if not lacking:
             return
         with ThreadPoolExecutor(READ_THREADS) as readers:
-            parts = readers.map(lambda one: list(one.read(lacking)), self._readers)
-            for base, part in zip(self._bases.tolist(), parts, strict=False):
+            parts = readers.map(lambda one: list(self._readers[one[0]].read(one[1])), lacking.items())
+            for (shard, absent), part in zip(lacking.items(), parts, strict=True):
                 for number, positions, codes in part:
-                    self._lists.add(number, positions.astype(np.int64) + base, codes)
+                    self._lists.add(number, positions.astype(np.int64) + self._bases[shard], codes)
                     self._entries += len(positions)
-        self._loaded.update(lacking)
+                self._loaded.update((shard, number) for number in absent)
 
     def _places(self) -> dict[tuple[str, str], tuple[IndexedSlide, int]]:
         """The id of the first object of each slide that can be found, by (run, slide_id); one copy of each."""

@@ -83,6 +83,11 @@ class ShardReader:
         if isinstance(files, LocalFiles) and shard.entries:
             self._mapped = self._map(Path(files.root) / shard.data)
 
+    @property
+    def key(self) -> str:
+        """The name of the shard."""
+        return self._shard.key
+
     def read(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint32], NDArray[np.uint8]]]:
         """Of each list that has entries: its number, their positions (n,) and codes (n, code_bytes).
 
