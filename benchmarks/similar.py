@@ -157,6 +157,18 @@ def build(store: RunStore, place: Path, shard_objects: int) -> Built:
     return Built(taught - began, time.perf_counter() - taught, time.process_time() - cpu)
 
 
+def look_at_all(store: RunStore, queries: NDArray[np.float32]) -> float:
+    """Seconds of one question without an index: every vector read and compared."""
+    (query,), best = queries[:1], np.empty(0, np.float32)
+    began = time.perf_counter()
+    (source,) = open_sources([store.url], None, StoreConfig()).values()
+    for slide in source.slides():
+        for block in source.blocks(slide, dimension=DIMENSION):
+            cosine = block.vectors.astype(np.float32) @ query
+            best = np.sort(np.concatenate([best, cosine]))[-COUNT:]
+    return time.perf_counter() - began
+
+
 def report(place: Path, queries: NDArray[np.float32], truth: Truth) -> None:
     """Recall and time of one query after the other, by lists looked into and candidates compared."""
     print(
@@ -227,6 +239,10 @@ def main() -> None:
             f"{index.coder.lists} lists\n{entries:,} vectors in {len(index.shards)} shards, {size / entries:.1f} bytes "
             f"a vector; taught in {built.teach_s / 60:.1f} min, coded in {built.code_s / 60:.1f} min, "
             f"{built.cpu_s / 60:.1f} CPU minutes together; peak memory {peak:.1f} GB",
+            flush=True,
+        )
+        print(
+            f"one question without an index: {look_at_all(store, queries):.1f} s",
             flush=True,
         )
         report(folder / "index", queries, truth)
