@@ -24,6 +24,7 @@ from fossilray.store.layout import pending_path
 pytestmark = pytest.mark.faults
 
 
+@pytest.mark.slow
 def test_a_killed_driver_takes_its_workers_along_and_the_same_command_finishes(
     some_slides: Path, sound_run: RunStore, tmp_path: Path
 ) -> None:
