@@ -12,6 +12,12 @@ from moto.server import ThreadedMotoServer
 
 from fossilray.config import StoreConfig
 
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
@@ -26,9 +32,8 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3_run(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, StoreConfig]:
     """An address below a new bucket, and how it is reached."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
     bucket = f"archive-{secrets.token_hex(4)}"
     boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)
     return f"s3://{bucket}/census/run", StoreConfig(endpoint_url=s3_endpoint, region="us-east-1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from moto_bucket import KEYS
 from ray.cluster_utils import Cluster
 
 TRIES = 3
@@ -14,6 +15,16 @@ TRIES = 3
 @pytest.fixture(scope="module")
 def shared_ray() -> Iterator[str]:
     """Its address; a job that joins it leaves it running."""
+    with pytest.MonkeyPatch.context() as environment:
+        # Workers have the environment that their node was started in.
+        for name, value in KEYS.items():
+            environment.setenv(name, value)
+        cluster = _start()
+        yield cluster.address
+        cluster.shutdown()
+
+
+def _start() -> Cluster:
     cluster = Cluster()
     for left in reversed(range(TRIES)):
         try:
@@ -25,5 +36,4 @@ def shared_ray() -> Iterator[str]:
                 raise
             cluster.shutdown()
             cluster = Cluster()
-    yield cluster.address
-    cluster.shutdown()
+    return cluster
