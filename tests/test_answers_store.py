@@ -15,7 +15,7 @@ from fossilray.config import StoreConfig
 from fossilray.errors import RunMismatch, RunNotFound, StoreError, UsageError
 from fossilray.records import embeddings_schema
 from fossilray.store import RunStore
-from fossilray.store.answers import AnswersRecord, AnswerStore, answers_in
+from fossilray.store.answers import VECTORS_A_GROUP, AnswersRecord, AnswerStore, answers_in
 
 RECORD = AnswersRecord(
     kind="embeddings", run_digest="ab" * 32, backbone={"name": "net", "sha256": "cd" * 32, "dimension": 4}
@@ -88,6 +88,38 @@ def test_a_file_that_was_damaged_or_moved_is_not_believed(run: RunStore) -> None
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(StoreError, match="not what was committed"):
         answers.read("one")
+
+
+SLICES = [(256, 512), (0, 256), (512, 768), (250, 260), (599, 600)]
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_some_rows_are_read_without_the_others(place: str, request: pytest.FixtureRequest) -> None:
+    if place == "disk":
+        run = request.getfixturevalue("run")
+    else:
+        run = RunStore.open(*request.getfixturevalue("s3_run"))
+        run.create_or_check(a_run())
+    answers = AnswerStore.create(run, "embeddings", "net", RECORD)
+    count = 2 * VECTORS_A_GROUP + 88
+    table = some_vectors("one", count=count)
+    values = pa.array(np.arange(count * 4) % 1000, pa.float16())
+    field = table.schema.field("embedding")
+    table = table.set_column(2, field, pa.FixedSizeListArray.from_arrays(values, type=field.type))
+    answers.commit("one", "w", table, source_attempt="a1")
+    path = answers.committed_files()["one"]
+    found = answers.read_slices(path, SLICES, columns=["embedding"], source_attempt="a1")
+    for (start, stop), part in zip(SLICES, found, strict=True):
+        assert part.equals(table.select(["embedding"]).slice(start, stop - start))
+    with pytest.raises(StoreError, match="made anew since"):
+        answers.read_slices(path, SLICES, columns=["embedding"], source_attempt="a2")
+    with pytest.raises(StoreError, match="no answers about two"):
+        answers.read_slices("well=w/two.parquet", SLICES, columns=["embedding"], source_attempt="a1")
+    content = bytearray(answers.files.read(path))
+    content[len(content) // 2] ^= 255
+    answers.files.write(path, bytes(content))
+    with pytest.raises(StoreError, match="not what was committed"):
+        answers.read_slices(path, SLICES, columns=["embedding"], source_attempt="a1")
 
 
 def test_failures_of_answers_are_kept_apart_from_those_of_the_run(run: RunStore) -> None:

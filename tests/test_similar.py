@@ -412,7 +412,7 @@ def test_pairs_are_mutual_nearest_neighbours(index: SearchIndex) -> None:
 def test_named_embeddings_are_indexed_like_a_runs_own(tmp_path: Path) -> None:
     from answered_run import embed
 
-    store = a_vector_run(tmp_path / "run", {"a": kinds_of_vectors(60, seed=1)})
+    store = a_vector_run(tmp_path / "run", {"a": kinds_of_vectors(600, seed=1)})
     embed(store, "net", dimension=DIMENSION)
     settings = replace(SMALL, embeddings="net")
     index = index_runs([store.url], tmp_path / "index", settings)
@@ -420,8 +420,8 @@ def test_named_embeddings_are_indexed_like_a_runs_own(tmp_path: Path) -> None:
     found = SearchIndex.open(index.url)
     assert RunVectors(store, "net").backbone == index.record.backbone
     # All these vectors point one way, but for that of object 0, which has no direction.
-    (hits,) = found.search(np.full((1, DIMENSION), DIMENSION**-0.5, np.float32), count=100, **ALL)
-    assert sorted(hit.object_id for hit in hits) == list(range(1, 59))
+    (hits,) = found.search(np.full((1, DIMENSION), DIMENSION**-0.5, np.float32), count=700, **ALL)
+    assert sorted(hit.object_id for hit in hits) == list(range(1, 599))
     assert all(hit.similarity == pytest.approx(1, abs=1e-3) for hit in hits)
     with pytest.raises(RunNotFound, match="no embeddings named"):
         index_runs([store.url], tmp_path / "other", replace(SMALL, embeddings="none"))

@@ -17,7 +17,7 @@ from fossilray.learn.answerers import vectors_in
 from fossilray.records import CatalogRow, embeddings_schema
 from fossilray.similar.index_record import IndexedSlide
 from fossilray.store import RunStore, open_run
-from fossilray.store.answers import AnswerStore
+from fossilray.store.answers import VECTORS_A_GROUP, AnswerStore
 from fossilray.store.arrays import open_arrays
 from fossilray.store.dataset import arrays_store
 from fossilray.store.layout import arrays_path, objects_path, slide_file
@@ -106,7 +106,7 @@ class RunVectors:
         Raises:
             StoreError: they are gone or damaged.
         """
-        size = CHUNK_ROWS if self._answers is None else max(slide.objects, 1)
+        size = CHUNK_ROWS if self._answers is None else VECTORS_A_GROUP
         places = [divmod(int(one), size) for one in object_id]
         chunks = self._chunks(slide, sorted({number for number, _ in places}), dimension)
         return np.stack([chunks[number][row] for number, row in places])
@@ -139,7 +139,14 @@ class RunVectors:
         self, slide: IndexedSlide, numbers: Sequence[int], dimension: int
     ) -> list[NDArray[np.float16]]:
         if self._answers is not None:
-            return [self._read_answers(slide, dimension)]
+            size = VECTORS_A_GROUP
+            tables = self._answers.read_slices(
+                slide_file(slide.slide_id, slide.well),
+                [(number * size, (number + 1) * size) for number in numbers],
+                columns=["embedding"],
+                source_attempt=slide.attempt,
+            )
+            return [vectors_in(table, dimension) for table in tables]
         path = arrays_path(slide.slide_id, slide.attempt)
         try:
             return read_embeddings(self.store.files, path, numbers, dimension=dimension)

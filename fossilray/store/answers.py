@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,10 +33,13 @@ from fossilray.store.layout import (
     slide_of,
 )
 from fossilray.store.objects_file import FOOTER_KEY, read_tail_of
+from fossilray.store.parquet_slices import read_slices
 from fossilray.store.probe import check_conditional_create
 from fossilray.store.rows import from_parquet
 from fossilray.store.subfolder import Subfolder
 
+VECTORS_A_GROUP = 256
+"""Rows of embeddings that are read together: 256 kB of 512 numbers."""
 ANSWERS_VERSION = 1
 CERTAIN_VERSION = 2
 """Of predictions that say how sure they are."""
@@ -199,6 +202,7 @@ class AnswerStore:
                 name for name in table.schema.names if table.schema.field(name).type == pa.string()
             ],
             write_page_checksum=True,
+            row_group_size=VECTORS_A_GROUP if self.record.kind == "embeddings" else None,
         )
         return self.files.create(slide_file(slide_id, well), sink.getvalue())
 
@@ -226,10 +230,7 @@ class AnswerStore:
         except FileNotFoundError:
             raise self._absent(slide_of(path)) from None
         footer = self.parse_footer(content, path)
-        if source_attempt not in (None, footer.source_attempt):
-            raise StoreError(
-                f"{self.url}/{path} is about objects that were made anew since; start the command that made it again"
-            )
+        self._check_source(path, footer, source_attempt)
         try:
             table = from_parquet(content, checked=True)
         except (pa.ArrowException, OSError) as error:
@@ -238,6 +239,24 @@ class AnswerStore:
         if table.schema != self.record.schema or table.num_rows != footer.rows:
             raise self._damaged(path, f"{table.num_rows} rows of {', '.join(table.schema.names)}")
         return table
+
+    def read_slices(
+        self, path: str, slices: Sequence[tuple[int, int]], *, columns: Sequence[str], source_attempt: str
+    ) -> list[pa.Table]:
+        """Rows start to stop of each of the slices, without reading the whole file.
+
+        Raises:
+            StoreError: as `read_file`.
+        """
+        try:
+            tail = read_tail_of(lambda size: self.files.read_tail(path, size))
+            footer = self.parse_footer(tail, path)
+            self._check_source(path, footer, source_attempt)
+            return read_slices(self.files, path, tail, slices, columns=columns)
+        except FileNotFoundError:
+            raise self._absent(slide_of(path)) from None
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(path, one_sentence(error)) from None
 
     def footer(self, path: str) -> AnswersFooter:
         """What one of `committed_files` says of itself.
@@ -257,6 +276,12 @@ class AnswerStore:
         if (footer.slide_id, footer.answers) != (slide_of(path), self.record.digest):
             raise self._damaged(path, f"it says it is of slide {footer.slide_id}, by {footer.answers[:12]}")
         return footer
+
+    def _check_source(self, path: str, footer: AnswersFooter, source_attempt: str | None) -> None:
+        if source_attempt not in (None, footer.source_attempt):
+            raise StoreError(
+                f"{self.url}/{path} is about objects that were made anew since; start the command that made it again"
+            )
 
     def _absent(self, slide_id: str) -> StoreError:
         return StoreError(
