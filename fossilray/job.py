@@ -20,6 +20,7 @@ from fossilray.ledger import Ledger, refuse_second_driver
 from fossilray.progress import Display, Tally
 from fossilray.records import UNASSIGNED_WELL, CatalogRow, Failure, RefusedFile, Worker, utc_now
 from fossilray.scheduler import ray_cluster, run_slides
+from fossilray.sources.scratch import scratch_root, sweep_abandoned
 from fossilray.store import RunStore, open_run
 from fossilray.store.run_record import RunRecord, describe_run
 from fossilray.worker import SlideWorker
@@ -67,6 +68,9 @@ def run_job(
         raise CatalogError(f"no slides below {target}; name a folder, a glob, one slide or a catalog")
     digests = _digests(config)
     with contextlib.ExitStack() as cluster:
+        # A worker that was killed over a slide that another one had finished leaves what it had fetched; it is dead
+        # by the time that Ray is.
+        cluster.callback(sweep_abandoned, scratch_root(config.slides.scratch))
         # Loading networks to describe them takes as long as Ray's servers take to start, so both go on together
         # where nothing is committed yet; a run that exists may refuse, or have nothing left to do.
         has_ray = not is_known_unread(config.embedder) and _is_new(store) and bool(catalog.rows)

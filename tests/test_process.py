@@ -262,7 +262,12 @@ def test_a_catalog_is_written_edited_and_processed(finished: Finished, tmp_path:
     fields = dict(zip(keep[0].split(","), keep[1].split(","), strict=True))
     fields |= {"well": "34/10-A-12", "measured_depth_m": "1999.5"}
     listed.write_text(keep[0] + "\n" + ",".join(fields.values()) + "\n", encoding="utf-8")
-    assert process(listed, tmp_path / "run").returncode == 0
+    killed = tmp_path / "scratch" / "fossilray-of-a-killed-worker"
+    killed.mkdir(parents=True)
+    (killed / "lock").touch()
+    answer = process(listed, tmp_path / "run", "--set", f"slides.scratch={killed.parent}")
+    assert answer.returncode == 0
+    assert not list(killed.parent.iterdir())
     row = RunStore.open(str(tmp_path / "run")).summaries()[0]
     assert (row.slide_id, row.well, row.measured_depth_m) == ("blank", "34/10-A-12", 1999.5)
 

@@ -33,7 +33,7 @@ class Scratch:
     """
 
     def __init__(self, root: str | None) -> None:
-        above = Path(root or tempfile.gettempdir())
+        above = scratch_root(root)
         try:
             above.mkdir(parents=True, exist_ok=True)
             sweep_abandoned(above)
@@ -51,6 +51,11 @@ class Scratch:
     def close(self) -> None:
         """Delete the folder with all it holds."""
         self._delete()
+
+
+def scratch_root(root: str | None) -> Path:
+    """Where folders of scratch are made: slides.scratch, or the system's temporary folder."""
+    return Path(root or tempfile.gettempdir())
 
 
 def sweep_abandoned(above: Path) -> list[Path]:
