@@ -39,6 +39,7 @@ from fossilray.errors import UsageError, WeightsError
 from fossilray.learn.backbones import Described
 from fossilray.learn.head_training import train_and_judge
 from fossilray.learn.heads import BackboneOf, Head, load_head, save_head, train_head
+from fossilray.learn.heads.head import temper
 from fossilray.learn.labelled import LabelFindings, LabelledSet
 from fossilray.learn.labelled_crops import LabelledCrops
 
@@ -184,6 +185,18 @@ def test_the_temperature_brings_back_probabilities_that_were_sharpened() -> None
     sharp = share**2.5 / (share**2.5).sum(axis=1, keepdims=True)
     assert fit_temperature(sharp.astype(np.float32), label) == pytest.approx(2.5, rel=0.1)
     assert entropy_of(np.array([[0.5, 0.5, 0], [1, 0, 0]], np.float32)) == pytest.approx([np.log(2), 0])
+
+
+def test_few_crops_that_all_were_called_rightly_make_no_call_certain() -> None:
+    for count, largest in ((5, 0.9), (50, 0.99)):
+        for sure in (0.6, 0.9999, 1.0):
+            share = np.full((count, 3), (1 - sure) / 2, np.float32)
+            label = np.arange(count) % 3
+            share[np.arange(count), label] = sure
+            told = temper(share, fit_temperature(share, label)).max(axis=1)
+            # The rule of succession: of one more than there were, one is wrong.
+            assert told == pytest.approx(count / (count + 1), abs=0.005), (count, sure)
+            assert told.max() < largest
 
 
 def test_a_head_whose_probabilities_did_not_come_true_is_calibrated_and_calls_the_same() -> None:

@@ -115,7 +115,7 @@ def test_a_table_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, told
 
 
 def test_labels_that_leave_one_class_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="crops of 1 classes"):
+    with pytest.raises(UsageError, match="crops of one class"):
         load_labels(write_folder(tmp_path / "one", {"a": 2}))
     with pytest.raises(UsageError, match="holds no <class>/<image>"):
         load_labels(tmp_path)

@@ -275,9 +275,7 @@ def _print_findings(labelled: LabelledSet) -> None:
     if found.unlabelled:
         lines.append(f"{found.unlabelled} rows have no genus")
     if found.singletons:
-        lines.append(
-            f"{len(found.singletons)} classes of one crop, never asked about: {_few(found.singletons)}"
-        )
+        lines.append(f"classes of one crop, never asked about: {_few(found.singletons)}")
     if found.duplicates:
         groups = [" = ".join(group) for group in found.duplicates]
         lines.append(

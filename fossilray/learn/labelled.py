@@ -89,8 +89,8 @@ def load_labels(labels: Path, *, run: RunStore | None = None) -> LabelledSet:
         raise UsageError(f"{labels} does not exist; give a folder of <class>/<image> or a CSV of labels")
     if len(raw.crops.classes) < 2:
         raise UsageError(
-            f"{labels} has readable crops of {len(raw.crops.classes)} classes, and telling apart takes two; "
-            f"{len(raw.findings.unreadable)} images were unreadable"
+            f"{labels} has readable crops of {'one class' if raw.crops.classes else 'no class'}, and telling apart "
+            f"takes two; images that could not be read: {len(raw.findings.unreadable)}"
         )
     return raw
 
