@@ -105,6 +105,16 @@ def test_the_folder_holds_charts_tables_and_a_page(run: RunStore, tmp_path: Path
     HTMLParser().feed(html)
 
 
+def test_where_no_sample_has_objects_enough_nothing_is_said_of_diversity(
+    run: RunStore, tmp_path: Path
+) -> None:
+    chart(run, tmp_path, "--fewest", "100000")
+    names = {path.stem for path in tmp_path.iterdir()}
+    assert "rarefaction" not in names
+    assert "Shannon" not in (tmp_path / "percent.svg").read_text("utf-8")
+    assert "none is rarefied" in (tmp_path / "chart.html").read_text("utf-8")
+
+
 def test_the_matrix_has_taxa_down_and_depths_across_by_last_occurrence(run: RunStore, tmp_path: Path) -> None:
     tables(run, tmp_path)
     lines = list(csv.reader(io.StringIO((tmp_path / "counts.csv").read_text("utf-8"))))

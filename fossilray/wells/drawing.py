@@ -69,7 +69,8 @@ def _draw(charted: ChartedWell, measure: Measure) -> Figure:
     columns = _columns(charted, measure)
     widths, largest = _lay(columns)
     zonation = charted.zonation
-    side = LEFT + sum(widths) + GAP * len(widths) + 3 * (_SIDE + GAP) + 0.15 + RIGHT
+    beside = 3 if charted.full else 1
+    side = LEFT + sum(widths) + GAP * len(widths) + beside * (_SIDE + GAP) + 0.15 + RIGHT
     sheet = Sheet(charted.found.samples, width_in=side + (0 if zonation is None else _TREE + GAP))
     for number, (column, width, extent) in enumerate(zip(columns, widths, largest, strict=True)):
         panel = sheet.panel(width)
@@ -182,6 +183,8 @@ def _draw_side(sheet: Sheet, charted: ChartedWell) -> None:
     panel.set_xlim(0, max(float(objects.max()) * 1.05, 1))
     put_title(panel, "objects", colour=QUIET)
     mark_scale(panel, None)
+    if not charted.full:
+        return
     for title, values in (
         ("Shannon H′", [one.shannon for one in charted.diversity]),
         (f"taxa among {charted.effort:,}", [one.rarefied for one in charted.diversity]),

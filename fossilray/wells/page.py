@@ -33,8 +33,9 @@ def write_chart(charted: ChartedWell, out: Path, *, matched: MatchedWells | None
     figures = {
         "percent": draw_chart(charted, measure="percent"),
         "counts": draw_chart(charted, measure="counts"),
-        "rarefaction": draw_rarefaction(charted),
     }
+    if charted.full:
+        figures["rarefaction"] = draw_rarefaction(charted)
     if matched is not None:
         figures["correlation"] = draw_match(matched)
     files = well_tables(charted)
