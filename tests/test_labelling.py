@@ -263,7 +263,7 @@ def test_labels_of_a_slide_made_anew_are_left_out_and_told(tmp_path: Path) -> No
     import_labels(table, store, tmp_path / "labels", who="Ada")
     anew = begin(tmp_path / "anew")
     commit_slide(anew, "a-2030", count=12, well=WELL, depth_m=2030.0, seed=0)
-    with pytest.raises(UsageError, match="classes"):
+    with pytest.raises(UsageError, match="made anew since it was labelled"):
         load_labels(tmp_path / "labels", run=anew)
     import_labels(table, anew, tmp_path / "labels", who="Ada")
     found = load_labels(tmp_path / "labels", run=anew)

@@ -88,9 +88,11 @@ def load_labels(labels: Path, *, run: RunStore | None = None) -> LabelledSet:
     else:
         raise UsageError(f"{labels} does not exist; give a folder of <class>/<image> or a CSV of labels")
     if len(raw.crops.classes) < 2:
+        lost = raw.findings.unreadable
+        told = f"; left out: {len(lost)}, the first {lost[0][0]} ({lost[0][1]})" if lost else ""
         raise UsageError(
             f"{labels} has readable crops of {'one class' if raw.crops.classes else 'no class'}, and telling apart "
-            f"takes two; images that could not be read: {len(raw.findings.unreadable)}"
+            f"takes two{told}"
         )
     return raw
 
