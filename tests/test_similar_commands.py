@@ -156,7 +156,7 @@ def test_status_says_what_is_held_and_what_is_missing(tmp_path: Path) -> None:
     store = a_vector_run(tmp_path / "run", {"a": kinds_of_vectors(60, seed=1)})
     index = index_runs([store.url], tmp_path / "index", SMALL).url
     said = ask("index", "status", index)
-    assert "59 vectors of 1 slides in 1 shards" in said
+    assert "59 vectors of 1 slide in 1 shard," in said
     assert "it holds all that its runs hold" in said
     commit_vectors(store, "late", kinds_of_vectors(20, seed=2))
     said = CliRunner().invoke(app, ["index", "status", index])

@@ -97,8 +97,8 @@ def status(index: IndexArgument, config: ConfigOption = None, set_: SetOption = 
     record, shards = found.record, found.shards
     entries, size = sum(one.entries for one in shards), sum(one.size_bytes for one in shards)
     lines = [
-        f"{entries:,} vectors of {len(found.slides):,} slides in {len(shards)} shards, {format_bytes(size)}"
-        f" ({size / max(entries, 1):.1f} bytes a vector)",
+        f"{entries:,} vectors of {_count(len(found.slides), 'slide')} in {_count(len(shards), 'shard')}, "
+        f"{format_bytes(size)} ({size / max(entries, 1):.1f} bytes a vector)",
         f"of {told(record.backbone)}, {record.backbone['dimension']} numbers; {record.coder}, {record.lists:,} lists,"
         f" taught on {record.taught_on:,} vectors, {record.created_at}",
         *(f"tried: {one.coder}, {one.bytes} bytes, recall {one.recall:.3f}" for one in record.trials),
@@ -141,7 +141,10 @@ def duplicates(
             on_slide=lambda: progress.advance(task),
         )
     _give(pairs_table(found, pairs), form, out_file)
-    err.print(f"{len(pairs):,} pairs with a cosine of at least {threshold:g}", highlight=False)
+    err.print(
+        f"{_count(len(pairs), 'pair')} with a cosine of at least {threshold:g}",
+        highlight=False,
+    )
 
 
 def similar(
@@ -266,3 +269,7 @@ def _give(table: pa.Table, form: TableForm | None, out_file: Path | None) -> Non
 _ON_TERMINAL = (
     "query", "rank", "similarity", "well", "slide_id", "object_id", "slide_id_2", "object_id_2", "genus",
 )  # fmt: skip
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
