@@ -8,7 +8,7 @@ is one ranged read, without the index; nothing is compressed, for vectors hardly
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import google_crc32c
 import numpy as np
@@ -63,7 +63,7 @@ def read_embeddings(
 ) -> list[NDArray[np.float16]]:
     """Chunks of one slide's embeddings by number, (16, dimension) each: rows 16 n to 16 n + 15 of chunk n.
 
-    path: of the Zarr group.
+    path: of the Zarr group. Chunks that follow each other come with one read.
 
     Raises:
         FileNotFoundError: there is no such shard.
@@ -73,10 +73,13 @@ def read_embeddings(
     found: list[NDArray[np.float16]] = []
     for shard, neighbours in groupby(chunks, key=lambda chunk: chunk // _SLOTS):
         name = f"{path}/embeddings/c/{shard}/0"
-        starts = [chunk % _SLOTS * size for chunk in neighbours]
-        contents = files.read_ranges(name, [(start, start + size) for start in starts])
+        places = [chunk % _SLOTS for chunk in neighbours]
+        begins = [n for n, place in enumerate(places) if not n or place != places[n - 1] + 1]
+        runs = [places[first:last] for first, last in pairwise([*begins, len(places)])]
+        contents = files.read_ranges(name, [(run[0] * size, (run[-1] + 1) * size) for run in runs])
         try:
-            found += _decode(contents, dimension)
+            for content, run in zip(contents, runs, strict=True):
+                found += _decode((content[n * size : (n + 1) * size] for n in range(len(run))), dimension)
         except StoreError as error:
             raise StoreError(f"{files.url}/{name}: {error}") from None
     return found
