@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.learn.heads.margin import fit_scale
+
 BINS = 15
 """As Guo et al. (2017) count, section 2."""
-
-
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -35,19 +33,8 @@ def fit_temperature(share: NDArray[np.float32], label: NDArray[np.int64]) -> flo
     all were called rightly would else make every call certain (the rule of succession; Platt 1999 smooths so too).
     Below 1 the head was too modest, above 1 too sure.
     """
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
-
-    logits = np.log(np.maximum(share.astype(np.float64), _TINY))
-    rows = np.arange(len(label))
-
-    def loss(log_scale: float) -> float:
-        log_share = log_softmax(np.exp(log_scale) * logits, axis=1)
-        sure = float(np.exp(log_share.max(axis=1)).mean())
-        return -float(log_share[rows, label].sum()) - math.log(max(1 - sure, _TINY))
-
-    # From nearly even probabilities to nearly certain ones.
-    return float(np.exp(-minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x))
+    values = np.log(np.maximum(share.astype(np.float64), np.finfo(np.float32).tiny))
+    return 1 / fit_scale(values, label, wrong_calls=1)
 
 
 def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_], *, bins: int = BINS) -> list[Bin]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,23 @@ def fit_svm(
     return {"weight": (scale * weight).astype(np.float32), "bias": (scale * bias).astype(np.float32)}
 
 
-def fit_scale(values: NDArray[np.float64], label: NDArray[np.int64]) -> float:
-    """The factor on values (n, classes) whose softmax makes the labels likeliest."""
+def fit_scale(values: NDArray[np.float64], label: NDArray[np.int64], *, wrong_calls: float = 0.0) -> float:
+    """The factor on values (n, classes) whose softmax makes the labels likeliest.
+
+    wrong_calls: so many more calls, as sure as the mean of these, are taken to have been wrong.
+    """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
     rows = np.arange(len(label))
 
     def loss(log_scale: float) -> float:
-        return -float(log_softmax(np.exp(log_scale) * values, axis=1)[rows, label].mean())
+        log_share = log_softmax(np.exp(log_scale) * values, axis=1)
+        found = -float(log_share[rows, label].mean())
+        if wrong_calls:
+            unsure = max(1 - float(np.exp(log_share.max(axis=1)).mean()), float(np.finfo(np.float32).tiny))
+            found -= wrong_calls / len(label) * math.log(unsure)
+        return found
 
     # From nearly even probabilities to nearly certain ones; few labels that separate would go on for ever.
     return float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x))
