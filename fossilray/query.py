@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.config import AccessConfig
-from fossilray.errors import QueryError, StoreError
+from fossilray.errors import QueryError, StoreError, UsageError
 from fossilray.records import CATALOG_SCHEMA, FAILURES_SCHEMA, CatalogRow, Failure
 from fossilray.store import RunStore
 from fossilray.store.access import readers_filesystem
@@ -145,6 +145,20 @@ def objects_where(condition: str | None) -> str:
     # The line breaks keep a comment at the end of the condition from swallowing what follows.
     chosen = f"WHERE (\n{condition}\n)" if condition else ""
     return f"SELECT * FROM objects {chosen} ORDER BY well, slide_id, object_id"
+
+
+def parse_object(text: str) -> tuple[str, int]:
+    """The slide_id and object_id in SLIDE:ID.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    slide_id, separator, number = text.rpartition(":")
+    if not separator or not slide_id or not (number.isascii() and number.isdecimal()) or len(number) > 9:
+        raise UsageError(
+            f"--object {text!r:.120} is not SLIDE:ID, such as a-2030:17 (slide_id and object_id)"
+        )
+    return slide_id, int(number)
 
 
 def load_crops(store: RunStore, table: pa.Table) -> NDArray[np.uint8]:

@@ -117,10 +117,10 @@ def _material(
         material_of_folder,
         material_of_labels,
         material_of_run,
-        parse_object,
     )
     from fossilray.learn.heads.head_file import head_digest
     from fossilray.learn.labelled import load_labels
+    from fossilray.query import parse_object
 
     if (objects or where) and (run is None or crops or labels):
         raise UsageError("--object and --where choose objects of --run; leave out --crops and --labels")

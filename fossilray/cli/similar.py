@@ -190,12 +190,12 @@ def similar(
 ) -> None:
     """Find the objects of an archive that look most like a fossil: an image, an object, or a folder of crops."""
     from fossilray.errors import UsageError
+    from fossilray.query import parse_object
     from fossilray.similar.asking import (
         answer,
         ask_by_images,
         ask_by_objects,
         images_below,
-        parse_object,
     )
     from fossilray.similar.filters import allow_where, describe_hits
     from fossilray.similar.search import SearchIndex

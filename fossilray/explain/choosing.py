@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.certainty.calibration import entropy_of
 from fossilray.errors import UsageError
 
 
@@ -52,8 +53,7 @@ def choose_given(
 
 def choose_uncertain(shares: NDArray[np.float32], *, count: int) -> Choice:
     """The crops of the highest entropy, the least certain first, each for the head's first and second choice."""
-    entropy = -(shares * np.log(np.maximum(shares, 1e-30))).sum(axis=1)
-    rows = np.argsort(-entropy, kind="stable")[:count]
+    rows = np.argsort(-entropy_of(shares), kind="stable")[:count]
     order = np.argsort(-shares, axis=1, kind="stable")
     cases = tuple(
         Case(row, tuple(order[row, :2].tolist()), int(order[row, 0])) for row in map(int, rows.tolist())

@@ -155,20 +155,6 @@ def is_letterboxed(store: RunStore) -> bool:
     return bool(store.read_run().config["crops"]["fit"] == "letterbox")
 
 
-def parse_object(text: str) -> tuple[str, int]:
-    """The slide_id and object_id in SLIDE:ID.
-
-    Raises:
-        UsageError: it is not of that form.
-    """
-    slide_id, separator, number = text.rpartition(":")
-    if not separator or not slide_id or not (number.isascii() and number.isdecimal()) or len(number) > 9:
-        raise UsageError(
-            f"--object {text!r:.120} is not SLIDE:ID, such as a-2030:17 (slide_id and object_id)"
-        )
-    return slide_id, int(number)
-
-
 def _predictions_of(store: RunStore, head_sha256: str) -> ListedAnswers | None:
     """What this very head said of the objects as they are committed, the newest first."""
     listed = [

@@ -122,20 +122,6 @@ def ask_by_objects(index: SearchIndex, objects: Sequence[Hit]) -> Questions:
     )
 
 
-def parse_object(text: str) -> tuple[str, int]:
-    """The slide_id and object_id in SLIDE:ID.
-
-    Raises:
-        UsageError: it is not of that form.
-    """
-    slide_id, separator, number = text.rpartition(":")
-    if not separator or not slide_id or not number.isdecimal():
-        raise UsageError(
-            f"--object {text!r:.120} is not SLIDE:ID, such as a-2030:17 (slide_id and object_id)"
-        )
-    return slide_id, int(number)
-
-
 def answer(questions: Questions, hits: Sequence[Sequence[Hit]], *, count: int) -> list[list[Hit]]:
     """The hits of each question without the object that is asked about, at most `count`."""
     return [
