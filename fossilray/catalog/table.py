@@ -18,6 +18,7 @@ from fossilray.errors import CatalogError
 from fossilray.records import CATALOG_SCHEMA, CatalogRow, RefusedFile
 from fossilray.sources.slide_sources import is_remote
 from fossilray.store.layout import check_slide_id, check_well
+from fossilray.store.rows import from_parquet
 from fossilray.tables import from_spreadsheet, spreadsheet_safe
 
 CATALOG_SUFFIXES = (".csv", ".parquet")
@@ -161,8 +162,7 @@ def _csv_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, o
 
 
 def _parquet_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, object]]]:
-    with pq.ParquetFile(pa.BufferReader(content)) as file:
-        table = file.read(use_threads=False)
+    table = from_parquet(content)
     _check_columns(table.column_names, where)
     return list(enumerate(table.to_pylist(), start=1))
 
