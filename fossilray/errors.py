@@ -13,6 +13,7 @@ FossilrayError
 ├── SubmissionError           a cluster's job server does not answer, or refuses a job
 ├── TrainingDiverged          a training's loss or gradients are no numbers any more
 ├── StoreError                the run directory cannot be written or cannot commit safely
+│   ├── DamagedFile           a file that fossilray wrote holds something else now
 │   ├── NoConditionalCreate   the store cannot create a file only if it is absent
 │   ├── StoreUnreachable      the store did not answer, however often it was asked; it may later
 │   └── StoreForbids          it answered that it was not allowed; whoever grants permissions can change that
@@ -82,6 +83,10 @@ class TrainingDiverged(FossilrayError):
 
 class StoreError(FossilrayError):
     """The run directory cannot be used."""
+
+
+class DamagedFile(StoreError):
+    """A file in a store is not what was written; the message names it, its use, and what restores it."""
 
 
 class NoConditionalCreate(StoreError):
