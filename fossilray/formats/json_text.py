@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -93,11 +92,16 @@ def build_record(kind: type[Record], stated: object, role: FileRole) -> Record:
         raise role.damaged(error) from None
 
 
-@functools.cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+_adapters: dict[type, TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: type[Record]) -> TypeAdapter[Record]:
+    """Made once for each kind, which takes 1,000 times as long as its use."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
 
 
 def _refuse_unknown(kind: type, stated: Mapping[str, Any]) -> None:
