@@ -132,7 +132,7 @@ def _zarr() -> Finding:
         return Finding(
             "Zarr crops codec",
             "note",
-            "entry point fossilray.jpeg missing: other programs must import fossilray.store.codec",
+            "entry point fossilray.jpeg missing: other programs must import fossilray_jpeg",
         )
     return Finding("Zarr crops codec", "ok", f"zarr {metadata.version('zarr')}, entry point fossilray.jpeg")
 

@@ -22,6 +22,7 @@ from fossilray.store.codec import JpegCodec, decode_crop, encode_crop
 from fossilray.store.shards import SHARD_ROWS, index_size, pack_shard, read_index
 from fossilray.store.stored_crops import read_crops
 from fossilray.store.stored_vectors import CHUNK_ROWS, chunk_size, decode_embeddings, read_embeddings
+from fossilray_jpeg import DamagedJpeg
 
 SLIDE, ATTEMPT = "A17", "0011223344556677"
 LOSSLESS = CropsConfig(size_px=16, encoding="lossless")
@@ -212,7 +213,7 @@ def test_a_damaged_shard_is_an_error_not_a_picture(store):
     shard.write_bytes(b"\0" * 100 + whole[100:])
     with pytest.raises(StoreError, match="not a readable JPEG"):
         read_crops(store, files.path, [0])
-    with pytest.raises(StoreError, match="not a readable JPEG"):
+    with pytest.raises(DamagedJpeg, match="not a readable JPEG"):
         open_arrays(store, files.path)["crops"][0]
     shard.write_bytes(whole[:-40])
     with pytest.raises(StoreError, match="fails its checksum"):

@@ -110,9 +110,7 @@ def test_every_recipe_answers(demo: Demo, sql: str) -> None:
 def test_python_of_the_readme_gives_a_crop_and_a_vector(demo: Demo) -> None:
     (code,) = blocks(README, "python")
     code += "assert crop.shape == (224, 224, 3) and vector.ndim == 1\n"
-    subprocess.run(
-        [sys.executable, "-c", "import fossilray.store.codec\n" + code], cwd=demo.place, check=True, env=None
-    )
+    subprocess.run([sys.executable, "-c", code], cwd=demo.place, check=True, env=None)
 
 
 def test_every_column_is_explained() -> None:

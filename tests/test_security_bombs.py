@@ -326,7 +326,7 @@ def test_pixels_claimed_to_be_millimetres_wide_are_refused(tmp_path: Path) -> No
 
 def test_a_stored_crop_that_claims_65500_px_a_side_is_refused_unread() -> None:
     bomb = patched_header(jpeg(224), 65500, 65500)
-    with pytest.raises(StoreError, match=r"65500 x 65500 px, its array promises 224 x 224"):
+    with pytest.raises(StoreError, match=r"65500 x 65500 px, its array states 224 x 224"):
         decode_crop(bomb, height=224, width=224)
     with pytest.raises(StoreError, match="not a readable JPEG"):
         decode_crop(jpeg(224)[:100], height=224, width=224)
