@@ -99,15 +99,19 @@ def compact_run(
     for planned in _plan_files(source, slides_per_file):
         place.check()
         vectors: list[SlideVectors] = []
-        files.append(
-            write_part(
-                target,
-                f"{OBJECTS}/{planned.path}",
-                OBJECTS_SCHEMA,
-                source.read(planned.slides, vectors),
-                group_rows=ROW_GROUP_ROWS,
+        try:
+            files.append(
+                write_part(
+                    target,
+                    f"{OBJECTS}/{planned.path}",
+                    OBJECTS_SCHEMA,
+                    source.read(planned.slides, vectors),
+                    group_rows=ROW_GROUP_ROWS,
+                )
             )
-        )
+        except UsageError:
+            place.check()  # whoever took the place deleted the folders that were written to
+            raise
         if dimension is not None:
             files.append(_write_embeddings(store, target, planned, vectors, dimension))
     for _ in source.read(source.empty, []):

@@ -22,6 +22,7 @@ from fossilray.store.codec import encode_crop
 from fossilray.store.layout import check_slide_id
 from fossilray.store.listed_answers import ListedAnswers, choose_fitting
 from fossilray.tables import spreadsheet_safe
+from fossilray.whole_files import make_folder, whole_text, write_whole
 
 if TYPE_CHECKING:
     from fossilray.query import Connection
@@ -66,12 +67,11 @@ def export_objects(
     genera = None if head is None else choose_fitting(store, head, chosen)
     con = connect(store, sql=where or "")
     per_slide = objects_by_slide(con, store, chosen, where, genera, subtract_bounds=subtract_bounds)
-    with writing_to(out):
-        if form == "coco":
-            return _write_coco(out, chosen, per_slide, genera, subtract_bounds=subtract_bounds)
-        if form == "csv":
-            return _write_csv(out, per_slide)
-        return _write_geojson(out, chosen, per_slide)
+    if form == "coco":
+        return _write_coco(out, chosen, per_slide, genera, subtract_bounds=subtract_bounds)
+    if form == "csv":
+        return _write_csv(out, per_slide)
+    return _write_geojson(out, chosen, per_slide)
 
 
 def save_crops(store: RunStore, *, where: str | None, out: Path, limit: int | None = None) -> int:
@@ -86,16 +86,13 @@ def save_crops(store: RunStore, *, where: str | None, out: Path, limit: int | No
     end = "" if limit is None else f" LIMIT {int(limit)}"
     con = connect(store, sql=where or "")
     found = fetch(con, f"SELECT slide_id, arrays, object_id FROM ({objects_where(where)}){end}")
-    with writing_to(out):
-        out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for first in range(0, found.num_rows, _CROPS_AT_ONCE):
         part = found.slice(first, _CROPS_AT_ONCE)
-        crops = load_crops(store, part)
-        with writing_to(out):
-            for row, crop in zip(part.to_pylist(), crops, strict=True):
-                # What a table says of itself may be another name than its file's, and lead out of the folder.
-                name = f"{check_slide_id(row['slide_id'])}-{row['object_id']:06d}.jpg"
-                (out / name).write_bytes(encode_crop(crop, quality=SAVED_JPEG_QUALITY))
+        for row, crop in zip(part.to_pylist(), load_crops(store, part), strict=True):
+            # What a table says of itself may be another name than its file's, and lead out of the folder.
+            name = f"{check_slide_id(row['slide_id'])}-{row['object_id']:06d}.jpg"
+            write_whole(out / name, encode_crop(crop, quality=SAVED_JPEG_QUALITY), sweep=False, lasting=False)
     return int(found.num_rows)
 
 
@@ -162,11 +159,11 @@ def _write_geojson(
             "time; name a folder, or one slide"
         )
     if not as_file:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
     written = 0
     for summary, table in per_slide:
         name = f"{check_slide_id(summary.slide_id)}.geojson"
-        with (out if as_file else out / name).open("w", encoding="utf-8") as file:
+        with whole_text(out if as_file else out / name) as file:
             file.write('{"type":"FeatureCollection","features":[\n')
             written += _write_joined(file, (_feature(row) for row in table.to_pylist()))
             file.write("\n]}\n")
@@ -210,8 +207,7 @@ def _write_coco(
         }
         for number, summary in enumerate(slides, start=1)
     ]
-    _ready(out)
-    with out.open("w", encoding="utf-8") as file:
+    with whole_text(out) as file:
         file.write('{"info":{"description":"Objects found by fossilray"},\n"images":[\n')
         _write_joined(file, iter(images))
         file.write('\n],\n"categories":[\n')
@@ -247,9 +243,8 @@ def _annotations(
 
 
 def _write_csv(out: Path, per_slide: Iterator[tuple[SlideSummary, pa.Table]]) -> int:
-    _ready(out)
     written = 0
-    with out.open("w", encoding="utf-8", newline="") as file:
+    with whole_text(out, newline="") as file:
         writer = csv.writer(file)
         for number, (_, table) in enumerate(per_slide):
             if not number:
@@ -270,10 +265,6 @@ def _write_joined(file: IO[str], items: Iterator[dict[str, Any]]) -> int:
             file.write(",\n")
         json.dump(item, file, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return count
-
-
-def _ready(out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def classes_of(genera: ListedAnswers | None) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.errors import StoreError, UsageError
-from fossilray.export import choose_slides, classes_of, objects_by_slide, writing_to
+from fossilray.export import choose_slides, classes_of, objects_by_slide
 from fossilray.learn.answerers import vectors_in
 from fossilray.query import connect, load_embeddings
 from fossilray.records import SlideSummary
@@ -25,6 +25,7 @@ from fossilray.store import RunStore
 from fossilray.store.answers import AnswerStore
 from fossilray.store.dataset import arrays_store
 from fossilray.store.listed_answers import choose_fitting
+from fossilray.whole_files import whole_file
 
 _ROWS_A_CHUNK = 2048
 _NAMED = ("slide_id", "well", "genus", "genus_2")
@@ -73,25 +74,18 @@ def export_anndata(
     vectors_of, made_by = _vectors(store, embeddings)
     con = connect(store, sql=where or "")
     per_slide = objects_by_slide(con, store, chosen, where, genera, subtract_bounds=False)
-    with writing_to(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(out.name + ".part")
-        try:
-            with h5py.File(part, "w") as file:
-                written: _Columns | None = None
-                for summary, table in per_slide:
-                    known = table.filter(table["opacity"].is_valid())
-                    if not known.num_rows:
-                        continue
-                    vectors = vectors_of(summary, known).astype(np.float32)
-                    if written is None:
-                        written = _Columns.begin(file, dimension=vectors.shape[1], classes=classes_of(genera))
-                    written.add(known, vectors)
-                written = written or _Columns.begin(file, dimension=0, classes=classes_of(genera))
-                written.finish({"run": store.url, "embeddings": made_by, "head": head or ""})
-            part.rename(out)
-        finally:
-            part.unlink(missing_ok=True)
+    with whole_file(out) as sink, h5py.File(sink, "w") as file:
+        written: _Columns | None = None
+        for summary, table in per_slide:
+            known = table.filter(table["opacity"].is_valid())
+            if not known.num_rows:
+                continue
+            vectors = vectors_of(summary, known).astype(np.float32)
+            if written is None:
+                written = _Columns.begin(file, dimension=vectors.shape[1], classes=classes_of(genera))
+            written.add(known, vectors)
+        written = written or _Columns.begin(file, dimension=0, classes=classes_of(genera))
+        written.finish({"run": store.url, "embeddings": made_by, "head": head or ""})
     return written.rows
 
 

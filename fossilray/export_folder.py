@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from fossilray.errors import UsageError
-from fossilray.export import SAVED_JPEG_QUALITY, choose_slides, classes_of, objects_by_slide, writing_to
+from fossilray.export import SAVED_JPEG_QUALITY, choose_slides, classes_of, objects_by_slide
 from fossilray.query import connect, load_crops
 from fossilray.records import Image
 from fossilray.store import RunStore
@@ -21,6 +20,7 @@ from fossilray.store.codec import encode_crop
 from fossilray.store.layout import check_slide_id
 from fossilray.store.listed_answers import choose_fitting
 from fossilray.tables import spreadsheet_safe
+from fossilray.whole_files import make_folder, whole_folder, whole_text, write_new
 
 OBJECTS_CSV = "objects.csv"
 _COLUMNS = ("file", "genus", "genus_score", "slide_id", "object_id", "well", "measured_depth_m")
@@ -50,16 +50,11 @@ def export_image_folder(
         connect(store, sql=where or ""), store, chosen, where, genera, subtract_bounds=False
     )
     written = 0
-    with writing_to(out):
-        if out.is_dir() and any(out.iterdir()):
-            raise UsageError(
-                f"{out} is not empty, and other images in it would join the classes; name a new folder"
-            )
-        out.mkdir(parents=True, exist_ok=True)
+    with whole_folder(out) as made:
         for name in folders.values():
             # A class without a crop is a class all the same: its number must not depend on what was chosen.
-            (out / name).mkdir()
-        with (out / OBJECTS_CSV).open("w", encoding="utf-8", newline="") as file:
+            make_folder(made / name)
+        with whole_text(made / OBJECTS_CSV, newline="") as file:
             table = csv.writer(file)
             table.writerow(_COLUMNS)
             for _, objects in per_slide:
@@ -67,7 +62,7 @@ def export_image_folder(
                     side = crop if letterboxed else _in_proportion(crop, row["width_um"], row["height_um"])
                     name = f"{check_slide_id(row['slide_id'])}-{row['object_id']:06d}.jpg"
                     place = f"{folders[row['genus']]}/{name}"
-                    (out / place).write_bytes(encode_crop(side, quality=SAVED_JPEG_QUALITY))
+                    write_new(made / place, encode_crop(side, quality=SAVED_JPEG_QUALITY))
                     values = [place, *(row[column] for column in _COLUMNS[1:])]
                     table.writerow(spreadsheet_safe(one) if isinstance(one, str) else one for one in values)
                     written += 1

@@ -14,7 +14,7 @@ import yaml
 from numpy.typing import NDArray
 
 from fossilray.errors import UnreadableRegion, UsageError
-from fossilray.export import SAVED_JPEG_QUALITY, choose_slides, classes_of, objects_by_slide, writing_to
+from fossilray.export import SAVED_JPEG_QUALITY, choose_slides, classes_of, objects_by_slide
 from fossilray.query import connect
 from fossilray.records import Image, SlideSummary
 from fossilray.slide import Slide, open_slide
@@ -23,6 +23,7 @@ from fossilray.store import RunStore
 from fossilray.store.codec import encode_crop
 from fossilray.store.layout import check_slide_id
 from fossilray.store.listed_answers import choose_fitting
+from fossilray.whole_files import make_folder, whole_folder, write_new
 
 _LEAST_VISIBLE = 0.5
 """Share of a box that must lie in an image to be one there; less of a fossil can hardly be told from debris."""
@@ -82,14 +83,10 @@ def export_yolo(
         connect(store, sql=where or ""), store, chosen, where, genera, subtract_bounds=False
     )
     images = boxes = unreadable = 0
-    with writing_to(out):
-        if out.is_dir() and any(out.iterdir()):
-            raise UsageError(
-                f"{out} is not empty, and ultralytics would take in what else is there; name a new folder"
-            )
+    with whole_folder(out) as made:
         for kind in ("images", "labels"):
             for part in ("train", "val"):
-                (out / kind / part).mkdir(parents=True)
+                make_folder(made / kind / part)
         for summary, table in per_slide:
             if not table.num_rows:
                 continue
@@ -103,10 +100,10 @@ def export_yolo(
                         continue
                     name = f"{check_slide_id(summary.slide_id)}-{tile.x}-{tile.y}"
                     image = encode_crop(pixels, quality=SAVED_JPEG_QUALITY)
-                    (out / "images" / part / f"{name}.jpg").write_bytes(image)
-                    (out / "labels" / part / f"{name}.txt").write_text(_lines(tile), encoding="ascii")
+                    write_new(made / "images" / part / f"{name}.jpg", image)
+                    write_new(made / "labels" / part / f"{name}.txt", _lines(tile))
                     images, boxes = images + 1, boxes + len(tile.classes)
-        _write_yaml(out, names, has_validation=bool(apart))
+        _write_yaml(made, names, has_validation=bool(apart))
     return YoloExport(images, boxes, unreadable)
 
 
@@ -208,4 +205,4 @@ def _write_yaml(out: Path, names: Sequence[str], *, has_validation: bool) -> Non
     }
     note = "" if has_validation else "# A single slide: what is validated on was trained on.\n"
     text = yaml.safe_dump(stated, allow_unicode=True, sort_keys=False)
-    (out / "data.yaml").write_text(note + text, encoding="utf-8")
+    write_new(out / "data.yaml", note + text)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fossilray.whole_files import write_whole
+
 if TYPE_CHECKING:
     import torch
 
@@ -15,11 +17,11 @@ def save_half(path: Path, state_dict: Mapping[str, torch.Tensor], metadata: Mapp
 
     Equal arguments give equal bytes.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: _pack(tensor) for name, tensor in sorted(state_dict.items())}, str(path), dict(metadata))
-    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
+    write_whole(
+        path, save({name: _pack(tensor) for name, tensor in sorted(state_dict.items())}, dict(metadata))
+    )
 
 
 def _pack(tensor: torch.Tensor) -> torch.Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fossilray.records import Image
 from fossilray.tables import printable
 
 if TYPE_CHECKING:
@@ -41,3 +43,12 @@ def open_templates(folder: Path = TEMPLATES, *, finalize: Callable[[Any], Any] |
 def svg_uri(content: bytes) -> str:
     """An SVG file as an address that holds it."""
     return "data:image/svg+xml;base64," + base64.b64encode(content).decode()
+
+
+def encode_picture(image: Image, suffix: str) -> bytes:
+    """An image (H, W, 3) as a file of this ending: .png, .jpg or .jpeg."""
+    from PIL import Image as Pillow
+
+    buffer = io.BytesIO()
+    Pillow.fromarray(image).save(buffer, "PNG" if suffix.lower() == ".png" else "JPEG")
+    return buffer.getvalue()

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fossilray.errors import UsageError
+from fossilray.whole_files import write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,10 +66,7 @@ def write_table(table: pa.Table, *, form: TableForm, out: Path | None = None) ->
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    try:
-        out.write_bytes(content)
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}; choose another place with --out") from None
+    write_whole(out, content)
 
 
 def encode_table(table: pa.Table, form: TableForm) -> bytes:

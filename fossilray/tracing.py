@@ -8,10 +8,11 @@ from pathlib import Path
 
 from fossilray.catalog import find_slides
 from fossilray.config import RunConfig, StoreConfig
-from fossilray.errors import CatalogError, UsageError
+from fossilray.errors import CatalogError
 from fossilray.records import Failure, SlideSummary, Usage
 from fossilray.store import RunStore
 from fossilray.store.run_record import describe_run
+from fossilray.whole_files import write_whole
 from fossilray.worker import SlideWorker
 
 
@@ -58,11 +59,5 @@ def trace_slide(target: str, config: RunConfig, out: Path) -> TracedSlide:
         finally:
             worker.close()
         (written,) = store.files.find("traces")
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_bytes(store.files.read(written))
-        except OSError as error:
-            raise UsageError(
-                f"cannot write {out}: {error.strerror}; choose another file with --out"
-            ) from None
+        write_whole(out, store.files.read(written))
     return TracedSlide(out, row.slide_id, outcome.summary, outcome.failure, outcome.usage)

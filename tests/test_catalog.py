@@ -20,7 +20,7 @@ from fossilray.catalog import (
     slide_id_for,
     write_catalog,
 )
-from fossilray.errors import CatalogError
+from fossilray.errors import CatalogError, UsageError
 from fossilray.records import CATALOG_SCHEMA, CatalogRow
 from fossilray.store.layout import check_slide_id
 from fossilray.synthetic.mirax import MiraxOptions, write_mirax
@@ -281,8 +281,9 @@ def test_file_that_is_no_catalog_is_told(tmp_path: Path) -> None:
 
 
 def test_catalog_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CatalogError, match="cannot write"):
-        write_catalog(Catalog([], []), tmp_path / "absent" / "catalog.csv")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot write"):
+        write_catalog(Catalog([], []), tmp_path / "file" / "catalog.csv")
 
 
 def test_empty_catalog_has_every_column(tmp_path: Path) -> None:

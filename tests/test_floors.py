@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fossilray"
 FLOORS = {
-    1: "__init__ config records errors formats",
+    1: "__init__ config records errors formats whole_files",
     2: "slide slidedat slide_properties mirax_companions tiff_tiles slide_names tiling blank windows "
     "detect merge crops measures half_precision precision embed pictures store tables in_parts "
     "objects_table pages sources synthetic direct timeline watched_pool slide_threads",

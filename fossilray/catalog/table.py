@@ -20,6 +20,7 @@ from fossilray.sources.slide_sources import is_remote
 from fossilray.store.layout import check_slide_id, check_well
 from fossilray.store.rows import from_parquet
 from fossilray.tables import from_spreadsheet, spreadsheet_safe
+from fossilray.whole_files import write_whole
 
 CATALOG_SUFFIXES = (".csv", ".parquet")
 
@@ -57,7 +58,7 @@ def write_catalog(catalog: Catalog, out: Path) -> None:
         writer.writerow(CATALOG_SCHEMA.names)
         writer.writerows(_cells(row) for row in catalog.rows)
         content = text.getvalue().encode()
-    _write(out, content)
+    write_whole(out, content)
 
 
 def write_refused(catalog: Catalog, out: Path) -> None:
@@ -70,7 +71,7 @@ def write_refused(catalog: Catalog, out: Path) -> None:
     writer = csv.writer(text)
     writer.writerow(one.name for one in fields(RefusedFile))
     writer.writerows(_cells(refused) for refused in catalog.refused)
-    _write(out, text.getvalue().encode())
+    write_whole(out, text.getvalue().encode())
 
 
 def _cells(row: CatalogRow | RefusedFile) -> list[object]:
@@ -133,13 +134,6 @@ def _read_rows(content: bytes, where: str, beside: Callable[[str], str]) -> list
 def _unreadable(where: str, error: Exception) -> CatalogError:
     reason = " ".join(str(error).split())
     return CatalogError(f"cannot read the catalog {where}: {reason}; `fossilray catalog` writes a new one")
-
-
-def _write(out: Path, content: bytes) -> None:
-    try:
-        out.write_bytes(content)
-    except OSError as error:
-        raise CatalogError(f"cannot write {out}: {error.strerror}; choose another place with --out") from None
 
 
 def _csv_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, object]]]:

@@ -18,11 +18,11 @@ from fossilray.certainty.candidates import CandidateTally, Discovery
 from fossilray.certainty.discovery_page import render_discovery
 from fossilray.certainty.novel_objects import NovelObjects, Unlike
 from fossilray.config import StoreConfig
-from fossilray.learn.curation import appears_whole, place_of_table
+from fossilray.learn.curation import place_of_table
 from fossilray.learn.curation_clusters import Clusters, find_clusters
 from fossilray.learn.curation_sheets import draw_sheets
 from fossilray.store.objects_file import FOOTER_KEY, ROW_GROUP_ROWS
-from fossilray.store.part_file import PartFile
+from fossilray.store.part_file import PartFile, write_in_parts
 
 MOST_VECTORS = 50_000
 """Of objects unlike all labels, in memory while clusters are found: 256 MB at 1,280 numbers each."""
@@ -78,10 +78,10 @@ def discover(
                 on_slide()
         record, number = tally.conclude(objects)
         sheets = draw_sheets([objects.store], tally.drawn, clusters=len(found))
-        with appears_whole(files, name.removesuffix(".parquet") + ".html") as sink:
+        with write_in_parts(files, name.removesuffix(".parquet") + ".html") as sink:
             sink.write(render_discovery(record, sheets, number).encode())
         spool.seek(0)
-        with appears_whole(files, name) as sink:
+        with write_in_parts(files, name) as sink:
             _write_table(spool, sink, record, number)
     return record
 

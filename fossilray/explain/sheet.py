@@ -15,10 +15,11 @@ from fossilray.explain.choosing import Choice
 from fossilray.explain.convolution import FeatureMaps
 from fossilray.explain.maps import Explained, Map, Method
 from fossilray.explain.material import Material
-from fossilray.pages import open_templates
+from fossilray.pages import encode_picture, open_templates
 from fossilray.records import Image
 from fossilray.report.crops import jpeg_uri
 from fossilray.tables import printable
+from fossilray.whole_files import write_whole
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -120,16 +121,10 @@ def write_sheet(shown: Sequence[ShownCase], choice: Choice, out: Path, *, facts:
         UsageError: another ending, or the file cannot be written.
     """
     check_ending(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix.lower() == ".html":
-            out.write_text(render_page(shown, choice, facts=facts), encoding="utf-8")
-        else:
-            from PIL import Image as Pillow
-
-            Pillow.fromarray(draw_sheet(shown, choice, facts=facts)).save(out)
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}; choose another place with --out") from None
+    if out.suffix.lower() == ".html":
+        write_whole(out, render_page(shown, choice, facts=facts))
+    else:
+        write_whole(out, encode_picture(draw_sheet(shown, choice, facts=facts), out.suffix))
 
 
 def render_page(shown: Sequence[ShownCase], choice: Choice, *, facts: Sequence[str]) -> str:

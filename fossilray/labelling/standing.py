@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from fossilray.errors import UsageError
 from fossilray.labelling.importing import attempts_of
 from fossilray.labelling.label_set import Labels, LabelSet
 from fossilray.store import RunStore
 from fossilray.tables import spreadsheet_safe
+from fossilray.whole_files import whole_text
 
 Given = tuple[tuple[str, int], str]
 """(slide_id, object_id) and genus."""
@@ -46,13 +46,10 @@ def write_standing(labels: Labels, path: Path) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    try:
-        with path.open("w", encoding="utf-8", newline="") as sink:
-            table = csv.writer(sink, lineterminator="\n")
-            table.writerow(("slide_id", "object_id", "genus", "who"))
-            for one in labels.agreed.values():
-                table.writerow(
-                    (one.slide_id, one.object_id, spreadsheet_safe(one.genus), spreadsheet_safe(one.who))
-                )
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}; choose another place") from None
+    with whole_text(path, newline="") as sink:
+        table = csv.writer(sink, lineterminator="\n")
+        table.writerow(("slide_id", "object_id", "genus", "who"))
+        for one in labels.agreed.values():
+            table.writerow(
+                (one.slide_id, one.object_id, spreadsheet_safe(one.genus), spreadsheet_safe(one.who))
+            )

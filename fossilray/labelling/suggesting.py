@@ -27,6 +27,7 @@ from fossilray.store import RunStore
 from fossilray.store.codec import encode_crop
 from fossilray.store.layout import check_slide_id
 from fossilray.tables import spreadsheet_safe
+from fossilray.whole_files import make_folder, whole_folder, write_new
 
 CROPS = "crops"
 SUGGESTIONS = "suggestions.csv"
@@ -172,8 +173,8 @@ def _write(
 ) -> None:
     rows = list(facts)
     square = store.read_run().config["crops"].get("fit", "stretch") == "letterbox"
-    try:
-        (out / CROPS).mkdir(parents=True, exist_ok=True)
+    with whole_folder(out) as made:
+        make_folder(made / CROPS)
         for first in range(0, len(picks), _CROPS_AT_ONCE):
             part = rows[first : first + _CROPS_AT_ONCE]
             objects = pool.objects.take([pick.row for pick in picks[first : first + _CROPS_AT_ONCE]])
@@ -183,11 +184,9 @@ def _write(
                 image = crop if square else in_true_proportions(crop, row["width_um"], row["height_um"])
                 longest_um = max(row["width_um"], row["height_um"], 1e-6)
                 row["resolution"] = f"{1000 * max(image.shape[:2]) / longest_um:.3f}"
-                (out / row["file"]).write_bytes(encode_crop(image, quality=_JPEG_QUALITY))
-        _write_csv(out / SUGGESTIONS, rows, _OURS)
-        _write_csv(out / FOR_PARTICLETRIEUR, [_for_particletrieur(out, row) for row in rows], _THEIRS)
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}; name another folder") from None
+                write_new(made / row["file"], encode_crop(image, quality=_JPEG_QUALITY))
+        write_new(made / SUGGESTIONS, _csv(rows, _OURS))
+        write_new(made / FOR_PARTICLETRIEUR, _csv([_for_particletrieur(out, row) for row in rows], _THEIRS))
 
 
 def in_true_proportions(crop: Image, width_um: float, height_um: float) -> Image:
@@ -218,13 +217,13 @@ def _for_particletrieur(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
     for row in rows:
         table.writerow([_cell(row.get(name)) for name in columns])
-    path.write_text(text.getvalue(), encoding="utf-8")
+    return text.getvalue()
 
 
 def _cell(value: object) -> str:

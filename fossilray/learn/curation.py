@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -36,7 +34,6 @@ from fossilray.learn.curation_sheets import Drawn, draw_sheets
 from fossilray.records import CURATION_SCHEMA, SCHEMA_VERSION
 from fossilray.store import RunStore
 from fossilray.store.files import Files, open_files
-from fossilray.store.local_files import LocalFiles
 from fossilray.store.objects_file import FOOTER_KEY, ROW_GROUP_ROWS
 from fossilray.store.part_file import PartFile, write_in_parts
 
@@ -132,10 +129,10 @@ def curate(
                     on_slide()
         record = tally.conclude(stores)
         page = render_page(record, draw_sheets(stores, tally.drawn, clusters=len(clusters)))
-        with appears_whole(files, name.removesuffix(".parquet") + ".html") as sink:
+        with write_in_parts(files, name.removesuffix(".parquet") + ".html") as sink:
             sink.write(page.encode())
         spool.seek(0)
-        with appears_whole(files, name) as sink:
+        with write_in_parts(files, name) as sink:
             _write_table(spool, sink, record, len(clusters))
     return record
 
@@ -261,16 +258,3 @@ def place_of_table(out: str, access: StoreConfig) -> tuple[Files, str]:
         raise UsageError(f"{out!r} is no place for the table; give --out a name that ends in .parquet")
     files = open_files(folder or ("/" if out.startswith("/") else "."), access)
     return files, name
-
-
-@contextmanager
-def appears_whole(files: Files, name: str) -> Iterator[PartFile]:
-    """A file to write into that is seen under its name once all of it is there, or not at all."""
-    if not isinstance(files, LocalFiles):
-        with write_in_parts(files, name) as sink:  # an object store shows nothing before the upload ends
-            yield sink
-        return
-    half = f".{name}.part"
-    with write_in_parts(files, half) as sink:
-        yield sink
-    (Path(files.root) / half).replace(Path(files.root) / name)

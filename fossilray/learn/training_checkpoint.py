@@ -12,6 +12,7 @@ import torch
 
 from fossilray.config.training import TrainConfig
 from fossilray.errors import UsageError, WeightsError
+from fossilray.whole_files import make_folder, whole_file
 
 FORMAT = "fossilray-training/1"
 _GLOB = "step-*.pt"
@@ -44,24 +45,21 @@ def save_checkpoint(
 
     No state of random generators is in it: every step's noise is drawn from seed, worker and step.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / f"step-{position.step:08d}.pt"
-    aside = path.with_suffix(".part")
-    torch.save(
-        {
-            "format": FORMAT,
-            "config": config.model_dump_json(),
-            "step": position.step,
-            "epoch": position.epoch,
-            "batch": position.batch,
-            "seconds": position.seconds,
-            "world": world,
-            "method": method,
-            "optimiser": optimiser,
-        },
-        aside,
-    )
-    aside.replace(path)
+    state = {
+        "format": FORMAT,
+        "config": config.model_dump_json(),
+        "step": position.step,
+        "epoch": position.epoch,
+        "batch": position.batch,
+        "seconds": position.seconds,
+        "world": world,
+        "method": method,
+        "optimiser": optimiser,
+    }
+    with whole_file(path) as sink:
+        torch.save(state, sink)
     for old in sorted(folder.glob(_GLOB))[:-kept]:
         old.unlink()
     return path

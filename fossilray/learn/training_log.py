@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from fossilray.learn.training_checkpoint import Position
+from fossilray.whole_files import cannot_write, make_folder, whole_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -20,7 +21,7 @@ class TrainingLog:
 
     def __init__(self, folder: Path, *, after_step: int) -> None:
         """Rows later than `after_step` are dropped: the training goes on from there, or begins anew at 0."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._files = {name: _CsvFile(folder / name, after_step) for name in (METRICS_CSV, PROBES_CSV)}
         self._board = _open_board(folder / "tensorboard", after_step)
 
@@ -52,21 +53,28 @@ class _CsvFile:
         self._path = path
         rows = [row for row in read_rows(path) if int(row["step"]) <= after_step]
         self._columns = list(rows[0]) if rows else []
-        self._write("w", rows)
+        self._begin(rows)
 
     def append(self, row: Mapping[str, object]) -> None:
         if not self._columns:
             self._columns = list(row)
-            self._write("w", [row])
-        else:
-            self._write("a", [row])
+            self._begin([row])
+            return
+        try:
+            with self._path.open("a", newline="", encoding="utf-8") as file:
+                self._writer(file).writerow(row)
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
 
-    def _write(self, mode: str, rows: list[Mapping[str, object]] | list[dict[str, str]]) -> None:
-        with self._path.open(mode, newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
-            if mode == "w" and self._columns:
+    def _begin(self, rows: Sequence[Mapping[str, object]]) -> None:
+        with whole_text(self._path, newline="") as file:
+            writer = self._writer(file)
+            if self._columns:
                 writer.writeheader()
             writer.writerows(rows)
+
+    def _writer(self, file: IO[str]) -> csv.DictWriter[str]:
+        return csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from fossilray.config import StoreConfig
 from fossilray.config.training import TrainConfig
 from fossilray.learn.training_checkpoint import latest_checkpoint
 from fossilray.store.files import Files, open_files
+from fossilray.whole_files import PART, write_whole
 
 CHECKPOINTS = "checkpoints"
 
@@ -74,7 +75,7 @@ class TrainingPlace:
         here = {
             path.relative_to(self.folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
             for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and path.suffix != ".part"
+            if path.is_file() and path.suffix != PART
         }
         for path, state in here.items():
             if self._brought.get(path) != state:
@@ -87,5 +88,4 @@ class TrainingPlace:
     def _fetch(self, path: str) -> None:
         assert self._files is not None
         target = self.folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(self._files.read(path))
+        write_whole(target, self._files.read(path))

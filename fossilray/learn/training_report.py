@@ -16,6 +16,7 @@ from fossilray.learn.training_pictures import draw_curves, draw_neighbours, draw
 from fossilray.learn.training_result import ProbeCrops
 from fossilray.pages import open_templates
 from fossilray.report.crops import jpeg_uri
+from fossilray.whole_files import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,7 @@ def write_training_report(
         views=jpeg_uri(draw_views(shown, views)),
     )
     path = folder / PAGE
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
     return path
 
 

@@ -16,6 +16,7 @@ from fossilray.embed.backbone_file import BackboneMeta, save_backbone
 from fossilray.learn.crop_table import CropTable
 from fossilray.learn.heads.head import BackboneOf, Head, HeadMeta
 from fossilray.learn.heads.head_file import save_head
+from fossilray.whole_files import whole_file
 
 BACKBONE, DINO_CHECKPOINT, HEAD = "backbone.safetensors", "checkpoint_dino.pth", "head.safetensors"
 _PROBE_PX = 224
@@ -85,4 +86,5 @@ def write_classifier(
 def write_dino_checkpoint(folder: Path, network: torch.nn.Module, *, epoch: int) -> None:
     """checkpoint_dino.pth, with the keys of DINO's own checkpoints (Caron et al. 2021, published code)."""
     state = {f"module.backbone.{name}": t.detach().cpu() for name, t in network.state_dict().items()}
-    torch.save({"teacher": state, "student": state, "epoch": epoch}, folder / DINO_CHECKPOINT)
+    with whole_file(folder / DINO_CHECKPOINT) as sink:
+        torch.save({"teacher": state, "student": state, "epoch": epoch}, sink)

@@ -6,7 +6,6 @@ import io
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -16,7 +15,6 @@ import numpy as np
 import yaml
 
 from fossilray.cost import add_up_spending, tell_spending
-from fossilray.errors import UsageError
 from fossilray.pages import open_templates
 from fossilray.pictures import LEGEND_PX, SIZE_CLASSES
 from fossilray.query import connect, show_objects
@@ -43,6 +41,7 @@ from fossilray.store.dataset import arrays_store
 from fossilray.store.listed_answers import ListedAnswers, choose_fitting
 from fossilray.store.rows import to_table
 from fossilray.tables import format_cell, printable
+from fossilray.whole_files import whole_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -86,14 +85,10 @@ def write_report(store: RunStore, out: Path, *, head: str | None = None, now: da
         StoreError: the run or the predictions are damaged.
         UsageError: the file cannot be written.
     """
-    with _told(out):
-        # Asked for first: nobody should wait for a page that has no place to go.
-        out.parent.mkdir(parents=True, exist_ok=True)
-    page = (
-        _environment().get_template("report.html.j2").render(_gather(store, head, now or datetime.now(UTC)))
-    )
-    with _told(out):
-        out.write_text(page, encoding="utf-8")
+    # The file is begun first, so that a place that cannot be written is named before the work.
+    with whole_text(out) as file:
+        facts = _gather(store, head, now or datetime.now(UTC))
+        file.write(_environment().get_template("report.html.j2").render(facts))
     return out
 
 
@@ -240,14 +235,6 @@ def _without_controls(value: object) -> object:
     if isinstance(value, str) and not hasattr(value, "__html__"):
         return "\n".join(printable(line) for line in value.split("\n"))
     return value
-
-
-@contextmanager
-def _told(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}; choose another file with --out") from None
 
 
 def _percent(share: float) -> str:

@@ -12,13 +12,14 @@ import pyarrow.compute as pc
 
 from fossilray.crops import FAILED_GREY
 from fossilray.errors import StoreError, StoreUnreachable, UsageError
-from fossilray.pages import open_templates
+from fossilray.pages import encode_picture, open_templates
 from fossilray.query import load_crops
 from fossilray.records import Image
 from fossilray.report.crops import ShownCrop, centre_in_square, jpeg_uri, show_crop
 from fossilray.similar.asking import Questions
 from fossilray.similar.search import SearchIndex
 from fossilray.tables import printable
+from fossilray.whole_files import write_whole
 
 MOST_QUESTIONS = 200
 """Shown on a sheet; the table has all."""
@@ -72,17 +73,12 @@ def write_sheet(index: SearchIndex, found: Sequence[Found], out: Path, *, facts:
         UsageError: another ending, or the file cannot be written.
     """
     fit = str(index.record.crops["fit"])
-    try:
-        if out.suffix.lower() == ".html":
-            out.write_text(render_page(found, fit=fit, facts=facts), encoding="utf-8")
-        elif out.suffix.lower() in (".png", ".jpg", ".jpeg"):
-            from PIL import Image as Pillow
-
-            Pillow.fromarray(draw_sheet(found, fit=fit)).save(out)
-        else:
-            raise UsageError(f"--sheet {out} is neither .html nor .png nor .jpg; choose one of these")
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}; choose another place with --sheet") from None
+    if out.suffix.lower() == ".html":
+        write_whole(out, render_page(found, fit=fit, facts=facts))
+    elif out.suffix.lower() in (".png", ".jpg", ".jpeg"):
+        write_whole(out, encode_picture(draw_sheet(found, fit=fit), out.suffix))
+    else:
+        raise UsageError(f"--sheet {out} is neither .html nor .png nor .jpg; choose one of these")
 
 
 def render_page(found: Sequence[Found], *, fit: str, facts: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import IO
 from fossilray.store.faults import told
 from fossilray.store.files import Files
 from fossilray.store.local_files import LocalFiles
+from fossilray.whole_files import whole_file
 
 
 class PartFile(io.RawIOBase):
@@ -42,16 +42,15 @@ class PartFile(io.RawIOBase):
 
 @contextmanager
 def write_in_parts(files: Files, path: str) -> Iterator[PartFile]:
-    """A file of the store to write into; it replaces what is there, and where this fails it is not kept.
-
-    Unlike `Files.write` it is no single act: on a disk readers see it grow, and whoever is killed leaves a part.
+    """A file of the store to write into, seen under its name once the block ends; it replaces what is there.
 
     Raises:
+        UsageError: there can be no such file.
         StoreError: the store refuses it.
     """
     with told(files.url, "write to", protocol=_protocol(files)):
         if isinstance(files, LocalFiles):
-            with _on_disk(Path(files.root) / path) as sink:
+            with whole_file(Path(files.root) / path) as sink:
                 yield PartFile(sink)
         else:
             with _uploaded(files, path) as sink:
@@ -70,20 +69,6 @@ def read_in_parts(files: Files, path: str) -> Iterator[IO[bytes]]:
         files.filesystem.open(f"{files.root}/{path}", "rb", cache_type="none") as file,
     ):
         yield file
-
-
-@contextmanager
-def _on_disk(path: Path) -> Iterator[IO[bytes]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("wb") as file:
-            yield file
-            file.flush()
-            # Else a power cut could leave an announced dataset with files that are empty.
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

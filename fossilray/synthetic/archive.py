@@ -27,6 +27,7 @@ from fossilray.synthetic.assemblage import Column, Sample
 from fossilray.synthetic.mirax import MiraxOptions, write_mirax
 from fossilray.synthetic.scene import Scene
 from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
+from fossilray.whole_files import whole_file
 
 TRUTH_FILE = "truth.parquet"
 ARCHIVE_MPP = 0.25
@@ -88,9 +89,8 @@ def synthesise_archive(
     tables = _draw_all(out, recipe, console)
     metadata = {_RECIPE_KEY: json.dumps(asdict(recipe)).encode()}
     truth = pa.concat_tables(tables).replace_schema_metadata(metadata)
-    partial = out / f".{TRUTH_FILE}.partial"
-    pq.write_table(truth, partial, compression="zstd")
-    partial.replace(out / TRUTH_FILE)
+    with whole_file(out / TRUTH_FILE) as sink:
+        pq.write_table(truth, sink, compression="zstd")
     return out / TRUTH_FILE
 
 

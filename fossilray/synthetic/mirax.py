@@ -28,6 +28,7 @@ from fossilray.synthetic.mirax_files import (
 from fossilray.synthetic.mirax_plan import MiraxGrid, MiraxOptions, plan_grid
 from fossilray.synthetic.pixels import PixelSource, padded_region, scanned
 from fossilray.synthetic.pyramid import PyramidBuilder
+from fossilray.whole_files import write_new, write_whole
 
 __all__ = ["MiraxLayout", "MiraxOptions", "write_mirax"]
 
@@ -87,8 +88,9 @@ def write_mirax(path: Path, source: PixelSource, options: MiraxOptions) -> Mirax
         records = [data_files.append(scan.thumbnail)]
         if options.layout == "overlapping":
             records.append(data_files.append(position_buffer(grid)))
-    (folder / INDEX_FILE).write_bytes(index.to_bytes(slide_id, records))
-    (folder / SLIDEDAT_FILE).write_bytes(
+    write_new(folder / INDEX_FILE, index.to_bytes(slide_id, records))
+    write_new(
+        folder / SLIDEDAT_FILE,
         slidedat_bytes(
             grid,
             options,
@@ -96,9 +98,9 @@ def write_mirax(path: Path, source: PixelSource, options: MiraxOptions) -> Mirax
             slide_id=slide_id,
             thumbnail_size=scan.thumbnail_size,
             data_paths=data_files.paths,
-        )
+        ),
     )
-    path.write_bytes(scan.thumbnail)
+    write_whole(path, scan.thumbnail, lasting=False)
 
     left, top, right, bottom = scan.bounds or (0, 0, 0, 0)
     return MiraxLayout(

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import simplejpeg
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fossilray.errors import ConfigError
 from fossilray.synthetic.pixels import PixelSource, scanned
 from fossilray.synthetic.pyramid import PyramidBuilder, levels_down_to
+from fossilray.whole_files import whole_file
 
 _COARSEST_PX = 512
 # The source is asked for squares of so many tiles a side.
@@ -63,38 +64,32 @@ def write_pyramidal_tiff(path: Path, source: PixelSource, options: TiffOptions) 
     levels = options.levels or levels_down_to(source.width, source.height, coarsest_px=_COARSEST_PX)
     side = options.tile_px
     columns, rows = -(-source.width // side), -(-source.height // side)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            tiff = _TiffFile(file, is_big=source.width * source.height > _LARGEST_PLAIN_TIFF_PX)
-            tiles: list[dict[tuple[int, int], tuple[int, int]]] = [{} for _ in range(levels)]
+    with whole_file(path, lasting=False) as file:
+        tiff = _TiffFile(file, is_big=source.width * source.height > _LARGEST_PLAIN_TIFF_PX)
+        tiles: list[dict[tuple[int, int], tuple[int, int]]] = [{} for _ in range(levels)]
 
-            def store(level: int, column: int, row: int, pixels: NDArray[np.uint8]) -> None:
-                contiguous = np.ascontiguousarray(pixels)
-                quality = options.jpeg_quality
-                encoded: bytes = simplejpeg.encode_jpeg(contiguous, quality, "RGB", "420", False)
-                tiles[level][row, column] = (tiff.append(encoded), len(encoded))
+        def store(level: int, column: int, row: int, pixels: NDArray[np.uint8]) -> None:
+            contiguous = np.ascontiguousarray(pixels)
+            quality = options.jpeg_quality
+            encoded: bytes = simplejpeg.encode_jpeg(contiguous, quality, "RGB", "420", False)
+            tiles[level][row, column] = (tiff.append(encoded), len(encoded))
 
-            pyramid = PyramidBuilder(
-                columns=columns,
-                rows=rows,
-                levels=levels,
-                tile_px=side,
-                fill=options.background_rgb,
-                sink=store,
-            )
-            for column, row, tile in _tiles(source, columns, rows, side):
-                pyramid.add(column, row, tile)
-            for level in range(levels):
-                width, height = -(-source.width >> level), -(-source.height >> level)
-                places = np.zeros((*pyramid.grid(level)[::-1], 2), dtype=np.uint64)
-                for place, stored in tiles[level].items():
-                    places[place] = stored
-                tiff.append_directory(width, height, level, places, options)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        pyramid = PyramidBuilder(
+            columns=columns,
+            rows=rows,
+            levels=levels,
+            tile_px=side,
+            fill=options.background_rgb,
+            sink=store,
+        )
+        for column, row, tile in _tiles(source, columns, rows, side):
+            pyramid.add(column, row, tile)
+        for level in range(levels):
+            width, height = -(-source.width >> level), -(-source.height >> level)
+            places = np.zeros((*pyramid.grid(level)[::-1], 2), dtype=np.uint64)
+            for place, stored in tiles[level].items():
+                places[place] = stored
+            tiff.append_directory(width, height, level, places, options)
 
 
 def _tiles(
@@ -128,7 +123,7 @@ def _read_block(source: PixelSource, x: int, y: int, side: int) -> NDArray[np.ui
 class _TiffFile:
     """A little-endian TIFF in the making: data first, then the directories, chained."""
 
-    def __init__(self, file: BinaryIO, *, is_big: bool) -> None:
+    def __init__(self, file: IO[bytes], *, is_big: bool) -> None:
         self._file = file
         self._is_big = is_big
         self._pointer = "<Q" if is_big else "<I"

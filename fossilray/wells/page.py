@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fossilray.errors import UsageError
 from fossilray.pages import open_templates, svg_uri
 from fossilray.tables import printable
 from fossilray.wells.charting import ChartedWell
@@ -17,6 +16,7 @@ from fossilray.wells.drawing import GROUP_COLOURS, draw_chart
 from fossilray.wells.matching import MatchedWells, draw_match, tell_match
 from fossilray.wells.paper import INK, QUIET, paper_style, to_bytes
 from fossilray.wells.tables import match_table, well_tables
+from fossilray.whole_files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,12 +45,8 @@ def write_chart(charted: ChartedWell, out: Path, *, matched: MatchedWells | None
         files[f"{name}.svg"] = to_bytes(figure, "svg", name=name)
         files[f"{name}.png"] = to_bytes(figure, "png", name=name)
     files[PAGE] = _render(charted, matched, files).encode()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (out / name).write_bytes(content)
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}; choose another folder with --out") from None
+    for name, content in files.items():
+        write_whole(out / name, content)
     return out / PAGE
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from fossilray.errors import UsageError, WeightsError
+from fossilray.errors import WeightsError
 from fossilray.learn.heads.head import FORMATS, Head, HeadMeta, certainty_arrays, parameters_of
+from fossilray.whole_files import write_whole
 
 METADATA_KEY = "fossilray"
 _CLASS_NUMBERS = ("certainty.label", "certainty.call", "certainty.known_label")
@@ -34,11 +35,7 @@ def save_head(path: Path, head: Head) -> None:
         {name: np.ascontiguousarray(array) for name, array in sorted(head.parameters.items())},
         {METADATA_KEY: stated},
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}); choose another place") from None
+    write_whole(path, content)
 
 
 def load_head(path: Path) -> Head:

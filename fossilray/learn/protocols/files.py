@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fossilray.errors import UsageError
 from fossilray.tables import spreadsheet_safe
+from fossilray.whole_files import write_whole
 
 Rows = Iterable[Sequence[object]]
 
@@ -22,12 +22,8 @@ def write_files(out: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         UsageError: the folder cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (out / name).write_bytes(content)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
+    for name, content in files.items():
+        write_whole(out / name, content)
 
 
 def csv_file(header: Sequence[str], rows: Rows) -> bytes:
