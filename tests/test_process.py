@@ -262,14 +262,28 @@ def test_a_catalog_is_written_edited_and_processed(finished: Finished, tmp_path:
     fields = dict(zip(keep[0].split(","), keep[1].split(","), strict=True))
     fields |= {"well": "34/10-A-12", "measured_depth_m": "1999.5"}
     listed.write_text(keep[0] + "\n" + ",".join(fields.values()) + "\n", encoding="utf-8")
-    killed = tmp_path / "scratch" / "fossilray-of-a-killed-worker"
-    killed.mkdir(parents=True)
-    (killed / "lock").touch()
-    answer = process(listed, tmp_path / "run", "--set", f"slides.scratch={killed.parent}")
+    scratch = tmp_path / "scratch"
+    killed = leave_scratch(scratch)
+    demo = scratch / "fossilray-demo" / "run"
+    demo.mkdir(parents=True)
+    (demo / "run.json").touch()
+    os.utime(demo.parent, (0, 0))
+    answer = process(listed, tmp_path / "run", "--set", f"slides.scratch={scratch}")
     assert answer.returncode == 0
-    assert not list(killed.parent.iterdir())
+    assert not killed.exists()
+    assert (demo / "run.json").exists()
     row = RunStore.open(str(tmp_path / "run")).summaries()[0]
     assert (row.slide_id, row.well, row.measured_depth_m) == ("blank", "34/10-A-12", 1999.5)
+
+
+def leave_scratch(root: Path) -> Path:
+    """The scratch folder of a process that was killed."""
+    program = "import os, sys; from fossilray.sources.scratch import Scratch; s = Scratch(sys.argv[1]); "
+    program += "print(s.folder, flush=True); os.kill(os.getpid(), 9)"
+    said = subprocess.run(
+        [sys.executable, "-c", program, str(root)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return Path(said.stdout.strip())
 
 
 def test_the_pipeline_script_with_a_configuration_alone_is_the_same_job(

@@ -30,6 +30,7 @@ from fossilray.errors import (
     SourceUnreachable,
     TooLarge,
 )
+from fossilray.marked_folders import OWNER
 from fossilray.sources import fetching
 from fossilray.sources.scratch import Scratch
 from fossilray.sources.slide_sources import RemoteFile, SlideSource
@@ -93,7 +94,12 @@ class Reads:
 
 def held(scratch: Path) -> list[Path]:
     """What is staged."""
-    return [path for path in scratch.rglob("*") if path.is_file() and path.name != "lock"]
+    return [path for path in scratch.rglob("*") if path.is_file() and path.name != OWNER]
+
+
+def folders(scratch: Path) -> set[str]:
+    """Those of processes."""
+    return {folder.name for folder in scratch.glob("fossilray-scratch-*/*")}
 
 
 def size_of(slides: Path, name: str) -> int:
@@ -496,7 +502,7 @@ def test_nothing_stays_when_the_process_ends(archive: S3, scratch: Path, end: st
     if end == "SIGTERM":
         worker.terminate()
     worker.communicate(timeout=A_WHILE_S)
-    assert not list(scratch.iterdir())
+    assert not folders(scratch)
 
 
 @pytest.mark.faults
@@ -507,17 +513,17 @@ def test_what_a_killed_process_left_goes_with_the_next_one_and_what_a_living_one
     killed, living = start_worker(archive, scratch, "wait"), start_worker(archive, scratch, "wait")
     for worker in (killed, living):
         await_slide(worker)
-    left = {folder.name for folder in scratch.iterdir()}
+    left = folders(scratch)
     assert len(left) == 2
     killed.send_signal(signal.SIGKILL)
     killed.communicate(timeout=A_WHILE_S)
-    assert {folder.name for folder in scratch.iterdir()} == left
+    assert folders(scratch) == left
     (scratch / "fossilray-notes").mkdir()
     (scratch / "fossilray-notes" / "by a person").touch()
     with stage(config).local(f"{url}/B.mrxs"):
-        now = {folder.name for folder in scratch.iterdir()}
+        now = folders(scratch)
     assert len(now & left) == 1
-    assert "fossilray-notes" in now
+    assert (scratch / "fossilray-notes" / "by a person").exists()
     living.terminate()
     living.communicate(timeout=A_WHILE_S)
-    assert not {folder.name for folder in scratch.iterdir()} & left
+    assert not folders(scratch) & left

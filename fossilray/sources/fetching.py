@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -90,7 +89,7 @@ class Fetch:
 
     def _clean(self) -> None:
         with self._cleaning:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._scratch.remove(self._folder.name)
             held, self._held = self._held, 0
             self._release(held)
 

@@ -1,27 +1,20 @@
 """A folder of one process on a local disk, deleted however that process ends.
 
-The owner holds a lock on a file inside it for life. What a killed process left is deleted by the next owner on
-that machine: a folder whose lock nobody holds belongs to nobody.
+ROOT/fossilray-scratch-<user id>/<id>/     one for each process, with the mark that `marked_folders` describes
+What a killed process left is deleted by the next one on that machine. Nothing else in ROOT is ever touched.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
-import time
-import weakref
-from contextlib import suppress
 from pathlib import Path
 
 from fossilray.errors import ScratchFull
+from fossilray.marked_folders import MarkedFolder, private_folder, remove_abandoned
 
-_PREFIX = "fossilray-"
-_LOCK = "lock"
-# A folder is without a lock file for microseconds; one that stays so was left by a crash at that moment.
-_LOCKLESS_S = 3600.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -36,21 +29,24 @@ class Scratch:
         above = scratch_root(root)
         try:
             above.mkdir(parents=True, exist_ok=True)
-            sweep_abandoned(above)
-            self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=above))
-            lock = _lock(self.folder)
+            own = private_folder(above, _name())
+            remove_abandoned(own)
+            self._marked = MarkedFolder(own)
         except OSError as error:
             raise no_room(above, error) from None
-        # Also runs when the interpreter exits, as it does when a signal is turned into SystemExit.
-        self._delete = weakref.finalize(self, _delete, self.folder, lock, os.getpid())
+        self.folder = self._marked.path
 
     def free_bytes(self) -> int:
         """Room left on the disk."""
         return shutil.disk_usage(self.folder).free
 
+    def remove(self, name: str) -> None:
+        """Delete one file or folder directly in it, if it is there."""
+        self._marked.remove(name)
+
     def close(self) -> None:
         """Delete the folder with all it holds."""
-        self._delete()
+        self._marked.close()
 
 
 def scratch_root(root: str | None) -> Path:
@@ -59,16 +55,18 @@ def scratch_root(root: str | None) -> Path:
 
 
 def sweep_abandoned(above: Path) -> list[Path]:
-    """The folders of dead processes that lay in `above`; they are gone now."""
-    swept = []
-    for folder in sorted(above.glob(f"{_PREFIX}*")):
-        # Somebody else's folder, or one that somebody else deletes just now, is none of ours.
-        with suppress(OSError):
-            if folder.is_symlink() or folder.stat().st_uid != os.getuid() or not _is_abandoned(folder):
-                continue
-            shutil.rmtree(folder, ignore_errors=True)
-            swept.append(folder)
-    return swept
+    """The folders of scratch whose processes have ended; they are gone now."""
+    own = above / _name()
+    try:
+        found = own.lstat()
+    except OSError:
+        return []
+    # A link, or another user's folder: what lies in it is not this user's scratch.
+    return (
+        remove_abandoned(own)
+        if own.is_dir() and not own.is_symlink() and found.st_uid == os.geteuid()
+        else []
+    )
 
 
 def no_room(place: Path, error: OSError) -> ScratchFull:
@@ -80,38 +78,5 @@ def no_room(place: Path, error: OSError) -> ScratchFull:
     return ScratchFull(f"cannot stage slides in {place}: {error.strerror or error}; {remedy}")
 
 
-def _lock(folder: Path) -> int:
-    """A descriptor that holds the folder's lock; the lock file appears locked, never before."""
-    made = folder / f"{_LOCK}.new"
-    lock = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        made.rename(folder / _LOCK)
-    except OSError:
-        os.close(lock)
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return lock
-
-
-def _is_abandoned(folder: Path) -> bool:
-    try:
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return time.time() - folder.stat().st_mtime > _LOCKLESS_S
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(lock)
-    return True
-
-
-def _delete(folder: Path, lock: int, owner: int) -> None:
-    # A child that this process forked inherits the object, not the folder.
-    if os.getpid() != owner:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
-        os.close(lock)
+def _name() -> str:
+    return f"fossilray-scratch-{os.geteuid()}"
