@@ -213,8 +213,8 @@ def _of_commands(config: dict[str, Any]) -> Iterator[str]:
         yield "file_mounts brings no ~/.ray/auth_token; with RAY_AUTH_MODE=token nothing would start"
     # Ray has put the common commands before those of the head and of the workers.
     for command in dict.fromkeys(config["head_setup_commands"] + config["worker_setup_commands"]):
-        if "pip install" in command and not re.search(r"(-c|--constraint)[= ]\S", command):
-            yield f"`{command}` pins no versions; give pip -c with the constraints"
+        if "pip install" in command and not re.search(r"--require-hashes|--no-deps", command):
+            yield f"`{command}` pins no versions; give pip --require-hashes and the lock file"
     if not any("scratch.sh" in command for command in config["worker_setup_commands"]):
         yield "worker_setup_commands does not call scratch.sh; the local NVMe would stay unused"
 

@@ -1,56 +1,57 @@
 #!/usr/bin/env bash
 # What the Dockerfile runs, and prove_install.sh where there is no container engine: the environment under PREFIX.
 #
-#   deploy/install.sh dependencies PREFIX VARIANT EXTRAS   a virtual environment with everything fossilray imports
-#   deploy/install.sh package PREFIX WHEEL                 fossilray itself, a few MB: code changes, torch does not
+#   deploy/install.sh dependencies PREFIX VARIANT LOCK   a virtual environment with everything fossilray imports
+#   deploy/install.sh package PREFIX WHEEL               fossilray itself, a few MB: code changes, torch does not
 #
 # VARIANT: gpu (torch from PyPI with its CUDA libraries) or cpu (from PyTorch's own index, a tenth of the size).
-# EXTRAS: extras of pyproject.toml, such as cluster or cluster,learn.
+# LOCK: a lock file of requirements/ without its ending: run, cluster or all. Every file is checked against its hash,
+# but for the CPU builds of torch, whose index has other files than PyPI: there only the version is fixed.
 # PYTHON: the interpreter (python3); PYTHON_CPU_INDEX: another index for torch's CPU wheels.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-constraints=$here/constraints.txt
+locks=$here/../requirements
 cpu_index=${PYTHON_CPU_INDEX:-https://download.pytorch.org/whl/cpu}
 
 main() {
     case ${1:-} in
     dependencies) install_dependencies "$2" "$3" "$4" ;;
     package) "$2/bin/pip" install --no-deps --no-cache-dir "$3" ;;
-    *) echo "usage: $0 dependencies PREFIX VARIANT EXTRAS | package PREFIX WHEEL" >&2 && exit 2 ;;
+    *) echo "usage: $0 dependencies PREFIX VARIANT LOCK | package PREFIX WHEEL" >&2 && exit 2 ;;
     esac
 }
 
 install_dependencies() {
-    local prefix=$1 variant=$2 extras=$3 pip
+    local prefix=$1 variant=$2 lock=$locks/$3.txt pip
+    [[ -f $lock ]] || { echo "there is no $lock; LOCK is run, cluster or all" >&2 && exit 2; }
     "${PYTHON:-python3}" -m venv "$prefix"
-    pip=("$prefix/bin/pip" install --no-cache-dir --constraint "$constraints")
-    "${pip[@]}" --upgrade setuptools
+    pip=("$prefix/bin/pip" install --no-cache-dir --no-deps)
+    # opencv-python needs a screen's libraries (libGL, X11); opencv-python-headless is the same code.
     case $variant in
-    gpu) "${pip[@]}" torch torchvision ;;
-    # A constraint `==2.1` accepts `2.1+cpu`, so the versions are the same and only the build differs.
-    cpu) "${pip[@]}" --index-url "$cpu_index" torch torchvision ;;
+    gpu) leave_out "$lock" opencv-python >"$prefix/requirements.txt" ;;
+    cpu)
+        "${pip[@]}" --index-url "$cpu_index" "$(pin_of "$lock" torch)" "$(pin_of "$lock" torchvision)"
+        leave_out "$lock" opencv-python torch torchvision triton 'nvidia-.*' 'cuda-.*' >"$prefix/requirements.txt"
+        ;;
     *) echo "VARIANT is gpu or cpu, not '$variant'" >&2 && exit 2 ;;
     esac
-    list_dependencies "$extras" >"$prefix/requirements.txt"
-    "${pip[@]}" --requirement "$prefix/requirements.txt"
-    # ultralytics asks for opencv-python, which needs a screen's libraries (libGL, X11); the other one is the same code.
-    "$prefix/bin/pip" uninstall --yes opencv-python
-    "${pip[@]}" --no-deps opencv-python-headless
+    "${pip[@]}" --require-hashes --requirement "$prefix/requirements.txt"
     drop_headers "$prefix"
 }
 
-# The dependencies of pyproject.toml with the chosen extras, one a line: they change less often than the code.
-list_dependencies() {
-    "${PYTHON:-python3}" - "$here/../pyproject.toml" "$1" <<'PY'
-import sys, tomllib
+# A lock file without some packages (regular expressions): a package is its line and the hashes that follow it.
+leave_out() {
+    local lock=$1
+    shift
+    awk -v names="^($(IFS='|' && echo "$*"))$" '
+        /^[a-z0-9]/ { split($0, part, "=="); dropped = part[1] ~ names }
+        !dropped' "$lock"
+}
 
-project = tomllib.load(open(sys.argv[1], "rb"))["project"]
-lines = list(project["dependencies"])
-for extra in filter(None, sys.argv[2].split(",")):
-    lines += project["optional-dependencies"][extra]
-print("\n".join(lines))
-PY
+# `torch==2.1`, which also accepts the build `2.1+cpu`.
+pin_of() {
+    sed -n "s/^\($2==[^ ]*\).*/\1/p" "$1" | head -n 1
 }
 
 # Headers and static libraries: nothing in the image compiles (so `workers.compile` is for other installations).

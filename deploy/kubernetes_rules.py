@@ -10,12 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from packaging.requirements import Requirement
 from pod_rules import Manifest, Pod, name_of, pod_faults, quantity
 
 from fossilray.config import RunConfig, load_config
 from fossilray.errors import ConfigError
 
-CONSTRAINTS = Path(__file__).parent / "constraints.txt"
+CONSTRAINTS = Path(__file__).parent.parent / "requirements" / "constraints.txt"
 PART_OF = "app.kubernetes.io/part-of"
 SPOT_SELECTORS = {
     "fossilray.io/lifecycle": "spot",
@@ -95,9 +96,8 @@ def _head_does_no_work(cluster: Manifest) -> Iterator[str]:
 
 
 def _versions(cluster: Manifest, pods: list[Pod]) -> Iterator[str]:
-    pinned = dict(line.split("==") for line in CONSTRAINTS.read_text("utf-8").splitlines() if "==" in line)[
-        "ray"
-    ]
+    needs = (Requirement(line) for line in CONSTRAINTS.read_text("utf-8").splitlines() if "==" in line)
+    pinned = next(str(need.specifier).removeprefix("==") for need in needs if need.name == "ray")
     if cluster.get("rayVersion") != pinned:
         yield f"cluster: rayVersion is {cluster.get('rayVersion')}, but constraints.txt pins ray {pinned}"
     images = {pod.container["image"] for pod in pods}
@@ -154,6 +154,11 @@ def _nothing_exposed(cluster: Manifest, pods: list[Pod], manifests: list[Manifes
             sources = rule.get("from", [])
             if not sources or any(not any(source.values()) or "ipBlock" in source for source in sources):
                 yield f"{name_of(policy)}: it lets anybody in"
+            elif any(not source.get("namespaceSelector", {"own": True}) for source in sources):
+                yield (
+                    f"{name_of(policy)}: it lets in pods of every namespace that bear a label; name the namespace "
+                    "by kubernetes.io/metadata.name"
+                )
 
 
 def _deletion(job: Manifest, cluster: Manifest) -> Iterator[str]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build the image's file system without a container engine, and run fossilray in it as an unprivileged user.
 #
-#   sudo deploy/prove_install.sh FOLDER [gpu|cpu] [EXTRAS]
+#   sudo deploy/prove_install.sh FOLDER [gpu|cpu] [LOCK]
 #
 # The same install.sh as in the Dockerfile, into FOLDER/opt/fossilray, then what the image is for: `fossilray doctor`
 # and a demo of one slide by a user who may write to one temporary folder alone and sees no other process. It does not
@@ -10,15 +10,15 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-folder=${1:?usage: $0 FOLDER [gpu|cpu] [EXTRAS]}
+folder=${1:?usage: $0 FOLDER [gpu|cpu] [LOCK]}
 variant=${2:-gpu}
-extras=${3:-cluster}
+lock=${3:-cluster}
 prefix=$folder/opt/fossilray
 user=65532 # nobody's: no entry in /etc/passwd, as `runAsUser` in Kubernetes may have it
 
 main() {
     mkdir -p "$folder/opt"
-    timed "dependencies ($variant, $extras)" "$here/install.sh" dependencies "$prefix" "$variant" "$extras"
+    timed "dependencies ($variant, $lock)" "$here/install.sh" dependencies "$prefix" "$variant" "$lock"
     timed "wheel" "$prefix/bin/pip" wheel --quiet --no-deps --wheel-dir "$folder/dist" "$here/.."
     timed "package" "$here/install.sh" package "$prefix" "$folder"/dist/fossilray-*.whl
     cp -r "$here/../pipelines" "$here/image" "$prefix/"

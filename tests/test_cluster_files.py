@@ -145,7 +145,7 @@ PLANTED: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     ("aws", reword("worker_start_ray_commands", "134217728", "34359738368"), "worker: give --object-store"),
     ("aws", drop("head_start_ray_commands"), "head: --dashboard-host is 0.0.0.0"),
     ("aws", drop("file_mounts"), "auth_token"),
-    ("aws", reword("setup_commands", "-c ~/node/constraints.txt", ""), "pins no versions"),
+    ("aws", reword("setup_commands", "--require-hashes", ""), "pins no versions"),
     ("aws", drop("worker_setup_commands"), "scratch.sh"),
     ("gcp", put("SPOT", TYPES, "head", "node_config", "scheduling"), "'SPOT' is not of type 'object'"),
     ("gcp", put({"provisioningModel": "CHEAP"}, TYPES, "gpu-spot-l4", "node_config", "scheduling"), "CHEAP"),

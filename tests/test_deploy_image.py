@@ -11,7 +11,9 @@ import sysconfig
 import time
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -81,7 +83,7 @@ def test_every_stage_begins_from_one_pinned_base_or_another_stage() -> None:
             assert base == "python:${PYTHON}" or base in stages
             stages.add(stage)
     assert {"cpu", "gpu"} <= stages
-    assert re.search(r"^ARG PYTHON=3\.\d+\.\d+-slim-\w+$", DOCKERFILE, re.MULTILINE)
+    assert re.search(r"^ARG PYTHON=3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}$", DOCKERFILE, re.MULTILINE)
 
 
 def test_all_that_is_copied_exists_and_may_be_seen_by_the_build() -> None:
@@ -109,15 +111,49 @@ def test_what_manifests_run_is_in_the_image() -> None:
     assert (ROOT / "pipelines" / "process_slides.py").is_file()
 
 
-def test_every_dependency_is_pinned_to_a_version_the_project_allows() -> None:
-    lines = (DEPLOY / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    needs = list(PROJECT["dependencies"])
-    for extra in ("cluster", "export", "learn", "onnx", "similar"):
-        needs += PROJECT["optional-dependencies"][extra]
-    for need in map(Requirement, needs):
-        version = pins[canonicalize_name(need.name)]
-        assert need.specifier.contains(version), f"{need} is pinned to {version}"
+def locked(lock: Path) -> dict[str, list[Requirement]]:
+    """The requirements of a lock file by name: several where versions differ between Pythons."""
+    pins: dict[str, list[Requirement]] = {}
+    for line in lock.read_text(encoding="utf-8").splitlines():
+        if line and line[0].isalnum():
+            need = Requirement(line.removesuffix("\\").strip())
+            pins.setdefault(canonicalize_name(need.name), []).append(need)
+    return pins
+
+
+def load_lock_script() -> Any:
+    spec = importlib.util.spec_from_file_location("lock", ROOT / "requirements" / "lock.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+LOCK_SCRIPT = load_lock_script()
+
+
+@pytest.mark.parametrize("name", LOCK_SCRIPT.LOCKS)
+def test_a_lock_holds_every_dependency_at_a_version_the_project_allows_with_hashes(name: str) -> None:
+    pins = locked(ROOT / "requirements" / name)
+    for text in LOCK_SCRIPT.requirements(*LOCK_SCRIPT.LOCKS[name]):
+        need = Requirement(text)
+        for pin in pins[canonicalize_name(need.name)]:
+            version = str(pin.specifier).removeprefix("==")
+            assert need.specifier.contains(version), (
+                f"{need} is locked to {version}; run requirements/lock.py"
+            )
+    lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()[1:]
+    # pip refuses a file in which one package lacks a hash.
+    assert all(line.endswith("\\") for line in lines if line[0].isalnum())
+
+
+def test_all_locks_agree_on_every_version() -> None:
+    constraints = locked(ROOT / "requirements" / LOCK_SCRIPT.CONSTRAINTS)
+    for name in LOCK_SCRIPT.LOCKS:
+        for package, pins in locked(ROOT / "requirements" / name).items():
+            allowed = {str(pin.specifier) for pin in constraints[package]}
+            assert {str(pin.specifier) for pin in pins} <= allowed, f"{name}: {package}"
 
 
 def test_scripts_of_the_image_parse_and_name_what_they_were_not_given() -> None:
@@ -125,21 +161,44 @@ def test_scripts_of_the_image_parse_and_name_what_they_were_not_given() -> None:
         subprocess.run(["bash", "-n", DEPLOY / script], check=True)
     answer = subprocess.run([DEPLOY / "install.sh", "all"], capture_output=True, text=True, check=False)
     assert answer.returncode == 2
-    assert "dependencies PREFIX VARIANT EXTRAS" in answer.stderr
+    assert "dependencies PREFIX VARIANT LOCK" in answer.stderr
 
 
-def test_pins_are_those_of_the_environment_the_script_runs_in() -> None:
-    spec = importlib.util.spec_from_file_location("make_constraints", DEPLOY / "make_constraints.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    pins = module.pinned([Requirement("s3fs"), Requirement("ray[default]")])
-    from importlib import metadata
-
-    assert pins["fsspec"] == metadata.version("fsspec")
-    assert "aiohttp-cors" in pins, "what an extra brings is missing"
-    assert "pytest" not in pins
+@pytest.mark.parametrize(
+    ("names", "kept", "gone"),
+    [
+        (["opencv-python"], {"opencv-python-headless", "torch"}, {"opencv-python"}),
+        (
+            ["torch", "torchvision", "nvidia-.*"],
+            {"torchmetrics", "ray"},
+            {"torch", "torchvision", "nvidia-nccl-cu13"},
+        ),
+    ],
+)
+def test_packages_are_left_out_of_a_lock_with_their_hashes(
+    names: list[str], kept: set[str], gone: set[str]
+) -> None:
+    script = (DEPLOY / "install.sh").read_text(encoding="utf-8").replace('main "$@"', '"$@"')
+    lock = ROOT / "requirements" / "all.txt"
+    rest = subprocess.run(
+        ["bash", "-c", script, "install.sh", "leave_out", lock, *names],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    left = {line.partition("==")[0] for line in rest.splitlines() if line[0].isalnum()}
+    assert kept <= left
+    assert not gone & left
+    whole = lock.read_text(encoding="utf-8")
+    dropped = [name for name in locked(lock) if name not in left]
+    assert gone <= set(dropped)
+    assert rest.count("--hash=") < whole.count("--hash=")
+    # Each line of a package is followed by hashes of its own.
+    assert all(
+        after.lstrip().startswith("--hash=")
+        for before, after in pairwise(rest.splitlines())
+        if before[0].isalnum()
+    )
 
 
 @pytest.fixture(scope="module")

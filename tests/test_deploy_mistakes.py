@@ -205,6 +205,12 @@ AGAINST_THE_RULES: dict[str, tuple[Callable[[Overlay], object], str]] = {
         lambda o: o.container["securityContext"].update(readOnlyRootFilesystem=False),
         "readOnlyRootFilesystem is not set",
     ),
+    "an operator of any namespace": (
+        lambda o: o.one("NetworkPolicy", "fossilray-operator")["spec"]["ingress"][0]["from"][0].update(
+            namespaceSelector={}
+        ),
+        "pods of every namespace",
+    ),
     "a worker with rights on the cluster": (
         lambda o: o.pod.pop("automountServiceAccountToken"),
         "a token of the API server that it does not need",

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from fossilray.config import StoreConfig
-from fossilray.errors import StoreError
+from fossilray.errors import StoreError, StoreForbids
 from fossilray.records import Entry
 from fossilray.store.access import (
     S3,
@@ -189,6 +189,9 @@ class RemoteFiles:
     def _delete_from_s3(self, paths: Sequence[str]) -> None:
         """Delete files; s3fs would not say which of them S3 has kept."""
         keys = [self._full(path).partition("/")[2] for path in paths]
+        if len(keys) == 1:
+            self._call_s3("delete from", "delete_object", Key=keys[0])
+            return
         for attempt in range(self._tries):
             objects = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
             refused = self._call_s3("delete from", "delete_objects", Delete=objects).get("Errors", [])
@@ -196,6 +199,11 @@ class RemoteFiles:
                 return
             keys = [one["Key"] for one in refused]
             first = f"{refused[0].get('Code')}: {refused[0].get('Message')}"
+            if all(one.get("Code") == "AccessDenied" for one in refused):
+                raise StoreForbids(
+                    f"these credentials may not delete {len(keys)} files from {self.url}, {keys[0]} among them; "
+                    "use a role that may (cluster/iam-operator.json)"
+                )
             self._wait(attempt)
         raise StoreError(
             f"cannot delete {len(keys)} files from {self.url}, {keys[0]} among them: "

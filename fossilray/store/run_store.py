@@ -17,7 +17,7 @@ import fsspec
 import pyarrow as pa
 
 from fossilray.config import StoreConfig
-from fossilray.errors import AttemptExpired, RunMismatch, RunNotFound, StoreError
+from fossilray.errors import AttemptExpired, RunMismatch, RunNotFound, StoreError, StoreForbids
 from fossilray.records import ArrayFiles, Attempt, CatalogRow, Failure, Heartbeat, SlideSummary
 from fossilray.store import attempts, frozen_catalog, summaries
 from fossilray.store.attempts import AttemptRecords
@@ -199,14 +199,16 @@ class RunStore:
     def sweep_attempt(self, slide_id: str, attempt: str) -> None:
         """Delete what one attempt that will not commit has written: its arrays, and what it submitted.
 
-        Nothing is deleted while nobody knows whether the attempt has committed: the store did not answer.
+        Nothing is deleted while it is unknown whether the attempt has committed: the store did not answer. A worker
+        whose role may not delete leaves them to `fossilray gc`.
         """
         arrays = arrays_path(slide_id, attempt)
         if attempt in self._undecided:
             return
-        self.files.delete(arrays)
-        if self.single_writer:
-            self.files.delete(pending_path(slide_id, attempt))
+        with suppress(StoreForbids):
+            self.files.delete(arrays)
+            if self.single_writer:
+                self.files.delete(pending_path(slide_id, attempt))
 
     def write_picture(self, slide_id: str, jpeg: bytes) -> None:
         """Keep a slide's small picture."""
