@@ -26,7 +26,7 @@ install_dependencies() {
     local prefix=$1 variant=$2 lock=$locks/$3.txt pip
     [[ -f $lock ]] || { echo "there is no $lock; LOCK is run, cluster or all" >&2 && exit 2; }
     "${PYTHON:-python3}" -m venv "$prefix"
-    pip=("$prefix/bin/pip" install --no-cache-dir --no-deps)
+    pip=("$prefix/bin/pip" install --no-cache-dir --no-compile --no-deps)
     # opencv-python needs a screen's libraries (libGL, X11); opencv-python-headless is the same code.
     case $variant in
     gpu) leave_out "$lock" opencv-python >"$prefix/requirements.txt" ;;
@@ -37,7 +37,7 @@ install_dependencies() {
     *) echo "VARIANT is gpu or cpu, not '$variant'" >&2 && exit 2 ;;
     esac
     "${pip[@]}" --require-hashes --requirement "$prefix/requirements.txt"
-    drop_headers "$prefix"
+    drop_unused "$prefix"
 }
 
 # A lock file without some packages (regular expressions): a package is its line and the hashes that follow it.
@@ -54,11 +54,11 @@ pin_of() {
     sed -n "s/^\($2==[^ ]*\).*/\1/p" "$1" | head -n 1
 }
 
-# Headers and static libraries: nothing in the image compiles (so `workers.compile` is for other installations).
-drop_headers() {
+# Headers, static libraries and torch's tests: nothing here compiles (so `workers.compile` is for other installations).
+drop_unused() {
     local site
     site=$(echo "$1"/lib/python3*/site-packages)
-    rm -rf "$site"/{torch,pyarrow,numpy/_core}/include "$site"/nvidia/*/include
+    rm -rf "$site"/{torch,pyarrow,numpy/_core}/include "$site"/nvidia/*/include "$site"/torch/test "$site"/torch/bin/test_*
     find "$site" -name '*.a' -delete
 }
 
