@@ -15,6 +15,7 @@ FossilrayError
 ├── StoreError                the run directory cannot be written or cannot commit safely
 │   ├── DamagedFile           a file that fossilray wrote holds something else now
 │   ├── NoConditionalCreate   the store cannot create a file only if it is absent
+│   ├── LinkInTheWay          what is to be deleted lies behind a link, or is one
 │   ├── StoreUnreachable      the store did not answer, however often it was asked; it may later
 │   └── StoreForbids          it answered that it was not allowed; whoever grants permissions can change that
 └── SlideError                one slide cannot be processed; the run goes on
@@ -91,6 +92,10 @@ class DamagedFile(StoreError):
 
 class NoConditionalCreate(StoreError):
     """The store ignores create-if-absent, so two workers could both commit a slide."""
+
+
+class LinkInTheWay(StoreError):
+    """A link was met where something was to be deleted; what it leads to may be somebody else's."""
 
 
 class StoreUnreachable(StoreError):

@@ -320,7 +320,7 @@ def test_uploads_that_nobody_ended_are_aborted_and_no_others(store):
     bucket, _, prefix = store.root.partition("/")
     inside = store.filesystem.call_s3("create_multipart_upload", Bucket=bucket, Key=f"{prefix}/arrays/A17/x")
     outside = store.filesystem.call_s3("create_multipart_upload", Bucket=bucket, Key=f"{prefix}-2/arrays/x")
-    store.files.write(".probe/left", b"")
+    store.files.write(".probe/0123456789abcdef", b"")
     # moto says that every upload began in 2010.
     assert store.files.abort_uploads(datetime(2001, 1, 1, tzinfo=UTC)) == 0
     assert store.files.abort_uploads(now + timedelta(minutes=1)) == 2

@@ -17,6 +17,8 @@ from fossilray.records import Attempt, Heartbeat
 from fossilray.store import RunStore
 from fossilray.store.layout import attempt_path, pending_path
 
+OLD, NEW = "0123456789abcdef", "fedcba9876543210"
+
 
 @pytest.fixture(params=["disk", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, StoreConfig]:
@@ -216,12 +218,12 @@ def test_the_clock_of_a_disk_is_the_disks(tmp_path, monkeypatch):
 
 def test_half_written_files_of_a_disk_are_given_up_by_age(tmp_path):
     store = RunStore.open(str(tmp_path))
-    for path in (".tmp/old", ".tmp/new", ".probe/old", "arrays/A17/old"):
+    for path in (f".tmp/{OLD}", f".tmp/{NEW}", f".probe/{OLD}", "arrays/A17/old"):
         store.files.write(path, b"1")
-        if path.endswith("old"):
+        if path.endswith(("old", OLD)):
             os.utime(tmp_path / path, (1_000_000_000, 1_000_000_000))
     assert store.files.abort_uploads(datetime.now(UTC) - timedelta(days=1)) == 2
-    assert store.files.find("") == [".tmp/new", "arrays/A17/old"]
+    assert store.files.find("") == [f".tmp/{NEW}", "arrays/A17/old"]
 
 
 def test_an_appended_part_that_another_took_is_written_beside_it(store):

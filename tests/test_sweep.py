@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -158,12 +159,12 @@ def test_a_dry_run_deletes_nothing_and_says_what_it_would(run: RunStore) -> None
 
 
 def test_unfinished_writes_and_probes_go(run: RunStore) -> None:
-    for path in (".tmp/old", ".probe/old"):
+    for path in (".tmp/00000000000000aa", ".probe/00000000000000aa"):
         run.files.write(path, b"")
         let_age(run, path.partition("/")[0], 9)
-    run.files.write(".probe/new", b"")
+    run.files.write(".probe/00000000000000bb", b"")
     assert sweep(run).writes == 2
-    assert [path for path in run.files.find("") if path.startswith(".")] == [".probe/new"]
+    assert [path for path in run.files.find("") if path.startswith(".")] == [".probe/00000000000000bb"]
 
 
 def test_nothing_else_in_the_run_is_touched(run: RunStore) -> None:
@@ -328,3 +329,83 @@ def shown(report: SweepReport) -> str:
     console = Console(file=io.StringIO(), width=160)
     console.print(render_swept(report))
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+# Links
+
+
+def test_arrays_that_are_a_link_to_another_run_are_named_and_left_alone(
+    run: RunStore, tmp_path: Path
+) -> None:
+    other = start(str(tmp_path / "other"))
+    commit(other, "A17", arrays=True)
+    old = orphan(run, "A18", hours=9)
+    let_age(other, "arrays", 9)
+    (Path(run.root) / "arrays" / "A17").symlink_to(Path(other.root) / "arrays" / "A17")
+    before = set(Path(other.root).rglob("*"))
+    assert sweep(run, dry_run=True).links == ("arrays/A17",)
+    report = sweep(run)
+    assert report.links == ("arrays/A17",)
+    assert "arrays/A17" in shown(report)
+    assert [group.path for group in report.orphans] == [old]
+    assert set(Path(other.root).rglob("*")) == before
+    assert (Path(run.root) / "arrays" / "A17").is_symlink()
+
+
+@pytest.mark.parametrize("hours", [0.0, 9.0])
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(
+            "arrays",
+            "objects",
+            "attempts",
+            "pending",
+            "predictions",
+            "embeddings",
+            ".tmp",
+            ".probe",
+            "withdrawn",
+        ),
+        *("arrays/A17/0123456789abcdef.zarr", "arrays/B1/0123456789abcdef.zarr/crops", "pending/B1"),
+        *("arrays/A18/0123456789abcdef.zarr/crops/zarr.json", "pending/A17/0123456789abcdef.parquet"),
+        *(
+            "predictions/head",
+            "predictions/head/well=34",
+            "predictions/head/well=34/A17.parquet",
+            ".tmp/01234567",
+        ),
+    ],
+)
+def test_whatever_is_a_link_in_a_run_gc_deletes_nothing_behind_it(
+    run: RunStore, tmp_path: Path, place: str, hours: float
+) -> None:
+    treasure = tmp_path / "treasure"
+    for name in ("a", "0123456789abcdef", "A17.parquet", "A17/0123456789abcdef.parquet"):
+        (treasure / name).parent.mkdir(parents=True, exist_ok=True)
+        (treasure / name).write_bytes(b"kept")
+    write_arrays(RunStore.open(str(treasure)), "A17", "0123456789abcdef")
+    then = datetime.now(UTC).timestamp() - hours * 3600
+    for path in treasure.rglob("*"):
+        os.utime(path, (then, then))
+    before = {path: path.stat().st_size for path in treasure.rglob("*")}
+    link = Path(run.root) / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(link, ignore_errors=True)
+    link.symlink_to(treasure / "arrays" if place == "arrays" else treasure)
+    report = sweep(run)
+    assert place in report.links
+    assert not report.orphans
+    assert not report.pending
+    assert {path: path.stat().st_size for path in treasure.rglob("*")} == before
+    assert link.is_symlink()
+
+
+def test_files_of_persons_among_half_written_ones_stay(run: RunStore) -> None:
+    for folder in (".tmp", ".probe"):
+        run.files.write(f"{folder}/notes.txt", b"mine")
+        run.files.write(f"{folder}/0123456789abcdef", b"half")
+        let_age(run, folder, 9)
+    assert sweep(run).writes == 2
+    assert run.files.find(".tmp") == [".tmp/notes.txt"]
+    assert run.files.find(".probe") == [".probe/notes.txt"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
+from fossilray.care.leftovers import is_behind
 from fossilray.errors import StoreError, StoreUnreachable
 from fossilray.in_parts import map_in_parts
 from fossilray.records import Entry
@@ -17,23 +18,33 @@ from fossilray.store.listed_answers import every_answers
 from fossilray.store.objects_file import read_footer
 
 
-def delete_outdated(store: RunStore, *, before: datetime, dry_run: bool) -> list[str]:
+def delete_outdated(
+    store: RunStore, *, before: datetime, dry_run: bool, links: Sequence[str] = ()
+) -> list[str]:
     """Delete the files of answers of that age about objects that are not committed now; their paths.
+
+    links: of the run directory; what lies behind one of them is left alone.
 
     Answers whose footer, or whose slide's footer, cannot be read are kept: `fossilray verify` says more.
     """
     # Listed before the commits, so that a slide that is committed meanwhile has no answers in the list.
-    listed = [(answers, _files(answers)) for answers in every_answers(store)]
+    opened = every_answers(store, leave_out=lambda folder: is_behind(folder, links))
+    listed = [(answers, _files(answers)) for answers in opened]
     if not listed:
         return []
     commits = {slide_of(entry.path): entry for entry in store.files.entries(OBJECTS)}
     gone: list[str] = []
     for answers, files in listed:
-        old = [entry for entry in files if entry.modified < before]
+        above = f"{answers.record.kind}/{answers.name}"
+        old = [
+            entry
+            for entry in files
+            if entry.modified < before and not is_behind(f"{above}/{entry.path}", links)
+        ]
         judge = partial(_is_outdated, store, answers, commits)
         for entry, outdated in zip(old, map_in_parts(judge, old, threads=READ_THREADS), strict=True):
             if outdated:
-                gone.append(f"{answers.record.kind}/{answers.name}/{entry.path}")
+                gone.append(f"{above}/{entry.path}")
                 if not dry_run:
                     answers.files.delete(entry.path)
     return gone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -57,6 +57,17 @@ def list_groups(store: RunStore, slide_id: str) -> list[ArrayGroup]:
         )
         for attempt, files in sorted(gathered.items())
     ]
+
+
+def is_behind(path: str, links: Iterable[str]) -> bool:
+    """Whether a path is one of these links or lies behind one."""
+    return any(f"{path}/".startswith(f"{link}/") for link in links)
+
+
+def is_linked(path: str, links: Iterable[str]) -> bool:
+    """Whether a path is one of these links, lies behind one, or holds one."""
+    links = list(links)
+    return is_behind(path, links) or any(link.startswith(f"{path}/") for link in links)
 
 
 def list_pending(store: RunStore) -> dict[str, Entry]:

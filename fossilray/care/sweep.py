@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from fossilray.care.answers_sweep import delete_outdated
-from fossilray.care.leftovers import ArrayGroup, is_at_work, list_groups, list_pending
+from fossilray.care.leftovers import ArrayGroup, is_at_work, is_linked, list_groups, list_pending
 from fossilray.care.run_check import require_run
 from fossilray.errors import StoreError, StoreUnreachable, UnsafeAge
 from fossilray.in_parts import map_in_parts
@@ -50,6 +50,8 @@ class SweepReport:
     """Old arrays kept because their attempt has time left, or a pending file names them."""
     unclear: int
     """Arrays kept because their slide's commit cannot be read; verify says more."""
+    links: tuple[str, ...] = ()
+    """Links in the run directory. What holds one or lies behind one is left alone."""
 
     @property
     def bytes(self) -> int:
@@ -70,6 +72,8 @@ def sweep_run(
     The age of arrays is that of their youngest file. deadline_minutes: the longest an attempt may take
     (`workers.deadline_minutes`). now: another clock than the store's own.
 
+    No link is followed: what lies behind one may be another run's, and what holds one is nothing that fossilray wrote.
+
     Raises:
         RunNotFound: there is no run at this place.
         UsageError: it is a compacted dataset, or a run of another version of fossilray.
@@ -85,14 +89,17 @@ def sweep_run(
     require_run(store)
     now = now or store.files.clock()
     horizon = now - older_than
-    with_arrays = store.files.names(ARRAYS)
+    links = _list_links(store)
+    among_arrays: list[str] = []
+    with_arrays = [] if ARRAYS in links else store.files.names(ARRAYS)
     pending = list_pending(store)
     # After the arrays: a slide that is committed by then is not taken for an uncommitted one.
     commits = _list_commits(store)
     wells = {row.slide_id: row.well for row in store.read_catalog()}
     orphans: list[ArrayGroup] = []
     seen: Counter[_Verdict] = Counter()
-    for groups in map_in_parts(partial(list_groups, store), with_arrays, threads=READ_THREADS):
+    for groups, found in map_in_parts(partial(_list_arrays, store), with_arrays, threads=READ_THREADS):
+        among_arrays += found
         if len(groups) == 1 and groups[0].slide_id in commits:
             continue  # those of the commit, for every commit has some
         for group in groups:
@@ -103,7 +110,11 @@ def sweep_run(
                 orphans.append(group)
                 if not dry_run:
                     store.files.delete(group.path)
-    waited = () if _has_driver(store, horizon) else _older(pending.values(), horizon)
+    waited = [
+        entry
+        for entry in (() if _has_driver(store, horizon) else _older(pending.values(), horizon))
+        if not is_linked(entry.path, links)
+    ]
     if not dry_run:
         for entry in waited:
             store.files.delete(entry.path)
@@ -113,11 +124,12 @@ def sweep_run(
         dry_run=dry_run,
         orphans=tuple(orphans),
         pending=tuple(waited),
-        outdated=tuple(delete_outdated(store, before=horizon, dry_run=dry_run)),
+        outdated=tuple(delete_outdated(store, before=horizon, dry_run=dry_run, links=links)),
         writes=0 if dry_run else store.files.abort_uploads(horizon),
         young=seen["young"],
         in_use=seen["in use"],
         unclear=seen["unclear"],
+        links=tuple(sorted(links + among_arrays)),
     )
 
 
@@ -133,7 +145,31 @@ def render_swept(report: SweepReport) -> Group:
     ]
     if len(report.orphans) > _MOST_LISTED:
         lines.append(Text(f"  … and {len(report.orphans) - _MOST_LISTED:,} more", style="dim"))
+    if report.links:
+        lines.append(
+            Text(
+                f"{len(report.links):,} links in the run directory; what they lead to was left alone: put it in their "
+                "place, or remove them by hand"
+            )
+        )
+        lines += [Text(printable(f"  {path}")) for path in report.links[:_MOST_LISTED]]
     return Group(*lines)
+
+
+def _list_links(store: RunStore) -> list[str]:
+    """The links in a run directory, but for those among the arrays of a slide."""
+    links = [link for name in store.files.names("") if name != ARRAYS for link in store.files.links(name)]
+    # Asked of a name that no slide has, it says of the folder alone whether it is one.
+    return links + ([ARRAYS] if ARRAYS in store.files.links(f"{ARRAYS}/-") else [])
+
+
+def _list_arrays(store: RunStore, slide_id: str) -> tuple[list[ArrayGroup], list[str]]:
+    """The arrays of a slide without those that hold a link or lie behind one, and these links."""
+    links = store.files.links(f"{ARRAYS}/{slide_id}")
+    if f"{ARRAYS}/{slide_id}" in links:
+        return [], links
+    groups = list_groups(store, slide_id)
+    return [one for one in groups if not is_linked(one.path, links)], links
 
 
 def _judge(

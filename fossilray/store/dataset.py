@@ -198,6 +198,9 @@ class _ReadOnlyFiles:
     def delete(self, path: str) -> None:
         raise _is_read_only(self.url)
 
+    def links(self, folder: str) -> list[str]:
+        return self._files.links(folder)
+
     def clock(self) -> datetime:
         raise _is_read_only(self.url)
 

@@ -80,7 +80,15 @@ class Files(Protocol):
         ...
 
     def delete(self, path: str) -> None:
-        """Delete a file or a folder with all below it; nothing happens if it is not there."""
+        """Delete a file or a folder with all below it; nothing happens if it is not there.
+
+        Raises:
+            LinkInTheWay: on a disk, the path is a link or leads through one; nothing was deleted.
+        """
+        ...
+
+    def links(self, folder: str) -> list[str]:
+        """The symbolic links in a folder and on the way to it, sorted; only a disk has some."""
         ...
 
     def clock(self) -> datetime:

@@ -56,6 +56,7 @@ _NO_VALUE_IN_HIVE = "__HIVE_DEFAULT_PARTITION__"
 _SAFE_NAME = re.compile(r"\w(?:[\w\-.+,@() ]*[\w\-+@()])?")
 _SAFE_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z_-]{3,63}")
 _SAFE_ANSWERS = re.compile(r"[0-9a-zA-Z](?:[0-9a-zA-Z_.-]{0,62}[0-9a-zA-Z_-])?")
+_SPARE = re.compile(rf"(?:{re.escape(SPARE_FILES)}|{re.escape(PROBES)})/[0-9a-f]{{16}}")
 _PART = re.compile(r"part-(\d+)\.parquet$")
 
 
@@ -186,6 +187,11 @@ def catalog_part_path(number: int) -> str:
 def part_path(number: int) -> str:
     """A part of slides/."""
     return f"slides/part-{number:06d}.parquet"
+
+
+def is_spare(path: str) -> bool:
+    """Whether it is a half-written file or a trial by its name, which only fossilray gives."""
+    return bool(_SPARE.fullmatch(path))
 
 
 def part_number(path: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from fossilray.in_parts import map_in_parts
@@ -78,8 +78,11 @@ def keep_fitting(listed: ListedAnswers, attempts: Mapping[str, str]) -> ListedAn
     return ListedAnswers(listed.answers, fitting, outdated)
 
 
-def every_answers(store: RunStore) -> Iterator[AnswerStore]:
-    """The answers of every kind and name in a run directory."""
+def every_answers(
+    store: RunStore, *, leave_out: Callable[[str], bool] = lambda folder: False
+) -> Iterator[AnswerStore]:
+    """The answers of every kind and name in a run directory, but for folders that are to be left out."""
     for kind in ANSWER_KINDS:
-        for name in answers_in(store, kind):
-            yield AnswerStore.open(store, kind, name)
+        for name in () if leave_out(kind) else answers_in(store, kind):
+            if not leave_out(f"{kind}/{name}"):
+                yield AnswerStore.open(store, kind, name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -16,7 +15,8 @@ import fsspec
 
 from fossilray.records import Entry
 from fossilray.store.faults import cannot_create, told
-from fossilray.store.layout import PROBES, SPARE_FILES
+from fossilray.store.layout import PROBES, SPARE_FILES, is_spare
+from fossilray.store.local_deletion import delete_below, links_below
 
 
 class LocalFiles:
@@ -100,11 +100,11 @@ class LocalFiles:
 
     def delete(self, path: str) -> None:
         with told(self.url, "delete from"), suppress(FileNotFoundError):
-            target = self._root / path
-            if target.is_dir():
-                shutil.rmtree(target)
-            else:
-                target.unlink()
+            delete_below(self._root, path)
+
+    def links(self, folder: str) -> list[str]:
+        with told(self.url, "list"):
+            return links_below(self._root, folder)
 
     def clock(self) -> datetime:
         path = f"{PROBES}/{secrets.token_hex(8)}"
@@ -119,7 +119,11 @@ class LocalFiles:
 
     def abort_uploads(self, before: datetime) -> int:
         left = [
-            one for folder in (SPARE_FILES, PROBES) for one in self.entries(folder) if one.modified < before
+            one
+            for folder in (SPARE_FILES, PROBES)
+            if not self.links(folder)
+            for one in self.entries(folder)
+            if one.modified < before and is_spare(one.path)
         ]
         for one in left:
             self.delete(one.path)

@@ -26,7 +26,7 @@ from fossilray.store.access import (
     transport_faults,
 )
 from fossilray.store.faults import cannot_create, told
-from fossilray.store.layout import PROBES
+from fossilray.store.layout import PROBES, is_spare
 
 Answer = TypeVar("Answer")
 
@@ -123,6 +123,9 @@ class RemoteFiles:
         with suppress(FileNotFoundError):
             self._ask("delete from", lambda: self._filesystem.rm(self._full(path), recursive=True))
 
+    def links(self, folder: str) -> list[str]:
+        return []
+
     def clock(self) -> datetime:
         path = f"{PROBES}/{secrets.token_hex(8)}"
         self.write(path, b"")
@@ -132,7 +135,7 @@ class RemoteFiles:
             self.delete(path)
 
     def abort_uploads(self, before: datetime) -> int:
-        probes = [one for one in self.entries(PROBES) if one.modified < before]
+        probes = [one for one in self.entries(PROBES) if one.modified < before and is_spare(one.path)]
         for one in probes:
             self.delete(one.path)
         # Google and Azure forget uploads that nobody ends after a week, by themselves.

@@ -17,7 +17,14 @@ import fsspec
 import pyarrow as pa
 
 from fossilray.config import StoreConfig
-from fossilray.errors import AttemptExpired, RunMismatch, RunNotFound, StoreError, StoreForbids
+from fossilray.errors import (
+    AttemptExpired,
+    LinkInTheWay,
+    RunMismatch,
+    RunNotFound,
+    StoreError,
+    StoreForbids,
+)
 from fossilray.records import ArrayFiles, Attempt, CatalogRow, Failure, Heartbeat, SlideSummary
 from fossilray.store import attempts, frozen_catalog, summaries
 from fossilray.store.attempts import AttemptRecords
@@ -200,12 +207,12 @@ class RunStore:
         """Delete what one attempt that will not commit has written: its arrays, and what it submitted.
 
         Nothing is deleted while it is unknown whether the attempt has committed: the store did not answer. A worker
-        whose role may not delete leaves them to `fossilray gc`.
+        whose role may not delete, or that meets a link, leaves them to `fossilray gc`.
         """
         arrays = arrays_path(slide_id, attempt)
         if attempt in self._undecided:
             return
-        with suppress(StoreForbids):
+        with suppress(StoreForbids, LinkInTheWay):
             self.files.delete(arrays)
             if self.single_writer:
                 self.files.delete(pending_path(slide_id, attempt))

@@ -50,6 +50,11 @@ class Subfolder:
     def delete(self, path: str) -> None:
         self._files.delete(self._whole(path))
 
+    def links(self, folder: str) -> list[str]:
+        # One on the way to this folder has no name in it.
+        found = self._files.links(self._whole(folder))
+        return [self._own(path) if path.startswith(f"{self._folder}/") else "" for path in found]
+
     def clock(self) -> datetime:
         return self._files.clock()
 
