@@ -14,7 +14,7 @@ PACKAGE = ROOT / "fossilray"
 FLOORS = {
     1: "__init__ config records errors formats whole_files",
     2: "slide slidedat slide_properties mirax_companions tiff_tiles slide_names tiling blank windows "
-    "detect merge crops measures half_precision precision embed pictures store tables in_parts "
+    "detect merge crops measures half_precision precision embed meta_device pictures store tables in_parts "
     "folder_owners marked_folders objects_table pages sources synthetic direct timeline watched_pool slide_threads",
     3: "worker detection cutting catalog ledger progress slide_plan dry_run query export status report doctor learn "
     "export_anndata export_folder export_yolo compact care certainty estimate explain config_reading "

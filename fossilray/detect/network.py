@@ -5,28 +5,28 @@ from __future__ import annotations
 import copy
 import importlib
 import os
-import re
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fossilray.detect.layers import activation_of, plain_description
 from fossilray.errors import WeightsError
+from fossilray.meta_device import TooMuch, build_on_meta, shapes_of, try_on_meta
 
 if TYPE_CHECKING:
     import torch
 
-DETECTION_HEADS = frozenset({"Detect", "v10Detect"})
-NEVER_A_LAYER = frozenset({"TorchVision"})
-"""Layers of ultralytics that fetch weights from the network when built."""
-ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z]\w*\([\w.=, ]*\)")
-"""ultralytics evaluates an architecture's `activation` as Python; nothing but a plain constructor gets there."""
+MOST_INPUT_PX = 256
+"""Side of the image by which ultralytics finds a network's strides."""
 
 _importing = threading.Lock()
+_activating = threading.Lock()
 
 
 def build_network(
@@ -34,8 +34,9 @@ def build_network(
 ) -> torch.nn.Module:
     """An ultralytics detection network with these weights: float32, in eval mode, its norms fused.
 
-    `architecture` may come from a stranger's file: it is checked before ultralytics, which runs parts of it as
-    code, sees it. PyTorch's random state is left as it was.
+    `architecture` may come from a stranger's file: ultralytics is given one made anew from what is known of it, and the
+    network is first laid out without memory, so that what it will hold is what the file holds. PyTorch's random state
+    is left as it was.
 
     Raises:
         WeightsError: the architecture is not a detection network, or the weights are not its own.
@@ -45,20 +46,60 @@ def build_network(
     quiet_ultralytics()
     from ultralytics.nn import tasks
 
-    _check_architecture(architecture, source)
+    plain = plain_description(architecture, nc=nc, source=str(source))
+    parse: Any = tasks.parse_model
     build: Any = tasks.DetectionModel
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _activations(activation_of(architecture, source=str(source))):
         try:
-            network = build(copy.deepcopy(dict(architecture)), ch=3, nc=nc, verbose=False)
+            layers = build_on_meta(lambda: parse(copy.deepcopy(plain), ch=3, verbose=False)[0])
+            _check_state({f"model.{name}": shape for name, shape in shapes_of(layers).items()}, state, source)
+            try_on_meta(lambda image: _run_layers(layers.eval(), image), side_px=MOST_INPUT_PX)
+            network = build(copy.deepcopy(plain), ch=3, nc=nc, verbose=False)
+        except TooMuch as error:
+            raise WeightsError(
+                f"{source}: its architecture describes {error}; export the model to .onnx where it was trained and set "
+                "detector.weights to that"
+            ) from None
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise WeightsError(
-                f"{source}: its architecture cannot be built ({type(error).__name__}: {error}); it may come from "
-                "another version of ultralytics: export it to .onnx there and set detector.weights to that"
+                f"{source}: its architecture cannot be built ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}); it may come from another version of ultralytics: export it to "
+                ".onnx there and set detector.weights to that"
             ) from None
-    _load_state(network, state, source)
+    network.load_state_dict(dict(state))
     network.requires_grad_(False)
     fused: torch.nn.Module = network.eval().fuse(verbose=False)
     return fused
+
+
+def _run_layers(layers: Any, image: torch.Tensor) -> None:
+    """What ultralytics' forward pass does up to the head, whose own work follows its inputs' sizes."""
+    made: list[Any] = []
+    for layer in list(layers)[:-1]:
+        seen = image if layer.f == -1 else _inputs(layer.f, made, image)
+        image = layer(seen)
+        made.append(image)
+
+
+def _inputs(origin: int | list[int], made: list[Any], last: torch.Tensor) -> Any:
+    if isinstance(origin, int):
+        return made[origin]
+    return [last if one == -1 else made[one] for one in origin]
+
+
+@contextmanager
+def _activations(activation: torch.nn.Module | None) -> Iterator[None]:
+    """What convolutions activate with while a network is built; ultralytics would evaluate its name as Python."""
+    from ultralytics.nn.modules import Conv
+
+    kind: Any = Conv
+    with _activating:
+        before = kind.default_act
+        try:
+            kind.default_act = before if activation is None else activation
+            yield
+        finally:
+            kind.default_act = before
 
 
 def quiet_ultralytics() -> None:
@@ -101,76 +142,19 @@ def _restore_environment(before: Mapping[str, str]) -> None:
             os.environ[name] = value
 
 
-def _check_architecture(architecture: Mapping[str, Any], source: Path) -> None:
-    layers = [*_layers(architecture, "backbone", source), *_layers(architecture, "head", source)]
-    for _, _, name, arguments in layers:
-        if not _is_layer(name):
-            raise WeightsError(
-                f"{source}: its architecture names the layer {name!r}, which this ultralytics lacks; "
-                "export the model to .onnx where it was trained and set detector.weights to that"
-            )
-        if not _is_plain(arguments):
-            raise WeightsError(
-                f"{source}: layer {name!r} has arguments that are not plain values; train it anew"
-            )
-    activation = architecture.get("activation")
-    if activation and not (isinstance(activation, str) and ACTIVATION.fullmatch(activation)):
-        raise WeightsError(f"{source}: activation {activation!r} is not a torch.nn layer; train it anew")
-    if layers[-1][2] not in DETECTION_HEADS:
-        raise WeightsError(
-            f"{source}: its head is {layers[-1][2]!r}, not a detection head "
-            f"({', '.join(sorted(DETECTION_HEADS))}); give the weights of a detection model"
-        )
-    if architecture.get("channels", architecture.get("ch", 3)) != 3:
-        raise WeightsError(
-            f"{source}: the network does not take RGB images; give the weights of one that does"
-        )
-
-
-def _layers(architecture: Mapping[str, Any], part: str, source: Path) -> list[tuple[Any, Any, str, Any]]:
-    rows = architecture.get(part)
-    if (
-        not isinstance(rows, (list, tuple))
-        or not rows
-        or any(len(row) != 4 if isinstance(row, (list, tuple)) else True for row in rows)
-    ):
-        raise WeightsError(
-            f"{source}: its architecture has no {part} as ultralytics writes it (rows of from, number, "
-            "module, arguments); give the weights of an ultralytics detection model"
-        )
-    return [(row[0], row[1], str(row[2]), row[3]) for row in rows]
-
-
-def _is_layer(name: str) -> bool:
-    import torch
-    from ultralytics.nn import tasks
-
-    home, bare = (torch.nn, name[3:]) if name.startswith("nn.") else (tasks, name)
-    found = getattr(home, bare, None)
-    return isinstance(found, type) and issubclass(found, torch.nn.Module) and bare not in NEVER_A_LAYER
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(part) for part in value)
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _load_state(network: torch.nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> None:
-    own = network.state_dict()
+def _check_state(own: Mapping[str, tuple[int, ...]], state: Mapping[str, torch.Tensor], source: Path) -> None:
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
     reshaped = sorted(
-        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+        f"{name} {tuple(state[name].shape)} for {own[name]}"
         for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
+        if own[name] != tuple(state[name].shape)
     )
     if missing or unexpected or reshaped:
         raise WeightsError(
             f"{source}: the weights are not those of its architecture: missing {_few(missing)}; unexpected "
             f"{_few(unexpected)}; of another shape {_few(reshaped)}; give a file as its trainer wrote it"
         )
-    network.load_state_dict(state)
 
 
 def _few(names: list[str]) -> str:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fossilray.errors import WeightsError
+from fossilray.formats import FileRole
+from fossilray.formats.plain_values import shown
+from fossilray.formats.tensors import first_fault, read_tensors, stated_json
 from fossilray.half_precision import save_half
 
 if TYPE_CHECKING:
@@ -27,11 +30,15 @@ class DetectorMeta(BaseModel):
 
     format: str = FORMAT
     architecture: dict[str, Any] = Field(description="The model as ultralytics reads it from YAML.")
-    nc: int = Field(ge=1, description="Number of classes.")
-    names: tuple[str, ...] = Field(description="Class names, in the order of the head's channels.")
-    stride: int = Field(ge=1, description="Coarsest stride of the network in pixels.")
+    nc: int = Field(ge=1, le=10_000, description="Number of classes.")
+    names: tuple[str, ...] = Field(
+        max_length=10_000, description="Class names, in the order of the head's channels."
+    )
+    stride: int = Field(ge=1, le=1024, description="Coarsest stride of the network in pixels.")
     invert: bool = Field(description="The network was trained on 255 minus the colours.")
-    um_per_px: tuple[float, ...] = Field(min_length=1, description="Scales it was trained for.")
+    um_per_px: tuple[float, ...] = Field(
+        min_length=1, max_length=100, description="Scales it was trained for."
+    )
     smallest_um: float = Field(ge=0, description="Longest side of the smallest object it is meant to find.")
 
 
@@ -50,31 +57,27 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], DetectorMeta]:
     Raises:
         WeightsError: the file is missing, not safetensors, or not a fossilray detector.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            meta = _parse_meta(path, file.metadata() or {})
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise WeightsError(f"detector weights {path} do not exist; set detector.weights") from None
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is not a safetensors file ({error}); set detector.weights") from None
-    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}, meta
+    role = FileRole(str(path), "detector weights", "set detector.weights to another file", WeightsError)
+    if not path.is_file():
+        raise WeightsError(f"detector weights {path} do not exist; set detector.weights")
+    state, metadata = read_tensors(path, role)
+    return state, _parse_meta(path, metadata, role)
 
 
-def _parse_meta(path: Path, metadata: Mapping[str, str]) -> DetectorMeta:
-    if METADATA_KEY not in metadata:
+def _parse_meta(path: Path, metadata: Mapping[str, str], role: FileRole) -> DetectorMeta:
+    stated = stated_json(metadata, METADATA_KEY, role)
+    if stated is None:
         raise WeightsError(
             f"{path} is no fossilray detector: its metadata lack `{METADATA_KEY}`; "
             "write it with pipelines/train_detector.py, or export the model to .onnx"
         )
     try:
-        meta = DetectorMeta.model_validate_json(metadata[METADATA_KEY])
+        meta = DetectorMeta.model_validate_json(stated)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in fault["loc"])
-        raise WeightsError(f"{path}: its metadata are damaged ({name}: {fault['msg']})") from None
+        raise role.damaged(f"its metadata are damaged ({first_fault(error)})") from None
     if meta.format != FORMAT:
-        raise WeightsError(f"{path} is of format {meta.format!r}, and this fossilray reads {FORMAT!r}")
+        raise WeightsError(
+            f"{path} is of format {shown(meta.format)}, and this fossilray reads {FORMAT!r}; set detector.weights to "
+            "another file, or take the fossilray that wrote it"
+        )
     return meta

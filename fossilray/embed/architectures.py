@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fossilray.embed.arguments import LARGEST_INPUT_PX, check_name, checked_arguments
 from fossilray.embed.checkpoints import without_prefixes
 from fossilray.embed.efficientnet_lite import which_lite
 from fossilray.errors import WeightsError
+from fossilray.formats.plain_values import shown
+from fossilray.meta_device import build_on_meta, try_on_meta
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +62,7 @@ class Architecture:
 def infer_architecture(state: Mapping[str, torch.Tensor]) -> Architecture | None:
     """The plain ViT, ResNet or EfficientNet-Lite whose keys and shapes these are; None for anything else."""
     state = without_prefixes(state)
-    if "patch_embed.proj.weight" in state and "blocks.0.attn.qkv.weight" in state and "pos_embed" in state:
+    if {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed"} <= state.keys():
         return _infer_vit(state)
     if "layer1.0.conv1.weight" in state and "layer4.0.conv1.weight" in state:
         return _infer_resnet(state)
@@ -71,36 +75,83 @@ def build_network(architecture: Architecture) -> torch.nn.Module:
     """The network without weights, and without a head unless it is to have one: images in, one vector each out.
 
     Raises:
-        WeightsError: timm does not know the name, or the network refuses the arguments.
+        WeightsError: timm does not know the name, the network refuses the arguments, or would be too large.
     """
-    import timm
+    lay_out(architecture)
+    return _created(architecture)
 
-    if not timm.is_model(architecture.name.split(".")[0]):
-        raise WeightsError(
-            f"{architecture.name!r} is no network of timm; timm.list_models() names them all, "
-            "embedder.architecture or timm:<name> takes one"
-        )
-    try:
-        network: torch.nn.Module = timm.create_model(
-            architecture.name, pretrained=False, **{"num_classes": 0, **architecture.kwargs}
-        )
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise WeightsError(
-            f"timm cannot build {architecture.name} with {architecture.kwargs}: {error}; check embedder.architecture"
-        ) from None
+
+def build_filled(
+    architecture: Architecture, state: Mapping[str, torch.Tensor], *, source: str
+) -> torch.nn.Module:
+    """The network with a state dict in it, laid out without memory first, so that it holds what the file holds.
+
+    Prefixes are taken off the keys, position embeddings interpolated, heads left out; nothing else may be missing or
+    left over.
+
+    Raises:
+        WeightsError: as build_network; what does not fit is named; or an image would take more memory than is given.
+    """
+    outline = lay_out(architecture)
+    given = _fitted(outline, state, source=source, architecture=architecture.name)
+    if architecture.input_px:
+        with _as_refusal(architecture):
+            try_on_meta(outline.eval(), side_px=architecture.input_px)
+    network = _created(architecture)
+    network.load_state_dict(given, strict=False)
     return network
 
 
-def fill_network(
-    network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, source: str, architecture: str
-) -> None:
-    """Put a state dict into a network, its prefixes taken off and position embeddings interpolated.
-
-    Heads are left out. Nothing else may be missing or left over.
+def lay_out(architecture: Architecture) -> torch.nn.Module:
+    """The network on the meta device: its shapes and what timm records of it, without memory for its numbers.
 
     Raises:
-        WeightsError: names what is missing, unexpected or of another shape.
+        WeightsError: as build_network.
     """
+    check_name(architecture.name)
+    checked_arguments(architecture.name, architecture.kwargs)
+    if architecture.input_px > LARGEST_INPUT_PX:
+        raise WeightsError(
+            f"{architecture.name} is to see images of {architecture.input_px} px, and at most {LARGEST_INPUT_PX} px "
+            "are shown to a backbone; set a smaller input_px"
+        )
+    return build_on_meta(lambda: _created(architecture))
+
+
+def _created(architecture: Architecture) -> torch.nn.Module:
+    import timm
+
+    kwargs = checked_arguments(architecture.name, architecture.kwargs)
+    with _as_refusal(architecture):
+        network: torch.nn.Module = timm.create_model(
+            architecture.name, pretrained=False, **{"num_classes": 0, **kwargs}
+        )
+    return network
+
+
+@contextmanager
+def _as_refusal(architecture: Architecture) -> Iterator[None]:
+    try:
+        yield
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise WeightsError(
+            f"timm cannot build {architecture.name} with {shown(dict(architecture.kwargs))}: "
+            f"{' '.join(str(error).split())[:300]}; check embedder.architecture, or the file's metadata"
+        ) from None
+
+
+def _fitted(
+    network: torch.nn.Module, state: Mapping[str, torch.Tensor], *, source: str, architecture: str
+) -> dict[str, torch.Tensor]:
+    """What of a state dict goes into the network, in its shapes."""
     expected = network.state_dict()
     given = {
         key: tensor
@@ -121,16 +172,19 @@ def fill_network(
             f"{_name_some('unexpected', unexpected)}; {_name_some('of another shape', misshapen)}; "
             "set embedder.architecture to the timm name of the network it was saved from"
         )
-    network.load_state_dict(given, strict=False)
+    return given
 
 
 def _infer_vit(state: Mapping[str, torch.Tensor]) -> Architecture | None:
-    dimension, _, _, patch_px = state["patch_embed.proj.weight"].shape
+    kernel, registered = state["patch_embed.proj.weight"], state.get("reg_token")
+    if kernel.ndim != 4 or state["pos_embed"].ndim != 3 or (registered is not None and registered.ndim != 3):
+        return None
+    dimension, _, _, patch_px = kernel.shape
     if dimension not in VIT_BY_DIMENSION:
         return None
-    depth = 1 + max(int(found.group(1)) for key in state if (found := re.match(r"blocks\.(\d+)\.", key)))
+    depth = 1 + max(int(found.group(1)) for key in state if (found := re.match(r"blocks\.(\d{1,4})\.", key)))
     has_class = "cls_token" in state
-    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    registers = 0 if registered is None else registered.shape[1]
     positions = state["pos_embed"].shape[1]
     # Prefix tokens have positions of their own or none: whichever leaves a square grid of patches.
     prefixes = int(has_class) + registers
@@ -153,11 +207,15 @@ def _infer_vit(state: Mapping[str, torch.Tensor]) -> Architecture | None:
 
 def _infer_resnet(state: Mapping[str, torch.Tensor]) -> Architecture | None:
     blocks = tuple(
-        1 + max(int(found.group(1)) for key in state if (found := re.match(rf"layer{stage}\.(\d+)\.", key)))
+        max((1 + int(found.group(1)) for key in state if (found := _in_stage(stage).match(key))), default=0)
         for stage in (1, 2, 3, 4)
     )
     name = RESNET_BY_BLOCKS.get(("layer1.0.conv3.weight" in state, blocks))
     return Architecture(name, 224) if name else None
+
+
+def _in_stage(stage: int) -> re.Pattern[str]:
+    return re.compile(rf"layer{stage}\.(\d{{1,4}})\.")
 
 
 def _root(number: int) -> int:
@@ -169,16 +227,22 @@ def _resample_positions(network: torch.nn.Module, given: dict[str, torch.Tensor]
     """Interpolate a ViT's position embeddings where the file's grid of patches is not the network's."""
     expected: Any = getattr(network, "pos_embed", None)
     found = given.get("pos_embed")
-    if expected is None or found is None or found.shape == expected.shape or found.ndim != 3:
+    if (
+        expected is None
+        or found is None
+        or found.shape == expected.shape
+        or found.ndim != 3
+        or expected.ndim != 3
+    ):
         return
     from timm.layers.pos_embed import resample_abs_pos_embed
 
     grid = list(network.patch_embed.grid_size)  # type: ignore[union-attr, arg-type]
     prefixes = expected.shape[1] - grid[0] * grid[1]
-    if found.shape[2] == expected.shape[2] and _root(found.shape[1] - prefixes):
+    if found.is_floating_point() and found.shape[2] == expected.shape[2] and _root(found.shape[1] - prefixes):
         given["pos_embed"] = resample_abs_pos_embed(found, grid, num_prefix_tokens=prefixes)
 
 
 def _name_some(what: str, keys: list[str]) -> str:
-    named = ", ".join(keys[:MOST_NAMED]) + (", …" if len(keys) > MOST_NAMED else "")
+    named = ", ".join(key[:100] for key in keys[:MOST_NAMED]) + (", …" if len(keys) > MOST_NAMED else "")
     return f"{len(keys)} {what}" + (f" ({named})" if keys else "")

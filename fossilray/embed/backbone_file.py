@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fossilray.embed.arguments import LARGEST_INPUT_PX
 from fossilray.embed.network import Interpolation, Preprocessing
 from fossilray.errors import WeightsError
+from fossilray.formats import FileRole
+from fossilray.formats.tensors import first_fault, stated_json
 from fossilray.half_precision import save_half
 
 if TYPE_CHECKING:
@@ -21,19 +24,23 @@ METADATA_KEY = "fossilray"
 """One key alone: safetensors writes several in no fixed order, and equal weights shall give equal bytes."""
 
 
+_Mean = Annotated[float, Field(ge=-100, le=100)]
+_Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
+
+
 class BackboneMeta(BaseModel):
     """What a backbone's weights say of themselves."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal["fossilray-backbone/1"] = FORMAT
-    name: str = Field(description="What the embeddings are called.")
-    architecture: str = Field(description="timm's name of the network.")
+    name: str = Field(max_length=500, description="What the embeddings are called.")
+    architecture: str = Field(max_length=200, description="timm's name of the network.")
     kwargs: dict[str, Any] = Field(default={}, description="What timm.create_model is told besides.")
-    dimension: int = Field(ge=1, description="Length of a vector.")
-    input_px: int = Field(ge=16, description="Side of the square it sees.")
-    mean: tuple[float, float, float] = Field(description="Subtracted from RGB in 0..1.")
-    std: tuple[float, float, float] = Field(description="Divided by afterwards.")
+    dimension: int = Field(ge=1, le=1_000_000, description="Length of a vector.")
+    input_px: int = Field(ge=16, le=LARGEST_INPUT_PX, description="Side of the square it sees.")
+    mean: tuple[_Mean, _Mean, _Mean] = Field(description="Subtracted from RGB in 0..1.")
+    std: tuple[_Deviation, _Deviation, _Deviation] = Field(description="Divided by afterwards.")
     interpolation: Interpolation = Field(description="How crops of another size are resized.")
 
     @property
@@ -50,20 +57,19 @@ def save_backbone(path: Path, *, state_dict: Mapping[str, torch.Tensor], meta: B
     save_half(path, state_dict, {METADATA_KEY: stated})
 
 
-def parse_meta(path: Path, metadata: Mapping[str, str]) -> BackboneMeta | None:
+def parse_meta(path: Path, metadata: Mapping[str, str], role: FileRole) -> BackboneMeta | None:
     """What a safetensors file's metadata say of a fossilray backbone; None where they speak of none.
 
     Raises:
         WeightsError: it is one of ours, of another kind or format.
     """
-    if METADATA_KEY not in metadata:
+    stated = stated_json(metadata, METADATA_KEY, role)
+    if stated is None:
         return None
     try:
-        return BackboneMeta.model_validate_json(metadata[METADATA_KEY])
+        return BackboneMeta.model_validate_json(stated)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in fault["loc"])
         raise WeightsError(
-            f"{path} is not a {FORMAT} file ({field}: {fault['msg']}); give embedder.weights a backbone, "
+            f"{path} is not a {FORMAT} file ({first_fault(error)}); give embedder.weights a backbone, "
             "not a detector or a file of a later fossilray"
         ) from None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 from fossilray.embed.backbone_file import BackboneMeta, parse_meta
 from fossilray.embed.efficientnet_lite import timm_names
 from fossilray.errors import WeightsError
+from fossilray.formats import FileRole
+from fossilray.formats.plain_values import shown
+from fossilray.formats.stored_pickle import ForeignName, Stored, TensorRecord, TorchFileError
+from fossilray.formats.tensors import LONGEST_NAME, read_metadata, read_tensors
+from fossilray.formats.torch_file import open_torch_file
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +29,13 @@ WRAPPERS = (
 )
 """Keys under which training scripts keep the weights, best first."""
 
+MOST_WRAPPERS = 12
+"""Around a state dict or before a key; training scripts nest three."""
+
+KNOWN_ORIGINS = ("collections.", "torch.", "numpy.", "pathlib.")
+KNOWN_NAMES = frozenset({"argparse.Namespace", "builtins.set", "builtins.slice", "_codecs.encode"})
+"""What lies beside the weights in checkpoints of training scripts: settings, epochs, figures, states of optimisers."""
+
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
 """What DistributedDataParallel, torch.compile and multi-crop wrappers put before every key."""
 
@@ -33,18 +43,18 @@ PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], BackboneMeta | None]:
     """The state dict in a .safetensors, .pth or .pt file, and what it says of itself if it is one of ours.
 
-    Tensors are on the CPU, floats as float32. Pickles are read with weights_only=True.
+    Tensors are on the CPU, floats as float32. Nothing that a pickle names is run.
 
     Raises:
         WeightsError: the file is missing, truncated, unsafe, or holds no state dict.
     """
     if not path.is_file():
         raise WeightsError(f"backbone weights {path} do not exist; set embedder.weights to file:<path>")
-    if path.suffix == ".safetensors":
-        state, meta = _read_safetensors(path)
-    else:
-        state, meta = timm_names(_unwrap(_read_pickle(path), path)), None
-    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}, meta
+    if path.suffix != ".safetensors":
+        return timm_names(_read_pickle(path)), None
+    role = _role(path)
+    state, metadata = read_tensors(path, role)
+    return state, parse_meta(path, metadata, role)
 
 
 def read_meta(path: Path) -> BackboneMeta | None:
@@ -53,93 +63,70 @@ def read_meta(path: Path) -> BackboneMeta | None:
     Raises:
         WeightsError: it is no safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
-
+    role = _role(path)
     try:
-        with safe_open(str(path), framework="np") as file:
-            return parse_meta(path, file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise _not_whole(path, error) from None
+        return parse_meta(path, read_metadata(path, role), role)
+    except FileNotFoundError as error:
+        raise role.damaged(error) from None
 
 
 def without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The state dict with wrappers' prefixes taken off; what lay beside a wrapped backbone is dropped."""
     bare = dict(state)
-    found = True
-    while found:
+    for _ in range(MOST_WRAPPERS):
         found = False
         for prefix in PREFIXES:
             wrapped = {key.removeprefix(prefix): t for key, t in bare.items() if key.startswith(prefix)}
             if wrapped:
                 bare, found = wrapped, True
+        if not found:
+            break
     return bare
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], BackboneMeta | None]:
-    from safetensors import SafetensorError, safe_open
+def _role(path: Path) -> FileRole:
+    return FileRole(str(path), "backbone weights", "fetch or export it again", WeightsError)
 
+
+def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            meta = parse_meta(path, file.metadata() or {})
-            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise _not_whole(path, error) from None
-
-
-def _not_whole(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(f"{path} is not a whole safetensors file ({error}); fetch or export it again")
-
-
-def _read_pickle(path: Path) -> Any:
-    """Tensors and plain containers only; an argparse.Namespace, which DINO checkpoints carry, is harmless."""
-    import torch
-
-    try:
-        with torch.serialization.safe_globals([Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        with open_torch_file(path, is_known=_is_known) as file:
+            records = _unwrap(file.content, path)
+            return {name: file.tensor(record) for name, record in records.items()}
+    except ForeignName as error:
         raise WeightsError(
-            f"{path} is no weight file or contains more than tensors, and nothing in it was run "
-            f"({_first_line(error)}); save its state dict alone: torch.save(model.state_dict(), …)"
+            f"{path} contains more than tensors ({error.name[:100]}), and nothing in it was run; save its state dict "
+            "alone: torch.save(model.state_dict(), …)"
         ) from None
-    # What torch raises on files cut short or made of something else depends on where the damage lies.
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-    ) as error:
+    except (TorchFileError, OSError) as error:
         raise WeightsError(
-            f"{path} is truncated or no PyTorch weight file ({_first_line(error)}); fetch or export it again"
+            f"{path} is truncated or no PyTorch weight file ({error}); fetch or export it again"
         ) from None
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # torch's refusal opens with advice to load unsafely, which is not ours to give; the reason follows it.
-    reasons = [line for line in lines if "Unsupported" in line or "GLOBAL" in line]
-    return (reasons or lines or [type(error).__name__])[0][:200]
+def _is_known(name: str) -> bool:
+    return name.startswith(KNOWN_ORIGINS) or name in KNOWN_NAMES
 
 
-def _unwrap(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
+def _unwrap(loaded: Any, path: Path) -> dict[str, TensorRecord]:
     """The mapping of names to tensors inside whatever a training script saved."""
-    import torch
-
-    while isinstance(loaded, Mapping):
-        inner = next((key for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
-        if inner is None:
+    for _ in range(MOST_WRAPPERS):
+        keys = [key for key in WRAPPERS if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)]
+        if not keys:
             break
-        loaded = loaded[inner]
-    if not isinstance(loaded, Mapping):
-        raise WeightsError(
-            f"{path} holds a {type(loaded).__name__}, not a state dict; save model.state_dict()"
-        )
-    state = {str(key): value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
+        loaded = loaded[keys[0]]
+    if not isinstance(loaded, dict):
+        kind = loaded.name if isinstance(loaded, Stored) else type(loaded).__name__
+        raise WeightsError(f"{path} holds a {kind[:100]}, not a state dict; save model.state_dict()")
+    state = {str(key): value for key, value in loaded.items() if isinstance(value, TensorRecord)}
     if not state:
-        keys = ", ".join(str(key) for key in list(loaded)[:5]) or "nothing"
-        raise WeightsError(f"{path} holds no tensors but {keys}; save model.state_dict()")
+        keys = [shown(key) for key in list(loaded)[:5]]
+        raise WeightsError(
+            f"{path} holds no tensors but {', '.join(keys) or 'nothing'}; save model.state_dict()"
+        )
+    longest = max(map(len, state))
+    if longest > LONGEST_NAME:
+        raise WeightsError(
+            f"{path} names a tensor by {longest:,} characters, more than {LONGEST_NAME}; save model.state_dict()"
+        )
     return state

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fossilray.config import EmbedderConfig
-from fossilray.embed.architectures import Architecture, build_network, fill_network, infer_architecture
+from fossilray.embed.architectures import Architecture, build_filled, infer_architecture, lay_out
 from fossilray.embed.checkpoints import read_checkpoint, read_meta
 from fossilray.embed.network import (
     IMAGENET_MEAN,
@@ -158,8 +158,7 @@ def _load_file(path: Path, config: EmbedderConfig) -> tuple[torch.nn.Module, str
         stated, name = inferred, path.stem
         preprocessing = preprocessing_of(stated)
     architecture = _at_size(stated, config.input_px)
-    network = build_network(architecture)
-    fill_network(network, state, source=str(path), architecture=architecture.name)
+    network = build_filled(architecture, state, source=str(path))
     return network, name, replace(preprocessing, size_px=architecture.input_px)
 
 
@@ -171,7 +170,7 @@ def preprocessing_of(architecture: Architecture) -> Preprocessing:
     """
     if "." not in architecture.name:
         return Preprocessing(architecture.input_px, IMAGENET_MEAN, IMAGENET_STD, "bicubic")
-    return _recorded_by_timm(build_network(architecture))
+    return _recorded_by_timm(lay_out(architecture))
 
 
 def _recorded_by_timm(network: torch.nn.Module) -> Preprocessing:
@@ -184,7 +183,7 @@ def _recorded_by_timm(network: torch.nn.Module) -> Preprocessing:
 
 
 def _native_px(architecture: str) -> int:
-    return _recorded_by_timm(build_network(Architecture(architecture, 0))).size_px
+    return _recorded_by_timm(lay_out(Architecture(architecture, 0))).size_px
 
 
 def _at_size(architecture: Architecture, input_px: int | None) -> Architecture:

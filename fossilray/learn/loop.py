@@ -31,6 +31,7 @@ from fossilray.learn.training_checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     restore_method,
+    restore_optimiser,
     save_checkpoint,
 )
 from fossilray.learn.training_data import Parted, count_labels, make_batches, part_table
@@ -259,7 +260,7 @@ class Loop:
     def _resume(self, path: Path) -> None:
         checkpoint = load_checkpoint(path, self._config)
         restore_method(self._learner.method, checkpoint)
-        self._learner.optimiser.load_state_dict(checkpoint.optimiser)
+        restore_optimiser(self._learner.optimiser, checkpoint)
         at = checkpoint.position
         # With other workers than before, the same share of the epoch is behind them.
         self._position = replace(at, batch=at.batch * checkpoint.world // self._together.world)

@@ -11,7 +11,7 @@ import torch
 
 from fossilray.config import EmbedderConfig
 from fossilray.config.training import TrainConfig
-from fossilray.embed.architectures import Architecture, build_network, fill_network, infer_architecture
+from fossilray.embed.architectures import Architecture, build_filled, build_network, infer_architecture
 from fossilray.embed.backbone_file import BackboneMeta
 from fossilray.embed.checkpoints import read_checkpoint
 from fossilray.embed.loading import load_network, preprocessing_of
@@ -96,9 +96,11 @@ def _measured(
     *,
     source: str = "",
 ) -> Backbone:
-    network = build_network(architecture)
-    if state:
-        fill_network(network, state, source=source or config.init, architecture=architecture.name)
+    network = (
+        build_filled(architecture, state, source=source or config.init)
+        if state
+        else build_network(architecture)
+    )
     shown = shown or preprocessing_of(architecture)
     if config.method == "metric" and config.metric.dimension is not None:
         architecture = _with_last_layer(network, architecture, config.metric.dimension)

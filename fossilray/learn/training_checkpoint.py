@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-import pickle
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fossilray.config.training import TrainConfig
 from fossilray.errors import UsageError, WeightsError
+from fossilray.formats import FileRole, parse_json
+from fossilray.formats.stored_pickle import TensorRecord, TorchFileError
+from fossilray.formats.tensors import first_fault
+from fossilray.formats.torch_file import TorchFile, open_torch_file
 from fossilray.whole_files import make_folder, whole_file
 
 FORMAT = "fossilray-training/1"
 _GLOB = "step-*.pt"
+_KNOWN = frozenset({"collections.OrderedDict"})
+"""What a checkpoint names besides tensors."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,19 @@ class Checkpoint:
     optimiser: dict[str, Any]
 
 
+class _Stated(BaseModel):
+    """A checkpoint but for its tensors."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    config: str = Field(max_length=10_000_000)
+    step: int = Field(ge=0, le=2**53)
+    epoch: int = Field(ge=0, le=2**53)
+    batch: int = Field(ge=0, le=2**53)
+    seconds: float = Field(ge=0)
+    world: int = Field(ge=1, le=1_000_000)
+
+
 def load_checkpoint(path: Path, config: TrainConfig) -> Checkpoint:
     """A checkpoint of a training with the same configuration, but for what changes no result.
 
@@ -88,19 +108,67 @@ def load_checkpoint(path: Path, config: TrainConfig) -> Checkpoint:
         WeightsError: it cannot be read, or is no checkpoint of a training.
         UsageError: the training was another one; the message names what differs.
     """
+    role = FileRole(str(path), "a training's checkpoint", "remove it to go on from another", WeightsError)
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        with open_torch_file(path, is_known=lambda name: name in _KNOWN) as file:
+            held = file.content
+            if not isinstance(held, dict) or held.get("format") != FORMAT:
+                raise WeightsError(f"{path} is no {FORMAT} checkpoint; resume from a step-*.pt of a training")
+            stated = _Stated.model_validate(held)
+            parse_json(stated.config, role)
+            before = TrainConfig.model_validate_json(stated.config)
+            _refuse_other(path, before.what_changes_results(), config.what_changes_results())
+            method = _tensors(file, held.get("method"))
+            optimiser = _optimiser(file, held.get("optimiser"))
+    except ValidationError as error:
         raise WeightsError(
-            f"{path} is no whole checkpoint ({reason[:200]}); remove it to go on from another"
+            f"{path} is no whole checkpoint ({first_fault(error)}); remove it to go on from another"
         ) from None
-    if not isinstance(held, dict) or held.get("format") != FORMAT:
-        raise WeightsError(f"{path} is no {FORMAT} checkpoint; resume from a step-*.pt of a training")
-    before = TrainConfig.model_validate_json(held["config"])
-    _refuse_other(path, before.what_changes_results(), config.what_changes_results())
-    position = Position(held["step"], held["epoch"], held["batch"], held["seconds"])
-    return Checkpoint(path, position, held["world"], held["method"], held["optimiser"])
+    except (TorchFileError, OSError) as error:
+        raise WeightsError(
+            f"{path} is no whole checkpoint ({error}); remove it to go on from another"
+        ) from None
+    position = Position(stated.step, stated.epoch, stated.batch, stated.seconds)
+    return Checkpoint(path, position, stated.world, method, optimiser)
+
+
+def _tensors(file: TorchFile, stated: Any) -> dict[str, torch.Tensor]:
+    if not isinstance(stated, dict) or not all(
+        isinstance(name, str) and isinstance(one, TensorRecord) for name, one in stated.items()
+    ):
+        raise TorchFileError("its weights are no tensors by name")
+    return {name: file.tensor(record, as_stored=True) for name, record in stated.items()}
+
+
+def _optimiser(file: TorchFile, stated: Any) -> dict[str, Any]:
+    """What a PyTorch optimiser says of itself: groups of plain settings, and tensors by the number of a parameter."""
+    groups = stated.get("param_groups") if isinstance(stated, dict) else None
+    states = stated.get("state") if isinstance(stated, dict) else None
+    if not isinstance(groups, list) or not isinstance(states, dict):
+        raise TorchFileError("its optimiser's state is none")
+    for group in groups:
+        numbers = group.get("params") if isinstance(group, dict) else None
+        if not isinstance(numbers, list) or not all(type(one) is int for one in numbers):
+            raise TorchFileError("a group of its optimiser names no parameters")
+        if not all(_is_setting(value) for name, value in group.items() if name != "params"):
+            raise TorchFileError("a group of its optimiser holds more than settings")
+    found: dict[Any, dict[str, Any]] = {}
+    for number, parts in states.items():
+        if type(number) is not int or not isinstance(parts, dict):
+            raise TorchFileError("its optimiser's state is not by parameter")
+        if not all(one is None or isinstance(one, (int, float, TensorRecord)) for one in parts.values()):
+            raise TorchFileError("its optimiser's state holds more than numbers")
+        found[number] = {
+            str(name): file.tensor(one, as_stored=True) if isinstance(one, TensorRecord) else one
+            for name, one in parts.items()
+        }
+    return {"state": found, "param_groups": groups}
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return len(value) <= 8 and all(isinstance(one, (int, float)) for one in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def restore_method(method: torch.nn.Module, checkpoint: Checkpoint) -> None:
@@ -109,18 +177,55 @@ def restore_method(method: torch.nn.Module, checkpoint: Checkpoint) -> None:
     Raises:
         WeightsError: they are of another network; the message names keys.
     """
-    fault = None
-    try:
-        found = method.load_state_dict(checkpoint.method, strict=False)
-    except RuntimeError as error:
-        fault = " ".join(str(error).split())
-    else:
-        if found.missing_keys or found.unexpected_keys:
-            fault = f"missing {found.missing_keys[:5]}, unexpected {found.unexpected_keys[:5]}"
-    if fault is not None:
+    own = method.state_dict()
+    missing = sorted(own.keys() - checkpoint.method.keys())
+    unexpected = sorted(checkpoint.method.keys() - own.keys())
+    other = [
+        f"{name} is {one.dtype} {tuple(one.shape)}, expected {own[name].dtype} {tuple(own[name].shape)}"
+        for name, one in checkpoint.method.items()
+        if name in own and (one.shape != own[name].shape or one.dtype != own[name].dtype)
+    ]
+    if missing or unexpected or other:
+        fault = f"missing {missing[:5]}, unexpected {unexpected[:5]}, of another shape or type {other[:5]}"
         raise WeightsError(
             f"{checkpoint.path} is of another network ({fault[:500]}); start in another folder"
         )
+    method.load_state_dict(checkpoint.method)
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Put back what the optimiser knew of each parameter.
+
+    Raises:
+        WeightsError: it is of another network or another optimiser.
+    """
+    own, held = optimiser.state_dict()["param_groups"], checkpoint.optimiser["param_groups"]
+    shapes = [tuple(one.shape) for group in optimiser.param_groups for one in group["params"]]
+    fits = len(own) == len(held) and all(
+        mine["params"] == other["params"]
+        and mine.keys() == other.keys()
+        and all(_alike(mine[name], other[name]) for name in mine if name != "params")
+        for mine, other in zip(own, held, strict=True)
+    )
+    for number, parts in checkpoint.optimiser["state"].items():
+        fits = fits and 0 <= number < len(shapes)
+        for part in parts.values():
+            fits = fits and (not isinstance(part, torch.Tensor) or tuple(part.shape) in ((), shapes[number]))
+    if not fits:
+        raise WeightsError(
+            f"{checkpoint.path} holds the state of another optimiser or network; start in another folder"
+        )
+    optimiser.load_state_dict(checkpoint.optimiser)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Settings of one kind: numbers, which schedules change, or the same value."""
+    numbers = (int, float)
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, numbers) and isinstance(other, numbers):
+        return math.isfinite(other)
+    return bool(one == other)
 
 
 def _refuse_other(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

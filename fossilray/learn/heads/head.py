@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ KNN_TEMPERATURE = 0.07
 _ROWS_AT_ONCE = 4096
 
 
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
 class BackboneOf(BaseModel):
     """Which backbone made the vectors that a head was taught on."""
 
@@ -45,10 +48,12 @@ class CertaintyMeta(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    temperature: float = Field(gt=0, description="By which logits are divided (Guo et al. 2017, eq. 9).")
+    temperature: float = Field(
+        ge=1e-6, le=1e6, description="By which logits are divided (Guo et al. 2017, eq. 9)."
+    )
     over: HeldOutBy = Field(description="What was held out whole: single crops, or all crops of a well.")
     novelty: NoveltyKind = Field(description="How far a vector is from all labels.")
-    k: int = Field(ge=1, description="Of knn: the neighbour whose distance counts.")
+    k: int = Field(ge=1, le=2**31, description="Of knn: the neighbour whose distance counts.")
 
 
 class HeadMeta(BaseModel):
@@ -58,9 +63,11 @@ class HeadMeta(BaseModel):
 
     format: HeadFormat = FORMATS[0]
     kind: HeadKind
-    classes: tuple[str, ...] = Field(min_length=2, description="In the order of the probabilities.")
-    counts: tuple[int, ...] = Field(description="Labelled crops of each class it was taught on.")
-    dimension: int = Field(ge=1, description="Length of a vector.")
+    classes: tuple[str, ...] = Field(
+        min_length=2, max_length=100_000, description="In the order of the probabilities."
+    )
+    counts: tuple[_Count, ...] = Field(description="Labelled crops of each class it was taught on.")
+    dimension: int = Field(ge=1, le=1_000_000, description="Length of a vector.")
     scaler: Scaler
     backbone: BackboneOf
     settings: dict[str, int | float | str] = Field(description="How it was fitted.")

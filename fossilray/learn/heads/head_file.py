@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fossilray.errors import WeightsError
+from fossilray.formats import FileRole
+from fossilray.formats.tensors import first_fault, read_arrays, stated_json
 from fossilray.learn.heads.head import FORMATS, Head, HeadMeta, certainty_arrays, parameters_of
 from fossilray.whole_files import write_whole
 
 METADATA_KEY = "fossilray"
-_CLASS_NUMBERS = ("certainty.label", "certainty.call", "certainty.known_label")
+_WHOLE_NUMBERS = ("label", "certainty.label", "certainty.call", "certainty.known_label")
+"""Numbers of classes; all other arrays hold fractions."""
 
 
 def save_head(path: Path, head: Head) -> None:
@@ -44,27 +47,18 @@ def load_head(path: Path) -> Head:
     Raises:
         WeightsError: there is none, it is damaged, or it is something else.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise WeightsError(f"head {path} does not exist; `fossilray classify train` makes one")
-    try:
-        with safe_open(str(path), framework="np") as file:
-            stated = (file.metadata() or {}).get(METADATA_KEY)
-            parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path} is not a whole safetensors file ({error}); train the head again"
-        ) from None
+    role = FileRole(str(path), "a head", "train the head again", WeightsError)
+    parameters, metadata = read_arrays(path, role)
+    stated = stated_json(metadata, METADATA_KEY, role)
     if stated is None:
         raise WeightsError(f"{path} says nothing of a head; give a file that `fossilray classify train` made")
     try:
         meta = HeadMeta.model_validate_json(stated)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in fault["loc"])
         raise WeightsError(
-            f"{path} is not a {' or '.join(FORMATS)} file ({field}: {fault['msg']}); give a head, not a backbone, a "
+            f"{path} is not a {' or '.join(FORMATS)} file ({first_fault(error)}); give a head, not a backbone, a "
             "detector or a file of a later fossilray"
         ) from None
     _check(path, meta, parameters)
@@ -98,10 +92,39 @@ def _check(path: Path, meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -
             f"{path} holds {', '.join(sorted(parameters)) or 'nothing'}, and a {meta.kind} head has "
             f"{', '.join(sorted(wanted))}; train the head again"
         )
+    classes = len(meta.classes)
+    expected = _shapes(meta, parameters)
+    for name, array in parameters.items():
+        shape = expected.get(name, (classes,))
+        whole = name in _WHOLE_NUMBERS
+        if (
+            array.shape != shape
+            or array.dtype.kind not in ("iu" if whole else "f")
+            or not np.isfinite(array).all()
+        ):
+            raise WeightsError(
+                f"{name} of {path} is {array.dtype} {array.shape}, expected "
+                f"{'whole numbers' if whole else 'finite'} {shape}; train the head again"
+            )
+    named = [parameters[name] for name in _WHOLE_NUMBERS if name in parameters]
+    if any(((array < 0) | (array >= classes)).any() for array in named):
+        raise WeightsError(f"{path} holds answers of none of its classes; train the head again")
+    if "scaler.std" in parameters and not (parameters["scaler.std"] > 0).all():
+        raise WeightsError(f"{path} scales vectors by a deviation of 0 or less; train the head again")
+    if meta.kind == "knn":
+        k = meta.settings.get("k")
+        if not len(parameters["label"]) or type(k) is not int or k < 1:
+            raise WeightsError(
+                f"{path} has no neighbours to ask, or labels of none of its classes; train it again"
+            )
+
+
+def _shapes(meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    """What the arrays must be, lengths that a head is free in as they are."""
     classes, dimension = len(meta.classes), meta.dimension
-    rows = len(parameters["label"]) if meta.kind == "knn" else 0
-    hidden = len(parameters["hidden.bias"]) if meta.kind == "mlp" else dimension
-    expected = {
+    rows = parameters["label"].size if meta.kind == "knn" else 0
+    hidden = parameters["hidden.bias"].size if meta.kind == "mlp" else dimension
+    return {
         "vectors": (rows, dimension),
         "label": (rows,),
         "weight": (classes, hidden),
@@ -111,22 +134,6 @@ def _check(path: Path, meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -
         "scaler.std": (dimension,),
         **_certainty_shapes(meta, parameters),
     }
-    for name, array in parameters.items():
-        shape = expected.get(name, (classes,))
-        if array.shape != shape or not np.isfinite(array).all():
-            raise WeightsError(
-                f"{name} of {path} is {array.dtype} {array.shape}, expected finite {shape}; train the head again"
-            )
-    named = [parameters[name] for name in _CLASS_NUMBERS if name in parameters]
-    if any(array.dtype.kind not in "iu" or ((array < 0) | (array >= classes)).any() for array in named):
-        raise WeightsError(f"{path} holds answers of none of its classes; train the head again")
-    if meta.kind == "knn":
-        label, k = parameters["label"], meta.settings.get("k")
-        whole = label.dtype.kind in "iu" and rows > 0 and int(label.min()) >= 0 and int(label.max()) < classes
-        if not whole or not isinstance(k, int) or k < 1:
-            raise WeightsError(
-                f"{path} has no neighbours to ask, or labels of none of its classes; train it again"
-            )
 
 
 def _certainty_shapes(meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
