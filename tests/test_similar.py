@@ -334,7 +334,9 @@ def test_codes_keep_the_neighbours_that_vectors_have(name: str) -> None:
     rng = np.random.default_rng(3)
     vectors = directions(rng.normal(size=(3000, 160)) * np.arange(1, 161) ** -0.7)
     coder = Coder.train(vectors, name=name, lists=16, seed=0)
-    again = Coder.from_bytes(coder.to_bytes(), name=name, place="here")
+    again = Coder.from_bytes(
+        coder.to_bytes(), name=name, dimension=coder.dimension, lists=coder.lists, place="here"
+    )
     lists, codes = again.encode(vectors)
     assert codes.shape == (3000, coder.code_bytes)
     assert 60 <= coder.code_bytes <= 100

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.errors import StoreError, UsageError
+from fossilray.similar.coder_bytes import NoCoder, check_coder
 
 CODERS: Mapping[str, tuple[int, str]] = {
     "pca64-8bit": (64, "SQ8"),
@@ -77,18 +78,22 @@ class Coder:
         return Coder(index, name)
 
     @staticmethod
-    def from_bytes(content: bytes, *, name: str, place: str) -> Coder:
+    def from_bytes(content: bytes, *, name: str, dimension: int, lists: int, place: str) -> Coder:
         """The coder that `to_bytes` gave.
 
         Raises:
-            StoreError: these are other bytes.
+            StoreError: these are other bytes, or those of a coder of another name, dimension or number of lists.
         """
         faiss = _faiss()
 
         try:
-            index = faiss.deserialize_index(np.frombuffer(content, np.uint8))
-            return Coder(index, name)
-        except RuntimeError as error:
+            if name not in CODERS:
+                raise NoCoder(f"its name is {name!r:.40}, none of {', '.join(CODERS)}")
+            axes, bits = CODERS[name]
+            check_coder(content, axes=axes, bits=bits, dimension=dimension, lists=lists)
+            return Coder(faiss.deserialize_index(np.frombuffer(content, np.uint8)), name)
+        # RuntimeError: what FAISS says of bytes of another version of itself.
+        except (NoCoder, RuntimeError) as error:
             told = " ".join(str(error).split())[-160:]
             raise StoreError(f"{place} is no coder of an index ({told}); build the index anew") from None
 

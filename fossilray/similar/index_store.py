@@ -102,7 +102,13 @@ class IndexStore:
             raise StoreError(
                 f"{self.url}/{path} is not what was written; build the index anew in another place"
             )
-        return Coder.from_bytes(content, name=self.record.coder, place=f"{self.url}/{path}")
+        return Coder.from_bytes(
+            content,
+            name=self.record.coder,
+            dimension=int(self.record.backbone["dimension"]),
+            lists=self.record.lists,
+            place=f"{self.url}/{path}",
+        )
 
     def shards(self) -> list[ShardRecord]:
         """All committed shards, by key.

@@ -76,8 +76,11 @@ class ShardReader:
             content = files.read(f"{shard.data}/offsets")
         except FileNotFoundError:
             raise self._damaged("offsets are gone") from None
+        if len(content) != 8 * (lists + 1):
+            raise self._damaged(f"offsets have {len(content):,} bytes, expected {8 * (lists + 1):,}")
         self._offsets = np.frombuffer(content, "<u8").astype(np.int64)
-        if len(self._offsets) != lists + 1 or self._offsets[-1] != shard.entries:
+        rising = self._offsets[0] == 0 and bool((np.diff(self._offsets) >= 0).all())
+        if not rising or self._offsets[-1] != shard.entries:
             raise self._damaged("offsets do not fit its record")
         self._mapped: tuple[NDArray[np.uint32], NDArray[np.uint8]] | None = None
         if isinstance(files, LocalFiles) and shard.entries:
@@ -92,8 +95,16 @@ class ShardReader:
         """Of each list that has entries: its number, their positions (n,) and codes (n, code_bytes).
 
         Raises:
-            StoreError: the files are gone or cut short.
+            StoreError: the files are gone, cut short, or name positions that the shard has not.
         """
+        for number, positions, codes in self._entries(numbers):
+            if len(positions) and int(positions.max()) >= self._shard.objects:
+                raise self._damaged(
+                    f"list {number} names position {int(positions.max()):,} of {self._shard.objects:,} objects"
+                )
+            yield number, positions, codes
+
+    def _entries(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint32], NDArray[np.uint8]]]:
         asked = [number for number in numbers if self._offsets[number] < self._offsets[number + 1]]
         spans = [(int(self._offsets[number]), int(self._offsets[number + 1])) for number in asked]
         if self._mapped is not None:
@@ -125,6 +136,10 @@ class ShardReader:
     def _map(self, folder: Path) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
         entries = self._shard.entries
         try:
+            for name, size in (("positions", 4), ("codes", self._code_bytes)):
+                found = (folder / name).stat().st_size
+                if found != entries * size:
+                    raise ValueError(f"{name} have {found:,} bytes, expected {entries * size:,}")
             positions = np.memmap(folder / "positions", "<u4", "r", shape=(entries,))
             codes = np.memmap(folder / "codes", np.uint8, "r", shape=(entries, self._code_bytes))
         except (OSError, ValueError) as error:
