@@ -11,7 +11,7 @@ import numpy as np
 
 from fossilray.blank import find_content, units_with_content
 from fossilray.config import RunConfig
-from fossilray.errors import TooMuchLost, UnreadableRegion
+from fossilray.errors import TooManyObjects, TooMuchLost, UnreadableRegion
 from fossilray.in_parts import in_order
 from fossilray.merge import TileBoxes
 from fossilray.records import Boxes, Detector, Image
@@ -83,6 +83,7 @@ def look_over(
     name: what errors call the slide. progress: told the share done, again and again.
 
     Raises:
+        TooManyObjects: more boxes than slides.max_objects.
         TooMuchLost: a larger share of the area with content than the configuration allows cannot be read.
     """
     sweeps = plan_sweeps(slide.info, config.tiling, config.detector, detector.stride_px)
@@ -93,7 +94,7 @@ def look_over(
     blank = sum(len(plan.blank) for plan in plans)
     wanted_mm2 = sum(place.owned_mm2 for place in waiting)
     to_show_px = sum(place.shown_px for place in waiting)
-    shown_px = 0
+    shown_px = boxed = 0
     found: list[TileBoxes] = []
     failed: list[_Place] = []
     numbered = len(waiting)
@@ -102,7 +103,14 @@ def look_over(
         for batch, answers in _detect(waiting, slide, readers, detector, lanes, config, unreadable):
             for place, boxes in zip(batch, answers, strict=True):
                 found.append(TileBoxes(place.sweep, place.tile, boxes))
+                boxed += len(boxes)
                 shown_px += place.shown_px
+            if boxed > config.slides.max_objects:
+                raise TooManyObjects(
+                    f"{name}: more than {config.slides.max_objects:,} boxes after {shown_px / to_show_px:.0%} of the "
+                    "slide, as in noise; check the slide and the detector (detector.confidence, detector.classical), "
+                    "or raise slides.max_objects"
+                )
             progress(min(1.0, shown_px / to_show_px))
         waiting = []
         for place in unreadable:

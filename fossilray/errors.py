@@ -9,37 +9,55 @@ FossilrayError
 │   ├── QueryError            SQL that DuckDB refuses
 │   └── UnsafeAge             what is to be swept may still be in use
 ├── WeightsError              a weight file is missing, of another architecture, or unsafe to load
-├── WorkerError               workers cannot start, or met a fault of fossilray itself
+├── WorkerError               workers cannot start
+│   └── SlidesFailAlike       too large a share of the slides ends in one and the same fault of the program
+├── SourcesOut                folders or stores of slides stay unreachable; their slides wait for the next start
 ├── SubmissionError           a cluster's job server does not answer, or refuses a job
 ├── TrainingDiverged          a training's loss or gradients are no numbers any more
 ├── StoreError                the run directory cannot be written or cannot commit safely
 │   ├── DamagedFile           a file that fossilray wrote holds something else now
 │   ├── NoConditionalCreate   the store cannot create a file only if it is absent
 │   ├── LinkInTheWay          what is to be deleted lies behind a link, or is one
-│   ├── StoreUnreachable      the store did not answer, however often it was asked; it may later
-│   └── StoreForbids          it answered that it was not allowed; whoever grants permissions can change that
+│   └── StoreOut              an outage that a running job waits for
+│       ├── StoreUnreachable  the store did not answer, however often it was asked; it may later
+│       ├── StoreForbids      it answered that it was not allowed; whoever grants permissions can change that
+│       └── StoreFull         there is no room for what is to be written
 └── SlideError                one slide cannot be processed; the run goes on
     ├── NotASlide             OpenSlide cannot read this file
+    ├── SlideMissing          its file is not there
+    ├── SlideUnreadable       the system refuses to open its file: permissions, a name that leads nowhere
     ├── MissingCompanion      a MIRAX slide lacks Slidedat.ini, Index.dat or a data file
     ├── MissingResolution     neither the slide nor the configuration states um per pixel
     ├── UnreadableRegion      pixels that should be there cannot be decoded
     ├── TooMuchLost           more of the slide is unreadable than slides.max_lost_share allows
     ├── TooLarge              the file claims more pixels or bytes than the configuration allows
+    ├── TooManyObjects        the detector boxes more than slides.max_objects
     ├── AttemptExpired        the attempt outlived its deadline and must not commit
     └── TransientSlideError   may succeed when tried again
-        ├── SourceUnreachable the store that holds the slide does not answer, or broke off
-        │   └── SourceRefuses it answers, but not with the slide: no permission, no credentials
+        ├── SourceUnreachable the disk, share or store that holds the slide does not answer, or broke off
+        │   ├── SourceRefuses it answers, but not with the slide: no permission, no credentials
+        │   └── SourceOut     nothing below its folder or in its bucket can be read: not the slide's failure
         ├── ScratchFull       no room to stage the slide just now
         └── OutOfMemory       the worker could not get the memory it asked for
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
 
 
 class FossilrayError(Exception):
     """Root of the tree; its message is one sentence that names the remedy."""
 
+    exit_code: ClassVar[int] = 1
+    """Of a command that ends with it; docs/faults.md lists them all."""
+
 
 class UsageError(FossilrayError):
     """The user can fix this before anything runs."""
+
+    exit_code = 2
 
 
 class ConfigError(UsageError):
@@ -74,6 +92,18 @@ class WorkerError(FossilrayError):
     """Workers cannot do their job; the run stops and can be resumed."""
 
 
+class SlidesFailAlike(WorkerError):
+    """One fault of the program fails slide after slide; what failed by it is tried again at the next start."""
+
+    exit_code = 6
+
+
+class SourcesOut(FossilrayError):
+    """Slides are left that nobody can read at the moment; none of them counts as failed."""
+
+    exit_code = 5
+
+
 class SubmissionError(FossilrayError):
     """A cluster's job server cannot be reached or will not do it; jobs that it runs go on."""
 
@@ -98,12 +128,22 @@ class LinkInTheWay(StoreError):
     """A link was met where something was to be deleted; what it leads to may be somebody else's."""
 
 
-class StoreUnreachable(StoreError):
-    """The store does not answer; what it holds is safe, and it may answer again."""
+class StoreOut(StoreError):
+    """The store cannot be used just now; what it holds is safe, and a running job waits."""
+
+    exit_code = 5
 
 
-class StoreForbids(StoreError):
-    """The store refuses these credentials; permissions come and go, and a running job waits for them."""
+class StoreUnreachable(StoreOut):
+    """The store does not answer, and may answer again."""
+
+
+class StoreForbids(StoreOut):
+    """The store refuses these credentials; permissions come and go."""
+
+
+class StoreFull(StoreOut):
+    """The disk or the quota of the store is full; space can be freed."""
 
 
 class SlideError(FossilrayError):
@@ -114,6 +154,14 @@ class SlideError(FossilrayError):
 
 class NotASlide(SlideError):
     """OpenSlide cannot open the file."""
+
+
+class SlideMissing(SlideError):
+    """There is no file of that name."""
+
+
+class SlideUnreadable(SlideError):
+    """The operating system refuses to open the file."""
 
 
 class MissingCompanion(SlideError):
@@ -136,6 +184,10 @@ class TooLarge(SlideError):
     """The file claims more than the configuration lets one slide have."""
 
 
+class TooManyObjects(SlideError):
+    """The detector boxes more than one slide may have; noise looks like that."""
+
+
 class AttemptExpired(SlideError):
     """The attempt ran past its deadline."""
 
@@ -149,11 +201,23 @@ class TransientSlideError(SlideError):
 
 
 class SourceUnreachable(TransientSlideError):
-    """The slide's own store cannot be reached."""
+    """The slide's own disk, share or store cannot be reached."""
 
 
 class SourceRefuses(SourceUnreachable):
     """The slide's own store will not show it; whoever grants permissions can change that."""
+
+
+class SourceOut(SourceUnreachable):
+    """The folder or the bucket that holds the slide is out; the slide's neighbours cannot be read either."""
+
+    def __init__(self, message: str, *, root: str) -> None:
+        super().__init__(message)
+        self.root = root
+        """What is out: a folder, or protocol and bucket."""
+
+    def __reduce__(self) -> tuple[Callable[..., SourceOut], tuple[str, str]]:
+        return _source_out, (str(self), self.root)
 
 
 class ScratchFull(TransientSlideError):
@@ -162,3 +226,7 @@ class ScratchFull(TransientSlideError):
 
 class OutOfMemory(TransientSlideError):
     """Memory ran out while the slide was worked on."""
+
+
+def _source_out(message: str, root: str) -> SourceOut:
+    return SourceOut(message, root=root)

@@ -25,6 +25,9 @@ from fossilray.store import RunStore, open_run
 from fossilray.store.run_record import RunRecord, describe_run
 from fossilray.worker import SlideWorker
 
+STOPPED, SOME_FAILED = 3, 4
+"""Exit codes of jobs; those of errors are in errors.py, and docs/faults.md lists them all."""
+
 
 @dataclass(frozen=True)
 class JobResult:
@@ -37,9 +40,14 @@ class JobResult:
 
     @property
     def exit_code(self) -> int:
-        """0: every slide is committed or recorded as failed; 3: nothing at all was committed, or stopped."""
+        """0: every slide is committed or recorded as failed; 3: stopped before that; 4: nothing was committed."""
         nothing = not self.tally.already_committed + self.tally.committed and self.tally.total
-        return 3 if nothing or self.stopped else 0
+        return STOPPED if self.stopped else SOME_FAILED if nothing else 0
+
+    @property
+    def strict_exit_code(self) -> int:
+        """The same, and 4 where any slide failed."""
+        return SOME_FAILED if self.failures and not self.stopped else self.exit_code
 
 
 def run_job(

@@ -6,13 +6,15 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from fossilray.config import CostConfig
-from fossilray.errors import StoreForbids, StoreUnreachable, UsageError
+from fossilray.errors import StoreOut, UsageError
+from fossilray.failing import Raised
 from fossilray.progress import Tally
 from fossilray.records import Failure, Heartbeat, SlideSummary, utc_now
 from fossilray.status import living_drivers
@@ -55,6 +57,7 @@ class Ledger:
         self._silent_since_s: float | None = None
         self._born_s = self._part_s = time.monotonic()
         self._beat_s = -BEAT_EVERY_S
+        self._told: tuple[tuple[str, ...], bool] = (), False
 
     @property
     def run_url(self) -> str:
@@ -90,8 +93,48 @@ class Ledger:
         """Remember a failure that its worker has recorded."""
         self.failures.append(failure)
 
-    def lost(self, slide_id: str, *, error: str, reason: str, stage: str, quarantined: bool) -> None:
-        """Record that a slide's worker is gone; only the driver is left to say so. error: one of LOSSES."""
+    def raised(self, slide_id: str, raised: Raised) -> Failure:
+        """Record an exception that a worker could not record itself; what came of it."""
+        failure = Failure(
+            slide_id=slide_id,
+            attempt=secrets.token_hex(8),
+            stage="worker",
+            error=raised.error,
+            message=raised.message,
+            transient=True,
+            quarantined=False,
+            host=socket.gethostname(),
+            failed_at=utc_now(),
+            place=raised.place,
+            traceback=raised.traceback,
+        )
+        self._later(self._store.record_failure, failure)
+        return failure
+
+    def quarantined(self, failure: Failure) -> None:
+        """Record that a failure, which its worker took for one that may pass, holds the slide back from now on."""
+        final = replace(failure, transient=False, quarantined=True)
+        self.failures.append(final)
+        self._later(self._store.record_failure, final)
+
+    def forgive(self, failures: Sequence[Failure]) -> None:
+        """Let these failures hold no slide back at the next start."""
+        self._later(self._store.forgive, failures)
+
+    def lost(
+        self,
+        slide_id: str,
+        *,
+        error: str,
+        reason: str,
+        stage: str,
+        quarantined: bool,
+        root: str | None = None,
+    ) -> None:
+        """Record that a slide's worker is gone; only the driver is left to say so.
+
+        error: one of LOSSES, or SourceOut where `root` is to blame.
+        """
         failure = Failure(
             slide_id=slide_id,
             attempt=secrets.token_hex(8),
@@ -102,17 +145,32 @@ class Ledger:
             quarantined=quarantined,
             host=socket.gethostname(),
             failed_at=utc_now(),
+            root=root,
         )
         if quarantined:
             self.failures.append(failure)
         self._later(self._store.record_failure, failure)
 
-    def beat(self, tally: Tally, in_flight: Iterable[str], *, ended: bool = False) -> None:
-        """Every 30 s leave a sign of life with what is in flight (slide_ids), and look for those of others."""
+    def beat(
+        self,
+        tally: Tally,
+        in_flight: Iterable[str],
+        *,
+        ended: bool = False,
+        out: Sequence[str] = (),
+        alike: str = "",
+    ) -> None:
+        """Every 30 s leave a sign of life with what is in flight (slide_ids), and look for those of others.
+
+        out: sentences about what the job waits for; what is new among them is written at once. alike: a sentence
+        about slides that fail alike.
+        """
         is_young = time.monotonic() - self._born_s < 60.0
         every_s = FIRST_BEATS_EVERY_S if is_young else BEAT_EVERY_S
-        if not ended and time.monotonic() - self._beat_s < every_s:
+        is_news = (tuple(out), bool(alike)) != self._told
+        if not ended and not is_news and time.monotonic() - self._beat_s < every_s:
             return
+        self._told = tuple(out), bool(alike)
         self._beat_s = time.monotonic()
         beat = Heartbeat(
             driver_id=self._driver_id,
@@ -131,6 +189,8 @@ class Ledger:
             per_gpu_hour=self._cost.per_gpu_hour,
             per_core_hour=self._cost.per_core_hour,
             currency=self._cost.currency,
+            out=tuple(out),
+            alike=alike,
         )
         self._later(self._write_beat, beat)
 
@@ -180,7 +240,7 @@ class Ledger:
         while True:
             try:
                 write(item)
-            except (StoreUnreachable, StoreForbids):
+            except StoreOut:
                 now = time.monotonic()
                 self._silent_since_s = self._silent_since_s or now
                 if now - self._silent_since_s > self._patience_s:

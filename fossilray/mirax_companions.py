@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
+from stat import S_ISDIR, S_ISREG
 
 from fossilray.errors import MissingCompanion, NotASlide
 from fossilray.slidedat import Slidedat, check_claims, check_records, parse_slidedat
@@ -26,7 +27,7 @@ def check_mirax(path: Path, *, max_gigapixels: float) -> None:
         TooLarge: Slidedat.ini claims more pixels than that, or photos too large to decode.
     """
     folder = path.with_suffix("")
-    if not folder.is_dir():
+    if not _is_folder(folder):
         with path.open("rb") as file:
             raise without_folder(path.name, file.read(8))
     slidedat = folder / SLIDEDAT
@@ -120,7 +121,20 @@ def _damaged(slide: str, error: Exception) -> MissingCompanion:
 
 
 def _check_file(path: Path, file: Path) -> None:
-    check_part(path.name, file.name, file.stat().st_size if file.is_file() else None)
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        check_part(path.name, file.name, None)
+        return
+    check_part(path.name, file.name, found.st_size if S_ISREG(found.st_mode) else None)
+
+
+def _is_folder(path: Path) -> bool:
+    """Not Path.is_dir, which may take errors of a disk for absence."""
+    try:
+        return S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _shown(slide: str, part: str) -> str:

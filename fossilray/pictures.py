@@ -66,7 +66,8 @@ def draw_boxes(thumbnail: Image, rect: Rect, boxes: Boxes, *, mpp: float, qualit
     picture.paste(slide, (0, 0))
     _draw_legend(picture, top=height, classes=classes, um_per_px=mpp * rect.width / max(width, 1))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+    # Not optimize=True: Pillow then has room for one byte a pixel, and a picture of noise takes more.
+    picture.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 

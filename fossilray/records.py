@@ -282,6 +282,9 @@ FAILURES_SCHEMA = _schema(
     ("quarantined", pa.bool_(), False),
     ("host", pa.string(), False),
     ("failed_at", pa.string(), False),
+    ("place", pa.string(), True),
+    ("traceback", pa.string(), True),
+    ("root", pa.string(), True),
 )
 
 
@@ -376,6 +379,17 @@ class Failure:
     quarantined: bool
     host: str
     failed_at: str
+    place: str | None = None
+    """Of an exception that no rule expects, where in the program it was raised: `fossilray/merge.py:120`."""
+    traceback: str | None = None
+    """The end of its traceback, and that of a lack of memory."""
+    root: str | None = None
+    """The folder or the bucket that was out; the slide is not to blame."""
+
+    @property
+    def is_unexpected(self) -> bool:
+        """Whether it may be a fault of the program, or of a library, as well as of the slide."""
+        return self.place is not None
 
 
 @dataclass(frozen=True)
@@ -448,6 +462,10 @@ class Heartbeat:
     """Prices in force, from the driver's configuration."""
     per_core_hour: float | None = None
     currency: str = ""
+    out: tuple[str, ...] = ()
+    """A sentence for each folder or bucket of slides, and for the run directory, that the job waits for."""
+    alike: str = ""
+    """What many slides of this job fail by alike, as a sentence."""
 
 
 @dataclass(frozen=True)

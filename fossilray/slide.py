@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, c_uint32
@@ -23,9 +24,16 @@ from openslide import OpenSlideError, OpenSlideUnsupportedFormatError, lowlevel
 
 from fossilray.direct.painting import on_background
 from fossilray.direct.reader import DirectReader
-from fossilray.errors import MissingCompanion, MissingResolution, NotASlide, UnreadableRegion
+from fossilray.errors import (
+    MissingCompanion,
+    MissingResolution,
+    NotASlide,
+    SourceUnreachable,
+    UnreadableRegion,
+)
 from fossilray.mirax_companions import check_mirax
 from fossilray.records import Image, Level, Rect, SlideInfo
+from fossilray.slide_access import as_slide_error, check_file, files_of, first_fault
 from fossilray.slide_properties import (
     check_size,
     check_tiles,
@@ -40,6 +48,9 @@ _LEVEL_TOLERANCE = 1.05
 _BLOCK_PX = 2048
 _UNREADABLE_GREY = 128
 _MOST_GIGAPIXELS = 200.0
+# Lost regions that are read once more at the end.
+_LOSSES_CHECKED = 16
+_CHECKED_EVERY_S = 1.0
 
 
 def open_slide(
@@ -58,6 +69,7 @@ def open_slide(
 
     Raises:
         NotASlide: OpenSlide cannot open the file.
+        SlideMissing, SlideUnreadable, SourceUnreachable: the system does not.
         MissingCompanion: part of a MIRAX slide is missing, or too short for OpenSlide to begin.
         MissingResolution: neither the slide nor the caller states um per pixel.
         TooLarge: it claims more pixels than that, or tiles too large to decode.
@@ -77,18 +89,21 @@ def check_companions(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) ->
     """Nothing, if the files that `path` needs are there and not empty; OpenSlide is not asked.
 
     Raises:
-        NotASlide: the file itself is missing or empty, or a TIFF whose tiles claim more bytes than it has.
+        NotASlide: the file is empty, or a TIFF whose tiles claim more bytes than it has.
+        SlideMissing, SlideUnreadable, SourceUnreachable: the file itself cannot be read.
         MissingCompanion: Slidedat.ini, Index.dat or a data file of a MIRAX slide is missing or empty.
         TooLarge: the Slidedat.ini of a MIRAX slide claims more than OpenSlide should be given.
     """
-    if not path.is_file():
-        raise NotASlide(f"{path} is no file; check the path")
-    if path.suffix.lower() == ".mrxs":
-        check_mirax(path, max_gigapixels=max_gigapixels)
-    elif path.stat().st_size == 0:
-        raise NotASlide(f"{path.name} is empty (0 bytes); copy it again from its source")
-    else:
-        check_tiff(path)
+    found = check_file(path)
+    try:
+        if path.suffix.lower() == ".mrxs":
+            check_mirax(path, max_gigapixels=max_gigapixels)
+        elif found.st_size == 0:
+            raise NotASlide(f"{path.name} is empty (0 bytes); copy it again from its source")
+        else:
+            check_tiff(path)
+    except OSError as error:
+        raise as_slide_error(error, error.filename or path) or error from None
 
 
 def level_for(info: SlideInfo, um_per_px: float) -> int:
@@ -133,6 +148,10 @@ class Slide:
         self._swap = threading.Lock()
         self._handle: _SharedHandle | None = _SharedHandle(handle)
         self._closed = False
+        self._files = files_of(Path(info.path))
+        self._lost: list[tuple[int, int, int, int, int]] = []
+        self._losses = 0
+        self._checked_s = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -235,14 +254,44 @@ class Slide:
                 return argb
             except OpenSlideError:
                 shared.broken = True
-        fresh = self._reopen(level, x, y)
+        region = (level, x, y, width, height)
+        fresh = self._reopen(region)
         try:
             lowlevel._read_region(fresh, pointer, x, y, level, width, height)
         except OpenSlideError as error:
             lowlevel.close(fresh)
-            raise self._unreadable(level, x, y, str(error)) from None
+            raise self._unreadable(region, str(error)) from None
         self._offer(fresh)
         return argb
+
+    def check_losses(self) -> None:
+        """Nothing, if regions that could not be decoded still cannot be, and the files are there: the slide's damage.
+
+        OpenSlide names no error of the disk apart from damage, so some regions are read once more.
+
+        Raises:
+            SlideMissing, SlideUnreadable, SourceUnreachable: it was the disk or the share.
+        """
+        with self._swap:
+            regions, self._lost = self._lost, []
+        if not regions:
+            return
+        self._check_files()
+        for level, x, y, width, height in regions:
+            try:
+                self._read_argb(level, x, y, width, height)
+            except UnreadableRegion:
+                continue
+            raise SourceUnreachable(
+                f"{self.info.path}: {self._losses:,} regions could not be read, and level {level} can be read again "
+                f"at ({x}, {y}); the disk or the share was out for a while, and the slide will be tried again"
+            )
+
+    def _check_files(self) -> None:
+        self._checked_s = time.monotonic()
+        fault = first_fault(self._files)
+        if fault is not None:
+            raise fault
 
     @contextmanager
     def _lend(self) -> Iterator[_SharedHandle]:
@@ -256,6 +305,7 @@ class Slide:
                 try:
                     self._handle = _SharedHandle(_open_handle(Path(self.info.path)))
                 except (NotASlide, MissingCompanion) as error:
+                    self._check_files()
                     raise UnreadableRegion(str(error)) from None
             shared = self._handle
             shared.readers += 1
@@ -267,11 +317,11 @@ class Slide:
                 if shared.retired and shared.readers == 0:
                     lowlevel.close(shared.handle)
 
-    def _reopen(self, level: int, x: int, y: int) -> lowlevel._OpenSlide:
+    def _reopen(self, region: tuple[int, int, int, int, int]) -> lowlevel._OpenSlide:
         try:
             return _open_handle(Path(self.info.path))
         except (NotASlide, MissingCompanion) as error:
-            raise self._unreadable(level, x, y, str(error)) from None
+            raise self._unreadable(region, str(error)) from None
 
     def _offer(self, fresh: lowlevel._OpenSlide) -> None:
         """Make a sound handle the current one, unless there is one already."""
@@ -291,7 +341,17 @@ class Slide:
         if shared.readers == 0:
             lowlevel.close(shared.handle)
 
-    def _unreadable(self, level: int, x: int, y: int, why: str) -> UnreadableRegion:
+    def _unreadable(self, region: tuple[int, int, int, int, int], why: str) -> UnreadableRegion:
+        """The region as lost; raises if the files of the slide cannot be read at all."""
+        with self._swap:
+            self._losses += 1
+            # The first ones, and later every one that doubles the number: an outage may strike at any time.
+            is_kept = self._losses <= _LOSSES_CHECKED or self._losses.bit_count() == 1
+            if is_kept:
+                self._lost.append(region)
+        if is_kept or time.monotonic() - self._checked_s > _CHECKED_EVERY_S:
+            self._check_files()
+        level, x, y, *_ = region
         return UnreadableRegion(
             f"{Path(self.info.path).name}: level {level} cannot be decoded at ({x}, {y}): {why}; "
             "the file is damaged or cut short there, copy it again if its source is sound"
@@ -309,6 +369,17 @@ class _SharedHandle:
 
 
 def _open_handle(path: Path) -> lowlevel._OpenSlide:
+    """A handle; what fails is tried twice, because OpenSlide names no error of the disk apart from damage."""
+    try:
+        return _try_to_open(path)
+    except (NotASlide, MissingCompanion):
+        fault = first_fault([path])
+        if fault is not None:
+            raise fault from None
+    return _try_to_open(path)
+
+
+def _try_to_open(path: Path) -> lowlevel._OpenSlide:
     try:
         return lowlevel.open(str(path))
     except OpenSlideUnsupportedFormatError:

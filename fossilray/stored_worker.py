@@ -7,9 +7,13 @@ import socket
 from dataclasses import replace
 from typing import ClassVar
 
-from fossilray.errors import StoreError
+from fossilray.errors import FossilrayError, NoConditionalCreate, StoreOut, UsageError
+from fossilray.failing import describe_exception, is_lack_of_memory
 from fossilray.records import CatalogRow, Failure, WorkerState, utc_now
-from fossilray.worker import is_lack_of_memory, resident_bytes
+from fossilray.worker import resident_bytes
+
+ENDS_THE_JOB = (StoreOut, NoConditionalCreate, UsageError, KeyboardInterrupt, SystemExit)
+"""What is not one slide's failure, nor one shard's: the store is out, the job is not possible, the process ends."""
 
 
 class StoredDataWorker:
@@ -30,20 +34,22 @@ class StoredDataWorker:
     def _show(self, slide_id: str, stage: str, share: float) -> None:
         self._state = WorkerState(slide_id, stage, share)
 
-    def _failure(self, row: CatalogRow, caught: Exception) -> Failure:
-        """What is the data's own fault, or a lack of memory; any other error is a bug of ours and raised again."""
-        transient = not isinstance(caught, StoreError)
-        if transient and not is_lack_of_memory(caught):
-            raise caught
-        told = " ".join(str(caught).split())[:400]
+    def _failure(self, row: CatalogRow, caught: BaseException) -> Failure:
+        """The failure of one slide or shard that an exception of whatever class is."""
+        raised = describe_exception(caught)
+        no_memory, stored = is_lack_of_memory(caught), isinstance(caught, FossilrayError)
         return Failure(
             slide_id=row.slide_id,
             attempt=secrets.token_hex(8),
             stage=self._state.stage if self._state else "read",
-            error="OutOfMemory" if transient else type(caught).__name__,
-            message=f"memory ran out ({told}); lower {self.lower}" if transient else told,
-            transient=transient,
-            quarantined=not transient,
+            error="OutOfMemory" if no_memory else raised.error,
+            message=f"memory ran out ({raised.message[:400]}); lower {self.lower}"
+            if no_memory
+            else raised.message,
+            transient=no_memory or not stored,
+            quarantined=stored and not no_memory,
             host=socket.gethostname(),
             failed_at=utc_now(),
+            place=None if no_memory or stored else raised.place,
+            traceback=None if stored else raised.traceback,
         )

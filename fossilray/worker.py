@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-
 from fossilray.config import RunConfig
 from fossilray.cutting import cut_objects
 from fossilray.detection import Lanes, Seen, look_over
-from fossilray.errors import AttemptExpired, OutOfMemory, SlideError, StoreError, UnreadableRegion
+from fossilray.errors import (
+    AttemptExpired,
+    NoConditionalCreate,
+    OutOfMemory,
+    SlideError,
+    SourceOut,
+    StoreError,
+    StoreFull,
+    StoreOut,
+    TooMuchLost,
+    UnreadableRegion,
+    UsageError,
+)
+from fossilray.failing import describe_exception, is_lack_of_memory, message_of
 from fossilray.merge import merge_tiles
+from fossilray.neighbours import can_be_read, judge_failure
 from fossilray.objects_table import StoredCrops, objects_table
 from fossilray.pictures import LONGEST_SIDE_PX, draw_boxes
 from fossilray.records import (
@@ -35,13 +46,13 @@ from fossilray.records import (
     utc_now,
 )
 from fossilray.slide import Slide, open_slide
+from fossilray.slide_access import as_slide_error
 from fossilray.slide_threads import SlideThreads
+from fossilray.sources.slide_sources import is_remote
 from fossilray.sources.staging import Stager
 from fossilray.store import RunStore
 from fossilray.store.arrays import ArrayWriter
 from fossilray.watched_pool import WatchedPool
-
-_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|insufficient memory", re.IGNORECASE)
 
 
 class SlideWorker:
@@ -53,6 +64,7 @@ class SlideWorker:
         self._stager = Stager(config.slides, config.store)
         self._state: WorkerState | None = None
         self._threads: SlideThreads | None = None
+        self._catalog: list[str] | None = None
 
     def prepare(self) -> str:
         """Load the detector and the embedder on a GPU if this process has one; the host, process and device.
@@ -88,9 +100,10 @@ class SlideWorker:
     def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
         """The slide committed, or its failure recorded; `upcoming` is fetched meanwhile if it must be fetched.
 
+        An exception of whatever class is the slide's failure, with its traceback on record.
+
         Raises:
             StoreError: the run directory refuses or does not answer; the slide is as if it had never begun.
-            Exception: whatever is no fault of the slide, of memory or of a store is a bug of ours.
         """
         attempt = self._store.begin_attempt(
             row.slide_id, deadline_s=self._config.workers.deadline_minutes * 60
@@ -114,21 +127,14 @@ class SlideWorker:
                 if upcoming is not None:
                     self._stager.prefetch(upcoming.path)
                 outcome = run.execute(path)
-        except (SlideError, MemoryError, RuntimeError, cv2.error) as caught:
-            error = _slide_error(caught, row)
-            if error is None:
-                raise
-            failure = Failure(
-                slide_id=row.slide_id,
-                attempt=attempt.attempt,
-                stage=run.stage,
-                error=type(error).__name__,
-                message=str(error),
-                transient=error.transient,
-                quarantined=not error.transient,
-                host=attempt.host,
-                failed_at=utc_now(),
-            )
+        except (StoreOut, NoConditionalCreate, UsageError, KeyboardInterrupt, SystemExit) as caught:
+            # The run's fault, or the end of this process; what a full disk holds of the attempt is in the way.
+            if isinstance(caught, StoreFull):
+                with suppress(StoreError):
+                    self._store.sweep_attempt(row.slide_id, attempt.attempt)
+            raise
+        except BaseException as caught:  # noqa: BLE001  whatever it is, it is this slide's failure and no other's
+            failure = self._describe(caught, row, attempt, run.stage)
             self._store.record_failure(failure)
             self._store.sweep_attempt(row.slide_id, attempt.attempt)
             outcome = Outcome(row.slide_id, failure=failure)
@@ -140,6 +146,37 @@ class SlideWorker:
             with suppress(StoreError):
                 self._store.write_trace(row.slide_id, attempt.attempt, threads.timeline.to_json())
         return replace(outcome, usage=usage)
+
+    def _describe(self, caught: BaseException, row: CatalogRow, attempt: Attempt, stage: str) -> Failure:
+        """The failure that an exception is, judged beside the slide's neighbours where a share may be out."""
+        error = _slide_error(caught, row)
+        if error is not None:
+            error = judge_failure(error, row.path, others=self._paths, is_readable=self._can_be_read)
+        raised = describe_exception(caught)
+        return Failure(
+            slide_id=row.slide_id,
+            attempt=attempt.attempt,
+            stage=stage,
+            error=raised.error if error is None else type(error).__name__,
+            message=raised.message if error is None else message_of(error),
+            # What no rule expects may pass; the driver quarantines it after its last try.
+            transient=error is None or error.transient,
+            quarantined=error is not None and not error.transient,
+            host=attempt.host,
+            failed_at=utc_now(),
+            place=raised.place if error is None else None,
+            traceback=None if isinstance(caught, SlideError) else raised.traceback,
+            root=error.root if isinstance(error, SourceOut) else None,
+        )
+
+    def _paths(self) -> Sequence[str]:
+        """All slides of the catalog; only a worker that meets a slide it cannot read keeps them."""
+        if self._catalog is None:
+            self._catalog = [row.path for row in self._store.read_catalog()]
+        return self._catalog
+
+    def _can_be_read(self, path: str) -> bool:
+        return self._stager.can_be_read(path) if is_remote(path) else can_be_read(path)
 
     def state(self) -> WorkerState | None:
         state = self._state
@@ -208,13 +245,18 @@ class _SlideRun:
             self._threads,  # left before the slide is closed
         ):
             self._enter("detect")
-            seen = self._find(slide)
+            try:
+                seen = self._find(slide)
+            except TooMuchLost:
+                slide.check_losses()
+                raise
             self._enter("merge")
             boxes = merge_tiles(seen.tiles, info=slide.info, merge=self._config.merge)
             self._enter("crops")
             crops = self._cut(slide, boxes, coarsest_level=seen.coarsest_level)
             self._enter("write")
             self._draw(slide, boxes)
+            slide.check_losses()
             info = slide.info
         table = objects_table(self._row, info, boxes, crops, self._config.merge.isolated_overlap)
         self._enter("commit")
@@ -332,21 +374,20 @@ class _SlideRun:
             )
 
 
-def _slide_error(caught: Exception, row: CatalogRow) -> SlideError | None:
-    """What befell the slide; None for an error that is neither its own nor a lack of memory."""
+def _slide_error(caught: BaseException, row: CatalogRow) -> SlideError | None:
+    """The exception as one of the slide's own; None for one that no rule expects."""
     if isinstance(caught, SlideError):
         return caught
-    if not is_lack_of_memory(caught):
-        return None
-    return OutOfMemory(
-        f"{row.path}: memory ran out ({' '.join(str(caught).split())[:200] or 'MemoryError'}); give workers more "
-        "memory, or fewer of them a machine, or lower detector.batch and embedder.batch"
-    )
-
-
-def is_lack_of_memory(caught: Exception) -> bool:
-    """Whether memory ran out; torch and OpenCV report it as a RuntimeError and an error of their own."""
-    return isinstance(caught, MemoryError) or _OUT_OF_MEMORY.search(str(caught)) is not None
+    if is_lack_of_memory(caught):
+        return OutOfMemory(
+            f"{row.path}: memory ran out ({message_of(caught)[:200]}); give workers more memory, or fewer of them a "
+            "machine, or lower detector.batch and embedder.batch"
+        )
+    if isinstance(caught, OSError) and str(caught.filename or row.path).startswith(
+        row.path.rpartition(".")[0]
+    ):
+        return as_slide_error(caught, caught.filename or row.path)
+    return None
 
 
 def resident_bytes() -> int:

@@ -15,10 +15,11 @@ FLOORS = {
     1: "__init__ config records errors formats whole_files",
     2: "slide slidedat slide_properties mirax_companions tiff_tiles slide_names tiling blank windows "
     "detect merge crops measures half_precision precision embed meta_device pictures store tables in_parts "
-    "folder_owners marked_folders objects_table pages sources synthetic direct timeline watched_pool slide_threads",
+    "folder_owners marked_folders objects_table pages sources synthetic direct timeline watched_pool slide_threads "
+    "failing slide_access neighbours",
     3: "worker detection cutting catalog ledger progress slide_plan dry_run query export status report doctor learn "
     "export_anndata export_folder export_yolo compact care certainty estimate explain config_reading "
-    "stored_worker view_sql cost watching tracing wells labelling similar",
+    "stored_worker view_sql cost watching tracing wells labelling similar judging",
     4: "scheduler job answer_job train_job submission index_job",
     5: "cli demo __main__",
 }

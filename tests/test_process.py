@@ -192,7 +192,7 @@ def test_the_same_command_again_does_nothing_and_says_so(finished: Finished) -> 
 
 
 def test_strict_tells_that_slides_failed(finished: Finished) -> None:
-    assert process(finished.folder, finished.run, "--strict").returncode == 3
+    assert process(finished.folder, finished.run, "--strict").returncode == 4
 
 
 def test_other_settings_are_refused_with_the_difference(finished: Finished) -> None:

@@ -17,7 +17,7 @@ import run_fixtures
 from ray import cloudpickle
 
 from fossilray.config import RunConfig, StoreConfig, WorkersConfig
-from fossilray.errors import StoreUnreachable, WeightsError, WorkerError
+from fossilray.errors import SlidesFailAlike, SourcesOut, StoreUnreachable, WeightsError, WorkerError
 from fossilray.ledger import LOSSES, Ledger
 from fossilray.progress import Tally
 from fossilray.records import UNASSIGNED_WELL, CatalogRow, Failure, Outcome, WorkerState, utc_now
@@ -66,6 +66,9 @@ class ScriptedWorker:
             return Outcome(
                 row.slide_id, failure=failure(row.slide_id, transient=True, error="SourceUnreachable")
             )
+        if act == "gone" or (act == "away" and time.time() - self._began() < 1.5):
+            out = failure(row.slide_id, transient=True, error="SourceOut", root="/share")
+            return Outcome(row.slide_id, failure=out)
         if act == "hangs":
             time.sleep(3600)
         if act == "walks":  # longer than a stall, but it moves
@@ -197,9 +200,39 @@ def test_only_transient_failures_are_tried_again(store: RunStore, tmp_path: Path
     assert display.said == ["unreadable-a: no such pixels"]
 
 
-def test_a_fault_of_fossilray_stops_the_job_and_names_the_slide(store: RunStore, tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match="bug-a: KeyError"):
-        drive(store, tmp_path, ["bug-a"])
+def test_an_exception_of_any_class_is_its_slides_failure_and_the_job_goes_on(
+    store: RunStore, tmp_path: Path
+) -> None:
+    tally, display = drive(store, tmp_path, ["bug-a", *(f"fine-{n}" for n in range(6))])
+    assert (tally.committed, tally.failed) == (6, 1)
+    assert tried(tmp_path).count("bug-a") == WORKERS.max_tries
+    (last,) = (one for one in store.failures() if one.quarantined)
+    assert (last.slide_id, last.error, last.transient) == ("bug-a", "KeyError", False)
+    assert "a bug" in last.message
+    assert 'raise KeyError("a bug")' in (last.traceback or "")
+    assert display.said == ["bug-a: 'a bug'"]
+
+
+def test_slides_that_fail_alike_are_told_as_one_and_end_the_job_past_the_configured_share(
+    store: RunStore, tmp_path: Path
+) -> None:
+    names = [f"bug-{n:02d}" for n in range(9)]
+    tally, display = drive(store, tmp_path, [*names, "fine-a"])
+    assert (tally.committed, tally.failed) == (1, 9)
+    assert sum("fail alike" in line for line in display.said) == 1
+    assert "9 of 10 slides failed alike: KeyError at" in display.said[-1]
+    forgiven = RunStore.open(str(tmp_path / "again"))
+    forgiven.create_or_check(describe_run(RunConfig(), {}))
+    with pytest.raises(
+        SlidesFailAlike, match=r"4 of \d slides failed alike: KeyError .*workers\.alike_share = 0\.3"
+    ):
+        drive(
+            forgiven,
+            tmp_path,
+            [*names, "fine-a"],
+            workers=WORKERS.model_copy(update={"alike_slides": 4, "alike_share": 0.3}),
+        )
+    assert not [one for one in forgiven.failures() if one.quarantined], "the next start begins again"
 
 
 def test_weights_that_do_not_load_stop_the_job_with_their_own_error(store: RunStore, tmp_path: Path) -> None:
@@ -260,6 +293,37 @@ def test_an_outage_of_the_slides_own_store_costs_no_slide(store: RunStore, tmp_p
     tally, display = drive(store, tmp_path, [f"outage-{n}" for n in range(6)])
     assert (tally.committed, tally.failed) == (6, 0)
     assert sum("trying again" in line for line in display.said) == 1
+
+
+def test_a_folder_that_goes_away_is_waited_for_while_others_go_on(store: RunStore, tmp_path: Path) -> None:
+    names = [f"away-{n}" for n in range(8)]
+    rows = [CatalogRow(name, f"/share/{name}.mrxs") for name in names]
+    rows += [CatalogRow(f"fine-{n}", f"/disk/fine-{n}.mrxs") for n in range(8)]
+    tally, display = drive_rows(store, tmp_path, rows)
+    assert (tally.committed, tally.failed) == (16, 0)
+    assert [line for line in display.said if "store.patience_minutes" in line] == display.said[:1]
+    assert display.said[-1] == "/share can be read again"
+    attempts = tried(tmp_path)
+    before_the_end = attempts[
+        : max(number for number, name in enumerate(attempts) if name.startswith("fine")) + 1
+    ]
+    assert {f"fine-{n}" for n in range(8)} <= set(before_the_end)
+    assert len(attempts) < 16 + 12, "one scout at a time, not all of them"
+
+
+def test_a_folder_that_stays_away_ends_the_job_and_no_slide_of_it_has_failed(
+    store: RunStore, tmp_path: Path
+) -> None:
+    rows = [CatalogRow(f"gone-{n}", f"/share/gone-{n}.mrxs") for n in range(5)]
+    rows += [CatalogRow(f"fine-{n}", f"/disk/fine-{n}.mrxs") for n in range(3)]
+    with pytest.raises(
+        SourcesOut, match=r"3 of 8 slides are committed, 5 wait and none of these counts"
+    ) as caught:
+        drive_rows(store, tmp_path, rows)
+    assert caught.value.exit_code == 5
+    assert not [one for one in store.failures() if one.quarantined]
+    (beat,) = store.heartbeats()
+    assert beat.ended
 
 
 def test_one_slide_that_its_store_will_not_give_fails_alone(store: RunStore, tmp_path: Path) -> None:
@@ -324,13 +388,27 @@ def drive(
     folder: str = "/",
     workers: WorkersConfig = WORKERS,
 ) -> tuple[Tally, Silent]:
+    rows = [CatalogRow(name, f"{folder}{name}.mrxs") for name in names]
+    return drive_rows(store, tmp_path, rows, worker=worker, stop=stop, stop_after=stop_after, workers=workers)
+
+
+def drive_rows(
+    store: RunStore,
+    tmp_path: Path,
+    rows: list[CatalogRow],
+    *,
+    worker: type[ScriptedWorker] = ScriptedWorker,
+    stop: threading.Event | None = None,
+    stop_after: int | None = None,
+    workers: WorkersConfig = WORKERS,
+) -> tuple[Tally, Silent]:
     display = Silent(stop, stop_after)
     tally = run_slides(
-        [CatalogRow(name, f"{folder}{name}.mrxs") for name in names],
+        rows,
         functools.partial(worker, tmp_path / "tries.log"),
         config=CONFIG.model_copy(update={"workers": workers}),
         ledger=Ledger(store),
-        tally=Tally(total=len(names)),
+        tally=Tally(total=len(rows)),
         display=display,
         stop=stop,
     )
@@ -342,7 +420,9 @@ def tried(tmp_path: Path) -> list[str]:
     return [line.split()[0] for line in lines if not line.startswith("closed")]
 
 
-def failure(slide_id: str, *, transient: bool, error: str = "UnreadableRegion") -> Failure:
+def failure(
+    slide_id: str, *, transient: bool, error: str = "UnreadableRegion", root: str | None = None
+) -> Failure:
     return Failure(
         slide_id,
         "0" * 16,
@@ -353,4 +433,5 @@ def failure(slide_id: str, *, transient: bool, error: str = "UnreadableRegion") 
         not transient,
         "h",
         utc_now(),
+        root=root,
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from slides_on_disk import DISC_PX, discs, write_slide
 
 from fossilray.config import RunConfig, load_config
@@ -146,11 +147,67 @@ def test_a_lack_of_memory_is_a_passing_failure_of_the_slide(
     assert not store.files.find("arrays")
 
 
-def test_any_other_error_is_a_fault_of_ours(slide: Path, tmp_path: Path) -> None:
-    worker, _ = ready_worker(tmp_path)
-    worker._embedder = Failing(RuntimeError("shapes do not fit"))  # type: ignore[assignment]
-    with pytest.raises(RuntimeError, match="shapes do not fit"):
-        worker.process(CatalogRow("a", str(slide)))
+class ItsOwn(BaseException):
+    """As odd as an exception of a library may be."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("shapes do not fit"), "shapes do not fit"),
+        (RecursionError("maximum recursion depth exceeded"), "maximum recursion depth exceeded"),
+        (OSError("broken data stream when writing image file"), "broken data stream when writing image file"),
+        (KeyError("https://me:word@example.org/" + "x" * 10_000), "'https://***@example.org/xxx"),
+        (ItsOwn(), "its message cannot be read (ValueError)"),
+    ],
+    ids=["RuntimeError", "RecursionError", "OSError", "KeyError", "BaseException"],
+)
+def test_an_exception_of_any_class_is_the_slides_failure_with_its_traceback(
+    error: BaseException, message: str, slide: Path, tmp_path: Path
+) -> None:
+    worker, store = ready_worker(tmp_path)
+    worker._embedder = Failing(error)  # type: ignore[assignment]
+    outcome = worker.process(CatalogRow("a", str(slide)))
+    failure = outcome.failure
+    assert failure is not None
+    assert failure == store.failures()[0], "what is on record is what the driver hears"
+    assert (failure.error, failure.stage, failure.transient) == (type(error).__name__, "crops", True)
+    assert failure.message.startswith(message)
+    assert len(failure.message) <= 2_000
+    assert failure.place is not None
+    assert failure.place.startswith("fossilray/cutting.py:")
+    assert failure.traceback is not None
+    assert "Failing" not in failure.message
+    assert "in embed" in failure.traceback
+    assert len(failure.traceback) <= 16_000
+    assert "word@" not in failure.traceback
+    assert not store.files.find("arrays")
+    assert worker.process(CatalogRow("b", str(slide.parent / "none.mrxs"))).failure is not None, "it works on"
+
+
+def test_a_slide_of_noise_is_refused_by_its_number_of_objects_and_else_committed(tmp_path: Path) -> None:
+    path = tmp_path / "noise.tif"
+    noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    tifffile.imwrite(
+        path,
+        noise,
+        tile=(256, 256),
+        photometric="rgb",
+        resolution=(40_000, 40_000),
+        resolutionunit="centimeter",
+    )
+    _, outcome = run_one(path, tmp_path / "whole", "embedder.weights=none")
+    assert outcome.summary is not None, outcome.failure
+    many = ("slides.max_objects=20", "detector.classical.min_area_um2=0", "embedder.weights=none")
+    store, outcome = run_one(path, tmp_path / "few", *many)
+    assert outcome.failure is not None
+    assert (outcome.failure.error, outcome.failure.quarantined) == ("TooManyObjects", True)
+    assert "more than 20 boxes" in outcome.failure.message
+    assert "slides.max_objects" in outcome.failure.message
+    assert not store.committed()
 
 
 def test_of_two_workers_on_one_slide_the_second_leaves_nothing(slide: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def embed(
         stop=stop_on_sigterm(),
     )
     print_result(result, run, things="objects embedded")
-    raise typer.Exit(3 if result.failures else result.exit_code)
+    raise typer.Exit(result.strict_exit_code)
 
 
 def classify_run(
@@ -83,4 +83,4 @@ def classify_run(
         stop=stop_on_sigterm(),
     )
     print_result(result, run, things="objects classified")
-    raise typer.Exit(3 if result.failures else result.exit_code)
+    raise typer.Exit(result.strict_exit_code)

@@ -26,7 +26,7 @@ from fossilray.cli import (
     work,
 )
 from fossilray.cli.shared import err
-from fossilray.errors import FossilrayError, UsageError
+from fossilray.errors import FossilrayError
 from fossilray.tables import printable
 
 app = typer.Typer(
@@ -82,14 +82,14 @@ app.add_typer(train, name="train")
 
 
 def main() -> None:
-    """Run a command; a FossilrayError is one sentence on stderr and exit code 2 (usage) or 1."""
+    """Run a command; a FossilrayError is one sentence on stderr and the exit code of its class."""
     try:
         app()
     except FossilrayError as error:
         # A fault of fossilray itself brings its traceback along, in lines.
         told = "\n".join(printable(line) for line in str(error).split("\n"))
         err.print(f"[bold red]error:[/] {escape(told)}", highlight=False, soft_wrap=True)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("stopped; slides in flight were not committed, the same command goes on from here")
         sys.exit(130)

@@ -84,7 +84,7 @@ def build(
         stop=stop_on_sigterm(),
     )
     print_result(result, to, things="vectors indexed")
-    raise typer.Exit(3 if result.failures else result.exit_code)
+    raise typer.Exit(result.strict_exit_code)
 
 
 def status(index: IndexArgument, config: ConfigOption = None, set_: SetOption = None) -> None:

@@ -52,7 +52,7 @@ def submit(
     retry_failed: RetryFailedOption = False,
     single_writer: SingleWriterOption = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="The job fails with 3 when any slide failed.")
+        bool, typer.Option("--strict", help="The job fails with 4 when any slide failed.")
     ] = False,
     address: AddressOption = HERE,
     follow: Annotated[

@@ -45,7 +45,7 @@ def process(
     ] = False,
     retry_failed: RetryFailedOption = False,
     single_writer: SingleWriterOption = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when any slide failed.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 4 when any slide failed.")] = False,
 ) -> None:
     """Detect, crop and embed every object of the slides into a run directory; the same command resumes."""
     from fossilray.dry_run import plan_run, render_plan
@@ -78,7 +78,7 @@ def process(
         stop=stop_on_sigterm(),
     )
     print_result(result, run)
-    raise typer.Exit(3 if strict and result.failures else result.exit_code)
+    raise typer.Exit(result.strict_exit_code if strict else result.exit_code)
 
 
 def catalog(

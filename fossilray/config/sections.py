@@ -72,6 +72,12 @@ class SlidesConfig(Section):
         description="A file that claims more level-0 pixels than this (in 1e9) is refused unread; a slide of the "
         "archive has about 7.",
     )
+    max_objects: int = Field(
+        1_000_000,
+        ge=1,
+        description="A slide in which the detector boxes more than this is refused: noise, where each speck is an "
+        "object. A slide of the archive has about 20,000; 1,000,000 are 16 GB of crops.",
+    )
     mpp: float | None = Field(
         None,
         gt=0,
@@ -302,6 +308,7 @@ class RunConfig(Section):
             "scratch_gb",
             "fetch_threads",
             "max_gigapixels",
+            "max_objects",
             "read_threads",
             "reader",
         ):

@@ -72,7 +72,21 @@ class WorkersConfig(Section):
         "or so and, without a GPU, a C++ compiler. Changes embeddings in their last digits.",
     )
     max_deaths: int = Field(3, ge=1, description="A slide that killed its worker this often is quarantined.")
-    max_tries: int = Field(3, ge=1, description="Tries of a slide whose failures are transient.")
+    max_tries: int = Field(
+        3,
+        ge=1,
+        description="Tries of a slide whose failures are transient. One that ends each of them in an exception that no "
+        "rule expects is quarantined then.",
+    )
+    alike_slides: int = Field(
+        10,
+        ge=2,
+        description="The job stops when at least this many slides fail by the same exception at the same place of the "
+        "program, and they are more than alike_share of all slides that ended: a fault of the program, not of slides.",
+    )
+    alike_share: float = Field(
+        0.5, gt=0, le=1, description="Share of the slides that ended in this job; 1: it never stops for it."
+    )
     retry_after_s: float = Field(
         5.0,
         ge=0,

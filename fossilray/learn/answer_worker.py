@@ -12,13 +12,13 @@ from typing import Protocol
 import pyarrow as pa
 
 from fossilray.config import RunConfig
-from fossilray.errors import StoreError, StoreForbids, StoreUnreachable
+from fossilray.errors import StoreError
 from fossilray.records import CatalogRow, Outcome
 from fossilray.store import RunStore
 from fossilray.store.answers import AnswerStore
 from fossilray.store.layout import AnswerKind
 from fossilray.store.objects_file import Footer, decode_objects, parse_tail
-from fossilray.stored_worker import StoredDataWorker
+from fossilray.stored_worker import ENDS_THE_JOB, StoredDataWorker
 
 Progress = Callable[[str, float], None]
 """Told the stage and the share of it that is done."""
@@ -80,15 +80,15 @@ class AnswerWorker(StoredDataWorker):
         try:
             slide = read_slide(self._store, row)
             table = self._answerer.answer(slide, functools.partial(self._show, row.slide_id))
-        except (StoreUnreachable, StoreForbids):
+            won = self._answers.commit(row.slide_id, row.well, table, source_attempt=slide.footer.attempt)
+        except ENDS_THE_JOB:
             raise
-        except (StoreError, MemoryError, RuntimeError) as caught:
+        except BaseException as caught:  # noqa: BLE001  whatever it is, it is this slide's failure and no other's
             failure = self._failure(row, caught)
             self._answers.tries.record_failure(failure)
             return Outcome(row.slide_id, failure=failure)
         finally:
             self._state = None
-        won = self._answers.commit(row.slide_id, row.well, table, source_attempt=slide.footer.attempt)
         return Outcome(row.slide_id, answered=table.num_rows if won else None)
 
 

@@ -225,7 +225,8 @@ def jpeg_uri(image: Image, *, quality: int = _JPEG_QUALITY) -> str:
     from PIL import Image as Pillow
 
     buffer = io.BytesIO()
-    Pillow.fromarray(image).save(buffer, "JPEG", quality=quality, optimize=True)
+    # Not optimize=True: Pillow then has room for one byte a pixel, and a crop of noise takes more.
+    Pillow.fromarray(image).save(buffer, "JPEG", quality=quality)
     return to_uri(buffer.getvalue())
 
 

@@ -14,6 +14,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from fossilray.config import WorkersConfig
 from fossilray.errors import FossilrayError, WorkerError
+from fossilray.failing import Raised, describe_remote
 from fossilray.records import CatalogRow, Outcome, Worker, WorkerState
 from fossilray.scheduler.departures import Departures
 from fossilray.scheduler.hiring import Hiring, Waiting
@@ -41,13 +42,14 @@ class Loss:
 
 @dataclass(frozen=True)
 class Answer:
-    """How a worker's slide ended: an outcome, the worker's loss, or an error that it could not handle."""
+    """How a worker's slide ended: an outcome, the worker's loss, an error of the job, or any other exception."""
 
     seat: Seat
     slide_id: str
     outcome: Outcome | None = None
     loss: Loss | None = None
     error: FossilrayError | None = None
+    raised: Raised | None = None
 
 
 class _Actor:
@@ -232,7 +234,9 @@ class Crew:
             outcome = ray.get(reference)
         except RayTaskError as error:
             self._turn_idle(seat)
-            return Answer(seat, slide_id, error=_own_error(error, f"slide {slide_id}"))
+            if isinstance(error.cause, FossilrayError):
+                return Answer(seat, slide_id, error=error.cause)
+            return Answer(seat, slide_id, raised=describe_remote(error.cause, str(error)))
         except RayError as error:
             stage = task.state.stage if task.state is not None else "worker"
             loss = self._verdicts.pop(seat, None) or Loss(_kind(error), _reason(error), stage)

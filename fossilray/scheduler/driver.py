@@ -6,7 +6,6 @@ everything else goes between the worker and the store.
 
 from __future__ import annotations
 
-import heapq
 import statistics
 import threading
 import time
@@ -16,20 +15,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fossilray.config import RunConfig
-from fossilray.errors import StoreForbids, StoreUnreachable
+from fossilray.errors import SlidesFailAlike, StoreOut
+from fossilray.judging import Judge, Verdict
 from fossilray.ledger import Ledger
 from fossilray.progress import CommitAlarm, Display, Tally
 from fossilray.records import CatalogRow, Failure, Outcome, Worker
 from fossilray.scheduler.crew import Answer, Crew, Loss, Seat
 from fossilray.scheduler.metrics import DriverMetrics
 from fossilray.scheduler.patience import Patience
+from fossilray.scheduler.roots import Roots
+from fossilray.scheduler.waiting import Waiting
 
 STRAGGLER_FACTOR = 3.0
 """At the tail a slide that runs this many times the median is started again elsewhere."""
-OUTAGE_SLIDES = 4
-"""So many slides, one after the other and no other between them, whose own store fails are no fault of theirs."""
-OUTAGES = frozenset(("SourceUnreachable", "SourceRefuses"))
-"""`error` of failures that the store of the slides is to blame for, if it is not one slide alone."""
+TOLD_ALIKE = 3
+"""Slides that fail by the same exception at the same place and are named one by one."""
 LONGEST_WAIT_S = 600.0
 """Waits before another try double up to this."""
 
@@ -49,8 +49,9 @@ def run_slides(
     `stop` set: no slide is started any more, those in flight end, and the tally says what is left.
 
     Raises:
-        WorkerError: workers die while starting, find no machine for workers.patience_minutes, or one raised what is
-            not a slide's own fault.
+        WorkerError: workers die while starting, or find no machine for workers.patience_minutes.
+        SlidesFailAlike: more slides than the configuration allows fail by one and the same exception.
+        SourcesOut: the folders or stores of all slides that are left are out for longer than store.patience_minutes.
         StoreError: the store refuses, or does not answer for longer than store.patience_minutes.
         FossilrayError: what a worker raised while it prepared (weights, store).
     """
@@ -59,6 +60,7 @@ def run_slides(
     try:
         while not driver.is_done(stop is not None and stop.is_set()):
             driver.step(stop is not None and stop.is_set())
+        driver.say_alike()
     finally:
         crew.dismiss_all()
         ledger.close(tally)
@@ -72,48 +74,6 @@ class _Flight:
     row: CatalogRow
     started_s: float
     seats: list[Seat] = field(default_factory=list)
-
-
-class _Waiting:
-    """Slides that nobody has begun: in turn, promised to a busy worker, or due only after a while."""
-
-    def __init__(self, rows: Sequence[CatalogRow]) -> None:
-        self._turn: deque[CatalogRow] = deque(rows)
-        self._promised: dict[Seat, CatalogRow] = {}
-        self._later: list[tuple[float, str, CatalogRow]] = []
-
-    def __len__(self) -> int:
-        return len(self._turn) + len(self._promised) + len(self._later)
-
-    def add(self, row: CatalogRow, *, wait_s: float) -> None:
-        if wait_s:
-            heapq.heappush(self._later, (time.monotonic() + wait_s, row.slide_id, row))
-        else:
-            self._turn.append(row)
-
-    def take(self, seat: Seat) -> CatalogRow | None:
-        """The slide promised to this worker, else the next in turn, else one that a busy worker was promised."""
-        self._wake()
-        if seat in self._promised:
-            return self._promised.pop(seat)
-        if self._turn:
-            return self._turn.popleft()
-        return self._promised.popitem()[1] if self._promised else None
-
-    def promise(self, seat: Seat) -> CatalogRow | None:
-        """Set aside for a worker that turns busy the slide that it shall fetch meanwhile, if it must be fetched."""
-        if not self._turn or "://" not in self._turn[0].path:
-            return None
-        return self._promised.setdefault(seat, self._turn.popleft())
-
-    def release(self, seat: Seat) -> None:
-        """What was promised to a worker that is gone is the next in turn."""
-        if seat in self._promised:
-            self._turn.appendleft(self._promised.pop(seat))
-
-    def _wake(self) -> None:
-        while self._later and self._later[0][0] <= time.monotonic():
-            self._turn.append(heapq.heappop(self._later)[2])
 
 
 class _Driver:
@@ -136,12 +96,16 @@ class _Driver:
         self._flights: dict[str, _Flight] = {}
         self._blame: dict[str, float] = ledger.blame()
         # What lost its workers before comes last: first in turn, it would be in work whenever something strikes.
-        self._waiting = _Waiting(sorted(rows, key=lambda row: row.slide_id in self._blame))
-        self._tries: dict[str, int] = {}
+        self._waiting = Waiting(sorted(rows, key=lambda row: row.slide_id in self._blame))
+        workers = config.workers
+        self._judge = Judge(
+            max_tries=workers.max_tries, alike_slides=workers.alike_slides, alike_share=workers.alike_share
+        )
+        self._roots = Roots(self._judge, self._waiting, config, display.say)
+        self._given_up: dict[tuple[str, str | None], int] = {}
         self._seconds: deque[float] = deque(maxlen=1000)
         self._silent_since_s: float | None = None
         self._outwaited = 0
-        self._unfetched: set[str] = set()
         self._told_of_other = self._told_of_unused_gpus = False
         self._patience = Patience(config.workers, display.say)
         self._metrics = DriverMetrics(ledger.run_url)
@@ -161,11 +125,18 @@ class _Driver:
         for answer in self._crew.wait():
             self._take(answer)
         self._crew.watch()
+        self._roots.tend()
+        if not self._flights:
+            self._roots.check_patience(self._tally)
+        self._stop_if_alike()
         self._count_held()
         states = self._crew.states
         self._metrics.show(self._tally, states, in_flight=len(self._flights))
         self._display.update(self._tally, states)
-        self._ledger.beat(self._tally, self._flights)
+        alike = next(self._judge.alike(), None)
+        self._ledger.beat(
+            self._tally, self._flights, out=self._roots.out, alike="" if alike is None else str(alike)
+        )
         if self._alarm.goes_off():
             self._display.say(
                 f"no slide was committed for watch.alarm_minutes = {self._config.watch.alarm_minutes:g}: "
@@ -180,6 +151,11 @@ class _Driver:
                 f"another driver gave a sign of life on this run at {other.beat_at}; if it still runs, both work on "
                 "the same slides, each of which is committed once"
             )
+
+    def say_alike(self) -> None:
+        """One line for each exception that several slides failed by."""
+        for alike in self._judge.alike():
+            self._display.say(f"{alike}; `fossilray failures RUN --traceback` shows more")
 
     def _tell_of_unused_gpus(self) -> None:
         if self._crew.without_gpu and not self._told_of_unused_gpus:
@@ -232,13 +208,16 @@ class _Driver:
         if flight is None:  # its copy has settled the slide
             return
         flight.seats.remove(answer.seat)
-        if isinstance(answer.error, (StoreUnreachable, StoreForbids)):
+        if isinstance(answer.error, StoreOut):
             if not self._outwait(flight, str(answer.error)):
                 raise answer.error
         elif answer.error is not None:
             raise answer.error
         elif answer.loss is not None:
             self._take_loss(flight, answer.loss)
+        elif answer.raised is not None:
+            failure = self._ledger.raised(answer.slide_id, answer.raised)
+            self._settle(flight, Outcome(answer.slide_id, failure=failure))
         elif answer.outcome is not None:
             self._settle(flight, answer.outcome)
 
@@ -248,7 +227,7 @@ class _Driver:
                 self._take_failure(flight, outcome.failure)
             return
         self._silent_since_s, self._outwaited = None, 0
-        self._unfetched.clear()
+        self._judge.succeeded(flight.row.slide_id, flight.row.path, began_s=flight.started_s)
         if outcome.summary is not None:
             self._seconds.append(time.monotonic() - flight.started_s)
             self._ledger.committed(outcome.summary, submitted=outcome.submitted)
@@ -263,22 +242,57 @@ class _Driver:
         del self._flights[flight.row.slide_id]
 
     def _take_failure(self, flight: _Flight, failure: Failure) -> None:
-        slide_id = flight.row.slide_id
-        if failure.error in OUTAGES:
-            self._unfetched.add(slide_id)
-            if len(self._unfetched) >= OUTAGE_SLIDES and self._outwait(flight, failure.message):
-                return
-        tries = self._tries[slide_id] = self._tries.get(slide_id, 0) + 1
-        if failure.transient and tries < self._config.workers.max_tries:
-            self._again(flight, wait_s=self._backoff_s(slide_id, tries))
+        slide_id, path = failure.slide_id, flight.row.path
+        verdict = self._judge.failed(failure, path, began_s=flight.started_s, now_s=time.monotonic())
+        if verdict is Verdict.HELD:
+            self._roots.tend()
+            self._again(flight, wait_s=0.0)
+        elif verdict is Verdict.AGAIN:
+            self._again(flight, wait_s=self._backoff_s(slide_id, max(1, self._judge.tries(slide_id))))
+        else:
+            quarantined = verdict is Verdict.QUARANTINED or failure.quarantined
+            self._give_up(flight, failure.message, kind=(failure.error, failure.place))
+            self._metrics.failed(failure.error, quarantined=quarantined)
+            if verdict is Verdict.QUARANTINED:
+                self._ledger.quarantined(failure)
+            else:
+                self._ledger.failed(failure)
+
+    def _stop_if_alike(self) -> None:
+        """A fault that fails slide after slide is the program's; going on would quarantine them all."""
+        alike = self._judge.too_many_alike()
+        if alike is None:
             return
-        self._give_up(flight, failure.message)
-        self._metrics.failed(failure.error, quarantined=failure.quarantined)
-        self._ledger.failed(failure)
+        self._ledger.forgive(self._judge.failures_of(alike))
+        raise SlidesFailAlike(
+            f"{alike}; the job stops, because more than workers.alike_share = {self._config.workers.alike_share:g} of "
+            "its slides do. This is likely a fault of the program or of its installation: `fossilray failures RUN "
+            "--traceback` shows where; report it, and start the same command again with it mended or with other "
+            "settings, which tries these slides again"
+        )
 
     def _take_loss(self, flight: _Flight, loss: Loss) -> None:
         slide_id = flight.row.slide_id
         self._metrics.lost_worker(loss.error)
+        # A share that is mounted hard and goes away holds its readers for ever.
+        root = (
+            self._judge.stalled(slide_id, flight.row.path, loss.reason, now_s=time.monotonic())
+            if loss.error == "Stalled"
+            else None
+        )
+        if root is not None:
+            self._ledger.lost(
+                slide_id,
+                error="SourceOut",
+                reason=loss.reason,
+                stage=loss.stage,
+                quarantined=False,
+                root=root,
+            )
+            self._roots.tend()
+            if not flight.seats:
+                self._again(flight, wait_s=0.0)
+            return
         blame = self._blame[slide_id] = self._blame.get(slide_id, 0.0) + self._ledger.weight(loss.error)
         # A sum of thirds may fall short of a whole by a rounding.
         quarantined = blame > self._config.workers.max_deaths - 1e-6
@@ -288,13 +302,14 @@ class _Driver:
         if flight.seats:
             return
         if quarantined:
-            self._give_up(flight, f"quarantined, its workers were lost again and again ({loss.reason})")
+            why = f"quarantined, its workers were lost again and again ({loss.reason})"
+            self._give_up(flight, why, kind=(loss.error, None))
             self._metrics.failed(loss.error, quarantined=True)
         else:
             self._again(flight, wait_s=0.0)
 
     def _outwait(self, flight: _Flight, why: str) -> bool:
-        """A store that keeps silent or refuses us for a while is nobody's fault: the slide waits, and the job too.
+        """Requeue the slide while the run's store is out, for up to store.patience_minutes.
 
         False once the job's patience is at an end.
         """
@@ -316,10 +331,17 @@ class _Driver:
         self._tally.retried += 1
         self._waiting.add(flight.row, wait_s=wait_s)
 
-    def _give_up(self, flight: _Flight, why: str) -> None:
+    def _give_up(self, flight: _Flight, why: str, *, kind: tuple[str, str | None]) -> None:
+        """kind: what slides that fail alike have in common; after a few of them the rest is only counted."""
         del self._flights[flight.row.slide_id]
         self._tally.failed += 1
-        self._display.say(f"{flight.row.slide_id}: {why}")
+        told = self._given_up[kind] = self._given_up.get(kind, 0) + 1
+        if kind[1] is None or told <= TOLD_ALIKE:
+            self._display.say(f"{flight.row.slide_id}: {why}")
+        elif told == TOLD_ALIKE + 1:
+            self._display.say(
+                f"more slides fail alike, by {kind[0]} at {kind[1]}; they are counted at the end"
+            )
 
     def _backoff_s(self, slide_id: str, tries: int) -> float:
         """Doubles with every try; differs from slide to slide, lest all that failed at once return at once."""

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from fossilray.config import RunConfig
-from fossilray.errors import StoreError, StoreForbids, StoreUnreachable
 from fossilray.records import CatalogRow, Outcome
 from fossilray.similar.coder import unit
 from fossilray.similar.index_record import IndexedSlide, ShardRecord
@@ -18,7 +17,7 @@ from fossilray.similar.index_store import IndexStore
 from fossilray.similar.shard_file import ShardBuilder
 from fossilray.similar.sources import RunVectors
 from fossilray.store import open_run
-from fossilray.stored_worker import StoredDataWorker
+from fossilray.stored_worker import ENDS_THE_JOB, StoredDataWorker
 
 _ENCODED_AT_ONCE = 32_768
 
@@ -46,15 +45,16 @@ class IndexWorker(StoredDataWorker):
         self._show(row.slide_id, "read", 0.0)
         try:
             shard = self._build(row.slide_id, self._index.planned(row.slide_id))
-        except (StoreUnreachable, StoreForbids):
+            won = self._index.commit(shard)
+        except ENDS_THE_JOB:
             raise
-        except (StoreError, MemoryError, RuntimeError) as caught:
+        except BaseException as caught:  # noqa: BLE001  whatever it is, it is this shard's failure and no other's
             failure = self._failure(row, caught)
             self._index.tries.record_failure(failure)
             return Outcome(row.slide_id, failure=failure)
         finally:
             self._state = None
-        return Outcome(row.slide_id, answered=shard.entries if self._index.commit(shard) else None)
+        return Outcome(row.slide_id, answered=shard.entries if won else None)
 
     def _build(self, key: str, slides: Sequence[IndexedSlide]) -> ShardRecord:
         coder = self._coder

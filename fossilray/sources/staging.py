@@ -59,6 +59,14 @@ class Stager:
         with suppress(SlideError):
             self._ahead = self._begin(path, self._room.reserve)
 
+    def can_be_read(self, path: str) -> bool:
+        """Whether the store shows the file of a remote slide now."""
+        try:
+            self._source(path).file(path)
+        except (SlideError, FileNotFoundError):
+            return False
+        return True
+
     def close(self) -> None:
         """Stop fetching and delete all that is staged."""
         self._forget_ahead()
@@ -80,9 +88,7 @@ class Stager:
     def _begin(self, path: str, reserve: Callable[[str, int], None]) -> Fetch:
         if self._scratch is None:
             self._scratch = Scratch(self._slides.scratch)
-        protocol = path.partition("://")[0]
-        source = self._sources.get(protocol) or open_source(path, self._access)
-        self._sources[protocol] = source
+        source = self._source(path)
         fetch = Fetch(
             path,
             source,
@@ -95,6 +101,12 @@ class Stager:
         )
         fetch.start()
         return fetch
+
+    def _source(self, path: str) -> SlideSource:
+        protocol = path.partition("://")[0]
+        if protocol not in self._sources:
+            self._sources[protocol] = open_source(path, self._access)
+        return self._sources[protocol]
 
     def _reserve_by_force(self, path: str, size: int) -> None:
         """Room for the slide in demand; the one fetched ahead gives way."""

@@ -160,10 +160,14 @@ def http_status(error: BaseException) -> int | None:
 def one_sentence(error: BaseException) -> str:
     """An error's first line without its full stop, and without anything that could be a credential."""
     text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
-    line = text.splitlines()[0].strip().rstrip(".")
+    return without_secrets(text.splitlines()[0].strip().rstrip("."))
+
+
+def without_secrets(text: str) -> str:
+    """The text without anything that could be a credential."""
     for pattern, replacement in _SECRETS:
-        line = pattern.sub(replacement, line)
-    return line
+        text = pattern.sub(replacement, text)
+    return text
 
 
 def _lost_connections(protocol: str) -> tuple[type[Exception], ...]:

@@ -306,7 +306,8 @@ class RunStore:
             # A torn file of a driver that died is no reason to say nothing of those that live.
             with suppress(ValueError, TypeError, KeyError):
                 stated = json.loads(content)
-                found.append(Heartbeat(**{**stated, "in_flight": tuple(stated["in_flight"])}))
+                lists = {name: tuple(stated.get(name, ())) for name in ("in_flight", "out")}
+                found.append(Heartbeat(**{**stated, **lists}))
         return sorted(found, key=lambda heartbeat: heartbeat.beat_at, reverse=True)
 
     # Helpers

@@ -1,0 +1,129 @@
+"""Failures to read a slide, judged beside its neighbours: is it the slide's own, or is its whole folder out?
+
+A share that is not mounted shows an empty folder or none, in which every slide is missing. A slide is missing by
+itself only if another one below the same folder, or in the same bucket, can be read at that moment.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fossilray.errors import (
+    MissingCompanion,
+    SlideError,
+    SlideMissing,
+    SlideUnreadable,
+    SourceOut,
+    SourceUnreachable,
+)
+from fossilray.slide_access import check_readable, files_of, first_fault
+from fossilray.sources.slide_sources import is_remote
+
+ASKED = 8
+"""Neighbours that are tried until one can be read."""
+ASKING_S = 60.0
+"""No further one is tried after this: a share that is out answers slowly."""
+
+_DOUBTFUL = (SlideMissing, SlideUnreadable, SourceUnreachable, MissingCompanion)
+"""What may as well be the failure of a whole folder or bucket."""
+
+
+def judge_failure(
+    error: SlideError,
+    path: str,
+    *,
+    others: Callable[[], Sequence[str]],
+    is_readable: Callable[[str], bool],
+) -> SlideError:
+    """The error if it is the slide's own, SourceOut if its neighbours cannot be read either.
+
+    What could not be read and can be now is transient. others: the paths of all slides of the catalog, asked for
+    where they are needed. is_readable: whether a neighbour can be read now.
+    """
+    if not isinstance(error, _DOUBTFUL):
+        return error
+    if is_remote(path):
+        # Its file on the local disk is a copy.
+        if isinstance(error, MissingCompanion):
+            return error
+        if not isinstance(error, SourceUnreachable):
+            return SourceUnreachable(
+                f"{path}: its staged copy cannot be read ({error}); it will be tried again"
+            )
+    else:
+        now = first_fault(files_of(Path(path)))
+        if now is not None:
+            error = now
+        elif not isinstance(error, MissingCompanion):
+            return SourceUnreachable(f"{error} (it can be read again now, and will be tried again)")
+    root, near = nearest(path, others())
+    if near:
+        out = not _any_readable(near, is_readable)
+    else:
+        root, out = _folder_of(path), not is_remote(path) and not _has_entries(_folder_of(path))
+    if not out:
+        return error
+    what = "nothing else there can be read either" if near else "its folder is not there, or empty"
+    return SourceOut(f"{root}: {error}; {what}: check that it is mounted and reachable", root=root)
+
+
+def nearest(path: str, others: Sequence[str]) -> tuple[str, list[str]]:
+    """The smallest folder above the slide that holds other slides of the catalog, and those; of a URL, its bucket."""
+    if is_remote(path):
+        root = root_of(path)
+        return root, [other for other in others if other != path and other.startswith(f"{root}/")]
+    folder = _folder_of(path)
+    while True:
+        above = folder.rstrip("/") + "/"
+        near = [other for other in others if other != path and other.startswith(above)]
+        if near or folder in ("/", ""):
+            return folder, near
+        folder = _folder_of(folder)
+
+
+def root_of(path: str) -> str:
+    """What fails as a whole where nothing else is known: the bucket of a URL, the folder of a file."""
+    protocol, separator, rest = path.partition("://")
+    return f"{protocol}://{rest.partition('/')[0]}" if separator else _folder_of(path)
+
+
+def is_below(path: str, root: str) -> bool:
+    """Whether a slide lies in this folder or bucket."""
+    return path.startswith(root.rstrip("/") + "/")
+
+
+def can_be_read(path: str) -> bool:
+    """Whether a slide on a disk or a share opens and gives a byte."""
+    try:
+        check_readable(Path(path))
+    except (SlideError, OSError):
+        return False
+    return True
+
+
+def _any_readable(near: Sequence[str], is_readable: Callable[[str], bool]) -> bool:
+    begun_s = time.monotonic()
+    # Anywhere below the root: neighbours by name may have been removed together with the slide.
+    for other in random.sample(near, min(ASKED, len(near))):
+        if is_readable(other):
+            return True
+        if time.monotonic() - begun_s > ASKING_S:
+            break
+    return False
+
+
+def _has_entries(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
+
+
+def _folder_of(path: str) -> str:
+    return posixpath.dirname(path)
