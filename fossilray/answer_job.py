@@ -129,6 +129,7 @@ def answer_run(
     Raises:
         WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
     """
+    store.expect_run()
     refuse_second_driver(answers.tries)
     outdated = delete_older_than_objects(store, answers)
     if outdated:

@@ -87,6 +87,7 @@ def run_job(
             if has_ray:
                 cluster.enter_context(ray_cluster(address))
             store.create_or_check(described.result())
+        store.expect_run()
         refuse_second_driver(store)
         rows = store.freeze_catalog(catalog.rows)
         if retry_failed:

@@ -61,6 +61,7 @@ class SlideWorker:
     def __init__(self, store_url: str, config: RunConfig) -> None:
         self._config = config
         self._store = RunStore.open(store_url, config.store)
+        self._store.expect_run()
         self._stager = Stager(config.slides, config.store)
         self._state: WorkerState | None = None
         self._threads: SlideThreads | None = None

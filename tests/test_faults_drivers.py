@@ -15,7 +15,7 @@ from equal_runs import Watcher, assert_equal_runs
 from fault_runs import Silent, counts_of, run_with, settings, start_process
 from faulty_worker import Fault
 
-from fossilray.errors import StoreError, UsageError
+from fossilray.errors import StoreFull, UsageError
 from fossilray.job import run_job
 from fossilray.records import Heartbeat, utc_now
 from fossilray.store import RunStore
@@ -121,8 +121,15 @@ def test_a_full_disk_stops_the_job_and_with_room_the_same_command_finishes(
     store = RunStore.open(str(small_disk / "run"))
     counts = counts_of(sound_run)
     fault = Fault("c", place, "fill", ballast=str(small_disk / "ballast"))  # type: ignore[arg-type]
-    with pytest.raises(StoreError, match=r"No space left on device; free some space"):
-        run_with([fault], some_slides, store, tmp_path / "marks", counts=counts)
+    with pytest.raises(StoreFull, match=r"No space left on device; free some space"):
+        run_with(
+            [fault],
+            some_slides,
+            store,
+            tmp_path / "marks",
+            counts=counts,
+            more=("store.patience_minutes=0.02",),
+        )
     assert "c" not in store.committed()
     (small_disk / "ballast").unlink()
     with Watcher(store, objects=counts):

@@ -59,6 +59,7 @@ class AnswerWorker(StoredDataWorker):
         make_answerer: Callable[[RunStore, RunConfig], Answerer],
     ) -> None:
         self._store = RunStore.open(run_url, config.store)
+        self._store.expect_run()
         self._answers = AnswerStore.open(self._store, kind, name)
         self._answerer = make_answerer(self._store, config)
 

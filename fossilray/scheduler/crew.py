@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from fossilray.config import WorkersConfig
-from fossilray.errors import FossilrayError, WorkerError
+from fossilray.errors import FossilrayError, StoreOut, WorkerError
 from fossilray.failing import Raised, describe_remote
 from fossilray.records import CatalogRow, Outcome, Worker, WorkerState
 from fossilray.scheduler.departures import Departures
@@ -105,6 +105,8 @@ class Crew:
         self.idle: list[Seat] = []
         self.without_gpu: list[str] = []
         """Workers that hold a GPU and say that they run on the CPU."""
+        self.start_fault: StoreOut | None = None
+        """Why a worker could not prepare, while the store was out; the driver takes it."""
         self._workers = workers
         self._hiring = Hiring(_Actor, (ray.put(make_worker), run, _hides_gpus(workers)), workers)
         self._busy: dict[Any, _Task] = {}
@@ -211,7 +213,12 @@ class Crew:
             name, self._nodes[seat] = ray.get(reference)
             self._names[seat] = name
         except RayTaskError as error:
-            raise _own_error(error, "a worker could not prepare") from None
+            fault = _own_error(error, "a worker could not prepare")
+            if not isinstance(fault, StoreOut):
+                raise fault from None
+            self.start_fault = fault
+            self._dismiss(seat)
+            return
         except RayError as error:
             if _kind(error) == "NodeDied":
                 return

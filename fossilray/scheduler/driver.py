@@ -124,6 +124,9 @@ class _Driver:
         self._dispatch(stopping)
         for answer in self._crew.wait():
             self._take(answer)
+        fault, self._crew.start_fault = self._crew.start_fault, None
+        if fault is not None and not self._has_patience(str(fault)):
+            raise fault
         self._crew.watch()
         self._roots.tend()
         if not self._flights:
@@ -313,11 +316,7 @@ class _Driver:
 
         False once the job's patience is at an end.
         """
-        now = time.monotonic()
-        if self._silent_since_s is None:
-            self._silent_since_s = now
-            self._display.say(f"{why}; trying again for {self._config.store.patience_minutes:g} minutes")
-        if now - self._silent_since_s > self._config.store.patience_minutes * 60:
+        if not self._has_patience(why):
             return False
         self._outwaited += 1
         if not flight.seats:
@@ -325,6 +324,14 @@ class _Driver:
             rounds = 1 + self._outwaited // max(1, self._crew.ready)
             self._again(flight, wait_s=self._backoff_s(flight.row.slide_id, min(rounds, 5)))
         return True
+
+    def _has_patience(self, why: str) -> bool:
+        """Whether the run's store has not been out for too long yet."""
+        now = time.monotonic()
+        if self._silent_since_s is None:
+            self._silent_since_s = now
+            self._display.say(f"{why}; trying again for {self._config.store.patience_minutes:g} minutes")
+        return now - self._silent_since_s <= self._config.store.patience_minutes * 60
 
     def _again(self, flight: _Flight, *, wait_s: float) -> None:
         del self._flights[flight.row.slide_id]

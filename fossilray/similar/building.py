@@ -16,7 +16,8 @@ from fossilray.similar.index_record import IndexedSlide, ShardRecord
 from fossilray.similar.index_store import IndexStore
 from fossilray.similar.shard_file import ShardBuilder
 from fossilray.similar.sources import RunVectors
-from fossilray.store import open_run
+from fossilray.store import RunStore, open_run
+from fossilray.store.dataset import arrays_store
 from fossilray.stored_worker import ENDS_THE_JOB, StoredDataWorker
 
 _ENCODED_AT_ONCE = 32_768
@@ -59,7 +60,7 @@ class IndexWorker(StoredDataWorker):
     def _build(self, key: str, slides: Sequence[IndexedSlide]) -> ShardRecord:
         coder = self._coder
         builder = ShardBuilder(coder.lists, coder.code_bytes)
-        open_source = functools.cache(lambda run, name: RunVectors(open_run(run, self._config.store), name))
+        open_source = functools.cache(lambda run, name: RunVectors(self._open_run(run), name))
         first = 0
         for number, slide in enumerate(slides):
             waiting: list[tuple[np.ndarray, np.ndarray]] = []
@@ -74,6 +75,11 @@ class IndexWorker(StoredDataWorker):
         self._show(key, "write", 1.0)
         entries, size = builder.write(self._index.files, folder)
         return ShardRecord(key, folder, self._index.record.coder_sha256, tuple(slides), entries, size)
+
+    def _open_run(self, url: str) -> RunStore:
+        store = open_run(url, self._config.store)
+        arrays_store(store).expect_run()
+        return store
 
     def _add(self, builder: ShardBuilder, waiting: list[tuple[np.ndarray, np.ndarray]]) -> None:
         """Encode what waits, and leave nothing waiting; a vector without direction has no neighbours."""

@@ -25,6 +25,7 @@ from fossilray.similar.coder import Coder
 from fossilray.similar.index_record import IndexedSlide, IndexRecord, ShardRecord, shard_key, slides_from
 from fossilray.store import RunStore
 from fossilray.store.files import Files, open_files, read_many
+from fossilray.store.local_files import LocalFiles
 from fossilray.store.probe import check_conditional_create
 
 INDEX_JSON = "index.json"
@@ -36,6 +37,8 @@ class IndexStore:
 
     def __init__(self, files: Files, record: IndexRecord) -> None:
         self.files = files
+        if isinstance(files, LocalFiles):
+            files.mark = INDEX_JSON
         self.record = record
         self.tries: RunStore = _Tries(self)
         """The failures and drivers of builds, kept as those of a run are."""

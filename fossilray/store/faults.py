@@ -6,7 +6,8 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fossilray.errors import NoConditionalCreate, StoreError, StoreForbids, StoreUnreachable
+from fossilray.errors import NoConditionalCreate, StoreError, StoreForbids, StoreFull, StoreUnreachable
+from fossilray.slide_access import FULL, SILENT
 from fossilray.store.access import http_status, is_unanswered, one_sentence, transport_faults
 
 
@@ -15,9 +16,10 @@ def told(url: str, act: str, *, protocol: str = "file") -> Iterator[None]:
     """Turn what libraries and the operating system raise into a StoreError, absent files apart.
 
     Raises:
-        StoreUnreachable: the store may answer later.
+        StoreUnreachable: the store may answer later; of a disk or a share, its errors of input and output.
         StoreForbids: an object store refuses the credentials.
-        StoreError: it refuses, or has no room.
+        StoreFull: it has no room.
+        StoreError: it refuses.
     """
     faults: tuple[type[Exception], ...] = (OSError, *transport_faults(protocol))
     try:
@@ -28,6 +30,17 @@ def told(url: str, act: str, *, protocol: str = "file") -> Iterator[None]:
         raise
     except faults as error:
         text = f"cannot {act} {url}: {one_sentence(error)}; "
+        code = getattr(error, "errno", None)
+        if code in FULL:
+            raise StoreFull(
+                text + "free some space and start the same command again; committed slides are kept"
+            ) from None
+        if protocol == "file" and (code in SILENT or code == errno.EROFS):
+            raise StoreUnreachable(
+                text
+                + "check the disk or the share that holds it, and start the same command again; committed "
+                "slides are kept"
+            ) from None
         if protocol != "file" and is_unanswered(error, protocol):
             raise StoreUnreachable(
                 text
@@ -36,6 +49,14 @@ def told(url: str, act: str, *, protocol: str = "file") -> Iterator[None]:
             ) from None
         kind = StoreForbids if protocol != "file" and _is_forbidden(error) else StoreError
         raise kind(text + _remedy(error, protocol)) from None
+
+
+def is_away(url: str, mark: str) -> StoreUnreachable:
+    """What is said of a run directory that was there before and is not now, by the file that marks one."""
+    return StoreUnreachable(
+        f"{url} holds no {mark} any more: the disk or the share that holds it is not mounted; mount it, and start the "
+        "same command again; committed slides are kept"
+    )
 
 
 def cannot_create(url: str, why: str) -> NoConditionalCreate:
@@ -52,8 +73,6 @@ def _is_forbidden(error: Exception) -> bool:
 
 def _remedy(error: Exception, protocol: str) -> str:
     code = getattr(error, "errno", None)
-    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "free some space and start the same command again; committed slides are kept"
     if _is_forbidden(error):
         if protocol == "file":
             return "change its permissions, or choose another run directory"

@@ -14,7 +14,7 @@ from typing import Any
 import fsspec
 
 from fossilray.records import Entry
-from fossilray.store.faults import cannot_create, told
+from fossilray.store.faults import cannot_create, is_away, told
 from fossilray.store.layout import PROBES, SPARE_FILES, is_spare
 from fossilray.store.local_deletion import delete_below, links_below
 
@@ -28,13 +28,18 @@ class LocalFiles:
         self.filesystem = fsspec.filesystem("file")
         self.root = self.url = str(self._root)
         self.options: dict[str, Any] = {}
+        self.mark: str | None = None
+        """A file that is there as long as the directory is; without it the disk or the share is not mounted.
+
+        Else what is written would lie below an empty mount point, and disappear when the share is back.
+        """
 
     def read(self, path: str) -> bytes:
-        with told(self.url, "read"):
+        with self._told("read"):
             return (self._root / path).read_bytes()
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        with told(self.url, "read"):
+        with self._told("read"):
             # A pathlib.Path and a buffer would cost as much as the read itself.
             file = os.open(f"{self.root}/{path}", os.O_RDONLY)
             try:
@@ -44,16 +49,16 @@ class LocalFiles:
                 os.close(file)
 
     def read_tail(self, path: str, size: int) -> bytes:
-        with told(self.url, "read"), (self._root / path).open("rb") as file:
+        with self._told("read"), (self._root / path).open("rb") as file:
             file.seek(-min(size, file.seek(0, os.SEEK_END)), os.SEEK_END)
             return file.read()
 
     def write(self, path: str, content: bytes) -> None:
-        with told(self.url, "write to"), self._spare_file(content) as spare:
+        with self._told("write to"), self._spare_file(content) as spare:
             spare.replace(self._ready(path))
 
     def create(self, path: str, content: bytes) -> bool:
-        with told(self.url, "write to"), self._spare_file(content) as spare:
+        with self._told("write to"), self._spare_file(content) as spare:
             target = self._ready(path)
             if self.single_writer:
                 if target.exists():
@@ -72,16 +77,17 @@ class LocalFiles:
             return True
 
     def find(self, folder: str) -> list[str]:
-        with told(self.url, "list"):
+        with self._told("list"):
+            self._check_mark()
             # Plain strings: a run of 150,000 slides is listed at every start, and paths cost thrice as much.
             return sorted(
                 f"{above}/{name}"[len(self.root) + 1 :]
-                for above, _, names in os.walk(self._folder(folder))
+                for above, _, names in os.walk(self._folder(folder), onerror=_raise_unless_absent)
                 for name in names
             )
 
     def entries(self, folder: str) -> list[Entry]:
-        with told(self.url, "list"):
+        with self._told("list"):
             found = []
             for path in self.find(folder):
                 # Whoever lists while others work finds names whose files are gone a moment later.
@@ -92,23 +98,25 @@ class LocalFiles:
             return found
 
     def names(self, folder: str) -> list[str]:
-        with told(self.url, "list"):
+        with self._told("list"):
+            self._check_mark()
             try:
                 return sorted(os.listdir(self._folder(folder)))  # noqa: PTH208 (paths cost more)
             except FileNotFoundError:
                 return []
 
     def delete(self, path: str) -> None:
-        with told(self.url, "delete from"), suppress(FileNotFoundError):
+        with self._told("delete from"), suppress(FileNotFoundError):
+            self._check_mark()
             delete_below(self._root, path)
 
     def links(self, folder: str) -> list[str]:
-        with told(self.url, "list"):
+        with self._told("list"):
             return links_below(self._root, folder)
 
     def clock(self) -> datetime:
         path = f"{PROBES}/{secrets.token_hex(8)}"
-        with told(self.url, "write to"):
+        with self._told("write to"):
             probe = self._ready(path)
             try:
                 # A network disk stamps files by its own clock.
@@ -129,10 +137,29 @@ class LocalFiles:
             self.delete(one.path)
         return len(left)
 
+    @contextmanager
+    def _told(self, act: str) -> Iterator[None]:
+        """`told`, and an absent file in a directory that is away itself is no absence."""
+        with told(self.url, act):
+            try:
+                yield
+            except FileNotFoundError:
+                self._check_mark()
+                raise
+
+    def _check_mark(self) -> None:
+        if self.mark is None:
+            return
+        try:
+            os.stat(f"{self.root}/{self.mark}")  # noqa: PTH116  Path.exists takes some errors for absence
+        except (FileNotFoundError, NotADirectoryError):
+            raise is_away(self.url, self.mark) from None
+
     def _folder(self, folder: str) -> str:
         return f"{self.root}/{folder}".rstrip("/")
 
     def _ready(self, path: str) -> Path:
+        self._check_mark()
         target = self._root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
@@ -149,6 +176,12 @@ class LocalFiles:
             yield spare
         finally:
             spare.unlink(missing_ok=True)
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    """os.walk would leave out what it cannot list; only what somebody else has deleted meanwhile may be."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _expect_no_order(file: int) -> None:

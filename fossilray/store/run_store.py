@@ -42,6 +42,7 @@ from fossilray.store.layout import (
     slide_of,
     trace_path,
 )
+from fossilray.store.local_files import LocalFiles
 from fossilray.store.objects_file import Footer, encode_objects, read_footer
 from fossilray.store.probe import check_conditional_create
 from fossilray.store.run_record import RunRecord
@@ -64,6 +65,11 @@ class RunStore:
             StoreError: nobody knows how to reach such an address.
         """
         return RunStore(open_files(url, config or StoreConfig()))
+
+    def expect_run(self) -> None:
+        """From now on a missing run.json means that the disk or the share of the run is away, and is told so."""
+        if isinstance(self.files, LocalFiles):
+            self.files.mark = RUN_JSON
 
     @property
     def url(self) -> str:
