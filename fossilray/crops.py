@@ -19,7 +19,15 @@ from fossilray.records import Image, Level
 if TYPE_CHECKING:
     from fossilray.slide import Slide
 
-__all__ = ["CutCrop", "Measures", "cut_crop", "estimate_background", "measure_crops", "resize_to"]
+__all__ = [
+    "CutCrop",
+    "Measures",
+    "cut_crop",
+    "estimate_background",
+    "in_true_proportions",
+    "measure_crops",
+    "resize_to",
+]
 """What is measured on crops is had at the same door."""
 
 FAILED_GREY = 128
@@ -108,6 +116,17 @@ def resize_to(
     return _resize(
         image, (0.0, 0.0, float(width), float(height)), size_px=size_px, content=content, pad_rgb=pad_rgb
     )
+
+
+def in_true_proportions(crop: Image, width_um: float, height_um: float) -> Image:
+    """A stretched crop in the proportions of its object, its longer side as long as before.
+
+    The shorter side has 8 px at least.
+    """
+    longest = max(width_um, height_um, 1e-6)
+    side = max(crop.shape[:2])
+    size = (max(round(side * width_um / longest), 8), max(round(side * height_um / longest), 8))
+    return np.asarray(Pillow.fromarray(crop).resize(size, Pillow.Resampling.LANCZOS))
 
 
 def _clip(box: NDArray[np.generic] | Sequence[float], width: int, height: int) -> Span:

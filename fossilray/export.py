@@ -1,36 +1,38 @@
-"""Boxes and crops for other programs: GeoJSON for QuPath, COCO, CSV, and image files.
+"""Boxes and crops for other programs: GeoJSON for QuPath, CSV, and image files.
 
-What trains networks (YOLO, ImageFolder) and what carries vectors (AnnData) are in files of their own beside this.
+What trains networks (COCO, YOLO, ImageFolder) and what carries vectors (AnnData, Parquet) are in files of their own
+beside this.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any, Literal
 
-import pyarrow as pa
-
+from fossilray.crops import in_true_proportions
 from fossilray.errors import UsageError
-from fossilray.query import connect, fetch, load_crops, objects_where, show_objects
+from fossilray.export_rows import (
+    CORNERS,
+    SAVED_JPEG_QUALITY,
+    Exported,
+    ObjectSelection,
+    file_stems,
+)
+from fossilray.query import connect, fetch, load_crops, objects_where
 from fossilray.records import SlideSummary
 from fossilray.store import RunStore
 from fossilray.store.codec import encode_crop
 from fossilray.store.layout import check_slide_id
-from fossilray.store.listed_answers import ListedAnswers, choose_fitting
 from fossilray.tables import spreadsheet_safe
 from fossilray.whole_files import make_folder, whole_text, write_whole
 
-if TYPE_CHECKING:
-    from fossilray.query import Connection
+BoxForm = Literal["geojson", "csv"]
 
-BoxForm = Literal["geojson", "coco", "csv"]
-
-SAVED_JPEG_QUALITY = 95
-"""Of crops saved as files: above the store's own 90, so that saving costs nothing that can be seen."""
+QUPATH_CORNERS = tuple(f"qupath_{name}" for name in CORNERS)
+"""Columns of the CSV: the box as QuPath counts it, from the corner of the scanned area."""
 
 _CROPS_AT_ONCE = 512
 _MEASURES = (
@@ -48,36 +50,35 @@ def export_objects(
     slide: str | None = None,
     head: str | None = None,
     subtract_bounds: bool = True,
-) -> int:
-    """Write the boxes of a run, or of one slide of it; how many objects were written.
+) -> Exported:
+    """Write the boxes of a run, or of one slide of it.
 
     geojson: one FeatureCollection per slide, which QuPath 0.4 and later opens; into the folder `out`, or
-    into the file `out` when it ends in .json or .geojson and there is one slide. coco and csv: one file.
+    into the file `out` when it ends in .json or .geojson and there is one slide. Coordinates are level-0 pixels counted
+    from the corner of the scanned area as QuPath does, or in OpenSlide's frame without subtract_bounds; it matters for
+    MIRAX. csv: one file with the columns of `objects`, boxes in OpenSlide's frame as everywhere under these names,
+    and QUPATH_CORNERS beside them.
     where: SQL condition on `objects`. head: name of predictions that are written along, where there are any: as the
-    class of an annotation that QuPath shows, as columns of a CSV, or as categories of COCO; `where` may name them
-    too (`genus`, `genus_score`). Coordinates are level-0 pixels, counted from the corner of the scanned
-    area as QuPath does, or in OpenSlide's frame without subtract_bounds; it matters for MIRAX.
+    class of an annotation that QuPath shows, as columns of a CSV; `where` may name them too (`genus`, `genus_score`).
 
     Raises:
         QueryError: DuckDB refuses the condition.
         UsageError: the slide is not in the run, or `out` cannot be written.
         RunNotFound: the run has no predictions of this name.
     """
-    chosen = choose_slides(store, slide)
-    genera = None if head is None else choose_fitting(store, head, chosen)
-    con = connect(store, sql=where or "")
-    per_slide = objects_by_slide(con, store, chosen, where, genera, subtract_bounds=subtract_bounds)
-    if form == "coco":
-        return _write_coco(out, chosen, per_slide, genera, subtract_bounds=subtract_bounds)
+    chosen = ObjectSelection(store, where=where, slide=slide, head=head)
     if form == "csv":
-        return _write_csv(out, per_slide)
-    return _write_geojson(out, chosen, per_slide)
+        return _write_csv(out, chosen)
+    return _write_geojson(out, chosen, subtract_bounds=subtract_bounds)
 
 
-def save_crops(store: RunStore, *, where: str | None, out: Path, limit: int | None = None) -> int:
+def save_crops(
+    store: RunStore, *, where: str | None, out: Path, limit: int | None = None, square: bool = False
+) -> int:
     """Write the crops of objects that meet an SQL condition as JPEG files into a folder; how many.
 
-    A file is named <slide_id>-<object_id>.jpg, so it leads back to its row.
+    A file is named <slide_id>-<object_id>.jpg, so it leads back to its row. Crops have the proportions of the fossil,
+    or with `square` those of the stored square, to which a run stretches them.
 
     Raises:
         QueryError: DuckDB refuses the condition.
@@ -85,93 +86,56 @@ def save_crops(store: RunStore, *, where: str | None, out: Path, limit: int | No
     """
     end = "" if limit is None else f" LIMIT {int(limit)}"
     con = connect(store, sql=where or "")
-    found = fetch(con, f"SELECT slide_id, arrays, object_id FROM ({objects_where(where)}){end}")
+    found = fetch(
+        con, f"SELECT slide_id, arrays, object_id, width_um, height_um FROM ({objects_where(where)}){end}"
+    )
+    as_stored = square or is_letterboxed(store)
+    # Of all slides of the run, so that a crop's name does not depend on what else was chosen.
+    stems = file_stems(store.committed())
     make_folder(out)
     for first in range(0, found.num_rows, _CROPS_AT_ONCE):
         part = found.slice(first, _CROPS_AT_ONCE)
         for row, crop in zip(part.to_pylist(), load_crops(store, part), strict=True):
             # What a table says of itself may be another name than its file's, and lead out of the folder.
-            name = f"{check_slide_id(row['slide_id'])}-{row['object_id']:06d}.jpg"
-            write_whole(out / name, encode_crop(crop, quality=SAVED_JPEG_QUALITY), sweep=False, lasting=False)
+            slide_id = check_slide_id(row["slide_id"])
+            image = crop if as_stored else in_true_proportions(crop, row["width_um"], row["height_um"])
+            name = f"{stems.get(slide_id, slide_id)}-{row['object_id']:06d}.jpg"
+            write_whole(
+                out / name, encode_crop(image, quality=SAVED_JPEG_QUALITY), sweep=False, lasting=False
+            )
     return int(found.num_rows)
 
 
-def choose_slides(store: RunStore, slide: str | None) -> list[SlideSummary]:
-    """All committed slides, or one.
-
-    Raises:
-        UsageError: it is not in the run.
-    """
-    summaries = store.summaries()
-    if slide is None:
-        return summaries
-    chosen = [summary for summary in summaries if summary.slide_id == slide]
-    if not chosen:
-        raise UsageError(f"{slide} is not a committed slide of {store.url}; `fossilray query` lists slide_id")
-    return chosen
+def is_letterboxed(store: RunStore) -> bool:
+    """Whether the crops of a run have their true proportions already, on a ground that fills the square."""
+    return bool(store.read_run().config["crops"].get("fit", "stretch") == "letterbox")
 
 
-def objects_by_slide(
-    con: Connection,
-    store: RunStore,
-    slides: list[SlideSummary],
-    where: str | None,
-    genera: ListedAnswers | None,
-    *,
-    subtract_bounds: bool,
-) -> Iterator[tuple[SlideSummary, pa.Table]]:
-    """Each slide with its objects, one slide in memory at a time."""
-    # A wrong condition must be refused even if there is no slide, and before any file is begun.
-    show_objects(con, store, {}, genera=genera)
-    fetch(con, f"{objects_where(where)} LIMIT 0")
-    return _read_slides(con, store, slides, where, genera, subtract_bounds=subtract_bounds)
-
-
-def _read_slides(
-    con: Connection,
-    store: RunStore,
-    slides: list[SlideSummary],
-    where: str | None,
-    genera: ListedAnswers | None,
-    *,
-    subtract_bounds: bool,
-) -> Iterator[tuple[SlideSummary, pa.Table]]:
-    files = store.committed_files()
-    for summary in slides:
-        x, y = (summary.bounds_x, summary.bounds_y) if subtract_bounds else (0, 0)
-        # A compacted dataset has no file for a slide without objects.
-        file = {one: files[one] for one in (summary.slide_id,) if one in files}
-        show_objects(con, store, file, genera=genera)
-        moved = (
-            f"x_min - {x}::INTEGER AS x_min, y_min - {y}::INTEGER AS y_min, "
-            f"x_max - {x}::INTEGER AS x_max, y_max - {y}::INTEGER AS y_max"
-        )
-        yield summary, fetch(con, f"SELECT * REPLACE ({moved}) FROM ({objects_where(where)})")
-
-
-def _write_geojson(
-    out: Path, slides: list[SlideSummary], per_slide: Iterator[tuple[SlideSummary, pa.Table]]
-) -> int:
+def _write_geojson(out: Path, chosen: ObjectSelection, *, subtract_bounds: bool) -> Exported:
     as_file = out.suffix.lower() in (".json", ".geojson")
-    if as_file and len(slides) != 1:
+    if as_file and len(chosen.slides) != 1:
         raise UsageError(
-            f"{out} is one file and the run has {len(slides)} slides, but QuPath opens one slide's objects at a "
+            f"{out} is one file and the run has {len(chosen.slides)} slides, but QuPath opens one slide's objects at a "
             "time; name a folder, or one slide"
         )
     if not as_file:
         make_folder(out)
-    written = 0
-    for summary, table in per_slide:
-        name = f"{check_slide_id(summary.slide_id)}.geojson"
-        with whole_text(out if as_file else out / name) as file:
+    stems = file_stems(summary.slide_id for summary in chosen.slides)
+    written = clipped = 0
+    for one in chosen:
+        path = out if as_file else out / f"{stems[one.summary.slide_id]}.geojson"
+        origin = (one.summary.bounds_x, one.summary.bounds_y) if subtract_bounds else (0, 0)
+        with whole_text(path) as file:
             file.write('{"type":"FeatureCollection","features":[\n')
-            written += _write_joined(file, (_feature(row) for row in table.to_pylist()))
+            written += write_joined(file, (_feature(row, origin) for row in one.table.to_pylist()))
             file.write("\n]}\n")
-    return written
+        clipped += one.clipped
+    return Exported(written, clipped)
 
 
-def _feature(row: dict[str, Any]) -> dict[str, Any]:
-    left, top, right, bottom = row["x_min"], row["y_min"], row["x_max"], row["y_max"]
+def _feature(row: dict[str, Any], origin: tuple[int, int]) -> dict[str, Any]:
+    left, top = row["x_min"] - origin[0], row["y_min"] - origin[1]
+    right, bottom = row["x_max"] - origin[0], row["y_max"] - origin[1]
     genus = row.get("genus")
     # Closed ring, positive area as RFC 7946 counts it.
     ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
@@ -187,95 +151,32 @@ def _feature(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_coco(
-    out: Path,
-    slides: list[SlideSummary],
-    per_slide: Iterator[tuple[SlideSummary, pa.Table]],
-    genera: ListedAnswers | None,
-    *,
-    subtract_bounds: bool,
-) -> int:
-    # 1 is whatever has no genus.
-    numbers = {genus: number for number, genus in enumerate(classes_of(genera), start=2)}
-    images = [
-        {
-            "id": number,
-            "file_name": summary.path,
-            "width": summary.bounds_width if subtract_bounds else summary.width,
-            "height": summary.bounds_height if subtract_bounds else summary.height,
-            "slide_id": summary.slide_id,
-        }
-        for number, summary in enumerate(slides, start=1)
-    ]
-    with whole_text(out) as file:
-        file.write('{"info":{"description":"Objects found by fossilray"},\n"images":[\n')
-        _write_joined(file, iter(images))
-        file.write('\n],\n"categories":[\n')
-        named = [("object", 1), *numbers.items()]
-        _write_joined(
-            file, ({"id": number, "name": name, "supercategory": "palynomorph"} for name, number in named)
-        )
-        file.write('\n],\n"annotations":[\n')
-        written = _write_joined(file, _annotations(per_slide, numbers))
-        file.write("\n]}\n")
-    return written
-
-
-def _annotations(
-    per_slide: Iterator[tuple[SlideSummary, pa.Table]], numbers: Mapping[str, int]
-) -> Iterator[dict[str, Any]]:
-    number = 0
-    for image, (_, table) in enumerate(per_slide, start=1):
-        for row in table.to_pylist():
-            number += 1
-            width, height = row["x_max"] - row["x_min"], row["y_max"] - row["y_min"]
-            yield {
-                "id": number,
-                "image_id": image,
-                "category_id": numbers.get(row.get("genus"), 1),
-                "bbox": [row["x_min"], row["y_min"], width, height],
-                "area": width * height,
-                "iscrowd": 0,
-                "segmentation": [],
-                "score": row["score"],
-                "object_id": row["object_id"],
-            }
-
-
-def _write_csv(out: Path, per_slide: Iterator[tuple[SlideSummary, pa.Table]]) -> int:
-    written = 0
+def _write_csv(out: Path, chosen: ObjectSelection) -> Exported:
+    written = clipped = 0
     with whole_text(out, newline="") as file:
         writer = csv.writer(file)
-        for number, (_, table) in enumerate(per_slide):
-            if not number:
-                writer.writerow(table.column_names)
-            for row in table.to_pylist():
-                writer.writerow(
+        writer.writerow([*chosen.columns, *QUPATH_CORNERS])
+        for one in chosen:
+            for row in one.table.to_pylist():
+                values = [
                     spreadsheet_safe(value) if isinstance(value, str) else value for value in row.values()
-                )
-            written += table.num_rows
-    return written
+                ]
+                writer.writerow([*values, *_in_qupath(row, one.summary)])
+            written += one.table.num_rows
+            clipped += one.clipped
+    return Exported(written, clipped)
 
 
-def _write_joined(file: IO[str], items: Iterator[dict[str, Any]]) -> int:
-    """Items of a JSON array, one a line, without holding them all; how many there were."""
+def _in_qupath(row: dict[str, Any], summary: SlideSummary) -> Iterator[int]:
+    for name, origin in zip(CORNERS, (summary.bounds_x, summary.bounds_y) * 2, strict=True):
+        yield row[name] - origin
+
+
+def write_joined(file: IO[str], items: Iterable[dict[str, Any]]) -> int:
+    """Write items of a JSON array, one a line, without holding them all; return how many there were."""
     count = 0
     for count, item in enumerate(items, start=1):
         if count > 1:
             file.write(",\n")
         json.dump(item, file, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return count
-
-
-def classes_of(genera: ListedAnswers | None) -> tuple[str, ...]:
-    """The classes of the head that gave predictions; none without any."""
-    return () if genera is None else tuple((genera.answers.record.head or {}).get("classes", ()))
-
-
-@contextmanager
-def writing_to(out: Path) -> Iterator[None]:
-    """Within it, a file that cannot be written is a UsageError that names `out`."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}; choose another place with --out") from None

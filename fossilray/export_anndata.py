@@ -6,8 +6,6 @@ time: anndata's own writer wants all of it in memory.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fossilray.errors import StoreError, UsageError
-from fossilray.export import choose_slides, classes_of, objects_by_slide
-from fossilray.learn.answerers import vectors_in
-from fossilray.query import connect, load_embeddings
-from fossilray.records import SlideSummary
+from fossilray.errors import UsageError
+from fossilray.export_rows import Exported, ObjectSelection
+from fossilray.export_vectors import vector_reader
 from fossilray.store import RunStore
-from fossilray.store.answers import AnswerStore
-from fossilray.store.dataset import arrays_store
-from fossilray.store.listed_answers import choose_fitting
 from fossilray.whole_files import whole_file
 
 _ROWS_A_CHUNK = 2048
@@ -48,11 +41,11 @@ def export_anndata(
     slide: str | None = None,
     head: str | None = None,
     embeddings: str | None = None,
-) -> int:
-    """Write one .h5ad: X the vectors (n, d) float32, obs the columns of `objects`; how many objects.
+) -> Exported:
+    """Write one .h5ad: X the vectors (n, d) float32, obs the columns of `objects`.
 
     embeddings: a name of `fossilray embed`; None: the run's own vectors. head: predictions whose genus goes into
-    obs. obs_names are `<slide_id>:<object_id>`; obsm["spatial"] is the centre of each box in level-0 px of
+    obs. obs_names are `<slide_id>:<object_id>`; boxes and obsm["spatial"], the centre of each, are level-0 px of
     OpenSlide's frame; uns["fossilray"] tells where all this is from. Numbers that are missing are NaN. Objects
     whose pixels could not be read have no vector and are left out. One slide is in memory at a time.
 
@@ -69,49 +62,24 @@ def export_anndata(
         raise UsageError("AnnData files need h5py: pip install 'fossilray[export]'") from None
     if out.suffix.lower() != ".h5ad" or out.exists():
         raise UsageError(f"{out} must end in .h5ad and not exist yet; choose another --out")
-    chosen = choose_slides(store, slide)
-    genera = None if head is None else choose_fitting(store, head, chosen)
-    vectors_of, made_by = _vectors(store, embeddings)
-    con = connect(store, sql=where or "")
-    per_slide = objects_by_slide(con, store, chosen, where, genera, subtract_bounds=False)
+    chosen = ObjectSelection(store, where=where, slide=slide, head=head)
+    vectors_of, made_by = vector_reader(store, embeddings)
+    clipped = without_pixels = 0
     with whole_file(out) as sink, h5py.File(sink, "w") as file:
         written: _Columns | None = None
-        for summary, table in per_slide:
-            known = table.filter(table["opacity"].is_valid())
+        for one in chosen:
+            known = one.table.filter(one.table["opacity"].is_valid())
+            without_pixels += one.table.num_rows - known.num_rows
+            clipped += one.clipped
             if not known.num_rows:
                 continue
-            vectors = vectors_of(summary, known).astype(np.float32)
+            vectors = vectors_of(one.summary, known).astype(np.float32)
             if written is None:
-                written = _Columns.begin(file, dimension=vectors.shape[1], classes=classes_of(genera))
+                written = _Columns.begin(file, dimension=vectors.shape[1], classes=chosen.classes)
             written.add(known, vectors)
-        written = written or _Columns.begin(file, dimension=0, classes=classes_of(genera))
+        written = written or _Columns.begin(file, dimension=0, classes=chosen.classes)
         written.finish({"run": store.url, "embeddings": made_by, "head": head or ""})
-    return written.rows
-
-
-def _vectors(
-    store: RunStore, name: str | None
-) -> tuple[Callable[[SlideSummary, pa.Table], NDArray[np.float16]], str]:
-    """What gives the vectors of a slide's rows, and what made them, as JSON."""
-    if name is None:
-        run = store.read_run()
-        made_by = {"name": run.embedder.get("name", ""), "weights": dict(run.weights)}
-        return lambda _, table: load_embeddings(store, table), json.dumps(made_by)
-    answers = AnswerStore.open(arrays_store(store), "embeddings", name)
-    files = answers.committed_files()
-    dimension = int(answers.record.backbone["dimension"])
-
-    def read(summary: SlideSummary, table: pa.Table) -> NDArray[np.float16]:
-        if summary.slide_id not in files:
-            raise StoreError(
-                f"{answers.url} has no vectors of {summary.slide_id} yet; start `fossilray embed` again first"
-            )
-        # The attempt that the rows are of is in the path of their arrays as in the summary.
-        whole = answers.read_file(files[summary.slide_id], source_attempt=summary.attempt)
-        vectors: NDArray[np.float16] = vectors_in(whole, dimension)[table["object_id"].to_numpy()]
-        return vectors
-
-    return read, json.dumps({"name": name, "backbone": dict(answers.record.backbone)})
+    return Exported(written.rows, clipped, without_pixels=without_pixels)
 
 
 @dataclass

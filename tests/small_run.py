@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -87,8 +88,13 @@ def commit_slide(
     depth_m: float | None,
     seed: int,
     embeddings: bool = True,
+    boxes: Boxes | None = None,
+    **facts: Any,
 ) -> None:
-    """Commit one slide of `count` painted objects, with arrays and picture."""
+    """Commit one slide of `count` painted objects, with arrays and picture.
+
+    boxes: level-0 px; drawn at random where none are given. facts: fields of the summary that differ.
+    """
     rng = np.random.default_rng(seed)
     attempt = store.begin_attempt(slide_id, deadline_s=600)
     writer = ArrayWriter(
@@ -108,8 +114,10 @@ def commit_slide(
             vectors.astype(np.float16) if embeddings else None,
         )
     files = writer.finish()
-    boxes = _scatter(rng, count)
-    summary = _summarise(slide_id, count=count, well=well, depth_m=depth_m, attempt=attempt.attempt)
+    boxes = boxes or _scatter(rng, count)
+    summary = replace(
+        _summarise(slide_id, count=count, well=well, depth_m=depth_m, attempt=attempt.attempt), **facts
+    )
     table = _objects(slide_id, files.path, boxes, depth_m=depth_m, shades=shades)
     assert store.commit_slide(table, replace(summary, array_bytes=files.total_bytes), files)
     overview = np.full((200, 300, 3), (226, 222, 219), np.uint8)

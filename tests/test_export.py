@@ -11,6 +11,7 @@ from small_run import BOUNDS, COUNTS, CROP_PX, decode_jpeg, start_run, write_sma
 
 from fossilray.errors import QueryError, UsageError
 from fossilray.export import export_objects, save_crops
+from fossilray.export_coco import ANNOTATIONS, export_coco
 from fossilray.query import run_query
 from fossilray.store import RunStore
 
@@ -35,7 +36,7 @@ def _area(ring: list[list[float]]) -> float:
 def test_geojson_has_one_collection_per_slide_with_all_its_detections(
     store: RunStore, tmp_path: Path
 ) -> None:
-    assert export_objects(store, tmp_path / "out", form="geojson") == sum(COUNTS.values())
+    assert export_objects(store, tmp_path / "out", form="geojson").objects == sum(COUNTS.values())
     for slide_id, count in COUNTS.items():
         collection = json.loads((tmp_path / "out" / f"{slide_id}.geojson").read_text())
         assert collection["type"] == "FeatureCollection"
@@ -67,27 +68,6 @@ def test_bounds_stay_when_asked(store: RunStore, tmp_path: Path) -> None:
     assert first == [_rows(store, "a-2030")[0][name] for name in ("x_min", "y_min")]
 
 
-def test_coco_counts_images_and_boxes_as_width_and_height(store: RunStore, tmp_path: Path) -> None:
-    assert export_objects(store, tmp_path / "new folder" / "coco.json", form="coco") == sum(COUNTS.values())
-    coco = json.loads((tmp_path / "new folder" / "coco.json").read_text())
-    assert [image["slide_id"] for image in coco["images"]] == list(COUNTS)
-    assert (coco["images"][0]["width"], coco["images"][0]["height"]) == (BOUNDS.width, BOUNDS.height)
-    annotations = coco["annotations"]
-    assert len({one["id"] for one in annotations}) == len(annotations) == sum(COUNTS.values())
-    assert {one["category_id"] for one in annotations} == {category["id"] for category in coco["categories"]}
-    own = [one["bbox"] for one in annotations if one["image_id"] == coco["images"][1]["id"]]
-    expected = [
-        [
-            row["x_min"] - BOUNDS.x_min,
-            row["y_min"] - BOUNDS.y_min,
-            row["x_max"] - row["x_min"],
-            row["y_max"] - row["y_min"],
-        ]
-        for row in _rows(store, "b-2050")
-    ]
-    assert own == expected
-
-
 def test_csv_has_a_header_and_a_line_per_object(store: RunStore, tmp_path: Path) -> None:
     export_objects(store, tmp_path / "objects.csv", form="csv", where="score > 0.5 -- the surer half")
     with (tmp_path / "objects.csv").open(newline="") as file:
@@ -100,12 +80,14 @@ def test_csv_has_a_header_and_a_line_per_object(store: RunStore, tmp_path: Path)
 
 def test_an_empty_run_exports_empty_files(tmp_path: Path) -> None:
     empty = start_run(tmp_path / "run")
-    assert export_objects(empty, tmp_path / "coco.json", form="coco") == 0
-    assert json.loads((tmp_path / "coco.json").read_text())["annotations"] == []
-    assert export_objects(empty, tmp_path / "folder", form="geojson") == 0
+    assert export_objects(empty, tmp_path / "a.csv", form="csv").objects == 0
+    assert (tmp_path / "a.csv").read_text().startswith("slide_id,")
+    assert export_objects(empty, tmp_path / "folder", form="geojson").objects == 0
+    assert export_coco(empty, tmp_path / "coco").objects == 0
+    assert json.loads((tmp_path / "coco" / ANNOTATIONS).read_text())["annotations"] == []
 
 
-@pytest.mark.parametrize("form", ["geojson", "coco", "csv"])
+@pytest.mark.parametrize("form", ["geojson", "csv"])
 def test_a_wrong_condition_is_refused_before_a_file_is_begun(
     store: RunStore, tmp_path: Path, form: Any
 ) -> None:
@@ -127,20 +109,25 @@ def test_one_geojson_file_for_many_slides_is_refused(store: RunStore, tmp_path: 
 def test_a_place_that_cannot_be_written_is_told(store: RunStore, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match="cannot write"):
-        export_objects(store, tmp_path / "file" / "coco.json", form="coco")
+        export_objects(store, tmp_path / "file" / "a.csv", form="csv")
     with pytest.raises(UsageError, match="cannot write"):
         save_crops(store, where=None, out=tmp_path / "file" / "crops")
 
 
 def test_saved_crops_are_the_pixels_of_their_rows(store: RunStore, tmp_path: Path) -> None:
     assert save_crops(store, where="opacity > 0.3", out=tmp_path / "crops") > 0
-    rows = run_query(store, "SELECT slide_id, object_id, mean_r FROM objects WHERE opacity > 0.3").to_pylist()
-    names = {f"{row['slide_id']}-{row['object_id']:06d}.jpg": row["mean_r"] for row in rows}
+    rows = run_query(store, "SELECT * FROM objects WHERE opacity > 0.3").to_pylist()
+    names = {f"{row['slide_id']}-{row['object_id']:06d}.jpg": row for row in rows}
     assert {file.name for file in (tmp_path / "crops").iterdir()} == set(names)
-    for name, mean_r in names.items():
+    for name, row in names.items():
         pixels = decode_jpeg((tmp_path / "crops" / name).read_bytes())
-        assert pixels.shape == (CROP_PX, CROP_PX, 3)
-        assert int(pixels[CROP_PX // 2, CROP_PX // 2, 0]) == pytest.approx(mean_r, abs=8)
+        height, width = pixels.shape[:2]
+        assert max(height, width) == CROP_PX
+        assert width / height == pytest.approx(row["width_um"] / row["height_um"], abs=0.08)
+        assert int(pixels[height // 2, width // 2, 0]) == pytest.approx(row["mean_r"], abs=8)
+    save_crops(store, where="opacity > 0.3", out=tmp_path / "square", square=True)
+    for name in names:
+        assert decode_jpeg((tmp_path / "square" / name).read_bytes()).shape == (CROP_PX, CROP_PX, 3)
 
 
 def test_no_more_crops_are_saved_than_asked(store: RunStore, tmp_path: Path) -> None:

@@ -45,21 +45,11 @@ def test_a_csv_has_the_genus_in_columns_and_a_condition_may_name_it(store: RunSt
     count = export_objects(store, tmp_path / "a.csv", form="csv", head="genera", where="genus = 'Alnus'")
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert count == len(rows) == sum(genera_of(store, slide_id).count("Alnus") for slide_id in COUNTS)
+    assert count.objects == len(rows) == sum(genera_of(store, slide_id).count("Alnus") for slide_id in COUNTS)
     assert {row["genus"] for row in rows} == {"Alnus"}
     assert all(0 < float(row["genus_score"]) <= 1 for row in rows)
     with pytest.raises(QueryError, match="genus"):
         export_objects(store, tmp_path / "b.csv", form="csv", where="genus = 'Alnus'")
-
-
-def test_coco_has_a_category_for_each_class_of_the_head(store: RunStore, tmp_path: Path) -> None:
-    export_objects(store, tmp_path / "a.json", form="coco", head="genera")
-    coco = json.loads((tmp_path / "a.json").read_text())
-    names = {one["id"]: one["name"] for one in coco["categories"]}
-    assert list(names.values()) == ["object", *GENERA]
-    told = [names[one["category_id"]] for one in coco["annotations"]]
-    expected = [genus or "object" for slide_id in sorted(COUNTS) for genus in genera_of(store, slide_id)]
-    assert told == expected
 
 
 def test_a_head_that_the_run_lacks_is_refused_with_those_it_has(store: RunStore, tmp_path: Path) -> None:

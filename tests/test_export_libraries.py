@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,18 @@ import yaml
 from answered_run import GENERA, embed, predict
 from click.testing import Result
 from slides_on_disk import write_slide
-from small_run import COUNTS, CROP_PX, DIMENSION, WELL, commit_slide, write_small_run
+from small_run import CROP_PX, DIMENSION, WELL, commit_slide, write_small_run
 from typer.testing import CliRunner
 
 from fossilray.cli.main import app
 from fossilray.config import load_config
 from fossilray.detect.network import quiet_ultralytics
 from fossilray.errors import FossilrayError, StoreError, UsageError
-from fossilray.export import export_objects
 from fossilray.export_anndata import export_anndata
+from fossilray.export_coco import ANNOTATIONS, export_coco
 from fossilray.export_folder import export_image_folder, folder_names
-from fossilray.export_yolo import YoloTiles, export_yolo
+from fossilray.export_tiles import TileOptions
+from fossilray.export_yolo import export_yolo
 from fossilray.query import load_embeddings, run_query
 from fossilray.records import CatalogRow
 from fossilray.store import RunStore
@@ -53,35 +53,6 @@ def with_genera(store: RunStore, head: str) -> list[dict[str, Any]]:
 
 def ask(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(one) for one in arguments])
-
-
-def test_pycocotools_reads_coco_with_a_category_for_each_genus(
-    store: RunStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from pycocotools.coco import COCO
-
-    assert not ask(
-        "export", store.url, "--format", "coco", "--head", "genera", "--out", tmp_path / "a.json"
-    ).exit_code
-    coco = COCO(str(tmp_path / "a.json"))
-    capsys.readouterr()
-    names = {one["id"]: one["name"] for one in coco.loadCats(coco.getCatIds())}
-    assert set(names.values()) == {"object", *GENERA}
-    rows = with_genera(store, "genera")
-    for genus in GENERA:
-        (number,) = coco.getCatIds(catNms=[genus])
-        found = coco.loadAnns(coco.getAnnIds(catIds=[number]))
-        own = [row for row in rows if row["genus"] == genus]
-        assert [one["object_id"] for one in found] == [row["object_id"] for row in own]
-        assert [one["bbox"][2] for one in found] == [row["x_max"] - row["x_min"] for row in own]
-        # Boxes as one would score a detector against them.
-    scored = coco.loadRes(
-        [
-            {key: one[key] for key in ("image_id", "category_id", "bbox", "score")}
-            for one in coco.anns.values()
-        ]
-    )
-    assert len(scored.getAnnIds()) == sum(COUNTS.values())
 
 
 def test_torchvision_reads_an_image_folder_with_the_heads_classes(store: RunStore, tmp_path: Path) -> None:
@@ -165,11 +136,11 @@ def test_anndata_takes_other_embeddings_and_a_condition(store: RunStore, tmp_pat
 
     count = export_anndata(store, tmp_path / "a.h5ad", embeddings="other", where="object_id IN (3, 7)")
     read = anndata.read_h5ad(tmp_path / "a.h5ad")
-    assert read.shape == (count, 3)
+    assert read.shape == (count.objects, 3)
     assert np.array_equal(read.X[:, 0], read.obs["object_id"])
     assert set(read.obs["object_id"]) == {3, 7}
     assert "genus" not in read.obs
-    assert export_anndata(store, tmp_path / "none.h5ad", where="false") == 0
+    assert export_anndata(store, tmp_path / "none.h5ad", where="false").objects == 0
     assert anndata.read_h5ad(tmp_path / "none.h5ad").n_obs == 0
     with pytest.raises(UsageError, match="not exist yet"):
         export_anndata(store, tmp_path / "a.h5ad")
@@ -190,10 +161,14 @@ def test_vectors_of_objects_that_were_made_anew_are_refused(tmp_path: Path) -> N
 
 
 def test_coco_and_yolo_refuse_what_is_not_there(store: RunStore, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not where the run found it"):
-        export_yolo(store, tmp_path / "yolo")
-    with pytest.raises(UsageError, match="not a committed slide"):
-        export_objects(store, tmp_path / "a.json", form="coco", slide="no")
+    for export in (export_yolo, export_coco):
+        with pytest.raises(UsageError, match="not where the run found it"):
+            export(store, tmp_path / "out")
+        with pytest.raises(UsageError, match="not a committed slide"):
+            export(store, tmp_path / "out", slide="no")
+    with pytest.raises(UsageError, match="names a file"):
+        export_coco(store, tmp_path / "a.json")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +191,15 @@ def found_discs(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     return run
 
 
+def dark_inside(image: np.ndarray, box: tuple[float, float, float, float]) -> bool:
+    """Whether the middle of a box (x, y, width, height) is dark in blue, as a disc is and the field is not."""
+    x, y, width, height = box
+    inside = image[
+        round(y + height / 4) : round(y + 3 * height / 4), round(x + width / 4) : round(x + 3 * width / 4)
+    ]
+    return bool(inside[..., 0].mean() < 110)
+
+
 def test_ultralytics_reads_yolo_tiles_and_finds_discs_in_the_boxes(
     found_discs: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,12 +209,12 @@ def test_ultralytics_reads_yolo_tiles_and_finds_discs_in_the_boxes(
     from ultralytics.data.utils import check_det_dataset
 
     out = tmp_path / "yolo"
-    options = ("--head", "genera", "--tile-px", 160, "--um-per-px", 0.5)
+    options = ("--head", "genera", "--tile-px", 160, "--um-per-px", 0.5, "--background", 0.2)
     answer = ask("export", found_discs.url, "--format", "yolo", "--out", out, *options)
     assert not answer.exit_code, answer.exception
     checked = check_det_dataset(str(out / "data.yaml"), autodownload=False)
     assert checked["names"] == {0: "object", 1: "Ø <b>", 2: "no: yes"}
-    boxes = 0
+    boxes = background = images = 0
     for part in ("train", "val"):
         dataset = YOLODataset(img_path=checked[part], data=checked, imgsz=160, augment=False, task="detect")
         slides = {Path(one["im_file"]).name.split("-")[0] for one in dataset.labels}
@@ -239,31 +223,98 @@ def test_ultralytics_reads_yolo_tiles_and_finds_discs_in_the_boxes(
             image = cv2.imread(label["im_file"])
             assert image.shape == (160, 160, 3)
             for x, y, width, height in (label["bboxes"] * 160).tolist():
-                inside = image[
-                    round(y - height / 4) : round(y + height / 4), round(x - width / 4) : round(x + width / 4)
-                ]
-                assert inside[..., 0].mean() < 110, "a disc is dark in blue, the field is not"
+                assert dark_inside(image, (x - width / 2, y - height / 2, width, height))
                 assert width <= 64
-            boxes += len(label["cls"])
-    assert boxes == int(re.search(r"(\d+) objects in", answer.output).group(1))
-    # No disc is lost: one that two tiles divide is in either, or in both where it lies evenly.
-    assert boxes >= run_query(found_discs, "SELECT count(*) AS n FROM objects")["n"][0].as_py() * 0.8
+            if not len(label["cls"]):
+                assert image[..., 0].min() > 150, "background shows no disc"
+            boxes, images = boxes + len(label["cls"]), images + 1
+            background += not len(label["cls"])
+    (objects,) = run_query(found_discs, "SELECT count(*) AS n FROM objects")["n"].to_pylist()
+    assert f"{objects} objects as {boxes} boxes in {images} images, {background} of them" in answer.output
+    assert background == pytest.approx(0.2 * images, abs=1.5)
+    assert "Whole wells are kept apart" in answer.output
     stated = yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))
     assert "path" not in stated
+
+
+def test_pycocotools_reads_tiles_that_open_with_a_category_for_each_genus(
+    found_discs: RunStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pycocotools.coco import COCO
+
+    out = tmp_path / "coco"
+    options = ("--head", "genera", "--tile-px", 160, "--um-per-px", 0.5)
+    answer = ask("export", found_discs.url, "--format", "coco", "--out", out, *options)
+    assert not answer.exit_code, answer.exception
+    coco = COCO(str(out / ANNOTATIONS))
+    capsys.readouterr()
+    assert [one["name"] for one in coco.loadCats(coco.getCatIds())] == ["object", "Ø <b>", "no: yes"]
+    for image in coco.loadImgs(coco.getImgIds()):
+        pixels = cv2.imread(str(out / "images" / image["file_name"]))
+        assert pixels.shape == (image["height"], image["width"], 3)
+        for one in coco.loadAnns(coco.getAnnIds(imgIds=[image["id"]])):
+            x, y, width, height = one["bbox"]
+            assert x >= 0
+            assert y >= 0
+            assert x + width <= image["width"]
+            assert y + height <= image["height"]
+            assert dark_inside(pixels, one["bbox"])
+    names = {one["id"]: one["name"] for one in coco.dataset["categories"]}
+    primary = {
+        (one["slide_id"], one["object_id"]): names[one["category_id"]]
+        for one in coco.anns.values()
+        if one["primary"]
+    }
+    rows = with_genera(found_discs, "genera")
+    assert primary == {(row["slide_id"], row["object_id"]): row["genus"] or "object" for row in rows}
+    # Boxes as one would score a detector against them.
+    scored = coco.loadRes(
+        [
+            {key: one[key] for key in ("image_id", "category_id", "bbox", "score")}
+            for one in coco.anns.values()
+        ]
+    )
+    assert len(scored.getAnnIds()) == len(coco.anns)
+    assert {path.name for path in out.iterdir()} == {"images", "annotations"}
+    assert len(list((out / "images").iterdir())) == len(coco.imgs)
 
 
 def test_a_single_slide_is_validated_on_itself_and_the_file_says_so(
     found_discs: RunStore, tmp_path: Path
 ) -> None:
-    made = export_yolo(
-        found_discs, tmp_path / "yolo", slide="one", tiles=YoloTiles(tile_px=640, um_per_px=1.0)
-    )
+    made = export_yolo(found_discs, tmp_path / "yolo", slide="one", options=TileOptions(background=0))
     assert made.images == 1
     assert not made.unreadable
+    assert not made.background
     stated = (tmp_path / "yolo" / "data.yaml").read_text()
     assert "single slide" in stated
     assert yaml.safe_load(stated)["val"] == "images/train"
     with pytest.raises(UsageError, match="not empty"):
         export_yolo(found_discs, tmp_path / "yolo")
-    with pytest.raises(UsageError, match="cannot be"):
-        export_yolo(found_discs, tmp_path / "other", tiles=YoloTiles(um_per_px=0.0))
+
+
+@pytest.mark.parametrize(
+    "options", [{"um_per_px": 0.0}, {"um_per_px": float("nan")}, {"tile_px": 10**6}, {"background": 1.0}]
+)
+def test_tiles_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="give"):
+        TileOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("csv", ("--keep-bounds",)),
+        ("coco", ("--validation", 0.3)),
+        ("geojson", ("--tile-px", 320)),
+        ("vectors", ("--head", "genera")),
+        ("imagefolder", ("--embeddings", "other")),
+    ],
+)
+def test_an_option_of_another_format_is_refused(
+    store: RunStore, tmp_path: Path, form: str, options: tuple[Any, ...]
+) -> None:
+    answer = ask("export", store.url, "--format", form, "--out", tmp_path / "out", *options)
+    assert isinstance(answer.exception, UsageError)
+    assert options[0] in str(answer.exception)
+    assert not list(tmp_path.iterdir())

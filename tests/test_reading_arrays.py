@@ -12,13 +12,16 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 from bare_site import CODEC, ROOT, make_bare_site
 from numpy.typing import NDArray
 from small_run import CROP_PX, decode_jpeg, write_small_run
 
+from fossilray.export_vectors import export_vectors
 from fossilray.query import load_crops, load_embeddings, run_query
+from fossilray.store import RunStore
 
 PAGE = (ROOT / "docs" / "reading-arrays.md").read_text(encoding="utf-8")
 GROUP = "run/arrays/a-2030/0123456789abcdef.zarr"
@@ -152,6 +155,16 @@ def run_node(stored: Stored, code: str, place: Path, *, shown: str) -> list:
     done = subprocess.run([NODE, str(script)], cwd=place, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
     return json.loads(done.stdout)
+
+
+def test_duckdb_ranks_exported_vectors(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunStore.open(str(stored.place / "run"))
+    monkeypatch.chdir(stored.place)
+    export_vectors(run, Path("vectors.parquet"))
+    rows = duckdb.sql(snippet("sql")).fetchall()
+    assert len(rows) == 10
+    assert rows[0][2] == pytest.approx(1)
+    assert rows == sorted(rows, key=lambda row: -row[2])
 
 
 def test_the_codecs_project_states_what_fossilray_states() -> None:

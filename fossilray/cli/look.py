@@ -11,7 +11,6 @@ from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, err, open
 from fossilray.tables import printable
 
 TableForm = Literal["table", "csv", "json", "parquet"]
-ExportForm = Literal["geojson", "coco", "csv", "yolo", "imagefolder", "anndata"]
 HeadOption = Annotated[
     str | None,
     typer.Option(
@@ -99,95 +98,3 @@ def query(
         print_table(table, console=out)
     else:
         write_table(table, form="csv" if form == "table" else form, out=out_file)
-
-
-def crops(
-    run: RunArgument,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the images.")],
-    where: Annotated[str, typer.Option(help='SQL condition on objects, e.g. "width_um > 50".')] = "true",
-    limit: Annotated[int | None, typer.Option(help="Most images to write.")] = None,
-    config: ConfigOption = None,
-    set_: SetOption = None,
-) -> None:
-    """Write matching crops as image files."""
-    from fossilray.export import save_crops
-
-    count = save_crops(open_store(run, config, set_), where=where, out=out_dir, limit=limit)
-    out.print(f"{count} crops -> {out_dir}", markup=False, highlight=False, soft_wrap=True)
-
-
-def export(
-    run: RunArgument,
-    out_path: Annotated[
-        Path,
-        typer.Option(
-            "--out", help="File, or folder (yolo, imagefolder, and one GeoJSON per slide); .h5ad of anndata."
-        ),
-    ],
-    form: Annotated[
-        ExportForm,
-        typer.Option(
-            "--format",
-            help="GeoJSON opens in QuPath; yolo cuts images from the slides; imagefolder holds crops by genus; anndata "
-            "holds vectors.",
-        ),
-    ] = "geojson",
-    where: Annotated[str, typer.Option(help="SQL condition on objects.")] = "true",
-    slide: Annotated[str | None, typer.Option(help="One slide_id.")] = None,
-    head: Annotated[
-        str | None,
-        typer.Option("--head", help="Name of predictions of `fossilray classify run` to write along."),
-    ] = None,
-    keep_bounds: Annotated[
-        bool,
-        typer.Option("--keep-bounds", help="OpenSlide's frame; default subtracts the bounds as QuPath does."),
-    ] = False,
-    embeddings: Annotated[
-        str | None,
-        typer.Option(help="anndata: vectors of `fossilray embed` by name; default: the run's own."),
-    ] = None,
-    tile_px: Annotated[int, typer.Option(min=32, help="yolo: side of an image.")] = 640,
-    um_per_px: Annotated[float, typer.Option(help="yolo: scale of the images.")] = 1.0,
-    validation: Annotated[
-        float, typer.Option(help="yolo: share of slides for `val`; whole wells where there are several.")
-    ] = 0.2,
-    config: ConfigOption = None,
-    set_: SetOption = None,
-) -> None:
-    """Write objects for other programs: boxes, images to train on, or vectors."""
-    from fossilray.errors import UsageError
-    from fossilray.export import export_objects
-    from fossilray.export_anndata import export_anndata
-    from fossilray.export_folder import export_image_folder
-    from fossilray.export_yolo import YoloTiles, export_yolo
-
-    store = open_store(run, config, set_)
-    if embeddings is not None and form != "anndata":
-        raise UsageError(f"--embeddings is of --format anndata, and {form} holds no vectors")
-    told = ""
-    match form:
-        case "yolo":
-            tiles = YoloTiles(tile_px=tile_px, um_per_px=um_per_px, validation=validation)
-            made = export_yolo(store, out_path, tiles=tiles, where=where, slide=slide, head=head)
-            count, told = made.boxes, f" in {made.images} images, {made.unreadable} more unreadable"
-        case "imagefolder":
-            if head is None:
-                raise UsageError(
-                    "an image folder has a folder for each genus; say with --head which predictions name them"
-                )
-            count = export_image_folder(store, out_path, head=head, where=where, slide=slide)
-        case "anndata":
-            count = export_anndata(
-                store, out_path, where=where, slide=slide, head=head, embeddings=embeddings
-            )
-        case _:
-            count = export_objects(
-                store,
-                out_path,
-                form=form,
-                where=where,
-                slide=slide,
-                head=head,
-                subtract_bounds=not keep_bounds,
-            )
-    out.print(f"{count} objects{told} -> {out_path}", markup=False, highlight=False, soft_wrap=True)

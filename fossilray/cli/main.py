@@ -16,6 +16,7 @@ from fossilray.cli import (
     curate,
     evaluate,
     explain,
+    export,
     labels,
     learn,
     look,
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 for command in (
     *(work.process, work.catalog, plan.estimate, submit.submit),
-    *(look.status, look.report, chart.chart, look.query, look.crops, look.export),
+    *(look.status, look.report, chart.chart, look.query, export.crops, export.export),
     trace.trace,
     *(care.failures, care.retry, care.verify, care.gc, care.compact),
     *(certainty.calls, certainty.discover),

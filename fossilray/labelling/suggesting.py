@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.crops import in_true_proportions
 from fossilray.errors import UsageError
 from fossilray.labelling.choosing import Quotas, directions, distance_to_nearest
 from fossilray.labelling.importing import attempts_of
@@ -22,7 +23,6 @@ from fossilray.labelling.strategies import WHY, Pick, Strategy, choose
 from fossilray.learn.heads import Head, train_head
 from fossilray.learn.heads.head import BackboneOf
 from fossilray.query import load_crops
-from fossilray.records import Image
 from fossilray.store import RunStore
 from fossilray.store.codec import encode_crop
 from fossilray.store.layout import check_slide_id
@@ -187,16 +187,6 @@ def _write(
                 write_new(made / row["file"], encode_crop(image, quality=_JPEG_QUALITY))
         write_new(made / SUGGESTIONS, _csv(rows, _OURS))
         write_new(made / FOR_PARTICLETRIEUR, _csv([_for_particletrieur(out, row) for row in rows], _THEIRS))
-
-
-def in_true_proportions(crop: Image, width_um: float, height_um: float) -> Image:
-    """A stretched crop as the fossil is, its longer side as long as before: people tell shapes apart by shape."""
-    from PIL import Image as Pillow
-
-    longest = max(width_um, height_um, 1e-6)
-    side = max(crop.shape[:2])
-    size = (max(round(side * width_um / longest), 8), max(round(side * height_um / longest), 8))
-    return np.asarray(Pillow.fromarray(crop).resize(size, Pillow.Resampling.LANCZOS))
 
 
 _OURS = (
