@@ -17,7 +17,7 @@ from fossilray.learn.answer_worker import Answerer, AnswerWorker
 from fossilray.learn.answerers import Classifying, Embedding
 from fossilray.learn.backbones import weights_setting
 from fossilray.learn.heads import HeadMeta, head_digest, load_head
-from fossilray.ledger import Ledger, refuse_second_driver
+from fossilray.ledger import Ledger, hold_as_only_driver
 from fossilray.progress import Display, Tally
 from fossilray.records import CatalogRow
 from fossilray.scheduler import ray_cluster, run_slides
@@ -130,7 +130,20 @@ def answer_run(
         WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
     """
     store.expect_run()
-    refuse_second_driver(answers.tries)
+    with hold_as_only_driver(answers.tries):
+        return _answer(store, answers, config, make_answerer, address=address, display=display, stop=stop)
+
+
+def _answer(
+    store: RunStore,
+    answers: AnswerStore,
+    config: RunConfig,
+    make_answerer: MakeAnswerer,
+    *,
+    address: str,
+    display: Display,
+    stop: threading.Event | None,
+) -> JobResult:
     outdated = delete_older_than_objects(store, answers)
     if outdated:
         display.say(

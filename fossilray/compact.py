@@ -28,6 +28,7 @@ from fossilray.records import (
     utc_now,
 )
 from fossilray.store import RunStore
+from fossilray.store.claims import hold_place
 from fossilray.store.dataset import (
     EMBEDDINGS,
     FAILURES_PARQUET,
@@ -37,7 +38,7 @@ from fossilray.store.dataset import (
 )
 from fossilray.store.dataset_place import DatasetPlace
 from fossilray.store.files import Files, open_files
-from fossilray.store.layout import OBJECTS, RUN_JSON, catalog_part_path, part_path
+from fossilray.store.layout import CLAIMS, OBJECTS, RUN_JSON, catalog_part_path, part_path
 from fossilray.store.listed_run import Display, ListedRun, SlideVectors, read_vectors
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.objects_file import ROW_GROUP_ROWS
@@ -93,25 +94,49 @@ def compact_run(
     target = open_files(to, access)
     _check_request(store, target, slides_per_file=slides_per_file, embeddings=embeddings)
     source = ListedRun(store, display)
-    place = DatasetPlace.take(target, store.url)
+    DatasetPlace.check_free(target)
+    with hold_place(target, "`fossilray compact`") as claim:
+        place = DatasetPlace.take(target, store.url, claim)
+        record = _write(source, target, place, compacted_at, slides_per_file, embeddings=embeddings)
+    target.delete(CLAIMS)
+    made = [file for file in record.files if file.path.startswith((f"{OBJECTS}/", f"{EMBEDDINGS}/"))]
+    return CompactReport(
+        url=target.url,
+        slides=record.slides,
+        objects=record.objects,
+        files=len(made),
+        bytes=sum(file.bytes for file in made),
+        source_files=len(source.committed),
+        source_bytes=source.bytes,
+        embeddings=embeddings,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _write(
+    source: ListedRun,
+    target: Files,
+    place: DatasetPlace,
+    compacted_at: str,
+    slides_per_file: int,
+    *,
+    embeddings: bool,
+) -> DatasetRecord:
+    store = source.store
     files: list[DatasetFile] = []
     dimension = source.dimension() if embeddings else None
     for planned in _plan_files(source, slides_per_file):
         place.check()
         vectors: list[SlideVectors] = []
-        try:
-            files.append(
-                write_part(
-                    target,
-                    f"{OBJECTS}/{planned.path}",
-                    OBJECTS_SCHEMA,
-                    source.read(planned.slides, vectors),
-                    group_rows=ROW_GROUP_ROWS,
-                )
+        files.append(
+            write_part(
+                target,
+                f"{OBJECTS}/{planned.path}",
+                OBJECTS_SCHEMA,
+                source.read(planned.slides, vectors),
+                group_rows=ROW_GROUP_ROWS,
             )
-        except UsageError:
-            place.check()  # whoever took the place deleted the folders that were written to
-            raise
+        )
         if dimension is not None:
             files.append(_write_embeddings(store, target, planned, vectors, dimension))
     for _ in source.read(source.empty, []):
@@ -126,17 +151,7 @@ def compact_run(
         files=(*files, *_write_tables(source, target)),
     )
     place.announce(record)
-    return CompactReport(
-        url=target.url,
-        slides=record.slides,
-        objects=record.objects,
-        files=len(files),
-        bytes=sum(file.bytes for file in files),
-        source_files=len(source.committed),
-        source_bytes=source.bytes,
-        embeddings=embeddings,
-        seconds=time.monotonic() - began,
-    )
+    return record
 
 
 def render_compacted(report: CompactReport) -> Text:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fossilray.config import RunConfig
 from fossilray.job import JobResult
-from fossilray.ledger import Ledger, refuse_second_driver
+from fossilray.ledger import Ledger
 from fossilray.progress import Display, Tally
 from fossilray.scheduler import ray_cluster, run_slides
 from fossilray.similar.building import IndexWorker
 from fossilray.similar.planning import IndexSettings, open_index, plan_shards
-from fossilray.similar.sources import open_sources
+from fossilray.similar.sources import RunVectors, open_sources
+from fossilray.store.claims import hold_place
+from fossilray.store.files import open_files
 
 
 def build_index(
@@ -31,12 +33,26 @@ def build_index(
     The tally counts shards. Slides of other runs that the index holds stay.
 
     Raises:
-        UsageError: the runs cannot be indexed together, or not into this index.
+        UsageError: the runs cannot be indexed together, or not into this index, or another build is at work on it.
         WorkerError, StoreError: the job cannot go on; what is committed stays.
     """
     sources = open_sources(runs, settings.embeddings, config.store)
+    # Two builds at once would put slides that were committed in between into two shards each.
+    with hold_place(open_files(index_url, config.store), "`fossilray index build`"):
+        return _build(sources, index_url, config, settings, address=address, display=display, stop=stop)
+
+
+def _build(
+    sources: Mapping[str, RunVectors],
+    index_url: str,
+    config: RunConfig,
+    settings: IndexSettings,
+    *,
+    address: str,
+    display: Display,
+    stop: threading.Event | None,
+) -> JobResult:
     index = open_index(sources, index_url, config.store, settings, say=display.say)
-    refuse_second_driver(index.tries)
     rows = plan_shards(index, sources, most_objects=settings.shard_objects)
     index.tries.forgive(index.tries.failures())
     tally = Tally(total=len(rows))

@@ -16,7 +16,7 @@ from fossilray.catalog import Catalog, find_slides
 from fossilray.config import RunConfig
 from fossilray.embed.loading import is_known_unread
 from fossilray.errors import CatalogError, RunNotFound
-from fossilray.ledger import Ledger, refuse_second_driver
+from fossilray.ledger import Ledger, hold_as_only_driver
 from fossilray.progress import Display, Tally
 from fossilray.records import UNASSIGNED_WELL, CatalogRow, Failure, RefusedFile, Worker, utc_now
 from fossilray.scheduler import ray_cluster, run_slides
@@ -88,13 +88,13 @@ def run_job(
                 cluster.enter_context(ray_cluster(address))
             store.create_or_check(described.result())
         store.expect_run()
-        refuse_second_driver(store)
+        claim = cluster.enter_context(hold_as_only_driver(store))
         rows = store.freeze_catalog(catalog.rows)
         if retry_failed:
             forgive_failures(store)
         if store.single_writer:
             _commit_submitted(store, rows)
-        ledger = Ledger(store, patience_minutes=config.store.patience_minutes, cost=config.cost)
+        ledger = Ledger(store, patience_minutes=config.store.patience_minutes, cost=config.cost, claim=claim)
         todo, tally, old = _what_is_left(store, rows, catalog)
         ledger.failures += old
         if tally.already_committed:

@@ -8,17 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from fossilray.config import CostConfig
-from fossilray.errors import StoreOut, UsageError
+from fossilray.errors import StoreOut
 from fossilray.failing import Raised
 from fossilray.progress import Tally
 from fossilray.records import Failure, Heartbeat, SlideSummary, utc_now
 from fossilray.status import living_drivers
 from fossilray.store import RunStore
+from fossilray.store.claims import Claim, hold_place
 
 Item = TypeVar("Item")
 
@@ -39,8 +41,14 @@ class Ledger:
     """The driver's writer; one background thread, so that a slow store never holds up the dispatch."""
 
     def __init__(
-        self, store: RunStore, *, patience_minutes: float = 30.0, cost: CostConfig | None = None
+        self,
+        store: RunStore,
+        *,
+        patience_minutes: float = 30.0,
+        cost: CostConfig | None = None,
+        claim: Claim | None = None,
     ) -> None:
+        """claim: of the only driver, checked before whatever it commits."""
         self.failures: list[Failure] = []
         """What failed for good in this job, for the list at its end."""
         self.other_driver: Heartbeat | None = None
@@ -55,6 +63,7 @@ class Ledger:
         self._summaries: list[SlideSummary] = []
         self._gathering = threading.Lock()
         self._silent_since_s: float | None = None
+        self._claim = claim
         self._born_s = self._part_s = time.monotonic()
         self._beat_s = -BEAT_EVERY_S
         self._told: tuple[tuple[str, ...], bool] = (), False
@@ -228,6 +237,8 @@ class Ledger:
             self._summaries.append(summary)
 
     def _commit_submitted(self, summary: SlideSummary) -> None:
+        if self._claim is not None:
+            self._claim.check()
         if self._store.commit_submitted(summary.slide_id, summary.well, summary.attempt):
             self._keep(summary)
 
@@ -257,15 +268,12 @@ class Ledger:
         self._writes = [write for write in self._writes if not write.done()]
 
 
-def refuse_second_driver(store: RunStore) -> None:
-    """Two drivers at once are no danger, only a waste, unless commits rest on there being one.
+def hold_as_only_driver(store: RunStore) -> AbstractContextManager[Claim | None]:
+    """Two drivers at once are no danger, only a waste, unless commits rest on there being one (`single_writer`).
 
     Raises:
-        UsageError: commits rest on a single writer, and another driver gave a sign of life.
+        UsageError: commits rest on a single writer, and another one is at work.
     """
-    others = living_drivers(store.heartbeats(), now=datetime.now(UTC)) if store.single_writer else ()
-    if others:
-        raise UsageError(
-            f"another driver gave a sign of life on {store.url} at {others[0].beat_at}, and this run rests on a "
-            "single one (store.single_writer); wait until it has ended, or two minutes if it was killed"
-        )
+    if not store.single_writer:
+        return nullcontext()
+    return hold_place(store.files, "driver that alone commits (store.single_writer)")

@@ -25,6 +25,7 @@ from fossilray.learn.training_data import open_sources, part_table
 from fossilray.learn.training_place import TrainingPlace
 from fossilray.learn.training_result import BACKBONE
 from fossilray.scheduler import ray_cluster
+from fossilray.store.claims import hold_place
 from fossilray.store.files import open_files
 
 FAILURES = 5
@@ -51,7 +52,8 @@ def run_training(
     checkpoint and end.
 
     Raises:
-        UsageError: the crops, the checkpoint there, or the cluster do not serve what is asked for.
+        UsageError: the crops, the checkpoint there, or the cluster do not serve what is asked for; or another training
+            is at work in the folder.
         WorkerError: workers died more than `max_failures` times, or Ray could not start them.
         TrainingDiverged, WeightsError, StoreError: as Loop.run.
     """
@@ -62,6 +64,19 @@ def run_training(
         )
     if "://" not in out:
         out = str(Path(out).resolve())
+    with hold_place(open_files(out, _access(config)), "training"):
+        return _run(config, out, least, address, max_failures, report, stop)
+
+
+def _run(
+    config: TrainConfig,
+    out: str,
+    least: int,
+    address: str,
+    max_failures: int,
+    report: Callable[[TrainingProgress], None],
+    stop: threading.Event | None,
+) -> TrainingEnd:
     _refuse_early(config, out)
     # The second generation of Ray Train alone resizes; older Rays have it behind a switch. Its workers would leave
     # the folder that relative paths are meant from.

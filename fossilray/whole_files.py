@@ -58,7 +58,7 @@ def whole_file(path: Path, *, sweep: bool = True, lasting: bool = True) -> Itera
         os.makedirs(target.parent, exist_ok=True)  # noqa: PTH103 (the calls that tests intercept)
         if sweep:
             sweep_parts(target.parent, of=target.name)
-        aside, number = _begin_file(target)
+        aside, number = begin_part(target)
     try:
         with _Sink.opened(number, path, "r+b") as sink:
             if kept is not None:
@@ -266,8 +266,8 @@ def _aside(target: Path) -> Path:
     return target.with_name(f"{_begin_of(target.name)}{secrets.token_hex(8)}{PART}")
 
 
-def _begin_file(target: Path) -> tuple[Path, int]:
-    """A new file aside, and its number, locked."""
+def begin_part(target: Path) -> tuple[Path, int]:
+    """A new file aside for an output, and its number, which holds its lock; its folder exists."""
     while True:
         aside = _aside(target)
         number = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

@@ -24,7 +24,7 @@ from small_run import COUNTS, DIMENSION, HOSTILE_WELL, WELL, commit_slide, start
 
 from fossilray.compact import CompactReport, compact_run, render_compacted
 from fossilray.config import StoreConfig
-from fossilray.errors import FossilrayError, QueryError, RunNotFound, StoreError, UsageError
+from fossilray.errors import QueryError, RunNotFound, StoreError, UsageError
 from fossilray.export import export_objects, save_crops
 from fossilray.query import load_crops, load_embeddings, run_query
 from fossilray.records import ArrayFiles, CatalogRow, Heartbeat
@@ -334,16 +334,21 @@ def test_a_killed_try_is_no_dataset_and_the_same_command_starts_again(tmp_path: 
     assert run_query(open_run(str(place)), sql).equals(run_query(store, sql))
 
 
-def test_of_two_who_compact_into_one_place_the_second_wins_whole(run: RunStore, tmp_path: Path) -> None:
+def test_of_two_who_compact_into_one_place_the_second_is_refused(run: RunStore, tmp_path: Path) -> None:
+    refused = []
+
     def display(done: int, total: int) -> None:
         if done == 1:
-            compact(run, tmp_path / "dataset")
+            with pytest.raises(UsageError, match="another `fossilray compact` is at work") as caught:
+                compact(run, tmp_path / "dataset")
+            refused.append(caught.value)
 
-    with pytest.raises(FossilrayError, match="another `fossilray compact`"):
-        compact(run, tmp_path / "dataset", slides_per_file=1, display=display)
+    compact(run, tmp_path / "dataset", slides_per_file=1, display=display)
+    assert len(refused) == 1
     dataset = open_run(str(tmp_path / "dataset"))
     assert run_query(dataset, QUERIES[0]).equals(run_query(run, QUERIES[0]))
-    assert len(list((tmp_path / "dataset").glob("objects/*/*.parquet"))) == 3
+    assert len(list((tmp_path / "dataset").glob("objects/*/*.parquet"))) == 5
+    assert not list((tmp_path / "dataset").glob(".*"))
 
 
 def test_a_place_that_is_not_free_is_left_as_it_is(run: RunStore, dataset: RunStore, tmp_path: Path) -> None:

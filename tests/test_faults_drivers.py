@@ -17,7 +17,7 @@ from faulty_worker import Fault
 
 from fossilray.errors import StoreFull, UsageError
 from fossilray.job import run_job
-from fossilray.records import Heartbeat, utc_now
+from fossilray.ledger import hold_as_only_driver
 from fossilray.store import RunStore
 from fossilray.store.layout import pending_path
 
@@ -82,12 +82,26 @@ def test_two_drivers_at_once_commit_each_slide_once_and_both_say_so(
 def test_where_one_driver_commits_a_second_is_refused(some_slides: Path, tmp_path: Path) -> None:
     config = settings("store.single_writer=true")
     store = RunStore.open(str(tmp_path / "run"), config.store)
-    sign = Heartbeat("first-driver", utc_now(), utc_now(), 7, 1, 0, 10, 60.0, 1, ("b",))
-    store.write_heartbeat(sign)
-    with pytest.raises(
-        UsageError, match=r"rests on a single one \(store\.single_writer\); wait until it has ended"
+    with (
+        hold_as_only_driver(store),
+        pytest.raises(
+            UsageError, match=r"another driver that alone commits \(store\.single_writer\) is at work"
+        ),
     ):
         run_job(str(some_slides), store.url, config, address="local", display=Silent())
+
+
+@pytest.mark.slow
+def test_of_two_sole_drivers_started_together_exactly_one_goes_on(
+    some_slides: Path, sound_run: RunStore, tmp_path: Path
+) -> None:
+    store = RunStore.open(str(tmp_path / "run"))
+    assignments = ("workers.count=1", "store.single_writer=true")
+    drivers = [start_process(some_slides, store.url, *assignments) for _ in range(2)]
+    texts = [driver.communicate(timeout=280)[0] for driver in drivers]
+    assert sorted(driver.returncode for driver in drivers) == [0, 2], texts
+    assert sum("another driver that alone commits" in text for text in texts) == 1, texts
+    assert_equal_runs(store, sound_run)
 
 
 @pytest.mark.slow

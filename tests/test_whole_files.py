@@ -28,7 +28,7 @@ WRITERS = {
     "whole_files.py": "the helper itself",
     "store/local_files.py": "the files of runs, written below .tmp and linked or renamed",
     "sources/fetching.py": "slides fetched to scratch, which no other process reads",
-    "sources/scratch.py": "the lock of a folder of scratch",
+    "marked_folders.py": "the owner file of a folder of ours",
     "synthetic/mirax_files.py": "data files of a painted slide, in a folder aside",
     "learn/training_log.py": "rows appended to the curves of a training; a torn last row is dropped on resuming",
 }

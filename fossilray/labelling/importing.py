@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from fossilray.errors import UsageError
+from fossilray.errors import FossilrayError, UsageError
 from fossilray.labelling.given import GivenLabel, few, read_given
-from fossilray.labelling.label_set import Conflict, Label, LabelSet, RoundRecord
+from fossilray.labelling.label_set import Conflict, Label, LabelSet, RoundRecord, is_label_set
 from fossilray.query import connect, fetch, show_objects
 from fossilray.store import RunStore
 from fossilray.tables import printable
+from fossilray.whole_files import whole_folder
 
 
 @dataclass(frozen=True)
@@ -43,27 +45,46 @@ def import_labels(source: Path, store: RunStore, into: Path, *, who: str, settle
     """
     given = read_given(source)
     labels = _find_objects(source, store, given.labels, who=printable(who.strip()))
+    add = functools.partial(
+        LabelSet.add,
+        source=printable(given.name),
+        source_sha256=given.sha256,
+        run=store.url,
+        run_digest=store.read_run().digest,
+        settles=settles,
+    )
+    record = None if into.exists() else _begin(into, labels, add)
+    already = changed = 0
     book = LabelSet.open_or_create(into)
-    before = book.said_by()
-    new = [one for one in labels if settles or before.get((one.key, one.who)) != one.genus]
-    record = None
-    if new:
-        record = book.add(
-            new,
-            source=printable(given.name),
-            source_sha256=given.sha256,
-            run=store.url,
-            run_digest=store.read_run().digest,
-            settles=settles,
-        )
+    if record is None:
+        book.tidy()
+        before = book.said_by()
+        new = [one for one in labels if settles or before.get((one.key, one.who)) != one.genus]
+        already = len(labels) - len(new)
+        changed = sum((one.key, one.who) in before for one in new)
+        record = add(book, new) if new else None
     return Imported(
         round=record,
-        already=len(labels) - len(new),
-        changed=sum((one.key, one.who) in before for one in new),
+        already=already,
+        changed=changed,
         unlabelled=given.unlabelled,
         automatic=given.automatic,
         conflicts=book.labels().conflicts,
     )
+
+
+def _begin(into: Path, labels: Sequence[Label], add: Callable[..., RoundRecord]) -> RoundRecord | None:
+    """The first round of a new set, which appears with it in one act; None: another import began the set first."""
+    try:
+        with whole_folder(into) as made:
+            book = LabelSet.open_or_create(made)
+            record = add(book, labels)
+            book.tidy()
+    except FossilrayError:
+        if is_label_set(into):
+            return None
+        raise
+    return record
 
 
 def _find_objects(source: Path, store: RunStore, given: Sequence[GivenLabel], *, who: str) -> list[Label]:

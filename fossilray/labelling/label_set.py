@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from fossilray.errors import StoreError, UsageError
 from fossilray.records import utc_now
+from fossilray.store.layout import SPARE_FILES
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.rows import from_parquet
 
@@ -139,12 +140,20 @@ class LabelSet:
         """
         if is_label_set(folder):
             return LabelSet.open(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{folder} holds something else than labels; name a new or an empty folder")
         begun = LabelSet(folder)
+        if folder.exists():
+            if not folder.is_dir():
+                raise UsageError(f"{folder} is a file; name a new or an empty folder")
+            # Half-written files of an import that was killed are nothing; LABELS_JSON is of one that begins just now.
+            if set(begun._files.names("")) - {SPARE_FILES, LABELS_JSON}:
+                raise UsageError(f"{folder} holds something else than labels; name a new or an empty folder")
         text = json.dumps({"format": FORMAT, "created_at": utc_now()}, indent=2).encode() + b"\n"
         begun._files.create(LABELS_JSON, text)
         return LabelSet.open(folder)
+
+    def tidy(self) -> None:
+        """Delete half-written files of imports that were killed."""
+        self._files.tidy()
 
     def rounds(self) -> list[RoundRecord]:
         """What every round says of itself, in their order.

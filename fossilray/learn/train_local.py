@@ -13,6 +13,8 @@ from fossilray.errors import UsageError
 from fossilray.learn.loop import Loop, Result, TrainingProgress
 from fossilray.learn.training_checkpoint import latest_checkpoint
 from fossilray.learn.training_data import open_sources
+from fossilray.store.claims import hold_place
+from fossilray.store.local_files import LocalFiles
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def train_local(
     stop: once set, the training writes a checkpoint and returns.
 
     Raises:
-        UsageError: a GPU is demanded and absent; and as Loop and Loop.run.
+        UsageError: a GPU is demanded and absent, or another training is at work in the folder.
+        Others as Loop and Loop.run.
     """
     import torch
 
@@ -53,7 +56,10 @@ def train_local(
     if config.torch_threads is not None:
         torch.set_num_threads(config.torch_threads)
     loop = Loop(config, open_sources(config.data), device=device, folder=folder, report=report)
-    with stopping_when((stop or threading.Event()).is_set, loop.ask_to_stop):
+    with (
+        hold_place(LocalFiles(folder, single_writer=True), "training"),
+        stopping_when((stop or threading.Event()).is_set, loop.ask_to_stop),
+    ):
         result = loop.run(latest_checkpoint(folder / "checkpoints"))
     return TrainingEnd.of(result, None if result.backbone is None else str(result.backbone))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fossilray.errors import StoreError, UsageError
 from fossilray.records import utc_now
+from fossilray.store.claims import Claim
 from fossilray.store.dataset import (
     DATASET_JSON,
     EMBEDDINGS,
@@ -16,7 +17,7 @@ from fossilray.store.dataset import (
     DatasetRecord,
 )
 from fossilray.store.files import Files
-from fossilray.store.layout import OBJECTS, PROBES, RUN_JSON, SPARE_FILES, catalog_part_path
+from fossilray.store.layout import CLAIMS, OBJECTS, PROBES, RUN_JSON, SPARE_FILES, catalog_part_path
 from fossilray.store.probe import check_conditional_create
 
 _OURS = (OBJECTS, EMBEDDINGS, "slides", FAILURES_PARQUET, catalog_part_path(0), RUN_JSON)
@@ -29,16 +30,16 @@ class DatasetPlace:
 
     files: Files
     token: bytes
+    claim: Claim
 
     @staticmethod
-    def take(files: Files, source: str) -> DatasetPlace:
-        """Make the place ours and remove what an unfinished try left there.
+    def check_free(files: Files) -> bool:
+        """Whether an unfinished try left something there.
 
         Raises:
-            UsageError: it holds a finished dataset, or something that is none.
-            NoConditionalCreate: the store could not announce a dataset in one act.
+            UsageError: the place holds a finished dataset, or something that is none.
         """
-        there = set(files.names("")) - {SPARE_FILES, PROBES}
+        there = set(files.names("")) - {SPARE_FILES, PROBES, CLAIMS}
         if DATASET_JSON in there:
             raise UsageError(
                 f"{files.url} holds a finished dataset; choose another place, or delete that one first"
@@ -47,12 +48,23 @@ class DatasetPlace:
             raise UsageError(
                 f"{files.url} is not empty and holds no unfinished dataset; choose a new place with --to"
             )
+        return bool(there)
+
+    @staticmethod
+    def take(files: Files, source: str, claim: Claim) -> DatasetPlace:
+        """Make the place ours and remove what an unfinished try left there.
+
+        Raises:
+            UsageError: it holds a finished dataset, or something that is none.
+            NoConditionalCreate: the store could not announce a dataset in one act.
+        """
+        is_begun = DatasetPlace.check_free(files)
         if not files.single_writer:
             check_conditional_create(files)
         stated = {"token": secrets.token_hex(8), "source": source, "began_at": utc_now()}
-        place = DatasetPlace(files, json.dumps(stated, indent=2).encode() + b"\n")
+        place = DatasetPlace(files, json.dumps(stated, indent=2).encode() + b"\n", claim)
         files.write(UNFINISHED_JSON, place.token)
-        if there:
+        if is_begun:
             for name in _OURS:
                 files.delete(name)
             files.abort_uploads(files.clock())
@@ -60,6 +72,7 @@ class DatasetPlace:
 
     def check(self) -> None:
         """Make sure that nobody else has taken the place."""
+        self.claim.check()
         try:
             ours = self.files.read(UNFINISHED_JSON) == self.token
         except FileNotFoundError:

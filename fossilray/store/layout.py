@@ -20,6 +20,7 @@ RUN/
     attempts/<slide_id>/<attempt>.json     failures
     drivers/<id>.json                      heartbeat
   .tmp/  .probe/                           half-written files of a disk, and trials of the store; no reader looks
+  .claims/<id>.json                        with a single writer: the driver that holds the run
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from urllib.parse import quote, unquote
 
 from fossilray.errors import CatalogError, UsageError
 from fossilray.records import UNASSIGNED_WELL, Attempt, Failure
+from fossilray.whole_files import PART
 
 RUN_JSON = "run.json"
 OBJECTS = "objects"
@@ -40,6 +42,7 @@ ATTEMPTS = "attempts"
 PENDING = "pending"
 SPARE_FILES = ".tmp"
 PROBES = ".probe"
+CLAIMS = ".claims"
 
 AnswerKind = Literal["embeddings", "predictions"]
 ANSWER_KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
@@ -56,7 +59,9 @@ _NO_VALUE_IN_HIVE = "__HIVE_DEFAULT_PARTITION__"
 _SAFE_NAME = re.compile(r"\w(?:[\w\-.+,@() ]*[\w\-+@()])?")
 _SAFE_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z_-]{3,63}")
 _SAFE_ANSWERS = re.compile(r"[0-9a-zA-Z](?:[0-9a-zA-Z_.-]{0,62}[0-9a-zA-Z_-])?")
-_SPARE = re.compile(rf"(?:{re.escape(SPARE_FILES)}|{re.escape(PROBES)})/[0-9a-f]{{16}}")
+_SPARE = re.compile(
+    rf"(?:{re.escape(SPARE_FILES)}|{re.escape(PROBES)})/(?:[0-9a-f]{{16}}|\.spare\.[0-9a-f]{{16}}{re.escape(PART)})"
+)
 _PART = re.compile(r"part-(\d+)\.parquet$")
 
 

@@ -15,8 +15,9 @@ import fsspec
 
 from fossilray.records import Entry
 from fossilray.store.faults import cannot_create, is_away, told
-from fossilray.store.layout import PROBES, SPARE_FILES, is_spare
+from fossilray.store.layout import CLAIMS, PROBES, SPARE_FILES, is_spare
 from fossilray.store.local_deletion import delete_below, links_below
+from fossilray.whole_files import begin_part, sweep_parts
 
 
 class LocalFiles:
@@ -55,7 +56,11 @@ class LocalFiles:
 
     def write(self, path: str, content: bytes) -> None:
         with self._told("write to"), self._spare_file(content) as spare:
-            spare.replace(self._ready(path))
+            try:
+                spare.replace(self._ready(path))
+            except FileNotFoundError:
+                # Whoever tidied up took the empty folder away in the moment before.
+                spare.replace(self._ready(path))
 
     def create(self, path: str, content: bytes) -> bool:
         with self._told("write to"), self._spare_file(content) as spare:
@@ -137,6 +142,16 @@ class LocalFiles:
             self.delete(one.path)
         return len(left)
 
+    def tidy(self) -> None:
+        """Delete half-written files whose writers are dead, and folders of ours that are empty."""
+        for name in (SPARE_FILES, PROBES, CLAIMS):
+            folder = self._root / name
+            if not self.links(name):
+                with suppress(OSError):
+                    sweep_parts(folder)
+                with suppress(OSError):
+                    folder.rmdir()
+
     @contextmanager
     def _told(self, act: str) -> Iterator[None]:
         """`told`, and an absent file in a directory that is away itself is no absence."""
@@ -166,14 +181,18 @@ class LocalFiles:
 
     @contextmanager
     def _spare_file(self, content: bytes) -> Iterator[Path]:
-        spare = self._ready(f"{SPARE_FILES}/{secrets.token_hex(8)}")
         try:
-            with spare.open("wb") as file:
+            spare, number = begin_part(self._ready(f"{SPARE_FILES}/spare"))
+        except FileNotFoundError:
+            spare, number = begin_part(self._ready(f"{SPARE_FILES}/spare"))
+        try:
+            # Held while it has its name, so that nobody takes it for one of a dead process.
+            with os.fdopen(number, "wb") as file:
                 file.write(content)
                 file.flush()
                 # Else a power cut could leave a name without its content, and a commit is a name.
-                os.fsync(file.fileno())
-            yield spare
+                os.fsync(number)
+                yield spare
         finally:
             spare.unlink(missing_ok=True)
 

@@ -18,6 +18,8 @@ from fossilray.learn.heads.head import BackboneOf
 from fossilray.learn.labelled import LabelledSet
 from fossilray.learn.labelled_table import table_of
 from fossilray.learn.training_result import HEAD
+from fossilray.store.claims import hold_place
+from fossilray.store.local_files import LocalFiles
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,10 @@ class OwnTraining:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
-        result = Loop(self._config, table_of(self._labelled.crops, rows), device=device, folder=folder).run()
+        with hold_place(LocalFiles(folder, single_writer=True), "training"):
+            result = Loop(
+                self._config, table_of(self._labelled.crops, rows), device=device, folder=folder
+            ).run()
         # Nobody goes on from them, and of a large network they are gigabytes.
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         config = EmbedderConfig(weights=f"file:{result.backbone}")
