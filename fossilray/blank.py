@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.config import TilingConfig
+from fossilray.direct.listed_tiles import ListedTiles
+from fossilray.overview import SCANNED_COVERAGE, Overview
 from fossilray.records import Rect
-from fossilray.slide import Overview, Slide
+from fossilray.slide import Slide
 from fossilray.tiling import Sweep
 
 Mask = NDArray[np.bool_]
@@ -31,19 +33,28 @@ _LARGEST_OVERVIEW_PX = 200_000_000
 _SPECKS_APART_UM = 32.0
 # An object left to a coarse sweep shows in the overview at least this share of its length.
 _SHOWN_SHARE = 0.5
+# Without an overview a unit is looked up at so many points a side.
+_UNIT_SAMPLES = 4
 
 
 @dataclass(frozen=True)
 class Content:
     """Overview pixels, (h, w), that show anything but background, or that nobody could read.
 
-    scale: level-0 px per overview pixel; rect: what the overview shows, in level-0 px.
+    scale: level-0 px per overview pixel; rect: what the overview shows, in level-0 px. expected: (h, w) uint8,
+    coverage that every level should have there.
     """
 
     mask: Mask
     scale: float
     rect: Rect
     um_per_px: float
+    expected: NDArray[np.uint8]
+
+    @property
+    def is_void(self) -> bool:
+        """Whether the overview could be read and shows nothing scanned, nor does the slide's index list any."""
+        return not (self.mask.any() or self.expected.any())
 
 
 def find_content(slide: Slide, tiling: TilingConfig) -> Content | None:
@@ -58,7 +69,8 @@ def find_content(slide: Slide, tiling: TilingConfig) -> Content | None:
     mask = _shows_something(
         overview, um_per_px=um_per_px, contrast=tiling.blank_contrast, fill=info.background_rgb
     )
-    return Content(mask, overview.scale, overview.rect, um_per_px)
+    expected = overview.coverage if overview.expected is None else overview.expected
+    return Content(mask, overview.scale, overview.rect, um_per_px, expected)
 
 
 def units_with_content(sweep: Sweep, content: Content | None) -> Mask:
@@ -84,6 +96,37 @@ def units_with_content(sweep: Sweep, content: Content | None) -> Mask:
     return np.asarray(shown > 0, np.bool_)
 
 
+def units_expected(sweep: Sweep, content: Content | None, listed: ListedTiles | None) -> NDArray[np.float32]:
+    """(rows, columns) of the sweep's lattice: the share of each unit, 0 to 1, that its level should show as scanned.
+
+    Without an overview it is what the slide's index lists, and nothing where that is not known.
+    """
+    shape = sweep.rows, sweep.columns
+    left, top = (origin * sweep.downsample for origin in sweep.origin_level_px)
+    side = sweep.unit_px * sweep.scale
+    if content is None:
+        if listed is None:
+            return np.zeros(shape, np.float32)
+        fine = listed.cover(
+            (left, top), side / _UNIT_SAMPLES, (_UNIT_SAMPLES * sweep.rows, _UNIT_SAMPLES * sweep.columns)
+        )
+        parts = fine.reshape(sweep.rows, _UNIT_SAMPLES, sweep.columns, _UNIT_SAMPLES)
+        return np.asarray(parts.mean(axis=(1, 3)), np.float32)
+    sums = cv2.integral(content.expected)
+    height, width = content.expected.shape
+    columns, rows = (
+        np.clip(np.rint((start + np.arange(count + 1) * side - first) / content.scale), 0, size).astype(
+            np.intp
+        )
+        for start, count, first, size in (
+            (left, sweep.columns, content.rect.x_min, width),
+            (top, sweep.rows, content.rect.y_min, height),
+        )
+    )
+    shown = np.diff(np.diff(sums[np.ix_(rows, columns)], axis=0), axis=1)
+    return np.asarray(shown / (255 * max(side / content.scale, 1.0) ** 2), np.float32)
+
+
 def units_upon(sweep: Sweep, areas: Sequence[Rect]) -> Mask:
     """(rows, columns) of the sweep's lattice: units that meet any of these rectangles in level-0 px."""
     left, top = (origin * sweep.downsample for origin in sweep.origin_level_px)
@@ -107,7 +150,7 @@ def _shows_something(
     where noise is half as strong.
     """
     rgb = overview.rgb
-    scanned = overview.readable & (overview.coverage > 64)
+    scanned = overview.readable & (overview.coverage > SCANNED_COVERAGE)
     if not scanned.any():
         return ~overview.readable
     rim = scanned & (overview.coverage < 255)

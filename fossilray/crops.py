@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 from typing import TYPE_CHECKING
@@ -32,6 +32,9 @@ __all__ = [
 
 FAILED_GREY = 128
 """Value of every pixel of a crop that no level could give: neither background nor object."""
+
+# Levels show the edges of photos a little apart, so the crop of a whole level may lack so much that another shows.
+_WHOLE_SHARE = 0.95
 
 Span = tuple[float, float, float, float]
 """x_min, y_min, x_max, y_max, not rounded."""
@@ -71,10 +74,15 @@ def cut_crop(
     best = sufficient_level(
         slide.info.levels[: coarsest_level + 1], x_max - x_min, y_max - y_min, config=config
     )
-    for level in range(best, max(best, coarsest_level) + 1):
+    coarsest = max(best, coarsest_level)
+    for level in range(best, coarsest + 1):
         try:
-            window, inside = _read_around(slide, level, (x_min, y_min, x_max, y_max))
+            window, inside, scanned = _read_around(slide, level, (x_min, y_min, x_max, y_max))
         except UnreadableRegion:
+            continue
+        if scanned < _WHOLE_SHARE and _coarser_shows_more(
+            slide, range(level + 1, coarsest + 1), (x_min, y_min, x_max, y_max), scanned
+        ):
             continue
         pad = slide.info.background_rgb if background_rgb is None else background_rgb
         pixels = _resize(window, inside, size_px=config.size_px, content=content, pad_rgb=pad)
@@ -136,8 +144,21 @@ def _clip(box: NDArray[np.generic] | Sequence[float], width: int, height: int) -
     return x_min, y_min, min(max(x_max, x_min + 1), width), min(max(y_max, y_min + 1), height)
 
 
-def _read_around(slide: Slide, level: int, box: Span) -> tuple[Image, Span]:
-    """Whole pixels of a level that cover a level-0 box, and the box inside them in fractions of a pixel.
+def _coarser_shows_more(slide: Slide, levels: Iterable[int], box: Span, scanned: float) -> bool:
+    """Whether a coarser level shows as scanned what a finer one lacks; at the edge of the scan all levels lack it."""
+    for level in levels:
+        try:
+            window, _, share = _read_around(slide, level, box)
+        except UnreadableRegion:
+            continue
+        # A coarse pixel may stand out of the edge of the scan on either side.
+        return bool(share - scanned > 1 - _WHOLE_SHARE + sum(1 / side for side in window.shape[:2]))
+    return False
+
+
+def _read_around(slide: Slide, level: int, box: Span) -> tuple[Image, Span, float]:
+    """Whole pixels of a level that cover a level-0 box, the box inside them in fractions of a pixel, and the share of
+    the pixels that was scanned.
 
     Reading starts on the level's own lattice: OpenSlide resamples (and so shifts and blurs) otherwise.
     """
@@ -145,8 +166,11 @@ def _read_around(slide: Slide, level: int, box: Span) -> tuple[Image, Span]:
     x_min, y_min, x_max, y_max = (edge / downsample for edge in box)
     left, top = floor(x_min), floor(y_min)
     width, height = max(1, ceil(x_max) - left), max(1, ceil(y_max) - top)
-    window = slide.read(level, round(left * downsample), round(top * downsample), width, height)
-    return window, (x_min - left, y_min - top, x_max - left, y_max - top)
+    window, alpha = slide.read_with_alpha(
+        level, round(left * downsample), round(top * downsample), width, height
+    )
+    scanned = float(alpha.mean()) / 255 if any(alpha.strides) else 1.0
+    return window, (x_min - left, y_min - top, x_max - left, y_max - top), scanned
 
 
 def _resize(

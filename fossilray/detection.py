@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fossilray.blank import find_content, units_with_content
+from fossilray.blank import find_content, units_expected, units_with_content
 from fossilray.config import RunConfig
 from fossilray.errors import TooManyObjects, TooMuchLost, UnreadableRegion
 from fossilray.in_parts import in_order
 from fossilray.merge import TileBoxes
 from fossilray.records import Boxes, Detector, Image
 from fossilray.slide import Slide
-from fossilray.tiling import Sweep, Tile, plan_sweeps, read_tile
-from fossilray.windows import plan_windows, quarter
+from fossilray.tiling import Sweep, Tile, plan_sweeps, read_tile_with_coverage
+from fossilray.windows import plan_windows, quarter, scanned_in_tiles_mm2
 
 # Pixels that wait for the detector, whatever the size of windows.
 _MOST_WAITING_BYTES = 48_000_000
 # On a device a batch is quicker than its windows one by one, and wants windows of one shape.
 _SIDES_ON_DEVICE_PX = 128
+# Levels show the edges of photos a little apart; a unit that lacks so much of what it should show was lost.
+_MISSING_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,26 @@ class Seen:
     tiles_failed: int
     coarsest_level: int
     content_mm2: float
-    """Area of the finest sweep's tiles that are not blank, without their halos."""
+    """Scanned area in the cores of the finest pass's tiles that are not blank."""
+    passes: tuple[PassLoss, ...]
+    """Fine to coarse."""
     shown_megapixels: float
     """Shown to the detector, halos included, in 1e6 px of its scales."""
+
+
+@dataclass(frozen=True)
+class PassLoss:
+    """What one pass was to see and could not."""
+
+    um_per_px: float
+    foreground_mm2: float
+    """Scanned area of the places that are not blank to this pass."""
+    lost_mm2: float
+    """Of these, the area in tiles that could not be read."""
+
+    @property
+    def lost_share(self) -> float:
+        return self.lost_mm2 / self.foreground_mm2 if self.foreground_mm2 > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -48,10 +68,52 @@ class Lanes:
     count: int
 
 
+@dataclass(frozen=True, eq=False)
+class _Ground:
+    """One pass over its lattice; arrays are (rows, columns) of its units.
+
+    foreground: what is not blank. expected: the share of each unit that its level should show as scanned. lost: filled
+    as tiles fail.
+    """
+
+    sweep: Sweep
+    foreground: NDArray[np.bool_]
+    expected: NDArray[np.float32]
+    lost: NDArray[np.bool_]
+
+    def lacks(self, tile: Tile, coverage: NDArray[np.float32] | None) -> bool:
+        """Whether most of a unit of the tile's core is missing from its level; coverage: of the window's units."""
+        if coverage is None:
+            return False
+        unit, window = self.sweep.unit_px, tile.window
+        left, top = window.x_min // unit, window.y_min // unit
+        rows, columns = self.sweep.units_in(tile.core)
+        # A window may leave out parts of the core where nothing is.
+        rows = slice(max(rows.start, top), min(rows.stop, top + coverage.shape[0], self.sweep.rows))
+        columns = slice(
+            max(columns.start, left), min(columns.stop, left + coverage.shape[1], self.sweep.columns)
+        )
+        seen = coverage[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        missing = self.expected[rows, columns] - seen > _MISSING_SHARE
+        return bool((missing & self.foreground[rows, columns]).any())
+
+    def loss(self) -> PassLoss:
+        areas = self.sweep.unit_areas_mm2()
+        return PassLoss(
+            self.sweep.um_per_px,
+            float(areas[self.foreground].sum()),
+            float(areas[self.foreground & self.lost].sum()),
+        )
+
+
 @dataclass(frozen=True)
 class _Place:
-    sweep: Sweep
+    ground: _Ground
     tile: Tile
+
+    @property
+    def sweep(self) -> Sweep:
+        return self.ground.sweep
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -61,10 +123,6 @@ class _Place:
     @property
     def shown_px(self) -> int:
         return self.tile.window.width * self.tile.window.height
-
-    @property
-    def owned_mm2(self) -> float:
-        return self.tile.core.width * self.tile.core.height * (self.sweep.um_per_px / 1000) ** 2
 
 
 def look_over(
@@ -84,15 +142,29 @@ def look_over(
 
     Raises:
         TooManyObjects: more boxes than slides.max_objects.
-        TooMuchLost: a larger share of the area with content than the configuration allows cannot be read.
+        TooMuchLost: of one pass, a larger share of the foreground than the configuration allows cannot be read.
     """
     sweeps = plan_sweeps(slide.info, config.tiling, config.detector, detector.stride_px)
     content = find_content(slide, config.tiling)
     rounding = {"multiple_px": _SIDES_ON_DEVICE_PX} if lanes.count > 1 else {}
-    plans = [plan_windows(sweep, units_with_content(sweep, content), **rounding) for sweep in sweeps]
-    waiting = [_Place(sweep, tile) for sweep, plan in zip(sweeps, plans, strict=True) for tile in plan.tiles]
+    grounds = [
+        _Ground(
+            sweep,
+            foreground := units_with_content(sweep, content),
+            units_expected(sweep, content, slide.listed),
+            np.zeros_like(foreground),
+        )
+        for sweep in sweeps
+    ]
+    if slide.listed is not None and slide.listed.is_void if content is None else content.is_void:
+        raise TooMuchLost(
+            f"{name}: none of its stored tiles can be found, so nothing of it would be read; copy the slide again"
+        )
+    plans = [plan_windows(ground.sweep, ground.foreground, **rounding) for ground in grounds]
+    waiting = [
+        _Place(ground, tile) for ground, plan in zip(grounds, plans, strict=True) for tile in plan.tiles
+    ]
     blank = sum(len(plan.blank) for plan in plans)
-    wanted_mm2 = sum(place.owned_mm2 for place in waiting)
     to_show_px = sum(place.shown_px for place in waiting)
     shown_px = boxed = 0
     found: list[TileBoxes] = []
@@ -117,16 +189,12 @@ def look_over(
             parts = quarter(place.sweep, place.tile)
             if not parts:
                 failed.append(place)
+                place.ground.lost[place.sweep.units_in(place.tile.core)] = True
             for part in parts:
-                waiting.append(_Place(place.sweep, replace(part, index=numbered)))
+                waiting.append(_Place(place.ground, replace(part, index=numbered)))
                 numbered += 1
-    lost = sum(place.owned_mm2 for place in failed) / wanted_mm2 if failed else 0.0
-    if lost > config.slides.max_lost_share:
-        raise TooMuchLost(
-            f"{name}: {lost:.1%} of the area with content ({len(failed)} of {len(found) + len(failed)} tiles) cannot "
-            f"be read, more than slides.max_lost_share = {config.slides.max_lost_share:g}; copy the slide again or "
-            "raise the limit"
-        )
+    losses = tuple(ground.loss() for ground in grounds)
+    _check_losses(losses, config.slides.max_lost_share, name)
     planned = blank + len(found) + len(failed)
     return Seen(
         found,
@@ -134,9 +202,20 @@ def look_over(
         blank,
         len(failed),
         max(sweep.level for sweep in sweeps),
-        content_mm2=plans[0].owned_px * (sweeps[0].um_per_px / 1000) ** 2,
+        content_mm2=scanned_in_tiles_mm2(sweeps[0], plans[0].tiles),
+        passes=losses,
         shown_megapixels=shown_px / 1e6,
     )
+
+
+def _check_losses(losses: Sequence[PassLoss], most_lost: float, name: str) -> None:
+    worst = max(losses, key=lambda one: one.lost_share)
+    if worst.lost_share > most_lost:
+        raise TooMuchLost(
+            f"{name}: at {worst.um_per_px:.3g} um per px {worst.lost_share:.1%} of the foreground "
+            f"({worst.lost_mm2:.3g} of {worst.foreground_mm2:.3g} mm2) cannot be read, more than "
+            f"slides.max_lost_share = {most_lost:g}; copy the slide again or raise the limit"
+        )
 
 
 def _detect(
@@ -187,6 +266,7 @@ def _batches(
 
 def _read(slide: Slide, place: _Place) -> Image | None:
     try:
-        return read_tile(slide, place.sweep, place.tile)
+        pixels, coverage = read_tile_with_coverage(slide, place.sweep, place.tile)
     except UnreadableRegion:
         return None  # read in parts, or counted as failed, by the caller
+    return None if place.ground.lacks(place.tile, coverage) else pixels

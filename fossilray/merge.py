@@ -43,7 +43,20 @@ class TileBoxes:
     boxes: Boxes
 
 
+@dataclass(frozen=True)
+class Merged:
+    """A slide's objects, clipped to the scanned area, and how many boxes had no part in it and were dropped."""
+
+    boxes: Boxes
+    outside: int
+
+
 def merge_tiles(found: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeConfig) -> Boxes:
+    """The boxes of `merge_scanned`."""
+    return merge_scanned(found, info=info, merge=merge).boxes
+
+
+def merge_scanned(found: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeConfig) -> Merged:
     """The slide's objects in level-0 px, whatever the order of `found`, in canonical row order.
 
     Within a sweep an object at a seam is kept once, and pieces of one larger than its halo are united. Of an
@@ -63,9 +76,13 @@ def merge_tiles(found: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeConf
         kept = _join_sweeps(
             kept, whole, united, largest_px=sweep.largest_um / info.mpp, same_iou=merge.same_object_iou
         )
-    clipped = np.clip(kept.xyxy, 0, np.tile([info.width, info.height], 2).astype(np.float64))
-    some_area = _area(clipped) > 0
-    return _in_row_order(Boxes(clipped, kept.score).take(some_area))
+    scanned = info.bounds
+    low, high = np.array([scanned.x_min, scanned.y_min] * 2), np.array([scanned.x_max, scanned.y_max] * 2)
+    clipped = np.clip(kept.xyxy, low.astype(np.float64), high.astype(np.float64))
+    is_inside: Mask = np.asarray((clipped[:, :2] < clipped[:, 2:]).all(axis=1), np.bool_)
+    return Merged(
+        _in_row_order(Boxes(clipped, kept.score).take(is_inside)), int(np.count_nonzero(~is_inside))
+    )
 
 
 def largest_overlaps(xyxy: NDArray[np.float64] | NDArray[np.int32]) -> NDArray[np.float32]:

@@ -64,7 +64,9 @@ def objects_table(
 
 
 def outward_px(xyxy: NDArray[np.float64], info: SlideInfo) -> NDArray[np.int32]:
-    """Whole-pixel boxes (n, 4) that hold the given ones, clipped to the slide; at least one pixel each way."""
-    low = np.floor(xyxy[:, :2] + 1e-6).clip(0, [info.width - 1, info.height - 1])
-    high = np.ceil(xyxy[:, 2:] - 1e-6).clip(low + 1, [info.width, info.height])
+    """Whole-pixel boxes (n, 4) that hold the given ones, clipped to the scanned area; at least one pixel each way."""
+    scanned = info.bounds
+    start, end = np.array([scanned.x_min, scanned.y_min]), np.array([scanned.x_max, scanned.y_max])
+    low = np.floor(xyxy[:, :2] + 1e-6).clip(start, end - 1)
+    high = np.ceil(xyxy[:, 2:] - 1e-6).clip(low + 1, end)
     return np.hstack([low, high]).astype(np.int32)

@@ -6,6 +6,7 @@ Images are H x W x 3 uint8 RGB.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -14,8 +15,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 4
-"""2: seconds_fetch."""
+SCHEMA_VERSION = 5
+"""2: seconds_fetch. 5: losses per pass and boxes_outside in `slides`."""
+
+READABLE_VERSIONS = (4, 5)
+"""Versions of runs and datasets that are read and resumed; columns that they lack are null."""
 
 Image = NDArray[np.uint8]
 """H x W x 3 uint8 RGB."""
@@ -165,7 +169,7 @@ class SlideSummary:
     tiles_read: int
     tiles_failed: int
     content_mm2: float
-    """Area of the finest pass's tiles that are not blank, their halos left out."""
+    """Scanned area in the finest pass's tiles that are not blank, their halos left out: never above scanned_mm2."""
     detector_megapixels: float
     """What the detector was shown in all passes, halos included, in 1e6 px of its scales."""
     device: str
@@ -188,6 +192,38 @@ class SlideSummary:
     host: str
     finished_at: str
     """UTC, ISO 8601."""
+    boxes_outside: int | None = None
+    """Boxes that lay outside the scanned area and were dropped; None in runs of version 4, as all below."""
+    lost_share: float | None = None
+    """The largest lost share of any pass, which `slides.max_lost_share` bounds."""
+    pass_um_per_px: tuple[float, ...] | None = None
+    """Scale of each pass, fine to coarse."""
+    pass_foreground_mm2: tuple[float, ...] | None = None
+    """Of each pass, the scanned area of what is not blank to it."""
+    pass_lost_mm2: tuple[float, ...] | None = None
+    """Of each pass, the foreground in tiles that could not be read."""
+
+    def __post_init__(self) -> None:
+        # Parquet and JSON give lists.
+        for name in ("pass_um_per_px", "pass_foreground_mm2", "pass_lost_mm2"):
+            values = getattr(self, name)
+            object.__setattr__(self, name, None if values is None else tuple(values))
+
+    @property
+    def finest_lost_share(self) -> float:
+        """Share of the finest pass's foreground that was lost; in runs of version 4, of the tiles of all passes."""
+        if self.pass_lost_mm2 and self.pass_foreground_mm2:
+            return self.pass_lost_mm2[0] / max(self.pass_foreground_mm2[0], 1e-12)
+        return self.tiles_failed / max(self.tiles_planned - self.tiles_blank, 1)
+
+
+def lost_share_of(slides: Iterable[SlideSummary]) -> float:
+    """Share of these slides' foreground that the finest pass could not read, larger slides counting for more."""
+    lost = whole = 0.0
+    for slide in slides:
+        lost += slide.finest_lost_share * slide.content_mm2
+        whole += slide.content_mm2
+    return lost / whole if whole > 0 else 0.0
 
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
@@ -254,6 +290,11 @@ SLIDES_SCHEMA = _schema(
     ("attempt", pa.string(), False),
     ("host", pa.string(), False),
     ("finished_at", pa.string(), False),
+    ("boxes_outside", pa.int32(), True),
+    ("lost_share", pa.float64(), True),
+    ("pass_um_per_px", pa.list_(pa.float64()), True),
+    ("pass_foreground_mm2", pa.list_(pa.float64()), True),
+    ("pass_lost_mm2", pa.list_(pa.float64()), True),
 )
 
 CATALOG_SCHEMA = _schema(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, c_uint32
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from openslide import OpenSlideError, OpenSlideUnsupportedFormatError, lowlevel
 
+from fossilray.direct.listed_tiles import ListedTiles, read_listed_tiles
 from fossilray.direct.painting import on_background
 from fossilray.direct.reader import DirectReader
 from fossilray.errors import (
@@ -32,6 +33,7 @@ from fossilray.errors import (
     UnreadableRegion,
 )
 from fossilray.mirax_companions import check_mirax
+from fossilray.overview import LEVEL_TOLERANCE, Overview, read_overview, shrink
 from fossilray.records import Image, Level, Rect, SlideInfo
 from fossilray.slide_access import as_slide_error, check_file, files_of, first_fault
 from fossilray.slide_properties import (
@@ -43,10 +45,6 @@ from fossilray.slide_properties import (
 )
 from fossilray.tiff_tiles import check_tiff
 
-# A level this much coarser than asked for is enlarged rather than a level twice as fine read.
-_LEVEL_TOLERANCE = 1.05
-_BLOCK_PX = 2048
-_UNREADABLE_GREY = 128
 _MOST_GIGAPIXELS = 200.0
 # Lost regions that are read once more at the end.
 _LOSSES_CHECKED = 16
@@ -79,10 +77,13 @@ def open_slide(
     try:
         info = _describe(path, handle, mpp=mpp, mpp_override=mpp_override)
         check_size(info, max_gigapixels=max_gigapixels)
+        listed = read_listed_tiles(info)
     except BaseException:
         lowlevel.close(handle)
         raise
-    return Slide(info, handle, reader=reader)
+    if listed is not None:
+        info = replace(info, bounds=listed.widen(info.bounds, info.width, info.height))
+    return Slide(info, handle, listed=listed, reader=reader)
 
 
 def check_companions(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None:
@@ -111,7 +112,7 @@ def level_for(info: SlideInfo, um_per_px: float) -> int:
     fitting = [
         (level.downsample, number)
         for number, level in enumerate(info.levels)
-        if level.downsample * info.mpp <= um_per_px * _LEVEL_TOLERANCE
+        if level.downsample * info.mpp <= um_per_px * LEVEL_TOLERANCE
     ]
     return max(fitting)[1] if fitting else 0
 
@@ -121,29 +122,20 @@ def library_version() -> str:
     return str(lowlevel.get_version())
 
 
-@dataclass(frozen=True)
-class Overview:
-    """The scanned area, small, with what is known of each pixel.
-
-    rgb: (h, w, 3) uint8. coverage: (h, w) uint8, 0 where nothing was scanned.
-    readable: (h, w) bool, False where pixels could not be decoded (their rgb is mid-grey).
-    scale: level-0 pixels per overview pixel. rect: what it shows, less than one pixel more than the bounds.
-    """
-
-    rgb: Image
-    coverage: NDArray[np.uint8]
-    readable: NDArray[np.bool_]
-    scale: float
-    rect: Rect
-
-
 class Slide:
     """One open slide; a context manager that any number of threads may read from at once."""
 
     def __init__(
-        self, info: SlideInfo, handle: lowlevel._OpenSlide, *, reader: Literal["auto", "openslide"] = "auto"
+        self,
+        info: SlideInfo,
+        handle: lowlevel._OpenSlide,
+        *,
+        listed: ListedTiles | None = None,
+        reader: Literal["auto", "openslide"] = "auto",
     ) -> None:
         self.info = info
+        self.listed = listed
+        """Tiles that the slide's index lists; None where that is not known."""
         self._direct = DirectReader(info, self._read_argb) if reader == "auto" else None
         self._swap = threading.Lock()
         self._handle: _SharedHandle | None = _SharedHandle(handle)
@@ -181,7 +173,8 @@ class Slide:
         canvas is background.
 
         Raises:
-            UnreadableRegion: OpenSlide cannot decode it; other regions stay readable.
+            UnreadableRegion: OpenSlide cannot decode it, or a stored tile there has no bytes; other regions stay
+                readable.
         """
         return self.read_with_alpha(level, x, y, width, height)[0]
 
@@ -191,6 +184,7 @@ class Slide:
         """The same, with coverage (height, width), read-only: 0 where nothing was scanned, 255 where all was."""
         if width <= 0 or height <= 0:
             raise ValueError(f"a region of {width} x {height} px has no pixels")
+        self._refuse_empty_tiles(level, x, y, width, height)
         found = self._direct.read(level, x, y, width, height) if self._direct is not None else None
         rgb, alpha = found or _split(self._read_argb(level, x, y, width, height))
         return on_background(rgb, alpha, self.info.background_rgb), alpha
@@ -201,39 +195,13 @@ class Slide:
 
     def overview(self, um_per_px: float) -> Overview:
         """The scanned area at `um_per_px` or somewhat finer; unreadable blocks are marked, not hidden."""
-        info = self.info
-        number = self.level_for(um_per_px)
-        level = info.levels[number]
-        # Whole factors keep the reduction exact and quick.
-        factor = max(1, int(um_per_px * _LEVEL_TOLERANCE / (level.downsample * info.mpp)))
-        scale = level.downsample * factor
-        width, height = (max(1, math.ceil(side / scale)) for side in (info.bounds.width, info.bounds.height))
-        rgb = np.full((height, width, 3), _UNREADABLE_GREY, np.uint8)
-        coverage = np.full((height, width), 255, np.uint8)
-        readable = np.zeros((height, width), np.bool_)
-        block = max(1, _BLOCK_PX // factor)
-        for top in range(0, height, block):
-            for left in range(0, width, block):
-                part = np.s_[top : min(height, top + block), left : min(width, left + block)]
-                rows, columns = readable[part].shape
-                corner = (
-                    round(info.bounds.x_min + left * scale),
-                    round(info.bounds.y_min + top * scale),
-                )
-                try:
-                    pixels, alpha = self.read_with_alpha(number, *corner, columns * factor, rows * factor)
-                except UnreadableRegion:
-                    continue
-                rgb[part] = _shrink(pixels, columns, rows)
-                coverage[part] = _shrink(alpha, columns, rows)
-                readable[part] = True
-        shown = Rect(
-            info.bounds.x_min,
-            info.bounds.y_min,
-            round(info.bounds.x_min + width * scale),
-            round(info.bounds.y_min + height * scale),
+        return read_overview(
+            self.info,
+            self.read_with_alpha,
+            self.listed,
+            level=self.level_for(um_per_px),
+            um_per_px=um_per_px,
         )
-        return Overview(rgb, coverage, readable, scale, shown)
 
     def thumbnail(self, longest_side_px: int) -> tuple[Image, Rect]:
         """The scanned area small (unreadable blocks mid-grey), and the level-0 rectangle it shows."""
@@ -243,7 +211,16 @@ class Slide:
         height, width = overview.rgb.shape[:2]
         ratio = min(1.0, longest_side_px / max(height, width))
         size = max(1, round(width * ratio)), max(1, round(height * ratio))
-        return _shrink(overview.rgb, *size), overview.rect
+        return shrink(overview.rgb, *size), overview.rect
+
+    def _refuse_empty_tiles(self, level: int, x: int, y: int, width: int, height: int) -> None:
+        """Of a tile without bytes OpenSlide shows what lies at its offset."""
+        if self.listed is None or not self.listed.empty:
+            return
+        downsample = self.info.levels[level].downsample
+        rect = Rect(x, y, math.ceil(x + width * downsample), math.ceil(y + height * downsample))
+        if self.listed.touches_empty(level, rect):
+            raise self._unreadable(level, x, y, "a stored tile there has no bytes")
 
     def _read_argb(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint32]:
         argb = np.empty((height, width), np.uint32)
@@ -432,9 +409,3 @@ def _split(argb: NDArray[np.uint32]) -> tuple[Image, NDArray[np.uint8]]:
     bgra = argb.view(np.uint8).reshape(*argb.shape, 4)
     rgb, alpha = cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGB), cv2.extractChannel(bgra, 3)
     return np.asarray(rgb, np.uint8), np.asarray(alpha, np.uint8)
-
-
-def _shrink(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

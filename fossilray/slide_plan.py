@@ -20,7 +20,7 @@ from fossilray.sources.remote_facts import SlideFacts, read_facts, read_scanned_
 from fossilray.sources.slide_sources import SlideSource, is_remote, open_source
 from fossilray.sources.staging import check_fits
 from fossilray.tiling import Sweep, plan_sweeps
-from fossilray.windows import plan_windows
+from fossilray.windows import plan_windows, scanned_in_tiles_mm2
 
 STRIDE_PX = 32
 
@@ -36,7 +36,7 @@ class SlidePlan:
     detection_megapixels: float
     """Pixels at detection scale that the detector would see, blank tiles left out."""
     covered_mm2: float
-    """Area of the finest sweep's tiles that are not blank."""
+    """Scanned area in the cores of the finest pass's tiles that are not blank."""
     fetched_bytes: int = 0
     """Bytes to bring from an object store."""
 
@@ -123,7 +123,7 @@ class SlidePlanner:
             tiles=sum(len(plan.tiles) for plan in plans) + blank,
             blank=blank,
             detection_megapixels=sum(plan.megapixels for plan in plans),
-            covered_mm2=plans[0].owned_px * (sweeps[0].um_per_px / 1000) ** 2,
+            covered_mm2=scanned_in_tiles_mm2(sweeps[0], plans[0].tiles),
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -59,6 +60,8 @@ class StatusReport:
     tiles_lost: int
     tiles_wanted: int
     """Tiles that were not blank."""
+    lost_share: float
+    """Share of the foreground that the finest passes of committed slides could not read."""
     failed: tuple[Failure, ...]
     """The last failure of each slide that is not committed, quarantined ones apart."""
     quarantined: tuple[Failure, ...]
@@ -131,6 +134,7 @@ def describe(
         array_bytes=round(_sum(slides, "array_bytes")),
         tiles_lost=round(_sum(slides, "tiles_failed")),
         tiles_wanted=round(_sum(slides, "tiles_planned") - _sum(slides, "tiles_blank")),
+        lost_share=_lost_share(slides),
         failed=tuple(failure for failure in settled if not failure.quarantined),
         quarantined=tuple(failure for failure in settled if failure.quarantined),
         in_flight=in_flight,
@@ -233,7 +237,11 @@ def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
     density = f", {report.objects / report.scanned_mm2:.1f} per mm²" if report.scanned_mm2 else ""
     yield "objects", f"{report.objects:,} on {report.scanned_mm2:,.1f} mm²{density}"
     if report.tiles_lost:
-        yield "lost", f"{report.tiles_lost:,} of {report.tiles_wanted:,} tiles could not be read"
+        yield (
+            "lost",
+            f"{report.lost_share:.2%} of the foreground; {report.tiles_lost:,} of {report.tiles_wanted:,} tiles could "
+            "not be read",
+        )
     yield "arrays", format_bytes(report.array_bytes)
     yield from _cost(report.spending)
     for one in report.answers:
@@ -304,6 +312,20 @@ def _list_failures(failures: Sequence[Failure]) -> Table:
 
 def _sum(slides: pa.Table, column: str) -> float:
     return float(pc.sum(slides.column(column)).as_py() or 0)
+
+
+def _lost_share(slides: pa.Table) -> float:
+    """As `records.lost_share_of`, for tables of a whole archive."""
+    lost, foreground = (
+        pc.fill_null(pc.list_element(slides[name], 0), -1.0).to_numpy()
+        for name in ("pass_lost_mm2", "pass_foreground_mm2")
+    )
+    planned, blank, failed, content = (
+        slides[name].to_numpy() for name in ("tiles_planned", "tiles_blank", "tiles_failed", "content_mm2")
+    )
+    by_area = lost / np.maximum(foreground, 1e-12)
+    shares = np.where(lost < 0, failed / np.maximum(planned - blank, 1), by_area)
+    return float((shares * content).sum() / content.sum()) if content.sum() > 0 else 0.0
 
 
 def _last_sign(started_at: str, slides: pa.Table, drivers: Sequence[Heartbeat]) -> datetime:

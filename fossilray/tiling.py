@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from fossilray.config import DetectorConfig, PassConfig, TilingConfig
 from fossilray.records import Boxes, Image, Rect, SlideInfo
@@ -79,6 +80,27 @@ class Sweep:
     def halo_px(self) -> int:
         return self.reach_px + self.context_px
 
+    def unit_areas_mm2(self) -> NDArray[np.float64]:
+        """(rows, columns) scanned area of each unit; the last ones reach beyond the scanned area."""
+        bounds, side = self.bounds, self.unit_px * self.scale
+        left, top = (origin * self.downsample for origin in self.origin_level_px)
+        widths, heights = (
+            np.diff(np.clip(start + np.arange(count + 1) * side, first, last))
+            * self.um_per_px
+            / self.scale
+            / 1000
+            for start, count, first, last in (
+                (left, self.columns, bounds.x_min, bounds.x_max),
+                (top, self.rows, bounds.y_min, bounds.y_max),
+            )
+        )
+        return np.outer(heights, widths)
+
+    def units_in(self, rect: Rect) -> tuple[slice, slice]:
+        """Rows and columns of the units in a rectangle of the lattice."""
+        rows = slice(max(0, rect.y_min) // self.unit_px, max(0, rect.y_max) // self.unit_px)
+        return rows, slice(max(0, rect.x_min) // self.unit_px, max(0, rect.x_max) // self.unit_px)
+
     def window_corner(self, tile: Tile) -> tuple[int, int]:
         """Level-0 px of the window's top left corner, as it is read."""
         x, y = (
@@ -134,12 +156,37 @@ def read_tile(slide: Slide, sweep: Sweep, tile: Tile) -> Image:
     Raises:
         UnreadableRegion: part of it cannot be decoded.
     """
+    pixels = slide.read(sweep.level, *sweep.window_corner(tile), *_read_size(sweep, tile))
+    return _at_detection_scale(pixels, tile)
+
+
+def read_tile_with_coverage(
+    slide: Slide, sweep: Sweep, tile: Tile
+) -> tuple[Image, NDArray[np.float32] | None]:
+    """The same, with the share (0 to 1) of each unit of the window that was scanned; None if all of it was.
+
+    Raises:
+        UnreadableRegion: part of it cannot be decoded.
+    """
+    pixels, alpha = slide.read_with_alpha(sweep.level, *sweep.window_corner(tile), *_read_size(sweep, tile))
+    coverage = None
+    if any(alpha.strides) and alpha.min() < 255:
+        units = tile.window.width // sweep.unit_px, tile.window.height // sweep.unit_px
+        mean = cv2.resize(alpha, units, interpolation=cv2.INTER_AREA)
+        coverage = np.asarray(mean, np.float32) / np.float32(255)
+    return _at_detection_scale(pixels, tile), coverage
+
+
+def _read_size(sweep: Sweep, tile: Tile) -> tuple[int, int]:
     width, height = tile.window.width, tile.window.height
-    read_width, read_height = (side // sweep.unit_px * sweep.unit_level_px for side in (width, height))
-    pixels = slide.read(sweep.level, *sweep.window_corner(tile), read_width, read_height)
-    if sweep.unit_level_px == sweep.unit_px:
+    return width // sweep.unit_px * sweep.unit_level_px, height // sweep.unit_px * sweep.unit_level_px
+
+
+def _at_detection_scale(pixels: Image, tile: Tile) -> Image:
+    width, height = tile.window.width, tile.window.height
+    if pixels.shape[:2] == (height, width):
         return pixels
-    how = cv2.INTER_AREA if sweep.unit_level_px > sweep.unit_px else cv2.INTER_LINEAR
+    how = cv2.INTER_AREA if pixels.shape[1] > width else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(pixels, (width, height), interpolation=how), np.uint8)
 
 

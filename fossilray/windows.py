@@ -48,10 +48,11 @@ class WindowPlan:
         """Pixels that the detector is shown."""
         return sum(tile.window.width * tile.window.height for tile in self.tiles) / 1e6
 
-    @property
-    def owned_px(self) -> int:
-        """Area of the tiles' cores, in detection px."""
-        return sum(tile.core.width * tile.core.height for tile in self.tiles)
+
+def scanned_in_tiles_mm2(sweep: Sweep, tiles: Iterable[Tile]) -> float:
+    """Scanned area in the cores of tiles; what a core has beyond the scanned area is left out."""
+    areas = sweep.unit_areas_mm2()
+    return float(sum(areas[sweep.units_in(tile.core)].sum() for tile in tiles))
 
 
 def plan_windows(sweep: Sweep, content: Mask, *, multiple_px: int = _SIDES_PX) -> WindowPlan:

@@ -27,7 +27,7 @@ from fossilray.errors import (
     UsageError,
 )
 from fossilray.failing import describe_exception, is_lack_of_memory, message_of
-from fossilray.merge import merge_tiles
+from fossilray.merge import Merged, merge_scanned
 from fossilray.neighbours import can_be_read, judge_failure
 from fossilray.objects_table import StoredCrops, objects_table
 from fossilray.pictures import LONGEST_SIDE_PX, draw_boxes
@@ -252,16 +252,22 @@ class _SlideRun:
                 slide.check_losses()
                 raise
             self._enter("merge")
-            boxes = merge_tiles(seen.tiles, info=slide.info, merge=self._config.merge)
+            merged = merge_scanned(seen.tiles, info=slide.info, merge=self._config.merge)
+            boxes = merged.boxes
             self._enter("crops")
             crops = self._cut(slide, boxes, coarsest_level=seen.coarsest_level)
+            try:
+                self._check_crops(crops, objects=len(boxes))
+            except TooMuchLost:
+                slide.check_losses()
+                raise
             self._enter("write")
             self._draw(slide, boxes)
             slide.check_losses()
             info = slide.info
         table = objects_table(self._row, info, boxes, crops, self._config.merge.isolated_overlap)
         self._enter("commit")
-        summary = self._summarise(info, seen, crops, objects=len(boxes))
+        summary = self._summarise(info, seen, merged, crops)
         if self._store.single_writer:
             self._store.submit_slide(table, summary, crops.files, attempt=self._attempt)
             return Outcome(self._row.slide_id, summary=summary, submitted=True)
@@ -305,6 +311,16 @@ class _SlideRun:
         self._embed_s = cut.embed_s
         return cut.crops
 
+    def _check_crops(self, crops: StoredCrops, *, objects: int) -> None:
+        failed = int(crops.measures.missing.sum())
+        limit = self._config.slides.max_lost_share
+        if objects and (failed + crops.coarser) / objects > limit:
+            raise TooMuchLost(
+                f"{self._row.path}: of {objects:,} crops {crops.coarser:,} would come from a coarser level than they "
+                f"should and {failed:,} cannot be read at all, a larger share than slides.max_lost_share = "
+                f"{limit:g}; copy the slide again or raise the limit"
+            )
+
     def _draw(self, slide: Slide, boxes: Boxes) -> None:
         try:
             picture, shown = slide.thumbnail(LONGEST_SIDE_PX)
@@ -314,8 +330,9 @@ class _SlideRun:
             self._row.slide_id, draw_boxes(picture, rect=shown, boxes=boxes, mpp=slide.info.mpp)
         )
 
-    def _summarise(self, info: SlideInfo, seen: Seen, crops: StoredCrops, *, objects: int) -> SlideSummary:
+    def _summarise(self, info: SlideInfo, seen: Seen, merged: Merged, crops: StoredCrops) -> SlideSummary:
         bounds = info.bounds
+        scanned_mm2 = bounds.width * bounds.height * info.mpp**2 / 1e6
         spent = self._seconds
         return SlideSummary(
             slide_id=self._row.slide_id,
@@ -330,15 +347,15 @@ class _SlideRun:
             bounds_y=bounds.y_min,
             bounds_width=bounds.width,
             bounds_height=bounds.height,
-            scanned_mm2=bounds.width * bounds.height * info.mpp**2 / 1e6,
+            scanned_mm2=scanned_mm2,
             tiles_planned=seen.tiles_planned,
             tiles_blank=seen.tiles_blank,
             tiles_read=seen.tiles_planned - seen.tiles_blank - seen.tiles_failed,
             tiles_failed=seen.tiles_failed,
-            content_mm2=seen.content_mm2,
+            content_mm2=min(seen.content_mm2, scanned_mm2),  # they differ in the last digit
             detector_megapixels=seen.shown_megapixels,
             device=self._device,
-            objects=objects,
+            objects=len(merged.boxes),
             crops_coarser=crops.coarser,
             crops_failed=int(crops.measures.missing.sum()),
             array_bytes=crops.files.total_bytes,
@@ -353,6 +370,11 @@ class _SlideRun:
             attempt=self._attempt.attempt,
             host=self._attempt.host,
             finished_at=utc_now(),
+            boxes_outside=merged.outside,
+            lost_share=max(one.lost_share for one in seen.passes),
+            pass_um_per_px=tuple(one.um_per_px for one in seen.passes),
+            pass_foreground_mm2=tuple(one.foreground_mm2 for one in seen.passes),
+            pass_lost_mm2=tuple(one.lost_mm2 for one in seen.passes),
         )
 
     def _enter(self, stage: str) -> None:

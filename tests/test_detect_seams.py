@@ -18,8 +18,9 @@ from fossilray.blank import find_content, units_with_content
 from fossilray.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
 from fossilray.detect.loading import BUNDLED, load_detector
 from fossilray.merge import TileBoxes, largest_overlaps, merge_tiles
+from fossilray.overview import Overview
 from fossilray.records import Boxes, Detector, Image, Level, Rect, SlideInfo
-from fossilray.slide import Overview, Slide
+from fossilray.slide import Slide
 from fossilray.synthetic.assemblage import Column
 from fossilray.synthetic.composites import compose
 from fossilray.synthetic.scene import Scene

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fossilray"
 FLOORS = {
     1: "__init__ config records errors formats whole_files",
-    2: "slide slidedat slide_properties mirax_companions tiff_tiles slide_names tiling blank windows "
+    2: "slide overview slidedat slide_properties mirax_companions tiff_tiles slide_names tiling blank windows "
     "detect merge crops measures half_precision precision embed meta_device pictures store tables in_parts "
     "folder_owners marked_folders objects_table pages sources synthetic direct timeline watched_pool slide_threads "
     "failing slide_access neighbours",

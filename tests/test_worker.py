@@ -231,15 +231,18 @@ def test_lossless_letterboxed_crops_are_stored_as_cut(slide: Path, tmp_path: Pat
     assert "embeddings" not in group
 
 
-def test_boxes_grow_to_whole_pixels_inside_the_slide(slide: Path) -> None:
+def test_boxes_grow_to_whole_pixels_inside_the_scanned_area(slide: Path) -> None:
     from fossilray.slide import open_slide
 
     with open_slide(slide) as opened:
-        boxes = np.array([[10.2, 10.0, 11.8, 12.0], [-3.0, -4.0, 1e9, 1e9], [5.4, 5.4, 5.5, 5.5]])
+        bounds = opened.info.bounds
+        assert 0 < bounds.x_min < bounds.x_max < opened.info.width
+        boxes = np.array([[10.2, 10.0, 11.8, 12.0], [-1e9, -1e9, 1e9, 1e9], [5.4, 5.4, 5.5, 5.5]])
+        boxes[[0, 2]] += bounds.x_min
         whole = outward_px(boxes, opened.info)
-        assert whole.tolist()[0] == [10, 10, 12, 12]
-        assert whole.tolist()[1] == [0, 0, opened.info.width, opened.info.height]
-        assert whole.tolist()[2] == [5, 5, 6, 6]
+        assert (whole[0] - bounds.x_min).tolist() == [10, 10, 12, 12]
+        assert whole.tolist()[1] == [bounds.x_min, bounds.y_min, bounds.x_max, bounds.y_max]
+        assert (whole[2] - bounds.x_min).tolist() == [5, 5, 6, 6]
 
 
 def test_batches_name_their_first_item() -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 
 from fossilray.care.slide_check import Finding
 from fossilray.errors import RunMismatch, StoreError, StoreUnreachable, UsageError
-from fossilray.records import SCHEMA_VERSION, SLIDES_SCHEMA, SlideSummary
+from fossilray.records import READABLE_VERSIONS, SCHEMA_VERSION, SLIDES_SCHEMA, SlideSummary
 from fossilray.store import RunStore
 from fossilray.store.dataset import DATASET_JSON
 from fossilray.store.layout import OBJECTS, slide_of
@@ -31,7 +30,7 @@ def require_run(store: RunStore) -> RunRecord:
         raise UsageError(
             f"{store.url} is a compacted dataset, which was compared with its run when it was made; name the run"
         )
-    if run.schema_version != SCHEMA_VERSION:
+    if run.schema_version not in READABLE_VERSIONS:
         raise RunMismatch(
             f"{store.url} is of schema version {run.schema_version}, this fossilray reads {SCHEMA_VERSION}; "
             "install the version that run.json names"
@@ -110,7 +109,7 @@ class GatheredSummaries:
         row = self._row_of.get(summary.slide_id)
         if row is None:
             self._absent += 1
-        elif self._table.slice(row, 1).to_pylist()[0] != asdict(summary):
+        elif SlideSummary(**self._table.slice(row, 1).to_pylist()[0]) != summary:
             self._other += 1
 
     def out_of_date(self) -> list[Finding]:

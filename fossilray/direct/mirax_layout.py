@@ -49,7 +49,7 @@ def read_mirax_layout(path: Path) -> SlideLayout:
         listing = folder / ini["HIERARCHICAL"]["INDEXFILE"]
         if grid.across * grid.down > _MOST_CELLS or listing.stat().st_size > _LARGEST_INDEX_BYTES:
             raise ValueError("it has more tiles than any known slide")
-        index = _Index(listing.read_bytes(), grid.slide_id, len(files))
+        index = MiraxIndex(listing.read_bytes(), grid.slide_id, len(files))
         return SlideLayout(files, _place_levels(ini, grid, index, files))
     except KeyError as error:
         raise ValueError(f"{error.args[0]!r} is missing") from None
@@ -58,15 +58,15 @@ def read_mirax_layout(path: Path) -> SlideLayout:
 
 
 def _place_levels(
-    ini: Slidedat, grid: MiraxGrid, index: _Index, files: tuple[Path, ...]
+    ini: Slidedat, grid: MiraxGrid, index: MiraxIndex, files: tuple[Path, ...]
 ) -> tuple[PlacedLevel | None, ...]:
     if grid.concats[0] != 1:
         raise ValueError("the finest tiles are joined ones")
     tree = ini["HIERARCHICAL"]
-    positions = _stored_positions(tree, grid, index, files)
+    positions = stored_positions(tree, grid, index, files)
     overlapping = positions is not None or any(grid.overlap_px)
     if positions is None:
-        positions = _nominal_positions(grid)
+        positions = nominal_positions(grid)
     photos = _Photos(grid, positions, overlapping=overlapping, taken=np.zeros(len(positions), np.bool_))
     levels: list[PlacedLevel | None] = []
     for number in range(len(grid.concats)):
@@ -167,8 +167,8 @@ def _are_taken(level: int, photo: Ints, photos: _Photos, *, span: int) -> NDArra
     return taken
 
 
-def _stored_positions(
-    tree: Mapping[str, str], grid: MiraxGrid, index: _Index, files: tuple[Path, ...]
+def stored_positions(
+    tree: Mapping[str, str], grid: MiraxGrid, index: MiraxIndex, files: tuple[Path, ...]
 ) -> Ints | None:
     """Where each photo was taken, if the slide says so."""
     count = (grid.across // grid.divisions) * (grid.down // grid.divisions)
@@ -193,7 +193,7 @@ def _stored_positions(
     return None
 
 
-def _nominal_positions(grid: MiraxGrid) -> Ints:
+def nominal_positions(grid: MiraxGrid) -> Ints:
     across, down = grid.across // grid.divisions, grid.down // grid.divisions
     rows, columns = np.indices((down, across)).reshape(2, -1)
     steps = [
@@ -212,7 +212,7 @@ def _record_number(tree: Mapping[str, str], name: str) -> int | None:
     return None
 
 
-class _Index:
+class MiraxIndex:
     """Index.dat: lists of tiles and records.
 
     Raises:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fossilray.pictures import SIZE_CLASSES
 from fossilray.query import fetch
-from fossilray.records import UNASSIGNED_WELL, SlideSummary
+from fossilray.records import UNASSIGNED_WELL, SlideSummary, lost_share_of
 from fossilray.report.figures import DepthSample, Distributions, Spread
 
 if TYPE_CHECKING:
@@ -44,15 +44,13 @@ class Totals:
     crops_failed: int
     array_bytes: int
     seconds_total: float
+    lost_share: float
+    """Share of the foreground that the finest pass could not read."""
+    boxes_outside: int
 
     @property
     def objects_per_mm2(self) -> float:
         return self.objects / self.scanned_mm2 if self.scanned_mm2 > 0 else 0.0
-
-    @property
-    def lost_share(self) -> float:
-        """Share of the tiles that were not blank and could not be read."""
-        return self.tiles_failed / max(self.tiles_planned - self.tiles_blank, 1)
 
 
 @dataclass(frozen=True)
@@ -104,6 +102,8 @@ def add_up(slides: Sequence[SlideSummary]) -> Totals:
         crops_failed=sum(slide.crops_failed for slide in slides),
         array_bytes=sum(slide.array_bytes for slide in slides),
         seconds_total=sum(slide.seconds_total for slide in slides),
+        lost_share=lost_share_of(slides),
+        boxes_outside=sum(slide.boxes_outside or 0 for slide in slides),
     )
 
 

@@ -207,7 +207,8 @@ def _has_losses(slide: SlideSummary) -> bool:
 
 
 def _lost_share(slide: SlideSummary) -> float:
-    return slide.tiles_failed / max(slide.tiles_planned - slide.tiles_blank, 1)
+    """Of the pass that lost most, where that is known."""
+    return slide.finest_lost_share if slide.lost_share is None else slide.lost_share
 
 
 def _count_classes(failures: Sequence[Failure]) -> list[tuple[str, int]]:
@@ -218,6 +219,7 @@ def _count_classes(failures: Sequence[Failure]) -> list[tuple[str, int]]:
 
 def _environment() -> Environment:
     environment = open_templates(finalize=_without_controls)
+    environment.filters["lost_share"] = _lost_share
     environment.filters["short"] = shorten
     environment.filters["tenth"] = lambda number: f"{number:,.1f}"
     environment.filters["shell"] = shlex.quote

@@ -22,12 +22,12 @@ import pyarrow as pa
 
 from fossilray.config import StoreConfig
 from fossilray.errors import RunNotFound, StoreError, UsageError
-from fossilray.records import SCHEMA_VERSION, Entry, Failure
+from fossilray.records import READABLE_VERSIONS, SCHEMA_VERSION, SLIDES_SCHEMA, Entry, Failure
 from fossilray.store.attempts import AttemptRecords
 from fossilray.store.files import Files, open_files
 from fossilray.store.layout import OBJECTS, part_path
 from fossilray.store.objects_file import Footer
-from fossilray.store.rows import from_parquet
+from fossilray.store.rows import as_schema, from_parquet
 from fossilray.store.run_store import RunStore
 
 DATASET_JSON = "dataset.json"
@@ -75,7 +75,7 @@ class DatasetRecord:
         try:
             stated = json.loads(text)
             version = stated["schema_version"]
-            if version != SCHEMA_VERSION:
+            if version not in READABLE_VERSIONS:
                 raise StoreError(
                     f"{url} is of schema version {version}, this fossilray reads {SCHEMA_VERSION}; compact its run "
                     "again into another place"
@@ -121,7 +121,7 @@ class DatasetStore(RunStore):
         return AttemptRecords(failures=failures, forgiven=frozenset(), begun=[], damaged=[])
 
     def summaries_table(self) -> pa.Table:
-        return from_parquet(self.files.read(part_path(0)))
+        return as_schema(from_parquet(self.files.read(part_path(0))), SLIDES_SCHEMA)
 
     def rebuild_summaries(self) -> int:
         raise _is_read_only(self.url)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fossilray.errors import StoreError
-from fossilray.records import OBJECTS_SCHEMA, SCHEMA_VERSION, ArrayFiles, SlideSummary
+from fossilray.records import OBJECTS_SCHEMA, READABLE_VERSIONS, SCHEMA_VERSION, ArrayFiles, SlideSummary
 from fossilray.store.access import one_sentence
 
 FOOTER_KEY = b"fossilray"
@@ -85,7 +85,7 @@ def parse_tail(tail: bytes, *, name: str) -> tuple[Footer, int]:
     try:
         parquet = pq.read_metadata(pa.BufferReader(tail))
         stated = json.loads((parquet.metadata or {})[FOOTER_KEY])
-        if stated["schema_version"] != SCHEMA_VERSION:
+        if stated["schema_version"] not in READABLE_VERSIONS:
             raise StoreError(
                 f"{name} is of schema version {stated['schema_version']}, this fossilray reads {SCHEMA_VERSION}; "
                 "install the version that run.json names"

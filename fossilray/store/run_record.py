@@ -12,7 +12,7 @@ from typing import Any
 
 from fossilray.config import RunConfig
 from fossilray.errors import StoreError
-from fossilray.records import SCHEMA_VERSION, utc_now
+from fossilray.records import READABLE_VERSIONS, SCHEMA_VERSION, utc_now
 
 _VERSIONED = (
     "fossilray",
@@ -54,6 +54,9 @@ class RunRecord:
     def differences(self, asked: RunRecord) -> list[str]:
         """One line per decisive field in which `asked` differs from this record; empty if a resume is safe."""
         have, want = _flatten(self._decisive()), _flatten(asked._decisive())
+        if {self.schema_version, asked.schema_version} <= set(READABLE_VERSIONS):
+            # Rows of both versions stand side by side; what the older one lacks is null.
+            have.pop("schema_version"), want.pop("schema_version")
         return [
             f"{name}: the run has {_plain(have, name)}, now asked for {_plain(want, name)}"
             for name in sorted(have.keys() | want.keys())

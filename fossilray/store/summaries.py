@@ -11,7 +11,7 @@ from fossilray.records import SLIDES_SCHEMA, SlideSummary
 from fossilray.store.access import one_sentence
 from fossilray.store.files import Files, read_present
 from fossilray.store.layout import part_number, part_path
-from fossilray.store.rows import from_parquet, to_parquet, to_table
+from fossilray.store.rows import as_schema, from_parquet, to_parquet, to_table
 
 ReadSummaries = Callable[[Sequence[str]], list[SlideSummary]]
 """What the footers of some objects files say, given their paths."""
@@ -86,7 +86,7 @@ def _read_parts(files: Files) -> list[pa.Table]:
     tables = []
     for part, content in read_present(files, _parts(files)).items():
         try:
-            tables.append(from_parquet(content).cast(SLIDES_SCHEMA))
+            tables.append(as_schema(from_parquet(content), SLIDES_SCHEMA))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise StoreError(
                 f"{files.url}/{part} does not hold summaries of this version ({one_sentence(error)}); write slides/ "

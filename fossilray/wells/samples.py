@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fossilray.errors import UsageError
 from fossilray.query import connect, show_objects
-from fossilray.records import SlideSummary
+from fossilray.records import SlideSummary, lost_share_of
 from fossilray.report.assemblages import gather_assemblages
 from fossilray.store import RunStore
 from fossilray.store.listed_answers import ListedAnswers, choose_fitting
@@ -34,7 +34,7 @@ class WellSample:
     without: int
     """Objects that have none, because their pixels could not be read."""
     lost_share: float
-    """Of the tiles that were to be read, and of the crops, what could not be read."""
+    """Of the finest pass's foreground, and of the crops, what could not be read."""
 
     @property
     def is_barren(self) -> bool:
@@ -162,11 +162,9 @@ def _place(slide: SlideSummary, depths: Mapping[str, float]) -> SlideSummary:
 
 
 def _lost(slides: Sequence[SlideSummary]) -> float:
-    tiles = sum(slide.tiles_planned - slide.tiles_blank for slide in slides)
     objects = sum(slide.objects for slide in slides)
-    lost_tiles = sum(slide.tiles_failed for slide in slides) / max(tiles, 1)
     lost_crops = sum(slide.crops_failed for slide in slides) / max(objects, 1)
-    return 1 - (1 - min(lost_tiles, 1.0)) * (1 - min(lost_crops, 1.0))
+    return 1 - (1 - min(lost_share_of(slides), 1.0)) * (1 - min(lost_crops, 1.0))
 
 
 def _few(names: Sequence[str]) -> str:
