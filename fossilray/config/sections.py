@@ -92,7 +92,8 @@ class SlidesConfig(Section):
         0.5,
         ge=0,
         le=1,
-        description="A slide fails when a larger share of its area with content cannot be read.",
+        description="A slide fails when a larger share of the foreground cannot be read in any pass of the detector, "
+        "or a larger share of its crops only from a coarser level, or not at all.",
     )
     read_threads: int = Field(
         2, ge=1, description="Threads per worker that read and decode pixels; does not change results."
