@@ -220,7 +220,10 @@ class Slide:
         downsample = self.info.levels[level].downsample
         rect = Rect(x, y, math.ceil(x + width * downsample), math.ceil(y + height * downsample))
         if self.listed.touches_empty(level, rect):
-            raise self._unreadable(level, x, y, "a stored tile there has no bytes")
+            raise UnreadableRegion(
+                f"{Path(self.info.path).name}: level {level} lacks a tile at ({x}, {y}): the index lists it with no "
+                "bytes; copy the slide again if its source is sound"
+            )
 
     def _read_argb(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint32]:
         argb = np.empty((height, width), np.uint32)
