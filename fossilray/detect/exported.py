@@ -6,10 +6,9 @@ docs/detectors.md.
 
 from __future__ import annotations
 
-import json
+import re
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,25 +18,20 @@ from numpy.typing import NDArray
 
 from fossilray.config import DetectorConfig
 from fossilray.detect.boxes import RowLayout, decode_rows, guess_layout, pad_tiles, rows_last, to_input
+from fossilray.detect.onnx_model import bound_memory, checked_model
+from fossilray.detect.torchscript_source import checked_archive
 from fossilray.errors import WeightsError
+from fossilray.formats import FileRole, parse_json
 from fossilray.records import Boxes
 
 if TYPE_CHECKING:
     import torch
 
+_NMS = re.compile(r"'nms': ?True")
+"""In the export's arguments, which ultralytics writes into a model as Python's text of a dict."""
+
 DEFAULT_STRIDE_PX = 32
 """Coarsest stride of every YOLO with three heads; taken when the export does not state its own."""
-
-# TorchScript can write files (save, from_file), and what a graph does not show: calls of interfaces, other threads,
-# other machines, and operators of libraries that are not PyTorch's own.
-_MORE_THAN_ARITHMETIC = (
-    "aten::save",
-    "aten::from_file",
-    "prim::CallMethod",
-    "prim::CallFunction",
-    "prim::fork",
-)
-_ARITHMETIC = ("aten::", "prim::", "torchvision::")
 
 
 @dataclass(frozen=True)
@@ -156,22 +150,28 @@ def load_onnx(path: Path, *, device: torch.device | str) -> ExportedNetwork:
         raise WeightsError(
             f"{path} needs onnxruntime, which is not installed: pip install 'fossilray[onnx]'"
         ) from None
+    content = checked_model(path)
     faults = onnxruntime.capi.onnxruntime_pybind11_state
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what is refused is said by our own errors
+    bound_memory(onnxruntime, options)
     providers = ["CPUExecutionProvider"]
     if torch.device(device).type == "cuda":
         providers.insert(0, "CUDAExecutionProvider")
     available = set(onnxruntime.get_available_providers())
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=[name for name in providers if name in available]
+            content, options, providers=[name for name in providers if name in available]
         )
     except (faults.Fail, faults.InvalidArgument, faults.InvalidGraph, faults.InvalidProtobuf) as error:
-        raise WeightsError(f"{path} is not an ONNX model onnxruntime can run: {_first_line(error)}") from None
-    except (faults.NoSuchFile, faults.NotImplemented, faults.RuntimeException) as error:
-        raise WeightsError(f"{path} cannot be run by onnxruntime: {_first_line(error)}") from None
+        raise WeightsError(
+            f"{path} is not an ONNX model onnxruntime can run: {_first_line(error)}; export it anew"
+        ) from None
+    except (faults.NoSuchFile, faults.NotImplemented, faults.RuntimeException, RuntimeError) as error:
+        raise WeightsError(
+            f"{path} cannot be run by onnxruntime: {_first_line(error)}; export it anew"
+        ) from None
     taken = session.get_inputs()
     if len(taken) != 1 or len(taken[0].shape) != 4:
         raise WeightsError(
@@ -184,13 +184,27 @@ def load_onnx(path: Path, *, device: torch.device | str) -> ExportedNetwork:
     def run(batch: torch.Tensor) -> torch.Tensor:
         try:
             first = session.run(None, {name: batch.cpu().numpy().astype(kind, copy=False)})[0]
-        except (faults.Fail, faults.InvalidArgument, faults.RuntimeException) as error:
+        except (faults.Fail, faults.InvalidArgument, faults.RuntimeException, RuntimeError) as error:
             raise _refused_window(path, batch, error) from None
+        if not isinstance(first, np.ndarray) or first.dtype.kind not in "fiu":
+            raise WeightsError(
+                f"{path} puts out {type(first).__name__}, not an array of boxes; export a detector"
+            )
         return torch.from_numpy(np.ascontiguousarray(first, dtype=np.float32)).to(batch.device)
 
     batch, _, height, width = (entry if isinstance(entry, int) else None for entry in taken[0].shape)
-    stated = _parse_values(session.get_modelmeta().custom_metadata_map)
-    return ExportedNetwork(run, _stride(stated), batch, height, width, _is_suppressed(stated))
+    stated = session.get_modelmeta().custom_metadata_map
+    stride = stated.get("stride", "")
+    suppressed = stated.get("end2end") == "True" or bool(_NMS.search(stated.get("args", "")[:100_000]))
+    _check_sides(path, batch, height, width)
+    return ExportedNetwork(
+        run,
+        _stride({"stride": int(stride) if stride.isascii() and stride.isdigit() and len(stride) < 6 else 0}),
+        batch,
+        height,
+        width,
+        suppressed,
+    )
 
 
 def load_torchscript(path: Path, *, device: torch.device | str) -> ExportedNetwork:
@@ -206,13 +220,12 @@ def load_torchscript(path: Path, *, device: torch.device | str) -> ExportedNetwo
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch retires TorchScript; users still have it
-            _refuse_code_at_loading(path)
-            script = load(str(path), map_location=torch.device(device), _extra_files=extra)
-            _refuse_more_than_arithmetic(path, script.inlined_graph)
-    except (AttributeError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+            script = load(checked_archive(path), map_location=torch.device(device), _extra_files=extra)
+            script = script.float().eval()
+    # UnicodeDecodeError and the like: of what the library says of names in the archive.
+    except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} is not a TorchScript model: {_first_line(error)}") from None
-    script = script.float().eval()
-    stated = _parse_json(extra["config.txt"])
+    stated = _parse_json(path, extra["config.txt"])
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         try:
@@ -228,33 +241,8 @@ def load_torchscript(path: Path, *, device: torch.device | str) -> ExportedNetwo
         return output
 
     batch, height, width = _traced_shape(stated)
+    _check_sides(path, batch, height, width)
     return ExportedNetwork(run, _stride(stated), batch, height, width, _is_suppressed(stated))
-
-
-def _refuse_code_at_loading(path: Path) -> None:
-    """What a class does in __setstate__ runs while the archive is loaded, before its graph can be looked at."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith(".py") and b"__setstate__" in archive.read(name):
-                raise WeightsError(
-                    f"{path} runs code of its own when it is loaded ({name}); export the network to .onnx instead"
-                )
-
-
-def _refuse_more_than_arithmetic(path: Path, graph: Any) -> None:
-    found = [kind for kind in _MORE_THAN_ARITHMETIC if graph.findAllNodes(kind, True)]
-    found += [node.kind() for node in _all_nodes(graph) if not node.kind().startswith(_ARITHMETIC)]
-    if found:
-        raise WeightsError(
-            f"{path} does more than compute ({', '.join(sorted(set(found)))}); export the network to .onnx instead"
-        )
-
-
-def _all_nodes(block: Any) -> Iterator[Any]:
-    for node in block.nodes():
-        yield node
-        for inner in node.blocks():
-            yield from _all_nodes(inner)
 
 
 def _refused_window(path: Path, batch: torch.Tensor, error: Exception) -> WeightsError:
@@ -270,20 +258,32 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def _check_sides(path: Path, batch: int | None, height: int | None, width: int | None) -> None:
+    """A fixed batch is filled up and tiles are padded to a fixed size: what a file states of them is memory."""
+    for what, found, most in (("batch", batch, 1024), ("height", height, 16_384), ("width", width, 16_384)):
+        if found is not None and not 1 <= found <= most:
+            raise WeightsError(f"{path} takes a {what} of {found}, expected 1 to {most:,}; export it anew")
+
+
 def _traced_shape(stated: dict[str, Any]) -> tuple[int | None, int | None, int | None]:
     """Batch, height and width of the trace, if the export states them (YOLOv5: `shape`; ultralytics: `imgsz`)."""
-    shape, side = stated.get("shape"), stated.get("imgsz")
-    if isinstance(shape, list) and len(shape) == 4:
-        return int(shape[0]), int(shape[2]), int(shape[3])
-    dynamic = stated.get("dynamic") or (stated.get("args") or {}).get("dynamic")
-    if isinstance(side, list) and len(side) == 2 and not dynamic:
-        return int(stated.get("batch", 1)), int(side[0]), int(side[1])
+    shape, sides, arguments = stated.get("shape"), stated.get("imgsz"), stated.get("args")
+    if isinstance(shape, list) and len(shape) == 4 and _are_whole(shape):
+        return shape[0], shape[2], shape[3]
+    dynamic = stated.get("dynamic") or (isinstance(arguments, dict) and arguments.get("dynamic"))
+    batch = stated.get("batch", 1)
+    if isinstance(sides, list) and len(sides) == 2 and _are_whole([*sides, batch]) and not dynamic:
+        return batch, sides[0], sides[1]
     return None, None, None
+
+
+def _are_whole(values: list[Any]) -> bool:
+    return all(type(value) is int for value in values)
 
 
 def _stride(stated: dict[str, Any]) -> int:
     stride = stated.get("stride")
-    return stride if isinstance(stride, int) and stride > 0 else DEFAULT_STRIDE_PX
+    return stride if type(stride) is int and 0 < stride <= 1024 else DEFAULT_STRIDE_PX
 
 
 def _is_suppressed(stated: dict[str, Any]) -> bool:
@@ -291,22 +291,11 @@ def _is_suppressed(stated: dict[str, Any]) -> bool:
     return bool(stated.get("end2end")) or bool(isinstance(arguments, dict) and arguments.get("nms"))
 
 
-def _parse_json(text: str | bytes) -> dict[str, Any]:
+def _parse_json(path: Path, text: str | bytes) -> dict[str, Any]:
+    """What an export states; nothing where it states it in another form."""
+    role = FileRole(str(path), "what a TorchScript states of itself", "export it anew", WeightsError)
     try:
-        parsed = json.loads(text)
-    except ValueError:
+        parsed = parse_json(text, role)
+    except WeightsError:
         return {}
     return parsed if isinstance(parsed, dict) else {}
-
-
-def _parse_values(metadata: dict[str, str]) -> dict[str, Any]:
-    """ONNX metadata, whose values are Python literals written as text."""
-    import ast
-
-    values: dict[str, Any] = {}
-    for name, text in metadata.items():
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[name] = text
-    return values

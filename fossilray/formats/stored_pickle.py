@@ -90,6 +90,11 @@ class TensorRecord:
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    def is_within(self, count: int) -> bool:
+        """Whether all its numbers are among the first so many of the storage."""
+        steps = sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        return not self.numel or self.offset + steps < count
+
 
 class PickleMachine:
     """Follows one pickle; every instruction has its arm in `_follow`, and what has none is refused."""
@@ -100,6 +105,8 @@ class PickleMachine:
         self._storages = storages
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self.tensors: list[TensorRecord] = []
+        """All that the pickle describes, used or not."""
 
     def run(self) -> Any:
         """What the pickle leaves on the stack."""
@@ -209,7 +216,8 @@ class PickleMachine:
         if name.startswith("torch._utils._rebuild_parameter"):
             return arguments[0]
         if name in _TENSORS:
-            return _tensor_record(name, arguments)
+            self.tensors.append(_tensor_record(name, arguments))
+            return self.tensors[-1]
         return Stored(name, arguments)
 
     def _set_state(self, holder: Any, state: Any) -> None:

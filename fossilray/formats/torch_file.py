@@ -53,7 +53,7 @@ class TorchFile:
         """
         import torch
 
-        with _as_faults():
+        with as_faults():
             floating = record.dtype in ("float64", "float32", "float16", "bfloat16") and not as_stored
             self._left -= record.numel * (4 if floating else BYTES[record.dtype])
             if self._left < 0:
@@ -61,11 +61,8 @@ class TorchFile:
             dtype = _torch_dtype(record.dtype)
             if record.numel == 0:
                 return torch.zeros(record.shape, dtype=torch.float32 if floating else dtype)
-            last = record.offset + sum(
-                (size - 1) * step for size, step in zip(record.shape, record.stride, strict=True)
-            )
             content = self._content(record)
-            if last >= len(content) // BYTES[record.dtype]:
+            if not record.is_within(len(content) // BYTES[record.dtype]):
                 raise TorchFileError(
                     f"a tensor of {record.shape} reaches beyond its storage {record.storage.key}"
                 )
@@ -92,7 +89,7 @@ def open_torch_file(path: Path, *, is_known: Callable[[str], bool]) -> Iterator[
         TorchFileError: it is damaged, or no such file. OSError passes.
     """
     with ExitStack() as held:
-        with _as_faults():
+        with as_faults():
             if zipfile.is_zipfile(path):
                 archive = held.enter_context(zipfile.ZipFile(path))
                 found = _open_zip(archive, path.stat().st_size, is_known)
@@ -106,7 +103,7 @@ def open_torch_file(path: Path, *, is_known: Callable[[str], bool]) -> Iterator[
 
 
 @contextmanager
-def _as_faults() -> Iterator[None]:
+def as_faults() -> Iterator[None]:
     """What zipfile, pickletools and torch raise on damage, which depends on where it lies, as one error."""
     try:
         yield
@@ -152,8 +149,12 @@ def _open_zip(archive: zipfile.ZipFile, size: int, is_known: Callable[[str], boo
     return TorchFile(content, fetch, size)
 
 
-def checked_members(archive: zipfile.ZipFile) -> Mapping[str, zipfile.ZipInfo]:
-    """The members by name, stored as PyTorch stores them: each once, not compressed, so that none can swell.
+def checked_members(
+    archive: zipfile.ZipFile, *, may_swell: Callable[[str], bool] = lambda _: False
+) -> Mapping[str, zipfile.ZipInfo]:
+    """The members by name, stored as PyTorch stores them: each once, and not compressed, so that none can swell.
+
+    may_swell: of names, whether PyTorch compresses these.
 
     Raises:
         TorchFileError: they are not.
@@ -165,7 +166,8 @@ def checked_members(archive: zipfile.ZipFile) -> Mapping[str, zipfile.ZipInfo]:
     for member in listed:
         if member.filename in found:
             raise TorchFileError(f"it holds {member.filename} twice")
-        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+        stored = member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
+        if not stored and not may_swell(member.filename):
             raise TorchFileError(f"{member.filename} is compressed, which PyTorch never does")
         found[member.filename] = member
     return found
