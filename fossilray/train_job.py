@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,6 @@ from fossilray.store.files import open_files
 
 FAILURES = 5
 """Workers that may die in one job, each time leaving the others to go on from the last checkpoint."""
-_RAYS_FOLDER = "ray"
-"""Below the training's own; Ray Train wants a place that every worker sees."""
 _POLL_S = 0.5
 
 
@@ -101,7 +100,7 @@ def _run(
             report(progress)
         fault, end = ray.get([board.fault.remote(), board.end.remote()])
     with contextlib.suppress(FossilrayError):
-        open_files(out, _access(config)).delete(_RAYS_FOLDER)
+        open_files(out, _access(config)).delete(order.rays_folder)
     return _ended(fault, end, fitting.exception(), out)
 
 
@@ -114,6 +113,8 @@ class _Order:
     cwd: str
     threads: int
     board: Any
+    rays_folder: str = field(default_factory=lambda: f".ray-{secrets.token_hex(8)}")
+    """Below the training's own, for Ray Train wants a place that every worker sees; deleted in the end."""
 
 
 @dataclass(frozen=True)
@@ -222,20 +223,20 @@ def _make_trainer(order: _Order, share: _Share, least: int, max_failures: int) -
         run_config=RunConfig(
             name="train",
             failure_config=FailureConfig(max_failures=max_failures),
-            **_rays_storage(order.out, order.config),
+            **_rays_storage(order),
         ),
     )
 
 
-def _rays_storage(out: str, config: TrainConfig) -> dict[str, Any]:
+def _rays_storage(order: _Order) -> dict[str, Any]:
     """Ray Train's own storage, below the training's folder: by default it would be the home folder."""
-    files = open_files(out, _access(config))
+    files = open_files(order.out, _access(order.config))
     if "://" not in files.url:
-        return {"storage_path": f"{files.root}/{_RAYS_FOLDER}"}
+        return {"storage_path": f"{files.root}/{order.rays_folder}"}
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
     return {
-        "storage_path": f"{files.root}/{_RAYS_FOLDER}",
+        "storage_path": f"{files.root}/{order.rays_folder}",
         "storage_filesystem": PyFileSystem(FSSpecHandler(files.filesystem)),
     }
 

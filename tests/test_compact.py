@@ -31,7 +31,9 @@ from fossilray.records import ArrayFiles, CatalogRow, Heartbeat
 from fossilray.report import write_report
 from fossilray.status import describe
 from fossilray.store import RunStore, open_run, parts
-from fossilray.store.dataset import DATASET_JSON, DatasetStore
+from fossilray.store.dataset import DATASET_JSON, UNFINISHED_JSON, DatasetStore
+from fossilray.store.dataset_place import DatasetPlace
+from fossilray.store.files import open_files
 
 QUERIES = [
     "SELECT * FROM objects ORDER BY well, slide_id, object_id",
@@ -460,3 +462,46 @@ def quoted(store: RunStore, name: str) -> str:
     """A glob over a dataset's files, for SQL."""
     root = "".join(f"[{sign}]" if sign in "*?[" else sign for sign in store.root).replace("'", "''")
     return f"{root}/{name}/*/*.parquet"
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "objects/notes.txt",
+        "objects/well=34/mine.parquet",
+        "embeddings/a",
+        "slides/slide.mrxs",
+        "slides/b/part-000000.parquet",
+    ],
+)
+def test_what_a_person_put_into_an_unfinished_dataset_is_named_and_stays(
+    tmp_path: Path, foreign: str
+) -> None:
+    place = open_files(str(tmp_path / "dataset"), StoreConfig())
+    place.write(UNFINISHED_JSON, b'{"token": "1", "source": "run", "began_at": "then"}')
+    for path in ("objects/well=34/part-000000.parquet", foreign):
+        place.write(path, b"x")
+    with pytest.raises(UsageError, match=foreign):
+        DatasetPlace.check_free(place)
+    assert place.find("objects") or foreign.startswith("embeddings")
+    assert place.read(foreign) == b"x"
+
+
+def test_files_of_a_name_like_the_mark_make_no_folder_an_unfinished_dataset(tmp_path: Path) -> None:
+    place = open_files(str(tmp_path / "folder"), StoreConfig())
+    place.write(UNFINISHED_JSON, b"pressing of soil samples")
+    place.write("catalog.parquet", b"mine")
+    with pytest.raises(UsageError, match="was not written by `fossilray compact`"):
+        DatasetPlace.check_free(place)
+    assert place.read("catalog.parquet") == b"mine"
+
+
+def test_link_in_an_unfinished_dataset_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "part-000000.parquet").write_bytes(b"x")
+    place = open_files(str(tmp_path / "dataset"), StoreConfig())
+    place.write(UNFINISHED_JSON, b'{"token": "1", "source": "run", "began_at": "then"}')
+    (tmp_path / "dataset" / "slides").symlink_to(tmp_path / "other")
+    with pytest.raises(UsageError, match="dataset/slides was not made by"):
+        DatasetPlace.check_free(place)
+    assert (tmp_path / "other" / "part-000000.parquet").exists()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from fossilray.formats.torch_file import TorchFile, open_torch_file
 from fossilray.whole_files import make_folder, whole_file
 
 FORMAT = "fossilray-training/1"
-_GLOB = "step-*.pt"
+_GLOB = f"step-{8 * '[0-9]'}.pt"
+"""No other files of a folder are ever deleted."""
 _KNOWN = frozenset({"collections.OrderedDict"})
 """What a checkpoint names besides tensors."""
 
@@ -70,6 +73,21 @@ def save_checkpoint(
     for old in sorted(folder.glob(_GLOB))[:-kept]:
         old.unlink()
     return path
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a file has the name of a checkpoint."""
+    return fnmatch.fnmatchcase(name, _GLOB)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints in a folder, and the folder if nothing else is in it. A link is left alone."""
+    if folder.is_symlink():
+        return
+    for path in folder.glob(_GLOB):
+        path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

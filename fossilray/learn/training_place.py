@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fossilray.config import StoreConfig
 from fossilray.config.training import TrainConfig
-from fossilray.learn.training_checkpoint import latest_checkpoint
+from fossilray.learn.training_checkpoint import is_checkpoint, latest_checkpoint
 from fossilray.store.files import Files, open_files
 from fossilray.whole_files import PART, write_whole
 
@@ -81,7 +81,7 @@ class TrainingPlace:
             if self._brought.get(path) != state:
                 self._files.write(path, (self.folder / path).read_bytes())
         for name in self._files.names(CHECKPOINTS):
-            if f"{CHECKPOINTS}/{name}" not in here:
+            if f"{CHECKPOINTS}/{name}" not in here and is_checkpoint(name):
                 self._files.delete(f"{CHECKPOINTS}/{name}")
         self._brought = here
 

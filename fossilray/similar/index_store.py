@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,6 +31,9 @@ from fossilray.store.probe import check_conditional_create
 
 INDEX_JSON = "index.json"
 _LEFTOVER_AGE = timedelta(days=2)
+# What only builds name so; anything else in these folders is a person's.
+_DATA = re.compile(r"data/[0-9a-f]{16}")
+_PLAN = re.compile(r"plans/shard-[0-9a-f]{24}\.json")
 
 
 class IndexStore:
@@ -180,9 +184,15 @@ class IndexStore:
             for entry in self.files.entries("data")
             if entry.path.rpartition("/")[0] not in kept and entry.modified < before
         }
-        for folder in sorted(left):
-            self.files.delete(folder)
-        self.files.delete("plans")
+        plans = self.files.find("plans")
+        links = {
+            path.partition("/")[0]: path for folder in ("data", "plans") for path in self.files.links(folder)
+        }
+        # A folder that holds a link is not as builds leave it.
+        gone = [folder for folder in sorted(left) if _DATA.fullmatch(folder) and "data" not in links]
+        gone += [plan for plan in plans if _PLAN.fullmatch(plan) and "plans" not in links]
+        for path in gone:
+            self.files.delete(path)
 
 
 def coder_path(sha256: str) -> str:

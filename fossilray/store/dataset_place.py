@@ -12,16 +12,13 @@ from fossilray.store.claims import Claim
 from fossilray.store.dataset import (
     DATASET_JSON,
     EMBEDDINGS,
-    FAILURES_PARQUET,
     UNFINISHED_JSON,
     DatasetRecord,
 )
 from fossilray.store.files import Files
-from fossilray.store.layout import CLAIMS, OBJECTS, PROBES, RUN_JSON, SPARE_FILES, catalog_part_path
+from fossilray.store.layout import CLAIMS, OBJECTS, PROBES, SPARE_FILES
 from fossilray.store.probe import check_conditional_create
-
-_OURS = (OBJECTS, EMBEDDINGS, "slides", FAILURES_PARQUET, catalog_part_path(0), RUN_JSON)
-"""What an unfinished try may have left."""
+from fossilray.store.unfinished_dataset import check_unfinished, remove_spares, remove_unfinished
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,8 @@ class DatasetPlace:
             raise UsageError(
                 f"{files.url} is not empty and holds no unfinished dataset; choose a new place with --to"
             )
+        if there:
+            check_unfinished(files)
         return bool(there)
 
     @staticmethod
@@ -65,8 +64,7 @@ class DatasetPlace:
         place = DatasetPlace(files, json.dumps(stated, indent=2).encode() + b"\n", claim)
         files.write(UNFINISHED_JSON, place.token)
         if is_begun:
-            for name in _OURS:
-                files.delete(name)
+            remove_unfinished(files)
             files.abort_uploads(files.clock())
         return place
 
@@ -109,5 +107,5 @@ class DatasetPlace:
                 f"{self.files.url} was finished by another `fossilray compact` meanwhile; use that dataset, or "
                 "another place"
             )
-        for name in (UNFINISHED_JSON, SPARE_FILES, PROBES):
-            self.files.delete(name)
+        self.files.delete(UNFINISHED_JSON)
+        remove_spares(self.files)

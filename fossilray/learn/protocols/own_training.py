@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from fossilray.learn.heads import Head, load_head
 from fossilray.learn.heads.head import BackboneOf
 from fossilray.learn.labelled import LabelledSet
 from fossilray.learn.labelled_table import table_of
+from fossilray.learn.training_checkpoint import remove_checkpoints
+from fossilray.learn.training_place import CHECKPOINTS
 from fossilray.learn.training_result import HEAD
 from fossilray.store.claims import hold_place
 from fossilray.store.local_files import LocalFiles
@@ -98,7 +99,7 @@ class OwnTraining:
                 self._config, table_of(self._labelled.crops, rows), device=device, folder=folder
             ).run()
         # Nobody goes on from them, and of a large network they are gigabytes.
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        remove_checkpoints(folder / CHECKPOINTS)
         config = EmbedderConfig(weights=f"file:{result.backbone}")
         embedder = load_embedder(config, device=device)
         assert embedder is not None
