@@ -94,10 +94,14 @@ class Owner:
 
 
 def start_of(pid: int) -> str:
-    """When a process began, in the kernel's ticks; empty where the system does not tell, or there is none."""
+    """When a process began, in the kernel's ticks; empty where the system does not tell, or there is none.
+
+    One that has ended and only waits for its parent to take note counts as none.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state in "ZX" else numbers[18]
+    except (OSError, ValueError, IndexError):
         return ""
 
 

@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 from fossilray.folder_owners import Owner
@@ -30,6 +31,8 @@ _MOST_BYTES = 4096
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _Place = tuple[int, int]
 """Device and inode."""
+_locks: set[int] = set()
+"""Descriptors by which this process holds its folders."""
 
 
 class MarkedFolder:
@@ -143,9 +146,24 @@ def _make(path: Path, identifier: str) -> tuple[_Place, int]:
             os.close(lock)
         raise
     else:
+        _watch_forks()
+        _locks.add(lock)
         return _place_of(folder), lock
     finally:
         os.close(folder)
+
+
+def _drop_locks() -> None:
+    for lock in _locks:
+        with suppress(OSError):
+            os.close(lock)
+    _locks.clear()
+
+
+@cache
+def _watch_forks() -> None:
+    """A child that is forked inherits the descriptors, and would hold the locks on when this process is gone."""
+    os.register_at_fork(after_in_child=_drop_locks)
 
 
 def _close(path: Path, place: _Place, lock: int, owner: int) -> None:
@@ -155,6 +173,7 @@ def _close(path: Path, place: _Place, lock: int, owner: int) -> None:
     with suppress(OSError), _opened(path, place) as folder:
         _empty(folder)
         path.rmdir()
+    _locks.discard(lock)
     with suppress(OSError):
         os.close(lock)
 

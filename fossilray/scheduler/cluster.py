@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import ray_constants
 
 from fossilray.errors import WorkerError
+from fossilray.private_ray import PrivateRay
 
 ANSWER_S = 10.0
 """How long a cluster's head may take to answer the first knock."""
 OBJECT_STORE_BYTES = 128 * 1024**2
 """Nothing larger than an Outcome passes through it."""
+_AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 @contextlib.contextmanager
@@ -30,22 +34,27 @@ def ray_cluster(address: str) -> Iterator[None]:
         WorkerError: nobody answers at the address, or no private Ray comes up.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    with _own_signals():
-        if address == "local":
-            with _on_loopback():
-                _start_private()
-        else:
-            _join(address)
-    try:
+    with contextlib.ExitStack() as open_until_the_end:
+        open_until_the_end.enter_context(_own_authentication())
+        with _own_signals():
+            if address == "local":
+                private = PrivateRay()
+                open_until_the_end.callback(private.close)
+                open_until_the_end.callback(ray.shutdown)
+                with _variables(private.environment | _new_token()), _on_loopback():
+                    _start_private(private.path)
+            else:
+                open_until_the_end.callback(ray.shutdown)
+                _join(address)
         yield
-    finally:
-        ray.shutdown()
 
 
-def _start_private() -> None:
+def _start_private(folder: Path) -> None:
+    _forget_authentication()
     try:
         ray.init(
             address="local",
+            _temp_dir=str(folder),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -95,6 +104,52 @@ def _own_signals() -> Iterator[None]:
     yield
     if before is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _own_authentication() -> Iterator[None]:
+    """Put back how this process proves itself to clusters, once it has left the one that it was connected to."""
+    before = {name: os.environ.get(name) for name in _AUTHENTICATION}
+    try:
+        yield
+    finally:
+        _set(before)
+        _forget_authentication()
+
+
+def _new_token() -> dict[str, str]:
+    """Variables that make a new cluster ask for a token that is only in the memory of this user's processes.
+
+    By itself Ray would write one below the home folder, where it turns authentication on for later clusters of the
+    same user.
+    """
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+def _forget_authentication() -> None:
+    """Make Ray read the variables anew. In this order, or a thread that still talks may miss the token."""
+    raylet: Any = ray._raylet
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """While it lasts the environment has these variables, and processes that are started get them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextlib.contextmanager
