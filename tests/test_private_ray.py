@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ray_nodes import RayNodes
 
 from fossilray.private_ray import MARK, PREFIX, PrivateRay, end_processes
 
@@ -185,3 +186,33 @@ def test_killed_driver_leaves_no_process_of_ray_and_nothing_in_the_home_folder(
     assert not is_alive(actor)
     assert not list(home.rglob("*"))
     driver.wait(timeout=A_WHILE_S)
+
+
+@pytest.mark.slow
+def test_after_a_demo_a_plain_cluster_asks_for_no_token_and_the_home_folder_is_as_it_was(
+    tmp_path: Path, place: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "XDG_", "MPL"))
+    }
+    environment |= {"HOME": str(home), "TMPDIR": str(place), "PYTHONPATH": str(ROOT)}
+    fossilray = [sys.executable, "-m", "fossilray"]
+    words = ["demo", str(tmp_path / "demo"), "--slides", "1", "--size", "2048"]
+    demo = subprocess.run([*fossilray, *words], env=environment, capture_output=True, text=True, check=False)
+    assert demo.returncode == 0, demo.stderr
+    assert not [str(path.relative_to(home)) for path in home.rglob("*")]
+    assert not list(place.glob("fossilray-[0-9a-f]*"))
+    nodes = RayNodes(HOME=str(home))
+    del nodes._environment["RAY_AUTH_MODE"]
+    with nodes:
+        listed = subprocess.run(
+            [*fossilray, "job", "list", "--address", nodes.address],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert listed.returncode == 0, listed.stderr
+    assert "token" not in listed.stdout + listed.stderr

@@ -79,14 +79,19 @@ def test_addresses_are_told_apart() -> None:
 
 
 def test_a_private_ray_listens_on_loopback_alone_and_talks_to_nobody_else() -> None:
-    before = ray_constants.ENABLE_RAY_CLUSTER
+    before, variables = ray_constants.ENABLE_RAY_CLUSTER, authentication()
     with ray_cluster("local"):
+        # The process may be asked to start others meanwhile, which are no part of the cluster.
+        assert authentication() == variables
         assert before == ray_constants.ENABLE_RAY_CLUSTER
 
         @ray.remote(num_cpus=0.1)
         class Actor:
             def pid(self) -> int:
                 return os.getpid()
+
+            def token(self) -> tuple[str, int]:
+                return os.environ["RAY_AUTH_MODE"], len(os.environ["RAY_AUTH_TOKEN"])
 
         actor = Actor.remote()
         assert ray.get(actor.pid.remote()) in family(os.getpid())
@@ -103,6 +108,27 @@ def test_a_private_ray_listens_on_loopback_alone_and_talks_to_nobody_else() -> N
         assert not open_to_others
         assert not outside
         assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+        token = actor.token.remote()
+        assert ray.get(token) == ("token", 64)
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+    assert authentication() == variables
+    assert not session.parent.parent.exists()
+
+
+@pytest.mark.slow
+def test_another_cluster_can_be_joined_after_a_private_one(shared_ray: str) -> None:
+    for address in ("local", shared_ray, "local", shared_ray):
+        with ray_cluster(address):
+
+            @ray.remote(num_cpus=0.1)
+            def pid() -> int:
+                return os.getpid()
+
+            assert ray.get(pid.remote()) != os.getpid()
+
+
+def authentication() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
 
 
 def test_loading_models_and_working_on_a_slide_asks_no_host(tmp_path: Path) -> None:

@@ -24,11 +24,15 @@ from fossilray.care.verify import verify_run
 from fossilray.errors import RunNotFound, UnsafeAge
 from fossilray.records import Attempt, CatalogRow, Heartbeat
 from fossilray.store import RunStore
+from fossilray.store.answers import AnswersRecord, AnswerStore
 from fossilray.store.layout import arrays_path, attempt_path, pending_path
 
 DEADLINE_MINUTES = 60.0
 AGE = timedelta(hours=3)
 SLIDES = ["A17", "A18", "B1"]
+SOME_ANSWERS = AnswersRecord(
+    kind="embeddings", run_digest="ab" * 32, backbone={"name": "net", "sha256": "cd" * 32, "dimension": 4}
+)
 
 
 @pytest.fixture
@@ -409,3 +413,39 @@ def test_files_of_persons_among_half_written_ones_stay(run: RunStore) -> None:
     assert sweep(run).writes == 2
     assert run.files.find(".tmp") == [".tmp/notes.txt"]
     assert run.files.find(".probe") == [".probe/notes.txt"]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(
+            "arrays/A17/backup.zarr/zarr.json",
+            "arrays/A17/ORPHAN.zarr/notes.txt",
+            "arrays/A17/ORPHAN.zarr/crops/mine.jpg",
+        ),
+        *(
+            "arrays/A17/notes.txt",
+            "arrays/notes.txt",
+            "pending/A17/mine.parquet",
+            "slides/old/part-000000.parquet",
+        ),
+        *(
+            "objects/notes.txt",
+            "withdrawn/mine.parquet",
+            "embeddings/head/well=34/mine.parquet",
+            "mine/.tmp/x",
+        ),
+    ],
+)
+def test_whatever_a_person_keeps_in_a_run_stays(run: RunStore, place: str) -> None:
+    old = orphan(run, "A17", hours=9)
+    place = place.replace("ORPHAN.zarr", old.rpartition("/")[2])
+    if place.startswith("embeddings"):
+        AnswerStore.create(run, "embeddings", "head", SOME_ANSWERS)
+    run.files.write(place, b"mine")
+    let_age(run, place.partition("/")[0], 9)
+    report = sweep(run)
+    assert run.files.read(place) == b"mine"
+    assert (old in report.foreign) == place.startswith(old)
+    run.rebuild_summaries()
+    assert run.files.read(place) == b"mine"

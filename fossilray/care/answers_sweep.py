@@ -83,13 +83,15 @@ def _files(answers: AnswerStore) -> Sequence[Entry]:
 def _is_outdated(store: RunStore, answers: AnswerStore, commits: Mapping[str, Entry], entry: Entry) -> bool:
     """Whether a file is about other objects than those committed; asked of both footers."""
     committed = commits.get(slide_of(entry.path))
-    if committed is None:
-        return True
     try:
+        # Asked of every file, for one that has no such footer is nothing that fossilray wrote.
+        source_attempt = answers.footer(entry.path).source_attempt
+        if committed is None:
+            return True
         made_by = read_footer(
             lambda size: store.files.read_tail(committed.path, size), name=committed.path
         ).summary.attempt
-        return answers.footer(entry.path).source_attempt != made_by
+        return source_attempt != made_by
     except StoreUnreachable:
         raise
     except (StoreError, FileNotFoundError):

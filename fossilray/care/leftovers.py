@@ -13,7 +13,10 @@ from fossilray.store import RunStore
 from fossilray.store.layout import ARRAYS, ATTEMPTS, PENDING
 
 _GROUP = re.compile(rf"{ARRAYS}/(?P<slide_id>[^/]+)/(?P<attempt>[^/]+)\.zarr/(?P<name>.+)")
-_PENDING = re.compile(rf"{PENDING}/(?P<slide_id>[^/]+)/(?P<attempt>[^/]+)\.parquet")
+_ATTEMPT = re.compile("[0-9a-f]{16}")
+_GROUP_JSON = r"zarr\.(?:json|\w+\.partial)"
+_MADE = re.compile(rf"{_GROUP_JSON}|(?:crops|embeddings)/(?:{_GROUP_JSON}|c(?:/\d+)+(?:\.\w+\.partial)?)")
+_PENDING = re.compile(rf"{PENDING}/(?P<slide_id>[^/]+)/(?P<attempt>[0-9a-f]{{16}})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class ArrayGroup:
     """Bytes of each file, by its path inside the group."""
     written_at: datetime
     """When its youngest file was written, UTC, by the store's clock."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether its name and all names in it are such as fossilray gives; anything else a person put there."""
+        return bool(_ATTEMPT.fullmatch(self.attempt)) and all(_MADE.fullmatch(name) for name in self.files)
 
     @property
     def path(self) -> str:

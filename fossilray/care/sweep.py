@@ -50,6 +50,8 @@ class SweepReport:
     """Old arrays kept because their attempt has time left, or a pending file names them."""
     unclear: int
     """Arrays kept because their slide's commit cannot be read; verify says more."""
+    foreign: tuple[str, ...] = ()
+    """Folders among the arrays that fossilray did not make, or that hold something else; left alone."""
     links: tuple[str, ...] = ()
     """Links in the run directory. What holds one or lies behind one is left alone."""
 
@@ -91,6 +93,7 @@ def sweep_run(
     horizon = now - older_than
     links = _list_links(store)
     among_arrays: list[str] = []
+    foreign: list[str] = []
     with_arrays = [] if ARRAYS in links else store.files.names(ARRAYS)
     pending = list_pending(store)
     # After the arrays: a slide that is committed by then is not taken for an uncommitted one.
@@ -103,6 +106,9 @@ def sweep_run(
         if len(groups) == 1 and groups[0].slide_id in commits:
             continue  # those of the commit, for every commit has some
         for group in groups:
+            if not group.is_ours:
+                foreign.append(group.path)
+                continue
             paths = commits.get(group.slide_id) or _where_committed(store, group.slide_id, wells)
             verdict = _judge(store, group, paths, horizon=horizon, now=now, pending=pending)
             seen[verdict] += 1
@@ -130,6 +136,7 @@ def sweep_run(
         in_use=seen["in use"],
         unclear=seen["unclear"],
         links=tuple(sorted(links + among_arrays)),
+        foreign=tuple(foreign),
     )
 
 
@@ -145,6 +152,13 @@ def render_swept(report: SweepReport) -> Group:
     ]
     if len(report.orphans) > _MOST_LISTED:
         lines.append(Text(f"  … and {len(report.orphans) - _MOST_LISTED:,} more", style="dim"))
+    if report.foreign:
+        lines.append(
+            Text(
+                f"{len(report.foreign):,} folders among the arrays hold what fossilray did not make; left alone"
+            )
+        )
+        lines += [Text(printable(f"  {path}")) for path in report.foreign[:_MOST_LISTED]]
     if report.links:
         lines.append(
             Text(

@@ -96,4 +96,6 @@ def _read_parts(files: Files) -> list[pa.Table]:
 
 
 def _parts(files: Files) -> list[str]:
-    return sorted((path for path in files.find("slides") if part_number(path) >= 0), key=part_number)
+    # Nothing else of a name like theirs, in a folder below perhaps, which a person put there.
+    found = (path for path in files.find("slides") if path == part_path(part_number(path)))
+    return sorted(found, key=part_number)
