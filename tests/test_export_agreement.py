@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from slides_on_disk import write_slide
 from small_run import CROP_PX, MPP, commit_slide, start_run
 
+from fossilray.compact import compact_run
+from fossilray.config import StoreConfig
+from fossilray.errors import UnreadableRegion
 from fossilray.export import QUPATH_CORNERS, export_objects, save_crops
 from fossilray.export_anndata import export_anndata
 from fossilray.export_coco import ANNOTATIONS, export_coco
@@ -34,8 +37,9 @@ from fossilray.export_vectors import export_vectors
 from fossilray.export_yolo import IMAGES_CSV, export_yolo
 from fossilray.query import load_embeddings, run_query
 from fossilray.records import Boxes, CatalogRow, Rect, SlideSummary
-from fossilray.slide import open_slide
+from fossilray.slide import Slide, open_slide
 from fossilray.store import RunStore
+from fossilray.store.dataset import open_run
 
 SIDE = 2048
 WELLS = {"A-1": "6407/6-5", "a-1": "6407/6-5", "b-1": "16/1-2", "c-1": "16/1-2", "d-1": "DONG-1"}
@@ -297,6 +301,45 @@ def test_yolo_loses_no_object_and_keeps_wells_apart(
     assert f"{share:.1%}" in (out / "data.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))["val"] == "images/val"
     assert 0 < told.background / told.images <= TILES.background + 0.02
+
+
+def test_objects_where_the_slide_cannot_be_read_are_counted_and_the_others_kept(
+    made: Made, boxes: dict[Key, Box], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    middle = made.bounds["b-1"].x_min + SIDE // 2
+    read = Slide.read
+
+    def fail_on_the_right(self: Slide, level: int, x: int, y: int, width: int, height: int) -> Any:
+        if x > middle:
+            raise UnreadableRegion("a scratch")
+        return read(self, level, x, y, width, height)
+
+    monkeypatch.setattr(Slide, "read", fail_on_the_right)
+    own = {key for key in boxes if key[0] == "b-1"}
+    coco = export_coco(made.run, tmp_path / "coco", options=TILES, slide="b-1")
+    told = json.loads((tmp_path / "coco" / ANNOTATIONS).read_text(encoding="utf-8"))
+    assert coco.unreadable > 0
+    assert coco.lost > 0
+    assert coco.objects + coco.lost == len(own)
+    assert {image["id"] for image in told["images"]} >= {one["image_id"] for one in told["annotations"]}
+    assert {image["file_name"] for image in told["images"]} == {
+        path.name for path in (tmp_path / "coco" / "images").iterdir()
+    }
+    assert sum(one["primary"] for one in told["annotations"]) == coco.objects
+    yolo = export_yolo(made.run, tmp_path / "yolo", options=TILES, slide="b-1")
+    assert (yolo.objects, yolo.lost, yolo.boxes) == (coco.objects, coco.lost, coco.boxes)
+
+
+def test_a_compacted_dataset_gives_what_its_run_gives(made: Made, tmp_path: Path) -> None:
+    compact_run(made.run, str(tmp_path / "dataset"), access=StoreConfig(), slides_per_file=2, embeddings=True)
+    dataset = open_run(str(tmp_path / "dataset"))
+    for store, name in ((made.run, "run"), (dataset, "compacted")):
+        export_coco(store, tmp_path / name, options=TILES)
+        export_vectors(store, tmp_path / f"{name}.parquet")
+    assert (tmp_path / "run" / ANNOTATIONS).read_bytes() == (
+        tmp_path / "compacted" / ANNOTATIONS
+    ).read_bytes()
+    assert pq.read_table(tmp_path / "run.parquet").equals(pq.read_table(tmp_path / "compacted.parquet"))
 
 
 def test_background_shows_no_object_of_the_run_whatever_is_chosen(
