@@ -178,7 +178,7 @@ def _record_refusal(store: RunStore, refused: RefusedFile) -> Failure:
         slide_id=refused.slide_id,
         attempt=hashlib.sha256(f"{refused.path}\0{refused.reason}".encode()).hexdigest()[:16],
         stage=REFUSED,
-        error="NotASlide",
+        error=refused.error,
         message=refused.reason,
         transient=False,
         quarantined=True,

@@ -96,6 +96,8 @@ class RefusedFile:
     slide_id: str
     path: str
     reason: str
+    error: str = "NotASlide"
+    """The class of what is wrong with it."""
 
 
 @dataclass(frozen=True)

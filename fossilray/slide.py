@@ -35,7 +35,7 @@ from fossilray.errors import (
 from fossilray.mirax_companions import check_mirax
 from fossilray.overview import LEVEL_TOLERANCE, Overview, read_overview, shrink
 from fossilray.records import Image, Level, Rect, SlideInfo
-from fossilray.slide_access import as_slide_error, check_file, files_of, first_fault
+from fossilray.slide_access import as_slide_error, check_readable, files_of, first_fault
 from fossilray.slide_properties import (
     check_size,
     check_tiles,
@@ -95,7 +95,7 @@ def check_companions(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) ->
         MissingCompanion: Slidedat.ini, Index.dat or a data file of a MIRAX slide is missing or empty.
         TooLarge: the Slidedat.ini of a MIRAX slide claims more than OpenSlide should be given.
     """
-    found = check_file(path)
+    found = check_readable(path)
     try:
         if path.suffix.lower() == ".mrxs":
             check_mirax(path, max_gigapixels=max_gigapixels)

@@ -52,32 +52,13 @@ def as_slide_error(error: OSError, path: Path | str) -> SlideError | None:
     return None
 
 
-def check_file(path: Path) -> os.stat_result:
-    """Nothing but its size and age, if the path leads to a regular file.
+def check_readable(path: Path) -> os.stat_result:
+    """The file's size and age, if it opens and gives its first byte.
 
     Raises:
         SlideMissing, SlideUnreadable, SourceUnreachable: it does not.
     """
-    try:
-        found = os.stat(path)  # noqa: PTH116  Path.is_file would take some errors for absence
-    except OSError as error:
-        raise as_slide_error(error, path) or error from None
-    except ValueError:
-        raise SlideUnreadable(f"{str(path)!r} is no path of a file; check it") from None
-    if stat.S_ISDIR(found.st_mode):
-        raise SlideUnreadable(f"{path} is a folder; name the slide's file")
-    if not stat.S_ISREG(found.st_mode):
-        raise SlideUnreadable(f"{path} is no regular file; name the slide's file")
-    return found
-
-
-def check_readable(path: Path) -> None:
-    """Nothing, if the file opens and gives its first byte.
-
-    Raises:
-        SlideMissing, SlideUnreadable, SourceUnreachable: it does not.
-    """
-    check_file(path)
+    found = _check_file(path)
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
@@ -86,6 +67,7 @@ def check_readable(path: Path) -> None:
             os.close(file)
     except OSError as error:
         raise as_slide_error(error, path) or error from None
+    return found
 
 
 def files_of(path: Path) -> list[Path]:
@@ -108,3 +90,18 @@ def first_fault(files: Iterable[Path]) -> SlideError | None:
         except SlideError as error:
             return error
     return None
+
+
+def _check_file(path: Path) -> os.stat_result:
+    """Size and age, if the path leads to a regular file."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  Path.is_file would take some errors for absence
+    except OSError as error:
+        raise as_slide_error(error, path) or error from None
+    except ValueError:
+        raise SlideUnreadable(f"{str(path)!r} is no path of a file; check it") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise SlideUnreadable(f"{path} is a folder; name the slide's file")
+    if not stat.S_ISREG(found.st_mode):
+        raise SlideUnreadable(f"{path} is no regular file; name the slide's file")
+    return found

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from stat import S_ISDIR, S_ISREG
 
 from fossilray.catalog.remote import find_remote_slides
 from fossilray.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file
 from fossilray.config import AccessConfig
-from fossilray.errors import CatalogError, MissingResolution, SlideError
+from fossilray.errors import (
+    CatalogError,
+    MissingResolution,
+    SlideError,
+    SourcesOut,
+    SourceUnreachable,
+)
+from fossilray.failing import message_of, place_of
 from fossilray.mirax_companions import without_file
+from fossilray.neighbours import can_be_read
 from fossilray.records import CatalogRow, RefusedFile
 from fossilray.slide import open_slide
+from fossilray.slide_access import ABSENT, SILENT, as_slide_error
 from fossilray.slide_names import SLIDE_SUFFIXES, parse_name, slide_id_for, well_of_folders
 from fossilray.sources.slide_sources import is_remote
 
 _OPENING_THREADS = 8
+_ASKED = 8
 
 
 def find_slides(target: str, *, access: AccessConfig | None = None) -> Catalog:
@@ -33,12 +46,15 @@ def find_slides(target: str, *, access: AccessConfig | None = None) -> Catalog:
     if is_remote(target):
         return find_remote_slides(target, access or AccessConfig())
     path = Path(target.removeprefix("file://"))
-    if path.is_file() and path.suffix.lower() in CATALOG_SUFFIXES:
+    mode, unlisted = _mode(path), []
+    if S_ISREG(mode) and path.suffix.lower() in CATALOG_SUFFIXES:
         return Catalog(read_catalog_file(path), [])
-    if path.is_file():
+    if S_ISREG(mode):
         root, files = path.parent, [path]
-    elif path.is_dir():
-        root, files = path, sorted(_walk(path))
+    elif S_ISDIR(mode):
+        root, files = path, sorted(_walk(path, unlisted))
+        if unlisted and unlisted[0][0] == path:
+            raise _refused_whole(path, unlisted[0][1])
     elif glob.has_magic(target):
         root = _root_of_glob(path)
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
@@ -47,18 +63,68 @@ def find_slides(target: str, *, access: AccessConfig | None = None) -> Catalog:
         raise CatalogError(f"there is nothing at {target}; name a folder, a glob, one slide or a catalog")
     with ThreadPoolExecutor(_OPENING_THREADS) as threads:
         found = list(threads.map(lambda file: _describe(root, file), files))
+    # A disk that did not answer once may do so the second time.
+    found = [
+        _describe(root, file)
+        if isinstance(one, RefusedFile) and one.error == SourceUnreachable.__name__
+        else one
+        for file, one in zip(files, found, strict=True)
+    ]
+    found += [_refuse(root, folder, error) for folder, error in unlisted]
+    _check_still_there(target, found)
     return Catalog(
         sorted((one for one in found if isinstance(one, CatalogRow)), key=lambda row: row.slide_id),
         sorted((one for one in found if isinstance(one, RefusedFile)), key=lambda file: file.slide_id),
     )
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files that look like slides, and MIRAX folders without their .mrxs file; links are followed once."""
+def _mode(path: Path) -> int:
+    """What is at a path, as stat tells it; 0 if nothing is.
+
+    Raises:
+        SourcesOut: the disk or the share does not say.
+        CatalogError: the system refuses to look.
+    """
+    try:
+        return path.stat().st_mode
+    except ValueError:
+        return 0
+    except OSError as error:
+        if error.errno in ABSENT:
+            return 0
+        # A pattern may be longer than a name can be.
+        if error.errno == errno.ENAMETOOLONG and glob.has_magic(str(path)):
+            return 0
+        raise _refused_whole(path, error) from None
+
+
+def _refused_whole(path: Path, error: OSError) -> CatalogError | SourcesOut:
+    """What is said of a folder or a catalog that the system does not let us read at all."""
+    if error.errno in SILENT:
+        return SourcesOut(
+            f"{path} cannot be read: {error.strerror}; check that it is mounted and reachable, and start the same "
+            "command again"
+        )
+    return CatalogError(f"{path} cannot be read: {error.strerror}; change its permissions or name another")
+
+
+def _walk(folder: Path, unlisted: list[tuple[Path, OSError]]) -> Iterator[Path]:
+    """Files that look like slides, and MIRAX folders without their .mrxs file; links are followed once.
+
+    unlisted: takes the folders that cannot be listed, with the reason.
+    """
     visited: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+
+    def note(error: OSError) -> None:
+        unlisted.append((Path(error.filename), error))
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=note):
         here = Path(place)
-        stat = here.stat()
+        try:
+            stat = here.stat()
+        except OSError as error:
+            unlisted.append((here, error))
+            continue
         if (stat.st_dev, stat.st_ino) in visited:
             folders.clear()
             continue
@@ -73,7 +139,35 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _looks_like_a_slide(file: Path) -> bool:
-    return file.suffix.lower() in SLIDE_SUFFIXES and file.is_file()
+    """By its name, if it is a file or the system does not say what it is."""
+    if file.suffix.lower() not in SLIDE_SUFFIXES:
+        return False
+    try:
+        return S_ISREG(file.stat().st_mode)
+    except OSError:
+        return True
+
+
+def _check_still_there(target: str, found: Sequence[CatalogRow | RefusedFile]) -> None:
+    """Nothing, unless the share went away while it was listed: then all that followed looks damaged.
+
+    Raises:
+        SourcesOut: of what was refused for want of an answer, nothing that was read can be read now.
+    """
+    doubtful: list[RefusedFile] = [
+        one
+        for one in found
+        if isinstance(one, RefusedFile) and one.error in ("SlideMissing", "SourceUnreachable")
+    ]
+    sound = [row.path for row in found if isinstance(row, CatalogRow)]
+    if not doubtful or any(can_be_read(path) for path in random.sample(sound, min(_ASKED, len(sound)))):
+        return
+    if not sound and (len(doubtful) < len(found) or len(found) == 1):
+        return
+    raise SourcesOut(
+        f"{target}: {doubtful[0].reason}; {len(doubtful):,} of {len(found):,} slides there cannot be read, nor any "
+        "other of them now: check that it is mounted and reachable, and start the same command again"
+    )
 
 
 def _root_of_glob(pattern: Path) -> Path:
@@ -91,15 +185,32 @@ def _describe(root: Path, file: Path) -> CatalogRow | RefusedFile:
     slide_id = slide_id_for(PurePosixPath(relative))
     # Absolute, so that a run may be resumed from another folder.
     path = os.path.abspath(file)  # noqa: PTH100  Path.resolve would follow links
-    if file.is_dir():
-        return RefusedFile(slide_id, path, without_file(file.name))
     if not _is_utf8(path):
         printable = os.fsencode(path).decode("utf-8", errors="replace")
         return RefusedFile(slide_id, printable, f"{printable} is not named in UTF-8; rename it")
     try:
+        if S_ISDIR(file.stat().st_mode):
+            return RefusedFile(slide_id, path, without_file(file.name))
         return _read_facts(slide_id, path, root)
-    except (SlideError, OSError) as error:
-        return RefusedFile(slide_id, path, str(error))
+    except SlideError as error:
+        return RefusedFile(slide_id, path, str(error), type(error).__name__)
+    except OSError as error:
+        return _refuse(root, file, error)
+    except Exception as error:  # noqa: BLE001  whatever a library raises over one file, the others are listed
+        said = f"{type(error).__name__} at {place_of(error)}: {message_of(error)}"
+        return RefusedFile(slide_id, path, said, type(error).__name__)
+
+
+def _refuse(root: Path, place: Path, error: OSError) -> RefusedFile:
+    """A file or a folder that the system does not let us read."""
+    path = os.fsencode(os.path.abspath(place)).decode("utf-8", errors="replace")  # noqa: PTH100
+    try:
+        relative = PurePosixPath(place.relative_to(root))
+    except ValueError:
+        relative = PurePosixPath(place.name)
+    fault = as_slide_error(error, path)
+    kind = type(fault).__name__ if fault is not None else type(error).__name__
+    return RefusedFile(slide_id_for(relative), path, str(fault or error), kind)
 
 
 def _read_facts(slide_id: str, path: str, root: Path) -> CatalogRow:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fossilray.cli.look import OutOption, TableForm
 from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, err, open_store, out, settings
 from fossilray.errors import ConfigError
+from fossilray.tables import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,6 +28,10 @@ def failures(
     ] = "true",
     form: Annotated[TableForm, typer.Option("--format", help="How to print them.")] = "table",
     out_file: OutOption = None,
+    traceback: Annotated[
+        bool,
+        typer.Option("--traceback", help="Print the traceback of each exception that no rule expects, once."),
+    ] = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -36,13 +42,38 @@ def failures(
     on_terminal = form == "table" and out_file is None
     columns = "slide_id, stage, error, quarantined, message, failed_at" if on_terminal else "*"
     sql = f"SELECT {columns} FROM failures WHERE (\n{where}\n) ORDER BY slide_id, failed_at"
-    table = run_query(open_store(run, config, set_), sql)
+    store = open_store(run, config, set_)
+    if traceback:
+        _print_tracebacks(run_query(store, _TRACEBACKS.format(where=where)).to_pylist())
+        return
+    table = run_query(store, sql)
     if on_terminal and not table.num_rows:
         out.print("no slide that is not committed has failed")
     elif on_terminal:
         print_table(table, console=out)
     else:
         write_table(table, form="csv" if form == "table" else form, out=out_file)
+
+
+_TRACEBACKS = """
+SELECT error, place, count(DISTINCT slide_id) AS slides, min(slide_id) AS slide_id,
+  arg_max(traceback, failed_at) AS text
+FROM failures WHERE traceback IS NOT NULL AND (
+{where}
+) GROUP BY error, place ORDER BY slides DESC, error, place
+"""
+
+
+def _print_tracebacks(kinds: Sequence[dict[str, Any]]) -> None:
+    """One traceback of each class and place, with the number of slides that it was the end of."""
+    if not kinds:
+        out.print("no slide that is not committed has failed by an exception with a traceback")
+    for kind in kinds:
+        at = f" at {kind['place']}" if kind["place"] else ""
+        slides = f"{kind['slides']} slides, such as" if kind["slides"] > 1 else "slide"
+        lines = [f"{kind['error']}{at}: {slides} {kind['slide_id']}", *kind["text"].splitlines(), ""]
+        for line in lines:
+            out.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def retry(
