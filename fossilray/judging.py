@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from fossilray.neighbours import is_below, root_of
@@ -93,7 +93,9 @@ class Judge:
         tries = self._tries[failure.slide_id] = self._tries.get(failure.slide_id, 0) + 1
         if failure.is_unexpected:
             self._forget_exception(failure.slide_id)
-            self._unexpected[failure.error, failure.place or ""][failure.slide_id] = failure
+            # Without its traceback: there may be as many as slides.
+            kept = replace(failure, traceback=None)
+            self._unexpected[failure.error, failure.place or ""][failure.slide_id] = kept
         if failure.transient and tries < self._max_tries:
             return Verdict.AGAIN
         if failure.is_unexpected:

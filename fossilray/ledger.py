@@ -99,8 +99,8 @@ class Ledger:
             self._later(Ledger._write_part, self)
 
     def failed(self, failure: Failure) -> None:
-        """Remember a failure that its worker has recorded."""
-        self.failures.append(failure)
+        """Remember a failure that its worker has recorded, without its traceback."""
+        self.failures.append(replace(failure, traceback=None))
 
     def raised(self, slide_id: str, raised: Raised) -> Failure:
         """Record an exception that a worker could not record itself; what came of it."""
@@ -123,7 +123,7 @@ class Ledger:
     def quarantined(self, failure: Failure) -> None:
         """Record that a failure, which its worker took for one that may pass, holds the slide back from now on."""
         final = replace(failure, transient=False, quarantined=True)
-        self.failures.append(final)
+        self.failed(final)
         self._later(self._store.record_failure, final)
 
     def forgive(self, failures: Sequence[Failure]) -> None:

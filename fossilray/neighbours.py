@@ -43,7 +43,7 @@ def judge_failure(
     """The error if it is the slide's own, SourceOut if its neighbours cannot be read either.
 
     What could not be read and can be now is transient. others: the paths of all slides of the catalog, asked for
-    where they are needed. is_readable: whether a neighbour can be read now.
+    where they are needed. is_readable: whether a neighbour can be read now, or a bucket, named with a slash at its end.
     """
     if not isinstance(error, _DOUBTFUL):
         return error
@@ -62,13 +62,16 @@ def judge_failure(
         elif not isinstance(error, MissingCompanion):
             return SourceUnreachable(f"{error} (it can be read again now, and will be tried again)")
     root, near = nearest(path, others())
+    what = "nothing else there can be read either"
     if near:
         out = not _any_readable(near, is_readable)
+    elif is_remote(path):
+        out = not is_readable(f"{root}/")
     else:
-        root, out = _folder_of(path), not is_remote(path) and not _has_entries(_folder_of(path))
+        root, what = _folder_of(path), "its folder is not there, or empty"
+        out = not _has_entries(root)
     if not out:
         return error
-    what = "nothing else there can be read either" if near else "its folder is not there, or empty"
     return SourceOut(f"{root}: {error}; {what}: check that it is mounted and reachable", root=root)
 
 

@@ -35,7 +35,7 @@ from fossilray.errors import (
 from fossilray.mirax_companions import check_mirax
 from fossilray.overview import LEVEL_TOLERANCE, Overview, read_overview, shrink
 from fossilray.records import Image, Level, Rect, SlideInfo
-from fossilray.slide_access import as_slide_error, check_readable, files_of, first_fault
+from fossilray.slide_access import as_slide_error, check_readable, files_of, first_fault, names_an_outage
 from fossilray.slide_properties import (
     check_size,
     check_tiles,
@@ -368,6 +368,10 @@ def _try_to_open(path: Path) -> lowlevel._OpenSlide:
             "pyramidal TIFF"
         ) from None
     except OpenSlideError as error:
+        if names_an_outage(str(error)):
+            raise SourceUnreachable(
+                f"{path} cannot be opened: {error}; check the disk or the share that holds it"
+            ) from None
         if "Short read" in str(error):
             raise MissingCompanion(
                 f"{path.name} cannot be opened: a file of it is cut short ({error}); copy the slide again, whole"

@@ -82,6 +82,11 @@ def files_of(path: Path) -> list[Path]:
         return [path]
 
 
+def names_an_outage(text: str) -> bool:
+    """Whether a library's message quotes one of the errors of SILENT."""
+    return any(os.strerror(code) in text for code in SILENT)
+
+
 def first_fault(files: Iterable[Path]) -> SlideError | None:
     """What keeps the first of these files that cannot be read from it; None if all can."""
     for file in files:

@@ -14,6 +14,8 @@ from fossilray.sources.fetching import Fetch
 from fossilray.sources.scratch import Scratch
 from fossilray.sources.slide_sources import SlideSource, is_remote, open_source
 
+_LOOK_S = 15.0
+
 
 class Stager:
     """Brings slides to a bounded folder on a local disk; for one worker thread, which fetches one slide ahead.
@@ -60,9 +62,17 @@ class Stager:
             self._ahead = self._begin(path, self._room.reserve)
 
     def can_be_read(self, path: str) -> bool:
-        """Whether the store shows the file of a remote slide now."""
+        """Whether the store shows the file of a remote slide now, or of a URL that ends in a slash, its listing.
+
+        Asked once and not for long: what is to be learnt is whether it answers.
+        """
+        hasty = {"tries": 1, "timeout_s": min(self._access.timeout_s, _LOOK_S)}
         try:
-            self._source(path).file(path)
+            source = open_source(path, self._access.model_copy(update=hasty))
+            if path.endswith("/"):
+                next(source.walk(path), None)
+            else:
+                source.file(path)
         except (SlideError, FileNotFoundError):
             return False
         return True
