@@ -66,7 +66,8 @@ class Ledger:
         self._claim = claim
         self._born_s = self._part_s = time.monotonic()
         self._beat_s = -BEAT_EVERY_S
-        self._told: tuple[tuple[str, ...], bool] = (), False
+        self._waited_for: tuple[str, ...] = ()
+        self._alike = ""
 
     @property
     def run_url(self) -> str:
@@ -172,14 +173,16 @@ class Ledger:
         """Every 30 s leave a sign of life with what is in flight (slide_ids), and look for those of others.
 
         out: sentences about what the job waits for; what is new among them is written at once. alike: a sentence
-        about slides that fail alike.
+        about slides that fail alike. The last beat repeats what was said before.
         """
         is_young = time.monotonic() - self._born_s < 60.0
         every_s = FIRST_BEATS_EVERY_S if is_young else BEAT_EVERY_S
-        is_news = (tuple(out), bool(alike)) != self._told
+        if ended:
+            out, alike = self._waited_for, self._alike
+        is_news = tuple(out) != self._waited_for or bool(alike) != bool(self._alike)
+        self._waited_for, self._alike = tuple(out), alike
         if not ended and not is_news and time.monotonic() - self._beat_s < every_s:
             return
-        self._told = tuple(out), bool(alike)
         self._beat_s = time.monotonic()
         beat = Heartbeat(
             driver_id=self._driver_id,

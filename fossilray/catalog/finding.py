@@ -46,7 +46,8 @@ def find_slides(target: str, *, access: AccessConfig | None = None) -> Catalog:
     if is_remote(target):
         return find_remote_slides(target, access or AccessConfig())
     path = Path(target.removeprefix("file://"))
-    mode, unlisted = _mode(path), []
+    unlisted: list[tuple[Path, OSError]] = []
+    mode = _mode(path)
     if S_ISREG(mode) and path.suffix.lower() in CATALOG_SUFFIXES:
         return Catalog(read_catalog_file(path), [])
     if S_ISREG(mode):

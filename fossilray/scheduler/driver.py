@@ -267,6 +267,7 @@ class _Driver:
         if alike is None:
             return
         self._ledger.forgive(self._judge.failures_of(alike))
+        self._ledger.beat(self._tally, self._flights, out=self._roots.out, alike=str(alike))
         raise SlidesFailAlike(
             f"{alike}; the job stops, because more than workers.alike_share = {self._config.workers.alike_share:g} of "
             "its slides do. This is likely a fault of the program or of its installation: `fossilray failures RUN "
