@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -48,11 +49,13 @@ def run_demo(
     """Leave slides, run and report.html in a folder and say what was found; the same call resumes.
 
     Raises:
-        ConfigError: the folder holds a demo of other slides.
+        ConfigError: the folder holds a demo of other slides, or other things where a demo's would be written.
         FossilrayError: as `run_job` and `write_report` do.
     """
     archive, run, report = folder / "slides", folder / "run", folder / "report.html"
     settings = config or RunConfig()
+    if os.path.lexists(report) and read_recipe(archive) is None:
+        raise ConfigError(f"{report} is not the report of a demo and would be replaced; name another folder")
     with _step(console, f"1  Paint {slides} slides of {size_px} x {size_px} px"):
         _make_archive(archive, ArchiveRecipe(slides, size_px, "mrxs", SEED), console)
     with _step(console, "2  Process them: detect, merge, crop, measure, embed, commit"):

@@ -262,3 +262,49 @@ def digests(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+@pytest.mark.parametrize("name", ["truth.parquet", "SLIDE.mrxs", "SLIDE"])
+def test_what_a_person_has_where_a_slide_would_be_painted_is_named_and_stays(
+    tmp_path: Path, name: str
+) -> None:
+    painted = tmp_path / "painted"
+    synthesise_archive(painted, slides=1, size_px=1100, form="mrxs", seed=3)
+    slide = next(painted.glob("*.mrxs")).stem
+    mine = tmp_path / "folder" / name.replace("SLIDE", slide)
+    if name == "SLIDE":
+        mine.mkdir(parents=True)
+        (mine / "Data0000.dat").write_bytes(b"mine")
+    else:
+        mine.parent.mkdir()
+        mine.write_bytes(b"mine")
+    before = sorted(mine.parent.rglob("*"))
+    with pytest.raises(ConfigError, match="was not painted by fossilray"):
+        synthesise_archive(mine.parent, slides=1, size_px=1100, form="mrxs", seed=3)
+    assert sorted(mine.parent.rglob("*")) == before
+    assert {path.read_bytes() for path in before if path.is_file()} == {b"mine"}
+
+
+def test_archive_whose_painting_broke_off_is_painted_again(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    synthesise_archive(folder, slides=1, size_px=1100, form="mrxs", seed=3)
+    whole = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / ".fossilray-archive.json").write_text(
+        '{"slides": 1, "size_px": 1100, "form": "mrxs", "seed": 3}'
+    )
+    (folder / "truth.parquet").unlink()
+    next(folder.glob("*.mrxs")).unlink()
+    synthesise_archive(folder, slides=1, size_px=1100, form="mrxs", seed=3)
+    assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == whole
+
+
+def test_folder_of_a_slide_that_is_a_link_is_not_painted_into(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    synthesise_archive(folder, slides=1, size_px=1100, form="mrxs", seed=3)
+    slide = next(folder.glob("*.mrxs")).with_suffix("")
+    slide.rename(tmp_path / "moved")
+    slide.symlink_to(tmp_path / "moved")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "moved").iterdir()}
+    with pytest.raises(ConfigError, match="was not painted by fossilray"):
+        synthesise_archive(folder, slides=1, size_px=1100, form="mrxs", seed=3)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "moved").iterdir()} == before

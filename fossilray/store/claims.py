@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -29,6 +30,7 @@ from fossilray.store.local_files import LocalFiles
 RENEWED_EVERY_S = 20.0
 EXPIRES_S = 120.0
 _ASK_AGAIN_S = 0.1
+_CLAIM = re.compile(rf"{re.escape(CLAIMS)}/[0-9a-f]{{16}}\.json")
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Claim:
 
     def _others(self) -> list[tuple[str, _Claimant]]:
         """Claims of living processes; those of dead ones are deleted."""
-        paths = [path for path in self._files.find(CLAIMS) if path != self._path]
+        paths = [path for path in self._files.find(CLAIMS) if _CLAIM.fullmatch(path) and path != self._path]
         found = []
         for path, content in read_present(self._files, paths).items():
             claimant = _parse(content)

@@ -200,7 +200,8 @@ class JobServer:
         except AuthenticationError as error:
             raise SubmissionError(
                 f"the cluster at {self.address} wants a token: {one_sentence(error)}; set RAY_AUTH_MODE=token, and put "
-                "the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token"
+                "the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token (a cluster of your own asks for none if "
+                "it is started with RAY_AUTH_MODE=disabled)"
             ) from None
         except (RuntimeError, OSError, RayError, ValueError) as error:
             raise SubmissionError(

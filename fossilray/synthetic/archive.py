@@ -27,7 +27,7 @@ from fossilray.synthetic.assemblage import Column, Sample
 from fossilray.synthetic.mirax import MiraxOptions, write_mirax
 from fossilray.synthetic.scene import Scene
 from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
-from fossilray.whole_files import whole_file
+from fossilray.whole_files import whole_file, write_whole
 
 TRUTH_FILE = "truth.parquet"
 ARCHIVE_MPP = 0.25
@@ -36,6 +36,8 @@ ARCHIVE_MPP = 0.25
 _SMALLEST_SIDE_PX = 1024
 _JITTER_PX = 8
 _RECIPE_KEY = b"fossilray.archive"
+_MARK_FILE = ".fossilray-archive.json"
+"""In the folder from the first slide until the truth is written."""
 # A slide takes about 500 MB while it is drawn.
 _MOST_PROCESSES = 8
 # Fewer pixels are painted sooner than processes start.
@@ -81,6 +83,7 @@ def synthesise_archive(
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
+        _take(out, recipe)
         (out / TRUTH_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(
@@ -91,7 +94,36 @@ def synthesise_archive(
     truth = pa.concat_tables(tables).replace_schema_metadata(metadata)
     with whole_file(out / TRUTH_FILE) as sink:
         pq.write_table(truth, sink, compression="zstd")
+    (out / _MARK_FILE).unlink(missing_ok=True)
     return out / TRUTH_FILE
+
+
+def _take(out: Path, recipe: ArchiveRecipe) -> None:
+    """Mark the folder as that of an archive that is being painted, so that the same call may replace what it left.
+
+    Raises:
+        ConfigError: something that would be replaced was not painted by fossilray.
+    """
+    is_archive = read_recipe(out) is not None
+    slides = [f"{sample.stem}.{recipe.form}" for sample in Column(recipe.seed).samples(recipe.slides)]
+    names = [*slides, *(name.removesuffix(".mrxs") for name in slides if recipe.form == "mrxs")]
+    foreign = [name for name in names if (out / name).is_symlink()]
+    if not is_archive:
+        foreign += [name for name in (TRUTH_FILE,) if os.path.lexists(out / name)]
+        foreign += [name for name in names if os.path.lexists(out / name) and not _is_marked(out)]
+    if foreign:
+        raise ConfigError(
+            f"{out / foreign[0]} was not painted by fossilray and would be replaced; name another folder"
+        )
+    write_whole(out / _MARK_FILE, json.dumps(asdict(recipe)))
+
+
+def _is_marked(out: Path) -> bool:
+    try:
+        stated = json.loads((out / _MARK_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(stated, dict) and {"slides", "size_px", "form", "seed"} <= stated.keys()
 
 
 def read_recipe(out: Path) -> ArchiveRecipe | None:
