@@ -58,6 +58,7 @@ class PrivateRay:
         self._keeper = subprocess.Popen(
             [
                 sys.executable,
+                "-P",
                 "-m",
                 "fossilray.private_ray",
                 str(self._folder.path),
@@ -68,6 +69,8 @@ class PrivateRay:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            # Modules come from where this one lies, never from the folder that the driver happens to work in.
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
         )
 
     @property

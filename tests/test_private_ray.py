@@ -155,6 +155,19 @@ def test_processes_end_though_the_keeper_was_killed_and_they_refuse(
     assert not list(place.iterdir())
 
 
+def test_keeper_takes_no_modules_from_the_folder_that_the_driver_works_in(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("select.py", "tempfile.py", "fossilray.py"):
+        (tmp_path / name).write_text("open('was here', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_TMPDIR", str(place))
+    private = PrivateRay()
+    private.close()
+    assert private._keeper.returncode == 0
+    assert not (tmp_path / "was here").exists()
+
+
 def test_a_temporary_folder_of_a_long_name_gives_way_to_a_short_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
