@@ -15,6 +15,8 @@ from fossilray.detect.ultralytics_weights import read_checkpoint
 from fossilray.detect.weights_file import read_weights
 from fossilray.detect.yolo import YoloDetector
 from fossilray.errors import WeightsError
+from fossilray.formats.stored_pickle import TorchFileError
+from fossilray.formats.torch_file import as_faults
 from fossilray.precision import Precision
 from fossilray.records import Detector
 
@@ -88,5 +90,8 @@ def _existing_weights(config: DetectorConfig) -> Path:
 def _is_torchscript(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    try:
+        with as_faults(), zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except TorchFileError:
+        return False  # what reads it next says what is wrong
