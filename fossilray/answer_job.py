@@ -166,7 +166,7 @@ def _answer(
             run_slides(
                 rows, make_worker, config=config, ledger=ledger, tally=tally, display=display, stop=stop
             )
-    return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total)
+    return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total, counts=tally.counts)
 
 
 def _vectors_of(store: RunStore, taught: HeadMeta, embeddings: str | None) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from fossilray.config import RunConfig
 from fossilray.errors import ConfigError
@@ -30,7 +29,7 @@ from fossilray.synthetic.archive import (
     synthesise_archive,
 )
 from fossilray.synthetic.truth import TruthScore, score_against_truth
-from fossilray.tables import print_table
+from fossilray.text_table import Column, TextTable, print_table
 
 SEED = 1
 
@@ -113,10 +112,9 @@ def _score(store: RunStore, archive: Path) -> TruthScore:
     return score_against_truth(objects, truth, iou=0.5, mpp=ARCHIVE_MPP)
 
 
-def _render(score: TruthScore) -> Table:
-    table = Table(header_style="bold", show_edge=False, pad_edge=False)
-    for name in ("size", "painted", "found", "recall", "precision"):
-        table.add_column(name, justify="left" if name == "size" else "right")
+def _render(score: TruthScore) -> TextTable:
+    numbers = (Column(name, is_number=True) for name in ("painted", "found", "recall", "precision"))
+    table = TextTable("size", *numbers)
     classes = [(f"{low:g}-{high:g} um", part) for (low, high), part in score.by_size_um.items()]
     for name, part in (*classes, (f"all, IoU {score.iou:g}", score)):
         table.add_row(

@@ -12,11 +12,11 @@ from importlib import metadata
 from typing import Literal
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from fossilray.config import DetectorConfig, EmbedderConfig
 from fossilray.errors import FossilrayError
+from fossilray.text_table import TextTable
 
 SCRATCH_GB = 10.0
 """Room for a few staged slides of about 2 GB each."""
@@ -49,13 +49,13 @@ def examine() -> list[Finding]:
     ]
 
 
-def render(findings: list[Finding]) -> Table:
+def render(findings: list[Finding]) -> TextTable:
     """The findings as a table for the terminal."""
     colours = {"ok": "green", "note": "yellow", "broken": "red"}
-    table = Table("", "", "what was found", title="fossilray doctor", title_justify="left")
+    table = TextTable("part", "verdict", "what was found", title="fossilray doctor")
     for finding in findings:
-        colour = colours[finding.verdict]
-        table.add_row(finding.subject, f"[{colour}]{finding.verdict}[/]", escape(finding.detail))
+        verdict = Text(finding.verdict, style=colours[finding.verdict])
+        table.add_row(finding.subject, verdict, finding.detail)
     return table
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
 
 from fossilray.catalog import find_slides
 from fossilray.catalog.remote import READ_THREADS
@@ -21,6 +20,7 @@ from fossilray.slide_plan import SlidePlan, SlidePlanner
 from fossilray.sources.slide_sources import is_remote
 from fossilray.store import open_run
 from fossilray.tables import printable
+from fossilray.text_table import Column, TextTable
 from fossilray.tiling import LARGEST_WINDOW_PX
 
 OBJECTS_PER_MM2 = 46.0
@@ -79,13 +79,12 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
 
 def render_plan(plan: RunPlan) -> Group:
     """The plan for the terminal: a table of slides, then the sums."""
-    table = Table(title="dry run", title_justify="left")
-    for name in ("slide", "size", "um/px", "tiles", "blank", "detector MP", "committed"):
-        table.add_column(name, justify="left" if name == "slide" else "right")
+    numbers = (Column(name, is_number=True) for name in ("size", "um/px", "tiles", "blank", "detector MP"))
+    table = TextTable("slide", *numbers, "committed", title="dry run")
     for slide in plan.slides[:100]:
         row = slide.row
         table.add_row(
-            escape(printable(row.slide_id)),
+            row.slide_id,
             f"{row.width or '?'} x {row.height or '?'}",
             "?" if row.mpp is None else f"{row.mpp:.4g}",
             _count(slide.tiles),

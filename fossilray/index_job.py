@@ -63,4 +63,4 @@ def _build(
             run_slides(
                 rows, make_worker, config=config, ledger=ledger, tally=tally, display=display, stop=stop
             )
-    return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total)
+    return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total, counts=tally.counts)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from fossilray.care.retry import REFUSED, forgive_failures
 from fossilray.catalog import Catalog, find_slides
 from fossilray.config import RunConfig
 from fossilray.embed.loading import is_known_unread
@@ -20,8 +20,10 @@ from fossilray.ledger import Ledger, hold_as_only_driver
 from fossilray.progress import Display, Tally
 from fossilray.records import UNASSIGNED_WELL, CatalogRow, Failure, RefusedFile, Worker, utc_now
 from fossilray.scheduler import ray_cluster, run_slides
+from fossilray.slide_states import SlideCounts, read_states
 from fossilray.sources.scratch import scratch_root, sweep_abandoned
 from fossilray.store import RunStore, open_run
+from fossilray.store.attempts import REJECTED_AT
 from fossilray.store.run_record import RunRecord, describe_run
 from fossilray.worker import SlideWorker
 
@@ -37,11 +39,14 @@ class JobResult:
     failures: tuple[Failure, ...]
     stopped: bool
     """Asked to stop before every slide had its turn."""
+    counts: SlideCounts
+    """Of the whole run after the job, of which the job may have been given a part."""
 
     @property
     def exit_code(self) -> int:
         """0: every slide is committed or recorded as failed; 3: stopped before that; 4: nothing was committed."""
-        nothing = not self.tally.already_committed + self.tally.committed and self.tally.total
+        tally = self.tally
+        nothing = not tally.already_committed + tally.committed and tally.total + tally.rejected
         return STOPPED if self.stopped else SOME_FAILED if nothing else 0
 
     @property
@@ -57,7 +62,6 @@ def run_job(
     *,
     address: str,
     display: Display,
-    retry_failed: bool = False,
     stop: threading.Event | None = None,
     make_worker: Callable[[str, RunConfig], Worker] = SlideWorker,
 ) -> JobResult:
@@ -90,8 +94,6 @@ def run_job(
         store.expect_run()
         claim = cluster.enter_context(hold_as_only_driver(store))
         rows = store.freeze_catalog(catalog.rows)
-        if retry_failed:
-            forgive_failures(store)
         if store.single_writer:
             _commit_submitted(store, rows)
         ledger = Ledger(store, patience_minutes=config.store.patience_minutes, cost=config.cost, claim=claim)
@@ -112,7 +114,12 @@ def run_job(
                     display=display,
                     stop=stop,
                 )
-    return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total)
+    return JobResult(
+        tally,
+        tuple(ledger.failures),
+        stopped=tally.finished < tally.total,
+        counts=read_states(store).counts,
+    )
 
 
 def _digests(config: RunConfig) -> dict[str, str]:
@@ -153,31 +160,38 @@ def _what_is_left(
     store: RunStore, rows: Sequence[CatalogRow], catalog: Catalog
 ) -> tuple[list[CatalogRow], Tally, list[Failure]]:
     """Slides to process, a tally that counts the rest, and the failures that stand from before."""
-    committed = store.committed()
     asked = {row.slide_id for row in catalog.rows}
-    standing = {
-        failure.slide_id: failure
-        for failure in store.failures()
-        if failure.quarantined and failure.stage != REFUSED
-    }
-    for refused in catalog.refused:
-        standing[refused.slide_id] = _record_refusal(store, refused)
-    old = [failure for failure in standing.values() if failure.slide_id not in committed]
-    todo = [
-        row
-        for row in rows
-        if row.slide_id in asked and row.slide_id not in committed and row.slide_id not in standing
+    cleared = store.attempt_records().forgiven if catalog.refused else frozenset()
+    rejected = [_record_refusal(store, refused, cleared) for refused in catalog.refused]
+    states = read_states(store)
+    # From now on these slides wait for this job, which tries them again.
+    again = [
+        failure
+        for failure in states.failures
+        if failure.slide_id in asked
+        and (failure.stage == REJECTED_AT or (failure.given_up and not failure.quarantined))
     ]
-    done = len(asked & committed)
-    return todo, Tally(total=len(todo) + done + len(old), already_committed=done, failed_before=len(old)), old
+    if again:
+        store.forgive(again)
+    quarantined = [failure for failure in states.quarantined if failure.slide_id in asked]
+    done = asked & states.committed
+    over = done | {failure.slide_id for failure in quarantined}
+    todo = [row for row in rows if row.slide_id in asked - over]
+    tally = Tally(
+        total=len(asked),
+        already_committed=len(done),
+        failed_before=len(quarantined),
+        rejected=len(rejected),
+    )
+    return todo, tally, [*quarantined, *rejected]
 
 
-def _record_refusal(store: RunStore, refused: RefusedFile) -> Failure:
+def _record_refusal(store: RunStore, refused: RefusedFile, cleared: Collection[tuple[str, str]]) -> Failure:
     """A file that no worker will be sent is a failure like any other: stored, listed, queried."""
     failure = Failure(
         slide_id=refused.slide_id,
-        attempt=hashlib.sha256(f"{refused.path}\0{refused.reason}".encode()).hexdigest()[:16],
-        stage=REFUSED,
+        attempt=next(one for one in _refusal_ids(refused) if (refused.slide_id, one) not in cleared),
+        stage=REJECTED_AT,
         error=refused.error,
         message=refused.reason,
         transient=False,
@@ -187,3 +201,10 @@ def _record_refusal(store: RunStore, refused: RefusedFile) -> Failure:
     )
     store.record_failure(failure)
     return failure
+
+
+def _refusal_ids(refused: RefusedFile) -> Iterator[str]:
+    """Equal ids for equal refusals, so that each start writes the same file; the next one where one was cleared."""
+    for number in itertools.count():
+        told = f"{refused.path}\0{refused.reason}" + (f"\0{number}" if number else "")
+        yield hashlib.sha256(told.encode()).hexdigest()[:16]

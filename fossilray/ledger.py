@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import threading
@@ -10,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TypeVar
 
 from fossilray.config import CostConfig
@@ -18,7 +18,7 @@ from fossilray.errors import StoreOut
 from fossilray.failing import Raised
 from fossilray.progress import Tally
 from fossilray.records import Failure, Heartbeat, SlideSummary, utc_now
-from fossilray.status import living_drivers
+from fossilray.slide_states import living_drivers
 from fossilray.store import RunStore
 from fossilray.store.claims import Claim, hold_place
 
@@ -100,8 +100,10 @@ class Ledger:
             self._later(Ledger._write_part, self)
 
     def failed(self, failure: Failure) -> None:
-        """Remember a failure that its worker has recorded, without its traceback."""
-        self.failures.append(replace(failure, traceback=None))
+        """Remember a failure that its worker has recorded, and record that the slide is given up."""
+        final = replace(failure, given_up=True)
+        self.failures.append(replace(final, traceback=None))
+        self._later(self._store.record_failure, final)
 
     def raised(self, slide_id: str, raised: Raised) -> Failure:
         """Record an exception that a worker could not record itself; what came of it."""
@@ -113,6 +115,7 @@ class Ledger:
             message=raised.message,
             transient=True,
             quarantined=False,
+            given_up=False,
             host=socket.gethostname(),
             failed_at=utc_now(),
             place=raised.place,
@@ -123,9 +126,7 @@ class Ledger:
 
     def quarantined(self, failure: Failure) -> None:
         """Record that a failure, which its worker took for one that may pass, holds the slide back from now on."""
-        final = replace(failure, transient=False, quarantined=True)
-        self.failed(final)
-        self._later(self._store.record_failure, final)
+        self.failed(replace(failure, transient=False, quarantined=True))
 
     def forgive(self, failures: Sequence[Failure]) -> None:
         """Let these failures hold no slide back at the next start."""
@@ -153,6 +154,7 @@ class Ledger:
             message=f"the worker was lost while it had this slide: {reason}",
             transient=not quarantined,
             quarantined=quarantined,
+            given_up=quarantined,
             host=socket.gethostname(),
             failed_at=utc_now(),
             root=root,
@@ -169,6 +171,7 @@ class Ledger:
         ended: bool = False,
         out: Sequence[str] = (),
         alike: str = "",
+        stopping: bool = False,
     ) -> None:
         """Every 30 s leave a sign of life with what is in flight (slide_ids), and look for those of others.
 
@@ -203,6 +206,9 @@ class Ledger:
             currency=self._cost.currency,
             out=tuple(out),
             alike=alike,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            stopping=stopping,
         )
         self._later(self._write_beat, beat)
 
@@ -224,9 +230,8 @@ class Ledger:
         self._store.write_heartbeat(beat)
         if beat.ended or self.other_driver is not None:
             return
-        others = [other for other in self._store.heartbeats() if other.driver_id != self._driver_id]
-        living = living_drivers(others, now=datetime.now(UTC))
-        self.other_driver = living[0] if living else None
+        others = (other for other in living_drivers(self._store) if other.driver_id != self._driver_id)
+        self.other_driver = next(others, None)
 
     def _write_part(self) -> None:
         with self._gathering:

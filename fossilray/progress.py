@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fossilray.records import WorkerState
+from fossilray.slide_states import SlideCounts
 from fossilray.tables import printable
 
 JSON_EVERY_S = 30.0
@@ -29,7 +30,14 @@ class Tally:
     already_committed: int = 0
     committed: int = 0
     failed: int = 0
+    """Given up by this job, the quarantined ones included."""
+    quarantined: int = 0
+    """Of those."""
     failed_before: int = 0
+    """Quarantined before this job."""
+    rejected: int = 0
+    """Files that are no slides; not in `total`."""
+    in_progress: int = 0
     retried: int = 0
     objects: int = 0
     workers: int = 0
@@ -41,6 +49,19 @@ class Tally:
     @property
     def finished(self) -> int:
         return self.already_committed + self.committed + self.failed_before + self.failed
+
+    @property
+    def counts(self) -> SlideCounts:
+        """The job's slides by state, counted as `slide_states` counts a run's."""
+        return SlideCounts(
+            total=self.total,
+            committed=self.already_committed + self.committed,
+            in_progress=self.in_progress,
+            waiting=self.total - self.finished - self.in_progress,
+            failed=self.failed - self.quarantined,
+            quarantined=self.failed_before + self.quarantined,
+            rejected=self.rejected,
+        )
 
     @property
     def elapsed_s(self) -> float:
@@ -123,8 +144,10 @@ class TerminalDisplay:
 
     def update(self, tally: Tally, states: Mapping[str, WorkerState]) -> None:
         facts = f"{tally.objects:,} objects"
-        if tally.failed:
-            facts += f"  [red]{tally.failed} failed[/red]"
+        counts = tally.counts
+        for count, name in ((counts.failed, "failed"), (counts.quarantined, "quarantined")):
+            if count:
+                facts += f"  [red]{count:,} {name}[/red]"
         if tally.committed:
             facts += f"  {tally.slides_per_hour:,.0f} slides/h"
         if tally.eta_s is not None and tally.finished < tally.total:
@@ -161,9 +184,7 @@ class JsonLines:
         self._line = json.dumps(
             {
                 "event": "progress",
-                "total": tally.total,
-                "committed": tally.already_committed + tally.committed,
-                "failed": tally.failed_before + tally.failed,
+                **asdict(tally.counts),
                 "retried": tally.retried,
                 "objects": tally.objects,
                 "workers": tally.workers,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fossilray.config import AccessConfig
 from fossilray.errors import QueryError, StoreError, UsageError
 from fossilray.records import CATALOG_SCHEMA, FAILURES_SCHEMA, CatalogRow, Failure
+from fossilray.slide_states import read_states
 from fossilray.store import RunStore
 from fossilray.store.access import readers_filesystem
 from fossilray.store.arrays import open_arrays
@@ -55,11 +56,20 @@ def connect(store: RunStore, *, sql: str = "") -> Connection:
     con = _open_duckdb(store)
     show_objects(con, store, None)
     con.register("slides", store.summaries_table())
-    con.register("failures", _to_table(store.failures(), FAILURES_SCHEMA))
+    con.register("failures", failures_table(store))
     con.register("catalog", _to_table(store.read_catalog(), CATALOG_SCHEMA))
     if re.search(rf"\b({'|'.join(ANSWER_KINDS)})\b", sql, re.IGNORECASE):
         show_answers(con, store)
     return con
+
+
+def failures_table(store: RunStore) -> pa.Table:
+    """FAILURES_SCHEMA and `state`: what became of the slide, as `fossilray status` counts it."""
+    states = read_states(store)
+    table = _to_table(states.failures, FAILURES_SCHEMA)
+    return table.append_column(
+        "state", pa.array([states.by_slide[one.slide_id] for one in states.failures], pa.string())
+    )
 
 
 def show_objects(

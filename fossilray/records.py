@@ -428,6 +428,8 @@ class Failure:
     """The end of its traceback, and that of a lack of memory."""
     root: str | None = None
     """The folder or the bucket that was out; the slide is not to blame."""
+    given_up: bool | None = None
+    """Whether the job gave the slide up, so that only a later start tries it again; None: not recorded."""
 
     @property
     def is_unexpected(self) -> bool:
@@ -509,6 +511,10 @@ class Heartbeat:
     """A sentence for each folder or bucket of slides, and for the run directory, that the job waits for."""
     alike: str = ""
     """What many slides of this job fail by alike, as a sentence."""
+    host: str = ""
+    pid: int = 0
+    stopping: bool = False
+    """Asked to stop: slides in flight end, and no other is started."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from fossilray.config import RunConfig
 from fossilray.cost import Spending, add_up_spending, describe_hours, describe_money
 from fossilray.records import Attempt, Failure, Heartbeat
+from fossilray.slide_states import SlideCounts, living_drivers, parse_time, read_states
 from fossilray.store import RunStore
 from fossilray.store.dataset import arrays_store
 from fossilray.store.listed_answers import every_answers
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-STALE_AFTER_S = 120.0
-"""Drivers beat every 30 s; after four missed ones a driver counts as gone."""
+    from fossilray.text_table import TextTable
 
 _MOST_LISTED = 20
 
@@ -51,9 +51,7 @@ class StatusReport:
 
     url: str
     started_at: str
-    total: int
-    """Slides of the catalog."""
-    committed: int
+    counts: SlideCounts
     objects: int
     scanned_mm2: float
     array_bytes: int
@@ -63,11 +61,17 @@ class StatusReport:
     lost_share: float
     """Share of the foreground that the finest passes of committed slides could not read."""
     failed: tuple[Failure, ...]
-    """The last failure of each slide that is not committed, quarantined ones apart."""
+    """The last failure of each slide that was given up; alike of the next two."""
     quarantined: tuple[Failure, ...]
+    rejected: tuple[Failure, ...]
+    to_retry: tuple[Failure, ...]
+    """The last failure of each waiting slide that was tried before."""
     in_flight: tuple[Attempt, ...]
+    """Attempts of living drivers."""
     interrupted: tuple[Attempt, ...]
-    """Begun and never ended, and no living driver has them: the same command tries them again."""
+    """Attempts at waiting slides that began and have no end on record."""
+    last_driver: Heartbeat | None
+    """The one whose sign of life is the latest."""
     drivers: tuple[Heartbeat, ...]
     """Those alive."""
     slides_per_hour: float | None
@@ -80,26 +84,20 @@ class StatusReport:
     asked_at: datetime
 
     @property
-    def waiting(self) -> int:
-        """Slides that nobody has finished or has in hand."""
-        settled = self.committed + len(self.failed) + len(self.quarantined) + len(self.in_flight)
-        return max(self.total - settled, 0)
-
-    @property
     def is_done(self) -> bool:
         """Whether every slide is committed or given up, and no driver is at work."""
-        return not (self.drivers or self.waiting or self.in_flight)
+        return not (self.drivers or self.counts.left)
 
     @property
     def failed_by_class(self) -> dict[str, int]:
-        """How many slides each class of error holds back, the most frequent first."""
+        """How many failed and quarantined slides each class of error holds back, the most frequent first."""
         return dict(Counter(failure.error for failure in (*self.failed, *self.quarantined)).most_common())
 
     @property
     def ends_at(self) -> datetime | None:
         """When the last slide will be done at this rate; None when nothing runs."""
-        left = self.waiting + len(self.in_flight)
-        if not self.drivers or not left or not self.slides_per_hour:
+        left = self.counts.left
+        if not left or not self.slides_per_hour or not any(not driver.stopping for driver in self.drivers):
             return None
         return self.asked_at + timedelta(hours=left / self.slides_per_hour)
 
@@ -107,63 +105,51 @@ class StatusReport:
 def describe(
     store: RunStore, *, now: datetime | None = None, config: RunConfig | None = None
 ) -> StatusReport:
-    """The state of a run. `now` (UTC) is for those who want the clock of their choice; config: for its prices.
+    """The state of a run. now: the store's time, UTC; default: as the store tells it. config: for its prices.
 
     Raises:
         RunNotFound: there is no run at this place.
     """
-    asked_at = now or datetime.now(UTC)
+    asked_at = now or store.files.now()
     run = store.read_run()
+    states = read_states(store, now=asked_at)
     slides = store.summaries_table()
-    last = {failure.slide_id: failure for failure in store.failures()}
     beats = store.heartbeats()
-    drivers = living_drivers(beats, now=asked_at)
-    in_hand = {slide_id for driver in drivers for slide_id in driver.in_flight}
-    open_attempts = {attempt.slide_id: attempt for attempt in store.open_attempts()}
-    in_flight = tuple(attempt for attempt in open_attempts.values() if attempt.slide_id in in_hand)
-    busy = {attempt.slide_id for attempt in in_flight}
-    settled = [failure for slide_id, failure in last.items() if slide_id not in busy]
-    total = max(len(store.read_catalog()), slides.num_rows)
+    drivers = states.drivers
     return StatusReport(
         url=store.url,
         started_at=run.created_at,
-        total=total,
-        committed=slides.num_rows,
+        counts=states.counts,
         objects=round(_sum(slides, "objects")),
         scanned_mm2=_sum(slides, "scanned_mm2"),
         array_bytes=round(_sum(slides, "array_bytes")),
         tiles_lost=round(_sum(slides, "tiles_failed")),
         tiles_wanted=round(_sum(slides, "tiles_planned") - _sum(slides, "tiles_blank")),
         lost_share=_lost_share(slides),
-        failed=tuple(failure for failure in settled if not failure.quarantined),
-        quarantined=tuple(failure for failure in settled if failure.quarantined),
-        in_flight=in_flight,
-        interrupted=tuple(
-            attempt
-            for attempt in open_attempts.values()
-            if attempt.slide_id not in busy and attempt.slide_id not in last
-        ),
+        failed=states.failed,
+        quarantined=states.quarantined,
+        rejected=states.rejected,
+        to_retry=states.to_retry,
+        in_flight=states.in_progress,
+        interrupted=states.interrupted,
+        last_driver=beats[0] if beats else None,
         drivers=drivers,
         slides_per_hour=_rate(drivers or beats[:1]),
-        answers=tuple(_describe_answers(store, set(slides["slide_id"].to_pylist()), now=asked_at)),
-        spending=add_up_spending(
-            beats, slides, left=max(total - slides.num_rows - len(settled), 0), config=config
-        ),
+        answers=tuple(_describe_answers(store, set(states.committed))),
+        spending=add_up_spending(beats, slides, left=states.counts.left, config=config),
         last_sign_at=_last_sign(run.created_at, slides, drivers),
         asked_at=asked_at,
     )
 
 
-def living_drivers(beats: Iterable[Heartbeat], *, now: datetime) -> tuple[Heartbeat, ...]:
-    """The drivers among those of `RunStore.heartbeats` that still are at work."""
-    return tuple(beat for beat in beats if _is_alive(beat, now))
-
-
 def to_json(report: StatusReport, *, indent: int | None = 2) -> str:
     """The state as one JSON object, with what the terminal's lines derive from it; indent None: on one line."""
     stated = asdict(report)
+    # One name, one meaning: `failed` is a count here as in the lines of a job.
+    for name in ("failed", "quarantined", "rejected", "to_retry"):
+        stated[f"{name}_slides"] = stated.pop(name)
+    stated.update(stated.pop("counts"))
     stated.update(
-        waiting=report.waiting,
         is_done=report.is_done,
         failed_by_class=report.failed_by_class,
         ends_at=report.ends_at,
@@ -186,54 +172,50 @@ def render(report: StatusReport) -> Group:
     """The state as a few lines and, where there is reason, tables, for a rich console."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
-    from rich.table import Table
     from rich.text import Text
 
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim")
-    facts.add_column()
-    facts.add_row("", ProgressBar(total=max(report.total, 1), completed=report.committed, width=50))
+    from fossilray.text_table import facts_table
+
+    facts = facts_table()
+    facts.add_row(
+        "", ProgressBar(total=max(report.counts.total, 1), completed=report.counts.committed, width=50)
+    )
     for name, value in _facts(report):
         facts.add_row(name, Text(printable(value)))
-    parts: list[Text | Table] = [
-        Text(printable(report.url), style="bold"),
+    parts: list[Text | Table | TextTable] = [
+        Text(printable(report.url), style="bold", overflow="fold"),
         facts,
     ]
     if report.in_flight:
-        parts += [Text("\nin flight", style="bold"), _list_attempts(report.in_flight, report.asked_at)]
-    unsettled = (*report.quarantined, *report.failed)
+        parts += [Text("\nin progress", style="bold"), _list_attempts(report.in_flight, report.asked_at)]
+        if len(report.in_flight) > _MOST_LISTED:
+            parts.append(Text(f"… and {len(report.in_flight) - _MOST_LISTED:,} more"))
+    unsettled = [
+        *(("quarantined", failure) for failure in report.quarantined),
+        *(("failed", failure) for failure in report.failed),
+        *(("to be tried again", failure) for failure in report.to_retry),
+        *(("rejected", failure) for failure in report.rejected),
+    ]
     if unsettled:
         parts += [Text("\nnot committed", style="bold"), _list_failures(unsettled)]
         if len(unsettled) > _MOST_LISTED:
             parts.append(
-                Text(
-                    f"… and {len(unsettled) - _MOST_LISTED:,} more, in the view `failures` of `fossilray query`"
-                )
+                Text(f"… and {len(unsettled) - _MOST_LISTED:,} more; `fossilray failures` lists them all")
             )
     return Group(*parts)
 
 
-def _describe_answers(store: RunStore, slides: set[str], *, now: datetime) -> Iterator[AnswersStatus]:
+def _describe_answers(store: RunStore, slides: set[str]) -> Iterator[AnswersStatus]:
     for answers in every_answers(arrays_store(store)):
         answered = answers.committed() & slides
         failed = {failure.slide_id for failure in answers.tries.failures()} - answered
-        living = living_drivers(answers.tries.heartbeats(), now=now)
+        living = living_drivers(answers.tries)
         yield AnswersStatus(answers.record.kind, answers.name, len(answered), len(failed), len(living))
 
 
 def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
     yield "started", f"{report.started_at[:16].replace('T', ' ')} UTC"
-    share = report.committed / report.total if report.total else 0.0
-    yield "committed", f"{report.committed:,} of {report.total:,} slides ({share:.1%})"
-    if report.in_flight:
-        yield "in flight", f"{len(report.in_flight):,}"
-    if report.waiting:
-        yield "waiting", f"{report.waiting:,}"
-    if report.interrupted:
-        yield "interrupted", f"{len(report.interrupted):,}; start the same command again"
-    if report.failed_by_class:
-        classes = ", ".join(f"{name} {count:,}" for name, count in report.failed_by_class.items())
-        yield "failed", f"{len(report.failed):,} failed, {len(report.quarantined):,} quarantined ({classes})"
+    yield from _states(report.counts, report)
     density = f", {report.objects / report.scanned_mm2:.1f} per mm²" if report.scanned_mm2 else ""
     yield "objects", f"{report.objects:,} on {report.scanned_mm2:,.1f} mm²{density}"
     if report.tiles_lost:
@@ -247,7 +229,7 @@ def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
     for one in report.answers:
         failed = f", {one.failed:,} failed" if one.failed else ""
         running = ", a job is running" if one.drivers else ""
-        told = f"{one.name}: {one.answered:,} of {report.committed:,} slides{failed}{running}"
+        told = f"{one.name}: {one.answered:,} of {report.counts.committed:,} slides{failed}{running}"
         yield one.kind, told
     if report.slides_per_hour:
         yield (
@@ -256,10 +238,75 @@ def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
         )
     if report.ends_at is not None:
         yield "ends", f"about {report.ends_at:%Y-%m-%d %H:%M} UTC"
-    elif report.drivers:
-        yield "driver", "running"
-    elif report.waiting or report.interrupted:
-        yield "driver", "none is running"
+    driver = _describe_driver(report)
+    if driver:
+        yield "driver", driver
+    for beat in report.drivers:
+        for outage in beat.out:
+            yield "waits for", outage
+    # Of an ended driver too: it may have stopped for that.
+    for sentence in {beat.alike: None for beat in report.drivers or filter(None, [report.last_driver])}:
+        if sentence:
+            yield "fail alike", sentence
+
+
+def _states(counts: SlideCounts, report: StatusReport) -> Iterable[tuple[str, str]]:
+    yield "committed", f"{counts.committed:,} of {counts.total:,} slides ({counts.committed_share:.1%})"
+    if counts.in_progress:
+        yield "in progress", f"{counts.in_progress:,}"
+    if counts.waiting:
+        yield "waiting", _describe_waiting(report)
+    if counts.failed:
+        yield "failed", f"{counts.failed:,} ({_classes(report.failed)}); the same command tries them again"
+    if counts.quarantined:
+        yield (
+            "quarantined",
+            f"{counts.quarantined:,} ({_classes(report.quarantined)}); left alone until `fossilray retry`",
+        )
+    if counts.rejected:
+        yield (
+            "rejected",
+            f"{counts.rejected:,} file{'' if counts.rejected == 1 else 's'}, not counted as slides",
+        )
+
+
+def _describe_waiting(report: StatusReport) -> str:
+    parts = [f"{report.counts.waiting:,}"]
+    if report.to_retry:
+        parts.append(f"{len(report.to_retry):,} of them to be tried again")
+    if report.interrupted and not report.drivers:
+        parts.append(f"{len(report.interrupted):,} of them interrupted")
+    return ", ".join(parts)
+
+
+def _describe_driver(report: StatusReport) -> str | None:
+    """Which drivers are at work, or what to do where none is and slides are left; else None."""
+    if report.drivers:
+        named = ", ".join(_name_driver(driver) for driver in report.drivers)
+        many = f"{len(report.drivers)} are running" if len(report.drivers) > 1 else "running"
+        stopping = any(driver.stopping for driver in report.drivers)
+        return f"{many}: {named}" + ("; stopping, slides in progress end first" if stopping else "")
+    if not report.counts.left:
+        return None
+    last = report.last_driver
+    if last is None or last.ended:
+        return "none is running; the same command processes the rest"
+    minutes = (report.asked_at - parse_time(last.beat_at)).total_seconds() / 60
+    return (
+        f"no sign of life for {max(minutes, 0):,.0f} min from {_name_driver(last)}; once it has ended, the same "
+        "command processes the rest"
+    )
+
+
+def _name_driver(driver: Heartbeat) -> str:
+    host = f"process {driver.pid} on {driver.host}" if driver.host else "a driver"
+    return f"{host}, last sign {driver.beat_at[:19].replace('T', ' ')} UTC"
+
+
+def _classes(failures: Sequence[Failure]) -> str:
+    """`SourceUnreachable 3, OutOfMemory 1`."""
+    counted = Counter(failure.error for failure in failures).most_common()
+    return ", ".join(f"{name} {count:,}" for name, count in counted)
 
 
 def _cost(spending: Spending) -> Iterable[tuple[str, str]]:
@@ -280,33 +327,22 @@ def _cost(spending: Spending) -> Iterable[tuple[str, str]]:
         yield "in all", f"about {total} at the end, if the rest is like the slides so far"
 
 
-def _list_attempts(attempts: Sequence[Attempt], now: datetime) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+def _list_attempts(attempts: Sequence[Attempt], now: datetime) -> TextTable:
+    from fossilray.text_table import Column, TextTable
 
-    table = Table(show_edge=False, pad_edge=False)
-    for name in ("slide", "host", "since"):
-        table.add_column(name)
+    table = TextTable("slide", "host", Column("since", is_number=True))
     for attempt in attempts[:_MOST_LISTED]:
-        minutes = (now - _moment(attempt.started_at)).total_seconds() / 60
-        table.add_row(
-            Text(printable(attempt.slide_id)), Text(printable(attempt.host)), f"{max(minutes, 0):.0f} min"
-        )
+        minutes = (now - parse_time(attempt.started_at)).total_seconds() / 60
+        table.add_row(attempt.slide_id, attempt.host, f"{max(minutes, 0):,.0f} min")
     return table
 
 
-def _list_failures(failures: Sequence[Failure]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+def _list_failures(failures: Sequence[tuple[str, Failure]]) -> TextTable:
+    from fossilray.text_table import TextTable
 
-    table = Table(show_edge=False, pad_edge=False)
-    for name in ("slide", "stage", "error", "reason"):
-        table.add_column(name)
-    for failure in failures[:_MOST_LISTED]:
-        error = f"{failure.error} (quarantined)" if failure.quarantined else failure.error
-        table.add_row(
-            *(Text(printable(cell)) for cell in (failure.slide_id, failure.stage, error, failure.message))
-        )
+    table = TextTable("slide", "state", "stage", "error", "reason")
+    for state, failure in failures[:_MOST_LISTED]:
+        table.add_row(failure.slide_id, state, failure.stage, failure.error, failure.message)
     return table
 
 
@@ -330,18 +366,8 @@ def _lost_share(slides: pa.Table) -> float:
 
 def _last_sign(started_at: str, slides: pa.Table, drivers: Sequence[Heartbeat]) -> datetime:
     signs = [started_at, *slides["finished_at"].to_pylist(), *(driver.started_at for driver in drivers)]
-    return max(map(_moment, signs))
-
-
-def _is_alive(beat: Heartbeat, now: datetime) -> bool:
-    done = not beat.in_flight and beat.committed + beat.failed >= beat.total
-    return not (done or beat.ended) and (now - _moment(beat.beat_at)).total_seconds() < STALE_AFTER_S
+    return max(map(parse_time, signs))
 
 
 def _rate(beats: Sequence[Heartbeat]) -> float | None:
     return sum(beat.slides_per_hour for beat in beats) or None
-
-
-def _moment(stated: str) -> datetime:
-    moment = datetime.fromisoformat(stated)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

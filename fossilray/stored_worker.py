@@ -48,6 +48,7 @@ class StoredDataWorker:
             else raised.message,
             transient=no_memory or not stored,
             quarantined=stored and not no_memory,
+            given_up=False,
             host=socket.gethostname(),
             failed_at=utc_now(),
             place=None if no_memory or stored else raised.place,

@@ -1,4 +1,4 @@
-"""A query's result for people and for programs: a table on the terminal, CSV, JSON or Parquet."""
+"""A query's result as CSV, JSON or Parquet, and values and text as a terminal shows them."""
 
 from __future__ import annotations
 
@@ -16,43 +16,10 @@ from fossilray.whole_files import write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from rich.console import Console
 
 TableForm = Literal["csv", "json", "parquet"]
 
 _LIKE_A_FORMULA = r"^('*[=+\-@\t\r])"
-
-
-def print_table(table: pa.Table, *, console: Console, most_rows: int = 200) -> None:
-    """Print a result as a table; a long one is cut, and says how much is missing."""
-    import pyarrow as pa
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table(header_style="bold", show_edge=False, pad_edge=False)
-    for field in table.schema:
-        number = (
-            pa.types.is_integer(field.type)
-            or pa.types.is_floating(field.type)
-            or pa.types.is_decimal(field.type)
-        )
-        shown.add_column(
-            Text(printable(field.name)),
-            justify="right" if number else "left",
-            overflow="fold",
-            no_wrap=number,
-        )
-    for row in table.slice(0, most_rows).to_pylist():
-        shown.add_row(
-            *(Text(format_cell(value), style="dim" if value is None else "") for value in row.values())
-        )
-    console.print(shown)
-    if table.num_rows > most_rows:
-        console.print(
-            f"… and {table.num_rows - most_rows:,} more rows; --csv, --json or --parquet give them all"
-        )
-    else:
-        console.print(f"{table.num_rows:,} row{'' if table.num_rows == 1 else 's'}", style="dim")
 
 
 def write_table(table: pa.Table, *, form: TableForm, out: Path | None = None) -> None:
@@ -86,13 +53,13 @@ def encode_table(table: pa.Table, form: TableForm) -> bytes:
 
 
 def format_cell(value: Any) -> str:
-    """A value as a person reads it: five significant digits, no control characters."""
+    """A value as a person reads it: seven significant digits, no control characters."""
     if value is None:
         return "–"
     if isinstance(value, float):
         if not math.isfinite(value):
             return str(value)
-        return f"{value:.0f}" if abs(value) >= 1e5 else f"{value:.5g}"
+        return f"{value:.0f}" if abs(value) >= 1e7 else f"{value:.7g}"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     return printable(str(value))

@@ -54,11 +54,11 @@ def alarm_of(report: StatusReport, *, minutes: float | None) -> str | None:
     since = report.last_sign_at
     if report.asked_at - since < timedelta(minutes=minutes):
         return None
-    driver = f"{len(report.in_flight):,} in flight" if report.drivers else "no driver is running"
-    left = report.waiting + len(report.in_flight)
+    counts = report.counts
+    driver = f"{counts.in_progress:,} in progress" if report.drivers else "no driver is running"
     return (
         f"{report.url}: no slide was committed since {since:%Y-%m-%d %H:%M} UTC, {_minutes(report.asked_at, since)} "
-        f"ago; {left:,} of {report.total:,} are left, {driver}"
+        f"ago; {counts.left:,} of {counts.total:,} are left, {driver}"
     )
 
 

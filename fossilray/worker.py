@@ -163,6 +163,7 @@ class SlideWorker:
             # What no rule expects may pass; the driver quarantines it after its last try.
             transient=error is None or error.transient,
             quarantined=error is not None and not error.transient,
+            given_up=False,
             host=attempt.host,
             failed_at=utc_now(),
             place=raised.place if error is None else None,

@@ -170,7 +170,7 @@ def test_without_a_confusion_intervals_are_those_of_the_lot_and_say_so(run: RunS
     table.write_text("\n".join(lines))
     assert "on 0 validation crops" in chart(bare, tmp_path / "zero", "--confusion", str(table)).output
     with pytest.raises(UsageError, match="contradict each other"):
-        chart(bare, tmp_path / "both", "--confusion", str(table), "--no-correction")
+        chart(bare, tmp_path / "both", "--confusion", str(table), "--raw-counts")
 
 
 @pytest.mark.parametrize(

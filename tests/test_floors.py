@@ -16,11 +16,11 @@ FLOORS = {
     2: "slide overview slidedat slide_properties mirax_companions tiff_tiles slide_names tiling blank windows "
     "detect merge crops measures half_precision precision embed meta_device pictures store tables in_parts "
     "folder_owners marked_folders objects_table pages sources synthetic direct timeline watched_pool slide_threads "
-    "failing slide_access neighbours private_ray",
+    "failing slide_access neighbours private_ray text_table",
     3: "worker detection cutting catalog ledger progress slide_plan dry_run query export status report doctor learn "
     "export_anndata export_coco export_folder export_rows export_split export_tiles export_vectors export_yolo "
     "compact care certainty estimate explain config_reading "
-    "stored_worker view_sql cost watching tracing wells labelling similar judging",
+    "stored_worker view_sql cost watching tracing wells labelling similar judging slide_states",
     4: "scheduler job answer_job train_job submission index_job",
     5: "cli demo __main__",
 }

@@ -17,7 +17,8 @@ from fossilray.errors import QueryError, RunNotFound
 from fossilray.query import connect, load_crops, load_embeddings, run_query, show_objects
 from fossilray.records import OBJECTS_SCHEMA, SLIDES_SCHEMA
 from fossilray.store import RunStore
-from fossilray.tables import encode_table, print_table
+from fossilray.tables import encode_table
+from fossilray.text_table import print_table
 
 
 @pytest.fixture(scope="module")

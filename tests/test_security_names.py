@@ -42,7 +42,8 @@ from fossilray.store.layout import (
     picture_path,
     well_of,
 )
-from fossilray.tables import encode_table, from_spreadsheet, print_table, spreadsheet_safe
+from fossilray.tables import encode_table, from_spreadsheet, spreadsheet_safe
+from fossilray.text_table import print_table
 
 SIGNS = (
     "'\"<>&/\\=+-@;:,%*?[]{}()|$#!~`^_. \t\r\n\x00\x07\x1b\x7f\x9b\u00a0\u200b\u200e\u202e\u2028\u2066\ufeff"

@@ -70,7 +70,7 @@ def test_a_sound_run_is_sound(run: RunStore, deep: bool) -> None:
     assert report.sound
     assert (report.slides, report.objects) == (len(COUNTS), sum(COUNTS.values()))
     assert report.arrays_bytes == sum(entry.bytes for entry in run.files.entries("arrays"))
-    assert report.failed_slides == 2
+    assert (report.counts.failed, report.counts.quarantined) == (1, 1)
     assert report.orphans == ()
     assert report.rebuilt is None
     assert tree(run) == before
@@ -83,7 +83,7 @@ def test_a_sound_run_in_s3_is_sound(s3_run, deep: bool) -> None:  # noqa: F811
     store.rebuild_summaries()
     report = verify_run(store, deep=deep)
     assert report.findings == ()
-    assert (report.slides, report.objects, report.failed_slides) == (2, 5, 2)
+    assert (report.slides, report.objects, report.counts.failed + report.counts.quarantined) == (2, 5, 2)
 
 
 def test_damage_in_s3_is_found(s3_run) -> None:  # noqa: F811
@@ -344,9 +344,9 @@ def test_orphans_half_attempts_pending_files_and_failures_are_listed_apart(run: 
         ("e-broken", crashed.attempt),
     ]
     assert {one.attempt for one in report.half_attempts} == {crashed.attempt, at_work.attempt}
-    assert (report.pending, report.failed_slides) == (1, 2)
+    assert (report.pending, report.counts.failed, report.counts.quarantined) == (1, 1, 1)
     run.forgive(run.failures())
-    assert verify_run(run).failed_slides == 0
+    assert verify_run(run).counts.describe_rest() == ["2 waiting"]
 
 
 # What people see

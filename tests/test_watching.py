@@ -49,7 +49,7 @@ def test_watching_ends_with_the_run_and_says_a_line_each_time(tmp_path: Path) ->
     lines = stream.getvalue().splitlines()
     assert [f"committed {n} of 6 slides" in line for n, line in zip((0, 1, 2, 3, 4, 4), lines, strict=True)]
     assert "waiting 6" in lines[0]
-    assert "2 quarantined" in lines[-1]
+    assert "quarantined 2" in lines[-1]
     assert all(line.startswith("20") for line in lines)
 
 

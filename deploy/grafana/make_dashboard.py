@@ -224,6 +224,13 @@ _ROWS: list[tuple[str, list[dict[str, Any]]]] = [
             ),
             _graph("objects a second", "short", {"objects": _rate("objects")}, "Of slides committed."),
             _graph(
+                "slides by state",
+                "short",
+                {"{{state}}": f"sum by (state) (ray_fossilray_slides{{{RUN}}})"},
+                "As `fossilray status` counts them; rejected are files that are no slides.",
+                stacked=True,
+            ),
+            _graph(
                 "failures",
                 "short",
                 {

@@ -7,9 +7,7 @@ from collections.abc import Collection
 from fossilray.errors import UsageError
 from fossilray.records import Failure
 from fossilray.store import RunStore
-
-REFUSED = "catalog"
-"""Stage of files that were refused before any worker saw them; every start looks at those anew."""
+from fossilray.store.attempts import REJECTED_AT
 
 
 def forgive_failures(
@@ -24,7 +22,7 @@ def forgive_failures(
         RunNotFound: there is no run at this place.
     """
     store.read_run()
-    standing = [failure for failure in store.failures() if failure.stage != REFUSED]
+    standing = [failure for failure in store.failures() if failure.stage != REJECTED_AT]
     missing = sorted(set(slide_ids) - {failure.slide_id for failure in standing})
     if missing:
         raise UsageError(

@@ -17,6 +17,7 @@ from fossilray.care.slide_check import Finding, FindingKind, SlideCheck, check_s
 from fossilray.errors import StoreError
 from fossilray.in_parts import map_in_parts
 from fossilray.records import Attempt, SlideSummary
+from fossilray.slide_states import SlideCounts, read_states
 from fossilray.store import RunStore
 from fossilray.store.files import READ_THREADS
 from fossilray.store.layout import ARRAYS
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
+
+    from fossilray.text_table import TextTable
 
 __all__ = ["Finding", "FindingKind", "VerifyReport", "render_verified", "verify_run"]
 
@@ -50,12 +53,11 @@ class VerifyReport:
     """What should not be so, by slide_id."""
     orphans: tuple[ArrayGroup, ...]
     """Arrays that no commit names and nobody is at work on; `fossilray gc` deletes them."""
+    counts: SlideCounts
     half_attempts: tuple[Attempt, ...]
     """Attempts at uncommitted slides that neither committed nor failed."""
     pending: int
     """Objects files that wait for the only writer (`store.single_writer`)."""
-    failed_slides: int
-    """Uncommitted slides whose failures stand."""
     answers: int
     """Files of what later jobs said of the objects, each compared with its slide."""
     rebuilt: int | None
@@ -118,10 +120,7 @@ def verify_run(
     rebuilt = store.rebuild_summaries() if rebuild and can_rebuild else None
     if rebuilt is None:
         findings += summaries.out_of_date()
-    attempts = store.attempt_records()
-    standing = {
-        one.slide_id for one in attempts.failures if (one.slide_id, one.attempt) not in attempts.forgiven
-    }
+    states = read_states(store)
     return VerifyReport(
         url=store.url,
         slides=len(commits),
@@ -130,9 +129,9 @@ def verify_run(
         deep=deep,
         findings=tuple(sorted(findings, key=lambda finding: (finding.slide_id, finding.path))),
         orphans=tuple(orphans),
-        half_attempts=tuple(attempts.begun),
+        counts=states.counts,
+        half_attempts=states.open_attempts,
         pending=len(pending),
-        failed_slides=len(standing),
         answers=len(answers),
         rebuilt=rebuilt,
         seconds=time.monotonic() - began_s,
@@ -142,15 +141,14 @@ def verify_run(
 def render_verified(report: VerifyReport) -> Group:
     """The verdict, then the first findings and what else was seen, for a rich console."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim")
-    facts.add_column()
+    from fossilray.text_table import facts_table
+
+    facts = facts_table()
     for name, value in _facts(report):
         facts.add_row(name, Text(printable(value)))
-    parts: list[Text | Table] = [_verdict(report), facts]
+    parts: list[Text | Table | TextTable] = [_verdict(report), facts]
     if report.findings:
         shown = report.findings[:_MOST_LISTED]
         parts.append(_list_findings(shown))
@@ -202,7 +200,12 @@ def _verdict(report: VerifyReport) -> Text:
 
 def _facts(report: VerifyReport) -> Iterable[tuple[str, str]]:
     yield "run", report.url
-    yield "committed", f"{report.slides:,} slides, {report.objects:,} objects"
+    yield "committed", f"{report.slides:,} of {report.counts.total:,} slides, {report.objects:,} objects"
+    rest = report.counts.describe_rest()
+    if rest:
+        yield "the rest", f"{', '.join(rest)}; `fossilray status` lists them"
+    if report.half_attempts:
+        yield "begun", f"{len(report.half_attempts):,} attempts without an end on record"
     yield "arrays", format_bytes(report.arrays_bytes)
     if report.answers:
         yield "answers", f"{report.answers:,} slides' predictions and embeddings of later jobs"
@@ -212,25 +215,17 @@ def _facts(report: VerifyReport) -> Iterable[tuple[str, str]]:
             "orphans",
             f"{len(report.orphans):,} arrays that no commit names ({left}); `fossilray gc` deletes them",
         )
-    if report.half_attempts:
-        yield "begun", f"{len(report.half_attempts):,} attempts under way or cut off"
     if report.pending:
         yield "pending", f"{report.pending:,} slides wait for their driver to commit them"
-    if report.failed_slides:
-        yield "failed", f"{report.failed_slides:,} slides; `fossilray status` lists them"
     if report.rebuilt is not None:
         yield "slides/", f"written anew from the footers of {report.rebuilt:,} slides"
     yield "took", f"{report.seconds:,.1f} s"
 
 
-def _list_findings(findings: Sequence[Finding]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+def _list_findings(findings: Sequence[Finding]) -> TextTable:
+    from fossilray.text_table import TextTable
 
-    table = Table(show_edge=False, pad_edge=False)
-    for name in ("slide", "kind", "finding"):
-        table.add_column(name, overflow="fold")
+    table = TextTable("slide", "kind", "finding")
     for finding in findings:
-        cells = (finding.slide_id or "–", finding.kind, finding.message)
-        table.add_row(*(Text(printable(cell)) for cell in cells))
+        table.add_row(finding.slide_id or "–", finding.kind, finding.message)
     return table

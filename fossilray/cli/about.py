@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
 from fossilray import __version__
 from fossilray.cli.shared import out
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+def global_options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and the licence."
+        ),
+    ] = False,
+) -> None:
+    """From scanned palynology slides to a census of microfossils."""
 
 
 def print_config() -> None:

@@ -24,7 +24,10 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 def failures(
     run: RunArgument,
     where: Annotated[
-        str, typer.Option(help="SQL condition on failures, e.g. \"error = 'TooMuchLost'\".")
+        str,
+        typer.Option(
+            help="SQL condition on failures, e.g. \"error = 'TooMuchLost'\" or \"state = 'failed'\"."
+        ),
     ] = "true",
     form: Annotated[TableForm, typer.Option("--format", help="How to print them.")] = "table",
     out_file: OutOption = None,
@@ -35,22 +38,26 @@ def failures(
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """List failed attempts at slides that are not committed: stage, class, reason, host, when."""
+    """List failed attempts at slides that are not committed: state of the slide, stage, class, reason, host, time."""
     from fossilray.query import run_query
-    from fossilray.tables import print_table, write_table
+    from fossilray.slide_states import read_states
+    from fossilray.tables import write_table
+    from fossilray.text_table import print_table
 
     on_terminal = form == "table" and out_file is None
-    columns = "slide_id, stage, error, quarantined, message, failed_at" if on_terminal else "*"
+    columns = "slide_id, state, stage, error, message, failed_at" if on_terminal else "*"
     sql = f"SELECT {columns} FROM failures WHERE (\n{where}\n) ORDER BY slide_id, failed_at"
     store = open_store(run, config, set_)
     if traceback:
         _print_tracebacks(run_query(store, _TRACEBACKS.format(where=where)).to_pylist())
         return
     table = run_query(store, sql)
-    if on_terminal and not table.num_rows:
-        out.print("no slide that is not committed has failed")
-    elif on_terminal:
-        print_table(table, console=out)
+    if on_terminal:
+        if table.num_rows:
+            print_table(table, console=out)
+        counts = read_states(store).counts
+        rest = "".join(f", {part}" for part in counts.describe_rest())
+        out.print(f"{counts.committed:,} of {counts.total:,} slides committed{rest}", highlight=False)
     else:
         write_table(table, form="csv" if form == "table" else form, out=out_file)
 

@@ -37,7 +37,8 @@ def calls(
 ) -> None:
     """Say up to which entropy to keep calls so that few are wrong, and what that leaves of each genus."""
     from fossilray.certainty.calls import keep_calls
-    from fossilray.tables import print_table, write_table
+    from fossilray.tables import write_table
+    from fossilray.text_table import print_table
 
     found = keep_calls(open_store(run, config, set_), head=head, wrong_share=wrong, novelty_p=novelty_p)
     if out_file is None:
@@ -49,7 +50,7 @@ def calls(
     else:
         told = (
             f"{found.kept:,} of {found.objects:,} calls of {found.head} kept, at entropies up to {found.entropy:.4g}; "
-            f"{found.known:,} of them are of objects that are not unlike every label"
+            f"{found.known:,} of them are of objects that are close to a label"
         )
     out.print(told, markup=False, highlight=False, soft_wrap=True)
     out.print(f"SQL: {found.condition(novelty_p)}", markup=False, highlight=False, soft_wrap=True)

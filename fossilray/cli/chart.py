@@ -46,9 +46,14 @@ def chart(
             help="Head, or CSV of true class by called class in crops, instead of the confusion that the head stated."
         ),
     ] = None,
-    no_correction: Annotated[
-        bool, typer.Option("--no-correction", help="The classifier's own counts, intervals of the lot alone.")
-    ] = False,
+    correction: Annotated[
+        bool,
+        typer.Option(
+            "--correction/--raw-counts",
+            help="Correct counts for the classifier's confusions; or take its own counts, with intervals of the "
+            "sampling error alone.",
+        ),
+    ] = True,
     level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
     fewest: Annotated[
         int,
@@ -79,15 +84,15 @@ def chart(
     from fossilray.wells.samples import read_depths
     from fossilray.wells.taxonomy import read_taxonomy
 
-    if no_correction and confusion is not None:
-        raise UsageError("--confusion and --no-correction contradict each other; give one of them")
+    if confusion is not None and not correction:
+        raise UsageError("--confusion and --raw-counts contradict each other; give one of them")
     options = ChartOptions(
         taxonomy=None if taxonomy is None else read_taxonomy(taxonomy),
         rank=rank,
         leave_out=tuple(leave_out or ()),
         order=order,
         confusion=None if confusion is None else read_confusion(confusion),
-        is_corrected=not no_correction,
+        is_corrected=correction,
         level=level,
         fewest=fewest,
         zones=zones,

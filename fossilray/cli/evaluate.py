@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from fossilray.cli.evaluate_supervised import SupervisedOptions
 from fossilray.cli.shared import ConfigOption, SetOption, err, open_store, out
+from fossilray.text_table import Column, TextTable
 
 if TYPE_CHECKING:
     from fossilray.learn.backbones import Described
@@ -132,7 +131,7 @@ def evaluate(
             help="Repetitions; default: 10, of certainty 5, of liu2022 1, of karaderi2021 --train 3.",
         ),
     ] = None,
-    no_maps: Annotated[bool, typer.Option("--no-maps", help="Leave out t-SNE and UMAP.")] = False,
+    maps: Annotated[bool, typer.Option("--maps/--no-maps", help="Draw t-SNE and UMAP.")] = True,
     train: Annotated[
         bool,
         typer.Option(
@@ -206,7 +205,7 @@ def evaluate(
                 out=out_dir,
                 labels=str(labels),
                 splits=splits,
-                maps=not no_maps,
+                maps=maps,
                 input_px=input_px,
                 seed=seed,
                 told=told,
@@ -238,15 +237,15 @@ def evaluate(
                 labels=str(labels),
                 splits=10 if splits is None else splits,
                 distance=distance,
-                maps=not no_maps,
+                maps=maps,
                 told=told,
             )
     _print_findings(labelled)
-    table = Table("figure", "value", "±")
+    table = TextTable("figure", Column("value", is_number=True), Column("±", is_number=True))
     for name, value in found.figures.items():
         if not name.endswith(" deviation"):
             spread = found.figures.get(f"{name} deviation")
-            table.add_row(escape(name), f"{value:.3f}", "" if spread is None else f"{spread:.3f}")
+            table.add_row(name, f"{value:.3f}", "" if spread is None else f"{spread:.3f}")
     out.print(table)
     out.print(f"page: {found.page}", markup=False, highlight=False, soft_wrap=True)
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, err, open_store, out
+from fossilray.text_table import Column, TextTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,19 +146,19 @@ def show(
 
     book = LabelSet.open(labels)
     said = book.labels(version=version)
-    rounds = Table("round", "at (UTC)", "labels", "from", "")
+    rounds = TextTable("round", "at (UTC)", Column("labels", is_number=True), "from", "")
     for one in book.rounds()[: said.version]:
         rounds.add_row(
             str(one.number),
             one.at[:19],
             str(one.labels),
-            escape(one.source),
+            one.source,
             "settles" if one.settles else "",
         )
     out.print(rounds)
-    genera = Table("genus", "labels")
+    genera = TextTable("genus", Column("labels", is_number=True))
     for genus, count in sorted(Counter(one.genus for one in said.agreed.values()).items()):
-        genera.add_row(escape(genus), str(count))
+        genera.add_row(genus, str(count))
     out.print(genera)
     _say(f"version {said.version}: {len(said.agreed)} objects with a label")
     _print_conflicts(said.conflicts)

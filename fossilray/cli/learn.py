@@ -90,7 +90,7 @@ def train_metric(
         bool, typer.Option("--local", help="One worker in this process, without Ray: for a laptop.")
     ] = False,
 ) -> None:
-    """Train a backbone by deep metric learning on labels; `evaluate --protocol karaderi2021` judges it."""
+    """Train a backbone by deep metric learning on labels; `evaluate --protocol karaderi2021 …` judges it."""
     if init == "bundled":
         from fossilray.embed.loading import bundled_path
 

@@ -91,7 +91,8 @@ def query(
 ) -> None:
     """Ask DuckDB."""
     from fossilray.query import run_query
-    from fossilray.tables import print_table, write_table
+    from fossilray.tables import write_table
+    from fossilray.text_table import print_table
 
     table = run_query(open_store(run, config, set_), sql)
     if form == "table" and out_file is None:

@@ -37,7 +37,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every command below, too
 )
+app.callback()(about.global_options)
 for command in (
     *(work.process, work.catalog, plan.estimate, submit.submit),
     *(look.status, look.report, chart.chart, look.query, export.crops, export.export),

@@ -7,19 +7,18 @@ import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from fossilray.slide_states import state_of
 from fossilray.tables import printable
+from fossilray.text_table import TextTable, open_console
 
 if TYPE_CHECKING:
     from fossilray.config import RunConfig
     from fossilray.job import JobResult
     from fossilray.store import RunStore
 
-out = Console()
-err = Console(stderr=True)
+out = open_console()
+err = open_console(stderr=True)
 
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Run directory or compacted dataset: a local path or s3://…")
@@ -30,9 +29,6 @@ ConfigOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="One field, e.g. detector.confidence=0.3; may be repeated.")
-]
-RetryFailedOption = Annotated[
-    bool, typer.Option("--retry-failed", help="Try slides again that failed or were quarantined earlier.")
 ]
 SingleWriterOption = Annotated[
     bool,
@@ -69,23 +65,23 @@ def stop_on_sigterm() -> threading.Event:
 
 def print_result(result: JobResult, run: str, *, things: str = "new objects") -> None:
     """Say how a job over slides ended, and list what failed."""
-    tally = result.tally
-    out.print(
-        f"{tally.already_committed + tally.committed} of {tally.total} slides committed"
-        f" ({tally.already_committed} before), {tally.objects:,} {things}, {len(result.failures)} failed"
-        f" -> {run}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    tally, counts = result.tally, result.counts
+    parts = [
+        f"{counts.committed:,} of {counts.total:,} slides committed ({tally.already_committed:,} before)",
+        *counts.describe_rest(),
+        f"{tally.objects:,} {things}",
+    ]
+    out.print(printable(f"{', '.join(parts)} -> {run}"), highlight=False, soft_wrap=True, markup=False)
+    if tally.total < counts.total:
+        out.print(
+            f"these are all slides of the run; this command named {tally.total:,} of them", highlight=False
+        )
     if result.failures:
-        table = Table("slide", "stage", "error", "why", title="Failed slides", title_justify="left")
+        table = TextTable("slide", "state", "stage", "error", "why", title="Not committed")
         for failure in result.failures[:200]:
-            table.add_row(
-                *(
-                    escape(printable(text))
-                    for text in (failure.slide_id, failure.stage, failure.error, failure.message)
-                )
-            )
+            table.add_row(failure.slide_id, state_of(failure), failure.stage, failure.error, failure.message)
         out.print(table)
+        if len(result.failures) > 200:
+            out.print(f"… and {len(result.failures) - 200:,} more; `fossilray failures` lists them all")
     if result.stopped:
         out.print("stopped before the end; the same command goes on from here", highlight=False)

@@ -256,7 +256,8 @@ def _form(form: TableForm | None, out_file: Path | None) -> TableForm:
 
 
 def _give(table: pa.Table, form: TableForm | None, out_file: Path | None) -> None:
-    from fossilray.tables import print_table, write_table
+    from fossilray.tables import write_table
+    from fossilray.text_table import print_table
 
     form = _form(form, out_file)
     if form == "table" and out_file is None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from fossilray.cli.shared import ConfigOption, RetryFailedOption, SetOption, SingleWriterOption, err, out
+from fossilray.cli.shared import ConfigOption, SetOption, SingleWriterOption, err, out
 from fossilray.errors import ConfigError
 from fossilray.tables import printable
+from fossilray.text_table import Column, TextTable
 
 if TYPE_CHECKING:
     from fossilray.submission import Job, JobServer
@@ -49,7 +49,6 @@ def submit(
     workers: Annotated[
         int | None, typer.Option(help="Workers; default: as many as the cluster holds.")
     ] = None,
-    retry_failed: RetryFailedOption = False,
     single_writer: SingleWriterOption = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="The job fails with 4 when any slide failed.")
@@ -109,7 +108,6 @@ def submit(
         config=config,
         assignments=[*(set_ or []), *([] if workers is None else [f"workers.count={workers}"])],
         options=[
-            *(["--retry-failed"] if retry_failed else []),
             *(["--single-writer"] if single_writer else []),
             *(["--strict"] if strict else []),
         ],
@@ -144,13 +142,13 @@ def list_jobs(address: AddressOption = HERE) -> None:
     if not jobs:
         _say(f"no job was submitted to {address} yet")
         return
-    table = Table("job", "status", "exit", "begun", "ended", "run")
+    table = TextTable("job", "status", Column("exit", is_number=True), "begun", "ended", "run")
     for job in jobs:
         code = "" if job.driver_exit_code is None else str(job.driver_exit_code)
         table.add_row(
-            *(printable(text) for text in (job.name, job.status, code)),
+            *(job.name, job.status, code),
             *(_clock(moment) for moment in (job.begun_at, job.ended_at)),
-            printable(job.run),
+            job.run,
         )
     out.print(table)
 

@@ -11,7 +11,6 @@ from fossilray.cli.plan import print_short_estimate
 from fossilray.cli.shared import (
     ClusterOption,
     ConfigOption,
-    RetryFailedOption,
     SetOption,
     SingleWriterOption,
     WorkersOption,
@@ -43,7 +42,6 @@ def process(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Open every slide, print the plan, write nothing.")
     ] = False,
-    retry_failed: RetryFailedOption = False,
     single_writer: SingleWriterOption = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 4 when any slide failed.")] = False,
 ) -> None:
@@ -74,7 +72,6 @@ def process(
         chosen,
         address=address,
         display=choose_display(out),
-        retry_failed=retry_failed,
         stop=stop_on_sigterm(),
     )
     print_result(result, run)

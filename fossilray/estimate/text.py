@@ -7,10 +7,10 @@ from dataclasses import asdict, fields
 
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
 
 from fossilray.estimate.model import Estimate, Quantity, Rates, Workload
 from fossilray.tables import format_bytes, printable
+from fossilray.text_table import Column, TextTable
 
 _NAMES = {
     "slides": "slides",
@@ -66,9 +66,8 @@ def estimate_to_json(estimate: Estimate, *, within_days: float | None = None) ->
     return json.dumps({**asdict(estimate), "results": results}, indent=1, ensure_ascii=False)
 
 
-def _terms(title: str, told: Workload | Rates) -> Table:
-    table = Table("", "", "", "from", "", title=title, title_justify="left", show_edge=False)
-    table.columns[1].justify = "right"
+def _terms(title: str, told: Workload | Rates) -> TextTable:
+    table = TextTable("term", Column("value", is_number=True), "unit", "from", "how", title=title)
     for field in fields(told):
         quantity = getattr(told, field.name)
         if isinstance(quantity, Quantity):
@@ -76,7 +75,7 @@ def _terms(title: str, told: Workload | Rates) -> Table:
                 _NAMES[field.name],
                 *_shown(quantity),
                 quantity.source,
-                escape(printable(quantity.how)),
+                quantity.how,
             )
     return table
 
@@ -88,17 +87,14 @@ def _shown(quantity: Quantity) -> tuple[str, str]:
     return _number(quantity.value), quantity.unit
 
 
-def _mean_slide(estimate: Estimate) -> Table:
-    table = Table(
+def _mean_slide(estimate: Estimate) -> TextTable:
+    table = TextTable(
         "stage of a worker",
-        "s",
+        Column("s", is_number=True),
         "decided by",
         "of these at once (s of one core or GPU)",
         title="the mean slide",
-        title_justify="left",
-        show_edge=False,
     )
-    table.columns[1].justify = "right"
     for stage in estimate.stages:
         parts = ", ".join(
             f"{part.name} {_number(part.seconds)}{' (GPU)' if part.on_gpu else ''}" for part in stage.parts
@@ -107,7 +103,7 @@ def _mean_slide(estimate: Estimate) -> Table:
     return table
 
 
-def _limits(estimate: Estimate) -> Table:
+def _limits(estimate: Estimate) -> TextTable:
     machine = estimate.machine
     reading = _count(machine.read_threads, "reading thread")
     offered = {
@@ -116,9 +112,12 @@ def _limits(estimate: Estimate) -> Table:
         "GPU": _count(machine.gpus, "GPU"),
         "network": f"{machine.network_gbit_s or 0:g} Gbit/s",
     }
-    title = f"what one machine allows: {escape(printable(machine.name))}"
-    table = Table("", "", "s a slide", title=title, title_justify="left", show_edge=False)
-    table.columns[2].justify = "right"
+    table = TextTable(
+        "limit",
+        "offered",
+        Column("s a slide", is_number=True),
+        title=f"what one machine allows: {machine.name}",
+    )
     for name, seconds in estimate.limits.items():
         table.add_row(name, offered[name], _number(seconds))
     return table

@@ -35,6 +35,7 @@ from fossilray.report.facts import (
 )
 from fossilray.report.figures import draw_depth_chart, draw_distributions
 from fossilray.report.genera import show_genera
+from fossilray.slide_states import read_states
 from fossilray.store import RunStore
 from fossilray.store.answers import answers_in
 from fossilray.store.dataset import arrays_store
@@ -96,7 +97,8 @@ def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
     """Everything the template names."""
     run = store.read_run()
     slides = store.summaries()
-    failures = store.failures()
+    states = read_states(store)
+    failures = states.failures
     sample = choose_sample(slides)
     con = connect(store)
     files = store.committed_files()
@@ -119,7 +121,8 @@ def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
         "config_yaml": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
         "headline": write_headline(slides, measures.longest_um),
         "totals": add_up(slides),
-        "catalogued": max(len(store.read_catalog()), len(slides)),
+        "counts": states.counts,
+        "state_of": states.by_slide,
         "median_um": float(np.median(measures.longest_um)) if objects else None,
         "sampled": len(sample) if len(sample) < len(slides) else None,
         "wells": [
@@ -136,12 +139,11 @@ def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
         "look_alikes": draw_look_alikes(con, store, fit=fit) if objects and with_vectors else None,
         "slides": list(_show_slides(store, listed)),
         "stages": _mean_stages(slides),
-        "spent": " ".join(_spent(store, slides, failures)),
+        "spent": " ".join(_spent(store, slides, left=states.counts.left)),
         "lossy": sorted((s for s in slides if _has_losses(s)), key=_lost_share, reverse=True)[:20],
         "failures": failures[:MOST_LISTED_FAILURES],
         "failure_count": len(failures),
         "failure_classes": _count_classes(failures),
-        "uncommitted": len({failure.slide_id for failure in failures}),
         "examples": list(ask_examples(con)) if objects else [],
     }
 
@@ -188,10 +190,8 @@ def _shrink(picture: bytes) -> str:
     return jpeg_uri(np.asarray(image))
 
 
-def _spent(store: RunStore, slides: Sequence[SlideSummary], failures: Sequence[Failure]) -> list[str]:
+def _spent(store: RunStore, slides: Sequence[SlideSummary], *, left: int) -> list[str]:
     """What the run held and costs, in sentences."""
-    given_up = {failure.slide_id for failure in failures}
-    left = max(len(store.read_catalog()) - len(slides) - len(given_up), 0)
     return tell_spending(add_up_spending(store.heartbeats(), to_table(slides, SLIDES_SCHEMA), left=left))
 
 

@@ -133,12 +133,17 @@ class _Driver:
             self._roots.check_patience(self._tally)
         self._stop_if_alike()
         self._count_held()
+        self._tally.in_progress = len(self._flights)
         states = self._crew.states
-        self._metrics.show(self._tally, states, in_flight=len(self._flights))
+        self._metrics.show(self._tally, states)
         self._display.update(self._tally, states)
         alike = next(self._judge.alike(), None)
         self._ledger.beat(
-            self._tally, self._flights, out=self._roots.out, alike="" if alike is None else str(alike)
+            self._tally,
+            self._flights,
+            out=self._roots.out,
+            alike="" if alike is None else str(alike),
+            stopping=stopping,
         )
         if self._alarm.goes_off():
             self._display.say(
@@ -254,7 +259,8 @@ class _Driver:
             self._again(flight, wait_s=self._backoff_s(slide_id, max(1, self._judge.tries(slide_id))))
         else:
             quarantined = verdict is Verdict.QUARANTINED or failure.quarantined
-            self._give_up(flight, failure.message, kind=(failure.error, failure.place))
+            kind = (failure.error, failure.place)
+            self._give_up(flight, failure.message, kind=kind, quarantined=quarantined)
             self._metrics.failed(failure.error, quarantined=quarantined)
             if verdict is Verdict.QUARANTINED:
                 self._ledger.quarantined(failure)
@@ -307,7 +313,7 @@ class _Driver:
             return
         if quarantined:
             why = f"quarantined, its workers were lost again and again ({loss.reason})"
-            self._give_up(flight, why, kind=(loss.error, None))
+            self._give_up(flight, why, kind=(loss.error, None), quarantined=True)
             self._metrics.failed(loss.error, quarantined=True)
         else:
             self._again(flight, wait_s=0.0)
@@ -339,10 +345,11 @@ class _Driver:
         self._tally.retried += 1
         self._waiting.add(flight.row, wait_s=wait_s)
 
-    def _give_up(self, flight: _Flight, why: str, *, kind: tuple[str, str | None]) -> None:
+    def _give_up(self, flight: _Flight, why: str, *, kind: tuple[str, str | None], quarantined: bool) -> None:
         """kind: what slides that fail alike have in common; after a few of them the rest is only counted."""
         del self._flights[flight.row.slide_id]
         self._tally.failed += 1
+        self._tally.quarantined += quarantined
         told = self._given_up[kind] = self._given_up.get(kind, 0) + 1
         if kind[1] is None or told <= TOLD_ALIKE:
             self._display.say(f"{flight.row.slide_id}: {why}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ray.util import metrics
@@ -61,6 +61,7 @@ DRIVER = (
     Metric("fossilray_slides_asked", "gauge", "Slides that this driver was given, those done before too."),
     Metric("fossilray_slides_finished", "gauge", "Of those, committed or failed for good, before or now."),
     Metric("fossilray_slides_in_flight", "gauge", "Slides that workers have in hand."),
+    Metric("fossilray_slides", "gauge", "Slides, and rejected files, by state.", ("state",)),
     Metric("fossilray_workers", "gauge", "Workers that are idle or busy."),
     Metric("fossilray_workers_in_stage", "gauge", "Busy workers by what they do.", ("stage",)),
     Metric("fossilray_last_commit_timestamp_seconds", "gauge", "When the last slide was committed."),
@@ -117,7 +118,7 @@ class DriverMetrics:
         """A worker is gone; error: one of LOSSES of the ledger."""
         self._told.add("fossilray_workers_lost", 1, error=error)
 
-    def show(self, tally: Tally, states: Mapping[str, WorkerState], *, in_flight: int) -> None:
+    def show(self, tally: Tally, states: Mapping[str, WorkerState]) -> None:
         """What the tally counts; may be called as often as the driver likes."""
         self._told.raise_to("fossilray_slides_committed", tally.committed)
         self._told.raise_to("fossilray_slides_retried", tally.retried)
@@ -129,7 +130,10 @@ class DriverMetrics:
         self._told.raise_to("fossilray_core_seconds_held", tally.core_hours * 3600)
         self._told.set("fossilray_slides_asked", tally.total)
         self._told.set("fossilray_slides_finished", tally.finished)
-        self._told.set("fossilray_slides_in_flight", in_flight)
+        self._told.set("fossilray_slides_in_flight", tally.in_progress)
+        for state, count in asdict(tally.counts).items():
+            if state != "total":
+                self._told.set("fossilray_slides", count, state=state)
         self._told.set("fossilray_workers", tally.workers)
         self._told.set("fossilray_last_commit_timestamp_seconds", self._last_commit_s)
         for stage, count in self._by_stage(states):

@@ -8,13 +8,16 @@ import socket
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 
 from fossilray.records import Attempt, Failure, utc_now
 from fossilray.store.files import READ_THREADS, Files, read_present
 from fossilray.store.layout import ATTEMPTS, attempt_path, check_slide_id, forgiven_path
+
+REJECTED_AT = "catalog"
+"""Stage of files that were rejected before a worker saw them; every start looks at them again."""
 
 _FAILED = "failed_at"
 """Tells a failure from the start of an attempt that it replaced."""
@@ -33,7 +36,9 @@ class AttemptRecords:
     """(slide_id, attempt) of failures that no longer count."""
     begun: list[Attempt]
     """Neither failed nor, where their slides are not committed, successful: in work, or their worker died."""
-    damaged: list[str]
+    written: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
+    """When each record was written, by the store's clock, by (slide_id, attempt)."""
+    damaged: list[str] = field(default_factory=list)
     """Files that are no such record; a store that tears writes may leave them, and nobody is stopped by them."""
 
 
@@ -73,24 +78,31 @@ def forgive(files: Files, failures: Iterable[Failure]) -> None:
 def read_attempts(files: Files, slide_ids: Sequence[str]) -> AttemptRecords:
     """All records of these slides: one listing and its few files per slide."""
     with ThreadPoolExecutor(READ_THREADS) as readers:
-        paths = chain.from_iterable(readers.map(lambda slide: files.find(f"{ATTEMPTS}/{slide}"), slide_ids))
-    found = AttemptRecords([], frozenset(), [], [])
+        entries = chain.from_iterable(
+            readers.map(lambda slide: files.entries(f"{ATTEMPTS}/{slide}"), slide_ids)
+        )
+        modified = {entry.path: entry.modified for entry in entries}
+    found = AttemptRecords([], frozenset(), [])
+    written: dict[tuple[str, str], datetime] = {}
     forgiven: set[tuple[str, str]] = set()
-    for path, content in read_present(files, list(paths)).items():
+    for path, content in read_present(files, list(modified)).items():
         try:
             stated = json.loads(content)
             if _FORGIVEN in stated:
                 forgiven.update((stated["slide_id"], attempt) for attempt in stated[_FORGIVEN])
             elif _FAILED in stated:
                 found.failures.append(Failure(**stated))
+                written[stated["slide_id"], stated["attempt"]] = modified[path]
             else:
                 found.begun.append(Attempt(**stated))
+                written[stated["slide_id"], stated["attempt"]] = modified[path]
         except (ValueError, TypeError, KeyError):
             found.damaged.append(path)
     return AttemptRecords(
         failures=sorted(found.failures, key=lambda one: (one.slide_id, one.failed_at, one.attempt)),
         forgiven=frozenset(forgiven),
         begun=sorted(found.begun, key=lambda one: (one.slide_id, one.started_at, one.attempt)),
+        written=written,
         damaged=sorted(found.damaged),
     )
 

@@ -204,6 +204,9 @@ class _ReadOnlyFiles:
     def clock(self) -> datetime:
         raise _is_read_only(self.url)
 
+    def now(self) -> datetime:
+        return self._files.now()
+
     def abort_uploads(self, before: datetime) -> int:
         raise _is_read_only(self.url)
 

@@ -95,6 +95,10 @@ class Files(Protocol):
         """The store's own time, UTC, learnt from a small file that is written and deleted."""
         ...
 
+    def now(self) -> datetime:
+        """The store's own time, UTC, as far as reading tells: S3 answers with it; elsewhere this machine's."""
+        ...
+
     def abort_uploads(self, before: datetime) -> int:
         """Give up writes begun before that time and never ended; how many there were.
 

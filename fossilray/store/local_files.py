@@ -130,6 +130,9 @@ class LocalFiles:
             finally:
                 probe.unlink(missing_ok=True)
 
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
     def abort_uploads(self, before: datetime) -> int:
         left = [
             one

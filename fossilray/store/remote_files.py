@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from fossilray.config import StoreConfig
@@ -133,6 +134,16 @@ class RemoteFiles:
             return _modified(self._ask("read", lambda: self._filesystem.info(self._full(path))))
         finally:
             self.delete(path)
+
+    def now(self) -> datetime:
+        if self._protocol in S3:
+            prefix = self.root.partition("/")[2] + "/"
+            answer = self._call_s3("list", "list_objects_v2", Prefix=prefix, MaxKeys=1)
+            stated = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+            if stated:
+                with suppress(ValueError):
+                    return parsedate_to_datetime(stated).astimezone(UTC)
+        return datetime.now(UTC)
 
     def abort_uploads(self, before: datetime) -> int:
         probes = [one for one in self.entries(PROBES) if one.modified < before and is_spare(one.path)]

@@ -5,7 +5,6 @@ There are no locks: a commit is one create-if-absent, everything before it bears
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -28,7 +27,8 @@ from fossilray.errors import (
 from fossilray.records import ArrayFiles, Attempt, CatalogRow, Failure, Heartbeat, SlideSummary
 from fossilray.store import attempts, frozen_catalog, summaries
 from fossilray.store.attempts import AttemptRecords
-from fossilray.store.files import READ_THREADS, Files, open_files, read_present
+from fossilray.store.drivers import DriverSign, read_signs
+from fossilray.store.files import READ_THREADS, Files, open_files
 from fossilray.store.layout import (
     ATTEMPTS,
     OBJECTS,
@@ -307,14 +307,11 @@ class RunStore:
 
     def heartbeats(self) -> list[Heartbeat]:
         """The last sign of every driver, the latest first."""
-        found = []
-        for content in read_present(self.files, self.files.find("drivers")).values():
-            # A torn file of a driver that died is no reason to say nothing of those that live.
-            with suppress(ValueError, TypeError, KeyError):
-                stated = json.loads(content)
-                lists = {name: tuple(stated.get(name, ())) for name in ("in_flight", "out")}
-                found.append(Heartbeat(**{**stated, **lists}))
-        return sorted(found, key=lambda heartbeat: heartbeat.beat_at, reverse=True)
+        return [sign.heartbeat for sign in self.driver_signs()]
+
+    def driver_signs(self) -> list[DriverSign]:
+        """`heartbeats`, each with the time at which the store received it."""
+        return read_signs(self.files)
 
     # Helpers
 

@@ -58,6 +58,9 @@ class Subfolder:
     def clock(self) -> datetime:
         return self._files.clock()
 
+    def now(self) -> datetime:
+        return self._files.now()
+
     def abort_uploads(self, before: datetime) -> int:
         return self._files.abort_uploads(before)
 

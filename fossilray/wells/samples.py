@@ -86,7 +86,9 @@ def gather_samples(
         raise UsageError(f"the depths name {_few(sorted(strange))}, which {store.url} does not have")
     chosen = choose_fitting(store, head, slides)
     if chosen is None:
-        raise UsageError(f"{store.url} has no predictions; run `fossilray classify run {store.url}` first")
+        raise UsageError(
+            f"{store.url} has no predictions; run `fossilray classify run {store.url} --head FILE` first"
+        )
     if not chosen.files:
         raise UsageError(
             f"the predictions {chosen.answers.name} say nothing of well {well}; run `fossilray classify run` again"
