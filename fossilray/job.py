@@ -77,7 +77,10 @@ def run_job(
     store = open_run(run_url, config.store)
     catalog = find_slides(target, access=config.slides.access or config.store)
     if not catalog.rows and not catalog.refused:
-        raise CatalogError(f"no slides below {target}; name a folder, a glob, one slide or a catalog")
+        raise CatalogError(
+            f"no slides below {target}; name a folder, a glob, one slide or a catalog, and see that what holds them is "
+            "mounted"
+        )
     digests = _digests(config)
     with contextlib.ExitStack() as cluster:
         # A worker that was killed over a slide that another one had finished leaves what it had fetched; it is dead

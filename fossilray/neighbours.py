@@ -45,22 +45,12 @@ def judge_failure(
     What could not be read and can be now is transient. others: the paths of all slides of the catalog, asked for
     where they are needed. is_readable: whether a neighbour can be read now, or a bucket, named with a slash at its end.
     """
-    if not isinstance(error, _DOUBTFUL):
+    # A store that lists a slide without a part of it has answered.
+    if not isinstance(error, _DOUBTFUL) or (is_remote(path) and isinstance(error, MissingCompanion)):
         return error
-    if is_remote(path):
-        # Its file on the local disk is a copy.
-        if isinstance(error, MissingCompanion):
-            return error
-        if not isinstance(error, SourceUnreachable):
-            return SourceUnreachable(
-                f"{path}: its staged copy cannot be read ({error}); it will be tried again"
-            )
-    else:
-        now = first_fault(files_of(Path(path)))
-        if now is not None:
-            error = now
-        elif not isinstance(error, MissingCompanion):
-            return SourceUnreachable(f"{error} (it can be read again now, and will be tried again)")
+    error = _copy_again(error, path) if is_remote(path) else _look_again(error, path)
+    if type(error) is _Passing:
+        return SourceUnreachable(str(error))
     root, near = nearest(path, others())
     what = "nothing else there can be read either"
     if near:
@@ -68,11 +58,35 @@ def judge_failure(
     elif is_remote(path):
         out = not is_readable(f"{root}/")
     else:
-        root, what = _folder_of(path), "its folder is not there, or empty"
+        what = "its folder is not there, or empty"
         out = not _has_entries(root)
-    if not out:
+    if out:
+        return SourceOut(f"{root}: {error}; {what}: check that it is mounted and reachable", root=root)
+    if isinstance(error, SlideMissing) and not _has_entries(_folder_of(path)):
+        # Deleted with its folder, or alone on a share of its own: not to be given up for good.
+        return SourceUnreachable(f"{error}; its folder is not there, or empty: check that it is mounted")
+    return error
+
+
+class _Passing(SourceUnreachable):
+    """The slide may be read by the next try; no neighbour need be asked."""
+
+
+def _copy_again(error: SlideError, path: str) -> SlideError:
+    """An error of a slide from an object store: its file on the local disk is a copy."""
+    if isinstance(error, SourceUnreachable):
         return error
-    return SourceOut(f"{root}: {error}; {what}: check that it is mounted and reachable", root=root)
+    return _Passing(f"{path}: its staged copy cannot be read ({error}); it will be tried again")
+
+
+def _look_again(error: SlideError, path: str) -> SlideError:
+    """What keeps the files of a slide on a disk from being read now."""
+    now = first_fault(files_of(Path(path)))
+    if now is not None:
+        return now
+    if isinstance(error, MissingCompanion):
+        return error
+    return _Passing(f"{error} (it can be read again now, and will be tried again)")
 
 
 def nearest(path: str, others: Sequence[str]) -> tuple[str, list[str]]:
@@ -81,12 +95,13 @@ def nearest(path: str, others: Sequence[str]) -> tuple[str, list[str]]:
         root = root_of(path)
         return root, [other for other in others if other != path and other.startswith(f"{root}/")]
     folder = _folder_of(path)
-    while True:
-        above = folder.rstrip("/") + "/"
-        near = [other for other in others if other != path and other.startswith(above)]
-        if near or folder in ("/", ""):
+    # What only the root of the file system joins may lie on two shares.
+    while folder not in ("/", ""):
+        near = [other for other in others if other != path and is_below(other, folder)]
+        if near:
             return folder, near
         folder = _folder_of(folder)
+    return _folder_of(path), []
 
 
 def root_of(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +146,38 @@ def test_a_slide_alone_is_judged_by_its_folder(tmp_path: Path) -> None:
     assert isinstance(judge(), SlideMissing)
     path.write_bytes(b"II*\0")
     assert type(judge()) is SourceUnreachable, "it is there now, so it may succeed"
+
+
+def test_a_slide_that_is_gone_with_its_whole_folder_is_not_given_up_for_good(tmp_path: Path) -> None:
+    gone, there = tmp_path / "one" / "a.svs", tmp_path / "two" / "b.svs"
+    there.parent.mkdir()
+    there.write_bytes(b"II*\0")
+    others = [str(gone), str(there)]
+    error = judge_failure(SlideMissing("no file"), str(gone), others=lambda: others, is_readable=can_be_read)
+    assert type(error) is SourceUnreachable
+    assert error.transient
+
+
+@pytest.mark.parametrize("others", [["s3://bucket/a.svs", "s3://bucket/b.svs", "s3://other/c.svs"], []])
+def test_a_slide_in_a_store_is_judged_by_its_bucket(others: list[str]) -> None:
+    asked: list[str] = []
+
+    def judge(error: SlideError, *, answers: bool) -> SlideError:
+        def is_readable(path: str) -> bool:
+            asked.append(path)
+            return answers
+
+        return judge_failure(error, "s3://bucket/a.svs", others=lambda: others, is_readable=is_readable)
+
+    error = SourceUnreachable("s3://bucket/a.svs does not answer")
+    assert judge(error, answers=True) is error
+    out = judge(error, answers=False)
+    assert isinstance(out, SourceOut)
+    assert out.root == "s3://bucket"
+    assert set(asked) == ({"s3://bucket/b.svs"} if others else {"s3://bucket/"})
+    copy = judge(SlideMissing("/tmp/scratch/a.svs is no file"), answers=True)
+    assert type(copy) is SourceUnreachable, "its copy may be fetched again"
+    assert pickle.loads(pickle.dumps(out)).root == "s3://bucket"
 
 
 def test_a_share_that_goes_while_a_slide_is_read_loses_no_tile(share: Path, tmp_path: Path) -> None:
