@@ -164,7 +164,13 @@ def load_onnx(path: Path, *, device: torch.device | str) -> ExportedNetwork:
         session = onnxruntime.InferenceSession(
             content, options, providers=[name for name in providers if name in available]
         )
-    except (faults.Fail, faults.InvalidArgument, faults.InvalidGraph, faults.InvalidProtobuf) as error:
+        taken = session.get_inputs()
+        stated = session.get_modelmeta().custom_metadata_map
+    # UnicodeError: of names in the model, also where onnxruntime would say what is wrong with them.
+    except (
+        *(faults.Fail, faults.InvalidArgument, faults.InvalidGraph, faults.InvalidProtobuf),
+        UnicodeError,
+    ) as error:
         raise WeightsError(
             f"{path} is not an ONNX model onnxruntime can run: {_first_line(error)}; export it anew"
         ) from None
@@ -172,7 +178,6 @@ def load_onnx(path: Path, *, device: torch.device | str) -> ExportedNetwork:
         raise WeightsError(
             f"{path} cannot be run by onnxruntime: {_first_line(error)}; export it anew"
         ) from None
-    taken = session.get_inputs()
     if len(taken) != 1 or len(taken[0].shape) != 4:
         raise WeightsError(
             f"{path} takes {[entry.shape for entry in taken]}, not one batch of images (b, 3, H, W); export a "
@@ -184,7 +189,13 @@ def load_onnx(path: Path, *, device: torch.device | str) -> ExportedNetwork:
     def run(batch: torch.Tensor) -> torch.Tensor:
         try:
             first = session.run(None, {name: batch.cpu().numpy().astype(kind, copy=False)})[0]
-        except (faults.Fail, faults.InvalidArgument, faults.RuntimeException, RuntimeError) as error:
+        except (
+            faults.Fail,
+            faults.InvalidArgument,
+            faults.RuntimeException,
+            RuntimeError,
+            UnicodeError,
+        ) as error:
             raise _refused_window(path, batch, error) from None
         if not isinstance(first, np.ndarray) or first.dtype.kind not in "fiu":
             raise WeightsError(
@@ -193,7 +204,6 @@ def load_onnx(path: Path, *, device: torch.device | str) -> ExportedNetwork:
         return torch.from_numpy(np.ascontiguousarray(first, dtype=np.float32)).to(batch.device)
 
     batch, _, height, width = (entry if isinstance(entry, int) else None for entry in taken[0].shape)
-    stated = session.get_modelmeta().custom_metadata_map
     stride = stated.get("stride", "")
     suppressed = stated.get("end2end") == "True" or bool(_NMS.search(stated.get("args", "")[:100_000]))
     _check_sides(path, batch, height, width)

@@ -10,6 +10,7 @@ import io
 import mmap
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -115,6 +116,7 @@ def as_faults() -> Iterator[None]:
         zipfile.BadZipFile,
         zipfile.LargeZipFile,
         struct.error,
+        zlib.error,
         EOFError,
         LookupError,
         TypeError,
