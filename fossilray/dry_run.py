@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rich.console import Group
 from rich.markup import escape
 
-from fossilray.catalog import find_slides
+from fossilray.catalog import describe_missing_sites, find_slides
 from fossilray.catalog.remote import READ_THREADS
 from fossilray.config import RunConfig
 from fossilray.errors import RunNotFound
@@ -56,7 +56,9 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
     Raises:
         UsageError: the target or the run directory cannot be used.
     """
-    catalog = find_slides(target, access=config.slides.access or config.store)
+    catalog = find_slides(
+        target, access=config.slides.access or config.store, name_pattern=config.slides.name_pattern
+    )
     store = open_run(run_url, config.store)
     try:
         store.read_run()
@@ -114,6 +116,9 @@ def render_plan(plan: RunPlan) -> Group:
         lines.append(f"{len(plan.slides) - len(known)} slides say their size only when they are fetched")
     if len(plan.slides) > 100:
         lines.insert(0, f"the table shows the first 100 of {len(plan.slides)} slides")
+    missing = describe_missing_sites([slide.row for slide in plan.slides])
+    if missing is not None:
+        lines.append(escape(missing))
     lines += [
         escape(printable(f"refused {refused.path}: {refused.reason}")) for refused in plan.refused[:100]
     ]

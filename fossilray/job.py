@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from fossilray.catalog import Catalog, find_slides
+from fossilray.catalog import Catalog, describe_missing_sites, find_slides
+from fossilray.catalog.sites import keep_frozen_sites
 from fossilray.config import RunConfig
 from fossilray.embed.loading import is_known_unread
 from fossilray.errors import CatalogError, RunNotFound
@@ -41,6 +42,8 @@ class JobResult:
     """Asked to stop before every slide had its turn."""
     counts: SlideCounts
     """Of the whole run after the job, of which the job may have been given a part."""
+    missing_sites: str | None = None
+    """Slides without a well or a depth, in a sentence."""
 
     @property
     def exit_code(self) -> int:
@@ -75,7 +78,9 @@ def run_job(
         WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
     """
     store = open_run(run_url, config.store)
-    catalog = find_slides(target, access=config.slides.access or config.store)
+    catalog = find_slides(
+        target, access=config.slides.access or config.store, name_pattern=config.slides.name_pattern
+    )
     if not catalog.rows and not catalog.refused:
         raise CatalogError(
             f"no slides below {target}; name a folder, a glob, one slide or a catalog, and see that what holds them is "
@@ -96,7 +101,7 @@ def run_job(
             store.create_or_check(described.result())
         store.expect_run()
         claim = cluster.enter_context(hold_as_only_driver(store))
-        rows = store.freeze_catalog(catalog.rows)
+        rows = store.freeze_catalog(keep_frozen_sites(catalog, store.read_catalog()))
         if store.single_writer:
             _commit_submitted(store, rows)
         ledger = Ledger(store, patience_minutes=config.store.patience_minutes, cost=config.cost, claim=claim)
@@ -122,6 +127,7 @@ def run_job(
         tuple(ledger.failures),
         stopped=tally.finished < tally.total,
         counts=read_states(store).counts,
+        missing_sites=describe_missing_sites(rows),
     )
 
 

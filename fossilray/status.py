@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fossilray.catalog import describe_missing_sites
 from fossilray.config import RunConfig
 from fossilray.cost import Spending, add_up_spending, describe_hours, describe_money
 from fossilray.records import Attempt, Failure, Heartbeat
@@ -60,6 +61,8 @@ class StatusReport:
     """Tiles that were not blank."""
     lost_share: float
     """Share of the foreground that the finest passes of committed slides could not read."""
+    missing_sites: str | None
+    """Slides of the catalog without a well or a depth, in a sentence."""
     failed: tuple[Failure, ...]
     """The last failure of each slide that was given up; alike of the next two."""
     quarantined: tuple[Failure, ...]
@@ -126,6 +129,7 @@ def describe(
         tiles_lost=round(_sum(slides, "tiles_failed")),
         tiles_wanted=round(_sum(slides, "tiles_planned") - _sum(slides, "tiles_blank")),
         lost_share=_lost_share(slides),
+        missing_sites=describe_missing_sites(store.read_catalog()),
         failed=states.failed,
         quarantined=states.quarantined,
         rejected=states.rejected,
@@ -224,6 +228,8 @@ def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
             f"{report.lost_share:.2%} of the foreground; {report.tiles_lost:,} of {report.tiles_wanted:,} tiles could "
             "not be read",
         )
+    if report.missing_sites is not None:
+        yield "sites", report.missing_sites
     yield "arrays", format_bytes(report.array_bytes)
     yield from _cost(report.spending)
     for one in report.answers:

@@ -37,7 +37,9 @@ def trace_slide(target: str, config: RunConfig, out: Path) -> TracedSlide:
         UsageError: the file cannot be written.
         WeightsError: the networks cannot be loaded.
     """
-    found = find_slides(target, access=config.slides.access or config.store)
+    found = find_slides(
+        target, access=config.slides.access or config.store, name_pattern=config.slides.name_pattern
+    )
     if len(found.rows) != 1:
         raise CatalogError(f"{target} names {len(found.rows):,} slides; name one")
     row = found.rows[0]

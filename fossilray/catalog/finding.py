@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISDIR, S_ISREG
 
 from fossilray.catalog.remote import find_remote_slides
+from fossilray.catalog.sites import check_pattern_matches, compile_pattern
 from fossilray.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file
 from fossilray.config import AccessConfig
 from fossilray.errors import (
@@ -23,28 +24,35 @@ from fossilray.errors import (
 )
 from fossilray.failing import message_of, place_of
 from fossilray.mirax_companions import without_file
+from fossilray.name_pattern import NamePattern
 from fossilray.neighbours import can_be_read
 from fossilray.records import CatalogRow, RefusedFile
+from fossilray.site_names import parse_name, well_of_folders
 from fossilray.slide import open_slide
 from fossilray.slide_access import ABSENT, SILENT, as_slide_error
-from fossilray.slide_names import SLIDE_SUFFIXES, parse_name, slide_id_for, well_of_folders
+from fossilray.slide_names import SLIDE_SUFFIXES, slide_id_for
 from fossilray.sources.slide_sources import is_remote
 
 _OPENING_THREADS = 8
 _ASKED = 8
 
 
-def find_slides(target: str, *, access: AccessConfig | None = None) -> Catalog:
+def find_slides(
+    target: str, *, access: AccessConfig | None = None, name_pattern: str | None = None
+) -> Catalog:
     """The slides of a folder (with all below it), a glob, a single file, or a catalog (.csv, .parquet).
 
     Files are opened to learn their facts; in an object store (s3://bucket/folder) a few kB of each are read. The
-    rows of a catalog are taken at its word. access: how the object store is reached.
+    rows of a catalog are taken at its word. access: how the object store is reached. name_pattern: for wells and depths
+    in names, see `slides.name_pattern`.
 
     Raises:
         CatalogError: there is nothing at `target`, or the catalog is not one, or the store does not answer.
     """
+    pattern = compile_pattern(name_pattern)
     if is_remote(target):
-        return find_remote_slides(target, access or AccessConfig())
+        remote = find_remote_slides(target, access or AccessConfig(), pattern)
+        return _checked(remote, pattern, name_pattern)
     path = Path(target.removeprefix("file://"))
     unlisted: list[tuple[Path, OSError]] = []
     mode = _mode(path)
@@ -63,20 +71,29 @@ def find_slides(target: str, *, access: AccessConfig | None = None) -> Catalog:
     else:
         raise CatalogError(f"there is nothing at {target}; name a folder, a glob, one slide or a catalog")
     with ThreadPoolExecutor(_OPENING_THREADS) as threads:
-        found = list(threads.map(lambda file: _describe(root, file), files))
+        found = list(threads.map(lambda file: _describe(root, file, pattern), files))
     # A disk that did not answer once may do so the second time.
     found = [
-        _describe(root, file)
+        _describe(root, file, pattern)
         if isinstance(one, RefusedFile) and one.error == SourceUnreachable.__name__
         else one
         for file, one in zip(files, found, strict=True)
     ]
     found += [_refuse(root, folder, error) for folder, error in unlisted]
     _check_still_there(target, found)
-    return Catalog(
+    catalog = Catalog(
         sorted((one for one in found if isinstance(one, CatalogRow)), key=lambda row: row.slide_id),
         sorted((one for one in found if isinstance(one, RefusedFile)), key=lambda file: file.slide_id),
+        from_names=True,
     )
+    return _checked(catalog, pattern, name_pattern)
+
+
+def _checked(catalog: Catalog, pattern: NamePattern | None, text: str | None) -> Catalog:
+    if pattern is None or not catalog.from_names:
+        return catalog
+    matched = any(pattern.find(PurePosixPath(row.path).stem) for row in catalog.rows)
+    return check_pattern_matches(catalog, text, matched=matched)
 
 
 def _mode(path: Path) -> int:
@@ -181,7 +198,7 @@ def _root_of_glob(pattern: Path) -> Path:
     return Path(*plain)
 
 
-def _describe(root: Path, file: Path) -> CatalogRow | RefusedFile:
+def _describe(root: Path, file: Path, pattern: NamePattern | None) -> CatalogRow | RefusedFile:
     relative = file.relative_to(root)
     slide_id = slide_id_for(PurePosixPath(relative))
     # Absolute, so that a run may be resumed from another folder.
@@ -192,7 +209,7 @@ def _describe(root: Path, file: Path) -> CatalogRow | RefusedFile:
     try:
         if S_ISDIR(file.stat().st_mode):
             return RefusedFile(slide_id, path, without_file(file.name))
-        return _read_facts(slide_id, path, root)
+        return _read_facts(slide_id, path, root, pattern)
     except SlideError as error:
         return RefusedFile(slide_id, path, str(error), type(error).__name__)
     except OSError as error:
@@ -214,7 +231,7 @@ def _refuse(root: Path, place: Path, error: OSError) -> RefusedFile:
     return RefusedFile(slide_id_for(relative), path, str(fault or error), kind)
 
 
-def _read_facts(slide_id: str, path: str, root: Path) -> CatalogRow:
+def _read_facts(slide_id: str, path: str, root: Path, pattern: NamePattern | None) -> CatalogRow:
     mpp: float | None
     try:
         with open_slide(Path(path)) as slide:
@@ -223,7 +240,7 @@ def _read_facts(slide_id: str, path: str, root: Path) -> CatalogRow:
         # Whoever edits the catalog, or the configuration, will say.
         with open_slide(Path(path), mpp=1.0) as slide:
             info, mpp = slide.info, None
-    well, depth = parse_name(Path(path).stem)
+    well, depth = parse_name(Path(path).stem, pattern)
     return CatalogRow(
         slide_id=slide_id,
         path=path,
@@ -236,7 +253,7 @@ def _read_facts(slide_id: str, path: str, root: Path) -> CatalogRow:
         bounds_y=info.bounds.y_min,
         bounds_width=info.bounds.width,
         bounds_height=info.bounds.height,
-        well=well or well_of_folders(_folders(path, root)),
+        well=well or well_of_folders(_folders(path, root), pattern),
         measured_depth_m=depth,
     )
 

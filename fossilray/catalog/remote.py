@@ -15,8 +15,10 @@ from fossilray.config import AccessConfig
 from fossilray.errors import CatalogError, SlideError, SourceRefuses, SourceUnreachable
 from fossilray.in_parts import map_in_parts
 from fossilray.mirax_companions import SLIDEDAT, without_file
+from fossilray.name_pattern import NamePattern
 from fossilray.records import CatalogRow, RefusedFile
-from fossilray.slide_names import SLIDE_SUFFIXES, parse_name, slide_id_for, well_of_folders
+from fossilray.site_names import parse_name, well_of_folders
+from fossilray.slide_names import SLIDE_SUFFIXES, slide_id_for
 from fossilray.sources.bundles import (
     Bundle,
     check_single,
@@ -34,7 +36,7 @@ READ_THREADS = 32
 _LARGEST_CATALOG_BYTES = 2_000_000_000
 
 
-def find_remote_slides(target: str, access: AccessConfig) -> Catalog:
+def find_remote_slides(target: str, access: AccessConfig, pattern: NamePattern | None = None) -> Catalog:
     """The slides of a folder, a glob, one slide or a catalog in an object store.
 
     Listing costs a request for every 1,000 files, the facts of a slide one to some. A slide that the store refuses
@@ -45,7 +47,7 @@ def find_remote_slides(target: str, access: AccessConfig) -> Catalog:
     """
     try:
         source = open_source(target, access)
-        return _find(source, target)
+        return _find(source, target, pattern)
     except SourceUnreachable as error:
         raise CatalogError(str(error)) from None
 
@@ -72,7 +74,7 @@ class _Listing:
     folders: dict[str, _Parts] = field(default_factory=dict)
 
 
-def _find(source: SlideSource, target: str) -> Catalog:
+def _find(source: SlideSource, target: str, pattern: NamePattern | None) -> Catalog:
     bucket, _, key = target.partition("://")[2].partition("/")
     if not bucket:
         raise CatalogError(f"{target} names no bucket; name s3://bucket/folder")
@@ -84,27 +86,29 @@ def _find(source: SlideSource, target: str) -> Catalog:
         return Catalog(read_remote_catalog(root, source.read(file)), [])
     if file is not None:
         above = root.rpartition("/")[0]
-        return _catalog(source, above, [file], None)
+        return _catalog(source, above, [file], None, pattern)
     if glob.has_magic(key):
         above = _root_of_glob(root)
         listing = _survey(source.walk(above))
-        pattern = tuple(root[len(above) + 1 :].split("/"))
+        parts = tuple(root[len(above) + 1 :].split("/"))
         matching = [
             slide
             for slide in listing.slides
-            if _matches(tuple(slide.url[len(above) + 1 :].split("/")), pattern)
+            if _matches(tuple(slide.url[len(above) + 1 :].split("/")), parts)
         ]
-        return _catalog(source, above, matching, listing)
+        return _catalog(source, above, matching, listing, pattern)
     listing = _survey(source.walk(root))
     if not listing.folders:
         raise CatalogError(f"there is nothing at {target}; name a folder, a glob, one slide or a catalog")
     slides, orphans = _without_companions(listing, root)
-    found = _catalog(source, root, slides, listing)
+    found = _catalog(source, root, slides, listing, pattern)
     refused = [
         RefusedFile(_slide_id(folder, root), folder, without_file(folder.rpartition("/")[2]))
         for folder in orphans
     ]
-    return Catalog(found.rows, sorted([*found.refused, *refused], key=lambda one: one.slide_id))
+    return Catalog(
+        found.rows, sorted([*found.refused, *refused], key=lambda one: one.slide_id), from_names=True
+    )
 
 
 def _file_at(source: SlideSource, url: str) -> RemoteFile | None:
@@ -155,19 +159,26 @@ def _folders_above(url: str, root: str) -> Iterator[str]:
 
 
 def _catalog(
-    source: SlideSource, root: str, slides: Sequence[RemoteFile], listing: _Listing | None
+    source: SlideSource,
+    root: str,
+    slides: Sequence[RemoteFile],
+    listing: _Listing | None,
+    pattern: NamePattern | None,
 ) -> Catalog:
     found = list(
-        map_in_parts(lambda slide: _describe(source, root, slide, listing), slides, threads=READ_THREADS)
+        map_in_parts(
+            lambda slide: _describe(source, root, slide, listing, pattern), slides, threads=READ_THREADS
+        )
     )
     return Catalog(
         sorted((one for one in found if isinstance(one, CatalogRow)), key=lambda row: row.slide_id),
         sorted((one for one in found if isinstance(one, RefusedFile)), key=lambda file: file.slide_id),
+        from_names=True,
     )
 
 
 def _describe(
-    source: SlideSource, root: str, slide: RemoteFile, listing: _Listing | None
+    source: SlideSource, root: str, slide: RemoteFile, listing: _Listing | None, pattern: NamePattern | None
 ) -> CatalogRow | RefusedFile:
     slide_id = _slide_id(slide.url, root)
     name = slide.url.rpartition("/")[2]
@@ -180,7 +191,7 @@ def _describe(
         raise
     except SlideError as error:
         return RefusedFile(slide_id, slide.url, str(error))
-    return _row(slide_id, slide.url, root, facts)
+    return _row(slide_id, slide.url, root, facts, pattern)
 
 
 def _bundle(source: SlideSource, slide: RemoteFile, name: str, listing: _Listing | None) -> Bundle:
@@ -197,8 +208,8 @@ def _bundle(source: SlideSource, slide: RemoteFile, name: str, listing: _Listing
     return mirax_bundle(source, slide, parts, shown=name)
 
 
-def _row(slide_id: str, url: str, root: str, facts: SlideFacts) -> CatalogRow:
-    well, depth = parse_name(PurePosixPath(url).stem)
+def _row(slide_id: str, url: str, root: str, facts: SlideFacts, pattern: NamePattern | None) -> CatalogRow:
+    well, depth = parse_name(PurePosixPath(url).stem, pattern)
     finest = facts.levels[0] if facts.levels else None
     bounds = facts.bounds
     folders = [folder.rpartition("/")[2] for folder in (*_folders_above(url, root), root)]
@@ -214,7 +225,7 @@ def _row(slide_id: str, url: str, root: str, facts: SlideFacts) -> CatalogRow:
         bounds_y=bounds.y_min if bounds else None,
         bounds_width=bounds.width if bounds else None,
         bounds_height=bounds.height if bounds else None,
-        well=well or well_of_folders(folders),
+        well=well or well_of_folders(folders, pattern),
         measured_depth_m=depth,
     )
 

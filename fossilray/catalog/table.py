@@ -8,7 +8,7 @@ import math
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,6 +33,8 @@ class Catalog:
 
     rows: list[CatalogRow]
     refused: list[RefusedFile]
+    from_names: bool = field(default=False, compare=False)
+    """Wells and depths were read from names of files and folders, not from a table."""
 
 
 def write_catalog(catalog: Catalog, out: Path) -> None:

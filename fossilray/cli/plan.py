@@ -65,7 +65,9 @@ def estimate(
     machine = profiles.as_machine(kind, chosen, price_per_hour=price, file=instances)
     told = None if from_run is None else _from_run(from_run, chosen, on_gpu=kind.gpus > 0)
     habits = told.habits if told else assumed_habits(crop_bytes(chosen))
-    rows = find_slides(catalog, access=chosen.slides.access or chosen.store).rows
+    rows = find_slides(
+        catalog, access=chosen.slides.access or chosen.store, name_pattern=chosen.slides.name_pattern
+    ).rows
     workload = workload_of_rows(rows, chosen, habits, slides=slides)
     measured = told.rates if told else None
     speeds = _rates(chosen, kind, measured, stated=rates, gpu_factor=gpu_factor)

@@ -76,6 +76,8 @@ def print_result(result: JobResult, run: str, *, things: str = "new objects") ->
         out.print(
             f"these are all slides of the run; this command named {tally.total:,} of them", highlight=False
         )
+    if result.missing_sites is not None:
+        out.print(printable(result.missing_sites), markup=False, highlight=False, soft_wrap=True)
     if result.failures:
         table = TextTable("slide", "state", "stage", "error", "why", title="Not committed")
         for failure in result.failures[:200]:

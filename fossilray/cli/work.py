@@ -81,18 +81,32 @@ def process(
 def catalog(
     slides: Annotated[str, typer.Argument(help="Folder, glob or one slide, on a disk or s3://….")],
     out_file: Annotated[Path, typer.Option("--out", help="CSV to write; edit it by hand, then process it.")],
+    name_pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression with the named groups well and depth (and unit), for names of files; default: "
+            "slides.name_pattern."
+        ),
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
     """List every slide with its facts; what looks like one and is none goes to OUT.refused.csv with the reason."""
-    from fossilray.catalog import find_slides, write_catalog, write_refused
+    from fossilray.catalog import describe_missing_sites, find_slides, write_catalog, write_refused
 
     chosen = settings(config, set_)
-    found = find_slides(slides, access=chosen.slides.access or chosen.store)
+    found = find_slides(
+        slides,
+        access=chosen.slides.access or chosen.store,
+        name_pattern=name_pattern or chosen.slides.name_pattern,
+    )
     write_catalog(found, out_file)
     if found.refused:
         write_refused(found, out_file.with_suffix(".refused.csv"))
     out.print(f"{len(found.rows)} slides -> {out_file}", markup=False, highlight=False, soft_wrap=True)
+    missing = describe_missing_sites(found.rows)
+    if missing is not None:
+        out.print(missing, markup=False, highlight=False, soft_wrap=True)
     for refused in found.refused:
         out.print(
             printable(f"  refused {refused.path}: {refused.reason}"),

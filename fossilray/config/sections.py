@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from fossilray.config.base import KEPT_BACK, Section
 from fossilray.config.watching import CostConfig, WatchConfig
 from fossilray.config.workers import WorkersConfig
+from fossilray.name_pattern import NamePattern
 
 
 class AccessConfig(Section):
@@ -88,6 +89,12 @@ class SlidesConfig(Section):
         gt=0,
         description="um per level-0 pixel used instead of what the slides state; recorded in the run.",
     )
+    name_pattern: str | None = Field(
+        None,
+        description="Regular expression with the named groups `well` and `depth` (and `unit`: m or ft), searched in "
+        "each file's name (without its ending) and its folders' names; unset, or where it does not match: the names "
+        "that docs/site-names.md lists.",
+    )
     max_lost_share: float = Field(
         0.5,
         ge=0,
@@ -103,6 +110,13 @@ class SlidesConfig(Section):
         description="auto: the JPEG tiles of MIRAX, SVS and tiled TIFF slides are decoded without OpenSlide, on each "
         "level where the two are seen to agree to the bit; openslide: never. Does not change results.",
     )
+
+    @field_validator("name_pattern")
+    @classmethod
+    def _pattern_can_be_searched(cls, text: str | None) -> str | None:
+        if text is not None:
+            NamePattern(text)
+        return text
 
 
 class TilingConfig(Section):
@@ -302,6 +316,9 @@ class RunConfig(Section):
         plain["workers"] = {name: workers[name] for name in ("torch_threads", "precision", "compile")}
         for section in ("store", "watch", "cost"):
             del plain[section]
+        # Without a pattern there is nothing to record; runs from before there were patterns have none either.
+        if plain["slides"]["name_pattern"] is None:
+            del plain["slides"]["name_pattern"]
         for name in (
             "source",
             "access",
