@@ -38,7 +38,7 @@ from fossilray.store.dataset import (
 )
 from fossilray.store.dataset_place import DatasetPlace
 from fossilray.store.files import Files, open_files
-from fossilray.store.layout import CLAIMS, OBJECTS, RUN_JSON, catalog_part_path, part_path
+from fossilray.store.layout import OBJECTS, RUN_JSON, catalog_part_path, part_path
 from fossilray.store.listed_run import Display, ListedRun, SlideVectors, read_vectors
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.objects_file import ROW_GROUP_ROWS
@@ -94,11 +94,13 @@ def compact_run(
     target = open_files(to, access)
     _check_request(store, target, slides_per_file=slides_per_file, embeddings=embeddings)
     source = ListedRun(store, display)
-    DatasetPlace.check_free(target)
-    with hold_place(target, "`fossilray compact`") as claim:
-        place = DatasetPlace.take(target, store.url, claim)
-        record = _write(source, target, place, compacted_at, slides_per_file, embeddings=embeddings)
-    target.delete(CLAIMS)
+    record = DatasetPlace.announced(target, store.url, embeddings=embeddings)
+    if record is None:
+        DatasetPlace.check_free(target)
+        with hold_place(target, "`fossilray compact`") as claim:
+            place = DatasetPlace.take(target, store.url, claim)
+            record = _write(source, target, place, compacted_at, slides_per_file, embeddings=embeddings)
+    DatasetPlace.tidy(target)
     made = [file for file in record.files if file.path.startswith((f"{OBJECTS}/", f"{EMBEDDINGS}/"))]
     return CompactReport(
         url=target.url,

@@ -65,7 +65,7 @@ def export_anndata(
     chosen = ObjectSelection(store, where=where, slide=slide, head=head)
     vectors_of, made_by = vector_reader(store, embeddings)
     clipped = without_pixels = 0
-    with whole_file(out) as sink, h5py.File(sink, "w") as file:
+    with whole_file(out, later=True) as sink, h5py.File(sink, "w") as file:
         written: _Columns | None = None
         for one in chosen:
             known = one.table.filter(one.table["opacity"].is_valid())

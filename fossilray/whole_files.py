@@ -35,12 +35,15 @@ _STREAMS = re.compile(r"/dev/(std|fd/)|/proc/")
 
 
 @contextmanager
-def whole_file(path: Path, *, sweep: bool = True, lasting: bool = True) -> Iterator[IO[bytes]]:
+def whole_file(
+    path: Path, *, sweep: bool = True, lasting: bool = True, later: bool = False
+) -> Iterator[IO[bytes]]:
     """A file to write, seek and read in, which is seen at `path` once the block ends, or not at all.
 
     Folders above are made. A file that is there is replaced and keeps its permissions; of a link, the file it leads
     to. A device or a pipe is written into. sweep: look for what killed writers of this file left. lasting: it
-    survives a power cut; not worth its time for each of many small files.
+    survives a power cut; not worth its time for each of many small files. later: a fault is told at the end of the
+    block and not to the library that writes, for one that drops it.
 
     Raises:
         UsageError: there can be no such file.
@@ -52,20 +55,12 @@ def whole_file(path: Path, *, sweep: bool = True, lasting: bool = True) -> Itera
         with _Sink.opened(number, path, "wb") as stream:
             yield stream
         return
-    with _told(path):
-        target = Path(os.path.realpath(path))
-        kept = _check(target)
-        os.makedirs(target.parent, exist_ok=True)  # noqa: PTH103 (the calls that tests intercept)
-        if sweep:
-            sweep_parts(target.parent, of=target.name)
-        aside, number = begin_part(target)
+    target, aside, number = _begin_file(path, sweep=sweep)
     try:
-        with _Sink.opened(number, path, "r+b") as sink:
-            if kept is not None:
-                with suppress(PermissionError):
-                    os.fchmod(number, kept)
+        with _Sink.opened(number, path, "r+b", later=later) as sink:
             yield sink
             sink.flush()
+            _raw_of(sink).tell_fault()
             with _told(path):
                 if lasting:
                     os.fsync(number)
@@ -169,19 +164,21 @@ def cannot_write(path: Path, error: OSError) -> FossilrayError:
 class _Sink(io.RawIOBase):
     """A file by its number, whose faults are told as ours."""
 
-    def __init__(self, number: int, path: Path) -> None:
-        self._number, self._path = number, path
+    def __init__(self, number: int, path: Path, *, later: bool = False) -> None:
+        self._number, self._path, self._later = number, path, later
         self._is_dropped = False
+        self._fault: FossilrayError | None = None
 
     @staticmethod
     @contextmanager
-    def opened(number: int, path: Path, mode: str) -> Iterator[IO[bytes]]:
-        raw = _Sink(number, path)
+    def opened(number: int, path: Path, mode: str, *, later: bool = False) -> Iterator[IO[bytes]]:
+        raw = _Sink(number, path, later=later)
         buffered: IO[bytes] = io.BufferedRandom(raw) if mode == "r+b" else io.BufferedWriter(raw)
         try:
             yield buffered
         except BaseException:
             raw._is_dropped = True  # closing would try again to write what waits
+            raw.tell_fault()
             raise
         finally:
             buffered.close()
@@ -189,8 +186,19 @@ class _Sink(io.RawIOBase):
     def write(self, piece: Buffer) -> int:
         if self._is_dropped:
             return memoryview(piece).nbytes
-        with _told(self._path):
+        try:
             return os.write(self._number, piece)
+        except OSError as error:
+            self._fault = self._fault or cannot_write(self._path, error)
+            self._is_dropped = True
+            if self._later:
+                return memoryview(piece).nbytes
+            raise self._fault from None
+
+    def tell_fault(self) -> None:
+        """Raise the fault that a write met, whether or not the writer passed it on."""
+        if self._fault is not None:
+            raise self._fault from None
 
     def readinto(self, space: Buffer) -> int:
         with _told(self._path):
@@ -201,8 +209,12 @@ class _Sink(io.RawIOBase):
 
     def truncate(self, size: int | None = None) -> int:
         size = self.tell() if size is None else size
-        with _told(self._path):
+        try:
             os.ftruncate(self._number, size)
+        except OSError as error:
+            self._fault = self._fault or cannot_write(self._path, error)
+            if not self._later:
+                raise self._fault from None
         return size
 
     def fileno(self) -> int:
@@ -221,6 +233,12 @@ class _Sink(io.RawIOBase):
         if not self.closed:
             super().close()
             os.close(self._number)
+
+
+def _raw_of(sink: IO[bytes]) -> _Sink:
+    raw = getattr(sink, "raw", None)
+    assert isinstance(raw, _Sink)
+    return raw
 
 
 @contextmanager
@@ -250,6 +268,21 @@ def _check(target: Path) -> int | None:
     if not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return stat.S_IMODE(there.st_mode)
+
+
+def _begin_file(path: Path, *, sweep: bool) -> tuple[Path, Path, int]:
+    """Where the file will be seen, its name aside, and the number that holds its lock."""
+    with _told(path):
+        target = Path(os.path.realpath(path))
+        kept = _check(target)
+        os.makedirs(target.parent, exist_ok=True)  # noqa: PTH103 (the calls that tests intercept)
+        if sweep:
+            sweep_parts(target.parent, of=target.name)
+        aside, number = begin_part(target)
+    if kept is not None:
+        with suppress(PermissionError):
+            os.fchmod(number, kept)
+    return target, aside, number
 
 
 def _begin_of(name: str) -> str:

@@ -164,6 +164,23 @@ def test_a_disk_that_fails_is_told_in_one_sentence_and_leaves_nothing(
     assert listed(tmp_path) == ["a.csv"]
 
 
+def test_a_fault_that_a_library_drops_is_told_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write_and_drop() -> None:
+        with whole_file(tmp_path / "a.h5ad", later=True) as sink:
+            monkeypatch.setattr(os, "write", fail)
+            sink.write(b"x" * 100_000)
+
+    with pytest.raises(StoreError, match="No space left"):
+        write_and_drop()
+    monkeypatch.undo()
+    assert not listed(tmp_path)
+
+
 def test_names_as_long_as_a_file_system_takes_are_written_too(tmp_path: Path) -> None:
     name = "å" * 125 + ".html"
     write_whole(tmp_path / name, "long")

@@ -178,6 +178,9 @@ class IndexStore:
     def sweep(self) -> None:
         """Delete plans, and what builds that were killed days ago left of shards."""
         kept = {shard.data for shard in self.shards()}
+        if isinstance(self.files, LocalFiles):
+            for folder in self.files.names("data"):
+                self.files.tidy_folder(f"data/{folder}")
         before = self.files.clock() - _LEFTOVER_AGE
         left = {
             entry.path.rpartition("/")[0]

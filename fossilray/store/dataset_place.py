@@ -107,5 +107,20 @@ class DatasetPlace:
                 f"{self.files.url} was finished by another `fossilray compact` meanwhile; use that dataset, or "
                 "another place"
             )
-        self.files.delete(UNFINISHED_JSON)
-        remove_spares(self.files)
+
+    @staticmethod
+    def announced(files: Files, source: str, *, embeddings: bool) -> DatasetRecord | None:
+        """The dataset of this run that a try announced just before it was cut short; None where there is none."""
+        if not {DATASET_JSON, UNFINISHED_JSON} <= set(files.names("")):
+            return None
+        record = DatasetRecord.from_json(files.read(DATASET_JSON), url=files.url)
+        is_asked = record.source == source and (record.embedding_dimension is not None) == embeddings
+        return record if is_asked else None
+
+    @staticmethod
+    def tidy(files: Files) -> None:
+        """Delete what only the making of a dataset needed; the sign that it was going on comes last."""
+        remove_spares(files)
+        if not files.links(CLAIMS):
+            files.delete(CLAIMS)
+        files.delete(UNFINISHED_JSON)

@@ -148,12 +148,15 @@ class LocalFiles:
     def tidy(self) -> None:
         """Delete half-written files whose writers are dead, and folders of ours that are empty."""
         for name in (SPARE_FILES, PROBES, CLAIMS):
-            folder = self._root / name
-            if not self.links(name):
-                with suppress(OSError):
-                    sweep_parts(folder)
-                with suppress(OSError):
-                    folder.rmdir()
+            self.tidy_folder(name)
+
+    def tidy_folder(self, folder: str) -> None:
+        """Delete half-written files in one folder whose writers are dead, and the folder if it is empty then."""
+        if not self.links(folder):
+            with suppress(OSError):
+                sweep_parts(self._root / folder)
+            with suppress(OSError):
+                (self._root / folder).rmdir()
 
     @contextmanager
     def _told(self, act: str) -> Iterator[None]:
