@@ -72,7 +72,7 @@ def test_slides_that_stay_away_end_the_job_and_the_same_command_finishes(
     own_slides: Path, sound_run: RunStore, tmp_path: Path
 ) -> None:
     share = tmp_path / "share"
-    display = Acting(1, lambda: contextlib.ExitStack().enter_context(away(share)))
+    display = Acting(1, lambda: leave(share))
     with pytest.raises(SourcesOut, match="none of these counts as failed: start the same command again"):
         drive(own_slides, tmp_path / "run", display, "store.patience_minutes=0.05")
     display.join()
@@ -138,7 +138,7 @@ def test_a_run_directory_that_goes_away_for_a_while_loses_nothing(
 
 @pytest.mark.slow
 def test_a_run_directory_that_stays_away_ends_the_job(own_slides: Path, tmp_path: Path) -> None:
-    display = Acting(1, lambda: contextlib.ExitStack().enter_context(away(tmp_path / "run")))
+    display = Acting(1, lambda: leave(tmp_path / "run"))
     with pytest.raises(StoreUnreachable, match="committed slides are kept") as caught:
         drive(own_slides, tmp_path / "run", display, "store.patience_minutes=0.05")
     display.join()
@@ -152,12 +152,16 @@ def drive(catalog: Path, run: Path, display: Silent, *more: str) -> JobResult:
 
 @contextlib.contextmanager
 def away(folder: Path) -> Iterator[None]:
-    """An empty folder stands in its place, as where a share is not mounted."""
-    elsewhere = folder.with_name("elsewhere")
-    folder.rename(elsewhere)
-    folder.mkdir()
+    """For a while an empty folder stands in its place."""
+    leave(folder)
     try:
         yield
     finally:
         folder.rmdir()
-        elsewhere.rename(folder)
+        folder.with_name("elsewhere").rename(folder)
+
+
+def leave(folder: Path) -> None:
+    """An empty folder stands in its place, as where a share is not mounted."""
+    folder.rename(folder.with_name("elsewhere"))
+    folder.mkdir()
