@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
@@ -18,12 +19,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.config import AccessConfig
+from fossilray.damaged_views import (
+    Check,
+    CheckedView,
+    create_view,
+    derived_checks,
+    leave_out_damaged,
+    may_be_a_file,
+    objects_checks,
+)
 from fossilray.errors import QueryError, StoreError, UsageError
 from fossilray.records import CATALOG_SCHEMA, FAILURES_SCHEMA, CatalogRow, Failure
 from fossilray.slide_states import read_states
 from fossilray.store import RunStore
 from fossilray.store.access import readers_filesystem
-from fossilray.store.arrays import open_arrays
+from fossilray.store.array_layout import read_layout
 from fossilray.store.dataset import arrays_store
 from fossilray.store.layout import ANSWER_KINDS
 from fossilray.store.listed_answers import ListedAnswers, list_answers
@@ -57,7 +67,10 @@ def connect(store: RunStore, *, sql: str = "") -> Connection:
     show_objects(con, store, None)
     con.register("slides", store.summaries_table())
     con.register("failures", failures_table(store))
-    con.register("catalog", _to_table(store.read_catalog(), CATALOG_SCHEMA))
+    if re.search(r"\bcatalog\b", sql, re.IGNORECASE):
+        con.register("catalog", _to_table(store.read_catalog(), CATALOG_SCHEMA))
+    elif (rows := store.readable_catalog()) is not None:
+        con.register("catalog", _to_table(rows, CATALOG_SCHEMA))
     if re.search(rf"\b({'|'.join(ANSWER_KINDS)})\b", sql, re.IGNORECASE):
         show_answers(con, store)
     return con
@@ -86,10 +99,21 @@ def show_objects(
     keeps a report over 150,000 slides bounded; a file of a compacted dataset holds other slides too.
     genera: predictions that stand beside the objects as GENUS_COLUMNS.
     """
-    sql = objects_sql(store, files)
-    if genera is not None:
-        sql = with_genera_sql(sql, genera, files)
-    con.execute(f"CREATE OR REPLACE VIEW {view} AS {sql}")
+
+    def sql(without: frozenset[str]) -> str:
+        objects = objects_sql(store, files, without=without)
+        return objects if genera is None else with_genera_sql(objects, genera, files, without=without)
+
+    def checks() -> dict[str, Check]:
+        read = objects_checks(store, files)
+        if genera is None:
+            return read
+        chosen = {
+            slide_id: path for slide_id, path in genera.files.items() if files is None or slide_id in files
+        }
+        return {**read, **_named_checks([replace(genera, files=chosen)])}
+
+    _create_view(con, view, CheckedView(sql, checks, store.left_out))
 
 
 def show_answers(con: Connection, store: RunStore) -> None:
@@ -98,7 +122,13 @@ def show_answers(con: Connection, store: RunStore) -> None:
     They join `objects` by slide_id and object_id.
     """
     for kind in ANSWER_KINDS:
-        con.execute(f"CREATE OR REPLACE VIEW {kind} AS {answers_sql(kind, list_answers(store, kind))}")
+        listed = list_answers(store, kind)
+        view = CheckedView(
+            lambda without, kind=kind, listed=listed: answers_sql(kind, listed, without=without),  # type: ignore[misc]
+            partial(_named_checks, listed),
+            store.left_out,
+        )
+        _create_view(con, kind, view)
 
 
 def show_parquet(con: Connection, store: RunStore, place: str, *, view: str, access: AccessConfig) -> None:
@@ -143,11 +173,44 @@ def fetch(con: Connection, sql: str) -> pa.Table:
             raise QueryError(
                 f"there is no SQL to run; ask for example SELECT * FROM slides, of the views {views}"
             )
-        relation = con.sql(sql)
-        # A statement such as COPY does its work and has no rows to give.
-        return pa.table({}) if relation is None else relation.to_arrow_table()
+        try:
+            return _table_of(con, sql)
+        except duckdb.Error as error:
+            if not (may_be_a_file(error) and leave_out_damaged(con)):
+                raise
+        return _table_of(con, sql)
     except duckdb.Error as error:
-        raise QueryError(f"{_first_paragraph(error)}; the views are {views}") from None
+        raise _refusal(error, f"; the views are {views}") from None
+
+
+def _table_of(con: Connection, sql: str) -> pa.Table:
+    relation = con.sql(sql)
+    # A statement such as COPY does its work and has no rows to give.
+    return pa.table({}) if relation is None else relation.to_arrow_table()
+
+
+def _create_view(con: Connection, name: str, view: CheckedView) -> None:
+    import duckdb
+
+    try:
+        create_view(con, name, view)
+    except duckdb.Error as error:
+        raise _refusal(error, "") from None
+
+
+def _named_checks(listed: Sequence[ListedAnswers]) -> dict[str, Check]:
+    return {
+        f"{one.answers.name}/{path}": check for one in listed for path, check in derived_checks(one).items()
+    }
+
+
+def _refusal(error: Exception, rest: str) -> QueryError:
+    import duckdb
+
+    text = _first_paragraph(error)
+    if isinstance(error, duckdb.Error) and may_be_a_file(error):
+        rest += "; if no file is to blame by name, `fossilray verify RUN --deep` finds a damaged one"
+    return QueryError(text + rest)
 
 
 def objects_where(condition: str | None) -> str:
@@ -195,13 +258,13 @@ def load_embeddings(store: RunStore, table: pa.Table) -> NDArray[np.float16]:
     home = arrays_store(store)
 
     def read(path: str, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        group = open_arrays(home, path)
-        if "embeddings" not in group:
+        layout = read_layout(home, path)
+        if layout.embeddings is None:
             raise QueryError(
                 f"{path} holds no embeddings: the run was made with embedder.weights none; process into "
                 "another run directory with a backbone"
             )
-        count, dimension = group["embeddings"].shape  # type: ignore[union-attr]
+        count, dimension = layout.embeddings
         if rows.size and (rows.min() < 0 or rows.max() >= count):
             raise StoreError(
                 f"{path} holds embeddings 0 to {count - 1}, asked for {rows.min()} to {rows.max()}"

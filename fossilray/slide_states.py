@@ -118,13 +118,13 @@ def read_states(store: RunStore, *, now: datetime | None = None) -> SlideStates:
     """The state of every slide of a run. now: the store's time (UTC); default: as the store tells it.
 
     Raises:
-        StoreError: the store does not answer, refuses, or holds a damaged catalog.
+        StoreError: the store does not answer or refuses.
     """
     signs = store.driver_signs()
     # After the heartbeats: an attempt that ended between the two readings has its end on record.
     records = store.attempt_records()
     committed = store.committed()
-    catalog = {row.slide_id for row in store.read_catalog()}
+    catalog = {row.slide_id for row in store.readable_catalog() or ()}
     return partition_slides(
         catalog, committed, records, living_signs(signs, now=now or store.files.now() if signs else None)
     )

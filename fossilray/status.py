@@ -85,6 +85,8 @@ class StatusReport:
     last_sign_at: datetime
     """When a slide was last committed, or, if that is later, a driver now alive was started."""
     asked_at: datetime
+    left_out: tuple[str, ...] = ()
+    """Damaged files that are not counted above, a sentence each."""
 
     @property
     def is_done(self) -> bool:
@@ -143,6 +145,7 @@ def describe(
         spending=add_up_spending(beats, slides, left=states.counts.left, config=config),
         last_sign_at=_last_sign(run.created_at, slides, drivers),
         asked_at=asked_at,
+        left_out=store.left_out.messages,
     )
 
 

@@ -15,22 +15,34 @@ GENUS_COLUMNS = ("genus", "genus_score", "genus_entropy", "genus_2", "genus_2_sc
 """What predictions add to the columns of `objects`."""
 
 
-def objects_sql(store: RunStore, files: Mapping[str, str] | None) -> str:
-    """All objects (None), or those of some slides, whose files are given by slide_id."""
+def objects_sql(
+    store: RunStore, files: Mapping[str, str] | None, *, without: Collection[str] = frozenset()
+) -> str:
+    """All objects (None), or those of some slides, whose files are given by slide_id.
+
+    without: files that are not read.
+    """
     columns = _typed(OBJECTS_SCHEMA)
     if files is None:
-        places = [_place(store.url, OBJECTS) + "/*/*.parquet"] if store.committed_files() else []
+        there = sorted(set(store.committed_files().values()) - set(without))
+        glob = [_place(store.url, OBJECTS) + "/*/*.parquet"] if there else []
+        places = [_place(store.url, name) for name in there] if without else glob
         return _read(places, columns, root=store.root)
-    places = [_place(store.url, name) for name in sorted(set(files.values()))]
+    places = [_place(store.url, name) for name in sorted(set(files.values()) - set(without))]
     return only_slides(files, _read(places, columns, root=store.root))
 
 
-def answers_sql(kind: AnswerKind, listed: Sequence[ListedAnswers]) -> str:
-    """All answers of a kind under their names: the first column is `head` of predictions, `name` of embeddings."""
+def answers_sql(
+    kind: AnswerKind, listed: Sequence[ListedAnswers], *, without: Collection[str] = frozenset()
+) -> str:
+    """All answers of a kind under their names: the first column is `head` of predictions, `name` of embeddings.
+
+    without: files that are not read, as <name>/<file>.
+    """
     columns, name_column = _answer_columns(kind), "head" if kind == "predictions" else "name"
     parts = [
         f"SELECT {quote(one.answers.name)} AS {name_column}, * FROM "
-        f"({_filled(columns, one, [_place(one.answers.url) + '/*/*.parquet'])})"
+        f"({_filled(columns, one, _answer_places(one, without))})"
         for one in listed
         if one.files
     ]
@@ -38,13 +50,31 @@ def answers_sql(kind: AnswerKind, listed: Sequence[ListedAnswers]) -> str:
     return " UNION ALL ".join(parts or [nothing])
 
 
-def with_genera_sql(objects: str, listed: ListedAnswers, slide_ids: Collection[str] | None) -> str:
+def _answer_places(listed: ListedAnswers, without: Collection[str]) -> list[str]:
+    if not without:
+        return [_place(listed.answers.url) + "/*/*.parquet"]
+    kept = [path for path in sorted(listed.files.values()) if f"{listed.answers.name}/{path}" not in without]
+    return [_place(listed.answers.url, path) for path in kept]
+
+
+def with_genera_sql(
+    objects: str,
+    listed: ListedAnswers,
+    slide_ids: Collection[str] | None,
+    *,
+    without: Collection[str] = frozenset(),
+) -> str:
     """The objects with GENUS_COLUMNS beside their own; null where there is no prediction.
 
-    slide_ids: whose predictions are read; None: all.
+    slide_ids: whose predictions are read; None: all. without: files that are not read, as <name>/<file>.
     """
     chosen = listed.files.keys() if slide_ids is None else listed.files.keys() & set(slide_ids)
-    places = [_place(listed.answers.url, listed.files[slide_id]) for slide_id in sorted(chosen)]
+    kept = [
+        path
+        for path in map(listed.files.__getitem__, sorted(chosen))
+        if f"{listed.answers.name}/{path}" not in without
+    ]
+    places = [_place(listed.answers.url, path) for path in kept]
     predictions = _read(places, _typed(PREDICTIONS_SCHEMA), root=listed.answers.files.root)
     return (
         "SELECT o.*, p.genus, p.score AS genus_score, p.entropy AS genus_entropy, p.genus_2, "

@@ -86,7 +86,7 @@ def test_a_file_that_was_damaged_or_moved_is_not_believed(run: RunStore) -> None
     with pytest.raises(StoreError, match="of slide one"):
         answers.read("two")
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(StoreError, match="not what was committed"):
+    with pytest.raises(StoreError, match="cannot be used"):
         answers.read("one")
 
 
@@ -118,7 +118,7 @@ def test_some_rows_are_read_without_the_others(place: str, request: pytest.Fixtu
     content = bytearray(answers.files.read(path))
     content[len(content) // 2] ^= 255
     answers.files.write(path, bytes(content))
-    with pytest.raises(StoreError, match="not what was committed"):
+    with pytest.raises(StoreError, match="cannot be used"):
         answers.read_slices(path, SLICES, columns=["embedding"], source_attempt="a1")
 
 

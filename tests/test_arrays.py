@@ -202,7 +202,7 @@ def test_a_crop_that_does_not_exist_is_named(store, row):
 
 
 def test_arrays_that_are_gone_are_named(store):
-    with pytest.raises(StoreError, match=r"holds no arrays arrays/A17/0011.*deleted"):
+    with pytest.raises(StoreError, match=r"holds no arrays arrays/A17/0011.*verify"):
         open_arrays(store, f"arrays/{SLIDE}/{ATTEMPT}.zarr")
 
 

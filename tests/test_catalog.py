@@ -265,7 +265,7 @@ def test_catalog_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
         ("slide_id,path\n../../etc/passwd,b", "line 2: slide_id"),
         ("slide_id,path\n,b", "slide_id is empty"),
         ("slide_id,path\na,b,c", "3 values for 2 columns"),
-        ('slide_id,path\na,"b', "cannot read the catalog"),
+        ('slide_id,path\na,"b', "a catalog of slides"),
     ],
 )
 def test_faults_in_a_catalog_are_named(tmp_path: Path, text: str, fault: str) -> None:
@@ -276,7 +276,7 @@ def test_faults_in_a_catalog_are_named(tmp_path: Path, text: str, fault: str) ->
 def test_file_that_is_no_catalog_is_told(tmp_path: Path) -> None:
     for name in ("a.csv", "a.parquet"):
         (tmp_path / name).write_bytes(b"\xff\xfe\0\0 nonsense")
-        with pytest.raises(CatalogError, match="cannot read the catalog"):
+        with pytest.raises(CatalogError, match="a catalog of slides"):
             find_slides(str(tmp_path / name))
 
 

@@ -17,7 +17,8 @@ FLOORS = {
     "windows detect merge crops measures half_precision precision embed meta_device pictures store tables in_parts "
     "folder_owners marked_folders objects_table pages sources synthetic direct timeline watched_pool slide_threads "
     "failing slide_access neighbours private_ray text_table",
-    3: "worker detection cutting catalog ledger progress slide_plan dry_run query export status report doctor learn "
+    3: "damaged_views "
+    "worker detection cutting catalog ledger progress slide_plan dry_run query export status report doctor learn "
     "export_anndata export_coco export_folder export_rows export_split export_tiles export_vectors export_yolo "
     "compact care certainty estimate explain config_reading "
     "stored_worker view_sql cost watching tracing wells labelling similar judging slide_states",
@@ -30,7 +31,7 @@ ENGINES = {
     "openslide": {"slide"},
     "ultralytics": {"detect", "learn"},
     "zarr": {"store"},
-    "duckdb": {"query", "doctor"},
+    "duckdb": {"query", "doctor", "damaged_views"},
     "faiss": {"similar"},
 }
 

@@ -276,7 +276,7 @@ def test_a_damaged_round_is_named(run: RunStore, tmp_path: Path) -> None:
     import_labels(table, run, tmp_path / "labels", who="Ada")
     path = tmp_path / "labels" / "rounds" / "00001.parquet"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(StoreError, match=r"rounds/00001.parquet is not what was committed"):
+    with pytest.raises(StoreError, match=r"rounds/00001.parquet .a round of labels. cannot be used"):
         LabelSet.open(tmp_path / "labels").labels()
 
 

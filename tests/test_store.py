@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from fossilray.config import CropsConfig, DetectorConfig, RunConfig, StoreConfig
 from fossilray.errors import (
     AttemptExpired,
     CatalogError,
+    DamagedFile,
     NoConditionalCreate,
     RunMismatch,
     RunNotFound,
@@ -275,8 +277,12 @@ def test_a_foreign_file_below_objects_is_named(on_disk):
     foreign = Path(on_disk.root, objects_path("B1", None))
     foreign.parent.mkdir()
     foreign.write_bytes(b"not parquet at all")
-    with pytest.raises(StoreError, match=r"B1.parquet is not an objects file"):
-        on_disk.summaries()
+    assert [row.slide_id for row in on_disk.summaries()] == ["A17"]
+    assert re.search(
+        r"B1.parquet \(the objects of slide B1\) .*verify RUN --withdraw", *on_disk.left_out.messages
+    )
+    with pytest.raises(DamagedFile, match=r"B1.parquet \(the objects"):
+        on_disk.rebuild_summaries()
 
 
 @pytest.mark.parametrize(

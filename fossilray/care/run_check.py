@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from fossilray.care.slide_check import Finding
-from fossilray.errors import RunMismatch, StoreError, StoreUnreachable, UsageError
+from fossilray.errors import DamagedFile, RunMismatch, StoreError, StoreUnreachable, UsageError
 from fossilray.records import READABLE_VERSIONS, SCHEMA_VERSION, SLIDES_SCHEMA, SlideSummary
 from fossilray.store import RunStore
 from fossilray.store.dataset import DATASET_JSON
@@ -60,7 +60,10 @@ def list_commits(store: RunStore) -> tuple[dict[str, str], list[Finding]]:
 
 def compare_catalog(store: RunStore, commits: Mapping[str, str]) -> list[Finding]:
     """Committed slides that the frozen catalog does not know."""
-    known = {row.slide_id for row in store.read_catalog()}
+    try:
+        known = {row.slide_id for row in store.read_catalog()}
+    except DamagedFile as error:
+        return [Finding("", "catalog.parquet", "catalog", str(error))]
     return [
         Finding(
             slide_id,

@@ -23,7 +23,9 @@ FindingKind = (
     | Literal[
         "unread", "footer", "other run", "misplaced", "rows", "objects", "twice", "stray", "unknown", "lost"
     ]
-    | Literal["outdated", "answers", "summaries"]
+    | Literal[
+        "outdated", "answers", "summaries", "catalog", "record", "attempt", "heartbeat", "picture", "pending"
+    ]
 )
 """What can be wrong with a run; all but `summaries` is damage."""
 

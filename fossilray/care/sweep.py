@@ -98,7 +98,8 @@ def sweep_run(
     pending = list_pending(store)
     # After the arrays: a slide that is committed by then is not taken for an uncommitted one.
     commits = _list_commits(store)
-    wells = {row.slide_id: row.well for row in store.read_catalog()}
+    # Without a readable catalog each slide is looked for in a listing of its own.
+    wells = {row.slide_id: row.well for row in store.readable_catalog() or ()}
     orphans: list[ArrayGroup] = []
     seen: Counter[_Verdict] = Counter()
     for groups, found in map_in_parts(partial(_list_arrays, store), with_arrays, threads=READ_THREADS):

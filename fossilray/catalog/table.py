@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fossilray.errors import CatalogError
+from fossilray.formats import FileRole
+from fossilray.formats.csv_text import decode_text, numbered_rows
+from fossilray.formats.parquet import read_table
 from fossilray.records import CATALOG_SCHEMA, CatalogRow, RefusedFile
 from fossilray.sources.slide_sources import is_remote
 from fossilray.store.layout import check_slide_id, check_well
-from fossilray.store.rows import from_parquet
 from fossilray.tables import from_spreadsheet, spreadsheet_safe
 from fossilray.whole_files import write_whole
 
@@ -115,10 +117,7 @@ def read_remote_catalog(url: str, content: bytes) -> list[CatalogRow]:
 def _read_rows(content: bytes, where: str, beside: Callable[[str], str]) -> list[CatalogRow]:
     """The rows; `beside` makes a relative path whole."""
     parse = _parquet_cells if where.lower().endswith(".parquet") else _csv_cells
-    try:
-        cells = parse(content, where)
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
-        raise _unreadable(where, error) from None
+    cells = parse(content, where)
     rows: list[CatalogRow] = []
     seen: dict[str, int] = {}
     for number, cell in cells:
@@ -138,27 +137,31 @@ def _unreadable(where: str, error: Exception) -> CatalogError:
     return CatalogError(f"cannot read the catalog {where}: {reason}; `fossilray catalog` writes a new one")
 
 
+def _role(where: str) -> FileRole:
+    return FileRole(where, "a catalog of slides", "`fossilray catalog` writes a new one", CatalogError)
+
+
 def _csv_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, object]]]:
-    text = content.decode("utf-8-sig")
+    text = decode_text(content, _role(where))
     header = text.split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=";" if ";" in header else ",", strict=True)
-    names = [name.strip() for name in next(reader, [])]
+    lines = numbered_rows(text, _role(where), delimiter=";" if ";" in header else ",", strict=True)
+    names = [name.strip() for name in next(lines, (0, []))[1]]
     _check_columns(names, where)
     cells: list[tuple[int, Mapping[str, object]]] = []
-    for values in reader:
+    for line, values in lines:
         if not any(values):
             continue
         if len(values) != len(names):
             raise CatalogError(
-                f"{where}, line {reader.line_num}: {len(values)} values for {len(names)} columns; quote values "
+                f"{where}, line {line}: {len(values)} values for {len(names)} columns; quote values "
                 "that hold the separator"
             )
-        cells.append((reader.line_num, dict(zip(names, map(from_spreadsheet, values), strict=True))))
+        cells.append((line, dict(zip(names, map(from_spreadsheet, values), strict=True))))
     return cells
 
 
 def _parquet_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, object]]]:
-    table = from_parquet(content)
+    table = read_table(content, _role(where))
     _check_columns(table.column_names, where)
     return list(enumerate(table.to_pylist(), start=1))
 

@@ -26,12 +26,13 @@ from fossilray.cli import (
     trace,
     work,
 )
-from fossilray.cli.shared import err
+from fossilray.cli.shared import CommandGroup, err
 from fossilray.errors import FossilrayError
 from fossilray.tables import printable
 
 app = typer.Typer(
     name="fossilray",
+    cls=CommandGroup,
     help="From scanned palynology slides to a census of microfossils.",
     no_args_is_help=True,
     rich_markup_mode="rich",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
+from rich.text import Text
 
 from fossilray.slide_states import state_of
 from fossilray.tables import printable
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
     from fossilray.config import RunConfig
     from fossilray.job import JobResult
     from fossilray.store import RunStore
+    from fossilray.store.left_out import LeftOut
+
+_MOST_LEFT_OUT = 20
+_opened: list[LeftOut] = []
+"""Of each run directory that the command has opened."""
 
 out = open_console()
 err = open_console(stderr=True)
@@ -53,7 +61,27 @@ def open_store(run: str, config: str | None, assignments: list[str] | None) -> R
     """The run directory, or the compacted dataset, that a command's options name."""
     from fossilray.store import open_run
 
-    return open_run(run, settings(config, assignments).store)
+    store = open_run(run, settings(config, assignments).store)
+    _opened.append(store.left_out)
+    return store
+
+
+class CommandGroup(typer.core.TyperGroup):
+    """The commands; after each, damaged files that it passed over are named on standard error."""
+
+    def invoke(self, ctx: Any) -> Any:  # Any: a context of click, which some versions of typer bring along
+        _opened.clear()
+        try:
+            return super().invoke(ctx)
+        finally:
+            _print_left_out(list(dict.fromkeys(text for one in _opened for text in one.messages)))
+
+
+def _print_left_out(messages: Sequence[str]) -> None:
+    for message in messages[:_MOST_LEFT_OUT]:
+        err.print(Text("left out: ", style="yellow") + Text(printable(message)), soft_wrap=True)
+    if len(messages) > _MOST_LEFT_OUT:
+        err.print(f"left out: {len(messages) - _MOST_LEFT_OUT:,} more; `fossilray verify` lists them")
 
 
 def stop_on_sigterm() -> threading.Event:

@@ -16,11 +16,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fossilray.errors import StoreError, UsageError
+from fossilray.errors import UsageError
+from fossilray.formats import FileRole, parse_json, parse_record
+from fossilray.formats.parquet import read_metadata, read_table, stated
 from fossilray.records import utc_now
 from fossilray.store.layout import SPARE_FILES
 from fossilray.store.local_files import LocalFiles
-from fossilray.store.rows import from_parquet
 
 LABELS_JSON = "labels.json"
 FORMAT = "fossilray-labels/1"
@@ -122,11 +123,17 @@ class LabelSet:
             UsageError: the folder holds none.
         """
         try:
-            found = json.loads((folder / LABELS_JSON).read_bytes())
-        except (OSError, ValueError):
+            content = LocalFiles(folder, single_writer=False).read(LABELS_JSON)
+        except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
                 f"{folder} holds no label set; `fossilray labels import … --into {folder}` begins one"
             ) from None
+        role = FileRole(
+            str(folder / LABELS_JSON),
+            "the mark of a label set",
+            f'bring it back from a copy, or write {{"format": "{FORMAT}", "created_at": ""}} into it',
+        )
+        found = parse_json(content, role)
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise UsageError(f"{folder / LABELS_JSON} is not of the format {FORMAT}; name another folder")
         return LabelSet(folder)
@@ -236,16 +243,22 @@ class LabelSet:
 
     def _read(self, number: int) -> tuple[RoundRecord, list[Label]]:
         path = _round_path(number)
+        role = FileRole(
+            str(self.folder / path),
+            "a round of labels",
+            "bring it back from a copy, or remove it and import its labels again",
+        )
         try:
-            table = from_parquet(self._files.read(path), checked=True)
-            record = RoundRecord(**json.loads((table.schema.metadata or {})[_FOOTER_KEY]))
-            if table.schema.remove_metadata() != ROUND_SCHEMA or table.num_rows != record.labels:
-                raise ValueError(f"{table.num_rows} rows of {', '.join(table.schema.names)}")
-        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-            raise StoreError(
-                f"{self.folder / path} is not what was committed ({str(error).splitlines()[0][:200]}); bring it back "
-                "from a copy, or remove it and import its labels again"
-            ) from None
+            content = self._files.read(path)
+        except FileNotFoundError:
+            raise role.damaged("it is gone") from None
+        footer = stated(read_metadata(content, role), _FOOTER_KEY, role)
+        record = parse_record(RoundRecord, footer, role)
+        table = read_table(content, role, schema=ROUND_SCHEMA)
+        if table.num_rows != record.labels:
+            raise role.damaged(
+                f"it has {table.num_rows:,} rows, and its footer counts {record.labels:,} labels"
+            )
         rows = zip(*(table[name].to_pylist() for name in ROUND_SCHEMA.names), strict=True)
         return record, [Label(row[0], row[1], row[2], row[3], row[4], tuple(row[5:])) for row in rows]
 

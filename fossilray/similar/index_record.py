@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fossilray.errors import StoreError
+from fossilray.formats import FileRole, build_record, parse_json, parse_record
 from fossilray.similar.coder import Trial
 
 INDEX_VERSION = 1
+MOST_DIMENSIONS = 65_536
+MOST_CROP_PX = 4096
+MOST_LISTS = 2**24
+_DATA = re.compile(r"data/[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -45,15 +50,22 @@ class IndexRecord:
         Raises:
             StoreError: the file is not one that this fossilray wrote.
         """
-        try:
-            stated = json.loads(text)
-            if stated["schema_version"] != INDEX_VERSION:
-                raise ValueError(f"version {stated['schema_version']}")
-            return IndexRecord(**{**stated, "trials": tuple(Trial(**one) for one in stated["trials"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(
-                f"{url}/index.json is not one that this fossilray reads ({error}); build the index in another place"
-            ) from None
+        role = FileRole(
+            f"{url}/index.json", "the record of an index", "build the index again in another place"
+        )
+        record = parse_record(IndexRecord, text, role)
+        if record.schema_version != INDEX_VERSION:
+            raise role.damaged(
+                f"it is of version {record.schema_version}, this fossilray reads {INDEX_VERSION}"
+            )
+        dimension, side = record.backbone.get("dimension"), record.crops.get("size_px")
+        if not isinstance(dimension, int) or not 1 <= dimension <= MOST_DIMENSIONS:
+            raise role.damaged(f"it states vectors of {dimension!r:.40} numbers")
+        if not isinstance(side, int) or not 1 <= side <= MOST_CROP_PX:
+            raise role.damaged(f"it states crops of {side!r:.40} px")
+        if not 1 <= record.lists <= MOST_LISTS:
+            raise role.damaged(f"it states {record.lists:,} lists")
+        return record
 
 
 @dataclass(frozen=True)
@@ -109,18 +121,28 @@ class ShardRecord:
         Raises:
             StoreError: the file is not one that this fossilray wrote.
         """
-        try:
-            stated = json.loads(text)
-            return ShardRecord(**{**stated, "slides": slides_from(stated["slides"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(
-                f"{name} is no shard of an index ({error}); delete it and start `fossilray index build` again"
-            ) from None
+        role = FileRole(
+            name, "the record of a shard of an index", "delete it and start `fossilray index build` again"
+        )
+        record = parse_record(ShardRecord, text, role)
+        if not _DATA.fullmatch(record.data) or record.key != name.rpartition("/")[2].removesuffix(".json"):
+            raise role.damaged(f"it names the shard {record.key:.60} in {record.data:.60}")
+        if not 0 <= record.entries <= record.objects or any(slide.objects < 0 for slide in record.slides):
+            raise role.damaged(f"it counts {record.entries:,} entries for {record.objects:,} objects")
+        return record
 
 
-def slides_from(stated: Sequence[dict[str, Any]]) -> tuple[IndexedSlide, ...]:
-    """Slides as JSON had them."""
-    return tuple(IndexedSlide(**one) for one in stated)
+def slides_from(text: bytes, *, name: str) -> tuple[IndexedSlide, ...]:
+    """The slides in the plan of a shard.
+
+    Raises:
+        DamagedFile: it is none.
+    """
+    role = FileRole(name, "the plan of a shard of an index", "start `fossilray index build` again")
+    stated = parse_json(text, role)
+    if not isinstance(stated, list):
+        raise role.damaged("it is no list of slides")
+    return tuple(build_record(IndexedSlide, one, role) for one in stated)
 
 
 def shard_key(slides: Sequence[IndexedSlide]) -> str:

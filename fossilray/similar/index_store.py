@@ -156,7 +156,7 @@ class IndexStore:
             StoreError: it is gone.
         """
         try:
-            return slides_from(json.loads(self.files.read(plan_path(key))))
+            return slides_from(self.files.read(plan_path(key)), name=f"{self.url}/{plan_path(key)}")
         except FileNotFoundError:
             raise StoreError(
                 f"{self.url}/{plan_path(key)} is gone; start `fossilray index build` again"

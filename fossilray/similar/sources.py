@@ -18,7 +18,7 @@ from fossilray.records import CatalogRow, embeddings_schema
 from fossilray.similar.index_record import IndexedSlide
 from fossilray.store import RunStore, open_run
 from fossilray.store.answers import VECTORS_A_GROUP, AnswerStore
-from fossilray.store.arrays import open_arrays
+from fossilray.store.array_layout import read_layout
 from fossilray.store.dataset import arrays_store
 from fossilray.store.layout import arrays_path, objects_path, slide_file
 from fossilray.store.listed_run import SlideVectors, read_vectors
@@ -67,7 +67,7 @@ class RunVectors:
         return {
             "name": str(run.embedder.get("name", run.config["embedder"]["weights"])),
             "sha256": digests[0] if digests else "",
-            "dimension": int(run.embedder.get("dimension", 0)) or self._stored_dimension(),  # type: ignore[arg-type]
+            "dimension": int(run.embedder.get("dimension", 0)) or self._stored_dimension(),
         }
 
     def slides(self) -> list[IndexedSlide]:
@@ -176,8 +176,8 @@ class RunVectors:
     def _stored_dimension(self) -> int:
         """What the arrays themselves say; 0 of a run without objects."""
         for slide in self.slides()[:1]:
-            stored = open_arrays(self.store, arrays_path(slide.slide_id, slide.attempt))["embeddings"]
-            return int(stored.shape[1])  # type: ignore[union-attr]
+            layout = read_layout(self.store, arrays_path(slide.slide_id, slide.attempt))
+            return 0 if layout.embeddings is None else layout.embeddings[1]
         return 0
 
 

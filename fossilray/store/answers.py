@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fossilray.errors import RunMismatch, RunNotFound, StoreError
+from fossilray.formats import FileRole, parse_record
+from fossilray.formats.parquet import read_metadata, read_table, stated
 from fossilray.records import (
     CERTAIN_PREDICTIONS_SCHEMA,
     PREDICTIONS_SCHEMA,
@@ -23,7 +25,6 @@ from fossilray.records import (
     utc_now,
 )
 from fossilray.store import RunStore
-from fossilray.store.access import one_sentence
 from fossilray.store.layout import (
     ANSWER_KINDS,
     ANSWERS_JSON,
@@ -32,12 +33,14 @@ from fossilray.store.layout import (
     slide_file,
     slide_of,
 )
+from fossilray.store.left_out import LeftOut
 from fossilray.store.objects_file import FOOTER_KEY, read_tail_of
 from fossilray.store.parquet_slices import read_slices
 from fossilray.store.probe import check_conditional_create
-from fossilray.store.rows import from_parquet
+from fossilray.store.roles import derived_file, derived_record
 from fossilray.store.subfolder import Subfolder
 
+MOST_DIMENSIONS = 65_536
 VECTORS_A_GROUP = 256
 """Rows of embeddings that are read together: 256 kB of 512 numbers."""
 ANSWERS_VERSION = 1
@@ -94,15 +97,12 @@ class AnswersRecord:
         Raises:
             StoreError: the file is not one that this fossilray wrote.
         """
-        try:
-            record = AnswersRecord(**json.loads(text))
-            versions = (ANSWERS_VERSION, CERTAIN_VERSION)[: 2 if record.kind == "predictions" else 1]
-            if record.kind not in ANSWER_KINDS or record.schema_version not in versions:
-                raise ValueError(f"kind {record.kind}, version {record.schema_version}")
-        except (ValueError, TypeError) as error:
-            raise StoreError(
-                f"{url}/{ANSWERS_JSON} is not one that this fossilray reads ({error}); choose another name"
-            ) from None
+        role = derived_record(f"{url}/{ANSWERS_JSON}")
+        record = parse_record(AnswersRecord, text, role)
+        versions = (ANSWERS_VERSION, CERTAIN_VERSION)[: 2 if record.kind == "predictions" else 1]
+        if record.kind not in ANSWER_KINDS or record.schema_version not in versions:
+            raise role.damaged(f"it is of the kind {record.kind}, version {record.schema_version}")
+        _check_described(record, role)
         return record
 
     def _decisive(self) -> dict[str, Any]:
@@ -131,7 +131,8 @@ class AnswerStore:
         self.record = record
         self.name = name
         self.files = Subfolder(store.files, answers_folder(record.kind, name))
-        self.tries: RunStore = _Tries(self)
+        self.left_out = store.left_out
+        self.tries: RunStore = _Tries(self, store.left_out)
         """The failures and drivers of jobs at these answers, kept as those of the run are."""
 
     @staticmethod
@@ -231,13 +232,10 @@ class AnswerStore:
             raise self._absent(slide_of(path)) from None
         footer = self.parse_footer(content, path)
         self._check_source(path, footer, source_attempt)
-        try:
-            table = from_parquet(content, checked=True)
-        except (pa.ArrowException, OSError) as error:
-            raise self._damaged(path, one_sentence(error)) from None
-        table = table.replace_schema_metadata(None)
+        role = self._role(path)
+        table = read_table(content, role).replace_schema_metadata(None)
         if table.schema != self.record.schema or table.num_rows != footer.rows:
-            raise self._damaged(path, f"{table.num_rows} rows of {', '.join(table.schema.names)}")
+            raise role.damaged(f"it has {table.num_rows:,} rows of {', '.join(table.schema.names)}")
         return table
 
     def read_slices(
@@ -252,11 +250,9 @@ class AnswerStore:
             tail = read_tail_of(lambda size: self.files.read_tail(path, size))
             footer = self.parse_footer(tail, path)
             self._check_source(path, footer, source_attempt)
-            return read_slices(self.files, path, tail, slices, columns=columns)
+            return read_slices(self.files, path, tail, slices, columns=columns, role=self._role(path))
         except FileNotFoundError:
             raise self._absent(slide_of(path)) from None
-        except (pa.ArrowException, OSError) as error:
-            raise self._damaged(path, one_sentence(error)) from None
 
     def footer(self, path: str) -> AnswersFooter:
         """What one of `committed_files` says of itself.
@@ -268,13 +264,13 @@ class AnswerStore:
 
     def parse_footer(self, tail: bytes, path: str) -> AnswersFooter:
         """The footer in the last bytes of a file of answers."""
-        try:
-            stated = pq.read_metadata(io.BytesIO(tail)).metadata[FOOTER_KEY]
-            footer = AnswersFooter(**json.loads(stated))
-        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-            raise self._damaged(path, one_sentence(error)) from None
+        role = self._role(path)
+        metadata = read_metadata(tail, role)
+        footer = parse_record(AnswersFooter, stated(metadata, FOOTER_KEY, role), role)
         if (footer.slide_id, footer.answers) != (slide_of(path), self.record.digest):
-            raise self._damaged(path, f"it says it is of slide {footer.slide_id}, by {footer.answers[:12]}")
+            raise role.damaged(f"it says it is of slide {footer.slide_id}, by {footer.answers[:12]}")
+        if footer.rows != metadata.num_rows:
+            raise role.damaged(f"it has {metadata.num_rows:,} rows, and its footer counts {footer.rows:,}")
         return footer
 
     def _check_source(self, path: str, footer: AnswersFooter, source_attempt: str | None) -> None:
@@ -288,10 +284,8 @@ class AnswerStore:
             f"{self.url} has no answers about {slide_id} yet; start the command that makes them again"
         )
 
-    def _damaged(self, path: str, why: str) -> StoreError:
-        return StoreError(
-            f"{self.url}/{path} is not what was committed ({why}); delete it and start the command that made it again"
-        )
+    def _role(self, path: str) -> FileRole:
+        return derived_file(f"{self.url}/{path}")
 
 
 def answers_in(store: RunStore, kind: AnswerKind) -> list[str]:
@@ -299,11 +293,23 @@ def answers_in(store: RunStore, kind: AnswerKind) -> list[str]:
     return [name for name in store.files.names(kind) if ANSWERS_JSON in store.files.names(f"{kind}/{name}")]
 
 
+def _check_described(record: AnswersRecord, role: FileRole) -> None:
+    """Refuse a dimension that no backbone has: memory is asked for by it.
+
+    Raises:
+        DamagedFile: it is out of bounds.
+    """
+    dimension = record.backbone.get("dimension")
+    if not isinstance(dimension, int) or not 1 <= dimension <= MOST_DIMENSIONS:
+        raise role.damaged(f"it states vectors of {dimension!r:.40} numbers, expected 1 to {MOST_DIMENSIONS}")
+
+
 class _Tries(RunStore):
     """The attempts and drivers of answers as the ledger keeps those of a run."""
 
-    def __init__(self, answers: AnswerStore) -> None:
+    def __init__(self, answers: AnswerStore, left_out: LeftOut) -> None:
         super().__init__(answers.files)
+        self.left_out = left_out
         self._answers = answers
 
     def committed_files(self) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,17 +10,16 @@ from typing import Literal
 
 import numpy as np
 
-from fossilray.errors import StoreError
+from fossilray.errors import DamagedFile, StoreError
 from fossilray.records import ArrayFiles
 from fossilray.store import RunStore
+from fossilray.store.array_layout import CROPS, EMBEDDINGS, GROUP, ArraysLayout, parse_layout
 from fossilray.store.arrays import crop_decoder
 from fossilray.store.shards import ABSENT, SHARD_ROWS, index_size, read_index
 from fossilray.store.stored_vectors import decode_embeddings
 
 ArrayFaultKind = Literal["missing", "extra", "size", "checksum", "shape", "crops", "embeddings"]
 
-_CROPS = "crops/zarr.json"
-_EMBEDDINGS = "embeddings/zarr.json"
 _SHARD = re.compile(r"(crops|embeddings)/c/(\d+)/")
 
 
@@ -54,29 +52,17 @@ def check_arrays(
             metadata[name] = content
         else:
             faults.append(fault)
-    try:
-        layout = _read_layout(metadata)
-    except (KeyError, ValueError, TypeError) as error:
-        if {"zarr.json", _CROPS} <= metadata.keys():
-            faults.append(_fault(arrays, _CROPS, "shape", f"is no metadata of crops ({error})"))
+    if not {GROUP, CROPS} <= metadata.keys():
         return faults
+    try:
+        layout = parse_layout(metadata, place=arrays.path)
+    except DamagedFile as error:
+        return [*faults, _fault(arrays, CROPS, "shape", f"or the metadata beside it: {error}")]
     faults += _compare_layout(arrays, layout, objects)
     if deep and layout.rows == objects:
         for name in (name for name in whole if not name.endswith("zarr.json")):
             faults += _decode_file(arrays, name, store.files.read(f"{arrays.path}/{name}"), layout)
     return faults
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """What the group's metadata promises."""
-
-    encoding: str
-    rows: int
-    height: int
-    width: int
-    embeddings: tuple[int, int] | None
-    """Rows and dimension; None where there are none."""
 
 
 def _compare_listing(arrays: ArrayFiles, found: Mapping[str, int]) -> Iterator[ArrayFault]:
@@ -85,7 +71,7 @@ def _compare_listing(arrays: ArrayFiles, found: Mapping[str, int]) -> Iterator[A
             yield _fault(arrays, name, "missing", "is missing")
         elif found[name] != size:
             yield _fault(arrays, name, "size", f"has {found[name]:,} bytes and was written with {size:,}")
-    for name in ("zarr.json", _CROPS):
+    for name in (GROUP, CROPS):
         if name not in arrays.bytes:
             yield _fault(arrays, name, "missing", "was never written")
     for name in sorted(found.keys() - arrays.bytes.keys()):
@@ -98,23 +84,13 @@ def _compare_checksum(arrays: ArrayFiles, name: str, content: bytes) -> ArrayFau
     return _fault(arrays, name, "checksum", "is not what was written: its sha256 differs from the footer's")
 
 
-def _read_layout(metadata: Mapping[str, bytes]) -> _Layout:
-    encoding = json.loads(metadata["zarr.json"])["attributes"]["encoding"]
-    rows, height, width, _ = json.loads(metadata[_CROPS])["shape"]
-    embeddings = None
-    if _EMBEDDINGS in metadata:
-        described, dimension = json.loads(metadata[_EMBEDDINGS])["shape"]
-        embeddings = (int(described), int(dimension))
-    return _Layout(str(encoding), int(rows), int(height), int(width), embeddings)
-
-
-def _compare_layout(arrays: ArrayFiles, layout: _Layout, objects: int) -> Iterator[ArrayFault]:
+def _compare_layout(arrays: ArrayFiles, layout: ArraysLayout, objects: int) -> Iterator[ArrayFault]:
     if layout.rows != objects:
-        yield _fault(arrays, _CROPS, "shape", f"declares {layout.rows:,} crops for {objects:,} objects")
+        yield _fault(arrays, CROPS, "shape", f"declares {layout.rows:,} crops for {objects:,} objects")
     if layout.embeddings is not None and layout.embeddings[0] != objects:
         yield _fault(
             arrays,
-            _EMBEDDINGS,
+            EMBEDDINGS,
             "shape",
             f"declares {layout.embeddings[0]:,} embeddings for {objects:,} objects",
         )
@@ -127,7 +103,7 @@ def _compare_layout(arrays: ArrayFiles, layout: _Layout, objects: int) -> Iterat
             yield _fault(arrays, name, "missing", "was never written")
 
 
-def _decode_file(arrays: ArrayFiles, name: str, content: bytes, layout: _Layout) -> Iterator[ArrayFault]:
+def _decode_file(arrays: ArrayFiles, name: str, content: bytes, layout: ArraysLayout) -> Iterator[ArrayFault]:
     """Faults of one shard; one whose checksum differs is decoded all the same, to name the objects it cost."""
     fault = _compare_checksum(arrays, name, content)
     if fault is not None:
@@ -152,7 +128,7 @@ def _decode_file(arrays: ArrayFiles, name: str, content: bytes, layout: _Layout)
         yield _fault(arrays, name, kind, f"cannot be decoded ({str(error).partition(';')[0]})")
 
 
-def _lost_crops(shard: bytes, layout: _Layout, rows: int) -> list[int]:
+def _lost_crops(shard: bytes, layout: ArraysLayout, rows: int) -> list[int]:
     """Rows of a shard whose crop is absent, reaches out of the file or does not decode to its stated size."""
     decode = crop_decoder(layout.encoding, height=layout.height, width=layout.width)
     index = read_index(shard[-index_size(SHARD_ROWS) :], slots=SHARD_ROWS)

@@ -23,8 +23,9 @@ from fossilray.config import CropsConfig
 from fossilray.errors import StoreError
 from fossilray.records import ArrayFiles, Image
 from fossilray.store import RunStore
+from fossilray.store.array_layout import read_layout
 from fossilray.store.codec import JpegCodec, decode_crop, encode_crop
-from fossilray.store.layout import arrays_path, is_arrays_path
+from fossilray.store.layout import arrays_path
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.shards import SHARD_ROWS, pack_shard
 from fossilray.store.stored_vectors import CHUNK_ROWS, encode_embeddings
@@ -181,18 +182,10 @@ def open_arrays(store: RunStore, path: str) -> zarr.Group:
     """The Zarr group of one slide, to read from; `path` is the `arrays` column of its objects.
 
     Raises:
-        StoreError: there is no such group, or the path leads elsewhere than to one.
+        StoreError: there is no such group, its metadata are damaged, or the path leads elsewhere than to one.
     """
-    if not is_arrays_path(path):
-        raise StoreError(
-            f"{path!r:.200} is not the path of a slide's arrays; the objects file that names it is damaged or forged"
-        )
-    try:
-        return zarr.open_group(_zarr_store(store, path), mode="r", zarr_format=3)
-    except FileNotFoundError:
-        raise StoreError(
-            f"{store.url} holds no arrays {path}; its objects file names them, so they were deleted by hand"
-        ) from None
+    read_layout(store, path)
+    return zarr.open_group(_zarr_store(store, path), mode="r", zarr_format=3)
 
 
 def _up_to_shard_ends(rows: int, more: int) -> Iterator[tuple[int, int]]:

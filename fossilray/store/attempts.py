@@ -12,9 +12,12 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 
+from fossilray.errors import DamagedFile
+from fossilray.formats import build_record, parse_json
 from fossilray.records import Attempt, Failure, utc_now
 from fossilray.store.files import READ_THREADS, Files, read_present
 from fossilray.store.layout import ATTEMPTS, attempt_path, check_slide_id, forgiven_path
+from fossilray.store.roles import attempt_record
 
 REJECTED_AT = "catalog"
 """Stage of files that were rejected before a worker saw them; every start looks at them again."""
@@ -24,6 +27,15 @@ _FAILED = "failed_at"
 
 _FORGIVEN = "forgiven"
 """Tells a note of forgiven attempts from both."""
+
+
+@dataclass(frozen=True)
+class _Note:
+    """Attempts whose failures count no longer."""
+
+    slide_id: str
+    forgiven: tuple[str, ...]
+    forgiven_at: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class AttemptRecords:
     written: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
     """When each record was written, by the store's clock, by (slide_id, attempt)."""
     damaged: list[str] = field(default_factory=list)
-    """Files that are no such record; a store that tears writes may leave them, and nobody is stopped by them."""
+    """What is wrong with files that are no such record, a sentence each; a store that tears writes may leave them."""
 
 
 def begin_attempt(files: Files, slide_id: str, *, deadline_s: float) -> Attempt:
@@ -86,18 +98,20 @@ def read_attempts(files: Files, slide_ids: Sequence[str]) -> AttemptRecords:
     written: dict[tuple[str, str], datetime] = {}
     forgiven: set[tuple[str, str]] = set()
     for path, content in read_present(files, list(modified)).items():
+        role = attempt_record(f"{files.url}/{path}")
         try:
-            stated = json.loads(content)
-            if _FORGIVEN in stated:
-                forgiven.update((stated["slide_id"], attempt) for attempt in stated[_FORGIVEN])
-            elif _FAILED in stated:
-                found.failures.append(Failure(**stated))
+            stated = parse_json(content, role)
+            if isinstance(stated, dict) and _FORGIVEN in stated:
+                note = build_record(_Note, stated, role)
+                forgiven.update((note.slide_id, attempt) for attempt in note.forgiven)
+            elif isinstance(stated, dict) and _FAILED in stated:
+                found.failures.append(build_record(Failure, stated, role))
                 written[stated["slide_id"], stated["attempt"]] = modified[path]
             else:
-                found.begun.append(Attempt(**stated))
+                found.begun.append(build_record(Attempt, stated, role))
                 written[stated["slide_id"], stated["attempt"]] = modified[path]
-        except (ValueError, TypeError, KeyError):
-            found.damaged.append(path)
+        except DamagedFile as error:
+            found.damaged.append(str(error))
     return AttemptRecords(
         failures=sorted(found.failures, key=lambda one: (one.slide_id, one.failed_at, one.attempt)),
         forgiven=frozenset(forgiven),

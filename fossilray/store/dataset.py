@@ -22,12 +22,21 @@ import pyarrow as pa
 
 from fossilray.config import StoreConfig
 from fossilray.errors import RunNotFound, StoreError, UsageError
-from fossilray.records import READABLE_VERSIONS, SCHEMA_VERSION, SLIDES_SCHEMA, Entry, Failure
+from fossilray.formats import build_record, parse_json
+from fossilray.formats.parquet import read_table
+from fossilray.records import (
+    FAILURES_SCHEMA,
+    READABLE_VERSIONS,
+    SCHEMA_VERSION,
+    SLIDES_SCHEMA,
+    Entry,
+    Failure,
+)
 from fossilray.store.attempts import AttemptRecords
 from fossilray.store.files import Files, open_files
 from fossilray.store.layout import OBJECTS, part_path
 from fossilray.store.objects_file import Footer
-from fossilray.store.rows import as_schema, from_parquet
+from fossilray.store.roles import dataset_part, dataset_record
 from fossilray.store.run_store import RunStore
 
 DATASET_JSON = "dataset.json"
@@ -72,22 +81,15 @@ class DatasetRecord:
         Raises:
             StoreError: the file is not one that this fossilray wrote.
         """
-        try:
-            stated = json.loads(text)
-            version = stated["schema_version"]
-            if version not in READABLE_VERSIONS:
-                raise StoreError(
-                    f"{url} is of schema version {version}, this fossilray reads {SCHEMA_VERSION}; compact its run "
-                    "again into another place"
-                )
-            files = tuple(
-                DatasetFile(**{**file, "slides": tuple(file["slides"])}) for file in stated["files"]
-            )
-            return DatasetRecord(**{**stated, "files": files})
-        except (ValueError, TypeError, KeyError) as error:
+        role = dataset_record(url)
+        stated = parse_json(text, role)
+        version = stated.get("schema_version") if isinstance(stated, dict) else None
+        if version is not None and version not in READABLE_VERSIONS:
             raise StoreError(
-                f"{url}/{DATASET_JSON} is not one of fossilray ({error}); compact the run again into another place"
-            ) from None
+                f"{url} is of schema version {version!s:.20}, this fossilray reads {SCHEMA_VERSION}; compact its "
+                "run again into another place"
+            )
+        return build_record(DatasetRecord, stated, role)
 
 
 class DatasetStore(RunStore):
@@ -117,11 +119,19 @@ class DatasetStore(RunStore):
         return self.source.footer(slide_id) if slide_id in self.committed() else None
 
     def attempt_records(self) -> AttemptRecords:
-        failures = [Failure(**row) for row in from_parquet(self.files.read(FAILURES_PARQUET)).to_pylist()]
+        table = self._table(FAILURES_PARQUET, FAILURES_SCHEMA)
+        failures = [Failure(**row) for row in table.to_pylist()]
         return AttemptRecords(failures=failures, forgiven=frozenset(), begun=[], damaged=[])
 
     def summaries_table(self) -> pa.Table:
-        return as_schema(from_parquet(self.files.read(part_path(0))), SLIDES_SCHEMA)
+        return self._table(part_path(0), SLIDES_SCHEMA)
+
+    def _table(self, path: str, schema: pa.Schema) -> pa.Table:
+        role = dataset_part(f"{self.url}/{path}")
+        try:
+            return read_table(self.files.read(path), role, schema=schema)
+        except FileNotFoundError:
+            raise role.damaged("it is gone") from None
 
     def rebuild_summaries(self) -> int:
         raise _is_read_only(self.url)

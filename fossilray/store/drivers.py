@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+from fossilray.errors import DamagedFile
+from fossilray.formats import parse_record
 from fossilray.records import Heartbeat
 from fossilray.store.files import Files, read_present
+from fossilray.store.left_out import LeftOut
+from fossilray.store.roles import heartbeat
 
 DRIVERS = "drivers"
 
@@ -22,16 +24,16 @@ class DriverSign:
     """UTC, by the store's clock; `heartbeat.beat_at` is by the clock of the driver's host."""
 
 
-def read_signs(files: Files) -> list[DriverSign]:
-    """The last heartbeat of every driver, the latest first."""
+def read_signs(files: Files, left_out: LeftOut) -> list[DriverSign]:
+    """The last heartbeat of every driver, the latest first; damaged ones are noted in `left_out`."""
     written = {entry.path: entry.modified for entry in files.entries(DRIVERS)}
     found = []
     for path, content in read_present(files, sorted(written)).items():
         # A torn file of a driver that died is no reason to hide those that live.
-        with suppress(ValueError, TypeError, KeyError):
-            stated = json.loads(content)
-            lists = {name: tuple(stated.get(name, ())) for name in ("in_flight", "out")}
-            beat = Heartbeat(**{**stated, **lists})
-            datetime.fromisoformat(beat.beat_at), datetime.fromisoformat(beat.started_at)
+        try:
+            beat = parse_record(Heartbeat, content, heartbeat(f"{files.url}/{path}"))
+        except DamagedFile as error:
+            left_out.add(error)
+        else:
             found.append(DriverSign(beat, written[path]))
     return sorted(found, key=lambda sign: sign.heartbeat.beat_at, reverse=True)

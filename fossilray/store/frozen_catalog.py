@@ -6,10 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 from fossilray.errors import CatalogError
+from fossilray.formats import FileRole
+from fossilray.formats.parquet import read_table, require_finite
 from fossilray.records import CATALOG_SCHEMA, CatalogRow
 from fossilray.store.files import Files, read_many
 from fossilray.store.layout import catalog_part_path, check_slide_id, part_number
-from fossilray.store.rows import from_parquet, to_parquet
+from fossilray.store.roles import catalog_part
+from fossilray.store.rows import to_parquet
 
 
 def freeze_catalog(files: Files, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
@@ -43,11 +46,28 @@ def _read(files: Files) -> tuple[list[CatalogRow], int]:
         contents = [files.read(catalog_part_path(0))]
     except FileNotFoundError:
         return [], 0
-    additions = sorted(files.find("catalog"), key=part_number)
+    additions = sorted((path for path in files.find("catalog") if part_number(path) >= 0), key=part_number)
     contents += read_many(files, additions)
-    tables = [from_parquet(content) for content in contents]
-    rows = [CatalogRow(**row) for table in tables for row in table.to_pylist()]
-    return rows, part_number(additions[-1]) + 1 if additions else 1
+    rows: dict[str, CatalogRow] = {}
+    for path, content in zip([catalog_part_path(0), *additions], contents, strict=True):
+        # A part that was damaged and deleted is written anew with rows that later parts may hold too.
+        for row in _read_part(content, catalog_part(f"{files.url}/{path}")):
+            rows.setdefault(row.slide_id, row)
+    return list(rows.values()), part_number(additions[-1]) + 1 if additions else 1
+
+
+def _read_part(content: bytes, role: FileRole) -> list[CatalogRow]:
+    table = read_table(content, role, schema=CATALOG_SCHEMA)
+    require_finite(table, role)
+    rows = [CatalogRow(**row) for row in table.to_pylist()]
+    for row in rows:
+        try:
+            check_slide_id(row.slide_id)
+        except CatalogError as error:
+            raise role.damaged(error) from None
+        if row.mpp is not None and row.mpp <= 0:
+            raise role.damaged(f"slide {row.slide_id} has {row.mpp:g} um per pixel")
+    return rows
 
 
 def _by_slide_id(rows: Iterable[CatalogRow]) -> dict[str, CatalogRow]:

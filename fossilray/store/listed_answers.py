@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from fossilray.errors import DamagedFile
 from fossilray.in_parts import map_in_parts
 from fossilray.records import SlideSummary
 from fossilray.store import RunStore
@@ -28,8 +29,7 @@ class ListedAnswers:
 def list_answers(store: RunStore, kind: AnswerKind) -> list[ListedAnswers]:
     """All answers of one kind, by name; those of a dataset are in the run that it was made of."""
     home = arrays_store(store)
-    opened = (AnswerStore.open(home, kind, name) for name in answers_in(home, kind))
-    return [ListedAnswers(answers, answers.committed_files()) for answers in opened]
+    return [ListedAnswers(answers, answers.committed_files()) for answers in _readable(home, kind)]
 
 
 def choose_predictions(store: RunStore, head: str | None) -> ListedAnswers | None:
@@ -42,7 +42,7 @@ def choose_predictions(store: RunStore, head: str | None) -> ListedAnswers | Non
     if head is not None:
         chosen = AnswerStore.open(home, "predictions", head)
     else:
-        opened = [AnswerStore.open(home, "predictions", name) for name in answers_in(home, "predictions")]
+        opened = list(_readable(home, "predictions"))
         if not opened:
             return None
         chosen = max(opened, key=lambda one: (one.record.created_at, one.name))
@@ -63,17 +63,25 @@ def choose_fitting(store: RunStore, head: str | None, slides: Iterable[SlideSumm
 def keep_fitting(listed: ListedAnswers, attempts: Mapping[str, str]) -> ListedAnswers:
     """The answers about these slides, without those about objects of another attempt than is committed now.
 
-    attempts: the attempt that is committed, by slide_id. Reads each file's footer.
-
-    Raises:
-        StoreError: a file is damaged.
+    attempts: the attempt that is committed, by slide_id. Reads each file's footer; damaged files are left out and
+    noted.
     """
     paths = {slide_id: path for slide_id, path in listed.files.items() if slide_id in attempts}
-    footers = map_in_parts(listed.answers.footer, list(paths.values()), threads=READ_THREADS)
+
+    def source_attempt(path: str) -> str | None:
+        try:
+            return listed.answers.footer(path).source_attempt
+        except DamagedFile as error:
+            listed.answers.left_out.add(error)
+            return None
+
+    made_of = map_in_parts(source_attempt, list(paths.values()), threads=READ_THREADS)
     fitting: dict[str, str] = {}
     outdated: dict[str, str] = {}
-    for (slide_id, path), footer in zip(paths.items(), footers, strict=True):
-        kept = fitting if footer.source_attempt == attempts[slide_id] else outdated
+    for (slide_id, path), attempt in zip(paths.items(), made_of, strict=True):
+        if attempt is None:
+            continue
+        kept = fitting if attempt == attempts[slide_id] else outdated
         kept[slide_id] = path
     return ListedAnswers(listed.answers, fitting, outdated)
 
@@ -83,6 +91,18 @@ def every_answers(
 ) -> Iterator[AnswerStore]:
     """The answers of every kind and name in a run directory, but for folders that are to be left out."""
     for kind in ANSWER_KINDS:
-        for name in () if leave_out(kind) else answers_in(store, kind):
-            if not leave_out(f"{kind}/{name}"):
-                yield AnswerStore.open(store, kind, name)
+        if not leave_out(kind):
+            yield from _readable(store, kind, leave_out=leave_out)
+
+
+def _readable(
+    store: RunStore, kind: AnswerKind, *, leave_out: Callable[[str], bool] = lambda folder: False
+) -> Iterator[AnswerStore]:
+    """The answers of a kind by name; those whose record is damaged are left out and noted."""
+    for name in answers_in(store, kind):
+        if leave_out(f"{kind}/{name}"):
+            continue
+        try:
+            yield AnswerStore.open(store, kind, name)
+        except DamagedFile as error:
+            store.left_out.add(error)

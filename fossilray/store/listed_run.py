@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from fossilray.errors import StoreError
 from fossilray.records import OBJECTS_SCHEMA, ArrayFiles
 from fossilray.store import RunStore
-from fossilray.store.arrays import open_arrays
+from fossilray.store.array_layout import read_layout
 from fossilray.store.files import READ_THREADS, Files
 from fossilray.store.layout import OBJECTS, slide_of
 from fossilray.store.objects_file import Footer, decode_objects, parse_tail, read_footer
@@ -80,13 +80,13 @@ class ListedRun:
         """Length of the run's vectors; None if no slide has an object."""
         for slide_id, path in self.committed.items():
             if self.objects[slide_id]:
-                group = open_arrays(self.store, self._footer(path).arrays.path)
-                if "embeddings" not in group:
+                layout = read_layout(self.store, self._footer(path).arrays.path)
+                if layout.embeddings is None:
                     raise StoreError(
                         f"{self.store.url}/{path} names arrays without embeddings although the run makes them; find "
                         "out with `fossilray verify`, or compact without embeddings"
                     )
-                return int(group["embeddings"].shape[1])  # type: ignore[union-attr]
+                return layout.embeddings[1]
         return None
 
     def _footer(self, path: str) -> Footer:

@@ -36,11 +36,11 @@ class LocalFiles:
         """
 
     def read(self, path: str) -> bytes:
-        with self._told("read"):
+        with self._told("read", path):
             return (self._root / path).read_bytes()
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        with self._told("read"):
+        with self._told("read", path):
             # A pathlib.Path and a buffer would cost as much as the read itself.
             file = os.open(f"{self.root}/{path}", os.O_RDONLY)
             try:
@@ -50,7 +50,7 @@ class LocalFiles:
                 os.close(file)
 
     def read_tail(self, path: str, size: int) -> bytes:
-        with self._told("read"), (self._root / path).open("rb") as file:
+        with self._told("read", path), (self._root / path).open("rb") as file:
             file.seek(-min(size, file.seek(0, os.SEEK_END)), os.SEEK_END)
             return file.read()
 
@@ -159,9 +159,9 @@ class LocalFiles:
                 (self._root / folder).rmdir()
 
     @contextmanager
-    def _told(self, act: str) -> Iterator[None]:
+    def _told(self, act: str, path: str = "") -> Iterator[None]:
         """`told`, and an absent file in a directory that is away itself is no absence."""
-        with told(self.url, act):
+        with told(f"{self.url}/{path}" if path else self.url, act):
             try:
                 yield
             except FileNotFoundError:

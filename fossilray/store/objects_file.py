@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fossilray.errors import StoreError
+from fossilray.formats import build_record, parse_json
+from fossilray.formats.parquet import read_metadata, read_table, stated
 from fossilray.records import OBJECTS_SCHEMA, READABLE_VERSIONS, SCHEMA_VERSION, ArrayFiles, SlideSummary
-from fossilray.store.access import one_sentence
+from fossilray.store.roles import objects_file
 
 FOOTER_KEY = b"fossilray"
 """Key of the JSON in the Parquet file's metadata."""
@@ -47,10 +49,10 @@ def encode_objects(table: pa.Table, summary: SlideSummary, arrays: ArrayFiles, *
     """
     _check(table, summary, arrays)
     footer = Footer(summary, arrays, SCHEMA_VERSION, run_digest)
-    stated = {FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True).encode()}
+    encoded = {FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True).encode()}
     sink = io.BytesIO()
     pq.write_table(
-        table.replace_schema_metadata(stated),
+        table.replace_schema_metadata(encoded),
         sink,
         compression="zstd",
         row_group_size=ROW_GROUP_ROWS,
@@ -82,27 +84,16 @@ def parse_tail(tail: bytes, *, name: str) -> tuple[Footer, int]:
     Raises:
         StoreError: they are not the end of an objects file of this schema version.
     """
-    try:
-        parquet = pq.read_metadata(pa.BufferReader(tail))
-        stated = json.loads((parquet.metadata or {})[FOOTER_KEY])
-        if stated["schema_version"] not in READABLE_VERSIONS:
-            raise StoreError(
-                f"{name} is of schema version {stated['schema_version']}, this fossilray reads {SCHEMA_VERSION}; "
-                "install the version that run.json names"
-            )
-        footer = Footer(
-            summary=SlideSummary(**stated["summary"]),
-            arrays=ArrayFiles(**stated["arrays"]),
-            schema_version=stated["schema_version"],
-            run_digest=stated["run_digest"],
-        )
-    # A Parquet file whose metadata is garbage is an OSError to pyarrow.
-    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+    role = objects_file(name)
+    metadata = read_metadata(tail, role)
+    found = parse_json(stated(metadata, FOOTER_KEY, role), role)
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if version not in READABLE_VERSIONS:
         raise StoreError(
-            f"{name} is not an objects file of fossilray ({one_sentence(error)}); move it out of objects/ and start "
-            "the same command again"
-        ) from None
-    return footer, parquet.num_rows
+            f"{name} is of schema version {version!s:.20}, this fossilray reads {SCHEMA_VERSION}; install the "
+            "version that run.json names"
+        )
+    return build_record(Footer, found, role), metadata.num_rows
 
 
 def decode_objects(content: bytes, *, name: str) -> pa.Table:
@@ -111,14 +102,7 @@ def decode_objects(content: bytes, *, name: str) -> pa.Table:
     Raises:
         StoreError: they cannot be read.
     """
-    try:
-        with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
-            return file.read(use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(
-            f"{name} cannot be decoded ({one_sentence(error)}); move it out of objects/ and start the same command "
-            "again"
-        ) from None
+    return read_table(content, objects_file(name))
 
 
 def _check(table: pa.Table, summary: SlideSummary, arrays: ArrayFiles) -> None:

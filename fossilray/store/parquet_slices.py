@@ -9,11 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fossilray.formats import FileRole
+from fossilray.formats.parquet import read_metadata, reading
 from fossilray.store.files import Files
 
 
 def read_slices(
-    files: Files, path: str, tail: bytes, slices: Sequence[tuple[int, int]], *, columns: Sequence[str]
+    files: Files,
+    path: str,
+    tail: bytes,
+    slices: Sequence[tuple[int, int]],
+    *,
+    columns: Sequence[str],
+    role: FileRole,
 ) -> list[pa.Table]:
     """Rows start to stop of each of the slices; what reaches beyond the end is left out.
 
@@ -21,17 +29,20 @@ def read_slices(
     their checksums.
 
     Raises:
-        pa.ArrowException, OSError: the file is damaged.
+        role.error: the file is damaged.
     """
-    metadata = pq.read_metadata(pa.BufferReader(tail))
+    metadata = read_metadata(tail, role)
     ends = np.cumsum([metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)])
     found = []
-    with pq.ParquetFile(
-        pa.PythonFile(_Ranged(files, path, _length(metadata) + len(tail)), mode="r"),
-        metadata=metadata,
-        page_checksum_verification=True,
-        pre_buffer=False,
-    ) as file:
+    with (
+        reading(role),
+        pq.ParquetFile(
+            pa.PythonFile(_Ranged(files, path, _length(metadata) + len(tail)), mode="r"),
+            metadata=metadata,
+            page_checksum_verification=True,
+            pre_buffer=False,
+        ) as file,
+    ):
         for start, stop in slices:
             first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
             groups = range(first, min(last + 1, metadata.num_row_groups))

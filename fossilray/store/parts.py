@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fossilray.errors import StoreError
-from fossilray.store.access import one_sentence
+from fossilray.formats.parquet import reading
 from fossilray.store.dataset import DatasetFile
 from fossilray.store.files import Files
 from fossilray.store.part_file import PartFile, read_in_parts, write_in_parts
+from fossilray.store.roles import dataset_part
 
 TEXT_COLUMNS = ("slide_id", "arrays", "measured_depth_m")
 """Columns that repeat; dictionaries of the others would only be tried and given up."""
@@ -94,9 +95,11 @@ def _write_groups(sink: PartFile, schema: pa.Schema, tables: Iterable[pa.Table],
 def _read_back(files: Files, path: str) -> dict[str, str]:
     """The digest of each slide in a file, by slide_id."""
     found: dict[str, _Digest] = {}
+    role = dataset_part(f"{files.url}/{path}")
     try:
         with (
             read_in_parts(files, path) as file,
+            reading(role),
             pq.ParquetFile(file, page_checksum_verification=True) as parquet,
         ):
             for group in range(parquet.num_row_groups):
@@ -104,10 +107,6 @@ def _read_back(files: Files, path: str) -> dict[str, str]:
                     found.setdefault(slide_id, _Digest()).update(rows)
     except FileNotFoundError:
         return {}
-    except pa.ArrowException as error:
-        raise StoreError(
-            f"{files.url}/{path} cannot be read back ({one_sentence(error)}); start the same command again"
-        ) from None
     return {slide_id: digest.value() for slide_id, digest in found.items()}
 
 

@@ -11,8 +11,9 @@ from importlib import metadata
 from typing import Any
 
 from fossilray.config import RunConfig
-from fossilray.errors import StoreError
+from fossilray.formats import parse_record
 from fossilray.records import READABLE_VERSIONS, SCHEMA_VERSION, utc_now
+from fossilray.store.roles import run_record
 
 _VERSIONED = (
     "fossilray",
@@ -39,7 +40,7 @@ class RunRecord:
     weights: dict[str, str]
     """sha256 of every weight file, by a name that tells its use."""
     versions: dict[str, str]
-    embedder: dict[str, str | int | list[float]]
+    embedder: dict[str, Any]
     """Name, dimension and preprocessing of the backbone; they follow from configuration and weights."""
     schema_version: int
     created_at: str
@@ -67,18 +68,13 @@ class RunRecord:
         return json.dumps(asdict(self), indent=2, sort_keys=True).encode() + b"\n"
 
     @staticmethod
-    def from_json(text: bytes) -> RunRecord:
-        """The record in a run.json.
+    def from_json(text: bytes, *, url: str) -> RunRecord:
+        """The record in the run.json of a run directory.
 
         Raises:
-            StoreError: the file is not one that fossilray wrote.
+            DamagedFile: the file is not one that fossilray wrote.
         """
-        try:
-            return RunRecord(**json.loads(text))
-        except (ValueError, TypeError) as error:
-            raise StoreError(
-                f"run.json is not a fossilray run record ({error}); choose another run directory"
-            ) from None
+        return parse_record(RunRecord, text, run_record(url))
 
     def _decisive(self) -> dict[str, Any]:
         return {"schema_version": self.schema_version, "weights": self.weights, **self.config}

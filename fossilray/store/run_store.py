@@ -18,6 +18,7 @@ import pyarrow as pa
 from fossilray.config import StoreConfig
 from fossilray.errors import (
     AttemptExpired,
+    DamagedFile,
     LinkInTheWay,
     RunMismatch,
     RunNotFound,
@@ -42,6 +43,7 @@ from fossilray.store.layout import (
     slide_of,
     trace_path,
 )
+from fossilray.store.left_out import LeftOut
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.objects_file import Footer, encode_objects, read_footer
 from fossilray.store.probe import check_conditional_create
@@ -54,6 +56,8 @@ class RunStore:
     def __init__(self, files: Files) -> None:
         self.files = files
         self._run: RunRecord | None = None
+        self.left_out = LeftOut()
+        """Damaged files that readers of this object passed over."""
         self._undecided: set[str] = set()
         """Attempts whose commit was asked for and not answered: they may stand, so their arrays must."""
 
@@ -122,7 +126,7 @@ class RunStore:
         """
         if self._run is None:
             try:
-                self._run = RunRecord.from_json(self.files.read(RUN_JSON))
+                self._run = RunRecord.from_json(self.files.read(RUN_JSON), url=self.url)
             except FileNotFoundError:
                 raise RunNotFound(
                     f"{self.url} holds no run (no run.json); check the path, or start one with `fossilray process`"
@@ -142,6 +146,14 @@ class RunStore:
     def read_catalog(self) -> list[CatalogRow]:
         """The frozen catalog by slide_id; empty if there is none yet."""
         return frozen_catalog.read_catalog(self.files)
+
+    def readable_catalog(self) -> list[CatalogRow] | None:
+        """`read_catalog`; None where a part of it is damaged, which is then among `left_out`."""
+        try:
+            return self.read_catalog()
+        except DamagedFile as error:
+            self.left_out.add(error)
+            return None
 
     # One slide
 
@@ -259,7 +271,10 @@ class RunStore:
         Attempts at committed slides, nearly all in the end, are not even listed.
         """
         slide_ids = sorted(set(self.files.names(ATTEMPTS)) - self.committed())
-        return attempts.read_attempts(self.files, slide_ids)
+        records = attempts.read_attempts(self.files, slide_ids)
+        for message in records.damaged:
+            self.left_out.add(DamagedFile(message))
+        return records
 
     def failures(self, *, forgiven: bool = False) -> list[Failure]:
         """Failed attempts at slides that are not committed, by slide_id and time.
@@ -288,12 +303,16 @@ class RunStore:
         return [SlideSummary(**row) for row in self.summaries_table().to_pylist()]
 
     def summaries_table(self) -> pa.Table:
-        """`summaries` as SLIDES_SCHEMA."""
-        return summaries.summaries_table(self.files, self.committed_files(), self._summaries_in)
+        """`summaries` as SLIDES_SCHEMA; slides whose footers are damaged are left out."""
+        return summaries.summaries_table(
+            self.files, self.committed_files(), self._readable_summaries_in, self.left_out
+        )
 
     def gather_summaries(self) -> int:
         """Write to slides/ what it lacks of the summaries of committed slides; how many those were."""
-        return summaries.gather_missing(self.files, self.committed_files(), self._summaries_in)
+        return summaries.gather_missing(
+            self.files, self.committed_files(), self._readable_summaries_in, self.left_out
+        )
 
     def rebuild_summaries(self) -> int:
         """Write slides/ anew from the footers of all committed slides; how many there are."""
@@ -306,12 +325,12 @@ class RunStore:
         self.files.write(driver_path(heartbeat.driver_id), attempts.to_json(asdict(heartbeat)))
 
     def heartbeats(self) -> list[Heartbeat]:
-        """The last sign of every driver, the latest first."""
+        """The last heartbeat of every driver, the latest first; damaged ones are left out."""
         return [sign.heartbeat for sign in self.driver_signs()]
 
     def driver_signs(self) -> list[DriverSign]:
         """`heartbeats`, each with the time at which the store received it."""
-        return read_signs(self.files)
+        return read_signs(self.files, self.left_out)
 
     # Helpers
 
@@ -355,3 +374,14 @@ class RunStore:
         with ThreadPoolExecutor(READ_THREADS) as readers:
             # Not the footers: those of a whole archive, a checksum for every array file, take a gigabyte.
             return list(readers.map(lambda path: self._footer(path).summary, paths))
+
+    def _readable_summaries_in(self, paths: Sequence[str]) -> list[SlideSummary]:
+        def read(path: str) -> SlideSummary | None:
+            try:
+                return self._footer(path).summary
+            except DamagedFile as error:
+                self.left_out.add(error)
+                return None
+
+        with ThreadPoolExecutor(READ_THREADS) as readers:
+            return [summary for summary in readers.map(read, paths) if summary is not None]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from fossilray.errors import StoreError
-from fossilray.store.arrays import crop_decoder, open_arrays
+from fossilray.errors import DamagedFile, StoreError
+from fossilray.store.array_layout import read_layout
+from fossilray.store.arrays import crop_decoder
 from fossilray.store.layout import is_arrays_path
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.run_store import RunStore
@@ -17,6 +17,9 @@ from fossilray.store.shards import ABSENT, SHARD_ROWS, index_size, read_index
 
 LOCAL_GAP_BYTES = 32 * 1024
 REMOTE_GAP_BYTES = 256 * 1024
+MOST_CROP_BYTES = 16 * 2**20
+"""Far above a crop of 1,024 px without loss, 3 MB: what an index may claim, because so much memory is asked for."""
+MOST_SHARD_BYTES = 2**40
 """Wanted crops this near to each other come with one read: 2 crops on a disk, 16 where each read is a request."""
 
 
@@ -26,18 +29,19 @@ def read_crops(store: RunStore, path: str, rows: Sequence[int] | NDArray[np.inte
     Raises:
         StoreError: the arrays are absent or damaged, or have no such row.
     """
-    group = open_arrays(store, path)
-    array = group["crops"]
-    if not isinstance(array, zarr.Array):
-        raise StoreError(f"{store.url}/{path} holds a group where its crops should be; it is damaged")
-    count, height, width, _ = array.shape
+    layout = read_layout(store, path)
     wanted = np.asarray(rows, dtype=np.int64)
-    if wanted.size and (wanted.min() < 0 or wanted.max() >= count):
-        raise StoreError(f"{path} holds crops 0 to {count - 1}, asked for {wanted.min()} to {wanted.max()}")
-    decode = crop_decoder(str(group.attrs["encoding"]), height=height, width=width)
-    crops = np.empty((len(wanted), height, width, 3), np.uint8)
+    if wanted.size and (wanted.min() < 0 or wanted.max() >= layout.rows):
+        raise StoreError(
+            f"{path} holds crops 0 to {layout.rows - 1}, asked for {wanted.min()} to {wanted.max()}"
+        )
+    decode = crop_decoder(layout.encoding, height=layout.height, width=layout.width)
+    crops = np.empty((len(wanted), layout.height, layout.width, 3), np.uint8)
     for place, encoded in enumerate(read_encoded_crops(store, path, wanted)):
-        crops[place] = decode(encoded)
+        try:
+            crops[place] = decode(encoded)
+        except StoreError as error:
+            raise DamagedFile(f"{store.url}/{path}/crops, object {wanted[place]}: {error}") from None
     return crops
 
 
@@ -68,9 +72,16 @@ def read_encoded_crops(store: RunStore, path: str, rows: Sequence[int] | NDArray
 
 
 def _read_from_shard(store: RunStore, name: str, slots: NDArray[np.int64]) -> list[bytes]:
-    index = read_index(store.files.read_tail(name, index_size(SHARD_ROWS)), slots=SHARD_ROWS)[slots]
+    try:
+        index = read_index(store.files.read_tail(name, index_size(SHARD_ROWS)), slots=SHARD_ROWS)[slots]
+    except StoreError as error:
+        raise DamagedFile(f"{store.url}/{name}: {error}") from None
     if (index == ABSENT).any():
-        raise StoreError(f"{store.url}/{name} lacks crops that it should hold; it is damaged")
+        raise _damaged(store, name, "lacks crops that it should hold")
+    if (index[:, 0] > MOST_SHARD_BYTES).any() or (index[:, 1] > MOST_CROP_BYTES).any():
+        raise _damaged(
+            store, name, f"claims a crop of {int(index[:, 1].max()):,} bytes or one far beyond its end"
+        )
     starts, lengths = index.astype(np.int64).T
     stops = starts + lengths
     gap = LOCAL_GAP_BYTES if isinstance(store.files, LocalFiles) else REMOTE_GAP_BYTES
@@ -87,3 +98,10 @@ def _read_from_shard(store: RunStore, name: str, slots: NDArray[np.int64]) -> li
         offset = int(starts[place] - begin[number])
         found[place] = blocks[number][offset : offset + int(lengths[place])]
     return found
+
+
+def _damaged(store: RunStore, name: str, what: str) -> DamagedFile:
+    return DamagedFile(
+        f"{store.url}/{name} {what}; see what else is damaged with `fossilray verify --deep`, whose --withdraw has the "
+        "slide made again"
+    )

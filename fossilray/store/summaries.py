@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 
-from fossilray.errors import StoreError
+from fossilray.errors import DamagedFile
+from fossilray.formats.parquet import read_table, require_finite
 from fossilray.records import SLIDES_SCHEMA, SlideSummary
-from fossilray.store.access import one_sentence
 from fossilray.store.files import Files, read_present
 from fossilray.store.layout import part_number, part_path
-from fossilray.store.rows import as_schema, from_parquet, to_parquet, to_table
+from fossilray.store.left_out import LeftOut
+from fossilray.store.roles import summaries_part
+from fossilray.store.rows import to_parquet, to_table
 
 ReadSummaries = Callable[[Sequence[str]], list[SlideSummary]]
 """What the footers of some objects files say, given their paths."""
@@ -31,35 +33,44 @@ def append_summaries(files: Files, rows: Sequence[SlideSummary]) -> None:
         number += 1
 
 
-def summaries_table(files: Files, committed: Mapping[str, str], read_summaries: ReadSummaries) -> pa.Table:
+def summaries_table(
+    files: Files, committed: Mapping[str, str], read_summaries: ReadSummaries, left_out: LeftOut
+) -> pa.Table:
     """SLIDES_SCHEMA, one row per committed slide by slide_id: from slides/, else from its own footer.
 
-    committed: the objects file of each slide, by slide_id.
+    committed: the objects file of each slide, by slide_id. left_out: takes damaged parts of slides/, for which the
+    footers stand in, and damaged footers, whose slides have no row.
     """
-    table = gathered_summaries(files)
+    table = gathered_summaries(files, left_out)
     rest = _read_missing(table, committed, read_summaries)
     table = pa.concat_tables([table, to_table(rest, SLIDES_SCHEMA)])
     # A slide that is in several parts counts as the last of them says.
     row_of = {slide_id: row for row, slide_id in enumerate(table["slide_id"].to_pylist())}
-    return table.take(pa.array([row_of[slide_id] for slide_id in sorted(committed)], pa.int64()))
+    rows = [row_of[slide_id] for slide_id in sorted(committed) if slide_id in row_of]
+    return table.take(pa.array(rows, pa.int64()))
 
 
-def gathered_summaries(files: Files) -> pa.Table:
+def gathered_summaries(files: Files, left_out: LeftOut | None = None) -> pa.Table:
     """SLIDES_SCHEMA, the rows of all parts of slides/; of several rows of a slide the last one counts.
 
+    left_out: takes damaged parts.
+
     Raises:
-        StoreError: a part is damaged.
+        DamagedFile: a part is damaged, and there is no `left_out`.
     """
-    return pa.concat_tables([SLIDES_SCHEMA.empty_table(), *_read_parts(files)])
+    tables = [table.replace_schema_metadata(None) for table in _read_parts(files, left_out)]
+    return pa.concat_tables([SLIDES_SCHEMA.empty_table(), *tables])
 
 
-def gather_missing(files: Files, committed: Mapping[str, str], read_summaries: ReadSummaries) -> int:
+def gather_missing(
+    files: Files, committed: Mapping[str, str], read_summaries: ReadSummaries, left_out: LeftOut
+) -> int:
     """Append the summaries of committed slides that slides/ lacks; how many those were.
 
     A driver that was killed takes those along that it had not written yet; until they are gathered, every reader
     opens their footers.
     """
-    rows = _read_missing(gathered_summaries(files), committed, read_summaries)
+    rows = _read_missing(gathered_summaries(files, left_out), committed, read_summaries)
     append_summaries(files, rows)
     return len(rows)
 
@@ -82,16 +93,19 @@ def _read_missing(
     return read_summaries([path for slide_id, path in committed.items() if slide_id not in gathered])
 
 
-def _read_parts(files: Files) -> list[pa.Table]:
+def _read_parts(files: Files, left_out: LeftOut | None) -> list[pa.Table]:
     tables = []
     for part, content in read_present(files, _parts(files)).items():
+        role = summaries_part(f"{files.url}/{part}")
         try:
-            tables.append(as_schema(from_parquet(content), SLIDES_SCHEMA))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise StoreError(
-                f"{files.url}/{part} does not hold summaries of this version ({one_sentence(error)}); write slides/ "
-                "anew with `fossilray verify RUN --rebuild`"
-            ) from None
+            table = read_table(content, role, schema=SLIDES_SCHEMA)
+            require_finite(table, role)
+        except DamagedFile as error:
+            if left_out is None:
+                raise
+            left_out.add(error)
+        else:
+            tables.append(table)
     return tables
 
 
