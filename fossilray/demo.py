@@ -9,16 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 
 from fossilray.config import RunConfig
 from fossilray.errors import ConfigError
+from fossilray.formats import FileRole
+from fossilray.formats.parquet import read_table
 from fossilray.job import JobResult, run_job
 from fossilray.progress import choose_display
 from fossilray.query import run_query
+from fossilray.records import TRUTH_SCHEMA
 from fossilray.report import write_report
 from fossilray.store import RunStore
 from fossilray.synthetic.archive import (
@@ -108,7 +109,10 @@ def _make_archive(archive: Path, recipe: ArchiveRecipe, console: Console) -> Non
 
 def _score(store: RunStore, archive: Path) -> TruthScore:
     objects = run_query(store, "SELECT slide_id, x_min, y_min, x_max, y_max FROM objects")
-    truth: pa.Table = pq.read_table(archive / TRUTH_FILE)
+    role = FileRole(
+        str(archive / TRUTH_FILE), "the objects that were painted", "give another folder, or delete this one"
+    )
+    truth = read_table((archive / TRUTH_FILE).read_bytes(), role, schema=TRUTH_SCHEMA)
     return score_against_truth(objects, truth, iou=0.5, mpp=ARCHIVE_MPP)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from fossilray.errors import DamagedFile
+from fossilray.formats import parse_json
 from fossilray.records import Entry
 from fossilray.store import RunStore
 from fossilray.store.layout import ARRAYS, ATTEMPTS, PENDING
+from fossilray.store.roles import attempt_record
 
 _GROUP = re.compile(rf"{ARRAYS}/(?P<slide_id>[^/]+)/(?P<attempt>[^/]+)\.zarr/(?P<name>.+)")
 _ATTEMPT = re.compile("[0-9a-f]{16}")
@@ -93,10 +95,11 @@ def is_at_work(store: RunStore, group: ArrayGroup, now: datetime) -> bool:
 
     One whose record cannot be understood counts as at work; one without a record does not.
     """
+    path = f"{ATTEMPTS}/{group.slide_id}/{group.attempt}.json"
     try:
-        stated = json.loads(store.files.read(f"{ATTEMPTS}/{group.slide_id}/{group.attempt}.json"))
+        stated = parse_json(store.files.read(path), attempt_record(f"{store.url}/{path}"))
         return "failed_at" not in stated and now <= datetime.fromisoformat(stated["deadline_at"])
     except FileNotFoundError:
         return False
-    except (ValueError, KeyError, TypeError):
+    except (DamagedFile, ValueError, KeyError, TypeError):
         return True

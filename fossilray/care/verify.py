@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fossilray.care.answers_check import check_answers, list_answers_files
 from fossilray.care.leftovers import ArrayGroup, is_at_work, list_groups, list_pending
 from fossilray.care.run_check import GatheredSummaries, compare_catalog, list_commits, require_run
+from fossilray.care.side_files import check_side_files
 from fossilray.care.slide_check import Finding, FindingKind, SlideCheck, check_slide
 from fossilray.errors import StoreError
 from fossilray.in_parts import map_in_parts
@@ -34,6 +35,9 @@ __all__ = ["Finding", "FindingKind", "VerifyReport", "render_verified", "verify_
 
 UNREAD_IN_A_ROW = 20
 """Slides that the store refuses to give, one after the other, before it is the store and not they."""
+
+HARMLESS: frozenset[FindingKind] = frozenset({"summaries"})
+"""Kinds that are no damage."""
 
 _MOST_LISTED = 50
 
@@ -67,7 +71,7 @@ class VerifyReport:
     @property
     def sound(self) -> bool:
         """Every committed slide, and what was said of its objects, is whole; summaries out of date are no damage."""
-        return all(finding.kind == "summaries" for finding in self.findings)
+        return all(finding.kind in HARMLESS for finding in self.findings)
 
 
 def verify_run(
@@ -111,6 +115,7 @@ def verify_run(
         if checked.summary is not None:
             summaries.compare(checked.summary)
     findings += check_answers(answers, seen, deep=deep)
+    findings += check_side_files(store, deep=deep)
     for groups in map_in_parts(partial(list_groups, store), uncommitted, threads=READ_THREADS):
         loose += groups
         count.add(None)
@@ -191,7 +196,7 @@ def _verdict(report: VerifyReport) -> Text:
     from rich.text import Text
 
     if not report.sound:
-        damage = [finding for finding in report.findings if finding.kind != "summaries"]
+        damage = [finding for finding in report.findings if finding.kind not in HARMLESS]
         hurt = len({finding.slide_id for finding in damage if finding.slide_id})
         return Text(f"damaged: {len(damage):,} findings, {hurt:,} slides concerned", style="bold red")
     depth = "every row and array decoded" if report.deep else "sizes, counts and footers compared"

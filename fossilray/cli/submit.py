@@ -252,14 +252,16 @@ def _clock(moment: datetime | None) -> str:
 
 
 def _read_environment(path: Path | None) -> dict[str, Any]:
-    import yaml
+    from fossilray.formats import FileRole
+    from fossilray.formats.yaml_text import parse_yaml
 
     if path is None:
         return {}
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the runtime environment {path}: {error}; check the file") from None
+    found = parse_yaml(text, FileRole(str(path), "the runtime environment", "check the file", ConfigError))
     if not isinstance(found, dict):
         raise ConfigError(f"{path} holds no runtime environment; it should hold keys such as pip or env_vars")
     return found

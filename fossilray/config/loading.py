@@ -14,6 +14,8 @@ from fossilray.config.curation import CurationConfig
 from fossilray.config.sections import RunConfig
 from fossilray.config.training import TrainConfig
 from fossilray.errors import ConfigError
+from fossilray.formats import FileRole
+from fossilray.formats.yaml_text import parse_yaml
 
 Config = TypeVar("Config", bound=Section)
 
@@ -87,13 +89,8 @@ def _read(path: Path) -> str:
 
 
 def _parse_yaml(kind: type[Section], text: str, name: str) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise ConfigError(
-            f"{name} is not YAML: {where}; {EXPLAINED_BY[kind]} shows what it may hold"
-        ) from None
+    role = FileRole(name, "a configuration", f"{EXPLAINED_BY[kind]} shows what it may hold", ConfigError)
+    tree = parse_yaml(text, role)
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -124,10 +121,8 @@ def _assign(tree: dict[str, Any], assignment: str) -> None:
         if not isinstance(below, dict):
             raise ConfigError(f"{assignment!r}: {key} is a value, not a section")
         tree = below
-    try:
-        tree[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"{assignment!r}: the value is not YAML; quote it") from None
+    role = FileRole(f"{assignment!r:.200}", "one field of a configuration", "quote the value", ConfigError)
+    tree[keys[-1]] = parse_yaml(text, role)
 
 
 def _first_fault(kind: type[Section], error: ValidationError, source: str | None) -> str:
@@ -139,7 +134,7 @@ def _first_fault(kind: type[Section], error: ValidationError, source: str | None
     if fault["type"] == "extra_forbidden":
         return f"{where}{name} is not a configuration field; {EXPLAINED_BY[kind]} lists them all"
     # What is wrong with fields together has no name, and names them itself.
-    found = f"{name} = {fault['input']!r}: " if name else ""
+    found = f"{name} = {fault['input']!r:.200}: " if name else ""
     why = fault["msg"].removeprefix("Value error, ")
     return f"{where}{found}{why}; {EXPLAINED_BY[kind]} explains every field"
 

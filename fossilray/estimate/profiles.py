@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import yaml
-
 from fossilray.config import RunConfig
 from fossilray.errors import ConfigError
 from fossilray.estimate.model import Machine, Quantity
+from fossilray.formats import FileRole
+from fossilray.formats.yaml_text import parse_yaml
 
 HERE = "here"
 """Name of the machine at hand."""
@@ -112,7 +111,7 @@ def _table(file: Path | None) -> tuple[dict[str, Instance], str]:
             else (resources.files(__package__) / "instances.json").read_text(encoding="utf-8")
         )
         # JSON is YAML too.
-        tree = yaml.safe_load(text) if file else json.loads(text)
+        tree = parse_yaml(text, FileRole(where, "a table of instances", "correct it", ConfigError))
         known = {row["name"]: Instance(**row) for row in tree["instances"]}
         return known, str(tree.get("priced", "unknown date"))
     except (
@@ -122,7 +121,6 @@ def _table(file: Path | None) -> tuple[dict[str, Instance], str]:
         TypeError,
         KeyError,
         AttributeError,
-        yaml.YAMLError,
     ) as error:
         told = " ".join(str(error).split())
         raise ConfigError(

@@ -8,12 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
 from fossilray.config import RunConfig
 from fossilray.errors import ConfigError, UsageError
 from fossilray.estimate.model import Quantity, Rates
 from fossilray.estimate.workload import PARQUET_BYTES_PER_OBJECT, Habits, detector_megapixels, scanned_info
+from fossilray.formats import FileRole
+from fossilray.formats.yaml_text import parse_yaml
 from fossilray.store import RunStore
 
 UNITS = {
@@ -148,10 +149,11 @@ def on_a_gpu(rates: Rates, factor: float) -> Rates:
 
 def _read(file: Path) -> dict[str, float]:
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         told = " ".join(str(error).split())
         raise ConfigError(f"cannot read the rates {file}: {told}; check the path") from None
+    tree = parse_yaml(text, FileRole(str(file), "measured rates", "write name: number lines", ConfigError))
     known = ", ".join(UNITS)
     if not isinstance(tree, dict) or not tree:
         raise ConfigError(f"{file} states no rates; write lines such as embedded_objects_per_s: 900")

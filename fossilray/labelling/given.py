@@ -8,9 +8,7 @@ ClassificationMapAdapter.java, ExportMorphologyService.java): in a project, `ima
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import re
 import unicodedata
 from collections import Counter
@@ -20,6 +18,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from fossilray.errors import UsageError
+from fossilray.formats import FileRole
+from fossilray.formats.csv_text import delimiter_of, read_rows
 from fossilray.tables import from_spreadsheet, printable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
@@ -117,8 +117,8 @@ def _read_csv(path: Path, content: bytes, digest: str) -> GivenLabels:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8; save it as `CSV UTF-8`") from None
-    first = text.split("\n", 1)[0]
-    lines = csv.reader(io.StringIO(text), delimiter=";" if first.count(";") > first.count(",") else ",")
+    role = FileRole(str(path), "labels of objects", "correct it, or save it again as `CSV UTF-8`", UsageError)
+    lines = iter(read_rows(text, role, delimiter=delimiter_of(text)))
     header = [name.strip().lower() for name in next(lines, [])]
     genus = next((header.index(name) for name in _GENUS_COLUMNS if name in header), None)
     image = next((header.index(name) for name in _IMAGE_COLUMNS if name in header), None)

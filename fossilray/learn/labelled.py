@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,8 @@ from numpy.typing import NDArray
 
 from fossilray.crops import resize_to
 from fossilray.errors import UsageError
+from fossilray.formats import FileRole
+from fossilray.formats.csv_text import delimiter_of, read_records
 from fossilray.labelling.label_set import is_label_set
 from fossilray.labelling.standing import standing_labels
 from fossilray.learn.labelled_crops import SUFFIXES, LabelledCrops, read_image
@@ -127,10 +127,8 @@ def _read_table(path: Path, run: RunStore | None) -> LabelledSet:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8; save it as `CSV UTF-8`") from None
-    first = text.split("\n", 1)[0]
-    rows = list(
-        csv.DictReader(io.StringIO(text), delimiter=";" if first.count(";") > first.count(",") else ",")
-    )
+    role = FileRole(str(path), "labels of crops", "correct it, or save it again as `CSV UTF-8`", UsageError)
+    rows = read_records(text, role, delimiter=delimiter_of(text))
     columns = set(rows[0]) if rows else set()
     if "genus" not in columns or not ({"path"} <= columns or {"slide_id", "object_id"} <= columns):
         raise UsageError(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
 from fossilray.errors import UsageError
+from fossilray.formats import FileRole
+from fossilray.formats.images import decode_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 
@@ -42,17 +41,5 @@ def read_image(image: Path | bytes, *, name: str) -> NDArray[np.uint8]:
     Raises:
         UsageError: it cannot be decoded, or claims to be larger than any crop.
     """
-    try:
-        with Pillow.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
-            width, height = file.size
-            if width * height > _LARGEST_PX:
-                raise UsageError(
-                    f"{name} claims {width} x {height} px, more than the {_LARGEST_PX / 1e6:.0f} megapixels a "
-                    "crop may have; remove it, or cut it smaller"
-                )
-            return np.asarray(file.convert("RGB"))
-    # Pillow's own limit is an error of another family; a broken PNG is a SyntaxError.
-    except (OSError, UnidentifiedImageError, Pillow.DecompressionBombError, SyntaxError, ValueError) as error:
-        # Pillow would name the buffer, by an address that is another each time.
-        why = "no image format" if isinstance(error, UnidentifiedImageError) else error
-        raise UsageError(f"{name} cannot be decoded ({why}); remove or replace it") from None
+    role = FileRole(name, "an image of one crop", "remove or replace it", UsageError)
+    return decode_image(image, role, most_px=_LARGEST_PX)

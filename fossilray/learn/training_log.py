@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from fossilray.formats import FileRole, csv_text
 from fossilray.learn.training_checkpoint import Position
 from fossilray.whole_files import cannot_write, make_folder, whole_text
 
@@ -81,8 +82,21 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file that this module wrote; none where there is no file."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+    role = FileRole(
+        str(path),
+        "figures of a training",
+        "delete it and start the same command again; the training goes on, its earlier figures are lost",
+    )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise role.damaged(error) from None
+    header, *lines = csv_text.read_rows(csv_text.decode_text(content, role), role) or [[]]
+    # The last line of a training that was killed may be a part of one.
+    rows = [dict(zip(header, cells, strict=True)) for cells in lines if len(cells) == len(header)]
+    if any(not row.get("step", "").isdecimal() for row in rows):
+        raise role.damaged("a row states no step")
+    return rows
 
 
 def _open_board(folder: Path, after_step: int) -> SummaryWriter | None:

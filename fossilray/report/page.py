@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,10 +14,12 @@ import numpy as np
 import yaml
 
 from fossilray.cost import add_up_spending, tell_spending
+from fossilray.errors import StoreError, StoreUnreachable
+from fossilray.formats.images import decode_image
 from fossilray.pages import open_templates
 from fossilray.pictures import LEGEND_PX, SIZE_CLASSES
 from fossilray.query import connect, show_objects
-from fossilray.records import SLIDES_SCHEMA, Failure, SlideSummary
+from fossilray.records import SLIDES_SCHEMA, Failure, Image, SlideSummary
 from fossilray.report.crops import Fit, draw_look_alikes, jpeg_uri, make_contact_sheets, to_uri
 from fossilray.report.facts import (
     MOST_WELLS,
@@ -39,7 +40,9 @@ from fossilray.slide_states import read_states
 from fossilray.store import RunStore
 from fossilray.store.answers import answers_in
 from fossilray.store.dataset import arrays_store
+from fossilray.store.layout import picture_path
 from fossilray.store.listed_answers import ListedAnswers, choose_fitting
+from fossilray.store.roles import picture as picture_file
 from fossilray.store.rows import to_table
 from fossilray.tables import format_cell, printable
 from fossilray.whole_files import whole_text
@@ -52,6 +55,7 @@ MOST_LISTED_FAILURES = 60
 LARGE_PICTURES = 6
 
 _SMALL_PX = 260
+_MOST_PICTURE_PX = 64_000_000
 _LARGE_BYTES = 600_000  # a larger picture is encoded again, coarser
 _STAGES = ("fetch", "open", "detect", "merge", "crops", "embed", "write")
 
@@ -161,30 +165,41 @@ def _title(url: str) -> str:
 def _show_slides(store: RunStore, slides: Sequence[SlideSummary]) -> Iterator[ShownSlide]:
     with_large = {slide.slide_id for slide in thin_out([s for s in slides if s.objects], LARGE_PICTURES)}
     for slide in slides:
-        picture = store.picture(slide.slide_id)
+        picture = _picture(store, slide.slide_id)
         yield ShownSlide(
             summary=slide,
             name=PurePosixPath(slide.path).name,
             per_mm2=slide.objects / slide.scanned_mm2 if slide.scanned_mm2 > 0 else 0.0,
-            small_uri=None if picture is None else _shrink(picture),
-            large_uri=None if picture is None or slide.slide_id not in with_large else _embed(picture),
+            small_uri=None if picture is None else _shrink(picture[1]),
+            large_uri=None if picture is None or slide.slide_id not in with_large else _embed(*picture),
         )
 
 
-def _embed(picture: bytes) -> str:
+def _picture(store: RunStore, slide_id: str) -> tuple[bytes, Image] | None:
+    """A slide's small picture as JPEG and as pixels; one that is damaged is left out and noted."""
+    try:
+        jpeg = store.picture(slide_id)
+        if jpeg is None:
+            return None
+        role = picture_file(f"{arrays_store(store).url}/{picture_path(slide_id)}")
+        return jpeg, decode_image(jpeg, role, most_px=_MOST_PICTURE_PX)
+    except StoreUnreachable:
+        raise
+    except StoreError as error:
+        store.left_out.add(error)
+        return None
+
+
+def _embed(jpeg: bytes, pixels: Image) -> str:
     """The picture as a data URI in its own size."""
-    if len(picture) <= _LARGE_BYTES:
-        return to_uri(picture)
-    from PIL import Image as Pillow
-
-    return jpeg_uri(np.asarray(Pillow.open(io.BytesIO(picture)).convert("RGB")), quality=72)
+    return to_uri(jpeg) if len(jpeg) <= _LARGE_BYTES else jpeg_uri(pixels, quality=72)
 
 
-def _shrink(picture: bytes) -> str:
+def _shrink(pixels: Image) -> str:
     """The picture as a small data URI, without its legend."""
     from PIL import Image as Pillow
 
-    image = Pillow.open(io.BytesIO(picture)).convert("RGB")
+    image = Pillow.fromarray(pixels)
     image = image.crop((0, 0, image.width, max(image.height - LEGEND_PX, 1)))
     image.thumbnail((_SMALL_PX, _SMALL_PX), Pillow.Resampling.LANCZOS)
     return jpeg_uri(np.asarray(image))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fossilray.errors import StoreError
+from fossilray.formats.parquet import conform
 from fossilray.records import OBJECTS_SCHEMA, ArrayFiles
 from fossilray.store import RunStore
 from fossilray.store.array_layout import read_layout
@@ -20,6 +21,7 @@ from fossilray.store.files import READ_THREADS, Files
 from fossilray.store.layout import OBJECTS, slide_of
 from fossilray.store.objects_file import Footer, decode_objects, parse_tail, read_footer
 from fossilray.store.parts import SlideRows
+from fossilray.store.roles import objects_file
 from fossilray.store.shards import SHARD_ROWS
 from fossilray.store.stored_vectors import decode_embeddings
 
@@ -49,6 +51,12 @@ class ListedRun:
             self.summaries["slide_id"].to_pylist(), self.summaries["objects"].to_pylist(), strict=True
         )
         self.objects: dict[str, int] = dict(counts)
+        for slide_id in sorted(self.committed.keys() - self.objects.keys()):
+            # Its footer is damaged: a dataset without the slide would look whole.
+            self._footer(self.committed[slide_id])
+            raise StoreError(
+                f"{store.url}/{self.committed[slide_id]} was committed just now; compact the run again"
+            )
         self.empty = [slide_id for slide_id, count in self.objects.items() if not count]
         self.bytes = 0
         self._done = 0
@@ -70,7 +78,7 @@ class ListedRun:
                     "is compacted"
                 )
             vectors.append(SlideVectors(slide_id, table["object_id"].combine_chunks(), footer.arrays))
-            yield SlideRows(slide_id, [table.cast(OBJECTS_SCHEMA)])
+            yield SlideRows(slide_id, [conform(table, OBJECTS_SCHEMA, objects_file(name))])
             self.bytes += len(content)
             self._done += 1
             if self._display is not None:

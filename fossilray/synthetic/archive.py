@@ -131,11 +131,10 @@ def read_recipe(out: Path) -> ArchiveRecipe | None:
     if not (out / TRUTH_FILE).is_file():
         return None
     try:
-        metadata = pq.read_schema(out / TRUTH_FILE).metadata or {}
-    except pa.ArrowInvalid:
+        stored = (pq.read_schema(out / TRUTH_FILE).metadata or {}).get(_RECIPE_KEY)
+        return None if stored is None else ArchiveRecipe(**json.loads(stored))
+    except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError):
         return None
-    stored = metadata.get(_RECIPE_KEY)
-    return None if stored is None else ArchiveRecipe(**json.loads(stored))
 
 
 def _draw_all(out: Path, recipe: ArchiveRecipe, console: Console | None) -> list[pa.Table]:

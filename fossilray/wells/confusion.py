@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.errors import UsageError
+from fossilray.formats import FileRole
+from fossilray.formats.csv_text import read_rows
 from fossilray.learn.heads import Head, load_head
 
 PRIOR_CROPS = 4.0
@@ -86,11 +86,13 @@ def read_confusion(path: Path) -> Confusion:
             )
         return found
     try:
-        rows = [row for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"confusion {path} cannot be read ({error}); give a CSV in UTF-8 or a head"
         ) from None
+    role = FileRole(str(path), "a classifier's confusion", "give a CSV in UTF-8 or a head", UsageError)
+    rows = [row for row in read_rows(text, role) if any(row)]
     if len(rows) < 2:
         raise UsageError(f"{path} has no rows; give a CSV with a row and a column for each class")
     columns = [_plain(name) for name in rows[0][1:]]
@@ -131,6 +133,6 @@ def _numbers(cells: Sequence[str], count: int, *, path: Path) -> list[int]:
         numbers = [int(cell) for cell in cells]
     except ValueError:
         numbers = []
-    if len(numbers) != count or any(number < 0 for number in numbers):
+    if len(numbers) != count or any(not 0 <= number < 2**53 for number in numbers):
         raise UsageError(f"{path} has a row {', '.join(cells)[:60]!r}, expected {count} counts of crops")
     return numbers

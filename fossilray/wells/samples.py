@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.errors import UsageError
+from fossilray.formats import FileRole
+from fossilray.formats.csv_text import read_records
 from fossilray.query import connect, show_objects
 from fossilray.records import SlideSummary, lost_share_of
 from fossilray.report.assemblages import gather_assemblages
@@ -139,11 +139,13 @@ def read_depths(path: Path) -> dict[str, float]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"depths {path} cannot be read ({error}); give a CSV in UTF-8") from None
-    reader = csv.DictReader(io.StringIO(text), delimiter=";" if ";" in text.partition("\n")[0] else ",")
-    if not {"slide_id", "measured_depth_m"} <= set(reader.fieldnames or ()):
+    delimiter = ";" if ";" in text.partition("\n")[0] else ","
+    role = FileRole(str(path), "depths of slides", "give a CSV in UTF-8", UsageError)
+    rows = read_records(text, role, delimiter=delimiter)
+    if rows and not {"slide_id", "measured_depth_m"} <= rows[0].keys():
         raise UsageError(f"{path} has no columns slide_id and measured_depth_m")
     depths: dict[str, float] = {}
-    for row in reader:
+    for row in rows:
         slide_id, stated = row["slide_id"], (row["measured_depth_m"] or "").strip()
         try:
             depth = float(stated)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from fossilray.errors import UsageError
+from fossilray.formats import FileRole
+from fossilray.formats.csv_text import read_records
+from fossilray.formats.yaml_text import parse_yaml
 
 Rank = Literal["species", "genus", "group"]
 RANKS: tuple[Rank, ...] = get_args(Rank)
@@ -97,14 +96,12 @@ def read_taxonomy(path: Path) -> Taxonomy:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"taxonomy {path} cannot be read ({error}); give a CSV or YAML in UTF-8") from None
+    role = FileRole(str(path), "a taxonomy", f"give rows of {', '.join(_COLUMNS)}", UsageError)
     if path.suffix.lower() in {".yaml", ".yml"}:
-        try:
-            entries = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"taxonomy {path} is not YAML ({' '.join(str(error).split())[:120]})") from None
+        entries = parse_yaml(text, role)
     else:
         first = text.partition("\n")[0]
-        entries = list(csv.DictReader(io.StringIO(text), delimiter=";" if "," not in first else ","))
+        entries = read_records(text, role, delimiter=";" if "," not in first else ",")
     if not isinstance(entries, list) or not entries or not all(isinstance(one, dict) for one in entries):
         raise UsageError(f"taxonomy {path} holds no list of taxa; give rows of {', '.join(_COLUMNS)}")
     return Taxonomy(
@@ -161,6 +158,8 @@ def _row(entry: dict[Any, Any], *, path: Path, number: int) -> TaxonRow:
         )
     listed = given.get("synonyms") or ()
     parts = listed.replace("|", ";").split(";") if isinstance(listed, str) else listed
+    if not isinstance(parts, list | tuple):
+        raise UsageError(f"row {number} of {path} has the synonyms {parts!r:.60}, expected a list of names")
     species, genus, group = (_plain(given.get(rank) or "") for rank in RANKS)
     row = TaxonRow(species, genus, group, tuple(filter(None, map(_plain, parts))))
     if not row.name:
