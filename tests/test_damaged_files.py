@@ -34,7 +34,6 @@ READERS = {
 OWN_WORDS = {
     "folder_owners.py",  # marks of processes: what is none belongs to another program
     "store/claims.py",  # claims: what is none counts as held
-    "detect/exported.py",  # metadata inside weights, which may be anything
     "synthetic/archive.py",  # a recipe: what is none means another archive
     "export_vectors.py",  # what was encoded a line before
     "scheduler/autoscaler.py",  # what Ray keeps in its memory
