@@ -132,7 +132,7 @@ def test_a_wrong_setting_is_one_sentence_with_the_remedy(assignment: str, reason
             "views.knd=paper",
             "not a configuration field; docs/configuration/training.md lists",
         ),
-        (load_train_config, "steps=[", "the value is not YAML"),
+        (load_train_config, "steps=[", "it is not YAML"),
         (load_train_config, "views.early_share=2", "docs/configuration/training.md explains every field"),
         (
             load_curation_config,
@@ -156,7 +156,7 @@ def test_settings_that_do_not_go_together_are_named_and_not_printed_whole() -> N
 def test_a_configuration_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("detector: [")
-    with pytest.raises(ConfigError, match=r"run\.yaml is not YAML"):
+    with pytest.raises(ConfigError, match=r"run\.yaml .*it is not YAML"):
         load_config(path)
     path.write_text("- a\n- b\n")
     with pytest.raises(ConfigError, match="not sections"):
