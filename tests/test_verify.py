@@ -335,8 +335,8 @@ def test_orphans_half_attempts_pending_files_and_failures_are_listed_apart(run: 
     at_work = run.begin_attempt("f-poison", deadline_s=600)
     half(run, "f-poison", at_work.attempt)
     half(run, SLIDE, "straggler00")
-    half(run, OTHER, "submitted00")
-    run.files.write(f"pending/{OTHER}/submitted00.parquet", b"")
+    half(run, OTHER, "5ab1177ed0000000")
+    run.files.write(f"pending/{OTHER}/5ab1177ed0000000.parquet", b"")
     report = verify_run(run)
     assert {finding.kind for finding in report.findings} == {"pending"}
     assert [(one.slide_id, one.attempt) for one in report.orphans] == [
