@@ -131,7 +131,7 @@ def describe(
         tiles_lost=round(_sum(slides, "tiles_failed")),
         tiles_wanted=round(_sum(slides, "tiles_planned") - _sum(slides, "tiles_blank")),
         lost_share=_lost_share(slides),
-        missing_sites=describe_missing_sites(store.read_catalog()),
+        missing_sites=describe_missing_sites(store.readable_catalog() or []),
         failed=states.failed,
         quarantined=states.quarantined,
         rejected=states.rejected,
