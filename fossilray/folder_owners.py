@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+
+from fossilray.machine import boot_id, pid_namespace, process_start
 
 FORMAT = "fossilray-folder/1"
 _OF_ONE_MACHINE = frozenset(
@@ -57,10 +55,10 @@ class Owner:
             FORMAT,
             identifier,
             socket.gethostname(),
-            _boot(),
-            _pid_namespace(),
+            boot_id(),
+            pid_namespace(),
             os.getpid(),
-            start_of(os.getpid()),
+            process_start(os.getpid()),
         )
 
     @staticmethod
@@ -80,7 +78,7 @@ class Owner:
 
         folder: a descriptor, for what a lock tells depends on the disk.
         """
-        boot = _boot()
+        boot = boot_id()
         if _is_of_one_machine(folder):
             # The lock says all, and what an earlier start of the machine left has no owner any more.
             if self.boot != boot:
@@ -88,40 +86,9 @@ class Owner:
         elif not boot or (self.boot, self.host) != (boot, socket.gethostname()):
             # Another machine may hold a lock that is not seen here, and its process ids say nothing.
             return False
-        if self.pid_namespace != _pid_namespace():
+        if self.pid_namespace != pid_namespace():
             return True
-        return not self.started or start_of(self.pid) != self.started
-
-
-def start_of(pid: int) -> str:
-    """When a process began, in the kernel's ticks; empty where the system does not tell, or there is none.
-
-    One that has ended and only waits for its parent to take note counts as none.
-    """
-    try:
-        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if state in "ZX" else numbers[18]
-    except (OSError, ValueError, IndexError):
-        return ""
-
-
-def _pid_namespace() -> str:
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
-
-
-@cache
-def _boot() -> str:
-    if sys.platform == "darwin":
-        asked = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
-        with suppress(OSError):
-            return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
+        return not self.started or process_start(self.pid) != self.started
 
 
 def _is_of_one_machine(folder: int) -> bool:

@@ -10,7 +10,6 @@ what is deleted is what the descriptor shows through which the mark was read.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -24,6 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from fossilray.folder_owners import Owner
+from fossilray.machine import lock_at_once
 
 OWNER = "owner.json"
 _ID_BYTES = 4
@@ -133,7 +133,7 @@ def _make(path: Path, identifier: str) -> tuple[_Place, int]:
     folder = os.open(path, _OPEN_FOLDER)
     try:
         lock = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_at_once(lock)
         os.write(lock, json.dumps(asdict(Owner.new(identifier))).encode())
         os.fsync(lock)
         os.rename(aside, OWNER, src_dir_fd=folder, dst_dir_fd=folder)
@@ -234,7 +234,7 @@ def _has_ended(folder: int, mark: int, name: str, *, prefix: str) -> bool:
     if owner is None or name != f"{prefix}{owner.id}":
         return False
     with suppress(BlockingIOError):
-        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_at_once(mark)
         return owner.has_ended(folder)
     return False
 

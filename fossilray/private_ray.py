@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from fossilray.errors import WorkerError
-from fossilray.folder_owners import start_of
+from fossilray.machine import process_environment, process_ids, process_start
 from fossilray.marked_folders import MarkedFolder, remove_abandoned, remove_marked
 
 MARK = "FOSSILRAY_PRIVATE_RAY"
@@ -139,20 +139,11 @@ def _short_folder() -> Path:
 
 def _marked(folder: Path) -> set[int]:
     """The processes of this user that were started for the cluster of this folder."""
-    found = set()
-    with contextlib.suppress(OSError):
-        for place in os.scandir("/proc"):
-            if place.name.isdecimal() and int(place.name) != os.getpid() and _bears(int(place.name), folder):
-                found.add(int(place.name))
-    return found
+    return {pid for pid in process_ids() if pid != os.getpid() and _bears(pid, folder)}
 
 
 def _bears(pid: int, folder: Path) -> bool:
-    try:
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return f"{MARK}={folder}".encode() in variables and bool(start_of(pid))
+    return f"{MARK}={folder}".encode() in process_environment(pid) and bool(process_start(pid))
 
 
 def _send(pid: int, folder: Path, number: signal.Signals) -> None:

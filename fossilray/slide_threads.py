@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from fossilray.config import RunConfig
+from fossilray.machine import read_bytes
 from fossilray.records import Usage
 from fossilray.timeline import Timeline
 from fossilray.watched_pool import WatchedPool
@@ -35,7 +35,7 @@ class SlideThreads:
         self._began_s = self._stage_s = time.monotonic()
         self._stage = "fetch"
         self._busy_before_s = networks.busy_s
-        self._read_before = _read_bytes()
+        self._read_before = read_bytes()
 
     def __enter__(self) -> Self:
         return self
@@ -61,15 +61,6 @@ class SlideThreads:
         return Usage(
             seconds=time.monotonic() - self._began_s,
             networks_s=self.networks.busy_s - self._busy_before_s,
-            read_bytes=max(0, _read_bytes() - self._read_before),
+            read_bytes=max(0, read_bytes() - self._read_before),
             fetched_bytes=fetched_bytes,
         )
-
-
-def _read_bytes() -> int:
-    """What this process has read from files so far; 0 where the system does not tell."""
-    try:
-        # Linux, "rchar: <bytes>": what read calls returned, from the page cache or a disk; not from sockets.
-        return int(Path("/proc/self/io").read_bytes().split()[1])
-    except OSError:
-        return 0

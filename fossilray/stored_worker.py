@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from fossilray.errors import FossilrayError, NoConditionalCreate, StoreOut, UsageError
 from fossilray.failing import describe_exception, is_lack_of_memory
+from fossilray.machine import resident_bytes
 from fossilray.records import CatalogRow, Failure, WorkerState, utc_now
-from fossilray.worker import resident_bytes
 
 ENDS_THE_JOB = (StoreOut, NoConditionalCreate, UsageError, KeyboardInterrupt, SystemExit)
 """What is not one slide's failure, nor one shard's: the store is out, the job is not possible, the process ends."""

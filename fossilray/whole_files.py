@@ -8,7 +8,6 @@ the same user, is no link, and its lock is free. Where the file system has no lo
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import os
 import re
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from fossilray.errors import FossilrayError, StoreError, UsageError
+from fossilray.machine import lock, lock_at_once
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -323,7 +323,7 @@ def _begin_folder(target: Path) -> tuple[Path, int]:
 def _is_locked(aside: Path, number: int) -> bool:
     """Lock it; False where another process swept it in the moment that it was without a lock."""
     with suppress(OSError):  # a file system without locks: then nobody sweeps there either
-        fcntl.flock(number, fcntl.LOCK_EX)
+        lock(number)
     try:
         return os.path.samestat(os.stat(aside), os.fstat(number))  # noqa: PTH116
     except FileNotFoundError:
@@ -344,7 +344,7 @@ def _delete_unheld(part: Path) -> None:
         is_ours = found.st_uid == os.getuid() and (is_folder or stat.S_ISREG(found.st_mode))
         if not is_ours:
             return
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_at_once(number)
         if not os.path.samestat(os.lstat(part), found):
             return
         if is_folder:

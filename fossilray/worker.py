@@ -27,6 +27,7 @@ from fossilray.errors import (
     UsageError,
 )
 from fossilray.failing import describe_exception, is_lack_of_memory, message_of
+from fossilray.machine import resident_bytes
 from fossilray.merge import Merged, merge_scanned
 from fossilray.neighbours import can_be_read, judge_failure
 from fossilray.objects_table import StoredCrops, objects_table
@@ -412,12 +413,3 @@ def _slide_error(caught: BaseException, row: CatalogRow) -> SlideError | None:
     ):
         return as_slide_error(caught, caught.filename or row.path)
     return None
-
-
-def resident_bytes() -> int:
-    """Memory of this process; 0 where the system does not tell."""
-    try:
-        # Linux: pages in total, pages resident, …
-        return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0

@@ -18,10 +18,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from fossilray.errors import StoreError, UsageError
+from fossilray.machine import boot_id, pid_namespace, process_start
 from fossilray.records import utc_now
 from fossilray.store.files import Files, read_present
 from fossilray.store.layout import CLAIMS
@@ -168,19 +168,14 @@ def _parse(content: bytes) -> _Claimant:
 
 
 def _machine() -> str:
-    """This boot of this machine and this space of process numbers, where Linux tells them."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 (no path)
-    except OSError:
-        return ""
+    """This boot of this machine and this space of process numbers, where the system tells them."""
+    boot, namespace = boot_id(), pid_namespace()
+    return f"{boot}/{namespace}" if boot and namespace else ""
 
 
 def _process(number: int) -> str:
-    """A process by its number and when it started, so that a number given anew is told apart; empty if it is dead."""
-    try:
-        stated = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    """A process by its number and when it started, so that a number given again is told apart; empty if it is dead."""
+    started = process_start(number)
+    if not started:
         return str(number) if not _machine() else ""
-    fields = stated.rpartition(")")[2].split()
-    return "" if fields[0] in ("Z", "X") else f"{number}@{fields[19]}"
+    return f"{number}@{started}"
