@@ -41,7 +41,6 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
         f"{_RUN}; asked for, and a copy was written before",
     ),
     ("care/withdraw.py", "delete_answers", "delete"): (1, f"{_RUN}; asked for by --withdraw"),
-    ("compact.py", "compact_run", "delete"): (1, "the mark that this call has written"),
     ("detect/network.py", "quiet_ultralytics", "TemporaryDirectory"): (1, _RANDOM),
     ("estimate/measure.py", "measure_rates", "TemporaryDirectory"): (1, _RANDOM),
     ("estimate/measure.py", "_Measurement._encode", "TemporaryDirectory"): (1, _RANDOM),
@@ -85,7 +84,10 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
     ("sources/scratch.py", "Scratch.remove", "remove"): (1, "in this process's own marked folder"),
     ("store/claims.py", "Claim._withdraw", "delete"): (1, _OWN_NAME),
     ("store/claims.py", "Claim._others", "delete"): (1, ".claims/<16 hex>.json of a process that has ended"),
-    ("store/dataset_place.py", "DatasetPlace.announce", "delete"): (1, "the mark that this call has written"),
+    ("store/dataset_place.py", "DatasetPlace.tidy", "delete"): (
+        2,
+        "of the mark and the claims of compact alone",
+    ),
     ("store/local_deletion.py", "delete_below", "rmtree"): (
         1,
         "Files.delete itself: by descriptors, no link followed",
@@ -100,7 +102,7 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
         ".tmp/<16 hex>, .probe/<16 hex>, of that age",
     ),
     ("store/local_files.py", "LocalFiles._spare_file", "unlink"): (1, _OWN_NAME),
-    ("store/local_files.py", "LocalFiles.tidy", "rmdir"): (1, "of empty folders"),
+    ("store/local_files.py", "LocalFiles.tidy_folder", "rmdir"): (1, "of empty folders"),
     ("store/probe.py", "check_conditional_create", "delete"): (1, _OWN_NAME),
     ("store/remote_files.py", "RemoteFiles.delete", "rm"): (
         1,

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from fossilray import folder_owners, marked_folders
+from fossilray import folder_owners
 from fossilray.errors import ScratchFull
 from fossilray.folder_owners import Owner
 from fossilray.marked_folders import OWNER, MarkedFolder, remove_abandoned, remove_marked
@@ -203,7 +203,7 @@ def test_disk_that_refuses_is_told_and_nothing_is_left(
     def refuse(*_: object) -> None:
         raise OSError(fault, os.strerror(fault))
 
-    monkeypatch.setattr(marked_folders.fcntl, "flock", refuse)
+    monkeypatch.setattr("fossilray.machine.fcntl.flock", refuse)
     with pytest.raises(ScratchFull, match=told):
         Scratch(str(tmp_path))
     assert not list((tmp_path / OWN).iterdir())
