@@ -68,7 +68,7 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
                     "--run",
                     run,
                     "--backbone",
-                    "bundled",
+                    "handcrafted",
                 ),
                 *("--out", out / "head.safetensors"),
             )
@@ -93,11 +93,13 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
             lambda out: cli("chart", run, "--well", "6407/6-5", "--out", out / "chart"),
             facts=sizes,
         ),
-        "suggest": Scenario(lambda out: cli("suggest", run, "--out", out / "next", "--n", 8)),
+        "suggest": Scenario(
+            lambda out: cli("suggest", run, "--out", out / "next", "--n", 8), facts=suggested_in
+        ),
         "curate": Scenario(
             lambda out: cli(
                 *("curate", run, "--out", out / "curated.parquet"),
-                *("--set", "clusters=8", "--set", "families=2"),
+                *("--rule", "clusters=8", "--rule", "families=2"),
             )
         ),
         "verify --rebuild": Scenario(
@@ -204,6 +206,15 @@ def run_in(out: Path) -> Any:
         "committed": committed,
         "summaries": [str(one) for one in store.summaries()],
         "failures": failures,
+    }
+
+
+def suggested_in(out: Path) -> Any:
+    """Its table for ParticleTrieur names the folder itself."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes().replace(str(out).encode(), b"")
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
     }
 
 
