@@ -58,10 +58,10 @@ class ScriptedWorker:
             os._exit(1)
         if act == "bug":
             raise KeyError("a bug")
-        if act == "unreadable" or (act == "flaky" and self._tries(row) == 1):
-            return Outcome(row.slide_id, failure=failure(row.slide_id, transient=act == "flaky"))
-        if act == "slow":
+        if act in ("slow", "spoilt"):
             time.sleep(1.0)
+        if act in ("unreadable", "spoilt") or (act == "flaky" and self._tries(row) == 1):
+            return Outcome(row.slide_id, failure=failure(row.slide_id, transient=act == "flaky"))
         if act == "unfetched" or (act == "outage" and time.time() - self._began() < 1.5):
             return Outcome(
                 row.slide_id, failure=failure(row.slide_id, transient=True, error="SourceUnreachable")
@@ -324,6 +324,13 @@ def test_a_folder_that_stays_away_ends_the_job_and_no_slide_of_it_has_failed(
     assert not [one for one in store.failures() if one.quarantined]
     (beat,) = store.heartbeats()
     assert beat.ended
+
+
+def test_a_straggler_that_fails_is_copied_once_and_ends(store: RunStore, tmp_path: Path) -> None:
+    """Two workers that fail in turn, each while the other one still tries, would never end."""
+    tally, _ = drive(store, tmp_path, ["spoilt-a", *(f"fine-{n}" for n in range(6))])
+    assert (tally.committed, tally.failed) == (6, 1)
+    assert tried(tmp_path).count("spoilt-a") <= 2
 
 
 def test_one_slide_that_its_store_will_not_give_fails_alone(store: RunStore, tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ class _Flight:
     row: CatalogRow
     started_s: float
     seats: list[Seat] = field(default_factory=list)
+    is_copied: bool = False
+    """Started a second time elsewhere; not again, or two workers that fail in turn would try it for ever."""
 
 
 class _Driver:
@@ -193,6 +195,7 @@ class _Driver:
             return
         straggler = self._straggler()
         if straggler is not None and self._crew.idle:
+            straggler.is_copied = True
             self._send(self._crew.idle[-1], straggler.row, None)
         self._crew.give_back(keep=1)
 
@@ -205,7 +208,9 @@ class _Driver:
         if len(self._seconds) < 3:
             return None
         slow_s = STRAGGLER_FACTOR * statistics.median(self._seconds)
-        alone = [flight for flight in self._flights.values() if len(flight.seats) == 1]
+        alone = [
+            flight for flight in self._flights.values() if len(flight.seats) == 1 and not flight.is_copied
+        ]
         oldest = min(alone, key=lambda flight: flight.started_s, default=None)
         return oldest if oldest is not None and time.monotonic() - oldest.started_s > slow_s else None
 
