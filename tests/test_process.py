@@ -31,7 +31,7 @@ QUICK = (
     "embedder.weights=none",
     "workers.count=2",
     "tiling.tile_px=512",
-    "slides.max_lost_share=0.9",
+    "slides.max_lost_share=1",
     "detector.classical.min_area_um2=100",
 )
 GOOD_NAMES = ("6407_6-5 2030 mDC", "Prøve №1 «ø»", 'it\'s "q"; drop table objects', "a..b", "trailing .")

@@ -21,6 +21,7 @@ MAY_DIFFER = {
     "slides.scratch_gb",
     "slides.fetch_threads",
     "slides.max_gigapixels",
+    "slides.max_objects",
     "slides.read_threads",
     "slides.reader",
     "workers.count",
@@ -33,6 +34,8 @@ MAY_DIFFER = {
     "workers.patience_minutes",
     "workers.max_deaths",
     "workers.max_tries",
+    "workers.alike_slides",
+    "workers.alike_share",
     "workers.retry_after_s",
     "workers.deadline_minutes",
     "workers.stall_minutes",
@@ -58,6 +61,7 @@ All else decides results.
 """
 
 ANOTHER: dict[str, Any] = {
+    "slides.name_pattern": r"(?P<well>\d+)",
     "slides.source": "elsewhere",
     "slides.access": {"region": "eu-north-1"},
     "slides.scratch": "elsewhere",
@@ -171,4 +175,5 @@ def plain(config: RunConfig, name: str) -> str:
     value: Any = config.model_dump(mode="json")
     for part in name.split("."):
         value = value[part]
-    return json.dumps(value, sort_keys=True)
+    # Left out while it is not set, so that runs of before this field go on.
+    return "nothing" if name == "slides.name_pattern" and value is None else json.dumps(value, sort_keys=True)

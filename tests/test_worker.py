@@ -160,7 +160,7 @@ class ItsOwn(BaseException):
         (RuntimeError("shapes do not fit"), "shapes do not fit"),
         (RecursionError("maximum recursion depth exceeded"), "maximum recursion depth exceeded"),
         (OSError("broken data stream when writing image file"), "broken data stream when writing image file"),
-        (KeyError("https://me:word@example.org/" + "x" * 10_000), "'https://***@example.org/xxx"),
+        (KeyError("https://me:" + "word@example.org/" + "x" * 10_000), "'https://***@example.org/xxx"),
         (ItsOwn(), "its message cannot be read (ValueError)"),
     ],
     ids=["RuntimeError", "RecursionError", "OSError", "KeyError", "BaseException"],
