@@ -96,19 +96,23 @@ def units_with_content(sweep: Sweep, content: Content | None) -> Mask:
     return np.asarray(shown > 0, np.bool_)
 
 
-def units_expected(sweep: Sweep, content: Content | None, listed: ListedTiles | None) -> NDArray[np.float32]:
+def units_expected(
+    sweep: Sweep, content: Content | None, listed: ListedTiles | None
+) -> NDArray[np.float32] | None:
     """(rows, columns) of the sweep's lattice: the share of each unit, 0 to 1, that its level should show as scanned.
 
-    Without an overview it is what the slide's index lists, and nothing where that is not known.
+    Without an overview it is what the slide's index lists, and None where that is not known either.
     """
-    shape = sweep.rows, sweep.columns
     left, top = (origin * sweep.downsample for origin in sweep.origin_level_px)
     side = sweep.unit_px * sweep.scale
     if content is None:
         if listed is None:
-            return np.zeros(shape, np.float32)
+            return None
         fine = listed.cover(
-            (left, top), side / _UNIT_SAMPLES, (_UNIT_SAMPLES * sweep.rows, _UNIT_SAMPLES * sweep.columns)
+            (left, top),
+            side / _UNIT_SAMPLES,
+            (_UNIT_SAMPLES * sweep.rows, _UNIT_SAMPLES * sweep.columns),
+            level=sweep.level,
         )
         parts = fine.reshape(sweep.rows, _UNIT_SAMPLES, sweep.columns, _UNIT_SAMPLES)
         return np.asarray(parts.mean(axis=(1, 3)), np.float32)

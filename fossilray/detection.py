@@ -72,18 +72,18 @@ class Lanes:
 class _Ground:
     """One pass over its lattice; arrays are (rows, columns) of its units.
 
-    foreground: what is not blank. expected: the share of each unit that its level should show as scanned. lost: filled
-    as tiles fail.
+    foreground: what is not blank. expected: the share of each unit that its level should show as scanned; None where
+    that is not known. lost: filled as tiles fail.
     """
 
     sweep: Sweep
     foreground: NDArray[np.bool_]
-    expected: NDArray[np.float32]
+    expected: NDArray[np.float32] | None
     lost: NDArray[np.bool_]
 
     def lacks(self, tile: Tile, coverage: NDArray[np.float32] | None) -> bool:
         """Whether most of a unit of the tile's core is missing from its level; coverage: of the window's units."""
-        if coverage is None:
+        if coverage is None or self.expected is None:
             return False
         unit, window = self.sweep.unit_px, tile.window
         left, top = window.x_min // unit, window.y_min // unit
@@ -99,6 +99,9 @@ class _Ground:
 
     def loss(self) -> PassLoss:
         areas = self.sweep.unit_areas_mm2()
+        if self.expected is not None:
+            # Units at the rim of what is there show little of it; glass beside it can be neither seen nor lost.
+            areas = np.minimum(areas, self.expected * areas.max(initial=0))
         return PassLoss(
             self.sweep.um_per_px,
             float(areas[self.foreground].sum()),

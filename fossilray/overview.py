@@ -82,7 +82,7 @@ def read_overview(
     )
     expected = coverage
     if listed is not None:
-        covered = listed.cover((bounds.x_min, bounds.y_min), scale, (height, width))
+        covered = listed.cover((bounds.x_min, bounds.y_min), scale, (height, width), level=level)
         unseen = _without_thin_parts(covered & readable & (coverage <= SCANNED_COVERAGE))
         expected = np.where(readable & ~unseen, coverage, np.where(covered, np.uint8(255), np.uint8(0)))
         rgb[unseen] = _UNREADABLE_GREY

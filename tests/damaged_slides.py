@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from slides_on_disk import discs, write_slide
 
@@ -151,6 +152,35 @@ def leave_out_mirax_tiles(slide: Path, level: int, *, keep: Callable[[StoredTile
     entries = b"".join(kept)
     content[page + 8 : page + 8 + len(entries)] = entries
     index.write_bytes(content)
+
+
+def leave_out(slide: Path, is_lost: Callable[[StoredTile], bool]) -> None:
+    """Take tiles out of the index, as if they had never been stored."""
+    for level in sorted({tile.level for tile in stored_tiles(slide)}):
+        if slide.suffix == ".mrxs":
+            leave_out_mirax_tiles(slide, level, keep=lambda tile: not is_lost(tile))
+    for tile in stored_tiles(slide):
+        if is_lost(tile):
+            tile.empty()  # in a TIFF a tile of no bytes is one that is not stored
+
+
+def decode(tile: StoredTile) -> np.ndarray | None:
+    """The tile's picture; None if its bytes are none."""
+    try:
+        with tile.file.open("rb") as file:
+            file.seek(tile.offset)
+            content = file.read(tile.length)
+    except OSError:
+        return None
+    if not content.startswith(b"\xff\xd8"):
+        return None
+    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    return None if picture is None else np.asarray(picture)
+
+
+def shows_disc(tile: StoredTile) -> bool:
+    picture = decode(tile)
+    return picture is not None and bool((picture.min(axis=2) < 100).mean() > 0.02)
 
 
 def _number(content: bytes | bytearray, at: int) -> int:

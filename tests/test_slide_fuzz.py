@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from damaged_slides import WRITERS, StoredTile, copy_slide, stored_tiles
+from damaged_slides import WRITERS, StoredTile, copy_slide, decode, shows_disc, stored_tiles
 
 MOST_LOST = 0.5
 FINEST_LEVEL = 2
@@ -50,6 +49,8 @@ class Outcome:
     message: str
     lost_share: float
     """As the slide's row states it."""
+    true_loss: float
+    objects: int
 
 
 def mutate(slide: Path, rng: np.random.Generator) -> str:
@@ -111,32 +112,14 @@ def true_loss(sound: list[StoredTile], slide: Path) -> float:
         after = {(tile.level, tile.x, tile.y): tile for tile in stored_tiles(slide)}
     except (KeyError, ValueError, IndexError):
         return 0.0  # its directory is damaged; what is left of it is for the reader to say
-    shown = [tile for tile in sound if tile.level == FINEST_LEVEL and _shows_disc(tile)]
+    shown = [tile for tile in sound if tile.level == FINEST_LEVEL and shows_disc(tile)]
     if not shown:
         return 0.0
     lost = 0
     for tile in shown:
         now = after.get((tile.level, tile.x, tile.y))
-        lost += now is None or not now.length or _decode(now) is None
+        lost += now is None or not now.length or decode(now) is None
     return lost / len(shown)
-
-
-def _decode(tile: StoredTile) -> np.ndarray | None:
-    try:
-        with tile.file.open("rb") as file:
-            file.seek(tile.offset)
-            content = file.read(tile.length)
-    except OSError:
-        return None
-    if not content.startswith(b"\xff\xd8"):
-        return None
-    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    return None if picture is None else np.asarray(picture)
-
-
-def _shows_disc(tile: StoredTile) -> bool:
-    picture = _decode(tile)
-    return picture is not None and bool((picture.min(axis=2) < 100).mean() > 0.02)
 
 
 def process_in_child(slide: Path, place: Path) -> tuple[str, str, int, float]:
@@ -202,7 +185,7 @@ def fuzz(place: Path, *, suffix: str, count: int, seed: int) -> Iterator[Outcome
         else:
             ended = "equal" if objects == whole else "restated"
         shutil.rmtree(place / str(number))
-        yield Outcome(kind, ended, f"seed {seed} number {number}: {message}", lost)
+        yield Outcome(kind, ended, f"seed {seed} number {number}: {message}", lost, truth, objects)
 
 
 def check(suffix: str, place: Path, *, count: int, seed: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from damaged_slides import (
     WRITERS,
     StoredTile,
     copy_slide,
+    leave_out,
     leave_out_mirax_tiles,
+    shows_disc,
     stored_tiles,
 )
 from slides_on_disk import discs
@@ -167,6 +170,67 @@ def test_tiles_left_out_of_the_index_are_known_from_other_levels(
     answer = run(slide, tmp_path)
     assert isinstance(answer, str), "it was committed"
     assert answer.startswith("TooMuchLost")
+
+
+SOME_LEVELS = [(1, 2), (2, 3, 4), (0, 1, 2, 3, 4)]
+ALL_LEVELS = [levels for count in range(1, 6) for levels in combinations(range(5), count)]
+
+
+def area_lost(listed: list[StoredTile], *, level: int) -> float:
+    """Of the area that any level lists, the share that this level does not."""
+    by_any, by_level = np.zeros((2, 32, 32), np.bool_)  # of 64 px; coarse tiles reach beyond the picture
+    for tile in listed:
+        for area in (by_any, by_level) if tile.level == level else (by_any,):
+            area[tile.y // 64 : (tile.y + tile.side) // 64, tile.x // 64 : (tile.x + tile.side) // 64] = True
+    return 1 - float(by_level.sum() / by_any.sum()) if by_any.any() else 1.0
+
+
+def discs_lost(sound: list[StoredTile], lost: Collection[tuple[int, int, int]], *, level: int) -> float:
+    shown = [(tile.level, tile.x, tile.y) for tile in sound if tile.level == level and shows_disc(tile)]
+    return sum(place in lost for place in shown) / len(shown)
+
+
+def losses_without_tiles(
+    sound: Path, place: Path, levels: tuple[int, ...], *, seed: int
+) -> tuple[float, float, float]:
+    """Lost share of the finest pass as stated, and the least and most that is true, some tiles not being listed.
+
+    Where the overview is whole its objects count, elsewhere all area does.
+    """
+    rng = np.random.default_rng(seed)
+    tiles = stored_tiles(sound)
+    share = rng.uniform(0.2, 0.8)
+    lost = {(tile.level, tile.x, tile.y) for tile in tiles if tile.level in levels and rng.random() < share}
+    slide = copy_slide(sound, place)
+    leave_out(slide, lambda tile: (tile.level, tile.x, tile.y) in lost)
+    left = [tile for tile in tiles if (tile.level, tile.x, tile.y) not in lost]
+    truths = area_lost(left, level=2), discs_lost(tiles, lost, level=2)
+    result = run(slide, place, "slides.max_lost_share=1")
+    if isinstance(result, str):
+        assert "100.0% of the foreground" in result or "none of its stored tiles" in result, result
+        return 1.0, min(truths), max(truths)
+    return summary_of(result).finest_lost_share, min(truths), max(truths)
+
+
+@pytest.mark.parametrize("levels", SOME_LEVELS)
+def test_tiles_missing_from_several_levels_are_counted_by_area(
+    sound: Path, tmp_path: Path, levels: tuple[int, ...]
+) -> None:
+    """What any level as fine as the overview's still lists is expected of the pass, whatever the others lost."""
+    stated, least, most = losses_without_tiles(sound, tmp_path, levels, seed=4)
+    assert least - 0.12 < stated < most + 0.12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("levels", ALL_LEVELS)
+@pytest.mark.parametrize("seed", range(3))
+def test_tiles_missing_from_any_combination_of_levels_are_counted_by_area(
+    sound: Path, tmp_path: Path, levels: tuple[int, ...], seed: int
+) -> None:
+    stated, least, most = losses_without_tiles(sound, tmp_path, levels, seed=seed)
+    assert stated > least - 0.15, "more was lost than is stated"
+    if 0 not in levels or sound.suffix == ".tif":  # OpenSlide shows no level of a photo that level 0 lost
+        assert stated < most + 0.15
 
 
 def test_photos_that_level_0_lost_belong_to_the_scanned_area(mirax: Path, tmp_path: Path) -> None:

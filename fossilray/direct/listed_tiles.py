@@ -38,21 +38,22 @@ class ListedTiles:
     """Rectangles (n, 4), x_min y_min x_max y_max in level-0 px; those of MIRAX are right within a photo's jitter.
 
     finest: tiles of level 0. orphans: coarser tiles below which no finer level lists any; these have lost them.
+    gaps: per level, places the size of a level-0 tile that the level lists and no finer one does, though these list
+        others below the same tile. They were lost, or are glass that was never scanned at the rim of a coarse tile.
     empty: per level, tiles that are listed with no bytes.
     """
 
     finest: Ints
     orphans: Ints
+    gaps: tuple[Ints, ...]
     empty: tuple[Ints, ...]
 
     def widen(self, bounds: Rect, width: int, height: int) -> Rect:
-        """The bounds and all orphans, within a canvas of that size; OpenSlide's bounds hold what level 0 lists."""
-        if not len(self.orphans):
+        """The bounds and all that level 0 lost, within a canvas of that size; OpenSlide's hold what level 0 lists."""
+        lost = np.concatenate([self.orphans, *self.gaps])
+        if not len(lost):
             return bounds
-        low, high = (
-            self.orphans[:, :2].min(axis=0).clip(0),
-            self.orphans[:, 2:].max(axis=0).clip(0, [width, height]),
-        )
+        low, high = lost[:, :2].min(axis=0).clip(0), lost[:, 2:].max(axis=0).clip(0, [width, height])
         return Rect(
             min(bounds.x_min, int(low[0])),
             min(bounds.y_min, int(low[1])),
@@ -73,10 +74,17 @@ class ListedTiles:
         meets = (x_min < rect.x_max) & (x_max > rect.x_min) & (y_min < rect.y_max) & (y_max > rect.y_min)
         return bool(meets.any())
 
-    def cover(self, frame: tuple[float, float], scale: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """(height, width): pixels that a scanned tile covers; frame: level-0 px of the corner, scale: px per pixel."""
+    def cover(
+        self, frame: tuple[float, float], scale: float, shape: tuple[int, int], *, level: int
+    ) -> NDArray[np.bool_]:
+        """(height, width): pixels that a level should show as scanned.
+
+        A sound level shows all that any finer level lists. A coarser one is evidence only where no finer level lists
+        anything, because its tiles reach over glass that was never scanned.
+        frame: level-0 px of the corner, scale: px per pixel.
+        """
         height, width = shape
-        scanned = np.concatenate([self.finest, self.orphans])
+        scanned = np.concatenate([self.finest, self.orphans, *self.gaps[: level + 1]])
         edges = np.rint((scanned - np.tile(frame, 2)) / scale).astype(np.int64)
         left, right = (edges[:, axis].clip(0, width) for axis in (0, 2))
         top, bottom = (edges[:, axis].clip(0, height) for axis in (1, 3))
@@ -114,9 +122,9 @@ def _of_mirax(path: Path, levels: int) -> ListedTiles | None:
     positions, jitter_px = _positions(ini, grid, index, files)
     cells = np.zeros((grid.down, grid.across), np.bool_)
     cells[_cells(grid, entries[0])] = True
-    finest = _tile_rects(grid, positions, entries[0])
-    orphans = [_NO_RECTS]
-    empty = [_tile_rects(grid, positions, entries[0][entries[0][:, 2] == 0])]
+    finest = _tile_rects(grid, positions, entries[0][:, 0])
+    orphans, gaps = [_NO_RECTS], [_NO_RECTS]
+    empty = [_tile_rects(grid, positions, entries[0][entries[0][:, 2] == 0, 0])]
     for level, concat in enumerate(grid.concats[1 : len(entries)], start=1):
         found = entries[level]
         row, column = _cells(grid, found)
@@ -127,7 +135,13 @@ def _of_mirax(path: Path, levels: int) -> ListedTiles | None:
         for rows, columns in _slices(lost_row, lost_column, lost_row + concat, lost_column + concat):
             # A still coarser tile reaches over glass that was never scanned, and shows nothing more.
             cells[rows, columns] = True
-    return ListedTiles(finest, np.concatenate(orphans), tuple(empty))
+        is_gap = _cells_below(grid, row, column, concat) & ~cells
+        if concat > grid.divisions:
+            # OpenSlide shows such a tile only where photos below it are known.
+            is_gap &= _photos_of(cells, grid.divisions)
+        gaps.append(_tile_rects(grid, positions, np.flatnonzero(is_gap)))
+        cells |= is_gap
+    return ListedTiles(finest, np.concatenate(orphans), tuple(gaps), tuple(empty))
 
 
 def _entries(index: MiraxIndex, grid: MiraxGrid, level: int) -> Ints:
@@ -142,6 +156,21 @@ def _entries(index: MiraxIndex, grid: MiraxGrid, level: int) -> Ints:
 def _cells(grid: MiraxGrid, entries: Ints) -> tuple[Ints, Ints]:
     row, column = np.divmod(entries[:, 0], grid.across)
     return row, column
+
+
+def _cells_below(grid: MiraxGrid, row: Ints, column: Ints, concat: int) -> NDArray[np.bool_]:
+    """(down, across): cells below tiles that join so many of them a side."""
+    tiles = np.zeros((-(-grid.down // concat), -(-grid.across // concat)), np.bool_)
+    tiles[row // concat, column // concat] = True
+    return np.asarray(tiles[np.ix_(np.arange(grid.down) // concat, np.arange(grid.across) // concat)])
+
+
+def _photos_of(cells: NDArray[np.bool_], divisions: int) -> NDArray[np.bool_]:
+    """All cells of the photos of which any cell is set."""
+    down, across = cells.shape
+    padded = np.pad(cells, ((0, -down % divisions), (0, -across % divisions)))
+    photos = padded.reshape(padded.shape[0] // divisions, divisions, -1, divisions).any(axis=(1, 3))
+    return np.asarray(photos.repeat(divisions, axis=0).repeat(divisions, axis=1)[:down, :across])
 
 
 def _positions(
@@ -166,9 +195,9 @@ def _positions(
     return places, int(far[~is_odd].max(initial=0))
 
 
-def _tile_rects(grid: MiraxGrid, positions: Ints, entries: Ints) -> Ints:
-    """Where tiles of level 0 lie."""
-    row, column = _cells(grid, entries)
+def _tile_rects(grid: MiraxGrid, positions: Ints, cells: Ints) -> Ints:
+    """Where tiles of level 0 lie, from the numbers of their cells."""
+    row, column = np.divmod(cells, grid.across)
     divisions = grid.divisions
     photo = row // divisions * (grid.across // divisions) + column // divisions
     there = photo < len(positions)
@@ -200,7 +229,8 @@ def _of_tiff(path: Path, levels: Sequence[Level]) -> ListedTiles | None:
         return None
     finest_px, listed = found[0]
     orphans, known = [_NO_RECTS.astype(np.float64)], listed.copy()
-    for one in found[1:]:
+    gaps = [_NO_RECTS] * len(levels)
+    for level, one in enumerate(found[1:], start=1):
         if one is not None:
             tile_px, there = one
             rects = _grid_rects(tile_px, there)
@@ -211,11 +241,14 @@ def _of_tiff(path: Path, levels: Sequence[Level]) -> ListedTiles | None:
             orphans.append(rects[is_orphan])
             for rows, columns in _slices(*(side[is_orphan] for side in (*first, *last))):
                 known[rows, columns] = True
+            is_gap = _upon(there, tile_px, cells=known.shape, cell_px=finest_px) & ~known
+            gaps[level] = np.rint(_grid_rects(finest_px, is_gap)).astype(np.int64)
+            known |= is_gap
     # A TIFF tile of no bytes is one that is not stored, as in any sparse TIFF.
     finest, lost = (
         np.rint(rects).astype(np.int64) for rects in (_grid_rects(finest_px, listed), np.concatenate(orphans))
     )
-    return ListedTiles(finest, lost, ())
+    return ListedTiles(finest, lost, tuple(gaps), ())
 
 
 def _of_directory(
@@ -235,6 +268,23 @@ def _of_directory(
     if len(lengths) != across * down:
         return None
     return (width * level.downsample, height * level.downsample), (lengths > 0).reshape(down, across)
+
+
+def _upon(
+    listed: NDArray[np.bool_],
+    tile_px: tuple[float, float],
+    *,
+    cells: tuple[int, ...],
+    cell_px: tuple[float, float],
+) -> NDArray[np.bool_]:
+    """(rows, columns): cells whose middle lies in a tile that is listed."""
+    row, column = (
+        ((np.arange(cells[axis]) + 0.5) * cell_px[1 - axis] / tile_px[1 - axis])
+        .astype(np.int64)
+        .clip(0, listed.shape[axis] - 1)
+        for axis in (0, 1)
+    )
+    return np.asarray(listed[np.ix_(row, column)])
 
 
 def _grid_rects(tile_px: tuple[float, float], listed: NDArray[np.bool_]) -> NDArray[np.float64]:
