@@ -264,7 +264,7 @@ def test_stated_rates_stand_in_place_of_measured_ones(tmp_path: Path) -> None:
         ("detector_mp_per_s: -1", "write a number above 0"),
         ("detector_mp_per_s: true", "write a number above 0"),
         ("- 3", "states no rates"),
-        ("[", "cannot read the rates"),
+        ("[", "it is not YAML"),
     ],
 )
 def test_a_file_of_rates_that_is_wrong_is_one_sentence(tmp_path: Path, text: str, reason: str) -> None:

@@ -54,7 +54,7 @@ def test_columns_that_an_older_run_lacks_are_null(old_run: RunStore) -> None:
     for name in NEW:
         assert table[name].null_count == 2
     assert lost_share_of(old_run.summaries()) == 0
-    assert describe(old_run).committed == 2
+    assert describe(old_run).counts.committed == 2
 
 
 def test_an_older_run_is_sound_and_resumed_with_rows_of_this_version(old_run: RunStore) -> None:

@@ -300,6 +300,8 @@ def _check_described(record: AnswersRecord, role: FileRole) -> None:
         DamagedFile: it is out of bounds.
     """
     dimension = record.backbone.get("dimension")
+    if record.kind == "predictions" and dimension is None:
+        return  # they hold no vectors, and a run may not state its own's
     if not isinstance(dimension, int) or not 1 <= dimension <= MOST_DIMENSIONS:
         raise role.damaged(f"it states vectors of {dimension!r:.40} numbers, expected 1 to {MOST_DIMENSIONS}")
 
