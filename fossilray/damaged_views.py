@@ -43,6 +43,8 @@ class CheckedView:
     checks: Callable[[], Mapping[str, Check]]
     left_out: LeftOut
     without: set[str] = field(default_factory=set)
+    types: Mapping[str, str] = field(default_factory=dict)
+    """DuckDB's name of the type that each of these columns should have."""
 
 
 _VIEWS: WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[str, CheckedView]] = WeakKeyDictionary()
@@ -62,6 +64,25 @@ def create_view(con: duckdb.DuckDBPyConnection, name: str, view: CheckedView) ->
     except duckdb.Error:
         if not leave_out_damaged(con):
             raise
+    # DuckDB takes a view's types from its first file, and casts what other files hold to those.
+    if _has_other_types(con, name, view):
+        leave_out_damaged(con)
+
+
+def _has_other_types(con: duckdb.DuckDBPyConnection, name: str, view: CheckedView) -> bool:
+    if not view.types:
+        return False
+    # As the catalog has them since the view was made; no file is read.
+    rows = con.execute("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ?", [name])
+    found = dict(rows.fetchall())
+    return any(_family(found.get(column, kind)) != _family(kind) for column, kind in view.types.items())
+
+
+def _family(kind: str) -> str:
+    """Types that differ in width alone are one."""
+    if kind.endswith("INT") or kind == "INTEGER":
+        return "whole number"
+    return "number" if kind in ("FLOAT", "DOUBLE") else kind
 
 
 def may_be_a_file(error: duckdb.Error) -> bool:

@@ -117,7 +117,7 @@ class StoreError(FossilrayError):
 
 
 class DamagedFile(StoreError):
-    """A file in a store is not what was written; the message names it, its use, and what restores it."""
+    """A file in a store is not what was written, or may not be read; the message names it and what restores it."""
 
 
 class NoConditionalCreate(StoreError):

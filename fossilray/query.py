@@ -39,7 +39,15 @@ from fossilray.store.layout import ANSWER_KINDS
 from fossilray.store.listed_answers import ListedAnswers, list_answers
 from fossilray.store.stored_crops import read_crops
 from fossilray.store.stored_vectors import CHUNK_ROWS, read_embeddings
-from fossilray.view_sql import answers_sql, escape_glob, objects_sql, quote, with_genera_sql
+from fossilray.view_sql import (
+    answer_types,
+    answers_sql,
+    escape_glob,
+    object_types,
+    objects_sql,
+    quote,
+    with_genera_sql,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -113,7 +121,7 @@ def show_objects(
         }
         return {**read, **_named_checks([replace(genera, files=chosen)])}
 
-    _create_view(con, view, CheckedView(sql, checks, store.left_out))
+    _create_view(con, view, CheckedView(sql, checks, store.left_out, types=object_types()))
 
 
 def show_answers(con: Connection, store: RunStore) -> None:
@@ -127,6 +135,7 @@ def show_answers(con: Connection, store: RunStore) -> None:
             lambda without, kind=kind, listed=listed: answers_sql(kind, listed, without=without),  # type: ignore[misc]
             partial(_named_checks, listed),
             store.left_out,
+            types=answer_types(kind),
         )
         _create_view(con, kind, view)
 

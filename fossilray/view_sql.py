@@ -57,6 +57,16 @@ def _answer_places(listed: ListedAnswers, without: Collection[str]) -> list[str]
     return [_place(listed.answers.url, path) for path in kept]
 
 
+def object_types() -> dict[str, str]:
+    """DuckDB's types of the columns of `objects`."""
+    return _typed(OBJECTS_SCHEMA)
+
+
+def answer_types(kind: AnswerKind) -> dict[str, str]:
+    """DuckDB's types of the columns of one kind of answers."""
+    return _answer_columns(kind)
+
+
 def with_genera_sql(
     objects: str,
     listed: ListedAnswers,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import collections
+import gzip
 import io
 import json
 import random
@@ -35,7 +36,7 @@ from fossilray.labelling.label_set import Label, LabelSet
 from fossilray.records import Heartbeat
 
 SECONDS = 60
-EXIT_CODES = {0, 1, 2, 4}
+EXIT_CODES = {0, 1, 2, 3, 4}
 LOOKS = {
     "status": ("status", "RUN", "--json"),
     "verify": ("verify", "RUN"),
@@ -53,15 +54,18 @@ LOOKS = {
     "compact": ("compact", "RUN", "--to", "OUT", "--embeddings"),
     "labels": ("labels", "show", "LABELS"),
     "index": ("index", "status", "INDEX"),
+    "verify labels": ("verify", "LABELS"),
+    "verify index": ("verify", "INDEX"),
+    "deep index": ("verify", "INDEX", "--deep"),
     "similar": ("similar", "INDEX", "--object", "one:3", "--format", "csv"),
     "config": ("config", "--config", "SETTINGS"),
     "status with settings": ("status", "RUN", "--config", "SETTINGS"),
 }  # fmt: skip
 READ_BY = (
-    (r"run/run\.json", "status verify gc count failures report export compact"),
-    (r"run/catalog\.parquet", "status verify gc count catalog failures report compact"),
+    (r"run/run\.json", "status verify deep gc count failures report export compact"),
+    (r"run/catalog\.parquet", "status verify deep gc count catalog failures report compact"),
     (r"run/objects/.*", "status verify deep gc count slides report export crops compact"),
-    (r"run/slides/.*", "status verify gc slides report compact"),
+    (r"run/slides/.*", "status verify deep gc slides report compact"),
     (r"run/attempts/.*", "status verify failures report"),
     (r"run/drivers/.*", "status gc report"),
     (r"run/pictures/.*", "deep report"),
@@ -69,9 +73,9 @@ READ_BY = (
     (r"run/arrays/.*", "verify deep crops compact"),
     (r"run/embeddings/.*", "status verify deep embeddings"),
     (r"run/predictions/.*", "status verify deep predictions report"),
-    (r"dataset/.*", "status count slides failures export"),
-    (r"labels/.*", "labels"),
-    (r"index/.*", "index similar"),
+    (r"dataset/.*", "verify deep status count slides failures export"),
+    (r"labels/.*", "labels,verify labels"),
+    (r"index/.*", "index,similar,verify index,deep index"),
     (r"settings\.yaml", "config"),
 )
 Damage = Callable[[bytes, random.Random], bytes | None]
@@ -127,7 +131,11 @@ def trials(folder: Path) -> list[Trial]:
                 kind = re.sub(r"[0-9a-f]{16}|[a-z]-\w+|\d+", "*", path)
                 seen[kind] += 1
                 if seen[kind] <= 2:
-                    found += [Trial(path, damage, one) for damage in DAMAGES for one in looks.split()]
+                    found += [
+                        Trial(path, damage, one)
+                        for damage in DAMAGES
+                        for one in re.split("[ ,]" if "," not in looks else ",", looks)
+                    ]
                 break
     return found
 
@@ -195,7 +203,9 @@ def look(folder: Path, words: tuple[str, ...], *, run: str) -> Outcome:
 
 def _steady(text: str) -> str:
     """Without times, which differ at each look."""
-    return re.sub(r"\d{4}-\d\d-\d\d[T ][\d:+]+|took +[\d.,]+ s|\"asked_at\".*", "", text)
+    return re.sub(
+        r"\d{4}-\d\d-\d\d[T ][\d:+]+|(took|in) +[\d.,]+ s\b|core_hours\": [\d.]+|\"asked_at\".*", "", text
+    )
 
 
 def _digest(file: Path) -> str:
@@ -323,6 +333,7 @@ DAMAGES: dict[str, Damage] = {
     "directory": lambda content, rng: None,
     "deep": lambda content, rng: b"[" * 200_000,
     "deep keys": lambda content, rng: b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "gzipped": lambda content, rng: gzip.compress(content),
     "list": lambda content, rng: b"[]",
     "null": lambda content, rng: b"null",
     "no magic": lambda content, rng: b"PAR1" + content[4:-4] + b"XXXX" if content[:4] == b"PAR1" else None,
@@ -382,8 +393,10 @@ def main(folder: Path, share: float, seconds: float) -> None:
 
 
 def chosen(folder: Path, share: float) -> list[Trial]:
-    """A share of the trials, the same at each call, mixed."""
-    mixed = sorted(trials(folder), key=lambda trial: random.Random(str(trial)).random())
+    """A share of the trials, the same at each call and of each world, mixed."""
+    mixed = sorted(
+        trials(folder), key=lambda trial: random.Random(re.sub("[0-9a-f]{16,}", "*", str(trial))).random()
+    )
     return mixed[: round(len(mixed) * share)]
 
 

@@ -168,7 +168,8 @@ def test_table_with_other_columns_is_refused(table: pa.Table, says: str) -> None
 
 @given(st.data())
 def test_damaged_parquet_is_named(data: st.DataObject) -> None:
-    content = bytearray(as_parquet(TABLE, write_page_checksum=True))
+    codec = data.draw(st.sampled_from(["none", "snappy", "gzip", "zstd"]))
+    content = bytearray(as_parquet(TABLE, write_page_checksum=True, compression=codec))
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
         content[place] ^= data.draw(st.integers(1, 255))
     cut = data.draw(st.integers(0, len(content)))

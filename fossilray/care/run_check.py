@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from fossilray.care.slide_check import Finding
-from fossilray.errors import DamagedFile, RunMismatch, StoreError, StoreUnreachable, UsageError
+from fossilray.errors import CatalogError, RunMismatch, StoreError, StoreUnreachable, UsageError
 from fossilray.records import READABLE_VERSIONS, SCHEMA_VERSION, SLIDES_SCHEMA, SlideSummary
 from fossilray.store import RunStore
 from fossilray.store.dataset import DATASET_JSON
@@ -62,7 +62,9 @@ def compare_catalog(store: RunStore, commits: Mapping[str, str]) -> list[Finding
     """Committed slides that the frozen catalog does not know."""
     try:
         known = {row.slide_id for row in store.read_catalog()}
-    except DamagedFile as error:
+    except StoreUnreachable:
+        raise
+    except (StoreError, CatalogError) as error:
         return [Finding("", "catalog.parquet", "catalog", str(error))]
     return [
         Finding(

@@ -26,6 +26,7 @@ FindingKind = (
     | Literal[
         "outdated", "answers", "summaries", "catalog", "record", "attempt", "heartbeat", "picture", "pending"
     ]
+    | Literal["coder", "shard", "plan", "labels"]
 )
 """What can be wrong with a run; all but `summaries` is damage."""
 
@@ -56,10 +57,11 @@ class SlideCheck:
     """Arrays of this slide that its commit does not name."""
 
 
-def check_slide(store: RunStore, path: str, *, run_digest: str, deep: bool) -> SlideCheck:
+def check_slide(store: RunStore, path: str, *, run_digest: str | None, deep: bool) -> SlideCheck:
     """What a committed slide's own files say of it; `path` is its objects file.
 
-    deep: every array file and every row is read and decoded, instead of footer, metadata and sizes alone.
+    run_digest: of the run's record; None where that cannot be read. deep: every array file and every row is read and
+    decoded, instead of footer, metadata and sizes alone.
 
     Raises:
         StoreUnreachable: the store does not answer.
@@ -97,7 +99,7 @@ def check_slide(store: RunStore, path: str, *, run_digest: str, deep: bool) -> S
     )
 
 
-def _compare_footer(path: str, footer: Footer, rows: int, run_digest: str) -> Iterator[Finding]:
+def _compare_footer(path: str, footer: Footer, rows: int, run_digest: str | None) -> Iterator[Finding]:
     slide_id, summary = slide_of(path), footer.summary
     if summary.slide_id != slide_id:
         yield _redo(path, path, "misplaced", f"is the slide {summary.slide_id} by its footer")
@@ -106,7 +108,7 @@ def _compare_footer(path: str, footer: Footer, rows: int, run_digest: str) -> It
     # Not by layout.arrays_path, which refuses what a flipped bit may have made of a name.
     if footer.arrays.path != f"{ARRAYS}/{slide_id}/{footer.attempt}.zarr":
         yield _redo(path, path, "misplaced", f"names the arrays {footer.arrays.path}, which are not its own")
-    if footer.run_digest != run_digest:
+    if run_digest is not None and footer.run_digest != run_digest:
         yield _redo(path, path, "other run", "was made with other settings or weights than run.json states")
     if rows != summary.objects:
         yield _redo(

@@ -15,13 +15,13 @@ from fossilray.care.leftovers import ArrayGroup, is_at_work, list_groups, list_p
 from fossilray.care.run_check import GatheredSummaries, compare_catalog, list_commits, require_run
 from fossilray.care.side_files import check_side_files
 from fossilray.care.slide_check import Finding, FindingKind, SlideCheck, check_slide
-from fossilray.errors import StoreError
+from fossilray.errors import RunNotFound, StoreError, StoreUnreachable
 from fossilray.in_parts import map_in_parts
 from fossilray.records import Attempt, SlideSummary
 from fossilray.slide_states import SlideCounts, read_states
 from fossilray.store import RunStore
 from fossilray.store.files import READ_THREADS
-from fossilray.store.layout import ARRAYS
+from fossilray.store.layout import ARRAYS, OBJECTS, RUN_JSON
 from fossilray.tables import format_bytes, printable
 
 if TYPE_CHECKING:
@@ -92,14 +92,14 @@ def verify_run(
         StoreError: the store does not answer, or refuses one slide after the other.
     """
     began_s = time.monotonic()
-    run = require_run(store)
+    run_digest, findings = _read_run(store)
     # In this order: arrays whose slide is committed between the two listings are then no orphans.
     with_arrays = store.files.names(ARRAYS)
     pending = list_pending(store)
     # Before the commits as well: answers that were listed are about slides that were committed by then.
     answers, damaged = list_answers_files(store)
-    commits, findings = list_commits(store)
-    findings += damaged
+    commits, stray = list_commits(store)
+    findings += stray + damaged
     findings += compare_catalog(store, commits)
     summaries = GatheredSummaries(store)
     findings += summaries.lost(commits)
@@ -107,7 +107,7 @@ def verify_run(
     count = _Counter(len(commits) + len(uncommitted), display)
     loose: list[ArrayGroup] = []
     seen: dict[str, SlideSummary | None] = {}
-    for checked in _check_all(store, sorted(commits.values()), run_digest=run.digest, deep=deep):
+    for checked in _check_all(store, sorted(commits.values()), run_digest=run_digest, deep=deep):
         findings += checked.findings
         loose += checked.others
         count.add(checked)
@@ -162,6 +162,20 @@ def render_verified(report: VerifyReport) -> Group:
     return Group(*parts)
 
 
+def _read_run(store: RunStore) -> tuple[str | None, list[Finding]]:
+    """The digest of the run's record, and a finding where that is damaged: all else is looked at without it."""
+    try:
+        return require_run(store).digest, []
+    except RunNotFound as error:
+        if OBJECTS not in store.files.names(""):
+            raise
+        return None, [Finding("", RUN_JSON, "record", f"{error}; bring it back from a copy")]
+    except StoreUnreachable:
+        raise
+    except StoreError as error:
+        return None, [Finding("", RUN_JSON, "record", str(error))]
+
+
 class _Counter:
     """What has been seen so far, told to whoever watches."""
 
@@ -179,7 +193,9 @@ class _Counter:
             self._display(self._done, self._total)
 
 
-def _check_all(store: RunStore, paths: Sequence[str], *, run_digest: str, deep: bool) -> Iterator[SlideCheck]:
+def _check_all(
+    store: RunStore, paths: Sequence[str], *, run_digest: str | None, deep: bool
+) -> Iterator[SlideCheck]:
     """Each committed slide's check, in the order of `paths`."""
     # A shallow check waits for the store, a deep one computes and holds one file of up to some 100 MB.
     threads = READ_THREADS if not deep else max(4, min(READ_THREADS, os.cpu_count() or 1))

@@ -54,7 +54,7 @@ def write_catalog(catalog: Catalog, out: Path) -> None:
             for values, column in zip(columns, CATALOG_SCHEMA, strict=True)
         ]
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_arrays(arrays, schema=CATALOG_SCHEMA), sink)
+        pq.write_table(pa.Table.from_arrays(arrays, schema=CATALOG_SCHEMA), sink, write_page_checksum=True)
         content = sink.getvalue()
     else:
         text = io.StringIO(newline="")

@@ -11,7 +11,7 @@ import typer
 
 from fossilray.cli.look import OutOption, TableForm
 from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, err, open_store, out, settings
-from fossilray.errors import ConfigError
+from fossilray.errors import ConfigError, UsageError
 from fossilray.tables import printable
 
 if TYPE_CHECKING:
@@ -103,7 +103,13 @@ def retry(
 
 
 def verify(
-    run: RunArgument,
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="Run directory, compacted dataset, index or label set: a local path or s3://…",
+        ),
+    ],
     deep: Annotated[
         bool, typer.Option("--deep", help="Check every checksum, decode every crop, read every row.")
     ] = False,
@@ -121,10 +127,22 @@ def verify(
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Check that every committed slide is there once, whole; exit code 1 if any is not."""
+    """Check that every committed slide is there once, whole; exit code 1 if any is not.
+
+    Of a compacted dataset, an index or a label set: that every file is what was written.
+    """
+    from fossilray.care.place_check import check_place, place_at, render_place
     from fossilray.care.verify import render_verified, verify_run
     from fossilray.care.withdraw import delete_answers, withdraw_slides
+    from fossilray.store.files import open_files
 
+    files = open_files(run, settings(config, set_).store)
+    if place := place_at(files):
+        if rebuild or withdraw:
+            raise UsageError(f"{run} is a {place}; --rebuild and --withdraw are for run directories")
+        found = check_place(files, place, deep=deep)
+        out.print(render_place(found))
+        raise typer.Exit(0 if found.sound else 1)
     store = open_store(run, config, set_)
     with _bar("slides") as bar:
         task = bar.add_task("", total=None)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fossilray.errors import UsageError
+from fossilray.errors import StoreError, StoreUnreachable, UsageError
 from fossilray.formats import FileRole, parse_json, parse_record
 from fossilray.formats.parquet import read_metadata, read_table, stated
 from fossilray.records import utc_now
@@ -169,6 +169,30 @@ class LabelSet:
             StoreError: a round's file is damaged.
         """
         return [self._read(number)[0] for number in self._numbers()]
+
+    def damage(self) -> list[tuple[str, str]]:
+        """Each file that cannot be used, and what is said of it; all others are read too.
+
+        Raises:
+            StoreUnreachable: the disk does not answer.
+        """
+        found = []
+        try:
+            LabelSet.open(self.folder)
+        except StoreUnreachable:
+            raise
+        except (UsageError, StoreError) as error:
+            found.append(
+                (LABELS_JSON, str(error) if LABELS_JSON in str(error) else f"{LABELS_JSON}: {error}")
+            )
+        for number in self._numbers():
+            try:
+                self._read(number)
+            except StoreUnreachable:
+                raise
+            except StoreError as error:
+                found.append((_round_path(number), str(error)))
+        return found
 
     def add(
         self,

@@ -73,8 +73,9 @@ class IndexWorker(StoredDataWorker):
             self._show(key, "encode", (number + 1) / len(slides))
         folder = self._index.new_data()
         self._show(key, "write", 1.0)
-        entries, size = builder.write(self._index.files, folder)
-        return ShardRecord(key, folder, self._index.record.coder_sha256, tuple(slides), entries, size)
+        entries, size, digests = builder.write(self._index.files, folder)
+        sha256 = self._index.record.coder_sha256
+        return ShardRecord(key, folder, sha256, tuple(slides), entries, size, digests)
 
     def _open_run(self, url: str) -> RunStore:
         store = open_run(url, self._config.store)

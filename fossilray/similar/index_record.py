@@ -105,6 +105,8 @@ class ShardRecord:
     entries: int
     """Vectors that are in it; objects without pixels or direction are not."""
     size_bytes: int
+    sha256: tuple[str, ...] = ()
+    """Of its files offsets, positions and codes; none in shards made before they were kept."""
 
     @property
     def objects(self) -> int:

@@ -7,6 +7,7 @@ position, so that the neighbours of a query are some ranges of two files.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from fossilray.errors import StoreError
 from fossilray.similar.index_record import ShardRecord
 from fossilray.store.files import Files
 from fossilray.store.local_files import LocalFiles
-from fossilray.store.part_file import write_in_parts
+from fossilray.store.part_file import read_in_parts, write_in_parts
 
+FILES = ("offsets", "positions", "codes")
 _ROWS_AT_ONCE = 262_144
+_BYTES_AT_ONCE = 8 * 2**20
 
 
 class ShardBuilder:
@@ -37,8 +40,8 @@ class ShardBuilder:
         self._positions.append(positions.astype(np.uint32))
         self._codes.append(codes)
 
-    def write(self, files: Files, folder: str) -> tuple[int, int]:
-        """Write the files of the shard; how many entries they hold, and how many bytes they are.
+    def write(self, files: Files, folder: str) -> tuple[int, int, tuple[str, ...]]:
+        """Write the files of the shard; how many entries they hold, their bytes, and the sha256 of each of FILES.
 
         Raises:
             StoreError: the store refuses a file.
@@ -48,7 +51,7 @@ class ShardBuilder:
         order = np.argsort(of, kind="stable")
         offsets = np.zeros(self._lists + 1, np.uint64)
         np.cumsum(np.bincount(of, minlength=self._lists), out=offsets[1:])
-        written = 0
+        written, digests = 0, []
         for name, parts in (
             ("offsets", iter([offsets.astype("<u8")])),
             ("positions", iter([positions[order].astype("<u4")])),
@@ -58,7 +61,8 @@ class ShardBuilder:
                 for part in parts:
                     sink.write(part.tobytes())
                 written += sink.bytes
-        return len(of), written
+                digests.append(sink.sha256)
+        return len(of), written, tuple(digests)
 
     def _sorted_codes(self, order: NDArray[np.intp]) -> Iterator[NDArray[np.uint8]]:
         codes = np.concatenate([np.zeros((0, self._code_bytes), np.uint8), *self._codes])
@@ -103,6 +107,25 @@ class ShardReader:
                     f"list {number} names position {int(positions.max()):,} of {self._shard.objects:,} objects"
                 )
             yield number, positions, codes
+
+    def check(self) -> None:
+        """Read all entries, and compare them with each other and with their checksums.
+
+        Raises:
+            StoreError: they are not what was written.
+        """
+        seen = np.zeros(self._shard.objects, bool)
+        for number, positions, _ in self.read(range(len(self._offsets) - 1)):
+            if seen[positions].any() or len(np.unique(positions)) != len(positions):
+                raise self._damaged(f"list {number} names a position that is named already")
+            seen[positions] = True
+        for name, wanted in zip(FILES, self._shard.sha256, strict=False):
+            sha256 = hashlib.sha256()
+            with read_in_parts(self._files, f"{self._shard.data}/{name}") as file:
+                while block := file.read(_BYTES_AT_ONCE):
+                    sha256.update(block)
+            if sha256.hexdigest() != wanted:
+                raise self._damaged(f"{name} are not what was written (sha256)")
 
     def _entries(self, numbers: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint32], NDArray[np.uint8]]]:
         asked = [number for number in numbers if self._offsets[number] < self._offsets[number + 1]]

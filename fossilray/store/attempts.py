@@ -97,7 +97,9 @@ def read_attempts(files: Files, slide_ids: Sequence[str]) -> AttemptRecords:
     found = AttemptRecords([], frozenset(), [])
     written: dict[tuple[str, str], datetime] = {}
     forgiven: set[tuple[str, str]] = set()
-    for path, content in read_present(files, list(modified)).items():
+    for path, content in read_present(
+        files, list(modified), lambda error: found.damaged.append(str(error))
+    ).items():
         role = attempt_record(f"{files.url}/{path}")
         try:
             stated = parse_json(content, role)

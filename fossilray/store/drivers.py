@@ -28,7 +28,7 @@ def read_signs(files: Files, left_out: LeftOut) -> list[DriverSign]:
     """The last heartbeat of every driver, the latest first; damaged ones are noted in `left_out`."""
     written = {entry.path: entry.modified for entry in files.entries(DRIVERS)}
     found = []
-    for path, content in read_present(files, sorted(written)).items():
+    for path, content in read_present(files, sorted(written), left_out.add).items():
         # A torn file of a driver that died is no reason to hide those that live.
         try:
             beat = parse_record(Heartbeat, content, heartbeat(f"{files.url}/{path}"))

@@ -12,8 +12,12 @@ from fossilray.store.access import http_status, is_unanswered, one_sentence, tra
 
 
 @contextmanager
-def told(url: str, act: str, *, protocol: str = "file") -> Iterator[None]:
+def told(
+    url: str, act: str, *, protocol: str = "file", refusal: type[StoreError] = StoreError
+) -> Iterator[None]:
     """Turn what libraries and the operating system raise into a StoreError, absent files apart.
+
+    refusal: what a disk's own refusals become.
 
     Raises:
         StoreUnreachable: the store may answer later; of a disk or a share, its errors of input and output.
@@ -47,7 +51,7 @@ def told(url: str, act: str, *, protocol: str = "file") -> Iterator[None]:
                 + "check the network and store.endpoint_url, and start the same command again; committed "
                 "slides are kept"
             ) from None
-        kind = StoreForbids if protocol != "file" and _is_forbidden(error) else StoreError
+        kind = StoreForbids if protocol != "file" and _is_forbidden(error) else refusal
         raise kind(text + _remedy(error, protocol)) from None
 
 

@@ -6,7 +6,7 @@ what to do; an absent file stays a FileNotFoundError, for callers to whom absenc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import fsspec
 
 from fossilray.config import StoreConfig
-from fossilray.errors import StoreError
+from fossilray.errors import DamagedFile, StoreError
 from fossilray.records import Entry
 from fossilray.store.access import EXTRAS, one_sentence
 from fossilray.store.local_files import LocalFiles
@@ -141,13 +141,26 @@ def read_many(files: Files, paths: Sequence[str]) -> list[bytes]:
         return list(readers.map(files.read, paths))
 
 
-def read_present(files: Files, paths: Sequence[str]) -> dict[str, bytes]:
-    """The contents of those files that are still there, by path: others may delete while we read."""
+def read_present(
+    files: Files, paths: Sequence[str], unread: Callable[[DamagedFile], object] | None = None
+) -> dict[str, bytes]:
+    """The contents of those files that are still there, by path: others may delete while we read.
+
+    unread: takes what is said of files that may not be read.
+
+    Raises:
+        DamagedFile: a file may not be read, and there is no `unread`.
+    """
 
     def read(path: str) -> bytes | None:
         try:
             return files.read(path)
         except FileNotFoundError:
+            return None
+        except DamagedFile as error:
+            if unread is None:
+                raise
+            unread(error)
             return None
 
     if not paths:

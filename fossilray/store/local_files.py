@@ -13,11 +13,15 @@ from typing import Any
 
 import fsspec
 
+from fossilray.errors import DamagedFile, StoreError
 from fossilray.records import Entry
 from fossilray.store.faults import cannot_create, is_away, told
-from fossilray.store.layout import CLAIMS, PROBES, SPARE_FILES, is_spare
+from fossilray.store.layout import ARRAYS, ATTEMPTS, CLAIMS, PENDING, PROBES, SPARE_FILES, is_spare
 from fossilray.store.local_deletion import delete_below, links_below
 from fossilray.whole_files import begin_part, sweep_parts
+
+_BY_SLIDE = (ATTEMPTS, ARRAYS, PENDING, "traces")
+"""Folders of folders that bear the names of slides, which may end as those of files do."""
 
 
 class LocalFiles:
@@ -87,8 +91,8 @@ class LocalFiles:
             # Plain strings: a run of 150,000 slides is listed at every start, and paths cost thrice as much.
             return sorted(
                 f"{above}/{name}"[len(self.root) + 1 :]
-                for above, _, names in os.walk(self._folder(folder), onerror=_raise_unless_absent)
-                for name in names
+                for above, below, names in os.walk(self._folder(folder), onerror=_raise_unless_absent)
+                for name in (*names, *_in_place_of_files(above, below))
             )
 
     def entries(self, folder: str) -> list[Entry]:
@@ -161,7 +165,10 @@ class LocalFiles:
     @contextmanager
     def _told(self, act: str, path: str = "") -> Iterator[None]:
         """`told`, and an absent file in a directory that is away itself is no absence."""
-        with told(f"{self.url}/{path}" if path else self.url, act):
+        # Permissions of one file, or a folder in its place, are that file's own: readers of many go on without it.
+        with told(
+            f"{self.url}/{path}" if path else self.url, act, refusal=DamagedFile if path else StoreError
+        ):
             try:
                 yield
             except FileNotFoundError:
@@ -207,6 +214,13 @@ def _raise_unless_absent(error: OSError) -> None:
     """os.walk would leave out what it cannot list; only what somebody else has deleted meanwhile may be."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
+
+
+def _in_place_of_files(above: str, folders: list[str]) -> list[str]:
+    """Folders where files should be: readers then name them, instead of missing what the file held in silence."""
+    if above.rpartition("/")[2] in _BY_SLIDE:
+        return []
+    return [name for name in folders if name.endswith((".parquet", ".json"))]
 
 
 def _expect_no_order(file: int) -> None:

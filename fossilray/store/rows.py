@@ -20,5 +20,5 @@ def to_table(rows: Sequence[CatalogRow] | Sequence[SlideSummary], schema: pa.Sch
 def to_parquet(rows: Sequence[CatalogRow] | Sequence[SlideSummary], schema: pa.Schema) -> bytes:
     """The records as a Parquet file."""
     sink = io.BytesIO()
-    pq.write_table(to_table(rows, schema), sink, compression="zstd")
+    pq.write_table(to_table(rows, schema), sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()

@@ -95,7 +95,8 @@ def _read_missing(
 
 def _read_parts(files: Files, left_out: LeftOut | None) -> list[pa.Table]:
     tables = []
-    for part, content in read_present(files, _parts(files)).items():
+    unread = None if left_out is None else left_out.add
+    for part, content in read_present(files, _parts(files), unread).items():
         role = summaries_part(f"{files.url}/{part}")
         try:
             table = read_table(content, role, schema=SLIDES_SCHEMA)
