@@ -1,6 +1,6 @@
 """Each file operation of a command broken in turn, and the same command given again: a process of its own.
 
-Started as `python fault_points.py SCENARIO POINTS SEED` with fault_points.c preloaded; prints a JSON report. A child is
+Started as `python fault_points.py POINTS SEED SCENARIO…` with fault_points.c preloaded; prints JSON reports. A child is
 forked for every try, so that the libraries are loaded once. POINTS: how many (operation, fault) to try; 0: all.
 """
 
@@ -41,8 +41,10 @@ MAY_STAY = {".tmp", ".probe", ".claims", "drivers"}
 """Folders of ours that may stay, empty ones."""
 
 
+SLIGHT = ("fossilray.cli.main", "fossilray.labelling.importing", "fossilray.compact", "fossilray.query")
 LOADED = (
-    *("fossilray.cli.main", "fossilray.labelling.importing", "fossilray.compact", "fossilray.export_anndata"),
+    *SLIGHT,
+    "fossilray.export_anndata",
     *("fossilray.export_folder", "fossilray.report.page", "fossilray.wells.charting", "fossilray.wells.page"),
     *(
         "fossilray.labelling.suggesting",
@@ -59,7 +61,7 @@ LOADED = (
     ),
     *("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg", "PIL.Image"),
 )
-"""Imported once, before children are forked."""
+"""Imported once, before children are forked; of commands that need little, SLIGHT."""
 
 
 @dataclass
@@ -84,18 +86,18 @@ class Scenario:
     """Whether a fault that the command hears of must end it with a sentence; not where it is outwaited."""
 
 
-def start(scenario: str, *, library: Path, points: int = 0, seed: int = 0) -> Report:
-    """The report on a scenario, from a process that the library is loaded into."""
+def start(*scenarios: str, library: Path, points: int = 0, seed: int = 0) -> list[Report]:
+    """A report on each scenario, from one process that the library is loaded into."""
     environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     told = subprocess.run(
-        [sys.executable, __file__, scenario, str(points), str(seed)],
+        [sys.executable, __file__, str(points), str(seed), *scenarios],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert told.returncode == 0, told.stderr[-3000:]
-    return Report(**json.loads(told.stdout.splitlines()[-1]))
+    return [Report(**one) for one in json.loads(told.stdout.splitlines()[-1])]
 
 
 def build(folder: Path) -> Path | None:
@@ -236,7 +238,7 @@ def quietly(act: Callable[[], object]) -> None:
 def main() -> None:
     from fault_scenarios import prepare
 
-    name, points, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    points, seed, names = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     with tempfile.TemporaryDirectory(prefix="points-") as folder:
         inputs, outputs = Path(folder) / "in", Path(folder) / "out"
         inputs.mkdir()
@@ -244,15 +246,19 @@ def main() -> None:
         # In a child, so that no thread of a library is there when this process forks.
         child = os.fork()
         if child == 0:
-            prepare(inputs)
+            prepare(inputs, names)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         from fault_scenarios import scenarios
 
-        for module in LOADED:
+        for module in SLIGHT if all(name.startswith(("labels", "compact")) for name in names) else LOADED:
             importlib.import_module(module)
-        report = try_points(name, scenarios(inputs)[name], outputs, points=points, seed=seed)
-    print(json.dumps(asdict(report)))
+        reports = []
+        for name in names:
+            reports.append(try_points(name, scenarios(inputs)[name], outputs, points=points, seed=seed))
+            shutil.rmtree(outputs)
+            outputs.mkdir()
+    print(json.dumps([asdict(report) for report in reports]))
 
 
 if __name__ == "__main__":

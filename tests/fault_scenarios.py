@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import csv
-import importlib
+import os
+import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
-from answer_driver import teach_head
 from answered_run import predict
+from fault_jobs import jobs, prepare_jobs
 from fault_points import Scenario, cli
-from indexed_runs import SMALL, a_vector_run, index_runs, kinds_of_vectors
+from fault_slides import of_slides, prepare_slides
 from small_run import write_small_run
 
 from fossilray.labelling.label_set import LabelSet
 from fossilray.query import run_query
-from fossilray.similar.search import SearchIndex
 from fossilray.store import RunStore, open_run
 
 
-def prepare(inputs: Path) -> None:
-    """What the commands read: a run with predictions, labels, a head, vectors to index."""
+def prepare(inputs: Path, names: Collection[str]) -> None:
+    """What these commands read: a run with predictions, labels, heads, slides, vectors to index."""
+    from answer_driver import teach_head
+
     run = write_small_run(inputs / "run")
     predict(run, "genera")
     rows = run_query(run, "SELECT slide_id, object_id FROM objects ORDER BY slide_id, object_id LIMIT 40")
@@ -37,9 +39,14 @@ def prepare(inputs: Path) -> None:
     (inputs / "set").mkdir()
     import_first(inputs, inputs / "set")
     teach_head(run, inputs / "head.safetensors", classes=("Alnus", "Betula"))
-    slides = {f"s-{number}": kinds_of_vectors(300, seed=number) for number in range(4)}
-    a_vector_run(inputs / "vectors", slides)
-    index_runs([str(inputs / "vectors")], inputs / "index")
+    if set(names) & of_slides(inputs).keys():
+        prepare_slides(inputs)
+    if set(names) & (jobs(inputs).keys() | _OF_JOBS):
+        prepare_jobs(inputs)
+
+
+_OF_JOBS = {"similar --sheet", "evaluate", "explain", "discover"}
+"""They read what jobs read."""
 
 
 def scenarios(inputs: Path) -> dict[str, Scenario]:
@@ -47,6 +54,8 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
     run = inputs / "run"
     export = ("export", run)
     return {
+        **jobs(inputs),
+        **of_slides(inputs),
         "labels import": Scenario(lambda out: import_labels(inputs, out, "labels.csv"), facts=labels_in),
         "labels import, second": Scenario(
             lambda out: import_labels(inputs, out, "more.csv"),
@@ -57,7 +66,6 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
             lambda out: cli("compact", run, "--to", out / "dataset", "--slides-per-file", 2, "--embeddings"),
             facts=dataset_in,
         ),
-        "index build": Scenario(lambda out: build_index(inputs, out), facts=index_in),
         "classify train": Scenario(
             lambda out: cli(
                 *(
@@ -81,6 +89,9 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
         "export anndata": Scenario(
             lambda out: cli(*export, "--format", "anndata", "--out", out / "objects.h5ad"), facts=anndata_in
         ),
+        "export vectors": Scenario(
+            lambda out: cli(*export, "--format", "vectors", "--out", out / "vectors.parquet")
+        ),
         "crops": Scenario(lambda out: cli("crops", run, "--where", "object_id < 6", "--out", out / "crops")),
         "query --out": Scenario(
             lambda out: cli(
@@ -88,10 +99,10 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
                 *("--format", "parquet", "--out", out / "rows.parquet"),
             )
         ),
-        "report": Scenario(lambda out: cli("report", run, "--out", out / "report.html"), facts=sizes),
+        "report": Scenario(lambda out: cli("report", run, "--out", out / "report.html"), facts=texts),
         "chart": Scenario(
             lambda out: cli("chart", run, "--well", "6407/6-5", "--out", out / "chart"),
-            facts=sizes,
+            facts=texts,
         ),
         "suggest": Scenario(
             lambda out: cli("suggest", run, "--out", out / "next", "--n", 8), facts=suggested_in
@@ -106,6 +117,38 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
             lambda out: cli("verify", out / "run", "--rebuild"),
             begin=lambda out: copy_run(run, out),
             facts=run_in,
+        ),
+        "gc": Scenario(
+            lambda out: cli("gc", out / "run", "--older-than", "3d"),
+            begin=lambda out: leave_much_behind(run, out),
+            facts=files_in,
+        ),
+        "evaluate": Scenario(
+            lambda out: cli(
+                *("evaluate", "--protocol", "martinsen2024", "--labels", inputs / "shapes"),
+                *("--backbone", "handcrafted", "--splits", 2, "--no-maps", "--out", out / "judged"),
+            ),
+            facts=texts,
+        ),
+        "explain": Scenario(
+            lambda out: cli(
+                *(
+                    "explain",
+                    "--head",
+                    inputs / "shapes.safetensors",
+                    "--crops",
+                    inputs / "shapes" / "class0",
+                ),
+                *("--backbone", inputs / "net.safetensors", "--n", 2, "--out", out / "why.html"),
+            ),
+            facts=texts,
+        ),
+        "discover": Scenario(
+            lambda out: cli(
+                *("discover", inputs / "vectors", "--head", inputs / "known.safetensors"),
+                *("--clusters", 3, "--out", out / "found.parquet"),
+            ),
+            facts=texts,
         ),
         "retry": Scenario(
             lambda out: cli("retry", out / "run"), begin=lambda out: copy_run(run, out), facts=run_in
@@ -129,44 +172,6 @@ def import_first(inputs: Path, out: Path) -> None:
     bring(inputs / "labels.csv", RunStore.open(str(inputs / "run")), out / "labels", who="Ada")
 
 
-def build_index(inputs: Path, out: Path) -> None:
-    from unittest.mock import patch
-
-    import fossilray.index_job as job
-    from fossilray.config import RunConfig
-    from fossilray.errors import FossilrayError
-
-    def in_this_process(rows: Any, make_worker: Any, **_: Any) -> None:
-        worker = make_worker()
-        worker.prepare()
-        for row in rows:
-            outcome = worker.process(row)
-            if outcome.failure is not None:
-                raise FossilrayError(outcome.failure.message)
-
-    from contextlib import nullcontext
-    from unittest.mock import MagicMock
-
-    command = importlib.import_module("fossilray.cli.main")
-    with (
-        patch.object(job, "run_slides", in_this_process),
-        patch.object(job, "ray_cluster", lambda _: nullcontext()),
-        patch.object(
-            command,
-            "app",
-            lambda: job.build_index(
-                [str(inputs / "vectors")],
-                str(out / "index"),
-                RunConfig(),
-                SMALL,
-                address="local",
-                display=MagicMock(),
-            ),
-        ),
-    ):
-        command.main()
-
-
 def labels_in(out: Path) -> Any:
     book = LabelSet.open(out / "labels")
     said = book.labels()
@@ -183,12 +188,6 @@ def dataset_in(out: Path) -> Any:
         for path in sorted((out / "dataset" / "embeddings").rglob("*.parquet"))
     }
     return {"rows": rows.to_pylist(), "files": files, "vectors": str(vectors)}
-
-
-def index_in(out: Path) -> Any:
-    found = SearchIndex.open(str(out / "index"))
-    hits = found.search(kinds_of_vectors(5, seed=99).astype(np.float32), count=5, probes=8)
-    return {"slides": sorted(map(str, found.slides)), "hits": str(hits), "shards": len(found.shards)}
 
 
 def anndata_in(out: Path) -> Any:
@@ -218,13 +217,50 @@ def suggested_in(out: Path) -> Any:
     }
 
 
-def sizes(out: Path) -> Any:
+def texts(out: Path) -> Any:
+    """Files of text without the times and random names in them; of others, whether they hold something."""
     return {
-        path.relative_to(out).as_posix(): path.stat().st_size > 500
+        path.relative_to(out).as_posix(): (
+            _OF_A_RUN.sub("*", path.read_text(encoding="utf-8")).replace(str(out), "")
+            if path.suffix in _TEXT
+            else path.stat().st_size > 500
+        )
         for path in sorted(out.rglob("*"))
-        if path.is_file() and path.suffix != ".csv"
+        if path.is_file()
     }
+
+
+_TEXT = (".csv", ".html", ".json", ".svg", ".yaml", ".txt")
+_OF_A_RUN = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(\+\d\d:\d\d|Z)?|[0-9a-f]{12,64}|[mp][0-9a-f]{10}"
+)
+"""Times, and what is drawn by lot; the last are matplotlib's."""
+
+
+def files_in(out: Path) -> Any:
+    """Names of all files of a run that are no note of a driver."""
+    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
 
 
 def copy_run(run: Path, out: Path) -> None:
     shutil.copytree(run, out / "run")
+
+
+def leave_much_behind(run: Path, out: Path) -> None:
+    """A run with arrays of attempts that died long ago, objects that wait for a dead driver, half-written files."""
+    copy_run(run, out)
+    store = RunStore.open(str(out / "run"))
+    for number, slide_id in enumerate(("a-2030", "b-2050", "c-2080")):
+        footer = store.footer(slide_id)
+        assert footer is not None
+        arrays = out / "run" / footer.arrays.path
+        shutil.copytree(arrays, arrays.with_name(f"{number:016x}.zarr"))
+        objects = out / "run" / store.committed_files()[slide_id]
+        waiting = out / "run" / "pending" / slide_id / f"{number + 9:016x}.parquet"
+        waiting.parent.mkdir(parents=True)
+        shutil.copyfile(objects, waiting)
+    spare = out / "run" / ".tmp" / f".spare.{7:016x}.fossilray-part"
+    spare.parent.mkdir(exist_ok=True)
+    spare.write_bytes(b"half")
+    for path in out.rglob("*"):
+        os.utime(path, (1.7e9, 1.7e9))

@@ -89,6 +89,8 @@ def sweep_run(
             f"{deadline_minutes:g}), so its files may be in use; sweep what is at least {_hours(least)} old"
         )
     require_run(store)
+    if not dry_run:
+        store.tidy()
     now = now or store.files.clock()
     horizon = now - older_than
     links = _list_links(store)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -124,14 +123,14 @@ class LocalFiles:
             return links_below(self._root, folder)
 
     def clock(self) -> datetime:
-        path = f"{PROBES}/{secrets.token_hex(8)}"
         with self._told("write to"):
-            probe = self._ready(path)
+            # Named as half-written files are, so that `tidy` deletes it where this process is killed.
+            probe, number = self._begin_spare(PROBES)
             try:
                 # A network disk stamps files by its own clock.
-                probe.write_bytes(b"")
-                return datetime.fromtimestamp(probe.stat().st_mtime, UTC)
+                return datetime.fromtimestamp(os.fstat(number).st_mtime, UTC)
             finally:
+                os.close(number)
                 probe.unlink(missing_ok=True)
 
     def now(self) -> datetime:
@@ -194,10 +193,7 @@ class LocalFiles:
 
     @contextmanager
     def _spare_file(self, content: bytes) -> Iterator[Path]:
-        try:
-            spare, number = begin_part(self._ready(f"{SPARE_FILES}/spare"))
-        except FileNotFoundError:
-            spare, number = begin_part(self._ready(f"{SPARE_FILES}/spare"))
+        spare, number = self._begin_spare(SPARE_FILES)
         try:
             # Held while it has its name, so that nobody takes it for one of a dead process.
             with os.fdopen(number, "wb") as file:
@@ -208,6 +204,14 @@ class LocalFiles:
                 yield spare
         finally:
             spare.unlink(missing_ok=True)
+
+    def _begin_spare(self, folder: str) -> tuple[Path, int]:
+        """A new file in one of our folders, and its number, which holds its lock."""
+        try:
+            return begin_part(self._ready(f"{folder}/spare"))
+        except FileNotFoundError:
+            # Whoever tidied up took the empty folder away in the moment before.
+            return begin_part(self._ready(f"{folder}/spare"))
 
 
 def _raise_unless_absent(error: OSError) -> None:

@@ -288,7 +288,7 @@ class RunStore:
 
     def forgive(self, failures: Sequence[Failure]) -> None:
         """Let these failures count no longer, for this driver and all later ones; they stay on record."""
-        self._tidy()
+        self.tidy()
         attempts.forgive(self.files, failures)
 
     def open_attempts(self) -> list[Attempt]:
@@ -317,7 +317,7 @@ class RunStore:
 
     def rebuild_summaries(self) -> int:
         """Write slides/ anew from the footers of all committed slides; how many there are."""
-        self._tidy()
+        self.tidy()
         return summaries.rebuild_summaries(self.files, self.committed_files(), self._summaries_in)
 
     # Drivers
@@ -334,12 +334,12 @@ class RunStore:
         """`heartbeats`, each with the time at which the store received it."""
         return read_signs(self.files, self.left_out)
 
-    # Helpers
-
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """Delete half-written files of dead processes, which an object store never shows."""
         if isinstance(self.files, LocalFiles):
             self.files.tidy()
+
+    # Helpers
 
     def _encoded(
         self, table: pa.Table, summary: SlideSummary, files: ArrayFiles, attempt: Attempt | None

@@ -27,7 +27,7 @@ from fossilray.synthetic.assemblage import Column, Sample
 from fossilray.synthetic.mirax import MiraxOptions, write_mirax
 from fossilray.synthetic.scene import Scene
 from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
-from fossilray.whole_files import whole_file, write_whole
+from fossilray.whole_files import cannot_write, whole_file, write_whole
 
 TRUTH_FILE = "truth.parquet"
 ARCHIVE_MPP = 0.25
@@ -72,6 +72,7 @@ def synthesise_archive(
     Raises:
         ConfigError: numbers or a form that make no archive, or a folder that cannot be made.
         WorkerError: a painting process died.
+        StoreError: the disk is full or fails.
     """
     recipe = ArchiveRecipe(slides, size_px, form, seed)
     if form not in ("mrxs", "tiff"):
@@ -89,12 +90,18 @@ def synthesise_archive(
         raise ConfigError(
             f"slides cannot be written to {out}: {error.strerror}; name another folder"
         ) from None
-    tables = _draw_all(out, recipe, console)
+    try:
+        tables = _draw_all(out, recipe, console)
+    except OSError as error:
+        raise cannot_write(out, error) from None
     metadata = {_RECIPE_KEY: json.dumps(asdict(recipe)).encode()}
     truth = pa.concat_tables(tables).replace_schema_metadata(metadata)
     with whole_file(out / TRUTH_FILE) as sink:
         pq.write_table(truth, sink, compression="zstd")
-    (out / _MARK_FILE).unlink(missing_ok=True)
+    try:
+        (out / _MARK_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(out / _MARK_FILE, error) from None
     return out / TRUTH_FILE
 
 
