@@ -34,6 +34,17 @@ def lock_at_once(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number, of whichever user."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def process_start(pid: int) -> str:
     """When a process began, in the kernel's ticks; empty where the system does not tell, or there is none.
 

@@ -30,7 +30,10 @@ def prepare_jobs(inputs: Path) -> None:
     from indexed_runs import a_vector_run, index_runs, kinds_of_vectors
 
     slides = {f"s-{number}": kinds_of_vectors(300, seed=number) for number in range(4)}
-    a_vector_run(inputs / "vectors", slides)
+    # No two crops alike, or they would be held for one.
+    rng = np.random.default_rng(5)
+    pixels = {name: rng.integers(0, 256, (300, 32, 32, 3), dtype=np.uint8) for name in slides}
+    a_vector_run(inputs / "vectors", slides, pixels=pixels)
     index_runs([str(inputs / "vectors")], inputs / "index")
     draw_folder(inputs / "shapes", each=6)
     write_backbone(inputs / "net.safetensors")
@@ -117,7 +120,9 @@ def index_in(out: Path) -> Any:
 
     found = SearchIndex.open(str(out / "index"))
     hits = found.search(kinds_of_vectors(5, seed=99).astype(np.float32), count=5, probes=8)
-    return {"slides": sorted(map(str, found.slides)), "hits": str(hits), "shards": len(found.shards)}
+    data = sorted(path.name for path in (out / "index" / "data").glob("*/*"))
+    shards = {"shards": len(found.shards), "data": data}
+    return {"slides": sorted(map(str, found.slides)), "hits": str(hits), **shards}
 
 
 def answers_in(out: Path, kind: str, name: str) -> Any:

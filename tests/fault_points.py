@@ -219,7 +219,8 @@ def listed(out: Path) -> list[str]:
 def differing(one: Any, other: Any) -> str:
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         keys = [str(key) for key in one.keys() | other.keys() if one.get(key) != other.get(key)]
-        return f"{sorted(keys)[:4]}"
+        pairs = [f"{one.get(key)!s:.150} != {other.get(key)!s:.150}" for key in sorted(keys)[:1]]
+        return f"{sorted(keys)[:4]} {pairs}"
     return f"{str(other)[:200]}"
 
 

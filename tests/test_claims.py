@@ -16,7 +16,7 @@ import pytest
 from fossilray.config import StoreConfig
 from fossilray.errors import UsageError
 from fossilray.store import claims
-from fossilray.store.claims import CLAIMS, EXPIRES_S, hold_place
+from fossilray.store.claims import CLAIMS, EXPIRES_S, describe_maker, has_ended, hold_place
 from fossilray.store.files import Files, open_files
 
 HOLD = """
@@ -140,3 +140,17 @@ def test_a_process_that_lost_its_place_while_it_slept_hears_of_it(
         monkeypatch.setattr(claims.time, "time", lambda: now + EXPIRES_S)
         with pytest.raises(UsageError, match="another driver took"):
             claim.check()
+
+
+def test_a_maker_counts_as_ended_only_where_this_machine_knows_it() -> None:
+    note: dict[str, str] = json.loads(describe_maker())
+    child = subprocess.run(
+        [sys.executable, "-c", "from fossilray.store.claims import *; print(describe_maker().decode())"],
+        capture_output=True,
+        check=True,
+    )
+    assert not has_ended(describe_maker())
+    assert has_ended(child.stdout) == bool(note["machine"])
+    for other in ({**note, "machine": "elsewhere"}, {**note, "machine": ""}, {**note, "process": "x"}, 3):
+        assert not has_ended(json.dumps(other).encode())
+    assert not has_ended(b"torn {")

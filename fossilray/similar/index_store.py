@@ -4,7 +4,7 @@ INDEX/
   index.json                 what it indexes and how, written once
   coder-<sha256>.faiss       axes, centres and ranges
   shards/<key>.json          its creation commits a shard: the slides it holds, and where its files are
-  data/<random>/             offsets, positions, codes: a shard's entries by list
+  data/<random>/             offsets, positions, codes: a shard's entries by list; maker.json until it is committed
   plans/<key>.json           slides of a shard that is being made
   attempts/  drivers/        failures and heartbeats, as a run has them
 Nothing is overwritten, so a search during a build sees whole shards.
@@ -25,11 +25,13 @@ from fossilray.errors import RunNotFound, StoreError
 from fossilray.similar.coder import Coder
 from fossilray.similar.index_record import IndexedSlide, IndexRecord, ShardRecord, shard_key, slides_from
 from fossilray.store import RunStore
-from fossilray.store.files import Files, open_files, read_many
+from fossilray.store.claims import describe_maker, has_ended
+from fossilray.store.files import Files, open_files, read_many, read_present
 from fossilray.store.local_files import LocalFiles
 from fossilray.store.probe import check_conditional_create
 
 INDEX_JSON = "index.json"
+_MAKER_JSON = "maker.json"
 _LEFTOVER_AGE = timedelta(days=2)
 # What only builds name so; anything else in these folders is a person's.
 _DATA = re.compile(r"data/[0-9a-f]{16}")
@@ -163,29 +165,37 @@ class IndexStore:
             ) from None
 
     def new_data(self) -> str:
-        """A folder for the files of a shard that nobody else writes to."""
-        return f"data/{secrets.token_hex(8)}"
+        """A folder for the files of a shard that nobody else writes to, with a note of who does."""
+        folder = f"data/{secrets.token_hex(8)}"
+        self.files.write(f"{folder}/{_MAKER_JSON}", describe_maker())
+        return folder
 
     def commit(self, shard: ShardRecord) -> bool:
         """Commit a shard whose files are written; False if somebody else's was first, which then stands."""
         path, content = f"shards/{shard.key}.json", shard.to_json()
         # An answer that got lost makes our own commit look like somebody else's.
         if self.files.create(path, content) or self.files.read(path) == content:
+            self.files.delete(f"{shard.data}/{_MAKER_JSON}")
             return True
         self.files.delete(shard.data)
         return False
 
     def sweep(self) -> None:
-        """Delete plans, and what builds that were killed days ago left of shards."""
-        kept = {shard.data for shard in self.shards()}
+        """Delete plans, and what builds left of shards that were killed on this machine, or anywhere days ago."""
         if isinstance(self.files, LocalFiles):
             for folder in self.files.names("data"):
                 self.files.tidy_folder(f"data/{folder}")
         before = self.files.clock() - _LEFTOVER_AGE
+        entries = self.files.entries("data")
+        notes = [entry.path for entry in entries if entry.path.endswith(f"/{_MAKER_JSON}")]
+        ended = {path for path, note in read_present(self.files, notes).items() if has_ended(note)}
+        # Listed after it is known who is dead, for a dead process commits no more.
+        kept = {shard.data for shard in self.shards()}
         left = {
-            entry.path.rpartition("/")[0]
-            for entry in self.files.entries("data")
-            if entry.path.rpartition("/")[0] not in kept and entry.modified < before
+            folder
+            for entry in entries
+            if (folder := entry.path.rpartition("/")[0]) not in kept
+            and (entry.modified < before or entry.path in ended)
         }
         plans = self.files.find("plans")
         links = {
@@ -193,6 +203,8 @@ class IndexStore:
         }
         # A folder that holds a link is not as builds leave it.
         gone = [folder for folder in sorted(left) if _DATA.fullmatch(folder) and "data" not in links]
+        if "data" not in links:
+            gone += [path for path in sorted(ended) if path.rpartition("/")[0] in kept]
         gone += [plan for plan in plans if _PLAN.fullmatch(plan) and "plans" not in links]
         for path in gone:
             self.files.delete(path)

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from fossilray.errors import StoreError, UsageError
-from fossilray.machine import boot_id, pid_namespace, process_start
+from fossilray.machine import boot_id, is_running, pid_namespace, process_start
 from fossilray.records import utc_now
 from fossilray.store.files import Files, read_present
 from fossilray.store.layout import CLAIMS
@@ -157,6 +157,25 @@ def hold_place(files: Files, what: str) -> Iterator[Claim]:
         claim._withdraw()
         if isinstance(files, LocalFiles):
             files.tidy()
+
+
+def describe_maker() -> bytes:
+    """This process, for a note beside what it makes; `has_ended` reads it."""
+    return json.dumps({"machine": _machine(), "process": _process(os.getpid())}).encode() + b"\n"
+
+
+def has_ended(note: bytes) -> bool:
+    """Whether the process that `describe_maker` described is dead for certain: it ran here, and is not found."""
+    try:
+        stated = json.loads(note)
+        machine, process = str(stated["machine"]), str(stated["process"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+    number = process.split("@", maxsplit=1)[0]
+    if not machine or machine != _machine() or not number.isdecimal():
+        return False
+    found = _process(int(number))
+    return found != process and (bool(found) or not is_running(int(number)))
 
 
 def _parse(content: bytes) -> _Claimant:
