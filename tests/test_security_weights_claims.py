@@ -27,7 +27,7 @@ from fossilray.embed.backbone_file import BackboneMeta, save_backbone
 from fossilray.embed.checkpoints import read_checkpoint
 from fossilray.embed.loading import load_network
 from fossilray.errors import StoreError, WeightsError
-from fossilray.similar.coder import Coder, unit
+from fossilray.similar.coder import CODERS, Coder, unit
 
 
 def load(path: Path) -> None:
@@ -353,6 +353,25 @@ def test_an_onnx_model_of_other_operators_or_wrong_sizes_is_refused(tmp_path: Pa
     path.write_bytes(other.SerializeToString())
     with pytest.raises(WeightsError, match="claims"):
         load(path)
+
+
+@pytest.mark.parametrize("count", [1, 2, 30, 119, 600])
+@pytest.mark.parametrize("name", CODERS)
+def test_a_coder_of_few_vectors_is_read_again(name: str, count: int) -> None:
+    vectors = unit(np.random.default_rng(count).normal(size=(count, 512)))
+    coder = Coder.train(vectors, name=name, lists=1, seed=1)
+    again = Coder.from_bytes(coder.to_bytes(), name=name, dimension=512, lists=1, place="here")
+    assert again.to_bytes() == coder.to_bytes()
+    assert (again.encode(vectors)[1] == coder.encode(vectors)[1]).all()
+
+
+def test_a_coder_that_faiss_trained_on_fewer_vectors_than_dimensions_is_read() -> None:
+    import faiss
+
+    index = faiss.index_factory(512, "PCA64,IVF1,SQ8", faiss.METRIC_L2)
+    index.train(unit(np.random.default_rng(0).normal(size=(119, 512))).astype(np.float32))
+    content = faiss.serialize_index(index).tobytes()
+    assert Coder.from_bytes(content, name="pca64-8bit", dimension=512, lists=1, place="here").dimension == 512
 
 
 def test_a_coder_with_any_field_changed_is_refused_before_faiss_sees_it() -> None:

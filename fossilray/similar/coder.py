@@ -73,6 +73,9 @@ class Coder:
         index = faiss.index_factory(dimension, f"{rotation}IVF{lists},{bits}", faiss.METRIC_L2)
         ivf = faiss.extract_index_ivf(index)
         ivf.cp.seed, ivf.cp.niter = seed, 12
+        if rotation and count < dimension:
+            # Of fewer vectors than dimensions FAISS finds too few axes, or none; each vector again changes no axis.
+            vectors = np.resize(vectors, (dimension, dimension))
         with _threads(count * lists):
             index.train(np.ascontiguousarray(vectors))
         return Coder(index, name)

@@ -8,6 +8,7 @@ value that it has in a coder of this name, so that nothing is left to choose.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,9 @@ def check_coder(content: bytes, *, axes: int, bits: str, dimension: int, lists: 
         reader.skip("B")
         reader.skip("i")
         reader.floats("mean", (dimension,))
-        reader.floats("eigenvalues", (dimension, 0, min(dimension, axes)))
-        reader.floats("axes", (dimension * dimension, dimension * axes))
+        # Of fewer vectors than dimensions FAISS finds as many axes as there were vectors.
+        reader.floats("eigenvalues", (0, *range(axes, dimension + 1)))
+        reader.floats("axes", range(dimension * axes, dimension * dimension + 1, dimension))
         reader.number("offset", "B", 1)
         reader.floats("rotation", (dimension * axes,))
         reader.floats("offsets", (axes,))
@@ -104,10 +106,10 @@ class _Reader:
         self.number("trained", "B", 1)
         self.number("metric", "i", _METRIC_L2)
 
-    def floats(self, what: str, lengths: tuple[int, ...]) -> None:
+    def floats(self, what: str, lengths: Sequence[int]) -> None:
         (found,) = self._unpack("Q")
         if found not in lengths:
-            raise NoCoder(f"its {what} are {found:,} numbers, not {lengths[0]:,}")
+            raise NoCoder(f"its {what} are {found:,} numbers, not {lengths[-1]:,}")
         values: NDArray[np.float32] = np.frombuffer(self._take(4 * found), "<f4")
         if not np.isfinite(values).all():
             raise NoCoder(f"its {what} are not all finite")
