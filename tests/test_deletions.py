@@ -72,12 +72,12 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
     ("scheduler/crew.py", "Crew.send", "remove"): (1, _A_LIST),
     ("scheduler/driver.py", "_Driver._take", "remove"): (1, _A_LIST),
     ("similar/index_store.py", "IndexStore.commit", "delete"): (
-        1,
-        "data/<16 hex> that this process has written",
+        2,
+        "data/<16 hex> that this process has written, or the note of its maker in it",
     ),
     ("similar/index_store.py", "IndexStore.sweep", "delete"): (
         1,
-        "data/<16 hex>, plans/shard-<24 hex>.json",
+        "data/<16 hex> of a maker that has ended or days old, maker.json in it, plans/shard-<24 hex>.json",
     ),
     ("sources/fetching.py", "Fetch._clean", "remove"): (1, "in this process's own marked folder"),
     ("sources/fetching.py", "_allocate", "ftruncate"): (1, "a file that was created just before"),

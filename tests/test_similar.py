@@ -265,10 +265,28 @@ def test_the_same_work_done_twice_is_committed_once(run: RunStore, tmp_path: Pat
     shards = index.shards()
     assert index.commit(shards[0])  # the very same record: a lost answer
     copy = replace(shards[0], data=index.new_data())
-    shutil.copytree(tmp_path / "index" / shards[0].data, tmp_path / "index" / copy.data)
+    shutil.copytree(tmp_path / "index" / shards[0].data, tmp_path / "index" / copy.data, dirs_exist_ok=True)
     assert not index.commit(copy)
     assert not (tmp_path / "index" / copy.data).exists()
     assert IndexStore.open(index.url).shards() == shards
+
+
+def test_half_a_shard_goes_once_its_maker_is_dead(run: RunStore, tmp_path: Path) -> None:
+    index = index_runs([run.url], tmp_path / "index")
+    of_the_living, of_the_dead = index.new_data(), index.new_data()
+    note = json.loads(index.files.read(f"{of_the_dead}/maker.json"))
+    if not note["machine"]:
+        pytest.skip("this system does not tell which process ran when")
+    ended = json.dumps({**note, "process": f"{2**22 + 1}@1"}).encode()
+    index.files.write(f"{of_the_dead}/maker.json", ended)
+    committed = index.shards()[0].data
+    index.files.write(f"{committed}/maker.json", ended)  # killed right after its commit
+    index.sweep()
+    left = set(index.files.names("data"))
+    assert left == {one.data.removeprefix("data/") for one in index.shards()} | {of_the_living[5:]}
+    assert index.files.find(committed) == [
+        f"{committed}/{name}" for name in ("codes", "offsets", "positions")
+    ]
 
 
 def test_damage_is_told_with_its_remedy(run: RunStore, tmp_path: Path) -> None:

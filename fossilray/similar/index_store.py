@@ -204,7 +204,8 @@ class IndexStore:
         # A folder that holds a link is not as builds leave it.
         gone = [folder for folder in sorted(left) if _DATA.fullmatch(folder) and "data" not in links]
         if "data" not in links:
-            gone += [path for path in sorted(ended) if path.rpartition("/")[0] in kept]
+            folders = {path: path.rpartition("/")[0] for path in sorted(ended)}
+            gone += [path for path, folder in folders.items() if folder in kept and _DATA.fullmatch(folder)]
         gone += [plan for plan in plans if _PLAN.fullmatch(plan) and "plans" not in links]
         for path in gone:
             self.files.delete(path)
