@@ -16,6 +16,7 @@ from typing import TypeVar
 from fossilray.config import CostConfig
 from fossilray.errors import StoreOut
 from fossilray.failing import Raised
+from fossilray.machine import boot_id, pid_namespace, process_start
 from fossilray.progress import Tally
 from fossilray.records import Failure, Heartbeat, SlideSummary, utc_now
 from fossilray.slide_states import living_drivers
@@ -209,6 +210,9 @@ class Ledger:
             host=socket.gethostname(),
             pid=os.getpid(),
             stopping=stopping,
+            boot=boot_id(),
+            pid_namespace=pid_namespace(),
+            process_start=process_start(os.getpid()),
         )
         self._later(self._write_beat, beat)
 

@@ -515,6 +515,13 @@ class Heartbeat:
     pid: int = 0
     stopping: bool = False
     """Asked to stop: slides in flight end, and no other is started."""
+    boot: str = ""
+    """Which start of which machine the driver runs on; empty in runs of earlier versions, and where the system does
+    not tell, as the next two."""
+    pid_namespace: str = ""
+    """The space in which `pid` means something."""
+    process_start: str = ""
+    """When the process began, in the kernel's ticks: tells it from a later one with the same number."""
 
 
 @dataclass(frozen=True)

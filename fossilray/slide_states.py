@@ -12,12 +12,14 @@ from typing import Literal
 from fossilray.records import Attempt, Failure, Heartbeat
 from fossilray.store import RunStore
 from fossilray.store.attempts import REJECTED_AT, AttemptRecords
-from fossilray.store.drivers import DriverSign
+from fossilray.store.drivers import DriverSign, process_lives
 
 SlideState = Literal["committed", "in progress", "waiting", "failed", "quarantined", "rejected"]
 
 STALE_AFTER_S = 120.0
 """Drivers beat every 30 s; after four missed ones a driver counts as gone."""
+MISSED_S = 45.0
+"""A driver without a sign for so long has missed one."""
 SKEW_S = 60.0
 """How far a sign of life may lie in the future: clocks of hosts, and of a file server, differ."""
 UNLISTED_S = 60.0
@@ -183,8 +185,29 @@ def partition_slides(
 
 
 def living_signs(signs: Iterable[DriverSign], *, now: datetime | None) -> tuple[DriverSign, ...]:
-    """The signs of drivers that are at work. now: the store's time, UTC; None: there is nothing to compare."""
-    return tuple(sign for sign in signs if now is not None and _is_alive(sign, now))
+    """The signs of drivers that are at work. now: the store's time, UTC; None: there is nothing to compare.
+
+    A driver of this machine is at work while its process exists and gives signs; of another machine's, recent signs
+    count, unless a driver that began later has ended since.
+    """
+    signs = tuple(signs)
+    return tuple(
+        sign for sign in signs if now is not None and not _is_gone(sign, signs) and _is_recent(sign, now)
+    )
+
+
+def silent_drivers(signs: Sequence[DriverSign], *, now: datetime) -> tuple[Heartbeat, ...]:
+    """The drivers that may live and give no sign, the latest sign first.
+
+    signs: the latest first. Of other machines' drivers only the last one of the run counts.
+    """
+    return tuple(
+        sign.heartbeat
+        for number, sign in enumerate(signs)
+        if not _is_gone(sign, signs)
+        and not _is_recent(sign, now)
+        and (number == 0 or process_lives(sign.heartbeat))
+    )
 
 
 def living_drivers(store: RunStore) -> tuple[Heartbeat, ...]:
@@ -207,14 +230,43 @@ def parse_time(stated: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _is_alive(sign: DriverSign, now: datetime) -> bool:
+def _is_recent(sign: DriverSign, now: datetime) -> bool:
     """Whether the last heartbeat is recent by the store's clock, or by the driver's own compared with it."""
+    moments = (sign.written_at, parse_time(sign.heartbeat.beat_at))
+    return any(-SKEW_S <= (now - moment).total_seconds() < STALE_AFTER_S for moment in moments)
+
+
+def _is_gone(sign: DriverSign, signs: Iterable[DriverSign]) -> bool:
+    """Whether a driver is known to have ended, by its own word, by its process, or by what a later one did."""
     beat = sign.heartbeat
-    done = not beat.in_flight and beat.committed + beat.failed >= beat.total
-    if done or beat.ended:
+    if beat.ended or _has_finished(beat):
+        return True
+    lives = process_lives(beat)
+    return not lives if lives is not None else any(_supersedes(other, sign) for other in signs)
+
+
+def _has_finished(beat: Heartbeat) -> bool:
+    return not beat.in_flight and beat.committed + beat.failed >= beat.total
+
+
+def _supersedes(later: DriverSign, sign: DriverSign) -> bool:
+    """Whether a driver that began later finished the run since this sign, or worked and ended without another sign.
+
+    Times are the store's.
+    """
+    beat, began_at = later.heartbeat, _began_at(later)
+    if began_at <= _began_at(sign) or later.written_at <= sign.written_at:
         return False
-    ages_s = ((now - moment).total_seconds() for moment in (sign.written_at, parse_time(beat.beat_at)))
-    return any(-SKEW_S <= age_s < STALE_AFTER_S for age_s in ages_s)
+    if _has_finished(beat) and beat.total >= sign.heartbeat.total:
+        return True
+    missed = (later.written_at - sign.written_at).total_seconds() > MISSED_S
+    return beat.ended and missed and sign.written_at < began_at
+
+
+def _began_at(sign: DriverSign) -> datetime:
+    """When a driver began, by the store's clock."""
+    beat = sign.heartbeat
+    return sign.written_at - (parse_time(beat.beat_at) - parse_time(beat.started_at))
 
 
 def _in_progress(
@@ -237,9 +289,7 @@ def _in_progress(
 
 def _may_have_begun(sign: DriverSign, began_at: datetime) -> bool:
     """Whether a driver may have begun an attempt that it does not list: after its start, and near or after the list."""
-    beat = sign.heartbeat
-    since_start = parse_time(beat.beat_at) - parse_time(beat.started_at)
-    started_at = sign.written_at - since_start - timedelta(seconds=10)
+    started_at = _began_at(sign) - timedelta(seconds=10)
     return began_at >= max(started_at, sign.written_at - timedelta(seconds=UNLISTED_S))
 
 

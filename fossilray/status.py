@@ -17,7 +17,7 @@ from fossilray.catalog import describe_missing_sites
 from fossilray.config import RunConfig
 from fossilray.cost import Spending, add_up_spending, describe_hours, describe_money
 from fossilray.records import Attempt, Failure, Heartbeat
-from fossilray.slide_states import SlideCounts, living_drivers, parse_time, read_states
+from fossilray.slide_states import SlideCounts, living_drivers, parse_time, read_states, silent_drivers
 from fossilray.store import RunStore
 from fossilray.store.dataset import arrays_store
 from fossilray.store.listed_answers import every_answers
@@ -77,8 +77,10 @@ class StatusReport:
     """The one whose sign of life is the latest."""
     drivers: tuple[Heartbeat, ...]
     """Those alive."""
+    silent: tuple[Heartbeat, ...]
+    """Those that may live, and gave no sign for so long that they do not count as alive."""
     slides_per_hour: float | None
-    """Of the living drivers, else of the last one."""
+    """Of the living drivers, else of the one that committed slides last."""
     answers: tuple[AnswersStatus, ...]
     """Embeddings and predictions of later jobs, by kind and name."""
     spending: Spending
@@ -119,7 +121,8 @@ def describe(
     run = store.read_run()
     states = read_states(store, now=asked_at)
     slides = store.summaries_table()
-    beats = store.heartbeats()
+    signs = store.driver_signs()
+    beats = [sign.heartbeat for sign in signs]
     drivers = states.drivers
     return StatusReport(
         url=store.url,
@@ -140,7 +143,8 @@ def describe(
         interrupted=states.interrupted,
         last_driver=beats[0] if beats else None,
         drivers=drivers,
-        slides_per_hour=_rate(drivers or beats[:1]),
+        silent=silent_drivers(signs, now=asked_at),
+        slides_per_hour=_rate(drivers or [beat for beat in beats if beat.slides_per_hour][:1]),
         answers=tuple(_describe_answers(store, set(states.committed))),
         spending=add_up_spending(beats, slides, left=states.counts.left, config=config),
         last_sign_at=_last_sign(run.created_at, slides, drivers),
@@ -250,7 +254,7 @@ def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
     driver = _describe_driver(report)
     if driver:
         yield "driver", driver
-    for beat in report.drivers:
+    for beat in report.drivers if report.counts.left else ():
         for outage in beat.out:
             yield "waits for", outage
     # Of an ended driver too: it may have stopped for that.
@@ -297,12 +301,13 @@ def _describe_driver(report: StatusReport) -> str | None:
         return f"{many}: {named}" + ("; stopping, slides in progress end first" if stopping else "")
     if not report.counts.left:
         return None
-    last = report.last_driver
-    if last is None or last.ended:
+    if not report.silent:
         return "none is running; the same command processes the rest"
+    last = report.silent[0]
     minutes = (report.asked_at - parse_time(last.beat_at)).total_seconds() / 60
+    host = f"on {last.host}" if last.host else "of an unknown host"
     return (
-        f"no sign of life for {max(minutes, 0):,.0f} min from {_name_driver(last)}; once it has ended, the same "
+        f"{host} gives no sign since {max(minutes, 0):,.0f} min: {_name_driver(last)}; once it has ended, the same "
         "command processes the rest"
     )
 

@@ -114,6 +114,16 @@ def test_of_two_drivers_each_counts(store: RunStore) -> None:
     assert (len(states.in_progress), len(states.drivers)) == (2, 2)
 
 
+@pytest.mark.parametrize(("silent_s", "alive"), [(50, 1), (10, 1), (90, 0)])
+def test_another_hosts_driver_without_a_sign_while_a_later_one_worked_and_ended_is_gone(
+    store: RunStore, silent_s: float, alive: int
+) -> None:
+    store.write_heartbeat(replace(beat("one", age_s=silent_s), host="elsewhere"))
+    age(store, "drivers/driver-1.json", silent_s)
+    store.write_heartbeat(replace(beat(uptime_s=60), driver_id="driver-2", ended=True))
+    assert len(read_states(store).drivers) == alive
+
+
 def fail(store: RunStore, slide_id: str, *, transient: bool) -> Failure:
     attempt = store.begin_attempt(slide_id, deadline_s=60)
     failure = Failure(

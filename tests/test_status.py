@@ -1,6 +1,12 @@
 """How far a run is, from the run directory alone."""
 
 import io
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +16,9 @@ from rich.console import Console
 from small_run import COUNTS, start_run, write_small_run
 
 from fossilray.errors import RunNotFound
+from fossilray.ledger import Ledger
+from fossilray.machine import boot_id, pid_namespace, process_start
+from fossilray.progress import Tally
 from fossilray.records import Heartbeat
 from fossilray.status import StatusReport, describe, render
 from fossilray.store import RunStore
@@ -31,6 +40,25 @@ BEAT = Heartbeat(
     pid=4711,
 )
 LATER = NOW + timedelta(minutes=10)
+
+needs_process_times = pytest.mark.skipif(
+    not process_start(os.getpid()), reason="the system tells no process's start"
+)
+
+
+@contextmanager
+def _process() -> Iterator[Heartbeat]:
+    """The heartbeat of a driver of this machine, which waits for a folder; its process lives within the block."""
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        yield replace(
+            BEAT, driver_id=f"driver-of-{child.pid}", out=("/mnt/sl4: nothing else there can be read",),
+            host=socket.gethostname(), pid=child.pid, boot=boot_id(), pid_namespace=pid_namespace(),
+            process_start=process_start(child.pid),
+        )  # fmt: skip
+    finally:
+        child.kill()
+        child.wait()
 
 
 def _shown(report: StatusReport) -> str:
@@ -80,7 +108,7 @@ def test_a_driver_that_went_silent_is_not_to_be_replaced_unseen(tmp_path: Path) 
     assert report.slides_per_hour == 8.0
     shown = _shown(report)
     assert "in the last job" in shown
-    assert "no sign of life for 10 min from process 4711 on node-7" in shown
+    assert "on node-7 gives no sign since 10 min: process 4711 on node-7" in shown
     assert "once it has ended, the same command processes the rest" in shown
 
 
@@ -123,3 +151,86 @@ def test_a_driver_that_has_ended_is_not_running(tmp_path: Path) -> None:
 def test_asking_where_no_run_is_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunNotFound):
         describe(RunStore.open(str(tmp_path)))
+
+
+@needs_process_times
+def test_a_driver_whose_process_was_killed_is_not_running_at_once(tmp_path: Path) -> None:
+    store = start_run(tmp_path / "run")
+    store.begin_attempt("c-2080", deadline_s=60)
+    with _process() as beat:
+        store.write_heartbeat(beat)
+        alive = describe(store, now=NOW)
+        assert alive.drivers == (beat,)
+        assert "/mnt/sl4" in _shown(alive)
+    report = describe(store, now=NOW)
+    assert (report.drivers, report.silent, report.ends_at, report.in_flight) == ((), (), None, ())
+    shown = _shown(report)
+    assert "none is running; the same command processes the rest" in shown
+    assert "waits for" not in shown
+    ledger = Ledger(store)
+    ledger.beat(Tally(total=6), ())
+    ledger.close(Tally(total=6))
+    assert ledger.other_driver is None
+
+
+@needs_process_times
+def test_a_number_that_another_process_has_now_is_no_driver(tmp_path: Path) -> None:
+    store = start_run(tmp_path / "run")
+    with _process() as beat:
+        store.write_heartbeat(replace(beat, process_start="1"))
+        assert describe(store, now=NOW).drivers == ()
+
+
+@needs_process_times
+def test_a_stopped_driver_gives_no_sign_even_if_a_later_one_has_ended(tmp_path: Path) -> None:
+    store = start_run(tmp_path / "run")
+    with _process() as beat:
+        os.kill(beat.pid, signal.SIGSTOP)
+        store.write_heartbeat(beat)
+        store.write_heartbeat(_later_driver(ended=True))
+        report = describe(store, now=LATER)
+        assert (report.drivers, report.silent) == ((), (beat,))
+        assert f"on {beat.host} gives no sign since 10 min: process {beat.pid}" in _shown(report)
+    assert "none is running" in _shown(describe(store, now=LATER))
+
+
+@pytest.mark.parametrize("of_here", [True, False])
+def test_after_a_later_driver_finished_the_run_nothing_runs_or_is_waited_for(
+    tmp_path: Path, of_here: bool
+) -> None:
+    store = write_small_run(tmp_path / "run")
+    with _process() as beat:
+        killed = beat if of_here and beat.process_start else replace(beat, host="node-7", boot="another")
+    store.write_heartbeat(killed)
+    assert "waits for" not in _shown(describe(store, now=NOW))
+    store.write_heartbeat(_later_driver(committed=4, failed=2, ended=True))
+    report = describe(store, now=NOW)
+    assert (report.drivers, report.silent, report.ends_at) == ((), (), None)
+    assert report.slides_per_hour == 99.0
+    assert report.is_done
+
+
+def test_a_later_driver_that_ended_early_leaves_another_hosts_driver_running(tmp_path: Path) -> None:
+    store = start_run(tmp_path / "run")
+    store.write_heartbeat(BEAT)
+    store.write_heartbeat(_later_driver(ended=True))
+    assert [driver.host for driver in describe(store, now=NOW).drivers] == ["node-7"]
+
+
+@needs_process_times
+def test_a_driver_of_this_process_says_which_process_it_is(tmp_path: Path) -> None:
+    store = start_run(tmp_path / "run")
+    ledger = Ledger(store)
+    ledger.beat(Tally(total=6), ())
+    ledger.close(Tally(total=6))
+    (beat,) = store.heartbeats()
+    assert (beat.boot, beat.pid_namespace) == (boot_id(), pid_namespace())
+    assert beat.process_start == process_start(os.getpid())
+
+
+def _later_driver(**fields: object) -> Heartbeat:
+    later = replace(
+        BEAT, driver_id="later", started_at=(NOW - timedelta(seconds=15)).isoformat(), beat_at=NOW.isoformat(),
+        slides_per_hour=99.0, in_flight=(), host="node-9",
+    )  # fmt: skip
+    return replace(later, **fields)  # type: ignore[arg-type]

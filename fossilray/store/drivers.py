@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from datetime import datetime
 
 from fossilray.errors import DamagedFile
 from fossilray.formats import parse_record
+from fossilray.machine import boot_id, pid_namespace, process_start
 from fossilray.records import Heartbeat
 from fossilray.store.files import Files, read_present
 from fossilray.store.left_out import LeftOut
@@ -37,3 +39,12 @@ def read_signs(files: Files, left_out: LeftOut) -> list[DriverSign]:
         else:
             found.append(DriverSign(beat, written[path]))
     return sorted(found, key=lambda sign: sign.heartbeat.beat_at, reverse=True)
+
+
+def process_lives(beat: Heartbeat) -> bool | None:
+    """Whether the process of a driver exists; None: it is of another machine, or the heartbeat does not tell."""
+    stated = (beat.host, beat.boot, beat.pid_namespace)
+    here = (socket.gethostname(), boot_id(), pid_namespace())
+    if stated != here or not all(stated) or not beat.process_start:
+        return None
+    return process_start(beat.pid) == beat.process_start
