@@ -134,7 +134,7 @@ def training_in(out: Path) -> Any:
     """Its files by name, of checkpoints the last (one that goes on has fewer), and the course of its loss."""
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     checkpoints = [one for one in files if one.endswith(".pt")]
-    files = [one for one in files if one not in checkpoints[:-1]]
+    files = [one for one in files if one not in checkpoints[:-1] and "/tensorboard/" not in one]
     course = (out / "training" / "metrics.csv").read_text().splitlines()
     wanted = [number for number, name in enumerate(course[0].split(",")) if name in ("step", "loss")]
     rows = [[f"{float(line.split(',')[number]):.4g}" for number in wanted] for line in course[1:]]

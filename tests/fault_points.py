@@ -208,8 +208,8 @@ def listed(out: Path) -> list[str]:
         name = path.relative_to(out)
         if path.is_dir() and name.parts[-1] in MAY_STAY and not any(path.iterdir()):
             continue
-        # Notes of tries that failed are meant to stay, and parts are numbered on.
-        if "attempts" in name.parts:
+        # Notes of tries that failed are meant to stay, as is TensorBoard's file of each start; parts are numbered on.
+        if {"attempts", "tensorboard"} & set(name.parts):
             continue
         text = re.sub(r"part-\d+\.parquet", "part.parquet", name.as_posix())
         found.append(re.sub(r"[0-9a-f]{16}(?!\.fossilray)", "*", text))
