@@ -30,6 +30,18 @@ WELLS = {
     "16_1-2; 3010 m": ("16/1-2", 3010.0),
     "6407_6-5, 2030": ("6407/6-5", None),
     "7120_12-1 1800 m": ("7120/12-1", 1800.0),
+    "30_06-C-26 3000 m": ("30/6-C-26", 3000.0),
+    "35_3-7 S 3500 m": ("35/3-7 S", 3500.0),
+    "6406_3-E-1 H 3500 m": ("6406/3-E-1 H", 3500.0),
+    "6507_7-A-8 H T2": ("6507/7-A-8 H T2", None),
+    "6507_7-A-8_HT2_2310m": ("6507/7-A-8 HT2", 2310.0),
+    "31_2-N-11 AYH": ("31/2-N-11 AYH", None),
+    "31_2-N-11 BY2H 2000 m": ("31/2-N-11 BY2H", 2000.0),
+    "16_1-2 DC 3010 m": ("16/1-2", 3010.0),
+    "16_1-2 SWC 3010 m": ("16/1-2", 3010.0),
+    "16_1-2-3010m": ("16/1-2", 3010.0),
+    "16_1-2 - 3010 m": ("16/1-2", 3010.0),
+    "16_1-2 20191103 305 m": ("16/1-2", 305.0),
     # United Kingdom, Ireland
     "22/12a-3": ("22/12a-3", None),
     "22_12a-3 3000 m": ("22/12a-3", 3000.0),
@@ -52,6 +64,7 @@ WELLS = {
     "L09-FF-01 2010 m": ("L09-FF-01", 2010.0),
     "K18-02_2400m": ("K18-02", 2400.0),
     "F17-04-S2 1500 m": ("F17-04-S2", 1500.0),
+    "K12-B-3 2500 m": ("K12-B-3", 2500.0),
     # Canadian
     "Hibernia B-16-17 2500 m": ("Hibernia B-16-17", 2500.0),
     "Well Hibernia B-16": ("Hibernia B-16", None),
@@ -82,6 +95,8 @@ WELLS = {
     "IODP 323-U1343E-12H-CC": ("U1343E", None),
     "DSDP 525A-40R-1, 100 cm": ("525A", None),
     "M0027A-12R-1": ("M0027A", None),
+    "DSDP 48-403-12-3": ("403", None),
+    "DSDP 48-403-12-CC, 10-12 cm": ("403", None),
 }
 
 NO_WELLS = {
@@ -124,6 +139,15 @@ NO_WELLS = {
     "": (None, None),
     "6407_6-5 and 6407_6-6 2030 m": (None, 2030.0),
     "F03-07 F03-08": (None, None),
+    "Q1-21 1000m": (None, 1000.0),
+    "31_2-N-11 ZZ 2000 m": (None, 2000.0),
+    "211_29-A12 S2 2000 m": (None, 2000.0),
+    "evil\x1b[31m=cmd|x": (None, None),
+    "6407_6-5 2030\x07 m": (None, None),
+    **{
+        f"{word}-12 2310 m": (None, 2310.0)
+        for word in "SWC Cuttings Vial Vials Residue Bin Acid Oxidised Lycopodium Sieve Residues".split()  # noqa: SIM905
+    },
 }
 
 NO_DEPTHS = {
@@ -143,6 +167,20 @@ NO_DEPTHS = {
     "6407_6-5 100 m 200 m": ("6407/6-5", None),
     "6407_6-5 20300 m": ("6407/6-5", None),
     "6407_6-5 0 m": ("6407/6-5", None),
+    "16/1-2 3 010 m": ("16/1-2", None),
+    "2/4-14 4 730 m": ("2/4-14", None),
+    "2/4-14 4\u00a0730,5 m": ("2/4-14", None),
+    "2/4-14 4'730 m": ("2/4-14", None),
+    "2_4-14_4_730m": ("2/4-14", None),
+    "16_1-2 TVD 2310 m": ("16/1-2", None),
+    "16_1-2 2310 m (tvdss)": ("16/1-2", None),
+    "16_1-2 3010 & 3015 m": ("16/1-2", None),
+    "16_1-2 3010, 3015 m": ("16/1-2", None),
+    "16_1-2 3010 m, 3015": ("16/1-2", None),
+    "16_1-2 3010 and 3015 m": ("16/1-2", None),
+    "16_1-2 3010m - 3015": ("16/1-2", None),
+    "6407_6-5 -2030 m": ("6407/6-5", None),
+    "6407_6-5 \u22122030 m": ("6407/6-5", None),
 }
 
 
@@ -177,6 +215,13 @@ def test_norwegian_names_are_read_as_they_are_written(
         (r"(?P<well>(?:\w+ )*)x", "repeat inside a repeat"),
         (r"(?P<well>a)(?P=well)", "refers back"),
         (r"(?P<well>.*).*.*.*", "4 of them"),
+        (r"(?P<well>(?:q|qq|qqq){40}z)", "alternatives inside a repeat"),
+        (r"(?P<well>(q|qq){28}z)", "alternatives inside a repeat"),
+        (r"(?P<well>(?:q?){40}z)", "optional part inside a repeat"),
+        ("(?P<well>" + "(q|q)" * 26 + "z)", "combinations"),
+        ("(?P<well>" + "q?" * 30 + "z)", "combinations"),
+        ("(?P<well>)", "always empty"),
+        ("(?P<well>(?=x))x", "always empty"),
         ("(?P<well>" + "a" * 600 + ")", "characters"),
     ],
 )
@@ -192,6 +237,26 @@ def test_a_pattern_of_ones_own_comes_first_and_the_grammar_after_it() -> None:
     assert parse_name("QX12_1000ft", pattern) == ("QX12", 304.8)
     assert parse_name("QX12_2,030m", pattern) == ("QX12", None)
     assert parse_name("6407_6-5 2030 m", pattern) == ("6407/6-5", 2030.0)
+
+
+@pytest.mark.parametrize("sign", ["q", r"\x71", "[p-s]"])
+def test_a_pattern_is_tried_on_its_own_characters(sign: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fossilray.name_pattern._TRIAL_S", 0.5)
+    with pytest.raises(ValueError, match="takes too long to search a long name"):
+        NamePattern.timed("(?P<well>" + f"{sign}{{1,8}}" * 12 + "z)")
+
+
+def test_a_pattern_too_slow_for_the_names_of_the_slides_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fossilray.name_pattern._TRIAL_S", 0.5)
+    write_slide(tmp_path / f"{'qr' * 60}.mrxs", size=512, objects=1)
+    with pytest.raises(CatalogError, match="takes too long to search the"):
+        find_slides(str(tmp_path), name_pattern="(?P<well>" + r"[^z]{1,8}" * 2 + "(?:qr){1,8}" * 10 + "z)")
+
+
+def test_a_pattern_that_finds_nothing_leaves_a_name_to_the_grammar() -> None:
+    assert parse_name("6407_6-5 2030 m", NamePattern("(?P<well>q*)")) == ("6407/6-5", 2030.0)
 
 
 def test_a_pattern_is_checked_against_the_names_and_slides_without_a_site_are_counted(tmp_path: Path) -> None:

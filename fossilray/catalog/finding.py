@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISDIR, S_ISREG
 
 from fossilray.catalog.remote import find_remote_slides
-from fossilray.catalog.sites import check_pattern_matches, compile_pattern
+from fossilray.catalog.sites import check_pattern_matches, check_search_time, compile_pattern
 from fossilray.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file
 from fossilray.config import AccessConfig
 from fossilray.errors import (
@@ -70,6 +70,7 @@ def find_slides(
         files = sorted({Path(match) for match in matches if _looks_like_a_slide(Path(match))})
     else:
         raise CatalogError(f"there is nothing at {target}; name a folder, a glob, one slide or a catalog")
+    check_search_time(pattern, (Path(os.path.abspath(file)).as_posix() for file in files))  # noqa: PTH100
     with ThreadPoolExecutor(_OPENING_THREADS) as threads:
         found = list(threads.map(lambda file: _describe(root, file, pattern), files))
     # A disk that did not answer once may do so the second time.

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from fossilray.catalog.sites import check_search_time
 from fossilray.catalog.table import CATALOG_SUFFIXES, Catalog, read_remote_catalog
 from fossilray.config import AccessConfig
 from fossilray.errors import CatalogError, SlideError, SourceRefuses, SourceUnreachable
@@ -165,6 +166,7 @@ def _catalog(
     listing: _Listing | None,
     pattern: NamePattern | None,
 ) -> Catalog:
+    check_search_time(pattern, (slide.url for slide in slides))
     found = list(
         map_in_parts(
             lambda slide: _describe(source, root, slide, listing, pattern), slides, threads=READ_THREADS

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 from fossilray.catalog.table import Catalog
 from fossilray.errors import CatalogError
@@ -38,6 +39,24 @@ def compile_pattern(text: str | None) -> NamePattern | None:
         return NamePattern.timed(text)
     except ValueError as error:
         raise CatalogError(f"slides.name_pattern {text!r} {error}") from None
+
+
+def check_search_time(pattern: NamePattern | None, paths: Iterable[str]) -> None:
+    """Try the pattern on the names of slides at these paths, and of the folders above them, before it reads them.
+
+    Raises:
+        CatalogError: it takes too long.
+    """
+    if pattern is None:
+        return
+    names: set[str] = set()
+    for path in paths:
+        names.add(PurePosixPath(path).stem)
+        names.update(path.split("/")[:-1])
+    try:
+        pattern.try_names(names)
+    except ValueError as error:
+        raise CatalogError(f"slides.name_pattern {pattern.text!r} {error}") from None
 
 
 def check_pattern_matches(catalog: Catalog, text: str | None, *, matched: bool) -> Catalog:
