@@ -44,7 +44,7 @@ from fossilray.store.local_files import LocalFiles
 from fossilray.store.objects_file import ROW_GROUP_ROWS
 from fossilray.store.parts import SlideRows, write_part
 from fossilray.store.shards import SHARD_ROWS
-from fossilray.tables import format_bytes, printable
+from fossilray.tables import counted, format_bytes, printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -162,8 +162,8 @@ def render_compacted(report: CompactReport) -> Text:
 
     beside = ", embeddings beside them" if report.embeddings else ""
     return Text(
-        f"{report.slides:,} slides with {report.objects:,} objects -> {printable(report.url)}\n"
-        f"{report.source_files:,} files ({format_bytes(report.source_bytes)}) became {report.files:,} "
+        f"{counted(report.slides, 'slide')} with {counted(report.objects, 'object')} -> {printable(report.url)}\n"
+        f"{counted(report.source_files, 'file')} ({format_bytes(report.source_bytes)}) became {report.files:,} "
         f"({format_bytes(report.bytes)}{beside}), equal to the run, in {report.seconds:,.0f} s"
     )
 

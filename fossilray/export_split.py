@@ -69,22 +69,30 @@ def split_slides(
 
     slides = frozenset(_nearest_choice(used, share))
     if by == "slide" or len(by_well) < 2:
-        return Split(
-            slides,
-            "slide",
-            "Whole slides are kept apart" + ("." if by == "slide" else ": all are of one well."),
-        )
+        why = "Whole slides are kept apart" + ("." if by == "slide" else ": all are of one well.")
+        return Split(slides, "slide", why + _tell_miss(share, reached(slides), f"{len(used)} slides"))
     chosen = _nearest_choice({well: sum(used[one] for one in of) for well, of in by_well.items()}, share)
     whole = frozenset(slide for well in chosen for slide in by_well[well])
     miss = abs(reached(whole) - share)
     if by == "well" or miss <= LARGEST_MISS or miss <= abs(reached(slides) - share):
-        return Split(whole, "well", "Whole wells are kept apart.")
+        return Split(
+            whole,
+            "well",
+            "Whole wells are kept apart." + _tell_miss(share, reached(whole), f"{len(by_well)} wells"),
+        )
     return Split(
         slides,
         "slide",
         "Whole slides are kept apart, and slides of one well are on both sides: no choice of whole wells comes nearer "
         f"to {share:.0%} than {reached(whole):.0%}; --split-by well takes that.",
     )
+
+
+def _tell_miss(asked: float, reached: float, of: str) -> str:
+    """What is said of a share that is far from the asked one."""
+    if abs(reached - asked) <= LARGEST_MISS:
+        return ""
+    return f" Asked {asked:.0%}, reached {reached:.0%}: there are only {of}, and each stays whole."
 
 
 def _nearest_choice(weights: Mapping[str, int], share: float) -> list[str]:

@@ -70,6 +70,11 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 slide`, `1,200 slides`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_bytes(count: float) -> str:
     """A size as a person reads it, in powers of 1,000."""
     for unit in ("B", "kB", "MB", "GB", "TB"):

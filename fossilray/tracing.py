@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from fossilray.catalog import find_slides
 from fossilray.config import RunConfig, StoreConfig
 from fossilray.errors import CatalogError
 from fossilray.records import Failure, SlideSummary, Usage
+from fossilray.sources.scratch import Scratch
 from fossilray.store import RunStore
 from fossilray.store.run_record import describe_run
 from fossilray.whole_files import write_whole
@@ -51,7 +52,8 @@ def trace_slide(target: str, config: RunConfig, out: Path) -> TracedSlide:
             "store": StoreConfig(),
         }
     )
-    with tempfile.TemporaryDirectory(prefix="fossilray-trace-") as folder:
+    with closing(Scratch(None)) as scratch:
+        folder = str(scratch.folder / "run")
         store = RunStore.open(folder)
         store.create_or_check(describe_run(watched, {}))
         worker = SlideWorker(folder, watched)

@@ -290,3 +290,19 @@ def test_empty_catalog_has_every_column(tmp_path: Path) -> None:
     write_catalog(Catalog([], []), tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text().strip().split(",") == CATALOG_SCHEMA.names
     assert read_catalog_file(tmp_path / "a.csv") == []
+
+
+def test_folders_and_pipes_with_the_name_of_a_slide_are_refused_rows(tmp_path: Path) -> None:
+    (tmp_path / "folder.svs").mkdir()
+    write_tiff(tmp_path / "folder.svs" / "inside.tif")
+    os.mkfifo(tmp_path / "pipe.tif")
+    write_slide(tmp_path / "dotted.tif.mrxs")
+    for target in (str(tmp_path), f"{tmp_path}/*"):
+        refused = {Path(one.path).name: one.reason for one in find_slides(target).refused}
+        assert refused.keys() == {"folder.svs", "pipe.tif"}
+        assert "is a folder; rename it" in refused["folder.svs"]
+        assert "is a pipe" in refused["pipe.tif"]
+    assert {Path(row.path).name for row in find_slides(str(tmp_path)).rows} == {
+        "inside.tif",
+        "dotted.tif.mrxs",
+    }

@@ -16,6 +16,7 @@ from fossilray.cli import app
 from fossilray.config import RunConfig
 from fossilray.dry_run import RunPlan
 from fossilray.errors import CatalogError, ConfigError, UsageError
+from fossilray.estimate import measure
 from fossilray.estimate.measure import measure_rates
 from fossilray.estimate.model import Estimate, Machine, Quantity, Rates, Workload, estimate
 from fossilray.estimate.profiles import as_machine, find_instance
@@ -312,6 +313,27 @@ def test_a_table_of_machines_of_ones_own(tmp_path: Path) -> None:
     file.write_text("instances: [{name: tower}]")
     with pytest.raises(ConfigError, match="cannot be read as instances"):
         find_instance("tower", file=file)
+
+
+def test_what_a_killed_measurement_leaves_is_swept_as_scratch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(measure, "load_detector", lambda *_args, **_options: None)
+    monkeypatch.setattr(measure, "load_embedder", lambda *_args, **_options: None)
+    seen: list[Path] = []
+
+    def killed(folder: Path, **_options: object) -> None:
+        seen.append(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "synthesise_archive", killed)
+    with pytest.raises(KeyboardInterrupt):
+        measure_rates(RunConfig())
+    (folder,) = seen
+    assert folder.parent.parent == tmp_path
+    assert folder.parent.name.startswith("fossilray-scratch-")
+    assert not folder.exists()
 
 
 @pytest.mark.slow  # some seconds; the dry run of test_process measures too

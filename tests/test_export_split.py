@@ -37,6 +37,13 @@ def test_two_wells_too_large_for_the_share_give_whole_slides_and_say_so() -> Non
     assert len(whole.validation) == 10
 
 
+def test_a_share_that_is_far_from_the_asked_one_is_stated() -> None:
+    wells = {"a": "A", "b": "B"}
+    why = split_slides({"a": 5, "b": 5}, wells, share=0.2).why
+    assert why.endswith("Asked 20%, reached 50%: there are only 2 wells, and each stays whole.")
+    assert "Asked" not in split_slides({"a": 20, "b": 80}, wells, share=0.2).why
+
+
 def test_wells_of_one_slide_each_are_wells_however_far_from_the_share() -> None:
     split = split_slides({"a": 5, "b": 6}, {"a": "A", "b": "B"}, share=0.2)
     assert (split.by, split.validation) == ("well", {"a"})

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fossilray"
 FLOORS = {
-    1: "__init__ config machine records errors formats name_pattern whole_files",
+    1: "__init__ config machine records errors formats kept_places name_pattern whole_files",
     2: "slide overview slidedat slide_properties mirax_companions tiff_tiles slide_names site_names tiling blank "
     "windows detect merge crops measures half_precision precision embed meta_device pictures store tables in_parts "
     "folder_owners marked_folders objects_table pages sources synthetic direct timeline watched_pool slide_threads "

@@ -357,7 +357,7 @@ def test_the_verdict_comes_first(run: RunStore) -> None:
     assert shown(verify_run(run, deep=True)).startswith("sound: every row")
     delete_a_shard(run)
     text = shown(verify_run(run))
-    assert text.startswith("damaged: 1 findings, 1 slides")
+    assert text.startswith("damaged: 1 finding, 1 slide concerned")
     assert SLIDE in text
 
 

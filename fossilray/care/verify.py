@@ -22,7 +22,7 @@ from fossilray.slide_states import SlideCounts, read_states
 from fossilray.store import RunStore
 from fossilray.store.files import READ_THREADS
 from fossilray.store.layout import ARRAYS, OBJECTS, RUN_JSON
-from fossilray.tables import format_bytes, printable
+from fossilray.tables import counted, format_bytes, printable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -214,7 +214,10 @@ def _verdict(report: VerifyReport) -> Text:
     if not report.sound:
         damage = [finding for finding in report.findings if finding.kind not in HARMLESS]
         hurt = len({finding.slide_id for finding in damage if finding.slide_id})
-        return Text(f"damaged: {len(damage):,} findings, {hurt:,} slides concerned", style="bold red")
+        return Text(
+            f"damaged: {counted(len(damage), 'finding')}, {counted(hurt, 'slide')} concerned",
+            style="bold red",
+        )
     depth = "every row and array decoded" if report.deep else "sizes, counts and footers compared"
     return Text(f"sound: {depth}", style="bold green")
 

@@ -152,19 +152,19 @@ def _walk(folder: Path, unlisted: list[tuple[Path, OSError]]) -> Iterator[Path]:
         yield from slides
         companions = {slide.stem for slide in slides if slide.suffix.lower() == ".mrxs"}
         folders[:] = sorted(name for name in folders if name not in companions)
+        # They are refused, and what lies in them is looked through; those with Slidedat.ini come by themselves.
+        named = (here / name for name in folders if _looks_like_a_slide(here / name))
+        yield from (one for one in named if not (one / "Slidedat.ini").is_file())
         if "Slidedat.ini" in names and here != folder:
             yield here
             folders.clear()
 
 
 def _looks_like_a_slide(file: Path) -> bool:
-    """By its name, if it is a file or the system does not say what it is."""
-    if file.suffix.lower() not in SLIDE_SUFFIXES:
-        return False
-    try:
-        return S_ISREG(file.stat().st_mode)
-    except OSError:
-        return True
+    """By its name, whatever it is; but `a.tif` beside `a.tif.mrxs` is the folder of that slide."""
+    return file.suffix.lower() in SLIDE_SUFFIXES and not (
+        file.is_dir() and file.with_name(f"{file.name}.mrxs").is_file()
+    )
 
 
 def _check_still_there(target: str, found: Sequence[CatalogRow | RefusedFile]) -> None:
@@ -208,8 +208,9 @@ def _describe(root: Path, file: Path, pattern: NamePattern | None) -> CatalogRow
         printable = os.fsencode(path).decode("utf-8", errors="replace")
         return RefusedFile(slide_id, printable, f"{printable} is not named in UTF-8; rename it")
     try:
-        if S_ISDIR(file.stat().st_mode):
-            return RefusedFile(slide_id, path, without_file(file.name))
+        mode = file.stat().st_mode
+        if not S_ISREG(mode):  # a pipe would be waited for without end
+            return RefusedFile(slide_id, path, _why_no_file(file, mode))
         return _read_facts(slide_id, path, root, pattern)
     except SlideError as error:
         return RefusedFile(slide_id, path, str(error), type(error).__name__)
@@ -218,6 +219,13 @@ def _describe(root: Path, file: Path, pattern: NamePattern | None) -> CatalogRow
     except Exception as error:  # noqa: BLE001  whatever a library raises over one file, the others are listed
         said = f"{type(error).__name__} at {place_of(error)}: {message_of(error)}"
         return RefusedFile(slide_id, path, said, type(error).__name__)
+
+
+def _why_no_file(place: Path, mode: int) -> str:
+    if S_ISDIR(mode) and (place / "Slidedat.ini").is_file():
+        return without_file(place.name)
+    kind = "a folder" if S_ISDIR(mode) else "a pipe, a socket or a device"
+    return f"{place} has the name of a slide and is {kind}; rename it"
 
 
 def _refuse(root: Path, place: Path, error: OSError) -> RefusedFile:

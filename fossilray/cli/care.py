@@ -74,7 +74,7 @@ FROM failures WHERE traceback IS NOT NULL AND (
 def _print_tracebacks(kinds: Sequence[dict[str, Any]]) -> None:
     """One traceback of each class and place, with the number of slides that it was the end of."""
     if not kinds:
-        out.print("no slide that is not committed has failed by an exception with a traceback")
+        out.print("no failed attempt at an uncommitted slide left a traceback")
     for kind in kinds:
         at = f" at {kind['place']}" if kind["place"] else ""
         slides = f"{kind['slides']} slides, such as" if kind["slides"] > 1 else "slide"

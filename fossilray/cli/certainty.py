@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, err, open_store, out, settings
+from fossilray.cli.shared import (
+    ConfigOption,
+    RunArgument,
+    SetOption,
+    err,
+    open_store,
+    out,
+    outside_runs,
+    settings,
+)
 
 NoveltyOption = Annotated[
     float,
@@ -30,7 +39,8 @@ def calls(
     ] = 0.05,
     novelty_p: NoveltyOption = 0.01,
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="CSV of the counts by genus; default: print them.")
+        Path | None,
+        typer.Option("--out", callback=outside_runs, help="CSV of the counts by genus; default: print them."),
     ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -62,7 +72,12 @@ def discover(
         Path, typer.Option(help="File that `fossilray classify train` made; its labels are what is known.")
     ],
     out_file: Annotated[
-        str, typer.Option("--out", help="Table to write, local or s3://…; the page is named alike, .html.")
+        str,
+        typer.Option(
+            "--out",
+            callback=outside_runs,
+            help="Table to write, local or s3://…; the page is named alike, .html.",
+        ),
     ] = "discovery.parquet",
     embeddings: Annotated[
         str | None,
@@ -84,10 +99,12 @@ def discover(
 
     from fossilray.certainty.discovery import discover as look
     from fossilray.certainty.novel_objects import NovelObjects
+    from fossilray.kept_places import refuse_inside
     from fossilray.learn.curation_objects import slides_with_objects
     from fossilray.learn.heads import load_head
 
     store = open_store(run, config, set_)
+    refuse_inside(out_file, [store.files.url])
     objects = NovelObjects.of(store, load_head(head), novelty_p=novelty_p, where=where, embeddings=embeddings)
     columns = (TextColumn("discovering"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:

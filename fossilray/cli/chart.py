@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, open_store, out
+from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, open_store, out, outside_runs
 from fossilray.errors import UsageError
 
 RankName = Literal["species", "genus", "group"]
@@ -17,9 +17,9 @@ OrderName = Literal["last-occurrence", "first-occurrence", "abundance", "name"]
 def chart(
     run: RunArgument,
     well: Annotated[str, typer.Option(help="Name of the well, as the catalog has it.")],
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for page, pictures and tables.")] = Path(
-        "chart"
-    ),
+    out_dir: Annotated[
+        Path, typer.Option("--out", callback=outside_runs, help="Folder for page, pictures and tables.")
+    ] = Path("chart"),
     head: Annotated[
         str | None,
         typer.Option(help="Name of the predictions of `fossilray classify run`; default: the newest."),

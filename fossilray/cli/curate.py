@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, SetOption, err, out, settings
+from fossilray.cli.shared import ConfigOption, SetOption, err, out, outside_runs, settings
 
 
 def curate(
@@ -18,7 +18,12 @@ def curate(
         ),
     ],
     out_file: Annotated[
-        str, typer.Option("--out", help="Table to write, local or s3://…; the page is named alike, .html.")
+        str,
+        typer.Option(
+            "--out",
+            callback=outside_runs,
+            help="Table to write, local or s3://…; the page is named alike, .html.",
+        ),
     ] = "curation.parquet",
     rules: Annotated[
         Path | None, typer.Option("--rules", help="YAML file of thresholds and numbers of clusters.")
@@ -33,6 +38,7 @@ def curate(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from fossilray.config import load_curation_config
+    from fossilray.kept_places import refuse_inside
     from fossilray.learn.curation import curate as curate_runs
     from fossilray.learn.curation_objects import slides_with_objects
     from fossilray.store import open_run
@@ -40,6 +46,7 @@ def curate(
     chosen = load_curation_config(rules, rule or [])
     access = settings(config, set_).store
     stores = [open_run(run, access) for run in runs]
+    refuse_inside(out_file, [store.files.url for store in stores])
     columns = (TextColumn("curating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=sum(len(slides_with_objects(store)) for store in stores))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fossilray.cli.evaluate_supervised import SupervisedOptions
-from fossilray.cli.shared import ConfigOption, SetOption, err, open_store, out
+from fossilray.cli.shared import ConfigOption, SetOption, err, open_store, out, outside_runs
 from fossilray.text_table import Column, TextTable
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ SeedOption = Annotated[int, typer.Option(help="Of random networks, folds and fir
 
 def classify_train(
     labels: LabelsOption,
-    out_file: Annotated[Path, typer.Option("--out", help="Head to write, .safetensors.")],
+    out_file: Annotated[
+        Path, typer.Option("--out", callback=outside_runs, help="Head to write, .safetensors.")
+    ],
     backbone: BackboneOption = "bundled",
     head: Annotated[
         HeadName, typer.Option(help="What tells classes apart; logistic and svm weigh classes alike.")
@@ -110,7 +112,9 @@ def classify_train(
 
 def evaluate(
     labels: LabelsOption,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the page, tables and pictures.")],
+    out_dir: Annotated[
+        Path, typer.Option("--out", callback=outside_runs, help="Folder for the page, tables and pictures.")
+    ],
     protocol: Annotated[
         ProtocolName,
         typer.Option(

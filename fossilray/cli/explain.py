@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, SetOption, err, open_store, out
+from fossilray.cli.shared import ConfigOption, SetOption, err, open_store, out, outside_runs
 
 if TYPE_CHECKING:
     from fossilray.explain.material import Material
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def explain(
     head: Annotated[Path, typer.Option(help="File that `fossilray classify train` made.")],
-    out_file: Annotated[Path, typer.Option("--out", help="Page (.html) or picture (.png) to write.")],
+    out_file: Annotated[
+        Path, typer.Option("--out", callback=outside_runs, help="Page (.html) or picture (.png) to write.")
+    ],
     crops: Annotated[Path | None, typer.Option("--crops", help="Folder of images.")] = None,
     labels: Annotated[
         Path | None,

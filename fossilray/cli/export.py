@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, open_store, out
+from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, open_store, out, outside_runs
+from fossilray.tables import counted
 
 ExportForm = Literal["geojson", "csv", "coco", "yolo", "imagefolder", "anndata", "vectors"]
 SplitOption = Literal["auto", "well", "slide"]
@@ -26,7 +27,7 @@ _FORMS_OF_OPTION: dict[str, tuple[ExportForm, ...]] = {
 
 def crops(
     run: RunArgument,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the images.")],
+    out_dir: Annotated[Path, typer.Option("--out", callback=outside_runs, help="Folder for the images.")],
     where: Annotated[str, typer.Option(help='SQL condition on objects, e.g. "width_um > 50".')] = "true",
     limit: Annotated[int | None, typer.Option(help="Most images to write.")] = None,
     square: Annotated[
@@ -40,7 +41,7 @@ def crops(
     from fossilray.export import save_crops
 
     count = save_crops(open_store(run, config, set_), where=where, out=out_dir, limit=limit, square=square)
-    _print(f"{count} crops -> {out_dir}")
+    _print(f"{counted(count, 'crop')} -> {out_dir}")
 
 
 def export(
@@ -49,6 +50,7 @@ def export(
         Path,
         typer.Option(
             "--out",
+            callback=outside_runs,
             help="New folder (coco, yolo, imagefolder), folder or file (geojson), or file: .csv, .h5ad of anndata, "
             ".parquet of vectors.",
         ),
@@ -135,6 +137,7 @@ def export(
         case "coco":
             coco = export_coco(store, out_path, options=options, where=where, slide=slide, head=head)
             _print(_tiles_line(coco.objects, coco.boxes, coco.images, coco.background, out_path))
+            _print_background(coco.background, coco.images, options.background)
             _print_left_out(clipped=coco.clipped, unreadable=coco.unreadable, lost=coco.lost, cut=coco.cut)
         case "yolo":
             yolo = export_yolo(
@@ -150,6 +153,7 @@ def export(
             _print(_tiles_line(yolo.objects, yolo.boxes, yolo.images, yolo.background, out_path))
             share = yolo.validation / max(yolo.images, 1)
             _print(f"{yolo.validation} images ({share:.1%}) to validate on. {yolo.split.why}")
+            _print_background(yolo.background, yolo.images, options.background)
             _print_left_out(clipped=yolo.clipped, unreadable=yolo.unreadable, lost=yolo.lost, cut=yolo.cut)
         case _:
             match form:
@@ -175,7 +179,7 @@ def export(
                         head=head,
                         subtract_bounds=not keep_bounds,
                     )
-            _print(f"{made.objects} objects -> {out_path}")
+            _print(f"{counted(made.objects, 'object')} -> {out_path}")
             _print_left_out(
                 clipped=made.clipped, without_pixels=made.without_pixels, without_genus=made.without_genus
             )
@@ -194,6 +198,16 @@ def _refuse_strangers(form: ExportForm, given: dict[str, object]) -> None:
 
 def _tiles_line(objects: int, boxes: int, images: int, background: int, out_path: Path) -> str:
     return f"{objects} objects as {boxes} boxes in {images} images, {background} of them without object -> {out_path}"
+
+
+def _print_background(background: int, images: int, asked: float) -> None:
+    """Say so where the share of images without object is more than 5 points from the asked one."""
+    reached = background / max(images, 1)
+    if images and abs(reached - asked) > 0.05:
+        _print(
+            f"asked {asked:.0%} of the images without object, reached {reached:.0%}: the slides have no more such "
+            "tiles, or the images are too few for that share"
+        )
 
 
 def _print_left_out(**counts: int) -> None:

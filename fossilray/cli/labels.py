@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, err, open_store, out
+from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, err, open_store, out, outside_runs
 from fossilray.text_table import Column, TextTable
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ LabelSetArgument = Annotated[
 
 def suggest(
     run: RunArgument,
-    out_dir: Annotated[Path, typer.Option("--out", help="New folder for images and tables.")],
+    out_dir: Annotated[
+        Path, typer.Option("--out", callback=outside_runs, help="New folder for images and tables.")
+    ],
     n: Annotated[int, typer.Option("--n", min=1, max=20_000, help="How many objects.")] = 200,
     by: Annotated[
         StrategyName,
@@ -135,7 +137,11 @@ def show(
     ] = None,
     csv: Annotated[
         Path | None,
-        typer.Option("--csv", help="Write the labels that stand: slide_id, object_id, genus, who."),
+        typer.Option(
+            "--csv",
+            callback=outside_runs,
+            help="Write the labels that stand: slide_id, object_id, genus, who.",
+        ),
     ] = None,
 ) -> None:
     """Say what a label set holds: rounds, genera, and objects under two names."""

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, err, open_store, out, settings
+from fossilray.cli.shared import (
+    ConfigOption,
+    RunArgument,
+    SetOption,
+    err,
+    open_store,
+    out,
+    outside_runs,
+    settings,
+)
 from fossilray.tables import printable
 
 TableForm = Literal["table", "csv", "json", "parquet"]
@@ -17,7 +26,9 @@ HeadOption = Annotated[
         "--head", help="Name of the predictions of `fossilray classify run` to show; default: the newest."
     ),
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", help="File instead of the terminal.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", callback=outside_runs, help="File instead of the terminal.")
+]
 
 
 def status(
@@ -64,7 +75,9 @@ def status(
 
 def report(
     run: RunArgument,
-    out_file: Annotated[Path, typer.Option("--out", help="HTML file to write.")] = Path("report.html"),
+    out_file: Annotated[
+        Path, typer.Option("--out", callback=outside_runs, help="HTML file to write.")
+    ] = Path("report.html"),
     head: HeadOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 import typer.core
 from rich.text import Text
 
+from fossilray.kept_places import refuse_kept_place
 from fossilray.slide_states import state_of
 from fossilray.tables import printable
 from fossilray.text_table import TextTable, open_console
@@ -47,6 +49,16 @@ ClusterOption = Annotated[
     str,
     typer.Option("--address", help="Ray cluster: `local` starts a private one, `auto` joins a running one."),
 ]
+
+
+Place = TypeVar("Place", str, Path, None)
+
+
+def outside_runs(place: Place) -> Place:
+    """What an option names as the place of an output; refused inside a run, a dataset, an index or a label set."""
+    if place is not None:
+        refuse_kept_place(place)
+    return place
 
 
 def settings(config: str | None, assignments: list[str] | None, workers: int | None = None) -> RunConfig:

@@ -14,6 +14,7 @@ from fossilray.cli.shared import (
     WorkersOption,
     err,
     out,
+    outside_runs,
     print_result,
     settings,
     stop_on_sigterm,
@@ -33,7 +34,11 @@ FormOption = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", help="File for the table: .csv, .json or .parquet; default: the terminal."),
+    typer.Option(
+        "--out",
+        callback=outside_runs,
+        help="File for the table: .csv, .json or .parquet; default: the terminal.",
+    ),
 ]
 
 
@@ -181,7 +186,8 @@ def similar(
         ),
     ] = None,
     sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="Page (.html) or picture (.png) to draw.")
+        Path | None,
+        typer.Option("--sheet", callback=outside_runs, help="Page (.html) or picture (.png) to draw."),
     ] = None,
     form: FormOption = None,
     out_file: OutOption = None,

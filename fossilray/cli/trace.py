@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, SetOption, out, settings
+from fossilray.cli.shared import ConfigOption, SetOption, out, outside_runs, settings
 from fossilray.tables import printable
 
 
@@ -15,7 +15,11 @@ def trace(
     slide: Annotated[str, typer.Argument(help="One slide, on a disk or s3://….")],
     out_file: Annotated[
         Path,
-        typer.Option("--out", help="Chrome trace to write; opens in ui.perfetto.dev and chrome://tracing."),
+        typer.Option(
+            "--out",
+            callback=outside_runs,
+            help="Chrome trace to write; opens in ui.perfetto.dev and chrome://tracing.",
+        ),
     ] = Path("trace.json"),
     config: ConfigOption = None,
     set_: SetOption = None,

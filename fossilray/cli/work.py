@@ -15,12 +15,13 @@ from fossilray.cli.shared import (
     SingleWriterOption,
     WorkersOption,
     out,
+    outside_runs,
     print_result,
     settings,
     stop_on_sigterm,
 )
 from fossilray.errors import ConfigError
-from fossilray.tables import printable
+from fossilray.tables import counted, printable
 
 SlideForm = Literal["mrxs", "tiff"]
 
@@ -80,7 +81,10 @@ def process(
 
 def catalog(
     slides: Annotated[str, typer.Argument(help="Folder, glob or one slide, on a disk or s3://….")],
-    out_file: Annotated[Path, typer.Option("--out", help="CSV to write; edit it by hand, then process it.")],
+    out_file: Annotated[
+        Path,
+        typer.Option("--out", callback=outside_runs, help="CSV to write; edit it by hand, then process it."),
+    ],
     name_pattern: Annotated[
         str | None,
         typer.Option(
@@ -103,7 +107,9 @@ def catalog(
     write_catalog(found, out_file)
     if found.refused:
         write_refused(found, out_file.with_suffix(".refused.csv"))
-    out.print(f"{len(found.rows)} slides -> {out_file}", markup=False, highlight=False, soft_wrap=True)
+    out.print(
+        f"{counted(len(found.rows), 'slide')} -> {out_file}", markup=False, highlight=False, soft_wrap=True
+    )
     missing = describe_missing_sites(found.rows)
     if missing is not None:
         out.print(missing, markup=False, highlight=False, soft_wrap=True)
@@ -119,7 +125,10 @@ def catalog(
 
 
 def synth(
-    out_dir: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the slides and truth.parquet.")],
+    out_dir: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", callback=outside_runs, help="Folder for the slides and truth.parquet."),
+    ],
     slides: Annotated[int, typer.Option(min=1, help="How many slides.")] = 6,
     size: Annotated[int, typer.Option(min=1024, help="Side of each slide in level-0 pixels.")] = 12288,
     form: Annotated[SlideForm, typer.Option("--format", help="File format.")] = "mrxs",

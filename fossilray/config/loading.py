@@ -136,6 +136,8 @@ def _first_fault(kind: type[Section], error: ValidationError, source: str | None
     # What is wrong with fields together has no name, and names them itself.
     found = f"{name} = {fault['input']!r:.200}: " if name else ""
     why = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] in ("model_type", "model_attributes_type"):
+        why = "this is a section, and its fields are expected, each with its value"
     return f"{where}{found}{why}; {EXPLAINED_BY[kind]} explains every field"
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,6 +24,7 @@ from fossilray.objects_table import outward_px
 from fossilray.pictures import LONGEST_SIDE_PX, draw_boxes
 from fossilray.records import Boxes, Detector, Embedder, Image
 from fossilray.slide import Slide, open_slide
+from fossilray.sources.scratch import Scratch
 from fossilray.store import RunStore
 from fossilray.store.arrays import ArrayWriter
 from fossilray.synthetic.archive import ARCHIVE_MPP, synthesise_archive
@@ -64,9 +65,10 @@ def measure_rates(config: RunConfig) -> Rates:
             precision=config.workers.precision,
             compiled=config.workers.compile,
         )
-        with tempfile.TemporaryDirectory(prefix="fossilray-estimate-") as folder:
-            synthesise_archive(Path(folder), slides=1, size_px=SIDE_PX, form="mrxs", seed=1)
-            slide = next(Path(folder).rglob("*.mrxs"))
+        # Of a process that is killed meanwhile, the next one deletes it.
+        with closing(Scratch(None)) as scratch:
+            synthesise_archive(scratch.folder, slides=1, size_px=SIDE_PX, form="mrxs", seed=1)
+            slide = next(scratch.folder.rglob("*.mrxs"))
             return _Measurement(config, slide, detector, embedder, on_gpu=device == "cuda").rates()
     finally:
         torch.set_num_threads(threads)
@@ -189,9 +191,9 @@ class _Measurement:
         measure_crops(stack, background, failed, contents=[crop.content for crop in crops])
 
     def _encode(self, stack: NDArray[np.uint8]) -> None:
-        with tempfile.TemporaryDirectory(prefix="fossilray-estimate-") as folder:
+        with closing(Scratch(None)) as scratch:
             writer = ArrayWriter(
-                RunStore.open(folder),
+                RunStore.open(str(scratch.folder)),
                 "slide",
                 "estimate",
                 count=len(stack),

@@ -14,7 +14,28 @@ MOST_NODES = 100_000
 
 MOST_DEPTH = 32
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LONGEST_NUMBER = 1000
+"""Characters; Python itself reads some more digits, and no setting needs them."""
+
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Base):  # type: ignore[misc]
+    """Says of a scalar that is not of its type in which line it stands."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if not isinstance(node, yaml.ScalarNode):
+            return super().construct_object(node, deep=deep)
+        place = f"line {node.start_mark.line + 1}"
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        if kind in ("int", "float") and len(node.value) > _LONGEST_NUMBER:
+            raise ValueError(f"{place} has a number that is too long, of {len(node.value):,} digits")
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, TypeError, OverflowError, LookupError, AttributeError) as error:
+            if kind == "timestamp":
+                raise ValueError(f"{place} has {node.value!r:.60}, which is no date: {error}") from None
+            raise ValueError(f"{place} has {node.value!r:.60}, which is no {kind}") from None
 
 
 def parse_yaml(text: str, role: FileRole) -> Any:
