@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -49,7 +50,7 @@ def test_a_place_in_a_run_in_an_object_store_is_refused() -> None:
 
 def test_every_option_that_names_an_output_is_checked() -> None:
     unchecked, seen = [], 0
-    waiting = [((), typer.main.get_command(app))]
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), typer.main.get_command(app))]
     while waiting:
         path, command = waiting.pop()
         waiting += [((*path, name), one) for name, one in getattr(command, "commands", {}).items()]
