@@ -140,7 +140,7 @@ def describe(
         rejected=states.rejected,
         to_retry=states.to_retry,
         in_flight=states.in_progress,
-        interrupted=states.interrupted,
+        interrupted=tuple(one for one in states.interrupted if one.slide_id not in store.lost),
         last_driver=beats[0] if beats else None,
         drivers=drivers,
         silent=silent_drivers(signs, now=asked_at),

@@ -18,6 +18,7 @@ from fossilray.errors import CatalogError
 from fossilray.formats import FileRole
 from fossilray.formats.csv_text import decode_text, numbered_rows
 from fossilray.formats.parquet import read_table
+from fossilray.formats.regular_file import read_regular
 from fossilray.records import CATALOG_SCHEMA, CatalogRow, RefusedFile
 from fossilray.sources.slide_sources import is_remote
 from fossilray.store.layout import check_slide_id, check_well
@@ -91,7 +92,7 @@ def read_catalog_file(path: Path) -> list[CatalogRow]:
         CatalogError: a column is missing or unknown, a value is no number, a slide is there twice.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise _unreadable(str(path), error) from None
     return _read_rows(content, str(path), lambda slide: os.path.abspath(path.parent / slide))  # noqa: PTH100

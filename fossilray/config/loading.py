@@ -15,7 +15,10 @@ from fossilray.config.sections import RunConfig
 from fossilray.config.training import TrainConfig
 from fossilray.errors import ConfigError
 from fossilray.formats import FileRole
-from fossilray.formats.yaml_text import parse_yaml
+from fossilray.formats.regular_file import read_regular
+from fossilray.formats.yaml_text import MOST_CHARACTERS, parse_yaml
+
+_MOST_BYTES = 4 * MOST_CHARACTERS
 
 Config = TypeVar("Config", bound=Section)
 
@@ -83,7 +86,7 @@ def _load(kind: type[Config], path: Path | None, assignments: list[str] | tuple[
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path, most_bytes=_MOST_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}; check the path") from None
 

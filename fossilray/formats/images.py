@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.formats.file_role import FileRole
+from fossilray.formats.regular_file import open_regular
 
 
 def decode_image(image: Path | bytes, role: FileRole, *, most_px: int) -> NDArray[np.uint8]:
@@ -23,7 +25,11 @@ def decode_image(image: Path | bytes, role: FileRole, *, most_px: int) -> NDArra
     from PIL import UnidentifiedImageError
 
     try:
-        with Pillow.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
+        with ExitStack() as held:
+            source = (
+                io.BytesIO(image) if isinstance(image, bytes) else held.enter_context(open_regular(image))
+            )
+            file = held.enter_context(Pillow.open(source))
             width, height = file.size
             if width * height > most_px:
                 raise role.damaged(

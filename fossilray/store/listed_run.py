@@ -24,6 +24,7 @@ from fossilray.store.parts import SlideRows
 from fossilray.store.roles import objects_file
 from fossilray.store.shards import SHARD_ROWS
 from fossilray.store.stored_vectors import decode_embeddings
+from fossilray.store.summaries import describe_lost
 
 Display = Callable[[int, int], None]
 """Told how many slides are done, of how many."""
@@ -46,6 +47,9 @@ class ListedRun:
         self.digest = store.read_run().digest
         self.committed = _list_once(store)
         known = store.summaries_table()
+        if store.lost:
+            # A dataset without them would look whole.
+            raise describe_lost(store.url, store.lost)
         self.summaries = known.filter(pc.is_in(known["slide_id"], pa.array(self.committed, pa.string())))
         counts = zip(
             self.summaries["slide_id"].to_pylist(), self.summaries["objects"].to_pylist(), strict=True

@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 
 from fossilray.errors import DamagedFile, StoreError
+from fossilray.formats.regular_file import NotRegular, open_descriptor, open_regular, read_regular
 from fossilray.records import Entry
 from fossilray.store.faults import cannot_create, is_away, told
 from fossilray.store.layout import ARRAYS, ATTEMPTS, CLAIMS, PENDING, PROBES, SPARE_FILES, is_spare
@@ -40,12 +41,12 @@ class LocalFiles:
 
     def read(self, path: str) -> bytes:
         with self._told("read", path):
-            return (self._root / path).read_bytes()
+            return read_regular(f"{self.root}/{path}")
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         with self._told("read", path):
             # A pathlib.Path and a buffer would cost as much as the read itself.
-            file = os.open(f"{self.root}/{path}", os.O_RDONLY)
+            file = open_descriptor(f"{self.root}/{path}")
             try:
                 _expect_no_order(file)
                 return [_read_range(file, start, stop) for start, stop in ranges]
@@ -53,7 +54,7 @@ class LocalFiles:
                 os.close(file)
 
     def read_tail(self, path: str, size: int) -> bytes:
-        with self._told("read", path), (self._root / path).open("rb") as file:
+        with self._told("read", path), open_regular(f"{self.root}/{path}") as file:
             file.seek(-min(size, file.seek(0, os.SEEK_END)), os.SEEK_END)
             return file.read()
 
@@ -173,6 +174,11 @@ class LocalFiles:
             except FileNotFoundError:
                 self._check_mark()
                 raise
+            except NotRegular as error:
+                raise DamagedFile(
+                    f"{self.url}/{path} cannot be used: {error.strerror}; move it out of {self.url}, and start "
+                    "the same command again or bring the file back from a copy"
+                ) from None
 
     def _check_mark(self) -> None:
         if self.mark is None:

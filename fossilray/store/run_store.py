@@ -58,6 +58,8 @@ class RunStore:
         self._run: RunRecord | None = None
         self.left_out = LeftOut()
         """Damaged files that readers of this object passed over."""
+        self.lost: frozenset[str] = frozenset()
+        """Slides that were committed and whose objects files are gone, as the last `summaries_table` found."""
         self._undecided: set[str] = set()
         """Attempts whose commit was asked for and not answered: they may stand, so their arrays must."""
 
@@ -304,10 +306,13 @@ class RunStore:
         return [SlideSummary(**row) for row in self.summaries_table().to_pylist()]
 
     def summaries_table(self) -> pa.Table:
-        """`summaries` as SLIDES_SCHEMA; slides whose footers are damaged are left out."""
-        return summaries.summaries_table(
-            self.files, self.committed_files(), self._readable_summaries_in, self.left_out
+        """`summaries` as SLIDES_SCHEMA; slides whose footers are damaged, or files are gone, are left out."""
+        table, self.lost = summaries.summaries_table(
+            self.files, self.committed_files, self._readable_summaries_in, self.left_out
         )
+        if self.lost:
+            self.left_out.add(summaries.describe_lost(self.url, self.lost))
+        return table
 
     def gather_summaries(self) -> int:
         """Write to slides/ what it lacks of the summaries of committed slides; how many those were."""

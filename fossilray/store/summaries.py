@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -14,6 +14,8 @@ from fossilray.store.layout import part_number, part_path
 from fossilray.store.left_out import LeftOut
 from fossilray.store.roles import summaries_part
 from fossilray.store.rows import to_parquet, to_table
+
+_MOST_NAMED = 5
 
 ReadSummaries = Callable[[Sequence[str]], list[SlideSummary]]
 """What the footers of some objects files say, given their paths."""
@@ -28,26 +30,44 @@ def append_summaries(files: Files, rows: Sequence[SlideSummary]) -> None:
     number = part_number(parts[-1]) + 1 if parts else 0
     while not files.create(part_path(number), content):
         # It is there already if our own answer was lost.
-        if read_present(files, [part_path(number)]).get(part_path(number)) == content:
+        there = read_present(files, [part_path(number)], unread=lambda _: None)
+        if there.get(part_path(number)) == content:
             return
         number += 1
 
 
 def summaries_table(
-    files: Files, committed: Mapping[str, str], read_summaries: ReadSummaries, left_out: LeftOut
-) -> pa.Table:
+    files: Files,
+    committed_files: Callable[[], Mapping[str, str]],
+    read_summaries: ReadSummaries,
+    left_out: LeftOut,
+) -> tuple[pa.Table, frozenset[str]]:
     """SLIDES_SCHEMA, one row per committed slide by slide_id: from slides/, else from its own footer.
 
-    committed: the objects file of each slide, by slide_id. left_out: takes damaged parts of slides/, for which the
-    footers stand in, and damaged footers, whose slides have no row.
+    Beside it the slides that were committed once, as slides/ says, and whose objects files are gone.
+    committed_files: lists the objects file of each slide, by slide_id. left_out: takes damaged parts of slides/, for
+    which the footers stand in, and damaged footers, whose slides have no row.
     """
     table = gathered_summaries(files, left_out)
+    # Listed after slides/ was read: a slide that is committed between the two is not taken for a lost one.
+    committed = committed_files()
     rest = _read_missing(table, committed, read_summaries)
     table = pa.concat_tables([table, to_table(rest, SLIDES_SCHEMA)])
     # A slide that is in several parts counts as the last of them says.
     row_of = {slide_id: row for row, slide_id in enumerate(table["slide_id"].to_pylist())}
     rows = [row_of[slide_id] for slide_id in sorted(committed) if slide_id in row_of]
-    return table.take(pa.array(rows, pa.int64()))
+    return table.take(pa.array(rows, pa.int64())), frozenset(row_of.keys() - committed.keys())
+
+
+def describe_lost(url: str, lost: Collection[str]) -> DamagedFile:
+    """What is said of committed slides whose objects files are gone."""
+    named = ", ".join(sorted(lost)[:_MOST_NAMED]) + (", …" if len(lost) > _MOST_NAMED else "")
+    many = f"{len(lost):,} committed slide{'' if len(lost) == 1 else 's'}"
+    return DamagedFile(
+        f"{url} has lost the objects file{'' if len(lost) == 1 else 's'} of {many} ({named}); move away what lies in "
+        "its place, if anything does, and start the same command again, which makes the slide anew, or let "
+        "`fossilray verify RUN --rebuild` forget that it was committed"
+    )
 
 
 def gathered_summaries(files: Files, left_out: LeftOut | None = None) -> pa.Table:
