@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from fossilray.errors import UsageError
+from fossilray.errors import FossilrayError, UsageError
+from fossilray.formats.file_role import FileRole
+from fossilray.formats.json_text import parse_json
 
 MARKS = {
     "run.json": "a run directory",
@@ -67,7 +68,7 @@ def _is_mark(file: Path) -> bool:
     if b"fossilray" in content or b"schema_version" in content:
         return True
     try:
-        json.loads(content)
-    except (ValueError, RecursionError):
+        parse_json(content, FileRole(str(file), "the mark of a folder", "restore it"))
+    except FossilrayError:
         return True  # damaged, and perhaps still to be restored
     return False

@@ -17,6 +17,7 @@ from fossilray.errors import AttemptExpired, CatalogError, StoreError
 from fossilray.records import Attempt, Heartbeat
 from fossilray.store import RunStore
 from fossilray.store.layout import attempt_path, pending_path
+from fossilray.store.local_files import LocalFiles
 
 OLD, NEW = "0123456789abcdef", "fedcba9876543210"
 
@@ -208,14 +209,14 @@ def test_the_clock_is_in_utc_and_near_ours(store):
 
 def test_the_clock_of_a_disk_is_the_disks(tmp_path, monkeypatch):
     store = RunStore.open(str(tmp_path))
-    really = Path.write_bytes
+    really = LocalFiles._begin_spare
 
-    def write_in_the_past(path: Path, content: bytes) -> int:
-        written = really(path, content)
-        os.utime(path, (1_000_000_000, 1_000_000_000))
-        return written
+    def begin_in_the_past(files: LocalFiles, folder: str) -> tuple[Path, int]:
+        probe, number = really(files, folder)
+        os.utime(probe, (1_000_000_000, 1_000_000_000))
+        return probe, number
 
-    monkeypatch.setattr(Path, "write_bytes", write_in_the_past)
+    monkeypatch.setattr(LocalFiles, "_begin_spare", begin_in_the_past)
     assert store.files.clock() == datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC)
 
 
