@@ -127,7 +127,7 @@ def test_questions_that_cannot_be_asked_are_refused_in_a_sentence(
     for words, reason in (
         ([], "by one of --image"),
         (["--image", str(picture), "--object", "a-2030:1"], "by one of --image"),
-        (["--image", str(text)], "cannot be decoded"),
+        (["--image", str(text)], "it is in no image format"),
         (["--crops", str(tmp_path / "empty")], "holds no image"),
         (["--crops", str(tmp_path / "nowhere")], "is no folder"),
         (["--object", "a-2030"], "is not SLIDE:ID"),

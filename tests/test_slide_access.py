@@ -262,10 +262,10 @@ def test_a_share_that_goes_away_while_it_is_listed_refuses_no_slide(
 
     real = finding._describe
 
-    def describe(root: Path, file: Path) -> object:
+    def describe(root: Path, file: Path, pattern: object) -> object:
         if file.stem == "b":
             share.rename(tmp_path / "elsewhere")
-        return real(root, file)
+        return real(root, file, pattern)
 
     monkeypatch.setattr(finding, "_describe", describe)
     monkeypatch.setattr(finding, "_OPENING_THREADS", 1)

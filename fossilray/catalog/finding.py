@@ -154,7 +154,7 @@ def _walk(folder: Path, unlisted: list[tuple[Path, OSError]]) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if name not in companions)
         # They are refused, and what lies in them is looked through; those with Slidedat.ini come by themselves.
         named = (here / name for name in folders if _looks_like_a_slide(here / name))
-        yield from (one for one in named if not (one / "Slidedat.ini").is_file())
+        yield from (one for one in named if not _is_file(one / "Slidedat.ini"))
         if "Slidedat.ini" in names and here != folder:
             yield here
             folders.clear()
@@ -162,9 +162,22 @@ def _walk(folder: Path, unlisted: list[tuple[Path, OSError]]) -> Iterator[Path]:
 
 def _looks_like_a_slide(file: Path) -> bool:
     """By its name, whatever it is; but `a.tif` beside `a.tif.mrxs` is the folder of that slide."""
-    return file.suffix.lower() in SLIDE_SUFFIXES and not (
-        file.is_dir() and file.with_name(f"{file.name}.mrxs").is_file()
-    )
+    return file.suffix.lower() in SLIDE_SUFFIXES and not (_is_dir(file) and _is_file(Path(f"{file}.mrxs")))
+
+
+def _is_dir(path: Path) -> bool:
+    """False also where the disk does not say, which the reader of the slide reports."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _check_still_there(target: str, found: Sequence[CatalogRow | RefusedFile]) -> None:
