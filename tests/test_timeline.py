@@ -144,5 +144,5 @@ def test_what_cannot_be_traced_is_said_in_a_sentence(slide: Path, tmp_path: Path
         write_slide(tmp_path / f"{number}.mrxs")
     with pytest.raises(CatalogError, match="names 2 slides; name one"):
         trace_slide(str(tmp_path), config, tmp_path / "trace.json")
-    with pytest.raises(UsageError, match="choose another file with --out"):
+    with pytest.raises(UsageError, match="choose another place"):
         trace_slide(str(slide), config, tmp_path)
