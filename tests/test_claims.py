@@ -63,11 +63,10 @@ def test_a_place_that_is_held_is_refused_and_free_afterwards(tmp_path: Path) -> 
         pass
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("single_writer", [False, True])
 def test_of_many_who_ask_at_once_exactly_one_holds_the_place(tmp_path: Path, single_writer: bool) -> None:
     for _ in range(5):
-        start_together, told_all = threading.Barrier(12), threading.Barrier(12)
+        start_together, told_all = threading.Barrier(12), threading.Barrier(12, timeout=60)
         held: list[int] = []
 
         def ask(

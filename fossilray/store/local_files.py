@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 
@@ -22,6 +22,9 @@ from fossilray.whole_files import begin_part, sweep_parts
 
 _BY_SLIDE = (ATTEMPTS, ARRAYS, PENDING, "traces")
 """Folders of folders that bear the names of slides, which may end as those of files do."""
+
+_FOLDER_TRIES = 50
+T = TypeVar("T")
 
 
 class LocalFiles:
@@ -60,30 +63,11 @@ class LocalFiles:
 
     def write(self, path: str, content: bytes) -> None:
         with self._told("write to"), self._spare_file(content) as spare:
-            try:
-                spare.replace(self._ready(path))
-            except FileNotFoundError:
-                # Whoever tidied up took the empty folder away in the moment before.
-                spare.replace(self._ready(path))
+            self._in_folder_of(path, spare.replace)
 
     def create(self, path: str, content: bytes) -> bool:
         with self._told("write to"), self._spare_file(content) as spare:
-            target = self._ready(path)
-            if self.single_writer:
-                if target.exists():
-                    return False
-                spare.replace(target)
-                return True
-            try:
-                # A hard link appears with the whole content, or not at all where the name is taken.
-                os.link(spare, target)
-            except FileExistsError:
-                return False
-            except OSError as error:
-                if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
-                    raise cannot_create(self.url, "it knows no hard links") from None
-                raise
-            return True
+            return self._in_folder_of(path, lambda target: self._create(spare, target))
 
     def find(self, folder: str) -> list[str]:
         with self._told("list"):
@@ -162,6 +146,23 @@ class LocalFiles:
             with suppress(OSError):
                 (self._root / folder).rmdir()
 
+    def _create(self, spare: Path, target: Path) -> bool:
+        if self.single_writer:
+            if target.exists():
+                return False
+            spare.replace(target)
+            return True
+        try:
+            # A hard link appears with the whole content, or not at all where the name is taken.
+            os.link(spare, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+                raise cannot_create(self.url, "it knows no hard links") from None
+            raise
+        return True
+
     @contextmanager
     def _told(self, act: str, path: str = "") -> Iterator[None]:
         """`told`, and an absent file in a directory that is away itself is no absence."""
@@ -191,11 +192,19 @@ class LocalFiles:
     def _folder(self, folder: str) -> str:
         return f"{self.root}/{folder}".rstrip("/")
 
-    def _ready(self, path: str) -> Path:
-        self._check_mark()
+    def _in_folder_of(self, path: str, act: Callable[[Path], T]) -> T:
+        """`act` on a path whose folder is there; made again where another process tidied the empty folder away."""
         target = self._root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target
+        for attempt in range(_FOLDER_TRIES):
+            self._check_mark()
+            try:
+                # Fails with FileExistsError where the folder goes between two of its own steps.
+                target.parent.mkdir(parents=True, exist_ok=True)
+                return act(target)
+            except (FileNotFoundError, FileExistsError):
+                if attempt == _FOLDER_TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
 
     @contextmanager
     def _spare_file(self, content: bytes) -> Iterator[Path]:
@@ -213,11 +222,7 @@ class LocalFiles:
 
     def _begin_spare(self, folder: str) -> tuple[Path, int]:
         """A new file in one of our folders, and its number, which holds its lock."""
-        try:
-            return begin_part(self._ready(f"{folder}/spare"))
-        except FileNotFoundError:
-            # Whoever tidied up took the empty folder away in the moment before.
-            return begin_part(self._ready(f"{folder}/spare"))
+        return self._in_folder_of(f"{folder}/spare", begin_part)
 
 
 def _raise_unless_absent(error: OSError) -> None:
