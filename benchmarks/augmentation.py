@@ -28,10 +28,10 @@ from PIL import Image as Pillow
 from PIL import ImageFilter, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
-from fossilray.crops import resize_to
-from fossilray.learn.augment import MultiCropViews, PaperViews, Views
-from fossilray.store.codec import decode_crop_above, encode_crop
-from fossilray.synthetic.palynomorphs import FOSSIL_KINDS, paint
+from fossilray.processing.crops.cut import resize_to
+from fossilray.store.arrays.jpeg_codec import decode_crop_above, encode_crop
+from fossilray.synthetic.painters.palynomorphs import FOSSIL_KINDS, paint
+from fossilray.training.augmentation.multi_view import MultiCropViews, PaperViews, Views
 
 BATCH = 128
 STORED_PX = 224

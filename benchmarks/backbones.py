@@ -24,11 +24,11 @@ import numpy as np
 import torch
 import typer
 
-from fossilray.errors import UsageError
-from fossilray.learn.backbones import describe_labelled
-from fossilray.learn.labelled import LabelledSet, load_labels
-from fossilray.learn.protocols.martinsen2024 import LOGISTIC, judge_classification
-from fossilray.learn.protocols.scampi import judge_retrievals
+from fossilray.core.errors import UsageError
+from fossilray.evaluation.martinsen2024 import LOGISTIC, judge_classification
+from fossilray.evaluation.scampi import judge_retrievals
+from fossilray.labels.embed import describe_labelled
+from fossilray.labels.load import LabelledSet, load_labels
 
 ALWAYS = ("hand-crafted=handcrafted", "random=random:bundled", "shipped=bundled")
 RANDOM_SEEDS = 3

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.certainty.conformal import highest_kept
-from fossilray.certainty.of_head import learn_certainty, say_how_sure
-from fossilray.learn.heads import BackboneOf, Head, HeadKind, HeldOutBy, train_head
+from fossilray.models.heads import BackboneOf, Head, HeadKind, HeldOutBy, train_head
+from fossilray.models.heads.conformal import highest_kept
+from fossilray.models.heads.uncertainty import learn_certainty, say_how_sure
 
 GENERA = tuple(f"genus {number}" for number in range(8))
 WELLS, DIMENSION = 6, 24

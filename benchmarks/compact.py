@@ -20,12 +20,12 @@ import numpy as np
 import pyarrow as pa
 import typer
 
-from fossilray.compact import CompactReport, compact_run
-from fossilray.config import RunConfig, StoreConfig
-from fossilray.records import OBJECTS_SCHEMA, ArrayFiles, SlideSummary, utc_now
+from fossilray.core.config import RunConfig, StoreConfig
+from fossilray.core.records import OBJECTS_SCHEMA, ArrayFiles, SlideSummary, utc_now
 from fossilray.store import RunStore
-from fossilray.store.layout import arrays_path
-from fossilray.store.run_record import describe_run
+from fossilray.store.dataset.compact import CompactReport, compact_run
+from fossilray.store.run.layout import arrays_path
+from fossilray.store.run.run_record import describe_run
 
 QUERIES = {
     "count": "SELECT count(*) FROM objects",

@@ -30,18 +30,18 @@ from compact import some_objects, summarise, write_run
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from fossilray.compact import compact_run
-from fossilray.config import CropsConfig, RunConfig, StoreConfig
-from fossilray.crops import resize_to
-from fossilray.learn.crop_fetch import PIECE_ROWS, Units
-from fossilray.learn.crop_order import CropOrder
-from fossilray.learn.crop_stream import CropStream
-from fossilray.learn.crop_table import CropTable, open_crops
+from fossilray.core.config import CropsConfig, RunConfig, StoreConfig
+from fossilray.processing.crops.cut import resize_to
 from fossilray.store import RunStore
-from fossilray.store.arrays import ArrayWriter, open_arrays
-from fossilray.store.run_record import describe_run
-from fossilray.store.stored_crops import read_encoded_crops
-from fossilray.synthetic.palynomorphs import FOSSIL_KINDS, paint
+from fossilray.store.arrays.crops import read_encoded_crops
+from fossilray.store.arrays.group import ArrayWriter, open_arrays
+from fossilray.store.dataset.compact import compact_run
+from fossilray.store.run.run_record import describe_run
+from fossilray.synthetic.painters.palynomorphs import FOSSIL_KINDS, paint
+from fossilray.training.crops.fetch import PIECE_ROWS, Units
+from fossilray.training.crops.order import CropOrder
+from fossilray.training.crops.stream import CropStream
+from fossilray.training.crops.table import CropTable, open_crops
 
 BATCH = 128
 PAINTED = 96

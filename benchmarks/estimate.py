@@ -16,18 +16,18 @@ from statistics import median
 
 import typer
 
-from fossilray.catalog import find_slides
-from fossilray.config import RunConfig
-from fossilray.dry_run import crop_bytes
-from fossilray.estimate.measure import measure_rates
-from fossilray.estimate.model import Quantity, estimate
-from fossilray.estimate.profiles import as_machine, this_machine
-from fossilray.estimate.workload import assumed_habits, workload_of_rows
-from fossilray.records import CatalogRow
+from fossilray.core.config import RunConfig
+from fossilray.core.records import CatalogRow
+from fossilray.processing.planning.dry_run import crop_bytes
+from fossilray.processing.planning.machines import as_machine, this_machine
+from fossilray.processing.planning.measure import measure_rates
+from fossilray.processing.planning.model import Quantity, estimate
+from fossilray.processing.planning.workload import assumed_habits, workload_of_rows
+from fossilray.processing.worker import SlideWorker
+from fossilray.slides.catalog import find_slides
 from fossilray.store import RunStore
-from fossilray.store.run_record import describe_run
+from fossilray.store.run.run_record import describe_run
 from fossilray.synthetic.archive import synthesise_archive
-from fossilray.worker import SlideWorker
 
 
 def main(size: int = 4096, slides: int = 2, rounds: int = 3) -> None:

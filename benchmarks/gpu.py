@@ -27,13 +27,13 @@ import typer
 from inference import CROP_PX, backbone, cut_field, embedder_of, paint_field
 from numpy.typing import NDArray
 
-from fossilray.config import DetectorConfig, EmbedderConfig
-from fossilray.detect.loading import load_detector
-from fossilray.embed.loading import load_embedder
-from fossilray.embed.tuning import tune_network
-from fossilray.in_parts import in_order
-from fossilray.precision import precision_on
-from fossilray.records import Detector, Embedder
+from fossilray.core.config import DetectorConfig, EmbedderConfig
+from fossilray.core.parallel import in_order
+from fossilray.core.records import Detector, Embedder
+from fossilray.models.backbones.inference_optimisation import tune_network
+from fossilray.models.backbones.load import load_embedder
+from fossilray.models.detectors.load import load_detector
+from fossilray.models.device_precision import precision_on
 
 WINDOWS = 203
 """Windows of a mean slide of 437 mm2 without a blank: 178 at 1 um per px, whose cores are 1568 px wide, and 25 at 3."""

@@ -27,11 +27,11 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from fossilray.config import DetectorConfig, EmbedderConfig
-from fossilray.embed.loading import load_network
-from fossilray.embed.network import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
-from fossilray.embed.tuning import tune_network
-from fossilray.precision import Precision, precision_on
+from fossilray.core.config import DetectorConfig, EmbedderConfig
+from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
+from fossilray.models.backbones.inference_optimisation import tune_network
+from fossilray.models.backbones.load import load_network
+from fossilray.models.device_precision import Precision, precision_on
 
 WINDOW_PX = 832
 CROP_PX = 224
@@ -123,9 +123,9 @@ def show_sweep(name: str, *, rounds: int) -> None:
 
 def detector_ways() -> Ways:
     """The bundled detector over one window."""
-    from fossilray.detect.loading import BUNDLED, load_detector
-    from fossilray.detect.network import build_network
-    from fossilray.detect.weights_file import read_weights
+    from fossilray.models.detectors.load import BUNDLED, load_detector
+    from fossilray.models.detectors.ultralytics_network import build_network
+    from fossilray.models.detectors.weights_file import read_weights
 
     config = DetectorConfig()
     tiles = paint_field(WINDOW_PX)[None]

@@ -32,7 +32,7 @@ from rich.table import Table
 from working_folder import working_folder
 
 if TYPE_CHECKING:
-    from fossilray.worker import SlideWorker
+    from fossilray.processing.worker import SlideWorker
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 out = Console(width=None if sys.stdout.isatty() else 140)
@@ -47,7 +47,7 @@ class Islands:
     """Painted objects on a clear field, in islands; everything between was not scanned."""
 
     def __init__(self, width: int, height: int, objects: int, *, seed: int) -> None:
-        from fossilray.synthetic.palynomorphs import FOSSIL_KINDS, paint
+        from fossilray.synthetic.painters.palynomorphs import FOSSIL_KINDS, paint
 
         self.width, self.height = width, height
         rng = np.random.default_rng(seed)
@@ -112,19 +112,19 @@ class Islands:
 
 def write(path: Path, width: int, height: int, objects: int) -> None:
     """The slide, as an overlapping-photo MIRAX."""
-    from fossilray.synthetic.mirax import write_mirax
-    from fossilray.synthetic.mirax_plan import MiraxOptions
+    from fossilray.synthetic.writers.mirax import write_mirax
+    from fossilray.synthetic.writers.mirax_plan import MiraxOptions
 
     write_mirax(path, Islands(width, height, objects, seed=1), MiraxOptions(seed=1))
 
 
 def process(path: Path, run: Path) -> dict[str, object]:
     """Process it in this very process; the summary and this process's peak memory, in MB, by stage."""
-    from fossilray.config import RunConfig
-    from fossilray.records import CatalogRow
+    from fossilray.core.config import RunConfig
+    from fossilray.core.records import CatalogRow
+    from fossilray.processing.worker import SlideWorker
     from fossilray.store import RunStore
-    from fossilray.store.run_record import describe_run
-    from fossilray.worker import SlideWorker
+    from fossilray.store.run.run_record import describe_run
 
     config = RunConfig()
     RunStore.open(str(run)).create_or_check(describe_run(config, {}))

@@ -75,9 +75,9 @@ class PaperObjects:
 
 def load_network() -> torch.nn.Module:
     """The detector's network in float32, as ultralytics builds it."""
-    from fossilray.detect.loading import BUNDLED
-    from fossilray.detect.network import build_network
-    from fossilray.detect.weights_file import read_weights
+    from fossilray.models.detectors.load import BUNDLED
+    from fossilray.models.detectors.ultralytics_network import build_network
+    from fossilray.models.detectors.weights_file import read_weights
 
     state, meta = read_weights(BUNDLED)
     return build_network(meta.architecture, nc=meta.nc, state=state, source=BUNDLED)

@@ -3,7 +3,7 @@
 python benchmarks/queries.py [--rows 30000000] [--wells 100] [--rounds 5] [--keep DIR]
 
 Objects are made up; files are those of the real store, for every slide is committed through it and the run is then
-compacted. Arrays are mere names. Questions go through `fossilray.query.connect` with two threads, in turns over run and
+compacted. Arrays are mere names. Questions go through `fossilray.store.query.connection.connect` with two threads, in turns over run and
 dataset. "cold" is the first answer of a new connection after the operating system was asked to forget the files;
 "warm" is the median of further answers on that connection, with the quarters around it. Files and row groups (of up to
 122,880 rows) are those that DuckDB says it read of the dataset.
@@ -26,13 +26,13 @@ import pyarrow as pa
 import typer
 from compact import some_objects, summarise
 
-from fossilray.compact import compact_run
-from fossilray.config import RunConfig, StoreConfig
-from fossilray.query import connect
-from fossilray.records import ArrayFiles
+from fossilray.core.config import RunConfig, StoreConfig
+from fossilray.core.records import ArrayFiles
 from fossilray.store import RunStore, open_run
-from fossilray.store.layout import arrays_path
-from fossilray.store.run_record import describe_run
+from fossilray.store.dataset.compact import compact_run
+from fossilray.store.query.connection import connect
+from fossilray.store.run.layout import arrays_path
+from fossilray.store.run.run_record import describe_run
 
 OBJECTS_A_SLIDE = 20_000
 THREADS = 2

@@ -30,11 +30,11 @@ import typer
 from memory import ISLAND_PX, OBJECTS_AN_ISLAND, Islands, write
 from PIL import Image
 
-from fossilray.config import RunConfig
-from fossilray.direct.layouts import LAYOUTS
-from fossilray.records import SlideInfo
-from fossilray.slide import level_for, open_slide
-from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
+from fossilray.core.config import RunConfig
+from fossilray.core.records import SlideInfo
+from fossilray.slides.direct.reader import LAYOUTS
+from fossilray.slides.slide import level_for, open_slide
+from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff
 
 Region = tuple[int, int, int, int, int]
 """Level, x and y in level-0 px, width and height in px of the level."""

@@ -41,16 +41,16 @@ from rich.table import Table
 from soak import made_up_summary
 from working_folder import working_folder
 
-from fossilray.catalog import find_slides
-from fossilray.config import RunConfig
-from fossilray.ledger import Ledger
-from fossilray.progress import Tally
-from fossilray.records import CatalogRow, Outcome, Worker, WorkerState
-from fossilray.scheduler import ray_cluster, run_slides
+from fossilray.core.config import RunConfig
+from fossilray.core.records import CatalogRow, Outcome, Worker, WorkerState
+from fossilray.jobs.journal import Ledger
+from fossilray.jobs.progress import Tally
+from fossilray.jobs.scheduler import ray_cluster, run_slides
+from fossilray.processing.worker import SlideWorker
+from fossilray.slides.catalog import find_slides
 from fossilray.store import RunStore
-from fossilray.store.run_record import describe_run
+from fossilray.store.run.run_record import describe_run
 from fossilray.synthetic.archive import read_recipe, synthesise_archive
-from fossilray.worker import SlideWorker
 
 out = Console(width=None if sys.stdout.isatty() else 160)
 REAL = ("reading", "default")

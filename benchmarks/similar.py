@@ -25,18 +25,18 @@ import numpy as np
 from compact import some_objects, summarise
 from numpy.typing import NDArray
 
-from fossilray.config import CropsConfig, RunConfig, StoreConfig
-from fossilray.records import ArrayFiles
-from fossilray.similar.building import IndexWorker
-from fossilray.similar.coder import unit
-from fossilray.similar.planning import IndexSettings, open_index, plan_shards
-from fossilray.similar.search import SearchIndex
-from fossilray.similar.sources import open_sources
+from fossilray.analysis.search.build_worker import IndexWorker
+from fossilray.analysis.search.plan import IndexSettings, open_index, plan_shards
+from fossilray.analysis.search.quantizer import unit
+from fossilray.analysis.search.search import SearchIndex
+from fossilray.analysis.search.vectors_of_runs import open_sources
+from fossilray.core.config import CropsConfig, RunConfig, StoreConfig
+from fossilray.core.records import ArrayFiles
 from fossilray.store import RunStore
-from fossilray.store.layout import arrays_path
-from fossilray.store.run_record import describe_run
-from fossilray.store.shards import SHARD_ROWS
-from fossilray.store.stored_vectors import encode_embeddings
+from fossilray.store.arrays.embeddings import encode_embeddings
+from fossilray.store.arrays.sharding import SHARD_ROWS
+from fossilray.store.run.layout import arrays_path
+from fossilray.store.run.run_record import describe_run
 
 BETWEEN = (0.1177, 0.0916, 0.1485, 0.1740, 0.1801, 0.1752, 0.1129, 0.0, 0.0, 0.0)
 WITHIN = (0.0257, 0.0222, 0.0382, 0.0551, 0.0806, 0.1150, 0.1526, 0.1856, 0.1952, 0.1298)

@@ -46,7 +46,7 @@ from slide_ways import (
 )
 from slides_made import JPEG_QUALITY, Density, Form, MadeSlide, SlideKind, make_slides
 
-from fossilray.config import RunConfig
+from fossilray.core.config import RunConfig
 from fossilray.synthetic.truth import TruthScore, score_against_truth
 
 FORMS: tuple[Form, ...] = ("overlapping", "aligned", "tiff")

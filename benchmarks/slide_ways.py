@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 from paper_procedure import Stopwatch, load_network, run_paper_procedure
 from stored_tiles import StoredTile, decode_bare, recorded_tiles
 
-from fossilray.config import RunConfig
-from fossilray.cutting import cut_objects
-from fossilray.detection import Lanes, look_over
-from fossilray.measures import estimate_background, measure_crops
-from fossilray.merge import merge_tiles
-from fossilray.pictures import LONGEST_SIDE_PX, draw_boxes
-from fossilray.records import ArrayFiles, Boxes, CatalogRow, Detector
-from fossilray.slide import Slide, open_slide
+from fossilray.core.config import RunConfig
+from fossilray.core.records import ArrayFiles, Boxes, CatalogRow, Detector
+from fossilray.processing.crops.extract import cut_objects
+from fossilray.processing.crops.measures import estimate_background, measure_crops
+from fossilray.processing.detection.detect import Lanes, look_over
+from fossilray.processing.detection.merge import merge_tiles
+from fossilray.processing.worker import SlideWorker
+from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
+from fossilray.slides.slide import Slide, open_slide
 from fossilray.store import RunStore
-from fossilray.store.arrays import ArrayWriter
-from fossilray.store.run_record import describe_run
-from fossilray.worker import SlideWorker
+from fossilray.store.arrays.group import ArrayWriter
+from fossilray.store.run.run_record import describe_run
 
 if TYPE_CHECKING:
     import torch
@@ -254,7 +254,7 @@ def _detector(config: RunConfig) -> Detector:
     if key not in _detectors:
         import torch
 
-        from fossilray.detect.loading import load_detector
+        from fossilray.models.detectors.load import load_detector
 
         torch.set_num_threads(config.workers.torch_threads)
         _detectors[key] = load_detector(config.detector, device="cpu", precision=config.workers.precision)

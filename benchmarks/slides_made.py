@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from fossilray import __version__
 from fossilray.synthetic.assemblage import Column
-from fossilray.synthetic.mirax import MiraxOptions, write_mirax
 from fossilray.synthetic.scene import Scene
-from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
+from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
+from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff
 
 MPP = 0.25
 # The archive's mean slide takes 1.9 GB for 7 gigapixels, 0.27 bytes a px; painted fields, smoother than real ones,

@@ -37,11 +37,8 @@ from rich.console import Console
 from rich.table import Table
 from working_folder import working_folder
 
-from fossilray.care.verify import verify_run
-from fossilray.config import RunConfig, StoreConfig, WorkersConfig
-from fossilray.ledger import Ledger
-from fossilray.progress import Tally
-from fossilray.records import (
+from fossilray.core.config import RunConfig, StoreConfig, WorkersConfig
+from fossilray.core.records import (
     OBJECTS_SCHEMA,
     SLIDES_SCHEMA,
     UNASSIGNED_WELL,
@@ -52,10 +49,13 @@ from fossilray.records import (
     WorkerState,
     utc_now,
 )
-from fossilray.scheduler import ray_cluster, run_slides
+from fossilray.jobs.journal import Ledger
+from fossilray.jobs.progress import Tally
+from fossilray.jobs.scheduler import ray_cluster, run_slides
 from fossilray.store import RunStore
-from fossilray.store.layout import arrays_path
-from fossilray.store.run_record import describe_run
+from fossilray.store.maintenance.verify import verify_run
+from fossilray.store.run.layout import arrays_path
+from fossilray.store.run.run_record import describe_run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 out = Console()

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.labelling.choosing import Quotas
-from fossilray.labelling.strategies import STRATEGIES, Strategy, choose
-from fossilray.learn.heads import BackboneOf, train_head
+from fossilray.labels.suggest.selection import Quotas
+from fossilray.labels.suggest.strategies import STRATEGIES, Strategy, choose
+from fossilray.models.heads import BackboneOf, train_head
 
 GENERA, DIMENSION, WELLS = 24, 48, 4
 RANDOM: Strategy = "random"
@@ -84,8 +84,8 @@ def make(count: int, seed: int, *, again: bool = False) -> Made:
 
 def describe(folder: Path, backbone: str) -> Made:
     """Labelled crops by a backbone; one well."""
-    from fossilray.learn.backbones import describe_labelled
-    from fossilray.learn.labelled import load_labels
+    from fossilray.labels.embed import describe_labelled
+    from fossilray.labels.load import load_labels
 
     labelled = load_labels(folder)
     described = describe_labelled(labelled, backbone)

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from fossilray.learn.backbones import describe_labelled
-from fossilray.learn.heads import Head, train_head
-from fossilray.learn.labelled import load_labels
-from fossilray.wells.confusion import Confusion
-from fossilray.wells.intervals import estimate_shares
+from fossilray.analysis.stratigraphy.confusion import Confusion
+from fossilray.analysis.stratigraphy.intervals import estimate_shares
+from fossilray.labels.embed import describe_labelled
+from fossilray.labels.load import load_labels
+from fossilray.models.heads import Head, train_head
 
 WELLS, SAMPLES, OBJECTS, PRESENT, FOLDS = 5, 12, 300, 8, 5
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from pod_rules import Manifest, Pod, name_of, pod_faults, quantity
 
-from fossilray.config import RunConfig, load_config
-from fossilray.errors import ConfigError
+from fossilray.core.config import RunConfig, load_config
+from fossilray.core.errors import ConfigError
 
 CONSTRAINTS = Path(__file__).parent.parent / "requirements" / "constraints.txt"
 PART_OF = "app.kubernetes.io/part-of"

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fossilray.pictures import draw_boxes
-from fossilray.query import run_query
-from fossilray.records import Boxes, Rect
-from fossilray.slide import open_slide
+from fossilray.core.records import Boxes, Rect
+from fossilray.render.slide_overview import draw_boxes
+from fossilray.slides.slide import open_slide
 from fossilray.store import RunStore
+from fossilray.store.query.connection import run_query
 
 PICTURE = Path(__file__).parent / "pictures" / "demo.png"
 WIDTH_PX, HEIGHT_PX = 1200, 640

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from typer.models import ArgumentInfo
 
 from fossilray.cli import app
-from fossilray.config import CurationConfig, RunConfig, Section, TrainConfig, document_config
-from fossilray.config.training_recipes import RECIPES
+from fossilray.core.config import CurationConfig, RunConfig, Section, TrainConfig, document_config
+from fossilray.core.config.training_recipes import RECIPES
 
 DOCS = Path(__file__).parent
 

@@ -16,12 +16,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fossilray.detect.weights_file import save_weights
-from fossilray.learn import detector_data as data
-from fossilray.learn import detector_eval as judge
-from fossilray.learn import detector_training as learn
-from fossilray.precision import Precision
+from fossilray.models.detectors.weights_file import save_weights
+from fossilray.models.device_precision import Precision
 from fossilray.synthetic.crop_library import CropLibrary
+from fossilray.training.detector import data
+from fossilray.training.detector import evaluate as judge
+from fossilray.training.detector import train as learn
 
 HELD_OUT_SEED = 90_000
 """Validation fields are drawn from seeds that no training uses."""

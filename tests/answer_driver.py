@@ -17,16 +17,16 @@ import pyarrow as pa
 from ray import cloudpickle
 from rich.console import Console
 
-from fossilray.answer_job import answer_run
-from fossilray.config import RunConfig, WorkersConfig
-from fossilray.job import JobResult
-from fossilray.learn.answer_worker import Progress, StoredSlide
-from fossilray.learn.answerers import Classifying
-from fossilray.learn.heads import BackboneOf, save_head, train_head
-from fossilray.progress import choose_display
-from fossilray.query import load_embeddings, run_query
+from fossilray.core.config import RunConfig, WorkersConfig
+from fossilray.jobs.inference import answer_run
+from fossilray.jobs.process import JobResult
+from fossilray.jobs.progress import choose_display
+from fossilray.models.heads import BackboneOf, save_head, train_head
+from fossilray.processing.inference.tasks import Classifying
+from fossilray.processing.inference.worker import Progress, StoredSlide
 from fossilray.store import RunStore
-from fossilray.store.answers import AnswersRecord, AnswerStore
+from fossilray.store.derived.derived_store import AnswersRecord, AnswerStore
+from fossilray.store.query.connection import load_embeddings, run_query
 
 CONFIG = RunConfig(workers=WorkersConfig(count=1, cpus_per_worker=0.4, retry_after_s=0.1))
 BACKBONE = BackboneOf(name="net", sha256="cd" * 32)

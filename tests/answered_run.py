@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from fossilray.records import PREDICTIONS_SCHEMA, embeddings_schema
+from fossilray.core.records import PREDICTIONS_SCHEMA, embeddings_schema
 from fossilray.store import RunStore
-from fossilray.store.answers import AnswersRecord, AnswerStore
+from fossilray.store.derived.derived_store import AnswersRecord, AnswerStore
 
 GENERA = ("Alnus", "Betula", "Corylus")
 BACKBONE = {"name": "net", "sha256": "cd" * 32, "dimension": 4}

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 from run_fixtures import commit
 from small_run import COUNTS, CROP_PX, WELL, commit_slide
 
-from fossilray.config import CropsConfig
-from fossilray.records import ArrayFiles
+from fossilray.core.config import CropsConfig
+from fossilray.core.records import ArrayFiles
 from fossilray.store import RunStore
-from fossilray.store.arrays import ArrayWriter
-from fossilray.store.codec import encode_crop
-from fossilray.store.objects_file import Footer, decode_objects, encode_objects
-from fossilray.store.shards import SHARD_ROWS, pack_shard
+from fossilray.store.arrays.group import ArrayWriter
+from fossilray.store.arrays.jpeg_codec import encode_crop
+from fossilray.store.arrays.sharding import SHARD_ROWS, pack_shard
+from fossilray.store.run.objects_file import Footer, decode_objects, encode_objects
 
 SLIDE = "a-2030"
 OTHER = "b-2050"

@@ -31,9 +31,9 @@ from small_run import write_small_run
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.errors import FossilrayError
-from fossilray.labelling.label_set import Label, LabelSet
-from fossilray.records import Heartbeat
+from fossilray.core.errors import FossilrayError
+from fossilray.core.records import Heartbeat
+from fossilray.labels.label_set import Label, LabelSet
 
 SECONDS = 60
 EXIT_CODES = {0, 1, 2, 3, 4}

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from slides_on_disk import discs, write_slide
 
-from fossilray.synthetic.pixels import ArrayPixels
-from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
+from fossilray.synthetic.writers.pixels import ArrayPixels
+from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff
 
 INDEX_START = 37
 """Version and id stand before the numbers of Index.dat."""

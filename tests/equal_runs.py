@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from fossilray.store import RunStore
-from fossilray.store.arrays import open_arrays
+from fossilray.store.arrays.group import open_arrays
 
 
 def assert_equal_runs(one: RunStore, other: RunStore) -> None:

@@ -14,11 +14,11 @@ from drawn_crops import draw_folder
 from fault_points import Scenario, cli
 from small_run import CROP_PX
 
-from fossilray.errors import FossilrayError
-from fossilray.progress import Tally
-from fossilray.records import CatalogRow, Worker
+from fossilray.core.errors import FossilrayError
+from fossilray.core.records import CatalogRow, Worker
+from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
-from fossilray.store.answers import AnswerStore
+from fossilray.store.derived.derived_store import AnswerStore
 
 TINY = ("arch_kwargs={channels: [8, 8, 16, 16]}", "input_px=32", "views.early_px=null")
 FEW = ("steps=2", "log_every=1", "checkpoint_minutes=1e-9", "device=cpu", "precision=float32")
@@ -86,11 +86,11 @@ def jobs(inputs: Path) -> dict[str, Scenario]:
 
 def without_ray(*words: object) -> None:
     """The command, with its slides worked on in this process, one after the other."""
-    import fossilray.answer_job
-    import fossilray.index_job
+    import fossilray.jobs.index
+    import fossilray.jobs.inference
 
     with contextlib.ExitStack() as patches:
-        for job in (fossilray.answer_job, fossilray.index_job):
+        for job in (fossilray.jobs.inference, fossilray.jobs.index):
             patches.enter_context(patch.object(job, "run_slides", _run_here))
             patches.enter_context(patch.object(job, "ray_cluster", _no_cluster))
         cli(*words)
@@ -116,7 +116,7 @@ def _no_cluster(_: str) -> Iterator[None]:
 def index_in(out: Path) -> Any:
     from indexed_runs import kinds_of_vectors
 
-    from fossilray.similar.search import SearchIndex
+    from fossilray.analysis.search.search import SearchIndex
 
     found = SearchIndex.open(str(out / "index"))
     hits = found.search(kinds_of_vectors(5, seed=99).astype(np.float32), count=5, probes=8)
@@ -146,8 +146,8 @@ def write_backbone(path: Path) -> None:
     import timm
     import torch
 
-    from fossilray.embed.backbone_file import BackboneMeta, save_backbone
-    from fossilray.embed.network import IMAGENET_MEAN, IMAGENET_STD
+    from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
+    from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -41,21 +41,31 @@ MAY_STAY = {".tmp", ".probe", ".claims", "drivers"}
 """Folders of ours that may stay, empty ones."""
 
 
-SLIGHT = ("fossilray.cli.main", "fossilray.labelling.importing", "fossilray.compact", "fossilray.query")
+SLIGHT = (
+    "fossilray.cli.main",
+    "fossilray.labels.importing",
+    "fossilray.store.dataset.compact",
+    "fossilray.store.query.connection",
+)
 LOADED = (
     *SLIGHT,
-    "fossilray.export_anndata",
-    *("fossilray.export_folder", "fossilray.report.page", "fossilray.wells.charting", "fossilray.wells.page"),
+    "fossilray.analysis.export.anndata",
     *(
-        "fossilray.labelling.suggesting",
-        "fossilray.learn.curation",
-        "fossilray.care.verify",
+        "fossilray.analysis.export.image_folder",
+        "fossilray.analysis.report.page",
+        "fossilray.analysis.stratigraphy.chart",
+        "fossilray.analysis.stratigraphy.page",
+    ),
+    *(
+        "fossilray.labels.suggest.suggest",
+        "fossilray.training.curation.curate",
+        "fossilray.store.maintenance.verify",
         "sklearn.cluster",
     ),
     *(
-        "fossilray.index_job",
-        "fossilray.similar.sheet",
-        "fossilray.learn.head_training",
+        "fossilray.jobs.index",
+        "fossilray.analysis.search.sheet",
+        "fossilray.training.heads",
         "scipy.stats",
         "h5py",
     ),

@@ -16,9 +16,9 @@ from faulty_worker import Fault, FaultyWorker
 from ray import cloudpickle
 from slides_on_disk import write_slide
 
-from fossilray.config import RunConfig, load_config
-from fossilray.job import JobResult, run_job
-from fossilray.progress import Tally
+from fossilray.core.config import RunConfig, load_config
+from fossilray.jobs.process import JobResult, run_job
+from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
 
 ROOT = Path(__file__).parent.parent

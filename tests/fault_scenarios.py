@@ -17,9 +17,9 @@ from fault_points import Scenario, cli
 from fault_slides import of_slides, prepare_slides
 from small_run import write_small_run
 
-from fossilray.labelling.label_set import LabelSet
-from fossilray.query import run_query
+from fossilray.labels.label_set import LabelSet
 from fossilray.store import RunStore, open_run
+from fossilray.store.query.connection import run_query
 
 
 def prepare(inputs: Path, names: Collection[str]) -> None:
@@ -167,7 +167,7 @@ def import_labels(inputs: Path, out: Path, name: str) -> None:
 
 
 def import_first(inputs: Path, out: Path) -> None:
-    from fossilray.labelling.importing import import_labels as bring
+    from fossilray.labels.importing import import_labels as bring
 
     bring(inputs / "labels.csv", RunStore.open(str(inputs / "run")), out / "labels", who="Ada")
 

@@ -12,8 +12,8 @@ from fault_points import Scenario, cli
 from slides_on_disk import write_slide
 from small_run import commit_slide, start_run
 
-from fossilray.records import Boxes, CatalogRow
-from fossilray.slide import open_slide
+from fossilray.core.records import Boxes, CatalogRow
+from fossilray.slides.slide import open_slide
 
 WELLS = {"one": "W-1", "two": "W-2", "three": "W-3"}
 

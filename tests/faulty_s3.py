@@ -25,7 +25,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from s3fs import S3FileSystem
 from werkzeug.serving import make_server
 
-from fossilray.config import StoreConfig
+from fossilray.core.config import StoreConfig
 
 ACCESS_KEY, SECRET_KEY = "AKIAFOSSILRAYTEST777", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYopensesame"
 
@@ -209,7 +209,7 @@ def faulty_s3(faulty_server: tuple[str, Controller], monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     # Waits are botocore's own business and tested there; in other processes they are as they are.
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-    monkeypatch.setattr("fossilray.store.remote_files.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("fossilray.store.files.remote.FIRST_WAIT_S", 0.01)
     S3FileSystem.clear_instance_cache()
     bucket = f"faulty-{secrets.token_hex(4)}"
     boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)

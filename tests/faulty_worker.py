@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fossilray.config import RunConfig
-from fossilray.records import CatalogRow, Outcome, WorkerState
-from fossilray.worker import SlideWorker
+from fossilray.core.config import RunConfig
+from fossilray.core.records import CatalogRow, Outcome, WorkerState
+from fossilray.processing.worker import SlideWorker
 
 Place = Literal[
     "reading", "detecting", "embedding", "writing arrays", "before the commit", "after the commit"

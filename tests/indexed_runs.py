@@ -10,14 +10,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from run_fixtures import a_summary, some_objects
 
-from fossilray.config import CropsConfig, EmbedderConfig, RunConfig, StoreConfig
-from fossilray.similar.building import IndexWorker
-from fossilray.similar.index_store import IndexStore
-from fossilray.similar.planning import IndexSettings, open_index, plan_shards
-from fossilray.similar.sources import open_sources
+from fossilray.analysis.search.build_worker import IndexWorker
+from fossilray.analysis.search.index_store import IndexStore
+from fossilray.analysis.search.plan import IndexSettings, open_index, plan_shards
+from fossilray.analysis.search.vectors_of_runs import open_sources
+from fossilray.core.config import CropsConfig, EmbedderConfig, RunConfig, StoreConfig
 from fossilray.store import RunStore
-from fossilray.store.arrays import ArrayWriter
-from fossilray.store.run_record import describe_run
+from fossilray.store.arrays.group import ArrayWriter
+from fossilray.store.run.run_record import describe_run
 
 CROP_PX = 32
 CROPS = CropsConfig(size_px=CROP_PX)

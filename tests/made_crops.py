@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.errors import StoreError, StoreUnreachable
-from fossilray.learn.crop_fetch import Units
-from fossilray.learn.crop_sources import Encoded
-from fossilray.learn.crop_table import CropTable
-from fossilray.records import Image
+from fossilray.core.errors import StoreError, StoreUnreachable
+from fossilray.core.records import Image
+from fossilray.training.crops.fetch import Units
+from fossilray.training.crops.sources import Encoded
+from fossilray.training.crops.table import CropTable
 
 
 @dataclass

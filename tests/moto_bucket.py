@@ -10,7 +10,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from fossilray.config import StoreConfig
+from fossilray.core.config import StoreConfig
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "testing",

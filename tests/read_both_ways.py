@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.errors import UnreadableRegion
-from fossilray.slide import Slide, open_slide
+from fossilray.core.errors import UnreadableRegion
+from fossilray.slides.slide import Slide, open_slide
 
 Region = tuple[int, int, int, int]
 Reader = Literal["auto", "openslide"]

@@ -12,8 +12,8 @@ from typing import Any
 import boto3
 import pytest
 
-from fossilray.config import StoreConfig
-from fossilray.sources.slide_sources import SlideSource
+from fossilray.core.config import StoreConfig
+from fossilray.slides.remote.source import SlideSource
 
 
 def upload(folder: Path, url: str, config: StoreConfig) -> None:

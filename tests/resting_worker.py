@@ -13,7 +13,7 @@ import ray
 from ray import cloudpickle
 from run_fixtures import a_summary
 
-from fossilray.records import CatalogRow, Outcome, WorkerState
+from fossilray.core.records import CatalogRow, Outcome, WorkerState
 
 
 class RestingWorker:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from fossilray.config import CropsConfig, RunConfig
-from fossilray.records import OBJECTS_SCHEMA, ArrayFiles, Attempt, Failure, SlideSummary
+from fossilray.core.config import CropsConfig, RunConfig
+from fossilray.core.records import OBJECTS_SCHEMA, ArrayFiles, Attempt, Failure, SlideSummary
 from fossilray.store import RunStore
-from fossilray.store.arrays import ArrayWriter
-from fossilray.store.layout import arrays_path
-from fossilray.store.run_record import RunRecord, describe_run
+from fossilray.store.arrays.group import ArrayWriter
+from fossilray.store.run.layout import arrays_path
+from fossilray.store.run.run_record import RunRecord, describe_run
 
 CROPS = CropsConfig(size_px=16)
 

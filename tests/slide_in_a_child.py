@@ -61,8 +61,8 @@ def _look_in_child(path: Path) -> Seen:
 
 
 def _open_and_read(path: Path) -> tuple[str, str, int, int]:
-    from fossilray.errors import SlideError, UnreadableRegion
-    from fossilray.slide import open_slide
+    from fossilray.core.errors import SlideError, UnreadableRegion
+    from fossilray.slides.slide import open_slide
 
     read = unreadable = 0
     try:
@@ -86,7 +86,7 @@ def _open_and_read(path: Path) -> tuple[str, str, int, int]:
 
 def main() -> None:
     """A line for each slide named on the command line."""
-    import fossilray.slide  # noqa: F401  imported once, before the forks
+    import fossilray.slides.slide  # noqa: F401  imported once, before the forks
 
     for name in sys.argv[1:]:
         print(json.dumps(asdict(_look_in_child(Path(name)))), flush=True)

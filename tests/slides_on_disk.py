@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.synthetic.mirax import write_mirax
-from fossilray.synthetic.mirax_plan import MiraxOptions
-from fossilray.synthetic.pixels import ArrayPixels
+from fossilray.synthetic.writers.mirax import write_mirax
+from fossilray.synthetic.writers.mirax_plan import MiraxOptions
+from fossilray.synthetic.writers.pixels import ArrayPixels
 
 CLEAR = (226, 222, 219)
 DISC_PX = 116

@@ -12,12 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from fossilray.config import CropsConfig, EmbedderConfig, RunConfig, StoreConfig
-from fossilray.pictures import draw_boxes
-from fossilray.records import OBJECTS_SCHEMA, Boxes, CatalogRow, Failure, Rect, SlideSummary
+from fossilray.core.config import CropsConfig, EmbedderConfig, RunConfig, StoreConfig
+from fossilray.core.records import OBJECTS_SCHEMA, Boxes, CatalogRow, Failure, Rect, SlideSummary
+from fossilray.render.slide_overview import draw_boxes
 from fossilray.store import RunStore
-from fossilray.store.arrays import ArrayWriter
-from fossilray.store.run_record import describe_run
+from fossilray.store.arrays.group import ArrayWriter
+from fossilray.store.run.run_record import describe_run
 
 WELL = "6407/6-5"
 HOSTILE_WELL = "<script>alert('well')</script> & \"Söhne\""

@@ -11,11 +11,11 @@ from answered_run import BACKBONE
 from numpy.typing import NDArray
 from small_run import CROP_PX, commit_slide
 
-from fossilray.config import CropsConfig, EmbedderConfig, RunConfig
-from fossilray.records import PREDICTIONS_SCHEMA, CatalogRow
+from fossilray.core.config import CropsConfig, EmbedderConfig, RunConfig
+from fossilray.core.records import PREDICTIONS_SCHEMA, CatalogRow
 from fossilray.store import RunStore
-from fossilray.store.answers import AnswersRecord, AnswerStore
-from fossilray.store.run_record import describe_run
+from fossilray.store.derived.derived_store import AnswersRecord, AnswerStore
+from fossilray.store.run.run_record import describe_run
 
 WELL = "6407/6-5"
 TAXA = ("Areoligera", "Cerodinium", "Deflandrea", "Glaphyrocysta", "Palaeoperidinium", "Wetzeliella")

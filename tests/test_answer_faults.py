@@ -13,9 +13,9 @@ import pytest
 from answer_driver import classify_slowly, start, teach_head
 from small_run import COUNTS, write_small_run
 
-from fossilray.care.verify import verify_run
 from fossilray.store import RunStore
-from fossilray.store.answers import AnswerStore
+from fossilray.store.derived.derived_store import AnswerStore
+from fossilray.store.maintenance.verify import verify_run
 
 pytestmark = pytest.mark.faults
 

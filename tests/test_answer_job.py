@@ -18,24 +18,24 @@ from rich.console import Console
 from small_run import COUNTS, CROP_PX, WELL, commit_slide, write_small_run
 from typer.testing import CliRunner
 
-from fossilray.answer_job import classify_run, embed_run
-from fossilray.care.verify import verify_run
 from fossilray.cli.main import app
-from fossilray.compact import compact_run
-from fossilray.config import EmbedderConfig, RunConfig, StoreConfig, WorkersConfig
-from fossilray.embed.backbone_file import BackboneMeta, save_backbone
-from fossilray.embed.loading import load_embedder
-from fossilray.embed.network import IMAGENET_MEAN, IMAGENET_STD
-from fossilray.errors import RunMismatch, UsageError
-from fossilray.job import JobResult
-from fossilray.learn.answer_worker import StoredSlide
-from fossilray.learn.answerers import predictions_table
-from fossilray.learn.heads import BackboneOf, Head, save_head, train_head
-from fossilray.progress import choose_display
-from fossilray.query import load_embeddings, run_query
+from fossilray.core.config import EmbedderConfig, RunConfig, StoreConfig, WorkersConfig
+from fossilray.core.errors import RunMismatch, UsageError
+from fossilray.jobs.inference import classify_run, embed_run
+from fossilray.jobs.process import JobResult
+from fossilray.jobs.progress import choose_display
+from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
+from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD
+from fossilray.models.backbones.load import load_embedder
+from fossilray.models.heads import BackboneOf, Head, save_head, train_head
+from fossilray.processing.inference.tasks import predictions_table
+from fossilray.processing.inference.worker import StoredSlide
 from fossilray.store import RunStore
-from fossilray.store.answers import AnswerStore
-from fossilray.store.stored_crops import read_crops
+from fossilray.store.arrays.crops import read_crops
+from fossilray.store.dataset.compact import compact_run
+from fossilray.store.derived.derived_store import AnswerStore
+from fossilray.store.maintenance.verify import verify_run
+from fossilray.store.query.connection import load_embeddings, run_query
 
 CONFIG = RunConfig(workers=WorkersConfig(count=1, cpus_per_worker=0.4, retry_after_s=0.1))
 VIT = {"img_size": 32, "patch_size": 16, "depth": 1}

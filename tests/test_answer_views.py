@@ -12,10 +12,10 @@ from answered_run import GENERA, embed, predict
 from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from small_run import COUNTS, HOSTILE_WELL, WELL, write_small_run
 
-from fossilray.compact import compact_run
-from fossilray.config import StoreConfig
-from fossilray.query import run_query
+from fossilray.core.config import StoreConfig
 from fossilray.store import RunStore, open_run
+from fossilray.store.dataset.compact import compact_run
+from fossilray.store.query.connection import run_query
 
 DOCS = Path(__file__).parent.parent / "docs"
 OBJECTS = sum(COUNTS.values())

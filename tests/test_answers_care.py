@@ -15,14 +15,14 @@ from run_fixtures import a_failure
 from small_run import COUNTS, HOSTILE_WELL, WELL, commit_slide, write_small_run
 from typer.testing import CliRunner
 
-from fossilray.care.answers_sweep import delete_older_than_objects
-from fossilray.care.sweep import sweep_run
-from fossilray.care.verify import verify_run
-from fossilray.care.withdraw import delete_answers, withdraw_slides
 from fossilray.cli.main import app
-from fossilray.status import describe, render, to_json
 from fossilray.store import RunStore
-from fossilray.store.objects_file import FOOTER_KEY
+from fossilray.store.maintenance.derived_answers_sweep import delete_older_than_objects
+from fossilray.store.maintenance.garbage import sweep_run
+from fossilray.store.maintenance.retry_withdraw import delete_answers, withdraw_slides
+from fossilray.store.maintenance.verify import verify_run
+from fossilray.store.run.objects_file import FOOTER_KEY
+from fossilray.store.status import describe, render, to_json
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from run_fixtures import a_failure, a_run
 
-from fossilray.config import StoreConfig
-from fossilray.errors import RunMismatch, RunNotFound, StoreError, UsageError
-from fossilray.records import embeddings_schema
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import RunMismatch, RunNotFound, StoreError, UsageError
+from fossilray.core.records import embeddings_schema
 from fossilray.store import RunStore
-from fossilray.store.answers import VECTORS_A_GROUP, AnswersRecord, AnswerStore, answers_in
+from fossilray.store.derived.derived_store import VECTORS_A_GROUP, AnswersRecord, AnswerStore, answers_in
 
 RECORD = AnswersRecord(
     kind="embeddings", run_digest="ab" * 32, backbone={"name": "net", "sha256": "cd" * 32, "dimension": 4}

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fossilray.catalog import find_slides
-from fossilray.errors import ConfigError
-from fossilray.records import TRUTH_SCHEMA, Rect
-from fossilray.slide import open_slide
+from fossilray.core.errors import ConfigError
+from fossilray.core.records import TRUTH_SCHEMA, Rect
+from fossilray.slides.catalog import find_slides
+from fossilray.slides.slide import open_slide
 from fossilray.synthetic.archive import read_recipe, synthesise_archive
 from fossilray.synthetic.assemblage import Column
-from fossilray.synthetic.backdrop import BLOCK_PX
-from fossilray.synthetic.palynomorphs import FOSSIL_KINDS, KINDS
-from fossilray.synthetic.placing import CoverGlass
+from fossilray.synthetic.painters.palynomorphs import FOSSIL_KINDS, KINDS
+from fossilray.synthetic.placement import CoverGlass
+from fossilray.synthetic.scanner.backdrop import BLOCK_PX
 from fossilray.synthetic.scene import SMALLEST_UM, Scene
 from fossilray.synthetic.truth import match_boxes, score_against_truth
 

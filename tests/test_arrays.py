@@ -13,15 +13,15 @@ from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from run_fixtures import CROPS, some_crops
 from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
-from fossilray.config import CropsConfig
-from fossilray.errors import StoreError
-from fossilray.records import ArrayFiles
+from fossilray.core.config import CropsConfig
+from fossilray.core.errors import StoreError
+from fossilray.core.records import ArrayFiles
 from fossilray.store import RunStore
-from fossilray.store.arrays import ArrayWriter, open_arrays
-from fossilray.store.codec import JpegCodec, decode_crop, encode_crop
-from fossilray.store.shards import SHARD_ROWS, index_size, pack_shard, read_index
-from fossilray.store.stored_crops import read_crops
-from fossilray.store.stored_vectors import CHUNK_ROWS, chunk_size, decode_embeddings, read_embeddings
+from fossilray.store.arrays.crops import read_crops
+from fossilray.store.arrays.embeddings import CHUNK_ROWS, chunk_size, decode_embeddings, read_embeddings
+from fossilray.store.arrays.group import ArrayWriter, open_arrays
+from fossilray.store.arrays.jpeg_codec import JpegCodec, decode_crop, encode_crop
+from fossilray.store.arrays.sharding import SHARD_ROWS, index_size, pack_shard, read_index
 from fossilray_jpeg import DamagedJpeg
 
 SLIDE, ATTEMPT = "A17", "0011223344556677"

@@ -12,8 +12,9 @@ import torchvision.transforms.functional as plain
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from fossilray.learn import augment_parts as parts
-from fossilray.learn.augment import (
+from fossilray.training.augmentation import operations as parts
+from fossilray.training.augmentation.microscope import ViewStrength
+from fossilray.training.augmentation.multi_view import (
     MICROSCOPE,
     PUBLISHED,
     CropStrength,
@@ -22,7 +23,6 @@ from fossilray.learn.augment import (
     PaperViews,
     Views,
 )
-from fossilray.learn.views import ViewStrength
 
 PLAIN_CROPS = CropStrength(
     global_scale=(1.0, 1.0),

@@ -21,13 +21,13 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from resting_worker import RestingWorker, gpus_seen, nodes_used, resting_by_value
 from run_fixtures import a_run
 
-from fossilray.config import RunConfig, WorkersConfig
-from fossilray.errors import WorkerError
-from fossilray.ledger import Ledger
-from fossilray.progress import Tally
-from fossilray.records import CatalogRow
-from fossilray.scheduler import run_slides
-from fossilray.scheduler.hiring import SMALLEST_WAVE
+from fossilray.core.config import RunConfig, WorkersConfig
+from fossilray.core.errors import WorkerError
+from fossilray.core.records import CatalogRow
+from fossilray.jobs.journal import Ledger
+from fossilray.jobs.progress import Tally
+from fossilray.jobs.scheduler import run_slides
+from fossilray.jobs.scheduler.pending_workers import SMALLEST_WAVE
 from fossilray.store import RunStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -16,8 +16,8 @@ import torch
 from paper_procedure import Stopwatch, largest_iou, load_network, run_paper_procedure
 from slides_made import MadeSlide, SlideKind, make_slides
 
-from fossilray.direct.mirax_layout import read_mirax_layout
-from fossilray.merge import largest_overlaps
+from fossilray.processing.detection.merge import largest_overlaps
+from fossilray.slides.mirax.layout import read_mirax_layout
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SIDE_PX = 3072

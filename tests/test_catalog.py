@@ -12,7 +12,9 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fossilray.catalog import (
+from fossilray.core.errors import CatalogError, UsageError
+from fossilray.core.records import CATALOG_SCHEMA, CatalogRow
+from fossilray.slides.catalog import (
     Catalog,
     find_slides,
     parse_name,
@@ -20,11 +22,9 @@ from fossilray.catalog import (
     slide_id_for,
     write_catalog,
 )
-from fossilray.errors import CatalogError, UsageError
-from fossilray.records import CATALOG_SCHEMA, CatalogRow
-from fossilray.store.layout import check_slide_id
-from fossilray.synthetic.mirax import MiraxOptions, write_mirax
-from fossilray.synthetic.pixels import ArrayPixels
+from fossilray.store.run.layout import check_slide_id
+from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
+from fossilray.synthetic.writers.pixels import ArrayPixels
 
 GREY = np.full((300, 400, 3), 200, np.uint8)
 

@@ -15,15 +15,15 @@ import tifffile
 from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from remote_slides import counted, put, upload
 
-from fossilray.catalog import Catalog, find_slides, read_catalog_file, write_catalog
-from fossilray.config import AccessConfig, SlidesConfig, StoreConfig
-from fossilray.errors import CatalogError
-from fossilray.records import CatalogRow
-from fossilray.slide import open_slide
-from fossilray.sources.staging import Stager
-from fossilray.store.layout import check_slide_id
-from fossilray.synthetic.mirax import MiraxOptions, write_mirax
-from fossilray.synthetic.pixels import ArrayPixels
+from fossilray.core.config import AccessConfig, SlidesConfig, StoreConfig
+from fossilray.core.errors import CatalogError
+from fossilray.core.records import CatalogRow
+from fossilray.slides.catalog import Catalog, find_slides, read_catalog_file, write_catalog
+from fossilray.slides.remote.staging import Stager
+from fossilray.slides.slide import open_slide
+from fossilray.store.run.layout import check_slide_id
+from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
+from fossilray.synthetic.writers.pixels import ArrayPixels
 
 S3 = tuple[str, StoreConfig]
 GREY = np.full((300, 400, 3), 200, np.uint8)
@@ -163,7 +163,7 @@ def test_more_files_than_one_answer_lists(s3_run: S3, monkeypatch: pytest.Monkey
     url, config = s3_run
     for number in range(12):
         put(f"{url}/{number:02d}.svs", b"", config)
-    monkeypatch.setattr("fossilray.sources.slide_sources.FILES_PER_LISTING", 5)
+    monkeypatch.setattr("fossilray.slides.remote.source.FILES_PER_LISTING", 5)
     with counted(monkeypatch) as asked:
         assert len(find_slides(url, access=config).refused) == 12
     assert asked.listings == 3

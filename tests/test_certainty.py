@@ -17,13 +17,19 @@ from sklearn.neighbors import NearestNeighbors
 from test_labelled import picture
 from typer.testing import CliRunner
 
-from fossilray.certainty.calibration import (
+from fossilray.cli import app
+from fossilray.core.errors import UsageError, WeightsError
+from fossilray.labels.embed import Described
+from fossilray.labels.labelled_crops import LabelledCrops
+from fossilray.labels.load import LabelFindings, LabelledSet
+from fossilray.models.heads import BackboneOf, Head, load_head, save_head, train_head
+from fossilray.models.heads.calibration import (
     entropy_of,
     expected_calibration_error,
     fit_temperature,
     reliability,
 )
-from fossilray.certainty.conformal import (
+from fossilray.models.heads.conformal import (
     class_p_values,
     crops_needed,
     highest_kept,
@@ -31,17 +37,11 @@ from fossilray.certainty.conformal import (
     prediction_sets,
     wrong_call_p_values,
 )
-from fossilray.certainty.held_out import sides_of
-from fossilray.certainty.novelty import learn_known, unit, withhold_each_genus
-from fossilray.certainty.of_head import say_how_sure
-from fossilray.cli import app
-from fossilray.errors import UsageError, WeightsError
-from fossilray.learn.backbones import Described
-from fossilray.learn.head_training import train_and_judge
-from fossilray.learn.heads import BackboneOf, Head, load_head, save_head, train_head
-from fossilray.learn.heads.head import temper
-from fossilray.learn.labelled import LabelFindings, LabelledSet
-from fossilray.learn.labelled_crops import LabelledCrops
+from fossilray.models.heads.cross_validation import sides_of
+from fossilray.models.heads.head import temper
+from fossilray.models.heads.novelty import learn_known, unit, withhold_each_genus
+from fossilray.models.heads.uncertainty import say_how_sure
+from fossilray.training.heads import train_and_judge
 
 CLASSES = ("Azolla", "Betula", "Corylus")
 OURS = BackboneOf(name="small", sha256="ab" * 32)

@@ -17,15 +17,15 @@ from small_run import commit_slide, write_small_run
 from synthetic_well import TAXA, WELL, make_truth, predictions_table, start_run, write_well
 from typer.testing import CliRunner, Result
 
+from fossilray.analysis.stratigraphy.chart import ChartedWell, ChartOptions, chart_well
+from fossilray.analysis.stratigraphy.page import tell_findings
+from fossilray.analysis.stratigraphy.samples import read_depths
+from fossilray.analysis.stratigraphy.tables import well_tables
+from fossilray.analysis.stratigraphy.taxonomy import read_taxonomy, roll_up
 from fossilray.cli import app
-from fossilray.errors import FossilrayError, UsageError
+from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.store import RunStore
-from fossilray.store.answers import AnswerStore
-from fossilray.wells.charting import ChartedWell, ChartOptions, chart_well
-from fossilray.wells.page import tell_findings
-from fossilray.wells.samples import read_depths
-from fossilray.wells.tables import well_tables
-from fossilray.wells.taxonomy import read_taxonomy, roll_up
+from fossilray.store.derived.derived_store import AnswerStore
 
 OTHER = "6407/7-1"
 TRUTH = make_truth(samples=12)

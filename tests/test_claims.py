@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from fossilray.config import StoreConfig
-from fossilray.errors import UsageError
-from fossilray.store import claims
-from fossilray.store.claims import CLAIMS, EXPIRES_S, describe_maker, has_ended, hold_place
-from fossilray.store.files import Files, open_files
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import UsageError
+from fossilray.store.files import claims
+from fossilray.store.files.base import Files, open_files
+from fossilray.store.files.claims import CLAIMS, EXPIRES_S, describe_maker, has_ended, hold_place
 
 HOLD = """
 import sys, time
-from fossilray.config import StoreConfig
-from fossilray.errors import UsageError
-from fossilray.store.claims import hold_place
-from fossilray.store.files import open_files
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import UsageError
+from fossilray.store.files.claims import hold_place
+from fossilray.store.files.base import open_files
 begin = float(sys.argv[2])
 time.sleep(max(begin - time.time(), 0))
 try:
@@ -145,7 +145,11 @@ def test_a_process_that_lost_its_place_while_it_slept_hears_of_it(
 def test_a_maker_counts_as_ended_only_where_this_machine_knows_it() -> None:
     note: dict[str, str] = json.loads(describe_maker())
     child = subprocess.run(
-        [sys.executable, "-c", "from fossilray.store.claims import *; print(describe_maker().decode())"],
+        [
+            sys.executable,
+            "-c",
+            "from fossilray.store.files.claims import *; print(describe_maker().decode())",
+        ],
         capture_output=True,
         check=True,
     )

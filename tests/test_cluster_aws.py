@@ -19,12 +19,12 @@ from moto_process import moto_server
 from remote_slides import upload
 from slides_on_disk import write_slide
 
-from fossilray.care.leftovers import list_groups
-from fossilray.catalog import find_slides
-from fossilray.config import StoreConfig, load_config
+from fossilray.core.config import StoreConfig, load_config
+from fossilray.processing.worker import SlideWorker
+from fossilray.slides.catalog import find_slides
 from fossilray.store import RunStore
-from fossilray.store.run_record import describe_run
-from fossilray.worker import SlideWorker
+from fossilray.store.maintenance.orphans import list_groups
+from fossilray.store.run.run_record import describe_run
 
 CLUSTER = Path(__file__).parent.parent / "cluster"
 REGION = "eu-north-1"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fossilray.config import load_config
+from fossilray.core.config import load_config
 
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "cluster"

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from zarr.storage import MemoryStore
 
-from fossilray.errors import StoreError
-from fossilray.store.codec import CODEC_NAME, JpegCodec, decode_crop, encode_crop
+from fossilray.core.errors import StoreError
+from fossilray.store.arrays.jpeg_codec import CODEC_NAME, JpegCodec, decode_crop, encode_crop
 
 ROOT = Path(__file__).resolve().parent.parent
 

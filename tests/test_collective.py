@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from test_methods_losses import LABEL, a_method, some_views
 
-from fossilray.learn.collective import Together
+from fossilray.training.distributed import Together
 
 
 def test_two_workers_get_the_gradient_of_one_with_all_crops(tmp_path: Path) -> None:

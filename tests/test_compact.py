@@ -22,18 +22,19 @@ from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from run_fixtures import a_failure, a_run, a_summary, commit
 from small_run import COUNTS, DIMENSION, HOSTILE_WELL, WELL, commit_slide, start_run, write_small_run
 
-from fossilray.compact import CompactReport, compact_run, render_compacted
-from fossilray.config import StoreConfig
-from fossilray.errors import QueryError, RunNotFound, StoreError, UsageError
-from fossilray.export import export_objects, save_crops
-from fossilray.query import load_crops, load_embeddings, run_query
-from fossilray.records import ArrayFiles, CatalogRow, Heartbeat
-from fossilray.report import write_report
-from fossilray.status import describe
-from fossilray.store import RunStore, open_run, parts
-from fossilray.store.dataset import DATASET_JSON, UNFINISHED_JSON, DatasetStore
-from fossilray.store.dataset_place import DatasetPlace
-from fossilray.store.files import open_files
+from fossilray.analysis.export.boxes import export_objects, save_crops
+from fossilray.analysis.report import write_report
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import QueryError, RunNotFound, StoreError, UsageError
+from fossilray.core.records import ArrayFiles, CatalogRow, Heartbeat
+from fossilray.store import RunStore, open_run
+from fossilray.store.dataset import multi_slide_file as parts
+from fossilray.store.dataset.compact import CompactReport, compact_run, render_compacted
+from fossilray.store.dataset.dataset_store import DATASET_JSON, UNFINISHED_JSON, DatasetStore
+from fossilray.store.dataset.destination import DatasetPlace
+from fossilray.store.files.base import open_files
+from fossilray.store.query.connection import load_crops, load_embeddings, run_query
+from fossilray.store.status import describe
 
 QUERIES = [
     "SELECT * FROM objects ORDER BY well, slide_id, object_id",
@@ -319,8 +320,8 @@ def test_a_killed_try_is_no_dataset_and_the_same_command_starts_again(tmp_path: 
     place = tmp_path / "dataset"
     program = (
         "import os, signal, sys\n"
-        "from fossilray.compact import compact_run\n"
-        "from fossilray.config import StoreConfig\n"
+        "from fossilray.store.dataset.compact import compact_run\n"
+        "from fossilray.core.config import StoreConfig\n"
         "from fossilray.store import RunStore\n"
         "die = lambda done, total: done == 3 and os.kill(os.getpid(), signal.SIGKILL)\n"
         "compact_run(RunStore.open(sys.argv[1]), sys.argv[2], access=StoreConfig(), slides_per_file=1, display=die)\n"

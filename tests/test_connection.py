@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from fossilray.errors import WorkerError
-from fossilray.scheduler import ray_cluster
+from fossilray.core.errors import WorkerError
+from fossilray.jobs.scheduler import ray_cluster
 
 
 def free_port() -> int:

@@ -12,12 +12,12 @@ from rich.console import Console
 from run_fixtures import a_summary
 from small_run import start_run, write_small_run
 
-from fossilray.config import load_config
-from fossilray.cost import add_up_spending, tell_spending
-from fossilray.records import SLIDES_SCHEMA, Heartbeat
-from fossilray.report import write_report
-from fossilray.status import describe, render
-from fossilray.store.rows import to_table
+from fossilray.analysis.report import write_report
+from fossilray.core.config import load_config
+from fossilray.core.records import SLIDES_SCHEMA, Heartbeat
+from fossilray.store.cost import add_up_spending, tell_spending
+from fossilray.store.files.parquet_rows import to_table
+from fossilray.store.status import describe, render
 
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 BEAT = Heartbeat(

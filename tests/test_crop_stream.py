@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_crops import CountingSource, made_table, name_of, names_in
 
-from fossilray.errors import StoreError, StoreUnreachable, UsageError
-from fossilray.learn.crop_stream import CropBatch, CropStream
+from fossilray.core.errors import StoreError, StoreUnreachable, UsageError
+from fossilray.training.crops.stream import CropBatch, CropStream
 
 SIZES = st.lists(st.integers(1, 900) | st.integers(2000, 4500), min_size=1, max_size=6)
 

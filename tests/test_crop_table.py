@@ -17,19 +17,19 @@ from PIL import Image as Pillow
 from run_fixtures import a_run, commit
 from small_run import COUNTS, CROP_PX, HOSTILE_WELL, WELL, commit_slide, write_small_run
 
-from fossilray.compact import compact_run
-from fossilray.config import CropsConfig, RunConfig, StoreConfig
-from fossilray.crops import resize_to
-from fossilray.errors import QueryError, RunNotFound, StoreError, UsageError
-from fossilray.learn.crop_rows import SLIDES_AT_ONCE
-from fossilray.learn.crop_stream import CropStream
-from fossilray.learn.crop_table import CropTable, open_crops
-from fossilray.learn.labelled_crops import read_image
+from fossilray.core.config import CropsConfig, RunConfig, StoreConfig
+from fossilray.core.errors import QueryError, RunNotFound, StoreError, UsageError
+from fossilray.labels.labelled_crops import read_image
+from fossilray.processing.crops.cut import resize_to
 from fossilray.store import RunStore
-from fossilray.store.arrays import open_arrays
-from fossilray.store.local_files import LocalFiles
-from fossilray.store.shards import SHARD_ROWS, index_size
-from fossilray.store.stored_crops import read_encoded_crops
+from fossilray.store.arrays.crops import read_encoded_crops
+from fossilray.store.arrays.group import open_arrays
+from fossilray.store.arrays.sharding import SHARD_ROWS, index_size
+from fossilray.store.dataset.compact import compact_run
+from fossilray.store.files.local import LocalFiles
+from fossilray.training.crops.rows import SLIDES_AT_ONCE
+from fossilray.training.crops.stream import CropStream
+from fossilray.training.crops.table import CropTable, open_crops
 
 MANY = 2100
 """Objects of a slide whose crops fill more than one shard."""

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from scipy import ndimage
 
-from fossilray.config import CropsConfig
-from fossilray.crops import cut_crop, estimate_background, measure_crops, resize_to
-from fossilray.errors import UnreadableRegion
-from fossilray.measures import Measures, clear_field
-from fossilray.records import Level, Rect, SlideInfo
-from fossilray.slide import Slide
+from fossilray.core.config import CropsConfig
+from fossilray.core.errors import UnreadableRegion
+from fossilray.core.records import Level, Rect, SlideInfo
+from fossilray.processing.crops.cut import cut_crop, estimate_background, measure_crops, resize_to
+from fossilray.processing.crops.measures import Measures, clear_field
+from fossilray.slides.slide import Slide
 
 CLEAR = (226, 222, 219)
 

@@ -21,16 +21,16 @@ from small_run import CROP_PX, DIMENSION, paint, start_run
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.compact import compact_run
-from fossilray.config import CropsConfig, CurationConfig, StoreConfig, load_curation_config
-from fossilray.errors import ConfigError, StoreError, UsageError
-from fossilray.learn.crop_table import open_crops
-from fossilray.learn.curation import curate
-from fossilray.learn.curation_clusters import Clusters, balance_weights, find_clusters
-from fossilray.query import run_query
-from fossilray.records import CURATION_SCHEMA
+from fossilray.core.config import CropsConfig, CurationConfig, StoreConfig, load_curation_config
+from fossilray.core.errors import ConfigError, StoreError, UsageError
+from fossilray.core.records import CURATION_SCHEMA
+from fossilray.models.clustering import Clusters, balance_weights, find_clusters
 from fossilray.store import RunStore, open_run
-from fossilray.store.arrays import ArrayWriter
+from fossilray.store.arrays.group import ArrayWriter
+from fossilray.store.dataset.compact import compact_run
+from fossilray.store.query.connection import run_query
+from fossilray.training.crops.table import open_crops
+from fossilray.training.curation.curate import curate
 
 PLENTY = CurationConfig(clusters=12, families=3, shown=4)
 

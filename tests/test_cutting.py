@@ -14,20 +14,20 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from fossilray.config import RunConfig, load_config
-from fossilray.crops import cut_crop, estimate_background, measure_crops
-from fossilray.cutting import CutObjects, cut_objects
-from fossilray.detection import Lanes
-from fossilray.errors import StoreError
-from fossilray.objects_table import outward_px
-from fossilray.records import Boxes, Embedder
-from fossilray.slide import Slide, open_slide
+from fossilray.core.config import RunConfig, load_config
+from fossilray.core.errors import StoreError
+from fossilray.core.records import Boxes, Embedder
+from fossilray.processing.crops.cut import cut_crop, estimate_background, measure_crops
+from fossilray.processing.crops.extract import CutObjects, cut_objects
+from fossilray.processing.crops.objects_table import outward_px
+from fossilray.processing.detection.detect import Lanes
+from fossilray.slides.slide import Slide, open_slide
 from fossilray.store import RunStore
-from fossilray.store.arrays import ArrayWriter, open_arrays
-from fossilray.store.codec import encode_crop
-from fossilray.synthetic.mirax import write_mirax
-from fossilray.synthetic.mirax_plan import MiraxOptions
-from fossilray.synthetic.pixels import ArrayPixels
+from fossilray.store.arrays.group import ArrayWriter, open_arrays
+from fossilray.store.arrays.jpeg_codec import encode_crop
+from fossilray.synthetic.writers.mirax import write_mirax
+from fossilray.synthetic.writers.mirax_plan import MiraxOptions
+from fossilray.synthetic.writers.pixels import ArrayPixels
 
 BATCH = 20
 OBJECTS = 3 * BATCH + 13

@@ -21,10 +21,10 @@ from small_run import write_small_run
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.errors import DamagedFile, UsageError
-from fossilray.query import run_query
-from fossilray.records import Heartbeat
+from fossilray.core.errors import DamagedFile, UsageError
+from fossilray.core.records import Heartbeat
 from fossilray.store import RunStore
+from fossilray.store.query.connection import run_query
 
 PACKAGE = Path(__file__).parent.parent / "fossilray"
 BEGUN = "2026-01-01T00:00:00+00:00"

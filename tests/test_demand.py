@@ -14,13 +14,13 @@ from ray.cluster_utils import Cluster
 from resting_worker import RestingWorker, gpus_seen, nodes_used, resting_by_value
 from run_fixtures import a_run
 
-from fossilray.config import RunConfig, WorkersConfig, load_config
-from fossilray.errors import ConfigError, WorkerError
-from fossilray.ledger import Ledger
-from fossilray.progress import Tally
-from fossilray.records import CatalogRow
-from fossilray.scheduler import run_slides, workers_that_fit
-from fossilray.scheduler.demand import Demand, demand_of, offers
+from fossilray.core.config import RunConfig, WorkersConfig, load_config
+from fossilray.core.errors import ConfigError, WorkerError
+from fossilray.core.records import CatalogRow
+from fossilray.jobs.journal import Ledger
+from fossilray.jobs.progress import Tally
+from fossilray.jobs.scheduler import run_slides, workers_that_fit
+from fossilray.jobs.scheduler.resources import Demand, demand_of, offers
 from fossilray.store import RunStore
 
 BYTES = 80 * 2**20

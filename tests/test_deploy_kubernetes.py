@@ -15,7 +15,7 @@ import yaml
 from kubernetes_check import SCHEMA, check
 from kustomized import rendered
 
-from fossilray.config import load_config
+from fossilray.core.config import load_config
 
 ROOT = Path(__file__).parent.parent
 OVERLAYS = ROOT / "deploy" / "kubernetes" / "overlays"

@@ -13,11 +13,11 @@ import pytest
 import torch
 from small_network import SMALL, build, meta
 
-from fossilray.config import DetectorConfig
-from fossilray.detect.loading import detector_digest, load_detector
-from fossilray.detect.network import quiet_ultralytics
-from fossilray.detect.weights_file import save_weights
-from fossilray.errors import WeightsError
+from fossilray.core.config import DetectorConfig
+from fossilray.core.errors import WeightsError
+from fossilray.models.detectors.load import detector_digest, load_detector
+from fossilray.models.detectors.ultralytics_network import quiet_ultralytics
+from fossilray.models.detectors.weights_file import save_weights
 
 
 def load(path: Path) -> None:

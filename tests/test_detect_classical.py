@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from fossilray.config import ClassicalConfig, DetectorConfig
-from fossilray.detect.classical import measure_darkness
-from fossilray.detect.loading import load_detector
-from fossilray.records import Boxes
+from fossilray.core.config import ClassicalConfig, DetectorConfig
+from fossilray.core.records import Boxes
+from fossilray.models.detectors.classical import measure_darkness
+from fossilray.models.detectors.load import load_detector
 
 
 def find(tile: np.ndarray, *, um_per_px: float = 1.0, confidence: float = 0.25, **options: float) -> Boxes:

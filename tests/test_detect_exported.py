@@ -10,10 +10,10 @@ import onnx
 import pytest
 import torch
 
-from fossilray.config import DetectorConfig
-from fossilray.detect.boxes import guess_layout
-from fossilray.detect.loading import load_detector
-from fossilray.errors import WeightsError
+from fossilray.core.config import DetectorConfig
+from fossilray.core.errors import WeightsError
+from fossilray.models.detectors.boxes import guess_layout
+from fossilray.models.detectors.load import load_detector
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
 

@@ -10,13 +10,13 @@ import torch
 from small_network import SMALL, build, meta
 from torch import nn
 
-from fossilray.config import DetectorConfig
-from fossilray.detect.boxes import MOST_CANDIDATES, decode_rows, rows_last
-from fossilray.detect.heads import has_box_branches, replace_head
-from fossilray.detect.loading import BUNDLED, load_detector
-from fossilray.detect.network import build_network
-from fossilray.detect.weights_file import read_weights, save_weights
-from fossilray.records import Boxes, Detector
+from fossilray.core.config import DetectorConfig
+from fossilray.core.records import Boxes, Detector
+from fossilray.models.detectors.boxes import MOST_CANDIDATES, decode_rows, rows_last
+from fossilray.models.detectors.heads import has_box_branches, replace_head
+from fossilray.models.detectors.load import BUNDLED, load_detector
+from fossilray.models.detectors.ultralytics_network import build_network
+from fossilray.models.detectors.weights_file import read_weights, save_weights
 from fossilray.synthetic.composites import compose
 
 NEWER: dict[str, Any] = SMALL | {

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from fossilray.blank import find_content, units_with_content
-from fossilray.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
-from fossilray.detect.loading import BUNDLED, load_detector
-from fossilray.merge import TileBoxes, largest_overlaps, merge_tiles
-from fossilray.overview import Overview
-from fossilray.records import Boxes, Detector, Image, Level, Rect, SlideInfo
-from fossilray.slide import Slide
+from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
+from fossilray.core.records import Boxes, Detector, Image, Level, Rect, SlideInfo
+from fossilray.models.detectors.load import BUNDLED, load_detector
+from fossilray.processing.detection.foreground import find_content, units_with_content
+from fossilray.processing.detection.merge import TileBoxes, largest_overlaps, merge_tiles
+from fossilray.processing.detection.overview import Overview
+from fossilray.processing.detection.passes import plan_sweeps, read_tile
+from fossilray.processing.detection.windows import plan_windows
+from fossilray.slides.slide import Slide
 from fossilray.synthetic.assemblage import Column
 from fossilray.synthetic.composites import compose
 from fossilray.synthetic.scene import Scene
-from fossilray.tiling import plan_sweeps, read_tile
-from fossilray.windows import plan_windows
 
 TILE_SIDES_PX = (1024, 2048, 4096)
 DOWNSAMPLE = 4

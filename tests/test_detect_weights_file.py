@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fossilray.detect.weights_file import DetectorMeta, read_weights, save_weights
-from fossilray.errors import WeightsError
+from fossilray.core.errors import WeightsError
+from fossilray.models.detectors.weights_file import DetectorMeta, read_weights, save_weights
 
 META = DetectorMeta(
     architecture={"backbone": [[-1, 1, "Conv", [16, 3, 2]]], "head": []},

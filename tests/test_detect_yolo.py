@@ -11,11 +11,11 @@ import pytest
 import torch
 from small_network import SMALL, build, meta
 
-from fossilray.config import DetectorConfig
-from fossilray.detect.loading import detector_digest, load_detector
-from fossilray.detect.network import quiet_ultralytics
-from fossilray.detect.weights_file import save_weights
-from fossilray.records import Boxes
+from fossilray.core.config import DetectorConfig
+from fossilray.core.records import Boxes
+from fossilray.models.detectors.load import detector_digest, load_detector
+from fossilray.models.detectors.ultralytics_network import quiet_ultralytics
+from fossilray.models.detectors.weights_file import save_weights
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +168,8 @@ socket.socket.connect = refuse
 import cv2, torch, torchvision, numpy as np
 from PIL import Image
 before = dict(os.environ), torch.save, Image.open, np.get_printoptions(), cv2.getNumThreads(), torch.get_num_threads()
-from fossilray.config import DetectorConfig
-from fossilray.detect.loading import load_detector
+from fossilray.core.config import DetectorConfig
+from fossilray.models.detectors.load import load_detector
 
 detector = load_detector(DetectorConfig(weights=sys.argv[1], confidence=0.0), device="cpu")
 assert len(detector.detect(np.zeros((1, 64, 64, 3), np.uint8), um_per_px=1.0)[0])

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from read_both_ways import assert_same, texture
 
-from fossilray.direct.interpolation import interpolated
-from fossilray.slide import open_slide
-from fossilray.synthetic.mirax import write_mirax
-from fossilray.synthetic.mirax_plan import MiraxOptions
-from fossilray.synthetic.pixels import ArrayPixels
+from fossilray.slides.direct.interpolation import interpolated
+from fossilray.slides.slide import open_slide
+from fossilray.synthetic.writers.mirax import write_mirax
+from fossilray.synthetic.writers.mirax_plan import MiraxOptions
+from fossilray.synthetic.writers.pixels import ArrayPixels
 
 
 def mixed_by_pixman(

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from read_both_ways import READERS, answer_of, assert_same, some_regions, texture
 
-from fossilray.config import load_config
-from fossilray.direct import reader
-from fossilray.direct.mirax_layout import read_mirax_layout
-from fossilray.direct.painting import paint
-from fossilray.direct.tile_cache import TileCache
-from fossilray.errors import UnreadableRegion
-from fossilray.slide import open_slide
-from fossilray.synthetic.mirax import write_mirax
-from fossilray.synthetic.mirax_plan import MiraxOptions
-from fossilray.synthetic.pixels import ArrayPixels
+from fossilray.core.config import load_config
+from fossilray.core.errors import UnreadableRegion
+from fossilray.slides.direct import reader_reader as reader
+from fossilray.slides.direct.compositing import paint
+from fossilray.slides.direct.tile_cache import TileCache
+from fossilray.slides.mirax.layout import read_mirax_layout
+from fossilray.slides.slide import open_slide
+from fossilray.synthetic.writers.mirax import write_mirax
+from fossilray.synthetic.writers.mirax_plan import MiraxOptions
+from fossilray.synthetic.writers.pixels import ArrayPixels
 
 SMALL = {"photo_px": 256, "divisions_per_side": 2, "overlap_px": 24, "jitter_px": 7, "margin_photos": 1}
 

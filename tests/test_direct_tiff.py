@@ -15,12 +15,12 @@ from jpeg_tiffs import JpegTiff, write_jpeg_tiff
 from PIL import Image
 from read_both_ways import READERS, Region, answer_of, assert_same, some_regions, texture
 
-from fossilray.direct import tiff_layout
-from fossilray.direct.placed_level import StoredTiles
-from fossilray.direct.tiff_layout import read_tiff_layout
-from fossilray.slide import open_slide
-from fossilray.synthetic.pixels import ArrayPixels
-from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
+from fossilray.slides.slide import open_slide
+from fossilray.slides.tiff import layout as tiff_layout
+from fossilray.slides.tiff.layout import read_tiff_layout
+from fossilray.slides.tile_layout import StoredTiles
+from fossilray.synthetic.writers.pixels import ArrayPixels
+from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff
 
 REAL_SVS = Path(__file__).parents[2] / "shared" / "data" / "wsi" / "cmu-1-small-region.svs"
 APERIO = "Aperio Image Library v11\r\n640x480 [0,0 640x480] (64x64) JPEG/RGB Q=85|AppMag = 40|MPP = 0.25"

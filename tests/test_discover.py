@@ -18,20 +18,20 @@ from test_curation import commit_kinds, kinds_of
 from test_labelled import picture
 from typer.testing import CliRunner
 
-from fossilray.certainty.calls import keep_calls
-from fossilray.certainty.discovery import DISCOVERY_SCHEMA
+from fossilray.analysis.discovery.confident_calls import keep_calls
+from fossilray.analysis.discovery.discover import DISCOVERY_SCHEMA
 from fossilray.cli.main import app
-from fossilray.config import CropsConfig, RunConfig
-from fossilray.crops import resize_to
-from fossilray.errors import RunMismatch, RunNotFound, UsageError
-from fossilray.learn.answer_worker import AnswerWorker
-from fossilray.learn.answerers import Classifying
-from fossilray.learn.heads import load_head
-from fossilray.query import run_query
-from fossilray.records import CatalogRow
+from fossilray.core.config import CropsConfig, RunConfig
+from fossilray.core.errors import RunMismatch, RunNotFound, UsageError
+from fossilray.core.records import CatalogRow
+from fossilray.models.heads import load_head
+from fossilray.processing.crops.cut import resize_to
+from fossilray.processing.inference.tasks import Classifying
+from fossilray.processing.inference.worker import AnswerWorker
 from fossilray.store import RunStore
-from fossilray.store.answers import CERTAIN_VERSION, AnswersRecord, AnswerStore
-from fossilray.store.run_record import describe_run
+from fossilray.store.derived.derived_store import CERTAIN_VERSION, AnswersRecord, AnswerStore
+from fossilray.store.query.connection import run_query
+from fossilray.store.run.run_record import describe_run
 
 KNOWN = ("spore", "pollen", "acritarch")
 NEW = ("charcoal", "fog")

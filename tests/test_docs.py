@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.config import (
+from fossilray.core.config import (
     CurationConfig,
     RunConfig,
     TrainConfig,
@@ -24,8 +24,8 @@ from fossilray.config import (
     load_curation_config,
     load_train_config,
 )
-from fossilray.config.loading import EXPLAINED_BY
-from fossilray.errors import ConfigError
+from fossilray.core.config.loading import EXPLAINED_BY
+from fossilray.core.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

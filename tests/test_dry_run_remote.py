@@ -14,11 +14,11 @@ from remote_slides import counted, put, upload
 from rich.console import Console
 from slides_on_disk import discs
 
-from fossilray.config import RunConfig, SlidesConfig, StoreConfig, TilingConfig
-from fossilray.dry_run import RunPlan, plan_run, render_plan
-from fossilray.synthetic.mirax import MiraxOptions, write_mirax
-from fossilray.synthetic.pixels import ArrayPixels
-from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
+from fossilray.core.config import RunConfig, SlidesConfig, StoreConfig, TilingConfig
+from fossilray.processing.planning.dry_run import RunPlan, plan_run, render_plan
+from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
+from fossilray.synthetic.writers.pixels import ArrayPixels
+from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff
 
 S3 = tuple[str, StoreConfig]
 OPTIONS = MiraxOptions(photo_px=512, divisions_per_side=2, margin_photos=4, levels=5, data_files=2)

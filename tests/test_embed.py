@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from safetensors.torch import save_file
 
-from fossilray.config import EmbedderConfig
-from fossilray.embed.backbone_file import BackboneMeta, save_backbone
-from fossilray.embed.loading import bundled_path, describe_embedder, embedder_digest, load_embedder
-from fossilray.embed.network import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
-from fossilray.errors import WeightsError
+from fossilray.core.config import EmbedderConfig
+from fossilray.core.errors import WeightsError
+from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
+from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
+from fossilray.models.backbones.load import bundled_path, describe_embedder, embedder_digest, load_embedder
 
 VIT = {"img_size": 32, "patch_size": 8, "depth": 2}
 

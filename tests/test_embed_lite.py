@@ -9,16 +9,16 @@ import pytest
 import timm
 import torch
 
-from fossilray.config import EmbedderConfig
-from fossilray.config.training import TrainConfig
-from fossilray.embed.architectures import infer_architecture
-from fossilray.embed.backbone_file import save_backbone
-from fossilray.embed.checkpoints import read_checkpoint
-from fossilray.embed.loading import load_embedder, load_network
-from fossilray.embed.network import BackboneEmbedder
-from fossilray.embed.tuning import tune_network
-from fossilray.errors import WeightsError
-from fossilray.learn.starting_weights import start_backbone
+from fossilray.core.config import EmbedderConfig
+from fossilray.core.config.training import TrainConfig
+from fossilray.core.errors import WeightsError
+from fossilray.models.backbones.architectures import infer_architecture
+from fossilray.models.backbones.backbone_file import save_backbone
+from fossilray.models.backbones.checkpoints import read_checkpoint
+from fossilray.models.backbones.embedder import BackboneEmbedder
+from fossilray.models.backbones.inference_optimisation import tune_network
+from fossilray.models.backbones.load import load_embedder, load_network
+from fossilray.training.initial_weights import start_backbone
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from slides_on_disk import discs
 
-from fossilray.config import EmbedderConfig
-from fossilray.embed.loading import load_embedder
-from fossilray.embed.network import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
-from fossilray.errors import ConfigError
+from fossilray.core.config import EmbedderConfig
+from fossilray.core.errors import ConfigError
+from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
+from fossilray.models.backbones.load import load_embedder
 
 SIDE_PX = 96
 

@@ -13,24 +13,24 @@ from small_run import BOUNDS, MPP, start_run, write_small_run
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.config import RunConfig
-from fossilray.dry_run import RunPlan
-from fossilray.errors import CatalogError, ConfigError, UsageError
-from fossilray.estimate import measure
-from fossilray.estimate.measure import measure_rates
-from fossilray.estimate.model import Estimate, Machine, Quantity, Rates, Workload, estimate
-from fossilray.estimate.profiles import as_machine, find_instance
-from fossilray.estimate.rates import on_a_gpu, rates_of_run, with_stated
-from fossilray.estimate.text import estimate_to_json
-from fossilray.estimate.workload import (
+from fossilray.core.config import RunConfig
+from fossilray.core.errors import CatalogError, ConfigError, UsageError
+from fossilray.core.records import CatalogRow
+from fossilray.processing.planning import measure
+from fossilray.processing.planning.dry_run import RunPlan
+from fossilray.processing.planning.machines import as_machine, find_instance
+from fossilray.processing.planning.measure import measure_rates
+from fossilray.processing.planning.model import Estimate, Machine, Quantity, Rates, Workload, estimate
+from fossilray.processing.planning.rates import on_a_gpu, rates_of_run, with_stated
+from fossilray.processing.planning.slide_plan import SlidePlan
+from fossilray.processing.planning.text import estimate_to_json
+from fossilray.processing.planning.workload import (
     assumed_habits,
     detector_megapixels,
     scanned_info,
     workload_of_plan,
     workload_of_rows,
 )
-from fossilray.records import CatalogRow
-from fossilray.slide_plan import SlidePlan
 
 positive = st.floats(0.01, 1e6)
 

@@ -12,12 +12,12 @@ from commands import rows_of, run
 from small_run import CROP_PX, DIMENSION, commit_slide
 from test_labelled import picture, write_folder
 
-from fossilray.config import CropsConfig, RunConfig
-from fossilray.learn.heads import load_head
-from fossilray.learn.labelled import load_labels
-from fossilray.learn.protocols.drawing import draw_map, lay_out_by_tsne
+from fossilray.core.config import CropsConfig, RunConfig
+from fossilray.evaluation.figures import draw_map, lay_out_by_tsne
+from fossilray.labels.load import load_labels
+from fossilray.models.heads import load_head
 from fossilray.store import RunStore
-from fossilray.store.run_record import describe_run
+from fossilray.store.run.run_record import describe_run
 
 HOSTILE = "<script>alert('Ø')</script> $\\alpha$"
 

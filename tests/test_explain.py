@@ -15,19 +15,19 @@ from PIL import Image as Pillow
 from small_run import write_small_run
 from typer.testing import CliRunner
 
+from fossilray.analysis.explain.attention import attention_layers, attention_rollout, gradient_attention
+from fossilray.analysis.explain.crops import material_of_run
+from fossilray.analysis.explain.gradcam import feature_maps, grad_cam, guided_grad_cam, guided_gradient
+from fossilray.analysis.explain.open_backbone import family_of, score_of
+from fossilray.analysis.explain.selection import choose_confused, choose_uncertain
 from fossilray.cli.main import app
-from fossilray.embed.backbone_file import BackboneMeta, save_backbone
-from fossilray.embed.network import Preprocessing
-from fossilray.errors import FossilrayError, UsageError
-from fossilray.explain.attention import attention_layers, attention_rollout, gradient_attention
-from fossilray.explain.choosing import choose_confused, choose_uncertain
-from fossilray.explain.convolution import feature_maps, grad_cam, guided_grad_cam, guided_gradient
-from fossilray.explain.material import material_of_run
-from fossilray.explain.opened import family_of, score_of
-from fossilray.learn.heads.head import HEAD_KINDS, BackboneOf
-from fossilray.learn.heads.training import train_head
-from fossilray.query import run_query
+from fossilray.core.errors import FossilrayError, UsageError
+from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
+from fossilray.models.backbones.embedder import Preprocessing
+from fossilray.models.heads.fit import train_head
+from fossilray.models.heads.head import HEAD_KINDS, BackboneOf
 from fossilray.store import RunStore
+from fossilray.store.query.connection import run_query
 
 SIDE = 64
 

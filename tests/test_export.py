@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from small_run import BOUNDS, COUNTS, CROP_PX, decode_jpeg, start_run, write_small_run
 
-from fossilray.errors import QueryError, UsageError
-from fossilray.export import export_objects, save_crops
-from fossilray.export_coco import ANNOTATIONS, export_coco
-from fossilray.query import run_query
+from fossilray.analysis.export.boxes import export_objects, save_crops
+from fossilray.analysis.export.coco import ANNOTATIONS, export_coco
+from fossilray.core.errors import QueryError, UsageError
 from fossilray.store import RunStore
+from fossilray.store.query.connection import run_query
 
 
 @pytest.fixture(scope="module")

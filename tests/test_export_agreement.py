@@ -23,23 +23,23 @@ from numpy.typing import NDArray
 from slides_on_disk import write_slide
 from small_run import CROP_PX, MPP, commit_slide, start_run
 
-from fossilray.compact import compact_run
-from fossilray.config import StoreConfig
-from fossilray.errors import UnreadableRegion
-from fossilray.export import QUPATH_CORNERS, export_objects, save_crops
-from fossilray.export_anndata import export_anndata
-from fossilray.export_coco import ANNOTATIONS, export_coco
-from fossilray.export_folder import export_image_folder
-from fossilray.export_rows import CORNERS, clip_to_scan, corners_of
-from fossilray.export_split import SplitBy
-from fossilray.export_tiles import TileOptions
-from fossilray.export_vectors import export_vectors
-from fossilray.export_yolo import IMAGES_CSV, export_yolo
-from fossilray.query import load_embeddings, run_query
-from fossilray.records import Boxes, CatalogRow, Rect, SlideSummary
-from fossilray.slide import Slide, open_slide
+from fossilray.analysis.export.anndata import export_anndata
+from fossilray.analysis.export.boxes import QUPATH_CORNERS, export_objects, save_crops
+from fossilray.analysis.export.coco import ANNOTATIONS, export_coco
+from fossilray.analysis.export.image_folder import export_image_folder
+from fossilray.analysis.export.selection import CORNERS, clip_to_scan, corners_of
+from fossilray.analysis.export.split import SplitBy
+from fossilray.analysis.export.tiles import TileOptions
+from fossilray.analysis.export.vectors import export_vectors
+from fossilray.analysis.export.yolo import IMAGES_CSV, export_yolo
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import UnreadableRegion
+from fossilray.core.records import Boxes, CatalogRow, Rect, SlideSummary
+from fossilray.slides.slide import Slide, open_slide
 from fossilray.store import RunStore
-from fossilray.store.dataset import open_run
+from fossilray.store.dataset.compact import compact_run
+from fossilray.store.dataset.dataset_store import open_run
+from fossilray.store.query.connection import load_embeddings, run_query
 
 SIDE = 2048
 WELLS = {"A-1": "6407/6-5", "a-1": "6407/6-5", "b-1": "16/1-2", "c-1": "16/1-2", "d-1": "DONG-1"}

@@ -10,10 +10,10 @@ import pytest
 from answered_run import GENERA, predict
 from small_run import COUNTS, WELL, commit_slide, write_small_run
 
-from fossilray.errors import QueryError, RunNotFound
-from fossilray.export import export_objects, save_crops
-from fossilray.query import run_query
+from fossilray.analysis.export.boxes import export_objects, save_crops
+from fossilray.core.errors import QueryError, RunNotFound
 from fossilray.store import RunStore
+from fossilray.store.query.connection import run_query
 
 
 @pytest.fixture(scope="module")

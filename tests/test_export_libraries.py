@@ -16,20 +16,20 @@ from slides_on_disk import write_slide
 from small_run import CROP_PX, DIMENSION, WELL, commit_slide, write_small_run
 from typer.testing import CliRunner
 
+from fossilray.analysis.export.anndata import export_anndata
+from fossilray.analysis.export.coco import ANNOTATIONS, export_coco
+from fossilray.analysis.export.image_folder import export_image_folder, folder_names
+from fossilray.analysis.export.tiles import TileOptions
+from fossilray.analysis.export.yolo import export_yolo
 from fossilray.cli.main import app
-from fossilray.config import load_config
-from fossilray.detect.network import quiet_ultralytics
-from fossilray.errors import FossilrayError, StoreError, UsageError
-from fossilray.export_anndata import export_anndata
-from fossilray.export_coco import ANNOTATIONS, export_coco
-from fossilray.export_folder import export_image_folder, folder_names
-from fossilray.export_tiles import TileOptions
-from fossilray.export_yolo import export_yolo
-from fossilray.query import load_embeddings, run_query
-from fossilray.records import CatalogRow
+from fossilray.core.config import load_config
+from fossilray.core.errors import FossilrayError, StoreError, UsageError
+from fossilray.core.records import CatalogRow
+from fossilray.models.detectors.ultralytics_network import quiet_ultralytics
+from fossilray.processing.worker import SlideWorker
 from fossilray.store import RunStore
-from fossilray.store.run_record import describe_run
-from fossilray.worker import SlideWorker
+from fossilray.store.query.connection import load_embeddings, run_query
+from fossilray.store.run.run_record import describe_run
 
 HOSTILE = ("Alnus", "alnus", "../../etc", "CON", "<b>Ø=1</b>")
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fossilray.errors import UsageError
-from fossilray.export_split import LARGEST_MISS, Split, split_slides
+from fossilray.analysis.export.split import LARGEST_MISS, Split, split_slides
+from fossilray.core.errors import UsageError
 
 counts = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 8)), min_size=2, max_size=40)
 

@@ -15,11 +15,11 @@ from equal_runs import Watcher, assert_equal_runs
 from fault_runs import Silent, counts_of, run_with, settings, start_process
 from faulty_worker import Fault
 
-from fossilray.errors import StoreFull, UsageError
-from fossilray.job import run_job
-from fossilray.ledger import hold_as_only_driver
+from fossilray.core.errors import StoreFull, UsageError
+from fossilray.jobs.journal import hold_as_only_driver
+from fossilray.jobs.process import run_job
 from fossilray.store import RunStore
-from fossilray.store.layout import pending_path
+from fossilray.store.run.layout import pending_path
 
 pytestmark = pytest.mark.faults
 

@@ -11,12 +11,12 @@ from equal_runs import assert_equal_runs
 from fault_runs import Silent, settings
 from slides_on_disk import write_slide
 
-from fossilray.care.verify import verify_run
-from fossilray.job import run_job
-from fossilray.records import CatalogRow
+from fossilray.core.records import CatalogRow
+from fossilray.jobs.process import run_job
+from fossilray.processing.worker import SlideWorker
 from fossilray.store import RunStore
-from fossilray.store.run_record import describe_run
-from fossilray.worker import SlideWorker
+from fossilray.store.maintenance.verify import verify_run
+from fossilray.store.run.run_record import describe_run
 
 pytestmark = pytest.mark.faults
 

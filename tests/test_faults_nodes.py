@@ -17,11 +17,11 @@ from fault_runs import Silent, by_value, counts_of, settings
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
-from fossilray.config import RunConfig
-from fossilray.job import JobResult, run_job
-from fossilray.records import CatalogRow, Outcome
+from fossilray.core.config import RunConfig
+from fossilray.core.records import CatalogRow, Outcome
+from fossilray.jobs.process import JobResult, run_job
+from fossilray.processing.worker import SlideWorker
 from fossilray.store import RunStore
-from fossilray.worker import SlideWorker
 
 pytestmark = pytest.mark.faults
 

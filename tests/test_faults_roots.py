@@ -13,11 +13,11 @@ import pytest
 from equal_runs import assert_equal_runs
 from fault_runs import NAMES, Silent, settings
 
-from fossilray.catalog import find_slides
-from fossilray.catalog.table import write_catalog
-from fossilray.errors import SourcesOut, StoreUnreachable
-from fossilray.job import JobResult, run_job
-from fossilray.progress import Tally
+from fossilray.core.errors import SourcesOut, StoreUnreachable
+from fossilray.jobs.process import JobResult, run_job
+from fossilray.jobs.progress import Tally
+from fossilray.slides.catalog import find_slides
+from fossilray.slides.catalog.table import write_catalog
 from fossilray.store import RunStore
 
 pytestmark = pytest.mark.faults

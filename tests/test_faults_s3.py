@@ -23,12 +23,12 @@ from remote_slides import s3_client, upload
 from run_fixtures import a_run, commit
 from slides_on_disk import write_slide
 
-from fossilray.care.retry import forgive_failures
-from fossilray.care.verify import verify_run
-from fossilray.config import RunConfig, StoreConfig
-from fossilray.errors import StoreForbids
-from fossilray.job import JobResult, run_job
+from fossilray.core.config import RunConfig, StoreConfig
+from fossilray.core.errors import StoreForbids
+from fossilray.jobs.process import JobResult, run_job
 from fossilray.store import RunStore
+from fossilray.store.maintenance.retry import forgive_failures
+from fossilray.store.maintenance.verify import verify_run
 
 pytestmark = pytest.mark.faults
 

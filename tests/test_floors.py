@@ -83,7 +83,7 @@ def test_importing_fossilray_loads_nothing_heavy() -> None:
 
 def test_the_slide_job_below_the_scheduler_imports_no_ray() -> None:
     code = (
-        "import fossilray.worker, fossilray.catalog, fossilray.query, fossilray.report.page, sys;"
+        "import fossilray.processing.worker, fossilray.slides.catalog, fossilray.store.query.connection, fossilray.analysis.report.page, sys;"
         "sys.exit('ray' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
@@ -117,7 +117,7 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def longest_known(name: str, known: set[str]) -> str:
-    """`fossilray.records.Boxes` names a thing in the module `fossilray.records`."""
+    """`fossilray.core.records.Boxes` names a thing in the module `fossilray.core.records`."""
     return name if name in known else longest_known(name.rpartition(".")[0], known)
 
 

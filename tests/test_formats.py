@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fossilray.errors import ConfigError, DamagedFile
-from fossilray.formats import FileRole, parse_json, parse_record
-from fossilray.formats.csv_text import decode_text, read_records
-from fossilray.formats.parquet import read_table
-from fossilray.formats.yaml_text import parse_yaml
-from fossilray.records import Heartbeat
+from fossilray.core.errors import ConfigError, DamagedFile
+from fossilray.core.formats import FileRole, parse_json, parse_record
+from fossilray.core.formats.csv_text import decode_text, read_records
+from fossilray.core.formats.parquet import read_table
+from fossilray.core.formats.yaml_text import parse_yaml
+from fossilray.core.records import Heartbeat
 
 ROLE = FileRole("run/thing", "the thing of the run", "make it again")
 SETTINGS = FileRole("run.yaml", "settings", "correct it", ConfigError)

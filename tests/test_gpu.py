@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from slides_on_disk import discs
 
-from fossilray.config import DetectorConfig, EmbedderConfig
-from fossilray.detect.loading import load_detector
-from fossilray.embed.loading import load_embedder
+from fossilray.core.config import DetectorConfig, EmbedderConfig
+from fossilray.models.backbones.load import load_embedder
+from fossilray.models.detectors.load import load_detector
 
 pytestmark = pytest.mark.gpu
 

@@ -15,7 +15,7 @@ import promql_parser
 import pytest
 import yaml
 
-from fossilray.scheduler.metrics import DRIVER, WORKER, exported_names
+from fossilray.jobs.scheduler.metrics import DRIVER, WORKER, exported_names
 
 FOLDER = Path(__file__).parent.parent / "deploy" / "grafana"
 LABELS = {label for metric in (*DRIVER, *WORKER) for label in ("run", "le", *metric.labels)}

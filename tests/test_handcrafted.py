@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from test_labelled import picture, write_folder
 
-from fossilray.errors import UsageError
-from fossilray.learn.backbones import describe_labelled
-from fossilray.learn.handcrafted import describe_by_hand, oriented_gradients
-from fossilray.learn.labelled import load_labels
+from fossilray.core.errors import UsageError
+from fossilray.labels.embed import describe_labelled
+from fossilray.labels.load import load_labels
+from fossilray.models.backbones.handcrafted import describe_by_hand, oriented_gradients
 
 
 def test_gradients_of_stripes_all_point_one_way() -> None:

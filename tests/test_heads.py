@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
-from fossilray.errors import UsageError, WeightsError
-from fossilray.learn.heads import (
+from fossilray.core.errors import UsageError, WeightsError
+from fossilray.models.heads import (
     HEAD_KINDS,
     BackboneOf,
     Head,
@@ -22,7 +22,7 @@ from fossilray.learn.heads import (
     save_head,
     train_head,
 )
-from fossilray.learn.heads.margin import fit_scale
+from fossilray.models.heads.svm import fit_scale
 
 CLASSES = ("Azolla", "Wetzeliella", "Đinofyt ‹ø›")
 OURS = BackboneOf(name="small", sha256="ab" * 32)

@@ -12,10 +12,10 @@ from small_run import write_small_run
 from typer.testing import CliRunner, Result
 
 from fossilray.cli import app
-from fossilray.config import load_config
-from fossilray.errors import ConfigError, DamagedFile
-from fossilray.formats import FileRole
-from fossilray.formats.images import decode_image
+from fossilray.core.config import load_config
+from fossilray.core.errors import ConfigError, DamagedFile
+from fossilray.core.formats import FileRole
+from fossilray.core.formats.images import decode_image
 from fossilray.store import RunStore
 
 

@@ -19,10 +19,10 @@ from remote_slides import put
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.config import StoreConfig
-from fossilray.config_reading import read_config
-from fossilray.errors import ConfigError, StoreError, SubmissionError
-from fossilray.submission import DriverNeeds, JobServer, Runtime, plan_job
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import ConfigError, StoreError, SubmissionError
+from fossilray.jobs.submission import DriverNeeds, JobServer, Runtime, plan_job
+from fossilray.store.config_file import read_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -146,12 +146,12 @@ def test_the_working_directory_that_is_uploaded_holds_the_code_and_stays_small(t
         ".rayignore",
         "run.yaml",
         "pipelines/process_slides.py",
-        "fossilray/worker.py",
+        "fossilray/processing/worker.py",
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes((ROOT / name).read_bytes() if (ROOT / name).is_file() else b"")
     assert {name for name in packed(folder, tmp_path) if not name.startswith(".")} == {
-        *("run.yaml", "pipelines/process_slides.py", "fossilray/worker.py")
+        *("run.yaml", "pipelines/process_slides.py", "fossilray/processing/worker.py")
     }
     sizes = packed(ROOT, tmp_path)
     assert {"pipelines/process_slides.py", "fossilray/weights/detector.safetensors"} <= set(sizes)

@@ -7,15 +7,21 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fossilray.judging import OUTAGE_SLIDES, Judge, Verdict
-from fossilray.neighbours import is_below, nearest, root_of
-from fossilray.records import Failure
+from fossilray.core.records import Failure
+from fossilray.jobs.scheduler.failure_policy import OUTAGE_SLIDES, Judge, Verdict
+from fossilray.slides.neighbours import is_below, nearest, root_of
 
 FAILURE = Failure(
     "a", "00" * 8, "open", "NotASlide", "no slide", False, True, "here", "2030-01-01T00:00:00+00:00"
 )
 OUT = replace(FAILURE, error="SourceOut", transient=True, quarantined=False, root="/share")
-BUG = replace(FAILURE, error="ValueError", transient=True, quarantined=False, place="fossilray/merge.py:120")
+BUG = replace(
+    FAILURE,
+    error="ValueError",
+    transient=True,
+    quarantined=False,
+    place="fossilray/processing/detection/merge.py:120",
+)
 
 
 def a_judge(**more: float) -> Judge:
@@ -86,7 +92,10 @@ def test_what_no_rule_expects_is_quarantined_after_its_tries_and_counted_alike()
     judge.failed(replace(BUG, slide_id="d"), "/disk/d.svs", began_s=9, now_s=9)
     alike = judge.too_many_alike()
     assert alike is not None
-    assert str(alike) == "4 of 4 slides failed alike: ValueError at fossilray/merge.py:120 (no slide)"
+    assert (
+        str(alike)
+        == "4 of 4 slides failed alike: ValueError at fossilray/processing/detection/merge.py:120 (no slide)"
+    )
     assert {one.slide_id for one in judge.failures_of(alike)} == set("abcd")
     for number in range(4):
         judge.succeeded(f"fine-{number}", "/disk/fine.svs", began_s=9)

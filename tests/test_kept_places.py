@@ -10,8 +10,8 @@ import typer.main
 from typer.testing import CliRunner
 
 from fossilray.cli.main import app
-from fossilray.errors import UsageError
-from fossilray.kept_places import MARKS, refuse_inside, refuse_kept_place
+from fossilray.core.errors import UsageError
+from fossilray.core.kept_places import MARKS, refuse_inside, refuse_kept_place
 
 
 def kept(folder: Path, mark: str = "run.json", content: str = '{"schema_version": 1}') -> Path:

@@ -14,13 +14,13 @@ from PIL import Image as Pillow
 from sklearn.model_selection import train_test_split
 from small_run import CROP_PX, commit_slide
 
-from fossilray.config import CropsConfig, RunConfig
-from fossilray.errors import UsageError
-from fossilray.learn.labelled import load_labels
-from fossilray.learn.near_duplicates import group_duplicates
-from fossilray.learn.splits import stratified_split
+from fossilray.core.config import CropsConfig, RunConfig
+from fossilray.core.errors import UsageError
+from fossilray.labels.load import load_labels
+from fossilray.labels.near_duplicates import group_duplicates
+from fossilray.models.heads.splits import stratified_split
 from fossilray.store import RunStore
-from fossilray.store.run_record import describe_run
+from fossilray.store.run.run_record import describe_run
 
 
 def picture(seed: int, size: tuple[int, int] = (90, 120)) -> NDArray[np.uint8]:

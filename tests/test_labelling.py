@@ -15,9 +15,13 @@ from typer.testing import CliRunner, Result
 
 from fossilray.cli import app
 from fossilray.cli.main import main
-from fossilray.config import CropsConfig, RunConfig
-from fossilray.errors import StoreError, UsageError
-from fossilray.labelling.choosing import (
+from fossilray.core.config import CropsConfig, RunConfig
+from fossilray.core.errors import StoreError, UsageError
+from fossilray.labels.importing import import_labels
+from fossilray.labels.label_set import LabelSet
+from fossilray.labels.load import load_labels
+from fossilray.labels.sources import object_of, read_given
+from fossilray.labels.suggest.selection import (
     Quotas,
     choose_badge,
     choose_far,
@@ -25,16 +29,12 @@ from fossilray.labelling.choosing import (
     directions,
     share_out,
 )
-from fossilray.labelling.given import object_of, read_given
-from fossilray.labelling.importing import import_labels
-from fossilray.labelling.label_set import LabelSet
-from fossilray.labelling.strategies import choose, mixture
-from fossilray.labelling.suggesting import suggest
-from fossilray.learn.heads import BackboneOf, save_head, train_head
-from fossilray.learn.labelled import load_labels
-from fossilray.query import connect, fetch
+from fossilray.labels.suggest.strategies import choose, mixture
+from fossilray.labels.suggest.suggest import suggest
+from fossilray.models.heads import BackboneOf, save_head, train_head
 from fossilray.store import RunStore, open_run
-from fossilray.store.run_record import describe_run
+from fossilray.store.query.connection import connect, fetch
+from fossilray.store.run.run_record import describe_run
 
 OTHER_WELL = "7/11-1"
 

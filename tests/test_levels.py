@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fossilray.slide import Slide, open_slide
+from fossilray.slides.slide import Slide, open_slide
 from fossilray.synthetic.assemblage import Column
-from fossilray.synthetic.mirax import MiraxOptions, write_mirax
 from fossilray.synthetic.scene import Scene
 from fossilray.synthetic.truth import match_boxes
+from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
 
 MPP = 0.25
 SIZE_PX = 3072

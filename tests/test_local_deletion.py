@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fossilray.config import StoreConfig
-from fossilray.errors import LinkInTheWay, StoreError
-from fossilray.store.files import Files, open_files
-from fossilray.store.subfolder import Subfolder
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import LinkInTheWay, StoreError
+from fossilray.store.files.base import Files, open_files
+from fossilray.store.files.subfolder import Subfolder
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import pytest
 import torch
 from drawn_crops import draw_folder
 
-from fossilray.config import EmbedderConfig, TrainConfig
-from fossilray.embed.loading import load_embedder
-from fossilray.errors import StoreError, TrainingDiverged, UsageError, WeightsError
-from fossilray.learn.loop import Loop, Result, TrainingProgress
-from fossilray.learn.training_checkpoint import latest_checkpoint
-from fossilray.learn.training_data import open_sources
+from fossilray.core.config import EmbedderConfig, TrainConfig
+from fossilray.core.errors import StoreError, TrainingDiverged, UsageError, WeightsError
+from fossilray.models.backbones.load import load_embedder
+from fossilray.training.checkpoint import latest_checkpoint
+from fossilray.training.data import open_sources
+from fossilray.training.loop import Loop, Result, TrainingProgress
 
 TINY = {"channels": [8, 8, 16, 16]}
 

@@ -25,11 +25,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from fossilray import folder_owners
-from fossilray.errors import ScratchFull
-from fossilray.folder_owners import Owner
-from fossilray.marked_folders import OWNER, MarkedFolder, remove_abandoned, remove_marked
-from fossilray.sources.scratch import Scratch, sweep_abandoned
+from fossilray.core import folder_owners
+from fossilray.core.errors import ScratchFull
+from fossilray.core.folder_owners import Owner
+from fossilray.core.marked_folders import OWNER, MarkedFolder, remove_abandoned, remove_marked
+from fossilray.slides.remote.scratch import Scratch, sweep_abandoned
 
 OWN = f"fossilray-scratch-{os.geteuid()}"
 AN_ID = "0123abcd"
@@ -203,7 +203,7 @@ def test_disk_that_refuses_is_told_and_nothing_is_left(
     def refuse(*_: object) -> None:
         raise OSError(fault, os.strerror(fault))
 
-    monkeypatch.setattr("fossilray.machine.fcntl.flock", refuse)
+    monkeypatch.setattr("fossilray.core.machine.fcntl.flock", refuse)
     with pytest.raises(ScratchFull, match=told):
         Scratch(str(tmp_path))
     assert not list((tmp_path / OWN).iterdir())
@@ -213,7 +213,7 @@ def test_child_that_was_forked_leaves_the_folder_to_its_parent(tmp_path: Path) -
     program = """
 import os, sys
 from pathlib import Path
-from fossilray.sources.scratch import Scratch
+from fossilray.slides.remote.scratch import Scratch
 scratch = Scratch(sys.argv[1])
 child = os.fork()
 if not child:

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fossilray.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
-from fossilray.merge import TileBoxes, largest_overlaps, merge_tiles
-from fossilray.records import Boxes, Level, Rect, SlideInfo
-from fossilray.tiling import Sweep, plan_sweeps
-from fossilray.windows import plan_windows
+from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
+from fossilray.core.records import Boxes, Level, Rect, SlideInfo
+from fossilray.processing.detection.merge import TileBoxes, largest_overlaps, merge_tiles
+from fossilray.processing.detection.passes import Sweep, plan_sweeps
+from fossilray.processing.detection.windows import plan_windows
 
 SIDE = 12_000
 MERGE = MergeConfig()

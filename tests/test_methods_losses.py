@@ -13,10 +13,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fossilray.config import TrainConfig
-from fossilray.learn.methods import Method, build_method
-from fossilray.learn.methods.contrast import nt_xent, supervised_contrast
-from fossilray.learn.methods.siamese import crosswise
+from fossilray.core.config import TrainConfig
+from fossilray.training.methods import Method, build_method
+from fossilray.training.methods.contrastive_losses import nt_xent, supervised_contrast
+from fossilray.training.methods.siamese import crosswise
 
 NARROW: dict[str, Any] = {
     "supcon": {"projection": 8},

@@ -16,21 +16,21 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.config import EmbedderConfig, TrainConfig
-from fossilray.config.training_supervised import MetricConfig
-from fossilray.embed.loading import load_embedder
-from fossilray.errors import UsageError
-from fossilray.learn.augment_transfer import TransferViews
-from fossilray.learn.heads import load_head
-from fossilray.learn.labelled import load_labels
-from fossilray.learn.learner import Learner
-from fossilray.learn.loop import Loop
-from fossilray.learn.methods.metric import Metric
-from fossilray.learn.methods.metric_parts import MetricLossParts
-from fossilray.learn.methods.transfer import class_weights
-from fossilray.learn.schedules import learning_rate
-from fossilray.learn.training_checkpoint import latest_checkpoint
-from fossilray.learn.training_data import make_batches, open_sources
+from fossilray.core.config import EmbedderConfig, TrainConfig
+from fossilray.core.config.training_supervised import MetricConfig
+from fossilray.core.errors import UsageError
+from fossilray.labels.load import load_labels
+from fossilray.models.backbones.load import load_embedder
+from fossilray.models.heads import load_head
+from fossilray.training.augmentation.fossil_image_dataset import TransferViews
+from fossilray.training.checkpoint import latest_checkpoint
+from fossilray.training.data import make_batches, open_sources
+from fossilray.training.loop import Loop
+from fossilray.training.methods.metric import Metric
+from fossilray.training.methods.metric_losses import MetricLossParts
+from fossilray.training.methods.transfer import class_weights
+from fossilray.training.schedules import learning_rate
+from fossilray.training.step import Learner
 
 TINY = {"channels": [8, 8, 16, 16]}
 LABEL = np.array([0, 0, 1, 1, 2, 2, 0])
@@ -113,7 +113,7 @@ def test_proxy_anchor_loss_is_that_of_the_papers_equation_and_its_proxies_learn_
 
 
 def test_supervised_contrast_of_the_library_is_our_own() -> None:
-    from fossilray.learn.methods.contrast import supervised_contrast
+    from fossilray.training.methods.contrastive_losses import supervised_contrast
 
     vectors = some_vectors()
     own = supervised_contrast(torch.from_numpy(vectors), torch.from_numpy(LABEL), temperature=0.2)
@@ -282,7 +282,7 @@ def test_the_papers_networks_have_a_deep_half(name: str) -> None:
     """`pytest -m slow tests/test_methods_supervised.py`: builds networks of up to 86 million parameters."""
     import timm
 
-    from fossilray.learn.starting_weights import count_stages, freeze_first
+    from fossilray.training.initial_weights import count_stages, freeze_first
 
     network = timm.create_model(name, num_classes=0)
     freeze_first(network, count_stages(network) // 2)

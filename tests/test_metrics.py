@@ -20,12 +20,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from ray import cloudpickle
 
-from fossilray.config import RunConfig, WatchConfig, WorkersConfig
-from fossilray.ledger import Ledger
-from fossilray.progress import Tally
-from fossilray.records import CatalogRow, Outcome, Usage, WorkerState
-from fossilray.scheduler import run_slides
-from fossilray.scheduler.metrics import DRIVER, STAGES, WORKER, exported_names
+from fossilray.core.config import RunConfig, WatchConfig, WorkersConfig
+from fossilray.core.records import CatalogRow, Outcome, Usage, WorkerState
+from fossilray.jobs.journal import Ledger
+from fossilray.jobs.progress import Tally
+from fossilray.jobs.scheduler import run_slides
+from fossilray.jobs.scheduler.metrics import DRIVER, STAGES, WORKER, exported_names
 from fossilray.store import RunStore
 
 CONFIG = RunConfig(

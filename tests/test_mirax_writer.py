@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fossilray.errors import ConfigError
-from fossilray.synthetic import mirax_files
-from fossilray.synthetic.mirax import MiraxLayout, MiraxOptions, write_mirax
-from fossilray.synthetic.pixels import ArrayPixels
+from fossilray.core.errors import ConfigError
+from fossilray.synthetic.writers import mirax_files
+from fossilray.synthetic.writers.mirax import MiraxLayout, MiraxOptions, write_mirax
+from fossilray.synthetic.writers.pixels import ArrayPixels
 
 TINY = MiraxOptions(
     photo_px=256,

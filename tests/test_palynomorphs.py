@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fossilray.synthetic.light import longest_extent_px
-from fossilray.synthetic.optics import background, defocus, to_rgb
-from fossilray.synthetic.palynomorphs import (
+from fossilray.synthetic.painters.light import longest_extent_px
+from fossilray.synthetic.painters.palynomorphs import (
     DEBRIS_KINDS,
     FOSSIL_KINDS,
     KINDS,
@@ -15,6 +14,7 @@ from fossilray.synthetic.palynomorphs import (
     paint,
     typical_size_um,
 )
+from fossilray.synthetic.scanner.optics import background, defocus, to_rgb
 
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 

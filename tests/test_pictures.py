@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from fossilray.pictures import SIZE_CLASSES, draw_boxes, round_length_um, size_classes
-from fossilray.records import Boxes, Rect
+from fossilray.core.records import Boxes, Rect
+from fossilray.render.slide_overview import SIZE_CLASSES, draw_boxes, round_length_um, size_classes
 
 FIELD_RGB = (226, 222, 219)
 

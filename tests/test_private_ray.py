@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ray_nodes import RayNodes
 
-from fossilray.private_ray import MARK, PREFIX, PrivateRay, end_processes
+from fossilray.jobs.scheduler.private_ray import MARK, PREFIX, PrivateRay, end_processes
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="asks Linux for the processes"
@@ -26,7 +26,7 @@ A_WHILE_S = 60
 
 DRIVER = """
 import json, os, subprocess, sys, time
-from fossilray.private_ray import PrivateRay
+from fossilray.jobs.scheduler.private_ray import PrivateRay
 private = PrivateRay()
 started = [subprocess.Popen(["sleep", "600"], env=os.environ | private.environment, start_new_session=True)]
 child = os.fork() if "fork" in sys.argv else -1
@@ -39,7 +39,7 @@ time.sleep(600)
 RAY_DRIVER = """
 import json, os, time
 import ray
-from fossilray.scheduler import ray_cluster
+from fossilray.jobs.scheduler import ray_cluster
 with ray_cluster("local"):
     @ray.remote(num_cpus=0.1)
     class Actor:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fossilray.learn.probes import knn_accuracy, measure_spread, probe_vectors
+from fossilray.training.probes import knn_accuracy, measure_spread, probe_vectors
 
 
 def test_equal_vectors_have_collapsed() -> None:

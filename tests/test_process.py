@@ -18,12 +18,12 @@ import duckdb
 import pytest
 from slides_on_disk import discs, write_slide
 
-from fossilray.config import load_config
-from fossilray.records import Failure, SlideSummary
-from fossilray.slide_names import slide_id_for
+from fossilray.core.config import load_config
+from fossilray.core.records import Failure, SlideSummary
+from fossilray.core.slide_names import slide_id_for
 from fossilray.store import RunStore
-from fossilray.synthetic.pixels import ArrayPixels
-from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
+from fossilray.synthetic.writers.pixels import ArrayPixels
+from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff
 
 ROOT = Path(__file__).parent.parent
 QUICK = (
@@ -278,7 +278,9 @@ def test_a_catalog_is_written_edited_and_processed(finished: Finished, tmp_path:
 
 def leave_scratch(root: Path) -> Path:
     """The scratch folder of a process that was killed."""
-    program = "import os, sys; from fossilray.sources.scratch import Scratch; s = Scratch(sys.argv[1]); "
+    program = (
+        "import os, sys; from fossilray.slides.remote.scratch import Scratch; s = Scratch(sys.argv[1]); "
+    )
     program += "print(s.folder, flush=True); os.kill(os.getpid(), 9)"
     said = subprocess.run(
         [sys.executable, "-c", program, str(root)], cwd=ROOT, capture_output=True, text=True, check=False

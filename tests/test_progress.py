@@ -9,8 +9,8 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from fossilray.progress import JsonLines, Tally, TerminalDisplay, choose_display
-from fossilray.records import WorkerState
+from fossilray.core.records import WorkerState
+from fossilray.jobs.progress import JsonLines, Tally, TerminalDisplay, choose_display
 
 
 class Clock:

@@ -12,10 +12,10 @@ from sklearn.metrics import auc, balanced_accuracy_score, log_loss, pairwise_dis
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
-from fossilray.errors import UsageError
-from fossilray.learn.metrics import retrieve
-from fossilray.learn.protocols.martinsen2024 import LOGISTIC, NEAREST, judge_classification
-from fossilray.learn.protocols.scampi import CurvePoint, area_below, judge_retrievals
+from fossilray.core.errors import UsageError
+from fossilray.evaluation.martinsen2024 import LOGISTIC, NEAREST, judge_classification
+from fossilray.evaluation.scampi import CurvePoint, area_below, judge_retrievals
+from fossilray.models.retrieval_metrics import retrieve
 
 ON_A_LINE = np.array([[0.0], [1.0], [2.1], [3.3], [10.0], [11.5]])
 LINE_LABEL = np.array([0, 0, 1, 0, 1, 1])

@@ -12,13 +12,13 @@ from pyarrow import csv, parquet
 from rich.console import Console
 from small_run import COUNTS, CROP_PX, DIMENSION, HOSTILE_WELL, WELL, commit_slide, start_run, write_small_run
 
-from fossilray.config import StoreConfig
-from fossilray.errors import QueryError, RunNotFound
-from fossilray.query import connect, load_crops, load_embeddings, run_query, show_objects
-from fossilray.records import OBJECTS_SCHEMA, SLIDES_SCHEMA
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import QueryError, RunNotFound
+from fossilray.core.records import OBJECTS_SCHEMA, SLIDES_SCHEMA
+from fossilray.core.text import encode_table
+from fossilray.render.text_table import print_table
 from fossilray.store import RunStore
-from fossilray.tables import encode_table
-from fossilray.text_table import print_table
+from fossilray.store.query.connection import connect, load_crops, load_embeddings, run_query, show_objects
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from bare_site import CODEC, ROOT, make_bare_site
 from numpy.typing import NDArray
 from small_run import CROP_PX, decode_jpeg, write_small_run
 
-from fossilray.export_vectors import export_vectors
-from fossilray.query import load_crops, load_embeddings, run_query
+from fossilray.analysis.export.vectors import export_vectors
 from fossilray.store import RunStore
+from fossilray.store.query.connection import load_crops, load_embeddings, run_query
 
 PAGE = (ROOT / "docs" / "reading-arrays.md").read_text(encoding="utf-8")
 GROUP = "run/arrays/a-2030/0123456789abcdef.zarr"

@@ -13,8 +13,8 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from fossilray.query import run_query
 from fossilray.store import RunStore
+from fossilray.store.query.connection import run_query
 from fossilray.synthetic.archive import ARCHIVE_MPP, TRUTH_FILE
 from fossilray.synthetic.truth import score_against_truth
 
@@ -114,7 +114,7 @@ def test_python_of_the_readme_gives_a_crop_and_a_vector(demo: Demo) -> None:
 
 
 def test_every_column_is_explained() -> None:
-    from fossilray.records import OBJECTS_SCHEMA, SLIDES_SCHEMA
+    from fossilray.core.records import OBJECTS_SCHEMA, SLIDES_SCHEMA
 
     for name in [*OBJECTS_SCHEMA.names, *SLIDES_SCHEMA.names]:
         assert f"`{name}`" in RECIPES or name.startswith("seconds_")

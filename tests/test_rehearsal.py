@@ -21,10 +21,10 @@ from remote_slides import put, upload
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.config import StoreConfig
-from fossilray.query import run_query
+from fossilray.core.config import StoreConfig
+from fossilray.jobs.submission import JobServer
 from fossilray.store import RunStore, open_run
-from fossilray.submission import JobServer
+from fossilray.store.query.connection import run_query
 from fossilray.synthetic.archive import synthesise_archive
 from fossilray.synthetic.truth import score_against_truth
 

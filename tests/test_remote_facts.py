@@ -15,19 +15,19 @@ from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from remote_slides import counted, put, upload
 from slides_on_disk import discs
 
-from fossilray.config import StoreConfig
-from fossilray.errors import NotASlide
-from fossilray.records import Rect
-from fossilray.slide import open_slide
-from fossilray.slidedat import parse_slidedat
-from fossilray.sources.bundles import look_up_bundle
-from fossilray.sources.mirax_facts import read_grid
-from fossilray.sources.remote_facts import SlideFacts, read_facts, read_scanned_area
-from fossilray.sources.slide_sources import open_source
-from fossilray.sources.tiff_facts import read_tiff
-from fossilray.synthetic.mirax import MiraxOptions, write_mirax
-from fossilray.synthetic.pixels import ArrayPixels
-from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import NotASlide
+from fossilray.core.records import Rect
+from fossilray.slides.mirax.metadata import read_grid
+from fossilray.slides.mirax.slidedat import parse_slidedat
+from fossilray.slides.remote.metadata import SlideFacts, read_facts, read_scanned_area
+from fossilray.slides.remote.slide_files import look_up_bundle
+from fossilray.slides.remote.source import open_source
+from fossilray.slides.slide import open_slide
+from fossilray.slides.tiff.metadata import read_tiff
+from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
+from fossilray.synthetic.writers.pixels import ArrayPixels
+from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff
 
 S3 = tuple[str, StoreConfig]
 PHOTOS = MiraxOptions(photo_px=256, overlap_px=24, jitter_px=6, levels=4, data_files=2)

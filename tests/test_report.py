@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from small_run import COUNTS, HOSTILE_WELL, WELL, commit_slide, start_run, write_small_run
 
-from fossilray.errors import RunNotFound, UsageError
-from fossilray.records import UNASSIGNED_WELL
-from fossilray.report import write_report
-from fossilray.report.crops import arrange
-from fossilray.report.facts import MOST_SAMPLED_SLIDES, add_up, choose_sample, write_headline
-from fossilray.report.figures import DepthSample, Distributions, draw_depth_chart, draw_distributions
+from fossilray.analysis.report import write_report
+from fossilray.analysis.report.contact_sheets import arrange
+from fossilray.analysis.report.figures import DepthSample, Distributions, draw_depth_chart, draw_distributions
+from fossilray.analysis.report.statistics import MOST_SAMPLED_SLIDES, add_up, choose_sample, write_headline
+from fossilray.core.errors import RunNotFound, UsageError
+from fossilray.core.records import UNASSIGNED_WELL
 from fossilray.store import RunStore
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -136,8 +136,8 @@ def test_a_run_without_embeddings_has_a_page_without_the_map(tmp_path: Path) -> 
 def test_a_run_larger_than_the_page_is_sampled_and_says_so(
     store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fossilray.report.page.MOST_LISTED_SLIDES", 2)
-    monkeypatch.setattr("fossilray.report.facts.MOST_SAMPLED_SLIDES", 2)
+    monkeypatch.setattr("fossilray.analysis.report.page.MOST_LISTED_SLIDES", 2)
+    monkeypatch.setattr("fossilray.analysis.report.statistics.MOST_SAMPLED_SLIDES", 2)
     text = Page(write_report(store, tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert "comes from 2 of them" in text
     assert "2 of 4 slides, spread evenly" in text

@@ -11,13 +11,13 @@ from answered_run import GENERA, made_up_predictions, predict
 from small_run import COUNTS, HOSTILE_WELL, WELL, commit_slide, start_run, write_small_run
 from test_report import Page
 
-from fossilray.errors import RunNotFound
-from fossilray.query import connect, run_query, show_objects
-from fossilray.report import write_report
-from fossilray.report.assemblages import Assemblages, TaxonSample, gather_assemblages
-from fossilray.report.range_chart import MOST_TAXA, draw_range_chart
+from fossilray.analysis.report import write_report
+from fossilray.analysis.report.assemblages import Assemblages, TaxonSample, gather_assemblages
+from fossilray.analysis.report.range_chart_svg import MOST_TAXA, draw_range_chart
+from fossilray.core.errors import RunNotFound
 from fossilray.store import RunStore
-from fossilray.store.listed_answers import choose_predictions
+from fossilray.store.derived.listing import choose_predictions
+from fossilray.store.query.connection import connect, run_query, show_objects
 
 HOSTILE = "<b>Alnus</b> & 'Co'"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fossilray.learn.metrics import judge_retrieval
+from fossilray.models.retrieval_metrics import judge_retrieval
 
 
 def test_retrieval_figures_of_a_case_worked_by_hand() -> None:

@@ -9,13 +9,13 @@ import pytest
 from run_fixtures import a_failure, a_run, commit
 from typer.testing import CliRunner
 
-from fossilray.care.retry import forgive_failures
 from fossilray.cli import app
-from fossilray.errors import UsageError
-from fossilray.ledger import Ledger
-from fossilray.progress import Tally
-from fossilray.records import CatalogRow, Failure
+from fossilray.core.errors import UsageError
+from fossilray.core.records import CatalogRow, Failure
+from fossilray.jobs.journal import Ledger
+from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
+from fossilray.store.maintenance.retry import forgive_failures
 
 
 @pytest.fixture

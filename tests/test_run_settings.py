@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_fixtures import a_run
 
-from fossilray.config import RunConfig, Section, document_config
-from fossilray.errors import RunMismatch
+from fossilray.core.config import RunConfig, Section, document_config
+from fossilray.core.errors import RunMismatch
 from fossilray.store import RunStore
 
 MAY_DIFFER = {

@@ -16,14 +16,14 @@ import pytest
 import run_fixtures
 from ray import cloudpickle
 
-from fossilray.config import RunConfig, StoreConfig, WorkersConfig
-from fossilray.errors import SlidesFailAlike, SourcesOut, StoreUnreachable, WeightsError, WorkerError
-from fossilray.ledger import LOSSES, Ledger
-from fossilray.progress import Tally
-from fossilray.records import UNASSIGNED_WELL, CatalogRow, Failure, Outcome, WorkerState, utc_now
-from fossilray.scheduler import ray_cluster, run_slides, workers_that_fit
+from fossilray.core.config import RunConfig, StoreConfig, WorkersConfig
+from fossilray.core.errors import SlidesFailAlike, SourcesOut, StoreUnreachable, WeightsError, WorkerError
+from fossilray.core.records import UNASSIGNED_WELL, CatalogRow, Failure, Outcome, WorkerState, utc_now
+from fossilray.jobs.journal import LOSSES, Ledger
+from fossilray.jobs.progress import Tally
+from fossilray.jobs.scheduler import ray_cluster, run_slides, workers_that_fit
 from fossilray.store import RunStore
-from fossilray.store.run_record import describe_run
+from fossilray.store.run.run_record import describe_run
 
 WORKERS = WorkersConfig(
     count=2,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fossilray.config import TrainConfig
-from fossilray.config.training import ScheduleConfig
-from fossilray.learn.schedules import learning_rate, weight_decay
+from fossilray.core.config import TrainConfig
+from fossilray.core.config.training import ScheduleConfig
+from fossilray.training.schedules import learning_rate, weight_decay
 
 
 def test_cosine_rises_in_the_warm_up_and_ends_at_its_last_share() -> None:

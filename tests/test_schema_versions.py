@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from run_fixtures import a_run, a_summary, commit
 
-from fossilray.care.verify import verify_run
-from fossilray.records import SCHEMA_VERSION, SLIDES_SCHEMA, CatalogRow, lost_share_of
-from fossilray.status import describe
+from fossilray.core.records import SCHEMA_VERSION, SLIDES_SCHEMA, CatalogRow, lost_share_of
 from fossilray.store import RunStore
-from fossilray.store.objects_file import FOOTER_KEY
+from fossilray.store.maintenance.verify import verify_run
+from fossilray.store.run.objects_file import FOOTER_KEY
+from fossilray.store.status import describe
 
 NEW = ("boxes_outside", "lost_share", "pass_um_per_px", "pass_foreground_mm2", "pass_lost_mm2")
 

@@ -10,15 +10,15 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from fossilray.blank import find_content, units_with_content
-from fossilray.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
-from fossilray.detect.loading import load_detector
-from fossilray.merge import TileBoxes, merge_tiles
-from fossilray.slide import Slide, open_slide
-from fossilray.synthetic.mirax import MiraxOptions, write_mirax
-from fossilray.synthetic.pixels import ArrayPixels
-from fossilray.tiling import plan_sweeps, read_tile
-from fossilray.windows import plan_windows
+from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
+from fossilray.models.detectors.load import load_detector
+from fossilray.processing.detection.foreground import find_content, units_with_content
+from fossilray.processing.detection.merge import TileBoxes, merge_tiles
+from fossilray.processing.detection.passes import plan_sweeps, read_tile
+from fossilray.processing.detection.windows import plan_windows
+from fossilray.slides.slide import Slide, open_slide
+from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
+from fossilray.synthetic.writers.pixels import ArrayPixels
 
 SIDE_PX = 4600
 DETECTOR = DetectorConfig(kind="classical", passes=(PassConfig(um_per_px=1.0, largest_um=200.0),))

@@ -21,13 +21,13 @@ from PIL import Image as Pillow
 from slide_in_a_child import Seen, look_at
 from slides_on_disk import discs, write_slide
 
-from fossilray.errors import MissingCompanion, StoreError, TooLarge, UsageError
-from fossilray.learn.labelled_crops import read_image
-from fossilray.slide import open_slide
-from fossilray.slidedat import parse_slidedat
-from fossilray.store.codec import decode_crop
-from fossilray.synthetic.pixels import ArrayPixels
-from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
+from fossilray.core.errors import MissingCompanion, StoreError, TooLarge, UsageError
+from fossilray.labels.labelled_crops import read_image
+from fossilray.slides.mirax.slidedat import parse_slidedat
+from fossilray.slides.slide import open_slide
+from fossilray.store.arrays.jpeg_codec import decode_crop
+from fossilray.synthetic.writers.pixels import ArrayPixels
+from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff
 
 MOST_MB = 1500.0
 INDEX_START = 37

@@ -20,20 +20,21 @@ from hypothesis import strategies as st
 from rich.console import Console
 from run_fixtures import a_failure, a_run, a_summary, some_objects, write_arrays
 
-from fossilray.catalog import Catalog, read_catalog_file, write_catalog, write_refused
+from fossilray.analysis.export.boxes import export_objects, save_crops
+from fossilray.analysis.report import write_report
+from fossilray.analysis.report.figures import DepthSample, draw_depth_chart
 from fossilray.cli.main import main
-from fossilray.dry_run import RunPlan, render_plan
-from fossilray.errors import CatalogError, StoreError
-from fossilray.export import export_objects, save_crops
-from fossilray.progress import JsonLines, TerminalDisplay
-from fossilray.query import load_crops, run_query
-from fossilray.records import CatalogRow, RefusedFile
-from fossilray.report import write_report
-from fossilray.report.figures import DepthSample, draw_depth_chart
-from fossilray.slide_names import slide_id_for
-from fossilray.status import describe, render
+from fossilray.core.errors import CatalogError, StoreError
+from fossilray.core.records import CatalogRow, RefusedFile
+from fossilray.core.slide_names import slide_id_for
+from fossilray.core.text import encode_table, from_spreadsheet, spreadsheet_safe
+from fossilray.jobs.progress import JsonLines, TerminalDisplay
+from fossilray.processing.planning.dry_run import RunPlan, render_plan
+from fossilray.render.text_table import print_table
+from fossilray.slides.catalog import Catalog, read_catalog_file, write_catalog, write_refused
 from fossilray.store import RunStore
-from fossilray.store.layout import (
+from fossilray.store.query.connection import load_crops, run_query
+from fossilray.store.run.layout import (
     arrays_path,
     check_slide_id,
     check_well,
@@ -42,8 +43,7 @@ from fossilray.store.layout import (
     picture_path,
     well_of,
 )
-from fossilray.tables import encode_table, from_spreadsheet, spreadsheet_safe
-from fossilray.text_table import print_table
+from fossilray.store.status import describe, render
 
 SIGNS = (
     "'\"<>&/\\=+-@;:,%*?[]{}()|$#!~`^_. \t\r\n\x00\x07\x1b\x7f\x9b\u00a0\u200b\u200e\u202e\u2028\u2066\ufeff"

@@ -17,7 +17,7 @@ import pytest
 import ray
 from ray._private import ray_constants
 
-from fossilray.scheduler import ray_cluster
+from fossilray.jobs.scheduler import ray_cluster
 
 pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="asks Linux for the sockets")
 
@@ -144,11 +144,11 @@ def test_loading_models_and_working_on_a_slide_asks_no_host(tmp_path: Path) -> N
         sys.addaudithook(hook)
         from pathlib import Path
         from slides_on_disk import write_slide
-        from fossilray.catalog import find_slides
-        from fossilray.config import RunConfig
+        from fossilray.slides.catalog import find_slides
+        from fossilray.core.config import RunConfig
         from fossilray.store import RunStore
-        from fossilray.store.run_record import describe_run
-        from fossilray.worker import SlideWorker
+        from fossilray.store.run.run_record import describe_run
+        from fossilray.processing.worker import SlideWorker
         place = Path({str(tmp_path)!r})
         write_slide(place / "slides" / "a.mrxs", size=1024)
         config = RunConfig()

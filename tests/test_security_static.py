@@ -160,17 +160,20 @@ def test_the_search_for_secrets_would_find_them() -> None:
 
 
 READERS = {
-    "safe_open": {"fossilray/formats/tensors.py"},
+    "safe_open": {"fossilray/models/files/tensors.py"},
     "zipfile.ZipFile": {
-        "fossilray/formats/torch_file.py",
-        "fossilray/detect/loading.py",
-        "fossilray/detect/torchscript_source.py",
+        "fossilray/models/files/torch_file.py",
+        "fossilray/models/detectors/load.py",
+        "fossilray/models/detectors/torchscript_source.py",
     },
-    "pickletools.genops": {"fossilray/formats/stored_pickle.py"},
-    "faiss.deserialize_index": {"fossilray/similar/coder.py"},
-    "onnxruntime.InferenceSession": {"fossilray/detect/exported.py"},
-    "timm.create_model": {"fossilray/embed/architectures.py", "fossilray/embed/loading.py"},
-    "tasks.parse_model": {"fossilray/detect/network.py"},
+    "pickletools.genops": {"fossilray/models/files/stored_pickle.py"},
+    "faiss.deserialize_index": {"fossilray/analysis/search/quantizer.py"},
+    "onnxruntime.InferenceSession": {"fossilray/models/detectors/exported.py"},
+    "timm.create_model": {
+        "fossilray/models/backbones/architectures.py",
+        "fossilray/models/backbones/load.py",
+    },
+    "tasks.parse_model": {"fossilray/models/detectors/ultralytics_network.py"},
 }
 """What reads weights or builds from what they say: behind the checks, in one place each."""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fossilray.detect.exported import load_torchscript
-from fossilray.errors import WeightsError
+from fossilray.core.errors import WeightsError
+from fossilray.models.detectors.exported import load_torchscript
 
 
 class Saves(torch.nn.Module):

@@ -19,15 +19,15 @@ import torch
 from safetensors.torch import save_file
 from small_network import SMALL, build, meta
 
-from fossilray.config import DetectorConfig, EmbedderConfig
-from fossilray.detect.loading import load_detector
-from fossilray.detect.weights_file import save_weights
-from fossilray.embed.architectures import Architecture, build_network
-from fossilray.embed.backbone_file import BackboneMeta, save_backbone
-from fossilray.embed.checkpoints import read_checkpoint
-from fossilray.embed.loading import load_network
-from fossilray.errors import StoreError, WeightsError
-from fossilray.similar.coder import CODERS, Coder, unit
+from fossilray.analysis.search.quantizer import CODERS, Coder, unit
+from fossilray.core.config import DetectorConfig, EmbedderConfig
+from fossilray.core.errors import StoreError, WeightsError
+from fossilray.models.backbones.architectures import Architecture, build_network
+from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
+from fossilray.models.backbones.checkpoints import read_checkpoint
+from fossilray.models.backbones.load import load_network
+from fossilray.models.detectors.load import load_detector
+from fossilray.models.detectors.weights_file import save_weights
 
 
 def load(path: Path) -> None:

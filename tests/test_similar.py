@@ -23,17 +23,17 @@ from indexed_runs import (
 from moto_bucket import s3_endpoint, s3_run  # noqa: F401
 from numpy.typing import NDArray
 
-from fossilray.config import StoreConfig
-from fossilray.errors import QueryError, RunMismatch, RunNotFound, StoreError, UsageError
-from fossilray.similar.coder import CODERS, Coder, Lists, lists_for, try_coders
-from fossilray.similar.duplicates import find_duplicates, pairs_table
-from fossilray.similar.filters import allow_where, describe_hits
-from fossilray.similar.index_store import IndexStore
-from fossilray.similar.planning import IndexSettings, group_slides
-from fossilray.similar.sample import draw_sample
-from fossilray.similar.search import Hit, SearchIndex
-from fossilray.similar.shard_file import ShardReader
-from fossilray.similar.sources import RunVectors, open_sources
+from fossilray.analysis.search.duplicates import find_duplicates, pairs_table
+from fossilray.analysis.search.filters import allow_where, describe_hits
+from fossilray.analysis.search.index_store import IndexStore
+from fossilray.analysis.search.plan import IndexSettings, group_slides
+from fossilray.analysis.search.quantizer import CODERS, Coder, Lists, lists_for, try_coders
+from fossilray.analysis.search.sample import draw_sample
+from fossilray.analysis.search.search import Hit, SearchIndex
+from fossilray.analysis.search.shard_file import ShardReader
+from fossilray.analysis.search.vectors_of_runs import RunVectors, open_sources
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import QueryError, RunMismatch, RunNotFound, StoreError, UsageError
 from fossilray.store import RunStore
 
 SIZES = {"a": 400, "b": 350, "c": 5, "d": 600}
@@ -131,7 +131,7 @@ def test_a_condition_leaves_the_nearest_of_those_that_meet_it(index: SearchIndex
 def test_many_allowed_objects_are_sought_by_code_and_few_lists_are_widened(
     index: SearchIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fossilray.similar.search.EXACT_BELOW", 0)
+    monkeypatch.setattr("fossilray.analysis.search.search.EXACT_BELOW", 0)
     allowed = allow_where(index, "x_min = 3")  # one object in two hundred
     assert allowed is not None
     for query in some_queries(5):
@@ -144,7 +144,7 @@ def test_many_allowed_objects_are_sought_by_code_and_few_lists_are_widened(
 def test_a_condition_on_a_well_reads_the_shards_of_that_well_alone(
     index: SearchIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fossilray.similar.search.EXACT_BELOW", 0)
+    monkeypatch.setattr("fossilray.analysis.search.search.EXACT_BELOW", 0)
     fresh = SearchIndex.open(index.index.url)
     read: set[str] = set()
     lists = ShardReader.read

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from typer.testing import CliRunner
 
+from fossilray.analysis.search.plan import IndexSettings
 from fossilray.cli import app
-from fossilray.config import EmbedderConfig
-from fossilray.embed.loading import embedder_digest, load_embedder
-from fossilray.errors import FossilrayError, UsageError
-from fossilray.similar.planning import IndexSettings
+from fossilray.core.config import EmbedderConfig
+from fossilray.core.errors import FossilrayError, UsageError
+from fossilray.models.backbones.load import embedder_digest, load_embedder
 from fossilray.store import RunStore
 
 SMALL = IndexSettings(coder="pca64-8bit", lists=4, shard_objects=60)

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slides_on_disk import write_slide
 
-from fossilray.catalog import describe_missing_sites, find_slides
-from fossilray.catalog.sites import keep_frozen_sites
-from fossilray.catalog.table import Catalog
-from fossilray.config import RunConfig, load_config
-from fossilray.errors import CatalogError, ConfigError
-from fossilray.name_pattern import NamePattern
-from fossilray.records import CatalogRow
-from fossilray.site_names import parse_name
+from fossilray.core.config import RunConfig, load_config
+from fossilray.core.errors import CatalogError, ConfigError
+from fossilray.core.name_pattern import NamePattern
+from fossilray.core.records import CatalogRow
+from fossilray.core.site_names import parse_name
+from fossilray.slides.catalog import describe_missing_sites, find_slides
+from fossilray.slides.catalog.sites import keep_frozen_sites
+from fossilray.slides.catalog.table import Catalog
 
 WELLS = {
     # Norwegian
@@ -241,7 +241,7 @@ def test_a_pattern_of_ones_own_comes_first_and_the_grammar_after_it() -> None:
 
 @pytest.mark.parametrize("sign", ["q", r"\x71", "[p-s]"])
 def test_a_pattern_is_tried_on_its_own_characters(sign: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fossilray.name_pattern._TRIAL_S", 0.5)
+    monkeypatch.setattr("fossilray.core.name_pattern._TRIAL_S", 0.5)
     with pytest.raises(ValueError, match="takes too long to search a long name"):
         NamePattern.timed("(?P<well>" + f"{sign}{{1,8}}" * 12 + "z)")
 
@@ -249,7 +249,7 @@ def test_a_pattern_is_tried_on_its_own_characters(sign: str, monkeypatch: pytest
 def test_a_pattern_too_slow_for_the_names_of_the_slides_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fossilray.name_pattern._TRIAL_S", 0.5)
+    monkeypatch.setattr("fossilray.core.name_pattern._TRIAL_S", 0.5)
     write_slide(tmp_path / f"{'qr' * 60}.mrxs", size=512, objects=1)
     with pytest.raises(CatalogError, match="takes too long to search the"):
         find_slides(str(tmp_path), name_pattern="(?P<well>" + r"[^z]{1,8}" * 2 + "(?:qr){1,8}" * 10 + "z)")

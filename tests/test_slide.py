@@ -12,10 +12,16 @@ import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
-from fossilray.errors import MissingCompanion, MissingResolution, NotASlide, SlideMissing, UnreadableRegion
-from fossilray.slide import check_companions, open_slide
-from fossilray.synthetic.mirax import MiraxLayout, MiraxOptions, write_mirax
-from fossilray.synthetic.pixels import ArrayPixels
+from fossilray.core.errors import (
+    MissingCompanion,
+    MissingResolution,
+    NotASlide,
+    SlideMissing,
+    UnreadableRegion,
+)
+from fossilray.slides.slide import check_companions, open_slide
+from fossilray.synthetic.writers.mirax import MiraxLayout, MiraxOptions, write_mirax
+from fossilray.synthetic.writers.pixels import ArrayPixels
 
 SVS = Path(__file__).parents[2] / "shared" / "data" / "wsi" / "cmu-1-small-region.svs"
 BACKGROUND = (226, 222, 219)

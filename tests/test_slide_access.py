@@ -16,10 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slides_on_disk import write_slide
 
-import fossilray.slide
-from fossilray.catalog import find_slides
-from fossilray.config import load_config
-from fossilray.errors import (
+import fossilray.slides.slide
+from fossilray.core.config import load_config
+from fossilray.core.errors import (
     OutOfMemory,
     SlideError,
     SlideMissing,
@@ -29,13 +28,14 @@ from fossilray.errors import (
     SourceUnreachable,
     UnreadableRegion,
 )
-from fossilray.neighbours import can_be_read, judge_failure
-from fossilray.records import CatalogRow, Failure
-from fossilray.slide import check_companions, open_slide
-from fossilray.slide_access import SILENT, as_slide_error
+from fossilray.core.records import CatalogRow, Failure
+from fossilray.processing.worker import SlideWorker
+from fossilray.slides.access import SILENT, as_slide_error
+from fossilray.slides.catalog import find_slides
+from fossilray.slides.neighbours import can_be_read, judge_failure
+from fossilray.slides.slide import check_companions, open_slide
 from fossilray.store import RunStore
-from fossilray.store.run_record import describe_run
-from fossilray.worker import SlideWorker
+from fossilray.store.run.run_record import describe_run
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_regions_that_were_lost_are_read_once_more_before_the_commit(
             raise openslide.OpenSlideError("Couldn't read")
         real(*given)
 
-    monkeypatch.setattr(fossilray.slide.lowlevel, "_read_region", read)
+    monkeypatch.setattr(fossilray.slides.slide.lowlevel, "_read_region", read)
     with open_slide(share / "a.mrxs", reader="openslide") as slide:
         slide.check_losses()
         for place in range(40):
@@ -219,17 +219,17 @@ def test_regions_that_were_lost_are_read_once_more_before_the_commit(
 def test_a_slide_with_tiles_lost_to_its_share_is_not_committed(
     share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = fossilray.slide.Slide._read_argb
+    real = fossilray.slides.slide.Slide._read_argb
     calls = 0
 
-    def flicker(self: fossilray.slide.Slide, *region: int) -> np.ndarray:
+    def flicker(self: fossilray.slides.slide.Slide, *region: int) -> np.ndarray:
         nonlocal calls
         calls += 1
         if 4 < calls < 9:
             raise self._unreadable(region, "the share is out")  # type: ignore[arg-type]
         return real(self, *region)
 
-    monkeypatch.setattr(fossilray.slide.Slide, "_read_argb", flicker)
+    monkeypatch.setattr(fossilray.slides.slide.Slide, "_read_argb", flicker)
     process = ready_worker(share, tmp_path / "run", "slides.reader=openslide", "slides.max_lost_share=1")
     failure = process("a")
     assert failure is not None
@@ -258,7 +258,7 @@ def test_what_cannot_be_read_in_a_folder_is_refused_and_the_rest_listed(
 def test_a_share_that_goes_away_while_it_is_listed_refuses_no_slide(
     share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fossilray.catalog import finding
+    from fossilray.slides.catalog import find as finding
 
     real = finding._describe
 

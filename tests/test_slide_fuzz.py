@@ -146,8 +146,8 @@ def process_in_child(slide: Path, place: Path) -> tuple[str, str, int, float]:
 def _process(slide: Path, place: Path) -> tuple[str, str, int, float]:
     from test_worker import run_one
 
-    import fossilray.errors
-    from fossilray.errors import SlideError
+    import fossilray.core.errors
+    from fossilray.core.errors import SlideError
 
     try:
         store, outcome = run_one(
@@ -156,7 +156,7 @@ def _process(slide: Path, place: Path) -> tuple[str, str, int, float]:
     except Exception as error:  # noqa: BLE001  the test must hear of it, not of a broken pipe
         return f"UNCAUGHT {type(error).__name__}", str(error)[:300], 0, 0.0
     if outcome.failure is not None:
-        raised = getattr(fossilray.errors, outcome.failure.error, None)
+        raised = getattr(fossilray.core.errors, outcome.failure.error, None)
         known = isinstance(raised, type) and issubclass(raised, SlideError)
         name = outcome.failure.error if known else f"UNCAUGHT {outcome.failure.error}"
         return name, outcome.failure.message[:300], 0, 0.0

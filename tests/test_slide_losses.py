@@ -20,11 +20,11 @@ from damaged_slides import (
 from slides_on_disk import discs
 from test_worker import objects, run_one
 
-from fossilray.records import SlideSummary
-from fossilray.slide import open_slide
+from fossilray.core.records import SlideSummary
+from fossilray.slides.slide import open_slide
 from fossilray.store import RunStore
-from fossilray.synthetic.pixels import ArrayPixels
-from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
+from fossilray.synthetic.writers.pixels import ArrayPixels
+from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff
 
 OBJECTS = 30
 

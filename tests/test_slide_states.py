@@ -15,19 +15,19 @@ from run_fixtures import a_run, commit
 from small_run import COUNTS, start_run, write_small_run
 from typer.testing import CliRunner
 
-from fossilray.care.retry import forgive_failures
-from fossilray.care.verify import verify_run
+from fossilray.analysis.report import write_report
 from fossilray.cli import app
-from fossilray.ledger import Ledger
-from fossilray.progress import Tally
-from fossilray.query import run_query
-from fossilray.records import Attempt, CatalogRow, Failure, Heartbeat
-from fossilray.report import write_report
-from fossilray.slide_states import SlideCounts, partition_slides, read_states
-from fossilray.status import describe
+from fossilray.core.records import Attempt, CatalogRow, Failure, Heartbeat
+from fossilray.jobs.journal import Ledger
+from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
-from fossilray.store.attempts import REJECTED_AT, AttemptRecords
-from fossilray.store.drivers import DriverSign
+from fossilray.store.maintenance.retry import forgive_failures
+from fossilray.store.maintenance.verify import verify_run
+from fossilray.store.query.connection import run_query
+from fossilray.store.run.attempts import REJECTED_AT, AttemptRecords
+from fossilray.store.run.drivers import DriverSign
+from fossilray.store.run.slide_states import SlideCounts, partition_slides, read_states
+from fossilray.store.status import describe
 
 NOW = datetime(2030, 5, 5, 12, 0, tzinfo=UTC)
 """By the store's clock."""

@@ -20,8 +20,8 @@ from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from remote_slides import put, s3_client, upload
 from slides_on_disk import write_slide
 
-from fossilray.config import AccessConfig, SlidesConfig, StoreConfig
-from fossilray.errors import (
+from fossilray.core.config import AccessConfig, SlidesConfig, StoreConfig
+from fossilray.core.errors import (
     MissingCompanion,
     NotASlide,
     ScratchFull,
@@ -30,11 +30,11 @@ from fossilray.errors import (
     SourceUnreachable,
     TooLarge,
 )
-from fossilray.marked_folders import OWNER
-from fossilray.sources import fetching
-from fossilray.sources.scratch import Scratch
-from fossilray.sources.slide_sources import RemoteFile, SlideSource
-from fossilray.sources.staging import Stager
+from fossilray.core.marked_folders import OWNER
+from fossilray.slides.remote import download as fetching
+from fossilray.slides.remote.scratch import Scratch
+from fossilray.slides.remote.source import RemoteFile, SlideSource
+from fossilray.slides.remote.staging import Stager
 
 S3 = tuple[str, StoreConfig]
 GB = 1e-9
@@ -378,7 +378,7 @@ def test_faults_on_the_way_are_outlived(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url, config, controller = faulty_s3
-    monkeypatch.setattr("fossilray.sources.slide_sources.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("fossilray.slides.remote.source.FIRST_WAIT_S", 0.01)
     upload(slides, url, config)
     for fault in ("slow down", "internal error", "reset", "half an answer"):
         controller.fail(fault, method="GET", path="Data0000.dat")
@@ -399,7 +399,7 @@ def test_store_that_stays_away_is_told_in_a_sentence_without_secrets(
     kind: type[SlideError],
 ) -> None:
     url, config, controller = faulty_s3
-    monkeypatch.setattr("fossilray.sources.slide_sources.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("fossilray.slides.remote.source.FIRST_WAIT_S", 0.01)
     upload(slides, url, config)
     controller.fail(fault, 200, method="GET", path="Data0001.dat")  # type: ignore[arg-type]
     stager = stage(config)
@@ -468,8 +468,8 @@ def test_disk_without_room_is_told_and_left_clean(
 
 WORKER = """
 import signal, sys, time
-from fossilray.config import SlidesConfig, StoreConfig
-from fossilray.sources.staging import Stager
+from fossilray.core.config import SlidesConfig, StoreConfig
+from fossilray.slides.remote.staging import Stager
 endpoint, scratch, url, end = sys.argv[1:]
 # As Ray's workers do.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

@@ -15,13 +15,13 @@ import pytest
 from rich.console import Console
 from small_run import COUNTS, start_run, write_small_run
 
-from fossilray.errors import RunNotFound
-from fossilray.ledger import Ledger
-from fossilray.machine import boot_id, pid_namespace, process_start
-from fossilray.progress import Tally
-from fossilray.records import Heartbeat
-from fossilray.status import StatusReport, describe, render
+from fossilray.core.errors import RunNotFound
+from fossilray.core.machine import boot_id, pid_namespace, process_start
+from fossilray.core.records import Heartbeat
+from fossilray.jobs.journal import Ledger
+from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
+from fossilray.store.status import StatusReport, describe, render
 
 NOW = datetime.now(UTC)
 """The store's time: files are stamped by it."""
@@ -133,7 +133,9 @@ def test_a_driver_that_was_asked_to_stop_says_so_and_has_no_end(tmp_path: Path) 
 
 def test_what_a_driver_waits_for_and_what_fails_alike_is_said(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
-    alike = "9 of 10 slides failed alike: ValueError at fossilray/merge.py:120 (no boxes)"
+    alike = (
+        "9 of 10 slides failed alike: ValueError at fossilray/processing/detection/merge.py:120 (no boxes)"
+    )
     store.write_heartbeat(replace(BEAT, out=("/mnt/slides is out since 12:00",), alike=alike))
     shown = _shown(describe(store, now=NOW))
     assert "/mnt/slides is out since 12:00" in shown

@@ -17,8 +17,8 @@ import pytest
 from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from run_fixtures import a_failure, a_run, a_summary, commit, some_objects, write_arrays
 
-from fossilray.config import CropsConfig, DetectorConfig, RunConfig, StoreConfig, WorkersConfig
-from fossilray.errors import (
+from fossilray.core.config import CropsConfig, DetectorConfig, RunConfig, StoreConfig, WorkersConfig
+from fossilray.core.errors import (
     AttemptExpired,
     CatalogError,
     DamagedFile,
@@ -27,9 +27,10 @@ from fossilray.errors import (
     RunNotFound,
     StoreError,
 )
-from fossilray.records import OBJECTS_SCHEMA, SLIDES_SCHEMA, ArrayFiles, CatalogRow, Heartbeat
-from fossilray.store import RunStore, run_store
-from fossilray.store.layout import objects_path, well_of
+from fossilray.core.records import OBJECTS_SCHEMA, SLIDES_SCHEMA, ArrayFiles, CatalogRow, Heartbeat
+from fossilray.store import RunStore
+from fossilray.store.run import run_store
+from fossilray.store.run.layout import objects_path, well_of
 
 
 @pytest.fixture(params=["disk", "s3"])

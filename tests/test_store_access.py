@@ -11,11 +11,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from run_fixtures import a_run, commit
 
-from fossilray.config import AccessConfig, StoreConfig, load_config
-from fossilray.errors import ConfigError, StoreError
+from fossilray.core.config import AccessConfig, StoreConfig, load_config
+from fossilray.core.errors import ConfigError, StoreError
 from fossilray.store import RunStore
-from fossilray.store.access import create_options, http_status, is_unanswered, one_sentence, remote_options
-from fossilray.store.faults import told
+from fossilray.store.files.faults import told
+from fossilray.store.files.options import (
+    create_options,
+    http_status,
+    is_unanswered,
+    one_sentence,
+    remote_options,
+)
 
 SECRET = st.text(string.ascii_letters + string.digits + "/+=", min_size=12, max_size=60).filter(
     lambda text: len(set(text)) > 6

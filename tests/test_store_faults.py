@@ -16,10 +16,10 @@ from moto.s3.models import s3_backends
 from run_fixtures import a_failure, a_run, a_summary, commit, some_objects, write_arrays
 from s3fs import S3FileSystem
 
-from fossilray.errors import NoConditionalCreate, StoreError, StoreForbids, StoreUnreachable
-from fossilray.records import ArrayFiles, CatalogRow
+from fossilray.core.errors import NoConditionalCreate, StoreError, StoreForbids, StoreUnreachable
+from fossilray.core.records import ArrayFiles, CatalogRow
 from fossilray.store import RunStore
-from fossilray.store.layout import arrays_path
+from fossilray.store.run.layout import arrays_path
 
 pytestmark = pytest.mark.faults
 

@@ -34,18 +34,18 @@ from moto.s3.models import s3_backends
 from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from run_fixtures import a_failure, a_run, a_summary, some_objects, write_arrays
 
-from fossilray.care.sweep import sweep_run
-from fossilray.care.verify import verify_run
-from fossilray.compact import compact_run
-from fossilray.config import StoreConfig
-from fossilray.errors import AttemptExpired, StoreError, StoreUnreachable
-from fossilray.records import ArrayFiles, Attempt, CatalogRow, Heartbeat, SlideSummary, utc_now
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import AttemptExpired, StoreError, StoreUnreachable
+from fossilray.core.records import ArrayFiles, Attempt, CatalogRow, Heartbeat, SlideSummary, utc_now
 from fossilray.store import RunStore
-from fossilray.store.attempts import to_json
-from fossilray.store.dataset import open_run
-from fossilray.store.layout import SPARE_FILES, arrays_path, attempt_path, objects_path, pending_path
-from fossilray.store.local_files import LocalFiles
-from fossilray.store.objects_file import FOOTER_KEY
+from fossilray.store.dataset.compact import compact_run
+from fossilray.store.dataset.dataset_store import open_run
+from fossilray.store.files.local import LocalFiles
+from fossilray.store.maintenance.garbage import sweep_run
+from fossilray.store.maintenance.verify import verify_run
+from fossilray.store.run.attempts import to_json
+from fossilray.store.run.layout import SPARE_FILES, arrays_path, attempt_path, objects_path, pending_path
+from fossilray.store.run.objects_file import FOOTER_KEY
 
 pytestmark = pytest.mark.faults
 

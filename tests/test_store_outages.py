@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from run_fixtures import a_run, a_summary
 
-from fossilray.errors import StoreError, StoreFull, StoreOut, StoreUnreachable
-from fossilray.ledger import Ledger
-from fossilray.progress import Tally
-from fossilray.slide_access import FULL, SILENT
+from fossilray.core.errors import StoreError, StoreFull, StoreOut, StoreUnreachable
+from fossilray.jobs.journal import Ledger
+from fossilray.jobs.progress import Tally
+from fossilray.slides.access import FULL, SILENT
 from fossilray.store import RunStore
 
 SOME = ("EIO", "ESTALE", "ENOTCONN", "EROFS", "EHOSTDOWN", "ETIMEDOUT", "ENOSPC", "EDQUOT")
@@ -100,7 +100,7 @@ def test_a_run_that_is_not_mounted_is_told_and_never_made_anew(how: str, store: 
 
 
 def test_what_the_driver_writes_waits_for_the_disk(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fossilray.ledger.ASK_AGAIN_S", 0.1)
+    monkeypatch.setattr("fossilray.jobs.journal.ASK_AGAIN_S", 0.1)
     root = Path(store.root)
     ledger = Ledger(store, patience_minutes=0.1)
     root.rename(root.with_name("elsewhere"))

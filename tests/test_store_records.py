@@ -12,12 +12,12 @@ import pytest
 from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from run_fixtures import a_failure, a_run, a_summary, commit, some_objects, write_arrays
 
-from fossilray.config import StoreConfig
-from fossilray.errors import AttemptExpired, CatalogError, StoreError
-from fossilray.records import Attempt, Heartbeat
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import AttemptExpired, CatalogError, StoreError
+from fossilray.core.records import Attempt, Heartbeat
 from fossilray.store import RunStore
-from fossilray.store.layout import attempt_path, pending_path
-from fossilray.store.local_files import LocalFiles
+from fossilray.store.files.local import LocalFiles
+from fossilray.store.run.layout import attempt_path, pending_path
 
 OLD, NEW = "0123456789abcdef", "fedcba9876543210"
 

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 from small_run import write_small_run
 
-from fossilray.config import RunConfig
-from fossilray.errors import StoreUnreachable
-from fossilray.learn.answer_worker import AnswerWorker, Progress, StoredSlide
-from fossilray.records import CatalogRow, Failure
+from fossilray.core.config import RunConfig
+from fossilray.core.errors import StoreUnreachable
+from fossilray.core.records import CatalogRow, Failure
+from fossilray.processing.inference.worker import AnswerWorker, Progress, StoredSlide
 from fossilray.store import RunStore
-from fossilray.store.answers import AnswersRecord, AnswerStore
-from fossilray.store.layout import well_of
+from fossilray.store.derived.derived_store import AnswersRecord, AnswerStore
+from fossilray.store.run.layout import well_of
 
 
 class Raising:
@@ -51,7 +51,7 @@ def test_an_exception_of_any_class_is_one_slides_failure(error: BaseException, t
     assert failure is not None
     assert (failure.error, failure.transient, failure.quarantined) == (type(error).__name__, True, False)
     assert failure.place is not None
-    assert failure.place.startswith("fossilray/learn/answer_worker.py:")
+    assert failure.place.startswith("fossilray/processing/inference/worker.py:")
     assert "raise self._error" in (failure.traceback or "")
     assert len(failure.message) <= 2_000
     assert answers.tries.failures() == [failure]

@@ -22,10 +22,10 @@ from slides_on_disk import write_slide
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.config import StoreConfig
-from fossilray.errors import UsageError
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import UsageError
+from fossilray.jobs.submission import Job, JobServer, Runtime, plan_job
 from fossilray.store import RunStore
-from fossilray.submission import Job, JobServer, Runtime, plan_job
 
 ROOT = Path(__file__).parent.parent
 SLIDES = 14

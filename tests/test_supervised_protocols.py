@@ -18,13 +18,13 @@ from test_labelled import picture
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.errors import UsageError
-from fossilray.learn.labelled import load_labels
-from fossilray.learn.labelled_table import table_of
-from fossilray.learn.protocols.karaderi2021 import draw_groups, judge_metric_space, match_clusters
-from fossilray.learn.protocols.liu2022 import judge_transfer, split_three_ways, take_most
-from fossilray.learn.protocols.morphology_map import choose_shown, render_map
-from fossilray.learn.splits import stratified_split
+from fossilray.core.errors import UsageError
+from fossilray.evaluation.karaderi2021 import draw_groups, judge_metric_space, match_clusters
+from fossilray.evaluation.liu2022 import judge_transfer, split_three_ways, take_most
+from fossilray.evaluation.morphology_map import choose_shown, render_map
+from fossilray.labels.load import load_labels
+from fossilray.models.heads.splits import stratified_split
+from fossilray.training.crops.in_memory import table_of
 
 HOSTILE = "<script>alert('Ø')</script>"
 

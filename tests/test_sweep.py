@@ -19,13 +19,13 @@ from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from rich.console import Console
 from run_fixtures import a_failure, a_run, a_summary, commit, some_objects, write_arrays
 
-from fossilray.care.sweep import SweepReport, render_swept, sweep_run
-from fossilray.care.verify import verify_run
-from fossilray.errors import RunNotFound, UnsafeAge
-from fossilray.records import Attempt, CatalogRow, Heartbeat
+from fossilray.core.errors import RunNotFound, UnsafeAge
+from fossilray.core.records import Attempt, CatalogRow, Heartbeat
 from fossilray.store import RunStore
-from fossilray.store.answers import AnswersRecord, AnswerStore
-from fossilray.store.layout import arrays_path, attempt_path, pending_path
+from fossilray.store.derived.derived_store import AnswersRecord, AnswerStore
+from fossilray.store.maintenance.garbage import SweepReport, render_swept, sweep_run
+from fossilray.store.maintenance.verify import verify_run
+from fossilray.store.run.layout import arrays_path, attempt_path, pending_path
 
 DEADLINE_MINUTES = 60.0
 AGE = timedelta(hours=3)

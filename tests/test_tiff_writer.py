@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fossilray.errors import ConfigError
-from fossilray.synthetic import tiff
-from fossilray.synthetic.pixels import ArrayPixels
-from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
+from fossilray.core.errors import ConfigError
+from fossilray.synthetic.writers import tiff
+from fossilray.synthetic.writers.pixels import ArrayPixels
+from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff
 
 SHARP = TiffOptions(jpeg_quality=95, levels=4)
 

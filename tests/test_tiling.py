@@ -15,13 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fossilray.blank import find_content, units_with_content
-from fossilray.config import DetectorConfig, PassConfig, TilingConfig
-from fossilray.records import Boxes, Level, Rect, SlideInfo
-from fossilray.slide import open_slide
-from fossilray.synthetic.mirax import MiraxOptions, write_mirax
-from fossilray.tiling import LARGEST_WINDOW_PX, Sweep, Tile, plan_sweeps, read_tile, to_level0
-from fossilray.windows import WindowPlan, plan_windows, quarter
+from fossilray.core.config import DetectorConfig, PassConfig, TilingConfig
+from fossilray.core.records import Boxes, Level, Rect, SlideInfo
+from fossilray.processing.detection.foreground import find_content, units_with_content
+from fossilray.processing.detection.passes import (
+    LARGEST_WINDOW_PX,
+    Sweep,
+    Tile,
+    plan_sweeps,
+    read_tile,
+    to_level0,
+)
+from fossilray.processing.detection.windows import WindowPlan, plan_windows, quarter
+from fossilray.slides.slide import open_slide
+from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
 
 BACKGROUND = (226, 222, 219)
 

@@ -15,11 +15,11 @@ from test_worker import CLASSICAL, run_one
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.config import load_config
-from fossilray.errors import CatalogError, UsageError
-from fossilray.timeline import Timeline
-from fossilray.tracing import trace_slide
-from fossilray.watched_pool import WatchedPool
+from fossilray.core.chrome_trace import Timeline
+from fossilray.core.config import load_config
+from fossilray.core.errors import CatalogError, UsageError
+from fossilray.core.parallel_watched_pool import WatchedPool
+from fossilray.processing.trace import trace_slide
 
 NEEDED = {
     "X": {"name", "cat", "ph", "ts", "dur", "pid", "tid"},

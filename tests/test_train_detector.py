@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fossilray.config import DetectorConfig, PassConfig
-from fossilray.detect.loading import load_detector
-from fossilray.detect.weights_file import read_weights, save_weights
-from fossilray.learn.detector_data import make_composites, split_crops
-from fossilray.learn.detector_eval import (
+from fossilray.core.config import DetectorConfig, PassConfig
+from fossilray.core.records import Boxes
+from fossilray.models.detectors.load import load_detector
+from fossilray.models.detectors.weights_file import read_weights, save_weights
+from fossilray.synthetic.composites import Composite
+from fossilray.training.detector.data import make_composites, split_crops
+from fossilray.training.detector.evaluate import (
     Field,
     evaluate,
     figures_table,
@@ -21,14 +23,12 @@ from fossilray.learn.detector_eval import (
     paper_passes,
     single_pass,
 )
-from fossilray.learn.detector_training import (
+from fossilray.training.detector.train import (
     TrainingPlan,
     architecture,
     build_network,
     train_detector,
 )
-from fossilray.records import Boxes
-from fossilray.synthetic.composites import Composite
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,11 +14,11 @@ from test_loop import a_config, losses, train
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.config import StoreConfig, TrainConfig
-from fossilray.errors import UsageError
-from fossilray.learn.loop import TrainingProgress
-from fossilray.learn.training_place import TrainingPlace
-from fossilray.train_job import cpus_of_a_worker, run_training
+from fossilray.core.config import StoreConfig, TrainConfig
+from fossilray.core.errors import UsageError
+from fossilray.jobs.train import cpus_of_a_worker, run_training
+from fossilray.training.loop import TrainingProgress
+from fossilray.training.output_folder import TrainingPlace
 
 __all__ = ["s3_endpoint", "s3_run"]
 

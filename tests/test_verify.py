@@ -35,14 +35,14 @@ from rich.console import Console
 from run_fixtures import commit
 from small_run import COUNTS, start_run, write_small_run
 
-from fossilray.care.verify import UNREAD_IN_A_ROW, VerifyReport, render_verified, verify_run
-from fossilray.care.withdraw import withdraw_slides
-from fossilray.errors import RunMismatch, RunNotFound, StoreError, StoreUnreachable, UsageError
-from fossilray.records import CatalogRow
+from fossilray.core.errors import RunMismatch, RunNotFound, StoreError, StoreUnreachable, UsageError
+from fossilray.core.records import CatalogRow
 from fossilray.store import RunStore
-from fossilray.store.answers import AnswersRecord, AnswerStore
-from fossilray.store.objects_file import decode_objects
-from fossilray.store.shards import SHARD_ROWS
+from fossilray.store.arrays.sharding import SHARD_ROWS
+from fossilray.store.derived.derived_store import AnswersRecord, AnswerStore
+from fossilray.store.maintenance.retry_withdraw import withdraw_slides
+from fossilray.store.maintenance.verify import UNREAD_IN_A_ROW, VerifyReport, render_verified, verify_run
+from fossilray.store.run.objects_file import decode_objects
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +263,7 @@ def test_a_slide_committed_twice_is_not_withdrawn(run: RunStore) -> None:
 def test_a_run_whose_arrays_are_not_mounted_is_not_withdrawn(
     run: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fossilray.care.withdraw.ALWAYS_ALLOWED", 1)
+    monkeypatch.setattr("fossilray.store.maintenance.retry_withdraw.ALWAYS_ALLOWED", 1)
     run.files.delete("arrays")
     with pytest.raises(StoreError, match=r"4 of 4 slides .* not mounted"):
         withdraw_slides(run, verify_run(run).findings)
@@ -284,7 +284,7 @@ def test_a_slide_that_the_disk_refuses_is_named_and_a_store_that_refuses_all_sto
     monkeypatch.setattr(run.files, "read", refuse)
     assert kinds(verify_run(run, deep=True)) == {(SLIDE, "unread")}
     assert len(COUNTS) < UNREAD_IN_A_ROW
-    monkeypatch.setattr("fossilray.care.verify.UNREAD_IN_A_ROW", 1)
+    monkeypatch.setattr("fossilray.store.maintenance.verify.UNREAD_IN_A_ROW", 1)
     with pytest.raises(StoreError, match="in a row cannot be read"):
         verify_run(run, deep=True)
 

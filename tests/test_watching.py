@@ -14,12 +14,12 @@ from small_run import COUNTS, commit_slide, start_run, write_small_run
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.errors import StoreUnreachable
-from fossilray.progress import CommitAlarm
-from fossilray.records import Heartbeat, utc_now
-from fossilray.status import describe
+from fossilray.core.errors import StoreUnreachable
+from fossilray.core.records import Heartbeat, utc_now
+from fossilray.jobs.progress import CommitAlarm
+from fossilray.jobs.watch import alarm_of, watch_run
 from fossilray.store import RunStore
-from fossilray.watching import alarm_of, watch_run
+from fossilray.store.status import describe
 
 
 def finish_meanwhile(store: RunStore) -> Callable[[float], None]:

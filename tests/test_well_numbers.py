@@ -11,11 +11,11 @@ from scipy.optimize import minimize
 from scipy.stats import binomtest, hypergeom
 from synthetic_well import draw_calls, make_truth
 
-from fossilray.wells.confusion import Confusion
-from fossilray.wells.correlation import chord_distances, correlate
-from fossilray.wells.diversity import describe_diversity, fisher_alpha, rarefy, round_counts
-from fossilray.wells.intervals import Estimate, estimate_shares, unmix, wilson
-from fossilray.wells.zones import broken_stick, find_zones
+from fossilray.analysis.stratigraphy.confusion import Confusion
+from fossilray.analysis.stratigraphy.correlation import chord_distances, correlate
+from fossilray.analysis.stratigraphy.diversity import describe_diversity, fisher_alpha, rarefy, round_counts
+from fossilray.analysis.stratigraphy.intervals import Estimate, estimate_shares, unmix, wilson
+from fossilray.analysis.stratigraphy.zones import broken_stick, find_zones
 
 FEW = np.array([4, 3, 4, 0, 1, 0, 2])
 MANY = np.array([120, 55, 30, 11, 7, 3, 2, 1, 1, 0])

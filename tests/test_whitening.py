@@ -10,13 +10,13 @@ import timm
 import torch
 from drawn_crops import draw_folder
 
-from fossilray.config import EmbedderConfig
-from fossilray.config.training import TrainConfig
-from fossilray.embed.loading import load_embedder
-from fossilray.errors import UsageError
-from fossilray.learn.loop import Loop
-from fossilray.learn.training_data import open_sources
-from fossilray.learn.whitening import fit_whitening
+from fossilray.core.config import EmbedderConfig
+from fossilray.core.config.training import TrainConfig
+from fossilray.core.errors import UsageError
+from fossilray.models.backbones.load import load_embedder
+from fossilray.training.data import open_sources
+from fossilray.training.loop import Loop
+from fossilray.training.whitening import fit_whitening
 
 
 def shaken_vectors(*, crops: int = 300, views: int = 5) -> np.ndarray:

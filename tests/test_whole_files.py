@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fossilray.errors import FossilrayError, StoreError, UsageError
-from fossilray.whole_files import (
+from fossilray.core.errors import FossilrayError, StoreError, UsageError
+from fossilray.core.whole_files import (
     PART,
     make_folder,
     whole_file,
@@ -242,7 +242,7 @@ def test_a_folder_that_a_killed_writer_left_is_deleted_by_the_next_one(tmp_path:
 def test_no_module_but_those_named_opens_a_file_for_writing() -> None:
     found = {path.relative_to(PACKAGE).as_posix(): calls_that_write(path) for path in PACKAGE.rglob("*.py")}
     strays = {name: calls for name, calls in found.items() if calls and name not in WRITERS}
-    assert not strays, "write through fossilray.whole_files or the run's Files"
+    assert not strays, "write through fossilray.core.whole_files or the run's Files"
     assert not [name for name in WRITERS if not found[name]], "named, and writes nothing itself"
 
 

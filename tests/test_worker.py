@@ -12,14 +12,14 @@ import pytest
 import tifffile
 from slides_on_disk import DISC_PX, discs, write_slide
 
-from fossilray.config import RunConfig, load_config
-from fossilray.in_parts import batches
-from fossilray.objects_table import outward_px
-from fossilray.records import OBJECTS_SCHEMA, CatalogRow, Outcome
+from fossilray.core.config import RunConfig, load_config
+from fossilray.core.parallel import batches
+from fossilray.core.records import OBJECTS_SCHEMA, CatalogRow, Outcome
+from fossilray.processing.crops.objects_table import outward_px
+from fossilray.processing.worker import SlideWorker
 from fossilray.store import RunStore
-from fossilray.store.arrays import open_arrays
-from fossilray.store.run_record import describe_run
-from fossilray.worker import SlideWorker
+from fossilray.store.arrays.group import open_arrays
+from fossilray.store.run.run_record import describe_run
 
 CLASSICAL = ("detector.kind=classical", "detector.classical.min_area_um2=100")
 
@@ -178,7 +178,7 @@ def test_an_exception_of_any_class_is_the_slides_failure_with_its_traceback(
     assert failure.message.startswith(message)
     assert len(failure.message) <= 2_000
     assert failure.place is not None
-    assert failure.place.startswith("fossilray/cutting.py:")
+    assert failure.place.startswith("fossilray/processing/crops/extract.py:")
     assert failure.traceback is not None
     assert "Failing" not in failure.message
     assert "in embed" in failure.traceback
@@ -232,7 +232,7 @@ def test_lossless_letterboxed_crops_are_stored_as_cut(slide: Path, tmp_path: Pat
 
 
 def test_boxes_grow_to_whole_pixels_inside_the_scanned_area(slide: Path) -> None:
-    from fossilray.slide import open_slide
+    from fossilray.slides.slide import open_slide
 
     with open_slide(slide) as opened:
         bounds = opened.info.bounds

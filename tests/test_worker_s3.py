@@ -12,12 +12,12 @@ from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from remote_slides import upload
 from slides_on_disk import write_slide
 
-from fossilray.catalog import find_slides
-from fossilray.config import RunConfig, StoreConfig, load_config
-from fossilray.records import CatalogRow
+from fossilray.core.config import RunConfig, StoreConfig, load_config
+from fossilray.core.records import CatalogRow
+from fossilray.processing.worker import SlideWorker
+from fossilray.slides.catalog import find_slides
 from fossilray.store import RunStore
-from fossilray.store.run_record import describe_run
-from fossilray.worker import SlideWorker
+from fossilray.store.run.run_record import describe_run
 
 CLASSICAL = (
     "detector.kind=classical",

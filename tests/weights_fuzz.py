@@ -137,14 +137,14 @@ def make_sound(folder: Path) -> dict[str, Callable[[random.Random], bytes]]:  # 
     import torch
     from small_network import SMALL, build, meta
 
-    from fossilray.config.training import TrainConfig
-    from fossilray.detect.weights_file import save_weights
-    from fossilray.embed.backbone_file import BackboneMeta, save_backbone
-    from fossilray.learn.heads import save_head
-    from fossilray.learn.heads.head import BackboneOf
-    from fossilray.learn.heads.training import train_head
-    from fossilray.learn.training_checkpoint import Position, save_checkpoint
-    from fossilray.similar.coder import Coder, unit
+    from fossilray.analysis.search.quantizer import Coder, unit
+    from fossilray.core.config.training import TrainConfig
+    from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
+    from fossilray.models.detectors.weights_file import save_weights
+    from fossilray.models.heads import save_head
+    from fossilray.models.heads.fit import train_head
+    from fossilray.models.heads.head import BackboneOf
+    from fossilray.training.checkpoint import Position, save_checkpoint
 
     network = build(SMALL)
     save_weights(folder / "detector.safetensors", state_dict=network.state_dict(), meta=meta())
@@ -259,19 +259,19 @@ def saved(held: Any) -> bytes:
 
 
 def training_config() -> Any:
-    from fossilray.config.training import TrainConfig
+    from fossilray.core.config.training import TrainConfig
 
     return TrainConfig(method="dino", arch="resnet18", init="scratch", data={"sources": ["crops"]})
 
 
 def load(path: Path) -> object:
     """What the program does with a file of this name."""
-    from fossilray.config import DetectorConfig, EmbedderConfig
-    from fossilray.detect.loading import load_detector
-    from fossilray.embed.loading import load_network
-    from fossilray.learn.heads import load_head
-    from fossilray.learn.training_checkpoint import load_checkpoint
-    from fossilray.similar.coder import Coder
+    from fossilray.analysis.search.quantizer import Coder
+    from fossilray.core.config import DetectorConfig, EmbedderConfig
+    from fossilray.models.backbones.load import load_network
+    from fossilray.models.detectors.load import load_detector
+    from fossilray.models.heads import load_head
+    from fossilray.training.checkpoint import load_checkpoint
 
     if path.name.startswith("detector"):
         return load_detector(DetectorConfig(weights=str(path)), device="cpu")
@@ -290,7 +290,7 @@ def load(path: Path) -> object:
 
 
 def outcome(path: Path) -> str:
-    from fossilray.errors import FossilrayError
+    from fossilray.core.errors import FossilrayError
 
     try:
         load(path)

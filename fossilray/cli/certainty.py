@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fossilray.cli.shared import (
+from fossilray.cli.options import (
     ConfigOption,
     RunArgument,
     SetOption,
@@ -46,9 +46,9 @@ def calls(
     set_: SetOption = None,
 ) -> None:
     """Say up to which entropy to keep calls so that few are wrong, and what that leaves of each genus."""
-    from fossilray.certainty.calls import keep_calls
-    from fossilray.tables import write_table
-    from fossilray.text_table import print_table
+    from fossilray.analysis.discovery.confident_calls import keep_calls
+    from fossilray.core.text import write_table
+    from fossilray.render.text_table import print_table
 
     found = keep_calls(open_store(run, config, set_), head=head, wrong_share=wrong, novelty_p=novelty_p)
     if out_file is None:
@@ -97,11 +97,11 @@ def discover(
     """Sort what is like no label into clusters, with sheets and counts by well and depth: genera nobody labelled?"""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from fossilray.certainty.discovery import discover as look
-    from fossilray.certainty.novel_objects import NovelObjects
-    from fossilray.kept_places import refuse_inside
-    from fossilray.learn.curation_objects import slides_with_objects
-    from fossilray.learn.heads import load_head
+    from fossilray.analysis.discovery.discover import discover as look
+    from fossilray.analysis.discovery.novel_objects import NovelObjects
+    from fossilray.core.kept_places import refuse_inside
+    from fossilray.models.heads import load_head
+    from fossilray.training.curation.sample import slides_with_objects
 
     store = open_store(run, config, set_)
     refuse_inside(out_file, [store.files.url])

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, open_store, out, outside_runs
-from fossilray.errors import UsageError
+from fossilray.cli.options import ConfigOption, RunArgument, SetOption, open_store, out, outside_runs
+from fossilray.core.errors import UsageError
 
 RankName = Literal["species", "genus", "group"]
 OrderName = Literal["last-occurrence", "first-occurrence", "abundance", "name"]
@@ -77,12 +77,12 @@ def chart(
     set_: SetOption = None,
 ) -> None:
     """Draw a well's range chart: taxa against depth with intervals, diversity, zones, a match with another well."""
-    from fossilray.wells.charting import ChartOptions, chart_well
-    from fossilray.wells.confusion import read_confusion
-    from fossilray.wells.matching import match_wells
-    from fossilray.wells.page import tell_findings, write_chart
-    from fossilray.wells.samples import read_depths
-    from fossilray.wells.taxonomy import read_taxonomy
+    from fossilray.analysis.stratigraphy.chart import ChartOptions, chart_well
+    from fossilray.analysis.stratigraphy.confusion import read_confusion
+    from fossilray.analysis.stratigraphy.match import match_wells
+    from fossilray.analysis.stratigraphy.page import tell_findings, write_chart
+    from fossilray.analysis.stratigraphy.samples import read_depths
+    from fossilray.analysis.stratigraphy.taxonomy import read_taxonomy
 
     if confusion is not None and not correction:
         raise UsageError("--confusion and --raw-counts contradict each other; give one of them")

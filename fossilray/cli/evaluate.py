@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fossilray.cli.evaluate_supervised import SupervisedOptions
-from fossilray.cli.shared import ConfigOption, SetOption, err, open_store, out, outside_runs
-from fossilray.text_table import Column, TextTable
+from fossilray.cli.evaluate_trained import SupervisedOptions
+from fossilray.cli.options import ConfigOption, SetOption, err, open_store, out, outside_runs
+from fossilray.render.text_table import Column, TextTable
 
 if TYPE_CHECKING:
-    from fossilray.learn.backbones import Described
-    from fossilray.learn.labelled import LabelFindings, LabelledSet
+    from fossilray.labels.embed import Described
+    from fossilray.labels.load import LabelFindings, LabelledSet
 
 HeadName = Literal["knn", "logistic", "linear", "svm", "mlp"]
 ProtocolName = Literal["martinsen2024", "scampi", "karaderi2021", "liu2022", "certainty"]
@@ -80,9 +80,9 @@ def classify_train(
     set_: SetOption = None,
 ) -> None:
     """Teach a classifier on labelled crops, and say how it does on crops left out; `classify run` labels a run."""
-    from fossilray.certainty.of_head import told_certainty
-    from fossilray.learn.head_training import train_and_judge
-    from fossilray.learn.heads import head_digest, save_head
+    from fossilray.models.heads import head_digest, save_head
+    from fossilray.models.heads.uncertainty import told_certainty
+    from fossilray.training.heads import train_and_judge
 
     labelled = _load(labels, run, config, set_)
     described = _describe(labelled, backbone, input_px=input_px, seed=seed)
@@ -215,7 +215,7 @@ def evaluate(
                 told=told,
             )
         elif protocol == "certainty":
-            from fossilray.certainty.evaluation import evaluate_certainty
+            from fossilray.evaluation.certainty_report import evaluate_certainty
 
             assert described is not None, "this protocol trains no network"
             found = evaluate_certainty(
@@ -230,7 +230,7 @@ def evaluate(
                 told=told,
             )
         else:
-            from fossilray.learn.protocols.evaluation import evaluate_backbone
+            from fossilray.evaluation.evaluate import evaluate_backbone
 
             assert described is not None, "these protocols train nothing"
             found = evaluate_backbone(
@@ -255,14 +255,14 @@ def evaluate(
 
 
 def _load(labels: Path, run: str | None, config: str | None, set_: list[str] | None) -> LabelledSet:
-    from fossilray.learn.labelled import load_labels
+    from fossilray.labels.load import load_labels
 
     with _saying("labels"):
         return load_labels(labels, run=None if run is None else open_store(run, config, set_))
 
 
 def _describe(labelled: LabelledSet, backbone: str, *, input_px: int | None, seed: int) -> Described:
-    from fossilray.learn.backbones import describe_labelled
+    from fossilray.labels.embed import describe_labelled
 
     with _saying("vectors"):
         return describe_labelled(labelled, backbone, input_px=input_px, seed=seed)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, SetOption, err, open_store, out, outside_runs
+from fossilray.cli.options import ConfigOption, SetOption, err, open_store, out, outside_runs
 
 if TYPE_CHECKING:
-    from fossilray.explain.material import Material
+    from fossilray.analysis.explain.crops import Material
 
 
 def explain(
@@ -56,12 +56,12 @@ def explain(
     set_: SetOption = None,
 ) -> None:
     """Show why a head names crops as it does: maps of what spoke for a genus, on a sheet."""
-    from fossilray.errors import UsageError
-    from fossilray.explain.choosing import choose_confused, choose_given, choose_uncertain
-    from fossilray.explain.maps import explain_cases, methods_for, predict
-    from fossilray.explain.opened import name_score, open_backbone
-    from fossilray.explain.sheet import check_ending, show_cases, write_sheet
-    from fossilray.learn.heads.head_file import load_head
+    from fossilray.analysis.explain.maps import explain_cases, methods_for, predict
+    from fossilray.analysis.explain.open_backbone import name_score, open_backbone
+    from fossilray.analysis.explain.selection import choose_confused, choose_given, choose_uncertain
+    from fossilray.analysis.explain.sheet import check_ending, show_cases, write_sheet
+    from fossilray.core.errors import UsageError
+    from fossilray.models.heads.head_file import load_head
 
     check_ending(out_file)
     if sum((least_certain, confused is not None, genus is not None)) > 1:
@@ -113,16 +113,16 @@ def _material(
     config: str | None,
     set_: list[str] | None,
 ) -> Material:
-    from fossilray.errors import UsageError
-    from fossilray.explain.material import (
+    from fossilray.analysis.explain.crops import (
         is_letterboxed,
         material_of_folder,
         material_of_labels,
         material_of_run,
     )
-    from fossilray.learn.heads.head_file import head_digest
-    from fossilray.learn.labelled import load_labels
-    from fossilray.query import parse_object
+    from fossilray.core.errors import UsageError
+    from fossilray.labels.load import load_labels
+    from fossilray.models.heads.head_file import head_digest
+    from fossilray.store.query.connection import parse_object
 
     if (objects or where) and (run is None or crops or labels):
         raise UsageError("--object and --where choose objects of --run; leave out --crops and --labels")

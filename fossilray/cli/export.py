@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, open_store, out, outside_runs
-from fossilray.tables import counted
+from fossilray.cli.options import ConfigOption, RunArgument, SetOption, open_store, out, outside_runs
+from fossilray.core.text import counted
 
 ExportForm = Literal["geojson", "csv", "coco", "yolo", "imagefolder", "anndata", "vectors"]
 SplitOption = Literal["auto", "well", "slide"]
@@ -38,7 +38,7 @@ def crops(
     set_: SetOption = None,
 ) -> None:
     """Write matching crops as image files."""
-    from fossilray.export import save_crops
+    from fossilray.analysis.export.boxes import save_crops
 
     count = save_crops(open_store(run, config, set_), where=where, out=out_dir, limit=limit, square=square)
     _print(f"{counted(count, 'crop')} -> {out_dir}")
@@ -104,14 +104,14 @@ def export(
     set_: SetOption = None,
 ) -> None:
     """Write objects for other programs: boxes, images to train on, or vectors."""
-    from fossilray.errors import UsageError
-    from fossilray.export import export_objects
-    from fossilray.export_anndata import export_anndata
-    from fossilray.export_coco import export_coco
-    from fossilray.export_folder import export_image_folder
-    from fossilray.export_tiles import TileOptions
-    from fossilray.export_vectors import export_vectors
-    from fossilray.export_yolo import export_yolo
+    from fossilray.analysis.export.anndata import export_anndata
+    from fossilray.analysis.export.boxes import export_objects
+    from fossilray.analysis.export.coco import export_coco
+    from fossilray.analysis.export.image_folder import export_image_folder
+    from fossilray.analysis.export.tiles import TileOptions
+    from fossilray.analysis.export.vectors import export_vectors
+    from fossilray.analysis.export.yolo import export_yolo
+    from fossilray.core.errors import UsageError
 
     _refuse_strangers(
         form,
@@ -186,7 +186,7 @@ def export(
 
 
 def _refuse_strangers(form: ExportForm, given: dict[str, object]) -> None:
-    from fossilray.errors import UsageError
+    from fossilray.core.errors import UsageError
 
     for option, value in given.items():
         forms = _FORMS_OF_OPTION[option]

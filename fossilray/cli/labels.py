@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, RunArgument, SetOption, err, open_store, out, outside_runs
-from fossilray.text_table import Column, TextTable
+from fossilray.cli.options import ConfigOption, RunArgument, SetOption, err, open_store, out, outside_runs
+from fossilray.render.text_table import Column, TextTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fossilray.labelling.label_set import Conflict
+    from fossilray.labels.label_set import Conflict
 
 StrategyName = Literal["mixed", "badge", "uncertain", "far", "typical", "random"]
 
@@ -57,8 +57,8 @@ def suggest(
     set_: SetOption = None,
 ) -> None:
     """Choose what to label next, evenly from all wells: images to sort into folders, and a table to fill in."""
-    from fossilray.labelling.suggesting import suggest as choose
-    from fossilray.learn.heads import load_head
+    from fossilray.labels.suggest.suggest import suggest as choose
+    from fossilray.models.heads import load_head
 
     store = open_store(run, config, set_)
     with err.status("choosing …"):
@@ -110,7 +110,7 @@ def import_labels(
     set_: SetOption = None,
 ) -> None:
     """Take labels into a label set as a new round; all or nothing, and objects under two names are shown."""
-    from fossilray.labelling.importing import import_labels as take
+    from fossilray.labels.importing import import_labels as take
 
     store = open_store(run, config, set_)
     with err.status("labels …"):
@@ -147,8 +147,8 @@ def show(
     """Say what a label set holds: rounds, genera, and objects under two names."""
     from collections import Counter
 
-    from fossilray.labelling.label_set import LabelSet
-    from fossilray.labelling.standing import write_standing
+    from fossilray.labels.current import write_standing
+    from fossilray.labels.label_set import LabelSet
 
     book = LabelSet.open(labels)
     said = book.labels(version=version)

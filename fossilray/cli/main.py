@@ -7,28 +7,19 @@ import sys
 import typer
 from rich.markup import escape
 
-from fossilray.cli import (
-    about,
-    answers,
-    care,
-    certainty,
-    chart,
-    curate,
-    evaluate,
-    explain,
-    export,
-    labels,
-    learn,
-    look,
-    plan,
-    similar,
-    submit,
-    trace,
-    work,
-)
-from fossilray.cli.shared import CommandGroup, err
-from fossilray.errors import FossilrayError
-from fossilray.tables import printable
+from fossilray.cli import certainty, chart, evaluate, explain, export, labels, similar, submit
+from fossilray.cli import doctor as about
+from fossilray.cli import estimate as plan
+from fossilray.cli import inference as answers
+from fossilray.cli import maintain as care
+from fossilray.cli import process as trace
+from fossilray.cli import process_work as work
+from fossilray.cli import results as look
+from fossilray.cli import train as curate
+from fossilray.cli import train_learn as learn
+from fossilray.cli.options import CommandGroup, err
+from fossilray.core.errors import FossilrayError
+from fossilray.core.text import printable
 
 app = typer.Typer(
     name="fossilray",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fossilray.cli.shared import (
+from fossilray.cli.options import (
     ClusterOption,
     ConfigOption,
     SetOption,
@@ -23,7 +23,7 @@ from fossilray.cli.shared import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from fossilray.similar.search import SearchIndex
+    from fossilray.analysis.search.search import SearchIndex
 
 TableForm = Literal["table", "csv", "json", "parquet"]
 IndexArgument = Annotated[
@@ -73,9 +73,9 @@ def build(
     address: ClusterOption = "local",
 ) -> None:
     """Index the vectors of runs, so that look-alikes are found; again, to add what was committed since."""
-    from fossilray.index_job import build_index
-    from fossilray.progress import choose_display
-    from fossilray.similar.planning import IndexSettings
+    from fossilray.analysis.search.plan import IndexSettings
+    from fossilray.jobs.index import build_index
+    from fossilray.jobs.progress import choose_display
 
     result = build_index(
         runs,
@@ -94,9 +94,9 @@ def build(
 
 def status(index: IndexArgument, config: ConfigOption = None, set_: SetOption = None) -> None:
     """What an index holds, how it was made, and what its runs hold that it lacks."""
-    from fossilray.similar.search import SearchIndex
-    from fossilray.similar.sources import told
-    from fossilray.tables import format_bytes
+    from fossilray.analysis.search.search import SearchIndex
+    from fossilray.analysis.search.vectors_of_runs import told
+    from fossilray.core.text import format_bytes
 
     found = SearchIndex.open(index, settings(config, set_).store)
     record, shards = found.record, found.shards
@@ -130,8 +130,8 @@ def duplicates(
     """List objects that look the same on two slides: the same fossil in overlapping scans, a slide scanned twice."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from fossilray.similar.duplicates import find_duplicates, pairs_table
-    from fossilray.similar.search import SearchIndex
+    from fossilray.analysis.search.duplicates import find_duplicates, pairs_table
+    from fossilray.analysis.search.search import SearchIndex
 
     found = SearchIndex.open(index, settings(config, set_).store)
     _warn(found)
@@ -195,17 +195,17 @@ def similar(
     set_: SetOption = None,
 ) -> None:
     """Find the objects of an archive that look most like a fossil: an image, an object, or a folder of crops."""
-    from fossilray.errors import UsageError
-    from fossilray.query import parse_object
-    from fossilray.similar.asking import (
+    from fossilray.analysis.search.filters import allow_where, describe_hits
+    from fossilray.analysis.search.queries import (
         answer,
         ask_by_images,
         ask_by_objects,
         images_below,
     )
-    from fossilray.similar.filters import allow_where, describe_hits
-    from fossilray.similar.search import SearchIndex
-    from fossilray.similar.sheet import gather, write_sheet
+    from fossilray.analysis.search.search import SearchIndex
+    from fossilray.analysis.search.sheet import gather, write_sheet
+    from fossilray.core.errors import UsageError
+    from fossilray.store.query.connection import parse_object
 
     if sum(map(bool, (image, object_, crops))) != 1:
         raise UsageError("say what to look for by one of --image FILE, --object SLIDE:ID and --crops DIR")
@@ -242,14 +242,14 @@ def similar(
 
 def _warn(found: SearchIndex) -> None:
     """Say on standard error what cannot be found."""
-    from fossilray.tables import printable
+    from fossilray.core.text import printable
 
     if str(found.freshness):
         err.print(f"note: {printable(str(found.freshness))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _form(form: TableForm | None, out_file: Path | None) -> TableForm:
-    from fossilray.errors import UsageError
+    from fossilray.core.errors import UsageError
 
     if form is not None or out_file is None:
         return form or "table"
@@ -262,8 +262,8 @@ def _form(form: TableForm | None, out_file: Path | None) -> TableForm:
 
 
 def _give(table: pa.Table, form: TableForm | None, out_file: Path | None) -> None:
-    from fossilray.tables import write_table
-    from fossilray.text_table import print_table
+    from fossilray.core.text import write_table
+    from fossilray.render.text_table import print_table
 
     form = _form(form, out_file)
     if form == "table" and out_file is None:

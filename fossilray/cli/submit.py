@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fossilray.cli.shared import ConfigOption, SetOption, SingleWriterOption, err, out
-from fossilray.errors import ConfigError
-from fossilray.tables import printable
-from fossilray.text_table import Column, TextTable
+from fossilray.cli.options import ConfigOption, SetOption, SingleWriterOption, err, out
+from fossilray.core.errors import ConfigError
+from fossilray.core.text import printable
+from fossilray.render.text_table import Column, TextTable
 
 if TYPE_CHECKING:
-    from fossilray.submission import Job, JobServer
+    from fossilray.jobs.submission import Job, JobServer
 
 AddressOption = Annotated[
     str,
@@ -100,7 +100,7 @@ def submit(
     ] = "python",
 ) -> None:
     """Run `fossilray process` as a job of a running Ray cluster; the same command resumes once a job has ended."""
-    from fossilray.submission import DriverNeeds, JobServer, Runtime, plan_job
+    from fossilray.jobs.submission import DriverNeeds, JobServer, Runtime, plan_job
 
     request = plan_job(
         slides,
@@ -136,7 +136,7 @@ def submit(
 
 def list_jobs(address: AddressOption = HERE) -> None:
     """List every job that was submitted to the cluster since it was started, oldest first."""
-    from fossilray.submission import JobServer
+    from fossilray.jobs.submission import JobServer
 
     jobs = JobServer(address).jobs()
     if not jobs:
@@ -159,7 +159,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """How a job fares on its cluster; how far its run is, `fossilray status RUN` knows."""
-    from fossilray.submission import JobServer
+    from fossilray.jobs.submission import JobServer
 
     found = JobServer(address).find(job)
     facts = {
@@ -189,7 +189,7 @@ def logs(
     ] = False,
 ) -> None:
     """Show what a job has written."""
-    from fossilray.submission import JobServer
+    from fossilray.jobs.submission import JobServer
 
     server = JobServer(address)
     name = server.find(job).name
@@ -207,7 +207,7 @@ def stop(
     ] = True,
 ) -> None:
     """Ask a job to end the slides in flight and stop; what it committed stays, the same submission goes on."""
-    from fossilray.submission import JobServer
+    from fossilray.jobs.submission import JobServer
 
     server = JobServer(address)
     name = server.find(job).name
@@ -252,8 +252,8 @@ def _clock(moment: datetime | None) -> str:
 
 
 def _read_environment(path: Path | None) -> dict[str, Any]:
-    from fossilray.formats import FileRole
-    from fossilray.formats.yaml_text import parse_yaml
+    from fossilray.core.formats import FileRole
+    from fossilray.core.formats.yaml_text import parse_yaml
 
     if path is None:
         return {}

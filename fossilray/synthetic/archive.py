@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fossilray import __version__
-from fossilray.errors import ConfigError, WorkerError
-from fossilray.records import TRUTH_SCHEMA
-from fossilray.slide_names import slide_id_for
+from fossilray.core.errors import ConfigError, WorkerError
+from fossilray.core.records import TRUTH_SCHEMA
+from fossilray.core.slide_names import slide_id_for
+from fossilray.core.whole_files import cannot_write, whole_file, write_whole
 from fossilray.synthetic.assemblage import Column, Sample
-from fossilray.synthetic.mirax import MiraxOptions, write_mirax
 from fossilray.synthetic.scene import Scene
-from fossilray.synthetic.tiff import TiffOptions, write_pyramidal_tiff
-from fossilray.whole_files import cannot_write, whole_file, write_whole
+from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
+from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff
 
 TRUTH_FILE = "truth.parquet"
 ARCHIVE_MPP = 0.25

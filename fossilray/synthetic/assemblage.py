@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.synthetic.palynomorphs import KINDS, typical_size_um
+from fossilray.synthetic.painters.palynomorphs import KINDS, typical_size_um
 
 _SLIDES_PER_WELL = 40
 _SHALLOWEST_M, _DEEPEST_M = 1_600.0, 3_400.0

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.synthetic import camera
 from fossilray.synthetic.crop_library import CropLibrary, Cutout
-from fossilray.synthetic.palynomorphs import KINDS, paint, typical_size_um
+from fossilray.synthetic.painters.palynomorphs import KINDS, paint, typical_size_um
+from fossilray.synthetic.scanner import camera
 
 SMALLEST_PX = 5.0
 """Longest side of the smallest particle that bears a label."""

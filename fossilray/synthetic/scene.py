@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.records import Rect
+from fossilray.core.records import Rect
 from fossilray.synthetic.assemblage import Assemblage, draw_size_um
-from fossilray.synthetic.backdrop import BLOCK_PX, Backdrop
-from fossilray.synthetic.palynomorphs import KINDS
-from fossilray.synthetic.placing import CoverGlass, Field, Placement, lay_out
-from fossilray.synthetic.specimens import MOST_DIFFERENT, Optics, Specimen, paint_specimen
+from fossilray.synthetic.painted_specimens import MOST_DIFFERENT, Optics, Specimen, paint_specimen
+from fossilray.synthetic.painters.palynomorphs import KINDS
+from fossilray.synthetic.placement import CoverGlass, Field, Placement, lay_out
+from fossilray.synthetic.scanner.backdrop import BLOCK_PX, Backdrop
 
 SMALLEST_UM = 5.0
 """Longest side of the smallest object that the truth names."""

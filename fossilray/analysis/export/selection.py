@@ -1,0 +1,180 @@
+"""The objects that an export writes, slide by slide, in one frame: what all formats share.
+
+Boxes are level-0 pixels of OpenSlide's frame, as in Parquet. Runs of earlier versions hold boxes that reach beyond the
+scanned area; every export cuts them off at its edge, and counts them.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fossilray.core.errors import UsageError
+from fossilray.core.records import SlideSummary
+from fossilray.store import RunStore
+from fossilray.store.derived.listing import ListedAnswers, choose_fitting
+from fossilray.store.query.connection import connect, fetch, objects_where, show_objects
+from fossilray.store.run.layout import check_slide_id
+
+SAVED_JPEG_QUALITY = 95
+"""Of crops and tiles saved as files: above the store's own 90, so that saving costs nothing that can be seen."""
+
+CORNERS = ("x_min", "y_min", "x_max", "y_max")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote."""
+
+    objects: int
+    clipped: int = 0
+    """Objects whose box reached beyond the scanned area."""
+    without_pixels: int = 0
+    """Objects left out because no level of the slide could be read there: they have no vector."""
+    without_genus: int = 0
+    """Objects left out because the predictions name no genus for them."""
+
+
+@dataclass(frozen=True)
+class SlideObjects:
+    """One slide's chosen objects."""
+
+    summary: SlideSummary
+    table: pa.Table
+    """Columns of `objects`, boxes inside the scanned area."""
+    stored: pa.Table
+    """The same rows as the run holds them: what their crops show."""
+    clipped: int
+    """Rows whose box differs between the two."""
+
+
+class ObjectSelection:
+    """The objects of a run, or of one slide of it, that meet a condition; one slide in memory at a time.
+
+    where: SQL condition on `objects`. head: name of predictions that stand beside the objects' own columns.
+
+    Raises:
+        QueryError: DuckDB refuses the condition.
+        UsageError: the slide is not in the run.
+        RunNotFound: the run has no predictions of this name.
+    """
+
+    def __init__(
+        self, store: RunStore, *, where: str | None = None, slide: str | None = None, head: str | None = None
+    ) -> None:
+        self.store = store
+        self.slides = choose_slides(store, slide)
+        self._where = where
+        self._genera = None if head is None else choose_fitting(store, head, self.slides)
+        self._con = connect(store, sql=where or "")
+        # A wrong condition must be refused even if there is no slide, and before any file is begun.
+        show_objects(self._con, store, {}, genera=self._genera)
+        self.columns: tuple[str, ...] = tuple(
+            fetch(self._con, f"{objects_where(where)} LIMIT 0").column_names
+        )
+        self._files = store.committed_files()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes of the head that gave the predictions, in its order; none without predictions."""
+        return _classes_of(self._genera)
+
+    def __iter__(self) -> Iterator[SlideObjects]:
+        for summary in self.slides:
+            yield self.read(summary)
+
+    def read(self, summary: SlideSummary) -> SlideObjects:
+        """The chosen objects of one slide."""
+        self._show(summary)
+        stored = fetch(self._con, objects_where(self._where))
+        table, clipped = clip_to_scan(stored, summary)
+        return SlideObjects(summary, table, stored, clipped)
+
+    def all_boxes(self, summary: SlideSummary) -> NDArray[np.int64]:
+        """Boxes (n, 4) of all objects of one slide, chosen or not, inside the scanned area."""
+        self._show(summary)
+        table, _ = clip_to_scan(fetch(self._con, f"SELECT {', '.join(CORNERS)} FROM objects"), summary)
+        return corners_of(table)
+
+    def _show(self, summary: SlideSummary) -> None:
+        # A compacted dataset has no file for a slide without objects.
+        file = {one: self._files[one] for one in (summary.slide_id,) if one in self._files}
+        show_objects(self._con, self.store, file, genera=self._genera)
+
+
+def choose_slides(store: RunStore, slide: str | None) -> list[SlideSummary]:
+    """All committed slides, or one.
+
+    Raises:
+        UsageError: it is not in the run.
+    """
+    summaries = store.summaries()
+    if slide is None:
+        return summaries
+    chosen = [summary for summary in summaries if summary.slide_id == slide]
+    if not chosen:
+        raise UsageError(f"{slide} is not a committed slide of {store.url}; `fossilray query` lists slide_id")
+    return chosen
+
+
+def clip_to_scan(table: pa.Table, summary: SlideSummary) -> tuple[pa.Table, int]:
+    """The objects with boxes inside the slide's bounds, and how many boxes were cut.
+
+    Sizes follow the box; a box is at least one pixel wide and high, so that no object is lost.
+    """
+    corners = corners_of(table)
+    first = np.array([summary.bounds_x, summary.bounds_y])
+    last = first + np.maximum([summary.bounds_width, summary.bounds_height], 1)
+    low = corners[:, :2].clip(first, last - 1)
+    inside = np.hstack([low, corners[:, 2:].clip(low + 1, last)])
+    cut = (inside != corners).any(axis=1)
+    if not cut.any():
+        return table, 0
+    share = (inside[:, 2:] - inside[:, :2]) / np.maximum(corners[:, 2:] - corners[:, :2], 1)
+    changed: dict[str, NDArray[np.generic]] = {name: inside[:, axis] for axis, name in enumerate(CORNERS)}
+    for name, factor in (
+        ("width_um", share[:, 0]),
+        ("height_um", share[:, 1]),
+        ("area_um2", share.prod(axis=1)),
+    ):
+        if name in table.column_names:
+            changed[name] = np.where(cut, table[name].to_numpy() * factor, table[name].to_numpy())
+    if "touches_edge" in table.column_names:
+        changed["touches_edge"] = table["touches_edge"].to_numpy(zero_copy_only=False) | cut
+    for name, values in changed.items():
+        place = table.schema.get_field_index(name)
+        field = table.schema.field(place)
+        table = table.set_column(place, field, pa.array(values).cast(field.type))
+    return table, int(cut.sum())
+
+
+def corners_of(table: pa.Table) -> NDArray[np.int64]:
+    """x_min, y_min, x_max, y_max (n, 4) of a result's rows."""
+    return np.stack([table[name].to_numpy() for name in CORNERS], axis=1).astype(np.int64)
+
+
+def file_stems(slide_ids: Iterable[str]) -> dict[str, str]:
+    """How the file names of each slide begin: with its slide_id, and no two alike where case does not count.
+
+    Raises:
+        CatalogError: a slide_id is not safe as a file name.
+    """
+    stems: dict[str, str] = {}
+    taken: set[str] = set()
+    for slide_id in sorted(slide_ids):
+        stem, number = check_slide_id(slide_id), 2
+        # Windows and macOS take A17 and a17 for one file; `~` is in no slide_id.
+        while (folded := unicodedata.normalize("NFC", stem).casefold()) in taken:
+            stem, number = f"{slide_id}~{number}", number + 1
+        taken.add(folded)
+        stems[slide_id] = stem
+    return stems
+
+
+def _classes_of(genera: ListedAnswers | None) -> tuple[str, ...]:
+    return () if genera is None else tuple((genera.answers.record.head or {}).get("classes", ()))

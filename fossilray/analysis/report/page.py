@@ -1,0 +1,282 @@
+"""One self-contained HTML page about a run: figures, pictures, depths, losses, provenance. No network, no script."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from fossilray.analysis.report.contact_sheets import (
+    Fit,
+    draw_look_alikes,
+    jpeg_uri,
+    make_contact_sheets,
+    to_uri,
+)
+from fossilray.analysis.report.figures import draw_depth_chart, draw_distributions
+from fossilray.analysis.report.genera import show_genera
+from fossilray.analysis.report.statistics import (
+    MOST_WELLS,
+    WellChart,
+    add_up,
+    ask_examples,
+    by_depth,
+    chart_wells,
+    choose_sample,
+    measure_distributions,
+    shorten,
+    thin_out,
+    write_headline,
+)
+from fossilray.core.errors import StoreError, StoreUnreachable
+from fossilray.core.formats.images import decode_image
+from fossilray.core.records import SLIDES_SCHEMA, Failure, Image, SlideSummary
+from fossilray.core.text import format_cell, printable
+from fossilray.core.whole_files import whole_text
+from fossilray.render.html import open_templates
+from fossilray.render.slide_overview import LEGEND_PX, SIZE_CLASSES
+from fossilray.store import RunStore
+from fossilray.store.cost import add_up_spending, tell_spending
+from fossilray.store.dataset.dataset_store import arrays_store
+from fossilray.store.derived.derived_store import answers_in
+from fossilray.store.derived.listing import ListedAnswers, choose_fitting
+from fossilray.store.files.parquet_rows import to_table
+from fossilray.store.query.connection import connect, show_objects
+from fossilray.store.run.layout import picture_path
+from fossilray.store.run.roles import picture as picture_file
+from fossilray.store.run.slide_states import read_states
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+MOST_LISTED_SLIDES = 200
+MOST_LISTED_FAILURES = 60
+LARGE_PICTURES = 6
+
+_SMALL_PX = 260
+_MOST_PICTURE_PX = 64_000_000
+_LARGE_BYTES = 600_000  # a larger picture is encoded again, coarser
+_STAGES = ("fetch", "open", "detect", "merge", "crops", "embed", "write")
+
+
+@dataclass(frozen=True)
+class ShownSlide:
+    """A committed slide as the page shows it."""
+
+    summary: SlideSummary
+    name: str
+    per_mm2: float
+    small_uri: str | None
+    large_uri: str | None
+
+
+@dataclass(frozen=True)
+class ShownWell:
+    """A well's chart as SVG."""
+
+    chart: WellChart
+    svg: str
+
+
+def write_report(store: RunStore, out: Path, *, head: str | None = None, now: datetime | None = None) -> Path:
+    """Write the page about a run to one file, and say where it is.
+
+    What is shown of objects comes from a bounded sample of slides when there are very many; the page says so.
+    head: the name of the predictions to show; None: the newest, if there are any.
+
+    Raises:
+        RunNotFound: there is no run at this place, or it has no predictions of this name.
+        StoreError: the run or the predictions are damaged.
+        UsageError: the file cannot be written.
+    """
+    # The file is begun first, so that a place that cannot be written is named before the work.
+    with whole_text(out) as file:
+        facts = _gather(store, head, now or datetime.now(UTC))
+        file.write(_environment().get_template("report.html.j2").render(facts))
+    return out
+
+
+def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
+    """Everything the template names."""
+    run = store.read_run()
+    slides = store.summaries()
+    states = read_states(store)
+    failures = states.failures
+    sample = choose_sample(slides)
+    con = connect(store)
+    files = store.committed_files()
+    predictions = choose_fitting(store, head, sample)
+    if len(sample) < len(slides) or predictions is not None:
+        shown = sorted({slide.slide_id for slide in sample} & files.keys())
+        show_objects(con, store, {slide_id: files[slide_id] for slide_id in shown}, genera=predictions)
+    measures = measure_distributions(con)
+    objects = len(measures.score)
+    charts = list(chart_wells(con, slides)) if slides else []
+    densest = max((s.objects_per_mm2 for chart in charts for s in chart.samples), default=0.0)
+    fit: Fit = "letterbox" if run.config["crops"]["fit"] == "letterbox" else "stretch"
+    with_vectors = run.config["embedder"]["weights"] != "none"
+    listed = thin_out(by_depth(slides), MOST_LISTED_SLIDES)
+    return {
+        "url": store.url,
+        "name": _title(store.url),
+        "written_at": now,
+        "run": run,
+        "config_yaml": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
+        "headline": write_headline(slides, measures.longest_um),
+        "totals": add_up(slides),
+        "counts": states.counts,
+        "state_of": states.by_slide,
+        "median_um": float(np.median(measures.longest_um)) if objects else None,
+        "sampled": len(sample) if len(sample) < len(slides) else None,
+        "wells": [
+            ShownWell(chart, draw_depth_chart(chart.samples, densest_per_mm2=densest, name=f"well-{number}"))
+            for number, chart in enumerate(charts)
+        ],
+        "genera": None
+        if predictions is None
+        else show_genera(con, store, sample, predictions, others=_other_heads(store, predictions), fit=fit),
+        "most_wells": MOST_WELLS,
+        "size_classes": SIZE_CLASSES,
+        "distributions": draw_distributions(measures) if objects else None,
+        "sheets": list(make_contact_sheets(con, store, slides=len(sample), fit=fit)) if objects else [],
+        "look_alikes": draw_look_alikes(con, store, fit=fit) if objects and with_vectors else None,
+        "slides": list(_show_slides(store, listed)),
+        "stages": _mean_stages(slides),
+        "spent": " ".join(_spent(store, slides, left=states.counts.left)),
+        "lossy": sorted((s for s in slides if _has_losses(s)), key=_lost_share, reverse=True)[:20],
+        "failures": failures[:MOST_LISTED_FAILURES],
+        "failure_count": len(failures),
+        "failure_classes": _count_classes(failures),
+        "examples": list(ask_examples(con)) if objects else [],
+    }
+
+
+def _other_heads(store: RunStore, chosen: ListedAnswers) -> list[str]:
+    return [name for name in answers_in(arrays_store(store), "predictions") if name != chosen.answers.name]
+
+
+def _title(url: str) -> str:
+    """The run directory's name, or that of the folder it is in where it is only called run."""
+    path = PurePosixPath(url)
+    return (path.parent.name if path.name.lower() == "run" else path.name) or url
+
+
+def _show_slides(store: RunStore, slides: Sequence[SlideSummary]) -> Iterator[ShownSlide]:
+    with_large = {slide.slide_id for slide in thin_out([s for s in slides if s.objects], LARGE_PICTURES)}
+    for slide in slides:
+        picture = _picture(store, slide.slide_id)
+        yield ShownSlide(
+            summary=slide,
+            name=PurePosixPath(slide.path).name,
+            per_mm2=slide.objects / slide.scanned_mm2 if slide.scanned_mm2 > 0 else 0.0,
+            small_uri=None if picture is None else _shrink(picture[1]),
+            large_uri=None if picture is None or slide.slide_id not in with_large else _embed(*picture),
+        )
+
+
+def _picture(store: RunStore, slide_id: str) -> tuple[bytes, Image] | None:
+    """A slide's small picture as JPEG and as pixels; one that is damaged is left out and noted."""
+    try:
+        jpeg = store.picture(slide_id)
+        if jpeg is None:
+            return None
+        role = picture_file(f"{arrays_store(store).url}/{picture_path(slide_id)}")
+        return jpeg, decode_image(jpeg, role, most_px=_MOST_PICTURE_PX)
+    except StoreUnreachable:
+        raise
+    except StoreError as error:
+        store.left_out.add(error)
+        return None
+
+
+def _embed(jpeg: bytes, pixels: Image) -> str:
+    """The picture as a data URI in its own size."""
+    return to_uri(jpeg) if len(jpeg) <= _LARGE_BYTES else jpeg_uri(pixels, quality=72)
+
+
+def _shrink(pixels: Image) -> str:
+    """The picture as a small data URI, without its legend."""
+    from PIL import Image as Pillow
+
+    image = Pillow.fromarray(pixels)
+    image = image.crop((0, 0, image.width, max(image.height - LEGEND_PX, 1)))
+    image.thumbnail((_SMALL_PX, _SMALL_PX), Pillow.Resampling.LANCZOS)
+    return jpeg_uri(np.asarray(image))
+
+
+def _spent(store: RunStore, slides: Sequence[SlideSummary], *, left: int) -> list[str]:
+    """What the run held and costs, in sentences."""
+    return tell_spending(add_up_spending(store.heartbeats(), to_table(slides, SLIDES_SCHEMA), left=left))
+
+
+def _mean_stages(slides: Sequence[SlideSummary]) -> list[tuple[str, float]]:
+    """Mean seconds a slide spends in each stage."""
+    if not slides:
+        return []
+    return [(stage, sum(getattr(s, f"seconds_{stage}") for s in slides) / len(slides)) for stage in _STAGES]
+
+
+def _has_losses(slide: SlideSummary) -> bool:
+    return bool(slide.tiles_failed or slide.crops_failed or slide.crops_coarser)
+
+
+def _lost_share(slide: SlideSummary) -> float:
+    """Of the pass that lost most, where that is known."""
+    return slide.finest_lost_share if slide.lost_share is None else slide.lost_share
+
+
+def _count_classes(failures: Sequence[Failure]) -> list[tuple[str, int]]:
+    """Slides held back by each class of error; a slide counts by its last failure."""
+    last = {failure.slide_id: failure.error for failure in failures}
+    return Counter(last.values()).most_common()
+
+
+def _environment() -> Environment:
+    environment = open_templates(finalize=_without_controls)
+    environment.filters["lost_share"] = _lost_share
+    environment.filters["short"] = shorten
+    environment.filters["tenth"] = lambda number: f"{number:,.1f}"
+    environment.filters["shell"] = shlex.quote
+    environment.filters["percent"] = _percent
+    environment.filters["bytes"] = _bytes
+    environment.filters["duration"] = _duration
+    environment.filters["cell"] = format_cell
+    environment.filters["day"] = lambda stated: str(stated)[:16].replace("T", " ")
+    environment.filters["python"] = repr
+    return environment
+
+
+def _without_controls(value: object) -> object:
+    """Text without signs that reorder or hide other text; line ends stay. Markup of our own stays as it is."""
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return "\n".join(printable(line) for line in value.split("\n"))
+    return value
+
+
+def _percent(share: float) -> str:
+    if share == 0:
+        return "0 %"
+    return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.0f} %"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"

@@ -1,0 +1,167 @@
+"""Two charted wells correlated, and the picture of it: both as stacked assemblages, matching samples joined."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.analysis.stratigraphy.chart import ChartedWell
+from fossilray.analysis.stratigraphy.correlation import Correlation, correlate
+from fossilray.analysis.stratigraphy.print_style import INK, QUIET, RULE, paper_style
+from fossilray.core.errors import UsageError
+from fossilray.render.svg_charts import place_rows, shorten_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_BANDS = 8
+# Okabe and Ito (2008) muted for paper; the last is for all other taxa.
+_COLOURS = ("#3f6f94", "#d5852a", "#3d8f6d", "#a85b8c", "#c9b03c", "#7fb2d6", "#8c4a2f", "#7a6a9a", "#d8d4cc")
+
+
+@dataclass(frozen=True)
+class MatchedWells:
+    """Two wells and the samples of theirs that match; pairs number the rows of `full` of either."""
+
+    first: ChartedWell
+    second: ChartedWell
+    correlation: Correlation
+    taxa: tuple[str, ...]
+    shares: tuple[NDArray[np.float64], NDArray[np.float64]]
+    """Of either well's full samples, over `taxa`."""
+
+    @property
+    def depths(self) -> list[tuple[float, float]]:
+        """Measured depths of each pair."""
+        own = (
+            self.first.found.depths[list(self.first.full)],
+            self.second.found.depths[list(self.second.full)],
+        )
+        return [(float(own[0][i]), float(own[1][j])) for i, j in self.correlation.pairs.tolist()]
+
+
+def match_wells(
+    first: ChartedWell, second: ChartedWell, *, match_distance: float, seed: int = 0
+) -> MatchedWells:
+    """Samples of two wells that match, those of few objects left out.
+
+    Raises:
+        UsageError: they are one well, or one of them has no sample of enough objects.
+    """
+    if first.well == second.well:
+        raise UsageError(f"{first.well} cannot be correlated with itself; give --match another well")
+    for charted in (first, second):
+        if not charted.full:
+            raise UsageError(
+                f"well {charted.well} has no sample of {charted.options.fewest} objects to correlate; give a smaller "
+                "--fewest"
+            )
+    taxa = tuple(dict.fromkeys((*first.taxa, *second.taxa)))
+    shares = (_spread(first, taxa), _spread(second, taxa))
+    found = correlate(*shares, match_distance=match_distance, rng=np.random.default_rng(seed))
+    return MatchedWells(first, second, found, taxa, shares)
+
+
+def draw_match(matched: MatchedWells) -> Figure:
+    """Both wells side by side at one scale of depth, each from its own top, with a line for each pair that matches."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import ConnectionPatch, Patch
+
+    with paper_style():
+        spans = [max(float(np.ptp(one.found.depths)), 1.0) for one in (matched.first, matched.second)]
+        samples = max(len(matched.first.full), len(matched.second.full))
+        height = 2.1 + min(max(2.6, 0.2 * samples), 8.5)
+        figure = Figure(figsize=(8.6, height), facecolor="white")
+        mean = np.concatenate(matched.shares).mean(axis=0)
+        bands = [int(taxon) for taxon in np.argsort(-mean, kind="stable")[:MOST_BANDS]]
+        panels = []
+        tall = 1 - 2.0 / height
+        for left, charted, shares, span in zip(
+            (0.1, 0.6), (matched.first, matched.second), matched.shares, spans, strict=True
+        ):
+            own = tall * span / max(spans)
+            panel = figure.add_axes((left, 1 - 0.7 / height - own, 0.3, own))
+            _draw_bands(panel, charted, shares, bands, on_right=left > 0.5)
+            panels.append(panel)
+        for (upper, lower), distance in zip(matched.depths, matched.correlation.distances, strict=True):
+            line = ConnectionPatch(
+                (1, upper), (0, lower), "data", "data", axesA=panels[0], axesB=panels[1],
+                color=INK, linewidth=0.6, alpha=float(np.clip(1 - 2.5 * distance, 0.25, 1)),
+            )  # fmt: skip
+            figure.add_artist(line)
+        names = [matched.taxa[taxon] for taxon in bands]
+        if len(matched.taxa) > len(bands):
+            names.append("others")
+        figure.legend(
+            handles=[
+                Patch(color=_COLOURS[-1] if name == "others" else _COLOURS[row], label=shorten_name(name))
+                for row, name in enumerate(names)
+            ],
+            loc="lower center",
+            bbox_to_anchor=(0.5, 0.32 / height),
+            ncols=5,
+            fontsize=7.5,
+        )
+        figure.text(0.1, 0.14 / height, tell_match(matched), fontsize=7, color=QUIET)
+        return figure
+
+
+def tell_match(matched: MatchedWells) -> str:
+    """The outcome in a sentence."""
+    found = matched.correlation
+    if not len(found.pairs):
+        return "no samples of these wells match"
+    return (
+        f"{len(found.pairs)} pairs of samples match; of the second well's samples in a random order "
+        f"{100 * found.chance:.2g} % match as well"
+    )
+
+
+def _spread(charted: ChartedWell, taxa: tuple[str, ...]) -> NDArray[np.float64]:
+    shares = np.zeros((len(charted.full), len(taxa)))
+    columns = [taxa.index(taxon) for taxon in charted.taxa]
+    shares[:, columns] = charted.estimate.shares[list(charted.full)]
+    whole: NDArray[np.float64] = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-300)
+    return whole
+
+
+def _draw_bands(
+    panel: Axes, charted: ChartedWell, shares: NDArray[np.float64], bands: list[int], *, on_right: bool
+) -> None:
+    samples = [charted.found.samples[row] for row in charted.full]
+    y, thickness = place_rows(samples)
+    depths = charted.found.depths
+    left = np.zeros(len(y))
+    for row, taxon in enumerate([*bands, None]):
+        width = 1 - left if taxon is None else shares[:, taxon]
+        colour = _COLOURS[-1] if taxon is None else _COLOURS[row]
+        panel.barh(y, width, left=left, height=thickness, color=colour, linewidth=0)
+        left = left + width
+    panel.set_xlim(0, 1)
+    panel.set_ylim(float(depths.max()) + thickness, float(depths.min()) - thickness)
+    panel.set_xticks([])
+    ticks = [tick for tick in panel.get_yticks() if depths.min() <= tick <= depths.max()]
+    panel.set_yticks(ticks, [f"{tick:,.8g}" for tick in ticks], fontsize=7, color=INK)
+    if on_right:
+        panel.yaxis.tick_right()
+    panel.spines["bottom"].set_visible(False)
+    panel.spines["left"].set_visible(False)
+    edges = [float(panel.get_ylim()[1]), *charted.borders_m, float(panel.get_ylim()[0])]
+    for border in charted.borders_m:
+        panel.axhline(border, color="white", linewidth=2.2)
+        panel.axhline(border, color=INK, linewidth=0.7, dashes=(4, 3))
+    if charted.zonation is not None and charted.zonation.number > 1:
+        for zone, (upper, lower) in enumerate(itertools.pairwise(edges)):
+            panel.text(
+                0.02 if not on_right else 0.98, (upper + lower) / 2, f"Z{charted.zonation.number - zone}", fontsize=8,
+                ha="right" if on_right else "left", va="center",
+                bbox={"facecolor": "white", "edgecolor": RULE, "linewidth": 0.4, "pad": 1.2},
+            )  # fmt: skip
+    panel.set_title(
+        f"Well {shorten_name(charted.well)}", fontsize=10, loc="left", weight="bold", color=INK, pad=8
+    )

@@ -1,0 +1,149 @@
+"""What charts of wells on paper share: style, panels of one depth scale side by side, files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.render.svg_charts import MOST_LABELS, Placed, place_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PictureForm = Literal["svg", "png"]
+
+INK, QUIET, RULE, LOSS = "#24211c", "#716a5f", "#cfc8ba", "#a33b20"
+PAPER_PX_PER_IN = 160
+LEFT, TOP, BOTTOM, RIGHT, GAP = 0.95, 1.45, 0.95, 0.45, 0.11
+"""Inches around the panels, and between them."""
+
+
+@contextmanager
+def paper_style(name: str = "") -> Iterator[None]:
+    """While it lasts, matplotlib draws as for print; `name` makes ids of an SVG equal from run to run."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(
+        {
+            "svg.hashsalt": name,
+            "svg.fonttype": "none",  # text stays text, so that it can be edited and searched
+            "text.parse_math": False,
+            "font.family": "sans-serif",
+            "font.sans-serif": ["Helvetica Neue", "Arial", "DejaVu Sans"],
+            "font.size": 8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": RULE,
+            "text.color": INK,
+            "axes.labelcolor": QUIET,
+            "xtick.color": QUIET,
+            "ytick.color": QUIET,
+            "xtick.labelsize": 6.5,
+            "xtick.major.size": 2.5,
+            "xtick.major.pad": 1.5,
+            "ytick.major.size": 0,
+            "legend.frameon": False,
+        }
+    ):
+        yield
+
+
+class Sheet:
+    """A figure on which panels of one depth scale are laid from left to right, in inches."""
+
+    def __init__(self, samples: Sequence[Placed], *, width_in: float) -> None:
+        from matplotlib.figure import Figure
+
+        self.y, self.thickness = place_rows(samples)
+        self.height_in = TOP + BOTTOM + min(max(2.4, 0.26 * len(samples)), 9.0)
+        self.width_in = width_in
+        self.figure = Figure(figsize=(width_in, self.height_in), facecolor="white")
+        self.left_in = LEFT
+        self.panels: list[Axes] = []
+        self.bottom, self.top = (
+            float(self.y.max()) + 0.9 * self.thickness,
+            float(self.y.min()) - 0.9 * self.thickness,
+        )
+
+    def panel(self, width_in: float) -> Axes:
+        own = self.figure.add_axes(
+            (
+                self.left_in / self.width_in,
+                BOTTOM / self.height_in,
+                width_in / self.width_in,
+                1 - (TOP + BOTTOM) / self.height_in,
+            )
+        )
+        own.patch.set_visible(False)
+        own.set_ylim(self.bottom, self.top)
+        own.set_yticks([])
+        self.left_in += width_in + GAP
+        self.panels.append(own)
+        return own
+
+
+def to_bytes(figure: Figure, form: PictureForm, *, name: str) -> bytes:
+    """The picture in a file; equal figures give equal bytes. name: seeds ids of an SVG."""
+    buffer = io.BytesIO()
+    with paper_style(name):
+        metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
+        figure.savefig(buffer, format=form, dpi=PAPER_PX_PER_IN, metadata=metadata)
+    return buffer.getvalue()
+
+
+def keep_apart(y: NDArray[np.float64], sheet: Sheet, *, least_in: float) -> list[int]:
+    """Rows whose labels do not touch."""
+    per_in = (sheet.bottom - sheet.top) / (sheet.height_in - TOP - BOTTOM)
+    kept = [0]
+    for row in range(1, len(y)):
+        if y[row] - y[kept[-1]] >= least_in * per_in:
+            kept.append(row)
+    return kept
+
+
+def height_of(sheet: Sheet, depth: float) -> float:
+    """Where a depth lies, as a share of the figure from below."""
+    inner = 1 - (TOP + BOTTOM) / sheet.height_in
+    return BOTTOM / sheet.height_in + inner * (sheet.bottom - depth) / (sheet.bottom - sheet.top)
+
+
+def put_title(panel: Axes, title: str, *, colour: str = INK) -> None:
+    panel.annotate(
+        title,
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(3, 4),
+        textcoords="offset points",
+        rotation=50,
+        rotation_mode="anchor",
+        ha="left",
+        va="bottom",
+        fontsize=8,
+        color=colour,
+        style="italic" if colour == INK else "normal",
+        annotation_clip=False,
+    )
+
+
+def mark_scale(panel: Axes, step: float | None) -> None:
+    """Few round marks below a column, with numbers that do not touch those of the next one."""
+    extent = panel.get_xlim()[1]
+    width_in = panel.get_position().width * panel.figure.get_figwidth()  # type: ignore[union-attr]
+    choices = [step] if step else []
+    choices += [base * 10.0**power for power in range(-2, 7) for base in (1, 2, 5)]
+    fitting = [
+        one
+        for one in choices
+        if one / extent * width_in >= (0.17 if step else 0.24) and (not step or one >= step)
+    ]
+    marks = np.arange(0, extent * 1.0001, fitting[0]) if fitting else np.array([0.0])
+    if len(marks) > 1 and len(marks) > MOST_LABELS:
+        marks = marks[:: len(marks) // MOST_LABELS + 1]
+    shown = marks[1:] if len(marks) > 1 else marks[:0]
+    panel.set_xticks(shown, [f"{mark:,g}" for mark in shown])

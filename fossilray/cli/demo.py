@@ -1,0 +1,152 @@
+"""The whole job on a small synthetic archive: paint, process, ask, compare with the truth, report."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from fossilray.analysis.report import write_report
+from fossilray.core.config import RunConfig
+from fossilray.core.errors import ConfigError
+from fossilray.core.formats import FileRole
+from fossilray.core.formats.parquet import read_table
+from fossilray.core.records import TRUTH_SCHEMA
+from fossilray.jobs.process import JobResult, run_job
+from fossilray.jobs.progress import choose_display
+from fossilray.render.text_table import Column, TextTable, print_table
+from fossilray.store import RunStore
+from fossilray.store.query.connection import run_query
+from fossilray.synthetic.archive import (
+    ARCHIVE_MPP,
+    TRUTH_FILE,
+    ArchiveRecipe,
+    read_recipe,
+    synthesise_archive,
+)
+from fossilray.synthetic.truth import TruthScore, score_against_truth
+
+SEED = 1
+
+CENSUS_SQL = """
+SELECT well, measured_depth_m AS depth_m, count(*) AS objects,
+       round(avg(greatest(width_um, height_um)), 1) AS mean_size_um,
+       round(100 * avg((opacity > 0.4)::INTEGER), 1) AS dark_percent,
+       round(100 * avg(isolated::INTEGER), 1) AS isolated_percent
+FROM objects GROUP BY ALL ORDER BY well, depth_m
+"""
+
+
+def run_demo(
+    folder: Path, *, slides: int, size_px: int, console: Console, config: RunConfig | None = None
+) -> JobResult:
+    """Leave slides, run and report.html in a folder and say what was found; the same call resumes.
+
+    Raises:
+        ConfigError: the folder holds a demo of other slides, or other things where a demo's would be written.
+        FossilrayError: as `run_job` and `write_report` do.
+    """
+    archive, run, report = folder / "slides", folder / "run", folder / "report.html"
+    settings = config or RunConfig()
+    if os.path.lexists(report) and read_recipe(archive) is None:
+        raise ConfigError(f"{report} is not the report of a demo and would be replaced; name another folder")
+    with _step(console, f"1  Paint {slides} slides of {size_px} x {size_px} px"):
+        _make_archive(archive, ArchiveRecipe(slides, size_px, "mrxs", SEED), console)
+    with _step(console, "2  Process them: detect, merge, crop, measure, embed, commit"):
+        result = run_job(str(archive), str(run), settings, address="local", display=choose_display(console))
+        tally = result.tally
+        console.print(
+            f"{tally.already_committed + tally.committed} of {tally.total} slides committed"
+            f" ({tally.already_committed} before), {tally.objects:,} new objects",
+            highlight=False,
+        )
+        for failure in result.failures:
+            console.print(f"[red]failed[/] {escape(failure.slide_id)}: {escape(failure.message)}")
+    store = RunStore.open(str(run), settings.store)
+    with _step(console, "3  Ask DuckDB: what lies at which depth?"):
+        print_table(run_query(store, CENSUS_SQL), console=console)
+    with _step(console, "4  Compare with the truth, which the painter wrote down"):
+        console.print(_render(_score(store, archive)))
+    with _step(console, "5  Write the report"):
+        write_report(store, report)
+    _say_where(console, folder)
+    return result
+
+
+@contextmanager
+def _step(console: Console, title: str) -> Iterator[None]:
+    console.print(f"\n[bold]{escape(title)}[/]", highlight=False)
+    started_s = time.monotonic()
+    yield
+    console.print(f"[dim]{time.monotonic() - started_s:.1f} s[/]", highlight=False)
+
+
+def _make_archive(archive: Path, recipe: ArchiveRecipe, console: Console) -> None:
+    there = read_recipe(archive)
+    if there == recipe:
+        console.print("they are there already")
+        return
+    if there is not None:
+        raise ConfigError(
+            f"{archive} holds {there.slides} slides of {there.size_px} px painted by fossilray {there.version}; "
+            "name another folder, or delete this one"
+        )
+    synthesise_archive(
+        archive,
+        slides=recipe.slides,
+        size_px=recipe.size_px,
+        form=recipe.form,
+        seed=recipe.seed,
+        console=console,
+    )
+
+
+def _score(store: RunStore, archive: Path) -> TruthScore:
+    objects = run_query(store, "SELECT slide_id, x_min, y_min, x_max, y_max FROM objects")
+    role = FileRole(
+        str(archive / TRUTH_FILE), "the objects that were painted", "give another folder, or delete this one"
+    )
+    truth = read_table((archive / TRUTH_FILE).read_bytes(), role, schema=TRUTH_SCHEMA)
+    return score_against_truth(objects, truth, iou=0.5, mpp=ARCHIVE_MPP)
+
+
+def _render(score: TruthScore) -> TextTable:
+    numbers = (Column(name, is_number=True) for name in ("painted", "found", "recall", "precision"))
+    table = TextTable("size", *numbers)
+    classes = [(f"{low:g}-{high:g} um", part) for (low, high), part in score.by_size_um.items()]
+    for name, part in (*classes, (f"all, IoU {score.iou:g}", score)):
+        table.add_row(
+            name, f"{part.true:,}", f"{part.found:,}", _percent(part.recall), _percent(part.precision)
+        )
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _say_where(console: Console, folder: Path) -> None:
+    run = shlex.quote(str(folder / "run"))
+    lines = (
+        ("report", str(folder / "report.html")),
+        ("slides", f"{folder / 'slides'}, with {TRUTH_FILE}"),
+        ("run", f"{folder / 'run'}: objects/ (Parquet), arrays/ (Zarr: crops and embeddings)"),
+        (
+            "ask",
+            f'fossilray query {run} "SELECT * FROM objects WHERE width_um > 100 ORDER BY score DESC LIMIT 10"',
+        ),
+        (
+            "crops",
+            f'fossilray crops {run} --where "opacity > 0.4" --out {shlex.quote(str(folder / "dark-crops"))}',
+        ),
+        ("export", f"fossilray export {run} --format geojson --out {shlex.quote(str(folder / 'geojson'))}"),
+    )
+    console.print()
+    for name, text in lines:
+        console.print(f"[bold]{name:7}[/] {escape(text)}", highlight=False, soft_wrap=True)

@@ -1,0 +1,171 @@
+"""Configuration from a file and from assignments, and every field of it written out with its description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from fossilray.core.config.base import KEPT_BACK, Section
+from fossilray.core.config.curation import CurationConfig
+from fossilray.core.config.run import RunConfig
+from fossilray.core.config.training import TrainConfig
+from fossilray.core.errors import ConfigError
+from fossilray.core.formats import FileRole
+from fossilray.core.formats.regular_file import read_regular
+from fossilray.core.formats.yaml_text import MOST_CHARACTERS, parse_yaml
+
+_MOST_BYTES = 4 * MOST_CHARACTERS
+
+Config = TypeVar("Config", bound=Section)
+
+EXPLAINED_BY: dict[type[Section], str] = {
+    RunConfig: "`fossilray config`",
+    TrainConfig: "docs/configuration/training.md",
+    CurationConfig: "docs/configuration/curation.md",
+}
+"""Where every field of a configuration is listed; messages lead there."""
+
+
+def load_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """The configuration in a YAML file (or the defaults) with `section.field=value` assignments applied.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is not one fossilray knows.
+    """
+    return _load(RunConfig, path, assignments)
+
+
+def parse_config(text: str, assignments: list[str] | tuple[str, ...] = (), *, name: str) -> RunConfig:
+    """The configuration in a YAML text that was read elsewhere; `name` is what messages call it.
+
+    Raises:
+        ConfigError: as load_config.
+    """
+    return _validated(RunConfig, _parse_yaml(RunConfig, text, name), assignments, name)
+
+
+def load_train_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> TrainConfig:
+    """A training's configuration, from a YAML file and assignments as those of `load_config`.
+
+    Raises:
+        ConfigError: as load_config.
+    """
+    return _load(TrainConfig, path, assignments)
+
+
+def load_curation_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> CurationConfig:
+    """A curation's configuration, from a YAML file and assignments `field=value`.
+
+    Raises:
+        ConfigError: as load_config.
+    """
+    return _load(CurationConfig, path, assignments)
+
+
+def document_config(kind: type[Section] = RunConfig) -> Iterator[tuple[str, Any, str]]:
+    """Every field as (dotted name, default, description), sections first, in order.
+
+    What a training's method brings of its own (`RECIPES`) is not among the defaults.
+    """
+    yield from _document(kind.model_construct(), prefix="")
+
+
+def default_yaml() -> str:
+    """The default configuration as YAML, each field under its description."""
+    return "\n".join(_yaml_lines(RunConfig(), indent="")) + "\n"
+
+
+def _load(kind: type[Config], path: Path | None, assignments: list[str] | tuple[str, ...]) -> Config:
+    tree = _parse_yaml(kind, _read(path), str(path)) if path is not None else {}
+    return _validated(kind, tree, assignments, None if path is None else str(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_regular(path, most_bytes=_MOST_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}; check the path") from None
+
+
+def _parse_yaml(kind: type[Section], text: str, name: str) -> dict[str, Any]:
+    role = FileRole(name, "a configuration", f"{EXPLAINED_BY[kind]} shows what it may hold", ConfigError)
+    tree = parse_yaml(text, role)
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{name} holds a {type(tree).__name__}, not sections; {EXPLAINED_BY[kind]} shows what it may hold"
+        )
+    return tree
+
+
+def _validated(
+    kind: type[Config], tree: dict[str, Any], assignments: list[str] | tuple[str, ...], name: str | None
+) -> Config:
+    for assignment in assignments:
+        _assign(tree, assignment)
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_first_fault(kind, error, name)) from None
+
+
+def _assign(tree: dict[str, Any], assignment: str) -> None:
+    name, equals, text = assignment.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"{assignment!r} is not of the form section.field=value or field=value")
+    for key in keys[:-1]:
+        below = tree.setdefault(key, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"{assignment!r}: {key} is a value, not a section")
+        tree = below
+    role = FileRole(f"{assignment!r:.200}", "one field of a configuration", "quote the value", ConfigError)
+    tree[keys[-1]] = parse_yaml(text, role)
+
+
+def _first_fault(kind: type[Section], error: ValidationError, source: str | None) -> str:
+    fault = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in fault["loc"])
+    where = f"{source}: " if source is not None else ""
+    if fault["type"] == KEPT_BACK:
+        return f"{where}{name} {fault['msg']}"
+    if fault["type"] == "extra_forbidden":
+        return f"{where}{name} is not a configuration field; {EXPLAINED_BY[kind]} lists them all"
+    # What is wrong with fields together has no name, and names them itself.
+    found = f"{name} = {fault['input']!r:.200}: " if name else ""
+    why = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] in ("model_type", "model_attributes_type"):
+        why = "this is a section, and its fields are expected, each with its value"
+    return f"{where}{found}{why}; {EXPLAINED_BY[kind]} explains every field"
+
+
+def _document(section: Section, *, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        yield prefix + name, value, field.description or ""
+        if isinstance(value, Section):
+            yield from _document(value, prefix=f"{prefix}{name}.")
+
+
+def _yaml_lines(section: Section, *, indent: str) -> Iterator[str]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if not indent:
+            yield ""
+        yield f"{indent}# {field.description}"
+        if isinstance(value, Section):
+            yield f"{indent}{name}:"
+            yield from _yaml_lines(value, indent=indent + "  ")
+        else:
+            plain = section.model_dump(mode="json")[name]
+            yield f"{indent}{name}: {_inline_yaml(plain)}"
+
+
+def _inline_yaml(plain: Any) -> str:
+    text = yaml.safe_dump(plain, sort_keys=False, default_flow_style=True, width=1000)
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -1,0 +1,224 @@
+"""Parquet files, read with bounds on what they claim and what they inflate to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fossilray.core.formats.file_role import FileRole
+
+MOST_ROWS = 2**31
+"""More than any file of fossilray has; a slide's objects are numbered in 31 bits."""
+
+LEAST_INFLATED_BYTES = 256 * 2**20
+"""Small files may hold columns of one value, which take next to nothing in the file."""
+
+MOST_INFLATED = 200
+"""Otherwise no more than so many times the file's size; tables of fossilray take 2 to 20 times theirs."""
+
+_BATCH_ROWS = 65_536
+
+
+@contextmanager
+def reading(role: FileRole) -> Iterator[None]:
+    """Turn what Arrow raises over damaged content into role.error; faults of the disk or store pass.
+
+    Raises:
+        role.error: Arrow refuses the content.
+    """
+    try:
+        yield
+    # pyarrow's own Python raises the plain classes over names that are no UTF-8 and counts that are absurd.
+    except (pa.ArrowException, ValueError, TypeError, LookupError, OverflowError) as error:
+        raise role.damaged(error) from None
+    except OSError as error:
+        # Arrow raises one without a number over metadata that is no Thrift; the system's own have numbers.
+        if error.errno is not None:
+            raise
+        raise role.damaged(error) from None
+
+
+def read_metadata(content: bytes, role: FileRole) -> pq.FileMetaData:
+    """The metadata at the end of a Parquet file; the last bytes of the file are enough.
+
+    Raises:
+        role.error: it is not Parquet, or claims what no file holds.
+    """
+    with reading(role):
+        metadata = pq.read_metadata(pa.BufferReader(content))
+    check_claims(metadata, role)
+    return metadata
+
+
+def check_claims(metadata: pq.FileMetaData, role: FileRole) -> None:
+    """Compare what the metadata claim with each other and with what a file may hold.
+
+    Raises:
+        role.error: they contradict each other, or claim more than MOST_ROWS rows.
+    """
+    with reading(role):
+        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    if not 0 <= metadata.num_rows <= MOST_ROWS or any(not 0 <= count <= MOST_ROWS for count in rows):
+        raise role.damaged(f"it claims {metadata.num_rows:,} rows")
+    if sum(rows) != metadata.num_rows:
+        raise role.damaged(f"it claims {metadata.num_rows:,} rows, and its row groups {sum(rows):,}")
+
+
+def stated(metadata: pq.FileMetaData, key: bytes, role: FileRole) -> bytes:
+    """What the file's own metadata state under a key.
+
+    Raises:
+        role.error: they do not have it.
+    """
+    found: Mapping[bytes, bytes] = metadata.metadata or {}
+    if key not in found:
+        raise role.damaged(f"its metadata state nothing under {key.decode()!r}")
+    return found[key]
+
+
+def read_table(content: bytes, role: FileRole, *, schema: pa.Schema | None = None) -> pa.Table:
+    """All rows of a Parquet file, pages held to their checksums where they have some, every value validated.
+
+    Read by this thread alone: Arrow's own threads may still hold what is Python's while the interpreter ends, and then
+    abort a process that has done its work.
+
+    schema: what the table is brought to. A column that may be null may be absent; no other column may be there.
+
+    Raises:
+        role.error: it is not such a Parquet file, or inflates to far more than its size.
+    """
+    metadata = read_metadata(content, role)
+    most = max(LEAST_INFLATED_BYTES, MOST_INFLATED * len(content))
+    with reading(role):
+        with pq.ParquetFile(pa.BufferReader(content), metadata=metadata) as file:
+            found = file.schema_arrow
+            if schema is not None:
+                _compare_columns(found, schema, role)
+            _check_width(metadata, most, role)
+        table = _inflate(content, _plain(found), metadata.num_columns, most, role)
+        if table.num_rows != metadata.num_rows:
+            raise role.damaged(f"it holds {table.num_rows:,} rows of {metadata.num_rows:,}")
+        table.validate(full=True)
+    return table if schema is None else conform(table, schema, role)
+
+
+def _inflate(content: bytes, plain: pa.Schema, columns: int, most: int, role: FileRole) -> pa.Table:
+    """The rows with text written out, once it is known how much that is."""
+    batches, size = [], 0
+    with pq.ParquetFile(
+        pa.BufferReader(content),
+        # A text that a page holds once and a million rows name must not be written out before it is counted.
+        read_dictionary=[field.name for field in plain if pa.types.is_string(field.type)],
+        page_checksum_verification=True,
+        pre_buffer=False,
+    ) as file:
+        for batch in file.iter_batches(max(1024, _BATCH_ROWS // max(columns, 1)), use_threads=False):
+            size += sum(map(_written_out, batch.columns))
+            if size > most:
+                raise role.damaged(f"it inflates to more than {most:,} bytes from {len(content):,}")
+            batches.append(batch.cast(plain))
+    return pa.Table.from_batches(batches, schema=plain)
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """The schema with text where it says dictionary."""
+    fields = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in schema
+    ]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def _written_out(column: pa.Array) -> int:
+    """Bytes of a column without dictionary."""
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    if not pa.types.is_string(column.type.value_type):
+        return int(column.nbytes) + 8 * len(column)
+    lengths = pc.binary_length(column.dictionary).cast(pa.int64())
+    return 4 * len(column) + int(pc.sum(lengths.take(column.indices)).as_py() or 0)
+
+
+def conform(table: pa.Table, schema: pa.Schema, role: FileRole) -> pa.Table:
+    """The table in a schema's columns and types; columns that may be null may be absent.
+
+    Raises:
+        role.error: a column is missing, unknown, there twice, of another type, or null where it may not be.
+    """
+    _compare_columns(table.schema, schema, role)
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        try:
+            column = table[field.name].cast(field.type)
+        except (pa.ArrowException, OverflowError) as error:
+            raise role.damaged(f"column {field.name}: {error}") from None
+        if not field.nullable and column.null_count:
+            raise role.damaged(f"column {field.name} is null in {column.null_count:,} rows")
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=schema.with_metadata(table.schema.metadata))
+
+
+def require_finite(table: pa.Table, role: FileRole) -> None:
+    """Make sure that no number is NaN or infinite.
+
+    Raises:
+        role.error: one is.
+    """
+    for field in table.schema:
+        if pa.types.is_floating(field.type):
+            odd = pc.sum(pc.invert(pc.is_finite(table[field.name]))).as_py() or 0
+            if odd:
+                raise role.damaged(f"column {field.name} is not finite in {odd:,} rows")
+
+
+def _compare_columns(found: pa.Schema, schema: pa.Schema, role: FileRole) -> None:
+    names = found.names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise role.damaged(f"it has the column {twice[0]!r:.60} twice")
+    if unknown := sorted(set(names) - set(schema.names)):
+        raise role.damaged(f"it has the column {unknown[0]!r:.60}, which this fossilray does not know")
+    missing = [field.name for field in schema if field.name not in names and not field.nullable]
+    if missing:
+        raise role.damaged(f"it lacks the column {missing[0]}")
+    for name in names:
+        have, want = found.field(name).type, schema.field(name).type
+        if _family(have) != _family(want):
+            raise role.damaged(f"column {name} is of {have}, expected {want}")
+
+
+def _family(kind: pa.DataType) -> str:
+    """Types between which a cast keeps the meaning of values, or fails."""
+    if pa.types.is_dictionary(kind):
+        return _family(kind.value_type)
+    if pa.types.is_boolean(kind):
+        return "truth"
+    if pa.types.is_integer(kind):
+        return "whole number"
+    if pa.types.is_floating(kind):
+        return "number"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "text"
+    return "list" if pa.types.is_nested(kind) else str(kind)
+
+
+def _check_width(metadata: pq.FileMetaData, most: int, role: FileRole) -> None:
+    """Refuse rows without end before the first is read: each takes a byte at least, in memory if not in the file."""
+    if metadata.num_rows * max(metadata.num_columns, 1) > 8 * most:
+        raise role.damaged(
+            f"it claims {metadata.num_rows:,} rows of {metadata.num_columns} columns in {metadata.serialized_size:,} "
+            "bytes of metadata"
+        )
+    pages = sum(
+        metadata.row_group(group).column(column).total_uncompressed_size
+        for group in range(metadata.num_row_groups)
+        for column in range(metadata.num_columns)
+    )
+    if not 0 <= pages <= most:
+        raise role.damaged(f"it claims pages of {pages:,} bytes, more than {most:,}")

@@ -1,0 +1,226 @@
+"""Well and measured depth in the name of a slide, by the conventions of several countries or by a pattern.
+
+The grammar is the table of docs/site-names.md. What may be read in two ways is left out.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from fossilray.core.name_pattern import NamePattern
+
+Match: TypeAlias = re.Match[str]
+
+_METRES_PER_FOOT = 0.3048
+_DEEPEST_M = 15_000
+_BEGIN, _END = r"(?<![A-Za-z0-9.,])", r"(?![A-Za-z0-9]|[.,]\d)"
+
+# Quadrant, block, platform, number, sidetrack. Quadrants of the Norwegian Sea and the Barents Sea have four
+# digits (latitude, longitude); elsewhere at most three.
+_NORWEGIAN = (
+    r"(?<![A-Za-z0-9.,])(?:NO[ _-]?)?"
+    r"(?P<quadrant>[67]\d{3}|[1-9]\d{0,2})(?P<slash>[/_-])(?P<block>[1-9]\d?|0[1-9](?=-[A-Z]-))"
+    r"-(?:(?P<platform>[A-Z])-)?(?P<number>[1-9]\d{0,2})"
+    r"(?:[ _-]?(?P<sidetrack>(?:[A-G]?(?:Y\d?H?|H|SR?|R)|[A-G])(?:[ _-]?T\d{1,2})?|[A-G]?S?T\d{0,2}))?"
+)
+# What looks like a bore after the name of a well, unless it names a kind of sample: the well is then not certain.
+_BORE = re.compile(r"[ _-]?(?P<letters>[A-HRSTYZ]{1,4})\d{0,2}(?![A-Za-z0-9])")
+_SAMPLES = frozenset(("BC", "CC", "CH", "DC", "DST", "HE", "SC", "TS"))
+_STRICT_NORWEGIAN = re.compile(_NORWEGIAN + r"(?![A-Za-z0-9.,])")
+_LOOSE_NORWEGIAN = re.compile(_NORWEGIAN + _END)
+
+_JOINED = r"(?:[-\u2013\u2014/+&;]|,\s|\.\.|to|til|bis|and|og|und)"
+# A unit that goes on in small letters is another unit (mm, mpp) or a word.
+_DEPTH = re.compile(
+    r"(?:(?<![A-Za-z0-9.,])(?P<from>\d+(?:[.,]\d+)?\s*(?:m|ft)?\s*(?:[-\u2013\u2014/+]|\.\.|to|til|bis)\s*)"
+    rf"|(?<![A-Za-z0-9.,-])(?P<first>\d+(?:[.,]\d+)?\s*(?:m|ft)?\s*{_JOINED}\s*))?(?<![A-Za-z.,])"
+    r"(?<!\d)(?P<number>\d{1,3}(?:,\d{3})+|\d{1,5}(?:[.,]\d+)?)[ _]?"
+    r"(?P<unit>m|ft|Ft|FT|feet)(?![a-z0-9])"
+    rf"(?P<second>[A-Z]*\s*{_JOINED}\s*\d{{3,5}}(?:[.,]\d+)?(?![A-Za-z0-9-]))?"
+)
+_VERTICAL = re.compile(r"tvd|(?<![a-z])(?:vertical|subsea)", re.IGNORECASE)
+# A sign before the number, or digits and a blank that may make its thousands.
+_MINUS = re.compile(r"(?:^|[\s_=(:;,])[-\u2013]$|\u2212$")
+_BEFORE_THOUSANDS = re.compile(r"(?<![A-Za-z0-9.,/-])\d{1,3}[\s_'\u2019]$")
+# One to three digits, a separator and three digits: thousands in one country, a decimal fraction in another.
+_EITHER = re.compile(r"\d{1,3}[.,]\d{3}")
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+")
+
+# Words before a number that are no well, without the s of the plural.
+_NO_WELLS = frozenset(
+    "acid acritarch alcohol aliquot aperio appendix apr april aug august bag base batch beaker bed bin blank "  # noqa: SIM905
+    "block bottle bottom box brightfield cabinet camera carton case channel chip control copy core coverslip "
+    "crate crop cutting day dc dec december depth dinocyst dish drawer drop dup duplicate export feb february "
+    "field fig figure file film filter filtered final float fluorescence focus folder formation fossil fraction "
+    "glass glycerin glycerine hamamatsu hcl hf holotype image img interval item jan january jar jelly job jpeg "
+    "jul july jun june kerogen koh lab layer leica lens level loc locality lot lycopodium macerate maceration mag "
+    "magnification mar march marker may mesh mirax mount nov november number objective oct october olympus "
+    "organic orig original outcrop oxidation oxidised oxidized page palyno palynofacies paratype part pellet "
+    "photo plate plug pollen position prep preparation processed project rack raw ref reference rep repeat "
+    "replicate residue residuum resin run sample scan scanner section sep sept september series set sheet shelf "
+    "sidewall sieve sieved sink site slab slide slidescanner slot smear specimen spike split spore stack stain "
+    "stained standard station strew strewn subsample swc table tablet temp test thin tile top tray treated tube "
+    "unit unoxidised unoxidized unstained untreated version vial washed well zeiss zone zoom".split()
+)
+
+
+def parse_name(stem: str, pattern: NamePattern | None = None) -> tuple[str | None, float | None]:
+    """Well and measured depth (m) in a name such as `6407_6-5 2030 mDC`; None for what it does not state.
+
+    A date is no well; a range of depths or a vertical depth is no measured depth. Feet become metres. A name with
+    control characters states nothing. pattern: is tried first, and alone decides where it matches.
+    """
+    if any(unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") for sign in stem):
+        return None, None
+    if pattern is not None:
+        found = pattern.find(stem)
+        if found is not None:
+            well, number, unit = found
+            return well, None if number is None else _metres(number, unit or "m")
+    match, well = _find_well(stem)
+    rest = stem if match is None else f"{stem[: match.start()]}|{stem[match.end() :]}"
+    depths = {_depth_m(found) for found in _DEPTH.finditer(rest)}
+    return well, depths.pop() if len(depths) == 1 and not _VERTICAL.search(stem) else None
+
+
+def well_of_folders(names: Iterable[str], pattern: NamePattern | None = None) -> str | None:
+    """The well that the first of these folders is named after that is named after any."""
+    return next((well for well, _ in (parse_name(name, pattern) for name in names) if well), None)
+
+
+def _find_well(stem: str) -> tuple[Match | None, str | None]:
+    for norwegian in (_STRICT_NORWEGIAN, _LOOSE_NORWEGIAN):
+        found = [match for match in norwegian.finditer(stem) if _is_norwegian(match)]
+        if found:
+            names = {_norwegian_name(match) for match in found}
+            if len(names) > 1:
+                return None, None
+            return found[0], None if any(_bore_follows(match) for match in found) else names.pop()
+    others = [(match, name_of(match)) for pattern, name_of in _OTHERS for match in pattern.finditer(stem)]
+    if not others:
+        others = [(match, match["name"]) for match in _NAMED.finditer(stem) if _is_named(match, stem)]
+    names = {name for _, name in others}
+    if len(names) != 1:
+        return None, None
+    return others[0][0], None if any(_bore_follows(match) for match, _ in others) else names.pop()
+
+
+def _bore_follows(match: Match) -> bool:
+    bore = _BORE.match(match.string, match.end())
+    return bore is not None and bore["letters"] not in _SAMPLES
+
+
+def _is_norwegian(match: Match) -> bool:
+    quadrant = match["quadrant"]
+    far_north = len(quadrant) == 4
+    if int(match["block"]) > (12 if far_north else 30):
+        return False
+    # 12-6-19 may be a date.
+    return match["slash"] != "-" or far_north or match["platform"] is not None
+
+
+def _norwegian_name(match: Match) -> str:
+    platform = f"{match['platform']}-" if match["platform"] else ""
+    sidetrack = f" {re.sub('[_-]', ' ', match['sidetrack'])}" if match["sidetrack"] else ""
+    return f"{match['quadrant']}/{int(match['block'])}-{platform}{match['number']}{sidetrack}"
+
+
+def _with_slashes(match: Match) -> str:
+    return match["well"].replace("_", "/")
+
+
+def _plain(match: Match) -> str:
+    return match["well"]
+
+
+_OTHERS: tuple[tuple[re.Pattern[str], Callable[[Match], str]], ...] = (
+    # United Kingdom, Ireland: 22/12a-3, 9/13b-A12Z, 211/29-A12.
+    (
+        re.compile(
+            rf"{_BEGIN}(?P<well>[1-9]\d{{0,2}}[/_](?:[1-9]|[12]\d|30)(?:[a-z]-[A-Z]?|-[A-Z])[1-9]\d{{0,2}}"
+            rf"(?:[A-Z]\d?)?){_END}"
+        ),
+        _with_slashes,
+    ),
+    # Denmark: 5604/20-1.
+    (
+        re.compile(rf"{_BEGIN}(?P<well>5[4-8]\d\d[/_](?:[1-9]|[12]\d|3[0-2])-[1-9]\d?[A-Z]?){_END}"),
+        _with_slashes,
+    ),
+    # The Netherlands, Germany: F03-07, L09-FF-01.
+    (re.compile(rf"{_BEGIN}(?P<well>[A-S](?:0[1-9]|1\d)-(?:[A-Z]{{2}}-)?\d\d(?:-S\d)?){_END}"), _plain),
+    # A platform of one letter, or a number of one digit: K12-B-3.
+    (
+        re.compile(
+            rf"{_BEGIN}(?P<well>[A-S](?:0[1-9]|1\d)-(?:[A-Z]-\d{{1,2}}|[A-Z]{{2}}-\d)(?:-S\d)?){_END}"
+        ),
+        _plain,
+    ),
+    # Western Canada, the unique well identifier: 100/06-12-034-05W4/00.
+    (
+        re.compile(rf"{_BEGIN}(?P<well>1[0-9A-Z]\d[/_]\d\d-\d\d-\d{{3}}-\d\dW\d(?:[/_]\d\d?)?){_END}"),
+        _with_slashes,
+    ),
+    # Scientific drilling, the hole: ODP 207-1258A-14R-2, U1343E-12H-3W.
+    (
+        re.compile(
+            r"(?<![A-Za-z0-9])(?:(?:I?ODP|DSDP)[ _-]+)?(?:\d{1,3}-)?(?P<well>[UMC]?\d{3,4}[A-Z]?)-\d{1,3}[HRXFPS]-"
+            r"(?:\d{1,2}W?|CC)(?![A-Za-z0-9])(?:[ ,_]+\d+(?:\.\d+)?(?:\s*-\s*\d+(?:\.\d+)?)?\s*cm)?"
+        ),
+        _plain,
+    ),
+    # The same without the kind of core: DSDP 48-403-12-3.
+    (
+        re.compile(
+            r"(?<![A-Za-z0-9])DSDP[ _-]+\d{1,2}-(?P<well>\d{1,3}[A-Z]?)-\d{1,3}-(?:\d{1,2}|CC)(?![A-Za-z0-9])"
+            r"(?:[ ,_]+\d+(?:\.\d+)?(?:\s*-\s*\d+(?:\.\d+)?)?\s*cm)?"
+        ),
+        _plain,
+    ),
+    # United States, the API number: 42-501-20130-03-00, or its digits after API.
+    (re.compile(rf"{_BEGIN}(?:API[ _-]*)?(?P<well>\d\d-\d{{3}}-\d{{5}}(?:-\d\d){{0,2}}){_END}"), _plain),
+    (re.compile(rf"{_BEGIN}API[ _-]*(?P<well>\d{{10}}(?:\d\d){{0,2}}){_END}"), _plain),
+)
+
+# DONG-1, Nini-1, North Rankin A22, Hibernia B-16-17.
+_NAMED = re.compile(
+    r"(?<![A-Za-z0-9.,-])(?P<well_before>[Ww]ell[ _]+)?"
+    r"(?P<name>(?:[A-Z][A-Za-z]{2,20}[ _]){0,2}(?:[A-Z][A-Za-z]{2,20}-\d{1,3}[A-Z]?|"
+    r"[A-Z][A-Za-z]{2,20} [A-Z]-?\d{1,3}(?:-\d{1,3})?))" + _END
+)
+
+
+def _is_named(match: Match, stem: str) -> bool:
+    """A name and a number are a well where the name before it says so, or a depth follows."""
+    words = [word.lower() for word in re.split(r"[ _-]", match["name"])]
+    if any(word in _NO_WELLS or word.removesuffix("s") in _NO_WELLS for word in words):
+        return False
+    depth = _DEPTH.search(stem, match.end())
+    return match["well_before"] is not None or (depth is not None and depth.start() - match.end() <= 3)
+
+
+def _depth_m(match: Match) -> float | None:
+    if match["from"] or match["first"] or match["second"]:
+        return None
+    before = match.string[: match.start("number")]
+    # 3 010 m: three thousand, or a number and a depth.
+    if _MINUS.search(before) or (
+        re.match(r"\d{3}(?!\d)", match["number"]) and _BEFORE_THOUSANDS.search(before)
+    ):
+        return None
+    return _metres(match["number"], match["unit"])
+
+
+def _metres(text: str, unit: str) -> float | None:
+    """The depth; None where the number could be read in two ways, or no well is so deep."""
+    in_feet = unit.lower() in ("ft", "feet", "foot")
+    if _THOUSANDS.fullmatch(text) and (in_feet or text.count(",") > 1):
+        text = text.replace(",", "")
+    elif _EITHER.fullmatch(text) and not text.startswith("0"):
+        return None
+    number = float(text.replace(",", "."))
+    depth = round(number * _METRES_PER_FOOT, 3) if in_feet else number
+    return depth if 0 < depth <= _DEEPEST_M else None

@@ -1,0 +1,232 @@
+"""How a running job shows itself: a rich display on a terminal, one JSON line every 30 s without one."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import IO, Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fossilray.core.records import WorkerState
+from fossilray.core.text import printable
+from fossilray.store.run.slide_states import SlideCounts
+
+JSON_EVERY_S = 30.0
+
+
+@dataclass
+class Tally:
+    """Counts of a running job; the driver alone changes them."""
+
+    total: int
+    already_committed: int = 0
+    committed: int = 0
+    failed: int = 0
+    """Given up by this job, the quarantined ones included."""
+    quarantined: int = 0
+    """Of those."""
+    failed_before: int = 0
+    """Quarantined before this job."""
+    rejected: int = 0
+    """Files that are no slides; not in `total`."""
+    in_progress: int = 0
+    retried: int = 0
+    objects: int = 0
+    workers: int = 0
+    gpu_hours: float = 0.0
+    """Held by workers, busy or idle."""
+    core_hours: float = 0.0
+    started_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def finished(self) -> int:
+        return self.already_committed + self.committed + self.failed_before + self.failed
+
+    @property
+    def counts(self) -> SlideCounts:
+        """The job's slides by state, counted as `slide_states` counts a run's."""
+        return SlideCounts(
+            total=self.total,
+            committed=self.already_committed + self.committed,
+            in_progress=self.in_progress,
+            waiting=self.total - self.finished - self.in_progress,
+            failed=self.failed - self.quarantined,
+            quarantined=self.failed_before + self.quarantined,
+            rejected=self.rejected,
+        )
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.started_s
+
+    @property
+    def slides_per_hour(self) -> float:
+        return (self.committed + self.failed) * 3600 / max(self.elapsed_s, 1e-9)
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds to the end at the mean rate so far; None before the first slide is done."""
+        if not self.committed + self.failed:
+            return None
+        return (self.total - self.finished) * 3600 / self.slides_per_hour
+
+
+class CommitAlarm:
+    """Goes off once when nothing was committed for so long; the next commit winds it up again."""
+
+    def __init__(self, minutes: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._minutes = minutes
+        self._clock = clock
+        self._since_s = clock()
+        self._told = False
+
+    def committed(self) -> None:
+        """A slide was."""
+        self._since_s, self._told = self._clock(), False
+
+    def goes_off(self) -> bool:
+        """Whether to say so now."""
+        if self._told or self._clock() - self._since_s < self._minutes * 60:
+            return False
+        self._told = True
+        return True
+
+
+class Display(Protocol):
+    """Shows a tally; `update` may be called as often as the driver likes."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def update(self, tally: Tally, states: Mapping[str, WorkerState]) -> None: ...
+    def say(self, line: str) -> None: ...
+
+
+def choose_display(console: Console) -> Display:
+    """The terminal display where there is a terminal, else JSON lines on the same stream."""
+    return TerminalDisplay(console) if console.is_terminal else JsonLines(console.file)
+
+
+class TerminalDisplay:
+    """A bar for the job and a line per worker."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("[bold]slides"),
+            BarColumn(bar_width=36),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("slides", total=None, facts="")
+        self._live = Live(self._bar, console=console, refresh_per_second=4, transient=False)
+        self._console = console
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.update(self._bar, refresh=True)
+        self._live.stop()
+
+    def update(self, tally: Tally, states: Mapping[str, WorkerState]) -> None:
+        facts = f"{tally.objects:,} objects"
+        counts = tally.counts
+        for count, name in ((counts.failed, "failed"), (counts.quarantined, "quarantined")):
+            if count:
+                facts += f"  [red]{count:,} {name}[/red]"
+        if tally.committed:
+            facts += f"  {tally.slides_per_hour:,.0f} slides/h"
+        if tally.eta_s is not None and tally.finished < tally.total:
+            facts += f"  {_duration(tally.eta_s)} left"
+        self._bar.update(self._task, completed=tally.finished, total=tally.total, facts=facts)
+        self._live.update(Group(self._bar, _worker_table(states)) if states else self._bar)
+
+    def say(self, line: str) -> None:
+        self._console.print(printable(line), markup=False, highlight=False)
+
+
+class JsonLines:
+    """One JSON object a line: the tally at most every `every_s`, and at the end."""
+
+    def __init__(
+        self, stream: IO[str], *, every_s: float = JSON_EVERY_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = stream
+        self._every_s = every_s
+        self._clock = clock
+        self._last_s = clock()
+        self._line = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._line:
+            self._write(self._line)
+
+    def update(self, tally: Tally, states: Mapping[str, WorkerState]) -> None:
+        self._line = json.dumps(
+            {
+                "event": "progress",
+                **asdict(tally.counts),
+                "retried": tally.retried,
+                "objects": tally.objects,
+                "workers": tally.workers,
+                "gpu_hours": round(tally.gpu_hours, 3),
+                "core_hours": round(tally.core_hours, 3),
+                "slides_per_hour": round(tally.slides_per_hour, 1),
+                "eta_s": None if tally.eta_s is None else round(tally.eta_s),
+                "elapsed_s": round(tally.elapsed_s, 1),
+                "in_flight": [asdict(state) for state in list(states.values())[:16]],
+            }
+        )
+        if self._clock() - self._last_s >= self._every_s:
+            self._last_s = self._clock()
+            self._write(self._line)
+            self._line = ""
+
+    def say(self, line: str) -> None:
+        self._write(json.dumps({"event": "message", "text": line}))
+
+    def _write(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def _worker_table(states: Mapping[str, WorkerState]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, state in list(states.items())[:12]:
+        filled = round(10 * min(max(state.share, 0.0), 1.0))
+        table.add_row(
+            f"  {escape(name)}",
+            escape(printable(state.slide_id)),
+            state.stage,
+            "━" * filled + "[dim]" + "━" * (10 - filled) + "[/dim]",
+        )
+    if len(states) > 12:
+        table.add_row(f"  … {len(states) - 12} more workers", "", "", "")
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} days"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

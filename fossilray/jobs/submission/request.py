@@ -1,0 +1,175 @@
+"""What a cluster is asked to run: the command, its settings, and what travels along; needs no cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fossilray import __version__
+from fossilray.core.config import RunConfig
+from fossilray.core.errors import ConfigError, StoreError
+from fossilray.store.config_file import is_remote, read_config
+from fossilray.store.files.base import open_files
+
+RUN, SLIDES, CONFIG, VERSION = (f"fossilray_{name}" for name in ("run", "slides", "config_sha256", "version"))
+"""Keys of a job's metadata, which Ray's dashboard and `ray job list` show."""
+DRAIN_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
+"""How long Ray waits between asking a job to stop and killing it; 3 s unless the job's environment says more."""
+HEAD = "node:__internal_head__"
+"""Resource that Ray gives to the head alone, 1.0 of it."""
+QUICK_LOOK = ("store.tries=2", "store.timeout_s=10")
+"""The configuration is read here only to refuse mistakes early, so a silent store is not waited for."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Around the command: where the code comes from and how it ends."""
+
+    working_dir: str | None = None
+    """Folder whose code the job runs instead of the installed one; uploaded, unless an address is given."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """Ray's `runtime_env`: pip, env_vars, excludes, …"""
+    python: str = "python"
+    drain_minutes: float = 10.0
+    """How long slides in flight may take to end when the job is stopped, before it is killed."""
+
+
+@dataclass(frozen=True)
+class DriverNeeds:
+    """What the driver reserves; nothing by default, so that it fits on a head without CPUs for work."""
+
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def placed(self) -> dict[str, float]:
+        """Its custom resources: what it reserves must not take it off the head, onto a node that vanishes."""
+        if self.resources or (self.cpus is None and self.memory_bytes is None):
+            return dict(self.resources)
+        return {HEAD: 0.001}
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """One submission."""
+
+    run: str
+    entrypoint: str
+    metadata: Mapping[str, str]
+    environment: Mapping[str, Any]
+    driver: DriverNeeds = field(default_factory=DriverNeeds)
+    carried: Path | None = None
+    """A configuration on this machine, which travels as the job's working directory."""
+    note: str | None = None
+    """What the user should know before it starts."""
+
+
+def plan_job(
+    slides: str | None,
+    run: str | None,
+    *,
+    config: str | None = None,
+    assignments: Sequence[str] = (),
+    options: Sequence[str] = (),
+    runtime: Runtime | None = None,
+    driver: DriverNeeds | None = None,
+) -> JobRequest:
+    """The job that `fossilray process` with these settings is on a cluster.
+
+    config: a YAML file here, which travels with the job, or in an object store, which the job reads with the
+    cluster's credentials. options: further words for `process`.
+
+    Raises:
+        ConfigError: a setting is wrong, or names a place that only this machine knows.
+    """
+    runtime, driver = runtime or Runtime(), driver or DriverNeeds()
+    known, note = _look_at_config(config, assignments)
+    run = _everywhere("the run directory", "--run", run or (known.store.run if known else None))
+    source = slides or (known.slides.source if known else None)
+    if source is not None or known is not None:
+        source = _everywhere("the slides", "SLIDES", source)
+    if known is not None:
+        open_files(run, known.store)  # refuses unknown protocols and addresses with credentials; asks nobody
+    named, carried = _config_over_there(config, runtime)
+    words = [runtime.python, "-m", "fossilray", "process", *([slides] if slides else []), "--run", run]
+    words += ["--config", named] if named else []
+    for assignment in assignments:
+        words += ["--set", assignment]
+    metadata = {RUN: run, SLIDES: source or "", CONFIG: _digest(known) if known else "", VERSION: __version__}
+    return JobRequest(
+        run=run,
+        entrypoint=shlex.join([*words, *options, "--address", "auto"]),
+        metadata={key: value for key, value in metadata.items() if value},
+        environment=_environment(runtime),
+        driver=driver,
+        carried=carried,
+        note=note,
+    )
+
+
+def _look_at_config(config: str | None, assignments: Sequence[str]) -> tuple[RunConfig | None, str | None]:
+    """The configuration, or None and why it cannot be seen from here, which the cluster may yet do."""
+    try:
+        return read_config(config, assignments, access=QUICK_LOOK), None
+    except StoreError as error:
+        if config is None or not is_remote(config):
+            raise
+        return None, f"the configuration was not checked before the job starts: {error}"
+
+
+def _everywhere(what: str, option: str, place: str | None) -> str:
+    """The place, which must mean the same on every machine of the cluster."""
+    if place is None:
+        raise ConfigError(f"nothing names {what}; give {option}, or set it in the configuration")
+    if not is_remote(place) and not Path(place).is_absolute():
+        raise ConfigError(
+            f"{what} {place} is relative to this machine's folder; name an absolute path that every node sees, "
+            "or an address such as s3://bucket/folder"
+        )
+    return place.rstrip("/") or place
+
+
+def _config_over_there(config: str | None, runtime: Runtime) -> tuple[str | None, Path | None]:
+    """What the job calls its configuration, and the file that must travel alone for that."""
+    if config is None or is_remote(config):
+        return config, None
+    path = Path(config)
+    folder = runtime.working_dir or runtime.environment.get("working_dir")
+    if folder is None:
+        return path.name, path
+    within = None if is_remote(folder) else _within(path, Path(folder))
+    if within is None:
+        raise ConfigError(
+            f"the configuration {config} does not lie in the working directory {folder}, so it would not reach the "
+            "cluster; put it there, or into an object store"
+        )
+    return str(within), None
+
+
+def _within(path: Path, folder: Path) -> PurePosixPath | None:
+    inner, outer = path.resolve(), folder.resolve()
+    return PurePosixPath(inner.relative_to(outer)) if inner.is_relative_to(outer) else None
+
+
+def _environment(runtime: Runtime) -> dict[str, Any]:
+    variables = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        DRAIN_VARIABLE: str(max(1, round(60 * runtime.drain_minutes))),
+        **(runtime.environment.get("env_vars") or {}),
+    }
+    environment = {**runtime.environment, "env_vars": variables}
+    if runtime.working_dir is not None:
+        environment["working_dir"] = runtime.working_dir
+    return environment
+
+
+def _digest(config: RunConfig) -> str:
+    """sha256 of the whole configuration, defaults and assignments included."""
+    plain = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()

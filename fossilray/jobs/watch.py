@@ -1,0 +1,97 @@
+"""A run looked at again and again until it is done, from any machine that reaches its store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from rich.console import Console
+from rich.live import Live
+
+from fossilray.core.config import RunConfig
+from fossilray.core.errors import StoreUnreachable
+from fossilray.core.text import printable
+from fossilray.store import RunStore
+from fossilray.store.status import StatusReport, describe, render, to_json, to_line
+
+
+def watch_run(
+    store: RunStore,
+    console: Console,
+    *,
+    every_s: float,
+    as_json: bool = False,
+    alarm_minutes: float | None = None,
+    config: RunConfig | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str | None:
+    """Show the state of a run every so often until it is done; the alarm that ended it sooner, else None.
+
+    On a terminal the state stays in its place; elsewhere, and with `as_json`, it is one line each time. A store
+    that does not answer for a while is said and asked again.
+
+    Raises:
+        RunNotFound: there is no run at this place.
+    """
+    if as_json or not console.is_terminal:
+        return _watch_lines(store, console, every_s, as_json, alarm_minutes, config, sleep)
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            report = _ask(store, config, live.console)
+            if report is not None:
+                live.update(render(report), refresh=True)
+                alarm = alarm_of(report, minutes=alarm_minutes)
+                if alarm is not None or report.is_done:
+                    return alarm
+            sleep(every_s)
+
+
+def alarm_of(report: StatusReport, *, minutes: float | None) -> str | None:
+    """Why somebody should look after the run: it has slides left, and none was committed for so long."""
+    if minutes is None or report.is_done:
+        return None
+    since = report.last_sign_at
+    if report.asked_at - since < timedelta(minutes=minutes):
+        return None
+    counts = report.counts
+    driver = f"{counts.in_progress:,} in progress" if report.drivers else "no driver is running"
+    return (
+        f"{report.url}: no slide was committed since {since:%Y-%m-%d %H:%M} UTC, {_minutes(report.asked_at, since)} "
+        f"ago; {counts.left:,} of {counts.total:,} are left, {driver}"
+    )
+
+
+def _watch_lines(
+    store: RunStore,
+    console: Console,
+    every_s: float,
+    as_json: bool,
+    alarm_minutes: float | None,
+    config: RunConfig | None,
+    sleep: Callable[[float], None],
+) -> str | None:
+    while True:
+        report = _ask(store, config, None if as_json else console)
+        if report is not None:
+            line = to_json(report, indent=None) if as_json else to_line(report)
+            console.file.write(line + "\n")
+            console.file.flush()
+            alarm = alarm_of(report, minutes=alarm_minutes)
+            if alarm is not None or report.is_done:
+                return alarm
+        sleep(every_s)
+
+
+def _ask(store: RunStore, config: RunConfig | None, console: Console | None) -> StatusReport | None:
+    try:
+        return describe(store, config=config)
+    except StoreUnreachable as error:
+        if console is not None:
+            console.print(printable(f"{error}; asking again"), markup=False, highlight=False)
+        return None
+
+
+def _minutes(now: datetime, since: datetime) -> str:
+    minutes = (now - since).total_seconds() / 60
+    return f"{minutes:,.0f} minutes" if minutes < 180 else f"{minutes / 60:,.0f} hours"

@@ -1,0 +1,136 @@
+"""Backbones by the names that an evaluation calls them: shipped, a file, a hub's, a random one, or none at all."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.core.config import EmbedderConfig
+from fossilray.core.errors import UsageError
+from fossilray.labels.load import LabelledSet
+from fossilray.models.backbones.architectures import Architecture, build_network
+from fossilray.models.backbones.checkpoints import read_checkpoint
+from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
+from fossilray.models.backbones.handcrafted import describe_by_hand
+from fossilray.models.backbones.load import bundled_path, embedder_digest, load_network
+from fossilray.models.heads.head import BackboneOf
+
+if TYPE_CHECKING:
+    import torch
+
+BACKBONE_HELP = (
+    "bundled, a file of weights, timm:<name>, random:<timm name> (before it learned anything; random:bundled is "
+    "the shipped network so), handcrafted (gradients, colours and shape, no network), or run (the vectors that the "
+    "run of --run holds)."
+)
+HANDCRAFTED_VERSION = "handcrafted/1"
+
+
+@dataclass(frozen=True)
+class Described:
+    """Vectors (n, d) of labelled crops, and what made them."""
+
+    vectors: NDArray[np.floating]
+    backbone: BackboneOf
+
+
+def describe_labelled(
+    labelled: LabelledSet,
+    backbone: str,
+    *,
+    device: torch.device | str = "cpu",
+    input_px: int | None = None,
+    seed: int = 0,
+) -> Described:
+    """The vectors of labelled crops by a backbone of this name, as BACKBONE_HELP spells names.
+
+    A run's own vectors serve where its backbone is the one asked for: what the archive holds is then what a head
+    is taught on. seed: of a random network.
+
+    Raises:
+        UsageError: `run` is asked for and there are no vectors.
+        WeightsError: the weights cannot be had.
+    """
+    if backbone == "run":
+        if labelled.vectors is None or labelled.backbone_sha256 is None:
+            raise UsageError(
+                "there are no vectors of a run: give --run with a table of slide_id, object_id and genus, of a run "
+                "that was made with a backbone, or another --backbone"
+            )
+        return Described(labelled.vectors, BackboneOf(name="run", sha256=labelled.backbone_sha256))
+    if backbone == "handcrafted":
+        digest = hashlib.sha256(HANDCRAFTED_VERSION.encode()).hexdigest()
+        vectors = describe_by_hand(labelled.crops.pixels, labelled.crops.shape)
+        return Described(vectors, BackboneOf(name=HANDCRAFTED_VERSION, sha256=digest))
+    return _by_network(labelled, backbone, device=device, input_px=input_px, seed=seed)
+
+
+def _by_network(
+    labelled: LabelledSet, backbone: str, *, device: torch.device | str, input_px: int | None, seed: int
+) -> Described:
+    if backbone.startswith("random:"):
+        network, preprocessing = _random_network(backbone.removeprefix("random:"), input_px, seed=seed)
+        name, digest = f"{backbone} seed {seed}", _digest_of(network)
+    else:
+        config = EmbedderConfig(weights=weights_setting(backbone), input_px=input_px)
+        (digest,) = embedder_digest(config).values()
+        if labelled.vectors is not None and labelled.backbone_sha256 == digest and input_px is None:
+            return Described(labelled.vectors, BackboneOf(name=backbone, sha256=digest))
+        network, name, preprocessing = load_network(config)
+    embedder = BackboneEmbedder(
+        copy.deepcopy(network), name=name, preprocessing=preprocessing, device=device, batch=64
+    )
+    return Described(embedder.embed(labelled.crops.pixels), BackboneOf(name=name, sha256=digest))
+
+
+def weights_setting(backbone: str) -> str:
+    """A backbone's name as `embedder.weights` spells it.
+
+    Raises:
+        UsageError: it is no file and no name.
+    """
+    if backbone == "bundled" or backbone.startswith(("timm:", "file:")):
+        return backbone
+    if not Path(backbone).is_file():
+        raise UsageError(f"--backbone {backbone!r} is neither a file nor one of: {BACKBONE_HELP}")
+    return f"file:{backbone}"
+
+
+def _random_network(name: str, input_px: int | None, *, seed: int) -> tuple[torch.nn.Module, Preprocessing]:
+    import torch
+
+    architecture = _architecture(name, input_px)
+    # timm draws initial weights from the global generator alone, which others may be using.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_network(architecture)
+    return network, Preprocessing(architecture.input_px, IMAGENET_MEAN, IMAGENET_STD, "bicubic")
+
+
+def _architecture(name: str, input_px: int | None) -> Architecture:
+    """A network of timm's, or the shipped backbone's own, for images of this size or of its native one."""
+    import timm
+
+    if name == "bundled":
+        _, meta = read_checkpoint(bundled_path())
+        assert meta is not None, "the shipped backbone says what it is"
+        return Architecture(meta.architecture, input_px or meta.input_px, dict(meta.kwargs))
+    recorded = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
+    native_px = recorded.input_size[-1] if recorded is not None else 224
+    if input_px is None or not name.startswith(("vit_", "deit_", "eva", "beit")):
+        return Architecture(name, input_px or native_px)
+    return Architecture(name, input_px, {"img_size": input_px})
+
+
+def _digest_of(network: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,299 @@
+"""Labels that somebody gave: from folders of images, from a table of files, or from a table of a run's objects."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fossilray.core.errors import UsageError
+from fossilray.core.formats import FileRole
+from fossilray.core.formats.csv_text import delimiter_of, read_records
+from fossilray.core.text import from_spreadsheet, printable
+from fossilray.labels.current import standing_labels
+from fossilray.labels.label_set import is_label_set
+from fossilray.labels.labelled_crops import SUFFIXES, LabelledCrops, read_image
+from fossilray.labels.near_duplicates import group_duplicates
+from fossilray.processing.crops.cut import resize_to
+
+if TYPE_CHECKING:
+    from fossilray.store import RunStore
+
+SIDE_PX = 224
+"""Of crops in memory, as a run stores them: 150 kB each."""
+
+
+@dataclass(frozen=True)
+class LabelFindings:
+    """What a look at the labels brought up."""
+
+    unreadable: tuple[tuple[str, str], ...]
+    """Images that were left out, and why."""
+    unlabelled: int
+    """Rows of a table without a genus, left out."""
+    singletons: tuple[str, ...]
+    """Classes of one crop: taught, but never asked."""
+    duplicates: tuple[tuple[str, ...], ...]
+    """Names of crops that are one picture; they stay on one side of every split."""
+    conflicts: tuple[tuple[str, ...], ...]
+    """Those of `duplicates` that bear more than one label, as `name (class)`."""
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Labelled crops with their names, and which of them are the same picture."""
+
+    crops: LabelledCrops
+    names: tuple[str, ...]
+    """Path below the folder, or `slide_id #object_id`."""
+    group: NDArray[np.int64]
+    """(n,) the same number for crops that are one picture."""
+    findings: LabelFindings
+    vectors: NDArray[np.float16] | None = None
+    """(n, d) what the run's own backbone made of them; None for images, or where the run has none."""
+    backbone_sha256: str | None = None
+    """Of the weights that made `vectors`."""
+    wells: tuple[str, ...] | None = None
+    """Where each crop is from; None where that is not said of every one."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def load_labels(labels: Path, *, run: RunStore | None = None) -> LabelledSet:
+    """Labelled crops from a folder of <class>/<image>, or from a CSV.
+
+    A CSV has the columns path and genus (paths from the folder it lies in) and perhaps well, or slide_id, object_id
+    and genus; then `run` is where the objects are. Class names are compared in Unicode's composed form, without blanks
+    around them. Images that cannot be decoded are left out and told; equal and nearly equal ones are told.
+
+    Raises:
+        UsageError: there is nothing to read, the table lacks columns or labels one row twice, or fewer than two
+            classes are left.
+    """
+    if is_label_set(labels):
+        raw = _read_label_set(labels, run)
+    elif labels.is_dir():
+        raw = _read_images(_list_folder(labels), unlabelled=0)
+    elif labels.is_file():
+        raw = _read_table(labels, run)
+    else:
+        raise UsageError(f"{labels} does not exist; give a folder of <class>/<image> or a CSV of labels")
+    if len(raw.crops.classes) < 2:
+        lost = raw.findings.unreadable
+        told = f"; left out: {len(lost)}, the first {lost[0][0]} ({lost[0][1]})" if lost else ""
+        raise UsageError(
+            f"{labels} has readable crops of {'one class' if raw.crops.classes else 'no class'}, and telling apart "
+            f"takes two{told}"
+        )
+    return raw
+
+
+def _read_label_set(folder: Path, run: RunStore | None) -> LabelledSet:
+    """The objects that bear one name; those under two, and of slides made anew, count as left out."""
+    if run is None:
+        raise UsageError(f"{folder} labels objects of a run; say of which with --run")
+    standing, left_out = standing_labels(folder, run)
+    found = _read_objects(
+        run, [key for key, _ in standing], [_clean(genus) for _, genus in standing], unlabelled=0
+    )
+    told = tuple((_object_name(*key), why) for key, why in left_out)
+    findings = replace(found.findings, unreadable=(*found.findings.unreadable, *told))
+    return replace(found, findings=findings)
+
+
+def _list_folder(folder: Path) -> list[tuple[str, Path, str]]:
+    """(name, file, class) of every image, classes and files in the order of their names."""
+    found = [
+        (_shown(str(path.relative_to(folder))), path, _clean(path.parent.name))
+        for path in sorted(folder.glob("*/*"))
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    ]
+    if not found:
+        raise UsageError(f"{folder} holds no <class>/<image> files; give a folder of classes, or a CSV")
+    return found
+
+
+def _read_table(path: Path, run: RunStore | None) -> LabelledSet:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8; save it as `CSV UTF-8`") from None
+    role = FileRole(str(path), "labels of crops", "correct it, or save it again as `CSV UTF-8`", UsageError)
+    rows = read_records(text, role, delimiter=delimiter_of(text))
+    columns = set(rows[0]) if rows else set()
+    if "genus" not in columns or not ({"path"} <= columns or {"slide_id", "object_id"} <= columns):
+        raise UsageError(
+            f"{path} has the columns {', '.join(map(str, sorted(columns, key=str))) or 'none'}; expected path and "
+            "genus, or slide_id, object_id and genus"
+        )
+    named = [row for row in rows if _clean(row["genus"] or "")]
+    unlabelled = len(rows) - len(named)
+    if "path" in columns:
+        files = {from_spreadsheet(row["path"] or ""): _clean(row["genus"]) for row in named}
+        _refuse_repeats(path, [row["path"] or "" for row in named])
+        found = _read_images(
+            [(_shown(name), path.parent / name, genus) for name, genus in files.items()],
+            unlabelled=unlabelled,
+        )
+        well = {_shown(from_spreadsheet(row["path"] or "")): _clean(row.get("well") or "") for row in named}
+        wells = tuple(well[name] for name in found.names)
+        return replace(found, wells=wells) if all(wells) else found
+    if run is None:
+        raise UsageError(f"{path} labels objects of a run; say of which with --run")
+    keys = [(from_spreadsheet(row["slide_id"] or ""), _object_id(path, row["object_id"])) for row in named]
+    _refuse_repeats(path, keys)
+    return _read_objects(run, keys, [_clean(row["genus"]) for row in named], unlabelled=unlabelled)
+
+
+def _read_images(listed: Sequence[tuple[str, Path, str]], *, unlabelled: int) -> LabelledSet:
+    pixels, shapes, names, genera, digests, unreadable = [], [], [], [], [], []
+    for name, path, genus in listed:
+        try:
+            content = path.read_bytes()
+            image = read_image(content, name=name)
+        except OSError as error:
+            unreadable.append((name, error.strerror or type(error).__name__))
+            continue
+        except UsageError as error:
+            unreadable.append((name, str(error)))
+            continue
+        height, width = image.shape[:2]
+        shapes.append((width / max(width, height), height / max(width, height)))
+        pixels.append(resize_to(image, size_px=SIDE_PX))
+        names.append(name)
+        genera.append(genus)
+        digests.append(hashlib.sha256(content).hexdigest())
+    return _labelled(
+        np.stack(pixels) if pixels else np.zeros((0, SIDE_PX, SIDE_PX, 3), np.uint8),
+        np.array(shapes, np.float32).reshape(-1, 2),
+        names,
+        genera,
+        digests,
+        unreadable=unreadable,
+        unlabelled=unlabelled,
+    )
+
+
+def _read_objects(
+    run: RunStore, keys: Sequence[tuple[str, int]], genera: Sequence[str], *, unlabelled: int
+) -> LabelledSet:
+    from fossilray.store.query.connection import connect, fetch, load_crops, load_embeddings, show_objects
+
+    con = connect(run)
+    files = run.committed_files()
+    show_objects(con, run, {slide_id: files[slide_id] for slide_id, _ in keys if slide_id in files})
+    con.register(
+        "labelled",
+        pa.table(
+            {
+                "slide_id": pa.array([slide_id for slide_id, _ in keys], pa.string()),
+                "object_id": pa.array([object_id for _, object_id in keys], pa.int32()),
+                "label_row": pa.array(range(len(keys)), pa.int32()),
+            }
+        ),
+    )
+    table = fetch(
+        con,
+        "SELECT label_row, arrays, object_id, width_um, height_um, well FROM objects JOIN labelled "
+        "USING (slide_id, object_id) ORDER BY label_row",
+    )
+    rows = table["label_row"].to_pylist()
+    missing = [
+        (_object_name(*keys[row]), "no such object in the run")
+        for row in sorted(set(range(len(keys))) - set(rows))
+    ]
+    size = np.stack([table["width_um"].to_numpy(), table["height_um"].to_numpy()], axis=1)
+    pixels = load_crops(run, table)
+    made = [digest for name, digest in run.read_run().weights.items() if name.startswith("embedder/")]
+    found = _labelled(
+        pixels,
+        (size / np.maximum(size.max(axis=1, keepdims=True), 1e-6)).astype(np.float32),
+        [_object_name(*keys[row]) for row in rows],
+        [genera[row] for row in rows],
+        [hashlib.sha256(crop.tobytes()).hexdigest() for crop in pixels],
+        unreadable=missing,
+        unlabelled=unlabelled,
+    )
+    found = replace(found, wells=tuple(_shown(well) for well in table["well"].to_pylist()))
+    if not made or not rows:
+        return found
+    return replace(found, vectors=load_embeddings(run, table), backbone_sha256=made[0])
+
+
+def _labelled(
+    pixels: NDArray[np.uint8],
+    shape: NDArray[np.float32],
+    names: Sequence[str],
+    genera: Sequence[str],
+    digests: Sequence[str],
+    *,
+    unreadable: Sequence[tuple[str, str]],
+    unlabelled: int,
+) -> LabelledSet:
+    classes = tuple(sorted(set(genera)))
+    number = {genus: row for row, genus in enumerate(classes)}
+    label = np.array([number[genus] for genus in genera], np.int64)
+    group = group_duplicates(pixels, digests)
+    together = _together(group)
+    counts = Counter(genera)
+    findings = LabelFindings(
+        unreadable=tuple(unreadable),
+        unlabelled=unlabelled,
+        singletons=tuple(genus for genus in classes if counts[genus] == 1),
+        duplicates=tuple(tuple(names[row] for row in rows) for rows in together.values()),
+        conflicts=tuple(
+            tuple(f"{names[row]} ({genera[row]})" for row in rows)
+            for rows in together.values()
+            if len({genera[row] for row in rows}) > 1
+        ),
+    )
+    return LabelledSet(LabelledCrops(pixels, shape, label, classes), tuple(names), group, findings)
+
+
+def _together(group: NDArray[np.int64]) -> Mapping[int, list[int]]:
+    """Rows of each group that has more than one."""
+    rows: dict[int, list[int]] = {}
+    for row, number in enumerate(group.tolist()):
+        rows.setdefault(number, []).append(row)
+    return {number: members for number, members in rows.items() if len(members) > 1}
+
+
+def _refuse_repeats(path: Path, keys: Sequence[object]) -> None:
+    repeated = [str(key) for key, count in Counter(keys).items() if count > 1]
+    if repeated:
+        raise UsageError(
+            f"{path} labels {len(repeated)} rows more than once, the first {_shown(repeated[0])}; keep one row of each"
+        )
+
+
+def _object_id(path: Path, text: str | None) -> int:
+    try:
+        number = int(text or "")
+    except ValueError:
+        number = -1
+    if not 0 <= number < 2**31:
+        raise UsageError(f"{path}: object_id {text!r} is not a whole number; take it from the table objects")
+    return number
+
+
+def _object_name(slide_id: str, object_id: int) -> str:
+    return _shown(f"{slide_id} #{object_id}")
+
+
+def _clean(genus: str) -> str:
+    """A class's name as it is compared: macOS writes ø and é in two signs where others write one."""
+    return _shown(unicodedata.normalize("NFC", from_spreadsheet(genus.strip())).strip())
+
+
+def _shown(name: str) -> str:
+    """A name that any terminal, page and JSON takes: bytes that are no UTF-8 and control signs replaced."""
+    return printable(name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))

@@ -1,0 +1,216 @@
+"""Objects of a run to choose from: a sample spread over its wells and slides, with vectors, and those known already."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fossilray.core.errors import UsageError
+from fossilray.core.records import UNASSIGNED_WELL
+from fossilray.labels.suggest.selection import share_out
+from fossilray.processing.inference.tasks import vectors_in
+from fossilray.store import RunStore
+from fossilray.store.dataset.dataset_store import arrays_store
+from fossilray.store.derived.derived_store import AnswerStore
+from fossilray.store.query.connection import connect, fetch, load_embeddings, objects_where, show_objects
+
+POOL_SLIDES = 512
+"""Slides that a pool is drawn from: the vectors of one slide are read whole, some 15 MB."""
+SLIDES_AT_ONCE = 16
+
+COLUMNS = "slide_id, well, measured_depth_m, arrays, object_id, width_um, height_um"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Objects with their vectors."""
+
+    objects: pa.Table
+    """COLUMNS, one row an object."""
+    vectors: NDArray[np.float32]
+    """(n, d)."""
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def keys(self) -> list[tuple[str, int]]:
+        """(slide_id, object_id) of every row."""
+        return list(
+            zip(self.objects["slide_id"].to_pylist(), self.objects["object_id"].to_pylist(), strict=True)
+        )
+
+    @property
+    def wells(self) -> list[str]:
+        """The well of every row."""
+        return [well or UNASSIGNED_WELL for well in self.objects["well"].to_pylist()]
+
+
+class VectorSource:
+    """The vectors of a run: its own, or embeddings of a name that a later job made."""
+
+    def __init__(self, store: RunStore, embeddings: str | None) -> None:
+        """Raises:
+        UsageError: the run holds no vectors.
+        RunNotFound: it has no embeddings of this name.
+        """
+        self._store = store
+        home = arrays_store(store)
+        self._answers = None if embeddings is None else AnswerStore.open(home, "embeddings", embeddings)
+        record = home.read_run()
+        if self._answers is not None:
+            self.sha256 = str(self._answers.record.backbone["sha256"])
+            self.name = str(embeddings)
+            self._files: Mapping[str, str] = self._answers.committed_files()
+            return
+        if record.config["embedder"]["weights"] == "none":
+            raise UsageError(
+                f"{store.url} holds no embeddings, for it was made with embedder.weights none; make some with "
+                "`fossilray embed` and give --embeddings"
+            )
+        made = [digest for name, digest in sorted(record.weights.items()) if name.startswith("embedder/")]
+        self.sha256 = made[0] if made else ""
+        self.name = str(record.embedder.get("name", record.config["embedder"]["weights"]))
+
+    def of(self, objects: pa.Table) -> NDArray[np.float32]:
+        """The vectors (n, d) of rows with slide_id, arrays and object_id.
+
+        Raises:
+            UsageError: the named embeddings lack a slide.
+            StoreError: they are damaged or about other objects.
+        """
+        if self._answers is None:
+            return load_embeddings(self._store, objects).astype(np.float32)
+        dimension = int(self._answers.record.backbone["dimension"])
+        vectors = np.zeros((objects.num_rows, dimension), np.float32)
+        slides = np.array(objects["slide_id"].to_pylist(), dtype=np.str_)
+        wanted = objects["object_id"].to_numpy()
+        for slide_id in np.unique(slides).tolist():
+            if slide_id not in self._files:
+                raise UsageError(
+                    f"the embeddings {self._answers.name} lack slide {slide_id}; start `fossilray embed` again first"
+                )
+            footer = arrays_store(self._store).footer(slide_id)
+            table = self._answers.read_file(
+                self._files[slide_id], source_attempt=None if footer is None else footer.attempt
+            )
+            rows = np.flatnonzero(slides == slide_id)
+            place = np.searchsorted(table["object_id"].to_numpy(), wanted[rows])
+            vectors[rows] = vectors_in(table, dimension)[place]
+        return vectors
+
+
+def draw_pool(
+    store: RunStore,
+    source: VectorSource,
+    *,
+    size: int,
+    where: str | None,
+    without: Collection[tuple[str, int]],
+    seed: int,
+) -> Pool:
+    """At most `size` objects with pixels and finite vectors, equally many of each well, over many of its slides.
+
+    where: a condition on the columns of `objects`. without: (slide_id, object_id) of objects to leave out. Memory
+    holds the pool and one slide.
+
+    Raises:
+        UsageError: no object is left to choose from.
+        QueryError: DuckDB refuses the condition.
+    """
+    quotas = _quota_by_slide(store, size, seed=seed)
+    con = connect(store, sql=where or "")
+    show_objects(con, store, {})
+    fetch(con, f"{objects_where(where)} LIMIT 0")  # a wrong condition is refused before anything is read
+    files = store.committed_files()
+    chosen = sorted(slide_id for slide_id in quotas if slide_id in files)
+    out_of = set(without)
+    tables: list[pa.Table] = []
+    vectors: list[NDArray[np.float32]] = []
+    for first in range(0, len(chosen), SLIDES_AT_ONCE):
+        part = chosen[first : first + SLIDES_AT_ONCE]
+        show_objects(con, store, {slide_id: files[slide_id] for slide_id in part})
+        table = fetch(con, f"SELECT {COLUMNS} FROM ({objects_where(where)}) WHERE opacity IS NOT NULL")
+        for number, slide_id in enumerate(part, first):
+            rows = table.filter(pc.equal(table["slide_id"], slide_id))
+            ids = rows["object_id"].to_pylist()
+            left = [row for row, one in enumerate(ids) if (slide_id, one) not in out_of]
+            rng = np.random.default_rng([seed, number])
+            if left:
+                drawn = np.sort(
+                    rng.choice(np.array(left), size=min(quotas[slide_id], len(left)), replace=False)
+                )
+                tables.append(rows.take(pa.array(drawn)))
+                vectors.append(source.of(tables[-1]))
+    if not tables:
+        meeting = f" that meet {where!r}" if where else ""
+        raise UsageError(
+            f"{store.url} holds no objects with pixels{meeting} that have no label yet; there is nothing to suggest"
+        )
+    everything = np.concatenate(vectors)
+    sound = np.isfinite(everything).all(axis=1)
+    return Pool(pa.concat_tables(tables).filter(pa.array(sound)), everything[sound])
+
+
+def known_vectors(
+    store: RunStore, source: VectorSource, keys: Sequence[tuple[str, int]]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Which of these (slide_id, object_id) the run holds, and their vectors."""
+    files = store.committed_files()
+    slides = sorted({slide_id for slide_id, _ in keys if slide_id in files})
+    found: list[pa.Table] = []
+    vectors: list[NDArray[np.float32]] = []
+    con = connect(store)
+    known = {
+        "slide_id": pa.array([slide_id for slide_id, _ in keys], pa.string()),
+        "object_id": pa.array([object_id for _, object_id in keys], pa.int32()),
+        "known_row": pa.array(range(len(keys)), pa.int64()),
+    }
+    con.register("known", pa.table(known))
+    for first in range(0, len(slides), SLIDES_AT_ONCE):
+        show_objects(
+            con, store, {slide_id: files[slide_id] for slide_id in slides[first : first + SLIDES_AT_ONCE]}
+        )
+        table = fetch(
+            con,
+            "SELECT known_row, slide_id, arrays, object_id FROM objects JOIN known USING (slide_id, object_id) "
+            "ORDER BY known_row",
+        )
+        if table.num_rows:
+            found.append(table)
+            vectors.append(source.of(table))
+    if not found:
+        return np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
+    everything = np.concatenate(vectors)
+    sound = np.isfinite(everything).all(axis=1)
+    return np.asarray(pa.concat_tables(found)["known_row"].to_numpy())[sound], everything[sound]
+
+
+def _quota_by_slide(store: RunStore, size: int, *, seed: int) -> dict[str, int]:
+    """How many objects each slide gives: equal parts for the wells, and in a well for its slides."""
+    table = store.summaries_table()
+    table = table.filter(pc.greater(table["objects"], 0))
+    by_well: dict[str, list[tuple[str, int]]] = {}
+    for slide_id, well, objects in zip(
+        *(table[name].to_pylist() for name in ("slide_id", "well", "objects")), strict=True
+    ):
+        by_well.setdefault(well or UNASSIGNED_WELL, []).append((slide_id, objects))
+    rng = np.random.default_rng([seed, 3])
+    wells = sorted(by_well)
+    slides_of = share_out(np.array([len(by_well[well]) for well in wells], np.int64), POOL_SLIDES)
+    chosen: list[list[tuple[str, int]]] = []
+    for well, count in zip(wells, slides_of.tolist(), strict=True):
+        drawn = rng.permutation(len(by_well[well]))[:count]
+        slides = sorted(by_well[well])
+        chosen.append([slides[number] for number in sorted(drawn.tolist())])
+    parts = share_out(np.array([sum(n for _, n in slides) for slides in chosen], np.int64), size)
+    quotas: dict[str, int] = {}
+    for slides, part in zip(chosen, parts.tolist(), strict=True):
+        given = share_out(np.array([count for _, count in slides], np.int64), part)
+        quotas.update({slide_id: int(n) for (slide_id, _), n in zip(slides, given, strict=True) if n})
+    return quotas

@@ -1,0 +1,224 @@
+"""What to label next in a run: images to sort, and tables that lead them back to their objects."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.core.errors import UsageError
+from fossilray.core.text import spreadsheet_safe
+from fossilray.core.whole_files import make_folder, whole_folder, write_new
+from fossilray.labels.importing import attempts_of
+from fossilray.labels.label_set import LabelSet
+from fossilray.labels.suggest.pool import Pool, VectorSource, draw_pool, known_vectors
+from fossilray.labels.suggest.selection import Quotas, directions, distance_to_nearest
+from fossilray.labels.suggest.strategies import WHY, Pick, Strategy, choose
+from fossilray.models.heads import Head, train_head
+from fossilray.models.heads.head import BackboneOf
+from fossilray.processing.crops.cut import in_true_proportions
+from fossilray.store import RunStore
+from fossilray.store.arrays.jpeg_codec import encode_crop
+from fossilray.store.query.connection import load_crops
+from fossilray.store.run.layout import check_slide_id
+
+CROPS = "crops"
+SUGGESTIONS = "suggestions.csv"
+FOR_PARTICLETRIEUR = "particletrieur.csv"
+POOL = 20_000
+"""Objects to choose from, unless told: 30 MB of vectors, some seconds."""
+
+_JPEG_QUALITY = 95
+_CROPS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Suggested:
+    """What was chosen, from what."""
+
+    objects: int
+    pool: int
+    labelled: int
+    """Objects with a label, near which nothing new needs to be asked."""
+    by: Mapping[str, int]
+    """How many each strategy chose."""
+    wells: Mapping[str, int]
+    taught_here: bool
+    """Whether the head was taught on the labels, for none was given."""
+
+
+def suggest(
+    store: RunStore,
+    out: Path,
+    *,
+    count: int,
+    strategy: Strategy = "mixed",
+    head: Head | None = None,
+    labels: Path | None = None,
+    embeddings: str | None = None,
+    where: str | None = None,
+    pool: int = POOL,
+    seed: int = 0,
+) -> Suggested:
+    """Write the images of objects worth a label into `out`, with suggestions.csv and particletrieur.csv.
+
+    labels: a label set; its objects are left out and tell what is known. Where no head is given, one is taught on
+    them. embeddings: the name of those to look at; None: the run's own. where: a condition on `objects`. Equal runs,
+    labels and seeds give equal files.
+
+    Raises:
+        UsageError: there is nothing to choose from, the vectors are not those of the head, or `out` is not empty.
+        QueryError: DuckDB refuses the condition.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not empty, and suggestions of two rounds would mix; name a new folder")
+    source = VectorSource(store, embeddings)
+    if head is not None and head.meta.backbone.sha256 != source.sha256:
+        raise UsageError(
+            f"the head was taught on vectors of {head.meta.backbone.name} ({head.meta.backbone.sha256[:12]}), and "
+            f"those of {source.name} are of another backbone ({source.sha256[:12]}); give --embeddings of that backbone"
+        )
+    names, known, taken = _what_is_known(store, source, labels)
+    taught_here = head is None and len(set(names)) > 1
+    if taught_here:
+        head = _teach(names, known, source)
+    drawn = draw_pool(store, source, size=max(pool, count), where=where, without=taken, seed=seed)
+    probability = None if head is None else head.predict(drawn.vectors)
+    _, well = np.unique(np.array(drawn.wells, dtype=np.str_), return_inverse=True)
+    picks = choose(
+        strategy,
+        vectors=drawn.vectors,
+        known=known,
+        probability=probability,
+        count=count,
+        quotas=Quotas(well.astype(np.int64), count),
+        seed=seed,
+    )
+    _write(store, out, drawn, picks, _facts(drawn, picks, known, probability, head))
+    return Suggested(
+        objects=len(picks),
+        pool=len(drawn),
+        labelled=len(taken),
+        by=Counter(pick.by for pick in picks),
+        wells=Counter(drawn.wells[pick.row] for pick in picks),
+        taught_here=taught_here,
+    )
+
+
+def _what_is_known(
+    store: RunStore, source: VectorSource, labels: Path | None
+) -> tuple[list[str], NDArray[np.float32], set[tuple[str, int]]]:
+    """Genera and vectors of agreed labels, and all objects that anybody labelled."""
+    if labels is None:
+        return [], np.zeros((0, 0), np.float32), set()
+    said = LabelSet.open(labels).labels()
+    attempts = attempts_of(store)
+    agreed = [one for one in said.agreed.values() if attempts.get(one.slide_id) == one.attempt]
+    rows, vectors = known_vectors(store, source, [(one.slide_id, one.object_id) for one in agreed])
+    taken = {(one.slide_id, one.object_id) for one in agreed}
+    taken |= {(one.slide_id, one.object_id) for one in said.conflicts}
+    return [agreed[row].genus for row in rows.tolist()], vectors, taken
+
+
+def _teach(names: Sequence[str], known: NDArray[np.float32], source: VectorSource) -> Head:
+    classes, label = np.unique(np.array(names, dtype=np.str_), return_inverse=True)
+    return train_head(
+        known,
+        label.astype(np.int64),
+        tuple(classes.tolist()),
+        kind="logistic",
+        backbone=BackboneOf(name=source.name, sha256=source.sha256),
+    )
+
+
+def _facts(
+    pool: Pool,
+    picks: Sequence[Pick],
+    known: NDArray[np.float32],
+    probability: NDArray[np.float32] | None,
+    head: Head | None,
+) -> Iterator[dict[str, Any]]:
+    """What the tables say of each pick, besides its image."""
+    rows = np.array([pick.row for pick in picks], np.int64)
+    seen, centre = directions(pool.vectors)
+    labelled, _ = directions(known.reshape(-1, pool.vectors.shape[1]), centre=centre)
+    distance = distance_to_nearest(seen[rows], labelled)
+    objects = pool.objects.take(rows).to_pylist()
+    for number, (pick, row) in enumerate(zip(picks, objects, strict=True)):
+        guess, score, entropy = "", "", ""
+        if probability is not None and head is not None:
+            share = probability[pick.row].astype(np.float64)
+            guess, score = head.classes[int(share.argmax())], f"{share.max():.4f}"
+            entropy = f"{float(-(share * np.log(np.maximum(share, 1e-30))).sum()):.4f}"
+        yield {
+            **row,
+            "rank": number + 1,
+            "why": WHY[pick.by],
+            "guess": guess,
+            "score": score,
+            "entropy": entropy,
+            "distance": f"{float(distance[number]):.4f}" if len(known) else "",
+        }
+
+
+def _write(
+    store: RunStore, out: Path, pool: Pool, picks: Sequence[Pick], facts: Iterator[dict[str, Any]]
+) -> None:
+    rows = list(facts)
+    square = store.read_run().config["crops"].get("fit", "stretch") == "letterbox"
+    with whole_folder(out) as made:
+        make_folder(made / CROPS)
+        for first in range(0, len(picks), _CROPS_AT_ONCE):
+            part = rows[first : first + _CROPS_AT_ONCE]
+            objects = pool.objects.take([pick.row for pick in picks[first : first + _CROPS_AT_ONCE]])
+            for row, crop in zip(part, load_crops(store, objects), strict=True):
+                name = f"{check_slide_id(row['slide_id'])}-{row['object_id']:06d}.jpg"
+                row["file"] = f"{CROPS}/{name}"
+                image = crop if square else in_true_proportions(crop, row["width_um"], row["height_um"])
+                longest_um = max(row["width_um"], row["height_um"], 1e-6)
+                row["resolution"] = f"{1000 * max(image.shape[:2]) / longest_um:.3f}"
+                write_new(made / row["file"], encode_crop(image, quality=_JPEG_QUALITY))
+        write_new(made / SUGGESTIONS, _csv(rows, _OURS))
+        write_new(made / FOR_PARTICLETRIEUR, _csv([_for_particletrieur(out, row) for row in rows], _THEIRS))
+
+
+_OURS = (
+    *("rank", "file", "slide_id", "object_id", "well", "measured_depth_m", "width_um", "height_um"),
+    *("why", "guess", "score", "entropy", "distance", "genus"),
+)
+_THEIRS = ("filename", "sample", "index1", "resolution", "guid", "slide_id", "object_id", "guess", "why")
+
+
+def _for_particletrieur(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table that ParticleTrieur adds images from; a guess as `label` would come back as one."""
+    return {
+        **row,
+        "filename": str((out / row["file"]).resolve()),
+        "sample": row["slide_id"],
+        "index1": row["measured_depth_m"],
+        "guid": f"{row['slide_id']}-{row['object_id']:06d}",
+    }
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    for row in rows:
+        table.writerow([_cell(row.get(name)) for name in columns])
+    return text.getvalue()
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return spreadsheet_safe(value) if isinstance(value, str) else str(value)

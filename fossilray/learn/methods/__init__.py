@@ -1,6 +1,0 @@
-"""Ways to teach a backbone, each a module with its views, its loss and what happens after a step."""
-
-from fossilray.learn.methods.base import Method, MethodLoss
-from fossilray.learn.methods.build import build_method
-
-__all__ = ["Method", "MethodLoss", "build_method"]

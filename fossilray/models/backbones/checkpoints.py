@@ -1,0 +1,132 @@
+"""State dicts out of other projects' weight files, read without running anything that the files contain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fossilray.core.errors import WeightsError
+from fossilray.core.formats import FileRole
+from fossilray.core.formats.plain_values import shown
+from fossilray.models.backbones.backbone_file import BackboneMeta, parse_meta
+from fossilray.models.backbones.efficientnet_lite import timm_names
+from fossilray.models.files.stored_pickle import ForeignName, Stored, TensorRecord, TorchFileError
+from fossilray.models.files.tensors import LONGEST_NAME, read_metadata, read_tensors
+from fossilray.models.files.torch_file import open_torch_file
+
+if TYPE_CHECKING:
+    import torch
+
+WRAPPERS = (
+    "teacher",  # DINO, iBOT, SCAMPI: the average of the student, what the papers evaluate
+    "state_dict_ema",  # timm's training script
+    "model_ema",
+    "state_dict",
+    "model",
+    "student",
+    "backbone",
+)
+"""Keys under which training scripts keep the weights, best first."""
+
+MOST_WRAPPERS = 12
+"""Around a state dict or before a key; training scripts nest three."""
+
+KNOWN_ORIGINS = ("collections.", "torch.", "numpy.", "pathlib.")
+KNOWN_NAMES = frozenset({"argparse.Namespace", "builtins.set", "builtins.slice", "_codecs.encode"})
+"""What lies beside the weights in checkpoints of training scripts: settings, epochs, figures, states of optimisers."""
+
+PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
+"""What DistributedDataParallel, torch.compile and multi-crop wrappers put before every key."""
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], BackboneMeta | None]:
+    """The state dict in a .safetensors, .pth or .pt file, and what it says of itself if it is one of ours.
+
+    Tensors are on the CPU, floats as float32. Nothing that a pickle names is run.
+
+    Raises:
+        WeightsError: the file is missing, truncated, unsafe, or holds no state dict.
+    """
+    if not path.is_file():
+        raise WeightsError(f"backbone weights {path} do not exist; set embedder.weights to file:<path>")
+    if path.suffix != ".safetensors":
+        return timm_names(_read_pickle(path)), None
+    role = _role(path)
+    state, metadata = read_tensors(path, role)
+    return state, parse_meta(path, metadata, role)
+
+
+def read_meta(path: Path) -> BackboneMeta | None:
+    """What a .safetensors file says of itself if it is one of ours; its tensors are not read.
+
+    Raises:
+        WeightsError: it is no safetensors file.
+    """
+    role = _role(path)
+    try:
+        return parse_meta(path, read_metadata(path, role), role)
+    except FileNotFoundError as error:
+        raise role.damaged(error) from None
+
+
+def without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state dict with wrappers' prefixes taken off; what lay beside a wrapped backbone is dropped."""
+    bare = dict(state)
+    for _ in range(MOST_WRAPPERS):
+        found = False
+        for prefix in PREFIXES:
+            wrapped = {key.removeprefix(prefix): t for key, t in bare.items() if key.startswith(prefix)}
+            if wrapped:
+                bare, found = wrapped, True
+        if not found:
+            break
+    return bare
+
+
+def _role(path: Path) -> FileRole:
+    return FileRole(str(path), "backbone weights", "fetch or export it again", WeightsError)
+
+
+def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with open_torch_file(path, is_known=_is_known) as file:
+            records = _unwrap(file.content, path)
+            return {name: file.tensor(record) for name, record in records.items()}
+    except ForeignName as error:
+        raise WeightsError(
+            f"{path} contains more than tensors ({error.name[:100]}), and nothing in it was run; save its state dict "
+            "alone: torch.save(model.state_dict(), …)"
+        ) from None
+    except (TorchFileError, OSError) as error:
+        raise WeightsError(
+            f"{path} is truncated or no PyTorch weight file ({error}); fetch or export it again"
+        ) from None
+
+
+def _is_known(name: str) -> bool:
+    return name.startswith(KNOWN_ORIGINS) or name in KNOWN_NAMES
+
+
+def _unwrap(loaded: Any, path: Path) -> dict[str, TensorRecord]:
+    """The mapping of names to tensors inside whatever a training script saved."""
+    for _ in range(MOST_WRAPPERS):
+        keys = [key for key in WRAPPERS if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)]
+        if not keys:
+            break
+        loaded = loaded[keys[0]]
+    if not isinstance(loaded, dict):
+        kind = loaded.name if isinstance(loaded, Stored) else type(loaded).__name__
+        raise WeightsError(f"{path} holds a {kind[:100]}, not a state dict; save model.state_dict()")
+    state = {str(key): value for key, value in loaded.items() if isinstance(value, TensorRecord)}
+    if not state:
+        keys = [shown(key) for key in list(loaded)[:5]]
+        raise WeightsError(
+            f"{path} holds no tensors but {', '.join(keys) or 'nothing'}; save model.state_dict()"
+        )
+    longest = max(map(len, state))
+    if longest > LONGEST_NAME:
+        raise WeightsError(
+            f"{path} names a tensor by {longest:,} characters, more than {LONGEST_NAME}; save model.state_dict()"
+        )
+    return state

@@ -1,0 +1,31 @@
+"""Classifiers over vectors: trained on few labels, kept in files that hold numbers alone."""
+
+from fossilray.models.heads.fit import train_head
+from fossilray.models.heads.head import (
+    HEAD_KINDS,
+    BackboneOf,
+    CertaintyMeta,
+    Head,
+    HeadKind,
+    HeadMeta,
+    HeldOutBy,
+    NoveltyKind,
+    Scaler,
+)
+from fossilray.models.heads.head_file import head_digest, load_head, save_head
+
+__all__ = [
+    "HEAD_KINDS",
+    "BackboneOf",
+    "CertaintyMeta",
+    "Head",
+    "HeadKind",
+    "HeadMeta",
+    "HeldOutBy",
+    "NoveltyKind",
+    "Scaler",
+    "head_digest",
+    "load_head",
+    "save_head",
+    "train_head",
+]

@@ -1,0 +1,146 @@
+"""Heads in files: numbers in safetensors, all else in its metadata; nothing in it can be run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from fossilray.core.errors import WeightsError
+from fossilray.core.formats import FileRole
+from fossilray.core.whole_files import write_whole
+from fossilray.models.files.tensors import first_fault, read_arrays, stated_json
+from fossilray.models.heads.head import FORMATS, Head, HeadMeta, certainty_arrays, parameters_of
+
+METADATA_KEY = "fossilray"
+_WHOLE_NUMBERS = ("label", "certainty.label", "certainty.call", "certainty.known_label")
+"""Numbers of classes; all other arrays hold fractions."""
+
+
+def save_head(path: Path, head: Head) -> None:
+    """Write one .safetensors file; equal heads give equal bytes.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    stated = json.dumps(
+        head.meta.model_dump(mode="json", exclude_none=True), sort_keys=True, ensure_ascii=False
+    )
+    content = save(
+        {name: np.ascontiguousarray(array) for name, array in sorted(head.parameters.items())},
+        {METADATA_KEY: stated},
+    )
+    write_whole(path, content)
+
+
+def load_head(path: Path) -> Head:
+    """The head in a file that `save_head` wrote.
+
+    Raises:
+        WeightsError: there is none, it is damaged, or it is something else.
+    """
+    if not path.is_file():
+        raise WeightsError(f"head {path} does not exist; `fossilray classify train` makes one")
+    role = FileRole(str(path), "a head", "train the head again", WeightsError)
+    parameters, metadata = read_arrays(path, role)
+    stated = stated_json(metadata, METADATA_KEY, role)
+    if stated is None:
+        raise WeightsError(f"{path} says nothing of a head; give a file that `fossilray classify train` made")
+    try:
+        meta = HeadMeta.model_validate_json(stated)
+    except ValidationError as error:
+        raise WeightsError(
+            f"{path} is not a {' or '.join(FORMATS)} file ({first_fault(error)}); give a head, not a backbone, a "
+            "detector or a file of a later fossilray"
+        ) from None
+    _check(path, meta, parameters)
+    return Head(meta, parameters)
+
+
+def head_digest(path: Path) -> str:
+    """sha256 of a head's file.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(
+            f"head {path} cannot be read ({error}); `fossilray classify train` makes one"
+        ) from None
+
+
+def _check(path: Path, meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse numbers that do not belong to what the file says of itself."""
+    wanted = parameters_of(meta.kind)
+    if meta.scaler == "standard":
+        wanted = (*wanted, "scaler.mean", "scaler.std")
+    if meta.certainty is not None:
+        wanted = (*wanted, *certainty_arrays(meta.certainty.novelty))
+    if set(wanted) != set(parameters) or len(meta.counts) != len(meta.classes):
+        raise WeightsError(
+            f"{path} holds {', '.join(sorted(parameters)) or 'nothing'}, and a {meta.kind} head has "
+            f"{', '.join(sorted(wanted))}; train the head again"
+        )
+    classes = len(meta.classes)
+    expected = _shapes(meta, parameters)
+    for name, array in parameters.items():
+        shape = expected.get(name, (classes,))
+        whole = name in _WHOLE_NUMBERS
+        if (
+            array.shape != shape
+            or array.dtype.kind not in ("iu" if whole else "f")
+            or not np.isfinite(array).all()
+        ):
+            raise WeightsError(
+                f"{name} of {path} is {array.dtype} {array.shape}, expected "
+                f"{'whole numbers' if whole else 'finite'} {shape}; train the head again"
+            )
+    named = [parameters[name] for name in _WHOLE_NUMBERS if name in parameters]
+    if any(((array < 0) | (array >= classes)).any() for array in named):
+        raise WeightsError(f"{path} holds answers of none of its classes; train the head again")
+    if "scaler.std" in parameters and not (parameters["scaler.std"] > 0).all():
+        raise WeightsError(f"{path} scales vectors by a deviation of 0 or less; train the head again")
+    if meta.kind == "knn":
+        k = meta.settings.get("k")
+        if not len(parameters["label"]) or type(k) is not int or k < 1:
+            raise WeightsError(
+                f"{path} has no neighbours to ask, or labels of none of its classes; train it again"
+            )
+
+
+def _shapes(meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    """What the arrays must be, lengths that a head is free in as they are."""
+    classes, dimension = len(meta.classes), meta.dimension
+    rows = parameters["label"].size if meta.kind == "knn" else 0
+    hidden = parameters["hidden.bias"].size if meta.kind == "mlp" else dimension
+    return {
+        "vectors": (rows, dimension),
+        "label": (rows,),
+        "weight": (classes, hidden),
+        "hidden.weight": (hidden, dimension),
+        "hidden.bias": (hidden,),
+        "scaler.mean": (dimension,),
+        "scaler.std": (dimension,),
+        **_certainty_shapes(meta, parameters),
+    }
+
+
+def _certainty_shapes(meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    if meta.certainty is None:
+        return {}
+    asked, known = parameters["certainty.label"].size, parameters["certainty.known_label"].size
+    own = {"known": (known, meta.dimension), "known_label": (known,), "whitening": (meta.dimension,) * 2}
+    own |= {"centres": (len(meta.classes), meta.dimension)}
+    rest = dict.fromkeys(("label", "call", "score", "entropy", "distance"), (asked,))
+    return {f"certainty.{name}": shape for name, shape in {**rest, **own}.items()}

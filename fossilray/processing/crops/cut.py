@@ -1,0 +1,211 @@
+"""Objects cut out of a slide as square crops, from the pyramid level that just suffices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from fossilray.core.config import CropsConfig
+from fossilray.core.errors import UnreadableRegion
+from fossilray.core.records import Image, Level
+from fossilray.processing.crops.measures import Measures, estimate_background, measure_crops
+
+if TYPE_CHECKING:
+    from fossilray.slides.slide import Slide
+
+__all__ = [
+    "CutCrop",
+    "Measures",
+    "cut_crop",
+    "estimate_background",
+    "in_true_proportions",
+    "measure_crops",
+    "resize_to",
+]
+"""What is measured on crops is had at the same door."""
+
+FAILED_GREY = 128
+"""Value of every pixel of a crop that no level could give: neither background nor object."""
+
+# Levels show the edges of photos a little apart, so the crop of a whole level may lack so much that another shows.
+_WHOLE_SHARE = 0.95
+
+Span = tuple[float, float, float, float]
+"""x_min, y_min, x_max, y_max, not rounded."""
+
+
+@dataclass(frozen=True)
+class CutCrop:
+    """One object's crop and what it took to get it."""
+
+    pixels: Image
+    """(size_px, size_px, 3) uint8 RGB."""
+    level: int
+    """Pyramid level the pixels come from; -1 when failed."""
+    coarser: bool
+    """The level that suffices was unreadable and a coarser one stood in."""
+    failed: bool
+    """No level up to the coarsest allowed could be read; the pixels are mid-grey."""
+    content: tuple[int, int, int, int]
+    """x_min, y_min, x_max, y_max of the object's box inside the crop; all of it unless letterboxed."""
+
+
+def cut_crop(
+    slide: Slide,
+    box: NDArray[np.generic] | Sequence[float],
+    *,
+    config: CropsConfig,
+    coarsest_level: int,
+    background_rgb: Sequence[float] | NDArray[np.float32] | None = None,
+) -> CutCrop:
+    """The pixels inside a level-0 box (x_min, y_min, x_max, y_max), resized to the crop's square.
+
+    Parts of the box outside the canvas are cut off first. `background_rgb` pads a letterboxed crop;
+    unset: the background the slide states.
+    """
+    x_min, y_min, x_max, y_max = _clip(box, slide.info.width, slide.info.height)
+    content = content_of(x_max - x_min, y_max - y_min, size_px=config.size_px, fit=config.fit)
+    best = sufficient_level(
+        slide.info.levels[: coarsest_level + 1], x_max - x_min, y_max - y_min, config=config
+    )
+    coarsest = max(best, coarsest_level)
+    for level in range(best, coarsest + 1):
+        try:
+            window, inside, scanned = _read_around(slide, level, (x_min, y_min, x_max, y_max))
+        except UnreadableRegion:
+            continue
+        if scanned < _WHOLE_SHARE and _coarser_shows_more(
+            slide, range(level + 1, coarsest + 1), (x_min, y_min, x_max, y_max), scanned
+        ):
+            continue
+        pad = slide.info.background_rgb if background_rgb is None else background_rgb
+        pixels = _resize(window, inside, size_px=config.size_px, content=content, pad_rgb=pad)
+        return CutCrop(pixels, level, coarser=level > best, failed=False, content=content)
+    grey = np.full((config.size_px, config.size_px, 3), FAILED_GREY, np.uint8)
+    return CutCrop(grey, -1, coarser=False, failed=True, content=content)
+
+
+def sufficient_level(levels: Sequence[Level], width: float, height: float, *, config: CropsConfig) -> int:
+    """The coarsest of `levels` that still has a pixel for each pixel of the crop; 0 where none has.
+
+    A stretched crop needs that along the box's shorter side, a letterboxed one along the longer.
+    """
+    side = min(width, height) if config.fit == "stretch" else max(width, height)
+    enough = [i for i, level in enumerate(levels) if side / level.downsample >= config.size_px]
+    return max(enough, default=0)
+
+
+def content_of(width: float, height: float, *, size_px: int, fit: str) -> tuple[int, int, int, int]:
+    """Where in the crop's square a box of this shape lands: x_min, y_min, x_max, y_max in crop pixels."""
+    if fit == "stretch":
+        return 0, 0, size_px, size_px
+    scale = size_px / max(width, height)
+    across, down = (max(1, round(side * scale)) for side in (width, height))
+    left, top = (size_px - across) // 2, (size_px - down) // 2
+    return left, top, left + across, top + down
+
+
+def resize_to(
+    image: Image,
+    *,
+    size_px: int,
+    fit: str = "stretch",
+    pad_rgb: Sequence[float] | NDArray[np.float32] = (255, 255, 255),
+) -> Image:
+    """A whole image as a crop: (size_px, size_px, 3), stretched or letterboxed as crops of a slide are."""
+    height, width = image.shape[:2]
+    content = content_of(width, height, size_px=size_px, fit=fit)
+    return _resize(
+        image, (0.0, 0.0, float(width), float(height)), size_px=size_px, content=content, pad_rgb=pad_rgb
+    )
+
+
+def in_true_proportions(crop: Image, width_um: float, height_um: float) -> Image:
+    """A stretched crop in the proportions of its object, its longer side as long as before.
+
+    The shorter side has 8 px at least.
+    """
+    longest = max(width_um, height_um, 1e-6)
+    side = max(crop.shape[:2])
+    size = (max(round(side * width_um / longest), 8), max(round(side * height_um / longest), 8))
+    return np.asarray(Pillow.fromarray(crop).resize(size, Pillow.Resampling.LANCZOS))
+
+
+def _clip(box: NDArray[np.generic] | Sequence[float], width: int, height: int) -> Span:
+    """The box inside the canvas; never thinner than a pixel, so that every object gets a crop."""
+    x_min, y_min, x_max, y_max = (float(edge) for edge in box)
+    x_min, y_min = min(max(x_min, 0.0), width - 1.0), min(max(y_min, 0.0), height - 1.0)
+    return x_min, y_min, min(max(x_max, x_min + 1), width), min(max(y_max, y_min + 1), height)
+
+
+def _coarser_shows_more(slide: Slide, levels: Iterable[int], box: Span, scanned: float) -> bool:
+    """Whether a coarser level shows as scanned what a finer one lacks; at the edge of the scan all levels lack it."""
+    for level in levels:
+        try:
+            window, _, share = _read_around(slide, level, box)
+        except UnreadableRegion:
+            continue
+        # A coarse pixel may stand out of the edge of the scan on either side.
+        return bool(share - scanned > 1 - _WHOLE_SHARE + sum(1 / side for side in window.shape[:2]))
+    return False
+
+
+def _read_around(slide: Slide, level: int, box: Span) -> tuple[Image, Span, float]:
+    """Whole pixels of a level that cover a level-0 box, the box inside them in fractions of a pixel, and the share of
+    the pixels that was scanned.
+
+    Reading starts on the level's own lattice: OpenSlide resamples (and so shifts and blurs) otherwise.
+    """
+    downsample = slide.info.levels[level].downsample
+    x_min, y_min, x_max, y_max = (edge / downsample for edge in box)
+    left, top = floor(x_min), floor(y_min)
+    width, height = max(1, ceil(x_max) - left), max(1, ceil(y_max) - top)
+    window, alpha = slide.read_with_alpha(
+        level, round(left * downsample), round(top * downsample), width, height
+    )
+    scanned = float(alpha.mean()) / 255 if any(alpha.strides) else 1.0
+    return window, (x_min - left, y_min - top, x_max - left, y_max - top), scanned
+
+
+def _resize(
+    window: Image,
+    inside: Span,
+    *,
+    size_px: int,
+    content: tuple[int, int, int, int],
+    pad_rgb: Sequence[float] | NDArray[np.float32],
+) -> Image:
+    """Resample a rectangle of the window into the content rectangle of the square."""
+    left, top, right, bottom = content
+    resized = _resample(window, inside, right - left, bottom - top)
+    if content == (0, 0, size_px, size_px):
+        return resized
+    square = np.empty((size_px, size_px, 3), np.uint8)
+    square[:] = np.clip(np.rint(np.asarray(pad_rgb, np.float64)), 0, 255).astype(np.uint8)
+    square[top:bottom, left:right] = resized
+    return square
+
+
+def _resample(window: Image, inside: Span, width: int, height: int) -> Image:
+    """A rectangle of the window, of another size.
+
+    The bicubic kernel widens along each axis that shrinks and interpolates along one that grows, so a long
+    thin box is anti-aliased in one direction and smooth in the other. Torch's 8-bit kernel takes a fifth of
+    Pillow's time and is as near to the exact one, but knows no fractions of a pixel.
+    """
+    whole: Span = 0.0, 0.0, float(window.shape[1]), float(window.shape[0])
+    if inside != whole:
+        part = Pillow.fromarray(window).resize((width, height), Pillow.Resampling.BICUBIC, box=inside)
+        return np.asarray(part)
+    import torch
+
+    # Torch warns of memory that must not be written to. Channels are last, the batch's stride included, or it is slow.
+    pixels = torch.from_numpy(np.require(window, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())

@@ -1,0 +1,221 @@
+"""Where an overview of the slide shows something, so that the rest need not be looked at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.core.config import TilingConfig
+from fossilray.core.records import Rect
+from fossilray.processing.detection.overview import SCANNED_COVERAGE, Overview
+from fossilray.processing.detection.passes import Sweep
+from fossilray.slides.direct.listed_tiles import ListedTiles
+from fossilray.slides.slide import Slide
+
+Mask = NDArray[np.bool_]
+
+# The background may drift over a millimetre, and by so much; more is an object.
+_LOCAL_BACKGROUND_UM = 1000.0
+_SHADING_GREY_LEVELS = 24.0
+# Dust out of focus shades a tenth of that a little; what is faint has to differ from what is so near.
+_NEAR_BACKGROUND_UM = 120.0
+_BACKGROUND_PERCENTILE = 75.0
+# Transmitted light leaves the clear field at least mid-grey; a darker overview shows no clear field.
+_DARKEST_BACKGROUND = 80.0
+# Reading more than this to tell blank places costs more than it saves.
+_LARGEST_OVERVIEW_PX = 200_000_000
+# Parts of one pale object may show as specks; those this far apart (um) count as one.
+_SPECKS_APART_UM = 32.0
+# An object left to a coarse sweep shows in the overview at least this share of its length.
+_SHOWN_SHARE = 0.5
+# Without an overview a unit is looked up at so many points a side.
+_UNIT_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Content:
+    """Overview pixels, (h, w), that show anything but background, or that nobody could read.
+
+    scale: level-0 px per overview pixel; rect: what the overview shows, in level-0 px. expected: (h, w) uint8,
+    coverage that every level should have there.
+    """
+
+    mask: Mask
+    scale: float
+    rect: Rect
+    um_per_px: float
+    expected: NDArray[np.uint8]
+
+    @property
+    def is_void(self) -> bool:
+        """Whether the overview could be read and shows nothing scanned, nor does the slide's index list any."""
+        return not (self.mask.any() or self.expected.any())
+
+
+def find_content(slide: Slide, tiling: TilingConfig) -> Content | None:
+    """What an overview shows; None where everything is to be looked at."""
+    info = slide.info
+    level = info.levels[slide.level_for(tiling.blank_um_per_px)]
+    overview_px = info.bounds.width * info.bounds.height / level.downsample**2
+    if tiling.blank_contrast == 0 or overview_px > _LARGEST_OVERVIEW_PX:
+        return None
+    overview = slide.overview(tiling.blank_um_per_px)
+    um_per_px = overview.scale * info.mpp
+    mask = _shows_something(
+        overview, um_per_px=um_per_px, contrast=tiling.blank_contrast, fill=info.background_rgb
+    )
+    expected = overview.coverage if overview.expected is None else overview.expected
+    return Content(mask, overview.scale, overview.rect, um_per_px, expected)
+
+
+def units_with_content(sweep: Sweep, content: Content | None) -> Mask:
+    """(rows, columns) of the sweep's lattice: units where it may find an object.
+
+    A sweep that leaves small objects to a finer one has no business where only such are.
+    """
+    if content is None:
+        return np.ones((sweep.rows, sweep.columns), np.bool_)
+    mask = content.mask
+    if sweep.smallest_um > 0:
+        mask = _large_parts(mask, longest_um=_SHOWN_SHARE * sweep.smallest_um, um_per_px=content.um_per_px)
+    counts = np.asarray(cv2.integral(mask.astype(np.uint8)), np.int64)
+    height, width = mask.shape
+    left, right = _edges(sweep, content, axis=0, count=sweep.columns, size=width)
+    top, bottom = _edges(sweep, content, axis=1, count=sweep.rows, size=height)
+    shown = (
+        counts[np.ix_(bottom, right)]
+        - counts[np.ix_(top, right)]
+        - counts[np.ix_(bottom, left)]
+        + counts[np.ix_(top, left)]
+    )
+    return np.asarray(shown > 0, np.bool_)
+
+
+def units_expected(
+    sweep: Sweep, content: Content | None, listed: ListedTiles | None
+) -> NDArray[np.float32] | None:
+    """(rows, columns) of the sweep's lattice: the share of each unit, 0 to 1, that its level should show as scanned.
+
+    Without an overview it is what the slide's index lists, and None where that is not known either.
+    """
+    left, top = (origin * sweep.downsample for origin in sweep.origin_level_px)
+    side = sweep.unit_px * sweep.scale
+    if content is None:
+        if listed is None:
+            return None
+        fine = listed.cover(
+            (left, top),
+            side / _UNIT_SAMPLES,
+            (_UNIT_SAMPLES * sweep.rows, _UNIT_SAMPLES * sweep.columns),
+            level=sweep.level,
+        )
+        parts = fine.reshape(sweep.rows, _UNIT_SAMPLES, sweep.columns, _UNIT_SAMPLES)
+        return np.asarray(parts.mean(axis=(1, 3)), np.float32)
+    sums = cv2.integral(content.expected)
+    height, width = content.expected.shape
+    columns, rows = (
+        np.clip(np.rint((start + np.arange(count + 1) * side - first) / content.scale), 0, size).astype(
+            np.intp
+        )
+        for start, count, first, size in (
+            (left, sweep.columns, content.rect.x_min, width),
+            (top, sweep.rows, content.rect.y_min, height),
+        )
+    )
+    shown = np.diff(np.diff(sums[np.ix_(rows, columns)], axis=0), axis=1)
+    return np.asarray(shown / (255 * max(side / content.scale, 1.0) ** 2), np.float32)
+
+
+def units_upon(sweep: Sweep, areas: Sequence[Rect]) -> Mask:
+    """(rows, columns) of the sweep's lattice: units that meet any of these rectangles in level-0 px."""
+    left, top = (origin * sweep.downsample for origin in sweep.origin_level_px)
+    side = sweep.unit_px * sweep.scale
+    upon = np.zeros((sweep.rows, sweep.columns), np.bool_)
+    for area in areas:
+        rows, columns = (
+            slice(max(0, math.floor((first - start) / side)), max(0, math.ceil((last - start) / side)))
+            for first, last, start in ((area.y_min, area.y_max, top), (area.x_min, area.x_max, left))
+        )
+        upon[rows, columns] = True
+    return upon
+
+
+def _shows_something(
+    overview: Overview, *, um_per_px: float, contrast: float, fill: tuple[int, int, int]
+) -> Mask:
+    """Overview pixels that differ from the background, or that nobody could read.
+
+    A small object darkens one pixel, or four by a quarter each; hence the second look at means of 2 x 2,
+    where noise is half as strong.
+    """
+    rgb = overview.rgb
+    scanned = overview.readable & (overview.coverage > SCANNED_COVERAGE)
+    if not scanned.any():
+        return ~overview.readable
+    rim = scanned & (overview.coverage < 255)
+    if rim.any():
+        # At the rim of the scan the fill colour is mixed in; take it out again.
+        share = overview.coverage[rim].astype(np.float32)[:, None] / 255
+        rgb = rgb.copy()
+        rgb[rim] = np.clip((rgb[rim] - (1 - share) * np.asarray(fill, np.float32)) / share, 0, 255)
+    usual = np.array([_percentile(rgb[..., channel][scanned]) for channel in range(3)], np.float32)
+    if usual.max() < _DARKEST_BACKGROUND:
+        return scanned | ~overview.readable
+    if not scanned.all():
+        rgb = np.where(scanned[..., None], rgb, np.round(usual).astype(np.uint8))
+    far = np.clip(
+        _local_median(rgb, _LOCAL_BACKGROUND_UM / um_per_px, every=4),
+        usual - _SHADING_GREY_LEVELS,
+        usual + _SHADING_GREY_LEVELS,
+    )
+    near = np.clip(
+        _local_median(rgb, _NEAR_BACKGROUND_UM / um_per_px, every=2), far - contrast, far + contrast
+    )
+    differs = np.abs(rgb - far).max(axis=-1) > contrast
+    differs |= np.abs(cv2.blur(rgb - near, (2, 2))).max(axis=-1) > contrast / 2
+    return np.asarray((differs & scanned) | ~overview.readable, np.bool_)
+
+
+def _percentile(grey: NDArray[np.uint8]) -> int:
+    below = np.cumsum(np.bincount(grey, minlength=256))
+    return int(np.searchsorted(below, _BACKGROUND_PERCENTILE / 100 * below[-1]))
+
+
+def _local_median(rgb: NDArray[np.uint8], side_px: float, *, every: int) -> NDArray[np.float32]:
+    """The median of each pixel's neighbourhood; some of its pixels are enough to know it."""
+    height, width = rgb.shape[:2]
+    few = np.ascontiguousarray(rgb[::every, ::every])
+    side = int(np.clip(round(side_px / every) | 1, 3, 255))
+    smooth = cv2.medianBlur(few, side).astype(np.float32)
+    return np.asarray(cv2.resize(smooth, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _large_parts(mask: Mask, *, longest_um: float, um_per_px: float) -> Mask:
+    """The mask without parts that are shorter in both directions."""
+    grown = max(1, math.ceil(_SPECKS_APART_UM / 2 / um_per_px))
+    joined = cv2.dilate(mask.astype(np.uint8), np.ones((2 * grown + 1, 2 * grown + 1), np.uint8))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
+    longest = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1) - 2 * grown
+    large = longest * um_per_px >= longest_um
+    large[0] = False
+    return np.asarray(mask & large[labels], np.bool_)
+
+
+def _edges(
+    sweep: Sweep, content: Content, *, axis: int, count: int, size: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """First and last overview pixel of each unit along an axis, and one more on each side.
+
+    An object at a unit's border may lie in the pixel beyond it.
+    """
+    start = (content.rect.x_min, content.rect.y_min)[axis]
+    origin = sweep.origin_level_px[axis] * sweep.downsample
+    at = (origin + np.arange(count + 1) * sweep.unit_px * sweep.scale - start) / content.scale
+    first = np.clip(np.floor(at[:-1]) - 1, 0, size).astype(np.intp)
+    last = np.clip(np.ceil(at[1:]) + 1, 0, size).astype(np.intp)
+    return first, last

@@ -1,0 +1,359 @@
+"""From boxes of overlapping windows to the objects of a slide, each once, in an order that is always the same.
+
+The tile that holds an object's centre in its core owns it; what other tiles saw of it only serves to recognise
+it. Where no tile was looked at, or its window does not reach, nobody owns the centre, and a tile that saw the
+object whole, some of it in its own core, may name it. Boxes of one tile never compete: where the detector saw
+two overlapping objects, there are two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from fossilray.core.config import MergeConfig
+from fossilray.core.records import Boxes, SlideInfo
+from fossilray.processing.detection.passes import Sweep, Tile, to_level0
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+
+# A box that ends this near its window's edge (detection px) is cut there: detectors stop a little short.
+_EDGE_PX = 3.0
+# Two tiles may place one centre on both sides of their seam, so that neither owns it.
+_MARGIN_PX = 8.0
+# A box of which another covers this share of the area is part of the same object.
+_COVERED_SHARE = 0.7
+_ORDER_BLOCK_PX = 2048
+
+
+@dataclass(frozen=True)
+class TileBoxes:
+    """What the detector found in one tile; boxes in px of its window."""
+
+    sweep: Sweep
+    tile: Tile
+    boxes: Boxes
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A slide's objects, clipped to the scanned area, and how many boxes had no part in it and were dropped."""
+
+    boxes: Boxes
+    outside: int
+
+
+def merge_tiles(found: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeConfig) -> Boxes:
+    """The boxes of `merge_scanned`."""
+    return merge_scanned(found, info=info, merge=merge).boxes
+
+
+def merge_scanned(found: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeConfig) -> Merged:
+    """The slide's objects in level-0 px, whatever the order of `found`, in canonical row order.
+
+    Within a sweep an object at a seam is kept once, and pieces of one larger than its halo are united. Of an
+    object that two sweeps see, the finer box stays, unless it is cut or larger than the finer sweep can see.
+    """
+    sweeps = {part.sweep.number: part.sweep for part in found}
+    kept = Boxes.empty()
+    for number in sorted(sweeps, reverse=True):
+        sweep = sweeps[number]
+        seen = _gather([part for part in found if part.sweep.number == number])
+        whole, pieces = _settle_seams(seen, same_iou=merge.same_object_iou)
+        pieces = pieces.take(~_covered(pieces.boxes.xyxy, kept.xyxy))
+        united = _unite(pieces, reach=1.5 * sweep.scale)
+        longest_um = _longest(whole.xyxy) * info.mpp
+        whole = whole.take(longest_um >= sweep.smallest_um)
+        united = united.take(_longest(united.xyxy) * info.mpp >= sweep.smallest_um)
+        kept = _join_sweeps(
+            kept, whole, united, largest_px=sweep.largest_um / info.mpp, same_iou=merge.same_object_iou
+        )
+    scanned = info.bounds
+    low, high = np.array([scanned.x_min, scanned.y_min] * 2), np.array([scanned.x_max, scanned.y_max] * 2)
+    clipped = np.clip(kept.xyxy, low.astype(np.float64), high.astype(np.float64))
+    is_inside: Mask = np.asarray((clipped[:, :2] < clipped[:, 2:]).all(axis=1), np.bool_)
+    return Merged(
+        _in_row_order(Boxes(clipped, kept.score).take(is_inside)), int(np.count_nonzero(~is_inside))
+    )
+
+
+def largest_overlaps(xyxy: NDArray[np.float64] | NDArray[np.int32]) -> NDArray[np.float32]:
+    """(n,) the largest IoU of each box (n, 4) with any other."""
+    boxes = np.asarray(xyxy, np.float64)
+    first, second = _meeting(boxes, boxes)
+    others = first != second
+    first, second = first[others], second[others]
+    largest = np.zeros(len(boxes), np.float32)
+    np.maximum.at(largest, first, _iou(boxes[first], boxes[second]).astype(np.float32))
+    return largest
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Boxes of one sweep in level-0 px, with what their windows say of them.
+
+    unowned: centre where nobody looked. cut: (n, 4) sides at the window's edge with scanned area beyond, as
+    x_min y_min x_max y_max.
+    """
+
+    boxes: Boxes
+    tile: Indices
+    owned: Mask
+    unowned: Mask
+    near: Mask
+    in_core: Mask
+    cut: Mask
+
+    def take(self, which: Mask | Indices) -> _Seen:
+        return _Seen(
+            self.boxes.take(which),
+            self.tile[which],
+            self.owned[which],
+            self.unowned[which],
+            self.near[which],
+            self.in_core[which],
+            self.cut[which],
+        )
+
+
+def _gather(parts: Sequence[TileBoxes]) -> _Seen:
+    owners = _owners(parts)
+    seen = [_look(part, owners) for part in parts]
+    joined = _Seen(
+        _concatenate([one.boxes for one in seen]),
+        *(
+            np.concatenate([getattr(one, name) for one in seen])
+            for name in ("tile", "owned", "unowned", "near", "in_core", "cut")
+        ),
+    )
+    xyxy, score = joined.boxes.xyxy, joined.boxes.score
+    return joined.take(np.lexsort((score, *xyxy.T[::-1], joined.tile)))
+
+
+def _owners(parts: Sequence[TileBoxes]) -> Indices:
+    """(rows, columns) of the sweep's lattice: which part holds each unit in its core and shows it; -1 none."""
+    sweep = parts[0].sweep
+    unit = sweep.unit_px
+    owners = np.full((max(sweep.rows, 1), max(sweep.columns, 1)), -1, np.intp)
+    for part in parts:
+        core, window = part.tile.core, part.tile.window
+        down = slice(max(core.y_min, window.y_min) // unit, min(core.y_max, window.y_max) // unit)
+        across = slice(max(core.x_min, window.x_min) // unit, min(core.x_max, window.x_max) // unit)
+        owners[down, across] = part.tile.index
+    return owners
+
+
+def _look(part: TileBoxes, owners: Indices) -> _Seen:
+    sweep, tile = part.sweep, part.tile
+    core, window = tile.core, tile.window
+    xyxy = np.clip(part.boxes.xyxy, 0, np.tile([window.width, window.height], 2).astype(np.float64))
+    corner = np.array([window.x_min, window.y_min])
+    core_start, core_end = np.array([[core.x_min, core.y_min], [core.x_max, core.y_max]]) - corner
+    centre = (xyxy[:, :2] + xyxy[:, 2:]) / 2
+    # What reaches over the scanned area's rim is its last unit's.
+    column, row = np.clip(
+        ((centre + corner) // sweep.unit_px).astype(np.intp), 0, np.array(owners.shape[::-1]) - 1
+    ).T
+    owner = owners[row, column]
+    x, y = sweep.window_corner(tile)
+    more_beyond = np.array(
+        [
+            x > sweep.bounds.x_min,
+            y > sweep.bounds.y_min,
+            x + window.width * sweep.scale < sweep.bounds.x_max,
+            y + window.height * sweep.scale < sweep.bounds.y_max,
+        ]
+    )
+    far_sides = np.array([window.width, window.height]) - _EDGE_PX
+    at_edge = np.concatenate([xyxy[:, :2] <= _EDGE_PX, xyxy[:, 2:] >= far_sides], axis=1)
+    return _Seen(
+        to_level0(sweep, tile, Boxes(xyxy, part.boxes.score)),
+        np.full(len(xyxy), tile.index, np.intp),
+        owned=np.asarray(owner == tile.index, np.bool_),
+        unowned=np.asarray(owner < 0, np.bool_),
+        near=_in_both_axes(centre >= core_start - _MARGIN_PX, centre < core_end + _MARGIN_PX),
+        in_core=_in_both_axes(xyxy[:, :2] < core_end, xyxy[:, 2:] > core_start),
+        cut=at_edge & more_beyond,
+    )
+
+
+def _in_both_axes(above: Mask, below: Mask) -> Mask:
+    return np.asarray((above & below).all(axis=1), np.bool_)
+
+
+def _settle_seams(seen: _Seen, *, same_iou: float) -> tuple[Boxes, _Seen]:
+    """Whole objects of a sweep once each, and the cut boxes that no other tile saw whole."""
+    is_cut: Mask = np.asarray(seen.cut.any(axis=1), np.bool_)
+    pieces, whole = seen.take(is_cut & seen.in_core), seen.take(~is_cut)
+    piece, cover = _meeting(pieces.boxes.xyxy, whole.boxes.xyxy)
+    covers = (pieces.tile[piece] != whole.tile[cover]) & (
+        _share_inside(pieces.boxes.xyxy[piece], whole.boxes.xyxy[cover]) > _COVERED_SHARE
+    )
+    seen_whole = np.zeros(len(pieces.boxes), np.bool_)
+    seen_whole[piece[covers]] = True
+    # The owner may have seen a cut box only; then a neighbour's whole one stands for the object.
+    candidate = whole.near | whole.owned | (whole.unowned & whole.in_core)
+    candidate[cover[covers]] = True
+    chosen = candidate & ~_suppressed(whole, candidate, same_iou=same_iou)
+    return whole.boxes.take(chosen), pieces.take(~seen_whole)
+
+
+def _suppressed(seen: _Seen, candidate: Mask, *, same_iou: float) -> Mask:
+    """Which candidates are another tile's view of a better candidate."""
+    xyxy = seen.boxes.xyxy
+    first, second = _meeting(xyxy, xyxy)
+    apart = seen.tile[first] != seen.tile[second]
+    first, second = first[apart], second[apart]
+    iou = _iou(xyxy[first], xyxy[second])
+    same = iou >= same_iou
+    same[same] = _are_mutual_best(first[same], second[same], iou[same], group=seen.tile)
+    # A box that nobody owns is a stopgap and has to be clearly apart from the rest.
+    same |= (iou >= same_iou / 2) & ~(seen.owned[first] & seen.owned[second])
+    same &= candidate[first] & candidate[second]
+    first, second = first[same], second[same]
+
+    rank = np.empty(len(xyxy), np.intp)
+    rank[np.lexsort((*xyxy.T[::-1], -seen.boxes.score, ~seen.owned))] = np.arange(len(xyxy))
+    better = rank[first] < rank[second]
+    first, second = first[better], second[better]
+    gone = np.zeros(len(xyxy), np.bool_)
+    order = np.lexsort((rank[second], rank[first]))
+    for winner, loser in zip(first[order].tolist(), second[order].tolist(), strict=True):
+        if not gone[winner]:
+            gone[loser] = True
+    return gone
+
+
+def _are_mutual_best(first: Indices, second: Indices, iou: Floats, *, group: Indices) -> Mask:
+    """Which pairs are each the other's best match in the other's group; holds each pair both ways round."""
+    order = np.lexsort((second, -iou, group[second], first))
+    start = np.ones(len(order), np.bool_)
+    ahead, behind = order[1:], order[:-1]
+    start[1:] = (first[ahead] != first[behind]) | (group[second[ahead]] != group[second[behind]])
+    best = np.zeros(len(order), np.bool_)
+    best[order[start]] = True
+    count = len(group)
+    forth, back = first * count + second, second * count + first
+    return best & np.isin(forth, back[best])
+
+
+def _unite(pieces: _Seen, *, reach: float) -> Boxes:
+    """Pieces of objects larger than a window, joined where one goes on in the other.
+
+    A piece that goes on nowhere counts only in the tile that holds its centre.
+    """
+    xyxy = pieces.boxes.xyxy
+    count = len(xyxy)
+    if count == 0:
+        return Boxes.empty()
+    wide = xyxy + np.array([-reach, -reach, reach, reach])
+    first, second = _meeting(wide, wide)
+    goes_on = (pieces.tile[first] != pieces.tile[second]) & _crosses_cut(
+        xyxy[first], pieces.cut[first], wide[second]
+    )
+    first, second = first[goes_on], second[goes_on]
+    links = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(count, count))
+    groups, group = connected_components(links, directed=False)
+    low, high = np.full((groups, 2), np.inf), np.full((groups, 2), -np.inf)
+    np.minimum.at(low, group, xyxy[:, :2])
+    np.maximum.at(high, group, xyxy[:, 2:])
+    score = np.zeros(groups, np.float32)
+    np.maximum.at(score, group, pieces.boxes.score)
+    counts = np.zeros(groups, np.bool_)
+    counts[group] |= np.bincount(group, minlength=groups)[group] > 1
+    counts[group[pieces.owned]] = True
+    return Boxes(np.concatenate([low, high], axis=1), score).take(counts)
+
+
+def _crosses_cut(piece: Floats, cut: Mask, other: Floats) -> Mask:
+    """Whether `other` lies on both sides of an edge at which `piece` is cut."""
+    low = (other[:, :2] <= piece[:, :2]) & (other[:, 2:] >= piece[:, :2]) & cut[:, :2]
+    high = (other[:, :2] <= piece[:, 2:]) & (other[:, 2:] >= piece[:, 2:]) & cut[:, 2:]
+    return np.asarray((low | high).any(axis=1), np.bool_)
+
+
+def _join_sweeps(coarser: Boxes, whole: Boxes, united: Boxes, *, largest_px: float, same_iou: float) -> Boxes:
+    """Coarser sweeps' objects and this one's, those that both see once."""
+    too_large = _longest(whole.xyxy) > largest_px
+    better_seen = _covered(whole.xyxy, coarser.xyxy) | _matched(whole.xyxy, coarser.xyxy, same_iou)
+    whole = whole.take(~(too_large & better_seen))
+    known = _concatenate([coarser, whole])
+    united = united.take(~_matched(united.xyxy, known.xyxy, same_iou))
+
+    group = np.repeat([0, 1], [len(coarser), len(whole)])
+    first, second = _meeting(known.xyxy, known.xyxy)
+    iou = _iou(known.xyxy[first], known.xyxy[second])
+    apart = (group[first] != group[second]) & (iou >= same_iou)
+    first, second, iou = first[apart], second[apart], iou[apart]
+    same = _are_mutual_best(first, second, iou, group=group)
+    stays = np.ones(len(known), np.bool_)
+    stays[first[same & (group[first] == 0)]] = False
+    return _concatenate([known.take(stays), united])
+
+
+def _in_row_order(boxes: Boxes) -> Boxes:
+    """Blocks row by row, so that neighbours on the slide are neighbours in the table."""
+    xyxy = boxes.xyxy
+    column, row = ((xyxy[:, :2] + xyxy[:, 2:]) / 2 // _ORDER_BLOCK_PX).T
+    return boxes.take(np.lexsort((boxes.score, *xyxy[:, [2, 3, 0, 1]].T, column, row)))
+
+
+def _meeting(these: Floats, those: Floats) -> tuple[Indices, Indices]:
+    """Index pairs of boxes that overlap or touch."""
+    if len(these) == 0 or len(those) == 0:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    # The tree compares envelopes alone, and diagonals are made quicker than rectangles.
+    diagonals = shapely.linestrings(those.reshape(-1, 2, 2))
+    asked = diagonals if these is those else shapely.linestrings(these.reshape(-1, 2, 2))
+    first, second = shapely.STRtree(diagonals).query(asked)
+    return first, second
+
+
+def _matched(these: Floats, those: Floats, same_iou: float) -> Mask:
+    first, second = _meeting(these, those)
+    matched = np.zeros(len(these), np.bool_)
+    matched[first[_iou(these[first], those[second]) >= same_iou]] = True
+    return matched
+
+
+def _covered(these: Floats, those: Floats) -> Mask:
+    first, second = _meeting(these, those)
+    covered = np.zeros(len(these), np.bool_)
+    covered[first[_share_inside(these[first], those[second]) > _COVERED_SHARE]] = True
+    return covered
+
+
+def _iou(a: Floats, b: Floats) -> Floats:
+    common = _common_area(a, b)
+    return np.asarray(common / np.maximum(_area(a) + _area(b) - common, 1e-9), np.float64)
+
+
+def _share_inside(a: Floats, b: Floats) -> Floats:
+    return np.asarray(_common_area(a, b) / np.maximum(_area(a), 1e-9), np.float64)
+
+
+def _common_area(a: Floats, b: Floats) -> Floats:
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    return np.asarray(np.clip(sides, 0, None).prod(axis=1), np.float64)
+
+
+def _area(boxes: Floats) -> Floats:
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), np.float64)
+
+
+def _longest(boxes: Floats) -> Floats:
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0), np.float64)
+
+
+def _concatenate(parts: Sequence[Boxes]) -> Boxes:
+    return Boxes(
+        np.concatenate([part.xyxy for part in parts]), np.concatenate([part.score for part in parts])
+    )

@@ -1,0 +1,257 @@
+"""Which windows the detector is shown: fewest pixels for what is there, every place looked at once.
+
+The lattice is divided into cores that own what lies in them. Large cores waste little on halos, small ones fit
+what is there: a core is halved, where that costs less, between things rather than through them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.core.records import Rect
+from fossilray.processing.detection.passes import Sweep, Tile
+
+Mask = NDArray[np.bool_]
+
+# What a window costs beside its pixels, in detection px: 4 to 5 ms of reading and calling at 17 MP/s (bfloat16).
+_WINDOW_COST_PX = 80_000
+# A network prepares for each new shape: on a CPU 7 ms for a small window, 50 for a large one. With sides rounded to
+# this, real pixels, slides took 0 to 20 % less of the detector than with any side; with 128 px as long or longer.
+_SIDES_PX = 64
+# Of a core that is filled so far, halves would show most of it twice.
+_FULL_SHARE = 0.8
+# Cores are not halved below this; beside what a window shows around them little is left to gain.
+_SMALLEST_CORE_PX = 64
+_GAPS_TRIED = 3
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Tiles of a sweep in the order in which they are looked at, and the cores where nothing is.
+
+    The cores of both cover the lattice once. Tiles of one shape stand together.
+    """
+
+    tiles: tuple[Tile, ...]
+    blank: tuple[Rect, ...]
+
+    @property
+    def megapixels(self) -> float:
+        """Pixels that the detector is shown."""
+        return sum(tile.window.width * tile.window.height for tile in self.tiles) / 1e6
+
+
+def scanned_in_tiles_mm2(sweep: Sweep, tiles: Iterable[Tile]) -> float:
+    """Scanned area in the cores of tiles; what a core has beyond the scanned area is left out."""
+    areas = sweep.unit_areas_mm2()
+    return float(sum(areas[sweep.units_in(tile.core)].sum() for tile in tiles))
+
+
+def plan_windows(sweep: Sweep, content: Mask, *, multiple_px: int = _SIDES_PX) -> WindowPlan:
+    """Windows that show all units of `content` (rows, columns), each with what it needs around it.
+
+    multiple_px: sides of windows are rounded up to it, in pixels that are there, so that shapes are few.
+    """
+    if content.size == 0:
+        return WindowPlan((), ())
+    planner = _Planner(sweep, content, multiple_px=multiple_px)
+    step = sweep.core_px // sweep.unit_px
+    leaves = [
+        leaf
+        for top in range(0, sweep.rows, step)
+        for left in range(0, sweep.columns, step)
+        for leaf in planner.divide(
+            _Span(left, top, min(left + step, sweep.columns), min(top + step, sweep.rows))
+        ).leaves
+    ]
+    return WindowPlan(
+        _in_plan_order(sweep, ((leaf.core, leaf.window) for leaf in leaves if leaf.window is not None)),
+        tuple(_rect(sweep, leaf.core) for leaf in leaves if leaf.window is None),
+    )
+
+
+def quarter(sweep: Sweep, tile: Tile) -> list[Tile]:
+    """The tile as up to four with cores half as wide and high; none if its core is as small as they get.
+
+    For a window that cannot be read whole. What it showed beyond its core is shown by its parts alike.
+    """
+    core, window, unit = tile.core, tile.window, sweep.unit_px
+    if max(core.width, core.height) <= max(_SMALLEST_CORE_PX, unit):
+        return []
+    xs, ys = (
+        sorted({first, first + max(1, round((last - first) / unit / 2)) * unit, last})
+        for first, last in ((core.x_min, core.x_max), (core.y_min, core.y_max))
+    )
+    halo = sweep.halo_px
+    return [
+        Tile(
+            tile.sweep,
+            tile.index,
+            Rect(left, top, right, bottom),
+            Rect(
+                max(window.x_min, left - halo),
+                max(window.y_min, top - halo),
+                min(window.x_max, right + halo),
+                min(window.y_max, bottom + halo),
+            ),
+        )
+        for top, bottom in pairwise(ys)
+        for left, right in pairwise(xs)
+    ]
+
+
+class _Span(NamedTuple):
+    """A half-open rectangle in units of the lattice."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+class _Leaf(NamedTuple):
+    core: _Span
+    window: _Span | None
+
+
+class _Division(NamedTuple):
+    cost: float
+    leaves: list[_Leaf]
+
+
+class _Planner:
+    def __init__(self, sweep: Sweep, content: Mask, *, multiple_px: int) -> None:
+        unit = sweep.unit_px
+        self._content = content
+        self._reach, self._context = sweep.reach_px // unit, sweep.context_px // unit
+        self._smallest = max(1, _SMALLEST_CORE_PX // unit)
+        self._multiple = max(1, math.ceil(multiple_px / unit))
+        self._window_cost = _WINDOW_COST_PX / unit**2
+        wide = 2 * self._context + 1
+        around = cv2.dilate(content.astype(np.uint8), np.ones((wide, wide), np.uint8))
+        self._shown = np.asarray(cv2.integral(around), np.int64)
+
+    def divide(self, core: _Span) -> _Division:
+        """The core as one window or as several, whichever costs less."""
+        window = self._window(core)
+        alone = _Division(self._cost(window), [_Leaf(core, window)])
+        if window is None or self._is_full(core):
+            return alone
+        halves = [
+            (self._cost(self._window(one)) + self._cost(self._window(other)), one, other)
+            for one, other in self._cuts(core)
+        ]
+        if not halves:
+            return alone
+        _, one, other = min(halves)
+        first, second = self.divide(one), self.divide(other)
+        if first.cost + second.cost >= alone.cost:
+            return alone
+        return _Division(first.cost + second.cost, first.leaves + second.leaves)
+
+    def _window(self, core: _Span) -> _Span | None:
+        """What must be seen to find what the core owns; None if it shows nothing.
+
+        An object reaches as far from its centre as half its length, and from any part of it as its length.
+        """
+        own = self._extent(core)
+        if own is None:
+            return None
+        reach = self._reach
+        within = _Span(
+            max(0, core.left - reach, own.left - 2 * reach),
+            max(0, core.top - reach, own.top - 2 * reach),
+            min(core.right + reach, own.right + 2 * reach),
+            min(core.bottom + reach, own.bottom + 2 * reach),
+        )
+        seen = self._extent(within)
+        assert seen is not None
+        rows, columns = self._content.shape
+        left, right = self._widen(seen.left - self._context, seen.right + self._context, end=columns)
+        top, bottom = self._widen(seen.top - self._context, seen.bottom + self._context, end=rows)
+        return _Span(left, top, right, bottom)
+
+    def _widen(self, first: int, last: int, *, end: int) -> tuple[int, int]:
+        """Rounded up, if possible where there is something to see: 0 to `end` was scanned."""
+        more = -(last - first) % self._multiple
+        if (first <= 0) != (last >= end):
+            return (first, last + more) if first <= 0 else (first - more, last)
+        return first - more // 2, last + more - more // 2
+
+    def _extent(self, span: _Span) -> _Span | None:
+        """Around the units of content inside."""
+        part = self._content[span.top : span.bottom, span.left : span.right]
+        columns, rows = np.flatnonzero(part.any(axis=0)), np.flatnonzero(part.any(axis=1))
+        if len(columns) == 0:
+            return None
+        return _Span(
+            span.left + int(columns[0]),
+            span.top + int(rows[0]),
+            span.left + int(columns[-1]) + 1,
+            span.top + int(rows[-1]) + 1,
+        )
+
+    def _cost(self, window: _Span | None) -> float:
+        if window is None:
+            return 0.0
+        return (window.right - window.left) * (window.bottom - window.top) + self._window_cost
+
+    def _is_full(self, core: _Span) -> bool:
+        left, top, right, bottom = core
+        shown = (
+            self._shown[bottom, right]
+            - self._shown[top, right]
+            - self._shown[bottom, left]
+            + self._shown[top, left]
+        )
+        return bool(shown > _FULL_SHARE * (right - left) * (bottom - top))
+
+    def _cuts(self, core: _Span) -> Iterator[tuple[_Span, _Span]]:
+        """Ways to halve a core: in the middle, and in the middle of its widest gaps."""
+        left, top, right, bottom = core
+        part = self._content[top:bottom, left:right]
+        if right - left >= 2 * self._smallest:
+            for at in _cut_places(np.asarray(part.any(axis=0), np.bool_)):
+                yield core._replace(right=left + at), core._replace(left=left + at)
+        if bottom - top >= 2 * self._smallest:
+            for at in _cut_places(np.asarray(part.any(axis=1), np.bool_)):
+                yield core._replace(bottom=top + at), core._replace(top=top + at)
+
+
+def _cut_places(occupied: Mask) -> set[int]:
+    """Where to cut a row of units: its middle, and the middles of its widest runs without content."""
+    ends = np.flatnonzero(np.diff(np.concatenate([[True], occupied, [True]]).astype(np.int8)))
+    runs = sorted(
+        ((int(last - first), int(first), int(last)) for first, last in ends.reshape(-1, 2)), reverse=True
+    )
+    places = {(first + last) // 2 for _, first, last in runs[:_GAPS_TRIED]} | {len(occupied) // 2}
+    return places - {0, len(occupied)}
+
+
+def _in_plan_order(sweep: Sweep, found: Iterable[tuple[_Span, _Span]]) -> tuple[Tile, ...]:
+    """Largest windows first, those of one shape row by row."""
+    ordered = sorted(
+        found,
+        key=lambda pair: (
+            -(pair[1].right - pair[1].left) * (pair[1].bottom - pair[1].top),
+            pair[1].right - pair[1].left,
+            pair[0].top,
+            pair[0].left,
+        ),
+    )
+    return tuple(
+        Tile(sweep.number, index, _rect(sweep, core), _rect(sweep, window))
+        for index, (core, window) in enumerate(ordered)
+    )
+
+
+def _rect(sweep: Sweep, span: _Span) -> Rect:
+    return Rect(*(side * sweep.unit_px for side in span))

@@ -1,0 +1,198 @@
+"""What is asked about stored crops: their vectors by a backbone, or their classes by a head."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fossilray.core.config import RunConfig
+from fossilray.core.records import CERTAIN_PREDICTIONS_SCHEMA, PREDICTIONS_SCHEMA, Embedder, embeddings_schema
+from fossilray.models.heads import Head, load_head
+from fossilray.models.heads.uncertainty import COVERAGE, say_how_sure
+from fossilray.processing.inference.worker import Progress, StoredSlide
+from fossilray.store import RunStore
+from fossilray.store.arrays.crops import read_encoded_crops
+from fossilray.store.arrays.group import crop_decoder
+from fossilray.store.dataset.run_snapshot import SlideVectors, read_vectors
+from fossilray.store.derived.derived_store import AnswerStore
+from fossilray.store.run.layout import slide_file
+
+CROPS_AT_ONCE = 512
+"""Read while as many before them are embedded: 77 MB each at 224 px."""
+
+
+class Embedding:
+    """Vectors of all crops by the backbone of `embedder.weights`."""
+
+    def __init__(self, store: RunStore, config: RunConfig) -> None:
+        self._store = store
+        self._config = config
+
+    def prepare(self) -> str:
+        import torch
+
+        from fossilray.models.backbones.load import load_embedder
+
+        torch.set_num_threads(self._config.workers.torch_threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        embedder = load_embedder(
+            self._config.embedder,
+            device=device,
+            precision=self._config.workers.precision,
+            compiled=self._config.workers.compile,
+        )
+        assert embedder is not None, "the job refuses embedder.weights none"
+        self._embedder: Embedder = embedder
+        crops = self._store.read_run().config["crops"]
+        side_px = int(crops["size_px"])
+        self._decode = crop_decoder(str(crops["encoding"]), height=side_px, width=side_px)
+        return device
+
+    def answer(self, slide: StoredSlide, progress: Progress) -> pa.Table:
+        path, count = slide.footer.arrays.path, slide.objects.num_rows
+        vectors = np.empty((count, self._embedder.dimension), np.float16)
+        rows = np.asarray(slide.objects["object_id"].to_numpy(), np.int64)
+        pieces = [rows[begin : begin + CROPS_AT_ONCE] for begin in range(0, count, CROPS_AT_ONCE)]
+        with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+            coming = [reader.submit(self._read, path, piece) for piece in pieces[:1]]
+            for number, piece in enumerate(pieces):
+                crops = coming.pop().result()
+                if number + 1 < len(pieces):
+                    coming.append(reader.submit(self._read, path, pieces[number + 1]))
+                begin = number * CROPS_AT_ONCE
+                vectors[begin : begin + len(piece)] = self._embedder.embed(crops)
+                progress("embed", (begin + len(piece)) / count)
+        schema = embeddings_schema(self._embedder.dimension)
+        kind = schema.field("embedding").type
+        return pa.Table.from_arrays(
+            [
+                pa.array([slide.slide_id] * count, pa.string()),
+                slide.objects["object_id"].combine_chunks(),
+                pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=kind),
+            ],
+            schema=schema,
+        )
+
+    def _read(self, path: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return np.stack([self._decode(crop) for crop in read_encoded_crops(self._store, path, rows)])
+
+
+class Classifying:
+    """Classes of all crops by a head, from the vectors of the run itself or from embeddings of a name."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        config: RunConfig,
+        *,
+        head: Path,
+        embeddings: str | None,
+        coverage: float = COVERAGE,
+    ) -> None:
+        self._store = store
+        self._coverage = coverage
+        self._path = head
+        self._name = embeddings
+
+    def prepare(self) -> str:
+        self._head = load_head(self._path)
+        self._vectors = (
+            None if self._name is None else AnswerStore.open(self._store, "embeddings", self._name)
+        )
+        return "cpu"
+
+    def answer(self, slide: StoredSlide, progress: Progress) -> pa.Table:
+        vectors = self._read(slide)
+        progress("classify", 0.0)
+        # A crop without pixels has the vector of a grey square, and no genus.
+        known = slide.objects["opacity"].is_valid().to_numpy() & np.isfinite(vectors).all(axis=1)
+        return predictions_table(slide, self._head, vectors, known, coverage=self._coverage)
+
+    def _read(self, slide: StoredSlide) -> NDArray[np.float16]:
+        if not slide.objects.num_rows:
+            return np.zeros((0, self._head.meta.dimension), np.float16)
+        if self._vectors is not None:
+            path = slide_file(slide.slide_id, slide.footer.summary.well)
+            table = self._vectors.read_file(path, source_attempt=slide.footer.attempt)
+            return vectors_in(table, self._head.meta.dimension)
+        schema = embeddings_schema(self._head.meta.dimension)
+        where = SlideVectors(slide.slide_id, slide.objects["object_id"].combine_chunks(), slide.footer.arrays)
+        tables = list(read_vectors(self._store, where, schema, self._head.meta.dimension))
+        return vectors_in(pa.concat_tables(tables), self._head.meta.dimension)
+
+
+def predictions_table(
+    slide: StoredSlide,
+    head: Head,
+    vectors: NDArray[np.float16],
+    known: NDArray[np.bool_],
+    *,
+    coverage: float = COVERAGE,
+) -> pa.Table:
+    """PREDICTIONS_SCHEMA for the objects of a slide; classes of equal probability in the head's order.
+
+    CERTAIN_PREDICTIONS_SCHEMA of a head that says how sure it may be; coverage: of its sets of genera.
+    """
+    count = len(vectors)
+    probability = np.zeros((count, len(head.classes)), np.float32)
+    probability[known] = head.predict(vectors[known])
+    ranked = np.argsort(-probability, axis=1, kind="stable")
+    order = ranked[:, :3]
+    name = np.array(head.classes, dtype=object)
+    entropy = -(probability * np.log(np.maximum(probability, np.float32(1e-30)))).sum(axis=1)
+    columns: dict[str, pa.Array] = {
+        "slide_id": pa.array([slide.slide_id] * count, pa.string()),
+        "object_id": slide.objects["object_id"].combine_chunks(),
+        "entropy": pa.array(np.maximum(entropy, 0), pa.float32(), mask=~known),
+    }
+    for rank, suffix in enumerate(("", "_2", "_3")):
+        if rank < order.shape[1]:
+            best = order[:, rank]
+            score = np.take_along_axis(probability, best[:, None], axis=1)[:, 0]
+            columns[f"genus{suffix}"] = pa.array(name[best], pa.string(), mask=~known)
+            columns[f"score{suffix}"] = pa.array(score, pa.float32(), mask=~known)
+        else:
+            columns[f"genus{suffix}"] = pa.nulls(count, pa.string())
+            columns[f"score{suffix}"] = pa.nulls(count, pa.float32())
+    schema = PREDICTIONS_SCHEMA
+    if head.meta.certainty is not None:
+        schema = CERTAIN_PREDICTIONS_SCHEMA
+        columns |= _certainty_columns(head, vectors, probability, known, ranked, coverage)
+    return pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema)
+
+
+def _certainty_columns(
+    head: Head,
+    vectors: NDArray[np.float16],
+    probability: NDArray[np.float32],
+    known: NDArray[np.bool_],
+    ranked: NDArray[np.int64],
+    coverage: float,
+) -> dict[str, pa.Array]:
+    said = say_how_sure(head, vectors[known], probability[known], coverage=coverage)
+    order = ranked[known]
+    in_order = np.take_along_axis(said.sets, order, axis=1)
+    held = np.zeros(len(known), np.int64)
+    held[known] = in_order.sum(axis=1)
+    names = np.array(head.classes, dtype=object)[order[in_order]]
+    offsets = np.concatenate([[0], np.cumsum(held)]).astype(np.int32)
+    columns: dict[str, pa.Array] = {
+        "genera": pa.ListArray.from_arrays(
+            pa.array(offsets), pa.array(names, pa.string()), mask=pa.array(~known)
+        )
+    }
+    for name in ("wrong_p", "novelty", "novelty_p"):
+        values = np.zeros(len(known), np.float32)
+        values[known] = getattr(said, name)
+        columns[name] = pa.array(values, mask=~known)
+    return columns
+
+
+def vectors_in(table: pa.Table, dimension: int) -> NDArray[np.float16]:
+    """The vectors (n, dimension) of a table of embeddings."""
+    values: NDArray[np.float16] = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(-1, dimension)

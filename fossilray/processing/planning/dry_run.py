@@ -1,0 +1,154 @@
+"""What a run would do: every slide opened, every tile planned, nothing written.
+
+Of a slide in an object store a few kB are read: its tiles are planned over the part that its index lists, roughly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Group
+from rich.markup import escape
+
+from fossilray.core.config import RunConfig
+from fossilray.core.errors import RunNotFound
+from fossilray.core.parallel import map_in_parts
+from fossilray.core.records import RefusedFile
+from fossilray.core.text import printable
+from fossilray.processing.detection.passes import LARGEST_WINDOW_PX
+from fossilray.processing.planning.slide_plan import SlidePlan, SlidePlanner
+from fossilray.render.text_table import Column, TextTable
+from fossilray.slides.catalog import describe_missing_sites, find_slides
+from fossilray.slides.catalog.find_remote import READ_THREADS
+from fossilray.slides.remote.source import is_remote
+from fossilray.store import open_run
+
+OBJECTS_PER_MM2 = 46.0
+"""The archive's mean: 20,000 objects on a slide of 7 gigapixels at 0.25 um per pixel, which is 437 mm2."""
+CROP_BYTES = 16_000
+"""A 224 px crop as JPEG at quality 90, measured; scales with the crop's area."""
+MODELS_BYTES = 900_000_000
+"""A worker before it has a slide: interpreter, torch, both networks."""
+
+_OPENING_THREADS = 4
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A whole run, planned."""
+
+    slides: tuple[SlidePlan, ...]
+    refused: tuple[RefusedFile, ...]
+    memory_per_worker: int
+    """Bytes; an estimate."""
+    crop_bytes: int
+    scratch_gb: float = 0.0
+
+    @property
+    def objects(self) -> int:
+        """Projected from the area that is not blank."""
+        return round(sum(slide.covered_mm2 for slide in self.slides) * OBJECTS_PER_MM2)
+
+
+def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
+    """The plan for every slide of `target`; slides that cannot be opened are among the refused.
+
+    Raises:
+        UsageError: the target or the run directory cannot be used.
+    """
+    catalog = find_slides(
+        target, access=config.slides.access or config.store, name_pattern=config.slides.name_pattern
+    )
+    store = open_run(run_url, config.store)
+    try:
+        store.read_run()
+        committed = store.committed()
+    except RunNotFound:
+        committed = set()
+    refused = list(catalog.refused)
+    plans: list[SlidePlan] = []
+    far = any(is_remote(row.path) for row in catalog.rows)
+    planner = SlidePlanner(config, committed)
+    for answer in map_in_parts(planner.plan, catalog.rows, threads=READ_THREADS if far else _OPENING_THREADS):
+        if isinstance(answer, RefusedFile):
+            refused.append(answer)
+        else:
+            plans.append(answer)
+    return RunPlan(
+        tuple(plans), tuple(refused), _memory(config), crop_bytes(config), config.slides.scratch_gb
+    )
+
+
+def render_plan(plan: RunPlan) -> Group:
+    """The plan for the terminal: a table of slides, then the sums."""
+    numbers = (Column(name, is_number=True) for name in ("size", "um/px", "tiles", "blank", "detector MP"))
+    table = TextTable("slide", *numbers, "committed", title="dry run")
+    for slide in plan.slides[:100]:
+        row = slide.row
+        table.add_row(
+            row.slide_id,
+            f"{row.width or '?'} x {row.height or '?'}",
+            "?" if row.mpp is None else f"{row.mpp:.4g}",
+            _count(slide.tiles),
+            _share(slide.blank, slide.tiles),
+            f"{slide.detection_megapixels:.0f}" if slide.tiles is not None else "?",
+            "yes" if slide.committed else "",
+        )
+    known = [slide for slide in plan.slides if slide.tiles is not None]
+    tiles = sum(slide.tiles or 0 for slide in known)
+    blank = sum(slide.blank or 0 for slide in known)
+    fetched = sum(slide.fetched_bytes for slide in plan.slides if not slide.committed)
+    done = sum(slide.committed for slide in plan.slides)
+    lines = [
+        f"{len(plan.slides)} slides ({done} already committed), {len(plan.refused)} refused",
+        f"{tiles:,} tiles, {blank / max(tiles, 1):.0%} blank",
+        f"about {plan.objects:,} objects at the archive's {OBJECTS_PER_MM2:g} per mm2",
+        f"about {plan.objects * plan.crop_bytes / 1e9:.2f} GB of crops in the run directory",
+        f"about {plan.memory_per_worker / 1e9:.1f} GB of memory per worker",
+    ]
+    if fetched:
+        lines.append(
+            f"{fetched / 1e9:,.2f} GB to fetch from the object store, of which each worker keeps at most "
+            f"{plan.scratch_gb:g} GB on its disk"
+        )
+        lines.append("of slides there, only what was never scanned counts as blank before they are read")
+    if len(known) < len(plan.slides):
+        lines.append(f"{len(plan.slides) - len(known)} slides say their size only when they are fetched")
+    if len(plan.slides) > 100:
+        lines.insert(0, f"the table shows the first 100 of {len(plan.slides)} slides")
+    missing = describe_missing_sites([slide.row for slide in plan.slides])
+    if missing is not None:
+        lines.append(escape(missing))
+    lines += [
+        escape(printable(f"refused {refused.path}: {refused.reason}")) for refused in plan.refused[:100]
+    ]
+    return Group(table, *lines)
+
+
+def crop_bytes(config: RunConfig) -> int:
+    """Bytes of one stored crop, by its size and encoding; an estimate."""
+    share = (config.crops.size_px / 224) ** 2
+    return round(CROP_BYTES * share * (1 if config.crops.encoding == "jpeg" else 8))
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else str(number)
+
+
+def _share(part: int | None, whole: int | None) -> str:
+    return "?" if part is None or whole is None else f"{part / max(whole, 1):.0%}"
+
+
+def _memory(config: RunConfig) -> int:
+    """Models, tiles waiting for the detector, activations of one, crops waiting for the embedder."""
+    sweep = config.detector.passes[0]
+    tile_px = config.tiling.tile_px
+    window_px = (
+        LARGEST_WINDOW_PX
+        if tile_px is None
+        else tile_px * 0.25 / sweep.um_per_px + sweep.largest_um / sweep.um_per_px
+    )
+    batch_bytes = config.detector.batch * window_px**2 * 3
+    crops_bytes = 4 * config.embedder.batch * config.crops.size_px**2 * 3
+    # A nano network keeps some 60 floats of activation per input pixel alive at its widest point.
+    return round(MODELS_BYTES + 3 * batch_bytes + window_px**2 * 60 * 4 + crops_bytes)

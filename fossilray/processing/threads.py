@@ -1,0 +1,66 @@
+"""The threads that work on one slide, what they took, and on request what each did and when."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from fossilray.core.chrome_trace import Timeline
+from fossilray.core.config import RunConfig
+from fossilray.core.machine import read_bytes
+from fossilray.core.parallel_watched_pool import WatchedPool
+from fossilray.core.records import Usage
+
+_TASKS = {
+    "open": ("read", "detect"),
+    "detect": ("read window", "detect"),
+    "crops": ("cut crops", "embed"),
+}
+"""What the readers and the networks do in a stage, as a timeline calls it."""
+
+
+class SlideThreads:
+    """Readers and a writer of one slide, and the worker's threads for networks; to be left before the next slide."""
+
+    def __init__(self, slide_id: str, config: RunConfig, networks: WatchedPool) -> None:
+        self.timeline = Timeline(slide_id) if slide_id in config.watch.trace else None
+        """What happens, for slides of `watch.trace`."""
+        self.readers = WatchedPool(config.slides.read_threads, "read")
+        self.networks = networks
+        self.writers = WatchedPool(1, "write")
+        for pool in (self.readers, self.networks, self.writers):
+            pool.timeline = self.timeline
+        self.writers.task_name = "store crops"
+        self._began_s = self._stage_s = time.monotonic()
+        self._stage = "fetch"
+        self._busy_before_s = networks.busy_s
+        self._read_before = read_bytes()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.readers.shutdown(wait=True)
+        self.writers.shutdown(wait=True)
+
+    def enter(self, stage: str) -> None:
+        """The stage before has ended and this one begins; called from the thread that drives the slide."""
+        now = time.monotonic()
+        if self.timeline is not None:
+            self.timeline.span(self._stage, "stage", self._stage_s, now)
+            self.readers.task_name, self.networks.task_name = _TASKS.get(stage, ("read", "network"))
+        self._stage, self._stage_s = stage, now
+
+    def finish(self, *, fetched_bytes: int) -> Usage:
+        """What the attempt took, once its last stage has ended. fetched_bytes: from an object store."""
+        self.enter("")
+        self.networks.timeline = None
+        return Usage(
+            seconds=time.monotonic() - self._began_s,
+            networks_s=self.networks.busy_s - self._busy_before_s,
+            read_bytes=max(0, read_bytes() - self._read_before),
+            fetched_bytes=fetched_bytes,
+        )

@@ -1,0 +1,67 @@
+"""One slide worked on here and now, only to see where its time goes; no run is touched."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from fossilray.core.config import RunConfig, StoreConfig
+from fossilray.core.errors import CatalogError
+from fossilray.core.records import Failure, SlideSummary, Usage
+from fossilray.core.whole_files import write_whole
+from fossilray.processing.worker import SlideWorker
+from fossilray.slides.catalog import find_slides
+from fossilray.slides.remote.scratch import Scratch
+from fossilray.store import RunStore
+from fossilray.store.run.run_record import describe_run
+
+
+@dataclass(frozen=True)
+class TracedSlide:
+    """How the slide went; the timeline lies in `path`."""
+
+    path: Path
+    slide_id: str
+    summary: SlideSummary | None
+    failure: Failure | None
+    usage: Usage | None
+
+
+def trace_slide(target: str, config: RunConfig, out: Path) -> TracedSlide:
+    """Work on a slide in this process, as a worker with this configuration does, and write its timeline to a file.
+
+    target: one slide, on a disk or s3://…. What else comes of it is thrown away.
+
+    Raises:
+        CatalogError: that is not one slide.
+        UsageError: the file cannot be written.
+        WeightsError: the networks cannot be loaded.
+    """
+    found = find_slides(
+        target, access=config.slides.access or config.store, name_pattern=config.slides.name_pattern
+    )
+    if len(found.rows) != 1:
+        raise CatalogError(f"{target} names {len(found.rows):,} slides; name one")
+    row = found.rows[0]
+    watched = config.model_copy(
+        update={
+            "watch": config.watch.model_copy(update={"trace": (row.slide_id,)}),
+            # Slides are reached as asked, the folder for this one run is on a disk.
+            "slides": config.slides.model_copy(update={"access": config.slides.access or config.store}),
+            "store": StoreConfig(),
+        }
+    )
+    with closing(Scratch(None)) as scratch:
+        folder = str(scratch.folder / "run")
+        store = RunStore.open(folder)
+        store.create_or_check(describe_run(watched, {}))
+        worker = SlideWorker(folder, watched)
+        worker.prepare()
+        try:
+            outcome = worker.process(row)
+        finally:
+            worker.close()
+        (written,) = store.files.find("traces")
+        write_whole(out, store.files.read(written))
+    return TracedSlide(out, row.slide_id, outcome.summary, outcome.failure, outcome.usage)

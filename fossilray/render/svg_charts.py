@@ -1,0 +1,131 @@
+"""What charts of a page share: ink that the page owns, so that they read by day and by night, rows at depths, SVG."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.core.text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH_IN = 11.0
+MOST_LABELS = 45
+"""Beyond this many samples a chart's rows are too thin for text."""
+
+# Colours that the page's style sheet owns: matplotlib draws with a stand-in, the SVG gets the variable.
+INK, QUIET, RULE, BAR, PAPER = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
+_VARIABLES = {INK: "--ink", QUIET: "--quiet", RULE: "--rule", BAR: "--bar", PAPER: "--paper"}
+
+
+class Placed(Protocol):
+    """A sample that has a row in a chart."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def depth_m(self) -> float | None: ...
+
+
+def place_rows(samples: Sequence[Placed]) -> tuple[NDArray[np.float64], float]:
+    """Where each sample's row stands on the y axis, and how thick its bars are."""
+    depths = [sample.depth_m for sample in samples]
+    if any(depth is None for depth in depths):
+        return np.arange(len(samples), dtype=np.float64), 0.66
+    y = np.array(depths, dtype=np.float64)
+    if len(y) < 2:
+        return y, 1.0
+    gap = float(np.diff(np.sort(y)).min())
+    return y, max(0.66 * gap, 0.008 * float(np.ptp(y)))
+
+
+def set_depth_axis(panel: Axes, samples: Sequence[Placed], y: NDArray[np.float64], thickness: float) -> None:
+    """Measured depths downwards; the samples' names, in their order, where a depth is lacking."""
+    if any(sample.depth_m is None for sample in samples):
+        few = len(samples) <= MOST_LABELS
+        panel.set_yticks(y if few else [], [shorten_name(sample.label) for sample in samples] if few else [])
+    else:
+        panel.set_ylabel("measured depth, m", color=QUIET)
+        ticks = y if len(y) <= 16 else [tick for tick in panel.get_yticks() if y.min() <= tick <= y.max()]
+        panel.set_yticks(ticks, [f"{depth:,.10g}" for depth in ticks])
+    panel.set_ylim(float(y.max()) + 0.9 * thickness, float(y.min()) - 0.9 * thickness)
+
+
+def shorten_name(name: str) -> str:
+    """A name that fits beside a chart, without signs that reorder text."""
+    name = printable(name)
+    return name if len(name) <= 28 else f"{name[:16]}…{name[-10:]}"
+
+
+@contextmanager
+def chart_style(name: str) -> Iterator[None]:
+    """While it lasts, matplotlib draws as the page is set; `name` makes ids equal from run to run."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(
+        {
+            "svg.fonttype": "none",  # text stays text: the page sets its font, and it can be searched
+            "svg.hashsalt": name,
+            "text.parse_math": False,  # a slide's name may hold dollar signs
+            "font.size": 8,
+            "axes.titlesize": 8.5,
+            "axes.titlepad": 9,
+            "axes.labelsize": 7.5,
+            "axes.edgecolor": RULE,
+            "axes.labelcolor": QUIET,
+            "axes.titlecolor": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.spines.left": False,
+            "xtick.color": RULE,
+            "ytick.color": RULE,
+            "xtick.labelcolor": QUIET,
+            "ytick.labelcolor": INK,
+            "xtick.labelsize": 7.5,
+            "ytick.labelsize": 7.5,
+            "xtick.major.size": 3,
+            "ytick.major.size": 0,
+        }
+    ):
+        yield
+
+
+def new_figure(*, height_in: float) -> Figure:
+    """A figure without pyplot: nothing global to close, no display asked for."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)  # type: ignore[union-attr,call-arg]
+    figure.patch.set_visible(False)
+    return figure
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """The figure as inline SVG whose ids no other chart of the page has."""
+    for panel in figure.axes:
+        panel.patch.set_visible(False)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = _keep_ids_apart(svg, name)
+    for stand_in, variable in _VARIABLES.items():
+        svg = svg.replace(stand_in, f"var({variable})")
+    return svg
+
+
+def _keep_ids_apart(svg: str, name: str) -> str:
+    """Ids that the SVG itself refers to get the chart's name in front; the others go."""
+    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
+    return re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)

@@ -1,0 +1,112 @@
+"""Whether the files of a slide can be read at the moment; errors of the operating system in classes of our own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from fossilray.core.errors import OutOfMemory, SlideError, SlideMissing, SlideUnreadable, SourceUnreachable
+
+ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR))
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+SILENT = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET"),
+        *("ETIMEDOUT", "ECONNRESET", "ECONNABORTED", "ECONNREFUSED", "EPIPE", "ESHUTDOWN", "ENODEV", "ENXIO"),
+        *("EREMOTEIO", "ENOLINK", "ENONET", "EPROTO", "ECOMM", "ENOMEDIUM", "EUCLEAN", "EBADMSG", "EBUSY"),
+        *("ETXTBSY", "ENOLCK", "EAGAIN", "EKEYEXPIRED", "ENOKEY", "EKEYREVOKED"),
+    )
+    # Some are Linux's own.
+    if hasattr(errno, name)
+)
+"""What disks, network shares and FUSE answer when they are out, for one file or for all."""
+
+_REFUSED = {
+    errno.EACCES: "give the account that runs the workers permission to read it",
+    errno.EPERM: "give the account that runs the workers permission to read it",
+    errno.EISDIR: "it is a folder; name the slide's file",
+    errno.ELOOP: "its links lead in a circle; mend them",
+    errno.ENAMETOOLONG: "shorten its name",
+    errno.EINVAL: "its name is not one that the file system knows; rename it",
+}
+_NO_MEMORY = frozenset((errno.ENOMEM, errno.EMFILE, errno.ENFILE))
+
+
+def as_slide_error(error: OSError, path: Path | str) -> SlideError | None:
+    """The class and the remedy for an error of the operating system at a slide's file; None if it is about no file."""
+    code, said = error.errno, error.strerror or type(error).__name__
+    if code in ABSENT:
+        return SlideMissing(f"{path} is no file; check the path")
+    if code in SILENT:
+        return SourceUnreachable(
+            f"{path} cannot be read: {said}; the disk or the share that holds it does not give it, check it there"
+        )
+    if code in _NO_MEMORY:
+        return OutOfMemory(f"{path} cannot be opened: {said}; give workers more memory or fewer open files")
+    if code in _REFUSED:
+        return SlideUnreadable(f"{path} cannot be read: {said}; {_REFUSED[code]}")
+    return None
+
+
+def check_readable(path: Path) -> os.stat_result:
+    """The file's size and age, if it opens and gives its first byte.
+
+    Raises:
+        SlideMissing, SlideUnreadable, SourceUnreachable: it does not.
+    """
+    found = _check_file(path)
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            os.pread(file, 1, 0)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise as_slide_error(error, path) or error from None
+    return found
+
+
+def files_of(path: Path) -> list[Path]:
+    """The slide's file and, of a MIRAX slide, those of its folder as far as they can be listed."""
+    folder = path.with_suffix("")
+    if path.suffix.lower() != ".mrxs":
+        return [path]
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208
+        return [path, *(folder / name for name in names if name.lower().endswith((".dat", ".ini")))]
+    except OSError:
+        return [path]
+
+
+def names_an_outage(text: str) -> bool:
+    """Whether a library's message quotes one of the errors of SILENT."""
+    return any(os.strerror(code) in text for code in SILENT)
+
+
+def first_fault(files: Iterable[Path]) -> SlideError | None:
+    """What keeps the first of these files that cannot be read from it; None if all can."""
+    for file in files:
+        try:
+            check_readable(file)
+        except SlideError as error:
+            return error
+    return None
+
+
+def _check_file(path: Path) -> os.stat_result:
+    """Size and age, if the path leads to a regular file."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  Path.is_file would take some errors for absence
+    except OSError as error:
+        raise as_slide_error(error, path) or error from None
+    except ValueError:
+        raise SlideUnreadable(f"{str(path)!r} is no path of a file; check it") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise SlideUnreadable(f"{path} is a folder; name the slide's file")
+    if not stat.S_ISREG(found.st_mode):
+        raise SlideUnreadable(f"{path} is no regular file; name the slide's file")
+    return found

@@ -1,0 +1,18 @@
+"""Which slides there are, and the table that lists them."""
+
+from fossilray.core.site_names import parse_name
+from fossilray.core.slide_names import slide_id_for
+from fossilray.slides.catalog.find import find_slides
+from fossilray.slides.catalog.sites import describe_missing_sites
+from fossilray.slides.catalog.table import Catalog, read_catalog_file, write_catalog, write_refused
+
+__all__ = [
+    "Catalog",
+    "describe_missing_sites",
+    "find_slides",
+    "parse_name",
+    "read_catalog_file",
+    "slide_id_for",
+    "write_catalog",
+    "write_refused",
+]

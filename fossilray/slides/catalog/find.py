@@ -1,0 +1,297 @@
+"""Which slides there are: found on a disk or in an object store, and what is known of each."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from stat import S_ISDIR, S_ISREG
+
+from fossilray.core.config import AccessConfig
+from fossilray.core.errors import (
+    CatalogError,
+    MissingResolution,
+    SlideError,
+    SourcesOut,
+    SourceUnreachable,
+)
+from fossilray.core.exceptions_as_records import message_of, place_of
+from fossilray.core.name_pattern import NamePattern
+from fossilray.core.records import CatalogRow, RefusedFile
+from fossilray.core.site_names import parse_name, well_of_folders
+from fossilray.core.slide_names import SLIDE_SUFFIXES, slide_id_for
+from fossilray.slides.access import ABSENT, SILENT, as_slide_error
+from fossilray.slides.catalog.find_remote import find_remote_slides
+from fossilray.slides.catalog.sites import check_pattern_matches, check_search_time, compile_pattern
+from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file
+from fossilray.slides.mirax.companions import without_file
+from fossilray.slides.neighbours import can_be_read
+from fossilray.slides.remote.source import is_remote
+from fossilray.slides.slide import open_slide
+
+_OPENING_THREADS = 8
+_ASKED = 8
+
+
+def find_slides(
+    target: str, *, access: AccessConfig | None = None, name_pattern: str | None = None
+) -> Catalog:
+    """The slides of a folder (with all below it), a glob, a single file, or a catalog (.csv, .parquet).
+
+    Files are opened to learn their facts; in an object store (s3://bucket/folder) a few kB of each are read. The
+    rows of a catalog are taken at its word. access: how the object store is reached. name_pattern: for wells and depths
+    in names, see `slides.name_pattern`.
+
+    Raises:
+        CatalogError: there is nothing at `target`, or the catalog is not one, or the store does not answer.
+    """
+    pattern = compile_pattern(name_pattern)
+    if is_remote(target):
+        remote = find_remote_slides(target, access or AccessConfig(), pattern)
+        return _checked(remote, pattern, name_pattern)
+    path = Path(target.removeprefix("file://"))
+    unlisted: list[tuple[Path, OSError]] = []
+    mode = _mode(path)
+    if S_ISREG(mode) and path.suffix.lower() in CATALOG_SUFFIXES:
+        return Catalog(read_catalog_file(path), [])
+    if S_ISREG(mode):
+        root, files = path.parent, [path]
+    elif S_ISDIR(mode):
+        root, files = path, sorted(_walk(path, unlisted))
+        if unlisted and unlisted[0][0] == path:
+            raise _refused_whole(path, unlisted[0][1])
+    elif glob.has_magic(target):
+        root = _root_of_glob(path)
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
+        files = sorted({Path(match) for match in matches if _looks_like_a_slide(Path(match))})
+    else:
+        raise CatalogError(f"there is nothing at {target}; name a folder, a glob, one slide or a catalog")
+    check_search_time(pattern, (Path(os.path.abspath(file)).as_posix() for file in files))  # noqa: PTH100
+    with ThreadPoolExecutor(_OPENING_THREADS) as threads:
+        found = list(threads.map(lambda file: _describe(root, file, pattern), files))
+    # A disk that did not answer once may do so the second time.
+    found = [
+        _describe(root, file, pattern)
+        if isinstance(one, RefusedFile) and one.error == SourceUnreachable.__name__
+        else one
+        for file, one in zip(files, found, strict=True)
+    ]
+    found += [_refuse(root, folder, error) for folder, error in unlisted]
+    _check_still_there(target, found)
+    catalog = Catalog(
+        sorted((one for one in found if isinstance(one, CatalogRow)), key=lambda row: row.slide_id),
+        sorted((one for one in found if isinstance(one, RefusedFile)), key=lambda file: file.slide_id),
+        from_names=True,
+    )
+    return _checked(catalog, pattern, name_pattern)
+
+
+def _checked(catalog: Catalog, pattern: NamePattern | None, text: str | None) -> Catalog:
+    if pattern is None or not catalog.from_names:
+        return catalog
+    matched = any(pattern.find(PurePosixPath(row.path).stem) for row in catalog.rows)
+    return check_pattern_matches(catalog, text, matched=matched)
+
+
+def _mode(path: Path) -> int:
+    """What is at a path, as stat tells it; 0 if nothing is.
+
+    Raises:
+        SourcesOut: the disk or the share does not say.
+        CatalogError: the system refuses to look.
+    """
+    try:
+        return path.stat().st_mode
+    except ValueError:
+        return 0
+    except OSError as error:
+        if error.errno in ABSENT:
+            return 0
+        # A pattern may be longer than a name can be.
+        if error.errno == errno.ENAMETOOLONG and glob.has_magic(str(path)):
+            return 0
+        raise _refused_whole(path, error) from None
+
+
+def _refused_whole(path: Path, error: OSError) -> CatalogError | SourcesOut:
+    """What is said of a folder or a catalog that the system does not let us read at all."""
+    if error.errno in SILENT:
+        return SourcesOut(
+            f"{path} cannot be read: {error.strerror}; check that it is mounted and reachable, and start the same "
+            "command again"
+        )
+    return CatalogError(f"{path} cannot be read: {error.strerror}; change its permissions or name another")
+
+
+def _walk(folder: Path, unlisted: list[tuple[Path, OSError]]) -> Iterator[Path]:
+    """Files that look like slides, and MIRAX folders without their .mrxs file; links are followed once.
+
+    unlisted: takes the folders that cannot be listed, with the reason.
+    """
+    visited: set[tuple[int, int]] = set()
+
+    def note(error: OSError) -> None:
+        unlisted.append((Path(error.filename), error))
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=note):
+        here = Path(place)
+        try:
+            stat = here.stat()
+        except OSError as error:
+            unlisted.append((here, error))
+            continue
+        if (stat.st_dev, stat.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((stat.st_dev, stat.st_ino))
+        slides = [here / name for name in names if _looks_like_a_slide(here / name)]
+        yield from slides
+        companions = {slide.stem for slide in slides if slide.suffix.lower() == ".mrxs"}
+        folders[:] = sorted(name for name in folders if name not in companions)
+        # They are refused, and what lies in them is looked through; those with Slidedat.ini come by themselves.
+        named = (here / name for name in folders if _looks_like_a_slide(here / name))
+        yield from (one for one in named if not _is_file(one / "Slidedat.ini"))
+        if "Slidedat.ini" in names and here != folder:
+            yield here
+            folders.clear()
+
+
+def _looks_like_a_slide(file: Path) -> bool:
+    """By its name, whatever it is; but `a.tif` beside `a.tif.mrxs` is the folder of that slide."""
+    return file.suffix.lower() in SLIDE_SUFFIXES and not (_is_dir(file) and _is_file(Path(f"{file}.mrxs")))
+
+
+def _is_dir(path: Path) -> bool:
+    """False also where the disk does not say, which the reader of the slide reports."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _check_still_there(target: str, found: Sequence[CatalogRow | RefusedFile]) -> None:
+    """Nothing, unless the share went away while it was listed: then all that followed looks damaged.
+
+    Raises:
+        SourcesOut: of what was refused for want of an answer, nothing that was read can be read now.
+    """
+    doubtful: list[RefusedFile] = [
+        one
+        for one in found
+        if isinstance(one, RefusedFile) and one.error in ("SlideMissing", "SourceUnreachable")
+    ]
+    sound = [row.path for row in found if isinstance(row, CatalogRow)]
+    if not doubtful or any(can_be_read(path) for path in random.sample(sound, min(_ASKED, len(sound)))):
+        return
+    if not sound and (len(doubtful) < len(found) or len(found) == 1):
+        return
+    raise SourcesOut(
+        f"{target}: {doubtful[0].reason}; {len(doubtful):,} of {len(found):,} slides there cannot be read, nor any "
+        "other of them now: check that it is mounted and reachable, and start the same command again"
+    )
+
+
+def _root_of_glob(pattern: Path) -> Path:
+    """The folder that the pattern names before its first wildcard."""
+    plain: list[str] = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        plain.append(part)
+    return Path(*plain)
+
+
+def _describe(root: Path, file: Path, pattern: NamePattern | None) -> CatalogRow | RefusedFile:
+    relative = file.relative_to(root)
+    slide_id = slide_id_for(PurePosixPath(relative))
+    # Absolute, so that a run may be resumed from another folder.
+    path = os.path.abspath(file)  # noqa: PTH100  Path.resolve would follow links
+    if not _is_utf8(path):
+        printable = os.fsencode(path).decode("utf-8", errors="replace")
+        return RefusedFile(slide_id, printable, f"{printable} is not named in UTF-8; rename it")
+    try:
+        mode = file.stat().st_mode
+        if not S_ISREG(mode):  # a pipe would be waited for without end
+            return RefusedFile(slide_id, path, _why_no_file(file, mode))
+        return _read_facts(slide_id, path, root, pattern)
+    except SlideError as error:
+        return RefusedFile(slide_id, path, str(error), type(error).__name__)
+    except OSError as error:
+        return _refuse(root, file, error)
+    except Exception as error:  # noqa: BLE001  whatever a library raises over one file, the others are listed
+        said = f"{type(error).__name__} at {place_of(error)}: {message_of(error)}"
+        return RefusedFile(slide_id, path, said, type(error).__name__)
+
+
+def _why_no_file(place: Path, mode: int) -> str:
+    if S_ISDIR(mode) and (place / "Slidedat.ini").is_file():
+        return without_file(place.name)
+    kind = "a folder" if S_ISDIR(mode) else "a pipe, a socket or a device"
+    return f"{place} has the name of a slide and is {kind}; rename it"
+
+
+def _refuse(root: Path, place: Path, error: OSError) -> RefusedFile:
+    """A file or a folder that the system does not let us read."""
+    path = os.fsencode(os.path.abspath(place)).decode("utf-8", errors="replace")  # noqa: PTH100
+    try:
+        relative = PurePosixPath(place.relative_to(root))
+    except ValueError:
+        relative = PurePosixPath(place.name)
+    fault = as_slide_error(error, path)
+    kind = type(fault).__name__ if fault is not None else type(error).__name__
+    return RefusedFile(slide_id_for(relative), path, str(fault or error), kind)
+
+
+def _read_facts(slide_id: str, path: str, root: Path, pattern: NamePattern | None) -> CatalogRow:
+    mpp: float | None
+    try:
+        with open_slide(Path(path)) as slide:
+            info, mpp = slide.info, slide.info.mpp
+    except MissingResolution:
+        # Whoever edits the catalog, or the configuration, will say.
+        with open_slide(Path(path), mpp=1.0) as slide:
+            info, mpp = slide.info, None
+    well, depth = parse_name(Path(path).stem, pattern)
+    return CatalogRow(
+        slide_id=slide_id,
+        path=path,
+        vendor=info.vendor,
+        width=info.width,
+        height=info.height,
+        mpp=mpp,
+        levels=len(info.levels),
+        bounds_x=info.bounds.x_min,
+        bounds_y=info.bounds.y_min,
+        bounds_width=info.bounds.width,
+        bounds_height=info.bounds.height,
+        well=well or well_of_folders(_folders(path, root), pattern),
+        measured_depth_m=depth,
+    )
+
+
+def _folders(path: str, root: Path) -> Iterator[str]:
+    """Names of the folders from the slide up to the root."""
+    top = Path(os.path.abspath(root))  # noqa: PTH100
+    for folder in Path(path).parents:
+        yield folder.name
+        if folder == top:
+            return
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

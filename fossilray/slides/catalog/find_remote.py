@@ -1,0 +1,264 @@
+"""Slides in an object store: one listing says which there are, a few kB of each what they are."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import itertools
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from fossilray.core.config import AccessConfig
+from fossilray.core.errors import CatalogError, SlideError, SourceRefuses, SourceUnreachable
+from fossilray.core.name_pattern import NamePattern
+from fossilray.core.parallel import map_in_parts
+from fossilray.core.records import CatalogRow, RefusedFile
+from fossilray.core.site_names import parse_name, well_of_folders
+from fossilray.core.slide_names import SLIDE_SUFFIXES, slide_id_for
+from fossilray.slides.catalog.sites import check_search_time
+from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_remote_catalog
+from fossilray.slides.mirax.companions import SLIDEDAT, without_file
+from fossilray.slides.remote.metadata import SlideFacts, read_facts
+from fossilray.slides.remote.slide_files import (
+    Bundle,
+    check_single,
+    folder_of,
+    is_mirax,
+    local_name,
+    mirax_bundle,
+    parts_of,
+)
+from fossilray.slides.remote.source import RemoteFile, SlideSource, open_source
+
+READ_THREADS = 32
+
+_LARGEST_CATALOG_BYTES = 2_000_000_000
+
+
+def find_remote_slides(target: str, access: AccessConfig, pattern: NamePattern | None = None) -> Catalog:
+    """The slides of a folder, a glob, one slide or a catalog in an object store.
+
+    Listing costs a request for every 1,000 files, the facts of a slide one to some. A slide that the store refuses
+    to show is a row without facts: what is wrong is told when it is its turn.
+
+    Raises:
+        CatalogError: there is nothing at `target`, or the catalog is not one, or the store does not answer.
+    """
+    try:
+        source = open_source(target, access)
+        return _find(source, target, pattern)
+    except SourceUnreachable as error:
+        raise CatalogError(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The files directly in one folder, packed: an archive has millions."""
+
+    names: tuple[str, ...]
+    sizes: array[int]
+
+    def files(self, folder: str) -> dict[str, RemoteFile]:
+        return {
+            name: RemoteFile(f"{folder}/{name}", size, "")
+            for name, size in zip(self.names, self.sizes, strict=True)
+        }
+
+
+@dataclass
+class _Listing:
+    """What one listing found: files that look like slides, and what lies in each folder."""
+
+    slides: list[RemoteFile] = field(default_factory=list)
+    folders: dict[str, _Parts] = field(default_factory=dict)
+
+
+def _find(source: SlideSource, target: str, pattern: NamePattern | None) -> Catalog:
+    bucket, _, key = target.partition("://")[2].partition("/")
+    if not bucket:
+        raise CatalogError(f"{target} names no bucket; name s3://bucket/folder")
+    root = target.rstrip("/")
+    file = _file_at(source, root) if key.strip("/") and not target.endswith("/") else None
+    if file is not None and root.lower().endswith(CATALOG_SUFFIXES):
+        if file.bytes > _LARGEST_CATALOG_BYTES:
+            raise CatalogError(f"{target} has {file.bytes / 1e9:.1f} GB; a catalog of millions has less")
+        return Catalog(read_remote_catalog(root, source.read(file)), [])
+    if file is not None:
+        above = root.rpartition("/")[0]
+        return _catalog(source, above, [file], None, pattern)
+    if glob.has_magic(key):
+        above = _root_of_glob(root)
+        listing = _survey(source.walk(above))
+        parts = tuple(root[len(above) + 1 :].split("/"))
+        matching = [
+            slide
+            for slide in listing.slides
+            if _matches(tuple(slide.url[len(above) + 1 :].split("/")), parts)
+        ]
+        return _catalog(source, above, matching, listing, pattern)
+    listing = _survey(source.walk(root))
+    if not listing.folders:
+        raise CatalogError(f"there is nothing at {target}; name a folder, a glob, one slide or a catalog")
+    slides, orphans = _without_companions(listing, root)
+    found = _catalog(source, root, slides, listing, pattern)
+    refused = [
+        RefusedFile(_slide_id(folder, root), folder, without_file(folder.rpartition("/")[2]))
+        for folder in orphans
+    ]
+    return Catalog(
+        found.rows, sorted([*found.refused, *refused], key=lambda one: one.slide_id), from_names=True
+    )
+
+
+def _file_at(source: SlideSource, url: str) -> RemoteFile | None:
+    try:
+        return source.file(url)
+    except FileNotFoundError:
+        return None
+
+
+def _survey(files: Iterable[RemoteFile]) -> _Listing:
+    listing = _Listing()
+    # Most slides have files of the same names.
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for folder, group in itertools.groupby(files, key=lambda file: file.url.rpartition("/")[0]):
+        there = list(group)
+        listing.slides += [file for file in there if _looks_like_a_slide(file.url)]
+        names = tuple(file.url.rpartition("/")[2] for file in there)
+        before = listing.folders.get(folder, _Parts((), array("q")))
+        names = known.setdefault(before.names + names, before.names + names)
+        listing.folders[folder] = _Parts(names, before.sizes + array("q", (file.bytes for file in there)))
+    return listing
+
+
+def _without_companions(listing: _Listing, root: str) -> tuple[list[RemoteFile], list[str]]:
+    """Slides that are no part of others, and MIRAX folders without their .mrxs file, as they are found on a disk."""
+    companions = {folder_of(slide.url) for slide in listing.slides if is_mirax(slide.url)}
+    orphans = {
+        folder
+        for folder, parts in listing.folders.items()
+        if SLIDEDAT in parts.names and folder != root and folder not in companions
+    }
+    slides = []
+    for slide in listing.slides:
+        above = list(_folders_above(slide.url, root))
+        # Slides beside an orphaned Slidedat.ini are slides; what lies deeper is not searched.
+        if companions.isdisjoint(above) and orphans.isdisjoint(above[1:]):
+            slides.append(slide)
+    closed = companions | orphans
+    return slides, sorted(folder for folder in orphans if closed.isdisjoint(_folders_above(folder, root)))
+
+
+def _folders_above(url: str, root: str) -> Iterator[str]:
+    """From the folder that a file or folder lies in up to the root, which is left out."""
+    folder = url.rpartition("/")[0]
+    while len(folder) > len(root):
+        yield folder
+        folder = folder.rpartition("/")[0]
+
+
+def _catalog(
+    source: SlideSource,
+    root: str,
+    slides: Sequence[RemoteFile],
+    listing: _Listing | None,
+    pattern: NamePattern | None,
+) -> Catalog:
+    check_search_time(pattern, (slide.url for slide in slides))
+    found = list(
+        map_in_parts(
+            lambda slide: _describe(source, root, slide, listing, pattern), slides, threads=READ_THREADS
+        )
+    )
+    return Catalog(
+        sorted((one for one in found if isinstance(one, CatalogRow)), key=lambda row: row.slide_id),
+        sorted((one for one in found if isinstance(one, RefusedFile)), key=lambda file: file.slide_id),
+        from_names=True,
+    )
+
+
+def _describe(
+    source: SlideSource, root: str, slide: RemoteFile, listing: _Listing | None, pattern: NamePattern | None
+) -> CatalogRow | RefusedFile:
+    slide_id = _slide_id(slide.url, root)
+    name = slide.url.rpartition("/")[2]
+    try:
+        facts = read_facts(source, _bundle(source, slide, name, listing), shown=name)
+    except SourceRefuses:
+        # It says so again when it is its turn, and may be allowed by then.
+        facts = SlideFacts()
+    except SourceUnreachable:
+        raise
+    except SlideError as error:
+        return RefusedFile(slide_id, slide.url, str(error))
+    return _row(slide_id, slide.url, root, facts, pattern)
+
+
+def _bundle(source: SlideSource, slide: RemoteFile, name: str, listing: _Listing | None) -> Bundle:
+    if not is_mirax(slide.url):
+        check_single(name, slide.bytes)
+        own = local_name(slide.url)
+        return Bundle(own, {own: slide})
+    if listing is None:
+        parts = parts_of(source, slide.url)
+    else:
+        folder = folder_of(slide.url)
+        packed = listing.folders.get(folder)
+        parts = packed.files(folder) if packed else {}
+    return mirax_bundle(source, slide, parts, shown=name)
+
+
+def _row(slide_id: str, url: str, root: str, facts: SlideFacts, pattern: NamePattern | None) -> CatalogRow:
+    well, depth = parse_name(PurePosixPath(url).stem, pattern)
+    finest = facts.levels[0] if facts.levels else None
+    bounds = facts.bounds
+    folders = [folder.rpartition("/")[2] for folder in (*_folders_above(url, root), root)]
+    return CatalogRow(
+        slide_id=slide_id,
+        path=url,
+        vendor=facts.vendor,
+        width=finest.width if finest else None,
+        height=finest.height if finest else None,
+        mpp=facts.mpp,
+        levels=len(facts.levels) or None,
+        bounds_x=bounds.x_min if bounds else None,
+        bounds_y=bounds.y_min if bounds else None,
+        bounds_width=bounds.width if bounds else None,
+        bounds_height=bounds.height if bounds else None,
+        well=well or well_of_folders(folders, pattern),
+        measured_depth_m=depth,
+    )
+
+
+def _slide_id(url: str, root: str) -> str:
+    """The id that the same file would have below a folder on a disk."""
+    parts = url[len(root) + 1 :].split("/")
+    # Such names are no folders on a disk, and paths would lose them; no key holds a zero byte.
+    odd = (f"\0{part}" if part in ("", ".", "..") else part for part in parts)
+    return slide_id_for(PurePosixPath("/".join(odd)))
+
+
+def _looks_like_a_slide(url: str) -> bool:
+    return PurePosixPath(url).suffix.lower() in SLIDE_SUFFIXES
+
+
+def _root_of_glob(url: str) -> str:
+    """The folder that the pattern names before its first wildcard."""
+    parts = url.split("/")
+    first = next(number for number, part in enumerate(parts) if number > 2 and glob.has_magic(part))
+    return "/".join(parts[:first])
+
+
+def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether a path matches as it would on a disk: `*` within a name, `**` over folders, neither over hidden ones."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        if _matches(parts, pattern[1:]):
+            return True
+        return bool(parts) and not parts[0].startswith(".") and _matches(parts[1:], pattern)
+    if not parts or (parts[0].startswith(".") and not pattern[0].startswith(".")):
+        return False
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])

@@ -1,0 +1,230 @@
+"""A catalog as a table that people may edit: CSV or Parquet, written, and read back with care."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fossilray.core.errors import CatalogError
+from fossilray.core.formats import FileRole
+from fossilray.core.formats.csv_text import decode_text, numbered_rows
+from fossilray.core.formats.parquet import read_table
+from fossilray.core.formats.regular_file import read_regular
+from fossilray.core.records import CATALOG_SCHEMA, CatalogRow, RefusedFile
+from fossilray.core.text import from_spreadsheet, spreadsheet_safe
+from fossilray.core.whole_files import write_whole
+from fossilray.slides.remote.source import is_remote
+from fossilray.store.run.layout import check_slide_id, check_well
+
+CATALOG_SUFFIXES = (".csv", ".parquet")
+
+_REQUIRED = ("slide_id", "path")
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Slides that can be opened, and files that look like slides and are not; both by slide_id."""
+
+    rows: list[CatalogRow]
+    refused: list[RefusedFile]
+    from_names: bool = field(default=False, compare=False)
+    """Wells and depths were read from names of files and folders, not from a table."""
+
+
+def write_catalog(catalog: Catalog, out: Path) -> None:
+    """Write the rows as CSV, or as Parquet where `out` ends in .parquet.
+
+    Raises:
+        CatalogError: the file cannot be written.
+    """
+    if out.suffix.lower() == ".parquet":
+        columns = (
+            zip(*map(astuple, catalog.rows), strict=True) if catalog.rows else ([] for _ in CATALOG_SCHEMA)
+        )
+        arrays = [
+            pa.array(list(values), column.type)
+            for values, column in zip(columns, CATALOG_SCHEMA, strict=True)
+        ]
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_arrays(arrays, schema=CATALOG_SCHEMA), sink, write_page_checksum=True)
+        content = sink.getvalue()
+    else:
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(CATALOG_SCHEMA.names)
+        writer.writerows(_cells(row) for row in catalog.rows)
+        content = text.getvalue().encode()
+    write_whole(out, content)
+
+
+def write_refused(catalog: Catalog, out: Path) -> None:
+    """Write the files that look like slides and are not, as CSV: slide_id, path, reason.
+
+    Raises:
+        CatalogError: the file cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(one.name for one in fields(RefusedFile))
+    writer.writerows(_cells(refused) for refused in catalog.refused)
+    write_whole(out, text.getvalue().encode())
+
+
+def _cells(row: CatalogRow | RefusedFile) -> list[object]:
+    return [spreadsheet_safe(value) if isinstance(value, str) else value for value in astuple(row)]
+
+
+def read_catalog_file(path: Path) -> list[CatalogRow]:
+    """The rows of a catalog; relative paths count from the catalog's own folder, URLs stay as they are.
+
+    Semicolons between columns and decimal commas, as spreadsheets of many countries write them, are read too.
+
+    Raises:
+        CatalogError: a column is missing or unknown, a value is no number, a slide is there twice.
+    """
+    try:
+        content = read_regular(path)
+    except OSError as error:
+        raise _unreadable(str(path), error) from None
+    return _read_rows(content, str(path), lambda slide: os.path.abspath(path.parent / slide))  # noqa: PTH100
+
+
+def read_remote_catalog(url: str, content: bytes) -> list[CatalogRow]:
+    """The rows of a catalog that lies at `url` in an object store; relative paths count from its folder there.
+
+    Raises: as read_catalog_file.
+    """
+    protocol, _, path = url.partition("://")
+
+    def beside(slide: str) -> str:
+        if slide.startswith("/"):
+            return slide
+        bucket, _, folder = path.rpartition("/")[0].partition("/")
+        inside = posixpath.normpath(f"/{folder}/{slide}").lstrip("/")
+        return f"{protocol}://{bucket}/{inside}"
+
+    return _read_rows(content, url, beside)
+
+
+def _read_rows(content: bytes, where: str, beside: Callable[[str], str]) -> list[CatalogRow]:
+    """The rows; `beside` makes a relative path whole."""
+    parse = _parquet_cells if where.lower().endswith(".parquet") else _csv_cells
+    cells = parse(content, where)
+    rows: list[CatalogRow] = []
+    seen: dict[str, int] = {}
+    for number, cell in cells:
+        row = _to_row(cell, where, number, beside)
+        if row.slide_id in seen:
+            raise CatalogError(
+                f"{where}, line {number}: slide_id {row.slide_id} is in line {seen[row.slide_id]} already; give "
+                "each slide an id of its own"
+            )
+        seen[row.slide_id] = number
+        rows.append(row)
+    return rows
+
+
+def _unreadable(where: str, error: Exception) -> CatalogError:
+    reason = " ".join(str(error).split())
+    return CatalogError(f"cannot read the catalog {where}: {reason}; `fossilray catalog` writes a new one")
+
+
+def _role(where: str) -> FileRole:
+    return FileRole(where, "a catalog of slides", "`fossilray catalog` writes a new one", CatalogError)
+
+
+def _csv_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, object]]]:
+    text = decode_text(content, _role(where))
+    header = text.split("\n", 1)[0]
+    lines = numbered_rows(text, _role(where), delimiter=";" if ";" in header else ",", strict=True)
+    names = [name.strip() for name in next(lines, (0, []))[1]]
+    _check_columns(names, where)
+    cells: list[tuple[int, Mapping[str, object]]] = []
+    for line, values in lines:
+        if not any(values):
+            continue
+        if len(values) != len(names):
+            raise CatalogError(
+                f"{where}, line {line}: {len(values)} values for {len(names)} columns; quote values "
+                "that hold the separator"
+            )
+        cells.append((line, dict(zip(names, map(from_spreadsheet, values), strict=True))))
+    return cells
+
+
+def _parquet_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, object]]]:
+    table = read_table(content, _role(where))
+    _check_columns(table.column_names, where)
+    return list(enumerate(table.to_pylist(), start=1))
+
+
+def _check_columns(names: Sequence[str], where: str) -> None:
+    for required in _REQUIRED:
+        if required not in names:
+            raise CatalogError(
+                f"{where} has no column {required}; it needs slide_id and path, as `fossilray catalog` writes them"
+            )
+    for name in names:
+        if name not in CATALOG_SCHEMA.names or names.count(name) > 1:
+            fault = "twice" if name in CATALOG_SCHEMA.names else "which means nothing here"
+            raise CatalogError(
+                f"{where} has the column {name!r} {fault}; remove it (known: {', '.join(CATALOG_SCHEMA.names)})"
+            )
+
+
+def _to_row(cell: Mapping[str, object], where: str, line: int, beside: Callable[[str], str]) -> CatalogRow:
+    values: dict[str, object] = {}
+    for column in CATALOG_SCHEMA:
+        value = cell.get(column.name)
+        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+            if not column.nullable:
+                raise CatalogError(
+                    f"{where}, line {line}: {column.name} is empty; fill it or remove the line"
+                )
+            values[column.name] = None
+        elif pa.types.is_string(column.type):
+            values[column.name] = str(value)
+        else:
+            values[column.name] = _number(value, column, where, line)
+    slide_id = str(values["slide_id"])
+    try:
+        check_slide_id(slide_id)
+    except CatalogError as error:
+        raise CatalogError(f"{where}, line {line}: {error}") from None
+    well = values["well"]
+    values["well"] = (str(well).strip() or None) if well is not None else None
+    try:
+        check_well(str(values["well"] or ""))
+    except CatalogError as error:
+        raise CatalogError(f"{where}, line {line}: {error}") from None
+    slide = str(values["path"]).removeprefix("file://")
+    values["path"] = slide if is_remote(slide) else beside(slide)
+    return CatalogRow(**values)  # type: ignore[arg-type]  # each value was brought to its column's type
+
+
+def _number(value: object, column: pa.Field, where: str, line: int) -> int | float:
+    whole = pa.types.is_integer(column.type)
+    text = str(value).strip()
+    try:
+        number = float(text if "." in text else text.replace(",", "."))
+    except ValueError:
+        number = math.nan
+    if (
+        not math.isfinite(number)
+        or (whole and number != int(number))
+        or (column.name == "mpp" and number <= 0)
+    ):
+        kind = "a whole number" if whole else "a number above 0" if column.name == "mpp" else "a number"
+        raise CatalogError(
+            f"{where}, line {line}: {column.name} is {text!r}, not {kind}; correct it or leave it empty"
+        )
+    return int(number) if whole else number

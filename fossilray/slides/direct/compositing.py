@@ -1,0 +1,131 @@
+"""Pieces of tiles laid onto a window, to the bit as OpenSlide 4.0 does it through cairo and pixman.
+
+Where pieces overlap the one painted first shows (the operator is SATURATE: a later one adds what alpha lacks).
+A piece at a fraction of a pixel is interpolated between four neighbours, with nothing beyond its rim. Pixman does
+so in float32, and a byte is 256 times the value, rounded down. Only if a piece is a whole tile without alpha, none
+of whose rim shows in the window, does it know that nothing shines through: then it reckons in bytes, rounding down.
+Places are rounded to 1/65536 px; those that are whole to the nearest 1/256 in both directions count as whole.
+
+Within their rims pieces hide what is below, so they are laid from the lowest to the uppermost, and rims at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.core.records import Image
+from fossilray.slides.direct.edges import Rims
+from fossilray.slides.direct.interpolation import interpolated
+from fossilray.slides.direct.placement import Placing, everywhere, is_everywhere
+from fossilray.slides.tile_layout import PlacedLevel
+
+Alpha: TypeAlias = NDArray[np.uint8]
+Tile: TypeAlias = Callable[[int, bool], Image]
+"""Gives the pixels of a stored tile of the level by its number, in one block of memory. True: all of it lies inside the
+window, so that its neighbours will hardly ask for it; its memory may serve the next call."""
+
+_BLOCK_PX = 4096
+_PATCH_PX = 256
+
+
+def paint(level: PlacedLevel, tile: Tile, x: int, y: int, width: int, height: int) -> tuple[Image, Alpha]:
+    """A window without background (its colours are premultiplied), and its coverage.
+
+    x, y: level-0 px. width, height: px of the level. The coverage of a window that is covered all over is a single
+    value, repeated, and read-only. Raises what `tile` raises.
+    """
+    blocks = list(_blocks(level, x, y, width, height))
+    covered_px = sum(block.coverage.size for block in blocks if is_everywhere(block.coverage))
+    if covered_px == width * height:
+        rgb, alpha = np.empty((height, width, 3), np.uint8), everywhere(width, height)
+    else:
+        rgb, alpha = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)
+        for block in blocks:
+            alpha[block.rows, block.columns] = block.coverage
+    for block in blocks:
+        _paint_block(block.placing, tile, rgb[block.rows, block.columns], alpha[block.rows, block.columns])
+    return rgb, alpha
+
+
+def on_background(rgb: Image, alpha: Alpha, background_rgb: tuple[int, int, int]) -> Image:
+    """`rgb` itself, premultiplied, after adding what alpha lacks of the background."""
+    if is_everywhere(alpha) or alpha.min() == 255:
+        return rgb
+    missing = np.arange(255, -1, -1, dtype=np.float64)[:, None] / 255
+    shade = np.round(missing * background_rgb).astype(np.uint8)[None]
+    ground = np.full((_PATCH_PX, _PATCH_PX, 3), shade[0, 0], np.uint8)
+    height, width = alpha.shape
+    for top in range(0, height, _PATCH_PX):
+        for left in range(0, width, _PATCH_PX):
+            part = np.s_[top : top + _PATCH_PX, left : left + _PATCH_PX]
+            covered = alpha[part]
+            if covered.min() == 255:
+                continue
+            if covered.max() == 0:
+                added = ground[: covered.shape[0], : covered.shape[1]]
+            else:
+                added = np.asarray(cv2.LUT(cv2.cvtColor(covered, cv2.COLOR_GRAY2RGB), shade), np.uint8)
+            rgb[part] = cv2.add(rgb[part], added)
+    return rgb
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Part of a window that OpenSlide paints at once; coverage: within the rims of pieces."""
+
+    rows: slice
+    columns: slice
+    placing: Placing
+    coverage: Alpha
+
+
+def _blocks(level: PlacedLevel, x: int, y: int, width: int, height: int) -> Iterator[_Block]:
+    # OpenSlide rounds what lies left of or above the canvas in each.
+    for top in range(0, height, _BLOCK_PX):
+        for left in range(0, width, _BLOCK_PX):
+            begin_x, skipped_x = _within(int(x + left * level.downsample), level.downsample)
+            begin_y, skipped_y = _within(int(y + top * level.downsample), level.downsample)
+            rows = slice(top + skipped_y, min(top + _BLOCK_PX, height))
+            columns = slice(left + skipped_x, min(left + _BLOCK_PX, width))
+            if rows.start < rows.stop and columns.start < columns.stop:
+                placing = Placing.of(
+                    level, begin_x, begin_y, columns.stop - columns.start, rows.stop - rows.start
+                )
+                yield _Block(rows, columns, placing, placing.coverage())
+
+
+def _within(place: int, downsample: float) -> tuple[float, int]:
+    """Where painting begins, in px of the level, and how many px before it stay empty."""
+    return (place / downsample, 0) if place >= 0 else (0.0, int(-place / downsample))
+
+
+def _paint_block(placing: Placing, tile: Tile, rgb: Image, alpha: Alpha) -> None:
+    """rgb, alpha: changed, alpha on rims alone, and not where it is 255 everywhere."""
+    rims = Rims(placing) if placing.is_between else None
+    stored, is_all = placing.level.pieces.tile[placing.number].tolist(), placing.are_all_seen()
+    columns, rows = (beside.tolist() for beside in placing.corners)
+    for at in range(len(stored) - 1, -1, -1):
+        pixels = tile(stored[at], is_all[at])
+        left, right, top, bottom = placing.inner[at]
+        source = pixels[top + rows[at] :, left + columns[at] :]
+        if rims is None:
+            rgb[top:bottom, left:right] = source[: bottom - top, : right - left]
+            continue
+        rims.lend(at, pixels)
+        if left < right:
+            across, down = float(placing.across.fraction[at]), float(placing.down.fraction[at])
+            # Between pixels, one more on each side.
+            source = source[: bottom - top + (down > 0), : right - left + (across > 0)]
+            is_opaque = bool(placing.is_opaque[at])
+            rgb[top:bottom, left:right] = interpolated(source, across, down, is_opaque=is_opaque)
+    if rims is not None:
+        colours, cover = rims.mixed()
+        rgb[rims.y, rims.x] = colours
+        if not is_everywhere(alpha):
+            alpha[rims.y, rims.x] = cover

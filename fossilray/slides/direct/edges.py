@@ -1,0 +1,210 @@
+"""The pixels on the rims of pieces, where several shine through each other.
+
+They are few, a line or two around each piece. All of a window are mixed at once: first it is found out which pieces
+each of them shows, then each piece lends its pixels while it is at hand, then layer after layer is laid.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.core.records import Image
+from fossilray.slides.direct.interpolation import as_bytes, sum_up, weights_of
+from fossilray.slides.direct.placement import Placing
+from fossilray.slides.tile_layout import Ints
+
+Bytes: TypeAlias = NDArray[np.uint8]
+Values: TypeAlias = NDArray[np.float32]
+
+_UNIT = np.float32(1) / np.float32(255)
+_ONE, _SCALE = np.float32(1), np.float32(256)
+
+
+class Rims:
+    """All pixels of a window on a rim that no piece above covers whole; x, y: of each.
+
+    Layers are pairs of such a pixel and a piece that touches it, the uppermost pieces first.
+    """
+
+    def __init__(self, placing: Placing) -> None:
+        lines, line, piece, begin, count = _shown(placing)
+        self.x, self.y = _pixels(lines, np.zeros_like(lines[0]), _areas(lines))
+        self._pixel = _ranges(begin + _starts(_areas(lines))[line], count)
+        self._first = np.searchsorted(np.repeat(piece, count), np.arange(len(placing.number) + 1)).tolist()
+        across, down, width = placing.across, placing.down, placing.level.tiles.width
+        x, y = _pixels(lines[:, line], begin, count)
+        number = np.repeat(piece, count)
+        columns, rows = x - across.inner_begin[number], y - down.inner_begin[number]
+        # Axis 0: the pixel, its right, its lower and its lower right neighbour; beyond the piece there is nothing.
+        on_x, on_y = (
+            (places >= 0, places < sizes[number] - 1)
+            for places, sizes in ((columns, across.size), (rows, down.size))
+        )
+        known = np.stack([on_x[0] & on_y[0], on_x[1] & on_y[0], on_x[0] & on_y[1], on_x[1] & on_y[1]])
+        self._weights = known.astype(np.float32)
+        for neighbour, weights in enumerate(weights_of(across.fraction, down.fraction)):
+            self._weights[neighbour] *= weights[number]
+        self._is_opaque = placing.is_opaque[number]
+        corner_x, corner_y = placing.corners
+        # Places beyond the piece may be any, for they weigh nothing.
+        place = (y + corner_y[number]) * width + x + corner_x[number]
+        self._place = np.empty((len(place), 4), np.int64)
+        for neighbour, beside in enumerate((0, 1, width, width + 1)):
+            self._place[:, neighbour] = place + beside
+        self._lent = np.empty((len(place), 4, 3), np.uint8)
+
+    def lend(self, at: int, tile: Image) -> None:
+        """Take what these pixels need of a piece; at: of it in the placing, tile: the stored one it is part of."""
+        part = slice(self._first[at], self._first[at + 1])
+        tile.reshape(-1, 3).take(self._place[part], axis=0, out=self._lent[part], mode="clip")
+
+    def mixed(self) -> tuple[Bytes, Bytes]:
+        """Colours, (n, 3), and coverage, (n,), when all pieces have lent their pixels."""
+        # Axes: neighbour, colour, layer.
+        values = self._lent.transpose(1, 2, 0).astype(np.float32, order="C")
+        values *= np.where(self._is_opaque, _ONE, _UNIT * _SCALE)
+        values *= self._weights[:, None]
+        colours, cover = sum_up(values), sum_up(self._weights)
+        first, left = np.empty(len(self.x), np.int64), np.arange(len(self._pixel))
+        is_next = self._are_uppermost(left, first)
+        # On nothing a layer shows as it is.
+        rgb, alpha = as_bytes(colours.take(first, axis=1)), as_bytes(cover[first] * _SCALE)
+        left = left[~is_next]
+        while len(left := left[alpha[self._pixel[left]] < 255]):
+            is_next = self._are_uppermost(left, first)
+            layers, left = left[is_next], left[~is_next]
+            for chosen in (layers[self._is_opaque[layers]], layers[~self._is_opaque[layers]]):
+                if len(chosen):
+                    there = self._pixel[chosen]
+                    lay = _put_beneath if self._is_opaque[chosen[0]] else _saturate
+                    rgb[:, there], alpha[there] = lay(
+                        rgb[:, there], alpha[there], colours[:, chosen], cover[chosen]
+                    )
+        return rgb.T, alpha
+
+    def _are_uppermost(self, layers: Ints, first: Ints) -> NDArray[np.bool_]:
+        """Which of these layers are the uppermost of their pixel; first: set to those, for each pixel that has any."""
+        # Of equal places what is written last stays.
+        first[self._pixel[layers[::-1]]] = layers[::-1]
+        return np.asarray(first[self._pixel[layers]] == layers)
+
+
+def _shown(placing: Placing) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """Lines of pixels, (left right top bottom, lines); then what pieces touch of them, the uppermost pieces first.
+
+    That is the line, the piece, the first pixel of the line and how many.
+    """
+    across, down = placing.across, placing.down
+    some, others = placing.neighbours()
+    owner, lines = _rims(placing)
+    line, piece = _joined(owner, some, others)
+    inner = np.stack([across.inner_begin, across.inner_end, down.inner_begin, down.inner_end])
+    is_above = piece < owner[line]
+    line, piece = line[is_above], piece[is_above]
+    owner, lines = _less(owner, lines, line, *_common(lines[:, line], inner[:, piece]))
+    line, piece = _joined(owner, some, others)
+    begin, count = _common(
+        lines[:, line], np.stack([across.begin, across.end, down.begin, down.end])[:, piece]
+    )
+    order = np.argsort(piece, kind="stable")
+    order = order[count[order] > 0]
+    return lines, line[order], piece[order], begin[order], count[order]
+
+
+def _rims(placing: Placing) -> tuple[Ints, Ints]:
+    """Pieces, ascending, and their rims: lines a pixel wide within the window, (left right top bottom, lines)."""
+    across, down = placing.across, placing.down
+    rims = np.stack(
+        [
+            np.stack([across.begin, across.inner_begin, down.begin, down.end]),
+            np.stack([across.inner_end, across.end, down.begin, down.end]),
+            np.stack([across.inner_begin, across.inner_end, down.begin, down.inner_begin]),
+            np.stack([across.inner_begin, across.inner_end, down.inner_end, down.end]),
+        ],
+        axis=-1,
+    )
+    most = np.array([placing.width, placing.width, placing.height, placing.height])
+    rims = np.clip(rims, 0, most[:, None, None])
+    owner, rim = np.nonzero(_areas(rims))
+    return owner, rims[:, owner, rim]
+
+
+def _less(owner: Ints, lines: Ints, line: Ints, begin: Ints, count: Ints) -> tuple[Ints, Ints]:
+    """What is left of lines, in parts, without these pixels of some of them."""
+    lengths = _areas(lines)
+    starts, total = _starts(lengths), int(lengths.sum())
+    begin, count = (begin + starts[line])[count > 0], count[count > 0]
+    change = np.bincount(begin, minlength=total + 1) - np.bincount(begin + count, minlength=total + 1)
+    is_left = np.cumsum(change)[:total] == 0
+    # Parts begin and end where lines do, and where what is left does.
+    is_edge = np.zeros(total + 1, np.bool_)
+    is_edge[starts] = is_edge[total] = True
+    is_edge[1:-1] |= is_left[1:] != is_left[:-1]
+    edges = np.flatnonzero(is_edge)
+    parts = np.flatnonzero(is_left[edges[:-1]])
+    first, last = edges[parts], edges[parts + 1]
+    line = np.searchsorted(starts, first, side="right") - 1
+    left, _, top, bottom = lines[:, line]
+    first, last, is_level = first - starts[line], last - starts[line], bottom - top == 1
+    across, down = (
+        np.where(is_level, (first, last), ([0], [1])),
+        np.where(is_level, ([0], [1]), (first, last)),
+    )
+    return owner[line], np.stack([left + across[0], left + across[1], top + down[0], top + down[1]])
+
+
+def _areas(boxes: Ints) -> Ints:
+    left, right, top, bottom = boxes
+    return np.asarray(np.maximum(right - left, 0) * np.maximum(bottom - top, 0))
+
+
+def _starts(lengths: Ints) -> Ints:
+    return np.cumsum(lengths) - lengths
+
+
+def _joined(owner: Ints, some: Ints, others: Ints) -> tuple[Ints, Ints]:
+    """Lines beside pieces, from the pieces that own lines beside pieces; owner: of each line, ascending."""
+    first, last = np.searchsorted(owner, some), np.searchsorted(owner, some, side="right")
+    return _ranges(first, last - first), np.repeat(others, last - first)
+
+
+def _common(lines: Ints, boxes: Ints) -> tuple[Ints, Ints]:
+    """Which pixel of each line is the first in the box beside it, and how many are."""
+    left, top = np.maximum(lines[0], boxes[0]), np.maximum(lines[2], boxes[2])
+    shared = np.stack([left, np.minimum(lines[1], boxes[1]), top, np.minimum(lines[3], boxes[3])])
+    return left - lines[0] + top - lines[2], _areas(shared)
+
+
+def _ranges(begin: Ints, count: Ints) -> Ints:
+    """All the numbers of these ranges, one range after the other."""
+    return np.repeat(begin - _starts(count), count) + np.arange(count.sum())
+
+
+def _pixels(lines: Ints, begin: Ints, count: Ints) -> tuple[Ints, Ints]:
+    """x and y of so many pixels of each line, from the one at `begin` on."""
+    left, _, top, bottom = lines
+    is_level = bottom - top == 1
+    along = _ranges(begin, count)
+    is_along = np.repeat(is_level, count)
+    return np.repeat(left, count) + along * is_along, np.repeat(top, count) + along * ~is_along
+
+
+def _put_beneath(rgb: Bytes, alpha: Bytes, colours: Values, cover: Values) -> tuple[Bytes, Bytes]:
+    """Colours, (3, n), and alpha after an opaque piece was laid under what is there."""
+    product = as_bytes(colours).astype(np.uint16) * (255 - alpha.astype(np.uint16)) + 128
+    added = (product + (product >> 8)) >> 8
+    return np.minimum(rgb + added, 255).astype(np.uint8), np.full_like(alpha, 255)
+
+
+def _saturate(rgb: Bytes, alpha: Bytes, colours: Values, cover: Values) -> tuple[Bytes, Bytes]:
+    """The same after adding what alpha lacks. colours: premultiplied, 256 times. cover: of the piece, 0 to 1."""
+    there = alpha.astype(np.float32) * _UNIT
+    factor = np.clip((_ONE - there) / cover, 0, _ONE)
+    mixed = colours / _SCALE * factor + rgb.astype(np.float32) * _UNIT
+    return (
+        as_bytes(np.minimum(mixed, _ONE) * _SCALE),
+        as_bytes(np.minimum(cover * factor + there, _ONE) * _SCALE),
+    )

@@ -1,0 +1,309 @@
+"""Stored tiles that the index of a slide lists, on any level, whether or not OpenSlide shows them.
+
+OpenSlide shows a missing tile as unscanned, and takes a tile of no bytes for whatever lies at its offset. The index
+tells a tile that was lost from glass that was never scanned: another level lists it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.core.records import Level, Rect, SlideInfo
+from fossilray.slides.mirax.companions import SLIDEDAT
+from fossilray.slides.mirax.layout import MiraxIndex, nominal_positions, stored_positions
+from fossilray.slides.mirax.metadata import MiraxGrid, read_grid
+from fossilray.slides.mirax.slidedat import Slidedat, parse_slidedat
+from fossilray.slides.tiff.directories import TiffDirectory, directories_in
+from fossilray.slides.tile_layout import Ints
+
+_MOST_CELLS = 4_000_000
+_LARGEST_INDEX_BYTES = 40 * _MOST_CELLS
+_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT, _LENGTHS = 256, 257, 322, 323, 325
+# Photos lie up to so many level-0 px beside their nominal place on any scanner; a position farther off is damage.
+_MOST_JITTER_PX = 256
+# Levels of odd sizes are not exact halves of each other, so their tiles end a trifle beside finer ones.
+_SLACK = 0.1
+_NO_RECTS = np.zeros((0, 4), np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class ListedTiles:
+    """Rectangles (n, 4), x_min y_min x_max y_max in level-0 px; those of MIRAX are right within a photo's jitter.
+
+    finest: tiles of level 0. orphans: coarser tiles below which no finer level lists any; these have lost them.
+    gaps: per level, places the size of a level-0 tile that the level lists and no finer one does, though these list
+        others below the same tile. They were lost, or are glass that was never scanned at the rim of a coarse tile.
+    empty: per level, tiles that are listed with no bytes.
+    """
+
+    finest: Ints
+    orphans: Ints
+    gaps: tuple[Ints, ...]
+    empty: tuple[Ints, ...]
+
+    def widen(self, bounds: Rect, width: int, height: int) -> Rect:
+        """The bounds and all that level 0 lost, within a canvas of that size; OpenSlide's hold what level 0 lists."""
+        lost = np.concatenate([self.orphans, *self.gaps])
+        if not len(lost):
+            return bounds
+        low, high = lost[:, :2].min(axis=0).clip(0), lost[:, 2:].max(axis=0).clip(0, [width, height])
+        return Rect(
+            min(bounds.x_min, int(low[0])),
+            min(bounds.y_min, int(low[1])),
+            max(bounds.x_max, int(high[0])),
+            max(bounds.y_max, int(high[1])),
+        )
+
+    @property
+    def is_void(self) -> bool:
+        """Whether no level lists any tile."""
+        return not (len(self.finest) or len(self.orphans))
+
+    def touches_empty(self, level: int, rect: Rect) -> bool:
+        """Whether a rectangle in level-0 px meets a tile of the level that has no bytes."""
+        if level >= len(self.empty):
+            return False
+        x_min, y_min, x_max, y_max = self.empty[level].T
+        meets = (x_min < rect.x_max) & (x_max > rect.x_min) & (y_min < rect.y_max) & (y_max > rect.y_min)
+        return bool(meets.any())
+
+    def cover(
+        self, frame: tuple[float, float], scale: float, shape: tuple[int, int], *, level: int
+    ) -> NDArray[np.bool_]:
+        """(height, width): pixels that a level should show as scanned.
+
+        A sound level shows all that any finer level lists. A coarser one is evidence only where no finer level lists
+        anything, because its tiles reach over glass that was never scanned.
+        frame: level-0 px of the corner, scale: px per pixel.
+        """
+        height, width = shape
+        scanned = np.concatenate([self.finest, self.orphans, *self.gaps[: level + 1]])
+        edges = np.rint((scanned - np.tile(frame, 2)) / scale).astype(np.int64)
+        left, right = (edges[:, axis].clip(0, width) for axis in (0, 2))
+        top, bottom = (edges[:, axis].clip(0, height) for axis in (1, 3))
+        change = np.zeros((height + 1, width + 1), np.int32)
+        for rows, columns, sign in ((top, left, 1), (bottom, right, 1), (top, right, -1), (bottom, left, -1)):
+            np.add.at(change, (rows, columns), sign)
+        return np.asarray(change.cumsum(axis=0).cumsum(axis=1)[:height, :width] > 0, np.bool_)
+
+
+def read_listed_tiles(info: SlideInfo) -> ListedTiles | None:
+    """The tiles that the slide's index lists; None for a format, or an index, that cannot be read."""
+    try:
+        if info.vendor == "mirax":
+            return _of_mirax(Path(info.path), len(info.levels))
+        if info.vendor in ("generic-tiff", "aperio"):
+            return _of_tiff(Path(info.path), info.levels)
+    except (OSError, ValueError, KeyError, struct.error, zlib.error, OverflowError):
+        return None
+    return None
+
+
+def _of_mirax(path: Path, levels: int) -> ListedTiles | None:
+    folder = path.with_suffix("")
+    ini = parse_slidedat((folder / SLIDEDAT).read_bytes())
+    names = ini["DATAFILE"]
+    files = tuple(folder / names[f"FILE_{number}"] for number in range(int(names["FILE_COUNT"])))
+    grid = read_grid(ini)
+    listing = folder / ini["HIERARCHICAL"]["INDEXFILE"]
+    if grid.concats[0] != 1 or grid.across * grid.down > _MOST_CELLS:
+        return None
+    if listing.stat().st_size > _LARGEST_INDEX_BYTES:
+        return None
+    index = MiraxIndex(listing.read_bytes(), grid.slide_id, len(files))
+    entries = [_entries(index, grid, level) for level in range(min(levels, len(grid.concats)))]
+    positions, jitter_px = _positions(ini, grid, index, files)
+    cells = np.zeros((grid.down, grid.across), np.bool_)
+    cells[_cells(grid, entries[0])] = True
+    finest = _tile_rects(grid, positions, entries[0][:, 0])
+    orphans, gaps = [_NO_RECTS], [_NO_RECTS]
+    empty = [_tile_rects(grid, positions, entries[0][entries[0][:, 2] == 0, 0])]
+    for level, concat in enumerate(grid.concats[1 : len(entries)], start=1):
+        found = entries[level]
+        row, column = _cells(grid, found)
+        below = _count(cells, row, column, row + concat, column + concat)
+        for rects, chosen in ((orphans, below == 0), (empty, found[:, 2] == 0)):
+            rects.append(_block_rects(grid, row[chosen], column[chosen], concat, jitter_px=jitter_px))
+        lost_row, lost_column = row[below == 0], column[below == 0]
+        for rows, columns in _slices(lost_row, lost_column, lost_row + concat, lost_column + concat):
+            # A still coarser tile reaches over glass that was never scanned, and shows nothing more.
+            cells[rows, columns] = True
+        is_gap = _cells_below(grid, row, column, concat) & ~cells
+        if concat > grid.divisions:
+            # OpenSlide shows such a tile only where photos below it are known.
+            is_gap &= _photos_of(cells, grid.divisions)
+        gaps.append(_tile_rects(grid, positions, np.flatnonzero(is_gap)))
+        cells |= is_gap
+    return ListedTiles(finest, np.concatenate(orphans), tuple(gaps), tuple(empty))
+
+
+def _entries(index: MiraxIndex, grid: MiraxGrid, level: int) -> Ints:
+    """Tiles of a level inside the grid, (n, 4): cell, offset, bytes, data file; none where the list is damaged."""
+    try:
+        found = index.entries(level, most=grid.across * grid.down)
+    except (ValueError, struct.error):
+        return _NO_RECTS
+    return found[found[:, 0] < grid.across * grid.down]
+
+
+def _cells(grid: MiraxGrid, entries: Ints) -> tuple[Ints, Ints]:
+    row, column = np.divmod(entries[:, 0], grid.across)
+    return row, column
+
+
+def _cells_below(grid: MiraxGrid, row: Ints, column: Ints, concat: int) -> NDArray[np.bool_]:
+    """(down, across): cells below tiles that join so many of them a side."""
+    tiles = np.zeros((-(-grid.down // concat), -(-grid.across // concat)), np.bool_)
+    tiles[row // concat, column // concat] = True
+    return np.asarray(tiles[np.ix_(np.arange(grid.down) // concat, np.arange(grid.across) // concat)])
+
+
+def _photos_of(cells: NDArray[np.bool_], divisions: int) -> NDArray[np.bool_]:
+    """All cells of the photos of which any cell is set."""
+    down, across = cells.shape
+    padded = np.pad(cells, ((0, -down % divisions), (0, -across % divisions)))
+    photos = padded.reshape(padded.shape[0] // divisions, divisions, -1, divisions).any(axis=(1, 3))
+    return np.asarray(photos.repeat(divisions, axis=0).repeat(divisions, axis=1)[:down, :across])
+
+
+def _positions(
+    ini: Slidedat, grid: MiraxGrid, index: MiraxIndex, files: tuple[Path, ...]
+) -> tuple[Ints, int]:
+    """Level-0 px of each photo, and how far the farthest lies beside its nominal place.
+
+    Positions that cannot be are replaced by nominal ones.
+    """
+    nominal = nominal_positions(grid)
+    try:
+        stored = stored_positions(ini["HIERARCHICAL"], grid, index, files)
+    except (OSError, ValueError, KeyError, struct.error, zlib.error):
+        stored = None
+    if stored is None or len(stored) != len(nominal):
+        return nominal, 0
+    far = np.abs(stored - nominal).max(axis=1, initial=0)
+    # Nominal places drift with the overlap; what is out of line with all others is damage.
+    usual = int(np.median(far)) if len(far) else 0
+    is_odd = far > usual + _MOST_JITTER_PX
+    places = np.where(is_odd[:, None], nominal, stored)
+    return places, int(far[~is_odd].max(initial=0))
+
+
+def _tile_rects(grid: MiraxGrid, positions: Ints, cells: Ints) -> Ints:
+    """Where tiles of level 0 lie, from the numbers of their cells."""
+    row, column = np.divmod(cells, grid.across)
+    divisions = grid.divisions
+    photo = row // divisions * (grid.across // divisions) + column // divisions
+    there = photo < len(positions)
+    row, column, photo = row[there], column[there], photo[there]
+    corner = positions[photo] + np.stack([column % divisions, row % divisions], axis=-1) * grid.tile_px
+    return np.asarray(np.hstack([corner, corner + grid.tile_px]), np.int64)
+
+
+def _block_rects(grid: MiraxGrid, row: Ints, column: Ints, concat: int, *, jitter_px: int) -> Ints:
+    """Where tiles of a coarser level lie, by the nominal places of their photos."""
+    rects = [
+        (rect.x_min, rect.y_min, rect.x_max, rect.y_max)
+        for rect in (
+            grid.rect(x, y, min(concat, grid.across - x, grid.down - y))
+            for y, x in zip(row.tolist(), column.tolist(), strict=True)
+        )
+    ]
+    if not rects:
+        return _NO_RECTS
+    wider = np.array([-jitter_px, -jitter_px, jitter_px, jitter_px])
+    return np.asarray(np.array(rects) + wider, np.int64)
+
+
+def _of_tiff(path: Path, levels: Sequence[Level]) -> ListedTiles | None:
+    with path.open("rb") as file:
+        directories = [one for one in directories_in(file) if _TILE_WIDTH in one.tags]
+        found = [_of_directory(level, directories) for level in levels]
+    if found[0] is None:
+        return None
+    finest_px, listed = found[0]
+    orphans, known = [_NO_RECTS.astype(np.float64)], listed.copy()
+    gaps = [_NO_RECTS] * len(levels)
+    for level, one in enumerate(found[1:], start=1):
+        if one is not None:
+            tile_px, there = one
+            rects = _grid_rects(tile_px, there)
+            left, top, right, bottom = (rects / np.tile(finest_px, 2)).T
+            first = [np.floor(side + _SLACK).astype(np.int64) for side in (top, left)]
+            last = [np.ceil(side - _SLACK).astype(np.int64) for side in (bottom, right)]
+            is_orphan = _count(known, *first, *last) == 0
+            orphans.append(rects[is_orphan])
+            for rows, columns in _slices(*(side[is_orphan] for side in (*first, *last))):
+                known[rows, columns] = True
+            is_gap = _upon(there, tile_px, cells=known.shape, cell_px=finest_px) & ~known
+            gaps[level] = np.rint(_grid_rects(finest_px, is_gap)).astype(np.int64)
+            known |= is_gap
+    # A TIFF tile of no bytes is one that is not stored, as in any sparse TIFF.
+    finest, lost = (
+        np.rint(rects).astype(np.int64) for rects in (_grid_rects(finest_px, listed), np.concatenate(orphans))
+    )
+    return ListedTiles(finest, lost, tuple(gaps), ())
+
+
+def _of_directory(
+    level: Level, directories: Sequence[TiffDirectory]
+) -> tuple[tuple[float, float], NDArray[np.bool_]] | None:
+    """Level-0 px of a tile across and down, and (rows, columns) which tiles are stored."""
+    fitting = [
+        one for one in directories if (one.first(_WIDTH), one.first(_HEIGHT)) == (level.width, level.height)
+    ]
+    if len(fitting) != 1:
+        return None
+    width, height = int(fitting[0].first(_TILE_WIDTH)), int(fitting[0].first(_TILE_HEIGHT))
+    if min(width, height) < 1:
+        return None
+    across, down = -(-level.width // width), -(-level.height // height)
+    lengths = fitting[0].numbers(_LENGTHS, most=_MOST_CELLS)
+    if len(lengths) != across * down:
+        return None
+    return (width * level.downsample, height * level.downsample), (lengths > 0).reshape(down, across)
+
+
+def _upon(
+    listed: NDArray[np.bool_],
+    tile_px: tuple[float, float],
+    *,
+    cells: tuple[int, ...],
+    cell_px: tuple[float, float],
+) -> NDArray[np.bool_]:
+    """(rows, columns): cells whose middle lies in a tile that is listed."""
+    row, column = (
+        ((np.arange(cells[axis]) + 0.5) * cell_px[1 - axis] / tile_px[1 - axis])
+        .astype(np.int64)
+        .clip(0, listed.shape[axis] - 1)
+        for axis in (0, 1)
+    )
+    return np.asarray(listed[np.ix_(row, column)])
+
+
+def _grid_rects(tile_px: tuple[float, float], listed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    row, column = np.nonzero(listed)
+    corner = np.stack([column * tile_px[0], row * tile_px[1]], axis=-1)
+    return np.hstack([corner, corner + np.array(tile_px)])
+
+
+def _slices(top: Ints, left: Ints, bottom: Ints, right: Ints) -> Iterator[tuple[slice, slice]]:
+    for first, start, last, end in zip(
+        top.tolist(), left.tolist(), bottom.tolist(), right.tolist(), strict=True
+    ):
+        yield slice(first, last), slice(start, end)
+
+
+def _count(cells: NDArray[np.bool_], top: Ints, left: Ints, bottom: Ints, right: Ints) -> Ints:
+    """Cells that are set in each block of rows and columns."""
+    sums = np.zeros((cells.shape[0] + 1, cells.shape[1] + 1), np.int64)
+    sums[1:, 1:] = cells.cumsum(axis=0).cumsum(axis=1)
+    top, bottom = (side.clip(0, cells.shape[0]) for side in (top, bottom))
+    left, right = (side.clip(0, cells.shape[1]) for side in (left, right))
+    return np.asarray(sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left], np.int64)

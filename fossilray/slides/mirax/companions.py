@@ -1,0 +1,141 @@
+"""The files a MIRAX slide consists of, and what is missing among them."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from stat import S_ISDIR, S_ISREG
+
+from fossilray.core.errors import MissingCompanion, NotASlide
+from fossilray.slides.mirax.slidedat import Slidedat, check_claims, check_records, parse_slidedat
+
+SLIDEDAT = "Slidedat.ini"
+
+# Real ones have some hundred kB; more is no Slidedat.ini.
+_LARGEST_SLIDEDAT_BYTES = 16_000_000
+
+_IMAGE_STARTS = (b"\xff\xd8", b"BM", b"\x89PNG")
+
+
+def check_mirax(path: Path, *, max_gigapixels: float) -> None:
+    """Nothing, if every file of the MIRAX slide is there and not empty, and Slidedat.ini claims what can be.
+
+    A data file that is too short does not count as missing: what it lost shows when it is read.
+
+    Raises:
+        NotASlide: the .mrxs file is no image and stands alone.
+        MissingCompanion: the folder, Slidedat.ini, Index.dat or a data file is missing or empty.
+        TooLarge: Slidedat.ini claims more pixels than that, or photos too large to decode.
+    """
+    folder = path.with_suffix("")
+    if not _is_folder(folder):
+        with path.open("rb") as file:
+            raise without_folder(path.name, file.read(8))
+    slidedat = folder / SLIDEDAT
+    _check_file(path, slidedat)
+    check_slidedat_size(path.name, slidedat.stat().st_size)
+    ini = read_slidedat(path.name, slidedat.read_bytes())
+    for name in names_in(path.name, ini):
+        _check_file(path, folder / name)
+    check_claims(ini, _shown(path.name, SLIDEDAT), max_gigapixels=max_gigapixels)
+    index = ini["HIERARCHICAL"]["INDEXFILE"]
+    with (folder / index).open("rb") as file:
+        check_records(file, ini, _shown(path.name, index))
+
+
+def without_folder(slide: str, start: bytes) -> NotASlide | MissingCompanion:
+    """What is wrong with a .mrxs file that has no folder; start: its first bytes."""
+    folder = PurePosixPath(slide).stem
+    if not start.startswith(_IMAGE_STARTS):
+        return NotASlide(
+            f"{slide} is no MIRAX slide: it is no image and there is no folder {folder} beside it; remove it, "
+            "or copy the slide again with its folder"
+        )
+    return MissingCompanion(f"{slide} lacks its folder {folder}; copy the folder to the place beside it")
+
+
+def without_file(folder: str) -> str:
+    """What is wrong with the folder of a MIRAX slide that has no .mrxs file."""
+    return f"the folder {folder} is part of a MIRAX slide whose {folder}.mrxs is missing beside it"
+
+
+def check_part(slide: str, part: str, size: int | None) -> None:
+    """Nothing, if a file of the slide's folder is there (its size is known) and not empty.
+
+    Raises:
+        MissingCompanion: it is missing or empty.
+    """
+    if size is None:
+        raise MissingCompanion(f"{slide} lacks {_shown(slide, part)}; copy the slide's folder again, whole")
+    if size == 0:
+        raise MissingCompanion(
+            f"{_shown(slide, part)} is empty (0 bytes); copy the slide's folder again, whole"
+        )
+
+
+def check_slidedat_size(slide: str, size: int) -> None:
+    """Nothing, if Slidedat.ini is no larger than one can be.
+
+    Raises:
+        MissingCompanion: it is.
+    """
+    if size > _LARGEST_SLIDEDAT_BYTES:
+        raise MissingCompanion(f"{_shown(slide, SLIDEDAT)} is too large to be one; copy the slide again")
+
+
+def read_slidedat(slide: str, content: bytes) -> Slidedat:
+    """What a Slidedat.ini says.
+
+    Raises:
+        MissingCompanion: it is damaged.
+    """
+    try:
+        return parse_slidedat(content)
+    except ValueError as error:
+        raise _damaged(slide, error) from None
+
+
+def names_in(slide: str, ini: Slidedat) -> list[str]:
+    """Names of the files that a Slidedat.ini asks for, itself first; none leads out of the folder.
+
+    Raises:
+        MissingCompanion: it does not name them.
+    """
+    try:
+        names = [ini["HIERARCHICAL"]["INDEXFILE"]]
+        count = int(ini["DATAFILE"]["FILE_COUNT"])
+        names += [ini["DATAFILE"][f"FILE_{number}"] for number in range(count)]
+    except (KeyError, ValueError) as error:
+        raise _damaged(slide, error) from None
+    for name in names:
+        if name in ("", ".", "..") or any(letter in name for letter in "/\\\0"):
+            raise MissingCompanion(
+                f"{_shown(slide, SLIDEDAT)} names {name!r}, which is no file of its folder"
+            )
+    return [SLIDEDAT, *names]
+
+
+def _damaged(slide: str, error: Exception) -> MissingCompanion:
+    return MissingCompanion(
+        f"{_shown(slide, SLIDEDAT)} is damaged ({' '.join(str(error).split())}); copy the slide again"
+    )
+
+
+def _check_file(path: Path, file: Path) -> None:
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        check_part(path.name, file.name, None)
+        return
+    check_part(path.name, file.name, found.st_size if S_ISREG(found.st_mode) else None)
+
+
+def _is_folder(path: Path) -> bool:
+    """Not Path.is_dir, which may take errors of a disk for absence."""
+    try:
+        return S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _shown(slide: str, part: str) -> str:
+    return f"{PurePosixPath(slide).stem}/{part}"

@@ -1,0 +1,181 @@
+"""What Slidedat.ini and Index.dat say of a MIRAX slide, without its pixels.
+
+Facts of the format: https://openslide.org/formats/mirax/; sizes are rounded where OpenSlide 4.0 rounds them.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from fossilray.core.records import Level, Rect
+from fossilray.slides.mirax.slidedat import Slidedat
+from fossilray.slides.properties import stated_mpp
+
+Read = Callable[[int, int], bytes]
+"""Gives bytes [start, stop) of a file, or fewer at its end."""
+
+_VERSION = b"01.02"
+_CHUNK_BYTES = 4096
+_MOST_READS = 8
+_MOST_CELLS = 512
+_ENTRY = struct.Struct("<4i")
+
+
+@dataclass(frozen=True)
+class MiraxGrid:
+    """The grid of stored tiles, in level-0 pixels.
+
+    concats: per level, how many of the smallest tiles, along one side, make a stored one.
+    """
+
+    across: int
+    down: int
+    divisions: int
+    tile_px: tuple[int, int]
+    overlap_px: tuple[float, float]
+    concats: tuple[int, ...]
+    slide_id: str
+
+    def rect(self, x: int, y: int, concat: int) -> Rect:
+        """Where a stored tile lies, by the nominal places of photos; real ones jitter by some pixels."""
+        left, right = self._extent(x, concat, self.tile_px[0], self.overlap_px[0])
+        top, bottom = self._extent(y, concat, self.tile_px[1], self.overlap_px[1])
+        return Rect(left, top, right, bottom)
+
+    def _extent(self, first: int, count: int, tile_px: int, overlap_px: float) -> tuple[int, int]:
+        begin, last = (
+            photo * (self.divisions * tile_px - overlap_px) + within * tile_px
+            for photo, within in (divmod(number, self.divisions) for number in (first, first + count - 1))
+        )
+        return int(begin / self.concats[0]), math.ceil((last + tile_px) / self.concats[0])
+
+
+def read_grid(ini: Slidedat) -> MiraxGrid:
+    """The grid of a slide.
+
+    Raises:
+        KeyError: a group or a key is missing.
+        ValueError: a value is no number.
+    """
+    general, tree = ini["GENERAL"], ini["HIERARCHICAL"]
+    levels = _level_groups(ini)
+    exponents = [int(level["IMAGE_CONCAT_FACTOR"]) for level in levels]
+    if not levels or min(exponents) < 0 or sum(exponents) > 32 or tree["HIER_0_NAME"] != "Slide zoom level":
+        raise ValueError("levels are not halves of each other")
+    finest = levels[0]
+    return MiraxGrid(
+        across=int(general["IMAGENUMBER_X"]),
+        down=int(general["IMAGENUMBER_Y"]),
+        divisions=int(general.get("CameraImageDivisionsPerSide", "1")),
+        tile_px=(int(finest["DIGITIZER_WIDTH"]), int(finest["DIGITIZER_HEIGHT"])),
+        overlap_px=(float(finest["OVERLAP_X"]), float(finest["OVERLAP_Y"])),
+        concats=tuple(1 << sum(exponents[: number + 1]) for number in range(len(levels))),
+        slide_id=general["SLIDE_ID"],
+    )
+
+
+def read_levels(grid: MiraxGrid) -> tuple[Level, ...]:
+    """The pyramid, as OpenSlide computes it."""
+    width = _extent(grid.across, grid.divisions, grid.tile_px[0], grid.overlap_px[0])
+    height = _extent(grid.down, grid.divisions, grid.tile_px[1], grid.overlap_px[1])
+    return tuple(
+        Level(width // concat, height // concat, float(concat // grid.concats[0])) for concat in grid.concats
+    )
+
+
+def read_mpp(ini: Slidedat) -> float | None:
+    """Um per level-0 pixel, if a plausible one is stated."""
+    finest = _level_groups(ini)[0]
+    return stated_mpp(
+        {f"openslide.mpp-{axis}": finest[f"MICROMETER_PER_PIXEL_{axis.upper()}"] for axis in "xy"}
+    )
+
+
+def read_scanned(grid: MiraxGrid, index: Read) -> tuple[Rect, ...] | None:
+    """Roughly where photos are, from the finest level of Index.dat whose list is short; None if it says nothing."""
+    number = _short_level(grid)
+    if number is None:
+        return None
+    concat = grid.concats[number]
+    try:
+        entries = _Index(index, grid.slide_id).entries(number)
+    except (struct.error, ValueError):
+        return None
+    cells = sorted({divmod(image, grid.across) for image in entries})
+    if any(row >= grid.down or row % concat or column % concat for row, column in cells):
+        return None
+    return tuple(grid.rect(column, row, concat) for row, column in cells) or None
+
+
+def _level_groups(ini: Slidedat) -> list[Mapping[str, str]]:
+    tree = ini["HIERARCHICAL"]
+    return [ini[tree[f"HIER_0_VAL_{number}_SECTION"]] for number in range(int(tree["HIER_0_COUNT"]))]
+
+
+def _extent(images: int, divisions: int, tile_px: int, overlap_px: float) -> int:
+    """Px of all tiles side by side; photos overlap. Rounded down after each, as OpenSlide does."""
+    total = 0
+    last_of_photo = range(divisions - 1, images - 1, divisions)
+    if overlap_px == int(overlap_px):
+        return images * tile_px - len(last_of_photo) * int(overlap_px)
+    for number in range(images):
+        total = int(total + (tile_px - overlap_px)) if number in last_of_photo else total + tile_px
+    return total
+
+
+def _short_level(grid: MiraxGrid) -> int | None:
+    for number, concat in enumerate(grid.concats):
+        if math.ceil(grid.across / concat) * math.ceil(grid.down / concat) <= _MOST_CELLS:
+            return number
+    return None
+
+
+class _Index:
+    """Index.dat, of which some chunks are read."""
+
+    def __init__(self, read: Read, slide_id: str) -> None:
+        self._read = read
+        self._start = 0
+        self._chunk = b""
+        self._reads = 0
+        head = _VERSION + slide_id.encode()
+        if self._bytes(0, len(head)) != head:
+            raise ValueError("Index.dat belongs to another slide")
+        self._roots = len(head)
+
+    def entries(self, level: int) -> list[int]:
+        """Numbers of the stored tiles of a level."""
+        heads = self._int(self._roots)
+        first = self._int(heads + 4 * level)
+        if self._int(first) != 0:
+            raise ValueError("a list begins with an empty page")
+        page = self._int(first + 4)
+        found: list[int] = []
+        while page and len(found) <= _MOST_CELLS:
+            count, following = self._int(page), self._int(page + 4)
+            if not 0 <= count <= _MOST_CELLS:
+                raise ValueError(f"{count} tiles")
+            listed = self._bytes(page + 8, count * _ENTRY.size)
+            found += [image for image, *_ in _ENTRY.iter_unpack(listed)]
+            page = following
+        if any(image < 0 for image in found):
+            raise ValueError("a tile has a number below 0")
+        return found
+
+    def _int(self, at: int) -> int:
+        value: int = struct.unpack("<i", self._bytes(at, 4))[0]
+        return value
+
+    def _bytes(self, at: int, size: int) -> bytes:
+        if at < 0:
+            raise ValueError("a pointer leads out of the file")
+        if not self._start <= at <= at + size <= self._start + len(self._chunk):
+            if self._reads == _MOST_READS:
+                raise ValueError("pages lie too far apart")
+            self._reads += 1
+            self._start, self._chunk = at, self._read(at, at + max(size, _CHUNK_BYTES))
+        offset = at - self._start
+        return self._chunk[offset : offset + size]

@@ -1,0 +1,153 @@
+"""Slidedat.ini of a MIRAX slide: its groups and keys as OpenSlide reads them, and which claims are refused.
+
+OpenSlide 4.0 believes the file: claims of 10^9 photos, of a photo of 65,500 px a side, or an overlap of nan end
+the process or never end. They are refused here, before OpenSlide is asked.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Mapping
+from typing import BinaryIO, TypeAlias
+
+from fossilray.core.errors import MissingCompanion, TooLarge
+
+Slidedat: TypeAlias = Mapping[str, Mapping[str, str]]
+
+LARGEST_TILE_PX = 8192 * 8192
+"""Pixels of one stored tile or photo; OpenSlide decodes it whole, in 4 bytes a pixel. Scanners write 256 to 2048
+px a side."""
+
+# A slide of 200 gigapixels in tiles of 256 px has 3 million; OpenSlide keeps 8 bytes for each.
+_MOST_PHOTOS = 20_000_000
+# A level is at most half the one before it, and 2^32 px a side are more than the format can say.
+_MOST_LEVELS = 32
+_ZOOM_LEVELS = "Slide zoom level"
+_RECORD_COUNT = re.compile(r"NONHIER_[0-9]+_COUNT")
+_MOST_RECORDS = 10_000
+_WHOLE = re.compile(r"[+-]?[0-9]{1,10}")
+# What GLib's key files count as white space; Python's own idea would see keys where GLib sees none.
+_BLANKS = " \t\r\n\v\f"
+
+
+def parse_slidedat(content: bytes) -> Slidedat:
+    """Values by group and key, read as GLib reads a key file: what is said last counts, names keep their case.
+
+    A reader with other rules (configparser's continued lines, say) could be shown other values than OpenSlide
+    will see. Lines that are neither are left out: OpenSlide refuses the file for them.
+
+    Raises:
+        ValueError: it holds zero bytes, at which GLib's strings end and Python's do not.
+    """
+    if b"\0" in content:
+        raise ValueError("it holds zero bytes")
+    groups: dict[str, dict[str, str]] = {}
+    keys: dict[str, str] = {}
+    for raw in content.decode("utf-8-sig", errors="replace").split("\n"):
+        line = raw.strip(_BLANKS)
+        if line.startswith("[") and line.endswith("]"):
+            keys = groups.setdefault(line[1:-1], {})
+        elif not line.startswith("#") and "=" in line:
+            key, _, value = line.partition("=")
+            keys[key.rstrip(_BLANKS)] = value.lstrip(_BLANKS)
+    return groups
+
+
+def check_claims(ini: Slidedat, shown: str, *, max_gigapixels: float) -> None:
+    """Nothing, if OpenSlide can be given the file without harm. `shown`: its name in messages.
+
+    Raises:
+        TooLarge: it claims more photos, or larger ones, than memory should be given for.
+        MissingCompanion: what it says of photos and levels cannot be.
+    """
+    try:
+        _check_photos(ini, shown, max_gigapixels=max_gigapixels)
+    except KeyError as error:
+        raise MissingCompanion(f"{shown} lacks {error.args[0]!r}; copy the slide again") from None
+    except ValueError as error:
+        raise MissingCompanion(f"{shown} is damaged ({error}); copy the slide again") from None
+
+
+def check_records(index: BinaryIO, ini: Slidedat, shown: str) -> None:
+    """Nothing, if no record of Index.dat claims fewer than 0 bytes, which OpenSlide would ask for as 2^64.
+
+    index: the open file. shown: its name in messages. A list that leads out of the file OpenSlide refuses itself.
+
+    Raises:
+        MissingCompanion: one does.
+    """
+    tree, start = ini["HIERARCHICAL"], len("01.02") + len(ini["GENERAL"].get("SLIDE_ID", "").encode())
+    records = [number for name, number in tree.items() if _RECORD_COUNT.fullmatch(name)]
+    count = sum(int(number) for number in records if _WHOLE.fullmatch(number.strip(_BLANKS)))
+    heads = _numbers(index, start + 4, 1)
+    for head in _numbers(index, heads[0], min(max(count, 0), _MOST_RECORDS)) if heads else ():
+        # A list is a page of no entries and the place of the first page; that has its length, the next page,
+        # two zeros, and then offset, bytes and file of its first entry.
+        first = _numbers(index, head + 4, 1)
+        entry = _numbers(index, first[0], 7) if first else ()
+        if len(entry) == 7 and entry[5] < 0:
+            raise MissingCompanion(f"{shown} is damaged (a record of {entry[5]} bytes); copy the slide again")
+
+
+def _numbers(index: BinaryIO, place: int, count: int) -> tuple[int, ...]:
+    """Little-endian 32-bit numbers of Index.dat, as many as there are."""
+    if place < 0:
+        return ()
+    index.seek(place)
+    content = index.read(4 * count)
+    return struct.unpack(f"<{len(content) // 4}i", content[: len(content) // 4 * 4])
+
+
+def _check_photos(ini: Slidedat, shown: str, *, max_gigapixels: float) -> None:
+    general = ini["GENERAL"]
+    across, down = (_whole(general, f"IMAGENUMBER_{axis}", least=1) for axis in "XY")
+    divisions = 1
+    if "CameraImageDivisionsPerSide" in general:
+        divisions = _whole(general, "CameraImageDivisionsPerSide", least=1)
+    if divisions > min(across, down):
+        raise ValueError(f"{across} x {down} photos in {divisions} divisions a side")
+    if across * down > _MOST_PHOTOS:
+        raise TooLarge(
+            f"{shown} claims {across} x {down} photos, more than the {_MOST_PHOTOS:,} that any scanner takes; "
+            "copy the slide again"
+        )
+    for number, level in enumerate(_zoom_levels(ini)):
+        width, height = (_whole(level, f"DIGITIZER_{side}", least=1) for side in ("WIDTH", "HEIGHT"))
+        if width * height > LARGEST_TILE_PX:
+            raise TooLarge(
+                f"{shown} claims photos of {width} x {height} px, more than the {LARGEST_TILE_PX / 1e6:.0f} "
+                "megapixels that are decoded at once; copy the slide again"
+            )
+        gigapixels = across * down * width * height / 1e9
+        if not number and gigapixels > max_gigapixels:
+            raise TooLarge(
+                f"{shown} claims {gigapixels:,.1f} gigapixels, more than slides.max_gigapixels "
+                f"({max_gigapixels:g}); raise that if the slide is sound"
+            )
+        for axis, side in (("X", width), ("Y", height)):
+            overlap = float(level[f"OVERLAP_{axis}"])
+            # Photos overlap; a photo is as many stored tiles as it has divisions.
+            if not (math.isfinite(overlap) and abs(overlap) < side * divisions):
+                raise ValueError(f"OVERLAP_{axis} of level {number} is {level[f'OVERLAP_{axis}']!r:.40}")
+
+
+def _zoom_levels(ini: Slidedat) -> list[Mapping[str, str]]:
+    """The group of each level; none if there is no hierarchy of levels, which OpenSlide refuses by itself."""
+    tree = ini["HIERARCHICAL"]
+    for hierarchy in range(_whole(tree, "HIER_COUNT", least=0)):
+        # A number beyond those there are ends in the KeyError of the first that is not.
+        if tree[f"HIER_{hierarchy}_NAME"] == _ZOOM_LEVELS:
+            count = _whole(tree, f"HIER_{hierarchy}_COUNT", least=1)
+            if count > _MOST_LEVELS:
+                raise ValueError(f"{count} levels")
+            return [ini[tree[f"HIER_{hierarchy}_VAL_{level}_SECTION"]] for level in range(count)]
+    return []
+
+
+def _whole(keys: Mapping[str, str], key: str, *, least: int) -> int:
+    text = keys[key]
+    if not _WHOLE.fullmatch(text.strip(_BLANKS)) or int(text) < least:
+        raise ValueError(f"{key} is {text!r:.40}")
+    return int(text)

@@ -1,0 +1,107 @@
+"""What a slide states about itself in OpenSlide's properties, and which claims are refused before anything is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from fossilray.core.errors import TooLarge
+from fossilray.core.records import Rect, SlideInfo
+from fossilray.slides.mirax.slidedat import LARGEST_TILE_PX
+
+# A file that states a printer's resolution (72 dpi is 353 um per pixel) says nothing about its scan.
+_PLAUSIBLE_MPP = (0.01, 20.0)
+_UM_PER_TIFF_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
+# Tiles are laid by the millimetre: pixels that are claimed to be large cost as much as many.
+_UM2_PER_PIXEL = 0.25**2
+
+
+def check_tiles(name: str, stated: Mapping[str, str]) -> None:
+    """Nothing, if no level is stored in tiles for which OpenSlide would ask for gigabytes.
+
+    It ends the process if it does not get them. `name`: the slide's, for messages.
+
+    Raises:
+        TooLarge: a level is.
+    """
+    level = 0
+    while f"openslide.level[{level}].width" in stated:
+        width, height = (
+            _number(stated.get(f"openslide.level[{level}].tile-{side}")) for side in ("width", "height")
+        )
+        if width and height and width * height > LARGEST_TILE_PX:
+            raise TooLarge(
+                f"{name} is stored in tiles of {width:.0f} x {height:.0f} px, more than the "
+                f"{LARGEST_TILE_PX / 1e6:.0f} megapixels that are decoded at once; convert it to tiles of 256 px"
+            )
+        level += 1
+
+
+def check_size(info: SlideInfo, *, max_gigapixels: float) -> None:
+    """Nothing, if the slide claims no more pixels, and no more glass, than a run should plan for.
+
+    Raises:
+        TooLarge: it does.
+    """
+    name = Path(info.path).name
+    gigapixels = info.width * info.height / 1e9
+    if gigapixels > max_gigapixels:
+        raise TooLarge(
+            f"{name} claims {info.width} x {info.height} px, {gigapixels:,.1f} gigapixels, more than "
+            f"slides.max_gigapixels ({max_gigapixels:g}); raise that if the slide is sound"
+        )
+    area_um2 = info.bounds.width * info.bounds.height * info.mpp**2
+    if area_um2 / _UM2_PER_PIXEL / 1e9 > max_gigapixels:
+        across, down = (side * info.mpp / 1000 for side in (info.bounds.width, info.bounds.height))
+        raise TooLarge(
+            f"{name} claims {across:,.0f} x {down:,.0f} mm at {info.mpp:g} um per pixel, more than "
+            f"slides.max_gigapixels ({max_gigapixels:g}) cover at 0.25; set slides.mpp_override if that is wrong"
+        )
+
+
+def stated_mpp(stated: Mapping[str, str]) -> float | None:
+    """Um per level-0 pixel, the geometric mean of both axes; None if no plausible one is stated."""
+    across, down = (_number(stated.get(f"openslide.mpp-{axis}")) for axis in "xy")
+    if across is None and down is None:
+        unit_um = _UM_PER_TIFF_UNIT.get(stated.get("tiff.ResolutionUnit", ""))
+        across, down = (
+            unit_um / pixels
+            if unit_um and (pixels := _number(stated.get(f"tiff.{axis}Resolution")))
+            else None
+            for axis in "XY"
+        )
+    sides = [side for side in (across, down) if side is not None]
+    if not sides:
+        return None
+    mean = math.prod(sides) ** (1 / len(sides))
+    return mean if _PLAUSIBLE_MPP[0] < mean < _PLAUSIBLE_MPP[1] else None
+
+
+def stated_bounds(stated: Mapping[str, str], width: int, height: int) -> Rect:
+    """The scanned area in level-0 pixels; the whole canvas if none is stated."""
+    x, y, across, down = (
+        _number(stated.get(f"openslide.bounds-{name}"), zero=True) for name in ("x", "y", "width", "height")
+    )
+    if x is None or y is None or not across or not down:
+        return Rect(0, 0, width, height)
+    left, top = min(int(x), width), min(int(y), height)
+    return Rect(left, top, min(int(x + across), width), min(int(y + down), height))
+
+
+def stated_background(stated: Mapping[str, str]) -> tuple[int, int, int]:
+    """The colour, RGB, behind what was scanned; white if none is stated."""
+    try:
+        red, green, blue = bytes.fromhex(stated.get("openslide.background-color", "FFFFFF"))
+    except ValueError:
+        return 255, 255, 255
+    return red, green, blue
+
+
+def _number(text: str | None, *, zero: bool = False) -> float | None:
+    """A finite positive (or zero) number, else None."""
+    try:
+        value = float((text or "").replace(",", "."))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and (value > 0 or (zero and value == 0)) else None

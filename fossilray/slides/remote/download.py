@@ -1,0 +1,209 @@
+"""One slide on its way from an object store to a local folder.
+
+It is fetched in parts side by side, by threads that the interpreter need not wait for when it ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fossilray.core.errors import MissingCompanion, NotASlide, ScratchFull, SourceUnreachable
+from fossilray.slides.remote.scratch import Scratch, no_room
+from fossilray.slides.remote.slide_files import Bundle, look_up_bundle
+from fossilray.slides.remote.source import RemoteFile, SlideSource
+
+PART_BYTES = 8 * 2**20
+"""One ranged request; as many of these as threads are in memory at once."""
+
+_CLOSE_WAIT_S = 5.0
+
+
+class Fetch:
+    """One slide on its way to the disk, and there until it is dropped."""
+
+    def __init__(
+        self,
+        path: str,
+        source: SlideSource,
+        scratch: Scratch,
+        folder: Path,
+        *,
+        threads: int,
+        reserve: Callable[[str, int], None],
+        release: Callable[[int], None],
+        count: Callable[[int], None],
+    ) -> None:
+        self.path = path
+        self.error: BaseException | None = None
+        self._source = source
+        self._scratch = scratch
+        self._folder = folder
+        self._threads = threads
+        self._reserve = reserve
+        self._release = release
+        self._count = count
+        self._held = 0
+        self._name = ""
+        self._dropped = threading.Event()
+        self._cleaning = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="stage", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait(self) -> None:
+        self._thread.join()
+
+    def result(self) -> Path:
+        """The slide's local path, as soon as all of it is there."""
+        self.wait()
+        if self.error is not None:
+            raise self.error
+        return self._folder / self._name
+
+    def drop(self) -> None:
+        """Delete what is there; a fetch under way stops at its next part."""
+        self._dropped.set()
+        # A request that nobody answers may hold its thread for minutes; the thread then cleans up after itself.
+        self._thread.join(_CLOSE_WAIT_S)
+        self._clean()
+
+    def _run(self) -> None:
+        try:
+            bundle = look_up_bundle(self._source, self.path)
+            self._reserve(self.path, bundle.bytes)
+            self._held = bundle.bytes
+            parts = self._prepare(bundle)
+            _side_by_side(self._threads, self._copy, parts, stop=self._dropped)
+            self._check_unchanged(bundle)
+            self._name = bundle.name
+        except BaseException as error:  # noqa: BLE001  raised again in the thread that asks for the slide
+            self.error = error
+        if self.error is not None or self._dropped.is_set():
+            self._clean()
+
+    def _clean(self) -> None:
+        with self._cleaning:
+            self._scratch.remove(self._folder.name)
+            held, self._held = self._held, 0
+            self._release(held)
+
+    def _prepare(self, bundle: Bundle) -> list[_Part]:
+        """Files of their full size, so that a full disk is met before anything is fetched."""
+        try:
+            if bundle.bytes > self._scratch.free_bytes():
+                raise ScratchFull(
+                    f"{self.path} has {bundle.bytes / 1e9:,.2f} GB, more than is free in "
+                    f"{self._scratch.folder.parent}; free some space there, or set slides.scratch to a larger disk"
+                )
+            self._folder.mkdir()
+            parts = []
+            for name, file in bundle.files.items():
+                target = self._folder / name
+                target.parent.mkdir(exist_ok=True)
+                _allocate(target, file.bytes)
+                parts += [
+                    _Part(file, target, start, min(start + PART_BYTES, file.bytes))
+                    for start in range(0, file.bytes, PART_BYTES)
+                ]
+        except OSError as error:
+            raise no_room(self._scratch.folder.parent, error) from None
+        return parts
+
+    def _copy(self, part: _Part) -> None:
+        try:
+            content = self._source.read(part.file, part.start, part.stop)
+        except FileNotFoundError:
+            raise self._changed(part.file.url) from None
+        if len(content) != part.stop - part.start:
+            raise self._changed(part.file.url)
+        try:
+            _write_at(part.target, part.start, content)
+        except OSError as error:
+            raise no_room(self._scratch.folder.parent, error) from None
+        self._count(len(content))
+
+    def _check_unchanged(self, bundle: Bundle) -> None:
+        """Parts of two versions of a file would make a slide that nobody ever had."""
+        try:
+            now = look_up_bundle(self._source, self.path).versions()
+        except (NotASlide, MissingCompanion):
+            now = {}
+        if now != bundle.versions():
+            raise self._changed(self.path)
+
+    def _changed(self, url: str) -> SourceUnreachable:
+        return SourceUnreachable(f"{url} changed while it was fetched; it will be tried again")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A range of a remote file and the local file it belongs to."""
+
+    file: RemoteFile
+    target: Path
+    start: int
+    stop: int
+
+
+def _side_by_side(
+    threads: int, act: Callable[[_Part], None], parts: Sequence[_Part], *, stop: threading.Event
+) -> None:
+    """Do something with every part, several at once, until all are done, one fails, or `stop` is set.
+
+    Raises: what the first that failed raised; SourceUnreachable if stopped.
+    """
+    waiting = iter(parts)
+    taking = threading.Lock()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        while not errors and not stop.is_set():
+            with taking:
+                part = next(waiting, None)
+            if part is None:
+                return
+            try:
+                act(part)
+            except BaseException as error:  # noqa: BLE001  raised again below
+                errors.append(error)
+
+    crew = [threading.Thread(target=work, name="fetch", daemon=True) for _ in range(min(threads, len(parts)))]
+    for one in crew:
+        one.start()
+    for one in crew:
+        one.join()
+    if errors:
+        raise errors[0]
+    if stop.is_set():
+        raise SourceUnreachable("nobody wants the slide any more; ask for it again")
+
+
+def _allocate(path: Path, size: int) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        if size:
+            os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        # A disk that cannot promise room says so when it is written to.
+        os.ftruncate(file, size)
+    finally:
+        os.close(file)
+
+
+def _write_at(path: Path, start: int, content: bytes) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    try:
+        rest = memoryview(content)
+        while rest:
+            written = os.pwrite(file, rest, start)
+            start, rest = start + written, rest[written:]
+    finally:
+        os.close(file)

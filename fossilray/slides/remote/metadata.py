@@ -1,0 +1,104 @@
+"""Facts of a slide in an object store from a few kB of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from fossilray.core.errors import NotASlide
+from fossilray.core.records import Level, Rect
+from fossilray.slides.mirax.metadata import read_grid, read_levels, read_mpp, read_scanned
+from fossilray.slides.mirax.slidedat import check_claims
+from fossilray.slides.remote.slide_files import Bundle, is_mirax
+from fossilray.slides.remote.source import RemoteFile, SlideSource
+from fossilray.slides.tiff.metadata import read_tiff
+
+MOST_GIGAPIXELS = 200.0
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
+
+
+@dataclass(frozen=True)
+class SlideFacts:
+    """What is known of a slide that nobody has opened.
+
+    levels: empty if nobody knows. bounds: as OpenSlide will say; None if only the whole slide tells.
+    """
+
+    vendor: str | None = None
+    levels: tuple[Level, ...] = ()
+    mpp: float | None = None
+    bounds: Rect | None = None
+
+
+def read_facts(
+    source: SlideSource, bundle: Bundle, *, shown: str, max_gigapixels: float = MOST_GIGAPIXELS
+) -> SlideFacts:
+    """The facts of a slide; none where only OpenSlide, with the whole slide, would know. shown: its name in messages.
+
+    Raises:
+        NotASlide: it is none, for sure.
+        MissingCompanion, TooLarge: Slidedat.ini is damaged, or claims more than is read.
+        SourceUnreachable: the store does not answer.
+    """
+    if bundle.slidedat is not None:
+        check_claims(
+            bundle.slidedat, f"{PurePosixPath(shown).stem}/Slidedat.ini", max_gigapixels=max_gigapixels
+        )
+        try:
+            grid = read_grid(bundle.slidedat)
+            return SlideFacts("mirax", read_levels(grid), read_mpp(bundle.slidedat))
+        except (KeyError, ValueError) as error:
+            raise NotASlide(
+                f"{shown} cannot be opened: its Slidedat.ini is not as OpenSlide needs it ({error}); it is damaged "
+                "or incomplete, copy it again with all its files"
+            ) from None
+    file = bundle.files[bundle.name]
+    start = _read(source, file, 0, 4096)
+    if not start.startswith(_TIFF_STARTS):
+        return _no_tiff(shown, start)
+    found = read_tiff(
+        lambda begin, end: (
+            start[begin:end]
+            if end <= len(start) or len(start) == file.bytes
+            else _read(source, file, begin, end)
+        )
+    )
+    if found is None:
+        return SlideFacts()
+    finest = found.levels[0]
+    return SlideFacts(found.vendor, found.levels, found.mpp, Rect(0, 0, finest.width, finest.height))
+
+
+def read_scanned_area(source: SlideSource, bundle: Bundle) -> tuple[Rect, ...] | None:
+    """Roughly where a MIRAX slide was scanned, level-0 px; None if nobody knows.
+
+    Raises:
+        SourceUnreachable: the store does not answer.
+    """
+    if bundle.slidedat is None or not is_mirax(bundle.name):
+        return None
+    try:
+        grid = read_grid(bundle.slidedat)
+        name = bundle.slidedat["HIERARCHICAL"]["INDEXFILE"]
+    except (KeyError, ValueError):
+        return None
+    index = bundle.files[f"{PurePosixPath(bundle.name).stem}/{name}"]
+    return read_scanned(grid, lambda begin, end: _read(source, index, begin, end))
+
+
+def _read(source: SlideSource, file: RemoteFile, start: int, stop: int) -> bytes:
+    try:
+        return source.read(file, start, stop)
+    except FileNotFoundError:
+        raise NotASlide(f"{file.url} was deleted just now; check the path") from None
+
+
+def _no_tiff(shown: str, start: bytes) -> SlideFacts:
+    # OpenSlide looks at what a file holds, not at its name; DICOM and some others have names of any kind.
+    others = start[128:132] == b"DICM" or start.startswith((b"SQLite format 3", b"["))
+    if others or not shown.lower().endswith(_TIFF_SUFFIXES):
+        return SlideFacts()
+    raise NotASlide(
+        f"{shown} is in no format that OpenSlide reads; if it is an image, convert it to a tiled pyramidal TIFF"
+    )

@@ -1,0 +1,137 @@
+"""Which files of an object store one slide consists of, checked as they are on a disk."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from fossilray.core.errors import MissingCompanion, NotASlide
+from fossilray.slides.mirax.companions import (
+    SLIDEDAT,
+    check_part,
+    check_slidedat_size,
+    names_in,
+    read_slidedat,
+    without_folder,
+)
+from fossilray.slides.mirax.slidedat import Slidedat
+from fossilray.slides.remote.source import RemoteFile, SlideSource
+
+_LONGEST_NAME_BYTES = 255
+_PLAIN_NAME = re.compile(r"[\w(][\w .,()+=@-]{0,99}")
+_IN_SEVERAL_FILES = (".vms", ".vmu")
+_START_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A slide's files: what each is called on a disk, below one folder, and where it comes from.
+
+    name: of the file that OpenSlide opens. slidedat: what Slidedat.ini says, for a MIRAX slide.
+    """
+
+    name: str
+    files: dict[str, RemoteFile]
+    slidedat: Slidedat | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files.values())
+
+    def versions(self) -> dict[str, tuple[int, str]]:
+        """What changes when any of the files does."""
+        return {file.url: (file.bytes, file.version) for file in self.files.values()}
+
+
+def look_up_bundle(source: SlideSource, url: str) -> Bundle:
+    """The files of the slide at `url`, at the price of two or three small requests.
+
+    Raises:
+        NotASlide: there is no such file, or it is empty, or no slide.
+        MissingCompanion: the folder of a MIRAX slide, Slidedat.ini, Index.dat or a data file is missing or empty.
+        SourceUnreachable: the store does not answer.
+    """
+    try:
+        file = source.file(url)
+    except FileNotFoundError:
+        raise NotASlide(f"there is no file {url}; check the path") from None
+    if not is_mirax(url):
+        check_single(url, file.bytes)
+        return Bundle(local_name(url), {local_name(url): file})
+    return mirax_bundle(source, file, parts_of(source, url))
+
+
+def mirax_bundle(
+    source: SlideSource, file: RemoteFile, parts: dict[str, RemoteFile], *, shown: str | None = None
+) -> Bundle:
+    """The files of a MIRAX slide among those of its folder, by name; Slidedat.ini is read.
+
+    shown: what messages call the slide; its URL if unset.
+
+    Raises: as look_up_bundle.
+    """
+    slide = shown or file.url
+    if not parts:
+        raise without_folder(slide, source.read(file, 0, _START_BYTES))
+    slidedat = parts.get(SLIDEDAT)
+    check_part(slide, SLIDEDAT, slidedat.bytes if slidedat else None)
+    assert slidedat is not None
+    check_slidedat_size(slide, slidedat.bytes)
+    try:
+        ini = read_slidedat(slide, source.read(slidedat))
+    except FileNotFoundError:
+        raise MissingCompanion(f"{slidedat.url} was deleted just now; copy the slide again") from None
+    names = names_in(slide, ini)
+    for name in names:
+        if len(name.encode()) > _LONGEST_NAME_BYTES:
+            raise MissingCompanion(f"{slidedat.url} names {name[:40]!r}…, too long for a file; copy it again")
+        check_part(slide, name, parts[name].bytes if name in parts else None)
+    own = local_name(file.url)
+    folder = PurePosixPath(own).stem
+    return Bundle(own, {own: file, **{f"{folder}/{name}": parts[name] for name in names}}, ini)
+
+
+def parts_of(source: SlideSource, url: str) -> dict[str, RemoteFile]:
+    """What lies directly in the folder of a MIRAX slide, by name."""
+    folder = folder_of(url)
+    return {
+        name: file
+        for file in source.walk(folder)
+        for above, _, name in [file.url.rpartition("/")]
+        if above == folder
+    }
+
+
+def check_single(slide: str, size: int) -> None:
+    """Nothing, if a slide that is one file can be one.
+
+    Raises:
+        NotASlide: it is empty, or of a kind that has several files.
+    """
+    if size == 0:
+        raise NotASlide(f"{slide} is empty (0 bytes); copy it again from its source")
+    suffix = PurePosixPath(slide).suffix.lower()
+    if suffix in _IN_SEVERAL_FILES:
+        raise NotASlide(
+            f"{slide} is a Hamamatsu {suffix} slide of several files, which are read from disks only; copy them to "
+            "a local folder, or convert the slide"
+        )
+
+
+def is_mirax(url: str) -> bool:
+    return url.lower().endswith(".mrxs")
+
+
+def folder_of(url: str) -> str:
+    """The folder of a MIRAX slide's other files."""
+    return url[: -len(".mrxs")]
+
+
+def local_name(url: str) -> str:
+    """A name by which a slide's file can lie on any disk: its own where that is plain."""
+    name = url.rpartition("/")[2]
+    if _PLAIN_NAME.fullmatch(name) and len(name.encode()) <= _LONGEST_NAME_BYTES:
+        return name
+    suffix = re.search(r"[.][A-Za-z0-9]{1,10}$", name)
+    return f"slide{suffix[0] if suffix else ''}"

@@ -1,0 +1,168 @@
+"""Slides in an object store: what lies there, and reading pieces of it.
+
+Files are named by their whole URL. One listing of up to 1,000 files is one request, and so is one range.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fossilray.core.config import AccessConfig
+from fossilray.core.errors import SourceRefuses, SourceUnreachable
+from fossilray.store.files.options import (
+    S3,
+    is_broken_off,
+    is_unanswered,
+    one_sentence,
+    remote_filesystem,
+    transport_faults,
+)
+
+Answer = TypeVar("Answer")
+
+FILES_PER_LISTING = 1000
+"""The most that S3 lists in one answer."""
+
+FIRST_WAIT_S = 1.0
+"""Before what a library gave up is asked for again; doubles with every try, up to 20 s, and varies."""
+
+_LOCAL = ("file", "local")
+_VERSION_KEYS = ("ETag", "etag", "md5Hash")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file in an object store; `version` changes whenever its content does."""
+
+    url: str
+    bytes: int
+    version: str
+
+
+def is_remote(path: str) -> bool:
+    """Whether a slide's path is a URL of an object store."""
+    protocol, separator, _ = path.partition("://")
+    return bool(separator) and protocol not in _LOCAL
+
+
+def open_source(url: str, access: AccessConfig) -> SlideSource:
+    """The object store that a URL points into; no request is made yet.
+
+    Raises:
+        SourceUnreachable: nobody knows the protocol, its package is not installed, or the URL holds credentials.
+    """
+    protocol, _, rest = url.partition("://")
+    if "@" in rest.partition("/")[0]:
+        raise SourceUnreachable(
+            f"a {protocol}:// address of slides must not hold credentials; put them into the shared AWS "
+            "credentials file and name its profile in slides.access.profile"
+        )
+    try:
+        return SlideSource(protocol, access)
+    except (ValueError, ImportError) as error:
+        raise SourceUnreachable(
+            f"cannot reach {url}: {one_sentence(error)}; use a local folder or s3://bucket/folder"
+        ) from None
+
+
+class SlideSource:
+    """An object store that slides are read from; safe for many threads.
+
+    Every method raises SourceUnreachable when the store does not answer, SourceRefuses when it does otherwise.
+    """
+
+    def __init__(self, protocol: str, access: AccessConfig) -> None:
+        self.protocol = protocol
+        self._filesystem = remote_filesystem(protocol, access)
+        self._tries = access.tries
+
+    def walk(self, folder: str) -> Iterator[RemoteFile]:
+        """Every file below a folder, page by page, so that millions need no memory; none if there is no folder."""
+        prefix = folder.rstrip("/") + "/"
+        pages = self._s3_pages(prefix) if self.protocol in S3 else self._all_at_once(prefix)
+        for url, size, version in pages:
+            # Consoles mark folders by empty files whose name ends in a slash.
+            if not url.endswith("/"):
+                yield RemoteFile(url, size, version)
+
+    def file(self, url: str) -> RemoteFile:
+        """One file.
+
+        Raises:
+            FileNotFoundError: there is none of that name.
+        """
+        info = self._ask(url, lambda: self._filesystem.info(url))
+        if info["type"] != "file":
+            raise FileNotFoundError(url)
+        return RemoteFile(url, int(info["size"] or 0), _version(info))
+
+    def read(self, file: RemoteFile, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes [start, stop) of a file, in one request; fewer if it ends before.
+
+        Raises:
+            FileNotFoundError: the file is gone.
+        """
+        end = file.bytes if stop is None else min(stop, file.bytes)
+        if start >= end:
+            return b""
+        content: bytes = self._ask(
+            file.url, lambda: self._filesystem.cat_file(file.url, start=start, end=end)
+        )
+        return content
+
+    def _s3_pages(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+        # s3fs would collect a listing whole, some 2 kB a file.
+        bucket, _, key = prefix.partition("://")[2].partition("/")
+        marker: dict[str, str] = {}
+        while True:
+            page = self._ask(prefix, lambda: self._list_page(bucket, key, marker))  # noqa: B023 (called at once)
+            for one in page.get("Contents", ()):
+                yield f"{self.protocol}://{bucket}/{one['Key']}", one["Size"], _version(one)
+            if not page.get("IsTruncated"):
+                return
+            marker = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _list_page(self, bucket: str, key: str, marker: dict[str, str]) -> dict[str, Any]:
+        try:
+            page: dict[str, Any] = self._filesystem.call_s3(
+                "list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=FILES_PER_LISTING, **marker
+            )
+        except FileNotFoundError:
+            # No such bucket.
+            return {}
+        return page
+
+    def _all_at_once(self, prefix: str) -> Iterator[tuple[str, int, str]]:
+        try:
+            found = self._ask(prefix, lambda: self._filesystem.find(prefix, detail=True))
+        except FileNotFoundError:
+            return
+        for path, info in sorted(found.items()):
+            yield f"{self.protocol}://{path.lstrip('/')}", int(info["size"] or 0), _version(info)
+
+    def _ask(self, url: str, ask: Callable[[], Answer]) -> Answer:
+        """The answer; what the libraries give up too early is asked for again."""
+        faults: tuple[type[Exception], ...] = (OSError, *transport_faults(self.protocol))
+        for attempt in range(1, self._tries + 1):
+            try:
+                return ask()
+            except FileNotFoundError:
+                raise
+            except faults as error:
+                if attempt == self._tries or not is_broken_off(error, self.protocol):
+                    kind = SourceUnreachable if is_unanswered(error, self.protocol) else SourceRefuses
+                    raise kind(
+                        f"cannot read {url}: {one_sentence(error)}; check the network, slides.access and who may "
+                        "read there"
+                    ) from None
+            time.sleep(random.random() * min(FIRST_WAIT_S * 2 ** (attempt - 1), 20))
+        raise AssertionError("tries is at least 1")
+
+
+def _version(info: dict[str, Any]) -> str:
+    stated = next((info[key] for key in _VERSION_KEYS if info.get(key)), "")
+    return str(stated).strip('"')

@@ -1,0 +1,418 @@
+"""Pixels and facts of one slide: the only home of OpenSlide.
+
+OpenSlide's handle dies with its first error. A read that fails is therefore tried once more on a handle
+of its own, which tells a region that cannot be decoded from one whose handle another thread broke.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import POINTER, c_uint32
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from openslide import OpenSlideError, OpenSlideUnsupportedFormatError, lowlevel
+
+from fossilray.core.errors import (
+    MissingCompanion,
+    MissingResolution,
+    NotASlide,
+    SourceUnreachable,
+    UnreadableRegion,
+)
+from fossilray.core.records import Image, Level, Rect, SlideInfo
+from fossilray.processing.detection.overview import LEVEL_TOLERANCE, Overview, read_overview, shrink
+from fossilray.slides.access import as_slide_error, check_readable, files_of, first_fault, names_an_outage
+from fossilray.slides.direct.compositing import on_background
+from fossilray.slides.direct.listed_tiles import ListedTiles, read_listed_tiles
+from fossilray.slides.direct.reader_reader import DirectReader
+from fossilray.slides.mirax.companions import check_mirax
+from fossilray.slides.properties import (
+    check_size,
+    check_tiles,
+    stated_background,
+    stated_bounds,
+    stated_mpp,
+)
+from fossilray.slides.tiff.limits import check_tiff
+
+_MOST_GIGAPIXELS = 200.0
+# Lost regions that are read once more at the end.
+_LOSSES_CHECKED = 16
+_CHECKED_EVERY_S = 1.0
+
+
+def open_slide(
+    path: Path,
+    *,
+    mpp: float | None = None,
+    mpp_override: float | None = None,
+    max_gigapixels: float = _MOST_GIGAPIXELS,
+    reader: Literal["auto", "openslide"] = "auto",
+) -> Slide:
+    """The slide at `path`, ready to be read by several threads.
+
+    mpp: um per level-0 pixel if the slide states none; mpp_override: whatever the slide states.
+    max_gigapixels: the most level-0 pixels, in 1e9, that a file may claim.
+    reader: auto decodes tiles without OpenSlide on levels where that was seen to give the same.
+
+    Raises:
+        NotASlide: OpenSlide cannot open the file.
+        SlideMissing, SlideUnreadable, SourceUnreachable: the system does not.
+        MissingCompanion: part of a MIRAX slide is missing, or too short for OpenSlide to begin.
+        MissingResolution: neither the slide nor the caller states um per pixel.
+        TooLarge: it claims more pixels than that, or tiles too large to decode.
+    """
+    check_companions(path, max_gigapixels=max_gigapixels)
+    handle = _open_handle(path)
+    try:
+        info = _describe(path, handle, mpp=mpp, mpp_override=mpp_override)
+        check_size(info, max_gigapixels=max_gigapixels)
+        listed = read_listed_tiles(info)
+    except BaseException:
+        lowlevel.close(handle)
+        raise
+    if listed is not None:
+        info = replace(info, bounds=listed.widen(info.bounds, info.width, info.height))
+    return Slide(info, handle, listed=listed, reader=reader)
+
+
+def check_companions(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None:
+    """Nothing, if the files that `path` needs are there and not empty; OpenSlide is not asked.
+
+    Raises:
+        NotASlide: the file is empty, or a TIFF whose tiles claim more bytes than it has.
+        SlideMissing, SlideUnreadable, SourceUnreachable: the file itself cannot be read.
+        MissingCompanion: Slidedat.ini, Index.dat or a data file of a MIRAX slide is missing or empty.
+        TooLarge: the Slidedat.ini of a MIRAX slide claims more than OpenSlide should be given.
+    """
+    found = check_readable(path)
+    try:
+        if path.suffix.lower() == ".mrxs":
+            check_mirax(path, max_gigapixels=max_gigapixels)
+        elif found.st_size == 0:
+            raise NotASlide(f"{path.name} is empty (0 bytes); copy it again from its source")
+        else:
+            check_tiff(path)
+    except OSError as error:
+        raise as_slide_error(error, error.filename or path) or error from None
+
+
+def level_for(info: SlideInfo, um_per_px: float) -> int:
+    """The coarsest level that is not coarser than `um_per_px` (by more than 5 %), else level 0."""
+    fitting = [
+        (level.downsample, number)
+        for number, level in enumerate(info.levels)
+        if level.downsample * info.mpp <= um_per_px * LEVEL_TOLERANCE
+    ]
+    return max(fitting)[1] if fitting else 0
+
+
+def library_version() -> str:
+    """The version of the OpenSlide library behind the Python binding."""
+    return str(lowlevel.get_version())
+
+
+class Slide:
+    """One open slide; a context manager that any number of threads may read from at once."""
+
+    def __init__(
+        self,
+        info: SlideInfo,
+        handle: lowlevel._OpenSlide,
+        *,
+        listed: ListedTiles | None = None,
+        reader: Literal["auto", "openslide"] = "auto",
+    ) -> None:
+        self.info = info
+        self.listed = listed
+        """Tiles that the slide's index lists; None where that is not known."""
+        self._direct = DirectReader(info, self._read_argb) if reader == "auto" else None
+        self._swap = threading.Lock()
+        self._handle: _SharedHandle | None = _SharedHandle(handle)
+        self._closed = False
+        self._files = files_of(Path(info.path))
+        self._lost: list[tuple[int, int, int, int, int]] = []
+        self._losses = 0
+        self._checked_s = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; a read in progress finishes first."""
+        if self._direct is not None:
+            self._direct.close()
+        with self._swap:
+            self._closed = True
+            self._retire()
+
+    @property
+    def regions_read_directly(self) -> int:
+        """How many regions were read without OpenSlide."""
+        return self._direct.regions if self._direct is not None else 0
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Image:
+        """Pixels of one level on the slide's background, (height, width, 3).
+
+        x, y: level-0 px of the top left corner; width, height: px of that level. What lies outside the
+        canvas is background.
+
+        Raises:
+            UnreadableRegion: OpenSlide cannot decode it, or a stored tile there has no bytes; other regions stay
+                readable.
+        """
+        return self.read_with_alpha(level, x, y, width, height)[0]
+
+    def read_with_alpha(
+        self, level: int, x: int, y: int, width: int, height: int
+    ) -> tuple[Image, NDArray[np.uint8]]:
+        """The same, with coverage (height, width), read-only: 0 where nothing was scanned, 255 where all was."""
+        if width <= 0 or height <= 0:
+            raise ValueError(f"a region of {width} x {height} px has no pixels")
+        self._refuse_empty_tiles(level, x, y, width, height)
+        found = self._direct.read(level, x, y, width, height) if self._direct is not None else None
+        rgb, alpha = found or _split(self._read_argb(level, x, y, width, height))
+        return on_background(rgb, alpha, self.info.background_rgb), alpha
+
+    def level_for(self, um_per_px: float) -> int:
+        """The coarsest level that is not coarser than `um_per_px` (by more than 5 %), else level 0."""
+        return level_for(self.info, um_per_px)
+
+    def overview(self, um_per_px: float) -> Overview:
+        """The scanned area at `um_per_px` or somewhat finer; unreadable blocks are marked, not hidden."""
+        return read_overview(
+            self.info,
+            self.read_with_alpha,
+            self.listed,
+            level=self.level_for(um_per_px),
+            um_per_px=um_per_px,
+        )
+
+    def thumbnail(self, longest_side_px: int) -> tuple[Image, Rect]:
+        """The scanned area small (unreadable blocks mid-grey), and the level-0 rectangle it shows."""
+        bounds = self.info.bounds
+        wanted = max(1.0, max(bounds.width, bounds.height) / longest_side_px)
+        overview = self.overview(wanted * self.info.mpp)
+        height, width = overview.rgb.shape[:2]
+        ratio = min(1.0, longest_side_px / max(height, width))
+        size = max(1, round(width * ratio)), max(1, round(height * ratio))
+        return shrink(overview.rgb, *size), overview.rect
+
+    def _refuse_empty_tiles(self, level: int, x: int, y: int, width: int, height: int) -> None:
+        """Of a tile without bytes OpenSlide shows what lies at its offset."""
+        if self.listed is None or not self.listed.empty:
+            return
+        downsample = self.info.levels[level].downsample
+        rect = Rect(x, y, math.ceil(x + width * downsample), math.ceil(y + height * downsample))
+        if self.listed.touches_empty(level, rect):
+            raise UnreadableRegion(
+                f"{Path(self.info.path).name}: level {level} lacks a tile at ({x}, {y}): the index lists it with no "
+                "bytes; copy the slide again if its source is sound"
+            )
+
+    def _read_argb(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint32]:
+        argb = np.empty((height, width), np.uint32)
+        pointer = argb.ctypes.data_as(POINTER(c_uint32))
+        with self._lend() as shared:
+            try:
+                lowlevel._read_region(shared.handle, pointer, x, y, level, width, height)
+                return argb
+            except OpenSlideError:
+                shared.broken = True
+        region = (level, x, y, width, height)
+        fresh = self._reopen(region)
+        try:
+            lowlevel._read_region(fresh, pointer, x, y, level, width, height)
+        except OpenSlideError as error:
+            lowlevel.close(fresh)
+            raise self._unreadable(region, str(error)) from None
+        self._offer(fresh)
+        return argb
+
+    def check_losses(self) -> None:
+        """Nothing, if regions that could not be decoded still cannot be, and the files are there: the slide's damage.
+
+        OpenSlide names no error of the disk apart from damage, so some regions are read once more.
+
+        Raises:
+            SlideMissing, SlideUnreadable, SourceUnreachable: it was the disk or the share.
+        """
+        with self._swap:
+            regions, self._lost = self._lost, []
+        if not regions:
+            return
+        self._check_files()
+        for level, x, y, width, height in regions:
+            try:
+                self._read_argb(level, x, y, width, height)
+            except UnreadableRegion:
+                continue
+            raise SourceUnreachable(
+                f"{self.info.path}: {self._losses:,} regions could not be read, and level {level} can be read again "
+                f"at ({x}, {y}); the disk or the share was out for a while, and the slide will be tried again"
+            )
+
+    def _check_files(self) -> None:
+        self._checked_s = time.monotonic()
+        fault = first_fault(self._files)
+        if fault is not None:
+            raise fault
+
+    @contextmanager
+    def _lend(self) -> Iterator[_SharedHandle]:
+        """The current handle, which nobody closes while it is lent."""
+        with self._swap:
+            if self._closed:
+                raise ValueError(f"{self.info.path} is closed")
+            if self._handle is not None and self._handle.broken:
+                self._retire()
+            if self._handle is None:
+                try:
+                    self._handle = _SharedHandle(_open_handle(Path(self.info.path)))
+                except (NotASlide, MissingCompanion) as error:
+                    self._check_files()
+                    raise UnreadableRegion(str(error)) from None
+            shared = self._handle
+            shared.readers += 1
+        try:
+            yield shared
+        finally:
+            with self._swap:
+                shared.readers -= 1
+                if shared.retired and shared.readers == 0:
+                    lowlevel.close(shared.handle)
+
+    def _reopen(self, region: tuple[int, int, int, int, int]) -> lowlevel._OpenSlide:
+        try:
+            return _open_handle(Path(self.info.path))
+        except (NotASlide, MissingCompanion) as error:
+            raise self._unreadable(region, str(error)) from None
+
+    def _offer(self, fresh: lowlevel._OpenSlide) -> None:
+        """Make a sound handle the current one, unless there is one already."""
+        with self._swap:
+            if self._closed or (self._handle is not None and not self._handle.broken):
+                lowlevel.close(fresh)
+                return
+            self._retire()
+            self._handle = _SharedHandle(fresh)
+
+    def _retire(self) -> None:
+        """Forget the current handle; its last reader closes it. The caller holds the lock."""
+        shared, self._handle = self._handle, None
+        if shared is None:
+            return
+        shared.retired = True
+        if shared.readers == 0:
+            lowlevel.close(shared.handle)
+
+    def _unreadable(self, region: tuple[int, int, int, int, int], why: str) -> UnreadableRegion:
+        """The region as lost; raises if the files of the slide cannot be read at all."""
+        with self._swap:
+            self._losses += 1
+            # The first ones, and later every one that doubles the number: an outage may strike at any time.
+            is_kept = self._losses <= _LOSSES_CHECKED or self._losses.bit_count() == 1
+            if is_kept:
+                self._lost.append(region)
+        if is_kept or time.monotonic() - self._checked_s > _CHECKED_EVERY_S:
+            self._check_files()
+        level, x, y, *_ = region
+        return UnreadableRegion(
+            f"{Path(self.info.path).name}: level {level} cannot be decoded at ({x}, {y}): {why}; "
+            "the file is damaged or cut short there, copy it again if its source is sound"
+        )
+
+
+@dataclass
+class _SharedHandle:
+    """An OpenSlide handle with the number of reads in progress on it."""
+
+    handle: lowlevel._OpenSlide
+    readers: int = 0
+    broken: bool = False
+    retired: bool = False
+
+
+def _open_handle(path: Path) -> lowlevel._OpenSlide:
+    """A handle; what fails is tried twice, because OpenSlide names no error of the disk apart from damage."""
+    try:
+        return _try_to_open(path)
+    except (NotASlide, MissingCompanion):
+        fault = first_fault([path])
+        if fault is not None:
+            raise fault from None
+    return _try_to_open(path)
+
+
+def _try_to_open(path: Path) -> lowlevel._OpenSlide:
+    try:
+        return lowlevel.open(str(path))
+    except OpenSlideUnsupportedFormatError:
+        raise NotASlide(
+            f"{path.name} is in no format that OpenSlide reads; if it is an image, convert it to a tiled "
+            "pyramidal TIFF"
+        ) from None
+    except OpenSlideError as error:
+        if names_an_outage(str(error)):
+            raise SourceUnreachable(
+                f"{path} cannot be opened: {error}; check the disk or the share that holds it"
+            ) from None
+        if "Short read" in str(error):
+            raise MissingCompanion(
+                f"{path.name} cannot be opened: a file of it is cut short ({error}); copy the slide again, whole"
+            ) from None
+        raise NotASlide(
+            f"{path.name} cannot be opened: {error}; it is damaged or incomplete, copy it again with all "
+            "its files"
+        ) from None
+
+
+def _describe(
+    path: Path, handle: lowlevel._OpenSlide, *, mpp: float | None, mpp_override: float | None
+) -> SlideInfo:
+    stated = {
+        name: lowlevel.get_property_value(handle, name) or "" for name in lowlevel.get_property_names(handle)
+    }
+    check_tiles(path.name, stated)
+    levels = tuple(
+        Level(*lowlevel.get_level_dimensions(handle, number), lowlevel.get_level_downsample(handle, number))
+        for number in range(lowlevel.get_level_count(handle))
+    )
+    resolution = mpp_override or stated_mpp(stated) or mpp
+    if resolution is None:
+        raise MissingResolution(
+            f"{path.name} states no um per pixel; set slides.mpp or add an mpp column to the catalog"
+        )
+    width, height = levels[0].width, levels[0].height
+    return SlideInfo(
+        path=str(path),
+        vendor=stated.get("openslide.vendor", "unknown"),
+        width=width,
+        height=height,
+        mpp=resolution,
+        levels=levels,
+        bounds=stated_bounds(stated, width, height),
+        background_rgb=stated_background(stated),
+    )
+
+
+def _split(argb: NDArray[np.uint32]) -> tuple[Image, NDArray[np.uint8]]:
+    """Premultiplied colours, and coverage."""
+    bgra = argb.view(np.uint8).reshape(*argb.shape, 4)
+    rgb, alpha = cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGB), cv2.extractChannel(bgra, 3)
+    return np.asarray(rgb, np.uint8), np.asarray(alpha, np.uint8)

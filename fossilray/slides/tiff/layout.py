@@ -1,0 +1,125 @@
+"""Where each JPEG tile of a tiled TIFF lies, in the file and on the levels, as OpenSlide 4.0 sees them.
+
+Facts of the formats: TIFF 6.0 with its Technical Note 2 on JPEG, https://openslide.org/formats/generic-tiff/ and
+https://openslide.org/formats/aperio/, and OpenSlide's readers of them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fossilray.core.records import Level
+from fossilray.slides.tiff.directories import TiffDirectory, directories_in
+from fossilray.slides.tiff.jpeg_tables import WholeJpegs
+from fossilray.slides.tile_layout import LARGEST_TILE_PX, Pieces, PlacedLevel, SlideLayout, StoredTiles
+
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
+_SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _LENGTHS = 277, 284, 322, 323, 324, 325
+_JPEG_TABLES = 347
+_JPEG, _CHUNKY, _RGB, _YCBCR = 7, 1, 2, 6
+
+_LEAST_TILE_PX = 16
+# A slide of 200 gigapixels in tiles of 256 px has 3 million.
+_MOST_TILES = 4_000_000
+_MOST_TABLE_BYTES = 1 << 16
+
+
+def read_tiff_layout(path: Path, levels: Sequence[Level], *, are_gaps_empty: bool) -> SlideLayout:
+    """The layout of the TIFF at `path` for the levels that OpenSlide shows.
+
+    are_gaps_empty: where a tile is missing nothing is shown; else OpenSlide has something in its place.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no TIFF, or damaged.
+    """
+    with path.open("rb") as file:
+        try:
+            directories = list(directories_in(file))
+            placed = [
+                _of_level(number, levels, directories, are_gaps_empty=are_gaps_empty)
+                for number in range(len(levels))
+            ]
+        except (KeyError, struct.error, OverflowError) as error:
+            raise ValueError(f"it is no TIFF that is known: {error}") from None
+    return SlideLayout((path,), tuple(placed))
+
+
+def _of_level(
+    number: int, levels: Sequence[Level], directories: list[TiffDirectory], *, are_gaps_empty: bool
+) -> PlacedLevel | None:
+    """The level, if one tiled directory has its size and holds what is known."""
+    level = levels[number]
+    size = level.width, level.height
+    fitting = [
+        directory
+        for directory in directories
+        if _TILE_WIDTH in directory.tags and (directory.first(_WIDTH), directory.first(_HEIGHT)) == size
+    ]
+    if len(fitting) != 1:
+        return None
+    try:
+        return _place_level(number, level, fitting[0], are_gaps_empty=are_gaps_empty)
+    except (ValueError, KeyError, struct.error):
+        return None
+
+
+def _place_level(number: int, level: Level, directory: TiffDirectory, *, are_gaps_empty: bool) -> PlacedLevel:
+    width, height = int(directory.first(_TILE_WIDTH)), int(directory.first(_TILE_HEIGHT))
+    if min(width, height) < _LEAST_TILE_PX or width * height > LARGEST_TILE_PX:
+        raise ValueError(f"level {number} has tiles of an unusual size")
+    as_jpeg = _jpeg_maker(number, directory)
+    across, down = -(-level.width // width), -(-level.height // height)
+    offset, length = (directory.numbers(tag, most=_MOST_TILES) for tag in (_OFFSETS, _LENGTHS))
+    if not len(offset) == len(length) == across * down or min(offset.min(), length.min()) < 0:
+        raise ValueError(f"level {number} has other tiles than its size wants")
+    there = np.flatnonzero(length)
+    if len(there) < len(length) and not are_gaps_empty:
+        raise ValueError(f"level {number} has gaps")
+    row, column = np.divmod(there, across)
+    return PlacedLevel(
+        number,
+        level.downsample,
+        StoredTiles(np.zeros_like(there), offset[there], length[there], width, height, as_jpeg),
+        Pieces(
+            width=width,
+            height=height,
+            tile=np.arange(len(there)),
+            source_x=np.zeros_like(there),
+            source_y=np.zeros_like(there),
+            left=(column * width).astype(np.float64),
+            top=(row * height).astype(np.float64),
+            column=column,
+            row=row,
+            advance_x=width,
+            advance_y=height,
+        ),
+        canvas_px=(level.width, level.height),
+    )
+
+
+def _jpeg_maker(number: int, directory: TiffDirectory) -> WholeJpegs:
+    """What makes whole JPEGs of the tiles, under the conditions on which OpenSlide gives them to libjpeg itself."""
+    photometric = directory.first(_PHOTOMETRIC)
+    depths = directory.numbers(_BITS, most=3)
+    if (
+        directory.first(_COMPRESSION) != _JPEG
+        or _first_or(directory, _PLANAR, _CHUNKY) != _CHUNKY
+        or photometric not in (_RGB, _YCBCR)
+        or directory.first(_SAMPLES) != 3
+        or np.any(depths != 8)
+        or _first_or(directory, _FILL_ORDER, 1) != 1
+    ):
+        raise ValueError(f"level {number} is not made of JPEG tiles of three colours")
+    tables = b""
+    if _JPEG_TABLES in directory.tags:
+        tables = directory.numbers(_JPEG_TABLES, most=_MOST_TABLE_BYTES).astype(np.uint8).tobytes()
+    return WholeJpegs(tables, is_rgb=photometric == _RGB)
+
+
+def _first_or(directory: TiffDirectory, tag: int, default: int) -> int:
+    return int(directory.first(tag)) if tag in directory.tags else default

@@ -1,0 +1,109 @@
+"""What the directories of a TIFF say of a slide, read by range: never a pixel, never a table of tiles.
+
+Which directories are levels, and what the vendor is called, follows OpenSlide (https://openslide.org/formats/).
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from dataclasses import dataclass
+
+from fossilray.core.records import Level
+from fossilray.slides.properties import stated_mpp
+from fossilray.slides.tiff.directories import Read, Value, read_directories
+
+_MOST_READS = 48
+
+_SUBFILE_TYPE, _WIDTH, _HEIGHT, _DESCRIPTION = 254, 256, 257, 270
+_X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _SOFTWARE = 282, 283, 296, 305
+_TILE_WIDTH, _XMP = 322, 700
+# Hamamatsu marks its own files by tags of its own.
+_HAMAMATSU = range(65_420, 65_500)
+_WANTED = (
+    _SUBFILE_TYPE,
+    _WIDTH,
+    _HEIGHT,
+    _DESCRIPTION,
+    _X_RESOLUTION,
+    _Y_RESOLUTION,
+    _RESOLUTION_UNIT,
+    _SOFTWARE,
+    _TILE_WIDTH,
+)
+_REDUCED = 1
+_UNITS = {2: "inch", 3: "centimeter"}
+_OTHER_SOFTWARE = ("Philips", "MedScan")
+
+
+@dataclass(frozen=True)
+class TiffFacts:
+    """What OpenSlide would say of the slide."""
+
+    vendor: str
+    levels: tuple[Level, ...]
+    mpp: float | None
+
+
+def read_tiff(read: Read) -> TiffFacts | None:
+    """The facts of an Aperio slide or a plain tiled TIFF; None for any other, or a file that is damaged."""
+    try:
+        pages = [
+            {tag: directory.first(tag) if tag in _WANTED else 0 for tag in directory.tags}
+            for directory in read_directories(read, most_reads=_MOST_READS)
+        ]
+        return _facts(pages) if pages else None
+    except (struct.error, ValueError, KeyError, ZeroDivisionError):
+        return None
+
+
+def _facts(pages: list[dict[int, Value]]) -> TiffFacts | None:
+    first = pages[0]
+    if _TILE_WIDTH not in first:
+        return None
+    description = str(first.get(_DESCRIPTION, ""))
+    if description.startswith("Aperio"):
+        levels = _levels([page for page in pages if _TILE_WIDTH in page])
+        # OpenSlide refuses levels that are out of order.
+        rising = all(one.downsample <= other.downsample for one, other in itertools.pairwise(levels))
+        return TiffFacts("aperio", levels, _aperio_mpp(first)) if rising else None
+    if (
+        description.lstrip("\ufeff \t\r\n").startswith("<")
+        or str(first.get(_SOFTWARE, "")).startswith(_OTHER_SOFTWARE)
+        or any(tag == _XMP or tag in _HAMAMATSU for tag in first)
+    ):
+        return None
+    reduced = [page for page in pages[1:] if _TILE_WIDTH in page and _is_reduced(page)]
+    ordered = sorted([first, *reduced], key=lambda page: -int(page[_WIDTH]))
+    return TiffFacts("generic-tiff", _levels(ordered), stated_mpp(_resolution(first)))
+
+
+def _levels(pages: list[dict[int, Value]]) -> tuple[Level, ...]:
+    width, height = int(pages[0][_WIDTH]), int(pages[0][_HEIGHT])
+    return tuple(
+        Level(across, down, (width / across + height / down) / 2)
+        for across, down in ((int(page[_WIDTH]), int(page[_HEIGHT])) for page in pages)
+    )
+
+
+def _is_reduced(page: dict[int, Value]) -> bool:
+    return bool(int(page.get(_SUBFILE_TYPE, 0)) & _REDUCED)
+
+
+def _aperio_mpp(page: dict[int, Value]) -> float | None:
+    stated = _resolution(page)
+    for item in str(page[_DESCRIPTION]).split("|")[1:]:
+        name, _, value = item.partition("=")
+        if name.strip() == "MPP":
+            stated["openslide.mpp-x"] = stated["openslide.mpp-y"] = value.strip()
+    return stated_mpp(stated)
+
+
+def _resolution(page: dict[int, Value]) -> dict[str, str]:
+    stated = {
+        f"tiff.{axis}Resolution": str(page[tag])
+        for axis, tag in (("X", _X_RESOLUTION), ("Y", _Y_RESOLUTION))
+        if tag in page
+    }
+    stated["tiff.ResolutionUnit"] = _UNITS.get(int(page.get(_RESOLUTION_UNIT, 2)), "unknown")
+    return stated

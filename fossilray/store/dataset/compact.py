@@ -1,0 +1,244 @@
+"""A run's many small files put together: a dataset that DuckDB scans quickly, verified before it is announced."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import StoreError, UsageError
+from fossilray.core.records import (
+    CATALOG_SCHEMA,
+    FAILURES_SCHEMA,
+    OBJECTS_SCHEMA,
+    SCHEMA_VERSION,
+    embeddings_schema,
+    utc_now,
+)
+from fossilray.core.text import counted, format_bytes, printable
+from fossilray.store import RunStore
+from fossilray.store.arrays.sharding import SHARD_ROWS
+from fossilray.store.dataset.dataset_store import (
+    EMBEDDINGS,
+    FAILURES_PARQUET,
+    DatasetFile,
+    DatasetRecord,
+    DatasetStore,
+)
+from fossilray.store.dataset.destination import DatasetPlace
+from fossilray.store.dataset.multi_slide_file import SlideRows, write_part
+from fossilray.store.dataset.run_snapshot import Display, ListedRun, SlideVectors, read_vectors
+from fossilray.store.files.base import Files, open_files
+from fossilray.store.files.claims import hold_place
+from fossilray.store.files.local import LocalFiles
+from fossilray.store.run.layout import OBJECTS, RUN_JSON, catalog_part_path, part_path
+from fossilray.store.run.objects_file import ROW_GROUP_ROWS
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+EMBEDDING_SHARDS_AT_ONCE = 8
+"""Shards of vectors read side by side, and written as one row group: 25 MB at 768 dimensions."""
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What a finished dataset holds."""
+
+    url: str
+    slides: int
+    objects: int
+    files: int
+    """Parquet files of objects and embeddings."""
+    bytes: int
+    """Of these files."""
+    source_files: int
+    source_bytes: int
+    """Of the run's objects files; its arrays are not counted."""
+    embeddings: bool
+    seconds: float
+
+
+def compact_run(
+    store: RunStore,
+    to: str,
+    *,
+    access: StoreConfig,
+    slides_per_file: int = 200,
+    embeddings: bool = False,
+    display: Display | None = None,
+) -> CompactReport:
+    """Make a dataset at `to` of what is committed in a run now, and announce it once it equals the run.
+
+    Memory holds a row group and a few slides. What an earlier try left at `to` unfinished is replaced.
+    embeddings: their vectors too, as halves, in files beside the objects.
+
+    Raises:
+        RunNotFound: there is no run at this place.
+        UsageError: `to` is not free, or lies in the run, or the run has no embeddings, or is itself a dataset.
+        StoreError: the run is damaged, or the dataset's place refuses or alters what is written.
+    """
+    began, compacted_at = time.monotonic(), utc_now()
+    target = open_files(to, access)
+    _check_request(store, target, slides_per_file=slides_per_file, embeddings=embeddings)
+    source = ListedRun(store, display)
+    record = DatasetPlace.announced(target, store.url, embeddings=embeddings)
+    if record is None:
+        DatasetPlace.check_free(target)
+        with hold_place(target, "`fossilray compact`") as claim:
+            place = DatasetPlace.take(target, store.url, claim)
+            record = _write(source, target, place, compacted_at, slides_per_file, embeddings=embeddings)
+    DatasetPlace.tidy(target)
+    made = [file for file in record.files if file.path.startswith((f"{OBJECTS}/", f"{EMBEDDINGS}/"))]
+    return CompactReport(
+        url=target.url,
+        slides=record.slides,
+        objects=record.objects,
+        files=len(made),
+        bytes=sum(file.bytes for file in made),
+        source_files=len(source.committed),
+        source_bytes=source.bytes,
+        embeddings=embeddings,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _write(
+    source: ListedRun,
+    target: Files,
+    place: DatasetPlace,
+    compacted_at: str,
+    slides_per_file: int,
+    *,
+    embeddings: bool,
+) -> DatasetRecord:
+    store = source.store
+    files: list[DatasetFile] = []
+    dimension = source.dimension() if embeddings else None
+    for planned in _plan_files(source, slides_per_file):
+        place.check()
+        vectors: list[SlideVectors] = []
+        files.append(
+            write_part(
+                target,
+                f"{OBJECTS}/{planned.path}",
+                OBJECTS_SCHEMA,
+                source.read(planned.slides, vectors),
+                group_rows=ROW_GROUP_ROWS,
+            )
+        )
+        if dimension is not None:
+            files.append(_write_embeddings(store, target, planned, vectors, dimension))
+    for _ in source.read(source.empty, []):
+        pass  # read all the same: nothing is left out that the summaries do not know of
+    record = DatasetRecord(
+        schema_version=SCHEMA_VERSION,
+        source=store.url,
+        compacted_at=compacted_at,
+        slides=len(source.committed),
+        objects=sum(file.rows for file in files if file.path.startswith(f"{OBJECTS}/")),
+        embedding_dimension=dimension,
+        files=(*files, *_write_tables(source, target)),
+    )
+    place.announce(record)
+    return record
+
+
+def render_compacted(report: CompactReport) -> Text:
+    """What was made of what, in two lines for a rich console."""
+    from rich.text import Text
+
+    beside = ", embeddings beside them" if report.embeddings else ""
+    return Text(
+        f"{counted(report.slides, 'slide')} with {counted(report.objects, 'object')} -> {printable(report.url)}\n"
+        f"{counted(report.source_files, 'file')} ({format_bytes(report.source_bytes)}) became {report.files:,} "
+        f"({format_bytes(report.bytes)}{beside}), equal to the run, in {report.seconds:,.0f} s"
+    )
+
+
+def _check_request(store: RunStore, target: Files, *, slides_per_file: int, embeddings: bool) -> None:
+    if isinstance(store, DatasetStore):
+        raise UsageError(f"{store.url} is a compacted dataset already; name the run {store.source.url}")
+    if slides_per_file < 1:
+        raise UsageError(f"{slides_per_file} slides a file are not possible; 100 to 250 are good")
+    if embeddings and store.read_run().config["embedder"]["weights"] == "none":
+        raise UsageError(
+            f"{store.url} holds no embeddings, for it was made with embedder.weights none; compact it without them"
+        )
+    inside, outside = PurePosixPath(_resolved(target)), PurePosixPath(_resolved(store.files))
+    if inside.is_relative_to(outside):
+        raise UsageError(f"{target.url} lies in the run {store.url} itself; choose a place beside it")
+
+
+def _resolved(files: Files) -> str:
+    return Path(files.root).resolve().as_posix() if isinstance(files, LocalFiles) else files.root
+
+
+@dataclass(frozen=True)
+class _PlannedFile:
+    """A file of objects to be written."""
+
+    path: str
+    """Below objects/, and below embeddings/ if these are asked for."""
+    slides: tuple[str, ...]
+
+
+def _plan_files(source: ListedRun, slides_per_file: int) -> Iterator[_PlannedFile]:
+    """Well by well, files of about equally many slides that have objects, by slide_id."""
+    wells: dict[str, list[str]] = defaultdict(list)
+    for slide_id in sorted(source.committed):
+        if source.objects[slide_id]:
+            # The folder as the run names it, so that nobody need encode a well's name again.
+            wells[PurePosixPath(source.committed[slide_id]).parent.name].append(slide_id)
+    for well, slides in sorted(wells.items()):
+        cuts = np.linspace(0, len(slides), ceil(len(slides) / slides_per_file) + 1).round().astype(int)
+        for number, (first, end) in enumerate(itertools.pairwise(cuts)):
+            yield _PlannedFile(f"{well}/part-{number:06d}.parquet", tuple(slides[first:end]))
+
+
+def _write_embeddings(
+    store: RunStore, target: Files, planned: _PlannedFile, vectors: Sequence[SlideVectors], dimension: int
+) -> DatasetFile:
+    schema = embeddings_schema(dimension)
+    slides = (SlideRows(one.slide_id, read_vectors(store, one, schema, dimension)) for one in vectors)
+    group_rows = EMBEDDING_SHARDS_AT_ONCE * SHARD_ROWS
+    return write_part(target, f"{EMBEDDINGS}/{planned.path}", schema, slides, group_rows=group_rows)
+
+
+def _write_tables(source: ListedRun, target: Files) -> Iterator[DatasetFile]:
+    """The tables about slides, and the run's own record."""
+    store = source.store
+    failures = [failure for failure in store.failures() if failure.slide_id not in source.committed]
+    tables = {
+        part_path(0): source.summaries,
+        FAILURES_PARQUET: pa.Table.from_pylist([asdict(row) for row in failures], schema=FAILURES_SCHEMA),
+        catalog_part_path(0): pa.Table.from_pylist(
+            [asdict(row) for row in store.read_catalog()], schema=CATALOG_SCHEMA
+        ),
+    }
+    for path, table in tables.items():
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        yield _write_whole(target, path, sink.getvalue(), rows=table.num_rows)
+    yield _write_whole(target, RUN_JSON, store.files.read(RUN_JSON), rows=0)
+
+
+def _write_whole(target: Files, path: str, content: bytes, *, rows: int) -> DatasetFile:
+    target.write(path, content)
+    if target.read(path) != content:
+        raise StoreError(
+            f"{target.url}/{path} gives back something else than was written; start the same command again"
+        )
+    return DatasetFile(path, (), rows, len(content), hashlib.sha256(content).hexdigest())

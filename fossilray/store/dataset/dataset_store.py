@@ -1,0 +1,227 @@
+"""A compacted dataset: a run's small files put together, read exactly like the run and never written to.
+
+DATASET/
+  dataset.json                        what it holds and of which run; written last, its creation announces the rest
+  run.json  catalog.parquet           the source's
+  failures.parquet                    what held back the slides that are not in it
+  slides/part-000000.parquet          one row per slide
+  objects/well=<well>/part-<k>.parquet      the objects of many slides, by slide_id and object_id
+  embeddings/well=<well>/part-<k>.parquet   their vectors in the same order, if asked for
+  compacting.json                     only while it is made, or after whoever made it was killed
+Crops, embeddings and pictures stay in the source run, where `arrays` finds them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+import pyarrow as pa
+
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import RunNotFound, StoreError, UsageError
+from fossilray.core.formats import build_record, parse_json
+from fossilray.core.formats.parquet import read_table
+from fossilray.core.records import (
+    FAILURES_SCHEMA,
+    READABLE_VERSIONS,
+    SCHEMA_VERSION,
+    SLIDES_SCHEMA,
+    Entry,
+    Failure,
+)
+from fossilray.store.files.base import Files, open_files
+from fossilray.store.run.attempts import AttemptRecords
+from fossilray.store.run.layout import OBJECTS, part_path
+from fossilray.store.run.objects_file import Footer
+from fossilray.store.run.roles import dataset_part, dataset_record
+from fossilray.store.run.run_store import RunStore
+
+DATASET_JSON = "dataset.json"
+UNFINISHED_JSON = "compacting.json"
+FAILURES_PARQUET = "failures.parquet"
+EMBEDDINGS = "embeddings"
+
+
+@dataclass(frozen=True)
+class DatasetFile:
+    """One Parquet file of a dataset."""
+
+    path: str
+    slides: tuple[str, ...]
+    """Whose objects or embeddings it holds, in their order; none for the tables about slides."""
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """What dataset.json holds."""
+
+    schema_version: int
+    source: str
+    """The run it was made of; its arrays and pictures are still there."""
+    compacted_at: str
+    """UTC, ISO 8601; slides committed after it began are not in it."""
+    slides: int
+    objects: int
+    embedding_dimension: int | None
+    files: tuple[DatasetFile, ...]
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False).encode() + b"\n"
+
+    @staticmethod
+    def from_json(text: bytes, *, url: str) -> DatasetRecord:
+        """The record in a dataset.json.
+
+        Raises:
+            StoreError: the file is not one that this fossilray wrote.
+        """
+        role = dataset_record(url)
+        stated = parse_json(text, role)
+        version = stated.get("schema_version") if isinstance(stated, dict) else None
+        if version is not None and version not in READABLE_VERSIONS:
+            raise StoreError(
+                f"{url} is of schema version {version!s:.20}, this fossilray reads {SCHEMA_VERSION}; compact its "
+                "run again into another place"
+            )
+        return build_record(DatasetRecord, stated, role)
+
+
+class DatasetStore(RunStore):
+    """A compacted dataset as a run that nobody can write to."""
+
+    def __init__(self, files: Files, source: RunStore, record: DatasetRecord) -> None:
+        super().__init__(_ReadOnlyFiles(files))
+        self.source = source
+        self.record = record
+
+    def picture(self, slide_id: str) -> bytes | None:
+        return self.source.picture(slide_id)
+
+    def committed(self) -> set[str]:
+        return set(self.summaries_table()["slide_id"].to_pylist())
+
+    def committed_files(self) -> dict[str, str]:
+        """The objects file that holds each slide; slides without an object are in none."""
+        return {
+            slide_id: file.path
+            for file in self.record.files
+            if file.path.startswith(f"{OBJECTS}/")
+            for slide_id in file.slides
+        }
+
+    def footer(self, slide_id: str) -> Footer | None:
+        return self.source.footer(slide_id) if slide_id in self.committed() else None
+
+    def attempt_records(self) -> AttemptRecords:
+        table = self._table(FAILURES_PARQUET, FAILURES_SCHEMA)
+        failures = [Failure(**row) for row in table.to_pylist()]
+        return AttemptRecords(failures=failures, forgiven=frozenset(), begun=[], damaged=[])
+
+    def summaries_table(self) -> pa.Table:
+        return self._table(part_path(0), SLIDES_SCHEMA)
+
+    def _table(self, path: str, schema: pa.Schema) -> pa.Table:
+        role = dataset_part(f"{self.url}/{path}")
+        try:
+            return read_table(self.files.read(path), role, schema=schema)
+        except FileNotFoundError:
+            raise role.damaged("it is gone") from None
+
+    def rebuild_summaries(self) -> int:
+        raise _is_read_only(self.url)
+
+
+def open_run(url: str, config: StoreConfig | None = None) -> RunStore:
+    """The run directory or the compacted dataset at a local path or an s3:// address.
+
+    Raises:
+        RunNotFound: there is a dataset that was never finished.
+        StoreError: the store cannot be reached, or holds a dataset of another version.
+    """
+    config = config or StoreConfig()
+    files = open_files(url, config)
+    found = _read_if_there(files, DATASET_JSON)
+    if found is not None:
+        record = DatasetRecord.from_json(found, url=files.url)
+        return DatasetStore(files, RunStore.open(record.source, config), record)
+    if _read_if_there(files, UNFINISHED_JSON) is not None:
+        raise RunNotFound(
+            f"{files.url} holds a dataset that is not finished; wait for `fossilray compact`, or start the same "
+            "command again if it was interrupted"
+        )
+    return RunStore(files)
+
+
+def arrays_store(store: RunStore) -> RunStore:
+    """The run directory that holds the arrays which a store's objects name."""
+    return store.source if isinstance(store, DatasetStore) else store
+
+
+def _read_if_there(files: Files, path: str) -> bytes | None:
+    try:
+        return files.read(path)
+    except FileNotFoundError:
+        return None
+
+
+class _ReadOnlyFiles:
+    """`Files` of a dataset: everything that would change one is refused."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self.filesystem = files.filesystem
+        self.root = files.root
+        self.url = files.url
+        self.options = files.options
+        self.single_writer = files.single_writer
+
+    def read(self, path: str) -> bytes:
+        return self._files.read(path)
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        return self._files.read_ranges(path, ranges)
+
+    def read_tail(self, path: str, size: int) -> bytes:
+        return self._files.read_tail(path, size)
+
+    def find(self, folder: str) -> list[str]:
+        return self._files.find(folder)
+
+    def entries(self, folder: str) -> list[Entry]:
+        return self._files.entries(folder)
+
+    def names(self, folder: str) -> list[str]:
+        return self._files.names(folder)
+
+    def write(self, path: str, content: bytes) -> None:
+        raise _is_read_only(self.url)
+
+    def create(self, path: str, content: bytes) -> bool:
+        raise _is_read_only(self.url)
+
+    def delete(self, path: str) -> None:
+        raise _is_read_only(self.url)
+
+    def links(self, folder: str) -> list[str]:
+        return self._files.links(folder)
+
+    def clock(self) -> datetime:
+        raise _is_read_only(self.url)
+
+    def now(self) -> datetime:
+        return self._files.now()
+
+    def abort_uploads(self, before: datetime) -> int:
+        raise _is_read_only(self.url)
+
+
+def _is_read_only(url: str) -> UsageError:
+    return UsageError(
+        f"{url} is a compacted dataset, which is only read; name the run it was made of, or another one"
+    )

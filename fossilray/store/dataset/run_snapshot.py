@@ -1,0 +1,169 @@
+"""A run as it was when somebody listed it: every committed slide's rows, checked against what it says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import ceil
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fossilray.core.errors import StoreError
+from fossilray.core.formats.parquet import conform
+from fossilray.core.records import OBJECTS_SCHEMA, ArrayFiles
+from fossilray.store import RunStore
+from fossilray.store.arrays.array_layout import read_layout
+from fossilray.store.arrays.embeddings import decode_embeddings
+from fossilray.store.arrays.sharding import SHARD_ROWS
+from fossilray.store.dataset.multi_slide_file import SlideRows
+from fossilray.store.files.base import READ_THREADS, Files
+from fossilray.store.run.layout import OBJECTS, slide_of
+from fossilray.store.run.objects_file import Footer, decode_objects, parse_tail, read_footer
+from fossilray.store.run.roles import objects_file
+from fossilray.store.run.summaries import describe_lost
+
+Display = Callable[[int, int], None]
+"""Told how many slides are done, of how many."""
+
+
+@dataclass(frozen=True)
+class SlideVectors:
+    """Where the vectors of one slide are, and whose they are."""
+
+    slide_id: str
+    object_id: pa.Array
+    arrays: ArrayFiles
+
+
+class ListedRun:
+    """What was committed in a run when it was listed; later commits are not seen."""
+
+    def __init__(self, store: RunStore, display: Display | None) -> None:
+        self.store = store
+        self.digest = store.read_run().digest
+        self.committed = _list_once(store)
+        known = store.summaries_table()
+        if store.lost:
+            # A dataset without them would look whole.
+            raise describe_lost(store.url, store.lost)
+        self.summaries = known.filter(pc.is_in(known["slide_id"], pa.array(self.committed, pa.string())))
+        counts = zip(
+            self.summaries["slide_id"].to_pylist(), self.summaries["objects"].to_pylist(), strict=True
+        )
+        self.objects: dict[str, int] = dict(counts)
+        for slide_id in sorted(self.committed.keys() - self.objects.keys()):
+            # Its footer is damaged: a dataset without the slide would look whole.
+            self._footer(self.committed[slide_id])
+            raise StoreError(
+                f"{store.url}/{self.committed[slide_id]} was committed just now; compact the run again"
+            )
+        self.empty = [slide_id for slide_id, count in self.objects.items() if not count]
+        self.bytes = 0
+        self._done = 0
+        self._display = display
+
+    def read(self, slide_ids: Sequence[str], vectors: list[SlideVectors]) -> Iterator[SlideRows]:
+        """The objects of these slides; where their embeddings are is added to `vectors`."""
+        paths = [self.committed[slide_id] for slide_id in slide_ids]
+        for slide_id, path, content in zip(
+            slide_ids, paths, _read_ahead(self.store.files, paths), strict=True
+        ):
+            name = f"{self.store.url}/{path}"
+            footer, _ = parse_tail(content, name=name)
+            table = decode_objects(content, name=name).replace_schema_metadata(None)
+            said = (footer.summary.slide_id, footer.summary.objects, footer.run_digest)
+            if (slide_id, table.num_rows, self.digest) != said or table.num_rows != self.objects[slide_id]:
+                raise StoreError(
+                    f"{name} and the summary of its slide disagree; find out with `fossilray verify` before the run "
+                    "is compacted"
+                )
+            vectors.append(SlideVectors(slide_id, table["object_id"].combine_chunks(), footer.arrays))
+            yield SlideRows(slide_id, [conform(table, OBJECTS_SCHEMA, objects_file(name))])
+            self.bytes += len(content)
+            self._done += 1
+            if self._display is not None:
+                self._display(self._done, len(self.committed))
+
+    def dimension(self) -> int | None:
+        """Length of the run's vectors; None if no slide has an object."""
+        for slide_id, path in self.committed.items():
+            if self.objects[slide_id]:
+                layout = read_layout(self.store, self._footer(path).arrays.path)
+                if layout.embeddings is None:
+                    raise StoreError(
+                        f"{self.store.url}/{path} names arrays without embeddings although the run makes them; find "
+                        "out with `fossilray verify`, or compact without embeddings"
+                    )
+                return layout.embeddings[1]
+        return None
+
+    def _footer(self, path: str) -> Footer:
+        return read_footer(
+            lambda size: self.store.files.read_tail(path, size), name=f"{self.store.url}/{path}"
+        )
+
+
+def _list_once(store: RunStore) -> dict[str, str]:
+    """The objects file of each slide, from one listing."""
+    found: dict[str, str] = {}
+    for path in store.files.find(OBJECTS):
+        if path.endswith(".parquet") and found.setdefault(slide_of(path), path) != path:
+            raise StoreError(
+                f"{store.url} holds slide {slide_of(path)} twice, as {found[slide_of(path)]} and {path}; find out "
+                "with `fossilray verify` which one to remove before the run is compacted"
+            )
+    return found
+
+
+def read_vectors(
+    store: RunStore, slide: SlideVectors, schema: pa.Schema, dimension: int
+) -> Iterator[pa.Table]:
+    """A slide's vectors, as many rows at a time as one shard holds."""
+    names = [f"embeddings/c/{shard}/0" for shard in range(ceil(len(slide.object_id) / SHARD_ROWS))]
+    contents = _read_ahead(store.files, [f"{slide.arrays.path}/{name}" for name in names])
+    for shard, (name, content) in enumerate(zip(names, contents, strict=True)):
+        if hashlib.sha256(content).hexdigest() != slide.arrays.sha256.get(name):
+            raise StoreError(
+                f"{store.url}/{slide.arrays.path}/{name} is not what was written; see what else is with "
+                "`fossilray verify`, or compact without embeddings"
+            )
+        rows = slide.object_id.slice(shard * SHARD_ROWS, SHARD_ROWS)
+        values = decode_embeddings(content, rows=len(rows), dimension=dimension)
+        kind = schema.field("embedding").type
+        yield pa.Table.from_arrays(
+            [
+                pa.array([slide.slide_id] * len(rows), pa.string()),
+                rows,
+                pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=kind),
+            ],
+            schema=schema,
+        )
+
+
+def _read_ahead(files: Files, paths: Sequence[str]) -> Iterator[bytes]:
+    """The contents of files in order, the next ones read meanwhile."""
+    with ThreadPoolExecutor(READ_THREADS) as readers:
+        waiting: deque[tuple[str, Future[bytes]]] = deque()
+        try:
+            for path in paths:
+                waiting.append((path, readers.submit(files.read, path)))
+                if len(waiting) > READ_THREADS:
+                    yield _arrived(files, *waiting.popleft())
+            while waiting:
+                yield _arrived(files, *waiting.popleft())
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _arrived(files: Files, path: str, content: Future[bytes]) -> bytes:
+    try:
+        return content.result()
+    except FileNotFoundError:
+        raise StoreError(
+            f"{files.url}/{path} is gone although its slide is committed; see what else is with `fossilray verify`"
+        ) from None

@@ -1,0 +1,57 @@
+"""What a `fossilray compact` that ended early left at a place, deleted; anything else there is refused, not deleted."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from fossilray.core.errors import UsageError
+from fossilray.store.dataset.dataset_store import EMBEDDINGS, FAILURES_PARQUET, UNFINISHED_JSON
+from fossilray.store.files.base import Files
+from fossilray.store.run.layout import OBJECTS, PROBES, RUN_JSON, SPARE_FILES, catalog_part_path, is_spare
+
+_FOLDERS = (OBJECTS, EMBEDDINGS, "slides")
+_FILES = (FAILURES_PARQUET, catalog_part_path(0), RUN_JSON)
+_ASIDE = r"\.{}\.[0-9a-f]{{16}}\.fossilray-part"
+_PART = r"part-\d{6}\.parquet"
+_MADE = re.compile(rf"(?:(?:{OBJECTS}|{EMBEDDINGS})/well=[^/]+|slides)/(?:{_PART}|{_ASIDE.format(_PART)})")
+
+
+def check_unfinished(files: Files) -> None:
+    """Nothing, if all that an unfinished dataset's place holds was made by `fossilray compact`.
+
+    Raises:
+        UsageError: its mark is none of fossilray's, or its folders hold something else.
+    """
+    if not _is_mark(files.read(UNFINISHED_JSON)):
+        raise UsageError(
+            f"{files.url}/{UNFINISHED_JSON} was not written by `fossilray compact`; choose a new place with --to"
+        )
+    links = [link for name in (*_FOLDERS, *_FILES) for link in files.links(name)]
+    foreign = links or [path for name in _FOLDERS for path in files.find(name) if not _MADE.fullmatch(path)]
+    if foreign:
+        raise UsageError(
+            f"{files.url}/{foreign[0]} was not made by `fossilray compact`, and the unfinished dataset there would be "
+            "replaced; move it away, or choose a new place with --to"
+        )
+
+
+def remove_unfinished(files: Files) -> None:
+    """Delete what an unfinished try made, which `check_unfinished` has seen."""
+    for name in (*_FOLDERS, *_FILES):
+        files.delete(name)
+
+
+def remove_spares(files: Files) -> None:
+    """Delete the folders of half-written files and of trials, unless something else lies in them."""
+    for folder in (SPARE_FILES, PROBES):
+        if not files.links(folder) and all(is_spare(path) for path in files.find(folder)):
+            files.delete(folder)
+
+
+def _is_mark(content: bytes) -> bool:
+    try:
+        stated = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(stated, dict) and {"token", "source", "began_at"} <= stated.keys()

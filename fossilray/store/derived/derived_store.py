@@ -1,0 +1,318 @@
+"""What later jobs say about a run's crops, slide by slide, under a name of its own: vectors or classes.
+
+One file a slide, whose creation is its commit, as of objects; nothing is ever overwritten, and no slide is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fossilray.core.errors import RunMismatch, RunNotFound, StoreError
+from fossilray.core.formats import FileRole, parse_record
+from fossilray.core.formats.parquet import read_metadata, read_table, stated
+from fossilray.core.records import (
+    CERTAIN_PREDICTIONS_SCHEMA,
+    PREDICTIONS_SCHEMA,
+    embeddings_schema,
+    utc_now,
+)
+from fossilray.store import RunStore
+from fossilray.store.files.conditional_create import check_conditional_create
+from fossilray.store.files.parquet import read_slices
+from fossilray.store.files.subfolder import Subfolder
+from fossilray.store.run.layout import (
+    ANSWER_KINDS,
+    ANSWERS_JSON,
+    AnswerKind,
+    answers_folder,
+    slide_file,
+    slide_of,
+)
+from fossilray.store.run.left_out import LeftOut
+from fossilray.store.run.objects_file import FOOTER_KEY, read_tail_of
+from fossilray.store.run.roles import derived_file, derived_record
+
+MOST_DIMENSIONS = 65_536
+VECTORS_A_GROUP = 256
+"""Rows of embeddings that are read together: 256 kB of 512 numbers."""
+ANSWERS_VERSION = 1
+CERTAIN_VERSION = 2
+"""Of predictions that say how sure they are."""
+
+
+@dataclass(frozen=True)
+class AnswersRecord:
+    """What gives the answers of one name; all but `created_at` decides them."""
+
+    kind: AnswerKind
+    run_digest: str
+    """`RunRecord.digest` of the run whose crops are asked about."""
+    backbone: Mapping[str, Any]
+    """Name, sha256, dimension and preprocessing of what makes the vectors."""
+    head: Mapping[str, Any] | None = None
+    """Of predictions: sha256, kind and classes of the head; its confusion and its sets' coverage, where it knows."""
+    embeddings: str | None = None
+    """Of predictions: the name of the vectors that are read; None for those of the run itself."""
+    schema_version: int = ANSWERS_VERSION
+    created_at: str = ""
+    """UTC, ISO 8601."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what decides the answers."""
+        plain = json.dumps(self._decisive(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(plain.encode()).hexdigest()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of a slide's file; `well` is the Hive partition, as of objects."""
+        if self.kind == "embeddings":
+            return embeddings_schema(int(self.backbone["dimension"]))
+        return CERTAIN_PREDICTIONS_SCHEMA if self.schema_version == CERTAIN_VERSION else PREDICTIONS_SCHEMA
+
+    def differences(self, asked: AnswersRecord) -> list[str]:
+        """The fields in which `asked` differs, with both values; empty if it would give the same answers."""
+        have, want = self._decisive(), asked._decisive()
+        return [
+            f"{name}: here it is {json.dumps(have[name])[:200]}, now asked for {json.dumps(want[name])[:200]}"
+            for name in have
+            if have[name] != want[name]
+        ]
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
+
+    @staticmethod
+    def from_json(text: bytes, *, url: str) -> AnswersRecord:
+        """The record in an answers.json.
+
+        Raises:
+            StoreError: the file is not one that this fossilray wrote.
+        """
+        role = derived_record(f"{url}/{ANSWERS_JSON}")
+        record = parse_record(AnswersRecord, text, role)
+        versions = (ANSWERS_VERSION, CERTAIN_VERSION)[: 2 if record.kind == "predictions" else 1]
+        if record.kind not in ANSWER_KINDS or record.schema_version not in versions:
+            raise role.damaged(f"it is of the kind {record.kind}, version {record.schema_version}")
+        _check_described(record, role)
+        return record
+
+    def _decisive(self) -> dict[str, Any]:
+        # Through JSON, so that a tuple equals the list it comes back as.
+        stated: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        del stated["created_at"]
+        return stated
+
+
+@dataclass(frozen=True)
+class AnswersFooter:
+    """What a slide's file of answers says of itself."""
+
+    slide_id: str
+    source_attempt: str
+    """The attempt that made the objects and crops that were asked about."""
+    answers: str
+    """`AnswersRecord.digest`."""
+    rows: int
+
+
+class AnswerStore:
+    """The answers of one name; cheap to open, safe to share between threads."""
+
+    def __init__(self, store: RunStore, record: AnswersRecord, name: str) -> None:
+        self.record = record
+        self.name = name
+        self.files = Subfolder(store.files, answers_folder(record.kind, name))
+        self.left_out = store.left_out
+        self.tries: RunStore = _Tries(self, store.left_out)
+        """The failures and drivers of jobs at these answers, kept as those of the run are."""
+
+    @staticmethod
+    def create(store: RunStore, kind: AnswerKind, name: str, record: AnswersRecord) -> AnswerStore:
+        """The answers of this name, begun now, or gone on with if they are the same.
+
+        Raises:
+            RunMismatch: something else gave the answers of this name, or gave them about another run.
+            NoConditionalCreate: the store would let two workers commit one slide.
+            UsageError: the name cannot be that of a folder.
+        """
+        check_conditional_create(store.files)
+        files = Subfolder(store.files, answers_folder(kind, name))
+        begun = AnswersRecord(**{**vars(record), "created_at": utc_now()})
+        if not files.create(ANSWERS_JSON, begun.to_json()):
+            begun = AnswersRecord.from_json(files.read(ANSWERS_JSON), url=files.url)
+            differences = begun.differences(record)
+            if differences:
+                raise RunMismatch(
+                    f"{files.url} holds other answers: {'; '.join(differences)}; give these another --name"
+                )
+        return AnswerStore(store, begun, name)
+
+    @staticmethod
+    def open(store: RunStore, kind: AnswerKind, name: str) -> AnswerStore:
+        """The answers of this name.
+
+        Raises:
+            RunNotFound: there are none.
+        """
+        files = Subfolder(store.files, answers_folder(kind, name))
+        try:
+            record = AnswersRecord.from_json(files.read(ANSWERS_JSON), url=files.url)
+        except FileNotFoundError:
+            others = ", ".join(answers_in(store, kind)) or "none"
+            raise RunNotFound(f"{store.url} has no {kind} named {name}; it has: {others}") from None
+        return AnswerStore(store, record, name)
+
+    @property
+    def url(self) -> str:
+        """The folder with its protocol; a plain absolute path on a disk."""
+        return self.files.url
+
+    def committed_files(self) -> dict[str, str]:
+        """The file of each slide that has answers, relative to the folder, by slide_id."""
+        wells = [name for name in self.files.names("") if name.startswith("well=")]
+        paths = [path for well in wells for path in self.files.find(well) if path.endswith(".parquet")]
+        return {slide_of(path): path for path in paths}
+
+    def committed(self) -> set[str]:
+        """slide_ids of the slides that have answers."""
+        return set(self.committed_files())
+
+    def commit(self, slide_id: str, well: str | None, table: pa.Table, *, source_attempt: str) -> bool:
+        """Commit a slide's answers; False if somebody else's were first, which then stand.
+
+        table: `record.schema`, in the order of the slide's objects.
+        """
+        if table.schema != self.record.schema:
+            raise ValueError(f"{slide_id}: the table is of {table.schema}, expected {self.record.schema}")
+        footer = AnswersFooter(slide_id, source_attempt, self.record.digest, table.num_rows)
+        sink = io.BytesIO()
+        pq.write_table(
+            table.replace_schema_metadata({FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True).encode()}),
+            sink,
+            compression="zstd",
+            use_dictionary=[
+                name for name in table.schema.names if table.schema.field(name).type == pa.string()
+            ],
+            write_page_checksum=True,
+            row_group_size=VECTORS_A_GROUP if self.record.kind == "embeddings" else None,
+        )
+        return self.files.create(slide_file(slide_id, well), sink.getvalue())
+
+    def read(self, slide_id: str) -> pa.Table:
+        """The answers about one slide's objects, in their order.
+
+        Raises:
+            StoreError: there are none, or what is there is damaged or belongs elsewhere.
+        """
+        path = self.committed_files().get(slide_id)
+        if path is None:
+            raise self._absent(slide_id)
+        return self.read_file(path)
+
+    def read_file(self, path: str, *, source_attempt: str | None = None) -> pa.Table:
+        """The answers in one of `committed_files`.
+
+        source_attempt: the attempt whose objects they must be about; None: whichever.
+
+        Raises:
+            StoreError: it is absent, damaged, or belongs elsewhere.
+        """
+        try:
+            content = self.files.read(path)
+        except FileNotFoundError:
+            raise self._absent(slide_of(path)) from None
+        footer = self.parse_footer(content, path)
+        self._check_source(path, footer, source_attempt)
+        role = self._role(path)
+        table = read_table(content, role).replace_schema_metadata(None)
+        if table.schema != self.record.schema or table.num_rows != footer.rows:
+            raise role.damaged(f"it has {table.num_rows:,} rows of {', '.join(table.schema.names)}")
+        return table
+
+    def read_slices(
+        self, path: str, slices: Sequence[tuple[int, int]], *, columns: Sequence[str], source_attempt: str
+    ) -> list[pa.Table]:
+        """Rows start to stop of each of the slices, without reading the whole file.
+
+        Raises:
+            StoreError: as `read_file`.
+        """
+        try:
+            tail = read_tail_of(lambda size: self.files.read_tail(path, size))
+            footer = self.parse_footer(tail, path)
+            self._check_source(path, footer, source_attempt)
+            return read_slices(self.files, path, tail, slices, columns=columns, role=self._role(path))
+        except FileNotFoundError:
+            raise self._absent(slide_of(path)) from None
+
+    def footer(self, path: str) -> AnswersFooter:
+        """What one of `committed_files` says of itself.
+
+        Raises:
+            StoreError: it is damaged or belongs elsewhere.
+        """
+        return self.parse_footer(read_tail_of(lambda size: self.files.read_tail(path, size)), path)
+
+    def parse_footer(self, tail: bytes, path: str) -> AnswersFooter:
+        """The footer in the last bytes of a file of answers."""
+        role = self._role(path)
+        metadata = read_metadata(tail, role)
+        footer = parse_record(AnswersFooter, stated(metadata, FOOTER_KEY, role), role)
+        if (footer.slide_id, footer.answers) != (slide_of(path), self.record.digest):
+            raise role.damaged(f"it says it is of slide {footer.slide_id}, by {footer.answers[:12]}")
+        if footer.rows != metadata.num_rows:
+            raise role.damaged(f"it has {metadata.num_rows:,} rows, and its footer counts {footer.rows:,}")
+        return footer
+
+    def _check_source(self, path: str, footer: AnswersFooter, source_attempt: str | None) -> None:
+        if source_attempt not in (None, footer.source_attempt):
+            raise StoreError(
+                f"{self.url}/{path} is about objects that were made anew since; start the command that made it again"
+            )
+
+    def _absent(self, slide_id: str) -> StoreError:
+        return StoreError(
+            f"{self.url} has no answers about {slide_id} yet; start the command that makes them again"
+        )
+
+    def _role(self, path: str) -> FileRole:
+        return derived_file(f"{self.url}/{path}")
+
+
+def answers_in(store: RunStore, kind: AnswerKind) -> list[str]:
+    """The names of all answers of one kind in a run directory, sorted."""
+    return [name for name in store.files.names(kind) if ANSWERS_JSON in store.files.names(f"{kind}/{name}")]
+
+
+def _check_described(record: AnswersRecord, role: FileRole) -> None:
+    """Refuse a dimension that no backbone has: memory is asked for by it.
+
+    Raises:
+        DamagedFile: it is out of bounds.
+    """
+    dimension = record.backbone.get("dimension")
+    if record.kind == "predictions" and dimension is None:
+        return  # they hold no vectors, and a run may not state its own's
+    if not isinstance(dimension, int) or not 1 <= dimension <= MOST_DIMENSIONS:
+        raise role.damaged(f"it states vectors of {dimension!r:.40} numbers, expected 1 to {MOST_DIMENSIONS}")
+
+
+class _Tries(RunStore):
+    """The attempts and drivers of answers as the ledger keeps those of a run."""
+
+    def __init__(self, answers: AnswerStore, left_out: LeftOut) -> None:
+        super().__init__(answers.files)
+        self.left_out = left_out
+        self._answers = answers
+
+    def committed_files(self) -> dict[str, str]:
+        return self._answers.committed_files()

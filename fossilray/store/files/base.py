@@ -1,0 +1,170 @@
+"""The files of a run directory on a disk or in an object store, with the one act commits need: create if absent.
+
+Paths are relative to the directory and use `/`. Every fault of the store comes out as a StoreError that says
+what to do; an absent file stays a FileNotFoundError, for callers to whom absence means something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import DamagedFile, StoreError
+from fossilray.core.records import Entry
+from fossilray.store.files.local import LocalFiles
+from fossilray.store.files.options import EXTRAS, one_sentence
+from fossilray.store.files.remote import RemoteFiles
+
+__all__ = ["READ_THREADS", "Entry", "Files", "open_files", "read_many", "read_present"]
+
+READ_THREADS = 16
+
+
+class Files(Protocol):
+    """A run directory's files."""
+
+    filesystem: fsspec.AbstractFileSystem
+    """For readers that speak fsspec (DuckDB, pyarrow, Zarr)."""
+    root: str
+    """The directory as `filesystem` names it."""
+    url: str
+    """The directory with its protocol; a plain absolute path on a disk."""
+    options: dict[str, Any]
+    """What fsspec was told, for readers that open a filesystem of their own; holds no secret."""
+    single_writer: bool
+    """`create` looks first and writes then: only for one who is promised to be alone."""
+
+    def read(self, path: str) -> bytes:
+        """All bytes of a file."""
+        ...
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Several (start, stop) ranges of a file's bytes, read side by side where that helps."""
+        ...
+
+    def read_tail(self, path: str, size: int) -> bytes:
+        """The last `size` bytes of a file, or all if it is shorter."""
+        ...
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write or replace a file; a reader sees the old content or the new, never a part."""
+        ...
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Create a file whole unless it exists; False if it did. Of many who try at once one gets True.
+
+        False may also mean that the store did it and its answer was lost: whoever must know compares what is
+        there with what it wrote.
+
+        Raises:
+            NoConditionalCreate: the store cannot do that.
+        """
+        ...
+
+    def find(self, folder: str) -> list[str]:
+        """Every file below a folder, sorted; empty if there is no such folder."""
+        ...
+
+    def entries(self, folder: str) -> list[Entry]:
+        """Every file below a folder with size and age, by path, from one listing."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """What lies directly in a folder, files and folders, sorted; empty if there is no such folder."""
+        ...
+
+    def delete(self, path: str) -> None:
+        """Delete a file or a folder with all below it; nothing happens if it is not there.
+
+        Raises:
+            LinkInTheWay: on a disk, the path is a link or leads through one; nothing was deleted.
+        """
+        ...
+
+    def links(self, folder: str) -> list[str]:
+        """The symbolic links in a folder and on the way to it, sorted; only a disk has some."""
+        ...
+
+    def clock(self) -> datetime:
+        """The store's own time, UTC, learnt from a small file that is written and deleted."""
+        ...
+
+    def now(self) -> datetime:
+        """The store's own time, UTC, as far as reading tells: S3 answers with it; elsewhere this machine's."""
+        ...
+
+    def abort_uploads(self, before: datetime) -> int:
+        """Give up writes begun before that time and never ended; how many there were.
+
+        On a disk that is files below `.tmp`, in S3 multipart uploads; anywhere what start-up probes left.
+        """
+        ...
+
+
+def open_files(url: str, config: StoreConfig) -> Files:
+    """The files below a local path or a URL that fsspec knows; touches nothing yet.
+
+    Raises:
+        StoreError: the protocol is unknown, or its package is not installed, or the URL holds credentials.
+    """
+    protocol, separator, rest = url.partition("://")
+    if not separator or protocol in ("file", "local"):
+        return LocalFiles(Path(rest if separator else url), single_writer=config.single_writer)
+    if "@" in rest.partition("/")[0]:
+        raise StoreError(
+            f"a {protocol}:// address must not hold credentials; put them into the shared AWS credentials "
+            "file and name its profile in store.profile"
+        )
+    try:
+        return RemoteFiles(protocol, rest, config)
+    except ImportError as error:
+        extra = EXTRAS.get(protocol)
+        remedy = f"run `pip install fossilray[{extra}]`" if extra else "install that package"
+        raise StoreError(f"cannot reach {url}: {one_sentence(error)}; {remedy}") from None
+    except ValueError as error:
+        raise StoreError(
+            f"cannot reach {url}: {one_sentence(error)}; use a local path or s3://bucket/folder"
+        ) from None
+
+
+def read_many(files: Files, paths: Sequence[str]) -> list[bytes]:
+    """The contents of many files, read side by side."""
+    if not paths:
+        return []
+    with ThreadPoolExecutor(min(READ_THREADS, len(paths))) as readers:
+        return list(readers.map(files.read, paths))
+
+
+def read_present(
+    files: Files, paths: Sequence[str], unread: Callable[[DamagedFile], object] | None = None
+) -> dict[str, bytes]:
+    """The contents of those files that are still there, by path: others may delete while we read.
+
+    unread: takes what is said of files that may not be read.
+
+    Raises:
+        DamagedFile: a file may not be read, and there is no `unread`.
+    """
+
+    def read(path: str) -> bytes | None:
+        try:
+            return files.read(path)
+        except FileNotFoundError:
+            return None
+        except DamagedFile as error:
+            if unread is None:
+                raise
+            unread(error)
+            return None
+
+    if not paths:
+        return {}
+    with ThreadPoolExecutor(min(READ_THREADS, len(paths))) as readers:
+        contents = zip(paths, readers.map(read, paths), strict=True)
+        return {path: content for path, content in contents if content is not None}

@@ -1,0 +1,200 @@
+"""One process at a time at a place of a store: a claim that its holder renews, and that counts no more once it is dead.
+
+Every contender writes a claim under a random name of its own, then lists. It holds the place when it sees no other
+claim; of several who are still asking, the one with the smallest name stays and the others give way; whoever meets a
+holder is refused. No conditional create is needed, so it also serves where `store.single_writer` stands in for one. A
+claim is dead when its process is (on the same machine), or was not renewed for EXPIRES_S by the store's own clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from fossilray.core.errors import StoreError, UsageError
+from fossilray.core.machine import boot_id, is_running, pid_namespace, process_start
+from fossilray.core.records import utc_now
+from fossilray.store.files.base import Files, read_present
+from fossilray.store.files.local import LocalFiles
+from fossilray.store.run.layout import CLAIMS
+
+RENEWED_EVERY_S = 20.0
+EXPIRES_S = 120.0
+_ASK_AGAIN_S = 0.1
+_CLAIM = re.compile(rf"{re.escape(CLAIMS)}/[0-9a-f]{{16}}\.json")
+
+
+@dataclass(frozen=True)
+class _Claimant:
+    """What a claim says of the process that made it."""
+
+    state: Literal["asking", "holding"]
+    host: str
+    machine: str
+    """Boot of the machine and space of process numbers; empty where the system does not tell."""
+    process: str
+    """Number and start of the process."""
+    since: str
+
+    @property
+    def told(self) -> str:
+        return f"{self.host}, process {self.process.split('@')[0]}, since {self.since}"
+
+
+class Claim:
+    """A place that is held by this process."""
+
+    def __init__(self, files: Files, what: str) -> None:
+        self._files, self._what = files, what
+        self._path = f"{CLAIMS}/{secrets.token_hex(8)}.json"
+        self._mine = _Claimant("asking", socket.gethostname(), _machine(), _process(os.getpid()), utc_now())
+        self._confirmed_s = time.time()
+        self._is_lost = False
+        self._over = threading.Event()
+
+    def check(self) -> None:
+        """Make sure that the place is still held: a machine that slept too long may have lost it.
+
+        Raises:
+            UsageError: another process holds it now.
+        """
+        if time.time() - self._confirmed_s > EXPIRES_S / 2:
+            self._renew()
+        if self._is_lost:
+            raise UsageError(
+                f"this process was not heard of for {EXPIRES_S:.0f} s, and another {self._what} took "
+                f"{self._files.url} over; let that one finish"
+            )
+
+    def _ask(self) -> None:
+        self._write()
+        try:
+            while others := self._others():
+                holders = [one for _, one in others if one.state == "holding"]
+                smaller = [one for path, one in others if path < self._path]
+                if holders or smaller:
+                    raise UsageError(
+                        f"another {self._what} is at work on {self._files.url} ({(holders or smaller)[0].told}); "
+                        "wait until it has ended"
+                    )
+                time.sleep(_ASK_AGAIN_S)
+            self._mine = replace(self._mine, state="holding")
+            self._write()
+        except BaseException:
+            self._withdraw()
+            raise
+
+    def _keep(self) -> None:
+        while not self._over.wait(RENEWED_EVERY_S):
+            # A store that does not answer now may do so next time; until then nobody else sees it either.
+            with suppress(StoreError):
+                self._renew()
+
+    def _renew(self) -> None:
+        if self._path not in self._files.find(CLAIMS):
+            self._is_lost = True
+            return
+        self._write()
+        self._confirmed_s = time.time()
+
+    def _write(self) -> None:
+        self._files.write(self._path, json.dumps(asdict(self._mine)).encode() + b"\n")
+
+    def _withdraw(self) -> None:
+        with suppress(StoreError):
+            self._files.delete(self._path)
+
+    def _others(self) -> list[tuple[str, _Claimant]]:
+        """Claims of living processes; those of dead ones are deleted."""
+        paths = [path for path in self._files.find(CLAIMS) if _CLAIM.fullmatch(path) and path != self._path]
+        found = []
+        for path, content in read_present(self._files, paths).items():
+            claimant = _parse(content)
+            if self._is_alive(path, claimant):
+                found.append((path, claimant))
+            else:
+                self._files.delete(path)
+        return found
+
+    def _is_alive(self, path: str, claimant: _Claimant) -> bool:
+        if claimant.machine and claimant.machine == self._mine.machine:
+            number = claimant.process.split("@")[0]
+            return number.isdigit() and _process(int(number)) == claimant.process
+        written = {entry.path: entry.modified for entry in self._files.entries(CLAIMS)}
+        if path not in written:
+            return False
+        return (self._files.clock() - written[path]).total_seconds() < EXPIRES_S
+
+
+@contextmanager
+def hold_place(files: Files, what: str) -> Iterator[Claim]:
+    """Hold a place of a store while the block lasts; what: who does so, as `fossilray index build`.
+
+    Raises:
+        UsageError: another living process holds it.
+        StoreError: the store cannot be written.
+    """
+    if isinstance(files, LocalFiles):
+        files.tidy()
+    claim = Claim(files, what)
+    claim._ask()
+    keeper = threading.Thread(target=claim._keep, name="claim", daemon=True)
+    keeper.start()
+    try:
+        yield claim
+    finally:
+        claim._over.set()
+        keeper.join()
+        claim._withdraw()
+        if isinstance(files, LocalFiles):
+            files.tidy()
+
+
+def describe_maker() -> bytes:
+    """This process, for a note beside what it makes; `has_ended` reads it."""
+    return json.dumps({"machine": _machine(), "process": _process(os.getpid())}).encode() + b"\n"
+
+
+def has_ended(note: bytes) -> bool:
+    """Whether the process that `describe_maker` described is dead for certain: it ran here, and is not found."""
+    try:
+        stated = json.loads(note)
+        machine, process = str(stated["machine"]), str(stated["process"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+    number = process.split("@", maxsplit=1)[0]
+    if not machine or machine != _machine() or not number.isdecimal():
+        return False
+    found = _process(int(number))
+    return found != process and (bool(found) or not is_running(int(number)))
+
+
+def _parse(content: bytes) -> _Claimant:
+    """The claimant; of a file that is no claim, one that lives until its file is old."""
+    try:
+        return _Claimant(**{name: str(value) for name, value in json.loads(content).items()})  # type: ignore[arg-type]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return _Claimant("holding", "unknown", "", "unknown", "an unknown time")
+
+
+def _machine() -> str:
+    """This boot of this machine and this space of process numbers, where the system tells them."""
+    boot, namespace = boot_id(), pid_namespace()
+    return f"{boot}/{namespace}" if boot and namespace else ""
+
+
+def _process(number: int) -> str:
+    """A process by its number and when it started, so that a number given again is told apart; empty if it is dead."""
+    started = process_start(number)
+    if not started:
+        return str(number) if not _machine() else ""
+    return f"{number}@{started}"

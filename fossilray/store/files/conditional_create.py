@@ -1,0 +1,27 @@
+"""The trial at a run's start: does the store create a file only if it is absent?"""
+
+from __future__ import annotations
+
+import secrets
+
+from fossilray.store.files.base import Files
+from fossilray.store.files.faults import cannot_create
+from fossilray.store.run.layout import PROBES
+
+
+def check_conditional_create(files: Files) -> None:
+    """Try the create-if-absent that commits rest on, where no reader looks.
+
+    An answer that got lost on the way makes the first try look refused; what the store then holds tells.
+
+    Raises:
+        NoConditionalCreate: the second of two tries was accepted, or replaced what the first had written.
+    """
+    path = f"{PROBES}/{secrets.token_hex(8)}"
+    first, second = secrets.token_bytes(16), secrets.token_bytes(16)
+    files.create(path, first)
+    accepted = files.create(path, second)
+    kept = files.read(path)
+    files.delete(path)
+    if accepted or kept != first:
+        raise cannot_create(files.url, "it overwrites one that is there")

@@ -1,0 +1,254 @@
+"""A run directory's files on a disk, written below `.tmp` and moved into place."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+
+from fossilray.core.errors import DamagedFile, StoreError
+from fossilray.core.formats.regular_file import NotRegular, open_descriptor, open_regular, read_regular
+from fossilray.core.records import Entry
+from fossilray.core.whole_files import begin_part, sweep_parts
+from fossilray.store.files.faults import cannot_create, is_away, told
+from fossilray.store.files.local_deletion import delete_below, links_below
+from fossilray.store.run.layout import ARRAYS, ATTEMPTS, CLAIMS, PENDING, PROBES, SPARE_FILES, is_spare
+
+_BY_SLIDE = (ATTEMPTS, ARRAYS, PENDING, "traces")
+"""Folders of folders that bear the names of slides, which may end as those of files do."""
+
+_FOLDER_TRIES = 50
+T = TypeVar("T")
+
+
+class LocalFiles:
+    """`Files` on a disk; every method is described there."""
+
+    def __init__(self, root: Path, *, single_writer: bool) -> None:
+        self._root = root.expanduser().absolute()
+        self.single_writer = single_writer
+        self.filesystem = fsspec.filesystem("file")
+        self.root = self.url = str(self._root)
+        self.options: dict[str, Any] = {}
+        self.mark: str | None = None
+        """A file that is there as long as the directory is; without it the disk or the share is not mounted.
+
+        Else what is written would lie below an empty mount point, and disappear when the share is back.
+        """
+
+    def read(self, path: str) -> bytes:
+        with self._told("read", path):
+            return read_regular(f"{self.root}/{path}")
+
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        with self._told("read", path):
+            # A pathlib.Path and a buffer would cost as much as the read itself.
+            file = open_descriptor(f"{self.root}/{path}")
+            try:
+                _expect_no_order(file)
+                return [_read_range(file, start, stop) for start, stop in ranges]
+            finally:
+                os.close(file)
+
+    def read_tail(self, path: str, size: int) -> bytes:
+        with self._told("read", path), open_regular(f"{self.root}/{path}") as file:
+            file.seek(-min(size, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return file.read()
+
+    def write(self, path: str, content: bytes) -> None:
+        with self._told("write to"), self._spare_file(content) as spare:
+            self._in_folder_of(path, spare.replace)
+
+    def create(self, path: str, content: bytes) -> bool:
+        with self._told("write to"), self._spare_file(content) as spare:
+            return self._in_folder_of(path, lambda target: self._create(spare, target))
+
+    def find(self, folder: str) -> list[str]:
+        with self._told("list"):
+            self._check_mark()
+            # Plain strings: a run of 150,000 slides is listed at every start, and paths cost thrice as much.
+            return sorted(
+                f"{above}/{name}"[len(self.root) + 1 :]
+                for above, below, names in os.walk(self._folder(folder), onerror=_raise_unless_absent)
+                for name in (*names, *_in_place_of_files(above, below))
+            )
+
+    def entries(self, folder: str) -> list[Entry]:
+        with self._told("list"):
+            found = []
+            for path in self.find(folder):
+                # Whoever lists while others work finds names whose files are gone a moment later.
+                with suppress(FileNotFoundError):
+                    stat = os.stat(f"{self.root}/{path}")  # noqa: PTH116 (paths cost more)
+                    modified = datetime.fromtimestamp(stat.st_mtime, UTC)
+                    found.append(Entry(path, bytes=stat.st_size, modified=modified))
+            return found
+
+    def names(self, folder: str) -> list[str]:
+        with self._told("list"):
+            self._check_mark()
+            try:
+                return sorted(os.listdir(self._folder(folder)))  # noqa: PTH208 (paths cost more)
+            except FileNotFoundError:
+                return []
+
+    def delete(self, path: str) -> None:
+        with self._told("delete from"), suppress(FileNotFoundError):
+            self._check_mark()
+            delete_below(self._root, path)
+
+    def links(self, folder: str) -> list[str]:
+        with self._told("list"):
+            return links_below(self._root, folder)
+
+    def clock(self) -> datetime:
+        with self._told("write to"):
+            # Named as half-written files are, so that `tidy` deletes it where this process is killed.
+            probe, number = self._begin_spare(PROBES)
+            try:
+                # A network disk stamps files by its own clock.
+                return datetime.fromtimestamp(os.fstat(number).st_mtime, UTC)
+            finally:
+                os.close(number)
+                probe.unlink(missing_ok=True)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def abort_uploads(self, before: datetime) -> int:
+        left = [
+            one
+            for folder in (SPARE_FILES, PROBES)
+            if not self.links(folder)
+            for one in self.entries(folder)
+            if one.modified < before and is_spare(one.path)
+        ]
+        for one in left:
+            self.delete(one.path)
+        return len(left)
+
+    def tidy(self) -> None:
+        """Delete half-written files whose writers are dead, and folders of ours that are empty."""
+        for name in (SPARE_FILES, PROBES, CLAIMS):
+            self.tidy_folder(name)
+
+    def tidy_folder(self, folder: str) -> None:
+        """Delete half-written files in one folder whose writers are dead, and the folder if it is empty then."""
+        if not self.links(folder):
+            with suppress(OSError):
+                sweep_parts(self._root / folder)
+            with suppress(OSError):
+                (self._root / folder).rmdir()
+
+    def _create(self, spare: Path, target: Path) -> bool:
+        if self.single_writer:
+            if target.exists():
+                return False
+            spare.replace(target)
+            return True
+        try:
+            # A hard link appears with the whole content, or not at all where the name is taken.
+            os.link(spare, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+                raise cannot_create(self.url, "it knows no hard links") from None
+            raise
+        return True
+
+    @contextmanager
+    def _told(self, act: str, path: str = "") -> Iterator[None]:
+        """`told`, and an absent file in a directory that is away itself is no absence."""
+        # Permissions of one file, or a folder in its place, are that file's own: readers of many go on without it.
+        with told(
+            f"{self.url}/{path}" if path else self.url, act, refusal=DamagedFile if path else StoreError
+        ):
+            try:
+                yield
+            except FileNotFoundError:
+                self._check_mark()
+                raise
+            except NotRegular as error:
+                raise DamagedFile(
+                    f"{self.url}/{path} cannot be used: {error.strerror}; move it out of {self.url}, and start "
+                    "the same command again or bring the file back from a copy"
+                ) from None
+
+    def _check_mark(self) -> None:
+        if self.mark is None:
+            return
+        try:
+            os.stat(f"{self.root}/{self.mark}")  # noqa: PTH116  Path.exists takes some errors for absence
+        except (FileNotFoundError, NotADirectoryError):
+            raise is_away(self.url, self.mark) from None
+
+    def _folder(self, folder: str) -> str:
+        return f"{self.root}/{folder}".rstrip("/")
+
+    def _in_folder_of(self, path: str, act: Callable[[Path], T]) -> T:
+        """`act` on a path whose folder is there; made again where another process tidied the empty folder away."""
+        target = self._root / path
+        for attempt in range(_FOLDER_TRIES):
+            self._check_mark()
+            try:
+                # Fails with FileExistsError where the folder goes between two of its own steps.
+                target.parent.mkdir(parents=True, exist_ok=True)
+                return act(target)
+            except (FileNotFoundError, FileExistsError):
+                if attempt == _FOLDER_TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _spare_file(self, content: bytes) -> Iterator[Path]:
+        spare, number = self._begin_spare(SPARE_FILES)
+        try:
+            # Held while it has its name, so that nobody takes it for one of a dead process.
+            with os.fdopen(number, "wb") as file:
+                file.write(content)
+                file.flush()
+                # Else a power cut could leave a name without its content, and a commit is a name.
+                os.fsync(number)
+                yield spare
+        finally:
+            spare.unlink(missing_ok=True)
+
+    def _begin_spare(self, folder: str) -> tuple[Path, int]:
+        """A new file in one of our folders, and its number, which holds its lock."""
+        return self._in_folder_of(f"{folder}/spare", begin_part)
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    """os.walk would leave out what it cannot list; only what somebody else has deleted meanwhile may be."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def _in_place_of_files(above: str, folders: list[str]) -> list[str]:
+    """Folders where files should be: readers then name them, instead of missing what the file held in silence."""
+    if above.rpartition("/")[2] in _BY_SLIDE:
+        return []
+    return [name for name in folders if name.endswith((".parquet", ".json"))]
+
+
+def _expect_no_order(file: int) -> None:
+    """Keep the system from reading on where nothing more will be asked for."""
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+
+
+def _read_range(file: int, start: int, stop: int) -> bytes:
+    """Bytes start to stop, fewer where the file ends before."""
+    content = os.pread(file, stop - start, start)
+    while len(content) < stop - start and (
+        more := os.pread(file, stop - start - len(content), start + len(content))
+    ):
+        content += more
+    return content

@@ -1,0 +1,90 @@
+"""Some rows of a Parquet file that lies in a store, without its other row groups."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fossilray.core.formats import FileRole
+from fossilray.core.formats.parquet import read_metadata, reading
+from fossilray.store.files.base import Files
+
+
+def read_slices(
+    files: Files,
+    path: str,
+    tail: bytes,
+    slices: Sequence[tuple[int, int]],
+    *,
+    columns: Sequence[str],
+    role: FileRole,
+) -> list[pa.Table]:
+    """Rows start to stop of each of the slices; what reaches beyond the end is left out.
+
+    tail: the last bytes of the file, its footer at least. Row groups are read whole, each once, and pages are held to
+    their checksums.
+
+    Raises:
+        role.error: the file is damaged.
+    """
+    metadata = read_metadata(tail, role)
+    ends = np.cumsum([metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)])
+    found = []
+    with (
+        reading(role),
+        pq.ParquetFile(
+            pa.PythonFile(_Ranged(files, path, _length(metadata) + len(tail)), mode="r"),
+            metadata=metadata,
+            page_checksum_verification=True,
+            pre_buffer=False,
+        ) as file,
+    ):
+        for start, stop in slices:
+            first, last = np.searchsorted(ends, [start, stop - 1], side="right").tolist()
+            groups = range(first, min(last + 1, metadata.num_row_groups))
+            table = file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
+            before = int(ends[first - 1]) if first else 0
+            found.append(table.slice(start - before, stop - start))
+    return found
+
+
+def _length(metadata: pq.FileMetaData) -> int:
+    """Bytes before the footer: where the last of the columns ends."""
+    chunks = [
+        metadata.row_group(group).column(column)
+        for group in range(metadata.num_row_groups)
+        for column in range(metadata.num_columns)
+    ]
+    starts = [chunk.dictionary_page_offset or chunk.data_page_offset for chunk in chunks]
+    sizes = [chunk.total_compressed_size for chunk in chunks]
+    return max((start + size for start, size in zip(starts, sizes, strict=True)), default=0)
+
+
+class _Ranged(io.RawIOBase):
+    """A file in a store for whoever seeks and reads; each read is one of the store's ranges."""
+
+    def __init__(self, files: Files, path: str, size: int) -> None:
+        self._files, self._path, self._size, self._place = files, path, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        stop = self._size if size < 0 else self._place + size
+        (content,) = self._files.read_ranges(self._path, [(self._place, stop)])
+        self._place += len(content)
+        return content

@@ -1,0 +1,89 @@
+"""Large files of a store written piece by piece, so that memory holds a block of one and never all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from fossilray.core.whole_files import whole_file
+from fossilray.store.files.base import Files
+from fossilray.store.files.faults import told
+from fossilray.store.files.local import LocalFiles
+
+
+class PartFile(io.RawIOBase):
+    """A file written from start to end, with its size and checksum so far."""
+
+    def __init__(self, sink: IO[bytes]) -> None:
+        self._sink = sink
+        self._sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, piece: memoryview | bytes) -> int:  # type: ignore[override]
+        self._sha256.update(piece)
+        self.bytes += len(piece)
+        self._sink.write(piece)
+        return len(piece)
+
+    def tell(self) -> int:
+        return self.bytes
+
+
+@contextmanager
+def write_in_parts(files: Files, path: str) -> Iterator[PartFile]:
+    """A file of the store to write into, seen under its name once the block ends; it replaces what is there.
+
+    Raises:
+        UsageError: there can be no such file.
+        StoreError: the store refuses it.
+    """
+    with told(files.url, "write to", protocol=_protocol(files)):
+        if isinstance(files, LocalFiles):
+            with whole_file(Path(files.root) / path) as sink:
+                yield PartFile(sink)
+        else:
+            with _uploaded(files, path) as sink:
+                yield PartFile(sink)
+
+
+@contextmanager
+def read_in_parts(files: Files, path: str) -> Iterator[IO[bytes]]:
+    """A file of the store to read and seek in; every read is a request for just these bytes.
+
+    Raises:
+        StoreError: the store refuses it.
+    """
+    with (
+        told(files.url, "read", protocol=_protocol(files)),
+        files.filesystem.open(f"{files.root}/{path}", "rb", cache_type="none") as file,
+    ):
+        yield file
+
+
+@contextmanager
+def _uploaded(files: Files, path: str) -> Iterator[IO[bytes]]:
+    file = files.filesystem.open(f"{files.root}/{path}", "wb")
+    try:
+        yield file
+    except BaseException:
+        # Closing would complete the upload of what is only a part.
+        file.discard()
+        file.closed = True
+        raise
+    file.close()
+
+
+def _protocol(files: Files) -> str:
+    protocol, separator, _ = files.url.partition("://")
+    return protocol if separator else "file"

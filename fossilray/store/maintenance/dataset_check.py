@@ -1,0 +1,110 @@
+"""Whether a compacted dataset holds the files that its record lists, as they were written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from fossilray.core.errors import CatalogError, RunNotFound, StoreError, StoreUnreachable
+from fossilray.core.formats.parquet import read_metadata
+from fossilray.core.parallel import map_in_parts
+from fossilray.store import RunStore
+from fossilray.store.dataset.dataset_store import (
+    DATASET_JSON,
+    EMBEDDINGS,
+    FAILURES_PARQUET,
+    DatasetFile,
+    DatasetRecord,
+)
+from fossilray.store.files.base import READ_THREADS, Files
+from fossilray.store.files.streaming import read_in_parts
+from fossilray.store.maintenance.slide_check import Finding, FindingKind
+from fossilray.store.run.layout import OBJECTS, RUN_JSON, catalog_part_path
+from fossilray.store.run.objects_file import read_tail_of
+from fossilray.store.run.roles import dataset_part, dataset_record
+
+_BLOCK = 8 * 2**20
+_THREADS = 4
+_REMEDY = "compact the run again into another place"
+
+
+def check_dataset(files: Files, *, deep: bool) -> Iterator[Finding]:
+    """What is wrong with the files of a dataset; the run that it was made of is not looked at.
+
+    deep: the sha256 of every file is compared, instead of sizes and footers alone.
+
+    Raises:
+        StoreUnreachable: the store does not answer.
+    """
+    store = RunStore(files)
+    yield from _unless_read(RUN_JSON, "record", store.read_run)
+    yield from _unless_read(catalog_part_path(0), "catalog", store.read_catalog)
+    sizes = {entry.path: entry.bytes for entry in files.entries("")}
+    try:
+        listed = DatasetRecord.from_json(files.read(DATASET_JSON), url=files.url).files
+    except StoreUnreachable:
+        raise
+    except (StoreError, FileNotFoundError) as error:
+        yield Finding("", DATASET_JSON, "record", _told(dataset_record(files.url).name, error))
+        # Without the record each file is only compared with itself.
+        listed = tuple(DatasetFile(path, (), -1, sizes[path], "") for path in sizes if _is_part(path))
+    else:
+        for path in sorted(filter(_is_part, sizes.keys() - {one.path for one in listed})):
+            message = f"{path} is not among the files of the dataset, and readers of a glob take it for one; "
+            yield Finding("", path, "extra", message + "move it out")
+    check = partial(_check_file, files, sizes, deep=deep)
+    for found in map_in_parts(check, listed, threads=_THREADS if deep else READ_THREADS):
+        yield from found
+
+
+def _check_file(files: Files, sizes: dict[str, int], file: DatasetFile, *, deep: bool) -> list[Finding]:
+    def finding(kind: FindingKind, what: str) -> list[Finding]:
+        return [Finding("", file.path, kind, f"{file.path} {what}; {_REMEDY}")]
+
+    if file.path not in sizes:
+        return finding("missing", "is gone")
+    if sizes[file.path] != file.bytes:
+        return finding("size", f"has {sizes[file.path]:,} bytes, {file.bytes:,} were written")
+    try:
+        if file.sha256 and (deep or not file.path.endswith(".parquet")):
+            if _digest(files, file.path) != file.sha256:
+                return finding("checksum", "is not what was written (sha256)")
+            return []
+        tail = read_tail_of(lambda size: files.read_tail(file.path, size))
+        rows = read_metadata(tail, dataset_part(file.path)).num_rows
+    except StoreUnreachable:
+        raise
+    except (StoreError, FileNotFoundError) as error:
+        return [Finding("", file.path, "unread", _told(file.path, error))]
+    return finding("rows", f"holds {rows:,} rows of {file.rows:,}") if file.rows not in (-1, rows) else []
+
+
+def _unless_read(path: str, kind: FindingKind, read: Callable[[], object]) -> Iterator[Finding]:
+    try:
+        read()
+    except StoreUnreachable:
+        raise
+    except (StoreError, RunNotFound, CatalogError) as error:
+        yield Finding("", path, kind, f"{path}: {error}")
+
+
+def _told(name: str, error: Exception) -> str:
+    """What happened to a file, with its name and the remedy."""
+    text = "it is gone" if isinstance(error, FileNotFoundError) else str(error)
+    return text if name in text and _REMEDY in text else f"{name}: {text}; {_REMEDY}"
+
+
+def _is_part(path: str) -> bool:
+    """Whether readers of a dataset look at it."""
+    return path == FAILURES_PARQUET or (
+        path.partition("/")[0] in (OBJECTS, EMBEDDINGS, "slides") and path.endswith(".parquet")
+    )
+
+
+def _digest(files: Files, path: str) -> str:
+    sha256 = hashlib.sha256()
+    with read_in_parts(files, path) as file:
+        while block := file.read(_BLOCK):
+            sha256.update(block)
+    return sha256.hexdigest()

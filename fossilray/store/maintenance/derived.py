@@ -1,0 +1,128 @@
+"""Whether what later jobs said of a run's objects belongs to the objects that are committed now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from fossilray.core.errors import StoreError, StoreUnreachable
+from fossilray.core.parallel import map_in_parts
+from fossilray.core.records import SlideSummary
+from fossilray.store import RunStore
+from fossilray.store.derived.derived_store import AnswersFooter, AnswerStore, answers_in
+from fossilray.store.files.base import READ_THREADS
+from fossilray.store.maintenance.slide_check import Finding, FindingKind
+from fossilray.store.run.layout import ANSWER_KINDS, answers_folder, slide_of, well_of
+
+
+@dataclass(frozen=True)
+class AnswersFile:
+    """One slide's file of answers, found in a listing."""
+
+    answers: AnswerStore
+    path: str
+    """Relative to the folder of the answers."""
+
+    @property
+    def whole_path(self) -> str:
+        """Relative to the run directory."""
+        return f"{answers_folder(self.answers.record.kind, self.answers.name)}/{self.path}"
+
+
+def list_answers_files(store: RunStore) -> tuple[list[AnswersFile], list[Finding]]:
+    """The files of answers of every kind and name, and the names whose answers.json is damaged."""
+    files: list[AnswersFile] = []
+    findings: list[Finding] = []
+    for kind in ANSWER_KINDS:
+        for name in answers_in(store, kind):
+            try:
+                answers = AnswerStore.open(store, kind, name)
+            except StoreUnreachable:
+                raise
+            except StoreError as error:
+                findings.append(Finding("", f"{kind}/{name}", "unread", str(error)))
+                continue
+            wells = [folder for folder in answers.files.names("") if folder.startswith("well=")]
+            paths = (path for well in wells for path in answers.files.find(well))
+            files += [AnswersFile(answers, path) for path in sorted(paths) if path.endswith(".parquet")]
+    return files, findings
+
+
+def check_answers(
+    files: Iterable[AnswersFile],
+    commits: Mapping[str, SlideSummary | None],
+    *,
+    deep: bool,
+) -> Iterator[Finding]:
+    """What is wrong with these files.
+
+    commits: the summary in each committed slide's footer; None where it cannot be read. deep: every row is read.
+
+    Raises:
+        StoreUnreachable: the store does not answer.
+    """
+    check = partial(_check_file, commits=commits, deep=deep)
+    for findings in map_in_parts(check, list(files), threads=READ_THREADS):
+        yield from findings
+
+
+def _check_file(
+    file: AnswersFile, *, commits: Mapping[str, SlideSummary | None], deep: bool
+) -> list[Finding]:
+    slide_id = slide_of(file.path)
+    if slide_id not in commits:
+        return [_finding(file, "outdated", "is about a slide that is not committed")]
+    summary = commits[slide_id]
+    if summary is None:
+        return []  # the slide has a finding of its own
+    try:
+        footer = file.answers.footer(file.path)
+        if footer.source_attempt != summary.attempt:
+            return [_finding(file, "outdated", "is about objects that were made anew since")]
+        odd = list(_compare_footer(file, footer, summary))
+        if deep and not odd:
+            odd += _odd_rows(file.answers.read_file(file.path))
+    except StoreUnreachable:
+        raise
+    except FileNotFoundError:
+        odd = []  # listed and gone: a job makes it anew
+    except StoreError as error:
+        odd = [f"cannot be read ({error})"]
+    return [_finding(file, "answers", what) for what in odd]
+
+
+def _compare_footer(file: AnswersFile, footer: AnswersFooter, summary: SlideSummary) -> Iterator[str]:
+    if well_of(file.path) != summary.well:
+        yield f"lies under another well than its slide's, {summary.well}"
+    if footer.rows != summary.objects:
+        yield f"has {footer.rows:,} rows for {summary.objects:,} objects"
+
+
+def _odd_rows(table: pa.Table) -> Iterator[str]:
+    """What contradicts itself in the rows of one slide's answers."""
+    if not np.array_equal(table["object_id"].to_numpy(), np.arange(table.num_rows)):
+        yield "has rows whose object_id is not their place"
+    if "embedding" in table.column_names:
+        values = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        if not np.isfinite(values).all():
+            yield "holds embeddings that are not finite"
+        return
+    for name in ("score", "score_2", "score_3"):
+        # A little more than 1 is the rounding of a sum.
+        value = table[name].drop_null().to_numpy()
+        if not ((value >= 0) & (value <= 1.0001)).all():
+            yield f"holds a {name} outside 0 to 1"
+    if (table["genus"].is_valid().to_numpy() != table["score"].is_valid().to_numpy()).any():
+        yield "holds a genus without a score, or a score without a genus"
+
+
+def _finding(file: AnswersFile, kind: FindingKind, what: str) -> Finding:
+    command = "embed" if file.answers.record.kind == "embeddings" else "classify run"
+    remedy = (
+        f"delete it, or let `fossilray verify RUN --withdraw` do so, and start `fossilray {command}` again"
+    )
+    return Finding(slide_of(file.path), file.whole_path, kind, f"{file.whole_path} {what}; {remedy}")

@@ -1,0 +1,278 @@
+"""What crashed attempts left in a run directory, deleted; nothing that a commit names, ever."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from fossilray.core.errors import StoreError, StoreUnreachable, UnsafeAge
+from fossilray.core.parallel import map_in_parts
+from fossilray.core.records import Entry
+from fossilray.core.text import format_bytes, printable
+from fossilray.store import RunStore
+from fossilray.store.files.base import READ_THREADS
+from fossilray.store.maintenance.derived_answers_sweep import delete_outdated
+from fossilray.store.maintenance.orphans import ArrayGroup, is_at_work, is_linked, list_groups, list_pending
+from fossilray.store.maintenance.run_check import require_run
+from fossilray.store.run.layout import ARRAYS, OBJECTS, objects_path, slide_of
+from fossilray.store.run.objects_file import read_footer
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+_MOST_LISTED = 20
+
+_Verdict = Literal["committed", "young", "in use", "unclear", "orphan"]
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What was deleted, or with `dry_run` would be, and what was left for a reason."""
+
+    url: str
+    older_than: timedelta
+    dry_run: bool
+    orphans: tuple[ArrayGroup, ...]
+    """Arrays that no commit names, deleted."""
+    pending: tuple[Entry, ...]
+    """Objects files that waited for a driver long gone, deleted; their arrays go the next time."""
+    outdated: tuple[str, ...]
+    """Files of answers about objects that were made anew since, deleted."""
+    writes: int
+    """Unfinished writes given up: multipart uploads, temporary files. Not counted in a dry run."""
+    young: int
+    """Arrays that no commit names yet and that are not old enough."""
+    in_use: int
+    """Old arrays kept because their attempt has time left, or a pending file names them."""
+    unclear: int
+    """Arrays kept because their slide's commit cannot be read; verify says more."""
+    foreign: tuple[str, ...] = ()
+    """Folders among the arrays that fossilray did not make, or that hold something else; left alone."""
+    links: tuple[str, ...] = ()
+    """Links in the run directory. What holds one or lies behind one is left alone."""
+
+    @property
+    def bytes(self) -> int:
+        """Of the deleted arrays."""
+        return sum(group.bytes for group in self.orphans)
+
+
+def sweep_run(
+    store: RunStore,
+    *,
+    older_than: timedelta,
+    deadline_minutes: float,
+    dry_run: bool = False,
+    now: datetime | None = None,
+) -> SweepReport:
+    """Delete what nobody will commit any more, of that age: arrays, pending files, outdated answers, half writes.
+
+    The age of arrays is that of their youngest file. deadline_minutes: the longest an attempt may take
+    (`workers.deadline_minutes`). now: another clock than the store's own.
+
+    No link is followed: what lies behind one may be another run's, and what holds one is nothing that fossilray wrote.
+
+    Raises:
+        RunNotFound: there is no run at this place.
+        UsageError: it is a compacted dataset, or a run of another version of fossilray.
+        UnsafeAge: `older_than` is under twice an attempt's deadline.
+        StoreError: the store does not answer or refuses.
+    """
+    least = timedelta(minutes=2 * deadline_minutes)
+    if older_than < least:
+        raise UnsafeAge(
+            f"an age of {_hours(older_than)} is under twice an attempt's deadline (workers.deadline_minutes = "
+            f"{deadline_minutes:g}), so its files may be in use; sweep what is at least {_hours(least)} old"
+        )
+    require_run(store)
+    if not dry_run:
+        store.tidy()
+    now = now or store.files.clock()
+    horizon = now - older_than
+    links = _list_links(store)
+    among_arrays: list[str] = []
+    foreign: list[str] = []
+    with_arrays = [] if ARRAYS in links else store.files.names(ARRAYS)
+    pending = list_pending(store)
+    # After the arrays: a slide that is committed by then is not taken for an uncommitted one.
+    commits = _list_commits(store)
+    # Without a readable catalog each slide is looked for in a listing of its own.
+    wells = {row.slide_id: row.well for row in store.readable_catalog() or ()}
+    orphans: list[ArrayGroup] = []
+    seen: Counter[_Verdict] = Counter()
+    for groups, found in map_in_parts(partial(_list_arrays, store), with_arrays, threads=READ_THREADS):
+        among_arrays += found
+        if len(groups) == 1 and groups[0].slide_id in commits:
+            continue  # those of the commit, for every commit has some
+        for group in groups:
+            if not group.is_ours:
+                foreign.append(group.path)
+                continue
+            paths = commits.get(group.slide_id) or _where_committed(store, group.slide_id, wells)
+            verdict = _judge(store, group, paths, horizon=horizon, now=now, pending=pending)
+            seen[verdict] += 1
+            if verdict == "orphan":
+                orphans.append(group)
+                if not dry_run:
+                    store.files.delete(group.path)
+    waited = [
+        entry
+        for entry in (() if _has_driver(store, horizon) else _older(pending.values(), horizon))
+        if not is_linked(entry.path, links)
+    ]
+    if not dry_run:
+        for entry in waited:
+            store.files.delete(entry.path)
+    return SweepReport(
+        url=store.url,
+        older_than=older_than,
+        dry_run=dry_run,
+        orphans=tuple(orphans),
+        pending=tuple(waited),
+        outdated=tuple(delete_outdated(store, before=horizon, dry_run=dry_run, links=links)),
+        writes=0 if dry_run else store.files.abort_uploads(horizon),
+        young=seen["young"],
+        in_use=seen["in use"],
+        unclear=seen["unclear"],
+        links=tuple(sorted(links + among_arrays)),
+        foreign=tuple(foreign),
+    )
+
+
+def render_swept(report: SweepReport) -> Group:
+    """What went and what stayed, for a rich console."""
+    from rich.console import Group
+    from rich.text import Text
+
+    lines = [Text(printable(line)) for line in _lines(report)]
+    lines += [
+        Text(printable(f"  {group.path}  {format_bytes(group.bytes)}"), style="dim")
+        for group in report.orphans[:_MOST_LISTED]
+    ]
+    if len(report.orphans) > _MOST_LISTED:
+        lines.append(Text(f"  … and {len(report.orphans) - _MOST_LISTED:,} more", style="dim"))
+    if report.foreign:
+        lines.append(
+            Text(
+                f"{len(report.foreign):,} folders among the arrays hold what fossilray did not make; left alone"
+            )
+        )
+        lines += [Text(printable(f"  {path}")) for path in report.foreign[:_MOST_LISTED]]
+    if report.links:
+        lines.append(
+            Text(
+                f"{len(report.links):,} links in the run directory; what they lead to was left alone: put it in their "
+                "place, or remove them by hand"
+            )
+        )
+        lines += [Text(printable(f"  {path}")) for path in report.links[:_MOST_LISTED]]
+    return Group(*lines)
+
+
+def _list_links(store: RunStore) -> list[str]:
+    """The links in a run directory, but for those among the arrays of a slide."""
+    links = [link for name in store.files.names("") if name != ARRAYS for link in store.files.links(name)]
+    # Asked of a name that no slide has, it says of the folder alone whether it is one.
+    return links + ([ARRAYS] if ARRAYS in store.files.links(f"{ARRAYS}/-") else [])
+
+
+def _list_arrays(store: RunStore, slide_id: str) -> tuple[list[ArrayGroup], list[str]]:
+    """The arrays of a slide without those that hold a link or lie behind one, and these links."""
+    links = store.files.links(f"{ARRAYS}/{slide_id}")
+    if f"{ARRAYS}/{slide_id}" in links:
+        return [], links
+    groups = list_groups(store, slide_id)
+    return [one for one in groups if not is_linked(one.path, links)], links
+
+
+def _judge(
+    store: RunStore,
+    group: ArrayGroup,
+    paths: Sequence[str],
+    *,
+    horizon: datetime,
+    now: datetime,
+    pending: Mapping[str, Entry],
+) -> _Verdict:
+    """Whether anybody needs these arrays; asked right before they are deleted, so a late commit counts.
+
+    `paths` is where the slide's commit lies or would lie; a damaged run may hold two.
+    """
+    try:
+        if any(_committed_arrays(store, path) == group.path for path in paths):
+            return "committed"
+    except StoreUnreachable:
+        raise
+    except StoreError:
+        return "unclear"
+    if group.written_at >= horizon:
+        return "young"
+    # A driver may hold in its memory what it read from pending/, also while that is deleted here.
+    if group.path in pending or is_at_work(store, group, now):
+        return "in use"
+    return "orphan"
+
+
+def _committed_arrays(store: RunStore, path: str) -> str | None:
+    try:
+        return read_footer(lambda size: store.files.read_tail(path, size), name=path).arrays.path
+    except FileNotFoundError:
+        return None
+
+
+def _list_commits(store: RunStore) -> dict[str, list[str]]:
+    commits: dict[str, list[str]] = {}
+    for path in store.files.find(OBJECTS):
+        commits.setdefault(slide_of(path), []).append(path)
+    return commits
+
+
+def _where_committed(store: RunStore, slide_id: str, wells: Mapping[str, str | None]) -> list[str]:
+    if slide_id in wells:
+        return [objects_path(slide_id, wells[slide_id])]
+    return _list_commits(store).get(slide_id, [])
+
+
+def _has_driver(store: RunStore, since: datetime) -> bool:
+    """Whether a driver that has not said that it ended gave a sign of life since then."""
+    known = len(store.left_out.messages)
+    beats = store.heartbeats()
+    # One whose heartbeat is damaged may live.
+    return len(store.left_out.messages) > known or any(
+        not beat.ended and datetime.fromisoformat(beat.beat_at) >= since for beat in beats
+    )
+
+
+def _older(entries: Iterable[Entry], horizon: datetime) -> list[Entry]:
+    return [entry for entry in entries if entry.modified < horizon]
+
+
+def _lines(report: SweepReport) -> Iterator[str]:
+    act = "would delete" if report.dry_run else "deleted"
+    yield (
+        f"{act} {len(report.orphans):,} arrays that no commit names ({format_bytes(report.bytes)}), older than "
+        f"{_hours(report.older_than)}"
+    )
+    if report.pending:
+        yield f"{act} {len(report.pending):,} pending files whose driver is gone; their arrays go the next time"
+    if report.outdated:
+        yield (
+            f"{act} {len(report.outdated):,} files of answers about objects that were made anew since; start "
+            "`fossilray embed` and `classify run` again"
+        )
+    if report.writes:
+        yield f"gave up {report.writes:,} unfinished writes"
+    if report.young:
+        yield f"kept {report.young:,} arrays that are not old enough"
+    if report.in_use:
+        yield f"kept {report.in_use:,} arrays that somebody may still commit"
+    if report.unclear:
+        yield f"kept {report.unclear:,} arrays of slides whose commit cannot be read; `fossilray verify` says more"
+
+
+def _hours(age: timedelta) -> str:
+    return f"{age.total_seconds() / 3600:g} h"

@@ -1,0 +1,130 @@
+"""Whether a place is a run, and its listing, catalog and gathered summaries agree which slides are committed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from fossilray.core.errors import CatalogError, RunMismatch, StoreError, StoreUnreachable, UsageError
+from fossilray.core.records import READABLE_VERSIONS, SCHEMA_VERSION, SLIDES_SCHEMA, SlideSummary
+from fossilray.store import RunStore
+from fossilray.store.dataset.dataset_store import DATASET_JSON
+from fossilray.store.maintenance.slide_check import Finding
+from fossilray.store.run.layout import OBJECTS, slide_of
+from fossilray.store.run.run_record import RunRecord
+from fossilray.store.run.summaries import gathered_summaries
+
+_COMMIT = re.compile(rf"{OBJECTS}/well=[^/]+/[^/]+\.parquet")
+
+
+def require_run(store: RunStore) -> RunRecord:
+    """The record of a run that may be verified and swept.
+
+    Raises:
+        RunNotFound: there is no run at this place.
+        RunMismatch: another version of fossilray made it.
+        UsageError: it is a compacted dataset.
+    """
+    run = store.read_run()
+    if DATASET_JSON in store.files.names(""):
+        raise UsageError(
+            f"{store.url} is a compacted dataset, which was compared with its run when it was made; name the run"
+        )
+    if run.schema_version not in READABLE_VERSIONS:
+        raise RunMismatch(
+            f"{store.url} is of schema version {run.schema_version}, this fossilray reads {SCHEMA_VERSION}; "
+            "install the version that run.json names"
+        )
+    return run
+
+
+def list_commits(store: RunStore) -> tuple[dict[str, str], list[Finding]]:
+    """The objects file of every committed slide by slide_id, and what else lies below objects/."""
+    commits: dict[str, str] = {}
+    findings = []
+    for path in store.files.find(OBJECTS):
+        slide_id = slide_of(path)
+        if not _COMMIT.fullmatch(path):
+            message = f"{path} is no slide's objects file; move it out of objects/, where readers take all for slides"
+            findings.append(Finding("", path, "stray", message))
+        elif slide_id in commits:
+            message = (
+                f"{path} is a second commit of a slide that {commits[slide_id]} holds too; keep the one whose well "
+                "the catalog names and move the other out of objects/"
+            )
+            findings.append(Finding(slide_id, path, "twice", message))
+        else:
+            commits[slide_id] = path
+    return commits, findings
+
+
+def compare_catalog(store: RunStore, commits: Mapping[str, str]) -> list[Finding]:
+    """Committed slides that the frozen catalog does not know."""
+    try:
+        known = {row.slide_id for row in store.read_catalog()}
+    except StoreUnreachable:
+        raise
+    except (StoreError, CatalogError) as error:
+        return [Finding("", "catalog.parquet", "catalog", str(error))]
+    return [
+        Finding(
+            slide_id,
+            path,
+            "unknown",
+            f"{path} is of a slide that the run's catalog does not know; add the slide to the run, or move the file "
+            "out of objects/",
+        )
+        for slide_id, path in commits.items()
+        if slide_id not in known
+    ]
+
+
+class GatheredSummaries:
+    """What slides/ says, compared with footers one by one."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._damage = ""
+        try:
+            self._table = gathered_summaries(store.files)
+        except StoreUnreachable:
+            raise
+        except StoreError as error:
+            self._damage = str(error)
+            self._table = SLIDES_SCHEMA.empty_table()
+        # A slide that is in several parts counts as the last of them says.
+        self._row_of = {slide_id: row for row, slide_id in enumerate(self._table["slide_id"].to_pylist())}
+        self._absent = 0
+        self._other = 0
+
+    def lost(self, commits: Iterable[str]) -> list[Finding]:
+        """Slides that were committed once and are not any more."""
+        return [
+            Finding(
+                slide_id,
+                "slides/",
+                "lost",
+                f"slide {slide_id} was committed and its objects file is gone; start the same command again, which "
+                "makes it anew",
+            )
+            for slide_id in sorted(self._row_of.keys() - set(commits))
+        ]
+
+    def compare(self, summary: SlideSummary) -> None:
+        """Note whether slides/ says of a slide what its footer says."""
+        row = self._row_of.get(summary.slide_id)
+        if row is None:
+            self._absent += 1
+        elif SlideSummary(**self._table.slice(row, 1).to_pylist()[0]) != summary:
+            self._other += 1
+
+    def out_of_date(self) -> list[Finding]:
+        """One finding if slides/ lags behind the footers compared so far."""
+        if self._damage:
+            return [Finding("", "slides/", "summaries", self._damage)]
+        if not self._absent + self._other:
+            return []
+        message = (
+            f"slides/ lacks {self._absent:,} committed slides and differs from the footers of {self._other:,}; "
+            "`fossilray verify RUN --rebuild` writes it anew"
+        )
+        return [Finding("", "slides/", "summaries", message)]

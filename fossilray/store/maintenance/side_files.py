@@ -1,0 +1,72 @@
+"""Files beside the committed slides: records of attempts, heartbeats, pictures, and what waits to be committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from fossilray.core.errors import StoreError, StoreUnreachable
+from fossilray.core.formats import parse_record
+from fossilray.core.formats.images import decode_image
+from fossilray.core.parallel import map_in_parts
+from fossilray.core.records import Heartbeat
+from fossilray.store import RunStore
+from fossilray.store.files.base import READ_THREADS
+from fossilray.store.maintenance.slide_check import Finding, FindingKind
+from fossilray.store.run.attempts import read_attempts
+from fossilray.store.run.layout import ATTEMPTS, PENDING, slide_of
+from fossilray.store.run.objects_file import read_footer
+from fossilray.store.run.roles import heartbeat, picture
+
+PICTURES = "pictures"
+MOST_PICTURE_PX = 64_000_000
+
+
+def check_side_files(store: RunStore, *, deep: bool) -> Iterator[Finding]:
+    """What is damaged among them; no committed slide hangs on any.
+
+    deep: pictures, and records of attempts at committed slides, which are many, are read too.
+
+    Raises:
+        StoreUnreachable: the store does not answer.
+    """
+    yield from _check(store, store.files.find("drivers"), "heartbeat", _check_heartbeat)
+    yield from _check(store, store.files.find(PENDING), "pending", _check_pending)
+    slide_ids = store.files.names(ATTEMPTS)
+    if not deep:
+        committed = store.committed()
+        slide_ids = [slide_id for slide_id in slide_ids if slide_id not in committed]
+    for message in read_attempts(store.files, slide_ids).damaged:
+        yield Finding("", ATTEMPTS, "attempt", message)
+    if deep:
+        yield from _check(store, store.files.find(PICTURES), "picture", _check_picture)
+
+
+def _check(
+    store: RunStore, paths: Sequence[str], kind: FindingKind, check: Callable[[RunStore, str], None]
+) -> Iterator[Finding]:
+    def fault(path: str) -> str:
+        try:
+            check(store, path)
+        except (StoreUnreachable, FileNotFoundError) as error:
+            if isinstance(error, FileNotFoundError):
+                return ""  # it was listed and is gone: another process deleted it
+            raise
+        except StoreError as error:
+            return str(error)
+        return ""
+
+    for path, message in zip(paths, map_in_parts(fault, list(paths), threads=READ_THREADS), strict=True):
+        if message:
+            yield Finding("" if kind == "heartbeat" else slide_of(path), path, kind, message)
+
+
+def _check_heartbeat(store: RunStore, path: str) -> None:
+    parse_record(Heartbeat, store.files.read(path), heartbeat(f"{store.url}/{path}"))
+
+
+def _check_pending(store: RunStore, path: str) -> None:
+    read_footer(lambda size: store.files.read_tail(path, size), name=f"{store.url}/{path}")
+
+
+def _check_picture(store: RunStore, path: str) -> None:
+    decode_image(store.files.read(path), picture(f"{store.url}/{path}"), most_px=MOST_PICTURE_PX)

@@ -1,0 +1,260 @@
+"""Proof that a run directory holds each committed slide once and whole, or a list of what it lacks."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fossilray.core.errors import RunNotFound, StoreError, StoreUnreachable
+from fossilray.core.parallel import map_in_parts
+from fossilray.core.records import Attempt, SlideSummary
+from fossilray.core.text import counted, format_bytes, printable
+from fossilray.store import RunStore
+from fossilray.store.files.base import READ_THREADS
+from fossilray.store.maintenance.derived import check_answers, list_answers_files
+from fossilray.store.maintenance.orphans import ArrayGroup, is_at_work, list_groups, list_pending
+from fossilray.store.maintenance.run_check import (
+    GatheredSummaries,
+    compare_catalog,
+    list_commits,
+    require_run,
+)
+from fossilray.store.maintenance.side_files import check_side_files
+from fossilray.store.maintenance.slide_check import Finding, FindingKind, SlideCheck, check_slide
+from fossilray.store.run.layout import ARRAYS, OBJECTS, RUN_JSON
+from fossilray.store.run.slide_states import SlideCounts, read_states
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from fossilray.render.text_table import TextTable
+
+__all__ = ["Finding", "FindingKind", "VerifyReport", "render_verified", "verify_run"]
+
+UNREAD_IN_A_ROW = 20
+"""Slides that the store refuses to give, one after the other, before it is the store and not they."""
+
+HARMLESS: frozenset[FindingKind] = frozenset({"summaries"})
+"""Kinds that are no damage."""
+
+_MOST_LISTED = 50
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was found in a run directory."""
+
+    url: str
+    slides: int
+    """Committed ones."""
+    objects: int
+    arrays_bytes: int
+    """Of the arrays that commits name."""
+    deep: bool
+    findings: tuple[Finding, ...]
+    """What should not be so, by slide_id."""
+    orphans: tuple[ArrayGroup, ...]
+    """Arrays that no commit names and nobody is at work on; `fossilray gc` deletes them."""
+    counts: SlideCounts
+    half_attempts: tuple[Attempt, ...]
+    """Attempts at uncommitted slides that neither committed nor failed."""
+    pending: int
+    """Objects files that wait for the only writer (`store.single_writer`)."""
+    answers: int
+    """Files of what later jobs said of the objects, each compared with its slide."""
+    rebuilt: int | None
+    """Slides whose summaries were written anew; None where that was not asked for, or not possible."""
+    seconds: float
+
+    @property
+    def sound(self) -> bool:
+        """Every committed slide, and what was said of its objects, is whole; summaries out of date are no damage."""
+        return all(finding.kind in HARMLESS for finding in self.findings)
+
+
+def verify_run(
+    store: RunStore,
+    *,
+    deep: bool = False,
+    rebuild: bool = False,
+    display: Callable[[int, int], None] | None = None,
+) -> VerifyReport:
+    """Compare all that a run directory holds; nothing is written unless `rebuild` asks for slides/ anew.
+
+    deep: read and decode every array and every row. display: told slides done and slides in all.
+    Safe while a job runs: what was committed meanwhile may be left out.
+
+    Raises:
+        RunNotFound: there is no run at this place.
+        UsageError: it is a compacted dataset, or a run of another version of fossilray.
+        StoreError: the store does not answer, or refuses one slide after the other.
+    """
+    began_s = time.monotonic()
+    run_digest, findings = _read_run(store)
+    # In this order: arrays whose slide is committed between the two listings are then no orphans.
+    with_arrays = store.files.names(ARRAYS)
+    pending = list_pending(store)
+    # Before the commits as well: answers that were listed are about slides that were committed by then.
+    answers, damaged = list_answers_files(store)
+    commits, stray = list_commits(store)
+    findings += stray + damaged
+    findings += compare_catalog(store, commits)
+    summaries = GatheredSummaries(store)
+    findings += summaries.lost(commits)
+    uncommitted = [slide_id for slide_id in with_arrays if slide_id not in commits]
+    count = _Counter(len(commits) + len(uncommitted), display)
+    loose: list[ArrayGroup] = []
+    seen: dict[str, SlideSummary | None] = {}
+    for checked in _check_all(store, sorted(commits.values()), run_digest=run_digest, deep=deep):
+        findings += checked.findings
+        loose += checked.others
+        count.add(checked)
+        seen[checked.slide_id] = checked.summary
+        if checked.summary is not None:
+            summaries.compare(checked.summary)
+    findings += check_answers(answers, seen, deep=deep)
+    findings += check_side_files(store, deep=deep)
+    for groups in map_in_parts(partial(list_groups, store), uncommitted, threads=READ_THREADS):
+        loose += groups
+        count.add(None)
+    now = datetime.now(UTC)
+    orphans = [group for group in loose if group.path not in pending and not is_at_work(store, group, now)]
+    can_rebuild = not any(finding.kind in ("footer", "unread") for finding in findings)
+    rebuilt = store.rebuild_summaries() if rebuild and can_rebuild else None
+    if rebuilt is None:
+        findings += summaries.out_of_date()
+    states = read_states(store)
+    return VerifyReport(
+        url=store.url,
+        slides=len(commits),
+        objects=count.objects,
+        arrays_bytes=count.arrays_bytes,
+        deep=deep,
+        findings=tuple(sorted(findings, key=lambda finding: (finding.slide_id, finding.path))),
+        orphans=tuple(orphans),
+        counts=states.counts,
+        half_attempts=states.open_attempts,
+        pending=len(pending),
+        answers=len(answers),
+        rebuilt=rebuilt,
+        seconds=time.monotonic() - began_s,
+    )
+
+
+def render_verified(report: VerifyReport) -> Group:
+    """The verdict, then the first findings and what else was seen, for a rich console."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from fossilray.render.text_table import facts_table
+
+    facts = facts_table()
+    for name, value in _facts(report):
+        facts.add_row(name, Text(printable(value)))
+    parts: list[Text | Table | TextTable] = [_verdict(report), facts]
+    if report.findings:
+        shown = report.findings[:_MOST_LISTED]
+        parts.append(_list_findings(shown))
+        if len(report.findings) > len(shown):
+            parts.append(Text(f"… and {len(report.findings) - len(shown):,} more"))
+    return Group(*parts)
+
+
+def _read_run(store: RunStore) -> tuple[str | None, list[Finding]]:
+    """The digest of the run's record, and a finding where that is damaged: all else is looked at without it."""
+    try:
+        return require_run(store).digest, []
+    except RunNotFound as error:
+        if OBJECTS not in store.files.names(""):
+            raise
+        return None, [Finding("", RUN_JSON, "record", f"{error}; bring it back from a copy")]
+    except StoreUnreachable:
+        raise
+    except StoreError as error:
+        return None, [Finding("", RUN_JSON, "record", str(error))]
+
+
+class _Counter:
+    """What has been seen so far, told to whoever watches."""
+
+    def __init__(self, total: int, display: Callable[[int, int], None] | None) -> None:
+        self.objects = self.arrays_bytes = 0
+        self._done, self._total = 0, total
+        self._display = display
+
+    def add(self, checked: SlideCheck | None) -> None:
+        if checked is not None:
+            self.arrays_bytes += checked.array_bytes
+            self.objects += checked.summary.objects if checked.summary else 0
+        self._done += 1
+        if self._display is not None:
+            self._display(self._done, self._total)
+
+
+def _check_all(
+    store: RunStore, paths: Sequence[str], *, run_digest: str | None, deep: bool
+) -> Iterator[SlideCheck]:
+    """Each committed slide's check, in the order of `paths`."""
+    # A shallow check waits for the store, a deep one computes and holds one file of up to some 100 MB.
+    threads = READ_THREADS if not deep else max(4, min(READ_THREADS, os.cpu_count() or 1))
+    unread = 0
+    check = partial(check_slide, store, run_digest=run_digest, deep=deep)
+    for checked in map_in_parts(check, paths, threads=threads):
+        unread = unread + 1 if any(finding.kind == "unread" for finding in checked.findings) else 0
+        if unread == UNREAD_IN_A_ROW:
+            raise StoreError(f"{unread} slides in a row cannot be read: {checked.findings[-1].message}")
+        yield checked
+
+
+def _verdict(report: VerifyReport) -> Text:
+    from rich.text import Text
+
+    if not report.sound:
+        damage = [finding for finding in report.findings if finding.kind not in HARMLESS]
+        hurt = len({finding.slide_id for finding in damage if finding.slide_id})
+        return Text(
+            f"damaged: {counted(len(damage), 'finding')}, {counted(hurt, 'slide')} concerned",
+            style="bold red",
+        )
+    depth = "every row and array decoded" if report.deep else "sizes, counts and footers compared"
+    return Text(f"sound: {depth}", style="bold green")
+
+
+def _facts(report: VerifyReport) -> Iterable[tuple[str, str]]:
+    yield "run", report.url
+    yield "committed", f"{report.slides:,} of {report.counts.total:,} slides, {report.objects:,} objects"
+    rest = report.counts.describe_rest()
+    if rest:
+        yield "the rest", f"{', '.join(rest)}; `fossilray status` lists them"
+    if report.half_attempts:
+        yield "begun", f"{len(report.half_attempts):,} attempts without an end on record"
+    yield "arrays", format_bytes(report.arrays_bytes)
+    if report.answers:
+        yield "answers", f"{report.answers:,} slides' predictions and embeddings of later jobs"
+    if report.orphans:
+        left = format_bytes(sum(group.bytes for group in report.orphans))
+        yield (
+            "orphans",
+            f"{len(report.orphans):,} arrays that no commit names ({left}); `fossilray gc` deletes them",
+        )
+    if report.pending:
+        yield "pending", f"{report.pending:,} slides wait for their driver to commit them"
+    if report.rebuilt is not None:
+        yield "slides/", f"written anew from the footers of {report.rebuilt:,} slides"
+    yield "took", f"{report.seconds:,.1f} s"
+
+
+def _list_findings(findings: Sequence[Finding]) -> TextTable:
+    from fossilray.render.text_table import TextTable
+
+    table = TextTable("slide", "kind", "finding")
+    for finding in findings:
+        table.add_row(finding.slide_id or "–", finding.kind, finding.message)
+    return table

@@ -1,0 +1,339 @@
+"""Ask a run: DuckDB with views over what is committed, and the way from a row to its pixels and vector.
+
+Views: `objects` (one row per object, `well` included), `slides` (one row per committed slide), `failures`,
+`catalog`, and `predictions` and `embeddings` (what later jobs said: one row per object and name). A row's pixels and
+vector are in the Zarr group that its `arrays` column names, at index `object_id`; `load_crops` and `load_embeddings`
+fetch them for any result that has these two columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fossilray.core.config import AccessConfig
+from fossilray.core.errors import QueryError, StoreError, UsageError
+from fossilray.core.records import CATALOG_SCHEMA, FAILURES_SCHEMA, CatalogRow, Failure
+from fossilray.store import RunStore
+from fossilray.store.arrays.array_layout import read_layout
+from fossilray.store.arrays.crops import read_crops
+from fossilray.store.arrays.embeddings import CHUNK_ROWS, read_embeddings
+from fossilray.store.dataset.dataset_store import arrays_store
+from fossilray.store.derived.listing import ListedAnswers, list_answers
+from fossilray.store.files.options import readers_filesystem
+from fossilray.store.query.damaged_views import (
+    Check,
+    CheckedView,
+    create_view,
+    derived_checks,
+    leave_out_damaged,
+    may_be_a_file,
+    objects_checks,
+)
+from fossilray.store.query.views import (
+    answer_types,
+    answers_sql,
+    escape_glob,
+    object_types,
+    objects_sql,
+    quote,
+    with_genera_sql,
+)
+from fossilray.store.run.layout import ANSWER_KINDS
+from fossilray.store.run.slide_states import read_states
+
+if TYPE_CHECKING:
+    import duckdb
+
+    Connection: TypeAlias = duckdb.DuckDBPyConnection
+
+Number = TypeVar("Number", bound=np.generic)
+
+VIEWS = ("objects", "slides", "failures", "catalog", *reversed(ANSWER_KINDS))
+
+
+def connect(store: RunStore, *, sql: str = "") -> Connection:
+    """A DuckDB connection in memory with the views of VIEWS over a run; nothing committed gives empty ones.
+
+    `well` is text whatever it looks like. DuckDB may install and fetch nothing.
+    sql: what is going to be asked. Predictions and embeddings are shown if it names them, because a listing of
+    their files takes as long as one of the objects; `show_answers` shows them later.
+
+    Raises:
+        RunNotFound: there is no run at this place.
+        StoreError: the run cannot be read.
+    """
+    store.read_run()
+    con = _open_duckdb(store)
+    show_objects(con, store, None)
+    con.register("slides", store.summaries_table())
+    con.register("failures", failures_table(store))
+    if re.search(r"\bcatalog\b", sql, re.IGNORECASE):
+        con.register("catalog", _to_table(store.read_catalog(), CATALOG_SCHEMA))
+    elif (rows := store.readable_catalog()) is not None:
+        con.register("catalog", _to_table(rows, CATALOG_SCHEMA))
+    if re.search(rf"\b({'|'.join(ANSWER_KINDS)})\b", sql, re.IGNORECASE):
+        show_answers(con, store)
+    return con
+
+
+def failures_table(store: RunStore) -> pa.Table:
+    """FAILURES_SCHEMA and `state`: what became of the slide, as `fossilray status` counts it."""
+    states = read_states(store)
+    table = _to_table(states.failures, FAILURES_SCHEMA)
+    return table.append_column(
+        "state", pa.array([states.by_slide[one.slide_id] for one in states.failures], pa.string())
+    )
+
+
+def show_objects(
+    con: Connection,
+    store: RunStore,
+    files: Mapping[str, str] | None,
+    *,
+    view: str = VIEWS[0],
+    genera: ListedAnswers | None = None,
+) -> None:
+    """Let the view `objects`, or one of another name, hold these slides only, or all (None).
+
+    files: the file of each slide by slide_id, chosen from `committed_files`. Reading a few files by name is what
+    keeps a report over 150,000 slides bounded; a file of a compacted dataset holds other slides too.
+    genera: predictions that stand beside the objects as GENUS_COLUMNS.
+    """
+
+    def sql(without: frozenset[str]) -> str:
+        objects = objects_sql(store, files, without=without)
+        return objects if genera is None else with_genera_sql(objects, genera, files, without=without)
+
+    def checks() -> dict[str, Check]:
+        read = objects_checks(store, files)
+        if genera is None:
+            return read
+        chosen = {
+            slide_id: path for slide_id, path in genera.files.items() if files is None or slide_id in files
+        }
+        return {**read, **_named_checks([replace(genera, files=chosen)])}
+
+    _create_view(con, view, CheckedView(sql, checks, store.left_out, types=object_types()))
+
+
+def show_answers(con: Connection, store: RunStore) -> None:
+    """Let the views `predictions` and `embeddings` hold what later jobs said of the objects, under all names.
+
+    They join `objects` by slide_id and object_id.
+    """
+    for kind in ANSWER_KINDS:
+        listed = list_answers(store, kind)
+        view = CheckedView(
+            lambda without, kind=kind, listed=listed: answers_sql(kind, listed, without=without),  # type: ignore[misc]
+            partial(_named_checks, listed),
+            store.left_out,
+            types=answer_types(kind),
+        )
+        _create_view(con, kind, view)
+
+
+def show_parquet(con: Connection, store: RunStore, place: str, *, view: str, access: AccessConfig) -> None:
+    """Let a view of this name hold a Parquet file, wherever it lies.
+
+    Raises:
+        QueryError: it cannot be read.
+    """
+    import duckdb
+
+    protocol, separator, _ = place.partition("://")
+    if separator and not store.url.startswith(f"{protocol}://"):
+        con.register_filesystem(readers_filesystem(protocol, access))
+    try:
+        con.execute(
+            f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM read_parquet({quote(escape_glob(place))})"
+        )
+    except duckdb.Error as error:
+        raise QueryError(f"{place} is not readable as Parquet ({_first_paragraph(error)})") from None
+
+
+def run_query(store: RunStore, sql: str) -> pa.Table:
+    """The result of one SQL statement over a run's views.
+
+    Raises:
+        QueryError: DuckDB refuses the SQL.
+    """
+    return fetch(connect(store, sql=sql), sql)
+
+
+def fetch(con: Connection, sql: str) -> pa.Table:
+    """The result of SQL on a connection of `connect`.
+
+    Raises:
+        QueryError: DuckDB refuses it.
+    """
+    import duckdb
+
+    views = ", ".join(VIEWS)
+    try:
+        if not con.extract_statements(sql):
+            raise QueryError(
+                f"there is no SQL to run; ask for example SELECT * FROM slides, of the views {views}"
+            )
+        try:
+            return _table_of(con, sql)
+        except duckdb.Error as error:
+            if not (may_be_a_file(error) and leave_out_damaged(con)):
+                raise
+        return _table_of(con, sql)
+    except duckdb.Error as error:
+        raise _refusal(error, f"; the views are {views}") from None
+
+
+def _table_of(con: Connection, sql: str) -> pa.Table:
+    relation = con.sql(sql)
+    # A statement such as COPY does its work and has no rows to give.
+    return pa.table({}) if relation is None else relation.to_arrow_table()
+
+
+def _create_view(con: Connection, name: str, view: CheckedView) -> None:
+    import duckdb
+
+    try:
+        create_view(con, name, view)
+    except duckdb.Error as error:
+        raise _refusal(error, "") from None
+
+
+def _named_checks(listed: Sequence[ListedAnswers]) -> dict[str, Check]:
+    return {
+        f"{one.answers.name}/{path}": check for one in listed for path, check in derived_checks(one).items()
+    }
+
+
+def _refusal(error: Exception, rest: str) -> QueryError:
+    import duckdb
+
+    text = _first_paragraph(error)
+    if isinstance(error, duckdb.Error) and may_be_a_file(error):
+        rest += "; if no file is to blame by name, `fossilray verify RUN --deep` finds a damaged one"
+    return QueryError(text + rest)
+
+
+def objects_where(condition: str | None) -> str:
+    """SQL for the objects that meet a condition on the columns of `objects`, in their canonical order."""
+    # The line breaks keep a comment at the end of the condition from swallowing what follows.
+    chosen = f"WHERE (\n{condition}\n)" if condition else ""
+    return f"SELECT * FROM objects {chosen} ORDER BY well, slide_id, object_id"
+
+
+def parse_object(text: str) -> tuple[str, int]:
+    """The slide_id and object_id in SLIDE:ID.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    slide_id, separator, number = text.rpartition(":")
+    if not separator or not slide_id or not (number.isascii() and number.isdecimal()) or len(number) > 9:
+        raise UsageError(
+            f"--object {text!r:.120} is not SLIDE:ID, such as a-2030:17 (slide_id and object_id)"
+        )
+    return slide_id, int(number)
+
+
+def load_crops(store: RunStore, table: pa.Table) -> NDArray[np.uint8]:
+    """The crops (n, S, S, 3) of a result's rows, in their order; one ranged read per crop.
+
+    Raises:
+        QueryError: the result lacks the columns `arrays` and `object_id`.
+        StoreError: the arrays are gone or damaged.
+    """
+    home = arrays_store(store)
+    return _gather(
+        table, lambda path, rows: read_crops(home, path, rows), empty=np.zeros((0, 0, 0, 3), np.uint8)
+    )
+
+
+def load_embeddings(store: RunStore, table: pa.Table) -> NDArray[np.float16]:
+    """The embeddings (n, d) of a result's rows, in their order.
+
+    Raises:
+        QueryError: the result lacks the columns `arrays` and `object_id`, or the run made no embeddings.
+        StoreError: the arrays are gone or damaged.
+    """
+
+    home = arrays_store(store)
+
+    def read(path: str, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        layout = read_layout(home, path)
+        if layout.embeddings is None:
+            raise QueryError(
+                f"{path} holds no embeddings: the run was made with embedder.weights none; process into "
+                "another run directory with a backbone"
+            )
+        count, dimension = layout.embeddings
+        if rows.size and (rows.min() < 0 or rows.max() >= count):
+            raise StoreError(
+                f"{path} holds embeddings 0 to {count - 1}, asked for {rows.min()} to {rows.max()}"
+            )
+        wanted, place = np.unique(rows // CHUNK_ROWS, return_inverse=True)
+        try:
+            chunks = read_embeddings(home.files, path, wanted.tolist(), dimension=dimension)
+        except FileNotFoundError:
+            raise StoreError(
+                f"{home.url}/{path} lacks embeddings although its slide is committed; see what else is with "
+                "`fossilray verify`"
+            ) from None
+        return np.stack(chunks)[place, rows % CHUNK_ROWS] if chunks else np.zeros((0, dimension), np.float16)
+
+    return _gather(table, read, empty=np.zeros((0, 0), np.float16))
+
+
+def _gather(
+    table: pa.Table, read: Callable[[str, NDArray[np.int64]], NDArray[Number]], *, empty: NDArray[Number]
+) -> NDArray[Number]:
+    """What `read` gives for each row, with one call per Zarr group and rows back in the table's order."""
+    for name in ("arrays", "object_id"):
+        if name not in table.column_names:
+            raise QueryError(
+                f"the result has no column {name}; select arrays and object_id to reach crops and embeddings"
+            )
+    if not table.num_rows:
+        return empty
+    groups = np.array(table.column("arrays").to_pylist(), dtype=np.str_)
+    rows = np.asarray(table.column("object_id").to_numpy(), dtype=np.int64)
+    names, group_of = np.unique(groups, return_inverse=True)
+    gathered: NDArray[Number] | None = None
+    for index, name in enumerate(names):
+        places = np.flatnonzero(group_of == index)
+        part = read(str(name), rows[places])
+        if gathered is None:
+            gathered = np.empty((table.num_rows, *part.shape[1:]), part.dtype)
+        gathered[places] = part
+    assert gathered is not None
+    return gathered
+
+
+def _open_duckdb(store: RunStore) -> Connection:
+    import duckdb
+
+    con = duckdb.connect(
+        ":memory:",
+        config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"},
+    )
+    # The answers to a dataset's objects are in its run, which may be elsewhere.
+    homes = {home.url.partition("://")[0]: home for home in (arrays_store(store), store) if "://" in home.url}
+    for home in homes.values():
+        con.register_filesystem(home.filesystem)
+    return con
+
+
+def _to_table(rows: Sequence[Failure] | Sequence[CatalogRow], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+
+
+def _first_paragraph(error: Exception) -> str:
+    """DuckDB adds a drawing of the place of the fault; its first paragraph is the sentence."""
+    return " ".join(str(error).split("\n\n")[0].split()).rstrip(".")

@@ -1,0 +1,163 @@
+"""SQL of the views over a run: which files each reads, with which columns. No DuckDB here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import pyarrow as pa
+
+from fossilray.core.records import CERTAIN_PREDICTIONS_SCHEMA, OBJECTS_SCHEMA, PREDICTIONS_SCHEMA
+from fossilray.store import RunStore
+from fossilray.store.derived.listing import ListedAnswers
+from fossilray.store.run.layout import OBJECTS, AnswerKind
+
+GENUS_COLUMNS = ("genus", "genus_score", "genus_entropy", "genus_2", "genus_2_score")
+"""What predictions add to the columns of `objects`."""
+
+
+def objects_sql(
+    store: RunStore, files: Mapping[str, str] | None, *, without: Collection[str] = frozenset()
+) -> str:
+    """All objects (None), or those of some slides, whose files are given by slide_id.
+
+    without: files that are not read.
+    """
+    columns = _typed(OBJECTS_SCHEMA)
+    if files is None:
+        there = sorted(set(store.committed_files().values()) - set(without))
+        glob = [_place(store.url, OBJECTS) + "/*/*.parquet"] if there else []
+        places = [_place(store.url, name) for name in there] if without else glob
+        return _read(places, columns, root=store.root)
+    places = [_place(store.url, name) for name in sorted(set(files.values()) - set(without))]
+    return only_slides(files, _read(places, columns, root=store.root))
+
+
+def answers_sql(
+    kind: AnswerKind, listed: Sequence[ListedAnswers], *, without: Collection[str] = frozenset()
+) -> str:
+    """All answers of a kind under their names: the first column is `head` of predictions, `name` of embeddings.
+
+    without: files that are not read, as <name>/<file>.
+    """
+    columns, name_column = _answer_columns(kind), "head" if kind == "predictions" else "name"
+    parts = [
+        f"SELECT {quote(one.answers.name)} AS {name_column}, * FROM "
+        f"({_filled(columns, one, _answer_places(one, without))})"
+        for one in listed
+        if one.files
+    ]
+    nothing = f"SELECT NULL::VARCHAR AS {name_column}, * FROM ({_read([], columns, root='')})"
+    return " UNION ALL ".join(parts or [nothing])
+
+
+def _answer_places(listed: ListedAnswers, without: Collection[str]) -> list[str]:
+    if not without:
+        return [_place(listed.answers.url) + "/*/*.parquet"]
+    kept = [path for path in sorted(listed.files.values()) if f"{listed.answers.name}/{path}" not in without]
+    return [_place(listed.answers.url, path) for path in kept]
+
+
+def object_types() -> dict[str, str]:
+    """DuckDB's types of the columns of `objects`."""
+    return _typed(OBJECTS_SCHEMA)
+
+
+def answer_types(kind: AnswerKind) -> dict[str, str]:
+    """DuckDB's types of the columns of one kind of answers."""
+    return _answer_columns(kind)
+
+
+def with_genera_sql(
+    objects: str,
+    listed: ListedAnswers,
+    slide_ids: Collection[str] | None,
+    *,
+    without: Collection[str] = frozenset(),
+) -> str:
+    """The objects with GENUS_COLUMNS beside their own; null where there is no prediction.
+
+    slide_ids: whose predictions are read; None: all. without: files that are not read, as <name>/<file>.
+    """
+    chosen = listed.files.keys() if slide_ids is None else listed.files.keys() & set(slide_ids)
+    kept = [
+        path
+        for path in map(listed.files.__getitem__, sorted(chosen))
+        if f"{listed.answers.name}/{path}" not in without
+    ]
+    places = [_place(listed.answers.url, path) for path in kept]
+    predictions = _read(places, _typed(PREDICTIONS_SCHEMA), root=listed.answers.files.root)
+    return (
+        "SELECT o.*, p.genus, p.score AS genus_score, p.entropy AS genus_entropy, p.genus_2, "
+        "p.score_2 AS genus_2_score "
+        f"FROM ({objects}) o LEFT JOIN ({predictions}) p USING (slide_id, object_id)"
+    )
+
+
+def only_slides(slide_ids: Collection[str], sql: str) -> str:
+    """The rows of these slides; DuckDB leaves row groups of others unread."""
+    return (
+        f"SELECT * FROM ({sql}) WHERE slide_id IN ({', '.join(map(quote, slide_ids))})" if slide_ids else sql
+    )
+
+
+def quote(text: str) -> str:
+    """A string of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def escape_glob(place: str) -> str:
+    """A place as DuckDB's glob reads it: what a name may hold of glob signs stands for itself."""
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in place)
+
+
+def _read(places: Sequence[str], columns: Mapping[str, str], *, root: str) -> str:
+    """These columns and `well` of Parquet files that are partitioned by well; no rows without files."""
+    if not places:
+        typed = [f"NULL::{kind} AS {name}" for name, kind in columns.items()]
+        return f"SELECT {', '.join([*typed, 'NULL::VARCHAR AS well'])} WHERE false"
+    named, files = ", ".join(columns), "[" + ", ".join(map(quote, places)) + "]"
+    if "/well=" in f"/{root}/":
+        # A run below a folder named well=… would lend that name to every object; read the last one instead.
+        well = "url_decode(regexp_extract(filename, '/well=([^/]*)/[^/]*$', 1)) AS well"
+        return (
+            f"SELECT {named}, {well} FROM read_parquet({files}, filename = true, hive_partitioning = false)"
+        )
+    return (
+        f"SELECT {named}, well FROM read_parquet({files}, hive_partitioning = true, "
+        "hive_types = {'well': VARCHAR})"
+    )
+
+
+def _filled(columns: Mapping[str, str], listed: ListedAnswers, places: Sequence[str]) -> str:
+    """These columns of answers, null where their files do not have them."""
+    if listed.answers.record.kind == "embeddings":
+        return _read(places, columns, root=listed.answers.files.root)
+    held = set(listed.answers.record.schema.names)
+    there = {name: kind for name, kind in columns.items() if name in held}
+    named = [name if name in held else f"NULL::{kind} AS {name}" for name, kind in columns.items()]
+    return f"SELECT {', '.join(named)}, well FROM ({_read(places, there, root=listed.answers.files.root)})"
+
+
+def _place(url: str, name: str = "") -> str:
+    return escape_glob(f"{url}/{name}" if name else url)
+
+
+def _answer_columns(kind: AnswerKind) -> dict[str, str]:
+    if kind == "predictions":
+        return _typed(CERTAIN_PREDICTIONS_SCHEMA)
+    return {"slide_id": "VARCHAR", "object_id": "INTEGER", "embedding": "FLOAT[]"}
+
+
+def _typed(schema: pa.Schema) -> dict[str, str]:
+    return {field.name: _DUCKDB_TYPES[field.type] for field in schema}
+
+
+_DUCKDB_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.float64(): "DOUBLE",
+    pa.float32(): "FLOAT",
+    pa.int32(): "INTEGER",
+    pa.uint8(): "UTINYINT",
+    pa.bool_(): "BOOLEAN",
+    pa.list_(pa.string()): "VARCHAR[]",
+}

@@ -1,0 +1,91 @@
+"""The slides of a run: frozen at the first start, added to by later ones, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+
+from fossilray.core.errors import CatalogError
+from fossilray.core.formats import FileRole
+from fossilray.core.formats.parquet import read_table, require_finite
+from fossilray.core.records import CATALOG_SCHEMA, CatalogRow
+from fossilray.store.files.base import Files, read_many
+from fossilray.store.files.parquet_rows import to_parquet
+from fossilray.store.run.layout import catalog_part_path, check_slide_id, part_number
+from fossilray.store.run.roles import catalog_part
+
+
+def freeze_catalog(files: Files, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
+    """Add slides the catalog does not hold yet; all its rows, old ones as first written, by slide_id.
+
+    Raises:
+        CatalogError: a slide is there twice, is unsafely named, or differs from its frozen row.
+    """
+    asked = _by_slide_id(rows)
+    while True:
+        rows_there, next_part = _read(files)
+        frozen = {row.slide_id: row for row in rows_there}
+        for slide_id in asked.keys() & frozen.keys():
+            _check_unchanged(frozen[slide_id], asked[slide_id])
+        added = [asked[slide_id] for slide_id in sorted(asked.keys() - frozen.keys())]
+        if not added:
+            return [frozen[slide_id] for slide_id in sorted(frozen)]
+        # Whether another driver came first, or our own part is there and its answer was lost: what counts is
+        # what is read next.
+        files.create(catalog_part_path(next_part), to_parquet(added, CATALOG_SCHEMA))
+
+
+def read_catalog(files: Files) -> list[CatalogRow]:
+    """All frozen rows by slide_id; empty if there are none yet."""
+    return sorted(_read(files)[0], key=lambda row: row.slide_id)
+
+
+def _read(files: Files) -> tuple[list[CatalogRow], int]:
+    """All frozen rows, and the number of the part that comes next."""
+    try:
+        contents = [files.read(catalog_part_path(0))]
+    except FileNotFoundError:
+        return [], 0
+    additions = sorted((path for path in files.find("catalog") if part_number(path) >= 0), key=part_number)
+    contents += read_many(files, additions)
+    rows: dict[str, CatalogRow] = {}
+    for path, content in zip([catalog_part_path(0), *additions], contents, strict=True):
+        # A part that was damaged and deleted is written anew with rows that later parts may hold too.
+        for row in _read_part(content, catalog_part(f"{files.url}/{path}")):
+            rows.setdefault(row.slide_id, row)
+    return list(rows.values()), part_number(additions[-1]) + 1 if additions else 1
+
+
+def _read_part(content: bytes, role: FileRole) -> list[CatalogRow]:
+    table = read_table(content, role, schema=CATALOG_SCHEMA)
+    require_finite(table, role)
+    rows = [CatalogRow(**row) for row in table.to_pylist()]
+    for row in rows:
+        try:
+            check_slide_id(row.slide_id)
+        except CatalogError as error:
+            raise role.damaged(error) from None
+        if row.mpp is not None and row.mpp <= 0:
+            raise role.damaged(f"slide {row.slide_id} has {row.mpp:g} um per pixel")
+    return rows
+
+
+def _by_slide_id(rows: Iterable[CatalogRow]) -> dict[str, CatalogRow]:
+    found: dict[str, CatalogRow] = {}
+    for row in rows:
+        if found.setdefault(check_slide_id(row.slide_id), row) is not row:
+            raise CatalogError(
+                f"slide_id {row.slide_id} stands for {found[row.slide_id].path} and {row.path}; give each slide "
+                "an id of its own"
+            )
+    return found
+
+
+def _check_unchanged(frozen: CatalogRow, asked: CatalogRow) -> None:
+    for field in fields(CatalogRow):
+        old, new = getattr(frozen, field.name), getattr(asked, field.name)
+        if new is not None and new != old:
+            raise CatalogError(
+                f"slide {frozen.slide_id}: {field.name} is {old!r} in this run and {new!r} in the catalog now; "
+                "a run's slides may be added to but not changed: use the old value or another run directory"
+            )

@@ -1,0 +1,211 @@
+"""Where everything lies in a run directory, and which names may become part of a path.
+
+RUN/
+  run.json                                 RunRecord, written once
+  catalog.parquet                          the slides at the first start, frozen
+  catalog/part-<k>.parquet                 slides added later
+  objects/well=<well>/<slide_id>.parquet   its creation is the commit of that slide
+  arrays/<slide_id>/<attempt>.zarr         crops and embeddings
+  slides/part-<k>.parquet                  summaries of committed slides, gathered; can be rebuilt from footers
+  pending/<slide_id>/<attempt>.parquet     with a single writer: what a worker hands the driver to commit
+  withdrawn/<slide_id>-<id>.parquet        objects files that were found damaged and taken out
+  attempts/<slide_id>/<attempt>.json       start, then failure
+  attempts/<slide_id>/retry-<id>.json      which failures were forgiven, so that the slide is tried again
+  drivers/<id>.json                        heartbeat
+  pictures/<slide_id>.jpg                  the slide small, boxes drawn
+  traces/<slide_id>/<attempt>.json         on request: what the threads did and when
+  embeddings/<name>/  predictions/<name>/  answers that later jobs gave about the crops, in each:
+    answers.json                           what gives them, written once
+    well=<well>/<slide_id>.parquet         its creation is the commit of that slide's answers
+    attempts/<slide_id>/<attempt>.json     failures
+    drivers/<id>.json                      heartbeat
+  .tmp/  .probe/                           half-written files of a disk, and trials of the store; no reader looks
+  .claims/<id>.json                        with a single writer: the driver that holds the run
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import PurePosixPath
+from typing import Literal, get_args
+from urllib.parse import quote, unquote
+
+from fossilray.core.errors import CatalogError, UsageError
+from fossilray.core.records import UNASSIGNED_WELL, Attempt, Failure
+from fossilray.core.whole_files import PART
+
+RUN_JSON = "run.json"
+OBJECTS = "objects"
+ARRAYS = "arrays"
+ATTEMPTS = "attempts"
+PENDING = "pending"
+SPARE_FILES = ".tmp"
+PROBES = ".probe"
+CLAIMS = ".claims"
+
+AnswerKind = Literal["embeddings", "predictions"]
+ANSWER_KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
+ANSWERS_JSON = "answers.json"
+
+LONGEST_SLIDE_ID_BYTES = 200
+"""File names may have 255 bytes; the rest is left for what is appended."""
+
+LONGEST_WELL_BYTES = 240
+"""Of a well's folder, once percent-encoded."""
+_NO_VALUE_IN_HIVE = "__HIVE_DEFAULT_PARTITION__"
+
+# Letters and digits of any script; what glob, Hive, a shell or Windows reads as a sign is left out.
+_SAFE_NAME = re.compile(r"\w(?:[\w\-.+,@() ]*[\w\-+@()])?")
+_SAFE_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z_-]{3,63}")
+_SAFE_ANSWERS = re.compile(r"[0-9a-zA-Z](?:[0-9a-zA-Z_.-]{0,62}[0-9a-zA-Z_-])?")
+_SPARE = re.compile(
+    rf"(?:{re.escape(SPARE_FILES)}|{re.escape(PROBES)})/(?:[0-9a-f]{{16}}|\.spare\.[0-9a-f]{{16}}{re.escape(PART)})"
+)
+_PART = re.compile(r"part-(\d+)\.parquet$")
+
+
+def check_slide_id(slide_id: str) -> str:
+    """The slide_id, safe as a file name on a disk and as a part of an object store's key.
+
+    Raises:
+        CatalogError: it is not; paths made of it could leave the run directory or confuse readers of it.
+    """
+    if (
+        not _SAFE_NAME.fullmatch(slide_id)
+        or ".." in slide_id
+        or len(slide_id.encode()) > LONGEST_SLIDE_ID_BYTES
+    ):
+        raise CatalogError(
+            f"slide_id {slide_id!r} is not safe as a file name; use at most {LONGEST_SLIDE_ID_BYTES} letters, "
+            "digits, spaces and _ - . + , @ ( ), beginning with a letter or digit and without two dots in a row"
+        )
+    return slide_id
+
+
+def check_well(well: str) -> str:
+    """The well, fit to name a folder of `objects`.
+
+    Raises:
+        CatalogError: as a folder its name would be too long, or mean no well at all.
+    """
+    if len(quote(well, safe="")) > LONGEST_WELL_BYTES or well == _NO_VALUE_IN_HIVE:
+        raise CatalogError(
+            f"the well {well[:60]!r} cannot name a folder; use a name of at most {LONGEST_WELL_BYTES} bytes, where "
+            "signs other than letters, digits and _ . - ~ count three each"
+        )
+    return well
+
+
+def objects_path(slide_id: str, well: str | None) -> str:
+    """The objects file of a slide; the well is percent-encoded as Hive does, which DuckDB and pyarrow undo."""
+    return f"{OBJECTS}/{slide_file(slide_id, well)}"
+
+
+def slide_file(slide_id: str, well: str | None) -> str:
+    """A slide's file in any folder that is partitioned as `objects` is."""
+    return f"well={quote(well or UNASSIGNED_WELL, safe='')}/{check_slide_id(slide_id)}.parquet"
+
+
+def answers_folder(kind: AnswerKind, name: str) -> str:
+    """Where the answers of one name lie in a run directory.
+
+    Raises:
+        UsageError: the name is not safe as that of a folder.
+    """
+    if not _SAFE_ANSWERS.fullmatch(name) or ".." in name:
+        raise UsageError(
+            f"{name!r:.80} cannot name {kind}; use at most 64 letters, digits and _ . - , beginning with a letter or "
+            "digit, such as vits-2026"
+        )
+    return f"{kind}/{name}"
+
+
+def well_of(path: str) -> str:
+    """The well that the path of an objects file names."""
+    return unquote(PurePosixPath(path).parent.name.removeprefix("well="))
+
+
+def arrays_path(slide_id: str, attempt: str) -> str:
+    """The Zarr group of one attempt at a slide."""
+    return f"{ARRAYS}/{check_slide_id(slide_id)}/{_check_id(attempt)}.zarr"
+
+
+def is_arrays_path(path: str) -> bool:
+    """Whether it leads to the Zarr group of one attempt at a slide, and nowhere else."""
+    folder, slide_id, attempt = (*path.split("/"), "", "", "")[:3]
+    return (
+        path.count("/") == 2
+        and folder == ARRAYS
+        and bool(_SAFE_NAME.fullmatch(slide_id))
+        and ".." not in slide_id
+        and attempt.endswith(".zarr")
+        and bool(_SAFE_ID.fullmatch(attempt.removesuffix(".zarr")))
+    )
+
+
+def attempt_path(one: Attempt | Failure) -> str:
+    """The start, then the failure, of one attempt."""
+    return f"{ATTEMPTS}/{check_slide_id(one.slide_id)}/{_check_id(one.attempt)}.json"
+
+
+def forgiven_path(slide_id: str, identifier: str) -> str:
+    """One note that failures of a slide were forgiven."""
+    return f"{ATTEMPTS}/{check_slide_id(slide_id)}/retry-{_check_id(identifier)}.json"
+
+
+def pending_path(slide_id: str, attempt: str) -> str:
+    """The objects file that one attempt hands to the only writer."""
+    return f"{PENDING}/{check_slide_id(slide_id)}/{_check_id(attempt)}.parquet"
+
+
+def slide_of(path: str) -> str:
+    """The slide_id that the path of an objects file names."""
+    return path.rpartition("/")[2].removesuffix(".parquet")
+
+
+def withdrawn_path(slide_id: str) -> str:
+    """A new place for an objects file that is to be made anew; an earlier one is not overwritten."""
+    return f"withdrawn/{slide_id}-{secrets.token_hex(4)}.parquet"
+
+
+def picture_path(slide_id: str) -> str:
+    """The small picture of a slide."""
+    return f"pictures/{check_slide_id(slide_id)}.jpg"
+
+
+def trace_path(slide_id: str, attempt: str) -> str:
+    """The timeline of one attempt at a slide."""
+    return f"traces/{check_slide_id(slide_id)}/{_check_id(attempt)}.json"
+
+
+def driver_path(driver_id: str) -> str:
+    """The heartbeat of a driver."""
+    return f"drivers/{_check_id(driver_id)}.json"
+
+
+def catalog_part_path(number: int) -> str:
+    """The catalog as first frozen (0), and each later addition."""
+    return f"catalog/part-{number:06d}.parquet" if number else "catalog.parquet"
+
+
+def part_path(number: int) -> str:
+    """A part of slides/."""
+    return f"slides/part-{number:06d}.parquet"
+
+
+def is_spare(path: str) -> bool:
+    """Whether it is a half-written file or a trial by its name, which only fossilray gives."""
+    return bool(_SPARE.fullmatch(path))
+
+
+def part_number(path: str) -> int:
+    """Which part of slides/ or catalog/ a path is; -1 for another file."""
+    found = _PART.search(path)
+    return int(found[1]) if found else -1
+
+
+def _check_id(identifier: str) -> str:
+    if not _SAFE_ID.fullmatch(identifier):
+        raise ValueError(f"{identifier!r} is not the id of an attempt or a driver")
+    return identifier

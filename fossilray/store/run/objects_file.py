@@ -1,0 +1,116 @@
+"""The Parquet file whose creation commits a slide: its objects, and in its footer all else about it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fossilray.core.errors import StoreError
+from fossilray.core.formats import build_record, parse_json
+from fossilray.core.formats.parquet import read_metadata, read_table, stated
+from fossilray.core.records import OBJECTS_SCHEMA, READABLE_VERSIONS, SCHEMA_VERSION, ArrayFiles, SlideSummary
+from fossilray.store.run.roles import objects_file
+
+FOOTER_KEY = b"fossilray"
+"""Key of the JSON in the Parquet file's metadata."""
+
+ROW_GROUP_ROWS = 122_880
+"""DuckDB's own row group size, so that it scans one group per thread."""
+
+TAIL_BYTES = 64 * 1024
+"""Read first when only the footer is wanted: a slide's is about 10 kB, so one ranged GET does."""
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a committed slide says of itself beside its objects."""
+
+    summary: SlideSummary
+    arrays: ArrayFiles
+    schema_version: int
+    run_digest: str
+    """`RunRecord.digest` of the run that made it."""
+
+    @property
+    def attempt(self) -> str:
+        return self.summary.attempt
+
+
+def encode_objects(table: pa.Table, summary: SlideSummary, arrays: ArrayFiles, *, run_digest: str) -> bytes:
+    """The objects file of one slide.
+
+    Raises:
+        ValueError: the table is not of OBJECTS_SCHEMA, or disagrees with the summary or the arrays.
+    """
+    _check(table, summary, arrays)
+    footer = Footer(summary, arrays, SCHEMA_VERSION, run_digest)
+    encoded = {FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True).encode()}
+    sink = io.BytesIO()
+    pq.write_table(
+        table.replace_schema_metadata(encoded),
+        sink,
+        compression="zstd",
+        row_group_size=ROW_GROUP_ROWS,
+        write_page_checksum=True,
+    )
+    return sink.getvalue()
+
+
+def read_footer(read_tail: Callable[[int], bytes], *, name: str) -> Footer:
+    """The footer of an objects file, given what reads its last bytes; `name` is for errors.
+
+    Raises:
+        StoreError: it is not an objects file of this schema version.
+    """
+    return parse_tail(read_tail_of(read_tail), name=name)[0]
+
+
+def read_tail_of(read_tail: Callable[[int], bytes]) -> bytes:
+    """As many of an objects file's last bytes as hold its footer."""
+    tail = read_tail(TAIL_BYTES)
+    # A Parquet file ends with its metadata, the metadata's length (4 bytes, little endian) and PAR1.
+    needed = int.from_bytes(tail[-8:-4], "little") + 8
+    return tail if needed <= TAIL_BYTES else read_tail(needed)
+
+
+def parse_tail(tail: bytes, *, name: str) -> tuple[Footer, int]:
+    """The footer in the last bytes of an objects file, and how many rows the file holds.
+
+    Raises:
+        StoreError: they are not the end of an objects file of this schema version.
+    """
+    role = objects_file(name)
+    metadata = read_metadata(tail, role)
+    found = parse_json(stated(metadata, FOOTER_KEY, role), role)
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if version not in READABLE_VERSIONS:
+        raise StoreError(
+            f"{name} is of schema version {version!s:.20}, this fossilray reads {SCHEMA_VERSION}; install the "
+            "version that run.json names"
+        )
+    return build_record(Footer, found, role), metadata.num_rows
+
+
+def decode_objects(content: bytes, *, name: str) -> pa.Table:
+    """All rows of an objects file, its pages' checksums compared.
+
+    Raises:
+        StoreError: they cannot be read.
+    """
+    return read_table(content, objects_file(name))
+
+
+def _check(table: pa.Table, summary: SlideSummary, arrays: ArrayFiles) -> None:
+    if not table.schema.equals(OBJECTS_SCHEMA):
+        raise ValueError(f"objects of {summary.slide_id}: {table.schema} is not OBJECTS_SCHEMA")
+    if table.num_rows != summary.objects:
+        raise ValueError(f"{summary.slide_id}: {table.num_rows} rows, its summary counts {summary.objects}")
+    for column, expected in (("slide_id", summary.slide_id), ("arrays", arrays.path)):
+        found = set(table.column(column).unique().to_pylist())
+        if found - {expected}:
+            raise ValueError(f"{summary.slide_id}: column {column} holds {found}, expected {expected!r}")

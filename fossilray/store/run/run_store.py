@@ -1,0 +1,400 @@
+"""The run directory: what lies where, and the rules by which it changes.
+
+There are no locks: a commit is one create-if-absent, everything before it bears its attempt's random name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+
+import fsspec
+import pyarrow as pa
+
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import (
+    AttemptExpired,
+    DamagedFile,
+    LinkInTheWay,
+    RunMismatch,
+    RunNotFound,
+    StoreError,
+    StoreForbids,
+)
+from fossilray.core.records import ArrayFiles, Attempt, CatalogRow, Failure, Heartbeat, SlideSummary
+from fossilray.store.files.base import READ_THREADS, Files, open_files
+from fossilray.store.files.conditional_create import check_conditional_create
+from fossilray.store.files.local import LocalFiles
+from fossilray.store.run import attempts, summaries
+from fossilray.store.run import catalog as frozen_catalog
+from fossilray.store.run.attempts import AttemptRecords
+from fossilray.store.run.drivers import DriverSign, read_signs
+from fossilray.store.run.layout import (
+    ATTEMPTS,
+    OBJECTS,
+    PENDING,
+    RUN_JSON,
+    arrays_path,
+    driver_path,
+    objects_path,
+    pending_path,
+    picture_path,
+    slide_of,
+    trace_path,
+)
+from fossilray.store.run.left_out import LeftOut
+from fossilray.store.run.objects_file import Footer, encode_objects, read_footer
+from fossilray.store.run.run_record import RunRecord
+
+
+class RunStore:
+    """One run directory; cheap to open, safe to share between threads."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self._run: RunRecord | None = None
+        self.left_out = LeftOut()
+        """Damaged files that readers of this object passed over."""
+        self.lost: frozenset[str] = frozenset()
+        """Slides that were committed and whose objects files are gone, as the last `summaries_table` found."""
+        self._undecided: set[str] = set()
+        """Attempts whose commit was asked for and not answered: they may stand, so their arrays must."""
+
+    @staticmethod
+    def open(url: str, config: StoreConfig | None = None) -> RunStore:
+        """The run directory at a local path or an s3:// address; nothing is read or written yet.
+
+        Raises:
+            StoreError: nobody knows how to reach such an address.
+        """
+        return RunStore(open_files(url, config or StoreConfig()))
+
+    def expect_run(self) -> None:
+        """From now on a missing run.json means that the disk or the share of the run is away, and is told so."""
+        if isinstance(self.files, LocalFiles):
+            self.files.mark = RUN_JSON
+
+    @property
+    def url(self) -> str:
+        """The directory with its protocol; a plain absolute path on a disk."""
+        return self.files.url
+
+    @property
+    def root(self) -> str:
+        """The directory as `filesystem` names it."""
+        return self.files.root
+
+    @property
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        return self.files.filesystem
+
+    @property
+    def single_writer(self) -> bool:
+        """Whether the driver alone commits, and workers only submit."""
+        return self.files.single_writer
+
+    def objects_glob(self) -> str:
+        """The glob that shows every committed slide, for DuckDB."""
+        return f"{self.url}/objects/*/*.parquet"
+
+    # The run and its catalog
+
+    def create_or_check(self, run: RunRecord) -> None:
+        """Start the run here, or make sure that the one here gives the same results.
+
+        Raises:
+            RunMismatch: the run here differs; the message lists each field.
+            NoConditionalCreate: the store would let two workers commit one slide.
+            StoreError: the directory cannot be written.
+        """
+        check_conditional_create(self.files)
+        if not self.files.create(RUN_JSON, run.to_json()):
+            differences = self.read_run().differences(run)
+            if differences:
+                raise RunMismatch(
+                    f"{self.url} was started with other settings, so its results would not match: "
+                    + "; ".join(differences)
+                    + "; use the same settings or another run directory"
+                )
+
+    def read_run(self) -> RunRecord:
+        """What the run was started with.
+
+        Raises:
+            RunNotFound: no run was started here.
+        """
+        if self._run is None:
+            try:
+                self._run = RunRecord.from_json(self.files.read(RUN_JSON), url=self.url)
+            except FileNotFoundError:
+                raise RunNotFound(
+                    f"{self.url} holds no run (no run.json); check the path, or start one with `fossilray process`"
+                ) from None
+        return self._run
+
+    def freeze_catalog(self, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
+        """Add slides the catalog does not hold yet; all its rows, old ones as first written, by slide_id.
+
+        A field that the new row leaves None takes the frozen value.
+
+        Raises:
+            CatalogError: a slide is there twice, is unsafely named, or differs from its frozen row.
+        """
+        return frozen_catalog.freeze_catalog(self.files, rows)
+
+    def read_catalog(self) -> list[CatalogRow]:
+        """The frozen catalog by slide_id; empty if there is none yet."""
+        return frozen_catalog.read_catalog(self.files)
+
+    def readable_catalog(self) -> list[CatalogRow] | None:
+        """`read_catalog`; None where a part of it is damaged, which is then among `left_out`."""
+        try:
+            return self.read_catalog()
+        except DamagedFile as error:
+            self.left_out.add(error)
+            return None
+
+    # One slide
+
+    def begin_attempt(self, slide_id: str, *, deadline_s: float) -> Attempt:
+        """Record that this process now tries the slide; the attempt's id is random."""
+        return attempts.begin_attempt(self.files, slide_id, deadline_s=deadline_s)
+
+    def record_failure(self, failure: Failure) -> None:
+        """Record why an attempt ended without a commit, in place of its start."""
+        attempts.record_failure(self.files, failure)
+
+    def commit_slide(
+        self, table: pa.Table, summary: SlideSummary, files: ArrayFiles, *, attempt: Attempt | None = None
+    ) -> bool:
+        """Commit the slide; False if somebody else's attempt was first, whose slide then stands.
+
+        table: OBJECTS_SCHEMA, in row order. A defeated attempt's arrays are deleted.
+
+        Raises:
+            AttemptExpired: `attempt` is past its deadline; nothing was committed.
+            RunNotFound: no run was started here.
+        """
+        path = objects_path(summary.slide_id, summary.well)
+        content = self._encoded(table, summary, files, attempt)
+        return self._commit(path, content, summary.slide_id, summary.attempt)
+
+    def submit_slide(
+        self, table: pa.Table, summary: SlideSummary, files: ArrayFiles, *, attempt: Attempt | None = None
+    ) -> None:
+        """Hand the slide to the driver, who alone commits; like `commit_slide` in all else.
+
+        Raises:
+            AttemptExpired: `attempt` is past its deadline; nothing was handed over.
+            RunNotFound: no run was started here.
+        """
+        content = self._encoded(table, summary, files, attempt)
+        self.files.write(pending_path(summary.slide_id, summary.attempt), content)
+
+    def submitted(self) -> list[tuple[str, str]]:
+        """(slide_id, attempt) of what workers submitted and no driver has committed or refused yet."""
+        found = [PurePosixPath(path) for path in self.files.find(PENDING)]
+        return [(path.parent.name, path.stem) for path in found if path.suffix == ".parquet"]
+
+    def commit_submitted(self, slide_id: str, well: str, attempt: str) -> bool:
+        """Commit what a worker submitted; False if another attempt was first, whose slide then stands.
+
+        Only one process may ever do this in a run. Once done it may be done again, to the same answer.
+
+        Raises:
+            StoreError: nothing was submitted under this name, or it is something else.
+        """
+        pending, path = pending_path(slide_id, attempt), objects_path(slide_id, well)
+        try:
+            content = self.files.read(pending)
+        except FileNotFoundError:
+            return self._was_committed(path, slide_id, attempt)
+        submitted = read_footer(lambda size: content[-size:], name=f"{self.url}/{pending}").summary
+        if (submitted.slide_id, submitted.well, submitted.attempt) != (slide_id, well, attempt):
+            raise StoreError(
+                f"{self.url}/{pending} holds slide {submitted.slide_id} of well {submitted.well}, attempt "
+                f"{submitted.attempt}; delete it and start the same command again"
+            )
+        won = self._commit(path, content, slide_id, attempt)
+        if won:
+            self.files.delete(pending)
+        return won
+
+    def sweep_attempt(self, slide_id: str, attempt: str) -> None:
+        """Delete what one attempt that will not commit has written: its arrays, and what it submitted.
+
+        Nothing is deleted while it is unknown whether the attempt has committed: the store did not answer. A worker
+        whose role may not delete, or that meets a link, leaves them to `fossilray gc`.
+        """
+        arrays = arrays_path(slide_id, attempt)
+        if attempt in self._undecided:
+            return
+        with suppress(StoreForbids, LinkInTheWay):
+            self.files.delete(arrays)
+            if self.single_writer:
+                self.files.delete(pending_path(slide_id, attempt))
+
+    def write_picture(self, slide_id: str, jpeg: bytes) -> None:
+        """Keep a slide's small picture."""
+        self.files.write(picture_path(slide_id), jpeg)
+
+    def picture(self, slide_id: str) -> bytes | None:
+        """A slide's small picture as JPEG, if there is one."""
+        try:
+            return self.files.read(picture_path(slide_id))
+        except FileNotFoundError:
+            return None
+
+    def write_trace(self, slide_id: str, attempt: str, timeline: bytes) -> None:
+        """Keep what an attempt's threads did and when."""
+        self.files.write(trace_path(slide_id, attempt), timeline)
+
+    # All slides
+
+    def committed(self) -> set[str]:
+        """slide_ids of all committed slides, over all wells, from one listing."""
+        return set(self.committed_files())
+
+    def committed_files(self) -> dict[str, str]:
+        """The objects file of each committed slide, relative to the run directory, by slide_id."""
+        return {slide_of(path): path for path in self.files.find(OBJECTS) if path.endswith(".parquet")}
+
+    def footer(self, slide_id: str) -> Footer | None:
+        """Summary, array checksums and provenance of a slide; None if it is not committed."""
+        path = self.committed_files().get(slide_id)
+        return None if path is None else self._footer(path)
+
+    def attempt_records(self) -> AttemptRecords:
+        """All that is known of attempts at slides that are not committed, from one reading.
+
+        Attempts at committed slides, nearly all in the end, are not even listed.
+        """
+        slide_ids = sorted(set(self.files.names(ATTEMPTS)) - self.committed())
+        records = attempts.read_attempts(self.files, slide_ids)
+        for message in records.damaged:
+            self.left_out.add(DamagedFile(message))
+        return records
+
+    def failures(self, *, forgiven: bool = False) -> list[Failure]:
+        """Failed attempts at slides that are not committed, by slide_id and time.
+
+        forgiven: those too that `forgive` was told to leave out.
+        """
+        records = self.attempt_records()
+        return [
+            one for one in records.failures if forgiven or (one.slide_id, one.attempt) not in records.forgiven
+        ]
+
+    def forgive(self, failures: Sequence[Failure]) -> None:
+        """Let these failures count no longer, for this driver and all later ones; they stay on record."""
+        self.tidy()
+        attempts.forgive(self.files, failures)
+
+    def open_attempts(self) -> list[Attempt]:
+        """Attempts at uncommitted slides that neither committed nor failed: in flight, or their worker died."""
+        return self.attempt_records().begun
+
+    def append_summaries(self, rows: Sequence[SlideSummary]) -> None:
+        """Gather summaries of committed slides in a new part of slides/, so that readers need no footers."""
+        summaries.append_summaries(self.files, rows)
+
+    def summaries(self) -> list[SlideSummary]:
+        """One summary of every committed slide, by slide_id: from slides/, else from its own footer."""
+        return [SlideSummary(**row) for row in self.summaries_table().to_pylist()]
+
+    def summaries_table(self) -> pa.Table:
+        """`summaries` as SLIDES_SCHEMA; slides whose footers are damaged, or files are gone, are left out."""
+        table, self.lost = summaries.summaries_table(
+            self.files, self.committed_files, self._readable_summaries_in, self.left_out
+        )
+        if self.lost:
+            self.left_out.add(summaries.describe_lost(self.url, self.lost))
+        return table
+
+    def gather_summaries(self) -> int:
+        """Write to slides/ what it lacks of the summaries of committed slides; how many those were."""
+        return summaries.gather_missing(
+            self.files, self.committed_files(), self._readable_summaries_in, self.left_out
+        )
+
+    def rebuild_summaries(self) -> int:
+        """Write slides/ anew from the footers of all committed slides; how many there are."""
+        self.tidy()
+        return summaries.rebuild_summaries(self.files, self.committed_files(), self._summaries_in)
+
+    # Drivers
+
+    def write_heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Say that a driver lives and what it has in hand."""
+        self.files.write(driver_path(heartbeat.driver_id), attempts.to_json(asdict(heartbeat)))
+
+    def heartbeats(self) -> list[Heartbeat]:
+        """The last heartbeat of every driver, the latest first; damaged ones are left out."""
+        return [sign.heartbeat for sign in self.driver_signs()]
+
+    def driver_signs(self) -> list[DriverSign]:
+        """`heartbeats`, each with the time at which the store received it."""
+        return read_signs(self.files, self.left_out)
+
+    def tidy(self) -> None:
+        """Delete half-written files of dead processes, which an object store never shows."""
+        if isinstance(self.files, LocalFiles):
+            self.files.tidy()
+
+    # Helpers
+
+    def _encoded(
+        self, table: pa.Table, summary: SlideSummary, files: ArrayFiles, attempt: Attempt | None
+    ) -> bytes:
+        content = encode_objects(table, summary, files, run_digest=self.read_run().digest)
+        if attempt is not None and datetime.now(UTC) > datetime.fromisoformat(attempt.deadline_at):
+            raise AttemptExpired(
+                f"{summary.slide_id}: attempt {summary.attempt} ended after its deadline {attempt.deadline_at}; "
+                "raise workers.deadline_minutes if slides need longer"
+            )
+        return content
+
+    def _commit(self, path: str, content: bytes, slide_id: str, attempt: str) -> bool:
+        self._undecided.add(attempt)
+        # An answer that got lost makes our own commit look like somebody else's; its footer tells.
+        won = self.files.create(path, content) or self._footer(path).attempt == attempt
+        self._undecided.discard(attempt)
+        if won:
+            return True
+        self.sweep_attempt(slide_id, attempt)
+        return False
+
+    def _was_committed(self, path: str, slide_id: str, attempt: str) -> bool:
+        try:
+            won = self._footer(path).attempt == attempt
+        except FileNotFoundError:
+            raise StoreError(
+                f"{self.url}/{pending_path(slide_id, attempt)} is gone and {slide_id} is not committed; start "
+                "the same command again"
+            ) from None
+        if not won:
+            self.sweep_attempt(slide_id, attempt)
+        return won
+
+    def _footer(self, path: str) -> Footer:
+        return read_footer(lambda size: self.files.read_tail(path, size), name=f"{self.url}/{path}")
+
+    def _summaries_in(self, paths: Sequence[str]) -> list[SlideSummary]:
+        with ThreadPoolExecutor(READ_THREADS) as readers:
+            # Not the footers: those of a whole archive, a checksum for every array file, take a gigabyte.
+            return list(readers.map(lambda path: self._footer(path).summary, paths))
+
+    def _readable_summaries_in(self, paths: Sequence[str]) -> list[SlideSummary]:
+        def read(path: str) -> SlideSummary | None:
+            try:
+                return self._footer(path).summary
+            except DamagedFile as error:
+                self.left_out.add(error)
+                return None
+
+        with ThreadPoolExecutor(READ_THREADS) as readers:
+            return [summary for summary in readers.map(read, paths) if summary is not None]

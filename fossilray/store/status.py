@@ -1,0 +1,393 @@
+"""How far a run is, read from the run directory alone: any machine that reaches the store can ask."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fossilray.core.config import RunConfig
+from fossilray.core.records import Attempt, Failure, Heartbeat
+from fossilray.core.text import format_bytes, printable
+from fossilray.slides.catalog import describe_missing_sites
+from fossilray.store import RunStore
+from fossilray.store.cost import Spending, add_up_spending, describe_hours, describe_money
+from fossilray.store.dataset.dataset_store import arrays_store
+from fossilray.store.derived.listing import every_answers
+from fossilray.store.run.slide_states import (
+    SlideCounts,
+    living_drivers,
+    parse_time,
+    read_states,
+    silent_drivers,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+    from fossilray.render.text_table import TextTable
+
+_MOST_LISTED = 20
+
+
+@dataclass(frozen=True)
+class AnswersStatus:
+    """How far a later job about the run's objects is."""
+
+    kind: str
+    name: str
+    answered: int
+    """Committed slides that have answers."""
+    failed: int
+    """Slides whose last try failed."""
+    drivers: int
+    """Jobs at work on it."""
+
+
+@dataclass(frozen=True)
+class StatusReport:
+    """A run's state at one moment."""
+
+    url: str
+    started_at: str
+    counts: SlideCounts
+    objects: int
+    scanned_mm2: float
+    array_bytes: int
+    tiles_lost: int
+    tiles_wanted: int
+    """Tiles that were not blank."""
+    lost_share: float
+    """Share of the foreground that the finest passes of committed slides could not read."""
+    missing_sites: str | None
+    """Slides of the catalog without a well or a depth, in a sentence."""
+    failed: tuple[Failure, ...]
+    """The last failure of each slide that was given up; alike of the next two."""
+    quarantined: tuple[Failure, ...]
+    rejected: tuple[Failure, ...]
+    to_retry: tuple[Failure, ...]
+    """The last failure of each waiting slide that was tried before."""
+    in_flight: tuple[Attempt, ...]
+    """Attempts of living drivers."""
+    interrupted: tuple[Attempt, ...]
+    """Attempts at waiting slides that began and have no end on record."""
+    last_driver: Heartbeat | None
+    """The one whose sign of life is the latest."""
+    drivers: tuple[Heartbeat, ...]
+    """Those alive."""
+    silent: tuple[Heartbeat, ...]
+    """Those that may live, and gave no sign for so long that they do not count as alive."""
+    slides_per_hour: float | None
+    """Of the living drivers, else of the one that committed slides last."""
+    answers: tuple[AnswersStatus, ...]
+    """Embeddings and predictions of later jobs, by kind and name."""
+    spending: Spending
+    last_sign_at: datetime
+    """When a slide was last committed, or, if that is later, a driver now alive was started."""
+    asked_at: datetime
+    left_out: tuple[str, ...] = ()
+    """Damaged files that are not counted above, a sentence each."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every slide is committed or given up, and no driver is at work."""
+        return not (self.drivers or self.counts.left)
+
+    @property
+    def failed_by_class(self) -> dict[str, int]:
+        """How many failed and quarantined slides each class of error holds back, the most frequent first."""
+        return dict(Counter(failure.error for failure in (*self.failed, *self.quarantined)).most_common())
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When the last slide will be done at this rate; None when nothing runs."""
+        left = self.counts.left
+        if not left or not self.slides_per_hour or not any(not driver.stopping for driver in self.drivers):
+            return None
+        return self.asked_at + timedelta(hours=left / self.slides_per_hour)
+
+
+def describe(
+    store: RunStore, *, now: datetime | None = None, config: RunConfig | None = None
+) -> StatusReport:
+    """The state of a run. now: the store's time, UTC; default: as the store tells it. config: for its prices.
+
+    Raises:
+        RunNotFound: there is no run at this place.
+    """
+    asked_at = now or store.files.now()
+    run = store.read_run()
+    states = read_states(store, now=asked_at)
+    slides = store.summaries_table()
+    signs = store.driver_signs()
+    beats = [sign.heartbeat for sign in signs]
+    drivers = states.drivers
+    return StatusReport(
+        url=store.url,
+        started_at=run.created_at,
+        counts=states.counts,
+        objects=round(_sum(slides, "objects")),
+        scanned_mm2=_sum(slides, "scanned_mm2"),
+        array_bytes=round(_sum(slides, "array_bytes")),
+        tiles_lost=round(_sum(slides, "tiles_failed")),
+        tiles_wanted=round(_sum(slides, "tiles_planned") - _sum(slides, "tiles_blank")),
+        lost_share=_lost_share(slides),
+        missing_sites=describe_missing_sites(store.readable_catalog() or []),
+        failed=states.failed,
+        quarantined=states.quarantined,
+        rejected=states.rejected,
+        to_retry=states.to_retry,
+        in_flight=states.in_progress,
+        interrupted=tuple(one for one in states.interrupted if one.slide_id not in store.lost),
+        last_driver=beats[0] if beats else None,
+        drivers=drivers,
+        silent=silent_drivers(signs, now=asked_at),
+        slides_per_hour=_rate(drivers or [beat for beat in beats if beat.slides_per_hour][:1]),
+        answers=tuple(_describe_answers(store, set(states.committed))),
+        spending=add_up_spending(beats, slides, left=states.counts.left, config=config),
+        last_sign_at=_last_sign(run.created_at, slides, drivers),
+        asked_at=asked_at,
+        left_out=store.left_out.messages,
+    )
+
+
+def to_json(report: StatusReport, *, indent: int | None = 2) -> str:
+    """The state as one JSON object, with what the terminal's lines derive from it; indent None: on one line."""
+    stated = asdict(report)
+    # One name, one meaning: `failed` is a count here as in the lines of a job.
+    for name in ("failed", "quarantined", "rejected", "to_retry"):
+        stated[f"{name}_slides"] = stated.pop(name)
+    stated.update(stated.pop("counts"))
+    stated.update(
+        is_done=report.is_done,
+        failed_by_class=report.failed_by_class,
+        ends_at=report.ends_at,
+    )
+    return json.dumps(stated, default=lambda moment: moment.isoformat(timespec="seconds"), indent=indent)
+
+
+def to_line(report: StatusReport) -> str:
+    """The state in one line of text, for logs."""
+    parts = [f"{report.asked_at:%Y-%m-%d %H:%M:%S} UTC"]
+    parts += [
+        f"{name} {value}"
+        for name, value in _facts(report)
+        if name not in ("started", "arrays", "objects", "in all")
+    ]
+    return printable("; ".join(parts))
+
+
+def render(report: StatusReport) -> Group:
+    """The state as a few lines and, where there is reason, tables, for a rich console."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    from fossilray.render.text_table import facts_table
+
+    facts = facts_table()
+    facts.add_row(
+        "", ProgressBar(total=max(report.counts.total, 1), completed=report.counts.committed, width=50)
+    )
+    for name, value in _facts(report):
+        facts.add_row(name, Text(printable(value)))
+    parts: list[Text | Table | TextTable] = [
+        Text(printable(report.url), style="bold", overflow="fold"),
+        facts,
+    ]
+    if report.in_flight:
+        parts += [Text("\nin progress", style="bold"), _list_attempts(report.in_flight, report.asked_at)]
+        if len(report.in_flight) > _MOST_LISTED:
+            parts.append(Text(f"… and {len(report.in_flight) - _MOST_LISTED:,} more"))
+    unsettled = [
+        *(("quarantined", failure) for failure in report.quarantined),
+        *(("failed", failure) for failure in report.failed),
+        *(("to be tried again", failure) for failure in report.to_retry),
+        *(("rejected", failure) for failure in report.rejected),
+    ]
+    if unsettled:
+        parts += [Text("\nnot committed", style="bold"), _list_failures(unsettled)]
+        if len(unsettled) > _MOST_LISTED:
+            parts.append(
+                Text(f"… and {len(unsettled) - _MOST_LISTED:,} more; `fossilray failures` lists them all")
+            )
+    return Group(*parts)
+
+
+def _describe_answers(store: RunStore, slides: set[str]) -> Iterator[AnswersStatus]:
+    for answers in every_answers(arrays_store(store)):
+        answered = answers.committed() & slides
+        failed = {failure.slide_id for failure in answers.tries.failures()} - answered
+        living = living_drivers(answers.tries)
+        yield AnswersStatus(answers.record.kind, answers.name, len(answered), len(failed), len(living))
+
+
+def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
+    yield "started", f"{report.started_at[:16].replace('T', ' ')} UTC"
+    yield from _states(report.counts, report)
+    density = f", {report.objects / report.scanned_mm2:.1f} per mm²" if report.scanned_mm2 else ""
+    yield "objects", f"{report.objects:,} on {report.scanned_mm2:,.1f} mm²{density}"
+    if report.tiles_lost:
+        yield (
+            "lost",
+            f"{report.lost_share:.2%} of the foreground; {report.tiles_lost:,} of {report.tiles_wanted:,} tiles could "
+            "not be read",
+        )
+    if report.missing_sites is not None:
+        yield "sites", report.missing_sites
+    yield "arrays", format_bytes(report.array_bytes)
+    yield from _cost(report.spending)
+    for one in report.answers:
+        failed = f", {one.failed:,} failed" if one.failed else ""
+        running = ", a job is running" if one.drivers else ""
+        told = f"{one.name}: {one.answered:,} of {report.counts.committed:,} slides{failed}{running}"
+        yield one.kind, told
+    if report.slides_per_hour:
+        yield (
+            "rate",
+            f"{report.slides_per_hour:,.1f} slides/h" + ("" if report.drivers else " in the last job"),
+        )
+    if report.ends_at is not None:
+        yield "ends", f"about {report.ends_at:%Y-%m-%d %H:%M} UTC"
+    driver = _describe_driver(report)
+    if driver:
+        yield "driver", driver
+    for beat in report.drivers if report.counts.left else ():
+        for outage in beat.out:
+            yield "waits for", outage
+    # Of an ended driver too: it may have stopped for that.
+    for sentence in {beat.alike: None for beat in report.drivers or filter(None, [report.last_driver])}:
+        if sentence:
+            yield "fail alike", sentence
+
+
+def _states(counts: SlideCounts, report: StatusReport) -> Iterable[tuple[str, str]]:
+    yield "committed", f"{counts.committed:,} of {counts.total:,} slides ({counts.committed_share:.1%})"
+    if counts.in_progress:
+        yield "in progress", f"{counts.in_progress:,}"
+    if counts.waiting:
+        yield "waiting", _describe_waiting(report)
+    if counts.failed:
+        yield "failed", f"{counts.failed:,} ({_classes(report.failed)}); the same command tries them again"
+    if counts.quarantined:
+        yield (
+            "quarantined",
+            f"{counts.quarantined:,} ({_classes(report.quarantined)}); left alone until `fossilray retry`",
+        )
+    if counts.rejected:
+        yield (
+            "rejected",
+            f"{counts.rejected:,} file{'' if counts.rejected == 1 else 's'}, not counted as slides",
+        )
+
+
+def _describe_waiting(report: StatusReport) -> str:
+    parts = [f"{report.counts.waiting:,}"]
+    if report.to_retry:
+        parts.append(f"{len(report.to_retry):,} of them to be tried again")
+    if report.interrupted and not report.drivers:
+        parts.append(f"{len(report.interrupted):,} of them interrupted")
+    return ", ".join(parts)
+
+
+def _describe_driver(report: StatusReport) -> str | None:
+    """Which drivers are at work, or what to do where none is and slides are left; else None."""
+    if report.drivers:
+        named = ", ".join(_name_driver(driver) for driver in report.drivers)
+        many = f"{len(report.drivers)} are running" if len(report.drivers) > 1 else "running"
+        stopping = any(driver.stopping for driver in report.drivers)
+        return f"{many}: {named}" + ("; stopping, slides in progress end first" if stopping else "")
+    if not report.counts.left:
+        return None
+    if not report.silent:
+        return "none is running; the same command processes the rest"
+    last = report.silent[0]
+    minutes = (report.asked_at - parse_time(last.beat_at)).total_seconds() / 60
+    host = f"on {last.host}" if last.host else "of an unknown host"
+    return (
+        f"{host} gives no sign since {max(minutes, 0):,.0f} min: {_name_driver(last)}; once it has ended, the same "
+        "command processes the rest"
+    )
+
+
+def _name_driver(driver: Heartbeat) -> str:
+    host = f"process {driver.pid} on {driver.host}" if driver.host else "a driver"
+    return f"{host}, last sign {driver.beat_at[:19].replace('T', ' ')} UTC"
+
+
+def _classes(failures: Sequence[Failure]) -> str:
+    """`SourceUnreachable 3, OutOfMemory 1`."""
+    counted = Counter(failure.error for failure in failures).most_common()
+    return ", ".join(f"{name} {count:,}" for name, count in counted)
+
+
+def _cost(spending: Spending) -> Iterable[tuple[str, str]]:
+    so_far, in_all = spending.so_far, spending.in_all
+    if not so_far.core_hours:
+        return
+    said = describe_hours(so_far)
+    if not spending.counts_idle_time:
+        said += " for committed slides; what else workers held is not known"
+    elif spending.busy_share is not None:
+        said += f" held, {spending.busy_share:.0%} at committed slides"
+    yield "used", said
+    money = describe_money(so_far, spending.currency)
+    if money is not None:
+        yield "cost", f"about {money} for what workers held"
+    if in_all is not None:
+        total = ", ".join(filter(None, (describe_money(in_all, spending.currency), describe_hours(in_all))))
+        yield "in all", f"about {total} at the end, if the rest is like the slides so far"
+
+
+def _list_attempts(attempts: Sequence[Attempt], now: datetime) -> TextTable:
+    from fossilray.render.text_table import Column, TextTable
+
+    table = TextTable("slide", "host", Column("since", is_number=True))
+    for attempt in attempts[:_MOST_LISTED]:
+        minutes = (now - parse_time(attempt.started_at)).total_seconds() / 60
+        table.add_row(attempt.slide_id, attempt.host, f"{max(minutes, 0):,.0f} min")
+    return table
+
+
+def _list_failures(failures: Sequence[tuple[str, Failure]]) -> TextTable:
+    from fossilray.render.text_table import TextTable
+
+    table = TextTable("slide", "state", "stage", "error", "reason")
+    for state, failure in failures[:_MOST_LISTED]:
+        table.add_row(failure.slide_id, state, failure.stage, failure.error, failure.message)
+    return table
+
+
+def _sum(slides: pa.Table, column: str) -> float:
+    return float(pc.sum(slides.column(column)).as_py() or 0)
+
+
+def _lost_share(slides: pa.Table) -> float:
+    """As `records.lost_share_of`, for tables of a whole archive."""
+    lost, foreground = (
+        pc.fill_null(pc.list_element(slides[name], 0), -1.0).to_numpy()
+        for name in ("pass_lost_mm2", "pass_foreground_mm2")
+    )
+    planned, blank, failed, content = (
+        slides[name].to_numpy() for name in ("tiles_planned", "tiles_blank", "tiles_failed", "content_mm2")
+    )
+    by_area = lost / np.maximum(foreground, 1e-12)
+    shares = np.where(lost < 0, failed / np.maximum(planned - blank, 1), by_area)
+    return float((shares * content).sum() / content.sum()) if content.sum() > 0 else 0.0
+
+
+def _last_sign(started_at: str, slides: pa.Table, drivers: Sequence[Heartbeat]) -> datetime:
+    signs = [started_at, *slides["finished_at"].to_pylist(), *(driver.started_at for driver in drivers)]
+    return max(map(parse_time, signs))
+
+
+def _rate(beats: Sequence[Heartbeat]) -> float | None:
+    return sum(beat.slides_per_hour for beat in beats) or None

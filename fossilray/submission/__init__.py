@@ -1,6 +1,0 @@
-"""The slide job handed to a running cluster: what it is asked to run, and how it fares there."""
-
-from fossilray.submission.jobs import Job, JobServer
-from fossilray.submission.request import DriverNeeds, JobRequest, Runtime, plan_job
-
-__all__ = ["DriverNeeds", "Job", "JobRequest", "JobServer", "Runtime", "plan_job"]

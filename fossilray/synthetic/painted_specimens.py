@@ -1,0 +1,115 @@
+"""The specimens of one slide, painted once each as its scanner sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fossilray.synthetic.painters.palynomorphs import FOSSIL_KINDS, paint
+from fossilray.synthetic.scanner.optics import defocus
+
+MOST_DIFFERENT = 640
+"""A slide with more objects shows some of them again, turned or mirrored: memory stays bounded."""
+
+# A 20x objective resolves about 0.35 um: finer painting would cost time and show nothing.
+_RESOLVED_UM = 0.36
+_OUT_OF_FOCUS_SHARE = 0.1
+_MAY_BE_DYED = ("fibre", "mineral_grain", "air_bubble")
+_OPAQUE = 0.12
+"""What lies under less light than this cannot be seen."""
+
+Number = TypeVar("Number", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """One painting.
+
+    light: (h, w, 3) float16 transmittance. mask: (h, w) its visible pixels. opaque: (h, w) those that hide what
+    lies under them.
+    """
+
+    kind: str
+    light: NDArray[np.float16]
+    mask: NDArray[np.bool_]
+    opaque: NDArray[np.bool_]
+    contrast: float
+    """Mean change of light over the mask, of the channel that changes most."""
+
+    @property
+    def is_fossil(self) -> bool:
+        return self.kind in FOSSIL_KINDS
+
+    def turned(self, turn: int) -> Specimen:
+        """The same in one of the eight positions of a square (views, not copies)."""
+
+        def lay(sheet: NDArray[Number]) -> NDArray[Number]:
+            laid = np.rot90(sheet, turn % 4)
+            return laid[:, ::-1] if turn >= 4 else laid
+
+        return replace(self, light=lay(self.light), mask=lay(self.mask), opaque=lay(self.opaque))
+
+
+@dataclass(frozen=True)
+class Optics:
+    """How a slide's scanner and age show its specimens.
+
+    pigment: (3,) factors on the optical density. blur_px: softness, standard deviation. fringe_px: by how
+    much red and blue lie apart.
+    """
+
+    um_per_px: float
+    pigment: NDArray[np.float32]
+    blur_px: float
+    fringe_px: float
+
+
+def paint_specimen(kind: str, *, size_um: float, optics: Optics, rng: np.random.Generator) -> Specimen:
+    """A new individual of a kind, seen through the slide's optics."""
+    um_per_px = optics.um_per_px
+    coarse = max(um_per_px, _RESOLVED_UM) if size_um > 25 else um_per_px
+    painted = paint(kind, size_um=size_um, um_per_px=coarse, rng=rng)
+    light, mask = painted.transmittance, painted.mask
+    if coarse > um_per_px:
+        shape = tuple(round(side * coarse / um_per_px) for side in light.shape[1::-1])
+        light = np.asarray(cv2.resize(light, shape, interpolation=cv2.INTER_CUBIC), np.float32)
+        mask = cv2.resize(mask.astype(np.float32), shape, interpolation=cv2.INTER_LINEAR) > 0.5
+    light = np.clip(light, 0.004, 1.25)
+    light = _age(light if kind in _MAY_BE_DYED else _unstained(light, mask), optics)
+    blur_um = optics.blur_px * um_per_px
+    if rng.random() < _OUT_OF_FOCUS_SHARE:
+        blur_um = float(min(rng.uniform(0.8, 3.0), 0.06 * size_um))
+    blurred = np.minimum(defocus(light, blur_um, um_per_px), np.float32(1.25))
+    mask = np.pad(mask, (blurred.shape[0] - light.shape[0]) // 2)
+    change = np.abs(blurred[mask] - 1).max(1) if mask.any() else np.zeros(1)
+    opaque = blurred.max(2) <= _OPAQUE
+    return Specimen(kind, blurred.astype(np.float16), mask, opaque, float(change.mean()))
+
+
+def _unstained(light: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The light with its channels in the order of unstained walls, which take most from blue, least from red.
+
+    A stain shows on all of a slide or on none of it; the painter draws it for single specimens.
+    """
+    if not mask.any():
+        return light
+    order = np.argsort(-light[mask].mean(0), kind="stable")
+    return np.ascontiguousarray(light[..., order])
+
+
+def _age(light: NDArray[np.float32], optics: Optics) -> NDArray[np.float32]:
+    """The light through older walls, its red and blue moved apart by the objective."""
+    size = (light.shape[1], light.shape[0])
+    planes = []
+    for plane, power, side in zip(cv2.split(light), optics.pigment, (1, 0, -1), strict=True):
+        aged = cv2.pow(plane, float(power))
+        if side and optics.fringe_px:
+            shift = side * optics.fringe_px
+            move = np.array([[1, 0, shift], [0, 1, 0.6 * shift]], np.float32)
+            aged = cv2.warpAffine(aged, move, size, borderMode=cv2.BORDER_REPLICATE)
+        planes.append(aged)
+    return np.asarray(cv2.merge(planes), np.float32)

@@ -1,0 +1,226 @@
+"""MIRAX slides as 3DHISTECH scanners write them, from any source of pixels.
+
+The camera takes photos that overlap, at places that jitter around a grid; a position buffer tells
+where each was really taken. A photo is cut into tiles. Every coarser level halves the tiles and lays
+four of them edge to edge, overlaps and all, so that a coarse tile is a patchwork of photos and the
+reader has to put the pieces to their places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from fossilray.core.errors import ConfigError
+from fossilray.core.whole_files import write_new, write_whole
+from fossilray.synthetic.writers.mirax_files import (
+    INDEX_FILE,
+    SLIDEDAT_FILE,
+    DataFiles,
+    TileIndex,
+    position_buffer,
+    slidedat_bytes,
+)
+from fossilray.synthetic.writers.mirax_plan import MiraxGrid, MiraxOptions, plan_grid
+from fossilray.synthetic.writers.pixels import PixelSource, padded_region, scanned
+from fossilray.synthetic.writers.pyramid import PyramidBuilder
+
+__all__ = ["MiraxLayout", "MiraxOptions", "write_mirax"]
+
+_THUMBNAIL_PX = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiraxLayout:
+    """Where the source lies on the slide, in px of OpenSlide's level-0 frame.
+
+    offset_x, offset_y: the source's (0, 0).
+    width, height: the canvas, level 0.
+    bounds_x, bounds_y, bounds_width, bounds_height: the scanned part, as OpenSlide will say;
+        all 0 when nothing was scanned.
+    photos: how many were stored.
+    files: all files of the slide, the .mrxs first.
+    """
+
+    offset_x: int
+    offset_y: int
+    width: int
+    height: int
+    levels: int
+    bounds_x: int
+    bounds_y: int
+    bounds_width: int
+    bounds_height: int
+    photos: int
+    files: tuple[Path, ...]
+
+
+def write_mirax(path: Path, source: PixelSource, options: MiraxOptions) -> MiraxLayout:
+    """Write NAME.mrxs and the folder NAME beside it and say where the source lies on the slide.
+
+    Level 0 shows the source unchanged but for JPEG. The rim of the source may stay unscanned by up
+    to jitter_px, as a jagged edge. A source smaller than one photo is padded with the background.
+    Each photo is asked of the source once, row by row. The .mrxs comes last: without it no reader
+    takes the folder for a slide. Equal source and options give equal bytes.
+
+    Raises:
+        ConfigError: the name does not end in .mrxs.
+    """
+    if path.suffix != ".mrxs":
+        raise ConfigError(f"{path} cannot be a MIRAX slide; its name must end in .mrxs")
+    rng = np.random.default_rng(options.seed)
+    slide_id = rng.bytes(16).hex().upper()
+    grid = plan_grid(source, options, rng)
+    folder = path.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    for stale in folder.glob("Data????.dat"):
+        stale.unlink()
+
+    index = TileIndex(grid.levels)
+    with DataFiles(folder, slide_id) as data_files:
+        scan = _scan(source, options, grid, index, data_files)
+        records = [data_files.append(scan.thumbnail)]
+        if options.layout == "overlapping":
+            records.append(data_files.append(position_buffer(grid)))
+    write_new(folder / INDEX_FILE, index.to_bytes(slide_id, records))
+    write_new(
+        folder / SLIDEDAT_FILE,
+        slidedat_bytes(
+            grid,
+            options,
+            name=path.stem,
+            slide_id=slide_id,
+            thumbnail_size=scan.thumbnail_size,
+            data_paths=data_files.paths,
+        ),
+    )
+    write_whole(path, scan.thumbnail, lasting=False)
+
+    left, top, right, bottom = scan.bounds or (0, 0, 0, 0)
+    return MiraxLayout(
+        offset_x=grid.offset_x,
+        offset_y=grid.offset_y,
+        width=grid.width,
+        height=grid.height,
+        levels=grid.levels,
+        bounds_x=left,
+        bounds_y=top,
+        bounds_width=right - left,
+        bounds_height=bottom - top,
+        photos=scan.photos,
+        files=(path, folder / SLIDEDAT_FILE, folder / INDEX_FILE, *data_files.paths),
+    )
+
+
+@dataclass
+class _Scan:
+    """What a pass over all photos leaves beside the tiles; bounds are left, top, right, bottom."""
+
+    thumbnail: bytes = b""
+    thumbnail_size: tuple[int, int] = (0, 0)
+    photos: int = 0
+    bounds: tuple[int, int, int, int] | None = None
+
+
+def _scan(
+    source: PixelSource,
+    options: MiraxOptions,
+    grid: MiraxGrid,
+    index: TileIndex,
+    data_files: DataFiles,
+) -> _Scan:
+    divisions, tile_px = options.divisions_per_side, options.tile_px
+    images_across = grid.columns * divisions
+
+    def store(level: int, column: int, row: int, pixels: NDArray[np.uint8]) -> None:
+        stored = data_files.append(_jpeg(pixels, options.jpeg_quality))
+        index.add(level, (row * images_across + column) << level, stored)
+
+    pyramid = PyramidBuilder(
+        columns=images_across,
+        rows=grid.rows * divisions,
+        levels=grid.levels,
+        tile_px=tile_px,
+        fill=options.background_rgb,
+        sink=store,
+    )
+    scan = _Scan()
+    thumbnail = _Thumbnail(grid, options)
+    for photo_row, photo_column in np.ndindex(grid.rows, grid.columns):
+        if grid.file_of_row(photo_row, options.data_files) == len(data_files.paths):
+            data_files.start_file()
+        x, y = grid.position(photo_column, photo_row)
+        photo = _take_photo(source, options, grid, photo_column, photo_row)
+        if photo is not None:
+            scan.photos += 1
+            thumbnail.draw(photo, x, y)
+        for tile_row, tile_column in np.ndindex(divisions, divisions):
+            left, top = tile_column * tile_px, tile_row * tile_px
+            tile: NDArray[np.uint8] | None = None
+            # Tiles wholly past the source are left out.
+            if (
+                photo is not None
+                and x + left < grid.offset_x + source.width
+                and y + top < grid.offset_y + source.height
+            ):
+                tile = photo[top : top + tile_px, left : left + tile_px]
+                scan.bounds = _with_tile(scan.bounds, x + left, y + top, tile_px)
+            pyramid.add(photo_column * divisions + tile_column, photo_row * divisions + tile_row, tile)
+    scan.thumbnail = _jpeg(thumbnail.pixels, options.jpeg_quality)
+    scan.thumbnail_size = (thumbnail.pixels.shape[1], thumbnail.pixels.shape[0])
+    return scan
+
+
+def _take_photo(
+    source: PixelSource, options: MiraxOptions, grid: MiraxGrid, column: int, row: int
+) -> NDArray[np.uint8] | None:
+    """What the camera sees at one place of the grid; None where the scanner does not go."""
+    if not grid.is_inside_margins(column, row):
+        return None
+    x, y = grid.position(column, row)
+    x, y = x - grid.offset_x, y - grid.offset_y
+    side = options.photo_px
+    if not scanned(source, x, y, side, side):
+        return None
+    return padded_region(source, x, y, side, side, fill=options.background_rgb)
+
+
+def _with_tile(
+    bounds: tuple[int, int, int, int] | None, x: int, y: int, side: int
+) -> tuple[int, int, int, int]:
+    if bounds is None:
+        return x, y, x + side, y + side
+    left, top, right, bottom = bounds
+    return min(left, x), min(top, y), max(right, x + side), max(bottom, y + side)
+
+
+class _Thumbnail:
+    """The whole canvas small, drawn photo by photo."""
+
+    def __init__(self, grid: MiraxGrid, options: MiraxOptions) -> None:
+        self._scale = min(1.0, _THUMBNAIL_PX / max(grid.width, grid.height))
+        shape = (max(1, self._place(grid.height)), max(1, self._place(grid.width)), 3)
+        self.pixels: NDArray[np.uint8] = np.full(shape, options.background_rgb, dtype=np.uint8)
+
+    def draw(self, photo: NDArray[np.uint8], x: int, y: int) -> None:
+        left, top = self._place(x), self._place(y)
+        right = max(self._place(x + photo.shape[1]), left + 1)
+        bottom = max(self._place(y + photo.shape[0]), top + 1)
+        target = self.pixels[top:bottom, left:right]
+        small = cv2.resize(photo, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
+        target[...] = small[: target.shape[0], : target.shape[1]]
+
+    def _place(self, level0_px: int) -> int:
+        return round(level0_px * self._scale)
+
+
+def _jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    contiguous = np.ascontiguousarray(pixels)
+    encoded: bytes = simplejpeg.encode_jpeg(contiguous, quality, "RGB", "420", False)
+    return encoded

@@ -1,0 +1,133 @@
+"""Random views of a crop: what another slide, scanner and orientation would have made of the same fossil."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fossilray.training.augmentation.operations import happens, in_chunks, take_places, uniform
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class ViewStrength:
+    """How far views stray; every draw is per crop."""
+
+    turn: float = math.pi
+    """Largest angle by which a fossil is turned."""
+    mirror_share: float = 0.5
+    box: float = 0.15
+    """Largest relative change of the box's sides."""
+    shift: float = 0.06
+    """Largest shift of the box, in half sides."""
+    colour: tuple[float, float] = (0.1, 1.4)
+    """Factor on the densities' distance from grey: faded to vivid."""
+    density: float = 0.35
+    """Largest log of the factor on optical density: paler or darker matter."""
+    tint: float = 0.12
+    """Deviation of the log of that factor from channel to channel."""
+    darkest: float = 150.0
+    """Grey level of the darkest clear field."""
+    brightest: float = 250.0
+    lamp_tint: float = 0.04
+    """Relative deviation of the clear field from channel to channel."""
+    focus: tuple[float, float] = (-0.6, 1.0)
+    """Share of a blur over 3 pixels; below 0 edges are sharpened."""
+    noise: float = 6.0
+    """Largest deviation of pixel noise in grey levels."""
+
+
+def make_views(
+    crops: torch.Tensor,
+    shape: torch.Tensor,
+    *,
+    side_px: int,
+    rng: torch.Generator,
+    strength: ViewStrength = ViewStrength(),
+) -> torch.Tensor:
+    """One random view of each crop: (n, 3, side_px, side_px) float32 in 0..1, on the crops' device.
+
+    crops: (n, 3, S, S) uint8, stretched to the square; shape: (n, 2) width and height before that. rng: on the CPU. All
+    but the noise of single pixels is drawn from it, the same for any device.
+    """
+    import torch
+
+    n, device = len(crops), crops.device
+    affine = _draw_turns(shape.cpu(), rng, strength).to(device)
+    light = _draw_light(n, rng, strength).to(device)
+    noise = torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=rng)))
+
+    def make(some: slice) -> torch.Tensor:
+        ratio = crops[some].to(torch.float32, memory_format=torch.contiguous_format)
+        ratio /= _clear_field(ratio)
+        # Shifted by 1, so that the zeros outside become the clear field's ratio.
+        ratio -= 1
+        turned = take_places(ratio, affine[some], side_px=side_px, outside="zeros")
+        return _relight(turned.add_(1), light[some], noise)
+
+    return in_chunks(n, device, make)
+
+
+def _draw_turns(shape: torch.Tensor, rng: torch.Generator, strength: ViewStrength) -> torch.Tensor:
+    """(n, 2, 3): the fossil turned and mirrored in its true proportions, boxed anew, stretched to the square.
+
+    The new box is that of the ellipse inscribed in the old one.
+    """
+    import torch
+
+    n = len(shape)
+    width, height = shape[:, 0], shape[:, 1]
+    angle = uniform(n, -strength.turn, strength.turn, rng)
+    cos, sin = angle.cos(), angle.sin()
+    half_width = ((width * cos) ** 2 + (height * sin) ** 2).sqrt() * (
+        1 + uniform(n, -strength.box, strength.box, rng)
+    )
+    half_height = ((width * sin) ** 2 + (height * cos) ** 2).sqrt() * (
+        1 + uniform(n, -strength.box, strength.box, rng)
+    )
+    mirror = 1 - 2 * happens(n, strength.mirror_share, rng).float()
+    shift = torch.stack([uniform(n, -strength.shift, strength.shift, rng) for _ in range(2)], dim=1)
+    across = torch.stack([cos * half_width * mirror / width, sin * half_height / width, shift[:, 0]], dim=1)
+    down = torch.stack([-sin * half_width * mirror / height, cos * half_height / height, shift[:, 1]], dim=1)
+    return torch.stack([across, down], dim=1)
+
+
+def _draw_light(n: int, rng: torch.Generator, strength: ViewStrength) -> torch.Tensor:
+    """(n, 9): colour, factors on the densities of three channels, lamp in three channels, focus, noise."""
+    import torch
+
+    colour = uniform(n, *strength.colour, rng)[:, None]
+    factor = uniform(n, -strength.density, strength.density, rng)[:, None]
+    factor = (factor + strength.tint * torch.randn(n, 3, generator=rng)).exp()
+    lamp = uniform(n, strength.darkest, strength.brightest, rng)[:, None] / 255
+    lamp = lamp * (1 + strength.lamp_tint * torch.randn(n, 3, generator=rng))
+    focus = uniform(n, *strength.focus, rng)[:, None]
+    deviation = uniform(n, 0.0, strength.noise, rng)[:, None] / 255
+    return torch.cat([colour, factor, lamp, focus, deviation], dim=1)
+
+
+def _clear_field(light: torch.Tensor) -> torch.Tensor:
+    """(n, 3, 1, 1) brightness of the clear field, from the border: a crop's object seldom fills it."""
+    import torch
+
+    border = torch.cat([light[..., 0, :], light[..., -1, :], light[..., :, 0], light[..., :, -1]], dim=-1)
+    return border.quantile(0.8, dim=-1)[..., None, None].clamp(min=32.0)
+
+
+def _relight(ratio: torch.Tensor, draws: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    """Another staining, lamp, focus and camera: densities scale, colours fade, edges blur or sharpen."""
+    import torch
+    import torch.nn.functional as F
+
+    colour, factor, lamp, focus, deviation = torch.split(draws[..., None, None], [1, 3, 3, 1, 1], dim=1)
+    density = ratio.clamp_(0.02, 1.3).log_().neg_()
+    grey = density.mean(dim=1, keepdim=True)
+    density = torch.lerp(grey, density, colour)
+    light = density.mul_(-factor).exp_().mul_(lamp)
+    soft = F.avg_pool2d(F.pad(light, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    light = torch.lerp(light, soft, focus)
+    light.addcmul_(deviation, torch.randn(light.shape, generator=noise, device=light.device))
+    return light.clamp_(0, 1)
