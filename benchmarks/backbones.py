@@ -27,7 +27,7 @@ import typer
 from fossilray.core.errors import UsageError
 from fossilray.evaluation.martinsen2024 import LOGISTIC, judge_classification
 from fossilray.evaluation.scampi import judge_retrievals
-from fossilray.labels.embed import describe_labelled
+from fossilray.labels.embed import embed_labelled
 from fossilray.labels.load import LabelledSet, load_labels
 
 ALWAYS = ("hand-crafted=handcrafted", "random=random:bundled", "shipped=bundled")
@@ -108,7 +108,7 @@ def measure(labelled: LabelledSet, name: str, spec: str, *, splits: int) -> Row:
     judged, seconds, dimension = [], 0.0, 0
     for seed in range(RANDOM_SEEDS if spec.startswith("random:") else 1):
         began = time.process_time()
-        described = describe_labelled(labelled, spec, seed=seed)
+        described = embed_labelled(labelled, spec, seed=seed)
         seconds += time.process_time() - began
         dimension = described.vectors.shape[1]
         crops = labelled.crops

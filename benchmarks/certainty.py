@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.models.heads import BackboneOf, Head, HeadKind, HeldOutBy, train_head
-from fossilray.models.heads.conformal import highest_kept
-from fossilray.models.heads.uncertainty import learn_certainty, say_how_sure
+from fossilray.models.heads import BackboneReference, Head, HeadKind, HoldOutUnit, train_head
+from fossilray.models.heads.conformal import benjamini_hochberg_threshold
+from fossilray.models.heads.uncertainty import fit_uncertainty, predict_uncertainty
 
 GENERA = tuple(f"genus {number}" for number in range(8))
 WELLS, DIMENSION = 6, 24
@@ -78,16 +78,16 @@ def teach(
     vectors: NDArray[np.float32],
     label: NDArray[np.int64],
     well: NDArray[np.int64],
-    over: HeldOutBy,
+    over: HoldOutUnit,
     kind: HeadKind,
 ) -> Head:
     def train(rows: NDArray[np.int64]) -> Head:
-        backbone = BackboneOf(name="made up", sha256="")
+        backbone = BackboneReference(name="made up", sha256="")
         return train_head(vectors[rows], label[rows], GENERA, kind=kind, backbone=backbone)
 
     side = well if over == "wells" else np.arange(len(label))
     head = train(np.arange(len(label)))
-    return learn_certainty(head, vectors, label, GENERA, train, side=side, over=over)
+    return fit_uncertainty(head, vectors, label, GENERA, train, side=side, over=over)
 
 
 def ask(
@@ -95,12 +95,12 @@ def ask(
 ) -> tuple[float, ...]:
     """Coverage, its mean over classes, the least of a class; set size; accuracy; calls kept, and wrong of them."""
     share = head.predict(vectors)
-    said = say_how_sure(head, vectors, share, coverage=coverage)
+    said = predict_uncertainty(head, vectors, share, coverage=coverage)
     covered = said.sets[np.arange(len(truth)), truth]
     by_class = [float(covered[truth == c].mean()) for c in range(len(GENERA))]
     right = share.argmax(axis=1) == truth
     count = np.ones(len(truth), np.int64)
-    limit = highest_kept(said.wrong_p.astype(np.float64), count, wrong_share=wrong)
+    limit = benjamini_hochberg_threshold(said.wrong_p.astype(np.float64), count, wrong_share=wrong)
     kept = said.wrong_p <= (-1.0 if limit is None else limit)
     return (
         float(covered.mean()),

@@ -34,11 +34,11 @@ from fossilray.core.config import CropsConfig, RunConfig, StoreConfig
 from fossilray.processing.crops.cut import resize_to
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_encoded_crops
-from fossilray.store.arrays.group import ArrayWriter, open_arrays
+from fossilray.store.arrays.group import ArrayWriter, open_array_group
 from fossilray.store.dataset.compact import compact_run
 from fossilray.store.run.run_record import describe_run
 from fossilray.synthetic.painters.palynomorphs import FOSSIL_KINDS, paint
-from fossilray.training.crops.fetch import PIECE_ROWS, Units
+from fossilray.training.crops.fetch import PIECE_ROWS, CropUnits
 from fossilray.training.crops.order import CropOrder
 from fossilray.training.crops.stream import CropStream
 from fossilray.training.crops.table import CropTable, open_crops
@@ -137,7 +137,7 @@ class LooseFiles:
 
 
 def one_by_one(table: CropTable, store: RunStore, side_px: int, *, count: int) -> int:
-    opened = {place: open_arrays(store, place)["crops"] for place in table.units.place}
+    opened = {place: open_array_group(store, place)["crops"] for place in table.units.place}
     for row in np.random.default_rng(0).permutation(len(table))[:count].tolist():
         crops = opened[table.units.place[int(table.unit[row])]]
         assert isinstance(crops, zarr.Array)
@@ -196,7 +196,7 @@ def order_at_scale(rows: int) -> None:
     before = peak_gb()
     table = CropTable(
         sources=(),
-        units=Units(np.zeros(slides, np.int32), (), (), np.zeros(slides, np.int32), ("w",)),
+        units=CropUnits(np.zeros(slides, np.int32), (), (), np.zeros(slides, np.int32), ("w",)),
         unit=np.repeat(np.arange(slides, dtype=np.int32), 20_000),
         object_id=np.tile(np.arange(20_000, dtype=np.int32), slides),
         log_aspect=np.zeros(slides * 20_000, np.float16),

@@ -19,10 +19,10 @@ import typer
 from fossilray.core.config import RunConfig
 from fossilray.core.records import CatalogRow
 from fossilray.processing.planning.dry_run import crop_bytes
-from fossilray.processing.planning.machines import as_machine, this_machine
+from fossilray.processing.planning.machines import machine_of_instance, this_machine
 from fossilray.processing.planning.measure import measure_rates
 from fossilray.processing.planning.model import Quantity, estimate
-from fossilray.processing.planning.workload import assumed_habits, workload_of_rows
+from fossilray.processing.planning.workload import assumed_statistics, workload_of_rows
 from fossilray.processing.worker import SlideWorker
 from fossilray.slides.catalog import find_slides
 from fossilray.store import RunStore
@@ -41,11 +41,11 @@ def main(size: int = 4096, slides: int = 2, rounds: int = 3) -> None:
         worker = SlideWorker(str(folder / "run"), config)
         worker.prepare()
         rates = measure_rates(config)
-        machine = as_machine(this_machine(), config)
+        machine = machine_of_instance(this_machine(), config)
         print(f"{'slide':40} {'objects':>8} {'foretold':>9} {'taken':>7} {'ratio':>6}  core-seconds")
         for row in rows:
             objects, taken_s = process(worker, row, rounds)
-            workload = workload_of_rows([row], config, assumed_habits(crop_bytes(config)))
+            workload = workload_of_rows([row], config, assumed_statistics(crop_bytes(config)))
             # The number of objects is no part of what is tested.
             found = Quantity(max(1, objects), "objects", "computed")
             answer = estimate(replace(workload, objects=found), rates, machine)

@@ -28,9 +28,9 @@ from inference import CROP_PX, backbone, cut_field, embedder_of, paint_field
 from numpy.typing import NDArray
 
 from fossilray.core.config import DetectorConfig, EmbedderConfig
-from fossilray.core.parallel import in_order
+from fossilray.core.parallel import map_ordered
 from fossilray.core.records import Detector, Embedder
-from fossilray.models.backbones.inference_optimisation import tune_network
+from fossilray.models.backbones.inference_optimisation import optimise_for_inference
 from fossilray.models.backbones.load import load_embedder
 from fossilray.models.detectors.load import load_detector
 from fossilray.models.device_precision import precision_on
@@ -143,7 +143,7 @@ def show_vit(device: str, sizes: Sizes, *, peak: float, compiled: bool) -> None:
     dtype = precision_on(device, "auto")
     for batch in sizes.batches:
         network, side_px = backbone(VIT)
-        run: Any = tune_network(network, side_px=side_px, device=torch.device(device), dtype=dtype)
+        run: Any = optimise_for_inference(network, side_px=side_px, device=torch.device(device), dtype=dtype)
         run = torch.compile(run, dynamic=False) if compiled else run
         seen = torch.randn(batch, 3, side_px, side_px, device=device, dtype=dtype)
         seen = seen.to(memory_format=torch.channels_last)
@@ -188,9 +188,11 @@ def show_slide(
             if detector is not None:
                 jobs = range(max(1, round(share * sizes.windows / len(windows))))
                 look = partial(detector.detect, windows, um_per_px=1.0)
-                _drain(in_order(pool, lambda _: look(), jobs, ahead=LANES + 1))
+                _drain(map_ordered(pool, lambda _: look(), jobs, ahead=LANES + 1))
             parts = _parts(max(1, round(share * sizes.crops)), batch)
-            _drain(in_order(pool, lambda size: embedder.embed(_first(crops, size)), parts, ahead=LANES + 1))
+            _drain(
+                map_ordered(pool, lambda size: embedder.embed(_first(crops, size)), parts, ahead=LANES + 1)
+            )
         return time.perf_counter() - begin_s
 
     slide(0.1)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import DetectorConfig, EmbedderConfig
 from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
-from fossilray.models.backbones.inference_optimisation import tune_network
+from fossilray.models.backbones.inference_optimisation import optimise_for_inference
 from fossilray.models.backbones.load import load_network
 from fossilray.models.device_precision import Precision, precision_on
 
@@ -107,7 +107,7 @@ def show_sweep(name: str, *, rounds: int) -> None:
     auto = precision_on("cpu", "auto")
     for dtype in dict.fromkeys((torch.float32, auto)):
         network, seen_px = backbone(name)
-        tuned = tune_network(network, side_px=seen_px, device=torch.device("cpu"), dtype=dtype)
+        tuned = optimise_for_inference(network, side_px=seen_px, device=torch.device("cpu"), dtype=dtype)
         seen = torch.randn(128, 3, seen_px, seen_px).to(dtype).to(memory_format=torch.channels_last)
         sizes = [size for size in (1, 2, 4, 8, 16, 32, 64, 128) if size * seen_px**2 <= 2**22]
         best = dict.fromkeys(sizes, 0.0)

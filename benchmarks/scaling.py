@@ -42,10 +42,10 @@ from soak import made_up_summary
 from working_folder import working_folder
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import CatalogRow, Outcome, Worker, WorkerState
-from fossilray.jobs.journal import Ledger
+from fossilray.core.records import CatalogRow, Outcome, Worker, WorkerStatus
+from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
-from fossilray.jobs.scheduler import ray_cluster, run_slides
+from fossilray.jobs.scheduler import ray_cluster, run_items
 from fossilray.processing.worker import SlideWorker
 from fossilray.slides.catalog import find_slides
 from fossilray.store import RunStore
@@ -140,7 +140,7 @@ class Alike:
         self._times.setdefault("first_ended", self._times["ended"])
         return answer
 
-    def state(self) -> WorkerState | None:
+    def state(self) -> WorkerStatus | None:
         return self._worker.state()
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ class IdleWorker:
         time.sleep(self._sleep_s)
         return Outcome(row.slide_id, summary=made_up_summary(row, "0" * 16))
 
-    def state(self) -> WorkerState | None:
+    def state(self) -> WorkerStatus | None:
         return None
 
     def close(self) -> None: ...
@@ -224,11 +224,11 @@ def _run(kind: str, count: int, rows: list[CatalogRow], place: Path, *, pinned: 
     with ray_cluster("local"):
         ray_up = time.time()
         bytes_before = _store_bytes()
-        tally = run_slides(
+        tally = run_items(
             rows,
             functools.partial(Alike, make, str(notes), count, pinned and real),
             config=config,
-            ledger=Ledger(store),
+            ledger=DriverJournal(store),
             tally=Tally(total=len(rows)),
             display=display,
         )

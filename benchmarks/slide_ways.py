@@ -21,9 +21,9 @@ from stored_tiles import StoredTile, decode_bare, recorded_tiles
 
 from fossilray.core.config import RunConfig
 from fossilray.core.records import ArrayFiles, Boxes, CatalogRow, Detector
-from fossilray.processing.crops.extract import cut_objects
+from fossilray.processing.crops.extract import extract_crops
 from fossilray.processing.crops.measures import estimate_background, measure_crops
-from fossilray.processing.detection.detect import Lanes, look_over
+from fossilray.processing.detection.detect import NetworkThreads, detect_objects
 from fossilray.processing.detection.merge import merge_tiles
 from fossilray.processing.worker import SlideWorker
 from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
@@ -154,9 +154,9 @@ def run_ours_apart(path: Path, config: RunConfig, run: Path) -> Taken:
             slide = open_slide(path, reader=config.slides.reader)
         with slide:
             with watch.stage("read"):
-                look_over(slide, readers, detector=_Blind(detector), **_as_worker(config))
+                detect_objects(slide, readers, detector=_Blind(detector), **_as_worker(config))
             with watch.stage("detect"):
-                seen = look_over(slide, readers, detector=detector, **_as_worker(config))
+                seen = detect_objects(slide, readers, detector=detector, **_as_worker(config))
             with watch.stage("merge"):
                 boxes = merge_tiles(seen.tiles, info=slide.info, merge=config.merge)
             with watch.stage("cut"):
@@ -185,7 +185,7 @@ def list_touched(path: Path, config: RunConfig) -> Touched:
         open_slide(path, reader=config.slides.reader) as slide,
     ):
         with recorded_tiles() as for_detection:
-            seen = look_over(slide, readers, detector=detector, **_as_worker(config))
+            seen = detect_objects(slide, readers, detector=detector, **_as_worker(config))
         boxes = merge_tiles(seen.tiles, info=slide.info, merge=config.merge)
         with recorded_tiles() as for_crops:
             _cut(slide, readers, boxes, _Kept(keeps=False), config, seen.coarsest_level)
@@ -262,7 +262,7 @@ def _detector(config: RunConfig) -> Detector:
 
 
 def _as_worker(config: RunConfig) -> dict[str, Any]:
-    lanes = Lanes(_lane, 1)
+    lanes = NetworkThreads(_lane, 1)
     return {"config": config, "lanes": lanes, "name": "benchmark", "progress": lambda _: None}
 
 
@@ -275,14 +275,14 @@ def _cut(
     coarsest_level: int,
 ) -> None:
     with ThreadPoolExecutor(1) as writers:
-        cut_objects(
+        extract_crops(
             slide,
             readers,
             boxes,
             writer=writer,
             writers=writers,
             embedder=None,
-            lanes=Lanes(_lane, 1),
+            lanes=NetworkThreads(_lane, 1),
             config=config,
             coarsest_level=coarsest_level,
             progress=lambda _: None,

@@ -46,12 +46,12 @@ from fossilray.core.records import (
     CatalogRow,
     Outcome,
     SlideSummary,
-    WorkerState,
+    WorkerStatus,
     utc_now,
 )
-from fossilray.jobs.journal import Ledger
+from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
-from fossilray.jobs.scheduler import ray_cluster, run_slides
+from fossilray.jobs.scheduler import ray_cluster, run_items
 from fossilray.store import RunStore
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.run.layout import arrays_path
@@ -149,7 +149,7 @@ class NoOpWorker:
         won = self._store.commit_slide(_five_rows(row.slide_id, files.path), summary, files, attempt=attempt)
         return Outcome(row.slide_id, summary=summary if won else None)
 
-    def state(self) -> WorkerState | None:
+    def state(self) -> WorkerStatus | None:
         return None
 
     def close(self) -> None: ...
@@ -191,11 +191,11 @@ def _drive(rows: list[CatalogRow], url: str, config: RunConfig) -> _Facts:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with ray_cluster("local"):
         wall_s, cpu_s = time.monotonic(), time.process_time()
-        run_slides(
+        run_items(
             rows,
             functools.partial(NoOpWorker, url, config.store),
             config=config,
-            ledger=Ledger(store),
+            ledger=DriverJournal(store),
             tally=Tally(total=len(rows)),
             display=facts,
         )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fossilray.labels.suggest.selection import Quotas
 from fossilray.labels.suggest.strategies import STRATEGIES, Strategy, choose
-from fossilray.models.heads import BackboneOf, train_head
+from fossilray.models.heads import BackboneReference, train_head
 
 GENERA, DIMENSION, WELLS = 24, 48, 4
 RANDOM: Strategy = "random"
@@ -84,11 +84,11 @@ def make(count: int, seed: int, *, again: bool = False) -> Made:
 
 def describe(folder: Path, backbone: str) -> Made:
     """Labelled crops by a backbone; one well."""
-    from fossilray.labels.embed import describe_labelled
+    from fossilray.labels.embed import embed_labelled
     from fossilray.labels.load import load_labels
 
     labelled = load_labels(folder)
-    described = describe_labelled(labelled, backbone)
+    described = embed_labelled(labelled, backbone)
     print(
         f"{len(labelled)} crops of {len(labelled.crops.classes)} classes; backbone {described.backbone.sha256[:12]}"
     )
@@ -141,7 +141,7 @@ def teach(pool: Made, rows: NDArray[np.int64]):
         label.astype(np.int64),
         tuple(pool.classes[one] for one in there),
         kind="logistic",
-        backbone=BackboneOf(name="made up", sha256=""),
+        backbone=BackboneReference(name="made up", sha256=""),
     )
 
 

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from fossilray.analysis.stratigraphy.confusion import Confusion
 from fossilray.analysis.stratigraphy.intervals import estimate_shares
-from fossilray.labels.embed import describe_labelled
+from fossilray.labels.embed import embed_labelled
 from fossilray.labels.load import load_labels
 from fossilray.models.heads import Head, train_head
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="bundled")
     asked = parser.parse_args()
     labelled = load_labels(asked.labels)
-    described = describe_labelled(labelled, asked.backbone)
+    described = embed_labelled(labelled, asked.backbone)
     label, classes = labelled.crops.label, labelled.crops.classes
     kept = np.flatnonzero(np.bincount(label)[label] >= 4)
 

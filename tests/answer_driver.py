@@ -18,21 +18,21 @@ from ray import cloudpickle
 from rich.console import Console
 
 from fossilray.core.config import RunConfig, WorkersConfig
-from fossilray.jobs.inference import answer_run
+from fossilray.jobs.inference import run_inference
 from fossilray.jobs.process import JobResult
 from fossilray.jobs.progress import choose_display
-from fossilray.models.heads import BackboneOf, save_head, train_head
-from fossilray.processing.inference.tasks import Classifying
+from fossilray.models.heads import BackboneReference, save_head, train_head
+from fossilray.processing.inference.tasks import ClassifyTask
 from fossilray.processing.inference.worker import Progress, StoredSlide
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import AnswersRecord, AnswerStore
+from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
 from fossilray.store.query.connection import load_embeddings, run_query
 
 CONFIG = RunConfig(workers=WorkersConfig(count=1, cpus_per_worker=0.4, retry_after_s=0.1))
-BACKBONE = BackboneOf(name="net", sha256="cd" * 32)
+BACKBONE = BackboneReference(name="net", sha256="cd" * 32)
 
 
-class SlowClassifying(Classifying):
+class SlowClassifying(ClassifyTask):
     """Takes its time over each slide; at one of them its process is killed, the first time."""
 
     def __init__(
@@ -65,13 +65,13 @@ def classify_slowly(
 ) -> JobResult:
     """Predictions of this name by the head."""
     store = RunStore.open(run_url)
-    record = AnswersRecord(
+    record = DerivedRecord(
         kind="predictions",
         run_digest=store.read_run().digest,
         backbone={"name": BACKBONE.name, "sha256": BACKBONE.sha256, "dimension": 12},
         head={"sha256": str(head), "kind": "logistic", "classes": []},
     )
-    answers = AnswerStore.create(store, "predictions", name, record)
+    answers = DerivedStore.create(store, "predictions", name, record)
     mark = Path(f"{head}.{name}.killed")
     make = functools.partial(SlowClassifying, head=head, pause_s=pause_s, die_at=die_at, mark=mark)
     display = choose_display(Console(file=io.StringIO()))
@@ -79,7 +79,7 @@ def classify_slowly(
     # Workers cannot import modules of tests by name.
     cloudpickle.register_pickle_by_value(module)
     try:
-        return answer_run(store, answers, CONFIG, make, address=address, display=display)
+        return run_inference(store, answers, CONFIG, make, address=address, display=display)
     finally:
         cloudpickle.unregister_pickle_by_value(module)
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from fossilray.core.records import PREDICTIONS_SCHEMA, embeddings_schema
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import AnswersRecord, AnswerStore
+from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
 
 GENERA = ("Alnus", "Betula", "Corylus")
 BACKBONE = {"name": "net", "sha256": "cd" * 32, "dimension": 4}
@@ -22,11 +22,11 @@ def predict(
     genera: Sequence[str] = GENERA,
     slides: Sequence[str] | None = None,
     seed: int = 0,
-) -> AnswerStore:
+) -> DerivedStore:
     """Predictions about all committed slides, or some; the last object of a slide has no genus."""
     head = {"sha256": name * 4, "kind": "knn", "classes": list(genera)}
-    record = AnswersRecord("predictions", run.read_run().digest, BACKBONE, head=head)
-    answers = AnswerStore.create(run, "predictions", name, record)
+    record = DerivedRecord("predictions", run.read_run().digest, BACKBONE, head=head)
+    answers = DerivedStore.create(run, "predictions", name, record)
     for slide_id in sorted(run.committed() if slides is None else slides):
         footer = run.footer(slide_id)
         assert footer is not None
@@ -61,10 +61,10 @@ def made_up_predictions(slide_id: str, count: int, genera: Sequence[str], *, see
     )
 
 
-def embed(run: RunStore, name: str, *, dimension: int) -> AnswerStore:
+def embed(run: RunStore, name: str, *, dimension: int) -> DerivedStore:
     """Vectors of all committed slides, each filled with the number of its object."""
-    record = AnswersRecord("embeddings", run.read_run().digest, {**BACKBONE, "dimension": dimension})
-    answers = AnswerStore.create(run, "embeddings", name, record)
+    record = DerivedRecord("embeddings", run.read_run().digest, {**BACKBONE, "dimension": dimension})
+    answers = DerivedStore.create(run, "embeddings", name, record)
     schema = embeddings_schema(dimension)
     for slide_id in sorted(run.committed()):
         footer = run.footer(slide_id)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from fossilray.store import RunStore
-from fossilray.store.arrays.group import open_arrays
+from fossilray.store.arrays.group import open_array_group
 
 
 def assert_equal_runs(one: RunStore, other: RunStore) -> None:
@@ -33,7 +33,10 @@ def assert_equal_runs(one: RunStore, other: RunStore) -> None:
         # The same names with the same checksums: JPEG chunks, embeddings and metadata, byte for byte.
         assert mine.arrays.sha256 == theirs.arrays.sha256, slide_id
         assert mine.arrays.bytes == theirs.arrays.bytes
-        group, other_group = open_arrays(one, mine.arrays.path), open_arrays(other, theirs.arrays.path)
+        group, other_group = (
+            open_array_group(one, mine.arrays.path),
+            open_array_group(other, theirs.arrays.path),
+        )
         np.testing.assert_array_equal(group["crops"][:], other_group["crops"][:])
 
 

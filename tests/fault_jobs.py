@@ -18,7 +18,7 @@ from fossilray.core.errors import FossilrayError
 from fossilray.core.records import CatalogRow, Worker
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import AnswerStore
+from fossilray.store.derived.derived_store import DerivedStore
 
 TINY = ("arch_kwargs={channels: [8, 8, 16, 16]}", "input_px=32", "views.early_px=null")
 FEW = ("steps=2", "log_every=1", "checkpoint_minutes=1e-9", "device=cpu", "precision=float32")
@@ -126,7 +126,7 @@ def index_in(out: Path) -> Any:
 
 
 def answers_in(out: Path, kind: str, name: str) -> Any:
-    answers = AnswerStore.open(RunStore.open(str(out / "run")), kind, name)  # type: ignore[arg-type]
+    answers = DerivedStore.open(RunStore.open(str(out / "run")), kind, name)  # type: ignore[arg-type]
     return {slide_id: answers.read(slide_id).to_pydict() for slide_id in sorted(answers.committed())}
 
 

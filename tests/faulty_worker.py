@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import CatalogRow, Outcome, WorkerState
+from fossilray.core.records import CatalogRow, Outcome, WorkerStatus
 from fossilray.processing.worker import SlideWorker
 
 Place = Literal[
@@ -62,7 +62,7 @@ class FaultyWorker(SlideWorker):
         self._reach("after the commit")
         return outcome
 
-    def _show(self, state: WorkerState) -> None:
+    def _show(self, state: WorkerStatus) -> None:
         super()._show(state)
         if state.stage == "open":
             self._reach("reading")

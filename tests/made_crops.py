@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import StoreError, StoreUnreachable
 from fossilray.core.records import Image
-from fossilray.training.crops.fetch import Units
+from fossilray.training.crops.fetch import CropUnits
 from fossilray.training.crops.sources import Encoded
 from fossilray.training.crops.table import CropTable
 
@@ -58,7 +58,7 @@ def made_table(
     object_id = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
     return CropTable(
         sources=(source or CountingSource(),),
-        units=Units(
+        units=CropUnits(
             source=np.zeros(len(sizes), np.int32),
             name=tuple(f"slide-{i}" for i in range(len(sizes))),
             place=tuple(str(i) for i in range(len(sizes))),

@@ -13,7 +13,7 @@ import ray
 from ray import cloudpickle
 from run_fixtures import a_summary
 
-from fossilray.core.records import CatalogRow, Outcome, WorkerState
+from fossilray.core.records import CatalogRow, Outcome, WorkerStatus
 
 
 class RestingWorker:
@@ -33,7 +33,7 @@ class RestingWorker:
             tries.write(f"{os.getpid()}\n")
         return Outcome(row.slide_id, summary=a_summary(row.slide_id, "0" * 16))
 
-    def state(self) -> WorkerState | None:
+    def state(self) -> WorkerStatus | None:
         return None
 
     def close(self) -> None: ...

@@ -14,7 +14,7 @@ from small_run import CROP_PX, commit_slide
 from fossilray.core.config import CropsConfig, EmbedderConfig, RunConfig
 from fossilray.core.records import PREDICTIONS_SCHEMA, CatalogRow
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import AnswersRecord, AnswerStore
+from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
 from fossilray.store.run.run_record import describe_run
 
 WELL = "6407/6-5"
@@ -77,16 +77,16 @@ def write_well(
     objects: int = 80,
     barren: tuple[int, ...] = (),
     seed: int = 0,
-    answers: AnswerStore | None = None,
+    answers: DerivedStore | None = None,
     with_confusion: bool = True,
-) -> AnswerStore:
+) -> DerivedStore:
     """One slide a sample, committed and called; `barren` samples hold nothing."""
     if answers is None:
         head = {"sha256": "ef" * 32, "kind": "knn", "classes": list(TAXA)}
         if with_confusion:
             head["confusion"] = truth.validation.tolist()
-        record = AnswersRecord("predictions", store.read_run().digest, BACKBONE, head=head)
-        answers = AnswerStore.create(store, "predictions", "genera", record)
+        record = DerivedRecord("predictions", store.read_run().digest, BACKBONE, head=head)
+        answers = DerivedStore.create(store, "predictions", "genera", record)
     calls = draw_calls(truth, objects, np.random.default_rng(seed))
     for row, depth_m in enumerate(truth.depths.tolist()):
         slide_id = f"{well.replace('/', '-')}-{depth_m:g}"

@@ -14,7 +14,7 @@ from answer_driver import classify_slowly, start, teach_head
 from small_run import COUNTS, write_small_run
 
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import AnswerStore
+from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.maintenance.verify import verify_run
 
 pytestmark = pytest.mark.faults
@@ -34,23 +34,23 @@ def head(run: RunStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sound(run: RunStore, head: Path, shared_ray: str) -> AnswerStore:
+def sound(run: RunStore, head: Path, shared_ray: str) -> DerivedStore:
     """The predictions that nothing befell."""
     assert classify_slowly(run.url, "sound", head, shared_ray).exit_code == 0
-    return AnswerStore.open(run, "predictions", "sound")
+    return DerivedStore.open(run, "predictions", "sound")
 
 
 def test_a_killed_worker_costs_a_second_try_and_the_answers_are_equal(
-    run: RunStore, head: Path, sound: AnswerStore, shared_ray: str
+    run: RunStore, head: Path, sound: DerivedStore, shared_ray: str
 ) -> None:
     result = classify_slowly(run.url, "worker", head, shared_ray, die_at="b-2050")
     assert Path(f"{head}.worker.killed").exists(), "nobody was killed"
     assert (result.exit_code, result.tally.committed, len(result.failures)) == (0, 4, 0)
-    assert_equal(AnswerStore.open(run, "predictions", "worker"), sound)
+    assert_equal(DerivedStore.open(run, "predictions", "worker"), sound)
 
 
 def test_a_killed_driver_leaves_whole_slides_and_the_same_command_finishes(
-    run: RunStore, head: Path, sound: AnswerStore, shared_ray: str
+    run: RunStore, head: Path, sound: DerivedStore, shared_ray: str
 ) -> None:
     driver = start(run.url, "driver", head, shared_ray, pause_s=1.0)
     answers = wait_for_first(run, "driver")
@@ -69,11 +69,11 @@ def test_a_killed_driver_leaves_whole_slides_and_the_same_command_finishes(
 
 
 def test_two_jobs_at_once_answer_about_each_slide_once(
-    run: RunStore, head: Path, sound: AnswerStore, shared_ray: str
+    run: RunStore, head: Path, sound: DerivedStore, shared_ray: str
 ) -> None:
     told = finish(*(start(run.url, "both", head, shared_ray, pause_s=0.3) for _ in range(2)))
     assert [one["exit_code"] for one in told] == [0, 0]
-    answers = AnswerStore.open(run, "predictions", "both")
+    answers = DerivedStore.open(run, "predictions", "both")
     files = [path for path in answers.files.find("") if path.endswith(".parquet")]
     assert len(files) == len(COUNTS)
     assert sum(one["objects"] for one in told) == sum(COUNTS.values()), "an object counts for one of them"
@@ -81,7 +81,7 @@ def test_two_jobs_at_once_answer_about_each_slide_once(
 
 
 def test_two_heads_beside_each_other_do_not_meet(
-    run: RunStore, head: Path, sound: AnswerStore, shared_ray: str
+    run: RunStore, head: Path, sound: DerivedStore, shared_ray: str
 ) -> None:
     other = teach_head(run, head.parent / "others.safetensors", classes=OTHERS)
     told = finish(
@@ -89,24 +89,24 @@ def test_two_heads_beside_each_other_do_not_meet(
         start(run.url, "second", other, shared_ray, pause_s=0.2),
     )
     assert [(one["committed"], one["exit_code"]) for one in told] == [(4, 0), (4, 0)]
-    assert_equal(AnswerStore.open(run, "predictions", "first"), sound)
-    second = AnswerStore.open(run, "predictions", "second")
+    assert_equal(DerivedStore.open(run, "predictions", "first"), sound)
+    second = DerivedStore.open(run, "predictions", "second")
     assert {genus for slide_id in COUNTS for genus in second.read(slide_id)["genus"].to_pylist()} <= {*OTHERS}
     assert not [one for one in verify_run(run, deep=True).findings if one.kind in ("answers", "outdated")]
 
 
-def assert_equal(answers: AnswerStore, sound: AnswerStore) -> None:
+def assert_equal(answers: DerivedStore, sound: DerivedStore) -> None:
     assert answers.committed() == set(COUNTS)
     for slide_id in COUNTS:
         assert answers.read(slide_id).equals(sound.read(slide_id)), slide_id
 
 
-def wait_for_first(run: RunStore, name: str) -> AnswerStore:
+def wait_for_first(run: RunStore, name: str) -> DerivedStore:
     """The answers, once a slide with objects has some."""
     deadline_s = time.monotonic() + 240
     while time.monotonic() < deadline_s:
         if run.files.names(f"predictions/{name}"):
-            answers = AnswerStore.open(run, "predictions", name)
+            answers = DerivedStore.open(run, "predictions", name)
             if answers.committed():
                 return answers
         time.sleep(0.05)

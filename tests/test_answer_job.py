@@ -27,13 +27,13 @@ from fossilray.jobs.progress import choose_display
 from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
 from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD
 from fossilray.models.backbones.load import load_embedder
-from fossilray.models.heads import BackboneOf, Head, save_head, train_head
+from fossilray.models.heads import BackboneReference, Head, save_head, train_head
 from fossilray.processing.inference.tasks import predictions_table
 from fossilray.processing.inference.worker import StoredSlide
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_crops
 from fossilray.store.dataset.compact import compact_run
-from fossilray.store.derived.derived_store import AnswerStore
+from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.query.connection import load_embeddings, run_query
 
@@ -60,7 +60,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 def test_every_stored_crop_is_embedded_as_the_network_alone_does_it(run: RunStore, backbone: Path) -> None:
     result = embed(run.url, backbone)
     assert (result.exit_code, result.tally.committed, result.tally.objects) == (0, 4, sum(COUNTS.values()))
-    answers = AnswerStore.open(run, "embeddings", "net-1")
+    answers = DerivedStore.open(run, "embeddings", "net-1")
     assert answers.committed() == set(COUNTS)
     assert answers.record.backbone["sha256"] == hashlib.sha256(backbone.read_bytes()).hexdigest()
     embedder = load_embedder(EmbedderConfig(weights=f"file:{backbone}"), device="cpu")
@@ -79,7 +79,7 @@ def test_the_same_command_goes_on_where_it_was_and_another_backbone_is_refused(
     run: RunStore, backbone: Path, tmp_path: Path
 ) -> None:
     embed(run.url, backbone, name="resumed")
-    answers = AnswerStore.open(run, "embeddings", "resumed")
+    answers = DerivedStore.open(run, "embeddings", "resumed")
     lost = answers.committed_files()["a-2030"]
     kept = {path: answers.files.read(path) for path in answers.committed_files().values() if path != lost}
     answers.files.delete(lost)
@@ -98,7 +98,7 @@ def test_damaged_crops_fail_their_slide_alone(backbone: Path, tmp_path: Path) ->
     result = embed(run.url, backbone)
     assert result.tally.committed == 3
     assert [(failure.slide_id, failure.error) for failure in result.failures] == [("a-2030", "StoreError")]
-    assert AnswerStore.open(run, "embeddings", "net-1").committed() == set(COUNTS) - {"a-2030"}
+    assert DerivedStore.open(run, "embeddings", "net-1").committed() == set(COUNTS) - {"a-2030"}
 
 
 def test_a_dataset_is_embedded_in_the_run_it_was_made_of(
@@ -106,7 +106,7 @@ def test_a_dataset_is_embedded_in_the_run_it_was_made_of(
 ) -> None:
     compact_run(run, str(tmp_path / "dataset"), access=StoreConfig())
     assert embed(str(tmp_path / "dataset"), backbone, name="of-dataset").exit_code == 0
-    assert AnswerStore.open(run, "embeddings", "of-dataset").committed() == set(COUNTS)
+    assert DerivedStore.open(run, "embeddings", "of-dataset").committed() == set(COUNTS)
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_a_run_in_a_bucket_is_embedded_there(
     run = write_small_run(url, config=access)
     result = embed(url, backbone, config=CONFIG.model_copy(update={"store": access}))
     assert result.exit_code == 0
-    assert AnswerStore.open(run, "embeddings", "net-1").committed() == set(COUNTS)
+    assert DerivedStore.open(run, "embeddings", "net-1").committed() == set(COUNTS)
 
 
 def test_the_command_line_embeds(run: RunStore, backbone: Path) -> None:
@@ -139,7 +139,7 @@ def test_the_command_line_embeds(run: RunStore, backbone: Path) -> None:
     )
     assert answer.exit_code == 0, answer.output
     assert "77 objects embedded" in answer.output
-    assert AnswerStore.open(run, "embeddings", "cli").committed() == set(COUNTS)
+    assert DerivedStore.open(run, "embeddings", "cli").committed() == set(COUNTS)
 
 
 def test_genera_are_those_that_the_head_tells_from_the_vectors(
@@ -148,14 +148,14 @@ def test_genera_are_those_that_the_head_tells_from_the_vectors(
     embed(run.url, backbone, name="read")
     vectors = {
         slide_id: np.stack(
-            AnswerStore.open(run, "embeddings", "read").read(slide_id)["embedding"].to_pylist()
+            DerivedStore.open(run, "embeddings", "read").read(slide_id)["embedding"].to_pylist()
         )
         for slide_id in ("a-2030", "b-2050")
     }
     head = teach(tmp_path / "head.safetensors", vectors["a-2030"], backbone)
     result = classify(run.url, tmp_path / "head.safetensors", embeddings="read")
     assert (result.exit_code, result.tally.objects) == (0, sum(COUNTS.values()))
-    table = AnswerStore.open(run, "predictions", "head").read("b-2050")
+    table = DerivedStore.open(run, "predictions", "head").read("b-2050")
     probability = head.predict(vectors["b-2050"])
     best = probability.argmax(axis=1)
     assert table["genus"].to_pylist() == [head.classes[one] for one in best]
@@ -187,7 +187,7 @@ def test_a_head_is_not_asked_about_vectors_of_another_backbone(
     embed(run.url, write_backbone(tmp_path / "other.safetensors", seed=1))
     with pytest.raises(UsageError, match="the embeddings other are of other"):
         classify(run.url, file, embeddings="other")
-    lacking = AnswerStore.open(run, "embeddings", "fits")
+    lacking = DerivedStore.open(run, "embeddings", "fits")
     lacking.files.delete(lacking.committed_files()["a-2030"])
     with pytest.raises(UsageError, match="lack 1 slides, such as a-2030"):
         classify(run.url, file, embeddings="fits")
@@ -203,7 +203,7 @@ def test_vectors_of_the_run_itself_serve_a_head_of_its_backbone(backbone: Path, 
     )
     head = teach(tmp_path / "head.safetensors", own, backbone)
     classify(run.url, tmp_path / "head.safetensors", name="own")
-    table = AnswerStore.open(RunStore.open(run.url), "predictions", "own").read("a-2030")
+    table = DerivedStore.open(RunStore.open(run.url), "predictions", "own").read("a-2030")
     assert table["genus"].to_pylist() == [head.classes[one] for one in head.predict(own).argmax(axis=1)]
 
 
@@ -223,7 +223,7 @@ def test_a_slide_made_anew_is_asked_about_anew_and_its_old_vectors_are_not_read(
     assert "made anew since" in refused.failures[0].message
     again = embed(run.url, backbone, name="old")
     assert (again.tally.already_committed, again.tally.committed) == (3, 1)
-    assert AnswerStore.open(run, "embeddings", "old").read("a-2030").num_rows == 7
+    assert DerivedStore.open(run, "embeddings", "old").read("a-2030").num_rows == 7
     assert classify(run.url, file, embeddings="old").exit_code == 0
     assert verify_run(run, deep=True).sound
 
@@ -236,7 +236,7 @@ def teach(file: Path, vectors: NDArray[np.float16], backbone: Path) -> Head:
         np.arange(len(vectors)) % 3,
         ("Alnus", "Betula", "Corylus"),
         kind="logistic",
-        backbone=BackboneOf(name="net-1", sha256=digest),
+        backbone=BackboneReference(name="net-1", sha256=digest),
     )
     save_head(file, head)
     return head

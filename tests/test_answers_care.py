@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 from fossilray.cli.main import app
 from fossilray.store import RunStore
 from fossilray.store.maintenance.derived_answers_sweep import delete_older_than_objects
-from fossilray.store.maintenance.garbage import sweep_run
+from fossilray.store.maintenance.garbage import collect_garbage
 from fossilray.store.maintenance.retry_withdraw import delete_answers, withdraw_slides
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.run.objects_file import FOOTER_KEY
-from fossilray.store.status import describe, render, to_json
+from fossilray.store.status import read_status, render, to_json
 
 
 @pytest.fixture
@@ -114,9 +114,9 @@ def test_a_sweep_deletes_old_answers_that_fit_nothing_and_no_others(run: RunStor
     run.files.delete(run.committed_files()["c-2080"])
     later = run.files.clock() + timedelta(days=3)
     age = {"older_than": timedelta(days=2), "deadline_minutes": 60.0}
-    assert sweep_run(run, **age).outdated == ()
-    told = sweep_run(run, **age, now=later, dry_run=True).outdated
-    swept = sweep_run(run, **age, now=later).outdated
+    assert collect_garbage(run, **age).outdated == ()
+    told = collect_garbage(run, **age, now=later, dry_run=True).outdated
+    swept = collect_garbage(run, **age, now=later).outdated
     assert told == swept
     assert {path.rpartition("/")[2] for path in swept} == {"a-2030.parquet", "c-2080.parquet"}
     assert len(swept) == 4
@@ -137,7 +137,7 @@ def test_a_start_asks_anew_about_slides_that_were_made_anew_and_about_no_others(
 def test_status_tells_how_far_answers_are(run: RunStore) -> None:
     some = predict(run, "some", slides=["a-2030", "d-empty"])
     some.tries.record_failure(a_failure("b-2050", "a1b2"))
-    report = describe(run)
+    report = read_status(run)
     assert [(one.kind, one.name, one.answered, one.failed) for one in report.answers] == [
         ("embeddings", "net", 4, 0),
         ("predictions", "genera", 4, 0),

@@ -15,9 +15,14 @@ from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunMismatch, RunNotFound, StoreError, UsageError
 from fossilray.core.records import embeddings_schema
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import VECTORS_A_GROUP, AnswersRecord, AnswerStore, answers_in
+from fossilray.store.derived.derived_store import (
+    EMBEDDINGS_PER_ROW_GROUP,
+    DerivedRecord,
+    DerivedStore,
+    derived_names,
+)
 
-RECORD = AnswersRecord(
+RECORD = DerivedRecord(
     kind="embeddings", run_digest="ab" * 32, backbone={"name": "net", "sha256": "cd" * 32, "dimension": 4}
 )
 
@@ -43,43 +48,43 @@ def run(tmp_path: Path) -> RunStore:
 
 
 def test_committed_answers_are_read_back_and_stand_against_later_ones(run: RunStore) -> None:
-    answers = AnswerStore.create(run, "embeddings", "net-1", RECORD)
+    answers = DerivedStore.create(run, "embeddings", "net-1", RECORD)
     assert answers.committed() == set()
     assert answers.commit("slide 1", "6407/6-5", some_vectors("slide 1"), source_attempt="a1")
     assert not answers.commit("slide 1", "6407/6-5", some_vectors("slide 1", value=2), source_attempt="a2")
     assert answers.committed_files() == {"slide 1": "well=6407%2F6-5/slide 1.parquet"}
-    again = AnswerStore.open(run, "embeddings", "net-1")
+    again = DerivedStore.open(run, "embeddings", "net-1")
     assert again.read("slide 1").equals(some_vectors("slide 1"))
     assert again.footer("well=6407%2F6-5/slide 1.parquet").source_attempt == "a1"
 
 
 def test_a_slide_without_objects_has_answers_too(run: RunStore) -> None:
-    answers = AnswerStore.create(run, "embeddings", "net", RECORD)
+    answers = DerivedStore.create(run, "embeddings", "net", RECORD)
     answers.commit("empty", None, some_vectors("empty", count=0), source_attempt="a1")
     assert answers.read("empty").num_rows == 0
 
 
 def test_a_name_belongs_to_one_backbone(run: RunStore) -> None:
-    AnswerStore.create(run, "embeddings", "net", RECORD)
-    AnswerStore.create(run, "embeddings", "net", RECORD)
+    DerivedStore.create(run, "embeddings", "net", RECORD)
+    DerivedStore.create(run, "embeddings", "net", RECORD)
     other = replace(RECORD, backbone={**RECORD.backbone, "sha256": "ef" * 32})
     with pytest.raises(RunMismatch, match=r"backbone.*another --name"):
-        AnswerStore.create(run, "embeddings", "net", other)
-    AnswerStore.create(run, "embeddings", "other", other)
-    assert answers_in(run, "embeddings") == ["net", "other"]
+        DerivedStore.create(run, "embeddings", "net", other)
+    DerivedStore.create(run, "embeddings", "other", other)
+    assert derived_names(run, "embeddings") == ["net", "other"]
 
 
 def test_names_that_lead_elsewhere_are_refused_and_absent_ones_told(run: RunStore) -> None:
     for name in ("..", "a/b", "", "-x", "a..b", "x" * 65):
         with pytest.raises(UsageError, match="cannot name embeddings"):
-            AnswerStore.create(run, "embeddings", name, RECORD)
-    AnswerStore.create(run, "embeddings", "net", RECORD)
+            DerivedStore.create(run, "embeddings", name, RECORD)
+    DerivedStore.create(run, "embeddings", "net", RECORD)
     with pytest.raises(RunNotFound, match="no embeddings named nett; it has: net"):
-        AnswerStore.open(run, "embeddings", "nett")
+        DerivedStore.open(run, "embeddings", "nett")
 
 
 def test_a_file_that_was_damaged_or_moved_is_not_believed(run: RunStore) -> None:
-    answers = AnswerStore.create(run, "embeddings", "net", RECORD)
+    answers = DerivedStore.create(run, "embeddings", "net", RECORD)
     answers.commit("one", "w", some_vectors("one"), source_attempt="a1")
     path = Path(answers.url) / "well=w" / "one.parquet"
     (path.parent / "two.parquet").write_bytes(path.read_bytes())
@@ -100,8 +105,8 @@ def test_some_rows_are_read_without_the_others(place: str, request: pytest.Fixtu
     else:
         run = RunStore.open(*request.getfixturevalue("s3_run"))
         run.create_or_check(a_run())
-    answers = AnswerStore.create(run, "embeddings", "net", RECORD)
-    count = 2 * VECTORS_A_GROUP + 88
+    answers = DerivedStore.create(run, "embeddings", "net", RECORD)
+    count = 2 * EMBEDDINGS_PER_ROW_GROUP + 88
     table = some_vectors("one", count=count)
     values = pa.array(np.arange(count * 4) % 1000, pa.float16())
     field = table.schema.field("embedding")
@@ -123,7 +128,7 @@ def test_some_rows_are_read_without_the_others(place: str, request: pytest.Fixtu
 
 
 def test_failures_of_answers_are_kept_apart_from_those_of_the_run(run: RunStore) -> None:
-    answers = AnswerStore.create(run, "embeddings", "net", RECORD)
+    answers = DerivedStore.create(run, "embeddings", "net", RECORD)
     answers.tries.record_failure(a_failure("one", "a1b2"))
     answers.tries.record_failure(a_failure("two", "a1b2"))
     answers.commit("two", None, some_vectors("two"), source_attempt="a1")
@@ -135,8 +140,8 @@ def test_answers_in_a_bucket_are_the_same(s3_run: tuple[str, StoreConfig]) -> No
     url, config = s3_run
     run = RunStore.open(url, config)
     run.create_or_check(a_run())
-    answers = AnswerStore.create(run, "embeddings", "net", RECORD)
+    answers = DerivedStore.create(run, "embeddings", "net", RECORD)
     assert answers.commit("one", "6407/6-5", some_vectors("one"), source_attempt="a1")
     assert not answers.commit("one", "6407/6-5", some_vectors("one", value=2), source_attempt="a2")
-    assert AnswerStore.open(run, "embeddings", "net").read("one").equals(some_vectors("one"))
-    assert answers_in(run, "embeddings") == ["net"]
+    assert DerivedStore.open(run, "embeddings", "net").read("one").equals(some_vectors("one"))
+    assert derived_names(run, "embeddings") == ["net"]

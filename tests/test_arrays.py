@@ -19,7 +19,7 @@ from fossilray.core.records import ArrayFiles
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_crops
 from fossilray.store.arrays.embeddings import CHUNK_ROWS, chunk_size, decode_embeddings, read_embeddings
-from fossilray.store.arrays.group import ArrayWriter, open_arrays
+from fossilray.store.arrays.group import ArrayWriter, open_array_group
 from fossilray.store.arrays.jpeg_codec import JpegCodec, decode_crop, encode_crop
 from fossilray.store.arrays.sharding import SHARD_ROWS, index_size, pack_shard, read_index
 from fossilray_jpeg import DamagedJpeg
@@ -64,7 +64,7 @@ def some_vectors(count: int, dimension: int = 8) -> np.ndarray:
 def test_what_was_written_comes_back_in_row_order(store, count):
     crops, vectors = some_crops(count), some_vectors(count)
     files = write(store, crops, vectors, config=LOSSLESS)
-    group = open_arrays(store, files.path)
+    group = open_array_group(store, files.path)
     assert np.array_equal(group["crops"][:], crops)
     assert np.array_equal(group["embeddings"][:], vectors)
     assert group["embeddings"].dtype == np.float16
@@ -73,7 +73,7 @@ def test_what_was_written_comes_back_in_row_order(store, count):
 def test_jpeg_crops_read_through_zarr_as_each_was_encoded(store):
     crops = some_crops(SHARD_ROWS + 3)
     files = write(store, crops, None)
-    array = open_arrays(store, files.path)["crops"]
+    array = open_array_group(store, files.path)["crops"]
     for row in (0, 17, SHARD_ROWS - 1, SHARD_ROWS, SHARD_ROWS + 2):
         expected = decode_crop(encode_crop(crops[row], quality=90), height=16, width=16)
         assert np.array_equal(array[row], expected)
@@ -134,7 +134,7 @@ def test_crops_encoded_by_other_threads_are_the_same_rows(store, tmp_path):
 
 def test_a_slide_without_objects_has_empty_arrays(store):
     files = write(store, some_crops(0), some_vectors(0))
-    group = open_arrays(store, files.path)
+    group = open_array_group(store, files.path)
     assert group["crops"].shape == (0, 16, 16, 3)
     assert group["embeddings"].shape == (0, 8)
     assert read_crops(store, files.path, []).shape == (0, 16, 16, 3)
@@ -142,13 +142,13 @@ def test_a_slide_without_objects_has_empty_arrays(store):
 
 
 def test_without_a_backbone_there_are_no_embeddings(store):
-    group = open_arrays(store, write(store, some_crops(2), None).path)
+    group = open_array_group(store, write(store, some_crops(2), None).path)
     assert "embeddings" not in group
     assert group["crops"].shape == (2, 16, 16, 3)
 
 
 def test_the_group_says_how_its_crops_were_made(store):
-    attributes = dict(open_arrays(store, write(store, some_crops(1), None).path).attrs)
+    attributes = dict(open_array_group(store, write(store, some_crops(1), None).path).attrs)
     assert attributes == {
         "crop_px": 16,
         "fit": "stretch",
@@ -190,7 +190,7 @@ def test_rows_out_of_order_missing_or_misshapen_are_refused(store):
 def test_crops_are_read_in_the_order_asked_for(store, config):
     files = write(store, some_crops(SHARD_ROWS + 9), None, config=config)
     rows = [SHARD_ROWS + 8, 3, 3, 0, SHARD_ROWS - 1]
-    array = open_arrays(store, files.path)["crops"]
+    array = open_array_group(store, files.path)["crops"]
     assert np.array_equal(read_crops(store, files.path, rows), np.stack([array[row] for row in rows]))
 
 
@@ -203,7 +203,7 @@ def test_a_crop_that_does_not_exist_is_named(store, row):
 
 def test_arrays_that_are_gone_are_named(store):
     with pytest.raises(StoreError, match=r"holds no arrays arrays/A17/0011.*verify"):
-        open_arrays(store, f"arrays/{SLIDE}/{ATTEMPT}.zarr")
+        open_array_group(store, f"arrays/{SLIDE}/{ATTEMPT}.zarr")
 
 
 def test_a_damaged_shard_is_an_error_not_a_picture(store):
@@ -214,7 +214,7 @@ def test_a_damaged_shard_is_an_error_not_a_picture(store):
     with pytest.raises(StoreError, match="not a readable JPEG"):
         read_crops(store, files.path, [0])
     with pytest.raises(DamagedJpeg, match="not a readable JPEG"):
-        open_arrays(store, files.path)["crops"][0]
+        open_array_group(store, files.path)["crops"][0]
     shard.write_bytes(whole[:-40])
     with pytest.raises(StoreError, match="fails its checksum"):
         read_crops(store, files.path, [0])
@@ -234,13 +234,13 @@ def test_arrays_in_s3_read_like_those_on_a_disk(s3_run, tmp_path):  # noqa: F811
     remote, local = RunStore.open(url, config), RunStore.open(str(tmp_path))
     files = write(remote, crops, vectors)
     assert files == write(local, crops, vectors)
-    group, expected = open_arrays(remote, files.path), open_arrays(local, files.path)
+    group, expected = open_array_group(remote, files.path), open_array_group(local, files.path)
     assert np.array_equal(group["embeddings"][:], vectors)
     assert np.array_equal(group["crops"][SHARD_ROWS + 1], expected["crops"][SHARD_ROWS + 1])
     rows = [0, 5, SHARD_ROWS + 2]
     assert np.array_equal(read_crops(remote, files.path, rows), read_crops(local, files.path, rows))
     with pytest.raises(StoreError, match="holds no arrays"):
-        open_arrays(remote, "arrays/A17/nothing.zarr")
+        open_array_group(remote, "arrays/A17/nothing.zarr")
 
 
 @pytest.mark.parametrize("count", [1, CHUNK_ROWS, SHARD_ROWS + CHUNK_ROWS + 1])

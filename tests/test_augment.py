@@ -82,7 +82,7 @@ def factors(low: float, high: float) -> torch.Tensor:
         (parts.scale_brightness, plain.adjust_brightness, factors(0.4, 1.6)),
         (parts.scale_contrast, plain.adjust_contrast, factors(0.4, 1.6)),
         (parts.scale_saturation, plain.adjust_saturation, factors(0.0, 2.0)),
-        (parts.turn_hue, plain.adjust_hue, factors(-0.5, 0.5)),
+        (parts.shift_hue, plain.adjust_hue, factors(-0.5, 0.5)),
     ],
 )
 def test_colours_change_as_torchvision_changes_them_one_by_one(batched, one_by_one, values) -> None:  # type: ignore[no-untyped-def]
@@ -93,14 +93,14 @@ def test_colours_change_as_torchvision_changes_them_one_by_one(batched, one_by_o
 
 def test_grey_images_keep_their_grey_whatever_their_hue_is_turned_by() -> None:
     grey = LIGHT.mean(dim=1, keepdim=True).expand_as(LIGHT)
-    assert torch.allclose(parts.turn_hue(grey, factors(-0.5, 0.5)), grey, atol=1e-6)
+    assert torch.allclose(parts.shift_hue(grey, factors(-0.5, 0.5)), grey, atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel_px", [9, 13])
 def test_blur_is_torchvisions_with_a_sigma_for_each_image(kernel_px: int) -> None:
     sigma = factors(0.1, 2.0)
     chosen = torch.arange(len(CROPS)) % 3 > 0
-    found = parts.blur_some(LIGHT.clone(), chosen, sigma, kernel_px=kernel_px)
+    found = parts.random_blur(LIGHT.clone(), chosen, sigma, kernel_px=kernel_px)
     blurred = [
         plain.gaussian_blur(image, [kernel_px, kernel_px], [float(s)] * 2)
         for image, s in zip(LIGHT, sigma, strict=True)
@@ -111,7 +111,7 @@ def test_blur_is_torchvisions_with_a_sigma_for_each_image(kernel_px: int) -> Non
 
 def test_solarised_images_are_pils() -> None:
     chosen = torch.arange(len(CROPS)) % 2 == 0
-    found = (parts.solarise_some(LIGHT, chosen) * 255).round().byte()
+    found = (parts.random_solarise(LIGHT, chosen) * 255).round().byte()
     for image, changed, crop in zip(found, chosen.tolist(), CROPS, strict=True):
         before = Pillow.fromarray(crop.permute(1, 2, 0).numpy())
         expected = np.asarray(ImageOps.solarize(before, 128) if changed else before)
@@ -125,7 +125,9 @@ def test_places_are_those_of_pils_affine_transform() -> None:
         a, b, d, e = (np.eye(2) * rng.uniform(0.4, 0.8) + rng.uniform(-0.2, 0.2, (2, 2))).ravel()
         across, down = rng.uniform(-0.1, 0.1, 2)
         affine = torch.tensor([[[a, b, across], [d, e, down]]], dtype=torch.float32)
-        found = parts.take_places(parts.to_light(crop[None]), affine, side_px=side_px, outside="border")[0]
+        found = parts.sample_grid(
+            parts.to_linear_light(crop[None]), affine, side_px=side_px, outside="border"
+        )[0]
         # PIL: from output pixels to input pixels, both counted from a corner.
         half, step = crop.shape[-1] / 2, crop.shape[-1] / side_px
         data = (

@@ -24,10 +24,10 @@ from run_fixtures import a_run
 from fossilray.core.config import RunConfig, WorkersConfig
 from fossilray.core.errors import WorkerError
 from fossilray.core.records import CatalogRow
-from fossilray.jobs.journal import Ledger
+from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
-from fossilray.jobs.scheduler import run_slides
-from fossilray.jobs.scheduler.pending_workers import SMALLEST_WAVE
+from fossilray.jobs.scheduler import run_items
+from fossilray.jobs.scheduler.pending_workers import MIN_WAVE
 from fossilray.store import RunStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -49,7 +49,7 @@ def test_a_job_grows_a_cluster_from_no_gpu_to_three_and_leaves_none(tmp_path: Pa
     assert len(nodes_used(tmp_path / "marks")) == 3
     assert set(gpus_seen(tmp_path / "marks")) == {"0"}
     # No storm: whoever waits for a machine is one wave, whatever the number of workers asked for.
-    assert 0 < gauge.most_waiting <= SMALLEST_WAVE
+    assert 0 < gauge.most_waiting <= MIN_WAVE
     assert all("each asks for 0.9 CPU, 1 GPU" in line for line in said)
 
 
@@ -147,11 +147,11 @@ def drive(
     display: Any = Silent()
     display.said = said if said is not None else display.said
     with resting_by_value():
-        tally = run_slides(
+        tally = run_items(
             [CatalogRow(f"slide-{n:03d}", f"/slide-{n:03d}.mrxs") for n in range(slides)],
             functools.partial(RestingWorker, tmp_path / "marks", pause_s),
             config=RunConfig(workers=workers),
-            ledger=Ledger(store),
+            ledger=DriverJournal(store),
             tally=Tally(total=slides),
             display=display,
         )

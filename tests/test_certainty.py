@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 from fossilray.cli import app
 from fossilray.core.errors import UsageError, WeightsError
-from fossilray.labels.embed import Described
+from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.labelled_crops import LabelledCrops
-from fossilray.labels.load import LabelFindings, LabelledSet
-from fossilray.models.heads import BackboneOf, Head, load_head, save_head, train_head
+from fossilray.labels.load import LabelledSet, LabelReport
+from fossilray.models.heads import BackboneReference, Head, load_head, save_head, train_head
 from fossilray.models.heads.calibration import (
     entropy_of,
     expected_calibration_error,
@@ -30,22 +30,22 @@ from fossilray.models.heads.calibration import (
     reliability,
 )
 from fossilray.models.heads.conformal import (
+    benjamini_hochberg_threshold,
     class_p_values,
-    crops_needed,
-    highest_kept,
+    crops_needed_for_coverage,
     novelty_p_values,
     prediction_sets,
     wrong_call_p_values,
 )
 from fossilray.models.heads.cross_validation import sides_of
-from fossilray.models.heads.head import temper
-from fossilray.models.heads.novelty import learn_known, unit, withhold_each_genus
-from fossilray.models.heads.uncertainty import say_how_sure
-from fossilray.training.heads import train_and_judge
+from fossilray.models.heads.head import apply_temperature
+from fossilray.models.heads.novelty import fit_novelty, leave_one_genus_out, unit
+from fossilray.models.heads.uncertainty import predict_uncertainty
+from fossilray.training.heads import train_and_cross_validate
 
 CLASSES = ("Azolla", "Betula", "Corylus")
-OURS = BackboneOf(name="small", sha256="ab" * 32)
-NOTHING = LabelFindings((), 0, (), (), ())
+OURS = BackboneReference(name="small", sha256="ab" * 32)
+NOTHING = LabelReport((), 0, (), (), ())
 SPREAD = 2.2
 """Clouds so wide that they overlap: about one call in eight is wrong."""
 
@@ -70,7 +70,7 @@ def labels_of(label: NDArray[np.int64], *, wells: tuple[str, ...] | None = None)
 
 def taught(seed: int = 0, each: tuple[int, ...] = (60, 45, 30)) -> Head:
     vectors, label = clouds(seed, each)
-    return train_and_judge(labels_of(label), Described(vectors, OURS), kind="knn", k=15)[0]
+    return train_and_cross_validate(labels_of(label), EmbeddedCrops(vectors, OURS), kind="knn", k=15)[0]
 
 
 def test_a_sets_class_is_held_as_often_as_was_asked_for_class_by_class() -> None:
@@ -104,7 +104,11 @@ def test_sets_are_those_of_the_quantile_that_textbooks_give() -> None:
 
 
 def test_a_class_with_too_few_held_out_crops_is_never_excluded() -> None:
-    assert (crops_needed(0.9), crops_needed(0.95), crops_needed(0.5)) == (9, 19, 1)
+    assert (
+        crops_needed_for_coverage(0.9),
+        crops_needed_for_coverage(0.95),
+        crops_needed_for_coverage(0.5),
+    ) == (9, 19, 1)
     for count, excluded in ((8, False), (9, True)):
         p_values = class_p_values(np.array([[1.0]]), np.zeros(count), np.zeros(count, np.int64))
         assert prediction_sets(p_values, coverage=0.9)[0, 0] != excluded
@@ -115,7 +119,7 @@ def test_a_taught_head_covers_new_crops_of_the_same_kind_class_by_class() -> Non
     for seed in range(6):
         head = taught(seed)
         vectors, label = clouds(1000 + seed, (2000, 2000, 2000))
-        said = say_how_sure(head, vectors, head.predict(vectors), coverage=0.9)
+        said = predict_uncertainty(head, vectors, head.predict(vectors), coverage=0.9)
         held = said.sets[np.arange(len(label)), label]
         covered[seed] = [held[label == c].mean() for c in range(3)]
         assert 1 <= said.sets.sum(axis=1).mean() < 2.5
@@ -130,9 +134,9 @@ def test_calls_kept_are_wrong_no_more_often_than_was_allowed() -> None:
             head = taught(seed, each=(120, 90, 60))
             vectors, label = clouds(2000 + seed, (1000, 750, 500))
             share = head.predict(vectors)
-            p_values = say_how_sure(head, vectors, share).wrong_p
+            p_values = predict_uncertainty(head, vectors, share).wrong_p
             values, count = np.unique(p_values, return_counts=True)
-            limit = highest_kept(values, count, wrong_share=allowed)
+            limit = benjamini_hochberg_threshold(values, count, wrong_share=allowed)
             assert limit is not None
             kept = p_values <= limit
             assert kept.mean() > 0.5
@@ -150,7 +154,7 @@ def test_the_rule_is_benjamini_and_hochbergs(p_values: list[float], allowed: flo
 
     values = np.array(p_values)
     adjusted = false_discovery_control(values)
-    limit = highest_kept(values, np.ones(len(values), np.int64), wrong_share=allowed)
+    limit = benjamini_hochberg_threshold(values, np.ones(len(values), np.int64), wrong_share=allowed)
     kept = np.zeros(len(values), bool) if limit is None else values <= limit
     sure = np.abs(adjusted - allowed) > 1e-5
     assert np.array_equal(kept[sure], (adjusted <= allowed)[sure])
@@ -193,7 +197,7 @@ def test_few_crops_that_all_were_called_rightly_make_no_call_certain() -> None:
             share = np.full((count, 3), (1 - sure) / 2, np.float32)
             label = np.arange(count) % 3
             share[np.arange(count), label] = sure
-            told = temper(share, fit_temperature(share, label)).max(axis=1)
+            told = apply_temperature(share, fit_temperature(share, label)).max(axis=1)
             # The rule of succession: of one more than there were, one is wrong.
             assert told == pytest.approx(count / (count + 1), abs=0.005), (count, sure)
             assert told.max() < largest
@@ -223,7 +227,7 @@ def test_certainty_is_kept_in_the_heads_file_and_damage_is_refused(tmp_path: Pat
     assert found.meta == head.meta
     assert found.meta.format == "fossilray-head/2"
     vectors, _ = clouds(9, (20, 20, 20))
-    before, after = (say_how_sure(one, vectors, one.predict(vectors)) for one in (head, found))
+    before, after = (predict_uncertainty(one, vectors, one.predict(vectors)) for one in (head, found))
     assert np.array_equal(before.sets, after.sets)
     assert np.array_equal(before.novelty, after.novelty)
     for name, wrong in (
@@ -242,12 +246,12 @@ def test_certainty_is_kept_in_the_heads_file_and_damage_is_refused(tmp_path: Pat
 
 def test_labels_too_few_to_hold_any_out_give_a_head_that_does_not_say_how_sure_it_is() -> None:
     vectors, label = clouds(0, (1, 1, 1))
-    head, judged = train_and_judge(labels_of(label), Described(vectors, OURS), kind="knn", k=1)
+    head, judged = train_and_cross_validate(labels_of(label), EmbeddedCrops(vectors, OURS), kind="knn", k=1)
     assert judged is None
     assert head.meta.certainty is None
     assert head.meta.format == "fossilray-head/1"
     with pytest.raises(WeightsError, match="does not say how sure"):
-        say_how_sure(head, vectors, head.predict(vectors))
+        predict_uncertainty(head, vectors, head.predict(vectors))
 
 
 def test_wells_are_held_out_whole_and_then_new_wells_are_covered() -> None:
@@ -264,9 +268,9 @@ def test_wells_are_held_out_whole_and_then_new_wells_are_covered() -> None:
     labelled = labels_of(label, wells=names)
     covered = {}
     for over in ("crops", "wells"):
-        head, _ = train_and_judge(
+        head, _ = train_and_cross_validate(
             labelled,
-            Described(vectors, OURS),
+            EmbeddedCrops(vectors, OURS),
             kind="knn",
             k=15,
             over=over,  # type: ignore[arg-type]
@@ -275,7 +279,7 @@ def test_wells_are_held_out_whole_and_then_new_wells_are_covered() -> None:
         for number in range(30):
             new = of_well(100 + number, np.random.default_rng(500 + number), 20)
             truth = np.repeat(np.arange(3), 20)
-            sets = say_how_sure(head, new, head.predict(new), coverage=0.9).sets
+            sets = predict_uncertainty(head, new, head.predict(new), coverage=0.9).sets
             hits.append(sets[np.arange(60), truth].mean())
         covered[over] = float(np.mean(hits))
     assert covered["crops"] < covered["wells"]
@@ -327,7 +331,7 @@ def test_the_evaluation_tells_what_held_for_crops_and_for_wells_left_out(tmp_pat
 def test_distances_are_those_of_independent_implementations() -> None:
     vectors, label = clouds(3, (30, 20, 25))
     new, _ = clouds(4, (10, 10, 10))
-    known = learn_known(vectors, label, kind="knn", k=3)
+    known = fit_novelty(vectors, label, kind="knn", k=3)
     theirs = NearestNeighbors(n_neighbors=3, metric="cosine").fit(unit(vectors)).kneighbors(new)[0][:, 2]
     assert np.allclose(known.distance(new), theirs, atol=2e-3)
     assert np.allclose(known.distance(7 * new), known.distance(new), atol=1e-5)
@@ -344,16 +348,16 @@ def test_distances_are_those_of_independent_implementations() -> None:
         )
         for centre in centres
     ]
-    known = learn_known(vectors, label, kind="mahalanobis")
+    known = fit_novelty(vectors, label, kind="mahalanobis")
     assert np.allclose(known.distance(new), np.sqrt(np.min(squared, axis=0)), rtol=1e-2)
     assert (known.nearest(vectors) == label).mean() > 0.9
 
 
 def test_a_withheld_genus_is_told_from_new_crops_of_known_ones() -> None:
     vectors, label = clouds(8, (25, 25, 25, 25), spread=0.8)
-    found = withhold_each_genus(vectors, label, (*CLASSES, "Dinogymnium"), group=np.arange(100))
+    found = leave_one_genus_out(vectors, label, (*CLASSES, "Dinogymnium"), group=np.arange(100))
     assert [one.name for one in found] == [*CLASSES, "Dinogymnium"]
     assert all(value > 0.95 for one in found for value in one.auroc.values())
     rng = np.random.default_rng(0)
-    alike = withhold_each_genus(rng.normal(size=(300, 8)), np.arange(300) % 3, CLASSES, group=np.arange(300))
+    alike = leave_one_genus_out(rng.normal(size=(300, 8)), np.arange(300) % 3, CLASSES, group=np.arange(300))
     assert abs(np.mean([one.auroc["knn"] for one in alike]) - 0.5) < 0.1

@@ -17,15 +17,15 @@ from small_run import commit_slide, write_small_run
 from synthetic_well import TAXA, WELL, make_truth, predictions_table, start_run, write_well
 from typer.testing import CliRunner, Result
 
-from fossilray.analysis.stratigraphy.chart import ChartedWell, ChartOptions, chart_well
-from fossilray.analysis.stratigraphy.page import tell_findings
+from fossilray.analysis.stratigraphy.chart import ChartOptions, WellChart, compute_chart
+from fossilray.analysis.stratigraphy.page import describe_findings
 from fossilray.analysis.stratigraphy.samples import read_depths
 from fossilray.analysis.stratigraphy.tables import well_tables
-from fossilray.analysis.stratigraphy.taxonomy import read_taxonomy, roll_up
+from fossilray.analysis.stratigraphy.taxonomy import group_taxa, read_taxonomy
 from fossilray.cli import app
 from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import AnswerStore
+from fossilray.store.derived.derived_store import DerivedStore
 
 OTHER = "6407/7-1"
 TRUTH = make_truth(samples=12)
@@ -49,9 +49,9 @@ def chart(run: RunStore | str, out: Path, *more: str, well: str = WELL) -> Resul
     return answer
 
 
-def tables(run: RunStore, folder: Path, **options: Any) -> ChartedWell:
+def tables(run: RunStore, folder: Path, **options: Any) -> WellChart:
     """The tables of a chart alone, without pictures."""
-    charted = chart_well(run, WELL, ChartOptions(**options))
+    charted = compute_chart(run, WELL, ChartOptions(**options))
     folder.mkdir(exist_ok=True)
     for name, content in well_tables(charted).items():
         (folder / name).write_bytes(content)
@@ -142,7 +142,7 @@ def test_samples_state_what_became_of_them(run: RunStore, tmp_path: Path) -> Non
     assert "lossy" in samples[0]["state"]
     assert float(samples[0]["lost_percent"]) > 0
     few = tables(run, tmp_path, fewest=91)
-    assert "no zones: they take 4 samples of 91 objects and two taxa" in set(tell_findings(few))
+    assert "no zones: they take 4 samples of 91 objects and two taxa" in set(describe_findings(few))
     assert "few objects" in rows_of(tmp_path / "samples.csv")[0]["state"]
 
 
@@ -159,12 +159,14 @@ def test_two_wells_match_zone_by_zone(run: RunStore, tmp_path: Path) -> None:
 
 def test_without_a_confusion_intervals_are_those_of_the_lot_and_say_so(run: RunStore, tmp_path: Path) -> None:
     plain = tables(run, tmp_path / "plain", is_corrected=False)
-    assert any("intervals those of the lot alone, as asked for" in one for one in tell_findings(plain))
+    assert any("intervals those of the lot alone, as asked for" in one for one in describe_findings(plain))
     for row in rows_of(tmp_path / "plain" / "intervals.csv"):
         assert float(row["count"]) == int(row["called"])
     bare = start_run(tmp_path / "run")
     write_well(bare, make_truth(samples=3), objects=12, with_confusion=False)
-    assert any("nobody knows its confusion" in one for one in tell_findings(tables(bare, tmp_path / "bare")))
+    assert any(
+        "nobody knows its confusion" in one for one in describe_findings(tables(bare, tmp_path / "bare"))
+    )
     table = tmp_path / "confusion.csv"
     lines = [",".join(["", *TAXA]), *(f"{name},{','.join('0' * 6)}" for name in TAXA)]
     table.write_text("\n".join(lines))
@@ -194,7 +196,7 @@ def test_a_confusion_that_is_none_or_of_other_classes_is_refused(
 def test_depths_that_are_missing_or_there_twice(run: RunStore, tmp_path: Path) -> None:
     table = tmp_path / "depths.csv"
     table.write_text("slide_id,measured_depth_m\n6407-6-5-2000,2012.5\n")
-    twice = "; ".join(tell_findings(tables(run, tmp_path, depths=read_depths(table))))
+    twice = "; ".join(describe_findings(tables(run, tmp_path, depths=read_depths(table))))
     assert "11 samples of well" in twice
     assert "more than one slide, counted together, at 2012.5 m" in twice
     assert rows_of(tmp_path / "samples.csv")[0]["objects"] == "180"
@@ -211,7 +213,7 @@ def test_depths_that_are_missing_or_there_twice(run: RunStore, tmp_path: Path) -
     answers = write_well(partly, make_truth(samples=2), objects=10)
     commit_without_depth(partly, answers, "undated")
     assert "left out for lack of a measured depth: 1 slide, undated" in "; ".join(
-        tell_findings(tables(partly, tmp_path / "p"))
+        describe_findings(tables(partly, tmp_path / "p"))
     )
     none = start_run(tmp_path / "none")
     answers = write_well(none, make_truth(samples=1), well="another", objects=5)
@@ -220,7 +222,7 @@ def test_depths_that_are_missing_or_there_twice(run: RunStore, tmp_path: Path) -
         chart(none, tmp_path / "n")
 
 
-def commit_without_depth(store: RunStore, answers: AnswerStore, slide_id: str) -> None:
+def commit_without_depth(store: RunStore, answers: DerivedStore, slide_id: str) -> None:
     commit_slide(store, slide_id, count=6, well=WELL, depth_m=None, seed=9, embeddings=False)
     footer = store.footer(slide_id)
     assert footer is not None
@@ -291,12 +293,12 @@ def test_yaml_is_read_alike_and_unknown_labels_stay(tmp_path: Path) -> None:
     path.write_text(
         "- {genus: Deflandrea, group: Peridinioid, synonyms: [Cerodinium old]}\n- {species: A b, genus: A}\n"
     )
-    rolled = roll_up(["cerodinium_old", "Deflandrea", "A b", "Stray"], read_taxonomy(path))
+    rolled = group_taxa(["cerodinium_old", "Deflandrea", "A b", "Stray"], read_taxonomy(path))
     assert rolled.taxa == ("Deflandrea", "A", "Stray")
     assert rolled.member_of == (0, 0, 1, 2)
     assert rolled.unknown == ("Stray",)
     assert rolled.merged == (("A", ("A b",)), ("Deflandrea", ("cerodinium_old",)))
-    assert roll_up(["A b"], read_taxonomy(path), rank="species").taxa == ("A b",)
+    assert group_taxa(["A b"], read_taxonomy(path), rank="species").taxa == ("A b",)
 
 
 def faults() -> Iterator[tuple[str, str]]:

@@ -23,7 +23,7 @@ from fossilray.core.config import StoreConfig, load_config
 from fossilray.processing.worker import SlideWorker
 from fossilray.slides.catalog import find_slides
 from fossilray.store import RunStore
-from fossilray.store.maintenance.orphans import list_groups
+from fossilray.store.maintenance.orphans import list_array_groups
 from fossilray.store.run.run_record import describe_run
 
 CLUSTER = Path(__file__).parent.parent / "cluster"
@@ -220,7 +220,7 @@ def test_the_workers_policy_suffices_for_a_slide_and_opens_nothing_else(
 
     # A second attempt that comes too late leaves its arrays, which an operator's role collects.
     assert worker.process(rows[0], None).failure is None
-    assert len(list_groups(store, "a")) == 2
+    assert len(list_array_groups(store, "a")) == 2
 
     s3 = guarded.client(guarded.worker)
     committed = [

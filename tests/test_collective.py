@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from test_methods_losses import LABEL, a_method, some_views
 
-from fossilray.training.distributed import Together
+from fossilray.training.distributed import DistributedGroup
 
 
 def test_two_workers_get_the_gradient_of_one_with_all_crops(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def _work(rank: int, folder: Path) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2
     )
-    together = Together(rank, 2, torch.device("cpu"))
+    together = DistributedGroup(rank, 2, torch.device("cpu"))
     method: Any = a_method("simclr")
     method.gather = together.gather
     half = slice(3 * rank, 3 * rank + 3)

@@ -31,10 +31,10 @@ from fossilray.store import RunStore, open_run
 from fossilray.store.dataset import multi_slide_file as parts
 from fossilray.store.dataset.compact import CompactReport, compact_run, render_compacted
 from fossilray.store.dataset.dataset_store import DATASET_JSON, UNFINISHED_JSON, DatasetStore
-from fossilray.store.dataset.destination import DatasetPlace
+from fossilray.store.dataset.destination import DatasetDestination
 from fossilray.store.files.base import open_files
 from fossilray.store.query.connection import load_crops, load_embeddings, run_query
-from fossilray.store.status import describe
+from fossilray.store.status import read_status
 
 QUERIES = [
     "SELECT * FROM objects ORDER BY well, slide_id, object_id",
@@ -116,7 +116,7 @@ def test_the_page_about_a_dataset_is_the_page_about_its_run(
 
 def test_the_state_of_a_dataset_is_that_of_its_run_at_rest(run: RunStore, dataset: RunStore) -> None:
     now = datetime(2030, 1, 1, tzinfo=UTC)
-    ours, theirs = describe(dataset, now=now), describe(run, now=now)
+    ours, theirs = read_status(dataset, now=now), read_status(run, now=now)
     for fact in ("counts", "objects", "scanned_mm2", "array_bytes", "failed", "quarantined"):
         assert getattr(ours, fact) == getattr(theirs, fact)
     assert dataset.committed() == run.committed()
@@ -483,7 +483,7 @@ def test_what_a_person_put_into_an_unfinished_dataset_is_named_and_stays(
     for path in ("objects/well=34/part-000000.parquet", foreign):
         place.write(path, b"x")
     with pytest.raises(UsageError, match=foreign):
-        DatasetPlace.check_free(place)
+        DatasetDestination.check_free(place)
     assert place.find("objects") or foreign.startswith("embeddings")
     assert place.read(foreign) == b"x"
 
@@ -493,7 +493,7 @@ def test_files_of_a_name_like_the_mark_make_no_folder_an_unfinished_dataset(tmp_
     place.write(UNFINISHED_JSON, b"pressing of soil samples")
     place.write("catalog.parquet", b"mine")
     with pytest.raises(UsageError, match="was not written by `fossilray compact`"):
-        DatasetPlace.check_free(place)
+        DatasetDestination.check_free(place)
     assert place.read("catalog.parquet") == b"mine"
 
 
@@ -504,5 +504,5 @@ def test_link_in_an_unfinished_dataset_is_not_followed(tmp_path: Path) -> None:
     place.write(UNFINISHED_JSON, b'{"token": "1", "source": "run", "began_at": "then"}')
     (tmp_path / "dataset" / "slides").symlink_to(tmp_path / "other")
     with pytest.raises(UsageError, match="dataset/slides was not made by"):
-        DatasetPlace.check_free(place)
+        DatasetDestination.check_free(place)
     assert (tmp_path / "other" / "part-000000.parquet").exists()

@@ -15,9 +15,9 @@ from small_run import start_run, write_small_run
 from fossilray.analysis.report import write_report
 from fossilray.core.config import load_config
 from fossilray.core.records import SLIDES_SCHEMA, Heartbeat
-from fossilray.store.cost import add_up_spending, tell_spending
+from fossilray.store.cost import describe_cost, sum_cost
 from fossilray.store.files.parquet_rows import to_table
-from fossilray.store.status import describe, render
+from fossilray.store.status import read_status, render
 
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 BEAT = Heartbeat(
@@ -45,7 +45,7 @@ SLIDES = to_table(
 
 def test_what_drivers_held_is_added_up_at_the_prices_each_had() -> None:
     later = replace(BEAT, driver_id="driver-2", gpu_hours=1.0, core_hours=8.0, per_gpu_hour=2.0)
-    spending = add_up_spending([BEAT, later], SLIDES, left=5)
+    spending = sum_cost([BEAT, later], SLIDES, left=5)
     assert (spending.so_far.gpu_hours, spending.so_far.core_hours) == (5.0, 40.0)
     assert spending.so_far.money == 4 * 1.5 + 32 * 0.25 + 1 * 2.0 + 8 * 0.25
     assert spending.currency == "NOK"
@@ -53,17 +53,17 @@ def test_what_drivers_held_is_added_up_at_the_prices_each_had() -> None:
 
 
 def test_the_rest_is_reckoned_like_the_slides_so_far() -> None:
-    spending = add_up_spending([BEAT], SLIDES, left=5)
+    spending = sum_cost([BEAT], SLIDES, left=5)
     assert spending.in_all is not None
     assert spending.in_all.gpu_hours == pytest.approx(4.0 * 9 / 4)
     assert spending.in_all.money == pytest.approx(14.0 * 9 / 4)
-    assert add_up_spending([BEAT], SLIDES, left=0).in_all is None
-    assert add_up_spending([BEAT], SLIDES_SCHEMA.empty_table(), left=9).in_all is None
+    assert sum_cost([BEAT], SLIDES, left=0).in_all is None
+    assert sum_cost([BEAT], SLIDES_SCHEMA.empty_table(), left=9).in_all is None
 
 
 def test_a_price_of_ones_own_replaces_that_of_the_drivers() -> None:
     asked = load_config(None, ["cost.per_gpu_hour=10", "cost.currency=EUR"])
-    spending = add_up_spending([BEAT], SLIDES, left=0, config=asked)
+    spending = sum_cost([BEAT], SLIDES, left=0, config=asked)
     assert (spending.so_far.money, spending.currency) == (40.0, "EUR")
 
 
@@ -71,13 +71,13 @@ def test_without_a_price_or_with_prices_in_two_currencies_there_is_no_sum() -> N
     free = replace(BEAT, per_gpu_hour=None, per_core_hour=None)
     foreign = replace(BEAT, currency="EUR")
     for beats in ([free], [BEAT, free], [BEAT, foreign]):
-        assert add_up_spending(beats, SLIDES, left=1).so_far.money is None
+        assert sum_cost(beats, SLIDES, left=1).so_far.money is None
 
 
 def test_the_share_of_committed_slides_in_what_was_held_is_told() -> None:
     asked = load_config(None, ["workers.cpus_per_worker=8"])
     # 4 slides of half an hour on 8 cores.
-    assert add_up_spending([BEAT], SLIDES, left=0, config=asked).busy_share == pytest.approx(16 / 32)
+    assert sum_cost([BEAT], SLIDES, left=0, config=asked).busy_share == pytest.approx(16 / 32)
 
 
 def test_a_run_whose_drivers_told_nothing_is_reckoned_from_its_slides_and_says_so() -> None:
@@ -85,7 +85,7 @@ def test_a_run_whose_drivers_told_nothing_is_reckoned_from_its_slides_and_says_s
         None, ["workers.cpus_per_worker=8", "workers.gpus_per_worker=0.5", "cost.per_gpu_hour=3"]
     )
     silent = replace(BEAT, gpu_hours=0.0, core_hours=0.0)
-    spending = add_up_spending([silent], SLIDES, left=0, config=asked)
+    spending = sum_cost([silent], SLIDES, left=0, config=asked)
     assert not spending.counts_idle_time
     assert (spending.so_far.gpu_hours, spending.so_far.core_hours, spending.so_far.money) == (1.0, 16.0, 3.0)
 
@@ -105,7 +105,7 @@ def test_a_run_that_held_nothing_shows_no_cost(tmp_path: Path) -> None:
 
 
 def test_the_report_tells_it_in_sentences(tmp_path: Path) -> None:
-    told = " ".join(tell_spending(add_up_spending([BEAT], SLIDES, left=4)))
+    told = " ".join(describe_cost(sum_cost([BEAT], SLIDES, left=4)))
     assert "Workers held 4 GPU-hours, 32.0 core-hours" in told
     assert "about NOK 14.00 at the prices of the configuration" in told
     assert "At the end it will be about NOK 28.00" in told
@@ -117,5 +117,5 @@ def test_the_report_tells_it_in_sentences(tmp_path: Path) -> None:
 
 def text_of(store, *, now: datetime) -> str:  # type: ignore[no-untyped-def]
     console = Console(file=io.StringIO(), width=140)
-    console.print(render(describe(store, now=now)))
+    console.print(render(read_status(store, now=now)))
     return console.file.getvalue()  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from fossilray.labels.labelled_crops import read_image
 from fossilray.processing.crops.cut import resize_to
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_encoded_crops
-from fossilray.store.arrays.group import open_arrays
+from fossilray.store.arrays.group import open_array_group
 from fossilray.store.arrays.sharding import SHARD_ROWS, index_size
 from fossilray.store.dataset.compact import compact_run
 from fossilray.store.files.local import LocalFiles
@@ -111,7 +111,7 @@ def test_any_crops_of_a_slide_are_those_that_zarr_reads(run: RunStore, wanted: l
     table = open_crops([run.url], where="slide_id = 'm-many'")
     footer = run.footer("m-many")
     assert footer is not None
-    expected = open_arrays(run, footer.arrays.path)["crops"].oindex[np.array(wanted)]
+    expected = open_array_group(run, footer.arrays.path)["crops"].oindex[np.array(wanted)]
     found = table.fetch(np.array(wanted), threads=2)
     assert np.array_equal(found.pixels, expected)
     assert not found.failed.any()

@@ -15,7 +15,7 @@ from scipy import ndimage
 from fossilray.core.config import CropsConfig
 from fossilray.core.errors import UnreadableRegion
 from fossilray.core.records import Level, Rect, SlideInfo
-from fossilray.processing.crops.cut import cut_crop, estimate_background, measure_crops, resize_to
+from fossilray.processing.crops.cut import estimate_background, extract_crop, measure_crops, resize_to
 from fossilray.processing.crops.measures import Measures, clear_field
 from fossilray.slides.slide import Slide
 
@@ -90,7 +90,7 @@ def _ramp(width: int, height: int) -> NDArray[np.uint8]:
 
 def _cut(slide: SlideInMemory, box: tuple[float, ...], *, coarsest_level: int = 3, **options: Any) -> Any:
     config = CropsConfig(size_px=64, **options)
-    return cut_crop(_as_slide(slide), np.array(box), config=config, coarsest_level=coarsest_level)
+    return extract_crop(_as_slide(slide), np.array(box), config=config, coarsest_level=coarsest_level)
 
 
 def test_crop_comes_from_the_coarsest_level_that_suffices() -> None:

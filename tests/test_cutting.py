@@ -17,13 +17,13 @@ from PIL import Image as Pillow
 from fossilray.core.config import RunConfig, load_config
 from fossilray.core.errors import StoreError
 from fossilray.core.records import Boxes, Embedder
-from fossilray.processing.crops.cut import cut_crop, estimate_background, measure_crops
-from fossilray.processing.crops.extract import CutObjects, cut_objects
-from fossilray.processing.crops.objects_table import outward_px
-from fossilray.processing.detection.detect import Lanes
+from fossilray.processing.crops.cut import estimate_background, extract_crop, measure_crops
+from fossilray.processing.crops.extract import ExtractedCrops, extract_crops
+from fossilray.processing.crops.objects_table import round_outward
+from fossilray.processing.detection.detect import NetworkThreads
 from fossilray.slides.slide import Slide, open_slide
 from fossilray.store import RunStore
-from fossilray.store.arrays.group import ArrayWriter, open_arrays
+from fossilray.store.arrays.group import ArrayWriter, open_array_group
 from fossilray.store.arrays.jpeg_codec import encode_crop
 from fossilray.synthetic.writers.mirax import write_mirax
 from fossilray.synthetic.writers.mirax_plan import MiraxOptions
@@ -79,7 +79,7 @@ def cut(
     embedder: Embedder | None,
     threads: int = 2,
     lanes: int = 1,
-) -> CutObjects:
+) -> ExtractedCrops:
     config = settings(threads)
     writer = ArrayWriter(
         store,
@@ -94,14 +94,14 @@ def cut(
         ThreadPoolExecutor(lanes) as pool,
         ThreadPoolExecutor(1) as writers,
     ):
-        return cut_objects(
+        return extract_crops(
             slide,
             readers,
             objects,
             writer=writer,
             writers=writers,
             embedder=embedder,
-            lanes=Lanes(pool, lanes),
+            lanes=NetworkThreads(pool, lanes),
             config=config,
             coarsest_level=2,
             progress=lambda share: None,
@@ -119,8 +119,8 @@ def test_what_is_stored_is_what_a_plain_loop_gives(
     config = settings()
     background = estimate_background(slide)
     crops = [
-        cut_crop(slide, box, config=config.crops, coarsest_level=2, background_rgb=background)
-        for box in outward_px(objects.xyxy, slide.info)
+        extract_crop(slide, box, config=config.crops, coarsest_level=2, background_rgb=background)
+        for box in round_outward(objects.xyxy, slide.info)
     ]
     pixels = np.stack([crop.pixels for crop in crops])
     expected = measure_crops(pixels, background, np.zeros(OBJECTS, bool))
@@ -135,7 +135,7 @@ def test_what_is_stored_is_what_a_plain_loop_gives(
     shard = store.files.read(f"{found.files.path}/crops/c/0/0/0/0")
     jpegs = b"".join(encode_crop(crop, quality=config.crops.jpeg_quality) for crop in pixels)
     assert shard.startswith(jpegs)
-    vectors = open_arrays(store, found.files.path)["embeddings"]
+    vectors = open_array_group(store, found.files.path)["embeddings"]
     np.testing.assert_array_equal(vectors, pixels.mean(axis=(1, 2)).astype(np.float16))
 
 
@@ -144,7 +144,7 @@ def test_crop_shows_the_whole_pixels_of_its_rows_box(slide: Slide, objects: Boxe
     store = RunStore.open(str(tmp_path / "run"))
     cut(slide, objects, store, embedder=MeanColours(lambda crops: seen.append(crops.copy())))
     compared = 0
-    for crop, box in zip(np.concatenate(seen), outward_px(objects.xyxy, slide.info), strict=True):
+    for crop, box in zip(np.concatenate(seen), round_outward(objects.xyxy, slide.info), strict=True):
         x, y, width, height = int(box[0]), int(box[1]), int(box[2] - box[0]), int(box[3] - box[1])
         if min(width, height) < 2 * 224:  # larger ones come from coarser levels
             window = Pillow.fromarray(slide.read(0, x, y, width, height))
@@ -234,4 +234,4 @@ def test_slide_without_objects_leaves_empty_arrays(slide: Slide, tmp_path: Path)
     store = RunStore.open(str(tmp_path / "run"))
     found = cut(slide, Boxes.empty(), store, embedder=None).crops
     assert len(found.measures.missing) == 0
-    assert open_arrays(store, found.files.path)["crops"].shape == (0, 224, 224, 3)
+    assert open_array_group(store, found.files.path)["crops"].shape == (0, 224, 224, 3)

@@ -17,10 +17,10 @@ from run_fixtures import a_run
 from fossilray.core.config import RunConfig, WorkersConfig, load_config
 from fossilray.core.errors import ConfigError, WorkerError
 from fossilray.core.records import CatalogRow
-from fossilray.jobs.journal import Ledger
+from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
-from fossilray.jobs.scheduler import run_slides, workers_that_fit
-from fossilray.jobs.scheduler.resources import Demand, demand_of, offers
+from fossilray.jobs.scheduler import run_items, workers_that_fit
+from fossilray.jobs.scheduler.resources import ResourceRequest, describe_capacity, resources_for
 from fossilray.store import RunStore
 
 BYTES = 80 * 2**20
@@ -49,28 +49,28 @@ def marks(tmp_path: Path) -> Path:
 
 
 def test_a_machine_holds_as_many_workers_as_its_scarcest_resource() -> None:
-    assert Demand(cpus=4, gpus=1).fits(L4) == 2
-    assert Demand(cpus=4, gpus=0.5).fits(L4) == 4
-    assert Demand(cpus=6, gpus=0.5).fits(L4) == 2
-    assert Demand(cpus=1, gpus=0.4).fits(L4) == 4
-    assert Demand(cpus=1, gpus=4).fits(L4) == 0
-    assert Demand(cpus=1, gpus=0).fits(L4) == 16
-    assert Demand(cpus=1, gpus=1, accelerator="L4").fits(L4) == 2
-    assert Demand(cpus=1, gpus=1, accelerator="A10G").fits(L4) == 0
-    assert Demand(cpus=1, gpus=1, resources={"scratch": 1}).fits(L4) == 0
+    assert ResourceRequest(cpus=4, gpus=1).fits(L4) == 2
+    assert ResourceRequest(cpus=4, gpus=0.5).fits(L4) == 4
+    assert ResourceRequest(cpus=6, gpus=0.5).fits(L4) == 2
+    assert ResourceRequest(cpus=1, gpus=0.4).fits(L4) == 4
+    assert ResourceRequest(cpus=1, gpus=4).fits(L4) == 0
+    assert ResourceRequest(cpus=1, gpus=0).fits(L4) == 16
+    assert ResourceRequest(cpus=1, gpus=1, accelerator="L4").fits(L4) == 2
+    assert ResourceRequest(cpus=1, gpus=1, accelerator="A10G").fits(L4) == 0
+    assert ResourceRequest(cpus=1, gpus=1, resources={"scratch": 1}).fits(L4) == 0
 
 
 def test_a_gpu_is_asked_for_when_the_configuration_or_the_cluster_says_so() -> None:
-    assert demand_of(WorkersConfig(), gpus_seen=False).gpus == 0
-    assert demand_of(WorkersConfig(), gpus_seen=True).gpus == 1
-    assert demand_of(WorkersConfig(device="cuda", gpus_per_worker=0.5), gpus_seen=False).gpus == 0.5
-    assert demand_of(WorkersConfig(device="cpu"), gpus_seen=True).gpus == 0
+    assert resources_for(WorkersConfig(), gpus_seen=False).gpus == 0
+    assert resources_for(WorkersConfig(), gpus_seen=True).gpus == 1
+    assert resources_for(WorkersConfig(device="cuda", gpus_per_worker=0.5), gpus_seen=False).gpus == 0.5
+    assert resources_for(WorkersConfig(device="cpu"), gpus_seen=True).gpus == 0
 
 
 def test_demands_and_offers_read_as_a_list() -> None:
-    demand = Demand(cpus=4, gpus=0.5, accelerator="A10G", resources={"scratch": 1})
+    demand = ResourceRequest(cpus=4, gpus=0.5, accelerator="A10G", resources={"scratch": 1})
     assert str(demand) == "4 CPU, 0.5 GPU of type A10G, 1 scratch"
-    assert offers([{"CPU": 8.0, "scratch": 2.0}, L4]) == "16 CPU, 2 GPU (L4), 2 scratch"
+    assert describe_capacity([{"CPU": 8.0, "scratch": 2.0}, L4]) == "16 CPU, 2 GPU (L4), 2 scratch"
 
 
 @pytest.mark.parametrize(
@@ -149,11 +149,11 @@ def drive(
     store.create_or_check(a_run())
     display: Any = Silent()
     display.said = said if said is not None else display.said
-    tally = run_slides(
+    tally = run_items(
         [CatalogRow(f"slide-{n:03d}", f"/slide-{n:03d}.mrxs") for n in range(slides)],
         functools.partial(RestingWorker, marks, pause_s),
         config=RunConfig(workers=workers),
-        ledger=Ledger(store),
+        ledger=DriverJournal(store),
         tally=Tally(total=slides),
         display=display,
     )

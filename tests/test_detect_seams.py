@@ -17,10 +17,10 @@ from scipy.optimize import linear_sum_assignment
 from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
 from fossilray.core.records import Boxes, Detector, Image, Level, Rect, SlideInfo
 from fossilray.models.detectors.load import BUNDLED, load_detector
-from fossilray.processing.detection.foreground import find_content, units_with_content
+from fossilray.processing.detection.foreground import find_foreground, foreground_units
 from fossilray.processing.detection.merge import TileBoxes, largest_overlaps, merge_tiles
 from fossilray.processing.detection.overview import Overview
-from fossilray.processing.detection.passes import plan_sweeps, read_tile
+from fossilray.processing.detection.passes import plan_passes, read_tile
 from fossilray.processing.detection.windows import plan_windows
 from fossilray.slides.slide import Slide
 from fossilray.synthetic.assemblage import Column
@@ -102,11 +102,11 @@ def paint_sparse_slide(seed: int, *, density_per_mm2: float) -> MemorySlide:
 
 
 def find_objects(slide: Any, detector: Detector, config: DetectorConfig, tiling: TilingConfig) -> Boxes:
-    sweeps = plan_sweeps(slide.info, tiling, config, detector.stride_px)
-    content = find_content(slide, tiling)
+    sweeps = plan_passes(slide.info, tiling, config, detector.stride_px)
+    content = find_foreground(slide, tiling)
     found = []
     for sweep in sweeps:
-        for tile in plan_windows(sweep, units_with_content(sweep, content)).tiles:
+        for tile in plan_windows(sweep, foreground_units(sweep, content)).tiles:
             window = read_tile(slide, sweep, tile)[None]
             found.append(TileBoxes(sweep, tile, detector.detect(window, um_per_px=sweep.um_per_px)[0]))
     return merge_tiles(found, info=slide.info, merge=MergeConfig())
@@ -165,7 +165,7 @@ def assert_fitted_windows_do_not_matter(slides: list[MemorySlide], config: Detec
 
 def shown(boxes: Boxes, slide: MemorySlide) -> Boxes:
     """Those that meet anything the overview shows."""
-    content = find_content(cast(Slide, slide), TilingConfig())
+    content = find_foreground(cast(Slide, slide), TilingConfig())
     assert content is not None
     corners = boxes.xyxy / content.scale
     low, high = np.floor(corners[:, :2]).astype(int), np.ceil(corners[:, 2:]).astype(int)

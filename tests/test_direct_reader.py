@@ -19,7 +19,7 @@ from read_both_ways import READERS, answer_of, assert_same, some_regions, textur
 from fossilray.core.config import load_config
 from fossilray.core.errors import UnreadableRegion
 from fossilray.slides.direct import reader_reader as reader
-from fossilray.slides.direct.compositing import paint
+from fossilray.slides.direct.compositing import compose
 from fossilray.slides.direct.tile_cache import TileCache
 from fossilray.slides.mirax.layout import read_mirax_layout
 from fossilray.slides.slide import open_slide
@@ -133,7 +133,7 @@ def test_packed_places_are_read(overlapping: Path, tmp_path: Path) -> None:
 
 def test_level_that_differs_is_left_to_openslide(overlapping: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def one_grey_level_off(*what: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        rgb, alpha = paint(*what)
+        rgb, alpha = compose(*what)
         return rgb ^ 1, alpha
 
     monkeypatch.setattr(reader, "paint", one_grey_level_off)

@@ -18,7 +18,7 @@ from test_curation import commit_kinds, kinds_of
 from test_labelled import picture
 from typer.testing import CliRunner
 
-from fossilray.analysis.discovery.confident_calls import keep_calls
+from fossilray.analysis.discovery.confident_calls import select_confident
 from fossilray.analysis.discovery.discover import DISCOVERY_SCHEMA
 from fossilray.cli.main import app
 from fossilray.core.config import CropsConfig, RunConfig
@@ -26,10 +26,10 @@ from fossilray.core.errors import RunMismatch, RunNotFound, UsageError
 from fossilray.core.records import CatalogRow
 from fossilray.models.heads import load_head
 from fossilray.processing.crops.cut import resize_to
-from fossilray.processing.inference.tasks import Classifying
-from fossilray.processing.inference.worker import AnswerWorker
+from fossilray.processing.inference.tasks import ClassifyTask
+from fossilray.processing.inference.worker import InferenceWorker
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import CERTAIN_VERSION, AnswersRecord, AnswerStore
+from fossilray.store.derived.derived_store import CALIBRATED_VERSION, DerivedRecord, DerivedStore
 from fossilray.store.query.connection import run_query
 from fossilray.store.run.run_record import describe_run
 
@@ -83,21 +83,21 @@ def call(*words: str | Path, code: int = 0) -> str:
     return answer.output
 
 
-def classify(run: RunStore, head: Path, *, name: str) -> AnswerStore:
+def classify(run: RunStore, head: Path, *, name: str) -> DerivedStore:
     """As a worker of `fossilray classify run` does it, in this process."""
     found = load_head(head)
     confusion = found.confusion
     assert confusion is not None
-    record = AnswersRecord(
+    record = DerivedRecord(
         "predictions",
         run.read_run().digest,
         {"name": "net", "sha256": BACKBONE, "dimension": found.meta.dimension},
         head={"classes": found.classes, "confusion": confusion.tolist(), "coverage": 0.9},
-        schema_version=CERTAIN_VERSION,
+        schema_version=CALIBRATED_VERSION,
     )
-    answers = AnswerStore.create(run, "predictions", name, record)
-    make = functools.partial(Classifying, head=head, embeddings=None, coverage=0.9)
-    worker = AnswerWorker(run.url, RunConfig(), "predictions", name, make)
+    answers = DerivedStore.create(run, "predictions", name, record)
+    make = functools.partial(ClassifyTask, head=head, embeddings=None, coverage=0.9)
+    worker = InferenceWorker(run.url, RunConfig(), "predictions", name, make)
     worker.prepare()
     for slide_id, path in run.committed_files().items():
         outcome = worker.process(
@@ -108,11 +108,13 @@ def classify(run: RunStore, head: Path, *, name: str) -> AnswerStore:
 
 
 @pytest.fixture(scope="module")
-def predictions(run: RunStore, head: Path) -> AnswerStore:
+def predictions(run: RunStore, head: Path) -> DerivedStore:
     return classify(run, head, name="genera")
 
 
-def test_predictions_say_which_genera_how_surely_and_how_new(run: RunStore, predictions: AnswerStore) -> None:
+def test_predictions_say_which_genera_how_surely_and_how_new(
+    run: RunStore, predictions: DerivedStore
+) -> None:
     rows = predictions.read("b").to_pylist()
     for row, kind in zip(rows, kinds_of(SLIDES["b"], seed=1), strict=True):
         if kind in KNOWN:
@@ -132,7 +134,7 @@ def test_predictions_say_which_genera_how_surely_and_how_new(run: RunStore, pred
 def test_the_job_writes_what_the_worker_says_and_its_record_states_coverage_and_confusion(
     run: RunStore,
     head: Path,
-    predictions: AnswerStore,
+    predictions: DerivedStore,
     shared_ray: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -151,7 +153,7 @@ def test_the_job_writes_what_the_worker_says_and_its_record_states_coverage_and_
         "1",
     )
     assert "352 objects classified" in call(*words, "--set", "workers.cpus_per_worker=0.4")
-    answers = AnswerStore.open(run, "predictions", "job")
+    answers = DerivedStore.open(run, "predictions", "job")
     assert answers.read("b").equals(predictions.read("b"))
     stated = answers.record.head
     assert stated is not None
@@ -169,13 +171,13 @@ def test_predictions_of_a_head_without_certainty_stand_beside_them(tmp_path: Pat
     )
     assert found.to_pylist() == [{"n": 77, "sets": 0, "g": 74}]
     with pytest.raises(UsageError, match="older do not say how sure they are"):
-        keep_calls(store, head="older", wrong_share=0.05)
+        select_confident(store, head="older", wrong_share=0.05)
     with pytest.raises(RunNotFound, match="has no predictions"):
-        keep_calls(write_small_run(tmp_path / "bare"), head=None, wrong_share=0.05)
+        select_confident(write_small_run(tmp_path / "bare"), head=None, wrong_share=0.05)
 
 
 def test_calls_are_kept_up_to_an_entropy_and_the_sql_says_the_same(
-    run: RunStore, predictions: AnswerStore, tmp_path: Path
+    run: RunStore, predictions: DerivedStore, tmp_path: Path
 ) -> None:
     told = call(
         "calls",
@@ -189,7 +191,7 @@ def test_calls_are_kept_up_to_an_entropy_and_the_sql_says_the_same(
         "--out",
         tmp_path / "calls.csv",
     )
-    found = keep_calls(run, head="genera", wrong_share=0.05, novelty_p=0.02)
+    found = select_confident(run, head="genera", wrong_share=0.05, novelty_p=0.02)
     assert f"{found.kept:,} of 352 calls of genera kept" in told
     condition = told.split("SQL: ")[1].strip()
     counted = run_query(run, f"SELECT count(*) AS n FROM predictions WHERE {condition}")

@@ -16,7 +16,7 @@ from fossilray.models.backbones.architectures import infer_architecture
 from fossilray.models.backbones.backbone_file import save_backbone
 from fossilray.models.backbones.checkpoints import read_checkpoint
 from fossilray.models.backbones.embedder import BackboneEmbedder
-from fossilray.models.backbones.inference_optimisation import tune_network
+from fossilray.models.backbones.inference_optimisation import optimise_for_inference
 from fossilray.models.backbones.load import load_embedder, load_network
 from fossilray.training.initial_weights import start_backbone
 
@@ -83,7 +83,7 @@ def test_norms_that_activate_are_folded_and_the_vectors_stay(network: torch.nn.M
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(5))
     with torch.inference_mode():
         expected = network(images)
-        tuned = tune_network(network, side_px=64, device=torch.device("cpu"), dtype=torch.float32)
+        tuned = optimise_for_inference(network, side_px=64, device=torch.device("cpu"), dtype=torch.float32)
         found = tuned(images)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in tuned.modules())
     assert found.numpy() == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-4)

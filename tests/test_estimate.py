@@ -18,14 +18,14 @@ from fossilray.core.errors import CatalogError, ConfigError, UsageError
 from fossilray.core.records import CatalogRow
 from fossilray.processing.planning import measure
 from fossilray.processing.planning.dry_run import RunPlan
-from fossilray.processing.planning.machines import as_machine, find_instance
+from fossilray.processing.planning.machines import find_instance, machine_of_instance
 from fossilray.processing.planning.measure import measure_rates
-from fossilray.processing.planning.model import Estimate, Machine, Quantity, Rates, Workload, estimate
-from fossilray.processing.planning.rates import on_a_gpu, rates_of_run, with_stated
+from fossilray.processing.planning.model import ArchiveEstimate, Machine, Quantity, Rates, Workload, estimate
+from fossilray.processing.planning.rates import override_rates, rates_of_run, scale_to_gpu
 from fossilray.processing.planning.slide_plan import SlidePlan
 from fossilray.processing.planning.text import estimate_to_json
 from fossilray.processing.planning.workload import (
-    assumed_habits,
+    assumed_statistics,
     detector_megapixels,
     scanned_info,
     workload_of_plan,
@@ -179,7 +179,7 @@ def test_rates_of_a_gpu_need_a_gpu() -> None:
 
 
 def test_what_a_catalog_lacks_is_a_stated_assumption() -> None:
-    habits = assumed_habits(16_000)
+    habits = assumed_statistics(16_000)
     whole = CatalogRow("a", "a.mrxs", width=20_000, height=10_000, mpp=0.25)
     bounded = replace(whole, slide_id="b", bounds_x=5, bounds_y=5, bounds_width=10_000, bounds_height=10_000)
     nothing = CatalogRow("c", "c.mrxs")
@@ -196,7 +196,9 @@ def test_what_a_catalog_lacks_is_a_stated_assumption() -> None:
 
 
 def test_the_archives_mean_slide_has_its_objects() -> None:
-    told = workload_of_rows([CatalogRow("c", "c.mrxs")], RunConfig(), assumed_habits(16_000), slides=150_000)
+    told = workload_of_rows(
+        [CatalogRow("c", "c.mrxs")], RunConfig(), assumed_statistics(16_000), slides=150_000
+    )
     assert told.slides.value == 150_000
     assert told.objects.value == pytest.approx(3e9, rel=0.02)
     assert told.bytes_read.value == pytest.approx(285e12, rel=0.01)
@@ -207,7 +209,7 @@ def test_many_slides_are_planned_by_their_sizes_and_few_one_by_one() -> None:
         CatalogRow(f"s{n}", "s.mrxs", width=30_000 + 571 * n, height=90_000 - 433 * n, mpp=0.25)
         for n in range(101)
     ]
-    habits = assumed_habits(16_000)
+    habits = assumed_statistics(16_000)
     one_by_one = sum(workload_of_rows([row], RunConfig(), habits).detector_megapixels.value for row in rows)
     together = workload_of_rows(rows, RunConfig(), habits).detector_megapixels.value
     assert together == pytest.approx(one_by_one, rel=0.01)
@@ -220,10 +222,10 @@ def test_a_dry_run_counts_what_is_not_committed() -> None:
         for done, tiles in ((False, 8), (True, 8), (False, None))
     ]
     plan = RunPlan(tuple(slides), (), 1, 16_000)
-    told = workload_of_plan(plan, assumed_habits(16_000))
+    told = workload_of_plan(plan, assumed_statistics(16_000))
     assert told is not None
     assert (told.slides.value, told.detector_megapixels.value, told.objects.value) == (2, 60, 920)
-    assert workload_of_plan(replace(plan, slides=(slides[1],)), assumed_habits(16_000)) is None
+    assert workload_of_plan(replace(plan, slides=(slides[1],)), assumed_statistics(16_000)) is None
 
 
 def test_rates_of_a_run_give_back_its_seconds(tmp_path: Path) -> None:
@@ -252,7 +254,7 @@ def test_rates_of_a_run_give_back_its_seconds(tmp_path: Path) -> None:
 def test_stated_rates_stand_in_place_of_measured_ones(tmp_path: Path) -> None:
     file = tmp_path / "l4.yaml"
     file.write_text("detector_mp_per_s: 400\nembedded_objects_per_s: 900\n")
-    told = with_stated(RATES, file, on_gpu=True)
+    told = override_rates(RATES, file, on_gpu=True)
     assert (told.detector_mp_per_s.value, told.detector_mp_per_s.source, told.on_gpu) == (400, "stated", True)
     assert told.read_mp_per_s == RATES.read_mp_per_s
 
@@ -272,12 +274,12 @@ def test_a_file_of_rates_that_is_wrong_is_one_sentence(tmp_path: Path, text: str
     file = tmp_path / "rates.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=reason) as caught:
-        with_stated(RATES, file, on_gpu=True)
+        override_rates(RATES, file, on_gpu=True)
     assert "\n" not in str(caught.value)
 
 
 def test_a_gpu_reckoned_in_cores_is_called_assumed() -> None:
-    told = on_a_gpu(RATES, 100)
+    told = scale_to_gpu(RATES, 100)
     assert told.detector_mp_per_s.value == 200
     assert told.detector_mp_per_s.source == "assumed"
     assert "100 times one core's 2 (stated)" in told.detector_mp_per_s.how
@@ -294,8 +296,8 @@ def test_an_unknown_instance_is_one_sentence_that_names_the_known() -> None:
 
 def test_a_price_that_is_given_replaces_the_placeholder() -> None:
     instance = find_instance("g6.4xlarge")
-    told = as_machine(instance, RunConfig()).price_per_hour
-    mine = as_machine(instance, RunConfig(), price_per_hour=0.5).price_per_hour
+    told = machine_of_instance(instance, RunConfig()).price_per_hour
+    mine = machine_of_instance(instance, RunConfig(), price_per_hour=0.5).price_per_hour
     assert told is not None
     assert mine is not None
     assert (told.source, mine.source, mine.value) == ("assumed", "stated", 0.5)
@@ -308,7 +310,7 @@ def test_a_table_of_machines_of_ones_own(tmp_path: Path) -> None:
         "priced: today\ninstances:\n- {name: tower, gpus: 2, gpu: RTX, vcpus: 32, memory_gib: 128, "
         "network_gbit_s: 10, on_demand_per_hour: null}\n"
     )
-    machine = as_machine(find_instance("tower", file=file), RunConfig(), file=file)
+    machine = machine_of_instance(find_instance("tower", file=file), RunConfig(), file=file)
     assert (machine.cores, machine.workers, machine.price_per_hour) == (32, 2, None)
     file.write_text("instances: [{name: tower}]")
     with pytest.raises(ConfigError, match="cannot be read as instances"):
@@ -378,7 +380,7 @@ def test_a_gpu_that_nobody_measured_is_refused_before_anything_is_measured(tmp_p
 
 
 def test_json_tells_the_same_as_the_numbers() -> None:
-    answer: Estimate = estimate(work(), RATES, CPU_BOX)
+    answer: ArchiveEstimate = estimate(work(), RATES, CPU_BOX)
     told = json.loads(estimate_to_json(answer, within_days=1))
     assert told["results"]["hours"] == answer.hours
     assert told["results"]["machines_within_days"] == 1

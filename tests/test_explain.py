@@ -25,7 +25,7 @@ from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
 from fossilray.models.backbones.embedder import Preprocessing
 from fossilray.models.heads.fit import train_head
-from fossilray.models.heads.head import HEAD_KINDS, BackboneOf
+from fossilray.models.heads.head import HEAD_KINDS, BackboneReference
 from fossilray.store import RunStore
 from fossilray.store.query.connection import run_query
 
@@ -94,7 +94,9 @@ def test_the_map_lies_on_the_mark_that_makes_the_class(kind: str) -> None:
         [marked((x, y), cross=bool(one), rng=rng) for one, (x, y) in zip(label, places.tolist(), strict=True)]
     )
     vectors = network(shown.apply(torch.from_numpy(crops))).numpy()
-    head = train_head(vectors, label, ["ring", "cross"], kind=kind, backbone=BackboneOf(name="n", sha256=""))
+    head = train_head(
+        vectors, label, ["ring", "cross"], kind=kind, backbone=BackboneReference(name="n", sha256="")
+    )
     assert (head.predict(vectors).argmax(axis=1) == label).all()
     for x, y in ((0, 0), (48, 0), (0, 48), (48, 48), (16, 32)):
         for cross in (False, True):

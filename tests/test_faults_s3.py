@@ -24,10 +24,10 @@ from run_fixtures import a_run, commit
 from slides_on_disk import write_slide
 
 from fossilray.core.config import RunConfig, StoreConfig
-from fossilray.core.errors import StoreForbids
+from fossilray.core.errors import StoreAccessDenied
 from fossilray.jobs.process import JobResult, run_job
 from fossilray.store import RunStore
-from fossilray.store.maintenance.retry import forgive_failures
+from fossilray.store.maintenance.retry import retry_failures
 from fossilray.store.maintenance.verify import verify_run
 
 pytestmark = pytest.mark.faults
@@ -159,7 +159,7 @@ def test_a_store_that_forbids_from_the_start_ends_the_job_at_once(
     some_slides: Path, faulty_s3: FaultyS3, tmp_path: Path
 ) -> None:
     faulty_s3.controller.forbids = "/run/"
-    with pytest.raises(StoreForbids, match=r"cannot read .*; check store\.profile") as caught:
+    with pytest.raises(StoreAccessDenied, match=r"cannot read .*; check store\.profile") as caught:
         run_job(
             str(some_slides),
             run_url(faulty_s3),
@@ -193,7 +193,7 @@ def test_a_slide_that_finds_no_room_in_scratch_fails_alone_and_is_made_once_ther
     assert "free some space there" in failures[-1].message
 
     (small_disk / "ballast").unlink()
-    forgive_failures(store, error="ScratchFull")
+    retry_failures(store, error="ScratchFull")
     result = run_job(slides_url(faulty_s3), store.url, config, address="local", display=Silent())
     assert (result.tally.committed, result.tally.failed) == (1, 0)
     assert store.committed() == {"a", "b", "large"}

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from fossilray.core.errors import UsageError, WeightsError
 from fossilray.models.heads import (
     HEAD_KINDS,
-    BackboneOf,
+    BackboneReference,
     Head,
     HeadKind,
     head_digest,
@@ -22,10 +22,10 @@ from fossilray.models.heads import (
     save_head,
     train_head,
 )
-from fossilray.models.heads.svm import fit_scale
+from fossilray.models.heads.svm import fit_logit_scale
 
 CLASSES = ("Azolla", "Wetzeliella", "Đinofyt ‹ø›")
-OURS = BackboneOf(name="small", sha256="ab" * 32)
+OURS = BackboneReference(name="small", sha256="ab" * 32)
 
 
 def clouds(seed: int, each: tuple[int, ...] = (30, 20, 8)) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -107,7 +107,7 @@ def test_calibration_finds_the_temperature_that_the_labels_were_drawn_at() -> No
     share = np.exp(2.5 * values)
     share /= share.sum(axis=1, keepdims=True)
     label = (share.cumsum(axis=1) > rng.random((20_000, 1))).argmax(axis=1)
-    assert fit_scale(values, label) == pytest.approx(2.5, rel=0.05)
+    assert fit_logit_scale(values, label) == pytest.approx(2.5, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", HEAD_KINDS)

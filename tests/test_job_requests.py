@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from fossilray.cli import app
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import ConfigError, StoreError, SubmissionError
-from fossilray.jobs.submission import DriverNeeds, JobServer, Runtime, plan_job
+from fossilray.jobs.submission import DriverNeeds, JobClient, Runtime, plan_job
 from fossilray.store.config_file import read_config
 
 ROOT = Path(__file__).parent.parent
@@ -160,7 +160,7 @@ def test_the_working_directory_that_is_uploaded_holds_the_code_and_stays_small(t
 
 def test_a_cluster_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SubmissionError, match=r"http://127\.0\.0\.1:9 cannot be reached: .*tunnel"):
-        JobServer("http://127.0.0.1:9")
+        JobClient("http://127.0.0.1:9")
 
 
 def test_a_log_whose_connection_breaks_is_followed_to_its_end_and_said_once(
@@ -171,7 +171,7 @@ def test_a_log_whose_connection_breaks_is_followed_to_its_end_and_said_once(
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
     said: list[str] = []
     with breaking_server(["one\n", "two\n", "thr", "ee\n"], breaks_after=(2, 3)) as address:
-        job = JobServer(address).follow("it", said.append)
+        job = JobClient(address).follow("it", said.append)
     assert "".join(said) == "one\ntwo\nthree\n"
     assert (job.status, job.exit_code) == ("FAILED", 2)
 

@@ -20,20 +20,20 @@ from fossilray.core.errors import StoreError, UsageError
 from fossilray.labels.importing import import_labels
 from fossilray.labels.label_set import LabelSet
 from fossilray.labels.load import load_labels
-from fossilray.labels.sources import object_of, read_given
+from fossilray.labels.sources import object_of, parse_labels
 from fossilray.labels.suggest.selection import (
     Quotas,
-    choose_badge,
-    choose_far,
-    choose_typical,
-    directions,
-    share_out,
+    centred_directions,
+    divide_evenly,
+    select_badge,
+    select_k_center,
+    select_typical,
 )
-from fossilray.labels.suggest.strategies import choose, mixture
+from fossilray.labels.suggest.strategies import choose, mixed_shares
 from fossilray.labels.suggest.suggest import suggest
-from fossilray.models.heads import BackboneOf, save_head, train_head
+from fossilray.models.heads import BackboneReference, save_head, train_head
 from fossilray.store import RunStore, open_run
-from fossilray.store.query.connection import connect, fetch
+from fossilray.store.query.connection import connect, query_table
 from fossilray.store.run.run_record import describe_run
 
 OTHER_WELL = "7/11-1"
@@ -157,7 +157,7 @@ def test_a_project_of_particletrieur_is_read_as_it_shows_it(tmp_path: Path) -> N
             image("images/a-2030-000007.jpg", {"Alnus": 0.9}, tags=("auto",), validated="Grace"),
         )
     )
-    given = read_given(project)
+    given = parse_labels(project)
     assert [(one.slide_id, one.object_id, one.genus, one.who) for one in given.labels] == [
         ("a-2030", 3, "Betula", None),
         ("a-2030", 4, "Alnus", "Grace"),
@@ -174,7 +174,7 @@ def test_a_table_of_particletrieur_is_read_even_with_decimal_commas(tmp_path: Pa
         "2,/x/a-2030-000004.jpg,Betula,s,0,000000,0,000000,2,000000,g,Ada,Grace\n"
         "3,/x/a-2030-000005.jpg,unlabeled,s,0.0,0.0,2.0,g,,\n"
     )
-    given = read_given(table)
+    given = parse_labels(table)
     assert [(one.object_id, one.genus, one.who) for one in given.labels] == [
         (3, "Alnus", "Grace"),
         (4, "Betula", None),
@@ -186,14 +186,14 @@ def test_a_project_with_entities_is_not_read(tmp_path: Path) -> None:
     bomb = tmp_path / "project.xml"
     bomb.write_text('<!DOCTYPE p [<!ENTITY a "aaaa">]><project><images>&a;</images></project>')
     with pytest.raises(UsageError, match="declares entities"):
-        read_given(bomb)
+        parse_labels(bomb)
 
 
 @pytest.mark.parametrize("content", ["no xml", "<project/>", "<other><images/></other>"])
 def test_what_is_no_project_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "p.xml").write_text(content)
     with pytest.raises(UsageError, match="ParticleTrieur project"):
-        read_given(tmp_path / "p.xml")
+        parse_labels(tmp_path / "p.xml")
 
 
 def test_labels_that_name_no_object_are_refused_by_name_and_nothing_is_kept(
@@ -335,7 +335,7 @@ def test_a_head_of_another_backbone_is_refused(run: RunStore, tmp_path: Path) ->
         np.arange(20) % 2,
         ("Alnus", "Betula"),
         kind="logistic",
-        backbone=BackboneOf(name="other", sha256="00" * 32),
+        backbone=BackboneReference(name="other", sha256="00" * 32),
     )
     save_head(tmp_path / "head.safetensors", head)
     with pytest.raises(UsageError, match="another backbone"):
@@ -343,17 +343,17 @@ def test_a_head_of_another_backbone_is_refused(run: RunStore, tmp_path: Path) ->
 
 
 def test_wells_give_equally_many_and_small_ones_all_they_have() -> None:
-    assert share_out(np.array([100, 3, 100]), 43).tolist() == [20, 3, 20]
-    assert share_out(np.array([2, 2]), 9).tolist() == [2, 2]
-    assert share_out(np.array([5, 5, 5]), 4).sum() == 4
+    assert divide_evenly(np.array([100, 3, 100]), 43).tolist() == [20, 3, 20]
+    assert divide_evenly(np.array([2, 2]), 9).tolist() == [2, 2]
+    assert divide_evenly(np.array([5, 5, 5]), 4).sum() == 4
 
 
 def test_far_ones_are_those_of_the_greedy_k_centre_algorithm() -> None:
     rng = np.random.default_rng(4)
-    vectors, _ = directions(rng.normal(size=(60, 5)))
+    vectors, _ = centred_directions(rng.normal(size=(60, 5)))
     known = vectors[:3]
     quotas = Quotas(np.zeros(57, np.int64), 6)
-    chosen = choose_far(vectors[3:], known, 6, quotas)
+    chosen = select_k_center(vectors[3:], known, 6, quotas)
     centres = list(known)
     for row in chosen:
         distance = [min(np.linalg.norm(one - centre) for centre in centres) for one in vectors[3:]]
@@ -363,7 +363,7 @@ def test_far_ones_are_those_of_the_greedy_k_centre_algorithm() -> None:
 
 def test_badge_measures_between_the_gradients_themselves() -> None:
     rng = np.random.default_rng(5)
-    vectors, _ = directions(rng.normal(size=(40, 6)))
+    vectors, _ = centred_directions(rng.normal(size=(40, 6)))
     probability = rng.dirichlet(np.ones(4), 40).astype(np.float32)
     error = probability.copy()
     error[np.arange(40), probability.argmax(axis=1)] -= 1
@@ -378,7 +378,7 @@ def test_badge_measures_between_the_gradients_themselves() -> None:
         draw = lot.random()
         expected.append(int(np.searchsorted(np.cumsum(apart / apart.sum()), draw, side="right")))
     quotas = Quotas(np.zeros(40, np.int64), 10)
-    assert choose_badge(probability, vectors, 10, quotas, np.random.default_rng(8)) == expected
+    assert select_badge(probability, vectors, 10, quotas, np.random.default_rng(8)) == expected
 
 
 def test_typical_ones_come_from_clusters_where_nothing_is_known() -> None:
@@ -386,9 +386,9 @@ def test_typical_ones_come_from_clusters_where_nothing_is_known() -> None:
     centre = np.eye(4, 8) * 5
     label = np.arange(200) % 4
     vectors = (centre[label] + rng.normal(0, 0.3, (200, 8))).astype(np.float32)
-    seen, middle = directions(vectors)
-    known, _ = directions((centre[:2] + rng.normal(0, 0.1, (2, 8))).astype(np.float32), centre=middle)
-    chosen = choose_typical(seen, known, 2, Quotas(np.zeros(200, np.int64), 2), seed=0)
+    seen, middle = centred_directions(vectors)
+    known, _ = centred_directions((centre[:2] + rng.normal(0, 0.1, (2, 8))).astype(np.float32), centre=middle)
+    chosen = select_typical(seen, known, 2, Quotas(np.zeros(200, np.int64), 2), seed=0)
     assert sorted(label[chosen].tolist()) == [2, 3]
 
 
@@ -410,8 +410,8 @@ def test_every_object_is_chosen_once_and_every_strategy_fills_its_count() -> Non
         rows = [pick.row for pick in picks]
         assert len(set(rows)) == 30
         assert (well[rows] == 1).sum() == 5
-    assert sum(mixture(2).values()) == pytest.approx(1)
-    assert mixture(2)["typical"] > mixture(8)["typical"]
+    assert sum(mixed_shares(2).values()) == pytest.approx(1)
+    assert mixed_shares(2)["typical"] > mixed_shares(8)["typical"]
 
 
 def test_one_round_of_chosen_labels_teaches_more_than_one_by_lot() -> None:
@@ -440,7 +440,7 @@ def command(*words: object) -> Result:
 
 
 def genus_of(run: RunStore) -> dict[tuple[str, int], str]:
-    table = fetch(connect(run), "SELECT slide_id, object_id, opacity FROM objects")
+    table = query_table(connect(run), "SELECT slide_id, object_id, opacity FROM objects")
     return {
         (row["slide_id"], row["object_id"]): "Dark" if row["opacity"] > 0.25 else "Pale"
         for row in table.to_pylist()

@@ -16,7 +16,7 @@ from fossilray.core.errors import StoreError, TrainingDiverged, UsageError, Weig
 from fossilray.models.backbones.load import load_embedder
 from fossilray.training.checkpoint import latest_checkpoint
 from fossilray.training.data import open_sources
-from fossilray.training.loop import Loop, Result, TrainingProgress
+from fossilray.training.loop import LoopResult, TrainingLoop, TrainingProgress
 
 TINY = {"channels": [8, 8, 16, 16]}
 
@@ -46,12 +46,12 @@ def a_config(crops: Path, **given: Any) -> TrainConfig:
 
 def train(
     config: TrainConfig, folder: Path, *, stop_after: int | None = None, resume: bool = False
-) -> Result:
+) -> LoopResult:
     def stop(progress: TrainingProgress) -> None:
         if progress.step == stop_after:
             loop.ask_to_stop()
 
-    loop = Loop(config, open_sources(config.data), folder=folder, report=stop)
+    loop = TrainingLoop(config, open_sources(config.data), folder=folder, report=stop)
     return loop.run(latest_checkpoint(folder / "checkpoints") if resume else None)
 
 

@@ -29,7 +29,7 @@ from fossilray.core import folder_owners
 from fossilray.core.errors import ScratchFull
 from fossilray.core.folder_owners import Owner
 from fossilray.core.marked_folders import OWNER, MarkedFolder, remove_abandoned, remove_marked
-from fossilray.slides.remote.scratch import Scratch, sweep_abandoned
+from fossilray.slides.remote.scratch import Scratch, delete_abandoned
 
 OWN = f"fossilray-scratch-{os.geteuid()}"
 AN_ID = "0123abcd"
@@ -169,7 +169,7 @@ def test_scratch_of_this_name_that_another_user_made_first_is_refused(tmp_path: 
         ScratchFull, match=r"belongs to another user \(id 12345, not 0\); set slides\.scratch"
     ):
         Scratch(str(tmp_path))
-    assert not sweep_abandoned(tmp_path)
+    assert not delete_abandoned(tmp_path)
 
 
 def test_scratch_that_is_a_link_is_refused(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_scratch_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / OWN).symlink_to(treasure.parent)
     with pytest.raises(ScratchFull, match=rf"{OWN} is a link or no folder; set slides\.scratch"):
         Scratch(str(tmp_path))
-    assert not sweep_abandoned(tmp_path)
+    assert not delete_abandoned(tmp_path)
     assert treasure.exists()
 
 
@@ -303,11 +303,11 @@ class ForeignThings(RuleBasedStateMachine):
         identifier = f"f{next(self.numbers):07x}"
         if self.place(True, identifier):
             left = leave(self.root / OWN, replace(Owner.new(identifier), pid=ENDED_PID), name=identifier)
-            assert sweep_abandoned(self.root) == [left]
+            assert delete_abandoned(self.root) == [left]
 
     @rule()
     def sweep(self) -> None:
-        assert not sweep_abandoned(self.root)
+        assert not delete_abandoned(self.root)
 
     @invariant()
     def everything_else_is_there(self) -> None:

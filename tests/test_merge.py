@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
 from fossilray.core.records import Boxes, Level, Rect, SlideInfo
 from fossilray.processing.detection.merge import TileBoxes, largest_overlaps, merge_tiles
-from fossilray.processing.detection.passes import Sweep, plan_sweeps
+from fossilray.processing.detection.passes import DetectionPass, plan_passes
 from fossilray.processing.detection.windows import plan_windows
 
 SIDE = 12_000
@@ -22,12 +22,12 @@ FINE = PassConfig(um_per_px=1.0, largest_um=160.0)
 COARSE = PassConfig(um_per_px=4.0, smallest_um=100.0, largest_um=1000.0)
 
 
-def sweeps_of(*passes: PassConfig, tile_px: int | None = 2048) -> tuple[Sweep, ...]:
-    return plan_sweeps(INFO, TilingConfig(tile_px=tile_px), DetectorConfig(passes=passes), 32)
+def sweeps_of(*passes: PassConfig, tile_px: int | None = 2048) -> tuple[DetectionPass, ...]:
+    return plan_passes(INFO, TilingConfig(tile_px=tile_px), DetectorConfig(passes=passes), 32)
 
 
 def look(
-    sweep: Sweep,
+    sweep: DetectionPass,
     objects: NDArray[np.float64],
     *,
     jitter_px: float = 0.0,
@@ -51,7 +51,9 @@ def look(
     return found
 
 
-def content_of(sweep: Sweep, objects: NDArray[np.float64], *, shown: float = 1.0) -> NDArray[np.bool_]:
+def content_of(
+    sweep: DetectionPass, objects: NDArray[np.float64], *, shown: float = 1.0
+) -> NDArray[np.bool_]:
     """Units that meet the middle part of an object; shown: how much of its length is so dark as to be seen."""
     content = np.zeros((sweep.rows, sweep.columns), np.bool_)
     side = sweep.unit_px * sweep.scale

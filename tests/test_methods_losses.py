@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fossilray.core.config import TrainConfig
 from fossilray.training.methods import Method, build_method
 from fossilray.training.methods.contrastive_losses import nt_xent, supervised_contrast
-from fossilray.training.methods.siamese import crosswise
+from fossilray.training.methods.siamese import symmetric_loss
 
 NARROW: dict[str, Any] = {
     "supcon": {"projection": 8},
@@ -102,7 +102,7 @@ def test_crosswise_cosine_of_a_case_worked_by_hand() -> None:
     east, north = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.5]])
     diagonal = torch.tensor([[3.0, 3.0]])
     # East predicts the diagonal (cos 45 degrees), north predicts east (cos 90 degrees).
-    assert float(crosswise([east, north], [east, diagonal])) == pytest.approx(-(math.sqrt(0.5) + 0) / 2)
+    assert float(symmetric_loss([east, north], [east, diagonal])) == pytest.approx(-(math.sqrt(0.5) + 0) / 2)
 
 
 def test_simclr_minimises_nt_xent_of_its_projections() -> None:

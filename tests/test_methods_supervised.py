@@ -25,12 +25,12 @@ from fossilray.models.heads import load_head
 from fossilray.training.augmentation.fossil_image_dataset import TransferViews
 from fossilray.training.checkpoint import latest_checkpoint
 from fossilray.training.data import make_batches, open_sources
-from fossilray.training.loop import Loop
+from fossilray.training.loop import TrainingLoop
 from fossilray.training.methods.metric import Metric
 from fossilray.training.methods.metric_losses import MetricLossParts
 from fossilray.training.methods.transfer import class_weights
 from fossilray.training.schedules import learning_rate
-from fossilray.training.step import Learner
+from fossilray.training.step import TrainingStep
 
 TINY = {"channels": [8, 8, 16, 16]}
 LABEL = np.array([0, 0, 1, 1, 2, 2, 0])
@@ -102,10 +102,10 @@ def test_proxy_anchor_loss_is_that_of_the_papers_equation_and_its_proxies_learn_
     far = sum(math.log1p(sum(np.exp(32 * (similar[c != LABEL, c] + 0.1)))) for c in range(3)) / 3
     found = float(parts(torch.from_numpy(vectors).float(), torch.from_numpy(LABEL)).detach())
     assert found == pytest.approx(near + far, rel=1e-4)
-    loop = Loop(
+    loop = TrainingLoop(
         a_config(crops, metric={"loss": "proxyanchor"}), open_sources(a_config(crops).data), folder=crops
     )
-    learner: Learner = loop._learner
+    learner: TrainingStep = loop._learner
     assert isinstance(learner.method, Metric)
     learner._set_rates(0.0, 0.5)
     rates = [group["lr"] for group in learner.optimiser.param_groups]
@@ -158,7 +158,7 @@ def test_each_loss_brings_drawn_shapes_together(loss: str, crops: Path, tmp_path
     config = a_config(
         crops, steps=40, metric={"loss": loss, "dimension": 12}, schedule={"learning_rate": 1e-2}
     )
-    result = Loop(config, open_sources(config.data), folder=tmp_path).run()
+    result = TrainingLoop(config, open_sources(config.data), folder=tmp_path).run()
     assert result.probe["nearest_f1"] > 0.6  # of four classes; by chance 0.25
     embedder = load_embedder(EmbedderConfig(weights=f"file:{result.backbone}"), device="cpu")
     assert embedder is not None
@@ -200,7 +200,7 @@ def test_the_command_trains_and_goes_on_from_where_it_was(crops: Path, tmp_path:
 def test_one_class_alone_teaches_nothing(tmp_path: Path) -> None:
     config = a_config(draw_folder(tmp_path / "one", classes=1))
     with pytest.raises(UsageError, match="method metric needs crops of two classes"):
-        Loop(config, open_sources(config.data), folder=tmp_path)
+        TrainingLoop(config, open_sources(config.data), folder=tmp_path)
 
 
 @pytest.mark.parametrize("imbalance", ["none", "sampling", "weights"])
@@ -216,7 +216,7 @@ def test_a_transferred_network_leaves_a_head_that_tells_its_classes(
         schedule={"learning_rate": 5e-3},
         transfer={"layers": "all", "imbalance": imbalance},
     )
-    result = Loop(config, open_sources(config.data), folder=tmp_path).run()
+    result = TrainingLoop(config, open_sources(config.data), folder=tmp_path).run()
     head = load_head(tmp_path / "head.safetensors")
     embedder = load_embedder(EmbedderConfig(weights=f"file:{result.backbone}"), device="cpu")
     assert embedder is not None
@@ -249,7 +249,7 @@ def test_a_transfer_that_was_stopped_shows_every_crop_once_all_the_same(crops: P
 
 def test_the_deep_half_learns_and_the_first_half_keeps_its_weights(crops: Path, tmp_path: Path) -> None:
     first = a_config(crops, steps=2)
-    Loop(first, open_sources(first.data), folder=tmp_path / "a").run()
+    TrainingLoop(first, open_sources(first.data), folder=tmp_path / "a").run()
     start = f"file:{tmp_path / 'a' / 'backbone.safetensors'}"
     config = a_config(
         crops,
@@ -261,7 +261,7 @@ def test_the_deep_half_learns_and_the_first_half_keeps_its_weights(crops: Path, 
         views={"kind": "transfer"},
         transfer={},
     )
-    loop = Loop(config, open_sources(config.data), folder=tmp_path / "b")
+    loop = TrainingLoop(config, open_sources(config.data), folder=tmp_path / "b")
     before = {name: tensor.clone() for name, tensor in loop._start.items()}
     loop.run()
     checkpoint = latest_checkpoint(tmp_path / "b" / "checkpoints")

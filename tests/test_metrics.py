@@ -21,10 +21,10 @@ from prometheus_client.samples import Sample
 from ray import cloudpickle
 
 from fossilray.core.config import RunConfig, WatchConfig, WorkersConfig
-from fossilray.core.records import CatalogRow, Outcome, Usage, WorkerState
-from fossilray.jobs.journal import Ledger
+from fossilray.core.records import CatalogRow, Outcome, ResourceUsage, WorkerStatus
+from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
-from fossilray.jobs.scheduler import run_slides
+from fossilray.jobs.scheduler import run_items
 from fossilray.jobs.scheduler.metrics import DRIVER, STAGES, WORKER, exported_names
 from fossilray.store import RunStore
 
@@ -39,17 +39,17 @@ class CountedWorker:
     """Commits a slide of n objects for the name n-…; fails `unreadable`, dies of `kills`."""
 
     def __init__(self) -> None:
-        self._state: WorkerState | None = None
+        self._state: WorkerStatus | None = None
 
     def prepare(self) -> str:
         return f"fake/{os.getpid()}/cuda"
 
     def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
-        self._state = WorkerState(
+        self._state = WorkerStatus(
             row.slide_id, "detect", 0.5, resident_bytes=10**9, waiting_reads=3, waiting_batches=2
         )
         time.sleep(1.2)  # long enough to be asked what it does
-        usage = Usage(seconds=4.0, networks_s=3.0, read_bytes=1000, fetched_bytes=500)
+        usage = ResourceUsage(seconds=4.0, networks_s=3.0, read_bytes=1000, fetched_bytes=500)
         if row.slide_id == "kills":
             os._exit(1)
         if row.slide_id == "unreadable":
@@ -57,7 +57,7 @@ class CountedWorker:
         summary = run_fixtures.a_summary(row.slide_id, "0" * 16, objects=int(row.slide_id.split("-")[0]))
         return Outcome(row.slide_id, summary=replace(summary, tiles_failed=1), usage=usage)
 
-    def state(self) -> WorkerState | None:
+    def state(self) -> WorkerStatus | None:
         return self._state
 
     def close(self) -> None: ...
@@ -94,11 +94,11 @@ def test_the_figures_that_are_scraped_are_the_runs(endpoint: str, tmp_path: Path
     names = ["3-a", "4-b", "unreadable", "kills"]
     began = time.time()
     display = Silent()
-    tally = run_slides(
+    tally = run_items(
         [CatalogRow(name, f"/{name}.mrxs") for name in names],
         functools.partial(CountedWorker),
         config=CONFIG,
-        ledger=Ledger(store),
+        ledger=DriverJournal(store),
         tally=Tally(total=len(names)),
         display=display,
     )

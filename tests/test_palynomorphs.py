@@ -10,7 +10,7 @@ from fossilray.synthetic.painters.palynomorphs import (
     DEBRIS_KINDS,
     FOSSIL_KINDS,
     KINDS,
-    Painted,
+    PaintedSpecimen,
     paint,
     typical_size_um,
 )
@@ -19,7 +19,7 @@ from fossilray.synthetic.scanner.optics import background, defocus, to_rgb
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 
 
-def painted(kind: str, seed: int, *, size_um: float = 60.0, um_per_px: float = 1.0) -> Painted:
+def painted(kind: str, seed: int, *, size_um: float = 60.0, um_per_px: float = 1.0) -> PaintedSpecimen:
     return paint(kind, size_um=size_um, um_per_px=um_per_px, rng=np.random.default_rng(seed))
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from fossilray.core.records import WorkerState
+from fossilray.core.records import WorkerStatus
 from fossilray.jobs.progress import JsonLines, Tally, TerminalDisplay, choose_display
 
 
@@ -28,10 +28,10 @@ def test_without_a_terminal_a_line_comes_every_30_s_and_at_the_end() -> None:
         for second in range(70):
             clock.now_s = float(second)
             tally.committed = second // 10
-            display.update(tally, {"host/cpu": WorkerState("a", "detect", 0.5)})
+            display.update(tally, {"host/cpu": WorkerStatus("a", "detect", 0.5)})
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["committed"] for line in lines] == [3, 6, 6]
-    assert lines[-1]["in_flight"] == [asdict(WorkerState("a", "detect", 0.5))]
+    assert lines[-1]["in_flight"] == [asdict(WorkerStatus("a", "detect", 0.5))]
 
 
 def test_messages_are_json_too_so_that_every_line_parses() -> None:
@@ -46,7 +46,7 @@ def test_a_terminal_shows_counts_rate_and_each_worker() -> None:
     tally = Tally(total=8, committed=3, failed=1, objects=12_345)
     with choose_display(console) as display:
         assert isinstance(display, TerminalDisplay)
-        display.update(tally, {"host/cuda": WorkerState("well__slide[bold]", "crops", 0.4)})
+        display.update(tally, {"host/cuda": WorkerStatus("well__slide[bold]", "crops", 0.4)})
         time.sleep(0.6)  # it draws four times a second
         display.say("[red]as it is[/red]")
     text = stream.getvalue()

@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from fossilray.core.errors import UsageError
 from fossilray.evaluation.martinsen2024 import LOGISTIC, NEAREST, judge_classification
-from fossilray.evaluation.scampi import CurvePoint, area_below, judge_retrievals
+from fossilray.evaluation.scampi import CurvePoint, area_under, judge_retrievals
 from fossilray.models.retrieval_metrics import retrieve
 
 ON_A_LINE = np.array([[0.0], [1.0], [2.1], [3.3], [10.0], [11.5]])
@@ -103,8 +103,8 @@ def test_a_perfect_backbone_scores_one_and_the_curve_ends_where_it_must() -> Non
     assert found.precision_at_nk == 1.0
     assert found.nn_f1 == (1.0, 1.0)
     assert all(one.precision == 1.0 for one in (*found.best, *found.worst))
-    assert area_below([CurvePoint(1, 1.0, 1.0)]) == 1.0
-    assert area_below([]) == 0.5
+    assert area_under([CurvePoint(1, 1.0, 1.0)]) == 1.0
+    assert area_under([]) == 0.5
 
 
 def test_martinsen2024_equals_scikit_learn_called_as_published() -> None:

@@ -18,7 +18,13 @@ from fossilray.core.records import OBJECTS_SCHEMA, SLIDES_SCHEMA
 from fossilray.core.text import encode_table
 from fossilray.render.text_table import print_table
 from fossilray.store import RunStore
-from fossilray.store.query.connection import connect, load_crops, load_embeddings, run_query, show_objects
+from fossilray.store.query.connection import (
+    connect,
+    create_objects_view,
+    load_crops,
+    load_embeddings,
+    run_query,
+)
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +111,9 @@ def test_nothing_is_downloaded_for_a_query(store: RunStore) -> None:
 def test_chosen_slides_alone_can_be_shown(store: RunStore) -> None:
     con = connect(store)
     files = store.committed_files()
-    show_objects(con, store, {name: files[name] for name in ("c-2080", "d-empty")})
+    create_objects_view(con, store, {name: files[name] for name in ("c-2080", "d-empty")})
     assert con.execute("SELECT slide_id, count(*) FROM objects GROUP BY 1").fetchall() == [("c-2080", 12)]
-    show_objects(con, store, {})
+    create_objects_view(con, store, {})
     assert con.execute("SELECT count(*) FROM objects").fetchall() == [(0,)]
 
 

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from fossilray.cli import app
 from fossilray.core.config import StoreConfig
-from fossilray.jobs.submission import JobServer
+from fossilray.jobs.submission import JobClient
 from fossilray.store import RunStore, open_run
 from fossilray.store.query.connection import run_query
 from fossilray.synthetic.archive import synthesise_archive
@@ -58,7 +58,7 @@ def test_an_archive_in_a_bucket_is_worked_off_while_nodes_come_and_go(
     with RayNodes(AWS_ENDPOINT_URL=s3_endpoint, **keys) as cluster:
         cluster.add(cpus=1)
         doomed = cluster.add(cpus=1)
-        store, server = RunStore.open(run, access), JobServer(cluster.address)
+        store, server = RunStore.open(run, access), JobClient(cluster.address)
         clock.lap("3 nodes up, the head without CPUs for work")
         fossilray("submit", "--config", f"{run}.yaml", "--no-follow", "--address", cluster.address)
         commits(4, store, server)
@@ -115,12 +115,12 @@ def fossilray(*words: str) -> str:
     return answer.output
 
 
-def commits(count: int, store: RunStore, server: JobServer) -> None:
+def commits(count: int, store: RunStore, server: JobClient) -> None:
     """Wait until so many slides are committed."""
     wait_until(lambda: len(store.committed()) >= count, server)
 
 
-def wait_until(is_so: Callable[[], bool], server: JobServer) -> None:
+def wait_until(is_so: Callable[[], bool], server: JobClient) -> None:
     deadline_s = time.monotonic() + 600
     while not is_so():
         job = server.jobs()[-1]

@@ -16,12 +16,12 @@ from remote_slides import counted, put, upload
 from slides_on_disk import discs
 
 from fossilray.core.config import StoreConfig
-from fossilray.core.errors import NotASlide
+from fossilray.core.errors import UnreadableSlide
 from fossilray.core.records import Rect
 from fossilray.slides.mirax.metadata import read_grid
 from fossilray.slides.mirax.slidedat import parse_slidedat
-from fossilray.slides.remote.metadata import SlideFacts, read_facts, read_scanned_area
-from fossilray.slides.remote.slide_files import look_up_bundle
+from fossilray.slides.remote.metadata import SlideMetadata, read_metadata, read_scanned_area
+from fossilray.slides.remote.slide_files import list_slide_files
 from fossilray.slides.remote.source import open_source
 from fossilray.slides.slide import open_slide
 from fossilray.slides.tiff.metadata import read_tiff
@@ -38,12 +38,12 @@ class HalfScanned(ArrayPixels):
         return x < self.width // 2
 
 
-def facts_of(url: str, config: StoreConfig) -> SlideFacts:
+def facts_of(url: str, config: StoreConfig) -> SlideMetadata:
     source = open_source(url, config)
-    return read_facts(source, look_up_bundle(source, url), shown=url.rpartition("/")[2])
+    return read_metadata(source, list_slide_files(source, url), shown=url.rpartition("/")[2])
 
 
-def assert_as_openslide(path: Path, facts: SlideFacts) -> None:
+def assert_as_openslide(path: Path, facts: SlideMetadata) -> None:
     with open_slide(path, mpp=99.0) as slide:
         info = slide.info
     assert facts.vendor == info.vendor
@@ -105,8 +105,8 @@ def test_few_requests_and_few_bytes_tell_a_mirax_slide(
     upload(tmp_path, url, config)
     with counted(monkeypatch) as asked:
         source = open_source(url, config)
-        bundle = look_up_bundle(source, f"{url}/a.mrxs")
-        read_facts(source, bundle, shown="a.mrxs")
+        bundle = list_slide_files(source, f"{url}/a.mrxs")
+        read_metadata(source, bundle, shown="a.mrxs")
         assert read_scanned_area(source, bundle)
     assert asked.requests <= 6
     assert asked.bytes < 20_000
@@ -118,7 +118,7 @@ def test_index_tells_roughly_where_photos_are(tmp_path: Path, s3_run: S3) -> Non
     layout = write_mirax(tmp_path / "a.mrxs", HalfScanned(image=discs(3000)), options)
     upload(tmp_path, url, config)
     source = open_source(url, config)
-    bundle = look_up_bundle(source, f"{url}/a.mrxs")
+    bundle = list_slide_files(source, f"{url}/a.mrxs")
     assert bundle.slidedat is not None
     cells = read_scanned_area(source, bundle)
     assert cells
@@ -158,7 +158,7 @@ def test_damaged_index_tells_nothing(tmp_path: Path, s3_run: S3, damage: str) ->
     index.write_bytes(bytes(content))
     upload(tmp_path, url, config)
     source = open_source(url, config)
-    assert read_scanned_area(source, look_up_bundle(source, f"{url}/a.mrxs")) is None
+    assert read_scanned_area(source, list_slide_files(source, f"{url}/a.mrxs")) is None
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.4963])
@@ -219,7 +219,7 @@ def test_tables_of_tiles_are_not_read(tmp_path: Path, s3_run: S3, monkeypatch: p
 def test_text_that_is_called_tiff_is_refused_as_on_a_disk(tmp_path: Path, s3_run: S3) -> None:
     url, config = s3_run
     put(f"{url}/a.tif", b"buy milk", config)
-    with pytest.raises(NotASlide, match="in no format that OpenSlide reads"):
+    with pytest.raises(UnreadableSlide, match="in no format that OpenSlide reads"):
         facts_of(f"{url}/a.tif", config)
 
 

@@ -12,7 +12,7 @@ from small_run import COUNTS, HOSTILE_WELL, WELL, commit_slide, start_run, write
 from fossilray.analysis.report import write_report
 from fossilray.analysis.report.contact_sheets import arrange
 from fossilray.analysis.report.figures import DepthSample, Distributions, draw_depth_chart, draw_distributions
-from fossilray.analysis.report.statistics import MOST_SAMPLED_SLIDES, add_up, choose_sample, write_headline
+from fossilray.analysis.report.statistics import MOST_SAMPLED_SLIDES, choose_sample, total, write_headline
 from fossilray.core.errors import RunNotFound, UsageError
 from fossilray.core.records import UNASSIGNED_WELL
 from fossilray.store import RunStore
@@ -171,7 +171,7 @@ def test_the_headline_names_the_richest_slide(store: RunStore) -> None:
 
 
 def test_lost_tiles_are_a_share_of_those_that_were_not_blank(store: RunStore) -> None:
-    assert add_up(store.summaries()).lost_share == pytest.approx(4 / 80)
+    assert total(store.summaries()).lost_share == pytest.approx(4 / 80)
 
 
 def test_slides_of_one_depth_stand_in_one_row_in_the_chart() -> None:

@@ -16,8 +16,8 @@ from fossilray.analysis.report.assemblages import Assemblages, TaxonSample, gath
 from fossilray.analysis.report.range_chart_svg import MOST_TAXA, draw_range_chart
 from fossilray.core.errors import RunNotFound
 from fossilray.store import RunStore
-from fossilray.store.derived.listing import choose_predictions
-from fossilray.store.query.connection import connect, run_query, show_objects
+from fossilray.store.derived.listing import latest_predictions
+from fossilray.store.query.connection import connect, create_objects_view, run_query
 
 HOSTILE = "<b>Alnus</b> & 'Co'"
 
@@ -31,9 +31,9 @@ def a_well(*samples: TaxonSample, taxa: tuple[str, ...] = GENERA) -> Assemblages
 
 
 def assemblages_of(run: RunStore, well: str) -> Assemblages:
-    con, chosen = connect(run), choose_predictions(run, None)
+    con, chosen = connect(run), latest_predictions(run, None)
     assert chosen is not None
-    show_objects(con, run, run.committed_files(), genera=chosen)
+    create_objects_view(con, run, run.committed_files(), genera=chosen)
     slides = [summary for summary in run.summaries() if summary.well == well]
     return gather_assemblages(con, slides, chosen.files.keys())
 
@@ -55,7 +55,7 @@ def test_taxa_stand_by_depth_and_a_deep_one_comes_last(tmp_path: Path) -> None:
     for slide_id, depth_m in (("a-2030", 2030.0), ("b-2050", 2050.0)):
         commit_slide(run, slide_id, count=9, well=WELL, depth_m=depth_m, seed=1)
     predict(run, "genera", slides=["a-2030"], genera=["Young", "Old"])
-    answers = choose_predictions(run, None)
+    answers = latest_predictions(run, None)
     footer = run.footer("b-2050")
     assert answers is not None
     assert footer is not None

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from fossilray.cli import app
 from fossilray.core.errors import UsageError
 from fossilray.core.records import CatalogRow, Failure
-from fossilray.jobs.journal import Ledger
+from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
-from fossilray.store.maintenance.retry import forgive_failures
+from fossilray.store.maintenance.retry import retry_failures
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> RunStore:
     store.freeze_catalog([CatalogRow(name, f"/{name}.mrxs") for name in ("fine", "torn", "poison", "worse")])
     commit(store, "fine")
     store.record_failure(a_failure("torn", "11" * 8))
-    ledger = Ledger(store)
+    ledger = DriverJournal(store)
     for slide_id in ("poison", "worse"):
         for turn in range(3):
             ledger.lost(slide_id, error="WorkerDied", reason="SIGSEGV", stage="open", quarantined=turn == 2)
@@ -35,40 +35,40 @@ def store(tmp_path: Path) -> RunStore:
 
 
 def test_all_that_failed_is_forgiven_and_counts_anew(store: RunStore) -> None:
-    assert Ledger(store).blame() == {"poison": 3.0, "worse": 3.0}
-    assert len(forgive_failures(store)) == 7
+    assert DriverJournal(store).blame() == {"poison": 3.0, "worse": 3.0}
+    assert len(retry_failures(store)) == 7
     assert not store.failures()
-    assert not Ledger(store).blame()
+    assert not DriverJournal(store).blame()
     assert len(store.failures(forgiven=True)) == 7, "the records stay"
 
 
 def test_chosen_slides_are_forgiven_and_no_others(store: RunStore) -> None:
-    forgive_failures(store, slide_ids=["poison"])
+    retry_failures(store, slide_ids=["poison"])
     assert {failure.slide_id for failure in store.failures()} == {"torn", "worse"}
 
 
 def test_a_class_is_forgiven_with_all_that_came_before(store: RunStore) -> None:
-    forgive_failures(store, error="WorkerDied")
+    retry_failures(store, error="WorkerDied")
     assert {failure.slide_id for failure in store.failures()} == {"torn"}
 
 
 def test_a_failure_after_the_pardon_counts(store: RunStore) -> None:
-    forgive_failures(store)
+    retry_failures(store)
     store.record_failure(a_failure("torn", "22" * 8))
     assert [failure.attempt for failure in store.failures()] == ["22" * 8]
 
 
 def test_what_did_not_fail_is_told(store: RunStore) -> None:
     with pytest.raises(UsageError, match="holds no failure of fine"):
-        forgive_failures(store, slide_ids=["fine"])
+        retry_failures(store, slide_ids=["fine"])
     with pytest.raises(UsageError, match="held back by Stalled; classes there: TooMuchLost, WorkerDied"):
-        forgive_failures(store, error="Stalled")
+        retry_failures(store, error="Stalled")
 
 
 def test_files_refused_at_the_start_are_not_forgiven_because_every_start_looks_anew(store: RunStore) -> None:
     refused = Failure("bad", "33" * 8, "catalog", "NotASlide", "empty", False, True, "here", "2030-01-01")
     store.record_failure(refused)
-    assert "bad" not in {failure.slide_id for failure in forgive_failures(store)}
+    assert "bad" not in {failure.slide_id for failure in retry_failures(store)}
     assert store.failures() == [refused]
 
 

@@ -18,10 +18,10 @@ from ray import cloudpickle
 
 from fossilray.core.config import RunConfig, StoreConfig, WorkersConfig
 from fossilray.core.errors import SlidesFailAlike, SourcesOut, StoreUnreachable, WeightsError, WorkerError
-from fossilray.core.records import UNASSIGNED_WELL, CatalogRow, Failure, Outcome, WorkerState, utc_now
-from fossilray.jobs.journal import LOSSES, Ledger
+from fossilray.core.records import UNASSIGNED_WELL, CatalogRow, Failure, Outcome, WorkerStatus, utc_now
+from fossilray.jobs.journal import LOSS_WEIGHTS, DriverJournal
 from fossilray.jobs.progress import Tally
-from fossilray.jobs.scheduler import ray_cluster, run_slides, workers_that_fit
+from fossilray.jobs.scheduler import ray_cluster, run_items, workers_that_fit
 from fossilray.store import RunStore
 from fossilray.store.run.run_record import describe_run
 
@@ -42,7 +42,7 @@ class ScriptedWorker:
 
     def __init__(self, log: Path) -> None:
         self._log = log
-        self._state: WorkerState | None = None
+        self._state: WorkerStatus | None = None
 
     def prepare(self) -> str:
         return f"fake/{os.getpid()}"
@@ -50,7 +50,7 @@ class ScriptedWorker:
     def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
         with self._log.open("a") as log:
             log.write(f"{row.slide_id} {os.getpid()} {upcoming.slide_id if upcoming else '-'}\n")
-        self._state = WorkerState(row.slide_id, "detect", 0.5)
+        self._state = WorkerStatus(row.slide_id, "detect", 0.5)
         act = row.slide_id.split("-")[0]
         if act == "kills":
             os._exit(1)
@@ -73,10 +73,10 @@ class ScriptedWorker:
             time.sleep(3600)
         if act == "walks":  # longer than a stall, but it moves
             for step in range(40):
-                self._state = WorkerState(row.slide_id, "detect", step / 40)
+                self._state = WorkerStatus(row.slide_id, "detect", step / 40)
                 time.sleep(0.15)
         if act == "swells":
-            self._state = WorkerState(row.slide_id, "crops", 0.1, resident_bytes=2 * 10**9)
+            self._state = WorkerStatus(row.slide_id, "crops", 0.1, resident_bytes=2 * 10**9)
             time.sleep(3600)
         if act == "offline" or (act == "offline_once" and self._tries(row) == 1):
             raise StoreUnreachable("s3://bucket/run does not answer; check the network")
@@ -85,7 +85,7 @@ class ScriptedWorker:
             summary=run_fixtures.a_summary(row.slide_id, "0" * 16, objects=7, well=UNASSIGNED_WELL),
         )
 
-    def state(self) -> WorkerState | None:
+    def state(self) -> WorkerStatus | None:
         return self._state
 
     def close(self) -> None:
@@ -175,7 +175,9 @@ def test_a_slide_whose_worker_died_once_is_tried_again(store: RunStore, tmp_path
 
 
 def test_deaths_of_an_earlier_driver_count(store: RunStore, tmp_path: Path) -> None:
-    Ledger(store).lost("kills-a", error="WorkerDied", reason="SIGKILL", stage="detect", quarantined=False)
+    DriverJournal(store).lost(
+        "kills-a", error="WorkerDied", reason="SIGKILL", stage="detect", quarantined=False
+    )
     deadline = time.monotonic() + 10
     while not store.failures() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -185,7 +187,7 @@ def test_deaths_of_an_earlier_driver_count(store: RunStore, tmp_path: Path) -> N
 
 
 def test_a_slide_that_lost_a_worker_before_comes_last(store: RunStore, tmp_path: Path) -> None:
-    ledger = Ledger(store)
+    ledger = DriverJournal(store)
     ledger.lost("fine-0", error="WorkerDied", reason="SIGKILL", stage="detect", quarantined=False)
     ledger.close(Tally(total=1))
     drive(store, tmp_path, [f"fine-{n}" for n in range(8)])
@@ -269,13 +271,13 @@ def test_a_worker_that_holds_too_much_memory_is_stopped(store: RunStore, tmp_pat
 
 
 def test_lost_machines_weigh_less_than_deaths(store: RunStore, tmp_path: Path) -> None:
-    ledger = Ledger(store)
+    ledger = DriverJournal(store)
     for _ in range(3):
         ledger.lost("fine-a", error="NodeDied", reason="preempted", stage="detect", quarantined=False)
     ledger.close(Tally(total=1))
     assert ledger.blame() == {"fine-a": pytest.approx(1.0)}
     assert drive(store, tmp_path, ["fine-a"])[0].committed == 1
-    assert LOSSES["NodeDied"] * WORKERS.max_deaths < 1
+    assert LOSS_WEIGHTS["NodeDied"] * WORKERS.max_deaths < 1
 
 
 def test_a_store_that_is_away_for_a_moment_costs_no_slide(store: RunStore, tmp_path: Path) -> None:
@@ -410,11 +412,11 @@ def drive_rows(
     workers: WorkersConfig = WORKERS,
 ) -> tuple[Tally, Silent]:
     display = Silent(stop, stop_after)
-    tally = run_slides(
+    tally = run_items(
         rows,
         functools.partial(worker, tmp_path / "tries.log"),
         config=CONFIG.model_copy(update={"workers": workers}),
-        ledger=Ledger(store),
+        ledger=DriverJournal(store),
         tally=Tally(total=len(rows)),
         display=display,
         stop=stop,

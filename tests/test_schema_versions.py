@@ -14,7 +14,7 @@ from fossilray.core.records import SCHEMA_VERSION, SLIDES_SCHEMA, CatalogRow, lo
 from fossilray.store import RunStore
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.run.objects_file import FOOTER_KEY
-from fossilray.store.status import describe
+from fossilray.store.status import read_status
 
 NEW = ("boxes_outside", "lost_share", "pass_um_per_px", "pass_foreground_mm2", "pass_lost_mm2")
 
@@ -54,7 +54,7 @@ def test_columns_that_an_older_run_lacks_are_null(old_run: RunStore) -> None:
     for name in NEW:
         assert table[name].null_count == 2
     assert lost_share_of(old_run.summaries()) == 0
-    assert describe(old_run).counts.committed == 2
+    assert read_status(old_run).counts.committed == 2
 
 
 def test_an_older_run_is_sound_and_resumed_with_rows_of_this_version(old_run: RunStore) -> None:

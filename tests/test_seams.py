@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
 from fossilray.models.detectors.load import load_detector
-from fossilray.processing.detection.foreground import find_content, units_with_content
+from fossilray.processing.detection.foreground import find_foreground, foreground_units
 from fossilray.processing.detection.merge import TileBoxes, merge_tiles
-from fossilray.processing.detection.passes import plan_sweeps, read_tile
+from fossilray.processing.detection.passes import plan_passes, read_tile
 from fossilray.processing.detection.windows import plan_windows
 from fossilray.slides.slide import Slide, open_slide
 from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
@@ -47,11 +47,11 @@ def painted(seed: int, *, count: int) -> NDArray[np.uint8]:
 
 def find(slide: Slide, tiling: TilingConfig) -> NDArray[np.float64]:
     detector = load_detector(DETECTOR, device="cpu")
-    sweeps = plan_sweeps(slide.info, tiling, DETECTOR, detector.stride_px)
+    sweeps = plan_passes(slide.info, tiling, DETECTOR, detector.stride_px)
     found = []
-    content = find_content(slide, tiling)
+    content = find_foreground(slide, tiling)
     for sweep in sweeps:
-        for tile in plan_windows(sweep, units_with_content(sweep, content)).tiles:
+        for tile in plan_windows(sweep, foreground_units(sweep, content)).tiles:
             window = read_tile(slide, sweep, tile)
             (boxes,) = detector.detect(window[None], um_per_px=sweep.um_per_px)
             found.append(TileBoxes(sweep, tile, boxes))

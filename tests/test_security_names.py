@@ -25,9 +25,9 @@ from fossilray.analysis.report import write_report
 from fossilray.analysis.report.figures import DepthSample, draw_depth_chart
 from fossilray.cli.main import main
 from fossilray.core.errors import CatalogError, StoreError
-from fossilray.core.records import CatalogRow, RefusedFile
+from fossilray.core.records import CatalogRow, RejectedFile
 from fossilray.core.slide_names import slide_id_for
-from fossilray.core.text import encode_table, from_spreadsheet, spreadsheet_safe
+from fossilray.core.text import encode_table, escape_formula, unescape_formula
 from fossilray.jobs.progress import JsonLines, TerminalDisplay
 from fossilray.processing.planning.dry_run import RunPlan, render_plan
 from fossilray.render.text_table import print_table
@@ -43,7 +43,7 @@ from fossilray.store.run.layout import (
     picture_path,
     well_of,
 )
-from fossilray.store.status import describe, render
+from fossilray.store.status import read_status, render
 
 SIGNS = (
     "'\"<>&/\\=+-@;:,%*?[]{}()|$#!~`^_. \t\r\n\x00\x07\x1b\x7f\x9b\u00a0\u200b\u200e\u202e\u2028\u2066\ufeff"
@@ -238,7 +238,7 @@ def test_csv_for_people_holds_no_formula(store: RunStore, tmp_path: Path) -> Non
     asked = encode_table(run_query(store, "SELECT well, path, objects - 9 AS less FROM slides"), "csv")
     (tmp_path / "query.csv").write_bytes(asked)
     write_refused(
-        Catalog([], [RefusedFile("s", name, f"{name} is no slide") for name in NAMES]),
+        Catalog([], [RejectedFile("s", name, f"{name} is no slide") for name in NAMES]),
         tmp_path / "refused.csv",
     )
     for name in ("objects.csv", "query.csv", "refused.csv"):
@@ -252,9 +252,9 @@ def test_csv_for_people_holds_no_formula(store: RunStore, tmp_path: Path) -> Non
 @given(hostile)
 @settings(deadline=None, max_examples=200)
 def test_what_keeps_a_spreadsheet_from_counting_is_undone_on_reading(text: str) -> None:
-    safe = spreadsheet_safe(text)
+    safe = escape_formula(text)
     assert not safe.startswith(("=", "+", "-", "@", "\t", "\r"))
-    assert from_spreadsheet(safe) == text
+    assert unescape_formula(safe) == text
 
 
 @given(names=st.lists(hostile.filter(lambda text: "\0" not in text and text.strip()), min_size=1, max_size=5))
@@ -310,7 +310,7 @@ def test_tables_plans_and_messages_send_no_control_signs(name: str) -> None:
     print_table(pa.table({name: [name], "n": [1]}), console=console)
     TerminalDisplay(console).say(f"{name}: cannot be read")
     check_harmless(console.file.getvalue())  # type: ignore[attr-defined]
-    plan = RunPlan((), (RefusedFile("s", f"/slides/{name}", f"{name} is no slide"),), 1, 1)
+    plan = RunPlan((), (RejectedFile("s", f"/slides/{name}", f"{name} is no slide"),), 1, 1)
     check_harmless(seen_on_terminal(render_plan(plan)))
     lines = io.StringIO()
     JsonLines(lines).say(name)
@@ -320,7 +320,7 @@ def test_tables_plans_and_messages_send_no_control_signs(name: str) -> None:
 
 
 def test_status_of_hostile_names_is_plain_text(store: RunStore) -> None:
-    sent = seen_on_terminal(render(describe(store)))
+    sent = seen_on_terminal(render(read_status(store)))
     check_harmless(sent)
     assert "]]><!-- --></svg></style><svg onload=alert(1)>" in sent
 

@@ -24,14 +24,20 @@ from moto_bucket import s3_endpoint, s3_run  # noqa: F401
 from numpy.typing import NDArray
 
 from fossilray.analysis.search.duplicates import find_duplicates, pairs_table
-from fossilray.analysis.search.filters import allow_where, describe_hits
+from fossilray.analysis.search.filters import describe_hits, filter_where
 from fossilray.analysis.search.index_store import IndexStore
 from fossilray.analysis.search.plan import IndexSettings, group_slides
-from fossilray.analysis.search.quantizer import CODERS, Coder, Lists, lists_for, try_coders
+from fossilray.analysis.search.quantizer import (
+    QUANTIZERS,
+    Lists,
+    VectorQuantizer,
+    compare_quantizers,
+    lists_for,
+)
 from fossilray.analysis.search.sample import draw_sample
 from fossilray.analysis.search.search import Hit, SearchIndex
 from fossilray.analysis.search.shard_file import ShardReader
-from fossilray.analysis.search.vectors_of_runs import RunVectors, open_sources
+from fossilray.analysis.search.vectors_of_runs import RunVectorSource, open_sources
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import QueryError, RunMismatch, RunNotFound, StoreError, UsageError
 from fossilray.store import RunStore
@@ -120,7 +126,7 @@ def test_a_condition_leaves_the_nearest_of_those_that_meet_it(index: SearchIndex
             "opacity > 0.3": bool(opacity > 0.3),
         }[condition]
 
-    allowed = allow_where(index, condition)
+    allowed = filter_where(index, condition)
     for query in some_queries(8):
         everything = exact(vectors_of(), query, sum(SIZES.values()))
         expected = [one for one in everything if meets(*one)][:7]
@@ -132,7 +138,7 @@ def test_many_allowed_objects_are_sought_by_code_and_few_lists_are_widened(
     index: SearchIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fossilray.analysis.search.search.EXACT_BELOW", 0)
-    allowed = allow_where(index, "x_min = 3")  # one object in two hundred
+    allowed = filter_where(index, "x_min = 3")  # one object in two hundred
     assert allowed is not None
     for query in some_queries(5):
         everything = exact(vectors_of(), query, sum(SIZES.values()))
@@ -157,7 +163,7 @@ def test_a_condition_on_a_well_reads_the_shards_of_that_well_alone(
 
     monkeypatch.setattr(ShardReader, "read", noted)
     (query,) = some_queries(1)
-    (hits,) = fresh.search(query[None], count=5, allowed=allow_where(fresh, "well = '6407/6-5'"), **ALL)
+    (hits,) = fresh.search(query[None], count=5, allowed=filter_where(fresh, "well = '6407/6-5'"), **ALL)
     held = {shard.key for shard in fresh.shards if any(slide.well == "6407/6-5" for slide in shard.slides)}
     assert read == held != {shard.key for shard in fresh.shards}
     assert {hit.slide.slide_id for hit in hits} == {"d"}
@@ -167,9 +173,9 @@ def test_a_condition_on_a_well_reads_the_shards_of_that_well_alone(
 
 def test_conditions_that_nothing_meets_or_sql_refuses_are_told(index: SearchIndex) -> None:
     with pytest.raises(UsageError, match="no object of the index meets"):
-        allow_where(index, "width_um > 1e9")
+        filter_where(index, "width_um > 1e9")
     with pytest.raises(QueryError, match="breadth"):
-        allow_where(index, "breadth > 1")
+        filter_where(index, "breadth > 1")
 
 
 def test_the_table_says_where_each_hit_is(index: SearchIndex) -> None:
@@ -347,12 +353,12 @@ def test_each_well_gives_as_much_to_the_sample_as_it_can(tmp_path: Path) -> None
     assert np.abs(vectors.sum(axis=0) - [150, 150, 40]).max() <= 1  # the last of each slide has no pixels
 
 
-@pytest.mark.parametrize("name", CODERS)
+@pytest.mark.parametrize("name", QUANTIZERS)
 def test_codes_keep_the_neighbours_that_vectors_have(name: str) -> None:
     rng = np.random.default_rng(3)
     vectors = directions(rng.normal(size=(3000, 160)) * np.arange(1, 161) ** -0.7)
-    coder = Coder.train(vectors, name=name, lists=16, seed=0)
-    again = Coder.from_bytes(
+    coder = VectorQuantizer.train(vectors, name=name, lists=16, seed=0)
+    again = VectorQuantizer.from_bytes(
         coder.to_bytes(), name=name, dimension=coder.dimension, lists=coder.lists, place="here"
     )
     lists, codes = again.encode(vectors)
@@ -373,12 +379,12 @@ def test_codes_keep_the_neighbours_that_vectors_have(name: str) -> None:
 def test_the_coder_is_chosen_by_what_it_finds() -> None:
     rng = np.random.default_rng(3)
     flat = directions(rng.normal(size=(4000, 160)))
-    trials = try_coders(flat, seed=0)
-    assert {one.coder for one in trials} == set(CODERS)
+    trials = compare_quantizers(flat, seed=0)
+    assert {one.coder for one in trials} == set(QUANTIZERS)
     assert trials[0].coder != "pca64-8bit"  # of 160 directions that count alike, 64 are too few
     assert trials[0].recall == max(one.recall for one in trials)
     with pytest.raises(UsageError, match="too few"):
-        try_coders(flat[:50], seed=0)
+        compare_quantizers(flat[:50], seed=0)
 
 
 def test_lists_grow_with_the_square_root() -> None:
@@ -438,7 +444,7 @@ def test_named_embeddings_are_indexed_like_a_runs_own(tmp_path: Path) -> None:
     index = index_runs([store.url], tmp_path / "index", settings)
     assert index.record.backbone["dimension"] == DIMENSION
     found = SearchIndex.open(index.url)
-    assert RunVectors(store, "net").backbone == index.record.backbone
+    assert RunVectorSource(store, "net").backbone == index.record.backbone
     # All these vectors point one way, but for that of object 0, which has no direction.
     (hits,) = found.search(np.full((1, DIMENSION), DIMENSION**-0.5, np.float32), count=700, **ALL)
     assert sorted(hit.object_id for hit in hits) == list(range(1, 599))

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from fossilray.core.errors import (
     MissingCompanion,
     MissingResolution,
-    NotASlide,
     SlideMissing,
     UnreadableRegion,
+    UnreadableSlide,
 )
-from fossilray.slides.slide import check_companions, open_slide
+from fossilray.slides.slide import check_files, open_slide
 from fossilray.synthetic.writers.mirax import MiraxLayout, MiraxOptions, write_mirax
 from fossilray.synthetic.writers.pixels import ArrayPixels
 
@@ -117,7 +117,7 @@ def test_truncated_data_file_loses_regions_but_not_the_slide(
     path = copy_of(mirax, tmp_path)
     data = path.with_suffix("") / "Data0000.dat"
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-    check_companions(path)
+    check_files(path)
     with open_slide(path) as slide:
         bounds = slide.info.bounds
         with pytest.raises(UnreadableRegion, match=r"level 0 cannot be decoded at"):
@@ -222,7 +222,7 @@ def test_files_that_are_no_slides_are_named_with_a_remedy(tmp_path: Path) -> Non
         ("empty.tif", "0 bytes"),
         ("text.tif", "no format that OpenSlide reads"),
     ):
-        with pytest.raises(NotASlide, match=words):
+        with pytest.raises(UnreadableSlide, match=words):
             open_slide(tmp_path / name)
     with pytest.raises(SlideMissing, match="check the path"):
         open_slide(tmp_path / "absent.svs")

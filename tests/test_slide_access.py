@@ -33,7 +33,7 @@ from fossilray.processing.worker import SlideWorker
 from fossilray.slides.access import SILENT, as_slide_error
 from fossilray.slides.catalog import find_slides
 from fossilray.slides.neighbours import can_be_read, judge_failure
-from fossilray.slides.slide import check_companions, open_slide
+from fossilray.slides.slide import check_files, open_slide
 from fossilray.store import RunStore
 from fossilray.store.run.run_record import describe_run
 
@@ -105,7 +105,7 @@ def test_names_that_lead_nowhere_are_told_apart(share: Path, tmp_path: Path) -> 
         ("nul\0.svs", "no path of a file"),
     ):
         with pytest.raises(SlideUnreadable, match=words):
-            check_companions(share / name)
+            check_files(share / name)
     failure = process("loop.svs")
     assert failure is not None
     assert (failure.error, failure.quarantined) == ("SlideUnreadable", True)

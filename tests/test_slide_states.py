@@ -18,16 +18,16 @@ from typer.testing import CliRunner
 from fossilray.analysis.report import write_report
 from fossilray.cli import app
 from fossilray.core.records import Attempt, CatalogRow, Failure, Heartbeat
-from fossilray.jobs.journal import Ledger
+from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
-from fossilray.store.maintenance.retry import forgive_failures
+from fossilray.store.maintenance.retry import retry_failures
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.query.connection import run_query
 from fossilray.store.run.attempts import REJECTED_AT, AttemptRecords
 from fossilray.store.run.drivers import DriverSign
 from fossilray.store.run.slide_states import SlideCounts, partition_slides, read_states
-from fossilray.store.status import describe
+from fossilray.store.status import read_status
 
 NOW = datetime(2030, 5, 5, 12, 0, tzinfo=UTC)
 """By the store's clock."""
@@ -140,7 +140,7 @@ def test_a_slide_about_to_be_retried_is_no_failure(store: RunStore) -> None:
     states = read_states(store)
     assert (states.failed, states.waiting) == ((), ("one", "two"))
     assert [one.slide_id for one in states.to_retry] == ["one"]
-    ledger = Ledger(store)
+    ledger = DriverJournal(store)
     ledger.failed(failure)
     ledger.close(Tally(total=3))
     assert [one.slide_id for one in read_states(store).failed] == ["one"]
@@ -256,7 +256,7 @@ def in_progress(folder: Path) -> RunStore:
 def resumed(folder: Path) -> RunStore:
     """A second driver at a run whose first one gave one slide up; failures were cleared meanwhile."""
     store = write_small_run(folder)
-    forgive_failures(store, slide_ids=["f-poison"])
+    retry_failures(store, slide_ids=["f-poison"])
     store.write_heartbeat(replace(beat("f-poison"), total=6))
     store.begin_attempt("f-poison", deadline_s=60)
     return store
@@ -271,7 +271,7 @@ def test_every_command_counts_alike(make, tmp_path: Path) -> None:  # type: igno
 
     status = json.loads(invoke("status", store.url, "--json"))
     assert {name: status[name] for name in expected} == expected
-    assert describe(store).counts == verify_run(store).counts == counts
+    assert read_status(store).counts == verify_run(store).counts == counts
 
     rows = run_query(store, "SELECT DISTINCT slide_id, state FROM failures").to_pylist()
     listed = [row["state"] for row in rows]
@@ -299,7 +299,7 @@ def test_a_job_counts_as_its_run_does(tmp_path: Path) -> None:
     )
     for slide_id in ("a-2030", "b-2050"):
         commit(store, slide_id)
-    ledger = Ledger(store)
+    ledger = DriverJournal(store)
     ledger.failed(fail(store, "c-2080", transient=True))
     for slide_id in ("e-broken", "f-poison"):
         ledger.failed(fail(store, slide_id, transient=False))

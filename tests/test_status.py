@@ -18,10 +18,10 @@ from small_run import COUNTS, start_run, write_small_run
 from fossilray.core.errors import RunNotFound
 from fossilray.core.machine import boot_id, pid_namespace, process_start
 from fossilray.core.records import Heartbeat
-from fossilray.jobs.journal import Ledger
+from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
-from fossilray.store.status import StatusReport, describe, render
+from fossilray.store.status import StatusReport, read_status, render
 
 NOW = datetime.now(UTC)
 """The store's time: files are stamped by it."""
@@ -68,7 +68,7 @@ def _shown(report: StatusReport) -> str:
 
 
 def test_a_finished_run_counts_slides_objects_and_failures(tmp_path: Path) -> None:
-    report = describe(write_small_run(tmp_path / "run"))
+    report = read_status(write_small_run(tmp_path / "run"))
     assert (report.counts.total, report.counts.committed, report.counts.waiting) == (6, 4, 0)
     assert report.objects == sum(COUNTS.values())
     assert [failure.slide_id for failure in report.failed] == ["e-broken"]
@@ -83,7 +83,7 @@ def test_a_finished_run_counts_slides_objects_and_failures(tmp_path: Path) -> No
 
 
 def test_a_run_that_has_just_begun_has_everything_waiting(tmp_path: Path) -> None:
-    report = describe(start_run(tmp_path / "run"))
+    report = read_status(start_run(tmp_path / "run"))
     assert (report.counts.total, report.counts.committed, report.counts.waiting) == (6, 0, 6)
     assert "none is running; the same command processes the rest" in _shown(report)
 
@@ -92,7 +92,7 @@ def test_a_living_driver_has_slides_in_flight_and_an_end(tmp_path: Path) -> None
     store = start_run(tmp_path / "run")
     store.begin_attempt("c-2080", deadline_s=60)
     store.write_heartbeat(BEAT)
-    report = describe(store, now=NOW)
+    report = read_status(store, now=NOW)
     assert [attempt.slide_id for attempt in report.in_flight] == ["c-2080"]
     assert report.ends_at == NOW + timedelta(hours=6 / 8)
     assert "process 4711 on node-7" in _shown(report)
@@ -102,7 +102,7 @@ def test_a_driver_that_went_silent_is_not_to_be_replaced_unseen(tmp_path: Path) 
     store = start_run(tmp_path / "run")
     store.begin_attempt("c-2080", deadline_s=60)
     store.write_heartbeat(BEAT)
-    report = describe(store, now=LATER)
+    report = read_status(store, now=LATER)
     assert report.in_flight == ()
     assert [attempt.slide_id for attempt in report.interrupted] == ["c-2080"]
     assert report.slides_per_hour == 8.0
@@ -117,7 +117,7 @@ def test_while_a_driver_lives_nothing_asks_for_a_second_one(tmp_path: Path) -> N
     store.write_heartbeat(BEAT)
     for slide_id in COUNTS:
         store.begin_attempt(slide_id, deadline_s=60)
-        report = describe(store)
+        report = read_status(store)
         assert "same command" not in _shown(report)
         assert report.interrupted == ()
 
@@ -126,7 +126,7 @@ def test_a_driver_that_was_asked_to_stop_says_so_and_has_no_end(tmp_path: Path) 
     store = start_run(tmp_path / "run")
     store.begin_attempt("c-2080", deadline_s=60)
     store.write_heartbeat(replace(BEAT, stopping=True))
-    report = describe(store, now=NOW)
+    report = read_status(store, now=NOW)
     assert report.ends_at is None
     assert "stopping, slides in progress end first" in _shown(report)
 
@@ -137,22 +137,22 @@ def test_what_a_driver_waits_for_and_what_fails_alike_is_said(tmp_path: Path) ->
         "9 of 10 slides failed alike: ValueError at fossilray/processing/detection/merge.py:120 (no boxes)"
     )
     store.write_heartbeat(replace(BEAT, out=("/mnt/slides is out since 12:00",), alike=alike))
-    shown = _shown(describe(store, now=NOW))
+    shown = _shown(read_status(store, now=NOW))
     assert "/mnt/slides is out since 12:00" in shown
     assert alike in shown
     store.write_heartbeat(replace(BEAT, ended=True, alike=alike))
-    assert alike in _shown(describe(store, now=NOW))
+    assert alike in _shown(read_status(store, now=NOW))
 
 
 def test_a_driver_that_has_ended_is_not_running(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     store.write_heartbeat(replace(BEAT, in_flight=(), committed=6))
-    assert describe(store, now=NOW).drivers == ()
+    assert read_status(store, now=NOW).drivers == ()
 
 
 def test_asking_where_no_run_is_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunNotFound):
-        describe(RunStore.open(str(tmp_path)))
+        read_status(RunStore.open(str(tmp_path)))
 
 
 @needs_process_times
@@ -161,15 +161,15 @@ def test_a_driver_whose_process_was_killed_is_not_running_at_once(tmp_path: Path
     store.begin_attempt("c-2080", deadline_s=60)
     with _process() as beat:
         store.write_heartbeat(beat)
-        alive = describe(store, now=NOW)
+        alive = read_status(store, now=NOW)
         assert alive.drivers == (beat,)
         assert "/mnt/sl4" in _shown(alive)
-    report = describe(store, now=NOW)
+    report = read_status(store, now=NOW)
     assert (report.drivers, report.silent, report.ends_at, report.in_flight) == ((), (), None, ())
     shown = _shown(report)
     assert "none is running; the same command processes the rest" in shown
     assert "waits for" not in shown
-    ledger = Ledger(store)
+    ledger = DriverJournal(store)
     ledger.beat(Tally(total=6), ())
     ledger.close(Tally(total=6))
     assert ledger.other_driver is None
@@ -180,7 +180,7 @@ def test_a_number_that_another_process_has_now_is_no_driver(tmp_path: Path) -> N
     store = start_run(tmp_path / "run")
     with _process() as beat:
         store.write_heartbeat(replace(beat, process_start="1"))
-        assert describe(store, now=NOW).drivers == ()
+        assert read_status(store, now=NOW).drivers == ()
 
 
 @needs_process_times
@@ -190,10 +190,10 @@ def test_a_stopped_driver_gives_no_sign_even_if_a_later_one_has_ended(tmp_path: 
         os.kill(beat.pid, signal.SIGSTOP)
         store.write_heartbeat(beat)
         store.write_heartbeat(_later_driver(ended=True))
-        report = describe(store, now=LATER)
+        report = read_status(store, now=LATER)
         assert (report.drivers, report.silent) == ((), (beat,))
         assert f"on {beat.host} gives no sign since 10 min: process {beat.pid}" in _shown(report)
-    assert "none is running" in _shown(describe(store, now=LATER))
+    assert "none is running" in _shown(read_status(store, now=LATER))
 
 
 @pytest.mark.parametrize("of_here", [True, False])
@@ -204,9 +204,9 @@ def test_after_a_later_driver_finished_the_run_nothing_runs_or_is_waited_for(
     with _process() as beat:
         killed = beat if of_here and beat.process_start else replace(beat, host="node-7", boot="another")
     store.write_heartbeat(killed)
-    assert "waits for" not in _shown(describe(store, now=NOW))
+    assert "waits for" not in _shown(read_status(store, now=NOW))
     store.write_heartbeat(_later_driver(committed=4, failed=2, ended=True))
-    report = describe(store, now=NOW)
+    report = read_status(store, now=NOW)
     assert (report.drivers, report.silent, report.ends_at) == ((), (), None)
     assert report.slides_per_hour == 99.0
     assert report.is_done
@@ -216,13 +216,13 @@ def test_a_later_driver_that_ended_early_leaves_another_hosts_driver_running(tmp
     store = start_run(tmp_path / "run")
     store.write_heartbeat(BEAT)
     store.write_heartbeat(_later_driver(ended=True))
-    assert [driver.host for driver in describe(store, now=NOW).drivers] == ["node-7"]
+    assert [driver.host for driver in read_status(store, now=NOW).drivers] == ["node-7"]
 
 
 @needs_process_times
 def test_a_driver_of_this_process_says_which_process_it_is(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
-    ledger = Ledger(store)
+    ledger = DriverJournal(store)
     ledger.beat(Tally(total=6), ())
     ledger.close(Tally(total=6))
     (beat,) = store.heartbeats()

@@ -21,8 +21,8 @@ from fossilray.core.config import CropsConfig, DetectorConfig, RunConfig, StoreC
 from fossilray.core.errors import (
     AttemptExpired,
     CatalogError,
+    ConditionalCreateUnsupported,
     DamagedFile,
-    NoConditionalCreate,
     RunMismatch,
     RunNotFound,
     StoreError,
@@ -155,7 +155,7 @@ def test_a_disk_without_hard_links_is_refused(tmp_path, monkeypatch):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr("os.link", refuse)
-    with pytest.raises(NoConditionalCreate, match="knows no hard links"):
+    with pytest.raises(ConditionalCreateUnsupported, match="knows no hard links"):
         RunStore.open(str(tmp_path)).create_or_check(a_run())
     alone = RunStore.open(str(tmp_path), StoreConfig(single_writer=True))
     alone.create_or_check(a_run())

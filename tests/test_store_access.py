@@ -14,12 +14,12 @@ from run_fixtures import a_run, commit
 from fossilray.core.config import AccessConfig, StoreConfig, load_config
 from fossilray.core.errors import ConfigError, StoreError
 from fossilray.store import RunStore
-from fossilray.store.files.faults import told
+from fossilray.store.files.faults import translate_errors
 from fossilray.store.files.options import (
     create_options,
+    first_sentence,
     http_status,
-    is_unanswered,
-    one_sentence,
+    is_retryable,
     remote_options,
 )
 
@@ -56,7 +56,7 @@ def test_what_follows_the_name_of_a_secret_is_left_out(before, name, sign, secre
     quote = sign[-1] if sign[-1] in "'\"" else ""
     opening = quote if quote else ""
     text = f"{before}{opening}{name}{sign}{secret}{quote}, status 403"
-    assert secret not in one_sentence(RuntimeError(text))
+    assert secret not in first_sentence(RuntimeError(text))
 
 
 @given(
@@ -68,14 +68,14 @@ def test_signed_addresses_lose_their_signature(before, name, secret):
     quoted = secret.replace("/", "%2F").replace("+", "%2B").replace("=", "%3D")
     for value in (secret, quoted):
         text = f"{before}https://bucket.s3.amazonaws.com/A17.mrxs?X-Amz-Date=20300101&{name}={value}&x=1"
-        said = one_sentence(RuntimeError(text))
+        said = first_sentence(RuntimeError(text))
         assert value not in said
         assert "bucket.s3.amazonaws.com/A17.mrxs" in said
 
 
 @given(AROUND, st.sampled_from(["http", "https", "s3", "az"]), PASSWORD)
 def test_addresses_lose_their_password(before, protocol, password):
-    said = one_sentence(ValueError(f"{before}{protocol}://reader:{password}@store.example/bucket/A17"))
+    said = first_sentence(ValueError(f"{before}{protocol}://reader:{password}@store.example/bucket/A17"))
     assert password not in said
     assert "store.example/bucket/A17" in said
 
@@ -84,14 +84,14 @@ def test_addresses_lose_their_password(before, protocol, password):
 def test_access_keys_and_authorization_headers_are_left_out(key, secret):
     header = f"Authorization: AWS4-HMAC-SHA256 Credential=AKIA{key}/20300101/us-east-1/s3, Signature={secret}"
     for text in (header, f"'authorization': 'Bearer {secret}'", f"Bearer {secret}", f"key ASIA{key} expired"):
-        said = one_sentence(RuntimeError(text))
+        said = first_sentence(RuntimeError(text))
         assert key not in said
         assert secret not in said
 
 
 @given(st.text(max_size=200))
 def test_an_error_is_always_one_line_with_words(text):
-    said = one_sentence(RuntimeError(text))
+    said = first_sentence(RuntimeError(text))
     assert len(said.splitlines()) == 1
     assert said.strip()
 
@@ -107,7 +107,7 @@ def test_an_error_is_always_one_line_with_words(text):
     ],
 )
 def test_what_is_no_secret_is_told_whole(text):
-    assert one_sentence(OSError(text)) == text
+    assert first_sentence(OSError(text)) == text
 
 
 def test_an_endpoint_with_a_password_is_refused_without_repeating_it(tmp_path):
@@ -174,13 +174,13 @@ class Answered(Exception):
 @pytest.mark.parametrize("known", [{"code": 503}, {"status_code": 503}, {"code": 429}])
 def test_faults_of_other_stores_are_known_by_their_status(known):
     assert http_status(Answered(**known)) in (503, 429)
-    assert is_unanswered(Answered(**known), "s3")
-    assert not is_unanswered(Answered(code=403), "s3")
-    assert not is_unanswered(Answered(code=501), "s3")
+    assert is_retryable(Answered(**known), "s3")
+    assert not is_retryable(Answered(code=403), "s3")
+    assert not is_retryable(Answered(code=501), "s3")
 
 
 def test_a_disk_that_times_out_is_not_called_unreachable():
-    with pytest.raises(StoreError, match="check the address") as caught, told("/archive", "read"):
+    with pytest.raises(StoreError, match="check the address") as caught, translate_errors("/archive", "read"):
         raise TimeoutError("Connection timed out")
     assert type(caught.value) is StoreError
 

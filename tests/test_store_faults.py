@@ -16,7 +16,12 @@ from moto.s3.models import s3_backends
 from run_fixtures import a_failure, a_run, a_summary, commit, some_objects, write_arrays
 from s3fs import S3FileSystem
 
-from fossilray.core.errors import NoConditionalCreate, StoreError, StoreForbids, StoreUnreachable
+from fossilray.core.errors import (
+    ConditionalCreateUnsupported,
+    StoreAccessDenied,
+    StoreError,
+    StoreUnreachable,
+)
 from fossilray.core.records import ArrayFiles, CatalogRow
 from fossilray.store import RunStore
 from fossilray.store.run.layout import arrays_path
@@ -109,7 +114,7 @@ def test_a_store_that_does_not_recover_is_told_in_one_sentence(store, faulty_s3,
 
 def test_a_store_that_refuses_credentials_midway_is_no_store_that_is_away(store, faulty_s3):  # noqa: F811
     faulty_s3.controller.fail("forbidden", 10)
-    with pytest.raises(StoreForbids, match=r"cannot write to .*store\.profile") as caught:
+    with pytest.raises(StoreAccessDenied, match=r"cannot write to .*store\.profile") as caught:
         commit(store, "A17")
     assert ACCESS_KEY not in str(caught.value)
     assert len(faulty_s3.controller.requests) == 1
@@ -178,7 +183,7 @@ def test_a_store_without_conditions_is_refused_unless_one_writer_is_promised(fau
     url, config, controller = faulty_s3
     alone = config.model_copy(update={"single_writer": True})
     controller.ignores_conditions = True
-    with pytest.raises(NoConditionalCreate, match=r"overwrites .* --single-writer"):
+    with pytest.raises(ConditionalCreateUnsupported, match=r"overwrites .* --single-writer"):
         RunStore.open(url, config).create_or_check(a_run())
     assert RunStore.open(url, config).files.find("") == []
     only = RunStore.open(url, alone)
@@ -188,7 +193,7 @@ def test_a_store_without_conditions_is_refused_unless_one_writer_is_promised(fau
 
     controller.heal()
     controller.fail("not implemented", method="PUT", path="/.probe/")
-    with pytest.raises(NoConditionalCreate, match=r"refuses If-None-Match.* --single-writer"):
+    with pytest.raises(ConditionalCreateUnsupported, match=r"refuses If-None-Match.* --single-writer"):
         RunStore.open(url + "2", config).create_or_check(a_run())
 
 

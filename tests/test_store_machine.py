@@ -41,10 +41,10 @@ from fossilray.store import RunStore
 from fossilray.store.dataset.compact import compact_run
 from fossilray.store.dataset.dataset_store import open_run
 from fossilray.store.files.local import LocalFiles
-from fossilray.store.maintenance.garbage import sweep_run
+from fossilray.store.maintenance.garbage import collect_garbage
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.run.attempts import to_json
-from fossilray.store.run.layout import SPARE_FILES, arrays_path, attempt_path, objects_path, pending_path
+from fossilray.store.run.layout import TEMPORARY, arrays_path, attempt_path, objects_path, pending_path
 from fossilray.store.run.objects_file import FOOTER_KEY
 
 pytestmark = pytest.mark.faults
@@ -122,7 +122,7 @@ class StoreMachine(RuleBasedStateMachine):
         one = self.begin(slide_id, 3)
         one.store.files.write(f"{arrays_path(slide_id, one.name)}/crops/c/0/0/0/0", b"half a shard")
         if isinstance(one.store.files, LocalFiles):
-            one.store.files.write(f"{SPARE_FILES}/{secrets.token_hex(8)}", b"half of something")
+            one.store.files.write(f"{TEMPORARY}/{secrets.token_hex(8)}", b"half of something")
         self.leave(one)
         if marks:
             self.record_failure(slide_id, secrets.token_hex(8))
@@ -281,7 +281,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         before = groups(self.store)
-        sweep_run(self.store, older_than=SWEPT_AT, deadline_minutes=DEADLINE / timedelta(minutes=1))
+        collect_garbage(self.store, older_than=SWEPT_AT, deadline_minutes=DEADLINE / timedelta(minutes=1))
         gone = before - groups(self.store)
         kept = {one.name for one in self.at_work.values() if not one.is_late} | set(self.winners.values())
         assert not {name for _, name in gone} & kept
@@ -341,10 +341,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.ask()
         self.time_passes(4)
         for _ in range(2):
-            sweep_run(self.store, older_than=SWEPT_AT, deadline_minutes=DEADLINE / timedelta(minutes=1))
+            collect_garbage(self.store, older_than=SWEPT_AT, deadline_minutes=DEADLINE / timedelta(minutes=1))
         assert groups(self.store) == set(self.winners.items())
         assert not self.store.files.find("pending")
-        assert not self.store.files.find(SPARE_FILES)
+        assert not self.store.files.find(TEMPORARY)
         report = verify_run(self.store)
         assert report.sound, report.findings
         assert (report.slides, report.orphans, report.pending) == (len(self.winners), (), 0)

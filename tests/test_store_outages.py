@@ -14,7 +14,7 @@ import pytest
 from run_fixtures import a_run, a_summary
 
 from fossilray.core.errors import StoreError, StoreFull, StoreOut, StoreUnreachable
-from fossilray.jobs.journal import Ledger
+from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.slides.access import FULL, SILENT
 from fossilray.store import RunStore
@@ -102,7 +102,7 @@ def test_a_run_that_is_not_mounted_is_told_and_never_made_anew(how: str, store: 
 def test_what_the_driver_writes_waits_for_the_disk(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fossilray.jobs.journal.ASK_AGAIN_S", 0.1)
     root = Path(store.root)
-    ledger = Ledger(store, patience_minutes=0.1)
+    ledger = DriverJournal(store, patience_minutes=0.1)
     root.rename(root.with_name("elsewhere"))
 
     def mount_again() -> None:
@@ -122,7 +122,7 @@ def test_what_the_driver_writes_waits_for_the_disk(store: RunStore, monkeypatch:
 
 def test_a_job_ends_with_the_disks_error_once_its_patience_does(store: RunStore) -> None:
     root = Path(store.root)
-    ledger = Ledger(store, patience_minutes=0.001)
+    ledger = DriverJournal(store, patience_minutes=0.001)
     root.rename(root.with_name("elsewhere"))
     with pytest.raises(StoreUnreachable, match="is not mounted"):
         ledger.close(Tally(total=1))

@@ -12,9 +12,9 @@ from small_run import write_small_run
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import StoreUnreachable
 from fossilray.core.records import CatalogRow, Failure
-from fossilray.processing.inference.worker import AnswerWorker, Progress, StoredSlide
+from fossilray.processing.inference.worker import InferenceWorker, Progress, StoredSlide
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import AnswersRecord, AnswerStore
+from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
 from fossilray.store.run.layout import well_of
 
 
@@ -71,11 +71,11 @@ def test_a_store_that_is_out_and_the_end_of_the_process_are_no_slides_failure(tm
             answer(tmp_path / str(number), error)
 
 
-def answer(folder: Path, error: BaseException) -> tuple[Failure | None, AnswerStore]:
+def answer(folder: Path, error: BaseException) -> tuple[Failure | None, DerivedStore]:
     run = write_small_run(folder / "run")
-    record = AnswersRecord(kind="predictions", run_digest=run.read_run().digest, backbone={}, head={})
-    answers = AnswerStore.create(run, "predictions", "x", record)
+    record = DerivedRecord(kind="predictions", run_digest=run.read_run().digest, backbone={}, head={})
+    answers = DerivedStore.create(run, "predictions", "x", record)
     make = functools.partial(Raising, error=error)
-    worker = AnswerWorker(run.url, RunConfig(), "predictions", "x", make)
+    worker = InferenceWorker(run.url, RunConfig(), "predictions", "x", make)
     slide_id, path = sorted(run.committed_files().items())[0]
     return worker.process(CatalogRow(slide_id, path, well=well_of(path))).failure, answers

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from fossilray.cli import app
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UsageError
-from fossilray.jobs.submission import Job, JobServer, Runtime, plan_job
+from fossilray.jobs.submission import Job, JobClient, Runtime, plan_job
 from fossilray.store import RunStore
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +57,7 @@ def test_a_job_that_is_stopped_ends_its_slides_and_a_plain_ray_job_goes_on_from_
     upload(tmp_path / "slides", f"{run}-slides", access)
     settings = f"slides: {{source: {run}-slides}}\nstore: {{run: {run}}}\n{SETTINGS}"
     put(f"{run}.yaml", settings.encode(), access)
-    store, server = RunStore.open(run, access), JobServer(cluster.address)
+    store, server = RunStore.open(run, access), JobClient(cluster.address)
 
     said = fossilray(cluster, "submit", "--config", f"{run}.yaml", "--no-follow")
     assert "submitted fossilray-" in said
@@ -111,7 +111,7 @@ def test_a_job_that_fails_ends_the_command_as_it_would_have_ended_here(
     assert (found["status"], found["exit_code"], found["run"]) == ("FAILED", 2, f"{tmp_path}/run")
 
     # What has ended may be submitted again, under the next name.
-    server = JobServer(cluster.address)
+    server = JobClient(cluster.address)
     nobody = plan_job(None, None, config=str(config), runtime=Runtime(python="no-such-python"))
     again = server.follow(server.submit(nobody), lambda _: None)
     assert (again.name, again.exit_code) == (found["job"][:-1] + "2", 127)
@@ -159,7 +159,7 @@ def driver_node(cluster: RayNodes, job: Job) -> Any:
     return node["data"]["detail"]
 
 
-def wait_until(is_so: Callable[[], bool], server: JobServer, run: str) -> None:
+def wait_until(is_so: Callable[[], bool], server: JobClient, run: str) -> None:
     deadline_s = time.monotonic() + 240
     while not is_so():
         job = server.find(run)

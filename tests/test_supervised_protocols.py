@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 from fossilray.cli import app
 from fossilray.core.errors import UsageError
 from fossilray.evaluation.karaderi2021 import draw_groups, judge_metric_space, match_clusters
-from fossilray.evaluation.liu2022 import judge_transfer, split_three_ways, take_most
+from fossilray.evaluation.liu2022 import judge_transfer, limit_per_class, split_three_ways
 from fossilray.evaluation.morphology_map import choose_shown, render_map
 from fossilray.labels.load import load_labels
 from fossilray.models.heads.splits import stratified_split
-from fossilray.training.crops.in_memory import table_of
+from fossilray.training.crops.in_memory import table_from_crops
 
 HOSTILE = "<script>alert('Ø')</script>"
 
@@ -141,7 +141,7 @@ def test_three_parts_hold_every_class_and_keep_copies_together() -> None:
 
 def test_less_data_is_part_of_more() -> None:
     label, rows = np.repeat([0, 1], [30, 5]), np.arange(1, 35)
-    few, more = (take_most(rows, label, most, seed=4) for most in (3, 10))
+    few, more = (limit_per_class(rows, label, most, seed=4) for most in (3, 10))
     assert set(few.tolist()) < set(more.tolist()) <= set(rows.tolist())
     assert np.bincount(label[more]).tolist() == [10, 5]
 
@@ -365,7 +365,7 @@ def test_options_that_do_not_go_together_are_refused(
 def test_labels_in_memory_are_a_table_to_train_on(labels: Path) -> None:
     labelled = load_labels(labels)
     rows = np.array([30, 2, 11])
-    table = table_of(labelled.crops, rows)
+    table = table_from_crops(labelled.crops, rows)
     found = table.fetch(np.arange(3), side_px=224)
     assert (found.pixels == labelled.crops.pixels[rows]).all()
     assert found.shape == pytest.approx(labelled.crops.shape[rows])

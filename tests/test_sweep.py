@@ -19,18 +19,18 @@ from moto_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from rich.console import Console
 from run_fixtures import a_failure, a_run, a_summary, commit, some_objects, write_arrays
 
-from fossilray.core.errors import RunNotFound, UnsafeAge
+from fossilray.core.errors import AgeTooRecent, RunNotFound
 from fossilray.core.records import Attempt, CatalogRow, Heartbeat
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import AnswersRecord, AnswerStore
-from fossilray.store.maintenance.garbage import SweepReport, render_swept, sweep_run
+from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
+from fossilray.store.maintenance.garbage import GarbageReport, collect_garbage, render_garbage
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.run.layout import arrays_path, attempt_path, pending_path
 
 DEADLINE_MINUTES = 60.0
 AGE = timedelta(hours=3)
 SLIDES = ["A17", "A18", "B1"]
-SOME_ANSWERS = AnswersRecord(
+SOME_ANSWERS = DerivedRecord(
     kind="embeddings", run_digest="ab" * 32, backbone={"name": "net", "sha256": "cd" * 32, "dimension": 4}
 )
 
@@ -47,8 +47,8 @@ def start(url: str, config=None) -> RunStore:
     return store
 
 
-def sweep(store: RunStore, **options) -> SweepReport:
-    return sweep_run(store, older_than=AGE, deadline_minutes=DEADLINE_MINUTES, **options)
+def sweep(store: RunStore, **options) -> GarbageReport:
+    return collect_garbage(store, older_than=AGE, deadline_minutes=DEADLINE_MINUTES, **options)
 
 
 def attempt_of_age(store: RunStore, slide_id: str, hours: float, *, deadline_hours: float = 1.0) -> Attempt:
@@ -221,11 +221,11 @@ def test_pending_files_wait_for_a_driver_that_may_live(
 
 def test_an_age_under_twice_the_deadline_is_refused_in_one_sentence(run: RunStore) -> None:
     orphan(run, "A17", hours=9000)
-    with pytest.raises(UnsafeAge, match=r"1\.5 h is under twice .*at least 2 h old") as caught:
-        sweep_run(run, older_than=timedelta(minutes=90), deadline_minutes=60)
+    with pytest.raises(AgeTooRecent, match=r"1\.5 h is under twice .*at least 2 h old") as caught:
+        collect_garbage(run, older_than=timedelta(minutes=90), deadline_minutes=60)
     assert "\n" not in str(caught.value)
     assert len(groups(run)) == 1
-    sweep_run(run, older_than=timedelta(minutes=120), deadline_minutes=60)
+    collect_garbage(run, older_than=timedelta(minutes=120), deadline_minutes=60)
     assert groups(run) == set()
 
 
@@ -330,9 +330,9 @@ def groups(store: RunStore) -> set[str]:
     return {"/".join(path.split("/")[:3]) for path in store.files.find("arrays") if path.count("/") > 2}
 
 
-def shown(report: SweepReport) -> str:
+def shown(report: GarbageReport) -> str:
     console = Console(file=io.StringIO(), width=160)
-    console.print(render_swept(report))
+    console.print(render_garbage(report))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -442,7 +442,7 @@ def test_whatever_a_person_keeps_in_a_run_stays(run: RunStore, place: str) -> No
     old = orphan(run, "A17", hours=9)
     place = place.replace("ORPHAN.zarr", old.rpartition("/")[2])
     if place.startswith("embeddings"):
-        AnswerStore.create(run, "embeddings", "head", SOME_ANSWERS)
+        DerivedStore.create(run, "embeddings", "head", SOME_ANSWERS)
     run.files.write(place, b"mine")
     let_age(run, place.partition("/")[0], 9)
     report = sweep(run)

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import DetectorConfig, PassConfig, TilingConfig
 from fossilray.core.records import Boxes, Level, Rect, SlideInfo
-from fossilray.processing.detection.foreground import find_content, units_with_content
+from fossilray.processing.detection.foreground import find_foreground, foreground_units
 from fossilray.processing.detection.passes import (
     LARGEST_WINDOW_PX,
-    Sweep,
+    DetectionPass,
     Tile,
-    plan_sweeps,
+    plan_passes,
     read_tile,
     to_level0,
 )
-from fossilray.processing.detection.windows import WindowPlan, plan_windows, quarter
+from fossilray.processing.detection.windows import WindowPlan, plan_windows, split_tile
 from fossilray.slides.slide import open_slide
 from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
 
@@ -71,11 +71,11 @@ def blank_picture(width: int, height: int) -> NDArray[np.uint8]:
     return np.clip(BACKGROUND + shade + rng.normal(0, 3, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
-def all_tiles(sweep: Sweep) -> tuple[Tile, ...]:
-    return plan_windows(sweep, units_with_content(sweep, None)).tiles
+def all_tiles(sweep: DetectionPass) -> tuple[Tile, ...]:
+    return plan_windows(sweep, foreground_units(sweep, None)).tiles
 
 
-def spots(rng: np.random.Generator, sweep: Sweep, count: int) -> NDArray[np.bool_]:
+def spots(rng: np.random.Generator, sweep: DetectionPass, count: int) -> NDArray[np.bool_]:
     """Content here and there: blocks of one to eight units."""
     content = np.zeros((sweep.rows, sweep.columns), np.bool_)
     for _ in range(count):
@@ -113,7 +113,7 @@ def test_cores_cover_the_bounds_once_and_windows_show_what_they_must(
 ) -> None:
     bounds = Rect(corner[0], corner[1], corner[0] + width, corner[1] + height)
     info = info_of(corner[0] + width + 7, corner[1] + height + 7, mpp=mpp, bounds=bounds)
-    (sweep,) = plan_sweeps(info, TilingConfig(tile_px=tile_px), one_pass(um_per_px), stride_px)
+    (sweep,) = plan_passes(info, TilingConfig(tile_px=tile_px), one_pass(um_per_px), stride_px)
     assert sweep.um_per_px == pytest.approx(um_per_px, rel=0.51 / sweep.unit_level_px)
     assert 2 * sweep.reach_px * sweep.um_per_px >= sweep.largest_um
     whole = sweep.corners(Rect(0, 0, sweep.columns * sweep.unit_px, sweep.rows * sweep.unit_px))
@@ -122,7 +122,7 @@ def test_cores_cover_the_bounds_once_and_windows_show_what_they_must(
     assert whole[2] >= bounds.x_max - 1e-6
     assert whole[3] >= bounds.y_max - 1e-6
     rng = np.random.default_rng(seed)
-    content = units_with_content(sweep, None) if count is None else spots(rng, sweep, count)
+    content = foreground_units(sweep, None) if count is None else spots(rng, sweep, count)
     plan = plan_windows(sweep, content, multiple_px=multiple_px)
     assert_cores_cover_once(sweep, plan)
     for tile in plan.tiles:
@@ -136,7 +136,7 @@ def test_cores_cover_the_bounds_once_and_windows_show_what_they_must(
     assert changes == max(0, len(set(shapes)) - 1), "tiles of one shape stand apart"
 
 
-def assert_cores_cover_once(sweep: Sweep, plan: WindowPlan) -> None:
+def assert_cores_cover_once(sweep: DetectionPass, plan: WindowPlan) -> None:
     covered = np.zeros((sweep.rows, sweep.columns), int)
     for core in (*(tile.core for tile in plan.tiles), *plan.blank):
         assert max(core.width, core.height) <= sweep.core_px
@@ -144,7 +144,7 @@ def assert_cores_cover_once(sweep: Sweep, plan: WindowPlan) -> None:
     assert (covered == 1).all()
 
 
-def assert_window_shows_enough(sweep: Sweep, tile: Tile, content: NDArray[np.bool_]) -> None:
+def assert_window_shows_enough(sweep: DetectionPass, tile: Tile, content: NDArray[np.bool_]) -> None:
     """All content in the core, and of content near by what half an object reaches, each with context."""
     unit, context = sweep.unit_px, sweep.context_px
     rows, columns = np.nonzero(part_of(content, sweep, tile.core))
@@ -170,15 +170,15 @@ def assert_window_shows_enough(sweep: Sweep, tile: Tile, content: NDArray[np.boo
             assert window.y_max >= y + unit + context
 
 
-def part_of(units: NDArray[Any], sweep: Sweep, rect: Rect) -> NDArray[Any]:
+def part_of(units: NDArray[Any], sweep: DetectionPass, rect: Rect) -> NDArray[Any]:
     unit = sweep.unit_px
     return units[rect.y_min // unit : rect.y_max // unit, rect.x_min // unit : rect.x_max // unit]
 
 
 def test_windows_fitted_to_content_hold_fewer_pixels() -> None:
-    (sweep,) = plan_sweeps(info_of(60_000, 60_000), TilingConfig(), one_pass(1.0, 160.0), 32)
+    (sweep,) = plan_passes(info_of(60_000, 60_000), TilingConfig(), one_pass(1.0, 160.0), 32)
     rng = np.random.default_rng(0)
-    everything = plan_windows(sweep, units_with_content(sweep, None)).megapixels
+    everything = plan_windows(sweep, foreground_units(sweep, None)).megapixels
     megapixels = [plan_windows(sweep, spots(rng, sweep, count)).megapixels for count in (0, 30, 300)]
     assert megapixels[0] == 0
     assert megapixels[1] < 0.1 * everything
@@ -186,12 +186,12 @@ def test_windows_fitted_to_content_hold_fewer_pixels() -> None:
 
 
 def test_parts_of_a_window_that_cannot_be_read_cover_its_core_once_and_show_no_more() -> None:
-    (sweep,) = plan_sweeps(info_of(20_000, 9_000), TilingConfig(), one_pass(1.0, 160.0), 32)
+    (sweep,) = plan_passes(info_of(20_000, 9_000), TilingConfig(), one_pass(1.0, 160.0), 32)
     waiting = list(all_tiles(sweep))
     covered = np.zeros((sweep.rows, sweep.columns), int)
     while waiting:
         tile = waiting.pop()
-        parts = quarter(sweep, tile)
+        parts = split_tile(sweep, tile)
         waiting += parts
         if not parts:
             part_of(covered, sweep, tile.core)[...] += 1
@@ -203,18 +203,18 @@ def test_parts_of_a_window_that_cannot_be_read_cover_its_core_once_and_show_no_m
 
 
 def test_a_pass_of_huge_objects_keeps_cores_as_large_as_its_halo() -> None:
-    (sweep,) = plan_sweeps(info_of(60_000, 60_000), TilingConfig(), one_pass(1.0, 4000.0), 32)
+    (sweep,) = plan_passes(info_of(60_000, 60_000), TilingConfig(), one_pass(1.0, 4000.0), 32)
     assert sweep.core_px >= sweep.reach_px
 
 
 def test_a_huge_slide_is_planned_in_windows_of_the_size_that_is_quickest() -> None:
     passes = (PassConfig(um_per_px=1.0, largest_um=160.0), PassConfig(um_per_px=4.0, largest_um=1000.0))
-    sweeps = plan_sweeps(info_of(100_000, 80_000), TilingConfig(), DetectorConfig(passes=passes), 32)
+    sweeps = plan_passes(info_of(100_000, 80_000), TilingConfig(), DetectorConfig(passes=passes), 32)
     assert [sweep.level for sweep in sweeps] == [2, 4]
     for sweep in sweeps:
         longest = max(tile.window.width for tile in all_tiles(sweep))
         assert LARGEST_WINDOW_PX - 2 * sweep.unit_px < longest <= LARGEST_WINDOW_PX
-    fixed = plan_sweeps(
+    fixed = plan_passes(
         info_of(100_000, 80_000), TilingConfig(tile_px=2048), DetectorConfig(passes=passes), 32
     )
     assert [len(all_tiles(sweep)) for sweep in fixed] == [49 * 40, 13 * 10]
@@ -224,7 +224,7 @@ def test_a_huge_slide_is_planned_in_windows_of_the_size_that_is_quickest() -> No
 def test_exported_networks_and_the_papers_scale_keep_the_papers_tile() -> None:
     for detector in (DetectorConfig(weights="a.onnx"), DetectorConfig(seen_at_px=128)):
         unset, stated = (
-            plan_sweeps(info_of(50_000, 50_000), tiling, detector, 32)
+            plan_passes(info_of(50_000, 50_000), tiling, detector, 32)
             for tiling in (TilingConfig(), TilingConfig(tile_px=2048))
         )
         assert unset == stated
@@ -232,7 +232,7 @@ def test_exported_networks_and_the_papers_scale_keep_the_papers_tile() -> None:
 
 def test_empty_bounds_have_no_tiles() -> None:
     info = info_of(5000, 5000, bounds=Rect(100, 100, 100, 100))
-    assert [len(all_tiles(sweep)) for sweep in plan_sweeps(info, TilingConfig(), DetectorConfig(), 32)] == [
+    assert [len(all_tiles(sweep)) for sweep in plan_passes(info, TilingConfig(), DetectorConfig(), 32)] == [
         0,
         0,
     ]
@@ -240,7 +240,7 @@ def test_empty_bounds_have_no_tiles() -> None:
 
 def test_seen_at_px_shows_a_tile_at_the_papers_size() -> None:
     detector = DetectorConfig(seen_at_px=128)
-    (sweep,) = plan_sweeps(info_of(100_000, 80_000), TilingConfig(tile_px=2048), detector, 32)
+    (sweep,) = plan_passes(info_of(100_000, 80_000), TilingConfig(tile_px=2048), detector, 32)
     assert (sweep.core_px, sweep.um_per_px, sweep.level) == (128, 4.0, 4)
     assert 2 * sweep.halo_px * sweep.um_per_px >= 250
 
@@ -258,7 +258,7 @@ def test_what_is_seen_in_a_window_maps_back_to_where_it_is(
     path = write_slide(tmp_path / "a.tif", rgb, mpp=mpp)
     found = []
     with open_slide(path) as slide:
-        (sweep,) = plan_sweeps(slide.info, TilingConfig(tile_px=1024), one_pass(um_per_px), 32)
+        (sweep,) = plan_passes(slide.info, TilingConfig(tile_px=1024), one_pass(um_per_px), 32)
         for tile in all_tiles(sweep):
             window = read_tile(slide, sweep, tile)
             sides = tile.window.width, tile.window.height
@@ -279,7 +279,7 @@ def test_the_same_pixels_are_seen_whatever_the_tile_size(tmp_path: Path) -> None
     with open_slide(path) as slide:
         seen = []
         for tile_px in (512, 1024, 2048):
-            (sweep,) = plan_sweeps(slide.info, TilingConfig(tile_px=tile_px), one_pass(1.0), 32)
+            (sweep,) = plan_passes(slide.info, TilingConfig(tile_px=tile_px), one_pass(1.0), 32)
             lattice = np.zeros((2000, 2000, 3), np.uint8)
             for tile in all_tiles(sweep):
                 pixels, core, window = read_tile(slide, sweep, tile), tile.core, tile.window
@@ -295,9 +295,9 @@ def test_the_same_pixels_are_seen_whatever_the_tile_size(tmp_path: Path) -> None
 def content_of(path: Path, tiling: TilingConfig, *passes: PassConfig) -> list[NDArray[np.bool_]]:
     with open_slide(path) as slide:
         detector = DetectorConfig(passes=passes) if passes else one_pass(1.0)
-        sweeps = plan_sweeps(slide.info, tiling, detector, 32)
-        content = find_content(slide, tiling)
-    return [units_with_content(sweep, content) for sweep in sweeps]
+        sweeps = plan_passes(slide.info, tiling, detector, 32)
+        content = find_foreground(slide, tiling)
+    return [foreground_units(sweep, content) for sweep in sweeps]
 
 
 def test_small_pale_objects_are_told_from_background(tmp_path: Path) -> None:
@@ -388,8 +388,8 @@ def test_unscanned_area_is_blank(tmp_path: Path) -> None:
     path = tmp_path / "a.mrxs"
     write_mirax(path, HalfScanned(), MiraxOptions(photo_px=256, divisions_per_side=2, levels=6))
     with open_slide(path) as slide:
-        (sweep,) = plan_sweeps(slide.info, TilingConfig(), one_pass(1.0), 32)
-        content = units_with_content(sweep, find_content(slide, TilingConfig()))
+        (sweep,) = plan_passes(slide.info, TilingConfig(), one_pass(1.0), 32)
+        content = foreground_units(sweep, find_foreground(slide, TilingConfig()))
         assert content.any()
         assert not content.all()
         for row, column in np.argwhere(~content):

@@ -15,10 +15,10 @@ from test_worker import CLASSICAL, run_one
 from typer.testing import CliRunner
 
 from fossilray.cli import app
-from fossilray.core.chrome_trace import Timeline
+from fossilray.core.chrome_trace import ChromeTrace
 from fossilray.core.config import load_config
 from fossilray.core.errors import CatalogError, UsageError
-from fossilray.core.parallel_watched_pool import WatchedPool
+from fossilray.core.parallel_watched_pool import MonitoredThreadPool
 from fossilray.processing.trace import trace_slide
 
 NEEDED = {
@@ -89,7 +89,7 @@ def test_a_pool_knows_what_waits_and_how_long_it_was_busy() -> None:
         began.set()
         go_on.wait()
 
-    with WatchedPool(1, "read") as pool:
+    with MonitoredThreadPool(1, "read") as pool:
         assert (pool.waiting, pool.busy_s) == (0, 0.0)
         tasks = [pool.submit(work) for _ in range(3)]
         began.wait()
@@ -102,7 +102,7 @@ def test_a_pool_knows_what_waits_and_how_long_it_was_busy() -> None:
 
 
 def test_times_of_two_processes_can_be_laid_side_by_side() -> None:
-    timeline = Timeline("a slide")
+    timeline = ChromeTrace("a slide")
     now = time.monotonic()
     timeline.span("detect", "stage", now - 1.0, now)
     (span,) = [event for event in checked(json.loads(timeline.to_json())) if event["ph"] == "X"]

@@ -18,7 +18,7 @@ from fossilray.core.config import StoreConfig, TrainConfig
 from fossilray.core.errors import UsageError
 from fossilray.jobs.train import cpus_of_a_worker, run_training
 from fossilray.training.loop import TrainingProgress
-from fossilray.training.output_folder import TrainingPlace
+from fossilray.training.output_folder import TrainingFolder
 
 __all__ = ["s3_endpoint", "s3_run"]
 
@@ -111,7 +111,7 @@ def test_training_in_a_bucket_is_fetched_as_it_was_brought_and_keeps_the_last_ch
     config = TrainConfig.model_validate(
         {**a_config(crops).model_dump(), "data": {"sources": [str(crops)], "access": reached}}
     )
-    with TrainingPlace.open(url, config) as place:
+    with TrainingFolder.open(url, config) as place:
         assert place.latest() is None
         first, second = (place.folder / "checkpoints" / f"step-0000000{step}.pt" for step in (1, 2))
         first.parent.mkdir()
@@ -121,7 +121,7 @@ def test_training_in_a_bucket_is_fetched_as_it_was_brought_and_keeps_the_last_ch
         first.rename(second)
         second.write_bytes(b"two")
         place.bring()
-    with TrainingPlace.open(url, config) as place:
+    with TrainingFolder.open(url, config) as place:
         assert place.latest() == "step-00000002.pt"
         place.fetch_course()
         assert place.fetch("step-00000002.pt").read_bytes() == b"two"

@@ -39,7 +39,7 @@ from fossilray.core.errors import RunMismatch, RunNotFound, StoreError, StoreUnr
 from fossilray.core.records import CatalogRow
 from fossilray.store import RunStore
 from fossilray.store.arrays.sharding import SHARD_ROWS
-from fossilray.store.derived.derived_store import AnswersRecord, AnswerStore
+from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
 from fossilray.store.maintenance.retry_withdraw import withdraw_slides
 from fossilray.store.maintenance.verify import UNREAD_IN_A_ROW, VerifyReport, render_verified, verify_run
 from fossilray.store.run.objects_file import decode_objects
@@ -245,8 +245,8 @@ def test_damaged_slides_are_withdrawn_on_request_and_made_anew_by_the_next_start
 
 
 def test_answers_about_a_withdrawn_slide_go_with_it(run: RunStore) -> None:
-    record = AnswersRecord("embeddings", run.read_run().digest, {"name": "net", "sha256": "", "dimension": 2})
-    answers = AnswerStore.create(run, "embeddings", "net", record)
+    record = DerivedRecord("embeddings", run.read_run().digest, {"name": "net", "sha256": "", "dimension": 2})
+    answers = DerivedStore.create(run, "embeddings", "net", record)
     for slide_id in (SLIDE, OTHER):
         answers.commit(slide_id, None, record.schema.empty_table(), source_attempt="a1")
     delete_a_shard(run)

@@ -17,9 +17,9 @@ from fossilray.cli import app
 from fossilray.core.errors import StoreUnreachable
 from fossilray.core.records import Heartbeat, utc_now
 from fossilray.jobs.progress import CommitAlarm
-from fossilray.jobs.watch import alarm_of, watch_run
+from fossilray.jobs.watch import check_alarm, watch_run
 from fossilray.store import RunStore
-from fossilray.store.status import describe
+from fossilray.store.status import read_status
 
 
 def finish_meanwhile(store: RunStore) -> Callable[[float], None]:
@@ -90,10 +90,10 @@ def test_a_store_that_is_away_for_a_moment_is_said_and_asked_again(tmp_path: Pat
 def test_the_alarm_ends_watching_and_says_since_when(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     now = datetime.now(UTC)
-    early, late = describe(store), describe(store, now=now + timedelta(minutes=31))
-    assert alarm_of(early, minutes=30) is None
-    assert alarm_of(late, minutes=None) is None
-    alarm = alarm_of(late, minutes=30)
+    early, late = read_status(store), read_status(store, now=now + timedelta(minutes=31))
+    assert check_alarm(early, minutes=30) is None
+    assert check_alarm(late, minutes=None) is None
+    alarm = check_alarm(late, minutes=30)
     assert alarm is not None
     assert "no slide was committed since" in alarm
     assert "6 of 6 are left, no driver is running" in alarm
@@ -104,17 +104,17 @@ def test_a_driver_that_has_just_started_has_its_time(tmp_path: Path) -> None:
     later = datetime.now(UTC) + timedelta(hours=5)
     beat = Heartbeat("driver-1", later.isoformat(), later.isoformat(), 6, 0, 0, 0, 0.0, 1, ("a-2030",))
     store.write_heartbeat(beat)
-    assert alarm_of(describe(store, now=later + timedelta(minutes=1)), minutes=30) is None
+    assert check_alarm(read_status(store, now=later + timedelta(minutes=1)), minutes=30) is None
     beat = replace(beat, beat_at=(later + timedelta(minutes=31)).isoformat())
     store.write_heartbeat(beat)
-    assert alarm_of(describe(store, now=later + timedelta(minutes=31)), minutes=30) is not None
+    assert check_alarm(read_status(store, now=later + timedelta(minutes=31)), minutes=30) is not None
 
 
 def test_a_run_that_is_done_raises_no_alarm(tmp_path: Path) -> None:
     store = write_small_run(tmp_path / "run")
-    report = describe(store, now=datetime.now(UTC) + timedelta(days=9))
+    report = read_status(store, now=datetime.now(UTC) + timedelta(days=9))
     assert report.is_done
-    assert alarm_of(report, minutes=1) is None
+    assert check_alarm(report, minutes=1) is None
 
 
 def test_status_exits_with_4_when_the_alarm_goes_off(tmp_path: Path) -> None:

@@ -14,14 +14,19 @@ from synthetic_well import draw_calls, make_truth
 from fossilray.analysis.stratigraphy.confusion import Confusion
 from fossilray.analysis.stratigraphy.correlation import chord_distances, correlate
 from fossilray.analysis.stratigraphy.diversity import describe_diversity, fisher_alpha, rarefy, round_counts
-from fossilray.analysis.stratigraphy.intervals import Estimate, estimate_shares, unmix, wilson
+from fossilray.analysis.stratigraphy.intervals import (
+    ShareEstimate,
+    correct_confusion,
+    estimate_shares,
+    wilson,
+)
 from fossilray.analysis.stratigraphy.zones import broken_stick, find_zones
 
 FEW = np.array([4, 3, 4, 0, 1, 0, 2])
 MANY = np.array([120, 55, 30, 11, 7, 3, 2, 1, 1, 0])
 
 
-def estimate(calls: NDArray[np.int64], confusion: Confusion | None, *, seed: int = 0) -> Estimate:
+def estimate(calls: NDArray[np.int64], confusion: Confusion | None, *, seed: int = 0) -> ShareEstimate:
     number = calls.shape[1]
     rng = np.random.default_rng(seed)
     return estimate_shares(calls, np.arange(number), number, confusion=confusion, draws=200, rng=rng)
@@ -35,7 +40,7 @@ def test_shares_are_those_of_the_greatest_likelihood() -> None:
     rng = np.random.default_rng(3)
     confused = rng.dirichlet(np.ones(4), 4) * 0.3 + 0.7 * np.eye(4)
     calls = np.stack([100 * np.array([0.4, 0.3, 0.2, 0.1]) @ confused, [90, 4, 0, 1]])
-    found = unmix(calls, confused)
+    found = correct_confusion(calls, confused)
     for row, own in enumerate(calls):
 
         def loss(logits: NDArray[np.float64], own: NDArray[np.float64] = own) -> float:

@@ -13,12 +13,12 @@ import tifffile
 from slides_on_disk import DISC_PX, discs, write_slide
 
 from fossilray.core.config import RunConfig, load_config
-from fossilray.core.parallel import batches
+from fossilray.core.parallel import batched_with_index
 from fossilray.core.records import OBJECTS_SCHEMA, CatalogRow, Outcome
-from fossilray.processing.crops.objects_table import outward_px
+from fossilray.processing.crops.objects_table import round_outward
 from fossilray.processing.worker import SlideWorker
 from fossilray.store import RunStore
-from fossilray.store.arrays.group import open_arrays
+from fossilray.store.arrays.group import open_array_group
 from fossilray.store.run.run_record import describe_run
 
 CLASSICAL = ("detector.kind=classical", "detector.classical.min_area_um2=100")
@@ -51,7 +51,7 @@ def test_objects_lie_where_the_discs_are(slide: Path, tmp_path: Path) -> None:
 def test_arrays_hold_a_crop_and_a_vector_for_every_row(slide: Path, tmp_path: Path) -> None:
     store, _ = run_one(slide, tmp_path)
     table = objects(store)
-    group = open_arrays(store, table["arrays"][0].as_py())
+    group = open_array_group(store, table["arrays"][0].as_py())
     assert group["crops"].shape == (len(table), 224, 224, 3)
     assert group["embeddings"].shape[0] == len(table)
     assert np.isfinite(group["embeddings"][:].astype(np.float32)).all()
@@ -65,8 +65,8 @@ def test_equal_input_gives_equal_tables_crops_and_vectors(slide: Path, tmp_path:
     one, two = objects(first), objects(second)
     assert one.drop_columns(["arrays"]).equals(two.drop_columns(["arrays"]))
     for name in ("crops", "embeddings"):
-        here = open_arrays(first, one["arrays"][0].as_py())[name][:]
-        there = open_arrays(second, two["arrays"][0].as_py())[name][:]
+        here = open_array_group(first, one["arrays"][0].as_py())[name][:]
+        there = open_array_group(second, two["arrays"][0].as_py())[name][:]
         np.testing.assert_array_equal(here, there)
 
 
@@ -226,7 +226,7 @@ def test_a_slide_without_resolution_takes_that_of_its_catalog_row(slide: Path, t
 def test_lossless_letterboxed_crops_are_stored_as_cut(slide: Path, tmp_path: Path) -> None:
     settings = ("crops.encoding=lossless", "crops.fit=letterbox", "crops.size_px=96", "embedder.weights=none")
     store, _ = run_one(slide, tmp_path, *settings)
-    group = open_arrays(store, objects(store)["arrays"][0].as_py())
+    group = open_array_group(store, objects(store)["arrays"][0].as_py())
     assert group["crops"].shape[1:] == (96, 96, 3)
     assert "embeddings" not in group
 
@@ -239,15 +239,15 @@ def test_boxes_grow_to_whole_pixels_inside_the_scanned_area(slide: Path) -> None
         assert 0 < bounds.x_min < bounds.x_max < opened.info.width
         boxes = np.array([[10.2, 10.0, 11.8, 12.0], [-1e9, -1e9, 1e9, 1e9], [5.4, 5.4, 5.5, 5.5]])
         boxes[[0, 2]] += bounds.x_min
-        whole = outward_px(boxes, opened.info)
+        whole = round_outward(boxes, opened.info)
         assert (whole[0] - bounds.x_min).tolist() == [10, 10, 12, 12]
         assert whole.tolist()[1] == [bounds.x_min, bounds.y_min, bounds.x_max, bounds.y_max]
         assert (whole[2] - bounds.x_min).tolist() == [5, 5, 6, 6]
 
 
 def test_batches_name_their_first_item() -> None:
-    assert list(batches(range(5), 2)) == [(0, [0, 1]), (2, [2, 3]), (4, [4])]
-    assert list(batches([], 2)) == []
+    assert list(batched_with_index(range(5), 2)) == [(0, [0, 1]), (2, [2, 3]), (4, [4])]
+    assert list(batched_with_index([], 2)) == []
 
 
 class Failing:

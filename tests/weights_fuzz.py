@@ -137,13 +137,13 @@ def make_sound(folder: Path) -> dict[str, Callable[[random.Random], bytes]]:  # 
     import torch
     from small_network import SMALL, build, meta
 
-    from fossilray.analysis.search.quantizer import Coder, unit
+    from fossilray.analysis.search.quantizer import VectorQuantizer, unit
     from fossilray.core.config.training import TrainConfig
     from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
     from fossilray.models.detectors.weights_file import save_weights
     from fossilray.models.heads import save_head
     from fossilray.models.heads.fit import train_head
-    from fossilray.models.heads.head import BackboneOf
+    from fossilray.models.heads.head import BackboneReference
     from fossilray.training.checkpoint import Position, save_checkpoint
 
     network = build(SMALL)
@@ -167,7 +167,7 @@ def make_sound(folder: Path) -> dict[str, Callable[[random.Random], bytes]]:  # 
     for kind, name in (("knn", "head"), ("mlp", "mlp")):
         head = train_head(
             rng.normal(size=(30, 6)).astype(np.float32), np.arange(30) % 3, ("a", "b", "c"), kind=kind,
-            backbone=BackboneOf(name="small", sha256=""),
+            backbone=BackboneReference(name="small", sha256=""),
         )  # fmt: skip
         save_head(folder / f"{name}.safetensors", head)
     layer = torch.nn.Linear(3, 2)
@@ -180,7 +180,7 @@ def make_sound(folder: Path) -> dict[str, Callable[[random.Random], bytes]]:  # 
         folder, config=config, position=Position(2, 0, 2, 1.5), world=1, method=layer.state_dict(),
         optimiser=optimiser.state_dict(), kept=9,
     )  # fmt: skip
-    coder = Coder.train(unit(rng.normal(size=(400, 100))), name="pca64-8bit", lists=4, seed=1)
+    coder = VectorQuantizer.train(unit(rng.normal(size=(400, 100))), name="pca64-8bit", lists=4, seed=1)
     (folder / "coder.faiss").write_bytes(coder.to_bytes())
     model = onnx.load(str(folder / "detector.onnx"))
 
@@ -266,7 +266,7 @@ def training_config() -> Any:
 
 def load(path: Path) -> object:
     """What the program does with a file of this name."""
-    from fossilray.analysis.search.quantizer import Coder
+    from fossilray.analysis.search.quantizer import VectorQuantizer
     from fossilray.core.config import DetectorConfig, EmbedderConfig
     from fossilray.models.backbones.load import load_network
     from fossilray.models.detectors.load import load_detector
@@ -282,10 +282,10 @@ def load(path: Path) -> object:
     if path.name.startswith("coder"):
         more = (
             {"dimension": 100, "lists": 4}
-            if "lists" in inspect.signature(Coder.from_bytes).parameters
+            if "lists" in inspect.signature(VectorQuantizer.from_bytes).parameters
             else {}
         )
-        return Coder.from_bytes(path.read_bytes(), name="pca64-8bit", place=str(path), **more)
+        return VectorQuantizer.from_bytes(path.read_bytes(), name="pca64-8bit", place=str(path), **more)
     return load_head(path)
 
 

@@ -46,11 +46,11 @@ def calls(
     set_: SetOption = None,
 ) -> None:
     """Say up to which entropy to keep calls so that few are wrong, and what that leaves of each genus."""
-    from fossilray.analysis.discovery.confident_calls import keep_calls
+    from fossilray.analysis.discovery.confident_calls import select_confident
     from fossilray.core.text import write_table
     from fossilray.render.text_table import print_table
 
-    found = keep_calls(open_store(run, config, set_), head=head, wrong_share=wrong, novelty_p=novelty_p)
+    found = select_confident(open_store(run, config, set_), head=head, wrong_share=wrong, novelty_p=novelty_p)
     if out_file is None:
         print_table(found.genera, console=out)
     else:

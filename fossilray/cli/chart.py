@@ -77,10 +77,10 @@ def chart(
     set_: SetOption = None,
 ) -> None:
     """Draw a well's range chart: taxa against depth with intervals, diversity, zones, a match with another well."""
-    from fossilray.analysis.stratigraphy.chart import ChartOptions, chart_well
+    from fossilray.analysis.stratigraphy.chart import ChartOptions, compute_chart
     from fossilray.analysis.stratigraphy.confusion import read_confusion
     from fossilray.analysis.stratigraphy.match import match_wells
-    from fossilray.analysis.stratigraphy.page import tell_findings, write_chart
+    from fossilray.analysis.stratigraphy.page import describe_findings, write_chart
     from fossilray.analysis.stratigraphy.samples import read_depths
     from fossilray.analysis.stratigraphy.taxonomy import read_taxonomy
 
@@ -101,13 +101,13 @@ def chart(
         head=head,
     )
     store = open_store(run, config, set_)
-    charted = chart_well(store, well, options)
+    charted = compute_chart(store, well, options)
     matched = None
     if match is not None:
         matched = match_wells(
-            charted, chart_well(store, match, options), match_distance=match_distance, seed=seed
+            charted, compute_chart(store, match, options), match_distance=match_distance, seed=seed
         )
     page = write_chart(charted, out_dir, matched=matched)
-    for sentence in tell_findings(charted, matched):
+    for sentence in describe_findings(charted, matched):
         out.print(sentence, markup=False, highlight=False, soft_wrap=True)
     out.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)

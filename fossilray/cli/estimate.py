@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fossilray.processing.planning.dry_run import RunPlan
     from fossilray.processing.planning.machines import Instance
     from fossilray.processing.planning.model import Rates
-    from fossilray.processing.planning.rates import FromRun
+    from fossilray.processing.planning.rates import RatesOfRun
 
 
 def estimate(
@@ -58,14 +58,14 @@ def estimate(
     from fossilray.processing.planning import model
     from fossilray.processing.planning.dry_run import crop_bytes
     from fossilray.processing.planning.text import estimate_to_json, render_estimate
-    from fossilray.processing.planning.workload import assumed_habits, workload_of_rows
+    from fossilray.processing.planning.workload import assumed_statistics, workload_of_rows
     from fossilray.slides.catalog import find_slides
 
     chosen = settings(config, set_)
     kind = profiles.find_instance(instance, file=instances)
-    machine = profiles.as_machine(kind, chosen, price_per_hour=price, file=instances)
+    machine = profiles.machine_of_instance(kind, chosen, price_per_hour=price, file=instances)
     told = None if from_run is None else _from_run(from_run, chosen, on_gpu=kind.gpus > 0)
-    habits = told.habits if told else assumed_habits(crop_bytes(chosen))
+    habits = told.habits if told else assumed_statistics(crop_bytes(chosen))
     rows = find_slides(
         catalog, access=chosen.slides.access or chosen.store, name_pattern=chosen.slides.name_pattern
     ).rows
@@ -85,24 +85,24 @@ def print_short_estimate(plan: RunPlan, run: str, config: RunConfig) -> None:
     from fossilray.processing.planning import machines as profiles
     from fossilray.processing.planning import model
     from fossilray.processing.planning.text import render_short
-    from fossilray.processing.planning.workload import assumed_habits, workload_of_plan
+    from fossilray.processing.planning.workload import assumed_statistics, workload_of_plan
 
     here = profiles.this_machine()
     try:
         told = _from_run(run, config, on_gpu=here.gpus > 0)
     except (RunNotFound, UsageError):
         told = None  # nothing is committed yet: rates are measured
-    habits = told.habits if told else assumed_habits(plan.crop_bytes)
+    habits = told.habits if told else assumed_statistics(plan.crop_bytes)
     workload = workload_of_plan(plan, habits)
     if workload is None:
         return
     rates = _rates(config, here, told.rates if told else None)
-    out.print(render_short(model.estimate(workload, rates, profiles.as_machine(here, config))))
+    out.print(render_short(model.estimate(workload, rates, profiles.machine_of_instance(here, config))))
     where = "measured in this run" if told else "measured here just now"
     out.print(f"rates {where}; `fossilray estimate` shows every term, and other machines")
 
 
-def _from_run(run: str, config: RunConfig, *, on_gpu: bool) -> FromRun:
+def _from_run(run: str, config: RunConfig, *, on_gpu: bool) -> RatesOfRun:
     from fossilray.processing.planning.rates import rates_of_run
     from fossilray.store import open_run
 
@@ -120,7 +120,7 @@ def _rates(
     """The rates for that kind of machine: a run's or measured here, then what the user states or assumes."""
     from fossilray.processing.planning.machines import this_machine
     from fossilray.processing.planning.measure import measure_rates
-    from fossilray.processing.planning.rates import on_a_gpu, with_stated
+    from fossilray.processing.planning.rates import override_rates, scale_to_gpu
 
     wants_gpu = kind.gpus > 0
     has_gpu = measured.on_gpu if measured else this_machine().gpus > 0
@@ -139,5 +139,5 @@ def _rates(
         err.print("measuring this machine, some seconds", style="dim")
         measured = measure_rates(config)
     if stated is not None:
-        return with_stated(measured, stated, on_gpu=wants_gpu)
-    return on_a_gpu(measured, gpu_factor) if assumes_gpu and gpu_factor else measured
+        return override_rates(measured, stated, on_gpu=wants_gpu)
+    return scale_to_gpu(measured, gpu_factor) if assumes_gpu and gpu_factor else measured

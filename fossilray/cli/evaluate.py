@@ -14,8 +14,8 @@ from fossilray.cli.options import ConfigOption, SetOption, err, open_store, out,
 from fossilray.render.text_table import Column, TextTable
 
 if TYPE_CHECKING:
-    from fossilray.labels.embed import Described
-    from fossilray.labels.load import LabelFindings, LabelledSet
+    from fossilray.labels.embed import EmbeddedCrops
+    from fossilray.labels.load import LabelledSet, LabelReport
 
 HeadName = Literal["knn", "logistic", "linear", "svm", "mlp"]
 ProtocolName = Literal["martinsen2024", "scampi", "karaderi2021", "liu2022", "certainty"]
@@ -81,13 +81,13 @@ def classify_train(
 ) -> None:
     """Teach a classifier on labelled crops, and say how it does on crops left out; `classify run` labels a run."""
     from fossilray.models.heads import head_digest, save_head
-    from fossilray.models.heads.uncertainty import told_certainty
-    from fossilray.training.heads import train_and_judge
+    from fossilray.models.heads.uncertainty import describe_uncertainty
+    from fossilray.training.heads import train_and_cross_validate
 
     labelled = _load(labels, run, config, set_)
     described = _describe(labelled, backbone, input_px=input_px, seed=seed)
     with _saying(f"{head} head"):
-        trained, judged = train_and_judge(
+        trained, judged = train_and_cross_validate(
             labelled, described, kind=head, k=k, seed=seed, over=hold_out, novelty=novelty
         )
     save_head(out_file, trained)
@@ -101,7 +101,7 @@ def classify_train(
             highlight=False,
         )
     if trained.meta.certainty is not None:
-        out.print(told_certainty(trained), markup=False, highlight=False, soft_wrap=True)
+        out.print(describe_uncertainty(trained), markup=False, highlight=False, soft_wrap=True)
     out.print(
         f"{head} head for {len(trained.classes)} classes, sha256 {head_digest(out_file)[:12]}… -> {out_file}",
         markup=False,
@@ -261,15 +261,15 @@ def _load(labels: Path, run: str | None, config: str | None, set_: list[str] | N
         return load_labels(labels, run=None if run is None else open_store(run, config, set_))
 
 
-def _describe(labelled: LabelledSet, backbone: str, *, input_px: int | None, seed: int) -> Described:
-    from fossilray.labels.embed import describe_labelled
+def _describe(labelled: LabelledSet, backbone: str, *, input_px: int | None, seed: int) -> EmbeddedCrops:
+    from fossilray.labels.embed import embed_labelled
 
     with _saying("vectors"):
-        return describe_labelled(labelled, backbone, input_px=input_px, seed=seed)
+        return embed_labelled(labelled, backbone, input_px=input_px, seed=seed)
 
 
 def _print_findings(labelled: LabelledSet) -> None:
-    found: LabelFindings = labelled.findings
+    found: LabelReport = labelled.findings
     lines = [f"{len(labelled)} labelled crops of {len(labelled.crops.classes)} classes"]
     if found.unreadable:
         lines.append(

@@ -11,8 +11,8 @@ from fossilray.core.errors import UsageError
 if TYPE_CHECKING:
     from fossilray.evaluation.evaluate import Evaluation
     from fossilray.evaluation.martinsen2024 import Told
-    from fossilray.evaluation.protocol_training import OwnTraining
-    from fossilray.labels.embed import Described
+    from fossilray.evaluation.protocol_training import ProtocolTraining
+    from fossilray.labels.embed import EmbeddedCrops
     from fossilray.labels.load import LabelledSet
 
 _CONDITIONS = {
@@ -64,7 +64,7 @@ class SupervisedOptions:
     def evaluate(
         self,
         labelled: LabelledSet,
-        described: Described | None,
+        described: EmbeddedCrops | None,
         *,
         protocol: str,
         backbone: str,
@@ -78,15 +78,15 @@ class SupervisedOptions:
     ) -> Evaluation:
         """Judge vectors, or where there are none trainings from this backbone on."""
         from fossilray.evaluation.evaluate_trained import (
-            Asked,
+            ProtocolRequest,
             evaluate_metric_space,
             evaluate_transfer,
         )
 
         metric = protocol == "karaderi2021"
 
-        def training(name: str, *more: str) -> OwnTraining:
-            from fossilray.evaluation.protocol_training import OwnTraining, training_from
+        def training(name: str, *more: str) -> ProtocolTraining:
+            from fossilray.evaluation.protocol_training import ProtocolTraining, training_from
 
             config = training_from(
                 backbone,
@@ -95,11 +95,11 @@ class SupervisedOptions:
                 assignments=[f"seed={seed + 1}", *(self.train_set or []), *more],
                 input_px=input_px,
             )
-            return OwnTraining(labelled, config, folder=out / name)
+            return ProtocolTraining(labelled, config, folder=out / name)
 
         given = training("trainings") if described is None else described
         default = 1 if not metric else 3 if self.train else 10
-        asked = Asked(out, labels, default if splits is None else splits, seed, told)
+        asked = ProtocolRequest(out, labels, default if splits is None else splits, seed, told)
         if metric:
             groups = [[one.strip() for one in text.split(",") if one.strip()] for text in self.withhold or ()]
             return evaluate_metric_space(

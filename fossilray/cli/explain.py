@@ -10,7 +10,7 @@ import typer
 from fossilray.cli.options import ConfigOption, SetOption, err, open_store, out, outside_runs
 
 if TYPE_CHECKING:
-    from fossilray.analysis.explain.crops import Material
+    from fossilray.analysis.explain.crops import CropsToExplain
 
 
 def explain(
@@ -57,7 +57,7 @@ def explain(
 ) -> None:
     """Show why a head names crops as it does: maps of what spoke for a genus, on a sheet."""
     from fossilray.analysis.explain.maps import explain_cases, methods_for, predict
-    from fossilray.analysis.explain.open_backbone import name_score, open_backbone
+    from fossilray.analysis.explain.open_backbone import load_differentiable, score_label
     from fossilray.analysis.explain.selection import choose_confused, choose_given, choose_uncertain
     from fossilray.analysis.explain.sheet import check_ending, show_cases, write_sheet
     from fossilray.core.errors import UsageError
@@ -69,7 +69,7 @@ def explain(
     if confused is not None and labels is None:
         raise UsageError("--confused compares what the head says with labels; give --labels")
     known = load_head(head)
-    opened = open_backbone(backbone, known)
+    opened = load_differentiable(backbone, known)
     material = _material(
         crops, labels, run, object_, where, head, count, least_certain, config=config, set_=set_
     )
@@ -87,7 +87,7 @@ def explain(
     explained = explain_cases(opened, known, material, choice.cases, methods)
     left_out = f" {material.left_out:,} more were not shown." if material.left_out else ""
     facts = [
-        f"Score: {name_score(known)}. Backbone {opened.name}, input {opened.preprocessing.size_px} px.{left_out}",
+        f"Score: {score_label(known)}. Backbone {opened.name}, input {opened.preprocessing.size_px} px.{left_out}",
         "A map shows what moved this head's score. It is no proof that a palynologist's reason lies there, and a head "
         "that was taught on these very crops has seen them before.",
     ]
@@ -112,7 +112,7 @@ def _material(
     *,
     config: str | None,
     set_: list[str] | None,
-) -> Material:
+) -> CropsToExplain:
     from fossilray.analysis.explain.crops import (
         is_letterboxed,
         material_of_folder,
@@ -122,7 +122,7 @@ def _material(
     from fossilray.core.errors import UsageError
     from fossilray.labels.load import load_labels
     from fossilray.models.heads.head_file import head_digest
-    from fossilray.store.query.connection import parse_object
+    from fossilray.store.query.connection import parse_object_name
 
     if (objects or where) and (run is None or crops or labels):
         raise UsageError("--object and --where choose objects of --run; leave out --crops and --labels")
@@ -145,7 +145,7 @@ def _material(
         open_store(run, config, set_),
         head_sha256=head_digest(head),
         count=count,
-        objects=[parse_object(one) for one in objects or ()],
+        objects=[parse_object_name(one) for one in objects or ()],
         where=where,
         least_certain=least_certain,
     )

@@ -147,7 +147,7 @@ def show(
     """Say what a label set holds: rounds, genera, and objects under two names."""
     from collections import Counter
 
-    from fossilray.labels.current import write_standing
+    from fossilray.labels.current import write_current_labels
     from fossilray.labels.label_set import LabelSet
 
     book = LabelSet.open(labels)
@@ -169,7 +169,7 @@ def show(
     _say(f"version {said.version}: {len(said.agreed)} objects with a label")
     _print_conflicts(said.conflicts)
     if csv is not None:
-        write_standing(said, csv)
+        write_current_labels(said, csv)
         _say(f"-> {csv}")
 
 

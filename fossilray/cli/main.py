@@ -19,7 +19,7 @@ from fossilray.cli import train as curate
 from fossilray.cli import train_learn as learn
 from fossilray.cli.options import CommandGroup, err
 from fossilray.core.errors import FossilrayError
-from fossilray.core.text import printable
+from fossilray.core.text import strip_control_characters
 
 app = typer.Typer(
     name="fossilray",
@@ -82,7 +82,7 @@ def main() -> None:
         app()
     except FossilrayError as error:
         # A fault of fossilray itself brings its traceback along, in lines.
-        told = "\n".join(printable(line) for line in str(error).split("\n"))
+        told = "\n".join(strip_control_characters(line) for line in str(error).split("\n"))
         err.print(f"[bold red]error:[/] {escape(told)}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ import typer
 from fossilray.cli.options import ConfigOption, RunArgument, SetOption, err, open_store, out, settings
 from fossilray.cli.results import OutOption, TableForm
 from fossilray.core.errors import ConfigError, UsageError
-from fossilray.core.text import printable
+from fossilray.core.text import strip_control_characters
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -80,7 +80,7 @@ def _print_tracebacks(kinds: Sequence[dict[str, Any]]) -> None:
         slides = f"{kind['slides']} slides, such as" if kind["slides"] > 1 else "slide"
         lines = [f"{kind['error']}{at}: {slides} {kind['slide_id']}", *kind["text"].splitlines(), ""]
         for line in lines:
-            out.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+            out.print(strip_control_characters(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def retry(
@@ -93,9 +93,9 @@ def retry(
     set_: SetOption = None,
 ) -> None:
     """Let failed and quarantined slides be tried again by the next `process`: all, chosen ones, or one class."""
-    from fossilray.store.maintenance.retry import forgive_failures
+    from fossilray.store.maintenance.retry import retry_failures
 
-    forgiven = forgive_failures(open_store(run, config, set_), slide_ids=slide or (), error=error)
+    forgiven = retry_failures(open_store(run, config, set_), slide_ids=slide or (), error=error)
     slides = len({failure.slide_id for failure in forgiven})
     out.print(
         f"{slides} slides ({len(forgiven)} failures) will be tried again; start the same process command"
@@ -180,15 +180,15 @@ def gc(
     set_: SetOption = None,
 ) -> None:
     """Delete what attempts that never committed left behind; never anything that a commit names."""
-    from fossilray.store.maintenance.garbage import render_swept, sweep_run
+    from fossilray.store.maintenance.garbage import collect_garbage, render_garbage
 
-    report = sweep_run(
+    report = collect_garbage(
         open_store(run, config, set_),
         older_than=_age(older_than),
         deadline_minutes=settings(config, set_).workers.deadline_minutes,
         dry_run=dry_run,
     )
-    out.print(render_swept(report))
+    out.print(render_garbage(report))
 
 
 def compact(

@@ -13,7 +13,7 @@ import typer.core
 from rich.text import Text
 
 from fossilray.core.kept_places import refuse_kept_place
-from fossilray.core.text import printable
+from fossilray.core.text import strip_control_characters
 from fossilray.render.text_table import TextTable, open_console
 from fossilray.store.run.slide_states import state_of
 
@@ -91,7 +91,9 @@ class CommandGroup(typer.core.TyperGroup):
 
 def _print_left_out(messages: Sequence[str]) -> None:
     for message in messages[:_MOST_LEFT_OUT]:
-        err.print(Text("left out: ", style="yellow") + Text(printable(message)), soft_wrap=True)
+        err.print(
+            Text("left out: ", style="yellow") + Text(strip_control_characters(message)), soft_wrap=True
+        )
     if len(messages) > _MOST_LEFT_OUT:
         err.print(f"left out: {len(messages) - _MOST_LEFT_OUT:,} more; `fossilray verify` lists them")
 
@@ -111,13 +113,20 @@ def print_result(result: JobResult, run: str, *, things: str = "new objects") ->
         *counts.describe_rest(),
         f"{tally.objects:,} {things}",
     ]
-    out.print(printable(f"{', '.join(parts)} -> {run}"), highlight=False, soft_wrap=True, markup=False)
+    out.print(
+        strip_control_characters(f"{', '.join(parts)} -> {run}"),
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
     if tally.total < counts.total:
         out.print(
             f"these are all slides of the run; this command named {tally.total:,} of them", highlight=False
         )
     if result.missing_sites is not None:
-        out.print(printable(result.missing_sites), markup=False, highlight=False, soft_wrap=True)
+        out.print(
+            strip_control_characters(result.missing_sites), markup=False, highlight=False, soft_wrap=True
+        )
     if result.failures:
         table = TextTable("slide", "state", "stage", "error", "why", title="Not committed")
         for failure in result.failures[:200]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fossilray.cli.options import ConfigOption, SetOption, out, outside_runs, settings
-from fossilray.core.text import printable
+from fossilray.core.text import strip_control_characters
 
 
 def trace(
@@ -33,7 +33,7 @@ def trace(
     ended = f"failed: {traced.failure.message}" if traced.failure else "done"
     objects = f", {traced.summary.objects:,} objects" if traced.summary else ""
     out.print(
-        printable(f"{traced.slide_id} {ended}{took}{objects} -> {traced.path}"),
+        strip_control_characters(f"{traced.slide_id} {ended}{took}{objects} -> {traced.path}"),
         markup=False,
         highlight=False,
         soft_wrap=True,

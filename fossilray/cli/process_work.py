@@ -21,7 +21,7 @@ from fossilray.cli.options import (
     stop_on_sigterm,
 )
 from fossilray.core.errors import ConfigError
-from fossilray.core.text import counted, printable
+from fossilray.core.text import counted, strip_control_characters
 
 SlideForm = Literal["mrxs", "tiff"]
 
@@ -115,7 +115,7 @@ def catalog(
         out.print(missing, markup=False, highlight=False, soft_wrap=True)
     for refused in found.refused:
         out.print(
-            printable(f"  refused {refused.path}: {refused.reason}"),
+            strip_control_characters(f"  refused {refused.path}: {refused.reason}"),
             markup=False,
             highlight=False,
             soft_wrap=True,

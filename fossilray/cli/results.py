@@ -17,7 +17,7 @@ from fossilray.cli.options import (
     outside_runs,
     settings,
 )
-from fossilray.core.text import printable
+from fossilray.core.text import strip_control_characters
 
 TableForm = Literal["table", "csv", "json", "parquet"]
 HeadOption = Annotated[
@@ -53,8 +53,8 @@ def status(
     set_: SetOption = None,
 ) -> None:
     """What is committed, in flight and failed, at what rate and cost; read from the run directory alone."""
-    from fossilray.jobs.watch import alarm_of, watch_run
-    from fossilray.store.status import describe, render, to_json
+    from fossilray.jobs.watch import check_alarm, watch_run
+    from fossilray.store.status import read_status, render, to_json
 
     store, chosen = open_store(run, config, set_), settings(config, set_)
     if watch:
@@ -62,14 +62,14 @@ def status(
             store, out, every_s=every, as_json=as_json, alarm_minutes=alarm_minutes, config=chosen
         )
     else:
-        report = describe(store, config=chosen)
-        alarm = alarm_of(report, minutes=alarm_minutes)
+        report = read_status(store, config=chosen)
+        alarm = check_alarm(report, minutes=alarm_minutes)
         if as_json:
             typer.echo(to_json(report))
         else:
             out.print(render(report))
     if alarm is not None:
-        err.print(printable(alarm), markup=False, highlight=False, soft_wrap=True)
+        err.print(strip_control_characters(alarm), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(4)
 
 

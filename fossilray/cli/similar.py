@@ -195,17 +195,17 @@ def similar(
     set_: SetOption = None,
 ) -> None:
     """Find the objects of an archive that look most like a fossil: an image, an object, or a folder of crops."""
-    from fossilray.analysis.search.filters import allow_where, describe_hits
+    from fossilray.analysis.search.filters import describe_hits, filter_where
     from fossilray.analysis.search.queries import (
-        answer,
-        ask_by_images,
-        ask_by_objects,
+        exclude_self,
         images_below,
+        queries_from_images,
+        queries_from_objects,
     )
     from fossilray.analysis.search.search import SearchIndex
-    from fossilray.analysis.search.sheet import gather, write_sheet
+    from fossilray.analysis.search.sheet import append_missing_summaries, write_sheet
     from fossilray.core.errors import UsageError
-    from fossilray.store.query.connection import parse_object
+    from fossilray.store.query.connection import parse_object_name
 
     if sum(map(bool, (image, object_, crops))) != 1:
         raise UsageError("say what to look for by one of --image FILE, --object SLIDE:ID and --crops DIR")
@@ -215,23 +215,25 @@ def similar(
     found = SearchIndex.open(index, settings(config, set_).store)
     _warn(found)
     if object_:
-        questions = ask_by_objects(found, [found.find_object(*parse_object(one), run=run) for one in object_])
+        questions = queries_from_objects(
+            found, [found.find_object(*parse_object_name(one), run=run) for one in object_]
+        )
     else:
         paths = list(dict.fromkeys(image or [])) or images_below(crops or Path())
         names = [str(path if crops is None else path.relative_to(crops)) for path in paths]
-        questions = ask_by_images(found, paths, names=names, backbone=backbone)
-    allowed = allow_where(found, where, head=head)
+        questions = queries_from_images(found, paths, names=names, backbone=backbone)
+    allowed = filter_where(found, where, head=head)
     more = any(one is not None for one in questions.itself)
     hits = found.search(
         questions.vectors, count=k + more, probes=probes, candidates=candidates, allowed=allowed
     )
-    answers = answer(questions, hits, count=k)
+    answers = exclude_self(questions, hits, count=k)
     table = describe_hits(found, answers, questions.names, head=head)
     if sheet is not None:
         asked = f"{k} of {sum(one.objects for one in found.slides):,} objects in {found.index.url}"
         write_sheet(
             found,
-            gather(found, questions, table),
+            append_missing_summaries(found, questions, table),
             sheet,
             facts=f"{asked}{f', where {where}' if where else ''}; backbone {found.record.backbone['name']}.",
         )
@@ -242,10 +244,15 @@ def similar(
 
 def _warn(found: SearchIndex) -> None:
     """Say on standard error what cannot be found."""
-    from fossilray.core.text import printable
+    from fossilray.core.text import strip_control_characters
 
     if str(found.freshness):
-        err.print(f"note: {printable(str(found.freshness))}", markup=False, highlight=False, soft_wrap=True)
+        err.print(
+            f"note: {strip_control_characters(str(found.freshness))}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _form(form: TableForm | None, out_file: Path | None) -> TableForm:

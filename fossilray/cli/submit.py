@@ -11,11 +11,11 @@ import typer
 
 from fossilray.cli.options import ConfigOption, SetOption, SingleWriterOption, err, out
 from fossilray.core.errors import ConfigError
-from fossilray.core.text import printable
+from fossilray.core.text import strip_control_characters
 from fossilray.render.text_table import Column, TextTable
 
 if TYPE_CHECKING:
-    from fossilray.jobs.submission import Job, JobServer
+    from fossilray.jobs.submission import Job, JobClient
 
 AddressOption = Annotated[
     str,
@@ -100,7 +100,7 @@ def submit(
     ] = "python",
 ) -> None:
     """Run `fossilray process` as a job of a running Ray cluster; the same command resumes once a job has ended."""
-    from fossilray.jobs.submission import DriverNeeds, JobServer, Runtime, plan_job
+    from fossilray.jobs.submission import DriverNeeds, JobClient, Runtime, plan_job
 
     request = plan_job(
         slides,
@@ -125,7 +125,7 @@ def submit(
     )
     if request.note:
         err.print(request.note, markup=False, highlight=False, soft_wrap=True)
-    server = JobServer(address)
+    server = JobClient(address)
     name = server.submit(request)
     _say(f"submitted {name} -> {request.run}")
     if not follow:
@@ -136,9 +136,9 @@ def submit(
 
 def list_jobs(address: AddressOption = HERE) -> None:
     """List every job that was submitted to the cluster since it was started, oldest first."""
-    from fossilray.jobs.submission import JobServer
+    from fossilray.jobs.submission import JobClient
 
-    jobs = JobServer(address).jobs()
+    jobs = JobClient(address).jobs()
     if not jobs:
         _say(f"no job was submitted to {address} yet")
         return
@@ -159,9 +159,9 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """How a job fares on its cluster; how far its run is, `fossilray status RUN` knows."""
-    from fossilray.jobs.submission import JobServer
+    from fossilray.jobs.submission import JobClient
 
-    found = JobServer(address).find(job)
+    found = JobClient(address).find(job)
     facts = {
         "job": found.name,
         "status": found.status,
@@ -189,9 +189,9 @@ def logs(
     ] = False,
 ) -> None:
     """Show what a job has written."""
-    from fossilray.jobs.submission import JobServer
+    from fossilray.jobs.submission import JobClient
 
-    server = JobServer(address)
+    server = JobClient(address)
     name = server.find(job).name
     if follow:
         raise typer.Exit(_follow(server, name))
@@ -207,9 +207,9 @@ def stop(
     ] = True,
 ) -> None:
     """Ask a job to end the slides in flight and stop; what it committed stays, the same submission goes on."""
-    from fossilray.jobs.submission import JobServer
+    from fossilray.jobs.submission import JobClient
 
-    server = JobServer(address)
+    server = JobClient(address)
     name = server.find(job).name
     if not server.stop(name):
         _say(f"{name} was over already")
@@ -219,32 +219,32 @@ def stop(
         _say(f"{name}: {server.wait(name).status}")
 
 
-def _follow(server: JobServer, name: str) -> int:
+def _follow(server: JobClient, name: str) -> int:
     """Pass the log on until the job ends; its exit code."""
     try:
         job = server.follow(name, _pass_on)
     except KeyboardInterrupt:
         err.print(f"the job goes on; `fossilray job stop {name}` ends it", highlight=False, soft_wrap=True)
         return 130
-    _tell_end(job)
+    _report_end(job)
     return job.exit_code
 
 
-def _tell_end(job: Job) -> None:
+def _report_end(job: Job) -> None:
     if job.status == "FAILED" and job.driver_exit_code is None:
         # Without a driver there is no log that says why.
-        err.print(printable(job.message), markup=False, highlight=False, soft_wrap=True)
+        err.print(strip_control_characters(job.message), markup=False, highlight=False, soft_wrap=True)
     _say(f"{job.name}: {job.status}, exit code {job.exit_code}")
 
 
 def _pass_on(text: str) -> None:
     """A log as it stands, but for what could move a terminal's cursor."""
-    out.file.write("\n".join(printable(line) for line in text.split("\n")))
+    out.file.write("\n".join(strip_control_characters(line) for line in text.split("\n")))
     out.file.flush()
 
 
 def _say(line: str) -> None:
-    out.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    out.print(strip_control_characters(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _clock(moment: datetime | None) -> str:

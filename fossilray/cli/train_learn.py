@@ -14,7 +14,7 @@ from fossilray.core.errors import UsageError
 
 if TYPE_CHECKING:
     from fossilray.core.config.training import TrainConfig
-    from fossilray.training.local import TrainingEnd
+    from fossilray.training.local import TrainingResult
     from fossilray.training.loop import TrainingProgress
 
 Method = Literal["supcon", "metric", "transfer", "simclr", "dino", "byol", "simsiam"]
@@ -114,12 +114,12 @@ def _train(
     min_workers: int | None,
     local: bool,
 ) -> None:
-    from fossilray.cli.train_training_screen import show_training
+    from fossilray.cli.train_training_screen import training_progress
     from fossilray.core.config import load_train_config
 
     chosen = load_train_config(config, assignments)
     stop = stop_on_sigterm()
-    with show_training(out) as report:
+    with training_progress(out) as report:
         if local:
             end = _train_here(chosen, folder, report=report, stop=stop)
         else:
@@ -137,7 +137,7 @@ def _train(
 
 def _train_here(
     config: TrainConfig, folder: str, *, report: Callable[[TrainingProgress], None], stop: threading.Event
-) -> TrainingEnd:
+) -> TrainingResult:
     from fossilray.training.local import train_local
 
     if "://" in folder:

@@ -17,7 +17,7 @@ _PROBED = ("nearest_f1", "precision_at_nk", "knn_accuracy", "embedding_std", "ef
 
 
 @contextmanager
-def show_training(console: Console) -> Iterator[Callable[[TrainingProgress], None]]:
+def training_progress(console: Console) -> Iterator[Callable[[TrainingProgress], None]]:
     """What to give a Loop as `report`; the bar goes when the block ends."""
     columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as bar:

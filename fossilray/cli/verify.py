@@ -13,7 +13,7 @@ from fossilray.labels.label_set import LABELS_JSON, ROUNDS, LabelSet
 from fossilray.store.dataset.dataset_store import DATASET_JSON, FAILURES_PARQUET, UNFINISHED_JSON
 from fossilray.store.files.base import Files
 from fossilray.store.maintenance.dataset_check import check_dataset
-from fossilray.store.maintenance.slide_check import Finding
+from fossilray.store.maintenance.slide_check import VerifyFinding
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -29,7 +29,7 @@ class PlaceReport:
     url: str
     place: Place
     deep: bool
-    findings: tuple[Finding, ...]
+    findings: tuple[VerifyFinding, ...]
     """Damage, by path."""
     seconds: float
 
@@ -68,7 +68,7 @@ def check_place(files: Files, place: Place, *, deep: bool = False) -> PlaceRepor
         findings = list(check_index(files, deep=deep))
     else:
         damage = LabelSet(Path(files.root)).damage()
-        findings = [Finding("", path, "labels", message) for path, message in damage]
+        findings = [VerifyFinding("", path, "labels", message) for path, message in damage]
     findings.sort(key=lambda finding: (finding.path, finding.message))
     return PlaceReport(files.url, place, deep, tuple(findings), time.monotonic() - began_s)
 
@@ -78,10 +78,10 @@ def render_place(report: PlaceReport) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    from fossilray.core.text import printable
+    from fossilray.core.text import strip_control_characters
     from fossilray.render.text_table import TextTable
 
-    where = f"{report.place} {printable(report.url)}"
+    where = f"{report.place} {strip_control_characters(report.url)}"
     if report.sound:
         depth = (
             "everything read" if report.deep or report.place == "label set" else "sizes and records compared"

@@ -12,7 +12,7 @@ import threading
 import time
 
 
-class Timeline:
+class ChromeTrace:
     """Spans and counts as they happen; safe to share between threads.
 
     Times are microseconds since 1970, by the clock as it was when the timeline began: timelines of several

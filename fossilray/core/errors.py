@@ -80,7 +80,7 @@ class QueryError(UsageError):
     """DuckDB refused the SQL."""
 
 
-class UnsafeAge(UsageError):
+class AgeTooRecent(UsageError):
     """Files of that age may belong to somebody who is still at work."""
 
 
@@ -120,7 +120,7 @@ class DamagedFile(StoreError):
     """A file in a store is not what was written, or may not be read; the message names it and what restores it."""
 
 
-class NoConditionalCreate(StoreError):
+class ConditionalCreateUnsupported(StoreError):
     """The store ignores create-if-absent, so two workers could both commit a slide."""
 
 
@@ -138,7 +138,7 @@ class StoreUnreachable(StoreOut):
     """The store does not answer, and may answer again."""
 
 
-class StoreForbids(StoreOut):
+class StoreAccessDenied(StoreOut):
     """The store refuses these credentials; permissions come and go."""
 
 
@@ -152,7 +152,7 @@ class SlideError(FossilrayError):
     transient = False
 
 
-class NotASlide(SlideError):
+class UnreadableSlide(SlideError):
     """OpenSlide cannot open the file."""
 
 
@@ -176,7 +176,7 @@ class UnreadableRegion(SlideError):
     """A region's pixels could not be decoded."""
 
 
-class TooMuchLost(SlideError):
+class TooManyUnreadableTiles(SlideError):
     """The share of unreadable tiles is above the configured limit."""
 
 
@@ -204,7 +204,7 @@ class SourceUnreachable(TransientSlideError):
     """The slide's own disk, share or store cannot be reached."""
 
 
-class SourceRefuses(SourceUnreachable):
+class SourceAccessDenied(SourceUnreachable):
     """The slide's own store will not show it; whoever grants permissions can change that."""
 
 

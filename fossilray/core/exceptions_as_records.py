@@ -64,7 +64,7 @@ def place_of(caught: BaseException) -> str:
     return f"{PurePosixPath(shown)}:{line}"
 
 
-def is_lack_of_memory(caught: BaseException) -> bool:
+def is_out_of_memory(caught: BaseException) -> bool:
     """Whether memory ran out; torch and OpenCV report it as a RuntimeError and an error of their own."""
     return isinstance(caught, MemoryError) or _OUT_OF_MEMORY.search(message_of(caught)) is not None
 

@@ -15,14 +15,14 @@ _ITEMS_AT_ONCE = 1024
 """An executor keeps a thousand bytes for each item it was given."""
 
 
-def map_in_parts(work: Callable[[In], Out], items: Sequence[In], *, threads: int) -> Iterator[Out]:
+def map_in_chunks(work: Callable[[In], Out], items: Sequence[In], *, threads: int) -> Iterator[Out]:
     """Results in the order of `items`, of which only some are in hand at once."""
     with ThreadPoolExecutor(threads) as pool:
         for begin in range(0, len(items), _ITEMS_AT_ONCE):
             yield from pool.map(work, items[begin : begin + _ITEMS_AT_ONCE])
 
 
-def in_order(
+def map_ordered(
     pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], *, ahead: int
 ) -> Generator[Out]:
     """Results of `work` in the order of `items`, at most `ahead` of them begun and not yet taken."""
@@ -39,7 +39,7 @@ def in_order(
             future.cancel()
 
 
-def batches(items: Iterable[Out], size: int) -> Iterator[tuple[int, list[Out]]]:
+def batched_with_index(items: Iterable[Out], size: int) -> Iterator[tuple[int, list[Out]]]:
     """Items in lists of `size` (the last may be shorter), each with the index of its first item."""
     source = iter(items)
     first = 0

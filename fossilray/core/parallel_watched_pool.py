@@ -8,18 +8,18 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-from fossilray.core.chrome_trace import Timeline
+from fossilray.core.chrome_trace import ChromeTrace
 
 Given = ParamSpec("Given")
 Out = TypeVar("Out")
 
 
-class WatchedPool(ThreadPoolExecutor):
+class MonitoredThreadPool(ThreadPoolExecutor):
     """Threads of one kind of work; watching costs a few microseconds a task."""
 
     def __init__(self, threads: int, kind: str) -> None:
         super().__init__(threads, thread_name_prefix=kind)
-        self.timeline: Timeline | None = None
+        self.timeline: ChromeTrace | None = None
         """Where each task is written down; for one slide at a time."""
         self.task_name = kind
         """What the timeline calls a task now."""

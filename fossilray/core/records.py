@@ -90,7 +90,7 @@ class CatalogRow:
 
 
 @dataclass(frozen=True)
-class RefusedFile:
+class RejectedFile:
     """A file that looks like a slide and is not, with the reason."""
 
     slide_id: str
@@ -368,7 +368,7 @@ PREDICTIONS_SCHEMA = _schema(
 Null where the pixels could not be read, and for the third of two classes.
 """
 
-CERTAIN_PREDICTIONS_SCHEMA = pa.schema(
+CALIBRATED_PREDICTIONS_SCHEMA = pa.schema(
     [
         *PREDICTIONS_SCHEMA,
         pa.field("genera", pa.list_(pa.string())),
@@ -438,7 +438,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class WorkerState:
+class WorkerStatus:
     """What one worker is doing: the slide, the stage, and the share of the stage that is done (0..1)."""
 
     slide_id: str
@@ -471,7 +471,7 @@ class ArrayFiles:
 
 
 @dataclass(frozen=True)
-class Entry:
+class FileEntry:
     """One file of a run directory, as a listing shows it."""
 
     path: str
@@ -525,7 +525,7 @@ class Heartbeat:
 
 
 @dataclass(frozen=True)
-class Usage:
+class ResourceUsage:
     """What one attempt took of its worker, however it ended."""
 
     seconds: float
@@ -548,7 +548,7 @@ class Outcome:
     """The objects file waits below pending/ for the driver, who alone commits (`store.single_writer`)."""
     answered: int | None = None
     """Objects about which this attempt committed answers, where they are the work and not the slide itself."""
-    usage: Usage | None = field(default=None, compare=False)
+    usage: ResourceUsage | None = field(default=None, compare=False)
 
 
 class Worker(Protocol):
@@ -562,7 +562,7 @@ class Worker(Protocol):
         """Do the slide, whole; `upcoming` is likely to come next and may be fetched meanwhile."""
         ...
 
-    def state(self) -> WorkerState | None:
+    def state(self) -> WorkerStatus | None:
         """What `process` is doing now; called from another thread."""
         ...
 

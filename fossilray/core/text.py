@@ -62,10 +62,10 @@ def format_cell(value: Any) -> str:
         return f"{value:.0f}" if abs(value) >= 1e7 else f"{value:.7g}"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
-    return printable(str(value))
+    return strip_control_characters(str(value))
 
 
-def printable(text: str) -> str:
+def strip_control_characters(text: str) -> str:
     """Text without the control characters by which a file's name could move a terminal's cursor."""
     return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
@@ -84,7 +84,7 @@ def format_bytes(count: float) -> str:
     return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
 
 
-def spreadsheet_safe(text: str) -> str:
+def escape_formula(text: str) -> str:
     """Text that a spreadsheet takes for text: an apostrophe before what it would take for a formula.
 
     A slide named `=HYPERLINK(…)` would otherwise run in whoever opens the CSV. `from_spreadsheet` undoes it.
@@ -92,7 +92,7 @@ def spreadsheet_safe(text: str) -> str:
     return re.sub(_LIKE_A_FORMULA, r"'\1", text)
 
 
-def from_spreadsheet(text: str) -> str:
+def unescape_formula(text: str) -> str:
     """The text that `spreadsheet_safe` was given."""
     return text[1:] if text.startswith("'") and re.match(_LIKE_A_FORMULA, text) else text
 

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
-from fossilray.labels.embed import Described
+from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet
-from fossilray.models.heads import Head, HeadKind, HeldOutBy, NoveltyKind, train_head
+from fossilray.models.heads import Head, HeadKind, HoldOutUnit, NoveltyKind, train_head
 from fossilray.models.heads.calibration import Bin, expected_calibration_error, reliability
-from fossilray.models.heads.conformal import highest_kept
+from fossilray.models.heads.conformal import benjamini_hochberg_threshold
 from fossilray.models.heads.cross_validation import sides_of
-from fossilray.models.heads.head import temper
-from fossilray.models.heads.novelty import WithheldGenus, withhold_each_genus
+from fossilray.models.heads.head import apply_temperature
+from fossilray.models.heads.novelty import LeftOutGenus, leave_one_genus_out
 from fossilray.models.heads.splits import Split, stratified_split
-from fossilray.models.heads.uncertainty import learn_certainty, say_how_sure
+from fossilray.models.heads.uncertainty import fit_uncertainty, predict_uncertainty
 
 WELL_GROUPS = 10
 """Wells are left out one by one, or where there are more, in so many groups."""
@@ -31,7 +31,7 @@ Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Covered:
+class SetCoverage:
     """Sets of genera about the crops of one class, or of one group of wells."""
 
     name: str
@@ -42,7 +42,7 @@ class Covered:
 
 
 @dataclass(frozen=True)
-class Asked:
+class OutOfSamplePredictions:
     """Answers about n crops that a head was not taught on, several splits together."""
 
     truth: NDArray[np.int64]
@@ -67,23 +67,23 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Measured:
+class UncertaintyScores:
     """All figures of one head over labelled crops."""
 
     kind: HeadKind
     coverage: float
     wrong_share: float
-    asked: Asked
+    asked: OutOfSamplePredictions
     wrong_kept: float
     """Mean over splits of the share of wrong calls among those kept, 0 where none was."""
     bins: tuple[Bin, ...]
     bins_uncalibrated: tuple[Bin, ...]
-    classes: tuple[Covered, ...]
-    wells: tuple[Covered, ...]
+    classes: tuple[SetCoverage, ...]
+    wells: tuple[SetCoverage, ...]
     """Wells that were left out whole; none where the labels name fewer than two."""
-    wells_by_wells: tuple[Covered, ...]
+    wells_by_wells: tuple[SetCoverage, ...]
     """The same, of heads that held out whole wells while they learned how sure they may be."""
-    withheld: tuple[WithheldGenus, ...]
+    withheld: tuple[LeftOutGenus, ...]
 
     @property
     def figures(self) -> dict[str, float]:
@@ -115,16 +115,16 @@ class Measured:
         return found
 
 
-def measure_certainty(
+def evaluate_uncertainty(
     labelled: LabelledSet,
-    described: Described,
+    described: EmbeddedCrops,
     *,
     kind: HeadKind,
     splits: int = 5,
     coverage: float = 0.9,
     wrong_share: float = 0.05,
     told: Told = lambda _done, _of: None,
-) -> Measured:
+) -> UncertaintyScores:
     """Heads taught on four fifths and asked about the last; on whole wells where several are named; on genera withheld.
 
     Raises:
@@ -132,7 +132,7 @@ def measure_certainty(
     """
     label, classes = labelled.crops.label, labelled.crops.classes
     several_wells = labelled.wells is not None and len(set(labelled.wells)) > 1
-    held_out: tuple[HeldOutBy, ...] = ("crops", "wells") if several_wells else ()
+    held_out: tuple[HoldOutUnit, ...] = ("crops", "wells") if several_wells else ()
     wells = _leave_wells_out(labelled) if several_wells else []
     steps = splits + len(held_out) * len(wells) + 1
     asking = _Asking(labelled, described, kind, coverage, wrong_share)
@@ -146,19 +146,19 @@ def measure_certainty(
             )
         found.append(answer)
         told(seed + 1, steps)
-    on_wells: dict[HeldOutBy, list[Covered]] = {"crops": [], "wells": []}
+    on_wells: dict[HoldOutUnit, list[SetCoverage]] = {"crops": [], "wells": []}
     for number, (over, (name, split)) in enumerate(product(held_out, wells)):
         answer = asking.ask(split, over=over, seed=0)
         if answer is not None and len(answer.truth):
             on_wells[over].append(_covered(name, answer, np.ones(len(answer.truth), bool)))
         told(splits + number + 1, steps)
     try:
-        withheld = withhold_each_genus(described.vectors, label, classes, group=labelled.group)
+        withheld = leave_one_genus_out(described.vectors, label, classes, group=labelled.group)
     except UsageError:
         withheld = []  # without one of two genera there is nothing to tell apart
     told(steps, steps)
     asked = _join(found)
-    return Measured(
+    return UncertaintyScores(
         kind=kind,
         coverage=coverage,
         wrong_share=wrong_share,
@@ -184,12 +184,12 @@ class _Asking:
     """Teaches heads on some labels and asks them about others."""
 
     labelled: LabelledSet
-    described: Described
+    described: EmbeddedCrops
     kind: HeadKind
     coverage: float
     wrong_share: float
 
-    def ask(self, split: Split, *, over: HeldOutBy, seed: int) -> Asked | None:
+    def ask(self, split: Split, *, over: HoldOutUnit, seed: int) -> OutOfSamplePredictions | None:
         """Answers about crops whose class was taught; None where none of those taught could be held out."""
         label, classes = self.labelled.crops.label, self.labelled.crops.classes
         rows = split.train
@@ -206,7 +206,7 @@ class _Asking:
 
         if len(np.unique(label[rows])) < 2:
             return None
-        head = learn_certainty(
+        head = fit_uncertainty(
             train(np.arange(len(rows))),
             self.described.vectors[rows],
             label[rows],
@@ -224,16 +224,16 @@ class _Asking:
 
     def _answers(
         self, head: Head, own: NDArray[np.int64], asked: NDArray[np.int64], temperature: float
-    ) -> Asked:
+    ) -> OutOfSamplePredictions:
         vectors, truth = self.described.vectors[asked], self.labelled.crops.label[asked]
         share = head.predict(vectors)
-        before = temper(share, 1 / temperature)
-        said = say_how_sure(head, vectors, share, coverage=self.coverage)
+        before = apply_temperature(share, 1 / temperature)
+        said = predict_uncertainty(head, vectors, share, coverage=self.coverage)
         line, column = np.arange(len(asked)), np.searchsorted(own, truth)
-        limit = highest_kept(
+        limit = benjamini_hochberg_threshold(
             said.wrong_p.astype(np.float64), np.ones(len(asked), np.int64), wrong_share=self.wrong_share
         )
-        return Asked(
+        return OutOfSamplePredictions(
             truth=truth,
             call=own[share.argmax(axis=1)],
             confidence=share.max(axis=1),
@@ -246,12 +246,17 @@ class _Asking:
         )
 
 
-def _join(parts: Sequence[Asked]) -> Asked:
-    return Asked(*(np.concatenate([getattr(one, each.name) for one in parts]) for each in fields(Asked)))
+def _join(parts: Sequence[OutOfSamplePredictions]) -> OutOfSamplePredictions:
+    return OutOfSamplePredictions(
+        *(
+            np.concatenate([getattr(one, each.name) for one in parts])
+            for each in fields(OutOfSamplePredictions)
+        )
+    )
 
 
-def _covered(name: str, asked: Asked, chosen: NDArray[np.bool_]) -> Covered:
-    return Covered(
+def _covered(name: str, asked: OutOfSamplePredictions, chosen: NDArray[np.bool_]) -> SetCoverage:
+    return SetCoverage(
         name, int(chosen.sum()), float(asked.covered[chosen].mean()), float(asked.size[chosen].mean())
     )
 

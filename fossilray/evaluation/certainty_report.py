@@ -9,20 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from fossilray.evaluation.certainty import ALL_NOVELTY, Covered, Measured, Told, measure_certainty
+from fossilray.evaluation.certainty import (
+    ALL_NOVELTY,
+    SetCoverage,
+    Told,
+    UncertaintyScores,
+    evaluate_uncertainty,
+)
 from fossilray.evaluation.evaluate import Evaluation
 from fossilray.evaluation.figures import new_figure, picture_style, save_svg
 from fossilray.evaluation.page import csv_file, json_file, write_files
-from fossilray.labels.embed import Described
+from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet
 from fossilray.models.heads import HeadKind
 from fossilray.models.heads.calibration import Bin
-from fossilray.render.html import open_templates, svg_uri
+from fossilray.render.html import svg_uri, template_environment
 
 
 def evaluate_certainty(
     labelled: LabelledSet,
-    described: Described,
+    described: EmbeddedCrops,
     *,
     kind: HeadKind,
     out: Path,
@@ -37,7 +43,7 @@ def evaluate_certainty(
     Raises:
         UsageError: there are too few labels to leave any out, or the folder cannot be written.
     """
-    found = measure_certainty(
+    found = evaluate_uncertainty(
         labelled,
         described,
         kind=kind,
@@ -82,7 +88,7 @@ def evaluate_certainty(
     return Evaluation(out / "evaluation.html", found.figures)
 
 
-def draw_reliability(found: Measured) -> bytes:
+def draw_reliability(found: UncertaintyScores) -> bytes:
     """Share of calls that are right against their probability, without and with the temperature, as an SVG file."""
     figures = found.figures
     sides = (
@@ -132,15 +138,15 @@ def _draw_bins(above: Any, below: Any, bins: Sequence[Bin]) -> None:
     below.set_xlabel("probability of the call")
 
 
-def _coverage(*tables: tuple[str, Sequence[Covered]]) -> bytes:
+def _coverage(*tables: tuple[str, Sequence[SetCoverage]]) -> bytes:
     return csv_file(
         ("of", "name", "asked", "covered", "genera_in_a_set"),
         ((of, one.name, one.asked, one.covered, one.mean_size) for of, rows in tables for one in rows),
     )
 
 
-def _render(found: Measured, facts: dict[str, Any], picture: bytes, files: Sequence[str]) -> str:
-    environment = open_templates()
+def _render(found: UncertaintyScores, facts: dict[str, Any], picture: bytes, files: Sequence[str]) -> str:
+    environment = template_environment()
     environment.filters["third"] = lambda value: f"{value:.3f}"
     # Of two wells the one that is left cannot be held out once more.
     by_wells = {one.name: one for one in found.wells_by_wells}

@@ -14,7 +14,7 @@ from fossilray.evaluation.martinsen2024 import METRICS, SPLITS, Martinsen2024, T
 from fossilray.evaluation.page import Rows, csv_file, json_file, write_files
 from fossilray.evaluation.page_page import render_page
 from fossilray.evaluation.scampi import Scampi, judge_retrievals
-from fossilray.labels.embed import Described
+from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet
 from fossilray.models.retrieval_metrics import Distance
 
@@ -31,7 +31,7 @@ class Evaluation:
 
 def evaluate_backbone(
     labelled: LabelledSet,
-    described: Described,
+    described: EmbeddedCrops,
     *,
     protocol: Protocol,
     out: Path,
@@ -88,7 +88,7 @@ def evaluate_backbone(
 
 def _facts(
     labelled: LabelledSet,
-    described: Described,
+    described: EmbeddedCrops,
     protocol: Protocol,
     labels: str,
     splits: int,
@@ -181,7 +181,7 @@ def _retrieval_tables(found: Scampi, labelled: LabelledSet) -> dict[str, bytes]:
     }
 
 
-def draw_maps(labelled: LabelledSet, described: Described) -> dict[str, bytes]:
+def draw_maps(labelled: LabelledSet, described: EmbeddedCrops) -> dict[str, bytes]:
     """Both pictures, and where every crop lies on them."""
     label, classes = labelled.crops.label, labelled.crops.classes
     laid = {"t-SNE": lay_out_by_tsne(described.vectors), "UMAP": lay_out_by_umap(described.vectors)}

@@ -19,8 +19,8 @@ from fossilray.evaluation.martinsen2024 import Told
 from fossilray.evaluation.morphology_map import choose_shown, render_map
 from fossilray.evaluation.page import csv_file, json_file, write_files
 from fossilray.evaluation.page_page import render_template
-from fossilray.evaluation.protocol_training import OwnTraining
-from fossilray.labels.embed import Described
+from fossilray.evaluation.protocol_training import ProtocolTraining
+from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet
 from fossilray.models.heads import Head, train_head
 
@@ -28,7 +28,7 @@ _CLUSTER_FIGURES = ("accuracy", "f1", "nmi", "ari")
 
 
 @dataclass(frozen=True)
-class Asked:
+class ProtocolRequest:
     """What both protocols are told."""
 
     out: Path
@@ -41,8 +41,8 @@ class Asked:
 
 def evaluate_metric_space(
     labelled: LabelledSet,
-    given: Described | OwnTraining,
-    asked: Asked,
+    given: EmbeddedCrops | ProtocolTraining,
+    asked: ProtocolRequest,
     *,
     withhold: Sequence[Sequence[str]] = (),
     withheld_size: int | None = None,
@@ -62,7 +62,7 @@ def evaluate_metric_space(
     made: list[Any] = []
 
     def learned(rows: NDArray[np.int64], name: str) -> Vectors:
-        if isinstance(given, Described):
+        if isinstance(given, EmbeddedCrops):
             return given.vectors
         made.append(given(rows, name=name))
         vectors: Vectors = made[-1].vectors
@@ -78,7 +78,7 @@ def evaluate_metric_space(
         seed=asked.seed,
         told=asked.told,
     )
-    backbone = given.backbone if isinstance(given, Described) else made[-1].backbone
+    backbone = given.backbone if isinstance(given, EmbeddedCrops) else made[-1].backbone
     facts = _facts(labelled, given, asked, "karaderi2021", backbone.model_dump(), found.last.shape[1])
     facts["withheld"] = [list(one.withheld) for one in found.opened]
     figures = _metric_figures(found)
@@ -87,7 +87,7 @@ def evaluate_metric_space(
         rows = choose_shown(label, seed=asked.seed)
         laid = {"UMAP": lay_out_by_umap(found.last[rows]), "t-SNE": lay_out_by_tsne(found.last[rows])}
         layouts = {name: places for name, places in laid.items() if places is not None}
-        own = isinstance(given, OwnTraining)
+        own = isinstance(given, ProtocolTraining)
         files["morphology.html"] = render_map(
             labelled,
             layouts,
@@ -111,11 +111,11 @@ def evaluate_metric_space(
 
 def evaluate_transfer(
     labelled: LabelledSet,
-    given: Described | OwnTraining,
-    asked: Asked,
+    given: EmbeddedCrops | ProtocolTraining,
+    asked: ProtocolRequest,
     *,
     reduced: Sequence[int] = (),
-    others: Mapping[str, OwnTraining] | None = None,
+    others: Mapping[str, ProtocolTraining] | None = None,
 ) -> Evaluation:
     """Judge a linear classifier on a backbone's vectors, or trainings of our own, by liu2022; write page and tables.
 
@@ -139,7 +139,7 @@ def evaluate_transfer(
         seed=asked.seed,
         told=asked.told,
     )
-    first = given if isinstance(given, Described) else made[0]
+    first = given if isinstance(given, EmbeddedCrops) else made[0]
     facts = _facts(
         labelled, given, asked, "liu2022", first.backbone.model_dump(), int(first.vectors.shape[1])
     )
@@ -162,12 +162,12 @@ def evaluate_transfer(
 
 
 def _teach(
-    labelled: LabelledSet, given: Described | OwnTraining, seed: int, made: list[Any], prefix: str
+    labelled: LabelledSet, given: EmbeddedCrops | ProtocolTraining, seed: int, made: list[Any], prefix: str
 ) -> Taught:
     classes = labelled.crops.classes
 
     def taught(rows: NDArray[np.int64], name: str) -> NDArray[np.float32]:
-        if isinstance(given, Described):
+        if isinstance(given, EmbeddedCrops):
             head = train_head(
                 given.vectors[rows],
                 labelled.crops.label[rows],
@@ -194,8 +194,8 @@ def _of_all_classes(head: Head, vectors: NDArray[np.floating], classes: Sequence
 
 def _facts(
     labelled: LabelledSet,
-    given: Described | OwnTraining,
-    asked: Asked,
+    given: EmbeddedCrops | ProtocolTraining,
+    asked: ProtocolRequest,
     protocol: str,
     backbone: dict[str, Any],
     dimension: int,
@@ -210,7 +210,7 @@ def _facts(
         "seed": asked.seed,
         "crops": len(labelled),
         "classes": dict(zip(labelled.crops.classes, counts, strict=True)),
-        "training": None if isinstance(given, Described) else given.config.what_changes_results(),
+        "training": None if isinstance(given, EmbeddedCrops) else given.config.what_changes_results(),
         "findings": asdict(labelled.findings),
     }
 
@@ -350,7 +350,7 @@ def _transfer_tables(found: Liu2022, labelled: LabelledSet) -> dict[str, bytes]:
 def _write(
     template: str,
     labelled: LabelledSet,
-    asked: Asked,
+    asked: ProtocolRequest,
     facts: dict[str, Any],
     figures: dict[str, float],
     files: dict[str, bytes],

@@ -145,7 +145,9 @@ def judge_transfer(
     for place, (name, most, teach) in enumerate(asked):
         scores, sizes = [], []
         for number, parts in enumerate(divided):
-            rows = parts.train if most is None else take_most(parts.train, label, most, seed=seed + number)
+            rows = (
+                parts.train if most is None else limit_per_class(parts.train, label, most, seed=seed + number)
+            )
             share = np.asarray(teach(rows, f"{place}-{number}"), np.float64)
             scores.append(_score(share[parts.test], label[parts.test]))
             sizes.append(len(rows))
@@ -205,7 +207,7 @@ def split_three_ways(label: NDArray[np.int64], group: NDArray[np.int64], *, seed
     return ThreeParts(*(np.flatnonzero(of_row == number) for number in range(3)))
 
 
-def take_most(
+def limit_per_class(
     rows: NDArray[np.int64], label: NDArray[np.int64], most: int, *, seed: int
 ) -> NDArray[np.int64]:
     """At most so many of these rows of each class, drawn at random, in their order.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fossilray.analysis.report.contact_sheets import jpeg_uri
 from fossilray.labels.load import LabelledSet
 from fossilray.processing.crops.cut import resize_to
-from fossilray.render.html import open_templates
+from fossilray.render.html import template_environment
 
 THUMB_PX = 56
 MOST_SHOWN = 4000
@@ -64,7 +64,7 @@ def render_map(
         "classes": list(crops.classes),
         "withheld": [name in set(withheld) for name in crops.classes],
     }
-    environment = open_templates(_TEMPLATES)
+    environment = template_environment(_TEMPLATES)
     return environment.get_template("morphology.html.j2").render(
         title=title,
         says=says,

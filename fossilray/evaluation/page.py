@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fossilray.core.text import spreadsheet_safe
+from fossilray.core.text import escape_formula
 from fossilray.core.whole_files import write_whole
 
 Rows = Iterable[Sequence[object]]
@@ -30,7 +30,7 @@ def csv_file(header: Sequence[str], rows: Rows) -> bytes:
     """A table in UTF-8; numbers to six digits, what is not known empty."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([spreadsheet_safe(name) for name in header])
+    writer.writerow([escape_formula(name) for name in header])
     for row in rows:
         writer.writerow([_cell(value) for value in row])
     return buffer.getvalue().encode()
@@ -43,7 +43,7 @@ def json_file(content: Mapping[str, Any]) -> bytes:
 
 def _cell(value: object) -> object:
     if isinstance(value, str):
-        return spreadsheet_safe(value)
+        return escape_formula(value)
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6g}"
     return "" if value is None else value

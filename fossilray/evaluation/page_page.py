@@ -16,13 +16,13 @@ from fossilray.evaluation.martinsen2024 import LOGISTIC, NEAREST, ClassScores, M
 from fossilray.evaluation.scampi import Retrieval, Scampi
 from fossilray.labels.load import LabelledSet
 from fossilray.processing.crops.cut import resize_to
-from fossilray.render.html import open_templates, svg_uri
+from fossilray.render.html import svg_uri, template_environment
 
 _CELL_PX = 92
 
 
 @dataclass(frozen=True)
-class ShownCrop:
+class RetrievalCrop:
     """A crop in its true proportions."""
 
     uri: str
@@ -38,8 +38,8 @@ class ShownRetrieval:
     """A question and its answers."""
 
     precision: float
-    query: ShownCrop
-    answers: tuple[ShownCrop, ...]
+    query: RetrievalCrop
+    answers: tuple[RetrievalCrop, ...]
 
 
 def render_page(
@@ -86,7 +86,7 @@ def render_template(
     **shown: Any,
 ) -> str:
     """The HTML of a protocol's template, which has what every protocol tells and what is `shown` besides."""
-    environment = open_templates(Path(__file__).parent.parent / "templates")
+    environment = template_environment(Path(__file__).parent.parent / "templates")
     environment.filters["third"] = _third
     environment.filters["shares"] = _shares
     return environment.get_template(template).render(
@@ -130,11 +130,11 @@ def _show(labelled: LabelledSet, retrieval: Retrieval) -> ShownRetrieval:
     )
 
 
-def _show_crop(labelled: LabelledSet, row: int, asked: int) -> ShownCrop:
+def _show_crop(labelled: LabelledSet, row: int, asked: int) -> RetrievalCrop:
     crops = labelled.crops
     own = int(crops.label[row])
     width, height = (max(1, round(_CELL_PX * float(side))) for side in crops.shape[row])
     picture = resize_to(crops.pixels[row], size_px=_CELL_PX)
-    return ShownCrop(
+    return RetrievalCrop(
         jpeg_uri(picture), width, height, labelled.names[row], crops.classes[own], right=own == asked
     )

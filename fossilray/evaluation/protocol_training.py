@@ -10,25 +10,25 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import EmbedderConfig, TrainConfig, load_train_config
 from fossilray.core.errors import UsageError
-from fossilray.labels.embed import weights_setting
+from fossilray.labels.embed import weights_setting_of
 from fossilray.labels.load import LabelledSet
 from fossilray.models.backbones.load import bundled_path, embedder_digest, load_embedder
 from fossilray.models.heads import Head, load_head
-from fossilray.models.heads.head import BackboneOf
+from fossilray.models.heads.head import BackboneReference
 from fossilray.store.files.claims import hold_place
 from fossilray.store.files.local import LocalFiles
 from fossilray.training.checkpoint import remove_checkpoints
-from fossilray.training.crops.in_memory import table_of
+from fossilray.training.crops.in_memory import table_from_crops
 from fossilray.training.export import HEAD
 from fossilray.training.output_folder import CHECKPOINTS
 
 
 @dataclass(frozen=True)
-class Trained:
+class ProtocolModel:
     """What one training made of the labelled crops, all of them."""
 
     vectors: NDArray[np.float16]
-    backbone: BackboneOf
+    backbone: BackboneReference
     head: Head | None
     """Of a transfer: what tells the classes that were trained on."""
 
@@ -56,14 +56,14 @@ def training_from(
         if method == "transfer":
             given.append("transfer.layers=all")
     else:
-        weights = weights_setting(backbone)
+        weights = weights_setting_of(backbone)
         given.append(f"init={f'file:{bundled_path()}' if weights == 'bundled' else weights}")
     if input_px is not None:
         given.append(f"input_px={input_px}")
     return load_train_config(path, [*given, *assignments])
 
 
-class OwnTraining:
+class ProtocolTraining:
     """Trains on some rows of a labelled set, always from the same start, and describes every crop of it."""
 
     def __init__(self, labelled: LabelledSet, config: TrainConfig, *, folder: Path) -> None:
@@ -74,7 +74,7 @@ class OwnTraining:
     def config(self) -> TrainConfig:
         return self._config
 
-    def __call__(self, rows: NDArray[np.int64], *, name: str) -> Trained:
+    def __call__(self, rows: NDArray[np.int64], *, name: str) -> ProtocolModel:
         """Train on these rows.
 
         Raises:
@@ -84,7 +84,7 @@ class OwnTraining:
         import torch
 
         from fossilray.training.local import choose_device
-        from fossilray.training.loop import Loop
+        from fossilray.training.loop import TrainingLoop
 
         device = choose_device(self._config)
         if self._config.torch_threads is not None:
@@ -95,8 +95,8 @@ class OwnTraining:
         except OSError as error:
             raise UsageError(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
         with hold_place(LocalFiles(folder, single_writer=True), "training"):
-            result = Loop(
-                self._config, table_of(self._labelled.crops, rows), device=device, folder=folder
+            result = TrainingLoop(
+                self._config, table_from_crops(self._labelled.crops, rows), device=device, folder=folder
             ).run()
         # Nobody goes on from them, and of a large network they are gigabytes.
         remove_checkpoints(folder / CHECKPOINTS)
@@ -104,8 +104,8 @@ class OwnTraining:
         embedder = load_embedder(config, device=device)
         assert embedder is not None
         (digest,) = embedder_digest(config).values()
-        return Trained(
+        return ProtocolModel(
             vectors=embedder.embed(self._labelled.crops.pixels),
-            backbone=BackboneOf(name=embedder.name, sha256=digest),
+            backbone=BackboneReference(name=embedder.name, sha256=digest),
             head=load_head(folder / HEAD) if (folder / HEAD).is_file() else None,
         )

@@ -104,13 +104,13 @@ def judge_retrievals(
         per_crop=per_crop,
         per_class=tuple(float(values.mean()) if len(values) else float("nan") for values in spread.values()),
         curve=curve,
-        pr_auc=area_below(curve),
+        pr_auc=area_under(curve),
         best=tuple(tell[:SHOWN]),
         worst=tuple(tell[::-1][:SHOWN]),
     )
 
 
-def area_below(curve: Sequence[CurvePoint]) -> float:
+def area_under(curve: Sequence[CurvePoint]) -> float:
     """Area by trapezoids below a curve in the order of recall, from (0, 1) to (1, 0)."""
     recall = np.array([0.0, *(point.recall for point in curve), 1.0])
     precision = np.array([1.0, *(point.precision for point in curve), 0.0])

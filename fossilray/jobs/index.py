@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from fossilray.analysis.search.build_worker import IndexWorker
 from fossilray.analysis.search.plan import IndexSettings, open_index, plan_shards
-from fossilray.analysis.search.vectors_of_runs import RunVectors, open_sources
+from fossilray.analysis.search.vectors_of_runs import RunVectorSource, open_sources
 from fossilray.core.config import RunConfig
-from fossilray.jobs.journal import Ledger
+from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.process import JobResult
 from fossilray.jobs.progress import Display, Tally
-from fossilray.jobs.scheduler import ray_cluster, run_slides
+from fossilray.jobs.scheduler import ray_cluster, run_items
 from fossilray.store.files.base import open_files
 from fossilray.store.files.claims import hold_place
 
@@ -43,7 +43,7 @@ def build_index(
 
 
 def _build(
-    sources: Mapping[str, RunVectors],
+    sources: Mapping[str, RunVectorSource],
     index_url: str,
     config: RunConfig,
     settings: IndexSettings,
@@ -56,11 +56,11 @@ def _build(
     rows = plan_shards(index, sources, most_objects=settings.shard_objects)
     index.tries.forgive(index.tries.failures())
     tally = Tally(total=len(rows))
-    ledger = Ledger(index.tries, patience_minutes=config.store.patience_minutes, cost=config.cost)
+    ledger = DriverJournal(index.tries, patience_minutes=config.store.patience_minutes, cost=config.cost)
     if rows:
         make_worker = functools.partial(IndexWorker, index.url, config)
         with ray_cluster(address), display:
-            run_slides(
+            run_items(
                 rows, make_worker, config=config, ledger=ledger, tally=tally, display=display, stop=stop
             )
     return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total, counts=tally.counts)

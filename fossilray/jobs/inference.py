@@ -11,28 +11,28 @@ from typing import Any
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import UsageError
 from fossilray.core.records import CatalogRow
-from fossilray.jobs.journal import Ledger, hold_as_only_driver
+from fossilray.jobs.journal import DriverJournal, hold_as_only_driver
 from fossilray.jobs.process import JobResult
 from fossilray.jobs.progress import Display, Tally
-from fossilray.jobs.scheduler import ray_cluster, run_slides
-from fossilray.labels.embed import weights_setting
+from fossilray.jobs.scheduler import ray_cluster, run_items
+from fossilray.labels.embed import weights_setting_of
 from fossilray.models.heads import HeadMeta, head_digest, load_head
 from fossilray.models.heads.uncertainty import COVERAGE
-from fossilray.processing.inference.tasks import Classifying, Embedding
-from fossilray.processing.inference.worker import Answerer, AnswerWorker
+from fossilray.processing.inference.tasks import ClassifyTask, EmbedTask
+from fossilray.processing.inference.worker import InferenceTask, InferenceWorker
 from fossilray.store import RunStore, open_run
-from fossilray.store.dataset.dataset_store import arrays_store
+from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import (
     ANSWERS_VERSION,
-    CERTAIN_VERSION,
-    AnswersRecord,
-    AnswerStore,
-    answers_in,
+    CALIBRATED_VERSION,
+    DerivedRecord,
+    DerivedStore,
+    derived_names,
 )
 from fossilray.store.maintenance.derived_answers_sweep import delete_older_than_objects
 from fossilray.store.run.layout import well_of
 
-MakeAnswerer = Callable[[RunStore, RunConfig], Answerer]
+MakeAnswerer = Callable[[RunStore, RunConfig], InferenceTask]
 """Called in every worker's process."""
 
 
@@ -56,15 +56,15 @@ def embed_run(
     """
     from fossilray.models.backbones.load import describe_embedder, embedder_digest
 
-    store = arrays_store(open_run(run_url, config.store))
-    embedder = config.embedder.model_copy(update={"weights": weights_setting(backbone)})
+    store = source_run(open_run(run_url, config.store))
+    embedder = config.embedder.model_copy(update={"weights": weights_setting_of(backbone)})
     config = config.model_copy(update={"embedder": embedder})
     run_digest = store.read_run().digest
     (digest,) = embedder_digest(embedder).values()
     described = {**describe_embedder(embedder), "sha256": digest}
-    record = AnswersRecord(kind="embeddings", run_digest=run_digest, backbone=described)
-    answers = AnswerStore.create(store, "embeddings", name or _name_of(backbone), record)
-    return answer_run(store, answers, config, Embedding, address=address, display=display, stop=stop)
+    record = DerivedRecord(kind="embeddings", run_digest=run_digest, backbone=described)
+    answers = DerivedStore.create(store, "embeddings", name or _name_of(backbone), record)
+    return run_inference(store, answers, config, EmbedTask, address=address, display=display, stop=stop)
 
 
 def classify_run(
@@ -88,10 +88,10 @@ def classify_run(
         UsageError: the vectors are not of the backbone that the head was taught on, or the run cannot be used.
         WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
     """
-    store = arrays_store(open_run(run_url, config.store))
+    store = source_run(open_run(run_url, config.store))
     loaded = load_head(head)
     taught, confusion = loaded.meta, loaded.confusion
-    record = AnswersRecord(
+    record = DerivedRecord(
         kind="predictions",
         run_digest=store.read_run().digest,
         backbone=_vectors_of(store, taught, embeddings),
@@ -103,18 +103,18 @@ def classify_run(
             **({} if confusion is None else {"confusion": confusion.tolist(), "coverage": coverage}),
         },
         embeddings=embeddings,
-        schema_version=ANSWERS_VERSION if taught.certainty is None else CERTAIN_VERSION,
+        schema_version=ANSWERS_VERSION if taught.certainty is None else CALIBRATED_VERSION,
     )
-    answers = AnswerStore.create(store, "predictions", name or head.stem, record)
+    answers = DerivedStore.create(store, "predictions", name or head.stem, record)
     make_answerer = functools.partial(
-        Classifying, head=head.resolve(), embeddings=embeddings, coverage=coverage
+        ClassifyTask, head=head.resolve(), embeddings=embeddings, coverage=coverage
     )
-    return answer_run(store, answers, config, make_answerer, address=address, display=display, stop=stop)
+    return run_inference(store, answers, config, make_answerer, address=address, display=display, stop=stop)
 
 
-def answer_run(
+def run_inference(
     store: RunStore,
-    answers: AnswerStore,
+    answers: DerivedStore,
     config: RunConfig,
     make_answerer: MakeAnswerer,
     *,
@@ -136,7 +136,7 @@ def answer_run(
 
 def _answer(
     store: RunStore,
-    answers: AnswerStore,
+    answers: DerivedStore,
     config: RunConfig,
     make_answerer: MakeAnswerer,
     *,
@@ -157,13 +157,13 @@ def _answer(
     ]
     answers.tries.forgive(answers.tries.failures())
     tally = Tally(total=len(files), already_committed=len(files) - len(rows))
-    ledger = Ledger(answers.tries, patience_minutes=config.store.patience_minutes, cost=config.cost)
+    ledger = DriverJournal(answers.tries, patience_minutes=config.store.patience_minutes, cost=config.cost)
     if rows:
         make_worker = functools.partial(
-            AnswerWorker, store.url, config, answers.record.kind, answers.name, make_answerer
+            InferenceWorker, store.url, config, answers.record.kind, answers.name, make_answerer
         )
         with ray_cluster(address), display:
-            run_slides(
+            run_items(
                 rows, make_worker, config=config, ledger=ledger, tally=tally, display=display, stop=stop
             )
     return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total, counts=tally.counts)
@@ -178,8 +178,8 @@ def _vectors_of(store: RunStore, taught: HeadMeta, embeddings: str | None) -> di
             return {**run.embedder, "sha256": wanted.sha256}
         fitting = [
             one
-            for one in answers_in(store, "embeddings")
-            if AnswerStore.open(store, "embeddings", one).record.backbone["sha256"] == wanted.sha256
+            for one in derived_names(store, "embeddings")
+            if DerivedStore.open(store, "embeddings", one).record.backbone["sha256"] == wanted.sha256
         ]
         remedy = (
             f"give --embeddings {fitting[0]}"
@@ -190,7 +190,7 @@ def _vectors_of(store: RunStore, taught: HeadMeta, embeddings: str | None) -> di
             f"the head was taught on vectors of {wanted.name} ({wanted.sha256[:12]}), and {store.url} was made with "
             f"another backbone; {remedy}"
         )
-    vectors = AnswerStore.open(store, "embeddings", embeddings)
+    vectors = DerivedStore.open(store, "embeddings", embeddings)
     made_by = vectors.record.backbone
     if made_by["sha256"] != wanted.sha256:
         raise UsageError(

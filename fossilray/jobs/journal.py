@@ -21,7 +21,7 @@ from fossilray.core.records import Failure, Heartbeat, SlideSummary, utc_now
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
 from fossilray.store.files.claims import Claim, hold_place
-from fossilray.store.run.slide_states import living_drivers
+from fossilray.store.run.slide_states import active_drivers
 
 Item = TypeVar("Item")
 
@@ -31,14 +31,14 @@ FIRST_BEATS_EVERY_S = 5.0
 ASK_AGAIN_S = 5.0
 SUMMARIES_A_PART = 256
 PART_EVERY_S = 60.0
-LOSSES = {"WorkerDied": 1.0, "Stalled": 1.0, "MemoryExceeded": 1.0, "NodeDied": 1 / 3}
+LOSS_WEIGHTS = {"WorkerDied": 1.0, "Stalled": 1.0, "MemoryExceeded": 1.0, "NodeDied": 1 / 3}
 """`error` of the failures that are a worker's loss, and what each counts towards `workers.max_deaths`.
 
 A machine that goes away seldom does so for a slide's sake: spot nodes vanish with whatever they have in hand.
 """
 
 
-class Ledger:
+class DriverJournal:
     """The driver's writer; one background thread, so that a slow store never holds up the dispatch."""
 
     def __init__(
@@ -84,7 +84,7 @@ class Ledger:
 
     def weight(self, error: str) -> float:
         """What one such failure counts towards `workers.max_deaths`."""
-        return LOSSES.get(error, 0.0)
+        return LOSS_WEIGHTS.get(error, 0.0)
 
     def gather(self) -> None:
         """Write to `slides/` what an earlier driver had not written when it was killed."""
@@ -98,7 +98,7 @@ class Ledger:
             self._keep(summary)
         if len(self._summaries) >= SUMMARIES_A_PART or time.monotonic() - self._part_s > PART_EVERY_S:
             self._part_s = time.monotonic()
-            self._later(Ledger._write_part, self)
+            self._later(DriverJournal._write_part, self)
 
     def failed(self, failure: Failure) -> None:
         """Remember a failure that its worker has recorded, and record that the slide is given up."""
@@ -224,7 +224,7 @@ class Ledger:
         """
         try:
             # The clerk does one thing after the other: what it commits before this is in the last part.
-            self._later(Ledger._write_part, self)
+            self._later(DriverJournal._write_part, self)
             self.beat(tally, (), ended=True)
         finally:
             self._clerk.shutdown(wait=True)
@@ -234,7 +234,7 @@ class Ledger:
         self._store.write_heartbeat(beat)
         if beat.ended or self.other_driver is not None:
             return
-        others = (other for other in living_drivers(self._store) if other.driver_id != self._driver_id)
+        others = (other for other in active_drivers(self._store) if other.driver_id != self._driver_id)
         self.other_driver = next(others, None)
 
     def _write_part(self) -> None:

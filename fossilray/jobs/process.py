@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import CatalogError, RunNotFound
-from fossilray.core.records import UNASSIGNED_WELL, CatalogRow, Failure, RefusedFile, Worker, utc_now
-from fossilray.jobs.journal import Ledger, hold_as_only_driver
+from fossilray.core.records import UNASSIGNED_WELL, CatalogRow, Failure, RejectedFile, Worker, utc_now
+from fossilray.jobs.journal import DriverJournal, hold_as_only_driver
 from fossilray.jobs.progress import Display, Tally
-from fossilray.jobs.scheduler import ray_cluster, run_slides
-from fossilray.models.backbones.load import is_known_unread
+from fossilray.jobs.scheduler import ray_cluster, run_items
+from fossilray.models.backbones.load import describes_without_loading
 from fossilray.processing.worker import SlideWorker
 from fossilray.slides.catalog import Catalog, describe_missing_sites, find_slides
 from fossilray.slides.catalog.sites import keep_frozen_sites
-from fossilray.slides.remote.scratch import scratch_root, sweep_abandoned
+from fossilray.slides.remote.scratch import delete_abandoned, scratch_root
 from fossilray.store import RunStore, open_run
 from fossilray.store.run.attempts import REJECTED_AT
 from fossilray.store.run.run_record import RunRecord, describe_run
@@ -90,10 +90,10 @@ def run_job(
     with contextlib.ExitStack() as cluster:
         # A worker that was killed over a slide that another one had finished leaves what it had fetched; it is dead
         # by the time that Ray is.
-        cluster.callback(sweep_abandoned, scratch_root(config.slides.scratch))
+        cluster.callback(delete_abandoned, scratch_root(config.slides.scratch))
         # Loading networks to describe them takes as long as Ray's servers take to start, so both go on together
         # where nothing is committed yet; a run that exists may refuse, or have nothing left to do.
-        has_ray = not is_known_unread(config.embedder) and _is_new(store) and bool(catalog.rows)
+        has_ray = not describes_without_loading(config.embedder) and _is_new(store) and bool(catalog.rows)
         with ThreadPoolExecutor(1, thread_name_prefix="describe") as aside:
             described = aside.submit(_describe, config, digests)
             if has_ray:
@@ -104,7 +104,9 @@ def run_job(
         rows = store.freeze_catalog(keep_frozen_sites(catalog, store.read_catalog()))
         if store.single_writer:
             _commit_submitted(store, rows)
-        ledger = Ledger(store, patience_minutes=config.store.patience_minutes, cost=config.cost, claim=claim)
+        ledger = DriverJournal(
+            store, patience_minutes=config.store.patience_minutes, cost=config.cost, claim=claim
+        )
         todo, tally, old = _what_is_left(store, rows, catalog)
         ledger.failures += old
         if tally.already_committed:
@@ -113,7 +115,7 @@ def run_job(
             if not has_ray:
                 cluster.enter_context(ray_cluster(address))
             with display:
-                run_slides(
+                run_items(
                     todo,
                     functools.partial(make_worker, run_url, config),
                     config=config,
@@ -195,7 +197,7 @@ def _what_is_left(
     return todo, tally, [*quarantined, *rejected]
 
 
-def _record_refusal(store: RunStore, refused: RefusedFile, cleared: Collection[tuple[str, str]]) -> Failure:
+def _record_refusal(store: RunStore, refused: RejectedFile, cleared: Collection[tuple[str, str]]) -> Failure:
     """A file that no worker will be sent is a failure like any other: stored, listed, queried."""
     failure = Failure(
         slide_id=refused.slide_id,
@@ -212,7 +214,7 @@ def _record_refusal(store: RunStore, refused: RefusedFile, cleared: Collection[t
     return failure
 
 
-def _refusal_ids(refused: RefusedFile) -> Iterator[str]:
+def _refusal_ids(refused: RejectedFile) -> Iterator[str]:
     """Equal ids for equal refusals, so that each start writes the same file; the next one where one was cleared."""
     for number in itertools.count():
         told = f"{refused.path}\0{refused.reason}" + (f"\0{number}" if number else "")

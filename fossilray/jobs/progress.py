@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fossilray.core.records import WorkerState
-from fossilray.core.text import printable
+from fossilray.core.records import WorkerStatus
+from fossilray.core.text import strip_control_characters
 from fossilray.store.run.slide_states import SlideCounts
 
 JSON_EVERY_S = 30.0
@@ -107,7 +107,7 @@ class Display(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-    def update(self, tally: Tally, states: Mapping[str, WorkerState]) -> None: ...
+    def update(self, tally: Tally, states: Mapping[str, WorkerStatus]) -> None: ...
     def say(self, line: str) -> None: ...
 
 
@@ -142,7 +142,7 @@ class TerminalDisplay:
         self._live.update(self._bar, refresh=True)
         self._live.stop()
 
-    def update(self, tally: Tally, states: Mapping[str, WorkerState]) -> None:
+    def update(self, tally: Tally, states: Mapping[str, WorkerStatus]) -> None:
         facts = f"{tally.objects:,} objects"
         counts = tally.counts
         for count, name in ((counts.failed, "failed"), (counts.quarantined, "quarantined")):
@@ -156,7 +156,7 @@ class TerminalDisplay:
         self._live.update(Group(self._bar, _worker_table(states)) if states else self._bar)
 
     def say(self, line: str) -> None:
-        self._console.print(printable(line), markup=False, highlight=False)
+        self._console.print(strip_control_characters(line), markup=False, highlight=False)
 
 
 class JsonLines:
@@ -180,7 +180,7 @@ class JsonLines:
         if self._line:
             self._write(self._line)
 
-    def update(self, tally: Tally, states: Mapping[str, WorkerState]) -> None:
+    def update(self, tally: Tally, states: Mapping[str, WorkerStatus]) -> None:
         self._line = json.dumps(
             {
                 "event": "progress",
@@ -209,13 +209,13 @@ class JsonLines:
         self._stream.flush()
 
 
-def _worker_table(states: Mapping[str, WorkerState]) -> Table:
+def _worker_table(states: Mapping[str, WorkerStatus]) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, state in list(states.items())[:12]:
         filled = round(10 * min(max(state.share, 0.0), 1.0))
         table.add_row(
             f"  {escape(name)}",
-            escape(printable(state.slide_id)),
+            escape(strip_control_characters(state.slide_id)),
             state.stage,
             "━" * filled + "[dim]" + "━" * (10 - filled) + "[/dim]",
         )

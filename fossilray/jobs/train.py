@@ -22,12 +22,12 @@ from fossilray.jobs.scheduler import ray_cluster
 from fossilray.store.files.base import open_files
 from fossilray.store.files.claims import hold_place
 from fossilray.training.checkpoint import load_checkpoint
-from fossilray.training.data import open_sources, part_table
-from fossilray.training.distributed import Together
+from fossilray.training.data import open_sources, split_table
+from fossilray.training.distributed import DistributedGroup
 from fossilray.training.export import BACKBONE
-from fossilray.training.local import TrainingEnd, stopping_when
-from fossilray.training.loop import Loop, TrainingProgress
-from fossilray.training.output_folder import TrainingPlace
+from fossilray.training.local import TrainingResult, stop_when
+from fossilray.training.loop import TrainingLoop, TrainingProgress
+from fossilray.training.output_folder import TrainingFolder
 
 FAILURES = 5
 """Workers that may die in one job, each time leaving the others to go on from the last checkpoint."""
@@ -43,7 +43,7 @@ def run_training(
     max_failures: int = FAILURES,
     report: Callable[[TrainingProgress], None] = lambda _: None,
     stop: threading.Event | None = None,
-) -> TrainingEnd:
+) -> TrainingResult:
     """Train with `config.workers` workers into a folder; from its last checkpoint, if it has one.
 
     out: a local path, which every machine of the cluster must see, or s3://…. min_workers: go on with so few while
@@ -75,15 +75,15 @@ def _run(
     max_failures: int,
     report: Callable[[TrainingProgress], None],
     stop: threading.Event | None,
-) -> TrainingEnd:
-    _refuse_early(config, out)
+) -> TrainingResult:
+    _validate_before_start(config, out)
     # The second generation of Ray Train alone resizes; older Rays have it behind a switch. Its workers would leave
     # the folder that relative paths are meant from.
     os.environ.update(RAY_TRAIN_V2_ENABLED="1", RAY_CHDIR_TO_TRIAL_DIR="0", RAY_TRAIN_METRICS_ENABLED="0")
     with ray_cluster(address):
         share = _share_of_a_worker(config, least)
-        board: Any = ray.remote(num_cpus=0)(_Board).remote()
-        order = _Order(config, out, str(Path.cwd()), share.threads, board)
+        board: Any = ray.remote(num_cpus=0)(_MessageBoard).remote()
+        order = _WorkerSpec(config, out, str(Path.cwd()), share.threads, board)
         trainer = _make_trainer(order, share, least, max_failures)
         # In the main thread Ray Train would take over Ctrl-C.
         aside = ThreadPoolExecutor(1, thread_name_prefix="ray-train")
@@ -105,7 +105,7 @@ def _run(
 
 
 @dataclass(frozen=True)
-class _Order:
+class _WorkerSpec:
     """What every worker is told."""
 
     config: TrainConfig
@@ -118,7 +118,7 @@ class _Order:
 
 
 @dataclass(frozen=True)
-class _Share:
+class _WorkerResources:
     """Of the cluster, for one worker."""
 
     cpus: int
@@ -126,14 +126,14 @@ class _Share:
     threads: int
 
 
-class _Board:
+class _MessageBoard:
     """Where workers and driver leave notes for each other: an actor beside the workers."""
 
     def __init__(self) -> None:
         self._news: list[TrainingProgress] = []
         self._stopping = False
         self._fault: FossilrayError | None = None
-        self._end: TrainingEnd | None = None
+        self._end: TrainingResult | None = None
 
     def tell(self, progress: TrainingProgress) -> None:
         self._news.append(progress)
@@ -154,23 +154,23 @@ class _Board:
     def fault(self) -> FossilrayError | None:
         return self._fault
 
-    def finish(self, end: TrainingEnd) -> None:
+    def finish(self, end: TrainingResult) -> None:
         self._end = end
 
-    def end(self) -> TrainingEnd | None:
+    def end(self) -> TrainingResult | None:
         return self._end
 
 
-def _refuse_early(config: TrainConfig, out: str) -> None:
+def _validate_before_start(config: TrainConfig, out: str) -> None:
     """What would stop the workers at their start is told before there are any."""
-    part_table(open_sources(config.data), config)
-    with TrainingPlace.open(out, config) as place:
+    split_table(open_sources(config.data), config)
+    with TrainingFolder.open(out, config) as place:
         name = place.latest()
         if name is not None:
             load_checkpoint(place.fetch(name), config)
 
 
-def _share_of_a_worker(config: TrainConfig, least: int) -> _Share:
+def _share_of_a_worker(config: TrainConfig, least: int) -> _WorkerResources:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if config.device == "cuda" and gpus < least:
@@ -185,7 +185,7 @@ def _share_of_a_worker(config: TrainConfig, least: int) -> _Share:
             f"{least} workers do not fit: the cluster has {sum(cpus)} CPUs; set workers={max(sum(cpus), 1)}"
         )
     threads = config.torch_threads or fit
-    return _Share(min(threads, fit), config.device != "cpu" and gpus >= least, threads)
+    return _WorkerResources(min(threads, fit), config.device != "cpu" and gpus >= least, threads)
 
 
 def cpus_of_a_worker(node_cpus: Sequence[int], workers: int) -> int:
@@ -200,7 +200,7 @@ def cpus_of_a_worker(node_cpus: Sequence[int], workers: int) -> int:
     )
 
 
-def _make_trainer(order: _Order, share: _Share, least: int, max_failures: int) -> Any:
+def _make_trainer(order: _WorkerSpec, share: _WorkerResources, least: int, max_failures: int) -> Any:
     try:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
@@ -228,7 +228,7 @@ def _make_trainer(order: _Order, share: _Share, least: int, max_failures: int) -
     )
 
 
-def _rays_storage(order: _Order) -> dict[str, Any]:
+def _rays_storage(order: _WorkerSpec) -> dict[str, Any]:
     """Ray Train's own storage, below the training's folder: by default it would be the home folder."""
     files = open_files(order.out, _access(order.config))
     if "://" not in files.url:
@@ -247,7 +247,7 @@ def _access(config: TrainConfig) -> StoreConfig:
 
 def _work(told: Mapping[str, Any]) -> None:
     """One worker, in its own process."""
-    order: _Order = told["order"]
+    order: _WorkerSpec = told["order"]
     if ray.get(order.board.fault.remote()) is not None:
         return  # Ray tries again whatever it was; what cannot get better ends here.
     try:
@@ -259,7 +259,7 @@ def _work(told: Mapping[str, Any]) -> None:
         raise
 
 
-def _train(order: _Order) -> None:
+def _train(order: _WorkerSpec) -> None:
     import torch
     from ray import train
     from ray.train.torch import get_device
@@ -269,7 +269,7 @@ def _train(order: _Order) -> None:
     torch.set_num_threads(order.threads)
     rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
     device = get_device() if order.config.device != "cpu" else torch.device("cpu")
-    with TrainingPlace.open(order.out, order.config) as place:
+    with TrainingFolder.open(order.out, order.config) as place:
 
         def report(progress: TrainingProgress) -> None:
             if rank == 0:
@@ -277,7 +277,7 @@ def _train(order: _Order) -> None:
                     place.bring()
                 order.board.tell.remote(progress)
 
-        loop = Loop(
+        loop = TrainingLoop(
             order.config,
             open_sources(order.config.data),
             rank=rank,
@@ -286,18 +286,20 @@ def _train(order: _Order) -> None:
             folder=place.folder,
             report=report,
         )
-        name = _what_the_first_says(place.latest() if rank == 0 else None, Together(rank, world, device))
+        name = _broadcast_from_rank_0(
+            place.latest() if rank == 0 else None, DistributedGroup(rank, world, device)
+        )
         if rank == 0 and name is not None:
             place.fetch_course()
-        with stopping_when(lambda: bool(ray.get(order.board.is_stopping.remote())), loop.ask_to_stop):
+        with stop_when(lambda: bool(ray.get(order.board.is_stopping.remote())), loop.ask_to_stop):
             result = loop.run(None if name is None else place.fetch(name))
         if rank == 0:
             place.bring()
             backbone = None if result.backbone is None else f"{order.out}/{BACKBONE}"
-            ray.get(order.board.finish.remote(TrainingEnd.of(result, backbone)))
+            ray.get(order.board.finish.remote(TrainingResult.of(result, backbone)))
 
 
-def _what_the_first_says(name: str | None, together: Together) -> str | None:
+def _broadcast_from_rank_0(name: str | None, together: DistributedGroup) -> str | None:
     """The first worker's answer, to all: a folder may look different from another machine."""
     if together.world == 1:
         return name
@@ -309,8 +311,8 @@ def _what_the_first_says(name: str | None, together: Together) -> str | None:
 
 
 def _ended(
-    fault: FossilrayError | None, end: TrainingEnd | None, error: BaseException | None, out: str
-) -> TrainingEnd:
+    fault: FossilrayError | None, end: TrainingResult | None, error: BaseException | None, out: str
+) -> TrainingResult:
     if fault is not None:
         raise fault
     if error is not None or end is None:

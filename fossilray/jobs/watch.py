@@ -11,9 +11,9 @@ from rich.live import Live
 
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import StoreUnreachable
-from fossilray.core.text import printable
+from fossilray.core.text import strip_control_characters
 from fossilray.store import RunStore
-from fossilray.store.status import StatusReport, describe, render, to_json, to_line
+from fossilray.store.status import StatusReport, read_status, render, to_json, to_line
 
 
 def watch_run(
@@ -41,13 +41,13 @@ def watch_run(
             report = _ask(store, config, live.console)
             if report is not None:
                 live.update(render(report), refresh=True)
-                alarm = alarm_of(report, minutes=alarm_minutes)
+                alarm = check_alarm(report, minutes=alarm_minutes)
                 if alarm is not None or report.is_done:
                     return alarm
             sleep(every_s)
 
 
-def alarm_of(report: StatusReport, *, minutes: float | None) -> str | None:
+def check_alarm(report: StatusReport, *, minutes: float | None) -> str | None:
     """Why somebody should look after the run: it has slides left, and none was committed for so long."""
     if minutes is None or report.is_done:
         return None
@@ -77,7 +77,7 @@ def _watch_lines(
             line = to_json(report, indent=None) if as_json else to_line(report)
             console.file.write(line + "\n")
             console.file.flush()
-            alarm = alarm_of(report, minutes=alarm_minutes)
+            alarm = check_alarm(report, minutes=alarm_minutes)
             if alarm is not None or report.is_done:
                 return alarm
         sleep(every_s)
@@ -85,10 +85,10 @@ def _watch_lines(
 
 def _ask(store: RunStore, config: RunConfig | None, console: Console | None) -> StatusReport | None:
     try:
-        return describe(store, config=config)
+        return read_status(store, config=config)
     except StoreUnreachable as error:
         if console is not None:
-            console.print(printable(f"{error}; asking again"), markup=False, highlight=False)
+            console.print(strip_control_characters(f"{error}; asking again"), markup=False, highlight=False)
         return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from fossilray.core.text import spreadsheet_safe
+from fossilray.core.text import escape_formula
 from fossilray.core.whole_files import whole_text
 from fossilray.labels.importing import attempts_of
 from fossilray.labels.label_set import Labels, LabelSet
@@ -15,7 +15,7 @@ Given = tuple[tuple[str, int], str]
 """(slide_id, object_id) and genus."""
 
 
-def standing_labels(folder: Path, store: RunStore) -> tuple[list[Given], list[tuple[tuple[str, int], str]]]:
+def current_labels(folder: Path, store: RunStore) -> tuple[list[Given], list[tuple[tuple[str, int], str]]]:
     """The objects of a run that bear one name, and those left out with the reason, both by slide and object.
 
     Raises:
@@ -40,7 +40,7 @@ def standing_labels(folder: Path, store: RunStore) -> tuple[list[Given], list[tu
     return standing, left_out
 
 
-def write_standing(labels: Labels, path: Path) -> None:
+def write_current_labels(labels: Labels, path: Path) -> None:
     """A CSV of slide_id, object_id, genus and who, as `classify train` and `labels import` read it.
 
     Raises:
@@ -50,6 +50,4 @@ def write_standing(labels: Labels, path: Path) -> None:
         table = csv.writer(sink, lineterminator="\n")
         table.writerow(("slide_id", "object_id", "genus", "who"))
         for one in labels.agreed.values():
-            table.writerow(
-                (one.slide_id, one.object_id, spreadsheet_safe(one.genus), spreadsheet_safe(one.who))
-            )
+            table.writerow((one.slide_id, one.object_id, escape_formula(one.genus), escape_formula(one.who)))

@@ -17,9 +17,9 @@ from fossilray.labels.load import LabelledSet
 from fossilray.models.backbones.architectures import Architecture, build_network
 from fossilray.models.backbones.checkpoints import read_checkpoint
 from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
-from fossilray.models.backbones.handcrafted import describe_by_hand
+from fossilray.models.backbones.handcrafted import handcrafted_features
 from fossilray.models.backbones.load import bundled_path, embedder_digest, load_network
-from fossilray.models.heads.head import BackboneOf
+from fossilray.models.heads.head import BackboneReference
 
 if TYPE_CHECKING:
     import torch
@@ -33,21 +33,21 @@ HANDCRAFTED_VERSION = "handcrafted/1"
 
 
 @dataclass(frozen=True)
-class Described:
+class EmbeddedCrops:
     """Vectors (n, d) of labelled crops, and what made them."""
 
     vectors: NDArray[np.floating]
-    backbone: BackboneOf
+    backbone: BackboneReference
 
 
-def describe_labelled(
+def embed_labelled(
     labelled: LabelledSet,
     backbone: str,
     *,
     device: torch.device | str = "cpu",
     input_px: int | None = None,
     seed: int = 0,
-) -> Described:
+) -> EmbeddedCrops:
     """The vectors of labelled crops by a backbone of this name, as BACKBONE_HELP spells names.
 
     A run's own vectors serve where its backbone is the one asked for: what the archive holds is then what a head
@@ -63,33 +63,33 @@ def describe_labelled(
                 "there are no vectors of a run: give --run with a table of slide_id, object_id and genus, of a run "
                 "that was made with a backbone, or another --backbone"
             )
-        return Described(labelled.vectors, BackboneOf(name="run", sha256=labelled.backbone_sha256))
+        return EmbeddedCrops(labelled.vectors, BackboneReference(name="run", sha256=labelled.backbone_sha256))
     if backbone == "handcrafted":
         digest = hashlib.sha256(HANDCRAFTED_VERSION.encode()).hexdigest()
-        vectors = describe_by_hand(labelled.crops.pixels, labelled.crops.shape)
-        return Described(vectors, BackboneOf(name=HANDCRAFTED_VERSION, sha256=digest))
+        vectors = handcrafted_features(labelled.crops.pixels, labelled.crops.shape)
+        return EmbeddedCrops(vectors, BackboneReference(name=HANDCRAFTED_VERSION, sha256=digest))
     return _by_network(labelled, backbone, device=device, input_px=input_px, seed=seed)
 
 
 def _by_network(
     labelled: LabelledSet, backbone: str, *, device: torch.device | str, input_px: int | None, seed: int
-) -> Described:
+) -> EmbeddedCrops:
     if backbone.startswith("random:"):
         network, preprocessing = _random_network(backbone.removeprefix("random:"), input_px, seed=seed)
         name, digest = f"{backbone} seed {seed}", _digest_of(network)
     else:
-        config = EmbedderConfig(weights=weights_setting(backbone), input_px=input_px)
+        config = EmbedderConfig(weights=weights_setting_of(backbone), input_px=input_px)
         (digest,) = embedder_digest(config).values()
         if labelled.vectors is not None and labelled.backbone_sha256 == digest and input_px is None:
-            return Described(labelled.vectors, BackboneOf(name=backbone, sha256=digest))
+            return EmbeddedCrops(labelled.vectors, BackboneReference(name=backbone, sha256=digest))
         network, name, preprocessing = load_network(config)
     embedder = BackboneEmbedder(
         copy.deepcopy(network), name=name, preprocessing=preprocessing, device=device, batch=64
     )
-    return Described(embedder.embed(labelled.crops.pixels), BackboneOf(name=name, sha256=digest))
+    return EmbeddedCrops(embedder.embed(labelled.crops.pixels), BackboneReference(name=name, sha256=digest))
 
 
-def weights_setting(backbone: str) -> str:
+def weights_setting_of(backbone: str) -> str:
     """A backbone's name as `embedder.weights` spells it.
 
     Raises:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from fossilray.core.errors import FossilrayError, UsageError
-from fossilray.core.text import printable
+from fossilray.core.text import strip_control_characters
 from fossilray.core.whole_files import whole_folder
 from fossilray.labels.label_set import Conflict, Label, LabelSet, RoundRecord, is_label_set
-from fossilray.labels.sources import GivenLabel, few, read_given
+from fossilray.labels.sources import GivenLabel, few, parse_labels
 from fossilray.store import RunStore
-from fossilray.store.query.connection import connect, fetch, show_objects
+from fossilray.store.query.connection import connect, create_objects_view, query_table
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ def import_labels(source: Path, store: RunStore, into: Path, *, who: str, settle
     Raises:
         UsageError: the source cannot be read, contradicts itself, or labels what is no object of the run.
     """
-    given = read_given(source)
-    labels = _find_objects(source, store, given.labels, who=printable(who.strip()))
+    given = parse_labels(source)
+    labels = _find_objects(source, store, given.labels, who=strip_control_characters(who.strip()))
     add = functools.partial(
         LabelSet.add,
-        source=printable(given.name),
+        source=strip_control_characters(given.name),
         source_sha256=given.sha256,
         run=store.url,
         run_digest=store.read_run().digest,
@@ -95,7 +95,7 @@ def _find_objects(source: Path, store: RunStore, given: Sequence[GivenLabel], *,
     con = connect(store)
     files = store.committed_files()
     named = {one.slide_id for one in given}
-    show_objects(con, store, {slide_id: path for slide_id, path in files.items() if slide_id in named})
+    create_objects_view(con, store, {slide_id: path for slide_id, path in files.items() if slide_id in named})
     con.register(
         "given",
         pa.table(
@@ -106,7 +106,7 @@ def _find_objects(source: Path, store: RunStore, given: Sequence[GivenLabel], *,
             }
         ),
     )
-    found = fetch(
+    found = query_table(
         con,
         "SELECT given_row, x_min, y_min, x_max, y_max FROM objects JOIN given USING (slide_id, object_id) "
         "ORDER BY given_row",
@@ -116,7 +116,9 @@ def _find_objects(source: Path, store: RunStore, given: Sequence[GivenLabel], *,
     if absent:
         slides = sorted({one.slide_id for one in absent} - set(files))
         lacking = f", among them all of {len(slides)} slides that are not there" if slides else ""
-        named_ones = (printable(f"{one.slide_id} #{one.object_id} ({one.place})") for one in absent)
+        named_ones = (
+            strip_control_characters(f"{one.slide_id} #{one.object_id} ({one.place})") for one in absent
+        )
         raise UsageError(
             f"{source} labels {len(absent)} objects that {store.url} does not hold{lacking}: {few(named_ones)}; "
             "nothing was imported, name the run they were taken from, or remove them"

@@ -21,7 +21,7 @@ from fossilray.core.formats import FileRole, parse_json, parse_record
 from fossilray.core.formats.parquet import read_metadata, read_table, stated
 from fossilray.core.records import utc_now
 from fossilray.store.files.local import LocalFiles
-from fossilray.store.run.layout import SPARE_FILES
+from fossilray.store.run.layout import TEMPORARY
 
 LABELS_JSON = "labels.json"
 FORMAT = "fossilray-labels/1"
@@ -152,7 +152,7 @@ class LabelSet:
             if not folder.is_dir():
                 raise UsageError(f"{folder} is a file; name a new or an empty folder")
             # Half-written files of an import that was killed are nothing; LABELS_JSON is of one that begins just now.
-            if set(begun._files.names("")) - {SPARE_FILES, LABELS_JSON}:
+            if set(begun._files.names("")) - {TEMPORARY, LABELS_JSON}:
                 raise UsageError(f"{folder} holds something else than labels; name a new or an empty folder")
         text = json.dumps({"format": FORMAT, "created_at": utc_now()}, indent=2).encode() + b"\n"
         begun._files.create(LABELS_JSON, text)

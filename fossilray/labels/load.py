@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from fossilray.core.errors import UsageError
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.csv_text import delimiter_of, read_records
-from fossilray.core.text import from_spreadsheet, printable
-from fossilray.labels.current import standing_labels
+from fossilray.core.text import strip_control_characters, unescape_formula
+from fossilray.labels.current import current_labels
 from fossilray.labels.label_set import is_label_set
 from fossilray.labels.labelled_crops import SUFFIXES, LabelledCrops, read_image
 from fossilray.labels.near_duplicates import group_duplicates
@@ -32,7 +32,7 @@ SIDE_PX = 224
 
 
 @dataclass(frozen=True)
-class LabelFindings:
+class LabelReport:
     """What a look at the labels brought up."""
 
     unreadable: tuple[tuple[str, str], ...]
@@ -56,7 +56,7 @@ class LabelledSet:
     """Path below the folder, or `slide_id #object_id`."""
     group: NDArray[np.int64]
     """(n,) the same number for crops that are one picture."""
-    findings: LabelFindings
+    findings: LabelReport
     vectors: NDArray[np.float16] | None = None
     """(n, d) what the run's own backbone made of them; None for images, or where the run has none."""
     backbone_sha256: str | None = None
@@ -101,7 +101,7 @@ def _read_label_set(folder: Path, run: RunStore | None) -> LabelledSet:
     """The objects that bear one name; those under two, and of slides made anew, count as left out."""
     if run is None:
         raise UsageError(f"{folder} labels objects of a run; say of which with --run")
-    standing, left_out = standing_labels(folder, run)
+    standing, left_out = current_labels(folder, run)
     found = _read_objects(
         run, [key for key, _ in standing], [_clean(genus) for _, genus in standing], unlabelled=0
     )
@@ -138,18 +138,18 @@ def _read_table(path: Path, run: RunStore | None) -> LabelledSet:
     named = [row for row in rows if _clean(row["genus"] or "")]
     unlabelled = len(rows) - len(named)
     if "path" in columns:
-        files = {from_spreadsheet(row["path"] or ""): _clean(row["genus"]) for row in named}
+        files = {unescape_formula(row["path"] or ""): _clean(row["genus"]) for row in named}
         _refuse_repeats(path, [row["path"] or "" for row in named])
         found = _read_images(
             [(_shown(name), path.parent / name, genus) for name, genus in files.items()],
             unlabelled=unlabelled,
         )
-        well = {_shown(from_spreadsheet(row["path"] or "")): _clean(row.get("well") or "") for row in named}
+        well = {_shown(unescape_formula(row["path"] or "")): _clean(row.get("well") or "") for row in named}
         wells = tuple(well[name] for name in found.names)
         return replace(found, wells=wells) if all(wells) else found
     if run is None:
         raise UsageError(f"{path} labels objects of a run; say of which with --run")
-    keys = [(from_spreadsheet(row["slide_id"] or ""), _object_id(path, row["object_id"])) for row in named]
+    keys = [(unescape_formula(row["slide_id"] or ""), _object_id(path, row["object_id"])) for row in named]
     _refuse_repeats(path, keys)
     return _read_objects(run, keys, [_clean(row["genus"]) for row in named], unlabelled=unlabelled)
 
@@ -186,11 +186,17 @@ def _read_images(listed: Sequence[tuple[str, Path, str]], *, unlabelled: int) ->
 def _read_objects(
     run: RunStore, keys: Sequence[tuple[str, int]], genera: Sequence[str], *, unlabelled: int
 ) -> LabelledSet:
-    from fossilray.store.query.connection import connect, fetch, load_crops, load_embeddings, show_objects
+    from fossilray.store.query.connection import (
+        connect,
+        create_objects_view,
+        load_crops,
+        load_embeddings,
+        query_table,
+    )
 
     con = connect(run)
     files = run.committed_files()
-    show_objects(con, run, {slide_id: files[slide_id] for slide_id, _ in keys if slide_id in files})
+    create_objects_view(con, run, {slide_id: files[slide_id] for slide_id, _ in keys if slide_id in files})
     con.register(
         "labelled",
         pa.table(
@@ -201,7 +207,7 @@ def _read_objects(
             }
         ),
     )
-    table = fetch(
+    table = query_table(
         con,
         "SELECT label_row, arrays, object_id, width_um, height_um, well FROM objects JOIN labelled "
         "USING (slide_id, object_id) ORDER BY label_row",
@@ -245,7 +251,7 @@ def _labelled(
     group = group_duplicates(pixels, digests)
     together = _together(group)
     counts = Counter(genera)
-    findings = LabelFindings(
+    findings = LabelReport(
         unreadable=tuple(unreadable),
         unlabelled=unlabelled,
         singletons=tuple(genus for genus in classes if counts[genus] == 1),
@@ -291,9 +297,9 @@ def _object_name(slide_id: str, object_id: int) -> str:
 
 def _clean(genus: str) -> str:
     """A class's name as it is compared: macOS writes ø and é in two signs where others write one."""
-    return _shown(unicodedata.normalize("NFC", from_spreadsheet(genus.strip())).strip())
+    return _shown(unicodedata.normalize("NFC", unescape_formula(genus.strip())).strip())
 
 
 def _shown(name: str) -> str:
     """A name that any terminal, page and JSON takes: bytes that are no UTF-8 and control signs replaced."""
-    return printable(name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+    return strip_control_characters(name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 from fossilray.core.errors import UsageError
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.csv_text import delimiter_of, read_rows
-from fossilray.core.text import from_spreadsheet, printable
+from fossilray.core.text import strip_control_characters, unescape_formula
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
@@ -59,7 +59,7 @@ class GivenLabels:
     """Of the file; of a folder, of its sorted file names."""
 
 
-def read_given(source: Path) -> GivenLabels:
+def parse_labels(source: Path) -> GivenLabels:
     """The labels in a folder of <genus>/<image>, a CSV, or a ParticleTrieur project (.xml).
 
     An image leads to its object by its name, <slide_id>-<object_id>, as `suggest` and `crops` write it. A CSV has the
@@ -86,7 +86,7 @@ def read_given(source: Path) -> GivenLabels:
 
 def clean_genus(text: str) -> str:
     """A genus as it is compared: composed, without blanks around it, printable."""
-    return printable(unicodedata.normalize("NFC", from_spreadsheet(text.strip())).strip())
+    return strip_control_characters(unicodedata.normalize("NFC", unescape_formula(text.strip())).strip())
 
 
 def object_of(name: str) -> tuple[str, int] | None:
@@ -145,7 +145,7 @@ def _read_csv(path: Path, content: bytes, digest: str) -> GivenLabels:
     if not keyed:
         assert image is not None
         listed = [
-            (from_spreadsheet(row[image]), row[genus], who_of(row), f"line {number}") for number, row in rows
+            (unescape_formula(row[image]), row[genus], who_of(row), f"line {number}") for number, row in rows
         ]
         return _by_image(path, listed, automatic=0, digest=digest)
     slide, number_of = header.index("slide_id"), header.index("object_id")
@@ -160,7 +160,7 @@ def _read_csv(path: Path, content: bytes, digest: str) -> GivenLabels:
                 )
             labels.append(
                 GivenLabel(
-                    from_spreadsheet(row[slide].strip()),
+                    unescape_formula(row[slide].strip()),
                     object_id,
                     clean_genus(row[genus]),
                     who_of(row),
@@ -180,7 +180,7 @@ def _read_project(path: Path, content: bytes, digest: str) -> GivenLabels:
         raise UsageError(f"{path} is not XML ({error}); give a ParticleTrieur project") from None
     if root.tag != "project" or root.find("images") is None:
         raise UsageError(
-            f"{path} is no ParticleTrieur project: it has <{printable(root.tag)[:40]}> where one has <project> with "
+            f"{path} is no ParticleTrieur project: it has <{strip_control_characters(root.tag)[:40]}> where one has <project> with "
             "<images>"
         )
     rows, automatic = [], 0
@@ -223,7 +223,7 @@ def _by_image(
             labels.append(GivenLabel(*found, clean_genus(genus), who, place))
     if strange:
         raise UsageError(
-            f"{source}: {len(strange)} labelled images name no object: {few(printable(one) for one in strange)}; "
+            f"{source}: {len(strange)} labelled images name no object: {few(strip_control_characters(one) for one in strange)}; "
             "an image's name must end as `suggest` wrote it, <slide_id>-<object_id>, so put back the names or give a "
             "CSV of slide_id, object_id and genus"
         )
@@ -244,7 +244,7 @@ def _given(
             ] += 1
     if contradicted:
         raise UsageError(
-            f"{source} gives {len(contradicted)} objects two names: {few(map(printable, contradicted))}; keep one of "
+            f"{source} gives {len(contradicted)} objects two names: {few(map(strip_control_characters, contradicted))}; keep one of "
             "each"
         )
     return GivenLabels(tuple(once.values()), unlabelled, automatic, source.name, digest)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 
-class Lane(threading.local):
+class DeviceTransfer(threading.local):
     """Each thread that uses it has a CUDA stream and a pinned buffer of its own; on a CPU neither is needed."""
 
     def __init__(self, device: torch.device) -> None:

@@ -6,11 +6,11 @@ import time
 from types import TracebackType
 from typing import Self
 
-from fossilray.core.chrome_trace import Timeline
+from fossilray.core.chrome_trace import ChromeTrace
 from fossilray.core.config import RunConfig
 from fossilray.core.machine import read_bytes
-from fossilray.core.parallel_watched_pool import WatchedPool
-from fossilray.core.records import Usage
+from fossilray.core.parallel_watched_pool import MonitoredThreadPool
+from fossilray.core.records import ResourceUsage
 
 _TASKS = {
     "open": ("read", "detect"),
@@ -23,12 +23,12 @@ _TASKS = {
 class SlideThreads:
     """Readers and a writer of one slide, and the worker's threads for networks; to be left before the next slide."""
 
-    def __init__(self, slide_id: str, config: RunConfig, networks: WatchedPool) -> None:
-        self.timeline = Timeline(slide_id) if slide_id in config.watch.trace else None
+    def __init__(self, slide_id: str, config: RunConfig, networks: MonitoredThreadPool) -> None:
+        self.timeline = ChromeTrace(slide_id) if slide_id in config.watch.trace else None
         """What happens, for slides of `watch.trace`."""
-        self.readers = WatchedPool(config.slides.read_threads, "read")
+        self.readers = MonitoredThreadPool(config.slides.read_threads, "read")
         self.networks = networks
-        self.writers = WatchedPool(1, "write")
+        self.writers = MonitoredThreadPool(1, "write")
         for pool in (self.readers, self.networks, self.writers):
             pool.timeline = self.timeline
         self.writers.task_name = "store crops"
@@ -54,11 +54,11 @@ class SlideThreads:
             self.readers.task_name, self.networks.task_name = _TASKS.get(stage, ("read", "network"))
         self._stage, self._stage_s = stage, now
 
-    def finish(self, *, fetched_bytes: int) -> Usage:
+    def finish(self, *, fetched_bytes: int) -> ResourceUsage:
         """What the attempt took, once its last stage has ended. fetched_bytes: from an object store."""
         self.enter("")
         self.networks.timeline = None
-        return Usage(
+        return ResourceUsage(
             seconds=time.monotonic() - self._began_s,
             networks_s=self.networks.busy_s - self._busy_before_s,
             read_bytes=max(0, read_bytes() - self._read_before),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fossilray.core.config import RunConfig, StoreConfig
 from fossilray.core.errors import CatalogError
-from fossilray.core.records import Failure, SlideSummary, Usage
+from fossilray.core.records import Failure, ResourceUsage, SlideSummary
 from fossilray.core.whole_files import write_whole
 from fossilray.processing.worker import SlideWorker
 from fossilray.slides.catalog import find_slides
@@ -25,7 +25,7 @@ class TracedSlide:
     slide_id: str
     summary: SlideSummary | None
     failure: Failure | None
-    usage: Usage | None
+    usage: ResourceUsage | None
 
 
 def trace_slide(target: str, config: RunConfig, out: Path) -> TracedSlide:

@@ -13,20 +13,20 @@ from pathlib import Path
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import (
     AttemptExpired,
-    NoConditionalCreate,
+    ConditionalCreateUnsupported,
     OutOfMemory,
     SlideError,
     SourceOut,
     StoreError,
     StoreFull,
     StoreOut,
-    TooMuchLost,
+    TooManyUnreadableTiles,
     UnreadableRegion,
     UsageError,
 )
-from fossilray.core.exceptions_as_records import describe_exception, is_lack_of_memory, message_of
+from fossilray.core.exceptions_as_records import describe_exception, is_out_of_memory, message_of
 from fossilray.core.machine import resident_bytes
-from fossilray.core.parallel_watched_pool import WatchedPool
+from fossilray.core.parallel_watched_pool import MonitoredThreadPool
 from fossilray.core.records import (
     UNASSIGNED_WELL,
     Attempt,
@@ -38,12 +38,12 @@ from fossilray.core.records import (
     Outcome,
     SlideInfo,
     SlideSummary,
-    WorkerState,
+    WorkerStatus,
     utc_now,
 )
-from fossilray.processing.crops.extract import cut_objects
+from fossilray.processing.crops.extract import extract_crops
 from fossilray.processing.crops.objects_table import StoredCrops, objects_table
-from fossilray.processing.detection.detect import Lanes, Seen, look_over
+from fossilray.processing.detection.detect import Detections, NetworkThreads, detect_objects
 from fossilray.processing.detection.merge import Merged, merge_scanned
 from fossilray.processing.threads import SlideThreads
 from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
@@ -64,7 +64,7 @@ class SlideWorker:
         self._store = RunStore.open(store_url, config.store)
         self._store.expect_run()
         self._stager = Stager(config.slides, config.store)
-        self._state: WorkerState | None = None
+        self._state: WorkerStatus | None = None
         self._threads: SlideThreads | None = None
         self._catalog: list[str] | None = None
 
@@ -95,8 +95,8 @@ class SlideWorker:
         numbers = str(precision_on(device, self._config.workers.precision)).removeprefix("torch.")
         self._device = f"{name}/{numbers}"
         lanes = 2 if device == "cuda" else 1
-        self._networks = WatchedPool(lanes, "network")
-        self._lanes = Lanes(self._networks, lanes)
+        self._networks = MonitoredThreadPool(lanes, "network")
+        self._lanes = NetworkThreads(self._networks, lanes)
         return f"{socket.gethostname()}/{os.getpid()}/{device}"
 
     def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
@@ -112,7 +112,7 @@ class SlideWorker:
         )
         fetched_before = self._stager.fetched_bytes
         self._threads = threads = SlideThreads(row.slide_id, self._config, self._networks)
-        run = _SlideRun(
+        run = SlideAttempt(
             self._config,
             self._store,
             self._detector,
@@ -129,7 +129,7 @@ class SlideWorker:
                 if upcoming is not None:
                     self._stager.prefetch(upcoming.path)
                 outcome = run.execute(path)
-        except (StoreOut, NoConditionalCreate, UsageError, KeyboardInterrupt, SystemExit) as caught:
+        except (StoreOut, ConditionalCreateUnsupported, UsageError, KeyboardInterrupt, SystemExit) as caught:
             # The run's fault, or the end of this process; what a full disk holds of the attempt is in the way.
             if isinstance(caught, StoreFull):
                 with suppress(StoreError):
@@ -151,7 +151,7 @@ class SlideWorker:
 
     def _describe(self, caught: BaseException, row: CatalogRow, attempt: Attempt, stage: str) -> Failure:
         """The failure that an exception is, judged beside the slide's neighbours where a share may be out."""
-        error = _slide_error(caught, row)
+        error = _as_slide_error(caught, row)
         if error is not None:
             error = judge_failure(error, row.path, others=self._paths, is_readable=self._can_be_read)
         raised = describe_exception(caught)
@@ -181,7 +181,7 @@ class SlideWorker:
     def _can_be_read(self, path: str) -> bool:
         return self._stager.can_be_read(path) if is_remote(path) else can_be_read(path)
 
-    def state(self) -> WorkerState | None:
+    def state(self) -> WorkerStatus | None:
         state = self._state
         if state is None or self._threads is None:
             return None
@@ -196,11 +196,11 @@ class SlideWorker:
     def close(self) -> None:
         self._stager.close()
 
-    def _show(self, state: WorkerState) -> None:
+    def _show(self, state: WorkerStatus) -> None:
         self._state = state
 
 
-class _SlideRun:
+class SlideAttempt:
     """One attempt at one slide."""
 
     def __init__(
@@ -208,12 +208,12 @@ class _SlideRun:
         config: RunConfig,
         store: RunStore,
         detector: Detector,
-        lanes: Lanes,
+        lanes: NetworkThreads,
         embedder: Embedder | None,
         device: str,
         row: CatalogRow,
         attempt: Attempt,
-        show: Callable[[WorkerState], None],
+        show: Callable[[WorkerStatus], None],
         threads: SlideThreads,
     ) -> None:
         self.stage = "fetch"
@@ -250,7 +250,7 @@ class _SlideRun:
             self._enter("detect")
             try:
                 seen = self._find(slide)
-            except TooMuchLost:
+            except TooManyUnreadableTiles:
                 slide.check_losses()
                 raise
             self._enter("merge")
@@ -260,7 +260,7 @@ class _SlideRun:
             crops = self._cut(slide, boxes, coarsest_level=seen.coarsest_level)
             try:
                 self._check_crops(crops, objects=len(boxes))
-            except TooMuchLost:
+            except TooManyUnreadableTiles:
                 slide.check_losses()
                 raise
             self._enter("write")
@@ -276,8 +276,8 @@ class _SlideRun:
         won = self._store.commit_slide(table, summary, crops.files, attempt=self._attempt)
         return Outcome(self._row.slide_id, summary=summary if won else None)
 
-    def _find(self, slide: Slide) -> Seen:
-        return look_over(
+    def _find(self, slide: Slide) -> Detections:
+        return detect_objects(
             slide,
             self._threads.readers,
             detector=self._detector,
@@ -298,7 +298,7 @@ class _SlideRun:
             dimension=embedder.dimension if embedder else None,
             backbone=embedder.name if embedder else None,
         )
-        cut = cut_objects(
+        cut = extract_crops(
             slide,
             self._threads.readers,
             boxes,
@@ -317,7 +317,7 @@ class _SlideRun:
         failed = int(crops.measures.missing.sum())
         limit = self._config.slides.max_lost_share
         if objects and (failed + crops.coarser) / objects > limit:
-            raise TooMuchLost(
+            raise TooManyUnreadableTiles(
                 f"{self._row.path}: of {objects:,} crops {crops.coarser:,} would come from a coarser level than they "
                 f"should and {failed:,} cannot be read at all, a larger share than slides.max_lost_share = "
                 f"{limit:g}; copy the slide again or raise the limit"
@@ -332,7 +332,9 @@ class _SlideRun:
             self._row.slide_id, draw_boxes(picture, rect=shown, boxes=boxes, mpp=slide.info.mpp)
         )
 
-    def _summarise(self, info: SlideInfo, seen: Seen, merged: Merged, crops: StoredCrops) -> SlideSummary:
+    def _summarise(
+        self, info: SlideInfo, seen: Detections, merged: Merged, crops: StoredCrops
+    ) -> SlideSummary:
         bounds = info.bounds
         scanned_mm2 = bounds.width * bounds.height * info.mpp**2 / 1e6
         spent = self._seconds
@@ -388,7 +390,7 @@ class _SlideRun:
 
     def _progress(self, share: float) -> None:
         self._check_deadline()
-        self._show(WorkerState(self._row.slide_id, self.stage, share))
+        self._show(WorkerStatus(self._row.slide_id, self.stage, share))
 
     def _check_deadline(self) -> None:
         limit_s = self._config.workers.deadline_minutes * 60
@@ -399,11 +401,11 @@ class _SlideRun:
             )
 
 
-def _slide_error(caught: BaseException, row: CatalogRow) -> SlideError | None:
+def _as_slide_error(caught: BaseException, row: CatalogRow) -> SlideError | None:
     """The exception as one of the slide's own; None for one that no rule expects."""
     if isinstance(caught, SlideError):
         return caught
-    if is_lack_of_memory(caught):
+    if is_out_of_memory(caught):
         return OutOfMemory(
             f"{row.path}: memory ran out ({message_of(caught)[:200]}); give workers more memory, or fewer of them a "
             "machine, or lower detector.batch and embedder.batch"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fossilray.core.records import Image
-from fossilray.core.text import printable
+from fossilray.core.text import strip_control_characters
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -18,7 +18,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 """Where the templates lie that share the report's looks."""
 
 
-def open_templates(folder: Path = TEMPLATES, *, finalize: Callable[[Any], Any] | None = None) -> Environment:
+def template_environment(
+    folder: Path = TEMPLATES, *, finalize: Callable[[Any], Any] | None = None
+) -> Environment:
     """The templates of a folder: what comes from outside is escaped, and a name that nothing was given for is an error.
 
     Their filters: grouped (1,234), percent (a share as 12.3 %), plain (without signs that steer a terminal or reorder
@@ -36,7 +38,7 @@ def open_templates(folder: Path = TEMPLATES, *, finalize: Callable[[Any], Any] |
     )
     environment.filters["grouped"] = lambda number: f"{number:,}"
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    environment.filters["plain"] = printable
+    environment.filters["plain"] = strip_control_characters
     return environment
 
 

@@ -61,7 +61,7 @@ def draw_boxes(thumbnail: Image, rect: Rect, boxes: Boxes, *, mpp: float, qualit
     classes = size_classes(longest_sides_um(boxes, mpp=mpp))
 
     slide = Pillow.fromarray(np.ascontiguousarray(thumbnail))
-    slide = _lay_frames(slide, frames, classes)
+    slide = _draw_frames(slide, frames, classes)
     picture = Pillow.new("RGB", (width, height + LEGEND_PX), "white")
     picture.paste(slide, (0, 0))
     _draw_legend(picture, top=height, classes=classes, um_per_px=mpp * rect.width / max(width, 1))
@@ -89,7 +89,7 @@ def _widen(frames: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def _lay_frames(slide: Pillow.Image, frames: NDArray[np.float64], classes: NDArray[np.intp]) -> Pillow.Image:
+def _draw_frames(slide: Pillow.Image, frames: NDArray[np.float64], classes: NDArray[np.intp]) -> Pillow.Image:
     """Frames are collected in one coverage mask per class, so that crowded fields stay see-through."""
     from PIL import Image as Pillow
     from PIL import ImageDraw

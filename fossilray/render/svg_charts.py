@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.text import printable
+from fossilray.core.text import strip_control_characters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +62,7 @@ def set_depth_axis(panel: Axes, samples: Sequence[Placed], y: NDArray[np.float64
 
 def shorten_name(name: str) -> str:
     """A name that fits beside a chart, without signs that reorder text."""
-    name = printable(name)
+    name = strip_control_characters(name)
     return name if len(name) <= 28 else f"{name[:16]}…{name[-10:]}"
 
 

@@ -13,7 +13,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from fossilray.core.text import format_cell, printable
+from fossilray.core.text import format_cell, strip_control_characters
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +60,7 @@ class TextTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self._title is not None:
-            yield Text(printable(self._title), style="bold", overflow="fold")
+            yield Text(strip_control_characters(self._title), style="bold", overflow="fold")
         widths = self._widths(options.max_width)
         if widths is None:
             yield from self._records(options.max_width)
@@ -70,7 +70,7 @@ class TextTable:
     def _widths(self, available: int) -> list[int] | None:
         """The width of each column in a table that fits, or None if there is no such table."""
         cells = [
-            [Text(printable(column.name)), *(row[number] for row in self._rows)]
+            [Text(strip_control_characters(column.name)), *(row[number] for row in self._rows)]
             for number, column in enumerate(self._columns)
         ]
         natural = [max(cell_len(cell.plain) for cell in column) for column in cells]
@@ -98,7 +98,7 @@ class TextTable:
         )
         for column, width in zip(self._columns, widths, strict=True):
             table.add_column(
-                Text(printable(column.name)),
+                Text(strip_control_characters(column.name)),
                 justify="right" if column.is_number else "left",
                 width=max(width, 1),
                 overflow="fold",
@@ -108,7 +108,7 @@ class TextTable:
         return table
 
     def _records(self, available: int) -> Iterator[Table | Rule | Text]:
-        names = [printable(column.name) for column in self._columns]
+        names = [strip_control_characters(column.name) for column in self._columns]
         widest = min(max(map(cell_len, names), default=0), available // 2)
         for number, row in enumerate(self._rows, start=1):
             yield Rule(Text(f"{number:,}"), align="left", characters="-", style="dim")
@@ -154,7 +154,7 @@ def facts_table() -> Table:
 
 def _plain(cell: str | Text) -> Text:
     text = cell if isinstance(cell, Text) else Text(cell)
-    return Text(printable(text.plain), style=text.style, overflow="fold")
+    return Text(strip_control_characters(text.plain), style=text.style, overflow="fold")
 
 
 def _longest_word(text: str) -> int:

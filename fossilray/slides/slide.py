@@ -25,14 +25,14 @@ from openslide import OpenSlideError, OpenSlideUnsupportedFormatError, lowlevel
 from fossilray.core.errors import (
     MissingCompanion,
     MissingResolution,
-    NotASlide,
     SourceUnreachable,
     UnreadableRegion,
+    UnreadableSlide,
 )
 from fossilray.core.records import Image, Level, Rect, SlideInfo
 from fossilray.processing.detection.overview import LEVEL_TOLERANCE, Overview, read_overview, shrink
 from fossilray.slides.access import as_slide_error, check_readable, files_of, first_fault, names_an_outage
-from fossilray.slides.direct.compositing import on_background
+from fossilray.slides.direct.compositing import flatten
 from fossilray.slides.direct.listed_tiles import ListedTiles, read_listed_tiles
 from fossilray.slides.direct.reader_reader import DirectReader
 from fossilray.slides.mirax.companions import check_mirax
@@ -72,7 +72,7 @@ def open_slide(
         MissingResolution: neither the slide nor the caller states um per pixel.
         TooLarge: it claims more pixels than that, or tiles too large to decode.
     """
-    check_companions(path, max_gigapixels=max_gigapixels)
+    check_files(path, max_gigapixels=max_gigapixels)
     handle = _open_handle(path)
     try:
         info = _describe(path, handle, mpp=mpp, mpp_override=mpp_override)
@@ -86,7 +86,7 @@ def open_slide(
     return Slide(info, handle, listed=listed, reader=reader)
 
 
-def check_companions(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None:
+def check_files(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None:
     """Nothing, if the files that `path` needs are there and not empty; OpenSlide is not asked.
 
     Raises:
@@ -100,7 +100,7 @@ def check_companions(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) ->
         if path.suffix.lower() == ".mrxs":
             check_mirax(path, max_gigapixels=max_gigapixels)
         elif found.st_size == 0:
-            raise NotASlide(f"{path.name} is empty (0 bytes); copy it again from its source")
+            raise UnreadableSlide(f"{path.name} is empty (0 bytes); copy it again from its source")
         else:
             check_tiff(path)
     except OSError as error:
@@ -187,7 +187,7 @@ class Slide:
         self._refuse_empty_tiles(level, x, y, width, height)
         found = self._direct.read(level, x, y, width, height) if self._direct is not None else None
         rgb, alpha = found or _split(self._read_argb(level, x, y, width, height))
-        return on_background(rgb, alpha, self.info.background_rgb), alpha
+        return flatten(rgb, alpha, self.info.background_rgb), alpha
 
     def level_for(self, um_per_px: float) -> int:
         """The coarsest level that is not coarser than `um_per_px` (by more than 5 %), else level 0."""
@@ -284,7 +284,7 @@ class Slide:
             if self._handle is None:
                 try:
                     self._handle = _SharedHandle(_open_handle(Path(self.info.path)))
-                except (NotASlide, MissingCompanion) as error:
+                except (UnreadableSlide, MissingCompanion) as error:
                     self._check_files()
                     raise UnreadableRegion(str(error)) from None
             shared = self._handle
@@ -300,7 +300,7 @@ class Slide:
     def _reopen(self, region: tuple[int, int, int, int, int]) -> lowlevel._OpenSlide:
         try:
             return _open_handle(Path(self.info.path))
-        except (NotASlide, MissingCompanion) as error:
+        except (UnreadableSlide, MissingCompanion) as error:
             raise self._unreadable(region, str(error)) from None
 
     def _offer(self, fresh: lowlevel._OpenSlide) -> None:
@@ -352,7 +352,7 @@ def _open_handle(path: Path) -> lowlevel._OpenSlide:
     """A handle; what fails is tried twice, because OpenSlide names no error of the disk apart from damage."""
     try:
         return _try_to_open(path)
-    except (NotASlide, MissingCompanion):
+    except (UnreadableSlide, MissingCompanion):
         fault = first_fault([path])
         if fault is not None:
             raise fault from None
@@ -363,7 +363,7 @@ def _try_to_open(path: Path) -> lowlevel._OpenSlide:
     try:
         return lowlevel.open(str(path))
     except OpenSlideUnsupportedFormatError:
-        raise NotASlide(
+        raise UnreadableSlide(
             f"{path.name} is in no format that OpenSlide reads; if it is an image, convert it to a tiled "
             "pyramidal TIFF"
         ) from None
@@ -376,7 +376,7 @@ def _try_to_open(path: Path) -> lowlevel._OpenSlide:
             raise MissingCompanion(
                 f"{path.name} cannot be opened: a file of it is cut short ({error}); copy the slide again, whole"
             ) from None
-        raise NotASlide(
+        raise UnreadableSlide(
             f"{path.name} cannot be opened: {error}; it is damaged or incomplete, copy it again with all "
             "its files"
         ) from None

@@ -35,7 +35,7 @@ class StoredTiles:
 
 
 @dataclass(frozen=True, eq=False)
-class Pieces:
+class TilePieces:
     """Parts of stored tiles, all of one size; arrays run over pieces.
 
     width, height: px. tile: number of the stored tile. source_x, source_y: the corner in it.
@@ -56,7 +56,7 @@ class Pieces:
     advance_y: float
 
 
-class PlacedLevel:
+class LevelLayout:
     """One level: what is stored, and which pieces of it touch a window.
 
     number: of the level. downsample: level-0 px per px of it. is_whole: every piece lies on whole px.
@@ -71,7 +71,7 @@ class PlacedLevel:
         number: int,
         downsample: float,
         tiles: StoredTiles,
-        pieces: Pieces,
+        pieces: TilePieces,
         *,
         canvas_px: tuple[int, int] | None = None,
     ) -> None:
@@ -115,7 +115,7 @@ class SlideLayout:
     """The data files of a slide and its levels; None for one whose tiles are no JPEGs, or not placed as known."""
 
     files: tuple[Path, ...]
-    levels: tuple[PlacedLevel | None, ...]
+    levels: tuple[LevelLayout | None, ...]
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,16 @@ from fossilray.core.records import Heartbeat
 
 
 @dataclass(frozen=True)
-class Held:
+class ResourceHours:
     """Hours of what workers held. money: None where no price is known."""
 
     gpu_hours: float
     core_hours: float
     money: float | None
 
-    def times(self, factor: float) -> Held:
+    def times(self, factor: float) -> ResourceHours:
         """So many times as much."""
-        return Held(
+        return ResourceHours(
             self.gpu_hours * factor,
             self.core_hours * factor,
             None if self.money is None else self.money * factor,
@@ -34,11 +34,11 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Spending:
+class Cost:
     """What a run has taken so far, and what it will have taken at its end if the rest is like the slides so far."""
 
-    so_far: Held
-    in_all: Held | None
+    so_far: ResourceHours
+    in_all: ResourceHours | None
     """None before the first slide is committed, and of a run that has nothing left to do."""
     busy_share: float | None
     """Of the core-hours held, the share in which slides that are committed were worked on."""
@@ -47,9 +47,9 @@ class Spending:
     currency: str
 
 
-def add_up_spending(
+def sum_cost(
     beats: Sequence[Heartbeat], slides: pa.Table, *, left: int, config: RunConfig | None = None
-) -> Spending:
+) -> Cost:
     """The spending of a run.
 
     beats: the last one of every driver. slides: SLIDES_SCHEMA. left: slides that are still to do. config: whose
@@ -62,9 +62,11 @@ def add_up_spending(
     if told:
         so_far = _held(told, asked.cost)
     else:
-        so_far = Held(*worked, money=_price(*worked, asked.cost.per_gpu_hour, asked.cost.per_core_hour))
+        so_far = ResourceHours(
+            *worked, money=_price(*worked, asked.cost.per_gpu_hour, asked.cost.per_core_hour)
+        )
     committed = slides.num_rows
-    return Spending(
+    return Cost(
         so_far=so_far,
         in_all=so_far.times((committed + left) / committed) if committed and left else None,
         busy_share=min(1.0, worked[1] / so_far.core_hours) if told and so_far.core_hours else None,
@@ -73,18 +75,18 @@ def add_up_spending(
     )
 
 
-def describe_hours(held: Held) -> str:
+def describe_hours(held: ResourceHours) -> str:
     """`12.3 GPU-hours, 196.8 core-hours`; without the GPUs where there were none."""
     cores = f"{_number(held.core_hours)} core-hours"
     return f"{_number(held.gpu_hours)} GPU-hours, {cores}" if held.gpu_hours else cores
 
 
-def describe_money(held: Held, currency: str) -> str | None:
+def describe_money(held: ResourceHours, currency: str) -> str | None:
     """`USD 16.24`, None where no price is known."""
     return None if held.money is None else f"{currency} {held.money:,.2f}".strip()
 
 
-def tell_spending(spending: Spending) -> list[str]:
+def describe_cost(spending: Cost) -> list[str]:
     """The spending in plain sentences, each number flagged as the estimate that it is; none if nothing was held."""
     so_far, in_all = spending.so_far, spending.in_all
     if not so_far.core_hours:
@@ -109,7 +111,7 @@ def tell_spending(spending: Spending) -> list[str]:
     return told
 
 
-def _held(beats: Sequence[Heartbeat], asked: CostConfig) -> Held:
+def _held(beats: Sequence[Heartbeat], asked: CostConfig) -> ResourceHours:
     money: float | None = 0.0
     for beat in beats:
         is_asked = asked.per_gpu_hour is not None or asked.per_core_hour is not None
@@ -118,7 +120,7 @@ def _held(beats: Sequence[Heartbeat], asked: CostConfig) -> Held:
         # A part without a price, or prices that cannot be added, make no sum.
         has_sum = price is not None and (is_asked or beat.currency == beats[0].currency)
         money = money + price if has_sum and money is not None and price is not None else None
-    return Held(sum(beat.gpu_hours for beat in beats), sum(beat.core_hours for beat in beats), money)
+    return ResourceHours(sum(beat.gpu_hours for beat in beats), sum(beat.core_hours for beat in beats), money)
 
 
 def _price(

@@ -15,15 +15,15 @@ import pyarrow.compute as pc
 
 from fossilray.core.config import RunConfig
 from fossilray.core.records import Attempt, Failure, Heartbeat
-from fossilray.core.text import format_bytes, printable
+from fossilray.core.text import format_bytes, strip_control_characters
 from fossilray.slides.catalog import describe_missing_sites
 from fossilray.store import RunStore
-from fossilray.store.cost import Spending, add_up_spending, describe_hours, describe_money
-from fossilray.store.dataset.dataset_store import arrays_store
-from fossilray.store.derived.listing import every_answers
+from fossilray.store.cost import Cost, describe_hours, describe_money, sum_cost
+from fossilray.store.dataset.dataset_store import source_run
+from fossilray.store.derived.listing import iter_derived
 from fossilray.store.run.slide_states import (
     SlideCounts,
-    living_drivers,
+    active_drivers,
     parse_time,
     read_states,
     silent_drivers,
@@ -39,7 +39,7 @@ _MOST_LISTED = 20
 
 
 @dataclass(frozen=True)
-class AnswersStatus:
+class DerivedStatus:
     """How far a later job about the run's objects is."""
 
     kind: str
@@ -87,9 +87,9 @@ class StatusReport:
     """Those that may live, and gave no sign for so long that they do not count as alive."""
     slides_per_hour: float | None
     """Of the living drivers, else of the one that committed slides last."""
-    answers: tuple[AnswersStatus, ...]
+    answers: tuple[DerivedStatus, ...]
     """Embeddings and predictions of later jobs, by kind and name."""
-    spending: Spending
+    spending: Cost
     last_sign_at: datetime
     """When a slide was last committed, or, if that is later, a driver now alive was started."""
     asked_at: datetime
@@ -115,7 +115,7 @@ class StatusReport:
         return self.asked_at + timedelta(hours=left / self.slides_per_hour)
 
 
-def describe(
+def read_status(
     store: RunStore, *, now: datetime | None = None, config: RunConfig | None = None
 ) -> StatusReport:
     """The state of a run. now: the store's time, UTC; default: as the store tells it. config: for its prices.
@@ -152,7 +152,7 @@ def describe(
         silent=silent_drivers(signs, now=asked_at),
         slides_per_hour=_rate(drivers or [beat for beat in beats if beat.slides_per_hour][:1]),
         answers=tuple(_describe_answers(store, set(states.committed))),
-        spending=add_up_spending(beats, slides, left=states.counts.left, config=config),
+        spending=sum_cost(beats, slides, left=states.counts.left, config=config),
         last_sign_at=_last_sign(run.created_at, slides, drivers),
         asked_at=asked_at,
         left_out=store.left_out.messages,
@@ -182,7 +182,7 @@ def to_line(report: StatusReport) -> str:
         for name, value in _facts(report)
         if name not in ("started", "arrays", "objects", "in all")
     ]
-    return printable("; ".join(parts))
+    return strip_control_characters("; ".join(parts))
 
 
 def render(report: StatusReport) -> Group:
@@ -198,9 +198,9 @@ def render(report: StatusReport) -> Group:
         "", ProgressBar(total=max(report.counts.total, 1), completed=report.counts.committed, width=50)
     )
     for name, value in _facts(report):
-        facts.add_row(name, Text(printable(value)))
+        facts.add_row(name, Text(strip_control_characters(value)))
     parts: list[Text | Table | TextTable] = [
-        Text(printable(report.url), style="bold", overflow="fold"),
+        Text(strip_control_characters(report.url), style="bold", overflow="fold"),
         facts,
     ]
     if report.in_flight:
@@ -222,12 +222,12 @@ def render(report: StatusReport) -> Group:
     return Group(*parts)
 
 
-def _describe_answers(store: RunStore, slides: set[str]) -> Iterator[AnswersStatus]:
-    for answers in every_answers(arrays_store(store)):
+def _describe_answers(store: RunStore, slides: set[str]) -> Iterator[DerivedStatus]:
+    for answers in iter_derived(source_run(store)):
         answered = answers.committed() & slides
         failed = {failure.slide_id for failure in answers.tries.failures()} - answered
-        living = living_drivers(answers.tries)
-        yield AnswersStatus(answers.record.kind, answers.name, len(answered), len(failed), len(living))
+        living = active_drivers(answers.tries)
+        yield DerivedStatus(answers.record.kind, answers.name, len(answered), len(failed), len(living))
 
 
 def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
@@ -329,7 +329,7 @@ def _classes(failures: Sequence[Failure]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counted)
 
 
-def _cost(spending: Spending) -> Iterable[tuple[str, str]]:
+def _cost(spending: Cost) -> Iterable[tuple[str, str]]:
     so_far, in_all = spending.so_far, spending.in_all
     if not so_far.core_hours:
         return

@@ -84,7 +84,7 @@ def synthesise_archive(
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _take(out, recipe)
+        _handle_result(out, recipe)
         (out / TRUTH_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(
@@ -105,7 +105,7 @@ def synthesise_archive(
     return out / TRUTH_FILE
 
 
-def _take(out: Path, recipe: ArchiveRecipe) -> None:
+def _handle_result(out: Path, recipe: ArchiveRecipe) -> None:
     """Mark the folder as that of an archive that is being painted, so that the same call may replace what it left.
 
     Raises:

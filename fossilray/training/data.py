@@ -18,7 +18,7 @@ from fossilray.training.crops.table import CropTable, open_crops
 
 
 @dataclass(frozen=True)
-class Parted:
+class DataSplit:
     """Crops to learn from and crops to judge by."""
 
     training: CropTable
@@ -51,7 +51,7 @@ def open_sources(config: TrainDataConfig) -> CropTable:
     return open_crops(config.sources, where=config.where, curation=config.curation, access=access)
 
 
-def part_table(table: CropTable, config: TrainConfig) -> Parted:
+def split_table(table: CropTable, config: TrainConfig) -> DataSplit:
     """Classes held out, or wells kept apart, or crops named for the purpose: they judge and never teach.
 
     Raises:
@@ -69,7 +69,7 @@ def part_table(table: CropTable, config: TrainConfig) -> Parted:
         raise UsageError(
             f"method {config.method} needs crops of two classes or more; give folders of <class>/<image>"
         )
-    return Parted(_with_classes_in_use(training), probe)
+    return DataSplit(_with_classes_in_use(training), probe)
 
 
 def count_labels(table: CropTable) -> list[int]:

@@ -13,7 +13,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Together:
+class DistributedGroup:
     """The workers of one training, seen from one of them."""
 
     rank: int

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fossilray.core.config.training import TrainConfig
 from fossilray.core.whole_files import whole_file
 from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
-from fossilray.models.heads.head import BackboneOf, Head, HeadMeta
+from fossilray.models.heads.head import BackboneReference, Head, HeadMeta
 from fossilray.models.heads.head_file import save_head
 from fossilray.training.crops.table import CropTable
 
@@ -46,7 +46,7 @@ class ProbeCrops:
         return ProbeCrops(found.pixels[whole], table.label[rows][whole], table.classes, probe is not None)
 
 
-def mix_in(network: torch.nn.Module, start: Mapping[str, torch.Tensor], *, share: float) -> None:
+def interpolate_weights(network: torch.nn.Module, start: Mapping[str, torch.Tensor], *, share: float) -> None:
     """Change the weights to this share of those it started with and the rest of its own (Wortsman et al. 2022)."""
     if not share:
         return
@@ -73,7 +73,7 @@ def write_classifier(
         counts=tuple(counts.tolist()),
         dimension=classifier.in_features,
         scaler="none",
-        backbone=BackboneOf(name=name, sha256=hashlib.sha256(backbone.read_bytes()).hexdigest()),
+        backbone=BackboneReference(name=name, sha256=hashlib.sha256(backbone.read_bytes()).hexdigest()),
         settings={"trained": "with its backbone"},
     )
     numbers = {

@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
-from fossilray.labels.embed import Described
+from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet
-from fossilray.models.heads import Head, HeadKind, HeldOutBy, NoveltyKind, train_head
+from fossilray.models.heads import Head, HeadKind, HoldOutUnit, NoveltyKind, train_head
 from fossilray.models.heads.cross_validation import sides_of
 from fossilray.models.heads.splits import Split, stratified_split
-from fossilray.models.heads.uncertainty import learn_certainty
+from fossilray.models.heads.uncertainty import fit_uncertainty
 
 SPLITS = 3
 
 
 @dataclass(frozen=True)
-class Judged:
+class CrossValidationScores:
     """Means over splits; recall and precision are means over classes."""
 
     splits: int
@@ -29,16 +29,16 @@ class Judged:
     log_loss: float
 
 
-def train_and_judge(
+def train_and_cross_validate(
     labelled: LabelledSet,
-    described: Described,
+    described: EmbeddedCrops,
     *,
     kind: HeadKind,
     k: int,
     seed: int = 0,
-    over: HeldOutBy = "crops",
+    over: HoldOutUnit = "crops",
     novelty: NoveltyKind = "knn",
-) -> tuple[Head, Judged | None]:
+) -> tuple[Head, CrossValidationScores | None]:
     """A head taught on all labelled crops, and how heads taught alike did on the fifth they were not taught.
 
     None where there are too few crops of each class to leave any out. The head learns how sure it may be from what
@@ -57,7 +57,7 @@ def train_and_judge(
         )
 
     head = train(np.arange(len(labelled)))
-    head = learn_certainty(
+    head = fit_uncertainty(
         head,
         described.vectors,
         labelled.crops.label,
@@ -76,10 +76,10 @@ def train_and_judge(
         return head, None
     scores = np.array([_ask(train(split.train), labelled, described, split) for split in splits])
     recall, precision, accuracy, log_loss = (float(score) for score in scores.mean(axis=0))
-    return head, Judged(SPLITS, recall, precision, accuracy, log_loss)
+    return head, CrossValidationScores(SPLITS, recall, precision, accuracy, log_loss)
 
 
-def _ask(head: Head, labelled: LabelledSet, described: Described, split: Split) -> tuple[float, ...]:
+def _ask(head: Head, labelled: LabelledSet, described: EmbeddedCrops, split: Split) -> tuple[float, ...]:
     from sklearn.metrics import precision_score, recall_score
 
     share = head.predict(described.vectors[split.test])

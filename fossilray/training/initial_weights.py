@@ -25,7 +25,7 @@ from fossilray.models.backbones.load import load_network, preprocessing_of
 
 
 @dataclass(frozen=True)
-class Backbone:
+class InitialBackbone:
     """A network to teach: images (n, 3, S, S) in, vectors (n, dimension) out."""
 
     network: torch.nn.Module
@@ -52,7 +52,7 @@ class Backbone:
         )
 
 
-def start_backbone(config: TrainConfig) -> Backbone:
+def start_backbone(config: TrainConfig) -> InitialBackbone:
     """The network of `arch` and `init`; what is not in a file is drawn from torch's global generator.
 
     ViTs take images of any size, so that local views need no network of their own.
@@ -100,7 +100,7 @@ def _measured(
     shown: Preprocessing | None = None,
     *,
     source: str = "",
-) -> Backbone:
+) -> InitialBackbone:
     network = (
         build_filled(architecture, state, source=source or config.init)
         if state
@@ -118,7 +118,9 @@ def _measured(
         raise WeightsError(
             f"{architecture.name} gives {tuple(probe.shape)} values for one image, not a vector"
         )
-    return Backbone(network, architecture, int(probe.shape[1]), replace(shown, size_px=config.input_px))
+    return InitialBackbone(
+        network, architecture, int(probe.shape[1]), replace(shown, size_px=config.input_px)
+    )
 
 
 def _with_last_layer(network: torch.nn.Module, architecture: Architecture, dimension: int) -> Architecture:

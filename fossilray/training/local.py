@@ -14,11 +14,11 @@ from fossilray.store.files.claims import hold_place
 from fossilray.store.files.local import LocalFiles
 from fossilray.training.checkpoint import latest_checkpoint
 from fossilray.training.data import open_sources
-from fossilray.training.loop import Loop, Result, TrainingProgress
+from fossilray.training.loop import LoopResult, TrainingLoop, TrainingProgress
 
 
 @dataclass(frozen=True)
-class TrainingEnd:
+class TrainingResult:
     """How a training ended, with one worker or many."""
 
     finished: bool
@@ -30,9 +30,11 @@ class TrainingEnd:
     """The finished file."""
 
     @staticmethod
-    def of(result: Result, backbone: str | None) -> TrainingEnd:
+    def of(result: LoopResult, backbone: str | None) -> TrainingResult:
         """What the first worker came to; backbone: where its file lies in the end."""
-        return TrainingEnd(result.finished, result.position.step, result.loss, dict(result.probe), backbone)
+        return TrainingResult(
+            result.finished, result.position.step, result.loss, dict(result.probe), backbone
+        )
 
 
 def train_local(
@@ -41,7 +43,7 @@ def train_local(
     *,
     report: Callable[[TrainingProgress], None] = lambda _: None,
     stop: threading.Event | None = None,
-) -> TrainingEnd:
+) -> TrainingResult:
     """Train one worker's backbone in a folder, from its last checkpoint if it has one.
 
     stop: once set, the training writes a checkpoint and returns.
@@ -55,17 +57,17 @@ def train_local(
     device = choose_device(config)
     if config.torch_threads is not None:
         torch.set_num_threads(config.torch_threads)
-    loop = Loop(config, open_sources(config.data), device=device, folder=folder, report=report)
+    loop = TrainingLoop(config, open_sources(config.data), device=device, folder=folder, report=report)
     with (
         hold_place(LocalFiles(folder, single_writer=True), "training"),
-        stopping_when((stop or threading.Event()).is_set, loop.ask_to_stop),
+        stop_when((stop or threading.Event()).is_set, loop.ask_to_stop),
     ):
         result = loop.run(latest_checkpoint(folder / "checkpoints"))
-    return TrainingEnd.of(result, None if result.backbone is None else str(result.backbone))
+    return TrainingResult.of(result, None if result.backbone is None else str(result.backbone))
 
 
 @contextmanager
-def stopping_when(asked: Callable[[], bool], stop: Callable[[], None]) -> Iterator[None]:
+def stop_when(asked: Callable[[], bool], stop: Callable[[], None]) -> Iterator[None]:
     """While the block lasts, look every half second whether it is asked to end, and call `stop` once if so."""
     over = threading.Event()
 

@@ -28,11 +28,11 @@ from fossilray.training.checkpoint import (
 )
 from fossilray.training.crops.stream import CropBatch
 from fossilray.training.crops.table import CropTable
-from fossilray.training.data import Parted, count_labels, make_batches, part_table
-from fossilray.training.distributed import Together
+from fossilray.training.data import DataSplit, count_labels, make_batches, split_table
+from fossilray.training.distributed import DistributedGroup
 from fossilray.training.export import (
     ProbeCrops,
-    mix_in,
+    interpolate_weights,
     write_backbone,
     write_classifier,
     write_dino_checkpoint,
@@ -43,8 +43,8 @@ from fossilray.training.methods import build_method
 from fossilray.training.methods.views import stored_px
 from fossilray.training.probes import probe_vectors
 from fossilray.training.report_training_report import write_training_report
-from fossilray.training.step import Learner
-from fossilray.training.whitening import attach, collect_views, fit_whitening
+from fossilray.training.step import TrainingStep
+from fossilray.training.whitening import append_whitening, collect_views, fit_whitening
 
 _SHOWN = 8
 """Crops, and views of each, on the page."""
@@ -65,7 +65,7 @@ class TrainingProgress:
 
 
 @dataclass(frozen=True)
-class Result:
+class LoopResult:
     """What a call of `run` came to."""
 
     finished: bool
@@ -81,7 +81,7 @@ class Result:
     probe: Mapping[str, float] = field(default_factory=dict)
 
 
-class Loop:
+class TrainingLoop:
     """A training that can be stopped at any step and gone on with.
 
     With several workers each runs a Loop of its own in a process where torch.distributed is initialised; the first
@@ -107,8 +107,8 @@ class Loop:
             WeightsError: the network is unknown, or the weights to start from are of another.
         """
         self._config, self._folder, self._report = config, folder, report
-        self._together = Together(rank, world, torch.device(device))
-        self._parted: Parted = part_table(table, config)
+        self._together = DistributedGroup(rank, world, torch.device(device))
+        self._parted: DataSplit = split_table(table, config)
         # Global, as neither timm nor dropout takes a generator.
         torch.manual_seed(config.seed)
         self._backbone = start_backbone(config)
@@ -123,7 +123,7 @@ class Loop:
             std=shown.std,
             counts=count_labels(self._parted.training),
         )
-        self._learner = Learner(config, method, self._together)
+        self._learner = TrainingStep(config, method, self._together)
         self._batches = make_batches(
             self._parted.training, config, side_px=stored_px(config.input_px), rank=rank, world=world
         )
@@ -138,7 +138,7 @@ class Loop:
         """After the step in work write a checkpoint and return; safe in a signal handler."""
         self._asked_to_stop = True
 
-    def run(self, resume_from: Path | None = None) -> Result:
+    def run(self, resume_from: Path | None = None) -> LoopResult:
         """Train to the end.
 
         resume_from: a checkpoint; None begins anew, over what the folder holds.
@@ -160,7 +160,7 @@ class Loop:
                 log.close()
         checkpoint, failed = self._save(), len(self._batches.failed_rows)
         if not (finished and self._is_first):
-            return Result(finished, self._position, self._mean_loss(), checkpoint, None, failed)
+            return LoopResult(finished, self._position, self._mean_loss(), checkpoint, None, failed)
         return self._finish(checkpoint, failed)
 
     @property
@@ -265,9 +265,9 @@ class Loop:
         # With other workers than before, the same share of the epoch is behind them.
         self._position = replace(at, batch=at.batch * checkpoint.world // self._together.world)
 
-    def _finish(self, checkpoint: Path, failed: int) -> Result:
+    def _finish(self, checkpoint: Path, failed: int) -> LoopResult:
         network = copy.deepcopy(self._learner.method.backbone_for_export()).eval()
-        mix_in(network, self._start, share=self._config.kept_start)
+        interpolate_weights(network, self._start, share=self._config.kept_start)
         name = self._config.name or f"{self._config.method}-{self._backbone.architecture.name}"
         meta = self._backbone.meta(name=name, input_px=self._config.seen_px)
         write_dino_checkpoint(self._folder, network, epoch=self._position.epoch)
@@ -294,7 +294,7 @@ class Loop:
             shown=batch.pixels[:_SHOWN],
             views=self._some_views(batch),
         )
-        return Result(
+        return LoopResult(
             True, self._position, self._mean_loss(), checkpoint, written, failed, self._judge(vectors)
         )
 
@@ -308,7 +308,7 @@ class Loop:
             config=config,
             seed=self._config.seed,
         )
-        attach(network, fit_whitening(vectors, dimension=dimension, shrinkage=config.shrinkage))
+        append_whitening(network, fit_whitening(vectors, dimension=dimension, shrinkage=config.shrinkage))
 
     def _some_views(self, batch: CropBatch) -> list[torch.Tensor]:
         some = CropBatch(

@@ -16,7 +16,7 @@ from fossilray.training.checkpoint import is_checkpoint, latest_checkpoint
 CHECKPOINTS = "checkpoints"
 
 
-class TrainingPlace:
+class TrainingFolder:
     """One worker's folder of a training, fetched from and brought to the place that outlives the worker.
 
     On a disk the folder is the place itself, which all workers must see.
@@ -30,7 +30,7 @@ class TrainingPlace:
 
     @staticmethod
     @contextmanager
-    def open(out: str, config: TrainConfig) -> Iterator[TrainingPlace]:
+    def open(out: str, config: TrainConfig) -> Iterator[TrainingFolder]:
         """A place at a local path or s3://…, which `data.access` tells how to reach.
 
         Raises:
@@ -38,13 +38,13 @@ class TrainingPlace:
         """
         protocol, separator, path = out.partition("://")
         if not separator or protocol in ("file", "local"):
-            yield TrainingPlace(Path(path if separator else out), None)
+            yield TrainingFolder(Path(path if separator else out), None)
             return
         access = (
             StoreConfig() if config.data.access is None else StoreConfig(**config.data.access.model_dump())
         )
         with tempfile.TemporaryDirectory(prefix="fossilray-training-") as scratch:
-            yield TrainingPlace(Path(scratch), open_files(out, access))
+            yield TrainingFolder(Path(scratch), open_files(out, access))
 
     def latest(self) -> str | None:
         """Name of the last whole checkpoint; None where there is none."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fossilray.analysis.report.contact_sheets import jpeg_uri
 from fossilray.core.config.training import TrainConfig
 from fossilray.core.whole_files import write_whole
-from fossilray.render.html import open_templates
+from fossilray.render.html import template_environment
 from fossilray.training.export import ProbeCrops
 from fossilray.training.log import METRICS_CSV, PROBES_CSV, read_rows
 from fossilray.training.report import draw_curves, draw_neighbours, draw_views
@@ -42,7 +42,7 @@ def write_training_report(
     failed: crops that did not decode. vectors: of the probe's crops. shown: crops (n, S, S, 3); views: what became of
     them, (n, 3, S, S) in 0..1 each.
     """
-    environment = open_templates()
+    environment = template_environment()
     metrics, probes = read_rows(folder / METRICS_CSV), read_rows(folder / PROBES_CSV)
     last_metrics, last_probe = (rows[-1] if rows else {} for rows in (metrics, probes))
     page = environment.get_template("training.html.j2").render(

@@ -12,15 +12,15 @@ import torch
 from fossilray.core.config.training import TrainConfig
 from fossilray.models.device_precision import precision_on
 from fossilray.training.crops.stream import CropBatch
-from fossilray.training.distributed import Together
+from fossilray.training.distributed import DistributedGroup
 from fossilray.training.methods import Method
 from fossilray.training.schedules import learning_rate, weight_decay
 
 
-class Learner:
+class TrainingStep:
     """A method with its optimiser on one worker's device."""
 
-    def __init__(self, config: TrainConfig, method: Method, together: Together) -> None:
+    def __init__(self, config: TrainConfig, method: Method, together: DistributedGroup) -> None:
         self._config, self._together, self._device = config, together, together.device
         # Convolutions are fastest with the channels last in memory.
         self.method = method.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]

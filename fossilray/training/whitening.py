@@ -83,7 +83,7 @@ def fit_whitening(vectors: NDArray[np.float32], *, dimension: int, shrinkage: fl
     return Whitening(matrix.astype(np.float32), (-matrix @ centre).astype(np.float32))
 
 
-def attach(network: Any, whitening: Whitening) -> None:
+def append_whitening(network: Any, whitening: Whitening) -> None:
     """Make the whitening the last layer of a timm network, in the place of its classifier."""
     network.reset_classifier(len(whitening.offset))
     layer: torch.nn.Linear = network.get_classifier()

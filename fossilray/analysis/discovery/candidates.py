@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray import __version__
-from fossilray.analysis.discovery.novel_objects import NovelObjects, Unlike
+from fossilray.analysis.discovery.novel_objects import NovelInSlide, NovelObjects
 from fossilray.models.clustering import Clusters
-from fossilray.training.curation.sheets import Drawn
+from fossilray.training.curation.sheets import ClusterSample
 
 Place = tuple[str, float | None]
 """A well and a measured depth in it."""
 
 
 @dataclass(frozen=True)
-class Counted:
+class PlaceCount:
     """Objects of one cluster in one well at one depth, and all there that were asked about."""
 
     well: str
@@ -43,7 +43,7 @@ class Candidate:
     """Up to three labelled genera that its objects are nearest to, with the share of objects."""
     longest_um: float
     opacity: float
-    counts: tuple[Counted, ...]
+    counts: tuple[PlaceCount, ...]
     """By well, then depth."""
 
     @property
@@ -90,7 +90,7 @@ class _Sums:
     places: Counter[Place] = field(default_factory=Counter)
 
 
-class CandidateTally:
+class CandidateAccumulator:
     """What is known of each cluster while slides come in."""
 
     def __init__(self, clusters: Clusters, genera: tuple[str, ...], *, shown: int, seed: int) -> None:
@@ -98,9 +98,9 @@ class CandidateTally:
         self._sums = [_Sums() for _ in range(len(clusters))]
         self._asked: Counter[Place] = Counter()
         self._slides = 0
-        self.drawn = Drawn.nothing(shown=shown)
+        self.drawn = ClusterSample.nothing(shown=shown)
 
-    def add(self, one: Unlike) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def add(self, one: NovelInSlide) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Count a slide in; the cluster of each object that is like no label, and its cosine with the centre."""
         slide = one.slide
         place = (slide.well, slide.measured_depth_m)
@@ -162,5 +162,5 @@ class CandidateTally:
             ),
             longest_um=sums.longest_um / sums.objects,
             opacity=sums.opacity / sums.objects,
-            counts=tuple(Counted(*place, sums.places[place], self._asked[place]) for place in places),
+            counts=tuple(PlaceCount(*place, sums.places[place], self._asked[place]) for place in places),
         )

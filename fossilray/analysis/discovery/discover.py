@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fossilray.analysis.discovery.candidates import CandidateTally, Discovery
-from fossilray.analysis.discovery.novel_objects import NovelObjects, Unlike
+from fossilray.analysis.discovery.candidates import CandidateAccumulator, Discovery
+from fossilray.analysis.discovery.novel_objects import NovelInSlide, NovelObjects
 from fossilray.analysis.discovery.page import render_discovery
 from fossilray.core.config import StoreConfig
 from fossilray.models.clustering import Clusters, find_clusters
-from fossilray.store.files.streaming import PartFile, write_in_parts
+from fossilray.store.files.streaming import StreamedFile, stream_to
 from fossilray.store.run.objects_file import FOOTER_KEY, ROW_GROUP_ROWS
-from fossilray.training.curation.curate import place_of_table
+from fossilray.training.curation.curate import split_table_path
 from fossilray.training.curation.sheets import draw_sheets
 
 MOST_VECTORS = 50_000
@@ -62,14 +62,14 @@ def discover(
         UsageError: `out` is no place for a table.
         StoreError: the run cannot be read, or the table not written.
     """
-    files, name = place_of_table(out, access or StoreConfig())
+    files, name = split_table_path(out, access or StoreConfig())
     vectors = _sample(objects, seed=seed, on_slide=on_slide)
     found = (
         find_clusters(vectors, clusters=clusters, families=1, seed=seed)
         if len(vectors)
         else Clusters(np.zeros((0, objects.head.meta.dimension), np.float32), np.zeros(0, np.int32))
     )
-    tally = CandidateTally(found, objects.head.classes, shown=shown, seed=seed)
+    tally = CandidateAccumulator(found, objects.head.classes, shown=shown, seed=seed)
     with tempfile.TemporaryFile() as spool:
         with pq.ParquetWriter(spool, DISCOVERY_SCHEMA, compression="zstd") as writer:
             for one in objects.read():
@@ -78,10 +78,10 @@ def discover(
                 on_slide()
         record, number = tally.conclude(objects)
         sheets = draw_sheets([objects.store], tally.drawn, clusters=len(found))
-        with write_in_parts(files, name.removesuffix(".parquet") + ".html") as sink:
+        with stream_to(files, name.removesuffix(".parquet") + ".html") as sink:
             sink.write(render_discovery(record, sheets, number).encode())
         spool.seek(0)
-        with write_in_parts(files, name) as sink:
+        with stream_to(files, name) as sink:
             _write_table(spool, sink, record, number)
     return record
 
@@ -100,7 +100,7 @@ def _sample(objects: NovelObjects, *, seed: int, on_slide: Callable[[], None]) -
 
 
 def _rows(
-    one: Unlike, cluster: NDArray[np.int32], cosine: NDArray[np.float32], genera: tuple[str, ...]
+    one: NovelInSlide, cluster: NDArray[np.int32], cosine: NDArray[np.float32], genera: tuple[str, ...]
 ) -> pa.Table:
     slide, count = one.slide, len(one.rows)
     columns = {
@@ -117,7 +117,7 @@ def _rows(
     return pa.Table.from_arrays([columns[field.name] for field in DISCOVERY_SCHEMA], schema=DISCOVERY_SCHEMA)
 
 
-def _write_table(spool: IO[bytes], sink: PartFile, record: Discovery, number: NDArray[np.int32]) -> None:
+def _write_table(spool: IO[bytes], sink: StreamedFile, record: Discovery, number: NDArray[np.int32]) -> None:
     """The table with clusters numbered as on the page."""
     schema = DISCOVERY_SCHEMA.with_metadata({FOOTER_KEY: record.to_json()})
     place = schema.get_field_index("cluster")

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from fossilray.core.errors import UsageError
 from fossilray.models.heads import Head
 from fossilray.models.heads.conformal import novelty_p_values
-from fossilray.models.heads.uncertainty import known_of
+from fossilray.models.heads.uncertainty import novelty_reference
 from fossilray.store import RunStore
-from fossilray.store.dataset.dataset_store import arrays_store
-from fossilray.store.derived.derived_store import AnswerStore
+from fossilray.store.dataset.dataset_store import source_run
+from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.training.curation.sample import SlideObjects, read_slides
 
 NOVELTY_P = 0.01
@@ -22,7 +22,7 @@ NOVELTY_P = 0.01
 
 
 @dataclass(frozen=True)
-class Unlike:
+class NovelInSlide:
     """Of one slide, the objects that are like no label."""
 
     slide: SlideObjects
@@ -50,7 +50,7 @@ class NovelObjects:
     novelty_p: float
     """At most this share of held-out labelled crops lies as far out as a novel object."""
     where: str | None
-    embeddings: AnswerStore | None
+    embeddings: DerivedStore | None
 
     @staticmethod
     def of(
@@ -69,7 +69,7 @@ class NovelObjects:
             WeightsError: the head does not know how far its labels lie from each other.
             RunNotFound: there are no embeddings of this name.
         """
-        known_of(head)
+        novelty_reference(head)
         held_out = len(head.parameters["certainty.distance"])
         if 1 / (held_out + 1) > novelty_p:
             raise UsageError(
@@ -81,7 +81,7 @@ class NovelObjects:
             run = store.read_run()
             digests = {digest for name, digest in run.weights.items() if name.startswith("embedder/")}
         else:
-            vectors = AnswerStore.open(arrays_store(store), "embeddings", embeddings)
+            vectors = DerivedStore.open(source_run(store), "embeddings", embeddings)
             digests = {str(vectors.record.backbone["sha256"])}
             missing = store.committed() - vectors.committed()
             if missing:
@@ -97,13 +97,13 @@ class NovelObjects:
             )
         return NovelObjects(store, head, novelty_p, where, vectors)
 
-    def read(self) -> Iterator[Unlike]:
+    def read(self) -> Iterator[NovelInSlide]:
         """Every slide that has objects to ask about.
 
         Raises:
             StoreError: its objects or vectors cannot be read.
         """
-        known, held_out = known_of(self.head), self.head.parameters["certainty.distance"]
+        known, held_out = novelty_reference(self.head), self.head.parameters["certainty.distance"]
         for slide in read_slides(self.store, run=0, where=self.where, embeddings=self.embeddings):
             asked = np.flatnonzero(~(slide.without_pixels | slide.without_vector))
             distance = known.distance(slide.vectors[asked])
@@ -111,4 +111,4 @@ class NovelObjects:
             novel = p_value <= self.novelty_p
             rows = asked[novel]
             nearest = known.nearest(slide.vectors[rows])
-            yield Unlike(slide, len(asked), rows, distance[novel], p_value[novel], nearest)
+            yield NovelInSlide(slide, len(asked), rows, distance[novel], p_value[novel], nearest)

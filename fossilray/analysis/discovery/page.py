@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.discovery.candidates import Candidate, Counted, Discovery
+from fossilray.analysis.discovery.candidates import Candidate, Discovery, PlaceCount
 from fossilray.analysis.report.contact_sheets import jpeg_uri
-from fossilray.render.html import open_templates
+from fossilray.render.html import template_environment
 from fossilray.training.curation.sheets import Sheets
 
 _WELLS, _DEPTHS = 6, 40
@@ -21,7 +21,7 @@ class ShownWell:
     """Where a cluster occurs in one well."""
 
     well: str
-    counts: tuple[Counted, ...]
+    counts: tuple[PlaceCount, ...]
     left_out: int
     """Depths that are not shown."""
     total: int
@@ -41,7 +41,7 @@ class ShownCandidate:
 
 def render_discovery(record: Discovery, sheets: Sheets, number: NDArray[np.int32]) -> str:
     """The page as HTML. number: (clusters,) what each sheet's cluster is called in the record."""
-    environment = open_templates()
+    environment = template_environment()
     by_number = {int(name): sheets.sheets[c] for c, name in enumerate(number.tolist()) if c in sheets.sheets}
     shown = []
     for one in record.candidates:

@@ -15,15 +15,21 @@ from fossilray.labels.labelled_crops import SUFFIXES, read_image
 from fossilray.labels.load import SIDE_PX, LabelledSet
 from fossilray.processing.crops.cut import resize_to
 from fossilray.store import RunStore
-from fossilray.store.derived.listing import ListedAnswers, keep_fitting, list_answers
-from fossilray.store.query.connection import connect, fetch, load_crops, objects_where, show_objects
+from fossilray.store.derived.listing import DerivedListing, keep_current, list_derived
+from fossilray.store.query.connection import (
+    connect,
+    create_objects_view,
+    load_crops,
+    objects_where,
+    query_table,
+)
 
 MOST_IMAGES = 2000
 """Held in memory at 150 kB each."""
 
 
 @dataclass(frozen=True)
-class Material:
+class CropsToExplain:
     """Crops as a backbone takes them, with what is known of them."""
 
     pixels: NDArray[np.uint8]
@@ -41,7 +47,7 @@ class Material:
         return len(self.names)
 
 
-def material_of_folder(folder: Path) -> Material:
+def material_of_folder(folder: Path) -> CropsToExplain:
     """Every image in a folder and the folders in it, by path; what cannot be decoded is left out and told.
 
     Raises:
@@ -75,15 +81,15 @@ def material_of_folder(folder: Path) -> Material:
         raise UsageError(
             f"none of the {len(paths)} images in {folder} can be decoded; the first: {unreadable[0][1]}"
         )
-    return Material(
+    return CropsToExplain(
         np.stack(pixels), np.array(shapes, np.float32), tuple(names), unreadable=tuple(unreadable)
     )
 
 
-def material_of_labels(labelled: LabelledSet, *, letterboxed: bool = False) -> Material:
+def material_of_labels(labelled: LabelledSet, *, letterboxed: bool = False) -> CropsToExplain:
     """Labelled crops, with their labels; letterboxed: they are of a run whose crops show true proportions."""
     crops = labelled.crops
-    return Material(
+    return CropsToExplain(
         crops.pixels,
         np.ones_like(crops.shape) if letterboxed else crops.shape,
         labelled.names,
@@ -100,7 +106,7 @@ def material_of_run(
     objects: Sequence[tuple[str, int]] = (),
     where: str | None = None,
     least_certain: bool = False,
-) -> Material:
+) -> CropsToExplain:
     """Objects of a run: those named, or the first that meet a condition, or of these the least certain.
 
     head_sha256: of the head's file. Where the run has its predictions, `where` may name them (`genus`,
@@ -123,14 +129,14 @@ def material_of_run(
         left_out = max(0, table.num_rows - count)
         table = table.slice(0, count)
     else:
-        show_objects(con, store, None, genera=genera)
+        create_objects_view(con, store, None, genera=genera)
         # Objects whose pixels no level could give have no opacity, and nothing to explain.
         chosen = f"SELECT * FROM ({objects_where(where)}) WHERE opacity IS NOT NULL"
         order = "genus_entropy DESC NULLS LAST, " if least_certain else ""
         columns = "slide_id, arrays, object_id, width_um, height_um"
         known = " AND genus IS NOT NULL" if least_certain else ""
-        total = fetch(con, f"SELECT count(*) AS n FROM ({chosen}{known})")["n"][0].as_py()
-        table = fetch(
+        total = query_table(con, f"SELECT count(*) AS n FROM ({chosen}{known})")["n"][0].as_py()
+        table = query_table(
             con,
             f"SELECT {columns} FROM ({chosen}{known}) ORDER BY {order}well, slide_id, object_id LIMIT {count}",
         )
@@ -142,7 +148,7 @@ def material_of_run(
     size = np.stack([table["width_um"].to_numpy(), table["height_um"].to_numpy()], axis=1)
     shape = (size / np.maximum(size.max(axis=1, keepdims=True), 1e-6)).astype(np.float32)
     names = tuple(f"{row['slide_id']}:{row['object_id']}" for row in table.to_pylist())
-    return Material(
+    return CropsToExplain(
         load_crops(store, table),
         np.ones_like(shape) if is_letterboxed(store) else shape,
         names,
@@ -155,24 +161,24 @@ def is_letterboxed(store: RunStore) -> bool:
     return bool(store.read_run().config["crops"]["fit"] == "letterbox")
 
 
-def _predictions_of(store: RunStore, head_sha256: str) -> ListedAnswers | None:
+def _predictions_of(store: RunStore, head_sha256: str) -> DerivedListing | None:
     """What this very head said of the objects as they are committed, the newest first."""
     listed = [
         one
-        for one in list_answers(store, "predictions")
+        for one in list_derived(store, "predictions")
         if (one.answers.record.head or {}).get("sha256") == head_sha256
     ]
     if not listed:
         return None
     newest = max(listed, key=lambda one: (one.answers.record.created_at, one.answers.name))
-    return keep_fitting(newest, {one.slide_id: one.attempt for one in store.summaries()})
+    return keep_current(newest, {one.slide_id: one.attempt for one in store.summaries()})
 
 
 def _named_objects(con: object, store: RunStore, objects: Sequence[tuple[str, int]]) -> pa.Table:
     files = store.committed_files()
     slides = {slide_id: files[slide_id] for slide_id, _ in objects if slide_id in files}
-    show_objects(con, store, slides)  # type: ignore[arg-type]
-    rows = fetch(
+    create_objects_view(con, store, slides)  # type: ignore[arg-type]
+    rows = query_table(
         con,  # type: ignore[arg-type]
         "SELECT slide_id, arrays, object_id, width_um, height_um, opacity FROM objects WHERE object_id IN "
         f"({', '.join(str(number) for _, number in objects)})",

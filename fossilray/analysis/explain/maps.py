@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.analysis.explain.attention import attention_rollout, gradient_attention
-from fossilray.analysis.explain.crops import Material
+from fossilray.analysis.explain.crops import CropsToExplain
 from fossilray.analysis.explain.gradcam import FeatureMaps, feature_maps, grad_cam, guided_grad_cam
-from fossilray.analysis.explain.open_backbone import OpenedBackbone, score_of
-from fossilray.analysis.explain.selection import Case
+from fossilray.analysis.explain.open_backbone import DifferentiableBackbone, score_of
+from fossilray.analysis.explain.selection import ExplanationTarget
 from fossilray.core.errors import UsageError
 from fossilray.models.heads.head import Head
 
@@ -44,12 +44,12 @@ class Map:
 class Explained:
     """One crop with its maps."""
 
-    case: Case
+    case: ExplanationTarget
     maps: tuple[Map, ...]
     features: tuple[FeatureMaps, ...]
 
 
-def methods_for(opened: OpenedBackbone, asked: Sequence[str], *, targets: int) -> tuple[Method, ...]:
+def methods_for(opened: DifferentiableBackbone, asked: Sequence[str], *, targets: int) -> tuple[Method, ...]:
     """The methods asked for, or all that suit the network; maps of features only where one class is explained.
 
     Raises:
@@ -67,7 +67,7 @@ def methods_for(opened: OpenedBackbone, asked: Sequence[str], *, targets: int) -
     return tuple(method for method in suiting if targets == 1 or method != "features")
 
 
-def predict(opened: OpenedBackbone, head: Head, material: Material) -> NDArray[np.float32]:
+def predict(opened: DifferentiableBackbone, head: Head, material: CropsToExplain) -> NDArray[np.float32]:
     """(n, classes) the head's probabilities of crops."""
     import torch
 
@@ -80,10 +80,10 @@ def predict(opened: OpenedBackbone, head: Head, material: Material) -> NDArray[n
 
 
 def explain_cases(
-    opened: OpenedBackbone,
+    opened: DifferentiableBackbone,
     head: Head,
-    material: Material,
-    cases: Sequence[Case],
+    material: CropsToExplain,
+    cases: Sequence[ExplanationTarget],
     methods: Sequence[Method],
 ) -> list[Explained]:
     """Every case with its maps, in the order of the cases; all cases have equally many targets."""
@@ -96,10 +96,10 @@ def explain_cases(
 
 
 def _explain(
-    opened: OpenedBackbone,
+    opened: DifferentiableBackbone,
     head: Head,
     seen: torch.Tensor,
-    cases: Sequence[Case],
+    cases: Sequence[ExplanationTarget],
     methods: Sequence[Method],
 ) -> list[Explained]:
     maps: list[list[Map]] = [[] for _ in cases]

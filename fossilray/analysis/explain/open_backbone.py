@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fossilray.analysis.explain.attention import attention_layers
 from fossilray.core.config import EmbedderConfig
 from fossilray.core.errors import UsageError, WeightsError
-from fossilray.labels.embed import weights_setting
+from fossilray.labels.embed import weights_setting_of
 from fossilray.models.backbones.embedder import Preprocessing
 from fossilray.models.backbones.load import embedder_digest, load_network
 from fossilray.models.heads.head import Head
@@ -29,7 +29,7 @@ _SMALLEST_LENGTH = 1e-12
 
 
 @dataclass(frozen=True)
-class OpenedBackbone:
+class DifferentiableBackbone:
     """A network as it was trained, nothing folded, in float32 on the CPU."""
 
     network: torch.nn.Module
@@ -44,7 +44,7 @@ class OpenedBackbone:
         return self.preprocessing.apply(torch.from_numpy(np.ascontiguousarray(crops)))
 
 
-def open_backbone(backbone: str, head: Head) -> OpenedBackbone:
+def load_differentiable(backbone: str, head: Head) -> DifferentiableBackbone:
     """The backbone of this name that the head was taught on.
 
     Raises:
@@ -55,7 +55,7 @@ def open_backbone(backbone: str, head: Head) -> OpenedBackbone:
         raise UsageError(
             f"--backbone {backbone} is no file of weights; explain takes bundled, a file or timm:<name>"
         )
-    config = EmbedderConfig(weights=weights_setting(backbone))
+    config = EmbedderConfig(weights=weights_setting_of(backbone))
     (digest,) = embedder_digest(config).values()
     taught_on = head.meta.backbone
     if digest != taught_on.sha256:
@@ -65,7 +65,9 @@ def open_backbone(backbone: str, head: Head) -> OpenedBackbone:
         )
     network, name, preprocessing = load_network(config)
     network = network.eval().requires_grad_(False)
-    return OpenedBackbone(network, preprocessing, name, family_of(network, name, preprocessing.size_px))
+    return DifferentiableBackbone(
+        network, preprocessing, name, family_of(network, name, preprocessing.size_px)
+    )
 
 
 def family_of(network: torch.nn.Module, name: str, size_px: int) -> Family:
@@ -126,7 +128,7 @@ def score_of(head: Head, classes: NDArray[np.integer]) -> Score:
     return logit
 
 
-def name_score(head: Head) -> str:
+def score_label(head: Head) -> str:
     """What `score_of` gives, in words for a sheet."""
     if head.meta.kind == "knn":
         return "cosine to the nearest labelled crop of the genus, less that to the nearest of any other (knn)"

@@ -13,7 +13,7 @@ from fossilray.models.heads.calibration import entropy_of
 
 
 @dataclass(frozen=True)
-class Case:
+class ExplanationTarget:
     """One crop, and the classes that it is asked to be explained for."""
 
     row: int
@@ -23,17 +23,17 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TargetSelection:
     """The crops of a sheet and why these."""
 
     title: str
     says: str
-    cases: tuple[Case, ...]
+    cases: tuple[ExplanationTarget, ...]
 
 
 def choose_given(
     shares: NDArray[np.float32], classes: Sequence[str], *, count: int, genus: str | None = None
-) -> Choice:
+) -> TargetSelection:
     """The first crops in their order, each for what the head calls it, or for one genus.
 
     shares: (n, classes) probabilities.
@@ -44,25 +44,26 @@ def choose_given(
     target = None if genus is None else class_number(classes, genus)
     said = shares.argmax(axis=1)
     cases = tuple(
-        Case(row, (int(said[row]) if target is None else target,), int(said[row]))
+        ExplanationTarget(row, (int(said[row]) if target is None else target,), int(said[row]))
         for row in range(min(count, len(shares)))
     )
     why = "each explained for the genus that the head gives it" if genus is None else f"explained for {genus}"
-    return Choice("Chosen crops", f"{len(cases)} of {len(shares)} crops, {why}.", cases)
+    return TargetSelection("Chosen crops", f"{len(cases)} of {len(shares)} crops, {why}.", cases)
 
 
-def choose_uncertain(shares: NDArray[np.float32], *, count: int) -> Choice:
+def choose_uncertain(shares: NDArray[np.float32], *, count: int) -> TargetSelection:
     """The crops of the highest entropy, the least certain first, each for the head's first and second choice."""
     rows = np.argsort(-entropy_of(shares), kind="stable")[:count]
     order = np.argsort(-shares, axis=1, kind="stable")
     cases = tuple(
-        Case(row, tuple(order[row, :2].tolist()), int(order[row, 0])) for row in map(int, rows.tolist())
+        ExplanationTarget(row, tuple(order[row, :2].tolist()), int(order[row, 0]))
+        for row in map(int, rows.tolist())
     )
     says = (
         f"The {len(cases)} of {len(shares)} crops with the highest entropy of the head's probabilities, explained for "
         "its first and second choice. Maps of one kind share a scale within a crop."
     )
-    return Choice("Least certain", says, cases)
+    return TargetSelection("Least certain", says, cases)
 
 
 def choose_confused(
@@ -72,7 +73,7 @@ def choose_confused(
     pair: tuple[str, str],
     *,
     count: int,
-) -> Choice:
+) -> TargetSelection:
     """Crops of two genera that are taken for each other, the surest mistakes first, each for both genera.
 
     Where fewer than `count` are mistaken, those follow that come nearest to it.
@@ -90,7 +91,7 @@ def choose_confused(
     said = shares.argmax(axis=1)
     mistaken = {row for row in of_pair if said[row] == rival[labels[row]]}
     ranked = sorted(of_pair, key=lambda row: (row not in mistaken, -shares[row, rival[labels[row]]], row))
-    cases = tuple(Case(row, (one, other), int(said[row])) for row in ranked[:count])
+    cases = tuple(ExplanationTarget(row, (one, other), int(said[row])) for row in ranked[:count])
     each = []
     for genus, against in (pair, pair[::-1]):
         own = [row for row in of_pair if labels[row] == genus]
@@ -100,7 +101,7 @@ def choose_confused(
     first = "the others shown" if mistaken else f"the {rest} shown"
     more = f"; {first} are right, or called a third, and come nearest to the other" if rest else ""
     says = f"{'; '.join(each)}{more}. Explained for both. Maps of one kind share a scale within a crop."
-    return Choice(f"{pair[0]} and {pair[1]}", says, cases)
+    return TargetSelection(f"{pair[0]} and {pair[1]}", says, cases)
 
 
 def class_number(classes: Sequence[str], genus: str) -> int:

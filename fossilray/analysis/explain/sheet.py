@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.explain.crops import Material
+from fossilray.analysis.explain.crops import CropsToExplain
 from fossilray.analysis.explain.gradcam import FeatureMaps
 from fossilray.analysis.explain.maps import Explained, Map, Method
-from fossilray.analysis.explain.selection import Choice
+from fossilray.analysis.explain.selection import TargetSelection
 from fossilray.analysis.report.contact_sheets import jpeg_uri
 from fossilray.core.errors import UsageError
 from fossilray.core.records import Image
-from fossilray.core.text import printable
+from fossilray.core.text import strip_control_characters
 from fossilray.core.whole_files import write_whole
-from fossilray.render.html import encode_picture, open_templates
+from fossilray.render.html import encode_picture, template_environment
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -74,7 +74,7 @@ class ShownCase:
 
 
 def show_cases(
-    material: Material,
+    material: CropsToExplain,
     shares: NDArray[np.float32],
     classes: Sequence[str],
     explained: Sequence[Explained],
@@ -114,7 +114,9 @@ def check_ending(out: Path) -> None:
         raise UsageError(f"--out {out} is neither .html nor .png nor .jpg; choose one of these")
 
 
-def write_sheet(shown: Sequence[ShownCase], choice: Choice, out: Path, *, facts: Sequence[str]) -> None:
+def write_sheet(
+    shown: Sequence[ShownCase], choice: TargetSelection, out: Path, *, facts: Sequence[str]
+) -> None:
     """The sheet as .html, .png or .jpg, by the file's name; facts: lines about what was asked.
 
     Raises:
@@ -127,13 +129,13 @@ def write_sheet(shown: Sequence[ShownCase], choice: Choice, out: Path, *, facts:
         write_whole(out, encode_picture(draw_sheet(shown, choice, facts=facts), out.suffix))
 
 
-def render_page(shown: Sequence[ShownCase], choice: Choice, *, facts: Sequence[str]) -> str:
+def render_page(shown: Sequence[ShownCase], choice: TargetSelection, *, facts: Sequence[str]) -> str:
     """The page as HTML; no network, no script."""
-    environment = open_templates()
+    environment = template_environment()
     return environment.get_template("explain.html.j2").render(choice=choice, facts=facts, cases=shown)
 
 
-def draw_sheet(shown: Sequence[ShownCase], choice: Choice, *, facts: Sequence[str]) -> Image:
+def draw_sheet(shown: Sequence[ShownCase], choice: TargetSelection, *, facts: Sequence[str]) -> Image:
     """One picture: a row for each crop, its maps in a line."""
     from PIL import Image as Pillow
     from PIL import ImageDraw, ImageFont
@@ -147,7 +149,7 @@ def draw_sheet(shown: Sequence[ShownCase], choice: Choice, *, facts: Sequence[st
     top = 48 + 17 * len(told) + _GAP_PX
     plate = Pillow.new("RGB", (width, top + pitch_y * len(shown)), _GROUND)
     draw = ImageDraw.Draw(plate)
-    draw.text((_GAP_PX, 12), printable(choice.title), _INK, large)
+    draw.text((_GAP_PX, 12), strip_control_characters(choice.title), _INK, large)
     for number, line in enumerate(told):
         draw.text((_GAP_PX, 44 + 17 * number), line, _FAINT, font)
     for row in shown:
@@ -227,7 +229,7 @@ def _colours(share: NDArray[np.float32]) -> NDArray[np.float32]:
 def _wrapped(draw: ImageDraw, text: str, font: FreeTypeFont | ImageFont, width: int) -> list[str]:
     """A text in lines that fit, broken between words or, where a word is longer, within it."""
     lines = [""]
-    for word in printable(text).split(" "):
+    for word in strip_control_characters(text).split(" "):
         longer = f"{lines[-1]} {word}".strip()
         if draw.textlength(longer, font) <= width:
             lines[-1] = longer
@@ -243,7 +245,7 @@ def _wrapped(draw: ImageDraw, text: str, font: FreeTypeFont | ImageFont, width: 
 
 def _fitting(draw: ImageDraw, text: str, font: Any) -> str:
     """As much of a text as fits below a picture."""
-    text = printable(text)
+    text = strip_control_characters(text)
     while text and draw.textlength(text, font) > _CELL_PX + _GAP_PX - 4:
         text = text[:-2].rstrip("…") + "…" if len(text) > 2 else ""
     return text

@@ -21,12 +21,12 @@ from fossilray.analysis.export.selection import (
 )
 from fossilray.core.errors import UsageError
 from fossilray.core.records import SlideSummary
-from fossilray.core.text import spreadsheet_safe
+from fossilray.core.text import escape_formula
 from fossilray.core.whole_files import make_folder, whole_text, write_whole
-from fossilray.processing.crops.cut import in_true_proportions
+from fossilray.processing.crops.cut import restore_aspect_ratio
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
-from fossilray.store.query.connection import connect, fetch, load_crops, objects_where
+from fossilray.store.query.connection import connect, load_crops, objects_where, query_table
 from fossilray.store.run.layout import check_slide_id
 
 BoxForm = Literal["geojson", "csv"]
@@ -86,7 +86,7 @@ def save_crops(
     """
     end = "" if limit is None else f" LIMIT {int(limit)}"
     con = connect(store, sql=where or "")
-    found = fetch(
+    found = query_table(
         con, f"SELECT slide_id, arrays, object_id, width_um, height_um FROM ({objects_where(where)}){end}"
     )
     as_stored = square or is_letterboxed(store)
@@ -98,7 +98,7 @@ def save_crops(
         for row, crop in zip(part.to_pylist(), load_crops(store, part), strict=True):
             # What a table says of itself may be another name than its file's, and lead out of the folder.
             slide_id = check_slide_id(row["slide_id"])
-            image = crop if as_stored else in_true_proportions(crop, row["width_um"], row["height_um"])
+            image = crop if as_stored else restore_aspect_ratio(crop, row["width_um"], row["height_um"])
             name = f"{stems.get(slide_id, slide_id)}-{row['object_id']:06d}.jpg"
             write_whole(
                 out / name, encode_crop(image, quality=SAVED_JPEG_QUALITY), sweep=False, lasting=False
@@ -159,7 +159,7 @@ def _write_csv(out: Path, chosen: ObjectSelection) -> Exported:
         for one in chosen:
             for row in one.table.to_pylist():
                 values = [
-                    spreadsheet_safe(value) if isinstance(value, str) else value for value in row.values()
+                    escape_formula(value) if isinstance(value, str) else value for value in row.values()
                 ]
                 writer.writerow([*values, *_in_qupath(row, one.summary)])
             written += one.table.num_rows

@@ -18,9 +18,9 @@ from fossilray.analysis.export.selection import (
     file_stems,
 )
 from fossilray.core.records import Image
-from fossilray.core.text import spreadsheet_safe
+from fossilray.core.text import escape_formula
 from fossilray.core.whole_files import make_folder, whole_folder, whole_text, write_new
-from fossilray.processing.crops.cut import in_true_proportions
+from fossilray.processing.crops.cut import restore_aspect_ratio
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
 from fossilray.store.query.connection import load_crops
@@ -64,12 +64,12 @@ def export_image_folder(
                 for row, stored, crop in _with_crops(store, one):
                     # The crop shows the box as it was stored, and has its proportions.
                     sides = (stored["width_um"], stored["height_um"])
-                    image = crop if letterboxed else in_true_proportions(crop, *sides)
+                    image = crop if letterboxed else restore_aspect_ratio(crop, *sides)
                     place = f"{folders[row['genus']]}/{stem}-{row['object_id']:06d}.jpg"
                     write_new(made / place, encode_crop(image, quality=SAVED_JPEG_QUALITY))
                     values = [place, *(row[column] for column in _COLUMNS[1:])]
                     table.writerow(
-                        spreadsheet_safe(value) if isinstance(value, str) else value for value in values
+                        escape_formula(value) if isinstance(value, str) else value for value in values
                     )
                     written += 1
     return Exported(written, clipped, without_genus=without_genus)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from fossilray.core.errors import UsageError
 from fossilray.core.records import SlideSummary
 from fossilray.store import RunStore
-from fossilray.store.derived.listing import ListedAnswers, choose_fitting
-from fossilray.store.query.connection import connect, fetch, objects_where, show_objects
+from fossilray.store.derived.listing import DerivedListing, current_predictions
+from fossilray.store.query.connection import connect, create_objects_view, objects_where, query_table
 from fossilray.store.run.layout import check_slide_id
 
 SAVED_JPEG_QUALITY = 95
@@ -70,12 +70,12 @@ class ObjectSelection:
         self.store = store
         self.slides = choose_slides(store, slide)
         self._where = where
-        self._genera = None if head is None else choose_fitting(store, head, self.slides)
+        self._genera = None if head is None else current_predictions(store, head, self.slides)
         self._con = connect(store, sql=where or "")
         # A wrong condition must be refused even if there is no slide, and before any file is begun.
-        show_objects(self._con, store, {}, genera=self._genera)
+        create_objects_view(self._con, store, {}, genera=self._genera)
         self.columns: tuple[str, ...] = tuple(
-            fetch(self._con, f"{objects_where(where)} LIMIT 0").column_names
+            query_table(self._con, f"{objects_where(where)} LIMIT 0").column_names
         )
         self._files = store.committed_files()
 
@@ -91,20 +91,20 @@ class ObjectSelection:
     def read(self, summary: SlideSummary) -> SlideObjects:
         """The chosen objects of one slide."""
         self._show(summary)
-        stored = fetch(self._con, objects_where(self._where))
+        stored = query_table(self._con, objects_where(self._where))
         table, clipped = clip_to_scan(stored, summary)
         return SlideObjects(summary, table, stored, clipped)
 
     def all_boxes(self, summary: SlideSummary) -> NDArray[np.int64]:
         """Boxes (n, 4) of all objects of one slide, chosen or not, inside the scanned area."""
         self._show(summary)
-        table, _ = clip_to_scan(fetch(self._con, f"SELECT {', '.join(CORNERS)} FROM objects"), summary)
+        table, _ = clip_to_scan(query_table(self._con, f"SELECT {', '.join(CORNERS)} FROM objects"), summary)
         return corners_of(table)
 
     def _show(self, summary: SlideSummary) -> None:
         # A compacted dataset has no file for a slide without objects.
         file = {one: self._files[one] for one in (summary.slide_id,) if one in self._files}
-        show_objects(self._con, self.store, file, genera=self._genera)
+        create_objects_view(self._con, self.store, file, genera=self._genera)
 
 
 def choose_slides(store: RunStore, slide: str | None) -> list[SlideSummary]:
@@ -176,5 +176,5 @@ def file_stems(slide_ids: Iterable[str]) -> dict[str, str]:
     return stems
 
 
-def _classes_of(genera: ListedAnswers | None) -> tuple[str, ...]:
+def _classes_of(genera: DerivedListing | None) -> tuple[str, ...]:
     return () if genera is None else tuple((genera.answers.record.head or {}).get("classes", ()))

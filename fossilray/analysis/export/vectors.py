@@ -16,10 +16,10 @@ from fossilray.analysis.export.selection import Exported, ObjectSelection
 from fossilray.core.errors import StoreError, UsageError
 from fossilray.core.records import SlideSummary
 from fossilray.core.whole_files import whole_file
-from fossilray.processing.inference.tasks import vectors_in
+from fossilray.processing.inference.tasks import embedding_matrix
 from fossilray.store import RunStore
-from fossilray.store.dataset.dataset_store import arrays_store
-from fossilray.store.derived.derived_store import AnswerStore
+from fossilray.store.dataset.dataset_store import source_run
+from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.query.connection import load_embeddings
 
 ROWS_A_GROUP = 16_384
@@ -78,7 +78,7 @@ def vector_reader(store: RunStore, name: str | None) -> tuple[ReadVectors, str]:
         run = store.read_run()
         made_by = {"name": run.embedder.get("name", ""), "weights": dict(run.weights)}
         return lambda _, table: load_embeddings(store, table), json.dumps(made_by)
-    answers = AnswerStore.open(arrays_store(store), "embeddings", name)
+    answers = DerivedStore.open(source_run(store), "embeddings", name)
     files = answers.committed_files()
     dimension = int(answers.record.backbone["dimension"])
 
@@ -89,7 +89,7 @@ def vector_reader(store: RunStore, name: str | None) -> tuple[ReadVectors, str]:
             )
         # The attempt that the rows are of is in the path of their arrays as in the summary.
         whole = answers.read_file(files[summary.slide_id], source_attempt=summary.attempt)
-        vectors: NDArray[np.float16] = vectors_in(whole, dimension)[table["object_id"].to_numpy()]
+        vectors: NDArray[np.float16] = embedding_matrix(whole, dimension)[table["object_id"].to_numpy()]
         return vectors
 
     return read, json.dumps({"name": name, "backbone": dict(answers.record.backbone)})

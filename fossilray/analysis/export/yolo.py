@@ -30,7 +30,7 @@ from fossilray.analysis.export.tiles import (
     read_tiles,
     require_slides,
 )
-from fossilray.core.text import spreadsheet_safe
+from fossilray.core.text import escape_formula
 from fossilray.core.whole_files import make_folder, whole_folder, whole_text, write_new
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
@@ -194,7 +194,7 @@ class _Dataset:
         write_new(self.out / "labels" / part / f"{name}.txt", _lines(tile, classes))
         square = (tile.x, tile.y, round(tile.x + tile.side, 3), round(tile.y + tile.side, 3))
         names = (f"images/{part}/{name}.jpg", part, summary.slide_id, str(summary.well))
-        self.table.writerow([*map(spreadsheet_safe, names), *square, len(tile.rows)])
+        self.table.writerow([*map(escape_formula, names), *square, len(tile.rows)])
         self.images[part] += 1
         self.background += not len(tile.rows)
         self.boxes += len(tile.rows)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.records import SlideSummary
-from fossilray.store.query.connection import fetch
+from fossilray.store.query.connection import query_table
 
 if TYPE_CHECKING:
     from fossilray.store.query.connection import Connection
@@ -101,7 +101,7 @@ def _count(con: Connection, well: str) -> dict[str, dict[str | None, int]]:
     quoted = well.replace("'", "''")
     sql = f"SELECT slide_id, genus, count(*) AS count FROM objects WHERE well = '{quoted}' GROUP BY ALL"
     counts: dict[str, dict[str | None, int]] = {}
-    for row in fetch(con, sql).to_pylist():
+    for row in query_table(con, sql).to_pylist():
         counts.setdefault(row["slide_id"], {})[row["genus"]] = row["count"]
     return counts
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fossilray.core.records import UNASSIGNED_WELL, Image
 from fossilray.render.slide_overview import round_length_um
 from fossilray.store import RunStore
-from fossilray.store.query.connection import fetch, load_crops, load_embeddings
+from fossilray.store.query.connection import load_crops, load_embeddings, query_table
 
 if TYPE_CHECKING:
     from fossilray.store.query.connection import Connection
@@ -45,10 +45,10 @@ class SheetKind:
 
 
 # md5 of the row's name is a lottery that draws the same rows every time.
-_LOTTERY = "md5(slide_id || '/' || object_id)"
+_RANDOM_ORDER = "md5(slide_id || '/' || object_id)"
 
 SHEET_KINDS = (
-    SheetKind("Random", "What the archive looks like when nobody chooses.", _LOTTERY),
+    SheetKind("Random", "What the archive looks like when nobody chooses.", _RANDOM_ORDER),
     SheetKind(
         "Largest",
         "By longest side; objects cut by the scan's edge left out.",
@@ -68,7 +68,7 @@ SHEET_KINDS = (
 
 
 @dataclass(frozen=True)
-class ShownCrop:
+class CropFigure:
     """One crop as the page shows it: in its true proportions, with a scale bar and a caption."""
 
     uri: str
@@ -89,11 +89,11 @@ class ContactSheet:
 
     title: str
     says: str
-    crops: tuple[ShownCrop, ...]
+    crops: tuple[CropFigure, ...]
 
 
 @dataclass(frozen=True)
-class LookAlikeMap:
+class SimilarityMap:
     """A picture of many crops, each beside those with similar embeddings."""
 
     uri: str
@@ -109,7 +109,7 @@ def make_contact_sheets(con: Connection, store: RunStore, *, slides: int, fit: F
     per_slide = max(2, -(-2 * CROPS_A_SHEET // max(slides, 1)))
     for kind in SHEET_KINDS:
         # Objects whose pixels no level could give have no opacity, and nothing to show.
-        chosen = fetch(
+        chosen = query_table(
             con,
             "SELECT slide_id, well, measured_depth_m, arrays, object_id, width_um, height_um, score "
             f"FROM objects WHERE opacity IS NOT NULL AND {kind.condition} "
@@ -124,7 +124,7 @@ def make_contact_sheets(con: Connection, store: RunStore, *, slides: int, fit: F
         yield ContactSheet(kind.title, kind.says, shown)
 
 
-def show_crop(row: Mapping[str, Any], crop: Image, *, fit: Fit, detail: str) -> ShownCrop:
+def show_crop(row: Mapping[str, Any], crop: Image, *, fit: Fit, detail: str) -> CropFigure:
     """The crop of a row of `objects` as the page shows it, with `detail` below it."""
     width_um, height_um = float(row["width_um"]), float(row["height_um"])
     longest_um = max(width_um, height_um, 1e-6)
@@ -134,7 +134,7 @@ def show_crop(row: Mapping[str, Any], crop: Image, *, fit: Fit, detail: str) -> 
     else:
         width, height = (max(round(side * px_per_um), 8) for side in (width_um, height_um))
     bar_um = round_length_um(0.42 * longest_um)
-    return ShownCrop(
+    return CropFigure(
         uri=jpeg_uri(_resize(crop, min(2 * width, crop.shape[1]), min(2 * height, crop.shape[0]))),
         width_px=width,
         height_px=height,
@@ -147,15 +147,15 @@ def show_crop(row: Mapping[str, Any], crop: Image, *, fit: Fit, detail: str) -> 
     )
 
 
-def draw_look_alikes(
+def draw_similarity_map(
     con: Connection, store: RunStore, *, fit: Fit, columns: int = 22, cell_px: int = 64
-) -> LookAlikeMap | None:
+) -> SimilarityMap | None:
     """A map of crops laid out by their embeddings; None if there are too few objects for one."""
-    drawn = fetch(
+    drawn = query_table(
         con,
         "SELECT * FROM objects WHERE opacity IS NOT NULL AND slide_id IN "
         f"(SELECT slide_id FROM objects GROUP BY slide_id ORDER BY md5(slide_id) LIMIT {MAP_SLIDES}) "
-        f"ORDER BY {_LOTTERY} LIMIT {MAP_EMBEDDINGS}",
+        f"ORDER BY {_RANDOM_ORDER} LIMIT {MAP_EMBEDDINGS}",
     )
     if drawn.num_rows < 12:
         return None
@@ -165,7 +165,7 @@ def draw_look_alikes(
     chosen = arrange(vectors, columns=columns, rows=rows)
     shown = drawn.take(pa.array(chosen))
     plate = _lay_plate(shown, load_crops(store, shown), columns=columns, rows=rows, cell_px=cell_px, fit=fit)
-    return LookAlikeMap(
+    return SimilarityMap(
         uri=jpeg_uri(plate),
         width_px=plate.shape[1],
         height_px=plate.shape[0],

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from fossilray.analysis.report.assemblages import Assemblages, gather_assemblages
-from fossilray.analysis.report.contact_sheets import ContactSheet, Fit, ShownCrop, show_crop
+from fossilray.analysis.report.contact_sheets import ContactSheet, CropFigure, Fit, show_crop
 from fossilray.analysis.report.range_chart_svg import MOST_TAXA, draw_range_chart
 from fossilray.analysis.report.statistics import charted_wells
 from fossilray.core.records import UNASSIGNED_WELL, SlideSummary
 from fossilray.store import RunStore
-from fossilray.store.derived.listing import ListedAnswers
-from fossilray.store.query.connection import fetch, load_crops
+from fossilray.store.derived.listing import DerivedListing
+from fossilray.store.query.connection import load_crops, query_table
 
 if TYPE_CHECKING:
     from fossilray.store.query.connection import Connection
@@ -85,7 +85,7 @@ def show_genera(
     con: Connection,
     store: RunStore,
     slides: Sequence[SlideSummary],
-    chosen: ListedAnswers,
+    chosen: DerivedListing,
     *,
     others: Sequence[str],
     fit: Fit,
@@ -94,7 +94,9 @@ def show_genera(
     record = chosen.answers.record
     head: Mapping[str, Any] = record.head or {}
     genera = tuple(_figures(con))
-    without = fetch(con, _WITHOUT.format(slides=_listed(chosen)))["count"][0].as_py() if chosen.files else 0
+    without = (
+        query_table(con, _WITHOUT.format(slides=_listed(chosen)))["count"][0].as_py() if chosen.files else 0
+    )
     return Predicted(
         head=chosen.answers.name,
         kind=str(head.get("kind", "")),
@@ -115,12 +117,12 @@ def show_genera(
 _WITHOUT = "SELECT count(*) AS count FROM objects WHERE genus IS NULL AND slide_id IN ({slides})"
 
 
-def _listed(chosen: ListedAnswers) -> str:
+def _listed(chosen: DerivedListing) -> str:
     return ", ".join("'" + slide_id.replace("'", "''") + "'" for slide_id in chosen.files)
 
 
 def _draw_wells(
-    con: Connection, slides: Sequence[SlideSummary], chosen: ListedAnswers
+    con: Connection, slides: Sequence[SlideSummary], chosen: DerivedListing
 ) -> Iterator[ShownAssemblages]:
     wells = sorted(charted_wells(slides), key=lambda well: (well == UNASSIGNED_WELL, well))
     for number, well in enumerate(wells):
@@ -134,7 +136,7 @@ def _draw_wells(
 
 
 def _figures(con: Connection) -> Iterator[GenusFigures]:
-    found = fetch(
+    found = query_table(
         con,
         "SELECT genus, count(*) AS objects, median(genus_score) AS median_score, "
         "avg((genus_score > 0.5)::INTEGER) AS above_half FROM objects WHERE genus IS NOT NULL "
@@ -151,7 +153,7 @@ def _make_sheets(
     con: Connection, store: RunStore, genera: Sequence[GenusFigures], *, fit: Fit
 ) -> Iterator[GenusSheets]:
     order = "PARTITION BY genus ORDER BY genus_score"
-    found = fetch(
+    found = query_table(
         con,
         "SELECT slide_id, well, measured_depth_m, arrays, object_id, width_um, height_um, score, genus, "
         "genus_score, genus_2, genus_2_score, "
@@ -177,7 +179,7 @@ def _make_sheets(
         )
 
 
-def _show(store: RunStore, rows: Sequence[dict[str, Any]], *, fit: Fit) -> Iterator[ShownCrop]:
+def _show(store: RunStore, rows: Sequence[dict[str, Any]], *, fit: Fit) -> Iterator[CropFigure]:
     table = pa.table(
         {
             "arrays": pa.array([row["arrays"] for row in rows], pa.string()),

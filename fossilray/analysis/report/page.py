@@ -15,7 +15,7 @@ import yaml
 
 from fossilray.analysis.report.contact_sheets import (
     Fit,
-    draw_look_alikes,
+    draw_similarity_map,
     jpeg_uri,
     make_contact_sheets,
     to_uri,
@@ -25,30 +25,30 @@ from fossilray.analysis.report.genera import show_genera
 from fossilray.analysis.report.statistics import (
     MOST_WELLS,
     WellChart,
-    add_up,
-    ask_examples,
     by_depth,
     chart_wells,
     choose_sample,
+    example_queries,
     measure_distributions,
     shorten,
-    thin_out,
+    subsample_by_depth,
+    total,
     write_headline,
 )
 from fossilray.core.errors import StoreError, StoreUnreachable
 from fossilray.core.formats.images import decode_image
 from fossilray.core.records import SLIDES_SCHEMA, Failure, Image, SlideSummary
-from fossilray.core.text import format_cell, printable
+from fossilray.core.text import format_cell, strip_control_characters
 from fossilray.core.whole_files import whole_text
-from fossilray.render.html import open_templates
+from fossilray.render.html import template_environment
 from fossilray.render.slide_overview import LEGEND_PX, SIZE_CLASSES
 from fossilray.store import RunStore
-from fossilray.store.cost import add_up_spending, tell_spending
-from fossilray.store.dataset.dataset_store import arrays_store
-from fossilray.store.derived.derived_store import answers_in
-from fossilray.store.derived.listing import ListedAnswers, choose_fitting
+from fossilray.store.cost import describe_cost, sum_cost
+from fossilray.store.dataset.dataset_store import source_run
+from fossilray.store.derived.derived_store import derived_names
+from fossilray.store.derived.listing import DerivedListing, current_predictions
 from fossilray.store.files.parquet_rows import to_table
-from fossilray.store.query.connection import connect, show_objects
+from fossilray.store.query.connection import connect, create_objects_view
 from fossilray.store.run.layout import picture_path
 from fossilray.store.run.roles import picture as picture_file
 from fossilray.store.run.slide_states import read_states
@@ -112,17 +112,17 @@ def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
     sample = choose_sample(slides)
     con = connect(store)
     files = store.committed_files()
-    predictions = choose_fitting(store, head, sample)
+    predictions = current_predictions(store, head, sample)
     if len(sample) < len(slides) or predictions is not None:
         shown = sorted({slide.slide_id for slide in sample} & files.keys())
-        show_objects(con, store, {slide_id: files[slide_id] for slide_id in shown}, genera=predictions)
+        create_objects_view(con, store, {slide_id: files[slide_id] for slide_id in shown}, genera=predictions)
     measures = measure_distributions(con)
     objects = len(measures.score)
     charts = list(chart_wells(con, slides)) if slides else []
     densest = max((s.objects_per_mm2 for chart in charts for s in chart.samples), default=0.0)
     fit: Fit = "letterbox" if run.config["crops"]["fit"] == "letterbox" else "stretch"
     with_vectors = run.config["embedder"]["weights"] != "none"
-    listed = thin_out(by_depth(slides), MOST_LISTED_SLIDES)
+    listed = subsample_by_depth(by_depth(slides), MOST_LISTED_SLIDES)
     return {
         "url": store.url,
         "name": _title(store.url),
@@ -130,7 +130,7 @@ def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
         "run": run,
         "config_yaml": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
         "headline": write_headline(slides, measures.longest_um),
-        "totals": add_up(slides),
+        "totals": total(slides),
         "counts": states.counts,
         "state_of": states.by_slide,
         "median_um": float(np.median(measures.longest_um)) if objects else None,
@@ -146,7 +146,7 @@ def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
         "size_classes": SIZE_CLASSES,
         "distributions": draw_distributions(measures) if objects else None,
         "sheets": list(make_contact_sheets(con, store, slides=len(sample), fit=fit)) if objects else [],
-        "look_alikes": draw_look_alikes(con, store, fit=fit) if objects and with_vectors else None,
+        "look_alikes": draw_similarity_map(con, store, fit=fit) if objects and with_vectors else None,
         "slides": list(_show_slides(store, listed)),
         "stages": _mean_stages(slides),
         "spent": " ".join(_spent(store, slides, left=states.counts.left)),
@@ -154,12 +154,12 @@ def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
         "failures": failures[:MOST_LISTED_FAILURES],
         "failure_count": len(failures),
         "failure_classes": _count_classes(failures),
-        "examples": list(ask_examples(con)) if objects else [],
+        "examples": list(example_queries(con)) if objects else [],
     }
 
 
-def _other_heads(store: RunStore, chosen: ListedAnswers) -> list[str]:
-    return [name for name in answers_in(arrays_store(store), "predictions") if name != chosen.answers.name]
+def _other_heads(store: RunStore, chosen: DerivedListing) -> list[str]:
+    return [name for name in derived_names(source_run(store), "predictions") if name != chosen.answers.name]
 
 
 def _title(url: str) -> str:
@@ -169,7 +169,9 @@ def _title(url: str) -> str:
 
 
 def _show_slides(store: RunStore, slides: Sequence[SlideSummary]) -> Iterator[ShownSlide]:
-    with_large = {slide.slide_id for slide in thin_out([s for s in slides if s.objects], LARGE_PICTURES)}
+    with_large = {
+        slide.slide_id for slide in subsample_by_depth([s for s in slides if s.objects], LARGE_PICTURES)
+    }
     for slide in slides:
         picture = _picture(store, slide.slide_id)
         yield ShownSlide(
@@ -187,7 +189,7 @@ def _picture(store: RunStore, slide_id: str) -> tuple[bytes, Image] | None:
         jpeg = store.picture(slide_id)
         if jpeg is None:
             return None
-        role = picture_file(f"{arrays_store(store).url}/{picture_path(slide_id)}")
+        role = picture_file(f"{source_run(store).url}/{picture_path(slide_id)}")
         return jpeg, decode_image(jpeg, role, most_px=_MOST_PICTURE_PX)
     except StoreUnreachable:
         raise
@@ -213,7 +215,7 @@ def _shrink(pixels: Image) -> str:
 
 def _spent(store: RunStore, slides: Sequence[SlideSummary], *, left: int) -> list[str]:
     """What the run held and costs, in sentences."""
-    return tell_spending(add_up_spending(store.heartbeats(), to_table(slides, SLIDES_SCHEMA), left=left))
+    return describe_cost(sum_cost(store.heartbeats(), to_table(slides, SLIDES_SCHEMA), left=left))
 
 
 def _mean_stages(slides: Sequence[SlideSummary]) -> list[tuple[str, float]]:
@@ -239,7 +241,7 @@ def _count_classes(failures: Sequence[Failure]) -> list[tuple[str, int]]:
 
 
 def _environment() -> Environment:
-    environment = open_templates(finalize=_without_controls)
+    environment = template_environment(finalize=_without_controls)
     environment.filters["lost_share"] = _lost_share
     environment.filters["short"] = shorten
     environment.filters["tenth"] = lambda number: f"{number:,.1f}"
@@ -256,7 +258,7 @@ def _environment() -> Environment:
 def _without_controls(value: object) -> object:
     """Text without signs that reorder or hide other text; line ends stay. Markup of our own stays as it is."""
     if isinstance(value, str) and not hasattr(value, "__html__"):
-        return "\n".join(printable(line) for line in value.split("\n"))
+        return "\n".join(strip_control_characters(line) for line in value.split("\n"))
     return value
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fossilray.analysis.report.figures import DepthSample, Distributions, Spread
 from fossilray.core.records import UNASSIGNED_WELL, SlideSummary, lost_share_of
 from fossilray.render.slide_overview import SIZE_CLASSES
-from fossilray.store.query.connection import fetch
+from fossilray.store.query.connection import query_table
 
 if TYPE_CHECKING:
     from fossilray.store.query.connection import Connection
@@ -87,7 +87,7 @@ class Example:
         ]
 
 
-def add_up(slides: Sequence[SlideSummary]) -> Totals:
+def total(slides: Sequence[SlideSummary]) -> Totals:
     """Totals of these slides."""
     return Totals(
         slides=len(slides),
@@ -115,7 +115,7 @@ def by_depth(slides: Iterable[SlideSummary]) -> list[SlideSummary]:
     )
 
 
-def thin_out(slides: Sequence[SlideSummary], most: int) -> list[SlideSummary]:
+def subsample_by_depth(slides: Sequence[SlideSummary], most: int) -> list[SlideSummary]:
     """At most that many slides, evenly taken from the order given."""
     if len(slides) <= most:
         return list(slides)
@@ -127,8 +127,8 @@ def choose_sample(slides: Sequence[SlideSummary]) -> list[SlideSummary]:
     charted = set(charted_wells(slides))
     outside = by_depth(slide for slide in slides if slide.well not in charted)
     most = MOST_SAMPLED_SLIDES * 3 // 4 if outside else MOST_SAMPLED_SLIDES
-    inside = thin_out(by_depth(slide for slide in slides if slide.well in charted), most)
-    return inside + thin_out(outside, MOST_SAMPLED_SLIDES - len(inside))
+    inside = subsample_by_depth(by_depth(slide for slide in slides if slide.well in charted), most)
+    return inside + subsample_by_depth(outside, MOST_SAMPLED_SLIDES - len(inside))
 
 
 def chart_wells(con: Connection, slides: Sequence[SlideSummary]) -> Iterator[WellChart]:
@@ -153,9 +153,9 @@ def chart_wells(con: Connection, slides: Sequence[SlideSummary]) -> Iterator[Wel
 
 def measure_distributions(con: Connection) -> Distributions:
     """Measures of the objects in view, thinned evenly if there are very many."""
-    count = fetch(con, "SELECT count(*) AS count FROM objects")["count"][0].as_py()
+    count = query_table(con, "SELECT count(*) AS count FROM objects")["count"][0].as_py()
     step = max(count // MOST_VALUES, 1)
-    found = fetch(
+    found = query_table(
         con,
         "SELECT greatest(width_um, height_um)::DOUBLE AS longest_um, opacity::DOUBLE AS opacity, "
         f"sharpness::DOUBLE AS sharpness, score::DOUBLE AS score FROM objects WHERE object_id % {step} = 0",
@@ -169,7 +169,7 @@ def measure_distributions(con: Connection) -> Distributions:
 
 def write_headline(slides: Sequence[SlideSummary], sizes_um: NDArray[np.float64]) -> list[str]:
     """What the run found, in a few plain sentences."""
-    totals = add_up(slides)
+    totals = total(slides)
     if not slides:
         return ["No slide is committed yet."]
     wells = f" of {_count(totals.wells, 'well')}" if totals.wells else ""
@@ -184,7 +184,7 @@ def write_headline(slides: Sequence[SlideSummary], sizes_um: NDArray[np.float64]
         f"{told}: {shorten(totals.objects_per_mm2)} per mm², half of them between {quarter:.0f} and "
         f"{three_quarters:.0f} µm long."
     ]
-    sentences += _tell_densest(slides)
+    sentences += _describe_densest(slides)
     return sentences
 
 
@@ -193,10 +193,10 @@ def shorten(number: float) -> str:
     return f"{number:,.3g}" if abs(number) < 999.5 else f"{number:,.0f}"
 
 
-def ask_examples(con: Connection) -> Iterator[Example]:
+def example_queries(con: Connection) -> Iterator[Example]:
     """Questions a palynologist may ask, answered on the views of a connection."""
     for question, sql in _EXAMPLES:
-        yield Example(question, sql, fetch(con, sql))
+        yield Example(question, sql, query_table(con, sql))
 
 
 _EXAMPLES = (
@@ -274,7 +274,7 @@ def _measures(con: Connection) -> dict[tuple[str, float | str], _Measures]:
     edges = [size.from_um for size in SIZE_CLASSES[1:]]
     size_class = " + ".join(f"(longest >= {edge:g})::INT" for edge in edges)
     counts = ", ".join(f"count(*) FILTER (size_class = {i})" for i in range(len(SIZE_CLASSES)))
-    found = fetch(
+    found = query_table(
         con,
         f"SELECT well, measured_depth_m, CASE WHEN measured_depth_m IS NULL THEN slide_id END AS slide_id, "
         f"[{counts}] AS classes, quantile_cont(opacity, [0.25, 0.5, 0.75]) AS quartiles, "
@@ -304,7 +304,7 @@ def _sample(group: Sequence[SlideSummary], measures: _Measures | None) -> DepthS
     )
 
 
-def _tell_densest(slides: Sequence[SlideSummary]) -> Iterator[str]:
+def _describe_densest(slides: Sequence[SlideSummary]) -> Iterator[str]:
     density = [slide.objects / slide.scanned_mm2 if slide.scanned_mm2 > 0 else 0.0 for slide in slides]
     densest = int(np.argmax(density))
     typical = float(np.median(density))

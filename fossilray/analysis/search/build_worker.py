@@ -13,17 +13,17 @@ from fossilray.analysis.search.index_record import IndexedSlide, ShardRecord
 from fossilray.analysis.search.index_store import IndexStore
 from fossilray.analysis.search.quantizer import unit
 from fossilray.analysis.search.shard_file import ShardBuilder
-from fossilray.analysis.search.vectors_of_runs import RunVectors
+from fossilray.analysis.search.vectors_of_runs import RunVectorSource
 from fossilray.core.config import RunConfig
 from fossilray.core.records import CatalogRow, Outcome
-from fossilray.processing.inference.worker_stored_worker import ENDS_THE_JOB, StoredDataWorker
+from fossilray.processing.inference.worker_stored_worker import ENDS_THE_JOB, StoredSlideWorker
 from fossilray.store import RunStore, open_run
-from fossilray.store.dataset.dataset_store import arrays_store
+from fossilray.store.dataset.dataset_store import source_run
 
 _ENCODED_AT_ONCE = 32_768
 
 
-class IndexWorker(StoredDataWorker):
+class IndexWorker(StoredSlideWorker):
     """A worker of the scheduler that makes shards; rows name their plans as `slide_id`."""
 
     lower = "--shard-objects"
@@ -60,7 +60,7 @@ class IndexWorker(StoredDataWorker):
     def _build(self, key: str, slides: Sequence[IndexedSlide]) -> ShardRecord:
         coder = self._coder
         builder = ShardBuilder(coder.lists, coder.code_bytes)
-        open_source = functools.cache(lambda run, name: RunVectors(self._open_run(run), name))
+        open_source = functools.cache(lambda run, name: RunVectorSource(self._open_run(run), name))
         first = 0
         for number, slide in enumerate(slides):
             waiting: list[tuple[np.ndarray, np.ndarray]] = []
@@ -79,7 +79,7 @@ class IndexWorker(StoredDataWorker):
 
     def _open_run(self, url: str) -> RunStore:
         store = open_run(url, self._config.store)
-        arrays_store(store).expect_run()
+        source_run(store).expect_run()
         return store
 
     def _add(self, builder: ShardBuilder, waiting: list[tuple[np.ndarray, np.ndarray]]) -> None:

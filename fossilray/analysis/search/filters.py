@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fossilray.analysis.search.search import Allowed, Hit, SearchIndex
+from fossilray.analysis.search.search import Hit, SearchFilter, SearchIndex
 from fossilray.core.errors import UsageError
-from fossilray.store.derived.listing import choose_predictions
-from fossilray.store.query.connection import connect, fetch, show_objects
+from fossilray.store.derived.listing import latest_predictions
+from fossilray.store.query.connection import connect, create_objects_view, query_table
 
 OBJECT_COLUMNS = (
     "well", "measured_depth_m", "slide_id", "object_id", "x_min", "y_min", "x_max", "y_max", "width_um",
@@ -20,7 +20,9 @@ OBJECT_COLUMNS = (
 )  # fmt: skip
 
 
-def allow_where(index: SearchIndex, condition: str | None, *, head: str | None = None) -> Allowed | None:
+def filter_where(
+    index: SearchIndex, condition: str | None, *, head: str | None = None
+) -> SearchFilter | None:
     """The objects of an index that meet a condition on the columns of `objects`; None: all do.
 
     A condition that names `genus` is asked of the predictions of this name, or of the newest.
@@ -36,9 +38,9 @@ def allow_where(index: SearchIndex, condition: str | None, *, head: str | None =
     for url, source in index.runs().items():
         con = connect(source.store, sql=condition)
         if needs_genera:
-            show_objects(con, source.store, None, genera=choose_predictions(source.store, head))
+            create_objects_view(con, source.store, None, genera=latest_predictions(source.store, head))
         # The line breaks keep a comment at the end of the condition from swallowing what follows.
-        table = fetch(
+        table = query_table(
             con,
             # What has no pixels has a vector that says nothing, and is in no shard.
             f"SELECT slide_id, object_id FROM objects WHERE opacity IS NOT NULL AND (\n{condition}\n) "
@@ -73,7 +75,7 @@ def describe_hits(
         files = source.store.committed_files()
         chosen = {slide_id: files[slide_id] for slide_id, _ in wanted if slide_id in files}
         con = connect(source.store)
-        show_objects(con, source.store, chosen, genera=choose_predictions(source.store, head))
+        create_objects_view(con, source.store, chosen, genera=latest_predictions(source.store, head))
         asked = pa.table(
             {
                 "slide_id": [one for one, _ in wanted],
@@ -86,7 +88,7 @@ def describe_hits(
             name if name in columns else f"NULL::{'VARCHAR' if name == 'genus' else 'FLOAT'} AS {name}"
             for name in OBJECT_COLUMNS
         )
-        table = fetch(con, f"SELECT {named} FROM objects JOIN asked USING (slide_id, object_id)")
+        table = query_table(con, f"SELECT {named} FROM objects JOIN asked USING (slide_id, object_id)")
         for row in table.to_pylist():
             known[url, row["slide_id"], row["object_id"]] = row
     columns_of: dict[str, list[object]] = {name: [] for name in _SCHEMA.names}

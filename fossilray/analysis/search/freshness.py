@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fossilray.analysis.search.index_record import IndexedSlide, ShardRecord
-from fossilray.analysis.search.vectors_of_runs import RunVectors
+from fossilray.analysis.search.vectors_of_runs import RunVectorSource
 
 
 @dataclass(frozen=True)
-class Freshness:
+class IndexStatus:
     """Slides that differ between an index and its runs."""
 
     missing: tuple[IndexedSlide, ...]
@@ -47,14 +47,14 @@ class Freshness:
         return ". ".join(parts)
 
 
-def compare(sources: Mapping[str, RunVectors], shards: Sequence[ShardRecord]) -> Freshness:
+def compare_with_runs(sources: Mapping[str, RunVectorSource], shards: Sequence[ShardRecord]) -> IndexStatus:
     """How the shards of an index differ from what these runs hold now; one listing a run."""
     now = {slide.key: slide for source in sources.values() for slide in source.slides()}
     held: dict[tuple[str, str], IndexedSlide] = {}
     for slide in (slide for shard in shards for slide in shard.slides):
         if slide.key not in held or is_same(slide, now.get(slide.key)):
             held[slide.key] = slide
-    return Freshness(
+    return IndexStatus(
         missing=tuple(slide for key, slide in now.items() if key not in held),
         anew=tuple(s for key, s in now.items() if key in held and not is_same(held[key], s)),
         gone=tuple(slide for key, slide in held.items() if key not in now and key[0] in sources),

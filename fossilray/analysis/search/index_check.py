@@ -7,18 +7,18 @@ from pathlib import PurePosixPath
 
 from fossilray.analysis.search.index_record import IndexRecord, ShardRecord, slides_from
 from fossilray.analysis.search.index_store import INDEX_JSON, IndexStore, coder_path
-from fossilray.analysis.search.quantizer import Coder
+from fossilray.analysis.search.quantizer import VectorQuantizer
 from fossilray.analysis.search.shard_file import FILES, ShardReader
 from fossilray.core.errors import StoreError, StoreUnreachable
 from fossilray.store.files.base import Files
 from fossilray.store.maintenance.side_files import check_side_files
-from fossilray.store.maintenance.slide_check import Finding, FindingKind
+from fossilray.store.maintenance.slide_check import FindingKind, VerifyFinding
 
 _ANEW = "build the index again in another place"
 _AGAIN = "delete {path} and start `fossilray index build` again"
 
 
-def check_index(files: Files, *, deep: bool) -> Iterator[Finding]:
+def check_index(files: Files, *, deep: bool) -> Iterator[VerifyFinding]:
     """What is wrong with the files of an index; the runs that it was made of are not looked at.
 
     deep: all entries of shards are read and compared with their checksums, which indexes made before 2026-12 have not.
@@ -26,7 +26,7 @@ def check_index(files: Files, *, deep: bool) -> Iterator[Finding]:
     Raises:
         StoreUnreachable: the store does not answer.
     """
-    coder: Coder | None = None
+    coder: VectorQuantizer | None = None
     record: IndexRecord | None = None
     try:
         record = IndexRecord.from_json(files.read(INDEX_JSON), url=files.url)
@@ -52,8 +52,8 @@ def check_index(files: Files, *, deep: bool) -> Iterator[Finding]:
 
 
 def _check_shard(
-    files: Files, path: str, record: IndexRecord | None, coder: Coder | None, *, deep: bool
-) -> Iterator[Finding]:
+    files: Files, path: str, record: IndexRecord | None, coder: VectorQuantizer | None, *, deep: bool
+) -> Iterator[VerifyFinding]:
     remedy = _AGAIN.format(path=path)
     try:
         shard = ShardRecord.from_json(files.read(path), name=path)
@@ -83,7 +83,7 @@ def _check_shard(
         yield _finding(shard.data, "shard", error, remedy)
 
 
-def _finding(path: str, kind: FindingKind, error: object, remedy: str) -> Finding:
+def _finding(path: str, kind: FindingKind, error: object, remedy: str) -> VerifyFinding:
     """A finding whose message has the file's name and a remedy.
 
     Raises:
@@ -93,4 +93,4 @@ def _finding(path: str, kind: FindingKind, error: object, remedy: str) -> Findin
         raise error
     text = f"{path} is gone" if isinstance(error, FileNotFoundError) else str(error)
     text = text if path in text else f"{path}: {text}"
-    return Finding("", path, kind, text if ";" in text else f"{text}; {remedy}")
+    return VerifyFinding("", path, kind, text if ";" in text else f"{text}; {remedy}")

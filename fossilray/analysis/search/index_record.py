@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fossilray.analysis.search.quantizer import Trial
+from fossilray.analysis.search.quantizer import QuantizerTrial
 from fossilray.core.formats import FileRole, build_record, parse_json, parse_record
 
 INDEX_VERSION = 1
@@ -33,7 +33,7 @@ class IndexRecord:
     lists: int
     taught_on: int
     """Vectors, of all wells alike."""
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[QuantizerTrial, ...] = ()
     """By which the coder was chosen; none where it was named."""
     schema_version: int = INDEX_VERSION
     fossilray: str = ""

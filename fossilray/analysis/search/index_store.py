@@ -27,7 +27,7 @@ from fossilray.analysis.search.index_record import (
     shard_key,
     slides_from,
 )
-from fossilray.analysis.search.quantizer import Coder
+from fossilray.analysis.search.quantizer import VectorQuantizer
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunNotFound, StoreError
 from fossilray.store import RunStore
@@ -84,7 +84,9 @@ class IndexStore:
         return found
 
     @staticmethod
-    def create(url: str, record: IndexRecord, coder: Coder, access: StoreConfig | None = None) -> IndexStore:
+    def create(
+        url: str, record: IndexRecord, coder: VectorQuantizer, access: StoreConfig | None = None
+    ) -> IndexStore:
         """A new index, or the one that somebody else made there a moment ago, which then stands.
 
         Raises:
@@ -102,7 +104,7 @@ class IndexStore:
         """The folder with its protocol; a plain absolute path on a disk."""
         return self.files.url
 
-    def coder(self) -> Coder:
+    def coder(self) -> VectorQuantizer:
         """The coder of all its shards.
 
         Raises:
@@ -117,7 +119,7 @@ class IndexStore:
             raise StoreError(
                 f"{self.url}/{path} is not what was written; build the index anew in another place"
             )
-        return Coder.from_bytes(
+        return VectorQuantizer.from_bytes(
             content,
             name=self.record.coder,
             dimension=int(self.record.backbone["dimension"]),

@@ -6,12 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fossilray import __version__
-from fossilray.analysis.search.freshness import compare
+from fossilray.analysis.search.freshness import compare_with_runs
 from fossilray.analysis.search.index_record import IndexedSlide, IndexRecord
 from fossilray.analysis.search.index_store import IndexStore, digest_of
-from fossilray.analysis.search.quantizer import CODERS, Coder, Trial, lists_for, try_coders
+from fossilray.analysis.search.quantizer import (
+    QUANTIZERS,
+    QuantizerTrial,
+    VectorQuantizer,
+    compare_quantizers,
+    lists_for,
+)
 from fossilray.analysis.search.sample import draw_sample
-from fossilray.analysis.search.vectors_of_runs import RunVectors, told
+from fossilray.analysis.search.vectors_of_runs import RunVectorSource, told
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunMismatch, UsageError
 from fossilray.core.records import CatalogRow, utc_now
@@ -39,7 +45,7 @@ class IndexSettings:
 
 
 def open_index(
-    sources: Mapping[str, RunVectors],
+    sources: Mapping[str, RunVectorSource],
     url: str,
     access: StoreConfig,
     settings: IndexSettings,
@@ -52,8 +58,8 @@ def open_index(
         UsageError: the settings are wrong, or there is nothing to index.
         RunMismatch: the index is of vectors by another backbone than these runs.
     """
-    if settings.coder not in ("auto", *CODERS):
-        raise UsageError(f"--coder {settings.coder!r} is none of auto, {', '.join(CODERS)}")
+    if settings.coder not in ("auto", *QUANTIZERS):
+        raise UsageError(f"--coder {settings.coder!r} is none of auto, {', '.join(QUANTIZERS)}")
     numbers = (settings.shard_objects, settings.lists, settings.sample)
     if any(number is not None and number < 1 for number in numbers):
         raise UsageError("--shard-objects, --lists and --sample are numbers of at least 1")
@@ -65,10 +71,10 @@ def open_index(
 
 
 def plan_shards(
-    index: IndexStore, sources: Mapping[str, RunVectors], *, most_objects: int
+    index: IndexStore, sources: Mapping[str, RunVectorSource], *, most_objects: int
 ) -> list[CatalogRow]:
     """A row for each shard that is to be made so that the index holds all that these runs hold; plans are written."""
-    todo = compare(sources, index.shards()).to_build
+    todo = compare_with_runs(sources, index.shards()).to_build
     index.sweep()
     groups = group_slides(todo, most_objects=most_objects)
     return [CatalogRow(slide_id=index.plan(group), path="plan") for group in groups]
@@ -88,7 +94,7 @@ def group_slides(slides: Sequence[IndexedSlide], *, most_objects: int) -> list[l
 
 
 def _begin(
-    sources: Mapping[str, RunVectors],
+    sources: Mapping[str, RunVectorSource],
     url: str,
     access: StoreConfig,
     settings: IndexSettings,
@@ -108,14 +114,14 @@ def _begin(
         raise UsageError(
             f"{', '.join(sources)} hold no object with pixels and a vector; there is nothing to index"
         )
-    name, trials = settings.coder, list[Trial]()
+    name, trials = settings.coder, list[QuantizerTrial]()
     if name == "auto":
         try:
-            trials = try_coders(vectors, seed=settings.seed)
+            trials = compare_quantizers(vectors, seed=settings.seed)
             name = trials[0].coder
         except UsageError:
-            name = next(iter(CODERS))  # too few to tell, and to matter
-    coder = Coder.train(vectors, name=name, lists=lists, seed=settings.seed)
+            name = next(iter(QUANTIZERS))  # too few to tell, and to matter
+    coder = VectorQuantizer.train(vectors, name=name, lists=lists, seed=settings.seed)
     crops = first.store.read_run().config["crops"]
     record = IndexRecord(
         backbone=dict(backbone),
@@ -131,7 +137,7 @@ def _begin(
     return IndexStore.create(url, record, coder, access)
 
 
-def _check(index: IndexStore, sources: Mapping[str, RunVectors]) -> None:
+def _check(index: IndexStore, sources: Mapping[str, RunVectorSource]) -> None:
     """Make sure that these vectors belong into this index."""
     for url, source in sources.items():
         made_by = source.backbone

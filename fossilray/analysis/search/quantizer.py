@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fossilray.analysis.search.coder_bytes import NoCoder, check_coder
 from fossilray.core.errors import StoreError, UsageError
 
-CODERS: Mapping[str, tuple[int, str]] = {
+QUANTIZERS: Mapping[str, tuple[int, str]] = {
     "pca64-8bit": (64, "SQ8"),
     "pca96-6bit": (96, "SQ6"),
     "pca128-4bit": (128, "SQ4"),
@@ -37,7 +37,7 @@ _WORTH_THREADS = 2 * 10**9
 
 
 @dataclass(frozen=True)
-class Trial:
+class QuantizerTrial:
     """What a way of coding was worth on a part of the sample."""
 
     coder: str
@@ -46,7 +46,7 @@ class Trial:
     """Of the 10 nearest by cosine, how many are among the 50 nearest by code."""
 
 
-class Coder:
+class VectorQuantizer:
     """A taught coder; holds no vectors."""
 
     def __init__(self, index: Any, name: str) -> None:
@@ -57,7 +57,7 @@ class Coder:
         self._ivf = faiss.extract_index_ivf(index)
 
     @staticmethod
-    def train(vectors: NDArray[np.float32], *, name: str, lists: int, seed: int) -> Coder:
+    def train(vectors: NDArray[np.float32], *, name: str, lists: int, seed: int) -> VectorQuantizer:
         """A coder of this name, taught on vectors (n, d) of length 1.
 
         lists: at most n / 39 of them are made.
@@ -65,7 +65,7 @@ class Coder:
         faiss = _faiss()
 
         count, dimension = vectors.shape
-        axes, bits = CODERS[name]
+        axes, bits = QUANTIZERS[name]
         lists = max(1, min(lists, count // _FEWEST_A_LIST))
         rotation = "" if dimension <= axes else f"PCA{axes},"
         # By squared distance, which of vectors of length 1 ranks as the cosine does; PCA moves the origin, so the
@@ -78,10 +78,10 @@ class Coder:
             vectors = np.resize(vectors, (dimension, dimension))
         with _threads(count * lists):
             index.train(np.ascontiguousarray(vectors))
-        return Coder(index, name)
+        return VectorQuantizer(index, name)
 
     @staticmethod
-    def from_bytes(content: bytes, *, name: str, dimension: int, lists: int, place: str) -> Coder:
+    def from_bytes(content: bytes, *, name: str, dimension: int, lists: int, place: str) -> VectorQuantizer:
         """The coder that `to_bytes` gave.
 
         Raises:
@@ -90,11 +90,11 @@ class Coder:
         faiss = _faiss()
 
         try:
-            if name not in CODERS:
-                raise NoCoder(f"its name is {name!r:.40}, none of {', '.join(CODERS)}")
-            axes, bits = CODERS[name]
+            if name not in QUANTIZERS:
+                raise NoCoder(f"its name is {name!r:.40}, none of {', '.join(QUANTIZERS)}")
+            axes, bits = QUANTIZERS[name]
             check_coder(content, axes=axes, bits=bits, dimension=dimension, lists=lists)
-            return Coder(faiss.deserialize_index(np.frombuffer(content, np.uint8)), name)
+            return VectorQuantizer(faiss.deserialize_index(np.frombuffer(content, np.uint8)), name)
         # RuntimeError: what FAISS says of bytes of another version of itself.
         except (NoCoder, RuntimeError) as error:
             told = " ".join(str(error).split())[-160:]
@@ -168,7 +168,7 @@ class Probes:
 class Lists:
     """Codes that were read, by list, to be searched by a coder."""
 
-    def __init__(self, coder: Coder) -> None:
+    def __init__(self, coder: VectorQuantizer) -> None:
         faiss = _faiss()
 
         self._owner = faiss.clone_index(coder._ivf)  # what `_ivf` shows dies with it
@@ -220,7 +220,7 @@ def lists_for(objects: int) -> int:
     return int(2 ** np.clip(np.round(np.log2(1.3 * max(objects, 1) ** 0.5)), 2, 17))
 
 
-def try_coders(vectors: NDArray[np.float32], *, seed: int) -> list[Trial]:
+def compare_quantizers(vectors: NDArray[np.float32], *, seed: int) -> list[QuantizerTrial]:
     """What each of CODERS is worth on some vectors (n, d) of length 1; the best first, of equals the shorter.
 
     All lists are looked into, so that only the codes are judged.
@@ -233,12 +233,12 @@ def try_coders(vectors: NDArray[np.float32], *, seed: int) -> list[Trial]:
     queries, base = vectors[drawn[:asked]], vectors[drawn[asked:]]
     if len(base) < 3 * TRIED_CANDIDATES:
         raise UsageError(
-            f"{len(vectors)} vectors are too few to choose a coder by; name one of {', '.join(CODERS)}"
+            f"{len(vectors)} vectors are too few to choose a coder by; name one of {', '.join(QUANTIZERS)}"
         )
     best = np.argsort(-(queries @ base.T), axis=1)[:, :TRIED_NEIGHBOURS]
     trials = []
-    for name in CODERS:
-        coder = Coder.train(base, name=name, lists=TRIED_LISTS, seed=seed)
+    for name in QUANTIZERS:
+        coder = VectorQuantizer.train(base, name=name, lists=TRIED_LISTS, seed=seed)
         lists, codes = coder.encode(base)
         kept = Lists(coder)
         for number in np.unique(lists).tolist():
@@ -246,7 +246,7 @@ def try_coders(vectors: NDArray[np.float32], *, seed: int) -> list[Trial]:
             kept.add(number, rows, codes[rows])
         found = kept.search(coder.nearest_lists(queries, coder.lists), TRIED_CANDIDATES, None)
         hits = [len(np.intersect1d(*pair)) for pair in zip(found, best, strict=True)]
-        trials.append(Trial(name, coder.code_bytes, float(np.mean(hits)) / TRIED_NEIGHBOURS))
+        trials.append(QuantizerTrial(name, coder.code_bytes, float(np.mean(hits)) / TRIED_NEIGHBOURS))
     return sorted(trials, key=lambda one: (-round(one.recall, 2), one.bytes))
 
 

@@ -16,7 +16,7 @@ from fossilray.analysis.search.vectors_of_runs import told
 from fossilray.core.config import EmbedderConfig
 from fossilray.core.errors import UsageError
 from fossilray.core.records import Image
-from fossilray.labels.embed import weights_setting
+from fossilray.labels.embed import weights_setting_of
 from fossilray.labels.labelled_crops import SUFFIXES, read_image
 from fossilray.models.backbones.load import embedder_digest, load_embedder
 from fossilray.processing.crops.cut import resize_to
@@ -27,7 +27,7 @@ _SHOWN_PX = 224
 
 
 @dataclass(frozen=True)
-class Questions:
+class Queries:
     """Queries by name, with a picture of each."""
 
     names: tuple[str, ...]
@@ -40,16 +40,16 @@ class Questions:
     """The object that is asked about, which is no answer."""
 
 
-def ask_by_images(
+def queries_from_images(
     index: SearchIndex, paths: Sequence[Path], *, names: Sequence[str], backbone: str
-) -> Questions:
+) -> Queries:
     """Images, each of one fossil cut as tightly as crops of a slide are, described as the index's crops were.
 
     Raises:
         UsageError: an image cannot be decoded, or the backbone is not the one that made the index's vectors.
         WeightsError: its weights cannot be had.
     """
-    config = EmbedderConfig(weights=weights_setting(backbone))
+    config = EmbedderConfig(weights=weights_setting_of(backbone))
     (digest,) = embedder_digest(config).values()
     made_by = index.record.backbone
     if digest != made_by["sha256"]:
@@ -69,7 +69,7 @@ def ask_by_images(
             f"{without[0]} gives a vector without direction; it shows nothing that can be compared"
         )
     sides = np.array([image.shape[1::-1] for image in images], np.float32)
-    return Questions(
+    return Queries(
         names=tuple(names),
         vectors=vectors,
         pictures=tuple(resize_to(image, size_px=_SHOWN_PX) for image in images),
@@ -96,7 +96,7 @@ def images_below(folder: Path) -> list[Path]:
     return found
 
 
-def ask_by_objects(index: SearchIndex, objects: Sequence[Hit]) -> Questions:
+def queries_from_objects(index: SearchIndex, objects: Sequence[Hit]) -> Queries:
     """Objects of the index.
 
     Raises:
@@ -113,7 +113,7 @@ def ask_by_objects(index: SearchIndex, objects: Sequence[Hit]) -> Questions:
     for row, one in enumerate(objects):
         pictures.append(load_crops(index.source(one.slide).store, table.slice(row, 1))[0])
     sides = np.stack([table["width_um"].to_numpy(), table["height_um"].to_numpy()], axis=1)
-    return Questions(
+    return Queries(
         names=tuple(f"{one.slide.slide_id}:{one.object_id}" for one in objects),
         vectors=vectors,
         pictures=tuple(pictures),
@@ -122,7 +122,7 @@ def ask_by_objects(index: SearchIndex, objects: Sequence[Hit]) -> Questions:
     )
 
 
-def answer(questions: Questions, hits: Sequence[Sequence[Hit]], *, count: int) -> list[list[Hit]]:
+def exclude_self(questions: Queries, hits: Sequence[Sequence[Hit]], *, count: int) -> list[list[Hit]]:
     """The hits of each question without the object that is asked about, at most `count`."""
     return [
         [

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from fossilray.analysis.search.index_record import IndexedSlide
 from fossilray.analysis.search.quantizer import unit
-from fossilray.analysis.search.vectors_of_runs import RunVectors
+from fossilray.analysis.search.vectors_of_runs import RunVectorSource
 
 MOST_SLIDES = 2_000
 """A slide's vectors are read whole, some 10 MB."""
 
 
 def draw_sample(
-    sources: Mapping[str, RunVectors],
+    sources: Mapping[str, RunVectorSource],
     slides: Sequence[IndexedSlide],
     *,
     count: int,

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.search.freshness import Freshness, compare, is_same
+from fossilray.analysis.search.freshness import IndexStatus, compare_with_runs, is_same
 from fossilray.analysis.search.index_record import IndexedSlide
 from fossilray.analysis.search.index_store import IndexStore
 from fossilray.analysis.search.quantizer import Lists, unit
 from fossilray.analysis.search.shard_file import ShardReader
-from fossilray.analysis.search.vectors_of_runs import RunVectors
+from fossilray.analysis.search.vectors_of_runs import RunVectorSource
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UsageError
 from fossilray.store import open_run
@@ -42,7 +42,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Allowed:
+class SearchFilter:
     """Which objects may be found."""
 
     bits: NDArray[np.uint8]
@@ -65,7 +65,7 @@ class SearchIndex:
         self.coder = index.coder()
         self.shards = index.shards()
         self._access = access
-        self._sources: dict[tuple[str, str | None], RunVectors] = {}
+        self._sources: dict[tuple[str, str | None], RunVectorSource] = {}
         self._readers = [
             ShardReader(index.files, one, lists=self.coder.lists, code_bytes=self.coder.code_bytes)
             for one in self.shards
@@ -77,7 +77,7 @@ class SearchIndex:
             np.concatenate([[0], np.cumsum([slide.objects for slide in shard.slides])]).astype(np.int64)
             for shard in self.shards
         ]
-        self.freshness: Freshness = compare(self.runs(), self.shards)
+        self.freshness: IndexStatus = compare_with_runs(self.runs(), self.shards)
         self._now = self._places()
         self._lists, self._entries = Lists(self.coder), 0
         self._loaded = set[tuple[int, int]]()
@@ -106,19 +106,19 @@ class SearchIndex:
         """Slides whose objects can be found."""
         return [slide for slide, _ in self._now.values()]
 
-    def runs(self) -> Mapping[str, RunVectors]:
+    def runs(self) -> Mapping[str, RunVectorSource]:
         """The vectors of each run that the index was made of, by its address."""
         named = {slide.run: self.source(slide) for shard in self.shards for slide in reversed(shard.slides)}
         return dict(sorted(named.items()))
 
-    def source(self, slide: IndexedSlide) -> RunVectors:
+    def source(self, slide: IndexedSlide) -> RunVectorSource:
         """Where the vectors of a slide are."""
         key = (slide.run, slide.embeddings)
         if key not in self._sources:
-            self._sources[key] = RunVectors(open_run(slide.run, self._access), slide.embeddings)
+            self._sources[key] = RunVectorSource(open_run(slide.run, self._access), slide.embeddings)
         return self._sources[key]
 
-    def allow(self, chosen: Mapping[tuple[str, str], NDArray[np.int64]] | None = None) -> Allowed | None:
+    def allow(self, chosen: Mapping[tuple[str, str], NDArray[np.int64]] | None = None) -> SearchFilter | None:
         """The objects that may be found: all (None), or some of slides, by (run, slide_id).
 
         Slides that are gone or were made anew are never among them. None: nothing is to be left out.
@@ -132,7 +132,7 @@ class SearchIndex:
                 marked[first : first + slide.objects] = True
             elif key in chosen:
                 marked[first + chosen[key]] = True
-        return Allowed(np.packbits(marked, bitorder="little"), int(marked.sum()), chosen is not None)
+        return SearchFilter(np.packbits(marked, bitorder="little"), int(marked.sum()), chosen is not None)
 
     def find_object(self, slide_id: str, object_id: int, run: str | None = None) -> Hit:
         """An object of the index by its name.
@@ -189,7 +189,7 @@ class SearchIndex:
         count: int,
         probes: int = PROBES,
         candidates: int | None = None,
-        allowed: Allowed | None = None,
+        allowed: SearchFilter | None = None,
     ) -> list[list[Hit]]:
         """The `count` objects most like each of the queries (q, d) of length 1, the likest first.
 
@@ -235,7 +235,7 @@ class SearchIndex:
         return found
 
     def _candidates(
-        self, queries: NDArray[np.float32], wanted: int, probes: int, allowed: Allowed | None
+        self, queries: NDArray[np.float32], wanted: int, probes: int, allowed: SearchFilter | None
     ) -> NDArray[np.int64]:
         possible = allowed.count if allowed is not None else sum(shard.entries for shard in self.shards)
         wanted, shards = min(wanted, possible), self._shards_of(allowed)
@@ -248,7 +248,7 @@ class SearchIndex:
                 return ids
             probes *= 4
 
-    def _shards_of(self, allowed: Allowed | None) -> list[int]:
+    def _shards_of(self, allowed: SearchFilter | None) -> list[int]:
         """The shards that hold an allowed object; of one well they are few."""
         edges = (self._bases // 8).tolist()
         return [

@@ -18,7 +18,7 @@ from fossilray.analysis.search.index_record import ShardRecord
 from fossilray.core.errors import StoreError
 from fossilray.store.files.base import Files
 from fossilray.store.files.local import LocalFiles
-from fossilray.store.files.streaming import read_in_parts, write_in_parts
+from fossilray.store.files.streaming import open_ranged, stream_to
 
 FILES = ("offsets", "positions", "codes")
 _ROWS_AT_ONCE = 262_144
@@ -57,7 +57,7 @@ class ShardBuilder:
             ("positions", iter([positions[order].astype("<u4")])),
             ("codes", self._sorted_codes(order)),
         ):
-            with write_in_parts(files, f"{folder}/{name}") as sink:
+            with stream_to(files, f"{folder}/{name}") as sink:
                 for part in parts:
                     sink.write(part.tobytes())
                 written += sink.bytes
@@ -121,7 +121,7 @@ class ShardReader:
             seen[positions] = True
         for name, wanted in zip(FILES, self._shard.sha256, strict=False):
             sha256 = hashlib.sha256()
-            with read_in_parts(self._files, f"{self._shard.data}/{name}") as file:
+            with open_ranged(self._files, f"{self._shard.data}/{name}") as file:
                 while block := file.read(_BYTES_AT_ONCE):
                     sha256.update(block)
             if sha256.hexdigest() != wanted:

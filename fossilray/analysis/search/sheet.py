@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fossilray.analysis.report.contact_sheets import ShownCrop, centre_in_square, jpeg_uri, show_crop
-from fossilray.analysis.search.queries import Questions
+from fossilray.analysis.report.contact_sheets import CropFigure, centre_in_square, jpeg_uri, show_crop
+from fossilray.analysis.search.queries import Queries
 from fossilray.analysis.search.search import SearchIndex
 from fossilray.core.errors import StoreError, StoreUnreachable, UsageError
 from fossilray.core.records import Image
-from fossilray.core.text import printable
+from fossilray.core.text import strip_control_characters
 from fossilray.core.whole_files import write_whole
 from fossilray.processing.crops.cut import FAILED_GREY
-from fossilray.render.html import encode_picture, open_templates
+from fossilray.render.html import encode_picture, template_environment
 from fossilray.store.query.connection import load_crops
 
 MOST_QUESTIONS = 200
@@ -28,18 +28,18 @@ _GROUND, _INK, _FAINT, _MARK = (252, 251, 248), (36, 33, 28), (113, 106, 95), (6
 
 
 @dataclass(frozen=True)
-class ShownQuestion:
+class QueryFigure:
     """A question as the page shows it."""
 
     name: str
     uri: str
     width_px: int
     height_px: int
-    hits: tuple[ShownCrop, ...]
+    hits: tuple[CropFigure, ...]
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """A question, the rows of its hits, and their crops."""
 
     name: str
@@ -49,12 +49,12 @@ class Found:
     crops: tuple[Image, ...]
 
 
-def gather(index: SearchIndex, questions: Questions, table: pa.Table) -> list[Found]:
+def append_missing_summaries(index: SearchIndex, questions: Queries, table: pa.Table) -> list[SearchResult]:
     """Every question with the crops of its hits, up to MOST_QUESTIONS; a crop that cannot be read is grey.
 
     table: of `describe_hits`.
     """
-    found: list[Found] = []
+    found: list[SearchResult] = []
     queries = table["query"]
     for name, picture, shape in zip(
         questions.names, questions.pictures, questions.shape.tolist(), strict=True
@@ -62,11 +62,11 @@ def gather(index: SearchIndex, questions: Questions, table: pa.Table) -> list[Fo
         if len(found) == MOST_QUESTIONS:
             break
         rows = table.filter(pc.equal(queries, name))
-        found.append(Found(name, picture, (shape[0], shape[1]), rows, _crops(index, rows)))
+        found.append(SearchResult(name, picture, (shape[0], shape[1]), rows, _crops(index, rows)))
     return found
 
 
-def write_sheet(index: SearchIndex, found: Sequence[Found], out: Path, *, facts: str) -> None:
+def write_sheet(index: SearchIndex, found: Sequence[SearchResult], out: Path, *, facts: str) -> None:
     """The sheet as .html, .png or .jpg, by the file's name; facts: a line about the search.
 
     Raises:
@@ -81,15 +81,15 @@ def write_sheet(index: SearchIndex, found: Sequence[Found], out: Path, *, facts:
         raise UsageError(f"--sheet {out} is neither .html nor .png nor .jpg; choose one of these")
 
 
-def render_page(found: Sequence[Found], *, fit: str, facts: str) -> str:
+def render_page(found: Sequence[SearchResult], *, fit: str, facts: str) -> str:
     """The page as HTML; no network, no script."""
-    environment = open_templates()
+    environment = template_environment()
     return environment.get_template("similar.html.j2").render(
         facts=facts, questions=[_show(one, fit) for one in found]
     )
 
 
-def draw_sheet(found: Sequence[Found], *, fit: str) -> Image:
+def draw_sheet(found: Sequence[SearchResult], *, fit: str) -> Image:
     """One picture: questions below each other, the likest first, crops in true proportions with what they are."""
     from PIL import Image as Pillow
     from PIL import ImageDraw, ImageFont
@@ -120,13 +120,13 @@ def draw_sheet(found: Sequence[Found], *, fit: str) -> Image:
     return np.asarray(plate)
 
 
-def _show(one: Found, fit: str) -> ShownQuestion:
+def _show(one: SearchResult, fit: str) -> QueryFigure:
     width, height = (max(8, round(_CELL_PX * side)) for side in one.shape)
     hits = tuple(
         show_crop(row, crop, fit="letterbox" if fit == "letterbox" else "stretch", detail=_detail(row))
         for row, crop in zip(one.table.to_pylist(), one.crops, strict=True)
     )
-    return ShownQuestion(one.name, jpeg_uri(one.picture), width, height, hits)
+    return QueryFigure(one.name, jpeg_uri(one.picture), width, height, hits)
 
 
 def _detail(row: dict[str, object]) -> str:
@@ -153,7 +153,7 @@ def _in_cell(crop: Image, across: float, down: float) -> Image:
 
 def _fitting(draw: object, text: str, font: object) -> str:
     """As much of a text as fits below a crop."""
-    text = printable(text)
+    text = strip_control_characters(text)
     while text and draw.textlength(text, font) > _CELL_PX:  # type: ignore[attr-defined]
         text = text[:-2].rstrip("…") + "…" if len(text) > 2 else ""
     return text

@@ -14,14 +14,14 @@ from fossilray.analysis.search.index_record import IndexedSlide
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import StoreError, UsageError
 from fossilray.core.records import CatalogRow, embeddings_schema
-from fossilray.processing.inference.tasks import vectors_in
+from fossilray.processing.inference.tasks import embedding_matrix
 from fossilray.processing.inference.worker import StoredSlide, read_slide
 from fossilray.store import RunStore, open_run
 from fossilray.store.arrays.array_layout import read_layout
 from fossilray.store.arrays.embeddings import CHUNK_ROWS, read_embeddings
-from fossilray.store.dataset.dataset_store import arrays_store
-from fossilray.store.dataset.run_snapshot import SlideVectors, read_vectors
-from fossilray.store.derived.derived_store import VECTORS_A_GROUP, AnswerStore
+from fossilray.store.dataset.dataset_store import source_run
+from fossilray.store.dataset.run_snapshot import SlideEmbeddings, read_vectors
+from fossilray.store.derived.derived_store import EMBEDDINGS_PER_ROW_GROUP, DerivedStore
 from fossilray.store.run.layout import arrays_path, objects_path, slide_file
 
 _BYTES_KEPT = 256 * 2**20
@@ -36,13 +36,15 @@ class Block:
     vectors: NDArray[np.float16]
 
 
-class RunVectors:
+class RunVectorSource:
     """The vectors of one run: its own, or those of a name that `fossilray embed` made. Safe between threads."""
 
     def __init__(self, store: RunStore, embeddings: str | None) -> None:
-        self.store = arrays_store(store)
+        self.store = source_run(store)
         self.embeddings = embeddings
-        self._answers = None if embeddings is None else AnswerStore.open(self.store, "embeddings", embeddings)
+        self._answers = (
+            None if embeddings is None else DerivedStore.open(self.store, "embeddings", embeddings)
+        )
         self._kept: OrderedDict[tuple[str, int], NDArray[np.float16]] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
@@ -106,7 +108,7 @@ class RunVectors:
         Raises:
             StoreError: they are gone or damaged.
         """
-        size = CHUNK_ROWS if self._answers is None else VECTORS_A_GROUP
+        size = CHUNK_ROWS if self._answers is None else EMBEDDINGS_PER_ROW_GROUP
         places = [divmod(int(one), size) for one in object_id]
         chunks = self._chunks(slide, sorted({number for number, _ in places}), dimension)
         return np.stack([chunks[number][row] for number, row in places])
@@ -139,14 +141,14 @@ class RunVectors:
         self, slide: IndexedSlide, numbers: Sequence[int], dimension: int
     ) -> list[NDArray[np.float16]]:
         if self._answers is not None:
-            size = VECTORS_A_GROUP
+            size = EMBEDDINGS_PER_ROW_GROUP
             tables = self._answers.read_slices(
                 slide_file(slide.slide_id, slide.well),
                 [(number * size, (number + 1) * size) for number in numbers],
                 columns=["embedding"],
                 source_attempt=slide.attempt,
             )
-            return [vectors_in(table, dimension) for table in tables]
+            return [embedding_matrix(table, dimension) for table in tables]
         path = arrays_path(slide.slide_id, slide.attempt)
         try:
             return read_embeddings(self.store.files, path, numbers, dimension=dimension)
@@ -159,7 +161,7 @@ class RunVectors:
     def _read_answers(self, slide: IndexedSlide, dimension: int) -> NDArray[np.float16]:
         assert self._answers is not None
         table = self._answers.read_file(slide_file(slide.slide_id, slide.well), source_attempt=slide.attempt)
-        return vectors_in(table, dimension)
+        return embedding_matrix(table, dimension)
 
     def _in_order(
         self, slide: IndexedSlide, stored: StoredSlide, dimension: int
@@ -167,11 +169,11 @@ class RunVectors:
         if self._answers is not None:
             yield self._read_answers(slide, dimension)
             return
-        where = SlideVectors(
+        where = SlideEmbeddings(
             slide.slide_id, stored.objects["object_id"].combine_chunks(), stored.footer.arrays
         )
         for table in read_vectors(self.store, where, embeddings_schema(dimension), dimension):
-            yield vectors_in(table, dimension)
+            yield embedding_matrix(table, dimension)
 
     def _stored_dimension(self) -> int:
         """What the arrays themselves say; 0 of a run without objects."""
@@ -181,7 +183,9 @@ class RunVectors:
         return 0
 
 
-def open_sources(runs: Sequence[str], embeddings: str | None, access: StoreConfig) -> dict[str, RunVectors]:
+def open_sources(
+    runs: Sequence[str], embeddings: str | None, access: StoreConfig
+) -> dict[str, RunVectorSource]:
     """The vectors of runs, by address.
 
     Raises:
@@ -190,9 +194,9 @@ def open_sources(runs: Sequence[str], embeddings: str | None, access: StoreConfi
     """
     if not runs:
         raise UsageError("no run was named; give run directories or compacted datasets")
-    found: dict[str, RunVectors] = {}
+    found: dict[str, RunVectorSource] = {}
     for url in runs:
-        one = RunVectors(open_run(url, access), embeddings)
+        one = RunVectorSource(open_run(url, access), embeddings)
         if one.store.url in found:
             raise UsageError(
                 f"{url} is named twice, or is the dataset of another run that is named; leave one out"

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from fossilray.analysis.stratigraphy.confusion import Confusion, match_confusion, recorded_confusion
 from fossilray.analysis.stratigraphy.diversity import Diversity, describe_diversity, round_counts
-from fossilray.analysis.stratigraphy.intervals import LEVEL, Estimate, estimate_shares
+from fossilray.analysis.stratigraphy.intervals import LEVEL, ShareEstimate, estimate_shares
 from fossilray.analysis.stratigraphy.samples import WellSamples, gather_samples
-from fossilray.analysis.stratigraphy.taxonomy import Rank, RolledUp, Taxonomy, roll_up
+from fossilray.analysis.stratigraphy.taxonomy import Rank, TaxonGrouping, Taxonomy, group_taxa
 from fossilray.analysis.stratigraphy.zones import FEWEST_SAMPLES, Zonation, find_zones
 from fossilray.core.errors import UsageError
 from fossilray.store import RunStore
@@ -45,18 +45,18 @@ class ChartOptions:
 
 
 @dataclass(frozen=True)
-class ChartedWell:
+class WellChart:
     """A well as it is drawn; rows are samples from the top down, columns taxa in the order of the chart."""
 
     found: WellSamples
     options: ChartOptions
     confusion: Confusion | None
-    rolled: RolledUp
+    rolled: TaxonGrouping
     taxa: tuple[str, ...]
     groups: tuple[str, ...]
     counted: NDArray[np.int64]
     """(samples, taxa) objects that were called so."""
-    estimate: Estimate
+    estimate: ShareEstimate
     last: tuple[int | None, ...]
     """The topmost sample in which a taxon is for sure; None where it is in none."""
     first: tuple[int | None, ...]
@@ -87,7 +87,7 @@ class ChartedWell:
         return [float((depths[row] + depths[row + 1]) / 2) for row in self.zonation.borders]
 
 
-def chart_well(store: RunStore, well: str, options: ChartOptions) -> ChartedWell:
+def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChart:
     """One well of a run, worked out.
 
     Raises:
@@ -101,7 +101,7 @@ def chart_well(store: RunStore, well: str, options: ChartOptions) -> ChartedWell
     if confusion is not None:
         confusion = match_confusion(confusion, labels)
         labels = confusion.classes
-    rolled = roll_up(labels, options.taxonomy, rank=options.rank, leave_out=options.leave_out)
+    rolled = group_taxa(labels, options.taxonomy, rank=options.rank, leave_out=options.leave_out)
     if not rolled.taxa:
         raise UsageError("every taxon is left out, so there is nothing to chart; leave out fewer")
     member_of = np.array(rolled.member_of, np.int64)
@@ -123,7 +123,7 @@ def chart_well(store: RunStore, well: str, options: ChartOptions) -> ChartedWell
     # A taxon that no sample may hold has no column.
     shown = [taxon for taxon in range(len(rolled.taxa)) if counted[:, taxon].any() or last[taxon] is not None]
     order = sorted(shown, key=_sort_key(options.order, rolled, estimate, last, first))
-    estimate = Estimate(
+    estimate = ShareEstimate(
         estimate.shares[:, order],
         estimate.low[:, order],
         estimate.high[:, order],
@@ -134,7 +134,7 @@ def chart_well(store: RunStore, well: str, options: ChartOptions) -> ChartedWell
     full = tuple(int(row) for row in np.flatnonzero((totals >= options.fewest) & (totals > 0)))
     effort = int(totals[list(full)].min()) if full else 0
     enough = len(full) >= FEWEST_SAMPLES and len(order) > 1
-    return ChartedWell(
+    return WellChart(
         found=found,
         options=options,
         confusion=confusion,
@@ -169,8 +169,8 @@ def _ends(occurs: NDArray[np.bool_]) -> list[int | None]:
 
 def _sort_key(  # type: ignore[no-untyped-def]
     order: Order,
-    rolled: RolledUp,
-    estimate: Estimate,
+    rolled: TaxonGrouping,
+    estimate: ShareEstimate,
     last: Sequence[int | None],
     first: Sequence[int | None],
 ):

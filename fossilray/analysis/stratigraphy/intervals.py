@@ -29,7 +29,7 @@ _SETTLED = 1e-6
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ShareEstimate:
     """Shares of taxa in samples, with what they may be; rows are samples, columns taxa."""
 
     shares: NDArray[np.float64]
@@ -53,7 +53,7 @@ def estimate_shares(
     level: float = LEVEL,
     draws: int = DRAWS,
     rng: np.random.Generator,
-) -> Estimate:
+) -> ShareEstimate:
     """Shares of taxa in the assemblages that samples were drawn from.
 
     calls: (samples, labels), the labels being the first classes of `confusion`. member_of: the taxon of each class of
@@ -61,12 +61,12 @@ def estimate_shares(
     Without a confusion the intervals are Wilson's (1927), for the lot alone. A sample without objects gets nan.
     """
     if confusion is None:
-        return _by_lot_alone(_gather(calls.astype(np.float64), member_of, taxa), level=level)
+        return _sampling_intervals_only(_gather(calls.astype(np.float64), member_of, taxa), level=level)
     padded = np.zeros((len(calls), len(confusion.classes)), np.float64)
     padded[:, : calls.shape[1]] = calls
     weights = confusion.weights
     mean = weights / weights.sum(axis=1, keepdims=True)
-    unmixed = _gather(unmix(padded, mean), member_of, taxa)
+    unmixed = _gather(correct_confusion(padded, mean), member_of, taxa)
     objects = np.nan_to_num(unmixed.sum(axis=1)) * padded.sum(axis=1)
     shares = _normalise(unmixed)
     drawn = np.concatenate(
@@ -85,7 +85,7 @@ def estimate_shares(
     # Where the estimate sits on the edge of what is possible all draws may agree; the lot alone never does.
     counted = np.broadcast_to(objects[:, None], shares.shape)
     lot_low, lot_high = wilson(np.nan_to_num(shares) * counted, counted, level=level)
-    return Estimate(
+    return ShareEstimate(
         shares,
         np.minimum(np.minimum(low, lot_low), shares),
         np.maximum(np.maximum(high, lot_high), shares),
@@ -94,7 +94,7 @@ def estimate_shares(
     )
 
 
-def unmix(calls: NDArray[np.float64], confused: NDArray[np.float64]) -> NDArray[np.float64]:
+def correct_confusion(calls: NDArray[np.float64], confused: NDArray[np.float64]) -> NDArray[np.float64]:
     """Shares (…, samples, classes) that make these calls (…, samples, classes) the likeliest.
 
     confused: (…, classes, classes), of each class the shares of its calls. Samples without calls get nan.
@@ -129,11 +129,11 @@ def wilson(
     return np.where(counts == 0, 0 * low, low), high
 
 
-def _by_lot_alone(counts: NDArray[np.float64], *, level: float) -> Estimate:
+def _sampling_intervals_only(counts: NDArray[np.float64], *, level: float) -> ShareEstimate:
     total = counts.sum(axis=1, keepdims=True)
     low, high = wilson(counts, np.broadcast_to(total, counts.shape), level=level)
     shares = _normalise(counts)
-    return Estimate(shares, low, high, np.where(counts > 0, shares, 0 * shares), total[:, 0])
+    return ShareEstimate(shares, low, high, np.where(counts > 0, shares, 0 * shares), total[:, 0])
 
 
 def _draw(
@@ -145,7 +145,7 @@ def _draw(
     # A class that was never called may have been: one object is shared among all classes.
     again = rng.standard_gamma(np.broadcast_to(calls + 1 / calls.shape[1], (draws, *calls.shape)))
     again[:, calls.sum(axis=1) == 0] = 0
-    return unmix(again, confused)
+    return correct_confusion(again, confused)
 
 
 def _gather(values: NDArray[np.float64], member_of: NDArray[np.int64], taxa: int) -> NDArray[np.float64]:

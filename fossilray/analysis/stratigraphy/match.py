@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.stratigraphy.chart import ChartedWell
+from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.analysis.stratigraphy.correlation import Correlation, correlate
-from fossilray.analysis.stratigraphy.print_style import INK, QUIET, RULE, paper_style
+from fossilray.analysis.stratigraphy.print_style import INK, QUIET, RULE, print_style
 from fossilray.core.errors import UsageError
 from fossilray.render.svg_charts import place_rows, shorten_name
 
@@ -28,8 +28,8 @@ _COLOURS = ("#3f6f94", "#d5852a", "#3d8f6d", "#a85b8c", "#c9b03c", "#7fb2d6", "#
 class MatchedWells:
     """Two wells and the samples of theirs that match; pairs number the rows of `full` of either."""
 
-    first: ChartedWell
-    second: ChartedWell
+    first: WellChart
+    second: WellChart
     correlation: Correlation
     taxa: tuple[str, ...]
     shares: tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -45,9 +45,7 @@ class MatchedWells:
         return [(float(own[0][i]), float(own[1][j])) for i, j in self.correlation.pairs.tolist()]
 
 
-def match_wells(
-    first: ChartedWell, second: ChartedWell, *, match_distance: float, seed: int = 0
-) -> MatchedWells:
+def match_wells(first: WellChart, second: WellChart, *, match_distance: float, seed: int = 0) -> MatchedWells:
     """Samples of two wells that match, those of few objects left out.
 
     Raises:
@@ -72,7 +70,7 @@ def draw_match(matched: MatchedWells) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.patches import ConnectionPatch, Patch
 
-    with paper_style():
+    with print_style():
         spans = [max(float(np.ptp(one.found.depths)), 1.0) for one in (matched.first, matched.second)]
         samples = max(len(matched.first.full), len(matched.second.full))
         height = 2.1 + min(max(2.6, 0.2 * samples), 8.5)
@@ -107,11 +105,11 @@ def draw_match(matched: MatchedWells) -> Figure:
             ncols=5,
             fontsize=7.5,
         )
-        figure.text(0.1, 0.14 / height, tell_match(matched), fontsize=7, color=QUIET)
+        figure.text(0.1, 0.14 / height, describe_match(matched), fontsize=7, color=QUIET)
         return figure
 
 
-def tell_match(matched: MatchedWells) -> str:
+def describe_match(matched: MatchedWells) -> str:
     """The outcome in a sentence."""
     found = matched.correlation
     if not len(found.pairs):
@@ -122,7 +120,7 @@ def tell_match(matched: MatchedWells) -> str:
     )
 
 
-def _spread(charted: ChartedWell, taxa: tuple[str, ...]) -> NDArray[np.float64]:
+def _spread(charted: WellChart, taxa: tuple[str, ...]) -> NDArray[np.float64]:
     shares = np.zeros((len(charted.full), len(taxa)))
     columns = [taxa.index(taxon) for taxon in charted.taxa]
     shares[:, columns] = charted.estimate.shares[list(charted.full)]
@@ -131,7 +129,7 @@ def _spread(charted: ChartedWell, taxa: tuple[str, ...]) -> NDArray[np.float64]:
 
 
 def _draw_bands(
-    panel: Axes, charted: ChartedWell, shares: NDArray[np.float64], bands: list[int], *, on_right: bool
+    panel: Axes, charted: WellChart, shares: NDArray[np.float64], bands: list[int], *, on_right: bool
 ) -> None:
     samples = [charted.found.samples[row] for row in charted.full]
     y, thickness = place_rows(samples)

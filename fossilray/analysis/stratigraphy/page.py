@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fossilray.analysis.stratigraphy.chart import ChartedWell
+from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.analysis.stratigraphy.diversity import rarefy, round_counts
-from fossilray.analysis.stratigraphy.match import MatchedWells, draw_match, tell_match
-from fossilray.analysis.stratigraphy.print_style import INK, QUIET, paper_style, to_bytes
+from fossilray.analysis.stratigraphy.match import MatchedWells, describe_match, draw_match
+from fossilray.analysis.stratigraphy.print_style import INK, QUIET, print_style, to_bytes
 from fossilray.analysis.stratigraphy.range_chart import GROUP_COLOURS, draw_chart
 from fossilray.analysis.stratigraphy.tables import match_table, well_tables
-from fossilray.core.text import printable
+from fossilray.core.text import strip_control_characters
 from fossilray.core.whole_files import write_whole
-from fossilray.render.html import open_templates, svg_uri
+from fossilray.render.html import svg_uri, template_environment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PAGE = "chart.html"
 
 
-def write_chart(charted: ChartedWell, out: Path, *, matched: MatchedWells | None = None) -> Path:
+def write_chart(charted: WellChart, out: Path, *, matched: MatchedWells | None = None) -> Path:
     """Write charts as SVG and PNG, tables as CSV and one page into a folder; the page.
 
     Raises:
@@ -50,11 +50,11 @@ def write_chart(charted: ChartedWell, out: Path, *, matched: MatchedWells | None
     return out / PAGE
 
 
-def draw_rarefaction(charted: ChartedWell) -> Figure:
+def draw_rarefaction(charted: WellChart) -> Figure:
     """How many taxa fewer objects would have shown, a line for each sample; dark ones lie deep."""
     from matplotlib.figure import Figure
 
-    with paper_style():
+    with print_style():
         figure = Figure(figsize=(6.4, 3.6), facecolor="white", layout="constrained")
         panel = figure.subplots()
         for place, row in enumerate(charted.full):
@@ -79,12 +79,12 @@ def draw_rarefaction(charted: ChartedWell) -> Figure:
         return figure
 
 
-def tell_findings(charted: ChartedWell, matched: MatchedWells | None = None) -> Iterator[str]:
+def describe_findings(charted: WellChart, matched: MatchedWells | None = None) -> Iterator[str]:
     """What a reader must know before the chart, in sentences."""
     found = charted.found
     objects = sum(sample.objects for sample in found.samples)
     yield (
-        f"{len(found.samples)} samples of well {printable(charted.well)}, {objects:,} objects called by "
+        f"{len(found.samples)} samples of well {strip_control_characters(charted.well)}, {objects:,} objects called by "
         f"{found.predictions.answers.name}, {len(charted.taxa)} taxa"
     )
     if charted.confusion is not None:
@@ -110,10 +110,10 @@ def tell_findings(charted: ChartedWell, matched: MatchedWells | None = None) -> 
         how = "as asked for" if charted.options.zones else "by the broken-stick model"
         yield f"{charted.zonation.number} zone{'s' if charted.zonation.number > 1 else ''} {how}"
     if matched is not None:
-        yield f"{printable(matched.second.well)}: {tell_match(matched)}"
+        yield f"{strip_control_characters(matched.second.well)}: {describe_match(matched)}"
 
 
-def _tell_samples(charted: ChartedWell) -> Iterator[str]:
+def _tell_samples(charted: WellChart) -> Iterator[str]:
     samples = charted.found.samples
     if charted.found.without_depth:
         named = charted.found.without_depth
@@ -139,12 +139,12 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _render(charted: ChartedWell, matched: MatchedWells | None, files: Mapping[str, bytes]) -> str:
-    environment = open_templates(Path(__file__).parent / "templates")
+def _render(charted: WellChart, matched: MatchedWells | None, files: Mapping[str, bytes]) -> str:
+    environment = template_environment(Path(__file__).parent / "templates")
     return environment.get_template("chart.html.j2").render(
         charted=charted,
-        well=printable(charted.well),
-        findings=[printable(sentence) for sentence in tell_findings(charted, matched)],
+        well=strip_control_characters(charted.well),
+        findings=[strip_control_characters(sentence) for sentence in describe_findings(charted, matched)],
         pictures={
             name.removesuffix(".svg"): svg_uri(content)
             for name, content in files.items()
@@ -158,4 +158,4 @@ def _render(charted: ChartedWell, matched: MatchedWells | None, files: Mapping[s
 def _cells(line: str) -> list[str]:
     import csv
 
-    return [printable(cell) for cell in next(csv.reader([line]))][1:]
+    return [strip_control_characters(cell) for cell in next(csv.reader([line]))][1:]

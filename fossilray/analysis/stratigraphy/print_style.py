@@ -25,7 +25,7 @@ LEFT, TOP, BOTTOM, RIGHT, GAP = 0.95, 1.45, 0.95, 0.45, 0.11
 
 
 @contextmanager
-def paper_style(name: str = "") -> Iterator[None]:
+def print_style(name: str = "") -> Iterator[None]:
     """While it lasts, matplotlib draws as for print; `name` makes ids of an SVG equal from run to run."""
     import matplotlib as mpl
 
@@ -91,13 +91,13 @@ class Sheet:
 def to_bytes(figure: Figure, form: PictureForm, *, name: str) -> bytes:
     """The picture in a file; equal figures give equal bytes. name: seeds ids of an SVG."""
     buffer = io.BytesIO()
-    with paper_style(name):
+    with print_style(name):
         metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
         figure.savefig(buffer, format=form, dpi=PAPER_PX_PER_IN, metadata=metadata)
     return buffer.getvalue()
 
 
-def keep_apart(y: NDArray[np.float64], sheet: Sheet, *, least_in: float) -> list[int]:
+def spread_labels(y: NDArray[np.float64], sheet: Sheet, *, least_in: float) -> list[int]:
     """Rows whose labels do not touch."""
     per_in = (sheet.bottom - sheet.top) / (sheet.height_in - TOP - BOTTOM)
     kept = [0]

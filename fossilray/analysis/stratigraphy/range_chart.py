@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.stratigraphy.chart import ChartedWell
+from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.analysis.stratigraphy.print_style import (
     GAP,
     INK,
@@ -21,10 +21,10 @@ from fossilray.analysis.stratigraphy.print_style import (
     RULE,
     Sheet,
     height_of,
-    keep_apart,
     mark_scale,
-    paper_style,
+    print_style,
     put_title,
+    spread_labels,
 )
 from fossilray.analysis.stratigraphy.zones import Zonation
 from fossilray.render.svg_charts import shorten_name
@@ -55,17 +55,17 @@ class _Column:
     first: int | None
 
 
-def draw_chart(charted: ChartedWell, *, measure: Measure) -> Figure:
+def draw_chart(charted: WellChart, *, measure: Measure) -> Figure:
     """The chart in per cent of a sample's objects, or in objects; one scale in all columns of taxa.
 
     A bar is the estimate, the line across its end the interval. A column's line is thick from a taxon's last to its
     first occurrence, where it is there for sure. Bars without filling: samples of few objects.
     """
-    with paper_style():
+    with print_style():
         return _draw(charted, measure)
 
 
-def _draw(charted: ChartedWell, measure: Measure) -> Figure:
+def _draw(charted: WellChart, measure: Measure) -> Figure:
     columns = _columns(charted, measure)
     widths, largest = _lay(columns)
     zonation = charted.zonation
@@ -87,7 +87,7 @@ def _draw(charted: ChartedWell, measure: Measure) -> Figure:
     return sheet.figure
 
 
-def _columns(charted: ChartedWell, measure: Measure) -> list[_Column]:
+def _columns(charted: WellChart, measure: Measure) -> list[_Column]:
     estimate = charted.estimate
     scale = 100.0 if measure == "percent" else estimate.objects[:, None]
     values, low, high = (
@@ -119,7 +119,7 @@ def _columns(charted: ChartedWell, measure: Measure) -> list[_Column]:
     return columns
 
 
-def _colours(charted: ChartedWell) -> dict[str, str]:
+def _colours(charted: WellChart) -> dict[str, str]:
     names = list(dict.fromkeys(charted.groups))
     return {name: GROUP_COLOURS[min(row, len(GROUP_COLOURS) - 1)] for row, name in enumerate(names)}
 
@@ -138,9 +138,7 @@ def _lay(columns: Sequence[_Column]) -> tuple[list[float], list[float]]:
     return widths, [width / scale for width in widths]
 
 
-def _draw_column(
-    panel: Axes, column: _Column, charted: ChartedWell, sheet: Sheet, *, measure: Measure
-) -> None:
+def _draw_column(panel: Axes, column: _Column, charted: WellChart, sheet: Sheet, *, measure: Measure) -> None:
     y, thickness = sheet.y, sheet.thickness
     full = np.isin(np.arange(len(y)), charted.full)
     panel.axvline(0, color=RULE, linewidth=1.0)
@@ -159,10 +157,10 @@ def _draw_column(
     mark_scale(panel, 10.0 if measure == "percent" else None)
 
 
-def _draw_depths(panel: Axes, charted: ChartedWell, sheet: Sheet) -> None:
+def _draw_depths(panel: Axes, charted: WellChart, sheet: Sheet) -> None:
     y, samples = sheet.y, charted.found.samples
     panel.set_ylabel("measured depth, m", fontsize=8, labelpad=4)
-    kept = keep_apart(y, sheet, least_in=0.115)
+    kept = spread_labels(y, sheet, least_in=0.115)
     panel.set_yticks(y[kept], [f"{y[row]:,.8g}" for row in kept], fontsize=7, color=INK)
     panel.tick_params(axis="y", pad=9)
     for place, sample in zip(y, samples, strict=True):
@@ -173,7 +171,7 @@ def _draw_depths(panel: Axes, charted: ChartedWell, sheet: Sheet) -> None:
             )  # fmt: skip
 
 
-def _draw_side(sheet: Sheet, charted: ChartedWell) -> None:
+def _draw_side(sheet: Sheet, charted: WellChart) -> None:
     """Objects, Shannon's index and rarefied richness, of which the last two only where there is enough."""
     rows = np.arange(len(sheet.y))
     full = np.isin(rows, charted.full)
@@ -199,7 +197,7 @@ def _draw_side(sheet: Sheet, charted: ChartedWell) -> None:
         mark_scale(panel, None)
 
 
-def _draw_tree(panel: Axes, charted: ChartedWell, zonation: Zonation, sheet: Sheet) -> None:
+def _draw_tree(panel: Axes, charted: WellChart, zonation: Zonation, sheet: Sheet) -> None:
     """Grimm's dendrogram: clusters join at the total sum of squares."""
     place = dict(enumerate(sheet.y[list(charted.full)].tolist()))
     reach = dict.fromkeys(place, 0.0)
@@ -220,7 +218,7 @@ def _draw_tree(panel: Axes, charted: ChartedWell, zonation: Zonation, sheet: She
     mark_scale(panel, None)
 
 
-def _draw_zone_lines(sheet: Sheet, charted: ChartedWell) -> None:
+def _draw_zone_lines(sheet: Sheet, charted: WellChart) -> None:
     from matplotlib.lines import Line2D
 
     first, last = sheet.panels[0], sheet.panels[-1]
@@ -260,7 +258,7 @@ def _draw_zone_lines(sheet: Sheet, charted: ChartedWell) -> None:
         )  # fmt: skip
 
 
-def _draw_words(sheet: Sheet, charted: ChartedWell, measure: Measure) -> None:
+def _draw_words(sheet: Sheet, charted: WellChart, measure: Measure) -> None:
     figure, level = sheet.figure, 100 * charted.options.level
     unit = "per cent of a sample's objects" if measure == "percent" else "objects in a sample"
     carried = "the lot and the classifier's confusion" if charted.confusion is not None else "the lot alone"

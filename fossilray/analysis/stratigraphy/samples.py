@@ -15,8 +15,8 @@ from fossilray.core.formats import FileRole
 from fossilray.core.formats.csv_text import read_records
 from fossilray.core.records import SlideSummary, lost_share_of
 from fossilray.store import RunStore
-from fossilray.store.derived.listing import ListedAnswers, choose_fitting
-from fossilray.store.query.connection import connect, show_objects
+from fossilray.store.derived.listing import DerivedListing, current_predictions
+from fossilray.store.query.connection import connect, create_objects_view
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class WellSamples:
     """A well's samples, and the calls (samples, labels) of their objects."""
 
     well: str
-    predictions: ListedAnswers
+    predictions: DerivedListing
     labels: tuple[str, ...]
     """The classes of the head."""
     samples: tuple[WellSample, ...]
@@ -84,7 +84,7 @@ def gather_samples(
         )
     if strange := set(depths or {}) - {slide.slide_id for slide in everything}:
         raise UsageError(f"the depths name {_few(sorted(strange))}, which {store.url} does not have")
-    chosen = choose_fitting(store, head, slides)
+    chosen = current_predictions(store, head, slides)
     if chosen is None:
         raise UsageError(
             f"{store.url} has no predictions; run `fossilray classify run {store.url} --head FILE` first"
@@ -100,7 +100,9 @@ def gather_samples(
             "measured_depth_m (`fossilray report` draws slides in the order of their names)"
         )
     con = connect(store)
-    show_objects(con, store, {one: store.committed_files()[one] for one in chosen.files}, genera=chosen)
+    create_objects_view(
+        con, store, {one: store.committed_files()[one] for one in chosen.files}, genera=chosen
+    )
     found = gather_assemblages(con, placed, chosen.files.keys())
     stated = (chosen.answers.record.head or {}).get("classes", ())
     labels = (*stated, *(taxon for taxon in found.taxa if taxon not in stated))

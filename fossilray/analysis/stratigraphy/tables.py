@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from fossilray.analysis.stratigraphy.chart import ChartedWell
+from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.analysis.stratigraphy.match import MatchedWells
 
 
-def well_tables(charted: ChartedWell) -> dict[str, bytes]:
+def well_tables(charted: WellChart) -> dict[str, bytes]:
     """CSV files by their names, in UTF-8 with commas."""
     return {
         "counts.csv": _matrix(charted, np.round(charted.counts, 1).tolist()),
@@ -47,7 +47,7 @@ _SAMPLES = (
 _ZONES = ("step", "zones", "reduction_percent", "broken_stick_percent", "border_m")
 
 
-def _matrix(charted: ChartedWell, values: Sequence[Sequence[float]]) -> bytes:
+def _matrix(charted: WellChart, values: Sequence[Sequence[float]]) -> bytes:
     """Taxa down, samples across, depths in the first row: what Tilia and StrataBugs take from a spreadsheet."""
     depths = [f"{depth:g}" for depth in charted.found.depths]
     rows = (
@@ -57,7 +57,7 @@ def _matrix(charted: ChartedWell, values: Sequence[Sequence[float]]) -> bytes:
     return _csv(("taxon", "group", *depths), rows)
 
 
-def _interval_rows(charted: ChartedWell) -> Iterable[Sequence[object]]:
+def _interval_rows(charted: WellChart) -> Iterable[Sequence[object]]:
     one = charted.estimate
     for row, depth in enumerate(charted.found.depths.tolist()):
         if not one.objects[row]:
@@ -72,7 +72,7 @@ def _interval_rows(charted: ChartedWell) -> Iterable[Sequence[object]]:
             )  # fmt: skip
 
 
-def _sample_rows(charted: ChartedWell) -> Iterable[Sequence[object]]:
+def _sample_rows(charted: WellChart) -> Iterable[Sequence[object]]:
     zone_of = {} if charted.zonation is None else dict(
         zip(charted.full, (charted.zonation.number - charted.zonation.zones).tolist(), strict=True)
     )  # fmt: skip
@@ -92,7 +92,7 @@ def _sample_rows(charted: ChartedWell) -> Iterable[Sequence[object]]:
         )  # fmt: skip
 
 
-def _zone_rows(charted: ChartedWell) -> Iterable[Sequence[object]]:
+def _zone_rows(charted: WellChart) -> Iterable[Sequence[object]]:
     found = charted.zonation
     if found is None:
         return

@@ -40,7 +40,7 @@ class TaxonRow:
 
 
 @dataclass(frozen=True)
-class RolledUp:
+class TaxonGrouping:
     """Labels as taxa of one rank."""
 
     taxa: tuple[str, ...]
@@ -110,9 +110,9 @@ def read_taxonomy(path: Path) -> Taxonomy:
     )
 
 
-def roll_up(
+def group_taxa(
     labels: Sequence[str], taxonomy: Taxonomy | None, *, rank: Rank = "genus", leave_out: Sequence[str] = ()
-) -> RolledUp:
+) -> TaxonGrouping:
     """The taxa that labels are of; without a taxonomy each label is its own.
 
     leave_out: labels, taxa or groups that are not to be counted.
@@ -139,7 +139,7 @@ def roll_up(
     for label, name in zip(labels, names, strict=True):
         if label != name:
             members.setdefault(name, []).append(label)
-    return RolledUp(
+    return TaxonGrouping(
         taxa=tuple(taxa),
         groups=tuple(groups[names.index(taxon)] for taxon in taxa),
         member_of=tuple(-1 if gone else taxa.index(name) for name, gone in zip(names, out, strict=True)),

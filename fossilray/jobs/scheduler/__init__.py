@@ -1,7 +1,7 @@
 """The driver of the slide job; the only home of Ray in it."""
 
 from fossilray.jobs.scheduler.connection import ray_cluster
-from fossilray.jobs.scheduler.driver import run_slides
+from fossilray.jobs.scheduler.driver import run_items
 from fossilray.jobs.scheduler.resources import workers_that_fit
 
-__all__ = ["ray_cluster", "run_slides", "workers_that_fit"]
+__all__ = ["ray_cluster", "run_items", "workers_that_fit"]

@@ -16,12 +16,12 @@ from ray._private import ray_constants
 from ray.core.generated import autoscaler_pb2
 from ray.experimental.internal_kv import _internal_kv_get
 
-from fossilray.jobs.scheduler.resources import Demand
+from fossilray.jobs.scheduler.resources import ResourceRequest
 
 _ASK_S = 5.0
 
 
-def autoscaler_says(demand: Demand) -> str:
+def autoscaler_status(demand: ResourceRequest) -> str:
     """One clause about machines that are on their way, could not be had, or cannot be had; needs a Ray connection.
 
     Version 1 does not tell what it can never bring.
@@ -45,7 +45,7 @@ def _of_version_1(report: dict[str, Any]) -> str:
     return _clauses(coming, refused.items(), infeasible=False)
 
 
-def _of_version_2(state: Any, demand: Demand) -> str:
+def _of_version_2(state: Any, demand: ResourceRequest) -> str:
     """state: an AutoscalingState."""
     coming: Counter[str] = Counter()
     for request in state.pending_instance_requests:

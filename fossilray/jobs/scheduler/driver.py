@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import SlidesFailAlike, StoreOut
 from fossilray.core.records import CatalogRow, Failure, Outcome, Worker
-from fossilray.jobs.journal import Ledger
+from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import CommitAlarm, Display, Tally
 from fossilray.jobs.scheduler.failure_policy import Judge, Verdict
 from fossilray.jobs.scheduler.metrics import DriverMetrics
-from fossilray.jobs.scheduler.placement_timeout import Patience
+from fossilray.jobs.scheduler.placement_timeout import PlacementTimeout
 from fossilray.jobs.scheduler.roots import Roots
 from fossilray.jobs.scheduler.slide_queue import Waiting
-from fossilray.jobs.scheduler.worker_pool import Answer, Crew, Loss, Seat
+from fossilray.jobs.scheduler.worker_pool import ActorHandle, SlideResult, WorkerLoss, WorkerPool
 
 STRAGGLER_FACTOR = 3.0
 """At the tail a slide that runs this many times the median is started again elsewhere."""
@@ -34,12 +34,12 @@ LONGEST_WAIT_S = 600.0
 """Waits before another try double up to this."""
 
 
-def run_slides(
+def run_items(
     rows: Sequence[CatalogRow],
     make_worker: Callable[[], Worker],
     *,
     config: RunConfig,
-    ledger: Ledger,
+    ledger: DriverJournal,
     tally: Tally,
     display: Display,
     stop: threading.Event | None = None,
@@ -55,7 +55,7 @@ def run_slides(
         StoreError: the store refuses, or does not answer for longer than store.patience_minutes.
         FossilrayError: what a worker raised while it prepared (weights, store).
     """
-    crew = Crew(make_worker, config.workers, run=ledger.run_url)
+    crew = WorkerPool(make_worker, config.workers, run=ledger.run_url)
     driver = _Driver(rows, config, crew, ledger, tally, display)
     try:
         while not driver.is_done(stop is not None and stop.is_set()):
@@ -68,12 +68,12 @@ def run_slides(
 
 
 @dataclass
-class _Flight:
+class _InFlight:
     """A slide on its way, possibly on two workers at once."""
 
     row: CatalogRow
     started_s: float
-    seats: list[Seat] = field(default_factory=list)
+    seats: list[ActorHandle] = field(default_factory=list)
     is_copied: bool = False
     """Started a second time elsewhere; not again, or two workers that fail in turn would try it for ever."""
 
@@ -85,8 +85,8 @@ class _Driver:
         self,
         rows: Sequence[CatalogRow],
         config: RunConfig,
-        crew: Crew,
-        ledger: Ledger,
+        crew: WorkerPool,
+        ledger: DriverJournal,
         tally: Tally,
         display: Display,
     ) -> None:
@@ -95,7 +95,7 @@ class _Driver:
         self._ledger = ledger
         self._tally = tally
         self._display = display
-        self._flights: dict[str, _Flight] = {}
+        self._flights: dict[str, _InFlight] = {}
         self._blame: dict[str, float] = ledger.blame()
         # What lost its workers before comes last: first in turn, it would be in work whenever something strikes.
         self._waiting = Waiting(sorted(rows, key=lambda row: row.slide_id in self._blame))
@@ -109,7 +109,7 @@ class _Driver:
         self._silent_since_s: float | None = None
         self._outwaited = 0
         self._told_of_other = self._told_of_unused_gpus = False
-        self._patience = Patience(config.workers, display.say)
+        self._patience = PlacementTimeout(config.workers, display.say)
         self._metrics = DriverMetrics(ledger.run_url)
         self._alarm = CommitAlarm(config.watch.alarm_minutes)
         self._counted_s = time.monotonic()
@@ -199,12 +199,12 @@ class _Driver:
             self._send(self._crew.idle[-1], straggler.row, None)
         self._crew.give_back(keep=1)
 
-    def _send(self, seat: Seat, row: CatalogRow, upcoming: CatalogRow | None) -> None:
-        flight = self._flights.setdefault(row.slide_id, _Flight(row, time.monotonic()))
+    def _send(self, seat: ActorHandle, row: CatalogRow, upcoming: CatalogRow | None) -> None:
+        flight = self._flights.setdefault(row.slide_id, _InFlight(row, time.monotonic()))
         flight.seats.append(seat)
         self._crew.send(seat, row, upcoming)
 
-    def _straggler(self) -> _Flight | None:
+    def _straggler(self) -> _InFlight | None:
         if len(self._seconds) < 3:
             return None
         slow_s = STRAGGLER_FACTOR * statistics.median(self._seconds)
@@ -214,7 +214,7 @@ class _Driver:
         oldest = min(alone, key=lambda flight: flight.started_s, default=None)
         return oldest if oldest is not None and time.monotonic() - oldest.started_s > slow_s else None
 
-    def _take(self, answer: Answer) -> None:
+    def _take(self, answer: SlideResult) -> None:
         flight = self._flights.get(answer.slide_id)
         if answer.loss is not None:
             self._waiting.release(answer.seat)
@@ -234,7 +234,7 @@ class _Driver:
         elif answer.outcome is not None:
             self._settle(flight, answer.outcome)
 
-    def _settle(self, flight: _Flight, outcome: Outcome) -> None:
+    def _settle(self, flight: _InFlight, outcome: Outcome) -> None:
         if outcome.failure is not None:
             if not flight.seats:  # else its copy may still succeed
                 self._take_failure(flight, outcome.failure)
@@ -254,7 +254,7 @@ class _Driver:
         self._tally.committed += 1
         del self._flights[flight.row.slide_id]
 
-    def _take_failure(self, flight: _Flight, failure: Failure) -> None:
+    def _take_failure(self, flight: _InFlight, failure: Failure) -> None:
         slide_id, path = failure.slide_id, flight.row.path
         verdict = self._judge.failed(failure, path, began_s=flight.started_s, now_s=time.monotonic())
         if verdict is Verdict.HELD:
@@ -286,7 +286,7 @@ class _Driver:
             "settings, which tries these slides again"
         )
 
-    def _take_loss(self, flight: _Flight, loss: Loss) -> None:
+    def _take_loss(self, flight: _InFlight, loss: WorkerLoss) -> None:
         slide_id = flight.row.slide_id
         self._metrics.lost_worker(loss.error)
         # A share that is mounted hard and goes away holds its readers for ever.
@@ -323,7 +323,7 @@ class _Driver:
         else:
             self._again(flight, wait_s=0.0)
 
-    def _outwait(self, flight: _Flight, why: str) -> bool:
+    def _outwait(self, flight: _InFlight, why: str) -> bool:
         """Requeue the slide while the run's store is out, for up to store.patience_minutes.
 
         False once the job's patience is at an end.
@@ -345,12 +345,14 @@ class _Driver:
             self._display.say(f"{why}; trying again for {self._config.store.patience_minutes:g} minutes")
         return now - self._silent_since_s <= self._config.store.patience_minutes * 60
 
-    def _again(self, flight: _Flight, *, wait_s: float) -> None:
+    def _again(self, flight: _InFlight, *, wait_s: float) -> None:
         del self._flights[flight.row.slide_id]
         self._tally.retried += 1
         self._waiting.add(flight.row, wait_s=wait_s)
 
-    def _give_up(self, flight: _Flight, why: str, *, kind: tuple[str, str | None], quarantined: bool) -> None:
+    def _give_up(
+        self, flight: _InFlight, why: str, *, kind: tuple[str, str | None], quarantined: bool
+    ) -> None:
         """kind: what slides that fail alike have in common; after a few of them the rest is only counted."""
         del self._flights[flight.row.slide_id]
         self._tally.failed += 1

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ray.util import metrics
 
-from fossilray.core.records import Outcome, SlideSummary, WorkerState
+from fossilray.core.records import Outcome, SlideSummary, WorkerStatus
 from fossilray.jobs.progress import Tally
 
 STAGES = ("fetch", "open", "detect", "merge", "crops", "embed", "write", "total")
@@ -118,7 +118,7 @@ class DriverMetrics:
         """A worker is gone; error: one of LOSSES of the ledger."""
         self._told.add("fossilray_workers_lost", 1, error=error)
 
-    def show(self, tally: Tally, states: Mapping[str, WorkerState]) -> None:
+    def show(self, tally: Tally, states: Mapping[str, WorkerStatus]) -> None:
         """What the tally counts; may be called as often as the driver likes."""
         self._told.raise_to("fossilray_slides_committed", tally.committed)
         self._told.raise_to("fossilray_slides_retried", tally.retried)
@@ -139,7 +139,7 @@ class DriverMetrics:
         for stage, count in self._by_stage(states):
             self._told.set("fossilray_workers_in_stage", count, stage=stage)
 
-    def _by_stage(self, states: Mapping[str, WorkerState]) -> Iterator[tuple[str, int]]:
+    def _by_stage(self, states: Mapping[str, WorkerStatus]) -> Iterator[tuple[str, int]]:
         """Stages that nobody is in any more come with 0, or their last count would stay."""
         now = [state.stage for state in states.values()]
         self._stages.update(now)
@@ -152,7 +152,7 @@ class WorkerMetrics:
     def __init__(self, run: str) -> None:
         self._told = _Told(WORKER, run)
 
-    def show(self, state: WorkerState | None) -> None:
+    def show(self, state: WorkerStatus | None) -> None:
         """What it is doing, each time the driver asks; None: nothing."""
         self._told.set("fossilray_waiting_reads", state.waiting_reads if state else 0)
         self._told.set("fossilray_waiting_batches", state.waiting_batches if state else 0)

@@ -12,9 +12,16 @@ import ray
 from fossilray.core.config import WorkersConfig
 from fossilray.core.errors import WorkerError
 from fossilray.jobs.scheduler.connection import is_private
-from fossilray.jobs.scheduler.resources import Demand, count_workers, demand_of, have_gpu, machines, offers
+from fossilray.jobs.scheduler.resources import (
+    ResourceRequest,
+    cluster_nodes,
+    count_workers,
+    describe_capacity,
+    have_gpu,
+    resources_for,
+)
 
-SMALLEST_WAVE = 4
+MIN_WAVE = 4
 """So many workers may be on their way at any time, and as many as are ready once those are more."""
 LOOK_EVERY_S = 5.0
 """How often the cluster is asked what machines it has: nodes come and go."""
@@ -24,7 +31,7 @@ LOOK_EVERY_S = 5.0
 class Waiting:
     """How the workers stand that were asked for, at one moment. Times are those of time.monotonic()."""
 
-    demand: Demand
+    demand: ResourceRequest
     count: int
     """Workers for which no machine was found yet."""
     since_s: float
@@ -36,13 +43,13 @@ class Waiting:
 @dataclass
 class _Start:
     seat: Any
-    demand: Demand
+    demand: ResourceRequest
     asked_s: float
     arrival: Any
     """Resolves once the worker runs somewhere; None when that is known."""
 
 
-class Hiring:
+class PendingWorkers:
     """Workers that were asked for and are not ready; needs a Ray connection.
 
     actor: class of the actors, with `prepare`, and `state`, which answers meanwhile; arguments: of its constructor.
@@ -55,7 +62,7 @@ class Hiring:
         self._gpus_seen = False
         self._looked_s = -1e9
         self._fit = 1
-        self._demand = demand_of(workers, gpus_seen=False)
+        self._demand = resources_for(workers, gpus_seen=False)
         self._actor_class = _remote_class(actor)
 
     def __len__(self) -> int:
@@ -90,14 +97,14 @@ class Hiring:
         missing = min(self._fit, slides) - ready - len(self._starts)
         if missing < 0:
             self._send_away(-missing)
-        wave = max(SMALLEST_WAVE, ready)
+        wave = max(MIN_WAVE, ready)
         for _ in range(min(missing, wave - len(self._starts))):
             seat = self._actor_class.options(**self._demand.options()).remote(*self._arguments)
             self._starts[seat.prepare.remote()] = _Start(
                 seat, self._demand, time.monotonic(), seat.state.remote()
             )
 
-    def take(self, reference: Any) -> tuple[Any, Demand]:
+    def take(self, reference: Any) -> tuple[Any, ResourceRequest]:
         """The worker that ended its preparation, well or not, and what it asked; it is no longer on its way."""
         start = self._starts.pop(reference)
         return start.seat, start.demand
@@ -118,14 +125,14 @@ class Hiring:
 
     def _look_at_cluster(self) -> None:
         self._looked_s = time.monotonic()
-        present = machines()
+        present = cluster_nodes()
         # A GPU that left, with a spot machine perhaps, is asked for again: a worker without one is no substitute.
         self._gpus_seen = self._gpus_seen or have_gpu(present)
-        self._demand = demand_of(self._workers, gpus_seen=self._gpus_seen)
+        self._demand = resources_for(self._workers, gpus_seen=self._gpus_seen)
         self._fit = count_workers(self._workers, self._demand, present)
         if is_private() and not any(map(self._demand.is_met_by, present)):
             raise WorkerError(
-                f"a worker asks for {self._demand}, and this machine has {offers(present)}; ask for less "
+                f"a worker asks for {self._demand}, and this machine has {describe_capacity(present)}; ask for less "
                 "(workers.device, workers.cpus_per_worker, workers.gpus_per_worker, workers.resources), or join a "
                 "cluster with --address"
             )

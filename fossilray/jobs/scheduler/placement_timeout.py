@@ -9,15 +9,15 @@ from ray.exceptions import RayError
 
 from fossilray.core.config import WorkersConfig
 from fossilray.core.errors import WorkerError
-from fossilray.jobs.scheduler.autoscaler import autoscaler_says
+from fossilray.jobs.scheduler.autoscaler import autoscaler_status
 from fossilray.jobs.scheduler.pending_workers import Waiting
-from fossilray.jobs.scheduler.resources import Demand, machines, offers
+from fossilray.jobs.scheduler.resources import ResourceRequest, cluster_nodes, describe_capacity
 
 TOLD_AFTER_S = 60.0
 """A wait for machines longer than this is told, or longer than half of the job's patience."""
 
 
-class Patience:
+class PlacementTimeout:
     """How long a job has waited for machines. say: shows a line to the user."""
 
     def __init__(self, workers: WorkersConfig, say: Callable[[str], None]) -> None:
@@ -57,18 +57,18 @@ class Patience:
 
 def _facts(waiting: Waiting) -> str:
     """What was asked, what there is, and what may come."""
-    present = machines()
+    present = cluster_nodes()
     fitting = sum(map(waiting.demand.is_met_by, present))
     has = (
         f"{fitting} of the cluster's {len(present)} machines have that and are taken"
         if fitting
-        else f"none of the cluster's {len(present)} machines has that (the most there is: {offers(present)})"
+        else f"none of the cluster's {len(present)} machines has that (the most there is: {describe_capacity(present)})"
     )
     return f"each asks for {waiting.demand}; {has}; {_outlook(waiting.demand)}"
 
 
-def _outlook(demand: Demand) -> str:
+def _outlook(demand: ResourceRequest) -> str:
     try:
-        return autoscaler_says(demand)
+        return autoscaler_status(demand)
     except (RayError, OSError, RuntimeError) as error:
         return f"its autoscaler cannot be asked ({type(error).__name__})"

@@ -19,7 +19,7 @@ _TRACE = 0.001
 
 
 @dataclass(frozen=True)
-class Demand:
+class ResourceRequest:
     """What Ray reserves on one machine for one worker; prints as a reader would list it."""
 
     cpus: float
@@ -71,11 +71,11 @@ class Demand:
         return ", ".join([*parts, *(_amount(amount, name) for name, amount in self.resources.items())])
 
 
-def demand_of(workers: WorkersConfig, *, gpus_seen: bool) -> Demand:
+def resources_for(workers: WorkersConfig, *, gpus_seen: bool) -> ResourceRequest:
     """What a worker asks for now; gpus_seen: the cluster has shown a GPU, which decides with device=auto."""
     wants_gpu = workers.device == "cuda" or (workers.device == "auto" and gpus_seen)
     gpus = workers.gpus_per_worker if wants_gpu else 0.0
-    return Demand(
+    return ResourceRequest(
         cpus=workers.cpus_per_worker,
         gpus=gpus,
         resources=workers.resources,
@@ -85,7 +85,7 @@ def demand_of(workers: WorkersConfig, *, gpus_seen: bool) -> Demand:
     )
 
 
-def machines() -> list[Mapping[str, float]]:
+def cluster_nodes() -> list[Mapping[str, float]]:
     """Resources of every machine of the connected cluster, whether in use or free."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
@@ -97,16 +97,18 @@ def have_gpu(present: Sequence[Mapping[str, float]]) -> bool:
 
 def workers_that_fit(workers: WorkersConfig) -> int:
     """How many workers to run: the configured count, else as many as the connected cluster holds; at least 1."""
-    present = machines()
-    return count_workers(workers, demand_of(workers, gpus_seen=have_gpu(present)), present)
+    present = cluster_nodes()
+    return count_workers(workers, resources_for(workers, gpus_seen=have_gpu(present)), present)
 
 
-def count_workers(workers: WorkersConfig, demand: Demand, present: Sequence[Mapping[str, float]]) -> int:
+def count_workers(
+    workers: WorkersConfig, demand: ResourceRequest, present: Sequence[Mapping[str, float]]
+) -> int:
     """As workers_that_fit, of these machines."""
     return workers.count or max(1, sum(demand.fits(machine) for machine in present))
 
 
-def offers(present: Sequence[Mapping[str, float]]) -> str:
+def describe_capacity(present: Sequence[Mapping[str, float]]) -> str:
     """What the best equipped of these machines have, resource by resource, as a reader would list it."""
     most: dict[str, float] = {}
     for machine in present:

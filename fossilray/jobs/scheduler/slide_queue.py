@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from fossilray.core.records import CatalogRow
-from fossilray.jobs.scheduler.worker_pool import Seat
+from fossilray.jobs.scheduler.worker_pool import ActorHandle
 from fossilray.slides.neighbours import is_below
 
 
@@ -17,7 +17,7 @@ class Waiting:
 
     def __init__(self, rows: Sequence[CatalogRow]) -> None:
         self._turn: deque[CatalogRow] = deque(rows)
-        self._promised: dict[Seat, CatalogRow] = {}
+        self._promised: dict[ActorHandle, CatalogRow] = {}
         self._later: list[tuple[float, str, CatalogRow]] = []
         self._held: dict[str, deque[CatalogRow]] = {}
 
@@ -40,7 +40,7 @@ class Waiting:
         else:
             self._turn.append(row)
 
-    def take(self, seat: Seat) -> CatalogRow | None:
+    def take(self, seat: ActorHandle) -> CatalogRow | None:
         """The slide promised to this worker, else the next in turn, else one that a busy worker was promised."""
         self._wake()
         if seat in self._promised:
@@ -49,13 +49,13 @@ class Waiting:
             return self._turn.popleft()
         return self._promised.popitem()[1] if self._promised else None
 
-    def promise(self, seat: Seat) -> CatalogRow | None:
+    def promise(self, seat: ActorHandle) -> CatalogRow | None:
         """Set aside for a worker that turns busy the slide that it shall fetch meanwhile, if it must be fetched."""
         if not self._turn or "://" not in self._turn[0].path:
             return None
         return self._promised.setdefault(seat, self._turn.popleft())
 
-    def release(self, seat: Seat) -> None:
+    def release(self, seat: ActorHandle) -> None:
         """What was promised to a worker that is gone is the next in turn."""
         if seat in self._promised:
             self._turn.appendleft(self._promised.pop(seat))

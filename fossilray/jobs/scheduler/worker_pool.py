@@ -15,10 +15,10 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from fossilray.core.config import WorkersConfig
 from fossilray.core.errors import FossilrayError, StoreOut, WorkerError
 from fossilray.core.exceptions_as_records import Raised, describe_remote
-from fossilray.core.records import CatalogRow, Outcome, Worker, WorkerState
+from fossilray.core.records import CatalogRow, Outcome, Worker, WorkerStatus
 from fossilray.jobs.scheduler.connection_departures import Departures
 from fossilray.jobs.scheduler.metrics import WorkerMetrics
-from fossilray.jobs.scheduler.pending_workers import Hiring, Waiting
+from fossilray.jobs.scheduler.pending_workers import PendingWorkers, Waiting
 
 STARTS_LOST_IN_A_ROW = 5
 """Workers that may die while starting, one after the other, before the job gives up."""
@@ -27,12 +27,12 @@ WATCHED_AT_ONCE = 16
 CLOSING_S = 5.0
 """How long idle workers may take to delete what they staged; what is left is swept by the next worker there."""
 
-Seat: TypeAlias = Any
+ActorHandle: TypeAlias = Any
 """An actor's handle, for those who only pass it on."""
 
 
 @dataclass(frozen=True)
-class Loss:
+class WorkerLoss:
     """A worker that is gone with the slide it had. `error` is one of LOSSES of the ledger."""
 
     error: str
@@ -41,13 +41,13 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SlideResult:
     """How a worker's slide ended: an outcome, the worker's loss, an error of the job, or any other exception."""
 
-    seat: Seat
+    seat: ActorHandle
     slide_id: str
     outcome: Outcome | None = None
-    loss: Loss | None = None
+    loss: WorkerLoss | None = None
     error: FossilrayError | None = None
     raised: Raised | None = None
 
@@ -82,7 +82,7 @@ class _Actor:
             self._worker.close()
 
     @ray.method(concurrency_group="watch")
-    def state(self) -> WorkerState | None:
+    def state(self) -> WorkerStatus | None:
         state = self._worker.state() if self._worker else None
         self._metrics.show(state)
         return state
@@ -92,28 +92,28 @@ class _Actor:
 class _Task:
     """What a busy worker has in hand, and when it last was seen to move."""
 
-    seat: Seat
+    seat: ActorHandle
     slide_id: str
     moved_s: float
-    state: WorkerState | None = None
+    state: WorkerStatus | None = None
 
 
-class Crew:
+class WorkerPool:
     """All workers of one job; needs a Ray connection."""
 
     def __init__(self, make_worker: Callable[[], Worker], workers: WorkersConfig, *, run: str = "") -> None:
-        self.idle: list[Seat] = []
+        self.idle: list[ActorHandle] = []
         self.without_gpu: list[str] = []
         """Workers that hold a GPU and say that they run on the CPU."""
         self.start_fault: StoreOut | None = None
         """Why a worker could not prepare, while the store was out; the driver takes it."""
         self._workers = workers
-        self._hiring = Hiring(_Actor, (ray.put(make_worker), run, _hides_gpus(workers)), workers)
+        self._hiring = PendingWorkers(_Actor, (ray.put(make_worker), run, _hides_gpus(workers)), workers)
         self._busy: dict[Any, _Task] = {}
-        self._names: dict[Seat, str] = {}
-        self._nodes: dict[Seat, str] = {}
+        self._names: dict[ActorHandle, str] = {}
+        self._nodes: dict[ActorHandle, str] = {}
         self._departures = Departures()
-        self._verdicts: dict[Seat, Loss] = {}
+        self._verdicts: dict[ActorHandle, WorkerLoss] = {}
         self._questions: dict[Any, Any] = {}
         self._asked_s = 0.0
         self._lost_starts = 0
@@ -129,7 +129,7 @@ class Crew:
         return sum(name.endswith("/cuda") for name in self._names.values())
 
     @property
-    def states(self) -> dict[str, WorkerState]:
+    def states(self) -> dict[str, WorkerStatus]:
         """What busy workers were doing when they were last asked, by worker."""
         return {
             self._names[task.seat]: task.state
@@ -150,12 +150,12 @@ class Crew:
         """
         self._hiring.hire(slides, ready=self.ready)
 
-    def send(self, seat: Seat, row: CatalogRow, upcoming: CatalogRow | None) -> None:
+    def send(self, seat: ActorHandle, row: CatalogRow, upcoming: CatalogRow | None) -> None:
         """Give an idle worker a slide, and the name of the one that likely comes next."""
         self.idle.remove(seat)
         self._busy[seat.process.remote(row, upcoming)] = _Task(seat, row.slide_id, time.monotonic())
 
-    def wait(self) -> list[Answer]:
+    def wait(self) -> list[SlideResult]:
         """Wait a moment for news: the slides that ended, while new workers turn idle.
 
         Raises:
@@ -234,7 +234,7 @@ class Crew:
         if demand.gpus and name.endswith("/cpu"):
             self.without_gpu.append(name)
 
-    def _take_answer(self, reference: Any) -> Answer:
+    def _take_answer(self, reference: Any) -> SlideResult:
         task = self._busy.pop(reference)
         seat, slide_id = task.seat, task.slide_id
         try:
@@ -242,18 +242,18 @@ class Crew:
         except RayTaskError as error:
             self._turn_idle(seat)
             if isinstance(error.cause, FossilrayError):
-                return Answer(seat, slide_id, error=error.cause)
-            return Answer(seat, slide_id, raised=describe_remote(error.cause, str(error)))
+                return SlideResult(seat, slide_id, error=error.cause)
+            return SlideResult(seat, slide_id, raised=describe_remote(error.cause, str(error)))
         except RayError as error:
             stage = task.state.stage if task.state is not None else "worker"
-            loss = self._verdicts.pop(seat, None) or Loss(_kind(error), _reason(error), stage)
+            loss = self._verdicts.pop(seat, None) or WorkerLoss(_kind(error), _reason(error), stage)
             if isinstance(error, ActorUnavailableError):
                 # It may still be at work where nobody reaches it; what it commits stands, but it gets nothing more.
                 self._kill(seat)
             self._forget(seat)
-            return Answer(seat, slide_id, loss=loss)
+            return SlideResult(seat, slide_id, loss=loss)
         self._turn_idle(seat)
-        return Answer(seat, slide_id, outcome=outcome)
+        return SlideResult(seat, slide_id, outcome=outcome)
 
     def _take_states(self, now: float) -> None:
         if not self._questions:
@@ -279,13 +279,13 @@ class Crew:
         stage = task.state.stage if task.state is not None else "worker"
         limit_bytes = (self._workers.memory_gb or 0) * 1e9
         if now - task.moved_s > self._workers.stall_minutes * 60:
-            verdict = Loss(
+            verdict = WorkerLoss(
                 "Stalled",
                 f"no progress in stage {stage} for workers.stall_minutes = {self._workers.stall_minutes:g}",
                 stage,
             )
         elif limit_bytes and task.state is not None and task.state.resident_bytes > limit_bytes:
-            verdict = Loss(
+            verdict = WorkerLoss(
                 "MemoryExceeded",
                 f"{task.state.resident_bytes / 1e9:.1f} GB in stage {stage}, more than workers.memory_gb = "
                 f"{self._workers.memory_gb:g}",
@@ -296,7 +296,7 @@ class Crew:
         self._verdicts[task.seat] = verdict
         self._kill(task.seat)
 
-    def _part_from(self, seats: Sequence[Seat]) -> None:
+    def _part_from(self, seats: Sequence[ActorHandle]) -> None:
         """Let idle workers give back what they hold, and kill them."""
         closing = [seat.close.remote() for seat in seats]
         if closing:
@@ -304,7 +304,7 @@ class Crew:
         for seat in seats:
             self._dismiss(seat)
 
-    def _turn_idle(self, seat: Seat) -> None:
+    def _turn_idle(self, seat: ActorHandle) -> None:
         """Ready for a slide, unless its machine is about to go: a slide begun there would be begun again elsewhere."""
         if self._nodes.get(seat) in self._departures.nodes:
             self._part_from([seat])
@@ -316,15 +316,15 @@ class Crew:
         self.idle = [seat for seat in self.idle if seat not in leaving]
         self._part_from(leaving)
 
-    def _dismiss(self, seat: Seat) -> None:
+    def _dismiss(self, seat: ActorHandle) -> None:
         self._forget(seat)
         self._kill(seat)
 
-    def _forget(self, seat: Seat) -> None:
+    def _forget(self, seat: ActorHandle) -> None:
         self._names.pop(seat, None)
         self._nodes.pop(seat, None)
 
-    def _kill(self, seat: Seat) -> None:
+    def _kill(self, seat: ActorHandle) -> None:
         ray.kill(seat, no_restart=True)
 
 
@@ -333,7 +333,7 @@ def _hides_gpus(workers: WorkersConfig) -> bool:
     return workers.device == "cpu" or not workers.gpus_per_worker
 
 
-def _moved(before: WorkerState, now: WorkerState) -> bool:
+def _moved(before: WorkerStatus, now: WorkerStatus) -> bool:
     return (before.stage, before.share, before.fetched_bytes) != (now.stage, now.share, now.fetched_bytes)
 
 

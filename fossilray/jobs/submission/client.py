@@ -23,7 +23,7 @@ from ray.job_submission import JobSubmissionClient
 
 from fossilray.core.errors import SubmissionError, UsageError
 from fossilray.jobs.submission.request import CONFIG, RUN, SLIDES, JobRequest
-from fossilray.store.files.options import one_sentence
+from fossilray.store.files.options import first_sentence
 
 LOOK_EVERY_S = 1.0
 """How often a job that is waited for is looked at."""
@@ -68,7 +68,7 @@ class Job:
         return self.driver_exit_code if self.driver_exit_code is not None else int(self.status == "FAILED")
 
 
-class JobServer:
+class JobClient:
     """The job server of one cluster."""
 
     def __init__(self, address: str) -> None:
@@ -199,13 +199,13 @@ class JobServer:
             yield
         except AuthenticationError as error:
             raise SubmissionError(
-                f"the cluster at {self.address} wants a token: {one_sentence(error)}; set RAY_AUTH_MODE=token, and put "
+                f"the cluster at {self.address} wants a token: {first_sentence(error)}; set RAY_AUTH_MODE=token, and put "
                 "the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token (a cluster of your own asks for none if "
                 "it is started with RAY_AUTH_MODE=disabled)"
             ) from None
         except (RuntimeError, OSError, RayError, ValueError) as error:
             raise SubmissionError(
-                f"the cluster at {self.address} cannot {act}: {one_sentence(error)}; is it running with its dashboard "
+                f"the cluster at {self.address} cannot {act}: {first_sentence(error)}; is it running with its dashboard "
                 "(`fossilray[cluster]`), and is the tunnel open?"
             ) from None
 

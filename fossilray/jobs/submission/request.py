@@ -22,7 +22,7 @@ DRAIN_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
 """How long Ray waits between asking a job to stop and killing it; 3 s unless the job's environment says more."""
 HEAD = "node:__internal_head__"
 """Resource that Ray gives to the head alone, 1.0 of it."""
-QUICK_LOOK = ("store.tries=2", "store.timeout_s=10")
+FAIL_FAST_SETTINGS = ("store.tries=2", "store.timeout_s=10")
 """The configuration is read here only to refuse mistakes early, so a silent store is not waited for."""
 
 
@@ -116,7 +116,7 @@ def plan_job(
 def _look_at_config(config: str | None, assignments: Sequence[str]) -> tuple[RunConfig | None, str | None]:
     """The configuration, or None and why it cannot be seen from here, which the cluster may yet do."""
     try:
-        return read_config(config, assignments, access=QUICK_LOOK), None
+        return read_config(config, assignments, access=FAIL_FAST_SETTINGS), None
     except StoreError as error:
         if config is None or not is_remote(config):
             raise

@@ -12,12 +12,18 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
 from fossilray.core.records import UNASSIGNED_WELL
-from fossilray.labels.suggest.selection import share_out
-from fossilray.processing.inference.tasks import vectors_in
+from fossilray.labels.suggest.selection import divide_evenly
+from fossilray.processing.inference.tasks import embedding_matrix
 from fossilray.store import RunStore
-from fossilray.store.dataset.dataset_store import arrays_store
-from fossilray.store.derived.derived_store import AnswerStore
-from fossilray.store.query.connection import connect, fetch, load_embeddings, objects_where, show_objects
+from fossilray.store.dataset.dataset_store import source_run
+from fossilray.store.derived.derived_store import DerivedStore
+from fossilray.store.query.connection import (
+    connect,
+    create_objects_view,
+    load_embeddings,
+    objects_where,
+    query_table,
+)
 
 POOL_SLIDES = 512
 """Slides that a pool is drawn from: the vectors of one slide are read whole, some 15 MB."""
@@ -60,8 +66,8 @@ class VectorSource:
         RunNotFound: it has no embeddings of this name.
         """
         self._store = store
-        home = arrays_store(store)
-        self._answers = None if embeddings is None else AnswerStore.open(home, "embeddings", embeddings)
+        home = source_run(store)
+        self._answers = None if embeddings is None else DerivedStore.open(home, "embeddings", embeddings)
         record = home.read_run()
         if self._answers is not None:
             self.sha256 = str(self._answers.record.backbone["sha256"])
@@ -95,17 +101,17 @@ class VectorSource:
                 raise UsageError(
                     f"the embeddings {self._answers.name} lack slide {slide_id}; start `fossilray embed` again first"
                 )
-            footer = arrays_store(self._store).footer(slide_id)
+            footer = source_run(self._store).footer(slide_id)
             table = self._answers.read_file(
                 self._files[slide_id], source_attempt=None if footer is None else footer.attempt
             )
             rows = np.flatnonzero(slides == slide_id)
             place = np.searchsorted(table["object_id"].to_numpy(), wanted[rows])
-            vectors[rows] = vectors_in(table, dimension)[place]
+            vectors[rows] = embedding_matrix(table, dimension)[place]
         return vectors
 
 
-def draw_pool(
+def sample_pool(
     store: RunStore,
     source: VectorSource,
     *,
@@ -125,8 +131,10 @@ def draw_pool(
     """
     quotas = _quota_by_slide(store, size, seed=seed)
     con = connect(store, sql=where or "")
-    show_objects(con, store, {})
-    fetch(con, f"{objects_where(where)} LIMIT 0")  # a wrong condition is refused before anything is read
+    create_objects_view(con, store, {})
+    query_table(
+        con, f"{objects_where(where)} LIMIT 0"
+    )  # a wrong condition is refused before anything is read
     files = store.committed_files()
     chosen = sorted(slide_id for slide_id in quotas if slide_id in files)
     out_of = set(without)
@@ -134,8 +142,8 @@ def draw_pool(
     vectors: list[NDArray[np.float32]] = []
     for first in range(0, len(chosen), SLIDES_AT_ONCE):
         part = chosen[first : first + SLIDES_AT_ONCE]
-        show_objects(con, store, {slide_id: files[slide_id] for slide_id in part})
-        table = fetch(con, f"SELECT {COLUMNS} FROM ({objects_where(where)}) WHERE opacity IS NOT NULL")
+        create_objects_view(con, store, {slide_id: files[slide_id] for slide_id in part})
+        table = query_table(con, f"SELECT {COLUMNS} FROM ({objects_where(where)}) WHERE opacity IS NOT NULL")
         for number, slide_id in enumerate(part, first):
             rows = table.filter(pc.equal(table["slide_id"], slide_id))
             ids = rows["object_id"].to_pylist()
@@ -157,7 +165,7 @@ def draw_pool(
     return Pool(pa.concat_tables(tables).filter(pa.array(sound)), everything[sound])
 
 
-def known_vectors(
+def labelled_vectors(
     store: RunStore, source: VectorSource, keys: Sequence[tuple[str, int]]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Which of these (slide_id, object_id) the run holds, and their vectors."""
@@ -173,10 +181,10 @@ def known_vectors(
     }
     con.register("known", pa.table(known))
     for first in range(0, len(slides), SLIDES_AT_ONCE):
-        show_objects(
+        create_objects_view(
             con, store, {slide_id: files[slide_id] for slide_id in slides[first : first + SLIDES_AT_ONCE]}
         )
-        table = fetch(
+        table = query_table(
             con,
             "SELECT known_row, slide_id, arrays, object_id FROM objects JOIN known USING (slide_id, object_id) "
             "ORDER BY known_row",
@@ -202,15 +210,15 @@ def _quota_by_slide(store: RunStore, size: int, *, seed: int) -> dict[str, int]:
         by_well.setdefault(well or UNASSIGNED_WELL, []).append((slide_id, objects))
     rng = np.random.default_rng([seed, 3])
     wells = sorted(by_well)
-    slides_of = share_out(np.array([len(by_well[well]) for well in wells], np.int64), POOL_SLIDES)
+    slides_of = divide_evenly(np.array([len(by_well[well]) for well in wells], np.int64), POOL_SLIDES)
     chosen: list[list[tuple[str, int]]] = []
     for well, count in zip(wells, slides_of.tolist(), strict=True):
         drawn = rng.permutation(len(by_well[well]))[:count]
         slides = sorted(by_well[well])
         chosen.append([slides[number] for number in sorted(drawn.tolist())])
-    parts = share_out(np.array([sum(n for _, n in slides) for slides in chosen], np.int64), size)
+    parts = divide_evenly(np.array([sum(n for _, n in slides) for slides in chosen], np.int64), size)
     quotas: dict[str, int] = {}
     for slides, part in zip(chosen, parts.tolist(), strict=True):
-        given = share_out(np.array([count for _, count in slides], np.int64), part)
+        given = divide_evenly(np.array([count for _, count in slides], np.int64), part)
         quotas.update({slide_id: int(n) for (slide_id, _), n in zip(slides, given, strict=True) if n})
     return quotas

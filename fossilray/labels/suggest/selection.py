@@ -24,7 +24,7 @@ class Quotas:
     def __init__(self, well: NDArray[np.int64], count: int) -> None:
         """well: (n,) number of each object's well. count: how many are to be chosen in all, at most n."""
         self.well = well
-        self.left = share_out(np.bincount(well), min(count, len(well)))
+        self.left = divide_evenly(np.bincount(well), min(count, len(well)))
         self.free = np.ones(len(well), bool)
 
     @property
@@ -43,7 +43,7 @@ class Quotas:
         return [int(part) for part in np.diff(ends, prepend=0)]
 
 
-def share_out(available: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def divide_evenly(available: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Equal parts of `count` for all, what one cannot fill going to the others; the first get what is left over."""
     part = np.zeros_like(available)
     while (rest := count - int(part.sum())) > 0:
@@ -58,7 +58,9 @@ def share_out(available: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return part
 
 
-def directions(vectors: NDArray[np.floating], *, centre: Vectors | None = None) -> tuple[Vectors, Vectors]:
+def centred_directions(
+    vectors: NDArray[np.floating], *, centre: Vectors | None = None
+) -> tuple[Vectors, Vectors]:
     """Vectors as seen from their mean, brought to length 1, and that mean.
 
     What all vectors of a backbone have in common says nothing of one of them, and hides how they differ.
@@ -78,7 +80,7 @@ def distance_to_nearest(vectors: Vectors, known: Vectors) -> NDArray[np.float32]
     return 1 - nearest
 
 
-def choose_badge(
+def select_badge(
     probability: NDArray[np.float32], vectors: Vectors, count: int, quotas: Quotas, rng: np.random.Generator
 ) -> list[int]:
     """Uncertain ones that differ: k-means++ on the gradients they would have (BADGE, Ash et al. 2020, algorithm 1).
@@ -105,13 +107,13 @@ def choose_badge(
     return chosen
 
 
-def choose_uncertain(probability: NDArray[np.float32], count: int, quotas: Quotas) -> list[int]:
+def select_margin(probability: NDArray[np.float32], count: int, quotas: Quotas) -> list[int]:
     """Those whose two likeliest classes are closest (margin sampling, Scheffer et al. 2001)."""
     top = np.sort(probability, axis=1)[:, -2:]
     return _first(np.argsort(top[:, 1] - top[:, 0], kind="stable"), count, quotas)
 
 
-def choose_far(vectors: Vectors, known: Vectors, count: int, quotas: Quotas) -> list[int]:
+def select_k_center(vectors: Vectors, known: Vectors, count: int, quotas: Quotas) -> list[int]:
     """Each the farthest from all that is known or chosen before (k-centre greedy, Sener and Savarese 2018, alg. 1)."""
     apart = distance_to_nearest(vectors, known)
     chosen: list[int] = []
@@ -123,7 +125,7 @@ def choose_far(vectors: Vectors, known: Vectors, count: int, quotas: Quotas) -> 
     return chosen
 
 
-def choose_typical(vectors: Vectors, known: Vectors, count: int, quotas: Quotas, *, seed: int) -> list[int]:
+def select_typical(vectors: Vectors, known: Vectors, count: int, quotas: Quotas, *, seed: int) -> list[int]:
     """Typical ones of clusters where nothing is known, the largest clusters first (TypiClust, Hacohen et al. 2022).
 
     There are as many clusters as objects known and to be chosen, at most 512.
@@ -157,7 +159,7 @@ def choose_typical(vectors: Vectors, known: Vectors, count: int, quotas: Quotas,
     return chosen
 
 
-def choose_at_random(count: int, quotas: Quotas, rng: np.random.Generator) -> list[int]:
+def select_random(count: int, quotas: Quotas, rng: np.random.Generator) -> list[int]:
     """Any, by lot."""
     return _first(rng.permutation(len(quotas.well)), count, quotas)
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from fossilray.core.errors import UsageError
 from fossilray.labels.suggest.selection import (
     Quotas,
-    choose_at_random,
-    choose_badge,
-    choose_far,
-    choose_typical,
-    choose_uncertain,
-    directions,
+    centred_directions,
+    select_badge,
+    select_k_center,
+    select_margin,
+    select_random,
+    select_typical,
 )
 
 Strategy = Literal["mixed", "badge", "uncertain", "far", "typical", "random"]
@@ -25,7 +25,7 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 FAR = 0.1
 """Share of `mixed` that is like nothing labelled: rare finds, and much rubbish."""
 
-WHY: dict[Strategy, str] = {
+REASONS: dict[Strategy, str] = {
     "badge": "the head doubts it, and it differs from others it doubts",
     "uncertain": "the head's two likeliest names are close",
     "far": "unlike anything labelled",
@@ -35,7 +35,7 @@ WHY: dict[Strategy, str] = {
 
 
 @dataclass(frozen=True)
-class Pick:
+class Selection:
     """An object to label, and what chose it."""
 
     row: int
@@ -51,7 +51,7 @@ def choose(
     count: int,
     quotas: Quotas,
     seed: int,
-) -> list[Pick]:
+) -> list[Selection]:
     """Rows of `vectors` to label next, each once, as many as asked for or as there are.
 
     vectors: (n, d) of objects without a label. known: (m, d) of labelled ones. probability: (n, classes) by a head;
@@ -64,34 +64,34 @@ def choose(
         raise UsageError(
             f"--by {strategy} chooses by what a head doubts; give --head, or --labels of two genera at least"
         )
-    seen, centre = directions(vectors)
-    labelled, _ = directions(known.reshape(-1, vectors.shape[1]), centre=centre)
+    seen, centre = centred_directions(vectors)
+    labelled, _ = centred_directions(known.reshape(-1, vectors.shape[1]), centre=centre)
     rng = np.random.default_rng([seed, 7])
     parts = {strategy: 1.0}
     if strategy == "mixed":
-        parts = {"typical": 1.0} if probability is None else mixture(len(known) / probability.shape[1])
-    picks: list[Pick] = []
+        parts = {"typical": 1.0} if probability is None else mixed_shares(len(known) / probability.shape[1])
+    picks: list[Selection] = []
     for by, part in zip(parts, quotas.cut(list(parts.values())), strict=True):
         chosen_before = np.array([pick.row for pick in picks], np.int64)
         near = np.concatenate([labelled, seen[chosen_before]])
         match by:
             case "badge":
                 assert probability is not None
-                rows = choose_badge(probability, seen, part, quotas, rng)
+                rows = select_badge(probability, seen, part, quotas, rng)
             case "uncertain":
                 assert probability is not None
-                rows = choose_uncertain(probability, part, quotas)
+                rows = select_margin(probability, part, quotas)
             case "far":
-                rows = choose_far(seen, near, part, quotas)
+                rows = select_k_center(seen, near, part, quotas)
             case "typical":
-                rows = choose_typical(seen, near, part, quotas, seed=seed)
+                rows = select_typical(seen, near, part, quotas, seed=seed)
             case _:
-                rows = choose_at_random(part, quotas, rng)
-        picks += [Pick(row, by) for row in rows]
+                rows = select_random(part, quotas, rng)
+        picks += [Selection(row, by) for row in rows]
     return picks[:count]
 
 
-def mixture(labels_a_class: float) -> dict[Strategy, float]:
+def mixed_shares(labels_a_class: float) -> dict[Strategy, float]:
     """The shares of `mixed`: typical ones while labels are few, doubtful ones once there are some of each class.
 
     Where a head has seen two or three of a class, what it doubts says little; the turn comes at some five (Hacohen et

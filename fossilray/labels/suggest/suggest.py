@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
-from fossilray.core.text import spreadsheet_safe
+from fossilray.core.text import escape_formula
 from fossilray.core.whole_files import make_folder, whole_folder, write_new
 from fossilray.labels.importing import attempts_of
 from fossilray.labels.label_set import LabelSet
-from fossilray.labels.suggest.pool import Pool, VectorSource, draw_pool, known_vectors
-from fossilray.labels.suggest.selection import Quotas, directions, distance_to_nearest
-from fossilray.labels.suggest.strategies import WHY, Pick, Strategy, choose
+from fossilray.labels.suggest.pool import Pool, VectorSource, labelled_vectors, sample_pool
+from fossilray.labels.suggest.selection import Quotas, centred_directions, distance_to_nearest
+from fossilray.labels.suggest.strategies import REASONS, Selection, Strategy, choose
 from fossilray.models.heads import Head, train_head
-from fossilray.models.heads.head import BackboneOf
-from fossilray.processing.crops.cut import in_true_proportions
+from fossilray.models.heads.head import BackboneReference
+from fossilray.processing.crops.cut import restore_aspect_ratio
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
 from fossilray.store.query.connection import load_crops
@@ -40,7 +40,7 @@ _CROPS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Suggested:
+class SuggestionReport:
     """What was chosen, from what."""
 
     objects: int
@@ -66,7 +66,7 @@ def suggest(
     where: str | None = None,
     pool: int = POOL,
     seed: int = 0,
-) -> Suggested:
+) -> SuggestionReport:
     """Write the images of objects worth a label into `out`, with suggestions.csv and particletrieur.csv.
 
     labels: a label set; its objects are left out and tell what is known. Where no head is given, one is taught on
@@ -89,7 +89,7 @@ def suggest(
     taught_here = head is None and len(set(names)) > 1
     if taught_here:
         head = _teach(names, known, source)
-    drawn = draw_pool(store, source, size=max(pool, count), where=where, without=taken, seed=seed)
+    drawn = sample_pool(store, source, size=max(pool, count), where=where, without=taken, seed=seed)
     probability = None if head is None else head.predict(drawn.vectors)
     _, well = np.unique(np.array(drawn.wells, dtype=np.str_), return_inverse=True)
     picks = choose(
@@ -102,7 +102,7 @@ def suggest(
         seed=seed,
     )
     _write(store, out, drawn, picks, _facts(drawn, picks, known, probability, head))
-    return Suggested(
+    return SuggestionReport(
         objects=len(picks),
         pool=len(drawn),
         labelled=len(taken),
@@ -121,7 +121,7 @@ def _what_is_known(
     said = LabelSet.open(labels).labels()
     attempts = attempts_of(store)
     agreed = [one for one in said.agreed.values() if attempts.get(one.slide_id) == one.attempt]
-    rows, vectors = known_vectors(store, source, [(one.slide_id, one.object_id) for one in agreed])
+    rows, vectors = labelled_vectors(store, source, [(one.slide_id, one.object_id) for one in agreed])
     taken = {(one.slide_id, one.object_id) for one in agreed}
     taken |= {(one.slide_id, one.object_id) for one in said.conflicts}
     return [agreed[row].genus for row in rows.tolist()], vectors, taken
@@ -134,21 +134,21 @@ def _teach(names: Sequence[str], known: NDArray[np.float32], source: VectorSourc
         label.astype(np.int64),
         tuple(classes.tolist()),
         kind="logistic",
-        backbone=BackboneOf(name=source.name, sha256=source.sha256),
+        backbone=BackboneReference(name=source.name, sha256=source.sha256),
     )
 
 
 def _facts(
     pool: Pool,
-    picks: Sequence[Pick],
+    picks: Sequence[Selection],
     known: NDArray[np.float32],
     probability: NDArray[np.float32] | None,
     head: Head | None,
 ) -> Iterator[dict[str, Any]]:
     """What the tables say of each pick, besides its image."""
     rows = np.array([pick.row for pick in picks], np.int64)
-    seen, centre = directions(pool.vectors)
-    labelled, _ = directions(known.reshape(-1, pool.vectors.shape[1]), centre=centre)
+    seen, centre = centred_directions(pool.vectors)
+    labelled, _ = centred_directions(known.reshape(-1, pool.vectors.shape[1]), centre=centre)
     distance = distance_to_nearest(seen[rows], labelled)
     objects = pool.objects.take(rows).to_pylist()
     for number, (pick, row) in enumerate(zip(picks, objects, strict=True)):
@@ -160,7 +160,7 @@ def _facts(
         yield {
             **row,
             "rank": number + 1,
-            "why": WHY[pick.by],
+            "why": REASONS[pick.by],
             "guess": guess,
             "score": score,
             "entropy": entropy,
@@ -169,7 +169,7 @@ def _facts(
 
 
 def _write(
-    store: RunStore, out: Path, pool: Pool, picks: Sequence[Pick], facts: Iterator[dict[str, Any]]
+    store: RunStore, out: Path, pool: Pool, picks: Sequence[Selection], facts: Iterator[dict[str, Any]]
 ) -> None:
     rows = list(facts)
     square = store.read_run().config["crops"].get("fit", "stretch") == "letterbox"
@@ -181,7 +181,7 @@ def _write(
             for row, crop in zip(part, load_crops(store, objects), strict=True):
                 name = f"{check_slide_id(row['slide_id'])}-{row['object_id']:06d}.jpg"
                 row["file"] = f"{CROPS}/{name}"
-                image = crop if square else in_true_proportions(crop, row["width_um"], row["height_um"])
+                image = crop if square else restore_aspect_ratio(crop, row["width_um"], row["height_um"])
                 longest_um = max(row["width_um"], row["height_um"], 1e-6)
                 row["resolution"] = f"{1000 * max(image.shape[:2]) / longest_um:.3f}"
                 write_new(made / row["file"], encode_crop(image, quality=_JPEG_QUALITY))
@@ -221,4 +221,4 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.10g}"
-    return spreadsheet_safe(value) if isinstance(value, str) else str(value)
+    return escape_formula(value) if isinstance(value, str) else str(value)

@@ -12,7 +12,7 @@ from fossilray.core.errors import WeightsError
 from fossilray.core.formats.plain_values import shown
 from fossilray.models.backbones.arguments import LARGEST_INPUT_PX, check_name, checked_arguments
 from fossilray.models.backbones.checkpoints import without_prefixes
-from fossilray.models.backbones.efficientnet_lite import which_lite
+from fossilray.models.backbones.efficientnet_lite import efficientnet_lite_number
 from fossilray.models.meta_device import build_on_meta, try_on_meta
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def infer_architecture(state: Mapping[str, torch.Tensor]) -> Architecture | None
         return _infer_vit(state)
     if "layer1.0.conv1.weight" in state and "layer4.0.conv1.weight" in state:
         return _infer_resnet(state)
-    lite = which_lite(state)
+    lite = efficientnet_lite_number(state)
     # Lite's own preprocessing (0.5 for mean and deviation) is timm's record for it, as for a tagged name.
     return None if lite is None else Architecture(f"tf_efficientnet_lite{lite}.in1k", LITE_PX[lite])
 

@@ -10,7 +10,7 @@ from fossilray.core.errors import WeightsError
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.plain_values import shown
 from fossilray.models.backbones.backbone_file import BackboneMeta, parse_meta
-from fossilray.models.backbones.efficientnet_lite import timm_names
+from fossilray.models.backbones.efficientnet_lite import to_timm_keys
 from fossilray.models.files.stored_pickle import ForeignName, Stored, TensorRecord, TorchFileError
 from fossilray.models.files.tensors import LONGEST_NAME, read_metadata, read_tensors
 from fossilray.models.files.torch_file import open_torch_file
@@ -51,7 +51,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], BackboneMeta |
     if not path.is_file():
         raise WeightsError(f"backbone weights {path} do not exist; set embedder.weights to file:<path>")
     if path.suffix != ".safetensors":
-        return timm_names(_read_pickle(path)), None
+        return to_timm_keys(_read_pickle(path)), None
     role = _role(path)
     state, metadata = read_tensors(path, role)
     return state, parse_meta(path, metadata, role)

@@ -42,7 +42,7 @@ _LATER = {
 }
 
 
-def timm_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_timm_keys(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The state dict with timm's names, where it is a published EfficientNet-Lite; else as given."""
     if "_conv_stem.weight" not in state or "_blocks.0._depthwise_conv.weight" not in state:
         return dict(state)
@@ -53,7 +53,7 @@ def timm_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {_rename(key, places): tensor for key, tensor in state.items()}
 
 
-def which_lite(state: Mapping[str, torch.Tensor]) -> int | None:
+def efficientnet_lite_number(state: Mapping[str, torch.Tensor]) -> int | None:
     """0 to 4 for the keys and shapes of timm's tf_efficientnet_lite0 … 4; None for anything else."""
     last = state.get("blocks.6.0.conv_pwl.weight")
     if last is None or any(".se." in key for key in state):

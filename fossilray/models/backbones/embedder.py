@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import ConfigError, WeightsError
-from fossilray.models.backbones.inference_optimisation import forward_size, tune_network
+from fossilray.models.backbones.inference_optimisation import forward_size, optimise_for_inference
 
 if TYPE_CHECKING:
     import torch
@@ -94,17 +94,17 @@ class BackboneEmbedder:
         """
         import torch
 
-        from fossilray.models.device import Lane
+        from fossilray.models.device import DeviceTransfer
 
         self._name, self._preprocessing = name, preprocessing
         self._device = torch.device(device)
-        self._lane = Lane(self._device)
+        self._lane = DeviceTransfer(self._device)
         self._dtype = dtype or torch.float32
         side_px = preprocessing.size_px
         self._batch = forward_size(self._device, batch=batch, side_px=side_px)
         # Kernels and what is compiled are chosen by shape: the last, smaller batch is filled up.
         self._fills = compiled or self._device.type == "cuda"
-        tune = functools.partial(tune_network, side_px=side_px, device=self._device)
+        tune = functools.partial(optimise_for_inference, side_px=side_px, device=self._device)
         spare = copy.deepcopy(network) if self._dtype == torch.float16 else None
         self._network: Callable[[torch.Tensor], torch.Tensor] = tune(network, dtype=self._dtype)
         self._in_float32 = None if spare is None else tune(spare, dtype=torch.float32)

@@ -15,7 +15,7 @@ _BINS = 8
 _CLEAREST = 32.0
 
 
-def describe_by_hand(pixels: NDArray[np.uint8], shape: NDArray[np.float32]) -> NDArray[np.float32]:
+def handcrafted_features(pixels: NDArray[np.uint8], shape: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors (n, 1815) of crops (n, S, S, 3) with true proportions (n, 2), width and height.
 
     Histograms of oriented gradients (Dalal & Triggs 2005: cells of 8 px, blocks of 2 x 2, 9 directions) of a 64 px

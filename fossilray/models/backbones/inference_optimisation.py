@@ -21,7 +21,7 @@ _SAME = 0.99999
 """Cosine similarity in float32 that rounding alone does not go below."""
 
 
-def tune_network(
+def optimise_for_inference(
     network: torch.nn.Module, *, side_px: int, device: torch.device, dtype: torch.dtype
 ) -> torch.nn.Module:
     """The network in eval mode on the device, converted once to `dtype`; the one given may be changed.

@@ -100,7 +100,7 @@ def embedder_digest(config: EmbedderConfig) -> dict[str, str]:
         ) from None
 
 
-def is_known_unread(config: EmbedderConfig) -> bool:
+def describes_without_loading(config: EmbedderConfig) -> bool:
     """Whether `describe_embedder` need not load the weights."""
     return config.weights in ("none", "bundled")
 

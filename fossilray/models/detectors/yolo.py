@@ -34,7 +34,7 @@ class YoloDetector:
         import torch
 
         from fossilray.models.detectors.heads import replace_head
-        from fossilray.models.device import Lane
+        from fossilray.models.device import DeviceTransfer
 
         self._config = config
         self._invert = invert
@@ -46,7 +46,7 @@ class YoloDetector:
         layers[:-1].to(self._dtype)
         layers[-1].convert(self._dtype)
         self._network = network
-        self._lane = Lane(self._device)
+        self._lane = DeviceTransfer(self._device)
 
     @property
     def stride_px(self) -> int:

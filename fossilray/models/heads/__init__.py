@@ -3,27 +3,27 @@
 from fossilray.models.heads.fit import train_head
 from fossilray.models.heads.head import (
     HEAD_KINDS,
-    BackboneOf,
-    CertaintyMeta,
+    BackboneReference,
     Head,
     HeadKind,
     HeadMeta,
-    HeldOutBy,
+    HoldOutUnit,
     NoveltyKind,
     Scaler,
+    UncertaintyMeta,
 )
 from fossilray.models.heads.head_file import head_digest, load_head, save_head
 
 __all__ = [
     "HEAD_KINDS",
-    "BackboneOf",
-    "CertaintyMeta",
+    "BackboneReference",
     "Head",
     "HeadKind",
     "HeadMeta",
-    "HeldOutBy",
+    "HoldOutUnit",
     "NoveltyKind",
     "Scaler",
+    "UncertaintyMeta",
     "head_digest",
     "load_head",
     "save_head",

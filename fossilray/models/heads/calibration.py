@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.models.heads.svm import fit_scale
+from fossilray.models.heads.svm import fit_logit_scale
 
 BINS = 15
 """As Guo et al. (2017) count, section 2."""
@@ -34,7 +34,7 @@ def fit_temperature(share: NDArray[np.float32], label: NDArray[np.int64]) -> flo
     Below 1 the head was too modest, above 1 too sure.
     """
     values = np.log(np.maximum(share.astype(np.float64), np.finfo(np.float32).tiny))
-    return 1 / fit_scale(values, label, wrong_calls=1)
+    return 1 / fit_logit_scale(values, label, wrong_calls=1)
 
 
 def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_], *, bins: int = BINS) -> list[Bin]:

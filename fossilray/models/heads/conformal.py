@@ -33,7 +33,7 @@ def prediction_sets(p_values: NDArray[np.floating], *, coverage: float) -> NDArr
     return np.asarray(p_values > 1 - coverage + 1e-7)
 
 
-def crops_needed(coverage: float) -> int:
+def crops_needed_for_coverage(coverage: float) -> int:
     """Held-out crops of a class below which it can never be excluded."""
     return int(np.ceil(1 / (1 - coverage) - 1e-9)) - 1
 
@@ -52,7 +52,7 @@ def wrong_call_p_values(
     return ((1 + as_sure) / (len(held_out_entropy) + 1)).astype(np.float32)
 
 
-def highest_kept(
+def benjamini_hochberg_threshold(
     p_values: NDArray[np.floating], count: NDArray[np.integer], *, wrong_share: float
 ) -> float | None:
     """The p-value up to which calls are kept so that the expected share of wrong ones among them is `wrong_share`.

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
 from fossilray.labels.load import LabelledSet
-from fossilray.models.heads import Head, HeldOutBy, NoveltyKind
-from fossilray.models.heads.novelty import learn_known
+from fossilray.models.heads import Head, HoldOutUnit, NoveltyKind
+from fossilray.models.heads.novelty import fit_novelty
 
 FOLDS = 5
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class OutOfFold:
     """Answers about n of the labelled crops."""
 
     rows: NDArray[np.int64]
@@ -28,18 +28,18 @@ class HeldOut:
     """(n,) from the crops that were not held out with them."""
 
 
-def ask_held_out(
+def predict_out_of_fold(
     vectors: NDArray[np.floating],
     label: NDArray[np.int64],
     classes: Sequence[str],
     train: Callable[[NDArray[np.int64]], Head],
     *,
     side: NDArray[np.int64],
-    over: HeldOutBy,
+    over: HoldOutUnit,
     novelty: NoveltyKind,
     k: int,
     seed: int = 0,
-) -> HeldOut:
+) -> OutOfFold:
     """Labelled vectors (n, d) in five folds in turn; crops of one side (`sides_of`) are in one.
 
     train: a head taught on these rows. A crop is not asked about where no other fold has any of its class: nobody
@@ -56,18 +56,18 @@ def ask_held_out(
         share = np.zeros((len(asked), len(classes)), np.float32)
         share[:, [classes.index(name) for name in head.classes]] = head.predict(vectors[asked])
         dense = np.unique(label[taught], return_inverse=True)[1]
-        known = learn_known(vectors[taught], dense, kind=novelty, k=k, seed=seed)
+        known = fit_novelty(vectors[taught], dense, kind=novelty, k=k, seed=seed)
         rows.append(asked)
         shares.append(share)
         distances.append(known.distance(vectors[asked]))
-    return HeldOut(
+    return OutOfFold(
         np.concatenate([np.zeros(0, np.int64), *rows]),
         np.concatenate([np.zeros((0, len(classes)), np.float32), *shares]),
         np.concatenate([np.zeros(0, np.float32), *distances]),
     )
 
 
-def sides_of(labelled: LabelledSet, over: HeldOutBy) -> NDArray[np.int64]:
+def sides_of(labelled: LabelledSet, over: HoldOutUnit) -> NDArray[np.int64]:
     """(n,) crops of equal number stay on one side of every fold.
 
     Raises:

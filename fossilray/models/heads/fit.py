@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
 from fossilray.models.heads.gradient import fit_layers
-from fossilray.models.heads.head import BackboneOf, Head, HeadKind, HeadMeta, Scaler, scale
+from fossilray.models.heads.head import BackboneReference, Head, HeadKind, HeadMeta, Scaler, scale
 from fossilray.models.heads.svm import fit_svm
 
 SCALERS: dict[HeadKind, Scaler] = {
@@ -33,7 +33,7 @@ def train_head(
     classes: Sequence[str],
     *,
     kind: HeadKind,
-    backbone: BackboneOf,
+    backbone: BackboneReference,
     k: int = NEIGHBOURS,
     strength: float | None = None,
     hidden: int = HIDDEN,

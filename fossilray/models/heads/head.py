@@ -23,7 +23,7 @@ FORMATS: tuple[HeadFormat, ...] = get_args(HeadFormat)
 """The second holds besides what the head said of crops that it was not taught on."""
 
 NoveltyKind = Literal["knn", "mahalanobis"]
-HeldOutBy = Literal["crops", "wells"]
+HoldOutUnit = Literal["crops", "wells"]
 
 KNN_TEMPERATURE = 0.07
 """A neighbour's vote weighs exp(cosine / 0.07) (Wu et al. 2018, eq. 7; Caron et al. 2021, section 3.2)."""
@@ -34,7 +34,7 @@ _ROWS_AT_ONCE = 4096
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
-class BackboneOf(BaseModel):
+class BackboneReference(BaseModel):
     """Which backbone made the vectors that a head was taught on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +43,7 @@ class BackboneOf(BaseModel):
     sha256: str = Field(description="Of its weights, as run.json has it; empty where there are none.")
 
 
-class CertaintyMeta(BaseModel):
+class UncertaintyMeta(BaseModel):
     """How it was found out how sure a head may be; its numbers are the arrays of `certainty_arrays`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -51,7 +51,7 @@ class CertaintyMeta(BaseModel):
     temperature: float = Field(
         ge=1e-6, le=1e6, description="By which logits are divided (Guo et al. 2017, eq. 9)."
     )
-    over: HeldOutBy = Field(description="What was held out whole: single crops, or all crops of a well.")
+    over: HoldOutUnit = Field(description="What was held out whole: single crops, or all crops of a well.")
     novelty: NoveltyKind = Field(description="How far a vector is from all labels.")
     k: int = Field(ge=1, le=2**31, description="Of knn: the neighbour whose distance counts.")
 
@@ -69,9 +69,9 @@ class HeadMeta(BaseModel):
     counts: tuple[_Count, ...] = Field(description="Labelled crops of each class it was taught on.")
     dimension: int = Field(ge=1, le=1_000_000, description="Length of a vector.")
     scaler: Scaler
-    backbone: BackboneOf
+    backbone: BackboneReference
     settings: dict[str, int | float | str] = Field(description="How it was fitted.")
-    certainty: CertaintyMeta | None = None
+    certainty: UncertaintyMeta | None = None
 
     @model_validator(mode="after")
     def _has_what_its_format_says(self) -> HeadMeta:
@@ -118,7 +118,7 @@ class Head:
         ]
         whole: NDArray[np.float32] = np.concatenate([np.zeros((0, len(self.classes)), np.float32), *answers])
         if self.meta.certainty is not None:
-            whole = temper(whole, self.meta.certainty.temperature)
+            whole = apply_temperature(whole, self.meta.certainty.temperature)
         return np.minimum(whole, 1, out=whole)
 
     def _predict(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -155,7 +155,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return share
 
 
-def temper(share: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+def apply_temperature(share: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
     """Probabilities with their logits divided by a temperature; their order in a row stays."""
     logits: NDArray[np.float32] = np.log(np.maximum(share, np.finfo(np.float32).tiny))
     logits /= np.float32(temperature)

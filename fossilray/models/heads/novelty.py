@@ -25,7 +25,7 @@ _ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
-class Known:
+class NoveltyReference:
     """What was labelled, and the distance of other vectors from it."""
 
     kind: NoveltyKind
@@ -67,7 +67,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class WithheldGenus:
+class LeftOutGenus:
     """How well one genus that nobody labelled is told from new crops of the others: areas under the ROC curve."""
 
     name: str
@@ -75,14 +75,14 @@ class WithheldGenus:
     auroc: dict[NoveltyKind, float]
 
 
-def learn_known(
+def fit_novelty(
     vectors: NDArray[np.floating],
     label: NDArray[np.int64],
     *,
     kind: NoveltyKind,
     k: int = NEIGHBOUR,
     seed: int = 0,
-) -> Known:
+) -> NoveltyReference:
     """What labelled vectors (n, d) with labels (n,) of 0..classes-1 make known; every class has at least one."""
     rows = _some(label, seed=seed)
     directions = unit(vectors)
@@ -92,10 +92,10 @@ def learn_known(
     }
     if kind == "mahalanobis":
         arrays |= _whiten(directions.astype(np.float64), label)
-    return Known(kind, k, arrays)
+    return NoveltyReference(kind, k, arrays)
 
 
-def withhold_each_genus(
+def leave_one_genus_out(
     vectors: NDArray[np.floating],
     label: NDArray[np.int64],
     classes: Sequence[str],
@@ -103,7 +103,7 @@ def withhold_each_genus(
     group: NDArray[np.int64],
     k: int = NEIGHBOUR,
     splits: int = SPLITS,
-) -> list[WithheldGenus]:
+) -> list[LeftOutGenus]:
     """Each genus in turn is labelled nowhere; are its crops farther from the labels than new crops of known genera?
 
     Four fifths of the other genera are known, and the last fifth is what is new and yet known; means over splits.
@@ -128,11 +128,11 @@ def withhold_each_genus(
             rows = np.concatenate([rest[split.test], asked])
             is_novel = np.repeat([False, True], [len(split.test), len(asked)])
             for kind, values in scores.items():
-                known = learn_known(vectors[rest[split.train]], of[split.train], kind=kind, k=k)
+                known = fit_novelty(vectors[rest[split.train]], of[split.train], kind=kind, k=k)
                 values.append(float(roc_auc_score(is_novel, known.distance(vectors[rows]))))
         if scores["knn"]:
             mean = {kind: float(np.mean(values)) for kind, values in scores.items()}
-            found.append(WithheldGenus(classes[genus], int(counts[genus]), mean))
+            found.append(LeftOutGenus(classes[genus], int(counts[genus]), mean))
     if not found:
         raise UsageError("there is no genus to withhold; give labels of at least three")
     return found

@@ -21,12 +21,14 @@ def fit_svm(
     """
     exact, classes = seen.astype(np.float64), int(label.max()) + 1
     left_out = _left_out_values(exact, label, strength=strength, seed=seed)
-    scale = fit_scale(left_out, label)
+    scale = fit_logit_scale(left_out, label)
     weight, bias = _fit_machines(exact, label, classes, strength=strength, seed=seed)
     return {"weight": (scale * weight).astype(np.float32), "bias": (scale * bias).astype(np.float32)}
 
 
-def fit_scale(values: NDArray[np.float64], label: NDArray[np.int64], *, wrong_calls: float = 0.0) -> float:
+def fit_logit_scale(
+    values: NDArray[np.float64], label: NDArray[np.int64], *, wrong_calls: float = 0.0
+) -> float:
     """The factor on values (n, classes) whose softmax makes the labels likeliest.
 
     wrong_calls: so many more calls, as sure as the mean of these, are taken to have been wrong.

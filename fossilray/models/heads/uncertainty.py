@@ -10,24 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import WeightsError
-from fossilray.models.heads import CertaintyMeta, Head, HeldOutBy, NoveltyKind
+from fossilray.models.heads import Head, HoldOutUnit, NoveltyKind, UncertaintyMeta
 from fossilray.models.heads.calibration import entropy_of, fit_temperature
 from fossilray.models.heads.conformal import (
     class_p_values,
-    crops_needed,
+    crops_needed_for_coverage,
     novelty_p_values,
     prediction_sets,
     wrong_call_p_values,
 )
-from fossilray.models.heads.cross_validation import ask_held_out
-from fossilray.models.heads.head import FORMATS, temper
-from fossilray.models.heads.novelty import NEIGHBOUR, Known, learn_known
+from fossilray.models.heads.cross_validation import predict_out_of_fold
+from fossilray.models.heads.head import FORMATS, apply_temperature
+from fossilray.models.heads.novelty import NEIGHBOUR, NoveltyReference, fit_novelty
 
 COVERAGE = 0.9
 
 
 @dataclass(frozen=True)
-class Certain:
+class Uncertainty:
     """What a head says of objects besides their probabilities."""
 
     sets: NDArray[np.bool_]
@@ -40,7 +40,7 @@ class Certain:
     """(n,) of the hypothesis that the object is of a known genus."""
 
 
-def learn_certainty(
+def fit_uncertainty(
     head: Head,
     vectors: NDArray[np.floating],
     label: NDArray[np.int64],
@@ -48,7 +48,7 @@ def learn_certainty(
     train: Callable[[NDArray[np.int64]], Head],
     *,
     side: NDArray[np.int64],
-    over: HeldOutBy = "crops",
+    over: HoldOutUnit = "crops",
     novelty: NoveltyKind = "knn",
     k: int = NEIGHBOUR,
     seed: int = 0,
@@ -64,42 +64,42 @@ def learn_certainty(
     own = [classes.index(name) for name in head.classes]
     number[own] = np.arange(len(own))
     truth = number[label]
-    held_out = ask_held_out(
+    held_out = predict_out_of_fold(
         vectors, label, classes, train, side=side, over=over, novelty=novelty, k=k, seed=seed
     )
     asked = held_out.rows
     if not len(asked):
         return head
     temperature = fit_temperature(held_out.share[:, own], truth[asked])
-    share = temper(held_out.share[:, own], temperature)
+    share = apply_temperature(held_out.share[:, own], temperature)
     arrays: dict[str, NDArray[Any]] = {
         "label": truth[asked].astype(np.int32),
         "call": share.argmax(axis=1).astype(np.int32),
         "score": 1 - share[np.arange(len(asked)), truth[asked]],
         "entropy": entropy_of(share),
         "distance": held_out.distance,
-        **learn_known(vectors, truth, kind=novelty, k=k, seed=seed).arrays,
+        **fit_novelty(vectors, truth, kind=novelty, k=k, seed=seed).arrays,
     }
-    certainty = CertaintyMeta(temperature=temperature, over=over, novelty=novelty, k=k)
+    certainty = UncertaintyMeta(temperature=temperature, over=over, novelty=novelty, k=k)
     return Head(
         head.meta.model_copy(update={"format": FORMATS[1], "certainty": certainty}),
         {**head.parameters, **{f"certainty.{name}": array for name, array in arrays.items()}},
     )
 
 
-def say_how_sure(
+def predict_uncertainty(
     head: Head, vectors: NDArray[np.floating], share: NDArray[np.float32], *, coverage: float = COVERAGE
-) -> Certain:
+) -> Uncertainty:
     """What a head with certainty says of vectors (n, d) that it gave the probabilities (n, classes).
 
     Raises:
         WeightsError: the head was taught without certainty.
     """
-    known, held = known_of(head), head.parameters
+    known, held = novelty_reference(head), head.parameters
     label = held["certainty.label"]
     p_values = class_p_values(1 - share, held["certainty.score"], label)
     distance = known.distance(vectors)
-    return Certain(
+    return Uncertainty(
         prediction_sets(p_values, coverage=coverage),
         wrong_call_p_values(entropy_of(share), held["certainty.entropy"], held["certainty.call"] != label),
         distance,
@@ -107,12 +107,12 @@ def say_how_sure(
     )
 
 
-def told_certainty(head: Head, *, coverage: float = COVERAGE) -> str:
+def describe_uncertainty(head: Head, *, coverage: float = COVERAGE) -> str:
     """A sentence about a head with certainty: its temperature, and the classes that no set can exclude."""
     certainty = head.meta.certainty
     assert certainty is not None, "asked only of heads that have one"
     held = np.bincount(head.parameters["certainty.label"], minlength=len(head.classes))
-    least = crops_needed(coverage)
+    least = crops_needed_for_coverage(coverage)
     few = [name for name, count in zip(head.classes, held, strict=True) if count < least]
     text = (
         f"certainty from {held.sum()} crops held out by {certainty.over}: temperature {certainty.temperature:.2f}, "
@@ -126,7 +126,7 @@ def told_certainty(head: Head, *, coverage: float = COVERAGE) -> str:
     return text
 
 
-def known_of(head: Head) -> Known:
+def novelty_reference(head: Head) -> NoveltyReference:
     """What the labels of a head make known.
 
     Raises:
@@ -142,4 +142,4 @@ def known_of(head: Head) -> Known:
         for name, array in head.parameters.items()
         if name.removeprefix("certainty.") in ("known", "known_label", "centres", "whitening")
     }
-    return Known(head.meta.certainty.novelty, head.meta.certainty.k, arrays)
+    return NoveltyReference(head.meta.certainty.novelty, head.meta.certainty.k, arrays)

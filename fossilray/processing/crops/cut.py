@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from fossilray.slides.slide import Slide
 
 __all__ = [
-    "CutCrop",
+    "ExtractedCrop",
     "Measures",
-    "cut_crop",
     "estimate_background",
-    "in_true_proportions",
+    "extract_crop",
     "measure_crops",
     "resize_to",
+    "restore_aspect_ratio",
 ]
 """What is measured on crops is had at the same door."""
 
@@ -41,7 +41,7 @@ Span = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class CutCrop:
+class ExtractedCrop:
     """One object's crop and what it took to get it."""
 
     pixels: Image
@@ -56,21 +56,21 @@ class CutCrop:
     """x_min, y_min, x_max, y_max of the object's box inside the crop; all of it unless letterboxed."""
 
 
-def cut_crop(
+def extract_crop(
     slide: Slide,
     box: NDArray[np.generic] | Sequence[float],
     *,
     config: CropsConfig,
     coarsest_level: int,
     background_rgb: Sequence[float] | NDArray[np.float32] | None = None,
-) -> CutCrop:
+) -> ExtractedCrop:
     """The pixels inside a level-0 box (x_min, y_min, x_max, y_max), resized to the crop's square.
 
     Parts of the box outside the canvas are cut off first. `background_rgb` pads a letterboxed crop;
     unset: the background the slide states.
     """
     x_min, y_min, x_max, y_max = _clip(box, slide.info.width, slide.info.height)
-    content = content_of(x_max - x_min, y_max - y_min, size_px=config.size_px, fit=config.fit)
+    content = content_box(x_max - x_min, y_max - y_min, size_px=config.size_px, fit=config.fit)
     best = sufficient_level(
         slide.info.levels[: coarsest_level + 1], x_max - x_min, y_max - y_min, config=config
     )
@@ -86,9 +86,9 @@ def cut_crop(
             continue
         pad = slide.info.background_rgb if background_rgb is None else background_rgb
         pixels = _resize(window, inside, size_px=config.size_px, content=content, pad_rgb=pad)
-        return CutCrop(pixels, level, coarser=level > best, failed=False, content=content)
+        return ExtractedCrop(pixels, level, coarser=level > best, failed=False, content=content)
     grey = np.full((config.size_px, config.size_px, 3), FAILED_GREY, np.uint8)
-    return CutCrop(grey, -1, coarser=False, failed=True, content=content)
+    return ExtractedCrop(grey, -1, coarser=False, failed=True, content=content)
 
 
 def sufficient_level(levels: Sequence[Level], width: float, height: float, *, config: CropsConfig) -> int:
@@ -101,7 +101,7 @@ def sufficient_level(levels: Sequence[Level], width: float, height: float, *, co
     return max(enough, default=0)
 
 
-def content_of(width: float, height: float, *, size_px: int, fit: str) -> tuple[int, int, int, int]:
+def content_box(width: float, height: float, *, size_px: int, fit: str) -> tuple[int, int, int, int]:
     """Where in the crop's square a box of this shape lands: x_min, y_min, x_max, y_max in crop pixels."""
     if fit == "stretch":
         return 0, 0, size_px, size_px
@@ -120,13 +120,13 @@ def resize_to(
 ) -> Image:
     """A whole image as a crop: (size_px, size_px, 3), stretched or letterboxed as crops of a slide are."""
     height, width = image.shape[:2]
-    content = content_of(width, height, size_px=size_px, fit=fit)
+    content = content_box(width, height, size_px=size_px, fit=fit)
     return _resize(
         image, (0.0, 0.0, float(width), float(height)), size_px=size_px, content=content, pad_rgb=pad_rgb
     )
 
 
-def in_true_proportions(crop: Image, width_um: float, height_um: float) -> Image:
+def restore_aspect_ratio(crop: Image, width_um: float, height_um: float) -> Image:
     """A stretched crop in the proportions of its object, its longer side as long as before.
 
     The shorter side has 8 px at least.

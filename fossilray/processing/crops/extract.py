@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.config import RunConfig
-from fossilray.core.parallel import in_order
+from fossilray.core.parallel import map_ordered
 from fossilray.core.records import Boxes, Embedder
-from fossilray.processing.crops.cut import Measures, cut_crop, estimate_background, measure_crops
-from fossilray.processing.crops.objects_table import StoredCrops, outward_px
-from fossilray.processing.detection.detect import Lanes
+from fossilray.processing.crops.cut import Measures, estimate_background, extract_crop, measure_crops
+from fossilray.processing.crops.objects_table import StoredCrops, round_outward
+from fossilray.processing.detection.detect import NetworkThreads
 from fossilray.slides.slide import Slide
 from fossilray.store.arrays.group import ArrayWriter
 
@@ -30,14 +30,14 @@ _PART = 8
 
 
 @dataclass(frozen=True)
-class CutObjects:
+class ExtractedCrops:
     """What was stored, and the seconds in which the embedder was busy."""
 
     crops: StoredCrops
     embed_s: float
 
 
-def cut_objects(
+def extract_crops(
     slide: Slide,
     readers: ThreadPoolExecutor,
     objects: Boxes,
@@ -45,11 +45,11 @@ def cut_objects(
     writer: ArrayWriter,
     writers: ThreadPoolExecutor,
     embedder: Embedder | None,
-    lanes: Lanes,
+    lanes: NetworkThreads,
     config: RunConfig,
     coarsest_level: int,
     progress: Callable[[float], None],
-) -> CutObjects:
+) -> ExtractedCrops:
     """Crops in row order: while one batch is embedded, the next are cut and the last is stored.
 
     A crop shows the whole pixels of its row's box. Crops of lanes.count + 4 batches are in memory at most.
@@ -57,11 +57,11 @@ def cut_objects(
     progress: told the share done.
     """
     background = estimate_background(slide)
-    busy = _Busy()
+    busy = BusyTime()
 
     def cut(part: _Part) -> _Cut:
         crops = [
-            cut_crop(
+            extract_crop(
                 slide,
                 box,
                 config=config.crops,
@@ -86,7 +86,7 @@ def cut_objects(
         with busy.one_more():
             return batch, embedder.embed(batch.pixels)
 
-    boxes = outward_px(objects.xyxy, slide.info)
+    boxes = round_outward(objects.xyxy, slide.info)
     size = config.embedder.batch
     parts = _parts(boxes, size, side_px=config.crops.size_px)
     # A batch that fills up while another is cut, or as many parts as keep all threads busy.
@@ -94,8 +94,8 @@ def cut_objects(
     measures: list[Measures] = []
     coarser = 0
     with (
-        closing(in_order(readers, cut, parts, ahead=ahead)) as cuts,
-        closing(in_order(lanes.pool, embed, _batches(cuts), ahead=lanes.count + 1)) as embedded,
+        closing(map_ordered(readers, cut, parts, ahead=ahead)) as cuts,
+        closing(map_ordered(lanes.pool, embed, _batches(cuts), ahead=lanes.count + 1)) as embedded,
     ):
         written: Future[None] | None = None
         for batch, vectors in embedded:
@@ -108,7 +108,7 @@ def cut_objects(
             progress((batch.first + len(batch.pixels)) / len(boxes))
         if written is not None:
             written.result()
-    return CutObjects(StoredCrops(writer.finish(), Measures.concatenate(measures), coarser), busy.seconds)
+    return ExtractedCrops(StoredCrops(writer.finish(), Measures.concatenate(measures), coarser), busy.seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +156,7 @@ def _batches(cuts: Iterable[_Cut]) -> Generator[_Batch]:
             gathered = []
 
 
-class _Busy:
+class BusyTime:
     """Seconds during which at least one thread was at it."""
 
     def __init__(self) -> None:

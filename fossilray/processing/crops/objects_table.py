@@ -27,7 +27,7 @@ def objects_table(
 ) -> pa.Table:
     """One row per box (level-0 px) in OBJECTS_SCHEMA; object_id is the row, in the table as in the arrays."""
     count = len(boxes)
-    corners = outward_px(boxes.xyxy, info)
+    corners = round_outward(boxes.xyxy, info)
     width_um, height_um = (corners[:, 2:] - corners[:, :2]).T * np.float32(info.mpp)
     overlap = largest_overlaps(boxes.xyxy)
     scanned = info.bounds
@@ -63,7 +63,7 @@ def objects_table(
     return pa.table(columns, schema=OBJECTS_SCHEMA)
 
 
-def outward_px(xyxy: NDArray[np.float64], info: SlideInfo) -> NDArray[np.int32]:
+def round_outward(xyxy: NDArray[np.float64], info: SlideInfo) -> NDArray[np.int32]:
     """Whole-pixel boxes (n, 4) that hold the given ones, clipped to the scanned area; at least one pixel each way."""
     scanned = info.bounds
     start, end = np.array([scanned.x_min, scanned.y_min]), np.array([scanned.x_max, scanned.y_max])

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.config import RunConfig
-from fossilray.core.errors import TooManyObjects, TooMuchLost, UnreadableRegion
-from fossilray.core.parallel import in_order
+from fossilray.core.errors import TooManyObjects, TooManyUnreadableTiles, UnreadableRegion
+from fossilray.core.parallel import map_ordered
 from fossilray.core.records import Boxes, Detector, Image
-from fossilray.processing.detection.foreground import find_content, units_expected, units_with_content
+from fossilray.processing.detection.foreground import find_foreground, foreground_units, units_expected
 from fossilray.processing.detection.merge import TileBoxes
-from fossilray.processing.detection.passes import Sweep, Tile, plan_sweeps, read_tile_with_coverage
-from fossilray.processing.detection.windows import plan_windows, quarter, scanned_in_tiles_mm2
+from fossilray.processing.detection.passes import DetectionPass, Tile, plan_passes, read_tile_with_coverage
+from fossilray.processing.detection.windows import plan_windows, scanned_in_tiles_mm2, split_tile
 from fossilray.slides.slide import Slide
 
 # Pixels that wait for the detector, whatever the size of windows.
@@ -29,7 +29,7 @@ _MISSING_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Seen:
+class Detections:
     """What the detector found in each tile, and what became of the tiles that were planned."""
 
     tiles: list[TileBoxes]
@@ -61,7 +61,7 @@ class PassLoss:
 
 
 @dataclass(frozen=True)
-class Lanes:
+class NetworkThreads:
     """The threads that call the detector; more than one where copies to a device overlap with its work."""
 
     pool: ThreadPoolExecutor
@@ -76,7 +76,7 @@ class _Ground:
     that is not known. lost: filled as tiles fail.
     """
 
-    sweep: Sweep
+    sweep: DetectionPass
     foreground: NDArray[np.bool_]
     expected: NDArray[np.float32] | None
     lost: NDArray[np.bool_]
@@ -110,12 +110,12 @@ class _Ground:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _TileTask:
     ground: _Ground
     tile: Tile
 
     @property
-    def sweep(self) -> Sweep:
+    def sweep(self) -> DetectionPass:
         return self.ground.sweep
 
     @property
@@ -128,16 +128,16 @@ class _Place:
         return self.tile.window.width * self.tile.window.height
 
 
-def look_over(
+def detect_objects(
     slide: Slide,
     readers: ThreadPoolExecutor,
     *,
     detector: Detector,
-    lanes: Lanes,
+    lanes: NetworkThreads,
     config: RunConfig,
     name: str,
     progress: Callable[[float], None],
-) -> Seen:
+) -> Detections:
     """Every sweep of the detector over a slide, blank places left out.
 
     A window that cannot be read is tried again in ever smaller parts, so that little around a damage is lost.
@@ -147,34 +147,34 @@ def look_over(
         TooManyObjects: more boxes than slides.max_objects.
         TooMuchLost: of one pass, a larger share of the foreground than the configuration allows cannot be read.
     """
-    sweeps = plan_sweeps(slide.info, config.tiling, config.detector, detector.stride_px)
-    content = find_content(slide, config.tiling)
+    sweeps = plan_passes(slide.info, config.tiling, config.detector, detector.stride_px)
+    content = find_foreground(slide, config.tiling)
     rounding = {"multiple_px": _SIDES_ON_DEVICE_PX} if lanes.count > 1 else {}
     grounds = [
         _Ground(
             sweep,
-            foreground := units_with_content(sweep, content),
+            foreground := foreground_units(sweep, content),
             units_expected(sweep, content, slide.listed),
             np.zeros_like(foreground),
         )
         for sweep in sweeps
     ]
     if slide.listed is not None and slide.listed.is_void if content is None else content.is_void:
-        raise TooMuchLost(
+        raise TooManyUnreadableTiles(
             f"{name}: none of its stored tiles can be found, so nothing of it would be read; copy the slide again"
         )
     plans = [plan_windows(ground.sweep, ground.foreground, **rounding) for ground in grounds]
     waiting = [
-        _Place(ground, tile) for ground, plan in zip(grounds, plans, strict=True) for tile in plan.tiles
+        _TileTask(ground, tile) for ground, plan in zip(grounds, plans, strict=True) for tile in plan.tiles
     ]
     blank = sum(len(plan.blank) for plan in plans)
     to_show_px = sum(place.shown_px for place in waiting)
     shown_px = boxed = 0
     found: list[TileBoxes] = []
-    failed: list[_Place] = []
+    failed: list[_TileTask] = []
     numbered = len(waiting)
     while waiting:
-        unreadable: list[_Place] = []
+        unreadable: list[_TileTask] = []
         for batch, answers in _detect(waiting, slide, readers, detector, lanes, config, unreadable):
             for place, boxes in zip(batch, answers, strict=True):
                 found.append(TileBoxes(place.sweep, place.tile, boxes))
@@ -189,17 +189,17 @@ def look_over(
             progress(min(1.0, shown_px / to_show_px))
         waiting = []
         for place in unreadable:
-            parts = quarter(place.sweep, place.tile)
+            parts = split_tile(place.sweep, place.tile)
             if not parts:
                 failed.append(place)
                 place.ground.lost[place.sweep.units_in(place.tile.core)] = True
             for part in parts:
-                waiting.append(_Place(place.ground, replace(part, index=numbered)))
+                waiting.append(_TileTask(place.ground, replace(part, index=numbered)))
                 numbered += 1
     losses = tuple(ground.loss() for ground in grounds)
     _check_losses(losses, config.slides.max_lost_share, name)
     planned = blank + len(found) + len(failed)
-    return Seen(
+    return Detections(
         found,
         planned,
         blank,
@@ -214,7 +214,7 @@ def look_over(
 def _check_losses(losses: Sequence[PassLoss], most_lost: float, name: str) -> None:
     worst = max(losses, key=lambda one: one.lost_share)
     if worst.lost_share > most_lost:
-        raise TooMuchLost(
+        raise TooManyUnreadableTiles(
             f"{name}: at {worst.um_per_px:.3g} um per px {worst.lost_share:.1%} of the foreground "
             f"({worst.lost_mm2:.3g} of {worst.foreground_mm2:.3g} mm2) cannot be read, more than "
             f"slides.max_lost_share = {most_lost:g}; copy the slide again or raise the limit"
@@ -222,20 +222,20 @@ def _check_losses(losses: Sequence[PassLoss], most_lost: float, name: str) -> No
 
 
 def _detect(
-    places: list[_Place],
+    places: list[_TileTask],
     slide: Slide,
     readers: ThreadPoolExecutor,
     detector: Detector,
-    lanes: Lanes,
+    lanes: NetworkThreads,
     config: RunConfig,
-    unreadable: list[_Place],
-) -> Generator[tuple[list[_Place], list[Boxes]]]:
+    unreadable: list[_TileTask],
+) -> Generator[tuple[list[_TileTask], list[Boxes]]]:
     """Batches with their answers, in the order of places; those that cannot be read end up in `unreadable`."""
     largest_bytes = max(place.shown_px for place in places) * 3
     # Each reader has a window in hand, whatever its size.
     ahead = max(_MOST_WAITING_BYTES // largest_bytes, config.slides.read_threads)
 
-    def detect(batch: list[tuple[_Place, Image]]) -> tuple[list[_Place], list[Boxes]]:
+    def detect(batch: list[tuple[_TileTask, Image]]) -> tuple[list[_TileTask], list[Boxes]]:
         um_per_px = batch[0][0].sweep.um_per_px
         return (
             [place for place, _ in batch],
@@ -243,18 +243,18 @@ def _detect(
         )
 
     with (
-        closing(in_order(readers, lambda place: _read(slide, place), places, ahead=ahead)) as read,
+        closing(map_ordered(readers, lambda place: _read(slide, place), places, ahead=ahead)) as read,
         closing(_batches(zip(places, read, strict=True), config.detector.batch, unreadable)) as batches,
-        closing(in_order(lanes.pool, detect, batches, ahead=lanes.count + 1)) as answers,
+        closing(map_ordered(lanes.pool, detect, batches, ahead=lanes.count + 1)) as answers,
     ):
         yield from answers
 
 
 def _batches(
-    read: Iterable[tuple[_Place, Image | None]], size: int, unreadable: list[_Place]
-) -> Generator[list[tuple[_Place, Image]]]:
+    read: Iterable[tuple[_TileTask, Image | None]], size: int, unreadable: list[_TileTask]
+) -> Generator[list[tuple[_TileTask, Image]]]:
     """So many neighbours of one shape at most."""
-    batch: list[tuple[_Place, Image]] = []
+    batch: list[tuple[_TileTask, Image]] = []
     for place, pixels in read:
         if pixels is None:
             unreadable.append(place)
@@ -267,7 +267,7 @@ def _batches(
         yield batch
 
 
-def _read(slide: Slide, place: _Place) -> Image | None:
+def _read(slide: Slide, place: _TileTask) -> Image | None:
     try:
         pixels, coverage = read_tile_with_coverage(slide, place.sweep, place.tile)
     except UnreadableRegion:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fossilray.core.config import TilingConfig
 from fossilray.core.records import Rect
 from fossilray.processing.detection.overview import SCANNED_COVERAGE, Overview
-from fossilray.processing.detection.passes import Sweep
+from fossilray.processing.detection.passes import DetectionPass
 from fossilray.slides.direct.listed_tiles import ListedTiles
 from fossilray.slides.slide import Slide
 
@@ -38,7 +38,7 @@ _UNIT_SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Content:
+class Foreground:
     """Overview pixels, (h, w), that show anything but background, or that nobody could read.
 
     scale: level-0 px per overview pixel; rect: what the overview shows, in level-0 px. expected: (h, w) uint8,
@@ -57,7 +57,7 @@ class Content:
         return not (self.mask.any() or self.expected.any())
 
 
-def find_content(slide: Slide, tiling: TilingConfig) -> Content | None:
+def find_foreground(slide: Slide, tiling: TilingConfig) -> Foreground | None:
     """What an overview shows; None where everything is to be looked at."""
     info = slide.info
     level = info.levels[slide.level_for(tiling.blank_um_per_px)]
@@ -70,10 +70,10 @@ def find_content(slide: Slide, tiling: TilingConfig) -> Content | None:
         overview, um_per_px=um_per_px, contrast=tiling.blank_contrast, fill=info.background_rgb
     )
     expected = overview.coverage if overview.expected is None else overview.expected
-    return Content(mask, overview.scale, overview.rect, um_per_px, expected)
+    return Foreground(mask, overview.scale, overview.rect, um_per_px, expected)
 
 
-def units_with_content(sweep: Sweep, content: Content | None) -> Mask:
+def foreground_units(sweep: DetectionPass, content: Foreground | None) -> Mask:
     """(rows, columns) of the sweep's lattice: units where it may find an object.
 
     A sweep that leaves small objects to a finer one has no business where only such are.
@@ -97,7 +97,7 @@ def units_with_content(sweep: Sweep, content: Content | None) -> Mask:
 
 
 def units_expected(
-    sweep: Sweep, content: Content | None, listed: ListedTiles | None
+    sweep: DetectionPass, content: Foreground | None, listed: ListedTiles | None
 ) -> NDArray[np.float32] | None:
     """(rows, columns) of the sweep's lattice: the share of each unit, 0 to 1, that its level should show as scanned.
 
@@ -131,7 +131,7 @@ def units_expected(
     return np.asarray(shown / (255 * max(side / content.scale, 1.0) ** 2), np.float32)
 
 
-def units_upon(sweep: Sweep, areas: Sequence[Rect]) -> Mask:
+def units_overlapping(sweep: DetectionPass, areas: Sequence[Rect]) -> Mask:
     """(rows, columns) of the sweep's lattice: units that meet any of these rectangles in level-0 px."""
     left, top = (origin * sweep.downsample for origin in sweep.origin_level_px)
     side = sweep.unit_px * sweep.scale
@@ -207,7 +207,7 @@ def _large_parts(mask: Mask, *, longest_um: float, um_per_px: float) -> Mask:
 
 
 def _edges(
-    sweep: Sweep, content: Content, *, axis: int, count: int, size: int
+    sweep: DetectionPass, content: Foreground, *, axis: int, count: int, size: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """First and last overview pixel of each unit along an axis, and one more on each side.
 

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from fossilray.core.config import MergeConfig
 from fossilray.core.records import Boxes, SlideInfo
-from fossilray.processing.detection.passes import Sweep, Tile, to_level0
+from fossilray.processing.detection.passes import DetectionPass, Tile, to_level0
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -38,7 +38,7 @@ _ORDER_BLOCK_PX = 2048
 class TileBoxes:
     """What the detector found in one tile; boxes in px of its window."""
 
-    sweep: Sweep
+    sweep: DetectionPass
     tile: Tile
     boxes: Boxes
 
@@ -67,9 +67,9 @@ def merge_scanned(found: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeCo
     for number in sorted(sweeps, reverse=True):
         sweep = sweeps[number]
         seen = _gather([part for part in found if part.sweep.number == number])
-        whole, pieces = _settle_seams(seen, same_iou=merge.same_object_iou)
+        whole, pieces = _deduplicate_at_seams(seen, same_iou=merge.same_object_iou)
         pieces = pieces.take(~_covered(pieces.boxes.xyxy, kept.xyxy))
-        united = _unite(pieces, reach=1.5 * sweep.scale)
+        united = _join_fragments(pieces, reach=1.5 * sweep.scale)
         longest_um = _longest(whole.xyxy) * info.mpp
         whole = whole.take(longest_um >= sweep.smallest_um)
         united = united.take(_longest(united.xyxy) * info.mpp >= sweep.smallest_um)
@@ -88,7 +88,7 @@ def merge_scanned(found: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeCo
 def largest_overlaps(xyxy: NDArray[np.float64] | NDArray[np.int32]) -> NDArray[np.float32]:
     """(n,) the largest IoU of each box (n, 4) with any other."""
     boxes = np.asarray(xyxy, np.float64)
-    first, second = _meeting(boxes, boxes)
+    first, second = _overlapping_pairs(boxes, boxes)
     others = first != second
     first, second = first[others], second[others]
     largest = np.zeros(len(boxes), np.float32)
@@ -126,7 +126,7 @@ class _Seen:
 
 def _gather(parts: Sequence[TileBoxes]) -> _Seen:
     owners = _owners(parts)
-    seen = [_look(part, owners) for part in parts]
+    seen = [_classify_boxes(part, owners) for part in parts]
     joined = _Seen(
         _concatenate([one.boxes for one in seen]),
         *(
@@ -151,7 +151,7 @@ def _owners(parts: Sequence[TileBoxes]) -> Indices:
     return owners
 
 
-def _look(part: TileBoxes, owners: Indices) -> _Seen:
+def _classify_boxes(part: TileBoxes, owners: Indices) -> _Seen:
     sweep, tile = part.sweep, part.tile
     core, window = tile.core, tile.window
     xyxy = np.clip(part.boxes.xyxy, 0, np.tile([window.width, window.height], 2).astype(np.float64))
@@ -189,11 +189,11 @@ def _in_both_axes(above: Mask, below: Mask) -> Mask:
     return np.asarray((above & below).all(axis=1), np.bool_)
 
 
-def _settle_seams(seen: _Seen, *, same_iou: float) -> tuple[Boxes, _Seen]:
+def _deduplicate_at_seams(seen: _Seen, *, same_iou: float) -> tuple[Boxes, _Seen]:
     """Whole objects of a sweep once each, and the cut boxes that no other tile saw whole."""
     is_cut: Mask = np.asarray(seen.cut.any(axis=1), np.bool_)
     pieces, whole = seen.take(is_cut & seen.in_core), seen.take(~is_cut)
-    piece, cover = _meeting(pieces.boxes.xyxy, whole.boxes.xyxy)
+    piece, cover = _overlapping_pairs(pieces.boxes.xyxy, whole.boxes.xyxy)
     covers = (pieces.tile[piece] != whole.tile[cover]) & (
         _share_inside(pieces.boxes.xyxy[piece], whole.boxes.xyxy[cover]) > _COVERED_SHARE
     )
@@ -209,7 +209,7 @@ def _settle_seams(seen: _Seen, *, same_iou: float) -> tuple[Boxes, _Seen]:
 def _suppressed(seen: _Seen, candidate: Mask, *, same_iou: float) -> Mask:
     """Which candidates are another tile's view of a better candidate."""
     xyxy = seen.boxes.xyxy
-    first, second = _meeting(xyxy, xyxy)
+    first, second = _overlapping_pairs(xyxy, xyxy)
     apart = seen.tile[first] != seen.tile[second]
     first, second = first[apart], second[apart]
     iou = _iou(xyxy[first], xyxy[second])
@@ -245,7 +245,7 @@ def _are_mutual_best(first: Indices, second: Indices, iou: Floats, *, group: Ind
     return best & np.isin(forth, back[best])
 
 
-def _unite(pieces: _Seen, *, reach: float) -> Boxes:
+def _join_fragments(pieces: _Seen, *, reach: float) -> Boxes:
     """Pieces of objects larger than a window, joined where one goes on in the other.
 
     A piece that goes on nowhere counts only in the tile that holds its centre.
@@ -255,7 +255,7 @@ def _unite(pieces: _Seen, *, reach: float) -> Boxes:
     if count == 0:
         return Boxes.empty()
     wide = xyxy + np.array([-reach, -reach, reach, reach])
-    first, second = _meeting(wide, wide)
+    first, second = _overlapping_pairs(wide, wide)
     goes_on = (pieces.tile[first] != pieces.tile[second]) & _crosses_cut(
         xyxy[first], pieces.cut[first], wide[second]
     )
@@ -289,7 +289,7 @@ def _join_sweeps(coarser: Boxes, whole: Boxes, united: Boxes, *, largest_px: flo
     united = united.take(~_matched(united.xyxy, known.xyxy, same_iou))
 
     group = np.repeat([0, 1], [len(coarser), len(whole)])
-    first, second = _meeting(known.xyxy, known.xyxy)
+    first, second = _overlapping_pairs(known.xyxy, known.xyxy)
     iou = _iou(known.xyxy[first], known.xyxy[second])
     apart = (group[first] != group[second]) & (iou >= same_iou)
     first, second, iou = first[apart], second[apart], iou[apart]
@@ -306,7 +306,7 @@ def _in_row_order(boxes: Boxes) -> Boxes:
     return boxes.take(np.lexsort((boxes.score, *xyxy[:, [2, 3, 0, 1]].T, column, row)))
 
 
-def _meeting(these: Floats, those: Floats) -> tuple[Indices, Indices]:
+def _overlapping_pairs(these: Floats, those: Floats) -> tuple[Indices, Indices]:
     """Index pairs of boxes that overlap or touch."""
     if len(these) == 0 or len(those) == 0:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
@@ -318,14 +318,14 @@ def _meeting(these: Floats, those: Floats) -> tuple[Indices, Indices]:
 
 
 def _matched(these: Floats, those: Floats, same_iou: float) -> Mask:
-    first, second = _meeting(these, those)
+    first, second = _overlapping_pairs(these, those)
     matched = np.zeros(len(these), np.bool_)
     matched[first[_iou(these[first], those[second]) >= same_iou]] = True
     return matched
 
 
 def _covered(these: Floats, those: Floats) -> Mask:
-    first, second = _meeting(these, those)
+    first, second = _overlapping_pairs(these, those)
     covered = np.zeros(len(these), np.bool_)
     covered[first[_share_inside(these[first], those[second]) > _COVERED_SHARE]] = True
     return covered

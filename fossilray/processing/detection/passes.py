@@ -48,7 +48,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class DetectionPass:
     """One scale of detection and its lattice, which begins at the scanned area's top left corner.
 
     scale: level-0 px per detection px. origin_level_px: the lattice's origin in px of `level`.
@@ -120,14 +120,14 @@ class Sweep:
         )
 
 
-def plan_sweeps(
+def plan_passes(
     info: SlideInfo,
     tiling: TilingConfig,
     detector: DetectorConfig,
     stride_px: int,
     *,
     passes: Sequence[PassConfig] | None = None,
-) -> tuple[Sweep, ...]:
+) -> tuple[DetectionPass, ...]:
     """The sweeps over a slide, fine to coarse.
 
     The finest sweep's largest core is tile_px of level 0, and coarser sweeps keep its number of detection px.
@@ -150,7 +150,7 @@ def plan_sweeps(
     )
 
 
-def read_tile(slide: Slide, sweep: Sweep, tile: Tile) -> Image:
+def read_tile(slide: Slide, sweep: DetectionPass, tile: Tile) -> Image:
     """The tile's window at detection scale, (height, width, 3); background beyond the canvas.
 
     Raises:
@@ -161,7 +161,7 @@ def read_tile(slide: Slide, sweep: Sweep, tile: Tile) -> Image:
 
 
 def read_tile_with_coverage(
-    slide: Slide, sweep: Sweep, tile: Tile
+    slide: Slide, sweep: DetectionPass, tile: Tile
 ) -> tuple[Image, NDArray[np.float32] | None]:
     """The same, with the share (0 to 1) of each unit of the window that was scanned; None if all of it was.
 
@@ -177,7 +177,7 @@ def read_tile_with_coverage(
     return _at_detection_scale(pixels, tile), coverage
 
 
-def _read_size(sweep: Sweep, tile: Tile) -> tuple[int, int]:
+def _read_size(sweep: DetectionPass, tile: Tile) -> tuple[int, int]:
     width, height = tile.window.width, tile.window.height
     return width // sweep.unit_px * sweep.unit_level_px, height // sweep.unit_px * sweep.unit_level_px
 
@@ -190,14 +190,14 @@ def _at_detection_scale(pixels: Image, tile: Tile) -> Image:
     return np.asarray(cv2.resize(pixels, (width, height), interpolation=how), np.uint8)
 
 
-def to_level0(sweep: Sweep, tile: Tile, boxes: Boxes) -> Boxes:
+def to_level0(sweep: DetectionPass, tile: Tile, boxes: Boxes) -> Boxes:
     """Boxes in px of the tile's window, as boxes in level-0 px."""
     return Boxes(boxes.xyxy * sweep.scale + np.tile(sweep.window_corner(tile), 2), boxes.score)
 
 
 def _plan_sweep(
     info: SlideInfo, number: int, wanted: PassConfig, *, unit_px: int, core_px: int | None
-) -> Sweep:
+) -> DetectionPass:
     level = level_for(info, wanted.um_per_px)
     downsample = info.levels[level].downsample
     unit_level_px = max(1, round(unit_px * wanted.um_per_px / (downsample * info.mpp)))
@@ -219,7 +219,7 @@ def _plan_sweep(
         # A pass of huge objects needs windows beyond the limit; their halo takes three quarters at most.
         halo_px = reach_px + context_px
         core_px = max(LARGEST_WINDOW_PX - 2 * halo_px, halo_px) // unit_px * unit_px
-    return Sweep(
+    return DetectionPass(
         number=number,
         um_per_px=um_per_px,
         smallest_um=wanted.smallest_um,

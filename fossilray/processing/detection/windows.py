@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.records import Rect
-from fossilray.processing.detection.passes import Sweep, Tile
+from fossilray.processing.detection.passes import DetectionPass, Tile
 
 Mask = NDArray[np.bool_]
 
@@ -49,13 +49,13 @@ class WindowPlan:
         return sum(tile.window.width * tile.window.height for tile in self.tiles) / 1e6
 
 
-def scanned_in_tiles_mm2(sweep: Sweep, tiles: Iterable[Tile]) -> float:
+def scanned_in_tiles_mm2(sweep: DetectionPass, tiles: Iterable[Tile]) -> float:
     """Scanned area in the cores of tiles; what a core has beyond the scanned area is left out."""
     areas = sweep.unit_areas_mm2()
     return float(sum(areas[sweep.units_in(tile.core)].sum() for tile in tiles))
 
 
-def plan_windows(sweep: Sweep, content: Mask, *, multiple_px: int = _SIDES_PX) -> WindowPlan:
+def plan_windows(sweep: DetectionPass, content: Mask, *, multiple_px: int = _SIDES_PX) -> WindowPlan:
     """Windows that show all units of `content` (rows, columns), each with what it needs around it.
 
     multiple_px: sides of windows are rounded up to it, in pixels that are there, so that shapes are few.
@@ -78,7 +78,7 @@ def plan_windows(sweep: Sweep, content: Mask, *, multiple_px: int = _SIDES_PX) -
     )
 
 
-def quarter(sweep: Sweep, tile: Tile) -> list[Tile]:
+def split_tile(sweep: DetectionPass, tile: Tile) -> list[Tile]:
     """The tile as up to four with cores half as wide and high; none if its core is as small as they get.
 
     For a window that cannot be read whole. What it showed beyond its core is shown by its parts alike.
@@ -128,7 +128,7 @@ class _Division(NamedTuple):
 
 
 class _Planner:
-    def __init__(self, sweep: Sweep, content: Mask, *, multiple_px: int) -> None:
+    def __init__(self, sweep: DetectionPass, content: Mask, *, multiple_px: int) -> None:
         unit = sweep.unit_px
         self._content = content
         self._reach, self._context = sweep.reach_px // unit, sweep.context_px // unit
@@ -236,7 +236,7 @@ def _cut_places(occupied: Mask) -> set[int]:
     return places - {0, len(occupied)}
 
 
-def _in_plan_order(sweep: Sweep, found: Iterable[tuple[_Span, _Span]]) -> tuple[Tile, ...]:
+def _in_plan_order(sweep: DetectionPass, found: Iterable[tuple[_Span, _Span]]) -> tuple[Tile, ...]:
     """Largest windows first, those of one shape row by row."""
     ordered = sorted(
         found,
@@ -253,5 +253,5 @@ def _in_plan_order(sweep: Sweep, found: Iterable[tuple[_Span, _Span]]) -> tuple[
     )
 
 
-def _rect(sweep: Sweep, span: _Span) -> Rect:
+def _rect(sweep: DetectionPass, span: _Span) -> Rect:
     return Rect(*(side * sweep.unit_px for side in span))

@@ -10,22 +10,27 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import CERTAIN_PREDICTIONS_SCHEMA, PREDICTIONS_SCHEMA, Embedder, embeddings_schema
+from fossilray.core.records import (
+    CALIBRATED_PREDICTIONS_SCHEMA,
+    PREDICTIONS_SCHEMA,
+    Embedder,
+    embeddings_schema,
+)
 from fossilray.models.heads import Head, load_head
-from fossilray.models.heads.uncertainty import COVERAGE, say_how_sure
+from fossilray.models.heads.uncertainty import COVERAGE, predict_uncertainty
 from fossilray.processing.inference.worker import Progress, StoredSlide
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_encoded_crops
 from fossilray.store.arrays.group import crop_decoder
-from fossilray.store.dataset.run_snapshot import SlideVectors, read_vectors
-from fossilray.store.derived.derived_store import AnswerStore
+from fossilray.store.dataset.run_snapshot import SlideEmbeddings, read_vectors
+from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.run.layout import slide_file
 
 CROPS_AT_ONCE = 512
 """Read while as many before them are embedded: 77 MB each at 224 px."""
 
 
-class Embedding:
+class EmbedTask:
     """Vectors of all crops by the backbone of `embedder.weights`."""
 
     def __init__(self, store: RunStore, config: RunConfig) -> None:
@@ -81,7 +86,7 @@ class Embedding:
         return np.stack([self._decode(crop) for crop in read_encoded_crops(self._store, path, rows)])
 
 
-class Classifying:
+class ClassifyTask:
     """Classes of all crops by a head, from the vectors of the run itself or from embeddings of a name."""
 
     def __init__(
@@ -101,7 +106,7 @@ class Classifying:
     def prepare(self) -> str:
         self._head = load_head(self._path)
         self._vectors = (
-            None if self._name is None else AnswerStore.open(self._store, "embeddings", self._name)
+            None if self._name is None else DerivedStore.open(self._store, "embeddings", self._name)
         )
         return "cpu"
 
@@ -118,11 +123,13 @@ class Classifying:
         if self._vectors is not None:
             path = slide_file(slide.slide_id, slide.footer.summary.well)
             table = self._vectors.read_file(path, source_attempt=slide.footer.attempt)
-            return vectors_in(table, self._head.meta.dimension)
+            return embedding_matrix(table, self._head.meta.dimension)
         schema = embeddings_schema(self._head.meta.dimension)
-        where = SlideVectors(slide.slide_id, slide.objects["object_id"].combine_chunks(), slide.footer.arrays)
+        where = SlideEmbeddings(
+            slide.slide_id, slide.objects["object_id"].combine_chunks(), slide.footer.arrays
+        )
         tables = list(read_vectors(self._store, where, schema, self._head.meta.dimension))
-        return vectors_in(pa.concat_tables(tables), self._head.meta.dimension)
+        return embedding_matrix(pa.concat_tables(tables), self._head.meta.dimension)
 
 
 def predictions_table(
@@ -160,7 +167,7 @@ def predictions_table(
             columns[f"score{suffix}"] = pa.nulls(count, pa.float32())
     schema = PREDICTIONS_SCHEMA
     if head.meta.certainty is not None:
-        schema = CERTAIN_PREDICTIONS_SCHEMA
+        schema = CALIBRATED_PREDICTIONS_SCHEMA
         columns |= _certainty_columns(head, vectors, probability, known, ranked, coverage)
     return pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema)
 
@@ -173,7 +180,7 @@ def _certainty_columns(
     ranked: NDArray[np.int64],
     coverage: float,
 ) -> dict[str, pa.Array]:
-    said = say_how_sure(head, vectors[known], probability[known], coverage=coverage)
+    said = predict_uncertainty(head, vectors[known], probability[known], coverage=coverage)
     order = ranked[known]
     in_order = np.take_along_axis(said.sets, order, axis=1)
     held = np.zeros(len(known), np.int64)
@@ -192,7 +199,7 @@ def _certainty_columns(
     return columns
 
 
-def vectors_in(table: pa.Table, dimension: int) -> NDArray[np.float16]:
+def embedding_matrix(table: pa.Table, dimension: int) -> NDArray[np.float16]:
     """The vectors (n, dimension) of a table of embeddings."""
     values: NDArray[np.float16] = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return values.reshape(-1, dimension)

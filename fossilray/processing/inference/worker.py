@@ -14,10 +14,10 @@ import pyarrow as pa
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import StoreError
 from fossilray.core.records import CatalogRow, Outcome
-from fossilray.processing.inference.worker_stored_worker import ENDS_THE_JOB, StoredDataWorker
+from fossilray.processing.inference.worker_stored_worker import ENDS_THE_JOB, StoredSlideWorker
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import AnswerStore
-from fossilray.store.run.layout import AnswerKind
+from fossilray.store.derived.derived_store import DerivedStore
+from fossilray.store.run.layout import DerivedKind
 from fossilray.store.run.objects_file import Footer, decode_objects, parse_tail
 
 Progress = Callable[[str, float], None]
@@ -33,7 +33,7 @@ class StoredSlide:
     footer: Footer
 
 
-class Answerer(Protocol):
+class InferenceTask(Protocol):
     """Answers about the objects of one slide after the other."""
 
     def prepare(self) -> str:
@@ -45,7 +45,7 @@ class Answerer(Protocol):
         ...
 
 
-class AnswerWorker(StoredDataWorker):
+class InferenceWorker(StoredSlideWorker):
     """A worker of the scheduler that answers about committed slides; rows name their objects files as `path`."""
 
     lower = "embedder.batch"
@@ -54,13 +54,13 @@ class AnswerWorker(StoredDataWorker):
         self,
         run_url: str,
         config: RunConfig,
-        kind: AnswerKind,
+        kind: DerivedKind,
         name: str,
-        make_answerer: Callable[[RunStore, RunConfig], Answerer],
+        make_answerer: Callable[[RunStore, RunConfig], InferenceTask],
     ) -> None:
         self._store = RunStore.open(run_url, config.store)
         self._store.expect_run()
-        self._answers = AnswerStore.open(self._store, kind, name)
+        self._answers = DerivedStore.open(self._store, kind, name)
         self._answerer = make_answerer(self._store, config)
 
     def prepare(self) -> str:

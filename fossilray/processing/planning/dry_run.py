@@ -12,9 +12,9 @@ from rich.markup import escape
 
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import RunNotFound
-from fossilray.core.parallel import map_in_parts
-from fossilray.core.records import RefusedFile
-from fossilray.core.text import printable
+from fossilray.core.parallel import map_in_chunks
+from fossilray.core.records import RejectedFile
+from fossilray.core.text import strip_control_characters
 from fossilray.processing.detection.passes import LARGEST_WINDOW_PX
 from fossilray.processing.planning.slide_plan import SlidePlan, SlidePlanner
 from fossilray.render.text_table import Column, TextTable
@@ -38,7 +38,7 @@ class RunPlan:
     """A whole run, planned."""
 
     slides: tuple[SlidePlan, ...]
-    refused: tuple[RefusedFile, ...]
+    refused: tuple[RejectedFile, ...]
     memory_per_worker: int
     """Bytes; an estimate."""
     crop_bytes: int
@@ -69,8 +69,10 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
     plans: list[SlidePlan] = []
     far = any(is_remote(row.path) for row in catalog.rows)
     planner = SlidePlanner(config, committed)
-    for answer in map_in_parts(planner.plan, catalog.rows, threads=READ_THREADS if far else _OPENING_THREADS):
-        if isinstance(answer, RefusedFile):
+    for answer in map_in_chunks(
+        planner.plan, catalog.rows, threads=READ_THREADS if far else _OPENING_THREADS
+    ):
+        if isinstance(answer, RejectedFile):
             refused.append(answer)
         else:
             plans.append(answer)
@@ -120,7 +122,8 @@ def render_plan(plan: RunPlan) -> Group:
     if missing is not None:
         lines.append(escape(missing))
     lines += [
-        escape(printable(f"refused {refused.path}: {refused.reason}")) for refused in plan.refused[:100]
+        escape(strip_control_characters(f"refused {refused.path}: {refused.reason}"))
+        for refused in plan.refused[:100]
     ]
     return Group(table, *lines)
 

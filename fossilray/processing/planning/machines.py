@@ -67,7 +67,7 @@ def this_machine() -> Instance:
     )
 
 
-def as_machine(
+def machine_of_instance(
     instance: Instance, config: RunConfig, *, price_per_hour: float | None = None, file: Path | None = None
 ) -> Machine:
     """The instance with as many workers as the job would run there.

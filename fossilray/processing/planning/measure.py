@@ -17,11 +17,11 @@ from fossilray.core.config import RunConfig
 from fossilray.core.records import Boxes, Detector, Embedder, Image
 from fossilray.models.backbones.load import load_embedder
 from fossilray.models.detectors.load import load_detector
-from fossilray.processing.crops.cut import CutCrop, cut_crop, estimate_background, measure_crops
-from fossilray.processing.crops.objects_table import outward_px
-from fossilray.processing.detection.foreground import find_content, units_with_content
+from fossilray.processing.crops.cut import ExtractedCrop, estimate_background, extract_crop, measure_crops
+from fossilray.processing.crops.objects_table import round_outward
+from fossilray.processing.detection.foreground import find_foreground, foreground_units
 from fossilray.processing.detection.merge import TileBoxes, merge_tiles
-from fossilray.processing.detection.passes import Sweep, Tile, plan_sweeps, read_tile
+from fossilray.processing.detection.passes import DetectionPass, Tile, plan_passes, read_tile
 from fossilray.processing.detection.windows import plan_windows
 from fossilray.processing.planning.model import Quantity, Rates
 from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
@@ -91,16 +91,16 @@ class _Measurement:
     def rates(self) -> Rates:
         with self._open() as slide:
             info = slide.info
-            sweeps = plan_sweeps(info, self._config.tiling, self._config.detector, self._detector.stride_px)
+            sweeps = plan_passes(info, self._config.tiling, self._config.detector, self._detector.stride_px)
             background = estimate_background(slide)
-        plans = [plan_windows(sweep, units_with_content(sweep, None)) for sweep in sweeps]
+        plans = [plan_windows(sweep, foreground_units(sweep, None)) for sweep in sweeps]
         tiles = [(sweep, tile) for sweep, plan in zip(sweeps, plans, strict=True) for tile in plan.tiles]
         megapixels = sum(plan.megapixels for plan in plans)
         mm2 = info.bounds.width * info.bounds.height * (info.mpp / 1000) ** 2
 
         tiling = self._config.tiling
         fine = tiling.model_copy(update={"blank_um_per_px": tiling.blank_um_per_px / _FINER})
-        overview, _ = self._on_slide(lambda slide: find_content(slide, fine))
+        overview, _ = self._on_slide(lambda slide: find_foreground(slide, fine))
         read, pixels = self._on_slide(lambda slide: [read_tile(slide, sweep, tile) for sweep, tile in tiles])
         self._detect(tiles, pixels)  # a network prepares for each new shape of window
         detected, found = _rounds(lambda: self._detect(tiles, pixels), self._network_clock)
@@ -108,13 +108,13 @@ class _Measurement:
             lambda: merge_tiles(found, info=info, merge=self._config.merge), time.process_time
         )
         fixed, _ = self._on_slide(lambda slide: self._draw(slide, boxes), opening=True)
-        chosen = outward_px(boxes.xyxy, info)[:_MOST_CROPS]
+        chosen = round_outward(boxes.xyxy, info)[:_MOST_CROPS]
         if not len(chosen):
             chosen = np.array([[64, 64, 224, 224]] * 16, np.int32)
         coarsest = max(sweep.level for sweep in sweeps)
         cut, crops = self._on_slide(
             lambda slide: [
-                cut_crop(
+                extract_crop(
                     slide,
                     box,
                     config=self._config.crops,
@@ -173,7 +173,9 @@ class _Measurement:
                 seconds.append(time.process_time() - (before_s if opening else opened_s))
         return _Timed(tuple(seconds)), answer
 
-    def _detect(self, tiles: Sequence[tuple[Sweep, Tile]], pixels: Sequence[Image]) -> list[TileBoxes]:
+    def _detect(
+        self, tiles: Sequence[tuple[DetectionPass, Tile]], pixels: Sequence[Image]
+    ) -> list[TileBoxes]:
         found: list[TileBoxes] = []
         for (sweep, tile), window in zip(tiles, pixels, strict=True):
             (boxes,) = self._detector.detect(window[None], um_per_px=sweep.um_per_px)
@@ -185,7 +187,7 @@ class _Measurement:
         return draw_boxes(picture, rect=shown, boxes=boxes, mpp=slide.info.mpp)
 
     def _measure(
-        self, stack: NDArray[np.uint8], background: NDArray[np.float32], crops: Sequence[CutCrop]
+        self, stack: NDArray[np.uint8], background: NDArray[np.float32], crops: Sequence[ExtractedCrop]
     ) -> None:
         failed = np.array([crop.failed for crop in crops], np.bool_)
         measure_crops(stack, background, failed, contents=[crop.content for crop in crops])

@@ -104,7 +104,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ArchiveEstimate:
     """The whole archive on so many machines of a kind."""
 
     workload: Workload
@@ -164,7 +164,7 @@ class Estimate:
 CORES, GPU, NETWORK, WORKERS = "cores", "GPU", "network", "workers in turn"
 
 
-def estimate(workload: Workload, rates: Rates, machine: Machine, *, machines: int = 1) -> Estimate:
+def estimate(workload: Workload, rates: Rates, machine: Machine, *, machines: int = 1) -> ArchiveEstimate:
     """What the workload takes on `machines` such machines.
 
     Raises:
@@ -176,7 +176,7 @@ def estimate(workload: Workload, rates: Rates, machine: Machine, *, machines: in
         raise ValueError(f"{machine.name} has no GPU, and the rates are of one")
     stages = tuple(_stages(workload, rates, machine))
     limits = _limits(stages, workload, machine)
-    return Estimate(
+    return ArchiveEstimate(
         workload, rates, machine, machines, stages, limits, bottleneck=_bottleneck(stages, limits)
     )
 

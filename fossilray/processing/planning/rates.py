@@ -16,7 +16,7 @@ from fossilray.core.formats.yaml_text import parse_yaml
 from fossilray.processing.planning.model import Quantity, Rates
 from fossilray.processing.planning.workload import (
     PARQUET_BYTES_PER_OBJECT,
-    Habits,
+    ObjectStatistics,
     detector_megapixels,
     scanned_info,
 )
@@ -38,14 +38,14 @@ _NETWORKS = ("detector_mp_per_s", "embedded_objects_per_s")
 
 
 @dataclass(frozen=True)
-class FromRun:
+class RatesOfRun:
     """What the committed slides of a run tell."""
 
     rates: Rates
-    habits: Habits
+    habits: ObjectStatistics
 
 
-def rates_of_run(store: RunStore, *, on_gpu: bool = False) -> FromRun:
+def rates_of_run(store: RunStore, *, on_gpu: bool = False) -> RatesOfRun:
     """Mean rates of one worker over a run's committed slides, and what its slides were like.
 
     A run tells seconds a stage, not a part: reading counts with the detector, cutting and encoding with measuring.
@@ -95,7 +95,7 @@ def rates_of_run(store: RunStore, *, on_gpu: bool = False) -> FromRun:
         embedded_objects_per_s=embedded,
         on_gpu=on_gpu,
     )
-    habits = Habits(
+    habits = ObjectStatistics(
         objects_per_mm2=_told(objects, max(content_mm2, 1e-9), "objects/mm2", where),
         bytes_per_object=Quantity(
             _sum(slides, "array_bytes") / objects + PARQUET_BYTES_PER_OBJECT,
@@ -110,10 +110,10 @@ def rates_of_run(store: RunStore, *, on_gpu: bool = False) -> FromRun:
             where,
         ),
     )
-    return FromRun(rates, habits)
+    return RatesOfRun(rates, habits)
 
 
-def with_stated(rates: Rates, file: Path, *, on_gpu: bool) -> Rates:
+def override_rates(rates: Rates, file: Path, *, on_gpu: bool) -> Rates:
     """The rates with those that a YAML file states in their place.
 
     on_gpu: the estimate is for a machine with GPUs. Unless the rates are of one too, the file must state what both
@@ -136,7 +136,7 @@ def with_stated(rates: Rates, file: Path, *, on_gpu: bool) -> Rates:
     return replace(rates, **quantities, on_gpu=on_gpu)
 
 
-def on_a_gpu(rates: Rates, factor: float) -> Rates:
+def scale_to_gpu(rates: Rates, factor: float) -> Rates:
     """The rates with both networks on a GPU that is assumed to be `factor` times one core of here."""
 
     def faster(rate: Quantity) -> Quantity:

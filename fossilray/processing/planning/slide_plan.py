@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import MissingResolution, SlideError
-from fossilray.core.records import CatalogRow, Rect, RefusedFile, SlideInfo
-from fossilray.processing.detection.foreground import find_content, units_upon, units_with_content
-from fossilray.processing.detection.passes import Sweep, plan_sweeps
+from fossilray.core.records import CatalogRow, Rect, RejectedFile, SlideInfo
+from fossilray.processing.detection.foreground import find_foreground, foreground_units, units_overlapping
+from fossilray.processing.detection.passes import DetectionPass, plan_passes
 from fossilray.processing.detection.windows import plan_windows, scanned_in_tiles_mm2
 from fossilray.slides.properties import check_size
-from fossilray.slides.remote.metadata import SlideFacts, read_facts, read_scanned_area
-from fossilray.slides.remote.slide_files import look_up_bundle
+from fossilray.slides.remote.metadata import SlideMetadata, read_metadata, read_scanned_area
+from fossilray.slides.remote.slide_files import list_slide_files
 from fossilray.slides.remote.source import SlideSource, is_remote, open_source
 from fossilray.slides.remote.staging import check_fits
 from fossilray.slides.slide import open_slide
@@ -49,12 +49,12 @@ class SlidePlanner:
         self._committed = committed
         self._sources: dict[str, SlideSource] = {}
 
-    def plan(self, row: CatalogRow) -> SlidePlan | RefusedFile:
+    def plan(self, row: CatalogRow) -> SlidePlan | RejectedFile:
         """What the slide would cost, or why it cannot be processed."""
         try:
             return self._plan_remote(row) if is_remote(row.path) else self._plan_local(row)
         except SlideError as error:
-            return RefusedFile(row.slide_id, row.path, str(error))
+            return RejectedFile(row.slide_id, row.path, str(error))
 
     def _plan_local(self, row: CatalogRow) -> SlidePlan:
         slides = self._config.slides
@@ -66,15 +66,15 @@ class SlidePlanner:
             reader=slides.reader,
         ) as slide:
             sweeps = self._sweeps(slide.info)
-            content = find_content(slide, self._config.tiling)
-        return self._summed(row, sweeps, [units_with_content(sweep, content) for sweep in sweeps])
+            content = find_foreground(slide, self._config.tiling)
+        return self._summed(row, sweeps, [foreground_units(sweep, content) for sweep in sweeps])
 
     def _plan_remote(self, row: CatalogRow) -> SlidePlan:
         slides = self._config.slides
         source = self._source(row.path)
-        bundle = look_up_bundle(source, row.path)
+        bundle = list_slide_files(source, row.path)
         check_fits(row.path, bundle.bytes, scratch_gb=slides.scratch_gb)
-        facts = read_facts(source, bundle, shown=bundle.name, max_gigapixels=slides.max_gigapixels)
+        facts = read_metadata(source, bundle, shown=bundle.name, max_gigapixels=slides.max_gigapixels)
         row = _completed(row, facts)
         if not facts.levels:
             return SlidePlan(row, row.slide_id in self._committed, None, None, 0.0, 0.0, bundle.bytes)
@@ -98,7 +98,8 @@ class SlidePlanner:
         check_size(info, max_gigapixels=slides.max_gigapixels)
         sweeps = self._sweeps(info)
         content = [
-            units_with_content(sweep, None) if cells is None else units_upon(sweep, cells) for sweep in sweeps
+            foreground_units(sweep, None) if cells is None else units_overlapping(sweep, cells)
+            for sweep in sweeps
         ]
         plan = self._summed(row, sweeps, content)
         return replace(plan, blank=None if cells is None else plan.blank, fetched_bytes=bundle.bytes)
@@ -109,11 +110,11 @@ class SlidePlanner:
             self._sources[protocol] = open_source(path, self._config.slides.access or self._config.store)
         return self._sources[protocol]
 
-    def _sweeps(self, info: SlideInfo) -> tuple[Sweep, ...]:
-        return plan_sweeps(info, self._config.tiling, self._config.detector, STRIDE_PX)
+    def _sweeps(self, info: SlideInfo) -> tuple[DetectionPass, ...]:
+        return plan_passes(info, self._config.tiling, self._config.detector, STRIDE_PX)
 
     def _summed(
-        self, row: CatalogRow, sweeps: Sequence[Sweep], content: Sequence[NDArray[np.bool_]]
+        self, row: CatalogRow, sweeps: Sequence[DetectionPass], content: Sequence[NDArray[np.bool_]]
     ) -> SlidePlan:
         plans = [plan_windows(sweep, units) for sweep, units in zip(sweeps, content, strict=True)]
         blank = sum(len(plan.blank) for plan in plans)
@@ -127,7 +128,7 @@ class SlidePlanner:
         )
 
 
-def _completed(row: CatalogRow, facts: SlideFacts) -> CatalogRow:
+def _completed(row: CatalogRow, facts: SlideMetadata) -> CatalogRow:
     """The row with what the slide itself says, for a catalog that says less."""
     if not facts.levels:
         return row

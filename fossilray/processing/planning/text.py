@@ -8,8 +8,8 @@ from dataclasses import asdict, fields
 from rich.console import Group
 from rich.markup import escape
 
-from fossilray.core.text import format_bytes, printable
-from fossilray.processing.planning.model import Estimate, Quantity, Rates, Workload
+from fossilray.core.text import format_bytes, strip_control_characters
+from fossilray.processing.planning.model import ArchiveEstimate, Quantity, Rates, Workload
 from fossilray.render.text_table import Column, TextTable
 
 _NAMES = {
@@ -32,7 +32,7 @@ _NAMES = {
 }
 
 
-def render_estimate(estimate: Estimate, *, within_days: float | None = None) -> Group:
+def render_estimate(estimate: ArchiveEstimate, *, within_days: float | None = None) -> Group:
     """Every term with where it comes from, the seconds of the mean slide, then what it comes to."""
     return Group(
         _terms("what there is to do", estimate.workload),
@@ -43,12 +43,12 @@ def render_estimate(estimate: Estimate, *, within_days: float | None = None) -> 
     )
 
 
-def render_short(estimate: Estimate) -> Group:
+def render_short(estimate: ArchiveEstimate) -> Group:
     """What it comes to, in some lines."""
     return Group(*_result(estimate, None))
 
 
-def estimate_to_json(estimate: Estimate, *, within_days: float | None = None) -> str:
+def estimate_to_json(estimate: ArchiveEstimate, *, within_days: float | None = None) -> str:
     """The same as one JSON object: workload, rates, machine, stages, limits and results."""
     results = {
         "seconds_per_slide": estimate.seconds_per_slide,
@@ -87,7 +87,7 @@ def _shown(quantity: Quantity) -> tuple[str, str]:
     return _number(quantity.value), quantity.unit
 
 
-def _mean_slide(estimate: Estimate) -> TextTable:
+def _mean_slide(estimate: ArchiveEstimate) -> TextTable:
     table = TextTable(
         "stage of a worker",
         Column("s", is_number=True),
@@ -103,7 +103,7 @@ def _mean_slide(estimate: Estimate) -> TextTable:
     return table
 
 
-def _limits(estimate: Estimate) -> TextTable:
+def _limits(estimate: ArchiveEstimate) -> TextTable:
     machine = estimate.machine
     reading = _count(machine.read_threads, "reading thread")
     offered = {
@@ -123,9 +123,9 @@ def _limits(estimate: Estimate) -> TextTable:
     return table
 
 
-def _result(estimate: Estimate, within_days: float | None) -> list[str]:
+def _result(estimate: ArchiveEstimate, within_days: float | None) -> list[str]:
     machine = estimate.machine
-    name = escape(printable(machine.name))
+    name = escape(strip_control_characters(machine.name))
     lines = [
         "",
         f"{estimate.slides_per_hour:,.1f} slides/h on {estimate.machines} x {name}; what limits it: "

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import CatalogError
 from fossilray.core.records import CatalogRow, Level, Rect, SlideInfo
-from fossilray.processing.detection.foreground import units_with_content
-from fossilray.processing.detection.passes import plan_sweeps
+from fossilray.processing.detection.foreground import foreground_units
+from fossilray.processing.detection.passes import plan_passes
 from fossilray.processing.detection.windows import plan_windows
 from fossilray.processing.planning.dry_run import OBJECTS_PER_MM2, RunPlan
 from fossilray.processing.planning.model import Quantity, Source, Workload
@@ -29,7 +29,7 @@ EMBEDDING_BYTES = 1024
 
 
 @dataclass(frozen=True)
-class Habits:
+class ObjectStatistics:
     """What slides are like where the catalog cannot say."""
 
     objects_per_mm2: Quantity
@@ -38,9 +38,9 @@ class Habits:
     """Share of the scanned area whose tiles the detector is not shown."""
 
 
-def assumed_habits(crop_bytes: int) -> Habits:
+def assumed_statistics(crop_bytes: int) -> ObjectStatistics:
     """Those of the archive that fossilray was made for. crop_bytes: of one stored crop."""
-    return Habits(
+    return ObjectStatistics(
         objects_per_mm2=Quantity(OBJECTS_PER_MM2, "objects/mm2", "assumed", "20,000 on a slide of 437 mm2"),
         bytes_per_object=Quantity(
             crop_bytes + EMBEDDING_BYTES + PARQUET_BYTES_PER_OBJECT,
@@ -53,7 +53,7 @@ def assumed_habits(crop_bytes: int) -> Habits:
 
 
 def workload_of_rows(
-    rows: Sequence[CatalogRow], config: RunConfig, habits: Habits, *, slides: int | None = None
+    rows: Sequence[CatalogRow], config: RunConfig, habits: ObjectStatistics, *, slides: int | None = None
 ) -> Workload:
     """The work of these slides, or of so many like them; no slide is opened.
 
@@ -91,7 +91,7 @@ def workload_of_rows(
     )
 
 
-def workload_of_plan(plan: RunPlan, habits: Habits) -> Workload | None:
+def workload_of_plan(plan: RunPlan, habits: ObjectStatistics) -> Workload | None:
     """The work that a dry run found and that is not committed yet; None if there is none.
 
     Slides whose size only a fetch tells count as the mean of the others.
@@ -127,8 +127,8 @@ def workload_of_plan(plan: RunPlan, habits: Habits) -> Workload | None:
 
 def detector_megapixels(info: SlideInfo, config: RunConfig) -> float:
     """Megapixels at detection scale that all tiles of a slide hold, halos included."""
-    sweeps = plan_sweeps(info, config.tiling, config.detector, STRIDE_PX)
-    return sum(plan_windows(sweep, units_with_content(sweep, None)).megapixels for sweep in sweeps)
+    sweeps = plan_passes(info, config.tiling, config.detector, STRIDE_PX)
+    return sum(plan_windows(sweep, foreground_units(sweep, None)).megapixels for sweep in sweeps)
 
 
 def scanned_info(width: int, height: int, *, mpp: float, levels: int | None = None) -> SlideInfo:
@@ -220,7 +220,7 @@ def _told(canvases: Sequence[_Canvas]) -> tuple[Source, str]:
     return ("assumed" if all(canvas.assumed for canvas in canvases) else "from the catalog"), how
 
 
-def _objects(mm2: float, habits: Habits) -> Quantity:
+def _objects(mm2: float, habits: ObjectStatistics) -> Quantity:
     density, blank = habits.objects_per_mm2, habits.blank_share.value
     how = f"{density.value:.3g} per mm2 ({density.source}: {density.how})"
     return Quantity(mm2 * (1 - blank) * density.value, "objects", "computed", how)

@@ -21,14 +21,14 @@ from fossilray.core.errors import (
 )
 from fossilray.core.exceptions_as_records import message_of, place_of
 from fossilray.core.name_pattern import NamePattern
-from fossilray.core.records import CatalogRow, RefusedFile
+from fossilray.core.records import CatalogRow, RejectedFile
 from fossilray.core.site_names import parse_name, well_of_folders
 from fossilray.core.slide_names import SLIDE_SUFFIXES, slide_id_for
 from fossilray.slides.access import ABSENT, SILENT, as_slide_error
 from fossilray.slides.catalog.find_remote import find_remote_slides
 from fossilray.slides.catalog.sites import check_pattern_matches, check_search_time, compile_pattern
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file
-from fossilray.slides.mirax.companions import without_file
+from fossilray.slides.mirax.companions import file_missing_message
 from fossilray.slides.neighbours import can_be_read
 from fossilray.slides.remote.source import is_remote
 from fossilray.slides.slide import open_slide
@@ -76,7 +76,7 @@ def find_slides(
     # A disk that did not answer once may do so the second time.
     found = [
         _describe(root, file, pattern)
-        if isinstance(one, RefusedFile) and one.error == SourceUnreachable.__name__
+        if isinstance(one, RejectedFile) and one.error == SourceUnreachable.__name__
         else one
         for file, one in zip(files, found, strict=True)
     ]
@@ -84,7 +84,7 @@ def find_slides(
     _check_still_there(target, found)
     catalog = Catalog(
         sorted((one for one in found if isinstance(one, CatalogRow)), key=lambda row: row.slide_id),
-        sorted((one for one in found if isinstance(one, RefusedFile)), key=lambda file: file.slide_id),
+        sorted((one for one in found if isinstance(one, RejectedFile)), key=lambda file: file.slide_id),
         from_names=True,
     )
     return _checked(catalog, pattern, name_pattern)
@@ -180,16 +180,16 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _check_still_there(target: str, found: Sequence[CatalogRow | RefusedFile]) -> None:
+def _check_still_there(target: str, found: Sequence[CatalogRow | RejectedFile]) -> None:
     """Nothing, unless the share went away while it was listed: then all that followed looks damaged.
 
     Raises:
         SourcesOut: of what was refused for want of an answer, nothing that was read can be read now.
     """
-    doubtful: list[RefusedFile] = [
+    doubtful: list[RejectedFile] = [
         one
         for one in found
-        if isinstance(one, RefusedFile) and one.error in ("SlideMissing", "SourceUnreachable")
+        if isinstance(one, RejectedFile) and one.error in ("SlideMissing", "SourceUnreachable")
     ]
     sound = [row.path for row in found if isinstance(row, CatalogRow)]
     if not doubtful or any(can_be_read(path) for path in random.sample(sound, min(_ASKED, len(sound)))):
@@ -212,36 +212,36 @@ def _root_of_glob(pattern: Path) -> Path:
     return Path(*plain)
 
 
-def _describe(root: Path, file: Path, pattern: NamePattern | None) -> CatalogRow | RefusedFile:
+def _describe(root: Path, file: Path, pattern: NamePattern | None) -> CatalogRow | RejectedFile:
     relative = file.relative_to(root)
     slide_id = slide_id_for(PurePosixPath(relative))
     # Absolute, so that a run may be resumed from another folder.
     path = os.path.abspath(file)  # noqa: PTH100  Path.resolve would follow links
     if not _is_utf8(path):
         printable = os.fsencode(path).decode("utf-8", errors="replace")
-        return RefusedFile(slide_id, printable, f"{printable} is not named in UTF-8; rename it")
+        return RejectedFile(slide_id, printable, f"{printable} is not named in UTF-8; rename it")
     try:
         mode = file.stat().st_mode
         if not S_ISREG(mode):  # a pipe would be waited for without end
-            return RefusedFile(slide_id, path, _why_no_file(file, mode))
+            return RejectedFile(slide_id, path, _why_no_file(file, mode))
         return _read_facts(slide_id, path, root, pattern)
     except SlideError as error:
-        return RefusedFile(slide_id, path, str(error), type(error).__name__)
+        return RejectedFile(slide_id, path, str(error), type(error).__name__)
     except OSError as error:
         return _refuse(root, file, error)
     except Exception as error:  # noqa: BLE001  whatever a library raises over one file, the others are listed
         said = f"{type(error).__name__} at {place_of(error)}: {message_of(error)}"
-        return RefusedFile(slide_id, path, said, type(error).__name__)
+        return RejectedFile(slide_id, path, said, type(error).__name__)
 
 
 def _why_no_file(place: Path, mode: int) -> str:
     if S_ISDIR(mode) and (place / "Slidedat.ini").is_file():
-        return without_file(place.name)
+        return file_missing_message(place.name)
     kind = "a folder" if S_ISDIR(mode) else "a pipe, a socket or a device"
     return f"{place} has the name of a slide and is {kind}; rename it"
 
 
-def _refuse(root: Path, place: Path, error: OSError) -> RefusedFile:
+def _refuse(root: Path, place: Path, error: OSError) -> RejectedFile:
     """A file or a folder that the system does not let us read."""
     path = os.fsencode(os.path.abspath(place)).decode("utf-8", errors="replace")  # noqa: PTH100
     try:
@@ -250,7 +250,7 @@ def _refuse(root: Path, place: Path, error: OSError) -> RefusedFile:
         relative = PurePosixPath(place.name)
     fault = as_slide_error(error, path)
     kind = type(fault).__name__ if fault is not None else type(error).__name__
-    return RefusedFile(slide_id_for(relative), path, str(fault or error), kind)
+    return RejectedFile(slide_id_for(relative), path, str(fault or error), kind)
 
 
 def _read_facts(slide_id: str, path: str, root: Path, pattern: NamePattern | None) -> CatalogRow:

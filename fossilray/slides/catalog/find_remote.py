@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from fossilray.core.config import AccessConfig
-from fossilray.core.errors import CatalogError, SlideError, SourceRefuses, SourceUnreachable
+from fossilray.core.errors import CatalogError, SlideError, SourceAccessDenied, SourceUnreachable
 from fossilray.core.name_pattern import NamePattern
-from fossilray.core.parallel import map_in_parts
-from fossilray.core.records import CatalogRow, RefusedFile
+from fossilray.core.parallel import map_in_chunks
+from fossilray.core.records import CatalogRow, RejectedFile
 from fossilray.core.site_names import parse_name, well_of_folders
 from fossilray.core.slide_names import SLIDE_SUFFIXES, slide_id_for
 from fossilray.slides.catalog.sites import check_search_time
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_remote_catalog
-from fossilray.slides.mirax.companions import SLIDEDAT, without_file
-from fossilray.slides.remote.metadata import SlideFacts, read_facts
+from fossilray.slides.mirax.companions import SLIDEDAT, file_missing_message
+from fossilray.slides.remote.metadata import SlideMetadata, read_metadata
 from fossilray.slides.remote.slide_files import (
-    Bundle,
+    SlideFiles,
     check_single,
     folder_of,
     is_mirax,
@@ -104,7 +104,7 @@ def _find(source: SlideSource, target: str, pattern: NamePattern | None) -> Cata
     slides, orphans = _without_companions(listing, root)
     found = _catalog(source, root, slides, listing, pattern)
     refused = [
-        RefusedFile(_slide_id(folder, root), folder, without_file(folder.rpartition("/")[2]))
+        RejectedFile(_slide_id(folder, root), folder, file_missing_message(folder.rpartition("/")[2]))
         for folder in orphans
     ]
     return Catalog(
@@ -168,39 +168,39 @@ def _catalog(
 ) -> Catalog:
     check_search_time(pattern, (slide.url for slide in slides))
     found = list(
-        map_in_parts(
+        map_in_chunks(
             lambda slide: _describe(source, root, slide, listing, pattern), slides, threads=READ_THREADS
         )
     )
     return Catalog(
         sorted((one for one in found if isinstance(one, CatalogRow)), key=lambda row: row.slide_id),
-        sorted((one for one in found if isinstance(one, RefusedFile)), key=lambda file: file.slide_id),
+        sorted((one for one in found if isinstance(one, RejectedFile)), key=lambda file: file.slide_id),
         from_names=True,
     )
 
 
 def _describe(
     source: SlideSource, root: str, slide: RemoteFile, listing: _Listing | None, pattern: NamePattern | None
-) -> CatalogRow | RefusedFile:
+) -> CatalogRow | RejectedFile:
     slide_id = _slide_id(slide.url, root)
     name = slide.url.rpartition("/")[2]
     try:
-        facts = read_facts(source, _bundle(source, slide, name, listing), shown=name)
-    except SourceRefuses:
+        facts = read_metadata(source, _bundle(source, slide, name, listing), shown=name)
+    except SourceAccessDenied:
         # It says so again when it is its turn, and may be allowed by then.
-        facts = SlideFacts()
+        facts = SlideMetadata()
     except SourceUnreachable:
         raise
     except SlideError as error:
-        return RefusedFile(slide_id, slide.url, str(error))
+        return RejectedFile(slide_id, slide.url, str(error))
     return _row(slide_id, slide.url, root, facts, pattern)
 
 
-def _bundle(source: SlideSource, slide: RemoteFile, name: str, listing: _Listing | None) -> Bundle:
+def _bundle(source: SlideSource, slide: RemoteFile, name: str, listing: _Listing | None) -> SlideFiles:
     if not is_mirax(slide.url):
         check_single(name, slide.bytes)
         own = local_name(slide.url)
-        return Bundle(own, {own: slide})
+        return SlideFiles(own, {own: slide})
     if listing is None:
         parts = parts_of(source, slide.url)
     else:
@@ -210,7 +210,7 @@ def _bundle(source: SlideSource, slide: RemoteFile, name: str, listing: _Listing
     return mirax_bundle(source, slide, parts, shown=name)
 
 
-def _row(slide_id: str, url: str, root: str, facts: SlideFacts, pattern: NamePattern | None) -> CatalogRow:
+def _row(slide_id: str, url: str, root: str, facts: SlideMetadata, pattern: NamePattern | None) -> CatalogRow:
     well, depth = parse_name(PurePosixPath(url).stem, pattern)
     finest = facts.levels[0] if facts.levels else None
     bounds = facts.bounds

@@ -19,8 +19,8 @@ from fossilray.core.formats import FileRole
 from fossilray.core.formats.csv_text import decode_text, numbered_rows
 from fossilray.core.formats.parquet import read_table
 from fossilray.core.formats.regular_file import read_regular
-from fossilray.core.records import CATALOG_SCHEMA, CatalogRow, RefusedFile
-from fossilray.core.text import from_spreadsheet, spreadsheet_safe
+from fossilray.core.records import CATALOG_SCHEMA, CatalogRow, RejectedFile
+from fossilray.core.text import escape_formula, unescape_formula
 from fossilray.core.whole_files import write_whole
 from fossilray.slides.remote.source import is_remote
 from fossilray.store.run.layout import check_slide_id, check_well
@@ -35,7 +35,7 @@ class Catalog:
     """Slides that can be opened, and files that look like slides and are not; both by slide_id."""
 
     rows: list[CatalogRow]
-    refused: list[RefusedFile]
+    refused: list[RejectedFile]
     from_names: bool = field(default=False, compare=False)
     """Wells and depths were read from names of files and folders, not from a table."""
 
@@ -74,13 +74,13 @@ def write_refused(catalog: Catalog, out: Path) -> None:
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(one.name for one in fields(RefusedFile))
+    writer.writerow(one.name for one in fields(RejectedFile))
     writer.writerows(_cells(refused) for refused in catalog.refused)
     write_whole(out, text.getvalue().encode())
 
 
-def _cells(row: CatalogRow | RefusedFile) -> list[object]:
-    return [spreadsheet_safe(value) if isinstance(value, str) else value for value in astuple(row)]
+def _cells(row: CatalogRow | RejectedFile) -> list[object]:
+    return [escape_formula(value) if isinstance(value, str) else value for value in astuple(row)]
 
 
 def read_catalog_file(path: Path) -> list[CatalogRow]:
@@ -157,7 +157,7 @@ def _csv_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, o
                 f"{where}, line {line}: {len(values)} values for {len(names)} columns; quote values "
                 "that hold the separator"
             )
-        cells.append((line, dict(zip(names, map(from_spreadsheet, values), strict=True))))
+        cells.append((line, dict(zip(names, map(unescape_formula, values), strict=True))))
     return cells
 
 

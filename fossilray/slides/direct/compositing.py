@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.records import Image
-from fossilray.slides.direct.edges import Rims
+from fossilray.slides.direct.edges import EdgeBlender
 from fossilray.slides.direct.interpolation import interpolated
-from fossilray.slides.direct.placement import Placing, everywhere, is_everywhere
-from fossilray.slides.tile_layout import PlacedLevel
+from fossilray.slides.direct.placement import Placement, everywhere, is_everywhere
+from fossilray.slides.tile_layout import LevelLayout
 
 Alpha: TypeAlias = NDArray[np.uint8]
 Tile: TypeAlias = Callable[[int, bool], Image]
@@ -34,7 +34,7 @@ _BLOCK_PX = 4096
 _PATCH_PX = 256
 
 
-def paint(level: PlacedLevel, tile: Tile, x: int, y: int, width: int, height: int) -> tuple[Image, Alpha]:
+def compose(level: LevelLayout, tile: Tile, x: int, y: int, width: int, height: int) -> tuple[Image, Alpha]:
     """A window without background (its colours are premultiplied), and its coverage.
 
     x, y: level-0 px. width, height: px of the level. The coverage of a window that is covered all over is a single
@@ -53,7 +53,7 @@ def paint(level: PlacedLevel, tile: Tile, x: int, y: int, width: int, height: in
     return rgb, alpha
 
 
-def on_background(rgb: Image, alpha: Alpha, background_rgb: tuple[int, int, int]) -> Image:
+def flatten(rgb: Image, alpha: Alpha, background_rgb: tuple[int, int, int]) -> Image:
     """`rgb` itself, premultiplied, after adding what alpha lacks of the background."""
     if is_everywhere(alpha) or alpha.min() == 255:
         return rgb
@@ -81,11 +81,11 @@ class _Block:
 
     rows: slice
     columns: slice
-    placing: Placing
+    placing: Placement
     coverage: Alpha
 
 
-def _blocks(level: PlacedLevel, x: int, y: int, width: int, height: int) -> Iterator[_Block]:
+def _blocks(level: LevelLayout, x: int, y: int, width: int, height: int) -> Iterator[_Block]:
     # OpenSlide rounds what lies left of or above the canvas in each.
     for top in range(0, height, _BLOCK_PX):
         for left in range(0, width, _BLOCK_PX):
@@ -94,7 +94,7 @@ def _blocks(level: PlacedLevel, x: int, y: int, width: int, height: int) -> Iter
             rows = slice(top + skipped_y, min(top + _BLOCK_PX, height))
             columns = slice(left + skipped_x, min(left + _BLOCK_PX, width))
             if rows.start < rows.stop and columns.start < columns.stop:
-                placing = Placing.of(
+                placing = Placement.of(
                     level, begin_x, begin_y, columns.stop - columns.start, rows.stop - rows.start
                 )
                 yield _Block(rows, columns, placing, placing.coverage())
@@ -105,9 +105,9 @@ def _within(place: int, downsample: float) -> tuple[float, int]:
     return (place / downsample, 0) if place >= 0 else (0.0, int(-place / downsample))
 
 
-def _paint_block(placing: Placing, tile: Tile, rgb: Image, alpha: Alpha) -> None:
+def _paint_block(placing: Placement, tile: Tile, rgb: Image, alpha: Alpha) -> None:
     """rgb, alpha: changed, alpha on rims alone, and not where it is 255 everywhere."""
-    rims = Rims(placing) if placing.is_between else None
+    rims = EdgeBlender(placing) if placing.is_between else None
     stored, is_all = placing.level.pieces.tile[placing.number].tolist(), placing.are_all_seen()
     columns, rows = (beside.tolist() for beside in placing.corners)
     for at in range(len(stored) - 1, -1, -1):

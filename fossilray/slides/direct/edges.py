@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.records import Image
-from fossilray.slides.direct.interpolation import as_bytes, sum_up, weights_of
-from fossilray.slides.direct.placement import Placing
+from fossilray.slides.direct.interpolation import as_bytes, weighted_sum, weights_of
+from fossilray.slides.direct.placement import Placement
 from fossilray.slides.tile_layout import Ints
 
 Bytes: TypeAlias = NDArray[np.uint8]
@@ -23,13 +23,13 @@ _UNIT = np.float32(1) / np.float32(255)
 _ONE, _SCALE = np.float32(1), np.float32(256)
 
 
-class Rims:
+class EdgeBlender:
     """All pixels of a window on a rim that no piece above covers whole; x, y: of each.
 
     Layers are pairs of such a pixel and a piece that touches it, the uppermost pieces first.
     """
 
-    def __init__(self, placing: Placing) -> None:
+    def __init__(self, placing: Placement) -> None:
         lines, line, piece, begin, count = _shown(placing)
         self.x, self.y = _pixels(lines, np.zeros_like(lines[0]), _areas(lines))
         self._pixel = _ranges(begin + _starts(_areas(lines))[line], count)
@@ -67,7 +67,7 @@ class Rims:
         values = self._lent.transpose(1, 2, 0).astype(np.float32, order="C")
         values *= np.where(self._is_opaque, _ONE, _UNIT * _SCALE)
         values *= self._weights[:, None]
-        colours, cover = sum_up(values), sum_up(self._weights)
+        colours, cover = weighted_sum(values), weighted_sum(self._weights)
         first, left = np.empty(len(self.x), np.int64), np.arange(len(self._pixel))
         is_next = self._are_uppermost(left, first)
         # On nothing a layer shows as it is.
@@ -92,7 +92,7 @@ class Rims:
         return np.asarray(first[self._pixel[layers]] == layers)
 
 
-def _shown(placing: Placing) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+def _shown(placing: Placement) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """Lines of pixels, (left right top bottom, lines); then what pieces touch of them, the uppermost pieces first.
 
     That is the line, the piece, the first pixel of the line and how many.
@@ -114,7 +114,7 @@ def _shown(placing: Placing) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     return lines, line[order], piece[order], begin[order], count[order]
 
 
-def _rims(placing: Placing) -> tuple[Ints, Ints]:
+def _rims(placing: Placement) -> tuple[Ints, Ints]:
     """Pieces, ascending, and their rims: lines a pixel wide within the window, (left right top bottom, lines)."""
     across, down = placing.across, placing.down
     rims = np.stack(

@@ -69,7 +69,7 @@ def as_bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.minimum(values, np.float32(255)).astype(np.uint8)
 
 
-def sum_up(products: NDArray[np.float32]) -> NDArray[np.float32]:
+def weighted_sum(products: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sums of the four along the first axis, one after the other as pixman does."""
     total: NDArray[np.float32] = products[0] + products[1]
     total += products[2]
@@ -98,7 +98,7 @@ def _filtered(source: Image, across: float, down: float, *, is_opaque: bool) -> 
     beside = doubtful + np.array([[0], [3], [row], [row + 3]])
     known = np.ascontiguousarray(source).reshape(-1).take(beside, mode="clip")
     products = SCALED.take(known) * weights[:, None]
-    upper.reshape(-1)[doubtful] = as_bytes(sum_up(products))
+    upper.reshape(-1)[doubtful] = as_bytes(weighted_sum(products))
     return upper
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fossilray.core.records import Level, Rect, SlideInfo
 from fossilray.slides.mirax.companions import SLIDEDAT
 from fossilray.slides.mirax.layout import MiraxIndex, nominal_positions, stored_positions
-from fossilray.slides.mirax.metadata import MiraxGrid, read_grid
+from fossilray.slides.mirax.metadata import MiraxIndexGrid, read_grid
 from fossilray.slides.mirax.slidedat import Slidedat, parse_slidedat
 from fossilray.slides.tiff.directories import TiffDirectory, directories_in
 from fossilray.slides.tile_layout import Ints
@@ -144,7 +144,7 @@ def _of_mirax(path: Path, levels: int) -> ListedTiles | None:
     return ListedTiles(finest, np.concatenate(orphans), tuple(gaps), tuple(empty))
 
 
-def _entries(index: MiraxIndex, grid: MiraxGrid, level: int) -> Ints:
+def _entries(index: MiraxIndex, grid: MiraxIndexGrid, level: int) -> Ints:
     """Tiles of a level inside the grid, (n, 4): cell, offset, bytes, data file; none where the list is damaged."""
     try:
         found = index.entries(level, most=grid.across * grid.down)
@@ -153,12 +153,12 @@ def _entries(index: MiraxIndex, grid: MiraxGrid, level: int) -> Ints:
     return found[found[:, 0] < grid.across * grid.down]
 
 
-def _cells(grid: MiraxGrid, entries: Ints) -> tuple[Ints, Ints]:
+def _cells(grid: MiraxIndexGrid, entries: Ints) -> tuple[Ints, Ints]:
     row, column = np.divmod(entries[:, 0], grid.across)
     return row, column
 
 
-def _cells_below(grid: MiraxGrid, row: Ints, column: Ints, concat: int) -> NDArray[np.bool_]:
+def _cells_below(grid: MiraxIndexGrid, row: Ints, column: Ints, concat: int) -> NDArray[np.bool_]:
     """(down, across): cells below tiles that join so many of them a side."""
     tiles = np.zeros((-(-grid.down // concat), -(-grid.across // concat)), np.bool_)
     tiles[row // concat, column // concat] = True
@@ -174,7 +174,7 @@ def _photos_of(cells: NDArray[np.bool_], divisions: int) -> NDArray[np.bool_]:
 
 
 def _positions(
-    ini: Slidedat, grid: MiraxGrid, index: MiraxIndex, files: tuple[Path, ...]
+    ini: Slidedat, grid: MiraxIndexGrid, index: MiraxIndex, files: tuple[Path, ...]
 ) -> tuple[Ints, int]:
     """Level-0 px of each photo, and how far the farthest lies beside its nominal place.
 
@@ -195,7 +195,7 @@ def _positions(
     return places, int(far[~is_odd].max(initial=0))
 
 
-def _tile_rects(grid: MiraxGrid, positions: Ints, cells: Ints) -> Ints:
+def _tile_rects(grid: MiraxIndexGrid, positions: Ints, cells: Ints) -> Ints:
     """Where tiles of level 0 lie, from the numbers of their cells."""
     row, column = np.divmod(cells, grid.across)
     divisions = grid.divisions
@@ -206,7 +206,7 @@ def _tile_rects(grid: MiraxGrid, positions: Ints, cells: Ints) -> Ints:
     return np.asarray(np.hstack([corner, corner + grid.tile_px]), np.int64)
 
 
-def _block_rects(grid: MiraxGrid, row: Ints, column: Ints, concat: int, *, jitter_px: int) -> Ints:
+def _block_rects(grid: MiraxIndexGrid, row: Ints, column: Ints, concat: int, *, jitter_px: int) -> Ints:
     """Where tiles of a coarser level lie, by the nominal places of their photos."""
     rects = [
         (rect.x_min, rect.y_min, rect.x_max, rect.y_max)

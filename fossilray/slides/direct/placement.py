@@ -10,7 +10,7 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.slides.tile_layout import Floats, Ints, PlacedLevel
+from fossilray.slides.tile_layout import Floats, Ints, LevelLayout
 
 Bools: TypeAlias = NDArray[np.bool_]
 
@@ -84,14 +84,14 @@ class Spans:
 
 
 @dataclass(frozen=True, eq=False)
-class Placing:
+class Placement:
     """Pieces that a window touches, the uppermost first; arrays and lists run over them.
 
     number: of the piece on the level. across, down: what they take of both axes. is_between: whether any may lie
     at a fraction of a pixel.
     """
 
-    level: PlacedLevel
+    level: LevelLayout
     width: int
     height: int
     number: Ints
@@ -100,7 +100,7 @@ class Placing:
     is_between: bool
 
     @classmethod
-    def of(cls, level: PlacedLevel, x: float, y: float, width: int, height: int) -> Self:
+    def of(cls, level: LevelLayout, x: float, y: float, width: int, height: int) -> Self:
         """x, y: px of the level."""
         number = level.touching(x, y, width, height)
         pieces, sizes = level.pieces, level.shown_px(number)

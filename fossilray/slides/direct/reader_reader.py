@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UnreadableRegion
 from fossilray.core.records import Image, SlideInfo
-from fossilray.slides.direct.compositing import Alpha, paint
+from fossilray.slides.direct.compositing import Alpha, compose
 from fossilray.slides.direct.reader import LAYOUTS
 from fossilray.slides.direct.tile_cache import TileCache
-from fossilray.slides.tile_layout import PlacedLevel
+from fossilray.slides.tile_layout import LevelLayout
 
 Reference: TypeAlias = Callable[[int, int, int, int, int], NDArray[np.uint32]]
 """OpenSlide's premultiplied ARGB of level, x, y, width, height; raises UnreadableRegion."""
@@ -48,9 +48,9 @@ class DirectReader:
         self._info = info
         self._reference = reference
         self._lock = threading.Lock()
-        self._opened: _Opened | None = None
+        self._opened: _OpenFiles | None = None
         self._is_over = info.vendor not in LAYOUTS
-        self._trusted: dict[int, PlacedLevel | None] = {}
+        self._trusted: dict[int, LevelLayout | None] = {}
         self._left = 0
         self.regions = 0
 
@@ -67,7 +67,7 @@ class DirectReader:
             placed = self._trusted.get(level)
         if opened is not None and placed is not None:
             with suppress(_Undecodable):
-                found = paint(placed, partial(opened.tile, placed), x, y, width, height)
+                found = compose(placed, partial(opened.tile, placed), x, y, width, height)
         with self._lock:
             self.regions += found is not None
             self._left += found is None
@@ -82,25 +82,25 @@ class DirectReader:
             self._is_over = True
             self._opened = None
 
-    def _open(self) -> _Opened | None:
+    def _open(self) -> _OpenFiles | None:
         """The caller holds the lock."""
         if self._opened is None and not self._is_over:
             try:
-                self._opened = _Opened(self._info)
+                self._opened = _OpenFiles(self._info)
             except (OSError, ValueError) as error:
                 self._is_over = True
                 _log.info("%s is left to OpenSlide: %s", self._info.path, error)
         return self._opened
 
-    def _proven(self, opened: _Opened, number: int) -> PlacedLevel | None:
+    def _proven(self, opened: _OpenFiles, number: int) -> LevelLayout | None:
         """The level, if some regions of it are as OpenSlide reads them, to the bit."""
         placed = opened.levels[number] if 0 <= number < len(opened.levels) else None
         if placed is None:
             return None
         agreed = 0
-        for region in _telling_regions(placed):
+        for region in _comparison_regions(placed):
             try:
-                rgb, alpha = paint(placed, partial(opened.tile, placed), *region)
+                rgb, alpha = compose(placed, partial(opened.tile, placed), *region)
                 argb = self._reference(number, *region)
             except (_Undecodable, UnreadableRegion):
                 continue
@@ -118,7 +118,7 @@ class _Undecodable(Exception):
     """A tile whose pixels only OpenSlide can tell, or nobody."""
 
 
-class _Opened:
+class _OpenFiles:
     """The levels (None where OpenSlide is needed) and open files of a slide, which close when nobody holds them.
 
     Raises:
@@ -142,7 +142,7 @@ class _Opened:
         for file in layout.files:
             self._files.append(os.open(file, os.O_RDONLY))
 
-    def tile(self, level: PlacedLevel, number: int, is_last_use: bool) -> Image:
+    def tile(self, level: LevelLayout, number: int, is_last_use: bool) -> Image:
         """The pixels of a stored tile, never to be written to; after a last use, until this thread's next call."""
         key = level.number, number
         if not is_last_use:
@@ -150,14 +150,14 @@ class _Opened:
         kept = self._cache.look_up(key)
         return self._decode(level, number, self._scratch_of(level)) if kept is None else kept
 
-    def _scratch_of(self, level: PlacedLevel) -> Image:
+    def _scratch_of(self, level: LevelLayout) -> Image:
         """Memory of this thread alone; new memory for every tile of a sweep would cost as much as decoding."""
         scratch: Image | None = getattr(self._scratch, "tile", None)
         if scratch is None or scratch.shape[:2] != (level.tiles.height, level.tiles.width):
             scratch = self._scratch.tile = _empty_tile(level)
         return scratch
 
-    def _decode(self, level: PlacedLevel, number: int, pixels: Image) -> Image:
+    def _decode(self, level: LevelLayout, number: int, pixels: Image) -> Image:
         """The tile in `pixels`; a buffer keeps a header from claiming more memory than the level's tiles have."""
         tiles = level.tiles
         length = int(tiles.length[number])
@@ -175,7 +175,7 @@ class _Opened:
         return decoded
 
 
-def _empty_tile(level: PlacedLevel) -> Image:
+def _empty_tile(level: LevelLayout) -> Image:
     return np.empty((level.tiles.height, level.tiles.width, 3), np.uint8)
 
 
@@ -184,7 +184,7 @@ def _close_all(files: list[int]) -> None:
         os.close(file)
 
 
-def _telling_regions(level: PlacedLevel) -> Iterator[tuple[int, int, int, int]]:
+def _comparison_regions(level: LevelLayout) -> Iterator[tuple[int, int, int, int]]:
     """Corner in level-0 px, and size, of regions to compare: seams and insides, where tiles hold most and elsewhere."""
     pieces = level.pieces
     fullest = int(np.argmax(level.tiles.length[pieces.tile]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from stat import S_ISDIR, S_ISREG
 
-from fossilray.core.errors import MissingCompanion, NotASlide
+from fossilray.core.errors import MissingCompanion, UnreadableSlide
 from fossilray.slides.mirax.slidedat import Slidedat, check_claims, check_records, parse_slidedat
 
 SLIDEDAT = "Slidedat.ini"
@@ -29,7 +29,7 @@ def check_mirax(path: Path, *, max_gigapixels: float) -> None:
     folder = path.with_suffix("")
     if not _is_folder(folder):
         with path.open("rb") as file:
-            raise without_folder(path.name, file.read(8))
+            raise folder_missing_message(path.name, file.read(8))
     slidedat = folder / SLIDEDAT
     _check_file(path, slidedat)
     check_slidedat_size(path.name, slidedat.stat().st_size)
@@ -42,18 +42,18 @@ def check_mirax(path: Path, *, max_gigapixels: float) -> None:
         check_records(file, ini, _shown(path.name, index))
 
 
-def without_folder(slide: str, start: bytes) -> NotASlide | MissingCompanion:
+def folder_missing_message(slide: str, start: bytes) -> UnreadableSlide | MissingCompanion:
     """What is wrong with a .mrxs file that has no folder; start: its first bytes."""
     folder = PurePosixPath(slide).stem
     if not start.startswith(_IMAGE_STARTS):
-        return NotASlide(
+        return UnreadableSlide(
             f"{slide} is no MIRAX slide: it is no image and there is no folder {folder} beside it; remove it, "
             "or copy the slide again with its folder"
         )
     return MissingCompanion(f"{slide} lacks its folder {folder}; copy the folder to the place beside it")
 
 
-def without_file(folder: str) -> str:
+def file_missing_message(folder: str) -> str:
     """What is wrong with the folder of a MIRAX slide that has no .mrxs file."""
     return f"the folder {folder} is part of a MIRAX slide whose {folder}.mrxs is missing beside it"
 

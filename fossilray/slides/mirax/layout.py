@@ -17,9 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.slides.mirax.companions import SLIDEDAT
-from fossilray.slides.mirax.metadata import MiraxGrid, read_grid
+from fossilray.slides.mirax.metadata import MiraxIndexGrid, read_grid
 from fossilray.slides.mirax.slidedat import Slidedat, parse_slidedat
-from fossilray.slides.tile_layout import LARGEST_TILE_PX, Ints, Pieces, PlacedLevel, SlideLayout, StoredTiles
+from fossilray.slides.tile_layout import (
+    LARGEST_TILE_PX,
+    Ints,
+    LevelLayout,
+    SlideLayout,
+    StoredTiles,
+    TilePieces,
+)
 
 _VERSION = b"01.02"
 _POSITION = np.dtype([("flag", "u1"), ("x", "<i4"), ("y", "<i4")])
@@ -58,8 +65,8 @@ def read_mirax_layout(path: Path) -> SlideLayout:
 
 
 def _place_levels(
-    ini: Slidedat, grid: MiraxGrid, index: MiraxIndex, files: tuple[Path, ...]
-) -> tuple[PlacedLevel | None, ...]:
+    ini: Slidedat, grid: MiraxIndexGrid, index: MiraxIndex, files: tuple[Path, ...]
+) -> tuple[LevelLayout | None, ...]:
     if grid.concats[0] != 1:
         raise ValueError("the finest tiles are joined ones")
     tree = ini["HIERARCHICAL"]
@@ -68,7 +75,7 @@ def _place_levels(
     if positions is None:
         positions = nominal_positions(grid)
     photos = _Photos(grid, positions, overlapping=overlapping, taken=np.zeros(len(positions), np.bool_))
-    levels: list[PlacedLevel | None] = []
+    levels: list[LevelLayout | None] = []
     for number in range(len(grid.concats)):
         group = ini[tree[f"HIER_0_VAL_{number}_SECTION"]]
         try:
@@ -86,7 +93,7 @@ def _place_levels(
 class _Photos:
     """positions: level-0 px of each, (n, 2). taken: which are there at level 0; filled when that is placed."""
 
-    grid: MiraxGrid
+    grid: MiraxIndexGrid
     positions: Ints
     overlapping: bool
     taken: NDArray[np.bool_]
@@ -96,7 +103,7 @@ class _Photos:
         return self.grid.across // self.grid.divisions
 
 
-def _place_level(number: int, group: Mapping[str, str], entries: Ints, photos: _Photos) -> PlacedLevel:
+def _place_level(number: int, group: Mapping[str, str], entries: Ints, photos: _Photos) -> LevelLayout:
     grid = photos.grid
     divisions, concat = grid.divisions, grid.concats[number]
     width, height = int(group["DIGITIZER_WIDTH"]), int(group["DIGITIZER_HEIGHT"])
@@ -126,11 +133,11 @@ def _place_level(number: int, group: Mapping[str, str], entries: Ints, photos: _
     within = np.stack([x % divisions, y % divisions], axis=-1) * grid.tile_px
     left, top = ((photos.positions[photo] + within) / concat).T
     share = max(1, divisions // concat)
-    return PlacedLevel(
+    return LevelLayout(
         number,
         concat,
         StoredTiles(file, offset, length, width, height),
-        Pieces(
+        TilePieces(
             width=width // cut,
             height=height // cut,
             tile=tile,
@@ -168,7 +175,7 @@ def _are_taken(level: int, photo: Ints, photos: _Photos, *, span: int) -> NDArra
 
 
 def stored_positions(
-    tree: Mapping[str, str], grid: MiraxGrid, index: MiraxIndex, files: tuple[Path, ...]
+    tree: Mapping[str, str], grid: MiraxIndexGrid, index: MiraxIndex, files: tuple[Path, ...]
 ) -> Ints | None:
     """Where each photo was taken, if the slide says so."""
     count = (grid.across // grid.divisions) * (grid.down // grid.divisions)
@@ -193,7 +200,7 @@ def stored_positions(
     return None
 
 
-def nominal_positions(grid: MiraxGrid) -> Ints:
+def nominal_positions(grid: MiraxIndexGrid) -> Ints:
     across, down = grid.across // grid.divisions, grid.down // grid.divisions
     rows, columns = np.indices((down, across)).reshape(2, -1)
     steps = [

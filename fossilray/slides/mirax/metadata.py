@@ -25,7 +25,7 @@ _ENTRY = struct.Struct("<4i")
 
 
 @dataclass(frozen=True)
-class MiraxGrid:
+class MiraxIndexGrid:
     """The grid of stored tiles, in level-0 pixels.
 
     concats: per level, how many of the smallest tiles, along one side, make a stored one.
@@ -53,7 +53,7 @@ class MiraxGrid:
         return int(begin / self.concats[0]), math.ceil((last + tile_px) / self.concats[0])
 
 
-def read_grid(ini: Slidedat) -> MiraxGrid:
+def read_grid(ini: Slidedat) -> MiraxIndexGrid:
     """The grid of a slide.
 
     Raises:
@@ -66,7 +66,7 @@ def read_grid(ini: Slidedat) -> MiraxGrid:
     if not levels or min(exponents) < 0 or sum(exponents) > 32 or tree["HIER_0_NAME"] != "Slide zoom level":
         raise ValueError("levels are not halves of each other")
     finest = levels[0]
-    return MiraxGrid(
+    return MiraxIndexGrid(
         across=int(general["IMAGENUMBER_X"]),
         down=int(general["IMAGENUMBER_Y"]),
         divisions=int(general.get("CameraImageDivisionsPerSide", "1")),
@@ -77,7 +77,7 @@ def read_grid(ini: Slidedat) -> MiraxGrid:
     )
 
 
-def read_levels(grid: MiraxGrid) -> tuple[Level, ...]:
+def read_levels(grid: MiraxIndexGrid) -> tuple[Level, ...]:
     """The pyramid, as OpenSlide computes it."""
     width = _extent(grid.across, grid.divisions, grid.tile_px[0], grid.overlap_px[0])
     height = _extent(grid.down, grid.divisions, grid.tile_px[1], grid.overlap_px[1])
@@ -94,7 +94,7 @@ def read_mpp(ini: Slidedat) -> float | None:
     )
 
 
-def read_scanned(grid: MiraxGrid, index: Read) -> tuple[Rect, ...] | None:
+def read_scanned(grid: MiraxIndexGrid, index: Read) -> tuple[Rect, ...] | None:
     """Roughly where photos are, from the finest level of Index.dat whose list is short; None if it says nothing."""
     number = _short_level(grid)
     if number is None:
@@ -126,7 +126,7 @@ def _extent(images: int, divisions: int, tile_px: int, overlap_px: float) -> int
     return total
 
 
-def _short_level(grid: MiraxGrid) -> int | None:
+def _short_level(grid: MiraxIndexGrid) -> int | None:
     for number, concat in enumerate(grid.concats):
         if math.ceil(grid.across / concat) * math.ceil(grid.down / concat) <= _MOST_CELLS:
             return number

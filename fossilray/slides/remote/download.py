@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fossilray.core.errors import MissingCompanion, NotASlide, ScratchFull, SourceUnreachable
-from fossilray.slides.remote.scratch import Scratch, no_room
-from fossilray.slides.remote.slide_files import Bundle, look_up_bundle
+from fossilray.core.errors import MissingCompanion, ScratchFull, SourceUnreachable, UnreadableSlide
+from fossilray.slides.remote.scratch import Scratch, scratch_full
+from fossilray.slides.remote.slide_files import SlideFiles, list_slide_files
 from fossilray.slides.remote.source import RemoteFile, SlideSource
 
 PART_BYTES = 8 * 2**20
@@ -23,7 +23,7 @@ PART_BYTES = 8 * 2**20
 _CLOSE_WAIT_S = 5.0
 
 
-class Fetch:
+class Download:
     """One slide on its way to the disk, and there until it is dropped."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Fetch:
 
     def _run(self) -> None:
         try:
-            bundle = look_up_bundle(self._source, self.path)
+            bundle = list_slide_files(self._source, self.path)
             self._reserve(self.path, bundle.bytes)
             self._held = bundle.bytes
             parts = self._prepare(bundle)
@@ -93,7 +93,7 @@ class Fetch:
             held, self._held = self._held, 0
             self._release(held)
 
-    def _prepare(self, bundle: Bundle) -> list[_Part]:
+    def _prepare(self, bundle: SlideFiles) -> list[_Part]:
         """Files of their full size, so that a full disk is met before anything is fetched."""
         try:
             if bundle.bytes > self._scratch.free_bytes():
@@ -112,7 +112,7 @@ class Fetch:
                     for start in range(0, file.bytes, PART_BYTES)
                 ]
         except OSError as error:
-            raise no_room(self._scratch.folder.parent, error) from None
+            raise scratch_full(self._scratch.folder.parent, error) from None
         return parts
 
     def _copy(self, part: _Part) -> None:
@@ -125,14 +125,14 @@ class Fetch:
         try:
             _write_at(part.target, part.start, content)
         except OSError as error:
-            raise no_room(self._scratch.folder.parent, error) from None
+            raise scratch_full(self._scratch.folder.parent, error) from None
         self._count(len(content))
 
-    def _check_unchanged(self, bundle: Bundle) -> None:
+    def _check_unchanged(self, bundle: SlideFiles) -> None:
         """Parts of two versions of a file would make a slide that nobody ever had."""
         try:
-            now = look_up_bundle(self._source, self.path).versions()
-        except (NotASlide, MissingCompanion):
+            now = list_slide_files(self._source, self.path).versions()
+        except (UnreadableSlide, MissingCompanion):
             now = {}
         if now != bundle.versions():
             raise self._changed(self.path)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from fossilray.core.errors import NotASlide
+from fossilray.core.errors import UnreadableSlide
 from fossilray.core.records import Level, Rect
 from fossilray.slides.mirax.metadata import read_grid, read_levels, read_mpp, read_scanned
 from fossilray.slides.mirax.slidedat import check_claims
-from fossilray.slides.remote.slide_files import Bundle, is_mirax
+from fossilray.slides.remote.slide_files import SlideFiles, is_mirax
 from fossilray.slides.remote.source import RemoteFile, SlideSource
 from fossilray.slides.tiff.metadata import read_tiff
 
@@ -19,7 +19,7 @@ _TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
 
 
 @dataclass(frozen=True)
-class SlideFacts:
+class SlideMetadata:
     """What is known of a slide that nobody has opened.
 
     levels: empty if nobody knows. bounds: as OpenSlide will say; None if only the whole slide tells.
@@ -31,9 +31,9 @@ class SlideFacts:
     bounds: Rect | None = None
 
 
-def read_facts(
-    source: SlideSource, bundle: Bundle, *, shown: str, max_gigapixels: float = MOST_GIGAPIXELS
-) -> SlideFacts:
+def read_metadata(
+    source: SlideSource, bundle: SlideFiles, *, shown: str, max_gigapixels: float = MOST_GIGAPIXELS
+) -> SlideMetadata:
     """The facts of a slide; none where only OpenSlide, with the whole slide, would know. shown: its name in messages.
 
     Raises:
@@ -47,9 +47,9 @@ def read_facts(
         )
         try:
             grid = read_grid(bundle.slidedat)
-            return SlideFacts("mirax", read_levels(grid), read_mpp(bundle.slidedat))
+            return SlideMetadata("mirax", read_levels(grid), read_mpp(bundle.slidedat))
         except (KeyError, ValueError) as error:
-            raise NotASlide(
+            raise UnreadableSlide(
                 f"{shown} cannot be opened: its Slidedat.ini is not as OpenSlide needs it ({error}); it is damaged "
                 "or incomplete, copy it again with all its files"
             ) from None
@@ -65,12 +65,12 @@ def read_facts(
         )
     )
     if found is None:
-        return SlideFacts()
+        return SlideMetadata()
     finest = found.levels[0]
-    return SlideFacts(found.vendor, found.levels, found.mpp, Rect(0, 0, finest.width, finest.height))
+    return SlideMetadata(found.vendor, found.levels, found.mpp, Rect(0, 0, finest.width, finest.height))
 
 
-def read_scanned_area(source: SlideSource, bundle: Bundle) -> tuple[Rect, ...] | None:
+def read_scanned_area(source: SlideSource, bundle: SlideFiles) -> tuple[Rect, ...] | None:
     """Roughly where a MIRAX slide was scanned, level-0 px; None if nobody knows.
 
     Raises:
@@ -91,14 +91,14 @@ def _read(source: SlideSource, file: RemoteFile, start: int, stop: int) -> bytes
     try:
         return source.read(file, start, stop)
     except FileNotFoundError:
-        raise NotASlide(f"{file.url} was deleted just now; check the path") from None
+        raise UnreadableSlide(f"{file.url} was deleted just now; check the path") from None
 
 
-def _no_tiff(shown: str, start: bytes) -> SlideFacts:
+def _no_tiff(shown: str, start: bytes) -> SlideMetadata:
     # OpenSlide looks at what a file holds, not at its name; DICOM and some others have names of any kind.
     others = start[128:132] == b"DICM" or start.startswith((b"SQLite format 3", b"["))
     if others or not shown.lower().endswith(_TIFF_SUFFIXES):
-        return SlideFacts()
-    raise NotASlide(
+        return SlideMetadata()
+    raise UnreadableSlide(
         f"{shown} is in no format that OpenSlide reads; if it is an image, convert it to a tiled pyramidal TIFF"
     )

@@ -33,7 +33,7 @@ class Scratch:
             remove_abandoned(own)
             self._marked = MarkedFolder(own)
         except OSError as error:
-            raise no_room(above, error) from None
+            raise scratch_full(above, error) from None
         self.folder = self._marked.path
 
     def free_bytes(self) -> int:
@@ -54,7 +54,7 @@ def scratch_root(root: str | None) -> Path:
     return Path(root or tempfile.gettempdir())
 
 
-def sweep_abandoned(above: Path) -> list[Path]:
+def delete_abandoned(above: Path) -> list[Path]:
     """The folders of scratch whose processes have ended; they are gone now."""
     own = above / _name()
     try:
@@ -69,7 +69,7 @@ def sweep_abandoned(above: Path) -> list[Path]:
     )
 
 
-def no_room(place: Path, error: OSError) -> ScratchFull:
+def scratch_full(place: Path, error: OSError) -> ScratchFull:
     """What is wrong with the disk below `place`, in one sentence."""
     if error.errno in _NO_ROOM:
         remedy = "free some space there, or set slides.scratch to a larger disk"

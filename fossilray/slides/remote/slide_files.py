@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from fossilray.core.errors import MissingCompanion, NotASlide
+from fossilray.core.errors import MissingCompanion, UnreadableSlide
 from fossilray.slides.mirax.companions import (
     SLIDEDAT,
     check_part,
     check_slidedat_size,
+    folder_missing_message,
     names_in,
     read_slidedat,
-    without_folder,
 )
 from fossilray.slides.mirax.slidedat import Slidedat
 from fossilray.slides.remote.source import RemoteFile, SlideSource
@@ -25,7 +25,7 @@ _START_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Bundle:
+class SlideFiles:
     """A slide's files: what each is called on a disk, below one folder, and where it comes from.
 
     name: of the file that OpenSlide opens. slidedat: what Slidedat.ini says, for a MIRAX slide.
@@ -44,7 +44,7 @@ class Bundle:
         return {file.url: (file.bytes, file.version) for file in self.files.values()}
 
 
-def look_up_bundle(source: SlideSource, url: str) -> Bundle:
+def list_slide_files(source: SlideSource, url: str) -> SlideFiles:
     """The files of the slide at `url`, at the price of two or three small requests.
 
     Raises:
@@ -55,16 +55,16 @@ def look_up_bundle(source: SlideSource, url: str) -> Bundle:
     try:
         file = source.file(url)
     except FileNotFoundError:
-        raise NotASlide(f"there is no file {url}; check the path") from None
+        raise UnreadableSlide(f"there is no file {url}; check the path") from None
     if not is_mirax(url):
         check_single(url, file.bytes)
-        return Bundle(local_name(url), {local_name(url): file})
+        return SlideFiles(local_name(url), {local_name(url): file})
     return mirax_bundle(source, file, parts_of(source, url))
 
 
 def mirax_bundle(
     source: SlideSource, file: RemoteFile, parts: dict[str, RemoteFile], *, shown: str | None = None
-) -> Bundle:
+) -> SlideFiles:
     """The files of a MIRAX slide among those of its folder, by name; Slidedat.ini is read.
 
     shown: what messages call the slide; its URL if unset.
@@ -73,7 +73,7 @@ def mirax_bundle(
     """
     slide = shown or file.url
     if not parts:
-        raise without_folder(slide, source.read(file, 0, _START_BYTES))
+        raise folder_missing_message(slide, source.read(file, 0, _START_BYTES))
     slidedat = parts.get(SLIDEDAT)
     check_part(slide, SLIDEDAT, slidedat.bytes if slidedat else None)
     assert slidedat is not None
@@ -89,7 +89,7 @@ def mirax_bundle(
         check_part(slide, name, parts[name].bytes if name in parts else None)
     own = local_name(file.url)
     folder = PurePosixPath(own).stem
-    return Bundle(own, {own: file, **{f"{folder}/{name}": parts[name] for name in names}}, ini)
+    return SlideFiles(own, {own: file, **{f"{folder}/{name}": parts[name] for name in names}}, ini)
 
 
 def parts_of(source: SlideSource, url: str) -> dict[str, RemoteFile]:
@@ -110,10 +110,10 @@ def check_single(slide: str, size: int) -> None:
         NotASlide: it is empty, or of a kind that has several files.
     """
     if size == 0:
-        raise NotASlide(f"{slide} is empty (0 bytes); copy it again from its source")
+        raise UnreadableSlide(f"{slide} is empty (0 bytes); copy it again from its source")
     suffix = PurePosixPath(slide).suffix.lower()
     if suffix in _IN_SEVERAL_FILES:
-        raise NotASlide(
+        raise UnreadableSlide(
             f"{slide} is a Hamamatsu {suffix} slide of several files, which are read from disks only; copy them to "
             "a local folder, or convert the slide"
         )

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fossilray.core.config import AccessConfig
-from fossilray.core.errors import SourceRefuses, SourceUnreachable
+from fossilray.core.errors import SourceAccessDenied, SourceUnreachable
 from fossilray.store.files.options import (
     S3,
-    is_broken_off,
-    is_unanswered,
-    one_sentence,
+    first_sentence,
+    is_interrupted,
+    is_retryable,
     remote_filesystem,
-    transport_faults,
+    transport_errors,
 )
 
 Answer = TypeVar("Answer")
@@ -65,7 +65,7 @@ def open_source(url: str, access: AccessConfig) -> SlideSource:
         return SlideSource(protocol, access)
     except (ValueError, ImportError) as error:
         raise SourceUnreachable(
-            f"cannot reach {url}: {one_sentence(error)}; use a local folder or s3://bucket/folder"
+            f"cannot reach {url}: {first_sentence(error)}; use a local folder or s3://bucket/folder"
         ) from None
 
 
@@ -146,17 +146,17 @@ class SlideSource:
 
     def _ask(self, url: str, ask: Callable[[], Answer]) -> Answer:
         """The answer; what the libraries give up too early is asked for again."""
-        faults: tuple[type[Exception], ...] = (OSError, *transport_faults(self.protocol))
+        faults: tuple[type[Exception], ...] = (OSError, *transport_errors(self.protocol))
         for attempt in range(1, self._tries + 1):
             try:
                 return ask()
             except FileNotFoundError:
                 raise
             except faults as error:
-                if attempt == self._tries or not is_broken_off(error, self.protocol):
-                    kind = SourceUnreachable if is_unanswered(error, self.protocol) else SourceRefuses
+                if attempt == self._tries or not is_interrupted(error, self.protocol):
+                    kind = SourceUnreachable if is_retryable(error, self.protocol) else SourceAccessDenied
                     raise kind(
-                        f"cannot read {url}: {one_sentence(error)}; check the network, slides.access and who may "
+                        f"cannot read {url}: {first_sentence(error)}; check the network, slides.access and who may "
                         "read there"
                     ) from None
             time.sleep(random.random() * min(FIRST_WAIT_S * 2 ** (attempt - 1), 20))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fossilray.core.config import AccessConfig, SlidesConfig, StoreConfig
 from fossilray.core.errors import ScratchFull, SlideError, TooLarge
-from fossilray.slides.remote.download import Fetch
+from fossilray.slides.remote.download import Download
 from fossilray.slides.remote.scratch import Scratch
 from fossilray.slides.remote.source import SlideSource, is_remote, open_source
 
@@ -30,7 +30,7 @@ class Stager:
         self._sources: dict[str, SlideSource] = {}
         self._scratch: Scratch | None = None
         self._numbers = itertools.count(1)
-        self._ahead: Fetch | None = None
+        self._ahead: Download | None = None
         self._counting = threading.Lock()
         self.fetched_bytes = 0
 
@@ -84,7 +84,7 @@ class Stager:
             self._scratch.close()
             self._scratch = None
 
-    def _fetched_ahead(self, path: str) -> Fetch | None:
+    def _fetched_ahead(self, path: str) -> Download | None:
         """The fetch begun before, unless it found no room then; there may be some now."""
         if self._ahead is None or self._ahead.path != path:
             return None
@@ -95,11 +95,11 @@ class Stager:
             return None
         return fetch
 
-    def _begin(self, path: str, reserve: Callable[[str, int], None]) -> Fetch:
+    def _begin(self, path: str, reserve: Callable[[str, int], None]) -> Download:
         if self._scratch is None:
             self._scratch = Scratch(self._slides.scratch)
         source = self._source(path)
-        fetch = Fetch(
+        fetch = Download(
             path,
             source,
             self._scratch,

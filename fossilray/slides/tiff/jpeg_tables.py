@@ -21,7 +21,7 @@ _COMMENT = 0xFE
 _APPLICATION = range(0xE0, 0xF0)
 
 
-class WholeJpegs:
+class JpegTables:
     """Makes whole JPEGs of the tiles of one level, for any number of threads.
 
     tables: of JPEGTables, or nothing.

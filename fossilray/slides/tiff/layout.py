@@ -14,8 +14,8 @@ import numpy as np
 
 from fossilray.core.records import Level
 from fossilray.slides.tiff.directories import TiffDirectory, directories_in
-from fossilray.slides.tiff.jpeg_tables import WholeJpegs
-from fossilray.slides.tile_layout import LARGEST_TILE_PX, Pieces, PlacedLevel, SlideLayout, StoredTiles
+from fossilray.slides.tiff.jpeg_tables import JpegTables
+from fossilray.slides.tile_layout import LARGEST_TILE_PX, LevelLayout, SlideLayout, StoredTiles, TilePieces
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _LENGTHS = 277, 284, 322, 323, 324, 325
@@ -51,7 +51,7 @@ def read_tiff_layout(path: Path, levels: Sequence[Level], *, are_gaps_empty: boo
 
 def _of_level(
     number: int, levels: Sequence[Level], directories: list[TiffDirectory], *, are_gaps_empty: bool
-) -> PlacedLevel | None:
+) -> LevelLayout | None:
     """The level, if one tiled directory has its size and holds what is known."""
     level = levels[number]
     size = level.width, level.height
@@ -68,7 +68,7 @@ def _of_level(
         return None
 
 
-def _place_level(number: int, level: Level, directory: TiffDirectory, *, are_gaps_empty: bool) -> PlacedLevel:
+def _place_level(number: int, level: Level, directory: TiffDirectory, *, are_gaps_empty: bool) -> LevelLayout:
     width, height = int(directory.first(_TILE_WIDTH)), int(directory.first(_TILE_HEIGHT))
     if min(width, height) < _LEAST_TILE_PX or width * height > LARGEST_TILE_PX:
         raise ValueError(f"level {number} has tiles of an unusual size")
@@ -81,11 +81,11 @@ def _place_level(number: int, level: Level, directory: TiffDirectory, *, are_gap
     if len(there) < len(length) and not are_gaps_empty:
         raise ValueError(f"level {number} has gaps")
     row, column = np.divmod(there, across)
-    return PlacedLevel(
+    return LevelLayout(
         number,
         level.downsample,
         StoredTiles(np.zeros_like(there), offset[there], length[there], width, height, as_jpeg),
-        Pieces(
+        TilePieces(
             width=width,
             height=height,
             tile=np.arange(len(there)),
@@ -102,7 +102,7 @@ def _place_level(number: int, level: Level, directory: TiffDirectory, *, are_gap
     )
 
 
-def _jpeg_maker(number: int, directory: TiffDirectory) -> WholeJpegs:
+def _jpeg_maker(number: int, directory: TiffDirectory) -> JpegTables:
     """What makes whole JPEGs of the tiles, under the conditions on which OpenSlide gives them to libjpeg itself."""
     photometric = directory.first(_PHOTOMETRIC)
     depths = directory.numbers(_BITS, most=3)
@@ -118,7 +118,7 @@ def _jpeg_maker(number: int, directory: TiffDirectory) -> WholeJpegs:
     tables = b""
     if _JPEG_TABLES in directory.tags:
         tables = directory.numbers(_JPEG_TABLES, most=_MOST_TABLE_BYTES).astype(np.uint8).tobytes()
-    return WholeJpegs(tables, is_rgb=photometric == _RGB)
+    return JpegTables(tables, is_rgb=photometric == _RGB)
 
 
 def _first_or(directory: TiffDirectory, tag: int, default: int) -> int:

@@ -37,7 +37,7 @@ _OTHER_SOFTWARE = ("Philips", "MedScan")
 
 
 @dataclass(frozen=True)
-class TiffFacts:
+class TiffMetadata:
     """What OpenSlide would say of the slide."""
 
     vendor: str
@@ -45,7 +45,7 @@ class TiffFacts:
     mpp: float | None
 
 
-def read_tiff(read: Read) -> TiffFacts | None:
+def read_tiff(read: Read) -> TiffMetadata | None:
     """The facts of an Aperio slide or a plain tiled TIFF; None for any other, or a file that is damaged."""
     try:
         pages = [
@@ -57,7 +57,7 @@ def read_tiff(read: Read) -> TiffFacts | None:
         return None
 
 
-def _facts(pages: list[dict[int, Value]]) -> TiffFacts | None:
+def _facts(pages: list[dict[int, Value]]) -> TiffMetadata | None:
     first = pages[0]
     if _TILE_WIDTH not in first:
         return None
@@ -66,7 +66,7 @@ def _facts(pages: list[dict[int, Value]]) -> TiffFacts | None:
         levels = _levels([page for page in pages if _TILE_WIDTH in page])
         # OpenSlide refuses levels that are out of order.
         rising = all(one.downsample <= other.downsample for one, other in itertools.pairwise(levels))
-        return TiffFacts("aperio", levels, _aperio_mpp(first)) if rising else None
+        return TiffMetadata("aperio", levels, _aperio_mpp(first)) if rising else None
     if (
         description.lstrip("\ufeff \t\r\n").startswith("<")
         or str(first.get(_SOFTWARE, "")).startswith(_OTHER_SOFTWARE)
@@ -75,7 +75,7 @@ def _facts(pages: list[dict[int, Value]]) -> TiffFacts | None:
         return None
     reduced = [page for page in pages[1:] if _TILE_WIDTH in page and _is_reduced(page)]
     ordered = sorted([first, *reduced], key=lambda page: -int(page[_WIDTH]))
-    return TiffFacts("generic-tiff", _levels(ordered), stated_mpp(_resolution(first)))
+    return TiffMetadata("generic-tiff", _levels(ordered), stated_mpp(_resolution(first)))
 
 
 def _levels(pages: list[dict[int, Value]]) -> tuple[Level, ...]:

@@ -90,7 +90,7 @@ class ArrayWriter:
     ) -> None:
         """As `write`, of crops that `encode` gave."""
         self._check(first_row, len(crops), embeddings)
-        for begin, end in _up_to_shard_ends(self._rows, len(crops)):
+        for begin, end in _split_at_shards(self._rows, len(crops)):
             self._encoded += crops[begin:end]
             if embeddings is not None:
                 self._vectors.append(np.array(embeddings[begin:end], dtype="<f2"))
@@ -178,7 +178,7 @@ class ArrayWriter:
         return {name: content.to_bytes() for name, content in kept.items()}
 
 
-def open_arrays(store: RunStore, path: str) -> zarr.Group:
+def open_array_group(store: RunStore, path: str) -> zarr.Group:
     """The Zarr group of one slide, to read from; `path` is the `arrays` column of its objects.
 
     Raises:
@@ -188,7 +188,7 @@ def open_arrays(store: RunStore, path: str) -> zarr.Group:
     return zarr.open_group(_zarr_store(store, path), mode="r", zarr_format=3)
 
 
-def _up_to_shard_ends(rows: int, more: int) -> Iterator[tuple[int, int]]:
+def _split_at_shards(rows: int, more: int) -> Iterator[tuple[int, int]]:
     """Cut `more` new rows after `rows` old ones where shards end: (begin, end) within the new ones."""
     begin = 0
     while begin < more:

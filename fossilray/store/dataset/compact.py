@@ -27,7 +27,7 @@ from fossilray.core.records import (
     embeddings_schema,
     utc_now,
 )
-from fossilray.core.text import counted, format_bytes, printable
+from fossilray.core.text import counted, format_bytes, strip_control_characters
 from fossilray.store import RunStore
 from fossilray.store.arrays.sharding import SHARD_ROWS
 from fossilray.store.dataset.dataset_store import (
@@ -37,9 +37,9 @@ from fossilray.store.dataset.dataset_store import (
     DatasetRecord,
     DatasetStore,
 )
-from fossilray.store.dataset.destination import DatasetPlace
-from fossilray.store.dataset.multi_slide_file import SlideRows, write_part
-from fossilray.store.dataset.run_snapshot import Display, ListedRun, SlideVectors, read_vectors
+from fossilray.store.dataset.destination import DatasetDestination
+from fossilray.store.dataset.multi_slide_file import SlideRows, write_multi_slide_file
+from fossilray.store.dataset.run_snapshot import OnProgress, RunSnapshot, SlideEmbeddings, read_vectors
 from fossilray.store.files.base import Files, open_files
 from fossilray.store.files.claims import hold_place
 from fossilray.store.files.local import LocalFiles
@@ -78,7 +78,7 @@ def compact_run(
     access: StoreConfig,
     slides_per_file: int = 200,
     embeddings: bool = False,
-    display: Display | None = None,
+    display: OnProgress | None = None,
 ) -> CompactReport:
     """Make a dataset at `to` of what is committed in a run now, and announce it once it equals the run.
 
@@ -93,14 +93,14 @@ def compact_run(
     began, compacted_at = time.monotonic(), utc_now()
     target = open_files(to, access)
     _check_request(store, target, slides_per_file=slides_per_file, embeddings=embeddings)
-    source = ListedRun(store, display)
-    record = DatasetPlace.announced(target, store.url, embeddings=embeddings)
+    source = RunSnapshot(store, display)
+    record = DatasetDestination.announced(target, store.url, embeddings=embeddings)
     if record is None:
-        DatasetPlace.check_free(target)
+        DatasetDestination.check_free(target)
         with hold_place(target, "`fossilray compact`") as claim:
-            place = DatasetPlace.take(target, store.url, claim)
+            place = DatasetDestination.take(target, store.url, claim)
             record = _write(source, target, place, compacted_at, slides_per_file, embeddings=embeddings)
-    DatasetPlace.tidy(target)
+    DatasetDestination.tidy(target)
     made = [file for file in record.files if file.path.startswith((f"{OBJECTS}/", f"{EMBEDDINGS}/"))]
     return CompactReport(
         url=target.url,
@@ -116,9 +116,9 @@ def compact_run(
 
 
 def _write(
-    source: ListedRun,
+    source: RunSnapshot,
     target: Files,
-    place: DatasetPlace,
+    place: DatasetDestination,
     compacted_at: str,
     slides_per_file: int,
     *,
@@ -129,9 +129,9 @@ def _write(
     dimension = source.dimension() if embeddings else None
     for planned in _plan_files(source, slides_per_file):
         place.check()
-        vectors: list[SlideVectors] = []
+        vectors: list[SlideEmbeddings] = []
         files.append(
-            write_part(
+            write_multi_slide_file(
                 target,
                 f"{OBJECTS}/{planned.path}",
                 OBJECTS_SCHEMA,
@@ -162,7 +162,7 @@ def render_compacted(report: CompactReport) -> Text:
 
     beside = ", embeddings beside them" if report.embeddings else ""
     return Text(
-        f"{counted(report.slides, 'slide')} with {counted(report.objects, 'object')} -> {printable(report.url)}\n"
+        f"{counted(report.slides, 'slide')} with {counted(report.objects, 'object')} -> {strip_control_characters(report.url)}\n"
         f"{counted(report.source_files, 'file')} ({format_bytes(report.source_bytes)}) became {report.files:,} "
         f"({format_bytes(report.bytes)}{beside}), equal to the run, in {report.seconds:,.0f} s"
     )
@@ -195,7 +195,7 @@ class _PlannedFile:
     slides: tuple[str, ...]
 
 
-def _plan_files(source: ListedRun, slides_per_file: int) -> Iterator[_PlannedFile]:
+def _plan_files(source: RunSnapshot, slides_per_file: int) -> Iterator[_PlannedFile]:
     """Well by well, files of about equally many slides that have objects, by slide_id."""
     wells: dict[str, list[str]] = defaultdict(list)
     for slide_id in sorted(source.committed):
@@ -209,15 +209,17 @@ def _plan_files(source: ListedRun, slides_per_file: int) -> Iterator[_PlannedFil
 
 
 def _write_embeddings(
-    store: RunStore, target: Files, planned: _PlannedFile, vectors: Sequence[SlideVectors], dimension: int
+    store: RunStore, target: Files, planned: _PlannedFile, vectors: Sequence[SlideEmbeddings], dimension: int
 ) -> DatasetFile:
     schema = embeddings_schema(dimension)
     slides = (SlideRows(one.slide_id, read_vectors(store, one, schema, dimension)) for one in vectors)
     group_rows = EMBEDDING_SHARDS_AT_ONCE * SHARD_ROWS
-    return write_part(target, f"{EMBEDDINGS}/{planned.path}", schema, slides, group_rows=group_rows)
+    return write_multi_slide_file(
+        target, f"{EMBEDDINGS}/{planned.path}", schema, slides, group_rows=group_rows
+    )
 
 
-def _write_tables(source: ListedRun, target: Files) -> Iterator[DatasetFile]:
+def _write_tables(source: RunSnapshot, target: Files) -> Iterator[DatasetFile]:
     """The tables about slides, and the run's own record."""
     store = source.store
     failures = [failure for failure in store.failures() if failure.slide_id not in source.committed]

@@ -29,8 +29,8 @@ from fossilray.core.records import (
     READABLE_VERSIONS,
     SCHEMA_VERSION,
     SLIDES_SCHEMA,
-    Entry,
     Failure,
+    FileEntry,
 )
 from fossilray.store.files.base import Files, open_files
 from fossilray.store.run.attempts import AttemptRecords
@@ -158,7 +158,7 @@ def open_run(url: str, config: StoreConfig | None = None) -> RunStore:
     return RunStore(files)
 
 
-def arrays_store(store: RunStore) -> RunStore:
+def source_run(store: RunStore) -> RunStore:
     """The run directory that holds the arrays which a store's objects name."""
     return store.source if isinstance(store, DatasetStore) else store
 
@@ -193,7 +193,7 @@ class _ReadOnlyFiles:
     def find(self, folder: str) -> list[str]:
         return self._files.find(folder)
 
-    def entries(self, folder: str) -> list[Entry]:
+    def entries(self, folder: str) -> list[FileEntry]:
         return self._files.entries(folder)
 
     def names(self, folder: str) -> list[str]:

@@ -18,11 +18,11 @@ from fossilray.store.dataset.unfinished_dataset import check_unfinished, remove_
 from fossilray.store.files.base import Files
 from fossilray.store.files.claims import Claim
 from fossilray.store.files.conditional_create import check_conditional_create
-from fossilray.store.run.layout import CLAIMS, OBJECTS, PROBES, SPARE_FILES
+from fossilray.store.run.layout import CLAIMS, OBJECTS, PROBE_FILES, TEMPORARY
 
 
 @dataclass(frozen=True)
-class DatasetPlace:
+class DatasetDestination:
     """Where a dataset is made: ours until somebody else's token stands there."""
 
     files: Files
@@ -36,7 +36,7 @@ class DatasetPlace:
         Raises:
             UsageError: the place holds a finished dataset, or something that is none.
         """
-        there = set(files.names("")) - {SPARE_FILES, PROBES, CLAIMS}
+        there = set(files.names("")) - {TEMPORARY, PROBE_FILES, CLAIMS}
         if DATASET_JSON in there:
             raise UsageError(
                 f"{files.url} holds a finished dataset; choose another place, or delete that one first"
@@ -50,18 +50,18 @@ class DatasetPlace:
         return bool(there)
 
     @staticmethod
-    def take(files: Files, source: str, claim: Claim) -> DatasetPlace:
+    def take(files: Files, source: str, claim: Claim) -> DatasetDestination:
         """Make the place ours and remove what an unfinished try left there.
 
         Raises:
             UsageError: it holds a finished dataset, or something that is none.
             NoConditionalCreate: the store could not announce a dataset in one act.
         """
-        is_begun = DatasetPlace.check_free(files)
+        is_begun = DatasetDestination.check_free(files)
         if not files.single_writer:
             check_conditional_create(files)
         stated = {"token": secrets.token_hex(8), "source": source, "began_at": utc_now()}
-        place = DatasetPlace(files, json.dumps(stated, indent=2).encode() + b"\n", claim)
+        place = DatasetDestination(files, json.dumps(stated, indent=2).encode() + b"\n", claim)
         files.write(UNFINISHED_JSON, place.token)
         if is_begun:
             remove_unfinished(files)

@@ -16,7 +16,7 @@ from fossilray.core.errors import StoreError
 from fossilray.core.formats.parquet import reading
 from fossilray.store.dataset.dataset_store import DatasetFile
 from fossilray.store.files.base import Files
-from fossilray.store.files.streaming import PartFile, read_in_parts, write_in_parts
+from fossilray.store.files.streaming import StreamedFile, open_ranged, stream_to
 from fossilray.store.run.roles import dataset_part
 
 TEXT_COLUMNS = ("slide_id", "arrays", "measured_depth_m")
@@ -31,7 +31,7 @@ class SlideRows:
     tables: Iterable[pa.Table]
 
 
-def write_part(
+def write_multi_slide_file(
     files: Files, path: str, schema: pa.Schema, slides: Iterable[SlideRows], *, group_rows: int
 ) -> DatasetFile:
     """Write the rows of slides, given by slide_id, and make sure that the store gives them back.
@@ -42,7 +42,7 @@ def write_part(
         StoreError: the store refuses the file, or what it gives back differs.
     """
     told: dict[str, _Digest] = {}
-    with write_in_parts(files, path) as sink:
+    with stream_to(files, path) as sink:
         _write_groups(sink, schema, _digested(slides, told), group_rows)
     written = {slide_id: digest.value() for slide_id, digest in told.items()}
     read = _read_back(files, path)
@@ -73,7 +73,7 @@ def _digested(slides: Iterable[SlideRows], told: dict[str, _Digest]) -> Iterator
             yield table
 
 
-def _write_groups(sink: PartFile, schema: pa.Schema, tables: Iterable[pa.Table], group_rows: int) -> None:
+def _write_groups(sink: StreamedFile, schema: pa.Schema, tables: Iterable[pa.Table], group_rows: int) -> None:
     """Write row groups of just that many rows; the last one has what is left."""
     with pq.ParquetWriter(
         sink,
@@ -98,7 +98,7 @@ def _read_back(files: Files, path: str) -> dict[str, str]:
     role = dataset_part(f"{files.url}/{path}")
     try:
         with (
-            read_in_parts(files, path) as file,
+            open_ranged(files, path) as file,
             reading(role),
             pq.ParquetFile(file, page_checksum_verification=True) as parquet,
         ):

@@ -26,12 +26,12 @@ from fossilray.store.run.objects_file import Footer, decode_objects, parse_tail,
 from fossilray.store.run.roles import objects_file
 from fossilray.store.run.summaries import describe_lost
 
-Display = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Told how many slides are done, of how many."""
 
 
 @dataclass(frozen=True)
-class SlideVectors:
+class SlideEmbeddings:
     """Where the vectors of one slide are, and whose they are."""
 
     slide_id: str
@@ -39,10 +39,10 @@ class SlideVectors:
     arrays: ArrayFiles
 
 
-class ListedRun:
+class RunSnapshot:
     """What was committed in a run when it was listed; later commits are not seen."""
 
-    def __init__(self, store: RunStore, display: Display | None) -> None:
+    def __init__(self, store: RunStore, display: OnProgress | None) -> None:
         self.store = store
         self.digest = store.read_run().digest
         self.committed = _list_once(store)
@@ -66,7 +66,7 @@ class ListedRun:
         self._done = 0
         self._display = display
 
-    def read(self, slide_ids: Sequence[str], vectors: list[SlideVectors]) -> Iterator[SlideRows]:
+    def read(self, slide_ids: Sequence[str], vectors: list[SlideEmbeddings]) -> Iterator[SlideRows]:
         """The objects of these slides; where their embeddings are is added to `vectors`."""
         paths = [self.committed[slide_id] for slide_id in slide_ids]
         for slide_id, path, content in zip(
@@ -81,7 +81,7 @@ class ListedRun:
                     f"{name} and the summary of its slide disagree; find out with `fossilray verify` before the run "
                     "is compacted"
                 )
-            vectors.append(SlideVectors(slide_id, table["object_id"].combine_chunks(), footer.arrays))
+            vectors.append(SlideEmbeddings(slide_id, table["object_id"].combine_chunks(), footer.arrays))
             yield SlideRows(slide_id, [conform(table, OBJECTS_SCHEMA, objects_file(name))])
             self.bytes += len(content)
             self._done += 1
@@ -120,7 +120,7 @@ def _list_once(store: RunStore) -> dict[str, str]:
 
 
 def read_vectors(
-    store: RunStore, slide: SlideVectors, schema: pa.Schema, dimension: int
+    store: RunStore, slide: SlideEmbeddings, schema: pa.Schema, dimension: int
 ) -> Iterator[pa.Table]:
     """A slide's vectors, as many rows at a time as one shard holds."""
     names = [f"embeddings/c/{shard}/0" for shard in range(ceil(len(slide.object_id) / SHARD_ROWS))]

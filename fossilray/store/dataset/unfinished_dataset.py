@@ -8,7 +8,7 @@ import re
 from fossilray.core.errors import UsageError
 from fossilray.store.dataset.dataset_store import EMBEDDINGS, FAILURES_PARQUET, UNFINISHED_JSON
 from fossilray.store.files.base import Files
-from fossilray.store.run.layout import OBJECTS, PROBES, RUN_JSON, SPARE_FILES, catalog_part_path, is_spare
+from fossilray.store.run.layout import OBJECTS, PROBE_FILES, RUN_JSON, TEMPORARY, catalog_part_path, is_spare
 
 _FOLDERS = (OBJECTS, EMBEDDINGS, "slides")
 _FILES = (FAILURES_PARQUET, catalog_part_path(0), RUN_JSON)
@@ -44,7 +44,7 @@ def remove_unfinished(files: Files) -> None:
 
 def remove_spares(files: Files) -> None:
     """Delete the folders of half-written files and of trials, unless something else lies in them."""
-    for folder in (SPARE_FILES, PROBES):
+    for folder in (TEMPORARY, PROBE_FILES):
         if not files.links(folder) and all(is_spare(path) for path in files.find(folder)):
             files.delete(folder)
 

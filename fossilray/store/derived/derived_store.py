@@ -19,7 +19,7 @@ from fossilray.core.errors import RunMismatch, RunNotFound, StoreError
 from fossilray.core.formats import FileRole, parse_record
 from fossilray.core.formats.parquet import read_metadata, read_table, stated
 from fossilray.core.records import (
-    CERTAIN_PREDICTIONS_SCHEMA,
+    CALIBRATED_PREDICTIONS_SCHEMA,
     PREDICTIONS_SCHEMA,
     embeddings_schema,
     utc_now,
@@ -29,10 +29,10 @@ from fossilray.store.files.conditional_create import check_conditional_create
 from fossilray.store.files.parquet import read_slices
 from fossilray.store.files.subfolder import Subfolder
 from fossilray.store.run.layout import (
-    ANSWER_KINDS,
-    ANSWERS_JSON,
-    AnswerKind,
-    answers_folder,
+    DERIVED_JSON,
+    DERIVED_KINDS,
+    DerivedKind,
+    derived_folder,
     slide_file,
     slide_of,
 )
@@ -41,18 +41,18 @@ from fossilray.store.run.objects_file import FOOTER_KEY, read_tail_of
 from fossilray.store.run.roles import derived_file, derived_record
 
 MOST_DIMENSIONS = 65_536
-VECTORS_A_GROUP = 256
+EMBEDDINGS_PER_ROW_GROUP = 256
 """Rows of embeddings that are read together: 256 kB of 512 numbers."""
 ANSWERS_VERSION = 1
-CERTAIN_VERSION = 2
+CALIBRATED_VERSION = 2
 """Of predictions that say how sure they are."""
 
 
 @dataclass(frozen=True)
-class AnswersRecord:
+class DerivedRecord:
     """What gives the answers of one name; all but `created_at` decides them."""
 
-    kind: AnswerKind
+    kind: DerivedKind
     run_digest: str
     """`RunRecord.digest` of the run whose crops are asked about."""
     backbone: Mapping[str, Any]
@@ -76,9 +76,11 @@ class AnswersRecord:
         """Columns of a slide's file; `well` is the Hive partition, as of objects."""
         if self.kind == "embeddings":
             return embeddings_schema(int(self.backbone["dimension"]))
-        return CERTAIN_PREDICTIONS_SCHEMA if self.schema_version == CERTAIN_VERSION else PREDICTIONS_SCHEMA
+        return (
+            CALIBRATED_PREDICTIONS_SCHEMA if self.schema_version == CALIBRATED_VERSION else PREDICTIONS_SCHEMA
+        )
 
-    def differences(self, asked: AnswersRecord) -> list[str]:
+    def differences(self, asked: DerivedRecord) -> list[str]:
         """The fields in which `asked` differs, with both values; empty if it would give the same answers."""
         have, want = self._decisive(), asked._decisive()
         return [
@@ -91,16 +93,16 @@ class AnswersRecord:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
 
     @staticmethod
-    def from_json(text: bytes, *, url: str) -> AnswersRecord:
+    def from_json(text: bytes, *, url: str) -> DerivedRecord:
         """The record in an answers.json.
 
         Raises:
             StoreError: the file is not one that this fossilray wrote.
         """
-        role = derived_record(f"{url}/{ANSWERS_JSON}")
-        record = parse_record(AnswersRecord, text, role)
-        versions = (ANSWERS_VERSION, CERTAIN_VERSION)[: 2 if record.kind == "predictions" else 1]
-        if record.kind not in ANSWER_KINDS or record.schema_version not in versions:
+        role = derived_record(f"{url}/{DERIVED_JSON}")
+        record = parse_record(DerivedRecord, text, role)
+        versions = (ANSWERS_VERSION, CALIBRATED_VERSION)[: 2 if record.kind == "predictions" else 1]
+        if record.kind not in DERIVED_KINDS or record.schema_version not in versions:
             raise role.damaged(f"it is of the kind {record.kind}, version {record.schema_version}")
         _check_described(record, role)
         return record
@@ -113,7 +115,7 @@ class AnswersRecord:
 
 
 @dataclass(frozen=True)
-class AnswersFooter:
+class DerivedFooter:
     """What a slide's file of answers says of itself."""
 
     slide_id: str
@@ -124,19 +126,19 @@ class AnswersFooter:
     rows: int
 
 
-class AnswerStore:
+class DerivedStore:
     """The answers of one name; cheap to open, safe to share between threads."""
 
-    def __init__(self, store: RunStore, record: AnswersRecord, name: str) -> None:
+    def __init__(self, store: RunStore, record: DerivedRecord, name: str) -> None:
         self.record = record
         self.name = name
-        self.files = Subfolder(store.files, answers_folder(record.kind, name))
+        self.files = Subfolder(store.files, derived_folder(record.kind, name))
         self.left_out = store.left_out
         self.tries: RunStore = _Tries(self, store.left_out)
         """The failures and drivers of jobs at these answers, kept as those of the run are."""
 
     @staticmethod
-    def create(store: RunStore, kind: AnswerKind, name: str, record: AnswersRecord) -> AnswerStore:
+    def create(store: RunStore, kind: DerivedKind, name: str, record: DerivedRecord) -> DerivedStore:
         """The answers of this name, begun now, or gone on with if they are the same.
 
         Raises:
@@ -145,31 +147,31 @@ class AnswerStore:
             UsageError: the name cannot be that of a folder.
         """
         check_conditional_create(store.files)
-        files = Subfolder(store.files, answers_folder(kind, name))
-        begun = AnswersRecord(**{**vars(record), "created_at": utc_now()})
-        if not files.create(ANSWERS_JSON, begun.to_json()):
-            begun = AnswersRecord.from_json(files.read(ANSWERS_JSON), url=files.url)
+        files = Subfolder(store.files, derived_folder(kind, name))
+        begun = DerivedRecord(**{**vars(record), "created_at": utc_now()})
+        if not files.create(DERIVED_JSON, begun.to_json()):
+            begun = DerivedRecord.from_json(files.read(DERIVED_JSON), url=files.url)
             differences = begun.differences(record)
             if differences:
                 raise RunMismatch(
                     f"{files.url} holds other answers: {'; '.join(differences)}; give these another --name"
                 )
-        return AnswerStore(store, begun, name)
+        return DerivedStore(store, begun, name)
 
     @staticmethod
-    def open(store: RunStore, kind: AnswerKind, name: str) -> AnswerStore:
+    def open(store: RunStore, kind: DerivedKind, name: str) -> DerivedStore:
         """The answers of this name.
 
         Raises:
             RunNotFound: there are none.
         """
-        files = Subfolder(store.files, answers_folder(kind, name))
+        files = Subfolder(store.files, derived_folder(kind, name))
         try:
-            record = AnswersRecord.from_json(files.read(ANSWERS_JSON), url=files.url)
+            record = DerivedRecord.from_json(files.read(DERIVED_JSON), url=files.url)
         except FileNotFoundError:
-            others = ", ".join(answers_in(store, kind)) or "none"
+            others = ", ".join(derived_names(store, kind)) or "none"
             raise RunNotFound(f"{store.url} has no {kind} named {name}; it has: {others}") from None
-        return AnswerStore(store, record, name)
+        return DerivedStore(store, record, name)
 
     @property
     def url(self) -> str:
@@ -193,7 +195,7 @@ class AnswerStore:
         """
         if table.schema != self.record.schema:
             raise ValueError(f"{slide_id}: the table is of {table.schema}, expected {self.record.schema}")
-        footer = AnswersFooter(slide_id, source_attempt, self.record.digest, table.num_rows)
+        footer = DerivedFooter(slide_id, source_attempt, self.record.digest, table.num_rows)
         sink = io.BytesIO()
         pq.write_table(
             table.replace_schema_metadata({FOOTER_KEY: json.dumps(asdict(footer), sort_keys=True).encode()}),
@@ -203,7 +205,7 @@ class AnswerStore:
                 name for name in table.schema.names if table.schema.field(name).type == pa.string()
             ],
             write_page_checksum=True,
-            row_group_size=VECTORS_A_GROUP if self.record.kind == "embeddings" else None,
+            row_group_size=EMBEDDINGS_PER_ROW_GROUP if self.record.kind == "embeddings" else None,
         )
         return self.files.create(slide_file(slide_id, well), sink.getvalue())
 
@@ -254,7 +256,7 @@ class AnswerStore:
         except FileNotFoundError:
             raise self._absent(slide_of(path)) from None
 
-    def footer(self, path: str) -> AnswersFooter:
+    def footer(self, path: str) -> DerivedFooter:
         """What one of `committed_files` says of itself.
 
         Raises:
@@ -262,18 +264,18 @@ class AnswerStore:
         """
         return self.parse_footer(read_tail_of(lambda size: self.files.read_tail(path, size)), path)
 
-    def parse_footer(self, tail: bytes, path: str) -> AnswersFooter:
+    def parse_footer(self, tail: bytes, path: str) -> DerivedFooter:
         """The footer in the last bytes of a file of answers."""
         role = self._role(path)
         metadata = read_metadata(tail, role)
-        footer = parse_record(AnswersFooter, stated(metadata, FOOTER_KEY, role), role)
+        footer = parse_record(DerivedFooter, stated(metadata, FOOTER_KEY, role), role)
         if (footer.slide_id, footer.answers) != (slide_of(path), self.record.digest):
             raise role.damaged(f"it says it is of slide {footer.slide_id}, by {footer.answers[:12]}")
         if footer.rows != metadata.num_rows:
             raise role.damaged(f"it has {metadata.num_rows:,} rows, and its footer counts {footer.rows:,}")
         return footer
 
-    def _check_source(self, path: str, footer: AnswersFooter, source_attempt: str | None) -> None:
+    def _check_source(self, path: str, footer: DerivedFooter, source_attempt: str | None) -> None:
         if source_attempt not in (None, footer.source_attempt):
             raise StoreError(
                 f"{self.url}/{path} is about objects that were made anew since; start the command that made it again"
@@ -288,12 +290,12 @@ class AnswerStore:
         return derived_file(f"{self.url}/{path}")
 
 
-def answers_in(store: RunStore, kind: AnswerKind) -> list[str]:
+def derived_names(store: RunStore, kind: DerivedKind) -> list[str]:
     """The names of all answers of one kind in a run directory, sorted."""
-    return [name for name in store.files.names(kind) if ANSWERS_JSON in store.files.names(f"{kind}/{name}")]
+    return [name for name in store.files.names(kind) if DERIVED_JSON in store.files.names(f"{kind}/{name}")]
 
 
-def _check_described(record: AnswersRecord, role: FileRole) -> None:
+def _check_described(record: DerivedRecord, role: FileRole) -> None:
     """Refuse a dimension that no backbone has: memory is asked for by it.
 
     Raises:
@@ -309,7 +311,7 @@ def _check_described(record: AnswersRecord, role: FileRole) -> None:
 class _Tries(RunStore):
     """The attempts and drivers of answers as the ledger keeps those of a run."""
 
-    def __init__(self, answers: AnswerStore, left_out: LeftOut) -> None:
+    def __init__(self, answers: DerivedStore, left_out: LeftOut) -> None:
         super().__init__(answers.files)
         self.left_out = left_out
         self._answers = answers

@@ -16,12 +16,12 @@ import fsspec
 
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import DamagedFile, StoreError
-from fossilray.core.records import Entry
+from fossilray.core.records import FileEntry
 from fossilray.store.files.local import LocalFiles
-from fossilray.store.files.options import EXTRAS, one_sentence
+from fossilray.store.files.options import EXTRAS, first_sentence
 from fossilray.store.files.remote import RemoteFiles
 
-__all__ = ["READ_THREADS", "Entry", "Files", "open_files", "read_many", "read_present"]
+__all__ = ["READ_THREADS", "FileEntry", "Files", "open_files", "read_many", "read_present"]
 
 READ_THREADS = 16
 
@@ -71,7 +71,7 @@ class Files(Protocol):
         """Every file below a folder, sorted; empty if there is no such folder."""
         ...
 
-    def entries(self, folder: str) -> list[Entry]:
+    def entries(self, folder: str) -> list[FileEntry]:
         """Every file below a folder with size and age, by path, from one listing."""
         ...
 
@@ -126,10 +126,10 @@ def open_files(url: str, config: StoreConfig) -> Files:
     except ImportError as error:
         extra = EXTRAS.get(protocol)
         remedy = f"run `pip install fossilray[{extra}]`" if extra else "install that package"
-        raise StoreError(f"cannot reach {url}: {one_sentence(error)}; {remedy}") from None
+        raise StoreError(f"cannot reach {url}: {first_sentence(error)}; {remedy}") from None
     except ValueError as error:
         raise StoreError(
-            f"cannot reach {url}: {one_sentence(error)}; use a local path or s3://bucket/folder"
+            f"cannot reach {url}: {first_sentence(error)}; use a local path or s3://bucket/folder"
         ) from None
 
 

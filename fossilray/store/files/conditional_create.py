@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 
 from fossilray.store.files.base import Files
-from fossilray.store.files.faults import cannot_create
-from fossilray.store.run.layout import PROBES
+from fossilray.store.files.faults import conditional_create_unsupported
+from fossilray.store.run.layout import PROBE_FILES
 
 
 def check_conditional_create(files: Files) -> None:
@@ -17,11 +17,11 @@ def check_conditional_create(files: Files) -> None:
     Raises:
         NoConditionalCreate: the second of two tries was accepted, or replaced what the first had written.
     """
-    path = f"{PROBES}/{secrets.token_hex(8)}"
+    path = f"{PROBE_FILES}/{secrets.token_hex(8)}"
     first, second = secrets.token_bytes(16), secrets.token_bytes(16)
     files.create(path, first)
     accepted = files.create(path, second)
     kept = files.read(path)
     files.delete(path)
     if accepted or kept != first:
-        raise cannot_create(files.url, "it overwrites one that is there")
+        raise conditional_create_unsupported(files.url, "it overwrites one that is there")

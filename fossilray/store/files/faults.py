@@ -6,13 +6,19 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fossilray.core.errors import NoConditionalCreate, StoreError, StoreForbids, StoreFull, StoreUnreachable
+from fossilray.core.errors import (
+    ConditionalCreateUnsupported,
+    StoreAccessDenied,
+    StoreError,
+    StoreFull,
+    StoreUnreachable,
+)
 from fossilray.slides.access import FULL, SILENT
-from fossilray.store.files.options import http_status, is_unanswered, one_sentence, transport_faults
+from fossilray.store.files.options import first_sentence, http_status, is_retryable, transport_errors
 
 
 @contextmanager
-def told(
+def translate_errors(
     url: str, act: str, *, protocol: str = "file", refusal: type[StoreError] = StoreError
 ) -> Iterator[None]:
     """Turn what libraries and the operating system raise into a StoreError, absent files apart.
@@ -25,15 +31,15 @@ def told(
         StoreFull: it has no room.
         StoreError: it refuses.
     """
-    faults: tuple[type[Exception], ...] = (OSError, *transport_faults(protocol))
+    faults: tuple[type[Exception], ...] = (OSError, *transport_errors(protocol))
     try:
         yield
     except FileNotFoundError as error:
         if act.startswith("write"):
-            raise StoreError(f"cannot write to {url}: {one_sentence(error)}; create it first") from None
+            raise StoreError(f"cannot write to {url}: {first_sentence(error)}; create it first") from None
         raise
     except faults as error:
-        text = f"cannot {act} {url}: {one_sentence(error)}; "
+        text = f"cannot {act} {url}: {first_sentence(error)}; "
         code = getattr(error, "errno", None)
         if code in FULL:
             raise StoreFull(
@@ -45,13 +51,13 @@ def told(
                 + "check the disk or the share that holds it, and start the same command again; committed "
                 "slides are kept"
             ) from None
-        if protocol != "file" and is_unanswered(error, protocol):
+        if protocol != "file" and is_retryable(error, protocol):
             raise StoreUnreachable(
                 text
                 + "check the network and store.endpoint_url, and start the same command again; committed "
                 "slides are kept"
             ) from None
-        kind = StoreForbids if protocol != "file" and _is_forbidden(error) else refusal
+        kind = StoreAccessDenied if protocol != "file" and _is_forbidden(error) else refusal
         raise kind(text + _remedy(error, protocol)) from None
 
 
@@ -63,9 +69,9 @@ def is_away(url: str, mark: str) -> StoreUnreachable:
     )
 
 
-def cannot_create(url: str, why: str) -> NoConditionalCreate:
+def conditional_create_unsupported(url: str, why: str) -> ConditionalCreateUnsupported:
     """The refusal of a store in which two workers could both commit a slide."""
-    return NoConditionalCreate(
+    return ConditionalCreateUnsupported(
         f"{url} cannot create a file only if it is absent ({why}), so two workers could both commit a slide; "
         "use another store, or promise with --single-writer that one driver alone commits"
     )

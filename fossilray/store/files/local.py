@@ -14,11 +14,11 @@ import fsspec
 
 from fossilray.core.errors import DamagedFile, StoreError
 from fossilray.core.formats.regular_file import NotRegular, open_descriptor, open_regular, read_regular
-from fossilray.core.records import Entry
+from fossilray.core.records import FileEntry
 from fossilray.core.whole_files import begin_part, sweep_parts
-from fossilray.store.files.faults import cannot_create, is_away, told
+from fossilray.store.files.faults import conditional_create_unsupported, is_away, translate_errors
 from fossilray.store.files.local_deletion import delete_below, links_below
-from fossilray.store.run.layout import ARRAYS, ATTEMPTS, CLAIMS, PENDING, PROBES, SPARE_FILES, is_spare
+from fossilray.store.run.layout import ARRAYS, ATTEMPTS, CLAIMS, PENDING, PROBE_FILES, TEMPORARY, is_spare
 
 _BY_SLIDE = (ATTEMPTS, ARRAYS, PENDING, "traces")
 """Folders of folders that bear the names of slides, which may end as those of files do."""
@@ -79,7 +79,7 @@ class LocalFiles:
                 for name in (*names, *_in_place_of_files(above, below))
             )
 
-    def entries(self, folder: str) -> list[Entry]:
+    def entries(self, folder: str) -> list[FileEntry]:
         with self._told("list"):
             found = []
             for path in self.find(folder):
@@ -87,7 +87,7 @@ class LocalFiles:
                 with suppress(FileNotFoundError):
                     stat = os.stat(f"{self.root}/{path}")  # noqa: PTH116 (paths cost more)
                     modified = datetime.fromtimestamp(stat.st_mtime, UTC)
-                    found.append(Entry(path, bytes=stat.st_size, modified=modified))
+                    found.append(FileEntry(path, bytes=stat.st_size, modified=modified))
             return found
 
     def names(self, folder: str) -> list[str]:
@@ -110,7 +110,7 @@ class LocalFiles:
     def clock(self) -> datetime:
         with self._told("write to"):
             # Named as half-written files are, so that `tidy` deletes it where this process is killed.
-            probe, number = self._begin_spare(PROBES)
+            probe, number = self._begin_spare(PROBE_FILES)
             try:
                 # A network disk stamps files by its own clock.
                 return datetime.fromtimestamp(os.fstat(number).st_mtime, UTC)
@@ -124,7 +124,7 @@ class LocalFiles:
     def abort_uploads(self, before: datetime) -> int:
         left = [
             one
-            for folder in (SPARE_FILES, PROBES)
+            for folder in (TEMPORARY, PROBE_FILES)
             if not self.links(folder)
             for one in self.entries(folder)
             if one.modified < before and is_spare(one.path)
@@ -135,7 +135,7 @@ class LocalFiles:
 
     def tidy(self) -> None:
         """Delete half-written files whose writers are dead, and folders of ours that are empty."""
-        for name in (SPARE_FILES, PROBES, CLAIMS):
+        for name in (TEMPORARY, PROBE_FILES, CLAIMS):
             self.tidy_folder(name)
 
     def tidy_folder(self, folder: str) -> None:
@@ -159,7 +159,7 @@ class LocalFiles:
             return False
         except OSError as error:
             if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
-                raise cannot_create(self.url, "it knows no hard links") from None
+                raise conditional_create_unsupported(self.url, "it knows no hard links") from None
             raise
         return True
 
@@ -167,7 +167,7 @@ class LocalFiles:
     def _told(self, act: str, path: str = "") -> Iterator[None]:
         """`told`, and an absent file in a directory that is away itself is no absence."""
         # Permissions of one file, or a folder in its place, are that file's own: readers of many go on without it.
-        with told(
+        with translate_errors(
             f"{self.url}/{path}" if path else self.url, act, refusal=DamagedFile if path else StoreError
         ):
             try:
@@ -208,7 +208,7 @@ class LocalFiles:
 
     @contextmanager
     def _spare_file(self, content: bytes) -> Iterator[Path]:
-        spare, number = self._begin_spare(SPARE_FILES)
+        spare, number = self._begin_spare(TEMPORARY)
         try:
             # Held while it has its name, so that nobody takes it for one of a dead process.
             with os.fdopen(number, "wb") as file:

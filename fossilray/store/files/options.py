@@ -103,7 +103,7 @@ def read_options(protocol: str) -> dict[str, Any]:
     return {"max_concurrency": 1} if protocol in S3 else {}
 
 
-def transport_faults(protocol: str) -> tuple[type[Exception], ...]:
+def transport_errors(protocol: str) -> tuple[type[Exception], ...]:
     """What a protocol's library raises beside OSError: no answer, no credentials, an answer that is none."""
     if protocol in S3:
         from aiohttp import ClientError
@@ -125,7 +125,7 @@ def transport_faults(protocol: str) -> tuple[type[Exception], ...]:
     return ()
 
 
-def is_broken_off(error: Exception, protocol: str) -> bool:
+def is_interrupted(error: Exception, protocol: str) -> bool:
     """Whether an answer ended early or was 429, which nobody beneath repeats."""
     if protocol not in S3:
         return False
@@ -137,7 +137,7 @@ def is_broken_off(error: Exception, protocol: str) -> bool:
     return isinstance(error, broken) or http_status(error) == 429
 
 
-def is_unanswered(error: Exception, protocol: str) -> bool:
+def is_retryable(error: Exception, protocol: str) -> bool:
     """Whether the store may well answer later: throttled, a server's fault, no connection, too slow."""
     status = http_status(error)
     if status is not None:
@@ -157,7 +157,7 @@ def http_status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def one_sentence(error: BaseException) -> str:
+def first_sentence(error: BaseException) -> str:
     """An error's first line without its full stop, and without anything that could be a credential."""
     text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
     return without_secrets(text.splitlines()[0].strip().rstrip("."))

@@ -37,7 +37,7 @@ def read_slices(
     with (
         reading(role),
         pq.ParquetFile(
-            pa.PythonFile(_Ranged(files, path, _length(metadata) + len(tail)), mode="r"),
+            pa.PythonFile(RangedFile(files, path, _length(metadata) + len(tail)), mode="r"),
             metadata=metadata,
             page_checksum_verification=True,
             pre_buffer=False,
@@ -64,7 +64,7 @@ def _length(metadata: pq.FileMetaData) -> int:
     return max((start + size for start, size in zip(starts, sizes, strict=True)), default=0)
 
 
-class _Ranged(io.RawIOBase):
+class RangedFile(io.RawIOBase):
     """A file in a store for whoever seeks and reads; each read is one of the store's ranges."""
 
     def __init__(self, files: Files, path: str, size: int) -> None:

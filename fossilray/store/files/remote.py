@@ -12,22 +12,22 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from fossilray.core.config import StoreConfig
-from fossilray.core.errors import StoreError, StoreForbids
-from fossilray.core.records import Entry
-from fossilray.store.files.faults import cannot_create, told
+from fossilray.core.errors import StoreAccessDenied, StoreError
+from fossilray.core.records import FileEntry
+from fossilray.store.files.faults import conditional_create_unsupported, translate_errors
 from fossilray.store.files.options import (
     S3,
     create_options,
+    first_sentence,
     http_status,
-    is_broken_off,
-    one_sentence,
+    is_interrupted,
     read_options,
     readers_filesystem,
     remote_filesystem,
     remote_options,
-    transport_faults,
+    transport_errors,
 )
-from fossilray.store.run.layout import PROBES, is_spare
+from fossilray.store.run.layout import PROBE_FILES, is_spare
 
 Answer = TypeVar("Answer")
 
@@ -56,7 +56,7 @@ class RemoteFiles:
         self.url = f"{protocol}://{self.root.lstrip('/')}"
         self._protocol = protocol
         self._tries = config.tries
-        self._faults: tuple[type[Exception], ...] = (OSError, *transport_faults(protocol))
+        self._faults: tuple[type[Exception], ...] = (OSError, *transport_errors(protocol))
 
     def read(self, path: str) -> bytes:
         options = read_options(self._protocol)
@@ -102,9 +102,9 @@ class RemoteFiles:
     def find(self, folder: str) -> list[str]:
         return [path for path, _ in self._listed(folder)]
 
-    def entries(self, folder: str) -> list[Entry]:
+    def entries(self, folder: str) -> list[FileEntry]:
         return [
-            Entry(path, bytes=int(info["size"] or 0), modified=_modified(info))
+            FileEntry(path, bytes=int(info["size"] or 0), modified=_modified(info))
             for path, info in self._listed(folder)
         ]
 
@@ -128,7 +128,7 @@ class RemoteFiles:
         return []
 
     def clock(self) -> datetime:
-        path = f"{PROBES}/{secrets.token_hex(8)}"
+        path = f"{PROBE_FILES}/{secrets.token_hex(8)}"
         self.write(path, b"")
         try:
             return _modified(self._ask("read", lambda: self._filesystem.info(self._full(path))))
@@ -146,7 +146,7 @@ class RemoteFiles:
         return datetime.now(UTC)
 
     def abort_uploads(self, before: datetime) -> int:
-        probes = [one for one in self.entries(PROBES) if one.modified < before and is_spare(one.path)]
+        probes = [one for one in self.entries(PROBE_FILES) if one.modified < before and is_spare(one.path)]
         for one in probes:
             self.delete(one.path)
         # Google and Azure forget uploads that nobody ends after a week, by themselves.
@@ -182,7 +182,7 @@ class RemoteFiles:
             if isinstance(error, FileExistsError) or status == 412:
                 return False
             if status == 501:
-                raise cannot_create(self.url, "it refuses If-None-Match") from None
+                raise conditional_create_unsupported(self.url, "it refuses If-None-Match") from None
             if status == 409:
                 return None
             raise
@@ -214,14 +214,14 @@ class RemoteFiles:
             keys = [one["Key"] for one in refused]
             first = f"{refused[0].get('Code')}: {refused[0].get('Message')}"
             if all(one.get("Code") == "AccessDenied" for one in refused):
-                raise StoreForbids(
+                raise StoreAccessDenied(
                     f"these credentials may not delete {len(keys)} files from {self.url}, {keys[0]} among them; "
                     "use a role that may (cluster/iam-operator.json)"
                 )
             self._wait(attempt)
         raise StoreError(
             f"cannot delete {len(keys)} files from {self.url}, {keys[0]} among them: "
-            f"{one_sentence(RuntimeError(first))}; check store.profile, and what its credentials may do"
+            f"{first_sentence(RuntimeError(first))}; check store.profile, and what its credentials may do"
         )
 
     def _call_s3(self, act: str, method: str, **arguments: Any) -> dict[str, Any]:
@@ -230,12 +230,12 @@ class RemoteFiles:
 
     def _ask(self, act: str, ask: Callable[[], Answer]) -> Answer:
         """The answer; what no library beneath repeats is asked for again."""
-        with told(self.url, act, protocol=self._protocol):
+        with translate_errors(self.url, act, protocol=self._protocol):
             for attempt in range(self._tries - 1):
                 try:
                     return ask()
                 except self._faults as error:
-                    if not is_broken_off(error, self._protocol):
+                    if not is_interrupted(error, self._protocol):
                         raise
                 self._wait(attempt)
             return ask()

@@ -11,11 +11,11 @@ from typing import IO
 
 from fossilray.core.whole_files import whole_file
 from fossilray.store.files.base import Files
-from fossilray.store.files.faults import told
+from fossilray.store.files.faults import translate_errors
 from fossilray.store.files.local import LocalFiles
 
 
-class PartFile(io.RawIOBase):
+class StreamedFile(io.RawIOBase):
     """A file written from start to end, with its size and checksum so far."""
 
     def __init__(self, sink: IO[bytes]) -> None:
@@ -41,31 +41,31 @@ class PartFile(io.RawIOBase):
 
 
 @contextmanager
-def write_in_parts(files: Files, path: str) -> Iterator[PartFile]:
+def stream_to(files: Files, path: str) -> Iterator[StreamedFile]:
     """A file of the store to write into, seen under its name once the block ends; it replaces what is there.
 
     Raises:
         UsageError: there can be no such file.
         StoreError: the store refuses it.
     """
-    with told(files.url, "write to", protocol=_protocol(files)):
+    with translate_errors(files.url, "write to", protocol=_protocol(files)):
         if isinstance(files, LocalFiles):
             with whole_file(Path(files.root) / path) as sink:
-                yield PartFile(sink)
+                yield StreamedFile(sink)
         else:
             with _uploaded(files, path) as sink:
-                yield PartFile(sink)
+                yield StreamedFile(sink)
 
 
 @contextmanager
-def read_in_parts(files: Files, path: str) -> Iterator[IO[bytes]]:
+def open_ranged(files: Files, path: str) -> Iterator[IO[bytes]]:
     """A file of the store to read and seek in; every read is a request for just these bytes.
 
     Raises:
         StoreError: the store refuses it.
     """
     with (
-        told(files.url, "read", protocol=_protocol(files)),
+        translate_errors(files.url, "read", protocol=_protocol(files)),
         files.filesystem.open(f"{files.root}/{path}", "rb", cache_type="none") as file,
     ):
         yield file

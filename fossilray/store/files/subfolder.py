@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from fossilray.core.records import Entry
+from fossilray.core.records import FileEntry
 from fossilray.store.files.base import Files
 
 
@@ -40,7 +40,7 @@ class Subfolder:
     def find(self, folder: str) -> list[str]:
         return [self._own(path) for path in self._files.find(self._whole(folder))]
 
-    def entries(self, folder: str) -> list[Entry]:
+    def entries(self, folder: str) -> list[FileEntry]:
         found = self._files.entries(self._whole(folder))
         return [replace(entry, path=self._own(entry.path)) for entry in found]
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from fossilray.core.errors import CatalogError, RunNotFound, StoreError, StoreUnreachable
 from fossilray.core.formats.parquet import read_metadata
-from fossilray.core.parallel import map_in_parts
+from fossilray.core.parallel import map_in_chunks
 from fossilray.store import RunStore
 from fossilray.store.dataset.dataset_store import (
     DATASET_JSON,
@@ -18,8 +18,8 @@ from fossilray.store.dataset.dataset_store import (
     DatasetRecord,
 )
 from fossilray.store.files.base import READ_THREADS, Files
-from fossilray.store.files.streaming import read_in_parts
-from fossilray.store.maintenance.slide_check import Finding, FindingKind
+from fossilray.store.files.streaming import open_ranged
+from fossilray.store.maintenance.slide_check import FindingKind, VerifyFinding
 from fossilray.store.run.layout import OBJECTS, RUN_JSON, catalog_part_path
 from fossilray.store.run.objects_file import read_tail_of
 from fossilray.store.run.roles import dataset_part, dataset_record
@@ -29,7 +29,7 @@ _THREADS = 4
 _REMEDY = "compact the run again into another place"
 
 
-def check_dataset(files: Files, *, deep: bool) -> Iterator[Finding]:
+def check_dataset(files: Files, *, deep: bool) -> Iterator[VerifyFinding]:
     """What is wrong with the files of a dataset; the run that it was made of is not looked at.
 
     deep: the sha256 of every file is compared, instead of sizes and footers alone.
@@ -46,21 +46,21 @@ def check_dataset(files: Files, *, deep: bool) -> Iterator[Finding]:
     except StoreUnreachable:
         raise
     except (StoreError, FileNotFoundError) as error:
-        yield Finding("", DATASET_JSON, "record", _told(dataset_record(files.url).name, error))
+        yield VerifyFinding("", DATASET_JSON, "record", _told(dataset_record(files.url).name, error))
         # Without the record each file is only compared with itself.
         listed = tuple(DatasetFile(path, (), -1, sizes[path], "") for path in sizes if _is_part(path))
     else:
         for path in sorted(filter(_is_part, sizes.keys() - {one.path for one in listed})):
             message = f"{path} is not among the files of the dataset, and readers of a glob take it for one; "
-            yield Finding("", path, "extra", message + "move it out")
+            yield VerifyFinding("", path, "extra", message + "move it out")
     check = partial(_check_file, files, sizes, deep=deep)
-    for found in map_in_parts(check, listed, threads=_THREADS if deep else READ_THREADS):
+    for found in map_in_chunks(check, listed, threads=_THREADS if deep else READ_THREADS):
         yield from found
 
 
-def _check_file(files: Files, sizes: dict[str, int], file: DatasetFile, *, deep: bool) -> list[Finding]:
-    def finding(kind: FindingKind, what: str) -> list[Finding]:
-        return [Finding("", file.path, kind, f"{file.path} {what}; {_REMEDY}")]
+def _check_file(files: Files, sizes: dict[str, int], file: DatasetFile, *, deep: bool) -> list[VerifyFinding]:
+    def finding(kind: FindingKind, what: str) -> list[VerifyFinding]:
+        return [VerifyFinding("", file.path, kind, f"{file.path} {what}; {_REMEDY}")]
 
     if file.path not in sizes:
         return finding("missing", "is gone")
@@ -76,17 +76,17 @@ def _check_file(files: Files, sizes: dict[str, int], file: DatasetFile, *, deep:
     except StoreUnreachable:
         raise
     except (StoreError, FileNotFoundError) as error:
-        return [Finding("", file.path, "unread", _told(file.path, error))]
+        return [VerifyFinding("", file.path, "unread", _told(file.path, error))]
     return finding("rows", f"holds {rows:,} rows of {file.rows:,}") if file.rows not in (-1, rows) else []
 
 
-def _unless_read(path: str, kind: FindingKind, read: Callable[[], object]) -> Iterator[Finding]:
+def _unless_read(path: str, kind: FindingKind, read: Callable[[], object]) -> Iterator[VerifyFinding]:
     try:
         read()
     except StoreUnreachable:
         raise
     except (StoreError, RunNotFound, CatalogError) as error:
-        yield Finding("", path, kind, f"{path}: {error}")
+        yield VerifyFinding("", path, kind, f"{path}: {error}")
 
 
 def _told(name: str, error: Exception) -> str:
@@ -104,7 +104,7 @@ def _is_part(path: str) -> bool:
 
 def _digest(files: Files, path: str) -> str:
     sha256 = hashlib.sha256()
-    with read_in_parts(files, path) as file:
+    with open_ranged(files, path) as file:
         while block := file.read(_BLOCK):
             sha256.update(block)
     return sha256.hexdigest()

@@ -10,54 +10,54 @@ import numpy as np
 import pyarrow as pa
 
 from fossilray.core.errors import StoreError, StoreUnreachable
-from fossilray.core.parallel import map_in_parts
+from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import SlideSummary
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import AnswersFooter, AnswerStore, answers_in
+from fossilray.store.derived.derived_store import DerivedFooter, DerivedStore, derived_names
 from fossilray.store.files.base import READ_THREADS
-from fossilray.store.maintenance.slide_check import Finding, FindingKind
-from fossilray.store.run.layout import ANSWER_KINDS, answers_folder, slide_of, well_of
+from fossilray.store.maintenance.slide_check import FindingKind, VerifyFinding
+from fossilray.store.run.layout import DERIVED_KINDS, derived_folder, slide_of, well_of
 
 
 @dataclass(frozen=True)
-class AnswersFile:
+class DerivedFile:
     """One slide's file of answers, found in a listing."""
 
-    answers: AnswerStore
+    answers: DerivedStore
     path: str
     """Relative to the folder of the answers."""
 
     @property
     def whole_path(self) -> str:
         """Relative to the run directory."""
-        return f"{answers_folder(self.answers.record.kind, self.answers.name)}/{self.path}"
+        return f"{derived_folder(self.answers.record.kind, self.answers.name)}/{self.path}"
 
 
-def list_answers_files(store: RunStore) -> tuple[list[AnswersFile], list[Finding]]:
+def list_answers_files(store: RunStore) -> tuple[list[DerivedFile], list[VerifyFinding]]:
     """The files of answers of every kind and name, and the names whose answers.json is damaged."""
-    files: list[AnswersFile] = []
-    findings: list[Finding] = []
-    for kind in ANSWER_KINDS:
-        for name in answers_in(store, kind):
+    files: list[DerivedFile] = []
+    findings: list[VerifyFinding] = []
+    for kind in DERIVED_KINDS:
+        for name in derived_names(store, kind):
             try:
-                answers = AnswerStore.open(store, kind, name)
+                answers = DerivedStore.open(store, kind, name)
             except StoreUnreachable:
                 raise
             except StoreError as error:
-                findings.append(Finding("", f"{kind}/{name}", "unread", str(error)))
+                findings.append(VerifyFinding("", f"{kind}/{name}", "unread", str(error)))
                 continue
             wells = [folder for folder in answers.files.names("") if folder.startswith("well=")]
             paths = (path for well in wells for path in answers.files.find(well))
-            files += [AnswersFile(answers, path) for path in sorted(paths) if path.endswith(".parquet")]
+            files += [DerivedFile(answers, path) for path in sorted(paths) if path.endswith(".parquet")]
     return files, findings
 
 
-def check_answers(
-    files: Iterable[AnswersFile],
+def check_derived(
+    files: Iterable[DerivedFile],
     commits: Mapping[str, SlideSummary | None],
     *,
     deep: bool,
-) -> Iterator[Finding]:
+) -> Iterator[VerifyFinding]:
     """What is wrong with these files.
 
     commits: the summary in each committed slide's footer; None where it cannot be read. deep: every row is read.
@@ -66,13 +66,13 @@ def check_answers(
         StoreUnreachable: the store does not answer.
     """
     check = partial(_check_file, commits=commits, deep=deep)
-    for findings in map_in_parts(check, list(files), threads=READ_THREADS):
+    for findings in map_in_chunks(check, list(files), threads=READ_THREADS):
         yield from findings
 
 
 def _check_file(
-    file: AnswersFile, *, commits: Mapping[str, SlideSummary | None], deep: bool
-) -> list[Finding]:
+    file: DerivedFile, *, commits: Mapping[str, SlideSummary | None], deep: bool
+) -> list[VerifyFinding]:
     slide_id = slide_of(file.path)
     if slide_id not in commits:
         return [_finding(file, "outdated", "is about a slide that is not committed")]
@@ -95,7 +95,7 @@ def _check_file(
     return [_finding(file, "answers", what) for what in odd]
 
 
-def _compare_footer(file: AnswersFile, footer: AnswersFooter, summary: SlideSummary) -> Iterator[str]:
+def _compare_footer(file: DerivedFile, footer: DerivedFooter, summary: SlideSummary) -> Iterator[str]:
     if well_of(file.path) != summary.well:
         yield f"lies under another well than its slide's, {summary.well}"
     if footer.rows != summary.objects:
@@ -120,9 +120,9 @@ def _odd_rows(table: pa.Table) -> Iterator[str]:
         yield "holds a genus without a score, or a score without a genus"
 
 
-def _finding(file: AnswersFile, kind: FindingKind, what: str) -> Finding:
+def _finding(file: DerivedFile, kind: FindingKind, what: str) -> VerifyFinding:
     command = "embed" if file.answers.record.kind == "embeddings" else "classify run"
     remedy = (
         f"delete it, or let `fossilray verify RUN --withdraw` do so, and start `fossilray {command}` again"
     )
-    return Finding(slide_of(file.path), file.whole_path, kind, f"{file.whole_path} {what}; {remedy}")
+    return VerifyFinding(slide_of(file.path), file.whole_path, kind, f"{file.whole_path} {what}; {remedy}")

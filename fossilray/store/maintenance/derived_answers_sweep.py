@@ -7,11 +7,11 @@ from datetime import datetime
 from functools import partial
 
 from fossilray.core.errors import StoreError, StoreUnreachable
-from fossilray.core.parallel import map_in_parts
-from fossilray.core.records import Entry
+from fossilray.core.parallel import map_in_chunks
+from fossilray.core.records import FileEntry
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import AnswerStore
-from fossilray.store.derived.listing import every_answers
+from fossilray.store.derived.derived_store import DerivedStore
+from fossilray.store.derived.listing import iter_derived
 from fossilray.store.files.base import READ_THREADS
 from fossilray.store.maintenance.orphans import is_behind
 from fossilray.store.run.layout import OBJECTS, slide_of
@@ -28,7 +28,7 @@ def delete_outdated(
     Answers whose footer, or whose slide's footer, cannot be read are kept: `fossilray verify` says more.
     """
     # Listed before the commits, so that a slide that is committed meanwhile has no answers in the list.
-    opened = every_answers(store, leave_out=lambda folder: is_behind(folder, links))
+    opened = iter_derived(store, leave_out=lambda folder: is_behind(folder, links))
     listed = [(answers, _files(answers)) for answers in opened]
     if not listed:
         return []
@@ -42,7 +42,7 @@ def delete_outdated(
             if entry.modified < before and not is_behind(f"{above}/{entry.path}", links)
         ]
         judge = partial(_is_outdated, store, answers, commits)
-        for entry, outdated in zip(old, map_in_parts(judge, old, threads=READ_THREADS), strict=True):
+        for entry, outdated in zip(old, map_in_chunks(judge, old, threads=READ_THREADS), strict=True):
             if outdated:
                 gone.append(f"{above}/{entry.path}")
                 if not dry_run:
@@ -50,7 +50,7 @@ def delete_outdated(
     return gone
 
 
-def delete_older_than_objects(store: RunStore, answers: AnswerStore) -> list[str]:
+def delete_older_than_objects(store: RunStore, answers: DerivedStore) -> list[str]:
     """Delete those answers that are older than their slide's objects and of another attempt; the slide_ids.
 
     A slide that was withdrawn, by hand or by `verify`, and made anew is asked about anew. Only what the times of
@@ -66,21 +66,23 @@ def delete_older_than_objects(store: RunStore, answers: AnswerStore) -> list[str
         if slide_of(entry.path) in commits and entry.modified <= commits[slide_of(entry.path)].modified
     ]
     judge = partial(_is_outdated, store, answers, commits)
-    verdicts = map_in_parts(judge, suspect, threads=READ_THREADS)
+    verdicts = map_in_chunks(judge, suspect, threads=READ_THREADS)
     outdated = [entry for entry, is_so in zip(suspect, verdicts, strict=True) if is_so]
     for entry in outdated:
         answers.files.delete(entry.path)
     return [slide_of(entry.path) for entry in outdated]
 
 
-def _files(answers: AnswerStore) -> Sequence[Entry]:
+def _files(answers: DerivedStore) -> Sequence[FileEntry]:
     wells = [name for name in answers.files.names("") if name.startswith("well=")]
     return [
         entry for well in wells for entry in answers.files.entries(well) if entry.path.endswith(".parquet")
     ]
 
 
-def _is_outdated(store: RunStore, answers: AnswerStore, commits: Mapping[str, Entry], entry: Entry) -> bool:
+def _is_outdated(
+    store: RunStore, answers: DerivedStore, commits: Mapping[str, FileEntry], entry: FileEntry
+) -> bool:
     """Whether a file is about other objects than those committed; asked of both footers."""
     committed = commits.get(slide_of(entry.path))
     try:

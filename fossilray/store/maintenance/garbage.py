@@ -9,14 +9,20 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from fossilray.core.errors import StoreError, StoreUnreachable, UnsafeAge
-from fossilray.core.parallel import map_in_parts
-from fossilray.core.records import Entry
-from fossilray.core.text import format_bytes, printable
+from fossilray.core.errors import AgeTooRecent, StoreError, StoreUnreachable
+from fossilray.core.parallel import map_in_chunks
+from fossilray.core.records import FileEntry
+from fossilray.core.text import format_bytes, strip_control_characters
 from fossilray.store import RunStore
 from fossilray.store.files.base import READ_THREADS
 from fossilray.store.maintenance.derived_answers_sweep import delete_outdated
-from fossilray.store.maintenance.orphans import ArrayGroup, is_at_work, is_linked, list_groups, list_pending
+from fossilray.store.maintenance.orphans import (
+    ArrayGroup,
+    is_linked,
+    list_array_groups,
+    list_pending,
+    may_still_commit,
+)
 from fossilray.store.maintenance.run_check import require_run
 from fossilray.store.run.layout import ARRAYS, OBJECTS, objects_path, slide_of
 from fossilray.store.run.objects_file import read_footer
@@ -30,7 +36,7 @@ _Verdict = Literal["committed", "young", "in use", "unclear", "orphan"]
 
 
 @dataclass(frozen=True)
-class SweepReport:
+class GarbageReport:
     """What was deleted, or with `dry_run` would be, and what was left for a reason."""
 
     url: str
@@ -38,7 +44,7 @@ class SweepReport:
     dry_run: bool
     orphans: tuple[ArrayGroup, ...]
     """Arrays that no commit names, deleted."""
-    pending: tuple[Entry, ...]
+    pending: tuple[FileEntry, ...]
     """Objects files that waited for a driver long gone, deleted; their arrays go the next time."""
     outdated: tuple[str, ...]
     """Files of answers about objects that were made anew since, deleted."""
@@ -61,14 +67,14 @@ class SweepReport:
         return sum(group.bytes for group in self.orphans)
 
 
-def sweep_run(
+def collect_garbage(
     store: RunStore,
     *,
     older_than: timedelta,
     deadline_minutes: float,
     dry_run: bool = False,
     now: datetime | None = None,
-) -> SweepReport:
+) -> GarbageReport:
     """Delete what nobody will commit any more, of that age: arrays, pending files, outdated answers, half writes.
 
     The age of arrays is that of their youngest file. deadline_minutes: the longest an attempt may take
@@ -84,7 +90,7 @@ def sweep_run(
     """
     least = timedelta(minutes=2 * deadline_minutes)
     if older_than < least:
-        raise UnsafeAge(
+        raise AgeTooRecent(
             f"an age of {_hours(older_than)} is under twice an attempt's deadline (workers.deadline_minutes = "
             f"{deadline_minutes:g}), so its files may be in use; sweep what is at least {_hours(least)} old"
         )
@@ -104,7 +110,7 @@ def sweep_run(
     wells = {row.slide_id: row.well for row in store.readable_catalog() or ()}
     orphans: list[ArrayGroup] = []
     seen: Counter[_Verdict] = Counter()
-    for groups, found in map_in_parts(partial(_list_arrays, store), with_arrays, threads=READ_THREADS):
+    for groups, found in map_in_chunks(partial(_list_arrays, store), with_arrays, threads=READ_THREADS):
         among_arrays += found
         if len(groups) == 1 and groups[0].slide_id in commits:
             continue  # those of the commit, for every commit has some
@@ -113,7 +119,7 @@ def sweep_run(
                 foreign.append(group.path)
                 continue
             paths = commits.get(group.slide_id) or _where_committed(store, group.slide_id, wells)
-            verdict = _judge(store, group, paths, horizon=horizon, now=now, pending=pending)
+            verdict = _check_worker(store, group, paths, horizon=horizon, now=now, pending=pending)
             seen[verdict] += 1
             if verdict == "orphan":
                 orphans.append(group)
@@ -127,7 +133,7 @@ def sweep_run(
     if not dry_run:
         for entry in waited:
             store.files.delete(entry.path)
-    return SweepReport(
+    return GarbageReport(
         url=store.url,
         older_than=older_than,
         dry_run=dry_run,
@@ -143,14 +149,14 @@ def sweep_run(
     )
 
 
-def render_swept(report: SweepReport) -> Group:
+def render_garbage(report: GarbageReport) -> Group:
     """What went and what stayed, for a rich console."""
     from rich.console import Group
     from rich.text import Text
 
-    lines = [Text(printable(line)) for line in _lines(report)]
+    lines = [Text(strip_control_characters(line)) for line in _lines(report)]
     lines += [
-        Text(printable(f"  {group.path}  {format_bytes(group.bytes)}"), style="dim")
+        Text(strip_control_characters(f"  {group.path}  {format_bytes(group.bytes)}"), style="dim")
         for group in report.orphans[:_MOST_LISTED]
     ]
     if len(report.orphans) > _MOST_LISTED:
@@ -161,7 +167,7 @@ def render_swept(report: SweepReport) -> Group:
                 f"{len(report.foreign):,} folders among the arrays hold what fossilray did not make; left alone"
             )
         )
-        lines += [Text(printable(f"  {path}")) for path in report.foreign[:_MOST_LISTED]]
+        lines += [Text(strip_control_characters(f"  {path}")) for path in report.foreign[:_MOST_LISTED]]
     if report.links:
         lines.append(
             Text(
@@ -169,7 +175,7 @@ def render_swept(report: SweepReport) -> Group:
                 "place, or remove them by hand"
             )
         )
-        lines += [Text(printable(f"  {path}")) for path in report.links[:_MOST_LISTED]]
+        lines += [Text(strip_control_characters(f"  {path}")) for path in report.links[:_MOST_LISTED]]
     return Group(*lines)
 
 
@@ -185,18 +191,18 @@ def _list_arrays(store: RunStore, slide_id: str) -> tuple[list[ArrayGroup], list
     links = store.files.links(f"{ARRAYS}/{slide_id}")
     if f"{ARRAYS}/{slide_id}" in links:
         return [], links
-    groups = list_groups(store, slide_id)
+    groups = list_array_groups(store, slide_id)
     return [one for one in groups if not is_linked(one.path, links)], links
 
 
-def _judge(
+def _check_worker(
     store: RunStore,
     group: ArrayGroup,
     paths: Sequence[str],
     *,
     horizon: datetime,
     now: datetime,
-    pending: Mapping[str, Entry],
+    pending: Mapping[str, FileEntry],
 ) -> _Verdict:
     """Whether anybody needs these arrays; asked right before they are deleted, so a late commit counts.
 
@@ -212,7 +218,7 @@ def _judge(
     if group.written_at >= horizon:
         return "young"
     # A driver may hold in its memory what it read from pending/, also while that is deleted here.
-    if group.path in pending or is_at_work(store, group, now):
+    if group.path in pending or may_still_commit(store, group, now):
         return "in use"
     return "orphan"
 
@@ -247,11 +253,11 @@ def _has_driver(store: RunStore, since: datetime) -> bool:
     )
 
 
-def _older(entries: Iterable[Entry], horizon: datetime) -> list[Entry]:
+def _older(entries: Iterable[FileEntry], horizon: datetime) -> list[FileEntry]:
     return [entry for entry in entries if entry.modified < horizon]
 
 
-def _lines(report: SweepReport) -> Iterator[str]:
+def _lines(report: GarbageReport) -> Iterator[str]:
     act = "would delete" if report.dry_run else "deleted"
     yield (
         f"{act} {len(report.orphans):,} arrays that no commit names ({format_bytes(report.bytes)}), older than "

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from fossilray.core.errors import DamagedFile
 from fossilray.core.formats import parse_json
-from fossilray.core.records import Entry
+from fossilray.core.records import FileEntry
 from fossilray.store import RunStore
 from fossilray.store.run.layout import ARRAYS, ATTEMPTS, PENDING
 from fossilray.store.run.roles import attempt_record
@@ -47,13 +47,13 @@ class ArrayGroup:
         return sum(self.files.values())
 
 
-def list_groups(store: RunStore, slide_id: str) -> list[ArrayGroup]:
+def list_array_groups(store: RunStore, slide_id: str) -> list[ArrayGroup]:
     """All attempts' arrays of one slide, by path.
 
     A run of the whole archive has some million array files: they are listed slide by slide, because one list
     of them would take gigabytes.
     """
-    gathered: dict[str, list[tuple[str, Entry]]] = {}
+    gathered: dict[str, list[tuple[str, FileEntry]]] = {}
     for entry in store.files.entries(f"{ARRAYS}/{slide_id}"):
         named = _GROUP.fullmatch(entry.path)
         if named is not None and named["slide_id"] == slide_id:
@@ -80,7 +80,7 @@ def is_linked(path: str, links: Iterable[str]) -> bool:
     return is_behind(path, links) or any(link.startswith(f"{path}/") for link in links)
 
 
-def list_pending(store: RunStore) -> dict[str, Entry]:
+def list_pending(store: RunStore) -> dict[str, FileEntry]:
     """Objects files that wait for the only writer, by the path of the arrays that they name."""
     found = {}
     for entry in store.files.entries(PENDING):
@@ -90,7 +90,7 @@ def list_pending(store: RunStore) -> dict[str, Entry]:
     return found
 
 
-def is_at_work(store: RunStore, group: ArrayGroup, now: datetime) -> bool:
+def may_still_commit(store: RunStore, group: ArrayGroup, now: datetime) -> bool:
     """Whether the attempt that writes these arrays has neither failed nor outlived its deadline.
 
     One whose record cannot be understood counts as at work; one without a record does not.

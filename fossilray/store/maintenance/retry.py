@@ -10,7 +10,7 @@ from fossilray.store import RunStore
 from fossilray.store.run.attempts import REJECTED_AT
 
 
-def forgive_failures(
+def retry_failures(
     store: RunStore, *, slide_ids: Collection[str] = (), error: str | None = None
 ) -> list[Failure]:
     """Let the next job try again what failed; the failures forgiven, those of chosen slides or of one class.

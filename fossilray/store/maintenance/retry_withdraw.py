@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from fossilray.core.errors import StoreError
 from fossilray.store import RunStore
-from fossilray.store.derived.listing import every_answers
-from fossilray.store.maintenance.slide_check import Finding, FindingKind
-from fossilray.store.run.layout import ANSWER_KINDS, withdrawn_path
+from fossilray.store.derived.listing import iter_derived
+from fossilray.store.maintenance.slide_check import FindingKind, VerifyFinding
+from fossilray.store.run.layout import DERIVED_KINDS, withdrawn_path
 
 MADE_ANEW: frozenset[FindingKind] = frozenset(
     {
@@ -32,7 +32,7 @@ LARGEST_SHARE = 0.1
 """More damage than this has a common cause, and nothing should be made anew before that is known."""
 
 
-def withdraw_slides(store: RunStore, findings: Iterable[Finding]) -> tuple[str, ...]:
+def withdraw_slides(store: RunStore, findings: Iterable[VerifyFinding]) -> tuple[str, ...]:
     """Move the objects files of damaged slides from objects/ to withdrawn/; the slides, by slide_id.
 
     They count as not committed from then on: the next start makes them anew, and their arrays become orphans.
@@ -52,7 +52,7 @@ def withdraw_slides(store: RunStore, findings: Iterable[Finding]) -> tuple[str, 
             "store that is missing or not mounted; bring it back, or move objects files out of objects/ by hand"
         )
     moved = []
-    answered = [(answers, answers.committed_files()) for answers in every_answers(store)] if damaged else []
+    answered = [(answers, answers.committed_files()) for answers in iter_derived(store)] if damaged else []
     for slide_id in sorted(damaged & commits.keys()):
         for answers, files in answered:
             if slide_id in files:
@@ -64,13 +64,13 @@ def withdraw_slides(store: RunStore, findings: Iterable[Finding]) -> tuple[str, 
     return tuple(moved)
 
 
-def delete_answers(store: RunStore, findings: Iterable[Finding]) -> tuple[str, ...]:
+def delete_answers(store: RunStore, findings: Iterable[VerifyFinding]) -> tuple[str, ...]:
     """Delete answers that are damaged, or about objects made anew since; their paths.
 
     The next start of the command that gave them gives them anew.
     """
     told = {finding.path for finding in findings if finding.kind in ("outdated", "answers")}
-    paths = sorted(path for path in told if path.partition("/")[0] in ANSWER_KINDS)
+    paths = sorted(path for path in told if path.partition("/")[0] in DERIVED_KINDS)
     for path in paths:
         store.files.delete(path)
     return tuple(paths)

@@ -9,7 +9,7 @@ from fossilray.core.errors import CatalogError, RunMismatch, StoreError, StoreUn
 from fossilray.core.records import READABLE_VERSIONS, SCHEMA_VERSION, SLIDES_SCHEMA, SlideSummary
 from fossilray.store import RunStore
 from fossilray.store.dataset.dataset_store import DATASET_JSON
-from fossilray.store.maintenance.slide_check import Finding
+from fossilray.store.maintenance.slide_check import VerifyFinding
 from fossilray.store.run.layout import OBJECTS, slide_of
 from fossilray.store.run.run_record import RunRecord
 from fossilray.store.run.summaries import gathered_summaries
@@ -38,7 +38,7 @@ def require_run(store: RunStore) -> RunRecord:
     return run
 
 
-def list_commits(store: RunStore) -> tuple[dict[str, str], list[Finding]]:
+def list_commits(store: RunStore) -> tuple[dict[str, str], list[VerifyFinding]]:
     """The objects file of every committed slide by slide_id, and what else lies below objects/."""
     commits: dict[str, str] = {}
     findings = []
@@ -46,28 +46,28 @@ def list_commits(store: RunStore) -> tuple[dict[str, str], list[Finding]]:
         slide_id = slide_of(path)
         if not _COMMIT.fullmatch(path):
             message = f"{path} is no slide's objects file; move it out of objects/, where readers take all for slides"
-            findings.append(Finding("", path, "stray", message))
+            findings.append(VerifyFinding("", path, "stray", message))
         elif slide_id in commits:
             message = (
                 f"{path} is a second commit of a slide that {commits[slide_id]} holds too; keep the one whose well "
                 "the catalog names and move the other out of objects/"
             )
-            findings.append(Finding(slide_id, path, "twice", message))
+            findings.append(VerifyFinding(slide_id, path, "twice", message))
         else:
             commits[slide_id] = path
     return commits, findings
 
 
-def compare_catalog(store: RunStore, commits: Mapping[str, str]) -> list[Finding]:
+def compare_catalog(store: RunStore, commits: Mapping[str, str]) -> list[VerifyFinding]:
     """Committed slides that the frozen catalog does not know."""
     try:
         known = {row.slide_id for row in store.read_catalog()}
     except StoreUnreachable:
         raise
     except (StoreError, CatalogError) as error:
-        return [Finding("", "catalog.parquet", "catalog", str(error))]
+        return [VerifyFinding("", "catalog.parquet", "catalog", str(error))]
     return [
-        Finding(
+        VerifyFinding(
             slide_id,
             path,
             "unknown",
@@ -96,10 +96,10 @@ class GatheredSummaries:
         self._absent = 0
         self._other = 0
 
-    def lost(self, commits: Iterable[str]) -> list[Finding]:
+    def lost(self, commits: Iterable[str]) -> list[VerifyFinding]:
         """Slides that were committed once and are not any more."""
         return [
-            Finding(
+            VerifyFinding(
                 slide_id,
                 "slides/",
                 "lost",
@@ -117,14 +117,14 @@ class GatheredSummaries:
         elif SlideSummary(**self._table.slice(row, 1).to_pylist()[0]) != summary:
             self._other += 1
 
-    def out_of_date(self) -> list[Finding]:
+    def out_of_date(self) -> list[VerifyFinding]:
         """One finding if slides/ lags behind the footers compared so far."""
         if self._damage:
-            return [Finding("", "slides/", "summaries", self._damage)]
+            return [VerifyFinding("", "slides/", "summaries", self._damage)]
         if not self._absent + self._other:
             return []
         message = (
             f"slides/ lacks {self._absent:,} committed slides and differs from the footers of {self._other:,}; "
             "`fossilray verify RUN --rebuild` writes it anew"
         )
-        return [Finding("", "slides/", "summaries", message)]
+        return [VerifyFinding("", "slides/", "summaries", message)]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from fossilray.core.errors import StoreError, StoreUnreachable
 from fossilray.core.formats import parse_record
 from fossilray.core.formats.images import decode_image
-from fossilray.core.parallel import map_in_parts
+from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import Heartbeat
 from fossilray.store import RunStore
 from fossilray.store.files.base import READ_THREADS
-from fossilray.store.maintenance.slide_check import Finding, FindingKind
+from fossilray.store.maintenance.slide_check import FindingKind, VerifyFinding
 from fossilray.store.run.attempts import read_attempts
 from fossilray.store.run.layout import ATTEMPTS, PENDING, slide_of
 from fossilray.store.run.objects_file import read_footer
@@ -21,7 +21,7 @@ PICTURES = "pictures"
 MOST_PICTURE_PX = 64_000_000
 
 
-def check_side_files(store: RunStore, *, deep: bool) -> Iterator[Finding]:
+def check_side_files(store: RunStore, *, deep: bool) -> Iterator[VerifyFinding]:
     """What is damaged among them; no committed slide hangs on any.
 
     deep: pictures, and records of attempts at committed slides, which are many, are read too.
@@ -36,14 +36,14 @@ def check_side_files(store: RunStore, *, deep: bool) -> Iterator[Finding]:
         committed = store.committed()
         slide_ids = [slide_id for slide_id in slide_ids if slide_id not in committed]
     for message in read_attempts(store.files, slide_ids).damaged:
-        yield Finding("", ATTEMPTS, "attempt", message)
+        yield VerifyFinding("", ATTEMPTS, "attempt", message)
     if deep:
         yield from _check(store, store.files.find(PICTURES), "picture", _check_picture)
 
 
 def _check(
     store: RunStore, paths: Sequence[str], kind: FindingKind, check: Callable[[RunStore, str], None]
-) -> Iterator[Finding]:
+) -> Iterator[VerifyFinding]:
     def fault(path: str) -> str:
         try:
             check(store, path)
@@ -55,9 +55,9 @@ def _check(
             return str(error)
         return ""
 
-    for path, message in zip(paths, map_in_parts(fault, list(paths), threads=READ_THREADS), strict=True):
+    for path, message in zip(paths, map_in_chunks(fault, list(paths), threads=READ_THREADS), strict=True):
         if message:
-            yield Finding("" if kind == "heartbeat" else slide_of(path), path, kind, message)
+            yield VerifyFinding("" if kind == "heartbeat" else slide_of(path), path, kind, message)
 
 
 def _check_heartbeat(store: RunStore, path: str) -> None:

@@ -14,7 +14,7 @@ from fossilray.core.errors import StoreError, StoreUnreachable
 from fossilray.core.records import OBJECTS_SCHEMA, SlideSummary
 from fossilray.store import RunStore
 from fossilray.store.arrays.check import ArrayFaultKind, check_arrays
-from fossilray.store.maintenance.orphans import ArrayGroup, list_groups
+from fossilray.store.maintenance.orphans import ArrayGroup, list_array_groups
 from fossilray.store.run.layout import ARRAYS, slide_of, well_of
 from fossilray.store.run.objects_file import Footer, decode_objects, parse_tail, read_tail_of
 
@@ -32,7 +32,7 @@ FindingKind = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class VerifyFinding:
     """Something in a run directory that should not be so."""
 
     slide_id: str
@@ -52,7 +52,7 @@ class SlideCheck:
     summary: SlideSummary | None
     """None where the footer cannot be read."""
     array_bytes: int
-    findings: tuple[Finding, ...]
+    findings: tuple[VerifyFinding, ...]
     others: tuple[ArrayGroup, ...]
     """Arrays of this slide that its commit does not name."""
 
@@ -70,7 +70,7 @@ def check_slide(store: RunStore, path: str, *, run_digest: str | None, deep: boo
     try:
         # The arrays are listed after the footer is read: a commit comes last, so what it names is there.
         tail = read_tail_of(lambda size: store.files.read_tail(path, size))
-        groups = list_groups(store, slide_id)
+        groups = list_array_groups(store, slide_id)
     except StoreUnreachable:
         raise
     except (StoreError, FileNotFoundError) as error:
@@ -78,9 +78,9 @@ def check_slide(store: RunStore, path: str, *, run_digest: str | None, deep: boo
     try:
         footer, rows = parse_tail(tail, name=path)
     except StoreError as error:
-        return SlideCheck(slide_id, None, 0, (Finding(slide_id, path, "footer", str(error)),), ())
+        return SlideCheck(slide_id, None, 0, (VerifyFinding(slide_id, path, "footer", str(error)),), ())
     mine = next((group for group in groups if group.path == footer.arrays.path), None)
-    findings: list[Finding] = []
+    findings: list[VerifyFinding] = []
     try:
         findings += _compare_footer(path, footer, rows, run_digest)
         findings += _check_arrays(store, path, footer, mine, deep=deep)
@@ -99,7 +99,7 @@ def check_slide(store: RunStore, path: str, *, run_digest: str | None, deep: boo
     )
 
 
-def _compare_footer(path: str, footer: Footer, rows: int, run_digest: str | None) -> Iterator[Finding]:
+def _compare_footer(path: str, footer: Footer, rows: int, run_digest: str | None) -> Iterator[VerifyFinding]:
     slide_id, summary = slide_of(path), footer.summary
     if summary.slide_id != slide_id:
         yield _redo(path, path, "misplaced", f"is the slide {summary.slide_id} by its footer")
@@ -118,21 +118,21 @@ def _compare_footer(path: str, footer: Footer, rows: int, run_digest: str | None
 
 def _check_arrays(
     store: RunStore, path: str, footer: Footer, mine: ArrayGroup | None, *, deep: bool
-) -> Iterator[Finding]:
+) -> Iterator[VerifyFinding]:
     found = mine.files if mine else {}
     for fault in check_arrays(store, footer.arrays, found, objects=footer.summary.objects, deep=deep):
         if fault.kind == "extra":
             message = f"{fault.path} {fault.what}; delete it, nothing reads it"
-            yield Finding(slide_of(path), fault.path, "extra", message)
+            yield VerifyFinding(slide_of(path), fault.path, "extra", message)
         else:
             yield _redo(path, fault.path, fault.kind, fault.what)
 
 
-def _check_rows(path: str, content: bytes, footer: Footer) -> Iterator[Finding]:
+def _check_rows(path: str, content: bytes, footer: Footer) -> Iterator[VerifyFinding]:
     try:
         table = decode_objects(content, name=path)
     except StoreError as error:
-        yield Finding(slide_of(path), path, "objects", str(error))
+        yield VerifyFinding(slide_of(path), path, "objects", str(error))
         return
     for what in _odd_rows(table, footer):
         yield _redo(path, path, "objects", what)
@@ -193,16 +193,16 @@ def _rules(
         yield f"a {name} outside 0 to 1", ~((value >= 0) & (value <= 1))
 
 
-def _redo(objects: str, path: str, kind: FindingKind, what: str) -> Finding:
+def _redo(objects: str, path: str, kind: FindingKind, what: str) -> VerifyFinding:
     message = (
         f"{path} {what}; move {objects} out of objects/ and start the same command again, which makes the "
     )
-    return Finding(slide_of(objects), path, kind, message + "slide anew")
+    return VerifyFinding(slide_of(objects), path, kind, message + "slide anew")
 
 
-def _unread(slide_id: str, path: str, error: Exception) -> Finding:
+def _unread(slide_id: str, path: str, error: Exception) -> VerifyFinding:
     if isinstance(error, FileNotFoundError):
         what = f"{path} or a file of its arrays was listed and was gone a moment later; verify again"
     else:
         what = f"{path}: {error}"
-    return Finding(slide_id, path, "unread", what)
+    return VerifyFinding(slide_id, path, "unread", what)

@@ -11,13 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fossilray.core.errors import RunNotFound, StoreError, StoreUnreachable
-from fossilray.core.parallel import map_in_parts
+from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import Attempt, SlideSummary
-from fossilray.core.text import counted, format_bytes, printable
+from fossilray.core.text import counted, format_bytes, strip_control_characters
 from fossilray.store import RunStore
 from fossilray.store.files.base import READ_THREADS
-from fossilray.store.maintenance.derived import check_answers, list_answers_files
-from fossilray.store.maintenance.orphans import ArrayGroup, is_at_work, list_groups, list_pending
+from fossilray.store.maintenance.derived import check_derived, list_answers_files
+from fossilray.store.maintenance.orphans import ArrayGroup, list_array_groups, list_pending, may_still_commit
 from fossilray.store.maintenance.run_check import (
     GatheredSummaries,
     compare_catalog,
@@ -25,7 +25,7 @@ from fossilray.store.maintenance.run_check import (
     require_run,
 )
 from fossilray.store.maintenance.side_files import check_side_files
-from fossilray.store.maintenance.slide_check import Finding, FindingKind, SlideCheck, check_slide
+from fossilray.store.maintenance.slide_check import FindingKind, SlideCheck, VerifyFinding, check_slide
 from fossilray.store.run.layout import ARRAYS, OBJECTS, RUN_JSON
 from fossilray.store.run.slide_states import SlideCounts, read_states
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from fossilray.render.text_table import TextTable
 
-__all__ = ["Finding", "FindingKind", "VerifyReport", "render_verified", "verify_run"]
+__all__ = ["FindingKind", "VerifyFinding", "VerifyReport", "render_verified", "verify_run"]
 
 UNREAD_IN_A_ROW = 20
 """Slides that the store refuses to give, one after the other, before it is the store and not they."""
@@ -58,7 +58,7 @@ class VerifyReport:
     arrays_bytes: int
     """Of the arrays that commits name."""
     deep: bool
-    findings: tuple[Finding, ...]
+    findings: tuple[VerifyFinding, ...]
     """What should not be so, by slide_id."""
     orphans: tuple[ArrayGroup, ...]
     """Arrays that no commit names and nobody is at work on; `fossilray gc` deletes them."""
@@ -119,13 +119,15 @@ def verify_run(
         seen[checked.slide_id] = checked.summary
         if checked.summary is not None:
             summaries.compare(checked.summary)
-    findings += check_answers(answers, seen, deep=deep)
+    findings += check_derived(answers, seen, deep=deep)
     findings += check_side_files(store, deep=deep)
-    for groups in map_in_parts(partial(list_groups, store), uncommitted, threads=READ_THREADS):
+    for groups in map_in_chunks(partial(list_array_groups, store), uncommitted, threads=READ_THREADS):
         loose += groups
         count.add(None)
     now = datetime.now(UTC)
-    orphans = [group for group in loose if group.path not in pending and not is_at_work(store, group, now)]
+    orphans = [
+        group for group in loose if group.path not in pending and not may_still_commit(store, group, now)
+    ]
     can_rebuild = not any(finding.kind in ("footer", "unread") for finding in findings)
     rebuilt = store.rebuild_summaries() if rebuild and can_rebuild else None
     if rebuilt is None:
@@ -157,7 +159,7 @@ def render_verified(report: VerifyReport) -> Group:
 
     facts = facts_table()
     for name, value in _facts(report):
-        facts.add_row(name, Text(printable(value)))
+        facts.add_row(name, Text(strip_control_characters(value)))
     parts: list[Text | Table | TextTable] = [_verdict(report), facts]
     if report.findings:
         shown = report.findings[:_MOST_LISTED]
@@ -167,18 +169,18 @@ def render_verified(report: VerifyReport) -> Group:
     return Group(*parts)
 
 
-def _read_run(store: RunStore) -> tuple[str | None, list[Finding]]:
+def _read_run(store: RunStore) -> tuple[str | None, list[VerifyFinding]]:
     """The digest of the run's record, and a finding where that is damaged: all else is looked at without it."""
     try:
         return require_run(store).digest, []
     except RunNotFound as error:
         if OBJECTS not in store.files.names(""):
             raise
-        return None, [Finding("", RUN_JSON, "record", f"{error}; bring it back from a copy")]
+        return None, [VerifyFinding("", RUN_JSON, "record", f"{error}; bring it back from a copy")]
     except StoreUnreachable:
         raise
     except StoreError as error:
-        return None, [Finding("", RUN_JSON, "record", str(error))]
+        return None, [VerifyFinding("", RUN_JSON, "record", str(error))]
 
 
 class _Counter:
@@ -206,7 +208,7 @@ def _check_all(
     threads = READ_THREADS if not deep else max(4, min(READ_THREADS, os.cpu_count() or 1))
     unread = 0
     check = partial(check_slide, store, run_digest=run_digest, deep=deep)
-    for checked in map_in_parts(check, paths, threads=threads):
+    for checked in map_in_chunks(check, paths, threads=threads):
         unread = unread + 1 if any(finding.kind == "unread" for finding in checked.findings) else 0
         if unread == UNREAD_IN_A_ROW:
             raise StoreError(f"{unread} slides in a row cannot be read: {checked.findings[-1].message}")
@@ -251,7 +253,7 @@ def _facts(report: VerifyReport) -> Iterable[tuple[str, str]]:
     yield "took", f"{report.seconds:,.1f} s"
 
 
-def _list_findings(findings: Sequence[Finding]) -> TextTable:
+def _list_findings(findings: Sequence[VerifyFinding]) -> TextTable:
     from fossilray.render.text_table import TextTable
 
     table = TextTable("slide", "kind", "finding")

@@ -25,8 +25,8 @@ from fossilray.store import RunStore
 from fossilray.store.arrays.array_layout import read_layout
 from fossilray.store.arrays.crops import read_crops
 from fossilray.store.arrays.embeddings import CHUNK_ROWS, read_embeddings
-from fossilray.store.dataset.dataset_store import arrays_store
-from fossilray.store.derived.listing import ListedAnswers, list_answers
+from fossilray.store.dataset.dataset_store import source_run
+from fossilray.store.derived.listing import DerivedListing, list_derived
 from fossilray.store.files.options import readers_filesystem
 from fossilray.store.query.damaged_views import (
     Check,
@@ -39,14 +39,14 @@ from fossilray.store.query.damaged_views import (
 )
 from fossilray.store.query.views import (
     answer_types,
-    answers_sql,
+    derived_sql,
     escape_glob,
     object_types,
     objects_sql,
     quote,
     with_genera_sql,
 )
-from fossilray.store.run.layout import ANSWER_KINDS
+from fossilray.store.run.layout import DERIVED_KINDS
 from fossilray.store.run.slide_states import read_states
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", bound=np.generic)
 
-VIEWS = ("objects", "slides", "failures", "catalog", *reversed(ANSWER_KINDS))
+VIEWS = ("objects", "slides", "failures", "catalog", *reversed(DERIVED_KINDS))
 
 
 def connect(store: RunStore, *, sql: str = "") -> Connection:
@@ -72,15 +72,15 @@ def connect(store: RunStore, *, sql: str = "") -> Connection:
     """
     store.read_run()
     con = _open_duckdb(store)
-    show_objects(con, store, None)
+    create_objects_view(con, store, None)
     con.register("slides", store.summaries_table())
     con.register("failures", failures_table(store))
     if re.search(r"\bcatalog\b", sql, re.IGNORECASE):
         con.register("catalog", _to_table(store.read_catalog(), CATALOG_SCHEMA))
     elif (rows := store.readable_catalog()) is not None:
         con.register("catalog", _to_table(rows, CATALOG_SCHEMA))
-    if re.search(rf"\b({'|'.join(ANSWER_KINDS)})\b", sql, re.IGNORECASE):
-        show_answers(con, store)
+    if re.search(rf"\b({'|'.join(DERIVED_KINDS)})\b", sql, re.IGNORECASE):
+        create_derived_views(con, store)
     return con
 
 
@@ -93,13 +93,13 @@ def failures_table(store: RunStore) -> pa.Table:
     )
 
 
-def show_objects(
+def create_objects_view(
     con: Connection,
     store: RunStore,
     files: Mapping[str, str] | None,
     *,
     view: str = VIEWS[0],
-    genera: ListedAnswers | None = None,
+    genera: DerivedListing | None = None,
 ) -> None:
     """Let the view `objects`, or one of another name, hold these slides only, or all (None).
 
@@ -124,15 +124,15 @@ def show_objects(
     _create_view(con, view, CheckedView(sql, checks, store.left_out, types=object_types()))
 
 
-def show_answers(con: Connection, store: RunStore) -> None:
+def create_derived_views(con: Connection, store: RunStore) -> None:
     """Let the views `predictions` and `embeddings` hold what later jobs said of the objects, under all names.
 
     They join `objects` by slide_id and object_id.
     """
-    for kind in ANSWER_KINDS:
-        listed = list_answers(store, kind)
+    for kind in DERIVED_KINDS:
+        listed = list_derived(store, kind)
         view = CheckedView(
-            lambda without, kind=kind, listed=listed: answers_sql(kind, listed, without=without),  # type: ignore[misc]
+            lambda without, kind=kind, listed=listed: derived_sql(kind, listed, without=without),  # type: ignore[misc]
             partial(_named_checks, listed),
             store.left_out,
             types=answer_types(kind),
@@ -140,7 +140,9 @@ def show_answers(con: Connection, store: RunStore) -> None:
         _create_view(con, kind, view)
 
 
-def show_parquet(con: Connection, store: RunStore, place: str, *, view: str, access: AccessConfig) -> None:
+def create_parquet_view(
+    con: Connection, store: RunStore, place: str, *, view: str, access: AccessConfig
+) -> None:
     """Let a view of this name hold a Parquet file, wherever it lies.
 
     Raises:
@@ -165,10 +167,10 @@ def run_query(store: RunStore, sql: str) -> pa.Table:
     Raises:
         QueryError: DuckDB refuses the SQL.
     """
-    return fetch(connect(store, sql=sql), sql)
+    return query_table(connect(store, sql=sql), sql)
 
 
-def fetch(con: Connection, sql: str) -> pa.Table:
+def query_table(con: Connection, sql: str) -> pa.Table:
     """The result of SQL on a connection of `connect`.
 
     Raises:
@@ -207,7 +209,7 @@ def _create_view(con: Connection, name: str, view: CheckedView) -> None:
         raise _refusal(error, "") from None
 
 
-def _named_checks(listed: Sequence[ListedAnswers]) -> dict[str, Check]:
+def _named_checks(listed: Sequence[DerivedListing]) -> dict[str, Check]:
     return {
         f"{one.answers.name}/{path}": check for one in listed for path, check in derived_checks(one).items()
     }
@@ -229,7 +231,7 @@ def objects_where(condition: str | None) -> str:
     return f"SELECT * FROM objects {chosen} ORDER BY well, slide_id, object_id"
 
 
-def parse_object(text: str) -> tuple[str, int]:
+def parse_object_name(text: str) -> tuple[str, int]:
     """The slide_id and object_id in SLIDE:ID.
 
     Raises:
@@ -250,7 +252,7 @@ def load_crops(store: RunStore, table: pa.Table) -> NDArray[np.uint8]:
         QueryError: the result lacks the columns `arrays` and `object_id`.
         StoreError: the arrays are gone or damaged.
     """
-    home = arrays_store(store)
+    home = source_run(store)
     return _gather(
         table, lambda path, rows: read_crops(home, path, rows), empty=np.zeros((0, 0, 0, 3), np.uint8)
     )
@@ -264,7 +266,7 @@ def load_embeddings(store: RunStore, table: pa.Table) -> NDArray[np.float16]:
         StoreError: the arrays are gone or damaged.
     """
 
-    home = arrays_store(store)
+    home = source_run(store)
 
     def read(path: str, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         layout = read_layout(home, path)
@@ -324,7 +326,7 @@ def _open_duckdb(store: RunStore) -> Connection:
         config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"},
     )
     # The answers to a dataset's objects are in its run, which may be elsewhere.
-    homes = {home.url.partition("://")[0]: home for home in (arrays_store(store), store) if "://" in home.url}
+    homes = {home.url.partition("://")[0]: home for home in (source_run(store), store) if "://" in home.url}
     for home in homes.values():
         con.register_filesystem(home.filesystem)
     return con

@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 
 from fossilray.core.errors import DamagedFile, StoreError
 from fossilray.core.formats.parquet import conform, read_metadata, read_table
-from fossilray.core.parallel import map_in_parts
+from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import OBJECTS_SCHEMA
 from fossilray.store import RunStore
 from fossilray.store.dataset.dataset_store import DatasetStore
-from fossilray.store.derived.listing import ListedAnswers
+from fossilray.store.derived.listing import DerivedListing
 from fossilray.store.files.base import READ_THREADS
 from fossilray.store.run.left_out import LeftOut
 from fossilray.store.run.objects_file import parse_tail, read_tail_of
@@ -136,7 +136,7 @@ def _find(view: CheckedView, *, whole: bool) -> set[str]:
         return None
 
     damaged = set()
-    for key, error in zip(checks, map_in_parts(fault, list(checks), threads=READ_THREADS), strict=True):
+    for key, error in zip(checks, map_in_chunks(fault, list(checks), threads=READ_THREADS), strict=True):
         if error is not None:
             view.left_out.add(error)
             damaged.add(key)
@@ -149,7 +149,7 @@ def objects_checks(store: RunStore, files: Mapping[str, str] | None) -> dict[str
     return {path: partial(_check_objects, store, path) for path in sorted(set(paths.values()))}
 
 
-def derived_checks(listed: ListedAnswers) -> dict[str, Check]:
+def derived_checks(listed: DerivedListing) -> dict[str, Check]:
     """A check for each slide's file of predictions or embeddings, by its path in their folder."""
     return {path: partial(_check_derived, listed, path) for path in sorted(listed.files.values())}
 
@@ -171,7 +171,7 @@ def _check_objects(store: RunStore, path: str, whole: bool) -> None:
     conform(metadata.schema.to_arrow_schema().empty_table(), OBJECTS_SCHEMA, role)
 
 
-def _check_derived(listed: ListedAnswers, path: str, whole: bool) -> None:
+def _check_derived(listed: DerivedListing, path: str, whole: bool) -> None:
     if whole:
         listed.answers.read_file(path)
     else:

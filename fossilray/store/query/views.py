@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 
-from fossilray.core.records import CERTAIN_PREDICTIONS_SCHEMA, OBJECTS_SCHEMA, PREDICTIONS_SCHEMA
+from fossilray.core.records import CALIBRATED_PREDICTIONS_SCHEMA, OBJECTS_SCHEMA, PREDICTIONS_SCHEMA
 from fossilray.store import RunStore
-from fossilray.store.derived.listing import ListedAnswers
-from fossilray.store.run.layout import OBJECTS, AnswerKind
+from fossilray.store.derived.listing import DerivedListing
+from fossilray.store.run.layout import OBJECTS, DerivedKind
 
 GENUS_COLUMNS = ("genus", "genus_score", "genus_entropy", "genus_2", "genus_2_score")
 """What predictions add to the columns of `objects`."""
@@ -32,8 +32,8 @@ def objects_sql(
     return only_slides(files, _read(places, columns, root=store.root))
 
 
-def answers_sql(
-    kind: AnswerKind, listed: Sequence[ListedAnswers], *, without: Collection[str] = frozenset()
+def derived_sql(
+    kind: DerivedKind, listed: Sequence[DerivedListing], *, without: Collection[str] = frozenset()
 ) -> str:
     """All answers of a kind under their names: the first column is `head` of predictions, `name` of embeddings.
 
@@ -50,7 +50,7 @@ def answers_sql(
     return " UNION ALL ".join(parts or [nothing])
 
 
-def _answer_places(listed: ListedAnswers, without: Collection[str]) -> list[str]:
+def _answer_places(listed: DerivedListing, without: Collection[str]) -> list[str]:
     if not without:
         return [_place(listed.answers.url) + "/*/*.parquet"]
     kept = [path for path in sorted(listed.files.values()) if f"{listed.answers.name}/{path}" not in without]
@@ -62,14 +62,14 @@ def object_types() -> dict[str, str]:
     return _typed(OBJECTS_SCHEMA)
 
 
-def answer_types(kind: AnswerKind) -> dict[str, str]:
+def answer_types(kind: DerivedKind) -> dict[str, str]:
     """DuckDB's types of the columns of one kind of answers."""
     return _answer_columns(kind)
 
 
 def with_genera_sql(
     objects: str,
-    listed: ListedAnswers,
+    listed: DerivedListing,
     slide_ids: Collection[str] | None,
     *,
     without: Collection[str] = frozenset(),
@@ -128,7 +128,7 @@ def _read(places: Sequence[str], columns: Mapping[str, str], *, root: str) -> st
     )
 
 
-def _filled(columns: Mapping[str, str], listed: ListedAnswers, places: Sequence[str]) -> str:
+def _filled(columns: Mapping[str, str], listed: DerivedListing, places: Sequence[str]) -> str:
     """These columns of answers, null where their files do not have them."""
     if listed.answers.record.kind == "embeddings":
         return _read(places, columns, root=listed.answers.files.root)
@@ -142,9 +142,9 @@ def _place(url: str, name: str = "") -> str:
     return escape_glob(f"{url}/{name}" if name else url)
 
 
-def _answer_columns(kind: AnswerKind) -> dict[str, str]:
+def _answer_columns(kind: DerivedKind) -> dict[str, str]:
     if kind == "predictions":
-        return _typed(CERTAIN_PREDICTIONS_SCHEMA)
+        return _typed(CALIBRATED_PREDICTIONS_SCHEMA)
     return {"slide_id": "VARCHAR", "object_id": "INTEGER", "embedding": "FLOAT[]"}
 
 

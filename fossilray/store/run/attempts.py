@@ -16,7 +16,7 @@ from fossilray.core.errors import DamagedFile
 from fossilray.core.formats import build_record, parse_json
 from fossilray.core.records import Attempt, Failure, utc_now
 from fossilray.store.files.base import READ_THREADS, Files, read_present
-from fossilray.store.run.layout import ATTEMPTS, attempt_path, check_slide_id, forgiven_path
+from fossilray.store.run.layout import ATTEMPTS, attempt_path, check_slide_id, cleared_path
 from fossilray.store.run.roles import attempt_record
 
 REJECTED_AT = "catalog"
@@ -73,7 +73,7 @@ def record_failure(files: Files, failure: Failure) -> None:
     files.write(attempt_path(failure), to_json(asdict(failure)))
 
 
-def forgive(files: Files, failures: Iterable[Failure]) -> None:
+def clear_failures(files: Files, failures: Iterable[Failure]) -> None:
     """Note, one file per slide, that these failures count no longer; the failures themselves stay."""
     attempts: dict[str, set[str]] = defaultdict(set)
     for failure in failures:
@@ -81,7 +81,7 @@ def forgive(files: Files, failures: Iterable[Failure]) -> None:
 
     def note(slide_id: str) -> None:
         stated = {"slide_id": slide_id, _FORGIVEN: sorted(attempts[slide_id]), "forgiven_at": utc_now()}
-        files.write(forgiven_path(slide_id, secrets.token_hex(8)), to_json(stated))
+        files.write(cleared_path(slide_id, secrets.token_hex(8)), to_json(stated))
 
     with ThreadPoolExecutor(READ_THREADS) as writers:
         list(writers.map(note, sorted(attempts)))

@@ -40,13 +40,13 @@ OBJECTS = "objects"
 ARRAYS = "arrays"
 ATTEMPTS = "attempts"
 PENDING = "pending"
-SPARE_FILES = ".tmp"
-PROBES = ".probe"
+TEMPORARY = ".tmp"
+PROBE_FILES = ".probe"
 CLAIMS = ".claims"
 
-AnswerKind = Literal["embeddings", "predictions"]
-ANSWER_KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
-ANSWERS_JSON = "answers.json"
+DerivedKind = Literal["embeddings", "predictions"]
+DERIVED_KINDS: tuple[DerivedKind, ...] = get_args(DerivedKind)
+DERIVED_JSON = "answers.json"
 
 LONGEST_SLIDE_ID_BYTES = 200
 """File names may have 255 bytes; the rest is left for what is appended."""
@@ -60,7 +60,7 @@ _SAFE_NAME = re.compile(r"\w(?:[\w\-.+,@() ]*[\w\-+@()])?")
 _SAFE_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z_-]{3,63}")
 _SAFE_ANSWERS = re.compile(r"[0-9a-zA-Z](?:[0-9a-zA-Z_.-]{0,62}[0-9a-zA-Z_-])?")
 _SPARE = re.compile(
-    rf"(?:{re.escape(SPARE_FILES)}|{re.escape(PROBES)})/(?:[0-9a-f]{{16}}|\.spare\.[0-9a-f]{{16}}{re.escape(PART)})"
+    rf"(?:{re.escape(TEMPORARY)}|{re.escape(PROBE_FILES)})/(?:[0-9a-f]{{16}}|\.spare\.[0-9a-f]{{16}}{re.escape(PART)})"
 )
 _PART = re.compile(r"part-(\d+)\.parquet$")
 
@@ -107,7 +107,7 @@ def slide_file(slide_id: str, well: str | None) -> str:
     return f"well={quote(well or UNASSIGNED_WELL, safe='')}/{check_slide_id(slide_id)}.parquet"
 
 
-def answers_folder(kind: AnswerKind, name: str) -> str:
+def derived_folder(kind: DerivedKind, name: str) -> str:
     """Where the answers of one name lie in a run directory.
 
     Raises:
@@ -149,7 +149,7 @@ def attempt_path(one: Attempt | Failure) -> str:
     return f"{ATTEMPTS}/{check_slide_id(one.slide_id)}/{_check_id(one.attempt)}.json"
 
 
-def forgiven_path(slide_id: str, identifier: str) -> str:
+def cleared_path(slide_id: str, identifier: str) -> str:
     """One note that failures of a slide were forgiven."""
     return f"{ATTEMPTS}/{check_slide_id(slide_id)}/retry-{_check_id(identifier)}.json"
 

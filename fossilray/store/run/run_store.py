@@ -22,8 +22,8 @@ from fossilray.core.errors import (
     LinkInTheWay,
     RunMismatch,
     RunNotFound,
+    StoreAccessDenied,
     StoreError,
-    StoreForbids,
 )
 from fossilray.core.records import ArrayFiles, Attempt, CatalogRow, Failure, Heartbeat, SlideSummary
 from fossilray.store.files.base import READ_THREADS, Files, open_files
@@ -233,7 +233,7 @@ class RunStore:
         arrays = arrays_path(slide_id, attempt)
         if attempt in self._undecided:
             return
-        with suppress(StoreForbids, LinkInTheWay):
+        with suppress(StoreAccessDenied, LinkInTheWay):
             self.files.delete(arrays)
             if self.single_writer:
                 self.files.delete(pending_path(slide_id, attempt))
@@ -292,7 +292,7 @@ class RunStore:
     def forgive(self, failures: Sequence[Failure]) -> None:
         """Let these failures count no longer, for this driver and all later ones; they stay on record."""
         self.tidy()
-        attempts.forgive(self.files, failures)
+        attempts.clear_failures(self.files, failures)
 
     def open_attempts(self) -> list[Attempt]:
         """Attempts at uncommitted slides that neither committed nor failed: in flight, or their worker died."""

@@ -210,7 +210,7 @@ def silent_drivers(signs: Sequence[DriverSign], *, now: datetime) -> tuple[Heart
     )
 
 
-def living_drivers(store: RunStore) -> tuple[Heartbeat, ...]:
+def active_drivers(store: RunStore) -> tuple[Heartbeat, ...]:
     """The drivers at work on a run, the latest sign first."""
     signs = store.driver_signs()
     living = living_signs(signs, now=store.files.now() if signs else None)

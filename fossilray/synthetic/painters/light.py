@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fossilray.synthetic.painters.shapes import Canvas, Map, blur_px
-from fossilray.synthetic.painters.specimen import Drawing, Look
+from fossilray.synthetic.painters.specimen import Appearance, Drawing
 
 # Absorbance of organic walls in red, green and blue, relative to blue, by thermal maturity 0..1:
 # pale yellow, amber, brown, dark brown, black (optical densities measured on scans of such slides).
@@ -32,7 +32,7 @@ class Light(NamedTuple):
 def develop(
     drawing: Drawing,
     canvas: Canvas,
-    look: Look,
+    look: Appearance,
     rng: np.random.Generator,
     *,
     size_um: float,
@@ -72,7 +72,7 @@ def develop(
     return _scale(light, coverage, size_px=size_um / um_per_px)
 
 
-def _pigment(maturity: float, look: Look, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _pigment(maturity: float, look: Appearance, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     if rng.random() < look.stains:
         colour = _STAINS[rng.integers(len(_STAINS))] * rng.uniform(0.8, 1.2, 3)
         return np.asarray(colour / colour.max(), np.float64)
@@ -83,7 +83,11 @@ def _pigment(maturity: float, look: Look, rng: np.random.Generator) -> npt.NDArr
 
 
 def _pose(
-    stack: npt.NDArray[np.float32], absorbance: float, room_px: float, look: Look, rng: np.random.Generator
+    stack: npt.NDArray[np.float32],
+    absorbance: float,
+    room_px: float,
+    look: Appearance,
+    rng: np.random.Generator,
 ) -> tuple[Map, Map, Map]:
     """The drawing turned, tilted and gently warped on a sheet that just holds it with its halo."""
     seen = (stack[..., 0] * absorbance + stack[..., 1] > _VISIBLE_LOSS) | (stack[..., 2] > 0.5)

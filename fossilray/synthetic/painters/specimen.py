@@ -27,7 +27,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """How specimens of one kind vary beyond their shape; pairs are (low, high)."""
 
     maturity: tuple[float, float] = (0.05, 0.75)
@@ -45,7 +45,7 @@ class Look:
     halo_um: tuple[float, float] = field(default=(0.7, 2.2))
 
 
-def weather(drawing: Drawing, canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
+def degrade(drawing: Drawing, canvas: Canvas, look: Appearance, rng: np.random.Generator) -> None:
     """Wrinkle, fold, tear, corrode and fill a drawing, in place, as its kind's look allows."""
     if rng.random() < look.wrinkles:
         style = rng.random()
@@ -68,7 +68,7 @@ def weather(drawing: Drawing, canvas: Canvas, look: Look, rng: np.random.Generat
         _include_pyrite(drawing, canvas, rng)
 
 
-def _roughen(drawing: Drawing, canvas: Canvas, look: Look, rng: np.random.Generator) -> None:
+def _roughen(drawing: Drawing, canvas: Canvas, look: Appearance, rng: np.random.Generator) -> None:
     grain = rng.uniform(*look.grain)
     fine = canvas.noise(rng, 1 / canvas.um(rng.uniform(0.6, 1.4)))
     broad = canvas.noise(rng, rng.uniform(1.5, 5), octaves=2)

@@ -26,7 +26,7 @@ from fossilray.synthetic.writers.mirax_files import (
     position_buffer,
     slidedat_bytes,
 )
-from fossilray.synthetic.writers.mirax_plan import MiraxGrid, MiraxOptions, plan_grid
+from fossilray.synthetic.writers.mirax_plan import MiraxOptions, MiraxScanGrid, plan_grid
 from fossilray.synthetic.writers.pixels import PixelSource, padded_region, scanned
 from fossilray.synthetic.writers.pyramid import PyramidBuilder
 
@@ -131,7 +131,7 @@ class _Scan:
 def _scan(
     source: PixelSource,
     options: MiraxOptions,
-    grid: MiraxGrid,
+    grid: MiraxScanGrid,
     index: TileIndex,
     data_files: DataFiles,
 ) -> _Scan:
@@ -178,7 +178,7 @@ def _scan(
 
 
 def _take_photo(
-    source: PixelSource, options: MiraxOptions, grid: MiraxGrid, column: int, row: int
+    source: PixelSource, options: MiraxOptions, grid: MiraxScanGrid, column: int, row: int
 ) -> NDArray[np.uint8] | None:
     """What the camera sees at one place of the grid; None where the scanner does not go."""
     if not grid.is_inside_margins(column, row):
@@ -203,7 +203,7 @@ def _with_tile(
 class _Thumbnail:
     """The whole canvas small, drawn photo by photo."""
 
-    def __init__(self, grid: MiraxGrid, options: MiraxOptions) -> None:
+    def __init__(self, grid: MiraxScanGrid, options: MiraxOptions) -> None:
         self._scale = min(1.0, _THUMBNAIL_PX / max(grid.width, grid.height))
         shape = (max(1, self._place(grid.height)), max(1, self._place(grid.width)), 3)
         self.pixels: NDArray[np.uint8] = np.full(shape, options.background_rgb, dtype=np.uint8)

@@ -14,7 +14,7 @@ from typing import BinaryIO, Self
 
 import numpy as np
 
-from fossilray.synthetic.writers.mirax_plan import MiraxGrid, MiraxOptions
+from fossilray.synthetic.writers.mirax_plan import MiraxOptions, MiraxScanGrid
 
 INDEX_VERSION = "01.02"
 INDEX_FILE = "Index.dat"
@@ -143,7 +143,7 @@ class _PointerBuffer:
         self.data[place : place + 4] = len(self.data).to_bytes(4, "little")
 
 
-def position_buffer(grid: MiraxGrid) -> bytes:
+def position_buffer(grid: MiraxScanGrid) -> bytes:
     """The record that tells where each photo was taken, 9 bytes each, row by row."""
     records = np.ones(grid.columns * grid.rows, dtype=_POSITION)
     records["x"] = grid.positions[..., 0].ravel()
@@ -152,7 +152,7 @@ def position_buffer(grid: MiraxGrid) -> bytes:
 
 
 def slidedat_bytes(
-    grid: MiraxGrid,
+    grid: MiraxScanGrid,
     options: MiraxOptions,
     *,
     name: str,

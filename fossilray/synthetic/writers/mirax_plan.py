@@ -74,7 +74,7 @@ class MiraxOptions:
 
 
 @dataclass(frozen=True)
-class MiraxGrid:
+class MiraxScanGrid:
     """Photos of the whole canvas, margins included.
 
     step_x, step_y: nominal distance of neighbours; what is left of the photo is their overlap.
@@ -110,7 +110,7 @@ class MiraxGrid:
         return scan_row * min(data_files, scan_rows) // scan_rows
 
 
-def plan_grid(source: PixelSource, options: MiraxOptions, rng: np.random.Generator) -> MiraxGrid:
+def plan_grid(source: PixelSource, options: MiraxOptions, rng: np.random.Generator) -> MiraxScanGrid:
     """Lay photos over the source, margins around it, and jitter those that will be taken."""
     overlap_px = options.overlap_px if options.layout == "overlapping" else 0
     jitter_px = options.jitter_px if options.layout == "overlapping" else 0
@@ -130,7 +130,7 @@ def plan_grid(source: PixelSource, options: MiraxOptions, rng: np.random.Generat
         offset = np.array([margin * step_x, margin * step_y], dtype=np.int32)
         reach = np.array([source.width, source.height], dtype=np.int32) - photo
         np.clip(inside, offset, offset + np.maximum(reach, 0), out=inside)
-    return MiraxGrid(
+    return MiraxScanGrid(
         columns=columns,
         rows=rows,
         step_x=step_x,

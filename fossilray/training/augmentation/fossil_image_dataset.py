@@ -44,8 +44,8 @@ class TransferViews:
         finer = math.ceil(pixels.shape[-1] * (1 + self.zoom) / self.side_px / 2)
 
         def make(some: slice) -> torch.Tensor:
-            light = parts.to_light(pixels[some])
-            return parts.take_places(light, affine[some], side_px=self.side_px, outside="border", finer=finer)
+            light = parts.to_linear_light(pixels[some])
+            return parts.sample_grid(light, affine[some], side_px=self.side_px, outside="border", finer=finer)
 
         return parts.in_chunks(len(pixels), pixels.device, make)
 
@@ -58,7 +58,7 @@ class TransferViews:
         # A shift of the side's share is twice that where the side is 2 long.
         across, down = (parts.uniform(n, -2 * self.shift, 2 * self.shift, rng) for _ in range(2))
         width, height = (parts.uniform(n, 1 - self.zoom, 1 + self.zoom, rng) for _ in range(2))
-        width = width * (1 - 2 * parts.happens(n, self.flip_share, rng).float())
+        width = width * (1 - 2 * parts.bernoulli(n, self.flip_share, rng).float())
         none, one = torch.zeros(n), torch.ones(n)
         rows = [
             [turn.cos(), -turn.sin(), across],

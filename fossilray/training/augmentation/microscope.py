@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fossilray.training.augmentation.operations import happens, in_chunks, take_places, uniform
+from fossilray.training.augmentation.operations import bernoulli, in_chunks, sample_grid, uniform
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def make_views(
         ratio /= _clear_field(ratio)
         # Shifted by 1, so that the zeros outside become the clear field's ratio.
         ratio -= 1
-        turned = take_places(ratio, affine[some], side_px=side_px, outside="zeros")
+        turned = sample_grid(ratio, affine[some], side_px=side_px, outside="zeros")
         return _relight(turned.add_(1), light[some], noise)
 
     return in_chunks(n, device, make)
@@ -88,7 +88,7 @@ def _draw_turns(shape: torch.Tensor, rng: torch.Generator, strength: ViewStrengt
     half_height = ((width * sin) ** 2 + (height * cos) ** 2).sqrt() * (
         1 + uniform(n, -strength.box, strength.box, rng)
     )
-    mirror = 1 - 2 * happens(n, strength.mirror_share, rng).float()
+    mirror = 1 - 2 * bernoulli(n, strength.mirror_share, rng).float()
     shift = torch.stack([uniform(n, -strength.shift, strength.shift, rng) for _ in range(2)], dim=1)
     across = torch.stack([cos * half_width * mirror / width, sin * half_height / width, shift[:, 0]], dim=1)
     down = torch.stack([-sin * half_width * mirror / height, cos * half_height / height, shift[:, 1]], dim=1)

@@ -78,7 +78,7 @@ class PaperViews:
         import torch
 
         n, device = len(pixels), pixels.device
-        mirror = 1 - 2 * parts.happens(n, self.flip_share, rng).float()
+        mirror = 1 - 2 * parts.bernoulli(n, self.flip_share, rng).float()
         width, height = (parts.uniform(n, 1 - self.zoom, 1, rng) for _ in range(2))
         # A shift of the side's share is twice that where the side is 2 long.
         across, down = (parts.uniform(n, -2 * self.shift, 2 * self.shift, rng) for _ in range(2))
@@ -86,14 +86,14 @@ class PaperViews:
         factor = parts.uniform(n, 1 - self.brightness, 1 + self.brightness, rng)
         leak = parts.uniform(9 * n, -self.jitter, self.jitter, rng).view(n, 3, 3)
         mix = (factor[:, None, None] * torch.eye(3) + leak).to(device)
-        blurred = parts.happens(n, self.blur_share, rng).to(device)
+        blurred = parts.bernoulli(n, self.blur_share, rng).to(device)
         sigma = parts.uniform(n, *self.sigma_px, rng).to(device)
 
         def make(some: slice) -> torch.Tensor:
-            light = parts.to_light(pixels[some])
-            light = parts.take_places(light, affine[some], side_px=self.side_px, outside="reflection")
-            light = parts.mix_colours(light, mix[some])
-            return parts.blur_some(light, blurred[some], sigma[some], kernel_px=self.kernel_px)
+            light = parts.to_linear_light(pixels[some])
+            light = parts.sample_grid(light, affine[some], side_px=self.side_px, outside="reflection")
+            light = parts.apply_colour_matrix(light, mix[some])
+            return parts.random_blur(light, blurred[some], sigma[some], kernel_px=self.kernel_px)
 
         return parts.in_chunks(n, device, make)
 
@@ -177,27 +177,27 @@ class MultiCropViews:
         affine = self._draw_boxes(n, scale, rng).to(device)
         # More than two pixels to one of the view would be skipped by bilinear sampling.
         finer = math.ceil(pixels.shape[-1] * math.sqrt(scale[1]) / side_px / 2)
-        jittered = parts.happens(n, asked.jitter_share, rng)
+        jittered = parts.bernoulli(n, asked.jitter_share, rng)
         factors = [
             parts.uniform(n, 1 - most, 1 + most, rng).where(jittered, torch.ones(n)).to(device)
             for most in (asked.brightness, asked.contrast, asked.saturation)
         ]
         hue = (parts.uniform(n, -asked.hue, asked.hue, rng) * jittered).to(device)
-        colour = (~parts.happens(n, asked.grey_share, rng)).float().to(device)
-        blurred = parts.happens(n, blur_share, rng).to(device)
+        colour = (~parts.bernoulli(n, asked.grey_share, rng)).float().to(device)
+        blurred = parts.bernoulli(n, blur_share, rng).to(device)
         sigma = parts.uniform(n, *asked.sigma_px, rng).to(device)
-        solarised = parts.happens(n, solarise_share, rng).to(device)
+        solarised = parts.bernoulli(n, solarise_share, rng).to(device)
 
         def make(some: slice) -> torch.Tensor:
-            light = parts.to_light(pixels[some])
-            light = parts.take_places(light, affine[some], side_px=side_px, outside="border", finer=finer)
+            light = parts.to_linear_light(pixels[some])
+            light = parts.sample_grid(light, affine[some], side_px=side_px, outside="border", finer=finer)
             light = parts.scale_brightness(light, factors[0][some])
             light = parts.scale_contrast(light, factors[1][some])
             light = parts.scale_saturation(light, factors[2][some])
-            light = parts.turn_hue(light, hue[some])
+            light = parts.shift_hue(light, hue[some])
             light = parts.scale_saturation(light, colour[some])
-            light = parts.blur_some(light, blurred[some], sigma[some], kernel_px=asked.kernel_px)
-            return parts.solarise_some(light, solarised[some]) if solarise_share else light
+            light = parts.random_blur(light, blurred[some], sigma[some], kernel_px=asked.kernel_px)
+            return parts.random_solarise(light, solarised[some]) if solarise_share else light
 
         return parts.in_chunks(n, device, make)
 
@@ -215,7 +215,7 @@ class MultiCropViews:
         width, height = sides[torch.arange(n), first].clamp(max=1).unbind(1)
         across = (1 - width) * parts.uniform(n, -1, 1, rng)
         down = (1 - height) * parts.uniform(n, -1, 1, rng)
-        mirror = 1 - 2 * parts.happens(n, asked.flip_share, rng).float()
+        mirror = 1 - 2 * parts.bernoulli(n, asked.flip_share, rng).float()
         affine = _box(width * mirror, height, across, down)
         if not asked.turns:
             return affine

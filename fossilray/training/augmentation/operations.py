@@ -28,7 +28,7 @@ def uniform(n: int, low: float, high: float, rng: torch.Generator) -> torch.Tens
     return low + (high - low) * torch.rand(n, generator=rng)
 
 
-def happens(n: int, share: float, rng: torch.Generator) -> torch.Tensor:
+def bernoulli(n: int, share: float, rng: torch.Generator) -> torch.Tensor:
     """n times whether it happens, with this probability."""
     import torch
 
@@ -44,14 +44,14 @@ def in_chunks(n: int, device: torch.device, make: Callable[[slice], torch.Tensor
     return torch.cat([make(slice(first, min(first + _CHUNK, n))) for first in range(0, n, _CHUNK)])
 
 
-def to_light(pixels: torch.Tensor) -> torch.Tensor:
+def to_linear_light(pixels: torch.Tensor) -> torch.Tensor:
     """uint8 images in 0..1, channel by channel in memory."""
     import torch
 
     return pixels.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
 
 
-def take_places(
+def sample_grid(
     images: torch.Tensor, affine: torch.Tensor, *, side_px: int, outside: Outside, finer: int = 1
 ) -> torch.Tensor:
     """Squares of side_px, sampled bilinearly once.
@@ -67,14 +67,14 @@ def take_places(
     return taken if finer == 1 else F.avg_pool2d(taken, finer)
 
 
-def mix_colours(images: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
+def apply_colour_matrix(images: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
     """Colours as mix (n, 3, 3) makes them: new channel by old channel, cut to 0..1."""
     import torch
 
     return torch.bmm(mix, images.flatten(2)).view_as(images).clamp_(0, 1)
 
 
-def blur_some(
+def random_blur(
     images: torch.Tensor, blurred: torch.Tensor, sigma: torch.Tensor, *, kernel_px: int
 ) -> torch.Tensor:
     """Images of which those `blurred` (n,) are blurred by a Gaussian of their sigma (n,); changed in place."""
@@ -121,10 +121,10 @@ def scale_saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor
 
     grey = torch.tensor(GREY, device=images.device).expand(3, 3)
     keep = factor[:, None, None]
-    return mix_colours(images, keep * torch.eye(3, device=images.device) + (1 - keep) * grey)
+    return apply_colour_matrix(images, keep * torch.eye(3, device=images.device) + (1 - keep) * grey)
 
 
-def turn_hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
+def shift_hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     """Hue of HSV turned by turn (n,), in whole turns."""
     import torch
 
@@ -147,7 +147,7 @@ def turn_hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     return turned
 
 
-def solarise_some(images: torch.Tensor, solarised: torch.Tensor) -> torch.Tensor:
+def random_solarise(images: torch.Tensor, solarised: torch.Tensor) -> torch.Tensor:
     """Images of which those `solarised` (n,) have every value from 128 of 255 on inverted."""
     return images.where((images < 127.5 / 255) | ~_by_image(solarised), 1 - images)
 

@@ -20,7 +20,7 @@ PIECE_ROWS = 256
 
 
 @dataclass(frozen=True)
-class Units:
+class CropUnits:
     """The slides, or single images, that crops belong to."""
 
     source: NDArray[np.int32]
@@ -63,7 +63,7 @@ class CropReader:
     """Reads crops of several sources; holds nothing open, safe to share between threads."""
 
     sources: tuple[CropSource, ...]
-    units: Units
+    units: CropUnits
 
     def fetch(self, refs: CropRefs, *, side_px: int, threads: int) -> FetchedCrops:
         """The pixels of these crops.
@@ -73,7 +73,7 @@ class CropReader:
             StoreForbids: a store answers that it was not allowed.
         """
         order = np.lexsort((refs.object_id, refs.unit))
-        bounds = piece_starts(refs.unit[order], refs.object_id[order])
+        bounds = read_boundaries(refs.unit[order], refs.object_id[order])
         groups = [order[begin:end] for begin, end in pairwise(bounds.tolist())]
         pixels = np.empty((len(refs), side_px, side_px, 3), np.uint8)
         shape = refs.shape.copy()
@@ -125,7 +125,7 @@ class CropReader:
         return fault
 
 
-def piece_starts(unit: NDArray[np.int32], object_id: NDArray[np.int32]) -> NDArray[np.int64]:
+def read_boundaries(unit: NDArray[np.int32], object_id: NDArray[np.int32]) -> NDArray[np.int64]:
     """Where pieces begin, and the end: neighbouring rows of one shard, PIECE_ROWS at most."""
     if not len(unit):
         return np.zeros(1, np.int64)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from fossilray.core.records import Image
 from fossilray.labels.labelled_crops import LabelledCrops
 from fossilray.processing.crops.cut import resize_to
-from fossilray.training.crops.fetch import Units
+from fossilray.training.crops.fetch import CropUnits
 from fossilray.training.crops.sources import Encoded
 from fossilray.training.crops.table import CropTable
 
 
 @dataclass(frozen=True)
-class HeldSource:
+class MemorySource:
     """Crops that are in memory already; what stands for their bytes is their row's number."""
 
     crops: LabelledCrops
@@ -41,12 +41,12 @@ class HeldSource:
         return width, height
 
 
-def table_of(crops: LabelledCrops, rows: NDArray[np.int64]) -> CropTable:
+def table_from_crops(crops: LabelledCrops, rows: NDArray[np.int64]) -> CropTable:
     """Some rows of labelled crops, in this order; `classes` are those of all."""
     width, height = crops.shape[rows].T
     return CropTable(
-        sources=(HeldSource(crops),),
-        units=Units(
+        sources=(MemorySource(crops),),
+        units=CropUnits(
             source=np.zeros(1, np.int32),
             name=("labels",),
             place=("",),

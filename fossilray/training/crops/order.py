@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.training.crops.fetch import piece_starts
+from fossilray.training.crops.fetch import read_boundaries
 from fossilray.training.crops.table import CropTable
 
 _ROWS_AT_ONCE = 1 << 24
@@ -147,7 +147,7 @@ def _piece_starts(table: CropTable, stored: NDArray[np.int64] | None) -> NDArray
     for begin in range(0, len(table), _ROWS_AT_ONCE):
         part = slice(begin, begin + _ROWS_AT_ONCE)
         rows = part if stored is None else stored[part]
-        found.append(begin + piece_starts(table.unit[rows], table.object_id[rows])[:-1])
+        found.append(begin + read_boundaries(table.unit[rows], table.object_id[rows])[:-1])
     return np.concatenate([*found, [len(table)]])
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UsageError
 from fossilray.store import RunStore
-from fossilray.store.query.connection import connect, fetch, show_objects, show_parquet
+from fossilray.store.query.connection import connect, create_objects_view, create_parquet_view, query_table
 from fossilray.training.crops.sources import FolderSource
 
 if TYPE_CHECKING:
@@ -81,13 +81,13 @@ def rows_of_run(
     """
     con = connect(store)
     if curation is not None:
-        show_parquet(con, store, curation, view="curation", access=access)
+        create_parquet_view(con, store, curation, view="curation", access=access)
     letterboxed = store.read_run().config["crops"]["fit"] == "letterbox"
     name: list[str] = []
     place: list[str] = []
     group: list[str] = []
     parts: list[_Part] = []
-    for files in _slides_in_turn(store, where):
+    for files in _slide_groups(store, where):
         slides, part = _ask(con, store, files, where=where, curation=curation, first_unit=len(name))
         name += [slide["slide_id"] for slide in slides]
         place += [slide["arrays"] for slide in slides]
@@ -124,7 +124,7 @@ class _Part:
     without_pixels: int
 
 
-def _slides_in_turn(store: RunStore, where: str | None) -> Iterator[dict[str, str]]:
+def _slide_groups(store: RunStore, where: str | None) -> Iterator[dict[str, str]]:
     """The objects files of some slides at a time, in the order that a run and its compacted dataset share."""
     files = sorted(store.committed_files().items(), key=lambda one: (one[1].rpartition("/")[0], one[0]))
     asks_others = where is not None and "select" in where.lower()
@@ -143,8 +143,8 @@ def _ask(
     first_unit: int,
 ) -> tuple[list[dict[str, str]], _Part]:
     """The slides among `files` that have objects, and their chosen rows."""
-    show_objects(con, store, files if len(files) <= SLIDES_AT_ONCE else None, view="chosen")
-    said = fetch(
+    create_objects_view(con, store, files if len(files) <= SLIDES_AT_ONCE else None, view="chosen")
+    said = query_table(
         con, "SELECT slide_id, min(arrays) AS arrays, min(well) AS well FROM chosen GROUP BY slide_id"
     )
     order = {slide_id: number for number, slide_id in enumerate(files)}
@@ -157,7 +157,7 @@ def _ask(
     # The line breaks keep a comment at the end of the condition from swallowing what follows.
     condition = f"WHERE (\n{where}\n)" if where else ""
     weight, join = ("k.weight", _curated(min(order), max(order))) if curation else ("1", "")
-    found = fetch(
+    found = query_table(
         con,
         f"SELECT n.unit, c.object_id, c.opacity IS NULL AS lost, c.width_um, c.height_um, {weight}::FLOAT AS weight "
         "FROM (SELECT slide_id, object_id, opacity, width_um, height_um FROM chosen AS objects "

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.errors import StoreError, StoreForbids, StoreUnreachable, UsageError
+from fossilray.core.errors import StoreAccessDenied, StoreError, StoreUnreachable, UsageError
 from fossilray.core.records import Image
 from fossilray.labels.labelled_crops import SUFFIXES, read_image
 from fossilray.processing.crops.cut import resize_to
@@ -19,7 +19,7 @@ from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_encoded_crops
 from fossilray.store.arrays.group import crop_decoder
 from fossilray.store.arrays.jpeg_codec import decode_crop_above
-from fossilray.store.dataset.dataset_store import arrays_store
+from fossilray.store.dataset.dataset_store import source_run
 
 Encoded = bytes | StoreError
 """A crop as it is stored, or why it could not be read."""
@@ -65,7 +65,7 @@ class RunSource:
     @staticmethod
     def of(store: RunStore) -> RunSource:
         crops = store.read_run().config["crops"]
-        return RunSource(arrays_store(store), int(crops["size_px"]), str(crops["encoding"]))
+        return RunSource(source_run(store), int(crops["size_px"]), str(crops["encoding"]))
 
     @property
     def url(self) -> str:
@@ -74,7 +74,7 @@ class RunSource:
     def read(self, place: str, object_id: NDArray[np.int32]) -> Sequence[Encoded]:
         try:
             return read_encoded_crops(self.store, place, object_id)
-        except (StoreUnreachable, StoreForbids):
+        except (StoreUnreachable, StoreAccessDenied):
             raise
         except StoreError as error:
             return [error] * len(object_id)

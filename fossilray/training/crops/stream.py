@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import StoreError, UsageError
-from fossilray.training.crops.fetch import CropReader, piece_starts
+from fossilray.training.crops.fetch import CropReader, read_boundaries
 from fossilray.training.crops.order import CropOrder, Window
 from fossilray.training.crops.sources import Encoded
 from fossilray.training.crops.table import CropTable
@@ -209,7 +209,7 @@ class _Buffer:
         for window in windows:
             refs = self._table.refs(window.rows)
             loading = _Loading(window, refs.unit, refs.object_id)
-            bounds = piece_starts(refs.unit, refs.object_id).tolist()
+            bounds = read_boundaries(refs.unit, refs.object_id).tolist()
             for begin, end in pairwise(bounds):
                 yield _Piece(loading, begin, end)
 

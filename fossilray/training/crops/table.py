@@ -20,7 +20,7 @@ from fossilray.core.errors import UsageError
 from fossilray.store import open_run
 from fossilray.store.dataset.dataset_store import DATASET_JSON, UNFINISHED_JSON
 from fossilray.store.run.layout import RUN_JSON
-from fossilray.training.crops.fetch import CropReader, CropRefs, FetchedCrops, Units
+from fossilray.training.crops.fetch import CropReader, CropRefs, CropUnits, FetchedCrops
 from fossilray.training.crops.rows import SourceRows, rows_of_folder, rows_of_run
 from fossilray.training.crops.sources import CropSource, FolderSource, RunSource
 
@@ -74,7 +74,7 @@ class CropTable:
     """Crops in the order of their sources, slides and object_ids; equal sources give equal tables."""
 
     sources: tuple[CropSource, ...]
-    units: Units
+    units: CropUnits
     unit: NDArray[np.int32]
     """(n,) index into `units`."""
     object_id: NDArray[np.int32]
@@ -231,7 +231,7 @@ def _put_together(opened: Sequence[tuple[CropSource, SourceRows]]) -> CropTable:
     groups = sorted({group for one in rows for group in one.group})
     classes = sorted({name for one in rows for name in one.label or ()})
     first_unit = np.cumsum([0, *(len(one.name) for one in rows)])
-    units = Units(
+    units = CropUnits(
         source=np.repeat(np.arange(len(rows), dtype=np.int32), [len(one.name) for one in rows]),
         name=tuple(name for one in rows for name in one.name),
         place=tuple(place for one in rows for place in one.place),

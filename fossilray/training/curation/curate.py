@@ -24,10 +24,10 @@ from fossilray.core.records import CURATION_SCHEMA, SCHEMA_VERSION
 from fossilray.models.clustering import Clusters, balance_weights, find_clusters
 from fossilray.store import RunStore
 from fossilray.store.files.base import Files, open_files
-from fossilray.store.files.streaming import PartFile, write_in_parts
+from fossilray.store.files.streaming import StreamedFile, stream_to
 from fossilray.store.run.objects_file import FOOTER_KEY, ROW_GROUP_ROWS
 from fossilray.training.curation.page import render_page
-from fossilray.training.curation.rules import RULES, TypicalSharpness, judge, meets_rules
+from fossilray.training.curation.rules import RULES, TypicalSharpness, apply_rules, meets_rules
 from fossilray.training.curation.sample import (
     SlideObjects,
     backbone_of,
@@ -35,7 +35,7 @@ from fossilray.training.curation.sample import (
     draw_sample,
     read_slides,
 )
-from fossilray.training.curation.sheets import Drawn, draw_sheets
+from fossilray.training.curation.sheets import ClusterSample, draw_sheets
 
 WITHOUT_PIXELS, WITHOUT_VECTOR = -1, -2
 """In place of a cluster, while it is not written yet; the table says -1 of both."""
@@ -113,7 +113,7 @@ def curate(
         UsageError: the runs cannot be curated together, hold no vectors, or `out` is no place for a table.
         StoreError: a run cannot be read, or the table not written.
     """
-    files, name = place_of_table(out, access or StoreConfig())
+    files, name = split_table_path(out, access or StoreConfig())
     check_runs(stores)
     sample = draw_sample(stores, config)
     clusters = find_clusters(
@@ -121,7 +121,7 @@ def curate(
     )
     typical = TypicalSharpness.of(sample)
     with tempfile.TemporaryFile() as spool:
-        tally = _Tally(clusters, typical, config)
+        tally = ClusterStatistics(clusters, typical, config)
         with pq.ParquetWriter(spool, _SPOOL_SCHEMA, compression="zstd") as writer:
             for run, store in enumerate(stores):
                 for slide in read_slides(store, run=run):
@@ -129,15 +129,15 @@ def curate(
                     on_slide()
         record = tally.conclude(stores)
         page = render_page(record, draw_sheets(stores, tally.drawn, clusters=len(clusters)))
-        with write_in_parts(files, name.removesuffix(".parquet") + ".html") as sink:
+        with stream_to(files, name.removesuffix(".parquet") + ".html") as sink:
             sink.write(page.encode())
         spool.seek(0)
-        with write_in_parts(files, name) as sink:
+        with stream_to(files, name) as sink:
             _write_table(spool, sink, record, len(clusters))
     return record
 
 
-class _Tally:
+class ClusterStatistics:
     """What is known of each cluster while slides come in."""
 
     def __init__(self, clusters: Clusters, typical: TypicalSharpness, config: CurationConfig) -> None:
@@ -148,7 +148,7 @@ class _Tally:
         self._sums = np.zeros((count, 2))
         self._without = {WITHOUT_PIXELS: 0, WITHOUT_VECTOR: 0}
         self._runs: dict[int, list[int]] = {}
-        self.drawn = Drawn.nothing(shown=config.shown)
+        self.drawn = ClusterSample.nothing(shown=config.shown)
 
     def add(self, slide: SlideObjects) -> NDArray[np.int32]:
         """Count a slide's objects in; the cluster of each, or why it has none."""
@@ -170,7 +170,7 @@ class _Tally:
 
     def conclude(self, stores: Sequence[RunStore]) -> CurationRecord:
         """The verdict on every cluster."""
-        reasons = judge(self._met, self._objects, self._config)
+        reasons = apply_rules(self._met, self._objects, self._config)
         kept = np.where([reason is None for reason in reasons], self._objects, 0)
         weight = balance_weights(kept, power=self._config.balance, most=self._config.most_weight)
         runs = [
@@ -214,7 +214,7 @@ def _spooled(slide: SlideObjects, cluster: NDArray[np.int32]) -> pa.Table:
     return pa.Table.from_arrays([names, pa.array(slide.object_id), pa.array(cluster)], schema=_SPOOL_SCHEMA)
 
 
-def _write_table(spool: IO[bytes], sink: PartFile, record: CurationRecord, clusters: int) -> None:
+def _write_table(spool: IO[bytes], sink: StreamedFile, record: CurationRecord, clusters: int) -> None:
     """The table, from the cluster of each object and what became of the clusters."""
     family = np.full(clusters + 2, -1, np.int32)
     weight = np.zeros(clusters + 2, np.float32)
@@ -247,7 +247,7 @@ def _write_table(spool: IO[bytes], sink: PartFile, record: CurationRecord, clust
             )
 
 
-def place_of_table(out: str, access: StoreConfig) -> tuple[Files, str]:
+def split_table_path(out: str, access: StoreConfig) -> tuple[Files, str]:
     """The folder that a table is written to, and its name there.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from fossilray.analysis.report.contact_sheets import jpeg_uri
-from fossilray.render.html import open_templates
+from fossilray.render.html import template_environment
 from fossilray.training.curation.rules import RULES
 from fossilray.training.curation.sheets import Sheets
 
@@ -42,7 +42,7 @@ class ShownFamily:
 
 def render_page(record: CurationRecord, sheets: Sheets) -> str:
     """The page as HTML."""
-    environment = open_templates()
+    environment = template_environment()
     shown = [_show(cluster, sheets) for cluster in record.clusters]
     return environment.get_template(PAGE_NAME).render(
         record=record,

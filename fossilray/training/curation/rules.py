@@ -60,7 +60,9 @@ def meets_rules(slide: SlideObjects, typical: TypicalSharpness, config: Curation
     )
 
 
-def judge(met: NDArray[np.int64], objects: NDArray[np.int64], config: CurationConfig) -> list[str | None]:
+def apply_rules(
+    met: NDArray[np.int64], objects: NDArray[np.int64], config: CurationConfig
+) -> list[str | None]:
     """Why each cluster is left out, by the rule that most of its objects meet; None for those kept.
 
     met: (k, rules) objects of each cluster that meet each rule; objects: (k,).

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from fossilray.core.config import CurationConfig
 from fossilray.core.errors import UsageError
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import AnswerStore
-from fossilray.store.query.connection import connect, fetch, load_embeddings, show_objects
+from fossilray.store.derived.derived_store import DerivedStore
+from fossilray.store.query.connection import connect, create_objects_view, load_embeddings, query_table
 
 SLIDES_AT_ONCE = 16
 """Slides whose objects are asked for together: 300,000 rows of an ordinary archive, 30 MB."""
@@ -153,7 +153,7 @@ def read_slides(
     run: int,
     slides: Collection[str] | None = None,
     where: str | None = None,
-    embeddings: AnswerStore | None = None,
+    embeddings: DerivedStore | None = None,
 ) -> Iterator[SlideObjects]:
     """Slides that have objects, all or those named, well by well in the order that a table of crops has.
 
@@ -168,10 +168,10 @@ def read_slides(
     files = [(name, path) for name, path in found if slides is None or name in slides]
     for first in range(0, len(files), SLIDES_AT_ONCE):
         part = dict(files[first : first + SLIDES_AT_ONCE])
-        show_objects(con, store, part, view="chosen")
+        create_objects_view(con, store, part, view="chosen")
         # The line breaks keep a comment at the end of the condition from swallowing what follows.
         met = f"WHERE (\n{where}\n)" if where else ""
-        table = fetch(con, f"SELECT {_COLUMNS} FROM chosen {met} ORDER BY slide_id, object_id")
+        table = query_table(con, f"SELECT {_COLUMNS} FROM chosen {met} ORDER BY slide_id, object_id")
         for slide_id in part:
             rows = table.filter(pc.equal(table["slide_id"], slide_id))
             if rows.num_rows:
@@ -179,7 +179,7 @@ def read_slides(
 
 
 def _slide(
-    store: RunStore, run: int, slide_id: str, table: pa.Table, embeddings: AnswerStore | None
+    store: RunStore, run: int, slide_id: str, table: pa.Table, embeddings: DerivedStore | None
 ) -> SlideObjects:
     texts = ("slide_id", "well", "measured_depth_m", "arrays")
     columns = {name: table[name].to_numpy() for name in table.column_names if name not in texts}
@@ -205,7 +205,7 @@ def _slide(
     )
 
 
-def _stored_vectors(embeddings: AnswerStore, table: pa.Table) -> NDArray[np.float16]:
+def _stored_vectors(embeddings: DerivedStore, table: pa.Table) -> NDArray[np.float16]:
     answers = embeddings.read(table["slide_id"][0].as_py())
     values = answers["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     chosen: NDArray[np.float16] = values.reshape(answers.num_rows, -1)[table["object_id"].to_numpy()]

@@ -24,7 +24,7 @@ _GROUND = (239, 237, 234)
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ClusterSample:
     """Some objects of each cluster, those that drew the lowest lots so far."""
 
     shown: int
@@ -38,9 +38,9 @@ class Drawn:
     log_aspect: NDArray[np.float32]
 
     @staticmethod
-    def nothing(*, shown: int) -> Drawn:
+    def nothing(*, shown: int) -> ClusterSample:
         numbers = np.zeros(0, np.int32)
-        return Drawn(
+        return ClusterSample(
             shown, numbers, np.zeros(0), numbers, np.zeros(0, object), numbers, np.zeros(0, np.float32)
         )
 
@@ -50,7 +50,7 @@ class Drawn:
         rows: NDArray[np.intp],
         cluster: NDArray[np.int32],
         lot: NDArray[np.float64],
-    ) -> Drawn:
+    ) -> ClusterSample:
         """The lowest lots of these and of some rows of a slide with their clusters."""
         count = len(rows)
         of = np.append(self.cluster, cluster)
@@ -58,7 +58,7 @@ class Drawn:
         order = np.lexsort((lots, of))
         starts = np.searchsorted(of[order], of[order])
         chosen = order[np.arange(len(order)) - starts < self.shown]
-        return Drawn(
+        return ClusterSample(
             self.shown,
             of[chosen],
             lots[chosen],
@@ -78,7 +78,7 @@ class Sheets:
     """Crops that could not be read; their cells are grey."""
 
 
-def draw_sheets(stores: Sequence[RunStore], drawn: Drawn, *, clusters: int) -> Sheets:
+def draw_sheets(stores: Sequence[RunStore], drawn: ClusterSample, *, clusters: int) -> Sheets:
     """The sheet of every cluster that has objects.
 
     Raises:

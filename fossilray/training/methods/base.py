@@ -16,7 +16,7 @@ def frozen_copy(network: torch.nn.Module) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def move_towards(average: torch.nn.Module, network: torch.nn.Module, *, keep: float) -> None:
+def update_moving_average(average: torch.nn.Module, network: torch.nn.Module, *, keep: float) -> None:
     """average = keep * average + (1 - keep) * network, buffers included; counts are copied."""
     mine, other = average.state_dict(), network.state_dict()
     floats = [name for name, tensor in mine.items() if tensor.is_floating_point()]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from fossilray.core.config.training import TrainConfig
-from fossilray.training.methods.views import Viewer
+from fossilray.training.methods.views import ViewBuilder
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
 
@@ -51,7 +51,7 @@ class Method(torch.nn.Module, ABC):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.gather: Gather = _as_it_is
         """What brings the vectors (n, d) of all workers together, (world * n, d), gradients included."""
-        self._viewer = Viewer(config.views, side_px=config.input_px, count=self.views_per_crop)
+        self._viewer = ViewBuilder(config.views, side_px=config.input_px, count=self.views_per_crop)
 
     @property
     def views_per_crop(self) -> int:

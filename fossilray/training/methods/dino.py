@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fossilray.training.methods.base import frozen_copy, move_towards
+from fossilray.training.methods.base import frozen_copy, update_moving_average
 from fossilray.training.methods.base_base import Method, MethodLoss
 from fossilray.training.methods.lightly_modules import dino_head, dino_loss
 from fossilray.training.schedules import cosine, straight
@@ -58,8 +58,8 @@ class Dino(Method):
 
     def after_step(self, progress: float) -> None:
         keep = cosine(self.config.dino.teacher_momentum, 1.0, progress)
-        move_towards(self.teacher, self.backbone, keep=keep)
-        move_towards(self.teacher_head, self.head, keep=keep)
+        update_moving_average(self.teacher, self.backbone, keep=keep)
+        update_moving_average(self.teacher_head, self.head, keep=keep)
 
     def backbone_for_export(self) -> torch.nn.Module:
         return self.teacher

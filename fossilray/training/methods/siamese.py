@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fossilray.training.methods.base import frozen_copy, move_towards
+from fossilray.training.methods.base import frozen_copy, update_moving_average
 from fossilray.training.methods.base_base import Method, MethodLoss
 from fossilray.training.methods.lightly_modules import byol_heads, negative_cosine, simsiam_heads
 from fossilray.training.schedules import cosine
@@ -25,7 +25,7 @@ class SimSiam(Method):
         projected = [self.project(self.embed(self.backbone, view)) for view in views]
         predicted = [self.predict(one) for one in projected]
         with torch.autocast(projected[0].device.type, enabled=False):
-            loss = crosswise(predicted, projected)
+            loss = symmetric_loss(predicted, projected)
         return MethodLoss(loss, {})
 
     def backbone_for_export(self) -> torch.nn.Module:
@@ -47,19 +47,19 @@ class Byol(Method):
             target = [self.target_project(self.embed(self.target, view)) for view in views]
         with torch.autocast(predicted[0].device.type, enabled=False):
             # Squared distance of unit vectors, which is 2 - 2 cos.
-            loss = 2 + 2 * crosswise(predicted, target)
+            loss = 2 + 2 * symmetric_loss(predicted, target)
         return MethodLoss(loss, {})
 
     def after_step(self, progress: float) -> None:
         keep = cosine(self.config.byol.momentum, 1.0, progress)
-        move_towards(self.target, self.backbone, keep=keep)
-        move_towards(self.target_project, self.project, keep=keep)
+        update_moving_average(self.target, self.backbone, keep=keep)
+        update_moving_average(self.target_project, self.project, keep=keep)
 
     def backbone_for_export(self) -> torch.nn.Module:
         return self.backbone
 
 
-def crosswise(predicted: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> torch.Tensor:
+def symmetric_loss(predicted: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> torch.Tensor:
     """Minus the mean cosine of each view's prediction with the other view's target."""
     first = negative_cosine(predicted[0].float(), target[1].float())
     second = negative_cosine(predicted[1].float(), target[0].float())

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fossilray.training.methods.base import frozen_copy, move_towards
+from fossilray.training.methods.base import frozen_copy, update_moving_average
 from fossilray.training.methods.base_base import Method, MethodLoss
 from fossilray.training.methods.contrastive_losses import nt_xent, supervised_contrast
 
@@ -71,7 +71,7 @@ class SupCon(Method):
         self.taken += 1
         taken = int(self.taken)
         keep = min(self._asked.averaging, (1 + taken) / (10 + taken))
-        move_towards(self.averaged, self.backbone, keep=keep)
+        update_moving_average(self.averaged, self.backbone, keep=keep)
 
     def backbone_for_export(self) -> torch.nn.Module:
         return self.averaged

@@ -20,7 +20,7 @@ STORED_SHARE = 7 / 6
 """Crops are kept this much larger than the views taken of them: turning resamples once more."""
 
 
-class Viewer:
+class ViewBuilder:
     """The views that a configuration asks for, smaller at first if it says so."""
 
     def __init__(self, config: ViewsConfig, *, side_px: int, count: int) -> None:
