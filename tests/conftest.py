@@ -13,7 +13,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 # Fakes of S3 must not meet the credentials of whoever runs the tests.
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 
-pytest_plugins = ["fault_runs", "shared_ray", "static_checks"]
+pytest_plugins = ["support.fault_jobs", "support.shared_ray", "support.static_checks"]
 
 _status = pytest.StashKey[int]()
 

@@ -1,0 +1,319 @@
+"""The command `chart`: a well of known assemblages, drawn and written, and what it does about odd input."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from support.small_run import commit_slide, write_small_run
+from support.synthetic_well import TAXA, WELL, make_truth, predictions_table, start_run, write_well
+from typer.testing import CliRunner, Result
+
+from fossilray.analysis.stratigraphy.chart import ChartOptions, WellChart, compute_chart
+from fossilray.analysis.stratigraphy.page import describe_findings
+from fossilray.analysis.stratigraphy.samples import read_depths
+from fossilray.analysis.stratigraphy.tables import well_tables
+from fossilray.analysis.stratigraphy.taxonomy import group_taxa, read_taxonomy
+from fossilray.cli import app
+from fossilray.core.errors import FossilrayError, UsageError
+from fossilray.store import RunStore
+from fossilray.store.derived.derived_store import DerivedStore
+
+OTHER = "6407/7-1"
+TRUTH = make_truth(samples=12)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
+    store = start_run(tmp_path_factory.mktemp("well") / "run")
+    answers = write_well(store, TRUTH, objects=90, barren=(5,))
+    shallower = replace(TRUTH, depths=TRUTH.depths - 300)
+    write_well(store, shallower, well=OTHER, objects=60, answers=answers, seed=40)
+    return store
+
+
+def chart(run: RunStore | str, out: Path, *more: str, well: str = WELL) -> Result:
+    url = run if isinstance(run, str) else run.url
+    answer = CliRunner().invoke(app, ["chart", url, "--well", well, "--out", str(out), *more])
+    if isinstance(answer.exception, FossilrayError):
+        raise answer.exception
+    assert answer.exit_code == 0, answer.output
+    return answer
+
+
+def tables(run: RunStore, folder: Path, **options: Any) -> WellChart:
+    """The tables of a chart alone, without pictures."""
+    charted = compute_chart(run, WELL, ChartOptions(**options))
+    folder.mkdir(exist_ok=True)
+    for name, content in well_tables(charted).items():
+        (folder / name).write_bytes(content)
+    return charted
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text("utf-8"))))
+
+
+def test_counts_of_a_known_well_are_recovered_within_the_stated_intervals(
+    run: RunStore, tmp_path: Path
+) -> None:
+    answer = chart(run, tmp_path)
+    assert "12 samples of well 6407/6-5, 990 objects called by genera, 6 taxa" in answer.output
+    assert "corrected for the classifier's confusion on 360 validation crops" in answer.output
+    assert "1 sample is barren: 2062.5 m" in answer.output
+    assert "3 zones by the broken-stick model" in answer.output
+    held, told = [], 0
+    for row in rows_of(tmp_path / "intervals.csv"):
+        sample = int(np.flatnonzero(float(row["measured_depth_m"]) == TRUTH.depths)[0])
+        expected = 90 * TRUTH.shares[sample, TAXA.index(row["taxon"])]
+        held.append(float(row["count_low"]) - 0.05 <= expected <= float(row["count_high"]) + 0.05)
+        told += row["is_certain"] == "True" and expected == 0
+    assert len(held) == 11 * 6
+    assert np.mean(held) >= 0.9
+    assert told <= 1, "a taxon that is not there is not said to be there for sure"
+
+
+def test_the_folder_holds_charts_tables_and_a_page(run: RunStore, tmp_path: Path) -> None:
+    chart(run, tmp_path / "one", "--match", OTHER)
+    chart(run, tmp_path / "two", "--match", OTHER)
+    names = {path.name for path in (tmp_path / "one").iterdir()}
+    pictures = {
+        f"{name}.{form}"
+        for name in ("percent", "counts", "rarefaction", "correlation")
+        for form in ("svg", "png")
+    }
+    tables = {"counts", "percent", "called", "intervals", "samples", "zones", "correlation"}
+    assert names == pictures | {f"{name}.csv" for name in tables} | {"chart.html"}
+    for name in sorted(names):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+    for name in ("percent.png", "correlation.png"):
+        assert min(Pillow.open(tmp_path / "one" / name).size) > 500
+    svg = (tmp_path / "one" / "percent.svg").read_text("utf-8")
+    for text in (*TAXA, "2,000", "measured depth, m", "barren", "Z1", "Z3", "CONISS", "Well 6407/6-5"):
+        assert f">{text}<" in svg
+    html = (tmp_path / "one" / "chart.html").read_text("utf-8")
+    assert "http:" not in html.replace("http://www.w3.org", "")
+    assert html.count("data:image/svg+xml") == 4
+    HTMLParser().feed(html)
+
+
+def test_where_no_sample_has_objects_enough_nothing_is_said_of_diversity(
+    run: RunStore, tmp_path: Path
+) -> None:
+    chart(run, tmp_path, "--fewest", "100000")
+    names = {path.stem for path in tmp_path.iterdir()}
+    assert "rarefaction" not in names
+    assert "Shannon" not in (tmp_path / "percent.svg").read_text("utf-8")
+    assert "none is rarefied" in (tmp_path / "chart.html").read_text("utf-8")
+
+
+def test_the_matrix_has_taxa_down_and_depths_across_by_last_occurrence(run: RunStore, tmp_path: Path) -> None:
+    tables(run, tmp_path)
+    lines = list(csv.reader(io.StringIO((tmp_path / "counts.csv").read_text("utf-8"))))
+    assert lines[0] == ["taxon", "group", *(f"{depth:g}" for depth in TRUTH.depths)]
+    assert {line[0] for line in lines[1:]} == set(TAXA)
+    # Deflandrea and Wetzeliella reach the top; Cerodinium and Palaeoperidinium end in the lowest zone.
+    assert {line[0] for line in lines[1:3]} == {"Deflandrea", "Wetzeliella"}
+    assert {line[0] for line in lines[-2:]} == {"Cerodinium", "Palaeoperidinium"}
+    percent = np.array([line[2:] for line in csv.reader((tmp_path / "percent.csv").open())][1:], float)
+    totals = percent.sum(axis=0)
+    np.testing.assert_allclose(np.delete(totals, 5), 100, atol=0.1)
+    assert totals[5] == 0
+    tables(run, tmp_path, order="name")
+    assert [row["taxon"] for row in rows_of(tmp_path / "counts.csv")] == sorted(TAXA)
+
+
+def test_samples_state_what_became_of_them(run: RunStore, tmp_path: Path) -> None:
+    chart(run, tmp_path, "--zones", "2", "--fewest", "20")
+    samples = rows_of(tmp_path / "samples.csv")
+    assert "barren" in samples[5]["state"]
+    assert samples[5]["shannon"] == ""
+    assert {row["zone"] for row in samples} == {"Z1", "Z2", ""}
+    assert {row["rarefied_to"] for row in samples} == {"90"}
+    # Slides of the fixture have tiles that failed.
+    assert "lossy" in samples[0]["state"]
+    assert float(samples[0]["lost_percent"]) > 0
+    few = tables(run, tmp_path, fewest=91)
+    assert "no zones: they take 4 samples of 91 objects and two taxa" in set(describe_findings(few))
+    assert "few objects" in rows_of(tmp_path / "samples.csv")[0]["state"]
+
+
+def test_two_wells_match_zone_by_zone(run: RunStore, tmp_path: Path) -> None:
+    assert "pairs of samples match" in chart(run, tmp_path, "--match", OTHER).output
+    zone = np.arange(12) * 3 // 12
+    for row in rows_of(tmp_path / "correlation.csv"):
+        first = zone[TRUTH.depths == float(row["first_depth_m"])]
+        second = zone[TRUTH.depths - 300 == float(row["second_depth_m"])]
+        assert first == second
+    with pytest.raises(UsageError, match="cannot be correlated with itself"):
+        chart(run, tmp_path, "--match", WELL)
+
+
+def test_without_a_confusion_intervals_are_those_of_the_lot_and_say_so(run: RunStore, tmp_path: Path) -> None:
+    plain = tables(run, tmp_path / "plain", is_corrected=False)
+    assert any("intervals those of the lot alone, as asked for" in one for one in describe_findings(plain))
+    for row in rows_of(tmp_path / "plain" / "intervals.csv"):
+        assert float(row["count"]) == int(row["called"])
+    bare = start_run(tmp_path / "run")
+    write_well(bare, make_truth(samples=3), objects=12, with_confusion=False)
+    assert any(
+        "nobody knows its confusion" in one for one in describe_findings(tables(bare, tmp_path / "bare"))
+    )
+    table = tmp_path / "confusion.csv"
+    lines = [",".join(["", *TAXA]), *(f"{name},{','.join('0' * 6)}" for name in TAXA)]
+    table.write_text("\n".join(lines))
+    assert "on 0 validation crops" in chart(bare, tmp_path / "zero", "--confusion", str(table)).output
+    with pytest.raises(UsageError, match="contradict each other"):
+        chart(bare, tmp_path / "both", "--confusion", str(table), "--raw-counts")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "has no rows"),
+        (",a,b\na,1,2\n", "one row and one column for each class; they differ in b"),
+        (",a,b\na,1,2\nb,1\n", "expected 2 counts"),
+        (",a,b\na,1,-2\nb,1,1\n", "expected 2 counts"),
+        (",a,b\na,1,2\nb,1,1\n", "knows nothing of Areoligera"),
+    ],
+)
+def test_a_confusion_that_is_none_or_of_other_classes_is_refused(
+    run: RunStore, tmp_path: Path, text: str, reason: str
+) -> None:
+    (tmp_path / "confusion.csv").write_text(text)
+    with pytest.raises(UsageError, match=reason):
+        chart(run, tmp_path / "out", "--confusion", str(tmp_path / "confusion.csv"))
+
+
+def test_depths_that_are_missing_or_there_twice(run: RunStore, tmp_path: Path) -> None:
+    table = tmp_path / "depths.csv"
+    table.write_text("slide_id,measured_depth_m\n6407-6-5-2000,2012.5\n")
+    twice = "; ".join(describe_findings(tables(run, tmp_path, depths=read_depths(table))))
+    assert "11 samples of well" in twice
+    assert "more than one slide, counted together, at 2012.5 m" in twice
+    assert rows_of(tmp_path / "samples.csv")[0]["objects"] == "180"
+    for text, reason in (
+        ("slide_id,measured_depth_m\na,1\na,2\n", "gives slide a two depths, 1 and 2 m"),
+        ("slide_id,measured_depth_m\na,deep\n", "the depth 'deep', expected metres"),
+        ("slide_id,measured_depth_m\nnowhere,7\n", "name nowhere, which .* does not have"),
+        ("slide,depth\na,1\n", "no columns slide_id and measured_depth_m"),
+    ):
+        table.write_text(text)
+        with pytest.raises(UsageError, match=reason):
+            chart(run, tmp_path, "--depths", str(table))
+    partly = start_run(tmp_path / "partly")
+    answers = write_well(partly, make_truth(samples=2), objects=10)
+    commit_without_depth(partly, answers, "undated")
+    assert "left out for lack of a measured depth: 1 slide, undated" in "; ".join(
+        describe_findings(tables(partly, tmp_path / "p"))
+    )
+    none = start_run(tmp_path / "none")
+    answers = write_well(none, make_truth(samples=1), well="another", objects=5)
+    commit_without_depth(none, answers, "undated")
+    with pytest.raises(UsageError, match=r"no slide of well .* has a measured depth.*--depths"):
+        chart(none, tmp_path / "n")
+
+
+def commit_without_depth(store: RunStore, answers: DerivedStore, slide_id: str) -> None:
+    commit_slide(store, slide_id, count=6, well=WELL, depth_m=None, seed=9, embeddings=False)
+    footer = store.footer(slide_id)
+    assert footer is not None
+    table = predictions_table(slide_id, np.array(TAXA))
+    answers.commit(slide_id, WELL, table, source_attempt=footer.attempt)
+
+
+def test_a_well_or_predictions_that_are_not_there_are_named(run: RunStore, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no committed slides of well 'nowhere'; it has 6407/6-5, 6407/7-1"):
+        chart(run, tmp_path, well="nowhere")
+    with pytest.raises(UsageError, match="no predictions named other"):
+        chart(run, tmp_path, "--head", "other")
+    unasked = write_small_run(tmp_path / "run")
+    with pytest.raises(UsageError, match="has no predictions; run `fossilray classify run"):
+        chart(unasked, tmp_path)
+
+
+def test_one_sample_of_one_class_is_drawn(tmp_path: Path) -> None:
+    store = start_run(tmp_path / "run")
+    truth = make_truth(samples=1)
+    only = replace(truth, shares=np.eye(6)[:1], confused=np.eye(6), validation=np.eye(6, dtype=np.int64) * 50)
+    write_well(store, only, objects=60)
+    output = chart(store, tmp_path / "out").output
+    assert "no zones" in output
+    assert ">Areoligera<" in (tmp_path / "out" / "percent.svg").read_text("utf-8")
+    assert [row["taxon"] for row in rows_of(tmp_path / "out" / "counts.csv")] == ["Areoligera"]
+
+
+def test_a_barren_well_is_drawn_and_told(tmp_path: Path) -> None:
+    store = start_run(tmp_path / "run")
+    write_well(store, make_truth(samples=2), objects=5, barren=(0, 1))
+    assert "2 samples are barren" in chart(store, tmp_path / "out").output
+    assert (tmp_path / "out" / "percent.svg").read_text("utf-8").count(">barren<") == 2
+
+
+TAXONOMY = """species,genus,group,synonyms
+,Areoligera,Gonyaulacoid,
+,Glaphyrocysta,Gonyaulacoid,
+,Cerodinium,Peridinioid,
+,Deflandrea,Peridinioid,Cerodinium_old; Palaeoperidinium
+Apectodinium augustum,Apectodinium,Peridinioid,wetzeliella|Wetzelia
+"""
+
+
+def test_a_taxonomy_rolls_labels_up_and_tells_what_it_merged(run: RunStore, tmp_path: Path) -> None:
+    path = tmp_path / "taxonomy.csv"
+    path.write_text(TAXONOMY)
+    answer = chart(run, tmp_path / "genus", "--taxonomy", str(path))
+    assert "Apectodinium stands for Wetzeliella" in answer.output
+    assert "Deflandrea stands for Palaeoperidinium" in answer.output
+    counts = {row["taxon"]: row for row in rows_of(tmp_path / "genus" / "called.csv")}
+    assert set(counts) == {"Areoligera", "Glaphyrocysta", "Cerodinium", "Deflandrea", "Apectodinium"}
+    assert counts["Deflandrea"]["group"] == "Peridinioid"
+    tables(run, tmp_path / "plain", is_corrected=False)
+    plain = {row["taxon"]: row for row in rows_of(tmp_path / "plain" / "called.csv")}
+    for depth in ("2000", "2137.5"):
+        assert int(counts["Deflandrea"][depth]) == int(plain["Deflandrea"][depth]) + int(
+            plain["Palaeoperidinium"][depth]
+        )
+    chart(run, tmp_path / "group", "--taxonomy", str(path), "--rank", "group", "--leave-out", "gonyaulacoid")
+    assert [row["taxon"] for row in rows_of(tmp_path / "group" / "counts.csv")] == ["Peridinioid"]
+    with pytest.raises(UsageError, match="debris is no label, taxon or group here"):
+        chart(run, tmp_path / "x", "--leave-out", "debris")
+
+
+def test_yaml_is_read_alike_and_unknown_labels_stay(tmp_path: Path) -> None:
+    path = tmp_path / "taxonomy.yaml"
+    path.write_text(
+        "- {genus: Deflandrea, group: Peridinioid, synonyms: [Cerodinium old]}\n- {species: A b, genus: A}\n"
+    )
+    rolled = group_taxa(["cerodinium_old", "Deflandrea", "A b", "Stray"], read_taxonomy(path))
+    assert rolled.taxa == ("Deflandrea", "A", "Stray")
+    assert rolled.member_of == (0, 0, 1, 2)
+    assert rolled.unknown == ("Stray",)
+    assert rolled.merged == (("A", ("A b",)), ("Deflandrea", ("cerodinium_old",)))
+    assert group_taxa(["A b"], read_taxonomy(path), rank="species").taxa == ("A b",)
+
+
+def faults() -> Iterator[tuple[str, str]]:
+    yield "species,genus,group,synonyms\n,A,,x\n,B,,x\n", "gives 'x' to A and to B"
+    yield (
+        "species,genus,group,synonyms\nA b,A,one,\nA c,A,two,\n",
+        "puts the genus A into 'one' and into 'two'",
+    )
+    yield "species,genus,group,synonyms\n,,one,\n", "row 1 .* neither a species nor a genus"
+    yield "name,genus\na,b\n", "row 1 of .* has name, expected species, genus"
+    yield "", "holds no list of taxa"
+
+
+@pytest.mark.parametrize(("text", "reason"), faults())
+def test_a_taxonomy_that_contradicts_itself_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "taxonomy.csv").write_text(text)
+    with pytest.raises(UsageError, match=reason):
+        read_taxonomy(tmp_path / "taxonomy.csv")

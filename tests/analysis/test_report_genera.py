@@ -1,0 +1,158 @@
+"""The page about a run that a head was asked about: range charts, and sheets of each genus."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from analysis.test_report import Page
+from support.classified_run import GENERA, made_up_predictions, predict
+from support.small_run import COUNTS, HOSTILE_WELL, WELL, commit_slide, start_run, write_small_run
+
+from fossilray.analysis.report import write_report
+from fossilray.analysis.report.assemblages import Assemblages, TaxonSample, gather_assemblages
+from fossilray.analysis.report.range_chart_svg import MOST_TAXA, draw_range_chart
+from fossilray.core.errors import RunNotFound
+from fossilray.store import RunStore
+from fossilray.store.derived.listing import latest_predictions
+from fossilray.store.query.connection import connect, create_objects_view, run_query
+
+HOSTILE = "<b>Alnus</b> & 'Co'"
+
+
+def a_sample(label: str, depth_m: float | None, *counts: int, asked: int = 1) -> TaxonSample:
+    return TaxonSample(label, depth_m, 1, asked, np.array(counts, np.int64), 0)
+
+
+def a_well(*samples: TaxonSample, taxa: tuple[str, ...] = GENERA) -> Assemblages:
+    return Assemblages("6407/6-5", taxa, samples, 0)
+
+
+def assemblages_of(run: RunStore, well: str) -> Assemblages:
+    con, chosen = connect(run), latest_predictions(run, None)
+    assert chosen is not None
+    create_objects_view(con, run, run.committed_files(), genera=chosen)
+    slides = [summary for summary in run.summaries() if summary.well == well]
+    return gather_assemblages(con, slides, chosen.files.keys())
+
+
+def test_counts_are_those_of_the_predictions_from_the_top_down(tmp_path: Path) -> None:
+    run = write_small_run(tmp_path / "run")
+    predict(run, "genera")
+    chart = assemblages_of(run, WELL)
+    assert [sample.depth_m for sample in chart.samples] == [2030.0, 2050.0, 2080.0]
+    for sample, slide_id in zip(chart.samples, ("a-2030", "b-2050", "c-2080"), strict=True):
+        found = run_query(run, f"SELECT genus FROM predictions WHERE slide_id = '{slide_id}'")
+        genera = found["genus"].to_pylist()
+        assert sample.counts.tolist() == [genera.count(taxon) for taxon in chart.taxa]
+        assert sample.without == 1, "the object whose pixels could not be read is no taxon"
+
+
+def test_taxa_stand_by_depth_and_a_deep_one_comes_last(tmp_path: Path) -> None:
+    run = start_run(tmp_path / "run")
+    for slide_id, depth_m in (("a-2030", 2030.0), ("b-2050", 2050.0)):
+        commit_slide(run, slide_id, count=9, well=WELL, depth_m=depth_m, seed=1)
+    predict(run, "genera", slides=["a-2030"], genera=["Young", "Old"])
+    answers = latest_predictions(run, None)
+    footer = run.footer("b-2050")
+    assert answers is not None
+    assert footer is not None
+    only_old = made_up_predictions("b-2050", 9, ["Old"], seed=0)
+    answers.answers.commit("b-2050", WELL, only_old, source_attempt=footer.attempt)
+    assert assemblages_of(run, WELL).taxa == ("Young", "Old")
+
+
+def test_a_barren_sample_and_one_nobody_asked_about_are_told_apart() -> None:
+    chart = a_well(
+        a_sample("a", 2000, 3, 1, 0), a_sample("b", 2010, 0, 0, 0), a_sample("c", 2020, 0, 0, 0, asked=0)
+    )
+    svg = draw_range_chart(chart, name="one")
+    assert svg.count(">barren<") == 1
+    assert svg.count(">not classified yet<") == 1
+    for text in (*GENERA, "2,010", "measured depth, m", "objects classified"):
+        assert f">{text}<" in svg
+
+
+def test_without_a_depth_samples_stand_in_the_order_of_their_slides(tmp_path: Path) -> None:
+    run = start_run(tmp_path / "run")
+    for seed, slide_id in enumerate(("c-2080", "a-2030", "b-2050")):
+        commit_slide(run, slide_id, count=8 + seed, well=WELL, depth_m=None, seed=seed)
+    predict(run, "genera")
+    chart = assemblages_of(run, WELL)
+    assert not chart.has_depths
+    assert [sample.label for sample in chart.samples] == ["a-2030", "b-2050", "c-2080"]
+    assert list(chart.taxa) == sorted(
+        chart.taxa, key=lambda taxon: -sum(s.counts[chart.taxa.index(taxon)] for s in chart.samples)
+    )
+    write_report(run, tmp_path / "report.html")
+    assert "no depth is known, so samples are slides" in (tmp_path / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("taxa", [0, 1, MOST_TAXA, 70])
+def test_any_number_of_taxa_is_drawn(taxa: int) -> None:
+    names = tuple(f"genus {number}" for number in range(taxa))
+    counts = range(1, taxa + 1)
+    svg = draw_range_chart(
+        a_well(a_sample("a", 1.0, *counts), a_sample("b", 2.0, *counts), taxa=names), name="n"
+    )
+    if taxa > MOST_TAXA:
+        assert f">{taxa - MOST_TAXA} rarer taxa<" in svg
+        assert f">genus {taxa - 1}<" in svg
+        assert ">genus 0<" not in svg
+    else:
+        assert svg.count(">genus ") == taxa
+
+
+def test_the_page_shows_the_newest_head_or_the_one_named(tmp_path: Path) -> None:
+    run = write_small_run(tmp_path / "run")
+    predict(run, "a-head", genera=["Alnus", HOSTILE])
+    predict(run, "b-head", genera=GENERA, slides=["a-2030"])
+    html = write_report(run, tmp_path / "newest.html").read_text("utf-8")
+    assert "<code>b-head</code>" in html
+    assert "asked about 1 of 4 slides" in html
+    page = Page(write_report(run, tmp_path / "named.html", head="a-head").read_text("utf-8"))
+    assert page.unclosed == []
+    assert "genera" in [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")]
+    assert HOSTILE in page.text
+    assert "the head" not in page.text
+    assert page.text.count("Most certain of") == 2
+    assert f"{WELL}" in page.text
+    with pytest.raises(RunNotFound, match="no predictions named c-head; it has: a-head, b-head"):
+        write_report(run, tmp_path / "none.html", head="c-head")
+
+
+def test_the_surest_and_the_least_sure_of_a_genus_are_shown(tmp_path: Path) -> None:
+    run = write_small_run(tmp_path / "run")
+    predict(run, "genera", genera=["Alnus", "Betula"])
+    page = Page(write_report(run, tmp_path / "report.html").read_text("utf-8"))
+    for genus in ("Alnus", "Betula"):
+        for order in ("DESC", "ASC"):
+            row = run_query(
+                run,
+                f"SELECT slide_id, object_id, score, genus_2 FROM predictions WHERE genus = '{genus}' "
+                f"ORDER BY score {order}, slide_id, object_id LIMIT 1",
+            ).to_pylist()[0]
+            assert ("figure", "title", f"{row['slide_id']} #{row['object_id']}") in page.attributes
+            assert f"{100 * row['score']:.0f} %, else {row['genus_2']}" in page.text
+
+
+def test_predictions_about_objects_that_were_made_anew_are_left_out_and_told(tmp_path: Path) -> None:
+    run = write_small_run(tmp_path / "run")
+    predict(run, "genera")
+    run.files.delete(run.committed_files()["a-2030"])
+    commit_slide(run, "a-2030", count=COUNTS["a-2030"], well=WELL, depth_m=2030.0, seed=9)
+    run.rebuild_summaries()
+    html = write_report(run, tmp_path / "report.html").read_text("utf-8")
+    assert "asked about 3 of 4 slides" in html
+    assert "On 1 of the others the objects were made anew since" in html
+    assert ">not classified yet<" in html
+
+
+def test_a_well_of_barren_slides_alone_has_a_chart(tmp_path: Path) -> None:
+    run = write_small_run(tmp_path / "run")
+    predict(run, "genera")
+    chart = assemblages_of(run, HOSTILE_WELL)
+    assert [sample.is_barren for sample in chart.samples] == [True]
+    assert ">barren<" in draw_range_chart(replace(chart, left_out=0), name="barren")

@@ -1,0 +1,152 @@
+"""The training job on Ray: workers together, killed, stopped and resumed; and what is refused before it starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from support.s3_bucket import s3_endpoint, s3_run
+from support.synthetic_crops import draw_folder
+from training.test_loop import a_config, losses, train
+from typer.testing import CliRunner
+
+from fossilray.cli import app
+from fossilray.core.config import StoreConfig, TrainConfig
+from fossilray.core.errors import UsageError
+from fossilray.jobs.train import cpus_of_a_worker, run_training
+from fossilray.training.loop import TrainingProgress
+from fossilray.training.output_folder import TrainingFolder
+
+__all__ = ["s3_endpoint", "s3_run"]
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("drawn") / "shapes")
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_two_workers_of_which_one_is_killed_reach_the_curve_of_two_that_live(
+    crops: Path, tmp_path: Path
+) -> None:
+    config = a_config(crops, steps=8, workers=2, torch_threads=1, checkpoint_minutes=1e-9)
+    whole = run_training(config, str(tmp_path / "whole"))
+    killed: list[int] = []
+
+    def kill_one(progress: TrainingProgress) -> None:
+        if progress.step >= 3 and not killed:
+            killed.append(_a_training_worker())
+            os.kill(killed[0], signal.SIGKILL)
+
+    end = run_training(config, str(tmp_path / "killed"), report=kill_one)
+    assert killed
+    assert (whole.finished, end.finished, end.step) == (True, True, 8)
+    assert losses(tmp_path / "killed") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
+    assert not (tmp_path / "killed" / "ray").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_job_asked_to_stop_writes_a_checkpoint_and_the_same_call_goes_on_with_other_workers(
+    crops: Path, tmp_path: Path
+) -> None:
+    config = a_config(crops, steps=400, workers=2, torch_threads=1)
+    stop = threading.Event()
+
+    def stop_soon(progress: TrainingProgress) -> None:
+        if progress.step >= 2:
+            stop.set()
+
+    stopped = run_training(config, str(tmp_path), report=stop_soon, stop=stop)
+    assert not stopped.finished
+    assert 0 < stopped.step < 400
+    longer = config.model_copy(update={"steps": stopped.step + 2, "workers": 1})
+    resumed = run_training(longer, str(tmp_path))
+    assert (resumed.finished, resumed.step) == (True, stopped.step + 2)
+    assert len(losses(tmp_path)) == stopped.step + 2
+
+
+def test_local_training_leaves_a_backbone_and_asked_again_has_nothing_left_to_do(
+    crops: Path, tmp_path: Path
+) -> None:
+    settings = tmp_path / "training.yaml"
+    settings.write_text(a_config(crops, steps=2).model_dump_json(), encoding="utf-8")
+    command = ["train", "backbone", str(tmp_path / "out"), "--config", str(settings), "--local"]
+    for _ in range(2):
+        answer = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert answer.exit_code == 0, answer.output
+        assert "2 steps" in answer.output
+    assert (tmp_path / "out" / "backbone.safetensors").is_file()
+    assert len(losses(tmp_path / "out")) == 2
+
+
+def test_what_cannot_be_is_told_before_any_worker_starts(crops: Path, tmp_path: Path) -> None:
+    train(a_config(crops, steps=1), tmp_path)
+    with pytest.raises(UsageError, match="arch_kwargs was"):
+        run_training(a_config(crops, arch_kwargs={"channels": [8, 8, 8, 8]}), str(tmp_path))
+    with pytest.raises(UsageError, match="at least 3 of 2 workers"):
+        run_training(a_config(crops, workers=2), str(tmp_path / "out"), min_workers=3)
+    for refused in (["s3://bucket/out"], [str(tmp_path / "out"), "--workers", "2"]):
+        answer = CliRunner().invoke(app, ["train", "backbone", *refused, "--local", "--source", str(crops)])
+        assert isinstance(answer.exception, UsageError)
+
+
+def test_cpus_of_a_machine_are_shared_by_whole_workers() -> None:
+    assert cpus_of_a_worker([8, 8], 2) == 8
+    assert cpus_of_a_worker([8, 8], 3) == 4
+    assert cpus_of_a_worker([2], 2) == 1
+    assert cpus_of_a_worker([2], 3) == 0
+
+
+def test_training_in_a_bucket_is_fetched_as_it_was_brought_and_keeps_the_last_checkpoints(
+    crops: Path, s3_run: tuple[str, StoreConfig]
+) -> None:
+    url, access = s3_run
+    reached = {name: getattr(access, name) for name in ("endpoint_url", "region")}
+    config = TrainConfig.model_validate(
+        {**a_config(crops).model_dump(), "data": {"sources": [str(crops)], "access": reached}}
+    )
+    with TrainingFolder.open(url, config) as place:
+        assert place.latest() is None
+        first, second = (place.folder / "checkpoints" / f"step-0000000{step}.pt" for step in (1, 2))
+        first.parent.mkdir()
+        first.write_bytes(b"one")
+        (place.folder / "metrics.csv").write_text("step\n1\n")
+        place.bring()
+        first.rename(second)
+        second.write_bytes(b"two")
+        place.bring()
+    with TrainingFolder.open(url, config) as place:
+        assert place.latest() == "step-00000002.pt"
+        place.fetch_course()
+        assert place.fetch("step-00000002.pt").read_bytes() == b"two"
+        assert (place.folder / "metrics.csv").read_text() == "step\n1\n"
+        place.bring()
+        assert not (place.folder / "checkpoints" / "step-00000001.pt").exists()
+
+
+def _a_training_worker() -> int:
+    """Process id of one Ray Train worker below this process."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                title = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if title.startswith(b"ray::") and b"RayTrainWorker" in title and _is_below(int(entry.name)):
+                return int(entry.name)
+    raise AssertionError("no worker of Ray Train is at work")
+
+
+def _is_below(process: int) -> bool:
+    while process > 1:
+        if process == os.getpid():
+            return True
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+        process = int(stat.rpartition(")")[2].split()[1])
+    return False

@@ -1,0 +1,174 @@
+"""The documentation says what the program does, and the program does what it says."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from fossilray.cli import app
+from fossilray.core.config import (
+    CurationConfig,
+    RunConfig,
+    TrainConfig,
+    document_config,
+    load_config,
+    load_curation_config,
+    load_train_config,
+)
+from fossilray.core.config.loading import EXPLAINED_BY
+from fossilray.core.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_reference_pages_are_those_the_program_gives() -> None:
+    for name, text in reference().reference_pages().items():
+        page = ROOT / "docs" / name
+        assert page.is_file(), f"{name} is missing; run `python docs/make_reference.py`"
+        assert page.read_text(encoding="utf-8") == text, f"{name} lags; run `python docs/make_reference.py`"
+
+
+def test_every_command_and_every_field_has_its_place_in_the_docs() -> None:
+    pages = {path.stem for path in (ROOT / "docs" / "commands").glob("*.md")}
+    assert pages == {name.replace(" ", "-") for name, _ in reference().commands_by_name()}
+    sections = [ROOT / "docs" / "configuration" / f"{name}.md" for name in RunConfig.model_fields]
+    pages_of = {RunConfig: sections} | {
+        kind: [ROOT / EXPLAINED_BY[kind]] for kind in (TrainConfig, CurationConfig)
+    }
+    for kind, paths in pages_of.items():
+        text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+        for name, _, description in document_config(kind):
+            assert description
+            assert f"# `{name}`" in text
+
+
+def test_every_command_answers_help() -> None:
+    for name, _ in reference().commands_by_name():
+        assert CliRunner().invoke(app, [*name.split(), "--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda path: path.name)
+def test_commands_in_prose_name_real_options(page: Path) -> None:
+    known = {
+        name: reference()._command_page(name, function) for name, function in reference().commands_by_name()
+    }
+    for line in fossilray_lines(page):
+        words = shlex.split(line, comments=True)
+        name = words[1] if words[1] in known else " ".join(words[1:3])
+        assert name in known, f"{page.name}: `{line}`: no such command"
+        for word in words[2:]:
+            if word in {"|", "&&", ";"}:
+                break
+            if word.startswith("--"):
+                assert f"`{word.split('=')[0]}" in known[name], f"{page.name}: `{line}`: {name} has no {word}"
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda path: path.name)
+def test_settings_in_prose_are_fields(page: Path) -> None:
+    for line in fossilray_lines(page):
+        words = shlex.split(line, comments=True)
+        load = load_train_config if words[1] == "train" else load_config
+        # What a field may be depends on the method.
+        method = [f"method={words[words.index('--method') + 1]}"] if "--method" in words else []
+        for before, word in itertools.pairwise(words):
+            if before == "--set":
+                load(None, [*method, word])
+            elif before == "--rule":
+                load_curation_config(None, [word])
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda path: path.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_default_yaml_is_the_default() -> None:
+    answer = CliRunner().invoke(app, ["config"])
+    assert answer.exit_code == 0
+    assert RunConfig.model_validate(yaml.safe_load(answer.stdout)) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "reason"),
+    [
+        ("detector.confidance=0.3", "detector.confidance is not a configuration field"),
+        ("detector.confidence=3", "less than or equal to 1"),
+        ("detector", "is not of the form section.field=value or field=value"),
+        ("detector.passes=[{um_per_px: 4, largest_um: 9}, {um_per_px: 1, largest_um: 9}]", "fine to coarse"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_with_the_remedy(assignment: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)) as caught:
+        load_config(None, [assignment])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("load", "assignment", "reason"),
+    [
+        (
+            load_train_config,
+            "views.knd=paper",
+            "not a configuration field; docs/configuration/training.md lists",
+        ),
+        (load_train_config, "steps=[", "it is not YAML"),
+        (load_train_config, "views.early_share=2", "docs/configuration/training.md explains every field"),
+        (
+            load_curation_config,
+            "cluster=2",
+            "not a configuration field; docs/configuration/curation.md lists",
+        ),
+    ],
+)
+def test_a_wrong_setting_of_a_training_or_curation_leads_to_its_own_page(
+    load: Callable[..., object], assignment: str, reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        load(None, [assignment])
+
+
+def test_settings_that_do_not_go_together_are_named_and_not_printed_whole() -> None:
+    with pytest.raises(ConfigError, match=r"^give one of epochs, steps and minutes; docs/"):
+        load_train_config(None, ["epochs=1", "steps=1"])
+
+
+def test_a_configuration_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("detector: [")
+    with pytest.raises(ConfigError, match=r"run\.yaml .*it is not YAML"):
+        load_config(path)
+    path.write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match="not sections"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="check the path"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def fossilray_lines(page: Path) -> list[str]:
+    """Lines of shell blocks that call fossilray."""
+    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [
+        line[line.index("fossilray ") :] for line in lines if re.match(r"(\S*/)?fossilray ", line.strip())
+    ]

@@ -1,0 +1,23 @@
+"""Lint, format and types: one command for all of it is the test suite."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from support.static_checks import ROOT, TYPES
+
+
+@pytest.mark.parametrize("check", [("check", "."), ("format", "--check", ".")], ids=lambda check: check[0])
+def test_ruff_has_nothing_to_say(check: tuple[str, ...]) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "ruff", *check], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_types_hold(request: pytest.FixtureRequest) -> None:
+    checking = request.config.stash[TYPES]
+    said, _ = checking.communicate(timeout=280)
+    assert checking.returncode == 0, said

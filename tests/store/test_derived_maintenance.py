@@ -1,0 +1,150 @@
+"""Answers are looked after like the slides they are about: verified, swept, withdrawn, shown, and given anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.classified_run import embed, predict
+from support.run_fixtures import a_failure
+from support.small_run import COUNTS, HOSTILE_WELL, WELL, commit_slide, write_small_run
+from typer.testing import CliRunner
+
+from fossilray.cli.main import app
+from fossilray.store import RunStore
+from fossilray.store.maintenance.derived_answers_sweep import delete_older_than_objects
+from fossilray.store.maintenance.garbage import collect_garbage
+from fossilray.store.maintenance.retry_withdraw import delete_answers, withdraw_slides
+from fossilray.store.maintenance.verify import verify_run
+from fossilray.store.run.objects_file import FOOTER_KEY
+from fossilray.store.status import read_status, render, to_json
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunStore:
+    store = write_small_run(tmp_path / "run")
+    store.rebuild_summaries()
+    predict(store, "genera")
+    embed(store, "net", dimension=4)
+    return store
+
+
+def make_anew(run: RunStore, slide_id: str) -> None:
+    run.files.delete(run.committed_files()[slide_id])
+    commit_slide(run, slide_id, count=COUNTS[slide_id], well=WELL, depth_m=2030.0, seed=9)
+    run.rebuild_summaries()
+
+
+def kinds(run: RunStore, *, deep: bool = False) -> list[tuple[str, str]]:
+    return [(finding.kind, finding.path) for finding in verify_run(run, deep=deep).findings]
+
+
+def rewrite(run: RunStore, path: str, table: pa.Table) -> None:
+    """Put other rows under the footer of a file."""
+    place = Path(run.url) / path
+    footer = pq.read_metadata(place).metadata[FOOTER_KEY]
+    pq.write_table(table.replace_schema_metadata({FOOTER_KEY: footer}), place, write_page_checksum=True)
+
+
+def test_whole_answers_are_sound(run: RunStore) -> None:
+    report = verify_run(run, deep=True)
+    assert report.sound
+    assert report.answers == 2 * len(COUNTS)
+
+
+def test_answers_about_objects_made_anew_are_found_deleted_and_their_slide_left_alone(run: RunStore) -> None:
+    make_anew(run, "a-2030")
+    folder = "well=6407%2F6-5/a-2030.parquet"
+    report = verify_run(run)
+    assert not report.sound
+    found = sorted((finding.kind, finding.path) for finding in report.findings)
+    assert found == [("outdated", f"embeddings/net/{folder}"), ("outdated", f"predictions/genera/{folder}")]
+    assert "start `fossilray embed` again" in report.findings[0].message
+    assert withdraw_slides(run, report.findings) == ()
+    assert delete_answers(run, report.findings) == tuple(path for _, path in found)
+    assert run.committed() == set(COUNTS)
+    assert verify_run(run).sound
+
+
+def test_the_command_deletes_what_it_was_asked_to(run: RunStore) -> None:
+    make_anew(run, "a-2030")
+    answer = CliRunner().invoke(app, ["verify", run.url, "--withdraw"])
+    assert answer.exit_code == 1
+    assert "2 files of answers deleted" in answer.output
+    assert CliRunner().invoke(app, ["verify", run.url]).exit_code == 0
+
+
+def test_answers_that_are_torn_misplaced_or_of_other_rows_are_named(run: RunStore) -> None:
+    folder = Path(run.url) / "predictions" / "genera" / "well=6407%2F6-5"
+    (folder / "a-2030.parquet").write_bytes((folder / "a-2030.parquet").read_bytes()[:-9])
+    rewrite(
+        run, "predictions/genera/well=6407%2F6-5/b-2050.parquet", pq.read_table(folder / "c-2080.parquet")
+    )
+    elsewhere = folder.parent / "well=other"
+    elsewhere.mkdir()
+    shutil.move(folder / "c-2080.parquet", elsewhere / "c-2080.parquet")
+    (folder / "unknown.parquet").write_bytes((elsewhere / "c-2080.parquet").read_bytes())
+    found = sorted(kinds(run, deep=True), key=lambda one: one[1])
+    assert found == [
+        ("answers", "predictions/genera/well=6407%2F6-5/a-2030.parquet"),
+        ("answers", "predictions/genera/well=6407%2F6-5/b-2050.parquet"),
+        ("outdated", "predictions/genera/well=6407%2F6-5/unknown.parquet"),
+        ("answers", "predictions/genera/well=other/c-2080.parquet"),
+    ]
+
+
+def test_rows_that_contradict_themselves_are_found_by_a_deep_look_alone(run: RunStore) -> None:
+    path = "predictions/genera/well=6407%2F6-5/c-2080.parquet"
+    table = pq.read_table(Path(run.url) / path, partitioning=None).replace_schema_metadata(None)
+    place = table.schema.get_field_index("score")
+    rewrite(
+        run, path, table.set_column(place, table.schema.field("score"), pa.array([7.0] * 12, pa.float32()))
+    )
+    assert kinds(run) == []
+    assert kinds(run, deep=True) == [("answers", path)] * 2, "the last object has a score and no genus"
+
+
+def test_a_sweep_deletes_old_answers_that_fit_nothing_and_no_others(run: RunStore) -> None:
+    make_anew(run, "a-2030")
+    run.files.delete(run.committed_files()["c-2080"])
+    later = run.files.clock() + timedelta(days=3)
+    age = {"older_than": timedelta(days=2), "deadline_minutes": 60.0}
+    assert collect_garbage(run, **age).outdated == ()
+    told = collect_garbage(run, **age, now=later, dry_run=True).outdated
+    swept = collect_garbage(run, **age, now=later).outdated
+    assert told == swept
+    assert {path.rpartition("/")[2] for path in swept} == {"a-2030.parquet", "c-2080.parquet"}
+    assert len(swept) == 4
+    left = {path.rpartition("/")[2] for path in run.files.find("predictions") if path.endswith(".parquet")}
+    assert left == {"b-2050.parquet", "d-empty.parquet"}
+
+
+def test_a_start_asks_anew_about_slides_that_were_made_anew_and_about_no_others(run: RunStore) -> None:
+    answers = predict(run, "again")
+    assert delete_older_than_objects(run, answers) == []
+    make_anew(run, "a-2030")
+    assert delete_older_than_objects(run, answers) == ["a-2030"]
+    assert answers.committed() == set(COUNTS) - {"a-2030"}
+    predict(run, "again", slides=["a-2030"])
+    assert delete_older_than_objects(run, answers) == []
+
+
+def test_status_tells_how_far_answers_are(run: RunStore) -> None:
+    some = predict(run, "some", slides=["a-2030", "d-empty"])
+    some.tries.record_failure(a_failure("b-2050", "a1b2"))
+    report = read_status(run)
+    assert [(one.kind, one.name, one.answered, one.failed) for one in report.answers] == [
+        ("embeddings", "net", 4, 0),
+        ("predictions", "genera", 4, 0),
+        ("predictions", "some", 2, 1),
+    ]
+    assert json.loads(to_json(report))["answers"][2]["answered"] == 2
+    told = " ".join(CliRunner().invoke(app, ["status", run.url]).output.split())
+    assert "some: 2 of 4 slides, 1 failed" in told
+    assert render(report) is not None
+    assert HOSTILE_WELL not in told

@@ -1,0 +1,169 @@
+"""Commands that start a job, broken in turn: the job's driver and worker in one process, without Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from support.fault_points import Scenario, cli
+from support.small_run import CROP_PX
+from support.synthetic_crops import draw_folder
+
+from fossilray.core.errors import FossilrayError
+from fossilray.core.records import CatalogRow, Worker
+from fossilray.jobs.progress import Tally
+from fossilray.store import RunStore
+from fossilray.store.derived.derived_store import DerivedStore
+
+TINY = ("arch_kwargs={channels: [8, 8, 16, 16]}", "input_px=32", "views.early_px=null")
+FEW = ("steps=2", "log_every=1", "checkpoint_minutes=1e-9", "device=cpu", "precision=float32")
+VIT: dict[str, Any] = {"img_size": 32, "patch_size": 16, "depth": 1}
+
+
+def prepare_jobs(inputs: Path) -> None:
+    """A run with vectors, an index over it, a backbone, heads, drawn crops."""
+    from support.indexed_runs import a_vector_run, index_runs, kinds_of_vectors
+
+    slides = {f"s-{number}": kinds_of_vectors(300, seed=number) for number in range(4)}
+    # No two crops alike, or they would be held for one.
+    rng = np.random.default_rng(5)
+    pixels = {name: rng.integers(0, 256, (300, 32, 32, 3), dtype=np.uint8) for name in slides}
+    a_vector_run(inputs / "vectors", slides, pixels=pixels)
+    index_runs([str(inputs / "vectors")], inputs / "index")
+    draw_folder(inputs / "shapes", each=6)
+    write_backbone(inputs / "net.safetensors")
+    known = "".join(f"s-0,{number},{('Alnus', 'Betula')[number % 2]}\n" for number in range(160))
+    (inputs / "known.csv").write_text("slide_id,object_id,genus\n" + known)
+    for words in (
+        ("--labels", inputs / "known.csv", "--run", inputs / "vectors", "--backbone", "run", "--head", "knn"),
+        ("--labels", inputs / "shapes", "--backbone", inputs / "net.safetensors"),
+    ):
+        name = "known" if "--run" in words else "shapes"
+        with contextlib.suppress(SystemExit):
+            cli("classify", "train", *words, "--out", inputs / f"{name}.safetensors")
+
+
+def jobs(inputs: Path) -> dict[str, Scenario]:
+    """By the names of their commands."""
+    training = [word for one in (*TINY, *FEW) for word in ("--set", one)]
+    shapes, local = inputs / "shapes", ("--arch", "resnet18", "--init", "scratch", "--local")
+    return {
+        "index build": Scenario(
+            lambda out: without_ray(
+                *("index", "build", inputs / "vectors", "--to", out / "index"),
+                *("--coder", "pca64-8bit", "--lists", 8, "--shard-objects", 700),
+            ),
+            facts=index_in,
+        ),
+        "embed": Scenario(
+            lambda out: without_ray("embed", out / "run", "--backbone", inputs / "net.safetensors"),
+            begin=lambda out: _copy(inputs / "run", out),
+            facts=lambda out: answers_in(out, "embeddings", "net"),
+        ),
+        "classify run": Scenario(
+            lambda out: without_ray("classify", "run", out / "run", "--head", inputs / "known.safetensors"),
+            begin=lambda out: _copy(inputs / "vectors", out),
+            facts=lambda out: answers_in(out, "predictions", "known"),
+        ),
+        "train backbone": Scenario(
+            lambda out: cli(
+                *("train", "backbone", out / "training", "--source", shapes, "--method", "supcon", *local),
+                *("--set", "supcon={classes_per_batch: 4, crops_per_class: 2}", *training),
+            ),
+            facts=training_in,
+        ),
+        "train metric": Scenario(
+            lambda out: cli("train", "metric", out / "training", "--labels", shapes, *local, *training),
+            facts=training_in,
+        ),
+    }
+
+
+def without_ray(*words: object) -> None:
+    """The command, with its slides worked on in this process, one after the other."""
+    import fossilray.jobs.index
+    import fossilray.jobs.inference
+
+    with contextlib.ExitStack() as patches:
+        for job in (fossilray.jobs.inference, fossilray.jobs.index):
+            patches.enter_context(patch.object(job, "run_slides", _run_here))
+            patches.enter_context(patch.object(job, "ray_cluster", _no_cluster))
+        cli(*words)
+
+
+def _run_here(
+    rows: Sequence[CatalogRow], make_worker: Callable[[], Worker], *, tally: Tally, **_: Any
+) -> None:
+    worker = make_worker()
+    worker.prepare()
+    for row in rows:
+        outcome = worker.process(row)
+        if outcome.failure is not None:
+            raise FossilrayError(outcome.failure.message)
+        tally.committed += 1
+
+
+@contextlib.contextmanager
+def _no_cluster(_: str) -> Iterator[None]:
+    yield
+
+
+def index_in(out: Path) -> Any:
+    from support.indexed_runs import kinds_of_vectors
+
+    from fossilray.analysis.search.search import SearchIndex
+
+    found = SearchIndex.open(str(out / "index"))
+    hits = found.search(kinds_of_vectors(5, seed=99).astype(np.float32), count=5, probes=8)
+    data = sorted(path.name for path in (out / "index" / "data").glob("*/*"))
+    shards = {"shards": len(found.shards), "data": data}
+    return {"slides": sorted(map(str, found.slides)), "hits": str(hits), **shards}
+
+
+def answers_in(out: Path, kind: str, name: str) -> Any:
+    answers = DerivedStore.open(RunStore.open(str(out / "run")), kind, name)  # type: ignore[arg-type]
+    return {slide_id: answers.read(slide_id).to_pydict() for slide_id in sorted(answers.committed())}
+
+
+def training_in(out: Path) -> Any:
+    """Its files by name, of checkpoints the last (one that goes on has fewer), and the course of its loss."""
+    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    checkpoints = [one for one in files if one.endswith(".pt")]
+    files = [one for one in files if one not in checkpoints[:-1] and "/tensorboard/" not in one]
+    course = (out / "training" / "metrics.csv").read_text().splitlines()
+    wanted = [number for number, name in enumerate(course[0].split(",")) if name in ("step", "loss")]
+    rows = [[f"{float(line.split(',')[number]):.4g}" for number in wanted] for line in course[1:]]
+    return {"files": files, "course": rows}
+
+
+def write_backbone(path: Path) -> None:
+    """A vision transformer of one layer that learnt nothing."""
+    import timm
+    import torch
+
+    from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
+    from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.create_model("vit_tiny_patch16_224", num_classes=0, **VIT)
+    meta = BackboneMeta(
+        name=path.stem,
+        architecture="vit_tiny_patch16_224",
+        kwargs=VIT,
+        dimension=192,
+        input_px=CROP_PX,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        interpolation="bicubic",
+    )
+    save_backbone(path, state_dict=network.state_dict(), meta=meta)
+
+
+def _copy(run: Path, out: Path) -> None:
+    shutil.copytree(run, out / "run")

@@ -1,0 +1,141 @@
+"""Jobs with faults over a few small slides, and the run that no fault befell to compare with."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from ray import cloudpickle
+from support import faulty_worker
+from support.compare_runs import Watcher
+from support.faulty_worker import Fault, FaultyWorker
+from support.slides_on_disk import write_slide
+
+from fossilray.core.config import RunConfig, load_config
+from fossilray.jobs.process import JobResult, run_job
+from fossilray.jobs.progress import Tally
+from fossilray.store import RunStore
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = (
+    "detector.kind=classical",
+    "crops.size_px=64",
+    "workers.count=2",
+    "workers.cpus_per_worker=0.4",
+    "workers.retry_after_s=0.1",
+    "slides.read_threads=1",
+)
+NAMES = ("a", "b", "c", "d", "e", "f", "g")
+PROCESS = (sys.executable, "-c", "from fossilray.cli import main; main()", "process")
+
+
+class Silent:
+    """A display that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, tally: Tally, states: object) -> None: ...
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture(scope="session")
+def some_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with slides a to g."""
+    folder = tmp_path_factory.mktemp("some") / "slides"
+    for number, name in enumerate(NAMES):
+        write_slide(folder / f"{name}.mrxs", objects=5 + number)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sound_run(some_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
+    """The run over them that no fault befell."""
+    run = tmp_path_factory.mktemp("sound") / "run"
+    result = run_job(str(some_slides), str(run), settings(), address="local", display=Silent())
+    assert result.tally.committed == len(NAMES)
+    return RunStore.open(str(run))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MB, where the system lets us have one."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    try:
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)], check=True, capture_output=True
+        )
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        pytest.skip("mounting a small disk needs root")
+    yield mount
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+def settings(*more: str) -> RunConfig:
+    return load_config(None, [*SETTINGS, *more])
+
+
+def run_with(
+    faults: Sequence[Fault],
+    slides: Path | str,
+    store: RunStore,
+    marks: Path,
+    *,
+    counts: dict[str, int],
+    more: tuple[str, ...] = (),
+    address: str = "local",
+) -> tuple[JobResult, Silent]:
+    """A job with faults, while a bare reader looks on. counts: objects of each slide; marks: a folder."""
+    marks.mkdir(exist_ok=True)
+    display = Silent()
+    with by_value(), Watcher(store, objects=counts):
+        result = run_job(
+            str(slides),
+            store.url,
+            settings(*more),
+            address=address,
+            display=display,
+            make_worker=functools.partial(FaultyWorker, faults=tuple(faults), marks=marks),
+        )
+    return result, display
+
+
+def counts_of(run: RunStore) -> dict[str, int]:
+    """How many objects each slide of a run has."""
+    return {summary.slide_id: summary.objects for summary in run.summaries()}
+
+
+def start_process(slides: Path | str, run: str, *more: str) -> subprocess.Popen[str]:
+    """The real command in a process of its own; `more` as `--set` takes it."""
+    assignments = [word for assignment in (*SETTINGS, *more) for word in ("--set", assignment)]
+    return subprocess.Popen(
+        [*PROCESS, str(slides), "--run", run, *assignments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@contextlib.contextmanager
+def by_value() -> Iterator[None]:
+    """Workers cannot import modules of tests by name."""
+    cloudpickle.register_pickle_by_value(faulty_worker)
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(faulty_worker)
