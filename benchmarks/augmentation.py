@@ -28,7 +28,7 @@ from PIL import Image as Pillow
 from PIL import ImageFilter, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
-from fossilray.processing.crops.cut import resize_to
+from fossilray.core.images import resize_to
 from fossilray.store.arrays.jpeg_codec import decode_crop_above, encode_crop
 from fossilray.synthetic.painters.palynomorphs import FOSSIL_KINDS, paint
 from fossilray.training.augmentation.multi_view import MultiCropViews, PaperViews, Views

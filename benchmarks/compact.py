@@ -21,7 +21,8 @@ import pyarrow as pa
 import typer
 
 from fossilray.core.config import RunConfig, StoreConfig
-from fossilray.core.records import OBJECTS_SCHEMA, ArrayFiles, SlideSummary, utc_now
+from fossilray.core.records import ArrayFiles, SlideSummary, utc_now
+from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.store import RunStore
 from fossilray.store.dataset.compact import CompactReport, compact_run
 from fossilray.store.run.layout import arrays_path

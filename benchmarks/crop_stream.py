@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from fossilray.core.config import CropsConfig, RunConfig, StoreConfig
-from fossilray.processing.crops.cut import resize_to
+from fossilray.core.images import resize_to
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_encoded_crops
 from fossilray.store.arrays.group import ArrayWriter, open_array_group

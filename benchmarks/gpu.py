@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import DetectorConfig, EmbedderConfig
 from fossilray.core.parallel import map_ordered
-from fossilray.core.records import Detector, Embedder
+from fossilray.core.types import Detector, Embedder
 from fossilray.models.backbones.inference_optimisation import optimise_for_inference
 from fossilray.models.backbones.load import load_embedder
 from fossilray.models.detectors.load import load_detector
-from fossilray.models.device_precision import precision_on
+from fossilray.models.device import precision_on
 
 WINDOWS = 203
 """Windows of a mean slide of 437 mm2 without a blank: 178 at 1 um per px, whose cores are 1568 px wide, and 25 at 3."""

@@ -3,7 +3,8 @@
 python benchmarks/queries.py [--rows 30000000] [--wells 100] [--rounds 5] [--keep DIR]
 
 Objects are made up; files are those of the real store, for every slide is committed through it and the run is then
-compacted. Arrays are mere names. Questions go through `fossilray.store.query.connection.connect` with two threads, in turns over run and
+compacted. Arrays are mere names. Questions go through `connect` of
+`fossilray.store.query.connection` with two threads, in turns over run and
 dataset. "cold" is the first answer of a new connection after the operating system was asked to forget the files;
 "warm" is the median of further answers on that connection, with the quarters around it. Files and row groups (of up to
 122,880 rows) are those that DuckDB says it read of the dataset.

@@ -31,7 +31,7 @@ from memory import ISLAND_PX, OBJECTS_AN_ISLAND, Islands, write
 from PIL import Image
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import SlideInfo
+from fossilray.core.types import SlideInfo
 from fossilray.slides.direct.reader import LAYOUTS
 from fossilray.slides.slide import level_for, open_slide
 from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff

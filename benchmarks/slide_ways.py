@@ -20,7 +20,8 @@ from paper_procedure import Stopwatch, load_network, run_paper_procedure
 from stored_tiles import StoredTile, decode_bare, recorded_tiles
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import ArrayFiles, Boxes, CatalogRow, Detector
+from fossilray.core.records import ArrayFiles, CatalogRow
+from fossilray.core.types import Boxes, Detector
 from fossilray.processing.crops.extract import extract_crops
 from fossilray.processing.crops.measures import estimate_background, measure_crops
 from fossilray.processing.detection.detect import NetworkThreads, detect_objects

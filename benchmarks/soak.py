@@ -39,8 +39,6 @@ from working_folder import working_folder
 
 from fossilray.core.config import RunConfig, StoreConfig, WorkersConfig
 from fossilray.core.records import (
-    OBJECTS_SCHEMA,
-    SLIDES_SCHEMA,
     UNASSIGNED_WELL,
     ArrayFiles,
     CatalogRow,
@@ -49,6 +47,7 @@ from fossilray.core.records import (
     WorkerStatus,
     utc_now,
 )
+from fossilray.core.schemas import OBJECTS_SCHEMA, SLIDES_SCHEMA
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.scheduler import ray_cluster, run_items
@@ -302,7 +301,7 @@ def _kill_for(seconds: float, every_s: float, slides: Path, run: Path, rng: rand
 
 
 def _start(slides: Path, run: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from fossilray.cli import main; main()"]
+    command = [sys.executable, "-c", "from fossilray.cli.main import main; main()"]
     with (run.parent / "process.log").open("ab") as log:
         return subprocess.Popen(
             [*command, "process", str(slides), "--run", str(run), "--workers", "2"], stdout=log, stderr=log

@@ -24,7 +24,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-COMMAND = ["-c", "from fossilray.cli import main; main()"]
+COMMAND = ["-c", "from fossilray.cli.main import main; main()"]
 PROGRAMS = {
     "python -c pass": ["-c", "pass"],
     "import fossilray": ["-c", "import fossilray"],

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fossilray.core.records import Boxes, Rect
+from fossilray.core.types import Boxes, Rect
 from fossilray.render.slide_overview import draw_boxes
 from fossilray.slides.slide import open_slide
 from fossilray.store import RunStore

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.config import CurationConfig, RunConfig, Section, TrainConfig, document_config
 from fossilray.core.config.training_recipes import RECIPES
 

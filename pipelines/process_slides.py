@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from fossilray.cli import main
+from fossilray.cli.main import main
 
 if __name__ == "__main__":
     inside_a_ray_job = "RAY_ADDRESS" in os.environ

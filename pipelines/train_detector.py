@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fossilray.models.detectors.weights_file import save_weights
-from fossilray.models.device_precision import Precision
+from fossilray.models.device import Precision
 from fossilray.synthetic.crop_library import CropLibrary
 from fossilray.training.detector import data
 from fossilray.training.detector import evaluate as judge

@@ -1,5 +1,1 @@
 """The command line."""
-
-from fossilray.cli.main import app, main
-
-__all__ = ["app", "main"]

@@ -47,8 +47,8 @@ def calls(
 ) -> None:
     """Say up to which entropy to keep calls so that few are wrong, and what that leaves of each genus."""
     from fossilray.analysis.discovery.confident_calls import select_confident
-    from fossilray.core.text import write_table
-    from fossilray.render.text_table import print_table
+    from fossilray.core.text_table import print_table
+    from fossilray.render.tables import write_table
 
     found = select_confident(open_store(run, config, set_), head=head, wrong_share=wrong, novelty_p=novelty_p)
     if out_file is None:
@@ -101,7 +101,7 @@ def discover(
     from fossilray.analysis.discovery.novel_objects import NovelObjects
     from fossilray.core.kept_places import refuse_inside
     from fossilray.models.heads import load_head
-    from fossilray.training.curation.sample import slides_with_objects
+    from fossilray.store.query.slide_objects import slides_with_objects
 
     store = open_store(run, config, set_)
     refuse_inside(out_file, [store.files.url])

@@ -17,10 +17,10 @@ from fossilray.core.config import RunConfig
 from fossilray.core.errors import ConfigError
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.parquet import read_table
-from fossilray.core.records import TRUTH_SCHEMA
+from fossilray.core.schemas import TRUTH_SCHEMA
+from fossilray.core.text_table import Column, TextTable, print_table
 from fossilray.jobs.process import JobResult, run_job
 from fossilray.jobs.progress import choose_display
-from fossilray.render.text_table import Column, TextTable, print_table
 from fossilray.store import RunStore
 from fossilray.store.query.connection import run_query
 from fossilray.synthetic.archive import (

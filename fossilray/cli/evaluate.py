@@ -11,7 +11,7 @@ import typer
 
 from fossilray.cli.evaluate_trained import SupervisedOptions
 from fossilray.cli.options import ConfigOption, SetOption, err, open_store, out, outside_runs
-from fossilray.render.text_table import Column, TextTable
+from fossilray.core.text_table import Column, TextTable
 
 if TYPE_CHECKING:
     from fossilray.labels.embed import EmbeddedCrops

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fossilray.cli.options import ConfigOption, RunArgument, SetOption, err, open_store, out, outside_runs
-from fossilray.render.text_table import Column, TextTable
+from fossilray.core.text_table import Column, TextTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

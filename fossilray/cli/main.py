@@ -7,16 +7,23 @@ import sys
 import typer
 from rich.markup import escape
 
-from fossilray.cli import certainty, chart, evaluate, explain, export, labels, similar, submit
-from fossilray.cli import doctor as about
-from fossilray.cli import estimate as plan
-from fossilray.cli import inference as answers
-from fossilray.cli import maintain as care
-from fossilray.cli import process as trace
-from fossilray.cli import process_work as work
-from fossilray.cli import results as look
-from fossilray.cli import train as curate
-from fossilray.cli import train_learn as learn
+from fossilray.cli import (
+    certainty,
+    chart,
+    doctor,
+    estimate,
+    evaluate,
+    explain,
+    export,
+    inference,
+    labels,
+    maintain,
+    process,
+    results,
+    similar,
+    submit,
+    train,
+)
 from fossilray.cli.options import CommandGroup, err
 from fossilray.core.errors import FossilrayError
 from fossilray.core.text import strip_control_characters
@@ -31,25 +38,25 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},  # of every command below, too
 )
-app.callback()(about.global_options)
+app.callback()(doctor.global_options)
 for command in (
-    *(work.process, work.catalog, plan.estimate, submit.submit),
-    *(look.status, look.report, chart.chart, look.query, export.crops, export.export),
-    trace.trace,
-    *(care.failures, care.retry, care.verify, care.gc, care.compact),
+    *(process.process, process.catalog, estimate.estimate, submit.submit),
+    *(results.status, results.report, chart.chart, results.query, export.crops, export.export),
+    process.trace,
+    *(maintain.failures, maintain.retry, maintain.verify, maintain.gc, maintain.compact),
     *(certainty.calls, certainty.discover),
-    *(answers.embed, curate.curate, labels.suggest),
+    *(inference.embed, train.curate, labels.suggest),
     similar.similar,
     *(evaluate.evaluate, explain.explain),
-    *(work.synth, work.demo),
-    *(about.doctor, about.version),
+    *(process.synth, process.demo),
+    *(doctor.doctor, doctor.version),
 ):
     app.command()(command)
-app.command(name="config")(about.print_config)
+app.command(name="config")(doctor.print_config)
 
 classify = typer.Typer(help="Classifiers: taught on labels, asked about a run.", no_args_is_help=True)
 classify.command(name="train")(evaluate.classify_train)
-classify.command(name="run")(answers.classify_run)
+classify.command(name="run")(inference.classify_run)
 app.add_typer(classify, name="classify")
 
 labelling = typer.Typer(help="Labels that people give to objects of a run.", no_args_is_help=True)
@@ -70,10 +77,10 @@ job.command(name="logs")(submit.logs)
 job.command(name="stop")(submit.stop)
 app.add_typer(job, name="job")
 
-train = typer.Typer(help="Trainings of networks.", no_args_is_help=True)
-train.command(name="backbone")(learn.train_backbone)
-train.command(name="metric")(learn.train_metric)
-app.add_typer(train, name="train")
+training = typer.Typer(help="Trainings of networks.", no_args_is_help=True)
+training.command(name="backbone")(train.train_backbone)
+training.command(name="metric")(train.train_metric)
+app.add_typer(training, name="train")
 
 
 def main() -> None:

@@ -39,8 +39,8 @@ def failures(
     set_: SetOption = None,
 ) -> None:
     """List failed attempts at slides that are not committed: state of the slide, stage, class, reason, host, time."""
-    from fossilray.core.text import write_table
-    from fossilray.render.text_table import print_table
+    from fossilray.core.text_table import print_table
+    from fossilray.render.tables import write_table
     from fossilray.store.query.connection import run_query
     from fossilray.store.run.slide_states import read_states
 
@@ -132,8 +132,8 @@ def verify(
     Of a compacted dataset, an index or a label set: that every file is what was written.
     """
     from fossilray.cli.verify import check_place, place_at, render_place
-    from fossilray.store.files.base import open_files
-    from fossilray.store.maintenance.retry_withdraw import delete_answers, withdraw_slides
+    from fossilray.store.files.open import open_files
+    from fossilray.store.maintenance.retry import delete_answers, withdraw_slides
     from fossilray.store.maintenance.verify import render_verified, verify_run
 
     files = open_files(run, settings(config, set_).store)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fossilray.core.kept_places import refuse_kept_place
 from fossilray.core.text import strip_control_characters
-from fossilray.render.text_table import TextTable, open_console
+from fossilray.core.text_table import TextTable, open_console
 from fossilray.store.run.slide_states import state_of
 
 if TYPE_CHECKING:

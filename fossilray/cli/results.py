@@ -103,8 +103,8 @@ def query(
     set_: SetOption = None,
 ) -> None:
     """Ask DuckDB."""
-    from fossilray.core.text import write_table
-    from fossilray.render.text_table import print_table
+    from fossilray.core.text_table import print_table
+    from fossilray.render.tables import write_table
     from fossilray.store.query.connection import run_query
 
     table = run_query(open_store(run, config, set_), sql)

@@ -269,8 +269,8 @@ def _form(form: TableForm | None, out_file: Path | None) -> TableForm:
 
 
 def _give(table: pa.Table, form: TableForm | None, out_file: Path | None) -> None:
-    from fossilray.core.text import write_table
-    from fossilray.render.text_table import print_table
+    from fossilray.core.text_table import print_table
+    from fossilray.render.tables import write_table
 
     form = _form(form, out_file)
     if form == "table" and out_file is None:

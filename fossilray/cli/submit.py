@@ -12,7 +12,7 @@ import typer
 from fossilray.cli.options import ConfigOption, SetOption, SingleWriterOption, err, out
 from fossilray.core.errors import ConfigError
 from fossilray.core.text import strip_control_characters
-from fossilray.render.text_table import Column, TextTable
+from fossilray.core.text_table import Column, TextTable
 
 if TYPE_CHECKING:
     from fossilray.jobs.submission import Job, JobClient

@@ -79,7 +79,7 @@ def render_place(report: PlaceReport) -> Group:
     from rich.text import Text
 
     from fossilray.core.text import strip_control_characters
-    from fossilray.render.text_table import TextTable
+    from fossilray.core.text_table import TextTable
 
     where = f"{report.place} {strip_control_characters(report.url)}"
     if report.sound:

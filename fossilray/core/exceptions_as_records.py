@@ -7,7 +7,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fossilray.store.files.options import without_secrets
+from fossilray.core.text import without_secrets
 
 MOST_MESSAGE_CHARS = 2_000
 MOST_TRACEBACK_CHARS = 16_000

@@ -6,7 +6,12 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import PurePosixPath
+from urllib.parse import quote
+
+from fossilray.core.errors import CatalogError
+from fossilray.core.records import CatalogRow
 
 SLIDE_SUFFIXES = frozenset(
     (".mrxs", ".svs", ".tif", ".tiff", ".ndpi", ".scn", ".bif", ".svslide", ".vms", ".vmu")
@@ -49,3 +54,65 @@ def _readable(text: str) -> str:
     folded = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
     signs = re.sub(r"[^A-Za-z0-9._-]+", "_", folded)
     return re.sub(r"\.{2,}", ".", signs).strip("._-")[:_LONGEST_READABLE].rstrip("._-") or "slide"
+
+
+LONGEST_SLIDE_ID_BYTES = 200
+"""File names may have 255 bytes; the rest is left for what is appended."""
+
+
+LONGEST_WELL_BYTES = 240
+"""Of a well's folder, once percent-encoded."""
+
+
+_NO_VALUE_IN_HIVE = "__HIVE_DEFAULT_PARTITION__"
+
+
+# Letters and digits of any script; what glob, Hive, a shell or Windows reads as a sign is left out.
+SAFE_NAME = re.compile(r"\w(?:[\w\-.+,@() ]*[\w\-+@()])?")
+
+
+def check_slide_id(slide_id: str) -> str:
+    """The slide_id, safe as a file name on a disk and as a part of an object store's key.
+
+    Raises:
+        CatalogError: it is not; paths made of it could leave the run directory or confuse readers of it.
+    """
+    if (
+        not SAFE_NAME.fullmatch(slide_id)
+        or ".." in slide_id
+        or len(slide_id.encode()) > LONGEST_SLIDE_ID_BYTES
+    ):
+        raise CatalogError(
+            f"slide_id {slide_id!r} is not safe as a file name; use at most {LONGEST_SLIDE_ID_BYTES} letters, "
+            "digits, spaces and _ - . + , @ ( ), beginning with a letter or digit and without two dots in a row"
+        )
+    return slide_id
+
+
+def check_well(well: str) -> str:
+    """The well, fit to name a folder of `objects`.
+
+    Raises:
+        CatalogError: as a folder its name would be too long, or mean no well at all.
+    """
+    if len(quote(well, safe="")) > LONGEST_WELL_BYTES or well == _NO_VALUE_IN_HIVE:
+        raise CatalogError(
+            f"the well {well[:60]!r} cannot name a folder; use a name of at most {LONGEST_WELL_BYTES} bytes, where "
+            "signs other than letters, digits and _ . - ~ count three each"
+        )
+    return well
+
+
+def describe_missing_sites(rows: Sequence[CatalogRow]) -> str | None:
+    """One sentence on slides without a well or a depth; None if there are none."""
+    without_well = sum(row.well is None for row in rows)
+    without_depth = sum(row.measured_depth_m is None for row in rows)
+    if not (without_well or without_depth):
+        return None
+    counts = [
+        f"{count:,} of {len(rows):,} slides have no {what}"
+        for count, what in ((without_well, "well"), (without_depth, "measured depth"))
+        if count
+    ]
+    remedy = "give slides.name_pattern, or fill the columns well and measured_depth_m of a catalog"
+    return f"{' and '.join(counts)}: {remedy}"

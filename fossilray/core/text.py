@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
-import decimal
-import io
-import json
 import math
 import re
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from fossilray.core.whole_files import write_whole
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-TableForm = Literal["csv", "json", "parquet"]
-
-_LIKE_A_FORMULA = r"^('*[=+\-@\t\r])"
+    pass
 
 
-def write_table(table: pa.Table, *, form: TableForm, out: Path | None = None) -> None:
-    """Write a result to a file, or to standard output.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    content = encode_table(table, form)
-    if out is None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-        return
-    write_whole(out, content)
-
-
-def encode_table(table: pa.Table, form: TableForm) -> bytes:
-    """A result as the bytes of a CSV file, a JSON array of records, or a Parquet file."""
-    if form == "json":
-        return _to_json(table)
-    sink = io.BytesIO()
-    if form == "csv":
-        from pyarrow import csv
-
-        csv.write_csv(_flatten(table), sink)
-    else:
-        from pyarrow import parquet
-
-        parquet.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
+LIKE_A_FORMULA = r"^('*[=+\-@\t\r])"
 
 
 def format_cell(value: Any) -> str:
@@ -89,51 +50,36 @@ def escape_formula(text: str) -> str:
 
     A slide named `=HYPERLINK(…)` would otherwise run in whoever opens the CSV. `from_spreadsheet` undoes it.
     """
-    return re.sub(_LIKE_A_FORMULA, r"'\1", text)
+    return re.sub(LIKE_A_FORMULA, r"'\1", text)
 
 
 def unescape_formula(text: str) -> str:
     """The text that `spreadsheet_safe` was given."""
-    return text[1:] if text.startswith("'") and re.match(_LIKE_A_FORMULA, text) else text
+    return text[1:] if text.startswith("'") and re.match(LIKE_A_FORMULA, text) else text
 
 
-def _to_json(table: pa.Table) -> bytes:
-    rows = [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()]
-    return json.dumps(rows, ensure_ascii=False, indent=1).encode() + b"\n"
+def without_secrets(text: str) -> str:
+    """The text without anything that could be a credential."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
 
 
-def _plain(value: Any) -> Any:
-    """The value in JSON's own types; JSON has no NaN."""
-    match value:
-        case float() | decimal.Decimal():
-            plain: Any = float(value) if math.isfinite(value) else None
-        case dict():
-            plain = {str(key): _plain(inner) for key, inner in value.items()}
-        case list() | tuple():
-            plain = [_plain(inner) for inner in value]
-        case datetime.date() | datetime.time():
-            plain = value.isoformat()
-        case bytes():
-            plain = value.hex()
-        case None | bool() | int():
-            plain = value
-        case _:
-            plain = str(value)
-    return plain
-
-
-def _flatten(table: pa.Table) -> pa.Table:
-    """CSV has no lists or structures: they become JSON; and a spreadsheet that opens it must meet no formula."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    for index, field in enumerate(table.schema):
-        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-            safe = pc.replace_substring_regex(table[index], pattern=_LIKE_A_FORMULA, replacement=r"'\1")
-            table = table.set_column(index, field.name, safe)
-        if pa.types.is_nested(field.type):
-            texts = [
-                None if value is None else json.dumps(_plain(value)) for value in table[index].to_pylist()
-            ]
-            table = table.set_column(index, field.name, pa.array(texts, pa.string()))
-    return table
+# What a credential looks like, or what it follows; the names are those of AWS, Google and Azure.
+_SECRETS = (
+    # All of a header's value, which may have several parts.
+    (re.compile(r"(?i)\b(authorization)\b[\"']?\s*[:=].*"), r"\1: ***"),
+    (re.compile(r"(?i)\b(bearer|basic|sharedkey|AWS4-HMAC-SHA256)\s+\S.*"), r"\1 ***"),
+    # user:password@ in an address, up to the last @ before its path.
+    (re.compile(r"(?i)\b([a-z][a-z0-9+.\-]*://)[^\s/?#]*@"), r"\1***@"),
+    # name=value, name: value and "name": "value", also percent-encoded in signed addresses.
+    (
+        re.compile(
+            r"(?i)([\w\-.]*(?:secret|passw(?:or)?d|token|signature|credential|api[_\-]?key|account[_\-]?key|"
+            r"access[_\-]?key(?:[_\-]?id)?|private[_\-]?key|\bsig)[\w\-.]*[\"']?\s*(?:=|:|%3D)\s*)"
+            r"(?:\"[^\"]*\"?|'[^']*'?|[^\s\"'&,;)}\]<>]+)"
+        ),
+        r"\1***",
+    ),
+    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}"), "***"),
+)

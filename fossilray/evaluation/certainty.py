@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
 from fossilray.labels.embed import EmbeddedCrops
-from fossilray.labels.load import LabelledSet
+from fossilray.labels.load import LabelledSet, sides_of
 from fossilray.models.heads import Head, HeadKind, HoldOutUnit, NoveltyKind, train_head
 from fossilray.models.heads.calibration import Bin, expected_calibration_error, reliability
 from fossilray.models.heads.conformal import benjamini_hochberg_threshold
-from fossilray.models.heads.cross_validation import sides_of
 from fossilray.models.heads.head import apply_temperature
 from fossilray.models.heads.novelty import LeftOutGenus, leave_one_genus_out
 from fossilray.models.heads.splits import Split, stratified_split

@@ -11,8 +11,7 @@ import numpy as np
 
 from fossilray.evaluation.figures import draw_curve, draw_map, lay_out_by_tsne, lay_out_by_umap
 from fossilray.evaluation.martinsen2024 import METRICS, SPLITS, Martinsen2024, Told, judge_classification
-from fossilray.evaluation.page import Rows, csv_file, json_file, write_files
-from fossilray.evaluation.page_page import render_page
+from fossilray.evaluation.page import Rows, csv_file, json_file, render_page, write_files
 from fossilray.evaluation.scampi import Scampi, judge_retrievals
 from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet

@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.evaluation.evaluate import Evaluation
-from fossilray.evaluation.figures import lay_out_by_tsne, lay_out_by_umap
-from fossilray.evaluation.figures_liu2022_drawing import draw_recall_against_size, draw_roc
+from fossilray.evaluation.figures import draw_recall_against_size, draw_roc, lay_out_by_tsne, lay_out_by_umap
 from fossilray.evaluation.karaderi2021 import Karaderi2021, Vectors, draw_groups, judge_metric_space
 from fossilray.evaluation.liu2022 import METRICS, Liu2022, Taught, judge_transfer
 from fossilray.evaluation.martinsen2024 import Told
 from fossilray.evaluation.morphology_map import choose_shown, render_map
-from fossilray.evaluation.page import csv_file, json_file, write_files
-from fossilray.evaluation.page_page import render_template
+from fossilray.evaluation.page import csv_file, json_file, render_template, write_files
 from fossilray.evaluation.protocol_training import ProtocolTraining
 from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.report.contact_sheets import jpeg_uri
+from fossilray.core.images import resize_to
 from fossilray.labels.load import LabelledSet
-from fossilray.processing.crops.cut import resize_to
+from fossilray.render.crops import jpeg_uri
 from fossilray.render.html import template_environment
 
 THUMB_PX = 56

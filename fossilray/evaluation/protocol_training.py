@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import EmbedderConfig, TrainConfig, load_train_config
 from fossilray.core.errors import UsageError
-from fossilray.labels.embed import weights_setting_of
 from fossilray.labels.load import LabelledSet
-from fossilray.models.backbones.load import bundled_path, embedder_digest, load_embedder
+from fossilray.models.backbones.load import bundled_path, embedder_digest, load_embedder, weights_setting_of
 from fossilray.models.heads import Head, load_head
 from fossilray.models.heads.head import BackboneReference
 from fossilray.store.files.claims import hold_place

@@ -14,8 +14,8 @@ from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.process import JobResult
 from fossilray.jobs.progress import Display, Tally
 from fossilray.jobs.scheduler import ray_cluster, run_items
-from fossilray.store.files.base import open_files
 from fossilray.store.files.claims import hold_place
+from fossilray.store.files.open import open_files
 
 
 def build_index(

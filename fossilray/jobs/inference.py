@@ -15,7 +15,7 @@ from fossilray.jobs.journal import DriverJournal, hold_as_only_driver
 from fossilray.jobs.process import JobResult
 from fossilray.jobs.progress import Display, Tally
 from fossilray.jobs.scheduler import ray_cluster, run_items
-from fossilray.labels.embed import weights_setting_of
+from fossilray.models.backbones.load import weights_setting_of
 from fossilray.models.heads import HeadMeta, head_digest, load_head
 from fossilray.models.heads.uncertainty import COVERAGE
 from fossilray.processing.inference.tasks import ClassifyTask, EmbedTask
@@ -29,7 +29,7 @@ from fossilray.store.derived.derived_store import (
     DerivedStore,
     derived_names,
 )
-from fossilray.store.maintenance.derived_answers_sweep import delete_older_than_objects
+from fossilray.store.maintenance.derived import delete_older_than_objects
 from fossilray.store.run.layout import well_of
 
 MakeAnswerer = Callable[[RunStore, RunConfig], InferenceTask]

@@ -19,8 +19,8 @@ from fossilray.core.config import StoreConfig
 from fossilray.core.config.training import TrainConfig
 from fossilray.core.errors import FossilrayError, StoreUnreachable, UsageError, WorkerError
 from fossilray.jobs.scheduler import ray_cluster
-from fossilray.store.files.base import open_files
 from fossilray.store.files.claims import hold_place
+from fossilray.store.files.open import open_files
 from fossilray.training.checkpoint import load_checkpoint
 from fossilray.training.data import open_sources, split_table
 from fossilray.training.distributed import DistributedGroup

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,17 +17,17 @@ from fossilray.models.backbones.architectures import Architecture, build_network
 from fossilray.models.backbones.checkpoints import read_checkpoint
 from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
 from fossilray.models.backbones.handcrafted import handcrafted_features
-from fossilray.models.backbones.load import bundled_path, embedder_digest, load_network
+from fossilray.models.backbones.load import (
+    bundled_path,
+    embedder_digest,
+    load_network,
+    weights_setting_of,
+)
 from fossilray.models.heads.head import BackboneReference
 
 if TYPE_CHECKING:
     import torch
 
-BACKBONE_HELP = (
-    "bundled, a file of weights, timm:<name>, random:<timm name> (before it learned anything; random:bundled is "
-    "the shipped network so), handcrafted (gradients, colours and shape, no network), or run (the vectors that the "
-    "run of --run holds)."
-)
 HANDCRAFTED_VERSION = "handcrafted/1"
 
 
@@ -87,19 +86,6 @@ def _by_network(
         copy.deepcopy(network), name=name, preprocessing=preprocessing, device=device, batch=64
     )
     return EmbeddedCrops(embedder.embed(labelled.crops.pixels), BackboneReference(name=name, sha256=digest))
-
-
-def weights_setting_of(backbone: str) -> str:
-    """A backbone's name as `embedder.weights` spells it.
-
-    Raises:
-        UsageError: it is no file and no name.
-    """
-    if backbone == "bundled" or backbone.startswith(("timm:", "file:")):
-        return backbone
-    if not Path(backbone).is_file():
-        raise UsageError(f"--backbone {backbone!r} is neither a file nor one of: {BACKBONE_HELP}")
-    return f"file:{backbone}"
 
 
 def _random_network(name: str, input_px: int | None, *, seed: int) -> tuple[torch.nn.Module, Preprocessing]:

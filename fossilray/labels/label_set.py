@@ -20,8 +20,8 @@ from fossilray.core.errors import StoreError, StoreUnreachable, UsageError
 from fossilray.core.formats import FileRole, parse_json, parse_record
 from fossilray.core.formats.parquet import read_metadata, read_table, stated
 from fossilray.core.records import utc_now
+from fossilray.store.files.base import TEMPORARY
 from fossilray.store.files.local import LocalFiles
-from fossilray.store.run.layout import TEMPORARY
 
 LABELS_JSON = "labels.json"
 FORMAT = "fossilray-labels/1"

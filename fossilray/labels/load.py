@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from fossilray.core.errors import UsageError
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.csv_text import delimiter_of, read_records
+from fossilray.core.images import SUFFIXES, read_image, resize_to
 from fossilray.core.text import strip_control_characters, unescape_formula
 from fossilray.labels.current import current_labels
 from fossilray.labels.label_set import is_label_set
-from fossilray.labels.labelled_crops import SUFFIXES, LabelledCrops, read_image
+from fossilray.labels.labelled_crops import LabelledCrops
 from fossilray.labels.near_duplicates import group_duplicates
-from fossilray.processing.crops.cut import resize_to
+from fossilray.models.heads import HoldOutUnit
 
 if TYPE_CHECKING:
     from fossilray.store import RunStore
@@ -303,3 +304,19 @@ def _clean(genus: str) -> str:
 def _shown(name: str) -> str:
     """A name that any terminal, page and JSON takes: bytes that are no UTF-8 and control signs replaced."""
     return strip_control_characters(name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+
+def sides_of(labelled: LabelledSet, over: HoldOutUnit) -> NDArray[np.int64]:
+    """(n,) crops of equal number stay on one side of every fold.
+
+    Raises:
+        UsageError: wells are to be held out, and those of the crops are not known, or are one.
+    """
+    if over == "crops":
+        return labelled.group
+    if labelled.wells is None or len(set(labelled.wells)) < 2:
+        raise UsageError(
+            "wells cannot be held out: the labels name fewer than two; label objects of a run over several wells, or "
+            "add a column well to the table of files"
+        )
+    return np.unique(np.array(labelled.wells), return_inverse=True)[1].astype(np.int64)

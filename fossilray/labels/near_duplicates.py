@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.processing.crops.cut import resize_to
+from fossilray.core.images import resize_to
 
 HASH_SIDE = 16
 """Frequencies a side: 16 x 16 less the mean give 255 bits, enough to keep two cysts of one genus apart."""

@@ -180,8 +180,8 @@ def _read_project(path: Path, content: bytes, digest: str) -> GivenLabels:
         raise UsageError(f"{path} is not XML ({error}); give a ParticleTrieur project") from None
     if root.tag != "project" or root.find("images") is None:
         raise UsageError(
-            f"{path} is no ParticleTrieur project: it has <{strip_control_characters(root.tag)[:40]}> where one has <project> with "
-            "<images>"
+            f"{path} is no ParticleTrieur project: it has <{strip_control_characters(root.tag)[:40]}> "
+            "where one has <project> with <images>"
         )
     rows, automatic = [], 0
     for number, image in enumerate(root.iterfind("images/image"), 1):
@@ -223,7 +223,8 @@ def _by_image(
             labels.append(GivenLabel(*found, clean_genus(genus), who, place))
     if strange:
         raise UsageError(
-            f"{source}: {len(strange)} labelled images name no object: {few(strip_control_characters(one) for one in strange)}; "
+            f"{source}: {len(strange)} labelled images name no object: "
+            f"{few(strip_control_characters(one) for one in strange)}; "
             "an image's name must end as `suggest` wrote it, <slide_id>-<object_id>, so put back the names or give a "
             "CSV of slide_id, object_id and genus"
         )
@@ -244,8 +245,8 @@ def _given(
             ] += 1
     if contradicted:
         raise UsageError(
-            f"{source} gives {len(contradicted)} objects two names: {few(map(strip_control_characters, contradicted))}; keep one of "
-            "each"
+            f"{source} gives {len(contradicted)} objects two names: "
+            f"{few(map(strip_control_characters, contradicted))}; keep one of each"
         )
     return GivenLabels(tuple(once.values()), unlabelled, automatic, source.name, digest)
 

@@ -54,23 +54,3 @@ def find_clusters(vectors: NDArray[np.float32], *, clusters: int, families: int,
     rank[np.argsort(-np.bincount(family, weights=size, minlength=above), kind="stable")] = np.arange(above)
     order = np.lexsort((-size, rank[family]))
     return Clusters(np.ascontiguousarray(centres[order]), rank[family][order])
-
-
-def balance_weights(size: NDArray[np.int64], *, power: float, most: float) -> NDArray[np.float64]:
-    """(k,) what a crop of each cluster weighs: size ** -power, at most `most`, scaled so that crops weigh 1 on average.
-
-    size: (k,) crops kept of each cluster; those of empty ones weigh 0. most: at least 1.
-    """
-    present = size > 0
-    weight = np.zeros(len(size))
-    if not present.any():
-        return weight
-    rough = size[present].astype(np.float64) ** -power
-    share = size[present] / size.sum()
-    # The mean grows with the scale until all weigh `most`, so halving finds the scale at which it is 1.
-    low, high = 0.0, most / rough.min()
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if (share * np.minimum(rough * middle, most)).sum() < 1 else (low, middle)
-    weight[present] = np.minimum(rough * high, most)
-    return weight

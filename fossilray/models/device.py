@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 
 class DeviceTransfer(threading.local):
@@ -44,3 +48,23 @@ class DeviceTransfer(threading.local):
         staged = self._buffer[: plain.numel()].view(plain.shape)
         staged.copy_(plain)
         return staged.to(self._device, non_blocking=True)
+
+
+Precision = Literal["auto", "float32"]
+
+
+def precision_on(device: torch.device | str, precision: Precision) -> torch.dtype:
+    """bfloat16 where `precision` is auto and the device multiplies it natively, else float32.
+
+    A GPU older than bfloat16 (before NVIDIA's Ampere) gets float16 under auto.
+    """
+    import torch
+
+    if precision == "float32":
+        return torch.float32
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    # Emulated, it would be slower than float32. Older PyTorch does not tell what a processor can do.
+    tell: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
+    can = tell()
+    return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else torch.float32

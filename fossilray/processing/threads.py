@@ -9,7 +9,7 @@ from typing import Self
 from fossilray.core.chrome_trace import ChromeTrace
 from fossilray.core.config import RunConfig
 from fossilray.core.machine import read_bytes
-from fossilray.core.parallel_watched_pool import MonitoredThreadPool
+from fossilray.core.parallel import MonitoredThreadPool
 from fossilray.core.records import ResourceUsage
 
 _TASKS = {

@@ -26,21 +26,18 @@ from fossilray.core.errors import (
 )
 from fossilray.core.exceptions_as_records import describe_exception, is_out_of_memory, message_of
 from fossilray.core.machine import resident_bytes
-from fossilray.core.parallel_watched_pool import MonitoredThreadPool
+from fossilray.core.parallel import MonitoredThreadPool
 from fossilray.core.records import (
     UNASSIGNED_WELL,
     Attempt,
-    Boxes,
     CatalogRow,
-    Detector,
-    Embedder,
     Failure,
     Outcome,
-    SlideInfo,
     SlideSummary,
     WorkerStatus,
     utc_now,
 )
+from fossilray.core.types import Boxes, Detector, Embedder, SlideInfo
 from fossilray.processing.crops.extract import extract_crops
 from fossilray.processing.crops.objects_table import StoredCrops, objects_table
 from fossilray.processing.detection.detect import Detections, NetworkThreads, detect_objects
@@ -78,7 +75,7 @@ class SlideWorker:
 
         from fossilray.models.backbones.load import load_embedder
         from fossilray.models.detectors.load import load_detector
-        from fossilray.models.device_precision import precision_on
+        from fossilray.models.device import precision_on
 
         torch.set_num_threads(self._config.workers.torch_threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fossilray.core.records import Image
 from fossilray.core.text import strip_control_characters
+from fossilray.core.types import Image
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.records import Boxes, Image, Rect
+from fossilray.core.types import Boxes, Image, Rect
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow

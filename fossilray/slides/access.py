@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from fossilray.core.errors import OutOfMemory, SlideError, SlideMissing, SlideUnreadable, SourceUnreachable
-
-ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR))
-FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-SILENT = frozenset(
-    getattr(errno, name)
-    for name in (
-        *("EIO", "ESTALE", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET"),
-        *("ETIMEDOUT", "ECONNRESET", "ECONNABORTED", "ECONNREFUSED", "EPIPE", "ESHUTDOWN", "ENODEV", "ENXIO"),
-        *("EREMOTEIO", "ENOLINK", "ENONET", "EPROTO", "ECOMM", "ENOMEDIUM", "EUCLEAN", "EBADMSG", "EBUSY"),
-        *("ETXTBSY", "ENOLCK", "EAGAIN", "EKEYEXPIRED", "ENOKEY", "EKEYREVOKED"),
-    )
-    # Some are Linux's own.
-    if hasattr(errno, name)
-)
-"""What disks, network shares and FUSE answer when they are out, for one file or for all."""
-
-_REFUSED = {
-    errno.EACCES: "give the account that runs the workers permission to read it",
-    errno.EPERM: "give the account that runs the workers permission to read it",
-    errno.EISDIR: "it is a folder; name the slide's file",
-    errno.ELOOP: "its links lead in a circle; mend them",
-    errno.ENAMETOOLONG: "shorten its name",
-    errno.EINVAL: "its name is not one that the file system knows; rename it",
-}
-_NO_MEMORY = frozenset((errno.ENOMEM, errno.EMFILE, errno.ENFILE))
+from fossilray.core.os_errors import ABSENT, NO_MEMORY, REFUSED, SILENT
 
 
 def as_slide_error(error: OSError, path: Path | str) -> SlideError | None:
@@ -45,10 +20,10 @@ def as_slide_error(error: OSError, path: Path | str) -> SlideError | None:
         return SourceUnreachable(
             f"{path} cannot be read: {said}; the disk or the share that holds it does not give it, check it there"
         )
-    if code in _NO_MEMORY:
+    if code in NO_MEMORY:
         return OutOfMemory(f"{path} cannot be opened: {said}; give workers more memory or fewer open files")
-    if code in _REFUSED:
-        return SlideUnreadable(f"{path} cannot be read: {said}; {_REFUSED[code]}")
+    if code in REFUSED:
+        return SlideUnreadable(f"{path} cannot be read: {said}; {REFUSED[code]}")
     return None
 
 

@@ -4,60 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
-from fossilray.core.errors import TooLarge
-from fossilray.core.records import Rect, SlideInfo
-from fossilray.slides.mirax.slidedat import LARGEST_TILE_PX
+from fossilray.core.types import Rect
 
 # A file that states a printer's resolution (72 dpi is 353 um per pixel) says nothing about its scan.
 _PLAUSIBLE_MPP = (0.01, 20.0)
 _UM_PER_TIFF_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
 # Tiles are laid by the millimetre: pixels that are claimed to be large cost as much as many.
 _UM2_PER_PIXEL = 0.25**2
-
-
-def check_tiles(name: str, stated: Mapping[str, str]) -> None:
-    """Nothing, if no level is stored in tiles for which OpenSlide would ask for gigabytes.
-
-    It ends the process if it does not get them. `name`: the slide's, for messages.
-
-    Raises:
-        TooLarge: a level is.
-    """
-    level = 0
-    while f"openslide.level[{level}].width" in stated:
-        width, height = (
-            _number(stated.get(f"openslide.level[{level}].tile-{side}")) for side in ("width", "height")
-        )
-        if width and height and width * height > LARGEST_TILE_PX:
-            raise TooLarge(
-                f"{name} is stored in tiles of {width:.0f} x {height:.0f} px, more than the "
-                f"{LARGEST_TILE_PX / 1e6:.0f} megapixels that are decoded at once; convert it to tiles of 256 px"
-            )
-        level += 1
-
-
-def check_size(info: SlideInfo, *, max_gigapixels: float) -> None:
-    """Nothing, if the slide claims no more pixels, and no more glass, than a run should plan for.
-
-    Raises:
-        TooLarge: it does.
-    """
-    name = Path(info.path).name
-    gigapixels = info.width * info.height / 1e9
-    if gigapixels > max_gigapixels:
-        raise TooLarge(
-            f"{name} claims {info.width} x {info.height} px, {gigapixels:,.1f} gigapixels, more than "
-            f"slides.max_gigapixels ({max_gigapixels:g}); raise that if the slide is sound"
-        )
-    area_um2 = info.bounds.width * info.bounds.height * info.mpp**2
-    if area_um2 / _UM2_PER_PIXEL / 1e9 > max_gigapixels:
-        across, down = (side * info.mpp / 1000 for side in (info.bounds.width, info.bounds.height))
-        raise TooLarge(
-            f"{name} claims {across:,.0f} x {down:,.0f} mm at {info.mpp:g} um per pixel, more than "
-            f"slides.max_gigapixels ({max_gigapixels:g}) cover at 0.25; set slides.mpp_override if that is wrong"
-        )
 
 
 def stated_mpp(stated: Mapping[str, str]) -> float | None:

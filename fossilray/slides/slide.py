@@ -29,20 +29,15 @@ from fossilray.core.errors import (
     UnreadableRegion,
     UnreadableSlide,
 )
-from fossilray.core.records import Image, Level, Rect, SlideInfo
-from fossilray.processing.detection.overview import LEVEL_TOLERANCE, Overview, read_overview, shrink
+from fossilray.core.types import Image, Level, Rect, SlideInfo
 from fossilray.slides.access import as_slide_error, check_readable, files_of, first_fault, names_an_outage
 from fossilray.slides.direct.compositing import flatten
 from fossilray.slides.direct.listed_tiles import ListedTiles, read_listed_tiles
-from fossilray.slides.direct.reader_reader import DirectReader
+from fossilray.slides.direct.reader import DirectReader
+from fossilray.slides.limits import check_size, check_tiles
 from fossilray.slides.mirax.companions import check_mirax
-from fossilray.slides.properties import (
-    check_size,
-    check_tiles,
-    stated_background,
-    stated_bounds,
-    stated_mpp,
-)
+from fossilray.slides.overview import LEVEL_TOLERANCE, Overview, read_overview, shrink
+from fossilray.slides.properties import stated_background, stated_bounds, stated_mpp
 from fossilray.slides.tiff.limits import check_tiff
 
 _MOST_GIGAPIXELS = 200.0

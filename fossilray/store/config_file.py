@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fossilray.core.config import RunConfig, load_config, parse_config
 from fossilray.core.errors import ConfigError
-from fossilray.store.files.base import open_files
+from fossilray.store.files.open import open_files
 
 
 def read_config(

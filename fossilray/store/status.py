@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 
 from fossilray.core.config import RunConfig
 from fossilray.core.records import Attempt, Failure, Heartbeat
+from fossilray.core.slide_names import describe_missing_sites
 from fossilray.core.text import format_bytes, strip_control_characters
-from fossilray.slides.catalog import describe_missing_sites
-from fossilray.store import RunStore
 from fossilray.store.cost import Cost, describe_hours, describe_money, sum_cost
 from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.listing import iter_derived
+from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.slide_states import (
     SlideCounts,
     active_drivers,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from fossilray.render.text_table import TextTable
+    from fossilray.core.text_table import TextTable
 
 _MOST_LISTED = 20
 
@@ -191,7 +191,7 @@ def render(report: StatusReport) -> Group:
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
-    from fossilray.render.text_table import facts_table
+    from fossilray.core.text_table import facts_table
 
     facts = facts_table()
     facts.add_row(
@@ -348,7 +348,7 @@ def _cost(spending: Cost) -> Iterable[tuple[str, str]]:
 
 
 def _list_attempts(attempts: Sequence[Attempt], now: datetime) -> TextTable:
-    from fossilray.render.text_table import Column, TextTable
+    from fossilray.core.text_table import Column, TextTable
 
     table = TextTable("slide", "host", Column("since", is_number=True))
     for attempt in attempts[:_MOST_LISTED]:
@@ -358,7 +358,7 @@ def _list_attempts(attempts: Sequence[Attempt], now: datetime) -> TextTable:
 
 
 def _list_failures(failures: Sequence[tuple[str, Failure]]) -> TextTable:
-    from fossilray.render.text_table import TextTable
+    from fossilray.core.text_table import TextTable
 
     table = TextTable("slide", "state", "stage", "error", "reason")
     for state, failure in failures[:_MOST_LISTED]:

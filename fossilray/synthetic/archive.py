@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fossilray import __version__
 from fossilray.core.errors import ConfigError, WorkerError
-from fossilray.core.records import TRUTH_SCHEMA
+from fossilray.core.schemas import TRUTH_SCHEMA
 from fossilray.core.slide_names import slide_id_for
 from fossilray.core.whole_files import cannot_write, whole_file, write_whole
 from fossilray.synthetic.assemblage import Column, Sample

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.records import Rect
+from fossilray.core.types import Rect
 from fossilray.synthetic.assemblage import Assemblage, draw_size_um
 from fossilray.synthetic.painted_specimens import MOST_DIFFERENT, Optics, Specimen, paint_specimen
 from fossilray.synthetic.painters.palynomorphs import KINDS

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
 from fossilray.labels.embed import EmbeddedCrops
-from fossilray.labels.load import LabelledSet
+from fossilray.labels.load import LabelledSet, sides_of
 from fossilray.models.heads import Head, HeadKind, HoldOutUnit, NoveltyKind, train_head
-from fossilray.models.heads.cross_validation import sides_of
 from fossilray.models.heads.splits import Split, stratified_split
 from fossilray.models.heads.uncertainty import fit_uncertainty
 

@@ -42,7 +42,7 @@ from fossilray.training.log import TrainingLog
 from fossilray.training.methods import build_method
 from fossilray.training.methods.views import stored_px
 from fossilray.training.probes import probe_vectors
-from fossilray.training.report_training_report import write_training_report
+from fossilray.training.report import write_training_report
 from fossilray.training.step import TrainingStep
 from fossilray.training.whitening import append_whitening, collect_views, fit_whitening
 

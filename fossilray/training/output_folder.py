@@ -10,7 +10,8 @@ from pathlib import Path
 from fossilray.core.config import StoreConfig
 from fossilray.core.config.training import TrainConfig
 from fossilray.core.whole_files import PART, write_whole
-from fossilray.store.files.base import Files, open_files
+from fossilray.store.files.base import Files
+from fossilray.store.files.open import open_files
 from fossilray.training.checkpoint import is_checkpoint, latest_checkpoint
 
 CHECKPOINTS = "checkpoints"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fossilray.core.config.training import TrainConfig
-from fossilray.models.device_precision import precision_on
+from fossilray.models.device import precision_on
 from fossilray.training.crops.stream import CropBatch
 from fossilray.training.distributed import DistributedGroup
 from fossilray.training.methods import Method

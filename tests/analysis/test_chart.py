@@ -22,7 +22,7 @@ from fossilray.analysis.stratigraphy.page import describe_findings
 from fossilray.analysis.stratigraphy.samples import read_depths
 from fossilray.analysis.stratigraphy.tables import well_tables
 from fossilray.analysis.stratigraphy.taxonomy import group_taxa, read_taxonomy
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore

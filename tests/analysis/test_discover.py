@@ -23,9 +23,9 @@ from fossilray.analysis.discovery.discover import DISCOVERY_SCHEMA
 from fossilray.cli.main import app
 from fossilray.core.config import CropsConfig, RunConfig
 from fossilray.core.errors import RunMismatch, RunNotFound, UsageError
+from fossilray.core.images import resize_to
 from fossilray.core.records import CatalogRow
 from fossilray.models.heads import load_head
-from fossilray.processing.crops.cut import resize_to
 from fossilray.processing.inference.tasks import ClassifyTask
 from fossilray.processing.inference.worker import InferenceWorker
 from fossilray.store import RunStore

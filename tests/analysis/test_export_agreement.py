@@ -34,7 +34,8 @@ from fossilray.analysis.export.vectors import export_vectors
 from fossilray.analysis.export.yolo import IMAGES_CSV, export_yolo
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UnreadableRegion
-from fossilray.core.records import Boxes, CatalogRow, Rect, SlideSummary
+from fossilray.core.records import CatalogRow, SlideSummary
+from fossilray.core.types import Boxes, Rect
 from fossilray.slides.slide import Slide, open_slide
 from fossilray.store import RunStore
 from fossilray.store.dataset.compact import compact_run

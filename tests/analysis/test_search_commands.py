@@ -15,7 +15,7 @@ from support.indexed_runs import CROP_PX, a_vector_run, commit_vectors, index_ru
 from typer.testing import CliRunner
 
 from fossilray.analysis.search.plan import IndexSettings
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.config import EmbedderConfig
 from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.models.backbones.load import embedder_digest, load_embedder

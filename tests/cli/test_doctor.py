@@ -8,7 +8,7 @@ import io
 import pytest
 from rich.console import Console
 
-from fossilray.cli.doctor_doctor import examine, render
+from fossilray.cli.doctor import examine, render
 
 
 def test_a_whole_installation_has_nothing_broken() -> None:

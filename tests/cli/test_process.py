@@ -328,7 +328,7 @@ def fossilray(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from fossilray.cli import main; main()", *arguments]
+    return [sys.executable, "-c", "from fossilray.cli.main import main; main()", *arguments]
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:

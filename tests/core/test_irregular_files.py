@@ -11,7 +11,7 @@ import pytest
 from support.small_run import write_small_run
 from typer.testing import CliRunner, Result
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.config import load_config
 from fossilray.core.errors import ConfigError, DamagedFile
 from fossilray.core.formats import FileRole

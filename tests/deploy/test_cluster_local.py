@@ -89,7 +89,13 @@ def test_a_run_on_the_local_cluster_needs_its_token_and_outlives_a_node(
     assert rehearsal.said("a node joined: ") == "2"
 
     done = subprocess.run(
-        [sys.executable, "-c", "from fossilray.cli import main; main()", "process", str(tmp_path / "slides")]
+        [
+            sys.executable,
+            "-c",
+            "from fossilray.cli.main import main; main()",
+            "process",
+            str(tmp_path / "slides"),
+        ]
         + ["--run", str(tmp_path / "run"), "--address", address]
         + [word for setting in SETTINGS for word in ("--set", setting)],
         env=rehearsal.environment,

@@ -20,7 +20,7 @@ from support.remote_slides import put, upload
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.config import StoreConfig
 from fossilray.jobs.submission import JobClient
 from fossilray.store import RunStore, open_run

@@ -17,7 +17,7 @@ from support.cli_runner import rows_of, run
 from support.synthetic_crops import draw_folder
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.errors import UsageError
 from fossilray.evaluation.karaderi2021 import draw_groups, judge_metric_space, match_clusters
 from fossilray.evaluation.liu2022 import judge_transfer, limit_per_class, split_three_ways

@@ -29,13 +29,13 @@ from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD
 from fossilray.models.backbones.load import load_embedder
 from fossilray.models.heads import BackboneReference, Head, save_head, train_head
 from fossilray.processing.inference.tasks import predictions_table
-from fossilray.processing.inference.worker import StoredSlide
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_crops
 from fossilray.store.dataset.compact import compact_run
 from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.query.connection import load_embeddings, run_query
+from fossilray.store.query.stored_slide import StoredSlide
 
 CONFIG = RunConfig(workers=WorkersConfig(count=1, cpus_per_worker=0.4, retry_after_s=0.1))
 VIT = {"img_size": 32, "patch_size": 16, "depth": 1}

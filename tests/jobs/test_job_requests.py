@@ -18,7 +18,7 @@ from support.remote_slides import put
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import ConfigError, StoreError, SubmissionError
 from fossilray.jobs.submission import DriverNeeds, JobClient, Runtime, plan_job

@@ -21,7 +21,7 @@ from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.slides_on_disk import write_slide
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UsageError
 from fossilray.jobs.submission import Job, JobClient, Runtime, plan_job

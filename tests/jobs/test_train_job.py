@@ -13,7 +13,7 @@ from support.synthetic_crops import draw_folder
 from training.test_loop import a_config, losses, train
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.config import StoreConfig, TrainConfig
 from fossilray.core.errors import UsageError
 from fossilray.jobs.train import cpus_of_a_worker, run_training

@@ -13,7 +13,7 @@ from rich.console import Console
 from support.small_run import COUNTS, commit_slide, start_run, write_small_run
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.errors import StoreUnreachable
 from fossilray.core.records import Heartbeat, utc_now
 from fossilray.jobs.progress import CommitAlarm

@@ -13,8 +13,7 @@ from support.classified_run import embed
 from support.small_run import CROP_PX, DIMENSION, WELL, commit_slide
 from typer.testing import CliRunner, Result
 
-from fossilray.cli import app
-from fossilray.cli.main import main
+from fossilray.cli.main import app, main
 from fossilray.core.config import CropsConfig, RunConfig
 from fossilray.core.errors import StoreError, UsageError
 from fossilray.labels.importing import import_labels

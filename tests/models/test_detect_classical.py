@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fossilray.core.config import ClassicalConfig, DetectorConfig
-from fossilray.core.records import Boxes
+from fossilray.core.types import Boxes
 from fossilray.models.detectors.classical import measure_darkness
 from fossilray.models.detectors.load import load_detector
 

@@ -11,7 +11,7 @@ from support.small_network import SMALL, build, meta
 from torch import nn
 
 from fossilray.core.config import DetectorConfig
-from fossilray.core.records import Boxes, Detector
+from fossilray.core.types import Boxes, Detector
 from fossilray.models.detectors.boxes import MOST_CANDIDATES, decode_rows, rows_last
 from fossilray.models.detectors.heads import has_box_branches, replace_head
 from fossilray.models.detectors.load import BUNDLED, load_detector

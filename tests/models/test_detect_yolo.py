@@ -12,7 +12,7 @@ import torch
 from support.small_network import SMALL, build, meta
 
 from fossilray.core.config import DetectorConfig
-from fossilray.core.records import Boxes
+from fossilray.core.types import Boxes
 from fossilray.models.detectors.load import detector_digest, load_detector
 from fossilray.models.detectors.ultralytics_network import quiet_ultralytics
 from fossilray.models.detectors.weights_file import save_weights

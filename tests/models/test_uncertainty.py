@@ -17,11 +17,11 @@ from scipy.stats import multivariate_normal
 from sklearn.neighbors import NearestNeighbors
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.errors import UsageError, WeightsError
 from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.labelled_crops import LabelledCrops
-from fossilray.labels.load import LabelledSet, LabelReport
+from fossilray.labels.load import LabelledSet, LabelReport, sides_of
 from fossilray.models.heads import BackboneReference, Head, load_head, save_head, train_head
 from fossilray.models.heads.calibration import (
     entropy_of,
@@ -37,7 +37,6 @@ from fossilray.models.heads.conformal import (
     prediction_sets,
     wrong_call_p_values,
 )
-from fossilray.models.heads.cross_validation import sides_of
 from fossilray.models.heads.head import apply_temperature
 from fossilray.models.heads.novelty import fit_novelty, leave_one_genus_out, unit
 from fossilray.models.heads.uncertainty import predict_uncertainty

@@ -14,8 +14,9 @@ from scipy import ndimage
 
 from fossilray.core.config import CropsConfig
 from fossilray.core.errors import UnreadableRegion
-from fossilray.core.records import Level, Rect, SlideInfo
-from fossilray.processing.crops.cut import estimate_background, extract_crop, measure_crops, resize_to
+from fossilray.core.images import resize_to
+from fossilray.core.types import Level, Rect, SlideInfo
+from fossilray.processing.crops.cut import estimate_background, extract_crop, measure_crops
 from fossilray.processing.crops.measures import Measures, clear_field
 from fossilray.slides.slide import Slide
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
-from fossilray.core.records import Boxes, Detector, Image, Level, Rect, SlideInfo
+from fossilray.core.types import Boxes, Detector, Image, Level, Rect, SlideInfo
 from fossilray.models.detectors.load import BUNDLED, load_detector
 from fossilray.processing.detection.foreground import find_foreground, foreground_units
 from fossilray.processing.detection.merge import TileBoxes, largest_overlaps, merge_tiles
-from fossilray.processing.detection.overview import Overview
 from fossilray.processing.detection.passes import plan_passes, read_tile
 from fossilray.processing.detection.windows import plan_windows
+from fossilray.slides.overview import Overview
 from fossilray.slides.slide import Slide
 from fossilray.synthetic.assemblage import Column
 from fossilray.synthetic.composites import compose

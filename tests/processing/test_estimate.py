@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.small_run import BOUNDS, MPP, start_run, write_small_run
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import CatalogError, ConfigError, UsageError
 from fossilray.core.records import CatalogRow

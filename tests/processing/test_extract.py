@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from fossilray.core.config import RunConfig, load_config
 from fossilray.core.errors import StoreError
-from fossilray.core.records import Boxes, Embedder
+from fossilray.core.types import Boxes, Embedder
 from fossilray.processing.crops.cut import estimate_background, extract_crop, measure_crops
 from fossilray.processing.crops.extract import ExtractedCrops, extract_crops
 from fossilray.processing.crops.objects_table import round_outward

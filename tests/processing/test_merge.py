@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
-from fossilray.core.records import Boxes, Level, Rect, SlideInfo
+from fossilray.core.types import Boxes, Level, Rect, SlideInfo
 from fossilray.processing.detection.merge import TileBoxes, largest_overlaps, merge_tiles
 from fossilray.processing.detection.passes import DetectionPass, plan_passes
 from fossilray.processing.detection.windows import plan_windows

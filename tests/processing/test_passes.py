@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fossilray.core.config import DetectorConfig, PassConfig, TilingConfig
-from fossilray.core.records import Boxes, Level, Rect, SlideInfo
+from fossilray.core.types import Boxes, Level, Rect, SlideInfo
 from fossilray.processing.detection.foreground import find_foreground, foreground_units
 from fossilray.processing.detection.passes import (
     LARGEST_WINDOW_PX,

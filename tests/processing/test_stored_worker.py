@@ -12,9 +12,10 @@ from support.small_run import write_small_run
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import StoreUnreachable
 from fossilray.core.records import CatalogRow, Failure
-from fossilray.processing.inference.worker import InferenceWorker, Progress, StoredSlide
+from fossilray.processing.inference.worker import InferenceWorker, Progress
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
+from fossilray.store.query.stored_slide import StoredSlide
 from fossilray.store.run.layout import well_of
 
 

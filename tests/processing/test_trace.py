@@ -14,11 +14,11 @@ from processing.test_worker import CLASSICAL, run_one
 from support.slides_on_disk import write_slide
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.chrome_trace import ChromeTrace
 from fossilray.core.config import load_config
 from fossilray.core.errors import CatalogError, UsageError
-from fossilray.core.parallel_watched_pool import MonitoredThreadPool
+from fossilray.core.parallel import MonitoredThreadPool
 from fossilray.processing.trace import trace_slide
 
 NEEDED = {

@@ -14,7 +14,8 @@ from support.slides_on_disk import DISC_PX, discs, write_slide
 
 from fossilray.core.config import RunConfig, load_config
 from fossilray.core.parallel import batched_with_index
-from fossilray.core.records import OBJECTS_SCHEMA, CatalogRow, Outcome
+from fossilray.core.records import CatalogRow, Outcome
+from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.processing.crops.objects_table import round_outward
 from fossilray.processing.worker import SlideWorker
 from fossilray.store import RunStore

@@ -1,96 +1,184 @@
-"""Imports go down only: the table of DESIGN, held."""
+"""Imports go down only: the rooms of `fossilray/`, their floors, and what each may import (docs/architecture.md)."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fossilray"
-FLOORS = {
-    1: "__init__ config machine records errors formats kept_places name_pattern whole_files",
-    2: "slide overview slidedat slide_properties mirax_companions tiff_tiles slide_names site_names tiling blank "
-    "windows detect merge crops measures half_precision precision embed meta_device pictures store tables in_parts "
-    "folder_owners marked_folders objects_table pages sources synthetic direct timeline watched_pool slide_threads "
-    "failing slide_access neighbours private_ray text_table",
-    3: "damaged_views "
-    "worker detection cutting catalog ledger progress slide_plan dry_run query export status report doctor learn "
-    "export_anndata export_coco export_folder export_rows export_split export_tiles export_vectors export_yolo "
-    "compact care certainty estimate explain config_reading "
-    "stored_worker view_sql cost watching tracing wells labelling similar judging slide_states",
-    4: "scheduler job answer_job train_job submission index_job",
-    5: "cli demo __main__",
+FLOORS = (
+    ("core",),
+    ("store", "models", "render", "synthetic"),
+    ("slides", "labels"),
+    ("processing", "training"),
+    ("analysis", "evaluation"),
+    ("jobs",),
+    ("cli",),
+)
+"""From the bottom."""
+MAY_IMPORT = {
+    "core": "",
+    "render": "core",
+    "synthetic": "core",
+    "models": "core",
+    "store": "core",
+    "labels": "core store models",
+    "slides": "core store/files",
+    "training": "core render store models labels synthetic",
+    "processing": "core render store models slides synthetic",
+    "evaluation": "core render models labels training store/files",
+    "analysis": "core render store models slides labels processing training",
+    "jobs": "core store models slides processing training analysis/search",
+    "cli": "core render store models slides labels processing training analysis evaluation jobs synthetic",
 }
-FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
+"""Rooms, or one sub-room of a room."""
 ENGINES = {
-    "ray": {"scheduler", "train_job", "submission"},
-    "openslide": {"slide"},
-    "ultralytics": {"detect", "learn"},
-    "zarr": {"store"},
-    "duckdb": {"query", "doctor", "damaged_views"},
-    "faiss": {"similar"},
+    "ray": {"jobs"},
+    "openslide": {"slides/slide"},
+    "ultralytics": {"models/detectors", "training/detector"},
+    "zarr": {"store/arrays"},
+    "duckdb": {"store/query", "cli/doctor"},
+    "faiss": {"analysis/search"},
+    "pytorch_metric_learning": {"training/methods"},
 }
+"""A library with a home: only modules below these paths import it."""
+LIGHT = {"numpy", "pyarrow", "pydantic", "pydantic_core", "yaml", "PIL", "rich"}
+"""What core may load when it is imported, beside the standard library."""
+
+Graph = Mapping[str, set[str]]
 
 
-def test_every_module_has_a_floor() -> None:
-    assert {top_name(path) for path in modules()} == set(FLOOR)
+def test_every_package_is_a_room_and_nothing_lies_loose_beside_them() -> None:
+    rooms = {name for floor in FLOORS for name in floor}
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == rooms
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
+    assert set(MAY_IMPORT) == rooms
 
 
-def test_no_module_imports_from_a_floor_above_its_own() -> None:
-    upward = [
-        f"{path.relative_to(ROOT)} (floor {FLOOR[top_name(path)]}) imports {name} (floor {FLOOR[name]})"
-        for path in modules()
-        for name in imported_from_package(path)
-        if FLOOR[name] > FLOOR[top_name(path)]
+def test_rooms_may_import_from_lower_floors_only() -> None:
+    floor_of = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+    for room, allowed in MAY_IMPORT.items():
+        for other in allowed.split():
+            assert floor_of[other.partition("/")[0]] < floor_of[room], (room, other)
+
+
+def test_each_module_imports_what_its_room_may() -> None:
+    strangers = [
+        f"{module} imports {other}"
+        for module, others in GRAPH.items()
+        for other in others
+        if not is_allowed(module, other)
     ]
-    assert not upward
+    assert not strangers
 
 
-def test_there_is_no_circle_of_imports() -> None:
-    graph = {module_name(path): imported_modules(path) for path in modules()}
+@pytest.mark.parametrize("depth", [1, 2, 9], ids=["rooms", "sub-rooms", "files"])
+def test_there_is_no_circle_of_imports(depth: int) -> None:
+    graph: dict[str, set[str]] = defaultdict(set)
+    for module, others in GRAPH.items():
+        for other in others:
+            above, below = shortened(module, depth), shortened(other, depth)
+            if above != below:
+                graph[above].add(below)
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:
         assert module not in trail, " -> ".join([*trail[trail.index(module) :], module])
         if module in done:
             return
-        for below in graph[module]:
+        for below in sorted(graph[module]):
             visit(below, (*trail, module))
         done.add(module)
 
-    for module in graph:
+    for module in sorted(graph):
         visit(module, ())
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_each_engine_has_one_home(engine: str) -> None:
-    homes = {top_name(path) for path in modules() if engine in imported_roots(path)}
-    assert homes <= ENGINES[engine]
+    homes = tuple(ENGINES[engine])
+    users = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in modules()
+        if engine in {name.split(".")[0] for name in raw_imports(path)}
+    ]
+    assert users
+    assert [user for user in users if not user.startswith(homes)] == []
 
 
-def test_importing_fossilray_loads_nothing_heavy() -> None:
-    heavy = ("torch", "ray", "ultralytics", "zarr", "pyarrow", "openslide", "numpy", "duckdb", "matplotlib")
-    code = f"import fossilray, sys; print([name for name in {heavy!r} if name in sys.modules])"
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert answer.stdout.strip() == "[]"
+def test_no_module_takes_a_private_name_of_another_room() -> None:
+    taken = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in modules()
+        for name in raw_imports(path)
+        if name.startswith("fossilray.")
+        and re.fullmatch(r"_[^_].*", name.rpartition(".")[2])
+        and room_of(path) not in name
+    ]
+    assert not taken
+
+
+@pytest.mark.parametrize("module", ["fossilray", "fossilray.core.config"])
+def test_importing_it_loads_nothing_heavy(module: str) -> None:
+    heavy = {"torch", "ray", "ultralytics", "zarr", "openslide", "duckdb", "matplotlib", "cv2", "sklearn"}
+    if module == "fossilray":
+        heavy |= {"pyarrow", "numpy"}
+    assert loaded_by(module) & heavy == set()
+
+
+def test_core_loads_light_libraries_only() -> None:
+    allowed = LIGHT | set(sys.stdlib_module_names) | loaded_by("sys")
+    for library in sorted(LIGHT):
+        allowed |= loaded_by(library)
+    for path in modules():
+        if room_of(path) == "core":
+            extra = {name for name in loaded_by(module_name(path)) - allowed if not name.startswith("_")}
+            assert extra <= {"fossilray"}, path
+            break
 
 
 def test_the_slide_job_below_the_scheduler_imports_no_ray() -> None:
-    code = (
-        "import fossilray.processing.worker, fossilray.slides.catalog, fossilray.store.query.connection, fossilray.analysis.report.page, sys;"
-        "sys.exit('ray' in sys.modules)"
+    worker = {"fossilray.processing.worker", "fossilray.slides.catalog", "fossilray.store.query.connection"}
+    for module in sorted(worker | {"fossilray.analysis.report.page", "fossilray.training.loop"}):
+        assert "ray" not in loaded_by(module), module
+
+
+def is_allowed(module: str, other: str) -> bool:
+    room, below = module.split(".")[1:2], other.split(".")[1:]
+    if not room or room == ["__main__"] or not below or room == below[:1]:
+        return True
+    allowed = MAY_IMPORT[room[0]].split()
+    return below[0] in allowed or "/".join(below[:2]) in allowed
+
+
+def shortened(module: str, depth: int) -> str:
+    """The room, or the room and the sub-room; a module in the room itself stands for itself."""
+    return ".".join(module.split(".")[: depth + 1])
+
+
+def loaded_by(module: str) -> set[str]:
+    """Top names in sys.modules after an import in a fresh interpreter."""
+    code = f"import {module}, sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+    return set(answer.stdout.split())
 
 
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0]
 
 
 def module_name(path: Path) -> str:
@@ -98,33 +186,10 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def top_name(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imported_roots(path: Path) -> set[str]:
-    return {name.split(".")[0] for name in raw_imports(path)}
-
-
-def imported_from_package(path: Path) -> set[str]:
-    return {(name.split(".")[1:] or ["__init__"])[0] for name in imported_modules(path)}
-
-
-def imported_modules(path: Path) -> set[str]:
-    known = {module_name(one) for one in modules()}
-    named = {name for name in raw_imports(path) if name.split(".")[0] == "fossilray"}
-    return {longest_known(name, known) for name in named} - {module_name(path)}
-
-
-def longest_known(name: str, known: set[str]) -> str:
-    """`fossilray.core.records.Boxes` names a thing in the module `fossilray.core.records`."""
-    return name if name in known else longest_known(name.rpartition(".")[0], known)
-
-
 def raw_imports(path: Path) -> set[str]:
-    """Dotted names imported anywhere in a file, but for type checkers alone."""
+    """Dotted names imported anywhere in a file: in functions and for type checkers alone, too."""
     names: set[str] = set()
-    for node in live_nodes(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -132,10 +197,19 @@ def raw_imports(path: Path) -> set[str]:
     return names
 
 
-def live_nodes(tree: ast.AST) -> list[ast.AST]:
-    found = []
-    for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
-        found += [child, *live_nodes(child)]
-    return found
+def import_graph() -> Graph:
+    known = {module_name(path) for path in modules()}
+
+    def longest_known(name: str) -> str:
+        return name if name in known else longest_known(name.rpartition(".")[0])
+
+    return {
+        module_name(path): {
+            longest_known(name) for name in raw_imports(path) if name.split(".")[0] == "fossilray"
+        }
+        - {module_name(path)}
+        for path in modules()
+    }
+
+
+GRAPH = import_graph()

@@ -114,14 +114,14 @@ def test_python_of_the_readme_gives_a_crop_and_a_vector(demo: Demo) -> None:
 
 
 def test_every_column_is_explained() -> None:
-    from fossilray.core.records import OBJECTS_SCHEMA, SLIDES_SCHEMA
+    from fossilray.core.schemas import OBJECTS_SCHEMA, SLIDES_SCHEMA
 
     for name in [*OBJECTS_SCHEMA.names, *SLIDES_SCHEMA.names]:
         assert f"`{name}`" in RECIPES or name.startswith("seconds_")
 
 
 def fossilray(place: Path, *arguments: str) -> str:
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from fossilray.cli import main; main()"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from fossilray.cli.main import main; main()"
     answer = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=place,

@@ -17,7 +17,7 @@ from support.small_run import write_small_run
 from typer.testing import CliRunner
 
 from fossilray import __version__
-from fossilray.cli import app
+from fossilray.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 PROGRAM: Any = typer.main.get_command(app)

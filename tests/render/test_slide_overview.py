@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from fossilray.core.records import Boxes, Rect
+from fossilray.core.types import Boxes, Rect
 from fossilray.render.slide_overview import SIZE_CLASSES, draw_boxes, round_length_um, size_classes
 
 FIELD_RGB = (226, 222, 219)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from fossilray.render.text_table import PIPED_WIDTH, Column, TextTable, open_console, print_table
+from fossilray.core.text_table import PIPED_WIDTH, Column, TextTable, open_console, print_table
 
 words = st.text("abcdefghij0123456789-_/.ø深", min_size=1, max_size=45)
 texts = st.lists(words, max_size=12).map(" ".join)

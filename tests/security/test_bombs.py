@@ -22,7 +22,7 @@ from support.slide_subprocess import Seen, look_at
 from support.slides_on_disk import discs, write_slide
 
 from fossilray.core.errors import MissingCompanion, StoreError, TooLarge, UsageError
-from fossilray.labels.labelled_crops import read_image
+from fossilray.core.images import read_image
 from fossilray.slides.mirax.slidedat import parse_slidedat
 from fossilray.slides.slide import open_slide
 from fossilray.store.arrays.jpeg_codec import decode_crop

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fossilray.core.errors import CatalogError, UsageError
-from fossilray.core.records import CATALOG_SCHEMA, CatalogRow
+from fossilray.core.records import CatalogRow
+from fossilray.core.schemas import CATALOG_SCHEMA
+from fossilray.core.slide_names import check_slide_id
 from fossilray.slides.catalog import (
     Catalog,
     find_slides,
@@ -22,7 +24,6 @@ from fossilray.slides.catalog import (
     slide_id_for,
     write_catalog,
 )
-from fossilray.store.run.layout import check_slide_id
 from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
 from fossilray.synthetic.writers.pixels import ArrayPixels
 

@@ -18,10 +18,10 @@ from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from fossilray.core.config import AccessConfig, SlidesConfig, StoreConfig
 from fossilray.core.errors import CatalogError
 from fossilray.core.records import CatalogRow
+from fossilray.core.slide_names import check_slide_id
 from fossilray.slides.catalog import Catalog, find_slides, read_catalog_file, write_catalog
 from fossilray.slides.remote.staging import Stager
 from fossilray.slides.slide import open_slide
-from fossilray.store.run.layout import check_slide_id
 from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
 from fossilray.synthetic.writers.pixels import ArrayPixels
 

@@ -18,7 +18,7 @@ from support.compare_readers import READERS, answer_of, assert_same, some_region
 
 from fossilray.core.config import load_config
 from fossilray.core.errors import UnreadableRegion
-from fossilray.slides.direct import reader_reader as reader
+from fossilray.slides.direct import reader
 from fossilray.slides.direct.compositing import compose
 from fossilray.slides.direct.tile_cache import TileCache
 from fossilray.slides.mirax.layout import read_mirax_layout

@@ -17,7 +17,7 @@ from support.slides_on_disk import discs
 
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UnreadableSlide
-from fossilray.core.records import Rect
+from fossilray.core.types import Rect
 from fossilray.slides.mirax.metadata import read_grid
 from fossilray.slides.mirax.slidedat import parse_slidedat
 from fossilray.slides.remote.metadata import SlideMetadata, read_metadata, read_scanned_area

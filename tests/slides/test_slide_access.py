@@ -28,9 +28,10 @@ from fossilray.core.errors import (
     SourceUnreachable,
     UnreadableRegion,
 )
+from fossilray.core.os_errors import SILENT
 from fossilray.core.records import CatalogRow, Failure
 from fossilray.processing.worker import SlideWorker
-from fossilray.slides.access import SILENT, as_slide_error
+from fossilray.slides.access import as_slide_error
 from fossilray.slides.catalog import find_slides
 from fossilray.slides.neighbours import can_be_read, judge_failure
 from fossilray.slides.slide import check_files, open_slide

@@ -16,8 +16,9 @@ import pytest
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UsageError
 from fossilray.store.files import claims
-from fossilray.store.files.base import Files, open_files
+from fossilray.store.files.base import Files
 from fossilray.store.files.claims import CLAIMS, EXPIRES_S, describe_maker, has_ended, hold_place
+from fossilray.store.files.open import open_files
 
 HOLD = """
 import sys, time

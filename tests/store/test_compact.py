@@ -32,7 +32,7 @@ from fossilray.store.dataset import multi_slide_file as parts
 from fossilray.store.dataset.compact import CompactReport, compact_run, render_compacted
 from fossilray.store.dataset.dataset_store import DATASET_JSON, UNFINISHED_JSON, DatasetStore
 from fossilray.store.dataset.destination import DatasetDestination
-from fossilray.store.files.base import open_files
+from fossilray.store.files.open import open_files
 from fossilray.store.query.connection import load_crops, load_embeddings, run_query
 from fossilray.store.status import read_status
 

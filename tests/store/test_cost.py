@@ -14,9 +14,10 @@ from support.small_run import start_run, write_small_run
 
 from fossilray.analysis.report import write_report
 from fossilray.core.config import load_config
-from fossilray.core.records import SLIDES_SCHEMA, Heartbeat
+from fossilray.core.records import Heartbeat
+from fossilray.core.schemas import SLIDES_SCHEMA
 from fossilray.store.cost import describe_cost, sum_cost
-from fossilray.store.files.parquet_rows import to_table
+from fossilray.store.files.parquet import to_table
 from fossilray.store.status import read_status, render
 
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)

@@ -20,7 +20,7 @@ from support.damaged_files import LOOKS, Outcome, Trial, chosen, look, try_one, 
 from support.small_run import write_small_run
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.errors import DamagedFile, UsageError
 from fossilray.core.records import Heartbeat
 from fossilray.store import RunStore

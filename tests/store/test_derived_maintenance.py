@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from fossilray.cli.main import app
 from fossilray.store import RunStore
-from fossilray.store.maintenance.derived_answers_sweep import delete_older_than_objects
+from fossilray.store.maintenance.derived import delete_older_than_objects
 from fossilray.store.maintenance.garbage import collect_garbage
-from fossilray.store.maintenance.retry_withdraw import delete_answers, withdraw_slides
+from fossilray.store.maintenance.retry import delete_answers, withdraw_slides
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.run.objects_file import FOOTER_KEY
 from fossilray.store.status import read_status, render, to_json

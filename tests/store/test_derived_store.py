@@ -13,7 +13,7 @@ from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunMismatch, RunNotFound, StoreError, UsageError
-from fossilray.core.records import embeddings_schema
+from fossilray.core.schemas import embeddings_schema
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import (
     EMBEDDINGS_PER_ROW_GROUP,

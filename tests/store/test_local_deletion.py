@@ -8,7 +8,8 @@ import pytest
 
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import LinkInTheWay, StoreError
-from fossilray.store.files.base import Files, open_files
+from fossilray.store.files.base import Files
+from fossilray.store.files.open import open_files
 from fossilray.store.files.subfolder import Subfolder
 
 

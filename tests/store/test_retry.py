@@ -9,7 +9,7 @@ import pytest
 from support.run_fixtures import a_failure, a_run, commit
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.errors import UsageError
 from fossilray.core.records import CatalogRow, Failure
 from fossilray.jobs.journal import DriverJournal

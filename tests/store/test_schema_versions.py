@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from support.run_fixtures import a_run, a_summary, commit
 
-from fossilray.core.records import SCHEMA_VERSION, SLIDES_SCHEMA, CatalogRow, lost_share_of
+from fossilray.core.records import CatalogRow, lost_share_of
+from fossilray.core.schemas import SCHEMA_VERSION, SLIDES_SCHEMA
 from fossilray.store import RunStore
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.run.objects_file import FOOTER_KEY

@@ -16,7 +16,7 @@ from support.small_run import COUNTS, start_run, write_small_run
 from typer.testing import CliRunner
 
 from fossilray.analysis.report import write_report
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.records import Attempt, CatalogRow, Failure, Heartbeat
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally

@@ -14,9 +14,9 @@ import pytest
 from support.run_fixtures import a_run, a_summary
 
 from fossilray.core.errors import StoreError, StoreFull, StoreOut, StoreUnreachable
+from fossilray.core.os_errors import FULL, SILENT
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
-from fossilray.slides.access import FULL, SILENT
 from fossilray.store import RunStore
 
 SOME = ("EIO", "ESTALE", "ENOTCONN", "EROFS", "EHOSTDOWN", "ETIMEDOUT", "ENOSPC", "EDQUOT")

@@ -40,11 +40,12 @@ from fossilray.core.records import ArrayFiles, Attempt, CatalogRow, Heartbeat, S
 from fossilray.store import RunStore
 from fossilray.store.dataset.compact import compact_run
 from fossilray.store.dataset.dataset_store import open_run
+from fossilray.store.files.base import TEMPORARY
 from fossilray.store.files.local import LocalFiles
 from fossilray.store.maintenance.garbage import collect_garbage
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.run.attempts import to_json
-from fossilray.store.run.layout import TEMPORARY, arrays_path, attempt_path, objects_path, pending_path
+from fossilray.store.run.layout import arrays_path, attempt_path, objects_path, pending_path
 from fossilray.store.run.objects_file import FOOTER_KEY
 
 pytestmark = pytest.mark.faults

@@ -40,7 +40,7 @@ from fossilray.core.records import CatalogRow
 from fossilray.store import RunStore
 from fossilray.store.arrays.sharding import SHARD_ROWS
 from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
-from fossilray.store.maintenance.retry_withdraw import withdraw_slides
+from fossilray.store.maintenance.retry import withdraw_slides
 from fossilray.store.maintenance.verify import UNREAD_IN_A_ROW, VerifyReport, render_verified, verify_run
 from fossilray.store.run.objects_file import decode_objects
 
@@ -263,7 +263,7 @@ def test_a_slide_committed_twice_is_not_withdrawn(run: RunStore) -> None:
 def test_a_run_whose_arrays_are_not_mounted_is_not_withdrawn(
     run: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fossilray.store.maintenance.retry_withdraw.ALWAYS_ALLOWED", 1)
+    monkeypatch.setattr("fossilray.store.maintenance.retry.ALWAYS_ALLOWED", 1)
     run.files.delete("arrays")
     with pytest.raises(StoreError, match=r"4 of 4 slides .* not mounted"):
         withdraw_slides(run, verify_run(run).findings)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from fossilray.core.records import PREDICTIONS_SCHEMA, embeddings_schema
+from fossilray.core.schemas import PREDICTIONS_SCHEMA, embeddings_schema
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
 

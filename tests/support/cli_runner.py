@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 
 
 def run(*words: str | Path) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import StoreError, StoreUnreachable
-from fossilray.core.records import Image
+from fossilray.core.types import Image
 from fossilray.training.crops.fetch import CropUnits
 from fossilray.training.crops.sources import Encoded
 from fossilray.training.crops.table import CropTable

@@ -1,6 +1,7 @@
 """One file of every kind that fossilray keeps, ways to damage it, and the commands that read it.
 
-`python tests/support/damaged_files.py FOLDER SHARE SECONDS` tries a share of them and prints counts; the tests take a few.
+`python tests/support/damaged_files.py FOLDER SHARE SECONDS` tries a share of them and prints counts; the tests take
+a few.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from support.indexed_runs import a_vector_run, index_runs, kinds_of_vectors
 from support.small_run import write_small_run
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.errors import FossilrayError
 from fossilray.core.records import Heartbeat
 from fossilray.labels.label_set import Label, LabelSet

@@ -31,7 +31,7 @@ SETTINGS = (
     "slides.read_threads=1",
 )
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
-PROCESS = (sys.executable, "-c", "from fossilray.cli import main; main()", "process")
+PROCESS = (sys.executable, "-c", "from fossilray.cli.main import main; main()", "process")
 
 
 class Silent:

@@ -12,7 +12,8 @@ from support.fault_points import Scenario, cli
 from support.slides_on_disk import write_slide
 from support.small_run import commit_slide, start_run
 
-from fossilray.core.records import Boxes, CatalogRow
+from fossilray.core.records import CatalogRow
+from fossilray.core.types import Boxes
 from fossilray.slides.slide import open_slide
 
 WELLS = {"one": "W-1", "two": "W-2", "three": "W-3"}

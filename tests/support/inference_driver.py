@@ -23,10 +23,11 @@ from fossilray.jobs.process import JobResult
 from fossilray.jobs.progress import choose_display
 from fossilray.models.heads import BackboneReference, save_head, train_head
 from fossilray.processing.inference.tasks import ClassifyTask
-from fossilray.processing.inference.worker import Progress, StoredSlide
+from fossilray.processing.inference.worker import Progress
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
 from fossilray.store.query.connection import load_embeddings, run_query
+from fossilray.store.query.stored_slide import StoredSlide
 
 CONFIG = RunConfig(workers=WorkersConfig(count=1, cpus_per_worker=0.4, retry_after_s=0.1))
 BACKBONE = BackboneReference(name="net", sha256="cd" * 32)

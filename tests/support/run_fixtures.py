@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from fossilray.core.config import CropsConfig, RunConfig
-from fossilray.core.records import OBJECTS_SCHEMA, ArrayFiles, Attempt, Failure, SlideSummary
+from fossilray.core.records import ArrayFiles, Attempt, Failure, SlideSummary
+from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.store import RunStore
 from fossilray.store.arrays.group import ArrayWriter
 from fossilray.store.run.layout import arrays_path

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from fossilray.core.config import CropsConfig, EmbedderConfig, RunConfig, StoreConfig
-from fossilray.core.records import OBJECTS_SCHEMA, Boxes, CatalogRow, Failure, Rect, SlideSummary
+from fossilray.core.records import CatalogRow, Failure, SlideSummary
+from fossilray.core.schemas import OBJECTS_SCHEMA
+from fossilray.core.types import Boxes, Rect
 from fossilray.render.slide_overview import draw_boxes
 from fossilray.store import RunStore
 from fossilray.store.arrays.group import ArrayWriter

@@ -12,7 +12,8 @@ from support.classified_run import BACKBONE
 from support.small_run import CROP_PX, commit_slide
 
 from fossilray.core.config import CropsConfig, EmbedderConfig, RunConfig
-from fossilray.core.records import PREDICTIONS_SCHEMA, CatalogRow
+from fossilray.core.records import CatalogRow
+from fossilray.core.schemas import PREDICTIONS_SCHEMA
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
 from fossilray.store.run.run_record import describe_run

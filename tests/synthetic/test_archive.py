@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fossilray.core.errors import ConfigError
-from fossilray.core.records import TRUTH_SCHEMA, Rect
+from fossilray.core.schemas import TRUTH_SCHEMA
+from fossilray.core.types import Rect
 from fossilray.slides.catalog import find_slides
 from fossilray.slides.slide import open_slide
 from fossilray.synthetic.archive import read_recipe, synthesise_archive

@@ -19,8 +19,7 @@ from support.small_run import COUNTS, CROP_PX, HOSTILE_WELL, WELL, commit_slide,
 
 from fossilray.core.config import CropsConfig, RunConfig, StoreConfig
 from fossilray.core.errors import QueryError, RunNotFound, StoreError, UsageError
-from fossilray.labels.labelled_crops import read_image
-from fossilray.processing.crops.cut import resize_to
+from fossilray.core.images import read_image, resize_to
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_encoded_crops
 from fossilray.store.arrays.group import open_array_group

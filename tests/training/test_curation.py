@@ -20,17 +20,18 @@ from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.small_run import CROP_PX, DIMENSION, paint, start_run
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.config import CropsConfig, CurationConfig, StoreConfig, load_curation_config
 from fossilray.core.errors import ConfigError, StoreError, UsageError
-from fossilray.core.records import CURATION_SCHEMA
-from fossilray.models.clustering import Clusters, balance_weights, find_clusters
+from fossilray.core.schemas import CURATION_SCHEMA
+from fossilray.models.clustering import Clusters, find_clusters
 from fossilray.store import RunStore, open_run
 from fossilray.store.arrays.group import ArrayWriter
 from fossilray.store.dataset.compact import compact_run
 from fossilray.store.query.connection import run_query
 from fossilray.training.crops.table import open_crops
 from fossilray.training.curation.curate import curate
+from fossilray.training.curation.rules import balance_weights
 
 PLENTY = CurationConfig(clusters=12, families=3, shown=4)
 

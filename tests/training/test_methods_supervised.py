@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from support.synthetic_crops import draw_folder
 from typer.testing import CliRunner
 
-from fossilray.cli import app
+from fossilray.cli.main import app
 from fossilray.core.config import EmbedderConfig, TrainConfig
 from fossilray.core.config.training_supervised import MetricConfig
 from fossilray.core.errors import UsageError

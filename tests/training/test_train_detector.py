@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fossilray.core.config import DetectorConfig, PassConfig
-from fossilray.core.records import Boxes
+from fossilray.core.types import Boxes
 from fossilray.models.detectors.load import load_detector
 from fossilray.models.detectors.weights_file import read_weights, save_weights
 from fossilray.synthetic.composites import Composite

@@ -19,9 +19,8 @@ from fossilray.analysis.discovery.novel_objects import NovelInSlide, NovelObject
 from fossilray.analysis.discovery.page import render_discovery
 from fossilray.core.config import StoreConfig
 from fossilray.models.clustering import Clusters, find_clusters
-from fossilray.store.files.streaming import StreamedFile, stream_to
+from fossilray.store.files.streaming import StreamedFile, split_table_path, stream_to
 from fossilray.store.run.objects_file import FOOTER_KEY, ROW_GROUP_ROWS
-from fossilray.training.curation.curate import split_table_path
 from fossilray.training.curation.sheets import draw_sheets
 
 MOST_VECTORS = 50_000

@@ -15,7 +15,7 @@ from fossilray.models.heads.uncertainty import novelty_reference
 from fossilray.store import RunStore
 from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import DerivedStore
-from fossilray.training.curation.sample import SlideObjects, read_slides
+from fossilray.store.query.slide_objects import SlideObjects, read_slides
 
 NOVELTY_P = 0.01
 """One crop in a hundred of the labelled genera is taken for something new."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.analysis.discovery.candidates import Candidate, Discovery, PlaceCount
-from fossilray.analysis.report.contact_sheets import jpeg_uri
+from fossilray.render.crops import jpeg_uri
 from fossilray.render.html import template_environment
 from fossilray.training.curation.sheets import Sheets
 

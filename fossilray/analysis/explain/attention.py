@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-    from fossilray.analysis.explain.open_backbone import Score
+    Score = Callable[[torch.Tensor], torch.Tensor]
+    """From vectors (n, d) to one number each."""
 
 
 def attention_layers(network: torch.nn.Module) -> list[torch.nn.Module]:

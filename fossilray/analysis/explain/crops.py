@@ -11,9 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
-from fossilray.labels.labelled_crops import SUFFIXES, read_image
+from fossilray.core.images import SUFFIXES, read_image, resize_to
 from fossilray.labels.load import SIDE_PX, LabelledSet
-from fossilray.processing.crops.cut import resize_to
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing, keep_current, list_derived
 from fossilray.store.query.connection import (

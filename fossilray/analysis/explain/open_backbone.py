@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,16 +11,14 @@ from numpy.typing import NDArray
 from fossilray.analysis.explain.attention import attention_layers
 from fossilray.core.config import EmbedderConfig
 from fossilray.core.errors import UsageError, WeightsError
-from fossilray.labels.embed import weights_setting_of
 from fossilray.models.backbones.embedder import Preprocessing
-from fossilray.models.backbones.load import embedder_digest, load_network
+from fossilray.models.backbones.load import embedder_digest, load_network, weights_setting_of
 from fossilray.models.heads.head import Head
 
 if TYPE_CHECKING:
     import torch
 
-    Score = Callable[[torch.Tensor], torch.Tensor]
-    """From vectors (n, d) to one number each."""
+    from fossilray.analysis.explain.attention import Score
 
 Family = Literal["convolutional", "transformer"]
 

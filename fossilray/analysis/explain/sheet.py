@@ -14,11 +14,11 @@ from fossilray.analysis.explain.crops import CropsToExplain
 from fossilray.analysis.explain.gradcam import FeatureMaps
 from fossilray.analysis.explain.maps import Explained, Map, Method
 from fossilray.analysis.explain.selection import TargetSelection
-from fossilray.analysis.report.contact_sheets import jpeg_uri
 from fossilray.core.errors import UsageError
-from fossilray.core.records import Image
 from fossilray.core.text import strip_control_characters
+from fossilray.core.types import Image
 from fossilray.core.whole_files import write_whole
+from fossilray.render.crops import jpeg_uri
 from fossilray.render.html import encode_picture, template_environment
 
 if TYPE_CHECKING:

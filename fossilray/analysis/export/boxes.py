@@ -20,14 +20,14 @@ from fossilray.analysis.export.selection import (
     file_stems,
 )
 from fossilray.core.errors import UsageError
+from fossilray.core.images import restore_aspect_ratio
 from fossilray.core.records import SlideSummary
+from fossilray.core.slide_names import check_slide_id
 from fossilray.core.text import escape_formula
 from fossilray.core.whole_files import make_folder, whole_text, write_whole
-from fossilray.processing.crops.cut import restore_aspect_ratio
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
 from fossilray.store.query.connection import connect, load_crops, objects_where, query_table
-from fossilray.store.run.layout import check_slide_id
 
 BoxForm = Literal["geojson", "csv"]
 

@@ -17,10 +17,10 @@ from fossilray.analysis.export.selection import (
     SlideObjects,
     file_stems,
 )
-from fossilray.core.records import Image
+from fossilray.core.images import restore_aspect_ratio
 from fossilray.core.text import escape_formula
+from fossilray.core.types import Image
 from fossilray.core.whole_files import make_folder, whole_folder, whole_text, write_new
-from fossilray.processing.crops.cut import restore_aspect_ratio
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
 from fossilray.store.query.connection import load_crops

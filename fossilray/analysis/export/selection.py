@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
 from fossilray.core.records import SlideSummary
+from fossilray.core.slide_names import check_slide_id
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing, current_predictions
 from fossilray.store.query.connection import connect, create_objects_view, objects_where, query_table
-from fossilray.store.run.layout import check_slide_id
 
 SAVED_JPEG_QUALITY = 95
 """Of crops and tiles saved as files: above the store's own 90, so that saving costs nothing that can be seen."""

@@ -19,7 +19,8 @@ from PIL import Image as Pillow
 
 from fossilray.analysis.export.selection import ObjectSelection, SlideObjects, corners_of
 from fossilray.core.errors import UnreadableRegion, UsageError
-from fossilray.core.records import Image, SlideSummary
+from fossilray.core.records import SlideSummary
+from fossilray.core.types import Image
 from fossilray.slides.remote.source import is_remote
 from fossilray.slides.slide import Slide, open_slide
 

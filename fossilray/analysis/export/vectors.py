@@ -16,11 +16,11 @@ from fossilray.analysis.export.selection import Exported, ObjectSelection
 from fossilray.core.errors import StoreError, UsageError
 from fossilray.core.records import SlideSummary
 from fossilray.core.whole_files import whole_file
-from fossilray.processing.inference.tasks import embedding_matrix
 from fossilray.store import RunStore
 from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.query.connection import load_embeddings
+from fossilray.store.query.vectors import embedding_matrix
 
 ROWS_A_GROUP = 16_384
 """34 MB of 512 numbers; slides of few objects share a row group."""

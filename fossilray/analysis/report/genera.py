@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from fossilray.analysis.report.assemblages import Assemblages, gather_assemblages
-from fossilray.analysis.report.contact_sheets import ContactSheet, CropFigure, Fit, show_crop
 from fossilray.analysis.report.range_chart_svg import MOST_TAXA, draw_range_chart
 from fossilray.analysis.report.statistics import charted_wells
 from fossilray.core.records import UNASSIGNED_WELL, SlideSummary
+from fossilray.render.crops import ContactSheet, CropFigure, Fit, show_crop
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing
 from fossilray.store.query.connection import load_crops, query_table

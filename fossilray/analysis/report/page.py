@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from fossilray.analysis.report.contact_sheets import (
-    Fit,
-    draw_similarity_map,
-    jpeg_uri,
-    make_contact_sheets,
-    to_uri,
-)
+from fossilray.analysis.report.contact_sheets import draw_similarity_map, make_contact_sheets
 from fossilray.analysis.report.figures import draw_depth_chart, draw_distributions
 from fossilray.analysis.report.genera import show_genera
 from fossilray.analysis.report.statistics import (
@@ -37,9 +31,12 @@ from fossilray.analysis.report.statistics import (
 )
 from fossilray.core.errors import StoreError, StoreUnreachable
 from fossilray.core.formats.images import decode_image
-from fossilray.core.records import SLIDES_SCHEMA, Failure, Image, SlideSummary
+from fossilray.core.records import Failure, SlideSummary
+from fossilray.core.schemas import SLIDES_SCHEMA
 from fossilray.core.text import format_cell, strip_control_characters
+from fossilray.core.types import Image
 from fossilray.core.whole_files import whole_text
+from fossilray.render.crops import Fit, jpeg_uri, to_uri
 from fossilray.render.html import template_environment
 from fossilray.render.slide_overview import LEGEND_PX, SIZE_CLASSES
 from fossilray.store import RunStore
@@ -47,7 +44,7 @@ from fossilray.store.cost import describe_cost, sum_cost
 from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import derived_names
 from fossilray.store.derived.listing import DerivedListing, current_predictions
-from fossilray.store.files.parquet_rows import to_table
+from fossilray.store.files.parquet import to_table
 from fossilray.store.query.connection import connect, create_objects_view
 from fossilray.store.run.layout import picture_path
 from fossilray.store.run.roles import picture as picture_file

@@ -16,7 +16,7 @@ from fossilray.analysis.search.shard_file import ShardBuilder
 from fossilray.analysis.search.vectors_of_runs import RunVectorSource
 from fossilray.core.config import RunConfig
 from fossilray.core.records import CatalogRow, Outcome
-from fossilray.processing.inference.worker_stored_worker import ENDS_THE_JOB, StoredSlideWorker
+from fossilray.processing.inference.worker import ENDS_THE_JOB, StoredSlideWorker
 from fossilray.store import RunStore, open_run
 from fossilray.store.dataset.dataset_store import source_run
 

@@ -15,11 +15,9 @@ from fossilray.analysis.search.search import Hit, SearchIndex
 from fossilray.analysis.search.vectors_of_runs import told
 from fossilray.core.config import EmbedderConfig
 from fossilray.core.errors import UsageError
-from fossilray.core.records import Image
-from fossilray.labels.embed import weights_setting_of
-from fossilray.labels.labelled_crops import SUFFIXES, read_image
-from fossilray.models.backbones.load import embedder_digest, load_embedder
-from fossilray.processing.crops.cut import resize_to
+from fossilray.core.images import SUFFIXES, read_image, resize_to
+from fossilray.core.types import Image
+from fossilray.models.backbones.load import embedder_digest, load_embedder, weights_setting_of
 from fossilray.store.query.connection import load_crops
 
 MOST_IMAGES = 10_000

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fossilray.analysis.report.contact_sheets import CropFigure, centre_in_square, jpeg_uri, show_crop
 from fossilray.analysis.search.queries import Queries
 from fossilray.analysis.search.search import SearchIndex
 from fossilray.core.errors import StoreError, StoreUnreachable, UsageError
-from fossilray.core.records import Image
+from fossilray.core.images import FAILED_GREY
 from fossilray.core.text import strip_control_characters
+from fossilray.core.types import Image
 from fossilray.core.whole_files import write_whole
-from fossilray.processing.crops.cut import FAILED_GREY
+from fossilray.render.crops import CropFigure, centre_in_square, jpeg_uri, show_crop
 from fossilray.render.html import encode_picture, template_environment
 from fossilray.store.query.connection import load_crops
 

@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from fossilray.analysis.search.index_record import IndexedSlide
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import StoreError, UsageError
-from fossilray.core.records import CatalogRow, embeddings_schema
-from fossilray.processing.inference.tasks import embedding_matrix
-from fossilray.processing.inference.worker import StoredSlide, read_slide
+from fossilray.core.records import CatalogRow
+from fossilray.core.schemas import embeddings_schema
 from fossilray.store import RunStore, open_run
 from fossilray.store.arrays.array_layout import read_layout
 from fossilray.store.arrays.embeddings import CHUNK_ROWS, read_embeddings
 from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.dataset.run_snapshot import SlideEmbeddings, read_vectors
 from fossilray.store.derived.derived_store import EMBEDDINGS_PER_ROW_GROUP, DerivedStore
+from fossilray.store.query.stored_slide import StoredSlide, read_slide
+from fossilray.store.query.vectors import embedding_matrix
 from fossilray.store.run.layout import arrays_path, objects_path, slide_file
 
 _BYTES_KEPT = 256 * 2**20

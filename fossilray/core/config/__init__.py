@@ -2,8 +2,7 @@
 
 from fossilray.core.config.base import Section
 from fossilray.core.config.curation import CurationConfig
-from fossilray.core.config.job import CostConfig, WatchConfig
-from fossilray.core.config.job_workers import WorkersConfig
+from fossilray.core.config.job import CostConfig, WatchConfig, WorkersConfig
 from fossilray.core.config.loading import (
     default_yaml,
     document_config,

@@ -8,8 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from fossilray.core.config.base import KEPT_BACK, Section
-from fossilray.core.config.job import CostConfig, WatchConfig
-from fossilray.core.config.job_workers import WorkersConfig
+from fossilray.core.config.job import CostConfig, WatchConfig, WorkersConfig
 from fossilray.core.name_pattern import NamePattern
 
 

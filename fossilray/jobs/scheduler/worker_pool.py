@@ -16,7 +16,7 @@ from fossilray.core.config import WorkersConfig
 from fossilray.core.errors import FossilrayError, StoreOut, WorkerError
 from fossilray.core.exceptions_as_records import Raised, describe_remote
 from fossilray.core.records import CatalogRow, Outcome, Worker, WorkerStatus
-from fossilray.jobs.scheduler.connection_departures import Departures
+from fossilray.jobs.scheduler.connection import Departures
 from fossilray.jobs.scheduler.metrics import WorkerMetrics
 from fossilray.jobs.scheduler.pending_workers import PendingWorkers, Waiting
 

@@ -199,13 +199,15 @@ class JobClient:
             yield
         except AuthenticationError as error:
             raise SubmissionError(
-                f"the cluster at {self.address} wants a token: {first_sentence(error)}; set RAY_AUTH_MODE=token, and put "
+                f"the cluster at {self.address} wants a token: {first_sentence(error)}; set RAY_AUTH_MODE=token, "
+                "and put "
                 "the cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token (a cluster of your own asks for none if "
                 "it is started with RAY_AUTH_MODE=disabled)"
             ) from None
         except (RuntimeError, OSError, RayError, ValueError) as error:
             raise SubmissionError(
-                f"the cluster at {self.address} cannot {act}: {first_sentence(error)}; is it running with its dashboard "
+                f"the cluster at {self.address} cannot {act}: {first_sentence(error)}; is it running "
+                "with its dashboard "
                 "(`fossilray[cluster]`), and is the tunnel open?"
             ) from None
 

@@ -14,7 +14,7 @@ from fossilray import __version__
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import ConfigError, StoreError
 from fossilray.store.config_file import is_remote, read_config
-from fossilray.store.files.base import open_files
+from fossilray.store.files.open import open_files
 
 RUN, SLIDES, CONFIG, VERSION = (f"fossilray_{name}" for name in ("run", "slides", "config_sha256", "version"))
 """Keys of a job's metadata, which Ray's dashboard and `ray job list` show."""

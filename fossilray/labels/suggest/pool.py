@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from fossilray.core.errors import UsageError
 from fossilray.core.records import UNASSIGNED_WELL
 from fossilray.labels.suggest.selection import divide_evenly
-from fossilray.processing.inference.tasks import embedding_matrix
 from fossilray.store import RunStore
 from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import DerivedStore
@@ -24,6 +23,7 @@ from fossilray.store.query.connection import (
     objects_where,
     query_table,
 )
+from fossilray.store.query.vectors import embedding_matrix
 
 POOL_SLIDES = 512
 """Slides that a pool is drawn from: the vectors of one slide are read whole, some 15 MB."""

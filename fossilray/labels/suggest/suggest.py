@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
+from fossilray.core.images import restore_aspect_ratio
+from fossilray.core.slide_names import check_slide_id
 from fossilray.core.text import escape_formula
 from fossilray.core.whole_files import make_folder, whole_folder, write_new
 from fossilray.labels.importing import attempts_of
@@ -23,11 +25,9 @@ from fossilray.labels.suggest.selection import Quotas, centred_directions, dista
 from fossilray.labels.suggest.strategies import REASONS, Selection, Strategy, choose
 from fossilray.models.heads import Head, train_head
 from fossilray.models.heads.head import BackboneReference
-from fossilray.processing.crops.cut import restore_aspect_ratio
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
 from fossilray.store.query.connection import load_crops
-from fossilray.store.run.layout import check_slide_id
 
 CROPS = "crops"
 SUGGESTIONS = "suggestions.csv"

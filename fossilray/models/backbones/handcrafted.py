@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.processing.crops.cut import resize_to
+from fossilray.core.images import resize_to
 
 _SEEN_PX = 64
 _CELL_PX = 8

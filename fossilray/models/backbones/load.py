@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fossilray.core.config import EmbedderConfig
-from fossilray.core.errors import WeightsError
-from fossilray.core.records import Embedder
-from fossilray.models.backbones.architectures import Architecture, build_filled, infer_architecture, lay_out
+from fossilray.core.errors import UsageError, WeightsError
+from fossilray.core.types import Embedder
+from fossilray.models.backbones.architectures import (
+    Architecture,
+    build_filled,
+    infer_architecture,
+    lay_out,
+)
 from fossilray.models.backbones.checkpoints import read_checkpoint, read_meta
 from fossilray.models.backbones.embedder import (
     IMAGENET_MEAN,
@@ -20,7 +25,10 @@ from fossilray.models.backbones.embedder import (
     Interpolation,
     Preprocessing,
 )
-from fossilray.models.device_precision import Precision, precision_on
+from fossilray.models.device import Precision, precision_on
+
+if TYPE_CHECKING:
+    import torch
 
 if TYPE_CHECKING:
     import torch
@@ -213,3 +221,23 @@ def _fetch_from_hub(name: str, config: EmbedderConfig) -> tuple[torch.nn.Module,
             f"elsewhere and set embedder.weights=file:<path> with embedder.architecture={name}"
         ) from None
     return network, replace(_recorded_by_timm(network), size_px=architecture.input_px)
+
+
+BACKBONE_HELP = (
+    "bundled, a file of weights, timm:<name>, random:<timm name> (before it learned anything; random:bundled is "
+    "the shipped network so), handcrafted (gradients, colours and shape, no network), or run (the vectors that the "
+    "run of --run holds)."
+)
+
+
+def weights_setting_of(backbone: str) -> str:
+    """A backbone's name as `embedder.weights` spells it.
+
+    Raises:
+        UsageError: it is no file and no name.
+    """
+    if backbone == "bundled" or backbone.startswith(("timm:", "file:")):
+        return backbone
+    if not Path(backbone).is_file():
+        raise UsageError(f"--backbone {backbone!r} is neither a file nor one of: {BACKBONE_HELP}")
+    return f"file:{backbone}"

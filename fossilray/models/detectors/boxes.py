@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import WeightsError
-from fossilray.core.records import Boxes
+from fossilray.core.types import Boxes
 
 if TYPE_CHECKING:
     import torch

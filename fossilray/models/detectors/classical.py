@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.config import DetectorConfig
-from fossilray.core.records import Boxes
+from fossilray.core.types import Boxes
 
 SCORE_AT_THRESHOLD = 1 / 3
 """Score of an object whose mean darkness just passes the threshold: above the default of detector.confidence."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fossilray.core.config import DetectorConfig
 from fossilray.core.errors import WeightsError
 from fossilray.core.formats import FileRole, parse_json
-from fossilray.core.records import Boxes
+from fossilray.core.types import Boxes
 from fossilray.models.detectors.boxes import (
     RowLayout,
     decode_rows,

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from fossilray.core.config import DetectorConfig
 from fossilray.core.errors import WeightsError
-from fossilray.core.records import Detector
+from fossilray.core.types import Detector
 from fossilray.models.detectors.classical import ClassicalDetector
 from fossilray.models.detectors.exported import ExportedDetector, load_onnx, load_torchscript
 from fossilray.models.detectors.ultralytics_network import build_network
 from fossilray.models.detectors.ultralytics_weights import read_checkpoint
 from fossilray.models.detectors.weights_file import read_weights
 from fossilray.models.detectors.yolo import YoloDetector
-from fossilray.models.device_precision import Precision
+from fossilray.models.device import Precision
 from fossilray.models.files.stored_pickle import TorchFileError
 from fossilray.models.files.torch_file import as_faults
 

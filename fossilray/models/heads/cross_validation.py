@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.errors import UsageError
-from fossilray.labels.load import LabelledSet
 from fossilray.models.heads import Head, HoldOutUnit, NoveltyKind
 from fossilray.models.heads.novelty import fit_novelty
 
@@ -65,22 +63,6 @@ def predict_out_of_fold(
         np.concatenate([np.zeros((0, len(classes)), np.float32), *shares]),
         np.concatenate([np.zeros(0, np.float32), *distances]),
     )
-
-
-def sides_of(labelled: LabelledSet, over: HoldOutUnit) -> NDArray[np.int64]:
-    """(n,) crops of equal number stay on one side of every fold.
-
-    Raises:
-        UsageError: wells are to be held out, and those of the crops are not known, or are one.
-    """
-    if over == "crops":
-        return labelled.group
-    if labelled.wells is None or len(set(labelled.wells)) < 2:
-        raise UsageError(
-            "wells cannot be held out: the labels name fewer than two; label objects of a run over several wells, or "
-            "add a column well to the table of files"
-        )
-    return np.unique(np.array(labelled.wells), return_inverse=True)[1].astype(np.int64)
 
 
 def _divide(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import RunConfig
 from fossilray.core.parallel import map_ordered
-from fossilray.core.records import Boxes, Embedder
+from fossilray.core.types import Boxes, Embedder
 from fossilray.processing.crops.cut import Measures, estimate_background, extract_crop, measure_crops
 from fossilray.processing.crops.objects_table import StoredCrops, round_outward
 from fossilray.processing.detection.detect import NetworkThreads

@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fossilray.core.records import OBJECTS_SCHEMA, ArrayFiles, Boxes, CatalogRow, SlideInfo
+from fossilray.core.records import ArrayFiles, CatalogRow
+from fossilray.core.schemas import OBJECTS_SCHEMA
+from fossilray.core.types import Boxes, SlideInfo
 from fossilray.processing.crops.measures import Measures
 from fossilray.processing.detection.merge import largest_overlaps
 

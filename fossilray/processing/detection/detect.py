@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import TooManyObjects, TooManyUnreadableTiles, UnreadableRegion
 from fossilray.core.parallel import map_ordered
-from fossilray.core.records import Boxes, Detector, Image
+from fossilray.core.types import Boxes, Detector, Image
 from fossilray.processing.detection.foreground import find_foreground, foreground_units, units_expected
 from fossilray.processing.detection.merge import TileBoxes
 from fossilray.processing.detection.passes import DetectionPass, Tile, plan_passes, read_tile_with_coverage

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.config import TilingConfig
-from fossilray.core.records import Rect
-from fossilray.processing.detection.overview import SCANNED_COVERAGE, Overview
+from fossilray.core.types import Rect
 from fossilray.processing.detection.passes import DetectionPass
 from fossilray.slides.direct.listed_tiles import ListedTiles
+from fossilray.slides.overview import SCANNED_COVERAGE, Overview
 from fossilray.slides.slide import Slide
 
 Mask = NDArray[np.bool_]

@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from fossilray.core.config import MergeConfig
-from fossilray.core.records import Boxes, SlideInfo
+from fossilray.core.types import Boxes, SlideInfo
 from fossilray.processing.detection.passes import DetectionPass, Tile, to_level0
 
 Floats = NDArray[np.float64]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.config import DetectorConfig, PassConfig, TilingConfig
-from fossilray.core.records import Boxes, Image, Rect, SlideInfo
+from fossilray.core.types import Boxes, Image, Rect, SlideInfo
 from fossilray.slides.slide import Slide, level_for
 
 # Lattice origins, cores and windows are multiples of this many detection px (and of the detector's stride).

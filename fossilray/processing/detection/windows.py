@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.records import Rect
+from fossilray.core.types import Rect
 from fossilray.processing.detection.passes import DetectionPass, Tile
 
 Mask = NDArray[np.bool_]

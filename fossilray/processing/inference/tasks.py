@@ -10,20 +10,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import (
-    CALIBRATED_PREDICTIONS_SCHEMA,
-    PREDICTIONS_SCHEMA,
-    Embedder,
-    embeddings_schema,
-)
+from fossilray.core.schemas import CALIBRATED_PREDICTIONS_SCHEMA, PREDICTIONS_SCHEMA, embeddings_schema
+from fossilray.core.types import Embedder
 from fossilray.models.heads import Head, load_head
 from fossilray.models.heads.uncertainty import COVERAGE, predict_uncertainty
-from fossilray.processing.inference.worker import Progress, StoredSlide
+from fossilray.processing.inference.worker import Progress
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_encoded_crops
 from fossilray.store.arrays.group import crop_decoder
 from fossilray.store.dataset.run_snapshot import SlideEmbeddings, read_vectors
 from fossilray.store.derived.derived_store import DerivedStore
+from fossilray.store.query.stored_slide import StoredSlide
+from fossilray.store.query.vectors import embedding_matrix
 from fossilray.store.run.layout import slide_file
 
 CROPS_AT_ONCE = 512
@@ -197,9 +195,3 @@ def _certainty_columns(
         values[known] = getattr(said, name)
         columns[name] = pa.array(values, mask=~known)
     return columns
-
-
-def embedding_matrix(table: pa.Table, dimension: int) -> NDArray[np.float16]:
-    """The vectors (n, dimension) of a table of embeddings."""
-    values: NDArray[np.float16] = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(-1, dimension)

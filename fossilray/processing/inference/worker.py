@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import replace
+from typing import ClassVar, Protocol
 
 import pyarrow as pa
 
 from fossilray.core.config import RunConfig
-from fossilray.core.errors import StoreError
-from fossilray.core.records import CatalogRow, Outcome
-from fossilray.processing.inference.worker_stored_worker import ENDS_THE_JOB, StoredSlideWorker
+from fossilray.core.errors import (
+    ConditionalCreateUnsupported,
+    FossilrayError,
+    StoreOut,
+    UsageError,
+)
+from fossilray.core.exceptions_as_records import describe_exception, is_out_of_memory
+from fossilray.core.machine import resident_bytes
+from fossilray.core.records import CatalogRow, Failure, Outcome, WorkerStatus, utc_now
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore
+from fossilray.store.query.stored_slide import StoredSlide, read_slide
 from fossilray.store.run.layout import DerivedKind
-from fossilray.store.run.objects_file import Footer, decode_objects, parse_tail
 
 Progress = Callable[[str, float], None]
 """Told the stage and the share of it that is done."""
-
-
-@dataclass(frozen=True)
-class StoredSlide:
-    """The objects of one committed slide, and where their crops are."""
-
-    slide_id: str
-    objects: pa.Table
-    footer: Footer
 
 
 class InferenceTask(Protocol):
@@ -43,6 +41,46 @@ class InferenceTask(Protocol):
     def answer(self, slide: StoredSlide, progress: Progress) -> pa.Table:
         """One row per object, in their order."""
         ...
+
+
+class StoredSlideWorker:
+    """The part of a `records.Worker` that is the same whatever is made of stored crops and vectors."""
+
+    lower: ClassVar[str]
+    """The setting to lower where memory ran out."""
+    _state: WorkerStatus | None = None
+
+    def state(self) -> WorkerStatus | None:
+        """What it does at the moment, with the memory that it holds; None between two rows."""
+        state = self._state
+        return None if state is None else replace(state, resident_bytes=resident_bytes())
+
+    def close(self) -> None:
+        """It holds nothing on its machine."""
+
+    def _show(self, slide_id: str, stage: str, share: float) -> None:
+        self._state = WorkerStatus(slide_id, stage, share)
+
+    def _failure(self, row: CatalogRow, caught: BaseException) -> Failure:
+        """The failure of one slide or shard that an exception of whatever class is."""
+        raised = describe_exception(caught)
+        no_memory, stored = is_out_of_memory(caught), isinstance(caught, FossilrayError)
+        return Failure(
+            slide_id=row.slide_id,
+            attempt=secrets.token_hex(8),
+            stage=self._state.stage if self._state else "read",
+            error="OutOfMemory" if no_memory else raised.error,
+            message=f"memory ran out ({raised.message[:400]}); lower {self.lower}"
+            if no_memory
+            else raised.message,
+            transient=no_memory or not stored,
+            quarantined=stored and not no_memory,
+            given_up=False,
+            host=socket.gethostname(),
+            failed_at=utc_now(),
+            place=None if no_memory or stored else raised.place,
+            traceback=None if stored else raised.traceback,
+        )
 
 
 class InferenceWorker(StoredSlideWorker):
@@ -93,20 +131,5 @@ class InferenceWorker(StoredSlideWorker):
         return Outcome(row.slide_id, answered=table.num_rows if won else None)
 
 
-def read_slide(store: RunStore, row: CatalogRow) -> StoredSlide:
-    """The objects of a committed slide.
-
-    Raises:
-        StoreError: its objects file is gone, damaged or another slide's.
-    """
-    name = f"{store.url}/{row.path}"
-    try:
-        content = store.files.read(row.path)
-    except FileNotFoundError:
-        raise StoreError(f"{name} is gone although its slide was committed; see `fossilray verify`") from None
-    footer, _ = parse_tail(content, name=name)
-    if footer.summary.slide_id != row.slide_id:
-        raise StoreError(
-            f"{name} is of slide {footer.summary.slide_id}; see what else is with `fossilray verify`"
-        )
-    return StoredSlide(row.slide_id, decode_objects(content, name=name), footer)
+ENDS_THE_JOB = (StoreOut, ConditionalCreateUnsupported, UsageError, KeyboardInterrupt, SystemExit)
+"""What is not one slide's failure, nor one shard's: the store is out, the job is not possible, the process ends."""

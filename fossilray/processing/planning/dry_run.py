@@ -15,9 +15,9 @@ from fossilray.core.errors import RunNotFound
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import RejectedFile
 from fossilray.core.text import strip_control_characters
+from fossilray.core.text_table import Column, TextTable
 from fossilray.processing.detection.passes import LARGEST_WINDOW_PX
 from fossilray.processing.planning.slide_plan import SlidePlan, SlidePlanner
-from fossilray.render.text_table import Column, TextTable
 from fossilray.slides.catalog import describe_missing_sites, find_slides
 from fossilray.slides.catalog.find_remote import READ_THREADS
 from fossilray.slides.remote.source import is_remote

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import Boxes, Detector, Embedder, Image
+from fossilray.core.types import Boxes, Detector, Embedder, Image
 from fossilray.models.backbones.load import load_embedder
 from fossilray.models.detectors.load import load_detector
 from fossilray.processing.crops.cut import ExtractedCrop, estimate_background, extract_crop, measure_crops

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import MissingResolution, SlideError
-from fossilray.core.records import CatalogRow, Rect, RejectedFile, SlideInfo
+from fossilray.core.records import CatalogRow, RejectedFile
+from fossilray.core.types import Rect, SlideInfo
 from fossilray.processing.detection.foreground import find_foreground, foreground_units, units_overlapping
 from fossilray.processing.detection.passes import DetectionPass, plan_passes
 from fossilray.processing.detection.windows import plan_windows, scanned_in_tiles_mm2
-from fossilray.slides.properties import check_size
+from fossilray.slides.limits import check_size
 from fossilray.slides.remote.metadata import SlideMetadata, read_metadata, read_scanned_area
 from fossilray.slides.remote.slide_files import list_slide_files
 from fossilray.slides.remote.source import SlideSource, is_remote, open_source

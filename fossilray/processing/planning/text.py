@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.markup import escape
 
 from fossilray.core.text import format_bytes, strip_control_characters
+from fossilray.core.text_table import Column, TextTable
 from fossilray.processing.planning.model import ArchiveEstimate, Quantity, Rates, Workload
-from fossilray.render.text_table import Column, TextTable
 
 _NAMES = {
     "slides": "slides",

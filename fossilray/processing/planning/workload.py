@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import CatalogError
-from fossilray.core.records import CatalogRow, Level, Rect, SlideInfo
+from fossilray.core.records import CatalogRow
+from fossilray.core.types import Level, Rect, SlideInfo
 from fossilray.processing.detection.foreground import foreground_units
 from fossilray.processing.detection.passes import plan_passes
 from fossilray.processing.detection.windows import plan_windows

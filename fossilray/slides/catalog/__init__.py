@@ -1,9 +1,8 @@
 """Which slides there are, and the table that lists them."""
 
 from fossilray.core.site_names import parse_name
-from fossilray.core.slide_names import slide_id_for
+from fossilray.core.slide_names import describe_missing_sites, slide_id_for
 from fossilray.slides.catalog.find import find_slides
-from fossilray.slides.catalog.sites import describe_missing_sites
 from fossilray.slides.catalog.table import Catalog, read_catalog_file, write_catalog, write_refused
 
 __all__ = [

@@ -21,10 +21,11 @@ from fossilray.core.errors import (
 )
 from fossilray.core.exceptions_as_records import message_of, place_of
 from fossilray.core.name_pattern import NamePattern
+from fossilray.core.os_errors import ABSENT, SILENT
 from fossilray.core.records import CatalogRow, RejectedFile
 from fossilray.core.site_names import parse_name, well_of_folders
 from fossilray.core.slide_names import SLIDE_SUFFIXES, slide_id_for
-from fossilray.slides.access import ABSENT, SILENT, as_slide_error
+from fossilray.slides.access import as_slide_error
 from fossilray.slides.catalog.find_remote import find_remote_slides
 from fossilray.slides.catalog.sites import check_pattern_matches, check_search_time, compile_pattern
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file

@@ -12,21 +12,6 @@ from fossilray.core.records import CatalogRow
 from fossilray.slides.catalog.table import Catalog
 
 
-def describe_missing_sites(rows: Sequence[CatalogRow]) -> str | None:
-    """One sentence on slides without a well or a depth; None if there are none."""
-    without_well = sum(row.well is None for row in rows)
-    without_depth = sum(row.measured_depth_m is None for row in rows)
-    if not (without_well or without_depth):
-        return None
-    counts = [
-        f"{count:,} of {len(rows):,} slides have no {what}"
-        for count, what in ((without_well, "well"), (without_depth, "measured depth"))
-        if count
-    ]
-    remedy = "give slides.name_pattern, or fill the columns well and measured_depth_m of a catalog"
-    return f"{' and '.join(counts)}: {remedy}"
-
-
 def compile_pattern(text: str | None) -> NamePattern | None:
     """The pattern for names.
 

@@ -19,11 +19,12 @@ from fossilray.core.formats import FileRole
 from fossilray.core.formats.csv_text import decode_text, numbered_rows
 from fossilray.core.formats.parquet import read_table
 from fossilray.core.formats.regular_file import read_regular
-from fossilray.core.records import CATALOG_SCHEMA, CatalogRow, RejectedFile
+from fossilray.core.records import CatalogRow, RejectedFile
+from fossilray.core.schemas import CATALOG_SCHEMA
+from fossilray.core.slide_names import check_slide_id, check_well
 from fossilray.core.text import escape_formula, unescape_formula
 from fossilray.core.whole_files import write_whole
 from fossilray.slides.remote.source import is_remote
-from fossilray.store.run.layout import check_slide_id, check_well
 
 CATALOG_SUFFIXES = (".csv", ".parquet")
 

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.records import Image
+from fossilray.core.types import Image
 from fossilray.slides.direct.edges import EdgeBlender
 from fossilray.slides.direct.interpolation import interpolated
 from fossilray.slides.direct.placement import Placement, everywhere, is_everywhere

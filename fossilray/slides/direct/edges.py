@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.records import Image
+from fossilray.core.types import Image
 from fossilray.slides.direct.interpolation import as_bytes, weighted_sum, weights_of
 from fossilray.slides.direct.placement import Placement
 from fossilray.slides.tile_layout import Ints

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.records import Image
+from fossilray.core.types import Image
 
 Table: TypeAlias = NDArray[np.float32]
 """The value of each byte."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.records import Level, Rect, SlideInfo
+from fossilray.core.types import Level, Rect, SlideInfo
 from fossilray.slides.mirax.companions import SLIDEDAT
 from fossilray.slides.mirax.layout import MiraxIndex, nominal_positions, stored_positions
 from fossilray.slides.mirax.metadata import MiraxIndexGrid, read_grid

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeAlias
 
-from fossilray.core.records import Image
+from fossilray.core.types import Image
 
 Key: TypeAlias = tuple[int, int]
 """Level and number of a tile."""

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fossilray.core.records import Level, Rect
+from fossilray.core.types import Level, Rect
 from fossilray.slides.mirax.slidedat import Slidedat
 from fossilray.slides.properties import stated_mpp
 

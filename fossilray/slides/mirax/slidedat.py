@@ -13,12 +13,10 @@ from collections.abc import Mapping
 from typing import BinaryIO, TypeAlias
 
 from fossilray.core.errors import MissingCompanion, TooLarge
+from fossilray.slides.limits import LARGEST_TILE_PX
 
 Slidedat: TypeAlias = Mapping[str, Mapping[str, str]]
 
-LARGEST_TILE_PX = 8192 * 8192
-"""Pixels of one stored tile or photo; OpenSlide decodes it whole, in 4 bytes a pixel. Scanners write 256 to 2048
-px a side."""
 
 # A slide of 200 gigapixels in tiles of 256 px has 3 million; OpenSlide keeps 8 bytes for each.
 _MOST_PHOTOS = 20_000_000

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from fossilray.core.errors import UnreadableSlide
-from fossilray.core.records import Level, Rect
+from fossilray.core.types import Level, Rect
 from fossilray.slides.mirax.metadata import read_grid, read_levels, read_mpp, read_scanned
 from fossilray.slides.mirax.slidedat import check_claims
 from fossilray.slides.remote.slide_files import SlideFiles, is_mirax

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fossilray.core.records import Level
+from fossilray.core.types import Level
 from fossilray.slides.tiff.directories import TiffDirectory, directories_in
 from fossilray.slides.tiff.jpeg_tables import JpegTables
 from fossilray.slides.tile_layout import LARGEST_TILE_PX, LevelLayout, SlideLayout, StoredTiles, TilePieces

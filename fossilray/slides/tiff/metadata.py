@@ -9,7 +9,7 @@ import itertools
 import struct
 from dataclasses import dataclass
 
-from fossilray.core.records import Level
+from fossilray.core.types import Level
 from fossilray.slides.properties import stated_mpp
 from fossilray.slides.tiff.directories import Read, Value, read_directories
 

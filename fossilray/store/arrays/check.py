@@ -12,11 +12,11 @@ import numpy as np
 
 from fossilray.core.errors import DamagedFile, StoreError
 from fossilray.core.records import ArrayFiles
-from fossilray.store import RunStore
 from fossilray.store.arrays.array_layout import CROPS, EMBEDDINGS, GROUP, ArraysLayout, parse_layout
 from fossilray.store.arrays.embeddings import decode_embeddings
 from fossilray.store.arrays.group import crop_decoder
 from fossilray.store.arrays.sharding import ABSENT, SHARD_ROWS, index_size, read_index
+from fossilray.store.run.run_store import RunStore
 
 ArrayFaultKind = Literal["missing", "extra", "size", "checksum", "shape", "crops", "embeddings"]
 

@@ -21,14 +21,15 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from fossilray.core.config import CropsConfig
 from fossilray.core.errors import StoreError
-from fossilray.core.records import ArrayFiles, Image
-from fossilray.store import RunStore
+from fossilray.core.records import ArrayFiles
+from fossilray.core.types import Image
 from fossilray.store.arrays.array_layout import read_layout
 from fossilray.store.arrays.embeddings import CHUNK_ROWS, encode_embeddings
 from fossilray.store.arrays.jpeg_codec import JpegCodec, decode_crop, encode_crop
 from fossilray.store.arrays.sharding import SHARD_ROWS, pack_shard
 from fossilray.store.files.local import LocalFiles
 from fossilray.store.run.layout import arrays_path
+from fossilray.store.run.run_store import RunStore
 
 ZSTD_LEVEL = 3
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fossilray.core.errors import StoreError
-from fossilray.core.records import Image
+from fossilray.core.types import Image
 from fossilray_jpeg import CODEC_NAME, DamagedJpeg, JpegCodec, decode_jpeg, encode_jpeg
 
 __all__ = ["CODEC_NAME", "JpegCodec", "decode_crop", "decode_crop_above", "encode_crop"]

@@ -19,16 +19,15 @@ import pyarrow.parquet as pq
 
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import StoreError, UsageError
-from fossilray.core.records import (
+from fossilray.core.records import utc_now
+from fossilray.core.schemas import (
     CATALOG_SCHEMA,
     FAILURES_SCHEMA,
     OBJECTS_SCHEMA,
     SCHEMA_VERSION,
     embeddings_schema,
-    utc_now,
 )
 from fossilray.core.text import counted, format_bytes, strip_control_characters
-from fossilray.store import RunStore
 from fossilray.store.arrays.sharding import SHARD_ROWS
 from fossilray.store.dataset.dataset_store import (
     EMBEDDINGS,
@@ -40,11 +39,13 @@ from fossilray.store.dataset.dataset_store import (
 from fossilray.store.dataset.destination import DatasetDestination
 from fossilray.store.dataset.multi_slide_file import SlideRows, write_multi_slide_file
 from fossilray.store.dataset.run_snapshot import OnProgress, RunSnapshot, SlideEmbeddings, read_vectors
-from fossilray.store.files.base import Files, open_files
+from fossilray.store.files.base import Files
 from fossilray.store.files.claims import hold_place
 from fossilray.store.files.local import LocalFiles
+from fossilray.store.files.open import open_files
 from fossilray.store.run.layout import OBJECTS, RUN_JSON, catalog_part_path, part_path
 from fossilray.store.run.objects_file import ROW_GROUP_ROWS
+from fossilray.store.run.run_store import RunStore
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -162,7 +163,8 @@ def render_compacted(report: CompactReport) -> Text:
 
     beside = ", embeddings beside them" if report.embeddings else ""
     return Text(
-        f"{counted(report.slides, 'slide')} with {counted(report.objects, 'object')} -> {strip_control_characters(report.url)}\n"
+        f"{counted(report.slides, 'slide')} with {counted(report.objects, 'object')} -> "
+        f"{strip_control_characters(report.url)}\n"
         f"{counted(report.source_files, 'file')} ({format_bytes(report.source_bytes)}) became {report.files:,} "
         f"({format_bytes(report.bytes)}{beside}), equal to the run, in {report.seconds:,.0f} s"
     )

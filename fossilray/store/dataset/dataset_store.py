@@ -24,15 +24,10 @@ from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunNotFound, StoreError, UsageError
 from fossilray.core.formats import build_record, parse_json
 from fossilray.core.formats.parquet import read_table
-from fossilray.core.records import (
-    FAILURES_SCHEMA,
-    READABLE_VERSIONS,
-    SCHEMA_VERSION,
-    SLIDES_SCHEMA,
-    Failure,
-    FileEntry,
-)
-from fossilray.store.files.base import Files, open_files
+from fossilray.core.records import READABLE_VERSIONS, Failure, FileEntry
+from fossilray.core.schemas import FAILURES_SCHEMA, SCHEMA_VERSION, SLIDES_SCHEMA
+from fossilray.store.files.base import Files
+from fossilray.store.files.open import open_files
 from fossilray.store.run.attempts import AttemptRecords
 from fossilray.store.run.layout import OBJECTS, part_path
 from fossilray.store.run.objects_file import Footer

@@ -15,10 +15,10 @@ from fossilray.store.dataset.dataset_store import (
     DatasetRecord,
 )
 from fossilray.store.dataset.unfinished_dataset import check_unfinished, remove_spares, remove_unfinished
-from fossilray.store.files.base import Files
+from fossilray.store.files.base import CLAIMS, PROBE_FILES, TEMPORARY, Files
 from fossilray.store.files.claims import Claim
 from fossilray.store.files.conditional_create import check_conditional_create
-from fossilray.store.run.layout import CLAIMS, OBJECTS, PROBE_FILES, TEMPORARY
+from fossilray.store.run.layout import OBJECTS
 
 
 @dataclass(frozen=True)

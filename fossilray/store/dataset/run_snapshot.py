@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from fossilray.core.errors import StoreError
 from fossilray.core.formats.parquet import conform
-from fossilray.core.records import OBJECTS_SCHEMA, ArrayFiles
-from fossilray.store import RunStore
+from fossilray.core.records import ArrayFiles
+from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.store.arrays.array_layout import read_layout
 from fossilray.store.arrays.embeddings import decode_embeddings
 from fossilray.store.arrays.sharding import SHARD_ROWS
@@ -24,6 +24,7 @@ from fossilray.store.files.base import READ_THREADS, Files
 from fossilray.store.run.layout import OBJECTS, slide_of
 from fossilray.store.run.objects_file import Footer, decode_objects, parse_tail, read_footer
 from fossilray.store.run.roles import objects_file
+from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.summaries import describe_lost
 
 OnProgress = Callable[[int, int], None]

@@ -7,8 +7,8 @@ import re
 
 from fossilray.core.errors import UsageError
 from fossilray.store.dataset.dataset_store import EMBEDDINGS, FAILURES_PARQUET, UNFINISHED_JSON
-from fossilray.store.files.base import Files
-from fossilray.store.run.layout import OBJECTS, PROBE_FILES, RUN_JSON, TEMPORARY, catalog_part_path, is_spare
+from fossilray.store.files.base import PROBE_FILES, TEMPORARY, Files, is_spare
+from fossilray.store.run.layout import OBJECTS, RUN_JSON, catalog_part_path
 
 _FOLDERS = (OBJECTS, EMBEDDINGS, "slides")
 _FILES = (FAILURES_PARQUET, catalog_part_path(0), RUN_JSON)

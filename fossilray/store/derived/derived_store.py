@@ -18,13 +18,8 @@ import pyarrow.parquet as pq
 from fossilray.core.errors import RunMismatch, RunNotFound, StoreError
 from fossilray.core.formats import FileRole, parse_record
 from fossilray.core.formats.parquet import read_metadata, read_table, stated
-from fossilray.core.records import (
-    CALIBRATED_PREDICTIONS_SCHEMA,
-    PREDICTIONS_SCHEMA,
-    embeddings_schema,
-    utc_now,
-)
-from fossilray.store import RunStore
+from fossilray.core.records import utc_now
+from fossilray.core.schemas import CALIBRATED_PREDICTIONS_SCHEMA, PREDICTIONS_SCHEMA, embeddings_schema
 from fossilray.store.files.conditional_create import check_conditional_create
 from fossilray.store.files.parquet import read_slices
 from fossilray.store.files.subfolder import Subfolder
@@ -39,6 +34,7 @@ from fossilray.store.run.layout import (
 from fossilray.store.run.left_out import LeftOut
 from fossilray.store.run.objects_file import FOOTER_KEY, read_tail_of
 from fossilray.store.run.roles import derived_file, derived_record
+from fossilray.store.run.run_store import RunStore
 
 MOST_DIMENSIONS = 65_536
 EMBEDDINGS_PER_ROW_GROUP = 256

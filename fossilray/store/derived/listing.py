@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from fossilray.core.errors import DamagedFile
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import SlideSummary
-from fossilray.store import RunStore
 from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import DerivedStore, derived_names
 from fossilray.store.files.base import READ_THREADS
 from fossilray.store.run.layout import DERIVED_KINDS, DerivedKind
+from fossilray.store.run.run_store import RunStore
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,19 @@ what to do; an absent file stays a FileNotFoundError, for callers to whom absenc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
 
-from fossilray.core.config import StoreConfig
-from fossilray.core.errors import DamagedFile, StoreError
+from fossilray.core.errors import DamagedFile
 from fossilray.core.records import FileEntry
-from fossilray.store.files.local import LocalFiles
-from fossilray.store.files.options import EXTRAS, first_sentence
-from fossilray.store.files.remote import RemoteFiles
+from fossilray.core.whole_files import PART
 
-__all__ = ["READ_THREADS", "FileEntry", "Files", "open_files", "read_many", "read_present"]
+__all__ = ["READ_THREADS", "FileEntry", "Files", "read_many", "read_present"]
 
 READ_THREADS = 16
 
@@ -107,32 +104,6 @@ class Files(Protocol):
         ...
 
 
-def open_files(url: str, config: StoreConfig) -> Files:
-    """The files below a local path or a URL that fsspec knows; touches nothing yet.
-
-    Raises:
-        StoreError: the protocol is unknown, or its package is not installed, or the URL holds credentials.
-    """
-    protocol, separator, rest = url.partition("://")
-    if not separator or protocol in ("file", "local"):
-        return LocalFiles(Path(rest if separator else url), single_writer=config.single_writer)
-    if "@" in rest.partition("/")[0]:
-        raise StoreError(
-            f"a {protocol}:// address must not hold credentials; put them into the shared AWS credentials "
-            "file and name its profile in store.profile"
-        )
-    try:
-        return RemoteFiles(protocol, rest, config)
-    except ImportError as error:
-        extra = EXTRAS.get(protocol)
-        remedy = f"run `pip install fossilray[{extra}]`" if extra else "install that package"
-        raise StoreError(f"cannot reach {url}: {first_sentence(error)}; {remedy}") from None
-    except ValueError as error:
-        raise StoreError(
-            f"cannot reach {url}: {first_sentence(error)}; use a local path or s3://bucket/folder"
-        ) from None
-
-
 def read_many(files: Files, paths: Sequence[str]) -> list[bytes]:
     """The contents of many files, read side by side."""
     if not paths:
@@ -168,3 +139,22 @@ def read_present(
     with ThreadPoolExecutor(min(READ_THREADS, len(paths))) as readers:
         contents = zip(paths, readers.map(read, paths), strict=True)
         return {path: content for path, content in contents if content is not None}
+
+
+TEMPORARY = ".tmp"
+
+
+PROBE_FILES = ".probe"
+
+
+CLAIMS = ".claims"
+
+
+def is_spare(path: str) -> bool:
+    """Whether it is a half-written file or a trial by its name, which only fossilray gives."""
+    return bool(_SPARE.fullmatch(path))
+
+
+_SPARE = re.compile(
+    rf"(?:{re.escape(TEMPORARY)}|{re.escape(PROBE_FILES)})/(?:[0-9a-f]{{16}}|\.spare\.[0-9a-f]{{16}}{re.escape(PART)})"
+)

@@ -23,9 +23,8 @@ from typing import Literal
 from fossilray.core.errors import StoreError, UsageError
 from fossilray.core.machine import boot_id, is_running, pid_namespace, process_start
 from fossilray.core.records import utc_now
-from fossilray.store.files.base import Files, read_present
+from fossilray.store.files.base import CLAIMS, Files, read_present
 from fossilray.store.files.local import LocalFiles
-from fossilray.store.run.layout import CLAIMS
 
 RENEWED_EVERY_S = 20.0
 EXPIRES_S = 120.0

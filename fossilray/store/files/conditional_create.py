@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import secrets
 
-from fossilray.store.files.base import Files
+from fossilray.store.files.base import PROBE_FILES, Files
 from fossilray.store.files.faults import conditional_create_unsupported
-from fossilray.store.run.layout import PROBE_FILES
 
 
 def check_conditional_create(files: Files) -> None:

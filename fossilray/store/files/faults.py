@@ -13,7 +13,7 @@ from fossilray.core.errors import (
     StoreFull,
     StoreUnreachable,
 )
-from fossilray.slides.access import FULL, SILENT
+from fossilray.core.os_errors import FULL, SILENT
 from fossilray.store.files.options import first_sentence, http_status, is_retryable, transport_errors
 
 

@@ -16,12 +16,12 @@ from fossilray.core.errors import DamagedFile, StoreError
 from fossilray.core.formats.regular_file import NotRegular, open_descriptor, open_regular, read_regular
 from fossilray.core.records import FileEntry
 from fossilray.core.whole_files import begin_part, sweep_parts
+from fossilray.store.files.base import CLAIMS, PROBE_FILES, TEMPORARY, is_spare
 from fossilray.store.files.faults import conditional_create_unsupported, is_away, translate_errors
 from fossilray.store.files.local_deletion import delete_below, links_below
-from fossilray.store.run.layout import ARRAYS, ATTEMPTS, CLAIMS, PENDING, PROBE_FILES, TEMPORARY, is_spare
 
-_BY_SLIDE = (ATTEMPTS, ARRAYS, PENDING, "traces")
-"""Folders of folders that bear the names of slides, which may end as those of files do."""
+FOLDERS_OF_SLIDES = ("attempts", "arrays", "pending", "traces")
+"""Folders of a run whose own folders are named after slides, so that a name may end in .json or .parquet."""
 
 _FOLDER_TRIES = 50
 T = TypeVar("T")
@@ -233,7 +233,7 @@ def _raise_unless_absent(error: OSError) -> None:
 
 def _in_place_of_files(above: str, folders: list[str]) -> list[str]:
     """Folders where files should be: readers then name them, instead of missing what the file held in silence."""
-    if above.rpartition("/")[2] in _BY_SLIDE:
+    if above.rpartition("/")[2] in FOLDERS_OF_SLIDES:
         return []
     return [name for name in folders if name.endswith((".parquet", ".json"))]
 

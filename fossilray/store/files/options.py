@@ -6,12 +6,12 @@ az:// inside their own libraries. `tries` and `timeout_s` are AccessConfig's.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import fsspec
 
 from fossilray.core.config import AccessConfig
+from fossilray.core.text import without_secrets
 
 S3 = ("s3", "s3a")
 GOOGLE = ("gs", "gcs")
@@ -163,13 +163,6 @@ def first_sentence(error: BaseException) -> str:
     return without_secrets(text.splitlines()[0].strip().rstrip("."))
 
 
-def without_secrets(text: str) -> str:
-    """The text without anything that could be a credential."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
 def _lost_connections(protocol: str) -> tuple[type[Exception], ...]:
     if protocol in S3:
         from aiohttp import ClientError
@@ -194,23 +187,3 @@ def _lost_connections(protocol: str) -> tuple[type[Exception], ...]:
 
         return (ServiceRequestError, ServiceResponseError, ClientError)
     return ()
-
-
-# What a credential looks like, or what it follows; the names are those of AWS, Google and Azure.
-_SECRETS = (
-    # All of a header's value, which may have several parts.
-    (re.compile(r"(?i)\b(authorization)\b[\"']?\s*[:=].*"), r"\1: ***"),
-    (re.compile(r"(?i)\b(bearer|basic|sharedkey|AWS4-HMAC-SHA256)\s+\S.*"), r"\1 ***"),
-    # user:password@ in an address, up to the last @ before its path.
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.\-]*://)[^\s/?#]*@"), r"\1***@"),
-    # name=value, name: value and "name": "value", also percent-encoded in signed addresses.
-    (
-        re.compile(
-            r"(?i)([\w\-.]*(?:secret|passw(?:or)?d|token|signature|credential|api[_\-]?key|account[_\-]?key|"
-            r"access[_\-]?key(?:[_\-]?id)?|private[_\-]?key|\bsig)[\w\-.]*[\"']?\s*(?:=|:|%3D)\s*)"
-            r"(?:\"[^\"]*\"?|'[^']*'?|[^\s\"'&,;)}\]<>]+)"
-        ),
-        r"\1***",
-    ),
-    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}"), "***"),
-)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.parquet import read_metadata, reading
+from fossilray.core.records import CatalogRow, SlideSummary
 from fossilray.store.files.base import Files
 
 
@@ -88,3 +90,15 @@ class RangedFile(io.RawIOBase):
         (content,) = self._files.read_ranges(self._path, [(self._place, stop)])
         self._place += len(content)
         return content
+
+
+def to_table(rows: Sequence[CatalogRow] | Sequence[SlideSummary], schema: pa.Schema) -> pa.Table:
+    """The records as a table of their schema."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+
+
+def to_parquet(rows: Sequence[CatalogRow] | Sequence[SlideSummary], schema: pa.Schema) -> bytes:
+    """The records as a Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(to_table(rows, schema), sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import StoreAccessDenied, StoreError
 from fossilray.core.records import FileEntry
+from fossilray.store.files.base import PROBE_FILES, is_spare
 from fossilray.store.files.faults import conditional_create_unsupported, translate_errors
 from fossilray.store.files.options import (
     S3,
@@ -27,7 +28,6 @@ from fossilray.store.files.options import (
     remote_options,
     transport_errors,
 )
-from fossilray.store.run.layout import PROBE_FILES, is_spare
 
 Answer = TypeVar("Answer")
 

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from fossilray.core.config import StoreConfig
+from fossilray.core.errors import UsageError
 from fossilray.core.whole_files import whole_file
 from fossilray.store.files.base import Files
 from fossilray.store.files.faults import translate_errors
 from fossilray.store.files.local import LocalFiles
+from fossilray.store.files.open import open_files
 
 
 class StreamedFile(io.RawIOBase):
@@ -87,3 +90,16 @@ def _uploaded(files: Files, path: str) -> Iterator[IO[bytes]]:
 def _protocol(files: Files) -> str:
     protocol, separator, _ = files.url.partition("://")
     return protocol if separator else "file"
+
+
+def split_table_path(out: str, access: StoreConfig) -> tuple[Files, str]:
+    """The folder that a table is written to, and its name there.
+
+    Raises:
+        UsageError: it does not end in .parquet.
+    """
+    folder, _, name = out.rpartition("/")
+    if not name.endswith(".parquet") or name == ".parquet":
+        raise UsageError(f"{out!r} is no place for the table; give --out a name that ends in .parquet")
+    files = open_files(folder or ("/" if out.startswith("/") else "."), access)
+    return files, name

@@ -9,7 +9,6 @@ from functools import partial
 from fossilray.core.errors import CatalogError, RunNotFound, StoreError, StoreUnreachable
 from fossilray.core.formats.parquet import read_metadata
 from fossilray.core.parallel import map_in_chunks
-from fossilray.store import RunStore
 from fossilray.store.dataset.dataset_store import (
     DATASET_JSON,
     EMBEDDINGS,
@@ -23,6 +22,7 @@ from fossilray.store.maintenance.slide_check import FindingKind, VerifyFinding
 from fossilray.store.run.layout import OBJECTS, RUN_JSON, catalog_part_path
 from fossilray.store.run.objects_file import read_tail_of
 from fossilray.store.run.roles import dataset_part, dataset_record
+from fossilray.store.run.run_store import RunStore
 
 _BLOCK = 8 * 2**20
 _THREADS = 4

@@ -13,9 +13,8 @@ from fossilray.core.errors import AgeTooRecent, StoreError, StoreUnreachable
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import FileEntry
 from fossilray.core.text import format_bytes, strip_control_characters
-from fossilray.store import RunStore
 from fossilray.store.files.base import READ_THREADS
-from fossilray.store.maintenance.derived_answers_sweep import delete_outdated
+from fossilray.store.maintenance.derived import delete_outdated
 from fossilray.store.maintenance.orphans import (
     ArrayGroup,
     is_linked,
@@ -26,6 +25,7 @@ from fossilray.store.maintenance.orphans import (
 from fossilray.store.maintenance.run_check import require_run
 from fossilray.store.run.layout import ARRAYS, OBJECTS, objects_path, slide_of
 from fossilray.store.run.objects_file import read_footer
+from fossilray.store.run.run_store import RunStore
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -10,9 +10,9 @@ from datetime import datetime
 from fossilray.core.errors import DamagedFile
 from fossilray.core.formats import parse_json
 from fossilray.core.records import FileEntry
-from fossilray.store import RunStore
 from fossilray.store.run.layout import ARRAYS, ATTEMPTS, PENDING
 from fossilray.store.run.roles import attempt_record
+from fossilray.store.run.run_store import RunStore
 
 _GROUP = re.compile(rf"{ARRAYS}/(?P<slide_id>[^/]+)/(?P<attempt>[^/]+)\.zarr/(?P<name>.+)")
 _ATTEMPT = re.compile("[0-9a-f]{16}")

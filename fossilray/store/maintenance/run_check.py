@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 
 from fossilray.core.errors import CatalogError, RunMismatch, StoreError, StoreUnreachable, UsageError
-from fossilray.core.records import READABLE_VERSIONS, SCHEMA_VERSION, SLIDES_SCHEMA, SlideSummary
-from fossilray.store import RunStore
+from fossilray.core.records import READABLE_VERSIONS, SlideSummary
+from fossilray.core.schemas import SCHEMA_VERSION, SLIDES_SCHEMA
 from fossilray.store.dataset.dataset_store import DATASET_JSON
 from fossilray.store.maintenance.slide_check import VerifyFinding
 from fossilray.store.run.layout import OBJECTS, slide_of
 from fossilray.store.run.run_record import RunRecord
+from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.summaries import gathered_summaries
 
 _COMMIT = re.compile(rf"{OBJECTS}/well=[^/]+/[^/]+\.parquet")

@@ -9,13 +9,13 @@ from fossilray.core.formats import parse_record
 from fossilray.core.formats.images import decode_image
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import Heartbeat
-from fossilray.store import RunStore
 from fossilray.store.files.base import READ_THREADS
 from fossilray.store.maintenance.slide_check import FindingKind, VerifyFinding
 from fossilray.store.run.attempts import read_attempts
 from fossilray.store.run.layout import ATTEMPTS, PENDING, slide_of
 from fossilray.store.run.objects_file import read_footer
 from fossilray.store.run.roles import heartbeat, picture
+from fossilray.store.run.run_store import RunStore
 
 PICTURES = "pictures"
 MOST_PICTURE_PX = 64_000_000

@@ -11,12 +11,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.core.errors import StoreError, StoreUnreachable
-from fossilray.core.records import OBJECTS_SCHEMA, SlideSummary
-from fossilray.store import RunStore
+from fossilray.core.records import SlideSummary
+from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.store.arrays.check import ArrayFaultKind, check_arrays
 from fossilray.store.maintenance.orphans import ArrayGroup, list_array_groups
 from fossilray.store.run.layout import ARRAYS, slide_of, well_of
 from fossilray.store.run.objects_file import Footer, decode_objects, parse_tail, read_tail_of
+from fossilray.store.run.run_store import RunStore
 
 FindingKind = (
     ArrayFaultKind

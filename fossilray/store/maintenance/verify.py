@@ -14,7 +14,6 @@ from fossilray.core.errors import RunNotFound, StoreError, StoreUnreachable
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import Attempt, SlideSummary
 from fossilray.core.text import counted, format_bytes, strip_control_characters
-from fossilray.store import RunStore
 from fossilray.store.files.base import READ_THREADS
 from fossilray.store.maintenance.derived import check_derived, list_answers_files
 from fossilray.store.maintenance.orphans import ArrayGroup, list_array_groups, list_pending, may_still_commit
@@ -27,6 +26,7 @@ from fossilray.store.maintenance.run_check import (
 from fossilray.store.maintenance.side_files import check_side_files
 from fossilray.store.maintenance.slide_check import FindingKind, SlideCheck, VerifyFinding, check_slide
 from fossilray.store.run.layout import ARRAYS, OBJECTS, RUN_JSON
+from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.slide_states import SlideCounts, read_states
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from fossilray.render.text_table import TextTable
+    from fossilray.core.text_table import TextTable
 
 __all__ = ["FindingKind", "VerifyFinding", "VerifyReport", "render_verified", "verify_run"]
 
@@ -155,7 +155,7 @@ def render_verified(report: VerifyReport) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    from fossilray.render.text_table import facts_table
+    from fossilray.core.text_table import facts_table
 
     facts = facts_table()
     for name, value in _facts(report):
@@ -254,7 +254,7 @@ def _facts(report: VerifyReport) -> Iterable[tuple[str, str]]:
 
 
 def _list_findings(findings: Sequence[VerifyFinding]) -> TextTable:
-    from fossilray.render.text_table import TextTable
+    from fossilray.core.text_table import TextTable
 
     table = TextTable("slide", "kind", "finding")
     for finding in findings:

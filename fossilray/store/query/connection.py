@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import AccessConfig
 from fossilray.core.errors import QueryError, StoreError, UsageError
-from fossilray.core.records import CATALOG_SCHEMA, FAILURES_SCHEMA, CatalogRow, Failure
-from fossilray.store import RunStore
+from fossilray.core.records import CatalogRow, Failure
+from fossilray.core.schemas import CATALOG_SCHEMA, FAILURES_SCHEMA
 from fossilray.store.arrays.array_layout import read_layout
 from fossilray.store.arrays.crops import read_crops
 from fossilray.store.arrays.embeddings import CHUNK_ROWS, read_embeddings
@@ -47,6 +47,7 @@ from fossilray.store.query.views import (
     with_genera_sql,
 )
 from fossilray.store.run.layout import DERIVED_KINDS
+from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.slide_states import read_states
 
 if TYPE_CHECKING:

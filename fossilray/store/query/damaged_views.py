@@ -15,14 +15,14 @@ from weakref import WeakKeyDictionary
 from fossilray.core.errors import DamagedFile, StoreError
 from fossilray.core.formats.parquet import conform, read_metadata, read_table
 from fossilray.core.parallel import map_in_chunks
-from fossilray.core.records import OBJECTS_SCHEMA
-from fossilray.store import RunStore
+from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.store.dataset.dataset_store import DatasetStore
 from fossilray.store.derived.listing import DerivedListing
 from fossilray.store.files.base import READ_THREADS
 from fossilray.store.run.left_out import LeftOut
 from fossilray.store.run.objects_file import parse_tail, read_tail_of
 from fossilray.store.run.roles import dataset_part, objects_file
+from fossilray.store.run.run_store import RunStore
 
 if TYPE_CHECKING:
     import duckdb

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 
-from fossilray.core.records import CALIBRATED_PREDICTIONS_SCHEMA, OBJECTS_SCHEMA, PREDICTIONS_SCHEMA
-from fossilray.store import RunStore
+from fossilray.core.schemas import CALIBRATED_PREDICTIONS_SCHEMA, OBJECTS_SCHEMA, PREDICTIONS_SCHEMA
 from fossilray.store.derived.listing import DerivedListing
 from fossilray.store.run.layout import OBJECTS, DerivedKind
+from fossilray.store.run.run_store import RunStore
 
 GENUS_COLUMNS = ("genus", "genus_score", "genus_entropy", "genus_2", "genus_2_score")
 """What predictions add to the columns of `objects`."""

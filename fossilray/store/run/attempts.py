@@ -15,8 +15,9 @@ from itertools import chain
 from fossilray.core.errors import DamagedFile
 from fossilray.core.formats import build_record, parse_json
 from fossilray.core.records import Attempt, Failure, utc_now
+from fossilray.core.slide_names import check_slide_id
 from fossilray.store.files.base import READ_THREADS, Files, read_present
-from fossilray.store.run.layout import ATTEMPTS, attempt_path, check_slide_id, cleared_path
+from fossilray.store.run.layout import ATTEMPTS, attempt_path, cleared_path
 from fossilray.store.run.roles import attempt_record
 
 REJECTED_AT = "catalog"

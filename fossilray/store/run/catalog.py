@@ -8,10 +8,12 @@ from dataclasses import fields
 from fossilray.core.errors import CatalogError
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.parquet import read_table, require_finite
-from fossilray.core.records import CATALOG_SCHEMA, CatalogRow
+from fossilray.core.records import CatalogRow
+from fossilray.core.schemas import CATALOG_SCHEMA
+from fossilray.core.slide_names import check_slide_id
 from fossilray.store.files.base import Files, read_many
-from fossilray.store.files.parquet_rows import to_parquet
-from fossilray.store.run.layout import catalog_part_path, check_slide_id, part_number
+from fossilray.store.files.parquet import to_parquet
+from fossilray.store.run.layout import catalog_part_path, part_number
 from fossilray.store.run.roles import catalog_part
 
 

@@ -31,70 +31,24 @@ from pathlib import PurePosixPath
 from typing import Literal, get_args
 from urllib.parse import quote, unquote
 
-from fossilray.core.errors import CatalogError, UsageError
+from fossilray.core.errors import UsageError
 from fossilray.core.records import UNASSIGNED_WELL, Attempt, Failure
-from fossilray.core.whole_files import PART
+from fossilray.core.slide_names import SAFE_NAME, check_slide_id
 
 RUN_JSON = "run.json"
 OBJECTS = "objects"
 ARRAYS = "arrays"
 ATTEMPTS = "attempts"
 PENDING = "pending"
-TEMPORARY = ".tmp"
-PROBE_FILES = ".probe"
-CLAIMS = ".claims"
 
 DerivedKind = Literal["embeddings", "predictions"]
 DERIVED_KINDS: tuple[DerivedKind, ...] = get_args(DerivedKind)
 DERIVED_JSON = "answers.json"
 
-LONGEST_SLIDE_ID_BYTES = 200
-"""File names may have 255 bytes; the rest is left for what is appended."""
 
-LONGEST_WELL_BYTES = 240
-"""Of a well's folder, once percent-encoded."""
-_NO_VALUE_IN_HIVE = "__HIVE_DEFAULT_PARTITION__"
-
-# Letters and digits of any script; what glob, Hive, a shell or Windows reads as a sign is left out.
-_SAFE_NAME = re.compile(r"\w(?:[\w\-.+,@() ]*[\w\-+@()])?")
 _SAFE_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z_-]{3,63}")
 _SAFE_ANSWERS = re.compile(r"[0-9a-zA-Z](?:[0-9a-zA-Z_.-]{0,62}[0-9a-zA-Z_-])?")
-_SPARE = re.compile(
-    rf"(?:{re.escape(TEMPORARY)}|{re.escape(PROBE_FILES)})/(?:[0-9a-f]{{16}}|\.spare\.[0-9a-f]{{16}}{re.escape(PART)})"
-)
 _PART = re.compile(r"part-(\d+)\.parquet$")
-
-
-def check_slide_id(slide_id: str) -> str:
-    """The slide_id, safe as a file name on a disk and as a part of an object store's key.
-
-    Raises:
-        CatalogError: it is not; paths made of it could leave the run directory or confuse readers of it.
-    """
-    if (
-        not _SAFE_NAME.fullmatch(slide_id)
-        or ".." in slide_id
-        or len(slide_id.encode()) > LONGEST_SLIDE_ID_BYTES
-    ):
-        raise CatalogError(
-            f"slide_id {slide_id!r} is not safe as a file name; use at most {LONGEST_SLIDE_ID_BYTES} letters, "
-            "digits, spaces and _ - . + , @ ( ), beginning with a letter or digit and without two dots in a row"
-        )
-    return slide_id
-
-
-def check_well(well: str) -> str:
-    """The well, fit to name a folder of `objects`.
-
-    Raises:
-        CatalogError: as a folder its name would be too long, or mean no well at all.
-    """
-    if len(quote(well, safe="")) > LONGEST_WELL_BYTES or well == _NO_VALUE_IN_HIVE:
-        raise CatalogError(
-            f"the well {well[:60]!r} cannot name a folder; use a name of at most {LONGEST_WELL_BYTES} bytes, where "
-            "signs other than letters, digits and _ . - ~ count three each"
-        )
-    return well
 
 
 def objects_path(slide_id: str, well: str | None) -> str:
@@ -137,7 +91,7 @@ def is_arrays_path(path: str) -> bool:
     return (
         path.count("/") == 2
         and folder == ARRAYS
-        and bool(_SAFE_NAME.fullmatch(slide_id))
+        and bool(SAFE_NAME.fullmatch(slide_id))
         and ".." not in slide_id
         and attempt.endswith(".zarr")
         and bool(_SAFE_ID.fullmatch(attempt.removesuffix(".zarr")))
@@ -192,11 +146,6 @@ def catalog_part_path(number: int) -> str:
 def part_path(number: int) -> str:
     """A part of slides/."""
     return f"slides/part-{number:06d}.parquet"
-
-
-def is_spare(path: str) -> bool:
-    """Whether it is a half-written file or a trial by its name, which only fossilray gives."""
-    return bool(_SPARE.fullmatch(path))
 
 
 def part_number(path: str) -> int:

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from fossilray.core.errors import StoreError
 from fossilray.core.formats import build_record, parse_json
 from fossilray.core.formats.parquet import read_metadata, read_table, stated
-from fossilray.core.records import OBJECTS_SCHEMA, READABLE_VERSIONS, SCHEMA_VERSION, ArrayFiles, SlideSummary
+from fossilray.core.records import READABLE_VERSIONS, ArrayFiles, SlideSummary
+from fossilray.core.schemas import OBJECTS_SCHEMA, SCHEMA_VERSION
 from fossilray.store.run.roles import objects_file
 
 FOOTER_KEY = b"fossilray"

@@ -12,7 +12,8 @@ from typing import Any
 
 from fossilray.core.config import RunConfig
 from fossilray.core.formats import parse_record
-from fossilray.core.records import READABLE_VERSIONS, SCHEMA_VERSION, utc_now
+from fossilray.core.records import READABLE_VERSIONS, utc_now
+from fossilray.core.schemas import SCHEMA_VERSION
 from fossilray.store.run.roles import run_record
 
 _VERSIONED = (

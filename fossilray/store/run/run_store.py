@@ -26,9 +26,10 @@ from fossilray.core.errors import (
     StoreError,
 )
 from fossilray.core.records import ArrayFiles, Attempt, CatalogRow, Failure, Heartbeat, SlideSummary
-from fossilray.store.files.base import READ_THREADS, Files, open_files
+from fossilray.store.files.base import READ_THREADS, Files
 from fossilray.store.files.conditional_create import check_conditional_create
 from fossilray.store.files.local import LocalFiles
+from fossilray.store.files.open import open_files
 from fossilray.store.run import attempts, summaries
 from fossilray.store.run import catalog as frozen_catalog
 from fossilray.store.run.attempts import AttemptRecords

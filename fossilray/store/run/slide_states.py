@@ -10,9 +10,9 @@ from functools import cached_property
 from typing import Literal
 
 from fossilray.core.records import Attempt, Failure, Heartbeat
-from fossilray.store import RunStore
 from fossilray.store.run.attempts import REJECTED_AT, AttemptRecords
 from fossilray.store.run.drivers import DriverSign, process_lives
+from fossilray.store.run.run_store import RunStore
 
 SlideState = Literal["committed", "in progress", "waiting", "failed", "quarantined", "rejected"]
 

@@ -8,9 +8,10 @@ import pyarrow as pa
 
 from fossilray.core.errors import DamagedFile
 from fossilray.core.formats.parquet import read_table, require_finite
-from fossilray.core.records import SLIDES_SCHEMA, SlideSummary
+from fossilray.core.records import SlideSummary
+from fossilray.core.schemas import SLIDES_SCHEMA
 from fossilray.store.files.base import Files, read_present
-from fossilray.store.files.parquet_rows import to_parquet, to_table
+from fossilray.store.files.parquet import to_parquet, to_table
 from fossilray.store.run.layout import part_number, part_path
 from fossilray.store.run.left_out import LeftOut
 from fossilray.store.run.roles import summaries_part

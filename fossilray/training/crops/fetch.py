@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import StoreError
-from fossilray.processing.crops.cut import FAILED_GREY
+from fossilray.core.images import FAILED_GREY
 from fossilray.store.arrays.sharding import SHARD_ROWS
 from fossilray.training.crops.sources import CropSource, Encoded
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.records import Image
+from fossilray.core.images import resize_to
+from fossilray.core.types import Image
 from fossilray.labels.labelled_crops import LabelledCrops
-from fossilray.processing.crops.cut import resize_to
 from fossilray.training.crops.fetch import CropUnits
 from fossilray.training.crops.sources import Encoded
 from fossilray.training.crops.table import CropTable

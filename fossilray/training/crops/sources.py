@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import StoreAccessDenied, StoreError, StoreUnreachable, UsageError
-from fossilray.core.records import Image
-from fossilray.labels.labelled_crops import SUFFIXES, read_image
-from fossilray.processing.crops.cut import resize_to
+from fossilray.core.images import SUFFIXES, read_image, resize_to
+from fossilray.core.types import Image
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_encoded_crops
 from fossilray.store.arrays.group import crop_decoder

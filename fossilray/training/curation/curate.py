@@ -6,10 +6,8 @@ whole and last: whoever is stopped before leaves nothing that reads as one.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import IO
 
 import numpy as np
@@ -19,81 +17,28 @@ from numpy.typing import NDArray
 
 from fossilray import __version__
 from fossilray.core.config import CurationConfig, StoreConfig
-from fossilray.core.errors import UsageError
-from fossilray.core.records import CURATION_SCHEMA, SCHEMA_VERSION
-from fossilray.models.clustering import Clusters, balance_weights, find_clusters
+from fossilray.core.schemas import CURATION_SCHEMA, SCHEMA_VERSION
+from fossilray.models.clustering import Clusters, find_clusters
 from fossilray.store import RunStore
-from fossilray.store.files.base import Files, open_files
-from fossilray.store.files.streaming import StreamedFile, stream_to
+from fossilray.store.files.streaming import StreamedFile, split_table_path, stream_to
+from fossilray.store.query.slide_objects import SlideObjects, backbone_of, check_runs, read_slides
 from fossilray.store.run.objects_file import FOOTER_KEY, ROW_GROUP_ROWS
 from fossilray.training.curation.page import render_page
-from fossilray.training.curation.rules import RULES, TypicalSharpness, apply_rules, meets_rules
-from fossilray.training.curation.sample import (
-    SlideObjects,
-    backbone_of,
-    check_runs,
-    draw_sample,
-    read_slides,
+from fossilray.training.curation.record import CuratedCluster, CuratedRun, CurationRecord
+from fossilray.training.curation.rules import (
+    RULES,
+    TypicalSharpness,
+    apply_rules,
+    balance_weights,
+    meets_rules,
 )
+from fossilray.training.curation.sample import draw_sample
 from fossilray.training.curation.sheets import ClusterSample, draw_sheets
 
 WITHOUT_PIXELS, WITHOUT_VECTOR = -1, -2
 """In place of a cluster, while it is not written yet; the table says -1 of both."""
 
 _SPOOL_SCHEMA = pa.schema([("slide_id", pa.string()), ("object_id", pa.int32()), ("cluster", pa.int32())])
-
-
-@dataclass(frozen=True)
-class CuratedCluster:
-    """One cluster and what becomes of it."""
-
-    cluster: int
-    family: int
-    objects: int
-    reason: str | None
-    """The rule by which it is left out; None: it is kept."""
-    weight: float
-    """Of each of its crops; 0 where it is left out."""
-    met: dict[str, float]
-    """Share of its objects that meet each rule, where any does."""
-    longest_um: float
-    opacity: float
-    """Means over its objects."""
-
-
-@dataclass(frozen=True)
-class CuratedRun:
-    """A run that was curated, and what tells whether it is still the same."""
-
-    url: str
-    digest: str
-    slides: int
-    objects: int
-
-
-@dataclass(frozen=True)
-class CurationRecord:
-    """What the table's footer holds under `fossilray`."""
-
-    schema_version: int
-    fossilray: str
-    runs: tuple[CuratedRun, ...]
-    backbone: tuple[str, ...]
-    """Name and sha256 of what made the embeddings."""
-    config: CurationConfig
-    objects: int
-    kept: int
-    without_pixels: int
-    without_vector: int
-    clusters: tuple[CuratedCluster, ...]
-    """Those that have any object."""
-
-    def to_json(self) -> bytes:
-        return json.dumps(
-            {**asdict(self), "config": self.config.model_dump(mode="json")},
-            sort_keys=True,
-            ensure_ascii=False,
-        ).encode()
 
 
 def curate(
@@ -245,16 +190,3 @@ def _write_table(spool: IO[bytes], sink: StreamedFile, record: CurationRecord, c
                 pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema),
                 row_group_size=ROW_GROUP_ROWS,
             )
-
-
-def split_table_path(out: str, access: StoreConfig) -> tuple[Files, str]:
-    """The folder that a table is written to, and its name there.
-
-    Raises:
-        UsageError: it does not end in .parquet.
-    """
-    folder, _, name = out.rpartition("/")
-    if not name.endswith(".parquet") or name == ".parquet":
-        raise UsageError(f"{out!r} is no place for the table; give --out a name that ends in .parquet")
-    files = open_files(folder or ("/" if out.startswith("/") else "."), access)
-    return files, name

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from fossilray.analysis.report.contact_sheets import jpeg_uri
+from fossilray.render.crops import jpeg_uri
 from fossilray.render.html import template_environment
 from fossilray.training.curation.rules import RULES
 from fossilray.training.curation.sheets import Sheets
 
 if TYPE_CHECKING:
-    from fossilray.training.curation.curate import CuratedCluster, CurationRecord
+    from fossilray.training.curation.record import CuratedCluster, CurationRecord
 
 PAGE_NAME = "curation.html.j2"
 _QUALITY = 78

@@ -2,63 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import shapely
 from numpy.typing import NDArray
 
 from fossilray.core.config import CurationConfig
 from fossilray.core.errors import UsageError
 from fossilray.store import RunStore
-from fossilray.store.derived.derived_store import DerivedStore
-from fossilray.store.query.connection import connect, create_objects_view, load_embeddings, query_table
-
-SLIDES_AT_ONCE = 16
-"""Slides whose objects are asked for together: 300,000 rows of an ordinary archive, 30 MB."""
-
-_COLUMNS = (
-    "slide_id, well, measured_depth_m, arrays, object_id, x_min, y_min, x_max, y_max, width_um, height_um, overlap, "
-    "opacity, sharpness"
-)
-
-
-@dataclass(frozen=True)
-class SlideObjects:
-    """The objects of one slide that has any, in the order of their object_id."""
-
-    run: int
-    """Which of the runs it is of."""
-    slide_id: str
-    well: str
-    measured_depth_m: float | None
-    arrays: str
-    object_id: NDArray[np.int32]
-    longest_um: NDArray[np.float32]
-    log_aspect: NDArray[np.float32]
-    """Natural logarithm of width over height."""
-    overlap: NDArray[np.float32]
-    opacity: NDArray[np.float32]
-    """NaN, as sharpness, where no level could give the pixels."""
-    sharpness: NDArray[np.float32]
-    objects_inside: NDArray[np.int64]
-    """How many objects have their centre in the box of this one, itself included."""
-    vectors: NDArray[np.float32]
-    """(n, d) of length 1; NaN where the stored one has no direction."""
-
-    def __len__(self) -> int:
-        return len(self.object_id)
-
-    @property
-    def without_pixels(self) -> NDArray[np.bool_]:
-        return np.isnan(self.opacity)
-
-    @property
-    def without_vector(self) -> NDArray[np.bool_]:
-        return np.isnan(self.vectors[:, 0])
+from fossilray.store.query.slide_objects import read_slides, slides_with_objects
 
 
 @dataclass(frozen=True)
@@ -68,53 +21,6 @@ class Sample:
     vectors: NDArray[np.float32]
     longest_um: NDArray[np.float32]
     sharpness: NDArray[np.float32]
-
-
-def check_runs(stores: Sequence[RunStore]) -> None:
-    """Make sure that these runs can be curated together.
-
-    Raises:
-        UsageError: none was named, one has no embeddings, their backbones differ, or they share slides.
-        RunNotFound: there is no run at one of the places.
-    """
-    if not stores:
-        raise UsageError("no run was named; give run directories or compacted datasets")
-    backbones: dict[tuple[str, ...], str] = {}
-    owner: dict[str, str] = {}
-    for store in stores:
-        record = store.read_run()
-        if record.config["embedder"]["weights"] == "none":
-            raise UsageError(
-                f"{store.url} holds no embeddings, for it was made with embedder.weights none; process into another "
-                "run directory with a backbone"
-            )
-        backbones.setdefault(backbone_of(store), store.url)
-        for slide_id in slides_with_objects(store):
-            if slide_id in owner:
-                raise UsageError(
-                    f"slide {slide_id} is in {owner[slide_id]} and in {store.url}, and a curation names crops by "
-                    "slide_id; curate these runs one by one"
-                )
-            owner[slide_id] = store.url
-    if len(backbones) > 1:
-        raise UsageError(
-            f"the vectors of {' and '.join(backbones.values())} are of different backbones and cannot be compared; "
-            "curate these runs one by one"
-        )
-
-
-def backbone_of(store: RunStore) -> tuple[str, ...]:
-    """Name and sha256 of what made a run's embeddings."""
-    record = store.read_run()
-    digests = (digest for name, digest in sorted(record.weights.items()) if name.startswith("embedder/"))
-    return (str(record.embedder.get("name", record.config["embedder"]["weights"])), *digests)
-
-
-def slides_with_objects(store: RunStore) -> list[str]:
-    """slide_ids by name; a run and its compacted dataset give the same."""
-    table = store.summaries_table().select(["slide_id", "objects"])
-    found: list[str] = table.filter(pc.greater(table["objects"], 0))["slide_id"].to_pylist()
-    return sorted(found)
 
 
 def draw_sample(stores: Sequence[RunStore], config: CurationConfig) -> Sample:
@@ -145,83 +51,3 @@ def draw_sample(stores: Sequence[RunStore], config: CurationConfig) -> Sample:
         np.concatenate([part.longest_um for part in parts]),
         np.concatenate([part.sharpness for part in parts]),
     )
-
-
-def read_slides(
-    store: RunStore,
-    *,
-    run: int,
-    slides: Collection[str] | None = None,
-    where: str | None = None,
-    embeddings: DerivedStore | None = None,
-) -> Iterator[SlideObjects]:
-    """Slides that have objects, all or those named, well by well in the order that a table of crops has.
-
-    One slide's vectors are in memory at a time. where: a condition on the columns of `objects`. embeddings: vectors
-    to read instead of the run's own.
-
-    Raises:
-        StoreError: a slide's objects or vectors cannot be read.
-    """
-    con = connect(store)
-    found = sorted(store.committed_files().items(), key=lambda one: (one[1].rpartition("/")[0], one[0]))
-    files = [(name, path) for name, path in found if slides is None or name in slides]
-    for first in range(0, len(files), SLIDES_AT_ONCE):
-        part = dict(files[first : first + SLIDES_AT_ONCE])
-        create_objects_view(con, store, part, view="chosen")
-        # The line breaks keep a comment at the end of the condition from swallowing what follows.
-        met = f"WHERE (\n{where}\n)" if where else ""
-        table = query_table(con, f"SELECT {_COLUMNS} FROM chosen {met} ORDER BY slide_id, object_id")
-        for slide_id in part:
-            rows = table.filter(pc.equal(table["slide_id"], slide_id))
-            if rows.num_rows:
-                yield _slide(store, run, slide_id, rows, embeddings)
-
-
-def _slide(
-    store: RunStore, run: int, slide_id: str, table: pa.Table, embeddings: DerivedStore | None
-) -> SlideObjects:
-    texts = ("slide_id", "well", "measured_depth_m", "arrays")
-    columns = {name: table[name].to_numpy() for name in table.column_names if name not in texts}
-    width, height = (np.maximum(columns[name], 1e-3) for name in ("width_um", "height_um"))
-    return SlideObjects(
-        run=run,
-        slide_id=slide_id,
-        well=table["well"][0].as_py(),
-        measured_depth_m=table["measured_depth_m"][0].as_py(),
-        arrays=table["arrays"][0].as_py(),
-        object_id=columns["object_id"],
-        longest_um=np.maximum(width, height),
-        log_aspect=np.log(width / height),
-        overlap=columns["overlap"],
-        opacity=columns["opacity"].astype(np.float32),
-        sharpness=columns["sharpness"].astype(np.float32),
-        objects_inside=_objects_inside(
-            np.stack([columns[name] for name in ("x_min", "y_min", "x_max", "y_max")], axis=1)
-        ),
-        vectors=_unit(
-            load_embeddings(store, table) if embeddings is None else _stored_vectors(embeddings, table)
-        ),
-    )
-
-
-def _stored_vectors(embeddings: DerivedStore, table: pa.Table) -> NDArray[np.float16]:
-    answers = embeddings.read(table["slide_id"][0].as_py())
-    values = answers["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    chosen: NDArray[np.float16] = values.reshape(answers.num_rows, -1)[table["object_id"].to_numpy()]
-    return chosen
-
-
-def _objects_inside(xyxy: NDArray[np.int32]) -> NDArray[np.int64]:
-    corners = xyxy.astype(np.float64)
-    centres = shapely.points((corners[:, :2] + corners[:, 2:]) / 2)
-    pairs = shapely.STRtree(centres).query(shapely.box(*corners.T), predicate="intersects")
-    return np.bincount(pairs[0], minlength=len(xyxy))
-
-
-def _unit(vectors: NDArray[np.float16]) -> NDArray[np.float32]:
-    # Length says little of a look.
-    wide = vectors.astype(np.float32)
-    length = np.linalg.norm(wide, axis=1, keepdims=True)
-    sound = np.isfinite(length) & (length > 0)
-    return np.where(sound, wide / np.where(sound, length, 1), np.nan).astype(np.float32)

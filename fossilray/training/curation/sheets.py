@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.report.contact_sheets import centre_in_square
 from fossilray.core.errors import StoreError
-from fossilray.core.records import Image
-from fossilray.processing.crops.cut import FAILED_GREY
+from fossilray.core.images import FAILED_GREY
+from fossilray.core.types import Image
+from fossilray.render.crops import centre_in_square
 from fossilray.store import RunStore
+from fossilray.store.query.slide_objects import SlideObjects
 from fossilray.training.crops.sources import RunSource
-from fossilray.training.curation.sample import SlideObjects
 
 CELL_PX = 72
 _ACROSS = 8

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig
-from fossilray.core.records import Boxes, Detector, Image
+from fossilray.core.types import Boxes, Detector, Image
 from fossilray.models.detectors.load import load_detector
-from fossilray.models.device_precision import Precision
+from fossilray.models.device import Precision
 from fossilray.synthetic.composites import Composite
 from fossilray.synthetic.crop_library import CropLibrary
 from fossilray.training.detector.data import make_composites

@@ -8,7 +8,7 @@ import torch
 
 from fossilray.core.config.training import TrainConfig
 from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD
-from fossilray.training.methods.base_base import Method
+from fossilray.training.methods.base import Method
 from fossilray.training.methods.dino import Dino
 from fossilray.training.methods.metric import Metric
 from fossilray.training.methods.siamese import Byol, SimSiam

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fossilray.training.methods.base import frozen_copy, update_moving_average
-from fossilray.training.methods.base_base import Method, MethodLoss
+from fossilray.training.methods.base import Method, MethodLoss, frozen_copy, update_moving_average
 from fossilray.training.methods.lightly_modules import dino_head, dino_loss
 from fossilray.training.schedules import cosine, straight
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from fossilray.training.methods.base import frozen_copy, update_moving_average
-from fossilray.training.methods.base_base import Method, MethodLoss
+from fossilray.training.methods.base import Method, MethodLoss, frozen_copy, update_moving_average
 from fossilray.training.methods.lightly_modules import byol_heads, negative_cosine, simsiam_heads
 from fossilray.training.schedules import cosine
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fossilray.training.methods.base_base import Method, MethodLoss
+from fossilray.training.methods.base import Method, MethodLoss
 from fossilray.training.methods.contrastive_losses import nt_xent
 
 

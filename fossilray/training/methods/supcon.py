@@ -11,8 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fossilray.training.methods.base import frozen_copy, update_moving_average
-from fossilray.training.methods.base_base import Method, MethodLoss
+from fossilray.training.methods.base import Method, MethodLoss, frozen_copy, update_moving_average
 from fossilray.training.methods.contrastive_losses import nt_xent, supervised_contrast
 
 

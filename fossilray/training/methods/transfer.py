@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fossilray.training.methods.base_base import Method, MethodLoss
+from fossilray.training.methods.base import Method, MethodLoss
 
 
 class Transfer(Method):

@@ -18,10 +18,15 @@ from fossilray.core.text import format_cell, strip_control_characters
 if TYPE_CHECKING:
     import pyarrow as pa
 
+
 PIPED_WIDTH = 100_000
 """Columns of output that goes to a file or another program, which has no width of its own."""
+
+
 MIN_FOLDED = 20
 """A column whose text is folded to less than this is read more easily below the others than beside them."""
+
+
 _GAP = 2
 
 

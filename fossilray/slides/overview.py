@@ -13,22 +13,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import UnreadableRegion
-from fossilray.core.records import Image, Rect, SlideInfo
+from fossilray.core.types import Image, Rect, SlideInfo
 from fossilray.slides.direct.listed_tiles import ListedTiles
 
 Read: TypeAlias = Callable[[int, int, int, int, int], tuple[Image, NDArray[np.uint8]]]
 """Pixels and coverage of level, x, y (level-0 px), width, height (px of the level); raises UnreadableRegion."""
 
+
 # A level this much coarser than asked for is enlarged rather than a level twice as fine read.
 LEVEL_TOLERANCE = 1.05
+
+
 SCANNED_COVERAGE = 64
 """Coverage (0 to 255) up to which an overview's pixel counts as not scanned."""
 
+
 _BLOCK_PX = 2048
+
+
 # Around damage, blocks are read in ever smaller parts, down to this side, and so many in all.
 _SMALLEST_BLOCK_PX = 64
+
+
 _MOST_DAMAGED_BLOCKS = 400
+
+
 _UNREADABLE_GREY = 128
+
+
 # Levels differ by a pixel or two at the edges of photos; missing tiles are larger.
 _EDGE_PX = 5
 

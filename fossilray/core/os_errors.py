@@ -1,0 +1,37 @@
+"""What the numbers of operating system errors mean for a slide or a run directory."""
+
+from __future__ import annotations
+
+import errno
+
+ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR))
+
+
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+SILENT = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET"),
+        *("ETIMEDOUT", "ECONNRESET", "ECONNABORTED", "ECONNREFUSED", "EPIPE", "ESHUTDOWN", "ENODEV", "ENXIO"),
+        *("EREMOTEIO", "ENOLINK", "ENONET", "EPROTO", "ECOMM", "ENOMEDIUM", "EUCLEAN", "EBADMSG", "EBUSY"),
+        *("ETXTBSY", "ENOLCK", "EAGAIN", "EKEYEXPIRED", "ENOKEY", "EKEYREVOKED"),
+    )
+    # Some are Linux's own.
+    if hasattr(errno, name)
+)
+"""What disks, network shares and FUSE answer when they are out, for one file or for all."""
+
+
+REFUSED = {
+    errno.EACCES: "give the account that runs the workers permission to read it",
+    errno.EPERM: "give the account that runs the workers permission to read it",
+    errno.EISDIR: "it is a folder; name the slide's file",
+    errno.ELOOP: "its links lead in a circle; mend them",
+    errno.ENAMETOOLONG: "shorten its name",
+    errno.EINVAL: "its name is not one that the file system knows; rename it",
+}
+
+
+NO_MEMORY = frozenset((errno.ENOMEM, errno.EMFILE, errno.ENFILE))
