@@ -55,8 +55,6 @@ def batched_with_index(items: Iterable[Out], size: int) -> Iterator[tuple[int, l
 Given = ParamSpec("Given")
 
 
-
-
 class MonitoredThreadPool(ThreadPoolExecutor):
     """Threads of one kind of work; watching costs a few microseconds a task."""
 

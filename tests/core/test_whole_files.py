@@ -25,12 +25,12 @@ from fossilray.core.whole_files import (
 PACKAGE = Path(__file__).parents[2] / "fossilray"
 
 WRITERS = {
-    "whole_files.py": "the helper itself",
-    "store/local_files.py": "the files of runs, written below .tmp and linked or renamed",
-    "sources/fetching.py": "slides fetched to scratch, which no other process reads",
-    "marked_folders.py": "the owner file of a folder of ours",
-    "synthetic/mirax_files.py": "data files of a painted slide, in a folder aside",
-    "learn/training_log.py": "rows appended to the curves of a training; a torn last row is dropped on resuming",
+    "core/whole_files.py": "the helper itself",
+    "store/files/local.py": "the files of runs, written below .tmp and linked or renamed",
+    "slides/remote/download.py": "slides fetched to scratch, which no other process reads",
+    "core/marked_folders.py": "the owner file of a folder of ours",
+    "synthetic/writers/mirax_files.py": "data files of a painted slide, in a folder aside",
+    "training/log.py": "rows appended to the curves of a training; a torn last row is dropped on resuming",
 }
 """Modules that may open a file for writing, and why they do it themselves."""
 

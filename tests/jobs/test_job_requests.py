@@ -154,7 +154,7 @@ def test_the_working_directory_that_is_uploaded_holds_the_code_and_stays_small(t
         *("run.yaml", "pipelines/process_slides.py", "fossilray/processing/worker.py")
     }
     sizes = packed(ROOT, tmp_path)
-    assert {"pipelines/process_slides.py", "fossilray/weights/detector.safetensors"} <= set(sizes)
+    assert {"pipelines/process_slides.py", "fossilray/models/weights/detector.safetensors"} <= set(sizes)
     assert sum(sizes.values()) < 40e6
 
 

@@ -33,108 +33,126 @@ _RANDOM = "a folder of a random name that tempfile made, closed to other users"
 _OWN_NAME = "a random name that this very call has made"
 _RUN = "goes through Files.delete, which follows no link; the name is one that only fossilray gives, in a run"
 ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
-    ("care/answers_sweep.py", "delete_outdated", "delete"): (1, f"{_RUN}; its footer was read"),
-    ("care/answers_sweep.py", "delete_older_than_objects", "delete"): (1, f"{_RUN}; its footer was read"),
-    ("care/sweep.py", "sweep_run", "delete"): (2, f"{_RUN}; of the age asked for, and named by no commit"),
-    ("care/withdraw.py", "withdraw_slides", "delete"): (
+    ("store/maintenance/derived.py", "delete_outdated", "delete"): (1, f"{_RUN}; its footer was read"),
+    ("store/maintenance/derived.py", "delete_older_than_objects", "delete"): (
+        1,
+        f"{_RUN}; its footer was read",
+    ),
+    ("store/maintenance/garbage.py", "collect_garbage", "delete"): (
+        2,
+        f"{_RUN}; of the age asked for, and named by no commit",
+    ),
+    ("store/maintenance/retry.py", "withdraw_slides", "delete"): (
         2,
         f"{_RUN}; asked for, and a copy was written before",
     ),
-    ("care/withdraw.py", "delete_answers", "delete"): (1, f"{_RUN}; asked for by --withdraw"),
-    ("detect/network.py", "quiet_ultralytics", "TemporaryDirectory"): (1, _RANDOM),
-    ("explain/attention.py", "_attending", "remove"): (1, "of a hook, no file"),
-    ("explain/convolution.py", "feature_maps", "remove"): (1, "of a hook, no file"),
-    ("explain/convolution.py", "_guided", "remove"): (1, "of a hook, no file"),
-    ("export_coco.py", "_Dataset.write_images", "remove"): (1, _A_LIST),
-    ("learn/training_checkpoint.py", "save_checkpoint", "unlink"): (
+    ("store/maintenance/retry.py", "delete_answers", "delete"): (1, f"{_RUN}; asked for by --withdraw"),
+    ("models/detectors/ultralytics_network.py", "quiet_ultralytics", "TemporaryDirectory"): (1, _RANDOM),
+    ("analysis/explain/attention.py", "_attending", "remove"): (1, "of a hook, no file"),
+    ("analysis/explain/gradcam.py", "feature_maps", "remove"): (1, "of a hook, no file"),
+    ("analysis/explain/gradcam.py", "_guided", "remove"): (1, "of a hook, no file"),
+    ("analysis/export/coco.py", "_Dataset.write_images", "remove"): (1, _A_LIST),
+    ("training/checkpoint.py", "save_checkpoint", "unlink"): (
         1,
         "step-<8 digits>.pt in a training's folder",
     ),
-    ("learn/training_checkpoint.py", "remove_checkpoints", "unlink"): (
+    ("training/checkpoint.py", "remove_checkpoints", "unlink"): (
         1,
         "step-<8 digits>.pt in a training's folder",
     ),
-    ("learn/training_checkpoint.py", "remove_checkpoints", "rmdir"): (1, "of that folder, if it is empty"),
-    ("learn/training_place.py", "TrainingPlace.open", "TemporaryDirectory"): (1, _RANDOM),
-    ("learn/training_place.py", "TrainingPlace.bring", "delete"): (
+    ("training/checkpoint.py", "remove_checkpoints", "rmdir"): (1, "of that folder, if it is empty"),
+    ("training/output_folder.py", "TrainingFolder.open", "TemporaryDirectory"): (1, _RANDOM),
+    ("training/output_folder.py", "TrainingFolder.bring", "delete"): (
         1,
         "step-<8 digits>.pt in a training's folder",
     ),
-    ("marked_folders.py", "_make", "unlink"): (1, _OWN_NAME),
-    ("marked_folders.py", "_make", "rmdir"): (1, f"{_OWN_NAME}; empty"),
-    ("marked_folders.py", "_close", "rmdir"): (1, "this process's own marked folder, emptied"),
-    ("marked_folders.py", "_remove_if", "rmdir"): (1, "a folder with a valid mark, emptied"),
-    ("marked_folders.py", "_empty", "unlink"): (1, "the mark, through the descriptor by which it was read"),
-    ("marked_folders.py", "_remove", "rmtree"): (1, "in a marked folder, by descriptors"),
-    ("marked_folders.py", "_remove", "unlink"): (1, "in a marked folder, by descriptors"),
-    ("scheduler/crew.py", "Crew.send", "remove"): (1, _A_LIST),
-    ("scheduler/driver.py", "_Driver._take", "remove"): (1, _A_LIST),
-    ("similar/index_store.py", "IndexStore.commit", "delete"): (
+    ("core/marked_folders.py", "_make", "unlink"): (1, _OWN_NAME),
+    ("core/marked_folders.py", "_make", "rmdir"): (1, f"{_OWN_NAME}; empty"),
+    ("core/marked_folders.py", "_close", "rmdir"): (1, "this process's own marked folder, emptied"),
+    ("core/marked_folders.py", "_remove_if", "rmdir"): (1, "a folder with a valid mark, emptied"),
+    ("core/marked_folders.py", "_empty", "unlink"): (
+        1,
+        "the mark, through the descriptor by which it was read",
+    ),
+    ("core/marked_folders.py", "_remove", "rmtree"): (1, "in a marked folder, by descriptors"),
+    ("core/marked_folders.py", "_remove", "unlink"): (1, "in a marked folder, by descriptors"),
+    ("jobs/scheduler/worker_pool.py", "WorkerPool.send", "remove"): (1, _A_LIST),
+    ("jobs/scheduler/driver.py", "_Driver._take", "remove"): (1, _A_LIST),
+    ("analysis/search/index_store.py", "IndexStore.commit", "delete"): (
         2,
         "data/<16 hex> that this process has written, or the note of its maker in it",
     ),
-    ("similar/index_store.py", "IndexStore.sweep", "delete"): (
+    ("analysis/search/index_store.py", "IndexStore.sweep", "delete"): (
         1,
         "data/<16 hex> of a maker that has ended or days old, maker.json in it, plans/shard-<24 hex>.json",
     ),
-    ("sources/fetching.py", "Fetch._clean", "remove"): (1, "in this process's own marked folder"),
-    ("sources/fetching.py", "_allocate", "ftruncate"): (1, "a file that was created just before"),
-    ("sources/scratch.py", "Scratch.remove", "remove"): (1, "in this process's own marked folder"),
-    ("store/claims.py", "Claim._withdraw", "delete"): (1, _OWN_NAME),
-    ("store/claims.py", "Claim._others", "delete"): (1, ".claims/<16 hex>.json of a process that has ended"),
-    ("store/dataset_place.py", "DatasetPlace.tidy", "delete"): (
+    ("slides/remote/download.py", "Download._clean", "remove"): (1, "in this process's own marked folder"),
+    ("slides/remote/download.py", "_allocate", "ftruncate"): (1, "a file that was created just before"),
+    ("slides/remote/scratch.py", "Scratch.remove", "remove"): (1, "in this process's own marked folder"),
+    ("store/files/claims.py", "Claim._withdraw", "delete"): (1, _OWN_NAME),
+    ("store/files/claims.py", "Claim._others", "delete"): (
+        1,
+        ".claims/<16 hex>.json of a process that has ended",
+    ),
+    ("store/dataset/destination.py", "DatasetDestination.tidy", "delete"): (
         2,
         "of the mark and the claims of compact alone",
     ),
-    ("store/local_deletion.py", "delete_below", "rmtree"): (
+    ("store/files/local_deletion.py", "delete_below", "rmtree"): (
         1,
         "Files.delete itself: by descriptors, no link followed",
     ),
-    ("store/local_deletion.py", "delete_below", "unlink"): (
+    ("store/files/local_deletion.py", "delete_below", "unlink"): (
         1,
         "Files.delete itself: by descriptors, no link followed",
     ),
-    ("store/local_files.py", "LocalFiles.clock", "unlink"): (1, _OWN_NAME),
-    ("store/local_files.py", "LocalFiles.abort_uploads", "delete"): (
+    ("store/files/local.py", "LocalFiles.clock", "unlink"): (1, _OWN_NAME),
+    ("store/files/local.py", "LocalFiles.abort_uploads", "delete"): (
         1,
         ".tmp/<16 hex>, .probe/<16 hex>, of that age",
     ),
-    ("store/local_files.py", "LocalFiles._spare_file", "unlink"): (1, _OWN_NAME),
-    ("store/local_files.py", "LocalFiles.tidy_folder", "rmdir"): (1, "of empty folders"),
-    ("store/probe.py", "check_conditional_create", "delete"): (1, _OWN_NAME),
-    ("store/remote_files.py", "RemoteFiles.delete", "rm"): (
+    ("store/files/local.py", "LocalFiles._spare_file", "unlink"): (1, _OWN_NAME),
+    ("store/files/local.py", "LocalFiles.tidy_folder", "rmdir"): (1, "of empty folders"),
+    ("store/files/conditional_create.py", "check_conditional_create", "delete"): (1, _OWN_NAME),
+    ("store/files/remote.py", "RemoteFiles.delete", "rm"): (
         1,
         "Files.delete itself; object stores know no links",
     ),
-    ("store/remote_files.py", "RemoteFiles.clock", "delete"): (1, _OWN_NAME),
-    ("store/remote_files.py", "RemoteFiles.abort_uploads", "delete"): (1, ".probe/<16 hex>, of that age"),
-    ("store/run_store.py", "RunStore.commit_submitted", "delete"): (1, f"{_RUN}; committed just before"),
-    ("store/run_store.py", "RunStore.sweep_attempt", "delete"): (
+    ("store/files/remote.py", "RemoteFiles.clock", "delete"): (1, _OWN_NAME),
+    ("store/files/remote.py", "RemoteFiles.abort_uploads", "delete"): (1, ".probe/<16 hex>, of that age"),
+    ("store/run/run_store.py", "RunStore.commit_submitted", "delete"): (1, f"{_RUN}; committed just before"),
+    ("store/run/run_store.py", "RunStore.sweep_attempt", "delete"): (
         2,
         f"{_RUN}; of the attempt's own random id",
     ),
-    ("store/subfolder.py", "Subfolder.delete", "delete"): (1, "hands on to Files.delete"),
-    ("store/summaries.py", "rebuild_summaries", "delete"): (1, f"{_RUN}; written anew before"),
-    ("store/unfinished_dataset.py", "remove_unfinished", "delete"): (
+    ("store/files/subfolder.py", "Subfolder.delete", "delete"): (1, "hands on to Files.delete"),
+    ("store/run/summaries.py", "rebuild_summaries", "delete"): (1, f"{_RUN}; written anew before"),
+    ("store/dataset/unfinished_dataset.py", "remove_unfinished", "delete"): (
         1,
         "all names there were checked, and its mark",
     ),
-    ("store/unfinished_dataset.py", "remove_spares", "delete"): (1, "all names there were checked"),
-    ("submission/jobs.py", "JobServer.submit", "TemporaryDirectory"): (1, _RANDOM),
+    ("store/dataset/unfinished_dataset.py", "remove_spares", "delete"): (1, "all names there were checked"),
+    ("jobs/submission/client.py", "JobClient.submit", "TemporaryDirectory"): (1, _RANDOM),
     ("synthetic/archive.py", "synthesise_archive", "unlink"): (
         2,
         "truth and mark of an archive of fossilray's",
     ),
-    ("synthetic/mirax.py", "write_mirax", "unlink"): (
+    ("synthetic/writers/mirax.py", "write_mirax", "unlink"): (
         2,
         "a painted slide of that name; the archive refuses others",
     ),
-    ("train_job.py", "_run", "delete"): (1, ".ray-<16 hex> that this call has named"),
-    ("whole_files.py", "whole_file", "unlink"): (1, _OWN_NAME),
-    ("whole_files.py", "whole_folder", "rmtree"): (1, _OWN_NAME),
-    ("whole_files.py", "_Sink.truncate", "ftruncate"): (1, "a file aside, open for writing"),
-    ("whole_files.py", "_delete_unheld", "rmtree"): (1, "a name aside of this user, no link, its lock free"),
-    ("whole_files.py", "_delete_unheld", "unlink"): (1, "a name aside of this user, no link, its lock free"),
+    ("jobs/train.py", "_run", "delete"): (1, ".ray-<16 hex> that this call has named"),
+    ("core/whole_files.py", "whole_file", "unlink"): (1, _OWN_NAME),
+    ("core/whole_files.py", "whole_folder", "rmtree"): (1, _OWN_NAME),
+    ("core/whole_files.py", "_Sink.truncate", "ftruncate"): (1, "a file aside, open for writing"),
+    ("core/whole_files.py", "_delete_unheld", "rmtree"): (
+        1,
+        "a name aside of this user, no link, its lock free",
+    ),
+    ("core/whole_files.py", "_delete_unheld", "unlink"): (
+        1,
+        "a name aside of this user, no link, its lock free",
+    ),
 }
 
 

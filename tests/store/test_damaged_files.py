@@ -34,26 +34,26 @@ BITS = ("flip", "another flip", "flips at the end", "noise", "zeros")
 CHECKED = (".parquet", "codes", "offsets", "positions")
 """Files with checksums: `verify --deep` names each of which a bit is another."""
 READERS = {
-    "json.loads": {"formats/json_text.py"},
+    "json.loads": {"core/formats/json_text.py"},
     "json.load": set(),
     "yaml.safe_load": set(),
     "yaml.load": set(),
     "pq.read_table": set(),
-    "pq.read_metadata": {"formats/parquet.py"},
+    "pq.read_metadata": {"core/formats/parquet.py"},
     "csv.DictReader": set(),
     "zarr.open": set(),
-    "zarr.open_group": {"store/arrays.py"},
+    "zarr.open_group": {"store/arrays/group.py"},
 }
 """Calls of libraries that read what others wrote, and the files that may make them."""
 OWN_WORDS = {
-    "folder_owners.py",  # marks of processes: what is none belongs to another program
-    "store/unfinished_dataset.py",  # the mark of a compaction: what is none is left alone
-    "store/claims.py",  # claims: what is none counts as held
+    "core/folder_owners.py",  # marks of processes: what is none belongs to another program
+    "store/dataset/unfinished_dataset.py",  # the mark of a compaction: what is none is left alone
+    "store/files/claims.py",  # claims: what is none counts as held
     "synthetic/archive.py",  # a recipe: what is none means another archive
-    "export_vectors.py",  # what was encoded a line before
-    "scheduler/autoscaler.py",  # what Ray keeps in its memory
+    "analysis/export/vectors.py",  # what was encoded a line before
+    "jobs/scheduler/autoscaler.py",  # what Ray keeps in its memory
     "cli/submit.py",  # an option of the command line
-    "store/answers.py",  # what was encoded a line before
+    "store/derived/derived_store.py",  # what was encoded a line before
 }
 """Where json.loads reads no file."""
 
