@@ -1,4 +1,4 @@
-"""Backbones side by side on labelled crops, by the published protocols: the table of docs/backbones.md.
+"""Backbones side by side on labelled crops, by the published protocols: the table of docs/guide/backbones.md.
 
 python benchmarks/backbones.py LABELS [--genera a,b,c] [--backbone NAME=SPEC ...] [--splits 10] [--markdown FILE]
 

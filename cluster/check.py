@@ -21,7 +21,7 @@ import yaml
 
 BLANK = "REPLACE-ME"
 CORES_PER_GPU = 8
-"""Beside a GPU a slide costs 27 core-seconds (docs/performance.md): with fewer cores it waits for them."""
+"""Beside a GPU a slide costs 27 core-seconds (docs/cluster/performance.md): with fewer cores it waits for them."""
 IDLE_MINUTES = (2, 30)
 OBJECT_STORE_BYTES = 2**30
 """Some hundred bytes a slide pass through it; Ray would take a third of the memory."""

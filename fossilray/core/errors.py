@@ -51,7 +51,7 @@ class FossilrayError(Exception):
     """Root of the tree; its message is one sentence that names the remedy."""
 
     exit_code: ClassVar[int] = 1
-    """Of a command that ends with it; docs/faults.md lists them all."""
+    """Of a command that ends with it; docs/cluster/faults.md lists them all."""
 
 
 class UsageError(FossilrayError):

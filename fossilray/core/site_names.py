@@ -1,6 +1,6 @@
 """Well and measured depth in the name of a slide, by the conventions of several countries or by a pattern.
 
-The grammar is the table of docs/site-names.md. What may be read in two ways is left out.
+The grammar is the table of docs/guide/site-names.md. What may be read in two ways is left out.
 """
 
 from __future__ import annotations

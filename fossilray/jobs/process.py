@@ -29,7 +29,7 @@ from fossilray.store.run.run_record import RunRecord, describe_run
 from fossilray.store.run.slide_states import SlideCounts, read_states
 
 STOPPED, SOME_FAILED = 3, 4
-"""Exit codes of jobs; those of errors are in errors.py, and docs/faults.md lists them all."""
+"""Exit codes of jobs; those of errors are in errors.py, and docs/cluster/faults.md lists them all."""
 
 
 @dataclass(frozen=True)

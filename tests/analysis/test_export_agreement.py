@@ -243,7 +243,7 @@ def test_coco_gives_every_object_once_as_primary_and_whole_where_a_tile_can_hold
 
 
 def on_slide(bbox: list[float], image: dict[str, Any]) -> Box:
-    """A box of COCO in OpenSlide's frame, by what docs/exports.md says."""
+    """A box of COCO in OpenSlide's frame, by what docs/guide/exports.md says."""
     scale = (image["x_max"] - image["x_min"]) / image["width"]
     left, top = image["x_min"] + bbox[0] * scale, image["y_min"] + bbox[1] * scale
     return left, top, left + bbox[2] * scale, top + bbox[3] * scale

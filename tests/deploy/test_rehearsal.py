@@ -35,7 +35,7 @@ store: {{run: {run}}}
 workers: {{count: 2, cpus_per_worker: 0.9}}
 """
 RECALL, PRECISION = 0.8, 0.8
-"""What docs/detector-figures.md leaves room for, over objects of the sizes that the detector is meant for."""
+"""What docs/science/detector-figures.md leaves room for, over objects of the sizes that the detector is meant for."""
 
 
 @pytest.mark.slow

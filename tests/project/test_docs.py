@@ -28,11 +28,18 @@ from fossilray.core.config.loading import EXPLAINED_BY
 from fossilray.core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REFERENCE = ROOT / "docs" / "reference"
+GENERATED = (REFERENCE / "commands", REFERENCE / "configuration")
+PROSE = [
+    ROOT / "README.md",
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent not in GENERATED),
+]
 
 
 def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+    spec = importlib.util.spec_from_file_location(
+        "make_reference", ROOT / "docs" / "tools" / "make_reference.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -43,14 +50,16 @@ def reference() -> ModuleType:
 def test_reference_pages_are_those_the_program_gives() -> None:
     for name, text in reference().reference_pages().items():
         page = ROOT / "docs" / name
-        assert page.is_file(), f"{name} is missing; run `python docs/make_reference.py`"
-        assert page.read_text(encoding="utf-8") == text, f"{name} lags; run `python docs/make_reference.py`"
+        assert page.is_file(), f"{name} is missing; run `python docs/tools/make_reference.py`"
+        assert page.read_text(encoding="utf-8") == text, (
+            f"{name} lags; run `python docs/tools/make_reference.py`"
+        )
 
 
 def test_every_command_and_every_field_has_its_place_in_the_docs() -> None:
-    pages = {path.stem for path in (ROOT / "docs" / "commands").glob("*.md")}
+    pages = {path.stem for path in (REFERENCE / "commands").glob("*.md")}
     assert pages == {name.replace(" ", "-") for name, _ in reference().commands_by_name()}
-    sections = [ROOT / "docs" / "configuration" / f"{name}.md" for name in RunConfig.model_fields]
+    sections = [REFERENCE / "configuration" / f"{name}.md" for name in RunConfig.model_fields]
     pages_of = {RunConfig: sections} | {
         kind: [ROOT / EXPLAINED_BY[kind]] for kind in (TrainConfig, CurationConfig)
     }
@@ -66,7 +75,7 @@ def test_every_command_answers_help() -> None:
         assert CliRunner().invoke(app, [*name.split(), "--help"]).exit_code == 0
 
 
-@pytest.mark.parametrize("page", PROSE, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_in_prose_name_real_options(page: Path) -> None:
     known = {
         name: reference()._command_page(name, function) for name, function in reference().commands_by_name()
@@ -82,7 +91,7 @@ def test_commands_in_prose_name_real_options(page: Path) -> None:
                 assert f"`{word.split('=')[0]}" in known[name], f"{page.name}: `{line}`: {name} has no {word}"
 
 
-@pytest.mark.parametrize("page", PROSE, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_settings_in_prose_are_fields(page: Path) -> None:
     for line in fossilray_lines(page):
         words = shlex.split(line, comments=True)
@@ -96,7 +105,7 @@ def test_settings_in_prose_are_fields(page: Path) -> None:
                 load_curation_config(None, [word])
 
 
-@pytest.mark.parametrize("page", PROSE, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not re.match(r"[a-z]+:", target):
@@ -130,14 +139,18 @@ def test_a_wrong_setting_is_one_sentence_with_the_remedy(assignment: str, reason
         (
             load_train_config,
             "views.knd=paper",
-            "not a configuration field; docs/configuration/training.md lists",
+            "not a configuration field; docs/reference/configuration/training.md lists",
         ),
         (load_train_config, "steps=[", "it is not YAML"),
-        (load_train_config, "views.early_share=2", "docs/configuration/training.md explains every field"),
+        (
+            load_train_config,
+            "views.early_share=2",
+            "docs/reference/configuration/training.md explains every field",
+        ),
         (
             load_curation_config,
             "cluster=2",
-            "not a configuration field; docs/configuration/curation.md lists",
+            "not a configuration field; docs/reference/configuration/curation.md lists",
         ),
     ],
 )

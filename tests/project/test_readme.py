@@ -20,7 +20,7 @@ from fossilray.synthetic.truth import score_against_truth
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RECIPES = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
+RECIPES = (ROOT / "docs" / "guide" / "run-directory.md").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def test_the_recipes_in_the_docs_answer(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     run = write_small_run(tmp_path / "run")
     predict(run, "genera")
-    section = (DOCS / "learning.md").read_text(encoding="utf-8").partition("\n## Predictions\n")[2]
+    section = (DOCS / "guide" / "training.md").read_text(encoding="utf-8").partition("\n## Predictions\n")[2]
     section = section.partition("\n## ")[0]
     bare = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
     ours = re.findall(r'^fossilray query run "(.*)"$', section, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Crops and embeddings read without fossilray: the codec alone, and every snippet of docs/reading-arrays.md."""
+"""Crops and embeddings read without fossilray: the codec alone, and every snippet of docs/guide/reading-arrays.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fossilray.analysis.export.vectors import export_vectors
 from fossilray.store import RunStore
 from fossilray.store.query.connection import load_crops, load_embeddings, run_query
 
-PAGE = (ROOT / "docs" / "reading-arrays.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guide" / "reading-arrays.md").read_text(encoding="utf-8")
 GROUP = "run/arrays/a-2030/0123456789abcdef.zarr"
 ROW = 17
 NODE = shutil.which("node")

@@ -2,8 +2,8 @@
 
 A vector of length 1 is turned onto its principal axes, put into the list of the nearest of some thousand centres, and
 what is left of it is kept in 64 to 88 bytes by scalar quantisation. Inverted lists: Jegou et al. 2011 (Product
-quantization for nearest neighbor search, section IV); docs/similar.md says by what measurement product quantisation
-was left out.
+quantization for nearest neighbor search, section IV). docs/guide/search.md has the measurement by which product
+quantisation was left out.
 """
 
 from __future__ import annotations

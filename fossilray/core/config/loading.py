@@ -24,8 +24,8 @@ Config = TypeVar("Config", bound=Section)
 
 EXPLAINED_BY: dict[type[Section], str] = {
     RunConfig: "`fossilray config`",
-    TrainConfig: "docs/configuration/training.md",
-    CurationConfig: "docs/configuration/curation.md",
+    TrainConfig: "docs/reference/configuration/training.md",
+    CurationConfig: "docs/reference/configuration/curation.md",
 }
 """Where every field of a configuration is listed; messages lead there."""
 

@@ -92,7 +92,7 @@ class SlidesConfig(Section):
         None,
         description="Regular expression with the named groups `well` and `depth` (and `unit`: m or ft), searched in "
         "each file's name (without its ending) and its folders' names; unset, or where it does not match: the names "
-        "that docs/site-names.md lists.",
+        "that docs/guide/site-names.md lists.",
     )
     max_lost_share: float = Field(
         0.5,

@@ -1,7 +1,7 @@
 """Detectors exported from any framework: ONNX (the only home of onnxruntime) and TorchScript.
 
 This is the road for networks that ultralytics cannot load, the paper's YOLOv5 weights among them; see
-docs/detectors.md.
+docs/guide/detectors.md.
 """
 
 from __future__ import annotations

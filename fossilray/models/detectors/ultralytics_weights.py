@@ -82,7 +82,7 @@ def _stranger(path: Path, name: str) -> WeightsError:
         return WeightsError(
             f"{path} is a YOLOv5 checkpoint, which only YOLOv5's own program can open. In a YOLOv5 checkout run "
             f"`python export.py --weights {path.name} --include onnx --dynamic`, then set detector.weights to "
-            f"{path.stem}.onnx (docs/detectors.md tells more)"
+            f"{path.stem}.onnx (docs/guide/detectors.md tells more)"
         )
     return WeightsError(
         f"{path} asks for {name[:100]}, which no ultralytics detection model needs; it was not loaded. If you "

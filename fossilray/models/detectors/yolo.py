@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 FORWARD_PX = 832 * 832
-"""Pixels of a forward pass on a CPU: more of them fall out of its caches (docs/detectors.md)."""
+"""Pixels of a forward pass on a CPU: more of them fall out of its caches (docs/guide/detectors.md)."""
 
 
 class YoloDetector:

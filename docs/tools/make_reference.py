@@ -1,6 +1,6 @@
-"""Write docs/commands/ and docs/configuration/ from the program itself; a test fails when they lag.
+"""Write docs/reference/commands/ and docs/reference/configuration/ from the program itself; a test fails when they lag.
 
-python docs/make_reference.py
+python docs/tools/make_reference.py
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fossilray.cli.main import app
 from fossilray.core.config import CurationConfig, RunConfig, Section, TrainConfig, document_config
 from fossilray.core.config.training_recipes import RECIPES
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).parents[1]
 
 Row = tuple[str, str, str]
 
@@ -25,27 +25,27 @@ def main() -> None:
     """Write every page, and remove pages of commands and sections that are gone."""
     pages = reference_pages()
     for folder in ("commands", "configuration"):
-        for old in (DOCS / folder).glob("*.md"):
+        for old in (DOCS / "reference" / folder).glob("*.md"):
             if str(old.relative_to(DOCS)) not in pages:
                 old.unlink()
     for name, text in pages.items():
         path = DOCS / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 
 def reference_pages() -> dict[str, str]:
     """Every reference page by its path below docs/."""
     commands = {
-        f"commands/{name.replace(' ', '-')}.md": _command_page(name, function)
+        f"reference/commands/{name.replace(' ', '-')}.md": _command_page(name, function)
         for name, function in commands_by_name()
     }
-    sections = {f"configuration/{name}.md": text for name, text in _section_pages()}
+    sections = {f"reference/configuration/{name}.md": text for name, text in _section_pages()}
     return {
         **commands,
         **sections,
-        "configuration/training.md": _whole_page("Training of a backbone", TrainConfig, _recipes()),
-        "configuration/curation.md": _whole_page("Curation", CurationConfig, []),
+        "reference/configuration/training.md": _whole_page("Training of a backbone", TrainConfig, _recipes()),
+        "reference/configuration/curation.md": _whole_page("Curation", CurationConfig, []),
     }
 
 

@@ -1,6 +1,6 @@
 """Draw docs/pictures/demo.png: part of a demo's slide with every object that the run found.
 
-fossilray demo && python docs/make_picture.py fossilray-demo
+fossilray demo && python docs/tools/make_picture.py fossilray-demo
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fossilray.slides.slide import open_slide
 from fossilray.store import RunStore
 from fossilray.store.query.connection import run_query
 
-PICTURE = Path(__file__).parent / "pictures" / "demo.png"
+PICTURE = Path(__file__).parents[1] / "pictures" / "demo.png"
 WIDTH_PX, HEIGHT_PX = 1200, 640
 LEVEL0_PER_PX = 4
 
