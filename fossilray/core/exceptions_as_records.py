@@ -13,7 +13,7 @@ MOST_MESSAGE_CHARS = 2_000
 MOST_TRACEBACK_CHARS = 16_000
 """A record of an attempt stays small: status and failures read one for each slide that is not committed."""
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _OWN_LINES = re.compile(r'File "[^"\n]*?(fossilray/[^"\n]+\.py)", line (\d+)')
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|insufficient memory", re.IGNORECASE)
 

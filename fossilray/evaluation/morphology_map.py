@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,11 @@ from numpy.typing import NDArray
 from fossilray.core.images import resize_to
 from fossilray.labels.load import LabelledSet
 from fossilray.render.crops import jpeg_uri
-from fossilray.render.html import template_environment
+from fossilray.render.html import TEMPLATES, template_environment
 
 THUMB_PX = 56
 MOST_SHOWN = 4000
 """Crops on a map; of more, so many are drawn, alike of every class. A thumbnail is some 1.5 kB of the page."""
-_TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
 def choose_shown(label: NDArray[np.int64], *, most: int = MOST_SHOWN, seed: int = 0) -> NDArray[np.int64]:
@@ -52,7 +50,7 @@ def render_map(
     """
 
     crops = labelled.crops
-    script = (_TEMPLATES / "morphology.js").read_text(encoding="utf-8")
+    script = (TEMPLATES / "morphology.js").read_text(encoding="utf-8")
     across = max(1, math.ceil(math.sqrt(len(rows))))
     content = {
         "thumb": THUMB_PX,
@@ -64,7 +62,7 @@ def render_map(
         "classes": list(crops.classes),
         "withheld": [name in set(withheld) for name in crops.classes],
     }
-    environment = template_environment(_TEMPLATES)
+    environment = template_environment()
     return environment.get_template("morphology.html.j2").render(
         title=title,
         says=says,

@@ -127,7 +127,7 @@ def render_template(
     **shown: Any,
 ) -> str:
     """The HTML of a protocol's template, which has what every protocol tells and what is `shown` besides."""
-    environment = template_environment(Path(__file__).parent.parent / "templates")
+    environment = template_environment()
     environment.filters["third"] = _third
     environment.filters["shares"] = _shares
     return environment.get_template(template).render(

@@ -140,7 +140,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _render(charted: WellChart, matched: MatchedWells | None, files: Mapping[str, bytes]) -> str:
-    environment = template_environment(Path(__file__).parent / "templates")
+    environment = template_environment()
     return environment.get_template("chart.html.j2").render(
         charted=charted,
         well=strip_control_characters(charted.well),

@@ -70,7 +70,7 @@ class PrivateRay:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             # Modules come from where this one lies, never from the folder that the driver happens to work in.
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         )
 
     @property
