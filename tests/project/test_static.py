@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from support.static_checks import ROOT, TYPES
+from support.static_checks import ROOT, type_check
 
 
 @pytest.mark.parametrize("check", [("check", "."), ("format", "--check", ".")], ids=lambda check: check[0])
@@ -18,6 +18,6 @@ def test_ruff_has_nothing_to_say(check: tuple[str, ...]) -> None:
 
 
 def test_types_hold(request: pytest.FixtureRequest) -> None:
-    checking = request.config.stash[TYPES]
-    said, _ = checking.communicate(timeout=280)
-    assert checking.returncode == 0, said
+    check = type_check(request.config)
+    output, _ = check.communicate(timeout=280)
+    assert check.returncode == 0, output
