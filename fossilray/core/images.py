@@ -93,7 +93,8 @@ def _resample(window: Image, inside: Span, width: int, height: int) -> Image:
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+"""Files that are read as images of crops; compare in lower case."""
 
 
 _LARGEST_PX = 8192 * 8192

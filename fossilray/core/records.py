@@ -6,10 +6,15 @@ Images are H x W x 3 uint8 RGB.
 
 from __future__ import annotations
 
+import secrets
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
+
+from fossilray.core.errors import FossilrayError, SlideError, SourceOut
+from fossilray.core.exception_summary import ExceptionSummary, summarise_exception
 
 READABLE_VERSIONS = (4, 5)
 """Versions of runs and datasets that are read and resumed; columns that they lack are null."""
@@ -159,6 +164,55 @@ class Failure:
     """The folder or the bucket that was out; the slide is not to blame."""
     given_up: bool | None = None
     """Whether the job gave the slide up, so that only a later start tries it again; None: not recorded."""
+
+    @staticmethod
+    def of(
+        error: BaseException | ExceptionSummary,
+        *,
+        slide_id: str,
+        stage: str,
+        attempt: str | None = None,
+        cause: BaseException | None = None,
+        expected: type[FossilrayError] = SlideError,
+        transient: bool | None = None,
+    ) -> Failure:
+        """Record an exception as the failure of an attempt, now and on this host.
+
+        Args:
+            error: the exception, or its summary.
+            slide_id: slide of the attempt, or shard.
+            stage: what the attempt was doing.
+            attempt: id of the attempt; by default a new random one.
+            cause: the exception that `error` explains, if it is another one; its traceback is kept.
+            expected: an `error` of this class says itself what is wrong, so no location is recorded; a `cause` of it
+                leaves no traceback.
+            transient: whether another attempt may succeed; a failure that is not transient is quarantined. By default
+                an expected error decides by its own `transient`, and any other is transient.
+        """
+        is_expected = isinstance(error, expected)
+        if transient is None:
+            transient = not is_expected or bool(getattr(error, "transient", False))
+        if isinstance(error, ExceptionSummary):
+            summary, trace = error, error.traceback
+        else:
+            summary = summarise_exception(error)
+            origin = cause or error
+            trace = None if isinstance(origin, expected) else summarise_exception(origin).traceback
+        return Failure(
+            slide_id=slide_id,
+            attempt=attempt or secrets.token_hex(8),
+            stage=stage,
+            error=summary.error,
+            message=summary.message,
+            transient=transient,
+            quarantined=not transient,
+            given_up=False,
+            host=socket.gethostname(),
+            failed_at=utc_now(),
+            place=None if is_expected else summary.location,
+            traceback=trace,
+            root=error.root if isinstance(error, SourceOut) else None,
+        )
 
     @property
     def is_unexpected(self) -> bool:

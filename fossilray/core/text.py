@@ -1,14 +1,11 @@
-"""A query's result as CSV, JSON or Parquet, and values and text as a terminal shows them."""
+"""Text for people: numbers with units, lists cut short, cells safe for terminals and spreadsheets, no credentials."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
+from collections.abc import Iterable
+from typing import Any
 
 LIKE_A_FORMULA = r"^('*[=+\-@\t\r])"
 
@@ -34,6 +31,54 @@ def strip_control_characters(text: str) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun: `1 slide`, `1,200 slides`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def list_some(names: Iterable[object], *, most: int = 5, separator: str = ", ") -> str:
+    """The first names of a list and the number of the others: `a, b, c and 4 more`.
+
+    separator: `"; "` where the names themselves contain commas; the last one then stands before `and` too.
+    """
+    listed = [str(name) for name in names]
+    shown = separator.join(listed[:most])
+    if len(listed) <= most:
+        return shown
+    return f"{shown}{separator.strip() if separator.strip() != ',' else ''} and {len(listed) - most:,} more"
+
+
+def format_percent(fraction: float | None, *, decimals: int | None = None) -> str:
+    """A fraction (0 to 1) as per cent: `0 %`, `0.42 %`, `7.5 %`, `38 %`; `–` for None and NaN.
+
+    decimals: fixed number of decimals; by default two significant digits below 10 % and whole per cent from there.
+    Only 0 is shown as 0 and only 1 as 100, whatever the rounding.
+    """
+    if fraction is None or math.isnan(fraction):
+        return "–"
+    percent = 100 * fraction
+    if decimals is None:
+        text = f"{percent:.0f}" if abs(percent) >= 10 or percent == 0 else f"{percent:.2g}"
+    else:
+        text = f"{percent:.{decimals}f}"
+    if decimals is None and 0 < percent < 0.01:
+        return "< 0.01 %"
+    if 0 < fraction < 1 and float(text) in (0, 100):
+        smallest = 10.0 ** -(decimals or 0)
+        text = f"< {smallest:g}" if float(text) == 0 else f"> {100 - smallest:g}"
+    return f"{text} %"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration in two units at most: `0.25 s`, `42 s`, `3 min 20 s`, `5 h 07 min`, `12.5 days`."""
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 59.5:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    return f"{seconds / 86_400:,.1f} days"
 
 
 def format_bytes(count: float) -> str:

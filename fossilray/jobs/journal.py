@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from fossilray.core.config import CostConfig
 from fossilray.core.errors import StoreOut
-from fossilray.core.exceptions_as_records import Raised
+from fossilray.core.exception_summary import ExceptionSummary
 from fossilray.core.machine import boot_id, pid_namespace, process_start
 from fossilray.core.records import Failure, Heartbeat, SlideSummary, utc_now
 from fossilray.jobs.progress import Tally
@@ -106,22 +106,9 @@ class DriverJournal:
         self.failures.append(replace(final, traceback=None))
         self._later(self._store.record_failure, final)
 
-    def raised(self, slide_id: str, raised: Raised) -> Failure:
+    def raised(self, slide_id: str, raised: ExceptionSummary) -> Failure:
         """Record an exception that a worker could not record itself; what came of it."""
-        failure = Failure(
-            slide_id=slide_id,
-            attempt=secrets.token_hex(8),
-            stage="worker",
-            error=raised.error,
-            message=raised.message,
-            transient=True,
-            quarantined=False,
-            given_up=False,
-            host=socket.gethostname(),
-            failed_at=utc_now(),
-            place=raised.place,
-            traceback=raised.traceback,
-        )
+        failure = Failure.of(raised, slide_id=slide_id, stage="worker")
         self._later(self._store.record_failure, failure)
         return failure
 
@@ -147,17 +134,10 @@ class DriverJournal:
 
         error: one of LOSSES, or SourceOut where `root` is to blame.
         """
-        failure = Failure(
-            slide_id=slide_id,
-            attempt=secrets.token_hex(8),
-            stage=stage,
-            error=error,
-            message=f"the worker was lost while it had this slide: {reason}",
-            transient=not quarantined,
-            quarantined=quarantined,
+        summary = ExceptionSummary(error, f"the worker was lost while it had this slide: {reason}")
+        failure = replace(
+            Failure.of(summary, slide_id=slide_id, stage=stage, transient=not quarantined),
             given_up=quarantined,
-            host=socket.gethostname(),
-            failed_at=utc_now(),
             root=root,
         )
         if quarantined:

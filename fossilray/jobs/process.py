@@ -6,15 +6,15 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import socket
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import CatalogError, RunNotFound
-from fossilray.core.records import UNASSIGNED_WELL, CatalogRow, Failure, RejectedFile, Worker, utc_now
+from fossilray.core.exception_summary import ExceptionSummary
+from fossilray.core.records import UNASSIGNED_WELL, CatalogRow, Failure, RejectedFile, Worker
 from fossilray.jobs.journal import DriverJournal, hold_as_only_driver
 from fossilray.jobs.progress import Display, Tally
 from fossilray.jobs.scheduler import ray_cluster, run_items
@@ -199,16 +199,15 @@ def _what_is_left(
 
 def _record_refusal(store: RunStore, refused: RejectedFile, cleared: Collection[tuple[str, str]]) -> Failure:
     """A file that no worker will be sent is a failure like any other: stored, listed, queried."""
-    failure = Failure(
-        slide_id=refused.slide_id,
-        attempt=next(one for one in _refusal_ids(refused) if (refused.slide_id, one) not in cleared),
-        stage=REJECTED_AT,
-        error=refused.error,
-        message=refused.reason,
-        transient=False,
-        quarantined=True,
-        host=socket.gethostname(),
-        failed_at=utc_now(),
+    failure = replace(
+        Failure.of(
+            ExceptionSummary(refused.error, refused.reason),
+            slide_id=refused.slide_id,
+            stage=REJECTED_AT,
+            attempt=next(one for one in _refusal_ids(refused) if (refused.slide_id, one) not in cleared),
+            transient=False,
+        ),
+        given_up=None,
     )
     store.record_failure(failure)
     return failure

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fossilray.core.errors import UsageError
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.csv_text import delimiter_of, read_records
-from fossilray.core.images import SUFFIXES, read_image, resize_to
+from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
 from fossilray.core.text import strip_control_characters, unescape_formula
 from fossilray.labels.current import current_labels
 from fossilray.labels.label_set import is_label_set
@@ -116,7 +116,7 @@ def _list_folder(folder: Path) -> list[tuple[str, Path, str]]:
     found = [
         (_shown(str(path.relative_to(folder))), path, _clean(path.parent.name))
         for path in sorted(folder.glob("*/*"))
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     ]
     if not found:
         raise UsageError(f"{folder} holds no <class>/<image> files; give a folder of classes, or a CSV")

@@ -20,9 +20,8 @@ from xml.etree import ElementTree
 from fossilray.core.errors import UsageError
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.csv_text import delimiter_of, read_rows
+from fossilray.core.images import IMAGE_SUFFIXES
 from fossilray.core.text import strip_control_characters, unescape_formula
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 NO_LABELS = ("", "unlabeled", "unlabelled", "unsure", "crops")
 """Names that say that nobody labelled yet: ParticleTrieur's own, and the folder that `suggest` fills."""

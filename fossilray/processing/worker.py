@@ -16,7 +16,6 @@ from fossilray.core.errors import (
     ConditionalCreateUnsupported,
     OutOfMemory,
     SlideError,
-    SourceOut,
     StoreError,
     StoreFull,
     StoreOut,
@@ -24,7 +23,7 @@ from fossilray.core.errors import (
     UnreadableRegion,
     UsageError,
 )
-from fossilray.core.exceptions_as_records import describe_exception, is_out_of_memory, message_of
+from fossilray.core.exception_summary import exception_message, is_out_of_memory
 from fossilray.core.machine import resident_bytes
 from fossilray.core.parallel import MonitoredThreadPool
 from fossilray.core.records import (
@@ -151,22 +150,9 @@ class SlideWorker:
         error = _as_slide_error(caught, row)
         if error is not None:
             error = judge_failure(error, row.path, others=self._paths, is_readable=self._can_be_read)
-        raised = describe_exception(caught)
-        return Failure(
-            slide_id=row.slide_id,
-            attempt=attempt.attempt,
-            stage=stage,
-            error=raised.error if error is None else type(error).__name__,
-            message=raised.message if error is None else message_of(error),
-            # What no rule expects may pass; the driver quarantines it after its last try.
-            transient=error is None or error.transient,
-            quarantined=error is not None and not error.transient,
-            given_up=False,
-            host=attempt.host,
-            failed_at=utc_now(),
-            place=raised.place if error is None else None,
-            traceback=None if isinstance(caught, SlideError) else raised.traceback,
-            root=error.root if isinstance(error, SourceOut) else None,
+        # What no rule expects may pass; the driver quarantines it after its last try.
+        return Failure.of(
+            error or caught, cause=caught, slide_id=row.slide_id, stage=stage, attempt=attempt.attempt
         )
 
     def _paths(self) -> Sequence[str]:
@@ -404,8 +390,8 @@ def _as_slide_error(caught: BaseException, row: CatalogRow) -> SlideError | None
         return caught
     if is_out_of_memory(caught):
         return OutOfMemory(
-            f"{row.path}: memory ran out ({message_of(caught)[:200]}); give workers more memory, or fewer of them a "
-            "machine, or lower detector.batch and embedder.batch"
+            f"{row.path}: memory ran out ({exception_message(caught)[:200]}); give workers more memory, or fewer of "
+            "them a machine, or lower detector.batch and embedder.batch"
         )
     if isinstance(caught, OSError) and str(caught.filename or row.path).startswith(
         row.path.rpartition(".")[0]

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
+from fossilray.core.images import IMAGE_SUFFIXES
+
 _LONGEST_PX = 256
 """Crops are kept no larger than this: composites show them smaller."""
 _MIN_AREA_SHARE, _MAX_AREA_SHARE = 0.04, 0.97

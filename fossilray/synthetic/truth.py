@@ -10,6 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from shapely import STRtree, box
 
+from fossilray.core.boxes import box_iou
+
 SIZE_CLASSES_UM = ((5.0, 10.0), (10.0, 20.0), (20.0, 50.0), (50.0, 150.0), (150.0, 500.0))
 """Longest side of the box, low included, high not."""
 
@@ -90,7 +92,7 @@ def match_boxes(
         return []
     tree = STRtree([box(*corners) for corners in second])
     rows, partners = tree.query([box(*corners) for corners in first])
-    overlaps = _iou(first[rows], second[partners])
+    overlaps = box_iou(first[rows], second[partners])
     pairs: list[tuple[int, int]] = []
     taken_first: set[int] = set()
     taken_second: set[int] = set()
@@ -110,14 +112,6 @@ def _boxes_by_slide(table: pa.Table) -> tuple[NDArray[np.float64], dict[str, NDA
     slides = np.array(table.column("slide_id").to_pylist(), dtype=np.str_)
     names = np.unique(slides)
     return np.stack(corners, 1), {str(name): np.flatnonzero(slides == name) for name in names}
-
-
-def _iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    low = np.maximum(first[:, :2], second[:, :2])
-    high = np.minimum(first[:, 2:], second[:, 2:])
-    both = np.prod(np.maximum(high - low, 0), axis=1)
-    areas = np.prod(first[:, 2:] - first[:, :2], axis=1) + np.prod(second[:, 2:] - second[:, :2], axis=1)
-    return np.asarray(both / np.maximum(areas - both, 1e-9), np.float64)
 
 
 def _longest(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
-from fossilray.core.images import SUFFIXES, read_image, resize_to
+from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
 from fossilray.labels.load import SIDE_PX, LabelledSet
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing, keep_current, list_derived
@@ -57,12 +57,12 @@ def material_of_folder(folder: Path) -> CropsToExplain:
     paths = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )
     if not paths or len(paths) > MOST_IMAGES:
         raise UsageError(
             f"{folder} holds {len(paths):,} images; explain takes 1 to {MOST_IMAGES:,}, of the endings "
-            f"{', '.join(sorted(SUFFIXES))}"
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     pixels, shapes, names, unreadable = [], [], [], []
     for path in paths:

@@ -15,7 +15,7 @@ from fossilray.analysis.search.search import Hit, SearchIndex
 from fossilray.analysis.search.vectors_of_runs import told
 from fossilray.core.config import EmbedderConfig
 from fossilray.core.errors import UsageError
-from fossilray.core.images import SUFFIXES, read_image, resize_to
+from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
 from fossilray.core.types import Image
 from fossilray.models.backbones.load import embedder_digest, load_embedder, weights_setting_of
 from fossilray.store.query.connection import load_crops
@@ -84,9 +84,9 @@ def images_below(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UsageError(f"--crops {folder} is no folder; give a folder of images, or one image as --image")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise UsageError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))})")
+        raise UsageError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     if len(found) > MOST_IMAGES:
         raise UsageError(
             f"{folder} holds {len(found):,} images, more than the {MOST_IMAGES:,} that may be asked at once"

@@ -14,7 +14,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from fossilray.core.config import WorkersConfig
 from fossilray.core.errors import FossilrayError, StoreOut, WorkerError
-from fossilray.core.exceptions_as_records import Raised, describe_remote
+from fossilray.core.exception_summary import ExceptionSummary, summarise_remote_exception
 from fossilray.core.records import CatalogRow, Outcome, Worker, WorkerStatus
 from fossilray.jobs.scheduler.connection import Departures
 from fossilray.jobs.scheduler.metrics import WorkerMetrics
@@ -49,7 +49,7 @@ class SlideResult:
     outcome: Outcome | None = None
     loss: WorkerLoss | None = None
     error: FossilrayError | None = None
-    raised: Raised | None = None
+    raised: ExceptionSummary | None = None
 
 
 class _Actor:
@@ -243,7 +243,7 @@ class WorkerPool:
             self._turn_idle(seat)
             if isinstance(error.cause, FossilrayError):
                 return SlideResult(seat, slide_id, error=error.cause)
-            return SlideResult(seat, slide_id, raised=describe_remote(error.cause, str(error)))
+            return SlideResult(seat, slide_id, raised=summarise_remote_exception(error.cause, str(error)))
         except RayError as error:
             stage = task.state.stage if task.state is not None else "worker"
             loss = self._verdicts.pop(seat, None) or WorkerLoss(_kind(error), _reason(error), stage)

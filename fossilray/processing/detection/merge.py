@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from fossilray.core.boxes import box_area, box_intersection, box_iou
 from fossilray.core.config import MergeConfig
 from fossilray.core.types import Boxes, SlideInfo
 from fossilray.processing.detection.passes import DetectionPass, Tile, to_level0
@@ -92,7 +93,7 @@ def largest_overlaps(xyxy: NDArray[np.float64] | NDArray[np.int32]) -> NDArray[n
     others = first != second
     first, second = first[others], second[others]
     largest = np.zeros(len(boxes), np.float32)
-    np.maximum.at(largest, first, _iou(boxes[first], boxes[second]).astype(np.float32))
+    np.maximum.at(largest, first, box_iou(boxes[first], boxes[second]).astype(np.float32))
     return largest
 
 
@@ -212,7 +213,7 @@ def _suppressed(seen: _Seen, candidate: Mask, *, same_iou: float) -> Mask:
     first, second = _overlapping_pairs(xyxy, xyxy)
     apart = seen.tile[first] != seen.tile[second]
     first, second = first[apart], second[apart]
-    iou = _iou(xyxy[first], xyxy[second])
+    iou = box_iou(xyxy[first], xyxy[second])
     same = iou >= same_iou
     same[same] = _are_mutual_best(first[same], second[same], iou[same], group=seen.tile)
     # A box that nobody owns is a stopgap and has to be clearly apart from the rest.
@@ -290,7 +291,7 @@ def _join_sweeps(coarser: Boxes, whole: Boxes, united: Boxes, *, largest_px: flo
 
     group = np.repeat([0, 1], [len(coarser), len(whole)])
     first, second = _overlapping_pairs(known.xyxy, known.xyxy)
-    iou = _iou(known.xyxy[first], known.xyxy[second])
+    iou = box_iou(known.xyxy[first], known.xyxy[second])
     apart = (group[first] != group[second]) & (iou >= same_iou)
     first, second, iou = first[apart], second[apart], iou[apart]
     same = _are_mutual_best(first, second, iou, group=group)
@@ -320,7 +321,7 @@ def _overlapping_pairs(these: Floats, those: Floats) -> tuple[Indices, Indices]:
 def _matched(these: Floats, those: Floats, same_iou: float) -> Mask:
     first, second = _overlapping_pairs(these, those)
     matched = np.zeros(len(these), np.bool_)
-    matched[first[_iou(these[first], those[second]) >= same_iou]] = True
+    matched[first[box_iou(these[first], those[second]) >= same_iou]] = True
     return matched
 
 
@@ -331,22 +332,8 @@ def _covered(these: Floats, those: Floats) -> Mask:
     return covered
 
 
-def _iou(a: Floats, b: Floats) -> Floats:
-    common = _common_area(a, b)
-    return np.asarray(common / np.maximum(_area(a) + _area(b) - common, 1e-9), np.float64)
-
-
 def _share_inside(a: Floats, b: Floats) -> Floats:
-    return np.asarray(_common_area(a, b) / np.maximum(_area(a), 1e-9), np.float64)
-
-
-def _common_area(a: Floats, b: Floats) -> Floats:
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    return np.asarray(np.clip(sides, 0, None).prod(axis=1), np.float64)
-
-
-def _area(boxes: Floats) -> Floats:
-    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), np.float64)
+    return np.asarray(box_intersection(a, b) / np.maximum(box_area(a), 1e-9), np.float64)
 
 
 def _longest(boxes: Floats) -> Floats:

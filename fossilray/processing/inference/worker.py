@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,12 +15,13 @@ from fossilray.core.config import RunConfig
 from fossilray.core.errors import (
     ConditionalCreateUnsupported,
     FossilrayError,
+    OutOfMemory,
     StoreOut,
     UsageError,
 )
-from fossilray.core.exceptions_as_records import describe_exception, is_out_of_memory
+from fossilray.core.exception_summary import exception_message, is_out_of_memory
 from fossilray.core.machine import resident_bytes
-from fossilray.core.records import CatalogRow, Failure, Outcome, WorkerStatus, utc_now
+from fossilray.core.records import CatalogRow, Failure, Outcome, WorkerStatus
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.query.stored_slide import StoredSlide, read_slide
@@ -63,23 +63,16 @@ class StoredSlideWorker:
 
     def _failure(self, row: CatalogRow, caught: BaseException) -> Failure:
         """The failure of one slide or shard that an exception of whatever class is."""
-        raised = describe_exception(caught)
-        no_memory, stored = is_out_of_memory(caught), isinstance(caught, FossilrayError)
-        return Failure(
+        error = caught
+        if is_out_of_memory(caught):
+            message = exception_message(caught)[:400]
+            error = OutOfMemory(f"memory ran out ({message}); lower {self.lower}")
+        return Failure.of(
+            error,
+            cause=caught,
             slide_id=row.slide_id,
-            attempt=secrets.token_hex(8),
             stage=self._state.stage if self._state else "read",
-            error="OutOfMemory" if no_memory else raised.error,
-            message=f"memory ran out ({raised.message[:400]}); lower {self.lower}"
-            if no_memory
-            else raised.message,
-            transient=no_memory or not stored,
-            quarantined=stored and not no_memory,
-            given_up=False,
-            host=socket.gethostname(),
-            failed_at=utc_now(),
-            place=None if no_memory or stored else raised.place,
-            traceback=None if stored else raised.traceback,
+            expected=FossilrayError,
         )
 
 

@@ -19,7 +19,7 @@ from fossilray.core.errors import (
     SourcesOut,
     SourceUnreachable,
 )
-from fossilray.core.exceptions_as_records import message_of, place_of
+from fossilray.core.exception_summary import exception_location, exception_message
 from fossilray.core.name_pattern import NamePattern
 from fossilray.core.os_errors import ABSENT, SILENT
 from fossilray.core.records import CatalogRow, RejectedFile
@@ -231,7 +231,7 @@ def _describe(root: Path, file: Path, pattern: NamePattern | None) -> CatalogRow
     except OSError as error:
         return _refuse(root, file, error)
     except Exception as error:  # noqa: BLE001  whatever a library raises over one file, the others are listed
-        said = f"{type(error).__name__} at {place_of(error)}: {message_of(error)}"
+        said = f"{type(error).__name__} at {exception_location(error)}: {exception_message(error)}"
         return RejectedFile(slide_id, path, said, type(error).__name__)
 
 

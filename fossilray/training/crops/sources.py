@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import StoreAccessDenied, StoreError, StoreUnreachable, UsageError
-from fossilray.core.images import SUFFIXES, read_image, resize_to
+from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
 from fossilray.core.types import Image
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_encoded_crops
@@ -122,7 +122,7 @@ class FolderSource:
         Raises:
             UsageError: there are none.
         """
-        found = sorted(path for path in self.folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
+        found = sorted(path for path in self.folder.glob("*/*") if path.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise UsageError(
                 f"{self.folder} is neither a run nor a compacted dataset, and holds no <class>/<image> files; give "

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.boxes import box_iou
 from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig
 from fossilray.core.types import Boxes, Detector, Image
 from fossilray.models.detectors.load import load_detector
@@ -118,7 +119,7 @@ def find_objects(
     sweep_of = np.repeat(np.arange(len(boxes)), [len(part) for part in boxes])
     order = np.argsort(-score, kind="stable")
     kept_rows: list[int] = []
-    overlap = _iou(together, together)
+    overlap = box_iou(together[:, None], together)
     for row in order:
         rivals = [k for k in kept_rows if sweep_of[k] != sweep_of[row]]
         if not rivals or overlap[row, rivals].max() <= same_object_iou:
@@ -210,7 +211,7 @@ def _match(field: Field, found: Boxes) -> _Matches:
     """Best score first, each found box takes the free object that it overlaps most."""
     truth = field.composite.boxes.astype(np.float64) * field.um_per_px
     touching = field.composite.touching
-    overlap = _iou(found.xyxy, truth)
+    overlap = box_iou(found.xyxy[:, None], truth)
     matched_to = np.full(len(found), -1, np.intp)
     found_by = np.full(len(truth), -1, np.intp)
     for row in np.argsort(-found.score, kind="stable"):
@@ -275,12 +276,3 @@ def _average_precision(score: NDArray[np.float32], hit: NDArray[np.bool_], objec
 def _within(boxes: NDArray[np.float64], low: float, high: float) -> NDArray[np.bool_]:
     longest = (boxes[:, 2:] - boxes[:, :2]).max(1, initial=0)
     return np.asarray((longest >= low) & (longest < high), np.bool_)
-
-
-def _iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    both = np.clip(high - low, 0, None).prod(2)
-    area_first = (first[:, 2:] - first[:, :2]).prod(1)
-    area_second = (second[:, 2:] - second[:, :2]).prod(1)
-    return np.asarray(both / np.maximum(area_first[:, None] + area_second[None] - both, 1e-9), np.float64)
