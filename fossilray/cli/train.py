@@ -22,6 +22,7 @@ from fossilray.cli.options import (
     stop_on_sigterm,
 )
 from fossilray.core.errors import UsageError
+from fossilray.store.files.base import is_remote, local_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -165,8 +166,8 @@ def train_metric(
 
         init = f"file:{bundled_path()}"
     for place in labels:
-        if "://" not in place and not Path(place).is_dir():
-            found = "is a file" if Path(place).is_file() else "does not exist"
+        if not is_remote(place) and not Path(local_path(place)).is_dir():
+            found = "is a file" if Path(local_path(place)).is_file() else "does not exist"
             raise UsageError(f"{place} {found}; give --labels a folder of <class>/<image>")
     given = {"metric.loss": loss, "arch": arch, "init": init, "workers": workers}
     extra = [f"{name}={value}" for name, value in given.items() if value is not None]
@@ -209,11 +210,11 @@ def _train_here(
 ) -> TrainingResult:
     from fossilray.training.local import train_local
 
-    if "://" in folder:
+    if is_remote(folder):
         raise UsageError(f"--local writes to a disk, and {folder} is none; leave --local out")
     if config.workers > 1:
         raise UsageError(f"--local is one worker, and workers is {config.workers}; leave one of them out")
-    return train_local(config, Path(folder), report=report, stop=stop)
+    return train_local(config, Path(local_path(folder)), report=report, stop=stop)
 
 
 _PROBED = ("nearest_f1", "precision_at_nk", "knn_accuracy", "embedding_std", "effective_rank")

@@ -19,6 +19,7 @@ from fossilray.core.config import StoreConfig
 from fossilray.core.config.training import TrainConfig
 from fossilray.core.errors import FossilrayError, StoreUnreachable, UsageError, WorkerError
 from fossilray.jobs.scheduler import ray_cluster
+from fossilray.store.files.base import is_remote, local_path
 from fossilray.store.files.claims import hold_place
 from fossilray.store.files.open import open_files
 from fossilray.training.checkpoint import load_checkpoint
@@ -61,8 +62,8 @@ def run_training(
         raise UsageError(
             f"at least {least} of {config.workers} workers cannot be; give 1 to {config.workers}"
         )
-    if "://" not in out:
-        out = str(Path(out).resolve())
+    if not is_remote(out):
+        out = str(Path(local_path(out)).resolve())
     with hold_place(open_files(out, _access(config)), "training"):
         return _run(config, out, least, address, max_failures, report, stop)
 
@@ -231,7 +232,7 @@ def _make_trainer(order: _WorkerSpec, share: _WorkerResources, least: int, max_f
 def _rays_storage(order: _WorkerSpec) -> dict[str, Any]:
     """Ray Train's own storage, below the training's folder: by default it would be the home folder."""
     files = open_files(order.out, _access(order.config))
-    if "://" not in files.url:
+    if not is_remote(files.url):
         return {"storage_path": f"{files.root}/{order.rays_folder}"}
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 

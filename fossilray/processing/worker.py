@@ -45,11 +45,11 @@ from fossilray.processing.threads import SlideThreads
 from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
 from fossilray.slides.access import as_slide_error
 from fossilray.slides.neighbours import can_be_read, judge_failure
-from fossilray.slides.remote.source import is_remote
 from fossilray.slides.remote.staging import Stager
 from fossilray.slides.slide import Slide, open_slide
 from fossilray.store import RunStore
 from fossilray.store.arrays.group import ArrayWriter
+from fossilray.store.files.base import is_remote
 
 
 class SlideWorker:

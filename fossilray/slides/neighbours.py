@@ -22,7 +22,7 @@ from fossilray.core.errors import (
     SourceUnreachable,
 )
 from fossilray.slides.access import check_readable, files_of, first_fault
-from fossilray.slides.remote.source import is_remote
+from fossilray.store.files.base import is_remote
 
 ASKED = 8
 """Neighbours that are tried until one can be read."""

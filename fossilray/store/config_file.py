@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fossilray.core.config import RunConfig, load_config, parse_config
 from fossilray.core.errors import ConfigError
+from fossilray.store.files.base import is_remote, local_path
 from fossilray.store.files.open import open_files
 
 
@@ -24,13 +25,8 @@ def read_config(
         StoreError: the object store does not show it.
     """
     if place is None or not is_remote(place):
-        return load_config(None if place is None else Path(place), list(assignments))
+        return load_config(None if place is None else Path(local_path(place)), list(assignments))
     return parse_config(_fetch(place, [*assignments, *access]), list(assignments), name=place)
-
-
-def is_remote(place: str) -> bool:
-    """Whether an address names a store, such as s3://…, rather than a path on this machine."""
-    return "://" in place
 
 
 def _fetch(place: str, assignments: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from fossilray.core.config import StoreConfig
 from fossilray.core.config.training import TrainConfig
 from fossilray.core.whole_files import PART, write_whole
-from fossilray.store.files.base import Files
+from fossilray.store.files.base import Files, is_remote, local_path
 from fossilray.store.files.open import open_files
 from fossilray.training.checkpoint import is_checkpoint, latest_checkpoint
 
@@ -37,9 +37,8 @@ class TrainingFolder:
         Raises:
             StoreError: there is no such kind of store.
         """
-        protocol, separator, path = out.partition("://")
-        if not separator or protocol in ("file", "local"):
-            yield TrainingFolder(Path(path if separator else out), None)
+        if not is_remote(out):
+            yield TrainingFolder(Path(local_path(out)), None)
             return
         access = (
             StoreConfig() if config.data.access is None else StoreConfig(**config.data.access.model_dump())

@@ -27,6 +27,7 @@ from fossilray.core.config import RunConfig, StoreConfig
 from fossilray.core.errors import StoreAccessDenied
 from fossilray.jobs.process import JobResult, run_job
 from fossilray.store import RunStore
+from fossilray.store.files.base import is_remote
 from fossilray.store.maintenance.retry import retry_failures
 from fossilray.store.maintenance.verify import verify_run
 
@@ -76,7 +77,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, faulty_s3: FaultyS3) -
 def test_of_sixteen_in_four_processes_one_wins_and_readers_never_see_two(
     store: RunStore, faulty_s3: FaultyS3, processes: ProcessPoolExecutor
 ) -> None:
-    config = faulty_s3.config if "://" in store.url else StoreConfig()
+    config = faulty_s3.config if is_remote(store.url) else StoreConfig()
     with Watcher(store, objects=dict.fromkeys(RACED, 3)):
         start_at = time.time() + 1.5
         racing = [

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from fossilray.store import RunStore
 from fossilray.store.arrays.group import open_array_group
+from fossilray.store.files.base import is_remote
 
 
 def assert_equal_runs(one: RunStore, other: RunStore) -> None:
@@ -49,7 +50,7 @@ class Watcher:
         self._objects = objects
         self._glob = store.objects_glob()
         self._connection = duckdb.connect()
-        if "://" in store.url:
+        if is_remote(store.url):
             self._connection.register_filesystem(store.filesystem)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)

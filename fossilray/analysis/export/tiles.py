@@ -21,8 +21,8 @@ from fossilray.analysis.export.selection import ObjectSelection, SlideObjects, c
 from fossilray.core.errors import UnreadableRegion, UsageError
 from fossilray.core.records import SlideSummary
 from fossilray.core.types import Image
-from fossilray.slides.remote.source import is_remote
 from fossilray.slides.slide import Slide, open_slide
+from fossilray.store.files.base import is_remote
 
 OVERLAP = 1 / 8
 """Of a tile's side: at 640 px of 1 um, objects of 80 um are whole without a tile of their own."""

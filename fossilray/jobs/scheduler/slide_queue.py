@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from fossilray.core.records import CatalogRow
 from fossilray.jobs.scheduler.worker_pool import ActorHandle
 from fossilray.slides.neighbours import is_below
+from fossilray.store.files.base import is_remote
 
 
 class Waiting:
@@ -51,7 +52,7 @@ class Waiting:
 
     def promise(self, seat: ActorHandle) -> CatalogRow | None:
         """Set aside for a worker that turns busy the slide that it shall fetch meanwhile, if it must be fetched."""
-        if not self._turn or "://" not in self._turn[0].path:
+        if not self._turn or not is_remote(self._turn[0].path):
             return None
         return self._promised.setdefault(seat, self._turn.popleft())
 

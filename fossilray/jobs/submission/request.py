@@ -13,7 +13,8 @@ from typing import Any
 from fossilray import __version__
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import ConfigError, StoreError
-from fossilray.store.config_file import is_remote, read_config
+from fossilray.store.config_file import read_config
+from fossilray.store.files.base import is_remote, local_path
 from fossilray.store.files.open import open_files
 
 RUN, SLIDES, CONFIG, VERSION = (f"fossilray_{name}" for name in ("run", "slides", "config_sha256", "version"))
@@ -127,7 +128,7 @@ def _everywhere(what: str, option: str, place: str | None) -> str:
     """The place, which must mean the same on every machine of the cluster."""
     if place is None:
         raise ConfigError(f"nothing names {what}; give {option}, or set it in the configuration")
-    if not is_remote(place) and not Path(place).is_absolute():
+    if not is_remote(place) and not Path(local_path(place)).is_absolute():
         raise ConfigError(
             f"{what} {place} is relative to this machine's folder; name an absolute path that every node sees, "
             "or an address such as s3://bucket/folder"
@@ -139,7 +140,7 @@ def _config_over_there(config: str | None, runtime: Runtime) -> tuple[str | None
     """What the job calls its configuration, and the file that must travel alone for that."""
     if config is None or is_remote(config):
         return config, None
-    path = Path(config)
+    path = Path(local_path(config))
     folder = runtime.working_dir or runtime.environment.get("working_dir")
     if folder is None:
         return path.name, path

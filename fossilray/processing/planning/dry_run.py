@@ -20,8 +20,8 @@ from fossilray.processing.detection.passes import LARGEST_WINDOW_PX
 from fossilray.processing.planning.slide_plan import SlidePlan, SlidePlanner
 from fossilray.slides.catalog import describe_missing_sites, find_slides
 from fossilray.slides.catalog.find_remote import READ_THREADS
-from fossilray.slides.remote.source import is_remote
 from fossilray.store import open_run
+from fossilray.store.files.base import is_remote
 
 OBJECTS_PER_MM2 = 46.0
 """The archive's mean: 20,000 objects on a slide of 7 gigapixels at 0.25 um per pixel, which is 437 mm2."""

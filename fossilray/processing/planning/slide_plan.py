@@ -19,9 +19,10 @@ from fossilray.processing.detection.windows import plan_windows, scanned_in_tile
 from fossilray.slides.limits import check_size
 from fossilray.slides.remote.metadata import SlideMetadata, read_metadata, read_scanned_area
 from fossilray.slides.remote.slide_files import list_slide_files
-from fossilray.slides.remote.source import SlideSource, is_remote, open_source
+from fossilray.slides.remote.source import SlideSource, open_source
 from fossilray.slides.remote.staging import check_fits
 from fossilray.slides.slide import open_slide
+from fossilray.store.files.base import is_remote
 
 STRIDE_PX = 32
 

@@ -31,8 +31,8 @@ from fossilray.slides.catalog.sites import check_pattern_matches, check_search_t
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file
 from fossilray.slides.mirax.companions import file_missing_message
 from fossilray.slides.neighbours import can_be_read
-from fossilray.slides.remote.source import is_remote
 from fossilray.slides.slide import open_slide
+from fossilray.store.files.base import is_remote
 
 _OPENING_THREADS = 8
 _ASKED = 8

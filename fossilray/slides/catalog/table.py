@@ -24,7 +24,7 @@ from fossilray.core.schemas import CATALOG_SCHEMA
 from fossilray.core.slide_names import check_slide_id, check_well
 from fossilray.core.text import escape_formula, unescape_formula
 from fossilray.core.whole_files import write_whole
-from fossilray.slides.remote.source import is_remote
+from fossilray.store.files.base import is_remote
 
 CATALOG_SUFFIXES = (".csv", ".parquet")
 

@@ -30,7 +30,6 @@ FILES_PER_LISTING = 1000
 FIRST_WAIT_S = 1.0
 """Before what a library gave up is asked for again; doubles with every try, up to 20 s, and varies."""
 
-_LOCAL = ("file", "local")
 _VERSION_KEYS = ("ETag", "etag", "md5Hash")
 
 
@@ -41,12 +40,6 @@ class RemoteFile:
     url: str
     bytes: int
     version: str
-
-
-def is_remote(path: str) -> bool:
-    """Whether a slide's path is a URL of an object store."""
-    protocol, separator, _ = path.partition("://")
-    return bool(separator) and protocol not in _LOCAL
 
 
 def open_source(url: str, access: AccessConfig) -> SlideSource:

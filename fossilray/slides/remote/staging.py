@@ -12,7 +12,8 @@ from fossilray.core.config import AccessConfig, SlidesConfig, StoreConfig
 from fossilray.core.errors import ScratchFull, SlideError, TooLarge
 from fossilray.slides.remote.download import Download
 from fossilray.slides.remote.scratch import Scratch
-from fossilray.slides.remote.source import SlideSource, is_remote, open_source
+from fossilray.slides.remote.source import SlideSource, open_source
+from fossilray.store.files.base import is_remote
 
 _LOOK_S = 15.0
 

@@ -18,9 +18,10 @@ from fossilray.core.errors import DamagedFile
 from fossilray.core.records import FileEntry
 from fossilray.core.whole_files import PART
 
-__all__ = ["READ_THREADS", "FileEntry", "Files", "read_many", "read_present"]
+__all__ = ["READ_THREADS", "FileEntry", "Files", "is_remote", "local_path", "read_many", "read_present"]
 
 READ_THREADS = 16
+_LOCAL_PROTOCOLS = ("file", "local")
 
 
 class Files(Protocol):
@@ -102,6 +103,21 @@ class Files(Protocol):
         On a disk that is files below `.tmp`, in S3 multipart uploads; anywhere what start-up probes left.
         """
         ...
+
+
+def is_remote(path: str) -> bool:
+    """Return whether a path is a URL in an object store, such as `s3://bucket/folder`.
+
+    Plain paths and `file://` and `local://` URLs are on this machine.
+    """
+    protocol, separator, _ = path.partition("://")
+    return bool(separator) and protocol not in _LOCAL_PROTOCOLS
+
+
+def local_path(path: str) -> str:
+    """Return a path on this machine without its `file://` or `local://`; other paths and URLs unchanged."""
+    protocol, separator, rest = path.partition("://")
+    return rest if separator and protocol in _LOCAL_PROTOCOLS else path
 
 
 def read_many(files: Files, paths: Sequence[str]) -> list[bytes]:

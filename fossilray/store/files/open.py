@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import StoreError
-from fossilray.store.files.base import Files
+from fossilray.store.files.base import Files, is_remote, local_path
 from fossilray.store.files.local import LocalFiles
 from fossilray.store.files.options import EXTRAS, first_sentence
 from fossilray.store.files.remote import RemoteFiles
@@ -18,9 +18,9 @@ def open_files(url: str, config: StoreConfig) -> Files:
     Raises:
         StoreError: the protocol is unknown, or its package is not installed, or the URL holds credentials.
     """
-    protocol, separator, rest = url.partition("://")
-    if not separator or protocol in ("file", "local"):
-        return LocalFiles(Path(rest if separator else url), single_writer=config.single_writer)
+    if not is_remote(url):
+        return LocalFiles(Path(local_path(url)), single_writer=config.single_writer)
+    protocol, _, rest = url.partition("://")
     if "@" in rest.partition("/")[0]:
         raise StoreError(
             f"a {protocol}:// address must not hold credentials; put them into the shared AWS credentials "

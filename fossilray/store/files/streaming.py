@@ -12,7 +12,7 @@ from typing import IO
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UsageError
 from fossilray.core.whole_files import whole_file
-from fossilray.store.files.base import Files
+from fossilray.store.files.base import Files, is_remote
 from fossilray.store.files.faults import translate_errors
 from fossilray.store.files.local import LocalFiles
 from fossilray.store.files.open import open_files
@@ -88,8 +88,7 @@ def _uploaded(files: Files, path: str) -> Iterator[IO[bytes]]:
 
 
 def _protocol(files: Files) -> str:
-    protocol, separator, _ = files.url.partition("://")
-    return protocol if separator else "file"
+    return files.url.partition("://")[0] if is_remote(files.url) else "file"
 
 
 def split_table_path(out: str, access: StoreConfig) -> tuple[Files, str]:

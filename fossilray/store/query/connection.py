@@ -27,6 +27,7 @@ from fossilray.store.arrays.crops import read_crops
 from fossilray.store.arrays.embeddings import CHUNK_ROWS, read_embeddings
 from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.listing import DerivedListing, list_derived
+from fossilray.store.files.base import is_remote
 from fossilray.store.files.options import readers_filesystem
 from fossilray.store.query.damaged_views import (
     Check,
@@ -151,8 +152,8 @@ def create_parquet_view(
     """
     import duckdb
 
-    protocol, separator, _ = place.partition("://")
-    if separator and not store.url.startswith(f"{protocol}://"):
+    protocol = place.partition("://")[0]
+    if is_remote(place) and not store.url.startswith(f"{protocol}://"):
         con.register_filesystem(readers_filesystem(protocol, access))
     try:
         con.execute(
@@ -327,7 +328,7 @@ def _open_duckdb(store: RunStore) -> Connection:
         config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"},
     )
     # The answers to a dataset's objects are in its run, which may be elsewhere.
-    homes = {home.url.partition("://")[0]: home for home in (source_run(store), store) if "://" in home.url}
+    homes = {home.url.partition("://")[0]: home for home in (source_run(store), store) if is_remote(home.url)}
     for home in homes.values():
         con.register_filesystem(home.filesystem)
     return con

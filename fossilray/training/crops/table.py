@@ -19,6 +19,7 @@ from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UsageError
 from fossilray.store import open_run
 from fossilray.store.dataset.dataset_store import DATASET_JSON, UNFINISHED_JSON
+from fossilray.store.files.base import is_remote, local_path
 from fossilray.store.run.layout import RUN_JSON
 from fossilray.training.crops.fetch import CropReader, CropRefs, CropUnits, FetchedCrops
 from fossilray.training.crops.rows import SourceRows, rows_of_folder, rows_of_run
@@ -220,9 +221,9 @@ class CropTable:
 
 
 def _is_run(place: str) -> bool:
-    if "://" in place:
+    if is_remote(place):
         return True  # images lie on a disk
-    folder = Path(place).expanduser()
+    folder = Path(local_path(place)).expanduser()
     return any((folder / name).exists() for name in (RUN_JSON, DATASET_JSON, UNFINISHED_JSON))
 
 
