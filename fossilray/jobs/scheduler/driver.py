@@ -120,6 +120,7 @@ class _Driver:
 
     def step(self, stopping: bool) -> None:
         """One turn: workers hired, slides sent, news taken in, progress shown."""
+        self._crew.release_draining()
         if not stopping:
             self._crew.hire(len(self._waiting) + len(self._flights))
             self._patience.check(self._crew.waiting, ready=self._crew.ready)

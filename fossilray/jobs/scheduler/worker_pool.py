@@ -200,6 +200,14 @@ class WorkerPool:
         leaving, self.idle = self.idle[keep:], self.idle[:keep]
         self._part_from(leaving)
 
+    def release_draining(self) -> None:
+        """Release idle workers whose machine is about to go: a slide started there would be started again elsewhere."""
+        draining = self._departures.nodes
+        leaving = [seat for seat in self.idle if self._nodes.get(seat) in draining]
+        if leaving:
+            self.idle = [seat for seat in self.idle if seat not in leaving]
+            self._part_from(leaving)
+
     def dismiss_all(self) -> None:
         """Kill whatever still runs; what it had not committed is as if it had never begun."""
         self._part_from(self.idle)
@@ -230,7 +238,7 @@ class WorkerPool:
                 ) from None
             return
         self._lost_starts = 0
-        self._turn_idle(seat)
+        self.idle.append(seat)
         if demand.gpus and name.endswith("/cpu"):
             self.without_gpu.append(name)
 
@@ -240,7 +248,7 @@ class WorkerPool:
         try:
             outcome = ray.get(reference)
         except RayTaskError as error:
-            self._turn_idle(seat)
+            self.idle.append(seat)
             if isinstance(error.cause, FossilrayError):
                 return SlideResult(seat, slide_id, error=error.cause)
             return SlideResult(seat, slide_id, raised=summarise_remote_exception(error.cause, str(error)))
@@ -252,7 +260,7 @@ class WorkerPool:
                 self._kill(seat)
             self._forget(seat)
             return SlideResult(seat, slide_id, loss=loss)
-        self._turn_idle(seat)
+        self.idle.append(seat)
         return SlideResult(seat, slide_id, outcome=outcome)
 
     def _take_states(self, now: float) -> None:
@@ -303,18 +311,6 @@ class WorkerPool:
             ray.wait(closing, num_returns=len(closing), timeout=CLOSING_S)
         for seat in seats:
             self._dismiss(seat)
-
-    def _turn_idle(self, seat: ActorHandle) -> None:
-        """Ready for a slide, unless its machine is about to go: a slide begun there would be begun again elsewhere."""
-        if self._nodes.get(seat) in self._departures.nodes:
-            self._part_from([seat])
-        else:
-            self.idle.append(seat)
-
-    def _leave_departing(self) -> None:
-        leaving = [seat for seat in self.idle if self._nodes.get(seat) in self._departures.nodes]
-        self.idle = [seat for seat in self.idle if seat not in leaving]
-        self._part_from(leaving)
 
     def _dismiss(self, seat: ActorHandle) -> None:
         self._forget(seat)
