@@ -6,6 +6,7 @@ python docs/tools/make_reference.py
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -17,6 +18,13 @@ from fossilray.core.config import CurationConfig, RunConfig, Section, TrainConfi
 from fossilray.core.config.training_recipes import RECIPES
 
 DOCS = Path(__file__).parents[1]
+
+_COMMANDS_INTRODUCTION = "`fossilray COMMAND --help` prints the same text."
+_CONFIGURATION_INTRODUCTION = (
+    "`fossilray config > run.yaml` writes every field of a run with its default; `--config run.yaml` reads the file, "
+    "and `--set section.field=value` sets one field. [Trainings](training.md) and [curation](curation.md) have "
+    "fields of their own."
+)
 
 Row = tuple[str, str, str]
 
@@ -43,7 +51,11 @@ def reference_pages() -> dict[str, str]:
     sections = {f"reference/configuration/{name}.md": text for name, text in _section_pages()}
     return {
         **commands,
+        "reference/commands/index.md": _index_page("Commands", _COMMANDS_INTRODUCTION, commands),
         **sections,
+        "reference/configuration/index.md": _index_page(
+            "Configuration", _CONFIGURATION_INTRODUCTION, sections
+        ),
         "reference/configuration/training.md": _whole_page("Training of a backbone", TrainConfig, _recipes()),
         "reference/configuration/curation.md": _whole_page("Curation", CurationConfig, []),
     }
@@ -59,6 +71,16 @@ def commands_by_name() -> list[tuple[str, Callable[..., object]]]:
             assert command.callback is not None
             found.append((prefix + (command.name or command.callback.__name__), command.callback))
     return found
+
+
+def _index_page(title: str, introduction: str, pages: Mapping[str, str]) -> str:
+    """A page that links to pages of its folder, each with the first sentence of its text."""
+    lines = [f"# {title}", "", introduction, "", "| | |", "| --- | --- |"]
+    for path, text in pages.items():
+        heading, _, body = text.partition("\n\n")
+        sentence = re.split(r"(?<=[.:?!])\s", body.strip().partition("\n\n")[0], maxsplit=1)[0]
+        lines.append(f"| [{heading.removeprefix('# ')}]({Path(path).name}) | {_cell(sentence)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _command_page(name: str, function: Callable[..., object]) -> str:

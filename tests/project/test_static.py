@@ -1,4 +1,4 @@
-"""Lint, format and types: one command for all of it is the test suite."""
+"""Lint, format, spelling and types: one command for all of it is the test suite."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ def test_ruff_has_nothing_to_say(check: tuple[str, ...]) -> None:
         [sys.executable, "-m", "ruff", *check], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_words_are_spelled_as_in_a_dictionary() -> None:
+    check = subprocess.run(
+        [sys.executable, "-m", "codespell_lib"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert check.returncode == 0, check.stdout + check.stderr
 
 
 def test_types_hold(request: pytest.FixtureRequest) -> None:
