@@ -26,7 +26,7 @@ def failures(
     where: Annotated[
         str,
         typer.Option(
-            help="SQL condition on failures, e.g. \"error = 'TooMuchLost'\" or \"state = 'failed'\"."
+            help="SQL condition on failures, e.g. \"error = 'TooManyUnreadableTiles'\" or \"state = 'failed'\"."
         ),
     ] = "true",
     form: Annotated[TableForm, typer.Option("--format", help="How to print them.")] = "table",

@@ -1,50 +1,59 @@
 """Every error fossilray raises on purpose, in one tree.
 
 FossilrayError
-├── UsageError                the command or configuration is wrong; exit code 2
-│   ├── ConfigError           unknown key, value out of range, unreadable file
-│   ├── CatalogError          a catalog lacks a column, repeats a slide, or changes a frozen row
-│   ├── RunMismatch           the run directory was started with another configuration
-│   ├── RunNotFound           no run.json where a run was expected
-│   ├── QueryError            SQL that DuckDB refuses
-│   └── UnsafeAge             what is to be swept may still be in use
-├── WeightsError              a weight file is missing, of another architecture, or unsafe to load
-├── WorkerError               workers cannot start
-│   └── SlidesFailAlike       too large a share of the slides ends in one and the same fault of the program
-├── SourcesOut                folders or stores of slides stay unreachable; their slides wait for the next start
-├── SubmissionError           a cluster's job server does not answer, or refuses a job
-├── TrainingDiverged          a training's loss or gradients are no numbers any more
-├── StoreError                the run directory cannot be written or cannot commit safely
-│   ├── DamagedFile           a file that fossilray wrote holds something else now
-│   ├── NoConditionalCreate   the store cannot create a file only if it is absent
-│   ├── LinkInTheWay          what is to be deleted lies behind a link, or is one
-│   └── StoreOut              an outage that a running job waits for
-│       ├── StoreUnreachable  the store did not answer, however often it was asked; it may later
-│       ├── StoreForbids      it answered that it was not allowed; whoever grants permissions can change that
-│       └── StoreFull         there is no room for what is to be written
-└── SlideError                one slide cannot be processed; the run goes on
-    ├── NotASlide             OpenSlide cannot read this file
-    ├── SlideMissing          its file is not there
-    ├── SlideUnreadable       the system refuses to open its file: permissions, a name that leads nowhere
-    ├── MissingCompanion      a MIRAX slide lacks Slidedat.ini, Index.dat or a data file
-    ├── MissingResolution     neither the slide nor the configuration states um per pixel
-    ├── UnreadableRegion      pixels that should be there cannot be decoded
-    ├── TooMuchLost           more of the slide is unreadable than slides.max_lost_share allows
-    ├── TooLarge              the file claims more pixels or bytes than the configuration allows
-    ├── TooManyObjects        the detector boxes more than slides.max_objects
-    ├── AttemptExpired        the attempt outlived its deadline and must not commit
-    └── TransientSlideError   may succeed when tried again
-        ├── SourceUnreachable the disk, share or store that holds the slide does not answer, or broke off
-        │   ├── SourceRefuses it answers, but not with the slide: no permission, no credentials
-        │   └── SourceOut     nothing below its folder or in its bucket can be read: not the slide's failure
-        ├── ScratchFull       no room to stage the slide just now
-        └── OutOfMemory       the worker could not get the memory it asked for
+├── UsageError                       the command or configuration is wrong; exit code 2
+│   ├── ConfigError                  unknown key, value out of range, unreadable file
+│   ├── CatalogError                 a catalog lacks a column, repeats a slide, or changes a frozen row
+│   ├── RunMismatch                  the run directory was started with another configuration
+│   ├── RunNotFound                  no run.json where a run was expected
+│   ├── QueryError                   SQL that DuckDB refuses
+│   └── AgeTooRecent                 what is to be deleted may still be in use
+├── WeightsError                     a weight file is missing, of another architecture, or unsafe to load
+├── WorkerError                      workers cannot start
+│   └── SlidesFailAlike              too many slides end in the same exception of the program
+├── SourcesOut                       folders or stores of slides stay unreachable; their slides wait for the next start
+├── SubmissionError                  a cluster's job server does not answer, or refuses a job
+├── TrainingDiverged                 a training's loss or gradients are no numbers any more
+├── StoreError                       the run directory cannot be written or cannot commit safely
+│   ├── DamagedFile                  a file that fossilray wrote holds something else now
+│   ├── ConditionalCreateUnsupported the store cannot create a file only if it is absent
+│   ├── LinkInTheWay                 what is to be deleted lies behind a link, or is one
+│   └── StoreOut                     an outage that a running job waits for
+│       ├── StoreUnreachable         the store did not answer, after all retries; it may later
+│       ├── StoreAccessDenied        it denied access; its administrator can grant it
+│       └── StoreFull                there is no room for what is to be written
+└── SlideError                       one slide cannot be processed; the run continues
+    ├── NotASlide                    OpenSlide cannot read this file
+    ├── SlideMissing                 its file is not there
+    ├── SlideUnreadable              the system refuses to open its file: permissions, a broken link
+    ├── MissingCompanion             a MIRAX slide lacks Slidedat.ini, Index.dat or a data file
+    ├── MissingResolution            neither the slide nor the configuration states um per pixel
+    ├── UnreadableRegion             pixels that should be there cannot be decoded
+    ├── TooManyUnreadableTiles       more of the slide is unreadable than slides.max_lost_share allows
+    ├── TooLarge                     the file claims more pixels or bytes than the configuration allows
+    ├── TooManyObjects               the detector boxes more than slides.max_objects
+    ├── AttemptExpired               the attempt outlived its deadline and must not commit
+    └── TransientSlideError          may succeed when tried again
+        ├── SourceUnreachable        the disk, share or store that holds the slide does not answer, or broke off
+        │   ├── SourceAccessDenied   it answers, but not with the slide: no permission, no credentials
+        │   └── SourceOut            its whole folder or bucket is unreachable: not the slide's failure
+        ├── ScratchFull              no room to stage the slide just now
+        └── OutOfMemory              the worker could not get the memory it asked for
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import ClassVar
+
+NAMES_BEFORE = {
+    "NoConditionalCreate": "ConditionalCreateUnsupported",
+    "SourceRefuses": "SourceAccessDenied",
+    "StoreForbids": "StoreAccessDenied",
+    "TooMuchLost": "TooManyUnreadableTiles",
+    "UnsafeAge": "AgeTooRecent",
+}
+"""Class names in failure records of earlier versions, and what these classes are called now."""
 
 
 class FossilrayError(Exception):
@@ -152,7 +161,7 @@ class SlideError(FossilrayError):
     transient = False
 
 
-class UnreadableSlide(SlideError):
+class NotASlide(SlideError):
     """OpenSlide cannot open the file."""
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from fossilray.core.errors import FossilrayError, SlideError, SourceOut
+from fossilray.core.errors import NAMES_BEFORE, FossilrayError, SlideError, SourceOut
 from fossilray.core.exception_summary import ExceptionSummary, summarise_exception
 
 READABLE_VERSIONS = (4, 5)
@@ -164,6 +164,9 @@ class Failure:
     """The folder or the bucket that was out; the slide is not to blame."""
     given_up: bool | None = None
     """Whether the job gave the slide up, so that only a later start tries it again; None: not recorded."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "error", NAMES_BEFORE.get(self.error, self.error))
 
     @staticmethod
     def of(

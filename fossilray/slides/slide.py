@@ -25,9 +25,9 @@ from openslide import OpenSlideError, OpenSlideUnsupportedFormatError, lowlevel
 from fossilray.core.errors import (
     MissingCompanion,
     MissingResolution,
+    NotASlide,
     SourceUnreachable,
     UnreadableRegion,
-    UnreadableSlide,
 )
 from fossilray.core.types import Image, Level, Rect, SlideInfo
 from fossilray.slides.access import as_slide_error, check_readable, files_of, first_fault, names_an_outage
@@ -95,7 +95,7 @@ def check_files(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None
         if path.suffix.lower() == ".mrxs":
             check_mirax(path, max_gigapixels=max_gigapixels)
         elif found.st_size == 0:
-            raise UnreadableSlide(f"{path.name} is empty (0 bytes); copy it again from its source")
+            raise NotASlide(f"{path.name} is empty (0 bytes); copy it again from its source")
         else:
             check_tiff(path)
     except OSError as error:
@@ -279,7 +279,7 @@ class Slide:
             if self._handle is None:
                 try:
                     self._handle = _SharedHandle(_open_handle(Path(self.info.path)))
-                except (UnreadableSlide, MissingCompanion) as error:
+                except (NotASlide, MissingCompanion) as error:
                     self._check_files()
                     raise UnreadableRegion(str(error)) from None
             shared = self._handle
@@ -295,7 +295,7 @@ class Slide:
     def _reopen(self, region: tuple[int, int, int, int, int]) -> lowlevel._OpenSlide:
         try:
             return _open_handle(Path(self.info.path))
-        except (UnreadableSlide, MissingCompanion) as error:
+        except (NotASlide, MissingCompanion) as error:
             raise self._unreadable(region, str(error)) from None
 
     def _offer(self, fresh: lowlevel._OpenSlide) -> None:
@@ -347,7 +347,7 @@ def _open_handle(path: Path) -> lowlevel._OpenSlide:
     """A handle; what fails is tried twice, because OpenSlide names no error of the disk apart from damage."""
     try:
         return _try_to_open(path)
-    except (UnreadableSlide, MissingCompanion):
+    except (NotASlide, MissingCompanion):
         fault = first_fault([path])
         if fault is not None:
             raise fault from None
@@ -358,7 +358,7 @@ def _try_to_open(path: Path) -> lowlevel._OpenSlide:
     try:
         return lowlevel.open(str(path))
     except OpenSlideUnsupportedFormatError:
-        raise UnreadableSlide(
+        raise NotASlide(
             f"{path.name} is in no format that OpenSlide reads; if it is an image, convert it to a tiled "
             "pyramidal TIFF"
         ) from None
@@ -371,7 +371,7 @@ def _try_to_open(path: Path) -> lowlevel._OpenSlide:
             raise MissingCompanion(
                 f"{path.name} cannot be opened: a file of it is cut short ({error}); copy the slide again, whole"
             ) from None
-        raise UnreadableSlide(
+        raise NotASlide(
             f"{path.name} cannot be opened: {error}; it is damaged or incomplete, copy it again with all "
             "its files"
         ) from None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from fossilray.core.errors import (
     DamagedFile,
     FossilrayError,
+    NotASlide,
     OutOfMemory,
     SourceOut,
     SourceUnreachable,
-    UnreadableSlide,
 )
 from fossilray.core.exception_summary import ExceptionSummary
 from fossilray.core.records import Failure
@@ -22,8 +22,8 @@ def _raised(error: BaseException) -> BaseException:
 
 
 def test_an_expected_error_decides_whether_it_may_pass_and_needs_no_location() -> None:
-    failure = Failure.of(_raised(UnreadableSlide("no slide")), slide_id="a", stage="open")
-    assert (failure.error, failure.message, failure.stage) == ("UnreadableSlide", "no slide", "open")
+    failure = Failure.of(_raised(NotASlide("no slide")), slide_id="a", stage="open")
+    assert (failure.error, failure.message, failure.stage) == ("NotASlide", "no slide", "open")
     assert failure.quarantined
     assert not failure.transient
     assert not failure.is_unexpected

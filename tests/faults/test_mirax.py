@@ -119,7 +119,7 @@ def test_a_slide_of_which_too_much_is_lost_fails_and_its_neighbours_do_not(
     failures = {one.slide_id: one for one in store.failures()}
     assert len(failures) == len(store.failures()), "damage is not tried again"
     for name in (*REGIONS_LOST, *SHARPNESS_LOST):
-        assert (failures[name].error, failures[name].quarantined) == ("TooMuchLost", True)
+        assert (failures[name].error, failures[name].quarantined) == ("TooManyUnreadableTiles", True)
         assert "than slides.max_lost_share = 0.1" in failures[name].message
         assert not store.files.find(f"arrays/{name}")
     assert_neighbours_untouched(store, sound_alone)

@@ -120,7 +120,7 @@ def test_the_figures_that_are_scraped_are_the_runs(endpoint: str, tmp_path: Path
 
     assert figure("ray_fossilray_slides_committed_total") == 2
     assert figure("ray_fossilray_objects_total") == 7
-    assert figure("ray_fossilray_slides_failed_total", error="TooMuchLost") == 1
+    assert figure("ray_fossilray_slides_failed_total", error="TooManyUnreadableTiles") == 1
     assert figure("ray_fossilray_slides_quarantined_total", error="WorkerDied") == 1
     assert figure("ray_fossilray_workers_lost_total", error="WorkerDied") == 1
     assert figure("ray_fossilray_tiles_wanted_total") == 2 * 3

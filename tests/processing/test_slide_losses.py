@@ -80,7 +80,7 @@ def test_a_slide_whose_levels_are_unreadable_for_a_pass_fails(
     """Half of what both passes are to see is no measure: the fine one may be all of that half."""
     answer = run(damaged(sound, tmp_path, damage, *levels), tmp_path)
     assert isinstance(answer, str), "it was committed"
-    assert answer.startswith("TooMuchLost")
+    assert answer.startswith("TooManyUnreadableTiles")
 
 
 @pytest.mark.parametrize("damage", [StoredTile.zero, StoredTile.empty])
@@ -134,7 +134,7 @@ def test_a_slide_without_any_tile_fails_whether_or_not_blank_places_are_told(
     for contrast in (6, 0):
         answer = run(slide, tmp_path / str(contrast), f"tiling.blank_contrast={contrast}")
         assert isinstance(answer, str), "it was committed"
-        assert answer.startswith("TooMuchLost")
+        assert answer.startswith("TooManyUnreadableTiles")
 
 
 @pytest.mark.parametrize("contrast", [6, 0])
@@ -169,7 +169,7 @@ def test_tiles_left_out_of_the_index_are_known_from_other_levels(
     leave_out_mirax_tiles(slide, level, keep=lambda tile: False)
     answer = run(slide, tmp_path)
     assert isinstance(answer, str), "it was committed"
-    assert answer.startswith("TooMuchLost")
+    assert answer.startswith("TooManyUnreadableTiles")
 
 
 SOME_LEVELS = [(1, 2), (2, 3, 4), (0, 1, 2, 3, 4)]

@@ -113,7 +113,7 @@ def test_too_much_loss_fails_the_slide_and_says_how_much(tmp_path: Path) -> None
         data.write_bytes(bytes(data.stat().st_size))
     store, outcome = run_one(path, tmp_path, "slides.max_lost_share=0.1", "tiling.tile_px=512")
     assert outcome.failure is not None
-    assert outcome.failure.error == "TooMuchLost"
+    assert outcome.failure.error == "TooManyUnreadableTiles"
     assert "slides.max_lost_share = 0.1" in outcome.failure.message
     assert not store.committed()
     assert not store.files.find("arrays")

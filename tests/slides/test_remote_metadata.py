@@ -16,7 +16,7 @@ from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.slides_on_disk import discs
 
 from fossilray.core.config import StoreConfig
-from fossilray.core.errors import UnreadableSlide
+from fossilray.core.errors import NotASlide
 from fossilray.core.types import Rect
 from fossilray.slides.mirax.metadata import read_grid
 from fossilray.slides.mirax.slidedat import parse_slidedat
@@ -219,7 +219,7 @@ def test_tables_of_tiles_are_not_read(tmp_path: Path, s3_run: S3, monkeypatch: p
 def test_text_that_is_called_tiff_is_refused_as_on_a_disk(tmp_path: Path, s3_run: S3) -> None:
     url, config = s3_run
     put(f"{url}/a.tif", b"buy milk", config)
-    with pytest.raises(UnreadableSlide, match="in no format that OpenSlide reads"):
+    with pytest.raises(NotASlide, match="in no format that OpenSlide reads"):
         facts_of(f"{url}/a.tif", config)
 
 

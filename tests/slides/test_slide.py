@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from fossilray.core.errors import (
     MissingCompanion,
     MissingResolution,
+    NotASlide,
     SlideMissing,
     UnreadableRegion,
-    UnreadableSlide,
 )
 from fossilray.slides.slide import check_files, open_slide
 from fossilray.synthetic.writers.mirax import MiraxLayout, MiraxOptions, write_mirax
@@ -222,7 +222,7 @@ def test_files_that_are_no_slides_are_named_with_a_remedy(tmp_path: Path) -> Non
         ("empty.tif", "0 bytes"),
         ("text.tif", "no format that OpenSlide reads"),
     ):
-        with pytest.raises(UnreadableSlide, match=words):
+        with pytest.raises(NotASlide, match=words):
             open_slide(tmp_path / name)
     with pytest.raises(SlideMissing, match="check the path"):
         open_slide(tmp_path / "absent.svs")

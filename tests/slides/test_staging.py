@@ -23,12 +23,12 @@ from support.slides_on_disk import write_slide
 from fossilray.core.config import AccessConfig, SlidesConfig, StoreConfig
 from fossilray.core.errors import (
     MissingCompanion,
+    NotASlide,
     ScratchFull,
     SlideError,
     SourceAccessDenied,
     SourceUnreachable,
     TooLarge,
-    UnreadableSlide,
 )
 from fossilray.core.marked_folders import OWNER
 from fossilray.slides.remote import download as fetching
@@ -296,9 +296,9 @@ def test_missing_files_are_named_by_their_address(archive: S3, stage: Callable[.
     s3_client(config).delete_object(Bucket=bucket, Key=f"{prefix}/B/Data0001.dat")
     stager = stage(config)
     for path, kind, named in (
-        (f"{url}/C.mrxs", UnreadableSlide, "C.mrxs"),
+        (f"{url}/C.mrxs", NotASlide, "C.mrxs"),
         (f"{url}/B.mrxs", MissingCompanion, "B/Data0001.dat"),
-        ("s3://no-such-bucket-here/a.svs", UnreadableSlide, "a.svs"),
+        ("s3://no-such-bucket-here/a.svs", NotASlide, "a.svs"),
     ):
         stager.prefetch(path)
         with pytest.raises(kind, match=named) as caught, stager.local(path):

@@ -61,7 +61,9 @@ def test_a_failure_after_the_pardon_counts(store: RunStore) -> None:
 def test_what_did_not_fail_is_told(store: RunStore) -> None:
     with pytest.raises(UsageError, match="holds no failure of fine"):
         retry_failures(store, slide_ids=["fine"])
-    with pytest.raises(UsageError, match="held back by Stalled; classes there: TooMuchLost, WorkerDied"):
+    with pytest.raises(
+        UsageError, match="held back by Stalled; classes there: TooManyUnreadableTiles, WorkerDied"
+    ):
         retry_failures(store, error="Stalled")
 
 
@@ -80,7 +82,7 @@ def test_the_commands_list_and_forgive(store: RunStore) -> None:
     assert "poison" not in run("failures", store.url, "--format", "csv")
     status = json.loads(run("status", store.url, "--json"))
     assert (status["committed"], status["waiting"]) == (1, 1)
-    assert status["failed_by_class"] == {"TooMuchLost": 1, "WorkerDied": 1}
+    assert status["failed_by_class"] == {"TooManyUnreadableTiles": 1, "WorkerDied": 1}
 
 
 def run(*arguments: str) -> str:

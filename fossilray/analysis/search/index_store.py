@@ -91,7 +91,7 @@ class IndexStore:
         """A new index, or the one that somebody else made there a moment ago, which then stands.
 
         Raises:
-            NoConditionalCreate: the store would let two workers commit one shard.
+            ConditionalCreateUnsupported: the store would let two workers commit one shard.
         """
         files = open_files(url, access or StoreConfig())
         check_conditional_create(files)

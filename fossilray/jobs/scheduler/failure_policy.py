@@ -15,7 +15,7 @@ from fossilray.slides.neighbours import is_below, root_of
 
 OUTAGE_SLIDES = 4
 """So many slides of one root, one after the other and no other between them, are not to blame for what they fail by."""
-OUTAGES = frozenset(("SourceUnreachable", "SourceRefuses", "SourceOut", "Stalled"))
+OUTAGES = frozenset(("SourceUnreachable", "SourceAccessDenied", "SourceOut", "Stalled"))
 """`error` of failures that the root of the slides is to blame for, if it is not one slide alone."""
 
 

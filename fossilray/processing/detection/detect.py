@@ -145,7 +145,7 @@ def detect_objects(
 
     Raises:
         TooManyObjects: more boxes than slides.max_objects.
-        TooMuchLost: of one pass, a larger share of the foreground than the configuration allows cannot be read.
+        TooManyUnreadableTiles: more of one pass's foreground cannot be read than slides.max_lost_share allows.
     """
     sweeps = plan_passes(slide.info, config.tiling, config.detector, detector.stride_px)
     content = find_foreground(slide, config.tiling)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from stat import S_ISDIR, S_ISREG
 
-from fossilray.core.errors import MissingCompanion, UnreadableSlide
+from fossilray.core.errors import MissingCompanion, NotASlide
 from fossilray.slides.mirax.slidedat import Slidedat, check_claims, check_records, parse_slidedat
 
 SLIDEDAT = "Slidedat.ini"
@@ -42,11 +42,11 @@ def check_mirax(path: Path, *, max_gigapixels: float) -> None:
         check_records(file, ini, _shown(path.name, index))
 
 
-def folder_missing_message(slide: str, start: bytes) -> UnreadableSlide | MissingCompanion:
+def folder_missing_message(slide: str, start: bytes) -> NotASlide | MissingCompanion:
     """What is wrong with a .mrxs file that has no folder; start: its first bytes."""
     folder = PurePosixPath(slide).stem
     if not start.startswith(_IMAGE_STARTS):
-        return UnreadableSlide(
+        return NotASlide(
             f"{slide} is no MIRAX slide: it is no image and there is no folder {folder} beside it; remove it, "
             "or copy the slide again with its folder"
         )

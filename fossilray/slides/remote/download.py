@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fossilray.core.errors import MissingCompanion, ScratchFull, SourceUnreachable, UnreadableSlide
+from fossilray.core.errors import MissingCompanion, NotASlide, ScratchFull, SourceUnreachable
 from fossilray.slides.remote.scratch import Scratch, scratch_full
 from fossilray.slides.remote.slide_files import SlideFiles, list_slide_files
 from fossilray.slides.remote.source import RemoteFile, SlideSource
@@ -132,7 +132,7 @@ class Download:
         """Parts of two versions of a file would make a slide that nobody ever had."""
         try:
             now = list_slide_files(self._source, self.path).versions()
-        except (UnreadableSlide, MissingCompanion):
+        except (NotASlide, MissingCompanion):
             now = {}
         if now != bundle.versions():
             raise self._changed(self.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from fossilray.core.errors import UnreadableSlide
+from fossilray.core.errors import NotASlide
 from fossilray.core.types import Level, Rect
 from fossilray.slides.mirax.metadata import read_grid, read_levels, read_mpp, read_scanned
 from fossilray.slides.mirax.slidedat import check_claims
@@ -49,7 +49,7 @@ def read_metadata(
             grid = read_grid(bundle.slidedat)
             return SlideMetadata("mirax", read_levels(grid), read_mpp(bundle.slidedat))
         except (KeyError, ValueError) as error:
-            raise UnreadableSlide(
+            raise NotASlide(
                 f"{shown} cannot be opened: its Slidedat.ini is not as OpenSlide needs it ({error}); it is damaged "
                 "or incomplete, copy it again with all its files"
             ) from None
@@ -91,7 +91,7 @@ def _read(source: SlideSource, file: RemoteFile, start: int, stop: int) -> bytes
     try:
         return source.read(file, start, stop)
     except FileNotFoundError:
-        raise UnreadableSlide(f"{file.url} was deleted just now; check the path") from None
+        raise NotASlide(f"{file.url} was deleted just now; check the path") from None
 
 
 def _no_tiff(shown: str, start: bytes) -> SlideMetadata:
@@ -99,6 +99,6 @@ def _no_tiff(shown: str, start: bytes) -> SlideMetadata:
     others = start[128:132] == b"DICM" or start.startswith((b"SQLite format 3", b"["))
     if others or not shown.lower().endswith(_TIFF_SUFFIXES):
         return SlideMetadata()
-    raise UnreadableSlide(
+    raise NotASlide(
         f"{shown} is in no format that OpenSlide reads; if it is an image, convert it to a tiled pyramidal TIFF"
     )

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from fossilray.core.errors import MissingCompanion, UnreadableSlide
+from fossilray.core.errors import MissingCompanion, NotASlide
 from fossilray.slides.mirax.companions import (
     SLIDEDAT,
     check_part,
@@ -55,7 +55,7 @@ def list_slide_files(source: SlideSource, url: str) -> SlideFiles:
     try:
         file = source.file(url)
     except FileNotFoundError:
-        raise UnreadableSlide(f"there is no file {url}; check the path") from None
+        raise NotASlide(f"there is no file {url}; check the path") from None
     if not is_mirax(url):
         check_single(url, file.bytes)
         return SlideFiles(local_name(url), {local_name(url): file})
@@ -110,10 +110,10 @@ def check_single(slide: str, size: int) -> None:
         NotASlide: it is empty, or of a kind that has several files.
     """
     if size == 0:
-        raise UnreadableSlide(f"{slide} is empty (0 bytes); copy it again from its source")
+        raise NotASlide(f"{slide} is empty (0 bytes); copy it again from its source")
     suffix = PurePosixPath(slide).suffix.lower()
     if suffix in _IN_SEVERAL_FILES:
-        raise UnreadableSlide(
+        raise NotASlide(
             f"{slide} is a Hamamatsu {suffix} slide of several files, which are read from disks only; copy them to "
             "a local folder, or convert the slide"
         )

@@ -65,7 +65,7 @@ def open_source(url: str, access: AccessConfig) -> SlideSource:
 class SlideSource:
     """An object store that slides are read from; safe for many threads.
 
-    Every method raises SourceUnreachable when the store does not answer, SourceRefuses when it does otherwise.
+    Every method raises SourceUnreachable when the store does not answer, SourceAccessDenied when it does otherwise.
     """
 
     def __init__(self, protocol: str, access: AccessConfig) -> None:

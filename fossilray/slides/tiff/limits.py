@@ -6,7 +6,7 @@ import os
 import struct
 from pathlib import Path
 
-from fossilray.core.errors import UnreadableSlide
+from fossilray.core.errors import NotASlide
 from fossilray.slides.tiff.directories import directories_in
 
 _STRIP_BYTE_COUNTS, _TILE_BYTE_COUNTS = 279, 325
@@ -33,7 +33,7 @@ def check_tiff(path: Path) -> None:
                     # Numbers from 2**63 on turn negative.
                     absurd = claimed[(claimed > size) | (claimed < 0)]
                     if len(absurd):
-                        raise UnreadableSlide(
+                        raise NotASlide(
                             f"{path.name} claims a tile of {int(absurd[0]) % 2**64:,} bytes and has {size:,} bytes "
                             "itself; it is damaged, copy it again from its source"
                         )

@@ -55,7 +55,7 @@ class DatasetDestination:
 
         Raises:
             UsageError: it holds a finished dataset, or something that is none.
-            NoConditionalCreate: the store could not announce a dataset in one act.
+            ConditionalCreateUnsupported: the store could not announce a dataset in one act.
         """
         is_begun = DatasetDestination.check_free(files)
         if not files.single_writer:

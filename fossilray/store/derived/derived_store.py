@@ -139,7 +139,7 @@ class DerivedStore:
 
         Raises:
             RunMismatch: something else gave the answers of this name, or gave them about another run.
-            NoConditionalCreate: the store would let two workers commit one slide.
+            ConditionalCreateUnsupported: the store would let two workers commit one slide.
             UsageError: the name cannot be that of a folder.
         """
         check_conditional_create(store.files)

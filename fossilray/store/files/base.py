@@ -61,7 +61,7 @@ class Files(Protocol):
         there with what it wrote.
 
         Raises:
-            NoConditionalCreate: the store cannot do that.
+            ConditionalCreateUnsupported: the store cannot do that.
         """
         ...
 

@@ -14,7 +14,7 @@ def check_conditional_create(files: Files) -> None:
     An answer that got lost on the way makes the first try look refused; what the store then holds tells.
 
     Raises:
-        NoConditionalCreate: the second of two tries was accepted, or replaced what the first had written.
+        ConditionalCreateUnsupported: the second of two tries was accepted, or replaced what the first had written.
     """
     path = f"{PROBE_FILES}/{secrets.token_hex(8)}"
     first, second = secrets.token_bytes(16), secrets.token_bytes(16)

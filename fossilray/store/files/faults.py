@@ -27,7 +27,7 @@ def translate_errors(
 
     Raises:
         StoreUnreachable: the store may answer later; of a disk or a share, its errors of input and output.
-        StoreForbids: an object store refuses the credentials.
+        StoreAccessDenied: an object store refuses the credentials.
         StoreFull: it has no room.
         StoreError: it refuses.
     """

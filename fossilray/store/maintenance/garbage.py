@@ -85,7 +85,7 @@ def collect_garbage(
     Raises:
         RunNotFound: there is no run at this place.
         UsageError: it is a compacted dataset, or a run of another version of fossilray.
-        UnsafeAge: `older_than` is under twice an attempt's deadline.
+        AgeTooRecent: `older_than` is under twice an attempt's deadline.
         StoreError: the store does not answer or refuses.
     """
     least = timedelta(minutes=2 * deadline_minutes)

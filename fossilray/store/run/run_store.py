@@ -109,7 +109,7 @@ class RunStore:
 
         Raises:
             RunMismatch: the run here differs; the message lists each field.
-            NoConditionalCreate: the store would let two workers commit one slide.
+            ConditionalCreateUnsupported: the store would let two workers commit one slide.
             StoreError: the directory cannot be written.
         """
         check_conditional_create(self.files)

@@ -70,7 +70,7 @@ class CropReader:
 
         Raises:
             StoreUnreachable: a store does not answer.
-            StoreForbids: a store answers that it was not allowed.
+            StoreAccessDenied: a store answers that it was not allowed.
         """
         order = np.lexsort((refs.object_id, refs.unit))
         bounds = read_boundaries(refs.unit[order], refs.object_id[order])

@@ -40,7 +40,7 @@ class CropSource(Protocol):
 
         Raises:
             StoreUnreachable: the store does not answer; no crop is to blame.
-            StoreForbids: it answers that it was not allowed.
+            StoreAccessDenied: it answers that it was not allowed.
         """
         ...
 
