@@ -23,7 +23,6 @@ from fossilray.labels.sources import object_of, parse_labels
 from fossilray.labels.suggest.selection import (
     Quotas,
     centred_directions,
-    divide_evenly,
     select_badge,
     select_k_center,
     select_typical,
@@ -339,12 +338,6 @@ def test_a_head_of_another_backbone_is_refused(run: RunStore, tmp_path: Path) ->
     save_head(tmp_path / "head.safetensors", head)
     with pytest.raises(UsageError, match="another backbone"):
         suggest(run, tmp_path / "next", count=3, head=head)
-
-
-def test_wells_give_equally_many_and_small_ones_all_they_have() -> None:
-    assert divide_evenly(np.array([100, 3, 100]), 43).tolist() == [20, 3, 20]
-    assert divide_evenly(np.array([2, 2]), 9).tolist() == [2, 2]
-    assert divide_evenly(np.array([5, 5, 5]), 4).sum() == 4
 
 
 def test_far_ones_are_those_of_the_greedy_k_centre_algorithm() -> None:

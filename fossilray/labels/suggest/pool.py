@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
 from fossilray.core.records import UNASSIGNED_WELL
-from fossilray.labels.suggest.selection import divide_evenly
 from fossilray.store import RunStore
 from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import DerivedStore
@@ -23,6 +22,7 @@ from fossilray.store.query.connection import (
     objects_where,
     query_table,
 )
+from fossilray.store.query.sampling import quotas_by_slide, sample_objects
 from fossilray.store.query.vectors import embedding_matrix
 
 POOL_SLIDES = 512
@@ -150,9 +150,7 @@ def sample_pool(
             left = [row for row, one in enumerate(ids) if (slide_id, one) not in out_of]
             rng = np.random.default_rng([seed, number])
             if left:
-                drawn = np.sort(
-                    rng.choice(np.array(left), size=min(quotas[slide_id], len(left)), replace=False)
-                )
+                drawn = sample_objects(np.array(left), quotas[slide_id], rng)
                 tables.append(rows.take(pa.array(drawn)))
                 vectors.append(source.of(tables[-1]))
     if not tables:
@@ -200,25 +198,14 @@ def labelled_vectors(
 
 
 def _quota_by_slide(store: RunStore, size: int, *, seed: int) -> dict[str, int]:
-    """How many objects each slide gives: equal parts for the wells, and in a well for its slides."""
     table = store.summaries_table()
     table = table.filter(pc.greater(table["objects"], 0))
-    by_well: dict[str, list[tuple[str, int]]] = {}
-    for slide_id, well, objects in zip(
-        *(table[name].to_pylist() for name in ("slide_id", "well", "objects")), strict=True
-    ):
-        by_well.setdefault(well or UNASSIGNED_WELL, []).append((slide_id, objects))
-    rng = np.random.default_rng([seed, 3])
-    wells = sorted(by_well)
-    slides_of = divide_evenly(np.array([len(by_well[well]) for well in wells], np.int64), POOL_SLIDES)
-    chosen: list[list[tuple[str, int]]] = []
-    for well, count in zip(wells, slides_of.tolist(), strict=True):
-        drawn = rng.permutation(len(by_well[well]))[:count]
-        slides = sorted(by_well[well])
-        chosen.append([slides[number] for number in sorted(drawn.tolist())])
-    parts = divide_evenly(np.array([sum(n for _, n in slides) for slides in chosen], np.int64), size)
-    quotas: dict[str, int] = {}
-    for slides, part in zip(chosen, parts.tolist(), strict=True):
-        given = divide_evenly(np.array([count for _, count in slides], np.int64), part)
-        quotas.update({slide_id: int(n) for (slide_id, _), n in zip(slides, given, strict=True) if n})
-    return quotas
+    slides, wells, objects = (table[name].to_pylist() for name in ("slide_id", "well", "objects"))
+    quotas = quotas_by_slide(
+        [well or UNASSIGNED_WELL for well in wells],
+        objects,
+        count=size,
+        max_slides=POOL_SLIDES,
+        rng=np.random.default_rng([seed, 3]),
+    )
+    return {slides[number]: quota for number, quota in quotas.items()}

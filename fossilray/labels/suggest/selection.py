@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.store.query.sampling import even_quotas
+
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
@@ -24,7 +26,7 @@ class Quotas:
     def __init__(self, well: NDArray[np.int64], count: int) -> None:
         """well: (n,) number of each object's well. count: how many are to be chosen in all, at most n."""
         self.well = well
-        self.left = divide_evenly(np.bincount(well), min(count, len(well)))
+        self.left = even_quotas(np.bincount(well), min(count, len(well)))
         self.free = np.ones(len(well), bool)
 
     @property
@@ -41,21 +43,6 @@ class Quotas:
         """The objects still to be chosen, divided by shares that sum to 1."""
         ends = np.rint(np.cumsum(shares) * int(self.left.sum())).astype(int)
         return [int(part) for part in np.diff(ends, prepend=0)]
-
-
-def divide_evenly(available: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Equal parts of `count` for all, what one cannot fill going to the others; the first get what is left over."""
-    part = np.zeros_like(available)
-    while (rest := count - int(part.sum())) > 0:
-        hungry = np.flatnonzero(part < available)
-        if not len(hungry):
-            break
-        each = rest // len(hungry)
-        if each:
-            part[hungry] = np.minimum(part[hungry] + each, available[hungry])
-        else:
-            part[hungry[:rest]] += 1
-    return part
 
 
 def centred_directions(

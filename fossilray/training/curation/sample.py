@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fossilray.core.config import CurationConfig
 from fossilray.core.errors import UsageError
 from fossilray.store import RunStore
+from fossilray.store.query.sampling import sample_objects
 from fossilray.store.query.slide_objects import read_slides, slides_with_objects
 
 
@@ -39,7 +40,7 @@ def draw_sample(stores: Sequence[RunStore], config: CurationConfig) -> Sample:
         for number, slide in enumerate(read_slides(store, run=run, slides=names)):
             usable = np.flatnonzero(~(slide.without_pixels | slide.without_vector))
             rng = np.random.default_rng([config.seed, run, number])
-            rows = np.sort(rng.choice(usable, size=min(quota, len(usable)), replace=False))
+            rows = sample_objects(usable, quota, rng)
             parts.append(Sample(slide.vectors[rows], slide.longest_um[rows], slide.sharpness[rows]))
     if not sum(len(part.vectors) for part in parts):
         raise UsageError(
