@@ -6,14 +6,17 @@ import importlib.util
 import itertools
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
+from project.test_floors import MAY_IMPORT
 from typer.testing import CliRunner
 
+from fossilray import __version__
 from fossilray.cli.main import app
 from fossilray.core.config import (
     CurationConfig,
@@ -36,15 +39,19 @@ PROSE = [
 ]
 
 
-def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "make_reference", ROOT / "docs" / "tools" / "make_reference.py"
-    )
+def load_tool(name: str) -> ModuleType:
+    """A script of docs/tools as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def reference() -> ModuleType:
+    return load_tool("make_reference")
 
 
 def test_reference_pages_are_those_the_program_gives() -> None:
@@ -185,3 +192,44 @@ def fossilray_lines(page: Path) -> list[str]:
     return [
         line[line.index("fossilray ") :] for line in lines if re.match(r"(\S*/)?fossilray ", line.strip())
     ]
+
+
+def test_diagrams_are_those_the_script_draws() -> None:
+    for name, text in load_tool("draw_diagrams").diagrams().items():
+        assert (ROOT / "docs" / "pictures" / name).read_text(encoding="utf-8") == text, (
+            f"{name} lags; run `python docs/tools/draw_diagrams.py`"
+        )
+
+
+def test_the_table_of_rooms_is_that_of_the_imports() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", text, re.MULTILINE)
+    assert {room: re.findall(r"`([\w/]+)`", allowed) for room, allowed in rows if room != "cli"} == {
+        room: allowed.split() for room, allowed in MAY_IMPORT.items() if room != "cli"
+    }
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.stem
+)
+def test_paths_that_the_pages_for_contributors_name_exist(page: Path) -> None:
+    paths = re.findall(r"`((?:[a-z_]+/)+[a-z_]*(?:\.py)?)`", page.read_text(encoding="utf-8"))
+    assert len(paths) > 15
+    tops = {*MAY_IMPORT, "fossilray", "tests", "benchmarks", "docs"}
+    for path in (path for path in paths if path.partition("/")[0] in tops):
+        assert any((folder / path).exists() for folder in (ROOT, ROOT / "fossilray")), (
+            f"{page.name} names {path}"
+        )
+
+
+def test_names_in_the_recipes_for_contributors_are_defined_where_they_say() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for name, path in re.findall(r"`(\w+)`\s+(?:of|in)\s+`(fossilray/[\w/]+\.py)`", text):
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), f"{path} lacks {name}"
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "license"} <= citation.keys()
+    assert citation["version"] == __version__
+    assert citation["preferred-citation"]["year"] == 2024
