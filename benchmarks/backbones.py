@@ -25,8 +25,8 @@ import torch
 import typer
 
 from fossilray.core.errors import UsageError
-from fossilray.evaluation.martinsen2024 import LOGISTIC, judge_classification
-from fossilray.evaluation.scampi import judge_retrievals
+from fossilray.evaluation.martinsen2024 import LOGISTIC, score_classification
+from fossilray.evaluation.scampi import score_retrieval
 from fossilray.labels.embed import embed_labelled
 from fossilray.labels.load import LabelledSet, load_labels
 
@@ -112,10 +112,10 @@ def measure(labelled: LabelledSet, name: str, spec: str, *, splits: int) -> Row:
         seconds += time.process_time() - began
         dimension = described.vectors.shape[1]
         crops = labelled.crops
-        found = judge_retrievals(
+        found = score_retrieval(
             described.vectors, crops.label, crops.classes, group=labelled.group, splits=splits
         )
-        classified = judge_classification(
+        classified = score_classification(
             described.vectors, crops.label, crops.classes, group=labelled.group, splits=splits
         )
         scores = {one.method: one.values for one in classified.methods}

@@ -197,8 +197,8 @@ def evaluate(
     described = None if train else _describe(labelled, backbone, input_px=input_px, seed=seed)
     with _saying(protocol) as say:
 
-        def told(done: int, of: int) -> None:
-            say(f"{protocol}: repetition {done} of {of}")
+        def show_progress(done: int, total: int) -> None:
+            say(f"{protocol}: repetition {done} of {total}")
 
         if protocol == "karaderi2021" or protocol == "liu2022":  # noqa: PLR1714 - mypy narrows these alone
             found = asked.evaluate(
@@ -212,13 +212,13 @@ def evaluate(
                 maps=maps,
                 input_px=input_px,
                 seed=seed,
-                told=told,
+                on_progress=show_progress,
             )
         elif protocol == "certainty":
-            from fossilray.evaluation.certainty_report import evaluate_certainty
+            from fossilray.evaluation.uncertainty import evaluate_uncertainty
 
             assert described is not None, "this protocol trains no network"
-            found = evaluate_certainty(
+            found = evaluate_uncertainty(
                 labelled,
                 described,
                 kind=head,
@@ -227,22 +227,33 @@ def evaluate(
                 splits=5 if splits is None else splits,
                 coverage=coverage,
                 wrong_share=wrong,
-                told=told,
+                on_progress=show_progress,
             )
-        else:
-            from fossilray.evaluation.evaluate import evaluate_backbone
+        elif protocol == "scampi":
+            from fossilray.evaluation.retrieval import evaluate_retrieval
 
-            assert described is not None, "these protocols train nothing"
-            found = evaluate_backbone(
+            assert described is not None, "this protocol trains no network"
+            found = evaluate_retrieval(
                 labelled,
                 described,
-                protocol=protocol,
                 out=out_dir,
                 labels=str(labels),
                 splits=10 if splits is None else splits,
                 distance=distance,
+                on_progress=show_progress,
+            )
+        else:
+            from fossilray.evaluation.classification import evaluate_classification
+
+            assert described is not None, "this protocol trains no network"
+            found = evaluate_classification(
+                labelled,
+                described,
+                out=out_dir,
+                labels=str(labels),
+                splits=10 if splits is None else splits,
                 maps=maps,
-                told=told,
+                on_progress=show_progress,
             )
     _print_findings(labelled)
     table = TextTable("figure", Column("value", is_number=True), Column("±", is_number=True))

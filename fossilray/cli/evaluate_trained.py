@@ -9,21 +9,11 @@ from typing import TYPE_CHECKING
 from fossilray.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from fossilray.evaluation.evaluate import Evaluation
-    from fossilray.evaluation.martinsen2024 import Told
+    from fossilray.core.types import OnProgress
+    from fossilray.evaluation.output import Evaluation
     from fossilray.evaluation.protocol_training import ProtocolTraining
     from fossilray.labels.embed import EmbeddedCrops
     from fossilray.labels.load import LabelledSet
-
-_CONDITIONS = {
-    f"{layers.replace('_', ' ')}, {'with' if crop else 'without'} random crop": (
-        f"transfer.layers={layers}",
-        f"views.kind={'transfer_crop' if crop else 'transfer'}",
-    )
-    for layers in ("deep_half", "all")
-    for crop in (True, False)
-}
-"""Ways of training that liu2022 compares."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +64,18 @@ class SupervisedOptions:
         maps: bool,
         input_px: int | None,
         seed: int,
-        told: Told,
+        on_progress: OnProgress,
     ) -> Evaluation:
         """Judge vectors, or where there are none trainings from this backbone on."""
-        from fossilray.evaluation.evaluate_trained import (
-            ProtocolRequest,
-            evaluate_metric_space,
-            evaluate_transfer,
-        )
+        from fossilray.evaluation.metric_learning import evaluate_metric_learning
+        from fossilray.evaluation.transfer import COMPARED_SETTINGS, evaluate_transfer
 
         metric = protocol == "karaderi2021"
 
         def training(name: str, *more: str) -> ProtocolTraining:
-            from fossilray.evaluation.protocol_training import ProtocolTraining, training_from
+            from fossilray.evaluation.protocol_training import ProtocolTraining, protocol_train_config
 
-            config = training_from(
+            config = protocol_train_config(
                 backbone,
                 method="metric" if metric else "transfer",
                 path=self.training,
@@ -98,14 +85,33 @@ class SupervisedOptions:
             return ProtocolTraining(labelled, config, folder=out / name)
 
         given = training("trainings") if described is None else described
-        default = 1 if not metric else 3 if self.train else 10
-        asked = ProtocolRequest(out, labels, default if splits is None else splits, seed, told)
         if metric:
             groups = [[one.strip() for one in text.split(",") if one.strip()] for text in self.withhold or ()]
-            return evaluate_metric_space(
-                labelled, given, asked, withhold=groups, withheld_size=self.withheld, maps=maps
+            return evaluate_metric_learning(
+                labelled,
+                given,
+                out=out,
+                labels=labels,
+                splits=splits,
+                withhold=groups,
+                withheld_size=self.withheld,
+                maps=maps,
+                seed=seed,
+                on_progress=on_progress,
             )
-        others = {
-            name: training("trainings", *settings) for name, settings in _CONDITIONS.items() if self.compare
+        compared = {
+            name: training("trainings", *settings)
+            for name, settings in COMPARED_SETTINGS.items()
+            if self.compare
         }
-        return evaluate_transfer(labelled, given, asked, reduced=self.reduced or (), others=others)
+        return evaluate_transfer(
+            labelled,
+            given,
+            out=out,
+            labels=labels,
+            splits=1 if splits is None else splits,
+            reduced=self.reduced or (),
+            compared=compared,
+            seed=seed,
+            on_progress=on_progress,
+        )

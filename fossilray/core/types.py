@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +11,13 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 """H x W x 3 uint8 RGB."""
+
+OnProgress = Callable[[int, int], None]
+"""Called with the number of items done and the total."""
+
+
+def ignore_progress(done: int, total: int, /) -> None:
+    """Do nothing: the `OnProgress` of a caller that shows none."""
 
 
 @dataclass(frozen=True)

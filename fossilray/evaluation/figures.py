@@ -1,4 +1,4 @@
-"""Pictures of an evaluation as SVG files: vectors laid out on a plane, and the precision-recall curve."""
+"""Figures of an evaluation as SVG: layouts of vectors in the plane, and curves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.evaluation.liu2022 import ClassRow, Liu2022
+from fossilray.evaluation.liu2022 import ClassResult, Liu2022
 from fossilray.evaluation.scampi import Scampi
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _COLOURS = 10
 
 
 def lay_out_by_tsne(vectors: NDArray[np.floating], *, seed: int = 0) -> NDArray[np.float32]:
-    """Places (n, 2) of vectors by t-SNE (van der Maaten & Hinton 2008), begun from their principal components."""
+    """Return positions (n, 2) of vectors by t-SNE (van der Maaten & Hinton 2008), initialised by PCA."""
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(vectors) - 1) / 3)
@@ -31,7 +31,7 @@ def lay_out_by_tsne(vectors: NDArray[np.floating], *, seed: int = 0) -> NDArray[
 
 
 def lay_out_by_umap(vectors: NDArray[np.floating], *, seed: int = 0) -> NDArray[np.float32] | None:
-    """Places (n, 2) of vectors by UMAP (McInnes et al. 2018); None where umap-learn is not installed."""
+    """Return positions (n, 2) of vectors by UMAP (McInnes et al. 2018); None where umap-learn is not installed."""
     try:
         import umap
     except ImportError:
@@ -41,20 +41,20 @@ def lay_out_by_umap(vectors: NDArray[np.floating], *, seed: int = 0) -> NDArray[
 
 
 def draw_map(
-    places: NDArray[np.float32], label: NDArray[np.int64], classes: Sequence[str], *, title: str
+    positions: NDArray[np.float32], label: NDArray[np.int64], classes: Sequence[str], *, title: str
 ) -> bytes:
-    """One mark a crop, of its class's colour and form, as an SVG file."""
+    """Draw one mark a crop, with the colour and shape of its class, as SVG."""
     import matplotlib as mpl
 
     with picture_style(title):
-        figure = new_figure(9.5, 6.2)
+        figure = white_figure(9.5, 6.2)
         axes = figure.subplots()
         colours = mpl.colormaps["tab10"]
         for number, name in enumerate(classes):
-            own = places[label == number]
+            of_class = positions[label == number]
             axes.scatter(
-                own[:, 0],
-                own[:, 1],
+                of_class[:, 0],
+                of_class[:, 1],
                 s=26,
                 color=colours(number % _COLOURS),
                 marker=_MARKERS[number // _COLOURS % len(_MARKERS)],
@@ -71,16 +71,16 @@ def draw_map(
         return save_svg(figure)
 
 
-def draw_curve(scampi: Scampi) -> bytes:
-    """The precision-recall curve with its ends, as an SVG file."""
+def draw_precision_recall(result: Scampi) -> bytes:
+    """Draw the precision-recall curve with its ends, as SVG."""
     with picture_style("curve"):
-        figure = new_figure(6.2, 4.2)
+        figure = white_figure(6.2, 4.2)
         axes = figure.subplots()
-        recall = [0.0, *(point.recall for point in scampi.curve), 1.0]
-        precision = [1.0, *(point.precision for point in scampi.curve), 0.0]
+        recall = [0.0, *(point.recall for point in result.curve), 1.0]
+        precision = [1.0, *(point.precision for point in result.curve), 0.0]
         axes.fill_between(recall, precision, color="#3f6f94", alpha=0.12, linewidth=0)
         axes.plot(recall, precision, color="#3f6f94", linewidth=1.2)
-        for point in scampi.curve:
+        for point in result.curve:
             at_nk = point.k is None
             axes.plot(
                 point.recall,
@@ -98,17 +98,18 @@ def draw_curve(scampi: Scampi) -> bytes:
                     fontsize=8,
                 )
         axes.set(xlabel="mean recall", ylabel="mean precision", xlim=(0, 1), ylim=(0, 1.02))
-        axes.set_title(f"area {scampi.pr_auc:.3f}", loc="left")
+        axes.set_title(f"area {result.pr_auc:.3f}", loc="left")
         return save_svg(figure)
 
 
 @contextmanager
 def picture_style(name: str) -> Iterator[None]:
+    """Set matplotlib's style for one figure; `name` makes the ids in its SVG reproducible."""
     import matplotlib as mpl
 
     with mpl.rc_context(
         {
-            "svg.fonttype": "none",  # text stays text, so that any script shows
+            "svg.fonttype": "none",  # text stays text, so that the reader's fonts show any script
             "svg.hashsalt": name,
             "text.parse_math": False,  # a class's name may hold dollar signs
             "font.family": "sans-serif",
@@ -121,25 +122,27 @@ def picture_style(name: str) -> Iterator[None]:
         yield
 
 
-def new_figure(width_in: float, height_in: float) -> Figure:
+def white_figure(width_in: float, height_in: float) -> Figure:
+    """Return a figure that pyplot does not manage."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width_in, height_in), facecolor="white")
 
 
 def save_svg(figure: Figure) -> bytes:
+    """Encode a figure as SVG without date and program."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 
-def draw_roc(found: Liu2022) -> bytes:
-    """Micro and macro average of the curves of each class against the rest."""
+def draw_roc(result: Liu2022) -> bytes:
+    """Draw the micro and macro average of the ROC curves of each class against the rest, as SVG."""
     with picture_style("roc"):
-        figure = new_figure(5.2, 4.2)
+        figure = white_figure(5.2, 4.2)
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color="#bbb", linewidth=0.8, linestyle=":")
-        for curve, name, colour in ((found.micro, "micro", "#3f6f94"), (found.macro, "macro", "#9a5b13")):
+        for curve, name, colour in ((result.micro, "micro", "#3f6f94"), (result.macro, "macro", "#9a5b13")):
             axes.plot(
                 curve.false_positive,
                 curve.true_positive,
@@ -152,39 +155,47 @@ def draw_roc(found: Liu2022) -> bytes:
         return save_svg(figure)
 
 
-def draw_recall_against_size(found: Liu2022) -> bytes:
-    """One dot a class; its size tells how many of its crops were asked about."""
+def draw_recall_against_size(result: Liu2022) -> bytes:
+    """Draw recall against training crops as SVG: one dot a class, larger for more test crops."""
     with picture_style("size"):
-        figure = new_figure(6.4, 4.2)
+        figure = white_figure(6.4, 4.2)
         axes = figure.subplots()
-        rows = [row for row in found.per_class if row.asked]
+        rows = [row for row in result.per_class if row.tested]
         axes.scatter(
-            [row.trained for row in rows],
+            [row.train_crops for row in rows],
             [row.recall for row in rows],
-            s=[10 + 6 * math.sqrt(row.asked) for row in rows],
+            s=[10 + 6 * math.sqrt(row.tested) for row in rows],
             color="#3f6f94",
             alpha=0.75,
             linewidths=0,
         )
         axes.set_xscale("log")
-        named: list[ClassRow] = []
-        for row in sorted(rows, key=lambda one: one.recall)[:8]:
-            # A name beside another would hide it.
-            if any(
-                abs(row.recall - one.recall) < 0.05 and row.trained < 2 * one.trained < 4 * row.trained
-                for one in named
-            ):
+        named: list[ClassResult] = []
+        for row in sorted(rows, key=lambda row: row.recall)[:8]:
+            if any(_would_overlap(row, other) for other in named):
                 continue
             named.append(row)
             axes.annotate(
-                row.name, (row.trained, row.recall), textcoords="offset points", xytext=(6, -3), fontsize=7
+                row.name,
+                (row.train_crops, row.recall),
+                textcoords="offset points",
+                xytext=(6, -3),
+                fontsize=7,
             )
-        axes.set(xlabel="crops of the class to learn from", ylabel="recall", ylim=(-0.03, 1.03))
+        axes.set(xlabel="training crops of the class", ylabel="recall", ylim=(-0.03, 1.03))
         from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
-        sizes = np.array([row.trained for row in rows])
+        sizes = np.array([row.train_crops for row in rows])
         if sizes.max() < 10 * sizes.min():
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(ScalarFormatter())
         return save_svg(figure)
+
+
+def _would_overlap(row: ClassResult, other: ClassResult) -> bool:
+    """Return whether the names of two classes would cover each other."""
+    return (
+        abs(row.recall - other.recall) < 0.05
+        and row.train_crops < 2 * other.train_crops < 4 * row.train_crops
+    )

@@ -1,4 +1,4 @@
-"""Trainings that a protocol begins itself, one for each of its repetitions, on that repetition's crops alone."""
+"""Trainings of a protocol: one for each repetition, on that repetition's training crops alone."""
 
 from __future__ import annotations
 
@@ -24,49 +24,61 @@ from fossilray.training.output_folder import CHECKPOINTS
 
 @dataclass(frozen=True)
 class ProtocolModel:
-    """What one training made of the labelled crops, all of them."""
+    """A trained backbone with the vectors (n, d) of all labelled crops."""
 
     vectors: NDArray[np.float16]
     backbone: BackboneReference
     head: Head | None
-    """Of a transfer: what tells the classes that were trained on."""
+    """Trained with the backbone by method transfer; None for other methods."""
 
 
-def training_from(
+def protocol_train_config(
     backbone: str, *, method: str, path: Path | None, assignments: list[str], input_px: int | None = None
 ) -> TrainConfig:
-    """A training's configuration that starts from what `--backbone` names.
+    """Return the configuration of a training that starts from `backbone`.
+
+    Args:
+        backbone: Value of `--backbone`: bundled, a weights file, timm:NAME or random:NAME.
+        method: Training method.
+        path: YAML file of training fields.
+        assignments: Further fields as `field=value`.
+        input_px: Side of the network's input; by default the backbone's.
 
     Raises:
-        UsageError: what it names has no weights and no network.
-        ConfigError: the file or an assignment is not one that fossilray knows.
+        UsageError: `backbone` is not a network.
+        ConfigError: The file or an assignment names an unknown field or an invalid value.
     """
     if backbone in {"handcrafted", "run"}:
         raise UsageError(
-            f"--train teaches a network, and --backbone {backbone} is none; name one to start from"
+            f"--train trains a network and --backbone {backbone} is not one; name a network to start from"
         )
-    given = [f"method={method}"]
+    start = [f"method={method}"]
     if backbone.startswith("random:"):
-        given.append(f"arch={backbone.removeprefix('random:')}")
+        start.append(f"arch={backbone.removeprefix('random:')}")
         if backbone == "random:bundled":
             raise UsageError(
                 "--train starts random:NAME from timm's networks; give random:resnet18 or the like"
             )
         if method == "transfer":
-            given.append("transfer.layers=all")
+            start.append("transfer.layers=all")
     else:
         weights = weights_setting_of(backbone)
-        given.append(f"init={f'file:{bundled_path()}' if weights == 'bundled' else weights}")
+        start.append(f"init={f'file:{bundled_path()}' if weights == 'bundled' else weights}")
     if input_px is not None:
-        given.append(f"input_px={input_px}")
-    return load_train_config(path, [*given, *assignments])
+        start.append(f"input_px={input_px}")
+    return load_train_config(path, [*start, *assignments])
 
 
 class ProtocolTraining:
-    """Trains on some rows of a labelled set, always from the same start, and describes every crop of it."""
+    """Trains on some rows of a labelled set, always from the same initial weights, and embeds all of its crops.
+
+    Args:
+        labelled: The labelled crops.
+        config: Configuration of each training.
+        folder: Parent of the trainings' folders; a folder that exists is overwritten.
+    """
 
     def __init__(self, labelled: LabelledSet, config: TrainConfig, *, folder: Path) -> None:
-        """folder: each training gets one of its name below it, and what was there is begun anew."""
         self._labelled, self._config, self._folder = labelled, config, folder
 
     @property
@@ -74,11 +86,11 @@ class ProtocolTraining:
         return self._config
 
     def __call__(self, rows: NDArray[np.int64], *, name: str) -> ProtocolModel:
-        """Train on these rows.
+        """Train on these rows, in the folder `name`.
 
         Raises:
-            UsageError: they are of one class.
-            WeightsError: the weights to start from cannot be had.
+            UsageError: The rows are of one class, or the folder cannot be created.
+            WeightsError: The initial weights cannot be loaded.
         """
         import torch
 
@@ -92,12 +104,12 @@ class ProtocolTraining:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
+            raise UsageError(f"{folder} cannot be created ({error.strerror}); choose another --out") from None
         with hold_place(LocalFiles(folder, single_writer=True), "training"):
             result = TrainingLoop(
                 self._config, table_from_crops(self._labelled.crops, rows), device=device, folder=folder
             ).run()
-        # Nobody goes on from them, and of a large network they are gigabytes.
+        # These trainings are never resumed, and checkpoints of a large network take gigabytes.
         remove_checkpoints(folder / CHECKPOINTS)
         config = EmbedderConfig(weights=f"file:{result.backbone}")
         embedder = load_embedder(config, device=device)

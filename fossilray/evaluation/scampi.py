@@ -1,9 +1,9 @@
-"""Retrieval as the SCAMPI benchmark ("The Fossil Frontier", and the code beside it) judges it.
+"""The retrieval protocol of the SCAMPI benchmark ("The Fossil Frontier", and its published code).
 
-Every crop asks all the others by Euclidean distance. P@N_k: of a class with N_k + 1 crops, the share of its class
-among the N_k nearest, averaged over crops. The precision-recall curve joins mean recall and precision at
-k = N_k, 1, 10, 20 … 190, 500, begun at (0, 1) and ended at (1, 0); PR AUC is the area below by trapezoids. NN F1 is
-the nearest neighbour's F1 over the ten splits of the classification protocol.
+Every crop is a query against all others by Euclidean distance. P@N_k: for a class of N_k + 1 crops, the share of its
+crops among the N_k nearest, averaged over queries. The precision-recall curve joins mean recall and mean precision at
+k = N_k, 1, 10, 20 … 190, 500, with ends at (0, 1) and (1, 0); PR AUC is the area under it by the trapezoidal rule.
+NN F1 is the F1 of the nearest neighbour over the ten splits of the classification protocol.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
-from fossilray.evaluation.martinsen2024 import SPLITS, nearest_f1
+from fossilray.core.types import OnProgress, ignore_progress
+from fossilray.evaluation.martinsen2024 import CLASSIFICATION_SPLITS, nearest_f1
 from fossilray.models.retrieval_metrics import Distance, retrieve
 
-CURVE_AT = (1, *range(10, 200, 10), 500)
-SHOWN = 10
-"""Best and worst retrievals on a sheet."""
-NEAREST_SHOWN = 9
+_CURVE_K = (1, *range(10, 200, 10), 500)
+_QUERIES_SHOWN = 10
+_NEAREST_SHOWN = 9
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Mean over crops at one k; k is None at N_k, which differs from class to class."""
+    """Mean recall and precision over queries at one k; k is None at N_k, which differs between classes."""
 
     k: int | None
     recall: float
@@ -34,88 +34,102 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class Retrieval:
-    """One crop's own question."""
+class RankedQuery:
+    """One query with its nearest neighbours."""
 
     row: int
     precision: float
     """P@N_k."""
     nearest: tuple[int, ...]
-    """Rows, nearest first."""
+    """Rows of the nearest crops, nearest first."""
 
 
 @dataclass(frozen=True)
 class Scampi:
-    """All figures of the protocol."""
+    """Results of the protocol."""
 
-    asked: int
-    """Crops whose class has another picture to find."""
+    queries: int
+    """Crops whose class has another image."""
     nn_f1: tuple[float, ...]
-    """One a split."""
+    """One value a split."""
     precision_at_nk: float
     per_crop: NDArray[np.float64]
-    """(n,) P@N_k of each crop; NaN where there was nothing to find."""
+    """(n,) P@N_k of each crop; NaN where its class has no other image."""
     per_class: tuple[float, ...]
-    """Mean P@N_k of each class's crops; NaN for a class of one picture."""
+    """Mean P@N_k of each class; NaN for a class of one image."""
     curve: tuple[CurvePoint, ...]
-    """By recall, without its ends."""
+    """Points in order of recall, without the ends."""
     pr_auc: float
-    best: tuple[Retrieval, ...]
-    worst: tuple[Retrieval, ...]
+    best: tuple[RankedQuery, ...]
+    worst: tuple[RankedQuery, ...]
 
 
-def judge_retrievals(
+def score_retrieval(
     vectors: NDArray[np.floating],
     label: NDArray[np.int64],
     classes: Sequence[str],
     *,
     group: NDArray[np.int64],
     distance: Distance = "euclidean",
-    splits: int = SPLITS,
+    splits: int = CLASSIFICATION_SPLITS,
+    on_progress: OnProgress = ignore_progress,
 ) -> Scampi:
-    """The protocol over vectors (n, d) with labels (n,) in 0..len(classes)-1.
+    """Run the protocol on vectors.
 
-    Pictures that are the query's own count neither as found nor as to be found. A crop whose class has no other
-    picture does not ask, but may be found. Of the curve's k, those beyond the number of crops are left out.
+    Copies of a query's own image are neither retrieved nor counted. A crop whose class has no other image is no
+    query, but can be retrieved. Values of k beyond the number of crops are left out of the curve.
+
+    Args:
+        vectors: (n, d).
+        label: (n,) class numbers, 0 to len(classes) - 1.
+        classes: Names of the classes.
+        group: (n,) equal numbers for copies of one image.
+        distance: Distance between vectors; published is euclidean.
+        splits: Number of splits for NN F1.
+        on_progress: Called after each split.
 
     Raises:
-        UsageError: no class has two pictures, or there are too few crops for the splits.
+        UsageError: No class has two images, or there are too few crops to split.
     """
-    found = retrieve(vectors, label, group=group, distance=distance, nearest=NEAREST_SHOWN)
-    asking = np.flatnonzero(found.relevant > 0)
-    if not len(asking):
-        raise UsageError("no class has two pictures, so there is nothing to retrieve; give more labels")
-    per_crop = found.precision_at(found.relevant)
-    points = [_point(None, found.recall_at(found.relevant)[asking], per_crop[asking])]
-    for k in CURVE_AT:
+    retrieved = retrieve(vectors, label, group=group, distance=distance, nearest=_NEAREST_SHOWN)
+    queries = np.flatnonzero(retrieved.relevant > 0)
+    if not len(queries):
+        raise UsageError("no class has two images, so nothing can be retrieved; give more labels")
+    per_crop = retrieved.precision_at(retrieved.relevant)
+    points = [_curve_point(None, retrieved.recall_at(retrieved.relevant)[queries], per_crop[queries])]
+    for k in _CURVE_K:
         if k < len(label):
-            points.append(_point(k, found.recall_at(k)[asking], found.precision_at(k)[asking]))
+            points.append(
+                _curve_point(k, retrieved.recall_at(k)[queries], retrieved.precision_at(k)[queries])
+            )
     curve = tuple(sorted(points, key=lambda point: (point.recall, -point.precision)))
-    order = asking[np.argsort(-per_crop[asking], kind="stable")]
-    spread = {c: per_crop[(label == c) & (found.relevant > 0)] for c in range(len(classes))}
-    tell = [Retrieval(int(row), float(per_crop[row]), tuple(found.nearest[row].tolist())) for row in order]
-    in_seen = vectors.astype(np.float64)
+    order = queries[np.argsort(-per_crop[queries], kind="stable")]
+    ranked = [
+        RankedQuery(int(row), float(per_crop[row]), tuple(retrieved.nearest[row].tolist())) for row in order
+    ]
+    of_class = [per_crop[(label == c) & (retrieved.relevant > 0)] for c in range(len(classes))]
+    compared = vectors.astype(np.float64)
     if distance == "cosine":
-        in_seen /= np.maximum(np.linalg.norm(in_seen, axis=1, keepdims=True), 1e-12)
+        compared /= np.maximum(np.linalg.norm(compared, axis=1, keepdims=True), 1e-12)
     return Scampi(
-        asked=len(asking),
-        nn_f1=nearest_f1(in_seen, label, group=group, splits=splits),
-        precision_at_nk=float(per_crop[asking].mean()),
+        queries=len(queries),
+        nn_f1=nearest_f1(compared, label, group=group, splits=splits, on_progress=on_progress),
+        precision_at_nk=float(per_crop[queries].mean()),
         per_crop=per_crop,
-        per_class=tuple(float(values.mean()) if len(values) else float("nan") for values in spread.values()),
+        per_class=tuple(float(values.mean()) if len(values) else float("nan") for values in of_class),
         curve=curve,
         pr_auc=area_under(curve),
-        best=tuple(tell[:SHOWN]),
-        worst=tuple(tell[::-1][:SHOWN]),
+        best=tuple(ranked[:_QUERIES_SHOWN]),
+        worst=tuple(ranked[::-1][:_QUERIES_SHOWN]),
     )
 
 
 def area_under(curve: Sequence[CurvePoint]) -> float:
-    """Area by trapezoids below a curve in the order of recall, from (0, 1) to (1, 0)."""
+    """Return the area under a curve in order of recall, with ends (0, 1) and (1, 0), by the trapezoidal rule."""
     recall = np.array([0.0, *(point.recall for point in curve), 1.0])
     precision = np.array([1.0, *(point.precision for point in curve), 0.0])
     return float((np.diff(recall) * (precision[1:] + precision[:-1]) / 2).sum())
 
 
-def _point(k: int | None, recall: NDArray[np.float64], precision: NDArray[np.float64]) -> CurvePoint:
+def _curve_point(k: int | None, recall: NDArray[np.float64], precision: NDArray[np.float64]) -> CurvePoint:
     return CurvePoint(k, float(recall.mean()), float(precision.mean()))

@@ -13,8 +13,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
 from fossilray.core.errors import UsageError
-from fossilray.evaluation.martinsen2024 import LOGISTIC, NEAREST, judge_classification
-from fossilray.evaluation.scampi import CurvePoint, area_under, judge_retrievals
+from fossilray.evaluation.martinsen2024 import LOGISTIC, NEAREST, score_classification
+from fossilray.evaluation.scampi import CurvePoint, area_under, score_retrieval
 from fossilray.models.retrieval_metrics import retrieve
 
 ON_A_LINE = np.array([[0.0], [1.0], [2.1], [3.3], [10.0], [11.5]])
@@ -60,7 +60,7 @@ def test_what_is_the_same_picture_is_neither_found_nor_to_be_found() -> None:
 def test_scampi_on_the_line_gives_the_figures_worked_out_by_hand() -> None:
     line = np.concatenate([ON_A_LINE, ON_A_LINE + 1000])
     label = np.concatenate([LINE_LABEL, LINE_LABEL + 2])
-    found = judge_retrievals(line, label, ("a", "b", "c", "d"), group=np.arange(12), splits=0)
+    found = score_retrieval(line, label, ("a", "b", "c", "d"), group=np.arange(12), splits=0)
     assert found.precision_at_nk == pytest.approx(2.5 / 6)
     assert found.per_class == pytest.approx((0.5, 1 / 3, 0.5, 1 / 3))
     # Of twelve crops, k = 10 sees all five others of the line and five beyond: two hits of ten, all that there are.
@@ -77,7 +77,7 @@ def test_scampi_on_the_line_gives_the_figures_worked_out_by_hand() -> None:
 
 def test_scampi_equals_a_plain_loop_over_the_published_definitions() -> None:
     vectors, label = clouds((60, 35, 20, 110), seed=1)
-    found = judge_retrievals(vectors, label, "abcd", group=np.arange(len(label)), splits=3)
+    found = score_retrieval(vectors, label, "abcd", group=np.arange(len(label)), splits=3)
     apart = pairwise_distances(vectors)
     np.fill_diagonal(apart, np.inf)
     recalls, precisions = [], []
@@ -99,7 +99,7 @@ def test_scampi_equals_a_plain_loop_over_the_published_definitions() -> None:
 
 def test_a_perfect_backbone_scores_one_and_the_curve_ends_where_it_must() -> None:
     label = np.repeat(np.arange(3), 12)
-    found = judge_retrievals(np.eye(3)[label] * 9.0, label, "abc", group=np.arange(36), splits=2)
+    found = score_retrieval(np.eye(3)[label] * 9.0, label, "abc", group=np.arange(36), splits=2)
     assert found.precision_at_nk == 1.0
     assert found.nn_f1 == (1.0, 1.0)
     assert all(one.precision == 1.0 for one in (*found.best, *found.worst))
@@ -110,7 +110,7 @@ def test_a_perfect_backbone_scores_one_and_the_curve_ends_where_it_must() -> Non
 def test_martinsen2024_equals_scikit_learn_called_as_published() -> None:
     vectors, label = clouds((30, 18, 12), seed=2)
     vectors = vectors.astype(np.float32)
-    found = judge_classification(vectors, label, "abc", group=np.arange(60), splits=3)
+    found = score_classification(vectors, label, "abc", group=np.arange(60), splits=3)
     scores = {one.method: one.values for one in found.methods}
     confusion = np.zeros((3, 3), int)
     for seed in range(3):
@@ -131,21 +131,21 @@ def test_martinsen2024_equals_scikit_learn_called_as_published() -> None:
                 balanced_accuracy_score(label[test], said)
             )
     assert found.confusion.tolist() == confusion.tolist()
-    assert found.unfinished == 0
-    spread = found.methods[0].spread("accuracy")
+    assert found.not_converged == 0
+    spread = found.methods[0].summary("accuracy")
     assert spread is not None
     assert spread.deviation == pytest.approx(np.std(scores[NEAREST]["accuracy"], ddof=1))
-    assert found.methods[0].spread("log_loss") is None
+    assert found.methods[0].summary("log_loss") is None
 
 
 def test_scores_of_a_class_are_means_over_the_splits_that_asked_about_it() -> None:
     vectors, label = clouds((40, 25, 1), seed=3, spread=0.1)
-    found = judge_classification(vectors, label, ("a", "b", "alone"), group=np.arange(66), splits=4)
+    found = score_classification(vectors, label, ("a", "b", "alone"), group=np.arange(66), splits=4)
     rows = {(one.method, one.name): one for one in found.per_class}
     assert rows[LOGISTIC, "a"].recall == 1.0
-    assert rows[LOGISTIC, "a"].asked == 4 * 8
+    assert rows[LOGISTIC, "a"].tested == 4 * 8
     alone = rows[NEAREST, "alone"]
-    assert (alone.crops, alone.asked) == (1, 0)
+    assert (alone.crops, alone.tested) == (1, 0)
     assert math.isnan(alone.recall)
     assert found.confusion.sum() == 4 * 13
 
@@ -156,8 +156,8 @@ def test_copies_of_a_picture_do_not_help() -> None:
     vectors = rng.normal(0, 1, (80, 5))
     copies, labels = np.repeat(vectors, 2, axis=0), np.repeat(label, 2)
     group = np.repeat(np.arange(0, 160, 2), 2)
-    fooled = judge_classification(copies, labels, "ab", group=np.arange(160), splits=3)
-    honest = judge_classification(copies, labels, "ab", group=group, splits=3)
+    fooled = score_classification(copies, labels, "ab", group=np.arange(160), splits=3)
+    honest = score_classification(copies, labels, "ab", group=group, splits=3)
     assert fooled.methods[0].values["accuracy"][0] > 0.75
     assert honest.methods[0].values["accuracy"][0] < 0.75
     assert honest.confusion.sum() == pytest.approx(3 * 32, abs=6)
@@ -165,6 +165,6 @@ def test_copies_of_a_picture_do_not_help() -> None:
 
 def test_too_few_labels_are_told() -> None:
     with pytest.raises(UsageError, match="give more labels"):
-        judge_classification(np.zeros((4, 2)), np.array([0, 0, 1, 1]), "ab", group=np.arange(4))
-    with pytest.raises(UsageError, match="nothing to retrieve"):
-        judge_retrievals(np.zeros((2, 2)), np.array([0, 1]), "ab", group=np.arange(2))
+        score_classification(np.zeros((4, 2)), np.array([0, 0, 1, 1]), "ab", group=np.arange(4))
+    with pytest.raises(UsageError, match="nothing can be retrieved"):
+        score_retrieval(np.zeros((2, 2)), np.array([0, 1]), "ab", group=np.arange(2))

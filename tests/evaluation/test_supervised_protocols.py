@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from fossilray.cli.main import app
 from fossilray.core.errors import UsageError
-from fossilray.evaluation.karaderi2021 import draw_groups, judge_metric_space, match_clusters
-from fossilray.evaluation.liu2022 import judge_transfer, limit_per_class, split_three_ways
+from fossilray.evaluation.karaderi2021 import draw_groups, match_clusters, score_metric_learning
+from fossilray.evaluation.liu2022 import limit_per_class, score_transfer, split_three_ways
 from fossilray.evaluation.morphology_map import choose_shown, render_map
 from fossilray.labels.load import load_labels
 from fossilray.models.heads.splits import stratified_split
@@ -63,7 +63,7 @@ def test_species_apart_are_told_in_both_sets_and_the_figures_are_scikit_learns()
         asked.append((name, len(rows)))
         return vectors
 
-    found = judge_metric_space(
+    found = score_metric_learning(
         learned, label, "abcdef", group=np.arange(100), repetitions=2, withheld=[("a", "b"), ("c", "e", "f")]
     )
     for seed in range(2):
@@ -72,9 +72,9 @@ def test_species_apart_are_told_in_both_sets_and_the_figures_are_scikit_learns()
         assert found.closed.accuracy[seed] == pytest.approx((said == label[split.test]).mean())
         assert found.closed.f1[seed] == pytest.approx(f1_score(label[split.test], said, average="macro"))
     assert asked == [("closed-0", 80), ("closed-1", 80), ("open-0", 65), ("open-1", 65)]
-    first = found.opened[0]
+    first = found.open_sets[0]
     assert (first.withheld, first.crops) == (("a", "b"), 35)
-    assert first.accuracy > 0.9 > first.by_chance
+    assert first.accuracy > 0.9 > first.chance_accuracy
     assert first.accuracy >= first.nmi >= first.ari - 0.2
 
 
@@ -82,7 +82,7 @@ def test_vectors_that_know_nothing_do_no_better_than_chance() -> None:
     rng = np.random.default_rng(0)
     label = np.repeat(np.arange(6), 40)
     noise = rng.normal(size=(240, 8))
-    found = judge_metric_space(
+    found = score_metric_learning(
         lambda _rows, _name: noise,
         label,
         "abcdef",
@@ -90,8 +90,8 @@ def test_vectors_that_know_nothing_do_no_better_than_chance() -> None:
         repetitions=1,
         withheld=[("a", "b", "c")],
     )
-    assert abs(found.opened[0].ari) < 0.05
-    assert found.opened[0].accuracy == pytest.approx(found.opened[0].by_chance, abs=0.08)
+    assert abs(found.open_sets[0].ari) < 0.05
+    assert found.open_sets[0].accuracy == pytest.approx(found.open_sets[0].chance_accuracy, abs=0.08)
     assert found.closed.accuracy[0] < 0.35
 
 
@@ -105,10 +105,10 @@ def test_every_species_is_withheld_once_before_any_is_twice() -> None:
     assert set(np.delete(times, 8).tolist()) <= {2, 3}
     assert all(len(set(group)) == 3 for group in groups)
     assert groups == draw_groups(label, classes, group=np.arange(27), repetitions=8, size=3)
-    with pytest.raises(UsageError, match="two must be withheld and two be left"):
+    with pytest.raises(UsageError, match="two must be withheld and two must remain"):
         draw_groups(np.repeat([0, 1, 2], 4), "abc", group=np.arange(12), repetitions=1)
     with pytest.raises(UsageError, match="zebra cannot be withheld"):
-        judge_metric_space(
+        score_metric_learning(
             lambda _r, _n: np.eye(27),
             label,
             classes,
@@ -155,14 +155,14 @@ def test_figures_of_liu2022_are_those_of_scikit_learn_over_all_answers() -> None
         near = np.exp(-((vectors[:, None] - centres) ** 2).sum(axis=2) / 8)
         return np.asarray(near / near.sum(axis=1, keepdims=True), np.float64)
 
-    found = judge_transfer(
+    found = score_transfer(
         taught,
         label,
         "abcd",
         group=np.arange(150),
         repetitions=4,
         reduced=[5, 10],
-        others={"coin": lambda _rows, _name: rng.dirichlet(np.ones(4), 150)},
+        compared={"coin": lambda _rows, _name: rng.dirichlet(np.ones(4), 150)},
     )
     truth, share = [], []
     for seed in range(4):
@@ -188,13 +188,13 @@ def test_figures_of_liu2022_are_those_of_scikit_learn_over_all_answers() -> None
         assert row.f1 == pytest.approx(per_class[c])
         wrong = sorted((int(((every == c) & (said == o)).sum()) for o in range(4) if o != c), reverse=True)
         assert [one.count for one in row.confusions] == [count for count in wrong if count]
-    assert [(one.name, one.most_of_a_class) for one in found.conditions] == [
+    assert [(one.name, one.max_per_class) for one in found.conditions] == [
         ("whole", None),
         ("at most 10 a class", 10),
         ("at most 5 a class", 5),
         ("coin", 5),
     ]
-    assert found.conditions[2].crops == 20
+    assert found.conditions[2].train_crops == 20
     assert found.conditions[0].scores.mean("top1") > found.conditions[3].scores.mean("top1")
 
 
@@ -351,7 +351,7 @@ def test_liu2022_trains_a_network_and_compares_conditions(tmp_path: Path) -> Non
         (("--protocol", "karaderi2021", "--withhold", "a,b", "--withheld", "2"), "give one of them"),
         (("--protocol", "karaderi2021", "--withhold", "a,zebra"), "zebra cannot be withheld"),
         (("--protocol", "karaderi2021", "--withheld", "4"), "too few on a side"),
-        (("--protocol", "karaderi2021", "--train"), "--backbone handcrafted is none"),
+        (("--protocol", "karaderi2021", "--train"), "--backbone handcrafted is not one"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
@@ -374,10 +374,12 @@ def test_labels_in_memory_are_a_table_to_train_on(labels: Path) -> None:
 
 def test_a_map_of_too_many_crops_shows_every_class(labels: Path) -> None:
     label = np.repeat([0, 1, 2], [900, 90, 3])
-    rows = choose_shown(label, most=100)
+    rows = choose_shown(label, limit=100)
     assert len(rows) <= 101
     assert set(label[rows].tolist()) == {0, 1, 2}
     labelled = load_labels(labels)
     some = np.array([0, 9, 20])
-    page = render_map(labelled, {"UMAP": np.zeros((3, 2))}, rows=some, title="t", says="s", withheld=("b",))
+    page = render_map(
+        labelled, {"UMAP": np.zeros((3, 2))}, rows=some, title="t", caption="s", withheld=("b",)
+    )
     assert "3 of 32 crops are shown" in page

@@ -28,6 +28,7 @@ from fossilray.core.schemas import (
     embeddings_schema,
 )
 from fossilray.core.text import counted, format_bytes, strip_control_characters
+from fossilray.core.types import OnProgress
 from fossilray.store.arrays.sharding import SHARD_ROWS
 from fossilray.store.dataset.dataset_store import (
     EMBEDDINGS,
@@ -38,7 +39,7 @@ from fossilray.store.dataset.dataset_store import (
 )
 from fossilray.store.dataset.destination import DatasetDestination
 from fossilray.store.dataset.multi_slide_file import SlideRows, write_multi_slide_file
-from fossilray.store.dataset.run_snapshot import OnProgress, RunSnapshot, SlideEmbeddings, read_vectors
+from fossilray.store.dataset.run_snapshot import RunSnapshot, SlideEmbeddings, read_vectors
 from fossilray.store.files.base import Files
 from fossilray.store.files.claims import hold_place
 from fossilray.store.files.local import LocalFiles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil
@@ -16,6 +16,7 @@ from fossilray.core.errors import StoreError
 from fossilray.core.formats.parquet import conform
 from fossilray.core.records import ArrayFiles
 from fossilray.core.schemas import OBJECTS_SCHEMA
+from fossilray.core.types import OnProgress
 from fossilray.store.arrays.array_layout import read_layout
 from fossilray.store.arrays.embeddings import decode_embeddings
 from fossilray.store.arrays.sharding import SHARD_ROWS
@@ -26,9 +27,6 @@ from fossilray.store.run.objects_file import Footer, decode_objects, parse_tail,
 from fossilray.store.run.roles import objects_file
 from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.summaries import describe_lost
-
-OnProgress = Callable[[int, int], None]
-"""Told how many slides are done, of how many."""
 
 
 @dataclass(frozen=True)
