@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from fossilray.core.errors import FossilrayError, UsageError
-from fossilray.core.text import strip_control_characters
+from fossilray.core.text import list_some, strip_control_characters
 from fossilray.core.whole_files import whole_folder
 from fossilray.labels.label_set import Conflict, Label, LabelSet, RoundRecord, is_label_set
-from fossilray.labels.sources import GivenLabel, few, parse_labels
+from fossilray.labels.sources import GivenLabel, parse_labels
 from fossilray.store import RunStore
 from fossilray.store.query.connection import connect, create_objects_view, query_table
 
@@ -120,8 +120,9 @@ def _find_objects(source: Path, store: RunStore, given: Sequence[GivenLabel], *,
             strip_control_characters(f"{one.slide_id} #{one.object_id} ({one.place})") for one in absent
         )
         raise UsageError(
-            f"{source} labels {len(absent)} objects that {store.url} does not hold{lacking}: {few(named_ones)}; "
-            "nothing was imported, name the run they were taken from, or remove them"
+            f"{source} labels {len(absent)} objects that {store.url} does not hold{lacking}: "
+            f"{list_some(named_ones, most=10, separator='; ')}; nothing was imported, "
+            "name the run they were taken from, or remove them"
         )
     attempts = attempts_of(store)
     return [

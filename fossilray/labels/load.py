@@ -14,11 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fossilray.core.csv_table import read_csv_table
 from fossilray.core.errors import UsageError
-from fossilray.core.formats import FileRole
-from fossilray.core.formats.csv_text import delimiter_of, read_records
 from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
-from fossilray.core.text import strip_control_characters, unescape_formula
+from fossilray.core.text import list_some, strip_control_characters, unescape_formula
 from fossilray.labels.current import current_labels
 from fossilray.labels.label_set import is_label_set
 from fossilray.labels.labelled_crops import LabelledCrops
@@ -124,33 +123,27 @@ def _list_folder(folder: Path) -> list[tuple[str, Path, str]]:
 
 
 def _read_table(path: Path, run: RunStore | None) -> LabelledSet:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8; save it as `CSV UTF-8`") from None
-    role = FileRole(str(path), "labels of crops", "correct it, or save it again as `CSV UTF-8`", UsageError)
-    rows = read_records(text, role, delimiter=delimiter_of(text))
-    columns = set(rows[0]) if rows else set()
-    if "genus" not in columns or not ({"path"} <= columns or {"slide_id", "object_id"} <= columns):
-        raise UsageError(
-            f"{path} has the columns {', '.join(map(str, sorted(columns, key=str))) or 'none'}; expected path and "
-            "genus, or slide_id, object_id and genus"
+    table = read_csv_table(path, use="labels of crops", columns=())
+    if not table.has("genus") or not (table.has("path") or table.has("slide_id", "object_id")):
+        raise table.role.damaged(
+            f"it has the columns {list_some(table.header, most=12) or 'none'}; expected path and genus, or slide_id, "
+            "object_id and genus"
         )
-    named = [row for row in rows if _clean(row["genus"] or "")]
-    unlabelled = len(rows) - len(named)
-    if "path" in columns:
-        files = {unescape_formula(row["path"] or ""): _clean(row["genus"]) for row in named}
-        _refuse_repeats(path, [row["path"] or "" for row in named])
+    named = [row for row in table.rows if _clean(row["genus"])]
+    unlabelled = len(table.rows) - len(named)
+    if table.has("path"):
+        files = {row["path"]: _clean(row["genus"]) for row in named}
+        _refuse_repeats(path, [row["path"] for row in named])
         found = _read_images(
             [(_shown(name), path.parent / name, genus) for name, genus in files.items()],
             unlabelled=unlabelled,
         )
-        well = {_shown(unescape_formula(row["path"] or "")): _clean(row.get("well") or "") for row in named}
+        well = {_shown(row["path"]): _clean(row["well"]) for row in named}
         wells = tuple(well[name] for name in found.names)
         return replace(found, wells=wells) if all(wells) else found
     if run is None:
         raise UsageError(f"{path} labels objects of a run; say of which with --run")
-    keys = [(unescape_formula(row["slide_id"] or ""), _object_id(path, row["object_id"])) for row in named]
+    keys = [(row["slide_id"], row.object_id("object_id")) for row in named]
     _refuse_repeats(path, keys)
     return _read_objects(run, keys, [_clean(row["genus"]) for row in named], unlabelled=unlabelled)
 
@@ -280,16 +273,6 @@ def _refuse_repeats(path: Path, keys: Sequence[object]) -> None:
         raise UsageError(
             f"{path} labels {len(repeated)} rows more than once, the first {_shown(repeated[0])}; keep one row of each"
         )
-
-
-def _object_id(path: Path, text: str | None) -> int:
-    try:
-        number = int(text or "")
-    except ValueError:
-        number = -1
-    if not 0 <= number < 2**31:
-        raise UsageError(f"{path}: object_id {text!r} is not a whole number; take it from the table objects")
-    return number
 
 
 def _object_name(slide_id: str, object_id: int) -> str:

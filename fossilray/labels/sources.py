@@ -12,16 +12,15 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from fossilray.core.csv_table import CsvRow, parse_csv_table
 from fossilray.core.errors import UsageError
 from fossilray.core.formats import FileRole
-from fossilray.core.formats.csv_text import delimiter_of, read_rows
 from fossilray.core.images import IMAGE_SUFFIXES
-from fossilray.core.text import strip_control_characters, unescape_formula
+from fossilray.core.text import counted, list_some, strip_control_characters, unescape_formula
 
 NO_LABELS = ("", "unlabeled", "unlabelled", "unsure", "crops")
 """Names that say that nobody labelled yet: ParticleTrieur's own, and the folder that `suggest` fills."""
@@ -112,61 +111,44 @@ def _read_folder(folder: Path) -> GivenLabels:
 
 
 def _read_csv(path: Path, content: bytes, digest: str) -> GivenLabels:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8; save it as `CSV UTF-8`") from None
     role = FileRole(str(path), "labels of objects", "correct it, or save it again as `CSV UTF-8`", UsageError)
-    lines = iter(read_rows(text, role, delimiter=delimiter_of(text)))
-    header = [name.strip().lower() for name in next(lines, [])]
-    genus = next((header.index(name) for name in _GENUS_COLUMNS if name in header), None)
-    image = next((header.index(name) for name in _IMAGE_COLUMNS if name in header), None)
-    keyed = {"slide_id", "object_id"} <= set(header)
-    if genus is None or not (keyed or image is not None):
-        raise UsageError(
-            f"{path} has the columns {', '.join(header) or 'none'}; expected slide_id, object_id and genus, or the "
-            "image (path, file, filename or image) and its name (genus, label or class)"
+    # ParticleTrieur writes decimal commas in French, unquoted: such rows have more cells than columns.
+    table = parse_csv_table(content, role, columns=(), extra_cells=True)
+    genus, image = table.first_of(_GENUS_COLUMNS), table.first_of(_IMAGE_COLUMNS)
+    is_keyed = table.has("slide_id", "object_id")
+    if genus is None or not (is_keyed or image is not None):
+        raise role.damaged(
+            f"it has the columns {list_some(table.header, most=12) or 'none'}; expected slide_id, object_id and genus, "
+            "or the image (path, file, filename or image) and its name (genus, label or class)"
         )
-    rows = [(number, row) for number, row in enumerate(lines, 2) if any(cell.strip() for cell in row)]
-    # In a row with more cells than columns the last ones are shifted: ParticleTrieur writes decimal commas in French.
-    whos = [header.index(name) for name in _WHO_COLUMNS if name in header]
-    needed = max([genus, *([header.index("slide_id"), header.index("object_id")] if keyed else [image or 0])])
-    short = [number for number, row in rows if len(row) <= needed]
-    if short:
-        raise UsageError(
-            f"{path}: line {short[0]} has too few cells ({len(short)} such lines); mend or remove it"
-        )
-
-    def who_of(row: list[str]) -> str | None:
-        named = [row[column].strip() for column in whos] if len(row) == len(header) else []
-        return next((name for name in named if name), None)
-
-    if not keyed:
+    needed = [genus, "slide_id", "object_id"] if is_keyed else [genus, image or genus]
+    last_needed = max(table.position(column) or 0 for column in needed)
+    for row in table.rows:
+        if row.written_cells <= last_needed:
+            raise row.error(f"it has {counted(row.written_cells, 'cell')}, too few")
+    if not is_keyed:
         assert image is not None
-        listed = [
-            (unescape_formula(row[image]), row[genus], who_of(row), f"line {number}") for number, row in rows
-        ]
+        listed = [(row[image], row[genus], _annotator(row), f"line {row.line}") for row in table.rows]
         return _by_image(path, listed, automatic=0, digest=digest)
-    slide, number_of = header.index("slide_id"), header.index("object_id")
-    labels = []
-    for number, row in rows:
-        if _is_label(row[genus]):
-            object_id = _whole_number(row[number_of])
-            if object_id is None:
-                raise UsageError(
-                    f"{path}: line {number}: object_id {row[number_of]!r:.40} is not a whole number; take it from the "
-                    "table objects"
-                )
-            labels.append(
-                GivenLabel(
-                    unescape_formula(row[slide].strip()),
-                    object_id,
-                    clean_genus(row[genus]),
-                    who_of(row),
-                    f"line {number}",
-                )
-            )
-    return _given(path, labels, unlabelled=len(rows) - len(labels), automatic=0, digest=digest)
+    labels = [
+        GivenLabel(
+            row["slide_id"],
+            row.object_id("object_id"),
+            clean_genus(row[genus]),
+            _annotator(row),
+            f"line {row.line}",
+        )
+        for row in table.rows
+        if _is_label(row[genus])
+    ]
+    return _given(path, labels, unlabelled=len(table.rows) - len(labels), automatic=0, digest=digest)
+
+
+def _annotator(row: CsvRow) -> str | None:
+    """The person who gave a label; None if no column names one, or if the row's cells are shifted."""
+    if row.written_cells > len(row.table.header):
+        return None
+    return next(filter(None, (row[column] for column in _WHO_COLUMNS)), None)
 
 
 def _read_project(path: Path, content: bytes, digest: str) -> GivenLabels:
@@ -223,7 +205,7 @@ def _by_image(
     if strange:
         raise UsageError(
             f"{source}: {len(strange)} labelled images name no object: "
-            f"{few(strip_control_characters(one) for one in strange)}; "
+            f"{list_some(map(strip_control_characters, strange), most=10, separator='; ')}; "
             "an image's name must end as `suggest` wrote it, <slide_id>-<object_id>, so put back the names or give a "
             "CSV of slide_id, object_id and genus"
         )
@@ -245,24 +227,10 @@ def _given(
     if contradicted:
         raise UsageError(
             f"{source} gives {len(contradicted)} objects two names: "
-            f"{few(map(strip_control_characters, contradicted))}; keep one of each"
+            f"{list_some(map(strip_control_characters, contradicted), most=10, separator='; ')}; keep one of each"
         )
     return GivenLabels(tuple(once.values()), unlabelled, automatic, source.name, digest)
 
 
-def few(names: Iterable[str]) -> str:
-    """The first ten of some names, and how many more there are."""
-    listed = list(names)
-    return "; ".join(listed[:10]) + (f"; and {len(listed) - 10} more" if len(listed) > 10 else "")
-
-
 def _is_label(genus: str) -> bool:
     return clean_genus(genus).lower() not in NO_LABELS
-
-
-def _whole_number(text: str) -> int | None:
-    try:
-        number = int(text.strip())
-    except ValueError:
-        return None
-    return number if 0 <= number < 2**31 else None

@@ -179,9 +179,9 @@ def test_without_a_confusion_intervals_are_those_of_the_lot_and_say_so(run: RunS
     ("text", "reason"),
     [
         ("", "has no rows"),
-        (",a,b\na,1,2\n", "one row and one column for each class; they differ in b"),
-        (",a,b\na,1,2\nb,1\n", "expected 2 counts"),
-        (",a,b\na,1,-2\nb,1,1\n", "expected 2 counts"),
+        (",a,b\na,1,2\n", "classes of its rows and columns differ in b"),
+        (",a,b\na,1,2\nb,1\n", "line 3: a count is '', not a number"),
+        (",a,b\na,1,-2\nb,1,1\n", "line 2: '-2' is not a count"),
         (",a,b\na,1,2\nb,1,1\n", "knows nothing of Areoligera"),
     ],
 )
@@ -193,6 +193,21 @@ def test_a_confusion_that_is_none_or_of_other_classes_is_refused(
         chart(run, tmp_path / "out", "--confusion", str(tmp_path / "confusion.csv"))
 
 
+def test_depths_and_confusion_as_a_spreadsheet_with_decimal_commas_writes_them(
+    run: RunStore, tmp_path: Path
+) -> None:
+    depths, confusion = tmp_path / "depths.csv", tmp_path / "confusion.csv"
+    depths.write_text("\ufeffslide_id;measured_depth_m\r\n6407-6-5-2000;2012,5\r\n;\r\n", encoding="utf-8")
+    lines = [
+        ["", *TAXA],
+        *([name, *("10,0" if other == name else "0" for other in TAXA)] for name in TAXA),
+    ]
+    confusion.write_text("\r\n".join(map(";".join, lines)), encoding="utf-8")
+    output = chart(run, tmp_path / "out", "--depths", str(depths), "--confusion", str(confusion)).output
+    assert "on 60 validation crops" in output
+    assert "more than one slide, counted together, at 2012.5 m" in output
+
+
 def test_depths_that_are_missing_or_there_twice(run: RunStore, tmp_path: Path) -> None:
     table = tmp_path / "depths.csv"
     table.write_text("slide_id,measured_depth_m\n6407-6-5-2000,2012.5\n")
@@ -201,10 +216,10 @@ def test_depths_that_are_missing_or_there_twice(run: RunStore, tmp_path: Path) -
     assert "more than one slide, counted together, at 2012.5 m" in twice
     assert rows_of(tmp_path / "samples.csv")[0]["objects"] == "180"
     for text, reason in (
-        ("slide_id,measured_depth_m\na,1\na,2\n", "gives slide a two depths, 1 and 2 m"),
-        ("slide_id,measured_depth_m\na,deep\n", "the depth 'deep', expected metres"),
+        ("slide_id,measured_depth_m\na,1\na,2\n", "line 3: slide a has two depths, 1 and 2 m"),
+        ("slide_id,measured_depth_m\na,deep\n", "line 2: measured_depth_m is 'deep', not a number"),
         ("slide_id,measured_depth_m\nnowhere,7\n", "name nowhere, which .* does not have"),
-        ("slide,depth\na,1\n", "no columns slide_id and measured_depth_m"),
+        ("slide,depth\na,1\n", "no column slide_id, measured_depth_m; its columns: slide, depth"),
     ):
         table.write_text(text)
         with pytest.raises(UsageError, match=reason):
@@ -307,9 +322,9 @@ def faults() -> Iterator[tuple[str, str]]:
         "species,genus,group,synonyms\nA b,A,one,\nA c,A,two,\n",
         "puts the genus A into 'one' and into 'two'",
     )
-    yield "species,genus,group,synonyms\n,,one,\n", "row 1 .* neither a species nor a genus"
-    yield "name,genus\na,b\n", "row 1 of .* has name, expected species, genus"
-    yield "", "holds no list of taxa"
+    yield "species,genus,group,synonyms\n,,one,\n", "line 2: it names neither a species nor a genus"
+    yield "name,genus\na,b\n", "has the column 'name'; known are species, genus"
+    yield "", "contains no taxa"
 
 
 @pytest.mark.parametrize(("text", "reason"), faults())

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from fossilray.core.errors import ConfigError, DamagedFile
 from fossilray.core.formats import FileRole, parse_json, parse_record
-from fossilray.core.formats.csv_text import decode_text, read_records
 from fossilray.core.formats.parquet import read_table
 from fossilray.core.formats.yaml_text import parse_yaml
 from fossilray.core.records import Heartbeat
@@ -191,17 +190,3 @@ def test_parquet_that_inflates_without_bound_is_refused_in_little_memory(kind: p
     with pytest.raises(DamagedFile, match="inflates to more than"):
         read_table(sink.getvalue(), ROLE, schema=SCHEMA)
     assert pa.default_memory_pool().max_memory() - before < 2**28
-
-
-def test_csv_is_read_by_its_header() -> None:
-    assert read_records("a,b\n1,2\n\n3\n", ROLE) == [{"a": "1", "b": "2"}, {"a": "3", "b": ""}]
-    for text, says in (
-        ("a,a\n1,2\n", "'a' twice"),
-        ("a\n1,2\n", "line 2 has 2 cells"),
-        ("a\n" + "x" * 200_000, "field larger"),
-        ("," * 10_000, "columns"),
-    ):
-        with pytest.raises(DamagedFile, match=says):
-            read_records(text, ROLE)
-    with pytest.raises(DamagedFile, match="not UTF-8"):
-        decode_text("Smørbukk".encode("cp1252"), ROLE)

@@ -143,7 +143,7 @@ def test_a_table_of_objects_brings_the_crops_and_vectors_of_the_run(tmp_path: Pa
     assert found.backbone_sha256 == "cd" * 32
     assert [name for name, _ in found.findings.unreadable] == ["one #77", "none #0"]
     table.write_text("slide_id,object_id,genus\ntwo,x,b\n")
-    with pytest.raises(UsageError, match="object_id 'x' is not a whole number"):
+    with pytest.raises(UsageError, match="object_id is 'x', not a whole number"):
         load_labels(table, run=store)
 
 

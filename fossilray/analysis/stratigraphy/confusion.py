@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.csv_table import CsvRow, read_csv_table
 from fossilray.core.errors import UsageError
-from fossilray.core.formats import FileRole
-from fossilray.core.formats.csv_text import read_rows
+from fossilray.core.text import list_some
 from fossilray.models.heads import Head, load_head
 
 PRIOR_CROPS = 4.0
@@ -85,24 +85,20 @@ def read_confusion(path: Path) -> Confusion:
                 f"{path} does not tell what it confuses; train it again with this fossilray, or give a CSV"
             )
         return found
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"confusion {path} cannot be read ({error}); give a CSV in UTF-8 or a head"
-        ) from None
-    role = FileRole(str(path), "a classifier's confusion", "give a CSV in UTF-8 or a head", UsageError)
-    rows = [row for row in read_rows(text, role) if any(row)]
-    if len(rows) < 2:
-        raise UsageError(f"{path} has no rows; give a CSV with a row and a column for each class")
-    columns = [_plain(name) for name in rows[0][1:]]
-    names = [_plain(row[0]) for row in rows[1:]]
+    table = read_csv_table(
+        path,
+        use="a confusion matrix",
+        columns=(),
+        remedy="give a CSV with a row and a column for each class, or a head",
+    )
+    if not table.rows:
+        raise table.role.damaged("it has no rows")
+    columns = [_plain(name) for name in table.header[1:]]
+    names = [_plain(row.cells[0]) for row in table.rows]
     if len(set(columns)) != len(columns) or sorted(names) != sorted(columns):
-        odd = sorted(set(names) ^ set(columns)) or ["one of them twice"]
-        raise UsageError(
-            f"{path} must have one row and one column for each class; they differ in {', '.join(odd[:5])}"
-        )
-    counts = np.array([_numbers(row[1:], len(columns), path=path) for row in rows[1:]], np.int64)
+        differing = sorted(set(names) ^ set(columns)) or ["one of them twice"]
+        raise table.role.damaged(f"the classes of its rows and columns differ in {list_some(differing)}")
+    counts = np.array([[_count(row, cell) for cell in row.cells[1:]] for row in table.rows], np.int64)
     order = [names.index(name) for name in columns]
     return Confusion(tuple(columns), counts[order])
 
@@ -128,11 +124,8 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
 
 
-def _numbers(cells: Sequence[str], count: int, *, path: Path) -> list[int]:
-    try:
-        numbers = [int(cell) for cell in cells]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count or any(not 0 <= number < 2**53 for number in numbers):
-        raise UsageError(f"{path} has a row {', '.join(cells)[:60]!r}, expected {count} counts of crops")
-    return numbers
+def _count(row: CsvRow, cell: str) -> int:
+    value = row.parse_number(cell, "a count")
+    if not value.is_integer() or not 0 <= value < 2**53:
+        raise row.error(f"{cell!r:.40} is not a count of crops")
+    return int(value)

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.analysis.report.assemblages import gather_assemblages
+from fossilray.core.csv_table import read_csv_table
 from fossilray.core.errors import UsageError
-from fossilray.core.formats import FileRole
-from fossilray.core.formats.csv_text import read_records
 from fossilray.core.records import SlideSummary, lost_share_of
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing, current_predictions
@@ -137,28 +136,14 @@ def read_depths(path: Path) -> dict[str, float]:
     Raises:
         UsageError: it is no such table, or gives one slide two depths.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"depths {path} cannot be read ({error}); give a CSV in UTF-8") from None
-    delimiter = ";" if ";" in text.partition("\n")[0] else ","
-    role = FileRole(str(path), "depths of slides", "give a CSV in UTF-8", UsageError)
-    rows = read_records(text, role, delimiter=delimiter)
-    if rows and not {"slide_id", "measured_depth_m"} <= rows[0].keys():
-        raise UsageError(f"{path} has no columns slide_id and measured_depth_m")
+    table = read_csv_table(path, use="depths of slides", columns=("slide_id", "measured_depth_m"))
     depths: dict[str, float] = {}
-    for row in rows:
-        slide_id, stated = row["slide_id"], (row["measured_depth_m"] or "").strip()
-        try:
-            depth = float(stated)
-        except ValueError:
-            depth = float("nan")
-        if not np.isfinite(depth):
-            raise UsageError(f"{path} gives slide {slide_id} the depth {stated!r}, expected metres")
+    for row in table.rows:
+        slide_id, depth = row["slide_id"], row.number("measured_depth_m")
+        if not slide_id or depth is None:
+            raise row.error("slide_id and measured_depth_m must both have a value")
         if depths.setdefault(slide_id, depth) != depth:
-            raise UsageError(
-                f"{path} gives slide {slide_id} two depths, {depths[slide_id]:g} and {depth:g} m; keep one"
-            )
+            raise row.error(f"slide {slide_id} has two depths, {depths[slide_id]:g} and {depth:g} m")
     return depths
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from fossilray.core.errors import UsageError
+from fossilray.core.csv_table import read_csv_table
+from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.core.formats import FileRole
-from fossilray.core.formats.csv_text import read_records
+from fossilray.core.formats.csv_text import decode_text
+from fossilray.core.formats.regular_file import read_regular
 from fossilray.core.formats.yaml_text import parse_yaml
+from fossilray.core.text import list_some
 
 Rank = Literal["species", "genus", "group"]
 RANKS: tuple[Rank, ...] = get_args(Rank)
 _COLUMNS = (*RANKS, "synonyms")
+_MAX_BYTES = 16 * 2**20
+
+Refusal = Callable[[str], FossilrayError]
+"""Makes the error that names the file and the row with a reason."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +99,17 @@ def read_taxonomy(path: Path) -> Taxonomy:
     Raises:
         UsageError: it cannot be read, or gives one name to two taxa.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"taxonomy {path} cannot be read ({error}); give a CSV or YAML in UTF-8") from None
     role = FileRole(str(path), "a taxonomy", f"give rows of {', '.join(_COLUMNS)}", UsageError)
     if path.suffix.lower() in {".yaml", ".yml"}:
-        entries = parse_yaml(text, role)
+        entries = _read_yaml(path, role)
     else:
-        first = text.partition("\n")[0]
-        entries = read_records(text, role, delimiter=";" if "," not in first else ",")
-    if not isinstance(entries, list) or not entries or not all(isinstance(one, dict) for one in entries):
-        raise UsageError(f"taxonomy {path} holds no list of taxa; give rows of {', '.join(_COLUMNS)}")
-    return Taxonomy(
-        [_row(entry, path=path, number=number) for number, entry in enumerate(entries, start=1)],
-        source=str(path),
-    )
+        table = read_csv_table(
+            path, use=role.use, columns=(), optional=_COLUMNS, remedy=role.remedy, max_bytes=_MAX_BYTES
+        )
+        entries = [(row.error, {name: row[name] for name in _COLUMNS}) for row in table.rows]
+    if not entries:
+        raise role.damaged("it contains no taxa")
+    return Taxonomy([_row(entry, error) for error, entry in entries], source=str(path))
 
 
 def group_taxa(
@@ -150,20 +152,32 @@ def group_taxa(
     )
 
 
-def _row(entry: dict[Any, Any], *, path: Path, number: int) -> TaxonRow:
+def _read_yaml(path: Path, role: FileRole) -> list[tuple[Refusal, Mapping[Any, Any]]]:
+    try:
+        content = read_regular(path, most_bytes=_MAX_BYTES)
+    except OSError as error:
+        raise role.damaged(error) from None
+    entries = parse_yaml(decode_text(content, role), role)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise role.damaged("it contains no list of taxa")
+    return [
+        (lambda reason, row=row: role.damaged(f"row {row}: {reason}"), entry)
+        for row, entry in enumerate(entries, start=1)
+    ]
+
+
+def _row(entry: Mapping[Any, Any], error: Refusal) -> TaxonRow:
     given = {str(name).strip().lower(): value for name, value in entry.items() if name is not None}
-    if odd := set(given) - set(_COLUMNS):
-        raise UsageError(
-            f"row {number} of {path} has {', '.join(sorted(odd))}, expected {', '.join(_COLUMNS)}"
-        )
+    if unknown := sorted(set(given) - set(_COLUMNS)):
+        raise error(f"it has {list_some(unknown)}, expected {', '.join(_COLUMNS)}")
     listed = given.get("synonyms") or ()
     parts = listed.replace("|", ";").split(";") if isinstance(listed, str) else listed
     if not isinstance(parts, list | tuple):
-        raise UsageError(f"row {number} of {path} has the synonyms {parts!r:.60}, expected a list of names")
+        raise error(f"its synonyms are {parts!r:.60}, expected a list of names")
     species, genus, group = (_plain(given.get(rank) or "") for rank in RANKS)
     row = TaxonRow(species, genus, group, tuple(filter(None, map(_plain, parts))))
     if not row.name:
-        raise UsageError(f"row {number} of {path} names neither a species nor a genus")
+        raise error("it names neither a species nor a genus")
     return row
 
 

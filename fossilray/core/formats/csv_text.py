@@ -56,30 +56,3 @@ def numbered_rows(
         if len(row) > MOST_COLUMNS:
             raise role.damaged(f"line {reader.line_num} has {len(row):,} columns")
         yield reader.line_num, row
-
-
-def read_records(text: str, role: FileRole, *, delimiter: str = ",") -> list[dict[str, str]]:
-    """The rows after the header, by the header's names; what a short row lacks is empty, empty rows are left out.
-
-    Raises:
-        role.error: as read_rows; or the header names a column twice, or a row has more cells than the header.
-    """
-    rows = numbered_rows(text, role, delimiter=delimiter)
-    _, names = next(rows, (0, []))
-    if twice := sorted({name for name in names if name and names.count(name) > 1}):
-        raise role.damaged(f"it has the column {twice[0]!r:.60} twice")
-    found = []
-    for line, cells in rows:
-        if not any(cells):
-            continue
-        if len(cells) > len(names) and any(cells[len(names) :]):
-            raise role.damaged(f"line {line} has {len(cells)} cells for {len(names)} columns")
-        padded = [*cells, *[""] * (len(names) - len(cells))]
-        found.append(dict(zip(names, padded, strict=False)))
-    return found
-
-
-def delimiter_of(text: str) -> str:
-    """The separator that the first line has more of: a comma, or the semicolon of spreadsheets of many countries."""
-    first = text.partition("\n")[0]
-    return ";" if first.count(";") > first.count(",") else ","

@@ -7,22 +7,22 @@ import io
 import math
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fossilray.core.csv_table import CsvRow, check_columns, parse_csv_table
 from fossilray.core.errors import CatalogError
 from fossilray.core.formats import FileRole
-from fossilray.core.formats.csv_text import decode_text, numbered_rows
 from fossilray.core.formats.parquet import read_table
 from fossilray.core.formats.regular_file import read_regular
 from fossilray.core.records import CatalogRow, RejectedFile
 from fossilray.core.schemas import CATALOG_SCHEMA
 from fossilray.core.slide_names import check_slide_id, check_well
-from fossilray.core.text import escape_formula, unescape_formula
+from fossilray.core.text import escape_formula
 from fossilray.core.whole_files import write_whole
 from fossilray.store.files.base import is_remote
 
@@ -144,42 +144,30 @@ def _role(where: str) -> FileRole:
 
 
 def _csv_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, object]]]:
-    text = decode_text(content, _role(where))
-    header = text.split("\n", 1)[0]
-    lines = numbered_rows(text, _role(where), delimiter=";" if ";" in header else ",", strict=True)
-    names = [name.strip() for name in next(lines, (0, []))[1]]
-    _check_columns(names, where)
-    cells: list[tuple[int, Mapping[str, object]]] = []
-    for line, values in lines:
-        if not any(values):
+    table = parse_csv_table(content, _role(where), columns=_REQUIRED, optional=CATALOG_SCHEMA.names)
+    return [(row.line, _values(row)) for row in table.rows]
+
+
+def _values(row: CsvRow) -> dict[str, object]:
+    """Cells by column, numbers parsed; texts keep their blanks, which names of files may have."""
+    values: dict[str, object] = {}
+    for column in CATALOG_SCHEMA:
+        position = row.table.position(column.name)
+        if position is None:
             continue
-        if len(values) != len(names):
-            raise CatalogError(
-                f"{where}, line {line}: {len(values)} values for {len(names)} columns; quote values "
-                "that hold the separator"
-            )
-        cells.append((line, dict(zip(names, map(unescape_formula, values), strict=True))))
-    return cells
+        if pa.types.is_string(column.type):
+            values[column.name] = row.cells[position]
+        elif pa.types.is_integer(column.type):
+            values[column.name] = row.whole_number(column.name)
+        else:
+            values[column.name] = row.number(column.name)
+    return values
 
 
 def _parquet_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, object]]]:
     table = read_table(content, _role(where))
-    _check_columns(table.column_names, where)
+    check_columns(table.column_names, _role(where), columns=_REQUIRED, optional=CATALOG_SCHEMA.names)
     return list(enumerate(table.to_pylist(), start=1))
-
-
-def _check_columns(names: Sequence[str], where: str) -> None:
-    for required in _REQUIRED:
-        if required not in names:
-            raise CatalogError(
-                f"{where} has no column {required}; it needs slide_id and path, as `fossilray catalog` writes them"
-            )
-    for name in names:
-        if name not in CATALOG_SCHEMA.names or names.count(name) > 1:
-            fault = "twice" if name in CATALOG_SCHEMA.names else "which means nothing here"
-            raise CatalogError(
-                f"{where} has the column {name!r} {fault}; remove it (known: {', '.join(CATALOG_SCHEMA.names)})"
-            )
 
 
 def _to_row(cell: Mapping[str, object], where: str, line: int, beside: Callable[[str], str]) -> CatalogRow:
@@ -214,10 +202,10 @@ def _to_row(cell: Mapping[str, object], where: str, line: int, beside: Callable[
 
 def _number(value: object, column: pa.Field, where: str, line: int) -> int | float:
     whole = pa.types.is_integer(column.type)
-    text = str(value).strip()
+    text = f"{value:g}" if isinstance(value, float) else str(value)
     try:
-        number = float(text if "." in text else text.replace(",", "."))
-    except ValueError:
+        number = float(value)  # type: ignore[arg-type]  # what is no number raises
+    except (TypeError, ValueError):
         number = math.nan
     if (
         not math.isfinite(number)
