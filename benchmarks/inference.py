@@ -123,14 +123,15 @@ def show_sweep(name: str, *, rounds: int) -> None:
 
 def detector_ways() -> Ways:
     """The bundled detector over one window."""
-    from fossilray.models.detectors.load import BUNDLED, load_detector
-    from fossilray.models.detectors.ultralytics_network import build_network
-    from fossilray.models.detectors.weights_file import read_weights
+    from fossilray.models.detectors.detector_file import read_detector
+    from fossilray.models.detectors.load import load_detector
+    from fossilray.models.detectors.ultralytics_network import build_detector_network
+    from fossilray.models.weights_file import bundled_weights
 
     config = DetectorConfig()
     tiles = paint_field(WINDOW_PX)[None]
-    state, meta = read_weights(BUNDLED)
-    network = build_network(meta.architecture, nc=meta.nc, state=state, source=BUNDLED)
+    state, meta = read_detector(path := bundled_weights("detector"))
+    network = build_detector_network(meta.architecture, nc=meta.nc, state=state, source=path)
     ways: Ways = {"plain": lambda: detect_plainly(network, tiles, config)}
     precisions: tuple[Precision, ...] = ("float32", "auto")
     for precision in precisions:

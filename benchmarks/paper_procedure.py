@@ -75,12 +75,12 @@ class PaperObjects:
 
 def load_network() -> torch.nn.Module:
     """The detector's network in float32, as ultralytics builds it."""
-    from fossilray.models.detectors.load import BUNDLED
-    from fossilray.models.detectors.ultralytics_network import build_network
-    from fossilray.models.detectors.weights_file import read_weights
+    from fossilray.models.detectors.detector_file import read_detector
+    from fossilray.models.detectors.ultralytics_network import build_detector_network
+    from fossilray.models.weights_file import bundled_weights
 
-    state, meta = read_weights(BUNDLED)
-    return build_network(meta.architecture, nc=meta.nc, state=state, source=BUNDLED)
+    state, meta = read_detector(path := bundled_weights("detector"))
+    return build_detector_network(meta.architecture, nc=meta.nc, state=state, source=path)
 
 
 def run_paper_procedure(path: Path, network: torch.nn.Module, watch: Stopwatch) -> PaperObjects:

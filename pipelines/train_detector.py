@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fossilray.models.detectors.weights_file import save_weights
+from fossilray.models.detectors.detector_file import save_detector
 from fossilray.models.device import Precision
 from fossilray.synthetic.crop_library import CropLibrary
 from fossilray.training.detector import data
@@ -87,7 +87,7 @@ def main(
             workers=threads,
         )
         trained = _train(plan, split.train if split else None, console)
-        save_weights(out, state_dict=trained.state_dict, meta=trained.meta)
+        save_detector(out, state_dict=trained.state_dict, meta=trained.meta)
         console.print(f"{out}: {trained.steps} steps in {trained.seconds / 60:.1f} minutes")
     if fields:
         held_out = judge.held_out_fields(

@@ -162,9 +162,9 @@ def train_metric(
 ) -> None:
     """Train a backbone by deep metric learning on labels; `evaluate --protocol karaderi2021 …` judges it."""
     if init == "bundled":
-        from fossilray.models.backbones.load import bundled_path
+        from fossilray.models.weights_file import bundled_weights
 
-        init = f"file:{bundled_path()}"
+        init = f"file:{bundled_weights('backbone')}"
     for place in labels:
         if not is_remote(place) and not Path(local_path(place)).is_dir():
             found = "is a file" if Path(local_path(place)).is_file() else "does not exist"

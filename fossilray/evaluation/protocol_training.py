@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from fossilray.core.config import EmbedderConfig, TrainConfig, load_train_config
 from fossilray.core.errors import UsageError
 from fossilray.labels.load import LabelledSet
-from fossilray.models.backbones.load import bundled_path, embedder_digest, load_embedder, weights_setting_of
+from fossilray.models.backbones.load import embedder_digest, load_embedder, weights_setting_of
 from fossilray.models.heads import Head, load_head
 from fossilray.models.heads.head import BackboneReference
+from fossilray.models.weights_file import bundled_weights
 from fossilray.store.files.claims import hold_place
 from fossilray.store.files.local import LocalFiles
 from fossilray.training.checkpoint import remove_checkpoints
@@ -63,7 +64,8 @@ def protocol_train_config(
             start.append("transfer.layers=all")
     else:
         weights = weights_setting_of(backbone)
-        start.append(f"init={f'file:{bundled_path()}' if weights == 'bundled' else weights}")
+        init = f"file:{bundled_weights('backbone')}" if weights == "bundled" else weights
+        start.append(f"init={init}")
     if input_px is not None:
         start.append(f"input_px={input_px}")
     return load_train_config(path, [*start, *assignments])

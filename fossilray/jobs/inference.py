@@ -17,6 +17,8 @@ from fossilray.jobs.progress import Display, Tally
 from fossilray.jobs.scheduler import ray_cluster, run_items
 from fossilray.models.backbones.load import weights_setting_of
 from fossilray.models.heads import HeadMeta, head_digest, load_head
+from fossilray.models.heads.compatibility import OTHER_VECTORS, require_same_backbone
+from fossilray.models.heads.head import BackboneReference
 from fossilray.models.heads.uncertainty import COVERAGE
 from fossilray.processing.inference.tasks import ClassifyTask, EmbedTask
 from fossilray.processing.inference.worker import InferenceTask, InferenceWorker
@@ -30,6 +32,7 @@ from fossilray.store.derived.derived_store import (
     derived_names,
 )
 from fossilray.store.maintenance.derived import delete_older_than_objects
+from fossilray.store.query.slide_objects import backbone_of
 from fossilray.store.run.layout import well_of
 
 MakeAnswerer = Callable[[RunStore, RunConfig], InferenceTask]
@@ -171,32 +174,21 @@ def _answer(
 
 def _vectors_of(store: RunStore, taught: HeadMeta, embeddings: str | None) -> dict[str, Any]:
     """What made the vectors to be read, once it is sure that the head was taught on vectors of the same."""
-    wanted = taught.backbone
     if embeddings is None:
-        run = store.read_run()
-        if any(key.startswith("embedder/") and run.weights[key] == wanted.sha256 for key in run.weights):
-            return {**run.embedder, "sha256": wanted.sha256}
+        name, *digests = backbone_of(store)
+        own = BackboneReference(name=name, sha256=digests[0] if digests else "")
         fitting = [
             one
             for one in derived_names(store, "embeddings")
-            if DerivedStore.open(store, "embeddings", one).record.backbone["sha256"] == wanted.sha256
+            if DerivedStore.open(store, "embeddings", one).record.backbone["sha256"] == taught.backbone.sha256
         ]
-        remedy = (
-            f"give --embeddings {fitting[0]}"
-            if fitting
-            else "embed its crops with that backbone (`fossilray embed`), and give --embeddings"
-        )
-        raise UsageError(
-            f"the head was taught on vectors of {wanted.name} ({wanted.sha256[:12]}), and {store.url} was made with "
-            f"another backbone; {remedy}"
-        )
+        remedy = f"give --embeddings {fitting[0]}" if fitting else OTHER_VECTORS
+        require_same_backbone(taught, own, subject=f"the vectors of {store.url}", remedy=remedy)
+        return {**store.read_run().embedder, "sha256": own.sha256}
     vectors = DerivedStore.open(store, "embeddings", embeddings)
     made_by = vectors.record.backbone
-    if made_by["sha256"] != wanted.sha256:
-        raise UsageError(
-            f"the head was taught on vectors of {wanted.name} ({wanted.sha256[:12]}), and the embeddings {embeddings} "
-            f"are of {made_by['name']} ({made_by['sha256'][:12]}); give others, or train a head on these"
-        )
+    reference = BackboneReference(name=str(made_by["name"]), sha256=str(made_by["sha256"]))
+    require_same_backbone(taught, reference, subject=f"the embeddings {embeddings}")
     missing = store.committed() - vectors.committed()
     if missing:
         raise UsageError(

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from fossilray.core.config import EmbedderConfig
 from fossilray.core.errors import UsageError
 from fossilray.labels.load import LabelledSet
-from fossilray.models.backbones.architectures import Architecture, build_network
-from fossilray.models.backbones.checkpoints import read_checkpoint
+from fossilray.models.backbones.architectures import Architecture, build_backbone_network
+from fossilray.models.backbones.checkpoints import read_backbone_checkpoint
 from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
 from fossilray.models.backbones.handcrafted import handcrafted_features
 from fossilray.models.backbones.load import (
-    bundled_path,
     embedder_digest,
     load_network,
     weights_setting_of,
 )
 from fossilray.models.heads.head import BackboneReference
+from fossilray.models.weights_file import bundled_weights
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +95,7 @@ def _random_network(name: str, input_px: int | None, *, seed: int) -> tuple[torc
     # timm draws initial weights from the global generator alone, which others may be using.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build_network(architecture)
+        network = build_backbone_network(architecture)
     return network, Preprocessing(architecture.input_px, IMAGENET_MEAN, IMAGENET_STD, "bicubic")
 
 
@@ -104,7 +104,7 @@ def _architecture(name: str, input_px: int | None) -> Architecture:
     import timm
 
     if name == "bundled":
-        _, meta = read_checkpoint(bundled_path())
+        _, meta = read_backbone_checkpoint(bundled_weights("backbone"))
         assert meta is not None, "the shipped backbone says what it is"
         return Architecture(meta.architecture, input_px or meta.input_px, dict(meta.kwargs))
     recorded = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None

@@ -14,12 +14,12 @@ from fossilray.core.config.training import TrainConfig
 from fossilray.core.errors import WeightsError
 from fossilray.models.backbones.architectures import (
     Architecture,
+    build_backbone_network,
     build_filled,
-    build_network,
     infer_architecture,
 )
 from fossilray.models.backbones.backbone_file import BackboneMeta
-from fossilray.models.backbones.checkpoints import read_checkpoint
+from fossilray.models.backbones.checkpoints import read_backbone_checkpoint
 from fossilray.models.backbones.embedder import Preprocessing
 from fossilray.models.backbones.load import load_network, preprocessing_of
 
@@ -69,7 +69,7 @@ def start_backbone(config: TrainConfig) -> InitialBackbone:
         network, _, shown = load_network(EmbedderConfig(weights=config.init, input_px=config.input_px))
         return _measured(_sized(rest, config), network.state_dict(), config, shown)
     path = Path(rest).expanduser()
-    state, meta = read_checkpoint(path)
+    state, meta = read_backbone_checkpoint(path)
     stated = None if meta is None else meta.preprocessing
     if config.arch is not None:
         architecture = _sized(config.arch, config)
@@ -104,7 +104,7 @@ def _measured(
     network = (
         build_filled(architecture, state, source=source or config.init)
         if state
-        else build_network(architecture)
+        else build_backbone_network(architecture)
     )
     shown = shown or preprocessing_of(architecture)
     if config.method == "metric" and config.metric.dimension is not None:

@@ -276,7 +276,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(run: RunStore, head: P
     other = RunStore.open(str(tmp_path / "other"))
     other.create_or_check(a_run(**{"embedder/another": "ef" * 32}))
     words = ("--head", head, "--novelty-p", "0.02")
-    assert "are of another backbone (efefefefefef)" in refused("discover", other.url, *words)
+    assert "(efefefefefef); give --embeddings of that backbone" in refused("discover", other.url, *words)
     assert "no embeddings named x" in refused("discover", run.url, *words, "--embeddings", "x")
     out = tmp_path / "found.csv"
     assert "ends in .parquet" in refused("discover", run.url, *words, "--out", out)

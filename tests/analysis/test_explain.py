@@ -326,7 +326,7 @@ def test_sheets_are_drawn_of_chosen_uncertain_and_confused_crops(
         (("--crops", "LABELS", "--object", "a:1"), "--run"),
         (("--crops", "LABELS/none"), "no folder"),
         (("--crops", "LABELS", "--genus", "cross", "--least-certain"), "give one"),
-        (("--crops", "LABELS", "--backbone", "VIT"), "was taught on"),
+        (("--crops", "LABELS", "--backbone", "VIT"), "the head was trained on vectors of"),
         (("--crops", "LABELS", "--backbone", "handcrafted"), "no file of weights"),
     ],
 )

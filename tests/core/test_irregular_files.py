@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.irregular_files import irregular
 from support.small_run import write_small_run
 from typer.testing import CliRunner, Result
 
@@ -18,27 +17,6 @@ from fossilray.core.formats import FileRole
 from fossilray.core.formats.images import decode_image
 from fossilray.store import RunStore
 
-
-def lay_pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def lay_device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def lay_socket(path: Path) -> None:
-    before = Path.cwd()
-    os.chdir(path.parent)  # a socket's path has at most about 100 characters
-    try:
-        with socket.socket(socket.AF_UNIX) as one:
-            one.bind(path.name)
-    finally:
-        os.chdir(before)
-
-
-KINDS = {"pipe": lay_pipe, "device": lay_device, "socket": lay_socket, "folder": Path.mkdir}
-irregular = pytest.mark.parametrize("lay", KINDS.values(), ids=KINDS.keys())
 Lay = Callable[[Path], None]
 
 

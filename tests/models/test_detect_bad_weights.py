@@ -15,9 +15,9 @@ from support.small_network import SMALL, build, meta
 
 from fossilray.core.config import DetectorConfig
 from fossilray.core.errors import WeightsError
+from fossilray.models.detectors.detector_file import save_detector
 from fossilray.models.detectors.load import detector_digest, load_detector
 from fossilray.models.detectors.ultralytics_network import quiet_ultralytics
-from fossilray.models.detectors.weights_file import save_weights
 
 
 def load(path: Path) -> None:
@@ -36,9 +36,11 @@ class Calls:
 
 @pytest.mark.parametrize("name", ["gone.pt", "gone.safetensors", "gone.onnx", "gone.torchscript"])
 def test_missing_weights_are_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=rf"{name} do not exist; set detector\.weights"):
+    with pytest.raises(
+        WeightsError, match=rf"{name} \(detector weights\) does not exist; set detector\.weights"
+    ):
         load(tmp_path / name)
-    with pytest.raises(WeightsError, match="do not exist"):
+    with pytest.raises(WeightsError, match="does not exist"):
         detector_digest(DetectorConfig(weights=str(tmp_path / name)))
 
 
@@ -76,21 +78,21 @@ def test_weights_of_another_architecture_list_what_does_not_fit(tmp_path: Path) 
     first = next(iter(state))
     del state[first]
     state["embed.weight"] = torch.zeros(3)
-    save_weights(tmp_path / "other.safetensors", state_dict=state, meta=meta())
+    save_detector(tmp_path / "other.safetensors", state_dict=state, meta=meta())
     with pytest.raises(WeightsError, match=rf"missing {first}; unexpected embed\.weight"):
         load(tmp_path / "other.safetensors")
 
 
 def test_weights_of_another_width_list_both_shapes(tmp_path: Path) -> None:
     wider = SMALL | {"backbone": [[-1, 1, "Conv", [24, 3, 2]], *SMALL["backbone"][1:]]}
-    save_weights(tmp_path / "wide.safetensors", state_dict=build(SMALL).state_dict(), meta=meta(wider))
+    save_detector(tmp_path / "wide.safetensors", state_dict=build(SMALL).state_dict(), meta=meta(wider))
     with pytest.raises(WeightsError, match=r"of another shape model\.0.* \(16,\) for \(24,\)"):
         load(tmp_path / "wide.safetensors")
 
 
 def test_a_network_without_a_detection_head_is_refused(tmp_path: Path) -> None:
     classifier = SMALL | {"head": [[-1, 1, "Classify", ["nc"]]]}
-    save_weights(tmp_path / "c.safetensors", state_dict=build(SMALL).state_dict(), meta=meta(classifier))
+    save_detector(tmp_path / "c.safetensors", state_dict=build(SMALL).state_dict(), meta=meta(classifier))
     with pytest.raises(WeightsError, match="'Classify', not a detection head"):
         load(tmp_path / "c.safetensors")
 
@@ -108,7 +110,7 @@ def test_a_network_without_a_detection_head_is_refused(tmp_path: Path) -> None:
 )
 def test_an_architecture_may_only_name_layers(rows: list[Any], tmp_path: Path) -> None:
     evil = SMALL | {"backbone": rows}
-    save_weights(tmp_path / "evil.safetensors", state_dict={}, meta=meta(evil))
+    save_detector(tmp_path / "evil.safetensors", state_dict={}, meta=meta(evil))
     with pytest.raises(WeightsError, match=r"architecture|arguments"):
         load(tmp_path / "evil.safetensors")
 
@@ -116,7 +118,7 @@ def test_an_architecture_may_only_name_layers(rows: list[Any], tmp_path: Path) -
 def test_code_in_an_activation_is_not_run(tmp_path: Path) -> None:
     mark = tmp_path / "run.txt"
     evil = SMALL | {"activation": f"nn.SiLU() if open({str(mark)!r}, 'w') else nn.SiLU()"}
-    save_weights(tmp_path / "evil.safetensors", state_dict=build(SMALL).state_dict(), meta=meta(evil))
+    save_detector(tmp_path / "evil.safetensors", state_dict=build(SMALL).state_dict(), meta=meta(evil))
     with pytest.raises(WeightsError, match=r"is not a torch\.nn layer"):
         load(tmp_path / "evil.safetensors")
     assert not mark.exists()
@@ -124,7 +126,7 @@ def test_code_in_an_activation_is_not_run(tmp_path: Path) -> None:
 
 def test_an_honest_activation_is_kept(tmp_path: Path) -> None:
     plain = SMALL | {"activation": "nn.LeakyReLU(0.1)"}
-    save_weights(tmp_path / "leaky.safetensors", state_dict=build(plain).state_dict(), meta=meta(plain))
+    save_detector(tmp_path / "leaky.safetensors", state_dict=build(plain).state_dict(), meta=meta(plain))
     load(tmp_path / "leaky.safetensors")
 
 

@@ -13,10 +13,11 @@ from torch import nn
 from fossilray.core.config import DetectorConfig
 from fossilray.core.types import Boxes, Detector
 from fossilray.models.detectors.boxes import MOST_CANDIDATES, decode_rows, rows_last
+from fossilray.models.detectors.detector_file import read_detector, save_detector
 from fossilray.models.detectors.heads import has_box_branches, replace_head
-from fossilray.models.detectors.load import BUNDLED, load_detector
-from fossilray.models.detectors.ultralytics_network import build_network
-from fossilray.models.detectors.weights_file import read_weights, save_weights
+from fossilray.models.detectors.load import load_detector
+from fossilray.models.detectors.ultralytics_network import build_detector_network
+from fossilray.models.weights_file import bundled_weights
 from fossilray.synthetic.composites import compose
 
 NEWER: dict[str, Any] = SMALL | {
@@ -35,13 +36,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 def save(architecture: dict[str, Any], folder: Path) -> tuple[Path, Any]:
     """A file of random weights, and the network that ultralytics makes of it."""
     path = folder / "weights.safetensors"
-    save_weights(path, state_dict=build(architecture).state_dict(), meta=meta(architecture))
+    save_detector(path, state_dict=build(architecture).state_dict(), meta=meta(architecture))
     return path, stored(path)
 
 
 def stored(path: Path) -> Any:
-    state, stated = read_weights(path)
-    return build_network(stated.architecture, nc=stated.nc, state=state, source=path)
+    state, stated = read_detector(path)
+    return build_detector_network(stated.architecture, nc=stated.nc, state=state, source=path)
 
 
 def noise(count: int = 2, *, height_px: int = 208, width_px: int = 160) -> np.ndarray:
@@ -115,7 +116,7 @@ def test_a_head_that_suppresses_by_itself_keeps_its_boxes() -> None:
 
 def test_the_bundled_network_finds_what_its_dense_head_finds() -> None:
     tiles = field(side_px=416)[None]
-    expected = dense_boxes(stored(BUNDLED), tiles, DetectorConfig())
+    expected = dense_boxes(stored(bundled_weights("detector")), tiles, DetectorConfig())
     assert len(expected[0]) > 20
     assert_equal(detector("bundled").detect(tiles, um_per_px=1.0), expected)
 

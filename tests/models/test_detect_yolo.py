@@ -13,9 +13,9 @@ from support.small_network import SMALL, build, meta
 
 from fossilray.core.config import DetectorConfig
 from fossilray.core.types import Boxes
+from fossilray.models.detectors.detector_file import save_detector
 from fossilray.models.detectors.load import detector_digest, load_detector
 from fossilray.models.detectors.ultralytics_network import quiet_ultralytics
-from fossilray.models.detectors.weights_file import save_weights
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def network() -> Any:
 @pytest.fixture(scope="module")
 def weights(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_weights(path, state_dict=network.state_dict(), meta=meta())
+    save_detector(path, state_dict=network.state_dict(), meta=meta())
     return path
 
 
@@ -91,7 +91,7 @@ def test_tiles_are_inverted_unless_the_weights_or_the_user_say_otherwise(
     network: Any, weights: Path, tiles: np.ndarray, tmp_path: Path
 ) -> None:
     plain = tmp_path / "plain.safetensors"
-    save_weights(plain, state_dict=network.state_dict(), meta=meta(invert=False))
+    save_detector(plain, state_dict=network.state_dict(), meta=meta(invert=False))
     assert_same(find(weights, tiles), find(weights, 255 - tiles, invert=False), px=1e-6)
     assert_same(find(plain, tiles), find(weights, tiles, invert=False), px=1e-6)
     assert_same(find(plain, tiles, invert=True), find(weights, tiles), px=1e-6)

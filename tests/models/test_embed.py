@@ -21,7 +21,8 @@ from fossilray.core.config import EmbedderConfig
 from fossilray.core.errors import WeightsError
 from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
 from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
-from fossilray.models.backbones.load import bundled_path, describe_embedder, embedder_digest, load_embedder
+from fossilray.models.backbones.load import describe_embedder, embedder_digest, load_embedder
+from fossilray.models.weights_file import bundled_weights
 
 VIT = {"img_size": 32, "patch_size": 8, "depth": 2}
 
@@ -74,9 +75,9 @@ def test_bundled_backbone_gives_equal_vectors_for_equal_crops() -> None:
 
 
 def test_bundled_backbone_is_small_and_known_by_its_digest() -> None:
-    digest = hashlib.sha256(bundled_path().read_bytes()).hexdigest()
+    digest = hashlib.sha256(bundled_weights("backbone").read_bytes()).hexdigest()
     assert embedder_digest(EmbedderConfig()) == {"backbone.safetensors": digest}
-    assert bundled_path().stat().st_size < 12e6
+    assert bundled_weights("backbone").stat().st_size < 12e6
 
 
 def test_no_embedder_is_loaded_when_none_is_asked_for() -> None:
@@ -236,7 +237,7 @@ def test_text_file_is_refused_by_name(tmp_path: Path, name: str, content: bytes)
 
 
 def test_missing_file_is_refused_by_name(tmp_path: Path) -> None:
-    assert "do not exist" in _refusal(tmp_path / "absent.pth")
+    assert "does not exist" in _refusal(tmp_path / "absent.pth")
     with pytest.raises(WeightsError, match="absent"):
         embedder_digest(EmbedderConfig(weights=f"file:{tmp_path / 'absent.pth'}"))
 
@@ -277,7 +278,7 @@ def test_detector_given_as_backbone_is_refused(tmp_path: Path) -> None:
         tmp_path / "detector.safetensors",
         {"fossilray": '{"format":"fossilray-detector/1"}'},
     )
-    assert "not a detector" in _refusal(tmp_path / "detector.safetensors")
+    assert "of format 'fossilray-detector/1', not fossilray-backbone/1" in _refusal(tmp_path / "detector.safetensors")
 
 
 def test_unknown_source_of_weights_is_refused() -> None:

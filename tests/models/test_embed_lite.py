@@ -14,7 +14,7 @@ from fossilray.core.config.training import TrainConfig
 from fossilray.core.errors import WeightsError
 from fossilray.models.backbones.architectures import infer_architecture
 from fossilray.models.backbones.backbone_file import save_backbone
-from fossilray.models.backbones.checkpoints import read_checkpoint
+from fossilray.models.backbones.checkpoints import read_backbone_checkpoint
 from fossilray.models.backbones.embedder import BackboneEmbedder
 from fossilray.models.backbones.inference_optimisation import optimise_for_inference
 from fossilray.models.backbones.load import load_embedder, load_network
@@ -60,7 +60,7 @@ def published(network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory
 def test_published_weights_are_known_by_their_keys_and_fill_timms_network(
     network: torch.nn.Module, published: Path
 ) -> None:
-    state, _ = read_checkpoint(published)
+    state, _ = read_backbone_checkpoint(published)
     assert state.keys() == network.state_dict().keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
     found, _, shown = load_network(EmbedderConfig(weights=f"file:{published}", input_px=64))

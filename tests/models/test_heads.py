@@ -152,10 +152,10 @@ def test_a_file_that_is_no_head_or_was_tampered_with_is_refused(tmp_path: Path) 
     with pytest.raises(WeightsError, match="not a whole safetensors file"):
         load_head(path)
     save_file({"weight": np.zeros((2, 2), np.float32)}, str(path))
-    with pytest.raises(WeightsError, match="says nothing of a head"):
+    with pytest.raises(WeightsError, match="does not describe a head"):
         load_head(path)
     save_file({"weight": np.zeros((2, 2), np.float32)}, str(path), {"fossilray": '{"format": "other"}'})
-    with pytest.raises(WeightsError, match=r"not a fossilray-head/1 or fossilray-head/2 file \(format"):
+    with pytest.raises(WeightsError, match=r"of format '.*', not fossilray-head/1 or fossilray-head/2"):
         load_head(path)
 
 

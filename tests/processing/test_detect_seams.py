@@ -16,7 +16,8 @@ from scipy.optimize import linear_sum_assignment
 
 from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
 from fossilray.core.types import Boxes, Detector, Image, Level, Rect, SlideInfo
-from fossilray.models.detectors.load import BUNDLED, load_detector
+from fossilray.models.detectors.load import load_detector
+from fossilray.models.weights_file import bundled_weights
 from fossilray.processing.detection.foreground import find_foreground, foreground_units
 from fossilray.processing.detection.merge import TileBoxes, largest_overlaps, merge_tiles
 from fossilray.processing.detection.passes import plan_passes, read_tile
@@ -206,7 +207,9 @@ def test_the_classical_detector_finds_the_same_objects_in_fitted_windows(seed: i
     assert_fitted_windows_do_not_matter(slides, DetectorConfig(kind="classical", passes=ONE_PASS))
 
 
-needs_bundled = pytest.mark.skipif(not BUNDLED.is_file(), reason="no bundled detector in this checkout")
+needs_bundled = pytest.mark.skipif(
+    not bundled_weights("detector").is_file(), reason="no bundled detector in this checkout"
+)
 
 
 @needs_bundled

@@ -22,12 +22,12 @@ from support.small_network import SMALL, build, meta
 from fossilray.analysis.search.quantizer import QUANTIZERS, VectorQuantizer, unit
 from fossilray.core.config import DetectorConfig, EmbedderConfig
 from fossilray.core.errors import StoreError, WeightsError
-from fossilray.models.backbones.architectures import Architecture, build_network
+from fossilray.models.backbones.architectures import Architecture, build_backbone_network
 from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
-from fossilray.models.backbones.checkpoints import read_checkpoint
+from fossilray.models.backbones.checkpoints import read_backbone_checkpoint
 from fossilray.models.backbones.load import load_network
+from fossilray.models.detectors.detector_file import save_detector
 from fossilray.models.detectors.load import load_detector
-from fossilray.models.detectors.weights_file import save_weights
 
 
 def load(path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_module_of_ultralytics_that_reads_files_is_no_layer(
         "head:\n  - [[-1], 1, Detect, [nc]]\n"
     )
     rows = [[-1, 1, "DetectionModel", [repr(str(tmp_path / "m*.yaml"))]], *SMALL["backbone"]]
-    save_weights(tmp_path / "d.safetensors", state_dict=state, meta=meta(SMALL | {"backbone": rows}))
+    save_detector(tmp_path / "d.safetensors", state_dict=state, meta=meta(SMALL | {"backbone": rows}))
     with pytest.raises(WeightsError, match="names the layer 'DetectionModel'"):
         load(tmp_path / "d.safetensors")
     assert not mark.exists()
@@ -84,7 +84,7 @@ CONV = SMALL["backbone"][0]
 def test_a_description_beyond_what_is_known_is_refused_before_anything_is_built(
     change: dict[str, Any], state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    save_weights(tmp_path / "d.safetensors", state_dict=state, meta=meta(SMALL | change))
+    save_detector(tmp_path / "d.safetensors", state_dict=state, meta=meta(SMALL | change))
     with pytest.raises(WeightsError) as refused:
         load(tmp_path / "d.safetensors")
     assert "\n" not in str(refused.value)
@@ -150,7 +150,7 @@ def backbone_meta(architecture: str, kwargs: dict[str, Any]) -> BackboneMeta:
 )
 def test_only_timms_own_networks_have_a_name(name: str) -> None:
     with pytest.raises(WeightsError, match="no network of timm"):
-        build_network(Architecture(name, 32))
+        build_backbone_network(Architecture(name, 32))
 
 
 def test_what_a_pickle_names_is_never_called(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_what_a_pickle_names_is_never_called(tmp_path: Path) -> None:
     }.items():
         torch.save(content, tmp_path / name)
         with pytest.raises(WeightsError, match=r"nothing in it was run"):
-            read_checkpoint(tmp_path / name)
+            read_backbone_checkpoint(tmp_path / name)
     assert not mark.exists()
 
 
@@ -170,7 +170,7 @@ def test_tensors_that_claim_more_than_their_file_are_refused(tmp_path: Path) -> 
     path = tmp_path / "w.pth"
     torch.save({"w": torch.zeros(1).expand(2**34)}, path)
     with pytest.raises(WeightsError, match="more than eight times the size"):
-        read_checkpoint(path)
+        read_backbone_checkpoint(path)
     inside = io.BytesIO()
     torch.save({"w": torch.zeros(4)}, inside)
     with zipfile.ZipFile(inside) as archive, zipfile.ZipFile(path, "w") as sink:
@@ -178,7 +178,7 @@ def test_tensors_that_claim_more_than_their_file_are_refused(tmp_path: Path) -> 
             # Four numbers become eight in what is said of the tensor alone.
             sink.writestr(one.filename, archive.read(one).replace(b"K\x04\x85", b"K\x08\x85"))
     with pytest.raises(WeightsError, match=r"reaches beyond its storage"):
-        read_checkpoint(path)
+        read_backbone_checkpoint(path)
 
 
 def test_a_compressed_member_that_would_swell_is_refused(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_compressed_member_that_would_swell_is_refused(tmp_path: Path) -> None
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as sink:
         sink.writestr("w/data.pkl", bytes(10**7))
     with pytest.raises(WeightsError, match="is compressed"):
-        read_checkpoint(path)
+        read_backbone_checkpoint(path)
 
 
 def test_a_container_that_holds_itself_ends(tmp_path: Path) -> None:
@@ -194,10 +194,10 @@ def test_a_container_that_holds_itself_ends(tmp_path: Path) -> None:
     loop["model"] = loop
     torch.save(loop, tmp_path / "loop.pth")
     with pytest.raises(WeightsError, match="holds no tensors"):
-        read_checkpoint(tmp_path / "loop.pth")
+        read_backbone_checkpoint(tmp_path / "loop.pth")
     torch.save({"module." * 2000 + "w": torch.zeros(2)}, tmp_path / "long.pth")
     with pytest.raises(WeightsError, match="more than 500"):
-        read_checkpoint(tmp_path / "long.pth")
+        read_backbone_checkpoint(tmp_path / "long.pth")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -253,16 +253,16 @@ def test_safetensors_with_metadata_nested_without_end_or_types_of_no_weights_are
     path = tmp_path / "w.safetensors"
     for metadata in ({"fossilray": "[" * 10**5}, {"fossilray": '{"a": 1e999}'}, {"fossilray": "{" * 99}):
         save_file({"w": torch.zeros(2)}, str(path), metadata)
-        for read in (load, read_checkpoint):
+        for read in (load, read_backbone_checkpoint):
             with pytest.raises(WeightsError, match="cannot be used"):
                 read(path)
     save_file({"w": torch.zeros(2).to(torch.float8_e4m3fn)}, str(path))
     with pytest.raises(WeightsError, match="is of type F8_E4M3"):
-        read_checkpoint(path)
+        read_backbone_checkpoint(path)
     header = json.dumps({"w": {"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]}}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(WeightsError, match=r"which no weights have|not a whole"):
-        read_checkpoint(path)
+        read_backbone_checkpoint(path)
 
 
 class Squares(torch.nn.Module):

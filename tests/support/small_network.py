@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
+from fossilray.models.detectors.detector_file import DetectorMeta
 from fossilray.models.detectors.ultralytics_network import quiet_ultralytics
-from fossilray.models.detectors.weights_file import DetectorMeta
 
 SMALL: dict[str, Any] = {
     "nc": 2,

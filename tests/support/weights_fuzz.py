@@ -140,14 +140,14 @@ def make_sound(folder: Path) -> dict[str, Callable[[random.Random], bytes]]:  # 
     from fossilray.analysis.search.quantizer import VectorQuantizer, unit
     from fossilray.core.config.training import TrainConfig
     from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
-    from fossilray.models.detectors.weights_file import save_weights
+    from fossilray.models.detectors.detector_file import save_detector
     from fossilray.models.heads import save_head
     from fossilray.models.heads.fit import train_head
     from fossilray.models.heads.head import BackboneReference
     from fossilray.training.checkpoint import Position, save_checkpoint
 
     network = build(SMALL)
-    save_weights(folder / "detector.safetensors", state_dict=network.state_dict(), meta=meta())
+    save_detector(folder / "detector.safetensors", state_dict=network.state_dict(), meta=meta())
     torch.save({"model": network, "date": "x"}, folder / "detector.pt")
     small = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 8, 8), torch.nn.Flatten(2))
     example = torch.zeros(1, 3, 64, 64)

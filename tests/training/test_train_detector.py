@@ -11,8 +11,8 @@ import pytest
 
 from fossilray.core.config import DetectorConfig, PassConfig
 from fossilray.core.types import Boxes
+from fossilray.models.detectors.detector_file import read_detector, save_detector
 from fossilray.models.detectors.load import load_detector
-from fossilray.models.detectors.weights_file import read_weights, save_weights
 from fossilray.synthetic.composites import Composite
 from fossilray.training.detector.data import make_composites, split_crops
 from fossilray.training.detector.evaluate import (
@@ -68,7 +68,7 @@ def test_equal_plans_give_equal_weights_that_load(tmp_path: Path) -> None:
     first, second = (train_detector(plan, fields) for _ in range(2))
     assert all((first.state_dict[name] == second.state_dict[name]).all() for name in first.state_dict)
     path = tmp_path / "tiny.safetensors"
-    save_weights(path, state_dict=first.state_dict, meta=first.meta)
+    save_detector(path, state_dict=first.state_dict, meta=first.meta)
     detector = load_detector(DetectorConfig(weights=str(path), confidence=0.0), device="cpu")
     found = detector.detect(np.full((1, 96, 96, 3), 220, np.uint8), um_per_px=1.0)
     assert len(found) == 1
@@ -79,9 +79,9 @@ def test_training_goes_on_from_given_weights(tmp_path: Path) -> None:
     plan = TrainingPlan(steps=1, image_px=64, batch=2, width=0.5)
     trained = train_detector(plan, fields)
     path = tmp_path / "start.safetensors"
-    save_weights(path, state_dict=trained.state_dict, meta=trained.meta)
+    save_detector(path, state_dict=trained.state_dict, meta=trained.meta)
     still = TrainingPlan(steps=1, image_px=64, batch=2, width=0.5, learning_rate=0.0, start_from=path)
-    kept, _ = read_weights(path)
+    kept, _ = read_detector(path)
     again = train_detector(still, fields)
     kernels = [name for name, tensor in kept.items() if tensor.ndim > 1]
     assert all((again.state_dict[name] == kept[name]).all() for name in kernels)

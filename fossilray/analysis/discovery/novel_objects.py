@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
 from fossilray.models.heads import Head
+from fossilray.models.heads.compatibility import require_same_backbone
 from fossilray.models.heads.conformal import novelty_p_values
+from fossilray.models.heads.head import BackboneReference
 from fossilray.models.heads.uncertainty import novelty_reference
 from fossilray.store import RunStore
 from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import DerivedStore
-from fossilray.store.query.slide_objects import SlideObjects, read_slides
+from fossilray.store.query.slide_objects import SlideObjects, backbone_of, read_slides
 
 NOVELTY_P = 0.01
 """One crop in a hundred of the labelled genera is taken for something new."""
@@ -76,25 +78,21 @@ class NovelObjects:
                 f"{held_out} labelled crops were held out, so no object can be odder than one in {held_out + 1}; ask "
                 f"for --novelty-p {1 / (held_out + 1):.2g} or more, or label more crops"
             )
-        wanted, vectors = head.meta.backbone, None
+        vectors = None
         if embeddings is None:
-            run = store.read_run()
-            digests = {digest for name, digest in run.weights.items() if name.startswith("embedder/")}
+            name, *digests = backbone_of(store)
+            made_by = BackboneReference(name=name, sha256=digests[0] if digests else "")
         else:
             vectors = DerivedStore.open(source_run(store), "embeddings", embeddings)
-            digests = {str(vectors.record.backbone["sha256"])}
+            recorded = vectors.record.backbone
+            made_by = BackboneReference(name=str(recorded["name"]), sha256=str(recorded["sha256"]))
             missing = store.committed() - vectors.committed()
             if missing:
                 raise UsageError(
                     f"the embeddings {embeddings} lack {len(missing)} slides, such as {min(missing)}; start "
                     "`fossilray embed` again first"
                 )
-        if wanted.sha256 not in digests:
-            raise UsageError(
-                f"the head was taught on vectors of {wanted.name} ({wanted.sha256[:12]}), and those of {store.url} are "
-                f"of another backbone ({', '.join(d[:12] for d in sorted(digests)) or 'none'}); give --embeddings of "
-                "that backbone (`fossilray embed`), or a head that was taught on these vectors"
-            )
+        require_same_backbone(head.meta, made_by, subject=f"the vectors of {store.url}")
         return NovelObjects(store, head, novelty_p, where, vectors)
 
     def read(self) -> Iterator[NovelInSlide]:

@@ -13,7 +13,8 @@ from fossilray.core.config import EmbedderConfig
 from fossilray.core.errors import UsageError, WeightsError
 from fossilray.models.backbones.embedder import Preprocessing
 from fossilray.models.backbones.load import embedder_digest, load_network, weights_setting_of
-from fossilray.models.heads.head import Head
+from fossilray.models.heads.compatibility import require_same_backbone
+from fossilray.models.heads.head import BackboneReference, Head
 
 if TYPE_CHECKING:
     import torch
@@ -54,12 +55,12 @@ def load_differentiable(backbone: str, head: Head) -> DifferentiableBackbone:
         )
     config = EmbedderConfig(weights=weights_setting_of(backbone))
     (digest,) = embedder_digest(config).values()
-    taught_on = head.meta.backbone
-    if digest != taught_on.sha256:
-        raise UsageError(
-            f"the head was taught on vectors of {taught_on.name} (sha256 {taught_on.sha256[:12] or 'none'}), and "
-            f"--backbone {backbone} is {digest[:12]}; give the one it was taught on, or train a head on this one"
-        )
+    require_same_backbone(
+        head.meta,
+        BackboneReference(name=backbone, sha256=digest),
+        subject=f"the vectors of --backbone {backbone}",
+        remedy="give the backbone that it was trained on, or train a head on this one",
+    )
     network, name, preprocessing = load_network(config)
     network = network.eval().requires_grad_(False)
     return DifferentiableBackbone(

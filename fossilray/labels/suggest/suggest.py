@@ -24,6 +24,7 @@ from fossilray.labels.suggest.pool import Pool, VectorSource, labelled_vectors, 
 from fossilray.labels.suggest.selection import Quotas, centred_directions, distance_to_nearest
 from fossilray.labels.suggest.strategies import REASONS, Selection, Strategy, choose
 from fossilray.models.heads import Head, train_head
+from fossilray.models.heads.compatibility import require_same_backbone
 from fossilray.models.heads.head import BackboneReference
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
@@ -80,11 +81,9 @@ def suggest(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty, and suggestions of two rounds would mix; name a new folder")
     source = VectorSource(store, embeddings)
-    if head is not None and head.meta.backbone.sha256 != source.sha256:
-        raise UsageError(
-            f"the head was taught on vectors of {head.meta.backbone.name} ({head.meta.backbone.sha256[:12]}), and "
-            f"those of {source.name} are of another backbone ({source.sha256[:12]}); give --embeddings of that backbone"
-        )
+    if head is not None:
+        made_by = BackboneReference(name=source.name, sha256=source.sha256)
+        require_same_backbone(head.meta, made_by, subject=f"the vectors of {store.url}")
     names, known, taken = _what_is_known(store, source, labels)
     taught_here = head is None and len(set(names)) > 1
     if taught_here:

@@ -71,7 +71,7 @@ def infer_architecture(state: Mapping[str, torch.Tensor]) -> Architecture | None
     return None if lite is None else Architecture(f"tf_efficientnet_lite{lite}.in1k", LITE_PX[lite])
 
 
-def build_network(architecture: Architecture) -> torch.nn.Module:
+def build_backbone_network(architecture: Architecture) -> torch.nn.Module:
     """The network without weights, and without a head unless it is to have one: images in, one vector each out.
 
     Raises:
@@ -90,7 +90,7 @@ def build_filled(
     left over.
 
     Raises:
-        WeightsError: as build_network; what does not fit is named; or an image would take more memory than is given.
+        WeightsError: as build_backbone_network; a tensor does not fit; or an image would take too much memory.
     """
     outline = lay_out(architecture)
     given = _fitted(outline, state, source=source, architecture=architecture.name)
@@ -106,7 +106,7 @@ def lay_out(architecture: Architecture) -> torch.nn.Module:
     """The network on the meta device: its shapes and what timm records of it, without memory for its numbers.
 
     Raises:
-        WeightsError: as build_network.
+        WeightsError: as build_backbone_network.
     """
     check_name(architecture.name)
     checked_arguments(architecture.name, architecture.kwargs)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fossilray.core.errors import WeightsError
-from fossilray.core.formats import FileRole
 from fossilray.core.formats.plain_values import shown
-from fossilray.models.backbones.backbone_file import BackboneMeta, parse_meta
+from fossilray.models.backbones.backbone_file import BackboneMeta, backbone_role
 from fossilray.models.backbones.efficientnet_lite import to_timm_keys
+from fossilray.models.files.open_weights import missing_weights
 from fossilray.models.files.stored_pickle import ForeignName, Stored, TensorRecord, TorchFileError
-from fossilray.models.files.tensors import LONGEST_NAME, read_metadata, read_tensors
+from fossilray.models.files.tensors import LONGEST_NAME
 from fossilray.models.files.torch_file import open_torch_file
+from fossilray.models.weights_file import read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -40,34 +41,17 @@ PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
 """What DistributedDataParallel, torch.compile and multi-crop wrappers put before every key."""
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], BackboneMeta | None]:
-    """The state dict in a .safetensors, .pth or .pt file, and what it says of itself if it is one of ours.
+def read_backbone_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], BackboneMeta | None]:
+    """Read the state dict of a .safetensors, .pth or .pt file; with its description if it is a backbone file.
 
-    Tensors are on the CPU, floats as float32. Nothing that a pickle names is run.
+    Tensors are on the CPU, floats as float32. No code that a pickle names is run.
 
     Raises:
         WeightsError: the file is missing, truncated, unsafe, or holds no state dict.
     """
-    if not path.is_file():
-        raise WeightsError(f"backbone weights {path} do not exist; set embedder.weights to file:<path>")
     if path.suffix != ".safetensors":
         return to_timm_keys(_read_pickle(path)), None
-    role = _role(path)
-    state, metadata = read_tensors(path, role)
-    return state, parse_meta(path, metadata, role)
-
-
-def read_meta(path: Path) -> BackboneMeta | None:
-    """What a .safetensors file says of itself if it is one of ours; its tensors are not read.
-
-    Raises:
-        WeightsError: it is no safetensors file.
-    """
-    role = _role(path)
-    try:
-        return parse_meta(path, read_metadata(path, role), role)
-    except FileNotFoundError as error:
-        raise role.damaged(error) from None
+    return read_weights(path, BackboneMeta, backbone_role(path))
 
 
 def without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -84,10 +68,6 @@ def without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
     return bare
 
 
-def _role(path: Path) -> FileRole:
-    return FileRole(str(path), "backbone weights", "fetch or export it again", WeightsError)
-
-
 def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     try:
         with open_torch_file(path, is_known=_is_known) as file:
@@ -98,9 +78,11 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
             f"{path} contains more than tensors ({error.name[:100]}), and nothing in it was run; save its state dict "
             "alone: torch.save(model.state_dict(), …)"
         ) from None
+    except FileNotFoundError:
+        raise missing_weights(backbone_role(path)) from None
     except (TorchFileError, OSError) as error:
         raise WeightsError(
-            f"{path} is truncated or no PyTorch weight file ({error}); fetch or export it again"
+            f"{path} is truncated or not a PyTorch weight file ({error}); fetch or export it again"
         ) from None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ from fossilray.models.backbones.architectures import (
     infer_architecture,
     lay_out,
 )
-from fossilray.models.backbones.checkpoints import read_checkpoint, read_meta
+from fossilray.models.backbones.backbone_file import BackboneMeta, backbone_role
+from fossilray.models.backbones.checkpoints import read_backbone_checkpoint
 from fossilray.models.backbones.embedder import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -26,14 +26,10 @@ from fossilray.models.backbones.embedder import (
     Preprocessing,
 )
 from fossilray.models.device import Precision, precision_on
+from fossilray.models.weights_file import bundled_weights, read_description, weights_digest
 
 if TYPE_CHECKING:
     import torch
-
-if TYPE_CHECKING:
-    import torch
-
-BUNDLED = "backbone.safetensors"
 
 
 def load_embedder(
@@ -72,7 +68,7 @@ def load_network(config: EmbedderConfig) -> tuple[torch.nn.Module, str, Preproce
         WeightsError: as load_embedder, and for `none`.
     """
     if config.weights == "bundled":
-        return _load_file(bundled_path(), config)
+        return _load_file(bundled_weights("backbone"), config)
     source, _, rest = config.weights.partition(":")
     if source == "file" and rest:
         return _load_file(Path(rest), config)
@@ -98,14 +94,9 @@ def embedder_digest(config: EmbedderConfig) -> dict[str, str]:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.contiguous().numpy().tobytes())
         return {config.weights: digest.hexdigest()}
-    path = bundled_path() if config.weights == "bundled" else Path(config.weights.removeprefix("file:"))
-    try:
-        with path.open("rb") as file:
-            return {path.name: hashlib.file_digest(file, "sha256").hexdigest()}
-    except OSError as error:
-        raise WeightsError(
-            f"backbone weights {path} cannot be read ({error}); set embedder.weights"
-        ) from None
+    bundled = config.weights == "bundled"
+    path = bundled_weights("backbone") if bundled else Path(config.weights.removeprefix("file:"))
+    return {path.name: weights_digest(path, backbone_role(path))}
 
 
 def describes_without_loading(config: EmbedderConfig) -> bool:
@@ -124,7 +115,10 @@ def describe_embedder(config: EmbedderConfig) -> dict[str, str | int | list[floa
     """
     if config.weights == "none":
         return {}
-    if config.weights == "bundled" and (meta := read_meta(bundled_path())) is not None:
+    bundled = bundled_weights("backbone")
+    if config.weights == "bundled" and (
+        meta := read_description(bundled, BackboneMeta, backbone_role(bundled))
+    ):
         size_px = config.input_px or meta.preprocessing.size_px
         return _described(meta.name, meta.dimension, replace(meta.preprocessing, size_px=size_px))
     embedder = load_embedder(config, device="cpu")
@@ -143,13 +137,8 @@ def _described(name: str, dimension: int, shown: Preprocessing) -> dict[str, str
     }
 
 
-def bundled_path() -> Path:
-    """Where the weights lie that came with the package."""
-    return Path(str(resources.files("fossilray.models") / "weights" / BUNDLED))
-
-
 def _load_file(path: Path, config: EmbedderConfig) -> tuple[torch.nn.Module, str, Preprocessing]:
-    state, meta = read_checkpoint(path)
+    state, meta = read_backbone_checkpoint(path)
     if meta is not None:
         stated = Architecture(meta.architecture, meta.input_px, dict(meta.kwargs))
         preprocessing, name = meta.preprocessing, meta.name

@@ -16,6 +16,7 @@ from typing import Any
 
 from fossilray.core.errors import WeightsError
 from fossilray.core.formats.file_role import FileRole
+from fossilray.core.formats.regular_file import read_regular
 
 MOST_BYTES = 2**31 - 2**20
 """What protobuf takes, and more than any detector has."""
@@ -77,11 +78,12 @@ def checked_model(path: Path) -> bytes:
         ) from None
     role = FileRole(str(path), "an exported detector", "export it anew", WeightsError)
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise role.damaged(f"it has {size:,} bytes, more than {MOST_BYTES:,}")
+        stored = read_regular(path, most_bytes=MOST_BYTES)
+        if len(stored) > MOST_BYTES:
+            raise role.damaged(f"it has more than {MOST_BYTES:,} bytes")
         model = onnx.ModelProto()
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(stored)
+        del stored
         if not model.HasField("graph") or not model.graph.node:
             raise WeightsError(f"{path} is not an ONNX model: it has no graph; export it anew")
         del model.training_info[:]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fossilray.core.errors import WeightsError
+from fossilray.core.formats.regular_file import open_regular
 from fossilray.models.files.stored_pickle import BYTES, PickleMachine, Storage, TorchFileError
 from fossilray.models.files.torch_file import as_faults, checked_members
 
@@ -130,7 +131,7 @@ def checked_archive(path: Path) -> io.BytesIO:
         TorchFileError: it is damaged, or no TorchScript.
     """
     fresh = io.BytesIO()
-    with as_faults(), zipfile.ZipFile(path) as archive:
+    with as_faults(), open_regular(path) as file, zipfile.ZipFile(file) as archive:
         members = checked_members(archive, may_swell=lambda name: "/code/" in name)
         root = next((name.partition("/")[0] for name in members if name.endswith("/constants.pkl")), None)
         if root is None or f"{root}/data.pkl" not in members:

@@ -29,7 +29,7 @@ _importing = threading.Lock()
 _activating = threading.Lock()
 
 
-def build_network(
+def build_detector_network(
     architecture: Mapping[str, Any], *, nc: int, state: Mapping[str, torch.Tensor], source: Path
 ) -> torch.nn.Module:
     """An ultralytics detection network with these weights: float32, in eval mode, its norms fused.

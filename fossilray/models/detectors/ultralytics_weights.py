@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fossilray.core.errors import WeightsError
+from fossilray.models.detectors.detector_file import detector_role
+from fossilray.models.files.open_weights import open_weights
 from fossilray.models.files.stored_pickle import ForeignName, Stored, TensorRecord, TorchFileError
 from fossilray.models.files.torch_file import TorchFile, open_torch_file
 
@@ -37,7 +39,7 @@ DEEPEST = 50
 MOST_MODULES = 50_000
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], int, dict[str, torch.Tensor]]:
+def read_ultralytics_checkpoint(path: Path) -> tuple[dict[str, Any], int, dict[str, torch.Tensor]]:
     """The architecture (as ultralytics' YAML), the number of classes and the state dict of a .pt file.
 
     Takes the averaged weights (`ema`) where there are any. Floats come as float32, on CPU.
@@ -45,9 +47,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], int, dict[str, torch.Te
     Raises:
         WeightsError: missing, no checkpoint, of YOLOv5, or naming anything an ultralytics model does not need.
     """
-    if not path.is_file():
-        raise WeightsError(f"detector weights {path} do not exist; set detector.weights")
-    if not zipfile.is_zipfile(path):
+    with open_weights(path, detector_role(path)) as file:
+        is_archive = zipfile.is_zipfile(file)
+    if not is_archive:
         raise WeightsError(
             f"{path} is not a PyTorch checkpoint (no zip archive inside); give a .pt as ultralytics writes it"
         )

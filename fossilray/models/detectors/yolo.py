@@ -20,7 +20,7 @@ FORWARD_PX = 832 * 832
 
 
 class YoloDetector:
-    """Runs a network that `build_network` made; several threads may call it at once."""
+    """Runs a network that `build_detector_network` made; several threads may call it at once."""
 
     def __init__(
         self,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fossilray.core.formats.file_role import FileRole
+from fossilray.models.files.open_weights import open_weights
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +29,7 @@ def read_tensors(path: Path, role: FileRole) -> tuple[dict[str, torch.Tensor], d
     """The tensors of a file on the CPU, floats as float32, and its metadata.
 
     Raises:
-        role.error: it is no whole safetensors file, or holds types that no weights have. FileNotFoundError passes.
+        role.error: the file is missing, is not a whole safetensors file, or holds types that weights never have.
     """
     with _opened(path, role, "pt", _PLAIN | {"BF16"}) as (file, metadata):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -61,22 +63,20 @@ def _opened(
     """types: those that tensors may have; None: none is looked at."""
     from safetensors import SafetensorError, safe_open
 
+    with open_weights(path, role) as file:
+        _check_header(file, role)
     try:
-        _check_header(path, role)
         with safe_open(str(path), framework=framework, device="cpu") as file:
             if types is not None:
                 _check_tensors(file, role, types)
             yield file, dict(file.metadata() or {})
-    except FileNotFoundError:
-        raise
     except (SafetensorError, OSError, MemoryError) as error:
         raise role.damaged(f"it is not a whole safetensors file ({error})") from None
 
 
-def _check_header(path: Path, role: FileRole) -> None:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        size = path.stat().st_size
+def _check_header(file: BinaryIO, role: FileRole) -> None:
+    length = int.from_bytes(file.read(8), "little")
+    size = os.fstat(file.fileno()).st_size
     if not 0 < length <= size - 8:
         raise role.damaged(
             f"it is not a whole safetensors file (a header of {length:,} bytes in a file of {size:,})"
@@ -99,20 +99,6 @@ def _check_tensors(file: Any, role: FileRole, types: frozenset[str]) -> None:
         # Nothing times very much is nothing to the library; sides without bound are another thing to what follows.
         if len(shape) > 16 or math.prod(max(side, 1) for side in shape) >= 2**40:
             raise role.damaged(f"{name[:80]!r} is of shape {shape!r:.80}, which no weights have")
-
-
-def stated_json(metadata: Mapping[str, str], key: str, role: FileRole) -> str | None:
-    """The JSON text under a key of the metadata, found sound and not too deep; None where the key is missing.
-
-    Raises:
-        role.error: it is no JSON, or beyond the bounds of parse_json.
-    """
-    from fossilray.core.formats.json_text import parse_json
-
-    if key not in metadata:
-        return None
-    parse_json(metadata[key], role)
-    return metadata[key]
 
 
 def first_fault(error: ValidationError) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import os
 import struct
 import zipfile
 import zlib
@@ -16,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fossilray.core.formats.regular_file import open_regular
 from fossilray.models.files.stored_pickle import (
     BYTES,
     LEGACY_MAGIC,
@@ -91,13 +93,14 @@ def open_torch_file(path: Path, *, is_known: Callable[[str], bool]) -> Iterator[
     """
     with ExitStack() as held:
         with as_faults():
-            if zipfile.is_zipfile(path):
-                archive = held.enter_context(zipfile.ZipFile(path))
-                found = _open_zip(archive, path.stat().st_size, is_known)
+            file = held.enter_context(open_regular(path))
+            size = os.fstat(file.fileno()).st_size
+            if zipfile.is_zipfile(file):
+                archive = held.enter_context(zipfile.ZipFile(file))
+                found = _open_zip(archive, size, is_known)
             else:
-                if not path.stat().st_size:
+                if not size:
                     raise TorchFileError("it is empty")
-                file = held.enter_context(path.open("rb"))
                 content = held.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
                 found = _open_legacy(content, is_known)
         yield found

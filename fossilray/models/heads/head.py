@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fossilray.core.errors import WeightsError
+from fossilray.models.weights_file import WeightsDescription
 
 HeadKind = Literal["knn", "logistic", "linear", "svm", "mlp"]
 HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
@@ -19,8 +20,7 @@ Scaler = Literal["none", "unit", "standard"]
 """What is done to a vector first: nothing, brought to length 1, or each number to mean 0 and deviation 1."""
 
 HeadFormat = Literal["fossilray-head/1", "fossilray-head/2"]
-FORMATS: tuple[HeadFormat, ...] = get_args(HeadFormat)
-"""The second holds besides what the head said of crops that it was not taught on."""
+"""The second has the head's predictions of held-out crops too."""
 
 NoveltyKind = Literal["knn", "mahalanobis"]
 HoldOutUnit = Literal["crops", "wells"]
@@ -56,12 +56,12 @@ class UncertaintyMeta(BaseModel):
     k: int = Field(ge=1, le=2**31, description="Of knn: the neighbour whose distance counts.")
 
 
-class HeadMeta(BaseModel):
-    """What a head's file says of itself besides its numbers."""
+class HeadMeta(WeightsDescription):
+    """Description in a head's file, beside its arrays."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    formats: ClassVar = get_args(HeadFormat)
 
-    format: HeadFormat = FORMATS[0]
+    format: HeadFormat = "fossilray-head/1"
     kind: HeadKind
     classes: tuple[str, ...] = Field(
         min_length=2, max_length=100_000, description="In the order of the probabilities."
@@ -75,7 +75,7 @@ class HeadMeta(BaseModel):
 
     @model_validator(mode="after")
     def _has_what_its_format_says(self) -> HeadMeta:
-        if (self.certainty is None) != (self.format == FORMATS[0]):
+        if (self.certainty is None) != (self.format == "fossilray-head/1"):
             raise ValueError(f"{self.format} and its certainty do not go together")
         return self
 

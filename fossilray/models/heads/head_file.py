@@ -1,83 +1,59 @@
-"""Heads in files: numbers in safetensors, all else in its metadata; nothing in it can be run."""
+"""Head files: the arrays of a classifier in safetensors, and its description; nothing in a file is run."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from fossilray.core.errors import WeightsError
 from fossilray.core.formats import FileRole
-from fossilray.core.whole_files import write_whole
-from fossilray.models.files.tensors import first_fault, read_arrays, stated_json
-from fossilray.models.heads.head import FORMATS, Head, HeadMeta, certainty_arrays, parameters_of
+from fossilray.models.heads.head import Head, HeadMeta, certainty_arrays, parameters_of
+from fossilray.models.weights_file import read_weight_arrays, weights_digest, write_weight_arrays
 
-METADATA_KEY = "fossilray"
 _WHOLE_NUMBERS = ("label", "certainty.label", "certainty.call", "certainty.known_label")
 """Numbers of classes; all other arrays hold fractions."""
 
 
 def save_head(path: Path, head: Head) -> None:
-    """Write one .safetensors file; equal heads give equal bytes.
+    """Write a .safetensors file; equal heads give equal bytes.
 
     Raises:
         UsageError: the file cannot be written.
     """
-    from safetensors.numpy import save
-
-    stated = json.dumps(
-        head.meta.model_dump(mode="json", exclude_none=True), sort_keys=True, ensure_ascii=False
-    )
-    content = save(
-        {name: np.ascontiguousarray(array) for name, array in sorted(head.parameters.items())},
-        {METADATA_KEY: stated},
-    )
-    write_whole(path, content)
+    write_weight_arrays(path, head.parameters, head.meta)
 
 
 def load_head(path: Path) -> Head:
-    """The head in a file that `save_head` wrote.
+    """Load the head that `save_head` wrote.
 
     Raises:
-        WeightsError: there is none, it is damaged, or it is something else.
+        WeightsError: the file is missing, damaged, or not a head.
     """
-    if not path.is_file():
-        raise WeightsError(f"head {path} does not exist; `fossilray classify train` makes one")
-    role = FileRole(str(path), "a head", "train the head again", WeightsError)
-    parameters, metadata = read_arrays(path, role)
-    stated = stated_json(metadata, METADATA_KEY, role)
-    if stated is None:
-        raise WeightsError(f"{path} says nothing of a head; give a file that `fossilray classify train` made")
-    try:
-        meta = HeadMeta.model_validate_json(stated)
-    except ValidationError as error:
+    parameters, meta = read_weight_arrays(path, HeadMeta, _role(path))
+    if meta is None:
         raise WeightsError(
-            f"{path} is not a {' or '.join(FORMATS)} file ({first_fault(error)}); give a head, not a backbone, a "
-            "detector or a file of a later fossilray"
-        ) from None
+            f"{path} does not describe a head; give a file that `fossilray classify train` wrote"
+        )
     _check(path, meta, parameters)
     return Head(meta, parameters)
 
 
 def head_digest(path: Path) -> str:
-    """sha256 of a head's file.
+    """Return the sha256 of a head's file.
 
     Raises:
         WeightsError: it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(
-            f"head {path} cannot be read ({error}); `fossilray classify train` makes one"
-        ) from None
+    return weights_digest(path, _role(path))
+
+
+def _role(path: Path) -> FileRole:
+    remedy = "train the head again (`fossilray classify train`), or give another file"
+    return FileRole(str(path), "a head", remedy, WeightsError)
 
 
 def _check(path: Path, meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -> None:

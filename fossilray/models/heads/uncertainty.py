@@ -20,7 +20,7 @@ from fossilray.models.heads.conformal import (
     wrong_call_p_values,
 )
 from fossilray.models.heads.cross_validation import predict_out_of_fold
-from fossilray.models.heads.head import FORMATS, apply_temperature
+from fossilray.models.heads.head import HeadMeta, apply_temperature
 from fossilray.models.heads.novelty import NEIGHBOUR, NoveltyReference, fit_novelty
 
 COVERAGE = 0.9
@@ -82,7 +82,7 @@ def fit_uncertainty(
     }
     certainty = UncertaintyMeta(temperature=temperature, over=over, novelty=novelty, k=k)
     return Head(
-        head.meta.model_copy(update={"format": FORMATS[1], "certainty": certainty}),
+        head.meta.model_copy(update={"format": HeadMeta.formats[1], "certainty": certainty}),
         {**head.parameters, **{f"certainty.{name}": array for name, array in arrays.items()}},
     )
 

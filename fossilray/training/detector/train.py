@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.models.detectors.detector_file import DetectorMeta, read_detector
 from fossilray.models.detectors.ultralytics_network import quiet_ultralytics
-from fossilray.models.detectors.weights_file import DetectorMeta, read_weights
 from fossilray.synthetic.composites import Composite
 from fossilray.training.detector.data import COARSEST_UM_PER_PX, batches
 
@@ -85,7 +85,7 @@ def train_detector(
     design = architecture(plan.width)
     model = build_network(design).to(device)
     if plan.start_from is not None:
-        state, _ = read_weights(plan.start_from)
+        state, _ = read_detector(plan.start_from)
         model.load_state_dict(state)
     averaged = build_network(design).to(device)
     averaged.load_state_dict(model.state_dict())
