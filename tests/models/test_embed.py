@@ -278,7 +278,9 @@ def test_detector_given_as_backbone_is_refused(tmp_path: Path) -> None:
         tmp_path / "detector.safetensors",
         {"fossilray": '{"format":"fossilray-detector/1"}'},
     )
-    assert "of format 'fossilray-detector/1', not fossilray-backbone/1" in _refusal(tmp_path / "detector.safetensors")
+    assert "of format 'fossilray-detector/1', not fossilray-backbone/1" in _refusal(
+        tmp_path / "detector.safetensors"
+    )
 
 
 def test_unknown_source_of_weights_is_refused() -> None:
