@@ -121,7 +121,7 @@ def write(path: Path, width: int, height: int, objects: int) -> None:
 def process(path: Path, run: Path) -> dict[str, object]:
     """Process it in this very process; the summary and this process's peak memory, in MB, by stage."""
     from fossilray.core.config import RunConfig
-    from fossilray.core.records import CatalogRow
+    from fossilray.core.records import CatalogRow, WorkItem
     from fossilray.processing.worker import SlideWorker
     from fossilray.store import RunStore
     from fossilray.store.run.run_record import describe_run
@@ -133,7 +133,7 @@ def process(path: Path, run: Path) -> dict[str, object]:
     before = peak_mb()
     stages: dict[str, float] = {}
     with watched(worker, stages):
-        outcome = worker.process(CatalogRow("large", str(path)))
+        outcome = worker.process(WorkItem.of_slide(CatalogRow("large", str(path))))
     assert outcome.summary is not None, outcome.failure
     return {"models_mb": before, "peak_mb": peak_mb(), "stages": stages, **asdict(outcome.summary)}
 

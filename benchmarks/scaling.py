@@ -42,7 +42,7 @@ from soak import made_up_summary
 from working_folder import working_folder
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import CatalogRow, Outcome, Worker, WorkerStatus
+from fossilray.core.records import CatalogRow, Outcome, Worker, WorkerStatus, WorkItem
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.scheduler import ray_cluster, run_items
@@ -131,14 +131,14 @@ class Alike:
             time.sleep(0.005)
         return name
 
-    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
+    def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
         if "began" not in self._times:
             self._times |= {"began": time.time(), "cpu": -time.process_time(), "slides": 0}
-        answer = self._worker.process(row, upcoming)
+        outcome = self._worker.process(item, upcoming)
         self._times["slides"] += 1
         self._times["ended"] = time.time()
         self._times.setdefault("first_ended", self._times["ended"])
-        return answer
+        return outcome
 
     def state(self) -> WorkerStatus | None:
         return self._worker.state()
@@ -172,9 +172,9 @@ class IdleWorker:
     def prepare(self) -> str:
         return f"idle/{os.getpid()}"
 
-    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
+    def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
         time.sleep(self._sleep_s)
-        return Outcome(row.slide_id, summary=made_up_summary(row, "0" * 16))
+        return Outcome(item.key, summary=made_up_summary(item.payload, "0" * 16))
 
     def state(self) -> WorkerStatus | None:
         return None
@@ -201,7 +201,7 @@ class _Silent:
             self.servers_s, self.driver_s = _servers_cpu_s(), time.process_time()
             self.committed = tally.committed
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         out.print(line, markup=False)
 
 
@@ -225,10 +225,10 @@ def _run(kind: str, count: int, rows: list[CatalogRow], place: Path, *, pinned: 
         ray_up = time.time()
         bytes_before = _store_bytes()
         tally = run_items(
-            rows,
+            [WorkItem.of_slide(row) for row in rows],
             functools.partial(Alike, make, str(notes), count, pinned and real),
             config=config,
-            ledger=DriverJournal(store),
+            journal=DriverJournal(store),
             tally=Tally(total=len(rows)),
             display=display,
         )

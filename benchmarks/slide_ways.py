@@ -20,7 +20,7 @@ from paper_procedure import Stopwatch, load_network, run_paper_procedure
 from stored_tiles import StoredTile, decode_bare, recorded_tiles
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import ArrayFiles, CatalogRow
+from fossilray.core.records import ArrayFiles, CatalogRow, WorkItem
 from fossilray.core.types import Boxes, Detector
 from fossilray.processing.crops.extract import extract_crops
 from fossilray.processing.crops.measures import estimate_background, measure_crops
@@ -124,7 +124,7 @@ def warm_up_ours(path: Path, config: RunConfig, run: Path) -> None:
 def run_ours(path: Path, slide_id: str, run: Path) -> Taken:
     """A worker's whole work on a slide, commit included; `slide_id` must be new to the run."""
     with _timed() as taken:
-        outcome = _workers[str(run)].process(CatalogRow(slide_id, str(path)))
+        outcome = _workers[str(run)].process(WorkItem.of_slide(CatalogRow(slide_id, str(path))))
     summary = outcome.summary
     assert summary is not None, outcome.failure
     wall_s = {

@@ -45,6 +45,7 @@ from fossilray.core.records import (
     Outcome,
     SlideSummary,
     WorkerStatus,
+    WorkItem,
     utc_now,
 )
 from fossilray.core.schemas import OBJECTS_SCHEMA, SLIDES_SCHEMA
@@ -141,7 +142,8 @@ class NoOpWorker:
     def prepare(self) -> str:
         return f"noop/{os.getpid()}"
 
-    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
+    def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
+        row: CatalogRow = item.payload
         attempt = self._store.begin_attempt(row.slide_id, deadline_s=600)
         summary = made_up_summary(row, attempt.attempt)
         files = ArrayFiles(arrays_path(row.slide_id, attempt.attempt), {}, {})
@@ -176,7 +178,7 @@ class _Facts:
             self._told_s = time.monotonic()
             out.print(f"  {tally.committed:,} committed, {_memory_mb()} MB", markup=False, highlight=False)
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         out.print(line, markup=False)
 
     def finish(self) -> None:
@@ -191,10 +193,10 @@ def _drive(rows: list[CatalogRow], url: str, config: RunConfig) -> _Facts:
     with ray_cluster("local"):
         wall_s, cpu_s = time.monotonic(), time.process_time()
         run_items(
-            rows,
+            [WorkItem.of_slide(row) for row in rows],
             functools.partial(NoOpWorker, url, config.store),
             config=config,
-            ledger=DriverJournal(store),
+            journal=DriverJournal(store),
             tally=Tally(total=len(rows)),
             display=facts,
         )
@@ -223,7 +225,8 @@ def _plain_loop(url: str, access: StoreConfig, *, count: int) -> float:
     plain = f"{url}-plain"
     RunStore.open(plain, access).create_or_check(describe_run(RunConfig(), {}))
     worker = NoOpWorker(plain, access)
-    seconds = _timed(lambda: [worker.process(CatalogRow(f"p{n:06d}", "/p.mrxs")) for n in range(count)])
+    items = [WorkItem.of_slide(CatalogRow(f"p{n:06d}", "/p.mrxs")) for n in range(count)]
+    seconds = _timed(lambda: [worker.process(item) for item in items])
     return seconds * 1000 / count
 
 

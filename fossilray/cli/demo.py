@@ -19,8 +19,9 @@ from fossilray.core.formats import FileRole
 from fossilray.core.formats.parquet import read_table
 from fossilray.core.schemas import TRUTH_SCHEMA
 from fossilray.core.text_table import Column, TextTable, print_table
-from fossilray.jobs.process import JobResult, run_job
+from fossilray.jobs.process import run_job
 from fossilray.jobs.progress import choose_display
+from fossilray.jobs.run_items import JobResult
 from fossilray.store import RunStore
 from fossilray.store.query.connection import run_query
 from fossilray.synthetic.archive import (

@@ -19,7 +19,7 @@ from fossilray.store.run.slide_states import state_of
 
 if TYPE_CHECKING:
     from fossilray.core.config import RunConfig
-    from fossilray.jobs.process import JobResult
+    from fossilray.jobs.run_items import JobResult
     from fossilray.store import RunStore
     from fossilray.store.run.left_out import LeftOut
 

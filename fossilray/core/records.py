@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from fossilray.core.errors import NAMES_BEFORE, FossilrayError, SlideError, SourceOut
 from fossilray.core.exception_summary import ExceptionSummary, summarise_exception
@@ -337,15 +337,32 @@ class Outcome:
     usage: ResourceUsage | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True)
+class WorkItem:
+    """One unit of work of a job: a slide to process, a stored slide for inference, or a shard of an index."""
+
+    key: str
+    """Unique within the job; the `slide_id` of its failures and of its worker's status."""
+    payload: Any = None
+    """What the job's worker needs beside the key; each job states its type."""
+    source: str = ""
+    """Path or URL that the item is read from, by whose folder or bucket outages are found; empty: none."""
+
+    @classmethod
+    def of_slide(cls, row: CatalogRow) -> WorkItem:
+        """A slide to process; its payload is the row."""
+        return cls(row.slide_id, row, source=row.path)
+
+
 class Worker(Protocol):
-    """What the scheduler drives, one instance per process."""
+    """Processes the items of a job, one instance per process; the scheduler calls it."""
 
     def prepare(self) -> str:
         """Load models; the name to show."""
         ...
 
-    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
-        """Do the slide, whole; `upcoming` is likely to come next and may be fetched meanwhile."""
+    def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
+        """Process an item from start to commit; `upcoming` likely comes next and may be downloaded meanwhile."""
         ...
 
     def state(self) -> WorkerStatus | None:

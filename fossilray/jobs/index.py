@@ -1,4 +1,4 @@
-"""An index over runs built or brought up to date, from end to end: what `fossilray index build` runs."""
+"""The job behind `fossilray index build`: build a search index over runs, or bring it up to date."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from fossilray.analysis.search.build_worker import IndexWorker
 from fossilray.analysis.search.plan import IndexSettings, open_index, plan_shards
 from fossilray.analysis.search.vectors_of_runs import RunVectorSource, open_sources
 from fossilray.core.config import RunConfig
-from fossilray.jobs.journal import DriverJournal
-from fossilray.jobs.process import JobResult
-from fossilray.jobs.progress import Display, Tally
-from fossilray.jobs.scheduler import ray_cluster, run_items
+from fossilray.core.records import WorkItem
+from fossilray.jobs.progress import Display
+from fossilray.jobs.run_items import JobResult, run_derived_job
 from fossilray.store.files.claims import hold_place
 from fossilray.store.files.open import open_files
 
@@ -28,16 +27,16 @@ def build_index(
     display: Display,
     stop: threading.Event | None = None,
 ) -> JobResult:
-    """Every slide that these runs hold and the index does not put into it, shard by shard; the same call resumes.
+    """Add every slide of these runs that the index lacks, shard by shard; the same call resumes.
 
-    The tally counts shards. Slides of other runs that the index holds stay.
+    The tally counts shards. Slides of other runs stay in the index.
 
     Raises:
-        UsageError: the runs cannot be indexed together, or not into this index, or another build is at work on it.
-        WorkerError, StoreError: the job cannot go on; what is committed stays.
+        UsageError: the runs cannot be indexed together, or not into this index, or another build is active on it.
+        WorkerError, StoreError: the job cannot continue; commits stay.
     """
     sources = open_sources(runs, settings.embeddings, config.store)
-    # Two builds at once would put slides that were committed in between into two shards each.
+    # Two builds at once would each add the slides that were committed in between.
     with hold_place(open_files(index_url, config.store), "`fossilray index build`"):
         return _build(sources, index_url, config, settings, address=address, display=display, stop=stop)
 
@@ -52,15 +51,16 @@ def _build(
     display: Display,
     stop: threading.Event | None,
 ) -> JobResult:
-    index = open_index(sources, index_url, config.store, settings, say=display.say)
-    rows = plan_shards(index, sources, most_objects=settings.shard_objects)
-    index.tries.forgive(index.tries.failures())
-    tally = Tally(total=len(rows))
-    ledger = DriverJournal(index.tries, patience_minutes=config.store.patience_minutes, cost=config.cost)
-    if rows:
-        make_worker = functools.partial(IndexWorker, index.url, config)
-        with ray_cluster(address), display:
-            run_items(
-                rows, make_worker, config=config, ledger=ledger, tally=tally, display=display, stop=stop
-            )
-    return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total, counts=tally.counts)
+    index = open_index(sources, index_url, config.store, settings, say=display.message)
+    keys = plan_shards(index, sources, most_objects=settings.shard_objects)
+    return run_derived_job(
+        [WorkItem(key) for key in keys],
+        functools.partial(IndexWorker, index.url, config),
+        attempts=index.tries,
+        already_committed=0,
+        unit="shard",
+        address=address,
+        config=config,
+        display=display,
+        stop=stop,
+    )

@@ -1,4 +1,4 @@
-"""Answers about every committed slide of a run, from end to end: what `fossilray embed` and `classify run` run."""
+"""The inference jobs behind `fossilray embed` and `classify run`: derived rows for every committed slide of a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import UsageError
-from fossilray.core.records import CatalogRow
-from fossilray.jobs.journal import DriverJournal, hold_as_only_driver
-from fossilray.jobs.process import JobResult
-from fossilray.jobs.progress import Display, Tally
-from fossilray.jobs.scheduler import ray_cluster, run_items
+from fossilray.core.records import WorkItem
+from fossilray.jobs.journal import require_single_driver
+from fossilray.jobs.progress import Display
+from fossilray.jobs.run_items import JobResult, run_derived_job
 from fossilray.models.backbones.load import weights_setting_of
 from fossilray.models.heads import HeadMeta, head_digest, load_head
 from fossilray.models.heads.compatibility import OTHER_VECTORS, require_same_backbone
@@ -33,9 +32,8 @@ from fossilray.store.derived.derived_store import (
 )
 from fossilray.store.maintenance.derived import delete_older_than_objects
 from fossilray.store.query.slide_objects import backbone_of
-from fossilray.store.run.layout import well_of
 
-MakeAnswerer = Callable[[RunStore, RunConfig], InferenceTask]
+MakeTask = Callable[[RunStore, RunConfig], InferenceTask]
 """Called in every worker's process."""
 
 
@@ -49,13 +47,13 @@ def embed_run(
     display: Display,
     stop: threading.Event | None = None,
 ) -> JobResult:
-    """Vectors of every stored crop by another backbone, under a name beside the run's own; the same call resumes.
+    """Embed every stored crop by another backbone, as derived embeddings of a name; the same call resumes.
 
-    backbone: a file, or what `embedder.weights` takes. name: default the file's.
+    backbone: a file, or any value of `embedder.weights`. name: by default the file's.
 
     Raises:
-        UsageError: the backbone, the name or the run cannot be used as asked.
-        WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
+        UsageError: the backbone, the name or the run cannot be used.
+        WeightsError, WorkerError, StoreError: the job cannot continue; commits stay.
     """
     from fossilray.models.backbones.load import describe_embedder, embedder_digest
 
@@ -66,8 +64,8 @@ def embed_run(
     (digest,) = embedder_digest(embedder).values()
     described = {**describe_embedder(embedder), "sha256": digest}
     record = DerivedRecord(kind="embeddings", run_digest=run_digest, backbone=described)
-    answers = DerivedStore.create(store, "embeddings", name or _name_of(backbone), record)
-    return run_inference(store, answers, config, EmbedTask, address=address, display=display, stop=stop)
+    derived = DerivedStore.create(store, "embeddings", name or _name_of(backbone), record)
+    return run_inference(store, derived, config, EmbedTask, address=address, display=display, stop=stop)
 
 
 def classify_run(
@@ -82,113 +80,110 @@ def classify_run(
     display: Display,
     stop: threading.Event | None = None,
 ) -> JobResult:
-    """The genus of every object by a head, under a name beside the run's objects; the same call resumes.
+    """Predict the genus of every object by a head, as derived predictions of a name; the same call resumes.
 
-    embeddings: the name of those to read; None: the run's own. coverage: of the sets of genera, of a head that says
-    how sure it may be. name: default the file's.
+    embeddings: name of the derived embeddings to read; None: the run's own. coverage: of the prediction sets, where
+    the head has calibrated uncertainty. name: by default the file's.
 
     Raises:
-        UsageError: the vectors are not of the backbone that the head was taught on, or the run cannot be used.
-        WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
+        UsageError: the embeddings are by another backbone than the head was trained on, or the run cannot be used.
+        WeightsError, WorkerError, StoreError: the job cannot continue; commits stay.
     """
     store = source_run(open_run(run_url, config.store))
     loaded = load_head(head)
-    taught, confusion = loaded.meta, loaded.confusion
+    meta, confusion = loaded.meta, loaded.confusion
     record = DerivedRecord(
         kind="predictions",
         run_digest=store.read_run().digest,
-        backbone=_vectors_of(store, taught, embeddings),
+        backbone=_check_backbone(store, meta, embeddings),
         head={
             "sha256": head_digest(head),
-            "kind": taught.kind,
-            "classes": taught.classes,
-            # What counts are corrected by; a head that does not tell gives the record that it always gave.
+            "kind": meta.kind,
+            "classes": meta.classes,
+            # For the correction of counts; the record of a head without a confusion matrix stays as it was.
             **({} if confusion is None else {"confusion": confusion.tolist(), "coverage": coverage}),
         },
         embeddings=embeddings,
-        schema_version=ANSWERS_VERSION if taught.certainty is None else CALIBRATED_VERSION,
+        schema_version=ANSWERS_VERSION if meta.certainty is None else CALIBRATED_VERSION,
     )
-    answers = DerivedStore.create(store, "predictions", name or head.stem, record)
-    make_answerer = functools.partial(
-        ClassifyTask, head=head.resolve(), embeddings=embeddings, coverage=coverage
-    )
-    return run_inference(store, answers, config, make_answerer, address=address, display=display, stop=stop)
+    derived = DerivedStore.create(store, "predictions", name or head.stem, record)
+    make_task = functools.partial(ClassifyTask, head=head.resolve(), embeddings=embeddings, coverage=coverage)
+    return run_inference(store, derived, config, make_task, address=address, display=display, stop=stop)
 
 
 def run_inference(
     store: RunStore,
-    answers: DerivedStore,
+    derived: DerivedStore,
     config: RunConfig,
-    make_answerer: MakeAnswerer,
+    make_task: MakeTask,
     *,
     address: str,
     display: Display,
     stop: threading.Event | None = None,
 ) -> JobResult:
-    """Answers about every slide that is committed now and has none; slides that failed before are tried again.
+    """Run a task on every committed slide without derived rows; slides that failed before are tried again.
 
-    Those about objects that were made anew since are deleted and given again.
+    Derived rows of slides that were reprocessed since are deleted and computed again.
 
     Raises:
-        WeightsError, WorkerError, StoreError: the job cannot go on; what is committed stays.
+        WeightsError, WorkerError, StoreError: the job cannot continue; commits stay.
     """
     store.expect_run()
-    with hold_as_only_driver(answers.tries):
-        return _answer(store, answers, config, make_answerer, address=address, display=display, stop=stop)
+    with require_single_driver(derived.tries):
+        return _run(store, derived, config, make_task, address=address, display=display, stop=stop)
 
 
-def _answer(
+def _run(
     store: RunStore,
-    answers: DerivedStore,
+    derived: DerivedStore,
     config: RunConfig,
-    make_answerer: MakeAnswerer,
+    make_task: MakeTask,
     *,
     address: str,
     display: Display,
     stop: threading.Event | None,
 ) -> JobResult:
-    outdated = delete_older_than_objects(store, answers)
+    outdated = delete_older_than_objects(store, derived)
     if outdated:
-        display.say(
-            f"{len(outdated)} slides were made anew since they were asked about; they are asked about again"
+        display.message(
+            f"{len(outdated)} slides were reprocessed since; their {derived.record.kind} are computed again"
         )
-    files, done = store.committed_files(), answers.committed()
-    rows = [
-        CatalogRow(slide_id=slide_id, path=path, well=well_of(path))
+    files, done = store.committed_files(), derived.committed()
+    items = [
+        WorkItem(slide_id, payload=path, source=path)
         for slide_id, path in sorted(files.items())
         if slide_id not in done
     ]
-    answers.tries.forgive(answers.tries.failures())
-    tally = Tally(total=len(files), already_committed=len(files) - len(rows))
-    ledger = DriverJournal(answers.tries, patience_minutes=config.store.patience_minutes, cost=config.cost)
-    if rows:
-        make_worker = functools.partial(
-            InferenceWorker, store.url, config, answers.record.kind, answers.name, make_answerer
-        )
-        with ray_cluster(address), display:
-            run_items(
-                rows, make_worker, config=config, ledger=ledger, tally=tally, display=display, stop=stop
-            )
-    return JobResult(tally, tuple(ledger.failures), stopped=tally.finished < tally.total, counts=tally.counts)
+    return run_derived_job(
+        items,
+        functools.partial(InferenceWorker, store.url, config, derived.record.kind, derived.name, make_task),
+        attempts=derived.tries,
+        already_committed=len(files) - len(items),
+        unit="slide",
+        address=address,
+        config=config,
+        display=display,
+        stop=stop,
+    )
 
 
-def _vectors_of(store: RunStore, taught: HeadMeta, embeddings: str | None) -> dict[str, Any]:
-    """What made the vectors to be read, once it is sure that the head was taught on vectors of the same."""
+def _check_backbone(store: RunStore, meta: HeadMeta, embeddings: str | None) -> dict[str, Any]:
+    """Return the record of the backbone of the embeddings; refuse them where the head was trained on another."""
     if embeddings is None:
-        name, *digests = backbone_of(store)
-        own = BackboneReference(name=name, sha256=digests[0] if digests else "")
+        backbone, *digests = backbone_of(store)
+        own = BackboneReference(name=backbone, sha256=digests[0] if digests else "")
         fitting = [
-            one
-            for one in derived_names(store, "embeddings")
-            if DerivedStore.open(store, "embeddings", one).record.backbone["sha256"] == taught.backbone.sha256
+            name
+            for name in derived_names(store, "embeddings")
+            if DerivedStore.open(store, "embeddings", name).record.backbone["sha256"] == meta.backbone.sha256
         ]
         remedy = f"give --embeddings {fitting[0]}" if fitting else OTHER_VECTORS
-        require_same_backbone(taught, own, subject=f"the vectors of {store.url}", remedy=remedy)
+        require_same_backbone(meta, own, subject=f"the vectors of {store.url}", remedy=remedy)
         return {**store.read_run().embedder, "sha256": own.sha256}
     vectors = DerivedStore.open(store, "embeddings", embeddings)
     made_by = vectors.record.backbone
     reference = BackboneReference(name=str(made_by["name"]), sha256=str(made_by["sha256"]))
-    require_same_backbone(taught, reference, subject=f"the embeddings {embeddings}")
+    require_same_backbone(meta, reference, subject=f"the embeddings {embeddings}")
     missing = store.committed() - vectors.committed()
     if missing:
         raise UsageError(

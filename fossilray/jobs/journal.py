@@ -1,4 +1,4 @@
-"""What the driver writes to the run directory while slides come back: summaries, deaths, heartbeat."""
+"""The driver's records in the run directory: summaries, failures, lost workers and heartbeats."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from fossilray.store.run.slide_states import active_drivers
 
 Item = TypeVar("Item")
 
-BEAT_EVERY_S = 30.0
-FIRST_BEATS_EVERY_S = 5.0
-"""During the first minute, so that two drivers on one run soon hear of each other."""
-ASK_AGAIN_S = 5.0
-SUMMARIES_A_PART = 256
-PART_EVERY_S = 60.0
+HEARTBEAT_EVERY_S = 30.0
+FIRST_HEARTBEATS_EVERY_S = 5.0
+"""Interval during the first minute, so that two drivers on one run soon find each other."""
+RETRY_EVERY_S = 5.0
+SUMMARIES_PER_FILE = 256
+SUMMARIES_EVERY_S = 60.0
 LOSS_WEIGHTS = {"WorkerDied": 1.0, "Stalled": 1.0, "MemoryExceeded": 1.0, "NodeDied": 1 / 3}
-"""`error` of the failures that are a worker's loss, and what each counts towards `workers.max_deaths`.
+"""`error` of the failures that are a lost worker, and the weight of each towards `workers.max_deaths`.
 
-A machine that goes away seldom does so for a slide's sake: spot nodes vanish with whatever they have in hand.
+An item seldom causes the loss of a machine: spot nodes vanish with all items that are processed on them.
 """
 
 
 class DriverJournal:
-    """The driver's writer; one background thread, so that a slow store never holds up the dispatch."""
+    """Writes the driver's records in one background thread, so that a slow store never delays the dispatch."""
 
     def __init__(
         self,
@@ -48,79 +48,84 @@ class DriverJournal:
         patience_minutes: float = 30.0,
         cost: CostConfig | None = None,
         claim: Claim | None = None,
+        unit: str = "slide",
     ) -> None:
-        """claim: of the only driver, checked before whatever it commits."""
+        """claim: the claim of the only driver, checked before every commit. unit: what messages call an item."""
         self.failures: list[Failure] = []
-        """What failed for good in this job, for the list at its end."""
+        """Final failures of this job, for the list at its end."""
         self.other_driver: Heartbeat | None = None
-        """Another driver that was seen at work on this run."""
+        """The heartbeat of another driver that is active on this run."""
         self._store = store
         self._patience_s = patience_minutes * 60
         self._cost = cost or CostConfig()
         self._driver_id = secrets.token_hex(8)
         self._started_at = utc_now()
-        self._clerk = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._writes: list[Future[None]] = []
         self._summaries: list[SlideSummary] = []
-        self._gathering = threading.Lock()
-        self._silent_since_s: float | None = None
+        self._summaries_lock = threading.Lock()
+        self._store_out_since_s: float | None = None
         self._claim = claim
-        self._born_s = self._part_s = time.monotonic()
-        self._beat_s = -BEAT_EVERY_S
-        self._waited_for: tuple[str, ...] = ()
+        self._unit = unit
+        self._created_s = self._summaries_s = time.monotonic()
+        self._heartbeat_s = -HEARTBEAT_EVERY_S
+        self._out: tuple[str, ...] = ()
         self._alike = ""
 
     @property
     def run_url(self) -> str:
-        """What is written to."""
+        """URL of the store that is written to."""
         return self._store.url
 
-    def blame(self) -> dict[str, float]:
-        """What each slide has on its account from losses of workers under earlier drivers."""
-        accounts: dict[str, float] = {}
+    def failure_weights(self) -> dict[str, float]:
+        """Sum of the loss weights of each item under earlier drivers; items without losses are left out."""
+        weights: dict[str, float] = {}
         for failure in self._store.failures():
-            accounts[failure.slide_id] = accounts.get(failure.slide_id, 0.0) + self.weight(failure.error)
-        return {slide_id: blame for slide_id, blame in accounts.items() if blame}
+            weights[failure.slide_id] = weights.get(failure.slide_id, 0.0) + self.loss_weight(failure.error)
+        return {key: weight for key, weight in weights.items() if weight}
 
-    def weight(self, error: str) -> float:
-        """What one such failure counts towards `workers.max_deaths`."""
+    def loss_weight(self, error: str) -> float:
+        """Weight of one such failure towards `workers.max_deaths`; 0 where it is not a lost worker."""
         return LOSS_WEIGHTS.get(error, 0.0)
 
-    def gather(self) -> None:
-        """Write to `slides/` what an earlier driver had not written when it was killed."""
-        self._later(lambda store: store.gather_summaries(), self._store)
+    def append_missing_summaries(self) -> None:
+        """Write to `slides/` the summaries that an earlier driver had not written when it was killed."""
+        self._submit(lambda store: store.gather_summaries(), self._store)
 
-    def committed(self, summary: SlideSummary, *, submitted: bool = False) -> None:
-        """Keep a summary for the next part of `slides/`; what its worker only submitted is committed first."""
+    def record_commit(self, summary: SlideSummary, *, submitted: bool = False) -> None:
+        """Keep a summary for the next file of `slides/`; first commit a slide that its worker only submitted."""
         if submitted:
-            self._later(self._commit_submitted, summary)
+            self._submit(self._commit_submitted, summary)
         else:
             self._keep(summary)
-        if len(self._summaries) >= SUMMARIES_A_PART or time.monotonic() - self._part_s > PART_EVERY_S:
-            self._part_s = time.monotonic()
-            self._later(DriverJournal._write_part, self)
+        if (
+            len(self._summaries) >= SUMMARIES_PER_FILE
+            or time.monotonic() - self._summaries_s > SUMMARIES_EVERY_S
+        ):
+            self._summaries_s = time.monotonic()
+            self._submit(DriverJournal._write_summaries, self)
 
-    def failed(self, failure: Failure) -> None:
-        """Remember a failure that its worker has recorded, and record that the slide is given up."""
+    def record_failure(self, failure: Failure) -> None:
+        """Record that a slide is given up for a failure that its worker has recorded."""
         final = replace(failure, given_up=True)
         self.failures.append(replace(final, traceback=None))
-        self._later(self._store.record_failure, final)
+        self._submit(self._store.record_failure, final)
 
-    def raised(self, slide_id: str, raised: ExceptionSummary) -> Failure:
-        """Record an exception that a worker could not record itself; what came of it."""
-        failure = Failure.of(raised, slide_id=slide_id, stage="worker")
-        self._later(self._store.record_failure, failure)
+    def record_exception(self, slide_id: str, exception: ExceptionSummary) -> Failure:
+        """Record an exception that a worker could not record itself; return the failure."""
+        failure = Failure.of(exception, slide_id=slide_id, stage="worker")
+        self._submit(self._store.record_failure, failure)
         return failure
 
-    def quarantined(self, failure: Failure) -> None:
-        """Record that a failure, which its worker took for one that may pass, holds the slide back from now on."""
-        self.failed(replace(failure, transient=False, quarantined=True))
+    def record_quarantine(self, failure: Failure) -> None:
+        """Record a failure, which its worker recorded as transient, as the slide's quarantine."""
+        self.record_failure(replace(failure, transient=False, quarantined=True))
 
-    def forgive(self, failures: Sequence[Failure]) -> None:
-        """Let these failures hold no slide back at the next start."""
-        self._later(self._store.forgive, failures)
+    def clear_failures(self, failures: Sequence[Failure]) -> None:
+        """Clear failures, so that the next start tries their slides again."""
+        self._submit(self._store.forgive, failures)
 
-    def lost(
+    def record_loss(
         self,
         slide_id: str,
         *,
@@ -130,11 +135,13 @@ class DriverJournal:
         quarantined: bool,
         root: str | None = None,
     ) -> None:
-        """Record that a slide's worker is gone; only the driver is left to say so.
+        """Record a lost worker as a failure of the slide that it processed.
 
-        error: one of LOSSES, or SourceOut where `root` is to blame.
+        error: a key of LOSS_WEIGHTS, or SourceOut where an outage of `root` is the cause.
         """
-        summary = ExceptionSummary(error, f"the worker was lost while it had this slide: {reason}")
+        summary = ExceptionSummary(
+            error, f"the worker was lost while it processed this {self._unit}: {reason}"
+        )
         failure = replace(
             Failure.of(summary, slide_id=slide_id, stage=stage, transient=not quarantined),
             given_up=quarantined,
@@ -142,9 +149,9 @@ class DriverJournal:
         )
         if quarantined:
             self.failures.append(failure)
-        self._later(self._store.record_failure, failure)
+        self._submit(self._store.record_failure, failure)
 
-    def beat(
+    def heartbeat(
         self,
         tally: Tally,
         in_flight: Iterable[str],
@@ -154,21 +161,21 @@ class DriverJournal:
         alike: str = "",
         stopping: bool = False,
     ) -> None:
-        """Every 30 s leave a sign of life with what is in flight (slide_ids), and look for those of others.
+        """Every 30 s write a heartbeat with the keys in flight, and look for other active drivers.
 
-        out: sentences about what the job waits for; what is new among them is written at once. alike: a sentence
-        about slides that fail alike. The last beat repeats what was said before.
+        out: a sentence per outage that the job waits for; a new one is written at once. alike: a sentence about
+        items that fail alike. The last heartbeat repeats both.
         """
-        is_young = time.monotonic() - self._born_s < 60.0
-        every_s = FIRST_BEATS_EVERY_S if is_young else BEAT_EVERY_S
+        is_young = time.monotonic() - self._created_s < 60.0
+        every_s = FIRST_HEARTBEATS_EVERY_S if is_young else HEARTBEAT_EVERY_S
         if ended:
-            out, alike = self._waited_for, self._alike
-        is_news = tuple(out) != self._waited_for or bool(alike) != bool(self._alike)
-        self._waited_for, self._alike = tuple(out), alike
-        if not ended and not is_news and time.monotonic() - self._beat_s < every_s:
+            out, alike = self._out, self._alike
+        is_new = tuple(out) != self._out or bool(alike) != bool(self._alike)
+        self._out, self._alike = tuple(out), alike
+        if not ended and not is_new and time.monotonic() - self._heartbeat_s < every_s:
             return
-        self._beat_s = time.monotonic()
-        beat = Heartbeat(
+        self._heartbeat_s = time.monotonic()
+        heartbeat = Heartbeat(
             driver_id=self._driver_id,
             started_at=self._started_at,
             beat_at=utc_now(),
@@ -194,38 +201,38 @@ class DriverJournal:
             pid_namespace=pid_namespace(),
             process_start=process_start(os.getpid()),
         )
-        self._later(self._write_beat, beat)
+        self._submit(self._write_heartbeat, heartbeat)
 
     def close(self, tally: Tally) -> None:
-        """Write what is left and wait for it.
+        """Write what remains, and wait until it is written.
 
         Raises:
-            StoreError: something could not be written; summaries can be rebuilt, and commits need none of it.
+            StoreError: a record could not be written; summaries can be rebuilt, and commits need none of the records.
         """
         try:
-            # The clerk does one thing after the other: what it commits before this is in the last part.
-            self._later(DriverJournal._write_part, self)
-            self.beat(tally, (), ended=True)
+            # The writer thread works in order, so the last file holds all that was committed before this call.
+            self._submit(DriverJournal._write_summaries, self)
+            self.heartbeat(tally, (), ended=True)
         finally:
-            self._clerk.shutdown(wait=True)
+            self._writer_thread.shutdown(wait=True)
         self._raise_failed_writes()
 
-    def _write_beat(self, beat: Heartbeat) -> None:
-        self._store.write_heartbeat(beat)
-        if beat.ended or self.other_driver is not None:
+    def _write_heartbeat(self, heartbeat: Heartbeat) -> None:
+        self._store.write_heartbeat(heartbeat)
+        if heartbeat.ended or self.other_driver is not None:
             return
         others = (other for other in active_drivers(self._store) if other.driver_id != self._driver_id)
         self.other_driver = next(others, None)
 
-    def _write_part(self) -> None:
-        with self._gathering:
-            rows = list(self._summaries)
-        self._store.append_summaries(rows)
-        with self._gathering:
-            del self._summaries[: len(rows)]
+    def _write_summaries(self) -> None:
+        with self._summaries_lock:
+            summaries = list(self._summaries)
+        self._store.append_summaries(summaries)
+        with self._summaries_lock:
+            del self._summaries[: len(summaries)]
 
     def _keep(self, summary: SlideSummary) -> None:
-        with self._gathering:
+        with self._summaries_lock:
             self._summaries.append(summary)
 
     def _commit_submitted(self, summary: SlideSummary) -> None:
@@ -234,23 +241,23 @@ class DriverJournal:
         if self._store.commit_submitted(summary.slide_id, summary.well, summary.attempt):
             self._keep(summary)
 
-    def _later(self, write: Callable[[Item], object], item: Item) -> None:
+    def _submit(self, write: Callable[[Item], object], item: Item) -> None:
         self._raise_failed_writes()
-        self._writes.append(self._clerk.submit(self._persist, write, item))
+        self._writes.append(self._writer_thread.submit(self._persist, write, item))
 
     def _persist(self, write: Callable[[Item], object], item: Item) -> None:
-        """Write, and where the store does not answer write again until the job's patience ends."""
+        """Write, again and again while the store is out, for up to store.patience_minutes."""
         while True:
             try:
                 write(item)
             except StoreOut:
                 now = time.monotonic()
-                self._silent_since_s = self._silent_since_s or now
-                if now - self._silent_since_s > self._patience_s:
+                self._store_out_since_s = self._store_out_since_s or now
+                if now - self._store_out_since_s > self._patience_s:
                     raise
-                time.sleep(min(ASK_AGAIN_S, self._patience_s))
+                time.sleep(min(RETRY_EVERY_S, self._patience_s))
             else:
-                self._silent_since_s = None
+                self._store_out_since_s = None
                 return
 
     def _raise_failed_writes(self) -> None:
@@ -260,11 +267,13 @@ class DriverJournal:
         self._writes = [write for write in self._writes if not write.done()]
 
 
-def hold_as_only_driver(store: RunStore) -> AbstractContextManager[Claim | None]:
-    """Two drivers at once are no danger, only a waste, unless commits rest on there being one (`single_writer`).
+def require_single_driver(store: RunStore) -> AbstractContextManager[Claim | None]:
+    """Claim the run for this driver where commits rely on a single one (`single_writer`), else claim nothing.
+
+    Without `single_writer` two drivers only waste work.
 
     Raises:
-        UsageError: commits rest on a single writer, and another one is at work.
+        UsageError: commits rely on a single driver, and another one is active.
     """
     if not store.single_writer:
         return nullcontext()

@@ -1,4 +1,4 @@
-"""How a running job shows itself: a rich display on a terminal, one JSON line every 30 s without one."""
+"""Progress of a running job: a live display on a terminal, else one JSON line every 30 s."""
 
 from __future__ import annotations
 
@@ -24,25 +24,27 @@ JSON_EVERY_S = 30.0
 
 @dataclass
 class Tally:
-    """Counts of a running job; the driver alone changes them."""
+    """Counts of a running job; only the driver changes them."""
 
     total: int
+    unit: str = field(default="slide", kw_only=True)
+    """The word for one item of the job in messages; its plural ends in s."""
     already_committed: int = 0
     committed: int = 0
     failed: int = 0
-    """Given up by this job, the quarantined ones included."""
+    """Given up by this job, including those quarantined by it."""
     quarantined: int = 0
-    """Of those."""
+    """Quarantined by this job."""
     failed_before: int = 0
     """Quarantined before this job."""
     rejected: int = 0
-    """Files that are no slides; not in `total`."""
+    """Files that are not slides; not in `total`."""
     in_progress: int = 0
     retried: int = 0
     objects: int = 0
     workers: int = 0
     gpu_hours: float = 0.0
-    """Held by workers, busy or idle."""
+    """Hours for which busy and idle workers held GPUs."""
     core_hours: float = 0.0
     started_s: float = field(default_factory=time.monotonic)
 
@@ -52,7 +54,7 @@ class Tally:
 
     @property
     def counts(self) -> SlideCounts:
-        """The job's slides by state, counted as `slide_states` counts a run's."""
+        """The job's items by state, in the terms of `slide_states`."""
         return SlideCounts(
             total=self.total,
             committed=self.already_committed + self.committed,
@@ -69,66 +71,67 @@ class Tally:
 
     @property
     def slides_per_hour(self) -> float:
+        """Mean rate of this job so far, failed items included."""
         return (self.committed + self.failed) * 3600 / max(self.elapsed_s, 1e-9)
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds to the end at the mean rate so far; None before the first slide is done."""
+        """Seconds that remain at the mean rate so far; None before the first item is finished."""
         if not self.committed + self.failed:
             return None
         return (self.total - self.finished) * 3600 / self.slides_per_hour
 
 
 class CommitAlarm:
-    """Goes off once when nothing was committed for so long; the next commit winds it up again."""
+    """An alarm that is due once when nothing was committed for some minutes, until the next commit."""
 
     def __init__(self, minutes: float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._minutes = minutes
         self._clock = clock
         self._since_s = clock()
-        self._told = False
+        self._has_fired = False
 
     def committed(self) -> None:
-        """A slide was."""
-        self._since_s, self._told = self._clock(), False
+        """Record a commit."""
+        self._since_s, self._has_fired = self._clock(), False
 
-    def goes_off(self) -> bool:
-        """Whether to say so now."""
-        if self._told or self._clock() - self._since_s < self._minutes * 60:
+    def is_due(self) -> bool:
+        """Return True once per period without a commit."""
+        if self._has_fired or self._clock() - self._since_s < self._minutes * 60:
             return False
-        self._told = True
+        self._has_fired = True
         return True
 
 
 class Display(Protocol):
-    """Shows a tally; `update` may be called as often as the driver likes."""
+    """Shows the tally of a job, and messages. `update` may be called at any rate."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
     def update(self, tally: Tally, states: Mapping[str, WorkerStatus]) -> None: ...
-    def say(self, line: str) -> None: ...
+    def message(self, line: str) -> None: ...
 
 
 def choose_display(console: Console) -> Display:
-    """The terminal display where there is a terminal, else JSON lines on the same stream."""
+    """Return the terminal display where the console is a terminal, else JSON lines on the same stream."""
     return TerminalDisplay(console) if console.is_terminal else JsonLines(console.file)
 
 
 class TerminalDisplay:
-    """A bar for the job and a line per worker."""
+    """A progress bar for the job and a line per worker."""
 
     def __init__(self, console: Console) -> None:
         self._bar = Progress(
-            TextColumn("[bold]slides"),
+            TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=36),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
+            TextColumn("{task.fields[counts]}"),
             TimeElapsedColumn(),
             console=console,
         )
-        self._task = self._bar.add_task("slides", total=None, facts="")
+        self._task = self._bar.add_task("slides", total=None, counts="")
         self._live = Live(self._bar, console=console, refresh_per_second=4, transient=False)
         self._console = console
 
@@ -143,24 +146,30 @@ class TerminalDisplay:
         self._live.stop()
 
     def update(self, tally: Tally, states: Mapping[str, WorkerStatus]) -> None:
-        facts = f"{tally.objects:,} objects"
+        text = f"{tally.objects:,} objects"
         counts = tally.counts
         for count, name in ((counts.failed, "failed"), (counts.quarantined, "quarantined")):
             if count:
-                facts += f"  [red]{count:,} {name}[/red]"
+                text += f"  [red]{count:,} {name}[/red]"
         if tally.committed:
-            facts += f"  {tally.slides_per_hour:,.0f} slides/h"
+            text += f"  {tally.slides_per_hour:,.0f} {tally.unit}s/h"
         if tally.eta_s is not None and tally.finished < tally.total:
-            facts += f"  {_duration(tally.eta_s)} left"
-        self._bar.update(self._task, completed=tally.finished, total=tally.total, facts=facts)
+            text += f"  {_duration(tally.eta_s)} left"
+        self._bar.update(
+            self._task,
+            description=f"{tally.unit}s",
+            completed=tally.finished,
+            total=tally.total,
+            counts=text,
+        )
         self._live.update(Group(self._bar, _worker_table(states)) if states else self._bar)
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         self._console.print(strip_control_characters(line), markup=False, highlight=False)
 
 
 class JsonLines:
-    """One JSON object a line: the tally at most every `every_s`, and at the end."""
+    """One JSON object per line: the tally every `every_s` seconds at most, and at the end."""
 
     def __init__(
         self, stream: IO[str], *, every_s: float = JSON_EVERY_S, clock: Callable[[], float] = time.monotonic
@@ -201,7 +210,7 @@ class JsonLines:
             self._write(self._line)
             self._line = ""
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         self._write(json.dumps({"event": "message", "text": line}))
 
     def _write(self, line: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fossilray.core.config import RunConfig, StoreConfig
 from fossilray.core.errors import CatalogError
-from fossilray.core.records import Failure, ResourceUsage, SlideSummary
+from fossilray.core.records import Failure, ResourceUsage, SlideSummary, WorkItem
 from fossilray.core.whole_files import write_whole
 from fossilray.processing.worker import SlideWorker
 from fossilray.slides.catalog import find_slides
@@ -59,7 +59,7 @@ def trace_slide(target: str, config: RunConfig, out: Path) -> TracedSlide:
         worker = SlideWorker(folder, watched)
         worker.prepare()
         try:
-            outcome = worker.process(row)
+            outcome = worker.process(WorkItem.of_slide(row))
         finally:
             worker.close()
         (written,) = store.files.find("traces")

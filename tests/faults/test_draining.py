@@ -18,7 +18,7 @@ from support import run_fixtures
 from support.fault_jobs import Silent
 
 from fossilray.core.config import RunConfig, WorkersConfig
-from fossilray.core.records import CatalogRow, Failure, Outcome, WorkerStatus, utc_now
+from fossilray.core.records import Failure, Outcome, WorkerStatus, WorkItem, utc_now
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.scheduler import run_items
@@ -43,14 +43,14 @@ class NodeLogWorker:
     def prepare(self) -> str:
         return f"fake/{self._node}"
 
-    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
-        is_first = not [line for line in tries(self._folder) if line[0] == row.slide_id]
-        self._log(row.slide_id)
-        while row.slide_id == "held" and not (self._folder / "go").exists():
+    def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
+        is_first = not [line for line in tries(self._folder) if line[0] == item.key]
+        self._log(item.key)
+        while item.key == "held" and not (self._folder / "go").exists():
             time.sleep(0.05)
-        if row.slide_id == "flaky" and is_first:
-            return Outcome(row.slide_id, failure=transient_failure(row.slide_id))
-        return Outcome(row.slide_id, summary=run_fixtures.a_summary(row.slide_id, "0" * 16))
+        if item.key == "flaky" and is_first:
+            return Outcome(item.key, failure=transient_failure(item.key))
+        return Outcome(item.key, summary=run_fixtures.a_summary(item.key, "0" * 16))
 
     def state(self) -> WorkerStatus | None:
         return None
@@ -107,10 +107,10 @@ def run_two_slides(folder: Path) -> Tally:
     store.create_or_check(run_fixtures.a_run())
     workers = WorkersConfig(count=2, cpus_per_worker=0.9, retry_after_s=10.0)
     return run_items(
-        [CatalogRow(name, f"/{name}.mrxs") for name in ("held", "flaky")],
+        [WorkItem(name, source=f"/{name}.mrxs") for name in ("held", "flaky")],
         functools.partial(NodeLogWorker, folder),
         config=RunConfig(workers=workers),
-        ledger=DriverJournal(store),
+        journal=DriverJournal(store),
         tally=Tally(total=2),
         display=Silent(),
         stop=threading.Event(),

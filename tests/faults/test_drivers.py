@@ -16,7 +16,7 @@ from support.fault_jobs import Silent, counts_of, run_with, settings, start_proc
 from support.faulty_worker import Fault
 
 from fossilray.core.errors import StoreFull, UsageError
-from fossilray.jobs.journal import hold_as_only_driver
+from fossilray.jobs.journal import require_single_driver
 from fossilray.jobs.process import run_job
 from fossilray.store import RunStore
 from fossilray.store.run.layout import pending_path
@@ -83,7 +83,7 @@ def test_where_one_driver_commits_a_second_is_refused(some_slides: Path, tmp_pat
     config = settings("store.single_writer=true")
     store = RunStore.open(str(tmp_path / "run"), config.store)
     with (
-        hold_as_only_driver(store),
+        require_single_driver(store),
         pytest.raises(
             UsageError, match=r"another driver that alone commits \(store\.single_writer\) is at work"
         ),

@@ -11,7 +11,7 @@ from support.compare_runs import assert_equal_runs
 from support.fault_jobs import Silent, settings
 from support.slides_on_disk import write_slide
 
-from fossilray.core.records import CatalogRow
+from fossilray.core.records import CatalogRow, WorkItem
 from fossilray.jobs.process import run_job
 from fossilray.processing.worker import SlideWorker
 from fossilray.store import RunStore
@@ -87,7 +87,9 @@ def sound_alone(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> RunS
     worker = SlideWorker(store.url, config)
     worker.prepare()
     for name in SOUND:
-        assert worker.process(CatalogRow(name, str(archive / f"{name}.mrxs"))).failure is None
+        assert (
+            worker.process(WorkItem.of_slide(CatalogRow(name, str(archive / f"{name}.mrxs")))).failure is None
+        )
     return store
 
 

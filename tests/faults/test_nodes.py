@@ -18,8 +18,9 @@ from support.compare_runs import Watcher, assert_equal_runs
 from support.fault_jobs import Silent, by_value, counts_of, settings
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import CatalogRow, Outcome
-from fossilray.jobs.process import JobResult, run_job
+from fossilray.core.records import Outcome, WorkItem
+from fossilray.jobs.process import run_job
+from fossilray.jobs.run_items import JobResult
 from fossilray.processing.worker import SlideWorker
 from fossilray.store import RunStore
 
@@ -33,10 +34,10 @@ class TracedWorker(SlideWorker):
         super().__init__(store_url, config)
         self._marks, self._pause_s = marks, pause_s
 
-    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
-        (self._marks / f"{row.slide_id}.{ray.get_runtime_context().get_node_id()}").touch()
+    def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
+        (self._marks / f"{item.key}.{ray.get_runtime_context().get_node_id()}").touch()
         time.sleep(self._pause_s)
-        return super().process(row, upcoming)
+        return super().process(item, upcoming)
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from support.compare_runs import assert_equal_runs
 from support.fault_jobs import NAMES, Silent, settings
 
 from fossilray.core.errors import SourcesOut, StoreUnreachable
-from fossilray.jobs.process import JobResult, run_job
+from fossilray.jobs.process import run_job
 from fossilray.jobs.progress import Tally
+from fossilray.jobs.run_items import JobResult
 from fossilray.slides.catalog import find_slides
 from fossilray.slides.catalog.table import write_catalog
 from fossilray.store import RunStore
@@ -59,10 +60,12 @@ def test_slides_that_go_away_for_a_while_are_waited_for_and_none_of_them_fails(
     result = drive(own_slides, tmp_path / "run", display)
     display.join()
     store = RunStore.open(str(tmp_path / "run"))
-    assert (result.exit_code, result.tally.committed, result.tally.failed) == (0, len(NAMES), 0), display.said
+    assert (result.exit_code, result.tally.committed, result.tally.failed) == (0, len(NAMES), 0), (
+        display.messages
+    )
     assert not result.failures
-    assert sum("do not count as failed" in line for line in display.said) == 1, display.said
-    assert display.said[-1] == f"{tmp_path / 'share'} can be read again"
+    assert sum("do not count as failed" in line for line in display.messages) == 1, display.messages
+    assert display.messages[-1] == f"{tmp_path / 'share'} can be read again"
     assert all(summary.tiles_failed == 0 for summary in store.summaries())
     assert_equal_runs(store, sound_run)
 
@@ -112,8 +115,8 @@ def test_a_share_that_is_unmounted_for_a_while_is_waited_for(
     finally:
         display.join()
         subprocess.run(["umount", "--lazy", str(share)], check=True)
-    assert (result.exit_code, result.tally.failed, result.failures) == (0, 0, ()), display.said
-    assert any("do not count as failed" in line for line in display.said), display.said
+    assert (result.exit_code, result.tally.failed, result.failures) == (0, 0, ()), display.messages
+    assert any("do not count as failed" in line for line in display.messages), display.messages
     assert_equal_runs(RunStore.open(str(tmp_path / "run")), sound_run)
 
 
@@ -131,8 +134,8 @@ def test_a_run_directory_that_goes_away_for_a_while_loses_nothing(
     display = Acting(1, leave_and_return)
     result = drive(own_slides, run, display)
     display.join()
-    assert (result.exit_code, result.tally.failed) == (0, 0), display.said
-    assert any("is not mounted" in line for line in display.said), display.said
+    assert (result.exit_code, result.tally.failed) == (0, 0), display.messages
+    assert any("is not mounted" in line for line in display.messages), display.messages
     assert_equal_runs(RunStore.open(str(run)), sound_run)
 
 

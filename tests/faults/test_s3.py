@@ -25,7 +25,8 @@ from support.slides_on_disk import write_slide
 
 from fossilray.core.config import RunConfig, StoreConfig
 from fossilray.core.errors import StoreAccessDenied
-from fossilray.jobs.process import JobResult, run_job
+from fossilray.jobs.process import run_job
+from fossilray.jobs.run_items import JobResult
 from fossilray.store import RunStore
 from fossilray.store.files.base import is_remote
 from fossilray.store.maintenance.retry import retry_failures
@@ -132,7 +133,7 @@ def test_a_job_whose_slides_and_run_are_in_a_failing_store_ends_as_if_nothing_ha
         result, display = run_watched(faulty_s3, s3_endpoint, sound_run, tmp_path)
     assert forbidden.is_set()
     # Which of the faults was met first, and is told, is a matter of luck.
-    assert any("trying again for" in line for line in display.said), display.said
+    assert any("trying again for" in line for line in display.messages), display.messages
     assert faulty_s3.controller.pending() == 0
     assert_ended_well(result, faulty_s3, s3_endpoint, sound_run, tmp_path)
 

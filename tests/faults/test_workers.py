@@ -64,7 +64,7 @@ def test_slides_that_break_the_reader_hang_or_swell_are_quarantined_and_their_ne
     }
     assert all(failure.quarantined for failure in result.failures)
     assert len(list((tmp_path / "marks").iterdir())) == 3
-    assert sum("quarantined" in line for line in display.said) == 3
+    assert sum("quarantined" in line for line in display.messages) == 3
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from support.run_fixtures import a_run
 
 from fossilray.core.config import RunConfig, WorkersConfig
 from fossilray.core.errors import WorkerError
-from fossilray.core.records import CatalogRow
+from fossilray.core.records import WorkItem
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.scheduler import run_items
@@ -50,7 +50,7 @@ def test_a_job_grows_a_cluster_from_no_gpu_to_three_and_leaves_none(tmp_path: Pa
     assert set(gpus_seen(tmp_path / "marks")) == {"0"}
     # No storm: whoever waits for a machine is one wave, whatever the number of workers asked for.
     assert 0 < gauge.most_waiting <= MIN_WAVE
-    assert all("each asks for 0.9 CPU, 1 GPU" in line for line in said)
+    assert all("each requests 0.9 CPU, 1 GPU" in line for line in said)
 
 
 @VERSIONS
@@ -87,7 +87,7 @@ def test_what_no_type_of_node_has_is_told_and_ends_the_job(tmp_path: Path, v2: b
             drive(workers, tmp_path, slides=5, pause_s=0.1, said=said)
         assert gauge.most_nodes == 0
     message = str(caught.value)
-    assert "each asks for 0.9 CPU, 8 GPU; none of the cluster's 1 machines has that" in message
+    assert "each requests 0.9 CPU, 8 GPU; none of the cluster's 1 machines has that" in message
     assert len(said) == 1
     if v2:
         assert "it may start no machine that has what is asked" in message
@@ -145,17 +145,17 @@ def drive(
     store = RunStore.open(str(tmp_path / "run"))
     store.create_or_check(a_run())
     display: Any = Silent()
-    display.said = said if said is not None else display.said
+    display.messages = said if said is not None else display.messages
     with resting_by_value():
         tally = run_items(
-            [CatalogRow(f"slide-{n:03d}", f"/slide-{n:03d}.mrxs") for n in range(slides)],
+            [WorkItem(f"slide-{n:03d}", source=f"/slide-{n:03d}.mrxs") for n in range(slides)],
             functools.partial(RestingWorker, tmp_path / "marks", pause_s),
             config=RunConfig(workers=workers),
-            ledger=DriverJournal(store),
+            journal=DriverJournal(store),
             tally=Tally(total=slides),
             display=display,
         )
-    return tally, display.said
+    return tally, display.messages
 
 
 def wait_for(is_so: Callable[[], bool], seconds: float) -> None:

@@ -10,22 +10,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import timm
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
-from support.small_run import COUNTS, CROP_PX, WELL, commit_slide, write_small_run
+from support.small_backbone import write_backbone
+from support.small_run import COUNTS, WELL, commit_slide, write_small_run
 from typer.testing import CliRunner
 
 from fossilray.cli.main import app
 from fossilray.core.config import EmbedderConfig, RunConfig, StoreConfig, WorkersConfig
 from fossilray.core.errors import RunMismatch, UsageError
 from fossilray.jobs.inference import classify_run, embed_run
-from fossilray.jobs.process import JobResult
 from fossilray.jobs.progress import choose_display
-from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
-from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD
+from fossilray.jobs.run_items import JobResult
 from fossilray.models.backbones.load import load_embedder
 from fossilray.models.heads import BackboneReference, Head, save_head, train_head
 from fossilray.processing.inference.tasks import predictions_table
@@ -38,7 +35,6 @@ from fossilray.store.query.connection import load_embeddings, run_query
 from fossilray.store.query.stored_slide import StoredSlide
 
 CONFIG = RunConfig(workers=WorkersConfig(count=1, cpus_per_worker=0.4, retry_after_s=0.1))
-VIT = {"img_size": 32, "patch_size": 16, "depth": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -250,22 +246,3 @@ def classify(run: str, head: Path, *, embeddings: str | None = None, name: str |
 def embed(run: str, backbone: Path, *, name: str | None = None, config: RunConfig = CONFIG) -> JobResult:
     display = choose_display(Console(file=io.StringIO()))
     return embed_run(run, str(backbone), config, name=name, address="auto", display=display)
-
-
-def write_backbone(path: Path, *, seed: int) -> Path:
-    """A vision transformer of one layer that learnt nothing."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = timm.create_model("vit_tiny_patch16_224", num_classes=0, **VIT)
-    meta = BackboneMeta(
-        name=path.stem,
-        architecture="vit_tiny_patch16_224",
-        kwargs=VIT,
-        dimension=192,
-        input_px=CROP_PX,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        interpolation="bicubic",
-    )
-    save_backbone(path, state_dict=network.state_dict(), meta=meta)
-    return path

@@ -21,7 +21,7 @@ from support import run_fixtures
 from support.fault_jobs import Silent
 
 from fossilray.core.config import RunConfig, WatchConfig, WorkersConfig
-from fossilray.core.records import CatalogRow, Outcome, ResourceUsage, WorkerStatus
+from fossilray.core.records import Outcome, ResourceUsage, WorkerStatus, WorkItem
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.scheduler import run_items
@@ -44,18 +44,18 @@ class CountedWorker:
     def prepare(self) -> str:
         return f"fake/{os.getpid()}/cuda"
 
-    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
+    def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
         self._state = WorkerStatus(
-            row.slide_id, "detect", 0.5, resident_bytes=10**9, waiting_reads=3, waiting_batches=2
+            item.key, "detect", 0.5, resident_bytes=10**9, waiting_reads=3, waiting_batches=2
         )
         time.sleep(1.2)  # long enough to be asked what it does
         usage = ResourceUsage(seconds=4.0, networks_s=3.0, read_bytes=1000, fetched_bytes=500)
-        if row.slide_id == "kills":
+        if item.key == "kills":
             os._exit(1)
-        if row.slide_id == "unreadable":
-            return Outcome(row.slide_id, failure=run_fixtures.a_failure(row.slide_id, "0" * 16), usage=usage)
-        summary = run_fixtures.a_summary(row.slide_id, "0" * 16, objects=int(row.slide_id.split("-")[0]))
-        return Outcome(row.slide_id, summary=replace(summary, tiles_failed=1), usage=usage)
+        if item.key == "unreadable":
+            return Outcome(item.key, failure=run_fixtures.a_failure(item.key, "0" * 16), usage=usage)
+        summary = run_fixtures.a_summary(item.key, "0" * 16, objects=int(item.key.split("-")[0]))
+        return Outcome(item.key, summary=replace(summary, tiles_failed=1), usage=usage)
 
     def state(self) -> WorkerStatus | None:
         return self._state
@@ -95,17 +95,17 @@ def test_the_figures_that_are_scraped_are_the_runs(endpoint: str, tmp_path: Path
     began = time.time()
     display = Silent()
     tally = run_items(
-        [CatalogRow(name, f"/{name}.mrxs") for name in names],
+        [WorkItem(name, source=f"/{name}.mrxs") for name in names],
         functools.partial(CountedWorker),
         config=CONFIG,
-        ledger=DriverJournal(store),
+        journal=DriverJournal(store),
         tally=Tally(total=len(names)),
         display=display,
     )
     assert (tally.committed, tally.failed, tally.objects) == (2, 2, 7)
     # Each slide takes twice as long as the alarm waits; of two commits each winds it up again.
     alarms = [
-        line for line in display.said if line.startswith("no slide was committed for watch.alarm_minutes")
+        line for line in display.messages if line.startswith("no slide was committed for watch.alarm_minutes")
     ]
     assert 1 <= len(alarms) <= 3
     told = scraped(endpoint, until=("ray_fossilray_slides_finished", 4.0))
@@ -152,7 +152,7 @@ def test_the_figures_that_are_scraped_are_the_runs(endpoint: str, tmp_path: Path
 def test_metrics_have_names_that_prometheus_takes_and_units_in_them() -> None:
     for metric in (*DRIVER, *WORKER):
         assert metric.name.startswith("fossilray_")
-        assert metric.says.endswith(".")
+        assert metric.description.endswith(".")
         assert not metric.name.endswith(("_total", "_count", "_sum", "_bucket"))
     assert len(exported_names()) == sum(len(metric.series) for metric in (*DRIVER, *WORKER))
     assert {f"seconds_{stage}" for stage in STAGES} <= set(

@@ -36,7 +36,7 @@ def test_without_a_terminal_a_line_comes_every_30_s_and_at_the_end() -> None:
 
 def test_messages_are_json_too_so_that_every_line_parses() -> None:
     stream = io.StringIO()
-    JsonLines(stream).say('slide "x" failed\nbadly')
+    JsonLines(stream).message('slide "x" failed\nbadly')
     assert json.loads(stream.getvalue()) == {"event": "message", "text": 'slide "x" failed\nbadly'}
 
 
@@ -48,7 +48,7 @@ def test_a_terminal_shows_counts_rate_and_each_worker() -> None:
         assert isinstance(display, TerminalDisplay)
         display.update(tally, {"host/cuda": WorkerStatus("well__slide[bold]", "crops", 0.4)})
         time.sleep(0.6)  # it draws four times a second
-        display.say("[red]as it is[/red]")
+        display.message("[red]as it is[/red]")
     text = stream.getvalue()
     for part in ("12,345 objects", "1 failed", "4/8", "well__slide[bold]", "crops", "[red]as it is[/red]"):
         assert part in text

@@ -16,7 +16,7 @@ from support.run_fixtures import a_run
 
 from fossilray.core.config import RunConfig, WorkersConfig, load_config
 from fossilray.core.errors import ConfigError, WorkerError
-from fossilray.core.records import CatalogRow
+from fossilray.core.records import WorkItem
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.scheduler import run_items, workers_that_fit
@@ -116,8 +116,8 @@ def test_workers_that_find_no_machine_are_told_while_others_work(
     tally, said = drive(workers, marks, tmp_path, slides=14, pause_s=1.0)
     assert tally.committed == 14
     assert (
-        "1 worker waits for a machine: each asks for 0.4 CPU, 0.1 GPU, 1 scratch; 2 of the cluster's 3 machines have "
-        "that and are taken; nothing is on its way from an autoscaler; the job goes on with 2"
+        "1 worker waits for a machine: each requests 0.4 CPU, 0.1 GPU, 1 scratch; 2 of the cluster's 3 machines have "
+        "that and are taken; nothing is on its way from an autoscaler; the job continues with 2"
     ) in said
 
 
@@ -129,7 +129,7 @@ def test_a_job_that_finds_no_machine_at_all_says_what_it_asked_and_ends(
     with pytest.raises(WorkerError) as caught:
         drive(workers, marks, tmp_path, slides=4, said=said)
     message = str(caught.value)
-    assert "workers.patience_minutes = 0.05: each asks for 0.9 CPU, 1 GPU, 1 unobtainium" in message
+    assert "workers.patience_minutes = 0.05: each requests 0.9 CPU, 1 GPU, 1 unobtainium" in message
     assert "none of the cluster's 3 machines has that (the most there is: 2 CPU, 1 GPU, 1 scratch)" in message
     assert len(said) == 1
     assert "the job stops in" in said[0]
@@ -148,13 +148,13 @@ def drive(
     store = RunStore.open(str(tmp_path / "run"))
     store.create_or_check(a_run())
     display: Any = Silent()
-    display.said = said if said is not None else display.said
+    display.messages = said if said is not None else display.messages
     tally = run_items(
-        [CatalogRow(f"slide-{n:03d}", f"/slide-{n:03d}.mrxs") for n in range(slides)],
+        [WorkItem(f"slide-{n:03d}", source=f"/slide-{n:03d}.mrxs") for n in range(slides)],
         functools.partial(RestingWorker, marks, pause_s),
         config=RunConfig(workers=workers),
-        ledger=DriverJournal(store),
+        journal=DriverJournal(store),
         tally=Tally(total=slides),
         display=display,
     )
-    return tally, display.said
+    return tally, display.messages

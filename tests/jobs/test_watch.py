@@ -134,7 +134,7 @@ def test_status_exits_with_4_when_the_alarm_goes_off(tmp_path: Path) -> None:
 def test_the_alarm_of_a_job_goes_off_once_for_each_silence() -> None:
     clock = iter([0.0, 100.0, 601.0, 700.0, 800.0, 1400.0]).__next__
     alarm = CommitAlarm(10, clock=clock)
-    assert [alarm.goes_off(), alarm.goes_off()] == [False, True]
-    assert not alarm.goes_off()
+    assert [alarm.is_due(), alarm.is_due()] == [False, True]
+    assert not alarm.is_due()
     alarm.committed()
-    assert [alarm.goes_off(), alarm.goes_off()] == [False, True]
+    assert [alarm.is_due(), alarm.is_due()] == [False, True]

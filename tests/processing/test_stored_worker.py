@@ -11,12 +11,11 @@ from support.small_run import write_small_run
 
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import StoreUnreachable
-from fossilray.core.records import CatalogRow, Failure
+from fossilray.core.records import Failure, WorkItem
 from fossilray.processing.inference.worker import InferenceWorker, Progress
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
 from fossilray.store.query.stored_slide import StoredSlide
-from fossilray.store.run.layout import well_of
 
 
 class Raising:
@@ -28,7 +27,7 @@ class Raising:
     def prepare(self) -> str:
         return "cpu"
 
-    def answer(self, slide: StoredSlide, progress: Progress) -> pa.Table:
+    def run(self, slide: StoredSlide, progress: Progress) -> pa.Table:
         raise self._error
 
 
@@ -79,4 +78,4 @@ def answer(folder: Path, error: BaseException) -> tuple[Failure | None, DerivedS
     make = functools.partial(Raising, error=error)
     worker = InferenceWorker(run.url, RunConfig(), "predictions", "x", make)
     slide_id, path = sorted(run.committed_files().items())[0]
-    return worker.process(CatalogRow(slide_id, path, well=well_of(path))).failure, answers
+    return worker.process(WorkItem(slide_id, payload=path)).failure, answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from support.slides_on_disk import DISC_PX, discs, write_slide
 
 from fossilray.core.config import RunConfig, load_config
 from fossilray.core.parallel import batched_with_index
-from fossilray.core.records import CatalogRow, Outcome
+from fossilray.core.records import CatalogRow, Outcome, WorkItem
 from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.processing.crops.objects_table import round_outward
 from fossilray.processing.worker import SlideWorker
@@ -140,8 +141,8 @@ def test_a_lack_of_memory_is_a_passing_failure_of_the_slide(
     error: Exception, slide: Path, tmp_path: Path
 ) -> None:
     worker, store = ready_worker(tmp_path)
-    worker._embedder = Failing(error)  # type: ignore[assignment]
-    outcome = worker.process(CatalogRow("a", str(slide)))
+    worker._models = replace(worker._models, embedder=Failing(error))
+    outcome = worker.process(WorkItem.of_slide(CatalogRow("a", str(slide))))
     assert outcome.failure is not None
     assert (outcome.failure.error, outcome.failure.transient) == ("OutOfMemory", True)
     assert "lower detector.batch and embedder.batch" in outcome.failure.message
@@ -170,8 +171,8 @@ def test_an_exception_of_any_class_is_the_slides_failure_with_its_traceback(
     error: BaseException, message: str, slide: Path, tmp_path: Path
 ) -> None:
     worker, store = ready_worker(tmp_path)
-    worker._embedder = Failing(error)  # type: ignore[assignment]
-    outcome = worker.process(CatalogRow("a", str(slide)))
+    worker._models = replace(worker._models, embedder=Failing(error))
+    outcome = worker.process(WorkItem.of_slide(CatalogRow("a", str(slide))))
     failure = outcome.failure
     assert failure is not None
     assert failure == store.failures()[0], "what is on record is what the driver hears"
@@ -186,7 +187,8 @@ def test_an_exception_of_any_class_is_the_slides_failure_with_its_traceback(
     assert len(failure.traceback) <= 16_000
     assert "word@" not in failure.traceback
     assert not store.files.find("arrays")
-    assert worker.process(CatalogRow("b", str(slide.parent / "none.mrxs"))).failure is not None, "it works on"
+    missing = WorkItem.of_slide(CatalogRow("b", str(slide.parent / "none.mrxs")))
+    assert worker.process(missing).failure is not None, "the worker continues"
 
 
 def test_a_slide_of_noise_is_refused_by_its_number_of_objects_and_else_committed(tmp_path: Path) -> None:
@@ -280,7 +282,7 @@ def run_one(
     store.create_or_check(describe_run(config, {}))
     worker = SlideWorker(str(place / "run"), config)
     worker.prepare()
-    return store, worker.process(row or CatalogRow(slide.stem, str(slide)))
+    return store, worker.process(WorkItem.of_slide(row or CatalogRow(slide.stem, str(slide))))
 
 
 def objects(store: RunStore) -> pa.Table:

@@ -13,7 +13,7 @@ from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.slides_on_disk import write_slide
 
 from fossilray.core.config import RunConfig, StoreConfig, load_config
-from fossilray.core.records import CatalogRow
+from fossilray.core.records import CatalogRow, WorkItem
 from fossilray.processing.worker import SlideWorker
 from fossilray.slides.catalog import find_slides
 from fossilray.store import RunStore
@@ -50,8 +50,9 @@ def process(run: str, rows: list[CatalogRow], config: RunConfig) -> dict[str, tu
     store.create_or_check(describe_run(config, {}))
     worker = SlideWorker(run, config)
     worker.prepare()
-    for row, upcoming in zip(rows, [*rows[1:], None], strict=True):
-        assert worker.process(row, upcoming).failure is None
+    items = list(map(WorkItem.of_slide, rows))
+    for item, upcoming in zip(items, [*items[1:], None], strict=True):
+        assert worker.process(item, upcoming).failure is None
     waited = {summary.slide_id: summary.seconds_fetch for summary in store.summaries()}
     files = {path.rpartition("/")[2].removesuffix(".parquet"): path for path in store.files.find("objects")}
     return {

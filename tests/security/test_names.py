@@ -301,12 +301,12 @@ def test_a_chart_has_the_same_elements_whatever_its_samples_are_called(name: str
 def test_tables_plans_and_messages_send_no_control_signs(name: str) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=300)
     print_table(pa.table({name: [name], "n": [1]}), console=console)
-    TerminalDisplay(console).say(f"{name}: cannot be read")
+    TerminalDisplay(console).message(f"{name}: cannot be read")
     check_harmless(console.file.getvalue())  # type: ignore[attr-defined]
     plan = RunPlan((), (RejectedFile("s", f"/slides/{name}", f"{name} is no slide"),), 1, 1)
     check_harmless(seen_on_terminal(render_plan(plan)))
     lines = io.StringIO()
-    JsonLines(lines).say(name)
+    JsonLines(lines).message(name)
     assert lines.getvalue().count("\n") == 1
     assert json.loads(lines.getvalue())["text"] == name
     assert lines.getvalue().isascii()

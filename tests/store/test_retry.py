@@ -26,19 +26,21 @@ def store(tmp_path: Path) -> RunStore:
     store.freeze_catalog([CatalogRow(name, f"/{name}.mrxs") for name in ("fine", "torn", "poison", "worse")])
     commit(store, "fine")
     store.record_failure(a_failure("torn", "11" * 8))
-    ledger = DriverJournal(store)
+    journal = DriverJournal(store)
     for slide_id in ("poison", "worse"):
         for turn in range(3):
-            ledger.lost(slide_id, error="WorkerDied", reason="SIGSEGV", stage="open", quarantined=turn == 2)
-    ledger.close(Tally(total=4))
+            journal.record_loss(
+                slide_id, error="WorkerDied", reason="SIGSEGV", stage="open", quarantined=turn == 2
+            )
+    journal.close(Tally(total=4))
     return store
 
 
 def test_all_that_failed_is_forgiven_and_counts_anew(store: RunStore) -> None:
-    assert DriverJournal(store).blame() == {"poison": 3.0, "worse": 3.0}
+    assert DriverJournal(store).failure_weights() == {"poison": 3.0, "worse": 3.0}
     assert len(retry_failures(store)) == 7
     assert not store.failures()
-    assert not DriverJournal(store).blame()
+    assert not DriverJournal(store).failure_weights()
     assert len(store.failures(forgiven=True)) == 7, "the records stay"
 
 

@@ -140,9 +140,9 @@ def test_a_slide_about_to_be_retried_is_no_failure(store: RunStore) -> None:
     states = read_states(store)
     assert (states.failed, states.waiting) == ((), ("one", "two"))
     assert [one.slide_id for one in states.to_retry] == ["one"]
-    ledger = DriverJournal(store)
-    ledger.failed(failure)
-    ledger.close(Tally(total=3))
+    journal = DriverJournal(store)
+    journal.record_failure(failure)
+    journal.close(Tally(total=3))
     assert [one.slide_id for one in read_states(store).failed] == ["one"]
 
 
@@ -299,15 +299,15 @@ def test_a_job_counts_as_its_run_does(tmp_path: Path) -> None:
     )
     for slide_id in ("a-2030", "b-2050"):
         commit(store, slide_id)
-    ledger = DriverJournal(store)
-    ledger.failed(fail(store, "c-2080", transient=True))
+    journal = DriverJournal(store)
+    journal.record_failure(fail(store, "c-2080", transient=True))
     for slide_id in ("e-broken", "f-poison"):
-        ledger.failed(fail(store, slide_id, transient=False))
+        journal.record_failure(fail(store, slide_id, transient=False))
     for name in ("thumbs", "notes"):
         store.record_failure(
             Failure(name, "ab" * 8, REJECTED_AT, "NotASlide", "empty", False, True, "here", "2030-01-01")
         )
-    ledger.close(tally)
+    journal.close(tally)
     assert tally.counts == read_states(store).counts
 
 

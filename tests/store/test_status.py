@@ -169,10 +169,10 @@ def test_a_driver_whose_process_was_killed_is_not_running_at_once(tmp_path: Path
     shown = _shown(report)
     assert "none is running; the same command processes the rest" in shown
     assert "waits for" not in shown
-    ledger = DriverJournal(store)
-    ledger.beat(Tally(total=6), ())
-    ledger.close(Tally(total=6))
-    assert ledger.other_driver is None
+    journal = DriverJournal(store)
+    journal.heartbeat(Tally(total=6), ())
+    journal.close(Tally(total=6))
+    assert journal.other_driver is None
 
 
 @needs_process_times
@@ -222,9 +222,9 @@ def test_a_later_driver_that_ended_early_leaves_another_hosts_driver_running(tmp
 @needs_process_times
 def test_a_driver_of_this_process_says_which_process_it_is(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
-    ledger = DriverJournal(store)
-    ledger.beat(Tally(total=6), ())
-    ledger.close(Tally(total=6))
+    journal = DriverJournal(store)
+    journal.heartbeat(Tally(total=6), ())
+    journal.close(Tally(total=6))
     (beat,) = store.heartbeats()
     assert (beat.boot, beat.pid_namespace) == (boot_id(), pid_namespace())
     assert beat.process_start == process_start(os.getpid())

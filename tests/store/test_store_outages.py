@@ -102,7 +102,7 @@ def test_a_run_that_is_not_mounted_is_told_and_never_made_anew(how: str, store: 
 def test_what_the_driver_writes_waits_for_the_disk(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fossilray.jobs.journal.ASK_AGAIN_S", 0.1)
     root = Path(store.root)
-    ledger = DriverJournal(store, patience_minutes=0.1)
+    journal = DriverJournal(store, patience_minutes=0.1)
     root.rename(root.with_name("elsewhere"))
 
     def mount_again() -> None:
@@ -112,9 +112,9 @@ def test_what_the_driver_writes_waits_for_the_disk(store: RunStore, monkeypatch:
     back = threading.Thread(target=mount_again)
     back.start()
     tally = Tally(total=1, committed=1)
-    ledger.committed(a_summary("a", "0" * 16))
-    ledger.beat(tally, (), out=("/share: its folder is not there",))
-    ledger.close(tally)
+    journal.record_commit(a_summary("a", "0" * 16))
+    journal.heartbeat(tally, (), out=("/share: its folder is not there",))
+    journal.close(tally)
     back.join()
     assert store.heartbeats()[0].ended
     assert store.files.find("slides")
@@ -122,7 +122,7 @@ def test_what_the_driver_writes_waits_for_the_disk(store: RunStore, monkeypatch:
 
 def test_a_job_ends_with_the_disks_error_once_its_patience_does(store: RunStore) -> None:
     root = Path(store.root)
-    ledger = DriverJournal(store, patience_minutes=0.001)
+    journal = DriverJournal(store, patience_minutes=0.001)
     root.rename(root.with_name("elsewhere"))
     with pytest.raises(StoreUnreachable, match="is not mounted"):
-        ledger.close(Tally(total=1))
+        journal.close(Tally(total=1))

@@ -11,18 +11,17 @@ from unittest.mock import patch
 
 import numpy as np
 from support.fault_points import Scenario, cli
-from support.small_run import CROP_PX
+from support.small_backbone import write_backbone
 from support.synthetic_crops import draw_folder
 
 from fossilray.core.errors import FossilrayError
-from fossilray.core.records import CatalogRow, Worker
+from fossilray.core.records import Worker, WorkItem
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore
 
 TINY = ("arch_kwargs={channels: [8, 8, 16, 16]}", "input_px=32", "views.early_px=null")
 FEW = ("steps=2", "log_every=1", "checkpoint_minutes=1e-9", "device=cpu", "precision=float32")
-VIT: dict[str, Any] = {"img_size": 32, "patch_size": 16, "depth": 1}
 
 
 def prepare_jobs(inputs: Path) -> None:
@@ -85,24 +84,23 @@ def jobs(inputs: Path) -> dict[str, Scenario]:
 
 
 def without_ray(*words: object) -> None:
-    """The command, with its slides worked on in this process, one after the other."""
-    import fossilray.jobs.index
-    import fossilray.jobs.inference
+    """Run the command with its items processed in this process, one after the other."""
+    import fossilray.jobs.run_items
 
-    with contextlib.ExitStack() as patches:
-        for job in (fossilray.jobs.inference, fossilray.jobs.index):
-            patches.enter_context(patch.object(job, "run_slides", _run_here))
-            patches.enter_context(patch.object(job, "ray_cluster", _no_cluster))
+    with (
+        patch.object(fossilray.jobs.run_items, "run_items", _run_here),
+        patch.object(fossilray.jobs.run_items, "ray_cluster", _no_cluster),
+    ):
         cli(*words)
 
 
 def _run_here(
-    rows: Sequence[CatalogRow], make_worker: Callable[[], Worker], *, tally: Tally, **_: Any
+    items: Sequence[WorkItem], make_worker: Callable[[], Worker], *, tally: Tally, **_: Any
 ) -> None:
     worker = make_worker()
     worker.prepare()
-    for row in rows:
-        outcome = worker.process(row)
+    for item in items:
+        outcome = worker.process(item)
         if outcome.failure is not None:
             raise FossilrayError(outcome.failure.message)
         tally.committed += 1
@@ -139,30 +137,6 @@ def training_in(out: Path) -> Any:
     wanted = [number for number, name in enumerate(course[0].split(",")) if name in ("step", "loss")]
     rows = [[f"{float(line.split(',')[number]):.4g}" for number in wanted] for line in course[1:]]
     return {"files": files, "course": rows}
-
-
-def write_backbone(path: Path) -> None:
-    """A vision transformer of one layer that learnt nothing."""
-    import timm
-    import torch
-
-    from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
-    from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = timm.create_model("vit_tiny_patch16_224", num_classes=0, **VIT)
-    meta = BackboneMeta(
-        name=path.stem,
-        architecture="vit_tiny_patch16_224",
-        kwargs=VIT,
-        dimension=192,
-        input_px=CROP_PX,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        interpolation="bicubic",
-    )
-    save_backbone(path, state_dict=network.state_dict(), meta=meta)
 
 
 def _copy(run: Path, out: Path) -> None:

@@ -17,8 +17,9 @@ from support.faulty_worker import Fault, FaultyWorker
 from support.slides_on_disk import write_slide
 
 from fossilray.core.config import RunConfig, load_config
-from fossilray.jobs.process import JobResult, run_job
+from fossilray.jobs.process import run_job
 from fossilray.jobs.progress import Tally
+from fossilray.jobs.run_items import JobResult
 from fossilray.store import RunStore
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ class Silent:
     """A display that keeps what it was told."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def __enter__(self) -> Silent:
         return self
@@ -47,8 +48,8 @@ class Silent:
 
     def update(self, tally: Tally, states: object) -> None: ...
 
-    def say(self, line: str) -> None:
-        self.said.append(line)
+    def message(self, line: str) -> None:
+        self.messages.append(line)
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,12 @@ import ctypes
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import CatalogRow, Outcome, WorkerStatus
+from fossilray.core.records import Outcome, WorkerStatus, WorkItem
 from fossilray.processing.worker import SlideWorker
 
 Place = Literal[
@@ -44,8 +44,12 @@ class FaultyWorker(SlideWorker):
 
     def prepare(self) -> str:
         name = super().prepare()
-        self._detector = _Tripwire(self._detector, "detect", lambda: self._reach("detecting"))
-        self._embedder = _Tripwire(self._embedder, "embed", lambda: self._reach("embedding"))
+        detector, embedder = self._models.detector, self._models.embedder
+        self._models = replace(
+            self._models,
+            detector=_Tripwire(detector, "detect", lambda: self._reach("detecting")),
+            embedder=_Tripwire(embedder, "embed", lambda: self._reach("embedding")),
+        )
         write = self._store.files.write
 
         def write_then_trip(path: str, content: bytes) -> None:
@@ -56,17 +60,17 @@ class FaultyWorker(SlideWorker):
         self._store.files.write = write_then_trip  # type: ignore[method-assign]
         return name
 
-    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
-        self._slide_id = row.slide_id
-        outcome = super().process(row, upcoming)
+    def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
+        self._slide_id = item.key
+        outcome = super().process(item, upcoming)
         self._reach("after the commit")
         return outcome
 
-    def _show(self, state: WorkerStatus) -> None:
-        super()._show(state)
-        if state.stage == "open":
+    def _publish_status(self, status: WorkerStatus) -> None:
+        super()._publish_status(status)
+        if status.stage == "open":
             self._reach("reading")
-        if state.stage == "commit":
+        if status.stage == "commit":
             self._reach("before the commit")
 
     def _reach(self, place: Place) -> None:

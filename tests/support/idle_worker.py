@@ -13,7 +13,7 @@ import ray
 from ray import cloudpickle
 from support.run_fixtures import a_summary
 
-from fossilray.core.records import CatalogRow, Outcome, WorkerStatus
+from fossilray.core.records import Outcome, WorkerStatus, WorkItem
 
 
 class RestingWorker:
@@ -27,11 +27,11 @@ class RestingWorker:
         (self._marks / f"{os.getpid()}.{ray.get_runtime_context().get_node_id()}").write_text(seen)
         return f"resting/{os.getpid()}/cuda"
 
-    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
+    def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
         time.sleep(self._pause_s)
-        with (self._marks / f"{row.slide_id}.slide").open("a") as tries:
+        with (self._marks / f"{item.key}.slide").open("a") as tries:
             tries.write(f"{os.getpid()}\n")
-        return Outcome(row.slide_id, summary=a_summary(row.slide_id, "0" * 16))
+        return Outcome(item.key, summary=a_summary(item.key, "0" * 16))
 
     def state(self) -> WorkerStatus | None:
         return None

@@ -15,6 +15,7 @@ from fossilray.analysis.search.index_store import IndexStore
 from fossilray.analysis.search.plan import IndexSettings, open_index, plan_shards
 from fossilray.analysis.search.vectors_of_runs import open_sources
 from fossilray.core.config import CropsConfig, EmbedderConfig, RunConfig, StoreConfig
+from fossilray.core.records import WorkItem
 from fossilray.store import RunStore
 from fossilray.store.arrays.group import ArrayWriter
 from fossilray.store.run.run_record import describe_run
@@ -98,11 +99,11 @@ def index_runs(
     """What `fossilray index build` does, shard after shard in this process."""
     sources = open_sources(runs, settings.embeddings, access)
     index = open_index(sources, str(url), access, settings)
-    rows = plan_shards(index, sources, most_objects=settings.shard_objects)
+    keys = plan_shards(index, sources, most_objects=settings.shard_objects)
     worker = IndexWorker(index.url, RunConfig(store=access))
     worker.prepare()
-    for row in rows:
-        outcome = worker.process(row)
+    for key in keys:
+        outcome = worker.process(WorkItem(key))
         assert outcome.failure is None, outcome.failure
     return index
 

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from fossilray.core.config import RunConfig, WorkersConfig
 from fossilray.jobs.inference import run_inference
-from fossilray.jobs.process import JobResult
 from fossilray.jobs.progress import choose_display
+from fossilray.jobs.run_items import JobResult
 from fossilray.models.heads import BackboneReference, save_head, train_head
 from fossilray.processing.inference.tasks import ClassifyTask
 from fossilray.processing.inference.worker import Progress
@@ -42,12 +42,12 @@ class SlowClassifying(ClassifyTask):
         super().__init__(store, config, head=head, embeddings=None)
         self._pause_s, self._die_at, self._mark = pause_s, die_at, mark
 
-    def answer(self, slide: StoredSlide, progress: Progress) -> pa.Table:
+    def run(self, slide: StoredSlide, progress: Progress) -> pa.Table:
         time.sleep(self._pause_s)
         if slide.slide_id == self._die_at and not self._mark.exists():
             self._mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().answer(slide, progress)
+        return super().run(slide, progress)
 
 
 def teach_head(run: RunStore, file: Path, *, classes: tuple[str, ...]) -> Path:

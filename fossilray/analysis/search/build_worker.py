@@ -15,7 +15,7 @@ from fossilray.analysis.search.quantizer import unit
 from fossilray.analysis.search.shard_file import ShardBuilder
 from fossilray.analysis.search.vectors_of_runs import RunVectorSource
 from fossilray.core.config import RunConfig
-from fossilray.core.records import CatalogRow, Outcome
+from fossilray.core.records import Outcome, WorkItem
 from fossilray.processing.inference.worker import ENDS_THE_JOB, StoredSlideWorker
 from fossilray.store import RunStore, open_run
 from fossilray.store.dataset.dataset_store import source_run
@@ -24,9 +24,9 @@ _ENCODED_AT_ONCE = 32_768
 
 
 class IndexWorker(StoredSlideWorker):
-    """A worker of the scheduler that makes shards; rows name their plans as `slide_id`."""
+    """A worker of the scheduler that makes shards; an item's key is that of the shard's plan."""
 
-    lower = "--shard-objects"
+    memory_setting = "--shard-objects"
 
     def __init__(self, index_url: str, config: RunConfig) -> None:
         self._index = IndexStore.open(index_url, config.store)
@@ -37,25 +37,25 @@ class IndexWorker(StoredSlideWorker):
         self._coder = self._index.coder()
         return f"{socket.gethostname()}/{os.getpid()}/cpu"
 
-    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
+    def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
         """The shard committed, or why there is none recorded.
 
         Raises:
             StoreError: the index or a run does not answer; the shard is as if it had never begun.
         """
-        self._show(row.slide_id, "read", 0.0)
+        self._publish_status(item.key, "read", 0.0)
         try:
-            shard = self._build(row.slide_id, self._index.planned(row.slide_id))
+            shard = self._build(item.key, self._index.planned(item.key))
             won = self._index.commit(shard)
         except ENDS_THE_JOB:
             raise
         except BaseException as caught:  # noqa: BLE001  whatever it is, it is this shard's failure and no other's
-            failure = self._failure(row, caught)
+            failure = self._failure(item.key, caught)
             self._index.tries.record_failure(failure)
-            return Outcome(row.slide_id, failure=failure)
+            return Outcome(item.key, failure=failure)
         finally:
-            self._state = None
-        return Outcome(row.slide_id, answered=shard.entries if won else None)
+            self._status = None
+        return Outcome(item.key, answered=shard.entries if won else None)
 
     def _build(self, key: str, slides: Sequence[IndexedSlide]) -> ShardRecord:
         coder = self._coder
@@ -70,9 +70,9 @@ class IndexWorker(StoredSlideWorker):
                     self._add(builder, waiting)
             self._add(builder, waiting)
             first += slide.objects
-            self._show(key, "encode", (number + 1) / len(slides))
+            self._publish_status(key, "encode", (number + 1) / len(slides))
         folder = self._index.new_data()
-        self._show(key, "write", 1.0)
+        self._publish_status(key, "write", 1.0)
         entries, size, digests = builder.write(self._index.files, folder)
         sha256 = self._index.record.coder_sha256
         return ShardRecord(key, folder, sha256, tuple(slides), entries, size, digests)

@@ -20,7 +20,7 @@ from fossilray.analysis.search.sample import draw_sample
 from fossilray.analysis.search.vectors_of_runs import RunVectorSource, told
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunMismatch, UsageError
-from fossilray.core.records import CatalogRow, utc_now
+from fossilray.core.records import utc_now
 
 SHARD_OBJECTS = 8_000_000
 """One worker holds a shard's codes while it sorts them: twice 88 bytes each, 1.4 GB."""
@@ -70,14 +70,12 @@ def open_index(
     return index
 
 
-def plan_shards(
-    index: IndexStore, sources: Mapping[str, RunVectorSource], *, most_objects: int
-) -> list[CatalogRow]:
-    """A row for each shard that is to be made so that the index holds all that these runs hold; plans are written."""
+def plan_shards(index: IndexStore, sources: Mapping[str, RunVectorSource], *, most_objects: int) -> list[str]:
+    """Plan the shards that the index lacks of these runs, write the plans, and return the shards' keys."""
     todo = compare_with_runs(sources, index.shards()).to_build
     index.sweep()
     groups = group_slides(todo, most_objects=most_objects)
-    return [CatalogRow(slide_id=index.plan(group), path="plan") for group in groups]
+    return [index.plan(group) for group in groups]
 
 
 def group_slides(slides: Sequence[IndexedSlide], *, most_objects: int) -> list[list[IndexedSlide]]:

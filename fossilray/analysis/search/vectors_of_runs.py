@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from fossilray.analysis.search.index_record import IndexedSlide
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import StoreError, UsageError
-from fossilray.core.records import CatalogRow
 from fossilray.core.schemas import embeddings_schema
 from fossilray.store import RunStore, open_run
 from fossilray.store.arrays.array_layout import read_layout
@@ -92,7 +91,7 @@ class RunVectorSource:
             StoreError: they are gone or damaged, or the slide was made anew since it was listed.
         """
         path = objects_path(slide.slide_id, slide.well)
-        stored = read_slide(self.store, CatalogRow(slide.slide_id, path, well=slide.well))
+        stored = read_slide(self.store, slide.slide_id, path)
         if stored.footer.attempt != slide.attempt:
             raise StoreError(f"{slide} was made anew meanwhile; start `fossilray index build` again")
         known = stored.objects["opacity"].is_valid().to_numpy()

@@ -1,6 +1,6 @@
-"""What becomes of a slide whose attempt failed: judged beside the other slides of its folder and of the job.
+"""Decide what happens to an item whose attempt failed, from the other items of its root and of the job.
 
-Pure bookkeeping: the driver says what happened and when, in seconds of any clock that only goes forward.
+Bookkeeping only: the driver reports results and times, in seconds of any monotonic clock.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from enum import Enum
 from fossilray.core.records import Failure
 from fossilray.slides.neighbours import is_below, root_of
 
-OUTAGE_SLIDES = 4
-"""So many slides of one root, one after the other and no other between them, are not to blame for what they fail by."""
-OUTAGES = frozenset(("SourceUnreachable", "SourceAccessDenied", "SourceOut", "Stalled"))
-"""`error` of failures that the root of the slides is to blame for, if it is not one slide alone."""
+OUTAGE_ITEMS = 4
+"""Items of one root that fail in a row by an error of OUTAGE_ERRORS, and are then taken for an outage of the root."""
+OUTAGE_ERRORS = frozenset(("SourceUnreachable", "SourceAccessDenied", "SourceOut", "Stalled"))
+"""`error` of failures that an outage of the root may cause."""
 
 
-class Verdict(Enum):
-    """What the driver does with a slide that failed."""
+class Decision(Enum):
+    """What the driver does with an item that failed."""
 
-    AGAIN = "it is tried again"
-    HELD = "it waits with all slides of its root"
-    FAILED = "it failed in this job; the next start tries it again unless the failure says quarantined"
-    QUARANTINED = "it failed so often by what no rule expects that later starts leave it alone"
+    RETRY = "started again"
+    HOLD = "held with all items of its root"
+    FAIL = "failed in this job; the next start tries it again unless the failure is quarantined"
+    QUARANTINE = "failed too often by an unexpected exception; later starts skip it"
 
 
 @dataclass
@@ -36,125 +36,131 @@ class Outage:
     message: str
     since_s: float
     last_s: float
-    """When it was last seen out."""
+    """Time of the last failure."""
     tries: int = 1
-    """How often it was."""
+    """Number of failures."""
 
 
 @dataclass(frozen=True)
-class Alike:
-    """Slides of this job that failed by the same exception at the same place."""
+class CommonFailure:
+    """Items of this job that failed by the same exception at the same line of code."""
 
     error: str
     place: str
     message: str
-    """Of the first of them."""
-    slides: int
-    of: int
-    """Slides that ended in this job, these included."""
+    """Message of the first of them."""
+    count: int
+    finished: int
+    """Items that finished in this job, these included."""
+    unit: str
 
     def __str__(self) -> str:
-        return f"{self.slides:,} of {self.of:,} slides failed alike: {self.error} at {self.place} ({self.message})"
+        return (
+            f"{self.count:,} of {self.finished:,} {self.unit}s failed alike: {self.error} at {self.place} "
+            f"({self.message})"
+        )
 
 
-class Judge:
-    """Verdicts over the failures of one job."""
+class FailurePolicy:
+    """Decisions over the failures of one job. unit: what the items are called in messages."""
 
-    def __init__(self, *, max_tries: int, alike_slides: int, alike_share: float) -> None:
+    def __init__(self, *, max_tries: int, alike_slides: int, alike_share: float, unit: str = "slide") -> None:
         self.outages: dict[str, Outage] = {}
-        """What is out now, by root."""
-        self._over: list[Outage] = []
+        """Current outages by root."""
+        self._ended: list[Outage] = []
         self._max_tries = max_tries
-        self._alike_slides, self._alike_share = alike_slides, alike_share
+        self._alike_items, self._alike_share = alike_slides, alike_share
+        self._unit = unit
         self._tries: dict[str, int] = {}
-        self._silent: dict[str, set[str]] = defaultdict(set)
+        self._unreachable: dict[str, set[str]] = defaultdict(set)
         self._unexpected: dict[tuple[str, str], dict[str, Failure]] = defaultdict(dict)
-        self._ended = 0
+        self._finished = 0
 
-    def succeeded(self, slide_id: str, path: str, *, began_s: float) -> str | None:
-        """Take note of a slide that ended well; the root that is back by this evidence, if one is."""
-        self._ended += 1
-        self._tries.pop(slide_id, None)
-        self._forget_exception(slide_id)
-        return self._see_readable(path, began_s)
+    def record_success(self, key: str, source: str, *, started_s: float) -> str | None:
+        """Record an item that succeeded; return the root whose outage has ended by this evidence, if any."""
+        self._finished += 1
+        self._tries.pop(key, None)
+        self._forget_exception(key)
+        return self._record_readable(source, started_s)
 
-    def failed(self, failure: Failure, path: str, *, began_s: float, now_s: float) -> Verdict:
-        """What becomes of a slide whose attempt, begun at began_s, has failed."""
-        root = failure.root or self._silent_root(failure.slide_id, failure.error, path)
+    def record_failure(self, failure: Failure, source: str, *, started_s: float, now_s: float) -> Decision:
+        """Record an attempt that failed, and decide what happens to its item."""
+        root = failure.root or self._unreachable_root(failure.slide_id, failure.error, source)
         if root is not None:
-            self._see_out(root, failure.message, now_s)
-            return Verdict.HELD
-        if failure.error not in OUTAGES:
-            self._see_readable(path, began_s)
-        if any(is_below(path, outage.root) for outage in self.outages.values()):
-            return Verdict.HELD
-        if any(is_below(path, outage.root) and outage.last_s >= began_s for outage in self._over):
-            return Verdict.AGAIN  # part of the attempt fell into the outage
+            self._record_outage(root, failure.message, now_s)
+            return Decision.HOLD
+        if failure.error not in OUTAGE_ERRORS:
+            self._record_readable(source, started_s)
+        if any(is_below(source, outage.root) for outage in self.outages.values()):
+            return Decision.HOLD
+        if any(is_below(source, outage.root) and outage.last_s >= started_s for outage in self._ended):
+            return Decision.RETRY  # the attempt overlapped the outage
         tries = self._tries[failure.slide_id] = self._tries.get(failure.slide_id, 0) + 1
         if failure.is_unexpected:
             self._forget_exception(failure.slide_id)
-            # Without its traceback: there may be as many as slides.
+            # Without the traceback: there may be one failure per item.
             kept = replace(failure, traceback=None)
             self._unexpected[failure.error, failure.place or ""][failure.slide_id] = kept
         if failure.transient and tries < self._max_tries:
-            return Verdict.AGAIN
+            return Decision.RETRY
         if failure.is_unexpected:
-            return Verdict.QUARANTINED
-        self._ended += 1
-        return Verdict.FAILED
+            return Decision.QUARANTINE
+        self._finished += 1
+        return Decision.FAIL
 
-    def stalled(self, slide_id: str, path: str, message: str, *, now_s: float) -> str | None:
-        """The root that is to blame for a worker that stood still over a slide; None if the slide may be."""
-        known = next((root for root in self.outages if is_below(path, root)), None)
-        root = known or self._silent_root(slide_id, "Stalled", path)
+    def record_stall(self, key: str, source: str, message: str, *, now_s: float) -> str | None:
+        """Record a stalled worker; return the root whose outage explains it, None if the item itself may."""
+        known = next((root for root in self.outages if is_below(source, root)), None)
+        root = known or self._unreachable_root(key, "Stalled", source)
         if root is not None:
-            self._see_out(root, message, now_s)
+            self._record_outage(root, message, now_s)
         return root
 
-    def tries(self, slide_id: str) -> int:
-        """Tries of a slide that counted so far."""
-        return self._tries.get(slide_id, 0)
+    def tries(self, key: str) -> int:
+        """Number of tries of an item that count so far."""
+        return self._tries.get(key, 0)
 
-    def alike(self) -> Iterator[Alike]:
-        """Exceptions that more than one slide of this job failed by, the most frequent first."""
-        of = self._ended + sum(map(len, self._unexpected.values()))
-        for (error, place), slides in sorted(self._unexpected.items(), key=lambda one: -len(one[1])):
-            if len(slides) > 1:
-                first = next(iter(slides.values()))
-                yield Alike(error, place, first.message, len(slides), of)
+    def common_failures(self) -> Iterator[CommonFailure]:
+        """Exceptions that several items of this job failed by, the most frequent first."""
+        finished = self._finished + sum(map(len, self._unexpected.values()))
+        by_count = sorted(self._unexpected.items(), key=lambda group: -len(group[1]))
+        for (error, place), failures in by_count:
+            if len(failures) > 1:
+                first = next(iter(failures.values()))
+                yield CommonFailure(error, place, first.message, len(failures), finished, self._unit)
 
-    def too_many_alike(self) -> Alike | None:
-        """The exception for which the job stops, if there is one."""
-        for alike in self.alike():
-            if alike.slides >= self._alike_slides and alike.slides > self._alike_share * alike.of:
-                return alike
+    def excessive_failure(self) -> CommonFailure | None:
+        """The exception that more items failed by than the configuration allows, if any."""
+        for common in self.common_failures():
+            if common.count >= self._alike_items and common.count > self._alike_share * common.finished:
+                return common
         return None
 
-    def failures_of(self, alike: Alike) -> list[Failure]:
-        """The last failure of each of these slides."""
-        return list(self._unexpected[alike.error, alike.place].values())
+    def failures_of(self, common: CommonFailure) -> list[Failure]:
+        """The last failure of each of these items."""
+        return list(self._unexpected[common.error, common.place].values())
 
-    def _silent_root(self, slide_id: str, error: str, path: str) -> str | None:
-        """The root of a slide, if it is one of many that got no answer."""
-        if error not in OUTAGES:
+    def _unreachable_root(self, key: str, error: str, source: str) -> str | None:
+        """The root of an item, if enough of its items in a row could not be reached."""
+        if error not in OUTAGE_ERRORS or not source:
             return None
-        root = root_of(path)
-        self._silent[root].add(slide_id)
-        return root if len(self._silent[root]) >= OUTAGE_SLIDES else None
+        root = root_of(source)
+        self._unreachable[root].add(key)
+        return root if len(self._unreachable[root]) >= OUTAGE_ITEMS else None
 
-    def _see_out(self, root: str, message: str, now_s: float) -> None:
+    def _record_outage(self, root: str, message: str, now_s: float) -> None:
         outage = self.outages.setdefault(root, Outage(root, message, now_s, now_s, tries=0))
         outage.last_s, outage.tries = now_s, outage.tries + 1
 
-    def _see_readable(self, path: str, began_s: float) -> str | None:
-        """A slide that began after its root was last seen out, and was read, is the evidence that it is back."""
-        self._silent.pop(root_of(path), None)
+    def _record_readable(self, source: str, started_s: float) -> str | None:
+        """End the outage of a root of which an item was read that had started after the last failure."""
+        self._unreachable.pop(root_of(source), None)
         for root, outage in list(self.outages.items()):
-            if is_below(path, root) and began_s > outage.last_s:
-                self._over.append(self.outages.pop(root))
+            if is_below(source, root) and started_s > outage.last_s:
+                self._ended.append(self.outages.pop(root))
                 return root
         return None
 
-    def _forget_exception(self, slide_id: str) -> None:
-        for slides in self._unexpected.values():
-            slides.pop(slide_id, None)
+    def _forget_exception(self, key: str) -> None:
+        for failures in self._unexpected.values():
+            failures.pop(key, None)

@@ -1,20 +1,15 @@
-"""Workers on their way: asked for in waves, waiting for a machine, preparing; and those nobody needs any more."""
+"""Workers that were requested and are not ready: waiting for a node, or loading models."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import ray
 
 from fossilray.core.config import WorkersConfig
 from fossilray.core.errors import WorkerError
-from fossilray.jobs.scheduler.connection import is_private
+from fossilray.jobs.scheduler.actors import ActorHandle, ActorSystem, CallHandle
 from fossilray.jobs.scheduler.resources import (
     ResourceRequest,
-    cluster_nodes,
     count_workers,
     describe_capacity,
     have_gpu,
@@ -22,139 +17,122 @@ from fossilray.jobs.scheduler.resources import (
 )
 
 MIN_WAVE = 4
-"""So many workers may be on their way at any time, and as many as are ready once those are more."""
-LOOK_EVERY_S = 5.0
-"""How often the cluster is asked what machines it has: nodes come and go."""
+"""Workers that may be pending at any time; as many as are ready, once those are more."""
+NODES_EVERY_S = 5.0
+"""Interval at which the list of nodes is read again: nodes join and leave."""
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """How the workers stand that were asked for, at one moment. Times are those of time.monotonic()."""
+class PendingStatus:
+    """Status of the pending workers at one moment. Times are those of time.monotonic()."""
 
-    demand: ResourceRequest
-    count: int
-    """Workers for which no machine was found yet."""
+    request: ResourceRequest
+    unplaced: int
+    """Workers without a machine."""
     since_s: float
-    """When the one of these was asked for that waits longest."""
+    """Time of the oldest request that is unplaced."""
     placed: int
     """Workers that have a machine and prepare on it."""
 
 
 @dataclass
 class _Start:
-    seat: Any
-    demand: ResourceRequest
-    asked_s: float
-    arrival: Any
-    """Resolves once the worker runs somewhere; None when that is known."""
+    actor: ActorHandle
+    request: ResourceRequest
+    requested_s: float
+    placement: CallHandle | None
+    """Ends when the worker runs on a machine; None once it does."""
 
 
 class PendingWorkers:
-    """Workers that were asked for and are not ready; needs a Ray connection.
+    """The pending workers of one job, each by its `prepare` call."""
 
-    actor: class of the actors, with `prepare`, and `state`, which answers meanwhile; arguments: of its constructor.
-    """
-
-    def __init__(self, actor: type, arguments: Sequence[Any], workers: WorkersConfig) -> None:
+    def __init__(self, actors: ActorSystem, workers: WorkersConfig) -> None:
+        self._actors = actors
         self._workers = workers
-        self._arguments = arguments
-        self._starts: dict[Any, _Start] = {}
+        self._starts: dict[CallHandle, _Start] = {}
         self._gpus_seen = False
-        self._looked_s = -1e9
-        self._fit = 1
-        self._demand = resources_for(workers, gpus_seen=False)
-        self._actor_class = _remote_class(actor)
+        self._nodes_read_s = -1e9
+        self._capacity = 1
+        self._request = resources_for(workers, gpus_seen=False)
 
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __contains__(self, reference: object) -> bool:
-        return reference in self._starts
+    def __contains__(self, call: object) -> bool:
+        return call in self._starts
 
     @property
-    def references(self) -> list[Any]:
-        """What `prepare` of each will return."""
+    def calls(self) -> list[CallHandle]:
+        """The `prepare` call of each worker."""
         return list(self._starts)
 
     @property
-    def waiting(self) -> Waiting:
-        """Who waits for a machine, as far as `look` has seen."""
-        times = [start.asked_s for start in self._starts.values() if start.arrival is not None]
-        return Waiting(
-            self._demand, len(times), min(times, default=time.monotonic()), len(self._starts) - len(times)
+    def status(self) -> PendingStatus:
+        """The status as of the last `poll_placements`."""
+        times = [start.requested_s for start in self._starts.values() if start.placement is not None]
+        return PendingStatus(
+            self._request, len(times), min(times, default=time.monotonic()), len(self._starts) - len(times)
         )
 
-    def hire(self, slides: int, *, ready: int) -> None:
-        """Ask for workers for so many slides, in waves: a pending one brings a node, a thousand bring a storm.
+    def request(self, items: int, *, ready: int) -> None:
+        """Request workers for this many items; cancel unplaced workers that exceed them.
 
-        Those that still wait for a machine when there is nothing left for them to do are asked for no more.
+        Requests come in waves: a pending worker makes an autoscaler add a node, and a thousand would make it add
+        a thousand nodes.
 
         Raises:
-            WorkerError: a worker does not fit on this machine, and no other can come.
+            WorkerError: a worker does not fit on this machine, and no other machine can join.
         """
-        if time.monotonic() - self._looked_s > LOOK_EVERY_S:
-            self._look_at_cluster()
-        missing = min(self._fit, slides) - ready - len(self._starts)
+        if time.monotonic() - self._nodes_read_s > NODES_EVERY_S:
+            self._read_nodes()
+        missing = min(self._capacity, items) - ready - len(self._starts)
         if missing < 0:
-            self._send_away(-missing)
+            self._cancel_surplus(-missing)
         wave = max(MIN_WAVE, ready)
         for _ in range(min(missing, wave - len(self._starts))):
-            seat = self._actor_class.options(**self._demand.options()).remote(*self._arguments)
-            self._starts[seat.prepare.remote()] = _Start(
-                seat, self._demand, time.monotonic(), seat.state.remote()
-            )
+            actor = self._actors.start(self._request)
+            prepare, placement = self._actors.call(actor, "prepare"), self._actors.call(actor, "state")
+            self._starts[prepare] = _Start(actor, self._request, time.monotonic(), placement)
 
-    def take(self, reference: Any) -> tuple[Any, ResourceRequest]:
-        """The worker that ended its preparation, well or not, and what it asked; it is no longer on its way."""
-        start = self._starts.pop(reference)
-        return start.seat, start.demand
+    def pop(self, call: CallHandle) -> tuple[ActorHandle, ResourceRequest]:
+        """Remove the worker whose `prepare` has ended, and return it with the resources that it requested."""
+        start = self._starts.pop(call)
+        return start.actor, start.request
 
-    def look(self) -> None:
-        """See which workers have found a machine."""
-        arrivals = {start.arrival: start for start in self._starts.values() if start.arrival is not None}
-        if not arrivals:
-            return
-        arrived, _ = ray.wait(list(arrivals), num_returns=len(arrivals), timeout=0)
-        for arrival in arrived:
-            arrivals[arrival].arrival = None
+    def poll_placements(self) -> None:
+        """Find out which workers have a machine by now."""
+        unplaced = {start.placement: start for start in self._starts.values() if start.placement is not None}
+        if unplaced:
+            for placement in self._actors.wait(list(unplaced), count=len(unplaced)):
+                unplaced[placement].placement = None
 
-    def dismiss_all(self) -> None:
-        """Nobody is on the way any more."""
-        for reference in list(self._starts):
-            self._dismiss(reference)
+    def shutdown(self) -> None:
+        """Cancel every pending worker."""
+        for call in list(self._starts):
+            self._cancel(call)
 
-    def _look_at_cluster(self) -> None:
-        self._looked_s = time.monotonic()
-        present = cluster_nodes()
-        # A GPU that left, with a spot machine perhaps, is asked for again: a worker without one is no substitute.
-        self._gpus_seen = self._gpus_seen or have_gpu(present)
-        self._demand = resources_for(self._workers, gpus_seen=self._gpus_seen)
-        self._fit = count_workers(self._workers, self._demand, present)
-        if is_private() and not any(map(self._demand.is_met_by, present)):
+    def _read_nodes(self) -> None:
+        self._nodes_read_s = time.monotonic()
+        nodes = self._actors.nodes()
+        # A GPU that has left, with a spot machine perhaps, is requested again: a worker without one is no substitute.
+        self._gpus_seen = self._gpus_seen or have_gpu(nodes)
+        self._request = resources_for(self._workers, gpus_seen=self._gpus_seen)
+        self._capacity = count_workers(self._workers, self._request, nodes)
+        if self._actors.is_private and not any(map(self._request.is_met_by, nodes)):
             raise WorkerError(
-                f"a worker asks for {self._demand}, and this machine has {describe_capacity(present)}; ask for less "
+                f"a worker requests {self._request}, and this machine has {describe_capacity(nodes)}; request less "
                 "(workers.device, workers.cpus_per_worker, workers.gpus_per_worker, workers.resources), or join a "
                 "cluster with --address"
             )
-        for reference, start in list(self._starts.items()):
-            if start.arrival is not None and start.demand != self._demand:
-                self._dismiss(reference)
+        for call, start in list(self._starts.items()):
+            if start.placement is not None and start.request != self._request:
+                self._cancel(call)
 
-    def _send_away(self, surplus: int) -> None:
-        waiting = [reference for reference, start in self._starts.items() if start.arrival is not None]
-        for reference in waiting[::-1][:surplus]:
-            self._dismiss(reference)
+    def _cancel_surplus(self, surplus: int) -> None:
+        unplaced = [call for call, start in self._starts.items() if start.placement is not None]
+        for call in unplaced[::-1][:surplus]:
+            self._cancel(call)
 
-    def _dismiss(self, reference: Any) -> None:
-        ray.kill(self._starts.pop(reference).seat, no_restart=True)
-
-
-def _remote_class(actor: type) -> Any:
-    remote: Any = ray.remote  # its stubs know nothing of concurrency_groups
-    return remote(
-        max_restarts=0,
-        max_task_retries=0,
-        # Ray's head keeps an account of 100,000 tasks, 4 kB each; whoever wants to know asks our run directory.
-        enable_task_events=False,
-        concurrency_groups={"watch": 1},
-    )(actor)
+    def _cancel(self, call: CallHandle) -> None:
+        self._actors.kill(self._starts.pop(call).actor)

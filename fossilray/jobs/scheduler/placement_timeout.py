@@ -1,4 +1,4 @@
-"""Workers that find no machine: told to the user, and the end of a job that has no other."""
+"""Workers that find no machine: the user is informed, and a job without any worker fails."""
 
 from __future__ import annotations
 
@@ -10,65 +10,65 @@ from ray.exceptions import RayError
 from fossilray.core.config import WorkersConfig
 from fossilray.core.errors import WorkerError
 from fossilray.jobs.scheduler.autoscaler import autoscaler_status
-from fossilray.jobs.scheduler.pending_workers import Waiting
+from fossilray.jobs.scheduler.pending_workers import PendingStatus
 from fossilray.jobs.scheduler.resources import ResourceRequest, cluster_nodes, describe_capacity
 
-TOLD_AFTER_S = 60.0
-"""A wait for machines longer than this is told, or longer than half of the job's patience."""
+SHOWN_AFTER_S = 60.0
+"""A wait is shown after this time, or after half of workers.patience_minutes where that is less."""
 
 
 class PlacementTimeout:
-    """How long a job has waited for machines. say: shows a line to the user."""
+    """The time that a job has waited for machines. show: shows a line to the user."""
 
-    def __init__(self, workers: WorkersConfig, say: Callable[[str], None]) -> None:
+    def __init__(self, workers: WorkersConfig, show: Callable[[str], None]) -> None:
         self._minutes = workers.patience_minutes
-        self._say = say
+        self._show = show
         self._last_worker_s = time.monotonic()
-        self._told_s = -1e9
+        self._shown_s = -1e9
 
-    def check(self, waiting: Waiting, *, ready: int) -> None:
-        """Tell what is waited for, once it takes long and again once per patience; ready: workers there are.
+    def check(self, pending: PendingStatus, *, ready: int) -> None:
+        """Show a long wait, once per workers.patience_minutes. ready: number of ready workers.
 
         Raises:
-            WorkerError: there has been no worker, not even one that prepares, for all of the patience.
+            WorkerError: no worker was ready or preparing for workers.patience_minutes.
         """
-        now, patience_s = time.monotonic(), self._minutes * 60
-        if ready or waiting.placed:
+        now, limit_s = time.monotonic(), self._minutes * 60
+        if ready or pending.placed:
             self._last_worker_s = now
-        if not waiting.count:
+        if not pending.unplaced:
             return
-        alone_s = now - max(self._last_worker_s, waiting.since_s)
-        if alone_s > patience_s:
+        without_s = now - max(self._last_worker_s, pending.since_s)
+        if without_s > limit_s:
             raise WorkerError(
-                f"no machine for a worker within workers.patience_minutes = {self._minutes:g}: {_facts(waiting)}; add "
-                "such machines or ask for less (workers.device, accelerator, cpus_per_worker, gpus_per_worker, "
-                "resources), and start the same command again"
+                f"no machine for a worker within workers.patience_minutes = {self._minutes:g}: "
+                f"{_describe(pending)}; add such machines or request less (workers.device, accelerator, "
+                "cpus_per_worker, gpus_per_worker, resources), and start the same command again"
             )
-        if now - waiting.since_s > min(TOLD_AFTER_S, patience_s / 2) and now - self._told_s > patience_s:
-            self._told_s = now
-            rest = (
-                f"the job goes on with {ready + waiting.placed}"
-                if ready or waiting.placed
-                else f"without any, the job stops in {(patience_s - alone_s) / 60:.1f} minutes"
+        if now - pending.since_s > min(SHOWN_AFTER_S, limit_s / 2) and now - self._shown_s > limit_s:
+            self._shown_s = now
+            consequence = (
+                f"the job continues with {ready + pending.placed}"
+                if ready or pending.placed
+                else f"without any, the job stops in {(limit_s - without_s) / 60:.1f} minutes"
             )
-            who = "1 worker waits" if waiting.count == 1 else f"{waiting.count} workers wait"
-            self._say(f"{who} for a machine: {_facts(waiting)}; {rest}")
+            who = "1 worker waits" if pending.unplaced == 1 else f"{pending.unplaced} workers wait"
+            self._show(f"{who} for a machine: {_describe(pending)}; {consequence}")
 
 
-def _facts(waiting: Waiting) -> str:
-    """What was asked, what there is, and what may come."""
-    present = cluster_nodes()
-    fitting = sum(map(waiting.demand.is_met_by, present))
-    has = (
-        f"{fitting} of the cluster's {len(present)} machines have that and are taken"
+def _describe(pending: PendingStatus) -> str:
+    """The request, the machines that are there, and those that may come."""
+    nodes = cluster_nodes()
+    fitting = sum(map(pending.request.is_met_by, nodes))
+    present = (
+        f"{fitting} of the cluster's {len(nodes)} machines have that and are taken"
         if fitting
-        else f"none of the cluster's {len(present)} machines has that (the most there is: {describe_capacity(present)})"
+        else f"none of the cluster's {len(nodes)} machines has that (the most there is: {describe_capacity(nodes)})"
     )
-    return f"each asks for {waiting.demand}; {has}; {_outlook(waiting.demand)}"
+    return f"each requests {pending.request}; {present}; {_describe_autoscaler(pending.request)}"
 
 
-def _outlook(demand: ResourceRequest) -> str:
+def _describe_autoscaler(request: ResourceRequest) -> str:
     try:
-        return autoscaler_status(demand)
+        return autoscaler_status(request)
     except (RayError, OSError, RuntimeError) as error:
-        return f"its autoscaler cannot be asked ({type(error).__name__})"
+        return f"its autoscaler does not reply ({type(error).__name__})"

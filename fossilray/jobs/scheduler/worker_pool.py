@@ -1,39 +1,30 @@
-"""The workers of a job as Ray actors: started in waves, sent one slide at a time, watched, and lost."""
+"""The workers of a job: requested in waves, given one item at a time, polled, stopped and lost."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
-
-import ray
-from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from fossilray.core.config import WorkersConfig
 from fossilray.core.errors import FossilrayError, StoreOut, WorkerError
 from fossilray.core.exception_summary import ExceptionSummary, summarise_remote_exception
-from fossilray.core.records import CatalogRow, Outcome, Worker, WorkerStatus
-from fossilray.jobs.scheduler.connection import Departures
-from fossilray.jobs.scheduler.metrics import WorkerMetrics
-from fossilray.jobs.scheduler.pending_workers import PendingWorkers, Waiting
+from fossilray.core.records import Outcome, WorkerStatus, WorkItem
+from fossilray.jobs.scheduler.actors import ActorHandle, ActorSystem, CallHandle, CallResult
+from fossilray.jobs.scheduler.pending_workers import PendingStatus, PendingWorkers
 
 STARTS_LOST_IN_A_ROW = 5
-"""Workers that may die while starting, one after the other, before the job gives up."""
-WATCHED_AT_ONCE = 16
-"""Workers asked at the same time what they do; the others' turn comes with the next question."""
+"""Workers that may die while starting, one after the other, before the job fails."""
+STATUS_REQUESTS = 16
+"""Status requests that are open at the same time; the remaining workers follow in turn."""
+STATUS_EVERY_S = 1.0
 CLOSING_S = 5.0
-"""How long idle workers may take to delete what they staged; what is left is swept by the next worker there."""
-
-ActorHandle: TypeAlias = Any
-"""An actor's handle, for those who only pass it on."""
+"""Time for idle workers to delete their staged files; the next worker on the machine deletes what is left."""
 
 
 @dataclass(frozen=True)
 class WorkerLoss:
-    """A worker that is gone with the slide it had. `error` is one of LOSSES of the ledger."""
+    """A worker that was lost with its item. `error` is a key of LOSS_WEIGHTS of the journal."""
 
     error: str
     reason: str
@@ -41,316 +32,257 @@ class WorkerLoss:
 
 
 @dataclass(frozen=True)
-class SlideResult:
-    """How a worker's slide ended: an outcome, the worker's loss, an error of the job, or any other exception."""
+class ItemResult:
+    """The end of one item on one worker: an outcome, a lost worker, an error of the job, or any other exception."""
 
-    seat: ActorHandle
-    slide_id: str
+    actor: ActorHandle
+    key: str
     outcome: Outcome | None = None
     loss: WorkerLoss | None = None
     error: FossilrayError | None = None
-    raised: ExceptionSummary | None = None
-
-
-class _Actor:
-    """A worker inside a Ray actor; `state` answers while `process` runs."""
-
-    def __init__(self, make_worker: Callable[[], Worker], run: str, hide_gpus: bool) -> None:
-        if hide_gpus:
-            # Ray leaves the GPUs of the machine in sight of those who reserved none.
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self._make_worker = make_worker
-        self._worker: Worker | None = None
-        self._metrics = WorkerMetrics(run)
-
-    def prepare(self) -> tuple[str, str]:
-        """The worker's name and the id of its node."""
-        # Not in __init__: an error there would reach the driver as a death without its class.
-        worker = self._make_worker()
-        name = worker.prepare()
-        self._worker = worker
-        return name, ray.get_runtime_context().get_node_id()
-
-    def process(self, row: CatalogRow, upcoming: CatalogRow | None) -> Outcome:
-        assert self._worker is not None
-        outcome = self._worker.process(row, upcoming)
-        self._metrics.took(outcome)
-        return outcome
-
-    def close(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
-
-    @ray.method(concurrency_group="watch")
-    def state(self) -> WorkerStatus | None:
-        state = self._worker.state() if self._worker else None
-        self._metrics.show(state)
-        return state
+    exception: ExceptionSummary | None = None
 
 
 @dataclass
 class _Task:
-    """What a busy worker has in hand, and when it last was seen to move."""
+    """The item of a busy worker, and when the worker was last seen to make progress."""
 
-    seat: ActorHandle
-    slide_id: str
-    moved_s: float
-    state: WorkerStatus | None = None
+    actor: ActorHandle
+    key: str
+    progressed_s: float
+    status: WorkerStatus | None = None
 
 
 class WorkerPool:
-    """All workers of one job; needs a Ray connection."""
+    """All workers of one job."""
 
-    def __init__(self, make_worker: Callable[[], Worker], workers: WorkersConfig, *, run: str = "") -> None:
+    def __init__(self, actors: ActorSystem, workers: WorkersConfig) -> None:
         self.idle: list[ActorHandle] = []
         self.without_gpu: list[str] = []
-        """Workers that hold a GPU and say that they run on the CPU."""
-        self.start_fault: StoreOut | None = None
-        """Why a worker could not prepare, while the store was out; the driver takes it."""
+        """Workers that hold a GPU and report the CPU as their device."""
+        self.start_error: StoreOut | None = None
+        """Error of a worker that could not prepare because the store was out; the driver clears it."""
+        self._actors = actors
         self._workers = workers
-        self._hiring = PendingWorkers(_Actor, (ray.put(make_worker), run, _hides_gpus(workers)), workers)
-        self._busy: dict[Any, _Task] = {}
+        self._pending = PendingWorkers(actors, workers)
+        self._busy: dict[CallHandle, _Task] = {}
         self._names: dict[ActorHandle, str] = {}
         self._nodes: dict[ActorHandle, str] = {}
-        self._departures = Departures()
-        self._verdicts: dict[ActorHandle, WorkerLoss] = {}
-        self._questions: dict[Any, Any] = {}
-        self._asked_s = 0.0
+        self._stop_reasons: dict[ActorHandle, WorkerLoss] = {}
+        self._status_requests: dict[CallHandle, CallHandle] = {}
+        """Open requests, each with the `process` call of its worker."""
+        self._requested_s = 0.0
         self._lost_starts = 0
 
     @property
     def ready(self) -> int:
-        """Workers that are idle or busy."""
+        """Number of workers that are idle or busy."""
         return len(self.idle) + len(self._busy)
 
     @property
     def ready_on_gpu(self) -> int:
-        """Of these, workers whose name says that they run on a GPU."""
+        """Number of ready workers whose name states a GPU as device."""
         return sum(name.endswith("/cuda") for name in self._names.values())
 
     @property
     def states(self) -> dict[str, WorkerStatus]:
-        """What busy workers were doing when they were last asked, by worker."""
+        """Last status of each busy worker, by the worker's name."""
         return {
-            self._names[task.seat]: task.state
+            self._names[task.actor]: task.status
             for task in self._busy.values()
-            if task.state is not None and task.seat in self._names
+            if task.status is not None and task.actor in self._names
         }
 
     @property
-    def waiting(self) -> Waiting:
-        """How those stand that were asked for."""
-        return self._hiring.waiting
+    def pending(self) -> PendingStatus:
+        """Status of the workers that were requested and are not ready."""
+        return self._pending.status
 
-    def hire(self, slides: int) -> None:
-        """Ask for workers for so many slides, in waves.
-
-        Raises:
-            WorkerError: a worker does not fit on this machine, and no other can come.
-        """
-        self._hiring.hire(slides, ready=self.ready)
-
-    def send(self, seat: ActorHandle, row: CatalogRow, upcoming: CatalogRow | None) -> None:
-        """Give an idle worker a slide, and the name of the one that likely comes next."""
-        self.idle.remove(seat)
-        self._busy[seat.process.remote(row, upcoming)] = _Task(seat, row.slide_id, time.monotonic())
-
-    def wait(self) -> list[SlideResult]:
-        """Wait a moment for news: the slides that ended, while new workers turn idle.
+    def request_workers(self, items: int) -> None:
+        """Request workers for this many items, in waves.
 
         Raises:
-            WorkerError: workers die while starting.
-            FossilrayError: what a worker raised while it prepared (weights, store).
+            WorkerError: a worker does not fit on this machine, and no other machine can join.
         """
-        pending = [*self._busy, *self._hiring.references]
-        if not pending:
+        self._pending.request(items, ready=self.ready)
+
+    def submit(self, actor: ActorHandle, item: WorkItem, upcoming: WorkItem | None) -> None:
+        """Give an idle worker an item, and the item that it will likely get next."""
+        self.idle.remove(actor)
+        call = self._actors.call(actor, "process", item, upcoming)
+        self._busy[call] = _Task(actor, item.key, time.monotonic())
+
+    def collect(self) -> list[ItemResult]:
+        """Wait up to 0.25 s for results; workers that have prepared become idle.
+
+        Raises:
+            WorkerError: several workers in a row died while starting.
+            FossilrayError: an error that a worker raised while it prepared (weights, store).
+        """
+        calls = [*self._busy, *self._pending.calls]
+        if not calls:
             time.sleep(0.05)
             return []
-        ready, _ = ray.wait(pending, num_returns=1, timeout=0.25, fetch_local=True)
-        if len(ready) == 1 and len(pending) > 1:
-            ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0, fetch_local=True)
-        answers = []
-        for reference in ready:
-            if reference in self._hiring:
-                self._take_start(reference)
+        results = []
+        for call in self._actors.wait(calls, timeout_s=0.25):
+            if call in self._pending:
+                self._finish_start(call)
             else:
-                answers.append(self._take_answer(reference))
-        return answers
+                results.append(self._finish_item(call))
+        return results
 
-    def watch(self) -> None:
-        """Once a second ask busy workers what they do; stop those that do not move or hold too much memory."""
+    def poll_status(self) -> None:
+        """Request the status of busy workers once a second; stop those without progress or over the memory limit."""
         now = time.monotonic()
-        self._take_states(now)
-        if now - self._asked_s < 1.0:
+        self._read_status(now)
+        if now - self._requested_s < STATUS_EVERY_S:
             return
-        self._asked_s = now
-        self._hiring.look()
-        asked = {question[0] for question in self._questions.values()}
-        # Those that were asked longest ago come first: a job of a thousand workers asks each in turn.
-        waiting = [reference for reference in self._busy if reference not in asked]
-        for reference in waiting[: max(0, WATCHED_AT_ONCE - len(self._questions))]:
-            task = self._busy.pop(reference)
-            self._busy[reference] = task
-            self._questions[task.seat.state.remote()] = (reference, now)
+        self._requested_s = now
+        self._pending.poll_placements()
+        open_requests = set(self._status_requests.values())
+        # Workers are requested in turn, least recently requested first: a job may have a thousand.
+        due = [call for call in self._busy if call not in open_requests]
+        for call in due[: max(0, STATUS_REQUESTS - len(self._status_requests))]:
+            task = self._busy.pop(call)
+            self._busy[call] = task
+            self._status_requests[self._actors.call(task.actor, "state")] = call
         for task in self._busy.values():
-            self._judge(task, now)
+            self._check_worker(task, now)
 
-    def give_back(self, *, keep: int) -> None:
-        """Return idle workers to the cluster, all but `keep`."""
-        leaving, self.idle = self.idle[keep:], self.idle[:keep]
-        self._part_from(leaving)
+    def release_idle(self, *, keep: int) -> None:
+        """Return all idle workers but `keep` to the cluster."""
+        released, self.idle = self.idle[keep:], self.idle[:keep]
+        self._close_and_kill(released)
 
     def release_draining(self) -> None:
-        """Release idle workers whose machine is about to go: a slide started there would be started again elsewhere."""
-        draining = self._departures.nodes
-        leaving = [seat for seat in self.idle if self._nodes.get(seat) in draining]
-        if leaving:
-            self.idle = [seat for seat in self.idle if seat not in leaving]
-            self._part_from(leaving)
+        """Release idle workers on draining nodes: an item started there would be started again elsewhere."""
+        draining = self._actors.draining_nodes()
+        released = [actor for actor in self.idle if self._nodes.get(actor) in draining]
+        if released:
+            self.idle = [actor for actor in self.idle if actor not in released]
+            self._close_and_kill(released)
 
-    def dismiss_all(self) -> None:
-        """Kill whatever still runs; what it had not committed is as if it had never begun."""
-        self._part_from(self.idle)
-        self._hiring.dismiss_all()
+    def shutdown(self) -> None:
+        """Stop all workers; uncommitted work is lost."""
+        self._close_and_kill(self.idle)
+        self._pending.shutdown()
         for task in self._busy.values():
-            self._dismiss(task.seat)
+            self._kill(task.actor)
 
-    def _take_start(self, reference: Any) -> None:
-        seat, demand = self._hiring.take(reference)
-        try:
-            name, self._nodes[seat] = ray.get(reference)
-            self._names[seat] = name
-        except RayTaskError as error:
-            fault = _own_error(error, "a worker could not prepare")
-            if not isinstance(fault, StoreOut):
-                raise fault from None
-            self.start_fault = fault
-            self._dismiss(seat)
-            return
-        except RayError as error:
-            if _kind(error) == "NodeDied":
+    def _finish_start(self, call: CallHandle) -> None:
+        actor, request = self._pending.pop(call)
+        result = self._actors.result(call)
+        if result.loss is not None:
+            if result.loss.error == "NodeDied":
                 return
             self._lost_starts += 1
             if self._lost_starts >= STARTS_LOST_IN_A_ROW:
                 raise WorkerError(
-                    f"{self._lost_starts} workers in a row died while starting ({_reason(error)}); "
+                    f"{self._lost_starts} workers in a row died while starting ({result.loss.reason}); "
                     "run `fossilray doctor` on that machine and look for too little memory"
-                ) from None
+                )
             return
+        if result.exception is not None:
+            error = _as_job_error(result)
+            if not isinstance(error, StoreOut):
+                raise error from None
+            self.start_error = error
+            self._kill(actor)
+            return
+        name, self._nodes[actor] = result.value
+        self._names[actor] = name
         self._lost_starts = 0
-        self.idle.append(seat)
-        if demand.gpus and name.endswith("/cpu"):
+        self.idle.append(actor)
+        if request.gpus and name.endswith("/cpu"):
             self.without_gpu.append(name)
 
-    def _take_answer(self, reference: Any) -> SlideResult:
-        task = self._busy.pop(reference)
-        seat, slide_id = task.seat, task.slide_id
-        try:
-            outcome = ray.get(reference)
-        except RayTaskError as error:
-            self.idle.append(seat)
-            if isinstance(error.cause, FossilrayError):
-                return SlideResult(seat, slide_id, error=error.cause)
-            return SlideResult(seat, slide_id, raised=summarise_remote_exception(error.cause, str(error)))
-        except RayError as error:
-            stage = task.state.stage if task.state is not None else "worker"
-            loss = self._verdicts.pop(seat, None) or WorkerLoss(_kind(error), _reason(error), stage)
-            if isinstance(error, ActorUnavailableError):
-                # It may still be at work where nobody reaches it; what it commits stands, but it gets nothing more.
-                self._kill(seat)
-            self._forget(seat)
-            return SlideResult(seat, slide_id, loss=loss)
-        self.idle.append(seat)
-        return SlideResult(seat, slide_id, outcome=outcome)
+    def _finish_item(self, call: CallHandle) -> ItemResult:
+        task = self._busy.pop(call)
+        actor, key = task.actor, task.key
+        result = self._actors.result(call)
+        if result.loss is not None:
+            stage = task.status.stage if task.status is not None else "worker"
+            loss = WorkerLoss(result.loss.error, result.loss.reason, stage)
+            if result.loss.is_unreachable:
+                # It may still run; what it commits counts, and it gets no further item.
+                self._actors.kill(actor)
+            self._forget(actor)
+            return ItemResult(actor, key, loss=self._stop_reasons.pop(actor, None) or loss)
+        self.idle.append(actor)
+        if isinstance(result.exception, FossilrayError):
+            return ItemResult(actor, key, error=result.exception)
+        if result.exception is not None:
+            summary = summarise_remote_exception(result.exception, result.traceback)
+            return ItemResult(actor, key, exception=summary)
+        return ItemResult(actor, key, outcome=result.value)
 
-    def _take_states(self, now: float) -> None:
-        if not self._questions:
+    def _read_status(self, now: float) -> None:
+        requests = list(self._status_requests)
+        if not requests:
             return
-        answered, _ = ray.wait(list(self._questions), num_returns=len(self._questions), timeout=0)
-        for question in answered:
-            reference, _ = self._questions.pop(question)
-            with contextlib.suppress(RayError):
-                state = ray.get(question)
-                task = self._busy.get(reference)
-                if task is not None and state is not None and state.slide_id == task.slide_id:
-                    if task.state is None or _moved(task.state, state):
-                        task.moved_s = now
-                    task.state = state
-        # A worker that is stuck so that it does not even answer is not asked again; _judge sees it stand still.
-        for question, (reference, _) in list(self._questions.items()):
-            if reference not in self._busy:
-                del self._questions[question]
+        for request in self._actors.wait(requests, count=len(requests)):
+            task = self._busy.get(self._status_requests.pop(request))
+            status: WorkerStatus | None = self._actors.result(request).value
+            if task is not None and status is not None and status.slide_id == task.key:
+                if task.status is None or _has_progressed(task.status, status):
+                    task.progressed_s = now
+                task.status = status
+        # A worker that does not reply has one open request until _check_worker finds it stalled.
+        for request, call in list(self._status_requests.items()):
+            if call not in self._busy:
+                del self._status_requests[request]
 
-    def _judge(self, task: _Task, now: float) -> None:
-        if task.seat in self._verdicts:
+    def _check_worker(self, task: _Task, now: float) -> None:
+        """Kill a worker that has stalled or holds too much memory, and keep the reason."""
+        if task.actor in self._stop_reasons:
             return
-        stage = task.state.stage if task.state is not None else "worker"
+        stage = task.status.stage if task.status is not None else "worker"
         limit_bytes = (self._workers.memory_gb or 0) * 1e9
-        if now - task.moved_s > self._workers.stall_minutes * 60:
-            verdict = WorkerLoss(
+        if now - task.progressed_s > self._workers.stall_minutes * 60:
+            reason = WorkerLoss(
                 "Stalled",
                 f"no progress in stage {stage} for workers.stall_minutes = {self._workers.stall_minutes:g}",
                 stage,
             )
-        elif limit_bytes and task.state is not None and task.state.resident_bytes > limit_bytes:
-            verdict = WorkerLoss(
+        elif limit_bytes and task.status is not None and task.status.resident_bytes > limit_bytes:
+            reason = WorkerLoss(
                 "MemoryExceeded",
-                f"{task.state.resident_bytes / 1e9:.1f} GB in stage {stage}, more than workers.memory_gb = "
+                f"{task.status.resident_bytes / 1e9:.1f} GB in stage {stage}, more than workers.memory_gb = "
                 f"{self._workers.memory_gb:g}",
                 stage,
             )
         else:
             return
-        self._verdicts[task.seat] = verdict
-        self._kill(task.seat)
+        self._stop_reasons[task.actor] = reason
+        self._actors.kill(task.actor)
 
-    def _part_from(self, seats: Sequence[ActorHandle]) -> None:
-        """Let idle workers give back what they hold, and kill them."""
-        closing = [seat.close.remote() for seat in seats]
+    def _close_and_kill(self, actors: Sequence[ActorHandle]) -> None:
+        """Give idle workers time to delete their staged files, then kill them."""
+        closing = [self._actors.call(actor, "close") for actor in actors]
         if closing:
-            ray.wait(closing, num_returns=len(closing), timeout=CLOSING_S)
-        for seat in seats:
-            self._dismiss(seat)
+            self._actors.wait(closing, count=len(closing), timeout_s=CLOSING_S)
+        for actor in actors:
+            self._kill(actor)
 
-    def _dismiss(self, seat: ActorHandle) -> None:
-        self._forget(seat)
-        self._kill(seat)
+    def _kill(self, actor: ActorHandle) -> None:
+        self._forget(actor)
+        self._actors.kill(actor)
 
-    def _forget(self, seat: ActorHandle) -> None:
-        self._names.pop(seat, None)
-        self._nodes.pop(seat, None)
-
-    def _kill(self, seat: ActorHandle) -> None:
-        ray.kill(seat, no_restart=True)
+    def _forget(self, actor: ActorHandle) -> None:
+        self._names.pop(actor, None)
+        self._nodes.pop(actor, None)
 
 
-def _hides_gpus(workers: WorkersConfig) -> bool:
-    """Whether the configuration keeps workers from GPUs that their machine may have."""
-    return workers.device == "cpu" or not workers.gpus_per_worker
-
-
-def _moved(before: WorkerStatus, now: WorkerStatus) -> bool:
+def _has_progressed(before: WorkerStatus, now: WorkerStatus) -> bool:
     return (before.stage, before.share, before.fetched_bytes) != (now.stage, now.share, now.fetched_bytes)
 
 
-def _own_error(error: RayTaskError, where: str) -> FossilrayError:
-    cause = error.cause
-    if isinstance(cause, FossilrayError):
-        return cause
+def _as_job_error(result: CallResult) -> FossilrayError:
+    """The error that ends the job because a worker could not prepare."""
+    error = result.exception
+    if isinstance(error, FossilrayError):
+        return error
     return WorkerError(
-        f"{where}: {type(cause).__name__}: {cause}; this is a fault of fossilray, please report it\n{error}"
+        f"a worker could not prepare: {type(error).__name__}: {error}; this is a fault of fossilray, please report "
+        f"it\n{result.traceback}"
     )
-
-
-def _kind(error: RayError) -> str:
-    """Whether a slide may be to blame: a machine that goes away takes whatever it had."""
-    text = str(error)
-    return "NodeDied" if getattr(error, "preempted", False) or "node has died" in text else "WorkerDied"
-
-
-def _reason(error: RayError) -> str:
-    """The line of Ray's account that names a cause, else its first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return next((line for line in lines if "because" in line), lines[0]).partition(" Some common causes")[0][
-        :400
-    ]

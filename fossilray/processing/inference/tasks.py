@@ -1,4 +1,4 @@
-"""What is asked about stored crops: their vectors by a backbone, or their classes by a head."""
+"""Inference on stored crops: embeddings by a backbone, or genera by a head."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from fossilray.store.query.stored_slide import StoredSlide
 from fossilray.store.query.vectors import embedding_matrix
 from fossilray.store.run.layout import slide_file
 
-CROPS_AT_ONCE = 512
-"""Read while as many before them are embedded: 77 MB each at 224 px."""
+CROPS_PER_CHUNK = 512
+"""Crops that are read while the chunk before them is embedded: 77 MB per chunk at 224 px."""
 
 
 class EmbedTask:
-    """Vectors of all crops by the backbone of `embedder.weights`."""
+    """Embeds all crops by the backbone of `embedder.weights`."""
 
     def __init__(self, store: RunStore, config: RunConfig) -> None:
         self._store = store
@@ -55,20 +55,20 @@ class EmbedTask:
         self._decode = crop_decoder(str(crops["encoding"]), height=side_px, width=side_px)
         return device
 
-    def answer(self, slide: StoredSlide, progress: Progress) -> pa.Table:
+    def run(self, slide: StoredSlide, progress: Progress) -> pa.Table:
         path, count = slide.footer.arrays.path, slide.objects.num_rows
         vectors = np.empty((count, self._embedder.dimension), np.float16)
         rows = np.asarray(slide.objects["object_id"].to_numpy(), np.int64)
-        pieces = [rows[begin : begin + CROPS_AT_ONCE] for begin in range(0, count, CROPS_AT_ONCE)]
+        chunks = [rows[begin : begin + CROPS_PER_CHUNK] for begin in range(0, count, CROPS_PER_CHUNK)]
         with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-            coming = [reader.submit(self._read, path, piece) for piece in pieces[:1]]
-            for number, piece in enumerate(pieces):
-                crops = coming.pop().result()
-                if number + 1 < len(pieces):
-                    coming.append(reader.submit(self._read, path, pieces[number + 1]))
-                begin = number * CROPS_AT_ONCE
-                vectors[begin : begin + len(piece)] = self._embedder.embed(crops)
-                progress("embed", (begin + len(piece)) / count)
+            pending = [reader.submit(self._read, path, chunk) for chunk in chunks[:1]]
+            for number, chunk in enumerate(chunks):
+                crops = pending.pop().result()
+                if number + 1 < len(chunks):
+                    pending.append(reader.submit(self._read, path, chunks[number + 1]))
+                begin = number * CROPS_PER_CHUNK
+                vectors[begin : begin + len(chunk)] = self._embedder.embed(crops)
+                progress("embed", (begin + len(chunk)) / count)
         schema = embeddings_schema(self._embedder.dimension)
         kind = schema.field("embedding").type
         return pa.Table.from_arrays(
@@ -85,7 +85,7 @@ class EmbedTask:
 
 
 class ClassifyTask:
-    """Classes of all crops by a head, from the vectors of the run itself or from embeddings of a name."""
+    """Predicts the genus of all crops by a head, from the run's own embeddings or from derived ones."""
 
     def __init__(
         self,
@@ -108,10 +108,10 @@ class ClassifyTask:
         )
         return "cpu"
 
-    def answer(self, slide: StoredSlide, progress: Progress) -> pa.Table:
+    def run(self, slide: StoredSlide, progress: Progress) -> pa.Table:
         vectors = self._read(slide)
         progress("classify", 0.0)
-        # A crop without pixels has the vector of a grey square, and no genus.
+        # A crop without pixels has the embedding of a grey square, and no genus.
         known = slide.objects["opacity"].is_valid().to_numpy() & np.isfinite(vectors).all(axis=1)
         return predictions_table(slide, self._head, vectors, known, coverage=self._coverage)
 
@@ -138,9 +138,10 @@ def predictions_table(
     *,
     coverage: float = COVERAGE,
 ) -> pa.Table:
-    """PREDICTIONS_SCHEMA for the objects of a slide; classes of equal probability in the head's order.
+    """Predict the genera of a slide's objects, as a table of PREDICTIONS_SCHEMA.
 
-    CERTAIN_PREDICTIONS_SCHEMA of a head that says how sure it may be; coverage: of its sets of genera.
+    vectors: N x D. known: N, False for objects that get no genus. Classes of equal probability keep the head's order.
+    A head with calibrated uncertainty gives CALIBRATED_PREDICTIONS_SCHEMA. coverage: of its prediction sets.
     """
     count = len(vectors)
     probability = np.zeros((count, len(head.classes)), np.float32)
@@ -166,11 +167,11 @@ def predictions_table(
     schema = PREDICTIONS_SCHEMA
     if head.meta.certainty is not None:
         schema = CALIBRATED_PREDICTIONS_SCHEMA
-        columns |= _certainty_columns(head, vectors, probability, known, ranked, coverage)
+        columns |= _uncertainty_columns(head, vectors, probability, known, ranked, coverage)
     return pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema)
 
 
-def _certainty_columns(
+def _uncertainty_columns(
     head: Head,
     vectors: NDArray[np.float16],
     probability: NDArray[np.float32],
@@ -178,13 +179,13 @@ def _certainty_columns(
     ranked: NDArray[np.int64],
     coverage: float,
 ) -> dict[str, pa.Array]:
-    said = predict_uncertainty(head, vectors[known], probability[known], coverage=coverage)
+    uncertainty = predict_uncertainty(head, vectors[known], probability[known], coverage=coverage)
     order = ranked[known]
-    in_order = np.take_along_axis(said.sets, order, axis=1)
-    held = np.zeros(len(known), np.int64)
-    held[known] = in_order.sum(axis=1)
+    in_order = np.take_along_axis(uncertainty.sets, order, axis=1)
+    set_sizes = np.zeros(len(known), np.int64)
+    set_sizes[known] = in_order.sum(axis=1)
     names = np.array(head.classes, dtype=object)[order[in_order]]
-    offsets = np.concatenate([[0], np.cumsum(held)]).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(set_sizes)]).astype(np.int32)
     columns: dict[str, pa.Array] = {
         "genera": pa.ListArray.from_arrays(
             pa.array(offsets), pa.array(names, pa.string()), mask=pa.array(~known)
@@ -192,6 +193,6 @@ def _certainty_columns(
     }
     for name in ("wrong_p", "novelty", "novelty_p"):
         values = np.zeros(len(known), np.float32)
-        values[known] = getattr(said, name)
+        values[known] = getattr(uncertainty, name)
         columns[name] = pa.array(values, mask=~known)
     return columns

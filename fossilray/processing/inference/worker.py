@@ -1,4 +1,4 @@
-"""Answers about one slide's stored crops, in one process: read, embed or classify, commit. No Ray, no slide here."""
+"""Inference on the stored crops of one slide, in one process: read, embed or classify, commit. No Ray."""
 
 from __future__ import annotations
 
@@ -21,65 +21,68 @@ from fossilray.core.errors import (
 )
 from fossilray.core.exception_summary import exception_message, is_out_of_memory
 from fossilray.core.machine import resident_bytes
-from fossilray.core.records import CatalogRow, Failure, Outcome, WorkerStatus
+from fossilray.core.records import Failure, Outcome, WorkerStatus, WorkItem
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.query.stored_slide import StoredSlide, read_slide
-from fossilray.store.run.layout import DerivedKind
+from fossilray.store.run.layout import DerivedKind, well_of
 
 Progress = Callable[[str, float], None]
-"""Told the stage and the share of it that is done."""
+"""Called with the stage, and the fraction of it that is done (0..1)."""
+
+ENDS_THE_JOB = (StoreOut, ConditionalCreateUnsupported, UsageError, KeyboardInterrupt, SystemExit)
+"""Exceptions that are no item's failure: the store is out, the job is impossible, or the process ends."""
 
 
 class InferenceTask(Protocol):
-    """Answers about the objects of one slide after the other."""
+    """Computes one derived row per object, slide by slide."""
 
     def prepare(self) -> str:
-        """Load what it needs; what it runs on."""
+        """Load models; return the device that they run on."""
         ...
 
-    def answer(self, slide: StoredSlide, progress: Progress) -> pa.Table:
-        """One row per object, in their order."""
+    def run(self, slide: StoredSlide, progress: Progress) -> pa.Table:
+        """Return one row per object of the slide, in the order of its objects."""
         ...
 
 
 class StoredSlideWorker:
-    """The part of a `records.Worker` that is the same whatever is made of stored crops and vectors."""
+    """Base of workers that read committed slides: status and failures."""
 
-    lower: ClassVar[str]
-    """The setting to lower where memory ran out."""
-    _state: WorkerStatus | None = None
+    memory_setting: ClassVar[str]
+    """The setting to lower where memory runs out, for the message."""
+    _status: WorkerStatus | None = None
 
     def state(self) -> WorkerStatus | None:
-        """What it does at the moment, with the memory that it holds; None between two rows."""
-        state = self._state
-        return None if state is None else replace(state, resident_bytes=resident_bytes())
+        """Return the status with the memory of this process; None between two items."""
+        status = self._status
+        return None if status is None else replace(status, resident_bytes=resident_bytes())
 
     def close(self) -> None:
-        """It holds nothing on its machine."""
+        """Do nothing: the worker keeps no files on its machine."""
 
-    def _show(self, slide_id: str, stage: str, share: float) -> None:
-        self._state = WorkerStatus(slide_id, stage, share)
+    def _publish_status(self, key: str, stage: str, share: float) -> None:
+        self._status = WorkerStatus(key, stage, share)
 
-    def _failure(self, row: CatalogRow, caught: BaseException) -> Failure:
-        """The failure of one slide or shard that an exception of whatever class is."""
+    def _failure(self, key: str, caught: BaseException) -> Failure:
+        """Return an exception of any class as the failure of one slide or shard."""
         error = caught
         if is_out_of_memory(caught):
             message = exception_message(caught)[:400]
-            error = OutOfMemory(f"memory ran out ({message}); lower {self.lower}")
+            error = OutOfMemory(f"memory ran out ({message}); lower {self.memory_setting}")
         return Failure.of(
             error,
             cause=caught,
-            slide_id=row.slide_id,
-            stage=self._state.stage if self._state else "read",
+            slide_id=key,
+            stage=self._status.stage if self._status else "read",
             expected=FossilrayError,
         )
 
 
 class InferenceWorker(StoredSlideWorker):
-    """A worker of the scheduler that answers about committed slides; rows name their objects files as `path`."""
+    """Runs an inference task on committed slides; an item's payload is the path of its objects file in the run."""
 
-    lower = "embedder.batch"
+    memory_setting = "embedder.batch"
 
     def __init__(
         self,
@@ -87,42 +90,39 @@ class InferenceWorker(StoredSlideWorker):
         config: RunConfig,
         kind: DerivedKind,
         name: str,
-        make_answerer: Callable[[RunStore, RunConfig], InferenceTask],
+        make_task: Callable[[RunStore, RunConfig], InferenceTask],
     ) -> None:
         self._store = RunStore.open(run_url, config.store)
         self._store.expect_run()
-        self._answers = DerivedStore.open(self._store, kind, name)
-        self._answerer = make_answerer(self._store, config)
+        self._derived = DerivedStore.open(self._store, kind, name)
+        self._task = make_task(self._store, config)
 
     def prepare(self) -> str:
-        """The host, process and device, once models are loaded.
+        """Load models; return host, process and device.
 
         Raises:
-            WeightsError: they cannot be.
+            WeightsError: weights cannot be loaded.
         """
-        return f"{socket.gethostname()}/{os.getpid()}/{self._answerer.prepare()}"
+        return f"{socket.gethostname()}/{os.getpid()}/{self._task.prepare()}"
 
-    def process(self, row: CatalogRow, upcoming: CatalogRow | None = None) -> Outcome:
-        """The slide's answers committed, or why there are none recorded.
+    def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
+        """Commit the derived rows of a slide, or record its failure.
 
         Raises:
-            StoreError: the run directory refuses or does not answer; the slide is as if it had never begun.
+            StoreError: the run directory refuses or does not reply; nothing of the slide was written.
         """
-        self._show(row.slide_id, "read", 0.0)
+        path: str = item.payload
+        self._publish_status(item.key, "read", 0.0)
         try:
-            slide = read_slide(self._store, row)
-            table = self._answerer.answer(slide, functools.partial(self._show, row.slide_id))
-            won = self._answers.commit(row.slide_id, row.well, table, source_attempt=slide.footer.attempt)
+            slide = read_slide(self._store, item.key, path)
+            table = self._task.run(slide, functools.partial(self._publish_status, item.key))
+            won = self._derived.commit(item.key, well_of(path), table, source_attempt=slide.footer.attempt)
         except ENDS_THE_JOB:
             raise
-        except BaseException as caught:  # noqa: BLE001  whatever it is, it is this slide's failure and no other's
-            failure = self._failure(row, caught)
-            self._answers.tries.record_failure(failure)
-            return Outcome(row.slide_id, failure=failure)
+        except BaseException as caught:  # noqa: BLE001  an exception of any class fails this slide only
+            failure = self._failure(item.key, caught)
+            self._derived.tries.record_failure(failure)
+            return Outcome(item.key, failure=failure)
         finally:
-            self._state = None
-        return Outcome(row.slide_id, answered=table.num_rows if won else None)
-
-
-ENDS_THE_JOB = (StoreOut, ConditionalCreateUnsupported, UsageError, KeyboardInterrupt, SystemExit)
-"""What is not one slide's failure, nor one shard's: the store is out, the job is not possible, the process ends."""
+            self._status = None
+        return Outcome(item.key, answered=table.num_rows if won else None)

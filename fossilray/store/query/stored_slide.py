@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from fossilray.core.errors import StoreError
-from fossilray.core.records import CatalogRow
 from fossilray.store.run.objects_file import Footer, decode_objects, parse_tail
 from fossilray.store.run.run_store import RunStore
 
@@ -21,20 +20,20 @@ class StoredSlide:
     footer: Footer
 
 
-def read_slide(store: RunStore, row: CatalogRow) -> StoredSlide:
-    """The objects of a committed slide.
+def read_slide(store: RunStore, slide_id: str, path: str) -> StoredSlide:
+    """Read the objects of a committed slide. path: its objects file, relative to the run.
 
     Raises:
         StoreError: its objects file is gone, damaged or another slide's.
     """
-    name = f"{store.url}/{row.path}"
+    name = f"{store.url}/{path}"
     try:
-        content = store.files.read(row.path)
+        content = store.files.read(path)
     except FileNotFoundError:
         raise StoreError(f"{name} is gone although its slide was committed; see `fossilray verify`") from None
     footer, _ = parse_tail(content, name=name)
-    if footer.summary.slide_id != row.slide_id:
+    if footer.summary.slide_id != slide_id:
         raise StoreError(
             f"{name} is of slide {footer.summary.slide_id}; see what else is with `fossilray verify`"
         )
-    return StoredSlide(row.slide_id, decode_objects(content, name=name), footer)
+    return StoredSlide(slide_id, decode_objects(content, name=name), footer)
