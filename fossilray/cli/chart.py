@@ -94,7 +94,7 @@ def chart(
         confusion=None if confusion is None else read_confusion(confusion),
         is_corrected=correction,
         level=level,
-        fewest=fewest,
+        min_objects=fewest,
         zones=zones,
         seed=seed,
         depths={} if depths is None else read_depths(depths),

@@ -54,7 +54,7 @@ def set_depth_axis(panel: Axes, samples: Sequence[Placed], y: NDArray[np.float64
         few = len(samples) <= MOST_LABELS
         panel.set_yticks(y if few else [], [shorten_name(sample.label) for sample in samples] if few else [])
     else:
-        panel.set_ylabel("measured depth, m", color=QUIET)
+        panel.set_ylabel("Measured depth, m", color=QUIET)
         ticks = y if len(y) <= 16 else [tick for tick in panel.get_yticks() if y.min() <= tick <= y.max()]
         panel.set_yticks(ticks, [f"{depth:,.10g}" for depth in ticks])
     panel.set_ylim(float(y.max()) + 0.9 * thickness, float(y.min()) - 0.9 * thickness)

@@ -1,4 +1,4 @@
-"""The command `chart`: a well of known assemblages, drawn and written, and what it does about odd input."""
+"""The command `chart` on a well of known assemblages: figures, tables, and invalid input."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ TRUTH = make_truth(samples=12)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     store = start_run(tmp_path_factory.mktemp("well") / "run")
-    answers = write_well(store, TRUTH, objects=90, barren=(5,))
+    predictions = write_well(store, TRUTH, objects=90, barren=(5,))
     shallower = replace(TRUTH, depths=TRUTH.depths - 300)
-    write_well(store, shallower, well=OTHER, objects=60, answers=answers, seed=40)
+    write_well(store, shallower, well=OTHER, objects=60, predictions=predictions, seed=40)
     return store
 
 
 def chart(run: RunStore | str, out: Path, *more: str, well: str = WELL) -> Result:
     url = run if isinstance(run, str) else run.url
-    answer = CliRunner().invoke(app, ["chart", url, "--well", well, "--out", str(out), *more])
-    if isinstance(answer.exception, FossilrayError):
-        raise answer.exception
-    assert answer.exit_code == 0, answer.output
-    return answer
+    result = CliRunner().invoke(app, ["chart", url, "--well", well, "--out", str(out), *more])
+    if isinstance(result.exception, FossilrayError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
 
 
 def tables(run: RunStore, folder: Path, **options: Any) -> WellChart:
-    """The tables of a chart alone, without pictures."""
-    charted = compute_chart(run, WELL, ChartOptions(**options))
+    """Write only the tables of a chart, without figures."""
+    computed = compute_chart(run, WELL, ChartOptions(**options))
     folder.mkdir(exist_ok=True)
-    for name, content in well_tables(charted).items():
+    for name, content in well_tables(computed).items():
         (folder / name).write_bytes(content)
-    return charted
+    return computed
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -65,20 +65,20 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_counts_of_a_known_well_are_recovered_within_the_stated_intervals(
     run: RunStore, tmp_path: Path
 ) -> None:
-    answer = chart(run, tmp_path)
-    assert "12 samples of well 6407/6-5, 990 objects called by genera, 6 taxa" in answer.output
-    assert "corrected for the classifier's confusion on 360 validation crops" in answer.output
-    assert "1 sample is barren: 2062.5 m" in answer.output
-    assert "3 zones by the broken-stick model" in answer.output
-    held, told = [], 0
+    output = chart(run, tmp_path).output
+    assert "12 samples of well 6407/6-5, 990 objects classified by genera, 6 taxa" in output
+    assert "corrected by the classifier's confusion matrix (360 validation crops, accuracy" in output
+    assert "1 sample is barren: 2062.5 m" in output
+    assert "3 zones by the broken-stick model" in output
+    held, false_occurrences = [], 0
     for row in rows_of(tmp_path / "intervals.csv"):
         sample = int(np.flatnonzero(float(row["measured_depth_m"]) == TRUTH.depths)[0])
         expected = 90 * TRUTH.shares[sample, TAXA.index(row["taxon"])]
         held.append(float(row["count_low"]) - 0.05 <= expected <= float(row["count_high"]) + 0.05)
-        told += row["is_certain"] == "True" and expected == 0
+        false_occurrences += row["is_certain"] == "True" and expected == 0
     assert len(held) == 11 * 6
     assert np.mean(held) >= 0.9
-    assert told <= 1, "a taxon that is not there is not said to be there for sure"
+    assert false_occurrences <= 1, "an absent taxon has occurrences"
 
 
 def test_the_folder_holds_charts_tables_and_a_page(run: RunStore, tmp_path: Path) -> None:
@@ -97,22 +97,23 @@ def test_the_folder_holds_charts_tables_and_a_page(run: RunStore, tmp_path: Path
     for name in ("percent.png", "correlation.png"):
         assert min(Pillow.open(tmp_path / "one" / name).size) > 500
     svg = (tmp_path / "one" / "percent.svg").read_text("utf-8")
-    for text in (*TAXA, "2,000", "measured depth, m", "barren", "Z1", "Z3", "CONISS", "Well 6407/6-5"):
+    for text in (*TAXA, "2,000", "Measured depth, m", "barren", "Z1", "Z3", "CONISS", "Well 6407/6-5"):
         assert f">{text}<" in svg
     html = (tmp_path / "one" / "chart.html").read_text("utf-8")
     assert "http:" not in html.replace("http://www.w3.org", "")
     assert html.count("data:image/svg+xml") == 4
+    assert "<th>Measured depth, m</th><th>Slides</th><th>Slides classified</th>" in html
     HTMLParser().feed(html)
 
 
-def test_where_no_sample_has_objects_enough_nothing_is_said_of_diversity(
+def test_diversity_and_rarefaction_are_not_drawn_without_a_well_sampled_sample(
     run: RunStore, tmp_path: Path
 ) -> None:
     chart(run, tmp_path, "--fewest", "100000")
     names = {path.stem for path in tmp_path.iterdir()}
     assert "rarefaction" not in names
     assert "Shannon" not in (tmp_path / "percent.svg").read_text("utf-8")
-    assert "none is rarefied" in (tmp_path / "chart.html").read_text("utf-8")
+    assert "richness is not rarefied" in (tmp_path / "chart.html").read_text("utf-8")
 
 
 def test_the_matrix_has_taxa_down_and_depths_across_by_last_occurrence(run: RunStore, tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_the_matrix_has_taxa_down_and_depths_across_by_last_occurrence(run: RunS
     assert [row["taxon"] for row in rows_of(tmp_path / "counts.csv")] == sorted(TAXA)
 
 
-def test_samples_state_what_became_of_them(run: RunStore, tmp_path: Path) -> None:
+def test_table_of_samples_states_their_condition(run: RunStore, tmp_path: Path) -> None:
     chart(run, tmp_path, "--zones", "2", "--fewest", "20")
     samples = rows_of(tmp_path / "samples.csv")
     assert "barren" in samples[5]["state"]
@@ -141,8 +142,8 @@ def test_samples_state_what_became_of_them(run: RunStore, tmp_path: Path) -> Non
     # Slides of the fixture have tiles that failed.
     assert "lossy" in samples[0]["state"]
     assert float(samples[0]["lost_percent"]) > 0
-    few = tables(run, tmp_path, fewest=91)
-    assert "no zones: they take 4 samples of 91 objects and two taxa" in set(describe_findings(few))
+    few = tables(run, tmp_path, min_objects=91)
+    assert "no zones: 4 samples of 91 objects and two taxa are needed" in set(describe_findings(few))
     assert "few objects" in rows_of(tmp_path / "samples.csv")[0]["state"]
 
 
@@ -157,20 +158,23 @@ def test_two_wells_match_zone_by_zone(run: RunStore, tmp_path: Path) -> None:
         chart(run, tmp_path, "--match", WELL)
 
 
-def test_without_a_confusion_intervals_are_those_of_the_lot_and_say_so(run: RunStore, tmp_path: Path) -> None:
+def test_intervals_without_a_confusion_matrix_hold_sampling_error_only(run: RunStore, tmp_path: Path) -> None:
     plain = tables(run, tmp_path / "plain", is_corrected=False)
-    assert any("intervals those of the lot alone, as asked for" in one for one in describe_findings(plain))
+    assert "counts are not corrected and intervals hold sampling error only (--raw-counts)" in set(
+        describe_findings(plain)
+    )
     for row in rows_of(tmp_path / "plain" / "intervals.csv"):
         assert float(row["count"]) == int(row["called"])
     bare = start_run(tmp_path / "run")
     write_well(bare, make_truth(samples=3), objects=12, with_confusion=False)
     assert any(
-        "nobody knows its confusion" in one for one in describe_findings(tables(bare, tmp_path / "bare"))
+        "the classifier has no confusion matrix" in sentence
+        for sentence in describe_findings(tables(bare, tmp_path / "bare"))
     )
     table = tmp_path / "confusion.csv"
     lines = [",".join(["", *TAXA]), *(f"{name},{','.join('0' * 6)}" for name in TAXA)]
     table.write_text("\n".join(lines))
-    assert "on 0 validation crops" in chart(bare, tmp_path / "zero", "--confusion", str(table)).output
+    assert "(0 validation crops" in chart(bare, tmp_path / "zero", "--confusion", str(table)).output
     with pytest.raises(UsageError, match="contradict each other"):
         chart(bare, tmp_path / "both", "--confusion", str(table), "--raw-counts")
 
@@ -182,10 +186,10 @@ def test_without_a_confusion_intervals_are_those_of_the_lot_and_say_so(run: RunS
         (",a,b\na,1,2\n", "classes of its rows and columns differ in b"),
         (",a,b\na,1,2\nb,1\n", "line 3: a count is '', not a number"),
         (",a,b\na,1,-2\nb,1,1\n", "line 2: '-2' is not a count"),
-        (",a,b\na,1,2\nb,1,1\n", "knows nothing of Areoligera"),
+        (",a,b\na,1,2\nb,1,1\n", "the confusion matrix has no class Areoligera"),
     ],
 )
-def test_a_confusion_that_is_none_or_of_other_classes_is_refused(
+def test_an_invalid_confusion_matrix_or_one_of_other_classes_is_refused(
     run: RunStore, tmp_path: Path, text: str, reason: str
 ) -> None:
     (tmp_path / "confusion.csv").write_text(text)
@@ -204,16 +208,16 @@ def test_depths_and_confusion_as_a_spreadsheet_with_decimal_commas_writes_them(
     ]
     confusion.write_text("\r\n".join(map(";".join, lines)), encoding="utf-8")
     output = chart(run, tmp_path / "out", "--depths", str(depths), "--confusion", str(confusion)).output
-    assert "on 60 validation crops" in output
-    assert "more than one slide, counted together, at 2012.5 m" in output
+    assert "(60 validation crops, accuracy 100.0 %)" in output
+    assert "slides of equal depth are pooled into one sample at 2012.5 m" in output
 
 
-def test_depths_that_are_missing_or_there_twice(run: RunStore, tmp_path: Path) -> None:
+def test_missing_and_equal_depths(run: RunStore, tmp_path: Path) -> None:
     table = tmp_path / "depths.csv"
     table.write_text("slide_id,measured_depth_m\n6407-6-5-2000,2012.5\n")
-    twice = "; ".join(describe_findings(tables(run, tmp_path, depths=read_depths(table))))
-    assert "11 samples of well" in twice
-    assert "more than one slide, counted together, at 2012.5 m" in twice
+    pooled = "; ".join(describe_findings(tables(run, tmp_path, depths=read_depths(table))))
+    assert "11 samples of well" in pooled
+    assert "slides of equal depth are pooled into one sample at 2012.5 m" in pooled
     assert rows_of(tmp_path / "samples.csv")[0]["objects"] == "180"
     for text, reason in (
         ("slide_id,measured_depth_m\na,1\na,2\n", "line 3: slide a has two depths, 1 and 2 m"),
@@ -225,34 +229,34 @@ def test_depths_that_are_missing_or_there_twice(run: RunStore, tmp_path: Path) -
         with pytest.raises(UsageError, match=reason):
             chart(run, tmp_path, "--depths", str(table))
     partly = start_run(tmp_path / "partly")
-    answers = write_well(partly, make_truth(samples=2), objects=10)
-    commit_without_depth(partly, answers, "undated")
-    assert "left out for lack of a measured depth: 1 slide, undated" in "; ".join(
+    predictions = write_well(partly, make_truth(samples=2), objects=10)
+    commit_without_depth(partly, predictions, "undated")
+    assert "left out, without a measured depth: 1 slide, undated" in "; ".join(
         describe_findings(tables(partly, tmp_path / "p"))
     )
-    none = start_run(tmp_path / "none")
-    answers = write_well(none, make_truth(samples=1), well="another", objects=5)
-    commit_without_depth(none, answers, "undated")
+    without = start_run(tmp_path / "none")
+    predictions = write_well(without, make_truth(samples=1), well="another", objects=5)
+    commit_without_depth(without, predictions, "undated")
     with pytest.raises(UsageError, match=r"no slide of well .* has a measured depth.*--depths"):
-        chart(none, tmp_path / "n")
+        chart(without, tmp_path / "n")
 
 
-def commit_without_depth(store: RunStore, answers: DerivedStore, slide_id: str) -> None:
+def commit_without_depth(store: RunStore, predictions: DerivedStore, slide_id: str) -> None:
     commit_slide(store, slide_id, count=6, well=WELL, depth_m=None, seed=9, embeddings=False)
     footer = store.footer(slide_id)
     assert footer is not None
     table = predictions_table(slide_id, np.array(TAXA))
-    answers.commit(slide_id, WELL, table, source_attempt=footer.attempt)
+    predictions.commit(slide_id, WELL, table, source_attempt=footer.attempt)
 
 
-def test_a_well_or_predictions_that_are_not_there_are_named(run: RunStore, tmp_path: Path) -> None:
+def test_a_missing_well_and_missing_predictions_are_named(run: RunStore, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no committed slides of well 'nowhere'; it has 6407/6-5, 6407/7-1"):
         chart(run, tmp_path, well="nowhere")
     with pytest.raises(UsageError, match="no predictions named other"):
         chart(run, tmp_path, "--head", "other")
-    unasked = write_small_run(tmp_path / "run")
+    unclassified = write_small_run(tmp_path / "run")
     with pytest.raises(UsageError, match="has no predictions; run `fossilray classify run"):
-        chart(unasked, tmp_path)
+        chart(unclassified, tmp_path)
 
 
 def test_one_sample_of_one_class_is_drawn(tmp_path: Path) -> None:
@@ -266,7 +270,7 @@ def test_one_sample_of_one_class_is_drawn(tmp_path: Path) -> None:
     assert [row["taxon"] for row in rows_of(tmp_path / "out" / "counts.csv")] == ["Areoligera"]
 
 
-def test_a_barren_well_is_drawn_and_told(tmp_path: Path) -> None:
+def test_a_barren_well_is_drawn_and_reported(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     write_well(store, make_truth(samples=2), objects=5, barren=(0, 1))
     assert "2 samples are barren" in chart(store, tmp_path / "out").output
@@ -282,12 +286,12 @@ Apectodinium augustum,Apectodinium,Peridinioid,wetzeliella|Wetzelia
 """
 
 
-def test_a_taxonomy_rolls_labels_up_and_tells_what_it_merged(run: RunStore, tmp_path: Path) -> None:
+def test_a_taxonomy_groups_labels_and_the_chart_lists_what_it_merged(run: RunStore, tmp_path: Path) -> None:
     path = tmp_path / "taxonomy.csv"
     path.write_text(TAXONOMY)
-    answer = chart(run, tmp_path / "genus", "--taxonomy", str(path))
-    assert "Apectodinium stands for Wetzeliella" in answer.output
-    assert "Deflandrea stands for Palaeoperidinium" in answer.output
+    output = chart(run, tmp_path / "genus", "--taxonomy", str(path)).output
+    assert "Apectodinium includes Wetzeliella" in output
+    assert "Deflandrea includes Palaeoperidinium" in output
     counts = {row["taxon"]: row for row in rows_of(tmp_path / "genus" / "called.csv")}
     assert set(counts) == {"Areoligera", "Glaphyrocysta", "Cerodinium", "Deflandrea", "Apectodinium"}
     assert counts["Deflandrea"]["group"] == "Peridinioid"
@@ -299,24 +303,24 @@ def test_a_taxonomy_rolls_labels_up_and_tells_what_it_merged(run: RunStore, tmp_
         )
     chart(run, tmp_path / "group", "--taxonomy", str(path), "--rank", "group", "--leave-out", "gonyaulacoid")
     assert [row["taxon"] for row in rows_of(tmp_path / "group" / "counts.csv")] == ["Peridinioid"]
-    with pytest.raises(UsageError, match="debris is no label, taxon or group here"):
+    with pytest.raises(UsageError, match="debris is not a label, taxon or group here"):
         chart(run, tmp_path / "x", "--leave-out", "debris")
 
 
-def test_yaml_is_read_alike_and_unknown_labels_stay(tmp_path: Path) -> None:
+def test_yaml_is_read_like_csv_and_unknown_labels_keep_their_names(tmp_path: Path) -> None:
     path = tmp_path / "taxonomy.yaml"
     path.write_text(
         "- {genus: Deflandrea, group: Peridinioid, synonyms: [Cerodinium old]}\n- {species: A b, genus: A}\n"
     )
-    rolled = group_taxa(["cerodinium_old", "Deflandrea", "A b", "Stray"], read_taxonomy(path))
-    assert rolled.taxa == ("Deflandrea", "A", "Stray")
-    assert rolled.member_of == (0, 0, 1, 2)
-    assert rolled.unknown == ("Stray",)
-    assert rolled.merged == (("A", ("A b",)), ("Deflandrea", ("cerodinium_old",)))
+    grouping = group_taxa(["cerodinium_old", "Deflandrea", "A b", "Stray"], read_taxonomy(path))
+    assert grouping.taxa == ("Deflandrea", "A", "Stray")
+    assert grouping.taxon_of_label == (0, 0, 1, 2)
+    assert grouping.unknown == ("Stray",)
+    assert grouping.merged == (("A", ("A b",)), ("Deflandrea", ("cerodinium_old",)))
     assert group_taxa(["A b"], read_taxonomy(path), rank="species").taxa == ("A b",)
 
 
-def faults() -> Iterator[tuple[str, str]]:
+def invalid_taxonomies() -> Iterator[tuple[str, str]]:
     yield "species,genus,group,synonyms\n,A,,x\n,B,,x\n", "gives 'x' to A and to B"
     yield (
         "species,genus,group,synonyms\nA b,A,one,\nA c,A,two,\n",
@@ -327,7 +331,7 @@ def faults() -> Iterator[tuple[str, str]]:
     yield "", "contains no taxa"
 
 
-@pytest.mark.parametrize(("text", "reason"), faults())
+@pytest.mark.parametrize(("text", "reason"), invalid_taxonomies())
 def test_a_taxonomy_that_contradicts_itself_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "taxonomy.csv").write_text(text)
     with pytest.raises(UsageError, match=reason):

@@ -1,4 +1,4 @@
-"""The page about a run: whole, self-contained, safe and bounded."""
+"""The report of a run: complete, self-contained, safe and bounded."""
 
 import re
 from dataclasses import replace
@@ -10,9 +10,9 @@ import pytest
 from support.small_run import COUNTS, HOSTILE_WELL, WELL, commit_slide, start_run, write_small_run
 
 from fossilray.analysis.report import write_report
-from fossilray.analysis.report.contact_sheets import arrange
+from fossilray.analysis.report.contact_sheets import arrange_on_grid
 from fossilray.analysis.report.figures import DepthSample, Distributions, draw_depth_chart, draw_distributions
-from fossilray.analysis.report.statistics import MOST_SAMPLED_SLIDES, choose_sample, total, write_headline
+from fossilray.analysis.report.statistics import MAX_SAMPLED_SLIDES, choose_sample, total, write_headline
 from fossilray.core.errors import RunNotFound, UsageError
 from fossilray.core.records import UNASSIGNED_WELL
 from fossilray.store import RunStore
@@ -21,7 +21,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """What a browser would see of a page."""
+    """Tags, attributes and text of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -65,10 +65,19 @@ def test_the_page_is_well_formed_and_has_every_section(html: str) -> None:
     page = Page(html)
     assert page.unclosed == []
     sections = [value for tag, name, value in page.attributes if tag == "section" and name == "id"]
-    assert sections == ["depth", "measures", "crops", "alike", "slides", "losses", "ask", "provenance"]
+    assert sections == [
+        "depth",
+        "measures",
+        "crops",
+        "similarity",
+        "slides",
+        "losses",
+        "queries",
+        "provenance",
+    ]
 
 
-def test_the_page_asks_for_nothing_from_anywhere(html: str) -> None:
+def test_the_page_loads_nothing_from_the_network(html: str) -> None:
     page = Page(html)
     assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
     for tag, name, value in page.attributes:
@@ -88,7 +97,7 @@ def test_hostile_names_stay_text(html: str) -> None:
     assert "b" not in page.tags or "<b>1</b>" not in html
 
 
-def test_the_page_tells_counts_losses_and_failures(html: str) -> None:
+def test_the_page_states_counts_losses_and_failures(html: str) -> None:
     text = " ".join(Page(html).text.split())
     assert f"{sum(COUNTS.values())} objects" in text
     assert "4 slides of 2 wells" in text
@@ -129,52 +138,55 @@ def test_a_run_whose_slides_hold_no_object_has_a_page(tmp_path: Path) -> None:
 def test_a_run_without_embeddings_has_a_page_without_the_map(tmp_path: Path) -> None:
     store = write_small_run(tmp_path / "run", counts={"a-2030": 14}, embeddings=False)
     page = Page(write_report(store, tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "What looks alike" not in page.text
+    assert "Similarity map" not in page.text
     assert "Contact sheets" in page.text
 
 
-def test_a_run_larger_than_the_page_is_sampled_and_says_so(
+def test_a_run_larger_than_the_page_is_sampled_and_the_page_states_it(
     store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fossilray.analysis.report.page.MOST_LISTED_SLIDES", 2)
-    monkeypatch.setattr("fossilray.analysis.report.statistics.MOST_SAMPLED_SLIDES", 2)
+    monkeypatch.setattr("fossilray.analysis.report.statistics.MAX_SAMPLED_SLIDES", 2)
     text = Page(write_report(store, tmp_path / "report.html").read_text(encoding="utf-8")).text
-    assert "comes from 2 of them" in text
+    assert "are from 2 of them" in text
     assert "2 of 4 slides, spread evenly" in text
     assert f"{sum(COUNTS.values())} objects" in text
 
 
 def test_the_sample_of_a_large_archive_is_bounded_and_reaches_every_charted_well(store: RunStore) -> None:
-    (one, *_) = store.summaries()
+    (summary, *_) = store.summaries()
     slides = [
         replace(
-            one, slide_id=f"slide-{i}", well=f"well-{i % 30}" if i % 3 else WELL, measured_depth_m=float(i)
+            summary,
+            slide_id=f"slide-{i}",
+            well=f"well-{i % 30}" if i % 3 else WELL,
+            measured_depth_m=float(i),
         )
         for i in range(5000)
     ]
     sample = choose_sample(slides)
-    assert len(sample) == MOST_SAMPLED_SLIDES == len({slide.slide_id for slide in sample})
+    assert len(sample) == MAX_SAMPLED_SLIDES == len({slide.slide_id for slide in sample})
     depths = [slide.measured_depth_m for slide in sample if slide.well == WELL]
     assert min(depths) < 100  # type: ignore[type-var, operator]
     assert max(depths) > 4900  # type: ignore[type-var, operator]
 
 
-def test_the_headline_names_the_richest_slide(store: RunStore) -> None:
-    (one, *_) = store.summaries()
+def test_the_headline_names_the_slide_of_highest_density(store: RunStore) -> None:
+    (summary, *_) = store.summaries()
     slides = [
-        replace(one, slide_id=str(i), objects=count, measured_depth_m=2000.0 + i)
+        replace(summary, slide_id=str(i), objects=count, measured_depth_m=2000.0 + i)
         for i, count in enumerate((10, 12, 90))
     ]
     (first, second) = write_headline(slides, np.array([20.0, 30, 40, 50]))
     assert first.startswith("3 slides of 1 well, 18 mm² of scan, hold 112 objects: 6.22 per mm²")
-    assert second == f"Richest is {WELL} at 2,002 m with 15 per mm², 7.5 times the median slide."
+    assert second == f"The highest density is that of {WELL} at 2,002 m, 15 per mm², 7.5 times the median."
 
 
-def test_lost_tiles_are_a_share_of_those_that_were_not_blank(store: RunStore) -> None:
+def test_lost_share_is_of_the_tiles_in_the_foreground(store: RunStore) -> None:
     assert total(store.summaries()).lost_share == pytest.approx(4 / 80)
 
 
-def test_slides_of_one_depth_stand_in_one_row_in_the_chart() -> None:
+def test_the_depth_axis_of_a_chart_has_the_depths_of_its_samples() -> None:
     samples = [
         DepthSample("a", 2030.0, 120, 6.0, np.array([1, 2, 3, 4, 5, 6]), None, (200, 150, 90)),
         DepthSample("b", 2050.5, 60, 0.0, None, None, None),
@@ -203,23 +215,23 @@ def test_distributions_are_drawn_of_any_number_of_objects(count: int) -> None:
     assert svg.endswith("</svg>\n")
 
 
-def test_neighbours_on_the_map_are_alike() -> None:
+def test_neighbours_on_the_similarity_map_are_similar() -> None:
     rng = np.random.default_rng(0)
     kinds = rng.integers(0, 4, 400)
     vectors = (np.eye(4, 16)[kinds] + rng.normal(0, 0.05, (400, 16))).astype(np.float32)
-    chosen = arrange(vectors, columns=12, rows=8)
+    chosen = arrange_on_grid(vectors, columns=12, rows=8)
     assert len(set(chosen.tolist())) == 96
     shown = kinds[chosen].reshape(8, 12)
-    alike = np.concatenate([(shown[:, 1:] == shown[:, :-1]).ravel(), (shown[1:] == shown[:-1]).ravel()])
-    assert alike.mean() > 0.75  # by chance a quarter
+    is_equal = np.concatenate([(shown[:, 1:] == shown[:, :-1]).ravel(), (shown[1:] == shown[:-1]).ravel()])
+    assert is_equal.mean() > 0.75  # at random a quarter
 
 
-def test_a_place_that_cannot_be_written_is_told(store: RunStore, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_fails_with_its_path(store: RunStore, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match="cannot write"):
         write_report(store, tmp_path / "file" / "report.html")
 
 
-def test_reporting_where_no_run_is_says_so(tmp_path: Path) -> None:
+def test_a_report_of_a_folder_without_a_run_fails(tmp_path: Path) -> None:
     with pytest.raises(RunNotFound):
         write_report(RunStore.open(str(tmp_path)), tmp_path / "report.html")

@@ -1,4 +1,4 @@
-"""The page about a run that a head was asked about: range charts, and sheets of each genus."""
+"""The report's section on predicted genera: range charts, and contact sheets of each genus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.small_run import COUNTS, HOSTILE_WELL, WELL, commit_slide, start_ru
 
 from fossilray.analysis.report import write_report
 from fossilray.analysis.report.assemblages import Assemblages, TaxonSample, gather_assemblages
-from fossilray.analysis.report.range_chart_svg import MOST_TAXA, draw_range_chart
+from fossilray.analysis.report.range_chart_svg import MAX_TAXA, draw_range_chart
 from fossilray.core.errors import RunNotFound
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import latest_predictions
@@ -22,8 +22,8 @@ from fossilray.store.query.connection import connect, create_objects_view, run_q
 HOSTILE = "<b>Alnus</b> & 'Co'"
 
 
-def a_sample(label: str, depth_m: float | None, *counts: int, asked: int = 1) -> TaxonSample:
-    return TaxonSample(label, depth_m, 1, asked, np.array(counts, np.int64), 0)
+def a_sample(label: str, depth_m: float | None, *counts: int, classified: int = 1) -> TaxonSample:
+    return TaxonSample(label, depth_m, 1, classified, np.array(counts, np.int64), 0)
 
 
 def a_well(*samples: TaxonSample, taxa: tuple[str, ...] = GENERA) -> Assemblages:
@@ -47,35 +47,37 @@ def test_counts_are_those_of_the_predictions_from_the_top_down(tmp_path: Path) -
         found = run_query(run, f"SELECT genus FROM predictions WHERE slide_id = '{slide_id}'")
         genera = found["genus"].to_pylist()
         assert sample.counts.tolist() == [genera.count(taxon) for taxon in chart.taxa]
-        assert sample.without == 1, "the object whose pixels could not be read is no taxon"
+        assert sample.unclassified == 1, "the object whose pixels could not be read has no taxon"
 
 
-def test_taxa_stand_by_depth_and_a_deep_one_comes_last(tmp_path: Path) -> None:
+def test_taxa_are_ordered_by_depth(tmp_path: Path) -> None:
     run = start_run(tmp_path / "run")
     for slide_id, depth_m in (("a-2030", 2030.0), ("b-2050", 2050.0)):
         commit_slide(run, slide_id, count=9, well=WELL, depth_m=depth_m, seed=1)
     predict(run, "genera", slides=["a-2030"], genera=["Young", "Old"])
-    answers = latest_predictions(run, None)
+    predictions = latest_predictions(run, None)
     footer = run.footer("b-2050")
-    assert answers is not None
+    assert predictions is not None
     assert footer is not None
     only_old = made_up_predictions("b-2050", 9, ["Old"], seed=0)
-    answers.answers.commit("b-2050", WELL, only_old, source_attempt=footer.attempt)
+    predictions.answers.commit("b-2050", WELL, only_old, source_attempt=footer.attempt)
     assert assemblages_of(run, WELL).taxa == ("Young", "Old")
 
 
-def test_a_barren_sample_and_one_nobody_asked_about_are_told_apart() -> None:
+def test_a_chart_distinguishes_barren_samples_from_unclassified_ones() -> None:
     chart = a_well(
-        a_sample("a", 2000, 3, 1, 0), a_sample("b", 2010, 0, 0, 0), a_sample("c", 2020, 0, 0, 0, asked=0)
+        a_sample("a", 2000, 3, 1, 0),
+        a_sample("b", 2010, 0, 0, 0),
+        a_sample("c", 2020, 0, 0, 0, classified=0),
     )
     svg = draw_range_chart(chart, name="one")
     assert svg.count(">barren<") == 1
     assert svg.count(">not classified yet<") == 1
-    for text in (*GENERA, "2,010", "measured depth, m", "objects classified"):
+    for text in (*GENERA, "2,010", "Measured depth, m", "Objects classified"):
         assert f">{text}<" in svg
 
 
-def test_without_a_depth_samples_stand_in_the_order_of_their_slides(tmp_path: Path) -> None:
+def test_samples_without_depths_are_in_the_order_of_their_slides(tmp_path: Path) -> None:
     run = start_run(tmp_path / "run")
     for seed, slide_id in enumerate(("c-2080", "a-2030", "b-2050")):
         commit_slide(run, slide_id, count=8 + seed, well=WELL, depth_m=None, seed=seed)
@@ -90,15 +92,15 @@ def test_without_a_depth_samples_stand_in_the_order_of_their_slides(tmp_path: Pa
     assert "no depth is known, so samples are slides" in (tmp_path / "report.html").read_text("utf-8")
 
 
-@pytest.mark.parametrize("taxa", [0, 1, MOST_TAXA, 70])
+@pytest.mark.parametrize("taxa", [0, 1, MAX_TAXA, 70])
 def test_any_number_of_taxa_is_drawn(taxa: int) -> None:
     names = tuple(f"genus {number}" for number in range(taxa))
     counts = range(1, taxa + 1)
     svg = draw_range_chart(
         a_well(a_sample("a", 1.0, *counts), a_sample("b", 2.0, *counts), taxa=names), name="n"
     )
-    if taxa > MOST_TAXA:
-        assert f">{taxa - MOST_TAXA} rarer taxa<" in svg
+    if taxa > MAX_TAXA:
+        assert f">{taxa - MAX_TAXA} rarer taxa<" in svg
         assert f">genus {taxa - 1}<" in svg
         assert ">genus 0<" not in svg
     else:
@@ -111,19 +113,19 @@ def test_the_page_shows_the_newest_head_or_the_one_named(tmp_path: Path) -> None
     predict(run, "b-head", genera=GENERA, slides=["a-2030"])
     html = write_report(run, tmp_path / "newest.html").read_text("utf-8")
     assert "<code>b-head</code>" in html
-    assert "asked about 1 of 4 slides" in html
+    assert "run on 1 of 4 slides" in html
     page = Page(write_report(run, tmp_path / "named.html", head="a-head").read_text("utf-8"))
     assert page.unclosed == []
     assert "genera" in [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")]
     assert HOSTILE in page.text
     assert "the head" not in page.text
-    assert page.text.count("Most certain of") == 2
+    assert page.text.count("Highest probability of") == 2
     assert f"{WELL}" in page.text
     with pytest.raises(RunNotFound, match="no predictions named c-head; it has: a-head, b-head"):
         write_report(run, tmp_path / "none.html", head="c-head")
 
 
-def test_the_surest_and_the_least_sure_of_a_genus_are_shown(tmp_path: Path) -> None:
+def test_the_most_and_least_probable_objects_of_a_genus_are_shown(tmp_path: Path) -> None:
     run = write_small_run(tmp_path / "run")
     predict(run, "genera", genera=["Alnus", "Betula"])
     page = Page(write_report(run, tmp_path / "report.html").read_text("utf-8"))
@@ -138,19 +140,19 @@ def test_the_surest_and_the_least_sure_of_a_genus_are_shown(tmp_path: Path) -> N
             assert f"{100 * row['score']:.0f} %, else {row['genus_2']}" in page.text
 
 
-def test_predictions_about_objects_that_were_made_anew_are_left_out_and_told(tmp_path: Path) -> None:
+def test_predictions_of_a_reprocessed_slide_are_left_out_and_reported(tmp_path: Path) -> None:
     run = write_small_run(tmp_path / "run")
     predict(run, "genera")
     run.files.delete(run.committed_files()["a-2030"])
     commit_slide(run, "a-2030", count=COUNTS["a-2030"], well=WELL, depth_m=2030.0, seed=9)
     run.rebuild_summaries()
     html = write_report(run, tmp_path / "report.html").read_text("utf-8")
-    assert "asked about 3 of 4 slides" in html
-    assert "On 1 of the others the objects were made anew since" in html
+    assert "run on 3 of 4 slides" in html
+    assert "Of the others, 1 was reprocessed after it was classified" in html
     assert ">not classified yet<" in html
 
 
-def test_a_well_of_barren_slides_alone_has_a_chart(tmp_path: Path) -> None:
+def test_a_well_of_barren_slides_has_a_chart(tmp_path: Path) -> None:
     run = write_small_run(tmp_path / "run")
     predict(run, "genera")
     chart = assemblages_of(run, HOSTILE_WELL)

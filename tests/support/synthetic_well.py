@@ -1,4 +1,4 @@
-"""Wells whose assemblages are known, as a classifier with known errors would have called their objects."""
+"""Synthetic wells of known assemblages, with predictions of a classifier of known errors."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ TAXA = ("Areoligera", "Cerodinium", "Deflandrea", "Glaphyrocysta", "Palaeoperidi
 
 @dataclass(frozen=True)
 class Truth:
-    """What a synthetic well holds, and how often its classifier errs."""
+    """Assemblages of a synthetic well and the errors of its classifier."""
 
     depths: NDArray[np.float64]
     shares: NDArray[np.float64]
     """(samples, taxa) of the assemblages that the objects were drawn from."""
     confused: NDArray[np.float64]
-    """(taxa, taxa) of each taxon, the shares of its calls."""
+    """(taxa, taxa) probability of each prediction (columns) for each true taxon (rows)."""
     validation: NDArray[np.int64]
-    """(taxa, taxa) crops of each taxon that were called each taxon."""
+    """(taxa, taxa) validation crops by true and by predicted taxon."""
 
 
 def make_truth(*, samples: int = 12, right: float = 0.85, crops: int = 60, seed: int = 0) -> Truth:
@@ -56,8 +56,8 @@ def make_truth(*, samples: int = 12, right: float = 0.85, crops: int = 60, seed:
     return Truth(2000 + 12.5 * np.arange(samples), shares, confused, validation)
 
 
-def draw_calls(truth: Truth, objects: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """(samples, taxa) calls of so many objects a sample."""
+def draw_predictions(truth: Truth, objects: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return counts (samples, taxa) of predictions for `objects` objects per sample."""
     return np.stack([rng.multinomial(objects, share @ truth.confused) for share in truth.shares])
 
 
@@ -78,39 +78,39 @@ def write_well(
     objects: int = 80,
     barren: tuple[int, ...] = (),
     seed: int = 0,
-    answers: DerivedStore | None = None,
+    predictions: DerivedStore | None = None,
     with_confusion: bool = True,
 ) -> DerivedStore:
-    """One slide a sample, committed and called; `barren` samples hold nothing."""
-    if answers is None:
+    """Commit one slide per sample with its predictions; `barren` samples have no objects."""
+    if predictions is None:
         head = {"sha256": "ef" * 32, "kind": "knn", "classes": list(TAXA)}
         if with_confusion:
             head["confusion"] = truth.validation.tolist()
         record = DerivedRecord("predictions", store.read_run().digest, BACKBONE, head=head)
-        answers = DerivedStore.create(store, "predictions", "genera", record)
-    calls = draw_calls(truth, objects, np.random.default_rng(seed))
+        predictions = DerivedStore.create(store, "predictions", "genera", record)
+    counts = draw_predictions(truth, objects, np.random.default_rng(seed))
     for row, depth_m in enumerate(truth.depths.tolist()):
         slide_id = f"{well.replace('/', '-')}-{depth_m:g}"
         count = 0 if row in barren else objects
         commit_slide(
             store, slide_id, count=count, well=well, depth_m=depth_m, seed=seed + row, embeddings=False
         )
-        names = np.repeat(TAXA, calls[row])[:count]
+        names = np.repeat(TAXA, counts[row])[:count]
         footer = store.footer(slide_id)
         assert footer is not None
-        answers.commit(slide_id, well, predictions_table(slide_id, names), source_attempt=footer.attempt)
-    return answers
+        predictions.commit(slide_id, well, predictions_table(slide_id, names), source_attempt=footer.attempt)
+    return predictions
 
 
 def predictions_table(slide_id: str, names: NDArray[np.str_]) -> pa.Table:
-    """PREDICTIONS_SCHEMA with these calls, each of them certain."""
+    """Return a table in PREDICTIONS_SCHEMA with these genera, each with probability 1."""
     rows = len(names)
-    given = {
+    values = {
         "slide_id": [slide_id] * rows,
         "object_id": list(range(rows)),
         "genus": names.tolist(),
         "score": [1.0] * rows,
         "entropy": [0.0] * rows,
     }
-    columns = [pa.array(given.get(field.name, [None] * rows), field.type) for field in PREDICTIONS_SCHEMA]
+    columns = [pa.array(values.get(field.name, [None] * rows), field.type) for field in PREDICTIONS_SCHEMA]
     return pa.Table.from_arrays(columns, schema=PREDICTIONS_SCHEMA)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run."""
+"""Report of a run as one self-contained HTML page."""
 
 from fossilray.analysis.report.page import write_report
 

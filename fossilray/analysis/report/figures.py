@@ -1,4 +1,4 @@
-"""The report's charts of a run as it is without answers: what lies at each depth, and how measures are spread."""
+"""Charts of a report: objects against depth, and distributions of measures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Quartiles:
     """Quartiles of a measure."""
 
     low: float
@@ -39,7 +39,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class DepthSample:
-    """All slides of a well at one depth; what comes from objects is None where none were looked at."""
+    """All slides of a well at one depth. Measures of objects are None if no objects were read."""
 
     label: str
     depth_m: float | None
@@ -47,7 +47,7 @@ class DepthSample:
     scanned_mm2: float
     class_counts: NDArray[np.int64] | None
     """Objects in each of SIZE_CLASSES."""
-    opacity: Spread | None
+    opacity: Quartiles | None
     colour: tuple[int, int, int] | None
     """Median RGB of the objects."""
 
@@ -58,7 +58,7 @@ class DepthSample:
 
 @dataclass(frozen=True)
 class Distributions:
-    """Measures of objects, one value each; NaN where unknown."""
+    """Measures of objects, each (objects,); NaN where unknown."""
 
     longest_um: NDArray[np.float64]
     opacity: NDArray[np.float64]
@@ -67,10 +67,12 @@ class Distributions:
 
 
 def draw_depth_chart(samples: Sequence[DepthSample], *, densest_per_mm2: float, name: str) -> str:
-    """One well as SVG, deepest sample lowest: objects per mm2, size classes, opacity and colour.
+    """Draw one well as SVG, depth downwards: objects per mm², size classes, opacity and colour.
 
-    Samples without a depth stand in the order given. densest_per_mm2: end of the density axis, the same
-    for all wells of a report. name: seeds the SVG's ids, so that charts in one page do not share them.
+    Args:
+        samples: from the top down; samples without a depth are drawn in the given order.
+        densest_per_mm2: end of the density axis, equal for all wells of a report.
+        name: prefix of the SVG's ids, which must differ between charts of one page.
     """
     y, thickness = place_rows(samples)
     with chart_style(name):
@@ -87,17 +89,17 @@ def draw_depth_chart(samples: Sequence[DepthSample], *, densest_per_mm2: float, 
 
 
 def draw_distributions(measures: Distributions) -> str:
-    """Four histograms side by side as SVG: size (log axis, coloured by class), opacity, sharpness, score."""
+    """Draw histograms of size (logarithmic, coloured by size class), opacity, sharpness and score as SVG."""
     with chart_style("distributions"):
         figure = new_figure(height_in=2.5)
         panels = figure.subplots(1, 4, gridspec_kw={"wspace": 0.16})
         _draw_sizes(panels[0], measures.longest_um)
-        _draw_histogram(panels[1], measures.opacity, title="opacity", unit="mean optical density")
+        _draw_histogram(panels[1], measures.opacity, title="Opacity", unit="mean optical density")
         _draw_histogram(
-            panels[2], measures.sharpness, title="sharpness", unit="variance of Laplacian", log=True
+            panels[2], measures.sharpness, title="Sharpness", unit="variance of the Laplacian", log=True
         )
         _draw_histogram(
-            panels[3], measures.score, title="confidence", unit="score of the detector", span=(0.0, 1.0)
+            panels[3], measures.score, title="Confidence", unit="score of the detector", span=(0.0, 1.0)
         )
         return to_svg(figure, "distributions")
 
@@ -111,11 +113,11 @@ def _draw_density(
         panel.fill_betweenx(y, 0, density, color=BAR, alpha=0.14, linewidth=0)
     panel.barh(y, density, height=thickness, color=BAR, alpha=0.92, linewidth=0)
     panel.set_xlim(0, end * 1.3)
-    panel.set_title("objects per mm²", loc="left")
+    panel.set_title("Objects per mm²", loc="left")
     if len(samples) <= MOST_LABELS:
-        for place, value, sample in zip(y, density, samples, strict=True):
+        for depth, value, sample in zip(y, density, samples, strict=True):
             panel.text(
-                value + end * 0.015, place, f"{sample.objects:,}", va="center", color=QUIET, fontsize=7
+                value + end * 0.015, depth, f"{sample.objects:,}", va="center", color=QUIET, fontsize=7
             )
     _rule_vertically(panel)
 
@@ -143,19 +145,21 @@ def _draw_composition(
         left += share[:, index]
     panel.set_xlim(0, 100)
     panel.set_xticks([0, 25, 50, 75, 100])
-    panel.set_title("share of each size class, %", loc="left")
+    panel.set_title("Size classes, % of objects", loc="left")
     panel.tick_params(axis="y", length=0)
 
 
 def _draw_opacity(panel: Axes, samples: Sequence[DepthSample], y: NDArray[np.float64]) -> None:
-    known = [(place, s.opacity) for place, s in zip(y, samples, strict=True) if s.opacity is not None]
-    for place, spread in known:
-        panel.plot([spread.low, spread.high], [place, place], color=BAR, linewidth=2.2, alpha=0.45)
+    known = [(depth, s.opacity) for depth, s in zip(y, samples, strict=True) if s.opacity is not None]
+    depths = [depth for depth, _ in known]
+    medians = [quartiles.median for _, quartiles in known]
+    for depth, quartiles in known:
+        panel.plot([quartiles.low, quartiles.high], [depth, depth], color=BAR, linewidth=2.2, alpha=0.45)
     if samples[0].depth_m is not None and len(samples) <= MOST_LABELS:
-        panel.plot([s.median for _, s in known], [p for p, _ in known], color=BAR, linewidth=0.8, alpha=0.6)
-    panel.scatter([s.median for _, s in known], [p for p, _ in known], color=BAR, s=16, linewidth=0, zorder=3)
-    panel.set_xlim(0, max([s.high for _, s in known], default=1.0) * 1.1)
-    panel.set_title("opacity, quartiles", loc="left")
+        panel.plot(medians, depths, color=BAR, linewidth=0.8, alpha=0.6)
+    panel.scatter(medians, depths, color=BAR, s=16, linewidth=0, zorder=3)
+    panel.set_xlim(0, max([quartiles.high for _, quartiles in known], default=1.0) * 1.1)
+    panel.set_title("Opacity, quartiles", loc="left")
     panel.tick_params(axis="y", length=0)
     _rule_vertically(panel)
 
@@ -240,9 +244,11 @@ def _mark_median(panel: Axes, median: float, label: str) -> None:
     panel.set_ylim(0, top * 1.16)
     panel.plot([median, median], [0, top * 1.03], color=INK, linewidth=0.9)
     left, right = panel.get_xlim()
-    place = np.log(median / left) / np.log(right / left) if panel.get_xscale() == "log" else None
-    share = (median - left) / (right - left) if place is None else place
-    side = "right" if share > 0.55 else "left"
+    if panel.get_xscale() == "log":
+        position = np.log(median / left) / np.log(right / left)
+    else:
+        position = (median - left) / (right - left)
+    side = "right" if position > 0.55 else "left"
     panel.annotate(
         label,
         (median, top * 1.08),

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: figures, pictures, depths, losses, provenance. No network, no script."""
+"""Report of a run: one HTML page of figures, pictures, depths, losses and provenance, without network or scripts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fossilray.analysis.report.contact_sheets import draw_similarity_map, make_c
 from fossilray.analysis.report.figures import draw_depth_chart, draw_distributions
 from fossilray.analysis.report.genera import show_genera
 from fossilray.analysis.report.statistics import (
-    MOST_WELLS,
-    WellChart,
+    MAX_WELLS,
+    WellDepthChart,
     by_depth,
     chart_wells,
     choose_sample,
     example_queries,
     measure_distributions,
-    shorten,
+    round_figure,
     subsample_by_depth,
     total,
     write_headline,
@@ -33,7 +33,13 @@ from fossilray.core.errors import StoreError, StoreUnreachable
 from fossilray.core.formats.images import decode_image
 from fossilray.core.records import Failure, SlideSummary
 from fossilray.core.schemas import SLIDES_SCHEMA
-from fossilray.core.text import format_cell, strip_control_characters
+from fossilray.core.text import (
+    format_bytes,
+    format_cell,
+    format_duration,
+    format_percent,
+    strip_control_characters,
+)
 from fossilray.core.types import Image
 from fossilray.core.whole_files import whole_text
 from fossilray.render.crops import Fit, jpeg_uri, to_uri
@@ -53,19 +59,19 @@ from fossilray.store.run.slide_states import read_states
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-MOST_LISTED_SLIDES = 200
-MOST_LISTED_FAILURES = 60
+MAX_LISTED_SLIDES = 200
+MAX_LISTED_FAILURES = 60
 LARGE_PICTURES = 6
 
 _SMALL_PX = 260
-_MOST_PICTURE_PX = 64_000_000
-_LARGE_BYTES = 600_000  # a larger picture is encoded again, coarser
+_MAX_PICTURE_PX = 64_000_000
+_LARGE_BYTES = 600_000  # a larger picture is encoded again at a lower quality
 _STAGES = ("fetch", "open", "detect", "merge", "crops", "embed", "write")
 
 
 @dataclass(frozen=True)
 class ShownSlide:
-    """A committed slide as the page shows it."""
+    """A committed slide on the page."""
 
     summary: SlideSummary
     name: str
@@ -76,32 +82,35 @@ class ShownSlide:
 
 @dataclass(frozen=True)
 class ShownWell:
-    """A well's chart as SVG."""
+    """A well's depth chart as SVG."""
 
-    chart: WellChart
+    chart: WellDepthChart
     svg: str
 
 
 def write_report(store: RunStore, out: Path, *, head: str | None = None, now: datetime | None = None) -> Path:
-    """Write the page about a run to one file, and say where it is.
+    """Write the report of a run to one file and return its path.
 
-    What is shown of objects comes from a bounded sample of slides when there are very many; the page says so.
-    head: the name of the predictions to show; None: the newest, if there are any.
+    In a run of very many slides, objects are shown from a bounded sample of slides; the page states its size.
+
+    Args:
+        head: name of the predictions to show; None: the newest, if there are any.
+        now: time of writing; None: the current time.
 
     Raises:
-        RunNotFound: there is no run at this place, or it has no predictions of this name.
+        RunNotFound: there is no run at this URL, or it has no predictions of this name.
         StoreError: the run or the predictions are damaged.
         UsageError: the file cannot be written.
     """
-    # The file is begun first, so that a place that cannot be written is named before the work.
+    # The file is opened first, so that a path that cannot be written fails before the work.
     with whole_text(out) as file:
-        facts = _gather(store, head, now or datetime.now(UTC))
-        file.write(_environment().get_template("report.html.j2").render(facts))
+        context = _template_context(store, head, now or datetime.now(UTC))
+        file.write(_environment().get_template("report.html.j2").render(context))
     return out
 
 
-def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
-    """Everything the template names."""
+def _template_context(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
+    """Return the variables of the template."""
     run = store.read_run()
     slides = store.summaries()
     states = read_states(store)
@@ -116,10 +125,10 @@ def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
     measures = measure_distributions(con)
     objects = len(measures.score)
     charts = list(chart_wells(con, slides)) if slides else []
-    densest = max((s.objects_per_mm2 for chart in charts for s in chart.samples), default=0.0)
+    densest = max((sample.objects_per_mm2 for chart in charts for sample in chart.samples), default=0.0)
     fit: Fit = "letterbox" if run.config["crops"]["fit"] == "letterbox" else "stretch"
     with_vectors = run.config["embedder"]["weights"] != "none"
-    listed = subsample_by_depth(by_depth(slides), MOST_LISTED_SLIDES)
+    listed = subsample_by_depth(by_depth(slides), MAX_LISTED_SLIDES)
     return {
         "url": store.url,
         "name": _title(store.url),
@@ -139,35 +148,36 @@ def _gather(store: RunStore, head: str | None, now: datetime) -> dict[str, Any]:
         "genera": None
         if predictions is None
         else show_genera(con, store, sample, predictions, others=_other_heads(store, predictions), fit=fit),
-        "most_wells": MOST_WELLS,
+        "max_wells": MAX_WELLS,
         "size_classes": SIZE_CLASSES,
         "distributions": draw_distributions(measures) if objects else None,
         "sheets": list(make_contact_sheets(con, store, slides=len(sample), fit=fit)) if objects else [],
-        "look_alikes": draw_similarity_map(con, store, fit=fit) if objects and with_vectors else None,
+        "similarity_map": draw_similarity_map(con, store, fit=fit) if objects and with_vectors else None,
         "slides": list(_show_slides(store, listed)),
         "stages": _mean_stages(slides),
-        "spent": " ".join(_spent(store, slides, left=states.counts.left)),
-        "lossy": sorted((s for s in slides if _has_losses(s)), key=_lost_share, reverse=True)[:20],
-        "failures": failures[:MOST_LISTED_FAILURES],
+        "cost": " ".join(_cost(store, slides, left=states.counts.left)),
+        "lossy": sorted(filter(_has_losses, slides), key=_lost_share, reverse=True)[:20],
+        "failures": failures[:MAX_LISTED_FAILURES],
         "failure_count": len(failures),
         "failure_classes": _count_classes(failures),
         "examples": list(example_queries(con)) if objects else [],
     }
 
 
-def _other_heads(store: RunStore, chosen: DerivedListing) -> list[str]:
-    return [name for name in derived_names(source_run(store), "predictions") if name != chosen.answers.name]
+def _other_heads(store: RunStore, shown: DerivedListing) -> list[str]:
+    return [name for name in derived_names(source_run(store), "predictions") if name != shown.answers.name]
 
 
 def _title(url: str) -> str:
-    """The run directory's name, or that of the folder it is in where it is only called run."""
+    """Return the name of the run's folder, or of its parent if the folder is named run."""
     path = PurePosixPath(url)
     return (path.parent.name if path.name.lower() == "run" else path.name) or url
 
 
 def _show_slides(store: RunStore, slides: Sequence[SlideSummary]) -> Iterator[ShownSlide]:
     with_large = {
-        slide.slide_id for slide in subsample_by_depth([s for s in slides if s.objects], LARGE_PICTURES)
+        slide.slide_id
+        for slide in subsample_by_depth([slide for slide in slides if slide.objects], LARGE_PICTURES)
     }
     for slide in slides:
         picture = _picture(store, slide.slide_id)
@@ -181,13 +191,13 @@ def _show_slides(store: RunStore, slides: Sequence[SlideSummary]) -> Iterator[Sh
 
 
 def _picture(store: RunStore, slide_id: str) -> tuple[bytes, Image] | None:
-    """A slide's small picture as JPEG and as pixels; one that is damaged is left out and noted."""
+    """Return a slide's overview as JPEG and as pixels. A damaged file is recorded in `store.left_out` and skipped."""
     try:
         jpeg = store.picture(slide_id)
         if jpeg is None:
             return None
         role = picture_file(f"{source_run(store).url}/{picture_path(slide_id)}")
-        return jpeg, decode_image(jpeg, role, most_px=_MOST_PICTURE_PX)
+        return jpeg, decode_image(jpeg, role, most_px=_MAX_PICTURE_PX)
     except StoreUnreachable:
         raise
     except StoreError as error:
@@ -196,12 +206,12 @@ def _picture(store: RunStore, slide_id: str) -> tuple[bytes, Image] | None:
 
 
 def _embed(jpeg: bytes, pixels: Image) -> str:
-    """The picture as a data URI in its own size."""
+    """Return the picture as a data URI at full size."""
     return to_uri(jpeg) if len(jpeg) <= _LARGE_BYTES else jpeg_uri(pixels, quality=72)
 
 
 def _shrink(pixels: Image) -> str:
-    """The picture as a small data URI, without its legend."""
+    """Return the picture as a small data URI, without its legend."""
     from PIL import Image as Pillow
 
     image = Pillow.fromarray(pixels)
@@ -210,16 +220,19 @@ def _shrink(pixels: Image) -> str:
     return jpeg_uri(np.asarray(image))
 
 
-def _spent(store: RunStore, slides: Sequence[SlideSummary], *, left: int) -> list[str]:
-    """What the run held and costs, in sentences."""
+def _cost(store: RunStore, slides: Sequence[SlideSummary], *, left: int) -> list[str]:
+    """Return the machine time and cost of the run, in sentences."""
     return describe_cost(sum_cost(store.heartbeats(), to_table(slides, SLIDES_SCHEMA), left=left))
 
 
 def _mean_stages(slides: Sequence[SlideSummary]) -> list[tuple[str, float]]:
-    """Mean seconds a slide spends in each stage."""
+    """Return the mean seconds per slide in each stage."""
     if not slides:
         return []
-    return [(stage, sum(getattr(s, f"seconds_{stage}") for s in slides) / len(slides)) for stage in _STAGES]
+    return [
+        (stage, sum(getattr(slide, f"seconds_{stage}") for slide in slides) / len(slides))
+        for stage in _STAGES
+    ]
 
 
 def _has_losses(slide: SlideSummary) -> bool:
@@ -227,12 +240,12 @@ def _has_losses(slide: SlideSummary) -> bool:
 
 
 def _lost_share(slide: SlideSummary) -> float:
-    """Of the pass that lost most, where that is known."""
+    """Return the lost share of the pass that lost most, or of the finest pass if that is all the record has."""
     return slide.finest_lost_share if slide.lost_share is None else slide.lost_share
 
 
 def _count_classes(failures: Sequence[Failure]) -> list[tuple[str, int]]:
-    """Slides held back by each class of error; a slide counts by its last failure."""
+    """Return the number of slides by the class of their last error, the most frequent first."""
     last = {failure.slide_id: failure.error for failure in failures}
     return Counter(last.values()).most_common()
 
@@ -240,42 +253,20 @@ def _count_classes(failures: Sequence[Failure]) -> list[tuple[str, int]]:
 def _environment() -> Environment:
     environment = template_environment(finalize=_without_controls)
     environment.filters["lost_share"] = _lost_share
-    environment.filters["short"] = shorten
+    environment.filters["short"] = round_figure
     environment.filters["tenth"] = lambda number: f"{number:,.1f}"
     environment.filters["shell"] = shlex.quote
-    environment.filters["percent"] = _percent
-    environment.filters["bytes"] = _bytes
-    environment.filters["duration"] = _duration
+    environment.filters["percent"] = format_percent
+    environment.filters["bytes"] = format_bytes
+    environment.filters["duration"] = format_duration
     environment.filters["cell"] = format_cell
-    environment.filters["day"] = lambda stated: str(stated)[:16].replace("T", " ")
+    environment.filters["minute"] = lambda time: str(time)[:16].replace("T", " ")
     environment.filters["python"] = repr
     return environment
 
 
 def _without_controls(value: object) -> object:
-    """Text without signs that reorder or hide other text; line ends stay. Markup of our own stays as it is."""
+    """Replace control characters in text, except line ends; markup that is marked safe is returned unchanged."""
     if isinstance(value, str) and not hasattr(value, "__html__"):
         return "\n".join(strip_control_characters(line) for line in value.split("\n"))
     return value
-
-
-def _percent(share: float) -> str:
-    if share == 0:
-        return "0 %"
-    return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.0f} %"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.3g} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:,.1f} h"

@@ -1,4 +1,4 @@
-"""A range chart: the share of each taxon in each sample of a well, depth downwards, taxa as columns, as SVG."""
+"""Range chart of a report as SVG: the share of each taxon in each sample of a well, depth downwards."""
 
 from __future__ import annotations
 
@@ -27,21 +27,25 @@ from fossilray.render.svg_charts import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_TAXA = 24
-"""Columns that have room for a name and a number; rarer taxa share one more column."""
+MAX_TAXA = 24
+"""Taxa with a column of their own; rarer taxa share one more column."""
 
+# Shares of the chart's width.
 _TOTAL_SHARE = 0.09
-"""Of the width, for the counts of all taxa together."""
-_NARROWEST_SHARE = 0.031
-"""Of the width: a column that shows a share of nothing still holds its numbers."""
+"""Column of the counts of all taxa together."""
+_MIN_WIDTH_SHARE = 0.031
+"""Narrowest column, which has room for a count."""
 _GAP_SHARE = 0.006
 
 
 def draw_range_chart(assemblages: Assemblages, *, name: str) -> str:
-    """The chart of one well; a per cent is as long in every column, the number beside a bar is a count.
+    """Draw the chart of one well. Bars are shares at one scale in all columns, the number beside a bar is a count.
 
-    The thick part of a column's line reaches from a taxon's first to its last sample. Samples without a depth stand
-    in the order given. name: seeds the SVG's ids, so that charts in one page do not share them.
+    The thick part of a column's axis reaches from a taxon's first to its last sample. Samples without a depth are
+    drawn in the given order.
+
+    Args:
+        name: prefix of the SVG's ids, which must differ between charts of one page.
     """
     samples = assemblages.samples
     titles, counts = _columns(assemblages)
@@ -60,13 +64,13 @@ def draw_range_chart(assemblages: Assemblages, *, name: str) -> str:
 
 
 def _columns(assemblages: Assemblages) -> tuple[list[str], NDArray[np.int64]]:
-    """Titles and counts (samples, columns); the taxa that are rarest in the well together in the last."""
+    """Return titles and counts (samples, columns); the last column sums the rarest taxa if there are too many."""
     taxa = assemblages.taxa
     counts = np.array([sample.counts for sample in assemblages.samples], np.int64)
-    if len(taxa) <= MOST_TAXA:
+    if len(taxa) <= MAX_TAXA:
         return [shorten_name(taxon) for taxon in taxa], counts
     common = np.zeros(len(taxa), bool)
-    common[np.argsort(-counts.sum(axis=0), kind="stable")[:MOST_TAXA]] = True
+    common[np.argsort(-counts.sum(axis=0), kind="stable")[:MAX_TAXA]] = True
     titles = [shorten_name(taxon) for taxon, is_common in zip(taxa, common, strict=True) if is_common]
     rest = counts[:, ~common].sum(axis=1, keepdims=True)
     return [*titles, f"{int((~common).sum())} rarer taxa"], np.concatenate([counts[:, common], rest], axis=1)
@@ -80,10 +84,10 @@ def _draw_totals(
     bars = total / max(total.max(), 1) * width
     panel.barh(y, bars, height=thickness, color=QUIET, alpha=0.55, linewidth=0)
     if len(samples) <= MOST_LABELS:
-        for place, bar, count in zip(y, bars, total, strict=True):
+        for depth, bar, count in zip(y, bars, total, strict=True):
             if count:
-                _number(panel, bar, place, int(count))
-    _title(panel, 0.0, "objects classified", colour=QUIET)
+                _number(panel, bar, depth, int(count))
+    _title(panel, 0.0, "Objects classified", colour=QUIET)
     panel.axvline(0, color=RULE, linewidth=0.6)
 
 
@@ -98,7 +102,7 @@ def _draw_taxa(
     if not titles:
         return
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    scale, widths = _lay_columns(share.max(axis=0))
+    scale, widths = _fit_columns(share.max(axis=0))
     with_depths = samples[0].depth_m is not None
     left = _TOTAL_SHARE
     step = _step(scale)
@@ -131,7 +135,7 @@ def _draw_taxa(
             )
         left += widths[column] + _GAP_SHARE
     panel.annotate(
-        f"marks below: every {100 * step:.0f} % of a sample's classified objects",
+        f"Ticks: every {100 * step:.0f} % of a sample's classified objects",
         (_TOTAL_SHARE, bottom),
         xytext=(0, -23),
         textcoords="offset points",
@@ -143,34 +147,34 @@ def _draw_taxa(
     )
 
 
-def _lay_columns(largest: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-    """The length of 100 %, and each column's width, so that all columns fill what is left of the chart."""
+def _fit_columns(largest: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """Return the length of 100 % and the width of each column, so that the columns fill the chart."""
     room = 1 - _TOTAL_SHARE - _GAP_SHARE * len(largest)
-    # A number stands beside the longest bar, within the column.
+    # Room for a count beside the longest bar.
     number = 0.018
     low, high = 0.0, 4.0
     for _ in range(40):
         scale = (low + high) / 2
-        widths = np.maximum(largest * scale + number, _NARROWEST_SHARE)
+        widths = np.maximum(largest * scale + number, _MIN_WIDTH_SHARE)
         low, high = (scale, high) if widths.sum() <= room else (low, scale)
-    return low, np.maximum(largest * low + number, _NARROWEST_SHARE)
+    return low, np.maximum(largest * low + number, _MIN_WIDTH_SHARE)
 
 
 def _step(scale: float) -> float:
-    """A round share whose marks stand far enough apart for their numbers."""
+    """Return a round share between ticks whose numbers do not overlap."""
     return next((step for step in (0.05, 0.1, 0.2, 0.5) if step * scale >= 0.018), 1.0)
 
 
 def _mark_empty(panel: Axes, samples: Sequence[TaxonSample], y: NDArray[np.float64]) -> None:
-    """A dashed line over samples that hold nothing, and the reason."""
-    for sample, place in zip(samples, y, strict=True):
+    """Draw a dashed line through each sample without objects, with the reason."""
+    for sample, depth in zip(samples, y, strict=True):
         if sample.total:
             continue
-        why = "barren" if sample.is_barren else "not classified yet"
-        panel.plot([0, 1], [place, place], color=QUIET, linewidth=0.8, dashes=(2, 3))
+        reason = "barren" if sample.is_barren else "not classified yet"
+        panel.plot([0, 1], [depth, depth], color=QUIET, linewidth=0.8, dashes=(2, 3))
         panel.annotate(
-            why,
-            (0, place),
+            reason,
+            (0, depth),
             xytext=(3, 0),
             textcoords="offset points",
             va="bottom",
@@ -179,10 +183,10 @@ def _mark_empty(panel: Axes, samples: Sequence[TaxonSample], y: NDArray[np.float
         )
 
 
-def _number(panel: Axes, right: float, place: float, count: int) -> None:
+def _number(panel: Axes, x: float, y: float, count: int) -> None:
     panel.annotate(
         f"{count:,}",
-        (right, place),
+        (x, y),
         xytext=(1.5, 0),
         textcoords="offset points",
         va="center_baseline",

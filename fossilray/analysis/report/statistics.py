@@ -1,4 +1,4 @@
-"""The figures of a report: from every slide's summary, and from the objects of a bounded sample of slides."""
+"""Statistics of a report, from the summary of every slide and the objects of a bounded sample of slides."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fossilray.analysis.report.figures import DepthSample, Distributions, Spread
+from fossilray.analysis.report.figures import DepthSample, Distributions, Quartiles
 from fossilray.core.records import UNASSIGNED_WELL, SlideSummary, lost_share_of
+from fossilray.core.text import counted
 from fossilray.render.slide_overview import SIZE_CLASSES
 from fossilray.store.query.connection import query_table
 
 if TYPE_CHECKING:
     from fossilray.store.query.connection import Connection
 
-MOST_SAMPLED_SLIDES = 240
-"""Slides whose objects are looked at: five million objects at the archive's mean."""
-MOST_WELLS = 12
-MOST_ROWS_WITHOUT_DEPTH = 60
-MOST_VALUES = 400_000
-"""Values behind a histogram; more would not move a bar by a pixel."""
+MAX_SAMPLED_SLIDES = 240
+"""Slides whose objects are read: five million objects at 21,000 per slide."""
+MAX_WELLS = 12
+MAX_ROWS_WITHOUT_DEPTH = 60
+MAX_VALUES = 400_000
+"""Values behind a histogram; more would not change a bar by a pixel."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Totals:
 
     slides: int
     wells: int
-    """Wells that have a name."""
+    """Wells with a name."""
     objects: int
     scanned_mm2: float
     tiles_planned: int
@@ -54,15 +55,15 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class WellChart:
-    """What a depth chart of one well is drawn from, and what it leaves out."""
+class WellDepthChart:
+    """The data of one well's depth chart."""
 
     well: str
     samples: tuple[DepthSample, ...]
     slides: int
     objects: int
     left_out: int
-    """Slides without a depth in a well where others have one, or beyond what fits."""
+    """Slides that are not drawn: without a depth where others have one, or beyond MAX_ROWS_WITHOUT_DEPTH."""
 
     @property
     def has_depths(self) -> bool:
@@ -71,16 +72,16 @@ class WellChart:
 
 @dataclass(frozen=True)
 class Example:
-    """A question with its SQL and the answer."""
+    """A question with its SQL and the result."""
 
     question: str
     sql: str
-    answer: pa.Table
+    result: pa.Table
 
     @property
     def numeric(self) -> list[bool]:
-        """Which columns of the answer hold numbers."""
-        kinds = self.answer.schema.types
+        """True for each column of the result that holds numbers."""
+        kinds = self.result.schema.types
         return [
             pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
             for kind in kinds
@@ -88,7 +89,7 @@ class Example:
 
 
 def total(slides: Sequence[SlideSummary]) -> Totals:
-    """Totals of these slides."""
+    """Sum the summaries of slides."""
     return Totals(
         slides=len(slides),
         wells=len({slide.well for slide in slides} - {UNASSIGNED_WELL}),
@@ -108,93 +109,101 @@ def total(slides: Sequence[SlideSummary]) -> Totals:
 
 
 def by_depth(slides: Iterable[SlideSummary]) -> list[SlideSummary]:
-    """Slides well by well, each from the top down; those without a depth last."""
+    """Sort slides by well, then from the top down; slides without a depth come last in their well."""
     return sorted(
         slides,
-        key=lambda s: (s.well, s.measured_depth_m is None, s.measured_depth_m or 0.0, s.slide_id),
+        key=lambda slide: (
+            slide.well,
+            slide.measured_depth_m is None,
+            slide.measured_depth_m or 0.0,
+            slide.slide_id,
+        ),
     )
 
 
 def subsample_by_depth(slides: Sequence[SlideSummary], most: int) -> list[SlideSummary]:
-    """At most that many slides, evenly taken from the order given."""
+    """Return at most `most` slides, evenly spaced in the given order."""
     if len(slides) <= most:
         return list(slides)
     return [slides[i] for i in np.linspace(0, len(slides) - 1, most).round().astype(int)]
 
 
 def choose_sample(slides: Sequence[SlideSummary]) -> list[SlideSummary]:
-    """The slides whose objects a report looks at: those of the charted wells first, evenly over their depths."""
+    """Return the slides whose objects are read, evenly over depths; three quarters are of the charted wells."""
     charted = set(charted_wells(slides))
     outside = by_depth(slide for slide in slides if slide.well not in charted)
-    most = MOST_SAMPLED_SLIDES * 3 // 4 if outside else MOST_SAMPLED_SLIDES
+    most = MAX_SAMPLED_SLIDES * 3 // 4 if outside else MAX_SAMPLED_SLIDES
     inside = subsample_by_depth(by_depth(slide for slide in slides if slide.well in charted), most)
-    return inside + subsample_by_depth(outside, MOST_SAMPLED_SLIDES - len(inside))
+    return inside + subsample_by_depth(outside, MAX_SAMPLED_SLIDES - len(inside))
 
 
-def chart_wells(con: Connection, slides: Sequence[SlideSummary]) -> Iterator[WellChart]:
-    """The wells with most slides, by name; counts from all their slides, measures from the view `objects`."""
+def chart_wells(con: Connection, slides: Sequence[SlideSummary]) -> Iterator[WellDepthChart]:
+    """Yield the data of the wells with most slides, by name.
+
+    Counts are of all slides of a well; measures are of the objects in the view `objects`.
+    """
     measures = _measures(con)
     for well in sorted(charted_wells(slides), key=lambda well: (well == UNASSIGNED_WELL, well)):
-        own = by_depth(slide for slide in slides if slide.well == well)
-        with_depth = [slide for slide in own if slide.measured_depth_m is not None]
-        shown = with_depth or own[:MOST_ROWS_WITHOUT_DEPTH]
+        of_well = by_depth(slide for slide in slides if slide.well == well)
+        with_depth = [slide for slide in of_well if slide.measured_depth_m is not None]
+        shown = with_depth or of_well[:MAX_ROWS_WITHOUT_DEPTH]
         groups: dict[float | str, list[SlideSummary]] = {}
         for slide in shown:
             key = slide.slide_id if slide.measured_depth_m is None else slide.measured_depth_m
             groups.setdefault(key, []).append(slide)
-        yield WellChart(
+        yield WellDepthChart(
             well=well,
             samples=tuple(_sample(group, measures.get((well, key))) for key, group in groups.items()),
-            slides=len(own),
-            objects=sum(slide.objects for slide in own),
-            left_out=len(own) - len(shown),
+            slides=len(of_well),
+            objects=sum(slide.objects for slide in of_well),
+            left_out=len(of_well) - len(shown),
         )
 
 
 def measure_distributions(con: Connection) -> Distributions:
-    """Measures of the objects in view, thinned evenly if there are very many."""
+    """Return the measures of the objects in the view `objects`, of every n-th if there are very many."""
     count = query_table(con, "SELECT count(*) AS count FROM objects")["count"][0].as_py()
-    step = max(count // MOST_VALUES, 1)
-    found = query_table(
+    step = max(count // MAX_VALUES, 1)
+    table = query_table(
         con,
         "SELECT greatest(width_um, height_um)::DOUBLE AS longest_um, opacity::DOUBLE AS opacity, "
         f"sharpness::DOUBLE AS sharpness, score::DOUBLE AS score FROM objects WHERE object_id % {step} = 0",
     )
     columns = {
-        name: np.array(found[name].to_numpy(zero_copy_only=False), dtype=np.float64)
-        for name in found.column_names
+        name: np.array(table[name].to_numpy(zero_copy_only=False), dtype=np.float64)
+        for name in table.column_names
     }
     return Distributions(**columns)
 
 
 def write_headline(slides: Sequence[SlideSummary], sizes_um: NDArray[np.float64]) -> list[str]:
-    """What the run found, in a few plain sentences."""
+    """Summarise a run in one to three sentences."""
     totals = total(slides)
     if not slides:
         return ["No slide is committed yet."]
-    wells = f" of {_count(totals.wells, 'well')}" if totals.wells else ""
-    told = (
-        f"{_count(totals.slides, 'slide')}{wells}, {shorten(totals.scanned_mm2)} mm² of scan, "
-        f"{'holds' if totals.slides == 1 else 'hold'} {_count(totals.objects, 'object')}"
+    wells = f" of {counted(totals.wells, 'well')}" if totals.wells else ""
+    contents = (
+        f"{counted(totals.slides, 'slide')}{wells}, {round_figure(totals.scanned_mm2)} mm² of scan, "
+        f"{'holds' if totals.slides == 1 else 'hold'} {counted(totals.objects, 'object')}"
     )
     if not totals.objects:
-        return [told + "."]
-    quarter, three_quarters = np.quantile(sizes_um, [0.25, 0.75]) if len(sizes_um) else (0.0, 0.0)
+        return [contents + "."]
+    lower, upper = np.quantile(sizes_um, [0.25, 0.75]) if len(sizes_um) else (0.0, 0.0)
     sentences = [
-        f"{told}: {shorten(totals.objects_per_mm2)} per mm², half of them between {quarter:.0f} and "
-        f"{three_quarters:.0f} µm long."
+        f"{contents}: {round_figure(totals.objects_per_mm2)} per mm², half of them between {lower:.0f} and "
+        f"{upper:.0f} µm long."
     ]
     sentences += _describe_densest(slides)
     return sentences
 
 
-def shorten(number: float) -> str:
-    """Three significant digits, and never fewer than the whole part has."""
+def round_figure(number: float) -> str:
+    """Format a number with three significant digits, and with its whole integer part."""
     return f"{number:,.3g}" if abs(number) < 999.5 else f"{number:,.0f}"
 
 
 def example_queries(con: Connection) -> Iterator[Example]:
-    """Questions a palynologist may ask, answered on the views of a connection."""
+    """Run example queries on the views of a connection and yield them with their results."""
     for question, sql in _EXAMPLES:
         yield Example(question, sql, query_table(con, sql))
 
@@ -224,7 +233,7 @@ ORDER BY well, depth_m
 LIMIT 12""",
     ),
     (
-        "Which are single, whole and sharp enough to label first?",
+        "Which objects are isolated, whole and sharp, and so good to label first?",
         """\
 SELECT slide_id, object_id,
        round(width_um) AS width_um,
@@ -237,7 +246,7 @@ ORDER BY sharpness DESC, slide_id, object_id
 LIMIT 8""",
     ),
     (
-        "How many are long and thin, as fibres and hyphae are?",
+        "How many objects are elongated, as fibres and hyphae are?",
         """\
 SELECT CASE WHEN elongation < 1.5 THEN 'below 1.5'
             WHEN elongation < 3 THEN '1.5 to 3'
@@ -255,26 +264,26 @@ ORDER BY min(elongation)""",
 
 
 def charted_wells(slides: Sequence[SlideSummary]) -> list[str]:
-    """The wells that have charts: those with most slides."""
+    """Return the wells that are charted, those with most slides first."""
     counts: dict[str, int] = {}
     for slide in slides:
         counts[slide.well] = counts.get(slide.well, 0) + 1
-    return sorted(counts, key=lambda well: (-counts[well], well))[:MOST_WELLS]
+    return sorted(counts, key=lambda well: (-counts[well], well))[:MAX_WELLS]
 
 
 @dataclass(frozen=True)
 class _Measures:
     class_counts: NDArray[np.int64]
-    opacity: Spread | None
+    opacity: Quartiles | None
     colour: tuple[int, int, int] | None
 
 
 def _measures(con: Connection) -> dict[tuple[str, float | str], _Measures]:
-    """Per well and depth (or slide, where no depth is known)."""
+    """Return measures by well and depth, or by well and slide_id if the slide has no depth."""
     edges = [size.from_um for size in SIZE_CLASSES[1:]]
     size_class = " + ".join(f"(longest >= {edge:g})::INT" for edge in edges)
     counts = ", ".join(f"count(*) FILTER (size_class = {i})" for i in range(len(SIZE_CLASSES)))
-    found = query_table(
+    table = query_table(
         con,
         f"SELECT well, measured_depth_m, CASE WHEN measured_depth_m IS NULL THEN slide_id END AS slide_id, "
         f"[{counts}] AS classes, quantile_cont(opacity, [0.25, 0.5, 0.75]) AS quartiles, "
@@ -282,11 +291,11 @@ def _measures(con: Connection) -> dict[tuple[str, float | str], _Measures]:
         f"(SELECT *, greatest(width_um, height_um) AS longest, {size_class} AS size_class FROM objects) GROUP BY ALL",
     )
     measures: dict[tuple[str, float | str], _Measures] = {}
-    for row in found.to_pylist():
+    for row in table.to_pylist():
         depth_m, quartiles, colour = row["measured_depth_m"], row["quartiles"], row["colour"]
         measures[row["well"], row["slide_id"] if depth_m is None else depth_m] = _Measures(
             class_counts=np.array(row["classes"], dtype=np.int64),
-            opacity=Spread(*quartiles) if quartiles else None,
+            opacity=Quartiles(*quartiles) if quartiles else None,
             colour=None if colour[0] is None else (round(colour[0]), round(colour[1]), round(colour[2])),
         )
     return measures
@@ -311,14 +320,10 @@ def _describe_densest(slides: Sequence[SlideSummary]) -> Iterator[str]:
     if len(slides) < 3 or density[densest] < 1.3 * typical or not typical:
         return
     slide = slides[densest]
-    where = (
+    name = (
         slide.well if slide.measured_depth_m is None else f"{slide.well} at {slide.measured_depth_m:,.10g} m"
     )
     yield (
-        f"Richest is {where} with {shorten(density[densest])} per mm², {shorten(density[densest] / typical)} times the "
-        "median slide."
+        f"The highest density is that of {name}, {round_figure(density[densest])} per mm², "
+        f"{round_figure(density[densest] / typical)} times the median."
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,1 +1,1 @@
-"""Wells: what the calls of a classifier say about assemblages against depth."""
+"""Stratigraphy of wells: assemblages of predicted taxa against measured depth."""

@@ -1,10 +1,10 @@
-"""Everything that a chart of a well shows, worked out: taxa, shares with intervals, occurrences, diversity, zones."""
+"""The numbers of a well's chart: taxa, shares with intervals, ranges, diversity and zones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,167 +14,182 @@ from fossilray.analysis.stratigraphy.diversity import Diversity, describe_divers
 from fossilray.analysis.stratigraphy.intervals import LEVEL, ShareEstimate, estimate_shares
 from fossilray.analysis.stratigraphy.samples import WellSamples, gather_samples
 from fossilray.analysis.stratigraphy.taxonomy import Rank, TaxonGrouping, Taxonomy, group_taxa
-from fossilray.analysis.stratigraphy.zones import FEWEST_SAMPLES, Zonation, find_zones
+from fossilray.analysis.stratigraphy.zones import MIN_SAMPLES, Zonation, find_zones
 from fossilray.core.errors import UsageError
 from fossilray.store import RunStore
 
 Order = Literal["last-occurrence", "first-occurrence", "abundance", "name"]
-ORDERS: tuple[Order, ...] = get_args(Order)
-FEWEST_OBJECTS = 50
+MIN_OBJECTS = 50
 
 
 @dataclass(frozen=True)
 class ChartOptions:
-    """How a well is charted."""
+    """Options of a well's chart."""
 
     taxonomy: Taxonomy | None = None
     rank: Rank = "genus"
     leave_out: tuple[str, ...] = ()
     order: Order = "last-occurrence"
     confusion: Confusion | None = None
-    """Instead of the one that the predictions state."""
+    """Replaces the confusion matrix in the record of the predictions."""
     is_corrected: bool = True
-    """Where a confusion is known."""
+    """Correct counts for the confusion matrix, if one is known."""
     level: float = LEVEL
-    fewest: int = FEWEST_OBJECTS
-    """Samples of fewer objects have bars without filling, and no say in zones and correlation."""
+    """Confidence level of the intervals."""
+    min_objects: int = MIN_OBJECTS
+    """Samples of fewer objects are drawn with unfilled bars and do not enter zones and correlation."""
     zones: int | None = None
+    """Number of zones; None: as many as the broken-stick model supports."""
     seed: int = 0
     depths: Mapping[str, float] = field(default_factory=dict)
+    """Measured depths in metres by slide_id; they override the catalog."""
     head: str | None = None
+    """Name of the predictions; None: the newest."""
 
 
 @dataclass(frozen=True)
 class WellChart:
-    """A well as it is drawn; rows are samples from the top down, columns taxa in the order of the chart."""
+    """The numbers of a well's chart. Rows are samples from the top down, columns are taxa from left to right."""
 
-    found: WellSamples
+    well_samples: WellSamples
     options: ChartOptions
     confusion: Confusion | None
-    rolled: TaxonGrouping
+    """The matrix by which counts are corrected; None if they are not."""
+    grouping: TaxonGrouping
     taxa: tuple[str, ...]
     groups: tuple[str, ...]
-    counted: NDArray[np.int64]
-    """(samples, taxa) objects that were called so."""
+    """The group of each taxon, empty if it has none."""
+    predicted_counts: NDArray[np.int64]
+    """(samples, taxa) objects predicted as each taxon, before correction."""
     estimate: ShareEstimate
     last: tuple[int | None, ...]
-    """The topmost sample in which a taxon is for sure; None where it is in none."""
+    """Row of each taxon's last occurrence: the topmost sample in which it is present. None if it is in no sample."""
     first: tuple[int | None, ...]
-    """The lowest one."""
+    """Row of each taxon's first occurrence, the lowest such sample."""
     diversity: tuple[Diversity, ...]
-    effort: int
-    """Objects to which samples are rarefied."""
-    full: tuple[int, ...]
-    """Rows of samples that have enough objects."""
+    rarefaction_size: int
+    """Number of objects to which samples are rarefied; 0 if no sample is well sampled."""
+    well_sampled: tuple[int, ...]
+    """Rows of samples with at least `options.min_objects` objects."""
     zonation: Zonation | None
-    """Of the samples in `full`; None where they are too few."""
+    """Zones of the rows in `well_sampled`; None if they are too few."""
 
     @property
     def well(self) -> str:
-        return self.found.well
+        return self.well_samples.well
 
     @property
     def counts(self) -> NDArray[np.float64]:
-        """(samples, taxa) objects of each taxon, corrected where the shares are; 0 in a barren sample."""
+        """(samples, taxa) estimated objects of each taxon; 0 in a sample without objects."""
         return np.nan_to_num(self.estimate.shares * self.estimate.objects[:, None])
 
     @property
     def borders_m(self) -> list[float]:
-        """Depths of the borders of zones, halfway between their samples."""
+        """Measured depths of zone borders, each halfway between the two samples beside it."""
         if self.zonation is None:
             return []
-        depths = self.found.depths[list(self.full)]
+        depths = self.well_samples.depths[list(self.well_sampled)]
         return [float((depths[row] + depths[row + 1]) / 2) for row in self.zonation.borders]
 
 
 def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChart:
-    """One well of a run, worked out.
+    """Return the chart of one well of a run.
 
     Raises:
-        UsageError: see `gather_samples`, `match_confusion` and `roll_up`; or all taxa are left out.
+        UsageError: every taxon is left out, or an error of `gather_samples`, `match_confusion` or `group_taxa`.
     """
-    found = gather_samples(store, well, head=options.head, depths=options.depths)
-    confusion = options.confusion or recorded_confusion(found.predictions.answers.record.head)
+    well_samples = gather_samples(store, well, head=options.head, depths=options.depths)
+    confusion = options.confusion or recorded_confusion(well_samples.predictions.answers.record.head)
     if not options.is_corrected:
         confusion = None
-    labels: Sequence[str] = found.labels
+    labels: Sequence[str] = well_samples.labels
     if confusion is not None:
         confusion = match_confusion(confusion, labels)
         labels = confusion.classes
-    rolled = group_taxa(labels, options.taxonomy, rank=options.rank, leave_out=options.leave_out)
-    if not rolled.taxa:
+    grouping = group_taxa(labels, options.taxonomy, rank=options.rank, leave_out=options.leave_out)
+    if not grouping.taxa:
         raise UsageError("every taxon is left out, so there is nothing to chart; leave out fewer")
-    member_of = np.array(rolled.member_of, np.int64)
+    taxon_of_label = np.array(grouping.taxon_of_label, np.int64)
     estimate = estimate_shares(
-        found.calls,
-        member_of,
-        len(rolled.taxa),
+        well_samples.label_counts,
+        taxon_of_label,
+        len(grouping.taxa),
         confusion=confusion,
         level=options.level,
         rng=np.random.default_rng(options.seed),
     )
-    counted = np.zeros((len(found.calls), len(rolled.taxa)), np.int64)
-    for label, taxon in enumerate(rolled.member_of[: found.calls.shape[1]]):
-        if taxon >= 0:
-            counted[:, taxon] += found.calls[:, label]
-    occurs = estimate.certain_low > 0
-    last, first = _ends(occurs), _ends(occurs[::-1])
-    first = [None if row is None else len(occurs) - 1 - row for row in first]
-    # A taxon that no sample may hold has no column.
-    shown = [taxon for taxon in range(len(rolled.taxa)) if counted[:, taxon].any() or last[taxon] is not None]
-    order = sorted(shown, key=_sort_key(options.order, rolled, estimate, last, first))
+    predicted = _count_taxa(well_samples.label_counts, grouping)
+    present = estimate.present_low > 0
+    last, first = _first_true(present), _first_true(present[::-1])
+    first = [None if row is None else len(present) - 1 - row for row in first]
+    # A taxon that was never predicted and is present nowhere gets no column.
+    shown = [
+        taxon for taxon in range(len(grouping.taxa)) if predicted[:, taxon].any() or last[taxon] is not None
+    ]
+    order = sorted(shown, key=_sort_key(options.order, grouping, estimate, last, first))
     estimate = ShareEstimate(
         estimate.shares[:, order],
         estimate.low[:, order],
         estimate.high[:, order],
-        estimate.certain_low[:, order],
+        estimate.present_low[:, order],
         estimate.objects,
     )
     totals = np.round(estimate.objects).astype(int)
-    full = tuple(int(row) for row in np.flatnonzero((totals >= options.fewest) & (totals > 0)))
-    effort = int(totals[list(full)].min()) if full else 0
-    enough = len(full) >= FEWEST_SAMPLES and len(order) > 1
+    well_sampled = tuple(int(row) for row in np.flatnonzero((totals >= options.min_objects) & (totals > 0)))
+    rarefaction_size = int(totals[list(well_sampled)].min()) if well_sampled else 0
+    has_zones = len(well_sampled) >= MIN_SAMPLES and len(order) > 1
     return WellChart(
-        found=found,
+        well_samples=well_samples,
         options=options,
         confusion=confusion,
-        rolled=rolled,
-        taxa=tuple(rolled.taxa[taxon] for taxon in order),
-        groups=tuple(rolled.groups[taxon] for taxon in order),
-        counted=counted[:, order],
+        grouping=grouping,
+        taxa=tuple(grouping.taxa[taxon] for taxon in order),
+        groups=tuple(grouping.groups[taxon] for taxon in order),
+        predicted_counts=predicted[:, order],
         estimate=estimate,
         last=tuple(last[taxon] for taxon in order),
         first=tuple(first[taxon] for taxon in order),
         diversity=tuple(
-            describe_diversity(round_counts(shares, total), effort=effort)
+            describe_diversity(round_counts(shares, total), rarefaction_size=rarefaction_size)
             for shares, total in zip(estimate.shares, totals.tolist(), strict=True)
         ),
-        effort=effort,
-        full=full,
-        zonation=find_zones(_whole(estimate.shares[list(full)]), number=options.zones) if enough else None,
+        rarefaction_size=rarefaction_size,
+        well_sampled=well_sampled,
+        zonation=find_zones(_renormalise(estimate.shares[list(well_sampled)]), number=options.zones)
+        if has_zones
+        else None,
     )
 
 
-def _whole(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shares that add up to 1 again once taxa without a column are gone."""
+def _count_taxa(label_counts: NDArray[np.int64], grouping: TaxonGrouping) -> NDArray[np.int64]:
+    """Sum counts (samples, labels) to counts (samples, taxa), without labels that are left out."""
+    counts = np.zeros((len(label_counts), len(grouping.taxa)), np.int64)
+    for label, taxon in enumerate(grouping.taxon_of_label[: label_counts.shape[1]]):
+        if taxon >= 0:
+            counts[:, taxon] += label_counts[:, label]
+    return counts
+
+
+def _renormalise(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale rows to a sum of 1, which taxa without a column have lowered."""
     total = shares.sum(axis=1, keepdims=True)
-    whole: NDArray[np.float64] = shares / np.maximum(total, 1e-300)
-    return whole
+    scaled: NDArray[np.float64] = shares / np.maximum(total, 1e-300)
+    return scaled
 
 
-def _ends(occurs: NDArray[np.bool_]) -> list[int | None]:
-    """The first row of each column that is true."""
-    return [int(np.argmax(column)) if column.any() else None for column in occurs.T]
+def _first_true(values: NDArray[np.bool_]) -> list[int | None]:
+    """Return the first true row of each column, None for a column without one."""
+    return [int(np.argmax(column)) if column.any() else None for column in values.T]
 
 
 def _sort_key(  # type: ignore[no-untyped-def]
     order: Order,
-    rolled: TaxonGrouping,
+    grouping: TaxonGrouping,
     estimate: ShareEstimate,
     last: Sequence[int | None],
     first: Sequence[int | None],
 ):
-    """How taxa stand from left to right; those that are nowhere for sure stand at the end."""
+    """Return the key that sorts taxa from left to right. Taxa that are present in no sample come last."""
     mean = np.nan_to_num(estimate.shares).mean(axis=0)
 
     def key(taxon: int) -> tuple[float, float, float, str]:
@@ -182,12 +197,12 @@ def _sort_key(  # type: ignore[no-untyped-def]
         never = float(top is None)
         match order:
             case "name":
-                return 0, 0, 0, rolled.taxa[taxon].casefold()
+                return 0, 0, 0, grouping.taxa[taxon].casefold()
             case "abundance":
-                return 0, -mean[taxon], 0, rolled.taxa[taxon]
+                return 0, -mean[taxon], 0, grouping.taxa[taxon]
             case "first-occurrence":
-                return never, -float(base or 0), -float(top or 0), rolled.taxa[taxon]
+                return never, -float(base or 0), -float(top or 0), grouping.taxa[taxon]
             case _:
-                return never, float(top or 0), float(base or 0), rolled.taxa[taxon]
+                return never, float(top or 0), float(base or 0), grouping.taxa[taxon]
 
     return key

@@ -1,4 +1,4 @@
-"""How often a classifier takes one class for another, as counts of validation crops."""
+"""Confusion matrices of classifiers, as counts of validation crops."""
 
 from __future__ import annotations
 
@@ -17,74 +17,76 @@ from fossilray.core.text import list_some
 from fossilray.models.heads import Head, load_head
 
 PRIOR_CROPS = 4.0
-"""What is presumed of a class before its first validation crop weighs as much as four crops."""
+"""Weight of the prior of each class, in validation crops."""
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Validation crops that a classifier was not taught on, by what they are and what they were called."""
+    """A confusion matrix over crops that the classifier was not trained on."""
 
     classes: tuple[str, ...]
     counts: NDArray[np.int64]
-    """(classes, classes): of each class (rows), how many were called each class (columns)."""
+    """(classes, classes) crops by true class (rows) and predicted class (columns)."""
 
     @property
     def crops(self) -> int:
         return int(self.counts.sum())
 
     @property
-    def right_share(self) -> float:
-        """Share of crops that were called what they are."""
+    def accuracy(self) -> float:
+        """Share of crops whose prediction is right; 0 without crops."""
         return float(np.trace(self.counts)) / max(self.crops, 1)
 
     @property
-    def weights(self) -> NDArray[np.float64]:
-        """Dirichlet parameters (classes, classes) of each class's calls: the counts, and a presumption beside them.
+    def dirichlet_parameters(self) -> NDArray[np.float64]:
+        """Dirichlet parameters (classes, classes) of each true class's predictions: the counts plus a prior.
 
-        The presumption weighs PRIOR_CROPS: right as often as all classes together, otherwise called what others
-        are wrongly called. So a class of few validation crops, or none, has wide intervals and no wild ones.
+        The prior weighs PRIOR_CROPS per class. It expects the accuracy over all classes, and errors that fall on other
+        classes as often as errors of all classes do. A class with few or no validation crops so gets wide, but not
+        arbitrary, intervals.
         """
         number = len(self.classes)
         wrong = self.counts - np.diag(np.diag(self.counts))
-        # One right and one wrong call more, so that a faultless validation is not presumed to be faultless for ever.
-        right = (np.trace(self.counts) + 1) / (self.crops + 2)
-        taken_for = np.tile(wrong.sum(axis=0) + 1 / number, (number, 1))
-        np.fill_diagonal(taken_for, 0)
-        presumed = (1 - right) * taken_for / np.maximum(taken_for.sum(axis=1, keepdims=True), 1e-12)
-        np.fill_diagonal(presumed, right if number > 1 else 1.0)
-        weights: NDArray[np.float64] = self.counts + PRIOR_CROPS * presumed
-        return weights
+        # Laplace's rule: a validation without errors does not imply a classifier without errors.
+        accuracy = (np.trace(self.counts) + 1) / (self.crops + 2)
+        errors = np.tile(wrong.sum(axis=0) + 1 / number, (number, 1))
+        np.fill_diagonal(errors, 0)
+        prior = (1 - accuracy) * errors / np.maximum(errors.sum(axis=1, keepdims=True), 1e-12)
+        np.fill_diagonal(prior, accuracy if number > 1 else 1.0)
+        parameters: NDArray[np.float64] = self.counts + PRIOR_CROPS * prior
+        return parameters
 
 
 def confusion_of_head(head: Head) -> Confusion | None:
-    """What a head said of its labelled crops while they were held out; None where its file does not tell."""
+    """Return the confusion matrix of a head's out-of-fold predictions; None if its file has none."""
     counts = head.confusion
     return None if counts is None else Confusion(head.classes, counts)
 
 
 def recorded_confusion(head: Mapping[str, Any] | None) -> Confusion | None:
-    """The confusion that the record of predictions states of its head."""
+    """Return the confusion matrix of the head in a record of predictions; None if it has none."""
     if not head or "confusion" not in head:
         return None
     return Confusion(tuple(head["classes"]), np.array(head["confusion"], np.int64))
 
 
 def read_confusion(path: Path) -> Confusion:
-    """The confusion in a head's file, or in a CSV: true class, then how many crops were called each class.
+    """Read a confusion matrix from a head's file or from a CSV.
 
-    A CSV has one row and one column for each class, under its name, as `fossilray evaluate` writes confusion.csv.
+    The CSV has one row per true class and one column per predicted class, each under the name of the class, with counts
+    of crops; `fossilray evaluate` writes such a file as confusion.csv.
 
     Raises:
-        UsageError: it is no such table, or a head that does not tell.
-        WeightsError: it is no head.
+        UsageError: the CSV is not such a table, or the head holds no confusion matrix.
+        WeightsError: the file is not a head.
     """
     if path.suffix == ".safetensors":
-        found = confusion_of_head(load_head(path))
-        if found is None:
+        confusion = confusion_of_head(load_head(path))
+        if confusion is None:
             raise UsageError(
-                f"{path} does not tell what it confuses; train it again with this fossilray, or give a CSV"
+                f"{path} holds no confusion matrix; train it again with this fossilray, or give a CSV"
             )
-        return found
+        return confusion
     table = read_csv_table(
         path,
         use="a confusion matrix",
@@ -96,7 +98,7 @@ def read_confusion(path: Path) -> Confusion:
     columns = [_plain(name) for name in table.header[1:]]
     names = [_plain(row.cells[0]) for row in table.rows]
     if len(set(columns)) != len(columns) or sorted(names) != sorted(columns):
-        differing = sorted(set(names) ^ set(columns)) or ["one of them twice"]
+        differing = sorted(set(names) ^ set(columns)) or ["a class that is listed twice"]
         raise table.role.damaged(f"the classes of its rows and columns differ in {list_some(differing)}")
     counts = np.array([[_count(row, cell) for cell in row.cells[1:]] for row in table.rows], np.int64)
     order = [names.index(name) for name in columns]
@@ -104,16 +106,16 @@ def read_confusion(path: Path) -> Confusion:
 
 
 def match_confusion(confusion: Confusion, labels: Sequence[str]) -> Confusion:
-    """The same, with the classes in the order of these labels first.
+    """Return the matrix with its classes reordered: these labels first, in their order.
 
     Raises:
-        UsageError: a label is none of its classes.
+        UsageError: the matrix lacks a label.
     """
     missing = [label for label in labels if label not in confusion.classes]
     if missing:
         raise UsageError(
-            f"the confusion knows nothing of {', '.join(missing[:5])}; give one that was measured on the classes of "
-            f"the head: {', '.join(confusion.classes[:8])}…"
+            f"the confusion matrix has no class {list_some(missing)}, only {list_some(confusion.classes, most=8)}; give "
+            "one that was measured on the classes of the head"
         )
     order = [confusion.classes.index(label) for label in labels]
     order += [row for row in range(len(confusion.classes)) if row not in order]

@@ -1,4 +1,4 @@
-"""How diverse samples are, by the indices of the field, and how many taxa equal efforts would have found."""
+"""Diversity indices and rarefaction of samples."""
 
 from __future__ import annotations
 
@@ -10,44 +10,51 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Diversity:
-    """Indices of one sample; nan where a sample is too small for one."""
+    """Diversity indices of one sample; nan where the sample is too small for an index."""
 
     objects: int
     richness: int
-    """Taxa that were counted."""
+    """Number of taxa in the sample."""
     shannon: float
     """-sum p ln p, in nats (Shannon 1948)."""
     simpson: float
     """1 - sum p^2 (Simpson 1949)."""
     evenness: float
-    """Shannon's index over that of equal shares, ln richness (Pielou 1966)."""
+    """Shannon's index divided by its maximum, ln richness (Pielou 1966)."""
     fisher_alpha: float
-    """Of the logarithmic series (Fisher, Corbet and Williams 1943)."""
+    """Alpha of the logarithmic series (Fisher, Corbet and Williams 1943)."""
     rarefied: float
-    """Taxa expected among as many objects as all samples have; nan in a sample of fewer."""
+    """Expected taxa among `rarefaction_size` objects; nan in a smaller sample."""
 
 
-def describe_diversity(counts: NDArray[np.int64], *, effort: int) -> Diversity:
-    """The indices of one sample's counts. effort: objects to which it is rarefied."""
-    own = counts[counts > 0]
-    total = int(own.sum())
+def describe_diversity(counts: NDArray[np.int64], *, rarefaction_size: int) -> Diversity:
+    """Return the indices of one sample.
+
+    Args:
+        counts: (taxa,) objects of each taxon.
+        rarefaction_size: number of objects to which richness is rarefied; 0: not rarefied.
+    """
+    present = counts[counts > 0]
+    total = int(present.sum())
     if not total:
         return Diversity(0, 0, np.nan, np.nan, np.nan, np.nan, np.nan)
-    share = own / total
+    share = present / total
     shannon = float(-(share * np.log(share)).sum())
     return Diversity(
         objects=total,
-        richness=len(own),
+        richness=len(present),
         shannon=shannon,
         simpson=float(1 - (share**2).sum()),
-        evenness=shannon / np.log(len(own)) if len(own) > 1 else np.nan,
-        fisher_alpha=fisher_alpha(total, len(own)),
-        rarefied=float(rarefy(own, np.array([effort]))[0]) if 0 < effort <= total else np.nan,
+        evenness=shannon / np.log(len(present)) if len(present) > 1 else np.nan,
+        fisher_alpha=fisher_alpha(total, len(present)),
+        rarefied=float(rarefy(present, np.array([rarefaction_size]))[0])
+        if 0 < rarefaction_size <= total
+        else np.nan,
     )
 
 
 def fisher_alpha(objects: int, taxa: int) -> float:
-    """The alpha for which taxa = alpha ln(1 + objects / alpha); nan where every object is a taxon of its own."""
+    """Solve taxa = alpha ln(1 + objects / alpha) for alpha; nan if every object is a different taxon."""
     from scipy.optimize import brentq
 
     if taxa < 1 or taxa >= objects:
@@ -55,16 +62,21 @@ def fisher_alpha(objects: int, taxa: int) -> float:
     return float(brentq(lambda alpha: alpha * np.log1p(objects / alpha) - taxa, 1e-9, 1e9))
 
 
-def rarefy(counts: NDArray[np.int64], efforts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Taxa expected among so many objects drawn from a sample without putting them back (Hurlbert 1971).
+def rarefy(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the expected number of taxa among objects drawn from a sample without replacement (Hurlbert 1971).
 
-    efforts: numbers of objects, none above the sample's.
+    Args:
+        counts: (taxa,) objects of each taxon.
+        sizes: (n,) numbers of objects to draw.
+
+    Raises:
+        ValueError: a size exceeds the number of objects.
     """
     from scipy.special import gammaln
 
     total = int(counts.sum())
-    if (efforts > total).any():
-        raise ValueError(f"a sample of {total} objects cannot be rarefied to {efforts.max()}")
+    if (sizes > total).any():
+        raise ValueError(f"a sample of {total} objects cannot be rarefied to {sizes.max()}")
 
     def log_choose(n: NDArray[np.int64], k: NDArray[np.int64]) -> NDArray[np.float64]:
         possible = k <= n
@@ -72,16 +84,16 @@ def rarefy(counts: NDArray[np.int64], efforts: NDArray[np.int64]) -> NDArray[np.
         chosen = gammaln(n + 1.0) - gammaln(kept + 1.0) - gammaln(n - kept + 1.0)
         return np.where(possible, chosen, -np.inf)
 
-    own = counts[counts > 0]
-    missed = log_choose(total - own[None, :], efforts[:, None]) - log_choose(
-        np.array([[total]]), efforts[:, None]
+    present = counts[counts > 0]
+    log_missed = log_choose(total - present[None, :], sizes[:, None]) - log_choose(
+        np.array([[total]]), sizes[:, None]
     )
-    found: NDArray[np.float64] = (1 - np.exp(missed)).sum(axis=1)
-    return found
+    expected: NDArray[np.float64] = (1 - np.exp(log_missed)).sum(axis=1)
+    return expected
 
 
 def round_counts(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
-    """Whole numbers in these shares that add up to the total: the largest remainders are rounded up."""
+    """Return whole numbers in these shares that sum to `total`, by the largest-remainder method; 0 for nan shares."""
     if not total or not np.isfinite(shares).all():
         return np.zeros(len(shares), np.int64)
     exact = shares * total

@@ -1,12 +1,13 @@
-"""Counts corrected for what a classifier confuses, with intervals that carry its errors as well as the lot.
+"""Counts corrected for the classifier's confusion matrix, with intervals for classification and sampling error.
 
-Of a sample whose assemblage has the shares p, a classifier calls class j the share sum_k p_k A_kj of the objects, where
-A is its confusion. The counts of calls are multinomial; p is estimated by maximum likelihood (Solow, Davis and Hu 2001,
-"Estimating the taxonomic composition of a sample when individuals are classified with error", Mar. Ecol. Prog. Ser.
-216, 309-311), which never leaves the simplex as the inverted matrix does, by EM (Dempster, Laird and Rubin 1977; the
-same steps as Saerens, Latinne and Decaestecker 2002, Neural Comput. 14, section 2.2, over calls instead of
-probabilities). Intervals are percentiles of a bootstrap over both the objects and the validation crops: shares of calls
-and rows of A are drawn from the Dirichlet laws of their counts (Rubin 1981), and p is estimated anew.
+In a sample whose assemblage has the shares p, a classifier predicts class j for a share sum_k p_k A_kj of the objects,
+where A is its confusion matrix. Counts of predictions are multinomial. p is estimated by maximum likelihood (Solow,
+Davis and Hu 2001, "Estimating the taxonomic composition of a sample when individuals are classified with error", Mar.
+Ecol. Prog. Ser. 216, 309-311), which stays inside the simplex, as the inverted matrix does not. The maximum is found by
+EM (Dempster, Laird and Rubin 1977), with the steps of Saerens, Latinne and Decaestecker (2002, Neural Comput. 14,
+section 2.2) over predictions instead of probabilities. Intervals are percentiles of a Bayesian bootstrap (Rubin 1981)
+over the objects and the validation crops: the shares of predictions and the rows of A are drawn from the Dirichlet
+distributions of their counts, and p is estimated from each draw.
 """
 
 from __future__ import annotations
@@ -24,29 +25,29 @@ LEVEL = 0.95
 _DRAWS_AT_ONCE = 50
 _STEPS = 300
 _STRIDE = 1.8
-"""Of a step of EM: below 2 it goes to the same place, sooner (Salakhutdinov and Roweis 2003, ICML)."""
-_SETTLED = 1e-6
+"""Over-relaxation of an EM step: below 2 it converges to the same maximum, faster (Salakhutdinov and Roweis 2003)."""
+_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class ShareEstimate:
-    """Shares of taxa in samples, with what they may be; rows are samples, columns taxa."""
+    """Estimated shares (samples, taxa) with their intervals; nan in a sample without objects."""
 
     shares: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
-    certain_low: NDArray[np.float64]
-    """What the share exceeds in every draw of the bootstrap: above nothing, a taxon is there for sure.
+    present_low: NDArray[np.float64]
+    """The least share over all draws of the bootstrap; a taxon is present in a sample where it exceeds 0.
 
-    Stricter than `low`, for a range ends where the last of many samples says so.
+    Stricter than `low`, because the end of a range is the extreme of many samples.
     """
     objects: NDArray[np.float64]
-    """(samples,) objects of all taxa together, those of classes that are left out taken away."""
+    """(samples,) objects of all taxa together, without those of classes that are left out."""
 
 
 def estimate_shares(
-    calls: NDArray[np.int64],
-    member_of: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    taxon_of_label: NDArray[np.int64],
     taxa: int,
     *,
     confusion: Confusion | None,
@@ -54,62 +55,74 @@ def estimate_shares(
     draws: int = DRAWS,
     rng: np.random.Generator,
 ) -> ShareEstimate:
-    """Shares of taxa in the assemblages that samples were drawn from.
+    """Estimate the shares of taxa in the assemblages that samples were drawn from.
 
-    calls: (samples, labels), the labels being the first classes of `confusion`. member_of: the taxon of each class of
-    `confusion`, or of each label without one; -1 for a class that is left out, whose objects then count nowhere.
-    Without a confusion the intervals are Wilson's (1927), for the lot alone. A sample without objects gets nan.
+    Args:
+        counts: (samples, labels) objects predicted as each label; labels are the first classes of `confusion`.
+        taxon_of_label: (labels,) or, with a confusion matrix, (classes,) the taxon of each; -1: left out, not counted.
+        taxa: number of taxa.
+        confusion: None: no correction, and Wilson's (1927) intervals for sampling error only.
+        level: confidence level of the intervals.
+        draws: draws of the bootstrap.
     """
     if confusion is None:
-        return _sampling_intervals_only(_gather(calls.astype(np.float64), member_of, taxa), level=level)
-    padded = np.zeros((len(calls), len(confusion.classes)), np.float64)
-    padded[:, : calls.shape[1]] = calls
-    weights = confusion.weights
-    mean = weights / weights.sum(axis=1, keepdims=True)
-    unmixed = _gather(correct_confusion(padded, mean), member_of, taxa)
-    objects = np.nan_to_num(unmixed.sum(axis=1)) * padded.sum(axis=1)
-    shares = _normalise(unmixed)
+        return _sampling_intervals_only(
+            _sum_taxa(counts.astype(np.float64), taxon_of_label, taxa), level=level
+        )
+    padded = np.zeros((len(counts), len(confusion.classes)), np.float64)
+    padded[:, : counts.shape[1]] = counts
+    parameters = confusion.dirichlet_parameters
+    mean = parameters / parameters.sum(axis=1, keepdims=True)
+    corrected = _sum_taxa(correct_confusion(padded, mean), taxon_of_label, taxa)
+    objects = np.nan_to_num(corrected.sum(axis=1)) * padded.sum(axis=1)
+    shares = _normalise(corrected)
     drawn = np.concatenate(
         [
-            _draw(padded, weights, min(_DRAWS_AT_ONCE, draws - first), rng) @ _belongs(member_of, taxa)
+            _draw(padded, parameters, min(_DRAWS_AT_ONCE, draws - first), rng)
+            @ _membership(taxon_of_label, taxa)
             for first in range(0, draws, _DRAWS_AT_ONCE)
         ]
     )
     drawn = _normalise(drawn)
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
-    # EM nears nothing without reaching it; less than half an object is nothing.
+    # EM approaches 0 without reaching it; less than half an object counts as 0.
     low, least = (
-        np.where(part * objects[:, None] < 0.5, 0 * part, part) for part in (low, drawn.min(axis=0))
+        np.where(bound * objects[:, None] < 0.5, 0 * bound, bound) for bound in (low, drawn.min(axis=0))
     )
-    # Where the estimate sits on the edge of what is possible all draws may agree; the lot alone never does.
-    counted = np.broadcast_to(objects[:, None], shares.shape)
-    lot_low, lot_high = wilson(np.nan_to_num(shares) * counted, counted, level=level)
+    # An estimate on the edge of the simplex may be equal in all draws; sampling error remains.
+    totals = np.broadcast_to(objects[:, None], shares.shape)
+    sampling_low, sampling_high = wilson(np.nan_to_num(shares) * totals, totals, level=level)
     return ShareEstimate(
         shares,
-        np.minimum(np.minimum(low, lot_low), shares),
-        np.maximum(np.maximum(high, lot_high), shares),
+        np.minimum(np.minimum(low, sampling_low), shares),
+        np.maximum(np.maximum(high, sampling_high), shares),
         least,
         objects,
     )
 
 
-def correct_confusion(calls: NDArray[np.float64], confused: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shares (…, samples, classes) that make these calls (…, samples, classes) the likeliest.
+def correct_confusion(counts: NDArray[np.float64], confusion: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the maximum-likelihood shares of classes behind counts of predictions.
 
-    confused: (…, classes, classes), of each class the shares of its calls. Samples without calls get nan.
+    Args:
+        counts: (…, samples, classes) predictions.
+        confusion: (…, classes, classes) probability of each prediction (columns) for each true class (rows).
+
+    Returns:
+        (…, samples, classes); nan in a sample without predictions.
     """
-    total = calls.sum(axis=-1, keepdims=True)
+    total = counts.sum(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        seen = calls / total
-    shares = np.where(total > 0, np.full_like(seen, 1 / seen.shape[-1]), np.nan)
-    back = np.swapaxes(confused, -1, -2)
+        predicted = counts / total
+    shares = np.where(total > 0, np.full_like(predicted, 1 / predicted.shape[-1]), np.nan)
+    transposed = np.swapaxes(confusion, -1, -2)
     for step in range(_STEPS):
-        better = shares * ((seen / np.maximum(shares @ confused, 1e-300)) @ back) ** _STRIDE
-        better /= np.maximum(better.sum(axis=-1, keepdims=True), 1e-300)
-        moved = np.nanmax(np.abs(better - shares), initial=0) if step % 10 == 9 else 1.0
-        shares = better
-        if moved < _SETTLED:
+        updated = shares * ((predicted / np.maximum(shares @ confusion, 1e-300)) @ transposed) ** _STRIDE
+        updated /= np.maximum(updated.sum(axis=-1, keepdims=True), 1e-300)
+        change = np.nanmax(np.abs(updated - shares), initial=0) if step % 10 == 9 else 1.0
+        shares = updated
+        if change < _TOLERANCE:
             break
     return shares
 
@@ -117,7 +130,7 @@ def correct_confusion(calls: NDArray[np.float64], confused: NDArray[np.float64])
 def wilson(
     counts: NDArray[np.float64], totals: NDArray[np.float64], *, level: float = LEVEL
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Wilson's (1927) score interval of a share, from a count and the total; nan where nothing was counted."""
+    """Return Wilson's (1927) score interval of counts / totals; nan where the total is 0."""
     from scipy.stats import norm
 
     z2 = float(norm.ppf((1 + level) / 2)) ** 2
@@ -137,26 +150,29 @@ def _sampling_intervals_only(counts: NDArray[np.float64], *, level: float) -> Sh
 
 
 def _draw(
-    calls: NDArray[np.float64], weights: NDArray[np.float64], draws: int, rng: np.random.Generator
+    counts: NDArray[np.float64], parameters: NDArray[np.float64], draws: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Shares (draws, samples, classes) from calls and validation crops that chance might as well have brought."""
-    confused = rng.standard_gamma(np.broadcast_to(weights, (draws, *weights.shape)))
-    confused /= np.maximum(confused.sum(axis=-1, keepdims=True), 1e-300)
-    # A class that was never called may have been: one object is shared among all classes.
-    again = rng.standard_gamma(np.broadcast_to(calls + 1 / calls.shape[1], (draws, *calls.shape)))
-    again[:, calls.sum(axis=1) == 0] = 0
-    return correct_confusion(again, confused)
+    """Return shares (draws, samples, classes) from bootstrap draws of the predictions and the confusion matrix."""
+    confusion = rng.standard_gamma(np.broadcast_to(parameters, (draws, *parameters.shape)))
+    confusion /= np.maximum(confusion.sum(axis=-1, keepdims=True), 1e-300)
+    # A prior of one object, divided among all classes, lets a class occur that was never predicted.
+    resampled = rng.standard_gamma(np.broadcast_to(counts + 1 / counts.shape[1], (draws, *counts.shape)))
+    resampled[:, counts.sum(axis=1) == 0] = 0
+    return correct_confusion(resampled, confusion)
 
 
-def _gather(values: NDArray[np.float64], member_of: NDArray[np.int64], taxa: int) -> NDArray[np.float64]:
-    """Columns of classes added up to those of taxa."""
-    gathered: NDArray[np.float64] = values @ _belongs(member_of, taxa)
-    return gathered
+def _sum_taxa(
+    values: NDArray[np.float64], taxon_of_label: NDArray[np.int64], taxa: int
+) -> NDArray[np.float64]:
+    """Sum columns of labels to columns of taxa."""
+    summed: NDArray[np.float64] = values @ _membership(taxon_of_label, taxa)
+    return summed
 
 
-def _belongs(member_of: NDArray[np.int64], taxa: int) -> NDArray[np.float64]:
-    belongs: NDArray[np.float64] = (member_of[:, None] == np.arange(taxa)).astype(np.float64)
-    return belongs
+def _membership(taxon_of_label: NDArray[np.int64], taxa: int) -> NDArray[np.float64]:
+    """Return the indicator matrix (labels, taxa)."""
+    membership: NDArray[np.float64] = (taxon_of_label[:, None] == np.arange(taxa)).astype(np.float64)
+    return membership
 
 
 def _normalise(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Two charted wells correlated, and the picture of it: both as stacked assemblages, matching samples joined."""
+"""Correlation of two charted wells, and its figure: stacked assemblages, lines between matching samples."""
 
 from __future__ import annotations
 
@@ -19,72 +19,70 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_BANDS = 8
-# Okabe and Ito (2008) muted for paper; the last is for all other taxa.
+MAX_BANDS = 8
+# The palette of Okabe and Ito (2008), muted for print; the last colour is for all other taxa.
 _COLOURS = ("#3f6f94", "#d5852a", "#3d8f6d", "#a85b8c", "#c9b03c", "#7fb2d6", "#8c4a2f", "#7a6a9a", "#d8d4cc")
 
 
 @dataclass(frozen=True)
 class MatchedWells:
-    """Two wells and the samples of theirs that match; pairs number the rows of `full` of either."""
+    """Two wells and their correlation; its pairs index `well_sampled` of each well."""
 
     first: WellChart
     second: WellChart
     correlation: Correlation
     taxa: tuple[str, ...]
     shares: tuple[NDArray[np.float64], NDArray[np.float64]]
-    """Of either well's full samples, over `taxa`."""
+    """For each well, shares (well-sampled samples, `taxa`)."""
 
     @property
     def depths(self) -> list[tuple[float, float]]:
-        """Measured depths of each pair."""
-        own = (
-            self.first.found.depths[list(self.first.full)],
-            self.second.found.depths[list(self.second.full)],
+        """Measured depths in metres of each pair."""
+        first, second = (
+            chart.well_samples.depths[list(chart.well_sampled)] for chart in (self.first, self.second)
         )
-        return [(float(own[0][i]), float(own[1][j])) for i, j in self.correlation.pairs.tolist()]
+        return [(float(first[i]), float(second[j])) for i, j in self.correlation.pairs.tolist()]
 
 
 def match_wells(first: WellChart, second: WellChart, *, match_distance: float, seed: int = 0) -> MatchedWells:
-    """Samples of two wells that match, those of few objects left out.
+    """Correlate the well-sampled samples of two wells.
 
     Raises:
-        UsageError: they are one well, or one of them has no sample of enough objects.
+        UsageError: both are the same well, or one has no well-sampled sample.
     """
     if first.well == second.well:
         raise UsageError(f"{first.well} cannot be correlated with itself; give --match another well")
-    for charted in (first, second):
-        if not charted.full:
+    for chart in (first, second):
+        if not chart.well_sampled:
             raise UsageError(
-                f"well {charted.well} has no sample of {charted.options.fewest} objects to correlate; give a smaller "
+                f"well {chart.well} has no sample of {chart.options.min_objects} objects to correlate; give a smaller "
                 "--fewest"
             )
     taxa = tuple(dict.fromkeys((*first.taxa, *second.taxa)))
-    shares = (_spread(first, taxa), _spread(second, taxa))
-    found = correlate(*shares, match_distance=match_distance, rng=np.random.default_rng(seed))
-    return MatchedWells(first, second, found, taxa, shares)
+    shares = (_shares_over(first, taxa), _shares_over(second, taxa))
+    correlation = correlate(*shares, match_distance=match_distance, rng=np.random.default_rng(seed))
+    return MatchedWells(first, second, correlation, taxa, shares)
 
 
 def draw_match(matched: MatchedWells) -> Figure:
-    """Both wells side by side at one scale of depth, each from its own top, with a line for each pair that matches."""
+    """Draw both wells side by side at one depth scale, each from its own top, with a line between matching samples."""
     from matplotlib.figure import Figure
     from matplotlib.patches import ConnectionPatch, Patch
 
     with print_style():
-        spans = [max(float(np.ptp(one.found.depths)), 1.0) for one in (matched.first, matched.second)]
-        samples = max(len(matched.first.full), len(matched.second.full))
+        charts = (matched.first, matched.second)
+        spans = [max(float(np.ptp(chart.well_samples.depths)), 1.0) for chart in charts]
+        samples = max(len(chart.well_sampled) for chart in charts)
         height = 2.1 + min(max(2.6, 0.2 * samples), 8.5)
         figure = Figure(figsize=(8.6, height), facecolor="white")
         mean = np.concatenate(matched.shares).mean(axis=0)
-        bands = [int(taxon) for taxon in np.argsort(-mean, kind="stable")[:MOST_BANDS]]
+        bands = [int(taxon) for taxon in np.argsort(-mean, kind="stable")[:MAX_BANDS]]
         panels = []
-        tall = 1 - 2.0 / height
-        for left, charted, shares, span in zip(
-            (0.1, 0.6), (matched.first, matched.second), matched.shares, spans, strict=True
-        ):
-            own = tall * span / max(spans)
-            panel = figure.add_axes((left, 1 - 0.7 / height - own, 0.3, own))
-            _draw_bands(panel, charted, shares, bands, on_right=left > 0.5)
+        tallest = 1 - 2.0 / height
+        for left, chart, shares, span in zip((0.1, 0.6), charts, matched.shares, spans, strict=True):
+            panel_height = tallest * span / max(spans)
+            panel = figure.add_axes((left, 1 - 0.7 / height - panel_height, 0.3, panel_height))
+            _draw_bands(panel, chart, shares, bands, on_right=left > 0.5)
             panels.append(panel)
         for (upper, lower), distance in zip(matched.depths, matched.correlation.distances, strict=True):
             line = ConnectionPatch(
@@ -110,30 +108,31 @@ def draw_match(matched: MatchedWells) -> Figure:
 
 
 def describe_match(matched: MatchedWells) -> str:
-    """The outcome in a sentence."""
-    found = matched.correlation
-    if not len(found.pairs):
+    """Return the result of a correlation in a sentence."""
+    correlation = matched.correlation
+    if not len(correlation.pairs):
         return "no samples of these wells match"
     return (
-        f"{len(found.pairs)} pairs of samples match; of the second well's samples in a random order "
-        f"{100 * found.chance:.2g} % match as well"
+        f"{len(correlation.pairs)} pairs of samples match (permutation test over the order of the second well's "
+        f"samples: p = {correlation.p_value:.2g})"
     )
 
 
-def _spread(charted: WellChart, taxa: tuple[str, ...]) -> NDArray[np.float64]:
-    shares = np.zeros((len(charted.full), len(taxa)))
-    columns = [taxa.index(taxon) for taxon in charted.taxa]
-    shares[:, columns] = charted.estimate.shares[list(charted.full)]
-    whole: NDArray[np.float64] = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-300)
-    return whole
+def _shares_over(chart: WellChart, taxa: tuple[str, ...]) -> NDArray[np.float64]:
+    """Return shares (well-sampled samples, `taxa`) that sum to 1."""
+    shares = np.zeros((len(chart.well_sampled), len(taxa)))
+    columns = [taxa.index(taxon) for taxon in chart.taxa]
+    shares[:, columns] = chart.estimate.shares[list(chart.well_sampled)]
+    normalised: NDArray[np.float64] = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-300)
+    return normalised
 
 
 def _draw_bands(
-    panel: Axes, charted: WellChart, shares: NDArray[np.float64], bands: list[int], *, on_right: bool
+    panel: Axes, chart: WellChart, shares: NDArray[np.float64], bands: list[int], *, on_right: bool
 ) -> None:
-    samples = [charted.found.samples[row] for row in charted.full]
+    samples = [chart.well_samples.samples[row] for row in chart.well_sampled]
     y, thickness = place_rows(samples)
-    depths = charted.found.depths
+    depths = chart.well_samples.depths
     left = np.zeros(len(y))
     for row, taxon in enumerate([*bands, None]):
         width = 1 - left if taxon is None else shares[:, taxon]
@@ -149,17 +148,17 @@ def _draw_bands(
         panel.yaxis.tick_right()
     panel.spines["bottom"].set_visible(False)
     panel.spines["left"].set_visible(False)
-    edges = [float(panel.get_ylim()[1]), *charted.borders_m, float(panel.get_ylim()[0])]
-    for border in charted.borders_m:
+    edges = [float(panel.get_ylim()[1]), *chart.borders_m, float(panel.get_ylim()[0])]
+    for border in chart.borders_m:
         panel.axhline(border, color="white", linewidth=2.2)
         panel.axhline(border, color=INK, linewidth=0.7, dashes=(4, 3))
-    if charted.zonation is not None and charted.zonation.number > 1:
+    if chart.zonation is not None and chart.zonation.number > 1:
         for zone, (upper, lower) in enumerate(itertools.pairwise(edges)):
             panel.text(
-                0.02 if not on_right else 0.98, (upper + lower) / 2, f"Z{charted.zonation.number - zone}", fontsize=8,
+                0.02 if not on_right else 0.98, (upper + lower) / 2, f"Z{chart.zonation.number - zone}", fontsize=8,
                 ha="right" if on_right else "left", va="center",
                 bbox={"facecolor": "white", "edgecolor": RULE, "linewidth": 0.4, "pad": 1.2},
             )  # fmt: skip
     panel.set_title(
-        f"Well {shorten_name(charted.well)}", fontsize=10, loc="left", weight="bold", color=INK, pad=8
+        f"Well {shorten_name(chart.well)}", fontsize=10, loc="left", weight="bold", color=INK, pad=8
     )

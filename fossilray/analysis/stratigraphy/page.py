@@ -1,7 +1,9 @@
-"""The charts, tables and page of a well, written into a folder."""
+"""Files of a well's chart: figures, tables and a page, written into a folder."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +16,8 @@ from fossilray.analysis.stratigraphy.match import MatchedWells, describe_match, 
 from fossilray.analysis.stratigraphy.print_style import INK, QUIET, print_style, to_bytes
 from fossilray.analysis.stratigraphy.range_chart import GROUP_COLOURS, draw_chart
 from fossilray.analysis.stratigraphy.tables import match_table, well_tables
-from fossilray.core.text import strip_control_characters
+from fossilray.analysis.stratigraphy.zones import MIN_SAMPLES
+from fossilray.core.text import list_some, strip_control_characters
 from fossilray.core.whole_files import write_whole
 from fossilray.render.html import svg_uri, template_environment
 
@@ -24,138 +27,153 @@ if TYPE_CHECKING:
 PAGE = "chart.html"
 
 
-def write_chart(charted: WellChart, out: Path, *, matched: MatchedWells | None = None) -> Path:
-    """Write charts as SVG and PNG, tables as CSV and one page into a folder; the page.
+def write_chart(chart: WellChart, out: Path, *, matched: MatchedWells | None = None) -> Path:
+    """Write figures as SVG and PNG, tables as CSV and a page into a folder, and return the path of the page.
 
     Raises:
         UsageError: the folder cannot be written.
     """
     figures = {
-        "percent": draw_chart(charted, measure="percent"),
-        "counts": draw_chart(charted, measure="counts"),
+        "percent": draw_chart(chart, measure="percent"),
+        "counts": draw_chart(chart, measure="counts"),
     }
-    if charted.full:
-        figures["rarefaction"] = draw_rarefaction(charted)
+    if chart.well_sampled:
+        figures["rarefaction"] = draw_rarefaction(chart)
     if matched is not None:
         figures["correlation"] = draw_match(matched)
-    files = well_tables(charted)
+    files = well_tables(chart)
     if matched is not None:
         files["correlation.csv"] = match_table(matched)
     for name, figure in figures.items():
         files[f"{name}.svg"] = to_bytes(figure, "svg", name=name)
         files[f"{name}.png"] = to_bytes(figure, "png", name=name)
-    files[PAGE] = _render(charted, matched, files).encode()
+    files[PAGE] = _render(chart, matched, files).encode()
     for name, content in files.items():
         write_whole(out / name, content)
     return out / PAGE
 
 
-def draw_rarefaction(charted: WellChart) -> Figure:
-    """How many taxa fewer objects would have shown, a line for each sample; dark ones lie deep."""
+def draw_rarefaction(chart: WellChart) -> Figure:
+    """Draw a rarefaction curve for each well-sampled sample, darker with depth."""
     from matplotlib.figure import Figure
 
     with print_style():
         figure = Figure(figsize=(6.4, 3.6), facecolor="white", layout="constrained")
         panel = figure.subplots()
-        for place, row in enumerate(charted.full):
-            total = round(float(charted.estimate.objects[row]))
-            counts = round_counts(charted.estimate.shares[row], total)
-            efforts = np.unique(np.geomspace(1, total, 60).astype(np.int64))
-            depth = place / max(len(charted.full) - 1, 1)
+        for position, row in enumerate(chart.well_sampled):
+            total = round(float(chart.estimate.objects[row]))
+            counts = round_counts(chart.estimate.shares[row], total)
+            sizes = np.unique(np.geomspace(1, total, 60).astype(np.int64))
+            relative_depth = position / max(len(chart.well_sampled) - 1, 1)
             panel.plot(
-                efforts,
-                rarefy(counts, efforts),
+                sizes,
+                rarefy(counts, sizes),
                 color=GROUP_COLOURS[0],
-                alpha=0.25 + 0.7 * depth,
+                alpha=0.25 + 0.7 * relative_depth,
                 linewidth=1,
             )
-        if charted.effort:
-            panel.axvline(charted.effort, color=QUIET, linewidth=0.8, dashes=(3, 3))
-        panel.set_xlabel("objects")
-        panel.set_ylabel("taxa expected")
+        if chart.rarefaction_size:
+            panel.axvline(chart.rarefaction_size, color=QUIET, linewidth=0.8, dashes=(3, 3))
+        panel.set_xlabel("Number of objects")
+        panel.set_ylabel("Expected number of taxa")
         panel.set_title(
-            "Rarefaction (Hurlbert 1971); pale: shallow, dark: deep", fontsize=8, loc="left", color=INK
+            "Rarefaction curves (Hurlbert 1971), darker with depth", fontsize=8, loc="left", color=INK
         )
         return figure
 
 
-def describe_findings(charted: WellChart, matched: MatchedWells | None = None) -> Iterator[str]:
-    """What a reader must know before the chart, in sentences."""
-    found = charted.found
-    objects = sum(sample.objects for sample in found.samples)
+def describe_findings(chart: WellChart, matched: MatchedWells | None = None) -> Iterator[str]:
+    """Yield the facts behind a chart as sentences: samples, correction, merged taxa, zones, correlation."""
+    samples = chart.well_samples.samples
+    objects = sum(sample.objects for sample in samples)
     yield (
-        f"{len(found.samples)} samples of well {strip_control_characters(charted.well)}, {objects:,} objects called by "
-        f"{found.predictions.answers.name}, {len(charted.taxa)} taxa"
+        f"{len(samples)} samples of well {strip_control_characters(chart.well)}, {objects:,} objects classified by "
+        f"{chart.well_samples.predictions.answers.name}, {len(chart.taxa)} taxa"
     )
-    if charted.confusion is not None:
+    if chart.confusion is not None:
         yield (
-            f"counts are corrected for the classifier's confusion on {charted.confusion.crops:,} validation crops, "
-            f"{100 * charted.confusion.right_share:.1f} % of them called right"
+            f"counts are corrected by the classifier's confusion matrix ({chart.confusion.crops:,} validation crops, "
+            f"accuracy {100 * chart.confusion.accuracy:.1f} %)"
         )
-    elif charted.options.is_corrected:
+    elif chart.options.is_corrected:
         yield (
-            "counts are the classifier's own and intervals those of the lot alone, for nobody knows its confusion: "
-            "train the head again, or give --confusion"
+            "counts are not corrected and intervals hold sampling error only, because the classifier has no confusion "
+            "matrix: train the head again, or give --confusion"
         )
     else:
-        yield "counts are the classifier's own and intervals those of the lot alone, as asked for"
-    yield from _tell_samples(charted)
-    for taxon, labels in charted.rolled.merged:
-        yield f"{taxon} stands for {', '.join(labels)}"
-    if charted.rolled.unknown:
-        yield f"not in the taxonomy, kept as they are: {', '.join(charted.rolled.unknown)}"
-    if charted.zonation is None:
-        yield f"no zones: they take 4 samples of {charted.options.fewest} objects and two taxa"
+        yield "counts are not corrected and intervals hold sampling error only (--raw-counts)"
+    yield from _describe_samples(chart)
+    for taxon, labels in chart.grouping.merged:
+        yield f"{taxon} includes {', '.join(labels)}"
+    if chart.grouping.unknown:
+        yield f"not in the taxonomy, kept under their own names: {', '.join(chart.grouping.unknown)}"
+    if chart.zonation is None:
+        yield f"no zones: {MIN_SAMPLES} samples of {chart.options.min_objects} objects and two taxa are needed"
     else:
-        how = "as asked for" if charted.options.zones else "by the broken-stick model"
-        yield f"{charted.zonation.number} zone{'s' if charted.zonation.number > 1 else ''} {how}"
+        origin = "(--zones)" if chart.options.zones else "by the broken-stick model"
+        yield f"{chart.zonation.number} zone{'s' if chart.zonation.number > 1 else ''} {origin}"
     if matched is not None:
         yield f"{strip_control_characters(matched.second.well)}: {describe_match(matched)}"
 
 
-def _tell_samples(charted: WellChart) -> Iterator[str]:
-    samples = charted.found.samples
-    if charted.found.without_depth:
-        named = charted.found.without_depth
-        number = "1 slide" if len(named) == 1 else f"{len(named)} slides"
-        yield f"left out for lack of a measured depth: {number}, {_few(named)}"
-    if twice := [sample for sample in samples if sample.slides > 1]:
-        named_depths = _few([f"{sample.depth_m:g} m" for sample in twice])
-        yield f"more than one slide, counted together, at {named_depths}"
-    if unasked := sum(sample.slides - sample.asked for sample in samples):
-        yield f"without predictions that fit: {unasked} of the slides; start `fossilray classify run` again"
-    for word, marked in (
-        ("barren", [one for one in samples if one.is_barren]),
-        ("lossy", [one for one in samples if one.is_lossy]),
+def _describe_samples(chart: WellChart) -> Iterator[str]:
+    samples = chart.well_samples.samples
+    if undated := chart.well_samples.without_depth:
+        number = "1 slide" if len(undated) == 1 else f"{len(undated)} slides"
+        yield f"left out, without a measured depth: {number}, {list_some(undated)}"
+    if pooled := [sample for sample in samples if sample.slides > 1]:
+        depths = list_some([f"{sample.depth_m:g} m" for sample in pooled])
+        yield f"slides of equal depth are pooled into one sample at {depths}"
+    if unclassified := sum(sample.slides - sample.classified for sample in samples):
+        yield f"slides without current predictions: {unclassified}; start `fossilray classify run` again"
+    for verb, marked in (
+        ("barren", [sample for sample in samples if sample.is_barren]),
+        ("partly unreadable", [sample for sample in samples if sample.is_lossy]),
     ):
         if marked:
             number = "1 sample is" if len(marked) == 1 else f"{len(marked)} samples are"
-            yield f"{number} {word}: {_few([f'{one.depth_m:g} m' for one in marked])}"
-    if without := sum(sample.without for sample in samples):
-        yield f"{without:,} objects have no name, because their pixels could not be read"
+            yield f"{number} {verb}: {list_some([f'{sample.depth_m:g} m' for sample in marked])}"
+    if unclassified := sum(sample.unclassified for sample in samples):
+        yield f"{unclassified:,} objects are not classified, because their pixels could not be read"
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _render(charted: WellChart, matched: MatchedWells | None, files: Mapping[str, bytes]) -> str:
-    environment = template_environment()
-    return environment.get_template("chart.html.j2").render(
-        charted=charted,
-        well=strip_control_characters(charted.well),
-        findings=[strip_control_characters(sentence) for sentence in describe_findings(charted, matched)],
-        pictures={
-            name.removesuffix(".svg"): svg_uri(content)
-            for name, content in files.items()
-            if name.endswith(".svg")
-        },
-        samples=[_cells(line) for line in files["samples.csv"].decode().splitlines()],
-        files=[name for name in files if name.endswith((".csv", ".svg", ".png"))],
+def _render(chart: WellChart, matched: MatchedWells | None, files: Mapping[str, bytes]) -> str:
+    return (
+        template_environment()
+        .get_template("chart.html.j2")
+        .render(
+            chart=chart,
+            well=strip_control_characters(chart.well),
+            findings=[strip_control_characters(sentence) for sentence in describe_findings(chart, matched)],
+            pictures={
+                name.removesuffix(".svg"): svg_uri(content)
+                for name, content in files.items()
+                if name.endswith(".svg")
+            },
+            samples=_sample_table(files["samples.csv"]),
+            files=[name for name in files if name.endswith((".csv", ".svg", ".png"))],
+        )
     )
 
 
-def _cells(line: str) -> list[str]:
-    import csv
+def _sample_table(content: bytes) -> list[list[str]]:
+    """Return the rows of samples.csv without the column of the well, under headings for people."""
+    rows = [
+        [strip_control_characters(cell) for cell in row[1:]]
+        for row in csv.reader(io.StringIO(content.decode()))
+    ]
+    rows[0] = [_HEADINGS.get(name, name.replace("_", " ").capitalize()) for name in rows[0]]
+    return rows
 
-    return [strip_control_characters(cell) for cell in next(csv.reader([line]))][1:]
+
+_HEADINGS = {
+    "measured_depth_m": "Measured depth, m",
+    "slides_asked": "Slides classified",
+    "objects_without_genus": "Objects not classified",
+    "objects_counted": "Objects in taxa",
+    "lost_percent": "Unreadable, %",
+    "shannon": "Shannon H′",
+    "simpson": "Simpson 1 − D",
+    "evenness": "Pielou J′",
+    "fisher_alpha": "Fisher α",
+}

@@ -1,4 +1,4 @@
-"""What charts of wells on paper share: style, panels of one depth scale side by side, files."""
+"""Matplotlib style of printed charts, panels that share a depth scale, and picture files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PictureForm = Literal["svg", "png"]
 INK, QUIET, RULE, LOSS = "#24211c", "#716a5f", "#cfc8ba", "#a33b20"
 PAPER_PX_PER_IN = 160
 LEFT, TOP, BOTTOM, RIGHT, GAP = 0.95, 1.45, 0.95, 0.45, 0.11
-"""Inches around the panels, and between them."""
+"""Margins around the panels and the gap between them, in inches."""
 
 
 @contextmanager
 def print_style(name: str = "") -> Iterator[None]:
-    """While it lasts, matplotlib draws as for print; `name` makes ids of an SVG equal from run to run."""
+    """Apply the print style to matplotlib inside the context. `name` seeds the ids of an SVG, which are then stable."""
     import matplotlib as mpl
 
     with mpl.rc_context(
@@ -55,7 +55,7 @@ def print_style(name: str = "") -> Iterator[None]:
 
 
 class Sheet:
-    """A figure on which panels of one depth scale are laid from left to right, in inches."""
+    """A figure whose panels stand from left to right and share one depth scale. Sizes are in inches."""
 
     def __init__(self, samples: Sequence[Placed], *, width_in: float) -> None:
         from matplotlib.figure import Figure
@@ -72,7 +72,8 @@ class Sheet:
         )
 
     def panel(self, width_in: float) -> Axes:
-        own = self.figure.add_axes(
+        """Add a panel of this width to the right of the last one."""
+        panel = self.figure.add_axes(
             (
                 self.left_in / self.width_in,
                 BOTTOM / self.height_in,
@@ -80,16 +81,16 @@ class Sheet:
                 1 - (TOP + BOTTOM) / self.height_in,
             )
         )
-        own.patch.set_visible(False)
-        own.set_ylim(self.bottom, self.top)
-        own.set_yticks([])
+        panel.patch.set_visible(False)
+        panel.set_ylim(self.bottom, self.top)
+        panel.set_yticks([])
         self.left_in += width_in + GAP
-        self.panels.append(own)
-        return own
+        self.panels.append(panel)
+        return panel
 
 
 def to_bytes(figure: Figure, form: PictureForm, *, name: str) -> bytes:
-    """The picture in a file; equal figures give equal bytes. name: seeds ids of an SVG."""
+    """Encode a figure. Equal figures give equal bytes. `name` seeds the ids of an SVG."""
     buffer = io.BytesIO()
     with print_style(name):
         metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
@@ -97,23 +98,24 @@ def to_bytes(figure: Figure, form: PictureForm, *, name: str) -> bytes:
     return buffer.getvalue()
 
 
-def spread_labels(y: NDArray[np.float64], sheet: Sheet, *, least_in: float) -> list[int]:
-    """Rows whose labels do not touch."""
+def spread_labels(y: NDArray[np.float64], sheet: Sheet, *, min_gap_in: float) -> list[int]:
+    """Return the rows to label so that labels are at least `min_gap_in` apart."""
     per_in = (sheet.bottom - sheet.top) / (sheet.height_in - TOP - BOTTOM)
     kept = [0]
     for row in range(1, len(y)):
-        if y[row] - y[kept[-1]] >= least_in * per_in:
+        if y[row] - y[kept[-1]] >= min_gap_in * per_in:
             kept.append(row)
     return kept
 
 
 def height_of(sheet: Sheet, depth: float) -> float:
-    """Where a depth lies, as a share of the figure from below."""
+    """Return the position of a depth as a share of the figure's height, from the bottom."""
     inner = 1 - (TOP + BOTTOM) / sheet.height_in
     return BOTTOM / sheet.height_in + inner * (sheet.bottom - depth) / (sheet.bottom - sheet.top)
 
 
 def put_title(panel: Axes, title: str, *, colour: str = INK) -> None:
+    """Write a slanted title above a panel, in italics for taxa."""
     panel.annotate(
         title,
         (0, 1),
@@ -132,15 +134,15 @@ def put_title(panel: Axes, title: str, *, colour: str = INK) -> None:
 
 
 def mark_scale(panel: Axes, step: float | None) -> None:
-    """Few round marks below a column, with numbers that do not touch those of the next one."""
+    """Set few round ticks below a column whose numbers do not overlap those of the next column."""
     extent = panel.get_xlim()[1]
     width_in = panel.get_position().width * panel.figure.get_figwidth()  # type: ignore[union-attr]
-    choices = [step] if step else []
-    choices += [base * 10.0**power for power in range(-2, 7) for base in (1, 2, 5)]
+    spacings = [step] if step else []
+    spacings += [base * 10.0**power for power in range(-2, 7) for base in (1, 2, 5)]
     fitting = [
-        one
-        for one in choices
-        if one / extent * width_in >= (0.17 if step else 0.24) and (not step or one >= step)
+        spacing
+        for spacing in spacings
+        if spacing / extent * width_in >= (0.17 if step else 0.24) and (not step or spacing >= step)
     ]
     marks = np.arange(0, extent * 1.0001, fitting[0]) if fitting else np.array([0.0])
     if len(marks) > 1 and len(marks) > MOST_LABELS:

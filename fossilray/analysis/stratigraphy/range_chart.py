@@ -1,4 +1,4 @@
-"""The range chart of a well for paper: depth downwards, a column for each taxon, diversity, zones and their tree."""
+"""Range chart of a well for print: depth downwards, a column per taxon, diversity, zones and their dendrogram."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ if TYPE_CHECKING:
 
 Measure = Literal["percent", "counts"]
 
-MOST_COLUMNS = 36
-"""Taxa with a column of their own; the rarest beyond share the last one."""
-# Hues and lightnesses apart, as Okabe and Ito (2008) advise; groups beyond share the last.
+MAX_COLUMNS = 36
+"""With more taxa, the rarest share the last column."""
+# Distinct in hue and lightness, after Okabe and Ito (2008); with more groups, the others share the last colour.
 GROUP_COLOURS = ("#3f6f94", "#d5852a", "#3d8f6d", "#a85b8c", "#7a6a2f", "#7fb2d6", "#8c4a2f", "#6b6b6b")
 
-_NARROWEST, _SIDE, _TREE = 0.3, 0.62, 1.25
+# Inches.
+_MIN_WIDTH, _SIDE, _TREE = 0.3, 0.62, 1.25
 _TAXA_WIDTH = (3.5, 12.5)
 
 
@@ -55,175 +56,182 @@ class _Column:
     first: int | None
 
 
-def draw_chart(charted: WellChart, *, measure: Measure) -> Figure:
-    """The chart in per cent of a sample's objects, or in objects; one scale in all columns of taxa.
+def draw_chart(chart: WellChart, *, measure: Measure) -> Figure:
+    """Draw the chart in per cent of a sample's objects or in objects, at one scale in all columns of taxa.
 
-    A bar is the estimate, the line across its end the interval. A column's line is thick from a taxon's last to its
-    first occurrence, where it is there for sure. Bars without filling: samples of few objects.
+    A bar is the estimate, the line across its end the interval. A column's axis is thick from a taxon's last to its
+    first occurrence. Bars of samples with few objects are unfilled.
     """
     with print_style():
-        return _draw(charted, measure)
+        return _draw(chart, measure)
 
 
-def _draw(charted: WellChart, measure: Measure) -> Figure:
-    columns = _columns(charted, measure)
-    widths, largest = _lay(columns)
-    zonation = charted.zonation
-    beside = 3 if charted.full else 1
-    side = LEFT + sum(widths) + GAP * len(widths) + beside * (_SIDE + GAP) + 0.15 + RIGHT
-    sheet = Sheet(charted.found.samples, width_in=side + (0 if zonation is None else _TREE + GAP))
+def _draw(chart: WellChart, measure: Measure) -> Figure:
+    columns = _columns(chart, measure)
+    widths, largest = _fit_widths(columns)
+    zonation = chart.zonation
+    side_panels = 3 if chart.well_sampled else 1
+    width_in = LEFT + sum(widths) + GAP * len(widths) + side_panels * (_SIDE + GAP) + 0.15 + RIGHT
+    width_in += 0 if zonation is None else _TREE + GAP
+    sheet = Sheet(chart.well_samples.samples, width_in=width_in)
     for number, (column, width, extent) in enumerate(zip(columns, widths, largest, strict=True)):
         panel = sheet.panel(width)
         panel.set_xlim(0, extent)
-        _draw_column(panel, column, charted, sheet, measure=measure)
+        _draw_column(panel, column, chart, sheet, measure=measure)
         if not number:
-            _draw_depths(panel, charted, sheet)
+            _draw_depths(panel, chart, sheet)
     sheet.left_in += 0.15
-    _draw_side(sheet, charted)
+    _draw_side(sheet, chart)
     if zonation is not None:
-        _draw_tree(sheet.panel(_TREE), charted, zonation, sheet)
-    _draw_zone_lines(sheet, charted)
-    _draw_words(sheet, charted, measure)
+        _draw_tree(sheet.panel(_TREE), chart, zonation, sheet)
+    _draw_zone_lines(sheet, chart)
+    _draw_legend(sheet, chart, measure)
     return sheet.figure
 
 
-def _columns(charted: WellChart, measure: Measure) -> list[_Column]:
-    estimate = charted.estimate
+def _columns(chart: WellChart, measure: Measure) -> list[_Column]:
+    estimate = chart.estimate
     scale = 100.0 if measure == "percent" else estimate.objects[:, None]
     values, low, high = (
-        np.nan_to_num(part * scale) for part in (estimate.shares, estimate.low, estimate.high)
+        np.nan_to_num(shares * scale) for shares in (estimate.shares, estimate.low, estimate.high)
     )
-    colours = _colours(charted)
-    kept = list(range(len(charted.taxa)))
-    if len(kept) > MOST_COLUMNS:
-        top = np.argsort(-values.max(axis=0), kind="stable")[: MOST_COLUMNS - 1]
+    colours = _colours(chart)
+    kept = list(range(len(chart.taxa)))
+    if len(kept) > MAX_COLUMNS:
+        top = np.argsort(-values.max(axis=0), kind="stable")[: MAX_COLUMNS - 1]
         kept = sorted(top.tolist())
     columns = [
         _Column(
-            shorten_name(charted.taxa[taxon]),
-            colours[charted.groups[taxon]],
+            shorten_name(chart.taxa[taxon]),
+            colours[chart.groups[taxon]],
             values[:, taxon],
             low[:, taxon],
             high[:, taxon],
-            charted.last[taxon],
-            charted.first[taxon],
+            chart.last[taxon],
+            chart.first[taxon],
         )
         for taxon in kept
     ]
-    rest = [taxon for taxon in range(len(charted.taxa)) if taxon not in kept]
+    rest = [taxon for taxon in range(len(chart.taxa)) if taxon not in kept]
     if rest:
-        together = values[:, rest].sum(axis=1)
-        columns.append(
-            _Column(f"{len(rest)} rarer taxa", GROUP_COLOURS[-1], together, together, together, None, None)
-        )
+        total = values[:, rest].sum(axis=1)
+        columns.append(_Column(f"{len(rest)} rarer taxa", GROUP_COLOURS[-1], total, total, total, None, None))
     return columns
 
 
-def _colours(charted: WellChart) -> dict[str, str]:
-    names = list(dict.fromkeys(charted.groups))
+def _colours(chart: WellChart) -> dict[str, str]:
+    names = list(dict.fromkeys(chart.groups))
     return {name: GROUP_COLOURS[min(row, len(GROUP_COLOURS) - 1)] for row, name in enumerate(names)}
 
 
-def _lay(columns: Sequence[_Column]) -> tuple[list[float], list[float]]:
-    """The width of each column in inches, and how much it shows; a unit is as long in every column."""
-    # A poor sample's interval may be cut at the column's end, a bar never.
+def _fit_widths(columns: Sequence[_Column]) -> tuple[list[float], list[float]]:
+    """Return the width of each column in inches and the end of its axis, at one scale in all columns."""
+    # The interval of a small sample may end outside the column, a bar never does.
     extents = [
         max(float(c.values.max()), min(float(c.high.max()), 1.6 * float(c.values.max()))) for c in columns
     ]
     room = float(np.clip(0.62 * len(columns), *_TAXA_WIDTH))
     scale = room / max(sum(extents), 1e-9)
     for _ in range(30):
-        widths = [max(extent * scale, _NARROWEST) for extent in extents]
-        scale *= room / sum(widths) if sum(widths) > max(room, _NARROWEST * len(columns) * 1.02) else 1
+        widths = [max(extent * scale, _MIN_WIDTH) for extent in extents]
+        scale *= room / sum(widths) if sum(widths) > max(room, _MIN_WIDTH * len(columns) * 1.02) else 1
     return widths, [width / scale for width in widths]
 
 
-def _draw_column(panel: Axes, column: _Column, charted: WellChart, sheet: Sheet, *, measure: Measure) -> None:
+def _draw_column(panel: Axes, column: _Column, chart: WellChart, sheet: Sheet, *, measure: Measure) -> None:
     y, thickness = sheet.y, sheet.thickness
-    full = np.isin(np.arange(len(y)), charted.full)
+    filled = np.isin(np.arange(len(y)), chart.well_sampled)
     panel.axvline(0, color=RULE, linewidth=1.0)
     if column.last is not None and column.first is not None:
         ends = [y[column.last] - thickness / 2, y[column.first] + thickness / 2]
         panel.plot(
             [0, 0], ends, color=column.colour, linewidth=2.6, solid_capstyle="butt", clip_on=False, zorder=3
         )
-    panel.barh(y[full], column.values[full], height=thickness, color=column.colour, alpha=0.8, linewidth=0)
     panel.barh(
-        y[~full], column.values[~full], height=thickness, color="none", edgecolor=column.colour, linewidth=0.6
+        y[filled], column.values[filled], height=thickness, color=column.colour, alpha=0.8, linewidth=0
     )
-    seen = (column.high > column.low) & np.isin(np.arange(len(y)), np.flatnonzero(charted.estimate.objects))
-    panel.hlines(y[seen], column.low[seen], column.high[seen], color=INK, linewidth=0.7)
+    panel.barh(
+        y[~filled],
+        column.values[~filled],
+        height=thickness,
+        color="none",
+        edgecolor=column.colour,
+        linewidth=0.6,
+    )
+    has_line = (column.high > column.low) & (chart.estimate.objects != 0)
+    panel.hlines(y[has_line], column.low[has_line], column.high[has_line], color=INK, linewidth=0.7)
     put_title(panel, column.title)
     mark_scale(panel, 10.0 if measure == "percent" else None)
 
 
-def _draw_depths(panel: Axes, charted: WellChart, sheet: Sheet) -> None:
-    y, samples = sheet.y, charted.found.samples
-    panel.set_ylabel("measured depth, m", fontsize=8, labelpad=4)
-    kept = spread_labels(y, sheet, least_in=0.115)
+def _draw_depths(panel: Axes, chart: WellChart, sheet: Sheet) -> None:
+    y, samples = sheet.y, chart.well_samples.samples
+    panel.set_ylabel("Measured depth, m", fontsize=8, labelpad=4)
+    kept = spread_labels(y, sheet, min_gap_in=0.115)
     panel.set_yticks(y[kept], [f"{y[row]:,.8g}" for row in kept], fontsize=7, color=INK)
     panel.tick_params(axis="y", pad=9)
-    for place, sample in zip(y, samples, strict=True):
+    for depth, sample in zip(y, samples, strict=True):
         if sample.is_lossy:
             panel.annotate(
-                "▲", (0, place), xytext=(-3, 0), textcoords="offset points", ha="right", va="center",
+                "▲", (0, depth), xytext=(-3, 0), textcoords="offset points", ha="right", va="center",
                 fontsize=4.5, color=LOSS, annotation_clip=False,
             )  # fmt: skip
 
 
-def _draw_side(sheet: Sheet, charted: WellChart) -> None:
-    """Objects, Shannon's index and rarefied richness, of which the last two only where there is enough."""
-    rows = np.arange(len(sheet.y))
-    full = np.isin(rows, charted.full)
-    objects = charted.estimate.objects
+def _draw_side(sheet: Sheet, chart: WellChart) -> None:
+    """Draw objects, and Shannon's index and rarefied richness of well-sampled samples."""
+    well_sampled = np.isin(np.arange(len(sheet.y)), chart.well_sampled)
+    objects = chart.estimate.objects
     panel = sheet.panel(_SIDE)
     panel.barh(sheet.y, objects, height=sheet.thickness, color=QUIET, alpha=0.45, linewidth=0)
     panel.set_xlim(0, max(float(objects.max()) * 1.05, 1))
-    put_title(panel, "objects", colour=QUIET)
+    put_title(panel, "Objects", colour=QUIET)
     mark_scale(panel, None)
-    if not charted.full:
+    if not chart.well_sampled:
         return
     for title, values in (
-        ("Shannon H′", [one.shannon for one in charted.diversity]),
-        (f"taxa among {charted.effort:,}", [one.rarefied for one in charted.diversity]),
+        ("Shannon H′", np.array([diversity.shannon for diversity in chart.diversity])),
+        (
+            f"Taxa in {chart.rarefaction_size:,}",
+            np.array([diversity.rarefied for diversity in chart.diversity]),
+        ),
     ):
         panel = sheet.panel(_SIDE)
-        known = np.array(values)
-        shown = full & np.isfinite(known)
-        panel.plot(known[shown], sheet.y[shown], color=INK, linewidth=0.8, marker="o", markersize=2.2)
-        panel.set_xlim(0, max(float(known[shown].max()) * 1.1 if shown.any() else 1.0, 1e-3))
+        shown = well_sampled & np.isfinite(values)
+        panel.plot(values[shown], sheet.y[shown], color=INK, linewidth=0.8, marker="o", markersize=2.2)
+        panel.set_xlim(0, max(float(values[shown].max()) * 1.1 if shown.any() else 1.0, 1e-3))
         panel.axvline(0, color=RULE, linewidth=1.0)
         put_title(panel, title, colour=QUIET)
         mark_scale(panel, None)
 
 
-def _draw_tree(panel: Axes, charted: WellChart, zonation: Zonation, sheet: Sheet) -> None:
-    """Grimm's dendrogram: clusters join at the total sum of squares."""
-    place = dict(enumerate(sheet.y[list(charted.full)].tolist()))
-    reach = dict.fromkeys(place, 0.0)
-    n = len(place)
+def _draw_tree(panel: Axes, chart: WellChart, zonation: Zonation, sheet: Sheet) -> None:
+    """Draw Grimm's dendrogram, in which clusters merge at the total within-cluster sum of squares."""
+    y_of = dict(enumerate(sheet.y[list(chart.well_sampled)].tolist()))
+    x_of = dict.fromkeys(y_of, 0.0)
+    n = len(y_of)
     for step, ((left, right), x) in enumerate(
         zip(zonation.merges.tolist(), zonation.dispersion.tolist(), strict=True)
     ):
         panel.plot(
-            [reach[left], x, x, reach[right]],
-            [place[left], place[left], place[right], place[right]],
+            [x_of[left], x, x, x_of[right]],
+            [y_of[left], y_of[left], y_of[right], y_of[right]],
             color=INK,
             linewidth=0.8,
             solid_joinstyle="miter",
         )
-        place[n + step], reach[n + step] = (place[left] + place[right]) / 2, x
+        y_of[n + step], x_of[n + step] = (y_of[left] + y_of[right]) / 2, x
     panel.set_xlim(0, float(zonation.dispersion[-1]) * 1.03 or 1)
     put_title(panel, "CONISS", colour=QUIET)
     mark_scale(panel, None)
 
 
-def _draw_zone_lines(sheet: Sheet, charted: WellChart) -> None:
+def _draw_zone_lines(sheet: Sheet, chart: WellChart) -> None:
     from matplotlib.lines import Line2D
 
     first, last = sheet.panels[0], sheet.panels[-1]
-    edges = [sheet.top, *charted.borders_m, sheet.bottom]
-    for border in charted.borders_m:
+    edges = [sheet.top, *chart.borders_m, sheet.bottom]
+    for border in chart.borders_m:
         height = height_of(sheet, border)
         sheet.figure.add_artist(
             Line2D(
@@ -234,46 +242,46 @@ def _draw_zone_lines(sheet: Sheet, charted: WellChart) -> None:
                 dashes=(4, 3),
             )
         )
-    if charted.zonation is not None and charted.zonation.number > 1:
-        number = charted.zonation.number
+    if chart.zonation is not None and chart.zonation.number > 1:
+        number = chart.zonation.number
         for zone, (upper, lower) in enumerate(itertools.pairwise(edges)):
             x = last.get_position().x1 + 0.1 / sheet.width_in
             sheet.figure.text(
                 x, height_of(sheet, (upper + lower) / 2), f"Z{number - zone}", fontsize=8.5, va="center"
             )
-    right = sheet.panels[-1 if charted.zonation is None else -2].get_position().x1
-    for place, sample in zip(sheet.y, charted.found.samples, strict=True):
+    right = sheet.panels[-1 if chart.zonation is None else -2].get_position().x1
+    for depth, sample in zip(sheet.y, chart.well_samples.samples, strict=True):
         if sample.objects:
             continue
-        why = "barren" if sample.is_barren else "not classified"
-        height = height_of(sheet, place)
+        reason = "barren" if sample.is_barren else "not classified"
+        height = height_of(sheet, depth)
         sheet.figure.add_artist(
             Line2D(
                 [first.get_position().x0, right], [height, height], color=QUIET, linewidth=0.6, dashes=(1, 3)
             )
         )
         sheet.figure.text(
-            first.get_position().x0 + 0.08 / sheet.width_in, height, why, fontsize=6.5, style="italic",
+            first.get_position().x0 + 0.08 / sheet.width_in, height, reason, fontsize=6.5, style="italic",
             color=QUIET, va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )  # fmt: skip
 
 
-def _draw_words(sheet: Sheet, charted: WellChart, measure: Measure) -> None:
-    figure, level = sheet.figure, 100 * charted.options.level
-    unit = "per cent of a sample's objects" if measure == "percent" else "objects in a sample"
-    carried = "the lot and the classifier's confusion" if charted.confusion is not None else "the lot alone"
-    marks = [f"bars: {unit}; line: {level:g} % interval for {carried}"]
-    if len(charted.full) < len(charted.found.samples):
-        marks.append(f"unfilled: fewer than {charted.options.fewest} objects")
-    if charted.zonation is not None:
-        marks.append("CONISS: total sum of squares within clusters")
+def _draw_legend(sheet: Sheet, chart: WellChart, measure: Measure) -> None:
+    figure, level = sheet.figure, 100 * chart.options.level
+    unit = "relative abundance, % of a sample's objects" if measure == "percent" else "objects per sample"
+    errors = "sampling and classification error" if chart.confusion is not None else "sampling error only"
+    marks = [f"Bars: {unit}; lines: {level:g} % interval ({errors})"]
+    if len(chart.well_sampled) < len(chart.well_samples.samples):
+        marks.append(f"unfilled: fewer than {chart.options.min_objects} objects")
+    if chart.zonation is not None:
+        marks.append("CONISS: total within-cluster sum of squares")
     left = LEFT / sheet.width_in
     figure.text(left, 0.42 / sheet.height_in, "; ".join(marks), fontsize=7, color=QUIET)
-    if any(sample.is_lossy for sample in charted.found.samples):
+    if any(sample.is_lossy for sample in chart.well_samples.samples):
         figure.text(
-            left, 0.24 / sheet.height_in, "▲ part of the sample could not be read", fontsize=7, color=LOSS
+            left, 0.24 / sheet.height_in, "▲ part of the sample was unreadable", fontsize=7, color=LOSS
         )
-    groups = {name: colour for name, colour in _colours(charted).items() if name}
+    groups = {name: colour for name, colour in _colours(chart).items() if name}
     x = left
     for name, colour in groups.items():
         figure.text(x, 0.06 / sheet.height_in, f"■ {shorten_name(name)}", fontsize=7.5, color=colour)
@@ -281,7 +289,7 @@ def _draw_words(sheet: Sheet, charted: WellChart, measure: Measure) -> None:
     figure.text(
         left,
         1 - 0.2 / sheet.height_in,
-        f"Well {shorten_name(charted.well)}",
+        f"Well {shorten_name(chart.well)}",
         fontsize=11,
         weight="bold",
         va="top",

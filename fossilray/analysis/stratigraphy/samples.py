@@ -1,4 +1,4 @@
-"""The samples of a well from the top down: what a classifier called their objects, and what was lost of them."""
+"""Samples of a well from the top down: predicted labels of their objects, and the share that was unreadable."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fossilray.analysis.report.assemblages import gather_assemblages
 from fossilray.core.csv_table import read_csv_table
 from fossilray.core.errors import UsageError
 from fossilray.core.records import SlideSummary, lost_share_of
+from fossilray.core.text import list_some
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing, current_predictions
 from fossilray.store.query.connection import connect, create_objects_view
@@ -20,24 +21,24 @@ from fossilray.store.query.connection import connect, create_objects_view
 
 @dataclass(frozen=True)
 class WellSample:
-    """All slides of a well at one depth: preparations of one sample."""
+    """All slides of a well at one measured depth, which are preparations of one sample."""
 
     label: str
-    """The first slide's name."""
+    """Name of the first slide."""
     depth_m: float
     slides: int
-    asked: int
+    classified: int
     """Slides that have predictions."""
     objects: int
-    """Objects that were given a class."""
-    without: int
-    """Objects that have none, because their pixels could not be read."""
+    """Objects that have a predicted label."""
+    unclassified: int
+    """Objects without one, because their pixels could not be read."""
     lost_share: float
-    """Of the finest pass's foreground, and of the crops, what could not be read."""
+    """Share that could not be read, of the finest pass's foreground and of the crops together."""
 
     @property
     def is_barren(self) -> bool:
-        return self.asked == self.slides and not self.objects
+        return self.classified == self.slides and not self.objects
 
     @property
     def is_lossy(self) -> bool:
@@ -46,95 +47,98 @@ class WellSample:
 
 @dataclass(frozen=True)
 class WellSamples:
-    """A well's samples, and the calls (samples, labels) of their objects."""
+    """A well's samples and the counts of their predicted labels."""
 
     well: str
     predictions: DerivedListing
     labels: tuple[str, ...]
-    """The classes of the head."""
+    """Classes of the head."""
     samples: tuple[WellSample, ...]
-    calls: NDArray[np.int64]
+    label_counts: NDArray[np.int64]
+    """(samples, labels) objects predicted as each label."""
     without_depth: tuple[str, ...]
-    """Slides that are left out."""
+    """slide_ids that are left out."""
 
     @property
     def depths(self) -> NDArray[np.float64]:
+        """(samples,) measured depths in metres."""
         return np.array([sample.depth_m for sample in self.samples])
 
 
 def gather_samples(
     store: RunStore, well: str, *, head: str | None = None, depths: Mapping[str, float] | None = None
 ) -> WellSamples:
-    """The samples of a well with the predictions of a head, the newest if none is named.
+    """Return the samples of a well, with slides of equal depth pooled. Slides without a depth are left out.
 
-    depths: measured depths by slide_id, instead of the catalog's. Slides of equal depth are one sample. Slides
-    without a depth have no place in a well and are left out.
+    Args:
+        head: name of the predictions; None: the newest.
+        depths: measured depths in metres by slide_id; they override the catalog.
 
     Raises:
-        UsageError: the run has no such well or no predictions, no slide has a depth, or `depths` names a slide that
-            the run has not.
+        UsageError: the run lacks the well, predictions, or a slide that `depths` names; or no slide has a depth.
     """
-    everything = store.summaries()
-    slides = [_place(slide, depths or {}) for slide in everything if slide.well == well]
+    summaries = store.summaries()
+    slides = [_with_depth(slide, depths or {}) for slide in summaries if slide.well == well]
     if not slides:
-        wells = sorted({slide.well for slide in everything})
+        wells = sorted({slide.well for slide in summaries})
         raise UsageError(
-            f"{store.url} has no committed slides of well {well!r}; it has {', '.join(wells[:12]) or 'none at all'}"
+            f"{store.url} has no committed slides of well {well!r}; it has {list_some(wells, most=12) or 'no wells'}"
         )
-    if strange := set(depths or {}) - {slide.slide_id for slide in everything}:
-        raise UsageError(f"the depths name {_few(sorted(strange))}, which {store.url} does not have")
-    chosen = current_predictions(store, head, slides)
-    if chosen is None:
+    if unknown := set(depths or {}) - {slide.slide_id for slide in summaries}:
+        raise UsageError(f"the depths name {list_some(sorted(unknown))}, which {store.url} does not have")
+    predictions = current_predictions(store, head, slides)
+    if predictions is None:
         raise UsageError(
             f"{store.url} has no predictions; run `fossilray classify run {store.url} --head FILE` first"
         )
-    if not chosen.files:
+    if not predictions.files:
         raise UsageError(
-            f"the predictions {chosen.answers.name} say nothing of well {well}; run `fossilray classify run` again"
+            f"the predictions {predictions.answers.name} hold no slide of well {well}; run `fossilray classify run` "
+            "again"
         )
-    placed = [slide for slide in slides if slide.measured_depth_m is not None]
-    if not placed:
+    with_depth = [slide for slide in slides if slide.measured_depth_m is not None]
+    if not with_depth:
         raise UsageError(
             f"no slide of well {well} has a measured depth, so it has no order; give --depths, a CSV of slide_id and "
             "measured_depth_m (`fossilray report` draws slides in the order of their names)"
         )
     con = connect(store)
-    create_objects_view(
-        con, store, {one: store.committed_files()[one] for one in chosen.files}, genera=chosen
-    )
-    found = gather_assemblages(con, placed, chosen.files.keys())
-    stated = (chosen.answers.record.head or {}).get("classes", ())
-    labels = (*stated, *(taxon for taxon in found.taxa if taxon not in stated))
-    calls = np.zeros((len(found.samples), len(labels)), np.int64)
-    columns = [labels.index(taxon) for taxon in found.taxa]
-    for row, sample in enumerate(found.samples):
-        calls[row, columns] = sample.counts
+    committed = store.committed_files()
+    files = {slide_id: committed[slide_id] for slide_id in predictions.files}
+    create_objects_view(con, store, files, genera=predictions)
+    assemblages = gather_assemblages(con, with_depth, predictions.files.keys())
+    classes = (predictions.answers.record.head or {}).get("classes", ())
+    labels = (*classes, *(taxon for taxon in assemblages.taxa if taxon not in classes))
+    label_counts = np.zeros((len(assemblages.samples), len(labels)), np.int64)
+    columns = [labels.index(taxon) for taxon in assemblages.taxa]
+    for row, sample in enumerate(assemblages.samples):
+        label_counts[row, columns] = sample.counts
     return WellSamples(
         well=well,
-        predictions=chosen,
+        predictions=predictions,
         labels=labels,
         samples=tuple(
             WellSample(
-                one.label,
-                float(one.depth_m or 0.0),
-                one.slides,
-                one.asked,
-                one.total,
-                one.without,
-                _lost([slide for slide in placed if slide.measured_depth_m == one.depth_m]),
+                sample.label,
+                float(sample.depth_m or 0.0),
+                sample.slides,
+                sample.classified,
+                sample.total,
+                sample.unclassified,
+                _lost_share([slide for slide in with_depth if slide.measured_depth_m == sample.depth_m]),
             )
-            for one in found.samples
+            for sample in assemblages.samples
         ),
-        calls=calls,
+        label_counts=label_counts,
         without_depth=tuple(slide.slide_id for slide in slides if slide.measured_depth_m is None),
     )
 
 
 def read_depths(path: Path) -> dict[str, float]:
-    """Measured depths by slide_id, from a CSV with the columns slide_id and measured_depth_m.
+    """Read measured depths in metres by slide_id, from a CSV with the columns slide_id and measured_depth_m.
 
     Raises:
-        UsageError: it is no such table, or gives one slide two depths.
+        UsageError: the file is not such a table, or gives a slide two depths.
     """
     table = read_csv_table(path, use="depths of slides", columns=("slide_id", "measured_depth_m"))
     depths: dict[str, float] = {}
@@ -147,16 +151,13 @@ def read_depths(path: Path) -> dict[str, float]:
     return depths
 
 
-def _place(slide: SlideSummary, depths: Mapping[str, float]) -> SlideSummary:
+def _with_depth(slide: SlideSummary, depths: Mapping[str, float]) -> SlideSummary:
+    """Return the slide with its depth from `depths` if it is there; a depth that is not finite becomes None."""
     depth = depths.get(slide.slide_id, slide.measured_depth_m)
     return replace(slide, measured_depth_m=depth if depth is not None and np.isfinite(depth) else None)
 
 
-def _lost(slides: Sequence[SlideSummary]) -> float:
+def _lost_share(slides: Sequence[SlideSummary]) -> float:
     objects = sum(slide.objects for slide in slides)
     lost_crops = sum(slide.crops_failed for slide in slides) / max(objects, 1)
     return 1 - (1 - min(lost_share_of(slides), 1.0)) * (1 - min(lost_crops, 1.0))
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

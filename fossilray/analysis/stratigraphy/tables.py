@@ -1,4 +1,4 @@
-"""A charted well as CSV: the matrix that spreadsheets and biostratigraphy software take, and all that is behind it."""
+"""Tables of a well's chart as CSV: the matrix that biostratigraphy software imports, intervals, samples and zones."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.analysis.stratigraphy.match import MatchedWells
 
 
-def well_tables(charted: WellChart) -> dict[str, bytes]:
-    """CSV files by their names, in UTF-8 with commas."""
+def well_tables(chart: WellChart) -> dict[str, bytes]:
+    """Return CSV files by name, in UTF-8 with commas."""
     return {
-        "counts.csv": _matrix(charted, np.round(charted.counts, 1).tolist()),
-        "percent.csv": _matrix(charted, np.round(100 * np.nan_to_num(charted.estimate.shares), 2).tolist()),
-        "called.csv": _matrix(charted, charted.counted.tolist()),
-        "intervals.csv": _csv(_INTERVALS, _interval_rows(charted)),
-        "samples.csv": _csv(_SAMPLES, _sample_rows(charted)),
-        "zones.csv": _csv(_ZONES, _zone_rows(charted)),
+        "counts.csv": _matrix(chart, np.round(chart.counts, 1).tolist()),
+        "percent.csv": _matrix(chart, np.round(100 * np.nan_to_num(chart.estimate.shares), 2).tolist()),
+        "called.csv": _matrix(chart, chart.predicted_counts.tolist()),
+        "intervals.csv": _csv(_INTERVALS, _interval_rows(chart)),
+        "samples.csv": _csv(_SAMPLES, _sample_rows(chart)),
+        "zones.csv": _csv(_ZONES, _zone_rows(chart)),
     }
 
 
 def match_table(matched: MatchedWells) -> bytes:
-    """Pairs of depths, from the top down."""
+    """Return a CSV of matching samples of two wells, from the top down."""
     return _csv(
         ("first_well", "first_depth_m", "second_well", "second_depth_m", "squared_chord_distance"),
         (
@@ -47,58 +47,58 @@ _SAMPLES = (
 _ZONES = ("step", "zones", "reduction_percent", "broken_stick_percent", "border_m")
 
 
-def _matrix(charted: WellChart, values: Sequence[Sequence[float]]) -> bytes:
-    """Taxa down, samples across, depths in the first row: what Tilia and StrataBugs take from a spreadsheet."""
-    depths = [f"{depth:g}" for depth in charted.found.depths]
+def _matrix(chart: WellChart, values: Sequence[Sequence[float]]) -> bytes:
+    """Return taxa in rows and samples in columns under their depths, the layout that Tilia and StrataBugs import."""
+    depths = [f"{depth:g}" for depth in chart.well_samples.depths]
     rows = (
         (taxon, group, *(row[column] for row in values))
-        for column, (taxon, group) in enumerate(zip(charted.taxa, charted.groups, strict=True))
+        for column, (taxon, group) in enumerate(zip(chart.taxa, chart.groups, strict=True))
     )
     return _csv(("taxon", "group", *depths), rows)
 
 
-def _interval_rows(charted: WellChart) -> Iterable[Sequence[object]]:
-    one = charted.estimate
-    for row, depth in enumerate(charted.found.depths.tolist()):
-        if not one.objects[row]:
+def _interval_rows(chart: WellChart) -> Iterable[Sequence[object]]:
+    estimate = chart.estimate
+    for row, depth in enumerate(chart.well_samples.depths.tolist()):
+        if not estimate.objects[row]:
             continue
-        for column, (taxon, group) in enumerate(zip(charted.taxa, charted.groups, strict=True)):
-            shares = [float(part[row, column]) for part in (one.shares, one.low, one.high)]
+        for column, (taxon, group) in enumerate(zip(chart.taxa, chart.groups, strict=True)):
+            shares = [float(values[row, column]) for values in (estimate.shares, estimate.low, estimate.high)]
             yield (
-                charted.well, f"{depth:g}", taxon, group, int(charted.counted[row, column]),
-                *(round(share * float(one.objects[row]), 1) for share in shares),
+                chart.well, f"{depth:g}", taxon, group, int(chart.predicted_counts[row, column]),
+                *(round(share * float(estimate.objects[row]), 1) for share in shares),
                 *(round(100 * share, 2) for share in shares),
-                bool(one.certain_low[row, column] > 0),
+                bool(estimate.present_low[row, column] > 0),
             )  # fmt: skip
 
 
-def _sample_rows(charted: WellChart) -> Iterable[Sequence[object]]:
-    zone_of = {} if charted.zonation is None else dict(
-        zip(charted.full, (charted.zonation.number - charted.zonation.zones).tolist(), strict=True)
+def _sample_rows(chart: WellChart) -> Iterable[Sequence[object]]:
+    zone_of = {} if chart.zonation is None else dict(
+        zip(chart.well_sampled, (chart.zonation.number - chart.zonation.zones).tolist(), strict=True)
     )  # fmt: skip
-    for row, (sample, index) in enumerate(zip(charted.found.samples, charted.diversity, strict=True)):
+    for row, (sample, index) in enumerate(zip(chart.well_samples.samples, chart.diversity, strict=True)):
         state = [
             *(["barren"] if sample.is_barren else []),
-            *(["not classified"] if sample.asked < sample.slides else []),
-            *(["few objects"] if row not in charted.full and sample.objects else []),
+            *(["not classified"] if sample.classified < sample.slides else []),
+            *(["few objects"] if row not in chart.well_sampled and sample.objects else []),
             *(["lossy"] if sample.is_lossy else []),
         ]
         yield (
-            charted.well, f"{sample.depth_m:g}", sample.slides, sample.asked, sample.objects, sample.without,
-            round(float(charted.estimate.objects[row]), 1), round(100 * sample.lost_share, 3),
+            chart.well, f"{sample.depth_m:g}", sample.slides, sample.classified, sample.objects, sample.unclassified,
+            round(float(chart.estimate.objects[row]), 1), round(100 * sample.lost_share, 3),
             "; ".join(state), f"Z{zone_of[row]}" if row in zone_of else "", index.richness,
             *(_round(value) for value in (index.shannon, index.simpson, index.evenness, index.fisher_alpha)),
-            charted.effort or "", _round(index.rarefied),
+            chart.rarefaction_size or "", _round(index.rarefied),
         )  # fmt: skip
 
 
-def _zone_rows(charted: WellChart) -> Iterable[Sequence[object]]:
-    found = charted.zonation
-    if found is None:
+def _zone_rows(chart: WellChart) -> Iterable[Sequence[object]]:
+    zonation = chart.zonation
+    if zonation is None:
         return
-    borders = charted.borders_m
-    for step, (reduced, stick) in enumerate(zip(found.reduced, found.broken_stick, strict=True)):
-        # Borders stand in the order of depth, which is not that of the steps.
+    borders = chart.borders_m
+    for step, (reduced, stick) in enumerate(zip(zonation.reduced, zonation.broken_stick, strict=True)):
+        # Borders are listed by depth, which is not the order of the steps.
         border = f"{borders[step]:g}" if step < len(borders) else ""
         yield step + 1, step + 2, round(100 * float(reduced), 3), round(100 * float(stick), 3), border
 

@@ -1,4 +1,4 @@
-"""Which labels are one taxon: species, genera and groups with their synonyms, from a file."""
+"""Taxonomy files: species, genera and groups with synonyms, and the grouping of labels by them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Refusal = Callable[[str], FossilrayError]
 
 @dataclass(frozen=True)
 class TaxonRow:
-    """One line of the file: a species, or a genus alone."""
+    """One row of a taxonomy file: a species, or a genus without species."""
 
     species: str
     genus: str
@@ -36,11 +36,11 @@ class TaxonRow:
 
     @property
     def name(self) -> str:
-        """The finest name that the line gives, which its synonyms stand for."""
+        """The accepted name: the species, or the genus of a row without species."""
         return self.species or self.genus
 
     def at(self, rank: Rank) -> str:
-        """The name at a rank; the next finer one where the line gives none, for nothing is guessed."""
+        """Return the name at a rank, or the next finer one if the row has none at that rank."""
         if rank == "species":
             return self.name
         return (self.group if rank == "group" else "") or self.genus or self.species
@@ -48,24 +48,28 @@ class TaxonRow:
 
 @dataclass(frozen=True)
 class TaxonGrouping:
-    """Labels as taxa of one rank."""
+    """Labels grouped into taxa of one rank."""
 
     taxa: tuple[str, ...]
     groups: tuple[str, ...]
-    """The group of each taxon, empty where none is given."""
-    member_of: tuple[int, ...]
-    """The taxon of each label; -1 for one that is left out."""
+    """The group of each taxon, empty if it has none."""
+    taxon_of_label: tuple[int, ...]
+    """Index of the taxon of each label; -1: left out."""
     merged: tuple[tuple[str, tuple[str, ...]], ...]
-    """Taxa that stand for other labels than their own name, and these labels."""
+    """Each taxon that includes labels of other names, with these labels."""
     unknown: tuple[str, ...]
-    """Labels that the file does not name; they stay as they are."""
+    """Labels that the taxonomy lacks; each is a taxon under its own name."""
 
 
 class Taxonomy:
-    """Rows of a taxonomy file, found by any name that they give."""
+    """Rows of a taxonomy file, indexed by accepted name and synonym."""
 
     def __init__(self, rows: Sequence[TaxonRow], *, source: str) -> None:
-        """Raises UsageError if one name stands for two taxa."""
+        """Index rows. `source` names the file in messages.
+
+        Raises:
+            UsageError: a name belongs to two taxa, or a genus to two groups.
+        """
         self.rows = tuple(rows)
         self._row_of: dict[str, TaxonRow] = {}
         for row in rows:
@@ -75,12 +79,12 @@ class Taxonomy:
                     raise UsageError(
                         f"{source} gives {name!r} to {known.name} and to {row.name}; a name belongs to one taxon"
                     )
-        # A genus that only its species name is known too, unless they disagree about its group.
+        # A genus without a row of its own is known from its species, which must agree on its group.
         genera: dict[str, TaxonRow] = {}
         for row in rows:
             if row.genus and row.species:
-                own = TaxonRow("", row.genus, row.group, ())
-                if genera.setdefault(_key(row.genus), own) != own:
+                genus = TaxonRow("", row.genus, row.group, ())
+                if genera.setdefault(_key(row.genus), genus) != genus:
                     raise UsageError(
                         f"{source} puts the genus {row.genus} into {genera[_key(row.genus)].group!r} and into "
                         f"{row.group!r}; give it one group"
@@ -89,15 +93,15 @@ class Taxonomy:
             self._row_of.setdefault(key, row)
 
     def find(self, label: str) -> TaxonRow | None:
-        """The row that names a label, by any of its names."""
+        """Return the row whose name or synonym is this label, None if there is no such row."""
         return self._row_of.get(_key(label))
 
 
 def read_taxonomy(path: Path) -> Taxonomy:
-    """A CSV with the columns species, genus, group and synonyms (`;` or `|` between them), or the same as YAML.
+    """Read a CSV with the columns species, genus, group and synonyms (`;` or `|` between names), or the same as YAML.
 
     Raises:
-        UsageError: it cannot be read, or gives one name to two taxa.
+        UsageError: the file cannot be read, or a name belongs to two taxa.
     """
     role = FileRole(str(path), "a taxonomy", f"give rows of {', '.join(_COLUMNS)}", UsageError)
     if path.suffix.lower() in {".yaml", ".yml"}:
@@ -115,12 +119,13 @@ def read_taxonomy(path: Path) -> Taxonomy:
 def group_taxa(
     labels: Sequence[str], taxonomy: Taxonomy | None, *, rank: Rank = "genus", leave_out: Sequence[str] = ()
 ) -> TaxonGrouping:
-    """The taxa that labels are of; without a taxonomy each label is its own.
+    """Group labels into taxa of a rank. Without a taxonomy, each label is a taxon.
 
-    leave_out: labels, taxa or groups that are not to be counted.
+    Args:
+        leave_out: labels, taxa or groups that are not counted.
 
     Raises:
-        UsageError: one of these is none.
+        UsageError: a name in `leave_out` is not a label, taxon or group.
     """
     rows = [None if taxonomy is None else taxonomy.find(label) for label in labels]
     names = [label if row is None else row.at(rank) for label, row in zip(labels, rows, strict=True)]
@@ -129,14 +134,14 @@ def group_taxa(
     known = {_key(name) for name in (*labels, *names, *groups)}
     if missing := [name for key, name in wanted.items() if key not in known]:
         raise UsageError(
-            f"{', '.join(missing)} is no label, taxon or group here, so it cannot be left out; there are "
-            f"{', '.join(sorted(set(names))[:20])}"
+            f"{list_some(missing)} is not a label, taxon or group here and cannot be left out; the taxa are "
+            f"{list_some(sorted(set(names)), most=20)}"
         )
-    out = [
+    is_left_out = [
         any(_key(part) in wanted for part in (label, name, group))
         for label, name, group in zip(labels, names, groups, strict=True)
     ]
-    taxa = list(dict.fromkeys(name for name, gone in zip(names, out, strict=True) if not gone))
+    taxa = list(dict.fromkeys(name for name, out in zip(names, is_left_out, strict=True) if not out))
     members: dict[str, list[str]] = {}
     for label, name in zip(labels, names, strict=True):
         if label != name:
@@ -144,8 +149,10 @@ def group_taxa(
     return TaxonGrouping(
         taxa=tuple(taxa),
         groups=tuple(groups[names.index(taxon)] for taxon in taxa),
-        member_of=tuple(-1 if gone else taxa.index(name) for name, gone in zip(names, out, strict=True)),
-        merged=tuple((taxon, tuple(own)) for taxon, own in sorted(members.items())),
+        taxon_of_label=tuple(
+            -1 if out else taxa.index(name) for name, out in zip(names, is_left_out, strict=True)
+        ),
+        merged=tuple((taxon, tuple(merged)) for taxon, merged in sorted(members.items())),
         unknown=()
         if taxonomy is None
         else tuple(label for label, row in zip(labels, rows, strict=True) if row is None),
@@ -167,15 +174,15 @@ def _read_yaml(path: Path, role: FileRole) -> list[tuple[Refusal, Mapping[Any, A
 
 
 def _row(entry: Mapping[Any, Any], error: Refusal) -> TaxonRow:
-    given = {str(name).strip().lower(): value for name, value in entry.items() if name is not None}
-    if unknown := sorted(set(given) - set(_COLUMNS)):
+    fields = {str(name).strip().lower(): value for name, value in entry.items() if name is not None}
+    if unknown := sorted(set(fields) - set(_COLUMNS)):
         raise error(f"it has {list_some(unknown)}, expected {', '.join(_COLUMNS)}")
-    listed = given.get("synonyms") or ()
-    parts = listed.replace("|", ";").split(";") if isinstance(listed, str) else listed
-    if not isinstance(parts, list | tuple):
-        raise error(f"its synonyms are {parts!r:.60}, expected a list of names")
-    species, genus, group = (_plain(given.get(rank) or "") for rank in RANKS)
-    row = TaxonRow(species, genus, group, tuple(filter(None, map(_plain, parts))))
+    listed = fields.get("synonyms") or ()
+    synonyms = listed.replace("|", ";").split(";") if isinstance(listed, str) else listed
+    if not isinstance(synonyms, list | tuple):
+        raise error(f"its synonyms are {synonyms!r:.60}, expected a list of names")
+    species, genus, group = (_plain(fields.get(rank) or "") for rank in RANKS)
+    row = TaxonRow(species, genus, group, tuple(filter(None, map(_plain, synonyms))))
     if not row.name:
         raise error("it names neither a species nor a genus")
     return row
@@ -186,5 +193,5 @@ def _plain(name: object) -> str:
 
 
 def _key(name: str) -> str:
-    """Names are one whatever their case, and with a blank or an underscore between words."""
+    """Return a name for comparison: without case, with a blank for an underscore."""
     return _plain(name.replace("_", " ")).casefold()

@@ -1,4 +1,4 @@
-"""Zones of a well: samples clustered in their order (CONISS), and how many zones are more than chance."""
+"""Zones of a well: stratigraphically constrained clustering (CONISS) and the broken-stick number of zones."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FEWEST_SAMPLES = 4
-"""Fewer have no zones to speak of."""
+MIN_SAMPLES = 4
+"""A well of fewer samples is not divided into zones."""
 
 
 @dataclass(frozen=True)
 class Zonation:
-    """How neighbouring samples join, and where the borders of the zones are."""
+    """A dendrogram of n samples in stratigraphic order, and its division into zones."""
 
     merges: NDArray[np.int64]
-    """(n - 1, 2) what joins at each step: a sample below n, or n + the step that made the cluster."""
+    """(n - 1, 2) the two clusters merged at each step: a sample if below n, else n + the step that made the cluster."""
     dispersion: NDArray[np.float64]
-    """(n - 1,) total within-cluster sum of squares after each step: the axis of Grimm's dendrogram."""
+    """(n - 1,) total within-cluster sum of squares after each merge, the axis of Grimm's dendrogram."""
     reduced: NDArray[np.float64]
-    """(n - 1,) share of the total by which each further zone lessens it; the first makes two zones."""
+    """(n - 1,) share of the total dispersion that each further zone removes; the first value is for two zones."""
     broken_stick: NDArray[np.float64]
-    """(n - 1,) the same, if the total were broken by chance (Bennett 1996)."""
+    """(n - 1,) shares expected if the total were divided at random (Bennett 1996)."""
     zones: NDArray[np.int64]
     """(n,) the zone of each sample, 0 for the topmost."""
 
@@ -32,54 +32,57 @@ class Zonation:
 
     @property
     def borders(self) -> list[int]:
-        """The last sample of each zone but the lowest."""
+        """Row of the lowest sample of each zone except the lowest zone."""
         return np.flatnonzero(np.diff(self.zones)).tolist()
 
 
 def find_zones(shares: NDArray[np.float64], *, number: int | None = None) -> Zonation:
-    """Zones of samples (n, taxa) in the order of their depths.
+    """Divide samples (n, taxa) in the order of their depths into zones.
 
-    CONISS (Grimm 1987): of all neighbours those join whose union adds least to the sum of squares within clusters,
-    here of square roots of shares, his option for percentages, where squared distance is Edwards' and Cavalli-Sforza's
-    chord. number: of zones; None: while a further one lessens the sum by more than the broken-stick model has it
-    (Bennett 1996, New Phytologist 132).
+    CONISS (Grimm 1987, Computers & Geosciences 13) merges the two neighbouring clusters whose union adds least to the
+    within-cluster sum of squares. Shares are square-root transformed, Grimm's option for percentages, so that the
+    squared distance is Edwards' and Cavalli-Sforza's chord distance.
+
+    Args:
+        number: how many zones; None: add zones while each removes more dispersion than the broken-stick model expects
+            (Bennett 1996, New Phytologist 132).
     """
     from scipy.sparse import diags
     from sklearn.cluster import AgglomerativeClustering
 
     n = len(shares)
     if n < 2:
-        raise ValueError("zones need two samples")
+        raise ValueError(f"zones need at least two samples, got {n}")
     chain = diags([1.0, 1.0], [-1, 1], shape=(n, n))
     clusters = AgglomerativeClustering(
         n_clusters=1, linkage="ward", connectivity=chain, compute_distances=True
     )
     clusters.fit(np.sqrt(shares))
-    # Ward's distance is the square root of twice what a merge adds to the sum of squares.
+    # Ward's distance is the square root of twice the increase in the sum of squares.
     dispersion = np.cumsum(clusters.distances_**2 / 2)
     merges = clusters.children_.astype(np.int64)
     reduced = np.diff(dispersion, prepend=0)[::-1] / max(float(dispersion[-1]), 1e-300)
     stick = broken_stick(n - 1)
     if number is None:
-        beaten = (reduced <= stick) | (dispersion[-1] < 1e-12)
-        number = 1 + (int(np.argmax(beaten)) if beaten.any() else n - 1)
+        not_significant = (reduced <= stick) | (dispersion[-1] < 1e-12)
+        number = 1 + (int(np.argmax(not_significant)) if not_significant.any() else n - 1)
     return Zonation(merges, dispersion, reduced, stick, _cut(merges, min(number, n)))
 
 
 def broken_stick(pieces: int) -> NDArray[np.float64]:
-    """Expected lengths of the pieces of a stick of length 1 broken at random, the longest first (MacArthur 1957)."""
+    """Return the expected lengths of the pieces of a unit stick broken at random, longest first (MacArthur 1957)."""
     lengths: NDArray[np.float64] = np.cumsum(1 / np.arange(pieces, 0, -1))[::-1] / pieces
     return lengths
 
 
 def _cut(merges: NDArray[np.int64], number: int) -> NDArray[np.int64]:
-    """The zone of each sample when merging stops at so many clusters."""
+    """Return the zone of each sample when merging stops at `number` clusters."""
     n = len(merges) + 1
-    own = {sample: [sample] for sample in range(n)}
+    clusters = {sample: [sample] for sample in range(n)}
     for step in range(n - number):
         left, right = merges[step].tolist()
-        own[n + step] = own.pop(left) + own.pop(right)
+        clusters[n + step] = clusters.pop(left) + clusters.pop(right)
     zone_of = np.empty(n, np.int64)
-    for zone, samples in enumerate(sorted(own.values(), key=min)):
+    for zone, samples in enumerate(sorted(clusters.values(), key=min)):
         zone_of[samples] = zone
     return zone_of
