@@ -145,7 +145,7 @@ def test_a_run_without_embeddings_has_a_page_without_the_map(tmp_path: Path) -> 
 def test_a_run_larger_than_the_page_is_sampled_and_the_page_states_it(
     store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fossilray.analysis.report.page.MOST_LISTED_SLIDES", 2)
+    monkeypatch.setattr("fossilray.analysis.report.page.MAX_LISTED_SLIDES", 2)
     monkeypatch.setattr("fossilray.analysis.report.statistics.MAX_SAMPLED_SLIDES", 2)
     text = Page(write_report(store, tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert "are from 2 of them" in text

@@ -114,8 +114,8 @@ def match_confusion(confusion: Confusion, labels: Sequence[str]) -> Confusion:
     missing = [label for label in labels if label not in confusion.classes]
     if missing:
         raise UsageError(
-            f"the confusion matrix has no class {list_some(missing)}, only {list_some(confusion.classes, most=8)}; give "
-            "one that was measured on the classes of the head"
+            f"the confusion matrix has no class {list_some(missing)}, only "
+            f"{list_some(confusion.classes, most=8)}; give one that was measured on the classes of the head"
         )
     order = [confusion.classes.index(label) for label in labels]
     order += [row for row in range(len(confusion.classes)) if row not in order]
