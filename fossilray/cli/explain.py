@@ -59,11 +59,12 @@ def explain(
     from fossilray.analysis.explain.maps import explain_cases, methods_for, predict
     from fossilray.analysis.explain.open_backbone import load_differentiable, score_label
     from fossilray.analysis.explain.selection import choose_confused, choose_given, choose_uncertain
-    from fossilray.analysis.explain.sheet import check_ending, show_cases, write_sheet
+    from fossilray.analysis.explain.sheet import show_cases, write_explanation_sheet
     from fossilray.core.errors import UsageError
     from fossilray.models.heads.head_file import load_head
+    from fossilray.render.contact_sheet import require_sheet_suffix
 
-    check_ending(out_file)
+    require_sheet_suffix(out_file, option="--out")
     if sum((least_certain, confused is not None, genus is not None)) > 1:
         raise UsageError("--least-certain, --confused and --genus each choose what is explained; give one")
     if confused is not None and labels is None:
@@ -91,7 +92,9 @@ def explain(
         "A map shows what moved this head's score. It is no proof that a palynologist's reason lies there, and a head "
         "that was taught on these very crops has seen them before.",
     ]
-    write_sheet(show_cases(material, shares, known.classes, explained), choice, out_file, facts=facts)
+    write_explanation_sheet(
+        show_cases(material, shares, known.classes, explained), choice, out_file, facts=facts
+    )
     out.print(
         f"{len(choice.cases)} crops explained by {', '.join(methods)} -> {out_file}",
         markup=False,

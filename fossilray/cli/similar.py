@@ -203,14 +203,15 @@ def similar(
         queries_from_objects,
     )
     from fossilray.analysis.search.search import SearchIndex
-    from fossilray.analysis.search.sheet import append_missing_summaries, write_sheet
+    from fossilray.analysis.search.sheet import append_missing_summaries, write_search_sheet
     from fossilray.core.errors import UsageError
+    from fossilray.render.contact_sheet import require_sheet_suffix
     from fossilray.store.query.connection import parse_object_name
 
     if sum(map(bool, (image, object_, crops))) != 1:
         raise UsageError("say what to look for by one of --image FILE, --object SLIDE:ID and --crops DIR")
-    if sheet is not None and sheet.suffix.lower() not in (".html", ".png", ".jpg", ".jpeg"):
-        raise UsageError(f"--sheet {sheet} is neither .html nor .png nor .jpg; choose one of these")
+    if sheet is not None:
+        require_sheet_suffix(sheet, option="--sheet")
     form = _form(form, out_file)
     found = SearchIndex.open(index, settings(config, set_).store)
     _warn(found)
@@ -231,7 +232,7 @@ def similar(
     table = describe_hits(found, answers, questions.names, head=head)
     if sheet is not None:
         asked = f"{k} of {sum(one.objects for one in found.slides):,} objects in {found.index.url}"
-        write_sheet(
+        write_search_sheet(
             found,
             append_missing_summaries(found, questions, table),
             sheet,

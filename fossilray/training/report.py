@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fossilray.core.config.training import TrainConfig
 from fossilray.core.types import Image
 from fossilray.core.whole_files import write_whole
+from fossilray.render.contact_sheet import tile_grid
 from fossilray.render.crops import jpeg_uri
 from fossilray.render.html import template_environment
 from fossilray.training.export import ProbeCrops
@@ -66,7 +67,12 @@ def draw_curves(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> st
 def draw_views(pixels: NDArray[np.uint8], views: Sequence[torch.Tensor]) -> Image:
     """A row for each crop: the crop (n, S, S, 3) as stored, then its views (n, 3, S, S) in 0..1."""
     shown = [(view.cpu() * 255).round().byte().permute(0, 2, 3, 1).numpy() for view in views]
-    return _sheet([[_cell(crop), *(_cell(view[i]) for view in shown)] for i, crop in enumerate(pixels)])
+    cells = [
+        _cell(picture)
+        for row, crop in enumerate(pixels)
+        for picture in (crop, *(view[row] for view in shown))
+    ]
+    return tile_grid(cells, columns=1 + len(views))
 
 
 def draw_neighbours(
@@ -79,15 +85,15 @@ def draw_neighbours(
     unit = normalised(vectors)
     rng = np.random.default_rng(seed)
     asked = np.sort(rng.choice(len(unit), size=min(10, len(unit)), replace=False))
-    rows = []
+    sheet = []
     for one in asked.tolist():
         similarity = unit @ unit[one]
         similarity[one] = -np.inf
         nearest = np.argsort(-similarity, kind="stable")[: min(7, len(unit) - 1)].tolist()
         frames = [_frame(int(label[one]), int(label[other])) for other in nearest]
-        cells = [_cell(pixels[other], frame) for other, frame in zip(nearest, frames, strict=True)]
-        rows.append([_cell(pixels[one], _ASKED), *cells])
-    return _sheet(rows)
+        sheet += [_cell(pixels[one], _ASKED)]
+        sheet += [_cell(pixels[other], frame) for other, frame in zip(nearest, frames, strict=True)]
+    return tile_grid(sheet, columns=len(sheet) // len(asked))
 
 
 def _frame(asked: int, found: int) -> tuple[int, int, int]:
@@ -102,11 +108,6 @@ def _cell(crop: NDArray[np.uint8], frame: tuple[int, int, int] = _PAPER) -> Imag
     framed[:] = frame
     framed[_GAP_PX:-_GAP_PX, _GAP_PX:-_GAP_PX] = cv2.resize(crop, (CELL_PX, CELL_PX), interpolation=how)
     return framed
-
-
-def _sheet(rows: Sequence[Sequence[Image]]) -> Image:
-    sheet: Image = np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
-    return sheet
 
 
 PAGE = "training.html"

@@ -14,18 +14,14 @@ from fossilray.analysis.explain.crops import CropsToExplain
 from fossilray.analysis.explain.gradcam import FeatureMaps
 from fossilray.analysis.explain.maps import Explained, Map, Method
 from fossilray.analysis.explain.selection import TargetSelection
-from fossilray.core.errors import UsageError
-from fossilray.core.text import strip_control_characters
 from fossilray.core.types import Image
-from fossilray.core.whole_files import write_whole
+from fossilray.render.contact_sheet import GROUND, Ink, Plate, tile_grid, wrap_text, write_sheet
 from fossilray.render.crops import jpeg_uri
-from fossilray.render.html import encode_picture, template_environment
+from fossilray.render.html import template_environment
 
 if TYPE_CHECKING:
-    from PIL.ImageDraw import ImageDraw
-    from PIL.ImageFont import FreeTypeFont, ImageFont
+    pass
 
-ENDINGS = (".html", ".png", ".jpg", ".jpeg")
 METHOD_NAMES: dict[Method, str] = {
     "grad-cam": "Grad-CAM",
     "guided": "guided Grad-CAM",
@@ -36,7 +32,7 @@ METHOD_NAMES: dict[Method, str] = {
 
 _CELL_PX = 176
 _GAP_PX, _CAPTION_PX, _NAME_PX = 14, 32, 236
-_GROUND, _INK, _FAINT = (252, 251, 248), (36, 33, 28), (113, 106, 95)
+_CAPTION_WIDTH_PX = _CELL_PX + _GAP_PX - 4
 _GRID = 4
 """Feature maps across and down."""
 _BRIGHTEST = 99.5
@@ -108,13 +104,7 @@ def show_cases(
     return shown
 
 
-def check_ending(out: Path) -> None:
-    """Raise UsageError unless a sheet can be written into a file of this name."""
-    if out.suffix.lower() not in ENDINGS:
-        raise UsageError(f"--out {out} is neither .html nor .png nor .jpg; choose one of these")
-
-
-def write_sheet(
+def write_explanation_sheet(
     shown: Sequence[ShownCase], choice: TargetSelection, out: Path, *, facts: Sequence[str]
 ) -> None:
     """The sheet as .html, .png or .jpg, by the file's name; facts: lines about what was asked.
@@ -122,48 +112,48 @@ def write_sheet(
     Raises:
         UsageError: another ending, or the file cannot be written.
     """
-    check_ending(out)
-    if out.suffix.lower() == ".html":
-        write_whole(out, render_page(shown, choice, facts=facts))
-    else:
-        write_whole(out, encode_picture(draw_sheet(shown, choice, facts=facts), out.suffix))
+    write_sheet(
+        out,
+        page=lambda: render_explanation_page(shown, choice, facts=facts),
+        picture=lambda: draw_explanation_sheet(shown, choice, facts=facts),
+        option="--out",
+    )
 
 
-def render_page(shown: Sequence[ShownCase], choice: TargetSelection, *, facts: Sequence[str]) -> str:
+def render_explanation_page(
+    shown: Sequence[ShownCase], choice: TargetSelection, *, facts: Sequence[str]
+) -> str:
     """The page as HTML; no network, no script."""
     environment = template_environment()
     return environment.get_template("explain.html.j2").render(choice=choice, facts=facts, cases=shown)
 
 
-def draw_sheet(shown: Sequence[ShownCase], choice: TargetSelection, *, facts: Sequence[str]) -> Image:
+def draw_explanation_sheet(
+    shown: Sequence[ShownCase], choice: TargetSelection, *, facts: Sequence[str]
+) -> Image:
     """One picture: a row for each crop, its maps in a line."""
-    from PIL import Image as Pillow
-    from PIL import ImageDraw, ImageFont
-
     across = max((len(one.panels) for one in shown), default=1)
     pitch_x, pitch_y = _CELL_PX + _GAP_PX, _CELL_PX + _CAPTION_PX + _GAP_PX
     width = _NAME_PX + across * pitch_x + 2 * _GAP_PX
-    large, font = ImageFont.load_default(20), ImageFont.load_default(12)
-    scratch = ImageDraw.Draw(Pillow.new("RGB", (1, 1)))
-    told = [line for text in (choice.says, *facts) for line in _wrapped(scratch, text, font, width - 40)]
-    top = 48 + 17 * len(told) + _GAP_PX
-    plate = Pillow.new("RGB", (width, top + pitch_y * len(shown)), _GROUND)
-    draw = ImageDraw.Draw(plate)
-    draw.text((_GAP_PX, 12), strip_control_characters(choice.title), _INK, large)
-    for number, line in enumerate(told):
-        draw.text((_GAP_PX, 44 + 17 * number), line, _FAINT, font)
+    header = [line for text in (choice.says, *facts) for line in wrap_text(text, size=12, width=width - 40)]
+    top = 48 + 17 * len(header) + _GAP_PX
+    plate = Plate(width, top + pitch_y * len(shown))
+    plate.add_text(choice.title, _GAP_PX, 12, size=20)
+    for number, line in enumerate(header):
+        plate.add_text(line, _GAP_PX, 44 + 17 * number, size=12, ink="faint")
     for row in shown:
-        lines = [part for text in row.lines for part in _wrapped(draw, text, font, _NAME_PX - _GAP_PX)]
-        names = _wrapped(draw, row.name, font, _NAME_PX - _GAP_PX)[:4]
-        for number, (line, ink) in enumerate([(n, _INK) for n in names] + [(t, _FAINT) for t in lines]):
-            draw.text((_GAP_PX, top + 17 * number), line, ink, font)
+        names = wrap_text(row.name, size=12, width=_NAME_PX - _GAP_PX)[:4]
+        lines = [part for text in row.lines for part in wrap_text(text, size=12, width=_NAME_PX - _GAP_PX)]
+        for number, line in enumerate((*names, *lines)):
+            ink: Ink = "ink" if number < len(names) else "faint"
+            plate.add_text(line, _GAP_PX, top + 17 * number, size=12, ink=ink)
         for number, panel in enumerate(row.panels):
-            left = _NAME_PX + _GAP_PX + number * pitch_x
-            plate.paste(Pillow.fromarray(panel.picture), (left, top + _CELL_PX - panel.height_px))
-            draw.text((left, top + _CELL_PX + 2), _fitting(draw, panel.title, font), _INK, font)
-            draw.text((left, top + _CELL_PX + 16), _fitting(draw, panel.detail, font), _FAINT, font)
+            left, below = _NAME_PX + _GAP_PX + number * pitch_x, top + _CELL_PX
+            plate.add_image(panel.picture, left, below - panel.height_px)
+            plate.add_text(panel.title, left, below + 2, size=12, width=_CAPTION_WIDTH_PX)
+            plate.add_text(panel.detail, left, below + 16, size=12, ink="faint", width=_CAPTION_WIDTH_PX)
         top += pitch_y
-    return np.asarray(plate)
+    return plate.to_image()
 
 
 def _top(map_: Map) -> float:
@@ -183,7 +173,7 @@ def _draw(map_: Map, crop: Image, largest: float) -> Image:
     method = cv2.INTER_AREA if map_.heat.shape[0] > height else cv2.INTER_LINEAR
     share = np.clip(cv2.resize(share, (width, height), interpolation=method), 0, 1)[..., None]
     if map_.method == "guided":
-        paper, ink = np.array(_GROUND, np.float32), np.array([120.0, 20, 40], np.float32)
+        paper, ink = np.array(GROUND, np.float32), np.array([120.0, 20, 40], np.float32)
         return _image(paper + (ink - paper) * share)
     grey = np.repeat(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2).astype(np.float32)
     colour = _colours(share[..., 0])
@@ -200,13 +190,13 @@ def _plate(layer: FeatureMaps, size: tuple[int, int]) -> Image:
     import cv2
 
     height, width = (max(4, (side - _GRID + 1) // _GRID) for side in size)
-    plate = np.full((_GRID * (height + 1) - 1, _GRID * (width + 1) - 1, 3), _GROUND, np.uint8)
+    cells = np.zeros((_GRID * _GRID, height, width, 3), np.uint8)
+    cells[:] = GROUND
     for number, one in enumerate(layer.maps.numpy()[: _GRID * _GRID]):
         method = cv2.INTER_AREA if one.shape[0] > height else cv2.INTER_NEAREST
         small = cv2.resize(one, (width, height), interpolation=method)
-        top, left = number // _GRID * (height + 1), number % _GRID * (width + 1)
-        plate[top : top + height, left : left + width] = np.round(255 * small)[..., None]
-    return plate
+        cells[number] = np.round(255 * small)[..., None]
+    return tile_grid(cells, columns=_GRID, gap_px=1)
 
 
 def _true(crop: Image, across: float, down: float) -> Image:
@@ -224,28 +214,3 @@ def _colours(share: NDArray[np.float32]) -> NDArray[np.float32]:
 
     painted: NDArray[np.float32] = 255 * np.asarray(colormaps["inferno"](share), np.float32)[..., :3]
     return painted
-
-
-def _wrapped(draw: ImageDraw, text: str, font: FreeTypeFont | ImageFont, width: int) -> list[str]:
-    """A text in lines that fit, broken between words or, where a word is longer, within it."""
-    lines = [""]
-    for word in strip_control_characters(text).split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        if draw.textlength(longer, font) <= width:
-            lines[-1] = longer
-            continue
-        if lines[-1]:
-            lines.append("")
-        for sign in word:
-            if draw.textlength(lines[-1] + sign, font) > width:
-                lines.append("")
-            lines[-1] += sign
-    return lines
-
-
-def _fitting(draw: ImageDraw, text: str, font: Any) -> str:
-    """As much of a text as fits below a picture."""
-    text = strip_control_characters(text)
-    while text and draw.textlength(text, font) > _CELL_PX + _GAP_PX - 4:
-        text = text[:-2].rstrip("…") + "…" if len(text) > 2 else ""
-    return text

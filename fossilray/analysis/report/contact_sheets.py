@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.types import Image
 from fossilray.core.vectors import unit_vectors
+from fossilray.render.contact_sheet import tile_grid
 from fossilray.render.crops import ContactSheet, Fit, field_of, jpeg_uri, name_size, resize_image, show_crop
 from fossilray.store import RunStore
 from fossilray.store.query.connection import load_crops, load_embeddings, query_table
@@ -119,9 +120,7 @@ def draw_similarity_map(
     vectors = load_embeddings(store, sample).astype(np.float32)
     chosen = arrange_on_grid(vectors, columns=columns, rows=rows)
     shown = sample.take(pa.array(chosen))
-    picture = _draw_grid(
-        shown, load_crops(store, shown), columns=columns, rows=rows, cell_px=cell_px, fit=fit
-    )
+    picture = _draw_grid(shown, load_crops(store, shown), columns=columns, cell_px=cell_px, fit=fit)
     return SimilarityMap(
         uri=jpeg_uri(picture),
         width_px=picture.shape[1],
@@ -162,23 +161,23 @@ def arrange_on_grid(vectors: NDArray[np.float32], *, columns: int, rows: int) ->
     return np.asarray(chosen, dtype=np.intp)
 
 
-def _draw_grid(
-    table: pa.Table, crops: NDArray[np.uint8], *, columns: int, rows: int, cell_px: int, fit: Fit
-) -> Image:
+def _draw_grid(table: pa.Table, crops: NDArray[np.uint8], *, columns: int, cell_px: int, fit: Fit) -> Image:
     """Draw crops in a grid on one background. Crops are multiplied onto it, so that their own backgrounds disappear."""
-    picture = np.empty((rows * cell_px, columns * cell_px, 3), np.float32)
-    picture[:] = np.array([240, 238, 235], np.float32)
-    size = zip(table["width_um"].to_pylist(), table["height_um"].to_pylist(), strict=True)
-    for cell, ((width_um, height_um), crop) in enumerate(zip(size, crops, strict=True)):
+    field = np.array([240, 238, 235], np.float32)
+    cells = np.empty((len(crops), cell_px, cell_px, 3), np.uint8)
+    sizes = zip(table["width_um"].to_pylist(), table["height_um"].to_pylist(), strict=True)
+    for number, ((width_um, height_um), crop) in enumerate(zip(sizes, crops, strict=True)):
         side = cell_px - 6
         scale = 1.0 if fit == "letterbox" else side / max(width_um, height_um, 1e-6)
         width, height = (side, side) if fit == "letterbox" else (width_um * scale, height_um * scale)
         small = resize_image(crop, max(round(width), 4), max(round(height), 4)).astype(np.float32)
-        light = np.clip(small / np.maximum(field_of(small), 1), 0, 1)
-        top = cell // columns * cell_px + (cell_px - small.shape[0]) // 2
-        left = cell % columns * cell_px + (cell_px - small.shape[1]) // 2
-        picture[top : top + small.shape[0], left : left + small.shape[1]] *= light
-    return np.round(picture).astype(np.uint8)
+        transmitted = np.clip(small / np.maximum(field_of(small), 1), 0, 1)
+        cell = np.empty((cell_px, cell_px, 3), np.float32)
+        cell[:] = field
+        top, left = (cell_px - small.shape[0]) // 2, (cell_px - small.shape[1]) // 2
+        cell[top : top + small.shape[0], left : left + small.shape[1]] *= transmitted
+        cells[number] = np.round(cell)
+    return tile_grid(cells, columns=columns)
 
 
 def _principal_components(vectors: NDArray[np.float32], *, keep: int) -> NDArray[np.float32]:

@@ -12,19 +12,18 @@ import pyarrow.compute as pc
 
 from fossilray.analysis.search.queries import Queries
 from fossilray.analysis.search.search import SearchIndex
-from fossilray.core.errors import StoreError, StoreUnreachable, UsageError
+from fossilray.core.errors import StoreError, StoreUnreachable
 from fossilray.core.images import FAILED_GREY
-from fossilray.core.text import strip_control_characters
 from fossilray.core.types import Image
-from fossilray.core.whole_files import write_whole
+from fossilray.render.contact_sheet import GROUND, Plate, write_sheet
 from fossilray.render.crops import CropFigure, centre_in_square, jpeg_uri, show_crop
-from fossilray.render.html import encode_picture, template_environment
+from fossilray.render.html import template_environment
 from fossilray.store.query.connection import load_crops
 
 MOST_QUESTIONS = 200
 """Shown on a sheet; the table has all."""
 _CELL_PX, _CAPTION_PX, _GAP_PX, _ACROSS = 112, 30, 8, 10
-_GROUND, _INK, _FAINT, _MARK = (252, 251, 248), (36, 33, 28), (113, 106, 95), (63, 111, 148)
+_MARK = (63, 111, 148)
 
 
 @dataclass(frozen=True)
@@ -66,22 +65,22 @@ def append_missing_summaries(index: SearchIndex, questions: Queries, table: pa.T
     return found
 
 
-def write_sheet(index: SearchIndex, found: Sequence[SearchResult], out: Path, *, facts: str) -> None:
+def write_search_sheet(index: SearchIndex, found: Sequence[SearchResult], out: Path, *, facts: str) -> None:
     """The sheet as .html, .png or .jpg, by the file's name; facts: a line about the search.
 
     Raises:
         UsageError: another ending, or the file cannot be written.
     """
     fit = str(index.record.crops["fit"])
-    if out.suffix.lower() == ".html":
-        write_whole(out, render_page(found, fit=fit, facts=facts))
-    elif out.suffix.lower() in (".png", ".jpg", ".jpeg"):
-        write_whole(out, encode_picture(draw_sheet(found, fit=fit), out.suffix))
-    else:
-        raise UsageError(f"--sheet {out} is neither .html nor .png nor .jpg; choose one of these")
+    write_sheet(
+        out,
+        page=lambda: render_search_page(found, fit=fit, facts=facts),
+        picture=lambda: draw_search_sheet(found, fit=fit),
+        option="--sheet",
+    )
 
 
-def render_page(found: Sequence[SearchResult], *, fit: str, facts: str) -> str:
+def render_search_page(found: Sequence[SearchResult], *, fit: str, facts: str) -> str:
     """The page as HTML; no network, no script."""
     environment = template_environment()
     return environment.get_template("similar.html.j2").render(
@@ -89,35 +88,29 @@ def render_page(found: Sequence[SearchResult], *, fit: str, facts: str) -> str:
     )
 
 
-def draw_sheet(found: Sequence[SearchResult], *, fit: str) -> Image:
+def draw_search_sheet(found: Sequence[SearchResult], *, fit: str) -> Image:
     """One picture: questions below each other, the likest first, crops in true proportions with what they are."""
-    from PIL import Image as Pillow
-    from PIL import ImageDraw, ImageFont
-
     pitch_x, pitch_y = _CELL_PX + _GAP_PX, _CELL_PX + _CAPTION_PX + _GAP_PX
     across = max(1, min(_ACROSS, max((len(one.crops) for one in found), default=1)))
     lines = [max(1, -(-len(one.crops) // across)) for one in found]
     width = (across + 1) * pitch_x + 3 * _GAP_PX
-    plate = Pillow.new("RGB", (width, sum(lines) * pitch_y + _GAP_PX * (len(found) + 1)), _GROUND)
-    draw, font = ImageDraw.Draw(plate), ImageFont.load_default(10)
+    plate = Plate(width, sum(lines) * pitch_y + _GAP_PX * (len(found) + 1))
     top = _GAP_PX
     for one, height in zip(found, lines, strict=True):
-        plate.paste(Pillow.fromarray(_in_cell(one.picture, *one.shape)), (_GAP_PX, top))
-        draw.rectangle(
-            (_GAP_PX - 3, top - 3, _GAP_PX + _CELL_PX + 2, top + _CELL_PX + 2), outline=_MARK, width=2
-        )
-        draw.text((_GAP_PX, top + _CELL_PX + 4), _fitting(draw, Path(one.name).name, font), _INK, font)
+        plate.add_image(_in_cell(one.picture, *one.shape), _GAP_PX, top)
+        plate.add_frame(_GAP_PX - 3, top - 3, _GAP_PX + _CELL_PX + 2, top + _CELL_PX + 2, _MARK)
+        plate.add_text(Path(one.name).name, _GAP_PX, top + _CELL_PX + 4, size=10, width=_CELL_PX)
         for number, (row, crop) in enumerate(zip(one.table.to_pylist(), one.crops, strict=True)):
             left = 3 * _GAP_PX + (1 + number % across) * pitch_x
             y = top + number // across * pitch_y
             size = (1.0, 1.0) if fit == "letterbox" else (row["width_um"], row["height_um"])
-            plate.paste(Pillow.fromarray(_in_cell(crop, *size)), (left, y))
-            named = f"{row['similarity']:.3f} {row['genus'] or ''}"
-            draw.text((left, y + _CELL_PX + 2), _fitting(draw, named, font), _INK, font)
-            where = f"{row['slide_id']}:{row['object_id']}"
-            draw.text((left, y + _CELL_PX + 15), _fitting(draw, where, font), _FAINT, font)
+            plate.add_image(_in_cell(crop, *size), left, y)
+            score = f"{row['similarity']:.3f} {row['genus'] or ''}"
+            plate.add_text(score, left, y + _CELL_PX + 2, size=10, width=_CELL_PX)
+            name = f"{row['slide_id']}:{row['object_id']}"
+            plate.add_text(name, left, y + _CELL_PX + 15, size=10, ink="faint", width=_CELL_PX)
         top += height * pitch_y + _GAP_PX
-    return np.asarray(plate)
+    return plate.to_image()
 
 
 def _show(one: SearchResult, fit: str) -> QueryFigure:
@@ -148,12 +141,4 @@ def _crops(index: SearchIndex, rows: pa.Table) -> tuple[Image, ...]:
 
 
 def _in_cell(crop: Image, across: float, down: float) -> Image:
-    return centre_in_square(crop, across, down, side_px=_CELL_PX, ground=_GROUND)
-
-
-def _fitting(draw: object, text: str, font: object) -> str:
-    """As much of a text as fits below a crop."""
-    text = strip_control_characters(text)
-    while text and draw.textlength(text, font) > _CELL_PX:  # type: ignore[attr-defined]
-        text = text[:-2].rstrip("…") + "…" if len(text) > 2 else ""
-    return text
+    return centre_in_square(crop, across, down, side_px=_CELL_PX, ground=GROUND)

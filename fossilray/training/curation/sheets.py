@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fossilray.core.errors import StoreError
 from fossilray.core.images import FAILED_GREY
 from fossilray.core.types import Image
+from fossilray.render.contact_sheet import tile_grid
 from fossilray.render.crops import centre_in_square
 from fossilray.store import RunStore
 from fossilray.store.query.slide_objects import SlideObjects
@@ -104,18 +105,8 @@ def draw_sheets(stores: Sequence[RunStore], drawn: ClusterSample, *, clusters: i
                 aspect = 1.0 if letterboxed else math.exp(drawn.log_aspect[row])
                 cells[row] = centre_in_square(crop, aspect, 1.0, side_px=CELL_PX, ground=_GROUND)
     sheets = {
-        cluster: _sheet(cells[drawn.cluster == cluster])
+        cluster: tile_grid(cells[drawn.cluster == cluster], columns=_ACROSS, gap_px=_GAP_PX, ground=_GROUND)
         for cluster in range(clusters)
         if (drawn.cluster == cluster).any()
     }
     return Sheets(sheets, unreadable)
-
-
-def _sheet(cells: NDArray[np.uint8]) -> Image:
-    across, pitch = min(_ACROSS, len(cells)), CELL_PX + _GAP_PX
-    sheet = np.empty((-(-len(cells) // across) * pitch - _GAP_PX, across * pitch - _GAP_PX, 3), np.uint8)
-    sheet[:] = _GROUND
-    for number, cell in enumerate(cells):
-        top, left = number // across * pitch, number % across * pitch
-        sheet[top : top + CELL_PX, left : left + CELL_PX] = cell
-    return sheet
