@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.models.heads import BackboneReference, Head, HeadKind, HoldOutUnit, train_head
+from fossilray.core.config.choices import HeadKind, HoldOutUnit
+from fossilray.models.heads import BackboneReference, Head, train_head
 from fossilray.models.heads.conformal import benjamini_hochberg_threshold
 from fossilray.models.heads.uncertainty import fit_uncertainty, predict_uncertainty
 

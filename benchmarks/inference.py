@@ -28,10 +28,11 @@ import typer
 from numpy.typing import NDArray
 
 from fossilray.core.config import DetectorConfig, EmbedderConfig
+from fossilray.core.config.choices import Precision
 from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD, BackboneEmbedder, Preprocessing
 from fossilray.models.backbones.inference_optimisation import optimise_for_inference
 from fossilray.models.backbones.load import load_network
-from fossilray.models.device import Precision, precision_on
+from fossilray.models.device import precision_on
 
 WINDOW_PX = 832
 CROP_PX = 224

@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.config.choices import SuggestionStrategy
 from fossilray.labels.suggest.selection import Quotas
-from fossilray.labels.suggest.strategies import STRATEGIES, Strategy, choose
+from fossilray.labels.suggest.strategies import STRATEGIES, choose
 from fossilray.models.heads import BackboneReference, train_head
 
 GENERA, DIMENSION, WELLS = 24, 48, 4
-RANDOM: Strategy = "random"
+RANDOM: SuggestionStrategy = "random"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def main() -> None:
     show(f"next round: {given.n} labels after {given.start} by lot", later)
 
 
-FIRST: tuple[Strategy, ...] = ("mixed", "typical", "far", "random")
+FIRST: tuple[SuggestionStrategy, ...] = ("mixed", "typical", "far", "random")
 """What can choose before anything is known; mixed is typical then."""
 
 
@@ -106,7 +107,9 @@ def halves(whole: Made, seed: int) -> tuple[Made, Made]:
     return pool, asked
 
 
-def judge(pool: Made, asked: Made, strategy: Strategy, *, start: int, n: int, seed: int) -> list[float]:
+def judge(
+    pool: Made, asked: Made, strategy: SuggestionStrategy, *, start: int, n: int, seed: int
+) -> list[float]:
     """Recall (mean over classes), accuracy and classes found, after a round; and the seconds of choosing."""
     rng = np.random.default_rng([seed, 9])
     before = rng.permutation(len(pool.label))[:start]
@@ -145,7 +148,7 @@ def teach(pool: Made, rows: NDArray[np.int64]):
     )
 
 
-def show(title: str, judged: list[dict[Strategy, list[float]]]) -> None:
+def show(title: str, judged: list[dict[SuggestionStrategy, list[float]]]) -> None:
     """A table: means over seeds, and in how many of them each was better than chance."""
     print(f"\n{title}; {len(judged)} seeds")
     print(f"{'':12}{'recall':>8}{'±':>7}{'beats':>9}{'accuracy':>10}{'classes':>9}{'CPU s':>7}")

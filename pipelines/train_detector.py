@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fossilray.core.config.choices import Precision
 from fossilray.models.detectors.detector_file import save_detector
-from fossilray.models.device import Precision
 from fossilray.synthetic.crop_library import CropLibrary
 from fossilray.training.detector import data
 from fossilray.training.detector import evaluate as judge

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from fossilray.cli.options import ConfigOption, RunArgument, SetOption, open_store, out, outside_runs
+from fossilray.core.config.choices import TaxonOrder, TaxonRank
 from fossilray.core.errors import UsageError
-
-RankName = Literal["species", "genus", "group"]
-OrderName = Literal["last-occurrence", "first-occurrence", "abundance", "name"]
 
 
 def chart(
@@ -30,12 +28,12 @@ def chart(
             help="CSV or YAML with species, genus, group and synonyms, by which labels are one taxon."
         ),
     ] = None,
-    rank: Annotated[RankName, typer.Option(help="To which --taxonomy rolls counts up.")] = "genus",
+    rank: Annotated[TaxonRank, typer.Option(help="To which --taxonomy rolls counts up.")] = "genus",
     leave_out: Annotated[
         list[str] | None,
         typer.Option(help="Label, taxon or group that is not counted, e.g. debris; may be repeated."),
     ] = None,
-    order: Annotated[OrderName, typer.Option(help="Of the taxa from left to right.")] = "last-occurrence",
+    order: Annotated[TaxonOrder, typer.Option(help="Of the taxa from left to right.")] = "last-occurrence",
     depths: Annotated[
         Path | None,
         typer.Option(help="CSV of slide_id and measured_depth_m, which go before the catalog's depths."),

@@ -11,18 +11,14 @@ import typer
 
 from fossilray.cli.evaluate_trained import SupervisedOptions
 from fossilray.cli.options import ConfigOption, SetOption, err, open_store, out, outside_runs
+from fossilray.core.config.choices import Distance, HeadKind, HoldOutUnit, NoveltyKind
 from fossilray.core.text_table import Column, TextTable
 
 if TYPE_CHECKING:
     from fossilray.labels.embed import EmbeddedCrops
     from fossilray.labels.load import LabelledSet, LabelReport
 
-HeadName = Literal["knn", "logistic", "linear", "svm", "mlp"]
 ProtocolName = Literal["martinsen2024", "scampi", "karaderi2021", "liu2022", "certainty"]
-HoldOutName = Literal["crops", "wells"]
-NoveltyName = Literal["knn", "mahalanobis"]
-DistanceName = Literal["euclidean", "cosine"]
-
 LabelsOption = Annotated[
     Path,
     typer.Option(
@@ -58,18 +54,18 @@ def classify_train(
     ],
     backbone: BackboneOption = "bundled",
     head: Annotated[
-        HeadName, typer.Option(help="What tells classes apart; logistic and svm weigh classes alike.")
+        HeadKind, typer.Option(help="What tells classes apart; logistic and svm weigh classes alike.")
     ] = "logistic",
     run: RunOption = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of knn.")] = 10,
     hold_out: Annotated[
-        HoldOutName,
+        HoldOutUnit,
         typer.Option(
             help="What is left out whole while the head learns how sure it may be; wells: to be asked of new wells."
         ),
     ] = "crops",
     novelty: Annotated[
-        NoveltyName,
+        NoveltyKind,
         typer.Option(
             help="How far an object is from all labels: from the nearest, or from centres of genera."
         ),
@@ -125,7 +121,7 @@ def evaluate(
     backbone: BackboneOption = "bundled",
     run: RunOption = None,
     distance: Annotated[
-        DistanceName, typer.Option(help="Of scampi's retrievals; the published one is euclidean.")
+        Distance, typer.Option(help="Of scampi's retrievals; the published one is euclidean.")
     ] = "euclidean",
     splits: Annotated[
         int | None,
@@ -176,7 +172,7 @@ def evaluate(
             help="Of liu2022 --train: deep half and all layers, with and without random crop, on the least --reduced.",
         ),
     ] = False,
-    head: Annotated[HeadName, typer.Option(help="Of certainty: what tells classes apart.")] = "logistic",
+    head: Annotated[HeadKind, typer.Option(help="Of certainty: what tells classes apart.")] = "logistic",
     coverage: Annotated[
         float,
         typer.Option(min=0.5, max=0.999, help="Of certainty: how often a set is to hold the right genus."),

@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from fossilray.cli.options import ConfigOption, RunArgument, SetOption, open_store, out, outside_runs
+from fossilray.core.config.choices import SplitBy
 from fossilray.core.text import counted
 
 ExportForm = Literal["geojson", "csv", "coco", "yolo", "imagefolder", "anndata", "vectors"]
-SplitOption = Literal["auto", "well", "slide"]
-
 _FORMS_OF_OPTION: dict[str, tuple[ExportForm, ...]] = {
     "--head": ("geojson", "csv", "coco", "yolo", "imagefolder", "anndata"),
     "--keep-bounds": ("geojson",),
@@ -98,7 +97,7 @@ def export(
         ),
     ] = None,
     split_by: Annotated[
-        SplitOption | None, typer.Option(help="yolo: keep whole wells apart, or whole slides; default auto.")
+        SplitBy | None, typer.Option(help="yolo: keep whole wells apart, or whole slides; default auto.")
     ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,

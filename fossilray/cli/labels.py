@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import getpass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fossilray.cli.options import ConfigOption, RunArgument, SetOption, err, open_store, out, outside_runs
+from fossilray.core.config.choices import SuggestionStrategy
 from fossilray.core.text_table import Column, TextTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fossilray.labels.label_set import Conflict
-
-StrategyName = Literal["mixed", "badge", "uncertain", "far", "typical", "random"]
 
 LabelSetArgument = Annotated[
     Path, typer.Argument(metavar="LABELS", help="Folder of a label set, as `labels import --into` keeps it.")
@@ -30,7 +29,7 @@ def suggest(
     ],
     n: Annotated[int, typer.Option("--n", min=1, max=20_000, help="How many objects.")] = 200,
     by: Annotated[
-        StrategyName,
+        SuggestionStrategy,
         typer.Option(
             help="mixed: what a head doubts, what is typical and unlabelled, and what is unlike any label; or one of "
             "these: badge, uncertain, typical, far; or random."

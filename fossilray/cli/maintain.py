@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fossilray.cli.options import ConfigOption, RunArgument, SetOption, err, open_store, out, settings
-from fossilray.cli.results import OutOption, TableForm
+from fossilray.cli.results import OutOption
+from fossilray.core.config.choices import ResultFormat
 from fossilray.core.errors import ConfigError, UsageError
 from fossilray.core.text import strip_control_characters
 
@@ -29,7 +30,7 @@ def failures(
             help="SQL condition on failures, e.g. \"error = 'TooManyUnreadableTiles'\" or \"state = 'failed'\"."
         ),
     ] = "true",
-    form: Annotated[TableForm, typer.Option("--format", help="How to print them.")] = "table",
+    form: Annotated[ResultFormat, typer.Option("--format", help="How to print them.")] = "table",
     out_file: OutOption = None,
     traceback: Annotated[
         bool,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -17,9 +17,9 @@ from fossilray.cli.options import (
     outside_runs,
     settings,
 )
+from fossilray.core.config.choices import ResultFormat
 from fossilray.core.text import strip_control_characters
 
-TableForm = Literal["table", "csv", "json", "parquet"]
 HeadOption = Annotated[
     str | None,
     typer.Option(
@@ -97,7 +97,7 @@ def query(
             help="SQL over the views objects, slides, failures, catalog, predictions and embeddings."
         ),
     ],
-    form: Annotated[TableForm, typer.Option("--format", help="How to print the answer.")] = "table",
+    form: Annotated[ResultFormat, typer.Option("--format", help="How to print the answer.")] = "table",
     out_file: OutOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,18 +19,18 @@ from fossilray.cli.options import (
     settings,
     stop_on_sigterm,
 )
+from fossilray.core.config.choices import ResultFormat
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from fossilray.analysis.search.search import SearchIndex
 
-TableForm = Literal["table", "csv", "json", "parquet"]
 IndexArgument = Annotated[
     str, typer.Argument(metavar="INDEX", help="What `fossilray index build` made: a local path or s3://…")
 ]
 FormOption = Annotated[
-    TableForm | None, typer.Option("--format", help="How to print or write the table; default: by --out.")
+    ResultFormat | None, typer.Option("--format", help="How to print or write the table; default: by --out.")
 ]
 OutOption = Annotated[
     Path | None,
@@ -256,12 +256,12 @@ def _warn(found: SearchIndex) -> None:
         )
 
 
-def _form(form: TableForm | None, out_file: Path | None) -> TableForm:
+def _form(form: ResultFormat | None, out_file: Path | None) -> ResultFormat:
     from fossilray.core.errors import UsageError
 
     if form is not None or out_file is None:
         return form or "table"
-    endings: dict[str, TableForm] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
+    endings: dict[str, ResultFormat] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
     if out_file.suffix.lower() not in endings:
         raise UsageError(
             f"--out {out_file} is neither .csv nor .json nor .parquet; rename it, or give --format"
@@ -269,7 +269,7 @@ def _form(form: TableForm | None, out_file: Path | None) -> TableForm:
     return endings[out_file.suffix.lower()]
 
 
-def _give(table: pa.Table, form: TableForm | None, out_file: Path | None) -> None:
+def _give(table: pa.Table, form: ResultFormat | None, out_file: Path | None) -> None:
     from fossilray.core.text_table import print_table
     from fossilray.render.tables import write_table
 

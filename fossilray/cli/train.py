@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -21,6 +21,7 @@ from fossilray.cli.options import (
     settings,
     stop_on_sigterm,
 )
+from fossilray.core.config.choices import MetricLoss, TrainingMethod
 from fossilray.core.errors import UsageError
 from fossilray.store.files.base import is_remote, local_path
 
@@ -85,12 +86,6 @@ def curate(
     )
 
 
-Method = Literal["supcon", "metric", "transfer", "simclr", "dino", "byol", "simsiam"]
-
-
-Loss = Literal["triplet", "multisimilarity", "proxyanchor", "supcon"]
-
-
 def train_backbone(
     folder: Annotated[
         str,
@@ -106,7 +101,7 @@ def train_backbone(
         ),
     ] = None,
     method: Annotated[
-        Method | None, typer.Option(help="How it learns; supcon, metric and transfer need labels.")
+        TrainingMethod | None, typer.Option(help="How it learns; supcon, metric and transfer need labels.")
     ] = None,
     arch: Annotated[str | None, typer.Option(help="timm's name of the network.")] = None,
     init: Annotated[
@@ -146,7 +141,7 @@ def train_metric(
             "--labels", help="Folder of <class>/<image>, or a run or dataset with labels; may be repeated."
         ),
     ],
-    loss: Annotated[Loss | None, typer.Option(help="What brings crops of a class together.")] = None,
+    loss: Annotated[MetricLoss | None, typer.Option(help="What brings crops of a class together.")] = None,
     arch: Annotated[str | None, typer.Option(help="timm's name of the network.")] = None,
     init: Annotated[
         str | None,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fossilray.core.config.choices import Distance
 from fossilray.core.images import resize_to
 from fossilray.core.types import OnProgress, ignore_progress
 from fossilray.evaluation.figures import draw_precision_recall
@@ -21,7 +22,6 @@ from fossilray.evaluation.output import (
 from fossilray.evaluation.scampi import RankedQuery, Scampi, score_retrieval
 from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet
-from fossilray.models.retrieval_metrics import Distance
 from fossilray.render.crops import jpeg_uri
 
 _CELL_PX = 92

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.config.choices import Distance
 from fossilray.core.errors import UsageError
 from fossilray.core.types import OnProgress, ignore_progress
 from fossilray.evaluation.martinsen2024 import CLASSIFICATION_SPLITS, nearest_f1
-from fossilray.models.retrieval_metrics import Distance, retrieve
+from fossilray.models.retrieval_metrics import retrieve
 
 _CURVE_K = (1, *range(10, 200, 10), 500)
 _QUERIES_SHOWN = 10

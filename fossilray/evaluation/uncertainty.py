@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fossilray.core.config.choices import HeadKind
 from fossilray.core.types import OnProgress, ignore_progress
 from fossilray.evaluation.figures import picture_style, save_svg, white_figure
 from fossilray.evaluation.output import Evaluation, encode_csv, evaluation_metadata, write_evaluation
@@ -18,7 +19,6 @@ from fossilray.evaluation.uncertainty_scores import (
 )
 from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet
-from fossilray.models.heads import HeadKind
 from fossilray.models.heads.calibration import Bin
 
 if TYPE_CHECKING:

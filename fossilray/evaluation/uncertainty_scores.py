@@ -10,11 +10,12 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.config.choices import HeadKind, HoldOutUnit, NoveltyKind
 from fossilray.core.errors import UsageError
 from fossilray.core.types import OnProgress, ignore_progress
 from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet, sides_of
-from fossilray.models.heads import Head, HeadKind, HoldOutUnit, NoveltyKind, train_head
+from fossilray.models.heads import Head, train_head
 from fossilray.models.heads.calibration import Bin, expected_calibration_error, reliability
 from fossilray.models.heads.conformal import benjamini_hochberg_threshold
 from fossilray.models.heads.head import apply_temperature

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fossilray.core.config.choices import HoldOutUnit
 from fossilray.core.csv_table import read_csv_table
 from fossilray.core.errors import UsageError
 from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
@@ -22,7 +23,6 @@ from fossilray.labels.current import current_labels
 from fossilray.labels.label_set import is_label_set
 from fossilray.labels.labelled_crops import LabelledCrops
 from fossilray.labels.near_duplicates import group_duplicates
-from fossilray.models.heads import HoldOutUnit
 
 if TYPE_CHECKING:
     from fossilray.store import RunStore

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from fossilray.core.config.choices import Precision
 
 if TYPE_CHECKING:
     import torch
@@ -48,9 +50,6 @@ class DeviceTransfer(threading.local):
         staged = self._buffer[: plain.numel()].view(plain.shape)
         staged.copy_(plain)
         return staged.to(self._device, non_blocking=True)
-
-
-Precision = Literal["auto", "float32"]
 
 
 def precision_on(device: torch.device | str, precision: Precision) -> torch.dtype:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Distance = Literal["euclidean", "cosine"]
+from fossilray.core.config.choices import Distance
 
 _ROWS_AT_ONCE = 512
 

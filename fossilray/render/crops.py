@@ -6,20 +6,18 @@ import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.config.choices import CropFit
 from fossilray.core.records import UNASSIGNED_WELL
 from fossilray.core.types import Image
 from fossilray.render.slide_overview import round_length_um
 
 if TYPE_CHECKING:
     pass
-
-
-Fit = Literal["stretch", "letterbox"]
 
 
 _CELL_PX = 118  # longest side of a crop on a contact sheet, in CSS pixels
@@ -56,7 +54,7 @@ class ContactSheet:
     crops: tuple[CropFigure, ...]
 
 
-def show_crop(row: Mapping[str, Any], crop: Image, *, fit: Fit, detail: str) -> CropFigure:
+def show_crop(row: Mapping[str, Any], crop: Image, *, fit: CropFit, detail: str) -> CropFigure:
     """The crop of a row of `objects` as the page shows it, with `detail` below it."""
     width_um, height_um = float(row["width_um"]), float(row["height_um"])
     longest_um = max(width_um, height_um, 1e-6)

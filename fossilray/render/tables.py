@@ -9,18 +9,17 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from fossilray.core.config.choices import TableFormat
 from fossilray.core.whole_files import write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
 from fossilray.core.text import LIKE_A_FORMULA
 
-TableForm = Literal["csv", "json", "parquet"]
 
-
-def write_table(table: pa.Table, *, form: TableForm, out: Path | None = None) -> None:
+def write_table(table: pa.Table, *, form: TableFormat, out: Path | None = None) -> None:
     """Write a result to a file, or to standard output.
 
     Raises:
@@ -34,7 +33,7 @@ def write_table(table: pa.Table, *, form: TableForm, out: Path | None = None) ->
     write_whole(out, content)
 
 
-def encode_table(table: pa.Table, form: TableForm) -> bytes:
+def encode_table(table: pa.Table, form: TableFormat) -> bytes:
     """A result as the bytes of a CSV file, a JSON array of records, or a Parquet file."""
     if form == "json":
         return _to_json(table)

@@ -15,13 +15,14 @@ from ctypes import POINTER, c_uint32
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from openslide import OpenSlideError, OpenSlideUnsupportedFormatError, lowlevel
 
+from fossilray.core.config.choices import SlideReader
 from fossilray.core.errors import (
     MissingCompanion,
     MissingResolution,
@@ -52,7 +53,7 @@ def open_slide(
     mpp: float | None = None,
     mpp_override: float | None = None,
     max_gigapixels: float = _MOST_GIGAPIXELS,
-    reader: Literal["auto", "openslide"] = "auto",
+    reader: SlideReader = "auto",
 ) -> Slide:
     """The slide at `path`, ready to be read by several threads.
 
@@ -126,7 +127,7 @@ class Slide:
         handle: lowlevel._OpenSlide,
         *,
         listed: ListedTiles | None = None,
-        reader: Literal["auto", "openslide"] = "auto",
+        reader: SlideReader = "auto",
     ) -> None:
         self.info = info
         self.listed = listed

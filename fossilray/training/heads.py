@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.config.choices import HeadKind, HoldOutUnit, NoveltyKind
 from fossilray.core.errors import UsageError
 from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet, sides_of
-from fossilray.models.heads import Head, HeadKind, HoldOutUnit, NoveltyKind, train_head
+from fossilray.models.heads import Head, train_head
 from fossilray.models.heads.splits import Split, stratified_split
 from fossilray.models.heads.uncertainty import fit_uncertainty
 

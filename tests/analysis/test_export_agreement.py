@@ -28,11 +28,11 @@ from fossilray.analysis.export.boxes import QUPATH_CORNERS, export_objects, save
 from fossilray.analysis.export.coco import ANNOTATIONS, export_coco
 from fossilray.analysis.export.image_folder import export_image_folder
 from fossilray.analysis.export.selection import CORNERS, clip_to_scan, corners_of
-from fossilray.analysis.export.split import SplitBy
 from fossilray.analysis.export.tiles import TileOptions
 from fossilray.analysis.export.vectors import export_vectors
 from fossilray.analysis.export.yolo import IMAGES_CSV, export_yolo
 from fossilray.core.config import StoreConfig
+from fossilray.core.config.choices import SplitBy
 from fossilray.core.errors import UnreadableRegion
 from fossilray.core.records import CatalogRow, SlideSummary
 from fossilray.core.types import Boxes, Rect

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
+from fossilray.core.config.choices import HeadKind
 from fossilray.core.errors import UsageError, WeightsError
 from fossilray.models.heads import (
     HEAD_KINDS,
     BackboneReference,
     Head,
-    HeadKind,
     head_digest,
     load_head,
     save_head,

@@ -10,7 +10,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from fossilray.analysis.export.selection import (
     CORNERS,
@@ -19,6 +19,7 @@ from fossilray.analysis.export.selection import (
     ObjectSelection,
     file_stems,
 )
+from fossilray.core.config.choices import BoxFormat
 from fossilray.core.errors import UsageError
 from fossilray.core.images import restore_aspect_ratio
 from fossilray.core.records import SlideSummary
@@ -28,8 +29,6 @@ from fossilray.core.whole_files import make_folder, whole_text, write_whole
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
 from fossilray.store.query.connection import connect, load_crops, objects_where, query_table
-
-BoxForm = Literal["geojson", "csv"]
 
 QUPATH_CORNERS = tuple(f"qupath_{name}" for name in CORNERS)
 """Columns of the CSV: the box as QuPath counts it, from the corner of the scanned area."""
@@ -45,7 +44,7 @@ def export_objects(
     store: RunStore,
     out: Path,
     *,
-    form: BoxForm = "geojson",
+    form: BoxFormat = "geojson",
     where: str | None = None,
     slide: str | None = None,
     head: str | None = None,

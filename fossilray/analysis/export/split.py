@@ -9,9 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from fossilray.core.config.choices import SplitBy
 from fossilray.core.errors import UsageError
-
-SplitBy = Literal["auto", "well", "slide"]
 
 LARGEST_MISS = 0.05
 """How far the share of whole wells may be from the asked one before slides are divided instead."""

@@ -19,7 +19,7 @@ from fossilray.analysis.export.selection import (
     SlideObjects,
     file_stems,
 )
-from fossilray.analysis.export.split import Split, SplitBy, split_slides
+from fossilray.analysis.export.split import Split, split_slides
 from fossilray.analysis.export.tiles import (
     BackgroundQuota,
     Tile,
@@ -30,6 +30,7 @@ from fossilray.analysis.export.tiles import (
     read_tiles,
     require_slides,
 )
+from fossilray.core.config.choices import SplitBy
 from fossilray.core.text import escape_formula
 from fossilray.core.whole_files import make_folder, whole_folder, whole_text, write_new
 from fossilray.store import RunStore

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fossilray.core.config.choices import CropFit
 from fossilray.core.types import Image
 from fossilray.core.vectors import unit_vectors
 from fossilray.render.contact_sheet import tile_grid
-from fossilray.render.crops import ContactSheet, Fit, field_of, jpeg_uri, name_size, resize_image, show_crop
+from fossilray.render.crops import ContactSheet, field_of, jpeg_uri, name_size, resize_image, show_crop
 from fossilray.store import RunStore
 from fossilray.store.query.connection import load_crops, load_embeddings, query_table
 
@@ -82,7 +83,9 @@ class SimilarityMap:
     """Objects whose embeddings the map was fitted to."""
 
 
-def make_contact_sheets(con: Connection, store: RunStore, *, slides: int, fit: Fit) -> Iterator[ContactSheet]:
+def make_contact_sheets(
+    con: Connection, store: RunStore, *, slides: int, fit: CropFit
+) -> Iterator[ContactSheet]:
     """Yield the sheets of SHEET_KINDS over the view `objects`. `slides`: number of slides in the view."""
     # A limit per slide keeps one slide from filling a sheet.
     per_slide = max(2, -(-2 * CROPS_A_SHEET // max(slides, 1)))
@@ -104,7 +107,7 @@ def make_contact_sheets(con: Connection, store: RunStore, *, slides: int, fit: F
 
 
 def draw_similarity_map(
-    con: Connection, store: RunStore, *, fit: Fit, columns: int = 22, cell_px: int = 64
+    con: Connection, store: RunStore, *, fit: CropFit, columns: int = 22, cell_px: int = 64
 ) -> SimilarityMap | None:
     """Draw a map of crops arranged by their embeddings; None with fewer than 12 objects."""
     sample = query_table(
@@ -161,7 +164,9 @@ def arrange_on_grid(vectors: NDArray[np.float32], *, columns: int, rows: int) ->
     return np.asarray(chosen, dtype=np.intp)
 
 
-def _draw_grid(table: pa.Table, crops: NDArray[np.uint8], *, columns: int, cell_px: int, fit: Fit) -> Image:
+def _draw_grid(
+    table: pa.Table, crops: NDArray[np.uint8], *, columns: int, cell_px: int, fit: CropFit
+) -> Image:
     """Draw crops in a grid on one background. Crops are multiplied onto it, so that their own backgrounds disappear."""
     field = np.array([240, 238, 235], np.float32)
     cells = np.empty((len(crops), cell_px, cell_px, 3), np.uint8)

@@ -11,8 +11,9 @@ import pyarrow as pa
 from fossilray.analysis.report.assemblages import Assemblages, gather_assemblages
 from fossilray.analysis.report.range_chart_svg import MAX_TAXA, draw_range_chart
 from fossilray.analysis.report.statistics import MAX_ROWS_WITHOUT_DEPTH, charted_wells
+from fossilray.core.config.choices import CropFit
 from fossilray.core.records import UNASSIGNED_WELL, SlideSummary
-from fossilray.render.crops import ContactSheet, CropFigure, Fit, show_crop
+from fossilray.render.crops import ContactSheet, CropFigure, show_crop
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing
 from fossilray.store.query.connection import load_crops, query_table
@@ -87,7 +88,7 @@ def show_genera(
     predictions: DerivedListing,
     *,
     others: Sequence[str],
-    fit: Fit,
+    fit: CropFit,
 ) -> PredictedGenera:
     """Return the section's data.
 
@@ -154,7 +155,7 @@ def _figures(con: Connection) -> Iterator[GenusFigures]:
 
 
 def _make_sheets(
-    con: Connection, store: RunStore, genera: Sequence[GenusFigures], *, fit: Fit
+    con: Connection, store: RunStore, genera: Sequence[GenusFigures], *, fit: CropFit
 ) -> Iterator[GenusSheets]:
     order = "PARTITION BY genus ORDER BY genus_score"
     shown = query_table(
@@ -183,7 +184,7 @@ def _make_sheets(
         )
 
 
-def _show(store: RunStore, rows: Sequence[dict[str, Any]], *, fit: Fit) -> Iterator[CropFigure]:
+def _show(store: RunStore, rows: Sequence[dict[str, Any]], *, fit: CropFit) -> Iterator[CropFigure]:
     table = pa.table(
         {
             "arrays": pa.array([row["arrays"] for row in rows], pa.string()),

@@ -29,6 +29,7 @@ from fossilray.analysis.report.statistics import (
     total,
     write_headline,
 )
+from fossilray.core.config.choices import CropFit
 from fossilray.core.errors import StoreError, StoreUnreachable
 from fossilray.core.formats.images import decode_image
 from fossilray.core.records import Failure, SlideSummary
@@ -42,7 +43,7 @@ from fossilray.core.text import (
 )
 from fossilray.core.types import Image
 from fossilray.core.whole_files import whole_text
-from fossilray.render.crops import Fit, jpeg_uri, to_uri
+from fossilray.render.crops import jpeg_uri, to_uri
 from fossilray.render.html import template_environment
 from fossilray.render.slide_overview import LEGEND_PX, SIZE_CLASSES
 from fossilray.store import RunStore
@@ -126,7 +127,7 @@ def _template_context(store: RunStore, head: str | None, now: datetime) -> dict[
     objects = len(measures.score)
     charts = list(chart_wells(con, slides)) if slides else []
     densest = max((sample.objects_per_mm2 for chart in charts for sample in chart.samples), default=0.0)
-    fit: Fit = "letterbox" if run.config["crops"]["fit"] == "letterbox" else "stretch"
+    fit: CropFit = "letterbox" if run.config["crops"]["fit"] == "letterbox" else "stretch"
     with_vectors = run.config["embedder"]["weights"] != "none"
     listed = subsample_by_depth(by_depth(slides), MAX_LISTED_SLIDES)
     return {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +12,12 @@ from fossilray.analysis.stratigraphy.confusion import Confusion, match_confusion
 from fossilray.analysis.stratigraphy.diversity import Diversity, describe_diversity, round_counts
 from fossilray.analysis.stratigraphy.intervals import LEVEL, ShareEstimate, estimate_shares
 from fossilray.analysis.stratigraphy.samples import WellSamples, gather_samples
-from fossilray.analysis.stratigraphy.taxonomy import Rank, TaxonGrouping, Taxonomy, group_taxa
+from fossilray.analysis.stratigraphy.taxonomy import TaxonGrouping, Taxonomy, group_taxa
 from fossilray.analysis.stratigraphy.zones import MIN_SAMPLES, Zonation, find_zones
+from fossilray.core.config.choices import TaxonOrder, TaxonRank
 from fossilray.core.errors import UsageError
 from fossilray.store import RunStore
 
-Order = Literal["last-occurrence", "first-occurrence", "abundance", "name"]
 MIN_OBJECTS = 50
 
 
@@ -27,9 +26,9 @@ class ChartOptions:
     """Options of a well's chart."""
 
     taxonomy: Taxonomy | None = None
-    rank: Rank = "genus"
+    rank: TaxonRank = "genus"
     leave_out: tuple[str, ...] = ()
-    order: Order = "last-occurrence"
+    order: TaxonOrder = "last-occurrence"
     confusion: Confusion | None = None
     """Replaces the confusion matrix in the record of the predictions."""
     is_corrected: bool = True
@@ -183,7 +182,7 @@ def _first_true(values: NDArray[np.bool_]) -> list[int | None]:
 
 
 def _sort_key(  # type: ignore[no-untyped-def]
-    order: Order,
+    order: TaxonOrder,
     grouping: TaxonGrouping,
     estimate: ShareEstimate,
     last: Sequence[int | None],

@@ -6,8 +6,9 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from fossilray.core.config.choices import TaxonRank
 from fossilray.core.csv_table import read_csv_table
 from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.core.formats import FileRole
@@ -16,8 +17,7 @@ from fossilray.core.formats.regular_file import read_regular
 from fossilray.core.formats.yaml_text import parse_yaml
 from fossilray.core.text import list_some
 
-Rank = Literal["species", "genus", "group"]
-RANKS: tuple[Rank, ...] = get_args(Rank)
+RANKS: tuple[TaxonRank, ...] = get_args(TaxonRank)
 _COLUMNS = (*RANKS, "synonyms")
 _MAX_BYTES = 16 * 2**20
 
@@ -39,7 +39,7 @@ class TaxonRow:
         """The accepted name: the species, or the genus of a row without species."""
         return self.species or self.genus
 
-    def at(self, rank: Rank) -> str:
+    def at(self, rank: TaxonRank) -> str:
         """Return the name at a rank, or the next finer one if the row has none at that rank."""
         if rank == "species":
             return self.name
@@ -117,7 +117,11 @@ def read_taxonomy(path: Path) -> Taxonomy:
 
 
 def group_taxa(
-    labels: Sequence[str], taxonomy: Taxonomy | None, *, rank: Rank = "genus", leave_out: Sequence[str] = ()
+    labels: Sequence[str],
+    taxonomy: Taxonomy | None,
+    *,
+    rank: TaxonRank = "genus",
+    leave_out: Sequence[str] = (),
 ) -> TaxonGrouping:
     """Group labels into taxa of a rank. Without a taxonomy, each label is a taxon.
 

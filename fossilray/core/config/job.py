@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from fossilray.core.config.base import Section
+from fossilray.core.config.choices import Precision
 
 
 class WatchConfig(Section):
@@ -97,7 +98,7 @@ class WorkersConfig(Section):
     torch_threads: int = Field(
         1, ge=1, description="Threads of PyTorch inside a worker; changes the last bits."
     )
-    precision: Literal["auto", "float32"] = Field(
+    precision: Precision = Field(
         "auto",
         description="auto: networks run in bfloat16 where the processor or GPU multiplies it natively; float32: "
         "always. Changes scores and embeddings in their last digits.",

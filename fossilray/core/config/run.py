@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from fossilray.core.config.base import KEPT_BACK, Section
+from fossilray.core.config.choices import CropFit, SlideReader
 from fossilray.core.config.job import CostConfig, WatchConfig, WorkersConfig
 from fossilray.core.name_pattern import NamePattern
 
@@ -104,7 +105,7 @@ class SlidesConfig(Section):
     read_threads: int = Field(
         2, ge=1, description="Threads per worker that read and decode pixels; does not change results."
     )
-    reader: Literal["auto", "openslide"] = Field(
+    reader: SlideReader = Field(
         "auto",
         description="auto: the JPEG tiles of MIRAX, SVS and tiled TIFF slides are decoded without OpenSlide, on each "
         "level where the two are seen to agree to the bit; openslide: never. Does not change results.",
@@ -248,7 +249,7 @@ class CropsConfig(Section):
     """How objects are cut out and stored."""
 
     size_px: int = Field(224, ge=16, le=1024, description="Side of a stored crop in pixels.")
-    fit: Literal["stretch", "letterbox"] = Field(
+    fit: CropFit = Field(
         "stretch",
         description="`stretch` fills the square as the paper does; `letterbox` keeps the aspect ratio.",
     )

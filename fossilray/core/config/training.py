@@ -8,13 +8,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from fossilray.core.config.base import Section
+from fossilray.core.config.choices import Precision, TrainingMethod, ViewsKind
 from fossilray.core.config.run import AccessConfig
 from fossilray.core.config.training_recipes import merge_trees, recipe_for
 from fossilray.core.config.training_supervised import MetricConfig, TransferConfig
 
-MethodName = Literal["supcon", "metric", "transfer", "simclr", "dino", "byol", "simsiam"]
-ViewsKind = Literal["fossil", "paper", "multicrop", "multicrop_microscope", "transfer", "transfer_crop"]
-NEED_LABELS: tuple[MethodName, ...] = ("supcon", "metric", "transfer")
+NEED_LABELS: tuple[TrainingMethod, ...] = ("supcon", "metric", "transfer")
 
 
 class TrainDataConfig(Section):
@@ -185,7 +184,7 @@ class SimsiamConfig(Section):
 class TrainConfig(Section):
     """Everything a training of a backbone can be told; what is not given comes from the method's recipe."""
 
-    method: MethodName = Field(
+    method: TrainingMethod = Field(
         "supcon", description="How it learns; supcon, metric and transfer need labels, the others none."
     )
     arch: str | None = Field(
@@ -238,7 +237,7 @@ class TrainConfig(Section):
         None, gt=0, description="Minutes to train for; the curve then depends on how fast the machine is."
     )
     seed: int = Field(1, ge=0, description="Of weights, order and views.")
-    precision: Literal["auto", "float32"] = Field(
+    precision: Precision = Field(
         "auto", description="auto: bfloat16 where the processor multiplies it natively."
     )
     torch_threads: int | None = Field(

@@ -7,9 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from fossilray.core.config.base import Section
-
-MetricLoss = Literal["triplet", "multisimilarity", "proxyanchor", "supcon"]
-MetricMiner = Literal["auto", "none", "all", "semihard", "hard", "multisimilarity"]
+from fossilray.core.config.choices import MetricLoss, MetricMiner
 
 
 class MetricConfig(Section):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.config.choices import SuggestionStrategy
 from fossilray.core.errors import UsageError
 from fossilray.labels.suggest.selection import (
     Quotas,
@@ -19,13 +20,12 @@ from fossilray.labels.suggest.selection import (
     select_typical,
 )
 
-Strategy = Literal["mixed", "badge", "uncertain", "far", "typical", "random"]
-STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+STRATEGIES: tuple[SuggestionStrategy, ...] = get_args(SuggestionStrategy)
 
 FAR = 0.1
 """Share of `mixed` that is like nothing labelled: rare finds, and much rubbish."""
 
-REASONS: dict[Strategy, str] = {
+REASONS: dict[SuggestionStrategy, str] = {
     "badge": "the head doubts it, and it differs from others it doubts",
     "uncertain": "the head's two likeliest names are close",
     "far": "unlike anything labelled",
@@ -39,11 +39,11 @@ class Selection:
     """An object to label, and what chose it."""
 
     row: int
-    by: Strategy
+    by: SuggestionStrategy
 
 
 def choose(
-    strategy: Strategy,
+    strategy: SuggestionStrategy,
     *,
     vectors: NDArray[np.floating],
     known: NDArray[np.floating],
@@ -91,7 +91,7 @@ def choose(
     return picks[:count]
 
 
-def mixed_shares(labels_a_class: float) -> dict[Strategy, float]:
+def mixed_shares(labels_a_class: float) -> dict[SuggestionStrategy, float]:
     """The shares of `mixed`: typical ones while labels are few, doubtful ones once there are some of each class.
 
     Where a head has seen two or three of a class, what it doubts says little; the turn comes at some five (Hacohen et

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.config.choices import SuggestionStrategy
 from fossilray.core.errors import UsageError
 from fossilray.core.images import restore_aspect_ratio
 from fossilray.core.slide_names import check_slide_id
@@ -22,7 +23,7 @@ from fossilray.labels.importing import attempts_of
 from fossilray.labels.label_set import LabelSet
 from fossilray.labels.suggest.pool import Pool, VectorSource, labelled_vectors, sample_pool
 from fossilray.labels.suggest.selection import Quotas, centred_directions, distance_to_nearest
-from fossilray.labels.suggest.strategies import REASONS, Selection, Strategy, choose
+from fossilray.labels.suggest.strategies import REASONS, Selection, choose
 from fossilray.models.heads import Head, train_head
 from fossilray.models.heads.compatibility import require_same_backbone
 from fossilray.models.heads.head import BackboneReference
@@ -60,7 +61,7 @@ def suggest(
     out: Path,
     *,
     count: int,
-    strategy: Strategy = "mixed",
+    strategy: SuggestionStrategy = "mixed",
     head: Head | None = None,
     labels: Path | None = None,
     embeddings: str | None = None,

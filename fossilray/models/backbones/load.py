@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fossilray.core.config import EmbedderConfig
+from fossilray.core.config.choices import Precision
 from fossilray.core.errors import UsageError, WeightsError
 from fossilray.core.types import Embedder
 from fossilray.models.backbones.architectures import (
@@ -25,7 +26,7 @@ from fossilray.models.backbones.embedder import (
     Interpolation,
     Preprocessing,
 )
-from fossilray.models.device import Precision, precision_on
+from fossilray.models.device import precision_on
 from fossilray.models.weights_file import bundled_weights, read_description, weights_digest
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fossilray.core.config import DetectorConfig
+from fossilray.core.config.choices import Precision
 from fossilray.core.errors import WeightsError
 from fossilray.core.types import Detector
 from fossilray.models.detectors.classical import ClassicalDetector
@@ -15,7 +16,6 @@ from fossilray.models.detectors.exported import ExportedDetector, load_onnx, loa
 from fossilray.models.detectors.ultralytics_network import build_detector_network
 from fossilray.models.detectors.ultralytics_weights import read_ultralytics_checkpoint
 from fossilray.models.detectors.yolo import YoloDetector
-from fossilray.models.device import Precision
 from fossilray.models.files.open_weights import missing_weights, open_weights
 from fossilray.models.files.stored_pickle import TorchFileError
 from fossilray.models.files.torch_file import as_faults

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.config import DetectorConfig
+from fossilray.core.config.choices import Precision
 from fossilray.core.types import Boxes
 from fossilray.models.detectors.boxes import pad_tiles, suppress, to_input
-from fossilray.models.device import Precision, precision_on
+from fossilray.models.device import precision_on
 
 if TYPE_CHECKING:
     import torch

@@ -1,17 +1,8 @@
 """Classifiers over vectors: trained on few labels, kept in files that hold numbers alone."""
 
+from fossilray.core.config.choices import HeadKind, HoldOutUnit, NoveltyKind
 from fossilray.models.heads.fit import train_head
-from fossilray.models.heads.head import (
-    HEAD_KINDS,
-    BackboneReference,
-    Head,
-    HeadKind,
-    HeadMeta,
-    HoldOutUnit,
-    NoveltyKind,
-    Scaler,
-    UncertaintyMeta,
-)
+from fossilray.models.heads.head import HEAD_KINDS, BackboneReference, Head, HeadMeta, Scaler, UncertaintyMeta
 from fossilray.models.heads.head_file import head_digest, load_head, save_head
 
 __all__ = [

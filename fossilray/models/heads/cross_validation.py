@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.models.heads import Head, HoldOutUnit, NoveltyKind
+from fossilray.core.config.choices import HoldOutUnit, NoveltyKind
+from fossilray.models.heads import Head
 from fossilray.models.heads.novelty import fit_novelty
 
 FOLDS = 5

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.config.choices import HeadKind
 from fossilray.core.errors import UsageError
 from fossilray.models.heads.gradient import fit_layers
-from fossilray.models.heads.head import BackboneReference, Head, HeadKind, HeadMeta, Scaler, scale
+from fossilray.models.heads.head import BackboneReference, Head, HeadMeta, Scaler, scale
 from fossilray.models.heads.svm import fit_svm
 
 SCALERS: dict[HeadKind, Scaler] = {

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fossilray.core.config.choices import HeadKind, HoldOutUnit, NoveltyKind
 from fossilray.core.errors import WeightsError
 from fossilray.models.weights_file import WeightsDescription
 
-HeadKind = Literal["knn", "logistic", "linear", "svm", "mlp"]
 HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
 
 Scaler = Literal["none", "unit", "standard"]
@@ -21,9 +21,6 @@ Scaler = Literal["none", "unit", "standard"]
 
 HeadFormat = Literal["fossilray-head/1", "fossilray-head/2"]
 """The second has the head's predictions of held-out crops too."""
-
-NoveltyKind = Literal["knn", "mahalanobis"]
-HoldOutUnit = Literal["crops", "wells"]
 
 KNN_TEMPERATURE = 0.07
 """A neighbour's vote weighs exp(cosine / 0.07) (Wu et al. 2018, eq. 7; Caron et al. 2021, section 3.2)."""

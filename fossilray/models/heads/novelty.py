@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.config.choices import NoveltyKind
 from fossilray.core.errors import UsageError
-from fossilray.models.heads.head import NoveltyKind
 from fossilray.models.heads.splits import stratified_split
 
 NEIGHBOUR = 3

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.config.choices import HoldOutUnit, NoveltyKind
 from fossilray.core.errors import WeightsError
-from fossilray.models.heads import Head, HoldOutUnit, NoveltyKind, UncertaintyMeta
+from fossilray.models.heads import Head, UncertaintyMeta
 from fossilray.models.heads.calibration import entropy_of, fit_temperature
 from fossilray.models.heads.conformal import (
     class_p_values,

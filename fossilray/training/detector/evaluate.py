@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fossilray.core.boxes import box_iou
 from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig
+from fossilray.core.config.choices import Precision
 from fossilray.core.types import Boxes, Detector, Image
 from fossilray.models.detectors.load import load_detector
-from fossilray.models.device import Precision
 from fossilray.synthetic.composites import Composite
 from fossilray.synthetic.crop_library import CropLibrary
 from fossilray.training.detector.data import make_composites

@@ -1,0 +1,33 @@
+"""Choices that the configuration, the library and the command line share, each spelled once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+# Training
+TrainingMethod = Literal["supcon", "metric", "transfer", "simclr", "dino", "byol", "simsiam"]
+MetricLoss = Literal["triplet", "multisimilarity", "proxyanchor", "supcon"]
+MetricMiner = Literal["auto", "none", "all", "semihard", "hard", "multisimilarity"]
+ViewsKind = Literal["fossil", "paper", "multicrop", "multicrop_microscope", "transfer", "transfer_crop"]
+
+# Heads and their evaluation
+HeadKind = Literal["knn", "logistic", "linear", "svm", "mlp"]
+NoveltyKind = Literal["knn", "mahalanobis"]
+HoldOutUnit = Literal["crops", "wells"]
+Distance = Literal["euclidean", "cosine"]
+
+# Labels
+SuggestionStrategy = Literal["mixed", "badge", "uncertain", "far", "typical", "random"]
+
+# Crops and networks
+CropFit = Literal["stretch", "letterbox"]
+SlideReader = Literal["auto", "openslide"]
+Precision = Literal["auto", "float32"]
+
+# Results
+TableFormat = Literal["csv", "json", "parquet"]
+ResultFormat = Literal["table", "csv", "json", "parquet"]
+BoxFormat = Literal["geojson", "csv"]
+SplitBy = Literal["auto", "well", "slide"]
+TaxonRank = Literal["species", "genus", "group"]
+TaxonOrder = Literal["last-occurrence", "first-occurrence", "abundance", "name"]
