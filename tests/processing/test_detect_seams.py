@@ -103,13 +103,17 @@ def paint_sparse_slide(seed: int, *, density_per_mm2: float) -> MemorySlide:
 
 
 def find_objects(slide: Any, detector: Detector, config: DetectorConfig, tiling: TilingConfig) -> Boxes:
-    sweeps = plan_passes(slide.info, tiling, config, detector.stride_px)
+    passes = plan_passes(slide.info, tiling, config, detector.stride_px)
     content = find_foreground(slide, tiling)
     found = []
-    for sweep in sweeps:
-        for tile in plan_windows(sweep, foreground_units(sweep, content)).tiles:
-            window = read_tile(slide, sweep, tile)[None]
-            found.append(TileBoxes(sweep, tile, detector.detect(window, um_per_px=sweep.um_per_px)[0]))
+    for detection_pass in passes:
+        for tile in plan_windows(detection_pass, foreground_units(detection_pass, content)).tiles:
+            window = read_tile(slide, detection_pass, tile)[None]
+            found.append(
+                TileBoxes(
+                    detection_pass, tile, detector.detect(window, um_per_px=detection_pass.um_per_px)[0]
+                )
+            )
     return merge_tiles(found, info=slide.info, merge=MergeConfig())
 
 

@@ -101,7 +101,7 @@ def cut(
             writer=writer,
             writers=writers,
             embedder=embedder,
-            lanes=NetworkThreads(pool, lanes),
+            network_threads=NetworkThreads(pool, lanes),
             config=config,
             coarsest_level=2,
             progress=lambda share: None,

@@ -22,12 +22,12 @@ FINE = PassConfig(um_per_px=1.0, largest_um=160.0)
 COARSE = PassConfig(um_per_px=4.0, smallest_um=100.0, largest_um=1000.0)
 
 
-def sweeps_of(*passes: PassConfig, tile_px: int | None = 2048) -> tuple[DetectionPass, ...]:
+def passes_of(*passes: PassConfig, tile_px: int | None = 2048) -> tuple[DetectionPass, ...]:
     return plan_passes(INFO, TilingConfig(tile_px=tile_px), DetectorConfig(passes=passes), 32)
 
 
 def look(
-    sweep: DetectionPass,
+    detection_pass: DetectionPass,
     objects: NDArray[np.float64],
     *,
     jitter_px: float = 0.0,
@@ -36,27 +36,27 @@ def look(
 ) -> list[TileBoxes]:
     """A perfect detector: every object that meets a window, clipped to it; jitter in detection px.
 
-    content: what windows are fitted to; all of the sweep if None.
+    content: what windows are fitted to; all of the pass if None.
     """
     rng = np.random.default_rng(seed)
     found = []
-    everything = np.ones((sweep.rows, sweep.columns), np.bool_)
-    for tile in plan_windows(sweep, everything if content is None else content).tiles:
-        xyxy = (objects - np.tile(sweep.window_corner(tile), 2)) / sweep.scale
+    everything = np.ones((detection_pass.rows, detection_pass.columns), np.bool_)
+    for tile in plan_windows(detection_pass, everything if content is None else content).tiles:
+        xyxy = (objects - np.tile(detection_pass.window_corner(tile), 2)) / detection_pass.scale
         xyxy = xyxy + rng.uniform(-jitter_px, jitter_px, xyxy.shape)
         clipped = np.clip(xyxy, 0, [tile.window.width, tile.window.height] * 2)
         seen = ((clipped[:, 2:] - clipped[:, :2]) > 0.5).all(axis=1)
         score = np.full(int(seen.sum()), 0.5, np.float32) + rng.uniform(0, 0.1, int(seen.sum())).astype("f4")
-        found.append(TileBoxes(sweep, tile, Boxes(clipped[seen], score)))
+        found.append(TileBoxes(detection_pass, tile, Boxes(clipped[seen], score)))
     return found
 
 
 def content_of(
-    sweep: DetectionPass, objects: NDArray[np.float64], *, shown: float = 1.0
+    detection_pass: DetectionPass, objects: NDArray[np.float64], *, shown: float = 1.0
 ) -> NDArray[np.bool_]:
     """Units that meet the middle part of an object; shown: how much of its length is so dark as to be seen."""
-    content = np.zeros((sweep.rows, sweep.columns), np.bool_)
-    side = sweep.unit_px * sweep.scale
+    content = np.zeros((detection_pass.rows, detection_pass.columns), np.bool_)
+    side = detection_pass.unit_px * detection_pass.scale
     centre, half = (objects[:, :2] + objects[:, 2:]) / 2, (objects[:, 2:] - objects[:, :2]) / 2
     low = np.floor((centre - shown * half) / side).astype(int)
     high = np.ceil((centre + shown * half) / side).astype(int)
@@ -91,8 +91,8 @@ def spread(count: int, *, longest_px: float, seed: int, least_px: float = 20) ->
 @pytest.mark.parametrize("jitter_px", [0.0, 0.5])
 def test_objects_are_found_once_each_whatever_the_tile_size(tile_px: int, jitter_px: float) -> None:
     objects = spread(400, longest_px=600, seed=1, least_px=40)
-    (sweep,) = sweeps_of(FINE, tile_px=tile_px)
-    found = look(sweep, objects, jitter_px=jitter_px)
+    (detection_pass,) = passes_of(FINE, tile_px=tile_px)
+    found = look(detection_pass, objects, jitter_px=jitter_px)
     merged = merge_tiles(found, info=INFO, merge=MERGE)
     assert_once_each(merged, objects, within_px=1e-6 + jitter_px * 4)
 
@@ -108,24 +108,24 @@ def test_objects_are_found_once_each_in_windows_fitted_to_them(
     *, seed: int, count: int, shown: float, tile_px: int | None
 ) -> None:
     objects = spread(count, longest_px=640, seed=seed, least_px=40)
-    (sweep,) = sweeps_of(FINE, tile_px=tile_px)
-    found = look(sweep, objects, content=content_of(sweep, objects, shown=shown))
+    (detection_pass,) = passes_of(FINE, tile_px=tile_px)
+    found = look(detection_pass, objects, content=content_of(detection_pass, objects, shown=shown))
     merged = merge_tiles(found, info=INFO, merge=MERGE)
     assert_once_each(merged, objects, within_px=1e-6)
 
 
 def test_object_centred_where_nothing_shows_is_found_by_the_tile_that_shows_its_dark_end() -> None:
-    (sweep,) = sweeps_of(FINE, tile_px=2048)
+    (detection_pass,) = passes_of(FINE, tile_px=2048)
     objects = np.array([[1930, 500, 2170, 560.0], [1960, 3000, 2200, 3060]])
-    content = content_of(sweep, np.array([[1940, 510, 2000, 550.0], [1970, 3010, 2040, 3050]]))
-    merged = merge_tiles(look(sweep, objects, content=content), info=INFO, merge=MERGE)
+    content = content_of(detection_pass, np.array([[1940, 510, 2000, 550.0], [1970, 3010, 2040, 3050]]))
+    merged = merge_tiles(look(detection_pass, objects, content=content), info=INFO, merge=MERGE)
     assert_once_each(merged, objects, within_px=1e-6)
 
 
 def test_object_at_the_border_of_an_unread_tile_is_named_by_its_neighbour() -> None:
-    (sweep,) = sweeps_of(FINE, tile_px=2048)
+    (detection_pass,) = passes_of(FINE, tile_px=2048)
     objects = np.array([[2000, 500, 2200, 560.0], [2600, 900, 2700, 960]])
-    found = [part for part in look(sweep, objects) if part.tile.core.x_min != sweep.core_px]
+    found = [part for part in look(detection_pass, objects) if part.tile.core.x_min != detection_pass.core_px]
     merged = merge_tiles(found, info=INFO, merge=MERGE)
     assert_once_each(merged, objects[:1], within_px=1e-6)
 
@@ -143,8 +143,8 @@ def test_objects_on_seams_and_corners_are_kept_once(tile_px: int) -> None:
             [800, seam - 100, 900, seam],
         ]
     )
-    (sweep,) = sweeps_of(FINE, tile_px=tile_px)
-    merged = merge_tiles(look(sweep, objects), info=INFO, merge=MERGE)
+    (detection_pass,) = passes_of(FINE, tile_px=tile_px)
+    merged = merge_tiles(look(detection_pass, objects), info=INFO, merge=MERGE)
     assert_once_each(merged, objects, within_px=1e-6)
 
 
@@ -159,16 +159,20 @@ def test_objects_larger_than_a_tile_survive_whole(tile_px: int) -> None:
             [9000.0, 1500, 11_000, 2100],
         ]
     )
-    (sweep,) = sweeps_of(FINE, tile_px=tile_px)
-    merged = merge_tiles(look(sweep, objects), info=INFO, merge=MERGE)
+    (detection_pass,) = passes_of(FINE, tile_px=tile_px)
+    merged = merge_tiles(look(detection_pass, objects), info=INFO, merge=MERGE)
     assert_once_each(merged, objects, within_px=1e-6)
 
 
 @pytest.mark.parametrize("tile_px", [1024, 2048, 4096])
-def test_two_sweeps_see_each_object_once(tile_px: int) -> None:
+def test_two_passes_see_each_object_once(tile_px: int) -> None:
     objects = np.vstack([spread(200, longest_px=4000, seed=3), [[100, 11_000, 11_900, 11_100]]])
     objects = objects[largest_overlaps(objects) < 0.3]
-    found = [part for sweep in sweeps_of(FINE, COARSE, tile_px=tile_px) for part in look(sweep, objects)]
+    found = [
+        part
+        for detection_pass in passes_of(FINE, COARSE, tile_px=tile_px)
+        for part in look(detection_pass, objects)
+    ]
     merged = merge_tiles(found, info=INFO, merge=MERGE)
     assert_once_each(merged, objects, within_px=1e-6)
 
@@ -185,13 +189,14 @@ def test_merging_does_not_depend_on_the_order_of_tiles(seed: int, jitter_px: flo
     objects = np.concatenate([corner, corner + rng.uniform(10, 900, (150, 2))], axis=1)
     found = [
         part
-        for sweep in sweeps_of(FINE, COARSE)
-        for part in look(sweep, objects, jitter_px=jitter_px, seed=seed)
+        for detection_pass in passes_of(FINE, COARSE)
+        for part in look(detection_pass, objects, jitter_px=jitter_px, seed=seed)
     ]
     once = merge_tiles(found, info=INFO, merge=MERGE)
     order.shuffle(found)
     shuffled = [
-        TileBoxes(part.sweep, part.tile, part.boxes.take(rng.permutation(len(part.boxes)))) for part in found
+        TileBoxes(part.detection_pass, part.tile, part.boxes.take(rng.permutation(len(part.boxes))))
+        for part in found
     ]
     again = merge_tiles(shuffled, info=INFO, merge=MERGE)
     assert np.array_equal(once.xyxy, again.xyxy)
@@ -201,20 +206,20 @@ def test_merging_does_not_depend_on_the_order_of_tiles(seed: int, jitter_px: flo
 def test_true_overlaps_at_a_seam_stay_two_objects() -> None:
     objects = np.array([[2000, 500, 2080, 580], [2016, 504, 2096, 584.0]])
     assert largest_overlaps(objects)[0] > 0.55
-    (sweep,) = sweeps_of(FINE)
-    merged = merge_tiles(look(sweep, objects), info=INFO, merge=MERGE)
+    (detection_pass,) = passes_of(FINE)
+    merged = merge_tiles(look(detection_pass, objects), info=INFO, merge=MERGE)
     assert_once_each(merged, objects, within_px=1e-6)
 
 
 def test_small_objects_inside_a_large_one_stay() -> None:
     objects = np.array([[1000, 1000, 4000, 4000], [1500, 1500, 1600, 1600], [3000, 2000, 3100, 2200.0]])
-    found = [part for sweep in sweeps_of(FINE, COARSE) for part in look(sweep, objects)]
+    found = [part for detection_pass in passes_of(FINE, COARSE) for part in look(detection_pass, objects)]
     assert_once_each(merge_tiles(found, info=INFO, merge=MERGE), objects, within_px=1e-6)
 
 
-def test_large_object_that_only_the_fine_sweep_sees_is_not_lost() -> None:
+def test_large_object_that_only_the_fine_pass_sees_is_not_lost() -> None:
     objects = np.array([[1000, 1000, 3500, 1200], [500, 5000, 560, 5040.0]])
-    fine, coarse = sweeps_of(FINE, COARSE)
+    fine, coarse = passes_of(FINE, COARSE)
     found = look(fine, objects) + look(coarse, objects[:0])
     assert_once_each(merge_tiles(found, info=INFO, merge=MERGE), objects, within_px=1e-6)
 
@@ -222,8 +227,8 @@ def test_large_object_that_only_the_fine_sweep_sees_is_not_lost() -> None:
 def test_rows_come_in_blocks_and_inside_the_canvas() -> None:
     objects = spread(300, longest_px=300, seed=5)
     objects[0] = [-40, 50, 60, 150]
-    (sweep,) = sweeps_of(FINE)
-    merged = merge_tiles(look(sweep, objects), info=INFO, merge=MERGE)
+    (detection_pass,) = passes_of(FINE)
+    merged = merge_tiles(look(detection_pass, objects), info=INFO, merge=MERGE)
     assert merged.xyxy.min() >= 0
     assert merged.xyxy.max() <= SIDE
     block = (merged.xyxy[:, :2] + merged.xyxy[:, 2:]) / 2 // 2048
@@ -232,8 +237,8 @@ def test_rows_come_in_blocks_and_inside_the_canvas() -> None:
 
 def test_nothing_found_is_no_object() -> None:
     assert len(merge_tiles([], info=INFO, merge=MERGE)) == 0
-    (sweep,) = sweeps_of(FINE)
-    assert len(merge_tiles(look(sweep, np.zeros((0, 4))), info=INFO, merge=MERGE)) == 0
+    (detection_pass,) = passes_of(FINE)
+    assert len(merge_tiles(look(detection_pass, np.zeros((0, 4))), info=INFO, merge=MERGE)) == 0
     assert largest_overlaps(np.zeros((0, 4))).shape == (0,)
 
 

@@ -71,13 +71,13 @@ def blank_picture(width: int, height: int) -> NDArray[np.uint8]:
     return np.clip(BACKGROUND + shade + rng.normal(0, 3, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
-def all_tiles(sweep: DetectionPass) -> tuple[Tile, ...]:
-    return plan_windows(sweep, foreground_units(sweep, None)).tiles
+def all_tiles(detection_pass: DetectionPass) -> tuple[Tile, ...]:
+    return plan_windows(detection_pass, foreground_units(detection_pass, None)).tiles
 
 
-def spots(rng: np.random.Generator, sweep: DetectionPass, count: int) -> NDArray[np.bool_]:
+def spots(rng: np.random.Generator, detection_pass: DetectionPass, count: int) -> NDArray[np.bool_]:
     """Content here and there: blocks of one to eight units."""
-    content = np.zeros((sweep.rows, sweep.columns), np.bool_)
+    content = np.zeros((detection_pass.rows, detection_pass.columns), np.bool_)
     for _ in range(count):
         row, column = rng.integers(0, content.shape)
         height, width = rng.integers(1, 9, 2)
@@ -113,41 +113,48 @@ def test_cores_cover_the_bounds_once_and_windows_show_what_they_must(
 ) -> None:
     bounds = Rect(corner[0], corner[1], corner[0] + width, corner[1] + height)
     info = info_of(corner[0] + width + 7, corner[1] + height + 7, mpp=mpp, bounds=bounds)
-    (sweep,) = plan_passes(info, TilingConfig(tile_px=tile_px), one_pass(um_per_px), stride_px)
-    assert sweep.um_per_px == pytest.approx(um_per_px, rel=0.51 / sweep.unit_level_px)
-    assert 2 * sweep.reach_px * sweep.um_per_px >= sweep.largest_um
-    whole = sweep.corners(Rect(0, 0, sweep.columns * sweep.unit_px, sweep.rows * sweep.unit_px))
+    (detection_pass,) = plan_passes(info, TilingConfig(tile_px=tile_px), one_pass(um_per_px), stride_px)
+    assert detection_pass.um_per_px == pytest.approx(um_per_px, rel=0.51 / detection_pass.unit_level_px)
+    assert 2 * detection_pass.reach_px * detection_pass.um_per_px >= detection_pass.largest_um
+    whole = detection_pass.corners(
+        Rect(
+            0,
+            0,
+            detection_pass.columns * detection_pass.unit_px,
+            detection_pass.rows * detection_pass.unit_px,
+        )
+    )
     assert whole[0] <= bounds.x_min
     assert whole[1] <= bounds.y_min
     assert whole[2] >= bounds.x_max - 1e-6
     assert whole[3] >= bounds.y_max - 1e-6
     rng = np.random.default_rng(seed)
-    content = foreground_units(sweep, None) if count is None else spots(rng, sweep, count)
-    plan = plan_windows(sweep, content, multiple_px=multiple_px)
-    assert_cores_cover_once(sweep, plan)
+    content = foreground_units(detection_pass, None) if count is None else spots(rng, detection_pass, count)
+    plan = plan_windows(detection_pass, content, multiple_px=multiple_px)
+    assert_cores_cover_once(detection_pass, plan)
     for tile in plan.tiles:
-        assert_window_shows_enough(sweep, tile, content)
+        assert_window_shows_enough(detection_pass, tile, content)
         sides = [tile.window.width, tile.window.height, tile.window.x_min, tile.window.y_min]
         assert all(side % stride_px == 0 for side in sides)
-        assert all(side % multiple_px == 0 for side in sides[:2]) or multiple_px % sweep.unit_px
-    assert content.sum() == sum(part_of(content, sweep, tile.core).sum() for tile in plan.tiles)
+        assert all(side % multiple_px == 0 for side in sides[:2]) or multiple_px % detection_pass.unit_px
+    assert content.sum() == sum(part_of(content, detection_pass, tile.core).sum() for tile in plan.tiles)
     shapes = [(tile.window.width, tile.window.height) for tile in plan.tiles]
     changes = sum(before != after for before, after in pairwise(shapes))
     assert changes == max(0, len(set(shapes)) - 1), "tiles of one shape stand apart"
 
 
-def assert_cores_cover_once(sweep: DetectionPass, plan: WindowPlan) -> None:
-    covered = np.zeros((sweep.rows, sweep.columns), int)
+def assert_cores_cover_once(detection_pass: DetectionPass, plan: WindowPlan) -> None:
+    covered = np.zeros((detection_pass.rows, detection_pass.columns), int)
     for core in (*(tile.core for tile in plan.tiles), *plan.blank):
-        assert max(core.width, core.height) <= sweep.core_px
-        part_of(covered, sweep, core)[...] += 1
+        assert max(core.width, core.height) <= detection_pass.core_px
+        part_of(covered, detection_pass, core)[...] += 1
     assert (covered == 1).all()
 
 
-def assert_window_shows_enough(sweep: DetectionPass, tile: Tile, content: NDArray[np.bool_]) -> None:
+def assert_window_shows_enough(detection_pass: DetectionPass, tile: Tile, content: NDArray[np.bool_]) -> None:
     """All content in the core, and of content near by what half an object reaches, each with context."""
-    unit, context = sweep.unit_px, sweep.context_px
-    rows, columns = np.nonzero(part_of(content, sweep, tile.core))
+    unit, context = detection_pass.unit_px, detection_pass.context_px
+    rows, columns = np.nonzero(part_of(content, detection_pass, tile.core))
     left, right = (tile.core.x_min + side * unit for side in (columns.min(), columns.max() + 1))
     top, bottom = (tile.core.y_min + side * unit for side in (rows.min(), rows.max() + 1))
     window = tile.window
@@ -155,7 +162,7 @@ def assert_window_shows_enough(sweep: DetectionPass, tile: Tile, content: NDArra
     assert window.y_min <= top - context
     assert window.x_max >= right + context
     assert window.y_max >= bottom + context
-    reach = sweep.reach_px
+    reach = detection_pass.reach_px
     for row, column in np.argwhere(content):
         x, y = column * unit, row * unit
         near_core = (
@@ -170,54 +177,56 @@ def assert_window_shows_enough(sweep: DetectionPass, tile: Tile, content: NDArra
             assert window.y_max >= y + unit + context
 
 
-def part_of(units: NDArray[Any], sweep: DetectionPass, rect: Rect) -> NDArray[Any]:
-    unit = sweep.unit_px
+def part_of(units: NDArray[Any], detection_pass: DetectionPass, rect: Rect) -> NDArray[Any]:
+    unit = detection_pass.unit_px
     return units[rect.y_min // unit : rect.y_max // unit, rect.x_min // unit : rect.x_max // unit]
 
 
 def test_windows_fitted_to_content_hold_fewer_pixels() -> None:
-    (sweep,) = plan_passes(info_of(60_000, 60_000), TilingConfig(), one_pass(1.0, 160.0), 32)
+    (detection_pass,) = plan_passes(info_of(60_000, 60_000), TilingConfig(), one_pass(1.0, 160.0), 32)
     rng = np.random.default_rng(0)
-    everything = plan_windows(sweep, foreground_units(sweep, None)).megapixels
-    megapixels = [plan_windows(sweep, spots(rng, sweep, count)).megapixels for count in (0, 30, 300)]
+    everything = plan_windows(detection_pass, foreground_units(detection_pass, None)).megapixels
+    megapixels = [
+        plan_windows(detection_pass, spots(rng, detection_pass, count)).megapixels for count in (0, 30, 300)
+    ]
     assert megapixels[0] == 0
     assert megapixels[1] < 0.1 * everything
     assert megapixels[2] < 0.6 * everything
 
 
 def test_parts_of_a_window_that_cannot_be_read_cover_its_core_once_and_show_no_more() -> None:
-    (sweep,) = plan_passes(info_of(20_000, 9_000), TilingConfig(), one_pass(1.0, 160.0), 32)
-    waiting = list(all_tiles(sweep))
-    covered = np.zeros((sweep.rows, sweep.columns), int)
+    (detection_pass,) = plan_passes(info_of(20_000, 9_000), TilingConfig(), one_pass(1.0, 160.0), 32)
+    waiting = list(all_tiles(detection_pass))
+    covered = np.zeros((detection_pass.rows, detection_pass.columns), int)
     while waiting:
         tile = waiting.pop()
-        parts = split_tile(sweep, tile)
+        parts = split_tile(detection_pass, tile)
         waiting += parts
         if not parts:
-            part_of(covered, sweep, tile.core)[...] += 1
+            part_of(covered, detection_pass, tile.core)[...] += 1
         for part in parts:
             assert part.window.x_min >= tile.window.x_min
             assert part.window.y_max <= tile.window.y_max
-            assert part.window.width <= part.core.width + 2 * sweep.halo_px
+            assert part.window.width <= part.core.width + 2 * detection_pass.halo_px
     assert (covered == 1).all()
 
 
 def test_a_pass_of_huge_objects_keeps_cores_as_large_as_its_halo() -> None:
-    (sweep,) = plan_passes(info_of(60_000, 60_000), TilingConfig(), one_pass(1.0, 4000.0), 32)
-    assert sweep.core_px >= sweep.reach_px
+    (detection_pass,) = plan_passes(info_of(60_000, 60_000), TilingConfig(), one_pass(1.0, 4000.0), 32)
+    assert detection_pass.core_px >= detection_pass.reach_px
 
 
 def test_a_huge_slide_is_planned_in_windows_of_the_size_that_is_quickest() -> None:
     passes = (PassConfig(um_per_px=1.0, largest_um=160.0), PassConfig(um_per_px=4.0, largest_um=1000.0))
-    sweeps = plan_passes(info_of(100_000, 80_000), TilingConfig(), DetectorConfig(passes=passes), 32)
-    assert [sweep.level for sweep in sweeps] == [2, 4]
-    for sweep in sweeps:
-        longest = max(tile.window.width for tile in all_tiles(sweep))
-        assert LARGEST_WINDOW_PX - 2 * sweep.unit_px < longest <= LARGEST_WINDOW_PX
+    passes = plan_passes(info_of(100_000, 80_000), TilingConfig(), DetectorConfig(passes=passes), 32)
+    assert [detection_pass.level for detection_pass in passes] == [2, 4]
+    for detection_pass in passes:
+        longest = max(tile.window.width for tile in all_tiles(detection_pass))
+        assert LARGEST_WINDOW_PX - 2 * detection_pass.unit_px < longest <= LARGEST_WINDOW_PX
     fixed = plan_passes(
         info_of(100_000, 80_000), TilingConfig(tile_px=2048), DetectorConfig(passes=passes), 32
     )
-    assert [len(all_tiles(sweep)) for sweep in fixed] == [49 * 40, 13 * 10]
+    assert [len(all_tiles(detection_pass)) for detection_pass in fixed] == [49 * 40, 13 * 10]
     assert fixed[0].core_px == fixed[1].core_px == 512
 
 
@@ -232,7 +241,10 @@ def test_exported_networks_and_the_papers_scale_keep_the_papers_tile() -> None:
 
 def test_empty_bounds_have_no_tiles() -> None:
     info = info_of(5000, 5000, bounds=Rect(100, 100, 100, 100))
-    assert [len(all_tiles(sweep)) for sweep in plan_passes(info, TilingConfig(), DetectorConfig(), 32)] == [
+    assert [
+        len(all_tiles(detection_pass))
+        for detection_pass in plan_passes(info, TilingConfig(), DetectorConfig(), 32)
+    ] == [
         0,
         0,
     ]
@@ -240,9 +252,9 @@ def test_empty_bounds_have_no_tiles() -> None:
 
 def test_seen_at_px_shows_a_tile_at_the_papers_size() -> None:
     detector = DetectorConfig(seen_at_px=128)
-    (sweep,) = plan_passes(info_of(100_000, 80_000), TilingConfig(tile_px=2048), detector, 32)
-    assert (sweep.core_px, sweep.um_per_px, sweep.level) == (128, 4.0, 4)
-    assert 2 * sweep.halo_px * sweep.um_per_px >= 250
+    (detection_pass,) = plan_passes(info_of(100_000, 80_000), TilingConfig(tile_px=2048), detector, 32)
+    assert (detection_pass.core_px, detection_pass.um_per_px, detection_pass.level) == (128, 4.0, 4)
+    assert 2 * detection_pass.halo_px * detection_pass.um_per_px >= 250
 
 
 @pytest.mark.parametrize(
@@ -258,19 +270,19 @@ def test_what_is_seen_in_a_window_maps_back_to_where_it_is(
     path = write_slide(tmp_path / "a.tif", rgb, mpp=mpp)
     found = []
     with open_slide(path) as slide:
-        (sweep,) = plan_passes(slide.info, TilingConfig(tile_px=1024), one_pass(um_per_px), 32)
-        for tile in all_tiles(sweep):
-            window = read_tile(slide, sweep, tile)
+        (detection_pass,) = plan_passes(slide.info, TilingConfig(tile_px=1024), one_pass(um_per_px), 32)
+        for tile in all_tiles(detection_pass):
+            window = read_tile(slide, detection_pass, tile)
             sides = tile.window.width, tile.window.height
             assert window.shape == (*sides[::-1], 3)
             _, _, parts, _ = cv2.connectedComponentsWithStats((window[..., 1] < 141).astype(np.uint8))
             x, y, width, height = parts[1:, :4].T
             inside = (x > 0) & (y > 0) & (x + width < sides[0]) & (y + height < sides[1])
             xyxy = np.stack([x, y, x + width, y + height], axis=1)[inside].astype(float)
-            boxes = to_level0(sweep, tile, Boxes(xyxy, np.ones(len(xyxy), np.float32)))
+            boxes = to_level0(detection_pass, tile, Boxes(xyxy, np.ones(len(xyxy), np.float32)))
             found.append(boxes.xyxy)
     for box in np.concatenate(found):
-        assert np.abs(true - box).max(axis=1).min() <= sweep.scale
+        assert np.abs(true - box).max(axis=1).min() <= detection_pass.scale
 
 
 def test_the_same_pixels_are_seen_whatever_the_tile_size(tmp_path: Path) -> None:
@@ -279,10 +291,10 @@ def test_the_same_pixels_are_seen_whatever_the_tile_size(tmp_path: Path) -> None
     with open_slide(path) as slide:
         seen = []
         for tile_px in (512, 1024, 2048):
-            (sweep,) = plan_passes(slide.info, TilingConfig(tile_px=tile_px), one_pass(1.0), 32)
+            (detection_pass,) = plan_passes(slide.info, TilingConfig(tile_px=tile_px), one_pass(1.0), 32)
             lattice = np.zeros((2000, 2000, 3), np.uint8)
-            for tile in all_tiles(sweep):
-                pixels, core, window = read_tile(slide, sweep, tile), tile.core, tile.window
+            for tile in all_tiles(detection_pass):
+                pixels, core, window = read_tile(slide, detection_pass, tile), tile.core, tile.window
                 lattice[core.y_min : core.y_max, core.x_min : core.x_max] = pixels[
                     core.y_min - window.y_min : core.y_max - window.y_min,
                     core.x_min - window.x_min : core.x_max - window.x_min,
@@ -295,9 +307,9 @@ def test_the_same_pixels_are_seen_whatever_the_tile_size(tmp_path: Path) -> None
 def content_of(path: Path, tiling: TilingConfig, *passes: PassConfig) -> list[NDArray[np.bool_]]:
     with open_slide(path) as slide:
         detector = DetectorConfig(passes=passes) if passes else one_pass(1.0)
-        sweeps = plan_passes(slide.info, tiling, detector, 32)
+        passes = plan_passes(slide.info, tiling, detector, 32)
         content = find_foreground(slide, tiling)
-    return [foreground_units(sweep, content) for sweep in sweeps]
+    return [foreground_units(detection_pass, content) for detection_pass in passes]
 
 
 def test_small_pale_objects_are_told_from_background(tmp_path: Path) -> None:
@@ -324,7 +336,7 @@ def test_dust_out_of_focus_is_background_and_a_pale_object_in_it_is_not(tmp_path
     assert not content[:16, :16].any()
 
 
-def test_a_coarse_sweep_looks_only_where_something_large_shows(tmp_path: Path) -> None:
+def test_a_coarse_pass_looks_only_where_something_large_shows(tmp_path: Path) -> None:
     rgb = blank_picture(2048, 2048)
     for x in range(200, 1000, 200):
         cv2.circle(rgb, (x, 300), 20, (90, 70, 40), -1)
@@ -388,14 +400,17 @@ def test_unscanned_area_is_blank(tmp_path: Path) -> None:
     path = tmp_path / "a.mrxs"
     write_mirax(path, HalfScanned(), MiraxOptions(photo_px=256, divisions_per_side=2, levels=6))
     with open_slide(path) as slide:
-        (sweep,) = plan_passes(slide.info, TilingConfig(), one_pass(1.0), 32)
-        content = foreground_units(sweep, find_foreground(slide, TilingConfig()))
+        (detection_pass,) = plan_passes(slide.info, TilingConfig(), one_pass(1.0), 32)
+        content = foreground_units(detection_pass, find_foreground(slide, TilingConfig()))
         assert content.any()
         assert not content.all()
         for row, column in np.argwhere(~content):
             unit = Rect(int(column), int(row), int(column) + 1, int(row) + 1)
             x_min, y_min, x_max, y_max = (
-                round(edge) for edge in sweep.corners(Rect(*(side * sweep.unit_px for side in astuple(unit))))
+                round(edge)
+                for edge in detection_pass.corners(
+                    Rect(*(side * detection_pass.unit_px for side in astuple(unit)))
+                )
             )
             _, alpha = slide.read_with_alpha(0, x_min, y_min, x_max - x_min, y_max - y_min)
             assert (alpha > 0).mean() < 0.01

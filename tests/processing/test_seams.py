@@ -47,14 +47,14 @@ def painted(seed: int, *, count: int) -> NDArray[np.uint8]:
 
 def find(slide: Slide, tiling: TilingConfig) -> NDArray[np.float64]:
     detector = load_detector(DETECTOR, device="cpu")
-    sweeps = plan_passes(slide.info, tiling, DETECTOR, detector.stride_px)
+    passes = plan_passes(slide.info, tiling, DETECTOR, detector.stride_px)
     found = []
     content = find_foreground(slide, tiling)
-    for sweep in sweeps:
-        for tile in plan_windows(sweep, foreground_units(sweep, content)).tiles:
-            window = read_tile(slide, sweep, tile)
-            (boxes,) = detector.detect(window[None], um_per_px=sweep.um_per_px)
-            found.append(TileBoxes(sweep, tile, boxes))
+    for detection_pass in passes:
+        for tile in plan_windows(detection_pass, foreground_units(detection_pass, content)).tiles:
+            window = read_tile(slide, detection_pass, tile)
+            (boxes,) = detector.detect(window[None], um_per_px=detection_pass.um_per_px)
+            found.append(TileBoxes(detection_pass, tile, boxes))
     boxes = merge_tiles(found, info=slide.info, merge=MergeConfig()).xyxy
     # Beyond the slide's rim there is white: to the classical detector the rim is dark all along.
     return boxes[(boxes > 64).all(axis=1) & (boxes < SIDE_PX - 64).all(axis=1)]

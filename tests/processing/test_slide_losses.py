@@ -112,6 +112,33 @@ def test_one_unreadable_tile_costs_its_surroundings_and_is_counted_by_area(
     assert f"{summary.lost_share:.1%} of the foreground" in answer
 
 
+def test_a_tile_is_lost_where_its_core_is_unreadable_and_not_where_its_halo_is(
+    sound: Path, tmp_path: Path
+) -> None:
+    """The smallest tiles have cores of 64 px at 1 um per px, and halos of 144 px."""
+    whole = run(sound, tmp_path / "whole")
+    slide = copy_slide(sound, tmp_path)
+    with open_slide(slide) as opened:
+        info = opened.info
+    damage = min((tile for tile in stored_tiles(slide) if tile.level == 2), key=lambda tile: tile.x + tile.y)
+    damage.zero()
+    part = run(slide, tmp_path / "part")
+    core_px = 64 / info.mpp
+    side_mm = (damage.side + core_px) * info.mpp / 1000
+    lost_mm2 = summary_of(part).pass_lost_mm2[0]
+    assert 0 < lost_mm2 <= side_mm**2
+    assert isinstance(whole, RunStore)
+    assert isinstance(part, RunStore)
+    found = {(row["x_min"], row["y_min"]) for row in objects(part).to_pylist()}
+    far = [
+        row
+        for row in objects(whole).to_pylist()
+        if row["x_min"] > damage.x + damage.side + core_px or row["y_min"] > damage.y + damage.side + core_px
+    ]
+    assert len(far) > OBJECTS / 3
+    assert {(row["x_min"], row["y_min"]) for row in far} <= found
+
+
 def test_loss_counts_what_holds_foreground_whatever_the_tiles_around_it_hold(tmp_path: Path) -> None:
     """All objects lie in one corner, which cannot be read; the rest is blank and whole."""
     image = discs(1024, 12)

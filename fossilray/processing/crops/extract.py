@@ -45,14 +45,14 @@ def extract_crops(
     writer: ArrayWriter,
     writers: ThreadPoolExecutor,
     embedder: Embedder | None,
-    lanes: NetworkThreads,
+    network_threads: NetworkThreads,
     config: RunConfig,
     coarsest_level: int,
     progress: Callable[[float], None],
 ) -> ExtractedCrops:
     """Crops in row order: while one batch is embedded, the next are cut and the last is stored.
 
-    A crop shows the whole pixels of its row's box. Crops of lanes.count + 4 batches are in memory at most.
+    A crop shows the whole pixels of its row's box. Crops of network_threads.count + 4 batches are in memory at most.
     writers: one thread, which stores. coarsest_level: the coarsest that stands in for an unreadable one.
     progress: told the share done.
     """
@@ -95,7 +95,9 @@ def extract_crops(
     coarser = 0
     with (
         closing(map_ordered(readers, cut, parts, ahead=ahead)) as cuts,
-        closing(map_ordered(lanes.pool, embed, _batches(cuts), ahead=lanes.count + 1)) as embedded,
+        closing(
+            map_ordered(network_threads.pool, embed, _batches(cuts), ahead=network_threads.count + 1)
+        ) as embedded,
     ):
         written: Future[None] | None = None
         for batch, vectors in embedded:

@@ -31,7 +31,7 @@ _DARKEST_BACKGROUND = 80.0
 _LARGEST_OVERVIEW_PX = 200_000_000
 # Parts of one pale object may show as specks; those this far apart (um) count as one.
 _SPECKS_APART_UM = 32.0
-# An object left to a coarse sweep shows in the overview at least this share of its length.
+# An object left to a coarse pass shows in the overview at least this share of its length.
 _SHOWN_SHARE = 0.5
 # Without an overview a unit is looked up at so many points a side.
 _UNIT_SAMPLES = 4
@@ -73,20 +73,22 @@ def find_foreground(slide: Slide, tiling: TilingConfig) -> Foreground | None:
     return Foreground(mask, overview.scale, overview.rect, um_per_px, expected)
 
 
-def foreground_units(sweep: DetectionPass, content: Foreground | None) -> Mask:
-    """(rows, columns) of the sweep's lattice: units where it may find an object.
+def foreground_units(detection_pass: DetectionPass, content: Foreground | None) -> Mask:
+    """(rows, columns) of the pass's lattice: units where it may find an object.
 
-    A sweep that leaves small objects to a finer one has no business where only such are.
+    A pass that leaves small objects to a finer one has no business where only such are.
     """
     if content is None:
-        return np.ones((sweep.rows, sweep.columns), np.bool_)
+        return np.ones((detection_pass.rows, detection_pass.columns), np.bool_)
     mask = content.mask
-    if sweep.smallest_um > 0:
-        mask = _large_parts(mask, longest_um=_SHOWN_SHARE * sweep.smallest_um, um_per_px=content.um_per_px)
+    if detection_pass.smallest_um > 0:
+        mask = _large_parts(
+            mask, longest_um=_SHOWN_SHARE * detection_pass.smallest_um, um_per_px=content.um_per_px
+        )
     counts = np.asarray(cv2.integral(mask.astype(np.uint8)), np.int64)
     height, width = mask.shape
-    left, right = _edges(sweep, content, axis=0, count=sweep.columns, size=width)
-    top, bottom = _edges(sweep, content, axis=1, count=sweep.rows, size=height)
+    left, right = _edges(detection_pass, content, axis=0, count=detection_pass.columns, size=width)
+    top, bottom = _edges(detection_pass, content, axis=1, count=detection_pass.rows, size=height)
     shown = (
         counts[np.ix_(bottom, right)]
         - counts[np.ix_(top, right)]
@@ -97,24 +99,24 @@ def foreground_units(sweep: DetectionPass, content: Foreground | None) -> Mask:
 
 
 def units_expected(
-    sweep: DetectionPass, content: Foreground | None, listed: ListedTiles | None
+    detection_pass: DetectionPass, content: Foreground | None, listed: ListedTiles | None
 ) -> NDArray[np.float32] | None:
-    """(rows, columns) of the sweep's lattice: the share of each unit, 0 to 1, that its level should show as scanned.
+    """(rows, columns) of the pass's lattice: the share of each unit, 0 to 1, that its level should show as scanned.
 
     Without an overview it is what the slide's index lists, and None where that is not known either.
     """
-    left, top = (origin * sweep.downsample for origin in sweep.origin_level_px)
-    side = sweep.unit_px * sweep.scale
+    left, top = (origin * detection_pass.downsample for origin in detection_pass.origin_level_px)
+    side = detection_pass.unit_px * detection_pass.scale
     if content is None:
         if listed is None:
             return None
         fine = listed.cover(
             (left, top),
             side / _UNIT_SAMPLES,
-            (_UNIT_SAMPLES * sweep.rows, _UNIT_SAMPLES * sweep.columns),
-            level=sweep.level,
+            (_UNIT_SAMPLES * detection_pass.rows, _UNIT_SAMPLES * detection_pass.columns),
+            level=detection_pass.level,
         )
-        parts = fine.reshape(sweep.rows, _UNIT_SAMPLES, sweep.columns, _UNIT_SAMPLES)
+        parts = fine.reshape(detection_pass.rows, _UNIT_SAMPLES, detection_pass.columns, _UNIT_SAMPLES)
         return np.asarray(parts.mean(axis=(1, 3)), np.float32)
     sums = cv2.integral(content.expected)
     height, width = content.expected.shape
@@ -123,19 +125,19 @@ def units_expected(
             np.intp
         )
         for start, count, first, size in (
-            (left, sweep.columns, content.rect.x_min, width),
-            (top, sweep.rows, content.rect.y_min, height),
+            (left, detection_pass.columns, content.rect.x_min, width),
+            (top, detection_pass.rows, content.rect.y_min, height),
         )
     )
     shown = np.diff(np.diff(sums[np.ix_(rows, columns)], axis=0), axis=1)
     return np.asarray(shown / (255 * max(side / content.scale, 1.0) ** 2), np.float32)
 
 
-def units_overlapping(sweep: DetectionPass, areas: Sequence[Rect]) -> Mask:
-    """(rows, columns) of the sweep's lattice: units that meet any of these rectangles in level-0 px."""
-    left, top = (origin * sweep.downsample for origin in sweep.origin_level_px)
-    side = sweep.unit_px * sweep.scale
-    upon = np.zeros((sweep.rows, sweep.columns), np.bool_)
+def units_overlapping(detection_pass: DetectionPass, areas: Sequence[Rect]) -> Mask:
+    """(rows, columns) of the pass's lattice: units that meet any of these rectangles in level-0 px."""
+    left, top = (origin * detection_pass.downsample for origin in detection_pass.origin_level_px)
+    side = detection_pass.unit_px * detection_pass.scale
+    upon = np.zeros((detection_pass.rows, detection_pass.columns), np.bool_)
     for area in areas:
         rows, columns = (
             slice(max(0, math.floor((first - start) / side)), max(0, math.ceil((last - start) / side)))
@@ -207,15 +209,17 @@ def _large_parts(mask: Mask, *, longest_um: float, um_per_px: float) -> Mask:
 
 
 def _edges(
-    sweep: DetectionPass, content: Foreground, *, axis: int, count: int, size: int
+    detection_pass: DetectionPass, content: Foreground, *, axis: int, count: int, size: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """First and last overview pixel of each unit along an axis, and one more on each side.
 
     An object at a unit's border may lie in the pixel beyond it.
     """
     start = (content.rect.x_min, content.rect.y_min)[axis]
-    origin = sweep.origin_level_px[axis] * sweep.downsample
-    at = (origin + np.arange(count + 1) * sweep.unit_px * sweep.scale - start) / content.scale
+    origin = detection_pass.origin_level_px[axis] * detection_pass.downsample
+    at = (
+        origin + np.arange(count + 1) * detection_pass.unit_px * detection_pass.scale - start
+    ) / content.scale
     first = np.clip(np.floor(at[:-1]) - 1, 0, size).astype(np.intp)
     last = np.clip(np.ceil(at[1:]) + 1, 0, size).astype(np.intp)
     return first, last

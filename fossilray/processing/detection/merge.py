@@ -39,7 +39,7 @@ _ORDER_BLOCK_PX = 2048
 class TileBoxes:
     """What the detector found in one tile; boxes in px of its window."""
 
-    sweep: DetectionPass
+    detection_pass: DetectionPass
     tile: Tile
     boxes: Boxes
 
@@ -60,22 +60,26 @@ def merge_tiles(found: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeConf
 def merge_scanned(found: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeConfig) -> Merged:
     """The slide's objects in level-0 px, whatever the order of `found`, in canonical row order.
 
-    Within a sweep an object at a seam is kept once, and pieces of one larger than its halo are united. Of an
-    object that two sweeps see, the finer box stays, unless it is cut or larger than the finer sweep can see.
+    Within a pass an object at a seam is kept once, and pieces of one larger than its halo are united. Of an
+    object that two passes see, the finer box stays, unless it is cut or larger than the finer pass can see.
     """
-    sweeps = {part.sweep.number: part.sweep for part in found}
+    passes = {part.detection_pass.number: part.detection_pass for part in found}
     kept = Boxes.empty()
-    for number in sorted(sweeps, reverse=True):
-        sweep = sweeps[number]
-        seen = _gather([part for part in found if part.sweep.number == number])
+    for number in sorted(passes, reverse=True):
+        detection_pass = passes[number]
+        seen = _gather([part for part in found if part.detection_pass.number == number])
         whole, pieces = _deduplicate_at_seams(seen, same_iou=merge.same_object_iou)
         pieces = pieces.take(~_covered(pieces.boxes.xyxy, kept.xyxy))
-        united = _join_fragments(pieces, reach=1.5 * sweep.scale)
+        united = _join_fragments(pieces, reach=1.5 * detection_pass.scale)
         longest_um = _longest(whole.xyxy) * info.mpp
-        whole = whole.take(longest_um >= sweep.smallest_um)
-        united = united.take(_longest(united.xyxy) * info.mpp >= sweep.smallest_um)
-        kept = _join_sweeps(
-            kept, whole, united, largest_px=sweep.largest_um / info.mpp, same_iou=merge.same_object_iou
+        whole = whole.take(longest_um >= detection_pass.smallest_um)
+        united = united.take(_longest(united.xyxy) * info.mpp >= detection_pass.smallest_um)
+        kept = _join_passes(
+            kept,
+            whole,
+            united,
+            largest_px=detection_pass.largest_um / info.mpp,
+            same_iou=merge.same_object_iou,
         )
     scanned = info.bounds
     low, high = np.array([scanned.x_min, scanned.y_min] * 2), np.array([scanned.x_max, scanned.y_max] * 2)
@@ -99,7 +103,7 @@ def largest_overlaps(xyxy: NDArray[np.float64] | NDArray[np.int32]) -> NDArray[n
 
 @dataclass(frozen=True)
 class _Seen:
-    """Boxes of one sweep in level-0 px, with what their windows say of them.
+    """Boxes of one pass in level-0 px, with what their windows say of them.
 
     unowned: centre where nobody looked. cut: (n, 4) sides at the window's edge with scanned area beyond, as
     x_min y_min x_max y_max.
@@ -140,10 +144,10 @@ def _gather(parts: Sequence[TileBoxes]) -> _Seen:
 
 
 def _owners(parts: Sequence[TileBoxes]) -> Indices:
-    """(rows, columns) of the sweep's lattice: which part holds each unit in its core and shows it; -1 none."""
-    sweep = parts[0].sweep
-    unit = sweep.unit_px
-    owners = np.full((max(sweep.rows, 1), max(sweep.columns, 1)), -1, np.intp)
+    """(rows, columns) of the pass's lattice: which part holds each unit in its core and shows it; -1 none."""
+    detection_pass = parts[0].detection_pass
+    unit = detection_pass.unit_px
+    owners = np.full((max(detection_pass.rows, 1), max(detection_pass.columns, 1)), -1, np.intp)
     for part in parts:
         core, window = part.tile.core, part.tile.window
         down = slice(max(core.y_min, window.y_min) // unit, min(core.y_max, window.y_max) // unit)
@@ -153,7 +157,7 @@ def _owners(parts: Sequence[TileBoxes]) -> Indices:
 
 
 def _classify_boxes(part: TileBoxes, owners: Indices) -> _Seen:
-    sweep, tile = part.sweep, part.tile
+    detection_pass, tile = part.detection_pass, part.tile
     core, window = tile.core, tile.window
     xyxy = np.clip(part.boxes.xyxy, 0, np.tile([window.width, window.height], 2).astype(np.float64))
     corner = np.array([window.x_min, window.y_min])
@@ -161,22 +165,22 @@ def _classify_boxes(part: TileBoxes, owners: Indices) -> _Seen:
     centre = (xyxy[:, :2] + xyxy[:, 2:]) / 2
     # What reaches over the scanned area's rim is its last unit's.
     column, row = np.clip(
-        ((centre + corner) // sweep.unit_px).astype(np.intp), 0, np.array(owners.shape[::-1]) - 1
+        ((centre + corner) // detection_pass.unit_px).astype(np.intp), 0, np.array(owners.shape[::-1]) - 1
     ).T
     owner = owners[row, column]
-    x, y = sweep.window_corner(tile)
+    x, y = detection_pass.window_corner(tile)
     more_beyond = np.array(
         [
-            x > sweep.bounds.x_min,
-            y > sweep.bounds.y_min,
-            x + window.width * sweep.scale < sweep.bounds.x_max,
-            y + window.height * sweep.scale < sweep.bounds.y_max,
+            x > detection_pass.bounds.x_min,
+            y > detection_pass.bounds.y_min,
+            x + window.width * detection_pass.scale < detection_pass.bounds.x_max,
+            y + window.height * detection_pass.scale < detection_pass.bounds.y_max,
         ]
     )
     far_sides = np.array([window.width, window.height]) - _EDGE_PX
     at_edge = np.concatenate([xyxy[:, :2] <= _EDGE_PX, xyxy[:, 2:] >= far_sides], axis=1)
     return _Seen(
-        to_level0(sweep, tile, Boxes(xyxy, part.boxes.score)),
+        to_level0(detection_pass, tile, Boxes(xyxy, part.boxes.score)),
         np.full(len(xyxy), tile.index, np.intp),
         owned=np.asarray(owner == tile.index, np.bool_),
         unowned=np.asarray(owner < 0, np.bool_),
@@ -191,7 +195,7 @@ def _in_both_axes(above: Mask, below: Mask) -> Mask:
 
 
 def _deduplicate_at_seams(seen: _Seen, *, same_iou: float) -> tuple[Boxes, _Seen]:
-    """Whole objects of a sweep once each, and the cut boxes that no other tile saw whole."""
+    """Whole objects of a pass once each, and the cut boxes that no other tile saw whole."""
     is_cut: Mask = np.asarray(seen.cut.any(axis=1), np.bool_)
     pieces, whole = seen.take(is_cut & seen.in_core), seen.take(~is_cut)
     piece, cover = _overlapping_pairs(pieces.boxes.xyxy, whole.boxes.xyxy)
@@ -281,8 +285,8 @@ def _crosses_cut(piece: Floats, cut: Mask, other: Floats) -> Mask:
     return np.asarray((low | high).any(axis=1), np.bool_)
 
 
-def _join_sweeps(coarser: Boxes, whole: Boxes, united: Boxes, *, largest_px: float, same_iou: float) -> Boxes:
-    """Coarser sweeps' objects and this one's, those that both see once."""
+def _join_passes(coarser: Boxes, whole: Boxes, united: Boxes, *, largest_px: float, same_iou: float) -> Boxes:
+    """Coarser passes' objects and this one's, those that both see once."""
     too_large = _longest(whole.xyxy) > largest_px
     better_seen = _covered(whole.xyxy, coarser.xyxy) | _matched(whole.xyxy, coarser.xyxy, same_iou)
     whole = whole.take(~(too_large & better_seen))

@@ -1,6 +1,6 @@
-"""Where the detector may look: sweeps over the scanned area, each a lattice at one scale, and tiles on it.
+"""Where the detector may look: passes over the scanned area, each a lattice at one scale, and tiles on it.
 
-A sweep sees the slide at one scale. Its lattice is made of pixels at that scale (detection px) and does not
+A pass sees the slide at one scale. Its lattice is made of pixels at that scale (detection px) and does not
 depend on the tiles, so that other tiles show the detector the same pixels elsewhere.
 """
 
@@ -36,12 +36,12 @@ _PAPER_TILE_PX = 2048
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One place to look; rectangles in detection px of the sweep's lattice, multiples of its unit.
+    """One place to look; rectangles in detection px of the pass's lattice, multiples of its unit.
 
     core: the tile owns the objects whose centre lies in it. window: what the detector is shown.
     """
 
-    sweep: int
+    pass_number: int
     index: int
     core: Rect
     window: Rect
@@ -128,9 +128,9 @@ def plan_passes(
     *,
     passes: Sequence[PassConfig] | None = None,
 ) -> tuple[DetectionPass, ...]:
-    """The sweeps over a slide, fine to coarse.
+    """The passes over a slide, fine to coarse.
 
-    The finest sweep's largest core is tile_px of level 0, and coarser sweeps keep its number of detection px.
+    The finest pass's largest core is tile_px of level 0, and coarser passes keep its number of detection px.
     passes: replaces those of the configuration. stride_px: of the detector, in detection px.
     """
     chosen = tuple(passes or detector.passes)
@@ -145,41 +145,48 @@ def plan_passes(
     if tile_px is not None:
         core_px = max(1, round(tile_px * info.mpp / chosen[0].um_per_px / unit_px)) * unit_px
     return tuple(
-        _plan_sweep(info, number, wanted, unit_px=unit_px, core_px=core_px)
+        _plan_pass(info, number, wanted, unit_px=unit_px, core_px=core_px)
         for number, wanted in enumerate(chosen)
     )
 
 
-def read_tile(slide: Slide, sweep: DetectionPass, tile: Tile) -> Image:
+def read_tile(slide: Slide, detection_pass: DetectionPass, tile: Tile) -> Image:
     """The tile's window at detection scale, (height, width, 3); background beyond the canvas.
 
     Raises:
         UnreadableRegion: part of it cannot be decoded.
     """
-    pixels = slide.read(sweep.level, *sweep.window_corner(tile), *_read_size(sweep, tile))
+    pixels = slide.read(
+        detection_pass.level, *detection_pass.window_corner(tile), *_read_size(detection_pass, tile)
+    )
     return _at_detection_scale(pixels, tile)
 
 
 def read_tile_with_coverage(
-    slide: Slide, sweep: DetectionPass, tile: Tile
+    slide: Slide, detection_pass: DetectionPass, tile: Tile
 ) -> tuple[Image, NDArray[np.float32] | None]:
     """The same, with the share (0 to 1) of each unit of the window that was scanned; None if all of it was.
 
     Raises:
         UnreadableRegion: part of it cannot be decoded.
     """
-    pixels, alpha = slide.read_with_alpha(sweep.level, *sweep.window_corner(tile), *_read_size(sweep, tile))
+    pixels, alpha = slide.read_with_alpha(
+        detection_pass.level, *detection_pass.window_corner(tile), *_read_size(detection_pass, tile)
+    )
     coverage = None
     if any(alpha.strides) and alpha.min() < 255:
-        units = tile.window.width // sweep.unit_px, tile.window.height // sweep.unit_px
+        units = tile.window.width // detection_pass.unit_px, tile.window.height // detection_pass.unit_px
         mean = cv2.resize(alpha, units, interpolation=cv2.INTER_AREA)
         coverage = np.asarray(mean, np.float32) / np.float32(255)
     return _at_detection_scale(pixels, tile), coverage
 
 
-def _read_size(sweep: DetectionPass, tile: Tile) -> tuple[int, int]:
+def _read_size(detection_pass: DetectionPass, tile: Tile) -> tuple[int, int]:
     width, height = tile.window.width, tile.window.height
-    return width // sweep.unit_px * sweep.unit_level_px, height // sweep.unit_px * sweep.unit_level_px
+    return (
+        width // detection_pass.unit_px * detection_pass.unit_level_px,
+        height // detection_pass.unit_px * detection_pass.unit_level_px,
+    )
 
 
 def _at_detection_scale(pixels: Image, tile: Tile) -> Image:
@@ -190,12 +197,14 @@ def _at_detection_scale(pixels: Image, tile: Tile) -> Image:
     return np.asarray(cv2.resize(pixels, (width, height), interpolation=how), np.uint8)
 
 
-def to_level0(sweep: DetectionPass, tile: Tile, boxes: Boxes) -> Boxes:
+def to_level0(detection_pass: DetectionPass, tile: Tile, boxes: Boxes) -> Boxes:
     """Boxes in px of the tile's window, as boxes in level-0 px."""
-    return Boxes(boxes.xyxy * sweep.scale + np.tile(sweep.window_corner(tile), 2), boxes.score)
+    return Boxes(
+        boxes.xyxy * detection_pass.scale + np.tile(detection_pass.window_corner(tile), 2), boxes.score
+    )
 
 
-def _plan_sweep(
+def _plan_pass(
     info: SlideInfo, number: int, wanted: PassConfig, *, unit_px: int, core_px: int | None
 ) -> DetectionPass:
     level = level_for(info, wanted.um_per_px)

@@ -35,7 +35,7 @@ _GAPS_TRIED = 3
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Tiles of a sweep in the order in which they are looked at, and the cores where nothing is.
+    """Tiles of a pass in the order in which they are looked at, and the cores where nothing is.
 
     The cores of both cover the lattice once. Tiles of one shape stand together.
     """
@@ -49,51 +49,53 @@ class WindowPlan:
         return sum(tile.window.width * tile.window.height for tile in self.tiles) / 1e6
 
 
-def scanned_in_tiles_mm2(sweep: DetectionPass, tiles: Iterable[Tile]) -> float:
+def scanned_in_tiles_mm2(detection_pass: DetectionPass, tiles: Iterable[Tile]) -> float:
     """Scanned area in the cores of tiles; what a core has beyond the scanned area is left out."""
-    areas = sweep.unit_areas_mm2()
-    return float(sum(areas[sweep.units_in(tile.core)].sum() for tile in tiles))
+    areas = detection_pass.unit_areas_mm2()
+    return float(sum(areas[detection_pass.units_in(tile.core)].sum() for tile in tiles))
 
 
-def plan_windows(sweep: DetectionPass, content: Mask, *, multiple_px: int = _SIDES_PX) -> WindowPlan:
+def plan_windows(detection_pass: DetectionPass, content: Mask, *, multiple_px: int = _SIDES_PX) -> WindowPlan:
     """Windows that show all units of `content` (rows, columns), each with what it needs around it.
 
     multiple_px: sides of windows are rounded up to it, in pixels that are there, so that shapes are few.
     """
     if content.size == 0:
         return WindowPlan((), ())
-    planner = _Planner(sweep, content, multiple_px=multiple_px)
-    step = sweep.core_px // sweep.unit_px
+    planner = _Planner(detection_pass, content, multiple_px=multiple_px)
+    step = detection_pass.core_px // detection_pass.unit_px
     leaves = [
         leaf
-        for top in range(0, sweep.rows, step)
-        for left in range(0, sweep.columns, step)
+        for top in range(0, detection_pass.rows, step)
+        for left in range(0, detection_pass.columns, step)
         for leaf in planner.divide(
-            _Span(left, top, min(left + step, sweep.columns), min(top + step, sweep.rows))
+            _Span(left, top, min(left + step, detection_pass.columns), min(top + step, detection_pass.rows))
         ).leaves
     ]
     return WindowPlan(
-        _in_plan_order(sweep, ((leaf.core, leaf.window) for leaf in leaves if leaf.window is not None)),
-        tuple(_rect(sweep, leaf.core) for leaf in leaves if leaf.window is None),
+        _in_plan_order(
+            detection_pass, ((leaf.core, leaf.window) for leaf in leaves if leaf.window is not None)
+        ),
+        tuple(_rect(detection_pass, leaf.core) for leaf in leaves if leaf.window is None),
     )
 
 
-def split_tile(sweep: DetectionPass, tile: Tile) -> list[Tile]:
+def split_tile(detection_pass: DetectionPass, tile: Tile) -> list[Tile]:
     """The tile as up to four with cores half as wide and high; none if its core is as small as they get.
 
     For a window that cannot be read whole. What it showed beyond its core is shown by its parts alike.
     """
-    core, window, unit = tile.core, tile.window, sweep.unit_px
+    core, window, unit = tile.core, tile.window, detection_pass.unit_px
     if max(core.width, core.height) <= max(_SMALLEST_CORE_PX, unit):
         return []
     xs, ys = (
         sorted({first, first + max(1, round((last - first) / unit / 2)) * unit, last})
         for first, last in ((core.x_min, core.x_max), (core.y_min, core.y_max))
     )
-    halo = sweep.halo_px
+    halo = detection_pass.halo_px
     return [
         Tile(
-            tile.sweep,
+            tile.pass_number,
             tile.index,
             Rect(left, top, right, bottom),
             Rect(
@@ -128,10 +130,10 @@ class _Division(NamedTuple):
 
 
 class _Planner:
-    def __init__(self, sweep: DetectionPass, content: Mask, *, multiple_px: int) -> None:
-        unit = sweep.unit_px
+    def __init__(self, detection_pass: DetectionPass, content: Mask, *, multiple_px: int) -> None:
+        unit = detection_pass.unit_px
         self._content = content
-        self._reach, self._context = sweep.reach_px // unit, sweep.context_px // unit
+        self._reach, self._context = detection_pass.reach_px // unit, detection_pass.context_px // unit
         self._smallest = max(1, _SMALLEST_CORE_PX // unit)
         self._multiple = max(1, math.ceil(multiple_px / unit))
         self._window_cost = _WINDOW_COST_PX / unit**2
@@ -236,7 +238,7 @@ def _cut_places(occupied: Mask) -> set[int]:
     return places - {0, len(occupied)}
 
 
-def _in_plan_order(sweep: DetectionPass, found: Iterable[tuple[_Span, _Span]]) -> tuple[Tile, ...]:
+def _in_plan_order(detection_pass: DetectionPass, found: Iterable[tuple[_Span, _Span]]) -> tuple[Tile, ...]:
     """Largest windows first, those of one shape row by row."""
     ordered = sorted(
         found,
@@ -248,10 +250,10 @@ def _in_plan_order(sweep: DetectionPass, found: Iterable[tuple[_Span, _Span]]) -
         ),
     )
     return tuple(
-        Tile(sweep.number, index, _rect(sweep, core), _rect(sweep, window))
+        Tile(detection_pass.number, index, _rect(detection_pass, core), _rect(detection_pass, window))
         for index, (core, window) in enumerate(ordered)
     )
 
 
-def _rect(sweep: DetectionPass, span: _Span) -> Rect:
-    return Rect(*(side * sweep.unit_px for side in span))
+def _rect(detection_pass: DetectionPass, span: _Span) -> Rect:
+    return Rect(*(side * detection_pass.unit_px for side in span))

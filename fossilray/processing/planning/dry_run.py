@@ -144,12 +144,12 @@ def _share(part: int | None, whole: int | None) -> str:
 
 def _memory(config: RunConfig) -> int:
     """Models, tiles waiting for the detector, activations of one, crops waiting for the embedder."""
-    sweep = config.detector.passes[0]
+    detection_pass = config.detector.passes[0]
     tile_px = config.tiling.tile_px
     window_px = (
         LARGEST_WINDOW_PX
         if tile_px is None
-        else tile_px * 0.25 / sweep.um_per_px + sweep.largest_um / sweep.um_per_px
+        else tile_px * 0.25 / detection_pass.um_per_px + detection_pass.largest_um / detection_pass.um_per_px
     )
     batch_bytes = config.detector.batch * window_px**2 * 3
     crops_bytes = 4 * config.embedder.batch * config.crops.size_px**2 * 3

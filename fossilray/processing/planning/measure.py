@@ -91,17 +91,25 @@ class _Measurement:
     def rates(self) -> Rates:
         with self._open() as slide:
             info = slide.info
-            sweeps = plan_passes(info, self._config.tiling, self._config.detector, self._detector.stride_px)
+            passes = plan_passes(info, self._config.tiling, self._config.detector, self._detector.stride_px)
             background = estimate_background(slide)
-        plans = [plan_windows(sweep, foreground_units(sweep, None)) for sweep in sweeps]
-        tiles = [(sweep, tile) for sweep, plan in zip(sweeps, plans, strict=True) for tile in plan.tiles]
+        plans = [
+            plan_windows(detection_pass, foreground_units(detection_pass, None)) for detection_pass in passes
+        ]
+        tiles = [
+            (detection_pass, tile)
+            for detection_pass, plan in zip(passes, plans, strict=True)
+            for tile in plan.tiles
+        ]
         megapixels = sum(plan.megapixels for plan in plans)
         mm2 = info.bounds.width * info.bounds.height * (info.mpp / 1000) ** 2
 
         tiling = self._config.tiling
         fine = tiling.model_copy(update={"blank_um_per_px": tiling.blank_um_per_px / _FINER})
         overview, _ = self._on_slide(lambda slide: find_foreground(slide, fine))
-        read, pixels = self._on_slide(lambda slide: [read_tile(slide, sweep, tile) for sweep, tile in tiles])
+        read, pixels = self._on_slide(
+            lambda slide: [read_tile(slide, detection_pass, tile) for detection_pass, tile in tiles]
+        )
         self._detect(tiles, pixels)  # a network prepares for each new shape of window
         detected, found = _rounds(lambda: self._detect(tiles, pixels), self._network_clock)
         merged, boxes = _rounds(
@@ -111,7 +119,7 @@ class _Measurement:
         chosen = round_outward(boxes.xyxy, info)[:_MOST_CROPS]
         if not len(chosen):
             chosen = np.array([[64, 64, 224, 224]] * 16, np.int32)
-        coarsest = max(sweep.level for sweep in sweeps)
+        coarsest = max(detection_pass.level for detection_pass in passes)
         cut, crops = self._on_slide(
             lambda slide: [
                 extract_crop(
@@ -177,9 +185,9 @@ class _Measurement:
         self, tiles: Sequence[tuple[DetectionPass, Tile]], pixels: Sequence[Image]
     ) -> list[TileBoxes]:
         found: list[TileBoxes] = []
-        for (sweep, tile), window in zip(tiles, pixels, strict=True):
-            (boxes,) = self._detector.detect(window[None], um_per_px=sweep.um_per_px)
-            found.append(TileBoxes(sweep, tile, boxes))
+        for (detection_pass, tile), window in zip(tiles, pixels, strict=True):
+            (boxes,) = self._detector.detect(window[None], um_per_px=detection_pass.um_per_px)
+            found.append(TileBoxes(detection_pass, tile, boxes))
         return found
 
     def _draw(self, slide: Slide, boxes: Boxes) -> bytes:

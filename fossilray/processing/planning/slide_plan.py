@@ -67,9 +67,11 @@ class SlidePlanner:
             max_gigapixels=slides.max_gigapixels,
             reader=slides.reader,
         ) as slide:
-            sweeps = self._sweeps(slide.info)
+            passes = self._passes(slide.info)
             content = find_foreground(slide, self._config.tiling)
-        return self._summed(row, sweeps, [foreground_units(sweep, content) for sweep in sweeps])
+        return self._summed(
+            row, passes, [foreground_units(detection_pass, content) for detection_pass in passes]
+        )
 
     def _plan_remote(self, row: CatalogRow) -> SlidePlan:
         slides = self._config.slides
@@ -98,12 +100,14 @@ class SlidePlanner:
             background_rgb=(255, 255, 255),
         )
         check_size(info, max_gigapixels=slides.max_gigapixels)
-        sweeps = self._sweeps(info)
+        passes = self._passes(info)
         content = [
-            foreground_units(sweep, None) if cells is None else units_overlapping(sweep, cells)
-            for sweep in sweeps
+            foreground_units(detection_pass, None)
+            if cells is None
+            else units_overlapping(detection_pass, cells)
+            for detection_pass in passes
         ]
-        plan = self._summed(row, sweeps, content)
+        plan = self._summed(row, passes, content)
         return replace(plan, blank=None if cells is None else plan.blank, fetched_bytes=bundle.bytes)
 
     def _source(self, path: str) -> SlideSource:
@@ -112,13 +116,15 @@ class SlidePlanner:
             self._sources[protocol] = open_source(path, self._config.slides.access or self._config.store)
         return self._sources[protocol]
 
-    def _sweeps(self, info: SlideInfo) -> tuple[DetectionPass, ...]:
+    def _passes(self, info: SlideInfo) -> tuple[DetectionPass, ...]:
         return plan_passes(info, self._config.tiling, self._config.detector, STRIDE_PX)
 
     def _summed(
-        self, row: CatalogRow, sweeps: Sequence[DetectionPass], content: Sequence[NDArray[np.bool_]]
+        self, row: CatalogRow, passes: Sequence[DetectionPass], content: Sequence[NDArray[np.bool_]]
     ) -> SlidePlan:
-        plans = [plan_windows(sweep, units) for sweep, units in zip(sweeps, content, strict=True)]
+        plans = [
+            plan_windows(detection_pass, units) for detection_pass, units in zip(passes, content, strict=True)
+        ]
         blank = sum(len(plan.blank) for plan in plans)
         return SlidePlan(
             row=row,
@@ -126,7 +132,7 @@ class SlidePlanner:
             tiles=sum(len(plan.tiles) for plan in plans) + blank,
             blank=blank,
             detection_megapixels=sum(plan.megapixels for plan in plans),
-            covered_mm2=scanned_in_tiles_mm2(sweeps[0], plans[0].tiles),
+            covered_mm2=scanned_in_tiles_mm2(passes[0], plans[0].tiles),
         )
 
 

@@ -83,7 +83,7 @@ def workload_of_rows(
             megapixels * factor,
             "MP",
             "computed",
-            f"tiles with halos of {len(config.detector.passes)} sweeps, {habits.blank_share.value:.0%} blank "
+            f"tiles with halos of {len(config.detector.passes)} passes, {habits.blank_share.value:.0%} blank "
             f"({habits.blank_share.source})",
         ),
         objects=_objects(mm2 * factor, habits),
@@ -128,8 +128,11 @@ def workload_of_plan(plan: RunPlan, habits: ObjectStatistics) -> Workload | None
 
 def detector_megapixels(info: SlideInfo, config: RunConfig) -> float:
     """Megapixels at detection scale that all tiles of a slide hold, halos included."""
-    sweeps = plan_passes(info, config.tiling, config.detector, STRIDE_PX)
-    return sum(plan_windows(sweep, foreground_units(sweep, None)).megapixels for sweep in sweeps)
+    passes = plan_passes(info, config.tiling, config.detector, STRIDE_PX)
+    return sum(
+        plan_windows(detection_pass, foreground_units(detection_pass, None)).megapixels
+        for detection_pass in passes
+    )
 
 
 def scanned_info(width: int, height: int, *, mpp: float, levels: int | None = None) -> SlideInfo:
