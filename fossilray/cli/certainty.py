@@ -46,7 +46,7 @@ def calls(
     set_: SetOption = None,
 ) -> None:
     """Say up to which entropy to keep calls so that few are wrong, and what that leaves of each genus."""
-    from fossilray.analysis.discovery.confident_calls import select_confident
+    from fossilray.analysis.discovery.confident_predictions import select_confident
     from fossilray.core.text_table import print_table
     from fossilray.render.tables import write_table
 
@@ -105,7 +105,9 @@ def discover(
 
     store = open_store(run, config, set_)
     refuse_inside(out_file, [store.files.url])
-    objects = NovelObjects.of(store, load_head(head), novelty_p=novelty_p, where=where, embeddings=embeddings)
+    objects = NovelObjects.open(
+        store, load_head(head), novelty_p=novelty_p, where=where, embeddings=embeddings
+    )
     columns = (TextColumn("discovering"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=2 * len(slides_with_objects(store)))
@@ -119,7 +121,7 @@ def discover(
             on_slide=lambda: progress.advance(task),
         )
     out.print(
-        f"{record.novel:,} of {record.objects:,} objects are like no label, in {len(record.candidates)} clusters -> "
+        f"{record.novel:,} of {record.objects:,} objects are novel, in {len(record.candidates)} clusters -> "
         f"{out_file}, {out_file.removesuffix('.parquet')}.html",
         markup=False,
         highlight=False,

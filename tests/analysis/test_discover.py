@@ -1,4 +1,4 @@
-"""From labels to a run whose calls say how sure they are, and to what nobody labelled: through the command line."""
+"""The command line from labels to calibrated predictions of a run, confident predictions and novel objects."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from support.small_run import CROP_PX, write_small_run
 from training.test_curation import commit_kinds, kinds_of
 from typer.testing import CliRunner
 
-from fossilray.analysis.discovery.confident_calls import select_confident
+from fossilray.analysis.discovery.confident_predictions import select_confident
 from fossilray.analysis.discovery.discover import DISCOVERY_SCHEMA
 from fossilray.cli.main import app
 from fossilray.core.config import CropsConfig, RunConfig
 from fossilray.core.errors import RunMismatch, RunNotFound, UsageError
 from fossilray.core.images import resize_to
-from fossilray.core.records import CatalogRow
+from fossilray.core.records import WorkItem
 from fossilray.models.heads import load_head
 from fossilray.processing.inference.tasks import ClassifyTask
 from fossilray.processing.inference.worker import InferenceWorker
@@ -56,55 +56,53 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
 @pytest.fixture(scope="module")
 def head(run: RunStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Taught on 30 objects of each known kind of slide a."""
+    """Train on 30 objects of each known kind of slide a."""
     folder = tmp_path_factory.mktemp("head")
-    lines, given = ["slide_id,object_id,genus"], Counter[str]()
+    lines, labelled = ["slide_id,object_id,genus"], Counter[str]()
     for number, kind in enumerate(kinds_of(SLIDES["a"], seed=0)):
-        if kind in KNOWN and given[kind] < 30:
-            given[kind] += 1
+        if kind in KNOWN and labelled[kind] < 30:
+            labelled[kind] += 1
             lines.append(f"a,{number},{kind}")
     (folder / "labels.csv").write_text("\n".join(lines))
-    told = call(
+    output = invoke(
         *("classify", "train", "--labels", folder / "labels.csv", "--run", run.url, "--backbone", "run"),
         *("--head", "knn", "--out", folder / "head.safetensors"),
     )
-    assert "certainty from 90 crops held out by crops: temperature" in told
+    assert "certainty from 90 crops held out by crops: temperature" in output
     return folder / "head.safetensors"
 
 
 def small_picture(seed: int) -> NDArray[np.uint8]:
-    """No two alike, or they would be held for one."""
+    """Return a picture that differs for each seed, because equal pictures are duplicates."""
     return resize_to(picture(seed), size_px=CROP_PX)
 
 
-def call(*words: str | Path, code: int = 0) -> str:
-    answer = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=code != 0)
-    assert answer.exit_code == code, answer.output
-    return answer.output
+def invoke(*words: str | Path, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=code != 0)
+    assert result.exit_code == code, result.output
+    return result.output
 
 
 def classify(run: RunStore, head: Path, *, name: str) -> DerivedStore:
-    """As a worker of `fossilray classify run` does it, in this process."""
-    found = load_head(head)
-    confusion = found.confusion
+    """Classify a run in this process, as a worker of `fossilray classify run` does."""
+    loaded = load_head(head)
+    confusion = loaded.confusion
     assert confusion is not None
     record = DerivedRecord(
         "predictions",
         run.read_run().digest,
-        {"name": "net", "sha256": BACKBONE, "dimension": found.meta.dimension},
-        head={"classes": found.classes, "confusion": confusion.tolist(), "coverage": 0.9},
+        {"name": "net", "sha256": BACKBONE, "dimension": loaded.meta.dimension},
+        head={"classes": loaded.classes, "confusion": confusion.tolist(), "coverage": 0.9},
         schema_version=CALIBRATED_VERSION,
     )
-    answers = DerivedStore.create(run, "predictions", name, record)
+    predictions = DerivedStore.create(run, "predictions", name, record)
     make = functools.partial(ClassifyTask, head=head, embeddings=None, coverage=0.9)
     worker = InferenceWorker(run.url, RunConfig(), "predictions", name, make)
     worker.prepare()
     for slide_id, path in run.committed_files().items():
-        outcome = worker.process(
-            CatalogRow(slide_id=slide_id, path=path, well=run.footer(slide_id).summary.well)
-        )
+        outcome = worker.process(WorkItem(slide_id, payload=path))
         assert outcome.failure is None
-    return answers
+    return predictions
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +110,7 @@ def predictions(run: RunStore, head: Path) -> DerivedStore:
     return classify(run, head, name="genera")
 
 
-def test_predictions_say_which_genera_how_surely_and_how_new(
+def test_predictions_have_prediction_sets_uncertainty_and_novelty(
     run: RunStore, predictions: DerivedStore
 ) -> None:
     rows = predictions.read("b").to_pylist()
@@ -127,11 +125,11 @@ def test_predictions_say_which_genera_how_surely_and_how_new(
     assert np.mean([row["genus"] in row["genera"] for row in known]) > 0.8
     shown = run_query(run, "SELECT genus, genera, wrong_p, novelty_p FROM predictions WHERE len(genera) = 1")
     assert shown.num_rows > 100
-    text = call("query", run.url, "SELECT genera FROM predictions LIMIT 1", "--format", "csv")
+    text = invoke("query", run.url, "SELECT genera FROM predictions LIMIT 1", "--format", "csv")
     assert text.startswith('"genera"')
 
 
-def test_the_job_writes_what_the_worker_says_and_its_record_states_coverage_and_confusion(
+def test_the_job_writes_what_the_worker_returns_and_its_record_has_coverage_and_confusion(
     run: RunStore,
     head: Path,
     predictions: DerivedStore,
@@ -152,34 +150,36 @@ def test_the_job_writes_what_the_worker_says_and_its_record_states_coverage_and_
         "--workers",
         "1",
     )
-    assert "352 objects classified" in call(*words, "--set", "workers.cpus_per_worker=0.4")
-    answers = DerivedStore.open(run, "predictions", "job")
-    assert answers.read("b").equals(predictions.read("b"))
-    stated = answers.record.head
-    assert stated is not None
-    assert stated["coverage"] == 0.9
-    assert np.sum(stated["confusion"]) == 90
+    assert "352 objects classified" in invoke(*words, "--set", "workers.cpus_per_worker=0.4")
+    written = DerivedStore.open(run, "predictions", "job")
+    assert written.read("b").equals(predictions.read("b"))
+    head_record = written.record.head
+    assert head_record is not None
+    assert head_record["coverage"] == 0.9
+    assert np.sum(head_record["confusion"]) == 90
     with pytest.raises(RunMismatch, match="coverage"):
-        call(*words, "--coverage", "0.8")
+        invoke(*words, "--coverage", "0.8")
 
 
-def test_predictions_of_a_head_without_certainty_stand_beside_them(tmp_path: Path) -> None:
+def test_predictions_of_an_uncalibrated_head_are_in_the_view_and_have_no_confident_ones(
+    tmp_path: Path,
+) -> None:
     store = write_small_run(tmp_path / "run")
     predict(store, "older")
-    found = run_query(
+    counts = run_query(
         store, "SELECT count(*) AS n, count(genera) AS sets, count(genus) AS g FROM predictions"
     )
-    assert found.to_pylist() == [{"n": 77, "sets": 0, "g": 74}]
-    with pytest.raises(UsageError, match="older do not say how sure they are"):
+    assert counts.to_pylist() == [{"n": 77, "sets": 0, "g": 74}]
+    with pytest.raises(UsageError, match="older are not calibrated"):
         select_confident(store, head="older", wrong_share=0.05)
     with pytest.raises(RunNotFound, match="has no predictions"):
         select_confident(write_small_run(tmp_path / "bare"), head=None, wrong_share=0.05)
 
 
-def test_calls_are_kept_up_to_an_entropy_and_the_sql_says_the_same(
+def test_predictions_are_kept_up_to_an_entropy_and_the_sql_selects_the_same(
     run: RunStore, predictions: DerivedStore, tmp_path: Path
 ) -> None:
-    told = call(
+    output = invoke(
         "calls",
         run.url,
         "--head",
@@ -191,88 +191,97 @@ def test_calls_are_kept_up_to_an_entropy_and_the_sql_says_the_same(
         "--out",
         tmp_path / "calls.csv",
     )
-    found = select_confident(run, head="genera", wrong_share=0.05, novelty_p=0.02)
-    assert f"{found.kept:,} of 352 calls of genera kept" in told
-    condition = told.split("SQL: ")[1].strip()
+    confident = select_confident(run, head="genera", wrong_share=0.05, novelty_p=0.02)
+    assert f"{confident.kept:,} of 352 calls of genera kept" in output
+    condition = output.split("SQL: ")[1].strip()
     counted = run_query(run, f"SELECT count(*) AS n FROM predictions WHERE {condition}")
-    assert counted["n"][0].as_py() == found.known
-    assert found.entropy is not None
+    assert counted["n"][0].as_py() == confident.known
+    assert confident.entropy is not None
     by_entropy = run_query(
-        run, f"SELECT count(*) AS n FROM predictions WHERE head = 'genera' AND entropy <= {found.entropy!r}"
+        run,
+        f"SELECT count(*) AS n FROM predictions WHERE head = 'genera' AND entropy <= {confident.entropy!r}",
     )
-    assert by_entropy["n"][0].as_py() == found.kept
+    assert by_entropy["n"][0].as_py() == confident.kept
     assert (tmp_path / "calls.csv").read_text().splitlines()[0] == '"genus","objects","kept","known"'
-    assert found.known <= found.kept - 40  # what is new was called something, and often surely
-    assert "no call of genera can be kept" in call("calls", run.url, "--head", "genera", "--wrong", "0.001")
+    assert confident.known <= confident.kept - 40  # novel objects are classified too, often confidently
+    assert "no call of genera can be kept" in invoke("calls", run.url, "--head", "genera", "--wrong", "0.001")
 
 
-def test_what_nobody_labelled_is_found_sorted_and_counted(run: RunStore, head: Path, tmp_path: Path) -> None:
+def test_novel_objects_are_found_clustered_and_counted(run: RunStore, head: Path, tmp_path: Path) -> None:
     out = tmp_path / "found.parquet"
-    told = call(
+    output = invoke(
         *("discover", run.url, "--head", head, "--out", out, "--novelty-p", "0.02"),
         *("--clusters", "2", "--shown", "5"),
     )
     table = pq.read_table(out)
     assert table.schema.equals(DISCOVERY_SCHEMA)
     rows = table.to_pylist()
-    kind = {name: kinds_of(kinds, seed=seed) for seed, (name, kinds) in enumerate(SLIDES.items())}
-    of = [kind[row["slide_id"]][row["object_id"]] for row in rows]
-    assert sum(one in NEW for one in of) == 52  # all of them
-    assert sum(one in KNOWN for one in of) < 0.06 * 300
+    kind = {name: kinds_of(content, seed=seed) for seed, (name, content) in enumerate(SLIDES.items())}
+    kinds = [kind[row["slide_id"]][row["object_id"]] for row in rows]
+    assert sum(name in NEW for name in kinds) == 52  # all of them
+    assert sum(name in KNOWN for name in kinds) < 0.06 * 300
     stated = json.loads(pq.read_schema(out).metadata[b"fossilray"])
-    assert f"{len(rows)} of 352 objects are like no label, in 2 clusters" in told
+    assert f"{len(rows)} of 352 objects are novel, in 2 clusters" in output
     assert (stated["novel"], stated["objects"], stated["backbone"]) == (len(rows), 352, BACKBONE)
     for name in NEW:
-        clusters = Counter(row["cluster"] for row, one in zip(rows, of, strict=True) if one == name)
+        clusters = Counter(
+            row["cluster"] for row, kind_of_row in zip(rows, kinds, strict=True) if kind_of_row == name
+        )
         assert len(clusters) == 1
-    assert len({row["cluster"] for row, one in zip(rows, of, strict=True) if one in NEW}) == 2
-    for one in stated["candidates"]:
-        assert one["objects"] == sum(row["cluster"] == one["cluster"] for row in rows)
-        assert sum(at["count"] for at in one["counts"]) == one["objects"]
-        assert {at["of"] for at in one["counts"]} == {352}  # both slides are of one well and depth
+    assert len({row["cluster"] for row, name in zip(rows, kinds, strict=True) if name in NEW}) == 2
+    for candidate in stated["candidates"]:
+        assert candidate["objects"] == sum(row["cluster"] == candidate["cluster"] for row in rows)
+        assert sum(depth["count"] for depth in candidate["counts"]) == candidate["objects"]
+        assert {depth["of"] for depth in candidate["counts"]} == {
+            352
+        }  # both slides are of one well and depth
     page = (tmp_path / "found.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg") == 2
     assert "<script" not in page
     assert "6407/6-5" in page
 
 
-def test_equal_questions_give_equal_files_and_a_condition_narrows_them(
+def test_equal_input_gives_equal_files_and_a_condition_restricts_the_objects(
     run: RunStore, head: Path, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
-        call(
+        invoke(
             "discover", run.url, "--head", head, "--out", tmp_path / f"{name}.parquet", "--novelty-p", "0.02"
         )
     for suffix in ("parquet", "html"):
         assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
     out = tmp_path / "pale.parquet"
-    call(
+    invoke(
         *("discover", run.url, "--head", head, "--out", out, "--novelty-p", "0.02"),
         *("--where", "opacity < 0.6 -- no charcoal"),
     )
-    kind = {name: kinds_of(kinds, seed=seed) for seed, (name, kinds) in enumerate(SLIDES.items())}
-    of = [kind[row["slide_id"]][row["object_id"]] for row in pq.read_table(out).to_pylist()]
-    assert "charcoal" not in of
-    assert of.count("fog") == 26
+    kind = {name: kinds_of(content, seed=seed) for seed, (name, content) in enumerate(SLIDES.items())}
+    kinds = [kind[row["slide_id"]][row["object_id"]] for row in pq.read_table(out).to_pylist()]
+    assert "charcoal" not in kinds
+    assert kinds.count("fog") == 26
 
 
-def test_nothing_new_is_a_page_that_says_so(run: RunStore, head: Path, tmp_path: Path) -> None:
+def test_a_run_without_novel_objects_has_a_page_that_states_it(
+    run: RunStore, head: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "none.parquet"
-    told = call(
+    output = invoke(
         *("discover", run.url, "--head", head, "--out", out, "--novelty-p", "0.02", "--where", "width_um < 0")
     )
-    assert "0 of 0 objects are like no label" in told
+    assert "0 of 0 objects are novel" in output
     assert pq.read_table(out).num_rows == 0
-    assert "No object is unlike" in (tmp_path / "none.html").read_text()
+    assert "No object is novel" in (tmp_path / "none.html").read_text()
 
 
-def test_what_cannot_be_compared_is_refused_in_a_sentence(run: RunStore, head: Path, tmp_path: Path) -> None:
+def test_a_head_that_cannot_be_compared_with_a_run_is_refused(
+    run: RunStore, head: Path, tmp_path: Path
+) -> None:
     def refused(*words: str | Path) -> str:
-        answer = CliRunner().invoke(app, [str(word) for word in words])
-        assert answer.exit_code != 0
-        return str(answer.exception)
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        assert result.exit_code != 0
+        return str(result.exception)
 
-    assert "can be odder than one in 91" in refused("discover", run.url, "--head", head)
+    assert "no p-value is below one in 91" in refused("discover", run.url, "--head", head)
     other = RunStore.open(str(tmp_path / "other"))
     other.create_or_check(a_run(**{"embedder/another": "ef" * 32}))
     words = ("--head", head, "--novelty-p", "0.02")

@@ -1,1 +1,1 @@
-"""How sure a classifier may be of an object, and what is like none of its labels."""
+"""Discovery: predictions to keep at a bounded error rate, and clusters of novel objects."""

@@ -1,6 +1,6 @@
-"""Objects that are far from every label, in clusters: candidates for genera that nobody labelled.
+"""Clusters of novel objects, which are candidates for unlabelled genera.
 
-Memory holds a sample of vectors, one slide, and counts by cluster and sample of rock; all else is streamed, twice.
+The run is read twice, slide by slide. Memory holds a sample of embeddings, one slide, and sums by cluster and depth.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fossilray.store.files.streaming import StreamedFile, split_table_path, stre
 from fossilray.store.run.objects_file import FOOTER_KEY, ROW_GROUP_ROWS
 from fossilray.training.curation.sheets import draw_sheets
 
-MOST_VECTORS = 50_000
-"""Of objects unlike all labels, in memory while clusters are found: 256 MB at 1,280 numbers each."""
+MAX_VECTORS = 50_000
+"""Embeddings of novel objects in memory while they are clustered: 256 MB at 1,280 dimensions."""
 
 DISCOVERY_SCHEMA = pa.schema(
     [
@@ -39,7 +39,7 @@ DISCOVERY_SCHEMA = pa.schema(
         pa.field("nearest_genus", pa.string(), nullable=False),
     ]
 )
-"""One object that is like no label, its cluster, and the cosine with that cluster's centre."""
+"""One row per novel object: its cluster, and its cosine similarity to the cluster's centre."""
 
 
 def discover(
@@ -52,31 +52,34 @@ def discover(
     access: StoreConfig | None = None,
     on_slide: Callable[[], None] = lambda: None,
 ) -> Discovery:
-    """Write one row for each object that is like no label, with its cluster, and beside it a page of contact sheets.
+    """Write a table of novel objects with their clusters, and a page of contact sheets. Equal input, equal bytes.
 
-    out: a .parquet file, local or s3://, which is replaced; the page is called alike and ends in .html. on_slide is
-    called twice for each slide that has objects. Equal input gives equal bytes.
+    Args:
+        out: a .parquet file, local or s3://, which is replaced; the page has the same name, ending in .html.
+        clusters: maximum number of clusters.
+        shown: crops per contact sheet.
+        on_slide: called twice for each slide that has objects.
 
     Raises:
-        UsageError: `out` is no place for a table.
-        StoreError: the run cannot be read, or the table not written.
+        UsageError: `out` does not end in .parquet or cannot be written.
+        StoreError: the run cannot be read or the table cannot be written.
     """
     files, name = split_table_path(out, access or StoreConfig())
-    vectors = _sample(objects, seed=seed, on_slide=on_slide)
-    found = (
+    vectors = _sample_vectors(objects, seed=seed, on_slide=on_slide)
+    centres = (
         find_clusters(vectors, clusters=clusters, families=1, seed=seed)
         if len(vectors)
         else Clusters(np.zeros((0, objects.head.meta.dimension), np.float32), np.zeros(0, np.int32))
     )
-    tally = CandidateAccumulator(found, objects.head.classes, shown=shown, seed=seed)
+    accumulator = CandidateAccumulator(centres, objects.head.classes, shown=shown, seed=seed)
     with tempfile.TemporaryFile() as spool:
         with pq.ParquetWriter(spool, DISCOVERY_SCHEMA, compression="zstd") as writer:
-            for one in objects.read():
-                cluster, cosine = tally.add(one)
-                writer.write_table(_rows(one, cluster, cosine, objects.head.classes))
+            for novel in objects.read():
+                cluster, cosine = accumulator.add(novel)
+                writer.write_table(_rows(novel, cluster, cosine, objects.head.classes))
                 on_slide()
-        record, number = tally.conclude(objects)
-        sheets = draw_sheets([objects.store], tally.drawn, clusters=len(found))
+        record, number = accumulator.finish(objects)
+        sheets = draw_sheets([objects.store], accumulator.sample, clusters=len(centres))
         with stream_to(files, name.removesuffix(".parquet") + ".html") as sink:
             sink.write(render_discovery(record, sheets, number).encode())
         spool.seek(0)
@@ -85,46 +88,46 @@ def discover(
     return record
 
 
-def _sample(objects: NovelObjects, *, seed: int, on_slide: Callable[[], None]) -> NDArray[np.float32]:
-    """Directions of objects unlike all labels: of all, or of those that drew the lowest lots."""
-    vectors, lots = np.zeros((0, objects.head.meta.dimension), np.float32), np.zeros(0)
-    for number, one in enumerate(objects.read()):
-        vectors = np.concatenate([vectors, one.vectors])
-        lots = np.concatenate([lots, np.random.default_rng([seed, number]).random(len(one.rows))])
-        if len(lots) > MOST_VECTORS:
-            kept = np.sort(np.argpartition(lots, MOST_VECTORS)[:MOST_VECTORS])
-            vectors, lots = vectors[kept], lots[kept]
+def _sample_vectors(objects: NovelObjects, *, seed: int, on_slide: Callable[[], None]) -> NDArray[np.float32]:
+    """Return unit vectors (n, dimension) of novel objects: of all, or of MAX_VECTORS selected at random."""
+    vectors, keys = np.zeros((0, objects.head.meta.dimension), np.float32), np.zeros(0)
+    for number, novel in enumerate(objects.read()):
+        vectors = np.concatenate([vectors, novel.vectors])
+        keys = np.concatenate([keys, np.random.default_rng([seed, number]).random(len(novel.rows))])
+        if len(keys) > MAX_VECTORS:
+            kept = np.sort(np.argpartition(keys, MAX_VECTORS)[:MAX_VECTORS])
+            vectors, keys = vectors[kept], keys[kept]
         on_slide()
     return vectors
 
 
 def _rows(
-    one: NovelInSlide, cluster: NDArray[np.int32], cosine: NDArray[np.float32], genera: tuple[str, ...]
+    novel: NovelInSlide, cluster: NDArray[np.int32], cosine: NDArray[np.float32], genera: tuple[str, ...]
 ) -> pa.Table:
-    slide, count = one.slide, len(one.rows)
+    slide, count = novel.slide, len(novel.rows)
     columns = {
         "slide_id": pa.array([slide.slide_id] * count, pa.string()),
-        "object_id": pa.array(slide.object_id[one.rows]),
+        "object_id": pa.array(slide.object_id[novel.rows]),
         "well": pa.array([slide.well] * count, pa.string()),
         "measured_depth_m": pa.array([slide.measured_depth_m] * count, pa.float64()),
         "cluster": pa.array(cluster),
         "cosine": pa.array(cosine),
-        "novelty": pa.array(one.distance),
-        "novelty_p": pa.array(one.p_value),
-        "nearest_genus": pa.array([genera[c] for c in one.nearest.tolist()], pa.string()),
+        "novelty": pa.array(novel.distance),
+        "novelty_p": pa.array(novel.p_value),
+        "nearest_genus": pa.array([genera[c] for c in novel.nearest.tolist()], pa.string()),
     }
     return pa.Table.from_arrays([columns[field.name] for field in DISCOVERY_SCHEMA], schema=DISCOVERY_SCHEMA)
 
 
 def _write_table(spool: IO[bytes], sink: StreamedFile, record: Discovery, number: NDArray[np.int32]) -> None:
-    """The table with clusters numbered as on the page."""
+    """Write the table with the numbers that clusters have in the record."""
     schema = DISCOVERY_SCHEMA.with_metadata({FOOTER_KEY: record.to_json()})
-    place = schema.get_field_index("cluster")
+    cluster_column = schema.get_field_index("cluster")
     with (
         pq.ParquetFile(spool) as source,
         pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
         for batch in source.iter_batches(batch_size=ROW_GROUP_ROWS):
             columns = batch.columns
-            columns[place] = pa.array(number[batch["cluster"].to_numpy()])
+            columns[cluster_column] = pa.array(number[batch["cluster"].to_numpy()])
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=ROW_GROUP_ROWS)

@@ -1,4 +1,4 @@
-"""The objects of a run that are like none of a head's labels, slide by slide."""
+"""Novel objects of a run: those far from every label of a head, slide by slide."""
 
 from __future__ import annotations
 
@@ -20,42 +20,44 @@ from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.query.slide_objects import SlideObjects, backbone_of, read_slides
 
 NOVELTY_P = 0.01
-"""One crop in a hundred of the labelled genera is taken for something new."""
+"""Default threshold: one in a hundred objects of the labelled genera is taken for novel."""
 
 
 @dataclass(frozen=True)
 class NovelInSlide:
-    """Of one slide, the objects that are like no label."""
+    """The n novel objects of one slide."""
 
     slide: SlideObjects
-    asked: int
-    """Objects with pixels and a vector, novel or not."""
+    compared: int
+    """Objects with pixels and an embedding, novel or not."""
     rows: NDArray[np.intp]
-    """(n,) of the slide's objects."""
+    """(n,) rows of `slide`."""
     distance: NDArray[np.float32]
+    """(n,) distance from the labels."""
     p_value: NDArray[np.float32]
+    """(n,) share of held-out labelled crops that are at least as far."""
     nearest: NDArray[np.int32]
-    """(n,) the class of the nearest label, far as it is."""
+    """(n,) class of the nearest label."""
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """(n, d) of length 1."""
+        """(n, dimension) unit vectors."""
         return self.slide.vectors[self.rows]
 
 
 @dataclass(frozen=True)
 class NovelObjects:
-    """Where to look for what nobody labelled, and from how far out on it counts."""
+    """The novel objects of a run with respect to a head's labels."""
 
     store: RunStore
     head: Head
     novelty_p: float
-    """At most this share of held-out labelled crops lies as far out as a novel object."""
+    """An object is novel if at most this share of held-out labelled crops is as far from the labels."""
     where: str | None
     embeddings: DerivedStore | None
 
     @staticmethod
-    def of(
+    def open(
         store: RunStore,
         head: Head,
         *,
@@ -63,20 +65,24 @@ class NovelObjects:
         where: str | None = None,
         embeddings: str | None = None,
     ) -> NovelObjects:
-        """embeddings: name of vectors of `fossilray embed`; None: the run's own.
+        """Check that a head can be compared with a run.
+
+        Args:
+            where: SQL condition on columns of `objects`; only these are read.
+            embeddings: name of embeddings of `fossilray embed`; None: the run's own.
 
         Raises:
-            UsageError: the vectors are of another backbone than the head was taught on, lack slides, or so few crops
-                were held out that none could be as odd as asked for.
-            WeightsError: the head does not know how far its labels lie from each other.
+            UsageError: the embeddings are of another backbone than the head's, or lack slides; or too few crops were
+                held out for this `novelty_p`.
+            WeightsError: the head has no novelty reference.
             RunNotFound: there are no embeddings of this name.
         """
         novelty_reference(head)
         held_out = len(head.parameters["certainty.distance"])
         if 1 / (held_out + 1) > novelty_p:
             raise UsageError(
-                f"{held_out} labelled crops were held out, so no object can be odder than one in {held_out + 1}; ask "
-                f"for --novelty-p {1 / (held_out + 1):.2g} or more, or label more crops"
+                f"with {held_out} labelled crops held out, no p-value is below one in {held_out + 1}; give --novelty-p "
+                f"{1 / (held_out + 1):.2g} or more, or label more crops"
             )
         vectors = None
         if embeddings is None:
@@ -96,17 +102,17 @@ class NovelObjects:
         return NovelObjects(store, head, novelty_p, where, vectors)
 
     def read(self) -> Iterator[NovelInSlide]:
-        """Every slide that has objects to ask about.
+        """Yield every slide that has objects.
 
         Raises:
-            StoreError: its objects or vectors cannot be read.
+            StoreError: objects or embeddings cannot be read.
         """
-        known, held_out = novelty_reference(self.head), self.head.parameters["certainty.distance"]
+        reference, held_out = novelty_reference(self.head), self.head.parameters["certainty.distance"]
         for slide in read_slides(self.store, run=0, where=self.where, embeddings=self.embeddings):
-            asked = np.flatnonzero(~(slide.without_pixels | slide.without_vector))
-            distance = known.distance(slide.vectors[asked])
+            compared = np.flatnonzero(~(slide.without_pixels | slide.without_vector))
+            distance = reference.distance(slide.vectors[compared])
             p_value = novelty_p_values(distance, held_out)
-            novel = p_value <= self.novelty_p
-            rows = asked[novel]
-            nearest = known.nearest(slide.vectors[rows])
-            yield NovelInSlide(slide, len(asked), rows, distance[novel], p_value[novel], nearest)
+            is_novel = p_value <= self.novelty_p
+            rows = compared[is_novel]
+            nearest = reference.nearest(slide.vectors[rows])
+            yield NovelInSlide(slide, len(compared), rows, distance[is_novel], p_value[is_novel], nearest)

@@ -1,4 +1,4 @@
-"""Which calls of a run to keep, so that few of them are wrong."""
+"""Confident predictions of a run: those to keep so that few are wrong."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from fossilray.store.query.views import quote
 
 @dataclass(frozen=True)
 class ConfidentPredictions:
-    """Calls of a run that stay below one entropy."""
+    """Predictions of a run up to a threshold of uncertainty."""
 
     head: str
     wrong_p: float | None
-    """The highest p-value kept; None: no call can be."""
+    """Highest p-value that is kept; None: no prediction can be kept."""
     entropy: float | None
-    """The highest entropy kept, which says the same."""
+    """Highest entropy that is kept, the same threshold."""
     kept: int
     known: int
-    """Kept, and not too far from all labels."""
+    """Kept predictions of objects that are not novel."""
     objects: int
-    """With a genus, kept or not."""
+    """Objects with a genus, kept or not."""
     genera: pa.Table
-    """genus, objects, kept, known."""
+    """Columns genus, objects, kept, known."""
 
     def condition(self, novelty_p: float) -> str:
-        """SQL on the view `predictions` for what is kept and known."""
+        """Return SQL on the view `predictions` that selects kept predictions of objects that are not novel."""
         limit = -1.0 if self.wrong_p is None else self.wrong_p
         return f"head = {quote(self.head)} AND wrong_p <= {limit:.8g} AND novelty_p > {novelty_p:g}"
 
@@ -42,29 +42,32 @@ class ConfidentPredictions:
 def select_confident(
     store: RunStore, *, head: str | None, wrong_share: float, novelty_p: float = 0.01
 ) -> ConfidentPredictions:
-    """The calls to keep so that the expected share of wrong ones among them is at most `wrong_share`.
+    """Select the predictions among which the expected share of wrong ones is at most `wrong_share`.
 
-    head: name of the predictions; None: the newest. novelty_p: calls of objects at most so likely to be of a known
-    genus are counted apart. What is read of the run are counts by p-value, of which there are as many as labels.
+    Only counts by p-value are read, and there are no more distinct p-values than labels.
+
+    Args:
+        head: name of the predictions; None: the newest.
+        novelty_p: objects with a p-value of novelty up to this one are novel.
 
     Raises:
-        RunNotFound: there are no predictions, or none of this name.
-        UsageError: they do not say how sure they are.
+        RunNotFound: the run has no predictions, or none of this name.
+        UsageError: the predictions have no uncertainty.
     """
-    chosen = latest_predictions(store, head)
-    if chosen is None:
+    predictions = latest_predictions(store, head)
+    if predictions is None:
         raise RunNotFound(f"{store.url} has no predictions; make some with `fossilray classify run`")
-    if chosen.answers.record.schema_version != CALIBRATED_VERSION:
+    if predictions.answers.record.schema_version != CALIBRATED_VERSION:
         raise UsageError(
-            f"the predictions {chosen.answers.name} do not say how sure they are, for their head does not know; train "
-            "it again with `fossilray classify train`, and classify under another --name"
+            f"the predictions {predictions.answers.name} are not calibrated, because their head has no calibration; "
+            "train it again with `fossilray classify train`, and classify under another --name"
         )
     con = connect(store, sql="predictions")
-    source = f"predictions WHERE head = {quote(chosen.answers.name)} AND genus IS NOT NULL"
-    counted = query_table(con, f"SELECT wrong_p, count(*) AS n FROM {source} GROUP BY ALL ORDER BY ALL")
-    values = counted["wrong_p"].to_numpy().astype(np.float64)
-    limit = benjamini_hochberg_threshold(values, counted["n"].to_numpy(), wrong_share=wrong_share)
-    # The stored number is float32, and so is the limit: one that lies in between would drop what it equals.
+    source = f"predictions WHERE head = {quote(predictions.answers.name)} AND genus IS NOT NULL"
+    counts = query_table(con, f"SELECT wrong_p, count(*) AS n FROM {source} GROUP BY ALL ORDER BY ALL")
+    values = counts["wrong_p"].to_numpy().astype(np.float64)
+    limit = benjamini_hochberg_threshold(values, counts["n"].to_numpy(), wrong_share=wrong_share)
+    # Stored p-values are float32; the small margin keeps those that equal the limit.
     kept = f"wrong_p <= {-1.0 if limit is None else limit + 1e-9!r}"
     genera = query_table(
         con,
@@ -75,7 +78,7 @@ def select_confident(
     highest = query_table(con, f"SELECT max(entropy) AS e FROM {source} AND {kept}")["e"][0].as_py()
     total = {name: sum(genera[name].to_pylist()) for name in ("objects", "kept", "known")}
     return ConfidentPredictions(
-        head=chosen.answers.name,
+        head=predictions.answers.name,
         wrong_p=None if limit is None else limit + 1e-9,
         entropy=highest,
         kept=total["kept"],
