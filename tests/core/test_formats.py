@@ -177,6 +177,14 @@ def test_damaged_parquet_is_named(data: st.DataObject) -> None:
         check_refusal(lambda damaged=damaged: read_table(damaged, ROLE, schema=SCHEMA).to_pylist())
 
 
+def test_parquet_damaged_in_any_one_byte_is_named_and_does_not_end_the_process() -> None:
+    # PyArrow calls std::terminate when it describes a column whose statistics contradict each other.
+    content = as_parquet(TABLE, write_page_checksum=True, compression="none")
+    for position in range(len(content)):
+        damaged = content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        check_refusal(lambda damaged=damaged: read_table(damaged, ROLE, schema=SCHEMA))
+
+
 @pytest.mark.parametrize("kind", [pa.string(), pa.dictionary(pa.int32(), pa.string())])
 def test_parquet_that_inflates_without_bound_is_refused_in_little_memory(kind: pa.DataType) -> None:
     column = pa.DictionaryArray.from_arrays(pa.array([0] * 40_000, pa.int32()), pa.array(["x" * 1_000_000]))

@@ -15,6 +15,8 @@ from fossilray.core.formats.parquet import read_metadata, reading
 from fossilray.core.records import CatalogRow, SlideSummary
 from fossilray.store.files.base import Files
 
+_UNKNOWN_SIZE = 2**62
+
 
 def read_slices(
     files: Files,
@@ -39,7 +41,8 @@ def read_slices(
     with (
         reading(role),
         pq.ParquetFile(
-            pa.PythonFile(RangedFile(files, path, _length(metadata) + len(tail)), mode="r"),
+            # Its size is not needed where the metadata are given, and is not in them.
+            pa.PythonFile(RangedFile(files, path, _UNKNOWN_SIZE), mode="r"),
             metadata=metadata,
             page_checksum_verification=True,
             pre_buffer=False,
@@ -52,18 +55,6 @@ def read_slices(
             before = int(ends[first - 1]) if first else 0
             found.append(table.slice(start - before, stop - start))
     return found
-
-
-def _length(metadata: pq.FileMetaData) -> int:
-    """Bytes before the footer: where the last of the columns ends."""
-    chunks = [
-        metadata.row_group(group).column(column)
-        for group in range(metadata.num_row_groups)
-        for column in range(metadata.num_columns)
-    ]
-    starts = [chunk.dictionary_page_offset or chunk.data_page_offset for chunk in chunks]
-    sizes = [chunk.total_compressed_size for chunk in chunks]
-    return max((start + size for start, size in zip(starts, sizes, strict=True)), default=0)
 
 
 class RangedFile(io.RawIOBase):
