@@ -163,7 +163,7 @@ def look_at_all(store: RunStore, queries: NDArray[np.float32]) -> float:
     began = time.perf_counter()
     (source,) = open_sources([store.url], None, StoreConfig()).values()
     for slide in source.slides():
-        for block in source.blocks(slide, dimension=DIMENSION):
+        for block in source.blocks(slide):
             cosine = block.vectors.astype(np.float32) @ query
             best = np.sort(np.concatenate([best, cosine]))[-COUNT:]
     return time.perf_counter() - began

@@ -95,16 +95,17 @@ def build(
 def status(index: IndexArgument, config: ConfigOption = None, set_: SetOption = None) -> None:
     """What an index holds, how it was made, and what its runs hold that it lacks."""
     from fossilray.analysis.search.search import SearchIndex
-    from fossilray.analysis.search.vectors_of_runs import told
     from fossilray.core.text import format_bytes
+    from fossilray.store.query.vectors import VectorBackbone
 
     found = SearchIndex.open(index, settings(config, set_).store)
     record, shards = found.record, found.shards
+    backbone = VectorBackbone.of(record.backbone)
     entries, size = sum(one.entries for one in shards), sum(one.size_bytes for one in shards)
     lines = [
         f"{entries:,} vectors of {_count(len(found.slides), 'slide')} in {_count(len(shards), 'shard')}, "
         f"{format_bytes(size)} ({size / max(entries, 1):.1f} bytes a vector)",
-        f"of {told(record.backbone)}, {record.backbone['dimension']} numbers; {record.coder}, {record.lists:,} lists,"
+        f"of {backbone}, {backbone.dimension} numbers; {record.coder}, {record.lists:,} lists,"
         f" taught on {record.taught_on:,} vectors, {record.created_at}",
         *(f"tried: {one.coder}, {one.bytes} bytes, recall {one.recall:.3f}" for one in record.trials),
         *(f"run: {url}" for url in found.runs()),

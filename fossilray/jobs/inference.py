@@ -31,7 +31,7 @@ from fossilray.store.derived.derived_store import (
     derived_names,
 )
 from fossilray.store.maintenance.derived import delete_older_than_objects
-from fossilray.store.query.slide_objects import backbone_of
+from fossilray.store.query.vectors import VectorBackbone
 
 MakeTask = Callable[[RunStore, RunConfig], InferenceTask]
 """Called in every worker's process."""
@@ -170,8 +170,8 @@ def _run(
 def _check_backbone(store: RunStore, meta: HeadMeta, embeddings: str | None) -> dict[str, Any]:
     """Return the record of the backbone of the embeddings; refuse them where the head was trained on another."""
     if embeddings is None:
-        backbone, *digests = backbone_of(store)
-        own = BackboneReference(name=backbone, sha256=digests[0] if digests else "")
+        backbone = VectorBackbone.of_run(store.read_run())
+        own = BackboneReference(name=backbone.name, sha256=backbone.sha256)
         fitting = [
             name
             for name in derived_names(store, "embeddings")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -444,7 +444,7 @@ def test_named_embeddings_are_indexed_like_a_runs_own(tmp_path: Path) -> None:
     index = index_runs([store.url], tmp_path / "index", settings)
     assert index.record.backbone["dimension"] == DIMENSION
     found = SearchIndex.open(index.url)
-    assert RunVectorSource(store, "net").backbone == index.record.backbone
+    assert asdict(RunVectorSource(store, "net").backbone) == index.record.backbone
     # All these vectors point one way, but for that of object 0, which has no direction.
     (hits,) = found.search(np.full((1, DIMENSION), DIMENSION**-0.5, np.float32), count=700, **ALL)
     assert sorted(hit.object_id for hit in hits) == list(range(1, 599))

@@ -139,7 +139,7 @@ class CandidateAccumulator:
             run=objects.store.url,
             run_digest=objects.store.read_run().digest,
             backbone=objects.head.meta.backbone.sha256,
-            embeddings=None if objects.embeddings is None else objects.embeddings.name,
+            embeddings=objects.embeddings,
             genera=self._genera,
             novelty_p=objects.novelty_p,
             where=objects.where,

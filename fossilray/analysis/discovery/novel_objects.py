@@ -15,9 +15,8 @@ from fossilray.models.heads.conformal import novelty_p_values
 from fossilray.models.heads.head import BackboneReference
 from fossilray.models.heads.uncertainty import novelty_reference
 from fossilray.store import RunStore
-from fossilray.store.dataset.dataset_store import source_run
-from fossilray.store.derived.derived_store import DerivedStore
-from fossilray.store.query.slide_objects import SlideObjects, backbone_of, read_slides
+from fossilray.store.query.slide_objects import SlideObjects, read_slides
+from fossilray.store.query.vectors import VectorReader
 
 NOVELTY_P = 0.01
 """Default threshold: one in a hundred objects of the labelled genera is taken for novel."""
@@ -54,7 +53,7 @@ class NovelObjects:
     novelty_p: float
     """An object is novel if at most this share of held-out labelled crops is as far from the labels."""
     where: str | None
-    embeddings: DerivedStore | None
+    embeddings: str | None
 
     @staticmethod
     def open(
@@ -84,22 +83,17 @@ class NovelObjects:
                 f"with {held_out} labelled crops held out, no p-value is below one in {held_out + 1}; give --novelty-p "
                 f"{1 / (held_out + 1):.2g} or more, or label more crops"
             )
-        vectors = None
-        if embeddings is None:
-            name, *digests = backbone_of(store)
-            made_by = BackboneReference(name=name, sha256=digests[0] if digests else "")
-        else:
-            vectors = DerivedStore.open(source_run(store), "embeddings", embeddings)
-            recorded = vectors.record.backbone
-            made_by = BackboneReference(name=str(recorded["name"]), sha256=str(recorded["sha256"]))
-            missing = store.committed() - vectors.committed()
+        reader = VectorReader(store, embeddings)
+        if embeddings is not None:
+            missing = store.committed() - reader.committed()
             if missing:
                 raise UsageError(
                     f"the embeddings {embeddings} lack {len(missing)} slides, such as {min(missing)}; start "
                     "`fossilray embed` again first"
                 )
+        made_by = BackboneReference(name=reader.backbone.name, sha256=reader.backbone.sha256)
         require_same_backbone(head.meta, made_by, subject=f"the vectors of {store.url}")
-        return NovelObjects(store, head, novelty_p, where, vectors)
+        return NovelObjects(store, head, novelty_p, where, embeddings)
 
     def read(self) -> Iterator[NovelInSlide]:
         """Yield every slide that has objects.

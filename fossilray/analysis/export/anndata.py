@@ -15,10 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.analysis.export.selection import Exported, ObjectSelection
-from fossilray.analysis.export.vectors import vector_reader
+from fossilray.analysis.export.vectors import backbone_json
 from fossilray.core.errors import UsageError
 from fossilray.core.whole_files import whole_file
 from fossilray.store import RunStore
+from fossilray.store.query.vectors import VectorReader
 
 _ROWS_A_CHUNK = 2048
 _NAMED = ("slide_id", "well", "genus", "genus_2")
@@ -63,7 +64,8 @@ def export_anndata(
     if out.suffix.lower() != ".h5ad" or out.exists():
         raise UsageError(f"{out} must end in .h5ad and not exist yet; choose another --out")
     chosen = ObjectSelection(store, where=where, slide=slide, head=head)
-    vectors_of, made_by = vector_reader(store, embeddings)
+    reader = VectorReader(store, embeddings)
+    made_by = backbone_json(reader)
     clipped = without_pixels = 0
     with whole_file(out, later=True) as sink, h5py.File(sink, "w") as file:
         written: _Columns | None = None
@@ -73,7 +75,7 @@ def export_anndata(
             clipped += one.clipped
             if not known.num_rows:
                 continue
-            vectors = vectors_of(one.summary, known).astype(np.float32)
+            vectors = reader.rows(known).astype(np.float32)
             if written is None:
                 written = _Columns.begin(file, dimension=vectors.shape[1], classes=chosen.classes)
             written.add(known, vectors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -13,19 +12,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fossilray.analysis.export.selection import Exported, ObjectSelection
-from fossilray.core.errors import StoreError, UsageError
-from fossilray.core.records import SlideSummary
+from fossilray.core.errors import UsageError
 from fossilray.core.whole_files import whole_file
 from fossilray.store import RunStore
-from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import DerivedStore
-from fossilray.store.query.connection import load_embeddings
-from fossilray.store.query.vectors import embedding_matrix
+from fossilray.store.query.vectors import VectorReader
 
 ROWS_A_GROUP = 16_384
 """34 MB of 512 numbers; slides of few objects share a row group."""
-
-ReadVectors = Callable[[SlideSummary, pa.Table], NDArray[np.float16]]
 
 
 def export_vectors(
@@ -51,8 +45,8 @@ def export_vectors(
     if out.suffix.lower() != ".parquet" or out.exists():
         raise UsageError(f"{out} must end in .parquet and not exist yet; choose another --out")
     chosen = ObjectSelection(store, where=where, slide=slide)
-    read, made_by = vector_reader(store, embeddings)
-    stated = json.dumps({"run": store.url, "embeddings": json.loads(made_by)})
+    reader = VectorReader(store, embeddings)
+    stated = json.dumps({"run": store.url, "embeddings": json.loads(backbone_json(reader))})
     without_pixels = 0
     waiting: list[pa.Table] = []
     with whole_file(out) as sink, _Writer(sink, stated) as writer:
@@ -60,7 +54,7 @@ def export_vectors(
             known = one.stored.filter(one.stored["opacity"].is_valid())
             without_pixels += one.stored.num_rows - known.num_rows
             if known.num_rows:
-                waiting.append(_keyed(known, read(one.summary, known)))
+                waiting.append(_keyed(known, reader.rows(known)))
             if sum(table.num_rows for table in waiting) >= ROWS_A_GROUP:
                 writer.write(waiting)
                 waiting = []
@@ -68,31 +62,13 @@ def export_vectors(
     return Exported(writer.rows, without_pixels=without_pixels)
 
 
-def vector_reader(store: RunStore, name: str | None) -> tuple[ReadVectors, str]:
-    """What gives the vectors of a slide's rows, and what made them, as JSON.
-
-    Raises:
-        RunNotFound: there are no embeddings of this name.
-    """
-    if name is None:
-        run = store.read_run()
-        made_by = {"name": run.embedder.get("name", ""), "weights": dict(run.weights)}
-        return lambda _, table: load_embeddings(store, table), json.dumps(made_by)
-    answers = DerivedStore.open(source_run(store), "embeddings", name)
-    files = answers.committed_files()
-    dimension = int(answers.record.backbone["dimension"])
-
-    def read(summary: SlideSummary, table: pa.Table) -> NDArray[np.float16]:
-        if summary.slide_id not in files:
-            raise StoreError(
-                f"{answers.url} has no vectors of {summary.slide_id} yet; start `fossilray embed` again first"
-            )
-        # The attempt that the rows are of is in the path of their arrays as in the summary.
-        whole = answers.read_file(files[summary.slide_id], source_attempt=summary.attempt)
-        vectors: NDArray[np.float16] = embedding_matrix(whole, dimension)[table["object_id"].to_numpy()]
-        return vectors
-
-    return read, json.dumps({"name": name, "backbone": dict(answers.record.backbone)})
+def backbone_json(reader: VectorReader) -> str:
+    """What made the vectors that a reader gives, as JSON for a file's metadata."""
+    if reader.name is None:
+        run = reader.store.read_run()
+        return json.dumps({"name": run.embedder.get("name", ""), "weights": dict(run.weights)})
+    named = DerivedStore.open(reader.store, "embeddings", reader.name)
+    return json.dumps({"name": reader.name, "backbone": dict(named.record.backbone)})
 
 
 class _Writer:

@@ -64,7 +64,7 @@ class IndexWorker(StoredSlideWorker):
         first = 0
         for number, slide in enumerate(slides):
             waiting: list[tuple[np.ndarray, np.ndarray]] = []
-            for block in open_source(slide.run, slide.embeddings).blocks(slide, dimension=coder.dimension):
+            for block in open_source(slide.run, slide.embeddings).blocks(slide):
                 waiting.append((block.object_id + first, block.vectors))
                 if sum(len(rows) for rows, _ in waiting) >= _ENCODED_AT_ONCE:
                     self._add(builder, waiting)

@@ -96,7 +96,7 @@ def pairs_table(index: SearchIndex, pairs: list[Pair]) -> pa.Table:
 def _parts(
     index: SearchIndex, slide: IndexedSlide
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    for block in index.source(slide).blocks(slide, dimension=index.dimension):
+    for block in index.source(slide).blocks(slide):
         vectors = unit(block.vectors)
         sound = np.flatnonzero(np.isfinite(vectors[:, 0]))
         for first in range(0, len(sound), _ASKED_AT_ONCE):

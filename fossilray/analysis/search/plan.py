@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from fossilray import __version__
 from fossilray.analysis.search.freshness import compare_with_runs
@@ -17,10 +17,11 @@ from fossilray.analysis.search.quantizer import (
     lists_for,
 )
 from fossilray.analysis.search.sample import draw_sample
-from fossilray.analysis.search.vectors_of_runs import RunVectorSource, told
+from fossilray.analysis.search.vectors_of_runs import RunVectorSource
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunMismatch, UsageError
 from fossilray.core.records import utc_now
+from fossilray.store.query.vectors import VectorBackbone
 
 SHARD_OBJECTS = 8_000_000
 """One worker holds a shard's codes while it sorts them: twice 88 bytes each, 1.4 GB."""
@@ -105,9 +106,7 @@ def _begin(
     lists = settings.lists or lists_for(sum(slide.objects for slide in slides))
     count = settings.sample or max(SAMPLE, _TAUGHT_A_LIST * lists)
     say(f"teaching a coder on up to {count:,} vectors of {len({slide.well for slide in slides})} wells")
-    vectors = draw_sample(
-        sources, slides, count=count, dimension=int(str(backbone["dimension"])), seed=settings.seed
-    )
+    vectors = draw_sample(sources, slides, count=count, dimension=backbone.dimension, seed=settings.seed)
     if not len(vectors):
         raise UsageError(
             f"{', '.join(sources)} hold no object with pixels and a vector; there is nothing to index"
@@ -122,7 +121,7 @@ def _begin(
     coder = VectorQuantizer.train(vectors, name=name, lists=lists, seed=settings.seed)
     crops = first.store.read_run().config["crops"]
     record = IndexRecord(
-        backbone=dict(backbone),
+        backbone=asdict(backbone),
         crops={"size_px": crops["size_px"], "fit": crops["fit"]},
         coder=name,
         coder_sha256=digest_of(coder.to_bytes()),
@@ -138,10 +137,10 @@ def _begin(
 def _check(index: IndexStore, sources: Mapping[str, RunVectorSource]) -> None:
     """Make sure that these vectors belong into this index."""
     for url, source in sources.items():
-        made_by = source.backbone
-        if made_by["sha256"] != index.record.backbone["sha256"]:
+        indexed = VectorBackbone.of(index.record.backbone)
+        if source.backbone.sha256 != indexed.sha256:
             raise RunMismatch(
-                f"{index.url} indexes vectors of {told(index.record.backbone)}, and those of {url} are of "
-                f"{told(made_by)}; vectors of two backbones cannot be compared: build another index, or describe the "
+                f"{index.url} indexes vectors of {indexed}, and those of {url} are of "
+                f"{source.backbone}; vectors of two backbones cannot be compared: build another index, or describe the "
                 "crops anew with `fossilray embed` and give --embeddings"
             )

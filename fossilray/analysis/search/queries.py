@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from fossilray.analysis.search.filters import describe_hits
 from fossilray.analysis.search.quantizer import unit
 from fossilray.analysis.search.search import Hit, SearchIndex
-from fossilray.analysis.search.vectors_of_runs import told
 from fossilray.core.config import EmbedderConfig
 from fossilray.core.errors import UsageError
 from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
 from fossilray.core.types import Image
 from fossilray.models.backbones.load import embedder_digest, load_embedder, weights_setting_of
 from fossilray.store.query.connection import load_crops
+from fossilray.store.query.vectors import VectorBackbone
 
 MOST_IMAGES = 10_000
 _SHOWN_PX = 224
@@ -52,8 +52,9 @@ def queries_from_images(
     made_by = index.record.backbone
     if digest != made_by["sha256"]:
         raise UsageError(
-            f"the index is of vectors by {told(made_by)}, and --backbone {backbone} is another ({digest[:12]}); "
-            "vectors of two backbones cannot be compared: give --backbone the file that the runs were made with"
+            f"the index is of vectors by {VectorBackbone.of(made_by)}, and --backbone {backbone} is another "
+            f"({digest[:12]}); vectors of two backbones cannot be compared: give --backbone the file that the runs were "
+            "made with"
         )
     images = [read_image(path, name=str(path)) for path in paths]
     size_px, fit = int(index.record.crops["size_px"]), str(index.record.crops["fit"])

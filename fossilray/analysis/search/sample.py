@@ -40,7 +40,7 @@ def draw_sample(
     for number in sorted(quotas):
         slide = slides[number]
         rows = sample_objects(np.arange(slide.objects), quotas[number], rng)
-        for block in sources[slide.run].blocks(slide, dimension=dimension):
+        for block in sources[slide.run].blocks(slide):
             parts.append(unit(block.vectors[np.isin(block.object_id, rows, assume_unique=True)]))
     vectors = np.concatenate([np.zeros((0, dimension), np.float32), *parts])
     sound: NDArray[np.float32] = vectors[np.isfinite(vectors[:, 0])]

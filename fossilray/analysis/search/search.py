@@ -173,7 +173,7 @@ class SearchIndex:
         def read(share: Sequence[tuple[IndexedSlide, list[int]]]) -> None:
             for slide, numbers in share:
                 rows = [objects[number].object_id for number in numbers]
-                found[numbers] = self.source(slide).rows(slide, rows, dimension=self.dimension)
+                found[numbers] = self.source(slide).reader.read(slide.slide_id, slide.attempt, rows)
 
         for slide in wanted:
             self.source(slide)  # opened once, before threads ask

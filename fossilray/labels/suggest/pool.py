@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,17 +13,14 @@ from numpy.typing import NDArray
 from fossilray.core.errors import UsageError
 from fossilray.core.records import UNASSIGNED_WELL
 from fossilray.store import RunStore
-from fossilray.store.dataset.dataset_store import source_run
-from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.query.connection import (
     connect,
     create_objects_view,
-    load_embeddings,
     objects_where,
     query_table,
 )
 from fossilray.store.query.sampling import quotas_by_slide, sample_objects
-from fossilray.store.query.vectors import embedding_matrix
+from fossilray.store.query.vectors import VectorReader
 
 POOL_SLIDES = 512
 """Slides that a pool is drawn from: the vectors of one slide are read whole, some 15 MB."""
@@ -57,63 +54,9 @@ class Pool:
         return [well or UNASSIGNED_WELL for well in self.objects["well"].to_pylist()]
 
 
-class VectorSource:
-    """The vectors of a run: its own, or embeddings of a name that a later job made."""
-
-    def __init__(self, store: RunStore, embeddings: str | None) -> None:
-        """Raises:
-        UsageError: the run holds no vectors.
-        RunNotFound: it has no embeddings of this name.
-        """
-        self._store = store
-        home = source_run(store)
-        self._answers = None if embeddings is None else DerivedStore.open(home, "embeddings", embeddings)
-        record = home.read_run()
-        if self._answers is not None:
-            self.sha256 = str(self._answers.record.backbone["sha256"])
-            self.name = str(embeddings)
-            self._files: Mapping[str, str] = self._answers.committed_files()
-            return
-        if record.config["embedder"]["weights"] == "none":
-            raise UsageError(
-                f"{store.url} holds no embeddings, for it was made with embedder.weights none; make some with "
-                "`fossilray embed` and give --embeddings"
-            )
-        made = [digest for name, digest in sorted(record.weights.items()) if name.startswith("embedder/")]
-        self.sha256 = made[0] if made else ""
-        self.name = str(record.embedder.get("name", record.config["embedder"]["weights"]))
-
-    def of(self, objects: pa.Table) -> NDArray[np.float32]:
-        """The vectors (n, d) of rows with slide_id, arrays and object_id.
-
-        Raises:
-            UsageError: the named embeddings lack a slide.
-            StoreError: they are damaged or about other objects.
-        """
-        if self._answers is None:
-            return load_embeddings(self._store, objects).astype(np.float32)
-        dimension = int(self._answers.record.backbone["dimension"])
-        vectors = np.zeros((objects.num_rows, dimension), np.float32)
-        slides = np.array(objects["slide_id"].to_pylist(), dtype=np.str_)
-        wanted = objects["object_id"].to_numpy()
-        for slide_id in np.unique(slides).tolist():
-            if slide_id not in self._files:
-                raise UsageError(
-                    f"the embeddings {self._answers.name} lack slide {slide_id}; start `fossilray embed` again first"
-                )
-            footer = source_run(self._store).footer(slide_id)
-            table = self._answers.read_file(
-                self._files[slide_id], source_attempt=None if footer is None else footer.attempt
-            )
-            rows = np.flatnonzero(slides == slide_id)
-            place = np.searchsorted(table["object_id"].to_numpy(), wanted[rows])
-            vectors[rows] = embedding_matrix(table, dimension)[place]
-        return vectors
-
-
 def sample_pool(
     store: RunStore,
-    source: VectorSource,
+    reader: VectorReader,
     *,
     size: int,
     where: str | None,
@@ -152,7 +95,7 @@ def sample_pool(
             if left:
                 drawn = sample_objects(np.array(left), quotas[slide_id], rng)
                 tables.append(rows.take(pa.array(drawn)))
-                vectors.append(source.of(tables[-1]))
+                vectors.append(reader.rows(tables[-1]).astype(np.float32))
     if not tables:
         meeting = f" that meet {where!r}" if where else ""
         raise UsageError(
@@ -164,7 +107,7 @@ def sample_pool(
 
 
 def labelled_vectors(
-    store: RunStore, source: VectorSource, keys: Sequence[tuple[str, int]]
+    store: RunStore, reader: VectorReader, keys: Sequence[tuple[str, int]]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Which of these (slide_id, object_id) the run holds, and their vectors."""
     files = store.committed_files()
@@ -189,7 +132,7 @@ def labelled_vectors(
         )
         if table.num_rows:
             found.append(table)
-            vectors.append(source.of(table))
+            vectors.append(reader.rows(table).astype(np.float32))
     if not found:
         return np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
     everything = np.concatenate(vectors)

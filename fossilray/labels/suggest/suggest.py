@@ -21,7 +21,7 @@ from fossilray.core.text import escape_formula
 from fossilray.core.whole_files import make_folder, whole_folder, write_new
 from fossilray.labels.importing import attempts_of
 from fossilray.labels.label_set import LabelSet
-from fossilray.labels.suggest.pool import Pool, VectorSource, labelled_vectors, sample_pool
+from fossilray.labels.suggest.pool import Pool, labelled_vectors, sample_pool
 from fossilray.labels.suggest.selection import Quotas, centred_directions, distance_to_nearest
 from fossilray.labels.suggest.strategies import REASONS, Selection, choose
 from fossilray.models.heads import Head, train_head
@@ -30,6 +30,7 @@ from fossilray.models.heads.head import BackboneReference
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
 from fossilray.store.query.connection import load_crops
+from fossilray.store.query.vectors import VectorReader
 
 CROPS = "crops"
 SUGGESTIONS = "suggestions.csv"
@@ -81,15 +82,14 @@ def suggest(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty, and suggestions of two rounds would mix; name a new folder")
-    source = VectorSource(store, embeddings)
+    reader = VectorReader(store, embeddings)
     if head is not None:
-        made_by = BackboneReference(name=source.name, sha256=source.sha256)
-        require_same_backbone(head.meta, made_by, subject=f"the vectors of {store.url}")
-    names, known, taken = _what_is_known(store, source, labels)
+        require_same_backbone(head.meta, _backbone_reference(reader), subject=f"the vectors of {store.url}")
+    names, known, taken = _what_is_known(store, reader, labels)
     taught_here = head is None and len(set(names)) > 1
     if taught_here:
-        head = _teach(names, known, source)
-    drawn = sample_pool(store, source, size=max(pool, count), where=where, without=taken, seed=seed)
+        head = _teach(names, known, reader)
+    drawn = sample_pool(store, reader, size=max(pool, count), where=where, without=taken, seed=seed)
     probability = None if head is None else head.predict(drawn.vectors)
     _, well = np.unique(np.array(drawn.wells, dtype=np.str_), return_inverse=True)
     picks = choose(
@@ -113,7 +113,7 @@ def suggest(
 
 
 def _what_is_known(
-    store: RunStore, source: VectorSource, labels: Path | None
+    store: RunStore, reader: VectorReader, labels: Path | None
 ) -> tuple[list[str], NDArray[np.float32], set[tuple[str, int]]]:
     """Genera and vectors of agreed labels, and all objects that anybody labelled."""
     if labels is None:
@@ -121,20 +121,24 @@ def _what_is_known(
     said = LabelSet.open(labels).labels()
     attempts = attempts_of(store)
     agreed = [one for one in said.agreed.values() if attempts.get(one.slide_id) == one.attempt]
-    rows, vectors = labelled_vectors(store, source, [(one.slide_id, one.object_id) for one in agreed])
+    rows, vectors = labelled_vectors(store, reader, [(one.slide_id, one.object_id) for one in agreed])
     taken = {(one.slide_id, one.object_id) for one in agreed}
     taken |= {(one.slide_id, one.object_id) for one in said.conflicts}
     return [agreed[row].genus for row in rows.tolist()], vectors, taken
 
 
-def _teach(names: Sequence[str], known: NDArray[np.float32], source: VectorSource) -> Head:
+def _backbone_reference(reader: VectorReader) -> BackboneReference:
+    return BackboneReference(name=reader.name or reader.backbone.name, sha256=reader.backbone.sha256)
+
+
+def _teach(names: Sequence[str], known: NDArray[np.float32], reader: VectorReader) -> Head:
     classes, label = np.unique(np.array(names, dtype=np.str_), return_inverse=True)
     return train_head(
         known,
         label.astype(np.int64),
         tuple(classes.tolist()),
         kind="logistic",
-        backbone=BackboneReference(name=source.name, sha256=source.sha256),
+        backbone=_backbone_reference(reader),
     )
 
 

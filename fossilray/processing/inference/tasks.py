@@ -18,11 +18,8 @@ from fossilray.processing.inference.worker import Progress
 from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_encoded_crops
 from fossilray.store.arrays.group import crop_decoder
-from fossilray.store.dataset.run_snapshot import SlideEmbeddings, read_vectors
-from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.query.stored_slide import StoredSlide
-from fossilray.store.query.vectors import embedding_matrix
-from fossilray.store.run.layout import slide_file
+from fossilray.store.query.vectors import VectorReader
 
 CROPS_PER_CHUNK = 512
 """Crops that are read while the chunk before them is embedded: 77 MB per chunk at 224 px."""
@@ -103,31 +100,15 @@ class ClassifyTask:
 
     def prepare(self) -> str:
         self._head = load_head(self._path)
-        self._vectors = (
-            None if self._name is None else DerivedStore.open(self._store, "embeddings", self._name)
-        )
+        self._vectors = VectorReader(self._store, self._name)
         return "cpu"
 
     def run(self, slide: StoredSlide, progress: Progress) -> pa.Table:
-        vectors = self._read(slide)
+        vectors = self._vectors.slide(slide)
         progress("classify", 0.0)
         # A crop without pixels has the embedding of a grey square, and no genus.
         known = slide.objects["opacity"].is_valid().to_numpy() & np.isfinite(vectors).all(axis=1)
         return predictions_table(slide, self._head, vectors, known, coverage=self._coverage)
-
-    def _read(self, slide: StoredSlide) -> NDArray[np.float16]:
-        if not slide.objects.num_rows:
-            return np.zeros((0, self._head.meta.dimension), np.float16)
-        if self._vectors is not None:
-            path = slide_file(slide.slide_id, slide.footer.summary.well)
-            table = self._vectors.read_file(path, source_attempt=slide.footer.attempt)
-            return embedding_matrix(table, self._head.meta.dimension)
-        schema = embeddings_schema(self._head.meta.dimension)
-        where = SlideEmbeddings(
-            slide.slide_id, slide.objects["object_id"].combine_chunks(), slide.footer.arrays
-        )
-        tables = list(read_vectors(self._store, where, schema, self._head.meta.dimension))
-        return embedding_matrix(pa.concat_tables(tables), self._head.meta.dimension)
 
 
 def predictions_table(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fossilray.core.errors import StoreError
 from fossilray.core.formats import FileRole, parse_json
-from fossilray.store.run.layout import is_arrays_path
+from fossilray.store.run.layout import split_arrays_path
 from fossilray.store.run.roles import array_metadata
 
 if TYPE_CHECKING:
@@ -49,10 +49,7 @@ def read_layout(store: RunStore, path: str) -> ArraysLayout:
     Raises:
         StoreError: there is no such group, its metadata are damaged, or the path leads elsewhere than to one.
     """
-    if not is_arrays_path(path):
-        raise StoreError(
-            f"{path!r:.200} is not the path of a slide's arrays; the objects file that names it is damaged or forged"
-        )
+    split_arrays_path(path)
     metadata: dict[str, bytes] = {}
     try:
         for name in (GROUP, CROPS):

@@ -7,7 +7,8 @@ is one ranged read, without the index; nothing is compressed, for vectors hardly
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 
 import google_crc32c
@@ -15,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import StoreError
+from fossilray.core.records import ArrayFiles
 from fossilray.store.arrays.sharding import ABSENT, SHARD_ROWS, index_size, pack_shard, read_index
 from fossilray.store.files.base import Files
+from fossilray.store.run.objects_file import read_committed
 
 CHUNK_ROWS = 16
 """Rows that are read and checked together: 16 kB of 512 numbers each."""
@@ -83,6 +86,28 @@ def read_embeddings(
         except StoreError as error:
             raise StoreError(f"{files.url}/{name}: {error}") from None
     return found
+
+
+def iter_shards(
+    files: Files, arrays: ArrayFiles, *, rows: int, dimension: int
+) -> Iterator[NDArray[np.float16]]:
+    """Yield the embeddings (n, dimension) of one slide shard by shard, the next ones read ahead.
+
+    rows: objects of the slide.
+
+    Raises:
+        StoreError: a shard is missing, or its sha256 is not the one in the footer of the slide's objects file.
+    """
+    starts = range(0, rows, SHARD_ROWS)
+    names = [f"embeddings/c/{shard}/0" for shard in range(len(starts))]
+    contents = read_committed(files, [f"{arrays.path}/{name}" for name in names])
+    for start, name, content in zip(starts, names, contents, strict=True):
+        if hashlib.sha256(content).hexdigest() != arrays.sha256.get(name):
+            raise StoreError(
+                f"{files.url}/{arrays.path}/{name} is not what was written; see what else is damaged with "
+                "`fossilray verify`"
+            )
+        yield decode_embeddings(content, rows=min(SHARD_ROWS, rows - start), dimension=dimension)
 
 
 def _decode(chunks: Iterable[bytes], dimension: int) -> list[NDArray[np.float16]]:

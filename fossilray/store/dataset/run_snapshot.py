@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from math import ceil
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,12 +14,10 @@ from fossilray.core.records import ArrayFiles
 from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.core.types import OnProgress
 from fossilray.store.arrays.array_layout import read_layout
-from fossilray.store.arrays.embeddings import decode_embeddings
-from fossilray.store.arrays.sharding import SHARD_ROWS
+from fossilray.store.arrays.embeddings import iter_shards
 from fossilray.store.dataset.multi_slide_file import SlideRows
-from fossilray.store.files.base import READ_THREADS, Files
 from fossilray.store.run.layout import OBJECTS, slide_of
-from fossilray.store.run.objects_file import Footer, decode_objects, parse_tail, read_footer
+from fossilray.store.run.objects_file import Footer, decode_objects, parse_tail, read_committed, read_footer
 from fossilray.store.run.roles import objects_file
 from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.summaries import describe_lost
@@ -69,7 +63,7 @@ class RunSnapshot:
         """The objects of these slides; where their embeddings are is added to `vectors`."""
         paths = [self.committed[slide_id] for slide_id in slide_ids]
         for slide_id, path, content in zip(
-            slide_ids, paths, _read_ahead(self.store.files, paths), strict=True
+            slide_ids, paths, read_committed(self.store.files, paths), strict=True
         ):
             name = f"{self.store.url}/{path}"
             footer, _ = parse_tail(content, name=name)
@@ -121,48 +115,21 @@ def _list_once(store: RunStore) -> dict[str, str]:
 def read_vectors(
     store: RunStore, slide: SlideEmbeddings, schema: pa.Schema, dimension: int
 ) -> Iterator[pa.Table]:
-    """A slide's vectors, as many rows at a time as one shard holds."""
-    names = [f"embeddings/c/{shard}/0" for shard in range(ceil(len(slide.object_id) / SHARD_ROWS))]
-    contents = _read_ahead(store.files, [f"{slide.arrays.path}/{name}" for name in names])
-    for shard, (name, content) in enumerate(zip(names, contents, strict=True)):
-        if hashlib.sha256(content).hexdigest() != slide.arrays.sha256.get(name):
-            raise StoreError(
-                f"{store.url}/{slide.arrays.path}/{name} is not what was written; see what else is with "
-                "`fossilray verify`, or compact without embeddings"
-            )
-        rows = slide.object_id.slice(shard * SHARD_ROWS, SHARD_ROWS)
-        values = decode_embeddings(content, rows=len(rows), dimension=dimension)
-        kind = schema.field("embedding").type
+    """Yield a slide's embeddings as tables of `schema`, one for each shard.
+
+    Raises:
+        StoreError: a shard is missing or damaged.
+    """
+    kind = schema.field("embedding").type
+    first = 0
+    for vectors in iter_shards(store.files, slide.arrays, rows=len(slide.object_id), dimension=dimension):
+        rows = slide.object_id.slice(first, len(vectors))
+        first += len(vectors)
         yield pa.Table.from_arrays(
             [
                 pa.array([slide.slide_id] * len(rows), pa.string()),
                 rows,
-                pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=kind),
+                pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=kind),
             ],
             schema=schema,
         )
-
-
-def _read_ahead(files: Files, paths: Sequence[str]) -> Iterator[bytes]:
-    """The contents of files in order, the next ones read meanwhile."""
-    with ThreadPoolExecutor(READ_THREADS) as readers:
-        waiting: deque[tuple[str, Future[bytes]]] = deque()
-        try:
-            for path in paths:
-                waiting.append((path, readers.submit(files.read, path)))
-                if len(waiting) > READ_THREADS:
-                    yield _arrived(files, *waiting.popleft())
-            while waiting:
-                yield _arrived(files, *waiting.popleft())
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-
-def _arrived(files: Files, path: str, content: Future[bytes]) -> bytes:
-    try:
-        return content.result()
-    except FileNotFoundError:
-        raise StoreError(
-            f"{files.url}/{path} is gone although its slide is committed; see what else is with `fossilray verify`"
-        ) from None

@@ -9,7 +9,7 @@ fetch them for any result that has these two columns.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -19,12 +19,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.core.config import AccessConfig
-from fossilray.core.errors import QueryError, StoreError, UsageError
+from fossilray.core.errors import QueryError, UsageError
 from fossilray.core.records import CatalogRow, Failure
 from fossilray.core.schemas import CATALOG_SCHEMA, FAILURES_SCHEMA
-from fossilray.store.arrays.array_layout import read_layout
 from fossilray.store.arrays.crops import read_crops
-from fossilray.store.arrays.embeddings import CHUNK_ROWS, read_embeddings
 from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.listing import DerivedListing, list_derived
 from fossilray.store.files.base import is_remote
@@ -38,6 +36,7 @@ from fossilray.store.query.damaged_views import (
     may_be_a_file,
     objects_checks,
 )
+from fossilray.store.query.vectors import VectorReader, gather_rows
 from fossilray.store.query.views import (
     answer_types,
     derived_sql,
@@ -255,69 +254,19 @@ def load_crops(store: RunStore, table: pa.Table) -> NDArray[np.uint8]:
         StoreError: the arrays are gone or damaged.
     """
     home = source_run(store)
-    return _gather(
+    return gather_rows(
         table, lambda path, rows: read_crops(home, path, rows), empty=np.zeros((0, 0, 0, 3), np.uint8)
     )
 
 
 def load_embeddings(store: RunStore, table: pa.Table) -> NDArray[np.float16]:
-    """The embeddings (n, d) of a result's rows, in their order.
+    """Return the run's own embeddings (n, d) of a result's rows, in their order; `VectorReader` reads named ones.
 
     Raises:
         QueryError: the result lacks the columns `arrays` and `object_id`, or the run made no embeddings.
-        StoreError: the arrays are gone or damaged.
+        StoreError: the arrays are missing or damaged.
     """
-
-    home = source_run(store)
-
-    def read(path: str, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        layout = read_layout(home, path)
-        if layout.embeddings is None:
-            raise QueryError(
-                f"{path} holds no embeddings: the run was made with embedder.weights none; process into "
-                "another run directory with a backbone"
-            )
-        count, dimension = layout.embeddings
-        if rows.size and (rows.min() < 0 or rows.max() >= count):
-            raise StoreError(
-                f"{path} holds embeddings 0 to {count - 1}, asked for {rows.min()} to {rows.max()}"
-            )
-        wanted, place = np.unique(rows // CHUNK_ROWS, return_inverse=True)
-        try:
-            chunks = read_embeddings(home.files, path, wanted.tolist(), dimension=dimension)
-        except FileNotFoundError:
-            raise StoreError(
-                f"{home.url}/{path} lacks embeddings although its slide is committed; see what else is with "
-                "`fossilray verify`"
-            ) from None
-        return np.stack(chunks)[place, rows % CHUNK_ROWS] if chunks else np.zeros((0, dimension), np.float16)
-
-    return _gather(table, read, empty=np.zeros((0, 0), np.float16))
-
-
-def _gather(
-    table: pa.Table, read: Callable[[str, NDArray[np.int64]], NDArray[Number]], *, empty: NDArray[Number]
-) -> NDArray[Number]:
-    """What `read` gives for each row, with one call per Zarr group and rows back in the table's order."""
-    for name in ("arrays", "object_id"):
-        if name not in table.column_names:
-            raise QueryError(
-                f"the result has no column {name}; select arrays and object_id to reach crops and embeddings"
-            )
-    if not table.num_rows:
-        return empty
-    groups = np.array(table.column("arrays").to_pylist(), dtype=np.str_)
-    rows = np.asarray(table.column("object_id").to_numpy(), dtype=np.int64)
-    names, group_of = np.unique(groups, return_inverse=True)
-    gathered: NDArray[Number] | None = None
-    for index, name in enumerate(names):
-        places = np.flatnonzero(group_of == index)
-        part = read(str(name), rows[places])
-        if gathered is None:
-            gathered = np.empty((table.num_rows, *part.shape[1:]), part.dtype)
-        gathered[places] = part
-    assert gathered is not None
-    return gathered
+    return VectorReader(store).rows(table)
 
 
 def _open_duckdb(store: RunStore) -> Connection:

@@ -12,8 +12,8 @@ import shapely
 from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
-from fossilray.store.derived.derived_store import DerivedStore
-from fossilray.store.query.connection import connect, create_objects_view, load_embeddings, query_table
+from fossilray.store.query.connection import connect, create_objects_view, query_table
+from fossilray.store.query.vectors import VectorReader
 from fossilray.store.run.run_store import RunStore
 
 SLIDES_AT_ONCE = 16
@@ -70,16 +70,11 @@ def check_runs(stores: Sequence[RunStore]) -> None:
     """
     if not stores:
         raise UsageError("no run was named; give run directories or compacted datasets")
-    backbones: dict[tuple[str, ...], str] = {}
+    backbones: dict[tuple[str, str], str] = {}
     owner: dict[str, str] = {}
     for store in stores:
-        record = store.read_run()
-        if record.config["embedder"]["weights"] == "none":
-            raise UsageError(
-                f"{store.url} holds no embeddings, for it was made with embedder.weights none; process into another "
-                "run directory with a backbone"
-            )
-        backbones.setdefault(backbone_of(store), store.url)
+        backbone = VectorReader(store).backbone
+        backbones.setdefault((backbone.name, backbone.sha256), store.url)
         for slide_id in slides_with_objects(store):
             if slide_id in owner:
                 raise UsageError(
@@ -92,13 +87,6 @@ def check_runs(stores: Sequence[RunStore]) -> None:
             f"the vectors of {' and '.join(backbones.values())} are of different backbones and cannot be compared; "
             "curate these runs one by one"
         )
-
-
-def backbone_of(store: RunStore) -> tuple[str, ...]:
-    """Name and sha256 of what made a run's embeddings."""
-    record = store.read_run()
-    digests = (digest for name, digest in sorted(record.weights.items()) if name.startswith("embedder/"))
-    return (str(record.embedder.get("name", record.config["embedder"]["weights"])), *digests)
 
 
 def slides_with_objects(store: RunStore) -> list[str]:
@@ -114,17 +102,18 @@ def read_slides(
     run: int,
     slides: Collection[str] | None = None,
     where: str | None = None,
-    embeddings: DerivedStore | None = None,
+    embeddings: str | None = None,
 ) -> Iterator[SlideObjects]:
     """Slides that have objects, all or those named, well by well in the order that a table of crops has.
 
-    One slide's vectors are in memory at a time. where: a condition on the columns of `objects`. embeddings: vectors
-    to read instead of the run's own.
+    One slide's vectors are in memory at a time. where: a condition on the columns of `objects`. embeddings: the
+    name of vectors to read instead of the run's own.
 
     Raises:
         StoreError: a slide's objects or vectors cannot be read.
     """
     con = connect(store)
+    reader = VectorReader(store, embeddings)
     found = sorted(store.committed_files().items(), key=lambda one: (one[1].rpartition("/")[0], one[0]))
     files = [(name, path) for name, path in found if slides is None or name in slides]
     for first in range(0, len(files), SLIDES_AT_ONCE):
@@ -136,12 +125,10 @@ def read_slides(
         for slide_id in part:
             rows = table.filter(pc.equal(table["slide_id"], slide_id))
             if rows.num_rows:
-                yield _slide(store, run, slide_id, rows, embeddings)
+                yield _slide(reader, run, slide_id, rows)
 
 
-def _slide(
-    store: RunStore, run: int, slide_id: str, table: pa.Table, embeddings: DerivedStore | None
-) -> SlideObjects:
+def _slide(reader: VectorReader, run: int, slide_id: str, table: pa.Table) -> SlideObjects:
     texts = ("slide_id", "well", "measured_depth_m", "arrays")
     columns = {name: table[name].to_numpy() for name in table.column_names if name not in texts}
     width, height = (np.maximum(columns[name], 1e-3) for name in ("width_um", "height_um"))
@@ -160,17 +147,8 @@ def _slide(
         objects_inside=_objects_inside(
             np.stack([columns[name] for name in ("x_min", "y_min", "x_max", "y_max")], axis=1)
         ),
-        vectors=_unit(
-            load_embeddings(store, table) if embeddings is None else _stored_vectors(embeddings, table)
-        ),
+        vectors=_unit(reader.rows(table)),
     )
-
-
-def _stored_vectors(embeddings: DerivedStore, table: pa.Table) -> NDArray[np.float16]:
-    answers = embeddings.read(table["slide_id"][0].as_py())
-    values = answers["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    chosen: NDArray[np.float16] = values.reshape(answers.num_rows, -1)[table["object_id"].to_numpy()]
-    return chosen
 
 
 def _objects_inside(xyxy: NDArray[np.int32]) -> NDArray[np.int64]:

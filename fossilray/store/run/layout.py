@@ -31,7 +31,7 @@ from pathlib import PurePosixPath
 from typing import Literal, get_args
 from urllib.parse import quote, unquote
 
-from fossilray.core.errors import UsageError
+from fossilray.core.errors import StoreError, UsageError
 from fossilray.core.records import UNASSIGNED_WELL, Attempt, Failure
 from fossilray.core.slide_names import SAFE_NAME, check_slide_id
 
@@ -96,6 +96,20 @@ def is_arrays_path(path: str) -> bool:
         and attempt.endswith(".zarr")
         and bool(_SAFE_ID.fullmatch(attempt.removesuffix(".zarr")))
     )
+
+
+def split_arrays_path(path: str) -> tuple[str, str]:
+    """Return slide_id and attempt of the Zarr group at a path; the reverse of `arrays_path`.
+
+    Raises:
+        StoreError: the path leads elsewhere.
+    """
+    if not is_arrays_path(path):
+        raise StoreError(
+            f"{path!r:.200} is not the path of a slide's arrays; the objects file that names it is damaged or forged"
+        )
+    _, slide_id, group = path.split("/")
+    return slide_id, group.removesuffix(".zarr")
 
 
 def attempt_path(one: Attempt | Failure) -> str:

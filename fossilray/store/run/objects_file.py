@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -13,8 +14,10 @@ import pyarrow.parquet as pq
 from fossilray.core.errors import StoreError
 from fossilray.core.formats import build_record, parse_json
 from fossilray.core.formats.parquet import read_metadata, read_table, stated
+from fossilray.core.parallel import map_ordered
 from fossilray.core.records import READABLE_VERSIONS, ArrayFiles, SlideSummary
 from fossilray.core.schemas import OBJECTS_SCHEMA, SCHEMA_VERSION
+from fossilray.store.files.base import READ_THREADS, Files
 from fossilray.store.run.roles import objects_file
 
 FOOTER_KEY = b"fossilray"
@@ -115,3 +118,23 @@ def _check(table: pa.Table, summary: SlideSummary, arrays: ArrayFiles) -> None:
         found = set(table.column(column).unique().to_pylist())
         if found - {expected}:
             raise ValueError(f"{summary.slide_id}: column {column} holds {found}, expected {expected!r}")
+
+
+def read_committed(files: Files, paths: Sequence[str]) -> Iterator[bytes]:
+    """Yield the contents of files of committed slides in order, the next ones read ahead.
+
+    Raises:
+        StoreError: a file is missing.
+    """
+
+    def read(path: str) -> bytes:
+        try:
+            return files.read(path)
+        except FileNotFoundError:
+            raise StoreError(
+                f"{files.url}/{path} is gone although its slide is committed; see what else is damaged with "
+                "`fossilray verify`"
+            ) from None
+
+    with ThreadPoolExecutor(READ_THREADS) as readers:
+        yield from map_ordered(readers, read, paths, ahead=READ_THREADS + 1)

@@ -21,7 +21,8 @@ from fossilray.core.schemas import CURATION_SCHEMA, SCHEMA_VERSION
 from fossilray.models.clustering import Clusters, find_clusters
 from fossilray.store import RunStore
 from fossilray.store.files.streaming import StreamedFile, split_table_path, stream_to
-from fossilray.store.query.slide_objects import SlideObjects, backbone_of, check_runs, read_slides
+from fossilray.store.query.slide_objects import SlideObjects, check_runs, read_slides
+from fossilray.store.query.vectors import VectorReader
 from fossilray.store.run.objects_file import FOOTER_KEY, ROW_GROUP_ROWS
 from fossilray.training.curation.page import render_page
 from fossilray.training.curation.record import CuratedCluster, CuratedRun, CurationRecord
@@ -115,6 +116,7 @@ class ClusterStatistics:
 
     def conclude(self, stores: Sequence[RunStore]) -> CurationRecord:
         """The verdict on every cluster."""
+        backbone = VectorReader(stores[0]).backbone
         reasons = apply_rules(self._met, self._objects, self._config)
         kept = np.where([reason is None for reason in reasons], self._objects, 0)
         weight = balance_weights(kept, power=self._config.balance, most=self._config.most_weight)
@@ -126,7 +128,7 @@ class ClusterStatistics:
             schema_version=SCHEMA_VERSION,
             fossilray=__version__,
             runs=tuple(runs),
-            backbone=backbone_of(stores[0]),
+            backbone=(backbone.name, backbone.sha256) if backbone.sha256 else (backbone.name,),
             config=self._config,
             objects=sum(run.objects for run in runs),
             kept=int(kept.sum()),
