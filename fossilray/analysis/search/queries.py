@@ -53,8 +53,8 @@ def queries_from_images(
     if digest != made_by["sha256"]:
         raise UsageError(
             f"the index is of vectors by {VectorBackbone.of(made_by)}, and --backbone {backbone} is another "
-            f"({digest[:12]}); vectors of two backbones cannot be compared: give --backbone the file that the runs were "
-            "made with"
+            f"({digest[:12]}); vectors of two backbones cannot be compared: give --backbone the file that the runs "
+            "were made with"
         )
     images = [read_image(path, name=str(path)) for path in paths]
     size_px, fit = int(index.record.crops["size_px"]), str(index.record.crops["fit"])
