@@ -13,7 +13,6 @@ from support.classified_run import embed
 from support.indexed_runs import a_vector_run, commit_vectors
 
 from fossilray.core.errors import QueryError, RunNotFound, StoreError, UsageError
-from fossilray.core.records import CatalogRow
 from fossilray.store import RunStore
 from fossilray.store.files.local import LocalFiles
 from fossilray.store.query.connection import run_query
@@ -39,8 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
 
 def stored(store: RunStore, slide_id: str) -> StoredSlide:
-    path = objects_path(slide_id, "W-1")
-    return read_slide(store, CatalogRow(slide_id, path, well="W-1"))
+    return read_slide(store, slide_id, objects_path(slide_id, "W-1"))
 
 
 def counted(slide_id: str, count: int) -> NDArray[np.float16]:
