@@ -11,7 +11,9 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+import pyarrow as pa
 
 from fossilray.core.errors import NAMES_BEFORE, FossilrayError, SlideError, SourceOut
 from fossilray.core.exception_summary import ExceptionSummary, summarise_exception
@@ -33,7 +35,7 @@ class CatalogRow:
     width: int | None = None
     height: int | None = None
     mpp: float | None = None
-    levels: int | None = None
+    levels: Annotated[int, pa.int32()] | None = None
     bounds_x: int | None = None
     bounds_y: int | None = None
     bounds_width: int | None = None
@@ -70,20 +72,20 @@ class SlideSummary:
     bounds_width: int
     bounds_height: int
     scanned_mm2: float
-    tiles_planned: int
-    tiles_blank: int
-    tiles_read: int
-    tiles_failed: int
+    tiles_planned: Annotated[int, pa.int32()]
+    tiles_blank: Annotated[int, pa.int32()]
+    tiles_read: Annotated[int, pa.int32()]
+    tiles_failed: Annotated[int, pa.int32()]
     content_mm2: float
     """Scanned area in the finest pass's tiles that are not blank, their halos left out: never above scanned_mm2."""
     detector_megapixels: float
     """What the detector was shown in all passes, halos included, in 1e6 px of its scales."""
     device: str
     """What the networks ran on, and in which numbers: `cpu/bfloat16`."""
-    objects: int
-    crops_coarser: int
+    objects: Annotated[int, pa.int32()]
+    crops_coarser: Annotated[int, pa.int32()]
     """Crops cut from a coarser level because the right one was unreadable."""
-    crops_failed: int
+    crops_failed: Annotated[int, pa.int32()]
     """Objects whose pixels no level could give; their measures are null."""
     array_bytes: int
     seconds_fetch: float
@@ -98,7 +100,7 @@ class SlideSummary:
     host: str
     finished_at: str
     """UTC, ISO 8601."""
-    boxes_outside: int | None = None
+    boxes_outside: Annotated[int, pa.int32()] | None = None
     """Boxes that lay outside the scanned area and were dropped; None in runs of version 4, as all below."""
     lost_share: float | None = None
     """The largest lost share of any pass, which `slides.max_lost_share` bounds."""

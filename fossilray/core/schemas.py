@@ -1,8 +1,15 @@
-"""Arrow schemas of the files that fossilray writes."""
+"""Arrow schemas of the files that fossilray writes; those of records are derived from their dataclasses."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import fields
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
 import pyarrow as pa
+
+from fossilray.core.records import CatalogRow, Failure, SlideSummary
 
 SCHEMA_VERSION = 5
 """2: seconds_fetch. 5: losses per pass and boxes_outside in `slides`."""
@@ -10,6 +17,55 @@ SCHEMA_VERSION = 5
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=nullable) for name, kind, nullable in fields])
+
+
+def select_fields(schema: pa.Schema, *names: str) -> list[pa.Field]:
+    """Fields of a schema by name, in the order of the names.
+
+    Raises:
+        KeyError: the schema has no field of this name.
+    """
+    return [schema.field(name) for name in names]
+
+
+def select_names(schema: pa.Schema, *names: str) -> tuple[str, ...]:
+    """The names themselves, once it is certain that the schema has them.
+
+    Raises:
+        KeyError: the schema has no field of this name.
+    """
+    return tuple(field.name for field in select_fields(schema, *names))
+
+
+def _schema_of(record: type, *, leave_out: Collection[str] = ()) -> pa.Schema:
+    """A column for each field of a dataclass; a field that may be None is nullable.
+
+    `Annotated[int, pa.int32()]` states the type where it is not the default: string, int64, double, bool, and list for
+    a tuple.
+    """
+    hints = get_type_hints(record, include_extras=True)
+    return pa.schema(
+        [_field(field.name, hints[field.name]) for field in fields(record) if field.name not in leave_out]
+    )
+
+
+def _field(name: str, hint: Any) -> pa.Field:
+    nullable = False
+    if get_origin(hint) in (Union, UnionType):
+        (hint,) = (option for option in get_args(hint) if option is not type(None))
+        nullable = True
+    return pa.field(name, _arrow_type(hint), nullable=nullable)
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    if get_origin(hint) is Annotated:
+        return get_args(hint)[1]
+    if get_origin(hint) is tuple:
+        return pa.list_(_arrow_type(get_args(hint)[0]))
+    return _DEFAULT_TYPES[hint]
+
+
+_DEFAULT_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 OBJECTS_SCHEMA = _schema(
@@ -37,81 +93,16 @@ OBJECTS_SCHEMA = _schema(
 """Columns inside an objects file; `well` is the Hive partition and lives in the path."""
 
 
-SLIDES_SCHEMA = _schema(
-    ("slide_id", pa.string(), False),
-    ("path", pa.string(), False),
-    ("well", pa.string(), False),
-    ("measured_depth_m", pa.float64(), True),
-    ("vendor", pa.string(), False),
-    ("width", pa.int64(), False),
-    ("height", pa.int64(), False),
-    ("mpp", pa.float64(), False),
-    ("bounds_x", pa.int64(), False),
-    ("bounds_y", pa.int64(), False),
-    ("bounds_width", pa.int64(), False),
-    ("bounds_height", pa.int64(), False),
-    ("scanned_mm2", pa.float64(), False),
-    ("tiles_planned", pa.int32(), False),
-    ("tiles_blank", pa.int32(), False),
-    ("tiles_read", pa.int32(), False),
-    ("tiles_failed", pa.int32(), False),
-    ("content_mm2", pa.float64(), False),
-    ("detector_megapixels", pa.float64(), False),
-    ("device", pa.string(), False),
-    ("objects", pa.int32(), False),
-    ("crops_coarser", pa.int32(), False),
-    ("crops_failed", pa.int32(), False),
-    ("array_bytes", pa.int64(), False),
-    ("seconds_fetch", pa.float64(), False),
-    ("seconds_open", pa.float64(), False),
-    ("seconds_detect", pa.float64(), False),
-    ("seconds_merge", pa.float64(), False),
-    ("seconds_crops", pa.float64(), False),
-    ("seconds_embed", pa.float64(), False),
-    ("seconds_write", pa.float64(), False),
-    ("seconds_total", pa.float64(), False),
-    ("attempt", pa.string(), False),
-    ("host", pa.string(), False),
-    ("finished_at", pa.string(), False),
-    ("boxes_outside", pa.int32(), True),
-    ("lost_share", pa.float64(), True),
-    ("pass_um_per_px", pa.list_(pa.float64()), True),
-    ("pass_foreground_mm2", pa.list_(pa.float64()), True),
-    ("pass_lost_mm2", pa.list_(pa.float64()), True),
-)
+SLIDES_SCHEMA = _schema_of(SlideSummary)
+"""Columns of `slides`, one row per committed slide."""
 
 
-CATALOG_SCHEMA = _schema(
-    ("slide_id", pa.string(), False),
-    ("path", pa.string(), False),
-    ("vendor", pa.string(), True),
-    ("width", pa.int64(), True),
-    ("height", pa.int64(), True),
-    ("mpp", pa.float64(), True),
-    ("levels", pa.int32(), True),
-    ("bounds_x", pa.int64(), True),
-    ("bounds_y", pa.int64(), True),
-    ("bounds_width", pa.int64(), True),
-    ("bounds_height", pa.int64(), True),
-    ("well", pa.string(), True),
-    ("measured_depth_m", pa.float64(), True),
-)
+CATALOG_SCHEMA = _schema_of(CatalogRow)
+"""Columns of a catalog, one row per slide."""
 
 
-FAILURES_SCHEMA = _schema(
-    ("slide_id", pa.string(), False),
-    ("attempt", pa.string(), False),
-    ("stage", pa.string(), False),
-    ("error", pa.string(), False),
-    ("message", pa.string(), False),
-    ("transient", pa.bool_(), False),
-    ("quarantined", pa.bool_(), False),
-    ("host", pa.string(), False),
-    ("failed_at", pa.string(), False),
-    ("place", pa.string(), True),
-    ("traceback", pa.string(), True),
-    ("root", pa.string(), True),
-)
+FAILURES_SCHEMA = _schema_of(Failure, leave_out=("given_up",))
+"""Columns of `failures`, one row per attempt that failed."""
 
 
 CURATION_SCHEMA = _schema(

@@ -11,13 +11,33 @@ from numpy.typing import NDArray
 
 from fossilray.analysis.search.search import Hit, SearchFilter, SearchIndex
 from fossilray.core.errors import UsageError
+from fossilray.core.schemas import OBJECTS_SCHEMA, PREDICTIONS_SCHEMA, select_fields
 from fossilray.store.derived.listing import latest_predictions
 from fossilray.store.query.connection import connect, create_objects_view, query_table
 
-OBJECT_COLUMNS = (
-    "well", "measured_depth_m", "slide_id", "object_id", "x_min", "y_min", "x_max", "y_max", "width_um",
-    "height_um", "score", "opacity", "sharpness", "genus", "genus_score", "arrays",
-)  # fmt: skip
+HITS_SCHEMA = pa.schema(
+    [
+        pa.field("query", pa.string()),
+        pa.field("rank", pa.int32()),
+        pa.field("similarity", pa.float32()),
+        pa.field("run", pa.string()),
+        pa.field("well", pa.string()),
+        *(
+            field.with_nullable(True)
+            for field in (
+                *select_fields(OBJECTS_SCHEMA, "measured_depth_m", "slide_id", "object_id"),
+                *select_fields(OBJECTS_SCHEMA, "x_min", "y_min", "x_max", "y_max"),
+                *select_fields(OBJECTS_SCHEMA, "width_um", "height_um", "score", "opacity", "sharpness"),
+                *select_fields(PREDICTIONS_SCHEMA, "genus"),
+                PREDICTIONS_SCHEMA.field("score").with_name("genus_score"),
+                OBJECTS_SCHEMA.field("arrays"),
+            )
+        ),
+    ]
+)
+"""Columns of the hits of a search."""
+OBJECT_COLUMNS = tuple(HITS_SCHEMA.names[4:])
+"""Those that describe the object that was found."""
 
 
 def filter_where(
@@ -91,14 +111,14 @@ def describe_hits(
         table = query_table(con, f"SELECT {named} FROM objects JOIN asked USING (slide_id, object_id)")
         for row in table.to_pylist():
             known[url, row["slide_id"], row["object_id"]] = row
-    columns_of: dict[str, list[object]] = {name: [] for name in _SCHEMA.names}
+    columns_of: dict[str, list[object]] = {name: [] for name in HITS_SCHEMA.names}
     for name, rank, similarity, run, slide_id, object_id in rows:
         found = known[run, slide_id, object_id]
-        for column, value in zip(_SCHEMA.names, (name, rank, similarity, run), strict=False):
+        for column, value in zip(HITS_SCHEMA.names, (name, rank, similarity, run), strict=False):
             columns_of[column].append(value)
         for column in OBJECT_COLUMNS:
             columns_of[column].append(found[column])
-    return pa.Table.from_pydict(columns_of, schema=_SCHEMA)
+    return pa.Table.from_pydict(columns_of, schema=HITS_SCHEMA)
 
 
 def _by_slide(table: pa.Table) -> list[tuple[str, NDArray[np.int64]]]:
@@ -111,22 +131,3 @@ def _by_slide(table: pa.Table) -> list[tuple[str, NDArray[np.int64]]]:
     stops = [*starts[1:], len(numbers)]
     labels = names.dictionary.to_pylist()
     return [(labels[numbers[start]], rows[start:stop]) for start, stop in zip(starts, stops, strict=True)]
-
-
-_SCHEMA = pa.schema(
-    [
-        ("query", pa.string()),
-        ("rank", pa.int32()),
-        ("similarity", pa.float32()),
-        ("run", pa.string()),
-        ("well", pa.string()),
-        ("measured_depth_m", pa.float64()),
-        ("slide_id", pa.string()),
-        ("object_id", pa.int32()),
-        *((name, pa.int32()) for name in ("x_min", "y_min", "x_max", "y_max")),
-        *((name, pa.float32()) for name in ("width_um", "height_um", "score", "opacity", "sharpness")),
-        ("genus", pa.string()),
-        ("genus_score", pa.float32()),
-        ("arrays", pa.string()),
-    ]
-)

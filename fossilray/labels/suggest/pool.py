@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
 from fossilray.core.records import UNASSIGNED_WELL
+from fossilray.core.schemas import OBJECTS_SCHEMA, select_names
 from fossilray.store import RunStore
 from fossilray.store.query.connection import (
     connect,
@@ -26,7 +27,12 @@ POOL_SLIDES = 512
 """Slides that a pool is drawn from: the vectors of one slide are read whole, some 15 MB."""
 SLIDES_AT_ONCE = 16
 
-COLUMNS = "slide_id, well, measured_depth_m, arrays, object_id, width_um, height_um"
+COLUMNS = (
+    "well",
+    *select_names(
+        OBJECTS_SCHEMA, "slide_id", "measured_depth_m", "arrays", "object_id", "width_um", "height_um"
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,9 @@ def sample_pool(
     for first in range(0, len(chosen), SLIDES_AT_ONCE):
         part = chosen[first : first + SLIDES_AT_ONCE]
         create_objects_view(con, store, {slide_id: files[slide_id] for slide_id in part})
-        table = query_table(con, f"SELECT {COLUMNS} FROM ({objects_where(where)}) WHERE opacity IS NOT NULL")
+        table = query_table(
+            con, f"SELECT {', '.join(COLUMNS)} FROM ({objects_where(where)}) WHERE opacity IS NOT NULL"
+        )
         for number, slide_id in enumerate(part, first):
             rows = table.filter(pc.equal(table["slide_id"], slide_id))
             ids = rows["object_id"].to_pylist()

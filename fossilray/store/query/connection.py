@@ -106,7 +106,8 @@ def create_objects_view(
 
     files: the file of each slide by slide_id, chosen from `committed_files`. Reading a few files by name is what
     keeps a report over 150,000 slides bounded; a file of a compacted dataset holds other slides too.
-    genera: predictions that stand beside the objects as GENUS_COLUMNS.
+    genera: predictions that are added to the objects as the columns genus, genus_score, genus_entropy, genus_2 and
+        genus_2_score.
     """
 
     def sql(without: frozenset[str]) -> str:

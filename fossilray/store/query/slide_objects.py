@@ -12,6 +12,7 @@ import shapely
 from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
+from fossilray.core.schemas import OBJECTS_SCHEMA, select_names
 from fossilray.store.query.connection import connect, create_objects_view, query_table
 from fossilray.store.query.vectors import VectorReader
 from fossilray.store.run.run_store import RunStore
@@ -20,9 +21,13 @@ SLIDES_AT_ONCE = 16
 """Slides whose objects are asked for together: 300,000 rows of an ordinary archive, 30 MB."""
 
 
-_COLUMNS = (
-    "slide_id, well, measured_depth_m, arrays, object_id, x_min, y_min, x_max, y_max, width_um, height_um, overlap, "
-    "opacity, sharpness"
+_COLUMNS = ", ".join(
+    (
+        "well",
+        *select_names(OBJECTS_SCHEMA, "slide_id", "measured_depth_m", "arrays", "object_id"),
+        *select_names(OBJECTS_SCHEMA, "x_min", "y_min", "x_max", "y_max", "width_um", "height_um"),
+        *select_names(OBJECTS_SCHEMA, "overlap", "opacity", "sharpness"),
+    )
 )
 
 

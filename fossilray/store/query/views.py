@@ -11,9 +11,6 @@ from fossilray.store.derived.listing import DerivedListing
 from fossilray.store.run.layout import OBJECTS, DerivedKind
 from fossilray.store.run.run_store import RunStore
 
-GENUS_COLUMNS = ("genus", "genus_score", "genus_entropy", "genus_2", "genus_2_score")
-"""What predictions add to the columns of `objects`."""
-
 
 def objects_sql(
     store: RunStore, files: Mapping[str, str] | None, *, without: Collection[str] = frozenset()
@@ -74,7 +71,9 @@ def with_genera_sql(
     *,
     without: Collection[str] = frozenset(),
 ) -> str:
-    """The objects with GENUS_COLUMNS beside their own; null where there is no prediction.
+    """The objects with the columns genus, genus_score, genus_entropy, genus_2 and genus_2_score beside their own.
+
+    They are null where there is no prediction.
 
     slide_ids: whose predictions are read; None: all. without: files that are not read, as <name>/<file>.
     """
