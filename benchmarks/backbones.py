@@ -2,7 +2,7 @@
 
 python benchmarks/backbones.py LABELS [--genera a,b,c] [--backbone NAME=SPEC ...] [--splits 10] [--markdown FILE]
 
-LABELS is what `fossilray evaluate --labels` takes. NAME=SPEC adds a row; SPEC is what `--backbone` takes, so what
+LABELS is what `evaluate retrieval --labels` takes. NAME=SPEC adds a row; SPEC is what `--backbone` takes, so what
 `fossilray train backbone` left is `SimCLR=FOLDER/backbone.safetensors`. Always there: the hand-crafted vectors, the
 shipped network before it learned anything (mean over three seeds), and the shipped backbone. --genera keeps these
 classes alone: a backbone that learned from labels is to be judged on genera it never saw. Printed, and written between

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo
 
-from fossilray.cli.main import app
+from fossilray.cli.main import COMMANDS, Subcommands
 from fossilray.core.config import CurationConfig, RunConfig, Section, TrainConfig, document_config
 from fossilray.core.config.training_recipes import RECIPES
 
@@ -44,14 +44,11 @@ def main() -> None:
 
 def reference_pages() -> dict[str, str]:
     """Every reference page by its path below docs/."""
-    commands = {
-        f"reference/commands/{name.replace(' ', '-')}.md": _command_page(name, function)
-        for name, function in commands_by_name()
-    }
+    commands = {_path_of(name): _command_page(name, function) for name, function in commands_by_name()}
     sections = {f"reference/configuration/{name}.md": text for name, text in _section_pages()}
     return {
         **commands,
-        "reference/commands/index.md": _index_page("Commands", _COMMANDS_INTRODUCTION, commands),
+        "reference/commands/index.md": _commands_index(),
         **sections,
         "reference/configuration/index.md": _index_page(
             "Configuration", _CONFIGURATION_INTRODUCTION, sections
@@ -62,15 +59,46 @@ def reference_pages() -> dict[str, str]:
 
 
 def commands_by_name() -> list[tuple[str, Callable[..., object]]]:
-    """The program's commands and the functions behind them; one of a group has two words."""
-    found = []
-    groups = [(f"{group.name} ", group.typer_instance) for group in app.registered_groups]
-    for prefix, holder in [("", app), *groups]:
-        assert holder is not None
-        for command in holder.registered_commands:
-            assert command.callback is not None
-            found.append((prefix + (command.name or command.callback.__name__), command.callback))
-    return found
+    """The program's commands and the functions behind them; a command of two words is named by both."""
+    return [pair for title in COMMANDS for pair in _commands_of(title)]
+
+
+def _commands_of(title: str) -> list[tuple[str, Callable[..., object]]]:
+    """The commands of one group of `fossilray --help`."""
+    pairs: list[tuple[str, Callable[..., object]]] = []
+    for name, command in COMMANDS[title].items():
+        if isinstance(command, Subcommands):
+            pairs += [(f"{name} {second}", function) for second, function in command.commands.items()]
+        else:
+            pairs.append((name, command))
+    return pairs
+
+
+def _aliases_of(name: str) -> list[str]:
+    """The other names of a command of two words."""
+    first, _, second = name.partition(" ")
+    return [
+        f"{first} {alias}"
+        for commands in COMMANDS.values()
+        if isinstance(command := commands.get(first), Subcommands)
+        for alias, named in command.aliases.items()
+        if named == second
+    ]
+
+
+def _path_of(name: str) -> str:
+    return f"reference/commands/{name.replace(' ', '-')}.md"
+
+
+def _commands_index() -> str:
+    """A page that links to the page of every command, in the groups of `fossilray --help`."""
+    lines = ["# Commands", "", _COMMANDS_INTRODUCTION]
+    for title in COMMANDS:
+        lines += ["", f"## {title}", "", "| | |", "| --- | --- |"]
+        for name, function in _commands_of(title):
+            summary = inspect.cleandoc(function.__doc__ or "").partition("\n")[0]
+            lines.append(f"| [fossilray {name}]({Path(_path_of(name)).name}) | {_cell(summary)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _index_page(title: str, introduction: str, pages: Mapping[str, str]) -> str:
@@ -89,6 +117,8 @@ def _command_page(name: str, function: Callable[..., object]) -> str:
         [f"fossilray {name}", *("[OPTIONS]" for _ in options[:1]), *(row[0] for row in arguments)]
     )
     lines = [f"# fossilray {name}", "", inspect.cleandoc(function.__doc__ or ""), "", "```", usage, "```"]
+    if aliases := _aliases_of(name):
+        lines += ["", "Also called " + ", ".join(f"`fossilray {alias}`" for alias in aliases) + "."]
     rows = arguments + options
     if rows:
         lines += ["", "| | default | |", "| --- | --- | --- |"]
@@ -118,14 +148,18 @@ def _parameters(function: Callable[..., object]) -> tuple[list[Row], list[Row]]:
 def _metavar(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "|".join(get_args(kind))
-    inner = [one for one in get_args(kind) if one is not type(None)] or [kind]
+    if get_origin(kind) is list:
+        return _metavar(*get_args(kind))
+    inner = [part for part in get_args(kind) if part is not type(None)] or [kind]
+    if inner != [kind]:
+        return _metavar(inner[0])
     return {int: "N", float: "X", Path: "PATH"}.get(inner[0], "TEXT")
 
 
 def _default(parameter: inspect.Parameter) -> str:
     if parameter.default is parameter.empty:
         return "required"
-    return "" if parameter.default in (None, False) else f"`{parameter.default}`"
+    return "" if parameter.default is None or parameter.default is False else f"`{parameter.default}`"
 
 
 def _section_pages() -> list[tuple[str, str]]:

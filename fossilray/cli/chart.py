@@ -1,4 +1,4 @@
-"""The command that draws a well from what a classifier said of its objects."""
+"""The command that draws a well's range chart from a classifier's predictions."""
 
 from __future__ import annotations
 
@@ -7,70 +7,105 @@ from typing import Annotated
 
 import typer
 
-from fossilray.cli.options import ConfigOption, RunArgument, SetOption, open_store, out, outside_runs
+from fossilray.cli.options import (
+    ConfigOption,
+    PredictionsOption,
+    RunArgument,
+    SeedOption,
+    SetOption,
+    open_store,
+    outside_runs,
+)
+from fossilray.cli.output import say
 from fossilray.core.config.choices import TaxonOrder, TaxonRank
 from fossilray.core.errors import UsageError
+
+ChartFolderOption = Annotated[
+    Path,
+    typer.Option("--out", callback=outside_runs, help="Output folder for the page, pictures and tables."),
+]
+TaxonomyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--taxonomy",
+        help="CSV or YAML with species, genus, group and synonyms, by which labels are grouped into taxa.",
+    ),
+]
+RankOption = Annotated[TaxonRank, typer.Option("--rank", help="Rank of --taxonomy at which to count.")]
+LeaveOutOption = Annotated[
+    list[str] | None,
+    typer.Option("--leave-out", help="Label, taxon or group not to count, e.g. debris; may be repeated."),
+]
+OrderOption = Annotated[TaxonOrder, typer.Option("--order", help="Order of the taxa from left to right.")]
+DepthsOption = Annotated[
+    Path | None,
+    typer.Option("--depths", help="CSV of slide_id and measured_depth_m, instead of the catalog's depths."),
+]
+ConfusionOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--confusion",
+        help="Head, or CSV of true class by predicted class in crops, instead of the confusion matrix of the head "
+        "that made the predictions.",
+    ),
+]
+CorrectionOption = Annotated[
+    bool,
+    typer.Option(
+        "--correction/--raw-counts",
+        help="Correct counts for the classifier's confusion matrix; or keep its counts, with intervals of the "
+        "sampling error alone.",
+    ),
+]
+ConfidenceOption = Annotated[
+    float, typer.Option("--confidence-level", min=0.5, max=0.999, help="Confidence level of the intervals.")
+]
+MinObjectsOption = Annotated[
+    int,
+    typer.Option(
+        "--min-objects",
+        min=1,
+        help="Samples of fewer objects are drawn hollow and are left out of zones and matches.",
+    ),
+]
+ZonesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--zones", min=1, help="Number of zones; default: those significant by the broken-stick model."
+    ),
+]
+MatchOption = Annotated[
+    str | None, typer.Option("--match", help="Another well of the run to correlate this one with.")
+]
+MatchDistanceOption = Annotated[
+    float,
+    typer.Option(
+        "--match-distance",
+        min=0.001,
+        max=2.0,
+        help="Squared chord distance below which two assemblages match.",
+    ),
+]
 
 
 def chart(
     run: RunArgument,
     well: Annotated[str, typer.Option(help="Name of the well, as the catalog has it.")],
-    out_dir: Annotated[
-        Path, typer.Option("--out", callback=outside_runs, help="Folder for page, pictures and tables.")
-    ] = Path("chart"),
-    head: Annotated[
-        str | None,
-        typer.Option(help="Name of the predictions of `fossilray classify run`; default: the newest."),
-    ] = None,
-    taxonomy: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV or YAML with species, genus, group and synonyms, by which labels are one taxon."
-        ),
-    ] = None,
-    rank: Annotated[TaxonRank, typer.Option(help="To which --taxonomy rolls counts up.")] = "genus",
-    leave_out: Annotated[
-        list[str] | None,
-        typer.Option(help="Label, taxon or group that is not counted, e.g. debris; may be repeated."),
-    ] = None,
-    order: Annotated[TaxonOrder, typer.Option(help="Of the taxa from left to right.")] = "last-occurrence",
-    depths: Annotated[
-        Path | None,
-        typer.Option(help="CSV of slide_id and measured_depth_m, which go before the catalog's depths."),
-    ] = None,
-    confusion: Annotated[
-        Path | None,
-        typer.Option(
-            help="Head, or CSV of true class by called class in crops, instead of the confusion that the head stated."
-        ),
-    ] = None,
-    correction: Annotated[
-        bool,
-        typer.Option(
-            "--correction/--raw-counts",
-            help="Correct counts for the classifier's confusions; or take its own counts, with intervals of the "
-            "sampling error alone.",
-        ),
-    ] = True,
-    level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
-    fewest: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Samples of fewer objects are drawn unfilled, and have no say in zones or matches."
-        ),
-    ] = 50,
-    zones: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of zones; default: as many as beat the broken-stick model."),
-    ] = None,
-    match: Annotated[
-        str | None, typer.Option(help="Another well of the run, to correlate this one with.")
-    ] = None,
-    match_distance: Annotated[
-        float,
-        typer.Option(min=0.001, max=2.0, help="Squared chord distance below which assemblages are alike."),
-    ] = 0.15,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    out_dir: ChartFolderOption = Path("chart"),
+    predictions: PredictionsOption = None,
+    taxonomy: TaxonomyOption = None,
+    rank: RankOption = "genus",
+    leave_out: LeaveOutOption = None,
+    order: OrderOption = "last-occurrence",
+    depths: DepthsOption = None,
+    confusion: ConfusionOption = None,
+    correction: CorrectionOption = True,
+    level: ConfidenceOption = 0.95,
+    min_objects: MinObjectsOption = 50,
+    zones: ZonesOption = None,
+    match: MatchOption = None,
+    match_distance: MatchDistanceOption = 0.15,
+    seed: SeedOption = 0,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -92,20 +127,18 @@ def chart(
         confusion=None if confusion is None else read_confusion(confusion),
         is_corrected=correction,
         level=level,
-        min_objects=fewest,
+        min_objects=min_objects,
         zones=zones,
         seed=seed,
         depths={} if depths is None else read_depths(depths),
-        head=head,
+        head=predictions,
     )
     store = open_store(run, config, set_)
-    charted = compute_chart(store, well, options)
-    matched = None
+    charted, matched = compute_chart(store, well, options), None
     if match is not None:
-        matched = match_wells(
-            charted, compute_chart(store, match, options), match_distance=match_distance, seed=seed
-        )
+        other = compute_chart(store, match, options)
+        matched = match_wells(charted, other, match_distance=match_distance, seed=seed)
     page = write_chart(charted, out_dir, matched=matched)
     for sentence in describe_findings(charted, matched):
-        out.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    out.print(f"page: {page}", markup=False, highlight=False, soft_wrap=True)
+        say(sentence)
+    say(f"page: {page}")

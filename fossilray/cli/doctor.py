@@ -1,4 +1,4 @@
-"""Commands about the installation."""
+"""Commands about the installation: its parts, its version, its default configuration."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ import typer
 from rich.text import Text
 
 from fossilray import __version__
-from fossilray.cli.options import out
+from fossilray.cli.output import out, say
 from fossilray.core.config import DetectorConfig, EmbedderConfig
 from fossilray.core.errors import FossilrayError
 from fossilray.core.text_table import TextTable
 
+SCRATCH_GB = 10.0
+"""Space for a few staged slides of about 2 GB each."""
 
-def _print_version(asked: bool) -> None:
-    if asked:
+
+def _print_version(requested: bool) -> None:
+    if requested:
         version()
         raise typer.Exit
 
@@ -37,7 +40,7 @@ def global_options(
         ),
     ] = False,
 ) -> None:
-    """From scanned palynology slides to a census of microfossils."""
+    """Options of the program itself."""
 
 
 def print_config() -> None:
@@ -49,139 +52,142 @@ def print_config() -> None:
 
 def doctor() -> None:
     """Check the installation: Ray, torch, CUDA, OpenSlide, codecs, weights, scratch space."""
-    pass
-
-    findings = examine()
-    out.print(render(findings))
-    if any(finding.verdict == "broken" for finding in findings):
+    checks = examine()
+    out.print(render(checks))
+    if any(check.status == "broken" for check in checks):
         raise typer.Exit(1)
 
 
 def version() -> None:
     """Print the version and the licence."""
-    out.print(f"fossilray {__version__}, AGPL-3.0-or-later", markup=False, highlight=False, soft_wrap=True)
-
-
-SCRATCH_GB = 10.0
-"""Room for a few staged slides of about 2 GB each."""
+    say(f"fossilray {__version__}, AGPL-3.0-or-later")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of the examination."""
+class InstallationCheck:
+    """The result for one part of the installation."""
 
     subject: str
-    verdict: Literal["ok", "note", "broken"]
+    status: Literal["ok", "note", "broken"]
     detail: str
 
 
-def examine() -> list[Finding]:
-    """Everything a run needs, tried for real where that takes seconds."""
+def examine() -> list[InstallationCheck]:
+    """Check every part that a run needs; each is used where that takes no longer than seconds."""
     return [
-        _tried("python and cores", _python),
-        _tried("ray", _ray),
-        _tried("torch", _torch),
-        _tried("CUDA", _cuda),
-        _tried("OpenCV", _opencv),
-        _tried("OpenSlide", _openslide),
-        _tried("JPEG codec", _jpeg),
-        _tried("Zarr crops codec", _zarr),
-        _tried("DuckDB", _duckdb),
-        _tried("detector weights", _detector),
-        _tried("embedder weights", _embedder),
-        _tried("scratch space", _scratch),
+        _checked("python and cores", _python),
+        _checked("ray", _ray),
+        _checked("torch", _torch),
+        _checked("CUDA", _cuda),
+        _checked("OpenCV", _opencv),
+        _checked("OpenSlide", _openslide),
+        _checked("JPEG codec", _jpeg),
+        _checked("Zarr crops codec", _zarr),
+        _checked("DuckDB", _duckdb),
+        _checked("detector weights", _detector),
+        _checked("embedder weights", _embedder),
+        _checked("scratch space", _scratch),
     ]
 
 
-def render(findings: list[Finding]) -> TextTable:
-    """The findings as a table for the terminal."""
+def render(checks: list[InstallationCheck]) -> TextTable:
+    """Lay the results out as a table for the terminal."""
     colours = {"ok": "green", "note": "yellow", "broken": "red"}
-    table = TextTable("part", "verdict", "what was found", title="fossilray doctor")
-    for finding in findings:
-        verdict = Text(finding.verdict, style=colours[finding.verdict])
-        table.add_row(finding.subject, verdict, finding.detail)
+    table = TextTable("part", "status", "details", title="fossilray doctor")
+    for check in checks:
+        table.add_row(check.subject, Text(check.status, style=colours[check.status]), check.detail)
     return table
 
 
-def _tried(subject: str, check: Callable[[], Finding]) -> Finding:
+def _checked(subject: str, check: Callable[[], InstallationCheck]) -> InstallationCheck:
     try:
         return check()
     except (ImportError, OSError, RuntimeError, ValueError, metadata.PackageNotFoundError) as error:
-        return Finding(
+        return InstallationCheck(
             subject, "broken", f"{type(error).__name__}: {error}; reinstall with `pip install -U fossilray`"
         )
     except FossilrayError as error:
-        return Finding(subject, "broken", str(error))
+        return InstallationCheck(subject, "broken", str(error))
 
 
-def _python() -> Finding:
+def _python() -> InstallationCheck:
     import platform
 
-    return Finding("python and cores", "ok", f"Python {platform.python_version()}, {os.cpu_count()} cores")
+    return InstallationCheck(
+        "python and cores", "ok", f"Python {platform.python_version()}, {os.cpu_count()} cores"
+    )
 
 
-def _ray() -> Finding:
-    return Finding(
+def _ray() -> InstallationCheck:
+    return InstallationCheck(
         "ray", "ok", f"ray {metadata.version('ray')}, usage statistics off in every fossilray command"
     )
 
 
-def _torch() -> Finding:
+def _torch() -> InstallationCheck:
     import torch
     import torchvision
 
     torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-    return Finding("torch", "ok", f"torch {torch.__version__}, torchvision {torchvision.__version__}")
+    return InstallationCheck(
+        "torch", "ok", f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+    )
 
 
-def _cuda() -> Finding:
+def _cuda() -> InstallationCheck:
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("CUDA", "note", "no GPU; slides are processed on the CPU, several times slower")
+        return InstallationCheck(
+            "CUDA", "note", "no GPU; slides are processed on the CPU, several times slower"
+        )
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-    return Finding("CUDA", "ok", names)
+    return InstallationCheck("CUDA", "ok", names)
 
 
-def _opencv() -> Finding:
+def _opencv() -> InstallationCheck:
     try:
         import cv2
     except ImportError as error:
         remedy = (
             "on a machine without a screen: pip install --force-reinstall --no-deps opencv-python-headless"
         )
-        return Finding("OpenCV", "broken", f"{error}; {remedy}")
-    return Finding("OpenCV", "ok", f"cv2 {cv2.__version__}")
+        return InstallationCheck("OpenCV", "broken", f"{error}; {remedy}")
+    return InstallationCheck("OpenCV", "ok", f"cv2 {cv2.__version__}")
 
 
-def _openslide() -> Finding:
+def _openslide() -> InstallationCheck:
     from fossilray.slides.slide import library_version
 
-    return Finding("OpenSlide", "ok", f"OpenSlide {library_version()}")
+    return InstallationCheck("OpenSlide", "ok", f"OpenSlide {library_version()}")
 
 
-def _jpeg() -> Finding:
+def _jpeg() -> InstallationCheck:
     import simplejpeg
 
     image = np.full((64, 64, 3), 200, np.uint8)
-    back = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(image, quality=90))
-    if back.shape != image.shape:
-        return Finding("JPEG codec", "broken", "a JPEG came back in another shape; reinstall simplejpeg")
-    return Finding("JPEG codec", "ok", f"simplejpeg {metadata.version('simplejpeg')}")
+    decoded = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(image, quality=90))
+    if decoded.shape != image.shape:
+        return InstallationCheck(
+            "JPEG codec", "broken", "a decoded JPEG has another shape than the image; reinstall simplejpeg"
+        )
+    return InstallationCheck("JPEG codec", "ok", f"simplejpeg {metadata.version('simplejpeg')}")
 
 
-def _zarr() -> Finding:
+def _zarr() -> InstallationCheck:
     names = [point.name for point in metadata.entry_points(group="zarr.codecs")]
     if "fossilray.jpeg" not in names:
-        return Finding(
+        return InstallationCheck(
             "Zarr crops codec",
             "note",
             "entry point fossilray.jpeg missing: other programs must import fossilray_jpeg",
         )
-    return Finding("Zarr crops codec", "ok", f"zarr {metadata.version('zarr')}, entry point fossilray.jpeg")
+    return InstallationCheck(
+        "Zarr crops codec", "ok", f"zarr {metadata.version('zarr')}, entry point fossilray.jpeg"
+    )
 
 
-def _duckdb() -> Finding:
+def _duckdb() -> InstallationCheck:
     import duckdb
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -192,30 +198,32 @@ def _duckdb() -> Finding:
     with pq.ParquetFile(file) as parquet:
         connection.register("numbers", parquet.read(use_threads=False))
     total = connection.execute("select sum(n) from numbers").fetchone()
-    return Finding("DuckDB", "ok" if total == (3,) else "broken", f"duckdb {duckdb.__version__}")
+    return InstallationCheck("DuckDB", "ok" if total == (3,) else "broken", f"duckdb {duckdb.__version__}")
 
 
-def _detector() -> Finding:
+def _detector() -> InstallationCheck:
     from fossilray.models.detectors.load import load_detector
 
     detector = load_detector(DetectorConfig(), device="cpu")
     boxes = detector.detect(np.full((1, 256, 256, 3), 230, np.uint8), um_per_px=1.0)
-    return Finding(
-        "detector weights", "ok", f"bundled detector loads and runs ({len(boxes[0])} boxes on a clear field)"
+    return InstallationCheck(
+        "detector weights", "ok", f"bundled detector loads and runs ({len(boxes[0])} boxes in an empty image)"
     )
 
 
-def _embedder() -> Finding:
+def _embedder() -> InstallationCheck:
     from fossilray.models.backbones.load import load_embedder
 
     embedder = load_embedder(EmbedderConfig(), device="cpu")
     if embedder is None:
-        return Finding("embedder weights", "note", "no embedder configured")
-    return Finding("embedder weights", "ok", f"{embedder.name}, {embedder.dimension} numbers a crop")
+        return InstallationCheck("embedder weights", "note", "no embedder configured")
+    return InstallationCheck(
+        "embedder weights", "ok", f"{embedder.name}, {embedder.dimension} numbers per crop"
+    )
 
 
-def _scratch() -> Finding:
-    place = tempfile.gettempdir()
-    free_gb = shutil.disk_usage(place).free / 1e9
-    verdict: Literal["ok", "note"] = "ok" if free_gb > SCRATCH_GB else "note"
-    return Finding("scratch space", verdict, f"{free_gb:.0f} GB free in {place} (TMPDIR)")
+def _scratch() -> InstallationCheck:
+    folder = tempfile.gettempdir()
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    status: Literal["ok", "note"] = "ok" if free_gb > SCRATCH_GB else "note"
+    return InstallationCheck("scratch space", status, f"{free_gb:.0f} GB free in {folder} (TMPDIR)")

@@ -1,4 +1,4 @@
-"""Commands that say beforehand what a job will take."""
+"""The command that estimates what an archive will take, and the short estimate of a dry run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fossilray.cli.options import ConfigOption, SetOption, err, out, settings
-from fossilray.core.errors import ConfigError
+from fossilray.cli.options import ConfigOption, JsonOption, SetOption, settings
+from fossilray.cli.output import err, out, say
+from fossilray.core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from fossilray.core.config import RunConfig
@@ -17,43 +18,63 @@ if TYPE_CHECKING:
     from fossilray.processing.planning.model import Rates
     from fossilray.processing.planning.rates import RatesOfRun
 
+CatalogArgument = Annotated[
+    str, typer.Argument(help="Catalog (.csv, .parquet), folder, glob or one slide, local or s3://….")
+]
+InstanceOption = Annotated[
+    str, typer.Option("--instance", help="Type of machine, e.g. g6.4xlarge; `here` is this machine.")
+]
+MachinesOption = Annotated[int, typer.Option("--machines", min=1, help="Number of such machines.")]
+SlidesOption = Annotated[
+    int | None,
+    typer.Option("--slides", min=1, help="Number of slides to estimate for, like those of the catalog."),
+]
+DaysOption = Annotated[
+    float | None,
+    typer.Option("--days", min=0.01, help="Deadline in days: print how many machines meet it."),
+]
+PriceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--price", min=0, help="Price of a machine per hour; default: that of the table, which is dated."
+    ),
+]
+RatesOption = Annotated[
+    Path | None,
+    typer.Option("--rates", help="YAML file of known rates, e.g. embedded_objects_per_s of the GPU."),
+]
+GpuFactorOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpu-factor", min=0.01, help="Assumed speed of a GPU, as a multiple of one core of this machine."
+    ),
+]
+FromRunOption = Annotated[
+    str | None,
+    typer.Option("--from-run", help="Run to take rates and object statistics from, made on such machines."),
+]
+InstancesOption = Annotated[
+    Path | None,
+    typer.Option("--instances", help="File with a table of machines to use instead of the built-in one."),
+]
+
 
 def estimate(
-    catalog: Annotated[
-        str, typer.Argument(help="Catalog (.csv, .parquet), folder, glob or one slide, on a disk or s3://….")
-    ],
-    instance: Annotated[
-        str, typer.Option(help="Kind of machine, e.g. g6.4xlarge; `here` is this one.")
-    ] = "here",
-    machines: Annotated[int, typer.Option(min=1, help="How many such machines.")] = 1,
-    slides: Annotated[
-        int | None, typer.Option(min=1, help="Reckon for so many slides like those of the catalog.")
-    ] = None,
-    days: Annotated[
-        float | None, typer.Option(min=0.01, help="Also say how many machines finish within so many days.")
-    ] = None,
-    price: Annotated[
-        float | None, typer.Option(min=0, help="What a machine costs an hour; the table's prices are old.")
-    ] = None,
-    rates: Annotated[
-        Path | None,
-        typer.Option(help="YAML with rates that you state, e.g. embedded_objects_per_s of the GPU."),
-    ] = None,
-    gpu_factor: Annotated[
-        float | None,
-        typer.Option(min=0.01, help="Assume that a GPU does what so many cores of this machine do."),
-    ] = None,
-    from_run: Annotated[
-        str | None, typer.Option(help="Take rates and habits of slides from a run, made on such machines.")
-    ] = None,
-    instances: Annotated[
-        Path | None, typer.Option(help="Your own table of machines, instead of the one that comes along.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for programs.")] = False,
+    catalog: CatalogArgument,
+    instance: InstanceOption = "here",
+    machines: MachinesOption = 1,
+    slides: SlidesOption = None,
+    days: DaysOption = None,
+    price: PriceOption = None,
+    rates: RatesOption = None,
+    gpu_factor: GpuFactorOption = None,
+    from_run: FromRunOption = None,
+    instances: InstancesOption = None,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Slides an hour, GPU-hours, money, storage and days for an archive, every term with where it comes from."""
+    """Estimate slides per hour, GPU-hours, cost, storage and days for an archive, each term with its source."""
     from fossilray.processing.planning import machines as profiles
     from fossilray.processing.planning import model
     from fossilray.processing.planning.dry_run import crop_bytes
@@ -64,24 +85,23 @@ def estimate(
     chosen = settings(config, set_)
     kind = profiles.find_instance(instance, file=instances)
     machine = profiles.machine_of_instance(kind, chosen, price_per_hour=price, file=instances)
-    told = None if from_run is None else _from_run(from_run, chosen, on_gpu=kind.gpus > 0)
-    habits = told.habits if told else assumed_statistics(crop_bytes(chosen))
+    measured = None if from_run is None else _from_run(from_run, chosen, on_gpu=kind.gpus > 0)
+    statistics = measured.habits if measured else assumed_statistics(crop_bytes(chosen))
     rows = find_slides(
         catalog, access=chosen.slides.access or chosen.store, name_pattern=chosen.slides.name_pattern
     ).rows
-    workload = workload_of_rows(rows, chosen, habits, slides=slides)
-    measured = told.rates if told else None
-    speeds = _rates(chosen, kind, measured, stated=rates, gpu_factor=gpu_factor)
-    answer = model.estimate(workload, speeds, machine, machines=machines)
+    workload = workload_of_rows(rows, chosen, statistics, slides=slides)
+    speeds = _rates(chosen, kind, measured.rates if measured else None, given=rates, gpu_factor=gpu_factor)
+    result = model.estimate(workload, speeds, machine, machines=machines)
     if as_json:
-        typer.echo(estimate_to_json(answer, within_days=days))
+        typer.echo(estimate_to_json(result, within_days=days))
     else:
-        out.print(render_estimate(answer, within_days=days))
+        out.print(render_estimate(result, within_days=days))
 
 
 def print_short_estimate(plan: RunPlan, run: str, config: RunConfig) -> None:
-    """What the rest of a dry run's slides takes on this machine, at the run's own rates if it has some."""
-    from fossilray.core.errors import RunNotFound, UsageError
+    """Print what the rest of a dry run's slides takes on this machine, at the run's own rates if it has some."""
+    from fossilray.core.errors import RunNotFound
     from fossilray.processing.planning import machines as profiles
     from fossilray.processing.planning import model
     from fossilray.processing.planning.text import render_short
@@ -89,17 +109,17 @@ def print_short_estimate(plan: RunPlan, run: str, config: RunConfig) -> None:
 
     here = profiles.this_machine()
     try:
-        told = _from_run(run, config, on_gpu=here.gpus > 0)
+        measured = _from_run(run, config, on_gpu=here.gpus > 0)
     except (RunNotFound, UsageError):
-        told = None  # nothing is committed yet: rates are measured
-    habits = told.habits if told else assumed_statistics(plan.crop_bytes)
-    workload = workload_of_plan(plan, habits)
+        measured = None  # no slide is committed yet: rates are measured
+    statistics = measured.habits if measured else assumed_statistics(plan.crop_bytes)
+    workload = workload_of_plan(plan, statistics)
     if workload is None:
         return
-    rates = _rates(config, here, told.rates if told else None)
+    rates = _rates(config, here, measured.rates if measured else None)
     out.print(render_short(model.estimate(workload, rates, profiles.machine_of_instance(here, config))))
-    where = "measured in this run" if told else "measured here just now"
-    out.print(f"rates {where}; `fossilray estimate` shows every term, and other machines")
+    source = "measured in this run" if measured else "measured on this machine just now"
+    say(f"rates {source}; `fossilray estimate` shows every term, and other machines")
 
 
 def _from_run(run: str, config: RunConfig, *, on_gpu: bool) -> RatesOfRun:
@@ -114,10 +134,10 @@ def _rates(
     kind: Instance,
     measured: Rates | None,
     *,
-    stated: Path | None = None,
+    given: Path | None = None,
     gpu_factor: float | None = None,
 ) -> Rates:
-    """The rates for that kind of machine: a run's or measured here, then what the user states or assumes."""
+    """Return the rates of a type of machine: a run's or measured here, then those of --rates or --gpu-factor."""
     from fossilray.processing.planning.machines import this_machine
     from fossilray.processing.planning.measure import measure_rates
     from fossilray.processing.planning.rates import override_rates, scale_to_gpu
@@ -125,19 +145,19 @@ def _rates(
     wants_gpu = kind.gpus > 0
     has_gpu = measured.on_gpu if measured else this_machine().gpus > 0
     assumes_gpu = gpu_factor is not None and wants_gpu and not has_gpu
-    if stated is not None and gpu_factor is not None:
-        raise ConfigError("--rates and --gpu-factor both say what a GPU does; give one of them")
-    if stated is None and wants_gpu != has_gpu and not assumes_gpu:
+    if given is not None and gpu_factor is not None:
+        raise ConfigError("--rates and --gpu-factor both give the speed of a GPU; leave one of them out")
+    if given is None and wants_gpu != has_gpu and not assumes_gpu:
         raise ConfigError(
-            f"what a GPU of {kind.name} does cannot be measured on this machine without one; state it with --rates, or "
-            "assume it with --gpu-factor"
+            f"the rates of a GPU of {kind.name} cannot be measured on this machine, which has none; give them with "
+            "--rates, or assume them with --gpu-factor"
             if wants_gpu
-            else f"{kind.name} has no GPU, and the networks would be measured on one here; state what a core does with "
-            "--rates"
+            else f"{kind.name} has no GPU, and this machine would run the networks on one; give the rates of a core "
+            "with --rates"
         )
     if measured is None:
-        err.print("measuring this machine, some seconds", style="dim")
+        err.print("measuring this machine, which takes some seconds", style="dim")
         measured = measure_rates(config)
-    if stated is not None:
-        return override_rates(measured, stated, on_gpu=wants_gpu)
+    if given is not None:
+        return override_rates(measured, given, on_gpu=wants_gpu)
     return scale_to_gpu(measured, gpu_factor) if assumes_gpu and gpu_factor else measured

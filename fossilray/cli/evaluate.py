@@ -1,309 +1,331 @@
-"""Commands that teach classifiers from labels, and judge backbones by labels."""
+"""Commands that evaluate a backbone on labelled crops, one for each published protocol.
+
+Each writes a page, tables (CSV, JSON) and pictures into a folder, and prints the main figures.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fossilray.cli.evaluate_trained import SupervisedOptions
-from fossilray.cli.options import ConfigOption, SetOption, err, open_store, out, outside_runs
-from fossilray.core.config.choices import Distance, HeadKind, HoldOutUnit, NoveltyKind
+from fossilray.cli.labelled import (
+    InputOption,
+    LabelledBackboneOption,
+    LabelsOption,
+    embed_crops,
+    load_labelled,
+    print_label_report,
+)
+from fossilray.cli.options import (
+    ConfigOption,
+    CoverageOption,
+    HeadKindOption,
+    LabelledRunOption,
+    SeedOption,
+    SetOption,
+    WrongOption,
+    outside_runs,
+)
+from fossilray.cli.output import out, say, working
+from fossilray.core.config.choices import Distance
+from fossilray.core.errors import UsageError
 from fossilray.core.text_table import Column, TextTable
 
 if TYPE_CHECKING:
-    from fossilray.labels.embed import EmbeddedCrops
-    from fossilray.labels.load import LabelledSet, LabelReport
+    from fossilray.evaluation.output import Evaluation
+    from fossilray.evaluation.protocol_training import ProtocolTraining
+    from fossilray.labels.load import LabelledSet
 
-ProtocolName = Literal["martinsen2024", "scampi", "karaderi2021", "liu2022", "certainty"]
-LabelsOption = Annotated[
+
+EvaluationFolderOption = Annotated[
     Path,
+    typer.Option("--out", callback=outside_runs, help="Output folder for the page, tables and pictures."),
+]
+SplitsOption = Annotated[int, typer.Option("--splits", min=1, max=100, help="Number of random splits.")]
+MapsOption = Annotated[bool, typer.Option("--maps/--no-maps", help="Draw t-SNE and UMAP maps of the crops.")]
+TrainOption = Annotated[
+    bool, typer.Option("--train", help="Train the network in every split, starting from --backbone.")
+]
+TrainingOption = Annotated[
+    Path | None,
+    typer.Option("--training", help="Training configuration (YAML) for --train, as of `fossilray train`."),
+]
+TrainSetOption = Annotated[
+    list[str] | None,
     typer.Option(
-        "--labels",
-        help="Folder of <class>/<image>, or a CSV: path and genus, or slide_id, object_id and genus with --run; or a "
-        "label set with --run.",
+        "--train-set",
+        help="Override one training field for --train, e.g. metric.loss=supcon; may be repeated.",
     ),
 ]
-BackboneOption = Annotated[
-    str,
-    typer.Option(
-        "--backbone",
-        help="bundled, a file of weights, timm:NAME, random:NAME (before it learned; random:bundled too), "
-        "handcrafted (gradients, colours, shape), or run (the vectors that --run holds).",
-    ),
-]
-RunOption = Annotated[
-    str | None, typer.Option("--run", help="Where the objects are that a CSV labels: a local path or s3://…")
-]
-InputOption = Annotated[
-    int | None,
-    typer.Option(
-        "--input-px", min=16, max=1024, help="Side at which the network sees crops; default: its own."
-    ),
-]
-SeedOption = Annotated[int, typer.Option(help="Of random networks, folds and first weights.")]
 
 
-def classify_train(
+def classification(
     labels: LabelsOption,
-    out_file: Annotated[
-        Path, typer.Option("--out", callback=outside_runs, help="Head to write, .safetensors.")
-    ],
-    backbone: BackboneOption = "bundled",
-    head: Annotated[
-        HeadKind, typer.Option(help="What tells classes apart; logistic and svm weigh classes alike.")
-    ] = "logistic",
-    run: RunOption = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of knn.")] = 10,
-    hold_out: Annotated[
-        HoldOutUnit,
-        typer.Option(
-            help="What is left out whole while the head learns how sure it may be; wells: to be asked of new wells."
-        ),
-    ] = "crops",
-    novelty: Annotated[
-        NoveltyKind,
-        typer.Option(
-            help="How far an object is from all labels: from the nearest, or from centres of genera."
-        ),
-    ] = "knn",
+    out_dir: EvaluationFolderOption,
+    backbone: LabelledBackboneOption = "bundled",
+    run: LabelledRunOption = None,
+    splits: SplitsOption = 10,
+    maps: MapsOption = True,
     input_px: InputOption = None,
     seed: SeedOption = 0,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Teach a classifier on labelled crops, and say how it does on crops left out; `classify run` labels a run."""
-    from fossilray.models.heads import head_digest, save_head
-    from fossilray.models.heads.uncertainty import describe_uncertainty
-    from fossilray.training.heads import train_and_cross_validate
+    """Evaluate embeddings by classification: nearest neighbours and logistic regression (martinsen2024)."""
+    from fossilray.evaluation.classification import evaluate_classification
 
-    labelled = _load(labels, run, config, set_)
-    described = _describe(labelled, backbone, input_px=input_px, seed=seed)
-    with _saying(f"{head} head"):
-        trained, judged = train_and_cross_validate(
-            labelled, described, kind=head, k=k, seed=seed, over=hold_out, novelty=novelty
+    labelled = load_labelled(labels, run, config, set_)
+    embedded = embed_crops(labelled, backbone, input_px=input_px, seed=seed)
+    with _counting("classification") as on_progress:
+        evaluation = evaluate_classification(
+            labelled,
+            embedded,
+            out=out_dir,
+            labels=str(labels),
+            splits=splits,
+            maps=maps,
+            on_progress=on_progress,
         )
-    save_head(out_file, trained)
-    _print_findings(labelled)
-    if judged is None:
-        out.print("too few crops of each class to leave some out, so nobody knows how well it does")
-    else:
-        out.print(
-            f"on crops left out, {judged.splits} times a fifth: recall {judged.recall:.3f}, precision "
-            f"{judged.precision:.3f}, accuracy {judged.accuracy:.3f}, log loss {judged.log_loss:.3f}",
-            highlight=False,
-        )
-    if trained.meta.certainty is not None:
-        out.print(describe_uncertainty(trained), markup=False, highlight=False, soft_wrap=True)
-    out.print(
-        f"{head} head for {len(trained.classes)} classes, sha256 {head_digest(out_file)[:12]}… -> {out_file}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    _print_evaluation(labelled, evaluation)
 
 
-def evaluate(
+def retrieval(
     labels: LabelsOption,
-    out_dir: Annotated[
-        Path, typer.Option("--out", callback=outside_runs, help="Folder for the page, tables and pictures.")
-    ],
-    protocol: Annotated[
-        ProtocolName,
-        typer.Option(
-            help="martinsen2024: classification; scampi: retrieval; karaderi2021: closed and open sets; liu2022: "
-            "transfer learning; certainty: whether what a head says of its own certainty holds."
-        ),
-    ] = "martinsen2024",
-    backbone: BackboneOption = "bundled",
-    run: RunOption = None,
+    out_dir: EvaluationFolderOption,
+    backbone: LabelledBackboneOption = "bundled",
+    run: LabelledRunOption = None,
+    splits: SplitsOption = 10,
     distance: Annotated[
-        Distance, typer.Option(help="Of scampi's retrievals; the published one is euclidean.")
+        Distance, typer.Option(help="Distance of embeddings; the published one is euclidean.")
     ] = "euclidean",
+    input_px: InputOption = None,
+    seed: SeedOption = 0,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Evaluate embeddings by retrieval: how many of each crop's nearest neighbours are of its class (scampi)."""
+    from fossilray.evaluation.retrieval import evaluate_retrieval
+
+    labelled = load_labelled(labels, run, config, set_)
+    embedded = embed_crops(labelled, backbone, input_px=input_px, seed=seed)
+    with _counting("retrieval") as on_progress:
+        evaluation = evaluate_retrieval(
+            labelled,
+            embedded,
+            out=out_dir,
+            labels=str(labels),
+            splits=splits,
+            distance=distance,
+            on_progress=on_progress,
+        )
+    _print_evaluation(labelled, evaluation)
+
+
+def metric_learning(
+    labels: LabelsOption,
+    out_dir: EvaluationFolderOption,
+    backbone: LabelledBackboneOption = "bundled",
+    run: LabelledRunOption = None,
     splits: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            max=100,
-            help="Repetitions; default: 10, of certainty 5, of liu2022 1, of karaderi2021 --train 3.",
+            "--splits", min=1, max=100, help="Number of random splits; default: 10, or 3 with --train."
         ),
     ] = None,
-    maps: Annotated[bool, typer.Option("--maps/--no-maps", help="Draw t-SNE and UMAP.")] = True,
-    train: Annotated[
-        bool,
-        typer.Option(
-            "--train",
-            help="Of karaderi2021 and liu2022: train anew in every repetition, from --backbone on.",
-        ),
-    ] = False,
-    training: Annotated[
-        Path | None, typer.Option("--training", help="Of --train: YAML file of a training's fields.")
-    ] = None,
-    train_set: Annotated[
-        list[str] | None,
-        typer.Option("--train-set", help="Of --train: one field, e.g. metric.loss=supcon; may be repeated."),
-    ] = None,
+    maps: MapsOption = True,
+    train: TrainOption = False,
+    training: TrainingOption = None,
+    train_set: TrainSetOption = None,
     withhold: Annotated[
         list[str] | None,
         typer.Option(
             "--withhold",
-            help="Of karaderi2021: classes of the open set, with commas; repeated: further groups.",
+            help="Classes of the open set, separated by commas; may be repeated for further groups.",
         ),
     ] = None,
-    withheld: Annotated[
+    withhold_count: Annotated[
         int | None,
         typer.Option(
-            "--withheld", min=2, help="Of karaderi2021: classes of each group drawn; default: 2 in 7."
+            "--withhold-count", min=2, help="Number of classes in each random open set; default: 2 in 7."
         ),
     ] = None,
+    input_px: InputOption = None,
+    seed: SeedOption = 0,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Evaluate a metric space on known classes and on classes withheld from training (karaderi2021)."""
+    from fossilray.evaluation.metric_learning import evaluate_metric_learning
+
+    if withhold and withhold_count:
+        raise UsageError(
+            "--withhold names the classes and --withhold-count draws them at random; give one of them"
+        )
+    groups = [[name.strip() for name in names.split(",") if name.strip()] for names in withhold or ()]
+    trainer = _Trainer("metric", backbone, train, training, train_set, input_px, seed, out_dir)
+    labelled = load_labelled(labels, run, config, set_)
+    subject = (
+        trainer.make(labelled) if train else embed_crops(labelled, backbone, input_px=input_px, seed=seed)
+    )
+    with _counting("metric learning") as on_progress:
+        evaluation = evaluate_metric_learning(
+            labelled,
+            subject,
+            out=out_dir,
+            labels=str(labels),
+            splits=splits,
+            withhold=groups,
+            withheld_size=withhold_count,
+            maps=maps,
+            seed=seed,
+            on_progress=on_progress,
+        )
+    _print_evaluation(labelled, evaluation)
+
+
+def transfer(
+    labels: LabelsOption,
+    out_dir: EvaluationFolderOption,
+    backbone: LabelledBackboneOption = "bundled",
+    run: LabelledRunOption = None,
+    splits: SplitsOption = 1,
+    train: TrainOption = False,
+    training: TrainingOption = None,
+    train_set: TrainSetOption = None,
     reduced: Annotated[
         list[int] | None,
         typer.Option(
-            "--reduced", min=1, help="Of liu2022: most crops of a class to learn from; may be repeated."
+            "--reduced", min=1, help="Repeat with at most so many training crops of a class; may be repeated."
         ),
     ] = None,
     compare: Annotated[
         bool,
         typer.Option(
             "--compare",
-            help="Of liu2022 --train: deep half and all layers, with and without random crop, on the least --reduced.",
+            help="Compare, with --train on the smallest --reduced: deep half and all layers, with and without random "
+            "crop.",
         ),
     ] = False,
-    head: Annotated[HeadKind, typer.Option(help="Of certainty: what tells classes apart.")] = "logistic",
-    coverage: Annotated[
-        float,
-        typer.Option(min=0.5, max=0.999, help="Of certainty: how often a set is to hold the right genus."),
-    ] = 0.9,
-    wrong: Annotated[
-        float,
-        typer.Option(min=0.001, max=0.9, help="Of certainty: share of wrong calls allowed among those kept."),
-    ] = 0.05,
     input_px: InputOption = None,
     seed: SeedOption = 0,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Judge a backbone by labelled crops as a published protocol does: one page, tables as CSV and JSON, pictures."""
-    asked = SupervisedOptions(train, training, train_set, withhold, withheld, reduced, compare)
-    asked.refuse_strangers(protocol)
-    labelled = _load(labels, run, config, set_)
-    described = None if train else _describe(labelled, backbone, input_px=input_px, seed=seed)
-    with _saying(protocol) as say:
+    """Evaluate transfer learning: a classifier of new classes on a pre-trained network (liu2022)."""
+    from fossilray.evaluation.transfer import COMPARED_SETTINGS, evaluate_transfer
 
-        def show_progress(done: int, total: int) -> None:
-            say(f"{protocol}: repetition {done} of {total}")
-
-        if protocol == "karaderi2021" or protocol == "liu2022":  # noqa: PLR1714 - mypy narrows these alone
-            found = asked.evaluate(
-                labelled,
-                described,
-                protocol=protocol,
-                backbone=backbone,
-                out=out_dir,
-                labels=str(labels),
-                splits=splits,
-                maps=maps,
-                input_px=input_px,
-                seed=seed,
-                on_progress=show_progress,
-            )
-        elif protocol == "certainty":
-            from fossilray.evaluation.uncertainty import evaluate_uncertainty
-
-            assert described is not None, "this protocol trains no network"
-            found = evaluate_uncertainty(
-                labelled,
-                described,
-                kind=head,
-                out=out_dir,
-                labels=str(labels),
-                splits=5 if splits is None else splits,
-                coverage=coverage,
-                wrong_share=wrong,
-                on_progress=show_progress,
-            )
-        elif protocol == "scampi":
-            from fossilray.evaluation.retrieval import evaluate_retrieval
-
-            assert described is not None, "this protocol trains no network"
-            found = evaluate_retrieval(
-                labelled,
-                described,
-                out=out_dir,
-                labels=str(labels),
-                splits=10 if splits is None else splits,
-                distance=distance,
-                on_progress=show_progress,
-            )
-        else:
-            from fossilray.evaluation.classification import evaluate_classification
-
-            assert described is not None, "this protocol trains no network"
-            found = evaluate_classification(
-                labelled,
-                described,
-                out=out_dir,
-                labels=str(labels),
-                splits=10 if splits is None else splits,
-                maps=maps,
-                on_progress=show_progress,
-            )
-    _print_findings(labelled)
-    table = TextTable("figure", Column("value", is_number=True), Column("±", is_number=True))
-    for name, value in found.figures.items():
-        if not name.endswith(" deviation"):
-            spread = found.figures.get(f"{name} deviation")
-            table.add_row(name, f"{value:.3f}", "" if spread is None else f"{spread:.3f}")
-    out.print(table)
-    out.print(f"page: {found.page}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _load(labels: Path, run: str | None, config: str | None, set_: list[str] | None) -> LabelledSet:
-    from fossilray.labels.load import load_labels
-
-    with _saying("labels"):
-        return load_labels(labels, run=None if run is None else open_store(run, config, set_))
-
-
-def _describe(labelled: LabelledSet, backbone: str, *, input_px: int | None, seed: int) -> EmbeddedCrops:
-    from fossilray.labels.embed import embed_labelled
-
-    with _saying("vectors"):
-        return embed_labelled(labelled, backbone, input_px=input_px, seed=seed)
-
-
-def _print_findings(labelled: LabelledSet) -> None:
-    found: LabelReport = labelled.findings
-    lines = [f"{len(labelled)} labelled crops of {len(labelled.crops.classes)} classes"]
-    if found.unreadable:
-        lines.append(
-            f"{len(found.unreadable)} left out: {_few([f'{n}: {why}' for n, why in found.unreadable])}"
+    if compare and not train:
+        raise UsageError("--compare compares ways of training, and nothing is trained; add --train")
+    trainer = _Trainer("transfer", backbone, train, training, train_set, input_px, seed, out_dir)
+    labelled = load_labelled(labels, run, config, set_)
+    subject = (
+        trainer.make(labelled) if train else embed_crops(labelled, backbone, input_px=input_px, seed=seed)
+    )
+    conditions = COMPARED_SETTINGS if compare else {}
+    compared = {name: trainer.make(labelled, *fields) for name, fields in conditions.items()}
+    with _counting("transfer") as on_progress:
+        evaluation = evaluate_transfer(
+            labelled,
+            subject,
+            out=out_dir,
+            labels=str(labels),
+            splits=splits,
+            reduced=reduced or (),
+            compared=compared,
+            seed=seed,
+            on_progress=on_progress,
         )
-    if found.unlabelled:
-        lines.append(f"{found.unlabelled} rows have no genus")
-    if found.singletons:
-        lines.append(f"classes of one crop, never asked about: {_few(found.singletons)}")
-    if found.duplicates:
-        groups = [" = ".join(group) for group in found.duplicates]
-        lines.append(
-            f"{len(groups)} pictures there more than once, kept on one side of a split: {_few(groups)}"
+    _print_evaluation(labelled, evaluation)
+
+
+def uncertainty(
+    labels: LabelsOption,
+    out_dir: EvaluationFolderOption,
+    backbone: LabelledBackboneOption = "bundled",
+    run: LabelledRunOption = None,
+    kind: HeadKindOption = "logistic",
+    splits: SplitsOption = 5,
+    coverage: CoverageOption = 0.9,
+    wrong: WrongOption = 0.05,
+    input_px: InputOption = None,
+    seed: SeedOption = 0,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Evaluate a head's uncertainty on held-out crops: calibration, prediction sets, kept predictions, novelty."""
+    from fossilray.evaluation.uncertainty import evaluate_uncertainty
+
+    labelled = load_labelled(labels, run, config, set_)
+    embedded = embed_crops(labelled, backbone, input_px=input_px, seed=seed)
+    with _counting("uncertainty") as on_progress:
+        evaluation = evaluate_uncertainty(
+            labelled,
+            embedded,
+            kind=kind,
+            out=out_dir,
+            labels=str(labels),
+            splits=splits,
+            coverage=coverage,
+            wrong_share=wrong,
+            on_progress=on_progress,
         )
-    if found.conflicts:
-        groups = [" = ".join(group) for group in found.conflicts]
-        lines.append(f"{len(groups)} of them under different labels: {_few(groups)}")
-    for line in lines:
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    _print_evaluation(labelled, evaluation)
 
 
-def _few(names: list[str] | tuple[str, ...]) -> str:
-    return "; ".join(names[:5]) + (f"; and {len(names) - 5} more" if len(names) > 5 else "")
+@dataclass(frozen=True)
+class _Trainer:
+    """The trainings that `--train` asks for, always from the same start.
+
+    Raises:
+        UsageError: an option of a training was given without `--train`.
+    """
+
+    method: Literal["metric", "transfer"]
+    backbone: str
+    is_on: bool
+    config: Path | None
+    assignments: list[str] | None
+    input_px: int | None
+    seed: int
+    folder: Path
+
+    def __post_init__(self) -> None:
+        for name, value in {"--training": self.config, "--train-set": self.assignments}.items():
+            if value and not self.is_on:
+                raise UsageError(f"{name} configures a training, and nothing is trained; add --train")
+
+    def make(self, labelled: LabelledSet, *fields: str) -> ProtocolTraining:
+        """Return a training on some of these crops, with these fields beside those of the options."""
+        from fossilray.evaluation.protocol_training import ProtocolTraining, protocol_train_config
+
+        config = protocol_train_config(
+            self.backbone,
+            method=self.method,
+            path=self.config,
+            assignments=[f"seed={self.seed + 1}", *(self.assignments or []), *fields],
+            input_px=self.input_px,
+        )
+        return ProtocolTraining(labelled, config, folder=self.folder / "trainings")
 
 
 @contextmanager
-def _saying(what: str) -> Iterator[Callable[[str], None]]:
-    """Say on stderr what is being done, where somebody watches."""
-    with err.status(f"{what} …") as status:
-        yield lambda text: status.update(f"{text} …")
+def _counting(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show on a terminal which repetition is in progress."""
+    with working(label) as relabel:
+        yield lambda done, total: relabel(f"{label}: repetition {done} of {total}")
+
+
+def _print_evaluation(labelled: LabelledSet, evaluation: Evaluation) -> None:
+    print_label_report(labelled)
+    table = TextTable("figure", Column("value", is_number=True), Column("±", is_number=True))
+    for name, value in evaluation.figures.items():
+        if not name.endswith(" deviation"):
+            spread = evaluation.figures.get(f"{name} deviation")
+            table.add_row(name, f"{value:.3f}", "" if spread is None else f"{spread:.3f}")
+    out.print(table)
+    say(f"page: {evaluation.page}")

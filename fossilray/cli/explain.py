@@ -1,120 +1,171 @@
-"""The command that shows why a head names crops as it does."""
+"""The command that explains a head's predictions."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fossilray.cli.options import ConfigOption, SetOption, err, open_store, out, outside_runs
+from fossilray.cli.options import (
+    ConfigOption,
+    CropsOption,
+    HeadOption,
+    ObjectsOption,
+    SetOption,
+    WhereOption,
+    open_store,
+    outside_runs,
+)
+from fossilray.cli.output import say, warn
+from fossilray.core.errors import UsageError
 
 if TYPE_CHECKING:
     from fossilray.analysis.explain.crops import CropsToExplain
 
+SheetFileOption = Annotated[
+    Path,
+    typer.Option("--out", callback=outside_runs, help="Output file: a page (.html) or a picture (.png)."),
+]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        help="Labelled crops: a folder of <class>/<image>, or a CSV of labels (of objects: with --run).",
+    ),
+]
+RunOption = Annotated[
+    str | None, typer.Option("--run", help="Run directory of the objects to explain, local or s3://…")
+]
+LeastCertainOption = Annotated[
+    bool,
+    typer.Option(
+        "--least-certain", help="Choose the crops with the highest entropy, and explain two genera for each."
+    ),
+]
+ConfusedOption = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--confused",
+        metavar="GENUS GENUS",
+        help="Choose crops of either genus that the head predicts as the other; needs --labels.",
+    ),
+]
+GenusOption = Annotated[
+    str | None, typer.Option("--genus", help="Genus to explain; default: the predicted one.")
+]
+AttributionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attribution",
+        help="Attribution method: grad-cam, guided, features (convolutional networks), rollout, attention "
+        "(transformers); may be repeated; default: all that suit the network.",
+    ),
+]
+LimitOption = Annotated[
+    int, typer.Option("--limit", min=1, max=200, help="Maximum number of objects on the sheet.")
+]
+BackboneOption = Annotated[
+    str,
+    typer.Option(
+        "--backbone", help="Backbone that the head was trained on: bundled, a weights file, timm:NAME."
+    ),
+]
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Which crops to explain, as the options name them."""
+
+    crops: Path | None
+    labels: Path | None
+    run: str | None
+    objects: list[str] | None
+    where: str | None
+    least_certain: bool
+    confused: tuple[str, str] | None
+    genus: str | None
+    limit: int
+
+    def check(self) -> None:
+        """Raises:
+        UsageError: the options contradict each other, or none names crops.
+        """
+        if sum((self.least_certain, self.confused is not None, self.genus is not None)) > 1:
+            raise UsageError("--least-certain, --confused and --genus exclude each other; give one of them")
+        if self.confused is not None and self.labels is None:
+            raise UsageError("--confused compares predictions with labels; give --labels")
+        if (self.objects or self.where) and (self.run is None or self.crops or self.labels):
+            raise UsageError("--object and --where choose objects of --run; leave out --crops and --labels")
+        if self.objects and (self.where or self.least_certain):
+            raise UsageError("--object names the crops; leave out --where and --least-certain")
+        if self.crops is not None and (self.labels or self.run):
+            raise UsageError("name the crops to explain by one of --crops, --labels and --run")
+        if self.crops is None and self.labels is None and self.run is None:
+            raise UsageError(
+                "no crops to explain are named; give --crops DIR, --labels DIR or CSV, or --run RUN"
+            )
+
 
 def explain(
-    head: Annotated[Path, typer.Option(help="File that `fossilray classify train` made.")],
-    out_file: Annotated[
-        Path, typer.Option("--out", callback=outside_runs, help="Page (.html) or picture (.png) to write.")
-    ],
-    crops: Annotated[Path | None, typer.Option("--crops", help="Folder of images.")] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            "--labels", help="Folder of <class>/<image>, or CSV of labels (of objects: with --run)."
-        ),
-    ] = None,
-    run: Annotated[str | None, typer.Option("--run", help="Run whose objects are meant.")] = None,
-    object_: Annotated[
-        list[str] | None,
-        typer.Option("--object", metavar="SLIDE:ID", help="slide_id and object_id; may be repeated."),
-    ] = None,
-    where: Annotated[str | None, typer.Option(help="SQL condition on objects of --run.")] = None,
-    least_certain: Annotated[
-        bool, typer.Option("--least-certain", help="Of these crops the least certain, for two genera each.")
-    ] = False,
-    confused: Annotated[
-        tuple[str, str] | None,
-        typer.Option(metavar="GENUS GENUS", help="Two genera taken for each other; needs --labels."),
-    ] = None,
-    genus: Annotated[
-        str | None, typer.Option(help="Explain this genus; default: the one that the head gives.")
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="grad-cam, guided, features (convolutional), rollout, attention (transformers); may be repeated; "
-            "default: all that suit the network."
-        ),
-    ] = None,
-    count: Annotated[int, typer.Option("--n", min=1, max=200, help="Most crops on the sheet.")] = 12,
-    backbone: Annotated[
-        str, typer.Option(help="That the head was taught on: bundled, a file of weights, timm:<name>.")
-    ] = "bundled",
+    head: HeadOption,
+    out_file: SheetFileOption,
+    crops: CropsOption = None,
+    labels: LabelsOption = None,
+    run: RunOption = None,
+    object_: ObjectsOption = None,
+    where: WhereOption = None,
+    least_certain: LeastCertainOption = False,
+    confused: ConfusedOption = None,
+    genus: GenusOption = None,
+    attribution: AttributionOption = None,
+    limit: LimitOption = 12,
+    backbone: BackboneOption = "bundled",
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Show why a head names crops as it does: maps of what spoke for a genus, on a sheet."""
+    """Explain predictions: Grad-CAM or attention maps for chosen crops, as a contact sheet."""
     from fossilray.analysis.explain.maps import explain_cases, methods_for, predict
     from fossilray.analysis.explain.open_backbone import load_differentiable, score_label
     from fossilray.analysis.explain.selection import choose_confused, choose_given, choose_uncertain
     from fossilray.analysis.explain.sheet import show_cases, write_explanation_sheet
-    from fossilray.core.errors import UsageError
     from fossilray.models.heads.head_file import load_head
     from fossilray.render.contact_sheet import require_sheet_suffix
 
     require_sheet_suffix(out_file, option="--out")
-    if sum((least_certain, confused is not None, genus is not None)) > 1:
-        raise UsageError("--least-certain, --confused and --genus each choose what is explained; give one")
-    if confused is not None and labels is None:
-        raise UsageError("--confused compares what the head says with labels; give --labels")
-    known = load_head(head)
-    opened = load_differentiable(backbone, known)
-    material = _material(
-        crops, labels, run, object_, where, head, count, least_certain, config=config, set_=set_
-    )
-    for name, why in material.unreadable:
-        err.print(f"left out: {name}: {why}", markup=False, highlight=False, soft_wrap=True)
-    shares = predict(opened, known, material)
+    selection = _Selection(crops, labels, run, object_, where, least_certain, confused, genus, limit)
+    selection.check()
+    classifier = load_head(head)
+    network = load_differentiable(backbone, classifier)
+    material = _load_crops(selection, head, config=config, set_=set_)
+    for name, reason in material.unreadable:
+        warn(f"left out: {name}: {reason}")
+    probabilities = predict(network, classifier, material)
+    classes = classifier.classes
     if confused is not None:
         assert material.labels is not None
-        choice = choose_confused(shares, known.classes, material.labels, confused, count=count)
+        choice = choose_confused(probabilities, classes, material.labels, confused, count=limit)
     elif least_certain:
-        choice = choose_uncertain(shares, count=count)
+        choice = choose_uncertain(probabilities, count=limit)
     else:
-        choice = choose_given(shares, known.classes, count=count, genus=genus)
-    methods = methods_for(opened, method or (), targets=len(choice.cases[0].targets))
-    explained = explain_cases(opened, known, material, choice.cases, methods)
+        choice = choose_given(probabilities, classes, count=limit, genus=genus)
+    methods = methods_for(network, attribution or (), targets=len(choice.cases[0].targets))
+    explained = explain_cases(network, classifier, material, choice.cases, methods)
     left_out = f" {material.left_out:,} more were not shown." if material.left_out else ""
-    facts = [
-        f"Score: {score_label(known)}. Backbone {opened.name}, input {opened.preprocessing.size_px} px.{left_out}",
-        "A map shows what moved this head's score. It is no proof that a palynologist's reason lies there, and a head "
-        "that was taught on these very crops has seen them before.",
+    notes = [
+        f"Score: {score_label(classifier)}. Backbone {network.name}, input {network.preprocessing.size_px} px."
+        + left_out,
+        "A map shows which pixels changed this head's score. It does not prove that a palynologist would name the "
+        "same reason, and a head that was trained on these very crops has seen them before.",
     ]
-    write_explanation_sheet(
-        show_cases(material, shares, known.classes, explained), choice, out_file, facts=facts
-    )
-    out.print(
-        f"{len(choice.cases)} crops explained by {', '.join(methods)} -> {out_file}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    sheet = show_cases(material, probabilities, classes, explained)
+    write_explanation_sheet(sheet, choice, out_file, facts=notes)
+    say(f"{len(choice.cases)} crops explained by {', '.join(methods)} -> {out_file}")
 
 
-def _material(
-    crops: Path | None,
-    labels: Path | None,
-    run: str | None,
-    objects: list[str] | None,
-    where: str | None,
-    head: Path,
-    count: int,
-    least_certain: bool,
-    *,
-    config: str | None,
-    set_: list[str] | None,
+def _load_crops(
+    selection: _Selection, head: Path, *, config: str | None, set_: list[str] | None
 ) -> CropsToExplain:
     from fossilray.analysis.explain.crops import (
         is_letterboxed,
@@ -122,33 +173,25 @@ def _material(
         material_of_labels,
         material_of_run,
     )
-    from fossilray.core.errors import UsageError
     from fossilray.labels.load import load_labels
     from fossilray.models.heads.head_file import head_digest
     from fossilray.store.query.connection import parse_object_name
 
-    if (objects or where) and (run is None or crops or labels):
-        raise UsageError("--object and --where choose objects of --run; leave out --crops and --labels")
-    if objects and (where or least_certain):
-        raise UsageError("--object names the crops; leave out --where and --least-certain")
-    if crops is not None and (labels or run):
-        raise UsageError("say what to explain by one of --crops, --labels and --run")
-    if crops is not None:
-        return material_of_folder(crops)
-    if labels is not None:
-        store = None if run is None else open_store(run, config, set_)
-        labelled = load_labels(labels, run=store)
+    if selection.crops is not None:
+        return material_of_folder(selection.crops)
+    store = None if selection.run is None else open_store(selection.run, config, set_)
+    if selection.labels is not None:
+        labelled = load_labels(selection.labels, run=store)
         of_objects = store is not None and labelled.wells is not None
         return material_of_labels(
             labelled, letterboxed=of_objects and store is not None and is_letterboxed(store)
         )
-    if run is None:
-        raise UsageError("say what to explain: --crops DIR, --labels DIR or CSV, or --run RUN")
+    assert store is not None, "checked with the options"
     return material_of_run(
-        open_store(run, config, set_),
+        store,
         head_sha256=head_digest(head),
-        count=count,
-        objects=[parse_object_name(one) for one in objects or ()],
-        where=where,
-        least_certain=least_certain,
+        count=selection.limit,
+        objects=[parse_object_name(name) for name in selection.objects or ()],
+        where=selection.where,
+        least_certain=selection.least_certain,
     )

@@ -2,18 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fossilray.cli.options import ConfigOption, RunArgument, SetOption, open_store, out, outside_runs
+from fossilray.cli.options import (
+    ConfigOption,
+    RunArgument,
+    SetOption,
+    WhereOption,
+    open_store,
+    outside_runs,
+)
+from fossilray.cli.output import say
 from fossilray.core.config.choices import SplitBy
+from fossilray.core.errors import UsageError
 from fossilray.core.text import counted
 
+if TYPE_CHECKING:
+    from fossilray.analysis.export.tiles import TileOptions
+    from fossilray.store import RunStore
+
 ExportForm = Literal["geojson", "csv", "coco", "yolo", "imagefolder", "anndata", "vectors"]
+
+ExportOutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        callback=outside_runs,
+        help="Output folder (coco, yolo, imagefolder: a new one), folder or file (geojson), or file: .csv, .h5ad "
+        "(anndata), .parquet (vectors).",
+    ),
+]
+ExportFormOption = Annotated[
+    ExportForm,
+    typer.Option(
+        "--format",
+        help="Output format: geojson opens in QuPath; coco and yolo hold images of the slides with boxes; imagefolder "
+        "holds crops by genus; anndata and vectors hold embeddings as float32.",
+    ),
+]
+SlideOption = Annotated[str | None, typer.Option("--slide", help="slide_id of the only slide to export.")]
+GenusOption = Annotated[
+    str | None,
+    typer.Option(
+        "--predictions",
+        help="Name of the predictions to use, from `fossilray classify run`; default: no genera are written.",
+    ),
+]
+KeepBoundsOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-bounds",
+        help="geojson: keep coordinates in OpenSlide's frame; default: relative to the slide's bounds, as in QuPath.",
+    ),
+]
+ExportEmbeddingsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--embeddings",
+        help="Name of the embeddings to use, from `fossilray embed` (anndata, vectors); default: the run's own.",
+    ),
+]
+TileOption = Annotated[
+    int | None,
+    typer.Option("--tile-px", min=32, help="coco, yolo: side of an image in pixels; default: 640."),
+]
+ScaleOption = Annotated[
+    float | None, typer.Option("--um-per-px", help="coco, yolo: scale of the images; default: 1.")
+]
+BackgroundOption = Annotated[
+    float | None,
+    typer.Option("--background", help="coco, yolo: share of images without objects; default: 0.1."),
+]
+ValidationOption = Annotated[
+    float | None,
+    typer.Option(
+        "--validation",
+        help="yolo: share of images for validation, in whole wells where that comes within 5 points, else in whole "
+        "slides; default: 0.2.",
+    ),
+]
+SplitByOption = Annotated[
+    SplitBy | None,
+    typer.Option("--split-by", help="yolo: unit of the split, a well or a slide; default: auto."),
+]
+
 _FORMS_OF_OPTION: dict[str, tuple[ExportForm, ...]] = {
-    "--head": ("geojson", "csv", "coco", "yolo", "imagefolder", "anndata"),
+    "--predictions": ("geojson", "csv", "coco", "yolo", "imagefolder", "anndata"),
     "--keep-bounds": ("geojson",),
     "--embeddings": ("anndata", "vectors"),
     "--tile-px": ("coco", "yolo"),
@@ -26,96 +105,49 @@ _FORMS_OF_OPTION: dict[str, tuple[ExportForm, ...]] = {
 
 def crops(
     run: RunArgument,
-    out_dir: Annotated[Path, typer.Option("--out", callback=outside_runs, help="Folder for the images.")],
-    where: Annotated[str, typer.Option(help='SQL condition on objects, e.g. "width_um > 50".')] = "true",
-    limit: Annotated[int | None, typer.Option(help="Most images to write.")] = None,
+    out_dir: Annotated[
+        Path, typer.Option("--out", callback=outside_runs, help="Output folder for the images.")
+    ],
+    where: WhereOption = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Maximum number of objects; default: all that match.")
+    ] = None,
     square: Annotated[
         bool,
-        typer.Option("--square", help="The square that is stored; default: the proportions of the fossil."),
+        typer.Option("--square", help="Write crops as stored, square; default: in the fossil's proportions."),
     ] = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Write matching crops as image files."""
+    """Write crops of matching objects as image files."""
     from fossilray.analysis.export.boxes import save_crops
 
     count = save_crops(open_store(run, config, set_), where=where, out=out_dir, limit=limit, square=square)
-    _print(f"{counted(count, 'crop')} -> {out_dir}")
+    say(f"{counted(count, 'crop')} -> {out_dir}")
 
 
 def export(
     run: RunArgument,
-    out_path: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            callback=outside_runs,
-            help="New folder (coco, yolo, imagefolder), folder or file (geojson), or file: .csv, .h5ad of anndata, "
-            ".parquet of vectors.",
-        ),
-    ],
-    form: Annotated[
-        ExportForm,
-        typer.Option(
-            "--format",
-            help="geojson opens in QuPath; coco and yolo cut images from the slides; imagefolder holds crops by genus; "
-            "anndata and vectors hold embeddings as float32.",
-        ),
-    ] = "geojson",
-    where: Annotated[str, typer.Option(help="SQL condition on objects.")] = "true",
-    slide: Annotated[str | None, typer.Option(help="One slide_id.")] = None,
-    head: Annotated[
-        str | None,
-        typer.Option("--head", help="Name of predictions of `fossilray classify run` to write along."),
-    ] = None,
-    keep_bounds: Annotated[
-        bool,
-        typer.Option(
-            "--keep-bounds",
-            help="geojson: coordinates in OpenSlide's frame; default subtracts the bounds as QuPath does.",
-        ),
-    ] = False,
-    embeddings: Annotated[
-        str | None,
-        typer.Option(help="anndata, vectors: vectors of `fossilray embed` by name; default: the run's own."),
-    ] = None,
-    tile_px: Annotated[
-        int | None, typer.Option(min=32, help="coco, yolo: side of an image; default 640.")
-    ] = None,
-    um_per_px: Annotated[
-        float | None, typer.Option(help="coco, yolo: scale of the images; default 1.")
-    ] = None,
-    background: Annotated[
-        float | None,
-        typer.Option(help="coco, yolo: share of the images that show no object; default 0.1."),
-    ] = None,
-    validation: Annotated[
-        float | None,
-        typer.Option(
-            help="yolo: share of the images for `val`, whole wells where that comes within 5 points, else whole "
-            "slides; default 0.2."
-        ),
-    ] = None,
-    split_by: Annotated[
-        SplitBy | None, typer.Option(help="yolo: keep whole wells apart, or whole slides; default auto.")
-    ] = None,
+    out_path: ExportOutOption,
+    form: ExportFormOption = "geojson",
+    where: WhereOption = None,
+    slide: SlideOption = None,
+    predictions: GenusOption = None,
+    keep_bounds: KeepBoundsOption = False,
+    embeddings: ExportEmbeddingsOption = None,
+    tile_px: TileOption = None,
+    um_per_px: ScaleOption = None,
+    background: BackgroundOption = None,
+    validation: ValidationOption = None,
+    split_by: SplitByOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Write objects for other programs: boxes, images to train on, or vectors."""
-    from fossilray.analysis.export.anndata import export_anndata
-    from fossilray.analysis.export.boxes import export_objects
-    from fossilray.analysis.export.coco import export_coco
-    from fossilray.analysis.export.image_folder import export_image_folder
-    from fossilray.analysis.export.tiles import TileOptions
-    from fossilray.analysis.export.vectors import export_vectors
-    from fossilray.analysis.export.yolo import export_yolo
-    from fossilray.core.errors import UsageError
-
-    _refuse_strangers(
+    """Export objects to other programs: boxes, images to train on, or embeddings."""
+    _check_options(
         form,
         {
-            "--head": head,
+            "--predictions": predictions,
             "--keep-bounds": keep_bounds or None,
             "--embeddings": embeddings,
             "--tile-px": tile_px,
@@ -125,103 +157,136 @@ def export(
             "--split-by": split_by,
         },
     )
-    store = open_store(run, config, set_)
-    usual = TileOptions()
-    options = TileOptions(
-        tile_px=usual.tile_px if tile_px is None else tile_px,
-        um_per_px=usual.um_per_px if um_per_px is None else um_per_px,
-        background=usual.background if background is None else background,
-    )
-    match form:
-        case "coco":
-            coco = export_coco(store, out_path, options=options, where=where, slide=slide, head=head)
-            _print(_tiles_line(coco.objects, coco.boxes, coco.images, coco.background, out_path))
-            _print_background(coco.background, coco.images, options.background)
-            _print_left_out(clipped=coco.clipped, unreadable=coco.unreadable, lost=coco.lost, cut=coco.cut)
-        case "yolo":
-            yolo = export_yolo(
-                store,
-                out_path,
-                options=options,
-                validation=0.2 if validation is None else validation,
-                split_by=split_by or "auto",
-                where=where,
-                slide=slide,
-                head=head,
+    request = _Request(open_store(run, config, set_), out_path, where, slide, predictions)
+    if form in ("coco", "yolo"):
+        tiles = _tile_options(tile_px, um_per_px, background)
+        if form == "coco":
+            request.write_coco(tiles)
+        else:
+            request.write_yolo(
+                tiles, validation=0.2 if validation is None else validation, split_by=split_by or "auto"
             )
-            _print(_tiles_line(yolo.objects, yolo.boxes, yolo.images, yolo.background, out_path))
-            share = yolo.validation / max(yolo.images, 1)
-            _print(f"{yolo.validation} images ({share:.1%}) to validate on. {yolo.split.why}")
-            _print_background(yolo.background, yolo.images, options.background)
-            _print_left_out(clipped=yolo.clipped, unreadable=yolo.unreadable, lost=yolo.lost, cut=yolo.cut)
-        case _:
-            match form:
-                case "imagefolder":
-                    if head is None:
-                        raise UsageError(
-                            "an image folder has a folder for each genus; say with --head which predictions name them"
-                        )
-                    made = export_image_folder(store, out_path, head=head, where=where, slide=slide)
-                case "anndata":
-                    made = export_anndata(
-                        store, out_path, where=where, slide=slide, head=head, embeddings=embeddings
-                    )
-                case "vectors":
-                    made = export_vectors(store, out_path, where=where, slide=slide, embeddings=embeddings)
-                case "geojson" | "csv":
-                    made = export_objects(
-                        store,
-                        out_path,
-                        form=form,
-                        where=where,
-                        slide=slide,
-                        head=head,
-                        subtract_bounds=not keep_bounds,
-                    )
-            _print(f"{counted(made.objects, 'object')} -> {out_path}")
-            _print_left_out(
-                clipped=made.clipped, without_pixels=made.without_pixels, without_genus=made.without_genus
+    else:
+        request.write_objects(form, embeddings=embeddings, keep_bounds=keep_bounds)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Which objects of which run to write where; one method for each kind of format."""
+
+    store: RunStore
+    out: Path
+    where: str | None
+    slide: str | None
+    head: str | None
+
+    def write_coco(self, tiles: TileOptions) -> None:
+        from fossilray.analysis.export.coco import export_coco
+
+        coco = export_coco(
+            self.store, self.out, options=tiles, where=self.where, slide=self.slide, head=self.head
+        )
+        say(_tiles_line(coco.objects, coco.boxes, coco.images, coco.background, self.out))
+        _print_background(coco.background, coco.images, tiles.background)
+        _print_left_out(clipped=coco.clipped, unreadable=coco.unreadable, lost=coco.lost, cut=coco.cut)
+
+    def write_yolo(self, tiles: TileOptions, *, validation: float, split_by: SplitBy) -> None:
+        from fossilray.analysis.export.yolo import export_yolo
+
+        yolo = export_yolo(
+            self.store,
+            self.out,
+            options=tiles,
+            validation=validation,
+            split_by=split_by,
+            where=self.where,
+            slide=self.slide,
+            head=self.head,
+        )
+        say(_tiles_line(yolo.objects, yolo.boxes, yolo.images, yolo.background, self.out))
+        share = yolo.validation / max(yolo.images, 1)
+        say(f"{yolo.validation} images ({share:.1%}) for validation. {yolo.split.why}")
+        _print_background(yolo.background, yolo.images, tiles.background)
+        _print_left_out(clipped=yolo.clipped, unreadable=yolo.unreadable, lost=yolo.lost, cut=yolo.cut)
+
+    def write_objects(
+        self,
+        form: Literal["geojson", "csv", "imagefolder", "anndata", "vectors"],
+        *,
+        embeddings: str | None,
+        keep_bounds: bool,
+    ) -> None:
+        from fossilray.analysis.export.anndata import export_anndata
+        from fossilray.analysis.export.boxes import export_objects
+        from fossilray.analysis.export.image_folder import export_image_folder
+        from fossilray.analysis.export.vectors import export_vectors
+
+        store, out, where, slide, head = self.store, self.out, self.where, self.slide, self.head
+        if form == "imagefolder":
+            if head is None:
+                raise UsageError(
+                    "an image folder has a folder for each genus; name the predictions by --predictions"
+                )
+            written = export_image_folder(store, out, head=head, where=where, slide=slide)
+        elif form == "anndata":
+            written = export_anndata(store, out, where=where, slide=slide, head=head, embeddings=embeddings)
+        elif form == "vectors":
+            written = export_vectors(store, out, where=where, slide=slide, embeddings=embeddings)
+        else:
+            written = export_objects(
+                store, out, form=form, where=where, slide=slide, head=head, subtract_bounds=not keep_bounds
             )
+        say(f"{counted(written.objects, 'object')} -> {out}")
+        _print_left_out(
+            clipped=written.clipped,
+            without_pixels=written.without_pixels,
+            without_genus=written.without_genus,
+        )
 
 
-def _refuse_strangers(form: ExportForm, given: dict[str, object]) -> None:
-    from fossilray.core.errors import UsageError
-
+def _check_options(form: ExportForm, given: Mapping[str, object]) -> None:
     for option, value in given.items():
         forms = _FORMS_OF_OPTION[option]
         if value is not None and form not in forms:
             raise UsageError(
-                f"{option} is of --format {', '.join(forms)}, and {form} has no use for it; leave it out"
+                f"{option} applies to --format {', '.join(forms)}, and the format is {form}; leave it out"
             )
 
 
-def _tiles_line(objects: int, boxes: int, images: int, background: int, out_path: Path) -> str:
-    return f"{objects} objects as {boxes} boxes in {images} images, {background} of them without object -> {out_path}"
+def _tile_options(tile_px: int | None, um_per_px: float | None, background: float | None) -> TileOptions:
+    from fossilray.analysis.export.tiles import TileOptions
+
+    default = TileOptions()
+    return TileOptions(
+        tile_px=default.tile_px if tile_px is None else tile_px,
+        um_per_px=default.um_per_px if um_per_px is None else um_per_px,
+        background=default.background if background is None else background,
+    )
 
 
-def _print_background(background: int, images: int, asked: float) -> None:
-    """Say so where the share of images without object is more than 5 points from the asked one."""
+def _tiles_line(objects: int, boxes: int, images: int, background: int, out: Path) -> str:
+    return f"{objects} objects as {boxes} boxes in {images} images, {background} of them without objects -> {out}"
+
+
+def _print_background(background: int, images: int, requested: float) -> None:
+    """Print a line where the share of images without objects is more than 5 points from the requested one."""
     reached = background / max(images, 1)
-    if images and abs(reached - asked) > 0.05:
-        _print(
-            f"asked {asked:.0%} of the images without object, reached {reached:.0%}: the slides have no more such "
-            "tiles, or the images are too few for that share"
+    if images and abs(reached - requested) > 0.05:
+        say(
+            f"requested {requested:.0%} of images without objects, reached {reached:.0%}: the slides have no more such "
+            "tiles, or there are too few images for that share"
         )
 
 
 def _print_left_out(**counts: int) -> None:
-    says = {
+    reasons = {
         "clipped": "boxes reached beyond the scanned area and end at its edge",
-        "without_pixels": "objects have no vector, for their pixels could not be read",
+        "without_pixels": "objects have no embedding because their pixels could not be read",
         "without_genus": "objects have no genus in these predictions and are left out",
-        "unreadable": "images are left out, for the slide could not be read there",
+        "unreadable": "images are left out because the slide could not be read there",
         "lost": "objects are in no image for that reason",
         "cut": "objects are larger than an image, and their boxes end at its edge",
     }
     for name, count in counts.items():
         if count:
-            _print(f"{count} {says[name]}")
-
-
-def _print(line: str) -> None:
-    out.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(f"{count} {reasons[name]}")

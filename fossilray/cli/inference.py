@@ -1,8 +1,7 @@
-"""Commands that ask about the crops of a run once more, without opening a slide."""
+"""Commands that run a backbone or a head over the stored crops of a run, without opening a slide."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,28 +9,32 @@ import typer
 from fossilray.cli.options import (
     ClusterOption,
     ConfigOption,
+    CoverageOption,
+    EmbeddingsOption,
+    HeadOption,
     RunArgument,
     SetOption,
     WorkersOption,
-    out,
-    print_result,
     settings,
-    stop_on_sigterm,
 )
+from fossilray.cli.output import out
+from fossilray.cli.running import print_result, stop_on_sigterm
 
 
 def embed(
     run: RunArgument,
     backbone: Annotated[
-        str, typer.Option(help="File of weights, or what embedder.weights takes: bundled, timm:<name>.")
+        str, typer.Option(help="Backbone that embeds the crops: bundled, a weights file, or timm:NAME.")
     ],
-    name: Annotated[str | None, typer.Option(help="Of the new embeddings; default: the file's name.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the new embeddings; default: that of the weights file.")
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     workers: WorkersOption = None,
     address: ClusterOption = "local",
 ) -> None:
-    """Describe every stored crop by another backbone, beside the run's own vectors; the same command resumes."""
+    """Embed every stored crop by another backbone, beside the run's own embeddings; the same command resumes."""
     from fossilray.jobs.inference import embed_run
     from fossilray.jobs.progress import choose_display
 
@@ -50,28 +53,22 @@ def embed(
 
 def classify_run(
     run: RunArgument,
-    head: Annotated[Path, typer.Option(help="File that `fossilray classify train` made.")],
-    embeddings: Annotated[
-        str | None,
-        typer.Option(help="Name of the embeddings to read, of `fossilray embed`; default: the run's own."),
+    head: HeadOption,
+    embeddings: EmbeddingsOption = None,
+    coverage: CoverageOption = 0.9,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the new predictions; default: that of the head's file.")
     ] = None,
-    coverage: Annotated[
-        float,
-        typer.Option(
-            min=0.5, max=0.999, help="How often the set of genera of an object is to hold the right one."
-        ),
-    ] = 0.9,
-    name: Annotated[str | None, typer.Option(help="Of the predictions; default: the file's name.")] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     workers: WorkersOption = None,
     address: ClusterOption = "local",
 ) -> None:
-    """Name the genus of every object of a run from its vectors; the same command resumes."""
-    from fossilray.jobs.inference import classify_run as classify
+    """Predict the genus of every object of a run from its embedding; the same command resumes."""
+    from fossilray.jobs.inference import classify_run as run_classifier
     from fossilray.jobs.progress import choose_display
 
-    result = classify(
+    result = run_classifier(
         run,
         head,
         settings(config, set_, workers),

@@ -1,4 +1,4 @@
-"""Commands about labels that people give: what to label next, taking labels in, and what stands."""
+"""Commands about labels that people give: what to label next, import into a label set, and its contents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fossilray.cli.options import ConfigOption, RunArgument, SetOption, err, open_store, out, outside_runs
+from fossilray.cli.options import (
+    ConfigOption,
+    EmbeddingsOption,
+    RunArgument,
+    SeedOption,
+    SetOption,
+    WhereOption,
+    open_store,
+    outside_runs,
+)
+from fossilray.cli.output import out, say, working
 from fossilray.core.config.choices import SuggestionStrategy
 from fossilray.core.text_table import Column, TextTable
 
@@ -16,55 +26,73 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fossilray.labels.label_set import Conflict
+    from fossilray.labels.suggest.suggest import SuggestionReport
+
+
+_MAX_CONFLICTS = 20
 
 LabelSetArgument = Annotated[
-    Path, typer.Argument(metavar="LABELS", help="Folder of a label set, as `labels import --into` keeps it.")
+    Path,
+    typer.Argument(metavar="LABELS", help="Folder of a label set, which `fossilray labels import` made."),
+]
+SuggestionsOption = Annotated[
+    Path,
+    typer.Option("--out", callback=outside_runs, help="Output folder for images and tables; a new one."),
+]
+LimitOption = Annotated[
+    int, typer.Option("--limit", min=1, max=20_000, help="Maximum number of objects to suggest.")
+]
+StrategyOption = Annotated[
+    SuggestionStrategy,
+    typer.Option(
+        "--by",
+        help="Selection strategy: mixed takes low-confidence predictions (badge), typical unlabelled objects (typical) "
+        "and objects far from every label (far); or one of them alone, uncertain (smallest margin), or random.",
+    ),
+]
+HeadOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--head",
+        help="Head: a classifier file that `fossilray classify train` made; default: one trained on --labels.",
+    ),
+]
+LabelledOption = Annotated[
+    Path | None,
+    typer.Option("--labels", help="Labelled crops so far, a label set; they are not suggested again."),
+]
+PoolOption = Annotated[
+    int,
+    typer.Option(
+        "--pool", min=1, max=1_000_000, help="Size of the random sample, from all wells, to choose from."
+    ),
 ]
 
 
 def suggest(
     run: RunArgument,
-    out_dir: Annotated[
-        Path, typer.Option("--out", callback=outside_runs, help="New folder for images and tables.")
-    ],
-    n: Annotated[int, typer.Option("--n", min=1, max=20_000, help="How many objects.")] = 200,
-    by: Annotated[
-        SuggestionStrategy,
-        typer.Option(
-            help="mixed: what a head doubts, what is typical and unlabelled, and what is unlike any label; or one of "
-            "these: badge, uncertain, typical, far; or random."
-        ),
-    ] = "mixed",
-    head: Annotated[
-        Path | None,
-        typer.Option(help="File that `classify train` made; default: one taught here on --labels."),
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Label set so far: its objects are not asked about again.")
-    ] = None,
-    embeddings: Annotated[
-        str | None, typer.Option(help="Name of embeddings of `fossilray embed`; default: the run's own.")
-    ] = None,
-    where: Annotated[
-        str | None, typer.Option(help="SQL condition on `objects`, e.g. 'isolated AND sharpness > 100'.")
-    ] = None,
-    pool: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Objects drawn from all wells to choose from.")
-    ] = 20_000,
-    seed: Annotated[int, typer.Option(help="Of all drawing by lot.")] = 0,
+    out_dir: SuggestionsOption,
+    limit: LimitOption = 200,
+    by: StrategyOption = "mixed",
+    head: HeadOption = None,
+    labels: LabelledOption = None,
+    embeddings: EmbeddingsOption = None,
+    where: WhereOption = None,
+    pool: PoolOption = 20_000,
+    seed: SeedOption = 0,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Choose what to label next, evenly from all wells: images to sort into folders, and a table to fill in."""
-    from fossilray.labels.suggest.suggest import suggest as choose
+    """Suggest objects to label next, evenly from all wells: images to sort into folders, and a table to fill in."""
+    from fossilray.labels.suggest.suggest import suggest as suggest_objects
     from fossilray.models.heads import load_head
 
     store = open_store(run, config, set_)
-    with err.status("choosing …"):
-        found = choose(
+    with working("choosing"):
+        report = suggest_objects(
             store,
             out_dir,
-            count=n,
+            count=limit,
             strategy=by,
             head=None if head is None else load_head(head),
             labels=labels,
@@ -73,16 +101,20 @@ def suggest(
             pool=pool,
             seed=seed,
         )
-    _say(f"{found.objects} of {found.pool:,} objects -> {out_dir}")
-    if found.objects < n:
-        _say(f"there are no more than these {found.objects}")
-    if found.labelled:
-        taught = "; a head was taught on them" if found.taught_here else ""
-        _say(f"{found.labelled} objects have a label already{taught}")
-    _say("chosen as " + ", ".join(f"{name}: {count}" for name, count in found.by.items()))
-    _say("from wells " + ", ".join(f"{name}: {count}" for name, count in sorted(found.wells.items())))
-    _say(
-        f"sort the images of {out_dir}/crops into one folder a genus, or fill in the column genus of "
+    _print_suggestions(report, out_dir, limit)
+
+
+def _print_suggestions(report: SuggestionReport, out_dir: Path, limit: int) -> None:
+    say(f"{report.objects} of {report.pool:,} objects -> {out_dir}")
+    if report.objects < limit:
+        say(f"there are no more than these {report.objects}")
+    if report.labelled:
+        trained = "; a head was trained on them" if report.taught_here else ""
+        say(f"{report.labelled} objects have a label already{trained}")
+    say("chosen by " + ", ".join(f"{name}: {count}" for name, count in report.by.items()))
+    say("from wells " + ", ".join(f"{name}: {count}" for name, count in sorted(report.wells.items())))
+    say(
+        f"sort the images of {out_dir}/crops into one folder per genus, or fill in the column genus of "
         f"{out_dir}/suggestions.csv; then `fossilray labels import`"
     )
 
@@ -96,93 +128,96 @@ def import_labels(
             "project (.xml).",
         ),
     ],
-    run: Annotated[str, typer.Option("--run", help="Run whose objects are labelled: a local path or s3://…")],
-    into: Annotated[Path, typer.Option("--into", help="Folder of the label set; begun where it is new.")],
+    run: Annotated[
+        str, typer.Option("--run", help="Run directory of the objects that the labels name, local or s3://…")
+    ],
+    to: Annotated[Path, typer.Option("--to", help="Create or extend the label set in this folder.")],
     who: Annotated[
         str | None,
-        typer.Option(help="Who labelled, where the source does not say; default: your login name."),
+        typer.Option(help="Annotator, where the source does not name one; default: your login name."),
     ] = None,
-    settle: Annotated[
-        bool, typer.Option("--settle", help="These labels overrule all earlier ones of the same objects.")
+    override: Annotated[
+        bool, typer.Option("--override", help="Override all earlier labels of the same objects.")
     ] = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Take labels into a label set as a new round; all or nothing, and objects under two names are shown."""
-    from fossilray.labels.importing import import_labels as take
+    """Import labels into a label set as a new round, all or nothing, and list objects with conflicting labels."""
+    from fossilray.labels.importing import import_labels as import_into
 
     store = open_store(run, config, set_)
-    with err.status("labels …"):
-        found = take(source, store, into, who=who or _login(), settles=settle)
-    if found.round is None:
-        _say(f"nothing new in {source}: all {found.already} labels are in {into} already")
+    with working("labels"):
+        report = import_into(source, store, to, who=who or _login(), settles=override)
+    if report.round is None:
+        say(f"nothing new in {source}: all {report.already} labels are in {to} already")
     else:
-        _say(f"round {found.round.number}: {found.round.labels} labels -> {into}")
-        if found.already:
-            _say(f"{found.already} more were there already")
-        if found.changed:
-            _say(f"{found.changed} of them correct earlier ones of the same person")
-    if found.unlabelled:
-        _say(f"{found.unlabelled} have no label yet")
-    if found.automatic:
-        _say(f"{found.automatic} were labelled by ParticleTrieur itself and validated by nobody; left out")
-    _print_conflicts(found.conflicts)
+        say(f"round {report.round.number}: {report.round.labels} labels -> {to}")
+        if report.already:
+            say(f"{report.already} more were there already")
+        if report.changed:
+            say(f"{report.changed} of them correct earlier ones of the same annotator")
+    if report.unlabelled:
+        say(f"{report.unlabelled} have no label yet")
+    if report.automatic:
+        say(f"{report.automatic} were labelled by ParticleTrieur itself and not validated; left out")
+    _print_conflicts(report.conflicts)
 
 
 def show(
     labels: LabelSetArgument,
-    version: Annotated[
-        int | None, typer.Option(min=1, help="As it was after this round; default: after the last.")
+    round_: Annotated[
+        int | None,
+        typer.Option("--round", min=1, help="Show the label set after this round; default: after the last."),
     ] = None,
-    csv: Annotated[
+    out_file: Annotated[
         Path | None,
         typer.Option(
-            "--csv",
+            "--out",
             callback=outside_runs,
-            help="Write the labels that stand: slide_id, object_id, genus, who.",
+            help="Output file (.csv) for the current labels: slide_id, object_id, genus, who.",
         ),
     ] = None,
 ) -> None:
-    """Say what a label set holds: rounds, genera, and objects under two names."""
+    """Show a label set: its rounds, its genera, and objects with conflicting labels."""
     from collections import Counter
 
     from fossilray.labels.current import write_current_labels
     from fossilray.labels.label_set import LabelSet
 
-    book = LabelSet.open(labels)
-    said = book.labels(version=version)
+    label_set = LabelSet.open(labels)
+    current = label_set.labels(version=round_)
     rounds = TextTable("round", "at (UTC)", Column("labels", is_number=True), "from", "")
-    for one in book.rounds()[: said.version]:
+    for record in label_set.rounds()[: current.version]:
         rounds.add_row(
-            str(one.number),
-            one.at[:19],
-            str(one.labels),
-            one.source,
-            "settles" if one.settles else "",
+            str(record.number),
+            record.at[:19],
+            str(record.labels),
+            record.source,
+            "overrides" if record.settles else "",
         )
     out.print(rounds)
     genera = TextTable("genus", Column("labels", is_number=True))
-    for genus, count in sorted(Counter(one.genus for one in said.agreed.values()).items()):
+    for genus, count in sorted(Counter(label.genus for label in current.agreed.values()).items()):
         genera.add_row(genus, str(count))
     out.print(genera)
-    _say(f"version {said.version}: {len(said.agreed)} objects with a label")
-    _print_conflicts(said.conflicts)
-    if csv is not None:
-        write_current_labels(said, csv)
-        _say(f"-> {csv}")
+    say(f"after round {current.version}: {len(current.agreed)} objects with a label")
+    _print_conflicts(current.conflicts)
+    if out_file is not None:
+        write_current_labels(current, out_file)
+        say(f"-> {out_file}")
 
 
 def _print_conflicts(conflicts: Sequence[Conflict]) -> None:
     if not conflicts:
         return
-    _say(
-        f"{len(conflicts)} objects bear two names and are not taught, until somebody imports the right one with "
-        "--settle:"
+    say(
+        f"{len(conflicts)} objects have conflicting labels and are left out of training until the right one is "
+        "imported with --override:"
     )
-    for one in conflicts[:20]:
-        _say(f"  {one.text}")
-    if len(conflicts) > 20:
-        _say(f"  and {len(conflicts) - 20} more")
+    for conflict in conflicts[:_MAX_CONFLICTS]:
+        say(f"  {conflict.text}")
+    if len(conflicts) > _MAX_CONFLICTS:
+        say(f"  and {len(conflicts) - _MAX_CONFLICTS} more")
 
 
 def _login() -> str:
@@ -190,7 +225,3 @@ def _login() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         return "unknown"
-
-
-def _say(text: str) -> None:
-    out.print(text, markup=False, highlight=False, soft_wrap=True)

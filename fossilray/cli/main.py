@@ -1,15 +1,18 @@
-"""The command line: one command per question a user asks of a run."""
+"""The command line: all commands, in groups by what the user wants."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import typer
 from rich.markup import escape
 
 from fossilray.cli import (
-    certainty,
     chart,
+    classify,
+    discovery,
     doctor,
     estimate,
     evaluate,
@@ -22,76 +25,151 @@ from fossilray.cli import (
     results,
     similar,
     submit,
+    synthetic,
     train,
 )
-from fossilray.cli.options import CommandGroup, err
+from fossilray.cli.output import err
+from fossilray.cli.root import RootGroup
 from fossilray.core.errors import FossilrayError
 from fossilray.core.text import strip_control_characters
 
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Subcommands:
+    """A command of two words: its help, and its second words."""
+
+    help: str
+    commands: dict[str, Command]
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Other second words, which help does not list: published names of evaluations."""
+
+
+COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
+    "Process slides": {
+        "demo": synthetic.demo,
+        "synth": synthetic.synth,
+        "catalog": process.catalog,
+        "estimate": estimate.estimate,
+        "process": process.process,
+        "trace": process.trace,
+    },
+    "Look at a run": {
+        "status": results.status,
+        "report": results.report,
+        "query": results.query,
+        "crops": export.crops,
+        "export": export.export,
+        "chart": chart.chart,
+    },
+    "Look after a run": {
+        "failures": maintain.failures,
+        "retry": maintain.retry,
+        "verify": maintain.verify,
+        "gc": maintain.gc,
+        "compact": maintain.compact,
+    },
+    "Label and classify": {
+        "suggest": labels.suggest,
+        "labels": Subcommands(
+            "Import and show labels of a run's objects.",
+            {"import": labels.import_labels, "show": labels.show},
+        ),
+        "classify": Subcommands(
+            "Train classifiers on labels and run them on a run.",
+            {"train": classify.classify_train, "run": inference.classify_run},
+        ),
+        "calls": discovery.calls,
+        "discover": discovery.discover,
+        "explain": explain.explain,
+    },
+    "Train and evaluate": {
+        "curate": train.curate,
+        "train": Subcommands(
+            "Train backbones.", {"backbone": train.train_backbone, "metric": train.train_metric}
+        ),
+        "embed": inference.embed,
+        "evaluate": Subcommands(
+            "Evaluate a backbone on labelled crops by published protocols.",
+            {
+                "classification": evaluate.classification,
+                "retrieval": evaluate.retrieval,
+                "metric-learning": evaluate.metric_learning,
+                "transfer": evaluate.transfer,
+                "uncertainty": evaluate.uncertainty,
+            },
+            {
+                "martinsen2024": "classification",
+                "scampi": "retrieval",
+                "karaderi2021": "metric-learning",
+                "liu2022": "transfer",
+            },
+        ),
+    },
+    "Search by similarity": {
+        "index": Subcommands(
+            "Build and inspect indexes that `fossilray similar` searches.",
+            {"build": similar.build, "status": similar.status, "duplicates": similar.duplicates},
+        ),
+        "similar": similar.similar,
+    },
+    "Work on a cluster": {
+        "submit": submit.submit,
+        "job": Subcommands(
+            "Look after jobs that were submitted to a cluster.",
+            {
+                "list": submit.list_jobs,
+                "status": submit.status,
+                "logs": submit.logs,
+                "stop": submit.stop,
+            },
+        ),
+    },
+    "This installation": {
+        "doctor": doctor.doctor,
+        "config": doctor.print_config,
+        "version": doctor.version,
+    },
+}
+"""Every command, by the title of its group and by name."""
+
+RootGroup.sections = {title: list(commands) for title, commands in COMMANDS.items()}
+
 app = typer.Typer(
     name="fossilray",
-    cls=CommandGroup,
-    help="From scanned palynology slides to a census of microfossils.",
-    no_args_is_help=True,
+    cls=RootGroup,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},  # of every command below, too
 )
 app.callback()(doctor.global_options)
-for command in (
-    *(process.process, process.catalog, estimate.estimate, submit.submit),
-    *(results.status, results.report, chart.chart, results.query, export.crops, export.export),
-    process.trace,
-    *(maintain.failures, maintain.retry, maintain.verify, maintain.gc, maintain.compact),
-    *(certainty.calls, certainty.discover),
-    *(inference.embed, train.curate, labels.suggest),
-    similar.similar,
-    *(evaluate.evaluate, explain.explain),
-    *(process.synth, process.demo),
-    *(doctor.doctor, doctor.version),
-):
-    app.command()(command)
-app.command(name="config")(doctor.print_config)
-
-classify = typer.Typer(help="Classifiers: taught on labels, asked about a run.", no_args_is_help=True)
-classify.command(name="train")(evaluate.classify_train)
-classify.command(name="run")(inference.classify_run)
-app.add_typer(classify, name="classify")
-
-labelling = typer.Typer(help="Labels that people give to objects of a run.", no_args_is_help=True)
-labelling.command(name="import")(labels.import_labels)
-labelling.command(name="show")(labels.show)
-app.add_typer(labelling, name="labels")
-
-index = typer.Typer(help="Indexes over runs, in which `fossilray similar` looks.", no_args_is_help=True)
-index.command(name="build")(similar.build)
-index.command(name="status")(similar.status)
-index.command(name="duplicates")(similar.duplicates)
-app.add_typer(index, name="index")
-
-job = typer.Typer(help="Jobs that were submitted to a cluster.", no_args_is_help=True)
-job.command(name="list")(submit.list_jobs)
-job.command(name="status")(submit.status)
-job.command(name="logs")(submit.logs)
-job.command(name="stop")(submit.stop)
-app.add_typer(job, name="job")
-
-training = typer.Typer(help="Trainings of networks.", no_args_is_help=True)
-training.command(name="backbone")(train.train_backbone)
-training.command(name="metric")(train.train_metric)
-app.add_typer(training, name="train")
+for commands in COMMANDS.values():
+    for name, command in commands.items():
+        if isinstance(command, Subcommands):
+            group = typer.Typer(help=command.help, no_args_is_help=True)
+            for second, function in command.commands.items():
+                group.command(name=second)(function)
+            for alias, second in command.aliases.items():
+                group.command(name=alias, hidden=True)(command.commands[second])
+            app.add_typer(group, name=name)
+        else:
+            app.command(name=name)(command)
 
 
 def main() -> None:
-    """Run a command; a FossilrayError is one sentence on stderr and the exit code of its class."""
+    """Run a command; print a FossilrayError in one sentence on stderr and exit with the code of its class."""
     try:
         app()
     except FossilrayError as error:
-        # A fault of fossilray itself brings its traceback along, in lines.
-        told = "\n".join(strip_control_characters(line) for line in str(error).split("\n"))
-        err.print(f"[bold red]error:[/] {escape(told)}", highlight=False, soft_wrap=True)
+        # The message of a fault of fossilray itself includes a traceback, in lines.
+        message = "\n".join(strip_control_characters(line) for line in str(error).split("\n"))
+        err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        err.print("stopped; slides in flight were not committed, the same command goes on from here")
+        err.print(
+            "interrupted; slides in progress were not committed, run the same command again to resume",
+            highlight=False,
+        )
         sys.exit(130)

@@ -1,9 +1,9 @@
-"""The command that shows where one slide's time goes."""
+"""Commands that process slides, list them, or trace one of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -13,70 +13,41 @@ from fossilray.cli.options import (
     ConfigOption,
     SetOption,
     SingleWriterOption,
+    StrictOption,
     WorkersOption,
-    out,
     outside_runs,
-    print_result,
     settings,
-    stop_on_sigterm,
 )
+from fossilray.cli.output import out, say
+from fossilray.cli.running import print_result, stop_on_sigterm
 from fossilray.core.errors import ConfigError
-from fossilray.core.text import counted, strip_control_characters
-
-
-def trace(
-    slide: Annotated[str, typer.Argument(help="One slide, on a disk or s3://….")],
-    out_file: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            callback=outside_runs,
-            help="Chrome trace to write; opens in ui.perfetto.dev and chrome://tracing.",
-        ),
-    ] = Path("trace.json"),
-    config: ConfigOption = None,
-    set_: SetOption = None,
-) -> None:
-    """Work on one slide here, commit nothing, and write what each thread did and when."""
-    from fossilray.processing.trace import trace_slide
-
-    traced = trace_slide(slide, settings(config, set_), out_file)
-    usage = traced.usage
-    took = f" in {usage.seconds:,.1f} s, {usage.networks_s / usage.seconds:.0%} at networks" if usage else ""
-    ended = f"failed: {traced.failure.message}" if traced.failure else "done"
-    objects = f", {traced.summary.objects:,} objects" if traced.summary else ""
-    out.print(
-        strip_control_characters(f"{traced.slide_id} {ended}{took}{objects} -> {traced.path}"),
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    if traced.failure is not None:
-        raise typer.Exit(3)
-
-
-SlideForm = Literal["mrxs", "tiff"]
+from fossilray.core.text import counted
 
 
 def process(
     slides: Annotated[
         str | None,
         typer.Argument(
-            help="Folder, glob, one slide, or a catalog (.csv, .parquet), on a disk or s3://…; default: slides.source."
+            help="Folder, glob, one slide, or a catalog (.csv, .parquet), local or s3://…; default: slides.source."
         ),
     ] = None,
     run: Annotated[
-        str | None, typer.Option("--run", help="Run directory: a local path or s3://…; default: store.run.")
+        str | None,
+        typer.Option("--run", help="Run directory to write, local or s3://…; default: store.run."),
     ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     workers: WorkersOption = None,
     address: ClusterOption = "local",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Open every slide, print the plan, write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what would be done and write nothing: every slide is opened, none is read.",
+        ),
     ] = False,
     single_writer: SingleWriterOption = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 4 when any slide failed.")] = False,
+    strict: StrictOption = False,
 ) -> None:
     """Detect, crop and embed every object of the slides into a run directory; the same command resumes."""
     from fossilray.jobs.process import run_job
@@ -107,80 +78,71 @@ def process(
         display=choose_display(out),
         stop=stop_on_sigterm(),
     )
-    print_result(result, run)
+    print_result(result, run, is_run=True)
     raise typer.Exit(result.strict_exit_code if strict else result.exit_code)
 
 
 def catalog(
-    slides: Annotated[str, typer.Argument(help="Folder, glob or one slide, on a disk or s3://….")],
+    slides: Annotated[str, typer.Argument(help="Folder, glob or one slide, local or s3://….")],
     out_file: Annotated[
         Path,
-        typer.Option("--out", callback=outside_runs, help="CSV to write; edit it by hand, then process it."),
+        typer.Option(
+            "--out", callback=outside_runs, help="Output file (.csv); edit it by hand, then process it."
+        ),
     ],
     name_pattern: Annotated[
         str | None,
         typer.Option(
-            help="Regular expression with the named groups well and depth (and unit), for names of files; default: "
+            help="Regular expression with the named groups well and depth (and unit), for file names; default: "
             "slides.name_pattern."
         ),
     ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """List every slide with its facts; what looks like one and is none goes to OUT.refused.csv with the reason."""
+    """List every slide with its metadata in a CSV; files that cannot be used go to OUT.refused.csv with the reason."""
     from fossilray.slides.catalog import describe_missing_sites, find_slides, write_catalog, write_refused
 
     chosen = settings(config, set_)
-    found = find_slides(
+    slides_found = find_slides(
         slides,
         access=chosen.slides.access or chosen.store,
         name_pattern=name_pattern or chosen.slides.name_pattern,
     )
-    write_catalog(found, out_file)
-    if found.refused:
-        write_refused(found, out_file.with_suffix(".refused.csv"))
-    out.print(
-        f"{counted(len(found.rows), 'slide')} -> {out_file}", markup=False, highlight=False, soft_wrap=True
-    )
-    missing = describe_missing_sites(found.rows)
+    write_catalog(slides_found, out_file)
+    if slides_found.refused:
+        write_refused(slides_found, out_file.with_suffix(".refused.csv"))
+    say(f"{counted(len(slides_found.rows), 'slide')} -> {out_file}")
+    missing = describe_missing_sites(slides_found.rows)
     if missing is not None:
-        out.print(missing, markup=False, highlight=False, soft_wrap=True)
-    for refused in found.refused:
-        out.print(
-            strip_control_characters(f"  refused {refused.path}: {refused.reason}"),
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-    if not found.rows:
+        say(missing)
+    for refused in slides_found.refused:
+        say(f"  refused {refused.path}: {refused.reason}")
+    if not slides_found.rows:
         raise typer.Exit(3)
 
 
-def synth(
-    out_dir: Annotated[
+def trace(
+    slide: Annotated[str, typer.Argument(help="One slide, local or s3://….")],
+    out_file: Annotated[
         Path,
-        typer.Argument(metavar="OUT", callback=outside_runs, help="Folder for the slides and truth.parquet."),
-    ],
-    slides: Annotated[int, typer.Option(min=1, help="How many slides.")] = 6,
-    size: Annotated[int, typer.Option(min=1024, help="Side of each slide in level-0 pixels.")] = 12288,
-    form: Annotated[SlideForm, typer.Option("--format", help="File format.")] = "mrxs",
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal slides.")] = 1,
+        typer.Option(
+            "--out",
+            callback=outside_runs,
+            help="Output file (.json), a Chrome trace: open it in ui.perfetto.dev or chrome://tracing.",
+        ),
+    ] = Path("trace.json"),
+    config: ConfigOption = None,
+    set_: SetOption = None,
 ) -> None:
-    """Write synthetic palynology slides and the truth about every object on them."""
-    from fossilray.synthetic.archive import synthesise_archive
+    """Process one slide on this machine without committing it, and write a trace of its threads."""
+    from fossilray.processing.trace import trace_slide
 
-    truth = synthesise_archive(out_dir, slides=slides, size_px=size, form=form, seed=seed, console=out)
-    out.print(f"{slides} slides and {truth.name} -> {out_dir}", markup=False, highlight=False, soft_wrap=True)
-
-
-def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it.")] = Path(
-        "fossilray-demo"
-    ),
-    slides: Annotated[int, typer.Option(min=1, help="How many slides to make.")] = 6,
-    size: Annotated[int, typer.Option(min=1024, help="Side of each slide in level-0 pixels.")] = 12288,
-) -> None:
-    """Make a small archive, run the whole job over it, and write the report; offline."""
-    from fossilray.cli.demo import run_demo
-
-    run_demo(folder, slides=slides, size_px=size, console=out)
+    traced = trace_slide(slide, settings(config, set_), out_file)
+    usage = traced.usage
+    took = f" in {usage.seconds:,.1f} s, {usage.networks_s / usage.seconds:.0%} at networks" if usage else ""
+    ended = f"failed: {traced.failure.message}" if traced.failure else "done"
+    objects = f", {traced.summary.objects:,} objects" if traced.summary else ""
+    say(f"{traced.slide_id} {ended}{took}{objects} -> {traced.path}")
+    if traced.failure is not None:
+        raise typer.Exit(3)

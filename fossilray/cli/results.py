@@ -1,4 +1,4 @@
-"""Commands that look into a run and change nothing."""
+"""Commands that read a run and change nothing."""
 
 from __future__ import annotations
 
@@ -9,50 +9,43 @@ import typer
 
 from fossilray.cli.options import (
     ConfigOption,
+    JsonOption,
+    PredictionsOption,
     RunArgument,
     SetOption,
-    err,
+    TableFileOption,
+    TableFormatOption,
     open_store,
-    out,
     outside_runs,
     settings,
 )
-from fossilray.core.config.choices import ResultFormat
-from fossilray.core.text import strip_control_characters
-
-HeadOption = Annotated[
-    str | None,
-    typer.Option(
-        "--head", help="Name of the predictions of `fossilray classify run` to show; default: the newest."
-    ),
-]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", callback=outside_runs, help="File instead of the terminal.")
-]
+from fossilray.cli.output import out, say, warn
 
 
 def status(
     run: RunArgument,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object, for programs; with --watch one a line.")
-    ] = False,
+    as_json: JsonOption = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Look again and again until the run is done.")
+        bool,
+        typer.Option(
+            "--watch", help="Print again and again until the run is done; with --json, a line each."
+        ),
     ] = False,
     every: Annotated[
-        float, typer.Option(min=1, help="Seconds between two looks; each lists the run directory.")
+        float,
+        typer.Option(min=1, help="Seconds between two reports of --watch; each lists the run directory."),
     ] = 30.0,
     alarm_minutes: Annotated[
         float | None,
         typer.Option(
             min=0.01,
-            help="Exit with 4 and say so if slides are left and none was committed for this long; ends --watch.",
+            help="Exit with code 4 and a message when slides are left and none was committed for so many minutes.",
         ),
     ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """What is committed, in flight and failed, at what rate and cost; read from the run directory alone."""
+    """Show what is committed, in progress and failed, at what rate and cost, from the run directory alone."""
     from fossilray.jobs.watch import check_alarm, watch_run
     from fossilray.store.status import read_status, render, to_json
 
@@ -69,24 +62,24 @@ def status(
         else:
             out.print(render(report))
     if alarm is not None:
-        err.print(strip_control_characters(alarm), markup=False, highlight=False, soft_wrap=True)
+        warn(alarm)
         raise typer.Exit(4)
 
 
 def report(
     run: RunArgument,
     out_file: Annotated[
-        Path, typer.Option("--out", callback=outside_runs, help="HTML file to write.")
+        Path, typer.Option("--out", callback=outside_runs, help="Output file (.html).")
     ] = Path("report.html"),
-    head: HeadOption = None,
+    predictions: PredictionsOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Write one self-contained HTML page: figures, pictures, depths, genera, contact sheets, losses, provenance."""
+    """Write a self-contained HTML page: figures, slides, depths, genera, contact sheets, losses, provenance."""
     from fossilray.analysis.report import write_report
 
-    written = write_report(open_store(run, config, set_), out_file, head=head)
-    out.print(f"report: {written}", highlight=False, soft_wrap=True)
+    written = write_report(open_store(run, config, set_), out_file, head=predictions)
+    say(f"report: {written}")
 
 
 def query(
@@ -97,12 +90,12 @@ def query(
             help="SQL over the views objects, slides, failures, catalog, predictions and embeddings."
         ),
     ],
-    form: Annotated[ResultFormat, typer.Option("--format", help="How to print the answer.")] = "table",
-    out_file: OutOption = None,
+    form: TableFormatOption = "table",
+    out_file: TableFileOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Ask DuckDB."""
+    """Query a run in SQL, with DuckDB."""
     from fossilray.core.text_table import print_table
     from fossilray.render.tables import write_table
     from fossilray.store.query.connection import run_query

@@ -1,4 +1,4 @@
-"""Commands that hand the slide job to a running cluster, and look after it there."""
+"""Commands that submit the slide job to a running Ray cluster, and look after it there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fossilray.cli.options import ConfigOption, SetOption, SingleWriterOption, err, out
+from fossilray.cli.options import (
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    SingleWriterOption,
+    StrictOption,
+    WorkersOption,
+)
+from fossilray.cli.output import out, say, warn
 from fossilray.core.errors import ConfigError
 from fossilray.core.text import strip_control_characters
 from fossilray.core.text_table import Column, TextTable
@@ -17,100 +25,109 @@ from fossilray.core.text_table import Column, TextTable
 if TYPE_CHECKING:
     from fossilray.jobs.submission import Job, JobClient
 
-AddressOption = Annotated[
+HERE = "http://127.0.0.1:8265"
+
+DashboardOption = Annotated[
     str,
     typer.Option(
+        "--dashboard",
         envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"],
         show_envvar=True,
-        help="The cluster's job server: the address of its dashboard, or `auto` on the cluster itself.",
+        help="Dashboard of the Ray cluster, whose job server takes jobs: http://…:8265, or `auto` on the cluster.",
     ),
 ]
 JobArgument = Annotated[
-    str, typer.Argument(metavar="JOB", help="A job's name, or the address of a run for the latest job on it.")
+    str, typer.Argument(metavar="JOB", help="Name of a job, or the run directory for its latest job.")
 ]
-HERE = "http://127.0.0.1:8265"
+SlidesArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="Folder, glob, one slide, or a catalog, at a path that every node sees; default: slides.source."
+    ),
+]
+RunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        help="Run directory to write: s3://…, or a path that every node sees; default: store.run.",
+    ),
+]
+FollowOption = Annotated[
+    bool,
+    typer.Option(
+        "--follow/--no-follow",
+        help="Show the log until the job ends, and exit with its code; or return at once.",
+    ),
+]
+WorkingDirOption = Annotated[
+    str | None,
+    typer.Option(
+        "--working-dir",
+        help="Folder to upload, whose fossilray the job runs instead of the installed one; .rayignore and .gitignore "
+        "apply.",
+    ),
+]
+RuntimeEnvOption = Annotated[
+    Path | None,
+    typer.Option("--runtime-env", help="YAML file with Ray's runtime environment (pip, env_vars, …)."),
+]
+DrainOption = Annotated[
+    float,
+    typer.Option(
+        "--drain-minutes",
+        min=0.1,
+        help="Minutes that slides in progress get to finish when the job is stopped, before it is killed.",
+    ),
+]
+DriverCpusOption = Annotated[
+    float | None,
+    typer.Option("--entrypoint-num-cpus", min=0, help="CPUs reserved for the driver; default: none."),
+]
+DriverMemoryOption = Annotated[
+    int | None,
+    typer.Option(
+        "--entrypoint-memory", min=0, help="Bytes of memory reserved for the driver; default: none."
+    ),
+]
+DriverResourcesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--entrypoint-resources",
+        help='Custom resources reserved for the driver, as JSON, e.g. {"head": 1}; default: it runs on the head node.',
+    ),
+]
 
 
 def submit(
-    slides: Annotated[
-        str | None,
-        typer.Argument(
-            help="Folder, glob, one slide, or a catalog, where every node sees it; default: slides.source."
-        ),
-    ] = None,
-    run: Annotated[
-        str | None,
-        typer.Option(
-            "--run", help="Run directory: s3://…, or a path that every node sees; default: store.run."
-        ),
-    ] = None,
+    slides: SlidesArgument = None,
+    run: RunOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Workers; default: as many as the cluster holds.")
-    ] = None,
+    workers: WorkersOption = None,
     single_writer: SingleWriterOption = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="The job fails with 4 when any slide failed.")
-    ] = False,
-    address: AddressOption = HERE,
-    follow: Annotated[
-        bool,
-        typer.Option(
-            "--follow/--no-follow", help="Show the job's log and end as it ends; or return at once."
-        ),
-    ] = True,
-    working_dir: Annotated[
-        str | None,
-        typer.Option(
-            "--working-dir",
-            help="Folder whose fossilray the job runs instead of the installed one; uploaded without what its "
-            ".rayignore and .gitignore name.",
-        ),
-    ] = None,
-    runtime_env: Annotated[
-        Path | None,
-        typer.Option("--runtime-env", help="YAML file with Ray's runtime environment (pip, env_vars, …)."),
-    ] = None,
-    drain_minutes: Annotated[
-        float,
-        typer.Option(
-            "--drain-minutes",
-            min=0.1,
-            help="How long slides in flight may take to end when the job is stopped; then it is killed.",
-        ),
-    ] = 10.0,
-    entrypoint_num_cpus: Annotated[
-        float | None,
-        typer.Option("--entrypoint-num-cpus", min=0, help="CPUs that the driver reserves; default: none."),
-    ] = None,
-    entrypoint_memory: Annotated[
-        int | None,
-        typer.Option("--entrypoint-memory", min=0, help="Bytes of memory that the driver reserves."),
-    ] = None,
-    entrypoint_resources: Annotated[
-        str | None,
-        typer.Option(
-            "--entrypoint-resources",
-            help='Custom resources that the driver reserves, as JSON, e.g. {"head": 1}; unset: it runs on the head.',
-        ),
-    ] = None,
+    strict: StrictOption = False,
+    dashboard: DashboardOption = HERE,
+    follow: FollowOption = True,
+    working_dir: WorkingDirOption = None,
+    runtime_env: RuntimeEnvOption = None,
+    drain_minutes: DrainOption = 10.0,
+    entrypoint_num_cpus: DriverCpusOption = None,
+    entrypoint_memory: DriverMemoryOption = None,
+    entrypoint_resources: DriverResourcesOption = None,
     python: Annotated[
-        str, typer.Option(help="The interpreter on the cluster that has fossilray.")
+        str, typer.Option(help="Python interpreter on the cluster that has fossilray installed.")
     ] = "python",
 ) -> None:
-    """Run `fossilray process` as a job of a running Ray cluster; the same command resumes once a job has ended."""
+    """Run `fossilray process` as a job of a running Ray cluster; the same command resumes after the job has ended."""
     from fossilray.jobs.submission import DriverNeeds, JobClient, Runtime, plan_job
 
+    flags = {"--single-writer": single_writer, "--strict": strict}
     request = plan_job(
         slides,
         run,
         config=config,
         assignments=[*(set_ or []), *([] if workers is None else [f"workers.count={workers}"])],
-        options=[
-            *(["--single-writer"] if single_writer else []),
-            *(["--strict"] if strict else []),
-        ],
+        options=[flag for flag, is_set in flags.items() if is_set],
         runtime=Runtime(
             working_dir=working_dir,
             environment=_read_environment(runtime_env),
@@ -124,23 +141,23 @@ def submit(
         ),
     )
     if request.note:
-        err.print(request.note, markup=False, highlight=False, soft_wrap=True)
-    server = JobClient(address)
+        warn(request.note)
+    server = JobClient(dashboard)
     name = server.submit(request)
-    _say(f"submitted {name} -> {request.run}")
+    say(f"submitted {name} -> {request.run}")
     if not follow:
-        _say(f"fossilray job logs {name} --follow --address {address}")
+        say(f"fossilray job logs {name} --follow --dashboard {dashboard}")
         return
     raise typer.Exit(_follow(server, name))
 
 
-def list_jobs(address: AddressOption = HERE) -> None:
-    """List every job that was submitted to the cluster since it was started, oldest first."""
+def list_jobs(dashboard: DashboardOption = HERE) -> None:
+    """List the jobs submitted to a cluster since it was started, oldest first."""
     from fossilray.jobs.submission import JobClient
 
-    jobs = JobClient(address).jobs()
+    jobs = JobClient(dashboard).jobs()
     if not jobs:
-        _say(f"no job was submitted to {address} yet")
+        say(f"no job was submitted to {dashboard} yet")
         return
     table = TextTable("job", "status", Column("exit", is_number=True), "begun", "ended", "run")
     for job in jobs:
@@ -155,14 +172,14 @@ def list_jobs(address: AddressOption = HERE) -> None:
 
 def status(
     job: JobArgument,
-    address: AddressOption = HERE,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    dashboard: DashboardOption = HERE,
+    as_json: JsonOption = False,
 ) -> None:
-    """How a job fares on its cluster; how far its run is, `fossilray status RUN` knows."""
+    """Show the status of a job on its cluster; `fossilray status RUN` shows the progress of its run."""
     from fossilray.jobs.submission import JobClient
 
-    found = JobClient(address).find(job)
-    facts = {
+    found = JobClient(dashboard).find(job)
+    fields = {
         "job": found.name,
         "status": found.status,
         "exit_code": found.exit_code if found.is_over else None,
@@ -174,57 +191,59 @@ def status(
         "command": found.entrypoint,
     }
     if as_json:
-        out.print(json.dumps(facts), markup=False, highlight=False, soft_wrap=True)
+        say(json.dumps(fields))
         return
-    for name, fact in facts.items():
-        if fact not in (None, ""):
-            _say(f"{name:<14}{fact}")
+    for name, value in fields.items():
+        if value not in (None, ""):
+            say(f"{name:<14}{value}")
 
 
 def logs(
     job: JobArgument,
-    address: AddressOption = HERE,
+    dashboard: DashboardOption = HERE,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Go on until the job ends, and end with its exit code.")
+        bool, typer.Option("--follow", help="Show the log until the job ends, and exit with its code.")
     ] = False,
 ) -> None:
-    """Show what a job has written."""
+    """Show the log of a job."""
     from fossilray.jobs.submission import JobClient
 
-    server = JobClient(address)
+    server = JobClient(dashboard)
     name = server.find(job).name
     if follow:
         raise typer.Exit(_follow(server, name))
-    _pass_on(server.logs(name))
+    _print_log(server.logs(name))
 
 
 def stop(
     job: JobArgument,
-    address: AddressOption = HERE,
+    dashboard: DashboardOption = HERE,
     wait: Annotated[
         bool,
-        typer.Option("--wait/--no-wait", help="Wait until slides in flight have ended; or return at once."),
+        typer.Option(
+            "--wait/--no-wait", help="Wait until the slides in progress have ended; or return at once."
+        ),
     ] = True,
 ) -> None:
-    """Ask a job to end the slides in flight and stop; what it committed stays, the same submission goes on."""
+    """Stop a job after the slides in progress; committed slides stay, and the same submission resumes."""
     from fossilray.jobs.submission import JobClient
 
-    server = JobClient(address)
+    server = JobClient(dashboard)
     name = server.find(job).name
     if not server.stop(name):
-        _say(f"{name} was over already")
+        say(f"{name} had ended already")
         return
-    _say(f"asked {name} to stop; slides in flight end first")
+    say(f"stopping {name} after the slides in progress")
     if wait:
-        _say(f"{name}: {server.wait(name).status}")
+        say(f"{name}: {server.wait(name).status}")
 
 
 def _follow(server: JobClient, name: str) -> int:
-    """Pass the log on until the job ends; its exit code."""
+    """Print the log until the job ends; return its exit code."""
     try:
-        job = server.follow(name, _pass_on)
+        job = server.follow(name, _print_log)
     except KeyboardInterrupt:
-        err.print(f"the job goes on; `fossilray job stop {name}` ends it", highlight=False, soft_wrap=True)
+        warn(f"the job is still running; `fossilray job stop {name}` stops it")
         return 130
     _report_end(job)
     return job.exit_code
@@ -232,19 +251,15 @@ def _follow(server: JobClient, name: str) -> int:
 
 def _report_end(job: Job) -> None:
     if job.status == "FAILED" and job.driver_exit_code is None:
-        # Without a driver there is no log that says why.
-        err.print(strip_control_characters(job.message), markup=False, highlight=False, soft_wrap=True)
-    _say(f"{job.name}: {job.status}, exit code {job.exit_code}")
+        # Without a driver there is no log with the reason.
+        warn(job.message)
+    say(f"{job.name}: {job.status}, exit code {job.exit_code}")
 
 
-def _pass_on(text: str) -> None:
-    """A log as it stands, but for what could move a terminal's cursor."""
+def _print_log(text: str) -> None:
+    """Print a log unchanged, except for control characters that could move a terminal's cursor."""
     out.file.write("\n".join(strip_control_characters(line) for line in text.split("\n")))
     out.file.flush()
-
-
-def _say(line: str) -> None:
-    out.print(strip_control_characters(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _clock(moment: datetime | None) -> str:
@@ -261,16 +276,18 @@ def _read_environment(path: Path | None) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the runtime environment {path}: {error}; check the file") from None
-    found = parse_yaml(text, FileRole(str(path), "the runtime environment", "check the file", ConfigError))
-    if not isinstance(found, dict):
+    environment = parse_yaml(
+        text, FileRole(str(path), "the runtime environment", "check the file", ConfigError)
+    )
+    if not isinstance(environment, dict):
         raise ConfigError(f"{path} holds no runtime environment; it should hold keys such as pip or env_vars")
-    return found
+    return environment
 
 
 def _parse_resources(text: str | None) -> dict[str, float]:
     try:
-        found = json.loads(text) if text is not None else {}
-        return {str(name): float(amount) for name, amount in found.items()}
+        resources = json.loads(text) if text is not None else {}
+        return {str(name): float(amount) for name, amount in resources.items()}
     except (ValueError, TypeError, AttributeError):
         raise ConfigError(
             f'--entrypoint-resources {text!r} is not a JSON object of numbers, such as {{"head": 1}}'

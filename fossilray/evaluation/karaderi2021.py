@@ -144,7 +144,7 @@ def draw_groups(
     if size < 2 or len(usable) - size < 2:
         raise UsageError(
             f"withholding {size} of {len(usable)} classes that have two images or more leaves too few on a side; "
-            "two must be withheld and two must remain: give more labels, or another --withheld"
+            "two must be withheld and two must remain: give more labels, or another --withhold-count"
         )
     rng = np.random.default_rng(seed)
     groups: list[tuple[str, ...]] = []

@@ -126,7 +126,7 @@ class LabelSet:
             content = LocalFiles(folder, single_writer=False).read(LABELS_JSON)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
-                f"{folder} holds no label set; `fossilray labels import … --into {folder}` begins one"
+                f"{folder} holds no label set; `fossilray labels import … --to {folder}` begins one"
             ) from None
         role = FileRole(
             str(folder / LABELS_JSON),

@@ -109,7 +109,7 @@ def test_the_folder_holds_charts_tables_and_a_page(run: RunStore, tmp_path: Path
 def test_diversity_and_rarefaction_are_not_drawn_without_a_well_sampled_sample(
     run: RunStore, tmp_path: Path
 ) -> None:
-    chart(run, tmp_path, "--fewest", "100000")
+    chart(run, tmp_path, "--min-objects", "100000")
     names = {path.stem for path in tmp_path.iterdir()}
     assert "rarefaction" not in names
     assert "Shannon" not in (tmp_path / "percent.svg").read_text("utf-8")
@@ -133,7 +133,7 @@ def test_the_matrix_has_taxa_down_and_depths_across_by_last_occurrence(run: RunS
 
 
 def test_table_of_samples_states_their_condition(run: RunStore, tmp_path: Path) -> None:
-    chart(run, tmp_path, "--zones", "2", "--fewest", "20")
+    chart(run, tmp_path, "--zones", "2", "--min-objects", "20")
     samples = rows_of(tmp_path / "samples.csv")
     assert "barren" in samples[5]["state"]
     assert samples[5]["shannon"] == ""
@@ -253,7 +253,7 @@ def test_a_missing_well_and_missing_predictions_are_named(run: RunStore, tmp_pat
     with pytest.raises(UsageError, match=r"no committed slides of well 'nowhere'; it has 6407/6-5, 6407/7-1"):
         chart(run, tmp_path, well="nowhere")
     with pytest.raises(UsageError, match="no predictions named other"):
-        chart(run, tmp_path, "--head", "other")
+        chart(run, tmp_path, "--predictions", "other")
     unclassified = write_small_run(tmp_path / "run")
     with pytest.raises(UsageError, match="has no predictions; run `fossilray classify run"):
         chart(unclassified, tmp_path)

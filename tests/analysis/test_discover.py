@@ -66,7 +66,7 @@ def head(run: RunStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "labels.csv").write_text("\n".join(lines))
     output = invoke(
         *("classify", "train", "--labels", folder / "labels.csv", "--run", run.url, "--backbone", "run"),
-        *("--head", "knn", "--out", folder / "head.safetensors"),
+        *("--kind", "knn", "--out", folder / "head.safetensors"),
     )
     assert "certainty from 90 crops held out by crops: temperature" in output
     return folder / "head.safetensors"
@@ -182,7 +182,7 @@ def test_predictions_are_kept_up_to_an_entropy_and_the_sql_selects_the_same(
     output = invoke(
         "calls",
         run.url,
-        "--head",
+        "--predictions",
         "genera",
         "--wrong",
         "0.05",
@@ -192,7 +192,7 @@ def test_predictions_are_kept_up_to_an_entropy_and_the_sql_selects_the_same(
         tmp_path / "calls.csv",
     )
     confident = select_confident(run, head="genera", wrong_share=0.05, novelty_p=0.02)
-    assert f"{confident.kept:,} of 352 calls of genera kept" in output
+    assert f"{confident.kept:,} of 352 predictions of genera kept" in output
     condition = output.split("SQL: ")[1].strip()
     counted = run_query(run, f"SELECT count(*) AS n FROM predictions WHERE {condition}")
     assert counted["n"][0].as_py() == confident.known
@@ -204,7 +204,8 @@ def test_predictions_are_kept_up_to_an_entropy_and_the_sql_selects_the_same(
     assert by_entropy["n"][0].as_py() == confident.kept
     assert (tmp_path / "calls.csv").read_text().splitlines()[0] == '"genus","objects","kept","known"'
     assert confident.known <= confident.kept - 40  # novel objects are classified too, often confidently
-    assert "no call of genera can be kept" in invoke("calls", run.url, "--head", "genera", "--wrong", "0.001")
+    strict = invoke("calls", run.url, "--predictions", "genera", "--wrong", "0.001")
+    assert "no prediction of genera can be kept" in strict
 
 
 def test_novel_objects_are_found_clustered_and_counted(run: RunStore, head: Path, tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         save_backbone(folder / f"{name}.safetensors", state_dict=network.state_dict(), meta=meta)
         made = ask(
-            *("classify", "train", "--labels", folder / "labels", "--head", "logistic"),
+            *("classify", "train", "--labels", folder / "labels", "--kind", "logistic"),
             *("--backbone", folder / f"{name}.safetensors", "--out", folder / f"{name}-head.safetensors"),
         )
         assert not made.exit_code, made.exception
@@ -298,9 +298,9 @@ def test_sheets_are_drawn_of_chosen_uncertain_and_confused_crops(
 ) -> None:
     labels = ("--labels", place / "labels")
     for name, arguments in {
-        "chosen": ("--crops", place / "labels", "--n", 3),
-        "uncertain": (*labels, "--least-certain", "--n", 3),
-        "confused": (*labels, "--confused", "<b>ring", "cross", "--n", 3),
+        "chosen": ("--crops", place / "labels", "--limit", 3),
+        "uncertain": (*labels, "--least-certain", "--limit", 3),
+        "confused": (*labels, "--confused", "<b>ring", "cross", "--limit", 3),
     }.items():
         for ending in ("html", "png"):
             out = tmp_path / f"{name}.{ending}"
@@ -322,7 +322,7 @@ def test_sheets_are_drawn_of_chosen_uncertain_and_confused_crops(
         (("--labels", "LABELS", "--confused", "cross", "nothing"), "knows no 'nothing'"),
         (("--labels", "LABELS", "--confused", "cross", "cross"), "two genera"),
         (("--crops", "LABELS", "--genus", "nothing"), "knows no 'nothing'"),
-        (("--crops", "LABELS", "--method", "rollout"), "convolutional network"),
+        (("--crops", "LABELS", "--attribution", "rollout"), "convolutional network"),
         (("--crops", "LABELS", "--object", "a:1"), "--run"),
         (("--crops", "LABELS/none"), "no folder"),
         (("--crops", "LABELS", "--genus", "cross", "--least-certain"), "give one"),
@@ -349,7 +349,7 @@ def test_objects_of_a_run_are_explained_by_name_condition_and_doubt(place: Path,
     answer = explain(place, "cnn", out, "--run", run.url, "--object", "a-2030:3", "--object", "b-2050:1")
     assert not answer.exit_code, answer.exception
     assert "2 crops" in answer.output
-    answer = explain(place, "cnn", out, "--run", run.url, "--where", "object_id < 2", "--n", "4")
+    answer = explain(place, "cnn", out, "--run", run.url, "--where", "object_id < 2", "--limit", "4")
     assert "4 crops" in answer.output
     for arguments, why in (
         (("--object", "a-2030:999"), "no object a-2030:999"),

@@ -59,7 +59,7 @@ def test_torchvision_reads_an_image_folder_with_the_heads_classes(store: RunStor
     from torchvision.datasets import ImageFolder
 
     out = tmp_path / "folder"
-    answer = ask("export", store.url, "--format", "imagefolder", "--head", "genera", "--out", out)
+    answer = ask("export", store.url, "--format", "imagefolder", "--predictions", "genera", "--out", out)
     rows = [row for row in with_genera(store, "genera") if row["genus"]]
     assert not answer.exit_code
     assert f"{len(rows)} objects" in answer.output
@@ -100,14 +100,14 @@ def test_hostile_genera_become_folders_within_the_export(store: RunStore, tmp_pa
 def test_an_image_folder_without_a_head_is_refused(store: RunStore, tmp_path: Path) -> None:
     answer = ask("export", store.url, "--format", "imagefolder", "--out", tmp_path / "out")
     assert isinstance(answer.exception, UsageError)
-    assert "--head" in str(answer.exception)
+    assert "--predictions" in str(answer.exception)
 
 
 def test_anndata_reads_vectors_with_the_columns_of_objects(store: RunStore, tmp_path: Path) -> None:
     import anndata
 
     out = tmp_path / "a.h5ad"
-    answer = ask("export", store.url, "--format", "anndata", "--head", "hostile", "--out", out)
+    answer = ask("export", store.url, "--format", "anndata", "--predictions", "hostile", "--out", out)
     assert not answer.exit_code, answer.exception
     read = anndata.read_h5ad(out)
     rows = run_query(store, "SELECT * FROM objects ORDER BY well, slide_id, object_id")
@@ -209,7 +209,7 @@ def test_ultralytics_reads_yolo_tiles_and_finds_discs_in_the_boxes(
     from ultralytics.data.utils import check_det_dataset
 
     out = tmp_path / "yolo"
-    options = ("--head", "genera", "--tile-px", 160, "--um-per-px", 0.5, "--background", 0.2)
+    options = ("--predictions", "genera", "--tile-px", 160, "--um-per-px", 0.5, "--background", 0.2)
     answer = ask("export", found_discs.url, "--format", "yolo", "--out", out, *options)
     assert not answer.exit_code, answer.exception
     checked = check_det_dataset(str(out / "data.yaml"), autodownload=False)
@@ -243,7 +243,7 @@ def test_pycocotools_reads_tiles_that_open_with_a_category_for_each_genus(
     from pycocotools.coco import COCO
 
     out = tmp_path / "coco"
-    options = ("--head", "genera", "--tile-px", 160, "--um-per-px", 0.5)
+    options = ("--predictions", "genera", "--tile-px", 160, "--um-per-px", 0.5)
     answer = ask("export", found_discs.url, "--format", "coco", "--out", out, *options)
     assert not answer.exit_code, answer.exception
     coco = COCO(str(out / ANNOTATIONS))
@@ -307,7 +307,7 @@ def test_tiles_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
         ("csv", ("--keep-bounds",)),
         ("coco", ("--validation", 0.3)),
         ("geojson", ("--tile-px", 320)),
-        ("vectors", ("--head", "genera")),
+        ("vectors", ("--predictions", "genera")),
         ("imagefolder", ("--embeddings", "other")),
     ],
 )

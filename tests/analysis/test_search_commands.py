@@ -78,7 +78,7 @@ def test_an_image_finds_objects_of_its_shape(index: str, tmp_path: Path) -> None
         Pillow.fromarray(shapes(3, seed=9)[kind]).resize((90, 90)).save(tmp_path / f"{kind}.png")
     out, sheet = tmp_path / "hits.csv", tmp_path / "sheet.html"
     images = [word for kind in range(3) for word in ("--image", str(tmp_path / f"{kind}.png"))]
-    ask("similar", index, *images, "--k", "6", "--out", str(out), "--sheet", str(sheet))
+    ask("similar", index, *images, "--limit", "6", "--out", str(out), "--sheet", str(sheet))
     rows = rows_of(out)
     assert len(rows) == 18
     right = [int(row["object_id"]) % 3 == int(Path(row["query"]).stem) for row in rows]
@@ -90,10 +90,10 @@ def test_an_image_finds_objects_of_its_shape(index: str, tmp_path: Path) -> None
 
 
 def test_an_object_finds_others_and_not_itself(index: str, tmp_path: Path) -> None:
-    said = ask("similar", index, "--object", "a-2030:3", "--k", "5")
+    said = ask("similar", index, "--object", "a-2030:3", "--limit", "5")
     assert "5 rows" in said
     out = tmp_path / "hits.parquet"
-    ask("similar", index, "--object", "a-2030:3", "--k", "100", "--out", str(out), "--probes", "4")
+    ask("similar", index, "--object", "a-2030:3", "--limit", "100", "--out", str(out), "--probes", "4")
     found = pq.read_table(out).to_pylist()
     assert ("a-2030", 3) not in {(row["slide_id"], row["object_id"]) for row in found}
     assert len(found) == 48 + 33 - 1
@@ -107,7 +107,7 @@ def test_a_folder_of_crops_asks_for_each_and_a_picture_shows_all(index: str, tmp
     out, sheet = tmp_path / "hits.json", tmp_path / "sheet.png"
     ask(
         *("similar", index, "--crops", str(tmp_path / "crops"), "--where", "well = '6407/6-5'"),
-        *("--k", "12", "--out", str(out), "--sheet", str(sheet)),
+        *("--limit", "12", "--out", str(out), "--sheet", str(sheet)),
     )
     rows = json.loads(out.read_text())
     assert {row["query"] for row in rows} == {"ring/same name.png", "cross/same name.png"}
@@ -162,7 +162,7 @@ def test_status_says_what_is_held_and_what_is_missing(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["index", "status", index])
     assert said.exit_code == 3
     assert "late" in said.output
-    warned = CliRunner().invoke(app, ["similar", index, "--object", "a:1", "--k", "3"])
+    warned = CliRunner().invoke(app, ["similar", index, "--object", "a:1", "--limit", "3"])
     assert warned.exit_code == 0
     assert "1 slides with 20 objects are not in the index" in warned.stderr
 

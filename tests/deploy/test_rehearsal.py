@@ -60,7 +60,7 @@ def test_an_archive_in_a_bucket_is_worked_off_while_nodes_come_and_go(
         doomed = cluster.add(cpus=1)
         store, server = RunStore.open(run, access), JobClient(cluster.address)
         clock.lap("3 nodes up, the head without CPUs for work")
-        fossilray("submit", "--config", f"{run}.yaml", "--no-follow", "--address", cluster.address)
+        fossilray("submit", "--config", f"{run}.yaml", "--no-follow", "--dashboard", cluster.address)
         commits(4, store, server)
         clock.lap("4 slides committed")
         # Both nodes have a slide in work when one of them goes.
@@ -70,7 +70,7 @@ def test_an_archive_in_a_bucket_is_worked_off_while_nodes_come_and_go(
         commits(lost_at + 4, store, server)
         clock.lap("a node killed in mid-slide, 4 more committed without it")
         cluster.add(cpus=1)
-        said = fossilray("job", "logs", run, "--follow", "--address", cluster.address)
+        said = fossilray("job", "logs", run, "--follow", "--dashboard", cluster.address)
         clock.lap("a node added, the job ended")
     assert f"{SLIDES} of {SLIDES} slides committed" in said
     assert "SUCCEEDED, exit code 0" in said

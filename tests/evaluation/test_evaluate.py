@@ -48,13 +48,13 @@ def test_a_head_taught_from_a_folder_is_a_file_that_knows_its_classes_and_backbo
 ) -> None:
     path = tmp_path / "new" / "head.safetensors"
     told = run(
-        "classify", "train", "--labels", labels, "--backbone", "handcrafted", "--head", "svm", "--out", path
+        "classify", "train", "--labels", labels, "--backbone", "handcrafted", "--kind", "svm", "--out", path
     )
     assert "24 labelled crops of 3 classes" in told
     assert "1 left out: Azolla/broken.png" in told
-    assert "classes of one crop, never asked about: alone" in told
+    assert "classes of a single crop, trained on but not evaluated: alone" in told
     assert "Azolla/0.png = Azolla/copy.png" in told
-    assert "on crops left out, 3 times a fifth: recall" in told
+    assert "on held-out crops, 3 times a fifth: recall" in told
     head = load_head(path)
     assert head.classes == load_labels(labels).crops.classes
     assert head.meta.counts == (10, 13, 1)
@@ -72,7 +72,7 @@ def test_a_head_for_a_runs_objects_is_taught_on_the_runs_own_vectors(tmp_path: P
     path = tmp_path / "head.safetensors"
     run(
         *("classify", "train", "--labels", table, "--run", tmp_path / "run", "--backbone", "run"),
-        *("--head", "knn", "-k", "1", "--out", path),
+        *("--kind", "knn", "--neighbours", "1", "--out", path),
     )
     head = load_head(path)
     assert head.meta.backbone.sha256 == "cd" * 32
@@ -94,12 +94,22 @@ def test_too_few_labels_teach_a_head_that_nobody_judged(tmp_path: Path) -> None:
         "--out",
         tmp_path / "h.safetensors",
     )
-    assert "nobody knows how well it does" in " ".join(told.split())
+    assert "too few crops of each class to hold any out" in " ".join(told.split())
 
 
 def test_the_classification_protocol_leaves_a_page_and_tables(labels: Path, tmp_path: Path) -> None:
     run(
-        *("evaluate", "--labels", labels, "--backbone", "handcrafted", "--splits", "2", "--no-maps"),
+        *(
+            "evaluate",
+            "classification",
+            "--labels",
+            labels,
+            "--backbone",
+            "handcrafted",
+            "--splits",
+            "2",
+            "--no-maps",
+        ),
         *("--out", tmp_path),
     )
     stated = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
@@ -124,7 +134,18 @@ def test_the_classification_protocol_leaves_a_page_and_tables(labels: Path, tmp_
 def test_both_maps_are_drawn_and_tell_where_each_crop_lies(labels: Path, tmp_path: Path) -> None:
     pytest.importorskip("umap")
     run(
-        *("evaluate", "--labels", labels, "--backbone", "handcrafted", "--splits", "1", "--out", tmp_path),
+        *(
+            "evaluate",
+            "classification",
+            "--labels",
+            labels,
+            "--backbone",
+            "handcrafted",
+            "--splits",
+            "1",
+            "--out",
+            tmp_path,
+        ),
     )
     rows = rows_of(tmp_path / "maps.csv")
     assert len(rows) == 24
@@ -149,7 +170,7 @@ def test_a_map_marks_every_crop_and_names_every_class() -> None:
 
 def test_the_retrieval_protocol_shows_best_and_worst(labels: Path, tmp_path: Path) -> None:
     told = run(
-        *("evaluate", "--labels", labels, "--backbone", "handcrafted", "--protocol", "scampi"),
+        *("evaluate", "retrieval", "--labels", labels, "--backbone", "handcrafted"),
         *("--distance", "cosine", "--splits", "2", "--out", tmp_path),
     )
     stated = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
@@ -169,7 +190,17 @@ def test_the_retrieval_protocol_shows_best_and_worst(labels: Path, tmp_path: Pat
 def test_equal_labels_give_equal_files(labels: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         run(
-            *("evaluate", "--labels", labels, "--backbone", "handcrafted", "--no-maps", "--splits", "1"),
+            *(
+                "evaluate",
+                "classification",
+                "--labels",
+                labels,
+                "--backbone",
+                "handcrafted",
+                "--no-maps",
+                "--splits",
+                "1",
+            ),
             *("--out", tmp_path / name),
         )
     for path in (tmp_path / "one").iterdir():

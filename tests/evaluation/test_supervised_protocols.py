@@ -223,8 +223,8 @@ def check_page(page: str) -> None:
 @pytest.mark.slow
 def test_karaderi2021_leaves_a_page_tables_and_a_map_to_zoom(labels: Path, tmp_path: Path) -> None:
     told = run(
-        *("evaluate", "--labels", labels, "--backbone", "handcrafted", "--protocol", "karaderi2021"),
-        *("--splits", "2", "--withheld", "2", "--out", tmp_path),
+        *("evaluate", "metric-learning", "--labels", labels, "--backbone", "handcrafted"),
+        *("--splits", "2", "--withhold-count", "2", "--out", tmp_path),
     )
     assert "open set: accuracy" in told
     stated = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
@@ -246,7 +246,7 @@ def test_karaderi2021_leaves_a_page_tables_and_a_map_to_zoom(labels: Path, tmp_p
 
 def test_groups_to_withhold_are_named(labels: Path, tmp_path: Path) -> None:
     run(
-        *("evaluate", "--labels", labels, "--backbone", "handcrafted", "--protocol", "karaderi2021"),
+        *("evaluate", "metric-learning", "--labels", labels, "--backbone", "handcrafted"),
         *("--splits", "1", "--no-maps", "--withhold", "a, b", "--withhold", "b,e", "--out", tmp_path),
     )
     assert [row["withheld"] for row in rows_of(tmp_path / "open_set.csv")] == ["a; b", "b; e"]
@@ -256,7 +256,7 @@ def test_groups_to_withhold_are_named(labels: Path, tmp_path: Path) -> None:
 def test_karaderi2021_trains_on_what_is_not_withheld(tmp_path: Path) -> None:
     drawn = draw_folder(tmp_path / "drawn", classes=4, each=8)
     run(
-        *("evaluate", "--labels", drawn, "--backbone", "random:resnet18", "--protocol", "karaderi2021", "--train"),
+        *("evaluate", "karaderi2021", "--labels", drawn, "--backbone", "random:resnet18", "--train"),
         *("--splits", "1", "--withhold", "class0,class2", "--input-px", "32", "--no-maps", "--out", tmp_path / "out"),
         *itertools.chain.from_iterable(
             ("--train-set", one)
@@ -276,7 +276,7 @@ def test_karaderi2021_trains_on_what_is_not_withheld(tmp_path: Path) -> None:
 
 def test_liu2022_leaves_a_page_and_tables(labels: Path, tmp_path: Path) -> None:
     run(
-        *("evaluate", "--labels", labels, "--backbone", "handcrafted", "--protocol", "liu2022"),
+        *("evaluate", "transfer", "--labels", labels, "--backbone", "handcrafted"),
         *("--splits", "3", "--reduced", "2", "--out", tmp_path),
     )
     stated = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
@@ -299,7 +299,7 @@ def test_liu2022_trains_a_network_and_compares_conditions(tmp_path: Path) -> Non
         "train",
         "metric",
         tmp_path / "start",
-        "--labels",
+        "--source",
         drawn,
         "--arch",
         "resnet18",
@@ -311,6 +311,7 @@ def test_liu2022_trains_a_network_and_compares_conditions(tmp_path: Path) -> Non
     run(
         *(
             "evaluate",
+            "liu2022",
             "--labels",
             drawn,
             "--backbone",
@@ -318,8 +319,6 @@ def test_liu2022_trains_a_network_and_compares_conditions(tmp_path: Path) -> Non
             "--train",
         ),
         *(
-            "--protocol",
-            "liu2022",
             "--reduced",
             "3",
             "--compare",
@@ -345,19 +344,19 @@ def test_liu2022_trains_a_network_and_compares_conditions(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--train",), "--train is an option of --protocol karaderi2021"),
-        (("--protocol", "liu2022", "--withheld", "3"), "--withheld is an option of --protocol karaderi2021"),
-        (("--protocol", "karaderi2021", "--train-set", "epochs=1"), "add --train"),
-        (("--protocol", "karaderi2021", "--withhold", "a,b", "--withheld", "2"), "give one of them"),
-        (("--protocol", "karaderi2021", "--withhold", "a,zebra"), "zebra cannot be withheld"),
-        (("--protocol", "karaderi2021", "--withheld", "4"), "too few on a side"),
-        (("--protocol", "karaderi2021", "--train"), "--backbone handcrafted is not one"),
+        (("metric-learning", "--train-set", "epochs=1"), "add --train"),
+        (("transfer", "--training", "fields.yaml"), "add --train"),
+        (("transfer", "--compare"), "add --train"),
+        (("metric-learning", "--withhold", "a,b", "--withhold-count", "2"), "give one of them"),
+        (("metric-learning", "--withhold", "a,zebra"), "zebra cannot be withheld"),
+        (("metric-learning", "--withhold-count", "4"), "too few on a side"),
+        (("metric-learning", "--train"), "--backbone handcrafted is not one"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
     words: tuple[str, ...], message: str, labels: Path, tmp_path: Path
 ) -> None:
-    given = ["evaluate", "--labels", str(labels), "--backbone", "handcrafted", "--out", str(tmp_path), *words]
+    given = ["evaluate", *words, "--labels", str(labels), "--backbone", "handcrafted", "--out", str(tmp_path)]
     with pytest.raises(UsageError, match=re.escape(message)):
         CliRunner().invoke(app, given, catch_exceptions=False)
 

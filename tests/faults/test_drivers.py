@@ -54,7 +54,7 @@ def test_asked_to_stop_a_driver_ends_what_is_in_flight_and_no_more(
         os.kill(driver.pid, signal.SIGTERM)
         text, _ = driver.communicate(timeout=120)
     assert driver.returncode == 3, text
-    assert "the same command goes on from here" in text
+    assert "run the same command again to resume" in text
     assert 0 < len(store.committed()) < len(counts_of(sound_run))
     assert not store.open_attempts(), "what was begun was ended"
     assert store.heartbeats()[0].ended

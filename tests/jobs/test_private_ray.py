@@ -223,7 +223,7 @@ def test_after_a_demo_a_plain_cluster_asks_for_no_token_and_the_home_folder_is_a
     del nodes._environment["RAY_AUTH_MODE"]
     with nodes:
         listed = subprocess.run(
-            [*fossilray, "job", "list", "--address", nodes.address],
+            [*fossilray, "job", "list", "--dashboard", nodes.address],
             env=environment,
             capture_output=True,
             text=True,

@@ -137,7 +137,7 @@ def test_a_cluster_with_a_token_answers_only_who_brings_it(tmp_path: Path) -> No
         ):
             # Ray reads its mode once in a process.
             answer = subprocess.run(
-                [sys.executable, "-m", "fossilray", "job", "list", "--address", cluster.address],
+                [sys.executable, "-m", "fossilray", "job", "list", "--dashboard", cluster.address],
                 cwd=ROOT,
                 env=clean | variables,
                 capture_output=True,
@@ -148,7 +148,7 @@ def test_a_cluster_with_a_token_answers_only_who_brings_it(tmp_path: Path) -> No
 
 
 def fossilray(cluster: RayNodes, *words: str, expected: int = 0) -> str:
-    answer = CliRunner().invoke(app, [*words, "--address", cluster.address])
+    answer = CliRunner().invoke(app, [*words, "--dashboard", cluster.address])
     assert answer.exit_code == expected, f"{answer.output}\n{answer.exception!r}"
     return answer.output
 

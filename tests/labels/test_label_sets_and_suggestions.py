@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
 def test_suggestions_filled_in_come_back_as_labels_and_teach_a_head(run: RunStore, tmp_path: Path) -> None:
     out, labels, head = tmp_path / "next", tmp_path / "labels", tmp_path / "head.safetensors"
-    told = command("suggest", run.url, "--out", out, "--n", 20)
+    told = command("suggest", run.url, "--out", out, "--limit", 20)
     assert "20 of 115 objects" in told.stdout
     rows = read_csv(out / "suggestions.csv")
     assert [int(row["rank"]) for row in rows] == list(range(1, 21))
@@ -58,7 +58,7 @@ def test_suggestions_filled_in_come_back_as_labels_and_teach_a_head(run: RunStor
     assert {row["guess"] for row in rows} == {""}
     fill_in(out / "suggestions.csv", genus_of(run))
     told = command(
-        "labels", "import", out / "suggestions.csv", "--run", run.url, "--into", labels, "--who", "Ada"
+        "labels", "import", out / "suggestions.csv", "--run", run.url, "--to", labels, "--who", "Ada"
     )
     assert "round 1: 20 labels" in told.stdout
     told = command(
@@ -66,7 +66,7 @@ def test_suggestions_filled_in_come_back_as_labels_and_teach_a_head(run: RunStor
     )
     assert "20 labelled crops of 2 classes" in told.stdout
     again = tmp_path / "again"
-    told = command("suggest", run.url, "--out", again, "--n", 10, "--labels", labels, "--head", head)
+    told = command("suggest", run.url, "--out", again, "--limit", 10, "--labels", labels, "--head", head)
     assert "20 objects have a label already" in told.stdout
     new = read_csv(again / "suggestions.csv")
     assert not {row["file"] for row in new} & {row["file"] for row in rows}
@@ -83,10 +83,10 @@ def test_images_sorted_into_folders_come_back_as_labels(run: RunStore, tmp_path:
         folder = out / ("Alnus" if number % 2 else "Betula")
         folder.mkdir(exist_ok=True)
         image.rename(folder / image.name)
-    told = command("labels", "import", out, "--run", run.url, "--into", tmp_path / "labels")
+    told = command("labels", "import", out, "--run", run.url, "--to", tmp_path / "labels")
     assert "round 1: 10 labels" in told.stdout
     assert "2 have no label yet" in told.stdout
-    told = command("labels", "show", tmp_path / "labels", "--csv", tmp_path / "standing.csv")
+    told = command("labels", "show", tmp_path / "labels", "--out", tmp_path / "standing.csv")
     assert "version 1: 10 objects with a label" in told.stdout
     standing = read_csv(tmp_path / "standing.csv")
     assert {(row["slide_id"], int(row["object_id"])) for row in standing} == {
@@ -227,14 +227,14 @@ def test_two_people_who_disagree_are_shown_and_not_taught_until_it_is_settled(
     )
     second = write_table(tmp_path / "grace.csv", [("a-2030", 1, "Betula"), ("a-2030", 2, "Betula")])
     import_labels(first, run, labels, who="Ada")
-    told = command("labels", "import", second, "--run", run.url, "--into", labels, "--who", "Grace")
-    assert "1 objects bear two names" in told.stdout
+    told = command("labels", "import", second, "--run", run.url, "--to", labels, "--who", "Grace")
+    assert "1 objects have conflicting labels" in told.stdout
     assert "a-2030 #1: Alnus (Ada), Betula (Grace)" in told.stdout
     found = load_labels(labels, run=run)
     assert len(found) == 7
     assert found.findings.unreadable == (("a-2030 #1", "called Alnus (Ada), Betula (Grace)"),)
     settled = write_table(tmp_path / "settled.csv", [("a-2030", 1, "Betula")])
-    command("labels", "import", settled, "--run", run.url, "--into", labels, "--who", "Ada", "--settle")
+    command("labels", "import", settled, "--run", run.url, "--to", labels, "--who", "Ada", "--override")
     book = LabelSet.open(labels)
     assert not book.labels().conflicts
     assert book.labels().agreed[key_of(run, "a-2030", 1)].genus == "Betula"
@@ -296,8 +296,8 @@ def test_two_rounds_added_at_once_both_stand(run: RunStore, tmp_path: Path) -> N
         (("suggest", "RUN", "--out", "NEW", "--where", "nonsense"), "nonsense"),
         (("suggest", "RUN", "--out", "NEW", "--labels", "FULL"), "holds no label set"),
         (("suggest", "RUN", "--out", "NEW", "--embeddings", "none"), "no embeddings named none"),
-        (("labels", "import", "ABSENT", "--run", "RUN", "--into", "NEW"), "does not exist"),
-        (("labels", "import", "FULL", "--run", "RUN", "--into", "NEW"), "holds no <genus>/<image> files"),
+        (("labels", "import", "ABSENT", "--run", "RUN", "--to", "NEW"), "does not exist"),
+        (("labels", "import", "FULL", "--run", "RUN", "--to", "NEW"), "holds no <genus>/<image> files"),
         (("labels", "show", "FULL"), "holds no label set"),
     ],
 )

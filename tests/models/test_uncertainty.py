@@ -303,8 +303,8 @@ def test_the_evaluation_tells_what_held_for_crops_and_for_wells_left_out(tmp_pat
     answer = CliRunner().invoke(
         app,
         [
-            *("evaluate", "--labels", str(folder / "labels.csv"), "--backbone", "handcrafted"),
-            *("--protocol", "certainty", "--head", "knn", "--splits", "2", "--coverage", "0.8"),
+            *("evaluate", "uncertainty", "--labels", str(folder / "labels.csv"), "--backbone", "handcrafted"),
+            *("--kind", "knn", "--splits", "2", "--coverage", "0.8"),
             *("--out", str(tmp_path / "out")),
         ],
         catch_exceptions=False,

@@ -75,7 +75,7 @@ def test_the_command_deletes_what_it_was_asked_to(run: RunStore) -> None:
     make_anew(run, "a-2030")
     answer = CliRunner().invoke(app, ["verify", run.url, "--withdraw"])
     assert answer.exit_code == 1
-    assert "2 files of answers deleted" in answer.output
+    assert "2 files of embeddings or predictions deleted" in answer.output
     assert CliRunner().invoke(app, ["verify", run.url]).exit_code == 0
 
 

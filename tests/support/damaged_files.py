@@ -52,7 +52,7 @@ LOOKS = {
     "report": ("report", "RUN", "--out", "OUT.html"),
     "export": ("export", "RUN", "--format", "csv", "--out", "OUT.csv"),
     "crops": ("crops", "RUN", "--out", "OUT", "--limit", "70"),
-    "compact": ("compact", "RUN", "--to", "OUT", "--embeddings"),
+    "compact": ("compact", "RUN", "--to", "OUT", "--with-embeddings"),
     "labels": ("labels", "show", "LABELS"),
     "index": ("index", "status", "INDEX"),
     "verify labels": ("verify", "LABELS"),
@@ -91,7 +91,7 @@ def write_world(folder: Path) -> None:
     embed(run, "net", dimension=4)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     run.write_heartbeat(Heartbeat("driver", now, now, 6, 4, 1, 77, 12.5, 2, ("e-broken",)))
-    look(folder, ("compact", "RUN", "--to", str(folder / "dataset"), "--embeddings"), run="run")
+    look(folder, ("compact", "RUN", "--to", str(folder / "dataset"), "--with-embeddings"), run="run")
     labels = LabelSet.open_or_create(folder / "labels")
     labels.add(
         [Label("a-2030", 1, "x", "Alnus", "me", (1, 2, 3, 4))],

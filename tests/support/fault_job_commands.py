@@ -39,7 +39,7 @@ def prepare_jobs(inputs: Path) -> None:
     known = "".join(f"s-0,{number},{('Alnus', 'Betula')[number % 2]}\n" for number in range(160))
     (inputs / "known.csv").write_text("slide_id,object_id,genus\n" + known)
     for words in (
-        ("--labels", inputs / "known.csv", "--run", inputs / "vectors", "--backbone", "run", "--head", "knn"),
+        ("--labels", inputs / "known.csv", "--run", inputs / "vectors", "--backbone", "run", "--kind", "knn"),
         ("--labels", inputs / "shapes", "--backbone", inputs / "net.safetensors"),
     ):
         name = "known" if "--run" in words else "shapes"
@@ -77,7 +77,7 @@ def jobs(inputs: Path) -> dict[str, Scenario]:
             facts=training_in,
         ),
         "train metric": Scenario(
-            lambda out: cli("train", "metric", out / "training", "--labels", shapes, *local, *training),
+            lambda out: cli("train", "metric", out / "training", "--source", shapes, *local, *training),
             facts=training_in,
         ),
     }

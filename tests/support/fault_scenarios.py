@@ -63,7 +63,9 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
             facts=labels_in,
         ),
         "compact": Scenario(
-            lambda out: cli("compact", run, "--to", out / "dataset", "--slides-per-file", 2, "--embeddings"),
+            lambda out: cli(
+                "compact", run, "--to", out / "dataset", "--slides-per-file", 2, "--with-embeddings"
+            ),
             facts=dataset_in,
         ),
         "classify train": Scenario(
@@ -84,7 +86,9 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
         "export geojson": Scenario(lambda out: cli(*export, "--out", out / "boxes")),
         "export csv": Scenario(lambda out: cli(*export, "--format", "csv", "--out", out / "boxes.csv")),
         "export imagefolder": Scenario(
-            lambda out: cli(*export, "--format", "imagefolder", "--head", "genera", "--out", out / "classes")
+            lambda out: cli(
+                *export, "--format", "imagefolder", "--predictions", "genera", "--out", out / "classes"
+            )
         ),
         "export anndata": Scenario(
             lambda out: cli(*export, "--format", "anndata", "--out", out / "objects.h5ad"), facts=anndata_in
@@ -105,7 +109,7 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
             facts=texts,
         ),
         "suggest": Scenario(
-            lambda out: cli("suggest", run, "--out", out / "next", "--n", 8), facts=suggested_in
+            lambda out: cli("suggest", run, "--out", out / "next", "--limit", 8), facts=suggested_in
         ),
         "curate": Scenario(
             lambda out: cli(
@@ -125,7 +129,7 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
         ),
         "evaluate": Scenario(
             lambda out: cli(
-                *("evaluate", "--protocol", "martinsen2024", "--labels", inputs / "shapes"),
+                *("evaluate", "classification", "--labels", inputs / "shapes"),
                 *("--backbone", "handcrafted", "--splits", 2, "--no-maps", "--out", out / "judged"),
             ),
             facts=texts,
@@ -139,7 +143,7 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
                     "--crops",
                     inputs / "shapes" / "class0",
                 ),
-                *("--backbone", inputs / "net.safetensors", "--n", 2, "--out", out / "why.html"),
+                *("--backbone", inputs / "net.safetensors", "--limit", 2, "--out", out / "why.html"),
             ),
             facts=texts,
         ),
@@ -155,7 +159,7 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
         ),
         "similar --sheet": Scenario(
             lambda out: cli(
-                *("similar", inputs / "index", "--object", "s-1:3", "--k", 4),
+                *("similar", inputs / "index", "--object", "s-1:3", "--limit", 4),
                 *("--sheet", out / "sheet.html", "--out", out / "hits.csv"),
             )
         ),
@@ -163,7 +167,7 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
 
 
 def import_labels(inputs: Path, out: Path, name: str) -> None:
-    cli("labels", "import", inputs / name, "--run", inputs / "run", "--into", out / "labels", "--who", "Ada")
+    cli("labels", "import", inputs / name, "--run", inputs / "run", "--to", out / "labels", "--who", "Ada")
 
 
 def import_first(inputs: Path, out: Path) -> None:

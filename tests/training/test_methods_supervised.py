@@ -170,7 +170,7 @@ def test_the_command_trains_and_goes_on_from_where_it_was(crops: Path, tmp_path:
         "train",
         "metric",
         str(tmp_path / "out"),
-        "--labels",
+        "--source",
         str(crops),
         "--loss",
         "supcon",
@@ -193,7 +193,7 @@ def test_the_command_trains_and_goes_on_from_where_it_was(crops: Path, tmp_path:
     assert "5 steps" in CliRunner().invoke(app, [*longer, "--local"], catch_exceptions=False).output
     with pytest.raises(UsageError, match="does not exist"):
         CliRunner().invoke(
-            app, ["train", "metric", "o", "--labels", "nowhere", "--local"], catch_exceptions=False
+            app, ["train", "metric", "o", "--source", "nowhere", "--local"], catch_exceptions=False
         )
 
 

@@ -59,7 +59,7 @@ def methods_for(opened: DifferentiableBackbone, asked: Sequence[str], *, targets
     for method in asked:
         if method not in suiting:
             raise UsageError(
-                f"--method {method} is not for a {opened.family} network such as {opened.name}; "
+                f"--attribution {method} is not for a {opened.family} network such as {opened.name}; "
                 f"it takes {', '.join(suiting)}"
             )
     if asked:

@@ -56,7 +56,7 @@ def match_wells(first: WellChart, second: WellChart, *, match_distance: float, s
         if not chart.well_sampled:
             raise UsageError(
                 f"well {chart.well} has no sample of {chart.options.min_objects} objects to correlate; give a smaller "
-                "--fewest"
+                "--min-objects"
             )
     taxa = tuple(dict.fromkeys((*first.taxa, *second.taxa)))
     shares = (_shares_over(first, taxa), _shares_over(second, taxa))

@@ -1,0 +1,82 @@
+"""Labelled crops for `classify train` and `evaluate`: their options, loaded, embedded, and what was noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fossilray.cli.options import open_store
+from fossilray.cli.output import say, working
+from fossilray.core.text import list_some
+
+if TYPE_CHECKING:
+    from fossilray.labels.embed import EmbeddedCrops
+    from fossilray.labels.load import LabelledSet
+
+LabelsOption = Annotated[
+    Path,
+    typer.Option(
+        "--labels",
+        help="Labelled crops: a folder of <class>/<image>; a CSV of path and genus; or, of objects of --run, a CSV of "
+        "slide_id, object_id and genus, or a label set.",
+    ),
+]
+LabelledBackboneOption = Annotated[
+    str,
+    typer.Option(
+        "--backbone",
+        help="Backbone that embeds the crops: bundled, a weights file, timm:NAME, random:NAME (untrained), handcrafted "
+        "(gradients, colours, shape), or run (the embeddings that --run holds).",
+    ),
+]
+InputOption = Annotated[
+    int | None,
+    typer.Option(
+        "--input-px",
+        min=16,
+        max=1024,
+        help="Input size of the network in pixels; default: that of its weights.",
+    ),
+]
+
+
+def load_labelled(labels: Path, run: str | None, config: str | None, set_: list[str] | None) -> LabelledSet:
+    """Read the labelled crops that `--labels` and `--run` name."""
+    from fossilray.labels.load import load_labels
+
+    with working("labels"):
+        return load_labels(labels, run=None if run is None else open_store(run, config, set_))
+
+
+def embed_crops(labelled: LabelledSet, backbone: str, *, input_px: int | None, seed: int) -> EmbeddedCrops:
+    """Embed the crops by what `--backbone` names."""
+    from fossilray.labels.embed import embed_labelled
+
+    with working("embeddings"):
+        return embed_labelled(labelled, backbone, input_px=input_px, seed=seed)
+
+
+def print_label_report(labelled: LabelledSet) -> None:
+    """Print how many crops there are, and which of them were left out or need a look."""
+    report = labelled.findings
+    say(f"{len(labelled)} labelled crops of {len(labelled.crops.classes)} classes")
+    if report.unreadable:
+        reasons = [f"{name}: {reason}" for name, reason in report.unreadable]
+        say(f"{len(report.unreadable)} left out: {_few(reasons)}")
+    if report.unlabelled:
+        say(f"{report.unlabelled} rows have no genus")
+    if report.singletons:
+        say(f"classes of a single crop, trained on but not evaluated: {_few(report.singletons)}")
+    if report.duplicates:
+        groups = [" = ".join(group) for group in report.duplicates]
+        say(f"{len(groups)} images occur more than once, kept on one side of a split: {_few(groups)}")
+    if report.conflicts:
+        groups = [" = ".join(group) for group in report.conflicts]
+        say(f"{len(groups)} of them have different labels: {_few(groups)}")
+
+
+def _few(names: Iterable[str]) -> str:
+    return list_some(names, separator="; ")
