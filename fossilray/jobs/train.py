@@ -1,4 +1,4 @@
-"""A training of a backbone on Ray Train, from end to end: what `fossilray train backbone` runs."""
+"""Training on Ray Train: the job behind `fossilray train backbone` and `train metric`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from fossilray.training.loop import TrainingLoop, TrainingProgress
 from fossilray.training.output_folder import TrainingFolder
 
 FAILURES = 5
-"""Workers that may die in one job, each time leaving the others to go on from the last checkpoint."""
+"""Workers that may die in one job; after each loss the others resume from the last checkpoint."""
 _POLL_S = 0.5
 
 
@@ -45,22 +45,22 @@ def run_training(
     report: Callable[[TrainingProgress], None] = lambda _: None,
     stop: threading.Event | None = None,
 ) -> TrainingResult:
-    """Train with `config.workers` workers into a folder; from its last checkpoint, if it has one.
+    """Train with `config.workers` workers into a folder; resume from its last checkpoint, if it has one.
 
-    out: a local path, which every machine of the cluster must see, or s3://…. min_workers: go on with so few while
-    the cluster has no room for more. report is called here, not in a worker. stop: once set, the workers write a
-    checkpoint and end.
+    out: a local path, which every machine of the cluster must see, or s3://…. min_workers: the least number of workers
+    to train with while the cluster has no resources for more. report: called in this process, not in a worker. stop:
+    once it is set, the workers write a checkpoint and end.
 
     Raises:
-        UsageError: the crops, the checkpoint there, or the cluster do not serve what is asked for; or another training
-            is at work in the folder.
+        UsageError: the crops, the checkpoint in the folder, or the cluster do not fit the configuration; or another
+            training is active in the folder.
         WorkerError: workers died more than `max_failures` times, or Ray could not start them.
-        TrainingDiverged, WeightsError, StoreError: as Loop.run.
+        TrainingDiverged, WeightsError, StoreError: as TrainingLoop.run.
     """
     least = config.workers if min_workers is None else min_workers
     if not 1 <= least <= config.workers:
         raise UsageError(
-            f"at least {least} of {config.workers} workers cannot be; give 1 to {config.workers}"
+            f"--min-workers {least} is out of range for workers={config.workers}; give 1 to {config.workers}"
         )
     if not is_remote(out):
         out = str(Path(local_path(out)).resolve())
@@ -78,49 +78,49 @@ def _run(
     stop: threading.Event | None,
 ) -> TrainingResult:
     _validate_before_start(config, out)
-    # The second generation of Ray Train alone resizes; older Rays have it behind a switch. Its workers would leave
-    # the folder that relative paths are meant from.
+    # Only the second generation of Ray Train resizes; older Rays have it behind a switch. Its workers would change
+    # the working directory, which relative paths refer to.
     os.environ.update(RAY_TRAIN_V2_ENABLED="1", RAY_CHDIR_TO_TRIAL_DIR="0", RAY_TRAIN_METRICS_ENABLED="0")
     with ray_cluster(address):
-        share = _share_of_a_worker(config, least)
+        resources = _resources_of_a_worker(config, least)
         board: Any = ray.remote(num_cpus=0)(_MessageBoard).remote()
-        order = _WorkerSpec(config, out, str(Path.cwd()), share.threads, board)
-        trainer = _make_trainer(order, share, least, max_failures)
+        spec = _WorkerSpec(config, out, str(Path.cwd()), resources.threads, board)
+        trainer = _make_trainer(spec, resources, least, max_failures)
         # In the main thread Ray Train would take over Ctrl-C.
         aside = ThreadPoolExecutor(1, thread_name_prefix="ray-train")
         fitting = aside.submit(trainer.fit)
         aside.shutdown(wait=False)
-        asked = False
+        is_stopping = False
         while not wait([fitting], timeout=_POLL_S).done:
-            for progress in ray.get(board.take.remote()):
+            for progress in ray.get(board.take_progress.remote()):
                 report(progress)
-            if stop is not None and stop.is_set() and not asked:
-                ray.get(board.ask_to_stop.remote())
-                asked = True
-        for progress in ray.get(board.take.remote()):
+            if stop is not None and stop.is_set() and not is_stopping:
+                ray.get(board.request_stop.remote())
+                is_stopping = True
+        for progress in ray.get(board.take_progress.remote()):
             report(progress)
-        fault, end = ray.get([board.fault.remote(), board.end.remote()])
+        error, result = ray.get([board.error.remote(), board.result.remote()])
     with contextlib.suppress(FossilrayError):
-        open_files(out, _access(config)).delete(order.rays_folder)
-    return _ended(fault, end, fitting.exception(), out)
+        open_files(out, _access(config)).delete(spec.ray_folder)
+    return _result_or_raise(error, result, fitting.exception(), out)
 
 
 @dataclass(frozen=True)
 class _WorkerSpec:
-    """What every worker is told."""
+    """The settings of every worker."""
 
     config: TrainConfig
     out: str
     cwd: str
     threads: int
     board: Any
-    rays_folder: str = field(default_factory=lambda: f".ray-{secrets.token_hex(8)}")
-    """Below the training's own, for Ray Train wants a place that every worker sees; deleted in the end."""
+    ray_folder: str = field(default_factory=lambda: f".ray-{secrets.token_hex(8)}")
+    """Subfolder for Ray Train, which needs storage that every worker sees; deleted at the end."""
 
 
 @dataclass(frozen=True)
 class _WorkerResources:
-    """Of the cluster, for one worker."""
+    """Resources of one worker."""
 
     cpus: int
     gpu: bool
@@ -128,50 +128,50 @@ class _WorkerResources:
 
 
 class _MessageBoard:
-    """Where workers and driver leave notes for each other: an actor beside the workers."""
+    """An actor through which workers and driver exchange progress, errors and the result."""
 
     def __init__(self) -> None:
-        self._news: list[TrainingProgress] = []
+        self._progress: list[TrainingProgress] = []
         self._stopping = False
-        self._fault: FossilrayError | None = None
-        self._end: TrainingResult | None = None
+        self._error: FossilrayError | None = None
+        self._result: TrainingResult | None = None
 
-    def tell(self, progress: TrainingProgress) -> None:
-        self._news.append(progress)
+    def add_progress(self, progress: TrainingProgress) -> None:
+        self._progress.append(progress)
 
-    def take(self) -> list[TrainingProgress]:
-        news, self._news = self._news, []
-        return news
+    def take_progress(self) -> list[TrainingProgress]:
+        taken, self._progress = self._progress, []
+        return taken
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         self._stopping = True
 
     def is_stopping(self) -> bool:
         return self._stopping
 
-    def fail(self, fault: FossilrayError) -> None:
-        self._fault = self._fault or fault
+    def fail(self, error: FossilrayError) -> None:
+        self._error = self._error or error
 
-    def fault(self) -> FossilrayError | None:
-        return self._fault
+    def error(self) -> FossilrayError | None:
+        return self._error
 
-    def finish(self, end: TrainingResult) -> None:
-        self._end = end
+    def finish(self, result: TrainingResult) -> None:
+        self._result = result
 
-    def end(self) -> TrainingResult | None:
-        return self._end
+    def result(self) -> TrainingResult | None:
+        return self._result
 
 
 def _validate_before_start(config: TrainConfig, out: str) -> None:
-    """What would stop the workers at their start is told before there are any."""
+    """Raise the errors that would end the workers at their start, before any is started."""
     split_table(open_sources(config.data), config)
-    with TrainingFolder.open(out, config) as place:
-        name = place.latest()
+    with TrainingFolder.open(out, config) as training_folder:
+        name = training_folder.latest()
         if name is not None:
-            load_checkpoint(place.fetch(name), config)
+            load_checkpoint(training_folder.fetch(name), config)
 
 
-def _share_of_a_worker(config: TrainConfig, least: int) -> _WorkerResources:
+def _resources_of_a_worker(config: TrainConfig, least: int) -> _WorkerResources:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if config.device == "cuda" and gpus < least:
@@ -190,18 +190,18 @@ def _share_of_a_worker(config: TrainConfig, least: int) -> _WorkerResources:
 
 
 def cpus_of_a_worker(node_cpus: Sequence[int], workers: int) -> int:
-    """The most CPUs that every one of so many workers can have, none spread over machines; 0 if they do not fit."""
+    """Largest number of CPUs that each of these workers can have on one machine; 0 if the workers do not fit."""
     return next(
         (
-            share
-            for share in range(max(node_cpus, default=0), 0, -1)
-            if sum(cpus // share for cpus in node_cpus) >= workers
+            cpus
+            for cpus in range(max(node_cpus, default=0), 0, -1)
+            if sum(available // cpus for available in node_cpus) >= workers
         ),
         0,
     )
 
 
-def _make_trainer(order: _WorkerSpec, share: _WorkerResources, least: int, max_failures: int) -> Any:
+def _make_trainer(spec: _WorkerSpec, resources: _WorkerResources, least: int, max_failures: int) -> Any:
     try:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
@@ -210,34 +210,34 @@ def _make_trainer(order: _WorkerSpec, share: _WorkerResources, least: int, max_f
             f"Ray Train is not installed whole ({error}); run `pip install 'fossilray[learn]'`, or train with --local"
         ) from None
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    workers = order.config.workers
-    # Typed as in the first generation, which knows no pair.
+    workers = spec.config.workers
+    # The type hint is of the first generation, which takes no pair.
     count: Any = workers if least == workers else (least, workers)
     return TorchTrainer(
         _work,
-        train_loop_config={"order": order},
+        train_loop_config={"spec": spec},
         scaling_config=ScalingConfig(
             num_workers=count,
-            use_gpu=share.gpu,
-            resources_per_worker={"CPU": share.cpus, **({"GPU": 1} if share.gpu else {})},
+            use_gpu=resources.gpu,
+            resources_per_worker={"CPU": resources.cpus, **({"GPU": 1} if resources.gpu else {})},
         ),
         run_config=RunConfig(
             name="train",
             failure_config=FailureConfig(max_failures=max_failures),
-            **_rays_storage(order),
+            **_ray_storage(spec),
         ),
     )
 
 
-def _rays_storage(order: _WorkerSpec) -> dict[str, Any]:
-    """Ray Train's own storage, below the training's folder: by default it would be the home folder."""
-    files = open_files(order.out, _access(order.config))
+def _ray_storage(spec: _WorkerSpec) -> dict[str, Any]:
+    """Storage settings of Ray Train, below the training's folder: the default is the home folder."""
+    files = open_files(spec.out, _access(spec.config))
     if not is_remote(files.url):
-        return {"storage_path": f"{files.root}/{order.rays_folder}"}
+        return {"storage_path": f"{files.root}/{spec.ray_folder}"}
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
     return {
-        "storage_path": f"{files.root}/{order.rays_folder}",
+        "storage_path": f"{files.root}/{spec.ray_folder}",
         "storage_filesystem": PyFileSystem(FSSpecHandler(files.filesystem)),
     }
 
@@ -246,80 +246,83 @@ def _access(config: TrainConfig) -> StoreConfig:
     return StoreConfig() if config.data.access is None else StoreConfig(**config.data.access.model_dump())
 
 
-def _work(told: Mapping[str, Any]) -> None:
-    """One worker, in its own process."""
-    order: _WorkerSpec = told["order"]
-    if ray.get(order.board.fault.remote()) is not None:
-        return  # Ray tries again whatever it was; what cannot get better ends here.
+def _work(loop_config: Mapping[str, Any]) -> None:
+    """Run one worker in its own process."""
+    spec: _WorkerSpec = loop_config["spec"]
+    if ray.get(spec.board.error.remote()) is not None:
+        return  # Ray retries after any error; this one is permanent.
     try:
-        _train(order)
+        _train(spec)
     except StoreUnreachable:
         raise
     except FossilrayError as error:
-        ray.get(order.board.fail.remote(error))
+        ray.get(spec.board.fail.remote(error))
         raise
 
 
-def _train(order: _WorkerSpec) -> None:
+def _train(spec: _WorkerSpec) -> None:
     import torch
     from ray import train
     from ray.train.torch import get_device
 
-    if Path(order.cwd).is_dir():
-        os.chdir(order.cwd)
-    torch.set_num_threads(order.threads)
+    if Path(spec.cwd).is_dir():
+        os.chdir(spec.cwd)
+    torch.set_num_threads(spec.threads)
     rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
-    device = get_device() if order.config.device != "cpu" else torch.device("cpu")
-    with TrainingFolder.open(order.out, order.config) as place:
+    device = get_device() if spec.config.device != "cpu" else torch.device("cpu")
+    with TrainingFolder.open(spec.out, spec.config) as training_folder:
 
         def report(progress: TrainingProgress) -> None:
             if rank == 0:
                 if progress.checkpoint is not None:
-                    place.bring()
-                order.board.tell.remote(progress)
+                    training_folder.bring()
+                spec.board.add_progress.remote(progress)
 
         loop = TrainingLoop(
-            order.config,
-            open_sources(order.config.data),
+            spec.config,
+            open_sources(spec.config.data),
             rank=rank,
             world=world,
             device=device,
-            folder=place.folder,
+            folder=training_folder.folder,
             report=report,
         )
         name = _broadcast_from_rank_0(
-            place.latest() if rank == 0 else None, DistributedGroup(rank, world, device)
+            training_folder.latest() if rank == 0 else None, DistributedGroup(rank, world, device)
         )
         if rank == 0 and name is not None:
-            place.fetch_course()
-        with stop_when(lambda: bool(ray.get(order.board.is_stopping.remote())), loop.ask_to_stop):
-            result = loop.run(None if name is None else place.fetch(name))
+            training_folder.fetch_course()
+        with stop_when(lambda: bool(ray.get(spec.board.is_stopping.remote())), loop.ask_to_stop):
+            result = loop.run(None if name is None else training_folder.fetch(name))
         if rank == 0:
-            place.bring()
-            backbone = None if result.backbone is None else f"{order.out}/{BACKBONE}"
-            ray.get(order.board.finish.remote(TrainingResult.of(result, backbone)))
+            training_folder.bring()
+            backbone = None if result.backbone is None else f"{spec.out}/{BACKBONE}"
+            ray.get(spec.board.finish.remote(TrainingResult.of(result, backbone)))
 
 
-def _broadcast_from_rank_0(name: str | None, together: DistributedGroup) -> str | None:
-    """The first worker's answer, to all: a folder may look different from another machine."""
-    if together.world == 1:
+def _broadcast_from_rank_0(name: str | None, group: DistributedGroup) -> str | None:
+    """Return rank 0's value on every worker: other machines may list the folder differently."""
+    if group.world == 1:
         return name
     import torch
 
-    said = [name]
-    torch.distributed.broadcast_object_list(said, src=0, device=together.device)
-    return said[0]
+    values = [name]
+    torch.distributed.broadcast_object_list(values, src=0, device=group.device)
+    return values[0]
 
 
-def _ended(
-    fault: FossilrayError | None, end: TrainingResult | None, error: BaseException | None, out: str
+def _result_or_raise(
+    error: FossilrayError | None,
+    result: TrainingResult | None,
+    ray_error: BaseException | None,
+    out: str,
 ) -> TrainingResult:
-    if fault is not None:
-        raise fault
-    if error is not None or end is None:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        told = lines[-1] if lines else type(error).__name__
+    if error is not None:
+        raise error
+    if ray_error is not None or result is None:
+        lines = [line.strip() for line in str(ray_error).splitlines() if line.strip()]
+        reason = lines[-1] if lines else type(ray_error).__name__
         raise WorkerError(
-            f"the training in {out} broke off: {told[:300]}; the same command goes on from its last checkpoint"
+            f"the training in {out} was interrupted: {reason[:300]}; the same command resumes from its last checkpoint"
         )
-    return end
+    return result

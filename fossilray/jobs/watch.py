@@ -1,4 +1,4 @@
-"""A run looked at again and again until it is done, from any machine that reaches its store."""
+"""The status of a run, shown repeatedly until the run is done, from any machine that reaches its store."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def watch_run(
     config: RunConfig | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str | None:
-    """Show the state of a run every so often until it is done; the alarm that ended it sooner, else None.
+    """Show the status of a run every `every_s` seconds until it is done; return the alarm that ended it, else None.
 
-    On a terminal the state stays in its place; elsewhere, and with `as_json`, it is one line each time. A store
-    that does not answer for a while is said and asked again.
+    On a terminal the status is updated in place; elsewhere, and with `as_json`, it is one line each time. While the
+    store does not reply, a message is shown and the status is requested again.
 
     Raises:
-        RunNotFound: there is no run at this place.
+        RunNotFound: the URL holds no run.
     """
     if as_json or not console.is_terminal:
         return _watch_lines(store, console, every_s, as_json, alarm_minutes, config, sleep)
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            report = _ask(store, config, live.console)
+            report = _request(store, config, live.console)
             if report is not None:
                 live.update(render(report), refresh=True)
                 alarm = check_alarm(report, minutes=alarm_minutes)
@@ -48,7 +48,7 @@ def watch_run(
 
 
 def check_alarm(report: StatusReport, *, minutes: float | None) -> str | None:
-    """Why somebody should look after the run: it has slides left, and none was committed for so long."""
+    """Return a message if slides are left and none was committed for this many minutes, else None."""
     if minutes is None or report.is_done:
         return None
     since = report.last_sign_at
@@ -72,7 +72,7 @@ def _watch_lines(
     sleep: Callable[[float], None],
 ) -> str | None:
     while True:
-        report = _ask(store, config, None if as_json else console)
+        report = _request(store, config, None if as_json else console)
         if report is not None:
             line = to_json(report, indent=None) if as_json else to_line(report)
             console.file.write(line + "\n")
@@ -83,12 +83,12 @@ def _watch_lines(
         sleep(every_s)
 
 
-def _ask(store: RunStore, config: RunConfig | None, console: Console | None) -> StatusReport | None:
+def _request(store: RunStore, config: RunConfig | None, console: Console | None) -> StatusReport | None:
     try:
         return read_status(store, config=config)
     except StoreUnreachable as error:
         if console is not None:
-            console.print(strip_control_characters(f"{error}; asking again"), markup=False, highlight=False)
+            console.print(strip_control_characters(f"{error}; trying again"), markup=False, highlight=False)
         return None
 
 

@@ -55,9 +55,9 @@ def test_a_job_asked_to_stop_gets_minutes_where_ray_gives_seconds() -> None:
 
 
 def test_a_driver_that_reserves_something_still_stays_on_the_head() -> None:
-    assert DriverNeeds().placed == {}
-    assert DriverNeeds(memory_bytes=2**30).placed == {"node:__internal_head__": 0.001}
-    assert DriverNeeds(cpus=1, resources={"driver": 1}).placed == {"driver": 1}
+    assert DriverNeeds().placement == {}
+    assert DriverNeeds(memory_bytes=2**30).placement == {"node:__internal_head__": 0.001}
+    assert DriverNeeds(cpus=1, resources={"driver": 1}).placement == {"driver": 1}
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_configuration_on_this_machine_travels_with_the_job(tmp_path: Path) ->
     config = tmp_path / "my run.yaml"
     config.write_text("slides: {source: s3://b/slides}\nstore: {run: s3://b/run}\n")
     request = plan_job(None, None, config=str(config))
-    assert request.carried == config
+    assert request.config_file == config
     assert "--config 'my run.yaml'" in request.entrypoint
     assert (request.run, request.metadata["fossilray_slides"]) == ("s3://b/run", "s3://b/slides")
 
@@ -89,9 +89,9 @@ def test_with_a_working_directory_the_configuration_must_lie_in_it(tmp_path: Pat
         (tmp_path / place).write_text("store: {run: s3://b/run}\nslides: {source: s3://b/slides}\n")
     runtime = Runtime(working_dir=str(tmp_path / "code"))
     request = plan_job(None, None, config=str(tmp_path / "code/conf/run.yaml"), runtime=runtime)
-    assert request.carried is None
+    assert request.config_file is None
     assert "--config conf/run.yaml" in request.entrypoint
-    with pytest.raises(ConfigError, match="does not lie in the working directory"):
+    with pytest.raises(ConfigError, match="is not in the working directory"):
         plan_job(None, None, config=str(tmp_path / "run.yaml"), runtime=runtime)
 
 

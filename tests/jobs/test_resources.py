@@ -117,7 +117,7 @@ def test_workers_that_find_no_machine_are_told_while_others_work(
     assert tally.committed == 14
     assert (
         "1 worker waits for a machine: each requests 0.4 CPU, 0.1 GPU, 1 scratch; 2 of the cluster's 3 machines have "
-        "that and are taken; nothing is on its way from an autoscaler; the job continues with 2"
+        "that and are taken; no autoscaler is starting any; the job continues with 2"
     ) in said
 
 

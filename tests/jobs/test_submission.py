@@ -68,7 +68,7 @@ def test_a_job_that_is_stopped_ends_its_slides_and_a_plain_ray_job_goes_on_from_
     assert driver_node(cluster, job)["raylet"]["isHeadNode"], (
         "a driver on a node that vanishes takes the job along"
     )
-    with pytest.raises(UsageError, match=f"{job.name} is already at work on {run}; .*job stop"):
+    with pytest.raises(UsageError, match=f"{job.name} already processes {run}; .*job stop"):
         server.submit(plan_job(None, None, config=f"{run}.yaml"))
 
     assert "STOPPED" in fossilray(cluster, "job", "stop", run)
@@ -131,7 +131,7 @@ def test_a_cluster_with_a_token_answers_only_who_brings_it(tmp_path: Path) -> No
     clean["HOME"] = str(tmp_path)
     with RayNodes(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) as cluster:
         for variables, status, says in (
-            ({}, 1, "wants a token"),
+            ({}, 1, "requires a token"),
             ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": other}, 1, "Invalid authentication token"),
             ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}, 0, "no job was submitted"),
         ):

@@ -84,7 +84,7 @@ def test_a_store_that_is_away_for_a_moment_is_said_and_asked_again(tmp_path: Pat
 
     stream = io.StringIO()
     assert watch_run(Flaky(store.files), Console(file=stream, width=200), every_s=30, sleep=finish) is None
-    assert "does not answer; asking again" in stream.getvalue().splitlines()[0]
+    assert "does not answer; trying again" in stream.getvalue().splitlines()[0]
 
 
 def test_the_alarm_ends_watching_and_says_since_when(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_run_that_is_done_raises_no_alarm(tmp_path: Path) -> None:
     assert check_alarm(report, minutes=1) is None
 
 
-def test_status_exits_with_4_when_the_alarm_goes_off(tmp_path: Path) -> None:
+def test_status_exits_with_4_when_the_alarm_is_due(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     store.write_heartbeat(Heartbeat("driver-1", utc_now(), utc_now(), 6, 0, 0, 0, 0.0, 1, ()))
     folder = str(tmp_path / "run")
@@ -131,7 +131,7 @@ def test_status_exits_with_4_when_the_alarm_goes_off(tmp_path: Path) -> None:
         assert "no slide was committed since 2026-01-01 00:00 UTC" in answer.stderr
 
 
-def test_the_alarm_of_a_job_goes_off_once_for_each_silence() -> None:
+def test_the_alarm_of_a_job_is_due_once_per_period_without_commits() -> None:
     clock = iter([0.0, 100.0, 601.0, 700.0, 800.0, 1400.0]).__next__
     alarm = CommitAlarm(10, clock=clock)
     assert [alarm.is_due(), alarm.is_due()] == [False, True]

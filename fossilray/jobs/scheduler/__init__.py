@@ -1,4 +1,4 @@
-"""The driver of the slide job; the only home of Ray in it."""
+"""The scheduler: a driver that gives the items of a job to workers on Ray."""
 
 from fossilray.jobs.scheduler.connection import ray_cluster
 from fossilray.jobs.scheduler.driver import run_items

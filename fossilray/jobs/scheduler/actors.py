@@ -41,7 +41,7 @@ class CallResult:
 class ActorSystem(Protocol):
     """Runs the workers of one job. Methods of a worker that can be called: prepare, process, state, close.
 
-    `prepare` returns the worker's name and the id of its node. `state` is answered while another call runs.
+    `prepare` returns the worker's name and the id of its node. `state` runs at the same time as another call.
     """
 
     @property
@@ -54,7 +54,7 @@ class ActorSystem(Protocol):
         ...
 
     def draining_nodes(self) -> frozenset[str]:
-        """Ids of nodes that were told to drain; at most some seconds old."""
+        """Ids of the nodes that are draining, as of some seconds ago at most."""
         ...
 
     def start(self, request: ResourceRequest) -> ActorHandle:

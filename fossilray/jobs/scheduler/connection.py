@@ -19,19 +19,19 @@ from ray._private import ray_constants
 from fossilray.core.errors import WorkerError
 from fossilray.jobs.scheduler.private_ray import PrivateRay
 
-ANSWER_S = 10.0
-"""How long a cluster's head may take to answer the first knock."""
+CONNECT_S = 10.0
+"""Timeout of the first connection to a cluster's head."""
 OBJECT_STORE_BYTES = 128 * 1024**2
-"""Nothing larger than an Outcome passes through it."""
+"""Size of the object store; the largest object is an Outcome."""
 _AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 @contextlib.contextmanager
 def ray_cluster(address: str) -> Iterator[None]:
-    """A connection to a running cluster, or with `local` a private Ray on this machine, closed afterwards.
+    """Connect to a running cluster, or with `local` start a private Ray on this machine; disconnect afterwards.
 
     Raises:
-        WorkerError: nobody answers at the address, or no private Ray comes up.
+        WorkerError: no cluster replies at the address, or the private Ray does not start.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with contextlib.ExitStack() as open_until_the_end:
@@ -60,7 +60,7 @@ def _start_private(folder: Path) -> None:
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
         )
-    # Ray gives its servers 30 s, which nothing changes, and says so by a bare Exception.
+    # Ray gives its servers 30 s, which cannot be configured, and raises a bare Exception.
     except Exception as error:
         if "timed out during startup" not in str(error):
             raise
@@ -73,9 +73,9 @@ def _start_private(folder: Path) -> None:
 def _join(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
-        # Ray itself would try for two minutes, write to the terminal meanwhile, and then end the process.
+        # Ray itself would try for two minutes, print to the terminal meanwhile, and then exit the process.
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
         except OSError as error:
             raise _unreachable(address, str(error)) from None
     try:
@@ -87,19 +87,19 @@ def _join(address: str) -> None:
 def _unreachable(address: str, why: str) -> WorkerError:
     return WorkerError(
         f"no Ray cluster can be joined at {address} ({why}); give --address the head's host:port, or where the cluster "
-        "asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+        "requires a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
     )
 
 
 def is_private() -> bool:
-    """Whether this process started the Ray that it is connected to, which no other machine will ever join."""
+    """Whether this process started the connected Ray, which no other machine can join."""
     node: Any = ray._private.worker._global_node
     return node is not None and bool(node.is_head())
 
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Put back the handler of SIGTERM, which Ray replaces by one that dumps its stack and aborts the driver."""
+    """Restore the handler of SIGTERM, which Ray replaces by one that dumps its stack and aborts the driver."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if before is not None and threading.current_thread() is threading.main_thread():
@@ -108,7 +108,7 @@ def _own_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_authentication() -> Iterator[None]:
-    """Put back how this process proves itself to clusters, once it has left the one that it was connected to."""
+    """Restore the authentication variables of this process when it disconnects."""
     before = {name: os.environ.get(name) for name in _AUTHENTICATION}
     try:
         yield
@@ -118,16 +118,15 @@ def _own_authentication() -> Iterator[None]:
 
 
 def _new_token() -> dict[str, str]:
-    """Variables that make a new cluster ask for a token that is only in the memory of this user's processes.
+    """Variables that make a new cluster require a token, which only this user's processes hold in memory.
 
-    By itself Ray would write one below the home folder, where it turns authentication on for later clusters of the
-    same user.
+    Ray itself would write a token below the home folder, which turns authentication on for the user's later clusters.
     """
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _forget_authentication() -> None:
-    """Make Ray read the variables anew. In this order, or a thread that still talks may miss the token."""
+    """Make Ray read the variables again. In this order, or a thread that still sends requests may miss the token."""
     raylet: Any = ray._raylet
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
@@ -135,7 +134,7 @@ def _forget_authentication() -> None:
 
 @contextlib.contextmanager
 def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """While it lasts the environment has these variables, and processes that are started get them."""
+    """Set environment variables within a `with` block, for this process and those that it starts."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -154,11 +153,11 @@ def _set(values: Mapping[str, str | None]) -> None:
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
-    """While it lasts, a Ray that starts takes 127.0.0.1 for its address, and all its servers listen there alone.
+    """Make a Ray that is started within a `with` block listen on 127.0.0.1 only.
 
-    On Linux Ray's servers listen on every interface, without a password, and whoever reaches them runs code.
-    Its own switch is meant for desktops (where a cluster is not supported anyway) and read once, at import;
-    `_node_ip_address` does not help, since Ray turns a loopback address back into the machine's.
+    On Linux Ray's servers listen on every interface, without a password, and any client can run code. Ray's own
+    switch is for desktop systems and is read once, at import; `_node_ip_address` does not help, since Ray replaces a
+    loopback address by the machine's.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False

@@ -46,7 +46,7 @@ class CommonFailure:
     """Items of this job that failed by the same exception at the same line of code."""
 
     error: str
-    place: str
+    location: str
     message: str
     """Message of the first of them."""
     count: int
@@ -56,7 +56,7 @@ class CommonFailure:
 
     def __str__(self) -> str:
         return (
-            f"{self.count:,} of {self.finished:,} {self.unit}s failed alike: {self.error} at {self.place} "
+            f"{self.count:,} of {self.finished:,} {self.unit}s failed alike: {self.error} at {self.location} "
             f"({self.message})"
         )
 
@@ -124,10 +124,10 @@ class FailurePolicy:
         """Exceptions that several items of this job failed by, the most frequent first."""
         finished = self._finished + sum(map(len, self._unexpected.values()))
         by_count = sorted(self._unexpected.items(), key=lambda group: -len(group[1]))
-        for (error, place), failures in by_count:
+        for (error, location), failures in by_count:
             if len(failures) > 1:
                 first = next(iter(failures.values()))
-                yield CommonFailure(error, place, first.message, len(failures), finished, self._unit)
+                yield CommonFailure(error, location, first.message, len(failures), finished, self._unit)
 
     def excessive_failure(self) -> CommonFailure | None:
         """The exception that more items failed by than the configuration allows, if any."""
@@ -138,7 +138,7 @@ class FailurePolicy:
 
     def failures_of(self, common: CommonFailure) -> list[Failure]:
         """The last failure of each of these items."""
-        return list(self._unexpected[common.error, common.place].values())
+        return list(self._unexpected[common.error, common.location].values())
 
     def _unreachable_root(self, key: str, error: str, source: str) -> str | None:
         """The root of an item, if enough of its items in a row could not be reached."""

@@ -31,7 +31,7 @@ class PendingStatus:
     """Workers without a machine."""
     since_s: float
     """Time of the oldest request that is unplaced."""
-    placed: int
+    preparing: int
     """Workers that have a machine and prepare on it."""
 
 

@@ -33,7 +33,7 @@ class PlacementTimeout:
             WorkerError: no worker was ready or preparing for workers.patience_minutes.
         """
         now, limit_s = time.monotonic(), self._minutes * 60
-        if ready or pending.placed:
+        if ready or pending.preparing:
             self._last_worker_s = now
         if not pending.unplaced:
             return
@@ -47,8 +47,8 @@ class PlacementTimeout:
         if now - pending.since_s > min(SHOWN_AFTER_S, limit_s / 2) and now - self._shown_s > limit_s:
             self._shown_s = now
             consequence = (
-                f"the job continues with {ready + pending.placed}"
-                if ready or pending.placed
+                f"the job continues with {ready + pending.preparing}"
+                if ready or pending.preparing
                 else f"without any, the job stops in {(limit_s - without_s) / 60:.1f} minutes"
             )
             who = "1 worker waits" if pending.unplaced == 1 else f"{pending.unplaced} workers wait"

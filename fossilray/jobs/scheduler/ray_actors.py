@@ -39,7 +39,7 @@ class RayActors:
         return cluster_nodes()
 
     def draining_nodes(self) -> frozenset[str]:
-        """As the protocol says; the only machine of a private Ray never drains."""
+        """Return the ids of draining nodes; the only node of a private Ray never drains."""
         if time.monotonic() - self._draining_s > DRAINING_EVERY_S:
             self._draining_s = time.monotonic()
             # Ray has no public call for it.
@@ -75,7 +75,7 @@ class RayActors:
 
 
 class _WorkerActor:
-    """A worker inside a Ray actor; `state` is answered while `process` runs."""
+    """A worker inside a Ray actor; `state` runs at the same time as `process`."""
 
     def __init__(self, make_worker: Callable[[], Worker], run: str, hides_gpus: bool) -> None:
         if hides_gpus:

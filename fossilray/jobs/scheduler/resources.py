@@ -1,4 +1,4 @@
-"""What a worker asks of a cluster, and how many such workers its machines hold."""
+"""Resources that a worker requests, and the number of such workers that a cluster holds."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import ray
 from fossilray.core.config import WorkersConfig
 
 WORKER_BYTES = 3 * 1024**3
-"""Memory that one CPU worker may need."""
+"""Memory of one CPU worker, at most."""
 _TYPE = "accelerator_type:"
 """Ray's prefix of the resource that a machine has for the type of its GPUs."""
 _TRACE = 0.001
-"""What Ray asks of that resource for an actor with accelerator_type."""
+"""Amount of that resource that Ray requests for an actor with accelerator_type."""
 
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """What Ray reserves on one machine for one worker; prints as a reader would list it."""
+    """Resources that Ray reserves on one machine for one worker; `str` lists them for messages."""
 
     cpus: float
     gpus: float
@@ -29,7 +29,7 @@ class ResourceRequest:
     placement: str = "SPREAD"
 
     def options(self) -> dict[str, Any]:
-        """The same for `actor.options(…)`."""
+        """Keyword arguments for `actor.options(…)`."""
         options: dict[str, Any] = {
             "num_cpus": self.cpus,
             "num_gpus": self.gpus,
@@ -42,23 +42,23 @@ class ResourceRequest:
         return options
 
     def fits(self, machine: Mapping[str, float]) -> int:
-        """How many such workers a machine of these resources holds, when nobody else is on it."""
+        """Number of such workers that an otherwise empty machine of these resources holds."""
         if not self.is_met_by(machine):
             return 0
-        rooms = [int(machine[name] / amount + 1e-9) for name, amount in self.bundle().items()]
+        limits = [int(machine[name] / amount + 1e-9) for name, amount in self.bundle().items()]
         if 0 < self.gpus < 1:
-            # Shares of different GPUs do not add up: each holds two of 0.4.
-            rooms.append(int(machine["GPU"]) * int(1 / self.gpus + 1e-9))
+            # Fractions of different GPUs cannot be combined: each GPU holds two workers of 0.4.
+            limits.append(int(machine["GPU"]) * int(1 / self.gpus + 1e-9))
         if not self.gpus:
-            rooms.append(int(machine.get("memory", WORKER_BYTES) / WORKER_BYTES))
-        return min(rooms)
+            limits.append(int(machine.get("memory", WORKER_BYTES) / WORKER_BYTES))
+        return min(limits)
 
     def is_met_by(self, machine: Mapping[str, float]) -> bool:
-        """Whether Ray would place one worker on a machine of these resources."""
+        """Whether Ray would start one worker on an empty machine of these resources."""
         return all(machine.get(name, 0.0) >= amount for name, amount in self.bundle().items())
 
     def bundle(self) -> dict[str, float]:
-        """The same by Ray's names of resources."""
+        """The request by Ray's names of resources."""
         wanted = {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
         if self.accelerator is not None:
             wanted[f"{_TYPE}{self.accelerator}"] = _TRACE
@@ -72,7 +72,7 @@ class ResourceRequest:
 
 
 def resources_for(workers: WorkersConfig, *, gpus_seen: bool) -> ResourceRequest:
-    """What a worker asks for now; gpus_seen: the cluster has shown a GPU, which decides with device=auto."""
+    """The request of a worker. gpus_seen: the cluster has had a GPU, which decides with device=auto."""
     wants_gpu = workers.device == "cuda" or (workers.device == "auto" and gpus_seen)
     gpus = workers.gpus_per_worker if wants_gpu else 0.0
     return ResourceRequest(
@@ -80,38 +80,38 @@ def resources_for(workers: WorkersConfig, *, gpus_seen: bool) -> ResourceRequest
         gpus=gpus,
         resources=workers.resources,
         accelerator=workers.accelerator if gpus else None,
-        # Ray's default fills a machine to half before it takes the next.
+        # Ray's default fills a machine to half before it uses the next one.
         placement="SPREAD" if workers.placement == "spread" else "DEFAULT",
     )
 
 
 def cluster_nodes() -> list[Mapping[str, float]]:
-    """Resources of every machine of the connected cluster, whether in use or free."""
+    """Resources of every machine of the connected cluster, in use or free."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
-def have_gpu(present: Sequence[Mapping[str, float]]) -> bool:
+def have_gpu(nodes: Sequence[Mapping[str, float]]) -> bool:
     """Whether any of these machines has a GPU."""
-    return any(machine.get("GPU") for machine in present)
+    return any(machine.get("GPU") for machine in nodes)
 
 
 def workers_that_fit(workers: WorkersConfig) -> int:
-    """How many workers to run: the configured count, else as many as the connected cluster holds; at least 1."""
-    present = cluster_nodes()
-    return count_workers(workers, resources_for(workers, gpus_seen=have_gpu(present)), present)
+    """Number of workers to run: the configured count, else as many as the connected cluster holds; at least 1."""
+    nodes = cluster_nodes()
+    return count_workers(workers, resources_for(workers, gpus_seen=have_gpu(nodes)), nodes)
 
 
 def count_workers(
-    workers: WorkersConfig, demand: ResourceRequest, present: Sequence[Mapping[str, float]]
+    workers: WorkersConfig, request: ResourceRequest, nodes: Sequence[Mapping[str, float]]
 ) -> int:
-    """As workers_that_fit, of these machines."""
-    return workers.count or max(1, sum(demand.fits(machine) for machine in present))
+    """Number of workers to run on these machines: the configured count, else as many as fit; at least 1."""
+    return workers.count or max(1, sum(request.fits(machine) for machine in nodes))
 
 
-def describe_capacity(present: Sequence[Mapping[str, float]]) -> str:
-    """What the best equipped of these machines have, resource by resource, as a reader would list it."""
+def describe_capacity(nodes: Sequence[Mapping[str, float]]) -> str:
+    """List the largest amount of each resource on any of these machines, for messages."""
     most: dict[str, float] = {}
-    for machine in present:
+    for machine in nodes:
         for name, amount in machine.items():
             if name not in ("memory", "object_store_memory") and not name.startswith("node:"):
                 most[name] = max(most.get(name, 0.0), amount)

@@ -1,4 +1,4 @@
-"""The slide job handed to a running cluster: what it is asked to run, and how it fares there."""
+"""Submission of the slide job to a running cluster, and its status there."""
 
 from fossilray.jobs.submission.client import Job, JobClient
 from fossilray.jobs.submission.request import DriverNeeds, JobRequest, Runtime, plan_job

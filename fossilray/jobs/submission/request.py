@@ -1,4 +1,4 @@
-"""What a cluster is asked to run: the command, its settings, and what travels along; needs no cluster."""
+"""A job request for a cluster: the command, its settings and its uploads; needs no cluster."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from fossilray.store.files.open import open_files
 RUN, SLIDES, CONFIG, VERSION = (f"fossilray_{name}" for name in ("run", "slides", "config_sha256", "version"))
 """Keys of a job's metadata, which Ray's dashboard and `ray job list` show."""
 DRAIN_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
-"""How long Ray waits between asking a job to stop and killing it; 3 s unless the job's environment says more."""
+"""Time that Ray gives a job to stop before it kills it; 3 s unless the job's environment sets more."""
 HEAD = "node:__internal_head__"
-"""Resource that Ray gives to the head alone, 1.0 of it."""
+"""Resource that only the head has, 1.0 of it."""
 FAIL_FAST_SETTINGS = ("store.tries=2", "store.timeout_s=10")
-"""The configuration is read here only to refuse mistakes early, so a silent store is not waited for."""
+"""Settings for reading the configuration before submission: a store that does not reply is not waited for."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Around the command: where the code comes from and how it ends."""
+    """Environment of the command: its code, its interpreter, and the time it has to stop."""
 
     working_dir: str | None = None
-    """Folder whose code the job runs instead of the installed one; uploaded, unless an address is given."""
+    """Folder whose code the job runs instead of the installed one; uploaded, unless it is a URL."""
     environment: Mapping[str, Any] = field(default_factory=dict)
     """Ray's `runtime_env`: pip, env_vars, excludes, …"""
     python: str = "python"
     drain_minutes: float = 10.0
-    """How long slides in flight may take to end when the job is stopped, before it is killed."""
+    """Time for slides in flight when the job is stopped, before it is killed."""
 
 
 @dataclass(frozen=True)
 class DriverNeeds:
-    """What the driver reserves; nothing by default, so that it fits on a head without CPUs for work."""
+    """Resources that the driver reserves; none by default, so that it fits on a head without CPUs."""
 
     cpus: float | None = None
     memory_bytes: int | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def placed(self) -> dict[str, float]:
-        """Its custom resources: what it reserves must not take it off the head, onto a node that vanishes."""
+    def placement(self) -> dict[str, float]:
+        """Custom resources of the driver; one that reserves CPUs or memory stays on the head: other nodes may go."""
         if self.resources or (self.cpus is None and self.memory_bytes is None):
             return dict(self.resources)
         return {HEAD: 0.001}
@@ -65,10 +65,10 @@ class JobRequest:
     metadata: Mapping[str, str]
     environment: Mapping[str, Any]
     driver: DriverNeeds = field(default_factory=DriverNeeds)
-    carried: Path | None = None
-    """A configuration on this machine, which travels as the job's working directory."""
+    config_file: Path | None = None
+    """A configuration on this machine, uploaded as the job's working directory."""
     note: str | None = None
-    """What the user should know before it starts."""
+    """A warning to show before the job is submitted."""
 
 
 def plan_job(
@@ -81,25 +81,27 @@ def plan_job(
     runtime: Runtime | None = None,
     driver: DriverNeeds | None = None,
 ) -> JobRequest:
-    """The job that `fossilray process` with these settings is on a cluster.
+    """Return the request to run `fossilray process` with these settings on a cluster.
 
-    config: a YAML file here, which travels with the job, or in an object store, which the job reads with the
-    cluster's credentials. options: further words for `process`.
+    config: a YAML file on this machine, which is uploaded, or in an object store, which the job reads with the
+    cluster's credentials. options: further options of `process`.
 
     Raises:
-        ConfigError: a setting is wrong, or names a place that only this machine knows.
+        ConfigError: a setting is wrong, or names a path that only this machine has.
     """
     runtime, driver = runtime or Runtime(), driver or DriverNeeds()
-    known, note = _look_at_config(config, assignments)
-    run = _everywhere("the run directory", "--run", run or (known.store.run if known else None))
+    known, note = _try_read_config(config, assignments)
+    run = _require_shared("the run directory", "--run", run or (known.store.run if known else None))
     source = slides or (known.slides.source if known else None)
     if source is not None or known is not None:
-        source = _everywhere("the slides", "SLIDES", source)
+        source = _require_shared("the slides", "SLIDES", source)
     if known is not None:
-        open_files(run, known.store)  # refuses unknown protocols and addresses with credentials; asks nobody
-    named, carried = _config_over_there(config, runtime)
+        open_files(
+            run, known.store
+        )  # refuses unknown protocols and URLs with credentials; opens no connection
+    config_name, config_file = _config_on_cluster(config, runtime)
     words = [runtime.python, "-m", "fossilray", "process", *([slides] if slides else []), "--run", run]
-    words += ["--config", named] if named else []
+    words += ["--config", config_name] if config_name else []
     for assignment in assignments:
         words += ["--set", assignment]
     metadata = {RUN: run, SLIDES: source or "", CONFIG: _digest(known) if known else "", VERSION: __version__}
@@ -109,13 +111,13 @@ def plan_job(
         metadata={key: value for key, value in metadata.items() if value},
         environment=_environment(runtime),
         driver=driver,
-        carried=carried,
+        config_file=config_file,
         note=note,
     )
 
 
-def _look_at_config(config: str | None, assignments: Sequence[str]) -> tuple[RunConfig | None, str | None]:
-    """The configuration, or None and why it cannot be seen from here, which the cluster may yet do."""
+def _try_read_config(config: str | None, assignments: Sequence[str]) -> tuple[RunConfig | None, str | None]:
+    """Read the configuration; None and a note where it cannot be read here and the cluster may be able to."""
     try:
         return read_config(config, assignments, access=FAIL_FAST_SETTINGS), None
     except StoreError as error:
@@ -124,20 +126,20 @@ def _look_at_config(config: str | None, assignments: Sequence[str]) -> tuple[Run
         return None, f"the configuration was not checked before the job starts: {error}"
 
 
-def _everywhere(what: str, option: str, place: str | None) -> str:
-    """The place, which must mean the same on every machine of the cluster."""
-    if place is None:
+def _require_shared(what: str, option: str, path: str | None) -> str:
+    """Return a path or URL that is the same on every machine of the cluster; refuse others."""
+    if path is None:
         raise ConfigError(f"nothing names {what}; give {option}, or set it in the configuration")
-    if not is_remote(place) and not Path(local_path(place)).is_absolute():
+    if not is_remote(path) and not Path(local_path(path)).is_absolute():
         raise ConfigError(
-            f"{what} {place} is relative to this machine's folder; name an absolute path that every node sees, "
-            "or an address such as s3://bucket/folder"
+            f"{what} {path} is relative to this machine's folder; name an absolute path that every node sees, "
+            "or a URL such as s3://bucket/folder"
         )
-    return place.rstrip("/") or place
+    return path.rstrip("/") or path
 
 
-def _config_over_there(config: str | None, runtime: Runtime) -> tuple[str | None, Path | None]:
-    """What the job calls its configuration, and the file that must travel alone for that."""
+def _config_on_cluster(config: str | None, runtime: Runtime) -> tuple[str | None, Path | None]:
+    """Return the configuration's name for the job, and the file to upload for it."""
     if config is None or is_remote(config):
         return config, None
     path = Path(local_path(config))
@@ -147,7 +149,7 @@ def _config_over_there(config: str | None, runtime: Runtime) -> tuple[str | None
     within = None if is_remote(folder) else _within(path, Path(folder))
     if within is None:
         raise ConfigError(
-            f"the configuration {config} does not lie in the working directory {folder}, so it would not reach the "
+            f"the configuration {config} is not in the working directory {folder}, so it would not reach the "
             "cluster; put it there, or into an object store"
         )
     return str(within), None
