@@ -228,7 +228,7 @@ def _run(kind: str, count: int, rows: list[CatalogRow], place: Path, *, pinned: 
             [WorkItem.of_slide(row) for row in rows],
             functools.partial(Alike, make, str(notes), count, pinned and real),
             config=config,
-            journal=DriverJournal(store),
+            journal=DriverJournal(store.attempts, run=store),
             tally=Tally(total=len(rows)),
             display=display,
         )

@@ -293,7 +293,7 @@ def _cut(
 def _encode(kept: _Kept, config: RunConfig, run: Path) -> None:
     """Into an attempt of the run that is swept again; nothing is committed."""
     store = RunStore.open(str(run))
-    attempt = store.begin_attempt("apart", deadline_s=3600)
+    attempt = store.attempts.start("apart", deadline_s=3600)
     count = sum(len(crops) for crops in kept.parts)
     writer = ArrayWriter(store, "apart", attempt.attempt, count=count, crops=config.crops, dimension=None)
     first = 0
@@ -301,7 +301,7 @@ def _encode(kept: _Kept, config: RunConfig, run: Path) -> None:
         writer.write(first, crops, None)
         first += len(crops)
     writer.finish()
-    store.sweep_attempt("apart", attempt.attempt)
+    store.delete_attempt("apart", attempt.attempt)
 
 
 @contextmanager

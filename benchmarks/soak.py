@@ -119,8 +119,8 @@ def chaos(
             table.add_row(name, f"{count:,}")
         table.add_row("slides committed", f"{len(sums):,}")
         table.add_row("objects", f"{sum(summary.objects for summary in sums.values()):,}")
-        table.add_row("failures recorded (slides not committed)", f"{len(store.failures()):,}")
-        table.add_row("quarantined", f"{sum(failure.quarantined for failure in store.failures()):,}")
+        table.add_row("failures recorded (slides not committed)", f"{len(store.attempts.failures()):,}")
+        table.add_row("quarantined", f"{sum(failure.quarantined for failure in store.attempts.failures()):,}")
         damage = [finding for finding in report.findings if finding.kind != "summaries"]
         table.add_row("attempts begun", f"{len(store.files.find('attempts')):,}")
         table.add_row("damage found by verify --deep", f"{len(damage):,}")
@@ -144,7 +144,7 @@ class NoOpWorker:
 
     def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
         row: CatalogRow = item.payload
-        attempt = self._store.begin_attempt(row.slide_id, deadline_s=600)
+        attempt = self._store.attempts.start(row.slide_id, deadline_s=600)
         summary = made_up_summary(row, attempt.attempt)
         files = ArrayFiles(arrays_path(row.slide_id, attempt.attempt), {}, {})
         won = self._store.commit_slide(_five_rows(row.slide_id, files.path), summary, files, attempt=attempt)
@@ -196,7 +196,7 @@ def _drive(rows: list[CatalogRow], url: str, config: RunConfig) -> _Facts:
             [WorkItem.of_slide(row) for row in rows],
             functools.partial(NoOpWorker, url, config.store),
             config=config,
-            journal=DriverJournal(store),
+            journal=DriverJournal(store.attempts, run=store),
             tally=Tally(total=len(rows)),
             display=facts,
         )

@@ -56,7 +56,7 @@ def _build(
     return run_derived_job(
         [WorkItem(key) for key in keys],
         functools.partial(IndexWorker, index.url, config),
-        attempts=index.tries,
+        attempts=index.attempts,
         already_committed=0,
         unit="shard",
         address=address,

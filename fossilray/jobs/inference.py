@@ -129,7 +129,7 @@ def run_inference(
         WeightsError, WorkerError, StoreError: the job cannot continue; commits stay.
     """
     store.expect_run()
-    with require_single_driver(derived.tries):
+    with require_single_driver(derived.files):
         return _run(store, derived, config, make_task, address=address, display=display, stop=stop)
 
 
@@ -157,7 +157,7 @@ def _run(
     return run_derived_job(
         items,
         functools.partial(InferenceWorker, store.url, config, derived.record.kind, derived.name, make_task),
-        attempts=derived.tries,
+        attempts=derived.attempts,
         already_committed=len(files) - len(items),
         unit="slide",
         address=address,

@@ -20,7 +20,9 @@ from fossilray.core.machine import boot_id, pid_namespace, process_start
 from fossilray.core.records import Failure, Heartbeat, SlideSummary, utc_now
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
+from fossilray.store.files.base import Files
 from fossilray.store.files.claims import Claim, hold_place
+from fossilray.store.run.attempts import AttemptLog
 from fossilray.store.run.slide_states import active_drivers
 
 Item = TypeVar("Item")
@@ -43,19 +45,25 @@ class DriverJournal:
 
     def __init__(
         self,
-        store: RunStore,
+        attempts: AttemptLog,
         *,
+        run: RunStore | None = None,
         patience_minutes: float = 30.0,
         cost: CostConfig | None = None,
         claim: Claim | None = None,
         unit: str = "slide",
     ) -> None:
-        """claim: the claim of the only driver, checked before every commit. unit: what messages call an item."""
+        """Start the writer thread.
+
+        run: where slides are committed; None for a job that commits none. claim: the claim of the only driver, checked
+        before every commit. unit: what messages call an item.
+        """
         self.failures: list[Failure] = []
         """Final failures of this job, for the list at its end."""
         self.other_driver: Heartbeat | None = None
         """The heartbeat of another driver that is active on this run."""
-        self._store = store
+        self._attempts = attempts
+        self._run = run
         self._patience_s = patience_minutes * 60
         self._cost = cost or CostConfig()
         self._driver_id = secrets.token_hex(8)
@@ -75,12 +83,12 @@ class DriverJournal:
     @property
     def run_url(self) -> str:
         """URL of the store that is written to."""
-        return self._store.url
+        return self._attempts.url
 
     def failure_weights(self) -> dict[str, float]:
         """Sum of the loss weights of each item under earlier drivers; items without losses are left out."""
         weights: dict[str, float] = {}
-        for failure in self._store.failures():
+        for failure in self._attempts.failures():
             weights[failure.slide_id] = weights.get(failure.slide_id, 0.0) + self.loss_weight(failure.error)
         return {key: weight for key, weight in weights.items() if weight}
 
@@ -90,7 +98,8 @@ class DriverJournal:
 
     def append_missing_summaries(self) -> None:
         """Write to `slides/` the summaries that an earlier driver had not written when it was killed."""
-        self._submit(lambda store: store.gather_summaries(), self._store)
+        if self._run is not None:
+            self._submit(lambda run: run.append_missing_summaries(), self._run)
 
     def record_commit(self, summary: SlideSummary, *, submitted: bool = False) -> None:
         """Keep a summary for the next file of `slides/`; first commit a slide that its worker only submitted."""
@@ -109,12 +118,12 @@ class DriverJournal:
         """Record that a slide is given up for a failure that its worker has recorded."""
         final = replace(failure, given_up=True)
         self.failures.append(replace(final, traceback=None))
-        self._submit(self._store.record_failure, final)
+        self._submit(self._attempts.record_failure, final)
 
     def record_exception(self, slide_id: str, exception: ExceptionSummary) -> Failure:
         """Record an exception that a worker could not record itself; return the failure."""
         failure = Failure.of(exception, slide_id=slide_id, stage="worker")
-        self._submit(self._store.record_failure, failure)
+        self._submit(self._attempts.record_failure, failure)
         return failure
 
     def record_quarantine(self, failure: Failure) -> None:
@@ -123,7 +132,7 @@ class DriverJournal:
 
     def clear_failures(self, failures: Sequence[Failure]) -> None:
         """Clear failures, so that the next start tries their slides again."""
-        self._submit(self._store.forgive, failures)
+        self._submit(self._attempts.clear_failures, failures)
 
     def record_loss(
         self,
@@ -149,7 +158,7 @@ class DriverJournal:
         )
         if quarantined:
             self.failures.append(failure)
-        self._submit(self._store.record_failure, failure)
+        self._submit(self._attempts.record_failure, failure)
 
     def heartbeat(
         self,
@@ -218,16 +227,17 @@ class DriverJournal:
         self._raise_failed_writes()
 
     def _write_heartbeat(self, heartbeat: Heartbeat) -> None:
-        self._store.write_heartbeat(heartbeat)
+        self._attempts.write_heartbeat(heartbeat)
         if heartbeat.ended or self.other_driver is not None:
             return
-        others = (other for other in active_drivers(self._store) if other.driver_id != self._driver_id)
+        others = (other for other in active_drivers(self._attempts) if other.driver_id != self._driver_id)
         self.other_driver = next(others, None)
 
     def _write_summaries(self) -> None:
         with self._summaries_lock:
             summaries = list(self._summaries)
-        self._store.append_summaries(summaries)
+        if self._run is not None:
+            self._run.append_summaries(summaries)
         with self._summaries_lock:
             del self._summaries[: len(summaries)]
 
@@ -238,7 +248,9 @@ class DriverJournal:
     def _commit_submitted(self, summary: SlideSummary) -> None:
         if self._claim is not None:
             self._claim.check()
-        if self._store.commit_submitted(summary.slide_id, summary.well, summary.attempt):
+        if self._run is not None and self._run.commit_submitted(
+            summary.slide_id, summary.well, summary.attempt
+        ):
             self._keep(summary)
 
     def _submit(self, write: Callable[[Item], object], item: Item) -> None:
@@ -267,7 +279,7 @@ class DriverJournal:
         self._writes = [write for write in self._writes if not write.done()]
 
 
-def require_single_driver(store: RunStore) -> AbstractContextManager[Claim | None]:
+def require_single_driver(files: Files) -> AbstractContextManager[Claim | None]:
     """Claim the run for this driver where commits rely on a single one (`single_writer`), else claim nothing.
 
     Without `single_writer` two drivers only waste work.
@@ -275,6 +287,6 @@ def require_single_driver(store: RunStore) -> AbstractContextManager[Claim | Non
     Raises:
         UsageError: commits rely on a single driver, and another one is active.
     """
-    if not store.single_writer:
+    if not files.single_writer:
         return nullcontext()
-    return hold_place(store.files, "driver that alone commits (store.single_writer)")
+    return hold_place(files, "driver that alone commits (store.single_writer)")

@@ -72,12 +72,16 @@ def run_job(
                 cluster.enter_context(ray_cluster(address))
             store.create_or_check(described.result())
         store.expect_run()
-        claim = cluster.enter_context(require_single_driver(store))
+        claim = cluster.enter_context(require_single_driver(store.files))
         rows = store.freeze_catalog(keep_frozen_sites(catalog, store.read_catalog()))
         if store.single_writer:
             _commit_submitted(store, rows)
         journal = DriverJournal(
-            store, patience_minutes=config.store.patience_minutes, cost=config.cost, claim=claim
+            store.attempts,
+            run=store,
+            patience_minutes=config.store.patience_minutes,
+            cost=config.cost,
+            claim=claim,
         )
         todo, tally, old = _plan_job(store, rows, catalog)
         journal.failures += old
@@ -141,7 +145,7 @@ def _plan_job(
 ) -> tuple[list[CatalogRow], Tally, list[Failure]]:
     """Return the slides to process, a tally that counts the rest, and the failures of earlier jobs."""
     requested = {row.slide_id for row in catalog.rows}
-    cleared = store.attempt_records().forgiven if catalog.refused else frozenset()
+    cleared = store.attempts.records().cleared if catalog.refused else frozenset()
     rejected = [_record_rejection(store, refused, cleared) for refused in catalog.refused]
     states = read_states(store)
     # This job tries these slides again.
@@ -152,7 +156,7 @@ def _plan_job(
         and (failure.stage == REJECTED_AT or (failure.given_up and not failure.quarantined))
     ]
     if again:
-        store.forgive(again)
+        store.attempts.clear_failures(again)
     quarantined = [failure for failure in states.quarantined if failure.slide_id in requested]
     done = requested & states.committed
     over = done | {failure.slide_id for failure in quarantined}
@@ -180,7 +184,7 @@ def _record_rejection(
         ),
         given_up=None,
     )
-    store.record_failure(failure)
+    store.attempts.record_failure(failure)
     return failure
 
 

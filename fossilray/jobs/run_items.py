@@ -12,7 +12,7 @@ from fossilray.core.records import Failure, Worker, WorkItem
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Display, Tally
 from fossilray.jobs.scheduler import ray_cluster, run_items
-from fossilray.store import RunStore
+from fossilray.store.run.attempts import AttemptLog
 from fossilray.store.run.slide_states import SlideCounts
 
 STOPPED, SOME_FAILED = 3, 4
@@ -73,7 +73,7 @@ def run_derived_job(
     items: Sequence[WorkItem],
     make_worker: Callable[[], Worker],
     *,
-    attempts: RunStore,
+    attempts: AttemptLog,
     already_committed: int,
     unit: str,
     address: str,
@@ -89,7 +89,7 @@ def run_derived_job(
     Raises:
         WorkerError, StoreError: the job cannot continue; commits stay.
     """
-    attempts.forgive(attempts.failures())
+    attempts.clear_failures(attempts.failures())
     tally = Tally(total=already_committed + len(items), already_committed=already_committed, unit=unit)
     journal = DriverJournal(
         attempts, patience_minutes=config.store.patience_minutes, cost=config.cost, unit=unit

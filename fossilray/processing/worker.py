@@ -86,7 +86,7 @@ class SlideWorker:
             StoreError: the run directory refuses or does not reply; nothing of the slide was written.
         """
         row: CatalogRow = item.payload
-        attempt = self._store.begin_attempt(
+        attempt = self._store.attempts.start(
             row.slide_id, deadline_s=self._config.workers.deadline_minutes * 60
         )
         fetched_before = self._stager.fetched_bytes
@@ -102,12 +102,12 @@ class SlideWorker:
             # The run's fault, or the end of this process. On a full disk the attempt's files would take up space.
             if isinstance(caught, StoreFull):
                 with suppress(StoreError):
-                    self._store.sweep_attempt(row.slide_id, attempt.attempt)
+                    self._store.delete_attempt(row.slide_id, attempt.attempt)
             raise
         except BaseException as caught:  # noqa: BLE001  an exception of any class fails this slide only
             failure = self._failure(caught, row, attempt, run.stage)
-            self._store.record_failure(failure)
-            self._store.sweep_attempt(row.slide_id, attempt.attempt)
+            self._store.attempts.record_failure(failure)
+            self._store.delete_attempt(row.slide_id, attempt.attempt)
             outcome = Outcome(row.slide_id, failure=failure)
         finally:
             self._status = None

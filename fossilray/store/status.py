@@ -127,7 +127,7 @@ def read_status(
     run = store.read_run()
     states = read_states(store, now=asked_at)
     slides = store.summaries_table()
-    signs = store.driver_signs()
+    signs = store.attempts.driver_signs()
     beats = [sign.heartbeat for sign in signs]
     drivers = states.drivers
     return StatusReport(
@@ -225,8 +225,8 @@ def render(report: StatusReport) -> Group:
 def _describe_answers(store: RunStore, slides: set[str]) -> Iterator[DerivedStatus]:
     for answers in iter_derived(source_run(store)):
         answered = answers.committed() & slides
-        failed = {failure.slide_id for failure in answers.tries.failures()} - answered
-        living = active_drivers(answers.tries)
+        failed = {failure.slide_id for failure in answers.attempts.failures()} - answered
+        living = active_drivers(answers.attempts)
         yield DerivedStatus(answers.record.kind, answers.name, len(answered), len(failed), len(living))
 
 

@@ -83,7 +83,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         answer.stdout,
         answer.stderr,
         {row.slide_id: row for row in store.summaries()},
-        {failure.slide_id: failure for failure in store.failures()},
+        {failure.slide_id: failure for failure in store.attempts.failures()},
     )
 
 

@@ -50,7 +50,7 @@ def test_what_is_no_file_in_place_of_a_record_is_left_out(tmp_path: Path, lay: L
     lay(tmp_path / "run" / "attempts" / "b-1" / "0123456789abcdef.json")
     (tmp_path / "run" / "slides").mkdir(exist_ok=True)
     store = RunStore.open(store.url)
-    store.attempt_records()
+    store.attempts.records()
     if lay is not Path.mkdir:
         assert "0123456789abcdef.json cannot be used: it is a" in store.left_out.messages[0]
 
@@ -73,7 +73,7 @@ def test_a_committed_slide_without_its_objects_file_is_named_by_every_reader(tmp
     store = write_small_run(tmp_path / "run")
     store.rebuild_summaries()
     (tmp_path / "run" / store.committed_files()["a-2030"]).unlink()
-    store.begin_attempt("a-2030", deadline_s=60)
+    store.attempts.start("a-2030", deadline_s=60)
     run = store.url
     for words in (
         ("status", run),

@@ -64,7 +64,7 @@ def test_an_archive_in_a_bucket_is_worked_off_while_nodes_come_and_go(
         commits(4, store, server)
         clock.lap("4 slides committed")
         # Both nodes have a slide in work when one of them goes.
-        wait_until(lambda: len(store.heartbeats()[0].in_flight) >= 2, server)
+        wait_until(lambda: len(store.attempts.heartbeats()[0].in_flight) >= 2, server)
         doomed.kill()
         lost_at = len(store.committed())
         commits(lost_at + 4, store, server)

@@ -110,7 +110,7 @@ def run_two_slides(folder: Path) -> Tally:
         [WorkItem(name, source=f"/{name}.mrxs") for name in ("held", "flaky")],
         functools.partial(NodeLogWorker, folder),
         config=RunConfig(workers=workers),
-        journal=DriverJournal(store),
+        journal=DriverJournal(store.attempts, run=store),
         tally=Tally(total=2),
         display=Silent(),
         stop=threading.Event(),

@@ -40,7 +40,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_command_finishes(
         text, _ = again.communicate(timeout=240)
     assert again.returncode == 0, text
     assert_equal_runs(store, sound_run)
-    assert not store.failures(), "slides in flight under a killed driver are nobody's fault"
+    assert not store.attempts.failures(), "slides in flight under a killed driver are nobody's fault"
 
 
 @pytest.mark.slow
@@ -56,8 +56,8 @@ def test_asked_to_stop_a_driver_ends_what_is_in_flight_and_no_more(
     assert driver.returncode == 3, text
     assert "run the same command again to resume" in text
     assert 0 < len(store.committed()) < len(counts_of(sound_run))
-    assert not store.open_attempts(), "what was begun was ended"
-    assert store.heartbeats()[0].ended
+    assert not store.attempts.running(), "what was begun was ended"
+    assert store.attempts.heartbeats()[0].ended
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_where_one_driver_commits_a_second_is_refused(some_slides: Path, tmp_pat
     config = settings("store.single_writer=true")
     store = RunStore.open(str(tmp_path / "run"), config.store)
     with (
-        require_single_driver(store),
+        require_single_driver(store.files),
         pytest.raises(
             UsageError, match=r"another driver that alone commits \(store\.single_writer\) is at work"
         ),

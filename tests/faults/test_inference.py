@@ -65,7 +65,7 @@ def test_a_killed_driver_leaves_whole_slides_and_the_same_command_finishes(
         "what was committed is not written again"
     )
     assert_equal(answers, sound)
-    assert not answers.tries.failures(), "slides in flight under a killed driver are nobody's fault"
+    assert not answers.attempts.failures(), "slides in flight under a killed driver are nobody's fault"
 
 
 def test_two_jobs_at_once_answer_about_each_slide_once(

@@ -118,8 +118,8 @@ def test_a_slide_of_which_too_much_is_lost_fails_and_its_neighbours_do_not(
 ) -> None:
     store = run(archive, tmp_path, most_lost=0.1)
     assert store.committed() == set(SOUND)
-    failures = {one.slide_id: one for one in store.failures()}
-    assert len(failures) == len(store.failures()), "damage is not tried again"
+    failures = {one.slide_id: one for one in store.attempts.failures()}
+    assert len(failures) == len(store.attempts.failures()), "damage is not tried again"
     for name in (*REGIONS_LOST, *SHARPNESS_LOST):
         assert (failures[name].error, failures[name].quarantined) == ("TooManyUnreadableTiles", True)
         assert "than slides.max_lost_share = 0.1" in failures[name].message
@@ -132,7 +132,7 @@ def run(archive: Path, place: Path, *, most_lost: float) -> RunStore:
     store = RunStore.open(str(place / "run"))
     config = settings(*SMALL_TILES, f"slides.max_lost_share={most_lost}")
     run_job(str(archive), store.url, config, address="local", display=Silent())
-    failures = {one.slide_id: one for one in store.failures()}
+    failures = {one.slide_id: one for one in store.attempts.failures()}
     for name, word in REASONS.items():
         assert failures[name].stage == "catalog", "no worker was sent there"
         assert word in failures[name].message

@@ -81,8 +81,8 @@ def test_slides_that_stay_away_end_the_job_and_the_same_command_finishes(
     display.join()
     store = RunStore.open(str(tmp_path / "run"))
     assert 1 <= len(store.committed()) < len(NAMES)
-    assert not [failure for failure in store.failures() if failure.quarantined]
-    (beat,) = store.heartbeats()
+    assert not [failure for failure in store.attempts.failures() if failure.quarantined]
+    (beat,) = store.attempts.heartbeats()
     assert beat.ended
     share.rmdir()
     share.with_name("elsewhere").rename(share)

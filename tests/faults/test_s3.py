@@ -110,7 +110,7 @@ def race(
     won = []
     with ThreadPoolExecutor(THREADS) as together:
         for slide_id in slides:
-            attempts = [store.begin_attempt(slide_id, deadline_s=60) for _ in range(THREADS)]
+            attempts = [store.attempts.start(slide_id, deadline_s=60) for _ in range(THREADS)]
             answers = together.map(
                 lambda one: commit(store, one.slide_id, attempt=one, arrays=True), attempts
             )
@@ -187,7 +187,7 @@ def test_a_slide_that_finds_no_room_in_scratch_fails_alone_and_is_made_once_ther
     result = run_job(slides_url(faulty_s3), store.url, config, address="local", display=Silent())
     assert (result.tally.committed, result.tally.failed) == (2, 1)
     assert store.committed() == {"a", "b"}
-    failures = store.failures()
+    failures = store.attempts.failures()
     assert {(one.slide_id, one.error, one.quarantined) for one in failures} == {
         ("large", "ScratchFull", False)
     }

@@ -74,7 +74,7 @@ def test_a_machine_that_is_lost_is_replaced_and_its_slide_is_done(tmp_path: Path
     assert (tally.committed, tally.failed, tally.retried) == (40, 0, 1)
     assert len(list(marks.glob("*.slide"))) == 40
     assert nodes_used(marks) - before
-    (failure,) = RunStore.open(str(tmp_path / "run")).failures(forgiven=True)
+    (failure,) = RunStore.open(str(tmp_path / "run")).attempts.failures(include_cleared=True)
     assert failure.error in ("NodeDied", "WorkerDied")
 
 
@@ -151,7 +151,7 @@ def drive(
             [WorkItem(f"slide-{n:03d}", source=f"/slide-{n:03d}.mrxs") for n in range(slides)],
             functools.partial(RestingWorker, tmp_path / "marks", pause_s),
             config=RunConfig(workers=workers),
-            journal=DriverJournal(store),
+            journal=DriverJournal(store.attempts, run=store),
             tally=Tally(total=slides),
             display=display,
         )

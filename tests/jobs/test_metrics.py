@@ -98,7 +98,7 @@ def test_the_figures_that_are_scraped_are_the_runs(endpoint: str, tmp_path: Path
         [WorkItem(name, source=f"/{name}.mrxs") for name in names],
         functools.partial(CountedWorker),
         config=CONFIG,
-        journal=DriverJournal(store),
+        journal=DriverJournal(store.attempts, run=store),
         tally=Tally(total=len(names)),
         display=display,
     )

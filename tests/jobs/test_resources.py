@@ -153,7 +153,7 @@ def drive(
         [WorkItem(f"slide-{n:03d}", source=f"/slide-{n:03d}.mrxs") for n in range(slides)],
         functools.partial(RestingWorker, marks, pause_s),
         config=RunConfig(workers=workers),
-        journal=DriverJournal(store),
+        journal=DriverJournal(store.attempts, run=store),
         tally=Tally(total=slides),
         display=display,
     )

@@ -185,7 +185,7 @@ class Job:
             items,
             functools.partial(worker, self._log, self._end),
             config=CONFIG.model_copy(update={"workers": workers}),
-            journal=DriverJournal(store or self.store, unit=unit),
+            journal=DriverJournal((store or self.store).attempts, run=store or self.store, unit=unit),
             tally=Tally(total=len(items), unit=unit),
             display=display,
             stop=stop,
@@ -249,7 +249,9 @@ def test_a_slide_that_kills_its_workers_is_quarantined_and_its_neighbours_are_no
     tally, display = job.run(names)
     assert (tally.committed, tally.failed) == (12, 2)
     assert job.tried.count("kills-a") == job.tried.count("kills-b") == WORKERS.max_deaths
-    assert {f.slide_id for f in job.store.failures() if f.quarantined and f.error == "WorkerDied"} == {
+    assert {
+        f.slide_id for f in job.store.attempts.failures() if f.quarantined and f.error == "WorkerDied"
+    } == {
         "kills-a",
         "kills-b",
     }
@@ -262,11 +264,11 @@ def test_a_slide_whose_worker_died_once_is_tried_again(job: Job) -> None:
 
 
 def test_deaths_of_an_earlier_driver_count(job: Job) -> None:
-    DriverJournal(job.store).record_loss(
+    DriverJournal(job.store.attempts, run=job.store).record_loss(
         "kills-a", error="WorkerDied", reason="SIGKILL", stage="detect", quarantined=False
     )
     deadline = time.monotonic() + 10
-    while not job.store.failures() and time.monotonic() < deadline:
+    while not job.store.attempts.failures() and time.monotonic() < deadline:
         time.sleep(0.05)
     tally, _ = job.run(["kills-a"])
     assert tally.failed == 1
@@ -274,7 +276,7 @@ def test_deaths_of_an_earlier_driver_count(job: Job) -> None:
 
 
 def test_a_slide_that_lost_a_worker_before_comes_last(job: Job) -> None:
-    journal = DriverJournal(job.store)
+    journal = DriverJournal(job.store.attempts, run=job.store)
     journal.record_loss("fine-0", error="WorkerDied", reason="SIGKILL", stage="detect", quarantined=False)
     journal.close(Tally(total=1))
     job.run([f"fine-{n}" for n in range(8)])
@@ -294,7 +296,7 @@ def test_an_exception_of_any_class_is_its_slides_failure_and_the_job_continues(j
     tally, display = job.run(["bug-a", *(f"fine-{n}" for n in range(6))])
     assert (tally.committed, tally.failed) == (6, 1)
     assert job.tried.count("bug-a") == WORKERS.max_tries
-    (last,) = (failure for failure in job.store.failures() if failure.quarantined)
+    (last,) = (failure for failure in job.store.attempts.failures() if failure.quarantined)
     assert (last.slide_id, last.error, last.transient) == ("bug-a", "KeyError", False)
     assert "a bug" in last.message
     assert 'raise KeyError("a bug")' in (last.traceback or "")
@@ -318,7 +320,9 @@ def test_slides_that_fail_alike_are_reported_as_one_and_end_the_job_past_the_con
             store=again,
             workers=WORKERS.model_copy(update={"alike_slides": 4, "alike_share": 0.3}),
         )
-    assert not [failure for failure in again.failures() if failure.quarantined], "the next start begins again"
+    assert not [failure for failure in again.attempts.failures() if failure.quarantined], (
+        "the next start begins again"
+    )
 
 
 @over_both
@@ -339,7 +343,7 @@ def test_a_stopped_job_ends_what_is_in_flight_and_starts_nothing_more(job: Job) 
 def test_a_slide_that_hangs_is_stopped_and_one_that_only_takes_long_is_not(job: Job) -> None:
     tally, _ = job.run(["hangs-a", "walks-b", "fine-c"])
     assert (tally.committed, tally.failed) == (2, 1)
-    last = job.store.failures()[-1]
+    last = job.store.attempts.failures()[-1]
     assert (last.slide_id, last.error, last.stage, last.quarantined) == ("hangs-a", "Stalled", "detect", True)
     assert "workers.stall_minutes" in last.message
     assert job.tried.count("walks-b") == 1
@@ -349,12 +353,12 @@ def test_a_slide_that_hangs_is_stopped_and_one_that_only_takes_long_is_not(job: 
 def test_a_worker_that_holds_too_much_memory_is_stopped(job: Job) -> None:
     tally, _ = job.run(["swells-a", "fine-b"])
     assert (tally.committed, tally.failed) == (1, 1)
-    assert {failure.error for failure in job.store.failures()} == {"MemoryExceeded"}
-    assert "2.0 GB in stage crops" in job.store.failures()[0].message
+    assert {failure.error for failure in job.store.attempts.failures()} == {"MemoryExceeded"}
+    assert "2.0 GB in stage crops" in job.store.attempts.failures()[0].message
 
 
 def test_lost_machines_weigh_less_than_deaths(job: Job) -> None:
-    journal = DriverJournal(job.store)
+    journal = DriverJournal(job.store.attempts, run=job.store)
     for _ in range(3):
         journal.record_loss("fine-a", error="NodeDied", reason="preempted", stage="detect", quarantined=False)
     journal.close(Tally(total=1))
@@ -405,8 +409,8 @@ def test_a_folder_that_stays_away_ends_the_job_and_no_slide_of_it_has_failed(job
     ) as caught:
         job.run_items(items)
     assert caught.value.exit_code == 5
-    assert not [failure for failure in job.store.failures() if failure.quarantined]
-    (heartbeat,) = job.store.heartbeats()
+    assert not [failure for failure in job.store.attempts.failures() if failure.quarantined]
+    (heartbeat,) = job.store.attempts.heartbeats()
     assert heartbeat.ended
 
 
@@ -449,7 +453,7 @@ def test_each_worker_gets_the_next_slide_that_must_be_downloaded(job: Job) -> No
 
 def test_the_driver_leaves_summaries_and_a_heartbeat(job: Job) -> None:
     job.run(["fine-a", "fine-b"])
-    heartbeat = job.store.heartbeats()[0]
+    heartbeat = job.store.attempts.heartbeats()[0]
     assert (heartbeat.total, heartbeat.committed, heartbeat.in_flight) == (2, 2, ())
     assert job.store.files.find("slides")
 
@@ -474,7 +478,7 @@ def test_messages_name_the_unit_of_the_job(job: Job) -> None:
     _, display = job.run_items(items, unit="shard")
     assert "3 of 3 shards failed alike: KeyError at" in display.messages[-1]
     job.run_items([WorkItem("kills-a")], unit="shard")
-    assert "the worker was lost while it processed this shard" in job.store.failures()[-1].message
+    assert "the worker was lost while it processed this shard" in job.store.attempts.failures()[-1].message
 
 
 def test_shards_whose_workers_stall_are_quarantined_and_not_taken_for_an_outage(job: Job) -> None:

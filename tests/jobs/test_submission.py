@@ -76,7 +76,7 @@ def test_a_job_that_is_stopped_ends_its_slides_and_a_plain_ray_job_goes_on_from_
     assert (job.status, job.exit_code) == ("STOPPED", 3)
     assert "stopped before the end; the same command goes on" in fossilray(cluster, "job", "logs", job.name)
     assert 0 < len(store.committed()) < SLIDES, "the job was too quick to be stopped"
-    assert not store.open_attempts(), "what was begun was ended"
+    assert not store.attempts.running(), "what was begun was ended"
 
     before = len(store.committed())
     answer = subprocess.run(

@@ -39,7 +39,9 @@ def write_failures(store: RunStore) -> None:
     from support.run_fixtures import a_failure
 
     for slide_id in ("e-broken", "f-poison"):
-        store.record_failure(a_failure(slide_id, store.begin_attempt(slide_id, deadline_s=60).attempt))
+        store.attempts.record_failure(
+            a_failure(slide_id, store.attempts.start(slide_id, deadline_s=60).attempt)
+        )
 
 
 def test_watching_ends_with_the_run_and_says_a_line_each_time(tmp_path: Path) -> None:
@@ -103,10 +105,10 @@ def test_a_driver_that_has_just_started_has_its_time(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     later = datetime.now(UTC) + timedelta(hours=5)
     beat = Heartbeat("driver-1", later.isoformat(), later.isoformat(), 6, 0, 0, 0, 0.0, 1, ("a-2030",))
-    store.write_heartbeat(beat)
+    store.attempts.write_heartbeat(beat)
     assert check_alarm(read_status(store, now=later + timedelta(minutes=1)), minutes=30) is None
     beat = replace(beat, beat_at=(later + timedelta(minutes=31)).isoformat())
-    store.write_heartbeat(beat)
+    store.attempts.write_heartbeat(beat)
     assert check_alarm(read_status(store, now=later + timedelta(minutes=31)), minutes=30) is not None
 
 
@@ -119,7 +121,7 @@ def test_a_run_that_is_done_raises_no_alarm(tmp_path: Path) -> None:
 
 def test_status_exits_with_4_when_the_alarm_is_due(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
-    store.write_heartbeat(Heartbeat("driver-1", utc_now(), utc_now(), 6, 0, 0, 0, 0.0, 1, ()))
+    store.attempts.write_heartbeat(Heartbeat("driver-1", utc_now(), utc_now(), 6, 0, 0, 0, 0.0, 1, ()))
     folder = str(tmp_path / "run")
     assert CliRunner().invoke(app, ["status", folder, "--alarm-minutes", "30"]).exit_code == 0
     quiet = tmp_path / "quiet"

@@ -54,7 +54,7 @@ def test_an_exception_of_any_class_is_one_slides_failure(error: BaseException, t
     assert failure.place.startswith("fossilray/processing/inference/worker.py:")
     assert "raise self._error" in (failure.traceback or "")
     assert len(failure.message) <= 2_000
-    assert answers.tries.failures() == [failure]
+    assert answers.attempts.failures() == [failure]
 
 
 def test_memory_that_runs_out_says_what_to_lower(tmp_path: Path) -> None:

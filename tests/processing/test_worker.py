@@ -175,7 +175,7 @@ def test_an_exception_of_any_class_is_the_slides_failure_with_its_traceback(
     outcome = worker.process(WorkItem.of_slide(CatalogRow("a", str(slide))))
     failure = outcome.failure
     assert failure is not None
-    assert failure == store.failures()[0], "what is on record is what the driver hears"
+    assert failure == store.attempts.failures()[0], "what is on record is what the driver hears"
     assert (failure.error, failure.stage, failure.transient) == (type(error).__name__, "crops", True)
     assert failure.message.startswith(message)
     assert len(failure.message) <= 2_000

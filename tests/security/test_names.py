@@ -106,9 +106,11 @@ def a_run_named(folder: Path, names: list[str]) -> RunStore:
     )
     for number, name in enumerate(names):
         slide_id = f"s{number}"
-        attempt = store.begin_attempt(slide_id, deadline_s=60)
+        attempt = store.attempts.start(slide_id, deadline_s=60)
         if number % 4 == 3:
-            store.record_failure(replace(a_failure(slide_id, attempt.attempt), message=name, host=name))
+            store.attempts.record_failure(
+                replace(a_failure(slide_id, attempt.attempt), message=name, host=name)
+            )
             continue
         files = write_arrays(store, slide_id, attempt.attempt)
         summary = a_summary(slide_id, attempt.attempt, objects=3, well=name)
@@ -204,7 +206,7 @@ def test_forged_tables_lead_to_no_other_file(store: RunStore, tmp_path: Path) ->
             load_crops(store, pa.table({"arrays": [path], "object_id": [0]}))
     run = RunStore.open(str(tmp_path / "run"))
     run.create_or_check(a_run())
-    attempt = run.begin_attempt("honest", deadline_s=60)
+    attempt = run.attempts.start("honest", deadline_s=60)
     files = write_arrays(run, "honest", attempt.attempt)
     table = some_objects("honest", files.path, 3)
     assert run.commit_slide(table, a_summary("honest", attempt.attempt, objects=3), files, attempt=attempt)

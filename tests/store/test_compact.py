@@ -258,7 +258,7 @@ def test_a_slide_committed_meanwhile_is_not_in_the_dataset(tmp_path: Path) -> No
 def test_rows_that_come_back_otherwise_are_not_announced(
     run: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = parts.read_in_parts
+    whole = parts.open_ranged
 
     @contextmanager
     def one_value_off(files: Any, path: str) -> Iterator[IO[bytes]]:
@@ -272,7 +272,7 @@ def test_rows_that_come_back_otherwise_are_not_announced(
         with whole(files, path) as file:
             yield file
 
-    monkeypatch.setattr(parts, "read_in_parts", one_value_off)
+    monkeypatch.setattr(parts, "open_ranged", one_value_off)
     with pytest.raises(StoreError, match="other rows than were written, of slide"):
         compact(run, tmp_path / "dataset")
     with pytest.raises(RunNotFound, match="not finished"):
@@ -394,16 +394,16 @@ def test_a_dataset_takes_nothing_in(run: RunStore, dataset: RunStore) -> None:
     for act in (
         lambda: dataset.create_or_check(dataset.read_run()),
         lambda: dataset.freeze_catalog([CatalogRow("new", "new.mrxs")]),
-        lambda: dataset.begin_attempt("new", deadline_s=60),
-        lambda: dataset.record_failure(a_failure("new", "0123abcd")),
-        lambda: dataset.forgive(dataset.failures()),
+        lambda: dataset.attempts.start("new", deadline_s=60),
+        lambda: dataset.attempts.record_failure(a_failure("new", "0123abcd")),
+        lambda: dataset.attempts.clear_failures(dataset.attempts.failures()),
         lambda: dataset.commit_slide(table, summary, arrays),
         lambda: dataset.submit_slide(table, summary, arrays),
-        lambda: dataset.sweep_attempt("a-2030", "4567cdef"),
+        lambda: dataset.delete_attempt("a-2030", "4567cdef"),
         lambda: dataset.write_picture("new", b""),
         lambda: dataset.append_summaries([summary]),
         dataset.rebuild_summaries,
-        lambda: dataset.write_heartbeat(beat),
+        lambda: dataset.attempts.write_heartbeat(beat),
     ):
         with pytest.raises(UsageError, match="compacted dataset, which is only read"):
             act()  # type: ignore[no-untyped-call]

@@ -93,7 +93,7 @@ def test_a_run_whose_drivers_told_nothing_is_reckoned_from_its_slides_and_says_s
 
 def test_status_shows_hours_cost_and_the_end_as_estimates(tmp_path: Path) -> None:
     store = write_small_run(tmp_path / "run", counts={"a-2030": 2, "b-2050": 1})
-    store.write_heartbeat(BEAT)
+    store.attempts.write_heartbeat(BEAT)
     shown = text_of(store, now=NOW)
     assert "4 GPU-hours, 32.0 core-hours held" in shown
     assert "about NOK 14.00 for what workers held" in shown
@@ -112,7 +112,7 @@ def test_the_report_tells_it_in_sentences(tmp_path: Path) -> None:
     assert "At the end it will be about NOK 28.00" in told
     assert "These are estimates" in told
     store = write_small_run(tmp_path / "run", counts={"a-2030": 2})
-    store.write_heartbeat(BEAT)
+    store.attempts.write_heartbeat(BEAT)
     assert "about NOK 14.00" in write_report(store, tmp_path / "report.html").read_text()
 
 

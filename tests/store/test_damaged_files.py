@@ -147,7 +147,7 @@ def test_files_that_may_not_be_read_are_named_and_hide_nothing_else(
     run, store = tmp_path / "run", write_small_run(tmp_path / "run")
     store.append_summaries(store.summaries()[:2])
     store.append_summaries(store.summaries()[2:])
-    store.write_heartbeat(Heartbeat("driver", BEGUN, BEGUN, 6, 4, 1, 77, 12.5, 2, ("e-broken",)))
+    store.attempts.write_heartbeat(Heartbeat("driver", BEGUN, BEGUN, 6, 4, 1, 77, 12.5, 2, ("e-broken",)))
     (attempt,) = (run / "attempts" / "e-broken").iterdir()
     closed = [
         run / "catalog.parquet",

@@ -136,7 +136,7 @@ def test_a_start_asks_anew_about_slides_that_were_made_anew_and_about_no_others(
 
 def test_status_tells_how_far_answers_are(run: RunStore) -> None:
     some = predict(run, "some", slides=["a-2030", "d-empty"])
-    some.tries.record_failure(a_failure("b-2050", "a1b2"))
+    some.attempts.record_failure(a_failure("b-2050", "a1b2"))
     report = read_status(run)
     assert [(one.kind, one.name, one.answered, one.failed) for one in report.answers] == [
         ("embeddings", "net", 4, 0),

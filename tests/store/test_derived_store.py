@@ -129,11 +129,11 @@ def test_some_rows_are_read_without_the_others(place: str, request: pytest.Fixtu
 
 def test_failures_of_answers_are_kept_apart_from_those_of_the_run(run: RunStore) -> None:
     answers = DerivedStore.create(run, "embeddings", "net", RECORD)
-    answers.tries.record_failure(a_failure("one", "a1b2"))
-    answers.tries.record_failure(a_failure("two", "a1b2"))
+    answers.attempts.record_failure(a_failure("one", "a1b2"))
+    answers.attempts.record_failure(a_failure("two", "a1b2"))
     answers.commit("two", None, some_vectors("two"), source_attempt="a1")
-    assert [failure.slide_id for failure in answers.tries.failures()] == ["one"]
-    assert run.failures() == []
+    assert [failure.slide_id for failure in answers.attempts.failures()] == ["one"]
+    assert run.attempts.failures() == []
 
 
 def test_answers_in_a_bucket_are_the_same(s3_run: tuple[str, StoreConfig]) -> None:  # noqa: F811

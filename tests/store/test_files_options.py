@@ -188,7 +188,7 @@ def test_a_disk_that_times_out_is_not_called_unreachable():
 def test_a_store_that_is_not_s3_commits_by_the_same_rules():
     store = RunStore.open("memory://archive/run")
     store.create_or_check(a_run())
-    attempt = store.begin_attempt("A17", deadline_s=60)
+    attempt = store.attempts.start("A17", deadline_s=60)
     assert commit(store, "A17", attempt=attempt)
     assert commit(store, "A17", attempt=attempt)
     assert not commit(store, "A17")

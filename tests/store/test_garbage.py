@@ -55,7 +55,7 @@ def attempt_of_age(store: RunStore, slide_id: str, hours: float, *, deadline_hou
     """An attempt that began that long ago."""
     began = datetime.now(UTC) - timedelta(hours=hours)
     attempt = replace(
-        store.begin_attempt(slide_id, deadline_s=60),
+        store.attempts.start(slide_id, deadline_s=60),
         started_at=began.isoformat(),
         deadline_at=(began + timedelta(hours=deadline_hours)).isoformat(),
     )
@@ -134,7 +134,7 @@ def test_an_attempt_within_its_own_deadline_is_never_touched(run: RunStore) -> N
 def test_a_commit_that_lands_between_listing_and_deleting_keeps_its_arrays(
     run: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attempt = run.begin_attempt("A17", deadline_s=60)
+    attempt = run.attempts.start("A17", deadline_s=60)
     files = write_arrays(run, "A17", attempt.attempt)
     let_age(run, "arrays", 9)
     run.files.delete(attempt_path(attempt))  # else its deadline would protect it
@@ -174,7 +174,7 @@ def test_unfinished_writes_and_probes_go(run: RunStore) -> None:
 def test_nothing_else_in_the_run_is_touched(run: RunStore) -> None:
     commit(run, "A17", arrays=True)
     run.write_picture("A17", b"jpeg")
-    run.record_failure(a_failure("A18", "0123456789abcdef"))
+    run.attempts.record_failure(a_failure("A18", "0123456789abcdef"))
     run.files.write("arrays/notes.txt", b"mine")
     run.rebuild_summaries()
     let_age(run, "", 9000)
@@ -209,7 +209,7 @@ def test_pending_files_wait_for_a_driver_that_may_live(
     run.files.write(pending_path("A17", "0123456789abcdef"), b"waits")
     let_age(run, "pending", 9)
     beat_at = (datetime.now(UTC) - timedelta(hours=hours)).isoformat()
-    run.write_heartbeat(
+    run.attempts.write_heartbeat(
         Heartbeat("driver-1", beat_at, beat_at, 3, 0, 0, 0, 1.0, 1, in_flight=("A17",), ended=ended)
     )
     sweep(run)
@@ -309,7 +309,7 @@ def play(store: RunStore, history: list[tuple[str, str, float, float]]) -> tuple
                 continue  # defeated, and has swept up after itself
             committed.add(slide_id)
         elif end == "fails":
-            store.record_failure(a_failure(slide_id, attempt.attempt))
+            store.attempts.record_failure(a_failure(slide_id, attempt.attempt))
         elif end == "submits":
             store.files.write(pending_path(slide_id, attempt.attempt), b"waits")
         let_age(store, path, hours)

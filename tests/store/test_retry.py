@@ -25,8 +25,8 @@ def store(tmp_path: Path) -> RunStore:
     store.create_or_check(a_run())
     store.freeze_catalog([CatalogRow(name, f"/{name}.mrxs") for name in ("fine", "torn", "poison", "worse")])
     commit(store, "fine")
-    store.record_failure(a_failure("torn", "11" * 8))
-    journal = DriverJournal(store)
+    store.attempts.record_failure(a_failure("torn", "11" * 8))
+    journal = DriverJournal(store.attempts, run=store)
     for slide_id in ("poison", "worse"):
         for turn in range(3):
             journal.record_loss(
@@ -37,27 +37,27 @@ def store(tmp_path: Path) -> RunStore:
 
 
 def test_all_that_failed_is_forgiven_and_counts_anew(store: RunStore) -> None:
-    assert DriverJournal(store).failure_weights() == {"poison": 3.0, "worse": 3.0}
+    assert DriverJournal(store.attempts, run=store).failure_weights() == {"poison": 3.0, "worse": 3.0}
     assert len(retry_failures(store)) == 7
-    assert not store.failures()
-    assert not DriverJournal(store).failure_weights()
-    assert len(store.failures(forgiven=True)) == 7, "the records stay"
+    assert not store.attempts.failures()
+    assert not DriverJournal(store.attempts, run=store).failure_weights()
+    assert len(store.attempts.failures(include_cleared=True)) == 7, "the records stay"
 
 
 def test_chosen_slides_are_forgiven_and_no_others(store: RunStore) -> None:
     retry_failures(store, slide_ids=["poison"])
-    assert {failure.slide_id for failure in store.failures()} == {"torn", "worse"}
+    assert {failure.slide_id for failure in store.attempts.failures()} == {"torn", "worse"}
 
 
 def test_a_class_is_forgiven_with_all_that_came_before(store: RunStore) -> None:
     retry_failures(store, error="WorkerDied")
-    assert {failure.slide_id for failure in store.failures()} == {"torn"}
+    assert {failure.slide_id for failure in store.attempts.failures()} == {"torn"}
 
 
 def test_a_failure_after_the_pardon_counts(store: RunStore) -> None:
     retry_failures(store)
-    store.record_failure(a_failure("torn", "22" * 8))
-    assert [failure.attempt for failure in store.failures()] == ["22" * 8]
+    store.attempts.record_failure(a_failure("torn", "22" * 8))
+    assert [failure.attempt for failure in store.attempts.failures()] == ["22" * 8]
 
 
 def test_what_did_not_fail_is_told(store: RunStore) -> None:
@@ -71,9 +71,9 @@ def test_what_did_not_fail_is_told(store: RunStore) -> None:
 
 def test_files_refused_at_the_start_are_not_forgiven_because_every_start_looks_anew(store: RunStore) -> None:
     refused = Failure("bad", "33" * 8, "catalog", "NotASlide", "empty", False, True, "here", "2030-01-01")
-    store.record_failure(refused)
+    store.attempts.record_failure(refused)
     assert "bad" not in {failure.slide_id for failure in retry_failures(store)}
-    assert store.failures() == [refused]
+    assert store.attempts.failures() == [refused]
 
 
 def test_the_commands_list_and_forgive(store: RunStore) -> None:

@@ -94,7 +94,8 @@ def test_a_place_without_a_run_says_so(tmp_path):
 
 def test_an_empty_run_reads_as_empty(store):
     assert store.committed() == set()
-    assert store.failures() == store.open_attempts() == store.heartbeats() == store.read_catalog() == []
+    log = store.attempts
+    assert log.failures() == log.running() == log.heartbeats() == store.read_catalog() == []
     assert store.summaries() == []
     assert store.summaries_table().schema == SLIDES_SCHEMA
     assert store.picture("A17") is None
@@ -168,7 +169,7 @@ def test_a_disk_without_hard_links_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_committed_slide_is_there_whole_with_its_footer(store):
-    attempt = store.begin_attempt("A17", deadline_s=60)
+    attempt = store.attempts.start("A17", deadline_s=60)
     files = write_arrays(store, "A17", attempt.attempt)
     summary = a_summary("A17", attempt.attempt, objects=3)
     assert store.commit_slide(some_objects("A17", files.path, 3), summary, files, attempt=attempt)
@@ -181,7 +182,7 @@ def test_a_committed_slide_is_there_whole_with_its_footer(store):
 
 
 def test_of_sixteen_who_commit_one_slide_one_wins(on_disk):
-    attempts = [on_disk.begin_attempt("A17", deadline_s=60) for _ in range(16)]
+    attempts = [on_disk.attempts.start("A17", deadline_s=60) for _ in range(16)]
     with ThreadPoolExecutor(16) as together:
         won = list(
             together.map(lambda attempt: commit(on_disk, "A17", attempt=attempt, arrays=True), attempts)
@@ -196,7 +197,7 @@ def test_of_sixteen_who_commit_one_slide_one_wins(on_disk):
 
 
 def test_the_second_commit_loses_and_its_arrays_go(store):
-    first, second = (store.begin_attempt("A17", deadline_s=60) for _ in range(2))
+    first, second = (store.attempts.start("A17", deadline_s=60) for _ in range(2))
     assert commit(store, "A17", attempt=first, arrays=True)
     assert not commit(store, "A17", attempt=second, arrays=True)
     left = {path.split("/")[2] for path in store.files.find("arrays")}
@@ -204,14 +205,14 @@ def test_the_second_commit_loses_and_its_arrays_go(store):
 
 
 def test_a_commit_whose_answer_was_lost_is_a_success(store):
-    attempt = store.begin_attempt("A17", deadline_s=60)
+    attempt = store.attempts.start("A17", deadline_s=60)
     assert commit(store, "A17", attempt=attempt, arrays=True)
     assert commit(store, "A17", attempt=attempt, arrays=True)
     assert store.files.find("arrays")
 
 
 def test_an_attempt_past_its_deadline_commits_nothing(on_disk):
-    attempt = on_disk.begin_attempt("A17", deadline_s=-5)
+    attempt = on_disk.attempts.start("A17", deadline_s=-5)
     with pytest.raises(AttemptExpired, match=r"workers\.deadline_minutes"):
         commit(on_disk, "A17", attempt=attempt)
     assert on_disk.committed() == set()
@@ -294,9 +295,9 @@ def test_a_foreign_file_below_objects_is_named(on_disk):
 def test_a_slide_id_that_is_no_safe_name_never_becomes_a_path(on_disk, slide_id):
     before = on_disk.files.find("")
     with pytest.raises(CatalogError, match="not safe as a file name"):
-        on_disk.begin_attempt(slide_id, deadline_s=60)
+        on_disk.attempts.start(slide_id, deadline_s=60)
     with pytest.raises(CatalogError, match="not safe as a file name"):
-        on_disk.sweep_attempt(slide_id, "0011223344556677")
+        on_disk.delete_attempt(slide_id, "0011223344556677")
     with pytest.raises(CatalogError, match="not safe as a file name"):
         on_disk.freeze_catalog([CatalogRow(slide_id, "a.mrxs")])
     assert on_disk.files.find("") == before
@@ -311,11 +312,11 @@ def test_names_that_people_give_slides_are_safe(on_disk, slide_id):
 def test_sweeping_deletes_only_the_attempt_it_names(store):
     write_arrays(store, "A17", "aaaaaaaa")
     write_arrays(store, "A17", "bbbbbbbb")
-    store.sweep_attempt("A17", "aaaaaaaa")
-    store.sweep_attempt("A17", "cccccccc")
+    store.delete_attempt("A17", "aaaaaaaa")
+    store.delete_attempt("A17", "cccccccc")
     assert {path.split("/")[2] for path in store.files.find("arrays")} == {"bbbbbbbb.zarr"}
     with pytest.raises(ValueError, match="not the id"):
-        store.sweep_attempt("A17", "../B1")
+        store.delete_attempt("A17", "../B1")
 
 
 # Attempts and failures
@@ -323,30 +324,30 @@ def test_sweeping_deletes_only_the_attempt_it_names(store):
 
 def test_failures_and_open_attempts_are_those_of_uncommitted_slides(store):
     for slide_id in ("A17", "B1", "C2"):
-        first = store.begin_attempt(slide_id, deadline_s=60)
-        store.record_failure(a_failure(slide_id, first.attempt))
-    second = store.begin_attempt("B1", deadline_s=60)
+        first = store.attempts.start(slide_id, deadline_s=60)
+        store.attempts.record_failure(a_failure(slide_id, first.attempt))
+    second = store.attempts.start("B1", deadline_s=60)
     commit(store, "A17")
-    assert [failure.slide_id for failure in store.failures()] == ["B1", "C2"]
-    assert store.open_attempts() == [second]
-    store.record_failure(a_failure("B1", second.attempt, at="2031-01-01T00:00:00+00:00"))
-    assert [failure.failed_at[:4] for failure in store.failures()] == ["2030", "2031", "2030"]
-    assert store.open_attempts() == []
+    assert [failure.slide_id for failure in store.attempts.failures()] == ["B1", "C2"]
+    assert store.attempts.running() == [second]
+    store.attempts.record_failure(a_failure("B1", second.attempt, at="2031-01-01T00:00:00+00:00"))
+    assert [failure.failed_at[:4] for failure in store.attempts.failures()] == ["2030", "2031", "2030"]
+    assert store.attempts.running() == []
 
 
 def test_attempts_at_committed_slides_are_not_read(on_disk, monkeypatch):
     for slide_id in ("A17", "B1"):
         commit(on_disk, slide_id)
-    waiting = on_disk.begin_attempt("C2", deadline_s=60)
+    waiting = on_disk.attempts.start("C2", deadline_s=60)
     read: list[str] = []
     really = on_disk.files.read
     monkeypatch.setattr(on_disk.files, "read", lambda path: read.append(path) or really(path))
-    assert on_disk.open_attempts() == [waiting]
+    assert on_disk.attempts.running() == [waiting]
     assert read == [f"attempts/C2/{waiting.attempt}.json"]
 
 
 def test_attempts_have_ids_of_their_own(on_disk):
-    assert len({on_disk.begin_attempt("A17", deadline_s=60).attempt for _ in range(20)}) == 20
+    assert len({on_disk.attempts.start("A17", deadline_s=60).attempt for _ in range(20)}) == 20
 
 
 # Catalog
@@ -437,8 +438,8 @@ def test_heartbeats_replace_each_other_and_come_latest_first(store):
     other = replace(beat, driver_id="driver-2", beat_at="2030-01-01T00:00:50")
     later = replace(beat, beat_at="2030-01-01T00:01:00", in_flight=())
     for one in (beat, other, later):
-        store.write_heartbeat(one)
-    assert store.heartbeats() == [later, other]
+        store.attempts.write_heartbeat(one)
+    assert store.attempts.heartbeats() == [later, other]
 
 
 def test_a_picture_comes_back(store):

@@ -67,20 +67,20 @@ def age(store: RunStore, path: str, seconds: float) -> None:
 
 
 def test_a_slide_begun_after_the_last_heartbeat_is_in_progress(store: RunStore) -> None:
-    store.write_heartbeat(beat("one", age_s=25))
+    store.attempts.write_heartbeat(beat("one", age_s=25))
     age(store, "drivers/driver-1.json", 25)
-    store.begin_attempt("one", deadline_s=60)
-    store.begin_attempt("two", deadline_s=60)
+    store.attempts.start("one", deadline_s=60)
+    store.attempts.start("two", deadline_s=60)
     assert [one.slide_id for one in read_states(store).in_progress] == ["one", "two"]
 
 
 @pytest.mark.parametrize("skew_s", [-3600, -300, 0, 300, 3600])
 def test_the_clock_of_the_drivers_host_does_not_matter(store: RunStore, skew_s: float) -> None:
-    store.write_heartbeat(beat("one", skew_s=skew_s))
-    store.begin_attempt("one", deadline_s=60)
-    store.begin_attempt("two", deadline_s=60)
+    store.attempts.write_heartbeat(beat("one", skew_s=skew_s))
+    store.attempts.start("one", deadline_s=60)
+    store.attempts.start("two", deadline_s=60)
     assert len(read_states(store).in_progress) == 2
-    store.write_heartbeat(beat("one", age_s=900, skew_s=skew_s))
+    store.attempts.write_heartbeat(beat("one", age_s=900, skew_s=skew_s))
     age(store, "drivers/driver-1.json", 900)
     states = read_states(store)
     # A clock that is ahead by just what the driver is dead cannot be told from a driver that lives.
@@ -89,27 +89,27 @@ def test_the_clock_of_the_drivers_host_does_not_matter(store: RunStore, skew_s: 
 
 
 def test_what_a_killed_driver_left_is_waiting_when_the_next_one_lives(store: RunStore) -> None:
-    left = store.begin_attempt("two", deadline_s=60)
+    left = store.attempts.start("two", deadline_s=60)
     age(store, f"attempts/two/{left.attempt}.json", 7200)
-    store.write_heartbeat(beat(uptime_s=600))
+    store.attempts.write_heartbeat(beat(uptime_s=600))
     states = read_states(store)
     assert (states.in_progress, states.waiting) == ((), ("one", "two"))
-    store.write_heartbeat(beat("two", uptime_s=600))
+    store.attempts.write_heartbeat(beat("two", uptime_s=600))
     assert [one.slide_id for one in read_states(store).in_progress] == ["two"]
 
 
 def test_an_attempt_whose_end_was_never_recorded_is_not_in_progress_for_ever(store: RunStore) -> None:
-    gone = store.begin_attempt("two", deadline_s=60)
+    gone = store.attempts.start("two", deadline_s=60)
     age(store, f"attempts/two/{gone.attempt}.json", 300)
-    store.write_heartbeat(beat("one"))
+    store.attempts.write_heartbeat(beat("one"))
     assert read_states(store).waiting == ("one", "two")
 
 
 def test_of_two_drivers_each_counts(store: RunStore) -> None:
-    store.write_heartbeat(beat("one"))
-    store.write_heartbeat(replace(beat("two"), driver_id="driver-2", host="other"))
+    store.attempts.write_heartbeat(beat("one"))
+    store.attempts.write_heartbeat(replace(beat("two"), driver_id="driver-2", host="other"))
     for slide_id in ("one", "two"):
-        store.begin_attempt(slide_id, deadline_s=60)
+        store.attempts.start(slide_id, deadline_s=60)
     states = read_states(store)
     assert (len(states.in_progress), len(states.drivers)) == (2, 2)
 
@@ -118,29 +118,29 @@ def test_of_two_drivers_each_counts(store: RunStore) -> None:
 def test_another_hosts_driver_without_a_sign_while_a_later_one_worked_and_ended_is_gone(
     store: RunStore, silent_s: float, alive: int
 ) -> None:
-    store.write_heartbeat(replace(beat("one", age_s=silent_s), host="elsewhere"))
+    store.attempts.write_heartbeat(replace(beat("one", age_s=silent_s), host="elsewhere"))
     age(store, "drivers/driver-1.json", silent_s)
-    store.write_heartbeat(replace(beat(uptime_s=60), driver_id="driver-2", ended=True))
+    store.attempts.write_heartbeat(replace(beat(uptime_s=60), driver_id="driver-2", ended=True))
     assert len(read_states(store).drivers) == alive
 
 
 def fail(store: RunStore, slide_id: str, *, transient: bool) -> Failure:
-    attempt = store.begin_attempt(slide_id, deadline_s=60)
+    attempt = store.attempts.start(slide_id, deadline_s=60)
     failure = Failure(
         slide_id, attempt.attempt, "open", "Why", "it is so", transient, not transient, "here",
         attempt.started_at, given_up=False,
     )  # fmt: skip
-    store.record_failure(failure)
+    store.attempts.record_failure(failure)
     return failure
 
 
 def test_a_slide_about_to_be_retried_is_no_failure(store: RunStore) -> None:
-    store.write_heartbeat(beat())
+    store.attempts.write_heartbeat(beat())
     failure = fail(store, "one", transient=True)
     states = read_states(store)
     assert (states.failed, states.waiting) == ((), ("one", "two"))
     assert [one.slide_id for one in states.to_retry] == ["one"]
-    journal = DriverJournal(store)
+    journal = DriverJournal(store.attempts, run=store)
     journal.record_failure(failure)
     journal.close(Tally(total=3))
     assert [one.slide_id for one in read_states(store).failed] == ["one"]
@@ -148,15 +148,15 @@ def test_a_slide_about_to_be_retried_is_no_failure(store: RunStore) -> None:
 
 def test_a_file_that_became_a_slide_is_not_rejected_any_more(store: RunStore) -> None:
     rejected = Failure("two", "ab" * 8, REJECTED_AT, "NotASlide", "empty", False, True, "here", "2030-01-01")
-    store.record_failure(replace(rejected, slide_id="thumbs"))
-    store.record_failure(rejected)
+    store.attempts.record_failure(replace(rejected, slide_id="thumbs"))
+    store.attempts.record_failure(rejected)
     states = read_states(store)
     assert [one.slide_id for one in states.rejected] == ["thumbs"]
     assert [one.slide_id for one in states.failed] == ["two"], (
         "a slide of the catalog, looked at by every start"
     )
     assert states.counts == SlideCounts(3, 1, 0, 1, 1, 0, 1)
-    store.forgive([rejected])
+    store.attempts.clear_failures([rejected])
     assert read_states(store).counts == SlideCounts(3, 1, 0, 2, 0, 0, 1)
 
 
@@ -237,7 +237,7 @@ def finished(folder: Path) -> RunStore:
 def with_a_rejected_file(folder: Path) -> RunStore:
     store = write_small_run(folder)
     for name in ("thumbs", "notes"):
-        store.record_failure(
+        store.attempts.record_failure(
             Failure(name, "ab" * 8, REJECTED_AT, "NotASlide", "empty", False, True, "here", "2030-01-01")
         )
     return store
@@ -246,9 +246,9 @@ def with_a_rejected_file(folder: Path) -> RunStore:
 def in_progress(folder: Path) -> RunStore:
     """One committed, one in progress, one begun since the heartbeat, one to be tried again, one quarantined."""
     store = write_small_run(folder, counts={"a-2030": 3})
-    store.write_heartbeat(replace(beat("b-2050", age_s=20), total=6))
-    store.begin_attempt("b-2050", deadline_s=60)
-    store.begin_attempt("c-2080", deadline_s=60)
+    store.attempts.write_heartbeat(replace(beat("b-2050", age_s=20), total=6))
+    store.attempts.start("b-2050", deadline_s=60)
+    store.attempts.start("c-2080", deadline_s=60)
     fail(store, "d-empty", transient=True)
     return store
 
@@ -257,8 +257,8 @@ def resumed(folder: Path) -> RunStore:
     """A second driver at a run whose first one gave one slide up; failures were cleared meanwhile."""
     store = write_small_run(folder)
     retry_failures(store, slide_ids=["f-poison"])
-    store.write_heartbeat(replace(beat("f-poison"), total=6))
-    store.begin_attempt("f-poison", deadline_s=60)
+    store.attempts.write_heartbeat(replace(beat("f-poison"), total=6))
+    store.attempts.start("f-poison", deadline_s=60)
     return store
 
 
@@ -299,12 +299,12 @@ def test_a_job_counts_as_its_run_does(tmp_path: Path) -> None:
     )
     for slide_id in ("a-2030", "b-2050"):
         commit(store, slide_id)
-    journal = DriverJournal(store)
+    journal = DriverJournal(store.attempts, run=store)
     journal.record_failure(fail(store, "c-2080", transient=True))
     for slide_id in ("e-broken", "f-poison"):
         journal.record_failure(fail(store, slide_id, transient=False))
     for name in ("thumbs", "notes"):
-        store.record_failure(
+        store.attempts.record_failure(
             Failure(name, "ab" * 8, REJECTED_AT, "NotASlide", "empty", False, True, "here", "2030-01-01")
         )
     journal.close(tally)

@@ -90,8 +90,8 @@ def test_a_run_that_has_just_begun_has_everything_waiting(tmp_path: Path) -> Non
 
 def test_a_living_driver_has_slides_in_flight_and_an_end(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
-    store.begin_attempt("c-2080", deadline_s=60)
-    store.write_heartbeat(BEAT)
+    store.attempts.start("c-2080", deadline_s=60)
+    store.attempts.write_heartbeat(BEAT)
     report = read_status(store, now=NOW)
     assert [attempt.slide_id for attempt in report.in_flight] == ["c-2080"]
     assert report.ends_at == NOW + timedelta(hours=6 / 8)
@@ -100,8 +100,8 @@ def test_a_living_driver_has_slides_in_flight_and_an_end(tmp_path: Path) -> None
 
 def test_a_driver_that_went_silent_is_not_to_be_replaced_unseen(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
-    store.begin_attempt("c-2080", deadline_s=60)
-    store.write_heartbeat(BEAT)
+    store.attempts.start("c-2080", deadline_s=60)
+    store.attempts.write_heartbeat(BEAT)
     report = read_status(store, now=LATER)
     assert report.in_flight == ()
     assert [attempt.slide_id for attempt in report.interrupted] == ["c-2080"]
@@ -114,9 +114,9 @@ def test_a_driver_that_went_silent_is_not_to_be_replaced_unseen(tmp_path: Path) 
 
 def test_while_a_driver_lives_nothing_asks_for_a_second_one(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
-    store.write_heartbeat(BEAT)
+    store.attempts.write_heartbeat(BEAT)
     for slide_id in COUNTS:
-        store.begin_attempt(slide_id, deadline_s=60)
+        store.attempts.start(slide_id, deadline_s=60)
         report = read_status(store)
         assert "same command" not in _shown(report)
         assert report.interrupted == ()
@@ -124,8 +124,8 @@ def test_while_a_driver_lives_nothing_asks_for_a_second_one(tmp_path: Path) -> N
 
 def test_a_driver_that_was_asked_to_stop_says_so_and_has_no_end(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
-    store.begin_attempt("c-2080", deadline_s=60)
-    store.write_heartbeat(replace(BEAT, stopping=True))
+    store.attempts.start("c-2080", deadline_s=60)
+    store.attempts.write_heartbeat(replace(BEAT, stopping=True))
     report = read_status(store, now=NOW)
     assert report.ends_at is None
     assert "stopping, slides in progress end first" in _shown(report)
@@ -136,17 +136,17 @@ def test_what_a_driver_waits_for_and_what_fails_alike_is_said(tmp_path: Path) ->
     alike = (
         "9 of 10 slides failed alike: ValueError at fossilray/processing/detection/merge.py:120 (no boxes)"
     )
-    store.write_heartbeat(replace(BEAT, out=("/mnt/slides is out since 12:00",), alike=alike))
+    store.attempts.write_heartbeat(replace(BEAT, out=("/mnt/slides is out since 12:00",), alike=alike))
     shown = _shown(read_status(store, now=NOW))
     assert "/mnt/slides is out since 12:00" in shown
     assert alike in shown
-    store.write_heartbeat(replace(BEAT, ended=True, alike=alike))
+    store.attempts.write_heartbeat(replace(BEAT, ended=True, alike=alike))
     assert alike in _shown(read_status(store, now=NOW))
 
 
 def test_a_driver_that_has_ended_is_not_running(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
-    store.write_heartbeat(replace(BEAT, in_flight=(), committed=6))
+    store.attempts.write_heartbeat(replace(BEAT, in_flight=(), committed=6))
     assert read_status(store, now=NOW).drivers == ()
 
 
@@ -158,9 +158,9 @@ def test_asking_where_no_run_is_says_so(tmp_path: Path) -> None:
 @needs_process_times
 def test_a_driver_whose_process_was_killed_is_not_running_at_once(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
-    store.begin_attempt("c-2080", deadline_s=60)
+    store.attempts.start("c-2080", deadline_s=60)
     with _process() as beat:
-        store.write_heartbeat(beat)
+        store.attempts.write_heartbeat(beat)
         alive = read_status(store, now=NOW)
         assert alive.drivers == (beat,)
         assert "/mnt/sl4" in _shown(alive)
@@ -169,7 +169,7 @@ def test_a_driver_whose_process_was_killed_is_not_running_at_once(tmp_path: Path
     shown = _shown(report)
     assert "none is running; the same command processes the rest" in shown
     assert "waits for" not in shown
-    journal = DriverJournal(store)
+    journal = DriverJournal(store.attempts, run=store)
     journal.heartbeat(Tally(total=6), ())
     journal.close(Tally(total=6))
     assert journal.other_driver is None
@@ -179,7 +179,7 @@ def test_a_driver_whose_process_was_killed_is_not_running_at_once(tmp_path: Path
 def test_a_number_that_another_process_has_now_is_no_driver(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     with _process() as beat:
-        store.write_heartbeat(replace(beat, process_start="1"))
+        store.attempts.write_heartbeat(replace(beat, process_start="1"))
         assert read_status(store, now=NOW).drivers == ()
 
 
@@ -188,8 +188,8 @@ def test_a_stopped_driver_gives_no_sign_even_if_a_later_one_has_ended(tmp_path: 
     store = start_run(tmp_path / "run")
     with _process() as beat:
         os.kill(beat.pid, signal.SIGSTOP)
-        store.write_heartbeat(beat)
-        store.write_heartbeat(_later_driver(ended=True))
+        store.attempts.write_heartbeat(beat)
+        store.attempts.write_heartbeat(_later_driver(ended=True))
         report = read_status(store, now=LATER)
         assert (report.drivers, report.silent) == ((), (beat,))
         assert f"on {beat.host} gives no sign since 10 min: process {beat.pid}" in _shown(report)
@@ -203,9 +203,9 @@ def test_after_a_later_driver_finished_the_run_nothing_runs_or_is_waited_for(
     store = write_small_run(tmp_path / "run")
     with _process() as beat:
         killed = beat if of_here and beat.process_start else replace(beat, host="node-7", boot="another")
-    store.write_heartbeat(killed)
+    store.attempts.write_heartbeat(killed)
     assert "waits for" not in _shown(read_status(store, now=NOW))
-    store.write_heartbeat(_later_driver(committed=4, failed=2, ended=True))
+    store.attempts.write_heartbeat(_later_driver(committed=4, failed=2, ended=True))
     report = read_status(store, now=NOW)
     assert (report.drivers, report.silent, report.ends_at) == ((), (), None)
     assert report.slides_per_hour == 99.0
@@ -214,18 +214,18 @@ def test_after_a_later_driver_finished_the_run_nothing_runs_or_is_waited_for(
 
 def test_a_later_driver_that_ended_early_leaves_another_hosts_driver_running(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
-    store.write_heartbeat(BEAT)
-    store.write_heartbeat(_later_driver(ended=True))
+    store.attempts.write_heartbeat(BEAT)
+    store.attempts.write_heartbeat(_later_driver(ended=True))
     assert [driver.host for driver in read_status(store, now=NOW).drivers] == ["node-7"]
 
 
 @needs_process_times
 def test_a_driver_of_this_process_says_which_process_it_is(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
-    journal = DriverJournal(store)
+    journal = DriverJournal(store.attempts, run=store)
     journal.heartbeat(Tally(total=6), ())
     journal.close(Tally(total=6))
-    (beat,) = store.heartbeats()
+    (beat,) = store.attempts.heartbeats()
     assert (beat.boot, beat.pid_namespace) == (boot_id(), pid_namespace())
     assert beat.process_start == process_start(os.getpid())
 

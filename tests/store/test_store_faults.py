@@ -78,7 +78,7 @@ def test_every_act_on_files_outlives_a_passing_fault(impatient, faulty_s3, fault
 @pytest.mark.parametrize("fault", PASSING)
 def test_a_commit_outlives_passing_faults_and_happens_once(impatient, faulty_s3, fault):  # noqa: F811
     store = impatient
-    attempt = store.begin_attempt("A17", deadline_s=60)
+    attempt = store.attempts.start("A17", deadline_s=60)
     faulty_s3.controller.fail(fault, 2, method="PUT", path="/objects/")
     faulty_s3.controller.fail(fault, method="PUT", path="/arrays/")
     assert commit(store, "A17", attempt=attempt, arrays=True)
@@ -142,12 +142,12 @@ def test_bytes_that_trickle_are_waited_for(impatient, faulty_s3):  # noqa: F811
 
 def test_no_file_of_a_run_holds_a_credential(store, faulty_s3):  # noqa: F811
     commit(store, "A17", arrays=True)
-    attempt = store.begin_attempt("B1", deadline_s=60)
+    attempt = store.attempts.start("B1", deadline_s=60)
     faulty_s3.controller.fail("forbidden", 1)
     with pytest.raises(StoreError) as caught:
         store.files.read("run.json")
-    store.record_failure(replace(a_failure("B1", attempt.attempt), message=str(caught.value)))
-    store.forgive(store.failures())
+    store.attempts.record_failure(replace(a_failure("B1", attempt.attempt), message=str(caught.value)))
+    store.attempts.clear_failures(store.attempts.failures())
     store.append_summaries(store.summaries())
     paths = store.files.find("")
     assert {path.partition("/")[0] for path in paths} == {
@@ -198,13 +198,13 @@ def test_a_store_without_conditions_is_refused_unless_one_writer_is_promised(fau
 
 
 def test_an_attempt_that_may_have_committed_is_not_swept(store, faulty_s3):  # noqa: F811
-    attempt = store.begin_attempt("A17", deadline_s=60)
+    attempt = store.attempts.start("A17", deadline_s=60)
     files = write_arrays(store, "A17", attempt.attempt)
     table, summary = some_objects("A17", files.path, 3), a_summary("A17", attempt.attempt, objects=3)
     faulty_s3.controller.fail("lost answer", 1000, method="PUT", path="/objects/")
     with pytest.raises(StoreUnreachable):
         store.commit_slide(table, summary, files, attempt=attempt)
-    store.sweep_attempt("A17", attempt.attempt)
+    store.delete_attempt("A17", attempt.attempt)
     faulty_s3.controller.heal()
     assert store.committed() == {"A17"}
     assert len(store.files.find(files.path)) == len(files.bytes)
@@ -277,7 +277,7 @@ def test_duckdb_reads_again_what_broke_off(store, faulty_s3):  # noqa: F811
 
 
 def test_of_sixteen_who_commit_one_slide_in_a_failing_store_one_wins(store, faulty_s3):  # noqa: F811
-    attempts = [store.begin_attempt("A17", deadline_s=60) for _ in range(16)]
+    attempts = [store.attempts.start("A17", deadline_s=60) for _ in range(16)]
     for fault in ("lost answer", "slow down", "reset", "conflict"):
         faulty_s3.controller.fail(fault, 2, method="PUT", path="/objects/")
     with ThreadPoolExecutor(16) as together:
@@ -341,7 +341,7 @@ def test_uploads_that_nobody_ended_are_aborted_and_no_others(store):
 
 def test_a_commit_is_one_request_and_a_listing_one_per_thousand_slides(store, faulty_s3):  # noqa: F811
     controller = faulty_s3.controller
-    attempt = store.begin_attempt("A17", deadline_s=60)
+    attempt = store.attempts.start("A17", deadline_s=60)
     files = ArrayFiles(arrays_path("A17", attempt.attempt), {}, {})
     table, summary = some_objects("A17", files.path, 3), a_summary("A17", attempt.attempt, objects=3)
     controller.requests.clear()
@@ -365,10 +365,10 @@ def test_a_commit_is_one_request_and_a_listing_one_per_thousand_slides(store, fa
 def test_failures_cost_two_listings_and_two_requests_per_failed_slide(store, faulty_s3):  # noqa: F811
     for number in range(5):
         commit(store, f"S{number}")
-        attempt = store.begin_attempt(f"F{number}", deadline_s=60)
-        store.record_failure(a_failure(f"F{number}", attempt.attempt))
+        attempt = store.attempts.start(f"F{number}", deadline_s=60)
+        store.attempts.record_failure(a_failure(f"F{number}", attempt.attempt))
     faulty_s3.controller.requests.clear()
-    assert len(store.failures()) == 5
+    assert len(store.attempts.failures()) == 5
     assert len(faulty_s3.controller.requests) == 2 + 2 * 5
 
 

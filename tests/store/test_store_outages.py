@@ -80,7 +80,7 @@ def test_a_run_that_is_not_mounted_is_told_and_never_made_anew(how: str, store: 
     if how == "an empty folder":
         root.mkdir()
     for act in (
-        lambda: store.begin_attempt("a", deadline_s=60),
+        lambda: store.attempts.start("a", deadline_s=60),
         lambda: store.files.create("objects/well=x/a.parquet", b""),
         lambda: store.files.read("a/b"),
         lambda: store.files.read_tail("a/b", 1),
@@ -102,7 +102,7 @@ def test_a_run_that_is_not_mounted_is_told_and_never_made_anew(how: str, store: 
 def test_what_the_driver_writes_waits_for_the_disk(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fossilray.jobs.journal.ASK_AGAIN_S", 0.1)
     root = Path(store.root)
-    journal = DriverJournal(store, patience_minutes=0.1)
+    journal = DriverJournal(store.attempts, run=store, patience_minutes=0.1)
     root.rename(root.with_name("elsewhere"))
 
     def mount_again() -> None:
@@ -116,13 +116,13 @@ def test_what_the_driver_writes_waits_for_the_disk(store: RunStore, monkeypatch:
     journal.heartbeat(tally, (), out=("/share: its folder is not there",))
     journal.close(tally)
     back.join()
-    assert store.heartbeats()[0].ended
+    assert store.attempts.heartbeats()[0].ended
     assert store.files.find("slides")
 
 
 def test_a_job_ends_with_the_disks_error_once_its_patience_does(store: RunStore) -> None:
     root = Path(store.root)
-    journal = DriverJournal(store, patience_minutes=0.001)
+    journal = DriverJournal(store.attempts, run=store, patience_minutes=0.001)
     root.rename(root.with_name("elsewhere"))
     with pytest.raises(StoreUnreachable, match="is not mounted"):
         journal.close(Tally(total=1))

@@ -50,8 +50,8 @@ def alone(place: tuple[str, StoreConfig]) -> RunStore:
 
 
 def fail(store: RunStore, slide_id: str, *, at: str = "2030-01-01T00:00:00+00:00") -> str:
-    attempt = store.begin_attempt(slide_id, deadline_s=60).attempt
-    store.record_failure(a_failure(slide_id, attempt, at=at))
+    attempt = store.attempts.start(slide_id, deadline_s=60).attempt
+    store.attempts.record_failure(a_failure(slide_id, attempt, at=at))
     return attempt
 
 
@@ -59,27 +59,34 @@ def test_forgiven_failures_count_no_longer_and_stay_on_record(store):
     for slide_id in ("A17", "B1"):
         fail(store, slide_id)
         fail(store, slide_id, at="2031-01-01T00:00:00+00:00")
-    store.forgive([failure for failure in store.failures() if failure.slide_id == "A17"])
-    assert [failure.slide_id for failure in store.failures()] == ["B1", "B1"]
-    assert [failure.slide_id for failure in store.failures(forgiven=True)] == ["A17", "A17", "B1", "B1"]
-    assert store.open_attempts() == []
+    store.attempts.clear_failures(
+        [failure for failure in store.attempts.failures() if failure.slide_id == "A17"]
+    )
+    assert [failure.slide_id for failure in store.attempts.failures()] == ["B1", "B1"]
+    assert [failure.slide_id for failure in store.attempts.failures(include_cleared=True)] == [
+        "A17",
+        "A17",
+        "B1",
+        "B1",
+    ]
+    assert store.attempts.running() == []
 
     again = fail(store, "A17", at="2032-01-01T00:00:00+00:00")
-    assert [failure.attempt for failure in store.failures() if failure.slide_id == "A17"] == [again]
+    assert [failure.attempt for failure in store.attempts.failures() if failure.slide_id == "A17"] == [again]
     later = RunStore(store.files)
-    later.forgive(later.failures())
-    assert store.failures() == []
-    assert len(store.failures(forgiven=True)) == 5
+    later.attempts.clear_failures(later.attempts.failures())
+    assert store.attempts.failures() == []
+    assert len(store.attempts.failures(include_cleared=True)) == 5
 
 
 def test_forgiving_nothing_writes_nothing(store):
-    store.forgive([])
+    store.attempts.clear_failures([])
     assert store.files.find("attempts") == []
 
 
 def test_a_forgiven_slide_of_an_unsafe_name_is_refused(store):
     with pytest.raises(CatalogError, match="not safe as a file name"):
-        store.forgive([a_failure("../A17", "0011223344")])
+        store.attempts.clear_failures([a_failure("../A17", "0011223344")])
     assert store.files.find("attempts") == []
 
 
@@ -91,12 +98,12 @@ def test_a_forgiven_slide_of_an_unsafe_name_is_refused(store):
 )
 def test_a_torn_record_hides_no_other(store, content):
     failed = fail(store, "A17")
-    waiting = store.begin_attempt("B1", deadline_s=60)
+    waiting = store.attempts.start("B1", deadline_s=60)
     torn = attempt_path(Attempt("A17", "0011223344", "here", "", ""))
     store.files.write(torn, content)
-    assert [failure.attempt for failure in store.failures()] == [failed]
-    assert store.open_attempts() == [waiting]
-    (named,) = store.attempt_records().damaged
+    assert [failure.attempt for failure in store.attempts.failures()] == [failed]
+    assert store.attempts.running() == [waiting]
+    (named,) = store.attempts.records().damaged
     assert named.startswith(f"{store.url}/{torn} (the record of an attempt at a slide) cannot be used: ")
     assert store.left_out.messages == (named,)
 
@@ -104,9 +111,9 @@ def test_a_torn_record_hides_no_other(store, content):
 @pytest.mark.parametrize("content", [b"", b'{"driver_id": "d', b"[]", b"{}"])
 def test_a_torn_heartbeat_hides_no_other(store, content):
     beat = Heartbeat("driver-1", "2030-01-01", "2030-01-01T00:00:30", 5, 2, 1, 400, 12.5, 2, ("A17", "B1"))
-    store.write_heartbeat(beat)
+    store.attempts.write_heartbeat(beat)
     store.files.write("drivers/driver-2.json", content)
-    assert store.heartbeats() == [beat]
+    assert store.attempts.heartbeats() == [beat]
 
 
 def test_a_damaged_part_of_slides_names_the_remedy(store):
@@ -123,7 +130,7 @@ def test_a_damaged_part_of_slides_names_the_remedy(store):
 
 
 def submit(store: RunStore, slide_id: str, *, deadline_s: float = 60) -> str:
-    attempt = store.begin_attempt(slide_id, deadline_s=deadline_s)
+    attempt = store.attempts.start(slide_id, deadline_s=deadline_s)
     files = write_arrays(store, slide_id, attempt.attempt)
     table, summary = some_objects(slide_id, files.path, 3), a_summary(slide_id, attempt.attempt, objects=3)
     store.submit_slide(table, summary, files, attempt=attempt)
@@ -181,7 +188,7 @@ def test_an_attempt_past_its_deadline_submits_nothing(alone):
 
 def test_sweeping_a_submitted_attempt_leaves_nothing_of_it(alone):
     first, second = submit(alone, "A17"), submit(alone, "A17")
-    alone.sweep_attempt("A17", first)
+    alone.delete_attempt("A17", first)
     assert alone.files.find("pending") == [pending_path("A17", second)]
     assert {path.split("/")[2] for path in alone.files.find("arrays")} == {f"{second}.zarr"}
 

@@ -131,7 +131,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(one=consumes(written))
     def fail(self, one: Try) -> None:
         self.record_failure(one.slide_id, one.name)
-        one.store.sweep_attempt(one.slide_id, one.name)
+        one.store.delete_attempt(one.slide_id, one.name)
         self.leave(one)
         assert not self.has_arrays(one)
 
@@ -164,7 +164,7 @@ class StoreMachine(RuleBasedStateMachine):
         with creating(one.store, how), pytest.raises(StoreUnreachable):
             self.ask_to_commit(one)
         if sweeps:
-            one.store.sweep_attempt(one.slide_id, one.name)
+            one.store.delete_attempt(one.slide_id, one.name)
         return one
 
     @rule(one=consumes(unanswered))
@@ -247,11 +247,11 @@ class StoreMachine(RuleBasedStateMachine):
             "workers": 1,
         }
         beat = Heartbeat(f"driver-{number}", now, now, in_flight=(), **numbers)  # type: ignore[arg-type]
-        self.store.write_heartbeat(beat)
+        self.store.attempts.write_heartbeat(beat)
 
     @rule()
     def forgive(self) -> None:
-        self.store.forgive(self.store.failures())
+        self.store.attempts.clear_failures(self.store.attempts.failures())
         self.forgiven |= {one for one in self.failed if one[0] not in self.winners}
 
     @rule(slides=st.lists(SLIDES, unique=True))
@@ -273,9 +273,9 @@ class StoreMachine(RuleBasedStateMachine):
             one.attempt = replace(one.attempt, deadline_at=deadline.isoformat())
             if (one.slide_id, one.name) not in self.failed:
                 self.store.files.write(attempt_path(one.attempt), to_json(asdict(one.attempt)))
-        for beat in self.store.heartbeats():
+        for beat in self.store.attempts.heartbeats():
             then = datetime.fromisoformat(beat.beat_at) - by
-            self.store.write_heartbeat(replace(beat, beat_at=then.isoformat()))
+            self.store.attempts.write_heartbeat(replace(beat, beat_at=then.isoformat()))
         make_older(self.store, by)
         self.waiting = {name: age + by for name, age in self.waiting.items()}
 
@@ -300,7 +300,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert {row.slide_id: row.attempt for row in self.store.summaries()} == self.winners
         uncommitted = {one for one in self.failed if one[0] not in self.winners}
         for forgiven in (False, True):
-            told = {(one.slide_id, one.attempt) for one in self.store.failures(forgiven=forgiven)}
+            told = {
+                (one.slide_id, one.attempt) for one in self.store.attempts.failures(include_cleared=forgiven)
+            }
             assert told == (uncommitted if forgiven else uncommitted - self.forgiven)
 
     @precondition(lambda self: self.winners and self.datasets < 1)
@@ -354,12 +356,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     def begin(self, slide_id: str, objects: int) -> Try:
         store = self.open(self.store.url)
-        one = Try(store, store.begin_attempt(slide_id, deadline_s=DEADLINE.total_seconds()), objects)
+        one = Try(store, store.attempts.start(slide_id, deadline_s=DEADLINE.total_seconds()), objects)
         self.tries[one.name] = self.at_work[one.name] = one
         return one
 
     def record_failure(self, slide_id: str, name: str) -> None:
-        self.store.record_failure(a_failure(slide_id, name))
+        self.store.attempts.record_failure(a_failure(slide_id, name))
         self.failed.add((slide_id, name))
 
     def outcome(self, one: Try) -> tuple[pa.Table, SlideSummary, ArrayFiles]:

@@ -330,9 +330,9 @@ def test_summaries_are_not_written_anew_while_a_footer_cannot_be_read(run: RunSt
 
 
 def test_orphans_half_attempts_pending_files_and_failures_are_listed_apart(run: RunStore) -> None:
-    crashed = run.begin_attempt("e-broken", deadline_s=-1)
+    crashed = run.attempts.start("e-broken", deadline_s=-1)
     half(run, "e-broken", crashed.attempt)
-    at_work = run.begin_attempt("f-poison", deadline_s=600)
+    at_work = run.attempts.start("f-poison", deadline_s=600)
     half(run, "f-poison", at_work.attempt)
     half(run, SLIDE, "straggler00")
     half(run, OTHER, "5ab1177ed0000000")
@@ -345,7 +345,7 @@ def test_orphans_half_attempts_pending_files_and_failures_are_listed_apart(run: 
     ]
     assert {one.attempt for one in report.half_attempts} == {crashed.attempt, at_work.attempt}
     assert (report.pending, report.counts.failed, report.counts.quarantined) == (1, 1, 1)
-    run.forgive(run.failures())
+    run.attempts.clear_failures(run.attempts.failures())
     assert verify_run(run).counts.describe_rest() == ["2 waiting"]
 
 

@@ -90,7 +90,7 @@ def write_world(folder: Path) -> None:
     predict(run, "head")
     embed(run, "net", dimension=4)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    run.write_heartbeat(Heartbeat("driver", now, now, 6, 4, 1, 77, 12.5, 2, ("e-broken",)))
+    run.attempts.write_heartbeat(Heartbeat("driver", now, now, 6, 4, 1, 77, 12.5, 2, ("e-broken",)))
     look(folder, ("compact", "RUN", "--to", str(folder / "dataset"), "--with-embeddings"), run="run")
     labels = LabelSet.open_or_create(folder / "labels")
     labels.add(

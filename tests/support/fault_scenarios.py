@@ -204,7 +204,7 @@ def anndata_in(out: Path) -> Any:
 def run_in(out: Path) -> Any:
     store = RunStore.open(str(out / "run"))
     committed = sorted(store.committed_files().items())
-    failures = [(one.slide_id, one.attempt) for one in store.failures()]
+    failures = [(one.slide_id, one.attempt) for one in store.attempts.failures()]
     return {
         "committed": committed,
         "summaries": [str(one) for one in store.summaries()],

@@ -58,7 +58,7 @@ def commit_vectors(
 ) -> None:
     """Commit a slide with an object for each vector (n, d)."""
     count = len(vectors)
-    attempt = store.begin_attempt(slide_id, deadline_s=60)
+    attempt = store.attempts.start(slide_id, deadline_s=60)
     writer = ArrayWriter(
         store, slide_id, attempt.attempt, count=count, crops=CROPS, dimension=vectors.shape[1]
     )

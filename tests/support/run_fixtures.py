@@ -97,7 +97,7 @@ def commit(
     arrays: bool = False,
 ) -> bool:
     """Commit a made-up slide, with real arrays or the mere name of some."""
-    attempt = attempt or store.begin_attempt(slide_id, deadline_s=60)
+    attempt = attempt or store.attempts.start(slide_id, deadline_s=60)
     if arrays:
         files = write_arrays(store, slide_id, attempt.attempt, count=objects)
     else:

@@ -53,8 +53,8 @@ def write_small_run(
             embeddings=embeddings,
         )
     for slide_id, quarantined in (("e-broken", False), ("f-poison", True)):
-        attempt = store.begin_attempt(slide_id, deadline_s=60)
-        store.record_failure(
+        attempt = store.attempts.start(slide_id, deadline_s=60)
+        store.attempts.record_failure(
             Failure(
                 slide_id=slide_id,
                 attempt=attempt.attempt,
@@ -98,7 +98,7 @@ def commit_slide(
     boxes: level-0 px; drawn at random where none are given. facts: fields of the summary that differ.
     """
     rng = np.random.default_rng(seed)
-    attempt = store.begin_attempt(slide_id, deadline_s=600)
+    attempt = store.attempts.start(slide_id, deadline_s=600)
     writer = ArrayWriter(
         store,
         slide_id,

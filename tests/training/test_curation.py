@@ -84,7 +84,7 @@ def commit_kinds(
     vectors = np.eye(DIMENSION)[[list(KINDS).index(kind) for kind in kind_of]]
     vectors = vectors * 3 + np.random.default_rng(seed + 100).normal(scale=0.15, size=vectors.shape)
     vectors[count - without_vector :] = 0
-    attempt = store.begin_attempt(slide_id, deadline_s=60)
+    attempt = store.attempts.start(slide_id, deadline_s=60)
     crops = CropsConfig(size_px=CROP_PX)
     writer = ArrayWriter(store, slide_id, attempt.attempt, count=count, crops=crops, dimension=DIMENSION)
     writer.write(0, np.stack([crops_of(row) for row in range(count)]), vectors.astype(np.float16))

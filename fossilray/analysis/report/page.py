@@ -223,7 +223,7 @@ def _shrink(pixels: Image) -> str:
 
 def _cost(store: RunStore, slides: Sequence[SlideSummary], *, left: int) -> list[str]:
     """Return the machine time and cost of the run, in sentences."""
-    return describe_cost(sum_cost(store.heartbeats(), to_table(slides, SLIDES_SCHEMA), left=left))
+    return describe_cost(sum_cost(store.attempts.heartbeats(), to_table(slides, SLIDES_SCHEMA), left=left))
 
 
 def _mean_stages(slides: Sequence[SlideSummary]) -> list[tuple[str, float]]:

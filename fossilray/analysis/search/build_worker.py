@@ -51,7 +51,7 @@ class IndexWorker(StoredSlideWorker):
             raise
         except BaseException as caught:  # noqa: BLE001  whatever it is, it is this shard's failure and no other's
             failure = self._failure(item.key, caught)
-            self._index.tries.record_failure(failure)
+            self._index.attempts.record_failure(failure)
             return Outcome(item.key, failure=failure)
         finally:
             self._status = None

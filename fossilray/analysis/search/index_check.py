@@ -38,7 +38,7 @@ def check_index(files: Files, *, deep: bool) -> Iterator[VerifyFinding]:
             coder = index.coder()
         except StoreError as error:
             yield _finding(coder_path(record.coder_sha256), "coder", error, _ANEW)
-        yield from check_side_files(index.tries, deep=deep)
+        yield from check_side_files(index.attempts, deep=deep)
     for path in files.find("shards"):
         if path.endswith(".json"):
             yield from _check_shard(files, path, record, coder, deep=deep)

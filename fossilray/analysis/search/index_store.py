@@ -30,12 +30,12 @@ from fossilray.analysis.search.index_record import (
 from fossilray.analysis.search.quantizer import VectorQuantizer
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunNotFound, StoreError
-from fossilray.store import RunStore
 from fossilray.store.files.base import Files, read_many, read_present
 from fossilray.store.files.claims import describe_maker, has_ended
 from fossilray.store.files.conditional_create import check_conditional_create
 from fossilray.store.files.local import LocalFiles
 from fossilray.store.files.open import open_files
+from fossilray.store.run.attempts import AttemptLog
 
 INDEX_JSON = "index.json"
 _MAKER_JSON = "maker.json"
@@ -53,8 +53,8 @@ class IndexStore:
         if isinstance(files, LocalFiles):
             files.mark = INDEX_JSON
         self.record = record
-        self.tries: RunStore = _Tries(self)
-        """The failures and drivers of builds, kept as those of a run are."""
+        self.attempts = AttemptLog(files, self.committed)
+        """Failures and heartbeats of builds; shards stand for slides."""
 
     @staticmethod
     def find(url: str, access: StoreConfig | None = None) -> IndexStore | None:
@@ -147,6 +147,10 @@ class IndexStore:
                 )
         return found
 
+    def committed(self) -> set[str]:
+        """Keys of all committed shards."""
+        return set(self.committed_files())
+
     def committed_files(self) -> dict[str, str]:
         """The record of each committed shard, relative to the index, by key."""
         paths = [path for path in self.files.find("shards") if path.endswith(".json")]
@@ -233,14 +237,3 @@ def plan_path(key: str) -> str:
 def digest_of(content: bytes) -> str:
     """sha256 of some bytes."""
     return hashlib.sha256(content).hexdigest()
-
-
-class _Tries(RunStore):
-    """The attempts and drivers of builds as the ledger keeps those of a run; shards stand for slides."""
-
-    def __init__(self, index: IndexStore) -> None:
-        super().__init__(index.files)
-        self._index = index
-
-    def committed_files(self) -> dict[str, str]:
-        return self._index.committed_files()

@@ -121,7 +121,7 @@ class InferenceWorker(StoredSlideWorker):
             raise
         except BaseException as caught:  # noqa: BLE001  an exception of any class fails this slide only
             failure = self._failure(item.key, caught)
-            self._derived.tries.record_failure(failure)
+            self._derived.attempts.record_failure(failure)
             return Outcome(item.key, failure=failure)
         finally:
             self._status = None

@@ -225,7 +225,7 @@ def _write_embeddings(
 def _write_tables(source: RunSnapshot, target: Files) -> Iterator[DatasetFile]:
     """The tables about slides, and the run's own record."""
     store = source.store
-    failures = [failure for failure in store.failures() if failure.slide_id not in source.committed]
+    failures = [failure for failure in store.attempts.failures() if failure.slide_id not in source.committed]
     tables = {
         part_path(0): source.summaries,
         FAILURES_PARQUET: pa.Table.from_pylist([asdict(row) for row in failures], schema=FAILURES_SCHEMA),

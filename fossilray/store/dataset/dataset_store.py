@@ -13,6 +13,7 @@ Crops, embeddings and pictures stay in the source run, where `arrays` finds them
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,13 +23,12 @@ import pyarrow as pa
 
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunNotFound, StoreError, UsageError
-from fossilray.core.formats import build_record, parse_json
-from fossilray.core.formats.parquet import read_table
+from fossilray.core.formats import build_record, parquet, parse_json
 from fossilray.core.records import READABLE_VERSIONS, Failure, FileEntry
 from fossilray.core.schemas import FAILURES_SCHEMA, SCHEMA_VERSION, SLIDES_SCHEMA
 from fossilray.store.files.base import Files
 from fossilray.store.files.open import open_files
-from fossilray.store.run.attempts import AttemptRecords
+from fossilray.store.run.attempts import AttemptLog, AttemptRecords
 from fossilray.store.run.layout import OBJECTS, part_path
 from fossilray.store.run.objects_file import Footer
 from fossilray.store.run.roles import dataset_part, dataset_record
@@ -94,6 +94,7 @@ class DatasetStore(RunStore):
         super().__init__(_ReadOnlyFiles(files))
         self.source = source
         self.record = record
+        self.attempts = _DatasetAttempts(self)
 
     def picture(self, slide_id: str) -> bytes | None:
         return self.source.picture(slide_id)
@@ -113,23 +114,35 @@ class DatasetStore(RunStore):
     def footer(self, slide_id: str) -> Footer | None:
         return self.source.footer(slide_id) if slide_id in self.committed() else None
 
-    def attempt_records(self) -> AttemptRecords:
-        table = self._table(FAILURES_PARQUET, FAILURES_SCHEMA)
-        failures = [Failure(**row) for row in table.to_pylist()]
-        return AttemptRecords(failures=failures, forgiven=frozenset(), begun=[], damaged=[])
-
     def summaries_table(self) -> pa.Table:
-        return self._table(part_path(0), SLIDES_SCHEMA)
+        return self.read_table(part_path(0), SLIDES_SCHEMA)
 
-    def _table(self, path: str, schema: pa.Schema) -> pa.Table:
+    def read_table(self, path: str, schema: pa.Schema) -> pa.Table:
+        """Read one of the dataset's tables about slides.
+
+        Raises:
+            DamagedFile: it is missing or damaged.
+        """
         role = dataset_part(f"{self.url}/{path}")
         try:
-            return read_table(self.files.read(path), role, schema=schema)
+            return parquet.read_table(self.files.read(path), role, schema=schema)
         except FileNotFoundError:
             raise role.damaged("it is gone") from None
 
     def rebuild_summaries(self) -> int:
         raise _is_read_only(self.url)
+
+
+class _DatasetAttempts(AttemptLog):
+    """Failures of the slides that are not in a dataset, from its table."""
+
+    def __init__(self, store: DatasetStore) -> None:
+        super().__init__(store.files, store.committed, left_out=store.left_out)
+        self._read_failures = functools.partial(store.read_table, FAILURES_PARQUET, FAILURES_SCHEMA)
+
+    def records(self) -> AttemptRecords:
+        failures = [Failure(**row) for row in self._read_failures().to_pylist()]
+        return AttemptRecords(failures=failures, cleared=frozenset(), started=[])
 
 
 def open_run(url: str, config: StoreConfig | None = None) -> RunStore:

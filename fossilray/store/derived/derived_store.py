@@ -23,6 +23,7 @@ from fossilray.core.schemas import CALIBRATED_PREDICTIONS_SCHEMA, PREDICTIONS_SC
 from fossilray.store.files.conditional_create import check_conditional_create
 from fossilray.store.files.parquet import read_slices
 from fossilray.store.files.subfolder import Subfolder
+from fossilray.store.run.attempts import AttemptLog
 from fossilray.store.run.layout import (
     DERIVED_JSON,
     DERIVED_KINDS,
@@ -31,7 +32,6 @@ from fossilray.store.run.layout import (
     slide_file,
     slide_of,
 )
-from fossilray.store.run.left_out import LeftOut
 from fossilray.store.run.objects_file import FOOTER_KEY, read_tail_of
 from fossilray.store.run.roles import derived_file, derived_record
 from fossilray.store.run.run_store import RunStore
@@ -130,8 +130,8 @@ class DerivedStore:
         self.name = name
         self.files = Subfolder(store.files, derived_folder(record.kind, name))
         self.left_out = store.left_out
-        self.tries: RunStore = _Tries(self, store.left_out)
-        """The failures and drivers of jobs at these answers, kept as those of the run are."""
+        self.attempts = AttemptLog(self.files, self.committed, left_out=store.left_out)
+        """Failures and heartbeats of the jobs that make these results."""
 
     @staticmethod
     def create(store: RunStore, kind: DerivedKind, name: str, record: DerivedRecord) -> DerivedStore:
@@ -302,15 +302,3 @@ def _check_described(record: DerivedRecord, role: FileRole) -> None:
         return  # they hold no vectors, and a run may not state its own's
     if not isinstance(dimension, int) or not 1 <= dimension <= MOST_DIMENSIONS:
         raise role.damaged(f"it states vectors of {dimension!r:.40} numbers, expected 1 to {MOST_DIMENSIONS}")
-
-
-class _Tries(RunStore):
-    """The attempts and drivers of answers as the ledger keeps those of a run."""
-
-    def __init__(self, answers: DerivedStore, left_out: LeftOut) -> None:
-        super().__init__(answers.files)
-        self.left_out = left_out
-        self._answers = answers
-
-    def committed_files(self) -> dict[str, str]:
-        return self._answers.committed_files()

@@ -246,7 +246,7 @@ def _where_committed(store: RunStore, slide_id: str, wells: Mapping[str, str | N
 def _has_driver(store: RunStore, since: datetime) -> bool:
     """Whether a driver that has not said that it ended gave a sign of life since then."""
     known = len(store.left_out.messages)
-    beats = store.heartbeats()
+    beats = store.attempts.heartbeats()
     # One whose heartbeat is damaged may live.
     return len(store.left_out.messages) > known or any(
         not beat.ended and datetime.fromisoformat(beat.beat_at) >= since for beat in beats

@@ -25,7 +25,7 @@ def retry_failures(
         RunNotFound: there is no run at this place.
     """
     store.read_run()
-    standing = [failure for failure in store.failures() if failure.stage != REJECTED_AT]
+    standing = [failure for failure in store.attempts.failures() if failure.stage != REJECTED_AT]
     missing = sorted(set(slide_ids) - {failure.slide_id for failure in standing})
     if missing:
         raise UsageError(
@@ -41,7 +41,7 @@ def retry_failures(
         for failure in standing
         if (not slide_ids or failure.slide_id in slide_ids) and error in (None, last[failure.slide_id])
     ]
-    store.forgive(chosen)
+    store.attempts.clear_failures(chosen)
     return chosen
 
 

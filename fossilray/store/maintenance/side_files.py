@@ -11,17 +11,16 @@ from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import Heartbeat
 from fossilray.store.files.base import READ_THREADS
 from fossilray.store.maintenance.slide_check import FindingKind, VerifyFinding
-from fossilray.store.run.attempts import read_attempts
+from fossilray.store.run.attempts import AttemptLog, read_attempts
 from fossilray.store.run.layout import ATTEMPTS, PENDING, slide_of
 from fossilray.store.run.objects_file import read_footer
 from fossilray.store.run.roles import heartbeat, picture
-from fossilray.store.run.run_store import RunStore
 
 PICTURES = "pictures"
 MOST_PICTURE_PX = 64_000_000
 
 
-def check_side_files(store: RunStore, *, deep: bool) -> Iterator[VerifyFinding]:
+def check_side_files(log: AttemptLog, *, deep: bool) -> Iterator[VerifyFinding]:
     """What is damaged among them; no committed slide hangs on any.
 
     deep: pictures, and records of attempts at committed slides, which are many, are read too.
@@ -29,24 +28,24 @@ def check_side_files(store: RunStore, *, deep: bool) -> Iterator[VerifyFinding]:
     Raises:
         StoreUnreachable: the store does not answer.
     """
-    yield from _check(store, store.files.find("drivers"), "heartbeat", _check_heartbeat)
-    yield from _check(store, store.files.find(PENDING), "pending", _check_pending)
-    slide_ids = store.files.names(ATTEMPTS)
+    yield from _check(log, log.files.find("drivers"), "heartbeat", _check_heartbeat)
+    yield from _check(log, log.files.find(PENDING), "pending", _check_pending)
+    slide_ids = log.files.names(ATTEMPTS)
     if not deep:
-        committed = store.committed()
+        committed = log.committed()
         slide_ids = [slide_id for slide_id in slide_ids if slide_id not in committed]
-    for message in read_attempts(store.files, slide_ids).damaged:
+    for message in read_attempts(log.files, slide_ids).damaged:
         yield VerifyFinding("", ATTEMPTS, "attempt", message)
     if deep:
-        yield from _check(store, store.files.find(PICTURES), "picture", _check_picture)
+        yield from _check(log, log.files.find(PICTURES), "picture", _check_picture)
 
 
 def _check(
-    store: RunStore, paths: Sequence[str], kind: FindingKind, check: Callable[[RunStore, str], None]
+    log: AttemptLog, paths: Sequence[str], kind: FindingKind, check: Callable[[AttemptLog, str], None]
 ) -> Iterator[VerifyFinding]:
     def fault(path: str) -> str:
         try:
-            check(store, path)
+            check(log, path)
         except (StoreUnreachable, FileNotFoundError) as error:
             if isinstance(error, FileNotFoundError):
                 return ""  # it was listed and is gone: another process deleted it
@@ -60,13 +59,13 @@ def _check(
             yield VerifyFinding("" if kind == "heartbeat" else slide_of(path), path, kind, message)
 
 
-def _check_heartbeat(store: RunStore, path: str) -> None:
-    parse_record(Heartbeat, store.files.read(path), heartbeat(f"{store.url}/{path}"))
+def _check_heartbeat(log: AttemptLog, path: str) -> None:
+    parse_record(Heartbeat, log.files.read(path), heartbeat(f"{log.url}/{path}"))
 
 
-def _check_pending(store: RunStore, path: str) -> None:
-    read_footer(lambda size: store.files.read_tail(path, size), name=f"{store.url}/{path}")
+def _check_pending(log: AttemptLog, path: str) -> None:
+    read_footer(lambda size: log.files.read_tail(path, size), name=f"{log.url}/{path}")
 
 
-def _check_picture(store: RunStore, path: str) -> None:
-    decode_image(store.files.read(path), picture(f"{store.url}/{path}"), most_px=MOST_PICTURE_PX)
+def _check_picture(log: AttemptLog, path: str) -> None:
+    decode_image(log.files.read(path), picture(f"{log.url}/{path}"), most_px=MOST_PICTURE_PX)

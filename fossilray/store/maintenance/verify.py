@@ -120,7 +120,7 @@ def verify_run(
         if checked.summary is not None:
             summaries.compare(checked.summary)
     findings += check_derived(answers, seen, deep=deep)
-    findings += check_side_files(store, deep=deep)
+    findings += check_side_files(store.attempts, deep=deep)
     for groups in map_in_chunks(partial(list_array_groups, store), uncommitted, threads=READ_THREADS):
         loose += groups
         count.add(None)

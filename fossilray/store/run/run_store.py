@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
@@ -25,22 +24,19 @@ from fossilray.core.errors import (
     StoreAccessDenied,
     StoreError,
 )
-from fossilray.core.records import ArrayFiles, Attempt, CatalogRow, Failure, Heartbeat, SlideSummary
+from fossilray.core.records import ArrayFiles, Attempt, CatalogRow, SlideSummary
 from fossilray.store.files.base import READ_THREADS, Files
 from fossilray.store.files.conditional_create import check_conditional_create
 from fossilray.store.files.local import LocalFiles
 from fossilray.store.files.open import open_files
-from fossilray.store.run import attempts, summaries
 from fossilray.store.run import catalog as frozen_catalog
-from fossilray.store.run.attempts import AttemptRecords
-from fossilray.store.run.drivers import DriverSign, read_signs
+from fossilray.store.run import summaries
+from fossilray.store.run.attempts import AttemptLog
 from fossilray.store.run.layout import (
-    ATTEMPTS,
     OBJECTS,
     PENDING,
     RUN_JSON,
     arrays_path,
-    driver_path,
     objects_path,
     pending_path,
     picture_path,
@@ -62,7 +58,9 @@ class RunStore:
         """Damaged files that readers of this object passed over."""
         self.lost: frozenset[str] = frozenset()
         """Slides that were committed and whose objects files are gone, as the last `summaries_table` found."""
-        self._undecided: set[str] = set()
+        self.attempts = AttemptLog(files, self.committed, left_out=self.left_out)
+        """Attempts at slides that are not committed, and heartbeats of drivers."""
+        self._unconfirmed: set[str] = set()
         """Attempts whose commit was asked for and not answered: they may stand, so their arrays must."""
 
     @staticmethod
@@ -161,14 +159,6 @@ class RunStore:
 
     # One slide
 
-    def begin_attempt(self, slide_id: str, *, deadline_s: float) -> Attempt:
-        """Record that this process now tries the slide; the attempt's id is random."""
-        return attempts.begin_attempt(self.files, slide_id, deadline_s=deadline_s)
-
-    def record_failure(self, failure: Failure) -> None:
-        """Record why an attempt ended without a commit, in place of its start."""
-        attempts.record_failure(self.files, failure)
-
     def commit_slide(
         self, table: pa.Table, summary: SlideSummary, files: ArrayFiles, *, attempt: Attempt | None = None
     ) -> bool:
@@ -225,14 +215,14 @@ class RunStore:
             self.files.delete(pending)
         return won
 
-    def sweep_attempt(self, slide_id: str, attempt: str) -> None:
+    def delete_attempt(self, slide_id: str, attempt: str) -> None:
         """Delete what one attempt that will not commit has written: its arrays, and what it submitted.
 
         Nothing is deleted while it is unknown whether the attempt has committed: the store did not answer. A worker
         whose role may not delete, or that meets a link, leaves them to `fossilray gc`.
         """
         arrays = arrays_path(slide_id, attempt)
-        if attempt in self._undecided:
+        if attempt in self._unconfirmed:
             return
         with suppress(StoreAccessDenied, LinkInTheWay):
             self.files.delete(arrays)
@@ -269,36 +259,6 @@ class RunStore:
         path = self.committed_files().get(slide_id)
         return None if path is None else self._footer(path)
 
-    def attempt_records(self) -> AttemptRecords:
-        """All that is known of attempts at slides that are not committed, from one reading.
-
-        Attempts at committed slides, nearly all in the end, are not even listed.
-        """
-        slide_ids = sorted(set(self.files.names(ATTEMPTS)) - self.committed())
-        records = attempts.read_attempts(self.files, slide_ids)
-        for message in records.damaged:
-            self.left_out.add(DamagedFile(message))
-        return records
-
-    def failures(self, *, forgiven: bool = False) -> list[Failure]:
-        """Failed attempts at slides that are not committed, by slide_id and time.
-
-        forgiven: those too that `forgive` was told to leave out.
-        """
-        records = self.attempt_records()
-        return [
-            one for one in records.failures if forgiven or (one.slide_id, one.attempt) not in records.forgiven
-        ]
-
-    def forgive(self, failures: Sequence[Failure]) -> None:
-        """Let these failures count no longer, for this driver and all later ones; they stay on record."""
-        self.tidy()
-        attempts.clear_failures(self.files, failures)
-
-    def open_attempts(self) -> list[Attempt]:
-        """Attempts at uncommitted slides that neither committed nor failed: in flight, or their worker died."""
-        return self.attempt_records().begun
-
     def append_summaries(self, rows: Sequence[SlideSummary]) -> None:
         """Gather summaries of committed slides in a new part of slides/, so that readers need no footers."""
         summaries.append_summaries(self.files, rows)
@@ -316,7 +276,7 @@ class RunStore:
             self.left_out.add(summaries.describe_lost(self.url, self.lost))
         return table
 
-    def gather_summaries(self) -> int:
+    def append_missing_summaries(self) -> int:
         """Write to slides/ what it lacks of the summaries of committed slides; how many those were."""
         return summaries.gather_missing(
             self.files, self.committed_files(), self._readable_summaries_in, self.left_out
@@ -326,20 +286,6 @@ class RunStore:
         """Write slides/ anew from the footers of all committed slides; how many there are."""
         self.tidy()
         return summaries.rebuild_summaries(self.files, self.committed_files(), self._summaries_in)
-
-    # Drivers
-
-    def write_heartbeat(self, heartbeat: Heartbeat) -> None:
-        """Say that a driver lives and what it has in hand."""
-        self.files.write(driver_path(heartbeat.driver_id), attempts.to_json(asdict(heartbeat)))
-
-    def heartbeats(self) -> list[Heartbeat]:
-        """The last heartbeat of every driver, the latest first; damaged ones are left out."""
-        return [sign.heartbeat for sign in self.driver_signs()]
-
-    def driver_signs(self) -> list[DriverSign]:
-        """`heartbeats`, each with the time at which the store received it."""
-        return read_signs(self.files, self.left_out)
 
     def tidy(self) -> None:
         """Delete half-written files of dead processes, which an object store never shows."""
@@ -360,13 +306,13 @@ class RunStore:
         return content
 
     def _commit(self, path: str, content: bytes, slide_id: str, attempt: str) -> bool:
-        self._undecided.add(attempt)
+        self._unconfirmed.add(attempt)
         # An answer that got lost makes our own commit look like somebody else's; its footer tells.
         won = self.files.create(path, content) or self._footer(path).attempt == attempt
-        self._undecided.discard(attempt)
+        self._unconfirmed.discard(attempt)
         if won:
             return True
-        self.sweep_attempt(slide_id, attempt)
+        self.delete_attempt(slide_id, attempt)
         return False
 
     def _was_committed(self, path: str, slide_id: str, attempt: str) -> bool:
@@ -378,7 +324,7 @@ class RunStore:
                 "the same command again"
             ) from None
         if not won:
-            self.sweep_attempt(slide_id, attempt)
+            self.delete_attempt(slide_id, attempt)
         return won
 
     def _footer(self, path: str) -> Footer:

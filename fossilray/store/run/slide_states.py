@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Literal
 
 from fossilray.core.records import Attempt, Failure, Heartbeat
-from fossilray.store.run.attempts import REJECTED_AT, AttemptRecords
+from fossilray.store.run.attempts import REJECTED_AT, AttemptLog, AttemptRecords
 from fossilray.store.run.drivers import DriverSign, process_lives
 from fossilray.store.run.run_store import RunStore
 
@@ -122,9 +122,9 @@ def read_states(store: RunStore, *, now: datetime | None = None) -> SlideStates:
     Raises:
         StoreError: the store does not answer or refuses.
     """
-    signs = store.driver_signs()
+    signs = store.attempts.driver_signs()
     # After the heartbeats: an attempt that ended between the two readings has its end on record.
-    records = store.attempt_records()
+    records = store.attempts.records()
     committed = store.committed()
     catalog = {row.slide_id for row in store.readable_catalog() or ()}
     return partition_slides(
@@ -143,7 +143,7 @@ def partition_slides(
     living: the last signs of the drivers that are at work.
     """
     catalog, committed = set(catalog), frozenset(committed)
-    standing = [one for one in records.failures if (one.slide_id, one.attempt) not in records.forgiven]
+    standing = [one for one in records.failures if (one.slide_id, one.attempt) not in records.cleared]
     last = {one.slide_id: one for one in standing}
     rejected = {
         slide_id: one
@@ -155,7 +155,7 @@ def partition_slides(
         for one in standing
         if one.quarantined and one.stage != REJECTED_AT and one.slide_id not in rejected
     }
-    begun = {one.slide_id: one for one in records.begun if one.slide_id not in committed}
+    begun = {one.slide_id: one for one in records.started if one.slide_id not in committed}
     in_progress = _in_progress(begun, records, living)
     # A slide that a driver has in its hands without a record yet, or that was rejected before and is a slide now.
     settled = committed | in_progress.keys()
@@ -179,7 +179,7 @@ def partition_slides(
         interrupted=tuple(
             begun[slide_id] for slide_id in waiting if slide_id in begun and slide_id not in last
         ),
-        open_attempts=tuple(one for one in records.begun if one.slide_id not in committed),
+        open_attempts=tuple(one for one in records.started if one.slide_id not in committed),
         drivers=tuple(sign.heartbeat for sign in living),
     )
 
@@ -210,10 +210,10 @@ def silent_drivers(signs: Sequence[DriverSign], *, now: datetime) -> tuple[Heart
     )
 
 
-def active_drivers(store: RunStore) -> tuple[Heartbeat, ...]:
-    """The drivers at work on a run, the latest sign first."""
-    signs = store.driver_signs()
-    living = living_signs(signs, now=store.files.now() if signs else None)
+def active_drivers(attempts: AttemptLog) -> tuple[Heartbeat, ...]:
+    """The drivers that are active, the latest heartbeat first."""
+    signs = attempts.driver_signs()
+    living = living_signs(signs, now=attempts.files.now() if signs else None)
     return tuple(sign.heartbeat for sign in living)
 
 
