@@ -126,10 +126,10 @@ def explain(
     set_: SetOption = None,
 ) -> None:
     """Explain predictions: Grad-CAM or attention maps for chosen crops, as a contact sheet."""
-    from fossilray.analysis.explain.maps import explain_cases, methods_for, predict
-    from fossilray.analysis.explain.open_backbone import load_differentiable, score_label
-    from fossilray.analysis.explain.selection import choose_confused, choose_given, choose_uncertain
-    from fossilray.analysis.explain.sheet import show_cases, write_explanation_sheet
+    from fossilray.analysis.explain.backbone import load_differentiable, score_label
+    from fossilray.analysis.explain.maps import explain_targets, methods_for, predict
+    from fossilray.analysis.explain.selection import select_confused, select_first, select_uncertain
+    from fossilray.analysis.explain.sheet import sheet_rows, write_explanation_sheet
     from fossilray.models.heads.head_file import load_head
     from fossilray.render.contact_sheet import require_sheet_suffix
 
@@ -138,56 +138,58 @@ def explain(
     selection.check()
     classifier = load_head(head)
     network = load_differentiable(backbone, classifier)
-    material = _load_crops(selection, head, config=config, set_=set_)
-    for name, reason in material.unreadable:
+    crops_to_explain = _load_crops(selection, head, config=config, set_=set_)
+    for name, reason in crops_to_explain.unreadable:
         warn(f"left out: {name}: {reason}")
-    probabilities = predict(network, classifier, material)
+    probabilities = predict(network, classifier, crops_to_explain)
     classes = classifier.classes
     if confused is not None:
-        assert material.labels is not None
-        choice = choose_confused(probabilities, classes, material.labels, confused, count=limit)
+        assert crops_to_explain.labels is not None
+        selected = select_confused(probabilities, classes, crops_to_explain.labels, confused, count=limit)
     elif least_certain:
-        choice = choose_uncertain(probabilities, count=limit)
+        selected = select_uncertain(probabilities, count=limit)
     else:
-        choice = choose_given(probabilities, classes, count=limit, genus=genus)
-    methods = methods_for(network, attribution or (), targets=len(choice.cases[0].targets))
-    explained = explain_cases(network, classifier, material, choice.cases, methods)
-    left_out = f" {material.left_out:,} more were not shown." if material.left_out else ""
+        selected = select_first(probabilities, classes, count=limit, genus=genus)
+    methods = methods_for(network, attribution or (), classes=len(selected.targets[0].classes))
+    explanations = explain_targets(network, classifier, crops_to_explain, selected.targets, methods)
+    left_out = (
+        f" {crops_to_explain.left_out:,} more crops are not shown." if crops_to_explain.left_out else ""
+    )
     notes = [
         f"Score: {score_label(classifier)}. Backbone {network.name}, input {network.preprocessing.size_px} px."
         + left_out,
-        "A map shows which pixels changed this head's score. It does not prove that a palynologist would name the "
-        "same reason, and a head that was trained on these very crops has seen them before.",
+        "A map shows where the score comes from. It does not show that the region is diagnostic of the genus. Crops "
+        "that the head was trained on are not independent examples.",
     ]
-    sheet = show_cases(material, probabilities, classes, explained)
-    write_explanation_sheet(sheet, choice, out_file, facts=notes)
-    say(f"{len(choice.cases)} crops explained by {', '.join(methods)} -> {out_file}")
+    rows = sheet_rows(crops_to_explain, probabilities, classes, explanations)
+    write_explanation_sheet(rows, selected, out_file, notes=notes)
+    say(f"{len(selected.targets)} crops explained by {', '.join(methods)} -> {out_file}")
 
 
 def _load_crops(
     selection: _Selection, head: Path, *, config: str | None, set_: list[str] | None
 ) -> CropsToExplain:
     from fossilray.analysis.explain.crops import (
+        crops_from_folder,
+        crops_from_labels,
+        crops_from_run,
         is_letterboxed,
-        material_of_folder,
-        material_of_labels,
-        material_of_run,
     )
     from fossilray.labels.load import load_labels
     from fossilray.models.heads.head_file import head_digest
     from fossilray.store.query.connection import parse_object_name
 
     if selection.crops is not None:
-        return material_of_folder(selection.crops)
+        return crops_from_folder(selection.crops)
     store = None if selection.run is None else open_store(selection.run, config, set_)
     if selection.labels is not None:
         labelled = load_labels(selection.labels, run=store)
         of_objects = store is not None and labelled.wells is not None
-        return material_of_labels(
+        return crops_from_labels(
             labelled, letterboxed=of_objects and store is not None and is_letterboxed(store)
         )
     assert store is not None, "checked with the options"
-    return material_of_run(
+    return crops_from_run(
         store,
         head_sha256=head_digest(head),
         count=selection.limit,

@@ -48,7 +48,7 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
     ),
     ("store/maintenance/retry.py", "delete_answers", "delete"): (1, f"{_RUN}; asked for by --withdraw"),
     ("models/detectors/ultralytics_network.py", "quiet_ultralytics", "TemporaryDirectory"): (1, _RANDOM),
-    ("analysis/explain/attention.py", "_attending", "remove"): (1, "of a hook, no file"),
+    ("analysis/explain/attention.py", "_recorded_attention", "remove"): (1, "of a hook, no file"),
     ("analysis/explain/gradcam.py", "feature_maps", "remove"): (1, "of a hook, no file"),
     ("analysis/explain/gradcam.py", "_guided", "remove"): (1, "of a hook, no file"),
     ("analysis/export/coco.py", "_Dataset.write_images", "remove"): (1, _A_LIST),

@@ -1,1 +1,1 @@
-"""Why a head names a crop as it does: maps of what its answer comes from, and sheets of them."""
+"""Explanations of a head's predictions: Grad-CAM and attention maps of crops, and sheets of them."""

@@ -1,4 +1,4 @@
-"""Where a vision transformer's answer comes from: attention rollout, and attention weighted by gradients."""
+"""Attention maps of vision transformers: attention rollout and gradient-weighted attention."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     import torch
 
     Score = Callable[[torch.Tensor], torch.Tensor]
-    """From vectors (n, d) to one number each."""
+    """A differentiable score of vectors: (n, dimension) to (n,)."""
 
 
 def attention_layers(network: torch.nn.Module) -> list[torch.nn.Module]:
-    """timm's self-attention layers in the order of the network; none of other networks."""
+    """Return timm's self-attention layers in the order of the network; an empty list for other networks."""
     return [
         module
         for module in network.modules()
@@ -22,65 +22,65 @@ def attention_layers(network: torch.nn.Module) -> list[torch.nn.Module]:
     ]
 
 
-def attention_rollout(network: torch.nn.Module, seen: torch.Tensor) -> torch.Tensor:
-    """(n, h, w) how much of each patch reaches the vector through all layers, whatever the class.
+def attention_rollout(network: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return the attention rollout (n, h, w): how much of each patch reaches the vector, for all classes alike.
 
-    Abnar and Zuidema 2020, eq. 1: the mean over heads and the identity, half each, multiplied from layer to layer.
+    Abnar and Zuidema 2020, eq. 1: half the mean attention over heads plus half the identity, multiplied over layers.
     """
     import torch
 
-    with torch.inference_mode(), _attending(network) as layers:
-        network(seen)
+    with torch.inference_mode(), _recorded_attention(network) as layers:
+        network(images)
     tokens = layers[0].shape[-1]
-    rolled = torch.eye(tokens).expand(len(seen), tokens, tokens)
+    rollout = torch.eye(tokens).expand(len(images), tokens, tokens)
     for attention in layers:
-        rolled = (0.5 * attention.mean(dim=1) + 0.5 * torch.eye(tokens)) @ rolled
-    return _on_grid(network, rolled)
+        rollout = (0.5 * attention.mean(dim=1) + 0.5 * torch.eye(tokens)) @ rollout
+    return _on_grid(network, rollout)
 
 
-def gradient_attention(network: torch.nn.Module, seen: torch.Tensor, score: Score) -> torch.Tensor:
-    """(n, h, w) how much each patch speaks for the score through all layers.
+def gradient_attention(network: torch.nn.Module, images: torch.Tensor, score: Score) -> torch.Tensor:
+    """Return the relevance (n, h, w) of each patch for the score.
 
-    Chefer et al. 2021 (Generic Attention-model Explainability), eq. 5 and 6: attention times its gradient, what is
-    negative cut off, the mean over heads; added up from layer to layer.
+    Chefer et al. 2021 (Generic Attention-model Explainability), eq. 5 and 6: attention times its gradient, clamped at
+    0, averaged over heads and accumulated over layers.
     """
     import torch
 
-    with torch.enable_grad(), _attending(network) as layers:
-        pixels = seen.detach().clone().requires_grad_()
+    with torch.enable_grad(), _recorded_attention(network) as layers:
+        pixels = images.detach().clone().requires_grad_()
         value = score(network(pixels))
-        slopes = torch.autograd.grad(value.sum(), layers)
+        gradients = torch.autograd.grad(value.sum(), layers)
     tokens = layers[0].shape[-1]
     identity = torch.eye(tokens)
-    relevance = identity.expand(len(seen), tokens, tokens)
-    for attention, slope in zip(layers, slopes, strict=True):
-        weighed = (attention.detach() * slope).clamp(min=0).mean(dim=1)
-        relevance = relevance + weighed @ relevance
-    # What a token is for itself stands there from the start and says nothing of the score.
+    relevance = identity.expand(len(images), tokens, tokens)
+    for attention, gradient in zip(layers, gradients, strict=True):
+        weighted = (attention.detach() * gradient).clamp(min=0).mean(dim=1)
+        relevance = relevance + weighted @ relevance
+    # The initial identity does not depend on the score.
     return _on_grid(network, relevance - identity)
 
 
 @contextmanager
-def _attending(network: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Gathers (n, heads, tokens, tokens) of every layer that is gone through within it."""
-    gathered: list[torch.Tensor] = []
+def _recorded_attention(network: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Record the attention (n, heads, tokens, tokens) of every layer that runs inside the context."""
+    recorded: list[torch.Tensor] = []
     layers: list[Any] = attention_layers(network)
     fused = [layer.fused_attn for layer in layers]
     handles = []
     for layer in layers:
-        # Fused attention never writes the weights down.
+        # Fused attention does not expose its weights.
         layer.fused_attn = False
-        handles.append(layer.attn_drop.register_forward_hook(lambda _m, _in, output: gathered.append(output)))
+        handles.append(layer.attn_drop.register_forward_hook(lambda _m, _in, output: recorded.append(output)))
     try:
-        yield gathered
+        yield recorded
     finally:
-        for layer, was, handle in zip(layers, fused, handles, strict=True):
-            layer.fused_attn = was
+        for layer, was_fused, handle in zip(layers, fused, handles, strict=True):
+            layer.fused_attn = was_fused
             handle.remove()
 
 
 def _on_grid(network: torch.nn.Module, flow: torch.Tensor) -> torch.Tensor:
-    """(n, h, w) of the patches in the rows of what the vector is taken from: the class token, or all patches."""
+    """Return the flow (n, h, w) from patches to what the vector is pooled from: the class token or all patches."""
     prefixes = int(getattr(network, "num_prefix_tokens", 0))
     pooled = str(getattr(network, "global_pool", "token"))
     rows = flow[:, 0] if pooled == "token" and prefixes else flow[:, prefixes:].mean(dim=1)

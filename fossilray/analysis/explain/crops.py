@@ -1,4 +1,4 @@
-"""The crops that are to be explained: of a folder, of labels, or of a run."""
+"""Crops to explain, from a folder, from labels or from a run."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ from fossilray.store.query.connection import (
     query_table,
 )
 
-MOST_IMAGES = 2000
-"""Held in memory at 150 kB each."""
+MAX_IMAGES = 2000
+"""Images of a folder, which are held in memory at 150 kB each."""
 
 
 @dataclass(frozen=True)
 class CropsToExplain:
-    """Crops as a backbone takes them, with what is known of them."""
+    """Crops to explain, with their names and labels."""
 
     pixels: NDArray[np.uint8]
-    """(n, S, S, 3) RGB, stretched to the square unless the run letterboxed them."""
+    """(n, S, S, 3) RGB, stretched to a square, or letterboxed if the run's crops are."""
     shape: NDArray[np.float32]
-    """(n, 2) width and height as they should be shown, the longer one 1."""
+    """(n, 2) width and height in which a crop is shown, the longer one 1."""
     names: tuple[str, ...]
     labels: tuple[str, ...] | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
-    """Images that were left out, and why."""
+    """Names of images that could not be read, with reasons."""
     left_out: int = 0
-    """More that would have been explained but for the number asked for."""
+    """Number of further crops, beyond the requested count."""
 
     def __len__(self) -> int:
         return len(self.names)
 
 
-def material_of_folder(folder: Path) -> CropsToExplain:
-    """Every image in a folder and the folders in it, by path; what cannot be decoded is left out and told.
+def crops_from_folder(folder: Path) -> CropsToExplain:
+    """Read every image below a folder, in the order of paths. Images that cannot be decoded go to `unreadable`.
 
     Raises:
-        UsageError: there is none, or too many to hold.
+        UsageError: there are no images, more than MAX_IMAGES, or only unreadable ones.
     """
     if not folder.is_dir():
-        raise UsageError(f"--crops {folder} is no folder; give a folder of images")
+        raise UsageError(f"--crops {folder} is not a folder; give a folder of images")
     paths = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )
-    if not paths or len(paths) > MOST_IMAGES:
+    if not paths or len(paths) > MAX_IMAGES:
         raise UsageError(
-            f"{folder} holds {len(paths):,} images; explain takes 1 to {MOST_IMAGES:,}, of the endings "
+            f"{folder} holds {len(paths):,} images; explain takes 1 to {MAX_IMAGES:,}, with the suffixes "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     pixels, shapes, names, unreadable = [], [], [], []
@@ -85,8 +85,8 @@ def material_of_folder(folder: Path) -> CropsToExplain:
     )
 
 
-def material_of_labels(labelled: LabelledSet, *, letterboxed: bool = False) -> CropsToExplain:
-    """Labelled crops, with their labels; letterboxed: they are of a run whose crops show true proportions."""
+def crops_from_labels(labelled: LabelledSet, *, letterboxed: bool = False) -> CropsToExplain:
+    """Return labelled crops with their labels. `letterboxed`: they are crops of a run that letterboxes them."""
     crops = labelled.crops
     return CropsToExplain(
         crops.pixels,
@@ -97,7 +97,7 @@ def material_of_labels(labelled: LabelledSet, *, letterboxed: bool = False) -> C
     )
 
 
-def material_of_run(
+def crops_from_run(
     store: RunStore,
     *,
     head_sha256: str,
@@ -106,20 +106,24 @@ def material_of_run(
     where: str | None = None,
     least_certain: bool = False,
 ) -> CropsToExplain:
-    """Objects of a run: those named, or the first that meet a condition, or of these the least certain.
+    """Return crops of a run: of given objects, or of the first `count` objects that meet a condition.
 
-    head_sha256: of the head's file. Where the run has its predictions, `where` may name them (`genus`,
-    `genus_score`, `genus_entropy`), and the least certain are known without looking at every crop.
+    Args:
+        head_sha256: digest of the head's file. If the run has predictions of this head, `where` may use their columns
+            `genus`, `genus_score` and `genus_entropy`.
+        objects: slide_id and object_id of each object.
+        where: SQL condition on columns of `objects`.
+        least_certain: take the objects of highest entropy.
 
     Raises:
-        UsageError: an object is not there or has no pixels, nothing meets the condition, or the least certain are
-            asked for and the run has no predictions of this head.
+        UsageError: an object is missing or has no pixels, no object meets the condition, or the run has no predictions
+            of this head for `least_certain`.
         QueryError: DuckDB refuses the condition.
     """
     genera = _predictions_of(store, head_sha256)
     if least_certain and genera is None:
         raise UsageError(
-            f"{store.url} has no predictions of this head, so its least certain objects are not known; make them with "
+            f"{store.url} has no predictions of this head, which --least-certain needs; make them with "
             "`fossilray classify run`, or explain a folder of crops"
         )
     con = connect(store, sql=where or "")
@@ -129,7 +133,7 @@ def material_of_run(
         table = table.slice(0, count)
     else:
         create_objects_view(con, store, None, genera=genera)
-        # Objects whose pixels no level could give have no opacity, and nothing to explain.
+        # Objects whose pixels could not be read have no opacity.
         chosen = f"SELECT * FROM ({objects_where(where)}) WHERE opacity IS NOT NULL"
         order = "genus_entropy DESC NULLS LAST, " if least_certain else ""
         columns = "slide_id, arrays, object_id, width_um, height_um"
@@ -142,7 +146,9 @@ def material_of_run(
         left_out = total - table.num_rows
     if not table.num_rows:
         raise UsageError(
-            f"{store.url} has no object with pixels that meets {where or 'this'}; loosen --where"
+            f"{store.url} has no object with pixels that meets {where}; loosen --where"
+            if where
+            else f"{store.url} has no object with pixels; process slides first"
         )
     size = np.stack([table["width_um"].to_numpy(), table["height_um"].to_numpy()], axis=1)
     shape = (size / np.maximum(size.max(axis=1, keepdims=True), 1e-6)).astype(np.float32)
@@ -156,21 +162,21 @@ def material_of_run(
 
 
 def is_letterboxed(store: RunStore) -> bool:
-    """Whether a run's crops show true proportions within their squares."""
+    """Return whether a run's crops keep their proportions within the square."""
     return bool(store.read_run().config["crops"]["fit"] == "letterbox")
 
 
 def _predictions_of(store: RunStore, head_sha256: str) -> DerivedListing | None:
-    """What this very head said of the objects as they are committed, the newest first."""
+    """Return the newest predictions of this head, without slides that were reprocessed since."""
     listed = [
-        one
-        for one in list_derived(store, "predictions")
-        if (one.answers.record.head or {}).get("sha256") == head_sha256
+        listing
+        for listing in list_derived(store, "predictions")
+        if (listing.answers.record.head or {}).get("sha256") == head_sha256
     ]
     if not listed:
         return None
-    newest = max(listed, key=lambda one: (one.answers.record.created_at, one.answers.name))
-    return keep_current(newest, {one.slide_id: one.attempt for one in store.summaries()})
+    newest = max(listed, key=lambda listing: (listing.answers.record.created_at, listing.answers.name))
+    return keep_current(newest, {summary.slide_id: summary.attempt for summary in store.summaries()})
 
 
 def _named_objects(con: object, store: RunStore, objects: Sequence[tuple[str, int]]) -> pa.Table:
@@ -182,14 +188,14 @@ def _named_objects(con: object, store: RunStore, objects: Sequence[tuple[str, in
         "SELECT slide_id, arrays, object_id, width_um, height_um, opacity FROM objects WHERE object_id IN "
         f"({', '.join(str(number) for _, number in objects)})",
     )
-    place = {(row["slide_id"], row["object_id"]): i for i, row in enumerate(rows.to_pylist())}
+    row_of = {(row["slide_id"], row["object_id"]): i for i, row in enumerate(rows.to_pylist())}
     for slide_id, number in objects:
-        if (slide_id, number) not in place:
+        if (slide_id, number) not in row_of:
             raise UsageError(
                 f"{store.url} has no object {slide_id}:{number}; `fossilray query` lists slide_id and object_id"
             )
-        if rows["opacity"][place[slide_id, number]].as_py() is None:
+        if rows["opacity"][row_of[slide_id, number]].as_py() is None:
             raise UsageError(
-                f"the pixels of {slide_id}:{number} could not be read, so there is nothing to explain"
+                f"the pixels of {slide_id}:{number} could not be read, so it has no crop; give another --object"
             )
-    return rows.take(pa.array([place[key] for key in objects], pa.int64()))
+    return rows.take(pa.array([row_of[key] for key in objects], pa.int64()))

@@ -1,8 +1,8 @@
-"""What a convolutional network's answer comes from: Grad-CAM, guided Grad-CAM, and its maps of features.
+"""Maps of convolutional networks: Grad-CAM, guided Grad-CAM and feature maps.
 
-Written here rather than taken from a library: pytorch-grad-cam brings a second OpenCV that overwrites the first, and
-guides plain ReLU alone, of which EfficientNet-Lite (ReLU6) and most newer networks have none; captum wants NumPy 1.
-A test holds the mathematics against the published identity with CAM, and against pytorch-grad-cam where it is there.
+Not taken from a library, because pytorch-grad-cam installs a second OpenCV that overwrites the first and guides only
+plain ReLU, which EfficientNet-Lite (ReLU6) and most newer networks do not have, and captum requires NumPy 1. A test
+compares with the published identity with CAM, and with pytorch-grad-cam if it is installed.
 """
 
 from __future__ import annotations
@@ -21,79 +21,83 @@ _ACTIVATIONS = (
     *("ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "GELU", "GELUTanh", "QuickGELU", "SiLU", "Swish", "Mish"),
     *("Hardswish", "HardSwish", "HardMish"),
 )
-"""Class names of rectifiers and their smooth relatives, PyTorch's and timm's; gates (sigmoid) are none."""
+"""Class names of rectifiers and smooth activations in PyTorch and timm. Gates such as sigmoid are not activations."""
 
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """The maps of one stage of a network for one crop."""
+    """Feature maps of one stage of a network for one crop."""
 
     module: str
     channels: tuple[int, ...]
-    """Those shown, the most varied first."""
-    of: int
-    """How many the stage has."""
+    """The k channels that are shown, those of highest standard deviation first."""
+    channel_count: int
+    """Channels of the stage."""
     maps: torch.Tensor
-    """(k, h, w) of the channels shown, each from 0 to 1 over its own range."""
+    """(k, h, w), each scaled to 0..1 over its own range."""
 
 
-def grad_cam(network: torch.nn.Module, seen: torch.Tensor, score: Score) -> torch.Tensor:
-    """(n, h, w) where the last feature maps speak for the score, 0 where nothing does; on the maps' own grid.
+def grad_cam(network: torch.nn.Module, images: torch.Tensor, score: Score) -> torch.Tensor:
+    """Return Grad-CAM (n, h, w) on the grid of the last feature maps.
 
-    Selvaraju et al. 2017, eq. 1 and 2: each map weighs what the score gains by it on average over the grid, and what
-    speaks against the score is cut off.
+    Selvaraju et al. 2017, eq. 1 and 2: the sum of feature maps weighted by their mean gradients, clamped at 0.
     """
     import torch
 
     with torch.enable_grad():
-        features: Any = network.forward_features(seen)  # type: ignore[operator]
+        features: Any = network.forward_features(images)  # type: ignore[operator]
         features = features.detach().requires_grad_()
         value = score(network.forward_head(features))  # type: ignore[operator]
-        (slope,) = torch.autograd.grad(value.sum(), features)
-    maps, slope = _channels_first(network, features.detach()), _channels_first(network, slope)
-    found: torch.Tensor = (slope.mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1).clamp(min=0)
-    return found
+        (gradient,) = torch.autograd.grad(value.sum(), features)
+    maps, gradient = _channels_first(network, features.detach()), _channels_first(network, gradient)
+    heat: torch.Tensor = (gradient.mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1).clamp(min=0)
+    return heat
 
 
-def guided_gradient(network: torch.nn.Module, seen: torch.Tensor, score: Score) -> torch.Tensor:
-    """(n, 3, S, S) the score's gradient at the input, with what is negative cut off behind every activation.
+def guided_gradient(network: torch.nn.Module, images: torch.Tensor, score: Score) -> torch.Tensor:
+    """Return the guided gradient (n, 3, S, S) of the score at the input.
 
-    Springenberg et al. 2015, section 3.4. For smooth activations their own slope stands where a ReLU's step would.
+    Springenberg et al. 2015, section 3.4: gradients are clamped at 0 behind every activation. A smooth activation
+    passes its own derivative instead of a step.
     """
     import torch
 
     with torch.enable_grad(), _guided(network):
-        pixels = seen.detach().clone().requires_grad_()
+        pixels = images.detach().clone().requires_grad_()
         value = score(network(pixels))
-        (slope,) = torch.autograd.grad(value.sum(), pixels)
-    return slope
+        (gradient,) = torch.autograd.grad(value.sum(), pixels)
+    return gradient
 
 
-def guided_grad_cam(network: torch.nn.Module, seen: torch.Tensor, score: Score) -> torch.Tensor:
-    """(n, S, S) how strongly each pixel speaks for the score: the guided gradient within Grad-CAM's region.
+def guided_grad_cam(network: torch.nn.Module, images: torch.Tensor, score: Score) -> torch.Tensor:
+    """Return guided Grad-CAM (n, S, S).
 
-    Selvaraju et al. 2017, section 3.2: the pointwise product, Grad-CAM interpolated; here its length over R, G, B.
+    Selvaraju et al. 2017, section 3.2: the product of interpolated Grad-CAM and the guided gradient, here its norm over
+    R, G and B.
     """
     import torch.nn.functional as F
 
-    coarse = grad_cam(network, seen, score)[:, None]
-    region = F.interpolate(coarse, seen.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    strength: torch.Tensor = guided_gradient(network, seen, score).norm(dim=1)
+    coarse = grad_cam(network, images, score)[:, None]
+    region = F.interpolate(coarse, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    strength: torch.Tensor = guided_gradient(network, images, score).norm(dim=1)
     return strength * region
 
 
 def feature_maps(
-    network: torch.nn.Module, seen: torch.Tensor, *, stages: int = 3, channels: int = 16
+    network: torch.nn.Module, images: torch.Tensor, *, stages: int = 3, channels: int = 16
 ) -> list[list[FeatureMaps]]:
-    """For each crop its feature maps at some stages, fine to coarse: the channels that vary most over the crop."""
+    """Return for each crop the feature maps of `stages` stages, from fine to coarse.
+
+    Shown are the `channels` channels of highest standard deviation over the crop.
+    """
     import torch
 
-    found: dict[str, torch.Tensor] = {}
+    outputs: dict[str, torch.Tensor] = {}
 
     def keep(name: str) -> Any:
-        def hook(_module: torch.nn.Module, _given: Any, output: Any) -> None:
+        def hook(_module: torch.nn.Module, _input: Any, output: Any) -> None:
             if isinstance(output, torch.Tensor) and output.ndim == 4:
-                found[name] = _channels_first(network, output)
+                outputs[name] = _channels_first(network, output)
 
         return hook
 
@@ -101,28 +105,30 @@ def feature_maps(
     handles = [network.get_submodule(name).register_forward_hook(keep(name)) for name in names]
     try:
         with torch.inference_mode():
-            last: Any = network.forward_features(seen)  # type: ignore[operator]
+            last: Any = network.forward_features(images)  # type: ignore[operator]
     finally:
         for handle in handles:
             handle.remove()
-    # What stands behind the last stage (a last convolution) is what the vector is pooled from.
-    layers = [(name, found[name]) for name in names[: stages - 1] if name in found]
+    # The vector is pooled from the output of the last layer, which may come after the last stage.
+    layers = [(name, outputs[name]) for name in names[: stages - 1] if name in outputs]
     layers.append(("last", _channels_first(network, last)))
-    return [[_pick(name, layer[row], channels) for name, layer in layers] for row in range(len(seen))]
+    return [
+        [_select_channels(name, layer[row], channels) for name, layer in layers] for row in range(len(images))
+    ]
 
 
 def _stages(network: torch.nn.Module, count: int) -> list[str]:
-    """Modules spread from the first to the last of those that timm names as ends of stages."""
+    """Return `count` modules, evenly spaced among those that timm lists as ends of stages."""
     info: Any = getattr(network, "feature_info", None)
     entries: Sequence[Any] = getattr(info, "info", info) or ()
     known = dict(network.named_modules())
-    names = [one["module"] for one in entries if isinstance(one, dict) and one.get("module") in known]
+    names = [entry["module"] for entry in entries if isinstance(entry, dict) and entry.get("module") in known]
     if len(names) <= count:
         return names
-    return [names[round(place * (len(names) - 1) / (count - 1))] for place in range(count)]
+    return [names[round(position * (len(names) - 1) / (count - 1))] for position in range(count)]
 
 
-def _pick(name: str, maps: torch.Tensor, count: int) -> FeatureMaps:
+def _select_channels(name: str, maps: torch.Tensor, count: int) -> FeatureMaps:
     import torch
 
     flat = maps.flatten(1)
@@ -138,13 +144,13 @@ def _channels_first(network: torch.nn.Module, maps: torch.Tensor) -> torch.Tenso
 
 @contextmanager
 def _guided(network: torch.nn.Module) -> Iterator[None]:
-    """Within it, gradients that come back to an activation's output lose what is negative."""
+    """Clamp gradients at the outputs of activations at 0 inside the context."""
     import torch
 
-    def guide(_module: torch.nn.Module, _given: Any, output: Any) -> None:
+    def guide(_module: torch.nn.Module, _input: Any, output: Any) -> None:
         if isinstance(output, torch.Tensor) and output.requires_grad:
             register: Any = output.register_hook
-            register(lambda slope: slope.clamp(min=0))
+            register(lambda gradient: gradient.clamp(min=0))
 
     handles = [
         module.register_forward_hook(guide)

@@ -1,18 +1,18 @@
-"""The maps of chosen crops, made a few crops at a time."""
+"""Explanation maps of selected crops, computed in small batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.analysis.explain.attention import attention_rollout, gradient_attention
+from fossilray.analysis.explain.backbone import DifferentiableBackbone, score_of
 from fossilray.analysis.explain.crops import CropsToExplain
 from fossilray.analysis.explain.gradcam import FeatureMaps, feature_maps, grad_cam, guided_grad_cam
-from fossilray.analysis.explain.open_backbone import DifferentiableBackbone, score_of
 from fossilray.analysis.explain.selection import ExplanationTarget
 from fossilray.core.errors import UsageError
 from fossilray.models.heads.head import Head
@@ -21,107 +21,112 @@ if TYPE_CHECKING:
     import torch
 
 Method = Literal["grad-cam", "guided", "features", "rollout", "attention"]
-METHODS: tuple[Method, ...] = get_args(Method)
+
 CONVOLUTIONAL: tuple[Method, ...] = ("grad-cam", "guided", "features")
 TRANSFORMER: tuple[Method, ...] = ("rollout", "attention")
 
-_AT_ONCE = 8
-"""Crops of one pass: gradients keep every layer's output, some 60 MB a crop for a small network at 224 px."""
+_BATCH_SIZE = 8
+"""Crops per batch. Gradients keep the output of every layer: 60 MB per crop for a small network at 224 px."""
 
 
 @dataclass(frozen=True)
 class Map:
-    """Where something is, over one crop."""
+    """One map over one crop."""
 
     method: Method
     target: int | None
-    """The class it is about; None: all alike."""
+    """The class that is explained; None: the map is equal for all classes."""
     heat: NDArray[np.float32]
-    """(h, w), 0 where nothing speaks for the class; over the whole crop, coarse or fine."""
+    """(h, w) over the whole crop, at any resolution; 0 without evidence for the class."""
 
 
 @dataclass(frozen=True)
-class Explained:
-    """One crop with its maps."""
+class Explanation:
+    """The maps of one crop."""
 
-    case: ExplanationTarget
+    target: ExplanationTarget
     maps: tuple[Map, ...]
     features: tuple[FeatureMaps, ...]
 
 
-def methods_for(opened: DifferentiableBackbone, asked: Sequence[str], *, targets: int) -> tuple[Method, ...]:
-    """The methods asked for, or all that suit the network; maps of features only where one class is explained.
+def methods_for(
+    backbone: DifferentiableBackbone, requested: Sequence[str], *, classes: int
+) -> tuple[Method, ...]:
+    """Return the requested methods, or by default all that fit the network.
+
+    Args:
+        classes: how many classes each crop is explained for; feature maps are a default for one class only.
 
     Raises:
-        UsageError: one does not suit the network, or there is none of this name.
+        UsageError: a method does not fit the network, or does not exist.
     """
-    suiting = CONVOLUTIONAL if opened.family == "convolutional" else TRANSFORMER
-    for method in asked:
-        if method not in suiting:
+    fitting = CONVOLUTIONAL if backbone.family == "convolutional" else TRANSFORMER
+    for method in requested:
+        if method not in fitting:
             raise UsageError(
-                f"--attribution {method} is not for a {opened.family} network such as {opened.name}; "
-                f"it takes {', '.join(suiting)}"
+                f"--attribution {method} does not fit {backbone.name}, a {backbone.family} network; give one of "
+                f"{', '.join(fitting)}"
             )
-    if asked:
-        return tuple(method for method in suiting if method in asked)
-    return tuple(method for method in suiting if targets == 1 or method != "features")
+    if requested:
+        return tuple(method for method in fitting if method in requested)
+    return tuple(method for method in fitting if classes == 1 or method != "features")
 
 
-def predict(opened: DifferentiableBackbone, head: Head, material: CropsToExplain) -> NDArray[np.float32]:
-    """(n, classes) the head's probabilities of crops."""
+def predict(backbone: DifferentiableBackbone, head: Head, crops: CropsToExplain) -> NDArray[np.float32]:
+    """Return the head's probabilities (n, classes) of crops."""
     import torch
 
     shares = []
     with torch.inference_mode():
-        for first in range(0, len(material), _AT_ONCE):
-            vectors = opened.network(opened.see(material.pixels[first : first + _AT_ONCE]))
+        for first in range(0, len(crops), _BATCH_SIZE):
+            vectors = backbone.network(backbone.preprocess(crops.pixels[first : first + _BATCH_SIZE]))
             shares.append(head.predict(vectors.float().numpy()))
     return np.concatenate(shares)
 
 
-def explain_cases(
-    opened: DifferentiableBackbone,
+def explain_targets(
+    backbone: DifferentiableBackbone,
     head: Head,
-    material: CropsToExplain,
-    cases: Sequence[ExplanationTarget],
+    crops: CropsToExplain,
+    targets: Sequence[ExplanationTarget],
     methods: Sequence[Method],
-) -> list[Explained]:
-    """Every case with its maps, in the order of the cases; all cases have equally many targets."""
-    explained = []
-    for first in range(0, len(cases), _AT_ONCE):
-        some = cases[first : first + _AT_ONCE]
-        seen = opened.see(material.pixels[[case.row for case in some]])
-        explained += _explain(opened, head, seen, some, methods)
-    return explained
+) -> list[Explanation]:
+    """Compute the maps of every target, in order. All targets have equally many classes."""
+    explanations = []
+    for first in range(0, len(targets), _BATCH_SIZE):
+        batch = targets[first : first + _BATCH_SIZE]
+        images = backbone.preprocess(crops.pixels[[target.row for target in batch]])
+        explanations += _explain_batch(backbone, head, images, batch, methods)
+    return explanations
 
 
-def _explain(
-    opened: DifferentiableBackbone,
+def _explain_batch(
+    backbone: DifferentiableBackbone,
     head: Head,
-    seen: torch.Tensor,
-    cases: Sequence[ExplanationTarget],
+    images: torch.Tensor,
+    targets: Sequence[ExplanationTarget],
     methods: Sequence[Method],
-) -> list[Explained]:
-    maps: list[list[Map]] = [[] for _ in cases]
+) -> list[Explanation]:
+    maps: list[list[Map]] = [[] for _ in targets]
     for method in methods:
         if method == "rollout":
-            for own, heat in zip(maps, attention_rollout(opened.network, seen), strict=True):
-                own.append(Map(method, None, heat.numpy()))
+            for maps_of_crop, heat in zip(maps, attention_rollout(backbone.network, images), strict=True):
+                maps_of_crop.append(Map(method, None, heat.numpy()))
             continue
-        for place in range(len(cases[0].targets) if method != "features" else 0):
-            targets = np.array([case.targets[place] for case in cases], np.int64)
-            score = score_of(head, targets)
+        for position in range(len(targets[0].classes) if method != "features" else 0):
+            classes = np.array([target.classes[position] for target in targets], np.int64)
+            score = score_of(head, classes)
             match method:
                 case "guided":
-                    heats = guided_grad_cam(opened.network, seen, score)
+                    heats = guided_grad_cam(backbone.network, images, score)
                 case "attention":
-                    heats = gradient_attention(opened.network, seen, score)
+                    heats = gradient_attention(backbone.network, images, score)
                 case _:
-                    heats = grad_cam(opened.network, seen, score)
-            for own, target, heat in zip(maps, targets.tolist(), heats, strict=True):
-                own.append(Map(method, target, heat.detach().numpy()))
-    features = feature_maps(opened.network, seen) if "features" in methods else [[] for _ in cases]
+                    heats = grad_cam(backbone.network, images, score)
+            for maps_of_crop, number, heat in zip(maps, classes.tolist(), heats, strict=True):
+                maps_of_crop.append(Map(method, number, heat.detach().numpy()))
+    features = feature_maps(backbone.network, images) if "features" in methods else [[] for _ in targets]
     return [
-        Explained(case, tuple(own), tuple(layers))
-        for case, own, layers in zip(cases, maps, features, strict=True)
+        Explanation(target, tuple(maps_of_crop), tuple(layers))
+        for target, maps_of_crop, layers in zip(targets, maps, features, strict=True)
     ]

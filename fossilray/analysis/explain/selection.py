@@ -1,4 +1,4 @@
-"""Which crops a sheet shows, and of each the genera whose reasons are asked for."""
+"""Selection of the crops on a sheet and of the genera that each is explained for."""
 
 from __future__ import annotations
 
@@ -14,102 +14,107 @@ from fossilray.models.heads.calibration import entropy_of
 
 @dataclass(frozen=True)
 class ExplanationTarget:
-    """One crop, and the classes that it is asked to be explained for."""
+    """One crop and the classes it is explained for."""
 
     row: int
-    targets: tuple[int, ...]
-    said: int
-    """The head's first choice."""
+    classes: tuple[int, ...]
+    predicted: int
+    """The class of highest probability."""
 
 
 @dataclass(frozen=True)
 class TargetSelection:
-    """The crops of a sheet and why these."""
+    """The crops of a sheet, with a title and a caption that states how they were selected."""
 
     title: str
-    says: str
-    cases: tuple[ExplanationTarget, ...]
+    caption: str
+    targets: tuple[ExplanationTarget, ...]
 
 
-def choose_given(
-    shares: NDArray[np.float32], classes: Sequence[str], *, count: int, genus: str | None = None
+def select_first(
+    probabilities: NDArray[np.float32], classes: Sequence[str], *, count: int, genus: str | None = None
 ) -> TargetSelection:
-    """The first crops in their order, each for what the head calls it, or for one genus.
+    """Select the first crops, each explained for its predicted genus or for one given genus.
 
-    shares: (n, classes) probabilities.
+    Args:
+        probabilities: (n, classes).
 
     Raises:
-        UsageError: the head does not know the genus.
+        UsageError: the head has no such genus.
     """
-    target = None if genus is None else class_number(classes, genus)
-    said = shares.argmax(axis=1)
-    cases = tuple(
-        ExplanationTarget(row, (int(said[row]) if target is None else target,), int(said[row]))
-        for row in range(min(count, len(shares)))
+    given = None if genus is None else class_number(classes, genus)
+    predicted = probabilities.argmax(axis=1)
+    targets = tuple(
+        ExplanationTarget(row, (int(predicted[row]) if given is None else given,), int(predicted[row]))
+        for row in range(min(count, len(probabilities)))
     )
-    why = "each explained for the genus that the head gives it" if genus is None else f"explained for {genus}"
-    return TargetSelection("Chosen crops", f"{len(cases)} of {len(shares)} crops, {why}.", cases)
+    explained = "each explained for its predicted genus" if genus is None else f"explained for {genus}"
+    caption = f"{len(targets)} of {len(probabilities)} crops, {explained}."
+    return TargetSelection("Selected crops", caption, targets)
 
 
-def choose_uncertain(shares: NDArray[np.float32], *, count: int) -> TargetSelection:
-    """The crops of the highest entropy, the least certain first, each for the head's first and second choice."""
-    rows = np.argsort(-entropy_of(shares), kind="stable")[:count]
-    order = np.argsort(-shares, axis=1, kind="stable")
-    cases = tuple(
+def select_uncertain(probabilities: NDArray[np.float32], *, count: int) -> TargetSelection:
+    """Select the crops of highest entropy, each explained for its two most probable genera."""
+    rows = np.argsort(-entropy_of(probabilities), kind="stable")[:count]
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    targets = tuple(
         ExplanationTarget(row, tuple(order[row, :2].tolist()), int(order[row, 0]))
         for row in map(int, rows.tolist())
     )
-    says = (
-        f"The {len(cases)} of {len(shares)} crops with the highest entropy of the head's probabilities, explained for "
-        "its first and second choice. Maps of one kind share a scale within a crop."
+    caption = (
+        f"The {len(targets)} of {len(probabilities)} crops with the highest entropy, explained for the two most "
+        "probable genera. Maps of one method share a colour scale within a crop."
     )
-    return TargetSelection("Least certain", says, cases)
+    return TargetSelection("Highest entropy", caption, targets)
 
 
-def choose_confused(
-    shares: NDArray[np.float32],
+def select_confused(
+    probabilities: NDArray[np.float32],
     classes: Sequence[str],
     labels: Sequence[str],
     pair: tuple[str, str],
     *,
     count: int,
 ) -> TargetSelection:
-    """Crops of two genera that are taken for each other, the surest mistakes first, each for both genera.
+    """Select crops of two genera that are confused with each other, each explained for both genera.
 
-    Where fewer than `count` are mistaken, those follow that come nearest to it.
+    Wrong predictions come first, those of highest probability before others; then right ones, those with the highest
+    probability of the other genus before others.
 
     Raises:
-        UsageError: the head does not know a genus, or no crop bears the label of either.
+        UsageError: the head lacks a genus, both are the same, or no crop is labelled with either.
     """
-    one, other = (class_number(classes, genus) for genus in pair)
-    if one == other:
-        raise UsageError(f"--confused wants two genera, and both are {pair[0]}")
-    rival = {pair[0]: other, pair[1]: one}
+    first, second = (class_number(classes, genus) for genus in pair)
+    if first == second:
+        raise UsageError(f"--confused takes two different genera, and both are {pair[0]}")
+    rival = {pair[0]: second, pair[1]: first}
     of_pair = [row for row, label in enumerate(labels) if label in rival]
     if not of_pair:
-        raise UsageError(f"no labelled crop is of {pair[0]} or {pair[1]}; name two genera of the labels")
-    said = shares.argmax(axis=1)
-    mistaken = {row for row in of_pair if said[row] == rival[labels[row]]}
-    ranked = sorted(of_pair, key=lambda row: (row not in mistaken, -shares[row, rival[labels[row]]], row))
-    cases = tuple(ExplanationTarget(row, (one, other), int(said[row])) for row in ranked[:count])
-    each = []
-    for genus, against in (pair, pair[::-1]):
-        own = [row for row in of_pair if labels[row] == genus]
-        wrong = sum(row in mistaken for row in own)
-        each.append(f"{wrong} of {len(own)} labelled {genus} are called {against}")
-    rest = max(0, len(cases) - len(mistaken))
-    first = "the others shown" if mistaken else f"the {rest} shown"
-    more = f"; {first} are right, or called a third, and come nearest to the other" if rest else ""
-    says = f"{'; '.join(each)}{more}. Explained for both. Maps of one kind share a scale within a crop."
-    return TargetSelection(f"{pair[0]} and {pair[1]}", says, cases)
+        raise UsageError(f"no labelled crop is of {pair[0]} or {pair[1]}; give two genera of the labels")
+    predicted = probabilities.argmax(axis=1)
+    wrong = {row for row in of_pair if predicted[row] == rival[labels[row]]}
+    ranked = sorted(of_pair, key=lambda row: (row not in wrong, -probabilities[row, rival[labels[row]]], row))
+    targets = tuple(ExplanationTarget(row, (first, second), int(predicted[row])) for row in ranked[:count])
+    counts = []
+    for genus, other in (pair, pair[::-1]):
+        labelled = [row for row in of_pair if labels[row] == genus]
+        errors = sum(row in wrong for row in labelled)
+        counts.append(f"{errors} of {len(labelled)} crops labelled {genus} are predicted as {other}")
+    rest = max(0, len(targets) - len(wrong))
+    more = " Crops without this error follow, by the probability of the other genus." if rest else ""
+    caption = (
+        f"{'; '.join(counts)}.{more} Explained for both genera. Maps of one method share a colour scale within a "
+        "crop."
+    )
+    return TargetSelection(f"{pair[0]} and {pair[1]}", caption, targets)
 
 
 def class_number(classes: Sequence[str], genus: str) -> int:
-    """The number of a class by its name.
+    """Return the index of a class.
 
     Raises:
-        UsageError: the head does not know it.
+        UsageError: the head has no such class.
     """
     if genus not in classes:
-        raise UsageError(f"the head knows no {genus!r:.80}; it knows {', '.join(classes)}")
+        raise UsageError(f"the head has no class {genus!r:.80}; its classes: {', '.join(classes)}")
     return list(classes).index(genus)
