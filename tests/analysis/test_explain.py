@@ -328,7 +328,7 @@ def test_sheets_are_drawn_of_chosen_uncertain_and_confused_crops(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ((), "say what to explain"),
+        ((), "no crops to explain are named"),
         (("--crops", "LABELS", "--confused", "a", "b"), "--labels"),
         (("--labels", "LABELS", "--confused", "cross", "nothing"), "has no class 'nothing'"),
         (("--labels", "LABELS", "--confused", "cross", "cross"), "two different genera"),
