@@ -11,20 +11,33 @@ LIKE_A_FORMULA = r"^('*[=+\-@\t\r])"
 
 
 def format_cell(value: Any) -> str:
-    """A value as a person reads it: seven significant digits, no control characters."""
+    """Return a value as text for a table cell, without control characters.
+
+    Floats of up to 12 significant digits are printed in full, others are rounded to seven; integer parts are never
+    shortened.
+    """
     if value is None:
         return "–"
     if isinstance(value, float):
-        if not math.isfinite(value):
-            return str(value)
-        return f"{value:.0f}" if abs(value) >= 1e7 else f"{value:.7g}"
+        return _format_float(value)
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     return strip_control_characters(str(value))
 
 
+def _format_float(value: float) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    in_full = f"{value:.12g}"
+    if abs(value) < 1e12 and float(in_full) == value:
+        return in_full
+    return f"{value:.0f}" if abs(value) >= 1e7 else f"{value:.7g}"
+
+
 def strip_control_characters(text: str) -> str:
     """Text without the control characters by which a file's name could move a terminal's cursor."""
+    if text.isprintable():
+        return text
     return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 

@@ -1,44 +1,44 @@
-"""Tables for a terminal that never cut a cell: beside each other where they fit, else one line for each column."""
+"""Tables for a terminal, without a cell cut off: columns side by side where they fit, else a line per column."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.rule import Rule
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from fossilray.core.text import format_cell, strip_control_characters
+from fossilray.core.text import counted, format_cell, strip_control_characters
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-PIPED_WIDTH = 100_000
-"""Columns of output that goes to a file or another program, which has no width of its own."""
-
+PIPED_WIDTH = 10_000_000
+"""Width of output to a file or another program, which has none of its own: no line is folded."""
 
 MIN_FOLDED = 20
-"""A column whose text is folded to less than this is read more easily below the others than beside them."""
-
+"""Narrower columns of folded text are harder to read than records."""
 
 _GAP = 2
+_RULE_WIDTH = 80
+_PIPED_BATCH = 4096
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """A console on a standard stream; without a terminal its lines are as long as what they hold."""
+    """Open a console on a standard stream. Without a terminal, its lines are as long as their content."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, width=None if stream.isatty() else PIPED_WIDTH)
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its heading, and whether its cells are numbers, which stand to the right and are never folded."""
+    """A column: its heading, and whether its cells are numbers, which are right-aligned and never folded."""
 
     name: str
     is_number: bool = False
@@ -47,18 +47,18 @@ class Column:
 class TextTable:
     """A table for a rich console.
 
-    Cells are plain text or `Text` with a style; control characters are replaced. Where the cells do not fit beside each
-    other, text is folded between words; where that is not enough each row is written as a record, a line for each
-    column. What is longer than the console is wide goes on in the next line.
+    Cells are plain text, or `Text` with a style; control characters are replaced. Columns that do not fit the width
+    of the console are folded between words. Where that is not enough, each row is written as a record: one line per
+    column. A word that is longer than the console is wide continues on the next line.
     """
 
     def __init__(self, *columns: str | Column, title: str | None = None) -> None:
-        self._columns = [Column(one) if isinstance(one, str) else one for one in columns]
+        self._columns = [column if isinstance(column, Column) else Column(column) for column in columns]
         self._title = title
         self._rows: list[list[Text]] = []
 
     def add_row(self, *cells: str | Text) -> None:
-        """Add a row with a cell for each column."""
+        """Add a row, with a cell for each column."""
         if len(cells) != len(self._columns):
             raise ValueError(f"{len(cells)} cells for {len(self._columns)} columns")
         self._rows.append([_plain(cell) for cell in cells])
@@ -68,38 +68,36 @@ class TextTable:
             yield Text(strip_control_characters(self._title), style="bold", overflow="fold")
         widths = self._widths(options.max_width)
         if widths is None:
-            yield from self._records(options.max_width)
+            yield from self._records(console, options.max_width)
         else:
-            yield self._beside(widths)
+            yield self._side_by_side(widths)
 
     def _widths(self, available: int) -> list[int] | None:
-        """The width of each column in a table that fits, or None if there is no such table."""
+        """Return the width of each column, or None where the columns do not fit side by side."""
         cells = [
-            [Text(strip_control_characters(column.name)), *(row[number] for row in self._rows)]
+            [strip_control_characters(column.name), *(row[number].plain for row in self._rows)]
             for number, column in enumerate(self._columns)
         ]
-        natural = [max(cell_len(cell.plain) for cell in column) for column in cells]
-        least = [
-            whole if column.is_number else max(_longest_word(cell.plain) for cell in own)
-            for column, own, whole in zip(self._columns, cells, natural, strict=True)
+        natural = [max(map(_width, texts)) for texts in cells]
+        narrowest = [
+            width if column.is_number else max(*map(_longest_word, texts), min(width, MIN_FOLDED))
+            for column, texts, width in zip(self._columns, cells, natural, strict=True)
         ]
-        least = [max(low, min(whole, MIN_FOLDED)) for low, whole in zip(least, natural, strict=True)]
-        spare = available - _GAP * (len(self._columns) - 1) - sum(least)
+        spare = available - _GAP * (len(self._columns) - 1) - sum(narrowest)
         if spare < 0:
             return None
-        wanted = [whole - low for whole, low in zip(natural, least, strict=True)]
+        wanted = [width - narrow for width, narrow in zip(natural, narrowest, strict=True)]
         share = min(1.0, spare / max(sum(wanted), 1))
-        return [low + int(want * share) for low, want in zip(least, wanted, strict=True)]
+        return [narrow + int(want * share) for narrow, want in zip(narrowest, wanted, strict=True)]
 
-    def _beside(self, widths: Sequence[int]) -> Table:
-        has_names = any(column.name for column in self._columns)
+    def _side_by_side(self, widths: Sequence[int]) -> Table:
         table = Table(
             header_style="bold",
             show_edge=False,
             pad_edge=False,
-            show_header=has_names,
+            show_header=any(column.name for column in self._columns),
             box=None,
-            padding=(0, 2, 0, 0),
+            padding=(0, _GAP, 0, 0),
         )
         for column, width in zip(self._columns, widths, strict=True):
             table.add_column(
@@ -112,49 +110,108 @@ class TextTable:
             table.add_row(*row)
         return table
 
-    def _records(self, available: int) -> Iterator[Table | Rule | Text]:
-        names = [strip_control_characters(column.name) for column in self._columns]
-        widest = min(max(map(cell_len, names), default=0), available // 2)
+    def _records(self, console: Console, available: int) -> Iterator[Segment]:
+        """Yield each row as a record: a rule with its number, then names and cells in two columns.
+
+        A name or a word that is too long for its column gets lines of its own, over the whole width.
+        """
+        names = [Text(strip_control_characters(column.name), style="bold") for column in self._columns]
+        name_width = min(max((_width(name.plain) for name in names), default=0), available // 2)
+        cell_width = available - name_width - _GAP
         for number, row in enumerate(self._rows, start=1):
-            yield Rule(Text(f"{number:,}"), align="left", characters="-", style="dim")
+            rule = f"{number:,} ".ljust(min(available, _RULE_WIDTH), "-")
+            yield from _folded(Text(rule, style="dim"), console, available)
             for name, cell in zip(names, row, strict=True):
-                fits = cell_len(name) <= widest and _longest_word(cell.plain) <= available - widest - _GAP
-                if fits:
-                    record = Table.grid(padding=(0, _GAP, 0, 0))
-                    record.add_column(style="bold", width=widest)
-                    record.add_column(overflow="fold")
-                    record.add_row(name, cell)
-                    yield record
-                else:  # one below the other
-                    yield Text(name, style="bold", overflow="fold")
-                    yield cell
+                if _width(name.plain) <= name_width and _longest_word(cell.plain) <= cell_width:
+                    indent = " " * (name_width + _GAP)
+                    yield Segment(name.plain, console.get_style("bold"))
+                    yield Segment(indent[_width(name.plain) :])
+                    yield from _folded(cell, console, cell_width, indent=indent)
+                else:
+                    yield from _folded(name, console, available)
+                    yield from _folded(cell, console, available)
+
+
+def _folded(cell: Text, console: Console, width: int, *, indent: str = "") -> Iterator[Segment]:
+    """Yield the text in lines of at most this width; all lines but the first are indented."""
+    lines = [cell] if _width(cell.plain) <= width else cell.wrap(console, width, overflow="fold")
+    for number, line in enumerate(lines):
+        if number and indent:
+            yield Segment(indent)
+        yield Segment(line.plain.rstrip(), console.get_style(cell.style))
+        yield Segment.line()
 
 
 def print_table(table: pa.Table, *, console: Console, most_rows: int = 200) -> None:
-    """Print a result as a table; a long one is cut, and says how much is missing."""
-    import pyarrow as pa
+    """Print the result of a query.
 
-    def is_number(kind: pa.DataType) -> bool:
-        return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
-
-    shown = TextTable(*(Column(field.name, is_number=is_number(field.type)) for field in table.schema))
-    for row in table.slice(0, most_rows).to_pylist():
-        shown.add_row(
-            *(Text(format_cell(value), style="dim" if value is None else "") for value in row.values())
-        )
+    On a terminal only the first rows of a long result are printed, with the number of the others. Without a terminal
+    every row is printed, on one line.
+    """
+    if not console.is_terminal and console.width >= PIPED_WIDTH:
+        console.file.writelines(_piped_lines(table))
+        return
+    shown = TextTable(*_columns_of(table))
+    for cells in _cells_of(table.slice(0, most_rows)):
+        shown.add_row(*(Text(cell, style="dim" if cell == format_cell(None) else "") for cell in cells))
     console.print(shown)
     if table.num_rows > most_rows:
-        console.print(f"… and {table.num_rows - most_rows:,} more rows; --format csv gives them all")
+        console.print(
+            f"… and {table.num_rows - most_rows:,} more rows; --format csv prints all of them",
+            highlight=False,
+        )
     else:
-        console.print(f"{table.num_rows:,} row{'' if table.num_rows == 1 else 's'}", style="dim")
+        console.print(counted(table.num_rows, "row"), style="dim", highlight=False)
+
+
+def _piped_lines(table: pa.Table) -> Iterator[str]:
+    """Yield the header, a line per row, and the number of rows. The table is formatted twice and never held whole."""
+    columns = _columns_of(table)
+    names = [strip_control_characters(column.name) for column in columns]
+    widths = list(map(_width, names))
+    for cells in _cells_of(table):
+        widths = [max(width, _width(cell)) for width, cell in zip(widths, cells, strict=True)]
+
+    def line(cells: Iterable[str]) -> str:
+        padded = [
+            f"{' ' * (width - _width(cell))}{cell}"
+            if column.is_number
+            else f"{cell}{' ' * (width - _width(cell))}"
+            for column, width, cell in zip(columns, widths, cells, strict=True)
+        ]
+        return (" " * _GAP).join(padded).rstrip() + "\n"
+
+    yield line(names)
+    for cells in _cells_of(table):
+        yield line(cells)
+    yield counted(table.num_rows, "row") + "\n"
+
+
+def _columns_of(table: pa.Table) -> list[Column]:
+    import pyarrow as pa
+
+    kinds = [field.type for field in table.schema]
+    numeric = [
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) for kind in kinds
+    ]
+    return [
+        Column(name, is_number=is_number) for name, is_number in zip(table.column_names, numeric, strict=True)
+    ]
+
+
+def _cells_of(table: pa.Table) -> Iterator[list[str]]:
+    """Yield the cells of each row as text. Columns may share a name."""
+    for batch in table.to_batches(max_chunksize=_PIPED_BATCH):
+        for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            yield [format_cell(value) for value in values]
 
 
 def facts_table() -> Table:
-    """A grid for names and values, which folds what is long and cuts nothing."""
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", overflow="fold")
-    facts.add_column(overflow="fold")
-    return facts
+    """Return a grid for names and values that folds long values and cuts nothing off."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", overflow="fold")
+    grid.add_column(overflow="fold")
+    return grid
 
 
 def _plain(cell: str | Text) -> Text:
@@ -163,4 +220,9 @@ def _plain(cell: str | Text) -> Text:
 
 
 def _longest_word(text: str) -> int:
-    return max(map(cell_len, text.split()), default=0)
+    return max(map(_width, text.split()), default=0)
+
+
+def _width(text: str) -> int:
+    """The number of terminal columns of a text."""
+    return len(text) if text.isascii() else cell_len(text)
