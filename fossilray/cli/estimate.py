@@ -86,7 +86,7 @@ def estimate(
     kind = profiles.find_instance(instance, file=instances)
     machine = profiles.machine_of_instance(kind, chosen, price_per_hour=price, file=instances)
     measured = None if from_run is None else _from_run(from_run, chosen, on_gpu=kind.gpus > 0)
-    statistics = measured.habits if measured else assumed_statistics(crop_bytes(chosen))
+    statistics = measured.statistics if measured else assumed_statistics(crop_bytes(chosen))
     rows = find_slides(
         catalog, access=chosen.slides.access or chosen.store, name_pattern=chosen.slides.name_pattern
     ).rows
@@ -112,7 +112,7 @@ def print_short_estimate(plan: RunPlan, run: str, config: RunConfig) -> None:
         measured = _from_run(run, config, on_gpu=here.gpus > 0)
     except (RunNotFound, UsageError):
         measured = None  # no slide is committed yet: rates are measured
-    statistics = measured.habits if measured else assumed_statistics(plan.crop_bytes)
+    statistics = measured.statistics if measured else assumed_statistics(plan.crop_bytes)
     workload = workload_of_plan(plan, statistics)
     if workload is None:
         return

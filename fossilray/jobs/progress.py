@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fossilray.core.records import WorkerStatus
-from fossilray.core.text import strip_control_characters
+from fossilray.core.text import format_duration, strip_control_characters
 from fossilray.store.run.slide_states import SlideCounts
 
 JSON_EVERY_S = 30.0
@@ -154,7 +154,7 @@ class TerminalDisplay:
         if tally.committed:
             text += f"  {tally.slides_per_hour:,.0f} {tally.unit}s/h"
         if tally.eta_s is not None and tally.finished < tally.total:
-            text += f"  {_duration(tally.eta_s)} left"
+            text += f"  {format_duration(tally.eta_s)} left"
         self._bar.update(
             self._task,
             description=f"{tally.unit}s",
@@ -231,11 +231,3 @@ def _worker_table(states: Mapping[str, WorkerStatus]) -> Table:
     if len(states) > 12:
         table.add_row(f"  … {len(states) - 12} more workers", "", "", "")
     return table
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24} days"
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,4 +1,4 @@
-"""The threads that work on one slide, what they took, and on request what each did and when."""
+"""The threads of one slide, their resource usage, and on request a trace of their tasks."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _TASKS = {
     "detect": ("read window", "detect"),
     "crops": ("cut crops", "embed"),
 }
-"""What the readers and the networks do in a stage, as a timeline calls it."""
+"""Names of the readers' and the networks' tasks by stage, for the trace."""
 
 
 class SlideThreads:
-    """Readers and a writer of one slide, and the worker's threads for networks; to be left before the next slide."""
+    """Readers and a writer of one slide, and the worker's network threads; closed before the next slide."""
 
     def __init__(self, slide_id: str, config: RunConfig, networks: MonitoredThreadPool) -> None:
         self.timeline = ChromeTrace(slide_id) if slide_id in config.watch.trace else None
-        """What happens, for slides of `watch.trace`."""
+        """The trace, for slides of `watch.trace`."""
         self.readers = MonitoredThreadPool(config.slides.read_threads, "read")
         self.networks = networks
         self.writers = MonitoredThreadPool(1, "write")
         for pool in (self.readers, self.networks, self.writers):
             pool.timeline = self.timeline
         self.writers.task_name = "store crops"
-        self._began_s = self._stage_s = time.monotonic()
+        self._started_s = self._stage_s = time.monotonic()
         self._stage = "fetch"
         self._busy_before_s = networks.busy_s
         self._read_before = read_bytes()
@@ -47,7 +47,7 @@ class SlideThreads:
         self.writers.shutdown(wait=True)
 
     def enter(self, stage: str) -> None:
-        """The stage before has ended and this one begins; called from the thread that drives the slide."""
+        """Begin a stage, and end the one before; called from the thread that processes the slide."""
         now = time.monotonic()
         if self.timeline is not None:
             self.timeline.span(self._stage, "stage", self._stage_s, now)
@@ -55,11 +55,11 @@ class SlideThreads:
         self._stage, self._stage_s = stage, now
 
     def finish(self, *, fetched_bytes: int) -> ResourceUsage:
-        """What the attempt took, once its last stage has ended. fetched_bytes: from an object store."""
+        """Return the resource usage after the last stage. fetched_bytes: bytes downloaded from an object store."""
         self.enter("")
         self.networks.timeline = None
         return ResourceUsage(
-            seconds=time.monotonic() - self._began_s,
+            seconds=time.monotonic() - self._started_s,
             networks_s=self.networks.busy_s - self._busy_before_s,
             read_bytes=max(0, read_bytes() - self._read_before),
             fetched_bytes=fetched_bytes,

@@ -1,4 +1,4 @@
-"""One slide worked on here and now, only to see where its time goes; no run is touched."""
+"""A trace of one slide, processed in this process without a run, to see where its time goes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fossilray.store.run.run_record import describe_run
 
 @dataclass(frozen=True)
 class TracedSlide:
-    """How the slide went; the timeline lies in `path`."""
+    """The result of a traced slide; `path` is the trace."""
 
     path: Path
     slide_id: str
@@ -29,25 +29,25 @@ class TracedSlide:
 
 
 def trace_slide(target: str, config: RunConfig, out: Path) -> TracedSlide:
-    """Work on a slide in this process, as a worker with this configuration does, and write its timeline to a file.
+    """Process a slide in this process, as a worker with this configuration does, and write its trace to a file.
 
-    target: one slide, on a disk or s3://…. What else comes of it is thrown away.
+    target: one slide, on a disk or s3://…. All other results are discarded.
 
     Raises:
-        CatalogError: that is not one slide.
+        CatalogError: target is not exactly one slide.
         UsageError: the file cannot be written.
         WeightsError: the networks cannot be loaded.
     """
-    found = find_slides(
+    catalog = find_slides(
         target, access=config.slides.access or config.store, name_pattern=config.slides.name_pattern
     )
-    if len(found.rows) != 1:
-        raise CatalogError(f"{target} names {len(found.rows):,} slides; name one")
-    row = found.rows[0]
+    if len(catalog.rows) != 1:
+        raise CatalogError(f"{target} names {len(catalog.rows):,} slides; name one")
+    row = catalog.rows[0]
     watched = config.model_copy(
         update={
             "watch": config.watch.model_copy(update={"trace": (row.slide_id,)}),
-            # Slides are reached as asked, the folder for this one run is on a disk.
+            # The slide keeps its access settings; the folder of this run is on a disk.
             "slides": config.slides.model_copy(update={"access": config.slides.access or config.store}),
             "store": StoreConfig(),
         }

@@ -97,4 +97,4 @@ def test_slides_that_tell_nothing_or_cannot_be_staged_are_said_so(tmp_path: Path
     reasons = {refused.slide_id: refused.reason for refused in plan.refused}
     assert "slides.scratch_gb is 1e-05" in reasons["large"]
     assert "several files" in reasons["b.vms"]
-    assert "1 slides say their size only when they are fetched" in rendered(plan)
+    assert "1 slides have an unknown size before they are fetched" in rendered(plan)

@@ -246,7 +246,7 @@ def test_rates_of_a_run_give_back_its_seconds(tmp_path: Path) -> None:
     # Each was shown 2.0 MP, of what its whole area would come to.
     assert told.rates.detector_mp_per_s.value == pytest.approx(1.0)
     whole = detector_megapixels(scanned_info(BOUNDS.width, BOUNDS.height, mpp=MPP), RunConfig())
-    assert told.habits.blank_share.value == pytest.approx(1 - 2.0 / whole)
+    assert told.statistics.blank_share.value == pytest.approx(1 - 2.0 / whole)
     with pytest.raises(UsageError, match="no committed slide with objects"):
         rates_of_run(start_run(tmp_path / "empty"))
 
@@ -262,11 +262,11 @@ def test_stated_rates_stand_in_place_of_measured_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("detector_mp_per_s: 400", "does not state embedded_objects_per_s"),
-        ("embeds: 3", "'embeds', which is no rate"),
+        ("detector_mp_per_s: 400", "lacks embedded_objects_per_s"),
+        ("embeds: 3", "'embeds', which is not a rate"),
         ("detector_mp_per_s: -1", "write a number above 0"),
         ("detector_mp_per_s: true", "write a number above 0"),
-        ("- 3", "states no rates"),
+        ("- 3", "contains no rates"),
         ("[", "it is not YAML"),
     ],
 )

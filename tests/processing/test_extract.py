@@ -17,8 +17,9 @@ from PIL import Image as Pillow
 from fossilray.core.config import RunConfig, load_config
 from fossilray.core.errors import StoreError
 from fossilray.core.types import Boxes, Embedder
-from fossilray.processing.crops.cut import estimate_background, extract_crop, measure_crops
+from fossilray.processing.crops.cut import extract_crop
 from fossilray.processing.crops.extract import ExtractedCrops, extract_crops
+from fossilray.processing.crops.measures import estimate_background, measure_crops
 from fossilray.processing.crops.objects_table import round_outward
 from fossilray.processing.detection.detect import NetworkThreads
 from fossilray.slides.slide import Slide, open_slide

@@ -1,4 +1,4 @@
-"""Objects cut out of a slide as square crops, from the pyramid level that just suffices."""
+"""One object as a square crop, read from the coarsest pyramid level that has enough pixels."""
 
 from __future__ import annotations
 
@@ -12,48 +12,28 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import CropsConfig
 from fossilray.core.errors import UnreadableRegion
-from fossilray.core.images import (
-    FAILED_GREY,
-    Span,
-    content_box,
-    resize_image,
-    resize_to,
-    restore_aspect_ratio,
-)
+from fossilray.core.images import FAILED_GREY, Span, content_box, resize_image
 from fossilray.core.types import Image, Level
-from fossilray.processing.crops.measures import Measures, estimate_background, measure_crops
 
 if TYPE_CHECKING:
     from fossilray.slides.slide import Slide
 
-__all__ = [
-    "ExtractedCrop",
-    "Measures",
-    "estimate_background",
-    "extract_crop",
-    "measure_crops",
-    "resize_to",
-    "restore_aspect_ratio",
-]
-"""What is measured on crops is had at the same door."""
-
-
-# Levels show the edges of photos a little apart, so the crop of a whole level may lack so much that another shows.
+# Levels differ a little at the edges of photos, so an undamaged level may lack this much that another shows.
 _WHOLE_SHARE = 0.95
 
 
 @dataclass(frozen=True)
 class ExtractedCrop:
-    """One object's crop and what it took to get it."""
+    """One object's crop and the level that it was read from."""
 
     pixels: Image
     """(size_px, size_px, 3) uint8 RGB."""
     level: int
     """Pyramid level the pixels come from; -1 when failed."""
     coarser: bool
-    """The level that suffices was unreadable and a coarser one stood in."""
+    """A coarser level was read, because the one with enough pixels was unreadable."""
     failed: bool
-    """No level up to the coarsest allowed could be read; the pixels are mid-grey."""
+    """No level up to the coarsest that is allowed could be read; the pixels are mid-grey."""
     content: tuple[int, int, int, int]
     """x_min, y_min, x_max, y_max of the object's box inside the crop; all of it unless letterboxed."""
 
@@ -66,10 +46,10 @@ def extract_crop(
     coarsest_level: int,
     background_rgb: Sequence[float] | NDArray[np.float32] | None = None,
 ) -> ExtractedCrop:
-    """The pixels inside a level-0 box (x_min, y_min, x_max, y_max), resized to the crop's square.
+    """Read the pixels inside a level-0 box (x_min, y_min, x_max, y_max), resized to the crop's square.
 
-    Parts of the box outside the canvas are cut off first. `background_rgb` pads a letterboxed crop;
-    unset: the background the slide states.
+    Parts of the box outside the canvas are cut off first. background_rgb: pads a letterboxed crop; None: the
+    background that the slide declares.
     """
     x_min, y_min, x_max, y_max = _clip(box, slide.info.width, slide.info.height)
     content = content_box(x_max - x_min, y_max - y_min, size_px=config.size_px, fit=config.fit)
@@ -94,9 +74,9 @@ def extract_crop(
 
 
 def sufficient_level(levels: Sequence[Level], width: float, height: float, *, config: CropsConfig) -> int:
-    """The coarsest of `levels` that still has a pixel for each pixel of the crop; 0 where none has.
+    """The coarsest of `levels` that has a pixel for each pixel of the crop; 0 where none has.
 
-    A stretched crop needs that along the box's shorter side, a letterboxed one along the longer.
+    A stretched crop needs enough pixels along the box's shorter side, a letterboxed one along the longer.
     """
     side = min(width, height) if config.fit == "stretch" else max(width, height)
     enough = [i for i, level in enumerate(levels) if side / level.downsample >= config.size_px]
@@ -104,7 +84,7 @@ def sufficient_level(levels: Sequence[Level], width: float, height: float, *, co
 
 
 def _clip(box: NDArray[np.generic] | Sequence[float], width: int, height: int) -> Span:
-    """The box inside the canvas; never thinner than a pixel, so that every object gets a crop."""
+    """Clip the box to the canvas; at least one pixel wide and high, so that every object gets a crop."""
     x_min, y_min, x_max, y_max = (float(edge) for edge in box)
     x_min, y_min = min(max(x_min, 0.0), width - 1.0), min(max(y_min, 0.0), height - 1.0)
     return x_min, y_min, min(max(x_max, x_min + 1), width), min(max(y_max, y_min + 1), height)
@@ -117,16 +97,16 @@ def _coarser_shows_more(slide: Slide, levels: Iterable[int], box: Span, scanned:
             window, _, share = _read_around(slide, level, box)
         except UnreadableRegion:
             continue
-        # A coarse pixel may stand out of the edge of the scan on either side.
+        # A coarse pixel may reach over the edge of the scan on either side.
         return bool(share - scanned > 1 - _WHOLE_SHARE + sum(1 / side for side in window.shape[:2]))
     return False
 
 
 def _read_around(slide: Slide, level: int, box: Span) -> tuple[Image, Span, float]:
-    """Whole pixels of a level that cover a level-0 box, the box inside them in fractions of a pixel, and the share of
-    the pixels that was scanned.
+    """Return the whole pixels of a level that cover a level-0 box, the box in them in fractions of a pixel, and the
+    share of the pixels that was scanned.
 
-    Reading starts on the level's own lattice: OpenSlide resamples (and so shifts and blurs) otherwise.
+    Reading starts on the level's pixel lattice: OpenSlide resamples, which shifts and blurs, otherwise.
     """
     downsample = slide.info.levels[level].downsample
     x_min, y_min, x_max, y_max = (edge / downsample for edge in box)

@@ -1,7 +1,7 @@
-"""A slide's objects cut out, measured, embedded and stored, all at once by threads, in row order.
+"""Crops of all objects of a slide: extracted, measured, embedded and stored by threads, in row order.
 
-Readers take a few neighbouring objects at a time, so that the tiles these share are still at hand, and do all that
-needs a crop's pixels while the cache holds them: cut, measure, encode. Their parts fill batches for the embedder.
+A reader takes a few neighbouring objects at a time, so that the tiles that they share are still cached, and extracts,
+measures and encodes them while the pixels are in the CPU's cache. These chunks fill batches for the embedder.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from numpy.typing import NDArray
 from fossilray.core.config import RunConfig
 from fossilray.core.parallel import map_ordered
 from fossilray.core.types import Boxes, Embedder
-from fossilray.processing.crops.cut import Measures, estimate_background, extract_crop, measure_crops
+from fossilray.processing.crops.cut import extract_crop
+from fossilray.processing.crops.measures import Measures, estimate_background, measure_crops
 from fossilray.processing.crops.objects_table import StoredCrops, round_outward
 from fossilray.processing.detection.detect import NetworkThreads
 from fossilray.slides.slide import Slide
 from fossilray.store.arrays.group import ArrayWriter
 
-_PART = 8
-"""Objects that one thread cuts in one go: neighbours, few enough that a batch occupies many threads."""
+_CHUNK = 8
+"""Objects per task of a reader: few enough that a batch occupies many threads."""
 
 
 @dataclass(frozen=True)
 class ExtractedCrops:
-    """What was stored, and the seconds in which the embedder was busy."""
+    """The stored crops, and the seconds in which the embedder was busy."""
 
     crops: StoredCrops
     embed_s: float
@@ -50,16 +51,16 @@ def extract_crops(
     coarsest_level: int,
     progress: Callable[[float], None],
 ) -> ExtractedCrops:
-    """Crops in row order: while one batch is embedded, the next are cut and the last is stored.
+    """Extract, measure, embed and store the crops of boxes (level-0 px), in row order.
 
     A crop shows the whole pixels of its row's box. Crops of network_threads.count + 4 batches are in memory at most.
-    writers: one thread, which stores. coarsest_level: the coarsest that stands in for an unreadable one.
-    progress: told the share done.
+    writers: one thread, which stores. coarsest_level: the coarsest level that may replace an unreadable one.
+    progress: called with the fraction that is done.
     """
     background = estimate_background(slide)
     busy = BusyTime()
 
-    def cut(part: _Part) -> _Cut:
+    def extract(chunk: _Chunk) -> _ExtractedChunk:
         crops = [
             extract_crop(
                 slide,
@@ -68,45 +69,45 @@ def extract_crops(
                 coarsest_level=coarsest_level,
                 background_rgb=background,
             )
-            for box in part.boxes
+            for box in chunk.boxes
         ]
-        for place, crop in zip(part.pixels, crops, strict=True):
-            place[:] = crop.pixels
+        for target, crop in zip(chunk.pixels, crops, strict=True):
+            target[:] = crop.pixels
         failed = np.array([crop.failed for crop in crops], np.bool_)
-        return _Cut(
-            part,
-            measure_crops(part.pixels, background, failed, contents=[crop.content for crop in crops]),
+        return _ExtractedChunk(
+            chunk,
+            measure_crops(chunk.pixels, background, failed, contents=[crop.content for crop in crops]),
             sum(crop.coarser for crop in crops),
-            writer.encode(part.pixels),
+            writer.encode(chunk.pixels),
         )
 
     def embed(batch: _Batch) -> tuple[_Batch, NDArray[np.float16] | None]:
         if embedder is None:
             return batch, None
-        with busy.one_more():
+        with busy.measure():
             return batch, embedder.embed(batch.pixels)
 
     boxes = round_outward(objects.xyxy, slide.info)
     size = config.embedder.batch
-    parts = _parts(boxes, size, side_px=config.crops.size_px)
-    # A batch that fills up while another is cut, or as many parts as keep all threads busy.
-    ahead = max(-(-size // _PART), 2 * config.slides.read_threads)
+    chunks = _chunks(boxes, size, side_px=config.crops.size_px)
+    # Chunks of the batch that fills up while another is embedded, or as many as keep all threads busy.
+    ahead = max(-(-size // _CHUNK), 2 * config.slides.read_threads)
     measures: list[Measures] = []
     coarser = 0
     with (
-        closing(map_ordered(readers, cut, parts, ahead=ahead)) as cuts,
+        closing(map_ordered(readers, extract, chunks, ahead=ahead)) as extracted,
         closing(
-            map_ordered(network_threads.pool, embed, _batches(cuts), ahead=network_threads.count + 1)
+            map_ordered(network_threads.pool, embed, _batches(extracted), ahead=network_threads.count + 1)
         ) as embedded,
     ):
         written: Future[None] | None = None
         for batch, vectors in embedded:
             if written is not None:
                 written.result()
-            encoded = [crop for cut in batch.cuts for crop in cut.encoded]
+            encoded = [crop for chunk in batch.chunks for crop in chunk.encoded]
             written = writers.submit(writer.write_encoded, batch.first, encoded, vectors)
-            measures += [cut.measures for cut in batch.cuts]
-            coarser += sum(cut.coarser for cut in batch.cuts)
+            measures += [chunk.measures for chunk in batch.chunks]
+            coarser += sum(chunk.coarser for chunk in batch.chunks)
             progress((batch.first + len(batch.pixels)) / len(boxes))
         if written is not None:
             written.result()
@@ -114,8 +115,8 @@ def extract_crops(
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """Neighbouring objects: boxes (k, 4), and where in the pixels of their batch, from row `first` on, theirs go."""
+class _Chunk:
+    """Neighbouring objects: boxes (k, 4), and a view of the pixels of their batch, which begins at row `first`."""
 
     boxes: NDArray[np.int32]
     pixels: NDArray[np.uint8]
@@ -125,8 +126,8 @@ class _Part:
 
 
 @dataclass(frozen=True, eq=False)
-class _Cut:
-    part: _Part
+class _ExtractedChunk:
+    chunk: _Chunk
     measures: Measures
     coarser: int
     encoded: list[bytes]
@@ -136,30 +137,30 @@ class _Cut:
 class _Batch:
     first: int
     pixels: NDArray[np.uint8]
-    cuts: list[_Cut]
+    chunks: list[_ExtractedChunk]
 
 
-def _parts(boxes: NDArray[np.int32], size: int, *, side_px: int) -> Iterator[_Part]:
-    """All boxes in turn; memory for a batch is asked for with its first part."""
+def _chunks(boxes: NDArray[np.int32], size: int, *, side_px: int) -> Iterator[_Chunk]:
+    """Yield all boxes in order; memory for a batch is allocated with its first chunk."""
     for first in range(0, len(boxes), size):
         batch = np.empty((min(size, len(boxes) - first), side_px, side_px, 3), np.uint8)
-        for begin in range(0, len(batch), _PART):
-            pixels = batch[begin : begin + _PART]
+        for begin in range(0, len(batch), _CHUNK):
+            pixels = batch[begin : begin + _CHUNK]
             end = begin + len(pixels)
-            yield _Part(boxes[first + begin : first + end], pixels, first, batch, end == len(batch))
+            yield _Chunk(boxes[first + begin : first + end], pixels, first, batch, end == len(batch))
 
 
-def _batches(cuts: Iterable[_Cut]) -> Generator[_Batch]:
-    gathered: list[_Cut] = []
-    for cut in cuts:
-        gathered.append(cut)
-        if cut.part.is_last:
-            yield _Batch(cut.part.first, cut.part.batch, gathered)
+def _batches(chunks: Iterable[_ExtractedChunk]) -> Generator[_Batch]:
+    gathered: list[_ExtractedChunk] = []
+    for extracted in chunks:
+        gathered.append(extracted)
+        if extracted.chunk.is_last:
+            yield _Batch(extracted.chunk.first, extracted.chunk.batch, gathered)
             gathered = []
 
 
 class BusyTime:
-    """Seconds during which at least one thread was at it."""
+    """Seconds during which at least one thread was inside `measure`."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -168,7 +169,7 @@ class BusyTime:
         self._since_s = 0.0
 
     @contextmanager
-    def one_more(self) -> Iterator[None]:
+    def measure(self) -> Iterator[None]:
         with self._lock:
             if self._count == 0:
                 self._since_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""What is measured on each crop: optical density, sharpness, mean colour; and the slide's clear field."""
+"""Measures of each crop: optical density, sharpness, mean colour; and the slide's clear field."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from fossilray.slides.slide import Slide
 
 PATCH_PX = 256
-MOST_ALONG = 8
+MAX_PATCHES = 8
 """Clear-field sampling reads at most 8 x 8 patches of 256 px: 4 megapixels, spread over the scanned area."""
 
 NEAR_MODE_GREY = 6.0
-"""Pixels within so many grey levels of the clear field's mode are averaged: scanner noise, not objects."""
+"""Pixels within this many grey levels of the clear field's mode are averaged: scanner noise, not objects."""
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Columns of `objects` that come from pixels, one entry per crop; null where `missing`."""
+    """Columns of `objects` that are computed from pixels, one entry per crop; null where `missing`."""
 
     opacity: NDArray[np.float32]
     """Mean optical density, -log10(I / I0), over the object's box and the three channels."""
@@ -37,10 +37,10 @@ class Measures:
 
     @staticmethod
     def concatenate(parts: Sequence[Measures]) -> Measures:
-        """The parts' rows, one after the other; no rows for no parts."""
+        """Concatenate the rows of several; no rows where there are none."""
         if not parts:
-            nothing = np.zeros(0, np.float32)
-            return Measures(nothing, nothing, np.zeros((0, 3), np.uint8), np.zeros(0, np.bool_))
+            empty = np.zeros(0, np.float32)
+            return Measures(empty, empty, np.zeros((0, 3), np.uint8), np.zeros(0, np.bool_))
         return Measures(
             np.concatenate([part.opacity for part in parts]),
             np.concatenate([part.sharpness for part in parts]),
@@ -56,11 +56,11 @@ def measure_crops(
     *,
     contents: Sequence[tuple[int, int, int, int]] | None = None,
 ) -> Measures:
-    """Measure crops (k, S, S, 3); failed ones are not measured.
+    """Measure crops (k, S, S, 3) uint8; failed ones (k,) are not measured.
 
-    background_rgb is I0, the light where nothing lies. `contents` leaves the padding of letterboxed
-    crops out (x_min, y_min, x_max, y_max in crop pixels, one per crop); unset: the whole square counts.
-    Light of 0 counts as 1, so density is at most log10(I0); brighter than I0 is a negative density.
+    background_rgb: I0, the light of the clear field. contents: x_min, y_min, x_max, y_max in crop pixels, one per
+    crop, to leave out the padding of letterboxed crops; None: the whole square. Light of 0 counts as 1, so density is
+    at most log10(I0); pixels brighter than I0 have a negative density.
     """
     density = _density_by_value(np.asarray(background_rgb, np.float64))
     opacity = np.full(len(crops), np.nan, np.float32)
@@ -79,10 +79,10 @@ def measure_crops(
 
 
 def estimate_background(slide: Slide) -> NDArray[np.float32]:
-    """(3,) RGB of the slide's clear field, the I0 of its optical densities.
+    """Return the RGB (3,) of the slide's clear field, the I0 of its optical densities.
 
-    Sampled where something was scanned, on the coarsest level that can be read: the brightest mode
-    that many pixels share. The background that the slide states, where no pixel can be read.
+    It is the brightest frequent mode of the scanned area, sampled on the coarsest level that can be read; where no
+    pixel can be read, the background that the slide declares.
     """
     for level in reversed(range(len(slide.info.levels))):
         pixels = _sample_scanned(slide, level)
@@ -92,7 +92,7 @@ def estimate_background(slide: Slide) -> NDArray[np.float32]:
 
 
 def clear_field(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(3,) colour of the clear field among pixels (n, 3): the median around the brightest large mode."""
+    """Return the colour (3,) of the clear field among pixels (n, 3): the median around the brightest large mode."""
     grey = pixels.mean(axis=1)
     counts = np.bincount(np.rint(grey).astype(np.intp), minlength=256).astype(np.float64)
     # A narrow Gaussian joins the two or three grey levels that one even field spreads over.
@@ -128,7 +128,7 @@ def _laplacian_variance(crop: NDArray[np.uint8]) -> float:
         return 0.0
     grey = cv2.cvtColor(crop.astype(np.float32), cv2.COLOR_RGB2GRAY)
     inner = cv2.Laplacian(grey, cv2.CV_32F)[1:-1, 1:-1]
-    # OpenCV adds up in float64, in which the difference of the two loses nothing that counts.
+    # OpenCV sums in float64, whose precision suffices for the difference.
     mean_of_squares = cv2.norm(inner, cv2.NORM_L2SQR) / inner.size
     return float(max(0.0, mean_of_squares - cv2.mean(inner)[0] ** 2))
 
@@ -138,7 +138,7 @@ def _sample_scanned(slide: Slide, level: int) -> NDArray[np.uint8]:
     bounds, downsample = slide.info.bounds, slide.info.levels[level].downsample
     width, height = max(1, int(bounds.width / downsample)), max(1, int(bounds.height / downsample))
     columns, rows = _patches_along(width), _patches_along(height)
-    found = []
+    patches = []
     for row in range(rows):
         for column in range(columns):
             left, top = _spread(column, columns, width), _spread(row, rows, height)
@@ -152,15 +152,15 @@ def _sample_scanned(slide: Slide, level: int) -> NDArray[np.uint8]:
                 )
             except UnreadableRegion:
                 continue
-            found.append(patch[coverage == 255])
-    return np.concatenate(found) if found else np.zeros((0, 3), np.uint8)
+            patches.append(patch[coverage == 255])
+    return np.concatenate(patches) if patches else np.zeros((0, 3), np.uint8)
 
 
 def _patches_along(side: int) -> int:
-    return min(MOST_ALONG, -(-side // PATCH_PX))
+    return min(MAX_PATCHES, -(-side // PATCH_PX))
 
 
 def _spread(index: int, count: int, side: int) -> int:
-    """Start of the index-th of `count` patches that reach from one end of a side to the other."""
-    room = max(0, side - PATCH_PX)
-    return round(room * index / (count - 1)) if count > 1 else room // 2
+    """Start of the index-th of `count` patches that are spread from one end of a side to the other."""
+    last = max(0, side - PATCH_PX)
+    return round(last * index / (count - 1)) if count > 1 else last // 2

@@ -1,4 +1,4 @@
-"""Rows of `objects`: what was found and measured, in the columns and units of the schema."""
+"""Rows of `objects`: boxes and measures in the columns and units of the schema."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fossilray.processing.detection.merge import largest_overlaps
 
 @dataclass(frozen=True)
 class StoredCrops:
-    """What cutting left: the arrays' files, measures in row order, crops that come from a coarser level."""
+    """Stored crops: the arrays' files, measures in row order, and the number of crops from a coarser level."""
 
     files: ArrayFiles
     measures: Measures
@@ -66,7 +66,7 @@ def objects_table(
 
 
 def round_outward(xyxy: NDArray[np.float64], info: SlideInfo) -> NDArray[np.int32]:
-    """Whole-pixel boxes (n, 4) that hold the given ones, clipped to the scanned area; at least one pixel each way."""
+    """Round boxes (n, 4) outward to whole pixels, clipped to the scanned area; at least one pixel wide and high."""
     scanned = info.bounds
     start, end = np.array([scanned.x_min, scanned.y_min]), np.array([scanned.x_max, scanned.y_max])
     low = np.floor(xyxy[:, :2] + 1e-6).clip(start, end - 1)

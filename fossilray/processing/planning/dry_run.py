@@ -1,6 +1,6 @@
-"""What a run would do: every slide opened, every tile planned, nothing written.
+"""Dry run: every slide is opened and every tile planned; nothing is written.
 
-Of a slide in an object store a few kB are read: its tiles are planned over the part that its index lists, roughly.
+Of a slide in an object store a few kB are read, and its tiles are planned roughly, over the area that its index lists.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from fossilray.store import open_run
 from fossilray.store.files.base import is_remote
 
 OBJECTS_PER_MM2 = 46.0
-"""The archive's mean: 20,000 objects on a slide of 7 gigapixels at 0.25 um per pixel, which is 437 mm2."""
+"""Mean of the archive: 20,000 objects on a slide of 7 gigapixels at 0.25 um per pixel, which is 437 mm2."""
 CROP_BYTES = 16_000
 """A 224 px crop as JPEG at quality 90, measured; scales with the crop's area."""
 MODELS_BYTES = 900_000_000
-"""A worker before it has a slide: interpreter, torch, both networks."""
+"""Memory of a worker without a slide: interpreter, torch, both networks."""
 
 _OPENING_THREADS = 4
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A whole run, planned."""
+    """The plan of a run."""
 
     slides: tuple[SlidePlan, ...]
     refused: tuple[RejectedFile, ...]
     memory_per_worker: int
-    """Bytes; an estimate."""
+    """Estimated bytes."""
     crop_bytes: int
     scratch_gb: float = 0.0
 
     @property
     def objects(self) -> int:
-        """Projected from the area that is not blank."""
+        """Estimated from the area with foreground."""
         return round(sum(slide.covered_mm2 for slide in self.slides) * OBJECTS_PER_MM2)
 
 
 def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
-    """The plan for every slide of `target`; slides that cannot be opened are among the refused.
+    """Plan every slide of `target`; slides that cannot be opened are in `refused`.
 
     Raises:
         UsageError: the target or the run directory cannot be used.
@@ -67,22 +67,22 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
         committed = set()
     refused = list(catalog.refused)
     plans: list[SlidePlan] = []
-    far = any(is_remote(row.path) for row in catalog.rows)
+    has_remote = any(is_remote(row.path) for row in catalog.rows)
     planner = SlidePlanner(config, committed)
-    for answer in map_in_chunks(
-        planner.plan, catalog.rows, threads=READ_THREADS if far else _OPENING_THREADS
+    for result in map_in_chunks(
+        planner.plan, catalog.rows, threads=READ_THREADS if has_remote else _OPENING_THREADS
     ):
-        if isinstance(answer, RejectedFile):
-            refused.append(answer)
+        if isinstance(result, RejectedFile):
+            refused.append(result)
         else:
-            plans.append(answer)
+            plans.append(result)
     return RunPlan(
         tuple(plans), tuple(refused), _memory(config), crop_bytes(config), config.slides.scratch_gb
     )
 
 
 def render_plan(plan: RunPlan) -> Group:
-    """The plan for the terminal: a table of slides, then the sums."""
+    """Render the plan for the terminal: a table of slides, then the sums."""
     numbers = (Column(name, is_number=True) for name in ("size", "um/px", "tiles", "blank", "detector MP"))
     table = TextTable("slide", *numbers, "committed", title="dry run")
     for slide in plan.slides[:100]:
@@ -113,9 +113,9 @@ def render_plan(plan: RunPlan) -> Group:
             f"{fetched / 1e9:,.2f} GB to fetch from the object store, of which each worker keeps at most "
             f"{plan.scratch_gb:g} GB on its disk"
         )
-        lines.append("of slides there, only what was never scanned counts as blank before they are read")
+        lines.append("of these slides only unscanned area counts as blank before they are read")
     if len(known) < len(plan.slides):
-        lines.append(f"{len(plan.slides) - len(known)} slides say their size only when they are fetched")
+        lines.append(f"{len(plan.slides) - len(known)} slides have an unknown size before they are fetched")
     if len(plan.slides) > 100:
         lines.insert(0, f"the table shows the first 100 of {len(plan.slides)} slides")
     missing = describe_missing_sites([slide.row for slide in plan.slides])
@@ -129,7 +129,7 @@ def render_plan(plan: RunPlan) -> Group:
 
 
 def crop_bytes(config: RunConfig) -> int:
-    """Bytes of one stored crop, by its size and encoding; an estimate."""
+    """Estimated bytes of one stored crop, by its size and encoding."""
     share = (config.crops.size_px / 224) ** 2
     return round(CROP_BYTES * share * (1 if config.crops.encoding == "jpeg" else 8))
 
@@ -143,7 +143,7 @@ def _share(part: int | None, whole: int | None) -> str:
 
 
 def _memory(config: RunConfig) -> int:
-    """Models, tiles waiting for the detector, activations of one, crops waiting for the embedder."""
+    """Bytes of models, tiles that wait for the detector, activations of one tile, and crops to embed."""
     detection_pass = config.detector.passes[0]
     tile_px = config.tiling.tile_px
     window_px = (

@@ -1,4 +1,4 @@
-"""Machines by name, the machine at hand, and how many workers each would run."""
+"""Machines by name, this machine, and the number of workers that each runs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fossilray.core.formats.yaml_text import parse_yaml
 from fossilray.processing.planning.model import Machine, Quantity
 
 HERE = "here"
-"""Name of the machine at hand."""
+"""Name of this machine."""
 _WORKER_GB = 3.0
-"""Memory that one CPU worker may need, as the scheduler counts it."""
+"""Memory of one CPU worker at most, as the scheduler counts it."""
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One kind of machine as its provider states it."""
+    """One type of machine, as its provider describes it."""
 
     name: str
     gpus: int
@@ -34,10 +34,12 @@ class Instance:
 
 
 def find_instance(name: str, *, file: Path | None = None) -> Instance:
-    """The instance of that name in the package's table, or in a JSON or YAML file laid out alike; `here` is this one.
+    """Return the instance of that name from the package's table, or from a JSON or YAML file of the same layout.
+
+    `here` is this machine.
 
     Raises:
-        ConfigError: nobody knows the name, or the file cannot be read.
+        ConfigError: the name is unknown, or the file cannot be read.
     """
     if name == HERE:
         return this_machine()
@@ -51,7 +53,7 @@ def find_instance(name: str, *, file: Path | None = None) -> Instance:
 
 
 def this_machine() -> Instance:
-    """The machine at hand: its cores, memory and GPUs; its network and price nobody knows."""
+    """Return this machine: its cores, memory and GPUs; network and price are unknown."""
     import torch
 
     gpus = torch.cuda.device_count()
@@ -70,9 +72,9 @@ def this_machine() -> Instance:
 def machine_of_instance(
     instance: Instance, config: RunConfig, *, price_per_hour: float | None = None, file: Path | None = None
 ) -> Machine:
-    """The instance with as many workers as the job would run there.
+    """Return the instance with the number of workers that the job would run on it.
 
-    price_per_hour: what the user pays, in whatever currency; replaces the table's.
+    price_per_hour: the user's price, in any currency; replaces the table's.
     """
     price = None
     if price_per_hour is not None:
@@ -102,7 +104,7 @@ def _workers(instance: Instance, config: RunConfig) -> int:
 
 
 def _table(file: Path | None) -> tuple[dict[str, Instance], str]:
-    """Instances by name, and when their prices were so."""
+    """Return the instances by name, and the date of their prices."""
     where = str(file) if file else "the table of instances"
     try:
         text = (
@@ -122,8 +124,8 @@ def _table(file: Path | None) -> tuple[dict[str, Instance], str]:
         KeyError,
         AttributeError,
     ) as error:
-        told = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"{where} cannot be read as instances ({told}); write `instances:` as a list of name, gpus, gpu, vcpus, "
+            f"{where} cannot be read as instances ({reason}); write `instances:` as a list of name, gpus, gpu, vcpus, "
             "memory_gib, network_gbit_s and on_demand_per_hour"
         ) from None

@@ -1,4 +1,4 @@
-"""This machine's rates, measured in some seconds on a small synthetic slide in a temporary folder."""
+"""Rates of this machine, measured within seconds on a small synthetic slide in a temporary folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from fossilray.core.config import RunConfig
 from fossilray.core.types import Boxes, Detector, Embedder, Image
 from fossilray.models.backbones.load import load_embedder
 from fossilray.models.detectors.load import load_detector
-from fossilray.processing.crops.cut import ExtractedCrop, estimate_background, extract_crop, measure_crops
+from fossilray.processing.crops.cut import ExtractedCrop, extract_crop
+from fossilray.processing.crops.measures import estimate_background, measure_crops
 from fossilray.processing.crops.objects_table import round_outward
 from fossilray.processing.detection.foreground import find_foreground, foreground_units
 from fossilray.processing.detection.merge import TileBoxes, merge_tiles
@@ -33,21 +34,21 @@ from fossilray.synthetic.archive import ARCHIVE_MPP, synthesise_archive
 
 SIDE_PX = 3072
 _FINER = 8
-"""The overview of a slide so small is too quick to time; a finer one has as many pixels as a large slide's."""
-_MOST_CROPS = 256
+"""The overview of so small a slide is too fast to time; a finer one has as many pixels as a large slide's."""
+_MAX_CROPS = 256
 _ROUNDS = 3
-_LONG_S = 0.6
-"""Rounds that take so long together are enough."""
+_ENOUGH_S = 0.6
+"""No further round is started after this time."""
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 def measure_rates(config: RunConfig) -> Rates:
-    """What each part of the slide job does a second here: CPU work per core, networks on the GPU if there is one.
+    """Measure the rate of each part of the slide job: CPU work per core, networks on the GPU if there is one.
 
-    CPU work is counted in CPU time, so that other work on the machine does not change it; a disk slower than its
-    cache is not seen. Rates are medians of up to three rounds, with the slide opened anew for what is read, and say
-    how far the rounds lay apart: what a slide so small and so short a time cannot tell is not in that.
+    CPU work is measured in CPU time, so that other work on the machine does not change it; a disk slower than its
+    cache is not measured. Rates are medians of up to three rounds, with the slide opened again for each round that
+    reads, and state the spread of the rounds, which is not the error for other slides.
 
     Raises:
         WeightsError: weights cannot be loaded.
@@ -65,7 +66,7 @@ def measure_rates(config: RunConfig) -> Rates:
             precision=config.workers.precision,
             compiled=config.workers.compile,
         )
-        # Of a process that is killed meanwhile, the next one deletes it.
+        # If this process is killed meanwhile, the next one deletes the folder.
         with closing(Scratch(None)) as scratch:
             synthesise_archive(scratch.folder, slides=1, size_px=SIDE_PX, form="mrxs", seed=1)
             slide = next(scratch.folder.rglob("*.mrxs"))
@@ -75,7 +76,7 @@ def measure_rates(config: RunConfig) -> Rates:
 
 
 class _Measurement:
-    """The parts of the slide job, each timed alone on one slide."""
+    """The parts of the slide job, each timed separately on one slide."""
 
     def __init__(
         self, config: RunConfig, path: Path, detector: Detector, embedder: Embedder | None, *, on_gpu: bool
@@ -85,7 +86,7 @@ class _Measurement:
         self._detector = detector
         self._embedder = embedder
         self._on_gpu = on_gpu
-        # A GPU works while the CPU's clock stands.
+        # CPU time does not count the time that the GPU computes.
         self._network_clock = time.perf_counter if on_gpu else time.process_time
 
     def rates(self) -> Rates:
@@ -111,12 +112,12 @@ class _Measurement:
             lambda slide: [read_tile(slide, detection_pass, tile) for detection_pass, tile in tiles]
         )
         self._detect(tiles, pixels)  # a network prepares for each new shape of window
-        detected, found = _rounds(lambda: self._detect(tiles, pixels), self._network_clock)
+        detection, tile_boxes = _rounds(lambda: self._detect(tiles, pixels), self._network_clock)
         merged, boxes = _rounds(
-            lambda: merge_tiles(found, info=info, merge=self._config.merge), time.process_time
+            lambda: merge_tiles(tile_boxes, info=info, merge=self._config.merge), time.process_time
         )
         fixed, _ = self._on_slide(lambda slide: self._draw(slide, boxes), opening=True)
-        chosen = round_outward(boxes.xyxy, info)[:_MOST_CROPS]
+        chosen = round_outward(boxes.xyxy, info)[:_MAX_CROPS]
         if not len(chosen):
             chosen = np.array([[64, 64, 224, 224]] * 16, np.int32)
         coarsest = max(detection_pass.level for detection_pass in passes)
@@ -143,13 +144,13 @@ class _Measurement:
                 fixed.seconds,
                 "s/slide",
                 "measured here",
-                f"{where}; no object store's answers; {fixed.spread}",
+                f"{where}; without requests to an object store; {fixed.spread}",
             ),
             overview_mm2_per_s=overview.rate(
                 mm2 * _FINER**2, "mm2/s per core", f"{where}, as many pixels as {_FINER**2} times its area"
             ),
             read_mp_per_s=read.rate(megapixels, "MP/s per core", where),
-            detector_mp_per_s=detected.rate(megapixels, f"MP/s per {self._device}", where),
+            detector_mp_per_s=detection.rate(megapixels, f"MP/s per {self._device}", where),
             merged_objects_per_s=merged.rate(max(1, len(boxes)), per_core, f"{len(boxes)} objects"),
             cut_objects_per_s=cut.rate(count, per_core, f"{count} crops"),
             measured_objects_per_s=measured.rate(count, per_core, f"{count} crops"),
@@ -165,30 +166,30 @@ class _Measurement:
     def _device(self) -> str:
         return "GPU" if self._on_gpu else "core"
 
-    def _on_slide(self, work: Callable[[Slide], Answer], *, opening: bool = False) -> tuple[_Timed, Answer]:
-        """CPU time of work on a freshly opened slide, whose caches are empty; with or without opening.
+    def _on_slide(self, work: Callable[[Slide], Result], *, opening: bool = False) -> tuple[_Timed, Result]:
+        """Time work on a freshly opened slide, whose caches are empty, in CPU time; with or without opening.
 
-        Opening includes a first look at each level, which the reader compares with OpenSlide's.
+        Opening includes a first read of each level, which the reader compares with OpenSlide's.
         """
         seconds: list[float] = []
-        while len(seconds) < _ROUNDS and sum(seconds) < _LONG_S:
+        while len(seconds) < _ROUNDS and sum(seconds) < _ENOUGH_S:
             before_s = time.process_time()
             with self._open() as slide:
                 for level in range(len(slide.info.levels)):
                     slide.read(level, slide.info.bounds.x_min, slide.info.bounds.y_min, 1, 1)
                 opened_s = time.process_time()
-                answer = work(slide)
+                result = work(slide)
                 seconds.append(time.process_time() - (before_s if opening else opened_s))
-        return _Timed(tuple(seconds)), answer
+        return _Timed(tuple(seconds)), result
 
     def _detect(
         self, tiles: Sequence[tuple[DetectionPass, Tile]], pixels: Sequence[Image]
     ) -> list[TileBoxes]:
-        found: list[TileBoxes] = []
+        detected: list[TileBoxes] = []
         for (detection_pass, tile), window in zip(tiles, pixels, strict=True):
             (boxes,) = self._detector.detect(window[None], um_per_px=detection_pass.um_per_px)
-            found.append(TileBoxes(detection_pass, tile, boxes))
-        return found
+            detected.append(TileBoxes(detection_pass, tile, boxes))
+        return detected
 
     def _draw(self, slide: Slide, boxes: Boxes) -> bytes:
         picture, shown = slide.thumbnail(LONGEST_SIDE_PX)
@@ -214,7 +215,7 @@ class _Measurement:
             writer.finish()
 
     def _embed(self, stack: NDArray[np.uint8]) -> Quantity | None:
-        """Embeddings a second, in batches as the worker forms them."""
+        """Embeddings per second, in the worker's batches."""
         embedder = self._embedder
         if embedder is None:
             return None
@@ -226,18 +227,18 @@ class _Measurement:
 
 @dataclass(frozen=True)
 class _Timed:
-    """Seconds of some rounds of the same work."""
+    """Seconds of several rounds of the same work."""
 
     rounds: tuple[float, ...]
 
     @property
     def seconds(self) -> float:
-        """Their median."""
+        """The median of the rounds."""
         return max(median(self.rounds), 1e-6)
 
     @property
     def spread(self) -> str:
-        """How far apart the rounds lay."""
+        """The spread of the rounds, for messages."""
         if len(self.rounds) == 1:
             return "one round"
         share = (max(self.rounds) - min(self.rounds)) / 2 / self.seconds
@@ -247,11 +248,11 @@ class _Timed:
         return Quantity(amount / self.seconds, unit, "measured here", f"{how}; {self.spread}")
 
 
-def _rounds(work: Callable[[], Answer], clock: Callable[[], float]) -> tuple[_Timed, Answer]:
-    """Some rounds of work; fewer where they take long."""
+def _rounds(work: Callable[[], Result], clock: Callable[[], float]) -> tuple[_Timed, Result]:
+    """Time several rounds of work; fewer where they take long."""
     seconds: list[float] = []
-    while len(seconds) < _ROUNDS and sum(seconds) < _LONG_S:
+    while len(seconds) < _ROUNDS and sum(seconds) < _ENOUGH_S:
         before_s = clock()
-        answer = work()
+        result = work()
         seconds.append(clock() - before_s)
-    return _Timed(tuple(seconds)), answer
+    return _Timed(tuple(seconds)), result

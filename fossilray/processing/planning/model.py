@@ -1,12 +1,12 @@
-"""The arithmetic of an estimate: a workload, rates and a machine give times, and say what limits them.
+"""Model of an estimate: from a workload, rates and a machine to times and the limiting resource.
 
-How a worker's time is made up, as `fossilray.processing.worker` overlaps it:
-- the next slide is fetched while this one is worked on, so the network runs beside everything else;
+The time of a worker, as `fossilray.processing.worker` overlaps its parts:
+- the next slide is fetched while this one is processed, so the network runs in parallel to everything else;
 - opening with its overview, detection, merging, crops, and picture with commit follow one another;
-- in detection, threads read tiles while the detector looks at earlier ones: the slower of the two counts;
-- among the crops, threads cut, measure and encode the next batch while this one is embedded: the slower counts.
-Workers run side by side, so a machine is also limited by its cores, its GPUs and its network as a whole. What
-comes out is the bound of whichever is slowest; queues that run empty now and then cost a real run somewhat more.
+- in detection, threads read tiles while the detector computes on earlier ones: the slower of the two counts;
+- for crops, threads cut, measure and encode the next batch while this one is embedded: the slower counts.
+Workers run in parallel, so a machine is also limited by its cores, its GPUs and its network as a whole. The result is
+the bound of the slowest resource; queues that run empty now and then cost a real run somewhat more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Source = Literal["measured here", "measured in a run", "stated", "assumed", "fro
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number, its unit, where it comes from, and how."""
+    """A number with its unit, its source, and a note on how it was obtained."""
 
     value: float
     unit: str
@@ -31,23 +31,23 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Workload:
-    """What there is to do, summed over all slides."""
+    """The work of all slides together."""
 
     slides: Quantity
     gigapixels: Quantity
     """Level-0 pixels of the scanned areas."""
     scanned_mm2: Quantity
     detector_megapixels: Quantity
-    """Pixels at detection scale that the detector sees, halos included."""
+    """Pixels at detection scale that the detector is shown, halos included."""
     objects: Quantity
     bytes_read: Quantity
     bytes_per_object: Quantity
-    """What an object leaves in the run directory."""
+    """Bytes of one object in the run directory."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast each part goes; None where it is not told apart from another, whose rate then includes it.
+    """The rate of each part of the work; None where another part's rate includes it.
 
     Rates of CPU work are per core.
     """
@@ -56,46 +56,46 @@ class Rates:
     """Opening, picture, commit."""
     overview_mm2_per_s: Quantity | None
     read_mp_per_s: Quantity | None
-    """Megapixels at detection scale, read and decoded and resized."""
+    """Megapixels at detection scale: reading, decoding and resizing."""
     detector_mp_per_s: Quantity
     merged_objects_per_s: Quantity
     cut_objects_per_s: Quantity | None
     measured_objects_per_s: Quantity
     encoded_objects_per_s: Quantity | None
     embedded_objects_per_s: Quantity | None
-    """None also where nothing is embedded."""
+    """Also None without an embedder."""
     on_gpu: bool = False
-    """Detector and embedder were timed on a GPU; otherwise on one core."""
+    """Detector and embedder were timed on a GPU, not on one core."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What one machine offers, and how many workers share it."""
+    """The resources of one machine, and the number of workers on it."""
 
     name: str
     cores: int
     gpus: int
     workers: int
     read_threads: int
-    """Of each worker."""
+    """Reading threads of each worker."""
     network_gbit_s: float | None = None
-    """None: the network is no limit."""
+    """None: the network does not limit."""
     price_per_hour: Quantity | None = None
 
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of work on the mean slide."""
+    """One part of the work on the mean slide."""
 
     name: str
     seconds: float
-    """On one core, or on one GPU."""
+    """Seconds on one core, or on one GPU."""
     on_gpu: bool = False
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one worker does at a time; its parts overlap, so the longest counts."""
+    """One stage of a worker; its parts overlap, so the longest counts."""
 
     name: str
     seconds: float
@@ -105,7 +105,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class ArchiveEstimate:
-    """The whole archive on so many machines of a kind."""
+    """The whole archive on a number of equal machines."""
 
     workload: Workload
     rates: Rates
@@ -113,17 +113,17 @@ class ArchiveEstimate:
     machines: int
     stages: tuple[Stage, ...]
     limits: Mapping[str, float]
-    """Seconds a slide that each resource of one machine allows; the largest is what a slide takes."""
+    """Seconds per slide by resource of one machine; the largest is the time of a slide."""
     bottleneck: str
 
     @property
     def seconds_per_slide(self) -> float:
-        """Of one machine."""
+        """Seconds per slide of one machine."""
         return max(self.limits.values())
 
     @property
     def slides_per_hour(self) -> float:
-        """Of all machines together."""
+        """Rate of all machines together."""
         return 3600 / self.seconds_per_slide * self.machines
 
     @property
@@ -140,7 +140,7 @@ class ArchiveEstimate:
 
     @property
     def gpu_hours(self) -> float:
-        """GPUs that are paid for, busy or not."""
+        """Hours of the machines' GPUs, busy or idle."""
         return self.machine_hours * self.machine.gpus
 
     @property
@@ -157,7 +157,7 @@ class ArchiveEstimate:
         return self.workload.objects.value * self.workload.bytes_per_object.value
 
     def machines_for(self, days: float) -> int:
-        """How many such machines finish within so many days."""
+        """Number of such machines that finish within this number of days."""
         return max(1, ceil(self.machine_hours / (24 * days) - 1e-9))
 
 
@@ -165,10 +165,10 @@ CORES, GPU, NETWORK, WORKERS = "cores", "GPU", "network", "workers in turn"
 
 
 def estimate(workload: Workload, rates: Rates, machine: Machine, *, machines: int = 1) -> ArchiveEstimate:
-    """What the workload takes on `machines` such machines.
+    """Estimate the time of a workload on `machines` such machines.
 
     Raises:
-        ValueError: a rate or a machine that is nothing, or no slide.
+        ValueError: a rate, a machine or the number of slides is not positive.
     """
     if machines < 1 or machine.workers < 1 or machine.cores < 1 or workload.slides.value <= 0:
         raise ValueError("an estimate needs a slide, a machine, a core and a worker")
@@ -190,7 +190,7 @@ def _stages(workload: Workload, rates: Rates, machine: Machine) -> list[Stage]:
     if rates.overview_mm2_per_s is not None:
         overview_s = _seconds(workload.scanned_mm2.value / slides, rates.overview_mm2_per_s)
         opening.append(Part("overview", overview_s))
-    looking = Part("detector", _seconds(megapixels, rates.detector_mp_per_s), gpu)
+    detecting = Part("detector", _seconds(megapixels, rates.detector_mp_per_s), gpu)
     measuring = [Part("measuring", _seconds(objects, rates.measured_objects_per_s))]
     embedding = [
         replace(part, on_gpu=gpu) for part in _parts("embedder", objects, rates.embedded_objects_per_s)
@@ -201,13 +201,13 @@ def _stages(workload: Workload, rates: Rates, machine: Machine) -> list[Stage]:
     encoding = _parts("encoding crops", objects, rates.encoded_objects_per_s)
     return [
         _stage("open and commit", [(opening, 1)]),
-        _stage("detect", [(reading, machine.read_threads), ([looking], 1)]),
+        _stage("detect", [(reading, machine.read_threads), ([detecting], 1)]),
         _stage("merge", [([merging], 1)]),
         _stage(
             "crops",
             [([*cutting, *measuring, *encoding], machine.read_threads), (embedding, 1)]
             if cutting
-            # A run tells what was left beside embedding, by all threads together.
+            # A run records the time of all threads together that embedding does not hide.
             else [([*measuring, *embedding], 1), (encoding, 1)],
         ),
     ]
@@ -224,7 +224,7 @@ def _seconds(amount: float, rate: Quantity) -> float:
 
 
 def _stage(name: str, lanes: list[tuple[list[Part], int]]) -> Stage:
-    """lanes: parts that follow one another, shared by so many threads; lanes run side by side."""
+    """lanes: parts that follow one another, with the number of threads that share them; lanes run in parallel."""
     timed = [(sum(part.seconds for part in parts) / threads, parts) for parts, threads in lanes if parts]
     seconds, slowest = max(timed, key=lambda lane: lane[0])
     decided_by = max(slowest, key=lambda part: part.seconds).name
@@ -246,12 +246,12 @@ def _limits(stages: tuple[Stage, ...], workload: Workload, machine: Machine) -> 
 
 
 def _bottleneck(stages: tuple[Stage, ...], limits: Mapping[str, float]) -> str:
-    """The resource that decides, and what it is mostly busy with."""
+    """The limiting resource, and the part that keeps it most busy."""
     resource = max(limits, key=lambda name: limits[name])
     if resource == NETWORK:
         return "network (bytes of slides)"
     if resource == WORKERS:
-        stage = max(stages, key=lambda one: one.seconds)
+        stage = max(stages, key=lambda stage: stage.seconds)
         return f"workers in turn (mostly {stage.decided_by})"
     busy = [part for stage in stages for part in stage.parts if part.on_gpu == (resource == GPU)]
     return f"{resource} (mostly {max(busy, key=lambda part: part.seconds).name})"

@@ -1,4 +1,4 @@
-"""Rates from elsewhere: a finished run's slides, a file of stated ones, a GPU that is so many times a core."""
+"""Rates from a finished run, from a file, or scaled from a core to a GPU."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ UNITS = {
     "encoded_objects_per_s": "objects/s per core",
     "embedded_objects_per_s": "crops/s",
 }
-"""The rates that a file may state."""
+"""The rates that a file may contain."""
 _NETWORKS = ("detector_mp_per_s", "embedded_objects_per_s")
 
 
 @dataclass(frozen=True)
 class RatesOfRun:
-    """What the committed slides of a run tell."""
+    """Rates and object statistics of the committed slides of a run."""
 
     rates: Rates
-    habits: ObjectStatistics
+    statistics: ObjectStatistics
 
 
 def rates_of_run(store: RunStore, *, on_gpu: bool = False) -> RatesOfRun:
-    """Mean rates of one worker over a run's committed slides, and what its slides were like.
+    """Compute the mean rates of one worker, and object statistics, from a run's committed slides.
 
-    A run tells seconds a stage, not a part: reading counts with the detector, cutting and encoding with measuring.
-    on_gpu: whether its workers had a GPU, which the run does not say.
+    A run records seconds per stage, not per part: reading counts with the detector, cutting and encoding with
+    measuring. on_gpu: whether its workers had a GPU, which the run does not record.
 
     Raises:
-        RunNotFound: there is no run.
-        UsageError: nothing with an object is committed in it.
+        RunNotFound: the URL holds no run.
+        UsageError: no slide with objects is committed in it.
     """
     config = RunConfig.model_validate(store.read_run().config)
     slides = store.summaries_table()
@@ -77,15 +77,15 @@ def rates_of_run(store: RunStore, *, on_gpu: bool = False) -> RatesOfRun:
     where = f"{slides.num_rows} slides, {objects:,.0f} objects"
     embedded = None
     if spent["embed"] > 0:
-        embedded = _told(objects, spent["embed"], "crops/s", f"{where}, as the workers shared the machine")
+        embedded = _rate(objects, spent["embed"], "crops/s", f"{where}, as the workers shared the machine")
     rates = Rates(
         fixed_s_per_slide=Quantity(max(rest_s, 0.0) / slides.num_rows, "s/slide", "measured in a run", where),
         overview_mm2_per_s=None,
         read_mp_per_s=None,
-        detector_mp_per_s=_told(megapixels, spent["detect"], "MP/s", f"{where}; reading included"),
-        merged_objects_per_s=_told(objects, spent["merge"], "objects/s", where),
+        detector_mp_per_s=_rate(megapixels, spent["detect"], "MP/s", f"{where}; reading included"),
+        merged_objects_per_s=_rate(objects, spent["merge"], "objects/s", where),
         cut_objects_per_s=None,
-        measured_objects_per_s=_told(
+        measured_objects_per_s=_rate(
             objects,
             spent["crops"] - spent["embed"],
             "objects/s",
@@ -95,8 +95,8 @@ def rates_of_run(store: RunStore, *, on_gpu: bool = False) -> RatesOfRun:
         embedded_objects_per_s=embedded,
         on_gpu=on_gpu,
     )
-    habits = ObjectStatistics(
-        objects_per_mm2=_told(objects, max(content_mm2, 1e-9), "objects/mm2", where),
+    statistics = ObjectStatistics(
+        objects_per_mm2=_rate(objects, max(content_mm2, 1e-9), "objects/mm2", where),
         bytes_per_object=Quantity(
             _sum(slides, "array_bytes") / objects + PARQUET_BYTES_PER_OBJECT,
             "B/object",
@@ -110,24 +110,24 @@ def rates_of_run(store: RunStore, *, on_gpu: bool = False) -> RatesOfRun:
             where,
         ),
     )
-    return RatesOfRun(rates, habits)
+    return RatesOfRun(rates, statistics)
 
 
 def override_rates(rates: Rates, file: Path, *, on_gpu: bool) -> Rates:
-    """The rates with those that a YAML file states in their place.
+    """Replace rates by those in a YAML file.
 
-    on_gpu: the estimate is for a machine with GPUs. Unless the rates are of one too, the file must state what both
-    networks do there; and the other way round.
+    on_gpu: the estimate is for a machine with GPUs. If the rates are not, or the other way round, the file must
+    contain the rates of both networks.
 
     Raises:
-        ConfigError: the file cannot be read, or states what is no rate, or lacks a network's.
+        ConfigError: the file cannot be read, contains an unknown rate, or lacks a network's rate.
     """
     stated = _read(file)
     if on_gpu != rates.on_gpu:
         needed = [name for name in _NETWORKS if name not in stated and getattr(rates, name) is not None]
         if needed:
             raise ConfigError(
-                f"{file} does not state {needed[0]}, which was not measured on a {'GPU' if on_gpu else 'CPU'} here; "
+                f"{file} lacks {needed[0]}, which was not measured on a {'GPU' if on_gpu else 'CPU'} here; "
                 "add it"
             )
     quantities: dict[str, Any] = {
@@ -137,7 +137,7 @@ def override_rates(rates: Rates, file: Path, *, on_gpu: bool) -> Rates:
 
 
 def scale_to_gpu(rates: Rates, factor: float) -> Rates:
-    """The rates with both networks on a GPU that is assumed to be `factor` times one core of here."""
+    """Scale the rates of both networks to a GPU that is assumed to be `factor` times as fast as one core."""
 
     def faster(rate: Quantity) -> Quantity:
         how = f"{factor:g} times one core's {rate.value:.3g} ({rate.source})"
@@ -156,21 +156,23 @@ def _read(file: Path) -> dict[str, float]:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        told = " ".join(str(error).split())
-        raise ConfigError(f"cannot read the rates {file}: {told}; check the path") from None
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot read the rates {file}: {reason}; check the path") from None
     tree = parse_yaml(text, FileRole(str(file), "measured rates", "write name: number lines", ConfigError))
     known = ", ".join(UNITS)
     if not isinstance(tree, dict) or not tree:
-        raise ConfigError(f"{file} states no rates; write lines such as embedded_objects_per_s: 900")
+        raise ConfigError(f"{file} contains no rates; write lines such as embedded_objects_per_s: 900")
     for name, value in tree.items():
         if name not in UNITS:
-            raise ConfigError(f"{file} states {str(name)[:60]!r}, which is no rate; known are {known}")
+            raise ConfigError(
+                f"{file} contains {str(name)[:60]!r}, which is not a rate; known rates: {known}"
+            )
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 < value < float("inf"):
             raise ConfigError(
                 f"{file}: {name} is {str(value)[:60]!r}; write a number above 0 in {UNITS[name]}"
             )
-    assert {one.name for one in fields(Rates)} == {*UNITS, "on_gpu"}
+    assert {field.name for field in fields(Rates)} == {*UNITS, "on_gpu"}
     return {str(name): float(value) for name, value in tree.items()}
 
 
@@ -178,5 +180,5 @@ def _sum(slides: pa.Table, name: str) -> float:
     return float(pc.sum(slides[name]).as_py() or 0)
 
 
-def _told(amount: float, seconds: float, unit: str, how: str) -> Quantity:
+def _rate(amount: float, seconds: float, unit: str, how: str) -> Quantity:
     return Quantity(amount / max(seconds, 1e-6), unit, "measured in a run", how)

@@ -1,4 +1,4 @@
-"""What one slide would cost: opened on a disk, or told from a few kB of it in an object store."""
+"""Plan of one slide: from the opened slide on a disk, or from a few kB of it in an object store."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ STRIDE_PX = 32
 
 @dataclass(frozen=True)
 class SlidePlan:
-    """What one slide would cost; None where only the whole slide would tell."""
+    """Tiles, pixels and bytes of one slide; None where they are known only after its download."""
 
     row: CatalogRow
     committed: bool
     tiles: int | None
     blank: int | None
     detection_megapixels: float
-    """Pixels at detection scale that the detector would see, blank tiles left out."""
+    """Pixels at detection scale that the detector would be shown, background tiles left out."""
     covered_mm2: float
-    """Scanned area in the cores of the finest pass's tiles that are not blank."""
+    """Scanned area in the cores of the finest pass's tiles with foreground."""
     fetched_bytes: int = 0
-    """Bytes to bring from an object store."""
+    """Bytes to download from an object store."""
 
 
 class SlidePlanner:
-    """Plans slide after slide, in several threads."""
+    """Plans slides; `plan` may be called from several threads."""
 
     def __init__(self, config: RunConfig, committed: Collection[str]) -> None:
         self._config = config
@@ -52,7 +52,7 @@ class SlidePlanner:
         self._sources: dict[str, SlideSource] = {}
 
     def plan(self, row: CatalogRow) -> SlidePlan | RejectedFile:
-        """What the slide would cost, or why it cannot be processed."""
+        """Return the plan of the slide, or the slide with the reason why it cannot be processed."""
         try:
             return self._plan_remote(row) if is_remote(row.path) else self._plan_local(row)
         except SlideError as error:
@@ -68,47 +68,47 @@ class SlidePlanner:
             reader=slides.reader,
         ) as slide:
             passes = self._passes(slide.info)
-            content = find_foreground(slide, self._config.tiling)
-        return self._summed(
-            row, passes, [foreground_units(detection_pass, content) for detection_pass in passes]
+            foreground = find_foreground(slide, self._config.tiling)
+        return self._sum(
+            row, passes, [foreground_units(detection_pass, foreground) for detection_pass in passes]
         )
 
     def _plan_remote(self, row: CatalogRow) -> SlidePlan:
         slides = self._config.slides
         source = self._source(row.path)
-        bundle = list_slide_files(source, row.path)
-        check_fits(row.path, bundle.bytes, scratch_gb=slides.scratch_gb)
-        facts = read_metadata(source, bundle, shown=bundle.name, max_gigapixels=slides.max_gigapixels)
-        row = _completed(row, facts)
-        if not facts.levels:
-            return SlidePlan(row, row.slide_id in self._committed, None, None, 0.0, 0.0, bundle.bytes)
-        mpp = slides.mpp_override or facts.mpp or row.mpp or slides.mpp
+        files = list_slide_files(source, row.path)
+        check_fits(row.path, files.bytes, scratch_gb=slides.scratch_gb)
+        metadata = read_metadata(source, files, shown=files.name, max_gigapixels=slides.max_gigapixels)
+        row = _completed(row, metadata)
+        if not metadata.levels:
+            return SlidePlan(row, row.slide_id in self._committed, None, None, 0.0, 0.0, files.bytes)
+        mpp = slides.mpp_override or metadata.mpp or row.mpp or slides.mpp
         if mpp is None:
             raise MissingResolution(
-                f"{bundle.name} states no um per pixel; set slides.mpp or add an mpp column to the catalog"
+                f"{files.name} declares no um per pixel; set slides.mpp or add an mpp column to the catalog"
             )
-        cells = read_scanned_area(source, bundle)
-        canvas = Rect(0, 0, facts.levels[0].width, facts.levels[0].height)
+        cells = read_scanned_area(source, files)
+        canvas = Rect(0, 0, metadata.levels[0].width, metadata.levels[0].height)
         info = SlideInfo(
             path=row.path,
-            vendor=facts.vendor or "unknown",
+            vendor=metadata.vendor or "unknown",
             width=canvas.width,
             height=canvas.height,
             mpp=mpp,
-            levels=facts.levels,
-            bounds=_around(cells, canvas) if cells else canvas,
+            levels=metadata.levels,
+            bounds=_bounding_rect(cells, canvas) if cells else canvas,
             background_rgb=(255, 255, 255),
         )
         check_size(info, max_gigapixels=slides.max_gigapixels)
         passes = self._passes(info)
-        content = [
+        units = [
             foreground_units(detection_pass, None)
             if cells is None
             else units_overlapping(detection_pass, cells)
             for detection_pass in passes
         ]
-        plan = self._summed(row, passes, content)
-        return replace(plan, blank=None if cells is None else plan.blank, fetched_bytes=bundle.bytes)
+        plan = self._sum(row, passes, units)
+        return replace(plan, blank=None if cells is None else plan.blank, fetched_bytes=files.bytes)
 
     def _source(self, path: str) -> SlideSource:
         protocol = path.partition("://")[0]
@@ -119,11 +119,12 @@ class SlidePlanner:
     def _passes(self, info: SlideInfo) -> tuple[DetectionPass, ...]:
         return plan_passes(info, self._config.tiling, self._config.detector, STRIDE_PX)
 
-    def _summed(
-        self, row: CatalogRow, passes: Sequence[DetectionPass], content: Sequence[NDArray[np.bool_]]
+    def _sum(
+        self, row: CatalogRow, passes: Sequence[DetectionPass], foreground: Sequence[NDArray[np.bool_]]
     ) -> SlidePlan:
         plans = [
-            plan_windows(detection_pass, units) for detection_pass, units in zip(passes, content, strict=True)
+            plan_windows(detection_pass, units)
+            for detection_pass, units in zip(passes, foreground, strict=True)
         ]
         blank = sum(len(plan.blank) for plan in plans)
         return SlidePlan(
@@ -136,15 +137,15 @@ class SlidePlanner:
         )
 
 
-def _completed(row: CatalogRow, facts: SlideMetadata) -> CatalogRow:
-    """The row with what the slide itself says, for a catalog that says less."""
-    if not facts.levels:
+def _completed(row: CatalogRow, metadata: SlideMetadata) -> CatalogRow:
+    """Complete the row of a catalog by the slide's own metadata."""
+    if not metadata.levels:
         return row
-    finest = facts.levels[0]
-    return replace(row, width=finest.width, height=finest.height, mpp=facts.mpp or row.mpp)
+    finest = metadata.levels[0]
+    return replace(row, width=finest.width, height=finest.height, mpp=metadata.mpp or row.mpp)
 
 
-def _around(cells: Sequence[Rect], canvas: Rect) -> Rect:
+def _bounding_rect(cells: Sequence[Rect], canvas: Rect) -> Rect:
     return Rect(
         max(min(cell.x_min for cell in cells), canvas.x_min),
         max(min(cell.y_min for cell in cells), canvas.y_min),

@@ -1,4 +1,4 @@
-"""An estimate for the terminal, long or short, and as JSON for programs."""
+"""An estimate for the terminal, in full or in short, and as JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from rich.console import Group
 from rich.markup import escape
 
-from fossilray.core.text import format_bytes, strip_control_characters
+from fossilray.core.text import counted, format_bytes, format_duration, strip_control_characters
 from fossilray.core.text_table import Column, TextTable
 from fossilray.processing.planning.model import ArchiveEstimate, Quantity, Rates, Workload
 
@@ -16,12 +16,12 @@ _NAMES = {
     "slides": "slides",
     "gigapixels": "scanned pixels of level 0",
     "scanned_mm2": "scanned area",
-    "detector_megapixels": "pixels that the detector sees",
+    "detector_megapixels": "pixels shown to the detector",
     "objects": "objects",
     "bytes_read": "bytes of slides",
-    "bytes_per_object": "stored for each object",
+    "bytes_per_object": "stored per object",
     "fixed_s_per_slide": "open, picture, commit",
-    "overview_mm2_per_s": "overview that tells blank tiles",
+    "overview_mm2_per_s": "overview, to find foreground",
     "read_mp_per_s": "reading tiles",
     "detector_mp_per_s": "detector",
     "merged_objects_per_s": "merging boxes",
@@ -33,10 +33,10 @@ _NAMES = {
 
 
 def render_estimate(estimate: ArchiveEstimate, *, within_days: float | None = None) -> Group:
-    """Every term with where it comes from, the seconds of the mean slide, then what it comes to."""
+    """Render every term with its source, the seconds of the mean slide, and the result."""
     return Group(
-        _terms("what there is to do", estimate.workload),
-        _terms("how fast it goes", estimate.rates),
+        _terms("workload", estimate.workload),
+        _terms("rates", estimate.rates),
         _mean_slide(estimate),
         _limits(estimate),
         *_result(estimate, within_days),
@@ -44,12 +44,12 @@ def render_estimate(estimate: ArchiveEstimate, *, within_days: float | None = No
 
 
 def render_short(estimate: ArchiveEstimate) -> Group:
-    """What it comes to, in some lines."""
+    """Render the result in a few lines."""
     return Group(*_result(estimate, None))
 
 
 def estimate_to_json(estimate: ArchiveEstimate, *, within_days: float | None = None) -> str:
-    """The same as one JSON object: workload, rates, machine, stages, limits and results."""
+    """Return workload, rates, machine, stages, limits and results as one JSON object."""
     results = {
         "seconds_per_slide": estimate.seconds_per_slide,
         "bottleneck": estimate.bottleneck,
@@ -66,10 +66,10 @@ def estimate_to_json(estimate: ArchiveEstimate, *, within_days: float | None = N
     return json.dumps({**asdict(estimate), "results": results}, indent=1, ensure_ascii=False)
 
 
-def _terms(title: str, told: Workload | Rates) -> TextTable:
+def _terms(title: str, terms: Workload | Rates) -> TextTable:
     table = TextTable("term", Column("value", is_number=True), "unit", "from", "how", title=title)
-    for field in fields(told):
-        quantity = getattr(told, field.name)
+    for field in fields(terms):
+        quantity = getattr(terms, field.name)
         if isinstance(quantity, Quantity):
             table.add_row(
                 _NAMES[field.name],
@@ -92,7 +92,7 @@ def _mean_slide(estimate: ArchiveEstimate) -> TextTable:
         "stage of a worker",
         Column("s", is_number=True),
         "decided by",
-        "of these at once (s of one core or GPU)",
+        "parallel parts (s of one core or GPU)",
         title="the mean slide",
     )
     for stage in estimate.stages:
@@ -105,18 +105,18 @@ def _mean_slide(estimate: ArchiveEstimate) -> TextTable:
 
 def _limits(estimate: ArchiveEstimate) -> TextTable:
     machine = estimate.machine
-    reading = _count(machine.read_threads, "reading thread")
+    reading = counted(machine.read_threads, "reading thread")
     offered = {
-        "workers in turn": f"{_count(machine.workers, 'worker')}, {reading} each",
-        "cores": _count(machine.cores, "core"),
-        "GPU": _count(machine.gpus, "GPU"),
+        "workers in turn": f"{counted(machine.workers, 'worker')}, {reading} each",
+        "cores": counted(machine.cores, "core"),
+        "GPU": counted(machine.gpus, "GPU"),
         "network": f"{machine.network_gbit_s or 0:g} Gbit/s",
     }
     table = TextTable(
         "limit",
         "offered",
-        Column("s a slide", is_number=True),
-        title=f"what one machine allows: {machine.name}",
+        Column("s per slide", is_number=True),
+        title=f"limits of one machine: {machine.name}",
     )
     for name, seconds in estimate.limits.items():
         table.add_row(name, offered[name], _number(seconds))
@@ -128,10 +128,10 @@ def _result(estimate: ArchiveEstimate, within_days: float | None) -> list[str]:
     name = escape(strip_control_characters(machine.name))
     lines = [
         "",
-        f"{estimate.slides_per_hour:,.1f} slides/h on {estimate.machines} x {name}; what limits it: "
+        f"{estimate.slides_per_hour:,.1f} slides/h on {estimate.machines} x {name}; limited by: "
         f"{estimate.bottleneck}",
-        f"{_duration(estimate.hours)} for {estimate.workload.slides.value:,.0f} slides, at the bound: queues that "
-        "run empty cost somewhat more",
+        f"{format_duration(estimate.hours * 3600)} for {estimate.workload.slides.value:,.0f} slides, at the bound: "
+        "queues that run empty cost somewhat more",
     ]
     if machine.gpus:
         lines.append(
@@ -146,7 +146,7 @@ def _result(estimate: ArchiveEstimate, within_days: float | None) -> list[str]:
             f"{currency}{estimate.money:,.2f} at {price.value:g} an hour ({price.source}: {escape(price.how)})"
         )
     else:
-        lines.append("no price is known; give --price for the money")
+        lines.append("the price is unknown; give --price for the cost")
     stored, each = format_bytes(estimate.stored_bytes), estimate.workload.bytes_per_object
     lines.append(
         f"{stored} in the run directory: {estimate.workload.objects.value:,.0f} objects of {each.value:,.0f} B "
@@ -155,18 +155,6 @@ def _result(estimate: ArchiveEstimate, within_days: float | None) -> list[str]:
     if within_days is not None:
         lines.append(f"{estimate.machines_for(within_days)} x {name} finish within {within_days:g} days")
     return lines
-
-
-def _duration(hours: float) -> str:
-    if hours < 1 / 60:
-        return f"{hours * 3600:,.1f} seconds"
-    if hours < 1:
-        return f"{hours * 60:,.1f} minutes"
-    return f"{hours:,.1f} hours" if hours < 48 else f"{hours / 24:,.1f} days"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""What there is to do in an archive: planned from a catalog's facts, or summed from a dry run."""
+"""Workload of an archive: estimated from a catalog, or summed from a dry run."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ ARCHIVE_PX = 7e9
 """Level-0 pixels scanned on the archive's mean slide."""
 ARCHIVE_MPP = 0.25
 ARCHIVE_BYTES_PER_PX = 1.9e9 / ARCHIVE_PX
-"""1.9 GB for those pixels, as the scanner's JPEG."""
+"""1.9 GB for those pixels, as JPEG of the scanner."""
 PARQUET_BYTES_PER_OBJECT = 64
-"""Measured on the demo's run."""
+"""Measured on the run of `fossilray demo`."""
 EMBEDDING_BYTES = 1024
 """512 halves, the bundled vector; shorter ones take less."""
 
 
 @dataclass(frozen=True)
 class ObjectStatistics:
-    """What slides are like where the catalog cannot say."""
+    """Statistics of slides that a catalog does not contain."""
 
     objects_per_mm2: Quantity
     bytes_per_object: Quantity
     blank_share: Quantity
-    """Share of the scanned area whose tiles the detector is not shown."""
+    """Share of the scanned area in background tiles, which the detector is not shown."""
 
 
 def assumed_statistics(crop_bytes: int) -> ObjectStatistics:
-    """Those of the archive that fossilray was made for. crop_bytes: of one stored crop."""
+    """Statistics of the archive that fossilray was made for. crop_bytes: size of one stored crop."""
     return ObjectStatistics(
         objects_per_mm2=Quantity(OBJECTS_PER_MM2, "objects/mm2", "assumed", "20,000 on a slide of 437 mm2"),
         bytes_per_object=Quantity(
@@ -49,27 +49,27 @@ def assumed_statistics(crop_bytes: int) -> ObjectStatistics:
             "assumed",
             f"crop {crop_bytes:,}, vector {EMBEDDING_BYTES}, row {PARQUET_BYTES_PER_OBJECT}",
         ),
-        blank_share=Quantity(0.0, "of the scanned area", "assumed", "no tile is blank"),
+        blank_share=Quantity(0.0, "of the scanned area", "assumed", "no tile is background"),
     )
 
 
 def workload_of_rows(
-    rows: Sequence[CatalogRow], config: RunConfig, habits: ObjectStatistics, *, slides: int | None = None
+    rows: Sequence[CatalogRow], config: RunConfig, statistics: ObjectStatistics, *, slides: int | None = None
 ) -> Workload:
-    """The work of these slides, or of so many like them; no slide is opened.
+    """Estimate the workload of these slides, or of another number of similar slides; no slide is opened.
 
     Raises:
-        CatalogError: there is no slide.
+        CatalogError: the catalog is empty.
     """
     if not rows:
         raise CatalogError("there is no slide to estimate; name a folder or a catalog that has some")
     factor = (slides or len(rows)) / len(rows)
     canvases = [_canvas(row, config) for row in rows]
-    shown = 1 - habits.blank_share.value
+    shown = 1 - statistics.blank_share.value
     area_px = sum(canvas.width * canvas.height for canvas in canvases)
     mm2 = sum(canvas.width * canvas.height * (canvas.mpp / 1000) ** 2 for canvas in canvases)
     megapixels = sum(_megapixels(canvases, config)) * shown
-    source, how = _told(canvases)
+    source, how = _area_source(canvases)
     number = (
         Quantity(slides, "slides", "stated", f"like the {len(rows):,} of the catalog")
         if slides
@@ -83,19 +83,19 @@ def workload_of_rows(
             megapixels * factor,
             "MP",
             "computed",
-            f"tiles with halos of {len(config.detector.passes)} passes, {habits.blank_share.value:.0%} blank "
-            f"({habits.blank_share.source})",
+            f"tiles with halos of {len(config.detector.passes)} passes, {statistics.blank_share.value:.0%} background "
+            f"({statistics.blank_share.source})",
         ),
-        objects=_objects(mm2 * factor, habits),
+        objects=_objects(mm2 * factor, statistics),
         bytes_read=_scanner_bytes(area_px * factor),
-        bytes_per_object=habits.bytes_per_object,
+        bytes_per_object=statistics.bytes_per_object,
     )
 
 
-def workload_of_plan(plan: RunPlan, habits: ObjectStatistics) -> Workload | None:
-    """The work that a dry run found and that is not committed yet; None if there is none.
+def workload_of_plan(plan: RunPlan, statistics: ObjectStatistics) -> Workload | None:
+    """Sum the workload of the slides of a dry run that are not committed; None without such slides.
 
-    Slides whose size only a fetch tells count as the mean of the others.
+    Slides whose size is unknown before their download count as the mean of the others.
     """
     waiting = [slide for slide in plan.slides if not slide.committed]
     known = [slide for slide in waiting if slide.tiles]
@@ -117,17 +117,17 @@ def workload_of_plan(plan: RunPlan, habits: ObjectStatistics) -> Workload | None
         ),
         objects=_objects(
             sum(slide.covered_mm2 for slide in known) * factor,
-            replace(habits, blank_share=replace(habits.blank_share, value=0.0)),
+            replace(statistics, blank_share=replace(statistics.blank_share, value=0.0)),
         ),
         bytes_read=Quantity(fetched, "B", "computed", "listed in the object store")
         if fetched
         else _scanner_bytes(area_px),
-        bytes_per_object=habits.bytes_per_object,
+        bytes_per_object=statistics.bytes_per_object,
     )
 
 
 def detector_megapixels(info: SlideInfo, config: RunConfig) -> float:
-    """Megapixels at detection scale that all tiles of a slide hold, halos included."""
+    """Megapixels at detection scale of all tiles of a slide, halos included."""
     passes = plan_passes(info, config.tiling, config.detector, STRIDE_PX)
     return sum(
         plan_windows(detection_pass, foreground_units(detection_pass, None)).megapixels
@@ -136,7 +136,7 @@ def detector_megapixels(info: SlideInfo, config: RunConfig) -> float:
 
 
 def scanned_info(width: int, height: int, *, mpp: float, levels: int | None = None) -> SlideInfo:
-    """A slide of this scanned area (level-0 px) whose levels halve, for planning alone."""
+    """Return a slide of this scanned area (level-0 px) whose levels halve, for planning only."""
     halves = [
         Level(max(1, width >> level), max(1, height >> level), float(1 << level))
         for level in range(levels or _LEVELS)
@@ -154,11 +154,11 @@ def scanned_info(width: int, height: int, *, mpp: float, levels: int | None = No
 
 
 _LEVELS = 10
-"""As MIRAX has them; a catalog that says otherwise is believed."""
+"""As in MIRAX; the catalog's number of levels takes precedence."""
 
 
-_FEW = 100
-"""Slides that are planned one by one, some ms each; of more, one for each size."""
+_PLANNED_EACH = 100
+"""Up to this number slides are planned one by one, some ms each; of more, one per size."""
 
 
 @dataclass(frozen=True)
@@ -191,13 +191,13 @@ def _canvas(row: CatalogRow, config: RunConfig) -> _Canvas:
 
 
 def _megapixels(canvases: Sequence[_Canvas], config: RunConfig) -> list[float]:
-    """What the detector sees of each; of many, from a slide within 3 % of its width and height, by area."""
-    if len(canvases) <= _FEW:
+    """Megapixels that the detector is shown of each slide; of many, by area from one within 3 % of width and height."""
+    if len(canvases) <= _PLANNED_EACH:
         return [detector_megapixels(canvas.info(), config) for canvas in canvases]
 
     @functools.cache
     def share(width: int, height: int, mpp: float, levels: int | None) -> float:
-        """Of the level-0 pixels of such a slide."""
+        """Detector megapixels per level-0 pixel of such a slide."""
         return detector_megapixels(scanned_info(width, height, mpp=mpp, levels=levels), config) / (
             width * height
         )
@@ -210,22 +210,24 @@ def _megapixels(canvases: Sequence[_Canvas], config: RunConfig) -> list[float]:
 
 
 def _near(side_px: int) -> int:
-    """The nearest of 16 sizes an octave."""
+    """The nearest of 16 sizes per octave."""
     return max(1, round(2 ** (round(16 * math.log2(side_px)) / 16)))
 
 
-def _told(canvases: Sequence[_Canvas]) -> tuple[Source, str]:
-    """Where the areas come from: the catalog, unless every slide needed an assumption."""
+def _area_source(canvases: Sequence[_Canvas]) -> tuple[Source, str]:
+    """Source of the areas: the catalog, unless every slide needed an assumption."""
     counts: dict[str, int] = {}
     for canvas in canvases:
         for assumption in canvas.assumed:
             counts[assumption] = counts.get(assumption, 0) + 1
-    how = "; ".join(f"{what} assumed for {count:,} of {len(canvases):,}" for what, count in counts.items())
+    how = "; ".join(
+        f"{assumption} assumed for {count:,} of {len(canvases):,}" for assumption, count in counts.items()
+    )
     return ("assumed" if all(canvas.assumed for canvas in canvases) else "from the catalog"), how
 
 
-def _objects(mm2: float, habits: ObjectStatistics) -> Quantity:
-    density, blank = habits.objects_per_mm2, habits.blank_share.value
+def _objects(mm2: float, statistics: ObjectStatistics) -> Quantity:
+    density, blank = statistics.objects_per_mm2, statistics.blank_share.value
     how = f"{density.value:.3g} per mm2 ({density.source}: {density.how})"
     return Quantity(mm2 * (1 - blank) * density.value, "objects", "computed", how)
 
