@@ -233,3 +233,11 @@ def test_the_citation_is_of_this_version() -> None:
     assert {"cff-version", "message", "title", "authors", "license"} <= citation.keys()
     assert citation["version"] == __version__
     assert citation["preferred-citation"]["year"] == 2024
+
+
+def test_the_page_of_faults_names_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "cluster" / "faults.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`(\w+/test_\w+)`", page))
+    assert len(names) > 15
+    for name in names:
+        assert (ROOT / "tests" / f"{name}.py").is_file(), f"docs/cluster/faults.md names {name}"
