@@ -39,6 +39,13 @@ FossilrayError
         │   └── SourceOut            its whole folder or bucket is unreachable: not the slide's failure
         ├── ScratchFull              no room to stage the slide just now
         └── OutOfMemory              the worker could not get the memory it asked for
+
+Example:
+    >>> import fossilray
+    >>> try:
+    ...     fossilray.query("missing", "SELECT 1")
+    ... except fossilray.errors.RunNotFound as error:
+    ...     reason = str(error)
 """
 
 from __future__ import annotations

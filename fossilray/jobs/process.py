@@ -10,13 +10,16 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
 
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import CatalogError, RunNotFound
 from fossilray.core.exception_summary import ExceptionSummary
 from fossilray.core.records import UNASSIGNED_WELL, CatalogRow, Failure, RejectedFile, Worker, WorkItem
 from fossilray.jobs.journal import DriverJournal, require_single_driver
-from fossilray.jobs.progress import Display, Tally
+from fossilray.jobs.progress import Display, Tally, choose_display
 from fossilray.jobs.run_items import JobResult, run_on_ray
 from fossilray.jobs.scheduler import ray_cluster
 from fossilray.models.backbones.load import describes_without_loading
@@ -28,6 +31,47 @@ from fossilray.store import RunStore, open_run
 from fossilray.store.run.attempts import REJECTED_AT
 from fossilray.store.run.run_record import RunRecord, describe_run
 from fossilray.store.run.slide_states import read_states
+
+
+def process(
+    slides: str | Path,
+    run: str | Path,
+    config: RunConfig | None = None,
+    *,
+    address: str = "local",
+    display: Display | None = None,
+) -> JobResult:
+    """Detect, crop and embed every object of an archive of slides into a run directory, on Ray.
+
+    The same call resumes: slides that the run has committed are not processed again.
+
+    Args:
+        slides: folder, glob, one slide, or a catalog (.csv, .parquet), on a disk or in an object store.
+        run: run directory to create or to resume, a local path or an s3:// address.
+        config: by default `RunConfig()`.
+        address: `local` starts a private Ray on this machine; else the address of a Ray cluster.
+        display: shows progress; by default a progress bar on a terminal, and lines of JSON elsewhere.
+
+    Returns:
+        The end of the job: `tally` with the numbers of slides and objects, and the `failures` of slides that were not
+        committed, each with its stage and reason. `exit_code` is that of `fossilray process`.
+
+    Raises:
+        UsageError: the slides, the configuration or the run directory cannot be used.
+        WeightsError, WorkerError, StoreError: the job cannot continue; what is committed stays.
+
+    Example:
+        >>> import fossilray
+        >>> result = fossilray.process("slides", "census", fossilray.RunConfig(workers={"count": 1}))
+        >>> committed = result.tally.committed + result.tally.already_committed
+    """
+    return run_job(
+        str(slides),
+        str(run),
+        config or RunConfig(),
+        address=address,
+        display=display or choose_display(Console()),
+    )
 
 
 def run_job(

@@ -35,6 +35,40 @@ FAILURES = 5
 _POLL_S = 0.5
 
 
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    address: str = "local",
+    report: Callable[[TrainingProgress], None] = lambda _: None,
+) -> TrainingResult:
+    """Train a backbone on crops, on Ray; the same call resumes from the last checkpoint in the folder.
+
+    Args:
+        config: method, crops (`data.sources`) and schedule.
+        out: folder for checkpoints, logs, the report and the finished backbone; a local path or an s3:// address.
+        address: `local` starts a private Ray on this machine; else the address of a Ray cluster.
+        report: called in this process with the progress of the training.
+
+    Returns:
+        The end of the training: `finished`, `step`, `loss`, the figures of the last `probe`, and `backbone`, the path
+        of the finished weights.
+
+    Raises:
+        UsageError: the crops, or the checkpoint in the folder, do not fit the configuration.
+        TrainingDiverged: the loss or the gradients are not finite any more.
+        WorkerError, WeightsError, StoreError: the training cannot continue; its last checkpoint can be resumed.
+
+    Example:
+        >>> import fossilray
+        >>> config = fossilray.TrainConfig(
+        ...     method="simclr", arch="resnet18", data={"sources": ["census"]}, batch=8, steps=4
+        ... )
+        >>> result = fossilray.train(config, "backbone")
+    """
+    return run_training(config, str(out), address=address, report=report)
+
+
 def run_training(
     config: TrainConfig,
     out: str,

@@ -48,26 +48,44 @@ _CHECKED_EVERY_S = 1.0
 
 
 def open_slide(
-    path: Path,
+    path: str | Path,
     *,
     mpp: float | None = None,
     mpp_override: float | None = None,
     max_gigapixels: float = _MOST_GIGAPIXELS,
     reader: SlideReader = "auto",
 ) -> Slide:
-    """The slide at `path`, ready to be read by several threads.
+    """Open a slide for reading by any number of threads.
 
-    mpp: um per level-0 pixel if the slide states none; mpp_override: whatever the slide states.
-    max_gigapixels: the most level-0 pixels, in 1e9, that a file may claim.
-    reader: auto decodes tiles without OpenSlide on levels where that was seen to give the same.
+    Args:
+        path: MIRAX (.mrxs), TIFF, SVS, or another format that OpenSlide reads.
+        mpp: micrometres per level-0 pixel, if the slide states none.
+        mpp_override: micrometres per level-0 pixel, whatever the slide states.
+        max_gigapixels: largest number of level-0 pixels, in 1e9, that a file may claim.
+        reader: `auto` decodes tiles without OpenSlide on levels where the pixels were seen to be equal; `openslide`
+            never does.
+
+    Returns:
+        The slide, a context manager. `info` has its size in level-0 pixels, mpp, levels and scanned area;
+        `read(level, x, y, width, height)` gives (height, width, 3) uint8 RGB, with x and y in level-0 pixels from the
+        top left corner and width and height in pixels of the level; `thumbnail(longest_side_px)` gives the scanned area
+        and the level-0 rectangle that it shows.
 
     Raises:
-        NotASlide: OpenSlide cannot open the file.
-        SlideMissing, SlideUnreadable, SourceUnreachable: the system does not.
-        MissingCompanion: part of a MIRAX slide is missing, or too short for OpenSlide to begin.
-        MissingResolution: neither the slide nor the caller states um per pixel.
-        TooLarge: it claims more pixels than that, or tiles too large to decode.
+        UnreadableSlide: OpenSlide cannot open the file.
+        SlideMissing, SlideUnreadable, SourceUnreachable: the operating system cannot.
+        MissingCompanion: a MIRAX slide lacks a file, or has one that is too short.
+        MissingResolution: neither the slide nor the caller states the mpp.
+        TooLarge: the file claims more pixels than that, or tiles too large to decode.
+
+    Example:
+        >>> import fossilray
+        >>> path = fossilray.query("census", "SELECT path FROM slides ORDER BY slide_id")["path"][0].as_py()
+        >>> with fossilray.open_slide(path) as slide:
+        ...     image, area = slide.thumbnail(1024)
+        ...     corner = slide.read(0, slide.info.bounds.x_min, slide.info.bounds.y_min, 512, 512)
     """
+    path = Path(path)
     check_files(path, max_gigapixels=max_gigapixels)
     handle = _open_handle(path)
     try:

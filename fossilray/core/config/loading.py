@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,16 +30,24 @@ EXPLAINED_BY: dict[type[Section], str] = {
 """Where every field of a configuration is listed; messages lead there."""
 
 
-def load_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> RunConfig:
-    """The configuration in a YAML file (or the defaults) with `section.field=value` assignments applied.
+def load_config(path: Path | str | None, assignments: Sequence[str] = ()) -> RunConfig:
+    """Load the configuration of a run from a YAML file, or the defaults, and apply assignments.
+
+    Args:
+        path: YAML file; None for the defaults.
+        assignments: changes in the form `section.field=value`, as `--set` takes them.
 
     Raises:
-        ConfigError: the file cannot be read, or a key or value is not one fossilray knows.
+        ConfigError: the file cannot be read, or a key or value is not valid.
+
+    Example:
+        >>> import fossilray
+        >>> config = fossilray.load_config(None, ["crops.size_px=128", "detector.batch=4"])
     """
     return _load(RunConfig, path, assignments)
 
 
-def parse_config(text: str, assignments: list[str] | tuple[str, ...] = (), *, name: str) -> RunConfig:
+def parse_config(text: str, assignments: Sequence[str] = (), *, name: str) -> RunConfig:
     """The configuration in a YAML text that was read elsewhere; `name` is what messages call it.
 
     Raises:
@@ -48,16 +56,24 @@ def parse_config(text: str, assignments: list[str] | tuple[str, ...] = (), *, na
     return _validated(RunConfig, _parse_yaml(RunConfig, text, name), assignments, name)
 
 
-def load_train_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> TrainConfig:
-    """A training's configuration, from a YAML file and assignments as those of `load_config`.
+def load_train_config(path: Path | str | None, assignments: Sequence[str] = ()) -> TrainConfig:
+    """Load the configuration of a training from a YAML file, or the defaults, and apply assignments.
+
+    Args:
+        path: YAML file; None for the defaults.
+        assignments: changes in the form `section.field=value` or `field=value`, as `--set` takes them.
 
     Raises:
-        ConfigError: as load_config.
+        ConfigError: the file cannot be read, or a key or value is not valid.
+
+    Example:
+        >>> import fossilray
+        >>> config = fossilray.load_train_config(None, ["method=simclr", "data.sources=[census]", "steps=1000"])
     """
     return _load(TrainConfig, path, assignments)
 
 
-def load_curation_config(path: Path | None, assignments: list[str] | tuple[str, ...] = ()) -> CurationConfig:
+def load_curation_config(path: Path | None, assignments: Sequence[str] = ()) -> CurationConfig:
     """A curation's configuration, from a YAML file and assignments `field=value`.
 
     Raises:
@@ -79,8 +95,8 @@ def default_yaml() -> str:
     return "\n".join(_yaml_lines(RunConfig(), indent="")) + "\n"
 
 
-def _load(kind: type[Config], path: Path | None, assignments: list[str] | tuple[str, ...]) -> Config:
-    tree = _parse_yaml(kind, _read(path), str(path)) if path is not None else {}
+def _load(kind: type[Config], path: Path | str | None, assignments: Sequence[str]) -> Config:
+    tree = _parse_yaml(kind, _read(Path(path)), str(path)) if path is not None else {}
     return _validated(kind, tree, assignments, None if path is None else str(path))
 
 
@@ -104,7 +120,7 @@ def _parse_yaml(kind: type[Section], text: str, name: str) -> dict[str, Any]:
 
 
 def _validated(
-    kind: type[Config], tree: dict[str, Any], assignments: list[str] | tuple[str, ...], name: str | None
+    kind: type[Config], tree: dict[str, Any], assignments: Sequence[str], name: str | None
 ) -> Config:
     for assignment in assignments:
         _assign(tree, assignment)

@@ -296,7 +296,16 @@ class StoreConfig(AccessConfig):
 
 
 class RunConfig(Section):
-    """Everything `fossilray process` can be told."""
+    """Configuration of `process`: slides, detection, crops, backbone, workers, store.
+
+    Frozen; unknown fields and values out of range raise pydantic's `ValidationError`, `load_config` a `ConfigError`.
+    docs/reference/configuration lists every field.
+
+    Example:
+        >>> import fossilray
+        >>> config = fossilray.RunConfig()
+        >>> smaller = fossilray.RunConfig(crops={"size_px": 128})
+    """
 
     slides: SlidesConfig = Field(SlidesConfig(), description="Which slides, and how they are read.")
     tiling: TilingConfig = Field(TilingConfig(), description="How slides are cut into tiles.")

@@ -182,7 +182,18 @@ class SimsiamConfig(Section):
 
 
 class TrainConfig(Section):
-    """Everything a training of a backbone can be told; what is not given comes from the method's recipe."""
+    """Configuration of `train`: method, network, crops, views, schedule.
+
+    A field that is not given takes the value of the method's recipe, if that has one, else the default. Frozen; unknown
+    fields and values out of range raise pydantic's `ValidationError`, `load_train_config` a `ConfigError`.
+    docs/reference/configuration/training.md lists every field.
+
+    Example:
+        >>> import fossilray
+        >>> config = fossilray.TrainConfig(
+        ...     method="simclr", arch="resnet18", data={"sources": ["census"]}, steps=1000
+        ... )
+    """
 
     method: TrainingMethod = Field(
         "supcon", description="How it learns; supcon, metric and transfer need labels, the others none."

@@ -27,12 +27,27 @@ def save_head(path: Path, head: Head) -> None:
     write_weight_arrays(path, head.parameters, head.meta)
 
 
-def load_head(path: Path) -> Head:
-    """Load the head that `save_head` wrote.
+def load_head(path: str | Path) -> Head:
+    """Load a classifier that `fossilray classify train` wrote; nothing in the file is executed.
+
+    Args:
+        path: a .safetensors file.
+
+    Returns:
+        The head. `classes` are its genera; `predict(vectors)` gives probabilities (n, classes) float32 for embeddings
+        (n, d) of the backbone that `meta.backbone` names.
 
     Raises:
         WeightsError: the file is missing, damaged, or not a head.
+
+    Example:
+        >>> import fossilray
+        >>> head = fossilray.load_head("genera.safetensors")
+        >>> run = fossilray.open_run("census")
+        >>> objects = fossilray.query(run, "SELECT * FROM objects WHERE opacity IS NOT NULL LIMIT 100")
+        >>> probabilities = head.predict(fossilray.load_embeddings(run, objects))
     """
+    path = Path(path)
     parameters, meta = read_weight_arrays(path, HeadMeta, _role(path))
     if meta is None:
         raise WeightsError(

@@ -18,6 +18,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -145,15 +146,30 @@ class _DatasetAttempts(AttemptLog):
         return AttemptRecords(failures=failures, cleared=frozenset(), started=[])
 
 
-def open_run(url: str, config: StoreConfig | None = None) -> RunStore:
-    """The run directory or the compacted dataset at a local path or an s3:// address.
+def open_run(url: str | Path, config: StoreConfig | None = None) -> RunStore:
+    """Open a run directory or a compacted dataset.
+
+    Nothing is read of a run yet, so a missing one is reported by the first function that reads it.
+
+    Args:
+        url: local path, or s3:// address.
+        config: how the object store is reached (`store` of a `RunConfig`); by default as the environment says.
+
+    Returns:
+        The run, for the other functions of this API. `url` is its address, `summaries_table()` a `pyarrow.Table` of its
+        committed slides.
 
     Raises:
         RunNotFound: there is a dataset that was never finished.
         StoreError: the store cannot be reached, or holds a dataset of another version.
+
+    Example:
+        >>> import fossilray
+        >>> run = fossilray.open_run("census")
+        >>> slides = run.summaries_table()
     """
     config = config or StoreConfig()
-    files = open_files(url, config)
+    files = open_files(str(url), config)
     found = _read_if_there(files, DATASET_JSON)
     if found is not None:
         record = DatasetRecord.from_json(found, url=files.url)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from fossilray.core.errors import QueryError, UsageError
 from fossilray.core.records import CatalogRow, Failure
 from fossilray.core.schemas import CATALOG_SCHEMA, FAILURES_SCHEMA
 from fossilray.store.arrays.crops import read_crops
-from fossilray.store.dataset.dataset_store import source_run
+from fossilray.store.dataset.dataset_store import open_run, source_run
 from fossilray.store.derived.listing import DerivedListing, list_derived
 from fossilray.store.files.base import is_remote
 from fossilray.store.files.options import readers_filesystem
@@ -61,15 +62,27 @@ VIEWS = ("objects", "slides", "failures", "catalog", *reversed(DERIVED_KINDS))
 
 
 def connect(store: RunStore, *, sql: str = "") -> Connection:
-    """A DuckDB connection in memory with the views of VIEWS over a run; nothing committed gives empty ones.
+    """Open an in-memory DuckDB connection with the tables of a run or a dataset as views.
 
-    `well` is text whatever it looks like. DuckDB may install and fetch nothing.
-    sql: what is going to be asked. Predictions and embeddings are shown if it names them, because a listing of
-    their files takes as long as one of the objects; `show_answers` shows them later.
+    Views: `objects`, `slides`, `failures`, `catalog`, `predictions` and `embeddings`; a table without rows is an empty
+    view. `well` is text in all of them. DuckDB neither installs nor downloads extensions.
+
+    Args:
+        store: what `open_run` returned.
+        sql: the SQL that will be run. `predictions` and `embeddings` are created only if it names them, because
+            listing their files takes as long as listing those of the objects.
+
+    Returns:
+        A `duckdb.DuckDBPyConnection`.
 
     Raises:
-        RunNotFound: there is no run at this place.
+        RunNotFound: there is no run at this path or URL.
         StoreError: the run cannot be read.
+
+    Example:
+        >>> import fossilray
+        >>> connection = fossilray.connect(fossilray.open_run("census"))
+        >>> sizes = connection.sql("SELECT slide_id, median(width_um) FROM objects GROUP BY slide_id").fetchall()
     """
     store.read_run()
     con = _open_duckdb(store)
@@ -163,8 +176,33 @@ def create_parquet_view(
         raise QueryError(f"{place} is not readable as Parquet ({_first_paragraph(error)})") from None
 
 
+def query(run: RunStore | str | Path, sql: str) -> pa.Table:
+    """Run one SQL statement of DuckDB's dialect over the tables of a run or a dataset.
+
+    Tables: `objects`, `slides`, `failures`, `catalog`, `predictions` and `embeddings`; docs/guide/run-directory.md
+    explains every column. Coordinates are level-0 pixels, sizes are micrometres.
+
+    Args:
+        run: what `open_run` returned, or the path or URL of a run or a dataset.
+        sql: one statement.
+
+    Returns:
+        All rows of the result, as a `pyarrow.Table`.
+
+    Raises:
+        QueryError: DuckDB refuses the SQL.
+        RunNotFound: there is no run at this path or URL.
+        StoreError: the run cannot be read.
+
+    Example:
+        >>> import fossilray
+        >>> wells = fossilray.query("census", "SELECT well, count(*) AS objects FROM objects GROUP BY well")
+    """
+    return run_query(run if isinstance(run, RunStore) else open_run(run), sql)
+
+
 def run_query(store: RunStore, sql: str) -> pa.Table:
-    """The result of one SQL statement over a run's views.
+    """Run one SQL statement over a run's views.
 
     Raises:
         QueryError: DuckDB refuses the SQL.
@@ -248,11 +286,25 @@ def parse_object_name(text: str) -> tuple[str, int]:
 
 
 def load_crops(store: RunStore, table: pa.Table) -> NDArray[np.uint8]:
-    """The crops (n, S, S, 3) of a result's rows, in their order; one ranged read per crop.
+    """Load the crops of the rows of a query, in their order; one ranged read per crop.
+
+    Args:
+        store: the run or dataset that was queried.
+        table: a result with the columns `arrays` and `object_id`, as `SELECT * FROM objects` gives it.
+
+    Returns:
+        (n, S, S, 3) uint8 RGB, with S = `crops.size_px` of the run; (0, 0, 0, 3) for a table without rows. The crop of
+        an object whose pixels could not be read is uniformly grey.
 
     Raises:
         QueryError: the result lacks the columns `arrays` and `object_id`.
-        StoreError: the arrays are gone or damaged.
+        StoreError: the arrays are missing or damaged.
+
+    Example:
+        >>> import fossilray
+        >>> run = fossilray.open_run("census")
+        >>> largest = fossilray.query(run, "SELECT * FROM objects ORDER BY area_um2 DESC LIMIT 8")
+        >>> crops = fossilray.load_crops(run, largest)
     """
     home = source_run(store)
     return gather_rows(
@@ -260,14 +312,29 @@ def load_crops(store: RunStore, table: pa.Table) -> NDArray[np.uint8]:
     )
 
 
-def load_embeddings(store: RunStore, table: pa.Table) -> NDArray[np.float16]:
-    """Return the run's own embeddings (n, d) of a result's rows, in their order; `VectorReader` reads named ones.
+def load_embeddings(store: RunStore, table: pa.Table, *, name: str | None = None) -> NDArray[np.float16]:
+    """Load the embeddings of the rows of a query, in their order.
+
+    Args:
+        store: the run or dataset that was queried.
+        table: a result with the columns `arrays` and `object_id`, as `SELECT * FROM objects` gives it.
+        name: embeddings that `fossilray embed` made later, by their name; by default the run's own.
+
+    Returns:
+        (n, d) float16 as the backbone gave them, not scaled to length 1; (0, 0) for a table without rows.
 
     Raises:
         QueryError: the result lacks the columns `arrays` and `object_id`, or the run made no embeddings.
+        RunNotFound: the run has no embeddings of this name.
         StoreError: the arrays are missing or damaged.
+
+    Example:
+        >>> import fossilray
+        >>> run = fossilray.open_run("census")
+        >>> isolated = fossilray.query(run, "SELECT * FROM objects WHERE isolated")
+        >>> vectors = fossilray.load_embeddings(run, isolated)
     """
-    return VectorReader(store).rows(table)
+    return VectorReader(store, name).rows(table)
 
 
 def _open_duckdb(store: RunStore) -> Connection:

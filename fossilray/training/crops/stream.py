@@ -36,11 +36,31 @@ class CropBatch:
 
 
 class CropStream:
-    """One worker's batches, epoch by epoch.
+    """Batches of decoded crops in random order, epoch by epoch, for one worker of a training.
 
-    Workers of one `world` get disjoint crops and equally many batches; what order they come in depends on the table,
-    seed, epoch, rank, world, batch and buffer, never on threads. In memory are `buffer` crops as stored (16 kB each as
-    JPEG) and threads + 1 decoded batches.
+    Workers of one `world` get disjoint crops and equally many batches. The order depends on the table, seed, epoch,
+    rank, world, batch and buffer, not on threads. Memory holds `buffer` crops as stored (16 kB each as JPEG) and
+    threads + 1 decoded batches.
+
+    Args:
+        table: what `open_crops` returned.
+        batch: crops per batch.
+        seed: equal seeds give equal orders.
+        side_px: side S of the decoded crops.
+        rank, world: number of this worker, from 0, and the number of workers.
+        buffer: crops among which the order is mixed.
+        threads: threads that read, and as many that decode.
+        weighted: draw crops in proportion to the weights of the curation.
+        max_failed_share: largest share of the crops read that may fail to decode.
+
+    Raises:
+        UsageError: there are too few crops for one batch of each worker, or no weight above 0.
+
+    Example:
+        >>> import fossilray
+        >>> stream = fossilray.CropStream(fossilray.open_crops("census"), batch=16, seed=0, side_px=96)
+        >>> for batch in stream.epoch(0):
+        ...     pixels, label = batch.pixels, batch.label  # (16, 96, 96, 3) uint8 RGB and (16,) int64
     """
 
     def __init__(
@@ -57,13 +77,6 @@ class CropStream:
         weighted: bool = False,
         max_failed_share: float = 0.01,
     ) -> None:
-        """weighted: crops come in proportion to the curation's weights; see `CropOrder`.
-
-        max_failed_share: more crops than this share of those read may not fail to decode.
-
-        Raises:
-            UsageError: too few crops for one batch of each worker, or no weight above 0.
-        """
         if len(table) < world * batch:
             raise UsageError(
                 f"{len(table)} crops do not fill a batch of {batch} for each of {world} workers; lower the batch, or "

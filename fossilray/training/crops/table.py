@@ -29,22 +29,41 @@ Number = TypeVar("Number", bound=np.generic)
 
 
 def open_crops(
-    sources: Sequence[str],
+    sources: str | Path | Sequence[str | Path],
     *,
     where: str | None = None,
     curation: str | None = None,
     access: StoreConfig | None = None,
 ) -> CropTable:
-    """All crops of runs, compacted datasets (local or s3://) and folders of `<class>/<image>`.
+    """Open the crops of runs, compacted datasets and folders of `<class>/<image>` as one table.
 
-    where: a condition on the columns of `objects`; curation: a Parquet file with slide_id, object_id, keep, weight,
-    of which crops must be kept. Both concern runs; folders come in whole. Objects without pixels are left out.
+    Objects without pixels are left out. No pixel is read yet.
+
+    Args:
+        sources: one path or URL, or several.
+        where: condition on the columns of `objects`; it selects among the objects of runs.
+        curation: Parquet file with slide_id, object_id, keep and weight, as `fossilray curate` writes it; crops of runs
+            that it does not keep are left out.
+        access: how object stores are reached.
+
+    Returns:
+        The table. `len()` is the number of crops; `classes` and `label` (n,) are the genera, -1 where a crop has none;
+        `split_groups(share, seed=…)` divides it by whole wells; `fetch(rows, side_px=…)` reads pixels (n, S, S, 3)
+        uint8 RGB; `rows` is a `pyarrow.Table` of all crops.
 
     Raises:
-        UsageError: no source, none that is a run while a condition or a curation was given, or no crop left.
+        UsageError: there is no source, no crop left, or no run to which `where` or `curation` applies.
         QueryError: DuckDB refuses the condition.
         StoreError: a run cannot be read.
+
+    Example:
+        >>> import fossilray, numpy
+        >>> crops = fossilray.open_crops("census", where="isolated")
+        >>> pixels = crops.fetch(numpy.arange(8), side_px=96).pixels
     """
+    if isinstance(sources, (str, Path)):
+        sources = [sources]
+    sources = [str(source) for source in sources]
     if not sources:
         raise UsageError(
             "no crops were named; give run directories, compacted datasets or folders of classes"
