@@ -10,6 +10,8 @@ found: tables of slides and objects, crops, and embeddings. The examples read a 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fossilray.core.version import __version__
+
 if TYPE_CHECKING:
     from fossilray.core import errors
     from fossilray.core.config import RunConfig, TrainConfig, load_config, load_train_config
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from fossilray.store.query.connection import connect, load_crops, load_embeddings, query
     from fossilray.training.crops.stream import CropStream
     from fossilray.training.crops.table import open_crops
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CropStream",

@@ -16,11 +16,11 @@ import numpy as np
 import typer
 from rich.text import Text
 
-from fossilray import __version__
 from fossilray.cli.output import out, say
 from fossilray.core.config import DetectorConfig, EmbedderConfig
 from fossilray.core.errors import FossilrayError
 from fossilray.core.text_table import TextTable
+from fossilray.core.version import __version__
 
 SCRATCH_GB = 10.0
 """Space for a few staged slides of about 2 GB each."""

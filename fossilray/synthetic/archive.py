@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fossilray import __version__
 from fossilray.core.errors import ConfigError, WorkerError
 from fossilray.core.schemas import TRUTH_SCHEMA
 from fossilray.core.slide_names import slide_id_for
+from fossilray.core.version import __version__
 from fossilray.core.whole_files import cannot_write, whole_file, write_whole
 from fossilray.synthetic.assemblage import Column, Sample
 from fossilray.synthetic.scene import Scene

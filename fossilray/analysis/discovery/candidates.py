@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray import __version__
 from fossilray.analysis.discovery.novel_objects import NovelInSlide, NovelObjects
+from fossilray.core.version import __version__
 from fossilray.models.clustering import Clusters
 from fossilray.training.curation.sheets import ClusterSample
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from fossilray import __version__
 from fossilray.analysis.search.freshness import compare_with_runs
 from fossilray.analysis.search.index_record import IndexedSlide, IndexRecord
 from fossilray.analysis.search.index_store import IndexStore, digest_of
@@ -21,6 +20,7 @@ from fossilray.analysis.search.vectors_of_runs import RunVectorSource
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunMismatch, UsageError
 from fossilray.core.records import utc_now
+from fossilray.core.version import __version__
 from fossilray.store.query.vectors import VectorBackbone
 
 SHARD_OBJECTS = 8_000_000

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fossilray import __version__
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import ConfigError, StoreError
+from fossilray.core.version import __version__
 from fossilray.store.config_file import read_config
 from fossilray.store.files.base import is_remote, local_path
 from fossilray.store.files.open import open_files

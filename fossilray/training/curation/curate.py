@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fossilray import __version__
 from fossilray.core.config import CurationConfig, StoreConfig
 from fossilray.core.schemas import CURATION_SCHEMA, SCHEMA_VERSION
+from fossilray.core.version import __version__
 from fossilray.models.clustering import Clusters, find_clusters
 from fossilray.store import RunStore
 from fossilray.store.files.streaming import StreamedFile, split_table_path, stream_to
