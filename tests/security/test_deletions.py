@@ -112,6 +112,10 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
         ".tmp/<16 hex>, .probe/<16 hex>, of that age",
     ),
     ("store/files/local.py", "LocalFiles._spare_file", "unlink"): (1, _OWN_NAME),
+    ("store/files/local.py", "LocalFiles._delete_abandoned_probes", "delete"): (
+        1,
+        ".probe/<16 hex> whose note names a process that has ended",
+    ),
     ("store/files/local.py", "LocalFiles.tidy_folder", "rmdir"): (1, "of empty folders"),
     ("store/files/conditional_create.py", "check_conditional_create", "delete"): (1, _OWN_NAME),
     ("store/files/remote.py", "RemoteFiles.delete", "rm"): (

@@ -17,15 +17,16 @@ from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UsageError
 from fossilray.store.files import claims
 from fossilray.store.files.base import Files
-from fossilray.store.files.claims import CLAIMS, EXPIRES_S, describe_maker, has_ended, hold_place
+from fossilray.store.files.claims import CLAIMS, EXPIRES_S, hold_place
 from fossilray.store.files.open import open_files
+from fossilray.store.files.process_note import describe_maker, has_ended
 
 HOLD = """
 import sys, time
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UsageError
 from fossilray.store.files.claims import hold_place
-from fossilray.store.files.base import open_files
+from fossilray.store.files.open import open_files
 begin = float(sys.argv[2])
 time.sleep(max(begin - time.time(), 0))
 try:
@@ -149,7 +150,7 @@ def test_a_maker_counts_as_ended_only_where_this_machine_knows_it() -> None:
         [
             sys.executable,
             "-c",
-            "from fossilray.store.files.claims import *; print(describe_maker().decode())",
+            "from fossilray.store.files.process_note import describe_maker; print(describe_maker().decode())",
         ],
         capture_output=True,
         check=True,

@@ -31,10 +31,10 @@ from fossilray.analysis.search.quantizer import VectorQuantizer
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunNotFound, StoreError
 from fossilray.store.files.base import Files, read_many, read_present
-from fossilray.store.files.claims import describe_maker, has_ended
 from fossilray.store.files.conditional_create import check_conditional_create
 from fossilray.store.files.local import LocalFiles
 from fossilray.store.files.open import open_files
+from fossilray.store.files.process_note import describe_maker, has_ended
 from fossilray.store.run.attempts import AttemptLog
 
 INDEX_JSON = "index.json"

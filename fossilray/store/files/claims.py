@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from fossilray.core.errors import StoreError, UsageError
-from fossilray.core.machine import boot_id, is_running, pid_namespace, process_start
 from fossilray.core.records import utc_now
 from fossilray.store.files.base import CLAIMS, Files, read_present
 from fossilray.store.files.local import LocalFiles
+from fossilray.store.files.process_note import process_identity, this_machine
 
 RENEWED_EVERY_S = 20.0
 EXPIRES_S = 120.0
@@ -55,7 +55,9 @@ class Claim:
     def __init__(self, files: Files, what: str) -> None:
         self._files, self._what = files, what
         self._path = f"{CLAIMS}/{secrets.token_hex(8)}.json"
-        self._mine = _Claimant("asking", socket.gethostname(), _machine(), _process(os.getpid()), utc_now())
+        self._mine = _Claimant(
+            "asking", socket.gethostname(), this_machine(), process_identity(os.getpid()), utc_now()
+        )
         self._confirmed_s = time.time()
         self._is_lost = False
         self._over = threading.Event()
@@ -127,7 +129,7 @@ class Claim:
     def _is_alive(self, path: str, claimant: _Claimant) -> bool:
         if claimant.machine and claimant.machine == self._mine.machine:
             number = claimant.process.split("@")[0]
-            return number.isdigit() and _process(int(number)) == claimant.process
+            return number.isdigit() and process_identity(int(number)) == claimant.process
         written = {entry.path: entry.modified for entry in self._files.entries(CLAIMS)}
         if path not in written:
             return False
@@ -158,42 +160,9 @@ def hold_place(files: Files, what: str) -> Iterator[Claim]:
             files.tidy()
 
 
-def describe_maker() -> bytes:
-    """This process, for a note beside what it makes; `has_ended` reads it."""
-    return json.dumps({"machine": _machine(), "process": _process(os.getpid())}).encode() + b"\n"
-
-
-def has_ended(note: bytes) -> bool:
-    """Whether the process that `describe_maker` described is dead for certain: it ran here, and is not found."""
-    try:
-        stated = json.loads(note)
-        machine, process = str(stated["machine"]), str(stated["process"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return False
-    number = process.split("@", maxsplit=1)[0]
-    if not machine or machine != _machine() or not number.isdecimal():
-        return False
-    found = _process(int(number))
-    return found != process and (bool(found) or not is_running(int(number)))
-
-
 def _parse(content: bytes) -> _Claimant:
     """The claimant; of a file that is no claim, one that lives until its file is old."""
     try:
         return _Claimant(**{name: str(value) for name, value in json.loads(content).items()})  # type: ignore[arg-type]
     except (ValueError, TypeError, AttributeError, RecursionError):
         return _Claimant("holding", "unknown", "", "unknown", "an unknown time")
-
-
-def _machine() -> str:
-    """This boot of this machine and this space of process numbers, where the system tells them."""
-    boot, namespace = boot_id(), pid_namespace()
-    return f"{boot}/{namespace}" if boot and namespace else ""
-
-
-def _process(number: int) -> str:
-    """A process by its number and when it started, so that a number given again is told apart; empty if it is dead."""
-    started = process_start(number)
-    if not started:
-        return str(number) if not _machine() else ""
-    return f"{number}@{started}"

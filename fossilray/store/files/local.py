@@ -15,10 +15,11 @@ import fsspec
 from fossilray.core.errors import DamagedFile, StoreError
 from fossilray.core.formats.regular_file import NotRegular, open_descriptor, open_regular, read_regular
 from fossilray.core.records import FileEntry
-from fossilray.core.whole_files import begin_part, sweep_parts
+from fossilray.core.whole_files import PART, begin_part, sweep_parts
 from fossilray.store.files.base import CLAIMS, PROBE_FILES, TEMPORARY, is_spare
 from fossilray.store.files.faults import conditional_create_unsupported, is_away, translate_errors
 from fossilray.store.files.local_deletion import delete_below, links_below
+from fossilray.store.files.process_note import has_ended
 
 FOLDERS_OF_SLIDES = ("attempts", "arrays", "pending", "traces")
 """Folders of a run whose own folders are named after slides, so that a name may end in .json or .parquet."""
@@ -134,7 +135,8 @@ class LocalFiles:
         return len(left)
 
     def tidy(self) -> None:
-        """Delete half-written files whose writers are dead, and folders of ours that are empty."""
+        """Delete half-written files and probes whose processes have ended, and fossilray's folders that are empty."""
+        self._delete_abandoned_probes()
         for name in (TEMPORARY, PROBE_FILES, CLAIMS):
             self.tidy_folder(name)
 
@@ -145,6 +147,13 @@ class LocalFiles:
                 sweep_parts(self._root / folder)
             with suppress(OSError):
                 (self._root / folder).rmdir()
+
+    def _delete_abandoned_probes(self) -> None:
+        """Delete what `check_conditional_create` left where it was killed, or could not delete its probe."""
+        with suppress(OSError, StoreError):
+            for path in [] if self.links(PROBE_FILES) else self.find(PROBE_FILES):
+                if is_spare(path) and not path.endswith(PART) and has_ended(self.read(path)):
+                    self.delete(path)
 
     def _create(self, spare: Path, target: Path) -> bool:
         if self.single_writer:
