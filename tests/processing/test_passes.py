@@ -217,14 +217,14 @@ def test_a_pass_of_huge_objects_keeps_cores_as_large_as_its_halo() -> None:
 
 
 def test_a_huge_slide_is_planned_in_windows_of_the_size_that_is_quickest() -> None:
-    passes = (PassConfig(um_per_px=1.0, largest_um=160.0), PassConfig(um_per_px=4.0, largest_um=1000.0))
-    passes = plan_passes(info_of(100_000, 80_000), TilingConfig(), DetectorConfig(passes=passes), 32)
+    configured = (PassConfig(um_per_px=1.0, largest_um=160.0), PassConfig(um_per_px=4.0, largest_um=1000.0))
+    passes = plan_passes(info_of(100_000, 80_000), TilingConfig(), DetectorConfig(passes=configured), 32)
     assert [detection_pass.level for detection_pass in passes] == [2, 4]
     for detection_pass in passes:
         longest = max(tile.window.width for tile in all_tiles(detection_pass))
         assert LARGEST_WINDOW_PX - 2 * detection_pass.unit_px < longest <= LARGEST_WINDOW_PX
     fixed = plan_passes(
-        info_of(100_000, 80_000), TilingConfig(tile_px=2048), DetectorConfig(passes=passes), 32
+        info_of(100_000, 80_000), TilingConfig(tile_px=2048), DetectorConfig(passes=configured), 32
     )
     assert [len(all_tiles(detection_pass)) for detection_pass in fixed] == [49 * 40, 13 * 10]
     assert fixed[0].core_px == fixed[1].core_px == 512

@@ -1,9 +1,8 @@
-"""From boxes of overlapping windows to the objects of a slide, each once, in an order that is always the same.
+"""Merge the boxes of overlapping windows into the objects of a slide, each once, in a reproducible order.
 
-The tile that holds an object's centre in its core owns it; what other tiles saw of it only serves to recognise
-it. Where no tile was looked at, or its window does not reach, nobody owns the centre, and a tile that saw the
-object whole, some of it in its own core, may name it. Boxes of one tile never compete: where the detector saw
-two overlapping objects, there are two.
+The tile whose core holds an object's centre owns the object; boxes of other tiles only serve to recognise it. A centre
+in an undetected tile, or outside its window, has no owner; then a tile that shows the object whole, partly in its core,
+may provide the box. Boxes of one tile never suppress each other: two overlapping boxes of one window are two objects.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
-# A box that ends this near its window's edge (detection px) is cut there: detectors stop a little short.
+# A box that ends this close to its window's edge (detection px) is cut there: detectors end boxes a little early.
 _EDGE_PX = 3.0
-# Two tiles may place one centre on both sides of their seam, so that neither owns it.
+# Two tiles may locate one centre on either side of their seam, so that neither owns it.
 _MARGIN_PX = 8.0
-# A box of which another covers this share of the area is part of the same object.
+# A box that another box covers to this share is part of the same object.
 _COVERED_SHARE = 0.7
 _ORDER_BLOCK_PX = 2048
 
 
 @dataclass(frozen=True)
 class TileBoxes:
-    """What the detector found in one tile; boxes in px of its window."""
+    """The detector's boxes of one tile, in px of its window."""
 
     detection_pass: DetectionPass
     tile: Tile
@@ -46,38 +45,38 @@ class TileBoxes:
 
 @dataclass(frozen=True)
 class Merged:
-    """A slide's objects, clipped to the scanned area, and how many boxes had no part in it and were dropped."""
+    """A slide's objects, clipped to the scanned area, and the number of boxes outside it, which were dropped."""
 
     boxes: Boxes
     outside: int
 
 
-def merge_tiles(found: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeConfig) -> Boxes:
-    """The boxes of `merge_scanned`."""
-    return merge_scanned(found, info=info, merge=merge).boxes
+def merge_tiles(tile_boxes: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeConfig) -> Boxes:
+    """Return the boxes of `merge_scanned`."""
+    return merge_scanned(tile_boxes, info=info, merge=merge).boxes
 
 
-def merge_scanned(found: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeConfig) -> Merged:
-    """The slide's objects in level-0 px, whatever the order of `found`, in canonical row order.
+def merge_scanned(tile_boxes: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeConfig) -> Merged:
+    """Return the slide's objects in level-0 px, in row order, independent of the order of the tiles.
 
-    Within a pass an object at a seam is kept once, and pieces of one larger than its halo are united. Of an
-    object that two passes see, the finer box stays, unless it is cut or larger than the finer pass can see.
+    Within a pass an object at a seam is kept once, and fragments of an object larger than the halo are joined. Of an
+    object that two passes detect, the finer box is kept, unless it is cut or larger than the finer pass can detect.
     """
-    passes = {part.detection_pass.number: part.detection_pass for part in found}
+    passes = {part.detection_pass.number: part.detection_pass for part in tile_boxes}
     kept = Boxes.empty()
     for number in sorted(passes, reverse=True):
         detection_pass = passes[number]
-        seen = _gather([part for part in found if part.detection_pass.number == number])
-        whole, pieces = _deduplicate_at_seams(seen, same_iou=merge.same_object_iou)
-        pieces = pieces.take(~_covered(pieces.boxes.xyxy, kept.xyxy))
-        united = _join_fragments(pieces, reach=1.5 * detection_pass.scale)
+        candidates = _gather([part for part in tile_boxes if part.detection_pass.number == number])
+        whole, fragments = _deduplicate_at_seams(candidates, same_iou=merge.same_object_iou)
+        fragments = fragments.take(~_covered(fragments.boxes.xyxy, kept.xyxy))
+        joined = _join_fragments(fragments, reach=1.5 * detection_pass.scale)
         longest_um = _longest(whole.xyxy) * info.mpp
         whole = whole.take(longest_um >= detection_pass.smallest_um)
-        united = united.take(_longest(united.xyxy) * info.mpp >= detection_pass.smallest_um)
+        joined = joined.take(_longest(joined.xyxy) * info.mpp >= detection_pass.smallest_um)
         kept = _join_passes(
             kept,
             whole,
-            united,
+            joined,
             largest_px=detection_pass.largest_um / info.mpp,
             same_iou=merge.same_object_iou,
         )
@@ -91,7 +90,7 @@ def merge_scanned(found: Sequence[TileBoxes], *, info: SlideInfo, merge: MergeCo
 
 
 def largest_overlaps(xyxy: NDArray[np.float64] | NDArray[np.int32]) -> NDArray[np.float32]:
-    """(n,) the largest IoU of each box (n, 4) with any other."""
+    """Return the largest IoU (n,) of each box (n, 4) with any other."""
     boxes = np.asarray(xyxy, np.float64)
     first, second = _overlapping_pairs(boxes, boxes)
     others = first != second
@@ -102,10 +101,11 @@ def largest_overlaps(xyxy: NDArray[np.float64] | NDArray[np.int32]) -> NDArray[n
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """Boxes of one pass in level-0 px, with what their windows say of them.
+class _Candidates:
+    """Boxes of one pass in level-0 px, with their position in their windows.
 
-    unowned: centre where nobody looked. cut: (n, 4) sides at the window's edge with scanned area beyond, as
+    owned: the tile's core holds the centre. unowned: no tile's core does. near: the centre is in the core or just
+    outside. in_core: the box overlaps the core. cut: (n, 4) sides at the window's edge with scanned area beyond, as
     x_min y_min x_max y_max.
     """
 
@@ -117,8 +117,8 @@ class _Seen:
     in_core: Mask
     cut: Mask
 
-    def take(self, which: Mask | Indices) -> _Seen:
-        return _Seen(
+    def take(self, which: Mask | Indices) -> _Candidates:
+        return _Candidates(
             self.boxes.take(which),
             self.tile[which],
             self.owned[which],
@@ -129,13 +129,13 @@ class _Seen:
         )
 
 
-def _gather(parts: Sequence[TileBoxes]) -> _Seen:
+def _gather(parts: Sequence[TileBoxes]) -> _Candidates:
     owners = _owners(parts)
-    seen = [_classify_boxes(part, owners) for part in parts]
-    joined = _Seen(
-        _concatenate([one.boxes for one in seen]),
+    classified = [_classify_boxes(part, owners) for part in parts]
+    joined = _Candidates(
+        _concatenate([candidates.boxes for candidates in classified]),
         *(
-            np.concatenate([getattr(one, name) for one in seen])
+            np.concatenate([getattr(candidates, name) for candidates in classified])
             for name in ("tile", "owned", "unowned", "near", "in_core", "cut")
         ),
     )
@@ -144,7 +144,7 @@ def _gather(parts: Sequence[TileBoxes]) -> _Seen:
 
 
 def _owners(parts: Sequence[TileBoxes]) -> Indices:
-    """(rows, columns) of the pass's lattice: which part holds each unit in its core and shows it; -1 none."""
+    """Return the index of the tile that owns each unit (rows, columns) of the pass's lattice and shows it; -1: none."""
     detection_pass = parts[0].detection_pass
     unit = detection_pass.unit_px
     owners = np.full((max(detection_pass.rows, 1), max(detection_pass.columns, 1)), -1, np.intp)
@@ -156,20 +156,20 @@ def _owners(parts: Sequence[TileBoxes]) -> Indices:
     return owners
 
 
-def _classify_boxes(part: TileBoxes, owners: Indices) -> _Seen:
+def _classify_boxes(part: TileBoxes, owners: Indices) -> _Candidates:
     detection_pass, tile = part.detection_pass, part.tile
     core, window = tile.core, tile.window
     xyxy = np.clip(part.boxes.xyxy, 0, np.tile([window.width, window.height], 2).astype(np.float64))
     corner = np.array([window.x_min, window.y_min])
     core_start, core_end = np.array([[core.x_min, core.y_min], [core.x_max, core.y_max]]) - corner
     centre = (xyxy[:, :2] + xyxy[:, 2:]) / 2
-    # What reaches over the scanned area's rim is its last unit's.
+    # A centre outside the scanned area belongs to its last unit.
     column, row = np.clip(
         ((centre + corner) // detection_pass.unit_px).astype(np.intp), 0, np.array(owners.shape[::-1]) - 1
     ).T
     owner = owners[row, column]
     x, y = detection_pass.window_corner(tile)
-    more_beyond = np.array(
+    has_more = np.array(
         [
             x > detection_pass.bounds.x_min,
             y > detection_pass.bounds.y_min,
@@ -179,14 +179,14 @@ def _classify_boxes(part: TileBoxes, owners: Indices) -> _Seen:
     )
     far_sides = np.array([window.width, window.height]) - _EDGE_PX
     at_edge = np.concatenate([xyxy[:, :2] <= _EDGE_PX, xyxy[:, 2:] >= far_sides], axis=1)
-    return _Seen(
+    return _Candidates(
         to_level0(detection_pass, tile, Boxes(xyxy, part.boxes.score)),
         np.full(len(xyxy), tile.index, np.intp),
         owned=np.asarray(owner == tile.index, np.bool_),
         unowned=np.asarray(owner < 0, np.bool_),
         near=_in_both_axes(centre >= core_start - _MARGIN_PX, centre < core_end + _MARGIN_PX),
         in_core=_in_both_axes(xyxy[:, :2] < core_end, xyxy[:, 2:] > core_start),
-        cut=at_edge & more_beyond,
+        cut=at_edge & has_more,
     )
 
 
@@ -194,39 +194,39 @@ def _in_both_axes(above: Mask, below: Mask) -> Mask:
     return np.asarray((above & below).all(axis=1), np.bool_)
 
 
-def _deduplicate_at_seams(seen: _Seen, *, same_iou: float) -> tuple[Boxes, _Seen]:
-    """Whole objects of a pass once each, and the cut boxes that no other tile saw whole."""
-    is_cut: Mask = np.asarray(seen.cut.any(axis=1), np.bool_)
-    pieces, whole = seen.take(is_cut & seen.in_core), seen.take(~is_cut)
-    piece, cover = _overlapping_pairs(pieces.boxes.xyxy, whole.boxes.xyxy)
-    covers = (pieces.tile[piece] != whole.tile[cover]) & (
-        _share_inside(pieces.boxes.xyxy[piece], whole.boxes.xyxy[cover]) > _COVERED_SHARE
+def _deduplicate_at_seams(candidates: _Candidates, *, same_iou: float) -> tuple[Boxes, _Candidates]:
+    """Return the whole objects of a pass once each, and the cut boxes that no other tile shows whole."""
+    is_cut: Mask = np.asarray(candidates.cut.any(axis=1), np.bool_)
+    fragments, whole = candidates.take(is_cut & candidates.in_core), candidates.take(~is_cut)
+    fragment, cover = _overlapping_pairs(fragments.boxes.xyxy, whole.boxes.xyxy)
+    covers = (fragments.tile[fragment] != whole.tile[cover]) & (
+        _share_inside(fragments.boxes.xyxy[fragment], whole.boxes.xyxy[cover]) > _COVERED_SHARE
     )
-    seen_whole = np.zeros(len(pieces.boxes), np.bool_)
-    seen_whole[piece[covers]] = True
-    # The owner may have seen a cut box only; then a neighbour's whole one stands for the object.
+    is_shown_whole = np.zeros(len(fragments.boxes), np.bool_)
+    is_shown_whole[fragment[covers]] = True
+    # The owner may have only a cut box; then a neighbour's whole box is taken for the object.
     candidate = whole.near | whole.owned | (whole.unowned & whole.in_core)
     candidate[cover[covers]] = True
     chosen = candidate & ~_suppressed(whole, candidate, same_iou=same_iou)
-    return whole.boxes.take(chosen), pieces.take(~seen_whole)
+    return whole.boxes.take(chosen), fragments.take(~is_shown_whole)
 
 
-def _suppressed(seen: _Seen, candidate: Mask, *, same_iou: float) -> Mask:
-    """Which candidates are another tile's view of a better candidate."""
-    xyxy = seen.boxes.xyxy
+def _suppressed(candidates: _Candidates, candidate: Mask, *, same_iou: float) -> Mask:
+    """Find candidates that show the same object as a better candidate of another tile."""
+    xyxy = candidates.boxes.xyxy
     first, second = _overlapping_pairs(xyxy, xyxy)
-    apart = seen.tile[first] != seen.tile[second]
+    apart = candidates.tile[first] != candidates.tile[second]
     first, second = first[apart], second[apart]
     iou = box_iou(xyxy[first], xyxy[second])
     same = iou >= same_iou
-    same[same] = _are_mutual_best(first[same], second[same], iou[same], group=seen.tile)
-    # A box that nobody owns is a stopgap and has to be clearly apart from the rest.
-    same |= (iou >= same_iou / 2) & ~(seen.owned[first] & seen.owned[second])
+    same[same] = _are_mutual_best(first[same], second[same], iou[same], group=candidates.tile)
+    # A box without an owner is a substitute and must be clearly apart from the others.
+    same |= (iou >= same_iou / 2) & ~(candidates.owned[first] & candidates.owned[second])
     same &= candidate[first] & candidate[second]
     first, second = first[same], second[same]
 
     rank = np.empty(len(xyxy), np.intp)
-    rank[np.lexsort((*xyxy.T[::-1], -seen.boxes.score, ~seen.owned))] = np.arange(len(xyxy))
+    rank[np.lexsort((*xyxy.T[::-1], -candidates.boxes.score, ~candidates.owned))] = np.arange(len(xyxy))
     better = rank[first] < rank[second]
     first, second = first[better], second[better]
     gone = np.zeros(len(xyxy), np.bool_)
@@ -238,7 +238,7 @@ def _suppressed(seen: _Seen, candidate: Mask, *, same_iou: float) -> Mask:
 
 
 def _are_mutual_best(first: Indices, second: Indices, iou: Floats, *, group: Indices) -> Mask:
-    """Which pairs are each the other's best match in the other's group; holds each pair both ways round."""
+    """Find pairs that are each other's best match in the other's group; pairs are given in both directions."""
     order = np.lexsort((second, -iou, group[second], first))
     start = np.ones(len(order), np.bool_)
     ahead, behind = order[1:], order[:-1]
@@ -250,48 +250,48 @@ def _are_mutual_best(first: Indices, second: Indices, iou: Floats, *, group: Ind
     return best & np.isin(forth, back[best])
 
 
-def _join_fragments(pieces: _Seen, *, reach: float) -> Boxes:
-    """Pieces of objects larger than a window, joined where one goes on in the other.
+def _join_fragments(fragments: _Candidates, *, reach: float) -> Boxes:
+    """Join fragments of objects larger than a window where one continues in the other.
 
-    A piece that goes on nowhere counts only in the tile that holds its centre.
+    A fragment without a continuation is kept only if its tile owns it.
     """
-    xyxy = pieces.boxes.xyxy
+    xyxy = fragments.boxes.xyxy
     count = len(xyxy)
     if count == 0:
         return Boxes.empty()
     wide = xyxy + np.array([-reach, -reach, reach, reach])
     first, second = _overlapping_pairs(wide, wide)
-    goes_on = (pieces.tile[first] != pieces.tile[second]) & _crosses_cut(
-        xyxy[first], pieces.cut[first], wide[second]
+    continues = (fragments.tile[first] != fragments.tile[second]) & _crosses_cut(
+        xyxy[first], fragments.cut[first], wide[second]
     )
-    first, second = first[goes_on], second[goes_on]
+    first, second = first[continues], second[continues]
     links = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(count, count))
     groups, group = connected_components(links, directed=False)
     low, high = np.full((groups, 2), np.inf), np.full((groups, 2), -np.inf)
     np.minimum.at(low, group, xyxy[:, :2])
     np.maximum.at(high, group, xyxy[:, 2:])
     score = np.zeros(groups, np.float32)
-    np.maximum.at(score, group, pieces.boxes.score)
+    np.maximum.at(score, group, fragments.boxes.score)
     counts = np.zeros(groups, np.bool_)
     counts[group] |= np.bincount(group, minlength=groups)[group] > 1
-    counts[group[pieces.owned]] = True
+    counts[group[fragments.owned]] = True
     return Boxes(np.concatenate([low, high], axis=1), score).take(counts)
 
 
-def _crosses_cut(piece: Floats, cut: Mask, other: Floats) -> Mask:
-    """Whether `other` lies on both sides of an edge at which `piece` is cut."""
-    low = (other[:, :2] <= piece[:, :2]) & (other[:, 2:] >= piece[:, :2]) & cut[:, :2]
-    high = (other[:, :2] <= piece[:, 2:]) & (other[:, 2:] >= piece[:, 2:]) & cut[:, 2:]
+def _crosses_cut(fragment: Floats, cut: Mask, other: Floats) -> Mask:
+    """Whether `other` is on both sides of an edge at which `fragment` is cut."""
+    low = (other[:, :2] <= fragment[:, :2]) & (other[:, 2:] >= fragment[:, :2]) & cut[:, :2]
+    high = (other[:, :2] <= fragment[:, 2:]) & (other[:, 2:] >= fragment[:, 2:]) & cut[:, 2:]
     return np.asarray((low | high).any(axis=1), np.bool_)
 
 
-def _join_passes(coarser: Boxes, whole: Boxes, united: Boxes, *, largest_px: float, same_iou: float) -> Boxes:
-    """Coarser passes' objects and this one's, those that both see once."""
+def _join_passes(coarser: Boxes, whole: Boxes, joined: Boxes, *, largest_px: float, same_iou: float) -> Boxes:
+    """Combine the objects of coarser passes with those of this one; objects that both detect are kept once."""
     too_large = _longest(whole.xyxy) > largest_px
-    better_seen = _covered(whole.xyxy, coarser.xyxy) | _matched(whole.xyxy, coarser.xyxy, same_iou)
-    whole = whole.take(~(too_large & better_seen))
+    is_shown_better = _covered(whole.xyxy, coarser.xyxy) | _matched(whole.xyxy, coarser.xyxy, same_iou)
+    whole = whole.take(~(too_large & is_shown_better))
     known = _concatenate([coarser, whole])
-    united = united.take(~_matched(united.xyxy, known.xyxy, same_iou))
+    joined = joined.take(~_matched(joined.xyxy, known.xyxy, same_iou))
 
     group = np.repeat([0, 1], [len(coarser), len(whole)])
     first, second = _overlapping_pairs(known.xyxy, known.xyxy)
@@ -301,24 +301,24 @@ def _join_passes(coarser: Boxes, whole: Boxes, united: Boxes, *, largest_px: flo
     same = _are_mutual_best(first, second, iou, group=group)
     stays = np.ones(len(known), np.bool_)
     stays[first[same & (group[first] == 0)]] = False
-    return _concatenate([known.take(stays), united])
+    return _concatenate([known.take(stays), joined])
 
 
 def _in_row_order(boxes: Boxes) -> Boxes:
-    """Blocks row by row, so that neighbours on the slide are neighbours in the table."""
+    """Sort boxes by blocks, row by row, so that neighbours on the slide are neighbours in the table."""
     xyxy = boxes.xyxy
     column, row = ((xyxy[:, :2] + xyxy[:, 2:]) / 2 // _ORDER_BLOCK_PX).T
     return boxes.take(np.lexsort((boxes.score, *xyxy[:, [2, 3, 0, 1]].T, column, row)))
 
 
 def _overlapping_pairs(these: Floats, those: Floats) -> tuple[Indices, Indices]:
-    """Index pairs of boxes that overlap or touch."""
+    """Return index pairs of boxes that overlap or touch."""
     if len(these) == 0 or len(those) == 0:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    # The tree compares envelopes alone, and diagonals are made quicker than rectangles.
+    # The tree compares envelopes only, and diagonals are faster to make than rectangles.
     diagonals = shapely.linestrings(those.reshape(-1, 2, 2))
-    asked = diagonals if these is those else shapely.linestrings(these.reshape(-1, 2, 2))
-    first, second = shapely.STRtree(diagonals).query(asked)
+    queries = diagonals if these is those else shapely.linestrings(these.reshape(-1, 2, 2))
+    first, second = shapely.STRtree(diagonals).query(queries)
     return first, second
 
 

@@ -1,7 +1,7 @@
-"""Where the detector may look: passes over the scanned area, each a lattice at one scale, and tiles on it.
+"""Detection passes over the scanned area, each a lattice of pixels at one scale, and tiles on the lattice.
 
-A pass sees the slide at one scale. Its lattice is made of pixels at that scale (detection px) and does not
-depend on the tiles, so that other tiles show the detector the same pixels elsewhere.
+The lattice of a pass consists of pixels at its scale (detection px) and does not depend on the tiles, so that another
+tiling shows the detector the same pixels.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from fossilray.core.types import Boxes, Image, Rect, SlideInfo
 from fossilray.slides.slide import Slide, level_for
 
 # Lattice origins, cores and windows are multiples of this many detection px (and of the detector's stride).
-# It also makes each unit a whole number of level px, at the price of a scale that is 1/64 off at most (more
-# where the slide is coarser than the scale and pixels are enlarged).
+# Each unit is also a whole number of level px, for which the scale differs by up to 1/64 (more where the slide is
+# coarser than the scale and pixels are enlarged).
 _UNIT_PX = 32
-# The paper's single pass has no stated size of object; its halo sees ones of this size whole.
-_SEEN_AT_LARGEST_UM = 250.0
-# An object is also judged by what lies around it, so a window shows so much more (detection px); with half of it
-# the bundled detector found 99.45 % of the same objects for tiles of 1024 and 2048 px on a crowded slide.
+# The paper's single pass has no stated object size; its halo shows objects of this size whole.
+_PAPER_LARGEST_UM = 250.0
+# Detection also depends on the surroundings of an object, so a window shows this much more (detection px); with half
+# of it the bundled detector found 99.45 % of the same objects for tiles of 1024 and 2048 px on a crowded slide.
 _CONTEXT_PX = 64
-# Larger windows waste less on halos. Beyond this one core's time for a pixel rises, for activations are too large
-# to be handed out twice without new memory (measured, bfloat16: 15 MP/s at 832 px, 17 at 1344 and 1856, 13 at
-# 2368; the detector then takes 0.4 GB beside its weights, in float32 0.7).
+# Larger windows spend less on halos. Above this size one core's time per pixel rises, because memory for activations
+# is too large to be reused (measured, bfloat16: 15 MP/s at 832 px, 17 at 1344 and 1856, 13 at 2368; at 1856 the
+# detector takes 0.4 GB beside its weights, in float32 0.7).
 LARGEST_WINDOW_PX = 1856
 _PAPER_TILE_PX = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One place to look; rectangles in detection px of the pass's lattice, multiples of its unit.
+    """A core and the window around it; rectangles in detection px of the pass's lattice, multiples of its unit.
 
-    core: the tile owns the objects whose centre lies in it. window: what the detector is shown.
+    core: the tile owns the objects whose centre is in it. window: the area that the detector is shown.
     """
 
     pass_number: int
@@ -81,7 +81,7 @@ class DetectionPass:
         return self.reach_px + self.context_px
 
     def unit_areas_mm2(self) -> NDArray[np.float64]:
-        """(rows, columns) scanned area of each unit; the last ones reach beyond the scanned area."""
+        """Scanned area of each unit, (rows, columns); the last units reach beyond the scanned area."""
         bounds, side = self.bounds, self.unit_px * self.scale
         left, top = (origin * self.downsample for origin in self.origin_level_px)
         widths, heights = (
@@ -110,7 +110,7 @@ class DetectionPass:
         return x, y
 
     def corners(self, rect: Rect) -> tuple[float, float, float, float]:
-        """A rectangle of the lattice in level-0 px, x_min y_min x_max y_max."""
+        """Convert a rectangle of the lattice to level-0 px, x_min y_min x_max y_max."""
         left, top = (origin * self.downsample for origin in self.origin_level_px)
         return (
             left + rect.x_min * self.scale,
@@ -128,10 +128,10 @@ def plan_passes(
     *,
     passes: Sequence[PassConfig] | None = None,
 ) -> tuple[DetectionPass, ...]:
-    """The passes over a slide, fine to coarse.
+    """Plan the passes over a slide, fine to coarse.
 
     The finest pass's largest core is tile_px of level 0, and coarser passes keep its number of detection px.
-    passes: replaces those of the configuration. stride_px: of the detector, in detection px.
+    passes: replaces those of the configuration. stride_px: stride of the detector, in detection px.
     """
     chosen = tuple(passes or detector.passes)
     tile_px = tiling.tile_px
@@ -139,7 +139,7 @@ def plan_passes(
         tile_px = _PAPER_TILE_PX
     if detector.seen_at_px is not None and tile_px is not None:
         um_per_px = tile_px * info.mpp / detector.seen_at_px
-        chosen = (PassConfig(um_per_px=um_per_px, largest_um=_SEEN_AT_LARGEST_UM),)
+        chosen = (PassConfig(um_per_px=um_per_px, largest_um=_PAPER_LARGEST_UM),)
     unit_px = stride_px * math.ceil(_UNIT_PX / stride_px)
     core_px = None
     if tile_px is not None:
@@ -151,7 +151,7 @@ def plan_passes(
 
 
 def read_tile(slide: Slide, detection_pass: DetectionPass, tile: Tile) -> Image:
-    """The tile's window at detection scale, (height, width, 3); background beyond the canvas.
+    """Read the tile's window at detection scale, (height, width, 3); background beyond the canvas.
 
     Raises:
         UnreadableRegion: part of it cannot be decoded.
@@ -165,7 +165,7 @@ def read_tile(slide: Slide, detection_pass: DetectionPass, tile: Tile) -> Image:
 def read_tile_with_coverage(
     slide: Slide, detection_pass: DetectionPass, tile: Tile
 ) -> tuple[Image, NDArray[np.float32] | None]:
-    """The same, with the share (0 to 1) of each unit of the window that was scanned; None if all of it was.
+    """As `read_tile`, with the share (0 to 1) of each unit of the window that was scanned; None if all of it was.
 
     Raises:
         UnreadableRegion: part of it cannot be decoded.
@@ -193,12 +193,12 @@ def _at_detection_scale(pixels: Image, tile: Tile) -> Image:
     width, height = tile.window.width, tile.window.height
     if pixels.shape[:2] == (height, width):
         return pixels
-    how = cv2.INTER_AREA if pixels.shape[1] > width else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=how), np.uint8)
+    interpolation = cv2.INTER_AREA if pixels.shape[1] > width else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation), np.uint8)
 
 
 def to_level0(detection_pass: DetectionPass, tile: Tile, boxes: Boxes) -> Boxes:
-    """Boxes in px of the tile's window, as boxes in level-0 px."""
+    """Convert boxes from px of the tile's window to level-0 px."""
     return Boxes(
         boxes.xyxy * detection_pass.scale + np.tile(detection_pass.window_corner(tile), 2), boxes.score
     )
@@ -225,7 +225,7 @@ def _plan_pass(
         math.ceil(side / unit_px) * unit_px for side in (wanted.largest_um / 2 / um_per_px, _CONTEXT_PX)
     )
     if core_px is None:
-        # A pass of huge objects needs windows beyond the limit; their halo takes three quarters at most.
+        # A pass of very large objects needs windows above the limit; their halo takes three quarters at most.
         halo_px = reach_px + context_px
         core_px = max(LARGEST_WINDOW_PX - 2 * halo_px, halo_px) // unit_px * unit_px
     return DetectionPass(

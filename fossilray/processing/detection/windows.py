@@ -1,7 +1,7 @@
-"""Which windows the detector is shown: fewest pixels for what is there, every place looked at once.
+"""Plan the windows of a pass: all foreground in one core each, with few pixels.
 
-The lattice is divided into cores that own what lies in them. Large cores waste little on halos, small ones fit
-what is there: a core is halved, where that costs less, between things rather than through them.
+The lattice is divided into cores, which own the objects in them. Large cores spend little on halos, small ones fit the
+foreground: a core is halved where that costs less, between objects rather than through them.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from fossilray.processing.detection.passes import DetectionPass, Tile
 
 Mask = NDArray[np.bool_]
 
-# What a window costs beside its pixels, in detection px: 4 to 5 ms of reading and calling at 17 MP/s (bfloat16).
+# Fixed cost of a window in detection px: 4 to 5 ms of reading and calling at 17 MP/s (bfloat16).
 _WINDOW_COST_PX = 80_000
 # A network prepares for each new shape: on a CPU 7 ms for a small window, 50 for a large one. With sides rounded to
-# this, real pixels, slides took 0 to 20 % less of the detector than with any side; with 128 px as long or longer.
+# this, detection on slides took 0 to 20 % less time than with any side; with 128 px the same or more.
 _SIDES_PX = 64
-# Of a core that is filled so far, halves would show most of it twice.
+# Halves of a core with this share of foreground would show most of it twice.
 _FULL_SHARE = 0.8
-# Cores are not halved below this; beside what a window shows around them little is left to gain.
+# Cores are not halved below this: the halo is then much larger than the core.
 _SMALLEST_CORE_PX = 64
 _GAPS_TRIED = 3
 
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Tiles of a pass in the order in which they are looked at, and the cores where nothing is.
+    """Tiles of a pass in the order of detection, and cores that are background.
 
-    The cores of both cover the lattice once. Tiles of one shape stand together.
+    The cores of both cover the lattice once. Tiles of one shape follow one another.
     """
 
     tiles: tuple[Tile, ...]
@@ -45,24 +45,26 @@ class WindowPlan:
 
     @property
     def megapixels(self) -> float:
-        """Pixels that the detector is shown."""
+        """Megapixels that the detector is shown."""
         return sum(tile.window.width * tile.window.height for tile in self.tiles) / 1e6
 
 
 def scanned_in_tiles_mm2(detection_pass: DetectionPass, tiles: Iterable[Tile]) -> float:
-    """Scanned area in the cores of tiles; what a core has beyond the scanned area is left out."""
+    """Scanned area in the cores of tiles, without the parts of cores beyond it."""
     areas = detection_pass.unit_areas_mm2()
     return float(sum(areas[detection_pass.units_in(tile.core)].sum() for tile in tiles))
 
 
-def plan_windows(detection_pass: DetectionPass, content: Mask, *, multiple_px: int = _SIDES_PX) -> WindowPlan:
-    """Windows that show all units of `content` (rows, columns), each with what it needs around it.
+def plan_windows(
+    detection_pass: DetectionPass, foreground: Mask, *, multiple_px: int = _SIDES_PX
+) -> WindowPlan:
+    """Plan windows that show all foreground units (rows, columns), each with its halo.
 
-    multiple_px: sides of windows are rounded up to it, in pixels that are there, so that shapes are few.
+    multiple_px: sides of windows are rounded up to it, within the scanned area where possible, for few shapes.
     """
-    if content.size == 0:
+    if foreground.size == 0:
         return WindowPlan((), ())
-    planner = _Planner(detection_pass, content, multiple_px=multiple_px)
+    planner = _Planner(detection_pass, foreground, multiple_px=multiple_px)
     step = detection_pass.core_px // detection_pass.unit_px
     leaves = [
         leaf
@@ -81,9 +83,9 @@ def plan_windows(detection_pass: DetectionPass, content: Mask, *, multiple_px: i
 
 
 def split_tile(detection_pass: DetectionPass, tile: Tile) -> list[Tile]:
-    """The tile as up to four with cores half as wide and high; none if its core is as small as they get.
+    """Split a tile into up to four with cores half as wide and high; none if its core has the smallest size.
 
-    For a window that cannot be read whole. What it showed beyond its core is shown by its parts alike.
+    For a window that cannot be read whole. The parts together show the same halo.
     """
     core, window, unit = tile.core, tile.window, detection_pass.unit_px
     if max(core.width, core.height) <= max(_SMALLEST_CORE_PX, unit):
@@ -130,39 +132,39 @@ class _Division(NamedTuple):
 
 
 class _Planner:
-    def __init__(self, detection_pass: DetectionPass, content: Mask, *, multiple_px: int) -> None:
+    def __init__(self, detection_pass: DetectionPass, foreground: Mask, *, multiple_px: int) -> None:
         unit = detection_pass.unit_px
-        self._content = content
+        self._foreground = foreground
         self._reach, self._context = detection_pass.reach_px // unit, detection_pass.context_px // unit
         self._smallest = max(1, _SMALLEST_CORE_PX // unit)
         self._multiple = max(1, math.ceil(multiple_px / unit))
         self._window_cost = _WINDOW_COST_PX / unit**2
         wide = 2 * self._context + 1
-        around = cv2.dilate(content.astype(np.uint8), np.ones((wide, wide), np.uint8))
+        around = cv2.dilate(foreground.astype(np.uint8), np.ones((wide, wide), np.uint8))
         self._shown = np.asarray(cv2.integral(around), np.int64)
 
     def divide(self, core: _Span) -> _Division:
-        """The core as one window or as several, whichever costs less."""
+        """Divide the core into one window or several, whichever costs less."""
         window = self._window(core)
         alone = _Division(self._cost(window), [_Leaf(core, window)])
         if window is None or self._is_full(core):
             return alone
         halves = [
-            (self._cost(self._window(one)) + self._cost(self._window(other)), one, other)
-            for one, other in self._cuts(core)
+            (self._cost(self._window(first)) + self._cost(self._window(second)), first, second)
+            for first, second in self._cuts(core)
         ]
         if not halves:
             return alone
-        _, one, other = min(halves)
-        first, second = self.divide(one), self.divide(other)
+        _, *cheapest = min(halves)
+        first, second = map(self.divide, cheapest)
         if first.cost + second.cost >= alone.cost:
             return alone
         return _Division(first.cost + second.cost, first.leaves + second.leaves)
 
     def _window(self, core: _Span) -> _Span | None:
-        """What must be seen to find what the core owns; None if it shows nothing.
+        """The window that shows all objects of the core; None if the core is background.
 
-        An object reaches as far from its centre as half its length, and from any part of it as its length.
+        An object extends half its length from its centre, and its length from any part of it.
         """
         own = self._extent(core)
         if own is None:
@@ -174,23 +176,23 @@ class _Planner:
             min(core.right + reach, own.right + 2 * reach),
             min(core.bottom + reach, own.bottom + 2 * reach),
         )
-        seen = self._extent(within)
-        assert seen is not None
-        rows, columns = self._content.shape
-        left, right = self._widen(seen.left - self._context, seen.right + self._context, end=columns)
-        top, bottom = self._widen(seen.top - self._context, seen.bottom + self._context, end=rows)
+        shown = self._extent(within)
+        assert shown is not None
+        rows, columns = self._foreground.shape
+        left, right = self._widen(shown.left - self._context, shown.right + self._context, end=columns)
+        top, bottom = self._widen(shown.top - self._context, shown.bottom + self._context, end=rows)
         return _Span(left, top, right, bottom)
 
     def _widen(self, first: int, last: int, *, end: int) -> tuple[int, int]:
-        """Rounded up, if possible where there is something to see: 0 to `end` was scanned."""
+        """Round the length up, if possible within the scanned range 0 to `end`."""
         more = -(last - first) % self._multiple
         if (first <= 0) != (last >= end):
             return (first, last + more) if first <= 0 else (first - more, last)
         return first - more // 2, last + more - more // 2
 
     def _extent(self, span: _Span) -> _Span | None:
-        """Around the units of content inside."""
-        part = self._content[span.top : span.bottom, span.left : span.right]
+        """The bounding span of the foreground units inside."""
+        part = self._foreground[span.top : span.bottom, span.left : span.right]
         columns, rows = np.flatnonzero(part.any(axis=0)), np.flatnonzero(part.any(axis=1))
         if len(columns) == 0:
             return None
@@ -217,31 +219,31 @@ class _Planner:
         return bool(shown > _FULL_SHARE * (right - left) * (bottom - top))
 
     def _cuts(self, core: _Span) -> Iterator[tuple[_Span, _Span]]:
-        """Ways to halve a core: in the middle, and in the middle of its widest gaps."""
+        """Yield ways to halve a core: in the middle, and in the middle of its widest gaps."""
         left, top, right, bottom = core
-        part = self._content[top:bottom, left:right]
+        part = self._foreground[top:bottom, left:right]
         if right - left >= 2 * self._smallest:
-            for at in _cut_places(np.asarray(part.any(axis=0), np.bool_)):
+            for at in _cut_positions(np.asarray(part.any(axis=0), np.bool_)):
                 yield core._replace(right=left + at), core._replace(left=left + at)
         if bottom - top >= 2 * self._smallest:
-            for at in _cut_places(np.asarray(part.any(axis=1), np.bool_)):
+            for at in _cut_positions(np.asarray(part.any(axis=1), np.bool_)):
                 yield core._replace(bottom=top + at), core._replace(top=top + at)
 
 
-def _cut_places(occupied: Mask) -> set[int]:
-    """Where to cut a row of units: its middle, and the middles of its widest runs without content."""
+def _cut_positions(occupied: Mask) -> set[int]:
+    """Positions at which to cut a row of units: its middle, and the middles of its widest background runs."""
     ends = np.flatnonzero(np.diff(np.concatenate([[True], occupied, [True]]).astype(np.int8)))
     runs = sorted(
         ((int(last - first), int(first), int(last)) for first, last in ends.reshape(-1, 2)), reverse=True
     )
-    places = {(first + last) // 2 for _, first, last in runs[:_GAPS_TRIED]} | {len(occupied) // 2}
-    return places - {0, len(occupied)}
+    positions = {(first + last) // 2 for _, first, last in runs[:_GAPS_TRIED]} | {len(occupied) // 2}
+    return positions - {0, len(occupied)}
 
 
-def _in_plan_order(detection_pass: DetectionPass, found: Iterable[tuple[_Span, _Span]]) -> tuple[Tile, ...]:
-    """Largest windows first, those of one shape row by row."""
+def _in_plan_order(detection_pass: DetectionPass, leaves: Iterable[tuple[_Span, _Span]]) -> tuple[Tile, ...]:
+    """Return the tiles, largest windows first, those of one shape row by row."""
     ordered = sorted(
-        found,
+        leaves,
         key=lambda pair: (
             -(pair[1].right - pair[1].left) * (pair[1].bottom - pair[1].top),
             pair[1].right - pair[1].left,
