@@ -14,13 +14,14 @@ import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.config.choices import SuggestionStrategy
 from fossilray.labels.suggest.selection import Quotas
-from fossilray.labels.suggest.strategies import STRATEGIES, choose
+from fossilray.labels.suggest.strategies import choose
 from fossilray.models.heads import BackboneReference, train_head
 
 GENERA, DIMENSION, WELLS = 24, 48, 4
@@ -53,7 +54,10 @@ def main() -> None:
         pool, asked = halves(whole, seed) if whole else (make(given.pool, seed), make(4000, seed, again=True))
         first.append({one: judge(pool, asked, one, start=0, n=given.n, seed=seed) for one in FIRST})
         later.append(
-            {one: judge(pool, asked, one, start=given.start, n=given.n, seed=seed) for one in STRATEGIES}
+            {
+                one: judge(pool, asked, one, start=given.start, n=given.n, seed=seed)
+                for one in get_args(SuggestionStrategy)
+            }
         )
     show(f"first round: {given.n} labels, none before", first)
     show(f"next round: {given.n} labels after {given.start} by lot", later)

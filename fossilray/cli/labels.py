@@ -109,9 +109,9 @@ def _print_suggestions(report: SuggestionReport, out_dir: Path, limit: int) -> N
     if report.objects < limit:
         say(f"there are no more than these {report.objects}")
     if report.labelled:
-        trained = "; a head was trained on them" if report.taught_here else ""
+        trained = "; a head was trained on them" if report.trained_here else ""
         say(f"{report.labelled} objects have a label already{trained}")
-    say("chosen by " + ", ".join(f"{name}: {count}" for name, count in report.by.items()))
+    say("chosen by " + ", ".join(f"{name}: {count}" for name, count in report.by_strategy.items()))
     say("from wells " + ", ".join(f"{name}: {count}" for name, count in sorted(report.wells.items())))
     say(
         f"sort the images of {out_dir}/crops into one folder per genus, or fill in the column genus of "
@@ -147,7 +147,7 @@ def import_labels(
 
     store = open_store(run, config, set_)
     with working("labels"):
-        report = import_into(source, store, to, who=who or _login(), settles=override)
+        report = import_into(source, store, to, who=who or _login(), overrides=override)
     if report.round is None:
         say(f"nothing new in {source}: all {report.already} labels are in {to} already")
     else:
@@ -193,14 +193,14 @@ def show(
             record.at[:19],
             str(record.labels),
             record.source,
-            "overrides" if record.settles else "",
+            "overrides" if record.overrides else "",
         )
     out.print(rounds)
     genera = TextTable("genus", Column("labels", is_number=True))
-    for genus, count in sorted(Counter(label.genus for label in current.agreed.values()).items()):
+    for genus, count in sorted(Counter(label.genus for label in current.consensus.values()).items()):
         genera.add_row(genus, str(count))
     out.print(genera)
-    say(f"after round {current.version}: {len(current.agreed)} objects with a label")
+    say(f"after round {current.version}: {len(current.consensus)} objects with a label")
     _print_conflicts(current.conflicts)
     if out_file is not None:
         write_current_labels(current, out_file)

@@ -14,7 +14,7 @@ from fossilray.core.config.choices import HeadKind, HoldOutUnit, NoveltyKind
 from fossilray.core.errors import UsageError
 from fossilray.core.types import OnProgress, ignore_progress
 from fossilray.labels.embed import EmbeddedCrops
-from fossilray.labels.load import LabelledSet, sides_of
+from fossilray.labels.load import LabelledSet
 from fossilray.models.heads import Head, train_head
 from fossilray.models.heads.calibration import Bin, expected_calibration_error, reliability
 from fossilray.models.heads.conformal import benjamini_hochberg_threshold
@@ -225,7 +225,7 @@ class _Heads:
             label[rows],
             classes,
             train,
-            side=sides_of(self.labelled, over)[rows],
+            side=self.labelled.groups_for(over)[rows],
             over=over,
             seed=seed,
         )

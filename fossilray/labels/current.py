@@ -1,4 +1,4 @@
-"""The labels of a label set that stand, as a table and for teaching."""
+"""Current labels of a label set, as a table or as training data."""
 
 from __future__ import annotations
 
@@ -11,43 +11,48 @@ from fossilray.labels.importing import attempts_of
 from fossilray.labels.label_set import Labels, LabelSet
 from fossilray.store import RunStore
 
-Given = tuple[tuple[str, int], str]
+CurrentLabel = tuple[tuple[str, int], str]
 """(slide_id, object_id) and genus."""
 
 
-def current_labels(folder: Path, store: RunStore) -> tuple[list[Given], list[tuple[tuple[str, int], str]]]:
-    """The objects of a run that bear one name, and those left out with the reason, both by slide and object.
+def current_labels(
+    folder: Path, store: RunStore
+) -> tuple[list[CurrentLabel], list[tuple[tuple[str, int], str]]]:
+    """Return the labelled objects of a run, and the labels that are left out with the reason, by slide and object.
+
+    Left out are objects with different genera, and labels of objects that the run no longer holds.
 
     Raises:
-        UsageError: the folder is no label set.
-        StoreError: it is damaged, or the run cannot be read.
+        UsageError: the folder is not a label set.
+        StoreError: the label set is damaged, or the run cannot be read.
     """
-    said = LabelSet.open(folder).labels()
+    labels = LabelSet.open(folder).labels()
     attempts = attempts_of(store)
-    standing: list[Given] = []
+    current: list[CurrentLabel] = []
     left_out: list[tuple[tuple[str, int], str]] = []
-    for one in said.agreed.values():
-        key = (one.slide_id, one.object_id)
-        if attempts.get(one.slide_id) == one.attempt:
-            standing.append((key, one.genus))
-        elif one.slide_id in attempts:
-            left_out.append((key, "its slide was made anew since it was labelled"))
+    for label in labels.consensus.values():
+        key = (label.slide_id, label.object_id)
+        if attempts.get(label.slide_id) == label.attempt:
+            current.append((key, label.genus))
+        elif label.slide_id in attempts:
+            left_out.append((key, "its slide was reprocessed after it was labelled"))
         else:
-            left_out.append((key, "no such slide in the run"))
-    for conflict in said.conflicts:
-        names = ", ".join(f"{genus} ({who})" for genus, who in conflict.said)
-        left_out.append(((conflict.slide_id, conflict.object_id), f"called {names}"))
-    return standing, left_out
+            left_out.append((key, "its slide is not in the run"))
+    for conflict in labels.conflicts:
+        left_out.append(((conflict.slide_id, conflict.object_id), f"labelled {conflict.names_text}"))
+    return current, left_out
 
 
 def write_current_labels(labels: Labels, path: Path) -> None:
-    """A CSV of slide_id, object_id, genus and who, as `classify train` and `labels import` read it.
+    """Write a CSV of slide_id, object_id, genus and who, as `classify train` and `labels import` read it.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: the file cannot be written.
     """
     with whole_text(path, newline="") as sink:
         table = csv.writer(sink, lineterminator="\n")
         table.writerow(("slide_id", "object_id", "genus", "who"))
-        for one in labels.agreed.values():
-            table.writerow((one.slide_id, one.object_id, escape_formula(one.genus), escape_formula(one.who)))
+        for label in labels.consensus.values():
+            table.writerow(
+                (label.slide_id, label.object_id, escape_formula(label.genus), escape_formula(label.who))
+            )

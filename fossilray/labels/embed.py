@@ -1,4 +1,4 @@
-"""Backbones by the names that an evaluation calls them: shipped, a file, a hub's, a random one, or none at all."""
+"""Embeddings of labelled crops by a named backbone: bundled, file, timm hub, random weights, or handcrafted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HANDCRAFTED_VERSION = "handcrafted/1"
 
 @dataclass(frozen=True)
 class EmbeddedCrops:
-    """Vectors (n, d) of labelled crops, and what made them."""
+    """Vectors (n, d) of labelled crops, and the backbone that made them."""
 
     vectors: NDArray[np.floating]
     backbone: BackboneReference
@@ -47,14 +47,14 @@ def embed_labelled(
     input_px: int | None = None,
     seed: int = 0,
 ) -> EmbeddedCrops:
-    """The vectors of labelled crops by a backbone of this name, as BACKBONE_HELP spells names.
+    """Embed labelled crops with a backbone; BACKBONE_HELP lists the names.
 
-    A run's own vectors serve where its backbone is the one asked for: what the archive holds is then what a head
-    is taught on. seed: of a random network.
+    If the run was made with this backbone, its stored vectors are returned, so that a head is trained on exactly what
+    the run holds. seed: seeds the weights of a random network.
 
     Raises:
-        UsageError: `run` is asked for and there are no vectors.
-        WeightsError: the weights cannot be had.
+        UsageError: the backbone is `run`, and there are no vectors of a run.
+        WeightsError: the weights cannot be loaded.
     """
     if backbone == "run":
         if labelled.vectors is None or labelled.backbone_sha256 is None:
@@ -92,7 +92,7 @@ def _random_network(name: str, input_px: int | None, *, seed: int) -> tuple[torc
     import torch
 
     architecture = _architecture(name, input_px)
-    # timm draws initial weights from the global generator alone, which others may be using.
+    # timm draws initial weights from the global generator only, which other threads may use.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_backbone_network(architecture)
@@ -100,12 +100,12 @@ def _random_network(name: str, input_px: int | None, *, seed: int) -> tuple[torc
 
 
 def _architecture(name: str, input_px: int | None) -> Architecture:
-    """A network of timm's, or the shipped backbone's own, for images of this size or of its native one."""
+    """Return the architecture of a timm network or of the bundled backbone, for this input size or its native one."""
     import timm
 
     if name == "bundled":
         _, meta = read_backbone_checkpoint(bundled_weights("backbone"))
-        assert meta is not None, "the shipped backbone says what it is"
+        assert meta is not None, "the bundled backbone has a description"
         return Architecture(meta.architecture, input_px or meta.input_px, dict(meta.kwargs))
     recorded = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
     native_px = recorded.input_size[-1] if recorded is not None else 224

@@ -1,15 +1,15 @@
-"""Labels that people gave to objects of runs: rounds that are only ever added, and what all of them say together.
+"""Label sets: rounds of labels that people gave to objects of runs, and the labels that follow from all rounds.
 
-A label set is a folder: `labels.json`, and one Parquet file a round, whose creation is its commit. No round is ever
-changed; a label is corrected by a later one. An object is (slide_id, object_id) of one attempt at its slide, for a
-slide that is made anew has other objects under the same numbers.
+A label set is a folder of `labels.json` and one Parquet file per round, whose creation is its commit. A round is never
+changed; a later round corrects its labels. An object is identified by slide_id, object_id and the attempt at its slide,
+because a slide that is reprocessed has other objects under the same numbers.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fossilray.core.errors import StoreError, StoreUnreachable, UsageError
-from fossilray.core.formats import FileRole, parse_json, parse_record
+from fossilray.core.formats import FileRole, build_record, parse_json
 from fossilray.core.formats.parquet import read_metadata, read_table, stated
 from fossilray.core.records import utc_now
 from fossilray.store.files.base import TEMPORARY
 from fossilray.store.files.local import LocalFiles
 
 LABELS_JSON = "labels.json"
-FORMAT = "fossilray-labels/1"
+LABEL_SET_FORMAT = "fossilray-labels/1"
 ROUNDS = "rounds"
 
 ROUND_SCHEMA = pa.schema(
@@ -40,9 +40,11 @@ ROUND_SCHEMA = pa.schema(
         )
     ]
 )
-"""One row a label: the object, the attempt that made it, its box in level-0 px, and who called it what."""
+"""One row per label: the object, the attempt that made it, the genus, the annotator, and the box in level-0 px."""
 
 _FOOTER_KEY = b"fossilray"
+_FIELD_OF_KEY = {"settles": "overrides"}
+"""Fields of RoundRecord that the footer has under another key."""
 
 ObjectKey = tuple[str, int, str]
 """slide_id, object_id, attempt."""
@@ -57,8 +59,9 @@ class Label:
     attempt: str
     genus: str
     who: str
+    """The annotator."""
     box: tuple[int, ...]
-    """x_min, y_min, x_max, y_max."""
+    """x_min, y_min, x_max, y_max in level-0 px."""
 
     @property
     def key(self) -> ObjectKey:
@@ -67,45 +70,48 @@ class Label:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What a round says of itself, in its file's footer."""
+    """Record in the footer of a round's file."""
 
     number: int
     at: str
     """UTC, ISO 8601."""
     source: str
-    """Name of the folder or file the labels came from."""
+    """Name of the folder or file that the labels came from."""
     source_sha256: str
     run: str
     run_digest: str
-    settles: bool
-    """Whether these labels overrule what anybody said of their objects before."""
+    overrides: bool
+    """Whether these labels replace those of all annotators for their objects; `settles` in the file."""
     labels: int
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """One object under two names: who says which, oldest first."""
+    """An object to which annotators gave different genera."""
 
     slide_id: str
     object_id: int
-    said: tuple[tuple[str, str], ...]
-    """(genus, who)."""
+    names: tuple[tuple[str, str], ...]
+    """(genus, annotator), oldest first."""
 
     @property
     def text(self) -> str:
-        named = ", ".join(f"{genus} ({who})" for genus, who in self.said)
-        return f"{self.slide_id} #{self.object_id}: {named}"
+        return f"{self.slide_id} #{self.object_id}: {self.names_text}"
+
+    @property
+    def names_text(self) -> str:
+        return ", ".join(f"{genus} ({who})" for genus, who in self.names)
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What the rounds up to a version say together."""
+    """Labels that follow from the rounds up to a version."""
 
     version: int
-    agreed: Mapping[ObjectKey, Label]
-    """Objects that bear one name, with the newest label of each."""
+    consensus: Mapping[ObjectKey, Label]
+    """Objects to which all annotators gave one genus, with the newest label of each."""
     conflicts: tuple[Conflict, ...]
-    """Objects that people call differently, in the order of their names; nobody is right until one settles it."""
+    """Objects with different genera, sorted by key; they have no label until a round overrides them."""
 
 
 class LabelSet:
@@ -117,45 +123,47 @@ class LabelSet:
 
     @staticmethod
     def open(folder: Path) -> LabelSet:
-        """The label set of a folder.
+        """Open the label set of a folder.
 
         Raises:
-            UsageError: the folder holds none.
+            UsageError: the folder does not hold a label set.
         """
         try:
             content = LocalFiles(folder, single_writer=False).read(LABELS_JSON)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(
-                f"{folder} holds no label set; `fossilray labels import … --to {folder}` begins one"
+                f"{folder} holds no label set; `fossilray labels import … --to {folder}` creates one"
             ) from None
         role = FileRole(
             str(folder / LABELS_JSON),
-            "the mark of a label set",
-            f'bring it back from a copy, or write {{"format": "{FORMAT}", "created_at": ""}} into it',
+            "the description of a label set",
+            f'bring it back from a copy, or write {{"format": "{LABEL_SET_FORMAT}", "created_at": ""}} into it',
         )
-        found = parse_json(content, role)
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise UsageError(f"{folder / LABELS_JSON} is not of the format {FORMAT}; name another folder")
+        fields = parse_json(content, role)
+        if not isinstance(fields, dict) or fields.get("format") != LABEL_SET_FORMAT:
+            raise UsageError(
+                f"{folder / LABELS_JSON} is not of the format {LABEL_SET_FORMAT}; name another folder"
+            )
         return LabelSet(folder)
 
     @staticmethod
     def open_or_create(folder: Path) -> LabelSet:
-        """The label set of a folder, begun where the folder is empty or absent.
+        """Open the label set of a folder, or create one if the folder is empty or missing.
 
         Raises:
             UsageError: the folder holds something else.
         """
         if is_label_set(folder):
             return LabelSet.open(folder)
-        begun = LabelSet(folder)
+        created = LabelSet(folder)
         if folder.exists():
             if not folder.is_dir():
                 raise UsageError(f"{folder} is a file; name a new or an empty folder")
-            # Half-written files of an import that was killed are nothing; LABELS_JSON is of one that begins just now.
-            if set(begun._files.names("")) - {TEMPORARY, LABELS_JSON}:
-                raise UsageError(f"{folder} holds something else than labels; name a new or an empty folder")
-        text = json.dumps({"format": FORMAT, "created_at": utc_now()}, indent=2).encode() + b"\n"
-        begun._files.create(LABELS_JSON, text)
+            # Half-written files are left by an import that was killed; LABELS_JSON by one that has just started.
+            if set(created._files.names("")) - {TEMPORARY, LABELS_JSON}:
+                raise UsageError(f"{folder} holds other files than labels; name a new or an empty folder")
+        text = json.dumps({"format": LABEL_SET_FORMAT, "created_at": utc_now()}, indent=2).encode() + b"\n"
+        created._files.create(LABELS_JSON, text)
         return LabelSet.open(folder)
 
     def tidy(self) -> None:
@@ -163,7 +171,7 @@ class LabelSet:
         self._files.tidy()
 
     def rounds(self) -> list[RoundRecord]:
-        """What every round says of itself, in their order.
+        """Return the records of all rounds, in order.
 
         Raises:
             StoreError: a round's file is damaged.
@@ -171,18 +179,18 @@ class LabelSet:
         return [self._read(number)[0] for number in self._numbers()]
 
     def damage(self) -> list[tuple[str, str]]:
-        """Each file that cannot be used, and what is said of it; all others are read too.
+        """Return every file that cannot be used, with the reason; all files are read.
 
         Raises:
-            StoreUnreachable: the disk does not answer.
+            StoreUnreachable: the disk does not respond.
         """
-        found = []
+        damaged = []
         try:
             LabelSet.open(self.folder)
         except StoreUnreachable:
             raise
         except (UsageError, StoreError) as error:
-            found.append(
+            damaged.append(
                 (LABELS_JSON, str(error) if LABELS_JSON in str(error) else f"{LABELS_JSON}: {error}")
             )
         for number in self._numbers():
@@ -191,8 +199,8 @@ class LabelSet:
             except StoreUnreachable:
                 raise
             except StoreError as error:
-                found.append((_round_path(number), str(error)))
-        return found
+                damaged.append((_round_path(number), str(error)))
+        return damaged
 
     def add(
         self,
@@ -202,64 +210,62 @@ class LabelSet:
         source_sha256: str,
         run: str,
         run_digest: str,
-        settles: bool = False,
+        overrides: bool = False,
     ) -> RoundRecord:
-        """Commit a round of labels; what it says of itself. Of two who add at once, both get a round of their own."""
+        """Commit a round of labels and return its record; two processes that add at once get a round each."""
         number = max(self._numbers(), default=0)
         while True:
             number += 1
             record = RoundRecord(
-                number, utc_now(), source, source_sha256, run, run_digest, settles, len(labels)
+                number, utc_now(), source, source_sha256, run, run_digest, overrides, len(labels)
             )
             if self._files.create(_round_path(number), _encode(labels, record)):
                 return record
 
     def labels(self, *, version: int | None = None) -> Labels:
-        """What the rounds up to one say together; None: all of them.
+        """Merge the rounds up to a version; None: all rounds.
 
-        A person's later label of an object takes the place of the earlier one. A round that settles takes the place
-        of everybody's.
+        An annotator's later label of an object replaces his earlier one. A round that overrides replaces the labels
+        of all annotators.
 
         Raises:
-            UsageError: there is no such version.
+            UsageError: the label set does not have the version.
             StoreError: a round's file is damaged.
         """
         numbers = self._numbers()
         newest = max(numbers, default=0)
         if version is not None and not 1 <= version <= newest:
-            raise UsageError(f"{self.folder} has the versions 1 to {newest}, and {version} was asked for")
-        said: dict[ObjectKey, dict[str, Label]] = {}
-        for number in numbers:
-            if version is not None and number > version:
-                break
-            record, labels = self._read(number)
-            for one in labels:
-                by = said.setdefault(one.key, {})
-                if record.settles:
-                    by.clear()
-                by.pop(one.who, None)  # so that the newest stands last
-                by[one.who] = one
-        agreed: dict[ObjectKey, Label] = {}
+            raise UsageError(f"{self.folder} has the versions 1 to {newest}, not {version}")
+        by_object = self._merge(number for number in numbers if version is None or number <= version)
+        consensus: dict[ObjectKey, Label] = {}
         conflicts = []
-        for key in sorted(said):
-            given = list(said[key].values())
-            if len({one.genus for one in given}) == 1:
-                agreed[key] = given[-1]
+        for key in sorted(by_object):
+            labels = list(by_object[key].values())
+            if len({label.genus for label in labels}) == 1:
+                consensus[key] = labels[-1]
             else:
-                conflicts.append(Conflict(key[0], key[1], tuple((one.genus, one.who) for one in given)))
-        return Labels(newest if version is None else version, agreed, tuple(conflicts))
+                conflicts.append(
+                    Conflict(key[0], key[1], tuple((label.genus, label.who) for label in labels))
+                )
+        return Labels(newest if version is None else version, consensus, tuple(conflicts))
 
-    def said_by(self) -> dict[tuple[ObjectKey, str], str]:
-        """The genus that stands for each object and person, settled ones for whoever settled them."""
-        said: dict[ObjectKey, dict[str, str]] = {}
-        for number in self._numbers():
+    def labels_by_annotator(self) -> dict[tuple[ObjectKey, str], str]:
+        """Return the current genus by object and annotator; an overridden label is left out."""
+        by_object = self._merge(self._numbers())
+        return {(key, who): label.genus for key, labels in by_object.items() for who, label in labels.items()}
+
+    def _merge(self, numbers: Iterable[int]) -> dict[ObjectKey, dict[str, Label]]:
+        """Return the current label of each annotator by object, the newest last."""
+        by_object: dict[ObjectKey, dict[str, Label]] = {}
+        for number in numbers:
             record, labels = self._read(number)
-            for one in labels:
-                by = said.setdefault(one.key, {})
-                if record.settles:
-                    by.clear()
-                by[one.who] = one.genus
-        return {(key, who): genus for key, by in said.items() for who, genus in by.items()}
+            for label in labels:
+                by_annotator = by_object.setdefault(label.key, {})
+                if record.overrides:
+                    by_annotator.clear()
+                by_annotator.pop(label.who, None)  # reinserted as the newest
+                by_annotator[label.who] = label
+        return by_object
 
     def _numbers(self) -> list[int]:
         stems = [name.removesuffix(".parquet") for name in self._files.names(ROUNDS)]
@@ -275,9 +281,11 @@ class LabelSet:
         try:
             content = self._files.read(path)
         except FileNotFoundError:
-            raise role.damaged("it is gone") from None
-        footer = stated(read_metadata(content, role), _FOOTER_KEY, role)
-        record = parse_record(RoundRecord, footer, role)
+            raise role.damaged("it is missing") from None
+        fields = parse_json(stated(read_metadata(content, role), _FOOTER_KEY, role), role)
+        if isinstance(fields, dict):
+            fields = {_FIELD_OF_KEY.get(key, key): value for key, value in fields.items()}
+        record = build_record(RoundRecord, fields, role)
         table = read_table(content, role, schema=ROUND_SCHEMA)
         if table.num_rows != record.labels:
             raise role.damaged(
@@ -288,7 +296,7 @@ class LabelSet:
 
 
 def is_label_set(path: Path) -> bool:
-    """Whether a folder is a label set rather than a folder of <class>/<image>."""
+    """Return whether a folder is a label set, not a folder of <class>/<image>."""
     return (path / LABELS_JSON).is_file()
 
 
@@ -297,11 +305,16 @@ def _round_path(number: int) -> str:
 
 
 def _encode(labels: Sequence[Label], record: RoundRecord) -> bytes:
-    rows = [(one.slide_id, one.object_id, one.attempt, one.genus, one.who, *one.box) for one in labels]
+    rows = [
+        (label.slide_id, label.object_id, label.attempt, label.genus, label.who, *label.box)
+        for label in labels
+    ]
     columns = list(zip(*rows, strict=True)) or [()] * len(ROUND_SCHEMA)
+    key_of_field = {field: key for key, field in _FIELD_OF_KEY.items()}
+    fields = {key_of_field.get(name, name): value for name, value in asdict(record).items()}
     table = pa.Table.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, ROUND_SCHEMA, strict=True)],
-        schema=ROUND_SCHEMA.with_metadata({_FOOTER_KEY: json.dumps(asdict(record), sort_keys=True).encode()}),
+        schema=ROUND_SCHEMA.with_metadata({_FOOTER_KEY: json.dumps(fields, sort_keys=True).encode()}),
     )
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)

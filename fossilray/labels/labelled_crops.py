@@ -1,4 +1,4 @@
-"""Labelled crops as arrays, and the images that they are read from."""
+"""Labelled crops as arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class LabelledCrops:
-    """Square crops with the class of each."""
+    """Square crops and their classes."""
 
     pixels: NDArray[np.uint8]
     """(n, S, S, 3) RGB, stretched to the square."""

@@ -1,4 +1,4 @@
-"""Labels that somebody gave: from folders of images, from a table of files, or from a table of a run's objects."""
+"""Labelled crops from folders of images, tables of files, tables of a run's objects, and label sets."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fossilray.core.config.choices import HoldOutUnit
 from fossilray.core.csv_table import read_csv_table
 from fossilray.core.errors import UsageError
+from fossilray.core.formats.regular_file import read_regular
 from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
 from fossilray.core.text import list_some, strip_control_characters, unescape_formula
 from fossilray.labels.current import current_labels
@@ -33,93 +34,110 @@ SIDE_PX = 224
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What a look at the labels brought up."""
+    """Problems found while labels were loaded."""
 
     unreadable: tuple[tuple[str, str], ...]
-    """Images that were left out, and why."""
+    """Images that were left out, with the reason."""
     unlabelled: int
     """Rows of a table without a genus, left out."""
     singletons: tuple[str, ...]
-    """Classes of one crop: taught, but never asked."""
+    """Classes of one crop: trained on, but never evaluated."""
     duplicates: tuple[tuple[str, ...], ...]
-    """Names of crops that are one picture; they stay on one side of every split."""
+    """Names of crops that show one picture; a split never separates them."""
     conflicts: tuple[tuple[str, ...], ...]
-    """Those of `duplicates` that bear more than one label, as `name (class)`."""
+    """Groups of `duplicates` with more than one label, as `name (class)`."""
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Labelled crops with their names, and which of them are the same picture."""
+    """Labelled crops with their names, and the groups that show one picture."""
 
     crops: LabelledCrops
     names: tuple[str, ...]
     """Path below the folder, or `slide_id #object_id`."""
     group: NDArray[np.int64]
-    """(n,) the same number for crops that are one picture."""
+    """(n,) equal for crops that show one picture."""
     findings: LabelReport
     vectors: NDArray[np.float16] | None = None
-    """(n, d) what the run's own backbone made of them; None for images, or where the run has none."""
+    """(n, d) embeddings by the run's own backbone; None for images, or if the run has none."""
     backbone_sha256: str | None = None
-    """Of the weights that made `vectors`."""
+    """Digest of the weights that made `vectors`."""
     wells: tuple[str, ...] | None = None
-    """Where each crop is from; None where that is not said of every one."""
+    """Well of each crop; None unless all are known."""
 
     def __len__(self) -> int:
         return len(self.names)
 
+    def groups_for(self, hold_out: HoldOutUnit) -> NDArray[np.int64]:
+        """Return groups (n,) that a fold holds out whole: crops of one picture, or crops of one well.
+
+        Raises:
+            UsageError: the unit is wells, and the wells of the crops are unknown or fewer than two.
+        """
+        if hold_out == "crops":
+            return self.group
+        if self.wells is None or len(set(self.wells)) < 2:
+            raise UsageError(
+                "wells cannot be held out: the labels name fewer than two; label objects of a run over several "
+                "wells, or add a column well to the table of files"
+            )
+        return np.unique(np.array(self.wells), return_inverse=True)[1].astype(np.int64)
+
 
 def load_labels(labels: Path, *, run: RunStore | None = None) -> LabelledSet:
-    """Labelled crops from a folder of <class>/<image>, or from a CSV.
+    """Load labelled crops from a folder of <class>/<image>, a CSV, or a label set.
 
-    A CSV has the columns path and genus (paths from the folder it lies in) and perhaps well, or slide_id, object_id
-    and genus; then `run` is where the objects are. Class names are compared in Unicode's composed form, without blanks
-    around them. Images that cannot be decoded are left out and told; equal and nearly equal ones are told.
+    A CSV has the columns path and genus (paths relative to its folder) and optionally well, or the columns slide_id,
+    object_id and genus of objects of `run`. Class names are compared in Unicode's composed form (NFC), stripped. The
+    report lists images that cannot be decoded, which are left out, and equal and nearly equal images.
 
     Raises:
-        UsageError: there is nothing to read, the table lacks columns or labels one row twice, or fewer than two
+        UsageError: the labels are missing or empty, a table lacks columns or labels a row twice, or fewer than two
             classes are left.
     """
     if is_label_set(labels):
-        raw = _read_label_set(labels, run)
+        labelled = _read_label_set(labels, run)
     elif labels.is_dir():
-        raw = _read_images(_list_folder(labels), unlabelled=0)
-    elif labels.is_file():
-        raw = _read_table(labels, run)
+        labelled = _read_images(_list_folder(labels), unlabelled=0)
+    elif labels.exists():
+        labelled = _read_table(labels, run)
     else:
         raise UsageError(f"{labels} does not exist; give a folder of <class>/<image> or a CSV of labels")
-    if len(raw.crops.classes) < 2:
-        lost = raw.findings.unreadable
-        told = f"; left out: {len(lost)}, the first {lost[0][0]} ({lost[0][1]})" if lost else ""
+    if len(labelled.crops.classes) < 2:
+        lost = labelled.findings.unreadable
+        first_lost = f"; left out: {len(lost)}, the first {lost[0][0]} ({lost[0][1]})" if lost else ""
         raise UsageError(
-            f"{labels} has readable crops of {'one class' if raw.crops.classes else 'no class'}, and telling apart "
-            f"takes two{told}"
+            f"{labels} has readable crops of {'one class' if labelled.crops.classes else 'no class'}, and a "
+            f"classifier takes two{first_lost}"
         )
-    return raw
+    return labelled
 
 
 def _read_label_set(folder: Path, run: RunStore | None) -> LabelledSet:
-    """The objects that bear one name; those under two, and of slides made anew, count as left out."""
+    """Load the current labels; objects with different genera and of reprocessed slides count as left out."""
     if run is None:
-        raise UsageError(f"{folder} labels objects of a run; say of which with --run")
-    standing, left_out = current_labels(folder, run)
-    found = _read_objects(
-        run, [key for key, _ in standing], [_clean(genus) for _, genus in standing], unlabelled=0
+        raise UsageError(f"{folder} labels objects of a run; name it with --run")
+    current, left_out = current_labels(folder, run)
+    labelled = _read_objects(
+        run, [key for key, _ in current], [_clean(genus) for _, genus in current], unlabelled=0
     )
-    told = tuple((_object_name(*key), why) for key, why in left_out)
-    findings = replace(found.findings, unreadable=(*found.findings.unreadable, *told))
-    return replace(found, findings=findings)
+    unreadable = (
+        *labelled.findings.unreadable,
+        *((_object_name(*key), reason) for key, reason in left_out),
+    )
+    return replace(labelled, findings=replace(labelled.findings, unreadable=unreadable))
 
 
 def _list_folder(folder: Path) -> list[tuple[str, Path, str]]:
-    """(name, file, class) of every image, classes and files in the order of their names."""
-    found = [
+    """Return (name, file, class) of every image, sorted by class and file."""
+    images = [
         (_shown(str(path.relative_to(folder))), path, _clean(path.parent.name))
         for path in sorted(folder.glob("*/*"))
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     ]
-    if not found:
+    if not images:
         raise UsageError(f"{folder} holds no <class>/<image> files; give a folder of classes, or a CSV")
-    return found
+    return images
 
 
 def _read_table(path: Path, run: RunStore | None) -> LabelledSet:
@@ -134,15 +152,15 @@ def _read_table(path: Path, run: RunStore | None) -> LabelledSet:
     if table.has("path"):
         files = {row["path"]: _clean(row["genus"]) for row in named}
         _refuse_repeats(path, [row["path"] for row in named])
-        found = _read_images(
+        labelled = _read_images(
             [(_shown(name), path.parent / name, genus) for name, genus in files.items()],
             unlabelled=unlabelled,
         )
         well = {_shown(row["path"]): _clean(row["well"]) for row in named}
-        wells = tuple(well[name] for name in found.names)
-        return replace(found, wells=wells) if all(wells) else found
+        wells = tuple(well[name] for name in labelled.names)
+        return replace(labelled, wells=wells) if all(wells) else labelled
     if run is None:
-        raise UsageError(f"{path} labels objects of a run; say of which with --run")
+        raise UsageError(f"{path} labels objects of a run; name it with --run")
     keys = [(row["slide_id"], row.object_id("object_id")) for row in named]
     _refuse_repeats(path, keys)
     return _read_objects(run, keys, [_clean(row["genus"]) for row in named], unlabelled=unlabelled)
@@ -152,7 +170,7 @@ def _read_images(listed: Sequence[tuple[str, Path, str]], *, unlabelled: int) ->
     pixels, shapes, names, genera, digests, unreadable = [], [], [], [], [], []
     for name, path, genus in listed:
         try:
-            content = path.read_bytes()
+            content = read_regular(path)
             image = read_image(content, name=name)
         except OSError as error:
             unreadable.append((name, error.strerror or type(error).__name__))
@@ -187,6 +205,7 @@ def _read_objects(
         load_embeddings,
         query_table,
     )
+    from fossilray.store.query.slide_objects import backbone_of
 
     con = connect(run)
     files = run.committed_files()
@@ -208,13 +227,13 @@ def _read_objects(
     )
     rows = table["label_row"].to_pylist()
     missing = [
-        (_object_name(*keys[row]), "no such object in the run")
+        (_object_name(*keys[row]), "the run does not hold the object")
         for row in sorted(set(range(len(keys))) - set(rows))
     ]
     size = np.stack([table["width_um"].to_numpy(), table["height_um"].to_numpy()], axis=1)
     pixels = load_crops(run, table)
-    made = [digest for name, digest in run.read_run().weights.items() if name.startswith("embedder/")]
-    found = _labelled(
+    _, *digests = backbone_of(run)
+    labelled = _labelled(
         pixels,
         (size / np.maximum(size.max(axis=1, keepdims=True), 1e-6)).astype(np.float32),
         [_object_name(*keys[row]) for row in rows],
@@ -223,10 +242,10 @@ def _read_objects(
         unreadable=missing,
         unlabelled=unlabelled,
     )
-    found = replace(found, wells=tuple(_shown(well) for well in table["well"].to_pylist()))
-    if not made or not rows:
-        return found
-    return replace(found, vectors=load_embeddings(run, table), backbone_sha256=made[0])
+    labelled = replace(labelled, wells=tuple(_shown(well) for well in table["well"].to_pylist()))
+    if not digests or not rows:
+        return labelled
+    return replace(labelled, vectors=load_embeddings(run, table), backbone_sha256=digests[0])
 
 
 def _labelled(
@@ -243,24 +262,24 @@ def _labelled(
     number = {genus: row for row, genus in enumerate(classes)}
     label = np.array([number[genus] for genus in genera], np.int64)
     group = group_duplicates(pixels, digests)
-    together = _together(group)
+    same_picture = _rows_of_groups(group)
     counts = Counter(genera)
     findings = LabelReport(
         unreadable=tuple(unreadable),
         unlabelled=unlabelled,
         singletons=tuple(genus for genus in classes if counts[genus] == 1),
-        duplicates=tuple(tuple(names[row] for row in rows) for rows in together.values()),
+        duplicates=tuple(tuple(names[row] for row in rows) for rows in same_picture.values()),
         conflicts=tuple(
             tuple(f"{names[row]} ({genera[row]})" for row in rows)
-            for rows in together.values()
+            for rows in same_picture.values()
             if len({genera[row] for row in rows}) > 1
         ),
     )
     return LabelledSet(LabelledCrops(pixels, shape, label, classes), tuple(names), group, findings)
 
 
-def _together(group: NDArray[np.int64]) -> Mapping[int, list[int]]:
-    """Rows of each group that has more than one."""
+def _rows_of_groups(group: NDArray[np.int64]) -> Mapping[int, list[int]]:
+    """Return the rows of each group that has more than one."""
     rows: dict[int, list[int]] = {}
     for row, number in enumerate(group.tolist()):
         rows.setdefault(number, []).append(row)
@@ -271,7 +290,7 @@ def _refuse_repeats(path: Path, keys: Sequence[object]) -> None:
     repeated = [str(key) for key, count in Counter(keys).items() if count > 1]
     if repeated:
         raise UsageError(
-            f"{path} labels {len(repeated)} rows more than once, the first {_shown(repeated[0])}; keep one row of each"
+            f"{path} labels {len(repeated)} rows more than once, the first {_shown(repeated[0])}; keep one row for each"
         )
 
 
@@ -280,26 +299,10 @@ def _object_name(slide_id: str, object_id: int) -> str:
 
 
 def _clean(genus: str) -> str:
-    """A class's name as it is compared: macOS writes ø and é in two signs where others write one."""
+    """Return a class name as it is compared: macOS writes ø and é as two characters, other systems as one."""
     return _shown(unicodedata.normalize("NFC", unescape_formula(genus.strip())).strip())
 
 
 def _shown(name: str) -> str:
-    """A name that any terminal, page and JSON takes: bytes that are no UTF-8 and control signs replaced."""
+    """Return a name that is safe for terminals, pages and JSON: bytes outside UTF-8 and control characters replaced."""
     return strip_control_characters(name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
-
-
-def sides_of(labelled: LabelledSet, over: HoldOutUnit) -> NDArray[np.int64]:
-    """(n,) crops of equal number stay on one side of every fold.
-
-    Raises:
-        UsageError: wells are to be held out, and those of the crops are not known, or are one.
-    """
-    if over == "crops":
-        return labelled.group
-    if labelled.wells is None or len(set(labelled.wells)) < 2:
-        raise UsageError(
-            "wells cannot be held out: the labels name fewer than two; label objects of a run over several wells, or "
-            "add a column well to the table of files"
-        )
-    return np.unique(np.array(labelled.wells), return_inverse=True)[1].astype(np.int64)

@@ -1,9 +1,9 @@
-"""Labels as people hand them in: folders of images, tables, and projects of ParticleTrieur.
+"""Labels in the files of annotators: folders of images, CSV tables, and projects of ParticleTrieur.
 
-What ParticleTrieur writes is told by its source (github.com/microfossil/particle-trieur: Particle.java, Project.java,
-ClassificationMapAdapter.java, ExportMorphologyService.java): in a project, `images/image` with `source/filename`,
-`classifications/classification` of `code` and `value`, `tags/tag` and `val_by`; in a table, `filename` (or `image`) and
-`label`.
+The formats of ParticleTrieur follow its source code (github.com/microfossil/particle-trieur: Particle.java,
+Project.java, ClassificationMapAdapter.java, ExportMorphologyService.java): in a project, `images/image` with
+`source/filename`, `classifications/classification` of `code` and `value`, `tags/tag` and `val_by`; in a table,
+`filename` (or `image`) and `label`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from xml.etree import ElementTree
 from fossilray.core.csv_table import CsvRow, parse_csv_table
 from fossilray.core.errors import UsageError
 from fossilray.core.formats import FileRole
+from fossilray.core.formats.regular_file import read_regular
 from fossilray.core.images import IMAGE_SUFFIXES
 from fossilray.core.text import counted, list_some, strip_control_characters, unescape_formula
 
 NO_LABELS = ("", "unlabeled", "unlabelled", "unsure", "crops")
-"""Names that say that nobody labelled yet: ParticleTrieur's own, and the folder that `suggest` fills."""
+"""Names that stand for a missing label: those of ParticleTrieur, and the folder that `suggest` writes."""
 
 _IMAGE_COLUMNS = ("path", "file", "filename", "image", "dossier")
 _GENUS_COLUMNS = ("genus", "label", "class")
@@ -32,76 +33,79 @@ _MOST_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class GivenLabel:
-    """A label as it was handed in, with the place to name when it is wrong."""
+class ParsedLabel:
+    """A label as it stands in a source."""
 
     slide_id: str
     object_id: int
     genus: str
     who: str | None
-    place: str
-    """Where in the source it stands."""
+    """The annotator; None if the source does not name one."""
+    position: str
+    """Line, image or file in the source, for messages."""
 
 
 @dataclass(frozen=True)
-class GivenLabels:
-    """All that a source holds."""
+class ParsedLabels:
+    """The labels of a source."""
 
-    labels: tuple[GivenLabel, ...]
+    labels: tuple[ParsedLabel, ...]
     unlabelled: int
-    """Rows or images that nobody has labelled yet."""
+    """Number of rows or images without a label."""
     automatic: int
-    """Images that ParticleTrieur labelled itself and nobody validated; left out."""
+    """Number of images with a label of ParticleTrieur's classifier that no person validated; left out."""
     name: str
     sha256: str
-    """Of the file; of a folder, of its sorted file names."""
+    """Digest of the file; of a folder, digest of its sorted file names."""
 
 
-def parse_labels(source: Path) -> GivenLabels:
-    """The labels in a folder of <genus>/<image>, a CSV, or a ParticleTrieur project (.xml).
+def parse_labels(source: Path) -> ParsedLabels:
+    """Read the labels in a folder of <genus>/<image>, a CSV, or a ParticleTrieur project (.xml).
 
-    An image leads to its object by its name, <slide_id>-<object_id>, as `suggest` and `crops` write it. A CSV has the
-    columns slide_id, object_id and genus, or one with images (path, file, filename, image) and one with names (genus,
-    label, class).
+    The name of an image identifies its object: <slide_id>-<object_id>, as `suggest` and `crops` write it. A CSV has
+    the columns slide_id, object_id and genus, or a column of images (path, file, filename, image) and one of genera
+    (genus, label, class).
 
     Raises:
-        UsageError: it is none of these, or images in it do not name objects.
+        UsageError: the source is missing, is not one of these, or contains an image that does not name an object.
     """
     if source.is_dir():
         return _read_folder(source)
-    if not source.is_file():
-        raise UsageError(
-            f"{source} does not exist; give a folder of <genus>/<image>, a CSV or a ParticleTrieur project"
-        )
-    if source.stat().st_size > _MOST_BYTES:
+    remedy = "give a folder of <genus>/<image>, a CSV or a ParticleTrieur project"
+    try:
+        content = read_regular(source, most_bytes=_MOST_BYTES)
+    except FileNotFoundError:
+        raise UsageError(f"{source} does not exist; {remedy}") from None
+    except OSError as error:
+        raise FileRole(str(source), "labels of objects", remedy, UsageError).damaged(error) from None
+    if len(content) > _MOST_BYTES:
         raise UsageError(
             f"{source} has more than {_MOST_BYTES // 2**20} MB, more than labels take; name another file"
         )
-    content = source.read_bytes()
     read = _read_project if source.suffix.lower() == ".xml" else _read_csv
     return read(source, content, hashlib.sha256(content).hexdigest())
 
 
 def clean_genus(text: str) -> str:
-    """A genus as it is compared: composed, without blanks around it, printable."""
+    """Return a genus in the form in which genera are compared: composed (NFC), stripped, printable."""
     return strip_control_characters(unicodedata.normalize("NFC", unescape_formula(text.strip())).strip())
 
 
 def object_of(name: str) -> tuple[str, int] | None:
-    """The slide_id and object_id that an image's name or path leads to, on any system's paths; None: to no object."""
+    """Return slide_id and object_id from the name or path of an image (POSIX or Windows); None if it has neither."""
     stem = re.split(r"[\\/]", name)[-1].rpartition(".")[0]
     found = re.fullmatch(r"(.+)-(\d{6,10})", stem)
     return (found[1], int(found[2])) if found and int(found[2]) < 2**31 else None
 
 
-def _read_folder(folder: Path) -> GivenLabels:
+def _read_folder(folder: Path) -> ParsedLabels:
     names = sorted(
         str(path.relative_to(folder))
         for path in folder.glob("**/*")
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not path.name.startswith(".")
     )
     if not names:
-        raise UsageError(f"{folder} holds no <genus>/<image> files; sort images into one folder a genus")
+        raise UsageError(f"{folder} holds no <genus>/<image> files; sort images into one folder per genus")
     rows: list[tuple[str, str, str | None, str]] = []
     for name in names:
         parts = Path(name).parts
@@ -110,7 +114,7 @@ def _read_folder(folder: Path) -> GivenLabels:
     return _by_image(folder, rows, automatic=0, digest=digest)
 
 
-def _read_csv(path: Path, content: bytes, digest: str) -> GivenLabels:
+def _read_csv(path: Path, content: bytes, digest: str) -> ParsedLabels:
     role = FileRole(str(path), "labels of objects", "correct it, or save it again as `CSV UTF-8`", UsageError)
     # ParticleTrieur writes decimal commas in French, unquoted: such rows have more cells than columns.
     table = parse_csv_table(content, role, columns=(), extra_cells=True)
@@ -131,7 +135,7 @@ def _read_csv(path: Path, content: bytes, digest: str) -> GivenLabels:
         listed = [(row[image], row[genus], _annotator(row), f"line {row.line}") for row in table.rows]
         return _by_image(path, listed, automatic=0, digest=digest)
     labels = [
-        GivenLabel(
+        ParsedLabel(
             row["slide_id"],
             row.object_id("object_id"),
             clean_genus(row[genus]),
@@ -141,28 +145,32 @@ def _read_csv(path: Path, content: bytes, digest: str) -> GivenLabels:
         for row in table.rows
         if _is_label(row[genus])
     ]
-    return _given(path, labels, unlabelled=len(table.rows) - len(labels), automatic=0, digest=digest)
+    return _without_repeats(
+        path, labels, unlabelled=len(table.rows) - len(labels), automatic=0, digest=digest
+    )
 
 
 def _annotator(row: CsvRow) -> str | None:
-    """The person who gave a label; None if no column names one, or if the row's cells are shifted."""
+    """Return the annotator of a row; None if no column names one, or if the row's cells are shifted."""
     if row.written_cells > len(row.table.header):
         return None
     return next(filter(None, (row[column] for column in _WHO_COLUMNS)), None)
 
 
-def _read_project(path: Path, content: bytes, digest: str) -> GivenLabels:
-    # Entities are how an XML file of a few bytes fills memory, or reads other files; ParticleTrieur writes none.
+def _read_project(path: Path, content: bytes, digest: str) -> ParsedLabels:
+    # Entities let a small XML file fill the memory or read other files; ParticleTrieur writes none.
     if re.search(rb"<!\s*(DOCTYPE|ENTITY)", content.replace(b"\0", b""), re.IGNORECASE):
-        raise UsageError(f"{path} declares entities, which no ParticleTrieur project does; it is not read")
+        raise UsageError(
+            f"{path} declares entities, which a ParticleTrieur project never does; it was not read"
+        )
     try:
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise UsageError(f"{path} is not XML ({error}); give a ParticleTrieur project") from None
     if root.tag != "project" or root.find("images") is None:
         raise UsageError(
-            f"{path} is no ParticleTrieur project: it has <{strip_control_characters(root.tag)[:40]}> "
-            "where one has <project> with <images>"
+            f"{path} is not a ParticleTrieur project: it has <{strip_control_characters(root.tag)[:40]}> "
+            "instead of <project> with <images>"
         )
     rows, automatic = [], 0
     for number, image in enumerate(root.iterfind("images/image"), 1):
@@ -177,59 +185,66 @@ def _read_project(path: Path, content: bytes, digest: str) -> GivenLabels:
 
 
 def _best_code(image: ElementTree.Element) -> str:
-    """The code of the largest value, the first of equal ones, as ParticleTrieur itself shows it."""
-    best, most = "", float("-inf")
-    for one in image.iterfind("classifications/classification"):
+    """Return the code with the largest value, the first of equal ones, as ParticleTrieur shows it."""
+    best, best_value = "", float("-inf")
+    for classification in image.iterfind("classifications/classification"):
         try:
-            value = float(one.findtext("value") or "0")
+            value = float(classification.findtext("value") or "0")
         except ValueError:
             value = 0.0
-        if value > most:
-            best, most = one.findtext("code") or "", value
+        if value > best_value:
+            best, best_value = classification.findtext("code") or "", value
     return best
 
 
 def _by_image(
     source: Path, rows: list[tuple[str, str, str | None, str]], *, automatic: int, digest: str
-) -> GivenLabels:
-    """Labels of (image, genus, who, place)."""
-    labels, strange = [], []
-    for image, genus, who, place in rows:
+) -> ParsedLabels:
+    """Labels of rows of (image, genus, annotator, position)."""
+    labels, nameless = [], []
+    for image, genus, who, position in rows:
         if not _is_label(genus):
             continue
-        found = object_of(image)
-        if found is None:
-            strange.append(image)
+        key = object_of(image)
+        if key is None:
+            nameless.append(image)
         else:
-            labels.append(GivenLabel(*found, clean_genus(genus), who, place))
-    if strange:
+            labels.append(ParsedLabel(*key, clean_genus(genus), who, position))
+    if nameless:
         raise UsageError(
-            f"{source}: {len(strange)} labelled images name no object: "
-            f"{list_some(map(strip_control_characters, strange), most=10, separator='; ')}; "
-            "an image's name must end as `suggest` wrote it, <slide_id>-<object_id>, so put back the names or give a "
-            "CSV of slide_id, object_id and genus"
+            f"{source}: {len(nameless)} labelled images do not name an object: "
+            f"{list_some(map(strip_control_characters, nameless), most=10, separator='; ')}; "
+            "the name of an image must end in <slide_id>-<object_id>, as `suggest` wrote it; restore the names, or "
+            "give a CSV of slide_id, object_id and genus"
         )
-    return _given(source, labels, unlabelled=len(rows) - len(labels), automatic=automatic, digest=digest)
+    return _without_repeats(
+        source, labels, unlabelled=len(rows) - len(labels), automatic=automatic, digest=digest
+    )
 
 
-def _given(
-    source: Path, labels: list[GivenLabel], *, unlabelled: int, automatic: int, digest: str
-) -> GivenLabels:
-    """The labels once each, if none contradicts another of the same person."""
-    once: dict[tuple[str, int, str | None], GivenLabel] = {}
+def _without_repeats(
+    source: Path, labels: list[ParsedLabel], *, unlabelled: int, automatic: int, digest: str
+) -> ParsedLabels:
+    """Return each label once.
+
+    Raises:
+        UsageError: an annotator gives one object two genera.
+    """
+    once: dict[tuple[str, int, str | None], ParsedLabel] = {}
     contradicted: Counter[str] = Counter()
-    for one in labels:
-        first = once.setdefault((one.slide_id, one.object_id, one.who), one)
-        if first.genus != one.genus:
+    for label in labels:
+        first = once.setdefault((label.slide_id, label.object_id, label.who), label)
+        if first.genus != label.genus:
             contradicted[
-                f"{one.slide_id} #{one.object_id} is {first.genus} ({first.place}) and {one.genus} ({one.place})"
+                f"{label.slide_id} #{label.object_id} is {first.genus} ({first.position}) and {label.genus} "
+                f"({label.position})"
             ] += 1
     if contradicted:
         raise UsageError(
-            f"{source} gives {len(contradicted)} objects two names: "
-            f"{list_some(map(strip_control_characters, contradicted), most=10, separator='; ')}; keep one of each"
+            f"{source} gives {len(contradicted)} objects two genera: "
+            f"{list_some(map(strip_control_characters, contradicted), most=10, separator='; ')}; keep one for each"
         )
-    return GivenLabels(tuple(once.values()), unlabelled, automatic, source.name, digest)
+    return ParsedLabels(tuple(once.values()), unlabelled, automatic, source.name, digest)
 
 
 def _is_label(genus: str) -> bool:

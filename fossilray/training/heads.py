@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fossilray.core.config.choices import HeadKind, HoldOutUnit, NoveltyKind
 from fossilray.core.errors import UsageError
 from fossilray.labels.embed import EmbeddedCrops
-from fossilray.labels.load import LabelledSet, sides_of
+from fossilray.labels.load import LabelledSet
 from fossilray.models.heads import Head, train_head
 from fossilray.models.heads.splits import Split, stratified_split
 from fossilray.models.heads.uncertainty import fit_uncertainty
@@ -63,7 +63,7 @@ def train_and_cross_validate(
         labelled.crops.label,
         labelled.crops.classes,
         train,
-        side=sides_of(labelled, over),
+        side=labelled.groups_for(over),
         over=over,
         novelty=novelty,
         seed=seed,

@@ -48,26 +48,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     return store
 
 
-def test_suggestions_filled_in_come_back_as_labels_and_teach_a_head(run: RunStore, tmp_path: Path) -> None:
+def test_suggestions_filled_in_come_back_as_labels_and_train_a_head(run: RunStore, tmp_path: Path) -> None:
     out, labels, head = tmp_path / "next", tmp_path / "labels", tmp_path / "head.safetensors"
-    told = command("suggest", run.url, "--out", out, "--limit", 20)
-    assert "20 of 115 objects" in told.stdout
+    result = command("suggest", run.url, "--out", out, "--limit", 20)
+    assert "20 of 115 objects" in result.stdout
     rows = read_csv(out / "suggestions.csv")
     assert [int(row["rank"]) for row in rows] == list(range(1, 21))
     assert {row["well"] for row in rows} == {WELL, OTHER_WELL}
     assert {row["guess"] for row in rows} == {""}
     fill_in(out / "suggestions.csv", genus_of(run))
-    told = command(
+    result = command(
         "labels", "import", out / "suggestions.csv", "--run", run.url, "--to", labels, "--who", "Ada"
     )
-    assert "round 1: 20 labels" in told.stdout
-    told = command(
+    assert "round 1: 20 labels" in result.stdout
+    result = command(
         "classify", "train", "--labels", labels, "--run", run.url, "--backbone", "run", "--out", head
     )
-    assert "20 labelled crops of 2 classes" in told.stdout
+    assert "20 labelled crops of 2 classes" in result.stdout
     again = tmp_path / "again"
-    told = command("suggest", run.url, "--out", again, "--limit", 10, "--labels", labels, "--head", head)
-    assert "20 objects have a label already" in told.stdout
+    result = command("suggest", run.url, "--out", again, "--limit", 10, "--labels", labels, "--head", head)
+    assert "20 objects have a label already" in result.stdout
     new = read_csv(again / "suggestions.csv")
     assert not {row["file"] for row in new} & {row["file"] for row in rows}
     assert {row["guess"] for row in new} <= {"Dark", "Pale"}
@@ -83,12 +83,12 @@ def test_images_sorted_into_folders_come_back_as_labels(run: RunStore, tmp_path:
         folder = out / ("Alnus" if number % 2 else "Betula")
         folder.mkdir(exist_ok=True)
         image.rename(folder / image.name)
-    told = command("labels", "import", out, "--run", run.url, "--to", tmp_path / "labels")
-    assert "round 1: 10 labels" in told.stdout
-    assert "2 have no label yet" in told.stdout
-    told = command("labels", "show", tmp_path / "labels", "--out", tmp_path / "standing.csv")
-    assert "version 1: 10 objects with a label" in told.stdout
-    standing = read_csv(tmp_path / "standing.csv")
+    result = command("labels", "import", out, "--run", run.url, "--to", tmp_path / "labels")
+    assert "round 1: 10 labels" in result.stdout
+    assert "2 have no label yet" in result.stdout
+    result = command("labels", "show", tmp_path / "labels", "--out", tmp_path / "current.csv")
+    assert "version 1: 10 objects with a label" in result.stdout
+    standing = read_csv(tmp_path / "current.csv")
     assert {(row["slide_id"], int(row["object_id"])) for row in standing} == {
         object_of(image.name) for image in images[:10]
     }
@@ -119,9 +119,9 @@ def test_particletrieurs_table_has_full_paths_and_no_guess_as_label(run: RunStor
 
 def test_a_condition_and_embeddings_of_a_name_are_heeded(run: RunStore, tmp_path: Path) -> None:
     embed(run, "vits", dimension=4)
-    told = suggest(run, tmp_path / "next", count=40, embeddings="vits", where="slide_id = 'b-2050'")
-    assert (told.objects, told.pool) == (30, 30)
-    assert set(told.wells) == {WELL}
+    report = suggest(run, tmp_path / "next", count=40, embeddings="vits", where="slide_id = 'b-2050'")
+    assert (report.objects, report.pool) == (30, 30)
+    assert set(report.wells) == {WELL}
 
 
 def test_a_compacted_dataset_gives_the_same_suggestions_and_takes_labels(
@@ -208,7 +208,7 @@ def test_labels_that_name_no_object_are_refused_by_name_and_nothing_is_kept(
 def test_images_of_other_names_are_refused_by_name(run: RunStore, tmp_path: Path) -> None:
     (tmp_path / "sorted" / "Alnus").mkdir(parents=True)
     (tmp_path / "sorted" / "Alnus" / "IMG_0001.jpg").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"1 labelled images name no object: Alnus/IMG_0001.jpg"):
+    with pytest.raises(UsageError, match=r"1 labelled images do not name an object: Alnus/IMG_0001.jpg"):
         import_labels(tmp_path / "sorted", run, tmp_path / "labels", who="Ada")
 
 
@@ -218,7 +218,7 @@ def test_one_source_that_gives_an_object_two_names_is_refused(run: RunStore, tmp
         import_labels(table, run, tmp_path / "labels", who="Ada")
 
 
-def test_two_people_who_disagree_are_shown_and_not_taught_until_it_is_settled(
+def test_objects_on_which_two_people_disagree_are_listed_and_not_trained_on_until_overridden(
     run: RunStore, tmp_path: Path
 ) -> None:
     labels = tmp_path / "labels"
@@ -227,19 +227,19 @@ def test_two_people_who_disagree_are_shown_and_not_taught_until_it_is_settled(
     )
     second = write_table(tmp_path / "grace.csv", [("a-2030", 1, "Betula"), ("a-2030", 2, "Betula")])
     import_labels(first, run, labels, who="Ada")
-    told = command("labels", "import", second, "--run", run.url, "--to", labels, "--who", "Grace")
-    assert "1 objects have conflicting labels" in told.stdout
-    assert "a-2030 #1: Alnus (Ada), Betula (Grace)" in told.stdout
+    result = command("labels", "import", second, "--run", run.url, "--to", labels, "--who", "Grace")
+    assert "1 objects have conflicting labels" in result.stdout
+    assert "a-2030 #1: Alnus (Ada), Betula (Grace)" in result.stdout
     found = load_labels(labels, run=run)
     assert len(found) == 7
-    assert found.findings.unreadable == (("a-2030 #1", "called Alnus (Ada), Betula (Grace)"),)
-    settled = write_table(tmp_path / "settled.csv", [("a-2030", 1, "Betula")])
-    command("labels", "import", settled, "--run", run.url, "--to", labels, "--who", "Ada", "--override")
+    assert found.findings.unreadable == (("a-2030 #1", "labelled Alnus (Ada), Betula (Grace)"),)
+    correction = write_table(tmp_path / "correction.csv", [("a-2030", 1, "Betula")])
+    command("labels", "import", correction, "--run", run.url, "--to", labels, "--who", "Ada", "--override")
     book = LabelSet.open(labels)
     assert not book.labels().conflicts
-    assert book.labels().agreed[key_of(run, "a-2030", 1)].genus == "Betula"
+    assert book.labels().consensus[key_of(run, "a-2030", 1)].genus == "Betula"
     assert len(book.labels(version=2).conflicts) == 1
-    assert len(book.labels(version=1).agreed) == 8
+    assert len(book.labels(version=1).consensus) == 8
 
 
 def test_a_persons_later_label_corrects_the_earlier_and_the_same_again_is_no_round(
@@ -251,22 +251,22 @@ def test_a_persons_later_label_corrects_the_earlier_and_the_same_again_is_no_rou
     assert (same.round, same.already) == (None, 1)
     other = import_labels(write_table(tmp_path / "3.csv", [("a-2030", 1, "Pinus")]), run, labels, who="Ada")
     assert (other.changed, other.conflicts) == (1, ())
-    assert LabelSet.open(labels).labels().agreed[key_of(run, "a-2030", 1)].genus == "Pinus"
+    assert LabelSet.open(labels).labels().consensus[key_of(run, "a-2030", 1)].genus == "Pinus"
 
 
-def test_labels_of_a_slide_made_anew_are_left_out_and_told(tmp_path: Path) -> None:
+def test_labels_of_a_reprocessed_slide_are_left_out_and_reported(tmp_path: Path) -> None:
     store = begin(tmp_path / "run")
     commit_slide(store, "a-2030", count=12, well=WELL, depth_m=2030.0, seed=0)
     table = write_table(tmp_path / "l.csv", [("a-2030", n, "Alnus" if n % 2 else "Betula") for n in range(6)])
     import_labels(table, store, tmp_path / "labels", who="Ada")
-    anew = begin(tmp_path / "anew")
-    commit_slide(anew, "a-2030", count=12, well=WELL, depth_m=2030.0, seed=0)
-    with pytest.raises(UsageError, match="made anew since it was labelled"):
-        load_labels(tmp_path / "labels", run=anew)
-    import_labels(table, anew, tmp_path / "labels", who="Ada")
-    found = load_labels(tmp_path / "labels", run=anew)
+    reprocessed = begin(tmp_path / "reprocessed")
+    commit_slide(reprocessed, "a-2030", count=12, well=WELL, depth_m=2030.0, seed=0)
+    with pytest.raises(UsageError, match="reprocessed after it was labelled"):
+        load_labels(tmp_path / "labels", run=reprocessed)
+    import_labels(table, reprocessed, tmp_path / "labels", who="Ada")
+    found = load_labels(tmp_path / "labels", run=reprocessed)
     assert len(found) == 6
-    assert dict(found.findings.unreadable)["a-2030 #0"] == "its slide was made anew since it was labelled"
+    assert dict(found.findings.unreadable)["a-2030 #0"] == "its slide was reprocessed after it was labelled"
 
 
 def test_a_damaged_round_is_named(run: RunStore, tmp_path: Path) -> None:
@@ -282,16 +282,16 @@ def test_two_rounds_added_at_once_both_stand(run: RunStore, tmp_path: Path) -> N
     table = write_table(tmp_path / "l.csv", [("a-2030", 1, "Alnus")])
     import_labels(table, run, tmp_path / "labels", who="Ada")
     one, two = LabelSet.open(tmp_path / "labels"), LabelSet.open(tmp_path / "labels")
-    label = next(iter(one.labels().agreed.values()))
-    said = {"source": "x", "source_sha256": "", "run": run.url, "run_digest": ""}
-    assert [book.add([label], **said).number for book in (one, two)] == [2, 3]  # type: ignore[arg-type]
+    label = next(iter(one.labels().consensus.values()))
+    origin = {"source": "x", "source_sha256": "", "run": run.url, "run_digest": ""}
+    assert [book.add([label], **origin).number for book in (one, two)] == [2, 3]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("suggest", "RUN", "--out", "FULL"), "is not empty"),
-        (("suggest", "RUN", "--out", "NEW", "--by", "badge"), "chooses by what a head doubts"),
+        (("suggest", "RUN", "--out", "NEW", "--by", "badge"), "chooses by the uncertainty of a head"),
         (("suggest", "RUN", "--out", "NEW", "--where", "false"), "there is nothing to suggest"),
         (("suggest", "RUN", "--out", "NEW", "--where", "nonsense"), "nonsense"),
         (("suggest", "RUN", "--out", "NEW", "--labels", "FULL"), "holds no label set"),
@@ -305,24 +305,24 @@ def test_what_cannot_be_done_is_one_sentence(
     run: RunStore,
     tmp_path: Path,
     arguments: tuple[str, ...],
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note.txt").write_text("something else")
-    places = {"RUN": run.url, "FULL": str(tmp_path / "full"), "NEW": str(tmp_path / "new")}
-    places["ABSENT"] = str(tmp_path / "absent")
-    monkeypatch.setattr("sys.argv", ["fossilray", *(places.get(word, word) for word in arguments)])
+    paths = {"RUN": run.url, "FULL": str(tmp_path / "full"), "NEW": str(tmp_path / "new")}
+    paths["ABSENT"] = str(tmp_path / "absent")
+    monkeypatch.setattr("sys.argv", ["fossilray", *(paths.get(word, word) for word in arguments)])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_labels_never_go_into_a_folder_of_something_else(run: RunStore, tmp_path: Path) -> None:
     table = write_table(tmp_path / "l.csv", [("a-2030", 1, "Alnus")])
-    with pytest.raises(UsageError, match="holds something else than labels"):
+    with pytest.raises(UsageError, match="holds other files than labels"):
         import_labels(table, run, tmp_path, who="Ada")
 
 
@@ -360,14 +360,14 @@ def test_badge_measures_between_the_gradients_themselves() -> None:
     error = probability.copy()
     error[np.arange(40), probability.argmax(axis=1)] -= 1
     gradient = (error[:, :, None] * vectors[:, None, :]).reshape(40, -1)
-    lot = np.random.default_rng(8)
+    rng = np.random.default_rng(8)
     expected = [int((gradient**2).sum(axis=1).argmax())]
     while len(expected) < 10:
         apart = (
             ((gradient[:, None] - gradient[expected][None]) ** 2).sum(axis=2).min(axis=1).astype(np.float64)
         )
         apart[expected] = 0
-        draw = lot.random()
+        draw = rng.random()
         expected.append(int(np.searchsorted(np.cumsum(apart / apart.sum()), draw, side="right")))
     quotas = Quotas(np.zeros(40, np.int64), 10)
     assert select_badge(probability, vectors, 10, quotas, np.random.default_rng(8)) == expected
@@ -406,7 +406,7 @@ def test_every_object_is_chosen_once_and_every_strategy_fills_its_count() -> Non
     assert mixed_shares(2)["typical"] > mixed_shares(8)["typical"]
 
 
-def test_one_round_of_chosen_labels_teaches_more_than_one_by_lot() -> None:
+def test_one_round_of_chosen_labels_trains_a_better_head_than_a_random_one() -> None:
     from suggest import judge, make
 
     better = []

@@ -1,8 +1,9 @@
-"""Labels from folders and tables: what is read, what is left out and told, what stays together in a split."""
+"""Labels from folders and tables: which crops are read, left out with a reason, or kept together by a split."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from sklearn.model_selection import train_test_split
+from support.irregular_files import irregular
 from support.small_run import CROP_PX, commit_slide
 
 from fossilray.core.config import CropsConfig, RunConfig
-from fossilray.core.errors import UsageError
+from fossilray.core.errors import StoreError, UsageError
+from fossilray.labels.label_set import LabelSet
 from fossilray.labels.load import load_labels
 from fossilray.labels.near_duplicates import group_duplicates
+from fossilray.labels.sources import parse_labels
 from fossilray.models.heads.splits import stratified_split
 from fossilray.store import RunStore
 from fossilray.store.run.run_record import describe_run
@@ -57,7 +61,7 @@ def test_a_folder_of_classes_is_read_in_the_order_of_names(tmp_path: Path) -> No
     assert found.vectors is None
 
 
-def test_unreadable_images_are_left_out_and_told_with_the_reason(tmp_path: Path) -> None:
+def test_unreadable_images_are_left_out_with_the_reason(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, {"a": 2, "b": 2})
     (folder / "a" / "broken.jpg").write_bytes(b"\xff\xd8\xff but no more")
     (folder / "a" / "empty.png").write_bytes(b"")
@@ -96,18 +100,18 @@ def test_a_table_of_files_is_read_from_its_own_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("file,genus\na,b\n", "expected path and genus"),
         ("", "columns none"),
         ("path,genus\na.png,x\na.png,y\n", "labels 1 rows more than once, the first a.png"),
-        ("slide_id,object_id,genus\na,1,x\n", "say of which with --run"),
+        ("slide_id,object_id,genus\na,1,x\n", "name it with --run"),
     ],
 )
-def test_a_table_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_an_invalid_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
     table = tmp_path / "labels.csv"
     table.write_text(text)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         load_labels(table)
     table.write_bytes("path,genus\nå.png,ø\n".encode("latin-1"))
     with pytest.raises(UsageError, match="not UTF-8"):
@@ -147,7 +151,7 @@ def test_a_table_of_objects_brings_the_crops_and_vectors_of_the_run(tmp_path: Pa
         load_labels(table, run=store)
 
 
-def test_a_picture_saved_anew_turned_or_brightened_is_the_same_picture(tmp_path: Path) -> None:
+def test_a_picture_saved_again_rotated_or_brightened_is_the_same_picture(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, {"a": 6, "b": 6})
     first = Pillow.open(folder / "a" / "0.png")
     first.save(folder / "b" / "again.jpg", quality=60)
@@ -196,7 +200,7 @@ def test_no_picture_lies_on_both_sides_and_every_crop_on_one(counts: list[int], 
     group = rng.integers(0, len(label), len(label))
     try:
         split = stratified_split(label, group, seed=seed)
-    except UsageError:  # too few crops for every class to be asked about
+    except UsageError:  # too few crops to evaluate every class
         return
     assert sorted([*split.train, *split.test]) == list(range(len(label)))
     assert not set(group[split.train]) & set(group[split.test])
@@ -204,3 +208,34 @@ def test_no_picture_lies_on_both_sides_and_every_crop_on_one(counts: list[int], 
     single = np.flatnonzero(np.bincount(label[np.unique(group, return_index=True)[1]]) == 1)
     first = np.unique(group, return_index=True)[1]
     assert not np.isin(label[np.intersect1d(split.test, first)], single).any()
+
+
+@irregular
+def test_tables_images_and_label_sets_that_are_no_regular_files_are_refused_at_once(
+    tmp_path: Path, lay: Callable[[Path], None]
+) -> None:
+    reason = r"it is a (pipe|device|socket|folder), not a regular file"
+    crops = tmp_path / "crops"
+    for genus in ("Alnus", "Betula"):
+        (crops / genus).mkdir(parents=True)
+        Pillow.fromarray(picture(len(genus))).save(crops / genus / "whole.png")
+    lay(crops / "Alnus" / "odd.png")
+    assert [name for name, _ in load_labels(crops).findings.unreadable] == ["Alnus/odd.png"]
+    if lay is Path.mkdir:
+        return  # a folder in place of a table is read as a folder of images
+    for name in ("labels.csv", "project.xml"):
+        lay(tmp_path / name)
+        for read in (load_labels, parse_labels):
+            with pytest.raises(UsageError, match=reason):
+                read(tmp_path / name)
+    label_set = tmp_path / "set"
+    label_set.mkdir()
+    lay(label_set / "labels.json")
+    with pytest.raises(StoreError, match=reason):
+        LabelSet.open(label_set)
+    (label_set / "labels.json").unlink()
+    LabelSet.open_or_create(label_set)
+    (label_set / "rounds").mkdir(exist_ok=True)
+    lay(label_set / "rounds" / "00001.parquet")
+    with pytest.raises(StoreError, match=reason):
+        LabelSet.open(label_set).labels()

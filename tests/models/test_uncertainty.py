@@ -21,7 +21,7 @@ from fossilray.cli.main import app
 from fossilray.core.errors import UsageError, WeightsError
 from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.labelled_crops import LabelledCrops
-from fossilray.labels.load import LabelledSet, LabelReport, sides_of
+from fossilray.labels.load import LabelledSet, LabelReport
 from fossilray.models.heads import BackboneReference, Head, load_head, save_head, train_head
 from fossilray.models.heads.calibration import (
     entropy_of,
@@ -284,7 +284,7 @@ def test_wells_are_held_out_whole_and_then_new_wells_are_covered() -> None:
     assert covered["crops"] < covered["wells"]
     assert covered["wells"] > 0.85
     with pytest.raises(UsageError, match="fewer than two"):
-        sides_of(labels_of(label), "wells")
+        labels_of(label).groups_for("wells")
 
 
 def test_the_evaluation_tells_what_held_for_crops_and_for_wells_left_out(tmp_path: Path) -> None:

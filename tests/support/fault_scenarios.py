@@ -180,7 +180,11 @@ def labels_in(out: Path) -> Any:
     book = LabelSet.open(out / "labels")
     said = book.labels()
     rounds = [(one.number, one.labels, one.source, one.run_digest) for one in book.rounds()]
-    return {"rounds": rounds, "agreed": sorted(map(str, said.agreed.values())), "conflicts": said.conflicts}
+    return {
+        "rounds": rounds,
+        "agreed": sorted(map(str, said.consensus.values())),
+        "conflicts": said.conflicts,
+    }
 
 
 def dataset_in(out: Path) -> Any:

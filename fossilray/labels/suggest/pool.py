@@ -1,4 +1,4 @@
-"""Objects of a run to choose from: a sample spread over its wells and slides, with vectors, and those known already."""
+"""The pool of objects that suggestions are chosen from, with their vectors, and the vectors of labelled objects."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from fossilray.store.query.connection import (
 from fossilray.store.query.sampling import quotas_by_slide, sample_objects
 from fossilray.store.query.vectors import VectorReader
 
-POOL_SLIDES = 512
-"""Slides that a pool is drawn from: the vectors of one slide are read whole, some 15 MB."""
-SLIDES_AT_ONCE = 16
+_POOL_SLIDES = 512
+"""Slides that a pool is sampled from: the vectors of a slide, about 15 MB, are read whole."""
+_SLIDES_PER_BATCH = 16
 
-COLUMNS = (
+_POOL_COLUMNS = (
     "well",
     *select_names(
         OBJECTS_SCHEMA, "slide_id", "measured_depth_m", "arrays", "object_id", "width_um", "height_um"
@@ -40,7 +40,7 @@ class Pool:
     """Objects with their vectors."""
 
     objects: pa.Table
-    """COLUMNS, one row an object."""
+    """slide_id, well, measured_depth_m, arrays, object_id, width_um, height_um; one row per object."""
     vectors: NDArray[np.float32]
     """(n, d)."""
 
@@ -49,14 +49,14 @@ class Pool:
 
     @property
     def keys(self) -> list[tuple[str, int]]:
-        """(slide_id, object_id) of every row."""
+        """(slide_id, object_id) of each row."""
         return list(
             zip(self.objects["slide_id"].to_pylist(), self.objects["object_id"].to_pylist(), strict=True)
         )
 
     @property
     def wells(self) -> list[str]:
-        """The well of every row."""
+        """The well of each row."""
         return [well or UNASSIGNED_WELL for well in self.objects["well"].to_pylist()]
 
 
@@ -69,58 +69,57 @@ def sample_pool(
     without: Collection[tuple[str, int]],
     seed: int,
 ) -> Pool:
-    """At most `size` objects with pixels and finite vectors, equally many of each well, over many of its slides.
+    """Sample at most `size` objects with pixels and finite vectors, evenly over wells and then over slides.
 
-    where: a condition on the columns of `objects`. without: (slide_id, object_id) of objects to leave out. Memory
-    holds the pool and one slide.
+    where: a condition on the columns of `objects`. without: (slide_id, object_id) of objects to leave out. Memory is
+    needed for the pool and one slide.
 
     Raises:
-        UsageError: no object is left to choose from.
+        UsageError: no object remains to choose from.
         QueryError: DuckDB refuses the condition.
     """
     quotas = _quota_by_slide(store, size, seed=seed)
     con = connect(store, sql=where or "")
     create_objects_view(con, store, {})
-    query_table(
-        con, f"{objects_where(where)} LIMIT 0"
-    )  # a wrong condition is refused before anything is read
+    # An invalid condition is refused before any slide is read.
+    query_table(con, f"{objects_where(where)} LIMIT 0")
     files = store.committed_files()
     chosen = sorted(slide_id for slide_id in quotas if slide_id in files)
-    out_of = set(without)
+    excluded = set(without)
     tables: list[pa.Table] = []
     vectors: list[NDArray[np.float32]] = []
-    for first in range(0, len(chosen), SLIDES_AT_ONCE):
-        part = chosen[first : first + SLIDES_AT_ONCE]
-        create_objects_view(con, store, {slide_id: files[slide_id] for slide_id in part})
+    for first in range(0, len(chosen), _SLIDES_PER_BATCH):
+        batch = chosen[first : first + _SLIDES_PER_BATCH]
+        create_objects_view(con, store, {slide_id: files[slide_id] for slide_id in batch})
         table = query_table(
-            con, f"SELECT {', '.join(COLUMNS)} FROM ({objects_where(where)}) WHERE opacity IS NOT NULL"
+            con, f"SELECT {', '.join(_POOL_COLUMNS)} FROM ({objects_where(where)}) WHERE opacity IS NOT NULL"
         )
-        for number, slide_id in enumerate(part, first):
+        for number, slide_id in enumerate(batch, first):
             rows = table.filter(pc.equal(table["slide_id"], slide_id))
             ids = rows["object_id"].to_pylist()
-            left = [row for row, one in enumerate(ids) if (slide_id, one) not in out_of]
+            eligible = [row for row, object_id in enumerate(ids) if (slide_id, object_id) not in excluded]
             rng = np.random.default_rng([seed, number])
-            if left:
-                drawn = sample_objects(np.array(left), quotas[slide_id], rng)
+            if eligible:
+                drawn = sample_objects(np.array(eligible), quotas[slide_id], rng)
                 tables.append(rows.take(pa.array(drawn)))
                 vectors.append(reader.rows(tables[-1]).astype(np.float32))
     if not tables:
-        meeting = f" that meet {where!r}" if where else ""
+        condition = f" that meet {where!r}" if where else ""
         raise UsageError(
-            f"{store.url} holds no objects with pixels{meeting} that have no label yet; there is nothing to suggest"
+            f"{store.url} holds no objects with pixels{condition} that have no label yet; there is nothing to suggest"
         )
-    everything = np.concatenate(vectors)
-    sound = np.isfinite(everything).all(axis=1)
-    return Pool(pa.concat_tables(tables).filter(pa.array(sound)), everything[sound])
+    all_vectors = np.concatenate(vectors)
+    is_finite = np.isfinite(all_vectors).all(axis=1)
+    return Pool(pa.concat_tables(tables).filter(pa.array(is_finite)), all_vectors[is_finite])
 
 
 def labelled_vectors(
     store: RunStore, reader: VectorReader, keys: Sequence[tuple[str, int]]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Which of these (slide_id, object_id) the run holds, and their vectors."""
+    """Return the rows of `keys` (slide_id, object_id) that the run holds with finite vectors, and these vectors."""
     files = store.committed_files()
     slides = sorted({slide_id for slide_id, _ in keys if slide_id in files})
-    found: list[pa.Table] = []
+    tables: list[pa.Table] = []
     vectors: list[NDArray[np.float32]] = []
     con = connect(store)
     known = {
@@ -129,9 +128,9 @@ def labelled_vectors(
         "known_row": pa.array(range(len(keys)), pa.int64()),
     }
     con.register("known", pa.table(known))
-    for first in range(0, len(slides), SLIDES_AT_ONCE):
+    for first in range(0, len(slides), _SLIDES_PER_BATCH):
         create_objects_view(
-            con, store, {slide_id: files[slide_id] for slide_id in slides[first : first + SLIDES_AT_ONCE]}
+            con, store, {slide_id: files[slide_id] for slide_id in slides[first : first + _SLIDES_PER_BATCH]}
         )
         table = query_table(
             con,
@@ -139,13 +138,13 @@ def labelled_vectors(
             "ORDER BY known_row",
         )
         if table.num_rows:
-            found.append(table)
+            tables.append(table)
             vectors.append(reader.rows(table).astype(np.float32))
-    if not found:
+    if not tables:
         return np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
-    everything = np.concatenate(vectors)
-    sound = np.isfinite(everything).all(axis=1)
-    return np.asarray(pa.concat_tables(found)["known_row"].to_numpy())[sound], everything[sound]
+    all_vectors = np.concatenate(vectors)
+    is_finite = np.isfinite(all_vectors).all(axis=1)
+    return np.asarray(pa.concat_tables(tables)["known_row"].to_numpy())[is_finite], all_vectors[is_finite]
 
 
 def _quota_by_slide(store: RunStore, size: int, *, seed: int) -> dict[str, int]:
@@ -156,7 +155,7 @@ def _quota_by_slide(store: RunStore, size: int, *, seed: int) -> dict[str, int]:
         [well or UNASSIGNED_WELL for well in wells],
         objects,
         count=size,
-        max_slides=POOL_SLIDES,
+        max_slides=_POOL_SLIDES,
         rng=np.random.default_rng([seed, 3]),
     )
     return {slides[number]: quota for number, quota in quotas.items()}

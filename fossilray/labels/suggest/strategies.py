@@ -1,9 +1,8 @@
-"""Ways to choose what to label next, by name, and why each object was chosen."""
+"""Strategies that choose what to label next, and the reasons that they give."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +19,24 @@ from fossilray.labels.suggest.selection import (
     select_typical,
 )
 
-STRATEGIES: tuple[SuggestionStrategy, ...] = get_args(SuggestionStrategy)
-
-FAR = 0.1
-"""Share of `mixed` that is like nothing labelled: rare finds, and much rubbish."""
+FAR_SHARE = 0.1
+"""Share of `mixed` that is far from every label: rare genera, and much debris."""
 
 REASONS: dict[SuggestionStrategy, str] = {
-    "badge": "the head doubts it, and it differs from others it doubts",
-    "uncertain": "the head's two likeliest names are close",
-    "far": "unlike anything labelled",
-    "typical": "typical of look-alikes without a label",
-    "random": "by lot",
+    "badge": "the prediction is uncertain, and the object differs from other uncertain ones",
+    "uncertain": "the two most probable genera are close",
+    "far": "far from every label",
+    "typical": "typical of similar crops without a label",
+    "random": "at random",
 }
 
 
 @dataclass(frozen=True)
 class Selection:
-    """An object to label, and what chose it."""
+    """An object to label, and the strategy that selected it."""
 
     row: int
-    by: SuggestionStrategy
+    strategy: SuggestionStrategy
 
 
 def choose(
@@ -52,50 +49,51 @@ def choose(
     quotas: Quotas,
     seed: int,
 ) -> list[Selection]:
-    """Rows of `vectors` to label next, each once, as many as asked for or as there are.
+    """Choose rows of `vectors` to label next: `count` of them, or all if there are fewer.
 
-    vectors: (n, d) of objects without a label. known: (m, d) of labelled ones. probability: (n, classes) by a head;
-    None where there is no head, and then `mixed` is typical ones alone.
+    vectors: (n, d) of objects without a label. known: (m, d) of labelled objects. probability: (n, classes) predicted
+    by a head; None without a head, and then `mixed` selects typical objects only.
 
     Raises:
         UsageError: the strategy needs a head.
     """
     if probability is None and strategy in ("badge", "uncertain"):
         raise UsageError(
-            f"--by {strategy} chooses by what a head doubts; give --head, or --labels of two genera at least"
+            f"--by {strategy} chooses by the uncertainty of a head; give --head, or --labels of at least two genera"
         )
-    seen, centre = centred_directions(vectors)
+    directions, centre = centred_directions(vectors)
     labelled, _ = centred_directions(known.reshape(-1, vectors.shape[1]), centre=centre)
     rng = np.random.default_rng([seed, 7])
-    parts = {strategy: 1.0}
+    shares = {strategy: 1.0}
     if strategy == "mixed":
-        parts = {"typical": 1.0} if probability is None else mixed_shares(len(known) / probability.shape[1])
+        classes = 0 if probability is None else probability.shape[1]
+        shares = mixed_shares(len(known) / classes) if classes else {"typical": 1.0}
     picks: list[Selection] = []
-    for by, part in zip(parts, quotas.cut(list(parts.values())), strict=True):
-        chosen_before = np.array([pick.row for pick in picks], np.int64)
-        near = np.concatenate([labelled, seen[chosen_before]])
-        match by:
+    for name, number in zip(shares, quotas.split(list(shares.values())), strict=True):
+        selected = np.array([pick.row for pick in picks], np.int64)
+        covered = np.concatenate([labelled, directions[selected]])
+        match name:
             case "badge":
                 assert probability is not None
-                rows = select_badge(probability, seen, part, quotas, rng)
+                rows = select_badge(probability, directions, number, quotas, rng)
             case "uncertain":
                 assert probability is not None
-                rows = select_margin(probability, part, quotas)
+                rows = select_margin(probability, number, quotas)
             case "far":
-                rows = select_k_center(seen, near, part, quotas)
+                rows = select_k_center(directions, covered, number, quotas)
             case "typical":
-                rows = select_typical(seen, near, part, quotas, seed=seed)
+                rows = select_typical(directions, covered, number, quotas, seed=seed)
             case _:
-                rows = select_random(part, quotas, rng)
-        picks += [Selection(row, by) for row in rows]
+                rows = select_random(number, quotas, rng)
+        picks += [Selection(row, name) for row in rows]
     return picks[:count]
 
 
-def mixed_shares(labels_a_class: float) -> dict[SuggestionStrategy, float]:
-    """The shares of `mixed`: typical ones while labels are few, doubtful ones once there are some of each class.
+def mixed_shares(labels_per_class: float) -> dict[SuggestionStrategy, float]:
+    """Return the shares of `mixed`: typical objects while labels are few, uncertain ones later.
 
-    Where a head has seen two or three of a class, what it doubts says little; the turn comes at some five (Hacohen et
-    al. 2022 show that there is one; where it lies was measured, see benchmarks/suggest.py).
+    With two or three labels per class the uncertainty of a head carries little information; from about five on it is
+    useful (Hacohen et al. 2022 show this transition; benchmarks/suggest.py measures where it lies).
     """
-    typical = min(max(1 - labels_a_class / 10, 0.3), 0.8)
-    return {"typical": typical, "badge": 1 - FAR - typical, "far": FAR}
+    typical = min(max(1 - labels_per_class / 10, 0.3), 0.8)
+    return {"typical": typical, "badge": 1 - FAR_SHARE - typical, "far": FAR_SHARE}

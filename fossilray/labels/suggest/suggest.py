@@ -1,4 +1,4 @@
-"""What to label next in a run: images to sort, and tables that lead them back to their objects."""
+"""Suggestions of what to label next in a run: images to sort, and tables that relate them to their objects."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fossilray.core.errors import UsageError
 from fossilray.core.images import restore_aspect_ratio
 from fossilray.core.slide_names import check_slide_id
 from fossilray.core.text import escape_formula
+from fossilray.core.vectors import entropy
 from fossilray.core.whole_files import make_folder, whole_folder, write_new
 from fossilray.labels.importing import attempts_of
 from fossilray.labels.label_set import LabelSet
@@ -32,11 +33,12 @@ from fossilray.store.arrays.jpeg_codec import encode_crop
 from fossilray.store.query.connection import load_crops
 from fossilray.store.query.vectors import VectorReader
 
-CROPS = "crops"
-SUGGESTIONS = "suggestions.csv"
-FOR_PARTICLETRIEUR = "particletrieur.csv"
-POOL = 20_000
-"""Objects to choose from, unless told: 30 MB of vectors, some seconds."""
+POOL_OBJECTS = 20_000
+"""Default number of objects to choose from: 30 MB of vectors, some seconds."""
+
+_CROPS = "crops"
+_SUGGESTIONS = "suggestions.csv"
+_PARTICLETRIEUR = "particletrieur.csv"
 
 _JPEG_QUALITY = 95
 _CROPS_AT_ONCE = 256
@@ -44,17 +46,18 @@ _CROPS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class SuggestionReport:
-    """What was chosen, from what."""
+    """Counts of a round of suggestions."""
 
     objects: int
+    """Suggested objects."""
     pool: int
+    """Objects that they were chosen from."""
     labelled: int
-    """Objects with a label, near which nothing new needs to be asked."""
-    by: Mapping[str, int]
-    """How many each strategy chose."""
+    """Objects that had a label before."""
+    by_strategy: Mapping[str, int]
     wells: Mapping[str, int]
-    taught_here: bool
-    """Whether the head was taught on the labels, for none was given."""
+    trained_here: bool
+    """Whether a head was trained on the labels because none was given."""
 
 
 def suggest(
@@ -67,29 +70,31 @@ def suggest(
     labels: Path | None = None,
     embeddings: str | None = None,
     where: str | None = None,
-    pool: int = POOL,
+    pool: int = POOL_OBJECTS,
     seed: int = 0,
 ) -> SuggestionReport:
     """Write the images of objects worth a label into `out`, with suggestions.csv and particletrieur.csv.
 
-    labels: a label set; its objects are left out and tell what is known. Where no head is given, one is taught on
-    them. embeddings: the name of those to look at; None: the run's own. where: a condition on `objects`. Equal runs,
+    labels: a label set, whose objects are left out and count as known; without a head, one is trained on them.
+    embeddings: the name of embeddings to use instead of the run's own. where: a condition on `objects`. Equal runs,
     labels and seeds give equal files.
 
     Raises:
-        UsageError: there is nothing to choose from, the vectors are not those of the head, or `out` is not empty.
+        UsageError: there is nothing to choose from, the head is of another backbone, or `out` is not empty.
         QueryError: DuckDB refuses the condition.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty, and suggestions of two rounds would mix; name a new folder")
+        raise UsageError(
+            f"{out} is not empty, and suggestions of two rounds would be mixed; name a new folder"
+        )
     reader = VectorReader(store, embeddings)
     if head is not None:
         require_same_backbone(head.meta, _backbone_reference(reader), subject=f"the vectors of {store.url}")
-    names, known, taken = _what_is_known(store, reader, labels)
-    taught_here = head is None and len(set(names)) > 1
-    if taught_here:
-        head = _teach(names, known, reader)
-    drawn = sample_pool(store, reader, size=max(pool, count), where=where, without=taken, seed=seed)
+    genera, known, labelled = _read_labels(store, reader, labels)
+    trained_here = head is None and len(set(genera)) > 1
+    if trained_here:
+        head = _train_head(genera, known, reader)
+    drawn = sample_pool(store, reader, size=max(pool, count), where=where, without=labelled, seed=seed)
     probability = None if head is None else head.predict(drawn.vectors)
     _, well = np.unique(np.array(drawn.wells, dtype=np.str_), return_inverse=True)
     picks = choose(
@@ -101,38 +106,38 @@ def suggest(
         quotas=Quotas(well.astype(np.int64), count),
         seed=seed,
     )
-    _write(store, out, drawn, picks, _facts(drawn, picks, known, probability, head))
+    _write(store, out, drawn, picks, _rows(drawn, picks, known, probability, head))
     return SuggestionReport(
         objects=len(picks),
         pool=len(drawn),
-        labelled=len(taken),
-        by=Counter(pick.by for pick in picks),
+        labelled=len(labelled),
+        by_strategy=Counter(pick.strategy for pick in picks),
         wells=Counter(drawn.wells[pick.row] for pick in picks),
-        taught_here=taught_here,
+        trained_here=trained_here,
     )
 
 
-def _what_is_known(
+def _read_labels(
     store: RunStore, reader: VectorReader, labels: Path | None
 ) -> tuple[list[str], NDArray[np.float32], set[tuple[str, int]]]:
-    """Genera and vectors of agreed labels, and all objects that anybody labelled."""
+    """Return the genera and vectors of the current labels, and the keys of all labelled objects."""
     if labels is None:
         return [], np.zeros((0, 0), np.float32), set()
-    said = LabelSet.open(labels).labels()
+    merged = LabelSet.open(labels).labels()
     attempts = attempts_of(store)
-    agreed = [one for one in said.agreed.values() if attempts.get(one.slide_id) == one.attempt]
-    rows, vectors = labelled_vectors(store, reader, [(one.slide_id, one.object_id) for one in agreed])
-    taken = {(one.slide_id, one.object_id) for one in agreed}
-    taken |= {(one.slide_id, one.object_id) for one in said.conflicts}
-    return [agreed[row].genus for row in rows.tolist()], vectors, taken
+    current = [label for label in merged.consensus.values() if attempts.get(label.slide_id) == label.attempt]
+    keys = [(label.slide_id, label.object_id) for label in current]
+    rows, vectors = labelled_vectors(store, reader, keys)
+    conflicting = {(conflict.slide_id, conflict.object_id) for conflict in merged.conflicts}
+    return [current[row].genus for row in rows.tolist()], vectors, {*keys, *conflicting}
 
 
 def _backbone_reference(reader: VectorReader) -> BackboneReference:
     return BackboneReference(name=reader.name or reader.backbone.name, sha256=reader.backbone.sha256)
 
 
-def _teach(names: Sequence[str], known: NDArray[np.float32], reader: VectorReader) -> Head:
-    classes, label = np.unique(np.array(names, dtype=np.str_), return_inverse=True)
+def _train_head(genera: Sequence[str], known: NDArray[np.float32], reader: VectorReader) -> Head:
+    classes, label = np.unique(np.array(genera, dtype=np.str_), return_inverse=True)
     return train_head(
         known,
         label.astype(np.int64),
@@ -142,66 +147,77 @@ def _teach(names: Sequence[str], known: NDArray[np.float32], reader: VectorReade
     )
 
 
-def _facts(
+def _rows(
     pool: Pool,
     picks: Sequence[Selection],
     known: NDArray[np.float32],
     probability: NDArray[np.float32] | None,
     head: Head | None,
 ) -> Iterator[dict[str, Any]]:
-    """What the tables say of each pick, besides its image."""
+    """Yield the row of each selected object in the tables, without its image."""
     rows = np.array([pick.row for pick in picks], np.int64)
-    seen, centre = centred_directions(pool.vectors)
+    directions, centre = centred_directions(pool.vectors)
     labelled, _ = centred_directions(known.reshape(-1, pool.vectors.shape[1]), centre=centre)
-    distance = distance_to_nearest(seen[rows], labelled)
+    distance = distance_to_nearest(directions[rows], labelled)
     objects = pool.objects.take(rows).to_pylist()
     for number, (pick, row) in enumerate(zip(picks, objects, strict=True)):
-        guess, score, entropy = "", "", ""
+        guess, score, nats = "", "", ""
         if probability is not None and head is not None:
-            share = probability[pick.row].astype(np.float64)
-            guess, score = head.classes[int(share.argmax())], f"{share.max():.4f}"
-            entropy = f"{float(-(share * np.log(np.maximum(share, 1e-30))).sum()):.4f}"
+            of_pick = probability[pick.row].astype(np.float64)
+            guess, score = head.classes[int(of_pick.argmax())], f"{of_pick.max():.4f}"
+            nats = f"{float(entropy(of_pick)):.4f}"
         yield {
             **row,
             "rank": number + 1,
-            "why": REASONS[pick.by],
+            "why": REASONS[pick.strategy],
             "guess": guess,
             "score": score,
-            "entropy": entropy,
+            "entropy": nats,
             "distance": f"{float(distance[number]):.4f}" if len(known) else "",
         }
 
 
 def _write(
-    store: RunStore, out: Path, pool: Pool, picks: Sequence[Selection], facts: Iterator[dict[str, Any]]
+    store: RunStore, out: Path, pool: Pool, picks: Sequence[Selection], table: Iterator[dict[str, Any]]
 ) -> None:
-    rows = list(facts)
+    rows = list(table)
     square = store.read_run().config["crops"].get("fit", "stretch") == "letterbox"
-    with whole_folder(out) as made:
-        make_folder(made / CROPS)
+    with whole_folder(out) as folder:
+        make_folder(folder / _CROPS)
         for first in range(0, len(picks), _CROPS_AT_ONCE):
-            part = rows[first : first + _CROPS_AT_ONCE]
+            block = rows[first : first + _CROPS_AT_ONCE]
             objects = pool.objects.take([pick.row for pick in picks[first : first + _CROPS_AT_ONCE]])
-            for row, crop in zip(part, load_crops(store, objects), strict=True):
+            for row, crop in zip(block, load_crops(store, objects), strict=True):
                 name = f"{check_slide_id(row['slide_id'])}-{row['object_id']:06d}.jpg"
-                row["file"] = f"{CROPS}/{name}"
+                row["file"] = f"{_CROPS}/{name}"
                 image = crop if square else restore_aspect_ratio(crop, row["width_um"], row["height_um"])
                 longest_um = max(row["width_um"], row["height_um"], 1e-6)
                 row["resolution"] = f"{1000 * max(image.shape[:2]) / longest_um:.3f}"
-                write_new(made / row["file"], encode_crop(image, quality=_JPEG_QUALITY))
-        write_new(made / SUGGESTIONS, _csv(rows, _OURS))
-        write_new(made / FOR_PARTICLETRIEUR, _csv([_for_particletrieur(out, row) for row in rows], _THEIRS))
+                write_new(folder / row["file"], encode_crop(image, quality=_JPEG_QUALITY))
+        write_new(folder / _SUGGESTIONS, _csv(rows, _SUGGESTION_COLUMNS))
+        particletrieur = [_for_particletrieur(out, row) for row in rows]
+        write_new(folder / _PARTICLETRIEUR, _csv(particletrieur, _PARTICLETRIEUR_COLUMNS))
 
 
-_OURS = (
+_SUGGESTION_COLUMNS = (
     *("rank", "file", "slide_id", "object_id", "well", "measured_depth_m", "width_um", "height_um"),
     *("why", "guess", "score", "entropy", "distance", "genus"),
 )
-_THEIRS = ("filename", "sample", "index1", "resolution", "guid", "slide_id", "object_id", "guess", "why")
+_PARTICLETRIEUR_COLUMNS = (
+    "filename",
+    "sample",
+    "index1",
+    "resolution",
+    "guid",
+    "slide_id",
+    "object_id",
+    "guess",
+    "why",
+)
 
 
 def _for_particletrieur(out: Path, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a table that ParticleTrieur adds images from; a guess as `label` would come back as one."""
+    """Return a row of the table from which ParticleTrieur adds images; it has no `label`, which would be imported."""
     return {
         **row,
         "filename": str((out / row["file"]).resolve()),
