@@ -205,7 +205,7 @@ def _read_objects(
         load_embeddings,
         query_table,
     )
-    from fossilray.store.query.slide_objects import backbone_of
+    from fossilray.store.query.vectors import VectorBackbone
 
     con = connect(run)
     files = run.committed_files()
@@ -232,7 +232,7 @@ def _read_objects(
     ]
     size = np.stack([table["width_um"].to_numpy(), table["height_um"].to_numpy()], axis=1)
     pixels = load_crops(run, table)
-    _, *digests = backbone_of(run)
+    backbone = VectorBackbone.of_run(run.read_run())
     labelled = _labelled(
         pixels,
         (size / np.maximum(size.max(axis=1, keepdims=True), 1e-6)).astype(np.float32),
@@ -243,9 +243,9 @@ def _read_objects(
         unlabelled=unlabelled,
     )
     labelled = replace(labelled, wells=tuple(_shown(well) for well in table["well"].to_pylist()))
-    if not digests or not rows:
+    if not backbone.sha256 or not rows:
         return labelled
-    return replace(labelled, vectors=load_embeddings(run, table), backbone_sha256=digests[0])
+    return replace(labelled, vectors=load_embeddings(run, table), backbone_sha256=backbone.sha256)
 
 
 def _labelled(

@@ -87,7 +87,7 @@ def test_images_sorted_into_folders_come_back_as_labels(run: RunStore, tmp_path:
     assert "round 1: 10 labels" in result.stdout
     assert "2 have no label yet" in result.stdout
     result = command("labels", "show", tmp_path / "labels", "--out", tmp_path / "current.csv")
-    assert "version 1: 10 objects with a label" in result.stdout
+    assert "after round 1: 10 objects with a label" in result.stdout
     standing = read_csv(tmp_path / "current.csv")
     assert {(row["slide_id"], int(row["object_id"])) for row in standing} == {
         object_of(image.name) for image in images[:10]
