@@ -38,7 +38,7 @@ from fossilray.store.arrays.group import ArrayWriter, open_array_group
 from fossilray.store.dataset.compact import compact_run
 from fossilray.store.run.run_record import describe_run
 from fossilray.synthetic.painters.palynomorphs import FOSSIL_KINDS, paint
-from fossilray.training.crops.fetch import PIECE_ROWS, CropUnits
+from fossilray.training.crops.fetch import BLOCK_ROWS, CropUnits
 from fossilray.training.crops.order import CropOrder
 from fossilray.training.crops.stream import CropStream
 from fossilray.training.crops.table import CropTable, open_crops
@@ -137,9 +137,9 @@ class LooseFiles:
 
 
 def one_by_one(table: CropTable, store: RunStore, side_px: int, *, count: int) -> int:
-    opened = {place: open_array_group(store, place)["crops"] for place in table.units.place}
+    opened = {place: open_array_group(store, place)["crops"] for place in table.units.path}
     for row in np.random.default_rng(0).permutation(len(table))[:count].tolist():
-        crops = opened[table.units.place[int(table.unit[row])]]
+        crops = opened[table.units.path[int(table.unit[row])]]
         assert isinstance(crops, zarr.Array)
         resize_to(np.asarray(crops[int(table.object_id[row])]), size_px=side_px)
     return min(count, len(table))
@@ -156,11 +156,11 @@ def through_ray_data(table: CropTable, side_px: int) -> int:
 
     def read(pieces: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.generic]]:
         rows = np.concatenate(
-            [np.arange(first, min(first + PIECE_ROWS, len(table))) for first in pieces["first"].tolist()]
+            [np.arange(first, min(first + BLOCK_ROWS, len(table))) for first in pieces["first"].tolist()]
         )
         return {"pixels": table.fetch(rows, side_px=side_px, threads=1).pixels, "row": rows}
 
-    firsts = np.random.default_rng(0).permutation(np.arange(0, len(table), PIECE_ROWS))
+    firsts = np.random.default_rng(0).permutation(np.arange(0, len(table), BLOCK_ROWS))
     data = ray.data.from_items([{"first": int(first)} for first in firsts]).map_batches(read, batch_size=1)
     batches = data.iter_batches(batch_size=BATCH, local_shuffle_buffer_size=min(8192, len(table) // 2))
     return sum(len(one["row"]) for one in batches)
@@ -219,7 +219,7 @@ def order_at_scale(rows: int) -> None:
 def write_loose_files(table: CropTable, store: RunStore, folder: Path) -> list[Path]:
     """The stored JPEGs of all crops as files."""
     files = []
-    for number, place in enumerate(table.units.place):
+    for number, place in enumerate(table.units.path):
         target = folder / str(number)
         target.mkdir(parents=True)
         object_id = table.object_id[table.unit == number]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
 from fossilray.core.types import OnProgress, ignore_progress
+from fossilray.core.vectors import unit_vectors
 from fossilray.models.heads.splits import stratified_split
 
 _NEIGHBOURS = 5
@@ -103,14 +104,14 @@ def score_metric_learning(
     truth, predictions = [], []
     for number in range(repetitions):
         split = stratified_split(label, group, seed=seed + number)
-        vectors = unit_length(embed(split.train, f"closed-{number}"))
+        vectors = unit_vectors(embed(split.train, f"closed-{number}").astype(np.float64))
         truth.append(label[split.test])
         predictions.append(_predict_neighbours(vectors, label, split.train, split.test))
         on_progress(step := step + 1, steps)
     open_sets, last = [], np.zeros((0, 0))
     for number, names in enumerate(withheld):
         is_withheld = np.isin(label, _class_numbers(names, classes))
-        last = unit_length(embed(np.flatnonzero(~is_withheld), f"open-{number}"))
+        last = unit_vectors(embed(np.flatnonzero(~is_withheld), f"open-{number}").astype(np.float64))
         open_sets.append(_score_open_set(last[is_withheld], label[is_withheld], names, classes, seed=seed))
         on_progress(step := step + 1, steps)
     return Karaderi2021(_score_closed_set(truth, predictions, len(classes)), tuple(open_sets), last)
@@ -172,12 +173,6 @@ def match_clusters(cluster: NDArray[np.int64], truth: NDArray[np.int64]) -> NDAr
     rows, columns = linear_sum_assignment(table, maximize=True)
     class_of_cluster[rows] = columns
     return class_of_cluster[cluster]
-
-
-def unit_length(vectors: EmbeddingMatrix) -> NDArray[np.float64]:
-    """Return the vectors (n, d) scaled to length 1."""
-    vectors = vectors.astype(np.float64)
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float64)
 
 
 def _predict_neighbours(

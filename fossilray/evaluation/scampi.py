@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fossilray.core.config.choices import Distance
 from fossilray.core.errors import UsageError
 from fossilray.core.types import OnProgress, ignore_progress
+from fossilray.core.vectors import unit_vectors
 from fossilray.evaluation.martinsen2024 import CLASSIFICATION_SPLITS, nearest_f1
 from fossilray.models.retrieval_metrics import retrieve
 
@@ -111,7 +112,7 @@ def score_retrieval(
     of_class = [per_crop[(label == c) & (retrieved.relevant > 0)] for c in range(len(classes))]
     compared = vectors.astype(np.float64)
     if distance == "cosine":
-        compared /= np.maximum(np.linalg.norm(compared, axis=1, keepdims=True), 1e-12)
+        compared = unit_vectors(compared)
     return Scampi(
         queries=len(queries),
         nn_f1=nearest_f1(compared, label, group=group, splits=splits, on_progress=on_progress),

@@ -23,7 +23,7 @@ from fossilray.store.files.base import is_remote, local_path
 from fossilray.store.files.claims import hold_place
 from fossilray.store.files.open import open_files
 from fossilray.training.checkpoint import load_checkpoint
-from fossilray.training.data import open_sources, split_table
+from fossilray.training.data import open_training_crops, split_table
 from fossilray.training.distributed import DistributedGroup
 from fossilray.training.export import BACKBONE
 from fossilray.training.local import TrainingResult, stop_when
@@ -198,11 +198,11 @@ class _MessageBoard:
 
 def _validate_before_start(config: TrainConfig, out: str) -> None:
     """Raise the errors that would end the workers at their start, before any is started."""
-    split_table(open_sources(config.data), config)
+    split_table(open_training_crops(config.data), config)
     with TrainingFolder.open(out, config) as training_folder:
         name = training_folder.latest()
         if name is not None:
-            load_checkpoint(training_folder.fetch(name), config)
+            load_checkpoint(training_folder.download_checkpoint(name), config)
 
 
 def _resources_of_a_worker(config: TrainConfig, least: int) -> _WorkerResources:
@@ -309,12 +309,12 @@ def _train(spec: _WorkerSpec) -> None:
         def report(progress: TrainingProgress) -> None:
             if rank == 0:
                 if progress.checkpoint is not None:
-                    training_folder.bring()
+                    training_folder.upload()
                 spec.board.add_progress.remote(progress)
 
         loop = TrainingLoop(
             spec.config,
-            open_sources(spec.config.data),
+            open_training_crops(spec.config.data),
             rank=rank,
             world=world,
             device=device,
@@ -325,11 +325,11 @@ def _train(spec: _WorkerSpec) -> None:
             training_folder.latest() if rank == 0 else None, DistributedGroup(rank, world, device)
         )
         if rank == 0 and name is not None:
-            training_folder.fetch_course()
-        with stop_when(lambda: bool(ray.get(spec.board.is_stopping.remote())), loop.ask_to_stop):
-            result = loop.run(None if name is None else training_folder.fetch(name))
+            training_folder.download_logs()
+        with stop_when(lambda: bool(ray.get(spec.board.is_stopping.remote())), loop.request_stop):
+            result = loop.run(None if name is None else training_folder.download_checkpoint(name))
         if rank == 0:
-            training_folder.bring()
+            training_folder.upload()
             backbone = None if result.backbone is None else f"{spec.out}/{BACKBONE}"
             ray.get(spec.board.finish.remote(TrainingResult.of(result, backbone)))
 

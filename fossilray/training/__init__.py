@@ -1,1 +1,1 @@
-"""Training and judging backbones; nothing here needs Ray."""
+"""Training of backbones, classifiers and the detector. Nothing here needs Ray."""

@@ -1,4 +1,4 @@
-"""Whole states of a training, to go on from: written aside and renamed, read without running anything."""
+"""Checkpoints of a training: written atomically, and read without executing any pickled code."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from fossilray.models.files.stored_pickle import TensorRecord, TorchFileError
 from fossilray.models.files.tensors import first_fault
 from fossilray.models.files.torch_file import TorchFile, open_torch_file
 
-FORMAT = "fossilray-training/1"
+_FORMAT = "fossilray-training/1"
 _GLOB = f"step-{8 * '[0-9]'}.pt"
-"""No other files of a folder are ever deleted."""
+"""Only files of this name are ever deleted."""
 _KNOWN = frozenset({"collections.OrderedDict"})
-"""What a checkpoint names besides tensors."""
+"""Pickled names that a checkpoint may contain besides tensors."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training stands."""
+    """Progress of a training: what to resume from."""
 
     step: int = 0
-    """Steps of the optimiser taken."""
+    """Optimiser steps taken."""
     epoch: int = 0
     batch: int = 0
-    """Batches of this epoch that a worker has taken."""
+    """Batches of this epoch that each worker has used."""
     seconds: float = 0.0
-    """Spent so far, over all the times it was resumed."""
+    """Training time, summed over all resumptions."""
 
 
 def save_checkpoint(
@@ -51,14 +51,15 @@ def save_checkpoint(
     optimiser: dict[str, Any],
     kept: int,
 ) -> Path:
-    """Write `step-<number>.pt` and remove all but the last `kept`. Tensors and plain types only.
+    """Write `step-<number>.pt` and delete all but the last `kept` checkpoints.
 
-    No state of random generators is in it: every step's noise is drawn from seed, worker and step.
+    A checkpoint contains tensors and plain types only. It has no state of random generators, as the noise of every
+    step is seeded by the configured seed, the worker and the step.
     """
     make_folder(folder)
     path = folder / f"step-{position.step:08d}.pt"
     state = {
-        "format": FORMAT,
+        "format": _FORMAT,
         "config": config.model_dump_json(),
         "step": position.step,
         "epoch": position.epoch,
@@ -76,12 +77,12 @@ def save_checkpoint(
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a file has the name of a checkpoint."""
+    """Return whether a file name is that of a checkpoint."""
     return fnmatch.fnmatchcase(name, _GLOB)
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Delete the checkpoints in a folder, and the folder if nothing else is in it. A link is left alone."""
+    """Delete the checkpoints in a folder, and the folder if it is then empty. Does nothing to a symbolic link."""
     if folder.is_symlink():
         return
     for path in folder.glob(_GLOB):
@@ -91,13 +92,13 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint of a folder; None where there is none."""
+    """Return the latest checkpoint in a folder, or None."""
     return max(folder.glob(_GLOB), default=None)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file held."""
+    """The content of a checkpoint."""
 
     path: Path
     position: Position
@@ -106,8 +107,8 @@ class Checkpoint:
     optimiser: dict[str, Any]
 
 
-class _Stated(BaseModel):
-    """A checkpoint but for its tensors."""
+class _Header(BaseModel):
+    """The scalar fields of a checkpoint."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
@@ -120,91 +121,100 @@ class _Stated(BaseModel):
 
 
 def load_checkpoint(path: Path, config: TrainConfig) -> Checkpoint:
-    """A checkpoint of a training with the same configuration, but for what changes no result.
+    """Read a checkpoint of a training with the same configuration.
+
+    Fields that do not change results may differ.
 
     Raises:
-        WeightsError: it cannot be read, or is no checkpoint of a training.
-        UsageError: the training was another one; the message names what differs.
+        WeightsError: The file cannot be read, or is not a checkpoint.
+        UsageError: The training's configuration differs; the message names the fields.
     """
-    role = FileRole(str(path), "a training's checkpoint", "remove it to go on from another", WeightsError)
+    role = FileRole(str(path), "a training's checkpoint", "delete it to resume from another", WeightsError)
     try:
         with open_torch_file(path, is_known=lambda name: name in _KNOWN) as file:
-            held = file.content
-            if not isinstance(held, dict) or held.get("format") != FORMAT:
-                raise WeightsError(f"{path} is no {FORMAT} checkpoint; resume from a step-*.pt of a training")
-            stated = _Stated.model_validate(held)
-            parse_json(stated.config, role)
-            before = TrainConfig.model_validate_json(stated.config)
-            _refuse_other(path, before.what_changes_results(), config.what_changes_results())
-            method = _tensors(file, held.get("method"))
-            optimiser = _optimiser(file, held.get("optimiser"))
+            content = file.content
+            if not isinstance(content, dict) or content.get("format") != _FORMAT:
+                raise WeightsError(
+                    f"{path} is not a {_FORMAT} checkpoint; resume from a step-*.pt of a training"
+                )
+            header = _Header.model_validate(content)
+            parse_json(header.config, role)
+            before = TrainConfig.model_validate_json(header.config)
+            _require_same_settings(path, before.what_changes_results(), config.what_changes_results())
+            method = _tensors(file, content.get("method"))
+            optimiser = _optimiser(file, content.get("optimiser"))
     except ValidationError as error:
         raise WeightsError(
-            f"{path} is no whole checkpoint ({first_fault(error)}); remove it to go on from another"
+            f"{path} is not a complete checkpoint ({first_fault(error)}); delete it to resume from another"
         ) from None
     except (TorchFileError, OSError) as error:
         raise WeightsError(
-            f"{path} is no whole checkpoint ({error}); remove it to go on from another"
+            f"{path} is not a complete checkpoint ({error}); delete it to resume from another"
         ) from None
-    position = Position(stated.step, stated.epoch, stated.batch, stated.seconds)
-    return Checkpoint(path, position, stated.world, method, optimiser)
+    position = Position(header.step, header.epoch, header.batch, header.seconds)
+    return Checkpoint(path, position, header.world, method, optimiser)
 
 
-def _tensors(file: TorchFile, stated: Any) -> dict[str, torch.Tensor]:
-    if not isinstance(stated, dict) or not all(
-        isinstance(name, str) and isinstance(one, TensorRecord) for name, one in stated.items()
+def _tensors(file: TorchFile, state: Any) -> dict[str, torch.Tensor]:
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(record, TensorRecord) for name, record in state.items()
     ):
-        raise TorchFileError("its weights are no tensors by name")
-    return {name: file.tensor(record, as_stored=True) for name, record in stated.items()}
+        raise TorchFileError("its weights are not tensors by name")
+    return {name: file.tensor(record, as_stored=True) for name, record in state.items()}
 
 
-def _optimiser(file: TorchFile, stated: Any) -> dict[str, Any]:
-    """What a PyTorch optimiser says of itself: groups of plain settings, and tensors by the number of a parameter."""
-    groups = stated.get("param_groups") if isinstance(stated, dict) else None
-    states = stated.get("state") if isinstance(stated, dict) else None
+def _optimiser(file: TorchFile, content: Any) -> dict[str, Any]:
+    """Check and read the state of a PyTorch optimiser: groups of plain settings, and tensors by parameter number."""
+    groups = content.get("param_groups") if isinstance(content, dict) else None
+    states = content.get("state") if isinstance(content, dict) else None
     if not isinstance(groups, list) or not isinstance(states, dict):
-        raise TorchFileError("its optimiser's state is none")
+        raise TorchFileError("its optimiser's state has no groups or no parameters")
     for group in groups:
         numbers = group.get("params") if isinstance(group, dict) else None
-        if not isinstance(numbers, list) or not all(type(one) is int for one in numbers):
+        if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
             raise TorchFileError("a group of its optimiser names no parameters")
         if not all(_is_setting(value) for name, value in group.items() if name != "params"):
-            raise TorchFileError("a group of its optimiser holds more than settings")
-    found: dict[Any, dict[str, Any]] = {}
-    for number, parts in states.items():
-        if type(number) is not int or not isinstance(parts, dict):
+            raise TorchFileError("a group of its optimiser contains more than settings")
+    read: dict[Any, dict[str, Any]] = {}
+    for number, values in states.items():
+        if type(number) is not int or not isinstance(values, dict):
             raise TorchFileError("its optimiser's state is not by parameter")
-        if not all(one is None or isinstance(one, (int, float, TensorRecord)) for one in parts.values()):
-            raise TorchFileError("its optimiser's state holds more than numbers")
-        found[number] = {
-            str(name): file.tensor(one, as_stored=True) if isinstance(one, TensorRecord) else one
-            for name, one in parts.items()
+        if not all(
+            value is None or isinstance(value, (int, float, TensorRecord)) for value in values.values()
+        ):
+            raise TorchFileError("its optimiser's state contains more than numbers")
+        read[number] = {
+            str(name): file.tensor(value, as_stored=True) if isinstance(value, TensorRecord) else value
+            for name, value in values.items()
         }
-    return {"state": found, "param_groups": groups}
+    return {"state": read, "param_groups": groups}
 
 
 def _is_setting(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
-        return len(value) <= 8 and all(isinstance(one, (int, float)) for one in value)
+        return len(value) <= 8 and all(isinstance(element, (int, float)) for element in value)
     return value is None or isinstance(value, (bool, int, float, str))
 
 
 def restore_method(method: torch.nn.Module, checkpoint: Checkpoint) -> None:
-    """Put the weights back.
+    """Load a checkpoint's weights into a method.
 
     Raises:
-        WeightsError: they are of another network; the message names keys.
+        WeightsError: The weights are those of another network; the message names keys.
     """
-    own = method.state_dict()
-    missing = sorted(own.keys() - checkpoint.method.keys())
-    unexpected = sorted(checkpoint.method.keys() - own.keys())
-    other = [
-        f"{name} is {one.dtype} {tuple(one.shape)}, expected {own[name].dtype} {tuple(own[name].shape)}"
-        for name, one in checkpoint.method.items()
-        if name in own and (one.shape != own[name].shape or one.dtype != own[name].dtype)
+    expected = method.state_dict()
+    missing = sorted(expected.keys() - checkpoint.method.keys())
+    unexpected = sorted(checkpoint.method.keys() - expected.keys())
+    different = [
+        f"{name} is {tensor.dtype} {tuple(tensor.shape)}, "
+        f"expected {expected[name].dtype} {tuple(expected[name].shape)}"
+        for name, tensor in checkpoint.method.items()
+        if name in expected and (tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype)
     ]
-    if missing or unexpected or other:
-        fault = f"missing {missing[:5]}, unexpected {unexpected[:5]}, of another shape or type {other[:5]}"
+    if missing or unexpected or different:
+        fault = (
+            f"missing {missing[:5]}, unexpected {unexpected[:5]}, of another shape or type {different[:5]}"
+        )
         raise WeightsError(
             f"{checkpoint.path} is of another network ({fault[:500]}); start in another folder"
         )
@@ -212,47 +222,49 @@ def restore_method(method: torch.nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-    """Put back what the optimiser knew of each parameter.
+    """Load a checkpoint's optimiser state.
 
     Raises:
-        WeightsError: it is of another network or another optimiser.
+        WeightsError: The state is that of another network or another optimiser.
     """
-    own, held = optimiser.state_dict()["param_groups"], checkpoint.optimiser["param_groups"]
-    shapes = [tuple(one.shape) for group in optimiser.param_groups for one in group["params"]]
-    fits = len(own) == len(held) and all(
-        mine["params"] == other["params"]
-        and mine.keys() == other.keys()
-        and all(_alike(mine[name], other[name]) for name in mine if name != "params")
-        for mine, other in zip(own, held, strict=True)
+    expected, stored = optimiser.state_dict()["param_groups"], checkpoint.optimiser["param_groups"]
+    shapes = [tuple(parameter.shape) for group in optimiser.param_groups for parameter in group["params"]]
+    fits = len(expected) == len(stored) and all(
+        group["params"] == other["params"]
+        and group.keys() == other.keys()
+        and all(_are_compatible(group[name], other[name]) for name in group if name != "params")
+        for group, other in zip(expected, stored, strict=True)
     )
-    for number, parts in checkpoint.optimiser["state"].items():
+    for number, values in checkpoint.optimiser["state"].items():
         fits = fits and 0 <= number < len(shapes)
-        for part in parts.values():
-            fits = fits and (not isinstance(part, torch.Tensor) or tuple(part.shape) in ((), shapes[number]))
+        for value in values.values():
+            fits = fits and (
+                not isinstance(value, torch.Tensor) or tuple(value.shape) in ((), shapes[number])
+            )
     if not fits:
         raise WeightsError(
-            f"{checkpoint.path} holds the state of another optimiser or network; start in another folder"
+            f"{checkpoint.path} contains the state of another optimiser or network; start in another folder"
         )
     optimiser.load_state_dict(checkpoint.optimiser)
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """Settings of one kind: numbers, which schedules change, or the same value."""
+def _are_compatible(setting: Any, stored: Any) -> bool:
+    """Return whether two settings are equal, or both are finite numbers, which schedules change."""
     numbers = (int, float)
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, numbers) and isinstance(other, numbers):
-        return math.isfinite(other)
-    return bool(one == other)
+    if isinstance(setting, bool) or isinstance(stored, bool):
+        return setting is stored
+    if isinstance(setting, numbers) and isinstance(stored, numbers):
+        return math.isfinite(stored)
+    return bool(setting == stored)
 
 
-def _refuse_other(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _require_same_settings(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if differing:
-        told = "; ".join(
+        changes = "; ".join(
             f"{name} was {json.dumps(before.get(name))} and is {json.dumps(now.get(name))}"
             for name in differing
         )
         raise UsageError(
-            f"{path} is of a training with other settings ({told[:600]}); give the same, or another folder"
+            f"{path} is of a training with other settings ({changes[:600]}); give the same, or another folder"
         )

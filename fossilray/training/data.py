@@ -1,4 +1,4 @@
-"""Which crops a training learns from, which judge it, and its batches, in an order that the seed decides."""
+"""Training and probe crops of a training, and its batches in an order that the seed determines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fossilray.core.config import StoreConfig
 from fossilray.core.config.training import NEED_LABELS, TrainConfig, TrainDataConfig
 from fossilray.core.errors import StoreError, UsageError
 from fossilray.training.crops.fetch import FetchedCrops
-from fossilray.training.crops.stream import FORGIVEN_FAULTS, CropBatch, CropStream
+from fossilray.training.crops.stream import ALLOWED_FAULTS, CropBatch, CropStream
 from fossilray.training.crops.table import CropTable, open_crops
 
 
 @dataclass(frozen=True)
 class DataSplit:
-    """Crops to learn from and crops to judge by."""
+    """Crops for training, and crops to probe the backbone with."""
 
     training: CropTable
     probe: CropTable | None
@@ -33,29 +33,32 @@ class Batches(Protocol):
 
     @property
     def failed_rows(self) -> frozenset[int]:
-        """Rows of the table that could not be decoded so far; others stood in for them."""
+        """Rows of the table that could not be decoded so far; other crops replace them."""
         ...
 
     def epoch(self, number: int, *, start: int = 0) -> Iterator[CropBatch]:
-        """The batches of an epoch, of which `start` were taken before."""
+        """Yield the batches of an epoch from number `start` on."""
         ...
 
 
-def open_sources(config: TrainDataConfig) -> CropTable:
-    """The crops that a training's configuration names.
+def open_training_crops(config: TrainDataConfig) -> CropTable:
+    """Open the crops that a training's configuration names.
 
     Raises:
-        UsageError: it names none, or there are none.
+        UsageError: It names no sources, or they contain no crops.
     """
     access = None if config.access is None else StoreConfig(**config.access.model_dump())
     return open_crops(config.sources, where=config.where, curation=config.curation, access=access)
 
 
 def split_table(table: CropTable, config: TrainConfig) -> DataSplit:
-    """Classes held out, or wells kept apart, or crops named for the purpose: they judge and never teach.
+    """Split crops into training and probe crops.
+
+    Probe crops are those of held-out classes, of validation wells, or of sources named for the probe; they are not
+    trained on.
 
     Raises:
-        UsageError: a class held out is not there, or a method that needs labels has none.
+        UsageError: A held-out class has no crops, or a method that needs labels has fewer than two classes.
     """
     data = config.data
     training, probe = table, None
@@ -73,35 +76,35 @@ def split_table(table: CropTable, config: TrainConfig) -> DataSplit:
 
 
 def count_labels(table: CropTable) -> list[int]:
-    """Crops of each class."""
+    """Return the number of crops of each class."""
     known = table.label[table.label >= 0]
     return [int(count) for count in np.bincount(known, minlength=len(table.classes))]
 
 
 def make_batches(table: CropTable, config: TrainConfig, *, side_px: int, rank: int, world: int) -> Batches:
-    """The batches of one worker, their crops side_px a side."""
+    """Return the batches of one worker, with crops of side_px x side_px."""
     if config.method in NEED_LABELS:
         return LabelledBatches(table, config, side_px=side_px, rank=rank, world=world)
     return _stream(table, config, batch=config.batch, side_px=side_px, rank=rank, world=world)
 
 
 class LabelledBatches:
-    """Batches of some classes and some crops of each, drawn anew for every batch; unlabelled crops follow.
+    """Batches of several classes with several crops each, drawn for every batch; unlabelled crops follow.
 
-    What a batch holds depends on table, seed, epoch, number and rank alone, so any of them can be had again. An epoch
-    is as many batches as the labelled crops would fill.
+    The content of a batch depends on table, seed, epoch, number and rank alone, so an epoch can be resumed at any
+    batch. An epoch has as many batches as the labelled crops would fill.
     """
 
     def __init__(self, table: CropTable, config: TrainConfig, *, side_px: int, rank: int, world: int) -> None:
-        self._table, self._config, self._asked = table, config, _ask(config)
+        self._table, self._config, self._layout = table, config, _layout_of(config)
         self._side_px, self._rank, self._world = side_px, rank, world
         self._label = label = table.label
         self._failed: set[int] = set()
         known = np.flatnonzero(label >= 0)
-        self._held = self._hold(known)
-        usable = known if self._held is None else known[~self._held.failed]
-        self._place = np.full(len(table), -1, np.int64)
-        self._place[known] = np.arange(len(known))
+        self._cached = self._read_all(known)
+        usable = known if self._cached is None else known[~self._cached.failed]
+        self._cached_row = np.full(len(table), -1, np.int64)
+        self._cached_row[known] = np.arange(len(known))
         self._rows_of = {int(c): usable[label[usable] == c] for c in np.unique(label[usable])}
         self._pools = self._class_pools(usable)
         self._count = len(usable)
@@ -109,124 +112,130 @@ class LabelledBatches:
 
     @property
     def batches_per_epoch(self) -> int:
-        return max(1, self._count // (self._asked.crops * self._world))
+        return max(1, self._count // (self._layout.crops * self._world))
 
     @property
     def failed_rows(self) -> frozenset[int]:
-        """Of the labelled crops."""
+        """Rows of labelled crops that could not be decoded so far."""
         return frozenset(self._failed)
 
     def epoch(self, number: int, *, start: int = 0) -> Iterator[CropBatch]:
-        others = self._unlabelled_batches(number, start)
+        unlabelled = self._unlabelled_batches(number, start)
         for batch in range(start, self.batches_per_epoch):
             rng = np.random.default_rng([self._config.seed, number, batch, self._rank])
-            labelled = self._fetch(self._draw(rng) if self._asked.by_class else self._turn(number, batch))
-            yield labelled if others is None else _together(labelled, next(others))
+            labelled = self._fetch(
+                self._draw(rng) if self._layout.by_class else self._in_order(number, batch)
+            )
+            yield labelled if unlabelled is None else _concatenate(labelled, next(unlabelled))
 
     def _draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        wanted, each = self._asked.classes_per_batch, self._asked.crops_per_class
-        shares = np.full(len(self._pools), wanted // len(self._pools))
-        shares[: wanted % len(self._pools)] += 1
+        classes, crops = self._layout.classes_per_batch, self._layout.crops_per_class
+        quotas = np.full(len(self._pools), classes // len(self._pools))
+        quotas[: classes % len(self._pools)] += 1
         chosen: list[int] = []
-        for pool, share in zip(self._pools, shares.tolist(), strict=True):
-            chosen += rng.choice(pool, size=share, replace=share > len(pool)).tolist()
-        rows = [self._rows_of[c] for c in chosen]
-        return np.concatenate([rng.choice(own, size=each, replace=len(own) < each) for own in rows])
+        for pool, quota in zip(self._pools, quotas.tolist(), strict=True):
+            chosen += rng.choice(pool, size=quota, replace=quota > len(pool)).tolist()
+        rows_by_class = [self._rows_of[c] for c in chosen]
+        return np.concatenate(
+            [rng.choice(rows, size=crops, replace=len(rows) < crops) for rows in rows_by_class]
+        )
 
-    def _turn(self, number: int, batch: int) -> NDArray[np.int64]:
-        """The rows whose turn it is in an epoch that shows every crop once, but for a tail shorter than a batch."""
+    def _in_order(self, number: int, batch: int) -> NDArray[np.int64]:
+        """Return a batch of an epoch in which each crop occurs once, except a tail shorter than a batch."""
         usable = np.concatenate(list(self._rows_of.values()))
         order = np.random.default_rng([self._config.seed, number]).permutation(usable)
-        first = (batch * self._world + self._rank) * self._asked.crops
-        return np.resize(order, max(len(order), first + self._asked.crops))[first : first + self._asked.crops]
+        first = (batch * self._world + self._rank) * self._layout.crops
+        return np.resize(order, max(len(order), first + self._layout.crops))[
+            first : first + self._layout.crops
+        ]
 
     def _fetch(self, rows: NDArray[np.int64]) -> CropBatch:
-        if self._held is not None:
-            places = self._place[rows]
-            return CropBatch(self._held.pixels[places], self._held.shape[places], rows, self._label[rows])
-        found = self._read(rows)
-        # Another crop of the batch stands in for one that does not decode: batches keep their size.
-        stand_in = np.flatnonzero(~found.failed)[0]
-        order = np.where(found.failed, stand_in, np.arange(len(rows)))
-        return CropBatch(found.pixels[order], found.shape[order], rows[order], self._label[rows[order]])
+        if self._cached is not None:
+            cached = self._cached_row[rows]
+            return CropBatch(self._cached.pixels[cached], self._cached.shape[cached], rows, self._label[rows])
+        fetched = self._read(rows)
+        # Another crop of the batch replaces each that cannot be decoded, so that batches keep their size.
+        replacement = np.flatnonzero(~fetched.failed)[0]
+        order = np.where(fetched.failed, replacement, np.arange(len(rows)))
+        return CropBatch(fetched.pixels[order], fetched.shape[order], rows[order], self._label[rows[order]])
 
-    def _hold(self, known: NDArray[np.int64]) -> FetchedCrops | None:
+    def _read_all(self, known: NDArray[np.int64]) -> FetchedCrops | None:
         data = self._config.data
         if len(known) * self._side_px**2 * 3 > data.held_gb * 1e9:
             return None
         return self._read(known)
 
     def _read(self, rows: NDArray[np.int64]) -> FetchedCrops:
-        found = self._table.fetch(rows, side_px=self._side_px, threads=self._config.data.threads)
-        self._failed.update(rows[found.failed].tolist())
+        fetched = self._table.fetch(rows, side_px=self._side_px, threads=self._config.data.threads)
+        self._failed.update(rows[fetched.failed].tolist())
         share, failed = self._config.data.max_failed_share, len(self._failed)
-        allowed = max(FORGIVEN_FAULTS, share * len(self._label)) if share else 0
-        if found.failed.all() or (found.faults and failed > allowed):
-            first = int(rows[np.flatnonzero(found.failed)[0]])
+        allowed = max(ALLOWED_FAULTS, share * len(self._label)) if share else 0
+        if fetched.failed.all() or (fetched.faults and failed > allowed):
+            first = int(rows[np.flatnonzero(fetched.failed)[0]])
             raise StoreError(
                 f"{failed} of {len(self._label)} crops could not be decoded, more than data.max_failed_share={share} "
-                f"allows ({self._table.name(first)}: {found.faults[0]}); replace them, or raise the share"
+                f"allows ({self._table.name(first)}: {fetched.faults[0]}); replace them, or raise the share"
             )
-        return found
+        return fetched
 
     def _class_pools(self, usable: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """The classes to draw from, by the group that most crops of a class are of; or all in one."""
+        """Return the classes to draw from in pools: by the group with most crops of a class, or all in one."""
         classes = np.array(sorted(self._rows_of), np.int64)
-        if not self._asked.balance_groups:
+        if not self._layout.balance_groups:
             return [classes]
         group = self._table.group
         home = np.array([np.bincount(group[self._rows_of[int(c)]]).argmax() for c in classes])
         return [classes[home == g] for g in np.unique(home)]
 
     def _stream_unlabelled(self) -> CropStream | None:
-        if not self._asked.unlabelled:
+        if not self._layout.unlabelled:
             return None
-        others = self._table.take(np.flatnonzero(self._table.label < 0))
-        if not len(others):
+        unlabelled = self._table.take(np.flatnonzero(self._table.label < 0))
+        if not len(unlabelled):
             raise UsageError(
-                "supcon.unlabelled asks for unlabelled crops and every crop has a label; name a run too"
+                "supcon.unlabelled needs unlabelled crops and every crop has a label; name a run as a further source"
             )
         return _stream(
-            others,
+            unlabelled,
             self._config,
-            batch=self._asked.unlabelled,
+            batch=self._layout.unlabelled,
             side_px=self._side_px,
             rank=self._rank,
             world=self._world,
         )
 
     def _unlabelled_batches(self, number: int, start: int) -> Iterator[CropBatch] | None:
-        """Batches without end, counted over all epochs of the labelled crops."""
+        """Return endless batches, counted over all epochs of the labelled crops."""
         if self._unlabelled is None:
             return None
         return _endless(self._unlabelled, number * self.batches_per_epoch + start)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a batch of labelled crops is made of."""
+class _BatchLayout:
+    """The composition of a batch of labelled crops."""
 
     classes_per_batch: int
     crops_per_class: int
     balance_groups: bool
     unlabelled: int
     by_class: bool
-    """Whether classes are drawn; else crops come one after the other, however they are labelled."""
+    """Whether classes are drawn first; otherwise crops are drawn whatever their class."""
 
     @property
     def crops(self) -> int:
         return self.classes_per_batch * self.crops_per_class
 
 
-def _ask(config: TrainConfig) -> _Asked:
+def _layout_of(config: TrainConfig) -> _BatchLayout:
     if config.method == "transfer":
-        return _Asked(config.batch, 1, False, 0, config.transfer.imbalance == "sampling")
+        return _BatchLayout(config.batch, 1, False, 0, config.transfer.imbalance == "sampling")
     if config.method == "metric":
-        own = config.metric
-        return _Asked(own.classes_per_batch, own.crops_per_class, own.balance_groups, 0, True)
-    asked = config.supcon
-    return _Asked(
-        asked.classes_per_batch, asked.crops_per_class, asked.balance_groups, asked.unlabelled, True
+        metric = config.metric
+        return _BatchLayout(metric.classes_per_batch, metric.crops_per_class, metric.balance_groups, 0, True)
+    supcon = config.supcon
+    return _BatchLayout(
+        supcon.classes_per_batch, supcon.crops_per_class, supcon.balance_groups, supcon.unlabelled, True
     )
 
 
@@ -237,7 +246,7 @@ def _endless(stream: CropStream, taken: int) -> Iterator[CropBatch]:
         epoch, start = epoch + 1, 0
 
 
-def _together(first: CropBatch, second: CropBatch) -> CropBatch:
+def _concatenate(first: CropBatch, second: CropBatch) -> CropBatch:
     return CropBatch(
         np.concatenate([first.pixels, second.pixels]),
         np.concatenate([first.shape, second.shape]),
@@ -264,19 +273,19 @@ def _stream(
 
 
 def _hold_out(table: CropTable, names: tuple[str, ...]) -> tuple[CropTable, CropTable]:
-    absent = sorted(set(names) - set(table.classes))
-    if absent:
+    unknown = sorted(set(names) - set(table.classes))
+    if unknown:
         raise UsageError(
-            f"data.hold_out names {', '.join(absent)}, which no crop is labelled with; the classes are "
+            f"data.hold_out names {', '.join(unknown)}, but no crop has this label; the classes are "
             f"{', '.join(table.classes)}"
         )
-    number = [table.classes.index(name) for name in names]
-    apart = np.isin(table.label, number)
-    return table.take(np.flatnonzero(~apart)), table.take(np.flatnonzero(apart))
+    numbers = [table.classes.index(name) for name in names]
+    is_held_out = np.isin(table.label, numbers)
+    return table.take(np.flatnonzero(~is_held_out)), table.take(np.flatnonzero(is_held_out))
 
 
 def _with_classes_in_use(table: CropTable) -> CropTable:
-    """The same crops, labelled by the classes they have."""
+    """Return the table with classes that have no crops removed."""
     label = table.label
     used = np.unique(label[label >= 0])
     number = np.full(len(table.classes) + 1, -1, np.int64)

@@ -1,6 +1,6 @@
-"""What workers of one training do together; with one worker nothing.
+"""Collective operations of the workers of one training; with one worker they do nothing.
 
-torch.distributed is initialised by whoever starts several workers (gloo on CPUs, NCCL on GPUs).
+The caller that starts several workers initialises torch.distributed (gloo on CPUs, NCCL on GPUs).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import torch
 
 @dataclass(frozen=True)
 class DistributedGroup:
-    """The workers of one training, seen from one of them."""
+    """The workers of one training, from the view of one of them."""
 
     rank: int
     world: int
     device: torch.device
 
     def gather(self, vectors: torch.Tensor) -> torch.Tensor:
-        """(world * n, …) of every worker's (n, …), in the order of ranks; gradients flow back to their owners.
+        """Concatenate the vectors (n, …) of all workers by rank to (world * n, …); gradients flow back.
 
-        When every worker then computes the same loss and gradients are averaged over workers, parameters get the
-        gradient that one worker with all crops would have computed.
+        If every worker then computes the same loss and gradients are averaged over workers, parameters get the
+        gradient that one worker with all crops would compute.
         """
         if self.world == 1:
             return vectors
@@ -36,16 +36,16 @@ class DistributedGroup:
         if self.world == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        # One message instead of one for each parameter.
+        # One message for all parameters is faster than one for each.
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         torch.distributed.all_reduce(flat)
         flat /= self.world
-        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+        means = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
-    def largest(self, values: Sequence[float]) -> list[float]:
-        """Of each value the largest that any worker has: what all of them then go by."""
+    def all_max(self, values: Sequence[float]) -> list[float]:
+        """Return the maximum of each value over all workers."""
         if self.world == 1:
             return list(values)
         shared = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -57,9 +57,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, vectors: torch.Tensor, rank: int, world: int) -> torch.Tensor:
         context.rank, context.count = rank, len(vectors)
-        parts = [torch.empty_like(vectors, memory_format=torch.contiguous_format) for _ in range(world)]
-        torch.distributed.all_gather(parts, vectors.contiguous())
-        return torch.cat(parts)
+        gathered = [torch.empty_like(vectors, memory_format=torch.contiguous_format) for _ in range(world)]
+        torch.distributed.all_gather(gathered, vectors.contiguous())
+        return torch.cat(gathered)
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:

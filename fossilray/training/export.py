@@ -1,4 +1,4 @@
-"""What a finished training leaves: the backbone, the same in DINO's layout, and crops to judge it by."""
+"""Export of a trained backbone and classifier, and the crops that probe a backbone."""
 
 from __future__ import annotations
 
@@ -20,43 +20,48 @@ from fossilray.training.crops.table import CropTable
 
 BACKBONE, DINO_CHECKPOINT, HEAD = "backbone.safetensors", "checkpoint_dino.pth", "head.safetensors"
 _PROBE_PX = 224
-"""Side that crops of a run are stored at, from which the embedder makes what it sees."""
+"""Side of the crops that a run stores; the embedder resizes them to its input."""
 
 
 @dataclass(frozen=True)
 class ProbeCrops:
-    """Crops that a backbone is judged by; they stay in memory."""
+    """Crops in memory by which a backbone is probed."""
 
     pixels: NDArray[np.uint8]
     label: NDArray[np.int64]
     classes: tuple[str, ...]
     unseen: bool
-    """Whether none of them was trained on."""
+    """Whether the training excludes them."""
 
     @staticmethod
     def fetch(probe: CropTable | None, training: CropTable, config: TrainConfig) -> ProbeCrops:
-        """At most `probe.crops` of the crops kept apart; without any, of those that are trained on."""
+        """Read at most `probe.crops` crops of `probe`, or of `training` if there are no probe crops."""
         table = training if probe is None else probe
         rows = np.arange(len(table))
         if len(rows) > config.probe.crops:
             rng = np.random.default_rng(config.seed)
             rows = np.sort(rng.choice(rows, size=config.probe.crops, replace=False))
-        found = table.fetch(rows, side_px=_PROBE_PX, threads=config.data.threads)
-        whole = ~found.failed
-        return ProbeCrops(found.pixels[whole], table.label[rows][whole], table.classes, probe is not None)
+        fetched = table.fetch(rows, side_px=_PROBE_PX, threads=config.data.threads)
+        decoded = ~fetched.failed
+        return ProbeCrops(
+            fetched.pixels[decoded], table.label[rows][decoded], table.classes, probe is not None
+        )
 
 
 def interpolate_weights(network: torch.nn.Module, start: Mapping[str, torch.Tensor], *, share: float) -> None:
-    """Change the weights to this share of those it started with and the rest of its own (Wortsman et al. 2022)."""
+    """Interpolate a network's weights towards the initial ones in place (Wortsman et al. 2022).
+
+    share: weight of the initial weights, 0..1.
+    """
     if not share:
         return
-    for name, own in network.state_dict().items():
-        if own.is_floating_point():
-            own.lerp_(start[name].to(own.device), share)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.lerp_(start[name].to(tensor.device), share)
 
 
 def write_backbone(folder: Path, network: torch.nn.Module, meta: BackboneMeta) -> Path:
-    """backbone.safetensors, which `embedder.weights=file:…` takes."""
+    """Write backbone.safetensors, the file for `embedder.weights=file:…`; return its path."""
     path = folder / BACKBONE
     save_backbone(path, state_dict=network.state_dict(), meta=meta)
     return path
@@ -65,7 +70,7 @@ def write_backbone(folder: Path, network: torch.nn.Module, meta: BackboneMeta) -
 def write_classifier(
     folder: Path, classifier: torch.nn.Linear, training: CropTable, *, backbone: Path, name: str
 ) -> Path:
-    """head.safetensors: the classes that the training learned to tell, a head that `classify run` takes."""
+    """Write head.safetensors, the trained linear classifier as a head for `classify run`; return its path."""
     counts = np.bincount(training.label[training.label >= 0], minlength=len(training.classes))
     meta = HeadMeta(
         kind="linear",
@@ -84,7 +89,7 @@ def write_classifier(
 
 
 def write_dino_checkpoint(folder: Path, network: torch.nn.Module, *, epoch: int) -> None:
-    """checkpoint_dino.pth, with the keys of DINO's own checkpoints (Caron et al. 2021, published code)."""
+    """Write checkpoint_dino.pth, with the keys of DINO's published checkpoints (Caron et al. 2021)."""
     state = {f"module.backbone.{name}": t.detach().cpu() for name, t in network.state_dict().items()}
     with whole_file(folder / DINO_CHECKPOINT) as sink:
         torch.save({"teacher": state, "student": state, "epoch": epoch}, sink)

@@ -1,4 +1,4 @@
-"""A head taught on all labels, and what it would have said of those left out."""
+"""Training of a head on all labels, with cross-validation and the head's uncertainty."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fossilray.models.heads import Head, train_head
 from fossilray.models.heads.splits import Split, stratified_split
 from fossilray.models.heads.uncertainty import fit_uncertainty
 
-SPLITS = 3
+CROSS_VALIDATION_SPLITS = 3
 
 
 @dataclass(frozen=True)
 class CrossValidationScores:
-    """Means over splits; recall and precision are means over classes."""
+    """Means over stratified splits 80:20; recall and precision are macro averages over classes."""
 
     splits: int
     recall: float
@@ -31,7 +31,7 @@ class CrossValidationScores:
 
 def train_and_cross_validate(
     labelled: LabelledSet,
-    described: EmbeddedCrops,
+    embedded: EmbeddedCrops,
     *,
     kind: HeadKind,
     k: int,
@@ -39,19 +39,30 @@ def train_and_cross_validate(
     over: HoldOutUnit = "crops",
     novelty: NoveltyKind = "knn",
 ) -> tuple[Head, CrossValidationScores | None]:
-    """A head taught on all labelled crops, and how heads taught alike did on the fifth they were not taught.
+    """Train a head on all labelled crops and cross-validate heads of the same settings.
 
-    None where there are too few crops of each class to leave any out. The head learns how sure it may be from what
-    heads taught alike say of crops that they were not taught; over: what is held out whole for that.
+    The head's uncertainty is fitted on out-of-fold predictions.
+
+    Args:
+        labelled: The labelled crops.
+        embedded: Their vectors.
+        kind: Kind of head.
+        k: Neighbours, for kind knn.
+        seed: Seed of the splits and of the initial weights.
+        over: Unit that is held out whole when the uncertainty is fitted.
+        novelty: Measure of novelty.
+
+    Returns:
+        The head, and its scores; None if there are too few crops of each class to leave any out.
     """
 
     def train(rows: NDArray[np.int64]) -> Head:
         return train_head(
-            described.vectors[rows],
+            embedded.vectors[rows],
             labelled.crops.label[rows],
             labelled.crops.classes,
             kind=kind,
-            backbone=described.backbone,
+            backbone=embedded.backbone,
             k=k,
             seed=seed,
         )
@@ -59,7 +70,7 @@ def train_and_cross_validate(
     head = train(np.arange(len(labelled)))
     head = fit_uncertainty(
         head,
-        described.vectors,
+        embedded.vectors,
         labelled.crops.label,
         labelled.crops.classes,
         train,
@@ -70,27 +81,28 @@ def train_and_cross_validate(
     )
     try:
         splits = [
-            stratified_split(labelled.crops.label, labelled.group, seed=seed + n) for n in range(SPLITS)
+            stratified_split(labelled.crops.label, labelled.group, seed=seed + n)
+            for n in range(CROSS_VALIDATION_SPLITS)
         ]
     except UsageError:
         return head, None
-    scores = np.array([_ask(train(split.train), labelled, described, split) for split in splits])
+    scores = np.array([_score(train(split.train), labelled, embedded, split) for split in splits])
     recall, precision, accuracy, log_loss = (float(score) for score in scores.mean(axis=0))
-    return head, CrossValidationScores(SPLITS, recall, precision, accuracy, log_loss)
+    return head, CrossValidationScores(CROSS_VALIDATION_SPLITS, recall, precision, accuracy, log_loss)
 
 
-def _ask(head: Head, labelled: LabelledSet, described: EmbeddedCrops, split: Split) -> tuple[float, ...]:
+def _score(head: Head, labelled: LabelledSet, embedded: EmbeddedCrops, split: Split) -> tuple[float, ...]:
     from sklearn.metrics import precision_score, recall_score
 
-    share = head.predict(described.vectors[split.test])
-    place = {name: column for column, name in enumerate(head.classes)}
+    probability = head.predict(embedded.vectors[split.test])
+    column = {name: number for number, name in enumerate(head.classes)}
     names = [labelled.crops.classes[c] for c in labelled.crops.label[split.test].tolist()]
-    truth = np.array([place[name] for name in names])
-    said = share.argmax(axis=1)
-    told = np.maximum(share[np.arange(len(truth)), truth], np.finfo(np.float32).tiny)
+    truth = np.array([column[name] for name in names])
+    predicted = probability.argmax(axis=1)
+    of_truth = np.maximum(probability[np.arange(len(truth)), truth], np.finfo(np.float32).tiny)
     return (
-        float(recall_score(truth, said, labels=np.unique(truth), average="macro")),
-        float(precision_score(truth, said, average="macro", zero_division=0)),
-        float((truth == said).mean()),
-        float(-np.log(told).mean()),
+        float(recall_score(truth, predicted, labels=np.unique(truth), average="macro")),
+        float(precision_score(truth, predicted, average="macro", zero_division=0)),
+        float((truth == predicted).mean()),
+        float(-np.log(of_truth).mean()),
     )

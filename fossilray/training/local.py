@@ -1,4 +1,4 @@
-"""A training in this process, without Ray: what a laptop does."""
+"""Training in this process, without Ray."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from fossilray.core.errors import UsageError
 from fossilray.store.files.claims import hold_place
 from fossilray.store.files.local import LocalFiles
 from fossilray.training.checkpoint import latest_checkpoint
-from fossilray.training.data import open_sources
+from fossilray.training.data import open_training_crops
 from fossilray.training.loop import LoopResult, TrainingLoop, TrainingProgress
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training ended, with one worker or many."""
+    """The end of a training, with one worker or several."""
 
     finished: bool
-    """False where it was asked to stop; the same call goes on."""
+    """False if it was stopped; the same call resumes it."""
     step: int
     loss: float
     probe: Mapping[str, float]
     backbone: str | None
-    """The finished file."""
+    """Path or URL of the finished file."""
 
     @staticmethod
     def of(result: LoopResult, backbone: str | None) -> TrainingResult:
-        """What the first worker came to; backbone: where its file lies in the end."""
+        """Return the result of the first worker; backbone: final path or URL of its file."""
         return TrainingResult(
             result.finished, result.position.step, result.loss, dict(result.probe), backbone
         )
@@ -44,59 +44,61 @@ def train_local(
     report: Callable[[TrainingProgress], None] = lambda _: None,
     stop: threading.Event | None = None,
 ) -> TrainingResult:
-    """Train one worker's backbone in a folder, from its last checkpoint if it has one.
+    """Train a backbone with one worker, from the folder's latest checkpoint if there is one.
 
-    stop: once set, the training writes a checkpoint and returns.
+    Args:
+        config: Configuration of the training.
+        folder: Output folder.
+        report: Called after every logged step, probe and checkpoint.
+        stop: Once set, the training writes a checkpoint and returns.
 
     Raises:
-        UsageError: a GPU is demanded and absent, or another training is at work in the folder.
-        Others as Loop and Loop.run.
+        UsageError: `device=cuda` and there is no GPU, or another training is running in the folder.
+        FossilrayError: As `TrainingLoop` and `TrainingLoop.run`.
     """
     import torch
 
     device = choose_device(config)
     if config.torch_threads is not None:
         torch.set_num_threads(config.torch_threads)
-    loop = TrainingLoop(config, open_sources(config.data), device=device, folder=folder, report=report)
+    loop = TrainingLoop(config, open_training_crops(config.data), device=device, folder=folder, report=report)
     with (
         hold_place(LocalFiles(folder, single_writer=True), "training"),
-        stop_when((stop or threading.Event()).is_set, loop.ask_to_stop),
+        stop_when((stop or threading.Event()).is_set, loop.request_stop),
     ):
         result = loop.run(latest_checkpoint(folder / "checkpoints"))
     return TrainingResult.of(result, None if result.backbone is None else str(result.backbone))
 
 
 @contextmanager
-def stop_when(asked: Callable[[], bool], stop: Callable[[], None]) -> Iterator[None]:
-    """While the block lasts, look every half second whether it is asked to end, and call `stop` once if so."""
-    over = threading.Event()
+def stop_when(is_requested: Callable[[], bool], stop: Callable[[], None]) -> Iterator[None]:
+    """Within the block, poll `is_requested` every half second and call `stop` once when it returns true."""
+    ended = threading.Event()
 
     def watch() -> None:
-        while not over.is_set():
-            if asked():
+        while not ended.is_set():
+            if is_requested():
                 stop()
                 return
-            over.wait(0.5)
+            ended.wait(0.5)
 
-    watcher = threading.Thread(target=watch, name="stopping-when", daemon=True)
+    watcher = threading.Thread(target=watch, name="stop-when", daemon=True)
     watcher.start()
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         watcher.join()
 
 
 def choose_device(config: TrainConfig) -> str:
-    """cuda or cpu, as asked for.
+    """Return "cuda" or "cpu" by the configuration and the machine.
 
     Raises:
-        UsageError: a GPU is demanded and there is none.
+        UsageError: `device=cuda` and there is no GPU.
     """
     import torch
 
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "device=cuda and PyTorch sees no GPU here; set device=auto, or start where there is one"
-        )
+        raise UsageError("device=cuda and PyTorch finds no GPU; set device=auto, or use a machine with a GPU")
     return "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"

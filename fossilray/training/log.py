@@ -1,9 +1,11 @@
-"""What a training leaves to read of its course: two CSV files, and the same for TensorBoard."""
+"""Logs of a training: two CSV files, the same values for TensorBoard, and the training speed."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -17,49 +19,69 @@ if TYPE_CHECKING:
 METRICS_CSV, PROBES_CSV = "metrics.csv", "probes.csv"
 
 
+class SpeedMeter:
+    """Images per second, over the time of steps alone."""
+
+    def __init__(self) -> None:
+        self.images, self._seconds = 0, 0.0
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Count the time of the block."""
+        started_s = time.monotonic()
+        yield
+        self._seconds += time.monotonic() - started_s
+
+    def take(self) -> float:
+        """Return the speed since the last call, and start again."""
+        speed = self.images / max(self._seconds, 1e-9)
+        self.images, self._seconds = 0, 0.0
+        return speed
+
+
 class TrainingLog:
     """metrics.csv (a row every log_every steps), probes.csv (a row a probe) and tensorboard/."""
 
     def __init__(self, folder: Path, *, after_step: int) -> None:
-        """Rows later than `after_step` are dropped: the training goes on from there, or begins anew at 0."""
+        """Open the logs and drop rows after step `after_step`, from which the training resumes; 0 starts again."""
         make_folder(folder)
         self._files = {name: _CsvFile(folder / name, after_step) for name in (METRICS_CSV, PROBES_CSV)}
         self._board = _open_board(folder / "tensorboard", after_step)
 
-    def step(self, at: Position, share: float, metrics: Mapping[str, float]) -> None:
-        """Note the figures of a step."""
-        self._note(METRICS_CSV, "training", at, {"share": share, **metrics})
+    def step(self, position: Position, share: float, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of a step; `share` is the share of the training that is done."""
+        self._append(METRICS_CSV, "training", position, {"share": share, **metrics})
 
-    def probe(self, at: Position, figures: Mapping[str, float]) -> None:
-        """Note the figures of a probe."""
-        self._note(PROBES_CSV, "probe", at, figures)
+    def probe(self, position: Position, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of a probe."""
+        self._append(PROBES_CSV, "probe", position, metrics)
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds back."""
+        """Flush and close the TensorBoard log."""
         if self._board is not None:
             self._board.close()
 
-    def _note(self, file: str, group: str, at: Position, figures: Mapping[str, float]) -> None:
-        row = {"step": at.step, "epoch": at.epoch, "seconds": round(at.seconds, 1)}
-        self._files[file].append({**row, **{name: f"{value:.6g}" for name, value in figures.items()}})
+    def _append(self, file: str, group: str, position: Position, metrics: Mapping[str, float]) -> None:
+        row = {"step": position.step, "epoch": position.epoch, "seconds": round(position.seconds, 1)}
+        self._files[file].append({**row, **{name: f"{value:.6g}" for name, value in metrics.items()}})
         if self._board is not None:
-            for name, value in figures.items():
-                self._board.add_scalar(f"{group}/{name}", value, at.step)
+            for name, value in metrics.items():
+                self._board.add_scalar(f"{group}/{name}", value, position.step)
 
 
 class _CsvFile:
-    """Rows of the columns that the first row has."""
+    """A CSV file whose columns are those of its first row."""
 
     def __init__(self, path: Path, after_step: int) -> None:
         self._path = path
-        rows = [row for row in read_rows(path) if int(row["step"]) <= after_step]
+        rows = [row for row in read_log(path) if int(row["step"]) <= after_step]
         self._columns = list(rows[0]) if rows else []
-        self._begin(rows)
+        self._write(rows)
 
     def append(self, row: Mapping[str, object]) -> None:
         if not self._columns:
             self._columns = list(row)
-            self._begin([row])
+            self._write([row])
             return
         try:
             with self._path.open("a", newline="", encoding="utf-8") as file:
@@ -67,7 +89,7 @@ class _CsvFile:
         except OSError as error:
             raise cannot_write(self._path, error) from None
 
-    def _begin(self, rows: Sequence[Mapping[str, object]]) -> None:
+    def _write(self, rows: Sequence[Mapping[str, object]]) -> None:
         with whole_text(self._path, newline="") as file:
             writer = self._writer(file)
             if self._columns:
@@ -78,29 +100,33 @@ class _CsvFile:
         return csv.DictWriter(file, self._columns, restval="", extrasaction="ignore")
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file that this module wrote; none where there is no file."""
+def read_log(path: Path) -> list[dict[str, str]]:
+    """Read metrics.csv or probes.csv; return no rows if the file does not exist.
+
+    Raises:
+        StoreError: The file is damaged.
+    """
     if not path.exists():
         return []
     role = FileRole(
         str(path),
         "figures of a training",
-        "delete it and start the same command again; the training goes on, its earlier figures are lost",
+        "delete it and repeat the command; the training resumes, and its earlier figures are lost",
     )
     try:
         content = path.read_bytes()
     except OSError as error:
         raise role.damaged(error) from None
     header, *lines = csv_text.read_rows(csv_text.decode_text(content, role), role) or [[]]
-    # The last line of a training that was killed may be a part of one.
+    # The last line may be incomplete if the training was killed.
     rows = [dict(zip(header, cells, strict=True)) for cells in lines if len(cells) == len(header)]
     if any(not row.get("step", "").isdecimal() for row in rows):
-        raise role.damaged("a row states no step")
+        raise role.damaged("a row has no step")
     return rows
 
 
 def _open_board(folder: Path, after_step: int) -> SummaryWriter | None:
-    """None without TensorBoard, which is an extra; the CSV files say the same."""
+    """Return None if TensorBoard, an optional package, is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,4 +1,4 @@
-"""Where a training keeps what it writes: a folder on a disk, or an object store behind a folder of scratch."""
+"""The output folder of a training: a local folder, or an object store with a local scratch folder."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ CHECKPOINTS = "checkpoints"
 
 
 class TrainingFolder:
-    """One worker's folder of a training, fetched from and brought to the place that outlives the worker.
+    """One worker's folder of a training, synchronised with an object store.
 
-    On a disk the folder is the place itself, which all workers must see.
+    A local output folder is used directly; all workers must see it.
     """
 
     def __init__(self, folder: Path, files: Files | None) -> None:
-        """files: of an object store; None where the folder itself stays."""
+        """files: the object store; None if `folder` is the output folder itself."""
         self.folder = folder
         self._files = files
-        self._brought: dict[str, tuple[int, int]] = {}
+        self._uploaded: dict[str, tuple[int, int]] = {}
 
     @staticmethod
     @contextmanager
     def open(out: str, config: TrainConfig) -> Iterator[TrainingFolder]:
-        """A place at a local path or s3://…, which `data.access` tells how to reach.
+        """Open an output folder at a local path or s3://…, with the credentials of `data.access`.
 
         Raises:
-            StoreError: there is no such kind of store.
+            StoreError: The kind of store is unknown.
         """
         if not is_remote(out):
             yield TrainingFolder(Path(local_path(out)), None)
@@ -47,45 +47,45 @@ class TrainingFolder:
             yield TrainingFolder(Path(scratch), open_files(out, access))
 
     def latest(self) -> str | None:
-        """Name of the last whole checkpoint; None where there is none."""
+        """Return the name of the latest checkpoint, or None."""
         if self._files is not None:
             names = [name for name in self._files.names(CHECKPOINTS) if name.endswith(".pt")]
             return max(names, default=None)
-        found = latest_checkpoint(self.folder / CHECKPOINTS)
-        return None if found is None else found.name
+        path = latest_checkpoint(self.folder / CHECKPOINTS)
+        return None if path is None else path.name
 
-    def fetch(self, name: str) -> Path:
-        """That checkpoint as a file here."""
+    def download_checkpoint(self, name: str) -> Path:
+        """Return the local path of a checkpoint, downloaded if necessary."""
         path = self.folder / CHECKPOINTS / name
         if self._files is not None and not path.exists():
-            self._fetch(f"{CHECKPOINTS}/{name}")
+            self._download(f"{CHECKPOINTS}/{name}")
         return path
 
-    def fetch_course(self) -> None:
-        """The curves so far, which the first worker goes on with."""
+    def download_logs(self) -> None:
+        """Download everything but checkpoints: the logs, to which the first worker appends."""
         if self._files is not None:
             for path in self._files.find(""):
                 if not path.startswith(f"{CHECKPOINTS}/"):
-                    self._fetch(path)
+                    self._download(path)
 
-    def bring(self) -> None:
-        """Bring what changed since the last time to where it stays; older checkpoints there go."""
+    def upload(self) -> None:
+        """Upload files that changed since the last upload, and delete remote checkpoints that no longer exist here."""
         if self._files is None:
             return
-        here = {
+        local = {
             path.relative_to(self.folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
             for path in sorted(self.folder.rglob("*"))
             if path.is_file() and path.suffix != PART
         }
-        for path, state in here.items():
-            if self._brought.get(path) != state:
+        for path, state in local.items():
+            if self._uploaded.get(path) != state:
                 self._files.write(path, (self.folder / path).read_bytes())
         for name in self._files.names(CHECKPOINTS):
-            if f"{CHECKPOINTS}/{name}" not in here and is_checkpoint(name):
+            if f"{CHECKPOINTS}/{name}" not in local and is_checkpoint(name):
                 self._files.delete(f"{CHECKPOINTS}/{name}")
-        self._brought = here
+        self._uploaded = local
 
-    def _fetch(self, path: str) -> None:
+    def _download(self, path: str) -> None:
         assert self._files is not None
         target = self.folder / path
         write_whole(target, self._files.read(path))

@@ -117,16 +117,16 @@ def test_training_in_a_bucket_is_fetched_as_it_was_brought_and_keeps_the_last_ch
         first.parent.mkdir()
         first.write_bytes(b"one")
         (place.folder / "metrics.csv").write_text("step\n1\n")
-        place.bring()
+        place.upload()
         first.rename(second)
         second.write_bytes(b"two")
-        place.bring()
+        place.upload()
     with TrainingFolder.open(url, config) as place:
         assert place.latest() == "step-00000002.pt"
-        place.fetch_course()
-        assert place.fetch("step-00000002.pt").read_bytes() == b"two"
+        place.download_logs()
+        assert place.download_checkpoint("step-00000002.pt").read_bytes() == b"two"
         assert (place.folder / "metrics.csv").read_text() == "step\n1\n"
-        place.bring()
+        place.upload()
         assert not (place.folder / "checkpoints" / "step-00000001.pt").exists()
 
 

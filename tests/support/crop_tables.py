@@ -27,10 +27,10 @@ class CountingSource:
     read_crops: list[tuple[str, int]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def read(self, place: str, object_id: NDArray[np.int32]) -> Sequence[Encoded]:
+    def read(self, path: str, object_id: NDArray[np.int32]) -> Sequence[Encoded]:
         if not self.reachable:
             raise StoreUnreachable("made-up does not answer")
-        crops = [(place, int(one)) for one in object_id]
+        crops = [(path, int(number)) for number in object_id]
         with self._lock:
             self.read_crops += crops
         return [b"" if crop in self.damaged else np.int64(name_of(*crop)).tobytes() for crop in crops]
@@ -41,9 +41,9 @@ class CountingSource:
         out[:] = np.frombuffer(encoded, np.uint8)[:3]
 
 
-def name_of(place: str, object_id: int) -> int:
+def name_of(path: str, object_id: int) -> int:
     """A number below 2**24 for each crop."""
-    return int(place) * 10_000 + object_id
+    return int(path) * 10_000 + object_id
 
 
 def made_table(
@@ -61,7 +61,7 @@ def made_table(
         units=CropUnits(
             source=np.zeros(len(sizes), np.int32),
             name=tuple(f"slide-{i}" for i in range(len(sizes))),
-            place=tuple(str(i) for i in range(len(sizes))),
+            path=tuple(str(i) for i in range(len(sizes))),
             group=np.arange(len(sizes), dtype=np.int32) % 3,
             groups=("a", "b", "c"),
         ),

@@ -192,7 +192,7 @@ def test_too_few_crops_for_a_batch_of_each_worker_are_refused() -> None:
 
 
 def test_weights_that_are_all_zero_are_refused() -> None:
-    with pytest.raises(UsageError, match="weighs 0"):
+    with pytest.raises(UsageError, match="has weight 0"):
         CropStream(
             made_table([200], weight=np.zeros(200, np.float32)), batch=64, seed=0, side_px=2, weighted=True
         )

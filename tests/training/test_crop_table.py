@@ -26,7 +26,7 @@ from fossilray.store.arrays.group import open_array_group
 from fossilray.store.arrays.sharding import SHARD_ROWS, index_size
 from fossilray.store.dataset.compact import compact_run
 from fossilray.store.files.local import LocalFiles
-from fossilray.training.crops.rows import SLIDES_AT_ONCE
+from fossilray.training.crops.rows import SLIDES_PER_QUERY
 from fossilray.training.crops.stream import CropStream
 from fossilray.training.crops.table import CropTable, open_crops
 
@@ -179,7 +179,7 @@ def test_a_condition_chooses_objects(run: RunStore) -> None:
 def test_a_condition_on_all_objects_is_answered_over_all_slides(tmp_path: Path) -> None:
     store = RunStore.open(str(tmp_path / "run"))
     store.create_or_check(a_run(RunConfig(crops=CropsConfig(size_px=16))))
-    count = SLIDES_AT_ONCE + 6
+    count = SLIDES_PER_QUERY + 6
     for number in range(count):
         commit(store, f"s{number:03}", well=f"w{number % 3}", objects=1 + number % 2)
     table = open_crops([store.url])
@@ -232,9 +232,9 @@ def test_a_curation_in_s3_serves_a_run_there(s3_run: tuple[str, StoreConfig], tm
     ("rows", "says"),
     [
         ([("a-2030", 3, True, 1.0), ("a-2030", 3, True, 1.0)], "names 1 crops more than once"),
-        ([("a-2030", 3, True, -1.0)], "negative or no number"),
-        ([("a-2030", 3, True, float("nan"))], "negative or no number"),
-        ([("a-2030", 3, False, 1.0)], "hold no crops that .* keeps"),
+        ([("a-2030", 3, True, -1.0)], "negative or not finite"),
+        ([("a-2030", 3, True, float("nan"))], "negative or not finite"),
+        ([("a-2030", 3, False, 1.0)], "contain no crops that .* keeps"),
     ],
 )
 def test_a_curation_that_makes_no_sense_is_refused(
@@ -363,9 +363,9 @@ def test_sources_that_cannot_be_are_refused(run: RunStore, folder: Path, tmp_pat
         open_crops([])
     with pytest.raises(UsageError, match="neither a run nor a compacted dataset"):
         open_crops([str(tmp_path / "nowhere")])
-    with pytest.raises(UsageError, match="folders of images have none"):
+    with pytest.raises(UsageError, match="no source is a run"):
         open_crops([str(folder)], where="isolated")
-    with pytest.raises(UsageError, match="hold no crops that meet"):
+    with pytest.raises(UsageError, match="contain no crops that meet"):
         open_crops([run.url], where="score > 2")
     with pytest.raises(QueryError, match="colour"):
         open_crops([run.url], where="colour > 2")

@@ -43,6 +43,6 @@ def _work(rank: int, folder: Path) -> None:
     loss.backward()
     together.average_gradients(method.parameters())
     gradients = {name: p.grad for name, p in method.named_parameters()}
-    largest = together.largest([float(rank), 5.0 - rank])
+    largest = together.all_max([float(rank), 5.0 - rank])
     torch.save({"loss": loss.detach(), "gradients": gradients, "largest": largest}, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -15,7 +15,7 @@ from fossilray.core.config import EmbedderConfig, TrainConfig
 from fossilray.core.errors import StoreError, TrainingDiverged, UsageError, WeightsError
 from fossilray.models.backbones.load import load_embedder
 from fossilray.training.checkpoint import latest_checkpoint
-from fossilray.training.data import open_sources
+from fossilray.training.data import open_training_crops
 from fossilray.training.loop import LoopResult, TrainingLoop, TrainingProgress
 
 TINY = {"channels": [8, 8, 16, 16]}
@@ -49,9 +49,9 @@ def train(
 ) -> LoopResult:
     def stop(progress: TrainingProgress) -> None:
         if progress.step == stop_after:
-            loop.ask_to_stop()
+            loop.request_stop()
 
-    loop = TrainingLoop(config, open_sources(config.data), folder=folder, report=stop)
+    loop = TrainingLoop(config, open_training_crops(config.data), folder=folder, report=stop)
     return loop.run(latest_checkpoint(folder / "checkpoints") if resume else None)
 
 
@@ -101,7 +101,7 @@ def test_loss_that_is_no_number_stops_with_the_last_good_checkpoint_named(
     often = a_config(
         crops, steps=50, checkpoint_minutes=1e-9, schedule={"optimiser": "sgd", "learning_rate": 1e30}
     )
-    with pytest.raises(TrainingDiverged, match=r"last good checkpoint is .*step-0000"):
+    with pytest.raises(TrainingDiverged, match=r"latest checkpoint is .*step-0000"):
         train(often, tmp_path / "some")
 
 
@@ -112,7 +112,7 @@ def test_checkpoint_of_another_training_is_refused_by_what_differs(crops: Path, 
     path = latest_checkpoint(tmp_path / "checkpoints")
     assert path is not None
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match="no whole checkpoint"):
+    with pytest.raises(WeightsError, match="not a complete checkpoint"):
         train(a_config(crops, steps=2), tmp_path, resume=True)
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fossilray.core.config import TrainConfig
-from fossilray.training.methods import Method, build_method
+from fossilray.training.methods import TrainingMethod, build_method
 from fossilray.training.methods.contrastive_losses import nt_xent, supervised_contrast
 from fossilray.training.methods.siamese import symmetric_loss
 
@@ -39,7 +39,7 @@ class Flat(torch.nn.Module):
         return found
 
 
-def a_method(name: str, **given: Any) -> Method:
+def a_method(name: str, **given: Any) -> TrainingMethod:
     torch.manual_seed(1)
     config = TrainConfig.model_validate({"method": name, "arch": "resnet18", name: {**NARROW[name], **given}})
     return build_method(config, backbone=Flat(), dimension=6, classes=3).train()
@@ -181,10 +181,10 @@ def test_supcon_adds_nt_xent_of_crops_without_label() -> None:
     found = method.loss(views, label, progress=0.5)
     vectors = [method.backbone((v - method.mean) / method.std) for v in views]
     first, second = (method.project(one).detach().double().numpy()[3:] for one in vectors)
-    assert found.parts["unlabelled"] == pytest.approx(nt_xent_in_loops(first, second, 0.1), rel=1e-4)
+    assert found.terms["unlabelled"] == pytest.approx(nt_xent_in_loops(first, second, 0.1), rel=1e-4)
     logits = torch.cat([method.classify(one[:3]) for one in vectors])
     entropy = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 0, 1, 0, 0, 1]))
-    assert found.parts["cross_entropy"] == pytest.approx(float(entropy.detach()), rel=1e-5)
-    parts = found.parts
-    whole = parts["cross_entropy"] + parts["contrast"] + 0.5 * parts["unlabelled"]
+    assert found.terms["cross_entropy"] == pytest.approx(float(entropy.detach()), rel=1e-5)
+    terms = found.terms
+    whole = terms["cross_entropy"] + terms["contrast"] + 0.5 * terms["unlabelled"]
     assert float(found.loss.detach()) == pytest.approx(whole, rel=1e-5)

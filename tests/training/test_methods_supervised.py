@@ -24,10 +24,10 @@ from fossilray.models.backbones.load import load_embedder
 from fossilray.models.heads import load_head
 from fossilray.training.augmentation.fossil_image_dataset import TransferViews
 from fossilray.training.checkpoint import latest_checkpoint
-from fossilray.training.data import make_batches, open_sources
+from fossilray.training.data import make_batches, open_training_crops
 from fossilray.training.loop import TrainingLoop
-from fossilray.training.methods.metric import Metric
-from fossilray.training.methods.metric_losses import MetricLossParts
+from fossilray.training.methods.metric import MetricLearning
+from fossilray.training.methods.metric_losses import MetricLoss
 from fossilray.training.methods.transfer import class_weights
 from fossilray.training.schedules import learning_rate
 from fossilray.training.step import TrainingStep
@@ -50,8 +50,8 @@ def some_vectors() -> NDArray[np.float64]:
 
 
 def loss_of(vectors: NDArray[np.float64], **given: Any) -> float:
-    parts = MetricLossParts(MetricConfig(**given), dimension=5, classes=3)
-    return float(parts(torch.from_numpy(vectors * 3).float(), torch.from_numpy(LABEL)))
+    loss = MetricLoss(MetricConfig(**given), dimension=5, classes=3)
+    return float(loss(torch.from_numpy(vectors * 3).float(), torch.from_numpy(LABEL)))
 
 
 def triplets_in_loops(vectors: NDArray[np.float64], margin: float, *, semihard: bool) -> float:
@@ -94,19 +94,21 @@ def test_multi_similarity_loss_is_that_of_the_papers_equation() -> None:
 def test_proxy_anchor_loss_is_that_of_the_papers_equation_and_its_proxies_learn_faster(crops: Path) -> None:
     """Kim et al. 2020, eq. 4."""
     torch.manual_seed(2)
-    parts = MetricLossParts(MetricConfig(loss="proxyanchor"), dimension=5, classes=3)
-    (proxies,) = parts.parameters()
+    loss = MetricLoss(MetricConfig(loss="proxyanchor"), dimension=5, classes=3)
+    (proxies,) = loss.parameters()
     vectors, held = some_vectors(), proxies.detach().numpy().astype(float)
     similar = vectors @ (held / np.linalg.norm(held, axis=1, keepdims=True)).T
     near = sum(math.log1p(sum(np.exp(-32 * (similar[c == LABEL, c] - 0.1)))) for c in range(3)) / 3
     far = sum(math.log1p(sum(np.exp(32 * (similar[c != LABEL, c] + 0.1)))) for c in range(3)) / 3
-    found = float(parts(torch.from_numpy(vectors).float(), torch.from_numpy(LABEL)).detach())
+    found = float(loss(torch.from_numpy(vectors).float(), torch.from_numpy(LABEL)).detach())
     assert found == pytest.approx(near + far, rel=1e-4)
     loop = TrainingLoop(
-        a_config(crops, metric={"loss": "proxyanchor"}), open_sources(a_config(crops).data), folder=crops
+        a_config(crops, metric={"loss": "proxyanchor"}),
+        open_training_crops(a_config(crops).data),
+        folder=crops,
     )
     learner: TrainingStep = loop._learner
-    assert isinstance(learner.method, Metric)
+    assert isinstance(learner.method, MetricLearning)
     learner._set_rates(0.0, 0.5)
     rates = [group["lr"] for group in learner.optimiser.param_groups]
     assert rates[2] == pytest.approx(100 * rates[0])
@@ -122,7 +124,7 @@ def test_supervised_contrast_of_the_library_is_our_own() -> None:
 
 def test_a_miner_that_does_not_serve_the_loss_is_refused() -> None:
     with pytest.raises(UsageError, match=r"set metric\.miner=none"):
-        MetricLossParts(MetricConfig(loss="supcon", miner="hard"), dimension=4, classes=2)
+        MetricLoss(MetricConfig(loss="supcon", miner="hard"), dimension=4, classes=2)
 
 
 def a_config(crops: Path, **given: Any) -> TrainConfig:
@@ -158,7 +160,7 @@ def test_each_loss_brings_drawn_shapes_together(loss: str, crops: Path, tmp_path
     config = a_config(
         crops, steps=40, metric={"loss": loss, "dimension": 12}, schedule={"learning_rate": 1e-2}
     )
-    result = TrainingLoop(config, open_sources(config.data), folder=tmp_path).run()
+    result = TrainingLoop(config, open_training_crops(config.data), folder=tmp_path).run()
     assert result.probe["nearest_f1"] > 0.6  # of four classes; by chance 0.25
     embedder = load_embedder(EmbedderConfig(weights=f"file:{result.backbone}"), device="cpu")
     assert embedder is not None
@@ -200,7 +202,7 @@ def test_the_command_trains_and_goes_on_from_where_it_was(crops: Path, tmp_path:
 def test_one_class_alone_teaches_nothing(tmp_path: Path) -> None:
     config = a_config(draw_folder(tmp_path / "one", classes=1))
     with pytest.raises(UsageError, match="method metric needs crops of two classes"):
-        TrainingLoop(config, open_sources(config.data), folder=tmp_path)
+        TrainingLoop(config, open_training_crops(config.data), folder=tmp_path)
 
 
 @pytest.mark.parametrize("imbalance", ["none", "sampling", "weights"])
@@ -216,7 +218,7 @@ def test_a_transferred_network_leaves_a_head_that_tells_its_classes(
         schedule={"learning_rate": 5e-3},
         transfer={"layers": "all", "imbalance": imbalance},
     )
-    result = TrainingLoop(config, open_sources(config.data), folder=tmp_path).run()
+    result = TrainingLoop(config, open_training_crops(config.data), folder=tmp_path).run()
     head = load_head(tmp_path / "head.safetensors")
     embedder = load_embedder(EmbedderConfig(weights=f"file:{result.backbone}"), device="cpu")
     assert embedder is not None
@@ -235,7 +237,7 @@ def test_a_transfer_that_was_stopped_shows_every_crop_once_all_the_same(crops: P
         transfer={"layers": "all", "imbalance": "weights"},
         views={"kind": "transfer"},
     )
-    table = open_sources(config.data)
+    table = open_training_crops(config.data)
     batches = make_batches(table, config, side_px=32, rank=0, world=1)
     rows = [batch.row for batch in batches.epoch(3)]
     assert sorted(np.concatenate(rows).tolist()) == list(range(len(table)))
@@ -249,7 +251,7 @@ def test_a_transfer_that_was_stopped_shows_every_crop_once_all_the_same(crops: P
 
 def test_the_deep_half_learns_and_the_first_half_keeps_its_weights(crops: Path, tmp_path: Path) -> None:
     first = a_config(crops, steps=2)
-    TrainingLoop(first, open_sources(first.data), folder=tmp_path / "a").run()
+    TrainingLoop(first, open_training_crops(first.data), folder=tmp_path / "a").run()
     start = f"file:{tmp_path / 'a' / 'backbone.safetensors'}"
     config = a_config(
         crops,
@@ -261,7 +263,7 @@ def test_the_deep_half_learns_and_the_first_half_keeps_its_weights(crops: Path, 
         views={"kind": "transfer"},
         transfer={},
     )
-    loop = TrainingLoop(config, open_sources(config.data), folder=tmp_path / "b")
+    loop = TrainingLoop(config, open_training_crops(config.data), folder=tmp_path / "b")
     before = {name: tensor.clone() for name, tensor in loop._start.items()}
     loop.run()
     checkpoint = latest_checkpoint(tmp_path / "b" / "checkpoints")

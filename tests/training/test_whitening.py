@@ -14,7 +14,7 @@ from fossilray.core.config import EmbedderConfig
 from fossilray.core.config.training import TrainConfig
 from fossilray.core.errors import UsageError
 from fossilray.models.backbones.load import load_embedder
-from fossilray.training.data import open_sources
+from fossilray.training.data import open_training_crops
 from fossilray.training.loop import TrainingLoop
 from fossilray.training.whitening import fit_whitening
 
@@ -75,7 +75,7 @@ def test_training_exports_the_layer_and_its_share_of_the_start(tmp_path: Path) -
             "device": "cpu",
         }
     )
-    loop = TrainingLoop(config, open_sources(config.data), folder=tmp_path / "out")
+    loop = TrainingLoop(config, open_training_crops(config.data), folder=tmp_path / "out")
     result = loop.run()
     embedder = load_embedder(EmbedderConfig(weights=f"file:{result.backbone}"), device="cpu")
     assert embedder is not None

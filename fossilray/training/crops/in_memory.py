@@ -1,4 +1,4 @@
-"""Labelled crops in memory as a table that a training takes."""
+"""Labelled crops in memory as a table of crops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fossilray.training.crops.table import CropTable
 
 @dataclass(frozen=True)
 class MemorySource:
-    """Crops that are in memory already; what stands for their bytes is their row's number."""
+    """Crops in memory; the encoded form of a crop is the number of its row."""
 
     crops: LabelledCrops
 
@@ -30,7 +30,7 @@ class MemorySource:
     def stored_px(self) -> int:
         return int(self.crops.pixels.shape[1])
 
-    def read(self, place: str, object_id: NDArray[np.int32]) -> Sequence[Encoded]:
+    def read(self, path: str, object_id: NDArray[np.int32]) -> Sequence[Encoded]:
         return [np.int64(row).tobytes() for row in object_id.tolist()]
 
     def decode(self, encoded: bytes, out: Image) -> tuple[float, float] | None:
@@ -42,14 +42,14 @@ class MemorySource:
 
 
 def table_from_crops(crops: LabelledCrops, rows: NDArray[np.int64]) -> CropTable:
-    """Some rows of labelled crops, in this order; `classes` are those of all."""
+    """Return rows of labelled crops in this order; the classes are those of all crops."""
     width, height = crops.shape[rows].T
     return CropTable(
         sources=(MemorySource(crops),),
         units=CropUnits(
             source=np.zeros(1, np.int32),
             name=("labels",),
-            place=("",),
+            path=("",),
             group=np.zeros(1, np.int32),
             groups=("labels",),
         ),

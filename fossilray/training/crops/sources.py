@@ -1,4 +1,4 @@
-"""Where crops lie and how their pixels are had: runs, compacted datasets, folders of images by class."""
+"""Sources of crops: runs, compacted datasets, and folders of images by class."""
 
 from __future__ import annotations
 
@@ -21,41 +21,44 @@ from fossilray.store.arrays.jpeg_codec import decode_crop_above
 from fossilray.store.dataset.dataset_store import source_run
 
 Encoded = bytes | StoreError
-"""A crop as it is stored, or why it could not be read."""
+"""A crop as it is stored, or the error of reading it."""
 
 
 class CropSource(Protocol):
-    """One place that crops come from; its units are slides, or single images."""
+    """A source of crops. Its units are slides, or single images."""
 
     @property
     def url(self) -> str: ...
 
     @property
     def stored_px(self) -> int | None:
-        """Side of its crops; None where each has its own."""
+        """Side of its crops; None if they differ."""
         ...
 
-    def read(self, place: str, object_id: NDArray[np.int32]) -> Sequence[Encoded]:
-        """The stored bytes of some crops of one unit.
+    def read(self, path: str, object_id: NDArray[np.int32]) -> Sequence[Encoded]:
+        """Read encoded crops of the unit at `path`.
 
         Raises:
-            StoreUnreachable: the store does not answer; no crop is to blame.
-            StoreAccessDenied: it answers that it was not allowed.
+            StoreUnreachable: The store does not respond.
+            StoreAccessDenied: The store denies access.
         """
         ...
 
     def decode(self, encoded: bytes, out: Image) -> tuple[float, float] | None:
-        """Fill a square with the crop; its true width and height (the longer is 1) if only the bytes tell them.
+        """Decode a crop into the square `out`.
+
+        Returns:
+            Original width and height, the longer one 1, if only the file has them; else None.
 
         Raises:
-            StoreError: the bytes are no such crop.
+            StoreError: The crop cannot be decoded.
         """
         ...
 
 
 @dataclass(frozen=True)
 class RunSource:
-    """The crops of a run, or those that a compacted dataset's objects name."""
+    """Crops of a run, or of the runs that a compacted dataset refers to."""
 
     store: RunStore
     stored_px: int
@@ -70,9 +73,9 @@ class RunSource:
     def url(self) -> str:
         return self.store.url
 
-    def read(self, place: str, object_id: NDArray[np.int32]) -> Sequence[Encoded]:
+    def read(self, path: str, object_id: NDArray[np.int32]) -> Sequence[Encoded]:
         try:
-            return read_encoded_crops(self.store, place, object_id)
+            return read_encoded_crops(self.store, path, object_id)
         except (StoreUnreachable, StoreAccessDenied):
             raise
         except StoreError as error:
@@ -91,7 +94,7 @@ class RunSource:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """The images below a folder of classes; a unit is one image."""
+    """Images in a folder of `<class>/<image>`; a unit is one image."""
 
     folder: Path
     stored_px: int | None = None
@@ -100,11 +103,11 @@ class FolderSource:
     def url(self) -> str:
         return str(self.folder)
 
-    def read(self, place: str, object_id: NDArray[np.int32]) -> Sequence[Encoded]:
+    def read(self, path: str, object_id: NDArray[np.int32]) -> Sequence[Encoded]:
         try:
-            content = (self.folder / place).read_bytes()
+            content = (self.folder / path).read_bytes()
         except OSError as error:
-            return [StoreError(f"{self.folder / place} cannot be read ({error})")] * len(object_id)
+            return [StoreError(f"{self.folder / path} cannot be read ({error})")] * len(object_id)
         return [content] * len(object_id)
 
     def decode(self, encoded: bytes, out: Image) -> tuple[float, float] | None:
@@ -117,18 +120,18 @@ class FolderSource:
         return width / max(width, height), height / max(width, height)
 
     def images(self) -> list[str]:
-        """`<class>/<image>` of every image, in order.
+        """Return `<class>/<image>` of every image, sorted.
 
         Raises:
-            UsageError: there are none.
+            UsageError: There are no images.
         """
-        found = sorted(path for path in self.folder.glob("*/*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
+        paths = sorted(path for path in self.folder.glob("*/*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not paths:
             raise UsageError(
-                f"{self.folder} is neither a run nor a compacted dataset, and holds no <class>/<image> files; give "
+                f"{self.folder} is neither a run nor a compacted dataset, and contains no <class>/<image> files; give "
                 "a run directory or a folder of classes"
             )
-        return [f"{path.parent.name}/{path.name}" for path in found]
+        return [f"{path.parent.name}/{path.name}" for path in paths]
 
 
 def _resize_into(crop: Image, out: Image) -> None:
@@ -136,6 +139,6 @@ def _resize_into(crop: Image, out: Image) -> None:
     if crop.shape[0] == side:
         out[:] = crop
     else:
-        # Linear interpolation skips no pixel while it halves at most, and takes a third of the time.
-        how = cv2.INTER_AREA if crop.shape[0] >= 2 * side else cv2.INTER_LINEAR
-        cv2.resize(crop, (side, side), dst=out, interpolation=how)
+        # Down to half the size, linear interpolation uses every pixel and takes a third of the time.
+        interpolation = cv2.INTER_AREA if crop.shape[0] >= 2 * side else cv2.INTER_LINEAR
+        cv2.resize(crop, (side, side), dst=out, interpolation=interpolation)

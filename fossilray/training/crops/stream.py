@@ -1,4 +1,4 @@
-"""Batches of decoded crops in a shuffled order, for one worker of a training: deterministic, and resumable anywhere."""
+"""Shuffled batches of decoded crops for one worker of a training; deterministic, and resumable at any batch."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from fossilray.training.crops.order import CropOrder, Window
 from fossilray.training.crops.sources import Encoded
 from fossilray.training.crops.table import CropTable
 
-FORGIVEN_FAULTS = 16
-"""Crops that may fail before their share counts: one early in an epoch is no sign of a damaged run."""
+ALLOWED_FAULTS = 16
+"""Failed crops that are always allowed, as a few early in an epoch do not mean that a run is damaged."""
 
 
 @dataclass(frozen=True)
 class CropBatch:
-    """Some crops of the table."""
+    """A batch of decoded crops."""
 
     pixels: NDArray[np.uint8]
-    """(b, S, S, 3) RGB, as stored: stretched to the square unless the run letterboxed them."""
+    """(b, S, S, 3) RGB, as stored: stretched to the square unless the run letterboxes crops."""
     shape: NDArray[np.float32]
     """(b, 2) width and height before stretching, the longer one 1."""
     row: NDArray[np.int64]
-    """(b,) rows of the table; one that did not decode has given its place to another of the batch."""
+    """(b,) rows of the table; a crop that could not be decoded is replaced by another of the batch."""
     label: NDArray[np.int64]
     """(b,) index into the table's classes, -1 where unknown."""
 
@@ -83,7 +83,7 @@ class CropStream:
                 "give more crops"
             )
         if weighted and not (table.weight > 0).any():
-            raise UsageError("every crop weighs 0, so none can be drawn; see the curation's rules")
+            raise UsageError("every crop has weight 0, so none can be sampled; see the curation's rules")
         self._table = table
         self._side_px = side_px
         self._threads = threads
@@ -97,7 +97,7 @@ class CropStream:
 
     @property
     def batches_per_epoch(self) -> int:
-        """The same for every worker."""
+        """Number of batches in an epoch, the same for every worker."""
         return self._order.batches_per_epoch
 
     @property
@@ -106,52 +106,52 @@ class CropStream:
         return frozenset(self._failed)
 
     def epoch(self, number: int, *, start: int = 0) -> Iterator[CropBatch]:
-        """The batches of one epoch, of which `start` were taken before; those are not read again.
+        """Yield the batches of an epoch from number `start` on; earlier ones are not read.
 
         Raises:
-            StoreError: more crops fail to decode than is allowed.
-            StoreUnreachable: a store does not answer.
+            StoreError: More crops fail to decode than allowed.
+            StoreUnreachable: A store does not respond.
         """
         with (
             ThreadPoolExecutor(self._threads, "read crops") as readers,
             ThreadPoolExecutor(self._threads, "decode crops") as decoders,
         ):
-            begun: deque[Future[_Decoded]] = deque()
+            pending: deque[Future[_Decoded]] = deque()
             buffer = _Buffer(
                 self._table, self._order.windows(number, start=start), readers, self._order.window_rows
             )
             try:
                 for rows, encoded in buffer.batches(self._batch):
-                    begun.append(decoders.submit(self._decode, rows, encoded))
-                    if len(begun) > self._threads:
-                        yield self._checked(begun.popleft().result())
-                while begun:
-                    yield self._checked(begun.popleft().result())
+                    pending.append(decoders.submit(self._decode, rows, encoded))
+                    if len(pending) > self._threads:
+                        yield self._check(pending.popleft().result())
+                while pending:
+                    yield self._check(pending.popleft().result())
             finally:
                 buffer.close()
-                for future in begun:
+                for future in pending:
                     future.cancel()
 
     def _decode(self, rows: NDArray[np.int64], encoded: list[Encoded]) -> _Decoded:
-        found = self._table.reader.decode(self._table.refs(rows), encoded, side_px=self._side_px)
-        failed = np.flatnonzero(found.failed)
+        crops = self._table.reader.decode(self._table.refs(rows), encoded, side_px=self._side_px)
+        failed = np.flatnonzero(crops.failed)
         if len(failed) == len(rows):
-            raise self._too_many(len(failed), len(rows), int(rows[0]), found.faults[0])
-        shown = rows.copy()
+            raise self._too_many(len(failed), len(rows), int(rows[0]), crops.faults[0])
+        used = rows.copy()
         if len(failed):
-            # The next that decoded stands in, so that batches keep their size; nobody counts on the failed one.
-            good = np.flatnonzero(~found.failed)
-            stand_in = good[np.searchsorted(good, failed) % len(good)]
-            found.pixels[failed], found.shape[failed] = found.pixels[stand_in], found.shape[stand_in]
-            shown[failed] = rows[stand_in]
-        batch = CropBatch(found.pixels, found.shape, shown, self._table.label_of(shown))
-        return _Decoded(batch, rows[failed], found.faults)
+            # The next decoded crop replaces a failed one, so that batches keep their size.
+            decoded = np.flatnonzero(~crops.failed)
+            replacement = decoded[np.searchsorted(decoded, failed) % len(decoded)]
+            crops.pixels[failed], crops.shape[failed] = crops.pixels[replacement], crops.shape[replacement]
+            used[failed] = rows[replacement]
+        batch = CropBatch(crops.pixels, crops.shape, used, self._table.label_of(used))
+        return _Decoded(batch, rows[failed], crops.faults)
 
-    def _checked(self, decoded: _Decoded) -> CropBatch:
+    def _check(self, decoded: _Decoded) -> CropBatch:
         self._read += len(decoded.batch.row)
         self._failed.update(decoded.failed.tolist())
         share = self._max_failed_share
-        allowed = max(FORGIVEN_FAULTS, share * self._read) if share else 0
+        allowed = max(ALLOWED_FAULTS, share * self._read) if share else 0
         if decoded.faults and len(self._failed) > allowed:
             raise self._too_many(len(self._failed), self._read, int(decoded.failed[0]), decoded.faults[0])
         return decoded.batch
@@ -159,7 +159,7 @@ class CropStream:
     def _too_many(self, failed: int, read: int, row: int, fault: StoreError) -> StoreError:
         return StoreError(
             f"{failed} of {read} crops could not be decoded, more than {self._max_failed_share:.1%} "
-            f"({self._table.name(row)}: {fault}); find out with `fossilray verify`, or raise the share that may fail"
+            f"({self._table.name(row)}: {fault}); check with `fossilray verify`, or raise the allowed share"
         )
 
 
@@ -167,12 +167,12 @@ class CropStream:
 class _Decoded:
     batch: CropBatch
     failed: NDArray[np.int64]
-    """Rows whose places others have taken."""
+    """Rows that were replaced."""
     faults: tuple[StoreError, ...]
 
 
 class _Buffer:
-    """Reads windows ahead: as crops of one are handed out, the next ones of the sequence come in."""
+    """Reads ahead: while the crops of one window are yielded, later ones are read."""
 
     def __init__(
         self, table: CropTable, windows: Iterator[Window], readers: ThreadPoolExecutor, capacity: int
@@ -181,54 +181,54 @@ class _Buffer:
         self._reader = table.reader
         self._pool = readers
         self._capacity = capacity
-        self._held = 0
-        self._begun: deque[_Loading] = deque()
-        self._pieces = self._all_pieces(windows)
-        self._next = next(self._pieces, None)
+        self._buffered = 0
+        self._loading: deque[_Loading] = deque()
+        self._blocks = self._all_blocks(windows)
+        self._next = next(self._blocks, None)
 
     def batches(self, size: int) -> Generator[tuple[NDArray[np.int64], list[Encoded]]]:
-        """Rows and stored bytes of batch after batch."""
+        """Yield rows and encoded crops of one batch after the other."""
         self._read_ahead()
-        while self._begun:
-            window = self._begun[0]
+        while self._loading:
+            window = self._loading[0]
             window.wait()
             for first in range(0, len(window.order), size):
-                places = window.order[first : first + size]
-                encoded = [window.take(place) for place in places.tolist()]
-                self._held -= len(places)
+                positions = window.order[first : first + size]
+                encoded = [window.take(position) for position in positions.tolist()]
+                self._buffered -= len(positions)
                 if first + size >= len(window.order):
-                    self._begun.popleft()
+                    self._loading.popleft()
                 self._read_ahead()
-                yield window.rows[places], encoded
+                yield window.rows[positions], encoded
 
     def close(self) -> None:
-        """Begin no more reads."""
-        for window in self._begun:
+        """Cancel reads that have not started."""
+        for window in self._loading:
             for future in window.reads:
                 future.cancel()
 
     def _read_ahead(self) -> None:
-        while self._next is not None and self._held + self._next.count <= self._capacity:
-            piece = self._next
-            if not self._begun or self._begun[-1] is not piece.window:
-                self._begun.append(piece.window)
-            piece.window.reads.append(
-                self._pool.submit(piece.window.load, self._reader, piece.begin, piece.end)
+        while self._next is not None and self._buffered + self._next.count <= self._capacity:
+            block = self._next
+            if not self._loading or self._loading[-1] is not block.window:
+                self._loading.append(block.window)
+            block.window.reads.append(
+                self._pool.submit(block.window.load, self._reader, block.begin, block.end)
             )
-            self._held += piece.count
-            self._next = next(self._pieces, None)
+            self._buffered += block.count
+            self._next = next(self._blocks, None)
 
-    def _all_pieces(self, windows: Iterator[Window]) -> Iterator[_Piece]:
+    def _all_blocks(self, windows: Iterator[Window]) -> Iterator[_Block]:
         for window in windows:
             refs = self._table.refs(window.rows)
             loading = _Loading(window, refs.unit, refs.object_id)
             bounds = read_boundaries(refs.unit, refs.object_id).tolist()
             for begin, end in pairwise(bounds):
-                yield _Piece(loading, begin, end)
+                yield _Block(loading, begin, end)
 
 
 class _Loading:
-    """A window whose bytes are coming in."""
+    """A window whose crops are being read."""
 
     def __init__(self, window: Window, unit: NDArray[np.int32], object_id: NDArray[np.int32]) -> None:
         self.rows, self.order = window.rows, window.order
@@ -237,22 +237,21 @@ class _Loading:
         self._encoded: list[Encoded] = [b""] * len(window.rows)
 
     def load(self, reader: CropReader, begin: int, end: int) -> None:
-        found = reader.read(int(self._unit[begin]), self._object_id[begin:end])
-        self._encoded[begin:end] = found
+        self._encoded[begin:end] = reader.read(int(self._unit[begin]), self._object_id[begin:end])
 
     def wait(self) -> None:
         for future in self.reads:
             future.result()
 
-    def take(self, place: int) -> Encoded:
-        """The bytes of a crop, kept no longer."""
-        taken, self._encoded[place] = self._encoded[place], b""
-        return taken
+    def take(self, position: int) -> Encoded:
+        """Return an encoded crop and release it."""
+        encoded, self._encoded[position] = self._encoded[position], b""
+        return encoded
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Crops of one shard in a window, read together."""
+class _Block:
+    """Consecutive crops of one shard in a window, read by one request."""
 
     window: _Loading
     begin: int

@@ -1,7 +1,7 @@
-"""A table of crops over runs, compacted datasets and folders: which there are, whose they are, and their pixels.
+"""A table of crops from runs, compacted datasets and folders, with labels, weights and access to the pixels.
 
-State is 10 bytes a crop, 14 with a curation or with labels, 18 with both, so that three billion fit a large machine
-once (Ray shares it among the workers there). `rows` spells it all out, for tables that one would print.
+The table takes 10 bytes a crop, 14 with a curation or with labels, 18 with both. Three billion crops fit in the memory
+of a large machine, where Ray shares the table among workers. `rows` returns it with all names as an Arrow table.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fossilray.training.crops.fetch import CropReader, CropRefs, CropUnits, Fetc
 from fossilray.training.crops.rows import SourceRows, rows_of_folder, rows_of_run
 from fossilray.training.crops.sources import CropSource, FolderSource, RunSource
 
-Number = TypeVar("Number", bound=np.generic)
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 def open_crops(
@@ -69,29 +69,29 @@ def open_crops(
             "no crops were named; give run directories, compacted datasets or folders of classes"
         )
     opened: list[tuple[CropSource, SourceRows]] = []
-    for place in sources:
-        if _is_run(place):
-            store = open_run(place, access)
+    for url in sources:
+        if _is_run(url):
+            store = open_run(url, access)
             rows = rows_of_run(store, where=where, curation=curation, access=access or StoreConfig())
             opened.append((RunSource.of(store), rows))
         else:
-            folder = FolderSource(Path(place).expanduser())
+            folder = FolderSource(Path(url).expanduser())
             opened.append((folder, rows_of_folder(folder)))
     if (where or curation) and not any(isinstance(source, RunSource) for source, _ in opened):
         raise UsageError(
-            "a condition or a curation chooses among objects of a run; folders of images have none"
+            "a condition or a curation selects objects of a run, and no source is a run; add a run or leave them out"
         )
-    table = _put_together(opened)
+    table = _concatenate(opened)
     if not len(table):
-        chosen = f" that meet {where!r}" if where else ""
+        selected = f" that meet {where!r}" if where else ""
         kept = f" that {curation} keeps" if curation else ""
-        raise UsageError(f"{', '.join(sources)} hold no crops{chosen}{kept}; loosen what chooses among them")
+        raise UsageError(f"{', '.join(sources)} contain no crops{selected}{kept}; relax the selection")
     return table
 
 
 @dataclass(frozen=True)
 class CropTable:
-    """Crops in the order of their sources, slides and object_ids; equal sources give equal tables."""
+    """Crops sorted by source, slide and object_id; equal sources give equal tables."""
 
     sources: tuple[CropSource, ...]
     units: CropUnits
@@ -100,14 +100,15 @@ class CropTable:
     object_id: NDArray[np.int32]
     """(n,) index of the crop in its slide's arrays; 0 for images."""
     log_aspect: NDArray[np.float16]
+    """(n,) natural logarithm of original width over height; 0 for images, and for crops that were not stretched."""
     classes: tuple[str, ...]
-    """What `label` counts, sorted."""
+    """Names of the classes, sorted."""
     known_label: NDArray[np.int32] | None
-    """`label`, where any is known."""
+    """(n,) `label`; None if no label is known."""
     known_weight: NDArray[np.float32] | None
-    """`weight`, where a curation gave any."""
+    """(n,) `weight`; None without a curation."""
     without_pixels: int
-    """Objects left out because no level of their slide could give their pixels."""
+    """Objects left out because their pixels could not be read at any level."""
 
     def __len__(self) -> int:
         return len(self.unit)
@@ -120,14 +121,14 @@ class CropTable:
         return self.known_label.astype(np.int64)
 
     def label_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`label` of some rows alone."""
+        """Return the labels of rows, -1 where unknown."""
         if self.known_label is None:
             return np.full(len(rows), -1, np.int64)
         return self.known_label[rows].astype(np.int64)
 
     @property
     def weight(self) -> NDArray[np.float32]:
-        """(n,) how much each crop counts; 1 without a curation."""
+        """(n,) weight of each crop; 1 without a curation."""
         if self.known_weight is None:
             return np.broadcast_to(np.float32(1), len(self))
         return self.known_weight
@@ -139,24 +140,24 @@ class CropTable:
 
     @property
     def reader(self) -> CropReader:
-        """What reads and decodes the crops."""
+        """The reader and decoder of the crops."""
         return CropReader(self.sources, self.units)
 
     def refs(self, rows: NDArray[np.int64]) -> CropRefs:
-        """Where some crops lie, with their true width and height, the longer 1 (of images only the bytes tell)."""
+        """Return references to crops, with original width and height, the longer one 1 (1 x 1 for images)."""
         aspect = np.exp(self.log_aspect[rows].astype(np.float32))
         shape = np.stack([np.minimum(aspect, 1), np.minimum(1 / aspect, 1)], axis=1)
         return CropRefs(self.unit[rows], self.object_id[rows], shape)
 
     @property
     def stored_px(self) -> int | None:
-        """Side of the stored crops; None where they differ."""
+        """Side of the stored crops; None if they differ."""
         sides = {source.stored_px for source in self.sources}
         return sides.pop() if len(sides) == 1 else None
 
     @property
     def rows(self) -> pa.Table:
-        """source, slide_id, object_id, group, label, weight; repeated text as dictionaries. 24 bytes a crop."""
+        """Arrow table of source, slide_id, object_id, group, label and weight; 24 bytes a crop."""
         units, unit = self.units, pa.array(self.unit)
         known = None if self.known_label is None else self.known_label < 0
         label = pa.nulls(len(self), pa.int32()) if known is None else pa.array(self.known_label, mask=known)
@@ -174,141 +175,143 @@ class CropTable:
         )
 
     def name(self, row: int) -> str:
-        """What to call a crop in a message or a caption."""
+        """Return the name of a crop for messages and captions."""
         unit = int(self.unit[row])
-        place = f"{self.sources[int(self.units.source[unit])].url}: {self.units.name[unit]}"
-        is_image = isinstance(self.sources[int(self.units.source[unit])], FolderSource)
-        return place if is_image else f"{place}, object {int(self.object_id[row])}"
+        source = self.sources[int(self.units.source[unit])]
+        name = f"{source.url}: {self.units.name[unit]}"
+        return name if isinstance(source, FolderSource) else f"{name}, object {int(self.object_id[row])}"
 
     def take(self, indices: NDArray[np.integer] | NDArray[np.bool_] | Sequence[int]) -> CropTable:
-        """The crops that indices or a mask name, in the order given."""
-        which = np.asarray(indices)
+        """Return the crops at indices, in their order, or where a mask is true."""
+        index = np.asarray(indices)
         return replace(
             self,
-            unit=self.unit[which],
-            object_id=self.object_id[which],
-            log_aspect=self.log_aspect[which],
-            known_label=None if self.known_label is None else self.known_label[which],
-            known_weight=None if self.known_weight is None else self.known_weight[which],
+            unit=self.unit[index],
+            object_id=self.object_id[index],
+            log_aspect=self.log_aspect[index],
+            known_label=None if self.known_label is None else self.known_label[index],
+            known_weight=None if self.known_weight is None else self.known_weight[index],
         )
 
     def with_labels(self, label: NDArray[np.integer], classes: Sequence[str]) -> CropTable:
-        """The same crops with these labels, -1 where unknown."""
+        """Return the table with other labels (n,), -1 where unknown."""
         if label.shape != (len(self),) or (len(label) and label.max() >= len(classes)):
             raise ValueError(f"{label.shape} labels of {len(classes)} classes do not fit {len(self)} crops")
         return replace(self, classes=tuple(classes), known_label=label.astype(np.int32))
 
     def split_groups(self, share: float, *, seed: int) -> tuple[CropTable, CropTable]:
-        """Training and validation crops: whole wells (folders) for validation, about `share` of all crops.
+        """Split into training and validation crops, with about `share` of all crops for validation.
 
-        Where there is only one: images of a folder by class, slides of a run whole.
+        Wells (or folders) stay whole. With a single one, images of a folder are split by class, and slides of a run
+        stay whole.
 
         Raises:
-            UsageError: there is nothing to divide.
+            UsageError: There is only one slide, or `share` is not between 0 and 1.
         """
         if not 0 < share < 1:
-            raise UsageError(
-                f"{share} of the crops cannot be kept for validation; give a share between 0 and 1"
-            )
+            raise UsageError(f"the share of validation crops is {share}; give one between 0 and 1")
         rng = np.random.default_rng(seed)
         if len(np.unique(self.group)) > 1:
-            apart = _whole_groups(self.group, share, rng)
+            is_validation = _choose_groups(self.group, share, rng)
         elif self.known_label is not None and (self.known_label >= 0).all():
-            apart = _by_class(self.known_label, share, rng)
+            is_validation = _choose_by_class(self.known_label, share, rng)
         elif len(np.unique(self.unit)) > 1:
-            apart = _whole_groups(self.unit, share, rng)
+            is_validation = _choose_groups(self.unit, share, rng)
         else:
             raise UsageError(
-                "all crops are of one slide, which cannot be divided into training and validation; add slides of other "
+                "all crops are of one slide, which cannot be split into training and validation; add slides of other "
                 "wells, or train without validation"
             )
-        return self.take(np.flatnonzero(~apart)), self.take(np.flatnonzero(apart))
+        return self.take(np.flatnonzero(~is_validation)), self.take(np.flatnonzero(is_validation))
 
     def fetch(self, rows: NDArray[np.int64], *, side_px: int | None = None, threads: int = 4) -> FetchedCrops:
-        """The pixels of some crops in the order asked for; those that do not decode are grey and marked.
+        """Read and decode crops in the order of `rows`; crops that cannot be decoded are grey and marked.
 
-        side_px: None keeps the stored size.
+        Args:
+            rows: Row numbers.
+            side_px: Side of the decoded crops; by default the stored one.
+            threads: Threads that read and decode.
 
         Raises:
-            UsageError: no size was given and the sources have several.
-            StoreUnreachable: a store does not answer.
+            UsageError: `side_px` is not given and the sources store several sizes.
+            StoreUnreachable: A store does not respond.
         """
         side = side_px or self.stored_px
         if side is None:
-            raise UsageError("these crops are of several sizes; say at which side (px) they are wanted")
+            raise UsageError("these crops have several sizes; give side_px")
         return self.reader.fetch(self.refs(np.asarray(rows)), side_px=side, threads=threads)
 
 
-def _is_run(place: str) -> bool:
-    if is_remote(place):
-        return True  # images lie on a disk
-    folder = Path(local_path(place)).expanduser()
+def _is_run(url: str) -> bool:
+    if is_remote(url):
+        return True  # folders of images are local
+    folder = Path(local_path(url)).expanduser()
     return any((folder / name).exists() for name in (RUN_JSON, DATASET_JSON, UNFINISHED_JSON))
 
 
-def _put_together(opened: Sequence[tuple[CropSource, SourceRows]]) -> CropTable:
-    rows = [one for _, one in opened]
-    groups = sorted({group for one in rows for group in one.group})
-    classes = sorted({name for one in rows for name in one.label or ()})
-    first_unit = np.cumsum([0, *(len(one.name) for one in rows)])
+def _concatenate(opened: Sequence[tuple[CropSource, SourceRows]]) -> CropTable:
+    tables = [rows for _, rows in opened]
+    groups = sorted({group for rows in tables for group in rows.group})
+    classes = sorted({name for rows in tables for name in rows.label or ()})
+    first_unit = np.cumsum([0, *(len(rows.name) for rows in tables)])
     units = CropUnits(
-        source=np.repeat(np.arange(len(rows), dtype=np.int32), [len(one.name) for one in rows]),
-        name=tuple(name for one in rows for name in one.name),
-        place=tuple(place for one in rows for place in one.place),
-        group=_numbered([group for one in rows for group in one.group], groups),
+        source=np.repeat(np.arange(len(tables), dtype=np.int32), [len(rows.name) for rows in tables]),
+        name=tuple(name for rows in tables for name in rows.name),
+        path=tuple(path for rows in tables for path in rows.path),
+        group=_number_names([group for rows in tables for group in rows.group], groups),
         groups=tuple(groups),
     )
     labels = [
-        np.full(len(one.unit), -1, np.int32) if one.label is None else _numbered(one.label, classes)
-        for one in rows
+        np.full(len(rows.unit), -1, np.int32) if rows.label is None else _number_names(rows.label, classes)
+        for rows in tables
     ]
-    weights = [np.ones(len(one.unit), np.float32) if one.weight is None else one.weight for one in rows]
+    weights = [np.ones(len(rows.unit), np.float32) if rows.weight is None else rows.weight for rows in tables]
     return CropTable(
         sources=tuple(source for source, _ in opened),
         units=units,
         unit=_joined(
             [
-                one.unit + np.int32(first) if first else one.unit
-                for one, first in zip(rows, first_unit, strict=False)
+                rows.unit + np.int32(first) if first else rows.unit
+                for rows, first in zip(tables, first_unit, strict=False)
             ]
         ),
-        object_id=_joined([one.object_id for one in rows]),
-        log_aspect=_joined([one.log_aspect for one in rows]),
+        object_id=_joined([rows.object_id for rows in tables]),
+        log_aspect=_joined([rows.log_aspect for rows in tables]),
         classes=tuple(classes),
         known_label=_joined(labels) if classes else None,
-        known_weight=_joined(weights) if any(one.weight is not None for one in rows) else None,
-        without_pixels=sum(one.without_pixels for one in rows),
+        known_weight=_joined(weights) if any(rows.weight is not None for rows in tables) else None,
+        without_pixels=sum(rows.without_pixels for rows in tables),
     )
 
 
-def _joined(parts: Sequence[NDArray[Number]]) -> NDArray[Number]:
-    # A single source's arrays may fill half the memory, so they are not copied.
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _joined(arrays: Sequence[NDArray[_Number]]) -> NDArray[_Number]:
+    # The arrays of a single source can fill half the memory, so they are not copied.
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _numbered(names: Sequence[str], known: Sequence[str]) -> NDArray[np.int32]:
+def _number_names(names: Sequence[str], known: Sequence[str]) -> NDArray[np.int32]:
     number = {name: i for i, name in enumerate(known)}
     return np.fromiter((number[name] for name in names), np.int32, count=len(names))
 
 
-def _whole_groups(group: NDArray[np.int32], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Rows of groups drawn at random while that brings their number nearer to `share`; one at least, never all."""
+def _choose_groups(group: NDArray[np.int32], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Choose random groups with about `share` of all rows, at least one group and never all; return a mask of rows."""
     size = np.bincount(group)
     present = rng.permutation(np.flatnonzero(size))
-    wanted, taken = share * len(group), 0
+    target, total = share * len(group), 0
     chosen: list[int] = []
-    for one in present[:-1].tolist():
-        if abs(taken + size[one] - wanted) < abs(taken - wanted):
-            chosen.append(one)
-            taken += int(size[one])
+    for candidate in present[:-1].tolist():
+        if abs(total + size[candidate] - target) < abs(total - target):
+            chosen.append(candidate)
+            total += int(size[candidate])
     return np.isin(group, chosen or [present[np.argmin(size[present])]])
 
 
-def _by_class(label: NDArray[np.int32], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """About `share` of each class, drawn at random; a class of one stays in training."""
-    apart = np.zeros(len(label), bool)
-    for one in np.unique(label):
-        members = rng.permutation(np.flatnonzero(label == one))
+def _choose_by_class(label: NDArray[np.int32], share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Choose about `share` of each class at random, none of a class of one; return a mask of rows."""
+    mask = np.zeros(len(label), bool)
+    for number in np.unique(label):
+        members = rng.permutation(np.flatnonzero(label == number))
         count = min(len(members) - 1, max(1, round(share * len(members))))
-        apart[members[:count]] = True
-    return apart
+        mask[members[:count]] = True
+    return mask

@@ -1,6 +1,6 @@
-"""Ways to teach a backbone, each a module with its views, its loss and what happens after a step."""
+"""Training methods, one module each: views, loss, and updates after a step."""
 
-from fossilray.training.methods.base import Method, MethodLoss
+from fossilray.training.methods.base import MethodLoss, TrainingMethod
 from fossilray.training.methods.build import build_method
 
-__all__ = ["Method", "MethodLoss", "build_method"]
+__all__ = ["MethodLoss", "TrainingMethod", "build_method"]

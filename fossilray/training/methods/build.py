@@ -1,4 +1,4 @@
-"""The method that a configuration names, around a backbone."""
+"""Build the training method that a configuration names."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 from fossilray.core.config.training import TrainConfig
 from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD
-from fossilray.training.methods.base import Method
+from fossilray.training.methods.base import TrainingMethod
 from fossilray.training.methods.dino import Dino
-from fossilray.training.methods.metric import Metric
+from fossilray.training.methods.metric import MetricLearning
 from fossilray.training.methods.siamese import Byol, SimSiam
 from fossilray.training.methods.simclr import SimClr
 from fossilray.training.methods.supcon import SupCon
@@ -18,9 +18,9 @@ from fossilray.training.methods.transfer import Transfer
 
 Colour = tuple[float, float, float]
 
-_METHODS: dict[str, type[Method]] = {
+_METHODS: dict[str, type[TrainingMethod]] = {
     "supcon": SupCon,
-    "metric": Metric,
+    "metric": MetricLearning,
     "transfer": Transfer,
     "simclr": SimClr,
     "dino": Dino,
@@ -38,13 +38,18 @@ def build_method(
     mean: Colour = IMAGENET_MEAN,
     std: Colour = IMAGENET_STD,
     counts: Sequence[int] | None = None,
-) -> Method:
-    """The method of `config.method`; its new parts are drawn from torch's global generator.
+) -> TrainingMethod:
+    """Build the method of `config.method`; its new layers are initialised from torch's global generator.
 
-    dimension: length of the backbone's vectors. mean, std: of RGB in 0..1, as the backbone wants to see it. counts:
-    crops of each class.
+    Args:
+        config: Configuration of the training.
+        backbone: The network to train.
+        dimension: Length of its vectors.
+        classes: Number of classes.
+        mean: Mean of RGB in 0..1 by which the backbone's input is normalised.
+        std: Standard deviation likewise.
+        counts: Training crops of each class.
     """
-    method = _METHODS[config.method]
-    return method(
+    return _METHODS[config.method](
         config, backbone=backbone, dimension=dimension, classes=classes, mean=mean, std=std, counts=counts
     )

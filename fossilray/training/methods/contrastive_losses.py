@@ -1,4 +1,4 @@
-"""Contrastive losses: vectors of the same class, or of the same crop, attract; all others repel."""
+"""Contrastive losses: vectors of one class, or of one crop, attract; all others repel."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import torch.nn.functional as F
 
 
 def supervised_contrast(vectors: torch.Tensor, label: torch.Tensor, *, temperature: float) -> torch.Tensor:
-    """Supervised contrastive loss L_out (Khosla et al. 2020, eq. 2) of vectors (n, d) of any length.
+    """Return the supervised contrastive loss L_out (Khosla et al. 2020, eq. 2) of vectors (n, d) with labels (n,).
 
-    The mean over crops that have another of their class in the batch.
+    Vectors are normalised first. The loss is the mean over crops with another crop of their class in the batch.
     """
     unit = F.normalize(vectors, dim=1)
-    own = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    logits = (unit @ unit.T / temperature).masked_fill(own, float("-inf"))
-    log_share = logits - logits.logsumexp(dim=1, keepdim=True)
-    positive = (label[:, None] == label[None, :]) & ~own
+    is_self = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    logits = (unit @ unit.T / temperature).masked_fill(is_self, float("-inf"))
+    log_probability = logits - logits.logsumexp(dim=1, keepdim=True)
+    positive = (label[:, None] == label[None, :]) & ~is_self
     count = positive.sum(dim=1)
-    mean = log_share.masked_fill(~positive, 0.0).sum(dim=1) / count.clamp(min=1)
+    mean = log_probability.masked_fill(~positive, 0.0).sum(dim=1) / count.clamp(min=1)
     return -mean[count > 0].mean()
 
 
 def nt_xent(first: torch.Tensor, second: torch.Tensor, *, temperature: float) -> torch.Tensor:
-    """NT-Xent (Chen et al. 2020, eq. 1) of two views (n, d) of the same crops, averaged over all 2 n vectors.
+    """Return NT-Xent (Chen et al. 2020, eq. 1) of two views (n, d) of the same crops, mean over all 2 n vectors.
 
-    It is supervised contrast with every crop a class of its own.
+    It equals the supervised contrastive loss with every crop as a class.
     """
-    own = torch.arange(len(first), device=first.device).repeat(2)
-    return supervised_contrast(torch.cat([first, second]), own, temperature=temperature)
+    crop = torch.arange(len(first), device=first.device).repeat(2)
+    return supervised_contrast(torch.cat([first, second]), crop, temperature=temperature)

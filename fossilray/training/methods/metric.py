@@ -1,4 +1,4 @@
-"""Deep metric learning: crops of a class come to lie together, others apart (as Karaderi et al. 2022 have it)."""
+"""Deep metric learning: vectors of one class move together, others apart (after Karaderi et al. 2022)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fossilray.training.methods.base import Method, MethodLoss
-from fossilray.training.methods.metric_losses import MetricLossParts
+from fossilray.training.methods.base import MethodLoss, TrainingMethod
+from fossilray.training.methods.metric_losses import MetricLoss
 
 
-class Metric(Method):
-    """A loss of pytorch-metric-learning on the very vectors that the finished file gives, nothing between."""
+class MetricLearning(TrainingMethod):
+    """A loss of pytorch-metric-learning directly on the vectors that the finished backbone gives."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._asked = self.config.metric
-        self.criterion = MetricLossParts(self._asked, dimension=self.dimension, classes=self.classes)
+        self._settings = self.config.metric
+        self.criterion = MetricLoss(self._settings, dimension=self.dimension, classes=self.classes)
         self.classify = (
-            torch.nn.Linear(self.dimension, self.classes) if self._asked.cross_entropy_weight else None
+            torch.nn.Linear(self.dimension, self.classes) if self._settings.cross_entropy_weight else None
         )
 
     @property
@@ -32,15 +32,15 @@ class Metric(Method):
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = vectors.float()
             loss = self.criterion(self.gather(vectors), self.gather(label))
-            parts = {"metric": float(loss.detach())}
+            terms = {"metric": float(loss.detach())}
             if self.classify is not None:
                 entropy = F.cross_entropy(self.classify(vectors), label)
-                parts["cross_entropy"] = float(entropy.detach())
-                loss = loss + self._asked.cross_entropy_weight * entropy
-        return MethodLoss(loss, parts)
+                terms["cross_entropy"] = float(entropy.detach())
+                loss = loss + self._settings.cross_entropy_weight * entropy
+        return MethodLoss(loss, terms)
 
     def rate_factors(self) -> Mapping[torch.nn.Parameter, float]:
-        return dict.fromkeys(self.criterion.parameters(), self._asked.proxy_rate)
+        return dict.fromkeys(self.criterion.parameters(), self._settings.proxy_rate)
 
     def backbone_for_export(self) -> torch.nn.Module:
         return self.backbone

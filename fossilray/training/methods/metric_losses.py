@@ -1,7 +1,7 @@
-"""The losses and miners of pytorch-metric-learning: its one home.
+"""Losses and miners of pytorch-metric-learning, an optional package; the only module that imports it.
 
 Batches of classes x crops come from the training's own stream, not from the library's samplers: those draw from
-NumPy's global generator and cannot be entered in the middle of an epoch, so a resumed training would be another one.
+NumPy's global generator and cannot start in the middle of an epoch, so a resumed training would give other results.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ TRIPLET_MARGIN = 0.2
 PROXY_MARGIN, PROXY_ALPHA = 0.1, 32
 """Kim et al. 2020, section 4.1."""
 _ALPHA, _BETA, _BASE = 2.0, 50.0, 1.0
-"""Of multi-similarity: the code of Wang et al. 2019."""
-_MINED_WITHIN = 0.1
-"""epsilon of its miner, as the paper has it (section 4.1)."""
+"""Multi-similarity loss: the code of Wang et al. 2019."""
+_MINER_EPSILON = 0.1
+"""Wang et al. 2019, section 4.1."""
 
 
-class MetricLossParts(torch.nn.Module):
-    """A loss over vectors (n, d) with labels (n,), and the miner that says which pairs of them count.
+class MetricLoss(torch.nn.Module):
+    """A loss of vectors (n, d) with labels (n,), and the miner that selects pairs or triplets.
 
-    Vectors are brought to length 1, as all four papers have it.
+    Vectors are normalised to length 1, as in all four papers.
     """
 
-    def __init__(self, asked: MetricConfig, *, dimension: int, classes: int) -> None:
+    def __init__(self, settings: MetricConfig, *, dimension: int, classes: int) -> None:
         """Raises:
-        UsageError: pytorch-metric-learning is not installed, or miner and loss do not go together.
+        UsageError: pytorch-metric-learning is not installed, or the miner does not apply to the loss.
         """
         super().__init__()
         try:
@@ -41,24 +41,24 @@ class MetricLossParts(torch.nn.Module):
             raise UsageError(
                 "method metric needs pytorch-metric-learning; pip install 'fossilray[learn]'"
             ) from None
-        name = asked.miner
+        name = settings.miner
         if name == "auto":
-            name = {"triplet": "semihard", "multisimilarity": "multisimilarity"}.get(asked.loss, "none")  # type: ignore[assignment]
-        if name not in ("none", "all") and asked.loss in ("proxyanchor", "supcon"):
+            name = {"triplet": "semihard", "multisimilarity": "multisimilarity"}.get(settings.loss, "none")  # type: ignore[assignment]
+        if name not in ("none", "all") and settings.loss in ("proxyanchor", "supcon"):
             raise UsageError(
-                f"metric.miner={name} chooses triplets or pairs, and metric.loss={asked.loss} takes every crop of a "
+                f"metric.miner={name} selects triplets or pairs, but metric.loss={settings.loss} uses every crop of a "
                 "batch; set metric.miner=none"
             )
-        margin = asked.margin
-        if asked.loss == "triplet":
+        margin = settings.margin
+        if settings.loss == "triplet":
             # Euclidean distances of unit vectors, squared as in the paper's equation 1.
             self.loss: Any = losses.TripletMarginLoss(
                 margin=TRIPLET_MARGIN if margin is None else margin,
                 distance=LpDistance(normalize_embeddings=True, p=2, power=2),
             )
-        elif asked.loss == "multisimilarity":
+        elif settings.loss == "multisimilarity":
             self.loss = losses.MultiSimilarityLoss(alpha=_ALPHA, beta=_BETA, base=_BASE)
-        elif asked.loss == "proxyanchor":
+        elif settings.loss == "proxyanchor":
             self.loss = losses.ProxyAnchorLoss(
                 num_classes=classes,
                 embedding_size=dimension,
@@ -66,15 +66,14 @@ class MetricLossParts(torch.nn.Module):
                 alpha=PROXY_ALPHA,
             )
         else:
-            self.loss = losses.SupConLoss(temperature=asked.temperature)
+            self.loss = losses.SupConLoss(temperature=settings.temperature)
         self.miner: Any = _make_miner(miners, name, TRIPLET_MARGIN if margin is None else margin)
 
     def forward(self, vectors: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """The loss of a batch; a batch without a pair to learn from costs nothing."""
-        found: torch.Tensor = self.loss(
-            vectors, label, None if self.miner is None else self.miner(vectors, label)
-        )
-        return found
+        """Return the loss of a batch; 0 if the miner selects no pair."""
+        selected = None if self.miner is None else self.miner(vectors, label)
+        loss: torch.Tensor = self.loss(vectors, label, selected)
+        return loss
 
 
 def _make_miner(miners: Any, name: str, margin: float) -> Any:
@@ -87,6 +86,6 @@ def _make_miner(miners: Any, name: str, margin: float) -> Any:
         case "hard":
             return miners.BatchHardMiner(distance=squared)
         case "multisimilarity":
-            return miners.MultiSimilarityMiner(epsilon=_MINED_WITHIN)
+            return miners.MultiSimilarityMiner(epsilon=_MINER_EPSILON)
         case _:
             return None

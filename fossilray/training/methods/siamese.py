@@ -1,4 +1,4 @@
-"""Methods without negatives: from one view of a crop its network predicts the other's projection."""
+"""Methods without negative pairs: the network predicts one view's projection from the other view."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 import torch
 
-from fossilray.training.methods.base import Method, MethodLoss, frozen_copy, update_moving_average
+from fossilray.training.methods.base import MethodLoss, TrainingMethod, frozen_copy, update_moving_average
 from fossilray.training.methods.lightly_modules import byol_heads, negative_cosine, simsiam_heads
 from fossilray.training.schedules import cosine
 
 
-class SimSiam(Method):
-    """The target is the network itself, its gradient stopped (Chen and He 2021, algorithm 1)."""
+class SimSiam(TrainingMethod):
+    """SimSiam: the target is the network itself with its gradient stopped (Chen and He 2021, algorithm 1)."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.project, self.predict = simsiam_heads(self.dimension, self.config.simsiam)
 
     def loss(self, views: Sequence[torch.Tensor], label: torch.Tensor, *, progress: float) -> MethodLoss:
-        # View by view: batch normalisation must not tell one from the other.
+        # One view at a time, so that batch statistics do not distinguish the views.
         projected = [self.project(self.embed(self.backbone, view)) for view in views]
-        predicted = [self.predict(one) for one in projected]
+        predicted = [self.predict(projection) for projection in projected]
         with torch.autocast(projected[0].device.type, enabled=False):
             loss = symmetric_loss(predicted, projected)
         return MethodLoss(loss, {})
@@ -31,8 +31,8 @@ class SimSiam(Method):
         return self.backbone
 
 
-class Byol(Method):
-    """The target is the running average of backbone and projection (Grill et al. 2020, eq. 1 and 2)."""
+class Byol(TrainingMethod):
+    """BYOL: the target is the moving average of backbone and projection (Grill et al. 2020, eq. 1 and 2)."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -45,7 +45,7 @@ class Byol(Method):
         with torch.no_grad():
             target = [self.target_project(self.embed(self.target, view)) for view in views]
         with torch.autocast(predicted[0].device.type, enabled=False):
-            # Squared distance of unit vectors, which is 2 - 2 cos.
+            # The squared distance of unit vectors is 2 - 2 cos.
             loss = 2 + 2 * symmetric_loss(predicted, target)
         return MethodLoss(loss, {})
 
@@ -59,7 +59,7 @@ class Byol(Method):
 
 
 def symmetric_loss(predicted: Sequence[torch.Tensor], target: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Minus the mean cosine of each view's prediction with the other view's target."""
+    """Return minus the mean cosine similarity of each view's prediction and the other view's target."""
     first = negative_cosine(predicted[0].float(), target[1].float())
     second = negative_cosine(predicted[1].float(), target[0].float())
     return (first + second) / 2

@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al. 2020): two views of a crop attract, all other crops of the batch repel."""
+"""SimCLR (Chen et al. 2020): two views of one crop attract, all other crops of the batch repel."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 import torch
 
-from fossilray.training.methods.base import Method, MethodLoss
+from fossilray.training.methods.base import MethodLoss, TrainingMethod
 from fossilray.training.methods.contrastive_losses import nt_xent
 
 
-class SimClr(Method):
-    """NT-Xent on a projection; with several workers the crops of all of them repel."""
+class SimClr(TrainingMethod):
+    """NT-Xent on a projection, over the crops of all workers."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        asked = self.config.simclr
-        # Without batch normalisation, as Martinsen et al. 2024 have it.
+        settings = self.config.simclr
+        # Without batch normalisation, as in Martinsen et al. 2024.
         self.project = torch.nn.Sequential(
-            torch.nn.Linear(self.dimension, asked.hidden),
+            torch.nn.Linear(self.dimension, settings.hidden),
             torch.nn.ReLU(),
-            torch.nn.Linear(asked.hidden, asked.projection),
+            torch.nn.Linear(settings.hidden, settings.projection),
         )
 
     def loss(self, views: Sequence[torch.Tensor], label: torch.Tensor, *, progress: float) -> MethodLoss:

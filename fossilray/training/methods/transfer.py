@@ -1,4 +1,4 @@
-"""Transfer learning: a network with weights of its own is taught new classes (as Liu et al. 2022 have it)."""
+"""Transfer learning: a pretrained network is trained on new classes (after Liu et al. 2022)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fossilray.training.methods.base import Method, MethodLoss
+from fossilray.training.methods.base import MethodLoss, TrainingMethod
 
 
-class Transfer(Method):
-    """Cross-entropy over the classes, rare ones weighed or shown as often as the others."""
+class Transfer(TrainingMethod):
+    """Cross-entropy over classes; rare classes can be weighted or sampled as often as the others."""
 
     weight: torch.Tensor
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._asked = self.config.transfer
+        self._settings = self.config.transfer
         self.classify = torch.nn.Linear(self.dimension, self.classes)
         self.register_buffer("weight", class_weights(self.counts), persistent=False)
 
@@ -29,15 +29,15 @@ class Transfer(Method):
     def loss(self, views: Sequence[torch.Tensor], label: torch.Tensor, *, progress: float) -> MethodLoss:
         vectors = self.embed(self.backbone, views[0])
         with torch.autocast(vectors.device.type, enabled=False):
-            logits = self.classify(F.dropout(vectors.float(), self._asked.dropout, self.training))
+            logits = self.classify(F.dropout(vectors.float(), self._settings.dropout, self.training))
             loss = F.cross_entropy(
                 logits,
                 label,
-                weight=self.weight if self._asked.imbalance == "weights" else None,
-                label_smoothing=self._asked.label_smoothing,
+                weight=self.weight if self._settings.imbalance == "weights" else None,
+                label_smoothing=self._settings.label_smoothing,
             )
-        right = (logits.detach().argmax(dim=1) == label).float().mean()
-        return MethodLoss(loss, {"accuracy": float(right)})
+        correct = (logits.detach().argmax(dim=1) == label).float().mean()
+        return MethodLoss(loss, {"accuracy": float(correct)})
 
     def classifier(self) -> torch.nn.Linear:
         return self.classify
@@ -47,6 +47,9 @@ class Transfer(Method):
 
 
 def class_weights(counts: Sequence[int]) -> torch.Tensor:
-    """n / (classes * crops of the class), so that classes weigh alike and crops 1 on average (King & Zeng 2001)."""
-    there = torch.tensor(counts, dtype=torch.float32).clamp(min=1)
-    return there.sum() / (len(counts) * there)
+    """Return balanced class weights (classes,): n / (classes * crops of the class) (King & Zeng 2001).
+
+    All classes have the same total weight, and the mean weight of a crop is 1.
+    """
+    crops = torch.tensor(counts, dtype=torch.float32).clamp(min=1)
+    return crops.sum() / (len(counts) * crops)

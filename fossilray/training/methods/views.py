@@ -1,4 +1,4 @@
-"""From a batch of crops to the views that a method compares."""
+"""Views of a batch of crops, as a configuration defines them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fossilray.training.augmentation.multi_view import (
 )
 
 STORED_SHARE = 7 / 6
-"""Crops are kept this much larger than the views taken of them: turning resamples once more."""
+"""Crops are decoded this much larger than their views, as rotation resamples them once more."""
 
 
 class ViewBuilder:
-    """The views that a configuration asks for, smaller at first if it says so."""
+    """Makes the configured views; they can be smaller in the first part of a training."""
 
     def __init__(self, config: ViewsConfig, *, side_px: int, count: int) -> None:
-        """count: views of the full side."""
+        """side_px: side of full-size views; count: their number."""
         self._side_px, self._early_share = side_px, config.early_share
         self._early_px = config.early_px or side_px
         self._views = {
@@ -34,23 +34,23 @@ class ViewBuilder:
     def __call__(
         self, pixels: torch.Tensor, shape: torch.Tensor, *, rng: torch.Generator, progress: float
     ) -> list[torch.Tensor]:
-        """Views of crops (n, 3, H, W) uint8 for this share of the training."""
+        """Return views of crops (n, 3, H, W) uint8 at this progress (0..1) of the training."""
         side = self._early_px if progress < self._early_share else self._side_px
         return self._views[side](resize_stored(pixels, stored_px(side)), shape, rng=rng)
 
 
 def stored_px(side_px: int) -> int:
-    """Side at which to keep crops of which views of side_px are made."""
+    """Return the side of decoded crops for views of side_px."""
     return round(side_px * STORED_SHARE)
 
 
 def resize_stored(pixels: torch.Tensor, side_px: int) -> torch.Tensor:
-    """Crops (n, 3, H, W) uint8 made smaller, if they are larger."""
+    """Downsample crops (n, 3, H, W) uint8 that are larger than side_px."""
     if pixels.shape[-1] <= side_px:
         return pixels
-    # Integers are ten times as fast, but CPU only.
-    light = pixels if pixels.device.type == "cpu" else pixels.float()
-    smaller = F.interpolate(light, (side_px, side_px), mode="bicubic", antialias=True)
+    # Integer interpolation is ten times as fast, but exists on CPUs only.
+    source = pixels if pixels.device.type == "cpu" else pixels.float()
+    smaller = F.interpolate(source, (side_px, side_px), mode="bicubic", antialias=True)
     return smaller if smaller.dtype == torch.uint8 else smaller.round_().clamp_(0, 255).to(torch.uint8)
 
 
