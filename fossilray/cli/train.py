@@ -91,7 +91,7 @@ def curate(
     from fossilray.core.folder_kinds import refuse_inside
     from fossilray.store import open_run
     from fossilray.store.query.slide_objects import slides_with_objects
-    from fossilray.training.curation.curate import curate as curate_runs
+    from fossilray.training.curation.curate import curate_runs
 
     chosen = load_curation_config(rules, rule or [])
     access = settings(config, set_).store

@@ -26,6 +26,9 @@ from fossilray.training.log import METRICS_CSV, PROBES_CSV, read_log
 if TYPE_CHECKING:
     import torch
 
+TRAINING_PAGE = "training.html"
+_PROBE_METRICS = ("nearest_f1", "precision_at_nk", "knn_accuracy", "embedding_std", "effective_rank")
+_NOT_PLOTTED = {"step", "epoch", "seconds", "share", "loss"}
 _CELL_PX = 88
 _GAP_PX = 4
 _BACKGROUND, _SAME_CLASS, _OTHER_CLASS, _QUERY = (255, 255, 255), (60, 140, 80), (200, 60, 50), (90, 90, 90)
@@ -107,18 +110,6 @@ def _cell(crop: NDArray[np.uint8], frame: tuple[int, int, int] = _BACKGROUND) ->
         crop, (_CELL_PX, _CELL_PX), interpolation=interpolation
     )
     return framed
-
-
-    queries = np.sort(rng.choice(len(unit), size=min(10, len(unit)), replace=False))
-    cells = []
-    for query in queries.tolist():
-        similarity = unit @ unit[query]
-        similarity[query] = -np.inf
-        nearest = np.argsort(-similarity, kind="stable")[: min(7, len(unit) - 1)].tolist()
-        cells += [_cell(pixels[query], _QUERY)]
-        cells += [_cell(pixels[row], _frame(int(label[query]), int(label[row]))) for row in nearest]
-    return tile_grid(cells, columns=len(cells) // len(queries))
-_NOT_PLOTTED = {"step", "epoch", "seconds", "share", "loss"}
 
 
 def write_training_report(

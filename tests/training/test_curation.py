@@ -30,7 +30,7 @@ from fossilray.store.arrays.group import ArrayWriter
 from fossilray.store.dataset.compact import compact_run
 from fossilray.store.query.connection import run_query
 from fossilray.training.crops.table import open_crops
-from fossilray.training.curation.curate import curate
+from fossilray.training.curation.curate import curate_runs
 from fossilray.training.curation.rules import balance_weights
 
 PLENTY = CurationConfig(clusters=12, families=3, shown=4)
@@ -134,7 +134,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 def test_each_cluster_that_is_no_fossil_is_left_out_with_its_reason(run: RunStore, tmp_path: Path) -> None:
-    record = curate([run], str(tmp_path / "curation.parquet"), PLENTY)
+    record = curate_runs([run], str(tmp_path / "curation.parquet"), PLENTY)
     kind = truth()
     rows = rows_of(tmp_path / "curation.parquet")
     assert [(row["slide_id"], row["object_id"]) for row in rows] == sorted(kind)
@@ -148,7 +148,7 @@ def test_each_cluster_that_is_no_fossil_is_left_out_with_its_reason(run: RunStor
 
 
 def test_what_is_small_is_not_taken_for_blurry(run: RunStore, tmp_path: Path) -> None:
-    curate([run], str(tmp_path / "curation.parquet"), PLENTY)
+    curate_runs([run], str(tmp_path / "curation.parquet"), PLENTY)
     kind = truth()
     small = [
         row
@@ -170,7 +170,7 @@ def test_a_box_that_holds_the_centres_of_others_holds_several_objects(tmp_path: 
         left, top = boxes[hosts[place % 20], :2] + (20 if place < 20 else 90)
         boxes[guest] = left, top, left + 30, top + 30
     commit_kinds(store, "a", kinds, seed=0, boxes=boxes)
-    curate([store], str(tmp_path / "curation.parquet"), PLENTY)
+    curate_runs([store], str(tmp_path / "curation.parquet"), PLENTY)
     reason = np.array([row["reason"] for row in rows_of(tmp_path / "curation.parquet")])
     assert set(reason[hosts]) == {"several objects"}
     assert set(reason[guests]) | set(reason[of == "spore"]) == {None}
@@ -178,21 +178,21 @@ def test_a_box_that_holds_the_centres_of_others_holds_several_objects(tmp_path: 
 
 def test_sizes_are_left_out_where_that_is_asked_for(run: RunStore, tmp_path: Path) -> None:
     out, kind = tmp_path / "curation.parquet", truth()
-    curate([run], str(out), PLENTY.model_copy(update={"smallest_um": 10.0}))
+    curate_runs([run], str(out), PLENTY.model_copy(update={"smallest_um": 10.0}))
     small = [row for row in rows_of(out) if kind[row["slide_id"], row["object_id"]] == "acritarch"]
     assert {row["reason"] for row in small} == {"small"}
-    curate([run], str(out), PLENTY.model_copy(update={"largest_um": 30.0}))
+    curate_runs([run], str(out), PLENTY.model_copy(update={"largest_um": 30.0}))
     assert {row["reason"] for row in rows_of(out)} == {*LEFT_OUT.values(), "large", None}
 
 
 def test_clusters_of_unequal_size_count_alike_up_to_the_cap(run: RunStore, tmp_path: Path) -> None:
     out = tmp_path / "curation.parquet"
-    curate([run], str(out), PLENTY.model_copy(update={"most_weight": 100.0}))
+    curate_runs([run], str(out), PLENTY.model_copy(update={"most_weight": 100.0}))
     kept = [row for row in rows_of(out) if row["keep"]]
     size = Counter(row["cluster"] for row in kept)
     total = {cluster: sum(r["weight"] for r in kept if r["cluster"] == cluster) for cluster in size}
     assert np.allclose(list(total.values()), len(kept) / len(size), rtol=1e-5)
-    curate([run], str(out), PLENTY.model_copy(update={"most_weight": 1.5}))
+    curate_runs([run], str(out), PLENTY.model_copy(update={"most_weight": 1.5}))
     weights = np.array([row["weight"] for row in rows_of(out) if row["keep"]])
     assert weights.max() == pytest.approx(1.5)
     assert weights.mean() == pytest.approx(1, rel=1e-5)
@@ -207,7 +207,7 @@ def test_weights_have_mean_one_stay_below_the_cap_and_favour_small_clusters(
     size: list[int], power: float, most: float
 ) -> None:
     sizes = np.array(size, np.int64)
-    weight = balance_weights(sizes, power=power, most=most)
+    weight = balance_weights(sizes, power=power, limit=most)
     assert (weight[sizes == 0] == 0).all()
     assert weight.max() <= most * (1 + 1e-9)
     if sizes.sum():
@@ -238,7 +238,7 @@ def test_families_hold_clusters_that_lie_together_and_stand_side_by_side() -> No
 
 def test_training_takes_what_is_kept_with_its_weight(run: RunStore, tmp_path: Path) -> None:
     out = tmp_path / "curation.parquet"
-    curate([run], str(out), PLENTY)
+    curate_runs([run], str(out), PLENTY)
     crops = open_crops([run.url], curation=str(out))
     kept = {(row["slide_id"], row["object_id"]): row["weight"] for row in rows_of(out) if row["keep"]}
     got = crops.rows.to_pylist()
@@ -253,9 +253,9 @@ def test_a_run_its_dataset_and_its_copy_in_s3_are_curated_alike(
     address, access = s3_run
     compact_run(run, str(tmp_path / "dataset"), access=StoreConfig())
     remote = write_run(address, config=access)
-    curate([run], str(tmp_path / "run.parquet"), PLENTY)
-    curate([open_run(str(tmp_path / "dataset"))], str(tmp_path / "dataset.parquet"), PLENTY)
-    curate([remote], f"{address}-curation/remote.parquet", PLENTY, access=access)
+    curate_runs([run], str(tmp_path / "run.parquet"), PLENTY)
+    curate_runs([open_run(str(tmp_path / "dataset"))], str(tmp_path / "dataset.parquet"), PLENTY)
+    curate_runs([remote], f"{address}-curation/remote.parquet", PLENTY, access=access)
     table = pq.read_table(tmp_path / "run.parquet")
     assert table.schema.equals(CURATION_SCHEMA)
     assert pq.read_table(tmp_path / "dataset.parquet").equals(table)
@@ -269,7 +269,7 @@ def test_a_run_its_dataset_and_its_copy_in_s3_are_curated_alike(
 
 def test_several_runs_share_clusters(run: RunStore, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", names=("c", "d"))
-    record = curate([run, other], str(tmp_path / "curation.parquet"), PLENTY)
+    record = curate_runs([run, other], str(tmp_path / "curation.parquet"), PLENTY)
     clusters: dict[str, set[int]] = {"ab": set(), "cd": set()}
     for row in rows_of(tmp_path / "curation.parquet"):
         clusters["ab" if row["slide_id"] in "ab" else "cd"].add(row["cluster"])
@@ -279,7 +279,7 @@ def test_several_runs_share_clusters(run: RunStore, tmp_path: Path) -> None:
 
 def test_equal_seeds_give_equal_bytes_and_the_footer_tells_how(run: RunStore, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        curate([run], str(tmp_path / f"{name}.parquet"), PLENTY)
+        curate_runs([run], str(tmp_path / f"{name}.parquet"), PLENTY)
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
     stated = json.loads(pq.read_schema(tmp_path / "one.parquet").metadata[b"fossilray"])
@@ -290,7 +290,7 @@ def test_equal_seeds_give_equal_bytes_and_the_footer_tells_how(run: RunStore, tm
 
 def test_a_small_sample_finds_the_same_kinds(run: RunStore, tmp_path: Path) -> None:
     sparing = PLENTY.model_copy(update={"sample": 120, "clusters": 8})
-    curate([run], str(tmp_path / "curation.parquet"), sparing)
+    curate_runs([run], str(tmp_path / "curation.parquet"), sparing)
     kind = truth()
     wrong = [
         row
@@ -303,7 +303,7 @@ def test_a_small_sample_finds_the_same_kinds(run: RunStore, tmp_path: Path) -> N
 def test_objects_without_pixels_or_vector_are_left_out_and_counted(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     commit_kinds(store, "a", {"spore": 50, "pollen": 50}, seed=0, without_pixels=4, without_vector=3)
-    record = curate([store], str(tmp_path / "curation.parquet"), PLENTY)
+    record = curate_runs([store], str(tmp_path / "curation.parquet"), PLENTY)
     assert (record.without_pixels, record.without_vector, record.kept) == (4, 3, 93)
     rows = rows_of(tmp_path / "curation.parquet")
     assert [row["reason"] for row in rows] == ["without pixels"] * 4 + [None] * 93 + ["without vector"] * 3
@@ -313,17 +313,17 @@ def test_objects_without_pixels_or_vector_are_left_out_and_counted(tmp_path: Pat
 def test_what_cannot_be_curated_is_refused_in_a_sentence(run: RunStore, tmp_path: Path) -> None:
     out = str(tmp_path / "curation.parquet")
     with pytest.raises(UsageError, match="slide a is in"):
-        curate([run, run], out, PLENTY)
+        curate_runs([run, run], out, PLENTY)
     with pytest.raises(UsageError, match="no embeddings"):
-        curate([start_run(tmp_path / "bare", embeddings=False)], out, PLENTY)
+        curate_runs([start_run(tmp_path / "bare", embeddings=False)], out, PLENTY)
     other = RunStore.open(str(tmp_path / "other"))
     other.create_or_check(a_run(**{"embedder/another": "cd" * 32}))
     with pytest.raises(UsageError, match="different backbones"):
-        curate([run, other], out, PLENTY)
+        curate_runs([run, other], out, PLENTY)
     with pytest.raises(UsageError, match="no object with pixels"):
-        curate([start_run(tmp_path / "empty")], out, PLENTY)
+        curate_runs([start_run(tmp_path / "empty")], out, PLENTY)
     with pytest.raises(UsageError, match=r"ends in \.parquet"):
-        curate([run], str(tmp_path / "curation.csv"), PLENTY)
+        curate_runs([run], str(tmp_path / "curation.csv"), PLENTY)
     with pytest.raises(ConfigError, match="blackness is not a configuration field"):
         load_curation_config(None, ["blackness=1"])
     assert not (tmp_path / "curation.parquet").exists()
@@ -332,12 +332,12 @@ def test_what_cannot_be_curated_is_refused_in_a_sentence(run: RunStore, tmp_path
 def test_a_curation_that_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
     store = write_run(tmp_path / "run")
     out = tmp_path / "out" / "curation.parquet"
-    curate([store], str(out), PLENTY)
+    curate_runs([store], str(out), PLENTY)
     before = out.read_bytes()
     (vectors,) = (tmp_path / "run" / "arrays" / "b").glob("*/embeddings/c/0/0")
     vectors.write_bytes(vectors.read_bytes()[:40])
     with pytest.raises(StoreError):
-        curate([store], str(out), PLENTY)
+        curate_runs([store], str(out), PLENTY)
     assert out.read_bytes() == before
     assert sorted(path.name for path in out.parent.iterdir()) == ["curation.html", "curation.parquet"]
 
@@ -346,7 +346,7 @@ def test_the_page_shows_a_sheet_for_every_cluster_and_counts_what_it_cannot_show
     store = write_run(tmp_path / "run <b>")
     (crops,) = (tmp_path / "run <b>" / "arrays" / "b").glob("*/crops/c/0/0/0/0")
     crops.unlink()
-    record = curate([store], str(tmp_path / "curation.parquet"), PLENTY)
+    record = curate_runs([store], str(tmp_path / "curation.parquet"), PLENTY)
     page = (tmp_path / "curation.html").read_text()
     for one in record.clusters:
         assert f'id="cluster-{one.cluster}"' in page

@@ -99,7 +99,7 @@ class CandidateAccumulator:
         self._sums = [_Sums() for _ in range(len(clusters))]
         self._compared: Counter[WellDepth] = Counter()
         self._slides = 0
-        self.sample = ClusterSample.nothing(shown=shown)
+        self.sample = ClusterSample.empty(shown=shown)
         """Objects for the contact sheets."""
 
     def add(self, novel: NovelInSlide) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -114,7 +114,7 @@ class CandidateAccumulator:
         cluster = self._clusters.assign(novel.vectors)
         centre = self._clusters.centres[cluster]
         cosine = (novel.vectors * centre).sum(axis=1) / np.maximum(np.linalg.norm(centre, axis=1), 1e-12)
-        self.sample = self.sample.among(slide, novel.rows, cluster, rng.random(len(novel.rows)))
+        self.sample = self.sample.add(slide, novel.rows, cluster, rng.random(len(novel.rows)))
         for c in np.unique(cluster).tolist():
             is_member, sums = cluster == c, self._sums[c]
             rows = novel.rows[is_member]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fossilray.analysis.discovery.candidates import Candidate, DepthCount, Discovery
 from fossilray.render.crops import jpeg_uri
 from fossilray.render.html import template_environment
-from fossilray.training.curation.sheets import Sheets
+from fossilray.training.curation.sheets import ClusterSheets
 
 _MAX_WELLS, _MAX_DEPTHS = 6, 40
 _QUALITY = 78
@@ -39,7 +39,7 @@ class CandidateSheet:
     wells_left_out: int
 
 
-def render_discovery(record: Discovery, sheets: Sheets, number: NDArray[np.int32]) -> str:
+def render_discovery(record: Discovery, sheets: ClusterSheets, number: NDArray[np.int32]) -> str:
     """Render the page as HTML. `number`: (clusters,) the number in the record of each sheet's cluster."""
     by_number = {int(name): sheets.sheets[c] for c, name in enumerate(number.tolist()) if c in sheets.sheets}
     shown = []

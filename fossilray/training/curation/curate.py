@@ -1,7 +1,7 @@
-"""Which crops of runs to learn from, and how often: clusters of look-alikes, rules for what is none, balanced weights.
+"""Curation of the crops of runs for training: clusters of similar crops, rules that leave clusters out, and weights.
 
-Memory holds a sample of vectors, a slide, and some figures of each cluster; all else is streamed. The table appears
-whole and last: whoever is stopped before leaves nothing that reads as one.
+Memory holds a sample of vectors, one slide and the statistics of each cluster; everything else is streamed. The table
+is written atomically and last, so an interrupted curation leaves no table.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fossilray.store.files.streaming import StreamedFile, split_table_path, stre
 from fossilray.store.query.slide_objects import SlideObjects, check_runs, read_slides
 from fossilray.store.query.vectors import VectorReader
 from fossilray.store.run.objects_file import FOOTER_KEY, ROW_GROUP_ROWS
-from fossilray.training.curation.page import render_page
+from fossilray.training.curation.page import render_curation_page
 from fossilray.training.curation.record import CuratedCluster, CuratedRun, CurationRecord
 from fossilray.training.curation.rules import (
     RULES,
@@ -33,16 +33,16 @@ from fossilray.training.curation.rules import (
     balance_weights,
     meets_rules,
 )
-from fossilray.training.curation.sample import draw_sample
+from fossilray.training.curation.sample import sample_runs
 from fossilray.training.curation.sheets import ClusterSample, draw_sheets
 
 WITHOUT_PIXELS, WITHOUT_VECTOR = -1, -2
-"""In place of a cluster, while it is not written yet; the table says -1 of both."""
+"""Cluster numbers of objects without a cluster, in temporary data; the table has -1 for both."""
 
 _SPOOL_SCHEMA = pa.schema([("slide_id", pa.string()), ("object_id", pa.int32()), ("cluster", pa.int32())])
 
 
-def curate(
+def curate_runs(
     stores: Sequence[RunStore],
     out: str,
     config: CurationConfig,
@@ -50,31 +50,40 @@ def curate(
     access: StoreConfig | None = None,
     on_slide: Callable[[], None] = lambda: None,
 ) -> CurationRecord:
-    """Write the table of CURATION_SCHEMA and, beside it, a page of contact sheets; what the table's footer says.
+    """Write a table with the schema CURATION_SCHEMA and a page of contact sheets.
 
-    out: a .parquet file, local or s3://, which is replaced; the page is called alike and ends in .html. on_slide is
-    called for each slide that is done. Equal runs, configuration and packages give equal bytes.
+    Equal runs, configuration and package versions give equal bytes.
+
+    Args:
+        stores: Runs or compacted datasets.
+        out: Parquet file, local or s3://, which is replaced; the page has the same name with suffix .html.
+        config: Clusters, rules and weights.
+        access: Credentials and settings of object stores.
+        on_slide: Called after each slide.
+
+    Returns:
+        The record in the table's footer.
 
     Raises:
-        UsageError: the runs cannot be curated together, hold no vectors, or `out` is no place for a table.
-        StoreError: a run cannot be read, or the table not written.
+        UsageError: The runs cannot be curated together, contain no vectors, or `out` does not end in .parquet.
+        StoreError: A run cannot be read, or the table cannot be written.
     """
     files, name = split_table_path(out, access or StoreConfig())
     check_runs(stores)
-    sample = draw_sample(stores, config)
+    sample = sample_runs(stores, config)
     clusters = find_clusters(
         sample.vectors, clusters=config.clusters, families=config.families, seed=config.seed
     )
     typical = TypicalSharpness.of(sample)
     with tempfile.TemporaryFile() as spool:
-        tally = ClusterStatistics(clusters, typical, config)
+        statistics = ClusterStatistics(clusters, typical, config)
         with pq.ParquetWriter(spool, _SPOOL_SCHEMA, compression="zstd") as writer:
             for run, store in enumerate(stores):
                 for slide in read_slides(store, run=run):
-                    writer.write_table(_spooled(slide, tally.add(slide)))
+                    writer.write_table(_cluster_rows(slide, statistics.add(slide)))
                     on_slide()
-        record = tally.conclude(stores)
-        page = render_page(record, draw_sheets(stores, tally.drawn, clusters=len(clusters)))
+        record = statistics.finish(stores)
+        page = render_curation_page(record, draw_sheets(stores, statistics.sample, clusters=len(clusters)))
         with stream_to(files, name.removesuffix(".parquet") + ".html") as sink:
             sink.write(page.encode())
         spool.seek(0)
@@ -84,7 +93,7 @@ def curate(
 
 
 class ClusterStatistics:
-    """What is known of each cluster while slides come in."""
+    """Statistics of each cluster, accumulated slide by slide."""
 
     def __init__(self, clusters: Clusters, typical: TypicalSharpness, config: CurationConfig) -> None:
         count = len(clusters)
@@ -94,32 +103,33 @@ class ClusterStatistics:
         self._sums = np.zeros((count, 2))
         self._without = {WITHOUT_PIXELS: 0, WITHOUT_VECTOR: 0}
         self._runs: dict[int, list[int]] = {}
-        self.drawn = ClusterSample.nothing(shown=config.shown)
+        self.sample = ClusterSample.empty(shown=config.shown)
 
     def add(self, slide: SlideObjects) -> NDArray[np.int32]:
-        """Count a slide's objects in; the cluster of each, or why it has none."""
+        """Add a slide; return the cluster of each object (n,), or WITHOUT_PIXELS or WITHOUT_VECTOR."""
         cluster = self._clusters.assign(slide.vectors)
         cluster[slide.without_vector] = WITHOUT_VECTOR
         cluster[slide.without_pixels] = WITHOUT_PIXELS
-        for why in self._without:
-            self._without[why] += int((cluster == why).sum())
-        sound = np.flatnonzero(cluster >= 0)
-        of = cluster[sound]
-        np.add.at(self._objects, of, 1)
-        np.add.at(self._met, of, meets_rules(slide, self._typical, self._config)[sound].astype(np.int64))
-        np.add.at(self._sums, of, np.stack([slide.longest_um, slide.opacity], axis=1)[sound])
-        done = self._runs.setdefault(slide.run, [0, 0])
-        rng = np.random.default_rng([self._config.seed, slide.run, done[0]])
-        done[0], done[1] = done[0] + 1, done[1] + len(slide)
-        self.drawn = self.drawn.among(slide, sound, of, rng.random(len(sound)))
+        for reason in self._without:
+            self._without[reason] += int((cluster == reason).sum())
+        rows = np.flatnonzero(cluster >= 0)
+        cluster_of_row = cluster[rows]
+        met = meets_rules(slide, self._typical, self._config)[rows].astype(np.int64)
+        np.add.at(self._objects, cluster_of_row, 1)
+        np.add.at(self._met, cluster_of_row, met)
+        np.add.at(self._sums, cluster_of_row, np.stack([slide.longest_um, slide.opacity], axis=1)[rows])
+        counts = self._runs.setdefault(slide.run, [0, 0])
+        rng = np.random.default_rng([self._config.seed, slide.run, counts[0]])
+        counts[0], counts[1] = counts[0] + 1, counts[1] + len(slide)
+        self.sample = self.sample.add(slide, rows, cluster_of_row, rng.random(len(rows)))
         return cluster
 
-    def conclude(self, stores: Sequence[RunStore]) -> CurationRecord:
-        """The verdict on every cluster."""
+    def finish(self, stores: Sequence[RunStore]) -> CurationRecord:
+        """Apply the rules, weight the clusters and return the record."""
         backbone = VectorReader(stores[0]).backbone
         reasons = apply_rules(self._met, self._objects, self._config)
         kept = np.where([reason is None for reason in reasons], self._objects, 0)
-        weight = balance_weights(kept, power=self._config.balance, most=self._config.most_weight)
+        weight = balance_weights(kept, power=self._config.balance, limit=self._config.most_weight)
         runs = [
             CuratedRun(store.url, store.read_run().digest, *self._runs.get(number, (0, 0)))
             for number, store in enumerate(stores)
@@ -156,21 +166,23 @@ class ClusterStatistics:
         )
 
 
-def _spooled(slide: SlideObjects, cluster: NDArray[np.int32]) -> pa.Table:
+def _cluster_rows(slide: SlideObjects, cluster: NDArray[np.int32]) -> pa.Table:
     names = pa.array([slide.slide_id] * len(slide), pa.string())
     return pa.Table.from_arrays([names, pa.array(slide.object_id), pa.array(cluster)], schema=_SPOOL_SCHEMA)
 
 
 def _write_table(spool: IO[bytes], sink: StreamedFile, record: CurationRecord, clusters: int) -> None:
-    """The table, from the cluster of each object and what became of the clusters."""
+    """Write the table from the cluster of each object and the record of the clusters."""
     family = np.full(clusters + 2, -1, np.int32)
     weight = np.zeros(clusters + 2, np.float32)
     reason: list[str | None] = ["no cluster"] * (clusters + 2)
-    # The last two places are what -1 and -2 lead to.
+    # The last two entries are those at index -1 and -2.
     reason[WITHOUT_PIXELS], reason[WITHOUT_VECTOR] = "without pixels", "without vector"
-    for one in record.clusters:
-        family[one.cluster], weight[one.cluster], reason[one.cluster] = one.family, one.weight, one.reason
-    kept = np.array([why is None for why in reason])
+    for curated in record.clusters:
+        family[curated.cluster] = curated.family
+        weight[curated.cluster] = curated.weight
+        reason[curated.cluster] = curated.reason
+    kept = np.array([text is None for text in reason])
     reasons = pa.array(reason, pa.string())
     schema = CURATION_SCHEMA.with_metadata({FOOTER_KEY: record.to_json()})
     with (

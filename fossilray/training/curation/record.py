@@ -1,4 +1,4 @@
-"""What a curation records."""
+"""The record of a curation, stored as JSON in the footer of its table."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from fossilray.core.config import CurationConfig
 
 @dataclass(frozen=True)
 class CuratedCluster:
-    """One cluster and what becomes of it."""
+    """One cluster: kept with a weight, or left out with a reason."""
 
     cluster: int
     family: int
     objects: int
     reason: str | None
-    """The rule by which it is left out; None: it is kept."""
+    """The rule by which it is left out; None if it is kept."""
     weight: float
-    """Of each of its crops; 0 where it is left out."""
+    """Weight of each of its crops; 0 if it is left out."""
     met: dict[str, float]
-    """Share of its objects that meet each rule, where any does."""
+    """Share of its objects that meet each rule; rules that none meets are left out."""
     longest_um: float
+    """Mean over its objects."""
     opacity: float
-    """Means over its objects."""
+    """Mean over its objects."""
 
 
 @dataclass(frozen=True)
 class CuratedRun:
-    """A run that was curated, and what tells whether it is still the same."""
+    """A curated run, with the digest of its settings."""
 
     url: str
     digest: str
@@ -38,20 +39,20 @@ class CuratedRun:
 
 @dataclass(frozen=True)
 class CurationRecord:
-    """What the table's footer holds under `fossilray`."""
+    """The content of the footer's entry `fossilray`. Field names are part of the format."""
 
     schema_version: int
     fossilray: str
     runs: tuple[CuratedRun, ...]
     backbone: tuple[str, ...]
-    """Name and sha256 of what made the embeddings."""
+    """Name and SHA-256 of the backbone of the embeddings."""
     config: CurationConfig
     objects: int
     kept: int
     without_pixels: int
     without_vector: int
     clusters: tuple[CuratedCluster, ...]
-    """Those that have any object."""
+    """Clusters with at least one object."""
 
     def to_json(self) -> bytes:
         return json.dumps(
