@@ -1,4 +1,4 @@
-"""The whole job on a small synthetic archive: paint, process, ask, compare with the truth, report."""
+"""The demo: slides are painted, processed, queried, compared with the truth, and reported."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fossilray.core.errors import ConfigError
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.parquet import read_table
 from fossilray.core.schemas import TRUTH_SCHEMA
+from fossilray.core.text import format_percent
 from fossilray.core.text_table import Column, TextTable, print_table
 from fossilray.jobs.process import run_job
 from fossilray.jobs.progress import choose_display
@@ -47,11 +48,11 @@ FROM objects GROUP BY ALL ORDER BY well, depth_m
 def run_demo(
     folder: Path, *, slides: int, size_px: int, console: Console, config: RunConfig | None = None
 ) -> JobResult:
-    """Leave slides, run and report.html in a folder and say what was found; the same call resumes.
+    """Write slides, a run and report.html into a folder, and print the census and its scores; the same call resumes.
 
     Raises:
-        ConfigError: the folder holds a demo of other slides, or other things where a demo's would be written.
-        FossilrayError: as `run_job` and `write_report` do.
+        ConfigError: the folder holds a demo of other slides, or other files in the place of a demo's.
+        FossilrayError: as of `run_job` and `write_report`.
     """
     archive, run, report = folder / "slides", folder / "run", folder / "report.html"
     settings = config or RunConfig()
@@ -70,13 +71,13 @@ def run_demo(
         for failure in result.failures:
             console.print(f"[red]failed[/] {escape(failure.slide_id)}: {escape(failure.message)}")
     store = RunStore.open(str(run), settings.store)
-    with _step(console, "3  Ask DuckDB: what lies at which depth?"):
+    with _step(console, "3  Query with DuckDB: objects by well and depth"):
         print_table(run_query(store, CENSUS_SQL), console=console)
-    with _step(console, "4  Compare with the truth, which the painter wrote down"):
+    with _step(console, "4  Compare with the truth, which was recorded while painting"):
         console.print(_render(_score(store, archive)))
     with _step(console, "5  Write the report"):
         write_report(store, report)
-    _say_where(console, folder)
+    _print_paths(console, folder)
     return result
 
 
@@ -89,14 +90,14 @@ def _step(console: Console, title: str) -> Iterator[None]:
 
 
 def _make_archive(archive: Path, recipe: ArchiveRecipe, console: Console) -> None:
-    there = read_recipe(archive)
-    if there == recipe:
-        console.print("they are there already")
+    existing = read_recipe(archive)
+    if existing == recipe:
+        console.print("already painted")
         return
-    if there is not None:
+    if existing is not None:
         raise ConfigError(
-            f"{archive} holds {there.slides} slides of {there.size_px} px painted by fossilray {there.version}; "
-            "name another folder, or delete this one"
+            f"{archive} holds {existing.slides} slides of {existing.size_px} px painted by fossilray "
+            f"{existing.version}; name another folder, or delete this one"
         )
     synthesise_archive(
         archive,
@@ -120,26 +121,26 @@ def _score(store: RunStore, archive: Path) -> TruthScore:
 def _render(score: TruthScore) -> TextTable:
     numbers = (Column(name, is_number=True) for name in ("painted", "found", "recall", "precision"))
     table = TextTable("size", *numbers)
-    classes = [(f"{low:g}-{high:g} um", part) for (low, high), part in score.by_size_um.items()]
-    for name, part in (*classes, (f"all, IoU {score.iou:g}", score)):
+    classes = [(f"{low:g}-{high:g} um", scores) for (low, high), scores in score.by_size_um.items()]
+    for name, scores in (*classes, (f"all, IoU {score.iou:g}", score)):
         table.add_row(
-            name, f"{part.true:,}", f"{part.found:,}", _percent(part.recall), _percent(part.precision)
+            name,
+            f"{scores.true:,}",
+            f"{scores.found:,}",
+            format_percent(scores.recall, decimals=1),
+            format_percent(scores.precision, decimals=1),
         )
     return table
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def _say_where(console: Console, folder: Path) -> None:
+def _print_paths(console: Console, folder: Path) -> None:
     run = shlex.quote(str(folder / "run"))
     lines = (
         ("report", str(folder / "report.html")),
         ("slides", f"{folder / 'slides'}, with {TRUTH_FILE}"),
         ("run", f"{folder / 'run'}: objects/ (Parquet), arrays/ (Zarr: crops and embeddings)"),
         (
-            "ask",
+            "query",
             f'fossilray query {run} "SELECT * FROM objects WHERE width_um > 100 ORDER BY score DESC LIMIT 10"',
         ),
         (

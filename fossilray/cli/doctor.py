@@ -91,7 +91,7 @@ def examine() -> list[InstallationCheck]:
 
 
 def render(checks: list[InstallationCheck]) -> TextTable:
-    """Lay the results out as a table for the terminal."""
+    """Return the results as a table for the terminal."""
     colours = {"ok": "green", "note": "yellow", "broken": "red"}
     table = TextTable("part", "status", "details", title="fossilray doctor")
     for check in checks:

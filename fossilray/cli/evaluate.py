@@ -279,7 +279,7 @@ def uncertainty(
 
 @dataclass(frozen=True)
 class _Trainer:
-    """The trainings that `--train` asks for, always from the same start.
+    """The trainings of `--train`, always from the same initial weights.
 
     Raises:
         UsageError: an option of a training was given without `--train`.

@@ -158,14 +158,14 @@ def export(
         },
     )
     request = _Request(open_store(run, config, set_), out_path, where, slide, predictions)
-    if form in ("coco", "yolo"):
-        tiles = _tile_options(tile_px, um_per_px, background)
-        if form == "coco":
-            request.write_coco(tiles)
-        else:
-            request.write_yolo(
-                tiles, validation=0.2 if validation is None else validation, split_by=split_by or "auto"
-            )
+    if form == "coco":
+        request.write_coco(_tile_options(tile_px, um_per_px, background))
+    elif form == "yolo":
+        request.write_yolo(
+            _tile_options(tile_px, um_per_px, background),
+            validation=0.2 if validation is None else validation,
+            split_by=split_by or "auto",
+        )
     else:
         request.write_objects(form, embeddings=embeddings, keep_bounds=keep_bounds)
 

@@ -69,7 +69,7 @@ def check_folder(files: Files, kind: FolderKind, *, deep: bool = False) -> Folde
 
 
 def render_report(report: FolderReport) -> Group:
-    """Lay out the result and the first findings for a rich console."""
+    """Return the result and the first findings, for a rich console."""
     from rich.console import Group
     from rich.text import Text
 

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from fossilray.core.records import WorkerStatus
 from fossilray.core.text import format_duration, strip_control_characters
@@ -120,18 +121,18 @@ def choose_display(console: Console) -> Display:
 
 
 class TerminalDisplay:
-    """A progress bar for the job and a line per worker."""
+    """A progress bar for the job, a line of counts, which is folded on a narrow terminal, and a line per worker."""
 
     def __init__(self, console: Console) -> None:
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=36),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[counts]}"),
             TimeElapsedColumn(),
             console=console,
         )
-        self._task = self._bar.add_task("slides", total=None, counts="")
+        self._task = self._bar.add_task("slides", total=None)
+        self._counts = Text()
         self._live = Live(self._bar, console=console, refresh_per_second=4, transient=False)
         self._console = console
 
@@ -142,27 +143,27 @@ class TerminalDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.update(self._bar, refresh=True)
+        self._live.update(Group(self._bar, self._counts), refresh=True)
         self._live.stop()
 
     def update(self, tally: Tally, states: Mapping[str, WorkerStatus]) -> None:
-        text = f"{tally.objects:,} objects"
+        text = Text(f"{tally.objects:,} objects", overflow="fold")
         counts = tally.counts
         for count, name in ((counts.failed, "failed"), (counts.quarantined, "quarantined")):
             if count:
-                text += f"  [red]{count:,} {name}[/red]"
+                text.append("  ").append(f"{count:,} {name}", style="red")
         if tally.committed:
-            text += f"  {tally.slides_per_hour:,.0f} {tally.unit}s/h"
+            text.append(f"  {tally.slides_per_hour:,.0f} {tally.unit}s/h")
         if tally.eta_s is not None and tally.finished < tally.total:
-            text += f"  {format_duration(tally.eta_s)} left"
+            text.append(f"  {format_duration(tally.eta_s)} left")
         self._bar.update(
             self._task,
             description=f"{tally.unit}s",
             completed=tally.finished,
             total=tally.total,
-            counts=text,
         )
-        self._live.update(Group(self._bar, _worker_table(states)) if states else self._bar)
+        self._counts = text
+        self._live.update(Group(self._bar, text, *([_worker_table(states)] if states else [])))
 
     def message(self, line: str) -> None:
         self._console.print(strip_control_characters(line), markup=False, highlight=False)

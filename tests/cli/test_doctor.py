@@ -13,7 +13,7 @@ from fossilray.cli.doctor import examine, render
 
 def test_a_whole_installation_has_nothing_broken() -> None:
     findings = examine()
-    assert not [finding for finding in findings if finding.verdict == "broken"]
+    assert not [finding for finding in findings if finding.status == "broken"]
     stream = io.StringIO()
     Console(file=stream, width=160).print(render(findings))
     for subject in ("ray", "torch", "CUDA", "OpenSlide", "DuckDB", "detector weights", "scratch space"):
@@ -30,5 +30,5 @@ def test_a_missing_library_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(builtins, "__import__", without_cv2)
     (finding,) = [finding for finding in examine() if finding.subject == "OpenCV"]
-    assert finding.verdict == "broken"
+    assert finding.status == "broken"
     assert "opencv-python-headless" in finding.detail

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -74,14 +75,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     forget_resolution(folder / "no resolution.tif")
     (folder / "empty.tiff").touch()
     run = folder.parent / "run of 'quotes' & spaces"
-    answer = process(folder, run)
+    result = process(folder, run)
     store = RunStore.open(str(run))
     return Finished(
         folder,
         run,
-        answer.returncode,
-        answer.stdout,
-        answer.stderr,
+        result.returncode,
+        result.stdout,
+        result.stderr,
         {row.slide_id: row for row in store.summaries()},
         {failure.slide_id: failure for failure in store.attempts.failures()},
     )
@@ -125,7 +126,7 @@ def test_a_broken_mirax_slide_is_refused_by_name_in_one_sentence(finished: Finis
     assert "\n" not in failure.message
 
 
-def test_a_slide_without_resolution_says_where_to_set_it(finished: Finished) -> None:
+def test_failure_of_a_slide_without_resolution_names_the_setting(finished: Finished) -> None:
     failure = finished.failures[slide_id_for(Path("no resolution.tif"))]
     assert failure.error == "MissingResolution"
     assert "slides.mpp" in failure.message
@@ -138,6 +139,21 @@ def test_an_empty_file_is_named(finished: Finished) -> None:
 def test_failures_are_listed_at_the_end(finished: Finished) -> None:
     for slide_id in finished.failures:
         assert slide_id[:12] in finished.stdout
+
+
+def test_the_last_line_counts_the_failures_by_reason_and_names_the_next_command(finished: Finished) -> None:
+    last = finished.stdout.rstrip("\n").splitlines()[-1]
+    assert last.startswith("not committed: ")
+    by_state = dict(re.findall(r"(\d+ [a-z]+) \(([^)]*)\)", last))
+    counts = [re.findall(r"(\d+) (\w+)", errors) for errors in by_state.values()]
+    assert sum(int(count) for errors in counts for count, _ in errors) == len(finished.failures)
+    assert {error for errors in counts for _, error in errors} == {
+        failure.error for failure in finished.failures.values()
+    }
+    command = re.search(r"`fossilray ([^`]*)` lists the reasons", last)
+    assert command is not None
+    assert shlex.split(command[1]) == ["failures", str(finished.run)]
+    assert last.endswith("run the same command again")
 
 
 def test_a_slide_without_objects_commits_no_rows(finished: Finished) -> None:
@@ -183,29 +199,29 @@ def test_nothing_is_written_outside_the_run_directory(finished: Finished) -> Non
         assert ".." not in slide_id
 
 
-def test_the_same_command_again_does_nothing_and_says_so(finished: Finished) -> None:
+def test_the_same_command_again_processes_nothing(finished: Finished) -> None:
     before = snapshot(finished.run / "objects")
-    answer = process(finished.folder, finished.run)
-    assert answer.returncode == 0
-    assert f"({len(finished.committed)} before)" in answer.stdout
+    result = process(finished.folder, finished.run)
+    assert result.returncode == 0
+    assert f"({len(finished.committed)} before)" in result.stdout
     assert snapshot(finished.run / "objects") == before
 
 
-def test_strict_tells_that_slides_failed(finished: Finished) -> None:
+def test_strict_exits_with_4_when_slides_failed(finished: Finished) -> None:
     assert process(finished.folder, finished.run, "--strict").returncode == 4
 
 
 def test_other_settings_are_refused_with_the_difference(finished: Finished) -> None:
-    answer = process(finished.folder, finished.run, "--set", "detector.classical.offset=9")
-    assert answer.returncode == 2
-    assert "detector.classical.offset" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    result = process(finished.folder, finished.run, "--set", "detector.classical.offset=9")
+    assert result.returncode == 2
+    assert "detector.classical.offset" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_dry_run_writes_nothing(finished: Finished, tmp_path: Path) -> None:
-    answer = process(finished.folder, tmp_path / "dry", "--dry-run")
-    assert answer.returncode == 0
-    assert f"{len(finished.committed)} slides (0 already committed)" in answer.stdout
+    result = process(finished.folder, tmp_path / "dry", "--dry-run")
+    assert result.returncode == 0
+    assert f"{len(finished.committed)} slides (0 already committed)" in result.stdout
     assert not (tmp_path / "dry").exists()
 
 
@@ -223,11 +239,11 @@ def test_a_dry_run_writes_nothing(finished: Finished, tmp_path: Path) -> None:
 def test_bad_usage_is_one_sentence_and_a_code(
     finished: Finished, tmp_path: Path, arguments: list[str], reason: str
 ) -> None:
-    places = {"SLIDES": str(finished.folder / "blank.mrxs"), "RUN": str(tmp_path / "run")}
-    answer = fossilray("process", *[places.get(word, word) for word in arguments])
-    assert answer.returncode in (1, 2)
-    assert re.search(reason, answer.stderr)
-    assert "Traceback" not in answer.stderr
+    paths = {"SLIDES": str(finished.folder / "blank.mrxs"), "RUN": str(tmp_path / "run")}
+    result = fossilray("process", *[paths.get(word, word) for word in arguments])
+    assert result.returncode in (1, 2)
+    assert re.search(reason, result.stderr)
+    assert "Traceback" not in result.stderr
     assert not list(tmp_path.glob("run/objects/*"))
 
 
@@ -253,10 +269,10 @@ def test_interrupted_it_stops_soon_and_the_same_command_finishes(tmp_path: Path)
 
 def test_a_catalog_is_written_edited_and_processed(finished: Finished, tmp_path: Path) -> None:
     listed = tmp_path / "catalog.csv"
-    answer = fossilray("catalog", str(finished.folder), "--out", str(listed))
-    assert answer.returncode == 0
+    result = fossilray("catalog", str(finished.folder), "--out", str(listed))
+    assert result.returncode == 0
     refused = (tmp_path / "catalog.refused.csv").read_text(encoding="utf-8")
-    assert all(name in refused and name in answer.stdout for name in ("no slidedat.mrxs", "empty.tiff"))
+    assert all(name in refused and name in result.stdout for name in ("no slidedat.mrxs", "empty.tiff"))
     text = listed.read_text(encoding="utf-8").splitlines()
     keep = [text[0], next(line for line in text if line.startswith("blank,")) + ""]
     fields = dict(zip(keep[0].split(","), keep[1].split(","), strict=True))
@@ -268,8 +284,8 @@ def test_a_catalog_is_written_edited_and_processed(finished: Finished, tmp_path:
     demo.mkdir(parents=True)
     (demo / "run.json").touch()
     os.utime(demo.parent, (0, 0))
-    answer = process(listed, tmp_path / "run", "--set", f"slides.scratch={scratch}")
-    assert answer.returncode == 0
+    result = process(listed, tmp_path / "run", "--set", f"slides.scratch={scratch}")
+    assert result.returncode == 0
     assert not killed.exists()
     assert (demo / "run.json").exists()
     row = RunStore.open(str(tmp_path / "run")).summaries()[0]
@@ -282,10 +298,10 @@ def leave_scratch(root: Path) -> Path:
         "import os, sys; from fossilray.slides.remote.scratch import Scratch; s = Scratch(sys.argv[1]); "
     )
     program += "print(s.folder, flush=True); os.kill(os.getpid(), 9)"
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program, str(root)], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    return Path(said.stdout.strip())
+    return Path(result.stdout.strip())
 
 
 def test_the_pipeline_script_with_a_configuration_alone_is_the_same_job(
@@ -299,7 +315,7 @@ def test_the_pipeline_script_with_a_configuration_alone_is_the_same_job(
         encoding="utf-8",
     )
     script = [sys.executable, str(ROOT / "pipelines" / "process_slides.py"), "--config", str(config)]
-    answer = subprocess.run(
+    result = subprocess.run(
         script,
         cwd=tmp_path,
         capture_output=True,
@@ -307,7 +323,7 @@ def test_the_pipeline_script_with_a_configuration_alone_is_the_same_job(
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert answer.returncode == 0, answer.stderr
+    assert result.returncode == 0, result.stderr
     assert RunStore.open(str(tmp_path / "run")).committed() == {"blank"}
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from dataclasses import asdict
 
+import pytest
 from rich.console import Console
 
 from fossilray.core.records import WorkerStatus
@@ -52,6 +54,17 @@ def test_a_terminal_shows_counts_rate_and_each_worker() -> None:
     text = stream.getvalue()
     for part in ("12,345 objects", "1 failed", "4/8", "well__slide[bold]", "crops", "[red]as it is[/red]"):
         assert part in text
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_narrow_terminal_shows_every_count_whole(width: int) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=width)
+    tally = Tally(total=98_765, committed=43_210, failed=1_942, objects=12_345_678, started_s=-3600)
+    with TerminalDisplay(console) as display:
+        display.update(tally, {})
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue()).split()
+    assert {"12,345,678", "objects", "1,942", "failed", "slides/h"} <= set(shown)
 
 
 def test_the_rate_counts_what_this_job_did_and_the_end_is_estimated_from_it() -> None:
