@@ -76,8 +76,8 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
     ),
     ("core/marked_folders.py", "_remove", "rmtree"): (1, "in a marked folder, by descriptors"),
     ("core/marked_folders.py", "_remove", "unlink"): (1, "in a marked folder, by descriptors"),
-    ("jobs/scheduler/worker_pool.py", "WorkerPool.send", "remove"): (1, _A_LIST),
-    ("jobs/scheduler/driver.py", "_Driver._take", "remove"): (1, _A_LIST),
+    ("jobs/scheduler/worker_pool.py", "WorkerPool.submit", "remove"): (1, _A_LIST),
+    ("jobs/scheduler/driver.py", "_Driver._handle_result", "remove"): (1, _A_LIST),
     ("analysis/search/index_store.py", "IndexStore.commit", "delete"): (
         2,
         "data/<16 hex> that this process has written, or the note of its maker in it",
@@ -125,7 +125,7 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
     ("store/files/remote.py", "RemoteFiles.clock", "delete"): (1, _OWN_NAME),
     ("store/files/remote.py", "RemoteFiles.abort_uploads", "delete"): (1, ".probe/<16 hex>, of that age"),
     ("store/run/run_store.py", "RunStore.commit_submitted", "delete"): (1, f"{_RUN}; committed just before"),
-    ("store/run/run_store.py", "RunStore.sweep_attempt", "delete"): (
+    ("store/run/run_store.py", "RunStore.delete_attempt", "delete"): (
         2,
         f"{_RUN}; of the attempt's own random id",
     ),

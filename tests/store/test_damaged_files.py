@@ -49,6 +49,7 @@ OWN_WORDS = {
     "core/folder_owners.py",  # marks of processes: what is none belongs to another program
     "store/dataset/unfinished_dataset.py",  # the mark of a compaction: what is none is left alone
     "store/files/claims.py",  # claims: what is none counts as held
+    "store/files/process_note.py",  # notes of processes: another content names none
     "synthetic/archive.py",  # a recipe: what is none means another archive
     "analysis/export/vectors.py",  # what was encoded a line before
     "jobs/scheduler/autoscaler.py",  # what Ray keeps in its memory

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 from rich.console import Console
+from support.classified_run import predict
+from support.irregular_files import irregular
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.small_run import (
     COUNTS,
@@ -198,3 +201,37 @@ def test_a_long_result_is_cut_and_says_so() -> None:
     console = Console(file=io.StringIO(), width=80)
     print_table(pa.table({"n": list(range(500))}), console=console, most_rows=10)
     assert "490 more rows" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@irregular
+def test_what_is_no_file_in_place_of_an_objects_file_is_reported_and_left_out(
+    tmp_path: Path, lay: Callable[[Path], None]
+) -> None:
+    run = write_small_run(tmp_path / "run")
+    predict(run, "head")
+    run.rebuild_summaries()
+    objects = Path(run.root, run.committed_files()["a-2030"])
+    predicted = Path(run.root, "predictions", "head", *objects.parts[-2:])
+    for path in (objects, predicted):
+        path.unlink()
+        lay(path)
+    store = RunStore.open(run.url)
+    counted = run_query(store, "SELECT count(*) AS n, count(DISTINCT slide_id) AS slides FROM objects")
+    assert "a-2030" not in run_query(store, "SELECT DISTINCT slide_id FROM objects")["slide_id"].to_pylist()
+    assert counted["n"][0].as_py() == 37
+    (message,) = [message for message in store.left_out.messages if "objects/" in message]
+    assert "a-2030.parquet cannot be used: it is a" in message
+    assert run_query(store, "SELECT count(*) AS n FROM predictions")["n"][0].as_py() > 0
+    (message,) = [message for message in store.left_out.messages if "predictions/" in message]
+    assert "a-2030.parquet cannot be used: it is a" in message
+
+
+def test_files_in_place_are_regular(tmp_path: Path) -> None:
+    run = write_small_run(tmp_path / "run")
+    (tmp_path / "run" / "objects" / "linked.parquet").symlink_to(
+        Path(run.root, run.committed_files()["a-2030"])
+    )
+    assert run.files.irregular("objects") == []
+    assert run.files.irregular("absent") == []
+    (tmp_path / "run" / "objects" / "well=W" / "b.parquet").mkdir(parents=True)
+    assert run.files.irregular("objects") == ["objects/well=W/b.parquet"]

@@ -100,7 +100,7 @@ def test_a_run_that_is_not_mounted_is_told_and_never_made_anew(how: str, store: 
 
 
 def test_what_the_driver_writes_waits_for_the_disk(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fossilray.jobs.journal.ASK_AGAIN_S", 0.1)
+    monkeypatch.setattr("fossilray.jobs.journal.RETRY_EVERY_S", 0.1)
     root = Path(store.root)
     journal = DriverJournal(store.attempts, run=store, patience_minutes=0.1)
     root.rename(root.with_name("elsewhere"))

@@ -235,6 +235,9 @@ class _ReadOnlyFiles:
     def links(self, folder: str) -> list[str]:
         return self._files.links(folder)
 
+    def irregular(self, folder: str) -> list[str]:
+        return self._files.irregular(folder)
+
     def clock(self) -> datetime:
         raise _is_read_only(self.url)
 

@@ -89,6 +89,13 @@ class Files(Protocol):
         """The symbolic links in a folder and on the way to it, sorted; only a disk has some."""
         ...
 
+    def irregular(self, folder: str) -> list[str]:
+        """Folders, pipes and devices in place of files below a folder; only a disk has some.
+
+        `find` lists them too. Readers that list a folder themselves, as DuckDB does, pass over them.
+        """
+        ...
+
     def clock(self) -> datetime:
         """The store's own time, UTC, learnt from a small file that is written and deleted."""
         ...

@@ -108,6 +108,11 @@ class LocalFiles:
         with self._told("list"):
             return links_below(self._root, folder)
 
+    def irregular(self, folder: str) -> list[str]:
+        with self._told("list"):
+            found = _irregular_below(self._folder(folder))
+            return sorted(path[len(self.root) + 1 :] for path in found)
+
     def clock(self) -> datetime:
         with self._told("write to"):
             # Named as half-written files are, so that `tidy` deletes it where this process is killed.
@@ -245,6 +250,21 @@ def _in_place_of_files(above: str, folders: list[str]) -> list[str]:
     if above.rpartition("/")[2] in FOLDERS_OF_SLIDES:
         return []
     return [name for name in folders if name.endswith((".parquet", ".json"))]
+
+
+def _irregular_below(folder: str) -> Iterator[str]:
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with entries:
+        for entry in entries:
+            if entry.is_file():
+                continue
+            if entry.is_dir(follow_symlinks=False) and not _in_place_of_files(folder, [entry.name]):
+                yield from _irregular_below(entry.path)
+            else:
+                yield entry.path
 
 
 def _expect_no_order(file: int) -> None:

@@ -127,6 +127,9 @@ class RemoteFiles:
     def links(self, folder: str) -> list[str]:
         return []
 
+    def irregular(self, folder: str) -> list[str]:
+        return []
+
     def clock(self) -> datetime:
         path = f"{PROBE_FILES}/{secrets.token_hex(8)}"
         self.write(path, b"")

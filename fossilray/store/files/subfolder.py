@@ -55,6 +55,9 @@ class Subfolder:
         found = self._files.links(self._whole(folder))
         return [self._own(path) if path.startswith(f"{self._folder}/") else "" for path in found]
 
+    def irregular(self, folder: str) -> list[str]:
+        return [self._own(path) for path in self._files.irregular(self._whole(folder))]
+
     def clock(self) -> datetime:
         return self._files.clock()
 

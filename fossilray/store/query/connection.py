@@ -47,7 +47,7 @@ from fossilray.store.query.views import (
     quote,
     with_genera_sql,
 )
-from fossilray.store.run.layout import DERIVED_KINDS
+from fossilray.store.run.layout import DERIVED_KINDS, OBJECTS
 from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.slide_states import read_states
 
@@ -136,7 +136,9 @@ def create_objects_view(
         }
         return {**read, **_named_checks([replace(genera, files=chosen)])}
 
-    _create_view(con, view, CheckedView(sql, checks, store.left_out, types=object_types()))
+    irregular = partial(store.files.irregular, OBJECTS) if files is None else tuple
+    checked = CheckedView(sql, checks, store.left_out, irregular=irregular, types=object_types())
+    _create_view(con, view, checked)
 
 
 def create_derived_views(con: Connection, store: RunStore) -> None:
@@ -150,6 +152,7 @@ def create_derived_views(con: Connection, store: RunStore) -> None:
             lambda without, kind=kind, listed=listed: derived_sql(kind, listed, without=without),  # type: ignore[misc]
             partial(_named_checks, listed),
             store.left_out,
+            irregular=partial(_named_irregular, listed),
             types=answer_types(kind),
         )
         _create_view(con, kind, view)
@@ -253,6 +256,12 @@ def _named_checks(listed: Sequence[DerivedListing]) -> dict[str, Check]:
     return {
         f"{one.answers.name}/{path}": check for one in listed for path, check in derived_checks(one).items()
     }
+
+
+def _named_irregular(listed: Sequence[DerivedListing]) -> list[str]:
+    return [
+        f"{listing.answers.name}/{path}" for listing in listed for path in listing.answers.files.irregular("")
+    ]
 
 
 def _refusal(error: Exception, rest: str) -> QueryError:

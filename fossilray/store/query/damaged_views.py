@@ -6,7 +6,7 @@ nothing is checked until a query fails in a way that a file may have caused; the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -43,6 +43,8 @@ class CheckedView:
     checks: Callable[[], Mapping[str, Check]]
     left_out: LeftOut
     without: set[str] = field(default_factory=set)
+    irregular: Callable[[], Iterable[str]] = tuple
+    """Lists the keys of files that DuckDB passes over where it lists a folder itself: they are not regular files."""
     types: Mapping[str, str] = field(default_factory=dict)
     """DuckDB's name of the type that each of these columns should have."""
 
@@ -59,6 +61,9 @@ def create_view(con: duckdb.DuckDBPyConnection, name: str, view: CheckedView) ->
     import duckdb
 
     _VIEWS.setdefault(con, {})[name] = view
+    irregular = set(view.irregular())
+    if irregular:
+        view.without |= _find(view, whole=False, among=irregular)
     try:
         _execute(con, name, view)
     except duckdb.Error:
@@ -120,9 +125,13 @@ def _execute(con: duckdb.DuckDBPyConnection, name: str, view: CheckedView) -> No
     con.execute(f"CREATE OR REPLACE VIEW {name} AS {view.sql(frozenset(view.without))}")
 
 
-def _find(view: CheckedView, *, whole: bool) -> set[str]:
-    """Keys of damaged files that the view still reads."""
-    checks = {key: check for key, check in view.checks().items() if key not in view.without}
+def _find(view: CheckedView, *, whole: bool, among: Collection[str] | None = None) -> set[str]:
+    """Keys of damaged files that the view still reads. among: the files to check; None: all."""
+    checks = {
+        key: check
+        for key, check in view.checks().items()
+        if key not in view.without and (among is None or key in among)
+    }
     if whole and len(checks) > MOST_READ_WHOLE:
         return set()
 
