@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fossilray.core.formats.file_role import FileRole
+from fossilray.core.formats.parquet_pages import page_sizes
 
 MOST_ROWS = 2**31
 """More than any file of fossilray has; a slide's objects are numbered in 31 bits."""
@@ -99,6 +100,7 @@ def read_table(content: bytes, role: FileRole, *, schema: pa.Schema | None = Non
             if schema is not None:
                 _compare_columns(found, schema, role)
             _check_width(metadata, most, role)
+        _check_pages(content, most, role)
         table = _inflate(content, _plain(found), metadata.num_columns, most, role)
         if table.num_rows != metadata.num_rows:
             raise role.damaged(f"it holds {table.num_rows:,} rows of {metadata.num_rows:,}")
@@ -206,6 +208,15 @@ def _family(kind: pa.DataType) -> str:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "text"
     return "list" if pa.types.is_nested(kind) else str(kind)
+
+
+def _check_pages(content: bytes, most: int, role: FileRole) -> None:
+    """Refuse pages that claim more than the file may inflate to, before memory is allocated for one."""
+    total = 0
+    for size in page_sizes(content):
+        total += size
+        if total > most:
+            raise role.damaged(f"its pages claim more than {most:,} bytes from {len(content):,}")
 
 
 def _check_width(metadata: pq.FileMetaData, most: int, role: FileRole) -> None:
