@@ -1,4 +1,4 @@
-"""Tables for the terminal, and as CSV, JSON or Parquet."""
+"""Results of queries as CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fossilray.core.config.choices import TableFormat
+from fossilray.core.errors import UsageError
+from fossilray.core.text import LIKE_A_FORMULA
 from fossilray.core.whole_files import write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
-from fossilray.core.text import LIKE_A_FORMULA
 
 
 def write_table(table: pa.Table, *, form: TableFormat, out: Path | None = None) -> None:
-    """Write a result to a file, or to standard output.
+    """Write a table to a file, or to standard output.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: the file cannot be written, or two columns share a name and the format is JSON.
     """
     content = encode_table(table, form)
     if out is None:
@@ -34,7 +35,11 @@ def write_table(table: pa.Table, *, form: TableFormat, out: Path | None = None) 
 
 
 def encode_table(table: pa.Table, form: TableFormat) -> bytes:
-    """A result as the bytes of a CSV file, a JSON array of records, or a Parquet file."""
+    """Return a table as the bytes of a CSV file, a JSON array of records, or a Parquet file.
+
+    Raises:
+        UsageError: two columns share a name and the format is JSON, whose records cannot hold both.
+    """
     if form == "json":
         return _to_json(table)
     sink = io.BytesIO()
@@ -50,13 +55,21 @@ def encode_table(table: pa.Table, form: TableFormat) -> bytes:
 
 
 def _to_json(table: pa.Table) -> bytes:
+    shared = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if shared:
+        raise UsageError(
+            f"two columns of the result are named {shared[0]}, and a JSON record holds one; rename one with AS, or "
+            "write CSV"
+        )
     rows = [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()]
     return json.dumps(rows, ensure_ascii=False, indent=1).encode() + b"\n"
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON's own types; JSON has no NaN."""
+    """Return a value in the types of JSON, which has neither NaN nor infinity. Whole decimals, as of sum(), are int."""
     match value:
+        case decimal.Decimal() if value.is_finite() and value == value.to_integral_value():
+            plain = int(value)
         case float() | decimal.Decimal():
             plain: Any = float(value) if math.isfinite(value) else None
         case dict():
@@ -75,7 +88,7 @@ def _plain(value: Any) -> Any:
 
 
 def _flatten(table: pa.Table) -> pa.Table:
-    """CSV has no lists or structures: they become JSON; and a spreadsheet that opens it must meet no formula."""
+    """Return the table with lists and structures as JSON, and texts escaped that a spreadsheet reads as formulas."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
