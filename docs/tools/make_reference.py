@@ -1,4 +1,4 @@
-"""Write docs/reference/commands/ and docs/reference/configuration/ from the program itself; a test fails when they lag.
+"""Write the pages of commands, configuration and API in docs/reference/ from the program; a test fails when they lag.
 
 python docs/tools/make_reference.py
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -18,6 +19,7 @@ from fossilray.core.config import CurationConfig, RunConfig, Section, TrainConfi
 from fossilray.core.config.training_recipes import RECIPES
 
 DOCS = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parent))
 
 _COMMANDS_INTRODUCTION = "`fossilray COMMAND --help` prints the same text."
 _CONFIGURATION_INTRODUCTION = (
@@ -45,6 +47,8 @@ def main() -> None:
 def reference_pages() -> dict[str, str]:
     """Every reference page by its path below docs/."""
     commands = {_path_of(name): _command_page(name, function) for name, function in commands_by_name()}
+    from api_page import api_page
+
     sections = {f"reference/configuration/{name}.md": text for name, text in _section_pages()}
     return {
         **commands,
@@ -55,6 +59,7 @@ def reference_pages() -> dict[str, str]:
         ),
         "reference/configuration/training.md": _whole_page("Training of a backbone", TrainConfig, _recipes()),
         "reference/configuration/curation.md": _whole_page("Curation", CurationConfig, []),
+        "reference/api.md": api_page(),
     }
 
 
@@ -141,13 +146,21 @@ def _parameters(function: Callable[..., object]) -> tuple[list[Row], list[Row]]:
             spellings = [one for one in (info.default, *(info.param_decls or ())) if str(one).startswith("-")]
             spelled = "/".join(spellings or ["--" + parameter.name.replace("_", "-")])
             takes = "" if kind is bool else " " + _metavar(kind)
-            options.append((spelled + takes, _default(parameter), info.help or ""))
+            options.append((spelled + takes, _default(parameter), (info.help or "") + _choices(kind)))
     return arguments, options
+
+
+def _choices(kind: Any) -> str:
+    """The values that an option accepts, if they are named."""
+    if get_origin(kind) is Literal:
+        return " One of " + ", ".join(f"`{value}`" for value in get_args(kind)) + "."
+    inner = [part for part in get_args(kind) if part is not type(None)]
+    return _choices(inner[0]) if inner else ""
 
 
 def _metavar(kind: Any) -> str:
     if get_origin(kind) is Literal:
-        return "|".join(get_args(kind))
+        return "CHOICE"
     if get_origin(kind) is list:
         return _metavar(*get_args(kind))
     inner = [part for part in get_args(kind) if part is not type(None)] or [kind]
@@ -176,7 +189,10 @@ def _section_pages() -> list[tuple[str, str]]:
 
 
 def _whole_page(title: str, kind: type[Section], more: list[str]) -> str:
-    lines = [f"# {title}", "", inspect.cleandoc(kind.__doc__ or ""), "", *more]
+    # The docstring is that of the API's page, too: its example belongs there, and so does the way to this page.
+    about = inspect.cleandoc(kind.__doc__ or "").partition("\n\nExample:")[0]
+    about = re.sub(r"\n?docs/reference/\S+ lists every field\.", "", about)
+    lines = [f"# {title}", "", about, "", *more]
     for field in document_config(kind):
         lines += _field_lines(*field)
     return "\n".join(lines).rstrip() + "\n"

@@ -16,6 +16,7 @@ import yaml
 from project.test_floors import MAY_IMPORT
 from typer.testing import CliRunner
 
+import fossilray
 from fossilray import __version__
 from fossilray.cli.main import app
 from fossilray.core.config import (
@@ -75,6 +76,12 @@ def test_every_command_and_every_field_has_its_place_in_the_docs() -> None:
         for name, _, description in document_config(kind):
             assert description
             assert f"# `{name}`" in text
+
+
+def test_every_public_name_has_its_place_in_the_docs() -> None:
+    page = (REFERENCE / "api.md").read_text(encoding="utf-8")
+    for name in fossilray.__all__:
+        assert f"`{name}`" in page or f"`fossilray.{name}`" in page
 
 
 def test_every_command_answers_help() -> None:
