@@ -140,7 +140,9 @@ def trace(
 
     traced = trace_slide(slide, settings(config, set_), out_file)
     usage = traced.usage
-    took = f" in {usage.seconds:,.1f} s, {usage.networks_s / usage.seconds:.0%} at networks" if usage else ""
+    took = (
+        f" in {usage.seconds:,.1f} s, {usage.network_busy_s / usage.seconds:.0%} at networks" if usage else ""
+    )
     ended = f"failed: {traced.failure.message}" if traced.failure else "done"
     objects = f", {traced.summary.objects:,} objects" if traced.summary else ""
     say(f"{traced.slide_id} {ended}{took}{objects} -> {traced.path}")

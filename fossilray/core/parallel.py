@@ -1,4 +1,4 @@
-"""Many items in order, by threads or in lists, with memory that does not grow with the items."""
+"""Ordered parallel maps with bounded memory, and a thread pool that measures its own load."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import Any, ParamSpec, TypeVar
 
 from fossilray.core.chrome_trace import ChromeTrace
@@ -16,11 +15,11 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 _ITEMS_AT_ONCE = 1024
-"""An executor keeps a thousand bytes for each item it was given."""
+"""Items submitted together; an executor keeps a kilobyte for each."""
 
 
 def map_in_chunks(work: Callable[[In], Out], items: Sequence[In], *, threads: int) -> Iterator[Out]:
-    """Results in the order of `items`, of which only some are in hand at once."""
+    """Yield results in the order of `items`. At most _ITEMS_AT_ONCE are in memory."""
     with ThreadPoolExecutor(threads) as pool:
         for begin in range(0, len(items), _ITEMS_AT_ONCE):
             yield from pool.map(work, items[begin : begin + _ITEMS_AT_ONCE])
@@ -29,41 +28,32 @@ def map_in_chunks(work: Callable[[In], Out], items: Sequence[In], *, threads: in
 def map_ordered(
     pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], *, ahead: int
 ) -> Generator[Out]:
-    """Results of `work` in the order of `items`, at most `ahead` of them begun and not yet taken."""
-    begun: deque[Future[Out]] = deque()
+    """Yield results of `work` in the order of `items`; at most `ahead` are started before they are consumed."""
+    started: deque[Future[Out]] = deque()
     try:
         for item in items:
-            begun.append(pool.submit(work, item))
-            if len(begun) >= ahead:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
+            started.append(pool.submit(work, item))
+            if len(started) >= ahead:
+                yield started.popleft().result()
+        while started:
+            yield started.popleft().result()
     finally:
-        for future in begun:
+        for future in started:
             future.cancel()
-
-
-def batched_with_index(items: Iterable[Out], size: int) -> Iterator[tuple[int, list[Out]]]:
-    """Items in lists of `size` (the last may be shorter), each with the index of its first item."""
-    source = iter(items)
-    first = 0
-    while batch := list(islice(source, size)):
-        yield first, batch
-        first += len(batch)
 
 
 Given = ParamSpec("Given")
 
 
 class MonitoredThreadPool(ThreadPoolExecutor):
-    """Threads of one kind of work; watching costs a few microseconds a task."""
+    """Threads for one kind of task. Measuring adds a few microseconds to a task."""
 
     def __init__(self, threads: int, kind: str) -> None:
         super().__init__(threads, thread_name_prefix=kind)
         self.timeline: ChromeTrace | None = None
-        """Where each task is written down; for one slide at a time."""
+        """Trace in which each task is recorded, for one slide at a time."""
         self.task_name = kind
-        """What the timeline calls a task now."""
+        """Name of the current tasks in the trace."""
         self._kind = kind
         self._lock = threading.Lock()
         self._waiting = 0
@@ -73,12 +63,12 @@ class MonitoredThreadPool(ThreadPoolExecutor):
 
     @property
     def waiting(self) -> int:
-        """Tasks that no thread has begun."""
+        """Tasks that no thread has started."""
         return self._waiting
 
     @property
     def busy_s(self) -> float:
-        """Seconds so far in which at least one thread was at work."""
+        """Seconds so far in which at least one thread was busy."""
         with self._lock:
             return self._busy_s + (time.monotonic() - self._since_s if self._running else 0.0)
 

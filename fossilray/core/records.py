@@ -1,7 +1,6 @@
-"""Types and table schemas that travel between files; every column name is spelled here and only here.
+"""Records that are passed between rooms or written as rows and JSON; `schemas` derives table columns from them.
 
-Frames: slide coordinates are level-0 pixels of OpenSlide's frame, x before y, origin top left.
-Images are H x W x 3 uint8 RGB.
+Coordinates are level-0 pixels in OpenSlide's frame: x before y, origin top left.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from fossilray.core.errors import NAMES_BEFORE, FossilrayError, SlideError, Sour
 from fossilray.core.exception_summary import ExceptionSummary, summarise_exception
 
 READABLE_VERSIONS = (4, 5)
-"""Versions of runs and datasets that are read and resumed; columns that they lack are null."""
-
+"""Schema versions of runs and datasets that can be read and resumed; columns that older ones lack are null."""
 
 UNASSIGNED_WELL = "unassigned"
+"""Well of slides for which none is known."""
 
 
 @dataclass(frozen=True)
 class CatalogRow:
-    """One slide of the catalog; None where nobody knows."""
+    """A slide of the catalog; fields are None where the value is unknown."""
 
     slide_id: str
     path: str
@@ -46,18 +45,18 @@ class CatalogRow:
 
 @dataclass(frozen=True)
 class RejectedFile:
-    """A file that looks like a slide and is not, with the reason."""
+    """A file with the name of a slide that cannot be opened as one."""
 
     slide_id: str
     path: str
     reason: str
     error: str = "NotASlide"
-    """The class of what is wrong with it."""
+    """Name of the class of errors."""
 
 
 @dataclass(frozen=True)
 class SlideSummary:
-    """One row of `slides`: a committed slide's counts, losses and times."""
+    """A row of `slides`: counts, losses and times of a committed slide."""
 
     slide_id: str
     path: str
@@ -77,16 +76,16 @@ class SlideSummary:
     tiles_read: Annotated[int, pa.int32()]
     tiles_failed: Annotated[int, pa.int32()]
     content_mm2: float
-    """Scanned area in the finest pass's tiles that are not blank, their halos left out: never above scanned_mm2."""
+    """Scanned area of the finest pass's foreground tiles, without halos; at most scanned_mm2."""
     detector_megapixels: float
-    """What the detector was shown in all passes, halos included, in 1e6 px of its scales."""
+    """Pixels that the detector processed in all passes, halos included, in 1e6 px of its scales."""
     device: str
-    """What the networks ran on, and in which numbers: `cpu/bfloat16`."""
+    """Device and precision of the networks: `cpu/bfloat16`."""
     objects: Annotated[int, pa.int32()]
     crops_coarser: Annotated[int, pa.int32()]
-    """Crops cut from a coarser level because the right one was unreadable."""
+    """Crops extracted from a coarser level because the intended one was unreadable."""
     crops_failed: Annotated[int, pa.int32()]
-    """Objects whose pixels no level could give; their measures are null."""
+    """Objects whose pixels could not be read from any level; their measures are null."""
     array_bytes: int
     seconds_fetch: float
     seconds_open: float
@@ -101,15 +100,15 @@ class SlideSummary:
     finished_at: str
     """UTC, ISO 8601."""
     boxes_outside: Annotated[int, pa.int32()] | None = None
-    """Boxes that lay outside the scanned area and were dropped; None in runs of version 4, as all below."""
+    """Boxes outside the scanned area, which were dropped. This field and all below are None in runs of version 4."""
     lost_share: float | None = None
-    """The largest lost share of any pass, which `slides.max_lost_share` bounds."""
+    """Largest share of a pass's foreground that could not be read; `slides.max_lost_share` bounds it."""
     pass_um_per_px: tuple[float, ...] | None = None
-    """Scale of each pass, fine to coarse."""
+    """Scale of each pass, from fine to coarse."""
     pass_foreground_mm2: tuple[float, ...] | None = None
-    """Of each pass, the scanned area of what is not blank to it."""
+    """Foreground area of each pass."""
     pass_lost_mm2: tuple[float, ...] | None = None
-    """Of each pass, the foreground in tiles that could not be read."""
+    """Foreground area of each pass in tiles that could not be read."""
 
     def __post_init__(self) -> None:
         # Parquet and JSON give lists.
@@ -119,14 +118,14 @@ class SlideSummary:
 
     @property
     def finest_lost_share(self) -> float:
-        """Share of the finest pass's foreground that was lost; in runs of version 4, of the tiles of all passes."""
+        """Share of the finest pass's foreground that could not be read; in runs of version 4, share of all tiles."""
         if self.pass_lost_mm2 and self.pass_foreground_mm2:
             return self.pass_lost_mm2[0] / max(self.pass_foreground_mm2[0], 1e-12)
         return self.tiles_failed / max(self.tiles_planned - self.tiles_blank, 1)
 
 
 def lost_share_of(slides: Iterable[SlideSummary]) -> float:
-    """Share of these slides' foreground that the finest pass could not read, larger slides counting for more."""
+    """Share of the slides' foreground that the finest pass could not read, weighted by area."""
     lost = whole = 0.0
     for slide in slides:
         lost += slide.finest_lost_share * slide.content_mm2
@@ -136,7 +135,7 @@ def lost_share_of(slides: Iterable[SlideSummary]) -> float:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try at one slide; the id is random, so nobody else's files bear it."""
+    """One attempt at processing a slide. Its id is random, so the files of two attempts never have the same name."""
 
     slide_id: str
     attempt: str
@@ -147,7 +146,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt ended without a commit; one row of `failures`."""
+    """A row of `failures`: the reason why an attempt ended without a commit."""
 
     slide_id: str
     attempt: str
@@ -159,13 +158,13 @@ class Failure:
     host: str
     failed_at: str
     place: str | None = None
-    """Of an exception that no rule expects, where in the program it was raised: `fossilray/store/cost.py:120`."""
+    """File and line that raised an unexpected exception: `fossilray/store/cost.py:120`."""
     traceback: str | None = None
-    """The end of its traceback, and that of a lack of memory."""
+    """Traceback of an unexpected exception, or of one that ran out of memory; shortened."""
     root: str | None = None
-    """The folder or the bucket that was out; the slide is not to blame."""
+    """Folder or bucket that was unreachable; the failure does not count against the slide."""
     given_up: bool | None = None
-    """Whether the job gave the slide up, so that only a later start tries it again; None: not recorded."""
+    """Whether the job gave up on the slide, so that only a later job tries it again; None: not recorded."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "error", NAMES_BEFORE.get(self.error, self.error))
@@ -189,8 +188,8 @@ class Failure:
             stage: what the attempt was doing.
             attempt: id of the attempt; by default a new random one.
             cause: the exception that `error` explains, if it is another one; its traceback is kept.
-            expected: an `error` of this class says itself what is wrong, so no location is recorded; a `cause` of it
-                leaves no traceback.
+            expected: class of errors whose message is enough: no location is recorded for them, and no traceback for a
+                `cause` of this class.
             transient: whether another attempt may succeed; a failure that is not transient is quarantined. By default
                 an expected error decides by its own `transient`, and any other is transient.
         """
@@ -221,37 +220,37 @@ class Failure:
 
     @property
     def is_unexpected(self) -> bool:
-        """Whether it may be a fault of the program, or of a library, as well as of the slide."""
+        """Whether the fault may lie in the program or in a library rather than in the slide."""
         return self.place is not None
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """What one worker is doing: the slide, the stage, and the share of the stage that is done (0..1)."""
+    """State of a worker: its slide, the stage, and the share of the stage that is done (0 to 1)."""
 
     slide_id: str
     stage: str
     share: float
     resident_bytes: int = 0
-    """Memory of the worker's process, 0 where it is not known."""
+    """Resident memory of the worker's process; 0 where it is unknown."""
     fetched_bytes: int = 0
-    """While a slide is fetched: what this worker has read of slides so far."""
+    """Bytes of slides that this worker has downloaded so far; 0 except during a download."""
     waiting_reads: int = 0
-    """Windows, or groups of crops, that the reading threads have before them."""
+    """Windows, or groups of crops, that wait for a reading thread."""
     waiting_batches: int = 0
-    """Batches of pixels that wait for a network; where it is always 0, the networks wait for pixels."""
+    """Batches of pixels that wait for a network. If this is always 0, the networks wait for pixels."""
 
 
 @dataclass(frozen=True)
 class ArrayFiles:
-    """What an attempt wrote below arrays/: its Zarr group, and each file's size and checksum."""
+    """Files that an attempt wrote below arrays/: a Zarr group, with size and checksum of each file."""
 
     path: str
-    """The group, relative to the run directory; the `arrays` column of its objects."""
+    """Path of the group below the run directory, as in the column `arrays` of its objects."""
     bytes: dict[str, int]
     """Size of each file, by its path relative to the group."""
     sha256: dict[str, str]
-    """The same files' checksums, hexadecimal."""
+    """SHA-256 of each file, hexadecimal, by the same paths."""
 
     @property
     def total_bytes(self) -> int:
@@ -260,82 +259,81 @@ class ArrayFiles:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One file of a run directory, as a listing shows it."""
+    """A file in a listing of a run directory."""
 
     path: str
     """Relative to the run directory."""
     bytes: int
     modified: datetime
-    """UTC, by the store's clock."""
+    """UTC, by the clock of the store."""
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What a driver says of itself every 30 s, so that status needs the store alone."""
+    """State of a driver, written to the store every 30 s for `fossilray status`."""
 
     driver_id: str
     started_at: str
     beat_at: str
-    """UTC, ISO 8601; a beat much older than 30 s is a driver that ended or died."""
+    """UTC, ISO 8601. A driver whose heartbeat is much older than 30 s has ended or died."""
     total: int
     committed: int
-    """Of `total`, those committed before this driver started included."""
+    """Includes slides that were committed before this driver started."""
     failed: int
     objects: int
     slides_per_hour: float
     workers: int
     in_flight: tuple[str, ...]
-    """slide_ids that workers have in hand."""
+    """slide_ids of the slides in progress."""
     ended: bool = False
-    """The driver's last beat: it finished, was stopped, or gave up."""
+    """True in the last heartbeat: the driver finished, was stopped, or gave up."""
     gpu_hours: float = 0.0
-    """GPUs times hours that its workers held, busy or idle; of a share of a GPU, that share."""
+    """GPUs times hours that its workers held, busy or idle; a worker with a share of a GPU counts that share."""
     core_hours: float = 0.0
     per_gpu_hour: float | None = None
     """Prices in force, from the driver's configuration."""
     per_core_hour: float | None = None
     currency: str = ""
     out: tuple[str, ...] = ()
-    """A sentence for each folder or bucket of slides, and for the run directory, that the job waits for."""
+    """A sentence for each unreachable folder, bucket or run directory that the job waits for."""
     alike: str = ""
-    """What many slides of this job fail by alike, as a sentence."""
+    """A sentence about a failure that many slides of this job share; empty if there is none."""
     host: str = ""
     pid: int = 0
     stopping: bool = False
-    """Asked to stop: slides in flight end, and no other is started."""
+    """The driver was asked to stop: slides in progress finish, and no other is started."""
     boot: str = ""
-    """Which start of which machine the driver runs on; empty in runs of earlier versions, and where the system does
-    not tell, as the next two."""
+    """Id of the boot of the driver's machine; like the next two fields, empty in older runs and where unknown."""
     pid_namespace: str = ""
-    """The space in which `pid` means something."""
+    """PID namespace to which `pid` belongs."""
     process_start: str = ""
-    """When the process began, in the kernel's ticks: tells it from a later one with the same number."""
+    """Start time of the process in kernel ticks, which distinguishes it from a later process with the same pid."""
 
 
 @dataclass(frozen=True)
 class ResourceUsage:
-    """What one attempt took of its worker, however it ended."""
+    """Resources that an attempt used on its worker, however it ended."""
 
     seconds: float
-    networks_s: float
-    """Of these, seconds in which a batch was at a network; in the others the GPU waited."""
+    network_busy_s: float
+    """Seconds in which a network processed a batch; in the others the GPU waited."""
     read_bytes: int
-    """Read from files by the worker's process, 0 where the system does not tell."""
+    """Bytes that the worker's process read from files; 0 on systems that do not count them."""
     fetched_bytes: int
-    """Fetched from an object store, the next slide's share included."""
+    """Bytes downloaded from an object store, including those of the next slide."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one attempt ended; neither summary nor failure: another attempt had committed the slide."""
+    """Result of an attempt. With neither summary nor failure, another attempt had committed the slide."""
 
     slide_id: str
     summary: SlideSummary | None = None
     failure: Failure | None = None
     submitted: bool = False
-    """The objects file waits below pending/ for the driver, who alone commits (`store.single_writer`)."""
-    answered: int | None = None
-    """Objects about which this attempt committed answers, where they are the work and not the slide itself."""
+    """The objects file waits below pending/ for the driver to commit it (`store.single_writer`)."""
+    derived_rows: int | None = None
+    """Rows that an inference job or an index build committed; None in a slide job."""
     usage: ResourceUsage | None = field(default=None, compare=False)
 
 
@@ -360,7 +358,7 @@ class Worker(Protocol):
     """Processes the items of a job, one instance per process; the scheduler calls it."""
 
     def prepare(self) -> str:
-        """Load models; the name to show."""
+        """Load models. Return the name under which the worker is shown."""
         ...
 
     def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
@@ -368,14 +366,14 @@ class Worker(Protocol):
         ...
 
     def state(self) -> WorkerStatus | None:
-        """What `process` is doing now; called from another thread."""
+        """The current state of `process`; called from another thread."""
         ...
 
     def close(self) -> None:
-        """Give back what it holds on the machine, such as staged slides; no slide will come any more."""
+        """Release resources on the machine, such as staged slides; no item follows."""
         ...
 
 
 def utc_now() -> str:
-    """The time in UTC, ISO 8601 with seconds, as all records state it."""
+    """The current time in UTC, ISO 8601 with seconds, as in all records."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -49,7 +49,7 @@ class Level:
 
 @dataclass(frozen=True)
 class SlideInfo:
-    """What a slide says of itself."""
+    """Metadata of a slide."""
 
     path: str
     vendor: str
@@ -58,16 +58,16 @@ class SlideInfo:
     mpp: float
     levels: tuple[Level, ...]
     bounds: Rect
-    """The scanned area; the whole canvas where the format states none."""
+    """Scanned area; the whole canvas if the format does not state it."""
     background_rgb: tuple[int, int, int]
-    """Colour that transparent pixels are composited on."""
+    """Colour of the background under transparent pixels."""
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Bounding boxes with scores; the frame is said by whoever hands them over.
+    """Bounding boxes with scores; functions that return boxes state the coordinate frame.
 
-    xyxy: (n, 4) float64, x_min y_min x_max y_max. score: (n,) float32 in 0..1.
+    xyxy: (n, 4) float64 x_min, y_min, x_max, y_max. score: (n,) float32 from 0 to 1.
     """
 
     xyxy: NDArray[np.float64]
@@ -81,7 +81,7 @@ class Boxes:
         return Boxes(np.zeros((0, 4)), np.zeros(0, np.float32))
 
     def take(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Boxes:
-        """The boxes that a mask or an index array names."""
+        """Select boxes by a mask or an index array."""
         return Boxes(self.xyxy[which], self.score[which])
 
 

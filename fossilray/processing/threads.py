@@ -60,7 +60,7 @@ class SlideThreads:
         self.networks.timeline = None
         return ResourceUsage(
             seconds=time.monotonic() - self._started_s,
-            networks_s=self.networks.busy_s - self._busy_before_s,
+            network_busy_s=self.networks.busy_s - self._busy_before_s,
             read_bytes=max(0, read_bytes() - self._read_before),
             fetched_bytes=fetched_bytes,
         )

@@ -49,7 +49,7 @@ class CountedWorker:
             item.key, "detect", 0.5, resident_bytes=10**9, waiting_reads=3, waiting_batches=2
         )
         time.sleep(1.2)  # long enough to be asked what it does
-        usage = ResourceUsage(seconds=4.0, networks_s=3.0, read_bytes=1000, fetched_bytes=500)
+        usage = ResourceUsage(seconds=4.0, network_busy_s=3.0, read_bytes=1000, fetched_bytes=500)
         if item.key == "kills":
             os._exit(1)
         if item.key == "unreadable":

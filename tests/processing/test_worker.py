@@ -14,7 +14,6 @@ import tifffile
 from support.slides_on_disk import DISC_PX, discs, write_slide
 
 from fossilray.core.config import RunConfig, load_config
-from fossilray.core.parallel import batched_with_index
 from fossilray.core.records import CatalogRow, Outcome, WorkItem
 from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.processing.crops.objects_table import round_outward
@@ -246,11 +245,6 @@ def test_boxes_grow_to_whole_pixels_inside_the_scanned_area(slide: Path) -> None
         assert (whole[0] - bounds.x_min).tolist() == [10, 10, 12, 12]
         assert whole.tolist()[1] == [bounds.x_min, bounds.y_min, bounds.x_max, bounds.y_max]
         assert (whole[2] - bounds.x_min).tolist() == [5, 5, 6, 6]
-
-
-def test_batches_name_their_first_item() -> None:
-    assert list(batched_with_index(range(5), 2)) == [(0, [0, 1]), (2, [2, 3]), (4, [4])]
-    assert list(batched_with_index([], 2)) == []
 
 
 class Failing:

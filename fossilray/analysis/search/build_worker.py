@@ -55,7 +55,7 @@ class IndexWorker(StoredSlideWorker):
             return Outcome(item.key, failure=failure)
         finally:
             self._status = None
-        return Outcome(item.key, answered=shard.entries if won else None)
+        return Outcome(item.key, derived_rows=shard.entries if won else None)
 
     def _build(self, key: str, slides: Sequence[IndexedSlide]) -> ShardRecord:
         coder = self._coder

@@ -254,9 +254,9 @@ class _Driver:
             self._seconds.append(time.monotonic() - flight.started_s)
             self._journal.record_commit(outcome.summary, submitted=outcome.submitted)
             self._tally.objects += outcome.summary.objects
-        elif outcome.answered is not None:
+        elif outcome.derived_rows is not None:
             self._seconds.append(time.monotonic() - flight.started_s)
-            self._tally.objects += outcome.answered
+            self._tally.objects += outcome.derived_rows
         self._metrics.record_commit(outcome.summary)
         self._alarm.committed()
         # With neither, another attempt, of this driver or of another one, committed the item first.

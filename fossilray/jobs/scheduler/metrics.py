@@ -167,7 +167,7 @@ class WorkerMetrics:
         usage = outcome.usage
         if usage is not None:
             self._metrics.add("fossilray_slide_seconds", usage.seconds)
-            self._metrics.add("fossilray_network_seconds", usage.networks_s)
+            self._metrics.add("fossilray_network_seconds", usage.network_busy_s)
             self._metrics.add("fossilray_read_bytes", usage.read_bytes)
             self._metrics.add("fossilray_fetched_bytes", usage.fetched_bytes)
 

@@ -125,4 +125,4 @@ class InferenceWorker(StoredSlideWorker):
             return Outcome(item.key, failure=failure)
         finally:
             self._status = None
-        return Outcome(item.key, answered=table.num_rows if won else None)
+        return Outcome(item.key, derived_rows=table.num_rows if won else None)
