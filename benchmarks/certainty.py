@@ -88,7 +88,7 @@ def teach(
 
     side = well if over == "wells" else np.arange(len(label))
     head = train(np.arange(len(label)))
-    return fit_uncertainty(head, vectors, label, GENERA, train, side=side, over=over)
+    return fit_uncertainty(head, vectors, label, GENERA, train, groups=side, hold_out=over)
 
 
 def ask(

@@ -81,7 +81,7 @@ def classify_train(
             f"on held-out crops, {scores.splits} times a fifth: recall {scores.recall:.3f}, precision "
             f"{scores.precision:.3f}, accuracy {scores.accuracy:.3f}, log loss {scores.log_loss:.3f}"
         )
-    if head.meta.certainty is not None:
+    if head.meta.uncertainty is not None:
         say(describe_uncertainty(head))
     digest = head_digest(out_file)[:12]
     say(f"{kind} head for {len(head.classes)} classes, sha256 {digest}… -> {out_file}")

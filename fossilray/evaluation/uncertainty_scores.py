@@ -225,15 +225,15 @@ class _Heads:
             label[rows],
             classes,
             train,
-            side=self.labelled.groups_for(over)[rows],
-            over=over,
+            groups=self.labelled.groups_for(over)[rows],
+            hold_out=over,
             seed=seed,
         )
-        if head.meta.certainty is None:
+        if head.meta.uncertainty is None:
             return None
         class_numbers = np.array([classes.index(name) for name in head.classes])
         test = split.test[np.isin(label[split.test], class_numbers)]
-        return self._predict(head, class_numbers, test, temperature=head.meta.certainty.temperature)
+        return self._predict(head, class_numbers, test, temperature=head.meta.uncertainty.temperature)
 
     def _predict(
         self, head: Head, class_numbers: NDArray[np.int64], rows: NDArray[np.int64], *, temperature: float

@@ -104,7 +104,7 @@ def classify_run(
             **({} if confusion is None else {"confusion": confusion.tolist(), "coverage": coverage}),
         },
         embeddings=embeddings,
-        schema_version=ANSWERS_VERSION if meta.certainty is None else CALIBRATED_VERSION,
+        schema_version=ANSWERS_VERSION if meta.uncertainty is None else CALIBRATED_VERSION,
     )
     derived = DerivedStore.create(store, "predictions", name or head.stem, record)
     make_task = functools.partial(ClassifyTask, head=head.resolve(), embeddings=embeddings, coverage=coverage)

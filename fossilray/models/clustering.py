@@ -1,4 +1,4 @@
-"""Two levels of clusters over vectors, which cluster a vector is of, and weights that even clusters out."""
+"""Clustering of vectors on two levels: clusters, and families of clusters."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST_MEMBERS = 10
-"""Sampled objects per cluster, on average: smaller clusters say nothing about their kind."""
+_MIN_MEMBERS = 10
+"""Mean number of vectors per cluster; smaller clusters do not represent a kind of object."""
 
 _ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Centres of clusters; those of a family stand side by side, large families and clusters first."""
+    """Centres of clusters, sorted by family and size, the largest first."""
 
     centres: NDArray[np.float32]
     """(k, d)."""
     family: NDArray[np.int32]
-    """(k,) which family each is of."""
+    """(k,) family of each cluster."""
 
     def __len__(self) -> int:
         return len(self.centres)
 
     def assign(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
-        """(n,) the nearest centre to each of the vectors (n, d)."""
+        """Return the cluster (n,) with the nearest centre to each vector (n, d)."""
         half = (self.centres**2).sum(axis=1) / 2
         nearest = [
             (vectors[first : first + _ROWS_AT_ONCE] @ self.centres.T - half).argmax(axis=1)
@@ -36,15 +36,15 @@ class Clusters:
 
 
 def find_clusters(vectors: NDArray[np.float32], *, clusters: int, families: int, seed: int) -> Clusters:
-    """Mini-batch k-means over vectors (n, d) of length 1, then k-means over its centres.
+    """Cluster unit vectors (n, d) by mini-batch k-means, then the centres by k-means.
 
-    From below, as Vo et al. 2024 (arXiv 2405.15613) do: clusters of clusters follow what there is, and not how often,
-    so that rare kinds get families of their own.
+    Hierarchical as in Vo et al. 2024 (arXiv 2405.15613): families depend on the kinds of objects and not on their
+    frequency, so that rare kinds get families of their own.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
     distinct = len(np.unique(vectors, axis=0))
-    count = max(1, min(clusters, len(vectors) // LEAST_MEMBERS, distinct))
+    count = max(1, min(clusters, len(vectors) // _MIN_MEMBERS, distinct))
     lower = MiniBatchKMeans(count, batch_size=4096, n_init=3, max_iter=100, random_state=seed).fit(vectors)
     centres = lower.cluster_centers_.astype(np.float32)
     size = np.bincount(lower.labels_, minlength=count)

@@ -34,7 +34,7 @@ METADATA_KEY = "fossilray"
 class WeightsDescription(BaseModel):
     """Base of the descriptions; each has a field `format`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
     formats: ClassVar[tuple[str, ...]] = ()
     """The values of `format` that this fossilray reads."""
@@ -121,7 +121,7 @@ def bundled_weights(kind: Literal["detector", "backbone"]) -> Path:
 
 
 def _metadata(description: WeightsDescription) -> dict[str, str]:
-    fields = description.model_dump(mode="json", exclude_none=True)
+    fields = description.model_dump(mode="json", exclude_none=True, by_alias=True)
     return {METADATA_KEY: json.dumps(fields, sort_keys=True, ensure_ascii=False)}
 
 

@@ -74,8 +74,8 @@ def train_and_cross_validate(
         labelled.crops.label,
         labelled.crops.classes,
         train,
-        side=labelled.groups_for(over),
-        over=over,
+        groups=labelled.groups_for(over),
+        hold_out=over,
         novelty=novelty,
         seed=seed,
     )

@@ -68,7 +68,7 @@ def head(run: RunStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("classify", "train", "--labels", folder / "labels.csv", "--run", run.url, "--backbone", "run"),
         *("--kind", "knn", "--out", folder / "head.safetensors"),
     )
-    assert "certainty from 90 crops held out by crops: temperature" in output
+    assert "uncertainty from 90 crops, held out by crops: temperature" in output
     return folder / "head.safetensors"
 
 

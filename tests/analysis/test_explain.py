@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -21,11 +22,12 @@ from fossilray.analysis.explain.crops import crops_from_run
 from fossilray.analysis.explain.gradcam import feature_maps, grad_cam, guided_grad_cam, guided_gradient
 from fossilray.analysis.explain.selection import select_confused, select_uncertain
 from fossilray.cli.main import app
+from fossilray.core.config.choices import HeadKind
 from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
 from fossilray.models.backbones.embedder import Preprocessing
 from fossilray.models.heads.fit import train_head
-from fossilray.models.heads.head import HEAD_KINDS, BackboneReference
+from fossilray.models.heads.head import BackboneReference
 from fossilray.store import RunStore
 from fossilray.store.query.connection import run_query
 
@@ -84,7 +86,7 @@ class Plain(torch.nn.Module):
         return self.forward_head(self.forward_features(images))
 
 
-@pytest.mark.parametrize("kind", HEAD_KINDS)
+@pytest.mark.parametrize("kind", get_args(HeadKind))
 def test_the_map_is_on_the_mark_that_determines_the_class(kind: str) -> None:
     network, preprocessing = mark_detector()
     rng = np.random.default_rng(5)

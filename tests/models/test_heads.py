@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 from fossilray.core.config.choices import HeadKind
 from fossilray.core.errors import UsageError, WeightsError
 from fossilray.models.heads import (
-    HEAD_KINDS,
     BackboneReference,
     Head,
     head_digest,
@@ -41,7 +41,7 @@ def trained(kind: HeadKind, seed: int = 1) -> Head:
     return train_head(vectors, label, CLASSES, kind=kind, backbone=OURS)
 
 
-@pytest.mark.parametrize("kind", HEAD_KINDS)
+@pytest.mark.parametrize("kind", get_args(HeadKind))
 def test_every_head_tells_apart_what_lies_apart_and_gives_probabilities(kind: HeadKind) -> None:
     vectors, label = clouds(seed=2)
     answer = trained(kind).predict(vectors)
@@ -54,7 +54,7 @@ def test_every_head_tells_apart_what_lies_apart_and_gives_probabilities(kind: He
     assert answer[np.arange(58), label].mean() > 0.6
 
 
-@pytest.mark.parametrize("kind", HEAD_KINDS)
+@pytest.mark.parametrize("kind", get_args(HeadKind))
 def test_a_head_read_back_answers_alike_and_equal_heads_are_equal_files(
     kind: HeadKind, tmp_path: Path
 ) -> None:
@@ -110,7 +110,7 @@ def test_calibration_finds_the_temperature_that_the_labels_were_drawn_at() -> No
     assert fit_logit_scale(values, label) == pytest.approx(2.5, rel=0.05)
 
 
-@pytest.mark.parametrize("kind", HEAD_KINDS)
+@pytest.mark.parametrize("kind", get_args(HeadKind))
 def test_a_class_of_one_crop_is_learned_and_a_class_of_none_is_left_out(kind: HeadKind) -> None:
     vectors, label = clouds(seed=6, each=(12, 1, 9))
     head = train_head(vectors, label, (*CLASSES, "never seen"), kind=kind, backbone=OURS, k=1)

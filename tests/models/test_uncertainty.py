@@ -13,18 +13,19 @@ from hypothesis import strategies as st
 from labels.test_load import picture
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from safetensors import safe_open
 from scipy.stats import multivariate_normal
 from sklearn.neighbors import NearestNeighbors
 from typer.testing import CliRunner
 
 from fossilray.cli.main import app
 from fossilray.core.errors import UsageError, WeightsError
+from fossilray.core.vectors import entropy, unit_vectors
 from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.labelled_crops import LabelledCrops
 from fossilray.labels.load import LabelledSet, LabelReport
 from fossilray.models.heads import BackboneReference, Head, load_head, save_head, train_head
 from fossilray.models.heads.calibration import (
-    entropy_of,
     expected_calibration_error,
     fit_temperature,
     reliability,
@@ -35,10 +36,10 @@ from fossilray.models.heads.conformal import (
     crops_needed_for_coverage,
     novelty_p_values,
     prediction_sets,
-    wrong_call_p_values,
+    wrong_prediction_p_values,
 )
 from fossilray.models.heads.head import apply_temperature
-from fossilray.models.heads.novelty import fit_novelty, leave_one_genus_out, unit
+from fossilray.models.heads.novelty import fit_novelty, leave_one_genus_out
 from fossilray.models.heads.uncertainty import predict_uncertainty
 from fossilray.training.heads import train_and_cross_validate
 
@@ -162,7 +163,7 @@ def test_the_rule_is_benjamini_and_hochbergs(p_values: list[float], allowed: flo
 def test_a_wrong_calls_p_value_counts_wrong_calls_that_were_as_sure() -> None:
     entropy = np.array([0.1, 0.2, 0.2, 0.5, 0.9])
     wrong = np.array([False, True, False, True, True])
-    found = wrong_call_p_values(np.array([0.05, 0.2, 0.6, 2.0]), entropy, wrong)
+    found = wrong_prediction_p_values(np.array([0.05, 0.2, 0.6, 2.0]), entropy, wrong)
     assert np.allclose(found * 6, [1, 2, 3, 4])
 
 
@@ -187,7 +188,7 @@ def test_the_temperature_brings_back_probabilities_that_were_sharpened() -> None
     label = (rng.random((4000, 1)) < share.cumsum(axis=1)).argmax(axis=1)
     sharp = share**2.5 / (share**2.5).sum(axis=1, keepdims=True)
     assert fit_temperature(sharp.astype(np.float32), label) == pytest.approx(2.5, rel=0.1)
-    assert entropy_of(np.array([[0.5, 0.5, 0], [1, 0, 0]], np.float32)) == pytest.approx([np.log(2), 0])
+    assert entropy(np.array([[0.5, 0.5, 0], [1, 0, 0]], np.float32)) == pytest.approx([np.log(2), 0])
 
 
 def test_few_crops_that_all_were_called_rightly_make_no_call_certain() -> None:
@@ -207,7 +208,7 @@ def test_a_head_whose_probabilities_did_not_come_true_is_calibrated_and_calls_th
     plain = train_head(vectors, label, CLASSES, kind="knn", backbone=OURS, k=15)
     head = taught(5)
     new, truth = clouds(6, (900, 700, 500))
-    assert head.meta.certainty is not None
+    assert head.meta.uncertainty is not None
     assert np.array_equal(head.predict(new).argmax(axis=1), plain.predict(new).argmax(axis=1))
     errors = []
     for one in (plain, head):
@@ -219,12 +220,16 @@ def test_a_head_whose_probabilities_did_not_come_true_is_calibrated_and_calls_th
     assert errors[1] < min(errors[0], 0.05)
 
 
-def test_certainty_is_kept_in_the_heads_file_and_damage_is_refused(tmp_path: Path) -> None:
+def test_uncertainty_is_kept_in_the_heads_file_and_damage_is_refused(tmp_path: Path) -> None:
     head, path = taught(), tmp_path / "head.safetensors"
     save_head(path, head)
     found = load_head(path)
     assert found.meta == head.meta
     assert found.meta.format == "fossilray-head/2"
+    with safe_open(path, framework="np") as file:
+        fields = json.loads(file.metadata()["fossilray"])
+    assert set(fields["certainty"]) == {"temperature", "over", "novelty", "k"}
+    assert not {"uncertainty", "formats"} & set(fields)
     vectors, _ = clouds(9, (20, 20, 20))
     before, after = (predict_uncertainty(one, vectors, one.predict(vectors)) for one in (head, found))
     assert np.array_equal(before.sets, after.sets)
@@ -243,13 +248,13 @@ def test_certainty_is_kept_in_the_heads_file_and_damage_is_refused(tmp_path: Pat
         load_head(path)
 
 
-def test_labels_too_few_to_hold_any_out_give_a_head_that_does_not_say_how_sure_it_is() -> None:
+def test_labels_too_few_to_hold_any_out_give_a_head_without_uncertainty() -> None:
     vectors, label = clouds(0, (1, 1, 1))
     head, judged = train_and_cross_validate(labels_of(label), EmbeddedCrops(vectors, OURS), kind="knn", k=1)
     assert judged is None
-    assert head.meta.certainty is None
+    assert head.meta.uncertainty is None
     assert head.meta.format == "fossilray-head/1"
-    with pytest.raises(WeightsError, match="does not say how sure"):
+    with pytest.raises(WeightsError, match="has no uncertainty"):
         predict_uncertainty(head, vectors, head.predict(vectors))
 
 
@@ -331,18 +336,20 @@ def test_distances_are_those_of_independent_implementations() -> None:
     vectors, label = clouds(3, (30, 20, 25))
     new, _ = clouds(4, (10, 10, 10))
     known = fit_novelty(vectors, label, kind="knn", k=3)
-    theirs = NearestNeighbors(n_neighbors=3, metric="cosine").fit(unit(vectors)).kneighbors(new)[0][:, 2]
+    theirs = (
+        NearestNeighbors(n_neighbors=3, metric="cosine").fit(unit_vectors(vectors)).kneighbors(new)[0][:, 2]
+    )
     assert np.allclose(known.distance(new), theirs, atol=2e-3)
     assert np.allclose(known.distance(7 * new), known.distance(new), atol=1e-5)
     from sklearn.covariance import LedoitWolf
 
-    seen = unit(vectors).astype(np.float64)
+    seen = unit_vectors(vectors).astype(np.float64)
     centres = np.stack([seen[label == c].mean(axis=0) for c in range(3)])
     covariance = LedoitWolf(assume_centered=True).fit(seen - centres[label]).covariance_
     squared = [
         -2
         * (
-            multivariate_normal(centre, covariance).logpdf(unit(new).astype(np.float64))
+            multivariate_normal(centre, covariance).logpdf(unit_vectors(new).astype(np.float64))
             - multivariate_normal(centre, covariance).logpdf(centre)
         )
         for centre in centres

@@ -77,7 +77,7 @@ class NovelObjects:
             RunNotFound: there are no embeddings of this name.
         """
         novelty_reference(head)
-        held_out = len(head.parameters["certainty.distance"])
+        held_out = len(head.uncertainty_arrays["distance"])
         if 1 / (held_out + 1) > novelty_p:
             raise UsageError(
                 f"with {held_out} labelled crops held out, no p-value is below one in {held_out + 1}; give --novelty-p "
@@ -101,7 +101,7 @@ class NovelObjects:
         Raises:
             StoreError: objects or embeddings cannot be read.
         """
-        reference, held_out = novelty_reference(self.head), self.head.parameters["certainty.distance"]
+        reference, held_out = novelty_reference(self.head), self.head.uncertainty_arrays["distance"]
         for slide in read_slides(self.store, run=0, where=self.where, embeddings=self.embeddings):
             compared = np.flatnonzero(~(slide.without_pixels | slide.without_vector))
             distance = reference.distance(slide.vectors[compared])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
-from fossilray.models.heads.calibration import entropy_of
+from fossilray.core.vectors import entropy
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def select_first(
 
 def select_uncertain(probabilities: NDArray[np.float32], *, count: int) -> TargetSelection:
     """Select the crops of highest entropy, each explained for its two most probable genera."""
-    rows = np.argsort(-entropy_of(probabilities), kind="stable")[:count]
+    rows = np.argsort(-entropy(probabilities), kind="stable")[:count]
     order = np.argsort(-probabilities, axis=1, kind="stable")
     targets = tuple(
         ExplanationTarget(row, tuple(order[row, :2].tolist()), int(order[row, 0]))

@@ -1,4 +1,4 @@
-"""Whether probabilities come true."""
+"""Calibration of probabilities: temperature scaling and reliability."""
 
 from __future__ import annotations
 
@@ -10,53 +10,52 @@ from numpy.typing import NDArray
 from fossilray.models.heads.svm import fit_logit_scale
 
 BINS = 15
-"""As Guo et al. (2017) count, section 2."""
+"""As in Guo et al. (2017), section 2."""
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Calls whose probability lies in one interval."""
+    """Predictions whose probability lies in one interval."""
 
     low: float
     high: float
     count: int
     confidence: float
-    """Their mean probability; NaN for none."""
+    """Mean probability; NaN if the bin is empty."""
     accuracy: float
-    """The share that is right; NaN for none."""
+    """Share of correct predictions; NaN if the bin is empty."""
 
 
-def fit_temperature(share: NDArray[np.float32], label: NDArray[np.int64]) -> float:
-    """What to divide logits by so that probabilities (n, classes) of held-out crops make their labels likeliest.
+def fit_temperature(probability: NDArray[np.float32], label: NDArray[np.int64]) -> float:
+    """Fit the divisor of the logits that maximises the likelihood of the labels of held-out crops.
 
-    Guo et al. 2017, section 4.2, and as if one more call, as sure as the mean of them, had been wrong: few crops that
-    all were called rightly would else make every call certain (the rule of succession; Platt 1999 smooths so too).
-    Below 1 the head was too modest, above 1 too sure.
+    Guo et al. 2017, section 4.2, with one wrong prediction of mean confidence added: without it, a few crops that are
+    all predicted correctly would make every prediction certain (the rule of succession; Platt 1999 smooths alike).
+    Below 1 the head is underconfident, above 1 overconfident. probability: (n, classes).
     """
-    values = np.log(np.maximum(share.astype(np.float64), np.finfo(np.float32).tiny))
-    return 1 / fit_logit_scale(values, label, wrong_calls=1)
+    values = np.log(np.maximum(probability.astype(np.float64), np.finfo(np.float32).tiny))
+    return 1 / fit_logit_scale(values, label, wrong_predictions=1)
 
 
-def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_], *, bins: int = BINS) -> list[Bin]:
-    """Bins of equal width over 0 to 1, their upper ends included."""
+def reliability(
+    confidence: NDArray[np.floating], correct: NDArray[np.bool_], *, bins: int = BINS
+) -> list[Bin]:
+    """Count predictions in bins of equal width over 0 to 1, upper ends included."""
     edges = np.linspace(0, 1, bins + 1)
-    of = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    found = []
+    bin_of_prediction = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    result = []
     for number in range(bins):
-        own = of == number
-        count = int(own.sum())
-        sure, true = (float(confidence[own].mean()), float(right[own].mean())) if count else (np.nan, np.nan)
-        found.append(Bin(float(edges[number]), float(edges[number + 1]), count, sure, true))
-    return found
+        inside = bin_of_prediction == number
+        count = int(inside.sum())
+        mean, accuracy = (np.nan, np.nan)
+        if count:
+            mean, accuracy = float(confidence[inside].mean()), float(correct[inside].mean())
+        result.append(Bin(float(edges[number]), float(edges[number + 1]), count, mean, accuracy))
+    return result
 
 
 def expected_calibration_error(bins: list[Bin]) -> float:
-    """Mean gap between probability and share that is right, weighted by calls (Guo et al. 2017, eq. 3)."""
-    total = sum(one.count for one in bins)
-    return sum(one.count * abs(one.accuracy - one.confidence) for one in bins if one.count) / max(total, 1)
-
-
-def entropy_of(share: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n,) entropy of probabilities (n, classes) in nats."""
-    entropy: NDArray[np.float32] = -(share * np.log(np.maximum(share, np.float32(1e-30)))).sum(axis=1)
-    return np.maximum(entropy, 0)
+    """Return the mean gap between confidence and accuracy, weighted by predictions (Guo et al. 2017, eq. 3)."""
+    total = sum(item.count for item in bins)
+    gaps = sum(item.count * abs(item.accuracy - item.confidence) for item in bins if item.count)
+    return gaps / max(total, 1)

@@ -1,6 +1,6 @@
-"""Sets of genera that hold the right one as often as was asked for, and calls of which few are wrong.
+"""Conformal prediction: prediction sets of a given coverage, and p-values of wrong predictions and of novelty.
 
-Both compare an object with labelled crops that were held out, and hold for objects that are drawn as those were.
+An object is compared with held-out labelled crops; the guarantees hold for objects from the same distribution.
 """
 
 from __future__ import annotations
@@ -12,53 +12,53 @@ from numpy.typing import NDArray
 def class_p_values(
     score: NDArray[np.floating], held_out_score: NDArray[np.floating], held_out_label: NDArray[np.integer]
 ) -> NDArray[np.float32]:
-    """(n, classes): how odd an object would be as one of each class, from its scores (n, classes).
+    """Return p-values (n, classes) of the hypotheses that an object is of each class, from its scores (n, classes).
 
-    Conformal, each class by itself (Vovk et al. 2005, "Algorithmic learning in a random world", chapter 4): the
-    share of the class's held-out crops, and of the object itself, that fit no better. Of objects of the class, at
-    most a share t has a value of t or less. A class that no crop was held out of gives 1: it cannot be excluded.
+    Class-conditional conformal prediction (Vovk et al. 2005, "Algorithmic learning in a random world", chapter 4): the
+    share of the class's held-out crops, the object included, whose score is at least as high. Of the objects of a
+    class, at most a share t has a p-value of t or less. A class without held-out crops has 1 and cannot be excluded.
     """
     classes = score.shape[1]
     values = np.ones(score.shape, np.float32)
     for c in range(classes):
-        own = np.sort(held_out_score[held_out_label == c])
-        as_odd = len(own) - np.searchsorted(own, score[:, c], side="left")
-        values[:, c] = (1 + as_odd) / (len(own) + 1)
+        of_class = np.sort(held_out_score[held_out_label == c])
+        at_least = len(of_class) - np.searchsorted(of_class, score[:, c], side="left")
+        values[:, c] = (1 + at_least) / (len(of_class) + 1)
     return values
 
 
 def prediction_sets(p_values: NDArray[np.floating], *, coverage: float) -> NDArray[np.bool_]:
-    """(n, classes): the classes that cannot be excluded at this coverage; none where an object is unlike all."""
-    # Rounding must not exclude a class whose value is the threshold's fraction itself plus nothing.
+    """Return the classes (n, classes) that cannot be excluded at this coverage; a set may be empty."""
+    # Rounding must not exclude a class whose p-value equals the threshold.
     return np.asarray(p_values > 1 - coverage + 1e-7)
 
 
 def crops_needed_for_coverage(coverage: float) -> int:
-    """Held-out crops of a class below which it can never be excluded."""
+    """Return the number of held-out crops below which a class can never be excluded."""
     return int(np.ceil(1 / (1 - coverage) - 1e-9)) - 1
 
 
-def wrong_call_p_values(
+def wrong_prediction_p_values(
     entropy: NDArray[np.floating], held_out_entropy: NDArray[np.floating], wrong: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """(n,) how often a held-out crop was called as surely as this object, and wrongly.
+    """Return p-values (n,) of the hypothesis that a prediction is wrong.
 
-    Conformal p-values of the hypothesis that a call is wrong (Jin and Candès 2023, "Selection by prediction with
-    conformal p-values", JMLR 24, with their clipped score): wrong calls of no greater entropy, and the object itself,
-    among all held-out crops. They grow with the entropy, so a threshold on them is one on the entropy.
+    Jin and Candès 2023, "Selection by prediction with conformal p-values", JMLR 24, with their clipped score: the share
+    of wrong predictions of at most this entropy, the object included, among all held-out crops. The p-values increase
+    with the entropy, so that a threshold on them is a threshold on the entropy.
     """
     mistakes = np.sort(held_out_entropy[wrong])
-    as_sure = np.searchsorted(mistakes, entropy, side="right")
-    return ((1 + as_sure) / (len(held_out_entropy) + 1)).astype(np.float32)
+    at_most = np.searchsorted(mistakes, entropy, side="right")
+    return ((1 + at_most) / (len(held_out_entropy) + 1)).astype(np.float32)
 
 
 def benjamini_hochberg_threshold(
     p_values: NDArray[np.floating], count: NDArray[np.integer], *, wrong_share: float
 ) -> float | None:
-    """The p-value up to which calls are kept so that the expected share of wrong ones among them is `wrong_share`.
+    """Return the p-value up to which predictions are kept so that the expected share of wrong ones is `wrong_share`.
 
-    Benjamini and Hochberg (1995) over all objects; that it controls the share here is shown by Jin and Candès (2023).
-    p_values: (v,) distinct or not, with how many objects have each. None: no call can be kept.
+    Benjamini and Hochberg (1995) over all objects; Jin and Candès (2023) show that it controls the share here.
+    p_values: (v,), distinct or not. count: (v,) number of objects with each. None if no prediction can be kept.
     """
     order = np.argsort(p_values, kind="stable")
     sorted_values, rank = p_values[order], np.cumsum(count[order])
@@ -71,11 +71,11 @@ def benjamini_hochberg_threshold(
 def novelty_p_values(
     distance: NDArray[np.floating], held_out_distance: NDArray[np.floating]
 ) -> NDArray[np.float32]:
-    """(n,) share of held-out crops, and of the object itself, that are as far from the labels or farther.
+    """Return p-values (n,) of the hypothesis that an object is of a labelled genus.
 
-    Conformal p-values of the hypothesis that an object is of a known genus (Bates et al. 2023, "Testing for outliers
-    with conformal p-values", Annals of Statistics 51).
+    Bates et al. 2023, "Testing for outliers with conformal p-values", Annals of Statistics 51: the share of held-out
+    crops, the object included, that are at least as far from the labels.
     """
-    far = np.sort(held_out_distance)
-    as_far = len(far) - np.searchsorted(far, distance, side="left")
-    return ((1 + as_far) / (len(far) + 1)).astype(np.float32)
+    held_out = np.sort(held_out_distance)
+    at_least = len(held_out) - np.searchsorted(held_out, distance, side="left")
+    return ((1 + at_least) / (len(held_out) + 1)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What is said of labelled crops while they are held out: each is asked about once, by who never saw it."""
+"""Out-of-fold predictions: each labelled crop is predicted once, by a head that was not trained on it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Answers about n of the labelled crops."""
+    """Predictions on n of the labelled crops."""
 
     rows: NDArray[np.int64]
-    """(n,) which ones."""
-    share: NDArray[np.float32]
-    """(n, classes) probabilities, of the classes of the labels."""
+    """(n,) row of each crop."""
+    probability: NDArray[np.float32]
+    """(n, classes)."""
     distance: NDArray[np.float32]
-    """(n,) from the crops that were not held out with them."""
+    """(n,) distance from the training crops of the fold."""
 
 
 def predict_out_of_fold(
@@ -33,47 +33,47 @@ def predict_out_of_fold(
     classes: Sequence[str],
     train: Callable[[NDArray[np.int64]], Head],
     *,
-    side: NDArray[np.int64],
-    over: HoldOutUnit,
+    groups: NDArray[np.int64],
+    hold_out: HoldOutUnit,
     novelty: NoveltyKind,
     k: int,
     seed: int = 0,
 ) -> OutOfFold:
-    """Labelled vectors (n, d) in five folds in turn; crops of one side (`sides_of`) are in one.
+    """Predict labelled vectors (n, d) in five folds; crops of one group are in one fold.
 
-    train: a head taught on these rows. A crop is not asked about where no other fold has any of its class: nobody
-    could name it.
+    train: trains a head on these rows. A crop is left out if no other fold has a crop of its class, because its class
+    could not be predicted.
     """
-    fold = _divide(label, side, by_class=over == "crops", seed=seed)
-    rows, shares, distances = [], [], []
+    fold = _assign_folds(label, groups, by_class=hold_out == "crops", seed=seed)
+    rows, probabilities, distances = [], [], []
     for number in np.unique(fold):
-        taught = np.flatnonzero(fold != number)
-        asked = np.flatnonzero((fold == number) & np.isin(label, label[taught]))
-        if not len(asked) or len(np.unique(label[taught])) < 2:
+        trained_on = np.flatnonzero(fold != number)
+        held_out = np.flatnonzero((fold == number) & np.isin(label, label[trained_on]))
+        if not len(held_out) or len(np.unique(label[trained_on])) < 2:
             continue
-        head = train(taught)
-        share = np.zeros((len(asked), len(classes)), np.float32)
-        share[:, [classes.index(name) for name in head.classes]] = head.predict(vectors[asked])
-        dense = np.unique(label[taught], return_inverse=True)[1]
-        known = fit_novelty(vectors[taught], dense, kind=novelty, k=k, seed=seed)
-        rows.append(asked)
-        shares.append(share)
-        distances.append(known.distance(vectors[asked]))
+        head = train(trained_on)
+        probability = np.zeros((len(held_out), len(classes)), np.float32)
+        probability[:, [classes.index(name) for name in head.classes]] = head.predict(vectors[held_out])
+        dense_label = np.unique(label[trained_on], return_inverse=True)[1]
+        reference = fit_novelty(vectors[trained_on], dense_label, kind=novelty, k=k, seed=seed)
+        rows.append(held_out)
+        probabilities.append(probability)
+        distances.append(reference.distance(vectors[held_out]))
     return OutOfFold(
         np.concatenate([np.zeros(0, np.int64), *rows]),
-        np.concatenate([np.zeros((0, len(classes)), np.float32), *shares]),
+        np.concatenate([np.zeros((0, len(classes)), np.float32), *probabilities]),
         np.concatenate([np.zeros(0, np.float32), *distances]),
     )
 
 
-def _divide(
-    label: NDArray[np.int64], side: NDArray[np.int64], *, by_class: bool, seed: int
+def _assign_folds(
+    label: NDArray[np.int64], groups: NDArray[np.int64], *, by_class: bool, seed: int
 ) -> NDArray[np.int64]:
-    """(n,) the fold of each crop: sides go round the folds, those of a class after each other."""
-    _, first, of = np.unique(side, return_index=True, return_inverse=True)
+    """Return the fold of each crop (n,): groups are dealt to the folds in random order, class by class if by_class."""
+    _, first, group_of_row = np.unique(groups, return_index=True, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(first))
     if by_class:
         order = order[np.argsort(label[first][order], kind="stable")]
     fold = np.empty(len(first), np.int64)
     fold[order] = np.arange(len(first)) % FOLDS
-    return fold[of]
+    return fold[group_of_row]

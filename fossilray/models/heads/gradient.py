@@ -1,4 +1,4 @@
-"""Linear and two-layer heads by gradient descent."""
+"""Linear and two-layer heads, trained by gradient descent."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ _LEARNING_RATE = 5e-3
 _WEIGHT_DECAY = 1.0
 _DROPOUT = 0.3
 _SMOOTHING = 0.1
-"""Two layers learn few labels by heart and would be certain of everything."""
+"""Two layers memorise few labels and would be overconfident."""
 
 
 def fit_layers(
-    seen: NDArray[np.float32], label: NDArray[np.int64], *, hidden: int | None, steps: int, seed: int
+    vectors: NDArray[np.float32], label: NDArray[np.int64], *, hidden: int | None, steps: int, seed: int
 ) -> dict[str, NDArray[Any]]:
-    """One linear layer, or two with a ReLU between, by AdamW on the cross-entropy of random batches.
+    """Fit one linear layer, or two with a ReLU between, with AdamW on the cross-entropy of random batches.
 
-    Half a cosine takes the learning rate to nothing. The generator is its own: the global one stays as it is.
+    The learning rate follows half a cosine to 0. Random numbers come from an own generator; the global one is not used.
     """
     import torch
     import torch.nn.functional as F
 
     rng = torch.Generator().manual_seed(seed)
-    vectors, truth = torch.from_numpy(np.ascontiguousarray(seen)), torch.from_numpy(label)
-    classes, dimension = int(label.max()) + 1, seen.shape[1]
+    inputs, truth = torch.from_numpy(np.ascontiguousarray(vectors)), torch.from_numpy(label)
+    classes, dimension = int(label.max()) + 1, vectors.shape[1]
     layers: dict[str, torch.Tensor] = {}
     if hidden is not None:
-        # As PyTorch begins a layer: uniform in ± 1 / sqrt(inputs).
-        drawn = torch.rand(hidden, dimension, generator=rng) * 2 - 1
-        layers |= {"hidden.weight": drawn / math.sqrt(dimension), "hidden.bias": torch.zeros(hidden)}
-    # The last layer starts from nothing: before it learns, it finds every class equally likely.
+        # The initialisation of PyTorch: uniform in ± 1 / sqrt(inputs).
+        initial = torch.rand(hidden, dimension, generator=rng) * 2 - 1
+        layers |= {"hidden.weight": initial / math.sqrt(dimension), "hidden.bias": torch.zeros(hidden)}
+    # The last layer starts at zero, so that all classes are equally probable at first.
     layers |= {"weight": torch.zeros(classes, hidden or dimension), "bias": torch.zeros(classes)}
     for layer in layers.values():
         layer.requires_grad_()
@@ -46,10 +46,10 @@ def fit_layers(
         for group in optimiser.param_groups:
             group["lr"] = _LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
         rows = torch.randperm(len(truth), generator=rng)[:_BATCH]
-        values = vectors[rows]
+        values = inputs[rows]
         if hidden is not None:
             values = F.relu(F.linear(values, layers["hidden.weight"], layers["hidden.bias"]))
-            # Drawn from our own generator, which F.dropout would not take.
+            # F.dropout does not accept a generator.
             values = values * (torch.rand(values.shape, generator=rng) >= _DROPOUT) / (1 - _DROPOUT)
         logits = F.linear(values, layers["weight"], layers["bias"])
         loss = F.cross_entropy(logits, truth[rows], label_smoothing=0.0 if hidden is None else _SMOOTHING)

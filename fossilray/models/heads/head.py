@@ -1,4 +1,4 @@
-"""A trained classifier as plain arrays, and how it tells classes from vectors."""
+"""Heads: trained classifiers as plain arrays, and their predictions on vectors."""
 
 from __future__ import annotations
 
@@ -12,45 +12,47 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fossilray.core.config.choices import HeadKind, HoldOutUnit, NoveltyKind
 from fossilray.core.errors import WeightsError
+from fossilray.core.vectors import unit_vectors
 from fossilray.models.weights_file import WeightsDescription
 
-HEAD_KINDS: tuple[HeadKind, ...] = get_args(HeadKind)
-
 Scaler = Literal["none", "unit", "standard"]
-"""What is done to a vector first: nothing, brought to length 1, or each number to mean 0 and deviation 1."""
+"""Preprocessing of vectors: none, scaling to length 1, or each component to mean 0 and standard deviation 1."""
 
 HeadFormat = Literal["fossilray-head/1", "fossilray-head/2"]
-"""The second has the head's predictions of held-out crops too."""
+"""The second holds the arrays of `names_of_uncertainty_arrays` too."""
 
 KNN_TEMPERATURE = 0.07
-"""A neighbour's vote weighs exp(cosine / 0.07) (Wu et al. 2018, eq. 7; Caron et al. 2021, section 3.2)."""
+"""The vote of a neighbour has the weight exp(cosine / 0.07) (Wu et al. 2018, eq. 7; Caron et al. 2021, section 3.2)."""
 
 _ROWS_AT_ONCE = 4096
-
+_UNCERTAINTY_PREFIX = "certainty."
+"""Of the names of these arrays in a head's file."""
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class BackboneReference(BaseModel):
-    """Which backbone made the vectors that a head was taught on."""
+    """The backbone that made the vectors a head was trained on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    sha256: str = Field(description="Of its weights, as run.json has it; empty where there are none.")
+    sha256: str = Field(
+        description="Digest of its weights, as in run.json; empty for a backbone without weights."
+    )
 
 
 class UncertaintyMeta(BaseModel):
-    """How it was found out how sure a head may be; its numbers are the arrays of `certainty_arrays`."""
+    """How the uncertainty of a head was fitted; `names_of_uncertainty_arrays` lists its arrays."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
-    temperature: float = Field(
-        ge=1e-6, le=1e6, description="By which logits are divided (Guo et al. 2017, eq. 9)."
+    temperature: float = Field(ge=1e-6, le=1e6, description="Divisor of the logits (Guo et al. 2017, eq. 9).")
+    hold_out: HoldOutUnit = Field(
+        alias="over", description="Unit that was held out: single crops, or all crops of a well."
     )
-    over: HoldOutUnit = Field(description="What was held out whole: single crops, or all crops of a well.")
-    novelty: NoveltyKind = Field(description="How far a vector is from all labels.")
-    k: int = Field(ge=1, le=2**31, description="Of knn: the neighbour whose distance counts.")
+    novelty: NoveltyKind = Field(description="Distance of a vector from all labels.")
+    k: int = Field(ge=1, le=2**31, description="For knn: the rank of the neighbour whose distance is taken.")
 
 
 class HeadMeta(WeightsDescription):
@@ -61,25 +63,26 @@ class HeadMeta(WeightsDescription):
     format: HeadFormat = "fossilray-head/1"
     kind: HeadKind
     classes: tuple[str, ...] = Field(
-        min_length=2, max_length=100_000, description="In the order of the probabilities."
+        min_length=2, max_length=100_000, description="Class names, in the order of the probabilities."
     )
-    counts: tuple[_Count, ...] = Field(description="Labelled crops of each class it was taught on.")
+    counts: tuple[_Count, ...] = Field(description="Number of training crops of each class.")
     dimension: int = Field(ge=1, le=1_000_000, description="Length of a vector.")
     scaler: Scaler
     backbone: BackboneReference
-    settings: dict[str, int | float | str] = Field(description="How it was fitted.")
-    certainty: UncertaintyMeta | None = None
+    settings: dict[str, int | float | str] = Field(description="Settings of the fit.")
+    uncertainty: UncertaintyMeta | None = Field(default=None, alias="certainty")
 
     @model_validator(mode="after")
-    def _has_what_its_format_says(self) -> HeadMeta:
-        if (self.certainty is None) != (self.format == "fossilray-head/1"):
-            raise ValueError(f"{self.format} and its certainty do not go together")
+    def _matches_format(self) -> HeadMeta:
+        if (self.uncertainty is None) != (self.format == "fossilray-head/1"):
+            missing = "does not have" if self.uncertainty is not None else "has"
+            raise ValueError(f"{self.format} {missing} the field certainty")
         return self
 
 
 @dataclass(frozen=True)
 class Head:
-    """A classifier: what it says of itself, and its numbers, float32 but for whole ones."""
+    """A classifier: its description and its arrays (float32, class indices int32)."""
 
     meta: HeadMeta
     parameters: Mapping[str, NDArray[Any]]
@@ -90,116 +93,138 @@ class Head:
 
     @property
     def confusion(self) -> NDArray[np.int64] | None:
-        """(classes, classes): truth down, call across, of labelled crops held out; None where none were."""
-        if self.meta.certainty is None:
+        """Confusion matrix (true class, predicted class) of held-out crops; None for a head without uncertainty."""
+        if self.meta.uncertainty is None:
             return None
-        found = np.zeros((len(self.classes), len(self.classes)), np.int64)
-        np.add.at(found, (self.parameters["certainty.label"], self.parameters["certainty.call"]), 1)
-        return found
+        counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
+        arrays = self.uncertainty_arrays
+        np.add.at(counts, (arrays["label"], arrays["call"]), 1)
+        return counts
+
+    @property
+    def uncertainty_arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays of `names_of_uncertainty_arrays`, by their names without the prefix."""
+        return {
+            name.removeprefix(_UNCERTAINTY_PREFIX): array
+            for name, array in self.parameters.items()
+            if name.startswith(_UNCERTAINTY_PREFIX)
+        }
+
+    def with_uncertainty(self, meta: UncertaintyMeta, arrays: Mapping[str, NDArray[Any]]) -> Head:
+        """Return the same classifier with these arrays, named as in `uncertainty_arrays`."""
+        return Head(
+            self.meta.model_copy(update={"format": self.meta.formats[1], "uncertainty": meta}),
+            {**self.parameters, **{f"{_UNCERTAINTY_PREFIX}{name}": array for name, array in arrays.items()}},
+        )
 
     def predict(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Probabilities (n, classes) of vectors (n, dimension), calibrated where the head was; every row sums to 1.
+        """Return the probabilities (n, classes) of vectors (n, dimension); each row sums to 1.
+
+        They are calibrated if the head has a temperature.
 
         Raises:
-            WeightsError: the vectors have another length than those the head was taught on.
+            WeightsError: the vectors have another length than the training vectors.
             ValueError: a vector is not finite.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.meta.dimension:
             raise WeightsError(
-                f"the head wants vectors of length {self.meta.dimension}, made by {self.meta.backbone.name}, and "
-                f"was given {vectors.shape}; embed the crops with that backbone, or train a head on these vectors"
+                f"the head takes vectors of length {self.meta.dimension}, made by {self.meta.backbone.name}, not an "
+                f"array of {vectors.shape}; embed the crops with that backbone, or train a head on these vectors"
             )
-        answers = [
+        blocks = [
             self._predict(vectors[first : first + _ROWS_AT_ONCE])
             for first in range(0, len(vectors), _ROWS_AT_ONCE)
         ]
-        whole: NDArray[np.float32] = np.concatenate([np.zeros((0, len(self.classes)), np.float32), *answers])
-        if self.meta.certainty is not None:
-            whole = apply_temperature(whole, self.meta.certainty.temperature)
-        return np.minimum(whole, 1, out=whole)
+        probability: NDArray[np.float32] = np.concatenate(
+            [np.zeros((0, len(self.classes)), np.float32), *blocks]
+        )
+        if self.meta.uncertainty is not None:
+            probability = apply_temperature(probability, self.meta.uncertainty.temperature)
+        return np.minimum(probability, 1, out=probability)
 
     def _predict(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-        seen = scale(vectors, self.meta.scaler, self.parameters)
-        if not np.isfinite(seen).all():
-            raise ValueError(f"{(~np.isfinite(seen).all(axis=1)).sum()} vectors are not finite")
-        own = self.parameters
+        scaled = scale_vectors(vectors, self.meta.scaler, self.parameters)
+        if not np.isfinite(scaled).all():
+            raise ValueError(f"{(~np.isfinite(scaled).all(axis=1)).sum()} vectors are not finite")
+        arrays = self.parameters
         match self.meta.kind:
             case "knn":
-                return _vote(seen, own, len(self.classes), int(self.meta.settings["k"]))
+                return _vote(scaled, arrays, len(self.classes), int(self.meta.settings["k"]))
             case "mlp":
-                hidden = np.maximum(_affine(seen, own, "hidden."), 0)
-                return softmax(_affine(hidden, own, ""))
+                hidden = np.maximum(_affine(scaled, arrays, "hidden."), 0)
+                return softmax(_affine(hidden, arrays, ""))
             case _:
-                return softmax(_affine(seen, own, ""))
+                return softmax(_affine(scaled, arrays, ""))
 
 
-def scale(
+def scale_vectors(
     vectors: NDArray[np.floating], scaler: Scaler, parameters: Mapping[str, NDArray[Any]]
 ) -> NDArray[np.float32]:
-    """The vectors as the classifier itself sees them."""
-    seen: NDArray[np.float32] = vectors.astype(np.float32)
+    """Return vectors (n, d) as float32, scaled as the classifier takes them."""
+    scaled: NDArray[np.float32] = vectors.astype(np.float32)
     if scaler == "unit":
-        seen = seen / np.maximum(np.linalg.norm(seen, axis=1, keepdims=True), np.float32(1e-12))
+        scaled = unit_vectors(scaled)
     elif scaler == "standard":
-        seen = (seen - parameters["scaler.mean"]) / parameters["scaler.std"]
-    return seen
+        scaled = (scaled - parameters["scaler.mean"]) / parameters["scaler.std"]
+    return scaled
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows as probabilities."""
-    share: NDArray[np.float32] = np.exp(logits - logits.max(axis=1, keepdims=True))
-    share /= share.sum(axis=1, keepdims=True)
-    return share
+    """Return the softmax of each row."""
+    probability: NDArray[np.float32] = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probability /= probability.sum(axis=1, keepdims=True)
+    return probability
 
 
-def apply_temperature(share: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
-    """Probabilities with their logits divided by a temperature; their order in a row stays."""
-    logits: NDArray[np.float32] = np.log(np.maximum(share, np.finfo(np.float32).tiny))
+def apply_temperature(probability: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    """Divide the logits of probabilities (n, classes) by a temperature; the order within a row does not change."""
+    logits: NDArray[np.float32] = np.log(np.maximum(probability, np.finfo(np.float32).tiny))
     logits /= np.float32(temperature)
     return softmax(logits)
 
 
-def certainty_arrays(novelty: NoveltyKind) -> tuple[str, ...]:
-    """The arrays that tell how sure a head may be.
+def names_of_uncertainty_arrays(novelty: NoveltyKind) -> tuple[str, ...]:
+    """Return the names in a file of the arrays from which a head predicts its uncertainty.
 
-    Of n labelled crops while they were held out: `label` and `call` (n,), `score` (n,) one less the probability of
-    the label, `entropy` (n,) in nats, `distance` (n,) from what the head then knew. Of all m labelled crops: `known`
-    (m, d) directions and `known_label` (m,); of mahalanobis `centres` (classes, d) and `whitening` (d, d) too.
+    Of the n out-of-fold predictions: `label` and `call` (n,), the true and the predicted class; `score` (n,), 1 minus
+    the probability of the label; `entropy` (n,) in nats; `distance` (n,) from the training crops. Of all m labelled
+    crops: `known` (m, d), unit vectors, and `known_label` (m,); for mahalanobis also `centres` (classes, d) and
+    `whitening` (d, d).
     """
     names = ("label", "call", "score", "entropy", "distance", "known", "known_label")
     more = ("centres", "whitening") if novelty == "mahalanobis" else ()
-    return tuple(f"certainty.{name}" for name in (*names, *more))
+    return tuple(f"{_UNCERTAINTY_PREFIX}{name}" for name in (*names, *more))
 
 
-def parameters_of(kind: HeadKind) -> tuple[str, ...]:
-    """The arrays that a head of this kind has, those of its scaler and certainty aside."""
-    extra = {
+def names_of_parameters(kind: HeadKind) -> tuple[str, ...]:
+    """Return the names of the arrays of a head of this kind, without those of its scaler and its uncertainty."""
+    names = {
         "knn": ("vectors", "label"),
         "mlp": ("hidden.weight", "hidden.bias", "weight", "bias"),
     }
-    return extra.get(kind, ("weight", "bias"))
+    return names.get(kind, ("weight", "bias"))
 
 
 def _affine(
-    seen: NDArray[np.float32], parameters: Mapping[str, NDArray[Any]], prefix: str
+    vectors: NDArray[np.float32], parameters: Mapping[str, NDArray[Any]], prefix: str
 ) -> NDArray[np.float32]:
-    product: NDArray[np.float32] = seen @ parameters[f"{prefix}weight"].T + parameters[f"{prefix}bias"]
+    product: NDArray[np.float32] = vectors @ parameters[f"{prefix}weight"].T + parameters[f"{prefix}bias"]
     return product
 
 
 def _vote(
-    seen: NDArray[np.float32], parameters: Mapping[str, NDArray[Any]], classes: int, k: int
+    directions: NDArray[np.float32], parameters: Mapping[str, NDArray[Any]], classes: int, k: int
 ) -> NDArray[np.float32]:
-    """The k nearest by cosine vote, the nearer the more; both sides have length 1.
+    """Weighted vote of the k nearest training vectors by cosine; all vectors have length 1.
 
-    One more vote goes to all classes alike, so that nothing is certain and entropy tells 3 of 3 from 9 of 9.
+    One more vote is divided among all classes, so that no probability is 1 and the entropy depends on k.
     """
     known, label = parameters["vectors"], parameters["label"]
-    cosine: NDArray[np.float32] = seen @ known.T
+    cosine: NDArray[np.float32] = directions @ known.T
     k = min(k, len(label))
     nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
     weight = softmax(np.take_along_axis(cosine, nearest, axis=1) / np.float32(KNN_TEMPERATURE))
     weight *= np.float32(k / (k + 1))
-    votes = np.full((len(seen), classes), 1 / (classes * (k + 1)), np.float32)
-    np.add.at(votes, (np.arange(len(seen))[:, None], label[nearest]), weight)
+    votes = np.full((len(directions), classes), 1 / (classes * (k + 1)), np.float32)
+    np.add.at(votes, (np.arange(len(directions))[:, None], label[nearest]), weight)
     return votes

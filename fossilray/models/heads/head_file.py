@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import WeightsError
 from fossilray.core.formats import FileRole
-from fossilray.models.heads.head import Head, HeadMeta, certainty_arrays, parameters_of
+from fossilray.models.heads.head import Head, HeadMeta, names_of_parameters, names_of_uncertainty_arrays
 from fossilray.models.weights_file import read_weight_arrays, weights_digest, write_weight_arrays
 
-_WHOLE_NUMBERS = ("label", "certainty.label", "certainty.call", "certainty.known_label")
-"""Numbers of classes; all other arrays hold fractions."""
+_CLASS_INDICES = ("label", "certainty.label", "certainty.call", "certainty.known_label")
+"""Arrays of whole numbers; all others hold fractions."""
 
 
 def save_head(path: Path, head: Head) -> None:
@@ -61,7 +61,7 @@ def head_digest(path: Path) -> str:
     """Return the sha256 of a head's file.
 
     Raises:
-        WeightsError: it cannot be read.
+        WeightsError: the file is missing or cannot be read.
     """
     return weights_digest(path, _role(path))
 
@@ -72,46 +72,48 @@ def _role(path: Path) -> FileRole:
 
 
 def _check(path: Path, meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse numbers that do not belong to what the file says of itself."""
-    wanted = parameters_of(meta.kind)
+    """Refuse arrays that do not match the description."""
+    names = names_of_parameters(meta.kind)
     if meta.scaler == "standard":
-        wanted = (*wanted, "scaler.mean", "scaler.std")
-    if meta.certainty is not None:
-        wanted = (*wanted, *certainty_arrays(meta.certainty.novelty))
-    if set(wanted) != set(parameters) or len(meta.counts) != len(meta.classes):
+        names = (*names, "scaler.mean", "scaler.std")
+    if meta.uncertainty is not None:
+        names = (*names, *names_of_uncertainty_arrays(meta.uncertainty.novelty))
+    if set(names) != set(parameters) or len(meta.counts) != len(meta.classes):
         raise WeightsError(
             f"{path} holds {', '.join(sorted(parameters)) or 'nothing'}, and a {meta.kind} head has "
-            f"{', '.join(sorted(wanted))}; train the head again"
+            f"{', '.join(sorted(names))}; train the head again"
         )
     classes = len(meta.classes)
     expected = _shapes(meta, parameters)
     for name, array in parameters.items():
         shape = expected.get(name, (classes,))
-        whole = name in _WHOLE_NUMBERS
+        is_index = name in _CLASS_INDICES
         if (
             array.shape != shape
-            or array.dtype.kind not in ("iu" if whole else "f")
+            or array.dtype.kind not in ("iu" if is_index else "f")
             or not np.isfinite(array).all()
         ):
             raise WeightsError(
                 f"{name} of {path} is {array.dtype} {array.shape}, expected "
-                f"{'whole numbers' if whole else 'finite'} {shape}; train the head again"
+                f"{'whole numbers' if is_index else 'finite'} {shape}; train the head again"
             )
-    named = [parameters[name] for name in _WHOLE_NUMBERS if name in parameters]
-    if any(((array < 0) | (array >= classes)).any() for array in named):
-        raise WeightsError(f"{path} holds answers of none of its classes; train the head again")
+    indices = [parameters[name] for name in _CLASS_INDICES if name in parameters]
+    if any(((array < 0) | (array >= classes)).any() for array in indices):
+        raise WeightsError(f"{path} holds class indices outside its classes; train the head again")
     if "scaler.std" in parameters and not (parameters["scaler.std"] > 0).all():
-        raise WeightsError(f"{path} scales vectors by a deviation of 0 or less; train the head again")
+        raise WeightsError(
+            f"{path} scales vectors by a standard deviation of 0 or less; train the head again"
+        )
     if meta.kind == "knn":
         k = meta.settings.get("k")
         if not len(parameters["label"]) or type(k) is not int or k < 1:
             raise WeightsError(
-                f"{path} has no neighbours to ask, or labels of none of its classes; train it again"
+                f"{path} has no training vectors, or its k is not a whole number of at least 1; train the head again"
             )
 
 
 def _shapes(meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
-    """What the arrays must be, lengths that a head is free in as they are."""
+    """Return the expected shapes; lengths that may vary are taken from the arrays themselves."""
     classes, dimension = len(meta.classes), meta.dimension
     rows = parameters["label"].size if meta.kind == "knn" else 0
     hidden = parameters["hidden.bias"].size if meta.kind == "mlp" else dimension
@@ -123,15 +125,19 @@ def _shapes(meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -> dict[str,
         "hidden.bias": (hidden,),
         "scaler.mean": (dimension,),
         "scaler.std": (dimension,),
-        **_certainty_shapes(meta, parameters),
+        **_uncertainty_shapes(meta, parameters),
     }
 
 
-def _certainty_shapes(meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
-    if meta.certainty is None:
+def _uncertainty_shapes(meta: HeadMeta, parameters: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    if meta.uncertainty is None:
         return {}
-    asked, known = parameters["certainty.label"].size, parameters["certainty.known_label"].size
-    own = {"known": (known, meta.dimension), "known_label": (known,), "whitening": (meta.dimension,) * 2}
-    own |= {"centres": (len(meta.classes), meta.dimension)}
-    rest = dict.fromkeys(("label", "call", "score", "entropy", "distance"), (asked,))
-    return {f"certainty.{name}": shape for name, shape in {**rest, **own}.items()}
+    held_out, known = parameters["certainty.label"].size, parameters["certainty.known_label"].size
+    of_labels = {
+        "known": (known, meta.dimension),
+        "known_label": (known,),
+        "whitening": (meta.dimension,) * 2,
+    }
+    of_labels |= {"centres": (len(meta.classes), meta.dimension)}
+    of_predictions = dict.fromkeys(("label", "call", "score", "entropy", "distance"), (held_out,))
+    return {f"certainty.{name}": shape for name, shape in {**of_predictions, **of_labels}.items()}

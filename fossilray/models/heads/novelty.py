@@ -1,4 +1,4 @@
-"""How far a vector is from everything that was labelled, compared by direction alone."""
+"""Novelty of vectors: their distance from all labelled vectors, compared by direction."""
 
 from __future__ import annotations
 
@@ -11,45 +11,47 @@ from numpy.typing import NDArray
 
 from fossilray.core.config.choices import NoveltyKind
 from fossilray.core.errors import UsageError
+from fossilray.core.vectors import unit_vectors
 from fossilray.models.heads.splits import stratified_split
 
-NEIGHBOUR = 3
-"""With ten labelled crops of a genus, one that lies oddly must not make a whole corner known."""
+NOVELTY_RANK = 3
+"""Rank of the neighbour whose distance is taken: a single outlier among ten labelled crops has no influence."""
 
-MOST_KNOWN = 20_000
-"""Labelled crops that are kept to compare with; of more, a share of each class."""
+_MAX_LABELLED = 20_000
+"""Labelled crops that are kept for comparison; of more, a sample stratified by class."""
 
-SPLITS = 3
+_SPLITS = 3
 
 _ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
 class NoveltyReference:
-    """What was labelled, and the distance of other vectors from it."""
+    """Labelled vectors, from which the distance of other vectors is measured."""
 
     kind: NoveltyKind
     k: int
     arrays: Mapping[str, NDArray[Any]]
-    """`known` (m, d) and `known_label` (m,); of mahalanobis `centres` (classes, d) and `whitening` (d, d) too."""
+    """`known` (m, d) and `known_label` (m,); for mahalanobis also `centres` (classes, d) and `whitening` (d, d)."""
 
     def distance(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-        """(n,) how far vectors (n, d) of any length are from what is known; 0 is there already.
+        """Return the distance (n,) of vectors (n, d) of any length from the labelled vectors.
 
-        knn: one less the cosine with the k-th nearest label (Sun et al. 2022, arXiv 2204.06507). mahalanobis: from
-        the nearest class's centre, with one covariance for all (Lee et al. 2018, section 2.1, arXiv 1807.03888).
+        knn: 1 - cosine to the k-th nearest labelled vector (Sun et al. 2022, arXiv 2204.06507). mahalanobis: distance
+        to the nearest class centre, with one covariance for all classes (Lee et al. 2018, section 2.1, arXiv
+        1807.03888).
         """
-        parts = [
-            self._distance(unit(vectors[first : first + _ROWS_AT_ONCE]))
+        blocks = [
+            self._distance(_directions(vectors[first : first + _ROWS_AT_ONCE]))
             for first in range(0, len(vectors), _ROWS_AT_ONCE)
         ]
-        return np.concatenate([np.zeros(0, np.float32), *parts])
+        return np.concatenate([np.zeros(0, np.float32), *blocks])
 
     def nearest(self, vectors: NDArray[np.floating]) -> NDArray[np.int32]:
-        """(n,) the class of the nearest label by cosine."""
+        """Return the class (n,) of the nearest labelled vector by cosine."""
         known = self.arrays["known"].astype(np.float32)
         label: NDArray[np.int32] = self.arrays["known_label"]
-        nearest: NDArray[np.int32] = label[(unit(vectors) @ known.T).argmax(axis=1)]
+        nearest: NDArray[np.int32] = label[(_directions(vectors) @ known.T).argmax(axis=1)]
         return nearest
 
     def _distance(self, directions: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -68,11 +70,12 @@ class NoveltyReference:
 
 @dataclass(frozen=True)
 class LeftOutGenus:
-    """How well one genus that nobody labelled is told from new crops of the others: areas under the ROC curve."""
+    """How well the crops of one genus, left out of the labels, are separated from new crops of the other genera."""
 
     name: str
     crops: int
     auroc: dict[NoveltyKind, float]
+    """Area under the ROC curve."""
 
 
 def fit_novelty(
@@ -80,12 +83,12 @@ def fit_novelty(
     label: NDArray[np.int64],
     *,
     kind: NoveltyKind,
-    k: int = NEIGHBOUR,
+    k: int = NOVELTY_RANK,
     seed: int = 0,
 ) -> NoveltyReference:
-    """What labelled vectors (n, d) with labels (n,) of 0..classes-1 make known; every class has at least one."""
-    rows = _some(label, seed=seed)
-    directions = unit(vectors)
+    """Make a reference of labelled vectors (n, d) with labels (n,) in 0..classes-1; every class has a vector."""
+    rows = _sample(label, seed=seed)
+    directions = _directions(vectors)
     arrays: dict[str, NDArray[Any]] = {
         "known": directions[rows].astype(np.float16),
         "known_label": label[rows].astype(np.int32),
@@ -101,70 +104,69 @@ def leave_one_genus_out(
     classes: Sequence[str],
     *,
     group: NDArray[np.int64],
-    k: int = NEIGHBOUR,
-    splits: int = SPLITS,
+    k: int = NOVELTY_RANK,
+    splits: int = _SPLITS,
 ) -> list[LeftOutGenus]:
-    """Each genus in turn is labelled nowhere; are its crops farther from the labels than new crops of known genera?
+    """Leave each genus out of the labels in turn, and compare its distances with those of new crops of known genera.
 
-    Four fifths of the other genera are known, and the last fifth is what is new and yet known; means over splits.
+    Four fifths of the crops of the other genera are labelled; the last fifth are the new crops of known genera. The
+    scores are means over the splits.
 
     Raises:
-        UsageError: without one genus there are not two left to divide.
+        UsageError: fewer than two genera would remain.
     """
     from sklearn.metrics import roc_auc_score
 
     counts = np.bincount(label, minlength=len(classes))
-    found = []
+    results = []
     for genus in np.flatnonzero(counts).tolist():
         rest, novel = np.flatnonzero(label != genus), np.flatnonzero(label == genus)
-        of = np.unique(label[rest], return_inverse=True)[1]
+        dense_label = np.unique(label[rest], return_inverse=True)[1]
         scores: dict[NoveltyKind, list[float]] = {"knn": [], "mahalanobis": []}
         for seed in range(splits):
-            split = stratified_split(of, group[rest], seed=seed)
-            # A copy of a known picture under the name of the genus withheld would say nothing.
-            asked = novel[~np.isin(group[novel], group[rest[split.train]])]
-            if not len(asked):
+            split = stratified_split(dense_label, group[rest], seed=seed)
+            # A copy of a labelled picture under the name of the left-out genus is not novel.
+            truly_novel = novel[~np.isin(group[novel], group[rest[split.train]])]
+            if not len(truly_novel):
                 continue
-            rows = np.concatenate([rest[split.test], asked])
-            is_novel = np.repeat([False, True], [len(split.test), len(asked)])
+            rows = np.concatenate([rest[split.test], truly_novel])
+            is_novel = np.repeat([False, True], [len(split.test), len(truly_novel)])
             for kind, values in scores.items():
-                known = fit_novelty(vectors[rest[split.train]], of[split.train], kind=kind, k=k)
-                values.append(float(roc_auc_score(is_novel, known.distance(vectors[rows]))))
+                reference = fit_novelty(vectors[rest[split.train]], dense_label[split.train], kind=kind, k=k)
+                values.append(float(roc_auc_score(is_novel, reference.distance(vectors[rows]))))
         if scores["knn"]:
             mean = {kind: float(np.mean(values)) for kind, values in scores.items()}
-            found.append(LeftOutGenus(classes[genus], int(counts[genus]), mean))
-    if not found:
-        raise UsageError("there is no genus to withhold; give labels of at least three")
-    return found
+            results.append(LeftOutGenus(classes[genus], int(counts[genus]), mean))
+    if not results:
+        raise UsageError("no genus can be left out; give labels of at least three genera")
+    return results
 
 
-def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Vectors of length 1; length says how much of a crop is fossil more than which."""
-    wide: NDArray[np.float32] = vectors.astype(np.float32)
-    wide /= np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.float32(1e-12))
-    return wide
+def _directions(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Scale vectors to length 1: the length reflects how much of a crop is fossil rather than its genus."""
+    return unit_vectors(vectors.astype(np.float32))
 
 
-def _some(label: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
-    """Rows of at most MOST_KNOWN crops, of each class its share and at least ten."""
-    if len(label) <= MOST_KNOWN:
+def _sample(label: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+    """Return the rows of at most _MAX_LABELLED crops, in proportion to the classes but at least ten of each."""
+    if len(label) <= _MAX_LABELLED:
         return np.arange(len(label))
-    rng, share = np.random.default_rng(seed), MOST_KNOWN / len(label)
+    rng, fraction = np.random.default_rng(seed), _MAX_LABELLED / len(label)
     chosen = []
     for c in np.unique(label):
-        own = rng.permutation(np.flatnonzero(label == c))
-        chosen.append(own[: max(10, int(share * len(own)))])
+        rows = rng.permutation(np.flatnonzero(label == c))
+        chosen.append(rows[: max(10, int(fraction * len(rows)))])
     return np.sort(np.concatenate(chosen))
 
 
 def _whiten(directions: NDArray[np.float64], label: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """Centres of classes where the covariance within classes, shrunk after Ledoit and Wolf (2004), is the identity."""
+    """Whiten by the covariance within classes, shrunk after Ledoit and Wolf (2004); returns the class centres too."""
     from sklearn.covariance import ledoit_wolf
 
     classes = int(label.max()) + 1
     centres = np.stack([directions[label == c].mean(axis=0) for c in range(classes)])
     covariance, _ = ledoit_wolf(directions - centres[label], assume_centered=True)
-    # Labels of one crop each leave nothing within classes to measure.
+    # Classes of one crop each have no covariance.
     covariance += max(1e-6 * float(np.trace(covariance)) / len(covariance), 1e-9) * np.eye(len(covariance))
     whitening = np.linalg.cholesky(np.linalg.inv(covariance))
     return {"centres": (centres @ whitening).astype(np.float32), "whitening": whitening.astype(np.float32)}

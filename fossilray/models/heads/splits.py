@@ -1,4 +1,4 @@
-"""Labelled crops divided into those a classifier learns from and those it is asked about."""
+"""Splits of labelled crops into training and test crops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fossilray.core.errors import UsageError
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of one division."""
+    """Rows of the training and test crops."""
 
     train: NDArray[np.int64]
     test: NDArray[np.int64]
@@ -21,25 +21,25 @@ class Split:
 def stratified_split(
     label: NDArray[np.int64], group: NDArray[np.int64], *, seed: int, test_share: float = 0.2
 ) -> Split:
-    """Every class divided alike: scikit-learn's train_test_split of this seed, which the published code uses.
+    """Split every class in the same proportion, with scikit-learn's train_test_split as the published code does.
 
-    Where nothing is a duplicate and no class has one crop alone, the split is exactly the published one. Crops that
-    are one picture (of equal group) follow the first of them; classes of one picture are always learned from.
+    Without duplicates and classes of one crop, the split is exactly the published one. Crops of one picture (equal
+    group) stay with the first of them; classes of one picture are always in the training set.
 
     Raises:
-        UsageError: there are too few crops for every class to be asked about.
+        UsageError: there are too few crops for a test set.
     """
     from sklearn.model_selection import train_test_split
 
     _, pictures, picture_of = np.unique(group, return_index=True, return_inverse=True)
-    # In the order of rows, which is the order that the published code hands over.
+    # In the order of rows, as in the published code.
     order = np.argsort(pictures)
     pictures = pictures[order]
     counts = np.bincount(label[pictures], minlength=int(label.max(initial=0)) + 1)
     divided = pictures[counts[label[pictures]] > 1]
     if (counts > 1).sum() < 2:
         raise UsageError(
-            "fewer than two classes have two pictures, so none can be left out; give more labels"
+            "fewer than two classes have two pictures, so there is no test set; give more labels"
         )
     try:
         train, test = train_test_split(
@@ -52,7 +52,7 @@ def stratified_split(
         ) from None
     first = np.empty_like(order)
     first[order] = pictures
-    asked = np.isin(first[picture_of], test)
-    copies = np.setdiff1d(np.flatnonzero(asked), test)
-    learned = np.setdiff1d(np.flatnonzero(~asked), train)
-    return Split(np.concatenate([train, learned]), np.concatenate([test, copies]))
+    in_test = np.isin(first[picture_of], test)
+    copies = np.setdiff1d(np.flatnonzero(in_test), test)
+    others = np.setdiff1d(np.flatnonzero(~in_test), train)
+    return Split(np.concatenate([train, others]), np.concatenate([test, copies]))

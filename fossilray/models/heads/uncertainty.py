@@ -1,4 +1,4 @@
-"""What a head learns of its own certainty from crops that were held out, and what it then says of an object."""
+"""Uncertainty of a head's predictions: fitted on out-of-fold predictions, applied to new objects."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from numpy.typing import NDArray
 
 from fossilray.core.config.choices import HoldOutUnit, NoveltyKind
 from fossilray.core.errors import WeightsError
+from fossilray.core.text import list_some
+from fossilray.core.vectors import entropy
 from fossilray.models.heads import Head, UncertaintyMeta
-from fossilray.models.heads.calibration import entropy_of, fit_temperature
+from fossilray.models.heads.calibration import fit_temperature
 from fossilray.models.heads.conformal import (
     class_p_values,
     crops_needed_for_coverage,
     novelty_p_values,
     prediction_sets,
-    wrong_call_p_values,
+    wrong_prediction_p_values,
 )
 from fossilray.models.heads.cross_validation import predict_out_of_fold
-from fossilray.models.heads.head import HeadMeta, apply_temperature
-from fossilray.models.heads.novelty import NEIGHBOUR, NoveltyReference, fit_novelty
+from fossilray.models.heads.head import apply_temperature
+from fossilray.models.heads.novelty import NOVELTY_RANK, NoveltyReference, fit_novelty
 
 COVERAGE = 0.9
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What a head says of objects besides their probabilities."""
+    """Uncertainty of predictions on n objects."""
 
     sets: NDArray[np.bool_]
-    """(n, classes): the genera that cannot be excluded at the coverage asked for."""
+    """(n, classes) prediction sets: the genera that cannot be excluded at the coverage."""
     wrong_p: NDArray[np.float32]
-    """(n,) of the hypothesis that the call is wrong."""
+    """(n,) p-value of the hypothesis that the predicted genus is wrong."""
     novelty: NDArray[np.float32]
     """(n,) distance from all labels."""
     novelty_p: NDArray[np.float32]
-    """(n,) of the hypothesis that the object is of a known genus."""
+    """(n,) p-value of the hypothesis that the object is of a labelled genus."""
 
 
 def fit_uncertainty(
@@ -48,99 +50,101 @@ def fit_uncertainty(
     classes: Sequence[str],
     train: Callable[[NDArray[np.int64]], Head],
     *,
-    side: NDArray[np.int64],
-    over: HoldOutUnit = "crops",
+    groups: NDArray[np.int64],
+    hold_out: HoldOutUnit = "crops",
     novelty: NoveltyKind = "knn",
-    k: int = NEIGHBOUR,
+    k: int = NOVELTY_RANK,
     seed: int = 0,
 ) -> Head:
-    """The head with its temperature and what it needs to say how sure it is; as it was if no crop can be held out.
+    """Return the head with a temperature and the arrays from which it predicts its uncertainty.
 
-    vectors: (n, d) with labels (n,) in 0..len(classes)-1. train: a head taught alike on some rows of them. side: (n,)
-    crops of equal number are held out together (`sides_of`), which over names. What heads say of crops
-    that they were not taught on stands for what this one will say of new ones. They know four fifths of the labels
-    and are as a rule a little less sure than the one that knows all, so what follows errs to the safe side.
+    The head is returned unchanged if no crop can be held out. Out-of-fold predictions represent those on new objects.
+    The heads of the folds are trained on four fifths of the labels and are usually a little less confident than the
+    head itself, so the results are conservative.
+
+    vectors: (n, d) with labels (n,) in 0..len(classes)-1. train: trains a head of the same kind on some of the rows.
+    groups: (n,) crops of one group are held out together; `LabelledSet.groups_for(hold_out)` gives them.
     """
-    number = np.full(len(classes), -1)
-    own = [classes.index(name) for name in head.classes]
-    number[own] = np.arange(len(own))
-    truth = number[label]
-    held_out = predict_out_of_fold(
-        vectors, label, classes, train, side=side, over=over, novelty=novelty, k=k, seed=seed
+    class_of_label = np.full(len(classes), -1)
+    columns = [classes.index(name) for name in head.classes]
+    class_of_label[columns] = np.arange(len(columns))
+    truth = class_of_label[label]
+    predictions = predict_out_of_fold(
+        vectors, label, classes, train, groups=groups, hold_out=hold_out, novelty=novelty, k=k, seed=seed
     )
-    asked = held_out.rows
-    if not len(asked):
+    rows = predictions.rows
+    if not len(rows):
         return head
-    temperature = fit_temperature(held_out.share[:, own], truth[asked])
-    share = apply_temperature(held_out.share[:, own], temperature)
+    uncalibrated = predictions.probability[:, columns]
+    temperature = fit_temperature(uncalibrated, truth[rows])
+    probability = apply_temperature(uncalibrated, temperature)
     arrays: dict[str, NDArray[Any]] = {
-        "label": truth[asked].astype(np.int32),
-        "call": share.argmax(axis=1).astype(np.int32),
-        "score": 1 - share[np.arange(len(asked)), truth[asked]],
-        "entropy": entropy_of(share),
-        "distance": held_out.distance,
+        "label": truth[rows].astype(np.int32),
+        "call": probability.argmax(axis=1).astype(np.int32),
+        "score": 1 - probability[np.arange(len(rows)), truth[rows]],
+        "entropy": entropy(probability),
+        "distance": predictions.distance,
         **fit_novelty(vectors, truth, kind=novelty, k=k, seed=seed).arrays,
     }
-    certainty = UncertaintyMeta(temperature=temperature, over=over, novelty=novelty, k=k)
-    return Head(
-        head.meta.model_copy(update={"format": HeadMeta.formats[1], "certainty": certainty}),
-        {**head.parameters, **{f"certainty.{name}": array for name, array in arrays.items()}},
-    )
+    meta = UncertaintyMeta(temperature=temperature, hold_out=hold_out, novelty=novelty, k=k)
+    return head.with_uncertainty(meta, arrays)
 
 
 def predict_uncertainty(
-    head: Head, vectors: NDArray[np.floating], share: NDArray[np.float32], *, coverage: float = COVERAGE
+    head: Head, vectors: NDArray[np.floating], probability: NDArray[np.float32], *, coverage: float = COVERAGE
 ) -> Uncertainty:
-    """What a head with certainty says of vectors (n, d) that it gave the probabilities (n, classes).
+    """Return the uncertainty of a head's probabilities (n, classes) for vectors (n, d).
+
+    coverage: share of the objects of each genus whose prediction set contains the genus.
 
     Raises:
-        WeightsError: the head was taught without certainty.
+        WeightsError: the head was trained without uncertainty.
     """
-    known, held = novelty_reference(head), head.parameters
-    label = held["certainty.label"]
-    p_values = class_p_values(1 - share, held["certainty.score"], label)
-    distance = known.distance(vectors)
+    reference, held_out = novelty_reference(head), head.uncertainty_arrays
+    label = held_out["label"]
+    p_values = class_p_values(1 - probability, held_out["score"], label)
+    distance = reference.distance(vectors)
     return Uncertainty(
         prediction_sets(p_values, coverage=coverage),
-        wrong_call_p_values(entropy_of(share), held["certainty.entropy"], held["certainty.call"] != label),
+        wrong_prediction_p_values(entropy(probability), held_out["entropy"], held_out["call"] != label),
         distance,
-        novelty_p_values(distance, held["certainty.distance"]),
+        novelty_p_values(distance, held_out["distance"]),
     )
 
 
 def describe_uncertainty(head: Head, *, coverage: float = COVERAGE) -> str:
-    """A sentence about a head with certainty: its temperature, and the classes that no set can exclude."""
-    certainty = head.meta.certainty
-    assert certainty is not None, "asked only of heads that have one"
-    held = np.bincount(head.parameters["certainty.label"], minlength=len(head.classes))
-    least = crops_needed_for_coverage(coverage)
-    few = [name for name, count in zip(head.classes, held, strict=True) if count < least]
+    """Describe the uncertainty of a head that has one: its temperature, and the classes that are in every set."""
+    meta = head.meta.uncertainty
+    assert meta is not None, "the caller checks that the head has it"
+    held_out = np.bincount(head.uncertainty_arrays["label"], minlength=len(head.classes))
+    needed = crops_needed_for_coverage(coverage)
+    too_few = [name for name, count in zip(head.classes, held_out, strict=True) if count < needed]
     text = (
-        f"certainty from {held.sum()} crops held out by {certainty.over}: temperature {certainty.temperature:.2f}, "
-        f"novelty by {certainty.novelty}"
+        f"uncertainty from {held_out.sum()} crops, held out by {meta.hold_out}: temperature {meta.temperature:.2f}, "
+        f"novelty by {meta.novelty}"
     )
-    if few:
+    if too_few:
         text += (
-            f"; {len(few)} classes have fewer than {least} of them and are in every set of {coverage:.0%}: "
-            f"{', '.join(few[:5])}{', …' if len(few) > 5 else ''}"
+            f"; {len(too_few)} classes have fewer than {needed} of them and are in every set of {coverage:.0%}: "
+            f"{list_some(too_few)}"
         )
     return text
 
 
 def novelty_reference(head: Head) -> NoveltyReference:
-    """What the labels of a head make known.
+    """Return the labelled vectors of a head, from which distances are measured.
 
     Raises:
-        WeightsError: it was taught without certainty.
+        WeightsError: the head was trained without uncertainty.
     """
-    if head.meta.certainty is None:
+    if head.meta.uncertainty is None:
         raise WeightsError(
-            "the head does not say how sure it may be: it was made by an earlier fossilray, or of too few labels to "
-            "hold any out; train it again with `fossilray classify train`"
+            "the head has no uncertainty: it was made by an earlier fossilray, or from too few labels to hold any "
+            "out; train it again with `fossilray classify train`"
         )
     arrays = {
-        name.removeprefix("certainty."): array
-        for name, array in head.parameters.items()
-        if name.removeprefix("certainty.") in ("known", "known_label", "centres", "whitening")
+        name: array
+        for name, array in head.uncertainty_arrays.items()
+        if name in ("known", "known_label", "centres", "whitening")
     }
-    return NoveltyReference(head.meta.certainty.novelty, head.meta.certainty.k, arrays)
+    return NoveltyReference(head.meta.uncertainty.novelty, head.meta.uncertainty.k, arrays)

@@ -146,7 +146,7 @@ def predictions_table(
             columns[f"genus{suffix}"] = pa.nulls(count, pa.string())
             columns[f"score{suffix}"] = pa.nulls(count, pa.float32())
     schema = PREDICTIONS_SCHEMA
-    if head.meta.certainty is not None:
+    if head.meta.uncertainty is not None:
         schema = CALIBRATED_PREDICTIONS_SCHEMA
         columns |= _uncertainty_columns(head, vectors, probability, known, ranked, coverage)
     return pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema)
