@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 
 from fossilray.analysis.search.build_worker import IndexWorker
 from fossilray.analysis.search.plan import IndexSettings, open_index, plan_shards
-from fossilray.analysis.search.quantizer import unit
 from fossilray.analysis.search.search import SearchIndex
 from fossilray.analysis.search.vectors_of_runs import open_sources
 from fossilray.core.config import CropsConfig, RunConfig, StoreConfig
 from fossilray.core.records import ArrayFiles
+from fossilray.core.vectors import unit_vectors
 from fossilray.store import RunStore
 from fossilray.store.arrays.embeddings import encode_embeddings
 from fossilray.store.arrays.sharding import SHARD_ROWS
@@ -92,7 +92,7 @@ class Truth:
 
     def see(self, vectors: NDArray[np.float16], first: int) -> None:
         """Vectors with the numbers first, first + 1, …"""
-        cosine = self._queries @ unit(vectors).T
+        cosine = self._queries @ unit_vectors(vectors.astype(np.float32)).T
         best = np.argpartition(-cosine, COUNT, axis=1)[:, :COUNT]
         near = np.concatenate([self.cosine, np.take_along_axis(cosine, best, 1)], axis=1)
         which = np.concatenate([self.number, best + first], axis=1)
@@ -149,7 +149,7 @@ def build(store: RunStore, place: Path, shard_objects: int) -> Built:
     began, cpu = time.perf_counter(), time.process_time()
     index = open_index(sources, str(place), access, settings)
     taught = time.perf_counter()
-    rows = plan_shards(index, sources, most_objects=shard_objects)
+    rows = plan_shards(index, sources, max_objects=shard_objects)
     worker = IndexWorker(index.url, RunConfig())
     worker.prepare()
     for row in rows:
@@ -221,7 +221,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fossilray-similar-") as scratch:
         folder = asked.folder or Path(scratch)
         made = MadeVectors()
-        queries = unit(made.block(0, asked.queries, seed=2))
+        queries = unit_vectors(made.block(0, asked.queries, seed=2).astype(np.float32))
         truth, began = Truth(queries), time.perf_counter()
         store = write_run(folder / "run", asked.vectors, made, truth)
         near = np.quantile(truth.cosine, (0.05, 0.5, 0.95), axis=0)
@@ -236,8 +236,8 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(
             f"{index.record.coder} of {[(t.coder, t.bytes, round(t.recall, 3)) for t in index.record.trials]}, "
-            f"{index.coder.lists} lists\n{entries:,} vectors in {len(index.shards)} shards, {size / entries:.1f} bytes "
-            f"a vector; taught in {built.teach_s / 60:.1f} min, coded in {built.code_s / 60:.1f} min, "
+            f"{index.quantizer.lists} lists\n{entries:,} vectors in {len(index.shards)} shards, {size / entries:.1f} "
+            f"bytes a vector; taught in {built.teach_s / 60:.1f} min, coded in {built.code_s / 60:.1f} min, "
             f"{built.cpu_s / 60:.1f} CPU minutes together; peak memory {peak:.1f} GB",
             flush=True,
         )

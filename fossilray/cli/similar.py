@@ -217,7 +217,7 @@ def similar(
     from fossilray.analysis.search.filters import describe_hits, filter_where
     from fossilray.analysis.search.queries import exclude_self
     from fossilray.analysis.search.search import SearchIndex
-    from fossilray.analysis.search.sheet import append_missing_summaries, write_search_sheet
+    from fossilray.analysis.search.sheet import collect_results, write_search_sheet
     from fossilray.render.contact_sheet import require_sheet_suffix
 
     if sum(map(bool, (image, object_, crops))) != 1:
@@ -228,19 +228,23 @@ def similar(
     found = SearchIndex.open(index, settings(config, set_).store)
     _warn_if_outdated(found)
     queries = _queries(found, image, object_, crops, run=run, backbone=backbone)
-    allowed = filter_where(found, where, head=predictions)
-    spare = any(own is not None for own in queries.itself)
+    search_filter = filter_where(found, where, head=predictions)
+    spare = any(own is not None for own in queries.self_hits)
     hits = found.search(
-        queries.vectors, count=limit + spare, probes=probes, candidates=candidates, allowed=allowed
+        queries.vectors,
+        count=limit + spare,
+        probes=probes,
+        candidates=candidates,
+        search_filter=search_filter,
     )
     table = describe_hits(found, exclude_self(queries, hits, count=limit), queries.names, head=predictions)
     if sheet is not None:
         scope = f"{limit} of {sum(slide.objects for slide in found.slides):,} objects in {found.index.url}"
         write_search_sheet(
             found,
-            append_missing_summaries(found, queries, table),
+            collect_results(found, queries, table),
             sheet,
-            facts=f"{scope}{f', where {where}' if where else ''}; backbone {found.record.backbone['name']}.",
+            note=f"{scope}{f', where {where}' if where else ''}; backbone {found.record.backbone['name']}.",
         )
         warn(f"sheet: {sheet}")
     if sheet is None or out_file is not None or form != "table":

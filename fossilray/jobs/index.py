@@ -51,8 +51,8 @@ def _build(
     display: Display,
     stop: threading.Event | None,
 ) -> JobResult:
-    index = open_index(sources, index_url, config.store, settings, say=display.message)
-    keys = plan_shards(index, sources, most_objects=settings.shard_objects)
+    index = open_index(sources, index_url, config.store, settings, on_message=display.message)
+    keys = plan_shards(index, sources, max_objects=settings.shard_objects)
     return run_derived_job(
         [WorkItem(key) for key in keys],
         functools.partial(IndexWorker, index.url, config),

@@ -1,4 +1,4 @@
-"""`fossilray index` and `fossilray similar` from the command line, with the network that ships."""
+"""`fossilray index` and `fossilray similar` from the command line, with the bundled backbone."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from fossilray.store import RunStore
 SMALL = IndexSettings(coder="pca64-8bit", lists=4, shard_objects=60)
 
 
-def ask(*words: str) -> str:
-    """What a command prints; what it refuses is raised."""
-    said = CliRunner().invoke(app, list(words))
-    if isinstance(said.exception, FossilrayError):
-        raise said.exception
-    assert said.exit_code == 0, said.output
-    return said.output
+def invoke(*words: str) -> str:
+    """Return what a command prints; its error is raised."""
+    result = CliRunner().invoke(app, list(words))
+    if isinstance(result.exception, FossilrayError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def shapes(count: int, *, seed: int) -> NDArray[np.uint8]:
-    """Rings, crosses and bars (by object_id % 3) of random size and shade on clear field."""
+    """Rings, crosses and bars (by object_id % 3) of random size and shade on a clear background."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:CROP_PX, :CROP_PX] - (CROP_PX - 1) / 2
     crops = np.empty((count, CROP_PX, CROP_PX, 3), np.uint8)
@@ -59,8 +59,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     (digest,) = embedder_digest(config).values()
     pixels = {"a-2030": shapes(49, seed=1), "b-2050": shapes(34, seed=2)}
     vectors = {name: embedder.embed(crops) for name, crops in pixels.items()}
-    place = tmp_path_factory.mktemp("runs") / "run"
-    return a_vector_run(place, vectors, sha256=digest, pixels=pixels, wells={"b-2050": "6407/6-5"})
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return a_vector_run(folder, vectors, sha256=digest, pixels=pixels, wells={"b-2050": "6407/6-5"})
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_an_image_finds_objects_of_its_shape(index: str, tmp_path: Path) -> None
         Pillow.fromarray(shapes(3, seed=9)[kind]).resize((90, 90)).save(tmp_path / f"{kind}.png")
     out, sheet = tmp_path / "hits.csv", tmp_path / "sheet.html"
     images = [word for kind in range(3) for word in ("--image", str(tmp_path / f"{kind}.png"))]
-    ask("similar", index, *images, "--limit", "6", "--out", str(out), "--sheet", str(sheet))
+    invoke("similar", index, *images, "--limit", "6", "--out", str(out), "--sheet", str(sheet))
     rows = rows_of(out)
     assert len(rows) == 18
     right = [int(row["object_id"]) % 3 == int(Path(row["query"]).stem) for row in rows]
@@ -90,22 +90,22 @@ def test_an_image_finds_objects_of_its_shape(index: str, tmp_path: Path) -> None
 
 
 def test_an_object_finds_others_and_not_itself(index: str, tmp_path: Path) -> None:
-    said = ask("similar", index, "--object", "a-2030:3", "--limit", "5")
-    assert "5 rows" in said
+    output = invoke("similar", index, "--object", "a-2030:3", "--limit", "5")
+    assert "5 rows" in output
     out = tmp_path / "hits.parquet"
-    ask("similar", index, "--object", "a-2030:3", "--limit", "100", "--out", str(out), "--probes", "4")
+    invoke("similar", index, "--object", "a-2030:3", "--limit", "100", "--out", str(out), "--probes", "4")
     found = pq.read_table(out).to_pylist()
     assert ("a-2030", 3) not in {(row["slide_id"], row["object_id"]) for row in found}
     assert len(found) == 48 + 33 - 1
     assert [row["rank"] for row in found] == list(range(1, 81))
 
 
-def test_a_folder_of_crops_asks_for_each_and_a_picture_shows_all(index: str, tmp_path: Path) -> None:
+def test_each_image_of_a_folder_is_a_query_and_a_picture_shows_all(index: str, tmp_path: Path) -> None:
     for kind in ("ring", "cross"):
         (tmp_path / "crops" / kind).mkdir(parents=True)
         Pillow.fromarray(shapes(1, seed=4)[0]).save(tmp_path / "crops" / kind / "same name.png")
     out, sheet = tmp_path / "hits.json", tmp_path / "sheet.png"
-    ask(
+    invoke(
         *("similar", index, "--crops", str(tmp_path / "crops"), "--where", "well = '6407/6-5'"),
         *("--limit", "12", "--out", str(out), "--sheet", str(sheet)),
     )
@@ -117,9 +117,7 @@ def test_a_folder_of_crops_asks_for_each_and_a_picture_shows_all(index: str, tmp
         assert np.asarray(picture).std() > 5
 
 
-def test_questions_that_cannot_be_asked_are_refused_in_a_sentence(
-    index: str, run: RunStore, tmp_path: Path
-) -> None:
+def test_invalid_queries_are_refused(index: str, run: RunStore, tmp_path: Path) -> None:
     picture, text = tmp_path / "one.png", tmp_path / "text.png"
     Pillow.fromarray(shapes(1, seed=1)[0]).save(picture)
     text.write_text("no image")
@@ -129,9 +127,9 @@ def test_questions_that_cannot_be_asked_are_refused_in_a_sentence(
         (["--image", str(picture), "--object", "a-2030:1"], "by one of --image"),
         (["--image", str(text)], "it is in no image format"),
         (["--crops", str(tmp_path / "empty")], "holds no image"),
-        (["--crops", str(tmp_path / "nowhere")], "is no folder"),
+        (["--crops", str(tmp_path / "nowhere")], "is not a folder"),
         (["--object", "a-2030"], "is not SLIDE:ID"),
-        (["--object", "nobody:1"], "none of its runs has it"),
+        (["--object", "missing:1"], "its runs have no such slide"),
         (["--object", "a-2030:49"], "has objects 0 to 48"),
         (["--object", "a-2030:1", "--sheet", "sheet.pdf"], "neither .html nor .png"),
         (["--object", "a-2030:1", "--out", "hits.xls"], "neither .csv nor .json"),
@@ -139,41 +137,41 @@ def test_questions_that_cannot_be_asked_are_refused_in_a_sentence(
         (["--image", str(picture), "--backbone", "nowhere.safetensors"], "neither a file"),
     ):
         with pytest.raises(UsageError, match=reason):
-            ask("similar", index, *words)
+            invoke("similar", index, *words)
     with pytest.raises(UsageError, match="holds no index"):
-        ask("similar", run.url, "--object", "a-2030:1")
+        invoke("similar", run.url, "--object", "a-2030:1")
 
 
-def test_images_are_described_by_the_backbone_of_the_index_alone(tmp_path: Path) -> None:
+def test_images_are_embedded_by_the_backbone_of_the_index_only(tmp_path: Path) -> None:
     other = a_vector_run(tmp_path / "run", {"a": kinds_of_vectors(60, seed=1)})
     index = index_runs([other.url], tmp_path / "index", SMALL).url
     Pillow.fromarray(shapes(1, seed=1)[0]).save(tmp_path / "one.png")
     with pytest.raises(UsageError, match="vectors of two backbones cannot be compared"):
-        ask("similar", index, "--image", str(tmp_path / "one.png"))
+        invoke("similar", index, "--image", str(tmp_path / "one.png"))
 
 
-def test_status_says_what_is_held_and_what_is_missing(tmp_path: Path) -> None:
+def test_status_lists_what_an_index_holds_and_lacks(tmp_path: Path) -> None:
     store = a_vector_run(tmp_path / "run", {"a": kinds_of_vectors(60, seed=1)})
     index = index_runs([store.url], tmp_path / "index", SMALL).url
-    said = ask("index", "status", index)
-    assert "59 vectors of 1 slide in 1 shard," in said
-    assert "it holds all that its runs hold" in said
+    output = invoke("index", "status", index)
+    assert "59 vectors of 1 slide in 1 shard," in output
+    assert "it holds all that its runs hold" in output
     commit_vectors(store, "late", kinds_of_vectors(20, seed=2))
-    said = CliRunner().invoke(app, ["index", "status", index])
-    assert said.exit_code == 3
-    assert "late" in said.output
+    result = CliRunner().invoke(app, ["index", "status", index])
+    assert result.exit_code == 3
+    assert "late" in result.output
     warned = CliRunner().invoke(app, ["similar", index, "--object", "a:1", "--limit", "3"])
     assert warned.exit_code == 0
-    assert "1 slides with 20 objects are not in the index" in warned.stderr
+    assert "not in the index: 1 slide with 20 objects" in warned.stderr
 
 
-def test_duplicates_are_listed_with_both_places(tmp_path: Path) -> None:
+def test_duplicates_are_listed_with_both_positions(tmp_path: Path) -> None:
     slides = {"a": kinds_of_vectors(60, seed=1), "b": kinds_of_vectors(50, seed=2)}
     slides["b"][9] = slides["a"][4]
     store = a_vector_run(tmp_path / "run", slides)
     index = index_runs([store.url], tmp_path / "index", SMALL).url
     out = tmp_path / "pairs.csv"
-    ask("index", "duplicates", index, "--threshold", "0.9999", "--out", str(out))
+    invoke("index", "duplicates", index, "--threshold", "0.9999", "--out", str(out))
     (row,) = rows_of(out)
     assert [row[name] for name in ("slide_id", "object_id", "slide_id_2", "object_id_2")] == [
         "a",
@@ -183,7 +181,7 @@ def test_duplicates_are_listed_with_both_places(tmp_path: Path) -> None:
     ]
 
 
-def test_the_job_builds_shards_on_ray_and_goes_on_with_what_is_new(tmp_path: Path) -> None:
+def test_the_job_builds_shards_on_ray_and_then_adds_new_slides(tmp_path: Path) -> None:
     slides = {"a": kinds_of_vectors(300, seed=1), "b": kinds_of_vectors(250, seed=2)}
     store = a_vector_run(tmp_path / "run", slides)
     words = (
@@ -197,9 +195,9 @@ def test_the_job_builds_shards_on_ray_and_goes_on_with_what_is_new(tmp_path: Pat
         "--workers",
         "1",
     )
-    said = ask(*words)
-    assert "2 of 2 slides committed" in said
-    assert "548 vectors indexed" in said
-    said = ask(*words)
-    assert "0 of 0" in said
-    assert "holds all that its runs hold" in ask("index", "status", str(tmp_path / "index"))
+    output = invoke(*words)
+    assert "2 of 2 slides committed" in output
+    assert "548 vectors indexed" in output
+    output = invoke(*words)
+    assert "0 of 0" in output
+    assert "holds all that its runs hold" in invoke("index", "status", str(tmp_path / "index"))

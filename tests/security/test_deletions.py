@@ -82,7 +82,7 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
         2,
         "data/<16 hex> that this process has written, or the note of its maker in it",
     ),
-    ("analysis/search/index_store.py", "IndexStore.sweep", "delete"): (
+    ("analysis/search/index_store.py", "IndexStore.collect_garbage", "delete"): (
         1,
         "data/<16 hex> of a maker that has ended or days old, maker.json in it, plans/shard-<24 hex>.json",
     ),

@@ -19,9 +19,10 @@ import torch
 from safetensors.torch import save_file
 from support.small_network import SMALL, build, meta
 
-from fossilray.analysis.search.quantizer import QUANTIZERS, VectorQuantizer, unit
+from fossilray.analysis.search.quantizer import QUANTIZERS, VectorQuantizer
 from fossilray.core.config import DetectorConfig, EmbedderConfig
 from fossilray.core.errors import StoreError, WeightsError
+from fossilray.core.vectors import unit_vectors
 from fossilray.models.backbones.architectures import Architecture, build_backbone_network
 from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
 from fossilray.models.backbones.checkpoints import read_backbone_checkpoint
@@ -358,9 +359,9 @@ def test_an_onnx_model_of_other_operators_or_wrong_sizes_is_refused(tmp_path: Pa
 @pytest.mark.parametrize("count", [1, 2, 30, 119, 600])
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_a_coder_of_few_vectors_is_read_again(name: str, count: int) -> None:
-    vectors = unit(np.random.default_rng(count).normal(size=(count, 512)))
+    vectors = unit_vectors(np.random.default_rng(count).normal(size=(count, 512)).astype(np.float32))
     coder = VectorQuantizer.train(vectors, name=name, lists=1, seed=1)
-    again = VectorQuantizer.from_bytes(coder.to_bytes(), name=name, dimension=512, lists=1, place="here")
+    again = VectorQuantizer.from_bytes(coder.to_bytes(), name=name, dimension=512, lists=1, path="here")
     assert again.to_bytes() == coder.to_bytes()
     assert (again.encode(vectors)[1] == coder.encode(vectors)[1]).all()
 
@@ -369,28 +370,28 @@ def test_a_coder_that_faiss_trained_on_fewer_vectors_than_dimensions_is_read() -
     import faiss
 
     index = faiss.index_factory(512, "PCA64,IVF1,SQ8", faiss.METRIC_L2)
-    index.train(unit(np.random.default_rng(0).normal(size=(119, 512))).astype(np.float32))
+    index.train(unit_vectors(np.random.default_rng(0).normal(size=(119, 512)).astype(np.float32)))
     content = faiss.serialize_index(index).tobytes()
     assert (
-        VectorQuantizer.from_bytes(content, name="pca64-8bit", dimension=512, lists=1, place="here").dimension
+        VectorQuantizer.from_bytes(content, name="pca64-8bit", dimension=512, lists=1, path="here").dimension
         == 512
     )
 
 
 def test_a_coder_with_any_field_changed_is_refused_before_faiss_sees_it() -> None:
-    vectors = unit(np.random.default_rng(0).normal(size=(400, 70)))
+    vectors = unit_vectors(np.random.default_rng(0).normal(size=(400, 70)).astype(np.float32))
     for name in ("pca64-8bit", "pca176-4bit"):
         coder = VectorQuantizer.train(vectors, name=name, lists=4, seed=1)
         content = coder.to_bytes()
-        same = {"name": name, "dimension": 70, "lists": 4, "place": "here"}
+        same = {"name": name, "dimension": 70, "lists": 4, "path": "here"}
         assert VectorQuantizer.from_bytes(content, **same).to_bytes() == content  # type: ignore[arg-type]
         for cut in (0, 3, 40, len(content) // 2, len(content) - 1):
-            with pytest.raises(StoreError, match="no coder of an index"):
+            with pytest.raises(StoreError, match="not the quantizer of an index"):
                 VectorQuantizer.from_bytes(content[:cut], **same)  # type: ignore[arg-type]
         for other in ({"dimension": 71}, {"lists": 5}, {"name": "pca96-6bit"}, {"name": "x"}):
-            with pytest.raises(StoreError, match="no coder of an index"):
+            with pytest.raises(StoreError, match="not the quantizer of an index"):
                 VectorQuantizer.from_bytes(content, **{**same, **other})  # type: ignore[arg-type]
         spoiled = bytearray(content)
         spoiled[-4:] = b"\xff\xff\xff\x7f"
-        with pytest.raises(StoreError, match="no coder of an index"):
+        with pytest.raises(StoreError, match="not the quantizer of an index"):
             VectorQuantizer.from_bytes(bytes(spoiled), **same)  # type: ignore[arg-type]

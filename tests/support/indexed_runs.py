@@ -99,7 +99,7 @@ def index_runs(
     """What `fossilray index build` does, shard after shard in this process."""
     sources = open_sources(runs, settings.embeddings, access)
     index = open_index(sources, str(url), access, settings)
-    keys = plan_shards(index, sources, most_objects=settings.shard_objects)
+    keys = plan_shards(index, sources, max_objects=settings.shard_objects)
     worker = IndexWorker(index.url, RunConfig(store=access))
     worker.prepare()
     for key in keys:

@@ -137,8 +137,9 @@ def make_sound(folder: Path) -> dict[str, Callable[[random.Random], bytes]]:  # 
     import torch
     from support.small_network import SMALL, build, meta
 
-    from fossilray.analysis.search.quantizer import VectorQuantizer, unit
+    from fossilray.analysis.search.quantizer import VectorQuantizer
     from fossilray.core.config.training import TrainConfig
+    from fossilray.core.vectors import unit_vectors
     from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
     from fossilray.models.detectors.detector_file import save_detector
     from fossilray.models.heads import save_head
@@ -180,7 +181,9 @@ def make_sound(folder: Path) -> dict[str, Callable[[random.Random], bytes]]:  # 
         folder, config=config, position=Position(2, 0, 2, 1.5), world=1, method=layer.state_dict(),
         optimiser=optimiser.state_dict(), kept=9,
     )  # fmt: skip
-    coder = VectorQuantizer.train(unit(rng.normal(size=(400, 100))), name="pca64-8bit", lists=4, seed=1)
+    coder = VectorQuantizer.train(
+        unit_vectors(rng.normal(size=(400, 100)).astype(np.float32)), name="pca64-8bit", lists=4, seed=1
+    )
     (folder / "coder.faiss").write_bytes(coder.to_bytes())
     model = onnx.load(str(folder / "detector.onnx"))
 
@@ -285,7 +288,7 @@ def load(path: Path) -> object:
             if "lists" in inspect.signature(VectorQuantizer.from_bytes).parameters
             else {}
         )
-        return VectorQuantizer.from_bytes(path.read_bytes(), name="pca64-8bit", place=str(path), **more)
+        return VectorQuantizer.from_bytes(path.read_bytes(), name="pca64-8bit", path=str(path), **more)
     return load_head(path)
 
 

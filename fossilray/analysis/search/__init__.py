@@ -1,1 +1,1 @@
-"""More like this: an index over the vectors of runs, and the objects that look most like a given one."""
+"""Similarity search: an index over the embeddings of runs, and the nearest objects to a query."""

@@ -1,4 +1,4 @@
-"""One shard made whole: what a worker of `fossilray index build` does; no Ray here."""
+"""Worker of `fossilray index build`, which builds one shard per item. It does not import Ray."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 
 from fossilray.analysis.search.index_record import IndexedSlide, ShardRecord
 from fossilray.analysis.search.index_store import IndexStore
-from fossilray.analysis.search.quantizer import unit
 from fossilray.analysis.search.shard_file import ShardBuilder
 from fossilray.analysis.search.vectors_of_runs import RunVectorSource
 from fossilray.core.config import RunConfig
 from fossilray.core.records import Outcome, WorkItem
+from fossilray.core.vectors import unit_vectors
 from fossilray.processing.inference.worker import ENDS_THE_JOB, StoredSlideWorker
 from fossilray.store import RunStore, open_run
 from fossilray.store.dataset.dataset_store import source_run
 
-_ENCODED_AT_ONCE = 32_768
+_BATCH_ROWS = 32_768
 
 
 class IndexWorker(StoredSlideWorker):
-    """A worker of the scheduler that makes shards; an item's key is that of the shard's plan."""
+    """Builds and commits shards. The key of an item is the key of a shard's plan."""
 
     memory_setting = "--shard-objects"
 
@@ -33,45 +33,44 @@ class IndexWorker(StoredSlideWorker):
         self._config = config
 
     def prepare(self) -> str:
-        """The host and process, once the coder is loaded."""
-        self._coder = self._index.coder()
+        """Load the quantizer; return the host and process."""
+        self._quantizer = self._index.load_quantizer()
         return f"{socket.gethostname()}/{os.getpid()}/cpu"
 
     def process(self, item: WorkItem, upcoming: WorkItem | None = None) -> Outcome:
-        """The shard committed, or why there is none recorded.
+        """Build and commit a shard, or record its failure.
 
         Raises:
-            StoreError: the index or a run does not answer; the shard is as if it had never begun.
+            StoreError: the index or a run is unreachable; nothing of the shard is committed.
         """
         self._publish_status(item.key, "read", 0.0)
         try:
-            shard = self._build(item.key, self._index.planned(item.key))
-            won = self._index.commit(shard)
+            shard = self._build(item.key, self._index.read_plan(item.key))
+            is_first = self._index.commit(shard)
         except ENDS_THE_JOB:
             raise
-        except BaseException as caught:  # noqa: BLE001  whatever it is, it is this shard's failure and no other's
+        except BaseException as caught:  # noqa: BLE001  any error is a failure of this shard only
             failure = self._failure(item.key, caught)
             self._index.attempts.record_failure(failure)
             return Outcome(item.key, failure=failure)
         finally:
             self._status = None
-        return Outcome(item.key, derived_rows=shard.entries if won else None)
+        return Outcome(item.key, derived_rows=shard.entries if is_first else None)
 
     def _build(self, key: str, slides: Sequence[IndexedSlide]) -> ShardRecord:
-        coder = self._coder
-        builder = ShardBuilder(coder.lists, coder.code_bytes)
+        builder = ShardBuilder(self._quantizer.lists, self._quantizer.code_bytes)
         open_source = functools.cache(lambda run, name: RunVectorSource(self._open_run(run), name))
         first = 0
         for number, slide in enumerate(slides):
-            waiting: list[tuple[np.ndarray, np.ndarray]] = []
+            batch: list[tuple[np.ndarray, np.ndarray]] = []
             for block in open_source(slide.run, slide.embeddings).blocks(slide):
-                waiting.append((block.object_id + first, block.vectors))
-                if sum(len(rows) for rows, _ in waiting) >= _ENCODED_AT_ONCE:
-                    self._add(builder, waiting)
-            self._add(builder, waiting)
+                batch.append((block.object_id + first, block.vectors))
+                if sum(len(rows) for rows, _ in batch) >= _BATCH_ROWS:
+                    self._encode(builder, batch)
+            self._encode(builder, batch)
             first += slide.objects
             self._publish_status(key, "encode", (number + 1) / len(slides))
-        folder = self._index.new_data()
+        folder = self._index.create_data_folder()
         self._publish_status(key, "write", 1.0)
         entries, size, digests = builder.write(self._index.files, folder)
         sha256 = self._index.record.coder_sha256
@@ -82,13 +81,14 @@ class IndexWorker(StoredSlideWorker):
         source_run(store).expect_run()
         return store
 
-    def _add(self, builder: ShardBuilder, waiting: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Encode what waits, and leave nothing waiting; a vector without direction has no neighbours."""
-        if not waiting:
+    def _encode(self, builder: ShardBuilder, batch: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Encode a batch of positions and vectors and clear it. Vectors of length 0 are left out."""
+        if not batch:
             return
-        positions = np.concatenate([rows for rows, _ in waiting])
-        vectors = unit(np.concatenate([part for _, part in waiting]))
-        waiting.clear()
-        sound = np.isfinite(vectors[:, 0])
-        lists, codes = self._coder.encode(vectors[sound])
-        builder.add(lists, positions[sound], codes)
+        positions = np.concatenate([rows for rows, _ in batch])
+        stacked = np.concatenate([vectors for _, vectors in batch]).astype(np.float32)
+        vectors = unit_vectors(stacked, undefined=np.nan)
+        batch.clear()
+        is_defined = np.isfinite(vectors[:, 0])
+        lists, codes = self._quantizer.encode(vectors[is_defined])
+        builder.add(lists, positions[is_defined], codes)

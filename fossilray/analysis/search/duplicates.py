@@ -1,4 +1,4 @@
-"""The same fossil scanned twice: objects of different slides that are each other's nearest, and nearly equal."""
+"""Duplicates: pairs of objects of different slides that are mutual nearest neighbours and nearly identical."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from fossilray.analysis.search.filters import describe_hits
 from fossilray.analysis.search.index_record import IndexedSlide
-from fossilray.analysis.search.quantizer import unit
 from fossilray.analysis.search.search import Hit, SearchIndex
 from fossilray.core.errors import UsageError
+from fossilray.core.vectors import unit_vectors
 
 THRESHOLD = 0.98
-_ASKED_AT_ONCE = 256
+_QUERIES_PER_BATCH = 256
 _NEIGHBOURS = 8
-"""Looked at of each object, so that its like on another slide is seen among those on its own."""
+"""Neighbours compared for each object. Several, because the nearest may be on the object's own slide."""
 _SHOWN = (
     "run",
     "well",
@@ -34,12 +34,12 @@ _SHOWN = (
 
 
 @dataclass(frozen=True)
-class Pair:
+class DuplicatePair:
     """Two objects that look the same."""
 
     similarity: float
-    one: Hit
-    other: Hit
+    first: Hit
+    second: Hit
 
 
 def find_duplicates(
@@ -49,62 +49,66 @@ def find_duplicates(
     same_slide: bool = False,
     probes: int = 8,
     on_slide: Callable[[], None] = lambda: None,
-) -> list[Pair]:
-    """Pairs of objects, each the other's nearest, whose cosine is at least `threshold`; the likest first.
+) -> list[DuplicatePair]:
+    """Return pairs of mutual nearest neighbours with a cosine similarity of at least `threshold`, most similar first.
 
-    Only neighbours on another slide count unless `same_slide`. Vectors are streamed slide by slide; memory holds
-    those objects that have such a neighbour. Whether two are nearest rests on `probes` lists of the index, so a pair
-    may be missed, and none is listed that is not as near as it says.
+    Vectors are read slide by slide; memory holds the objects that have such a neighbour. Neighbours are searched in
+    `probes` lists of the index, so that a pair may be missed. The similarity of a pair is exact.
+
+    Args:
+        same_slide: compare objects of one slide too.
+        on_slide: called after each slide.
 
     Raises:
-        UsageError: the threshold is no cosine.
+        UsageError: the threshold is not between -1 and 1.
     """
     if not -1 <= threshold <= 1:
         raise UsageError(
-            f"--threshold {threshold:g} is no cosine; give a number up to 1, such as {THRESHOLD}"
+            f"--threshold {threshold:g} is not a cosine; give a number up to 1, such as {THRESHOLD}"
         )
     nearest: dict[tuple[IndexedSlide, int], Hit] = {}
     for slide in index.slides:
-        for object_id, vectors in _parts(index, slide):
-            found = index.search(vectors, count=_NEIGHBOURS, probes=probes, candidates=_NEIGHBOURS * 2)
-            for number, hits in zip(object_id.tolist(), found, strict=True):
-                best = next((hit for hit in hits if _counts(hit, slide, number, same_slide)), None)
+        for object_id, vectors in _batches(index, slide):
+            results = index.search(vectors, count=_NEIGHBOURS, probes=probes, candidates=_NEIGHBOURS * 2)
+            for number, hits in zip(object_id.tolist(), results, strict=True):
+                best = next((hit for hit in hits if _is_eligible(hit, slide, number, same_slide)), None)
                 if best is not None and best.similarity >= threshold:
                     nearest[slide, number] = best
         on_slide()
     pairs = []
     for (slide, number), hit in nearest.items():
-        back = nearest.get((hit.slide, hit.object_id))
-        mutual = back is not None and (back.slide, back.object_id) == (slide, number)
-        if mutual and (slide.key, number) < (hit.slide.key, hit.object_id):
-            pairs.append(Pair(hit.similarity, Hit(hit.similarity, slide, number), hit))
-    return sorted(pairs, key=lambda pair: (-pair.similarity, pair.one.slide.key, pair.one.object_id))
+        reverse = nearest.get((hit.slide, hit.object_id))
+        is_mutual = reverse is not None and (reverse.slide, reverse.object_id) == (slide, number)
+        if is_mutual and (slide.key, number) < (hit.slide.key, hit.object_id):
+            pairs.append(DuplicatePair(hit.similarity, Hit(hit.similarity, slide, number), hit))
+    return sorted(pairs, key=lambda pair: (-pair.similarity, pair.first.slide.key, pair.first.object_id))
 
 
-def pairs_table(index: SearchIndex, pairs: list[Pair]) -> pa.Table:
-    """One row a pair: similarity, and of both objects where they are, the second's columns ending in _2."""
+def pairs_table(index: SearchIndex, pairs: list[DuplicatePair]) -> pa.Table:
+    """Return one row per pair: the similarity and the columns of both objects, those of the second ending in _2."""
     sides = [
         describe_hits(index, [[getattr(pair, side)] for pair in pairs], [""] * len(pairs))
-        for side in ("one", "other")
+        for side in ("first", "second")
     ]
     columns = {"similarity": sides[0]["similarity"]}
-    for ending, table in zip(("", "_2"), sides, strict=True):
-        columns |= {f"{name}{ending}": table[name] for name in _SHOWN}
+    for suffix, table in zip(("", "_2"), sides, strict=True):
+        columns |= {f"{name}{suffix}": table[name] for name in _SHOWN}
     return pa.table(columns)
 
 
-def _parts(
+def _batches(
     index: SearchIndex, slide: IndexedSlide
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield object_ids (n,) and unit vectors (n, dimension) of the objects of a slide that have a direction."""
     for block in index.source(slide).blocks(slide):
-        vectors = unit(block.vectors)
-        sound = np.flatnonzero(np.isfinite(vectors[:, 0]))
-        for first in range(0, len(sound), _ASKED_AT_ONCE):
-            rows = sound[first : first + _ASKED_AT_ONCE]
+        vectors = unit_vectors(block.vectors.astype(np.float32), undefined=np.nan)
+        finite = np.flatnonzero(np.isfinite(vectors[:, 0]))
+        for first in range(0, len(finite), _QUERIES_PER_BATCH):
+            rows = finite[first : first + _QUERIES_PER_BATCH]
             yield block.object_id[rows], vectors[rows]
 
 
-def _counts(hit: Hit, slide: IndexedSlide, object_id: int, same_slide: bool) -> bool:
+def _is_eligible(hit: Hit, slide: IndexedSlide, object_id: int, same_slide: bool) -> bool:
     if hit.slide != slide:
         return True
     return same_slide and hit.object_id != object_id

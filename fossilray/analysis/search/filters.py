@@ -1,4 +1,4 @@
-"""Which objects of an index meet a condition in SQL, and what is known of those that were found."""
+"""Filters of a search by SQL conditions, and the table of its hits."""
 
 from __future__ import annotations
 
@@ -37,22 +37,24 @@ HITS_SCHEMA = pa.schema(
 )
 """Columns of the hits of a search."""
 OBJECT_COLUMNS = tuple(HITS_SCHEMA.names[4:])
-"""Those that describe the object that was found."""
+"""Columns of HITS_SCHEMA that describe the object."""
 
 
 def filter_where(
     index: SearchIndex, condition: str | None, *, head: str | None = None
 ) -> SearchFilter | None:
-    """The objects of an index that meet a condition on the columns of `objects`; None: all do.
+    """Return the filter of the objects that meet a condition; None if every object of the index can be found.
 
-    A condition that names `genus` is asked of the predictions of this name, or of the newest.
+    Args:
+        condition: SQL on columns of `objects`, and on `genus` of the predictions.
+        head: name of the predictions; None: the newest.
 
     Raises:
         QueryError: DuckDB refuses the condition.
-        UsageError: no object meets it.
+        UsageError: no object meets the condition.
     """
     if condition is None:
-        return index.allow()
+        return index.filter()
     chosen: dict[tuple[str, str], NDArray[np.int64]] = {}
     needs_genera = head is not None or re.search(r"\bgenus", condition) is not None
     for url, source in index.runs().items():
@@ -62,30 +64,33 @@ def filter_where(
         # The line breaks keep a comment at the end of the condition from swallowing what follows.
         table = query_table(
             con,
-            # What has no pixels has a vector that says nothing, and is in no shard.
+            # Objects without pixels are not in the index.
             f"SELECT slide_id, object_id FROM objects WHERE opacity IS NOT NULL AND (\n{condition}\n) "
             "ORDER BY slide_id, object_id",
         )
         for slide_id, rows in _by_slide(table):
             chosen[url, slide_id] = rows
-    allowed = index.allow(chosen)
-    assert allowed is not None, "some are chosen"
-    if not allowed.count:
-        raise UsageError(f"no object of the index meets {condition!r:.200}; ask for something wider")
-    return allowed
+    search_filter = index.filter(chosen)
+    assert search_filter is not None, "objects were given"
+    if not search_filter.count:
+        raise UsageError(f"no object of the index meets {condition!r:.200}; loosen the condition")
+    return search_filter
 
 
 def describe_hits(
     index: SearchIndex, hits: Sequence[Sequence[Hit]], names: Sequence[str], *, head: str | None = None
 ) -> pa.Table:
-    """One row a hit: query, rank, similarity, run, and OBJECT_COLUMNS; queries in their order, the likest first.
+    """Return the hits as a table in HITS_SCHEMA, by query and rank. Only objects files of slides with hits are read.
 
-    names: of the queries. Only the objects files of the slides that were hit are read.
+    Args:
+        hits: hits of each query, the most similar first.
+        names: names of the queries.
+        head: name of the predictions whose genus is shown; None: the newest.
     """
     rows = [
-        (name, rank, one.similarity, one.slide.run, one.slide.slide_id, one.object_id)
-        for name, found in zip(names, hits, strict=True)
-        for rank, one in enumerate(found, start=1)
+        (name, rank, hit.similarity, hit.slide.run, hit.slide.slide_id, hit.object_id)
+        for name, of_query in zip(names, hits, strict=True)
+        for rank, hit in enumerate(of_query, start=1)
     ]
     known: dict[tuple[str, str, int], dict[str, object]] = {}
     for url, source in index.runs().items():
@@ -96,32 +101,33 @@ def describe_hits(
         chosen = {slide_id: files[slide_id] for slide_id, _ in wanted if slide_id in files}
         con = connect(source.store)
         create_objects_view(con, source.store, chosen, genera=latest_predictions(source.store, head))
-        asked = pa.table(
+        wanted_table = pa.table(
             {
-                "slide_id": [one for one, _ in wanted],
-                "object_id": pa.array([n for _, n in wanted], pa.int32()),
+                "slide_id": [slide_id for slide_id, _ in wanted],
+                "object_id": pa.array([object_id for _, object_id in wanted], pa.int32()),
             }
         )
-        con.register("asked", asked)
+        con.register("wanted", wanted_table)
         columns = {row[0] for row in con.execute("DESCRIBE objects").fetchall()}
         named = ", ".join(
             name if name in columns else f"NULL::{'VARCHAR' if name == 'genus' else 'FLOAT'} AS {name}"
             for name in OBJECT_COLUMNS
         )
-        table = query_table(con, f"SELECT {named} FROM objects JOIN asked USING (slide_id, object_id)")
+        table = query_table(con, f"SELECT {named} FROM objects JOIN wanted USING (slide_id, object_id)")
         for row in table.to_pylist():
             known[url, row["slide_id"], row["object_id"]] = row
     columns_of: dict[str, list[object]] = {name: [] for name in HITS_SCHEMA.names}
     for name, rank, similarity, run, slide_id, object_id in rows:
-        found = known[run, slide_id, object_id]
+        properties = known[run, slide_id, object_id]
         for column, value in zip(HITS_SCHEMA.names, (name, rank, similarity, run), strict=False):
             columns_of[column].append(value)
         for column in OBJECT_COLUMNS:
-            columns_of[column].append(found[column])
+            columns_of[column].append(properties[column])
     return pa.Table.from_pydict(columns_of, schema=HITS_SCHEMA)
 
 
 def _by_slide(table: pa.Table) -> list[tuple[str, NDArray[np.int64]]]:
+    """Return the object_ids of each slide of a table that is sorted by slide_id."""
     names = table["slide_id"].combine_chunks().dictionary_encode()
     numbers = names.indices.to_numpy(zero_copy_only=False)
     rows = table["object_id"].to_numpy().astype(np.int64)

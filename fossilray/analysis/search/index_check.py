@@ -1,4 +1,4 @@
-"""Whether an index of vectors holds what its builds committed."""
+"""Verification of an index: its record, quantizer, shards and plans."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from fossilray.analysis.search.index_record import IndexRecord, ShardRecord, slides_from
-from fossilray.analysis.search.index_store import INDEX_JSON, IndexStore, coder_path
+from fossilray.analysis.search.index_store import INDEX_JSON, IndexStore, quantizer_path
 from fossilray.analysis.search.quantizer import VectorQuantizer
 from fossilray.analysis.search.shard_file import FILES, ShardReader
 from fossilray.core.errors import StoreError, StoreUnreachable
@@ -14,69 +14,70 @@ from fossilray.store.files.base import Files
 from fossilray.store.maintenance.side_files import check_side_files
 from fossilray.store.maintenance.slide_check import FindingKind, VerifyFinding
 
-_ANEW = "build the index again in another place"
-_AGAIN = "delete {path} and start `fossilray index build` again"
+_REBUILD = "build the index again in another folder"
+_DELETE_AND_RESUME = "delete {path} and start `fossilray index build` again"
 
 
 def check_index(files: Files, *, deep: bool) -> Iterator[VerifyFinding]:
-    """What is wrong with the files of an index; the runs that it was made of are not looked at.
+    """Yield what is wrong with the files of an index. Its runs are not read.
 
-    deep: all entries of shards are read and compared with their checksums, which indexes made before 2026-12 have not.
+    Args:
+        deep: read all entries of shards and compare checksums, which indexes made before 2026-12 lack.
 
     Raises:
-        StoreUnreachable: the store does not answer.
+        StoreUnreachable: the store is unreachable.
     """
-    coder: VectorQuantizer | None = None
+    quantizer: VectorQuantizer | None = None
     record: IndexRecord | None = None
     try:
         record = IndexRecord.from_json(files.read(INDEX_JSON), url=files.url)
     except (StoreError, FileNotFoundError) as error:
-        yield _finding(INDEX_JSON, "record", error, _ANEW)
+        yield _finding(INDEX_JSON, "record", error, _REBUILD)
     if record is not None:
         index = IndexStore(files, record)
         try:
-            coder = index.coder()
+            quantizer = index.load_quantizer()
         except StoreError as error:
-            yield _finding(coder_path(record.coder_sha256), "coder", error, _ANEW)
+            yield _finding(quantizer_path(record.coder_sha256), "coder", error, _REBUILD)
         yield from check_side_files(index.attempts, deep=deep)
     for path in files.find("shards"):
         if path.endswith(".json"):
-            yield from _check_shard(files, path, record, coder, deep=deep)
+            yield from _check_shard(files, path, record, quantizer, deep=deep)
     for path in files.find("plans"):
         try:
             slides_from(files.read(path), name=path)
         except FileNotFoundError:
-            continue  # a build has ended meanwhile
+            continue  # a build has ended since the listing
         except StoreError as error:
-            yield _finding(path, "plan", error, _AGAIN.format(path=path))
+            yield _finding(path, "plan", error, _DELETE_AND_RESUME.format(path=path))
 
 
 def _check_shard(
-    files: Files, path: str, record: IndexRecord | None, coder: VectorQuantizer | None, *, deep: bool
+    files: Files, path: str, record: IndexRecord | None, quantizer: VectorQuantizer | None, *, deep: bool
 ) -> Iterator[VerifyFinding]:
-    remedy = _AGAIN.format(path=path)
+    remedy = _DELETE_AND_RESUME.format(path=path)
     try:
         shard = ShardRecord.from_json(files.read(path), name=path)
     except (StoreError, FileNotFoundError) as error:
         yield _finding(path, "shard", error, remedy)
         return
     if record is not None and shard.coder_sha256 != record.coder_sha256:
-        yield _finding(path, "shard", f"{path} is of another coder than the index", remedy)
+        yield _finding(path, "shard", f"{path} is of another quantizer than the index", remedy)
         return
     sizes = {PurePosixPath(entry.path).name: entry.bytes for entry in files.entries(shard.data)}
     for name in FILES:
         if name not in sizes:
-            yield _finding(f"{shard.data}/{name}", "missing", f"{shard.data}/{name} is gone", remedy)
+            yield _finding(f"{shard.data}/{name}", "missing", f"{shard.data}/{name} is missing", remedy)
     if set(FILES) - sizes.keys():
         return
     if (size := sum(sizes[name] for name in FILES)) != shard.size_bytes:
-        what = f"{shard.data}: its files have {size:,} bytes, {shard.size_bytes:,} were written"
-        yield _finding(shard.data, "size", what, remedy)
+        reason = f"{shard.data}: its files have {size:,} bytes, {shard.size_bytes:,} were written"
+        yield _finding(shard.data, "size", reason, remedy)
         return
-    if coder is None:
+    if quantizer is None:
         return
     try:
-        reader = ShardReader(files, shard, lists=coder.lists, code_bytes=coder.code_bytes)
+        reader = ShardReader(files, shard, lists=quantizer.lists, code_bytes=quantizer.code_bytes)
         if deep:
             reader.check()
     except (StoreError, FileNotFoundError) as error:
@@ -84,13 +85,13 @@ def _check_shard(
 
 
 def _finding(path: str, kind: FindingKind, error: object, remedy: str) -> VerifyFinding:
-    """A finding whose message has the file's name and a remedy.
+    """Return a finding whose message names the file and a remedy.
 
     Raises:
-        StoreUnreachable: that is what the error is.
+        StoreUnreachable: the error is one.
     """
     if isinstance(error, StoreUnreachable):
         raise error
-    text = f"{path} is gone" if isinstance(error, FileNotFoundError) else str(error)
+    text = f"{path} is missing" if isinstance(error, FileNotFoundError) else str(error)
     text = text if path in text else f"{path}: {text}"
     return VerifyFinding("", path, kind, text if ";" in text else f"{text}; {remedy}")

@@ -1,4 +1,4 @@
-"""What an index says of itself: which vectors, coded how, and which slides each of its shards holds."""
+"""Records of an index and of its shards."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from fossilray.analysis.search.quantizer import QuantizerTrial
 from fossilray.core.formats import FileRole, build_record, parse_json, parse_record
 
 INDEX_VERSION = 1
-MOST_DIMENSIONS = 65_536
-MOST_CROP_PX = 4096
-MOST_LISTS = 2**24
+MAX_DIMENSIONS = 65_536
+MAX_CROP_PX = 4096
+MAX_LISTS = 2**24
 _DATA = re.compile(r"data/[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
 class IndexRecord:
-    """index.json, written once."""
+    """The record of an index, index.json. Names of fields are keys of the file."""
 
     backbone: dict[str, Any]
-    """Name, sha256 and dimension of what made the vectors."""
+    """Name, sha256 and dimension of the backbone."""
     crops: dict[str, Any]
-    """size_px and fit of the crops that it saw, for images that are asked about."""
+    """size_px and fit of the crops, by which query images are prepared."""
     coder: str
-    """Its name in `coder.CODERS`."""
+    """Name of the quantizer, one of QUANTIZERS."""
     coder_sha256: str
     lists: int
     taught_on: int
-    """Vectors, of all wells alike."""
+    """Number of vectors that the quantizer was trained on."""
     trials: tuple[QuantizerTrial, ...] = ()
-    """By which the coder was chosen; none where it was named."""
+    """Comparison by which the quantizer was chosen; empty if it was given."""
     schema_version: int = INDEX_VERSION
     fossilray: str = ""
     created_at: str = ""
@@ -45,13 +45,13 @@ class IndexRecord:
 
     @staticmethod
     def from_json(text: bytes, *, url: str) -> IndexRecord:
-        """The record in an index.json.
+        """Parse an index.json.
 
         Raises:
-            StoreError: the file is not one that this fossilray wrote.
+            StoreError: the file is damaged, or of another version.
         """
         role = FileRole(
-            f"{url}/index.json", "the record of an index", "build the index again in another place"
+            f"{url}/index.json", "the record of an index", "build the index again in another folder"
         )
         record = parse_record(IndexRecord, text, role)
         if record.schema_version != INDEX_VERSION:
@@ -59,33 +59,33 @@ class IndexRecord:
                 f"it is of version {record.schema_version}, this fossilray reads {INDEX_VERSION}"
             )
         dimension, side = record.backbone.get("dimension"), record.crops.get("size_px")
-        if not isinstance(dimension, int) or not 1 <= dimension <= MOST_DIMENSIONS:
-            raise role.damaged(f"it states vectors of {dimension!r:.40} numbers")
-        if not isinstance(side, int) or not 1 <= side <= MOST_CROP_PX:
+        if not isinstance(dimension, int) or not 1 <= dimension <= MAX_DIMENSIONS:
+            raise role.damaged(f"it states vectors of {dimension!r:.40} dimensions")
+        if not isinstance(side, int) or not 1 <= side <= MAX_CROP_PX:
             raise role.damaged(f"it states crops of {side!r:.40} px")
-        if not 1 <= record.lists <= MOST_LISTS:
+        if not 1 <= record.lists <= MAX_LISTS:
             raise role.damaged(f"it states {record.lists:,} lists")
         return record
 
 
 @dataclass(frozen=True)
 class IndexedSlide:
-    """A slide whose vectors an index holds, or shall hold."""
+    """A slide in an index, or in the plan of a shard. Names of fields are keys of the files."""
 
     run: str
-    """Address of the run directory."""
+    """URL of the run directory."""
     embeddings: str | None
-    """Name of the vectors, of `fossilray embed`; None: the run's own."""
+    """Name of the embeddings, of `fossilray embed`; None: the run's own."""
     slide_id: str
     well: str
     measured_depth_m: float | None
     attempt: str
-    """Which attempt at the slide made the objects; arrays bear its name."""
+    """The attempt whose objects are indexed; their arrays have its name."""
     objects: int
 
     @property
     def key(self) -> tuple[str, str]:
-        """What names a slide among several runs."""
+        """Run and slide_id, which identify a slide among several runs."""
         return self.run, self.slide_id
 
     def __str__(self) -> str:
@@ -94,23 +94,23 @@ class IndexedSlide:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """shards/<key>.json, whose creation is the commit of the shard."""
+    """The record of a shard, shards/<key>.json, whose creation commits the shard."""
 
     key: str
     data: str
     """Folder of its files, relative to the index."""
     coder_sha256: str
     slides: tuple[IndexedSlide, ...]
-    """In the order of their positions: the objects of the first come first, by object_id."""
+    """In the order of positions: first the objects of the first slide by object_id, then those of the next."""
     entries: int
-    """Vectors that are in it; objects without pixels or direction are not."""
+    """Vectors in the shard; objects without pixels, or with a vector of length 0, have none."""
     size_bytes: int
     sha256: tuple[str, ...] = ()
-    """Of its files offsets, positions and codes; none in shards made before they were kept."""
+    """Digests of its files offsets, positions and codes; empty in shards made before 2026-12."""
 
     @property
     def objects(self) -> int:
-        """Positions that its slides take."""
+        """Objects of its slides, which is the number of positions."""
         return sum(slide.objects for slide in self.slides)
 
     def to_json(self) -> bytes:
@@ -118,10 +118,10 @@ class ShardRecord:
 
     @staticmethod
     def from_json(text: bytes, *, name: str) -> ShardRecord:
-        """The record of a committed shard.
+        """Parse the record of a committed shard. `name` is the path of the file.
 
         Raises:
-            StoreError: the file is not one that this fossilray wrote.
+            StoreError: the file is damaged.
         """
         role = FileRole(
             name, "the record of a shard of an index", "delete it and start `fossilray index build` again"
@@ -135,19 +135,19 @@ class ShardRecord:
 
 
 def slides_from(text: bytes, *, name: str) -> tuple[IndexedSlide, ...]:
-    """The slides in the plan of a shard.
+    """Parse the plan of a shard. `name` is the path of the file.
 
     Raises:
-        DamagedFile: it is none.
+        DamagedFile: the file is not a plan.
     """
     role = FileRole(name, "the plan of a shard of an index", "start `fossilray index build` again")
-    stated = parse_json(text, role)
-    if not isinstance(stated, list):
-        raise role.damaged("it is no list of slides")
-    return tuple(build_record(IndexedSlide, one, role) for one in stated)
+    slides = parse_json(text, role)
+    if not isinstance(slides, list):
+        raise role.damaged("it is not a list of slides")
+    return tuple(build_record(IndexedSlide, slide, role) for slide in slides)
 
 
 def shard_key(slides: Sequence[IndexedSlide]) -> str:
-    """A name for what these slides are, so that the same work done twice is committed once."""
-    named = json.dumps([asdict(slide) for slide in slides], sort_keys=True)
-    return f"shard-{hashlib.sha256(named.encode()).hexdigest()[:24]}"
+    """Return the key of a shard of these slides. Equal slides have equal keys, so that a shard is committed once."""
+    content = json.dumps([asdict(slide) for slide in slides], sort_keys=True)
+    return f"shard-{hashlib.sha256(content.encode()).hexdigest()[:24]}"

@@ -1,4 +1,4 @@
-"""How an index begins, and which slides go into which shard of it."""
+"""Creation of an index, and the division of slides into shards."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ from fossilray.analysis.search.quantizer import (
     compare_quantizers,
     lists_for,
 )
-from fossilray.analysis.search.sample import draw_sample
+from fossilray.analysis.search.sample import sample_vectors
 from fossilray.analysis.search.vectors_of_runs import RunVectorSource
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunMismatch, UsageError
 from fossilray.core.records import utc_now
+from fossilray.core.text import counted
 from fossilray.core.version import __version__
 from fossilray.store.query.vectors import VectorBackbone
 
 SHARD_OBJECTS = 8_000_000
-"""One worker holds a shard's codes while it sorts them: twice 88 bytes each, 1.4 GB."""
-SAMPLE = 400_000
-_TAUGHT_A_LIST = 64
-"""Vectors a centre is taught on, where there are so many."""
+"""Objects per shard. A worker holds the codes of a shard twice while it sorts them: 1.4 GB at 88 bytes."""
+MIN_SAMPLE = 400_000
+_VECTORS_PER_LIST = 64
+"""Training vectors per list."""
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """How a new index is made; one that exists keeps its own."""
+    """Settings of a new index. An existing index keeps its own."""
 
     embeddings: str | None = None
-    """Name of the vectors to index in every run; None: the runs' own."""
+    """Name of the embeddings to index in every run; None: the runs' own."""
     coder: str = "auto"
+    """Name of the quantizer; auto: the one of highest recall on a sample."""
     lists: int | None = None
-    """None: after the number of objects."""
+    """None: by the number of objects."""
     sample: int | None = None
-    """Vectors the coder is taught on; None: 64 a list, at least SAMPLE."""
+    """Vectors that the quantizer is trained on; None: 64 per list, at least MIN_SAMPLE."""
     shard_objects: int = SHARD_OBJECTS
     seed: int = 0
 
@@ -51,40 +53,40 @@ def open_index(
     access: StoreConfig,
     settings: IndexSettings,
     *,
-    say: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> IndexStore:
-    """The index at a place, begun now if there is none: a coder is chosen and taught on a sample of all wells.
+    """Open the index at a URL, or create it with a quantizer trained on a sample of all wells.
 
     Raises:
-        UsageError: the settings are wrong, or there is nothing to index.
-        RunMismatch: the index is of vectors by another backbone than these runs.
+        UsageError: the settings are invalid, or there is nothing to index.
+        RunMismatch: the index is of vectors of another backbone than these runs.
     """
     if settings.coder not in ("auto", *QUANTIZERS):
-        raise UsageError(f"--coder {settings.coder!r} is none of auto, {', '.join(QUANTIZERS)}")
+        raise UsageError(f"--coder {settings.coder!r} is not one of auto, {', '.join(QUANTIZERS)}")
     numbers = (settings.shard_objects, settings.lists, settings.sample)
     if any(number is not None and number < 1 for number in numbers):
-        raise UsageError("--shard-objects, --lists and --sample are numbers of at least 1")
+        raise UsageError("--shard-objects, --lists and --sample must be at least 1")
     index = IndexStore.find(url, access)
     if index is None:
-        index = _begin(sources, url, access, settings, say)
-    _check(index, sources)
+        index = _create(sources, url, access, settings, on_message)
+    _require_same_backbone(index, sources)
     return index
 
 
-def plan_shards(index: IndexStore, sources: Mapping[str, RunVectorSource], *, most_objects: int) -> list[str]:
-    """Plan the shards that the index lacks of these runs, write the plans, and return the shards' keys."""
-    todo = compare_with_runs(sources, index.shards()).to_build
-    index.sweep()
-    groups = group_slides(todo, most_objects=most_objects)
-    return [index.plan(group) for group in groups]
+def plan_shards(index: IndexStore, sources: Mapping[str, RunVectorSource], *, max_objects: int) -> list[str]:
+    """Write the plans of the shards that the index lacks, and return their keys."""
+    to_build = compare_with_runs(sources, index.shards()).to_build
+    index.collect_garbage()
+    groups = group_slides(to_build, max_objects=max_objects)
+    return [index.write_plan(group) for group in groups]
 
 
-def group_slides(slides: Sequence[IndexedSlide], *, most_objects: int) -> list[list[IndexedSlide]]:
-    """Slides in groups of at most so many objects, the wells one after the other, so that few groups share a well."""
+def group_slides(slides: Sequence[IndexedSlide], *, max_objects: int) -> list[list[IndexedSlide]]:
+    """Group slides by well into groups of at most `max_objects` objects; a larger slide is a group of its own."""
     groups: list[list[IndexedSlide]] = []
     objects = 0
-    for slide in sorted(slides, key=lambda one: (one.well, one.slide_id, one.run)):
-        if not groups or objects + slide.objects > most_objects:
+    for slide in sorted(slides, key=lambda slide: (slide.well, slide.slide_id, slide.run)):
+        if not groups or objects + slide.objects > max_objects:
             groups.append([])
             objects = 0
         groups[-1].append(slide)
@@ -92,24 +94,26 @@ def group_slides(slides: Sequence[IndexedSlide], *, most_objects: int) -> list[l
     return groups
 
 
-def _begin(
+def _create(
     sources: Mapping[str, RunVectorSource],
     url: str,
     access: StoreConfig,
     settings: IndexSettings,
-    say: Callable[[str], None],
+    on_message: Callable[[str], None],
 ) -> IndexStore:
-    """A new index: a coder chosen and taught on a sample of all wells."""
+    """Choose a quantizer, train it on a sample of all wells and create the index."""
     slides = [slide for source in sources.values() for slide in source.slides()]
     first = next(iter(sources.values()))
     backbone = first.backbone
     lists = settings.lists or lists_for(sum(slide.objects for slide in slides))
-    count = settings.sample or max(SAMPLE, _TAUGHT_A_LIST * lists)
-    say(f"teaching a coder on up to {count:,} vectors of {len({slide.well for slide in slides})} wells")
-    vectors = draw_sample(sources, slides, count=count, dimension=backbone.dimension, seed=settings.seed)
+    count = settings.sample or max(MIN_SAMPLE, _VECTORS_PER_LIST * lists)
+    wells = len({slide.well for slide in slides})
+    on_message(f"training a quantizer on up to {count:,} vectors of {counted(wells, 'well')}")
+    vectors = sample_vectors(sources, slides, count=count, dimension=backbone.dimension, seed=settings.seed)
     if not len(vectors):
         raise UsageError(
-            f"{', '.join(sources)} hold no object with pixels and a vector; there is nothing to index"
+            f"{', '.join(sources)} hold no object with pixels and an embedding, so there is nothing to index; process "
+            "slides first"
         )
     name, trials = settings.coder, list[QuantizerTrial]()
     if name == "auto":
@@ -117,30 +121,30 @@ def _begin(
             trials = compare_quantizers(vectors, seed=settings.seed)
             name = trials[0].coder
         except UsageError:
-            name = next(iter(QUANTIZERS))  # too few to tell, and to matter
-    coder = VectorQuantizer.train(vectors, name=name, lists=lists, seed=settings.seed)
+            name = next(iter(QUANTIZERS))  # too few vectors for a comparison, and for a difference
+    quantizer = VectorQuantizer.train(vectors, name=name, lists=lists, seed=settings.seed)
     crops = first.store.read_run().config["crops"]
     record = IndexRecord(
         backbone=asdict(backbone),
         crops={"size_px": crops["size_px"], "fit": crops["fit"]},
         coder=name,
-        coder_sha256=digest_of(coder.to_bytes()),
-        lists=coder.lists,
+        coder_sha256=digest_of(quantizer.to_bytes()),
+        lists=quantizer.lists,
         taught_on=len(vectors),
         trials=tuple(trials),
         fossilray=__version__,
         created_at=utc_now(),
     )
-    return IndexStore.create(url, record, coder, access)
+    return IndexStore.create(url, record, quantizer, access)
 
 
-def _check(index: IndexStore, sources: Mapping[str, RunVectorSource]) -> None:
-    """Make sure that these vectors belong into this index."""
+def _require_same_backbone(index: IndexStore, sources: Mapping[str, RunVectorSource]) -> None:
+    """Refuse runs whose vectors are of another backbone than the index."""
     for url, source in sources.items():
         indexed = VectorBackbone.of(index.record.backbone)
         if source.backbone.sha256 != indexed.sha256:
             raise RunMismatch(
                 f"{index.url} indexes vectors of {indexed}, and those of {url} are of "
-                f"{source.backbone}; vectors of two backbones cannot be compared: build another index, or describe the "
-                "crops anew with `fossilray embed` and give --embeddings"
+                f"{source.backbone}; vectors of two backbones cannot be compared: build another index, or run "
+                "`fossilray embed` with the backbone of the index and give --embeddings"
             )

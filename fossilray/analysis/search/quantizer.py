@@ -1,9 +1,9 @@
-"""Vectors as short codes in lists of neighbours, and the search among them; the only home of FAISS.
+"""Vector quantizers and inverted lists. The only module that imports FAISS.
 
-A vector of length 1 is turned onto its principal axes, put into the list of the nearest of some thousand centres, and
-what is left of it is kept in 64 to 88 bytes by scalar quantisation. Inverted lists: Jegou et al. 2011 (Product
-quantization for nearest neighbor search, section IV). docs/guide/search.md has the measurement by which product
-quantisation was left out.
+A unit vector is rotated onto its principal axes and assigned to the list of the nearest of some thousand centres; the
+residual is stored in 64 to 88 bytes by scalar quantization. Inverted lists: Jegou et al. 2011 (Product quantization for
+nearest neighbor search, section IV). docs/guide/search.md has the measurement that decided against product
+quantization.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.search.coder_bytes import NoCoder, check_coder
+from fossilray.analysis.search.quantizer_format import NotAQuantizer, check_quantizer
 from fossilray.core.errors import StoreError, UsageError
 
 QUANTIZERS: Mapping[str, tuple[int, str]] = {
@@ -26,28 +26,29 @@ QUANTIZERS: Mapping[str, tuple[int, str]] = {
     "pca128-4bit": (128, "SQ4"),
     "pca176-4bit": (176, "SQ4"),
 }
-"""Principal axes that are kept, and how each number is written: 64, 72, 64 and 88 bytes a vector."""
+"""Principal axes and bits per axis of each quantizer: 64, 72, 64 and 88 bytes per vector."""
 
-TRIED_VECTORS, TRIED_QUERIES, TRIED_LISTS = 20_000, 200, 32
-TRIED_NEIGHBOURS, TRIED_CANDIDATES = 10, 50
-_FEWEST_A_LIST = 39
-"""Vectors a centre is taught on; FAISS warns of fewer."""
-_ROWS_AT_ONCE = 65_536
-_WORTH_THREADS = 2 * 10**9
+TRIAL_VECTORS, TRIAL_QUERIES, TRIAL_LISTS = 20_000, 200, 32
+TRIAL_NEIGHBOURS, TRIAL_CANDIDATES = 10, 50
+_MIN_VECTORS_PER_LIST = 39
+"""Training vectors per centre; FAISS warns if there are fewer."""
+_BATCH_ROWS = 65_536
+_MIN_THREADED_WORK = 2 * 10**9
 
 
 @dataclass(frozen=True)
 class QuantizerTrial:
-    """What a way of coding was worth on a part of the sample."""
+    """The recall of a quantizer on a part of the sample."""
 
     coder: str
+    """Name of the quantizer."""
     bytes: int
     recall: float
-    """Of the 10 nearest by cosine, how many are among the 50 nearest by code."""
+    """Share of the 10 nearest vectors by cosine that are among the 50 nearest by code."""
 
 
 class VectorQuantizer:
-    """A taught coder; holds no vectors."""
+    """A trained quantizer, without vectors."""
 
     def __init__(self, index: Any, name: str) -> None:
         faiss = _faiss()
@@ -58,50 +59,53 @@ class VectorQuantizer:
 
     @staticmethod
     def train(vectors: NDArray[np.float32], *, name: str, lists: int, seed: int) -> VectorQuantizer:
-        """A coder of this name, taught on vectors (n, d) of length 1.
+        """Train a quantizer on unit vectors (n, dimension).
 
-        lists: at most n / 39 of them are made.
+        Args:
+            name: one of QUANTIZERS.
+            lists: number of lists, reduced to n / 39 if there are fewer vectors.
         """
         faiss = _faiss()
 
         count, dimension = vectors.shape
         axes, bits = QUANTIZERS[name]
-        lists = max(1, min(lists, count // _FEWEST_A_LIST))
+        lists = max(1, min(lists, count // _MIN_VECTORS_PER_LIST))
         rotation = "" if dimension <= axes else f"PCA{axes},"
-        # By squared distance, which of vectors of length 1 ranks as the cosine does; PCA moves the origin, so the
-        # inner product would not.
+        # Squared distance ranks unit vectors as the cosine does. PCA moves the origin, so the inner product does not.
         index = faiss.index_factory(dimension, f"{rotation}IVF{lists},{bits}", faiss.METRIC_L2)
         ivf = faiss.extract_index_ivf(index)
         ivf.cp.seed, ivf.cp.niter = seed, 12
         if rotation and count < dimension:
-            # Of fewer vectors than dimensions FAISS finds too few axes, or none; each vector again changes no axis.
+            # With fewer vectors than dimensions FAISS finds too few axes; repeating the vectors does not change them.
             vectors = np.resize(vectors, (dimension, dimension))
         with _threads(count * lists):
             index.train(np.ascontiguousarray(vectors))
         return VectorQuantizer(index, name)
 
     @staticmethod
-    def from_bytes(content: bytes, *, name: str, dimension: int, lists: int, place: str) -> VectorQuantizer:
-        """The coder that `to_bytes` gave.
+    def from_bytes(content: bytes, *, name: str, dimension: int, lists: int, path: str) -> VectorQuantizer:
+        """Read a quantizer from the bytes of `to_bytes`. `path` names the file in messages.
 
         Raises:
-            StoreError: these are other bytes, or those of a coder of another name, dimension or number of lists.
+            StoreError: the bytes are not a quantizer of this name, dimension and number of lists.
         """
         faiss = _faiss()
 
         try:
             if name not in QUANTIZERS:
-                raise NoCoder(f"its name is {name!r:.40}, none of {', '.join(QUANTIZERS)}")
+                raise NotAQuantizer(f"its name is {name!r:.40}, not one of {', '.join(QUANTIZERS)}")
             axes, bits = QUANTIZERS[name]
-            check_coder(content, axes=axes, bits=bits, dimension=dimension, lists=lists)
+            check_quantizer(content, axes=axes, bits=bits, dimension=dimension, lists=lists)
             return VectorQuantizer(faiss.deserialize_index(np.frombuffer(content, np.uint8)), name)
-        # RuntimeError: what FAISS says of bytes of another version of itself.
-        except (NoCoder, RuntimeError) as error:
-            told = " ".join(str(error).split())[-160:]
-            raise StoreError(f"{place} is no coder of an index ({told}); build the index anew") from None
+        # FAISS raises RuntimeError for bytes of another of its versions.
+        except (NotAQuantizer, RuntimeError) as error:
+            reason = " ".join(str(error).split())[-160:]
+            raise StoreError(
+                f"{path} is not the quantizer of an index ({reason}); build the index again in another folder"
+            ) from None
 
     def to_bytes(self) -> bytes:
-        """All that `encode` and `search` need; equal coders give equal bytes."""
+        """Serialise the quantizer. Equal quantizers give equal bytes."""
         faiss = _faiss()
 
         content: bytes = faiss.serialize_index(self._index).tobytes()
@@ -120,32 +124,32 @@ class VectorQuantizer:
         return int(self._index.d)
 
     def encode(self, vectors: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """The list of each of the vectors (n, d), and its code (n, code_bytes)."""
+        """Return the list (n,) and the code (n, code_bytes) of each of n unit vectors (n, dimension)."""
         faiss = _faiss()
 
         count = len(vectors)
         lists, codes = np.empty(count, np.int64), np.empty((count, self.code_bytes), np.uint8)
         with _threads():
-            for first in range(0, count, _ROWS_AT_ONCE):
-                part = slice(first, min(count, first + _ROWS_AT_ONCE))
-                turned = self._turn(vectors[part])
-                lists[part] = self._ivf.quantizer.search(turned, 1)[1][:, 0]
+            for first in range(0, count, _BATCH_ROWS):
+                batch = slice(first, min(count, first + _BATCH_ROWS))
+                rotated = self._rotate(vectors[batch])
+                lists[batch] = self._ivf.quantizer.search(rotated, 1)[1][:, 0]
                 self._ivf.encode_vectors(
-                    len(turned),
-                    faiss.swig_ptr(turned),
-                    faiss.swig_ptr(lists[part]),
-                    faiss.swig_ptr(codes[part]),
+                    len(rotated),
+                    faiss.swig_ptr(rotated),
+                    faiss.swig_ptr(lists[batch]),
+                    faiss.swig_ptr(codes[batch]),
                 )
         return lists, codes
 
     def nearest_lists(self, queries: NDArray[np.float32], probes: int) -> Probes:
-        """Where to look for the neighbours of queries (q, d) of length 1: the nearest lists of each."""
-        turned = self._turn(queries)
+        """Return the `probes` nearest lists of each of q unit vectors (q, dimension)."""
+        rotated = self._rotate(queries)
         with _threads():
-            distance, lists = self._ivf.quantizer.search(turned, min(probes, self.lists))
-        return Probes(turned, lists, distance)
+            distance, lists = self._ivf.quantizer.search(rotated, min(probes, self.lists))
+        return Probes(rotated, lists, distance)
 
-    def _turn(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _rotate(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         faiss = _faiss()
 
         wide = np.ascontiguousarray(vectors, np.float32)
@@ -158,52 +162,58 @@ class VectorQuantizer:
 
 @dataclass(frozen=True)
 class Probes:
-    """Queries as the coder sees them, the lists to look into, and how far these are."""
+    """Queries after rotation, the lists to search for each, and the distances of the lists' centres."""
 
-    turned: NDArray[np.float32]
+    rotated: NDArray[np.float32]
+    """(q, axes)"""
     lists: NDArray[np.int64]
+    """(q, probes)"""
     distance: NDArray[np.float32]
+    """(q, probes)"""
 
 
-class Lists:
-    """Codes that were read, by list, to be searched by a coder."""
+class InvertedLists:
+    """Codes in memory, by list, that a quantizer can search."""
 
-    def __init__(self, coder: VectorQuantizer) -> None:
+    def __init__(self, quantizer: VectorQuantizer) -> None:
         faiss = _faiss()
 
-        self._owner = faiss.clone_index(coder._ivf)  # what `_ivf` shows dies with it
+        self._owner = faiss.clone_index(quantizer._ivf)  # owns the memory of `_ivf`
         self._ivf = faiss.downcast_index(self._owner)
-        self._codes = faiss.ArrayInvertedLists(coder.lists, coder.code_bytes)
+        self._codes = faiss.ArrayInvertedLists(quantizer.lists, quantizer.code_bytes)
         self._ivf.replace_invlists(self._codes, False)
 
     def add(self, number: int, ids: NDArray[np.int64], codes: NDArray[np.uint8]) -> None:
-        """Put codes (n, code_bytes) of these ids (n,) into a list."""
+        """Add ids (n,) and codes (n, code_bytes) to a list."""
         faiss = _faiss()
 
         if len(ids):
             wide, narrow = np.ascontiguousarray(ids, np.int64), np.ascontiguousarray(codes)
             self._codes.add_entries(number, len(wide), faiss.swig_ptr(wide), faiss.swig_ptr(narrow))
 
-    def search(self, probes: Probes, count: int, allowed: NDArray[np.uint8] | None) -> NDArray[np.int64]:
-        """The ids (q, count) of the nearest codes, nearest first; -1 where there are no more.
+    def search(self, probes: Probes, count: int, bits: NDArray[np.uint8] | None) -> NDArray[np.int64]:
+        """Return the ids (q, count) of the nearest codes, the nearest first; -1 where there are fewer.
 
-        allowed: a bit for each id, the lowest of a byte first; None: all may be found.
+        Args:
+            bits: one bit for each id that may be found, the lowest bit of a byte first; None: all.
         """
         faiss = _faiss()
 
         params = faiss.SearchParametersIVF(nprobe=probes.lists.shape[1])
-        if allowed is not None:
-            bits = np.ascontiguousarray(allowed)
-            selector = faiss.IDSelectorBitmap(bits)  # held here, for the parameters do not hold it
+        if bits is not None:
+            bits = np.ascontiguousarray(bits)
+            selector = faiss.IDSelectorBitmap(
+                bits
+            )  # a reference is kept here, because the parameters keep none
             params.sel = selector
-        asked = len(probes.turned)
-        near, ids = np.empty((asked, count), np.float32), np.empty((asked, count), np.int64)
+        queries = len(probes.rotated)
+        near, ids = np.empty((queries, count), np.float32), np.empty((queries, count), np.int64)
         pointer = faiss.swig_ptr
         with _threads():
-            # Its comfortable form takes no parameters.
+            # search_preassigned takes no parameters.
             self._ivf.search_preassigned_c(
-                asked,
-                pointer(probes.turned),
+                queries,
+                pointer(probes.rotated),
                 count,
                 pointer(probes.lists),
                 pointer(probes.distance),
@@ -216,58 +226,52 @@ class Lists:
 
 
 def lists_for(objects: int) -> int:
-    """How many lists serve so many objects best: about their square root, as a power of two."""
+    """Return the number of lists for an index: about the square root of its objects, as a power of two."""
     return int(2 ** np.clip(np.round(np.log2(1.3 * max(objects, 1) ** 0.5)), 2, 17))
 
 
 def compare_quantizers(vectors: NDArray[np.float32], *, seed: int) -> list[QuantizerTrial]:
-    """What each of CODERS is worth on some vectors (n, d) of length 1; the best first, of equals the shorter.
+    """Measure the recall of each quantizer on a sample of unit vectors (n, dimension).
 
-    All lists are looked into, so that only the codes are judged.
+    All lists are searched, so that only the codes are compared. The result is sorted by recall to 0.01, then by bytes.
 
     Raises:
-        UsageError: there are too few vectors to tell.
+        UsageError: there are too few vectors.
     """
-    drawn = np.random.default_rng(seed).permutation(len(vectors))[: TRIED_VECTORS + TRIED_QUERIES]
-    asked = min(TRIED_QUERIES, len(drawn) // 10)
-    queries, base = vectors[drawn[:asked]], vectors[drawn[asked:]]
-    if len(base) < 3 * TRIED_CANDIDATES:
+    sample = np.random.default_rng(seed).permutation(len(vectors))[: TRIAL_VECTORS + TRIAL_QUERIES]
+    query_count = min(TRIAL_QUERIES, len(sample) // 10)
+    queries, base = vectors[sample[:query_count]], vectors[sample[query_count:]]
+    if len(base) < 3 * TRIAL_CANDIDATES:
         raise UsageError(
-            f"{len(vectors)} vectors are too few to choose a coder by; name one of {', '.join(QUANTIZERS)}"
+            f"{len(vectors)} vectors are too few to compare quantizers; give --coder, one of {', '.join(QUANTIZERS)}"
         )
-    best = np.argsort(-(queries @ base.T), axis=1)[:, :TRIED_NEIGHBOURS]
+    nearest = np.argsort(-(queries @ base.T), axis=1)[:, :TRIAL_NEIGHBOURS]
     trials = []
     for name in QUANTIZERS:
-        coder = VectorQuantizer.train(base, name=name, lists=TRIED_LISTS, seed=seed)
-        lists, codes = coder.encode(base)
-        kept = Lists(coder)
+        quantizer = VectorQuantizer.train(base, name=name, lists=TRIAL_LISTS, seed=seed)
+        lists, codes = quantizer.encode(base)
+        inverted = InvertedLists(quantizer)
         for number in np.unique(lists).tolist():
             rows = np.flatnonzero(lists == number)
-            kept.add(number, rows, codes[rows])
-        found = kept.search(coder.nearest_lists(queries, coder.lists), TRIED_CANDIDATES, None)
-        hits = [len(np.intersect1d(*pair)) for pair in zip(found, best, strict=True)]
-        trials.append(QuantizerTrial(name, coder.code_bytes, float(np.mean(hits)) / TRIED_NEIGHBOURS))
-    return sorted(trials, key=lambda one: (-round(one.recall, 2), one.bytes))
-
-
-def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Vectors (n, d) of length 1; NaN where one has no direction."""
-    wide = vectors.astype(np.float32)
-    length = np.linalg.norm(wide, axis=1, keepdims=True)
-    sound = np.isfinite(length) & (length > 0)
-    return np.where(sound, wide / np.where(sound, length, 1), np.nan).astype(np.float32)
+            inverted.add(number, rows, codes[rows])
+        candidates = inverted.search(
+            quantizer.nearest_lists(queries, quantizer.lists), TRIAL_CANDIDATES, None
+        )
+        hits = [len(np.intersect1d(*pair)) for pair in zip(candidates, nearest, strict=True)]
+        trials.append(QuantizerTrial(name, quantizer.code_bytes, float(np.mean(hits)) / TRIAL_NEIGHBOURS))
+    return sorted(trials, key=lambda trial: (-round(trial.recall, 2), trial.bytes))
 
 
 @contextmanager
 def _threads(work: int = 0) -> Iterator[None]:
-    """FAISS on one core, or for so many distances as are worth it on all that this process may use.
+    """Limit FAISS to one thread, or to the cores of this process if `work`, a number of distances, is large.
 
-    Its idle threads spin, which on a machine that others use as well costs a hundred times what they gain.
+    Idle threads of FAISS spin, which on a shared machine costs far more time than they save.
     """
     faiss = _faiss()
 
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(len(os.sched_getaffinity(0)) if work > _WORTH_THREADS else 1)
+    faiss.omp_set_num_threads(len(os.sched_getaffinity(0)) if work > _MIN_THREADED_WORK else 1)
     try:
         yield
     finally:
@@ -275,10 +279,10 @@ def _threads(work: int = 0) -> Iterator[None]:
 
 
 def _faiss() -> Any:
-    """The library; its own notes on types are behind what it does.
+    """Import FAISS, untyped because its type stubs lack what is used here.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: FAISS is not installed.
     """
     try:
         import faiss

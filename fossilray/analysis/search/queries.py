@@ -1,4 +1,4 @@
-"""What is asked about: images, a folder of them, or an object of the archive; each as a vector."""
+"""Queries of a search: images, a folder of images, or objects of the index, each as a vector."""
 
 from __future__ import annotations
 
@@ -10,62 +10,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.analysis.search.filters import describe_hits
-from fossilray.analysis.search.quantizer import unit
 from fossilray.analysis.search.search import Hit, SearchIndex
 from fossilray.core.config import EmbedderConfig
 from fossilray.core.errors import UsageError
 from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
 from fossilray.core.types import Image
+from fossilray.core.vectors import unit_vectors
 from fossilray.models.backbones.load import embedder_digest, load_embedder, weights_setting_of
 from fossilray.store.query.connection import load_crops
 from fossilray.store.query.vectors import VectorBackbone
 
-MOST_IMAGES = 10_000
+MAX_QUERY_IMAGES = 10_000
 _SHOWN_PX = 224
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Queries by name, with a picture of each."""
+    """The q queries of a search, with a picture of each."""
 
     names: tuple[str, ...]
     vectors: NDArray[np.float32]
-    """(q, d) of length 1."""
+    """(q, dimension) unit vectors."""
     pictures: tuple[Image, ...]
     shape: NDArray[np.float32]
     """(q, 2) width and height, the longer one 1."""
-    itself: tuple[Hit | None, ...]
-    """The object that is asked about, which is no answer."""
+    self_hits: tuple[Hit | None, ...]
+    """For a query that is an object of the index, this object, which `exclude_self` removes from the hits."""
 
 
 def queries_from_images(
     index: SearchIndex, paths: Sequence[Path], *, names: Sequence[str], backbone: str
 ) -> Queries:
-    """Images, each of one fossil cut as tightly as crops of a slide are, described as the index's crops were.
+    """Embed images as the crops of the index were. Each should show one fossil, cropped tightly.
 
     Raises:
-        UsageError: an image cannot be decoded, or the backbone is not the one that made the index's vectors.
-        WeightsError: its weights cannot be had.
+        UsageError: an image cannot be decoded, or the backbone is not that of the index.
+        WeightsError: the weights of the backbone cannot be loaded.
     """
     config = EmbedderConfig(weights=weights_setting_of(backbone))
     (digest,) = embedder_digest(config).values()
-    made_by = index.record.backbone
-    if digest != made_by["sha256"]:
+    indexed = VectorBackbone.of(index.record.backbone)
+    if digest != indexed.sha256:
         raise UsageError(
-            f"the index is of vectors by {VectorBackbone.of(made_by)}, and --backbone {backbone} is another "
+            f"the index is of vectors by {indexed}, and --backbone {backbone} is another "
             f"({digest[:12]}); vectors of two backbones cannot be compared: give --backbone the file that the runs "
             "were made with"
         )
     images = [read_image(path, name=str(path)) for path in paths]
     size_px, fit = int(index.record.crops["size_px"]), str(index.record.crops["fit"])
-    crops = np.stack([resize_to(image, size_px=size_px, fit=fit, pad_rgb=_field(image)) for image in images])
+    crops = np.stack(
+        [resize_to(image, size_px=size_px, fit=fit, pad_rgb=_background(image)) for image in images]
+    )
     embedder = load_embedder(config, device="cpu")
-    assert embedder is not None, "there are weights"
-    vectors = unit(embedder.embed(crops))
-    without = [str(path) for path, vector in zip(paths, vectors, strict=True) if np.isnan(vector[0])]
-    if without:
+    assert embedder is not None, "the configuration names weights"
+    vectors = unit_vectors(embedder.embed(crops).astype(np.float32), undefined=np.nan)
+    undefined = [str(path) for path, vector in zip(paths, vectors, strict=True) if np.isnan(vector[0])]
+    if undefined:
         raise UsageError(
-            f"{without[0]} gives a vector without direction; it shows nothing that can be compared"
+            f"the embedding of {undefined[0]} is zero, so it has no similarity to objects; give another image"
         )
     sides = np.array([image.shape[1::-1] for image in images], np.float32)
     return Queries(
@@ -73,67 +75,70 @@ def queries_from_images(
         vectors=vectors,
         pictures=tuple(resize_to(image, size_px=_SHOWN_PX) for image in images),
         shape=sides / sides.max(axis=1, keepdims=True),
-        itself=(None,) * len(paths),
+        self_hits=(None,) * len(paths),
     )
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Every image in a folder and the folders in it, by path.
+    """Return the images below a folder, in the order of paths.
 
     Raises:
-        UsageError: there is none, or too many for one question.
+        UsageError: there are no images, or more than MAX_QUERY_IMAGES.
     """
     if not folder.is_dir():
-        raise UsageError(f"--crops {folder} is no folder; give a folder of images, or one image as --image")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise UsageError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    if len(found) > MOST_IMAGES:
         raise UsageError(
-            f"{folder} holds {len(found):,} images, more than the {MOST_IMAGES:,} that may be asked at once"
+            f"--crops {folder} is not a folder; give a folder of images, or one image as --image"
         )
-    return found
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise UsageError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    if len(paths) > MAX_QUERY_IMAGES:
+        raise UsageError(
+            f"{folder} holds {len(paths):,} images, more than the {MAX_QUERY_IMAGES:,} of one search; divide the folder"
+        )
+    return paths
 
 
 def queries_from_objects(index: SearchIndex, objects: Sequence[Hit]) -> Queries:
-    """Objects of the index.
+    """Return objects of the index as queries.
 
     Raises:
-        UsageError: one has no vector, for its pixels could not be read.
+        UsageError: an object has no embedding, because its pixels could not be read.
     """
     vectors = index.vectors(objects)
-    for one, vector in zip(objects, vectors, strict=True):
+    for hit, vector in zip(objects, vectors, strict=True):
         if np.isnan(vector[0]):
             raise UsageError(
-                f"object {one.object_id} of {one.slide} has no vector with a direction; ask about another"
+                f"object {hit.object_id} of {hit.slide} has no embedding, because its pixels could not be read; give "
+                "another object"
             )
-    table = describe_hits(index, [[one] for one in objects], [""] * len(objects))
+    table = describe_hits(index, [[hit] for hit in objects], [""] * len(objects))
     pictures = []
-    for row, one in enumerate(objects):
-        pictures.append(load_crops(index.source(one.slide).store, table.slice(row, 1))[0])
+    for row, hit in enumerate(objects):
+        pictures.append(load_crops(index.source(hit.slide).store, table.slice(row, 1))[0])
     sides = np.stack([table["width_um"].to_numpy(), table["height_um"].to_numpy()], axis=1)
     return Queries(
-        names=tuple(f"{one.slide.slide_id}:{one.object_id}" for one in objects),
+        names=tuple(f"{hit.slide.slide_id}:{hit.object_id}" for hit in objects),
         vectors=vectors,
         pictures=tuple(pictures),
         shape=(sides / np.maximum(sides.max(axis=1, keepdims=True), 1e-6)).astype(np.float32),
-        itself=tuple(objects),
+        self_hits=tuple(objects),
     )
 
 
-def exclude_self(questions: Queries, hits: Sequence[Sequence[Hit]], *, count: int) -> list[list[Hit]]:
-    """The hits of each question without the object that is asked about, at most `count`."""
+def exclude_self(queries: Queries, hits: Sequence[Sequence[Hit]], *, count: int) -> list[list[Hit]]:
+    """Return at most `count` hits of each query, without the query itself."""
     return [
         [
-            one
-            for one in found
-            if itself is None or (one.slide, one.object_id) != (itself.slide, itself.object_id)
+            hit
+            for hit in of_query
+            if self_hit is None or (hit.slide, hit.object_id) != (self_hit.slide, self_hit.object_id)
         ][:count]
-        for found, itself in zip(hits, questions.itself, strict=True)
+        for of_query, self_hit in zip(hits, queries.self_hits, strict=True)
     ]
 
 
-def _field(image: Image) -> NDArray[np.float32]:
-    """The colour of the clear field round a fossil, to pad a letterboxed crop with."""
+def _background(image: Image) -> NDArray[np.float32]:
+    """Return the background colour at the border of an image, with which a letterboxed crop is padded."""
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     return np.quantile(border.astype(np.float32), 0.6, axis=0).astype(np.float32)

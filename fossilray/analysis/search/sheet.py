@@ -1,4 +1,4 @@
-"""A sheet of what looks alike: each question, and beside it what was found; a page without script, or a picture."""
+"""Contact sheet of a search: each query with its hits, as a page without scripts or as a picture."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from fossilray.render.crops import CropFigure, centre_in_square, jpeg_uri, show_
 from fossilray.render.html import template_environment
 from fossilray.store.query.connection import load_crops
 
-MOST_QUESTIONS = 200
-"""Shown on a sheet; the table has all."""
-_CELL_PX, _CAPTION_PX, _GAP_PX, _ACROSS = 112, 30, 8, 10
-_MARK = (63, 111, 148)
+MAX_QUERIES = 200
+"""Queries on a sheet; the table has all."""
+_CELL_PX, _CAPTION_PX, _GAP_PX, _MAX_COLUMNS = 112, 30, 8, 10
+_FRAME_COLOUR = (63, 111, 148)
 
 
 @dataclass(frozen=True)
 class QueryFigure:
-    """A question as the page shows it."""
+    """A query and its hits on the page."""
 
     name: str
     uri: str
@@ -39,70 +39,68 @@ class QueryFigure:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A question, the rows of its hits, and their crops."""
+    """A query with the rows and the crops of its hits."""
 
     name: str
     picture: Image
     shape: tuple[float, float]
+    """Width and height, the longer one 1."""
     table: pa.Table
+    """Rows in HITS_SCHEMA."""
     crops: tuple[Image, ...]
 
 
-def append_missing_summaries(index: SearchIndex, questions: Queries, table: pa.Table) -> list[SearchResult]:
-    """Every question with the crops of its hits, up to MOST_QUESTIONS; a crop that cannot be read is grey.
+def collect_results(index: SearchIndex, queries: Queries, table: pa.Table) -> list[SearchResult]:
+    """Return the first MAX_QUERIES queries with the crops of their hits. A crop that cannot be read is grey.
 
-    table: of `describe_hits`.
+    Args:
+        table: hits of all queries, from `describe_hits`.
     """
-    found: list[SearchResult] = []
-    queries = table["query"]
-    for name, picture, shape in zip(
-        questions.names, questions.pictures, questions.shape.tolist(), strict=True
-    ):
-        if len(found) == MOST_QUESTIONS:
+    results: list[SearchResult] = []
+    for name, picture, shape in zip(queries.names, queries.pictures, queries.shape.tolist(), strict=True):
+        if len(results) == MAX_QUERIES:
             break
-        rows = table.filter(pc.equal(queries, name))
-        found.append(SearchResult(name, picture, (shape[0], shape[1]), rows, _crops(index, rows)))
-    return found
+        rows = table.filter(pc.equal(table["query"], name))
+        results.append(SearchResult(name, picture, (shape[0], shape[1]), rows, _crops(index, rows)))
+    return results
 
 
-def write_search_sheet(index: SearchIndex, found: Sequence[SearchResult], out: Path, *, facts: str) -> None:
-    """The sheet as .html, .png or .jpg, by the file's name; facts: a line about the search.
+def write_search_sheet(index: SearchIndex, results: Sequence[SearchResult], out: Path, *, note: str) -> None:
+    """Write the sheet as .html, .png or .jpg, by the suffix of `out`. `note`: a line about the search.
 
     Raises:
-        UsageError: another ending, or the file cannot be written.
+        UsageError: another suffix, or the file cannot be written.
     """
     fit = str(index.record.crops["fit"])
     write_sheet(
         out,
-        page=lambda: render_search_page(found, fit=fit, facts=facts),
-        picture=lambda: draw_search_sheet(found, fit=fit),
+        page=lambda: render_search_page(results, fit=fit, note=note),
+        picture=lambda: draw_search_sheet(results, fit=fit),
         option="--sheet",
     )
 
 
-def render_search_page(found: Sequence[SearchResult], *, fit: str, facts: str) -> str:
-    """The page as HTML; no network, no script."""
-    environment = template_environment()
-    return environment.get_template("similar.html.j2").render(
-        facts=facts, questions=[_show(one, fit) for one in found]
-    )
+def render_search_page(results: Sequence[SearchResult], *, fit: str, note: str) -> str:
+    """Render the sheet as a page without network or scripts."""
+    template = template_environment().get_template("similar.html.j2")
+    return template.render(note=note, queries=[_figure(result, fit) for result in results])
 
 
-def draw_search_sheet(found: Sequence[SearchResult], *, fit: str) -> Image:
-    """One picture: questions below each other, the likest first, crops in true proportions with what they are."""
+def draw_search_sheet(results: Sequence[SearchResult], *, fit: str) -> Image:
+    """Draw the sheet as one picture: each query, then its hits in rows, crops in their proportions with captions."""
     pitch_x, pitch_y = _CELL_PX + _GAP_PX, _CELL_PX + _CAPTION_PX + _GAP_PX
-    across = max(1, min(_ACROSS, max((len(one.crops) for one in found), default=1)))
-    lines = [max(1, -(-len(one.crops) // across)) for one in found]
-    width = (across + 1) * pitch_x + 3 * _GAP_PX
-    plate = Plate(width, sum(lines) * pitch_y + _GAP_PX * (len(found) + 1))
+    columns = max(1, min(_MAX_COLUMNS, max((len(result.crops) for result in results), default=1)))
+    lines = [max(1, -(-len(result.crops) // columns)) for result in results]
+    width = (columns + 1) * pitch_x + 3 * _GAP_PX
+    plate = Plate(width, sum(lines) * pitch_y + _GAP_PX * (len(results) + 1))
     top = _GAP_PX
-    for one, height in zip(found, lines, strict=True):
-        plate.add_image(_in_cell(one.picture, *one.shape), _GAP_PX, top)
-        plate.add_frame(_GAP_PX - 3, top - 3, _GAP_PX + _CELL_PX + 2, top + _CELL_PX + 2, _MARK)
-        plate.add_text(Path(one.name).name, _GAP_PX, top + _CELL_PX + 4, size=10, width=_CELL_PX)
-        for number, (row, crop) in enumerate(zip(one.table.to_pylist(), one.crops, strict=True)):
-            left = 3 * _GAP_PX + (1 + number % across) * pitch_x
-            y = top + number // across * pitch_y
+    for result, height in zip(results, lines, strict=True):
+        plate.add_image(_in_cell(result.picture, *result.shape), _GAP_PX, top)
+        plate.add_frame(_GAP_PX - 3, top - 3, _GAP_PX + _CELL_PX + 2, top + _CELL_PX + 2, _FRAME_COLOUR)
+        plate.add_text(Path(result.name).name, _GAP_PX, top + _CELL_PX + 4, size=10, width=_CELL_PX)
+        for number, (row, crop) in enumerate(zip(result.table.to_pylist(), result.crops, strict=True)):
+            left = 3 * _GAP_PX + (1 + number % columns) * pitch_x
+            y = top + number // columns * pitch_y
             size = (1.0, 1.0) if fit == "letterbox" else (row["width_um"], row["height_um"])
             plate.add_image(_in_cell(crop, *size), left, y)
             score = f"{row['similarity']:.3f} {row['genus'] or ''}"
@@ -113,13 +111,13 @@ def draw_search_sheet(found: Sequence[SearchResult], *, fit: str) -> Image:
     return plate.to_image()
 
 
-def _show(one: SearchResult, fit: str) -> QueryFigure:
-    width, height = (max(8, round(_CELL_PX * side)) for side in one.shape)
+def _figure(result: SearchResult, fit: str) -> QueryFigure:
+    width, height = (max(8, round(_CELL_PX * side)) for side in result.shape)
     hits = tuple(
         show_crop(row, crop, fit="letterbox" if fit == "letterbox" else "stretch", detail=_detail(row))
-        for row, crop in zip(one.table.to_pylist(), one.crops, strict=True)
+        for row, crop in zip(result.table.to_pylist(), result.crops, strict=True)
     )
-    return QueryFigure(one.name, jpeg_uri(one.picture), width, height, hits)
+    return QueryFigure(result.name, jpeg_uri(result.picture), width, height, hits)
 
 
 def _detail(row: dict[str, object]) -> str:
@@ -140,5 +138,5 @@ def _crops(index: SearchIndex, rows: pa.Table) -> tuple[Image, ...]:
     return tuple(crops)
 
 
-def _in_cell(crop: Image, across: float, down: float) -> Image:
-    return centre_in_square(crop, across, down, side_px=_CELL_PX, ground=GROUND)
+def _in_cell(crop: Image, width: float, height: float) -> Image:
+    return centre_in_square(crop, width, height, side_px=_CELL_PX, ground=GROUND)

@@ -1,4 +1,4 @@
-"""The vectors of runs as an index takes them: slides to be indexed, and vectors to be compared exactly."""
+"""Runs as sources of an index: their slides, and the embeddings of the slides' objects."""
 
 from __future__ import annotations
 
@@ -55,21 +55,21 @@ class RunVectorSource:
         path = objects_path(slide.slide_id, slide.well)
         stored = read_slide(self.store, slide.slide_id, path)
         if stored.footer.attempt != slide.attempt:
-            raise StoreError(f"{slide} was made anew meanwhile; start `fossilray index build` again")
+            raise StoreError(f"{slide} was reprocessed during the build; start `fossilray index build` again")
         yield from self.reader.blocks(stored)
 
 
 def open_sources(
     runs: Sequence[str], embeddings: str | None, access: StoreConfig
 ) -> dict[str, RunVectorSource]:
-    """The vectors of runs, by address.
+    """Open runs as sources, by URL.
 
     Raises:
-        UsageError: a run has none, two are of different backbones, or one is named twice.
-        RunNotFound: there is no run at one of the places, or none of these embeddings.
+        UsageError: a run has no embeddings, two runs are of different backbones, or a run is listed twice.
+        RunNotFound: there is no run at one of the URLs, or it has no embeddings of this name.
     """
     if not runs:
-        raise UsageError("no run was named; give run directories or compacted datasets")
+        raise UsageError("no run was given; give run directories or compacted datasets")
     sources: dict[str, RunVectorSource] = {}
     for url in runs:
         source = RunVectorSource(open_run(url, access), embeddings)
@@ -84,7 +84,7 @@ def open_sources(
         if backbone.sha256 != backbones[first].sha256:
             raise UsageError(
                 f"the vectors of {first} are of {backbones[first]} and those of {url} of {backbone}; vectors "
-                "of two backbones cannot be compared: build an index for each, or describe one run's crops anew with "
-                "`fossilray embed`"
+                "of two backbones cannot be compared: build an index for each, or embed the crops of one run with "
+                "the other backbone (`fossilray embed`)"
             )
     return sources
