@@ -16,6 +16,7 @@ from fossilray.core.errors import DamagedFile
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.parquet import read_table
 from fossilray.core.formats.parquet_pages import page_sizes
+from fossilray.core.schemas import FAILURES_SCHEMA
 
 ROLE = FileRole("objects.parquet", "objects of a slide", "restore it")
 TABLE = pa.table(
@@ -109,3 +110,10 @@ def test_page_headers_that_are_none_are_a_fault_of_the_file(noise: bytes) -> Non
     content[start : start + len(noise)] = noise
     with pytest.raises(DamagedFile, match=r"objects\.parquet .* cannot be used"):
         read_table(bytes(content), ROLE)
+
+
+def test_a_table_without_rows_has_no_large_page_in_any_column() -> None:
+    """A run without failures leaves such a table in its compacted dataset; its columns of booleans have no page."""
+    sink = io.BytesIO()
+    pq.write_table(FAILURES_SCHEMA.empty_table(), sink)
+    assert set(page_sizes(sink.getvalue())) == {0}

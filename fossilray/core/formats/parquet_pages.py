@@ -17,8 +17,8 @@ from typing import Any
 Wanted = Mapping[int, "Wanted | None"]
 """Fields of a struct to keep, by id: None for a whole number, else the fields of a struct or of a list of structs."""
 
-_COMPRESSED_BYTES, _DATA_OFFSET, _DICTIONARY_OFFSET = 7, 9, 11
-_COLUMN: Wanted = {3: {_COMPRESSED_BYTES: None, _DATA_OFFSET: None, _DICTIONARY_OFFSET: None}}
+_VALUES, _COMPRESSED_BYTES, _DATA_OFFSET, _DICTIONARY_OFFSET = 5, 7, 9, 11
+_COLUMN: Wanted = {3: {_VALUES: None, _COMPRESSED_BYTES: None, _DATA_OFFSET: None, _DICTIONARY_OFFSET: None}}
 _FILE: Wanted = {4: {1: _COLUMN}}
 """FileMetaData.row_groups, RowGroup.columns, ColumnChunk.meta_data."""
 
@@ -51,6 +51,8 @@ def page_sizes(content: bytes) -> Iterator[int]:
 
 def _column_page_sizes(content: bytes, column: Mapping[int, int]) -> Iterator[int]:
     offsets = [column[field] for field in (_DATA_OFFSET, _DICTIONARY_OFFSET) if column.get(field)]
+    if not offsets and column.get(_VALUES) == 0 and column.get(_COMPRESSED_BYTES) == 0:
+        return  # no page: a column of a table without rows
     if not offsets or _COMPRESSED_BYTES not in column:
         raise ValueError("its metadata do not state where a column lies")
     position = min(offsets)
