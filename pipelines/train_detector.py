@@ -19,9 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fossilray.core.config.choices import Precision
 from fossilray.models.detectors.detector_file import save_detector
 from fossilray.synthetic.crop_library import CropLibrary
-from fossilray.training.detector import data
-from fossilray.training.detector import evaluate as judge
-from fossilray.training.detector import train as learn
+from fossilray.training.detector import data, evaluate, train
 
 HELD_OUT_SEED = 90_000
 """Validation fields are drawn from seeds that no training uses."""
@@ -30,7 +28,7 @@ HELD_OUT_SEED = 90_000
 def main(
     *,
     out: Annotated[
-        Path, typer.Option(help="The .safetensors file to write, or with --evaluate-only to judge.")
+        Path, typer.Option(help="The .safetensors file to write, or with --evaluate-only to evaluate.")
     ],
     crops: Annotated[
         list[Path] | None,
@@ -38,26 +36,26 @@ def main(
             help="Folder of real crops, one subfolder per kind; repeat for several. Unset: painted only."
         ),
     ] = None,
-    minutes: Annotated[float, typer.Option(help="Time to train for, unless --steps is given.")] = 60.0,
-    steps: Annotated[int | None, typer.Option(help="Steps to train for; repeats exactly.")] = None,
+    minutes: Annotated[float, typer.Option(help="Duration of the training, unless --steps is given.")] = 60.0,
+    steps: Annotated[int | None, typer.Option(help="Steps of the training; reproducible.")] = None,
     composites: Annotated[int, typer.Option(help="Fields painted before training.")] = 3000,
     image_px: Annotated[int, typer.Option(help="Side of a field in pixels; a multiple of 32.")] = 320,
     batch: Annotated[int, typer.Option(help="Fields per step.")] = 4,
     width: Annotated[float, typer.Option(help="Channels, as a multiple of the shipped network's.")] = 1.0,
     learning_rate: Annotated[float, typer.Option(help="Highest rate of AdamW.")] = 2e-3,
     start_from: Annotated[
-        Path | None, typer.Option(help="Weights of the same width to go on from; unset: random ones.")
+        Path | None, typer.Option(help="Weights of the same width to start from; unset: random ones.")
     ] = None,
     device: Annotated[str, typer.Option(help="`auto`, `cpu`, or a torch device such as `cuda:0`.")] = "auto",
     threads: Annotated[int, typer.Option(help="Threads of PyTorch, and processes that paint.")] = 2,
     precision: Annotated[
         Precision,
-        typer.Option(help="Numbers the judged network runs in: `auto` (half where native) or `float32`."),
+        typer.Option(help="Precision of the evaluated network: `auto` (half where native) or `float32`."),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of composites, order and first weights.")] = 1,
-    fields: Annotated[int, typer.Option(help="Held-out fields to judge on; 0 skips it.")] = 60,
+    fields: Annotated[int, typer.Option(help="Held-out fields to evaluate on; 0 skips the evaluation.")] = 60,
     evaluate_only: Annotated[
-        bool, typer.Option("--evaluate-only", help="Train nothing, judge --out.")
+        bool, typer.Option("--evaluate-only", help="Evaluate --out without training.")
     ] = False,
 ) -> None:
     """Train, save, and print the figures by size class on kinds that the training never saw."""
@@ -73,7 +71,7 @@ def main(
             + ", ".join(split.held_out.kinds)
         )
     if not evaluate_only:
-        plan = learn.TrainingPlan(
+        plan = train.TrainingPlan(
             seed=seed,
             steps=steps,
             minutes=minutes,
@@ -90,14 +88,14 @@ def main(
         save_detector(out, state_dict=trained.state_dict, meta=trained.meta)
         console.print(f"{out}: {trained.steps} steps in {trained.seconds / 60:.1f} minutes")
     if fields:
-        held_out = judge.held_out_fields(
+        held_out = evaluate.held_out_fields(
             fields, seed=HELD_OUT_SEED + seed, library=split.held_out if split else None, workers=threads
         )
-        for title, rows in judge.compare(out, held_out, device=where, precision=precision):
-            console.print(f"\n{title}\n\n{judge.figures_table(rows)}", soft_wrap=True, highlight=False)
+        for title, rows in evaluate.compare_detectors(out, held_out, device=where, precision=precision):
+            console.print(f"\n{title}\n\n{evaluate.figures_table(rows)}", soft_wrap=True, highlight=False)
 
 
-def _train(plan: learn.TrainingPlan, library: CropLibrary | None, console: Console) -> learn.TrainedDetector:
+def _train(plan: train.TrainingPlan, library: CropLibrary | None, console: Console) -> train.TrainedDetector:
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -116,11 +114,11 @@ def _train(plan: learn.TrainingPlan, library: CropLibrary | None, console: Conso
         )
         training = progress.add_task("training", total=1000)
 
-        def show(now: learn.Progress) -> None:
+        def show(now: train.DetectorProgress) -> None:
             text = f"training, step {now.step}: box {now.box:.3f} cls {now.cls:.3f} dfl {now.dfl:.3f}"
             progress.update(training, completed=round(1000 * now.share), description=text)
 
-        return learn.train_detector(plan, fields, on_step=show)
+        return train.train_detector(plan, fields, on_step=show)
 
 
 if __name__ == "__main__":

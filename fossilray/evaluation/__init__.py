@@ -1,1 +1,1 @@
-"""Published protocols by which vectors of labelled crops are judged."""
+"""Evaluation of backbones and heads on labelled crops by published protocols."""

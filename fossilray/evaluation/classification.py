@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.types import OnProgress, ignore_progress
-from fossilray.evaluation.figures import draw_map, lay_out_by_tsne, lay_out_by_umap
+from fossilray.evaluation.figures import draw_map, tsne_layout, umap_layout
 from fossilray.evaluation.martinsen2024 import (
     CLASSIFICATION_METRICS,
     CLASSIFICATION_SPLITS,
@@ -140,8 +140,8 @@ def _draw_maps(labelled: LabelledSet, embedded: EmbeddedCrops) -> dict[str, byte
     """Draw both layouts as SVG, with the positions of the crops as maps.csv; no UMAP where it is not installed."""
     titles = {"tsne": "t-SNE", "umap": "UMAP"}
     positions: dict[str, NDArray[np.float32] | None] = {
-        "tsne": lay_out_by_tsne(embedded.vectors),
-        "umap": lay_out_by_umap(embedded.vectors),
+        "tsne": tsne_layout(embedded.vectors),
+        "umap": umap_layout(embedded.vectors),
     }
     layouts = {name: xy for name, xy in positions.items() if xy is not None}
     label, classes = labelled.crops.label, labelled.crops.classes

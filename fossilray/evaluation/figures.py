@@ -21,7 +21,7 @@ _MARKERS = "osD^vP"
 _COLOURS = 10
 
 
-def lay_out_by_tsne(vectors: NDArray[np.floating], *, seed: int = 0) -> NDArray[np.float32]:
+def tsne_layout(vectors: NDArray[np.floating], *, seed: int = 0) -> NDArray[np.float32]:
     """Return positions (n, 2) of vectors by t-SNE (van der Maaten & Hinton 2008), initialised by PCA."""
     from sklearn.manifold import TSNE
 
@@ -30,7 +30,7 @@ def lay_out_by_tsne(vectors: NDArray[np.floating], *, seed: int = 0) -> NDArray[
     return np.asarray(model.fit_transform(vectors.astype(np.float32)), np.float32)
 
 
-def lay_out_by_umap(vectors: NDArray[np.floating], *, seed: int = 0) -> NDArray[np.float32] | None:
+def umap_layout(vectors: NDArray[np.floating], *, seed: int = 0) -> NDArray[np.float32] | None:
     """Return positions (n, 2) of vectors by UMAP (McInnes et al. 2018); None where umap-learn is not installed."""
     try:
         import umap

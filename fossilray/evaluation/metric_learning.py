@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.types import OnProgress, ignore_progress
-from fossilray.evaluation.figures import lay_out_by_tsne, lay_out_by_umap
+from fossilray.evaluation.figures import tsne_layout, umap_layout
 from fossilray.evaluation.karaderi2021 import (
     EmbeddingMatrix,
     Karaderi2021,
@@ -189,7 +189,7 @@ def _morphology_map(
     """Return morphology.html and maps.csv, by the vectors of the last repetition."""
     rows = choose_shown(labelled.crops.label, seed=seed)
     vectors = result.last_vectors[rows]
-    positions = {"UMAP": lay_out_by_umap(vectors), "t-SNE": lay_out_by_tsne(vectors)}
+    positions = {"UMAP": umap_layout(vectors), "t-SNE": tsne_layout(vectors)}
     layouts = {layout: xy for layout, xy in positions.items() if xy is not None}
     caption = "Crops with similar vectors are close to each other."
     if trained:

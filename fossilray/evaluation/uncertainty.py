@@ -45,11 +45,11 @@ def evaluate_uncertainty(
     Args:
         labelled: The labelled crops.
         embedded: Their vectors.
-        kind: Kind of head that is trained.
+        kind: Kind of the trained head.
         out: Folder for the files.
         labels: Name of the labels on the page.
         splits: Stratified divisions into training and test crops.
-        coverage: Coverage asked of prediction sets.
+        coverage: Target coverage of prediction sets.
         wrong_share: Share of wrong predictions allowed among those that the entropy threshold keeps.
         on_progress: Called after each division and each group of wells.
 

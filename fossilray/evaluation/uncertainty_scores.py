@@ -69,7 +69,7 @@ class OutOfSamplePredictions:
 
 @dataclass(frozen=True)
 class UncertaintyScores:
-    """Scores of one kind of head on labelled crops."""
+    """Uncertainty scores of heads of one kind on labelled crops."""
 
     kind: HeadKind
     coverage: float
@@ -135,9 +135,9 @@ def score_uncertainty(
     Args:
         labelled: The labelled crops.
         embedded: Their vectors.
-        kind: Kind of head.
+        kind: The head's kind.
         splits: Stratified splits 80:20.
-        coverage: Coverage asked of prediction sets.
+        coverage: Target coverage of prediction sets.
         wrong_share: Share of wrong predictions allowed among those kept.
         on_progress: Called after each split, each group of wells, and the genera.
 

@@ -46,7 +46,7 @@ def train_and_cross_validate(
     Args:
         labelled: The labelled crops.
         embedded: Their vectors.
-        kind: Kind of head.
+        kind: The head's kind.
         k: Neighbours, for kind knn.
         seed: Seed of the splits and of the initial weights.
         over: Unit that is held out whole when the uncertainty is fitted.

@@ -13,7 +13,7 @@ from support.cli_runner import rows_of, run
 from support.small_run import CROP_PX, DIMENSION, commit_slide
 
 from fossilray.core.config import CropsConfig, RunConfig
-from fossilray.evaluation.figures import draw_map, lay_out_by_tsne
+from fossilray.evaluation.figures import draw_map, tsne_layout
 from fossilray.labels.load import load_labels
 from fossilray.models.heads import load_head
 from fossilray.store import RunStore
@@ -159,7 +159,7 @@ def test_a_map_marks_every_crop_and_names_every_class() -> None:
     rng = np.random.default_rng(1)
     label = np.repeat(np.arange(23), 3)
     names = [HOSTILE, *(f"genus {number}" for number in range(22))]
-    places = lay_out_by_tsne(np.eye(23)[label] * 5 + rng.normal(0, 0.1, (69, 23)))
+    places = tsne_layout(np.eye(23)[label] * 5 + rng.normal(0, 0.1, (69, 23)))
     assert np.isfinite(places).all()
     drawn = draw_map(places, label, names, title="t-SNE").decode()
     assert drawn == draw_map(places, label, names, title="t-SNE").decode()

@@ -190,7 +190,7 @@ def test_boxes_of_multicrop_stay_inside_and_have_the_area_and_aspect_asked_for(k
         flipped = (x[:, 0, 0] > x[:, 0, -1]).float().mean()
         assert 0.2 < float(flipped) < 0.6
         turned = ((x[:, 0, 0] - x[:, 0, -1]).abs() < (x[:, 0, 0] - x[:, -1, 0]).abs()).float().mean()
-        assert (0.35 < float(turned) < 0.65) if kind.turns else turned == 0
+        assert (0.35 < float(turned) < 0.65) if kind.rotate else turned == 0
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_proxy_anchor_loss_is_that_of_the_papers_equation_and_its_proxies_learn_
         open_training_crops(a_config(crops).data),
         folder=crops,
     )
-    learner: TrainingStep = loop._learner
+    learner: TrainingStep = loop._step
     assert isinstance(learner.method, MetricLearning)
     learner._set_rates(0.0, 0.5)
     rates = [group["lr"] for group in learner.optimiser.param_groups]
@@ -264,7 +264,7 @@ def test_the_deep_half_learns_and_the_first_half_keeps_its_weights(crops: Path, 
         transfer={},
     )
     loop = TrainingLoop(config, open_training_crops(config.data), folder=tmp_path / "b")
-    before = {name: tensor.clone() for name, tensor in loop._start.items()}
+    before = {name: tensor.clone() for name, tensor in loop._initial_weights.items()}
     loop.run()
     checkpoint = latest_checkpoint(tmp_path / "b" / "checkpoints")
     assert checkpoint is not None

@@ -1,4 +1,4 @@
-"""Training the detector: a tiny run through the command, its parts, and the figures' arithmetic."""
+"""Training the detector: a tiny run through the command, its functions, and the arithmetic of its figures."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fossilray.models.detectors.load import load_detector
 from fossilray.synthetic.composites import Composite
 from fossilray.training.detector.data import make_composites, split_crops
 from fossilray.training.detector.evaluate import (
-    Field,
-    evaluate,
+    ValidationField,
+    evaluate_detector,
     figures_table,
     find_objects,
     paper_passes,
@@ -26,7 +26,7 @@ from fossilray.training.detector.evaluate import (
 from fossilray.training.detector.train import (
     TrainingPlan,
     architecture,
-    build_network,
+    build_training_network,
     train_detector,
 )
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Oracle:
-    """A detector that knows the truth, shifted and scored as told; a box a field in pixels of 1 um."""
+    """A detector that knows the truth, with given boxes in um and scores."""
 
     stride_px = 32
 
@@ -46,12 +46,12 @@ class Oracle:
         return [Boxes(self._xyxy / um_per_px, self._score) for _ in tiles]
 
 
-def field_with(xyxy: list[list[float]], touching: list[bool]) -> Field:
+def field_with(xyxy: list[list[float]], touching: list[bool]) -> ValidationField:
     boxes = np.array(xyxy, np.float32).reshape(-1, 4)
     sizes = (boxes[:, 2:] - boxes[:, :2]).max(1)
     image = np.full((256, 256, 3), 220, np.uint8)
     composite = Composite(image, boxes, ("x",) * len(boxes), np.array(touching), sizes.astype(np.float32))
-    return Field(composite, 1.0)
+    return ValidationField(composite, 1.0)
 
 
 def test_composites_are_the_same_however_many_workers_paint() -> None:
@@ -74,7 +74,7 @@ def test_equal_plans_give_equal_weights_that_load(tmp_path: Path) -> None:
     assert len(found) == 1
 
 
-def test_training_goes_on_from_given_weights(tmp_path: Path) -> None:
+def test_training_starts_from_given_weights(tmp_path: Path) -> None:
     fields = make_composites(2, seed=1, image_px=64, library=None)
     plan = TrainingPlan(steps=1, image_px=64, batch=2, width=0.5)
     trained = train_detector(plan, fields)
@@ -88,7 +88,7 @@ def test_training_goes_on_from_given_weights(tmp_path: Path) -> None:
 
 
 def test_the_network_has_heads_at_strides_4_8_16_and_no_attention() -> None:
-    network = build_network(architecture())
+    network = build_training_network(architecture())
     assert network.stride.tolist() == [4.0, 8.0, 16.0]
     layers = {type(module).__name__ for module in network.modules()}
     assert not layers & {"C2PSA", "PSA", "Attention", "SPPF", "AdaptiveAvgPool2d"}
@@ -111,20 +111,22 @@ def test_one_kind_in_five_is_held_out_of_training(tmp_path: Path) -> None:
 def test_perfect_boxes_score_one_and_a_stray_box_costs_precision() -> None:
     truth = [[10.0, 10.0, 40.0, 40.0], [100.0, 100.0, 130.0, 125.0]]
     field = field_with(truth, [False, True])
-    perfect = evaluate(Oracle(truth, [0.9, 0.8]), [field], passes=single_pass(1.0), confidence=0.25)
+    perfect = evaluate_detector(Oracle(truth, [0.9, 0.8]), [field], passes=single_pass(1.0), confidence=0.25)
     row = next(row for row in perfect if row.low_um == 20)
     assert (row.objects, row.ap50) == (2, 1.0)
     assert (row.recall_isolated, row.recall_touching) == (1.0, 1.0)
     stray = Oracle([*truth, [200.0, 200.0, 230.0, 230.0]], [0.9, 0.8, 0.7])
     row = next(
-        r for r in evaluate(stray, [field], passes=single_pass(1.0), confidence=0.25) if r.low_um == 20
+        r
+        for r in evaluate_detector(stray, [field], passes=single_pass(1.0), confidence=0.25)
+        if r.low_um == 20
     )
     assert row.precision_isolated == 0.5
     assert row.precision_touching == 1.0
     assert row.ap50 == 1.0
 
 
-def test_an_object_seen_by_two_sweeps_is_kept_once() -> None:
+def test_an_object_detected_in_two_passes_is_kept_once() -> None:
     box = [[10.0, 10.0, 140.0, 140.0]]
     passes = (
         PassConfig(um_per_px=1.0, largest_um=160.0),
@@ -136,14 +138,14 @@ def test_an_object_seen_by_two_sweeps_is_kept_once() -> None:
 
 def test_figures_print_as_a_table() -> None:
     truth = [[10.0, 10.0, 40.0, 40.0]]
-    rows = evaluate(
+    rows = evaluate_detector(
         Oracle(truth, [0.9]), [field_with(truth, [False])], passes=paper_passes(), confidence=0.25
     )
     assert "| 20–50 | 1 | 1.00 | 1.00 | – | 1.00 | – |" in figures_table(rows)
 
 
 @pytest.mark.slow
-def test_the_command_trains_saves_and_judges(tmp_path: Path) -> None:
+def test_the_command_trains_saves_and_evaluates(tmp_path: Path) -> None:
     out = tmp_path / "tiny.safetensors"
     command = [sys.executable, str(ROOT / "pipelines" / "train_detector.py"), "--out", str(out)]
     command += ["--steps", "3", "--composites", "6", "--image-px", "64", "--batch", "2", "--width", "0.5"]

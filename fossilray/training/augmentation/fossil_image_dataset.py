@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fossilray.training.augmentation import operations as parts
+from fossilray.training.augmentation import operations
 
 if TYPE_CHECKING:
     import torch
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TransferViews:
-    """Turned, shifted, sheared, zoomed and flipped; what comes in from outside repeats the rim.
+    """Random rotation, shift, shear, zoom and flip; pixels from outside repeat the edge.
 
-    Ranges are those of the published Keras script (`ImageDataGenerator`). Its script for TensorFlow crops as well, by
-    a module that was not published: the part shown here (`crop_area`) and its proportions are ours.
+    Ranges are those of the published Keras script (`ImageDataGenerator`). The published TensorFlow script also crops,
+    by a module that was not published: `crop_area` and the square shape of the crop are assumptions.
     """
 
     side_px: int
@@ -25,14 +25,14 @@ class TransferViews:
     random_crop: bool = False
     turn_degrees: float = 30.0
     shift: float = 0.2
-    """Largest translation, of the side."""
+    """Largest translation, relative to the side."""
     shear_degrees: float = 0.2
-    """Keras counts it in degrees, so that 0.2 is next to nothing."""
+    """Keras takes degrees, so 0.2 is almost no shear."""
     zoom: float = 0.2
-    """Sides of what is shown are 1 - zoom to 1 + zoom of the crop's, each by itself."""
+    """Width and height of the view are independently 1 - zoom to 1 + zoom of the crop's."""
     flip_share: float = 0.5
     crop_area: tuple[float, float] = (0.6, 1.0)
-    """Share of the area that a random crop shows."""
+    """Range of a random crop's area, relative to the whole."""
 
     def __call__(
         self, pixels: torch.Tensor, shape: torch.Tensor, *, rng: torch.Generator
@@ -43,22 +43,24 @@ class TransferViews:
         affine = self._draw(len(pixels), rng).to(pixels.device)
         finer = math.ceil(pixels.shape[-1] * (1 + self.zoom) / self.side_px / 2)
 
-        def make(some: slice) -> torch.Tensor:
-            light = parts.to_linear_light(pixels[some])
-            return parts.sample_grid(light, affine[some], side_px=self.side_px, outside="border", finer=finer)
+        def make(rows: slice) -> torch.Tensor:
+            light = operations.to_linear_light(pixels[rows])
+            return operations.sample_grid(
+                light, affine[rows], side_px=self.side_px, outside="border", finer=finer
+            )
 
-        return parts.in_chunks(len(pixels), pixels.device, make)
+        return operations.in_chunks(len(pixels), pixels.device, make)
 
     def _draw(self, n: int, rng: torch.Generator) -> torch.Tensor:
-        """(n, 2, 3): where each place of a view lies in its crop, both in -1..1."""
+        """Draw affine maps (n, 2, 3) from positions in the view to positions in the crop, both in -1..1."""
         import torch
 
-        turn = parts.uniform(n, -self.turn_degrees, self.turn_degrees, rng) * (math.pi / 180)
-        shear = parts.uniform(n, -self.shear_degrees, self.shear_degrees, rng) * (math.pi / 180)
-        # A shift of the side's share is twice that where the side is 2 long.
-        across, down = (parts.uniform(n, -2 * self.shift, 2 * self.shift, rng) for _ in range(2))
-        width, height = (parts.uniform(n, 1 - self.zoom, 1 + self.zoom, rng) for _ in range(2))
-        width = width * (1 - 2 * parts.bernoulli(n, self.flip_share, rng).float())
+        turn = operations.uniform(n, -self.turn_degrees, self.turn_degrees, rng) * (math.pi / 180)
+        shear = operations.uniform(n, -self.shear_degrees, self.shear_degrees, rng) * (math.pi / 180)
+        # A side has length 2 in these coordinates.
+        across, down = (operations.uniform(n, -2 * self.shift, 2 * self.shift, rng) for _ in range(2))
+        width, height = (operations.uniform(n, 1 - self.zoom, 1 + self.zoom, rng) for _ in range(2))
+        width = width * (1 - 2 * operations.bernoulli(n, self.flip_share, rng).float())
         none, one = torch.zeros(n), torch.ones(n)
         rows = [
             [turn.cos(), -turn.sin(), across],
@@ -69,14 +71,14 @@ class TransferViews:
             [[width, -shear.sin() * height, none], [none, shear.cos() * height, none], [none, none, one]]
         )
         if self.random_crop:
-            side = parts.uniform(n, *self.crop_area, rng).sqrt()
-            left, top = ((1 - side) * parts.uniform(n, -1, 1, rng) for _ in range(2))
+            side = operations.uniform(n, *self.crop_area, rng).sqrt()
+            left, top = ((1 - side) * operations.uniform(n, -1, 1, rng) for _ in range(2))
             whole = whole @ _matrix([[side, none, left], [none, side, top], [none, none, one]])
         return whole[:, :2]
 
 
 def _matrix(rows: list[list[torch.Tensor]]) -> torch.Tensor:
-    """(n, 3, 3) of nine (n,)."""
+    """Stack nine tensors (n,) into matrices (n, 3, 3)."""
     import torch
 
     return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)

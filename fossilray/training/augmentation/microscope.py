@@ -1,4 +1,4 @@
-"""Random views of a crop: what another slide, scanner and orientation would have made of the same fossil."""
+"""Random views of a crop that simulate another orientation, stain, lamp, focus and camera."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ViewStrength:
-    """How far views stray; every draw is per crop."""
+    """Ranges of the random changes; each crop has its own draw."""
 
     turn: float = math.pi
-    """Largest angle by which a fossil is turned."""
+    """Largest rotation angle in radians."""
     mirror_share: float = 0.5
     box: float = 0.15
     """Largest relative change of the box's sides."""
     shift: float = 0.06
-    """Largest shift of the box, in half sides."""
+    """Largest shift of the box, relative to half its side."""
     colour: tuple[float, float] = (0.1, 1.4)
-    """Factor on the densities' distance from grey: faded to vivid."""
+    """Range of the factor on the distance of densities from grey: faded to vivid."""
     density: float = 0.35
-    """Largest log of the factor on optical density: paler or darker matter."""
+    """Largest absolute log of the factor on optical density: paler or darker objects."""
     tint: float = 0.12
-    """Deviation of the log of that factor from channel to channel."""
+    """Standard deviation of the log of that factor between channels."""
     darkest: float = 150.0
-    """Grey level of the darkest clear field."""
+    """Lowest grey level of the clear field."""
     brightest: float = 250.0
+    """Highest grey level of the clear field."""
     lamp_tint: float = 0.04
-    """Relative deviation of the clear field from channel to channel."""
+    """Relative standard deviation of the clear field between channels."""
     focus: tuple[float, float] = (-0.6, 1.0)
-    """Share of a blur over 3 pixels; below 0 edges are sharpened."""
+    """Range of the weight of a 3 x 3 blur; negative weights sharpen."""
     noise: float = 6.0
-    """Largest deviation of pixel noise in grey levels."""
+    """Largest standard deviation of pixel noise, in grey levels."""
 
 
 def make_views(
@@ -48,33 +49,38 @@ def make_views(
     rng: torch.Generator,
     strength: ViewStrength = ViewStrength(),
 ) -> torch.Tensor:
-    """One random view of each crop: (n, 3, side_px, side_px) float32 in 0..1, on the crops' device.
+    """Return one random view of each crop: (n, 3, side_px, side_px) float32 in 0..1, on the crops' device.
 
-    crops: (n, 3, S, S) uint8, stretched to the square; shape: (n, 2) width and height before that. rng: on the CPU. All
-    but the noise of single pixels is drawn from it, the same for any device.
+    Args:
+        crops: (n, 3, S, S) uint8, stretched to the square.
+        shape: (n, 2) width and height before stretching.
+        side_px: side of the views.
+        rng: generator on the CPU. All draws but the pixel noise are equal on all devices.
+        strength: ranges of the changes.
     """
     import torch
 
     n, device = len(crops), crops.device
-    affine = _draw_turns(shape.cpu(), rng, strength).to(device)
+    affine = _draw_rotations(shape.cpu(), rng, strength).to(device)
     light = _draw_light(n, rng, strength).to(device)
     noise = torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=rng)))
 
-    def make(some: slice) -> torch.Tensor:
-        ratio = crops[some].to(torch.float32, memory_format=torch.contiguous_format)
+    def make(rows: slice) -> torch.Tensor:
+        ratio = crops[rows].to(torch.float32, memory_format=torch.contiguous_format)
         ratio /= _clear_field(ratio)
-        # Shifted by 1, so that the zeros outside become the clear field's ratio.
+        # Shifted by 1, so that zeros outside the crop become the clear field's ratio.
         ratio -= 1
-        turned = sample_grid(ratio, affine[some], side_px=side_px, outside="zeros")
-        return _relight(turned.add_(1), light[some], noise)
+        rotated = sample_grid(ratio, affine[rows], side_px=side_px, outside="zeros")
+        return _relight(rotated.add_(1), light[rows], noise)
 
     return in_chunks(n, device, make)
 
 
-def _draw_turns(shape: torch.Tensor, rng: torch.Generator, strength: ViewStrength) -> torch.Tensor:
-    """(n, 2, 3): the fossil turned and mirrored in its true proportions, boxed anew, stretched to the square.
+def _draw_rotations(shape: torch.Tensor, rng: torch.Generator, strength: ViewStrength) -> torch.Tensor:
+    """Draw affine maps (n, 2, 3) that rotate and mirror a specimen in its original aspect ratio.
 
-    The new box is that of the ellipse inscribed in the old one.
+    The result is cropped to a new box and stretched to the square. The new box is that of the rotated ellipse inscribed
+    in the old box.
     """
     import torch
 
@@ -96,7 +102,7 @@ def _draw_turns(shape: torch.Tensor, rng: torch.Generator, strength: ViewStrengt
 
 
 def _draw_light(n: int, rng: torch.Generator, strength: ViewStrength) -> torch.Tensor:
-    """(n, 9): colour, factors on the densities of three channels, lamp in three channels, focus, noise."""
+    """Draw (n, 9): colour, density factor and lamp of three channels each, focus, and noise."""
     import torch
 
     colour = uniform(n, *strength.colour, rng)[:, None]
@@ -110,7 +116,7 @@ def _draw_light(n: int, rng: torch.Generator, strength: ViewStrength) -> torch.T
 
 
 def _clear_field(light: torch.Tensor) -> torch.Tensor:
-    """(n, 3, 1, 1) brightness of the clear field, from the border: a crop's object seldom fills it."""
+    """Return the clear field's brightness (n, 3, 1, 1), from the border, which the object seldom covers."""
     import torch
 
     border = torch.cat([light[..., 0, :], light[..., -1, :], light[..., :, 0], light[..., :, -1]], dim=-1)
@@ -118,7 +124,7 @@ def _clear_field(light: torch.Tensor) -> torch.Tensor:
 
 
 def _relight(ratio: torch.Tensor, draws: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
-    """Another staining, lamp, focus and camera: densities scale, colours fade, edges blur or sharpen."""
+    """Change stain, lamp, focus and noise: scale densities, fade colours, blur or sharpen."""
     import torch
     import torch.nn.functional as F
 

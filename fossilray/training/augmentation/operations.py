@@ -1,7 +1,8 @@
-"""Random changes to a batch of images, each image by a draw of its own.
+"""Random operations on a batch of images, each image with its own draw.
 
-Draws come from a generator on the CPU and are moved afterwards, so that they do not depend on the device. Images are
-(n, 3, H, W) float32 in 0..1; float32 throughout, as bfloat16 would be off by up to a quarter of a pixel at 224 px.
+Draws come from a generator on the CPU and are moved afterwards, so they do not depend on the device. Images are
+(n, 3, H, W) float32 in 0..1; bfloat16 would give positions that are wrong by up to a
+quarter of a pixel at 224 px.
 """
 
 from __future__ import annotations
@@ -15,28 +16,28 @@ if TYPE_CHECKING:
 Outside = Literal["zeros", "border", "reflection"]
 
 GREY = (0.299, 0.587, 0.114)
-"""Shares of red, green and blue in brightness (ITU-R BT.601), as PIL and torchvision have them."""
+"""Weights of red, green and blue in brightness (ITU-R BT.601), as in PIL and torchvision."""
 
 _CHUNK = 16
-"""Images that go through all steps together on a CPU: 1.8 MB at 96 px, which its cache holds."""
+"""Images processed together on a CPU: 1.8 MB at 96 px, which fit in its cache."""
 
 
 def uniform(n: int, low: float, high: float, rng: torch.Generator) -> torch.Tensor:
-    """n numbers between low and high."""
+    """Draw (n,) uniform numbers between low and high."""
     import torch
 
     return low + (high - low) * torch.rand(n, generator=rng)
 
 
 def bernoulli(n: int, share: float, rng: torch.Generator) -> torch.Tensor:
-    """n times whether it happens, with this probability."""
+    """Draw (n,) booleans that are true with probability `share`."""
     import torch
 
     return torch.rand(n, generator=rng) < share
 
 
 def in_chunks(n: int, device: torch.device, make: Callable[[slice], torch.Tensor]) -> torch.Tensor:
-    """What `make` gives for n images: at once on a GPU, a few at a time on a CPU."""
+    """Apply `make` to n images, all at once on a GPU and in chunks on a CPU, and concatenate the results."""
     import torch
 
     if device.type != "cpu" or n <= _CHUNK:
@@ -45,7 +46,7 @@ def in_chunks(n: int, device: torch.device, make: Callable[[slice], torch.Tensor
 
 
 def to_linear_light(pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 images in 0..1, channel by channel in memory."""
+    """Convert uint8 images to float32 in 0..1, contiguous in memory."""
     import torch
 
     return pixels.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
@@ -54,21 +55,26 @@ def to_linear_light(pixels: torch.Tensor) -> torch.Tensor:
 def sample_grid(
     images: torch.Tensor, affine: torch.Tensor, *, side_px: int, outside: Outside, finer: int = 1
 ) -> torch.Tensor:
-    """Squares of side_px, sampled bilinearly once.
+    """Sample squares of side_px from images, bilinearly and once.
 
-    affine: (n, 2, 3), from a place in the square to that in the image, both -1..1 from edge to edge, x before y.
-    finer: samples along a pixel's side, to be averaged; where the square is much coarser than the image.
+    Args:
+        images: (n, 3, H, W).
+        affine: (n, 2, 3) maps from positions in the square to positions in the image, both -1..1 from edge to edge,
+            x before y.
+        side_px: side of the squares.
+        outside: padding beyond the image.
+        finer: samples along the side of a pixel that are averaged, for squares much coarser than the image.
     """
     import torch.nn.functional as F
 
     fine_px = side_px * finer
     grid = F.affine_grid(affine, [len(images), 3, fine_px, fine_px], align_corners=False)
-    taken = F.grid_sample(images, grid, mode="bilinear", padding_mode=outside, align_corners=False)
-    return taken if finer == 1 else F.avg_pool2d(taken, finer)
+    sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+    return sampled if finer == 1 else F.avg_pool2d(sampled, finer)
 
 
 def apply_colour_matrix(images: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
-    """Colours as mix (n, 3, 3) makes them: new channel by old channel, cut to 0..1."""
+    """Multiply colours by matrices (n, 3, 3), new channel by old channel; clamp to 0..1."""
     import torch
 
     return torch.bmm(mix, images.flatten(2)).view_as(images).clamp_(0, 1)
@@ -77,7 +83,7 @@ def apply_colour_matrix(images: torch.Tensor, mix: torch.Tensor) -> torch.Tensor
 def random_blur(
     images: torch.Tensor, blurred: torch.Tensor, sigma: torch.Tensor, *, kernel_px: int
 ) -> torch.Tensor:
-    """Images of which those `blurred` (n,) are blurred by a Gaussian of their sigma (n,); changed in place."""
+    """Blur images where `blurred` (n,) is true by a Gaussian of sigma (n,) pixels; in place."""
     chosen = blurred.nonzero().flatten()
     if len(chosen):
         images[chosen] = _blur(images[chosen], sigma[chosen], kernel_px=kernel_px)
@@ -85,38 +91,38 @@ def random_blur(
 
 
 def _blur(images: torch.Tensor, sigma: torch.Tensor, *, kernel_px: int) -> torch.Tensor:
-    """First down, then across, each channel of each image a group of its own; mirrored at the rim."""
+    """Convolve vertically, then horizontally, with one group for each channel of each image; mirrored at the edge."""
     import torch
     import torch.nn.functional as F
 
     n, channels, height, width = images.shape
     half = kernel_px // 2
-    away = torch.arange(-half, half + 1, dtype=torch.float32, device=images.device)
-    weight = (-0.5 * (away / sigma[:, None]) ** 2).exp()
+    offset = torch.arange(-half, half + 1, dtype=torch.float32, device=images.device)
+    weight = (-0.5 * (offset / sigma[:, None]) ** 2).exp()
     weight = (weight / weight.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
     padded = F.pad(images, (half, half, half, half), mode="reflect")
     soft = padded.view(1, n * channels, height + 2 * half, width + 2 * half)
     soft = F.conv2d(soft, weight[:, None, :, None], groups=n * channels)
     soft = F.conv2d(soft, weight[:, None, None, :], groups=n * channels)
-    return soft.view_as(images).clamp_(0, 1)  # weights add up to 1 but for rounding
+    return soft.view_as(images).clamp_(0, 1)  # the weights sum to 1 only up to rounding
 
 
 def scale_brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Brightness times factor (n,); in place."""
+    """Multiply brightness by factor (n,); in place."""
     return images.mul_(_by_image(factor)).clamp_(0, 1)
 
 
 def scale_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Distance from the image's mean grey times factor (n,); in place."""
+    """Multiply the distance from the image's mean grey by factor (n,); in place."""
     import torch
 
-    share = torch.tensor(GREY, device=images.device)
-    grey = images.mean(dim=(2, 3)) @ share
+    weights = torch.tensor(GREY, device=images.device)
+    grey = images.mean(dim=(2, 3)) @ weights
     return images.mul_(_by_image(factor)).add_(_by_image((1 - factor) * grey)).clamp_(0, 1)
 
 
 def scale_saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Distance from each pixel's grey times factor (n,)."""
+    """Multiply the distance from each pixel's grey by factor (n,)."""
     import torch
 
     grey = torch.tensor(GREY, device=images.device).expand(3, 3)
@@ -124,31 +130,31 @@ def scale_saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor
     return apply_colour_matrix(images, keep * torch.eye(3, device=images.device) + (1 - keep) * grey)
 
 
-def shift_hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
-    """Hue of HSV turned by turn (n,), in whole turns."""
+def shift_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Shift the HSV hue by `shift` (n,), in full circles."""
     import torch
 
     red, green, blue = images.unbind(1)
     brightest, darkest = images.amax(1), images.amin(1)
     range_ = brightest - darkest
-    by = range_.clamp(min=1e-8)
+    divisor = range_.clamp(min=1e-8)
     hue = torch.where(
         brightest == red,
-        (green - blue) / by,
-        torch.where(brightest == green, 2 + (blue - red) / by, 4 + (red - green) / by),
+        (green - blue) / divisor,
+        torch.where(brightest == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )
-    hue += 6 * turn[:, None, None]
-    turned = torch.empty_like(images)
+    hue += 6 * shift[:, None, None]
+    shifted = torch.empty_like(images)
     # https://en.wikipedia.org/wiki/HSL_and_HSV#HSV_to_RGB_alternative
     for channel, offset in enumerate((5, 3, 1)):
-        along = (hue + offset).remainder_(6)
-        along = torch.minimum(along, 4 - along).clamp_(0, 1)
-        torch.addcmul(brightest, range_, along, value=-1, out=turned[:, channel])
-    return turned
+        position = (hue + offset).remainder_(6)
+        position = torch.minimum(position, 4 - position).clamp_(0, 1)
+        torch.addcmul(brightest, range_, position, value=-1, out=shifted[:, channel])
+    return shifted
 
 
 def random_solarise(images: torch.Tensor, solarised: torch.Tensor) -> torch.Tensor:
-    """Images of which those `solarised` (n,) have every value from 128 of 255 on inverted."""
+    """Invert values from 128 of 255 on where `solarised` (n,) is true."""
     return images.where((images < 127.5 / 255) | ~_by_image(solarised), 1 - images)
 
 

@@ -1,0 +1,1 @@
+"""Tables and streams of crops from runs, datasets and folders of images."""

@@ -1,0 +1,1 @@
+"""Selection and weighting of crops for training by clusters of similar crops."""

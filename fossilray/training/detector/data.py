@@ -1,4 +1,4 @@
-"""What the detector is trained on: composites made in bulk, and batches drawn from them."""
+"""Training data of the detector: synthetic composites and batches of them."""
 
 from __future__ import annotations
 
@@ -32,45 +32,55 @@ def make_composites(
     um_per_px: float | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> list[Composite]:
-    """count composites, the same for a seed however many workers paint them.
+    """Paint composites; the result depends on the seed, not on the number of workers.
 
-    um_per_px: None draws a scale for each, even in its logarithm, between the finest and the coarsest.
+    Args:
+        count: number of composites.
+        seed: seed of all composites.
+        image_px: side of a composite.
+        library: real crops to paste besides painted ones, or None.
+        workers: processes that paint.
+        um_per_px: scale; by default log-uniform between the finest and the coarsest.
+        on_done: called with the number of composites done.
     """
     recipe = _Recipe(seed, image_px, um_per_px)
-    made: list[Composite] = []
+    composites: list[Composite] = []
     if workers <= 1:
         painted: Iterator[Composite] = (recipe.make(index, library) for index in range(count))
-        return _collect(painted, made, on_done)
-    # Forked children would inherit the parent's OpenCV and torch threads in whatever state they are.
+        return _collect(painted, composites, on_done)
+    # Forked children would inherit the OpenCV and torch threads of the parent in an undefined state.
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(recipe, library)
     ) as pool:
-        return _collect(pool.map(_paint_in_worker, range(count), chunksize=8), made, on_done)
+        return _collect(pool.map(_paint_in_worker, range(count), chunksize=8), composites, on_done)
 
 
 @dataclass(frozen=True)
 class CropSplit:
-    """Real crops for training and, of kinds the training never sees, for validation."""
+    """Real crops for training, and for validation crops of kinds that are not trained on."""
 
     train: CropLibrary
     held_out: CropLibrary
 
 
 def split_crops(folders: Sequence[Path]) -> CropSplit | None:
-    """The crops of several folders, one kind in five of each (from its third, by name) held out; None of none."""
+    """Split the crops of folders into training and validation; None if there are no folders.
+
+    Every fifth kind of each folder, from the third by name on, is for validation.
+    """
     train, held_out = CropLibrary((), 0), CropLibrary((), 0)
     for folder in folders:
         kinds = sorted(child.name for child in folder.iterdir() if child.is_dir())
-        apart = kinds[2::5]
-        train = train.joined(CropLibrary.from_folder(folder, without=apart))
-        held_out = held_out.joined(CropLibrary.from_folder(folder, only=apart))
+        validation = kinds[2::5]
+        train = train.joined(CropLibrary.from_folder(folder, without=validation))
+        held_out = held_out.joined(CropLibrary.from_folder(folder, only=validation))
     return CropSplit(train, held_out) if folders else None
 
 
-def batches(
+def draw_batches(
     composites: Sequence[Composite], *, seed: int, batch: int, image_px: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches without end; each pass over the composites is in a new order."""
+    """Yield batches without end; each epoch over the composites is in a new random order."""
     rng = np.random.default_rng([seed, 7])
     order: list[int] = []
     while True:
@@ -81,7 +91,7 @@ def batches(
         for index in chosen:
             image, boxes = composites[index].image, composites[index].boxes
             if rng.random() < 0.15:
-                image, boxes = _laid_over(image, boxes, composites[int(rng.integers(len(composites)))])
+                image, boxes = _superpose(image, boxes, composites[int(rng.integers(len(composites)))])
             samples.append(_augment(image, boxes, rng))
         yield _to_tensors(samples, side_px=int(rng.choice([0.8, 1.0, 1.0, 1.1]) * image_px) // 32 * 32)
 
@@ -94,12 +104,12 @@ class _Recipe:
 
     def make(self, index: int, library: CropLibrary | None) -> Composite:
         rng = np.random.default_rng([self.seed, index])
-        drawn = float(np.exp(rng.uniform(math.log(FINEST_UM_PER_PX), math.log(COARSEST_UM_PER_PX))))
-        return compose(rng, size_px=self.image_px, um_per_px=self.um_per_px or drawn, library=library)
+        random_scale = float(np.exp(rng.uniform(math.log(FINEST_UM_PER_PX), math.log(COARSEST_UM_PER_PX))))
+        return compose(rng, size_px=self.image_px, um_per_px=self.um_per_px or random_scale, library=library)
 
 
 _in_worker: dict[str, Any] = {}
-"""What a painting process was started with; empty in every other process."""
+"""Arguments of a painting process; empty in every other process."""
 
 
 def _start_worker(recipe: _Recipe, library: CropLibrary | None) -> None:
@@ -115,19 +125,19 @@ def _paint_in_worker(index: int) -> Composite:
 
 
 def _collect(
-    painted: Iterator[Composite], made: list[Composite], on_done: Callable[[int], None] | None
+    painted: Iterator[Composite], composites: list[Composite], on_done: Callable[[int], None] | None
 ) -> list[Composite]:
     for composite in painted:
-        made.append(composite)
+        composites.append(composite)
         if on_done is not None:
-            on_done(len(made))
-    return made
+            on_done(len(composites))
+    return composites
 
 
-def _laid_over(
+def _superpose(
     image: NDArray[np.uint8], boxes: NDArray[np.float32], other: Composite
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Two fields seen through one another; light multiplies."""
+    """Superpose two fields by multiplying their transmitted light."""
     clear = np.percentile(other.image, 90, axis=(0, 1)).clip(32)
     product = image.astype(np.float32) * (other.image / clear.astype(np.float32))
     return np.clip(product, 0, 255).astype(np.uint8), np.concatenate([boxes, other.boxes])
@@ -136,7 +146,7 @@ def _laid_over(
 def _augment(
     image: NDArray[np.uint8], boxes: NDArray[np.float32], rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Turned by quarters, mirrored, and of other brightness, contrast and tint; 0..1, not yet inverted."""
+    """Rotate by quarter turns, mirror, and change brightness, contrast and tint; returns 0..1, not inverted."""
     side = image.shape[0]
     boxes = boxes.copy()
     if rng.random() < 0.5:
@@ -158,7 +168,7 @@ def _augment(
 def _to_tensors(
     samples: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], *, side_px: int
 ) -> dict[str, torch.Tensor]:
-    """The batch as the loss takes it: inverted images, boxes as centre and size in shares of the side."""
+    """Return the batch for the loss: inverted images, and boxes as centre and size relative to the side."""
     import torch
 
     side = samples[0][0].shape[0]
@@ -169,11 +179,13 @@ def _to_tensors(
             images, size=(side_px, side_px), mode="bilinear", antialias=True, align_corners=False
         )
     boxes = np.concatenate([boxes for _, boxes in samples]).astype(np.float32) / side
-    which = np.concatenate([np.full(len(boxes), i, np.float32) for i, (_, boxes) in enumerate(samples)])
-    shape = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
+    image_of_box = np.concatenate(
+        [np.full(len(boxes), i, np.float32) for i, (_, boxes) in enumerate(samples)]
+    )
+    xywh = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
     return {
         "img": images.contiguous(memory_format=torch.channels_last),
-        "batch_idx": torch.from_numpy(which),
+        "batch_idx": torch.from_numpy(image_of_box),
         "cls": torch.zeros(len(boxes), 1),
-        "bboxes": torch.from_numpy(shape.astype(np.float32)),
+        "bboxes": torch.from_numpy(xywh.astype(np.float32)),
     }

@@ -1,4 +1,4 @@
-"""How well a detector finds objects of each size, isolated and touching, on composites whose truth is known."""
+"""Average precision, recall and precision of a detector by object size, on composites with known truth."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fossilray.core.types import Boxes, Detector, Image
 from fossilray.models.detectors.load import load_detector
 from fossilray.synthetic.composites import Composite
 from fossilray.synthetic.crop_library import CropLibrary
+from fossilray.synthetic.truth import SIZE_CLASSES_UM
 from fossilray.training.detector.data import make_composites
 
-SIZE_CLASSES_UM: tuple[tuple[float, float], ...] = ((5, 10), (10, 20), (20, 50), (50, 150), (150, 500))
-MATCH_IOU = 0.5
+_MATCH_IOU = 0.5
 _STRIDE_PX = 32
 
 
 @dataclass(frozen=True)
-class Field:
-    """A held-out composite and the scale it was painted at."""
+class ValidationField:
+    """A held-out composite and the scale at which it was painted."""
 
     composite: Composite
     um_per_px: float
@@ -34,9 +34,9 @@ class Field:
 
 @dataclass(frozen=True)
 class SizeFigures:
-    """One row of the table; a figure is None where there is nothing to count.
+    """One row of the table; a figure is None if there is nothing to count.
 
-    ap50 is over all scores; recall and precision hold at the detector's confidence.
+    ap50 uses all scores; recall and precision apply at the detector's confidence.
     """
 
     low_um: float
@@ -51,47 +51,56 @@ class SizeFigures:
 
 @dataclass(frozen=True)
 class _Matches:
-    """Of one field, in um: truth and found boxes with who matched whom (-1: nobody)."""
+    """True and detected boxes of one field, in um, and their matches (-1: none)."""
 
     truth: NDArray[np.float64]
     touching: NDArray[np.bool_]
-    truth_found_by: NDArray[np.intp]
-    found: NDArray[np.float64]
+    detection_of_truth: NDArray[np.intp]
+    detected: NDArray[np.float64]
     score: NDArray[np.float32]
-    matched_to: NDArray[np.intp]
+    truth_of_detection: NDArray[np.intp]
     crowded: NDArray[np.bool_]
-    """Of each found box: it overlaps another object's true box, or matches a touching object."""
+    """Whether each detected box overlaps another object's true box, or matches a touching object."""
 
 
-def held_out_fields(count: int, *, seed: int, library: CropLibrary | None, workers: int = 1) -> list[Field]:
-    """Fields for validation: half of 384 um at 0.5 um per px for small objects, half of 1 mm at 1 um per px."""
+def held_out_fields(
+    count: int, *, seed: int, library: CropLibrary | None, workers: int = 1
+) -> list[ValidationField]:
+    """Paint validation fields: half of 384 um at 0.5 um per px for small objects, half of 1 mm at 1 um per px."""
     fields = []
-    for part, (um_per_px, side_px) in enumerate(((0.5, 768), (1.0, 1024))):
-        share = count // 2 if part else count - count // 2
-        made = make_composites(
-            share,
-            seed=seed + part,
+    for half, (um_per_px, side_px) in enumerate(((0.5, 768), (1.0, 1024))):
+        number = count // 2 if half else count - count // 2
+        composites = make_composites(
+            number,
+            seed=seed + half,
             image_px=side_px,
             library=library,
             workers=workers,
             um_per_px=um_per_px,
         )
-        fields += [Field(composite, um_per_px) for composite in made]
+        fields += [ValidationField(composite, um_per_px) for composite in composites]
     return fields
 
 
-def evaluate(
+def evaluate_detector(
     detector: Detector,
-    fields: Sequence[Field],
+    fields: Sequence[ValidationField],
     *,
     passes: Sequence[PassConfig],
     confidence: float,
     merge: MergeConfig | None = None,
 ) -> list[SizeFigures]:
-    """The table of one detector seen in the given sweeps.
+    """Score a detector on validation fields by size class.
 
-    The detector should be configured with a low confidence (0.01): AP50 needs the whole ranking.
-    Objects outside a row's sizes, and what is found of them, count neither for nor against it.
+    The detector should have a low confidence (0.01), as AP50 needs the whole ranking. Objects outside a row's sizes,
+    and their detections, do not count in it.
+
+    Args:
+        detector: the detector.
+        fields: validation fields.
+        passes: detection passes, each at its own scale.
+        confidence: score from which on detections count for recall and precision.
+        merge: how detections of several passes are merged.
     """
     settings = merge or MergeConfig()
     matched = [
@@ -102,154 +111,168 @@ def evaluate(
 
 
 def find_objects(
-    detector: Detector, field: Field, *, passes: Sequence[PassConfig], same_object_iou: float
+    detector: Detector, field: ValidationField, *, passes: Sequence[PassConfig], same_object_iou: float
 ) -> Boxes:
-    """What the sweeps find on a field, in um, each object once: better scores first."""
+    """Detect objects in all passes and keep each once, with its best score; boxes in um."""
     boxes: list[NDArray[np.float64]] = []
     scores: list[NDArray[np.float32]] = []
-    for sweep in passes:
-        seen = see_at(field.composite.image, field.um_per_px, sweep.um_per_px)
-        found = detector.detect(seen[None], um_per_px=sweep.um_per_px)[0]
-        scaled = found.xyxy * sweep.um_per_px
+    for detection_pass in passes:
+        image = resample_to(field.composite.image, field.um_per_px, detection_pass.um_per_px)
+        detected = detector.detect(image[None], um_per_px=detection_pass.um_per_px)[0]
+        scaled = detected.xyxy * detection_pass.um_per_px
         longest = (scaled[:, 2:] - scaled[:, :2]).max(1, initial=0)
-        kept = (longest >= sweep.smallest_um) & (longest <= sweep.largest_um)
+        kept = (longest >= detection_pass.smallest_um) & (longest <= detection_pass.largest_um)
         boxes.append(scaled[kept])
-        scores.append(found.score[kept])
-    together, score = np.concatenate(boxes), np.concatenate(scores)
-    sweep_of = np.repeat(np.arange(len(boxes)), [len(part) for part in boxes])
+        scores.append(detected.score[kept])
+    joined, score = np.concatenate(boxes), np.concatenate(scores)
+    pass_of = np.repeat(np.arange(len(boxes)), [len(rows) for rows in boxes])
     order = np.argsort(-score, kind="stable")
     kept_rows: list[int] = []
-    overlap = box_iou(together[:, None], together)
+    overlap = box_iou(joined[:, None], joined)
     for row in order:
-        rivals = [k for k in kept_rows if sweep_of[k] != sweep_of[row]]
+        rivals = [k for k in kept_rows if pass_of[k] != pass_of[row]]
         if not rivals or overlap[row, rivals].max() <= same_object_iou:
             kept_rows.append(int(row))
     chosen = np.array(kept_rows, np.intp)
-    return Boxes(together[chosen], score[chosen])
+    return Boxes(joined[chosen], score[chosen])
 
 
-def see_at(image: Image, um_per_px: float, target_um_per_px: float) -> Image:
-    """The image resampled to another scale, and its right and lower sides padded to whole strides."""
+def resample_to(image: Image, um_per_px: float, target_um_per_px: float) -> Image:
+    """Resample an image to another scale and pad its right and lower sides to whole strides."""
     scale = um_per_px / target_um_per_px
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    seen = image if scale == 1 else cv2.resize(image, size, interpolation=how)
-    right, below = -seen.shape[1] % _STRIDE_PX, -seen.shape[0] % _STRIDE_PX
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    resampled = image if scale == 1 else cv2.resize(image, size, interpolation=interpolation)
+    right, below = -resampled.shape[1] % _STRIDE_PX, -resampled.shape[0] % _STRIDE_PX
     if right or below:
-        clear = [float(v) for v in np.percentile(seen, 80, axis=(0, 1))]
-        seen = cv2.copyMakeBorder(seen, 0, below, 0, right, cv2.BORDER_CONSTANT, value=clear)
-    return np.asarray(seen, np.uint8)
+        clear = [float(v) for v in np.percentile(resampled, 80, axis=(0, 1))]
+        resampled = cv2.copyMakeBorder(resampled, 0, below, 0, right, cv2.BORDER_CONSTANT, value=clear)
+    return np.asarray(resampled, np.uint8)
 
 
-def compare(
+def compare_detectors(
     weights: Path,
-    fields: Sequence[Field],
+    fields: Sequence[ValidationField],
     *,
     device: str,
     confidence: float | None = None,
     precision: Precision = "auto",
 ) -> Iterator[tuple[str, list[SizeFigures]]]:
-    """Tables, one by one, that choose the sweeps: ours at each scale and combined, the paper's scale, classical."""
-    ours = DetectorConfig(weights=str(weights))
-    asked = ours.confidence if confidence is None else confidence
-    neural = load_detector(ranking_config(ours), device=device, precision=precision)
+    """Yield a title and a table for each way of detection.
+
+    The detector is scored at its default passes, at single scales and at the paper's; the classical detector last.
+    """
+    config = DetectorConfig(weights=str(weights))
+    if confidence is None:
+        confidence = config.confidence
+    neural = load_detector(ranking_config(config), device=device, precision=precision)
     classical = load_detector(ranking_config(DetectorConfig(kind="classical")), device=device)
-    default = " and ".join(f"{sweep.um_per_px:g}" for sweep in ours.passes)
+    default = " and ".join(f"{default.um_per_px:g}" for default in config.passes)
     yield (
-        f"The default sweeps ({default} um per px)",
-        evaluate(neural, fields, passes=ours.passes, confidence=asked),
+        f"The default passes ({default} um per px)",
+        evaluate_detector(neural, fields, passes=config.passes, confidence=confidence),
     )
     for um_per_px in (0.5, 1.0, 2.0):
         yield (
-            f"One sweep at {um_per_px:g} um per px",
-            evaluate(neural, fields, passes=single_pass(um_per_px), confidence=asked),
+            f"One pass at {um_per_px:g} um per px",
+            evaluate_detector(neural, fields, passes=single_pass(um_per_px), confidence=confidence),
         )
     yield (
-        "The paper's scale: 2048 px seen at 128 px, 4 um per px",
-        evaluate(neural, fields, passes=paper_passes(), confidence=asked),
+        "The paper's scale: 2048 px reduced to 128 px, 4 um per px",
+        evaluate_detector(neural, fields, passes=paper_passes(), confidence=confidence),
     )
     yield (
         "The classical method",
-        evaluate(classical, fields, passes=single_pass(1.0), confidence=asked),
+        evaluate_detector(classical, fields, passes=single_pass(1.0), confidence=confidence),
     )
 
 
 def paper_passes() -> tuple[PassConfig, ...]:
-    """The paper's scale: a 2048 px tile at 0.25 um per px seen at 128 px."""
+    """Return the paper's scale: a tile of 2048 px at 0.25 um per px, reduced to 128 px."""
     return (PassConfig(um_per_px=4.0, smallest_um=0.0, largest_um=2000.0),)
 
 
 def single_pass(um_per_px: float) -> tuple[PassConfig, ...]:
-    """One sweep that keeps objects of every size."""
+    """Return one pass that keeps objects of every size."""
     return (PassConfig(um_per_px=um_per_px, smallest_um=0.0, largest_um=5000.0),)
 
 
 def ranking_config(config: DetectorConfig) -> DetectorConfig:
-    """The detector's configuration with nearly every box kept, as AP50 needs it."""
+    """Return the configuration with a confidence that keeps nearly every box, as AP50 needs."""
     return config.model_copy(update={"confidence": 0.01})
 
 
 def figures_table(rows: Sequence[SizeFigures]) -> str:
-    """The figures as a Markdown table."""
-    head = (
+    """Return the figures as a Markdown table."""
+    header = (
         "| size, um | objects | AP50 | recall isolated | recall touching "
         "| precision isolated | precision touching |\n| --- | --- | --- | --- | --- | --- | --- |"
     )
 
-    def shown(value: float | None) -> str:
-        return "–" if value is None else f"{value:.2f}"
+    def format_row(row: SizeFigures) -> str:
+        figures = (
+            *(row.ap50, row.recall_isolated, row.recall_touching),
+            *(row.precision_isolated, row.precision_touching),
+        )
+        cells = " | ".join("–" if value is None else f"{value:.2f}" for value in figures)
+        return f"| {row.low_um:g}–{row.high_um:g} | {row.objects} | {cells} |"
 
-    lines = [
-        f"| {row.low_um:g}–{row.high_um:g} | {row.objects} | {shown(row.ap50)} | {shown(row.recall_isolated)} "
-        f"| {shown(row.recall_touching)} | {shown(row.precision_isolated)} | {shown(row.precision_touching)} |"
-        for row in rows
-    ]
-    return "\n".join([head, *lines])
+    return "\n".join([header, *map(format_row, rows)])
 
 
-def _match(field: Field, found: Boxes) -> _Matches:
-    """Best score first, each found box takes the free object that it overlaps most."""
+def _match(field: ValidationField, detected: Boxes) -> _Matches:
+    """Match each detected box, best score first, with the unmatched object that it overlaps most."""
     truth = field.composite.boxes.astype(np.float64) * field.um_per_px
     touching = field.composite.touching
-    overlap = box_iou(found.xyxy[:, None], truth)
-    matched_to = np.full(len(found), -1, np.intp)
-    found_by = np.full(len(truth), -1, np.intp)
-    for row in np.argsort(-found.score, kind="stable"):
-        free = np.where(found_by < 0, overlap[row], 0.0)
-        if len(free) and free.max() >= MATCH_IOU:
-            matched_to[row] = int(free.argmax())
-            found_by[matched_to[row]] = row
-    any_truth = (overlap > 0.01).any(1) if len(truth) else np.zeros(len(found), bool)
-    is_matched = matched_to >= 0
-    crowded = np.where(is_matched, touching[matched_to] if len(truth) else False, any_truth)
-    return _Matches(truth, touching, found_by, found.xyxy, found.score, matched_to, crowded.astype(bool))
+    overlap = box_iou(detected.xyxy[:, None], truth)
+    truth_of_detection = np.full(len(detected), -1, np.intp)
+    detection_of_truth = np.full(len(truth), -1, np.intp)
+    for row in np.argsort(-detected.score, kind="stable"):
+        free = np.where(detection_of_truth < 0, overlap[row], 0.0)
+        if len(free) and free.max() >= _MATCH_IOU:
+            truth_of_detection[row] = int(free.argmax())
+            detection_of_truth[truth_of_detection[row]] = row
+    any_truth = (overlap > 0.01).any(1) if len(truth) else np.zeros(len(detected), bool)
+    is_matched = truth_of_detection >= 0
+    crowded = np.where(is_matched, touching[truth_of_detection] if len(truth) else False, any_truth)
+    return _Matches(
+        truth,
+        touching,
+        detection_of_truth,
+        detected.xyxy,
+        detected.score,
+        truth_of_detection,
+        crowded.astype(bool),
+    )
 
 
 def _figures(matched: Sequence[_Matches], low: float, high: float, *, confidence: float) -> SizeFigures:
     truth_in = [_within(m.truth, low, high) for m in matched]
-    # A found box belongs to the row of the object it matches, else to the row of its own size.
+    # A detection counts in the row of the object it matches, otherwise in the row of its own size.
     counts = []
     for m, inside in zip(matched, truth_in, strict=True):
-        own = _within(m.found, low, high)
-        hit = m.matched_to >= 0
-        counts.append(np.where(hit, inside[m.matched_to] if len(inside) else False, own).astype(bool))
+        by_size = _within(m.detected, low, high)
+        hit = m.truth_of_detection >= 0
+        counts.append(
+            np.where(hit, inside[m.truth_of_detection] if len(inside) else False, by_size).astype(bool)
+        )
     score = np.concatenate([m.score[c] for m, c in zip(matched, counts, strict=True)])
-    hit = np.concatenate([m.matched_to[c] >= 0 for m, c in zip(matched, counts, strict=True)])
+    hit = np.concatenate([m.truth_of_detection[c] >= 0 for m, c in zip(matched, counts, strict=True)])
     crowded = np.concatenate([m.crowded[c] for m, c in zip(matched, counts, strict=True)])
     objects = int(sum(inside.sum() for inside in truth_in))
-    sure = score >= confidence
+    is_confident = score >= confidence
 
     def recall(touching: bool) -> float | None:
-        wanted = found = 0
+        objects_of_kind = detected = 0
         for m, inside in zip(matched, truth_in, strict=True):
             chosen = inside & (m.touching == touching)
-            wanted += int(chosen.sum())
-            by = m.truth_found_by[chosen]
-            found += int((m.score[by[by >= 0]] >= confidence).sum())
-        return found / wanted if wanted else None
+            objects_of_kind += int(chosen.sum())
+            detections = m.detection_of_truth[chosen]
+            detected += int((m.score[detections[detections >= 0]] >= confidence).sum())
+        return detected / objects_of_kind if objects_of_kind else None
 
     def precision(touching: bool) -> float | None:
-        chosen = sure & (crowded == touching)
+        chosen = is_confident & (crowded == touching)
         return float(hit[chosen].mean()) if chosen.any() else None
 
     return SizeFigures(
@@ -265,7 +288,7 @@ def _figures(matched: Sequence[_Matches], low: float, high: float, *, confidence
 
 
 def _average_precision(score: NDArray[np.float32], hit: NDArray[np.bool_], objects: int) -> float:
-    """Area under the precision envelope over recall (all points, as PASCAL VOC 2010)."""
+    """Return the area under the precision envelope over recall (all points, PASCAL VOC 2010)."""
     ranked = hit[np.argsort(-score, kind="stable")]
     true = np.cumsum(ranked)
     precision = true / np.arange(1, len(ranked) + 1)

@@ -1,4 +1,4 @@
-"""Train the shipped detector: composites in, a weight file's content out."""
+"""Train the bundled detector on synthetic composites."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from numpy.typing import NDArray
 from fossilray.models.detectors.detector_file import DetectorMeta, read_detector
 from fossilray.models.detectors.ultralytics_network import quiet_ultralytics
 from fossilray.synthetic.composites import Composite
-from fossilray.training.detector.data import COARSEST_UM_PER_PX, batches
+from fossilray.training.detector.data import COARSEST_UM_PER_PX, draw_batches
 
 if TYPE_CHECKING:
     import torch
 
-SMALLEST_UM = 8.0
-"""Longest side of the smallest object the detector is meant to find in its 1 um per px sweep."""
+SMALLEST_OBJECT_UM = 8.0
+"""Longest side of the smallest objects to detect in a pass at 1 um per px."""
 _LOSS_GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5}
-"""Of Ultralytics YOLOv8 (its default.yaml)."""
+"""Ultralytics YOLOv8, default.yaml."""
 _DISTANCE_BINS = 10
-"""A side lies at most 9 strides from an anchor: at stride 16 that spans objects of 288 px, and no more is asked."""
-_WARM_UP_SHARE, _LAST_RATE_SHARE = 0.05, 0.02
+"""A side is at most 9 strides from an anchor, enough for objects of 288 px at stride 16."""
+_WARMUP_SHARE, _LAST_RATE_SHARE = 0.05, 0.02
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How long, on what, and how; equal plans on one machine with `steps` set give equal weights."""
+    """Settings of a detector training. Equal plans with `steps` set give equal weights on one machine."""
 
     seed: int = 1
     steps: int | None = None
     minutes: float = 60.0
-    """Counts only when steps is None."""
+    """Duration of the training if `steps` is None."""
     composites: int = 3000
     image_px: int = 320
     batch: int = 4
     width: float = 1.0
     learning_rate: float = 2e-3
     start_from: Path | None = None
-    """Weights of the same width to go on from; None starts from random ones."""
+    """Initial weights of the same width; None for random ones."""
     device: str = "cpu"
     workers: int = 2
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a training stands: share done 0..1, step, and the losses smoothed over about 50 steps."""
+class DetectorProgress:
+    """Progress of a training: share done 0..1, step, and the loss terms smoothed over about 50 steps."""
 
     share: float
     step: int
@@ -62,7 +62,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainedDetector:
-    """What goes into a weight file."""
+    """The content of a weights file."""
 
     state_dict: dict[str, torch.Tensor]
     meta: DetectorMeta
@@ -71,27 +71,35 @@ class TrainedDetector:
 
 
 def train_detector(
-    plan: TrainingPlan, composites: Sequence[Composite], *, on_step: Callable[[Progress], None] | None = None
+    plan: TrainingPlan,
+    composites: Sequence[Composite],
+    *,
+    on_step: Callable[[DetectorProgress], None] | None = None,
 ) -> TrainedDetector:
-    """A YOLO trained from nothing on composites; the weights are the running mean of the last steps.
+    """Train a YOLO on composites; the weights are an exponential moving average over steps.
 
-    The loss is Ultralytics' own (task-aligned assignment, CIoU and distribution focal loss, YOLOv8);
-    the loop is ours, so that nothing is downloaded and no settings are read.
+    The loss is that of Ultralytics (task-aligned assignment, CIoU and distribution focal loss, YOLOv8). The loop is
+    fossilray's, so nothing is downloaded and no settings are read.
+
+    Args:
+        plan: settings.
+        composites: training images with boxes.
+        on_step: called after every step.
     """
     import torch
 
     torch.manual_seed(plan.seed)
     device = torch.device(plan.device)
     design = architecture(plan.width)
-    model = build_network(design).to(device)
+    model = build_training_network(design).to(device)
     if plan.start_from is not None:
         state, _ = read_detector(plan.start_from)
         model.load_state_dict(state)
-    averaged = build_network(design).to(device)
+    averaged = build_training_network(design).to(device)
     averaged.load_state_dict(model.state_dict())
     model.train()
     optimizer = torch.optim.AdamW(_decay_groups(model), lr=plan.learning_rate, betas=(0.9, 0.99))
-    drawn = batches(composites, seed=plan.seed, batch=plan.batch, image_px=plan.image_px)
+    batches = draw_batches(composites, seed=plan.seed, batch=plan.batch, image_px=plan.image_px)
     started = time.monotonic()
     smoothed: NDArray[np.float64] | None = None
     step, share = 0, 0.0
@@ -99,19 +107,19 @@ def train_detector(
         rate = plan.learning_rate * _rate_share(share)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = {name: tensor.to(device) for name, tensor in next(drawn).items()}
-        losses, parts = model(batch)
+        batch = {name: tensor.to(device) for name, tensor in next(batches).items()}
+        losses, terms = model(batch)
         optimizer.zero_grad(set_to_none=True)
         (losses.sum() / len(batch["img"])).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
         step += 1
-        _average(averaged, model, keep=min(0.998, step / (step + 12)))
+        _update_average(averaged, model, keep=min(0.998, step / (step + 12)))
         share = step / plan.steps if plan.steps else (time.monotonic() - started) / (60 * plan.minutes)
-        values = np.array([float(parts[name]) for name in ("box_loss", "cls_loss", "dfl_loss")])
+        values = np.array([float(terms[name]) for name in ("box_loss", "cls_loss", "dfl_loss")])
         smoothed = values if smoothed is None else 0.98 * smoothed + 0.02 * values
         if on_step is not None:
-            on_step(Progress(min(share, 1.0), step, *(float(value) for value in smoothed)))
+            on_step(DetectorProgress(min(share, 1.0), step, *(float(value) for value in smoothed)))
     return TrainedDetector(
         state_dict={name: tensor.detach().cpu() for name, tensor in averaged.state_dict().items()},
         meta=DetectorMeta(
@@ -121,7 +129,7 @@ def train_detector(
             stride=32,
             invert=True,
             um_per_px=(1.0, COARSEST_UM_PER_PX),
-            smallest_um=SMALLEST_UM,
+            smallest_um=SMALLEST_OBJECT_UM,
         ),
         steps=step,
         seconds=time.monotonic() - started,
@@ -129,10 +137,10 @@ def train_detector(
 
 
 def architecture(width: float = 1.0) -> dict[str, Any]:
-    """A YOLOv8-like network as Ultralytics reads it: heads at strides 4, 8 and 16, one class.
+    """Return a YOLOv8-like network in Ultralytics' format: heads at strides 4, 8 and 16, one class.
 
-    Convolutions only: no attention and no pooling over the image, so that what is found at a place
-    depends on its surroundings and not on the tile it was read in. width scales the channels.
+    It has convolutions only, no attention and no global pooling, so a detection depends on its surroundings and not on
+    the tile. width scales the channels.
     """
 
     def channels(count: int) -> int:
@@ -168,8 +176,8 @@ def architecture(width: float = 1.0) -> dict[str, Any]:
     }
 
 
-def build_network(design: dict[str, Any]) -> Any:
-    """The untrained Ultralytics model of a design, with its loss's gains set."""
+def build_training_network(design: dict[str, Any]) -> Any:
+    """Build the untrained Ultralytics model of an architecture, with the gains of its loss."""
     import torch
 
     quiet_ultralytics()
@@ -188,19 +196,19 @@ def _decay_groups(model: torch.nn.Module) -> list[dict[str, Any]]:
 
 
 def _rate_share(share: float) -> float:
-    if share < _WARM_UP_SHARE:
-        return 0.02 + share / _WARM_UP_SHARE * 0.98
-    along = (share - _WARM_UP_SHARE) / (1 - _WARM_UP_SHARE)
-    return _LAST_RATE_SHARE + (1 - _LAST_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * min(1.0, along)))
+    if share < _WARMUP_SHARE:
+        return 0.02 + share / _WARMUP_SHARE * 0.98
+    position = (share - _WARMUP_SHARE) / (1 - _WARMUP_SHARE)
+    return _LAST_RATE_SHARE + (1 - _LAST_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * min(1.0, position)))
 
 
-def _average(averaged: torch.nn.Module, model: torch.nn.Module, *, keep: float) -> None:
+def _update_average(averaged: torch.nn.Module, model: torch.nn.Module, *, keep: float) -> None:
     import torch
 
     with torch.no_grad():
-        now = model.state_dict()
+        current = model.state_dict()
         for name, mean in averaged.state_dict().items():
             if mean.is_floating_point():
-                mean.lerp_(now[name], 1 - keep)
+                mean.lerp_(current[name], 1 - keep)
             else:
-                mean.copy_(now[name])
+                mean.copy_(current[name])
