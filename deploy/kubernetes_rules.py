@@ -137,7 +137,7 @@ def _nothing_exposed(cluster: Manifest, pods: list[Pod], manifests: list[Manifes
     if head.get("enableIngress") or head.get("ingressOptions"):
         yield "head: an ingress would publish the dashboard"
     if cluster.get("authOptions", {}).get("mode") != "token":
-        yield "cluster: authOptions.mode is not token, so Ray asks nobody who they are"
+        yield "cluster: authOptions.mode is not token, so Ray authenticates no client"
     policies = [manifest for manifest in manifests if manifest["kind"] == "NetworkPolicy"]
     for pod in pods:
         labels = dict(pod.template.get("metadata", {}).get("labels", {}))
@@ -153,7 +153,7 @@ def _nothing_exposed(cluster: Manifest, pods: list[Pod], manifests: list[Manifes
         for rule in policy["spec"].get("ingress", []):
             sources = rule.get("from", [])
             if not sources or any(not any(source.values()) or "ipBlock" in source for source in sources):
-                yield f"{name_of(policy)}: it lets anybody in"
+                yield f"{name_of(policy)}: it admits every client"
             elif any(not source.get("namespaceSelector", {"own": True}) for source in sources):
                 yield (
                     f"{name_of(policy)}: it lets in pods of every namespace that bear a label; name the namespace "

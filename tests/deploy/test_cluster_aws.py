@@ -52,7 +52,7 @@ def test_policies_allow_and_name_what_they_allow(name: str) -> None:
         for action in as_list(statement["Action"]):
             assert "*" not in action
             if statement.get("Resource") == "*":
-                # EC2 lets nobody narrow these down.
+                # EC2 has no narrower permission for these.
                 assert action.startswith("ec2:Describe")
     assert "REPLACE-ME" not in json.dumps(document)
 
@@ -96,15 +96,15 @@ def test_rays_provider_starts_a_head_and_spot_workers_from_the_file(monkeypatch:
         ec2 = boto3.client("ec2", region_name=REGION)
         config = bootstrapped(ec2)
         # What comes now the head does by itself, with its own role.
-        asked: set[str] = set()
+        requested: set[str] = set()
         boto3.setup_default_session(region_name=REGION)
         boto3.DEFAULT_SESSION.events.register(
-            "before-call.ec2", lambda model, **_: asked.add(f"ec2:{model.name}")
+            "before-call.ec2", lambda model, **_: requested.add(f"ec2:{model.name}")
         )
         instances = {name: launch(config, name) for name in ("head", "gpu-spot-l4", "gpu-spot-a10g")}
     boto3.setup_default_session()
-    assert {"ec2:RunInstances", "ec2:TerminateInstances"} <= asked
-    assert asked <= {
+    assert {"ec2:RunInstances", "ec2:TerminateInstances"} <= requested
+    assert requested <= {
         action for statement in policy("iam-head")["Statement"] for action in as_list(statement["Action"])
     }
     for name, instance in instances.items():
@@ -177,9 +177,9 @@ class GuardedStore:
 @pytest.fixture
 def guarded() -> Iterator[GuardedStore]:
     with moto_server() as endpoint:
-        anybody = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-        iam = boto3.client("iam", endpoint_url=endpoint, region_name=REGION, **anybody)
-        s3 = boto3.client("s3", endpoint_url=endpoint, region_name=REGION, **anybody)
+        testing_keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+        iam = boto3.client("iam", endpoint_url=endpoint, region_name=REGION, **testing_keys)
+        s3 = boto3.client("s3", endpoint_url=endpoint, region_name=REGION, **testing_keys)
         for bucket in ("slides", "run", "others"):
             s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
         everything = {
@@ -191,11 +191,11 @@ def guarded() -> Iterator[GuardedStore]:
         # moto knows no condition key of S3, and would deny every request that the conditional statement names.
         allowed["Statement"] = [one for one in allowed["Statement"] if one["Effect"] == "Allow"]
         worker = new_user(iam, "worker", allowed)
-        # From here on moto asks who it is and what they may.
-        ask = urllib.request.Request(
+        # From here on moto checks identity and permissions.
+        request = urllib.request.Request(
             f"{endpoint}/moto-api/reset-auth", data=b"0", headers={"Content-Type": "text/plain"}
         )
-        urllib.request.urlopen(ask).close()
+        urllib.request.urlopen(request).close()
         yield GuardedStore(endpoint, owner, worker)
 
 

@@ -54,24 +54,24 @@ def put(value: object, *keys: str) -> Callable[[dict[str, Any]], None]:
     """Set what lies at the end of the keys; `node` as the third copies shared parts first."""
 
     def change(config: dict[str, Any]) -> None:
-        place: Any = config
+        section: Any = config
         if keys[0] == "available_node_types" and "node_config" in keys:
             node(config, keys[1])
         for key in keys[:-1]:
-            place = place[key]
-        place[keys[-1]] = value
+            section = section[key]
+        section[keys[-1]] = value
 
     return change
 
 
 def drop(*keys: str) -> Callable[[dict[str, Any]], None]:
     def change(config: dict[str, Any]) -> None:
-        place: Any = config
+        section: Any = config
         if keys[0] == "available_node_types" and "node_config" in keys:
             node(config, keys[1])
         for key in keys[:-1]:
-            place = place[key]
-        del place[keys[-1]]
+            section = section[key]
+        del section[keys[-1]]
 
     return change
 
@@ -94,9 +94,9 @@ def rename(old: str, new: str) -> Callable[[dict[str, Any]], None]:
 
 TYPES = "available_node_types"
 PLANTED: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
-    ("aws", put("x", "no_such_key"), "no_such_key"),
+    ("aws", put("x", "unknown_key"), "unknown_key"),
     ("aws", drop("cluster_name"), "cluster_name is not set"),
-    ("aws", put("nobody", "head_node_type"), "head_node_type"),
+    ("aws", put("unknown", "head_node_type"), "head_node_type"),
     ("aws", put(1.5, TYPES, "gpu-spot-l4", "resources", "CPU"), "1.5 is not of type"),
     ("aws", put(4, TYPES, "head", "resources", "CPU"), "head.resources.CPU is 4"),
     ("aws", drop(TYPES, "head", "resources", "GPU"), "head.resources.GPU is None"),
@@ -179,13 +179,13 @@ def test_an_image_family_is_refused() -> None:
     assert any("image family" in mistake for mistake in mistakes(config))
 
 
-def test_the_command_tells_what_is_left_to_fill_in(tmp_path: Path) -> None:
+def test_the_command_lists_what_is_left_to_fill_in(tmp_path: Path) -> None:
     filled = tmp_path / "aws.yaml"
     text = (CLUSTER / "aws.yaml").read_text(encoding="utf-8")
     filled.write_text(text.replace("REPLACE-ME", "1"), encoding="utf-8")
-    told = run_check("--ready", str(CLUSTER / "aws.yaml"))
-    assert told.returncode == 1
-    assert "to fill in: ami-REPLACE-ME" in told.stdout
+    completed = run_check("--ready", str(CLUSTER / "aws.yaml"))
+    assert completed.returncode == 1
+    assert "to fill in: ami-REPLACE-ME" in completed.stdout
     assert run_check("--ready", str(filled)).returncode == 0
     assert run_check(str(CLUSTER / "run.yaml")).returncode == 1
 
@@ -232,7 +232,7 @@ def test_rays_command_line_knows_every_option_of_the_start_commands(cloud: str, 
     assert "RAY_AUTH_MODE=token" in environment
 
 
-def test_a_group_without_gpus_says_so_in_its_name() -> None:
+def test_a_group_without_gpus_is_named_accordingly() -> None:
     config = launcher_file("aws")
     config[TYPES]["cpu-spot"] = {**config[TYPES]["gpu-spot-l4"], "resources": {"CPU": 16}}
     assert mistakes(config) == []
@@ -255,7 +255,7 @@ def test_the_configuration_fits_the_machines() -> None:
 
 
 class TestScratch:
-    """scratch.sh, with commands in the path that only write down what they were told."""
+    """scratch.sh, with commands in the path that only log their arguments."""
 
     @pytest.fixture
     def run(self, tmp_path: Path) -> Callable[..., tuple[list[str], str]]:
@@ -281,8 +281,8 @@ class TestScratch:
                 text=True,
                 check=True,
             )
-            asked = log.read_text().replace(f"{tmp_path}/", "").splitlines() if log.exists() else []
-            return asked, done.stdout + done.stderr
+            commands = log.read_text().replace(f"{tmp_path}/", "").splitlines() if log.exists() else []
+            return commands, done.stdout + done.stderr
 
         return run
 
@@ -290,29 +290,31 @@ class TestScratch:
         self, run: Callable[..., tuple[list[str], str]]
     ) -> None:
         name = "nvme-Amazon_EC2_NVMe_Instance_Storage_AWS1"
-        asked, _ = run("", name, f"{name}-ns-1_AWS1", f"{name}-part1", "nvme-Amazon_Elastic_Block_Store_vol0")
-        assert asked[:3] == [
+        commands, _ = run(
+            "", name, f"{name}-ns-1_AWS1", f"{name}-part1", "nvme-Amazon_Elastic_Block_Store_vol0"
+        )
+        assert commands[:3] == [
             "mkdir -p /scratch",
             "mkfs.ext4 -q -m 0 -E lazy_itable_init=1,nodiscard nvmeAWS1",
             "mount -o noatime nvmeAWS1 /scratch",
         ]
-        assert asked[3].startswith("chown ")
+        assert commands[3].startswith("chown ")
 
     def test_several_disks_become_one(self, run: Callable[..., tuple[list[str], str]]) -> None:
-        asked, said = run("", "google-local-nvme-ssd-0", "google-local-nvme-ssd-1")
-        assert asked[1].startswith("mdadm --create /dev/md0 --run --level=0 --raid-devices=2 ")
-        assert "mount -o noatime /dev/md0 /scratch" in asked
-        assert "scratch: /scratch is" in said
+        commands, output = run("", "google-local-nvme-ssd-0", "google-local-nvme-ssd-1")
+        assert commands[1].startswith("mdadm --create /dev/md0 --run --level=0 --raid-devices=2 ")
+        assert "mount -o noatime /dev/md0 /scratch" in commands
+        assert "scratch: /scratch is" in output
 
     def test_what_the_image_mounted_is_used(self, run: Callable[..., tuple[list[str], str]]) -> None:
-        asked, _ = run("/opt/dlami/nvme", "nvme-Amazon_EC2_NVMe_Instance_Storage_AWS1")
-        assert "mount --bind /opt/dlami/nvme /scratch" in asked
-        assert not any("mkfs" in line for line in asked)
+        commands, _ = run("/opt/dlami/nvme", "nvme-Amazon_EC2_NVMe_Instance_Storage_AWS1")
+        assert "mount --bind /opt/dlami/nvme /scratch" in commands
+        assert not any("mkfs" in line for line in commands)
 
     def test_a_second_call_changes_nothing(self, run: Callable[..., tuple[list[str], str]]) -> None:
         assert run("/scratch", "google-local-nvme-ssd-0")[0] == []
 
-    def test_without_such_a_disk_it_says_so(self, run: Callable[..., tuple[list[str], str]]) -> None:
-        asked, said = run()
-        assert "root disk" in said
-        assert not any("mkfs" in line for line in asked)
+    def test_a_missing_disk_is_reported(self, run: Callable[..., tuple[list[str], str]]) -> None:
+        commands, output = run()
+        assert "root disk" in output
+        assert not any("mkfs" in line for line in commands)

@@ -44,7 +44,7 @@ class Rehearsal:
         self._before: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()
 
-    def said(self, word: str) -> str:
+    def output_after(self, word: str) -> str:
         """What follows a word of the next line that has it."""
         while True:
             line = self._lines.get(timeout=120)
@@ -53,7 +53,7 @@ class Rehearsal:
             if word in line:
                 return line.partition(word)[2].strip()
 
-    def ask(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def _read(self) -> None:
@@ -78,15 +78,15 @@ def test_a_run_on_the_local_cluster_needs_its_token_and_outlives_a_node(
 ) -> None:
     for name in ("a", "b", "c"):
         write_slide(tmp_path / "slides" / f"{name}.mrxs")
-    address = rehearsal.said("address ")
+    address = rehearsal.output_after("address ")
     token = tmp_path / "home" / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o077 == 0
-    assert ask_without_token(address).returncode != 0
+    assert connect_without_token(address).returncode != 0
 
-    rehearsal.ask(signal.SIGUSR1)
-    assert rehearsal.said("a node is lost: ") == "1"
-    rehearsal.ask(signal.SIGUSR2)
-    assert rehearsal.said("a node joined: ") == "2"
+    rehearsal.send_signal(signal.SIGUSR1)
+    assert rehearsal.output_after("a node is lost: ") == "1"
+    rehearsal.send_signal(signal.SIGUSR2)
+    assert rehearsal.output_after("a node joined: ") == "2"
 
     done = subprocess.run(
         [
@@ -107,13 +107,13 @@ def test_a_run_on_the_local_cluster_needs_its_token_and_outlives_a_node(
     assert done.returncode == 0, done.stdout + done.stderr
     assert RunStore.open(str(tmp_path / "run")).committed() == {"a", "b", "c"}
 
-    rehearsal.ask(signal.SIGINT)
-    rehearsal.said("stopped")
+    rehearsal.send_signal(signal.SIGINT)
+    rehearsal.output_after("stopped")
     assert rehearsal.process.wait(timeout=60) == 0
 
 
-def ask_without_token(address: str) -> subprocess.CompletedProcess[bytes]:
-    """A client of Ray's that is told of no token, asking who is there."""
+def connect_without_token(address: str) -> subprocess.CompletedProcess[bytes]:
+    """A client of Ray without the token, which lists the nodes."""
     code = f"from ray._raylet import GcsClient; print(GcsClient({address!r}).get_all_node_info())"
     return subprocess.run(
         [sys.executable, "-c", code],

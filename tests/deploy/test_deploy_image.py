@@ -39,8 +39,8 @@ def hadolint(*arguments: str, text: str | None = None) -> subprocess.CompletedPr
 
 
 def test_hadolint_has_nothing_to_say() -> None:
-    answer = hadolint("--failure-threshold", "style", str(DEPLOY / "Dockerfile"))
-    assert (answer.returncode, answer.stdout) == (0, "")
+    completed = hadolint("--failure-threshold", "style", str(DEPLOY / "Dockerfile"))
+    assert (completed.returncode, completed.stdout) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_hadolint_has_nothing_to_say() -> None:
 )
 def test_hadolint_would_see_mistakes(before: str, after: str, rule: str) -> None:
     assert before in DOCKERFILE
-    answer = hadolint("-", text=DOCKERFILE.replace(before, after))
-    assert rule in answer.stdout
+    completed = hadolint("-", text=DOCKERFILE.replace(before, after))
+    assert rule in completed.stdout
 
 
 def test_the_image_ends_unprivileged_with_a_healthcheck_and_labels() -> None:
@@ -159,9 +159,9 @@ def test_all_locks_agree_on_every_version() -> None:
 def test_scripts_of_the_image_parse_and_name_what_they_were_not_given() -> None:
     for script in ("install.sh", "prove_install.sh"):
         subprocess.run(["bash", "-n", DEPLOY / script], check=True)
-    answer = subprocess.run([DEPLOY / "install.sh", "all"], capture_output=True, text=True, check=False)
-    assert answer.returncode == 2
-    assert "dependencies PREFIX VARIANT LOCK" in answer.stderr
+    completed = subprocess.run([DEPLOY / "install.sh", "all"], capture_output=True, text=True, check=False)
+    assert completed.returncode == 2
+    assert "dependencies PREFIX VARIANT LOCK" in completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_a_node_that_is_drained_ends_its_work_gets_no_more_and_is_not_waited_for
 
 
 @pytest.mark.slow
-def test_the_healthcheck_asks_the_agent_beside_it(cluster) -> None:
+def test_the_healthcheck_requests_the_agent_of_its_node(cluster) -> None:
     port = cluster.head_node.dashboard_agent_listen_port
     assert image_script("healthcheck.py", str(port)).returncode == 0
     ill = image_script("healthcheck.py", "1")

@@ -42,10 +42,10 @@ def test_nothing_is_to_be_objected_to(name: str) -> None:
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="compares with kubectl, which is not installed")
 @pytest.mark.parametrize("name", NAMES)
 def test_kubectl_renders_the_same(name: str) -> None:
-    answer = subprocess.run(
+    completed = subprocess.run(
         ["kubectl", "kustomize", OVERLAYS / name], capture_output=True, text=True, check=True, timeout=60
     )
-    theirs = list(yaml.safe_load_all(answer.stdout))
+    theirs = list(yaml.safe_load_all(completed.stdout))
 
     def key(manifest: dict[str, Any]) -> str:
         return manifest["kind"] + manifest["metadata"]["name"]
@@ -92,7 +92,7 @@ def test_the_run_configuration_is_a_file_of_its_own_that_loads(name: str) -> Non
 def test_the_check_is_a_command_that_reads_what_kustomize_prints() -> None:
     script = ROOT / "deploy" / "kubernetes_check.py"
 
-    def said(manifests: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
+    def validate(manifests: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, script],
             input=yaml.safe_dump_all(manifests),
@@ -102,11 +102,11 @@ def test_the_check_is_a_command_that_reads_what_kustomize_prints() -> None:
         )
 
     manifests = rendered(OVERLAYS / "eks-job")
-    good = said(manifests)
+    good = validate(manifests)
     assert (good.returncode, good.stderr) == (0, "")
     assert "nothing to object to" in good.stdout
     manifests[0]["metadata"]["nmae"] = "typo"
-    bad = said(manifests)
+    bad = validate(manifests)
     assert bad.returncode == 1
     assert "nmae" in bad.stdout
 
@@ -119,7 +119,7 @@ def test_the_page_names_every_overlay_and_its_links_lead_somewhere() -> None:
         assert (page.parent / target).exists(), f"deploy/README.md links to {target}"
 
 
-def test_the_schema_says_where_it_comes_from_and_refers_to_nothing_it_lacks() -> None:
+def test_the_schema_names_its_source_and_resolves_all_references() -> None:
     text = SCHEMA.read_text(encoding="utf-8")
     schema = json.loads(text)
     assert schema["source"][:2] == ["ray.io_rayclusters.yaml", "ray.io_rayjobs.yaml"]

@@ -62,16 +62,16 @@ AGAINST_THE_SCHEMA: dict[str, tuple[Callable[[Overlay], object], str]] = {
         lambda o: o.spot.update(maxReplicas="8"),
         "'8' is not of type 'integer'",
     ),
-    "a policy nobody knows": (
+    "an unknown policy": (
         lambda o: o.job["deletionStrategy"]["deletionRules"][0].update(policy="DeleteAll"),
         "'DeleteAll' is not one of",
     ),
-    "an autoscaler nobody knows": (
+    "an unknown autoscaler": (
         lambda o: o.cluster["autoscalerOptions"].update(version="v3"),
         "'v3' is not one of",
     ),
     "a group without a name": (lambda o: o.spot.pop("groupName"), "'groupName' is a required property"),
-    "a quantity that is none": (
+    "a malformed quantity": (
         lambda o: o.container["resources"]["limits"].update(memory="48 GB"),
         "'48 GB' does not match",
     ),
@@ -83,7 +83,7 @@ AGAINST_THE_SCHEMA: dict[str, tuple[Callable[[Overlay], object], str]] = {
         lambda o: o.one("NetworkPolicy")["spec"]["ingress"][0].update(port=80),
         "'port' was unexpected",
     ),
-    "a kind nobody expects here": (
+    "an unexpected kind": (
         lambda o: appended(o.all, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}}),
         "v1 Service: not a kind",
     ),
@@ -108,7 +108,7 @@ AGAINST_THE_RULES: dict[str, tuple[Callable[[Overlay], object], str]] = {
         ],
         "image fossilray has no fixed tag",
     ),
-    "GPUs asked for and not allowed": (
+    "GPUs requested and not allowed": (
         lambda o: o.container["resources"]["limits"].update({"nvidia.com/gpu": 2}),
         "nvidia.com/gpu differs between limits (2) and requests (1)",
     ),
@@ -170,18 +170,18 @@ AGAINST_THE_RULES: dict[str, tuple[Callable[[Overlay], object], str]] = {
         "serviceType is LoadBalancer",
     ),
     "a published dashboard": (lambda o: o.head.update(enableIngress=True), "an ingress would publish"),
-    "a dashboard for nobody": (
+    "a dashboard without users": (
         lambda o: o.head["rayStartParams"].update({"dashboard-host": "127.0.0.1"}),
         "dashboard-host must be 0.0.0.0",
     ),
-    "no token": (lambda o: o.cluster.pop("authOptions"), "Ray asks nobody who they are"),
+    "no token": (lambda o: o.cluster.pop("authOptions"), "Ray authenticates no client"),
     "no policy": (
         lambda o: o.drop("NetworkPolicy", "fossilray-pods"),
         "no NetworkPolicy for Ingress and Egress",
     ),
-    "a policy that lets anybody in": (
+    "a policy that admits every client": (
         lambda o: o.one("NetworkPolicy", "fossilray-metrics")["spec"]["ingress"][0].pop("from"),
-        "it lets anybody in",
+        "it admits every client",
     ),
     "a ConfigMap that is not there": (lambda o: o.drop("ConfigMap"), "there is no ConfigMap fossilray-run"),
     "a configuration by another name": (
@@ -192,8 +192,8 @@ AGAINST_THE_RULES: dict[str, tuple[Callable[[Overlay], object], str]] = {
         lambda o: o.set_run("slides", scratch_gib=3),
         "slides.scratch_gib is not a configuration field",
     ),
-    "a run without a place": (lambda o: o.set_run("store", run=None), "must set slides.source and store.run"),
-    "GPUs and workers that ask for none": (lambda o: o.set_run("workers", device="auto"), "expected cuda"),
+    "a run without a URL": (lambda o: o.set_run("store", run=None), "must set slides.source and store.run"),
+    "GPUs and workers that request none": (lambda o: o.set_run("workers", device="auto"), "expected cuda"),
     "more workers than there can be": (lambda o: o.set_run("workers", count=30), "hold at most 20"),
     "no number of workers": (lambda o: o.set_run("workers", count=None), "workers.count is None"),
     "workers that leave a GPU idle": (

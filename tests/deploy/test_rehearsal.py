@@ -3,7 +3,7 @@
 Takes minutes: pytest -m slow tests/deploy/test_rehearsal.py -s
 """
 
-# ruff: noqa: F811 (fixtures are imported by the name they are asked for)
+# ruff: noqa: F811 (fixtures are imported by the name that tests use)
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def test_an_archive_in_a_bucket_is_worked_off_while_nodes_come_and_go(
         commits(lost_at + 4, store, server)
         clock.lap("a node killed in mid-slide, 4 more committed without it")
         cluster.add(cpus=1)
-        said = fossilray("job", "logs", run, "--follow", "--dashboard", cluster.address)
+        output = fossilray("job", "logs", run, "--follow", "--dashboard", cluster.address)
         clock.lap("a node added, the job ended")
-    assert f"{SLIDES} of {SLIDES} slides committed" in said
-    assert "SUCCEEDED, exit code 0" in said
+    assert f"{SLIDES} of {SLIDES} slides committed" in output
+    assert "SUCCEEDED, exit code 0" in output
     retried = [
-        json.loads(line)["retried"] for line in said.splitlines() if line.startswith('{"event": "progress"')
+        json.loads(line)["retried"] for line in output.splitlines() if line.startswith('{"event": "progress"')
     ]
-    assert retried[-1], f"the node that was killed had a slide in work: {said}"
+    assert retried[-1], f"the node that was killed had a slide in work: {output}"
 
     assert "sound" in fossilray("verify", run, "--deep")
     clock.lap("verify --deep")
@@ -98,7 +98,7 @@ def test_an_archive_in_a_bucket_is_worked_off_while_nodes_come_and_go(
 
 
 class Clock:
-    """Says how long each part of the rehearsal took."""
+    """Prints the duration of each part of the rehearsal."""
 
     def __init__(self) -> None:
         self._last_s = time.monotonic()
@@ -110,9 +110,9 @@ class Clock:
 
 
 def fossilray(*words: str) -> str:
-    answer = CliRunner().invoke(app, list(words))
-    assert answer.exit_code == 0, f"{answer.output}\n{answer.exception!r}"
-    return answer.output
+    invoked = CliRunner().invoke(app, list(words))
+    assert invoked.exit_code == 0, f"{invoked.output}\n{invoked.exception!r}"
+    return invoked.output
 
 
 def commits(count: int, store: RunStore, server: JobClient) -> None:

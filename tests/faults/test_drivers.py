@@ -1,4 +1,4 @@
-"""Drivers are killed, asked to stop, doubled, and cut off from their disk; the same command again finishes."""
+"""Drivers are killed, stopped, doubled, and cut off from their disk; the same command again finishes."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_command_finishes(
         text, _ = again.communicate(timeout=240)
     assert again.returncode == 0, text
     assert_equal_runs(store, sound_run)
-    assert not store.attempts.failures(), "slides in flight under a killed driver are nobody's fault"
+    assert not store.attempts.failures(), "slides in flight under a killed driver have no failure"
 
 
 @pytest.mark.slow
-def test_asked_to_stop_a_driver_ends_what_is_in_flight_and_no_more(
+def test_a_stopped_driver_ends_what_is_in_flight_and_no_more(
     some_slides: Path, sound_run: RunStore, tmp_path: Path
 ) -> None:
     store = RunStore.open(str(tmp_path / "run"))
@@ -92,7 +92,7 @@ def test_where_one_driver_commits_a_second_is_refused(some_slides: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_of_two_sole_drivers_started_together_exactly_one_goes_on(
+def test_of_two_sole_drivers_started_together_exactly_one_continues(
     some_slides: Path, sound_run: RunStore, tmp_path: Path
 ) -> None:
     store = RunStore.open(str(tmp_path / "run"))
@@ -123,18 +123,18 @@ def test_what_was_submitted_to_a_dead_driver_is_committed_by_the_next(
 
 
 @pytest.mark.parametrize(
-    "place",
+    "stage",
     [
         pytest.param("embedding", id="in arrays", marks=pytest.mark.slow),
         pytest.param("before the commit", id="in Parquet", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_stops_the_job_and_with_room_the_same_command_finishes(
-    place: str, some_slides: Path, sound_run: RunStore, tmp_path: Path, small_disk: Path
+    stage: str, some_slides: Path, sound_run: RunStore, tmp_path: Path, small_disk: Path
 ) -> None:
     store = RunStore.open(str(small_disk / "run"))
     counts = counts_of(sound_run)
-    fault = Fault("c", place, "fill", ballast=str(small_disk / "ballast"))  # type: ignore[arg-type]
+    fault = Fault("c", stage, "fill", ballast=str(small_disk / "ballast"))  # type: ignore[arg-type]
     with pytest.raises(StoreFull, match=r"No space left on device; free some space"):
         run_with(
             [fault],

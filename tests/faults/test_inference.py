@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.inference_driver import classify_slowly, start, teach_head
+from support.inference_driver import classify_slowly, fit_head, start
 from support.small_run import COUNTS, write_small_run
 
 from fossilray.store import RunStore
@@ -30,21 +30,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
 @pytest.fixture(scope="module")
 def head(run: RunStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return teach_head(run, tmp_path_factory.mktemp("heads") / "genera.safetensors", classes=GENERA)
+    return fit_head(run, tmp_path_factory.mktemp("heads") / "genera.safetensors", classes=GENERA)
 
 
 @pytest.fixture(scope="module")
 def sound(run: RunStore, head: Path, shared_ray: str) -> DerivedStore:
-    """The predictions that nothing befell."""
+    """The predictions of a job without faults."""
     assert classify_slowly(run.url, "sound", head, shared_ray).exit_code == 0
     return DerivedStore.open(run, "predictions", "sound")
 
 
-def test_a_killed_worker_costs_a_second_try_and_the_answers_are_equal(
+def test_a_killed_worker_costs_a_second_try_and_the_predictions_are_equal(
     run: RunStore, head: Path, sound: DerivedStore, shared_ray: str
 ) -> None:
     result = classify_slowly(run.url, "worker", head, shared_ray, die_at="b-2050")
-    assert Path(f"{head}.worker.killed").exists(), "nobody was killed"
+    assert Path(f"{head}.worker.killed").exists(), "no worker was killed"
     assert (result.exit_code, result.tally.committed, len(result.failures)) == (0, 4, 0)
     assert_equal(DerivedStore.open(run, "predictions", "worker"), sound)
 
@@ -53,62 +53,64 @@ def test_a_killed_driver_leaves_whole_slides_and_the_same_command_finishes(
     run: RunStore, head: Path, sound: DerivedStore, shared_ray: str
 ) -> None:
     driver = start(run.url, "driver", head, shared_ray, pause_s=1.0)
-    answers = wait_for_first(run, "driver")
+    derived = wait_for_first(run, "driver")
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait(timeout=60)
-    done = {path: answers.files.read(path) for path in answers.committed_files().values()}
+    done = {path: derived.files.read(path) for path in derived.committed_files().values()}
     assert 0 < len(done) < len(COUNTS), "the driver was too quick to be killed"
     result = classify_slowly(run.url, "driver", head, shared_ray)
     assert (result.exit_code, result.tally.total) == (0, len(COUNTS))
     assert result.tally.already_committed >= len(done)
-    assert {path: answers.files.read(path) for path in done} == done, (
+    assert {path: derived.files.read(path) for path in done} == done, (
         "what was committed is not written again"
     )
-    assert_equal(answers, sound)
-    assert not answers.attempts.failures(), "slides in flight under a killed driver are nobody's fault"
+    assert_equal(derived, sound)
+    assert not derived.attempts.failures(), "slides in flight under a killed driver have no failure"
 
 
-def test_two_jobs_at_once_answer_about_each_slide_once(
+def test_two_jobs_at_once_predict_each_slide_once(
     run: RunStore, head: Path, sound: DerivedStore, shared_ray: str
 ) -> None:
-    told = finish(*(start(run.url, "both", head, shared_ray, pause_s=0.3) for _ in range(2)))
-    assert [one["exit_code"] for one in told] == [0, 0]
-    answers = DerivedStore.open(run, "predictions", "both")
-    files = [path for path in answers.files.find("") if path.endswith(".parquet")]
+    reports = finish(*(start(run.url, "both", head, shared_ray, pause_s=0.3) for _ in range(2)))
+    assert [report["exit_code"] for report in reports] == [0, 0]
+    derived = DerivedStore.open(run, "predictions", "both")
+    files = [path for path in derived.files.find("") if path.endswith(".parquet")]
     assert len(files) == len(COUNTS)
-    assert sum(one["objects"] for one in told) == sum(COUNTS.values()), "an object counts for one of them"
-    assert_equal(answers, sound)
+    assert sum(report["objects"] for report in reports) == sum(COUNTS.values()), (
+        "an object counts for one of them"
+    )
+    assert_equal(derived, sound)
 
 
 def test_two_heads_beside_each_other_do_not_meet(
     run: RunStore, head: Path, sound: DerivedStore, shared_ray: str
 ) -> None:
-    other = teach_head(run, head.parent / "others.safetensors", classes=OTHERS)
-    told = finish(
+    other = fit_head(run, head.parent / "others.safetensors", classes=OTHERS)
+    reports = finish(
         start(run.url, "first", head, shared_ray, pause_s=0.2),
         start(run.url, "second", other, shared_ray, pause_s=0.2),
     )
-    assert [(one["committed"], one["exit_code"]) for one in told] == [(4, 0), (4, 0)]
+    assert [(report["committed"], report["exit_code"]) for report in reports] == [(4, 0), (4, 0)]
     assert_equal(DerivedStore.open(run, "predictions", "first"), sound)
     second = DerivedStore.open(run, "predictions", "second")
     assert {genus for slide_id in COUNTS for genus in second.read(slide_id)["genus"].to_pylist()} <= {*OTHERS}
     assert not [one for one in verify_run(run, deep=True).findings if one.kind in ("answers", "outdated")]
 
 
-def assert_equal(answers: DerivedStore, sound: DerivedStore) -> None:
-    assert answers.committed() == set(COUNTS)
+def assert_equal(derived: DerivedStore, sound: DerivedStore) -> None:
+    assert derived.committed() == set(COUNTS)
     for slide_id in COUNTS:
-        assert answers.read(slide_id).equals(sound.read(slide_id)), slide_id
+        assert derived.read(slide_id).equals(sound.read(slide_id)), slide_id
 
 
 def wait_for_first(run: RunStore, name: str) -> DerivedStore:
-    """The answers, once a slide with objects has some."""
+    """The predictions, once a slide with objects has some."""
     deadline_s = time.monotonic() + 240
     while time.monotonic() < deadline_s:
         if run.files.names(f"predictions/{name}"):
-            answers = DerivedStore.open(run, "predictions", name)
-            if answers.committed():
-                return answers
+            derived = DerivedStore.open(run, "predictions", name)
+            if derived.committed():
+                return derived
         time.sleep(0.05)
     raise AssertionError(f"no slide has predictions of {name}")
 
@@ -116,9 +118,9 @@ def wait_for_first(run: RunStore, name: str) -> DerivedStore:
 def finish(*drivers: subprocess.Popen[str]) -> list[dict[str, int]]:
     """What each driver printed at its end."""
     try:
-        told = [driver.communicate(timeout=300) for driver in drivers]
+        reports = [driver.communicate(timeout=300) for driver in drivers]
     finally:
         for driver in drivers:
             driver.kill()
-    assert all(output.strip() for output, _ in told), [errors[-2000:] for _, errors in told]
-    return [json.loads(output.strip().splitlines()[-1]) for output, _ in told]
+    assert all(output.strip() for output, _ in reports), [errors[-2000:] for _, errors in reports]
+    return [json.loads(output.strip().splitlines()[-1]) for output, _ in reports]

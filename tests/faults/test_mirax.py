@@ -127,9 +127,9 @@ def test_a_slide_of_which_too_much_is_lost_fails_and_its_neighbours_do_not(
     assert_neighbours_untouched(store, sound_alone)
 
 
-def run(archive: Path, place: Path, *, most_lost: float) -> RunStore:
-    """The job over the archive; what cannot be opened must be told by name whatever the limit is."""
-    store = RunStore.open(str(place / "run"))
+def run(archive: Path, folder: Path, *, most_lost: float) -> RunStore:
+    """The job over the archive; slides that cannot be opened are named whatever the limit is."""
+    store = RunStore.open(str(folder / "run"))
     config = settings(*SMALL_TILES, f"slides.max_lost_share={most_lost}")
     run_job(str(archive), store.url, config, address="local", display=Silent())
     failures = {one.slide_id: one for one in store.attempts.failures()}

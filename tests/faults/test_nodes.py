@@ -98,9 +98,9 @@ def test_a_machine_that_is_to_go_ends_its_slide_and_gets_no_other(
     job = Job(cluster, some_slides, tmp_path, sound_run, pause_s=4.0)
     with job:
         wait_for(lambda: job.slides_of(nodes[0]) and job.slides_of(nodes[1]))
-        in_hand = job.slides_of(nodes[1])
-        call_back(cluster, nodes[1])
-    assert job.slides_of(nodes[1]) == in_hand
+        in_progress = job.slides_of(nodes[1])
+        drain(cluster, nodes[1])
+    assert job.slides_of(nodes[1]) == in_progress
     assert job.result.tally.committed == len(counts_of(sound_run))
     assert job.result.tally.retried == job.result.tally.failed == 0
     assert_equal_runs(job.store, sound_run)
@@ -130,7 +130,7 @@ class Job:
         self._watcher.__exit__(None, None, None)
 
     def slides_of(self, node: object) -> set[str]:
-        """The slides that a node has had in hand."""
+        """The slides that a node has processed or processes."""
         names = [path.name.split(".") for path in self._marks.iterdir()]
         return {slide_id for slide_id, node_id in names if node_id == node.node_id}  # type: ignore[attr-defined]
 
@@ -150,8 +150,8 @@ def add_node(cluster: Cluster) -> object:
     return cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
 
 
-def call_back(cluster: Cluster, node: object) -> None:
-    """What a pod's preStop hook says when the machine is taken away."""
+def drain(cluster: Cluster, node: object) -> None:
+    """Drain a node as a pod's preStop hook does when the machine is taken away."""
     ray_command = Path(sys.executable).with_name("ray")
     command = [ray_command, "drain-node", "--address", cluster.address, "--node-id", node.node_id]  # type: ignore[attr-defined]
     command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]

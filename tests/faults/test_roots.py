@@ -82,8 +82,8 @@ def test_slides_that_stay_away_end_the_job_and_the_same_command_finishes(
     store = RunStore.open(str(tmp_path / "run"))
     assert 1 <= len(store.committed()) < len(NAMES)
     assert not [failure for failure in store.attempts.failures() if failure.quarantined]
-    (beat,) = store.attempts.heartbeats()
-    assert beat.ended
+    (heartbeat,) = store.attempts.heartbeats()
+    assert heartbeat.ended
     share.rmdir()
     share.with_name("elsewhere").rename(share)
     again = drive(own_slides, tmp_path / "run", Silent())
@@ -155,7 +155,7 @@ def drive(catalog: Path, run: Path, display: Silent, *more: str) -> JobResult:
 
 @contextlib.contextmanager
 def away(folder: Path) -> Iterator[None]:
-    """For a while an empty folder stands in its place."""
+    """For a while the folder is empty."""
     leave(folder)
     try:
         yield
@@ -165,6 +165,6 @@ def away(folder: Path) -> Iterator[None]:
 
 
 def leave(folder: Path) -> None:
-    """An empty folder stands in its place, as where a share is not mounted."""
+    """The folder is empty, as where a share is not mounted."""
     folder.rename(folder.with_name("elsewhere"))
     folder.mkdir()

@@ -1,6 +1,6 @@
 """Slides and run in an object store that fails while the job runs; sixteen at once for one slide."""
 
-# ruff: noqa: F811 (fixtures are imported by the name they are asked for)
+# ruff: noqa: F811 (fixtures are imported by the name that tests use)
 
 from __future__ import annotations
 
@@ -111,11 +111,11 @@ def race(
     with ThreadPoolExecutor(THREADS) as together:
         for slide_id in slides:
             attempts = [store.attempts.start(slide_id, deadline_s=60) for _ in range(THREADS)]
-            answers = together.map(
+            commits = together.map(
                 lambda one: commit(store, one.slide_id, attempt=one, arrays=True), attempts
             )
             won += [
-                (slide_id, one.attempt) for one, has_won in zip(attempts, answers, strict=True) if has_won
+                (slide_id, one.attempt) for one, has_won in zip(attempts, commits, strict=True) if has_won
             ]
     return won
 
@@ -132,7 +132,7 @@ def test_a_job_whose_slides_and_run_are_in_a_failing_store_ends_as_if_nothing_ha
     with forbidding(faulty_s3.controller, "/run/", for_s=3.0) as forbidden:
         result, display = run_watched(faulty_s3, s3_endpoint, sound_run, tmp_path)
     assert forbidden.is_set()
-    # Which of the faults was met first, and is told, is a matter of luck.
+    # Which of the faults occurs first, and is shown, is not determined.
     assert any("trying again for" in line for line in display.messages), display.messages
     assert faulty_s3.controller.pending() == 0
     assert_ended_well(result, faulty_s3, s3_endpoint, sound_run, tmp_path)
@@ -257,7 +257,7 @@ def config_of(s3: FaultyS3, scratch: Path) -> RunConfig:
 
 @contextlib.contextmanager
 def forbidding(controller: Controller, path: str, *, for_s: float) -> Iterator[threading.Event]:
-    """Once the first slide was asked to be committed, everything below a path is forbidden for a while."""
+    """From the first commit on, everything below a path is forbidden for a while."""
     was, end = threading.Event(), threading.Event()
 
     def watch() -> None:

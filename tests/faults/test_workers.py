@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from support.compare_runs import assert_equal_runs
 from support.fault_jobs import counts_of, run_with
-from support.faulty_worker import Fault, Place
+from support.faulty_worker import Fault, Stage
 from support.slides_on_disk import write_slide
 
 from fossilray.store import RunStore
 
 pytestmark = pytest.mark.faults
 
-PLACES: tuple[Place, ...] = (
+STAGES: tuple[Stage, ...] = (
     "reading",
     "detecting",
     "embedding",
@@ -27,16 +27,16 @@ PLACES: tuple[Place, ...] = (
 def test_workers_killed_at_every_stage_change_nothing(
     some_slides: Path, sound_run: RunStore, tmp_path: Path
 ) -> None:
-    faults = [Fault(slide_id, place) for slide_id, place in zip("abcdef", PLACES, strict=True)]
+    faults = [Fault(slide_id, stage) for slide_id, stage in zip("abcdef", STAGES, strict=True)]
     kill_and_compare(faults, some_slides, sound_run, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_worker_killed_at_one_stage_changes_nothing(
-    place: Place, some_slides: Path, sound_run: RunStore, tmp_path: Path
+    stage: Stage, some_slides: Path, sound_run: RunStore, tmp_path: Path
 ) -> None:
-    kill_and_compare([Fault("b", place), Fault("c", place, times=2)], some_slides, sound_run, tmp_path)
+    kill_and_compare([Fault("b", stage), Fault("c", stage, times=2)], some_slides, sound_run, tmp_path)
 
 
 def test_slides_that_break_the_reader_hang_or_swell_are_quarantined_and_their_neighbours_are_not(

@@ -40,7 +40,7 @@ def test_a_job_grows_a_cluster_from_no_gpu_to_three_and_leaves_none(tmp_path: Pa
     workers = WorkersConfig(device="cuda", count=9, patience_minutes=4)
     with AutoscaledCluster(GPU_NODE, most=3, v2=v2) as cluster, connected(cluster), Gauge(cluster) as gauge:
         assert gauge.nodes() == set()
-        tally, said = drive(workers, tmp_path, slides=60, pause_s=1.0)
+        tally, messages = drive(workers, tmp_path, slides=60, pause_s=1.0)
         gauge.note("the job ended")
         assert (tally.committed, tally.failed, tally.retried) == (60, 0, 0)
         wait_for(lambda: not gauge.nodes(), 90 + IDLE_S)
@@ -50,7 +50,7 @@ def test_a_job_grows_a_cluster_from_no_gpu_to_three_and_leaves_none(tmp_path: Pa
     assert set(gpus_seen(tmp_path / "marks")) == {"0"}
     # No storm: whoever waits for a machine is one wave, whatever the number of workers asked for.
     assert 0 < gauge.most_waiting <= MIN_WAVE
-    assert all("each requests 0.9 CPU, 1 GPU" in line for line in said)
+    assert all("each requests 0.9 CPU, 1 GPU" in line for line in messages)
 
 
 @VERSIONS
@@ -81,14 +81,14 @@ def test_a_machine_that_is_lost_is_replaced_and_its_slide_is_done(tmp_path: Path
 @VERSIONS
 def test_what_no_type_of_node_has_is_told_and_ends_the_job(tmp_path: Path, v2: bool) -> None:
     workers = WorkersConfig(device="cuda", gpus_per_worker=8, patience_minutes=0.25)
-    said: list[str] = []
+    messages: list[str] = []
     with AutoscaledCluster(GPU_NODE, most=3, v2=v2) as cluster, connected(cluster), Gauge(cluster) as gauge:
         with pytest.raises(WorkerError) as caught:
-            drive(workers, tmp_path, slides=5, pause_s=0.1, said=said)
+            drive(workers, tmp_path, slides=5, pause_s=0.1, messages=messages)
         assert gauge.most_nodes == 0
     message = str(caught.value)
     assert "each requests 0.9 CPU, 8 GPU; none of the cluster's 1 machines has that" in message
-    assert len(said) == 1
+    assert len(messages) == 1
     if v2:
         assert "it may start no machine that has what is asked" in message
 
@@ -138,14 +138,14 @@ def connected(cluster: AutoscaledCluster) -> Iterator[None]:
 
 
 def drive(
-    workers: WorkersConfig, tmp_path: Path, *, slides: int, pause_s: float, said: list[str] | None = None
+    workers: WorkersConfig, tmp_path: Path, *, slides: int, pause_s: float, messages: list[str] | None = None
 ) -> tuple[Tally, list[str]]:
     """A job of so many slides that each take a worker so long, and what it said."""
     (tmp_path / "marks").mkdir()
     store = RunStore.open(str(tmp_path / "run"))
     store.create_or_check(a_run())
     display: Any = Silent()
-    display.messages = said if said is not None else display.messages
+    display.messages = messages if messages is not None else display.messages
     with resting_by_value():
         tally = run_items(
             [WorkItem(f"slide-{n:03d}", source=f"/slide-{n:03d}.mrxs") for n in range(slides)],

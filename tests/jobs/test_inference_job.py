@@ -1,4 +1,4 @@
-"""Answers about stored crops over a real Ray: embedded or classified without a slide in reach."""
+"""Inference on stored crops over a real Ray, without the slides."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 def test_every_stored_crop_is_embedded_as_the_network_alone_does_it(run: RunStore, backbone: Path) -> None:
     result = embed(run.url, backbone)
     assert (result.exit_code, result.tally.committed, result.tally.objects) == (0, 4, sum(COUNTS.values()))
-    answers = DerivedStore.open(run, "embeddings", "net-1")
-    assert answers.committed() == set(COUNTS)
-    assert answers.record.backbone["sha256"] == hashlib.sha256(backbone.read_bytes()).hexdigest()
+    derived = DerivedStore.open(run, "embeddings", "net-1")
+    assert derived.committed() == set(COUNTS)
+    assert derived.record.backbone["sha256"] == hashlib.sha256(backbone.read_bytes()).hexdigest()
     embedder = load_embedder(EmbedderConfig(weights=f"file:{backbone}"), device="cpu")
     footer = run.footer("b-2050")
     assert embedder is not None
     assert footer is not None
-    table = answers.read("b-2050")
+    table = derived.read("b-2050")
     found = np.stack(table["embedding"].to_pylist())
     expected = embedder.embed(read_crops(run, footer.arrays.path, range(COUNTS["b-2050"])))
     assert np.allclose(found.astype(np.float32), expected.astype(np.float32), atol=2e-2)
@@ -71,17 +71,17 @@ def test_every_stored_crop_is_embedded_as_the_network_alone_does_it(run: RunStor
 
 
 @pytest.mark.slow
-def test_the_same_command_goes_on_where_it_was_and_another_backbone_is_refused(
+def test_the_same_command_resumes_and_another_backbone_is_refused(
     run: RunStore, backbone: Path, tmp_path: Path
 ) -> None:
     embed(run.url, backbone, name="resumed")
-    answers = DerivedStore.open(run, "embeddings", "resumed")
-    lost = answers.committed_files()["a-2030"]
-    kept = {path: answers.files.read(path) for path in answers.committed_files().values() if path != lost}
-    answers.files.delete(lost)
+    derived = DerivedStore.open(run, "embeddings", "resumed")
+    lost = derived.committed_files()["a-2030"]
+    kept = {path: derived.files.read(path) for path in derived.committed_files().values() if path != lost}
+    derived.files.delete(lost)
     again = embed(run.url, backbone, name="resumed")
     assert (again.tally.already_committed, again.tally.committed) == (3, 1)
-    assert {path: answers.files.read(path) for path in kept} == kept
+    assert {path: derived.files.read(path) for path in kept} == kept
     with pytest.raises(RunMismatch, match="another --name"):
         embed(run.url, write_backbone(tmp_path / "other.safetensors", seed=1), name="resumed")
 
@@ -118,7 +118,7 @@ def test_a_run_in_a_bucket_is_embedded_there(
 
 
 def test_the_command_line_embeds(run: RunStore, backbone: Path) -> None:
-    answer = CliRunner().invoke(
+    invoked = CliRunner().invoke(
         app,
         [
             "embed",
@@ -133,12 +133,12 @@ def test_the_command_line_embeds(run: RunStore, backbone: Path) -> None:
             "auto",
         ],
     )
-    assert answer.exit_code == 0, answer.output
-    assert "77 objects embedded" in answer.output
+    assert invoked.exit_code == 0, invoked.output
+    assert "77 objects embedded" in invoked.output
     assert DerivedStore.open(run, "embeddings", "cli").committed() == set(COUNTS)
 
 
-def test_genera_are_those_that_the_head_tells_from_the_vectors(
+def test_genera_are_those_that_the_head_predicts_from_the_vectors(
     run: RunStore, backbone: Path, tmp_path: Path
 ) -> None:
     embed(run.url, backbone, name="read")
@@ -148,7 +148,7 @@ def test_genera_are_those_that_the_head_tells_from_the_vectors(
         )
         for slide_id in ("a-2030", "b-2050")
     }
-    head = teach(tmp_path / "head.safetensors", vectors["a-2030"], backbone)
+    head = fit_head(tmp_path / "head.safetensors", vectors["a-2030"], backbone)
     result = classify(run.url, tmp_path / "head.safetensors", embeddings="read")
     assert (result.exit_code, result.tally.objects) == (0, sum(COUNTS.values()))
     table = DerivedStore.open(run, "predictions", "head").read("b-2050")
@@ -163,7 +163,9 @@ def test_genera_are_those_that_the_head_tells_from_the_vectors(
 
 
 def test_an_object_without_pixels_has_no_genus(backbone: Path, tmp_path: Path) -> None:
-    head = teach(tmp_path / "head", np.random.default_rng(0).normal(size=(9, 4)).astype(np.float16), backbone)
+    head = fit_head(
+        tmp_path / "head", np.random.default_rng(0).normal(size=(9, 4)).astype(np.float16), backbone
+    )
     slide = StoredSlide("one", pa.table({"object_id": pa.array([0, 1], pa.int32())}), footer=None)
     table = predictions_table(slide, head, np.ones((2, 4), np.float16), np.array([True, False]))
     first, second = table.to_pylist()
@@ -172,11 +174,11 @@ def test_an_object_without_pixels_has_no_genus(backbone: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_head_is_not_asked_about_vectors_of_another_backbone(
+def test_a_head_is_not_run_on_vectors_of_another_backbone(
     run: RunStore, backbone: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "head.safetensors"
-    teach(file, np.random.default_rng(0).normal(size=(9, 192)).astype(np.float16), backbone)
+    fit_head(file, np.random.default_rng(0).normal(size=(9, 192)).astype(np.float16), backbone)
     embed(run.url, backbone, name="fits")
     with pytest.raises(UsageError, match=r"are of another backbone, .*; give --embeddings"):
         classify(run.url, file)
@@ -197,14 +199,14 @@ def test_vectors_of_the_run_itself_serve_a_head_of_its_backbone(backbone: Path, 
     own = load_embeddings(
         run, run_query(run, "SELECT * FROM objects WHERE slide_id = 'a-2030' ORDER BY object_id")
     )
-    head = teach(tmp_path / "head.safetensors", own, backbone)
+    head = fit_head(tmp_path / "head.safetensors", own, backbone)
     classify(run.url, tmp_path / "head.safetensors", name="own")
     table = DerivedStore.open(RunStore.open(run.url), "predictions", "own").read("a-2030")
     assert table["genus"].to_pylist() == [head.classes[one] for one in head.predict(own).argmax(axis=1)]
 
 
 @pytest.mark.slow
-def test_a_slide_made_anew_is_asked_about_anew_and_its_old_vectors_are_not_read(
+def test_a_reprocessed_slide_is_embedded_again_and_its_old_vectors_are_not_read(
     backbone: Path, tmp_path: Path
 ) -> None:
     run = write_small_run(tmp_path / "run")
@@ -213,7 +215,7 @@ def test_a_slide_made_anew_is_asked_about_anew_and_its_old_vectors_are_not_read(
     commit_slide(run, "a-2030", count=7, well=WELL, depth_m=2030.0, seed=9)
     run.rebuild_summaries()
     file = tmp_path / "head.safetensors"
-    teach(file, np.random.default_rng(0).normal(size=(9, 192)).astype(np.float16), backbone)
+    fit_head(file, np.random.default_rng(0).normal(size=(9, 192)).astype(np.float16), backbone)
     refused = classify(run.url, file, embeddings="old")
     assert [failure.slide_id for failure in refused.failures] == ["a-2030"]
     assert "made anew since" in refused.failures[0].message
@@ -224,8 +226,8 @@ def test_a_slide_made_anew_is_asked_about_anew_and_its_old_vectors_are_not_read(
     assert verify_run(run, deep=True).sound
 
 
-def teach(file: Path, vectors: NDArray[np.float16], backbone: Path) -> Head:
-    """A head of three classes that were dealt out in turn."""
+def fit_head(file: Path, vectors: NDArray[np.float16], backbone: Path) -> Head:
+    """A head of three classes that are assigned in turn."""
     digest = hashlib.sha256(backbone.read_bytes()).hexdigest()
     head = train_head(
         vectors,

@@ -1,6 +1,6 @@
-"""What a cluster is asked to run, and what is refused before it is asked; a job server that breaks off."""
+"""Job requests for a cluster, those that are refused before submission, and a job server that breaks off."""
 
-# ruff: noqa: F811 (fixtures are imported by the name they are asked for)
+# ruff: noqa: F811 (fixtures are imported by the name that tests use)
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fossilray.store.config_file import read_config
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_job_is_the_command_with_its_settings_and_says_what_it_is_about() -> None:
+def test_the_job_is_the_command_with_its_settings_and_names_run_and_slides() -> None:
     request = plan_job(
         "s3://bucket/sli des",
         "s3://bucket/run/",
@@ -45,7 +45,7 @@ def test_the_job_is_the_command_with_its_settings_and_says_what_it_is_about() ->
     assert other.metadata["fossilray_config_sha256"] != request.metadata["fossilray_config_sha256"]
 
 
-def test_a_job_asked_to_stop_gets_minutes_where_ray_gives_seconds() -> None:
+def test_a_stopped_job_gets_minutes_where_ray_gives_seconds() -> None:
     variables = plan_job("/s", "/r", runtime=Runtime(drain_minutes=7)).environment["env_vars"]
     assert variables["RAY_JOB_STOP_WAIT_TIME_S"] == "420"
     own = Runtime(environment={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "5", "A": "b"}, "pip": ["x"]})
@@ -85,8 +85,8 @@ def test_a_configuration_on_this_machine_travels_with_the_job(tmp_path: Path) ->
 
 def test_with_a_working_directory_the_configuration_must_lie_in_it(tmp_path: Path) -> None:
     (tmp_path / "code" / "conf").mkdir(parents=True)
-    for place in ("code/conf/run.yaml", "run.yaml"):
-        (tmp_path / place).write_text("store: {run: s3://b/run}\nslides: {source: s3://b/slides}\n")
+    for name in ("code/conf/run.yaml", "run.yaml"):
+        (tmp_path / name).write_text("store: {run: s3://b/run}\nslides: {source: s3://b/slides}\n")
     runtime = Runtime(working_dir=str(tmp_path / "code"))
     request = plan_job(None, None, config=str(tmp_path / "code/conf/run.yaml"), runtime=runtime)
     assert request.config_file is None
@@ -101,8 +101,8 @@ def test_a_wrong_setting_is_refused_before_anything_is_submitted(s3_run: tuple[s
     reach = [f"store.endpoint_url={access.endpoint_url}"]
     with pytest.raises(ConfigError, match="confidance is not a configuration field"):
         plan_job("/s", "/r", config=f"{url}.yaml", assignments=reach)
-    answer = CliRunner().invoke(app, ["submit", "/s", "--run", "/r", "--entrypoint-resources", "[1]"])
-    assert isinstance(answer.exception, ConfigError)
+    invoked = CliRunner().invoke(app, ["submit", "/s", "--run", "/r", "--entrypoint-resources", "[1]"])
+    assert isinstance(invoked.exception, ConfigError)
 
 
 def test_a_configuration_out_of_this_machines_reach_is_left_to_the_cluster(
@@ -158,21 +158,21 @@ def test_the_working_directory_that_is_uploaded_holds_the_code_and_stays_small(t
     assert sum(sizes.values()) < 40e6
 
 
-def test_a_cluster_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_does_not_reply_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SubmissionError, match=r"http://127\.0\.0\.1:9 cannot be reached: .*tunnel"):
         JobClient("http://127.0.0.1:9")
 
 
-def test_a_log_whose_connection_breaks_is_followed_to_its_end_and_said_once(
+def test_a_log_whose_connection_breaks_is_followed_to_its_end_and_written_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The address that was asked for counts, not the one that Ray finds in the environment.
+    # The given address counts, not the one that Ray finds in the environment.
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
-    said: list[str] = []
+    written: list[str] = []
     with breaking_server(["one\n", "two\n", "thr", "ee\n"], breaks_after=(2, 3)) as address:
-        job = JobClient(address).follow("it", said.append)
-    assert "".join(said) == "one\ntwo\nthree\n"
+        job = JobClient(address).follow("it", written.append)
+    assert "".join(written) == "one\ntwo\nthree\n"
     assert (job.status, job.exit_code) == ("FAILED", 2)
 
 

@@ -1,4 +1,4 @@
-"""What Prometheus is told of a job, asked for as Prometheus asks: over HTTP, from Ray's own endpoint."""
+"""Metrics of a job, scraped as Prometheus does: over HTTP, from Ray's own endpoint."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CountedWorker:
         self._state = WorkerStatus(
             item.key, "detect", 0.5, resident_bytes=10**9, waiting_reads=3, waiting_batches=2
         )
-        time.sleep(1.2)  # long enough to be asked what it does
+        time.sleep(1.2)  # long enough for a status request
         usage = ResourceUsage(seconds=4.0, network_busy_s=3.0, read_bytes=1000, fetched_bytes=500)
         if item.key == "kills":
             os._exit(1)
@@ -108,13 +108,13 @@ def test_the_figures_that_are_scraped_are_the_runs(endpoint: str, tmp_path: Path
         line for line in display.messages if line.startswith("no slide was committed for watch.alarm_minutes")
     ]
     assert 1 <= len(alarms) <= 3
-    told = scraped(endpoint, until=("ray_fossilray_slides_finished", 4.0))
+    samples = scraped(endpoint, until=("ray_fossilray_slides_finished", 4.0))
     run = store.url
 
     def figure(name: str, **labels: str) -> float:
         return sum(
             sample.value
-            for sample in told
+            for sample in samples
             if sample.name == name and sample.labels.items() >= {"run": run, **labels}.items()
         )
 
@@ -139,8 +139,10 @@ def test_the_figures_that_are_scraped_are_the_runs(endpoint: str, tmp_path: Path
     assert figure("ray_fossilray_network_seconds_total") == 3 * 3.0
     assert figure("ray_fossilray_read_bytes_total") == 3 * 1000
     assert figure("ray_fossilray_fetched_bytes_total") == 3 * 500
-    assert {"ray_fossilray_waiting_reads", "ray_fossilray_waiting_batches"} <= {one.name for one in told}
-    found = {sample.name for sample in told if sample.name.startswith("ray_fossilray")}
+    assert {"ray_fossilray_waiting_reads", "ray_fossilray_waiting_batches"} <= {
+        sample.name for sample in samples
+    }
+    found = {sample.name for sample in samples if sample.name.startswith("ray_fossilray")}
     assert found <= exported_names()
     # Nobody retried anything, and a counter that was never raised is not told; stages are seen now and then.
     assert exported_names() - found <= {
@@ -164,8 +166,8 @@ def scraped(url: str, *, until: tuple[str, float]) -> list[Sample]:
     """What the endpoint serves once it serves that figure; Ray's processes export one after the other."""
     deadline = time.monotonic() + 60
     while True:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            text = answer.read().decode()
+        with urllib.request.urlopen(url, timeout=10) as response:
+            text = response.read().decode()
         samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
         if any((one.name, one.value) == until for one in samples) or time.monotonic() > deadline:
             return samples

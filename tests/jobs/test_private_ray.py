@@ -18,7 +18,7 @@ from support.ray_nodes import RayNodes
 from fossilray.jobs.scheduler.private_ray import MARK, PREFIX, PrivateRay, end_processes
 
 pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/environ").exists(), reason="asks Linux for the processes"
+    not Path("/proc/self/environ").exists(), reason="reads the processes from Linux"
 )
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ with ray_cluster("local"):
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
+def folder() -> Iterator[Path]:
     """A temporary folder whose name is short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="fr", dir="/tmp") as folder:
         yield Path(folder)
@@ -92,11 +92,14 @@ def is_alive(pid: int) -> bool:
 def bearing(text: str) -> list[str]:
     """The command lines of processes whose environment or command line holds a text."""
     found = []
-    for place in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            told = (place / "cmdline").read_bytes()
-            if int(place.name) != os.getpid() and text.encode() in told + (place / "environ").read_bytes():
-                found.append(told.decode(errors="replace")[:200])
+            command = (process / "cmdline").read_bytes()
+            if (
+                int(process.name) != os.getpid()
+                and text.encode() in command + (process / "environ").read_bytes()
+            ):
+                found.append(command.decode(errors="replace")[:200])
         except OSError:
             continue
     return found
@@ -105,23 +108,23 @@ def bearing(text: str) -> list[str]:
 @pytest.mark.parametrize("words", [[], ["fork"]], ids=["alone", "with a child that holds the pipe"])
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_what_a_driver_started_ends_with_it_and_its_folder_goes(
-    place: Path, end: signal.Signals, words: list[str]
+    folder: Path, end: signal.Signals, words: list[str]
 ) -> None:
-    driver = start(DRIVER, *words, RAY_TMPDIR=str(place))
+    driver = start(DRIVER, *words, RAY_TMPDIR=str(folder))
     assert driver.stdout is not None
     name, keeper, started, child = json.loads(driver.stdout.readline())
-    assert (place / name).stat().st_mode & 0o777 == 0o700
+    assert (folder / name).stat().st_mode & 0o777 == 0o700
     driver.send_signal(end)
     # Not waited for meanwhile: a driver whose parent takes no note of its end has ended all the same.
     assert until(lambda: not is_alive(started) and not is_alive(keeper))
-    assert not list(place.iterdir())
+    assert not list(folder.iterdir())
     driver.wait(timeout=A_WHILE_S)
     if child > 0:
         os.kill(child, signal.SIGKILL)
 
 
-def test_processes_of_others_are_left_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", str(place))
+def test_processes_of_others_are_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
     private, other = PrivateRay(), PrivateRay()
     processes = [
         subprocess.Popen(["sleep", "600"], env={**os.environ, **variables})
@@ -130,7 +133,7 @@ def test_processes_of_others_are_left_alone(place: Path, monkeypatch: pytest.Mon
     private.close()
     assert processes[0].wait(timeout=A_WHILE_S) < 0
     assert [process.poll() for process in processes[1:]] == [None, None, None]
-    assert [path.name for path in place.iterdir()] == [other.path.parent.name]
+    assert [path.name for path in folder.iterdir()] == [other.path.parent.name]
     other.close()
     for process in processes[1:]:
         process.kill()
@@ -138,9 +141,9 @@ def test_processes_of_others_are_left_alone(place: Path, monkeypatch: pytest.Mon
 
 
 def test_processes_end_though_the_keeper_was_killed_and_they_refuse(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", str(place))
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
     private = PrivateRay()
     stubborn = subprocess.Popen(
         ["sh", "-c", "trap '' TERM; echo; while :; do sleep 0.1; done"],
@@ -152,16 +155,16 @@ def test_processes_end_though_the_keeper_was_killed_and_they_refuse(
     private._keeper.kill()
     private.close()
     assert stubborn.wait(timeout=A_WHILE_S) == -signal.SIGKILL
-    assert not list(place.iterdir())
+    assert not list(folder.iterdir())
 
 
 def test_keeper_takes_no_modules_from_the_folder_that_the_driver_works_in(
-    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("select.py", "tempfile.py", "fossilray.py"):
         (tmp_path / name).write_text("open('was here', 'w')\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RAY_TMPDIR", str(place))
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
     private = PrivateRay()
     private.close()
     assert private._keeper.returncode == 0
@@ -183,34 +186,34 @@ def test_a_temporary_folder_of_a_long_name_gives_way_to_a_short_one(
 
 
 def test_killed_driver_leaves_no_process_of_ray_and_nothing_in_the_home_folder(
-    tmp_path: Path, place: Path
+    tmp_path: Path, folder: Path
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    driver = start(RAY_DRIVER, HOME=str(home), TMPDIR=str(place), RAY_TMPDIR="")
+    driver = start(RAY_DRIVER, HOME=str(home), TMPDIR=str(folder), RAY_TMPDIR="")
     assert driver.stdout is not None
     actor, session = json.loads(driver.stdout.readline())
-    folder = Path(session).parent.parent
-    assert folder.name.startswith(PREFIX)
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert len(bearing(str(folder))) >= 5
+    session_folder = Path(session).parent.parent
+    assert session_folder.name.startswith(PREFIX)
+    assert session_folder.stat().st_mode & 0o777 == 0o700
+    assert len(bearing(str(session_folder))) >= 5
     driver.kill()
-    assert until(lambda: not bearing(folder.name) and not folder.exists())
+    assert until(lambda: not bearing(session_folder.name) and not session_folder.exists())
     assert not is_alive(actor)
     assert not list(home.rglob("*"))
     driver.wait(timeout=A_WHILE_S)
 
 
 @pytest.mark.slow
-def test_after_a_demo_a_plain_cluster_asks_for_no_token_and_the_home_folder_is_as_it_was(
-    tmp_path: Path, place: Path
+def test_after_a_demo_a_plain_cluster_requires_no_token_and_the_home_folder_is_unchanged(
+    tmp_path: Path, folder: Path
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "XDG_", "MPL"))
     }
-    environment |= {"HOME": str(home), "TMPDIR": str(place), "PYTHONPATH": str(ROOT)}
+    environment |= {"HOME": str(home), "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
     fossilray = [sys.executable, "-m", "fossilray"]
     words = ["demo", str(tmp_path / "demo"), "--slides", "1", "--size", "2048"]
     demo = subprocess.run([*fossilray, *words], env=environment, capture_output=True, text=True, check=False)
@@ -218,7 +221,7 @@ def test_after_a_demo_a_plain_cluster_asks_for_no_token_and_the_home_folder_is_a
     # The list of fonts that matplotlib keeps for all programs of a user is no setting and turns nothing on.
     written = [path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()]
     assert not [name for name in written if not name.startswith(".cache/matplotlib/fontlist-")]
-    assert not list(place.glob("fossilray-[0-9a-f]*"))
+    assert not list(folder.glob("fossilray-[0-9a-f]*"))
     nodes = RayNodes(HOME=str(home))
     del nodes._environment["RAY_AUTH_MODE"]
     with nodes:

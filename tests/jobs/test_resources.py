@@ -1,4 +1,4 @@
-"""What workers ask a cluster for, what they get, and what the user is told when nobody has it."""
+"""Resource requests of workers, their placement, and the messages where no machine has the resources."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_machine_holds_as_many_workers_as_its_scarcest_resource() -> None:
     assert ResourceRequest(cpus=1, gpus=1, resources={"scratch": 1}).fits(L4) == 0
 
 
-def test_a_gpu_is_asked_for_when_the_configuration_or_the_cluster_says_so() -> None:
+def test_a_gpu_is_requested_when_the_configuration_or_the_cluster_has_one() -> None:
     assert resources_for(WorkersConfig(), gpus_seen=False).gpus == 0
     assert resources_for(WorkersConfig(), gpus_seen=True).gpus == 1
     assert resources_for(WorkersConfig(device="cuda", gpus_per_worker=0.5), gpus_seen=False).gpus == 0.5
@@ -74,7 +74,7 @@ def test_demands_and_offers_read_as_a_list() -> None:
 
 
 @pytest.mark.parametrize(
-    ("assignment", "says"),
+    ("assignment", "message"),
     [
         ("workers.gpus_per_worker=1.5", "a share of one GPU"),
         ("workers.resources={GPU: 1}", "gpus_per_worker"),
@@ -82,8 +82,8 @@ def test_demands_and_offers_read_as_a_list() -> None:
         ("workers.resources={scratch: 0}", "a whole number"),
     ],
 )
-def test_what_ray_cannot_reserve_is_refused_before_it_is_asked(assignment: str, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_what_ray_cannot_reserve_is_refused_before_it_is_requested(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         load_config(None, [assignment])
 
 
@@ -107,32 +107,32 @@ def test_few_workers_are_spread_over_the_machines(cluster: Cluster, marks: Path,
 
 
 @pytest.mark.slow
-def test_workers_that_find_no_machine_are_told_while_others_work(
+def test_workers_without_a_machine_are_reported_while_others_work(
     cluster: Cluster, marks: Path, tmp_path: Path
 ) -> None:
     workers = WorkersConfig(
         count=3, cpus_per_worker=0.4, gpus_per_worker=0.1, resources={"scratch": 1}, patience_minutes=0.05
     )
-    tally, said = drive(workers, marks, tmp_path, slides=14, pause_s=1.0)
+    tally, messages = drive(workers, marks, tmp_path, slides=14, pause_s=1.0)
     assert tally.committed == 14
     assert (
         "1 worker waits for a machine: each requests 0.4 CPU, 0.1 GPU, 1 scratch; 2 of the cluster's 3 machines have "
         "that and are taken; no autoscaler is starting any; the job continues with 2"
-    ) in said
+    ) in messages
 
 
-def test_a_job_that_finds_no_machine_at_all_says_what_it_asked_and_ends(
+def test_a_job_without_any_machine_states_its_request_and_ends(
     cluster: Cluster, marks: Path, tmp_path: Path
 ) -> None:
     workers = WorkersConfig(resources={"unobtainium": 1}, patience_minutes=0.05)
-    said: list[str] = []
+    messages: list[str] = []
     with pytest.raises(WorkerError) as caught:
-        drive(workers, marks, tmp_path, slides=4, said=said)
+        drive(workers, marks, tmp_path, slides=4, messages=messages)
     message = str(caught.value)
     assert "workers.patience_minutes = 0.05: each requests 0.9 CPU, 1 GPU, 1 unobtainium" in message
     assert "none of the cluster's 3 machines has that (the most there is: 2 CPU, 1 GPU, 1 scratch)" in message
-    assert len(said) == 1
-    assert "the job stops in" in said[0]
+    assert len(messages) == 1
+    assert "the job stops in" in messages[0]
 
 
 def drive(
@@ -142,13 +142,13 @@ def drive(
     *,
     slides: int,
     pause_s: float = 0.1,
-    said: list[str] | None = None,
+    messages: list[str] | None = None,
 ) -> tuple[Tally, list[str]]:
-    """A job of so many slides, and what it said."""
+    """A job of this number of slides; its tally and messages."""
     store = RunStore.open(str(tmp_path / "run"))
     store.create_or_check(a_run())
     display: Any = Silent()
-    display.messages = said if said is not None else display.messages
+    display.messages = messages if messages is not None else display.messages
     tally = run_items(
         [WorkItem(f"slide-{n:03d}", source=f"/slide-{n:03d}.mrxs") for n in range(slides)],
         functools.partial(RestingWorker, marks, pause_s),

@@ -1,6 +1,6 @@
 """Jobs on a real cluster of this machine: a head without CPUs for work, its job server, and one node."""
 
-# ruff: noqa: F811 (fixtures are imported by the name they are asked for)
+# ruff: noqa: F811 (fixtures are imported by the name that tests use)
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ workers: {count: 1, cpus_per_worker: 0.9}
 
 @pytest.fixture(scope="module")
 def cluster(s3_endpoint: str) -> Iterator[RayNodes]:
-    # As on a cluster whose nodes have a role, nobody's settings hold keys.
+    # As on a cluster whose nodes have a role, no settings hold keys.
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_REGION": "us-east-1"}
     with RayNodes(AWS_ENDPOINT_URL=s3_endpoint, **keys) as cluster:
         cluster.add(cpus=1)
@@ -47,7 +47,7 @@ def cluster(s3_endpoint: str) -> Iterator[RayNodes]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_job_that_is_stopped_ends_its_slides_and_a_plain_ray_job_goes_on_from_there(
+def test_a_stopped_job_ends_its_slides_and_a_plain_ray_job_resumes_it(
     cluster: RayNodes, s3_run: tuple[str, StoreConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, access = s3_run
@@ -59,8 +59,8 @@ def test_a_job_that_is_stopped_ends_its_slides_and_a_plain_ray_job_goes_on_from_
     put(f"{run}.yaml", settings.encode(), access)
     store, server = RunStore.open(run, access), JobClient(cluster.address)
 
-    said = fossilray(cluster, "submit", "--config", f"{run}.yaml", "--no-follow")
-    assert "submitted fossilray-" in said
+    output = fossilray(cluster, "submit", "--config", f"{run}.yaml", "--no-follow")
+    assert "submitted fossilray-" in output
     wait_until(lambda: bool(store.committed()), server, run)
     job = server.find(run)
     assert (job.status, job.slides) == ("RUNNING", f"{run}-slides")
@@ -74,12 +74,14 @@ def test_a_job_that_is_stopped_ends_its_slides_and_a_plain_ray_job_goes_on_from_
     assert "STOPPED" in fossilray(cluster, "job", "stop", run)
     job = server.find(job.name)
     assert (job.status, job.exit_code) == ("STOPPED", 3)
-    assert "stopped before the end; the same command goes on" in fossilray(cluster, "job", "logs", job.name)
+    assert "stopped early; run the same command again to resume" in fossilray(
+        cluster, "job", "logs", job.name
+    )
     assert 0 < len(store.committed()) < SLIDES, "the job was too quick to be stopped"
     assert not store.attempts.running(), "what was begun was ended"
 
     before = len(store.committed())
-    answer = subprocess.run(
+    completed = subprocess.run(
         [
             *(BIN / "ray", "job", "submit", "--address", cluster.address, "--working-dir", "."),
             *("--runtime-env-json", json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "600"}})),
@@ -90,8 +92,8 @@ def test_a_job_that_is_stopped_ends_its_slides_and_a_plain_ray_job_goes_on_from_
         text=True,
         check=False,
     )
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert f"{SLIDES} of {SLIDES} slides committed ({before} before)" in answer.stdout
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert f"{SLIDES} of {SLIDES} slides committed ({before} before)" in completed.stdout
     counts = {summary.slide_id: summary.objects for summary in store.summaries()}
     assert len(counts) == SLIDES
     assert all(counts.values())
@@ -104,16 +106,16 @@ def test_a_job_that_fails_ends_the_command_as_it_would_have_ended_here(
     (tmp_path / "no-slides").mkdir()
     config = tmp_path / "local.yaml"
     config.write_text(f"slides: {{source: {tmp_path}/no-slides}}\nstore: {{run: {tmp_path}/run}}\n")
-    said = fossilray(cluster, "submit", "--config", str(config), expected=2)
-    assert f"no slides below {tmp_path}/no-slides" in said, "the configuration here reached the job there"
-    assert "-1: FAILED, exit code 2" in said
+    output = fossilray(cluster, "submit", "--config", str(config), expected=2)
+    assert f"no slides below {tmp_path}/no-slides" in output, "the configuration here reached the job there"
+    assert "-1: FAILED, exit code 2" in output
     found = json.loads(fossilray(cluster, "job", "status", f"{tmp_path}/run", "--json"))
     assert (found["status"], found["exit_code"], found["run"]) == ("FAILED", 2, f"{tmp_path}/run")
 
     # What has ended may be submitted again, under the next name.
     server = JobClient(cluster.address)
-    nobody = plan_job(None, None, config=str(config), runtime=Runtime(python="no-such-python"))
-    again = server.follow(server.submit(nobody), lambda _: None)
+    unstartable = plan_job(None, None, config=str(config), runtime=Runtime(python="no-such-python"))
+    again = server.follow(server.submit(unstartable), lambda _: None)
     assert (again.name, again.exit_code) == (found["job"][:-1] + "2", 127)
     listed = [job.name for job in server.jobs() if job.run == f"{tmp_path}/run"]
     assert listed == [found["job"], again.name]
@@ -124,19 +126,19 @@ def test_a_job_that_fails_ends_the_command_as_it_would_have_ended_here(
 
 
 @pytest.mark.slow
-def test_a_cluster_with_a_token_answers_only_who_brings_it(tmp_path: Path) -> None:
+def test_a_cluster_with_a_token_accepts_only_clients_that_have_it(tmp_path: Path) -> None:
     token, other = "0123456789abcdef" * 2, "fedcba9876543210" * 2
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    # A token of whoever runs the tests must not help.
+    # A token of the user who runs the tests must not help.
     clean["HOME"] = str(tmp_path)
     with RayNodes(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) as cluster:
-        for variables, status, says in (
+        for variables, status, expected_text in (
             ({}, 1, "requires a token"),
             ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": other}, 1, "Invalid authentication token"),
             ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}, 0, "no job was submitted"),
         ):
             # Ray reads its mode once in a process.
-            answer = subprocess.run(
+            completed = subprocess.run(
                 [sys.executable, "-m", "fossilray", "job", "list", "--dashboard", cluster.address],
                 cwd=ROOT,
                 env=clean | variables,
@@ -144,13 +146,16 @@ def test_a_cluster_with_a_token_answers_only_who_brings_it(tmp_path: Path) -> No
                 text=True,
                 check=False,
             )
-            assert (answer.returncode, says in answer.stdout + answer.stderr) == (status, True), answer
+            assert (completed.returncode, expected_text in completed.stdout + completed.stderr) == (
+                status,
+                True,
+            ), completed
 
 
 def fossilray(cluster: RayNodes, *words: str, expected: int = 0) -> str:
-    answer = CliRunner().invoke(app, [*words, "--dashboard", cluster.address])
-    assert answer.exit_code == expected, f"{answer.output}\n{answer.exception!r}"
-    return answer.output
+    completed = CliRunner().invoke(app, [*words, "--dashboard", cluster.address])
+    assert completed.exit_code == expected, f"{completed.output}\n{completed.exception!r}"
+    return completed.output
 
 
 def driver_node(cluster: RayNodes, job: Job) -> Any:

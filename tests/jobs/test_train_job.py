@@ -52,7 +52,7 @@ def test_two_workers_of_which_one_is_killed_reach_the_curve_of_two_that_live(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_job_asked_to_stop_writes_a_checkpoint_and_the_same_call_goes_on_with_other_workers(
+def test_a_stopped_job_writes_a_checkpoint_and_the_same_call_resumes_with_other_workers(
     crops: Path, tmp_path: Path
 ) -> None:
     config = a_config(crops, steps=400, workers=2, torch_threads=1)
@@ -71,29 +71,29 @@ def test_job_asked_to_stop_writes_a_checkpoint_and_the_same_call_goes_on_with_ot
     assert len(losses(tmp_path)) == stopped.step + 2
 
 
-def test_local_training_leaves_a_backbone_and_asked_again_has_nothing_left_to_do(
+def test_local_training_writes_a_backbone_and_the_same_command_again_has_nothing_left_to_do(
     crops: Path, tmp_path: Path
 ) -> None:
     settings = tmp_path / "training.yaml"
     settings.write_text(a_config(crops, steps=2).model_dump_json(), encoding="utf-8")
     command = ["train", "backbone", str(tmp_path / "out"), "--config", str(settings), "--local"]
     for _ in range(2):
-        answer = CliRunner().invoke(app, command, catch_exceptions=False)
-        assert answer.exit_code == 0, answer.output
-        assert "2 steps" in answer.output
+        invoked = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert invoked.exit_code == 0, invoked.output
+        assert "2 steps" in invoked.output
     assert (tmp_path / "out" / "backbone.safetensors").is_file()
     assert len(losses(tmp_path / "out")) == 2
 
 
-def test_what_cannot_be_is_told_before_any_worker_starts(crops: Path, tmp_path: Path) -> None:
+def test_an_impossible_configuration_is_refused_before_any_worker_starts(crops: Path, tmp_path: Path) -> None:
     train(a_config(crops, steps=1), tmp_path)
     with pytest.raises(UsageError, match="arch_kwargs was"):
         run_training(a_config(crops, arch_kwargs={"channels": [8, 8, 8, 8]}), str(tmp_path))
-    with pytest.raises(UsageError, match="at least 3 of 2 workers"):
+    with pytest.raises(UsageError, match="--min-workers 3 is out of range for workers=2"):
         run_training(a_config(crops, workers=2), str(tmp_path / "out"), min_workers=3)
     for refused in (["s3://bucket/out"], [str(tmp_path / "out"), "--workers", "2"]):
-        answer = CliRunner().invoke(app, ["train", "backbone", *refused, "--local", "--source", str(crops)])
-        assert isinstance(answer.exception, UsageError)
+        invoked = CliRunner().invoke(app, ["train", "backbone", *refused, "--local", "--source", str(crops)])
+        assert isinstance(invoked.exception, UsageError)
 
 
 def test_cpus_of_a_machine_are_shared_by_whole_workers() -> None:
@@ -111,23 +111,23 @@ def test_training_in_a_bucket_is_fetched_as_it_was_brought_and_keeps_the_last_ch
     config = TrainConfig.model_validate(
         {**a_config(crops).model_dump(), "data": {"sources": [str(crops)], "access": reached}}
     )
-    with TrainingFolder.open(url, config) as place:
-        assert place.latest() is None
-        first, second = (place.folder / "checkpoints" / f"step-0000000{step}.pt" for step in (1, 2))
+    with TrainingFolder.open(url, config) as training_folder:
+        assert training_folder.latest() is None
+        first, second = (training_folder.folder / "checkpoints" / f"step-0000000{step}.pt" for step in (1, 2))
         first.parent.mkdir()
         first.write_bytes(b"one")
-        (place.folder / "metrics.csv").write_text("step\n1\n")
-        place.upload()
+        (training_folder.folder / "metrics.csv").write_text("step\n1\n")
+        training_folder.upload()
         first.rename(second)
         second.write_bytes(b"two")
-        place.upload()
-    with TrainingFolder.open(url, config) as place:
-        assert place.latest() == "step-00000002.pt"
-        place.download_logs()
-        assert place.download_checkpoint("step-00000002.pt").read_bytes() == b"two"
-        assert (place.folder / "metrics.csv").read_text() == "step\n1\n"
-        place.upload()
-        assert not (place.folder / "checkpoints" / "step-00000001.pt").exists()
+        training_folder.upload()
+    with TrainingFolder.open(url, config) as training_folder:
+        assert training_folder.latest() == "step-00000002.pt"
+        training_folder.download_logs()
+        assert training_folder.download_checkpoint("step-00000002.pt").read_bytes() == b"two"
+        assert (training_folder.folder / "metrics.csv").read_text() == "step\n1\n"
+        training_folder.upload()
+        assert not (training_folder.folder / "checkpoints" / "step-00000001.pt").exists()
 
 
 def _a_training_worker() -> int:

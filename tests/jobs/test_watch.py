@@ -44,7 +44,7 @@ def write_failures(store: RunStore) -> None:
         )
 
 
-def test_watching_ends_with_the_run_and_says_a_line_each_time(tmp_path: Path) -> None:
+def test_watching_prints_a_line_each_time_and_ends_with_the_run(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     stream = io.StringIO()
     assert watch_run(store, Console(file=stream), every_s=30, sleep=finish_meanwhile(store)) is None
@@ -64,7 +64,7 @@ def test_watching_for_programs_gives_one_json_object_a_line(tmp_path: Path) -> N
     assert [report["is_done"] for report in reports] == [False] * 5 + [True]
 
 
-def test_on_a_terminal_the_state_stays_in_its_place(tmp_path: Path) -> None:
+def test_on_a_terminal_the_status_is_updated_in_place(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=100)
@@ -73,7 +73,7 @@ def test_on_a_terminal_the_state_stays_in_its_place(tmp_path: Path) -> None:
     assert "\x1b[1A" in stream.getvalue()  # the cursor goes up again
 
 
-def test_a_store_that_is_away_for_a_moment_is_said_and_asked_again(tmp_path: Path) -> None:
+def test_a_store_that_is_out_for_a_moment_is_reported_and_read_again(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     away = iter([True])
     finish = finish_meanwhile(store)
@@ -89,7 +89,7 @@ def test_a_store_that_is_away_for_a_moment_is_said_and_asked_again(tmp_path: Pat
     assert "does not answer; trying again" in stream.getvalue().splitlines()[0]
 
 
-def test_the_alarm_ends_watching_and_says_since_when(tmp_path: Path) -> None:
+def test_the_alarm_ends_watching_and_states_since_when(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     now = datetime.now(UTC)
     early, late = read_status(store), read_status(store, now=now + timedelta(minutes=31))
@@ -104,11 +104,11 @@ def test_the_alarm_ends_watching_and_says_since_when(tmp_path: Path) -> None:
 def test_a_driver_that_has_just_started_has_its_time(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     later = datetime.now(UTC) + timedelta(hours=5)
-    beat = Heartbeat("driver-1", later.isoformat(), later.isoformat(), 6, 0, 0, 0, 0.0, 1, ("a-2030",))
-    store.attempts.write_heartbeat(beat)
+    heartbeat = Heartbeat("driver-1", later.isoformat(), later.isoformat(), 6, 0, 0, 0, 0.0, 1, ("a-2030",))
+    store.attempts.write_heartbeat(heartbeat)
     assert check_alarm(read_status(store, now=later + timedelta(minutes=1)), minutes=30) is None
-    beat = replace(beat, beat_at=(later + timedelta(minutes=31)).isoformat())
-    store.attempts.write_heartbeat(beat)
+    heartbeat = replace(heartbeat, beat_at=(later + timedelta(minutes=31)).isoformat())
+    store.attempts.write_heartbeat(heartbeat)
     assert check_alarm(read_status(store, now=later + timedelta(minutes=31)), minutes=30) is not None
 
 
@@ -128,9 +128,9 @@ def test_status_exits_with_4_when_the_alarm_is_due(tmp_path: Path) -> None:
     old = json.loads(start_run(quiet).files.read("run.json"))
     (quiet / "run.json").write_text(json.dumps({**old, "created_at": "2026-01-01T00:00:00+00:00"}))
     for words in ([], ["--json"], ["--watch"]):
-        answer = CliRunner().invoke(app, ["status", str(quiet), "--alarm-minutes", "30", *words])
-        assert answer.exit_code == 4
-        assert "no slide was committed since 2026-01-01 00:00 UTC" in answer.stderr
+        invoked = CliRunner().invoke(app, ["status", str(quiet), "--alarm-minutes", "30", *words])
+        assert invoked.exit_code == 4
+        assert "no slide was committed since 2026-01-01 00:00 UTC" in invoked.stderr
 
 
 def test_the_alarm_of_a_job_is_due_once_per_period_without_commits() -> None:

@@ -133,13 +133,13 @@ def test_the_whole_benchmark_prints_and_writes_its_figures(tmp_path: Path) -> No
     options = ["--side-px", "2048", "--rounds", "1", "--form", "overlapping", "--density", "dense"]
     command = [sys.executable, str(BENCHMARKS / "slide.py"), *options]
     written = tmp_path / "figures.json"
-    told = subprocess.run(
+    completed = subprocess.run(
         [*command, "--work", str(tmp_path / "slides"), "--json", str(written)],
         check=True,
         capture_output=True,
         text=True,
     )
-    assert "bare libjpeg" in told.stdout
+    assert "bare libjpeg" in completed.stdout
     figures = json.loads(written.read_text())
     (slide,) = figures["slides"]
     assert [way["name"] for way in slide["ways"]] == ["paper", "ours", "ours, survey", "ours, embedder"]

@@ -82,7 +82,7 @@ def _as_slide(slide: SlideInMemory) -> Slide:
 
 
 def _ramp(width: int, height: int) -> NDArray[np.uint8]:
-    """Red grows with x, green with y: the colour of a pixel tells where it lies."""
+    """Red grows with x, green with y: the colour of a pixel encodes its position."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0] = np.rint((np.arange(width) + 0.5) / width * 255)
     pixels[..., 1] = np.rint((np.arange(height) + 0.5) / height * 255)[:, None]

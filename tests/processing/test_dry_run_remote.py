@@ -1,6 +1,6 @@
 """A dry run over slides in S3 reads a few kB of each and stages nothing."""
 
-# ruff: noqa: F811 (fixtures are imported by the name they are asked for)
+# ruff: noqa: F811 (fixtures are imported by the name that tests use)
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_plan_of_remote_slides_is_near_that_of_the_same_slides_on_a_disk(
     upload(slides, f"{url}/slides", config)
     chosen = configured(config, tmp_path)
     here = plan_run(str(slides), str(tmp_path / "run"), chosen)
-    with counted(monkeypatch) as asked:
+    with counted(monkeypatch) as traffic:
         there = plan_run(f"{url}/slides", str(tmp_path / "run"), chosen)
     assert not here.refused
     assert not there.refused
-    assert asked.bytes < 3 * 64_000
-    assert asked.requests < 3 * 16
+    assert traffic.bytes < 3 * 64_000
+    assert traffic.requests < 3 * 16
     assert not (tmp_path / "scratch").exists()
     for near, far in zip(here.slides, there.slides, strict=True):
         assert far.tiles is not None
@@ -82,7 +82,7 @@ def test_plan_of_remote_slides_is_near_that_of_the_same_slides_on_a_disk(
     assert "?" in text
 
 
-def test_slides_that_tell_nothing_or_cannot_be_staged_are_said_so(tmp_path: Path, s3_run: S3) -> None:
+def test_slides_without_metadata_or_too_large_to_stage_are_reported(tmp_path: Path, s3_run: S3) -> None:
     url, config = s3_run
     slides = tmp_path / "slides"
     slides.mkdir()

@@ -179,20 +179,20 @@ def test_rates_of_a_gpu_need_a_gpu() -> None:
 
 
 def test_what_a_catalog_lacks_is_a_stated_assumption() -> None:
-    habits = assumed_statistics(16_000)
+    statistics = assumed_statistics(16_000)
     whole = CatalogRow("a", "a.mrxs", width=20_000, height=10_000, mpp=0.25)
     bounded = replace(whole, slide_id="b", bounds_x=5, bounds_y=5, bounds_width=10_000, bounds_height=10_000)
     nothing = CatalogRow("c", "c.mrxs")
-    told = workload_of_rows([whole, bounded, nothing], RunConfig(), habits)
+    told = workload_of_rows([whole, bounded, nothing], RunConfig(), statistics)
     assert told.gigapixels.value == pytest.approx(0.2 + 0.1 + 7.0, rel=1e-4)
     assert told.gigapixels.source == "from the catalog"
     for what in ("the whole canvas scanned", "7 GP", "0.25 um per px"):
         assert f"{what} assumed for 1 of 3" in told.gigapixels.how
-    alone = workload_of_rows([bounded], RunConfig(), habits).gigapixels
+    alone = workload_of_rows([bounded], RunConfig(), statistics).gigapixels
     assert (alone.source, alone.how) == ("from the catalog", "")
-    assert workload_of_rows([nothing], RunConfig(), habits).gigapixels.source == "assumed"
+    assert workload_of_rows([nothing], RunConfig(), statistics).gigapixels.source == "assumed"
     with pytest.raises(CatalogError, match="no slide"):
-        workload_of_rows([], RunConfig(), habits)
+        workload_of_rows([], RunConfig(), statistics)
 
 
 def test_the_archives_mean_slide_has_its_objects() -> None:
@@ -209,9 +209,11 @@ def test_many_slides_are_planned_by_their_sizes_and_few_one_by_one() -> None:
         CatalogRow(f"s{n}", "s.mrxs", width=30_000 + 571 * n, height=90_000 - 433 * n, mpp=0.25)
         for n in range(101)
     ]
-    habits = assumed_statistics(16_000)
-    one_by_one = sum(workload_of_rows([row], RunConfig(), habits).detector_megapixels.value for row in rows)
-    together = workload_of_rows(rows, RunConfig(), habits).detector_megapixels.value
+    statistics = assumed_statistics(16_000)
+    one_by_one = sum(
+        workload_of_rows([row], RunConfig(), statistics).detector_megapixels.value for row in rows
+    )
+    together = workload_of_rows(rows, RunConfig(), statistics).detector_megapixels.value
     assert together == pytest.approx(one_by_one, rel=0.01)
 
 
@@ -317,7 +319,7 @@ def test_a_table_of_machines_of_ones_own(tmp_path: Path) -> None:
         find_instance("tower", file=file)
 
 
-def test_what_a_killed_measurement_leaves_is_swept_as_scratch(
+def test_files_of_a_killed_measurement_are_deleted_as_scratch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -368,7 +370,7 @@ def test_the_command_shows_every_term(tmp_path: Path) -> None:
     assert told["results"]["bottleneck"]
 
 
-def test_a_gpu_that_nobody_measured_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+def test_a_gpu_without_rates_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")
@@ -379,7 +381,7 @@ def test_a_gpu_that_nobody_measured_is_refused_before_anything_is_measured(tmp_p
     assert "--gpu-factor" in str(answer.exception)
 
 
-def test_json_tells_the_same_as_the_numbers() -> None:
+def test_json_has_the_same_numbers() -> None:
     answer: ArchiveEstimate = estimate(work(), RATES, CPU_BOX)
     told = json.loads(estimate_to_json(answer, within_days=1))
     assert told["results"]["hours"] == answer.hours

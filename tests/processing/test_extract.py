@@ -58,17 +58,17 @@ def objects(slide: Slide) -> Boxes:
 
 
 class MeanColours:
-    """An Embedder whose vectors are mean colours; it notes its threads and tells what it is given."""
+    """An Embedder whose vectors are mean colours; it notes its threads and reports its crops."""
 
     name, dimension = "mean-colours", 3
 
-    def __init__(self, tell: Callable[[NDArray[np.uint8]], None] = lambda crops: None) -> None:
+    def __init__(self, on_crops: Callable[[NDArray[np.uint8]], None] = lambda crops: None) -> None:
         self.threads: set[int] = set()
-        self._tell = tell
+        self._on_crops = on_crops
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float16]:
         self.threads.add(threading.get_ident())
-        self._tell(crops)
+        self._on_crops(crops)
         return crops.mean(axis=(1, 2)).astype(np.float16)
 
 
@@ -224,7 +224,9 @@ def test_store_that_refuses_is_heard_of(slide: Slide, objects: Boxes, tmp_path: 
         cut(slide, objects, store, embedder=None)
 
 
-def test_embedders_time_is_told_and_none_without_one(slide: Slide, objects: Boxes, tmp_path: Path) -> None:
+def test_the_embedders_time_is_measured_and_0_without_one(
+    slide: Slide, objects: Boxes, tmp_path: Path
+) -> None:
     with_one = cut(slide, objects, RunStore.open(str(tmp_path / "a")), embedder=MeanColours(), lanes=2)
     without = cut(slide, objects, RunStore.open(str(tmp_path / "b")), embedder=None)
     assert with_one.embed_s > 0

@@ -1,4 +1,4 @@
-"""Cores cover the scanned area once, windows show what they must and map back exactly, blank is told from not."""
+"""Cores cover the scanned area once, windows show them and map back exactly, background is left out."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ def content_of(path: Path, tiling: TilingConfig, *passes: PassConfig) -> list[ND
     return [foreground_units(detection_pass, content) for detection_pass in passes]
 
 
-def test_small_pale_objects_are_told_from_background(tmp_path: Path) -> None:
+def test_small_pale_objects_are_foreground(tmp_path: Path) -> None:
     rgb = blank_picture(2048, 2048)
     cv2.circle(rgb, (350, 350), 5, (170, 160, 130), -1)
     cv2.circle(rgb, (1696, 736), 80, (60, 40, 20), -1)
@@ -353,7 +353,7 @@ def test_a_coarse_pass_looks_only_where_something_large_shows(tmp_path: Path) ->
     assert coarse[5:7, 5:7].any()
 
 
-def test_everything_is_looked_at_when_told_to(tmp_path: Path) -> None:
+def test_everything_is_foreground_when_configured(tmp_path: Path) -> None:
     path = write_slide(tmp_path / "a.tif", blank_picture(1024, 1024), mpp=0.5)
     (nothing,), (everything,) = (
         content_of(path, TilingConfig(blank_contrast=contrast)) for contrast in (6.0, 0.0)

@@ -1,4 +1,4 @@
-"""A slide of which little was read is never committed: loss is reckoned per pass, by area of foreground."""
+"""A slide of which little was read is never committed: loss is computed per pass, by area of foreground."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def mirax(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return WRITERS[".mrxs"](tmp_path_factory.mktemp("sound") / "s.mrxs", objects=OBJECTS)
 
 
-def run(slide: Path, place: Path, *settings: str) -> RunStore | str:
+def run(slide: Path, folder: Path, *settings: str) -> RunStore | str:
     """The run with the slide committed, or class and message of its failure."""
-    store, outcome = run_one(slide, place, "embedder.weights=none", *settings)
+    store, outcome = run_one(slide, folder, "embedder.weights=none", *settings)
     if outcome.failure is not None:
         assert not store.committed()
         return f"{outcome.failure.error}: {outcome.failure.message}"
@@ -54,8 +54,8 @@ def summary_of(result: RunStore | str) -> SlideSummary:
     return result.summaries()[0]
 
 
-def damaged(sound: Path, place: Path, damage: Callable[[StoredTile], None], *levels: int) -> Path:
-    slide = copy_slide(sound, place)
+def damaged(sound: Path, folder: Path, damage: Callable[[StoredTile], None], *levels: int) -> Path:
+    slide = copy_slide(sound, folder)
     for tile in stored_tiles(slide):
         if tile.level in levels:
             damage(tile)
@@ -78,9 +78,9 @@ def test_a_slide_whose_levels_are_unreadable_for_a_pass_fails(
     sound: Path, tmp_path: Path, damage: Callable[[StoredTile], None], levels: tuple[int, ...]
 ) -> None:
     """Half of what both passes are to see is no measure: the fine one may be all of that half."""
-    answer = run(damaged(sound, tmp_path, damage, *levels), tmp_path)
-    assert isinstance(answer, str), "it was committed"
-    assert answer.startswith("TooManyUnreadableTiles")
+    failure = run(damaged(sound, tmp_path, damage, *levels), tmp_path)
+    assert isinstance(failure, str), "it was committed"
+    assert failure.startswith("TooManyUnreadableTiles")
 
 
 @pytest.mark.parametrize("damage", [StoredTile.zero, StoredTile.empty])
@@ -88,9 +88,9 @@ def test_crops_that_all_come_from_a_coarser_level_fail_the_slide(
     sound: Path, tmp_path: Path, damage: Callable[[StoredTile], None]
 ) -> None:
     slide = damaged(sound, tmp_path, damage, 0)
-    answer = run(slide, tmp_path)
-    assert isinstance(answer, str), "it was committed"
-    assert "would come from a coarser level" in answer
+    failure = run(slide, tmp_path)
+    assert isinstance(failure, str), "it was committed"
+    assert "would come from a coarser level" in failure
     whole = summary_of(run(slide, tmp_path / "again", "slides.max_lost_share=1"))
     # A crop at a scan's edge may lie in no tile that is damaged.
     assert whole.crops_coarser + whole.crops_failed >= whole.objects - 1 > 0
@@ -107,9 +107,9 @@ def test_one_unreadable_tile_costs_its_surroundings_and_is_counted_by_area(
     assert 0 < summary.lost_share == summary.pass_lost_mm2[0] / summary.pass_foreground_mm2[0] < 0.5
     assert summary.lost_share == summary.finest_lost_share
     assert summary.pass_lost_mm2[1] == 0
-    answer = run(slide, tmp_path / "strict", f"slides.max_lost_share={summary.lost_share - 0.01}")
-    assert isinstance(answer, str)
-    assert f"{summary.lost_share:.1%} of the foreground" in answer
+    failure = run(slide, tmp_path / "strict", f"slides.max_lost_share={summary.lost_share - 0.01}")
+    assert isinstance(failure, str)
+    assert f"{summary.lost_share:.1%} of the foreground" in failure
 
 
 def test_a_tile_is_lost_where_its_core_is_unreadable_and_not_where_its_halo_is(
@@ -149,19 +149,17 @@ def test_loss_counts_what_holds_foreground_whatever_the_tiles_around_it_hold(tmp
     for tile in stored_tiles(slide):
         if tile.level == 2 and max(tile.x, tile.y) < 1024:
             tile.zero()
-    answer = run(slide, tmp_path)
-    assert isinstance(answer, str), "it was committed"
-    assert "100.0% of the foreground" in answer
+    failure = run(slide, tmp_path)
+    assert isinstance(failure, str), "it was committed"
+    assert "100.0% of the foreground" in failure
 
 
-def test_a_slide_without_any_tile_fails_whether_or_not_blank_places_are_told(
-    sound: Path, tmp_path: Path
-) -> None:
+def test_a_slide_without_any_tile_fails_with_or_without_an_overview(sound: Path, tmp_path: Path) -> None:
     slide = damaged(sound, tmp_path, StoredTile.empty, *range(9))
     for contrast in (6, 0):
-        answer = run(slide, tmp_path / str(contrast), f"tiling.blank_contrast={contrast}")
-        assert isinstance(answer, str), "it was committed"
-        assert answer.startswith("TooManyUnreadableTiles")
+        failure = run(slide, tmp_path / str(contrast), f"tiling.blank_contrast={contrast}")
+        assert isinstance(failure, str), "it was committed"
+        assert failure.startswith("TooManyUnreadableTiles")
 
 
 @pytest.mark.parametrize("contrast", [6, 0])
@@ -170,9 +168,9 @@ def test_tiles_that_one_level_lacks_are_lost_and_not_blank(
 ) -> None:
     """OpenSlide shows a tile that is not listed as glass that was never scanned."""
     slide = damaged(sound, tmp_path, StoredTile.empty, 2)
-    answer = run(slide, tmp_path, f"tiling.blank_contrast={contrast}")
-    assert isinstance(answer, str), "it was committed"
-    assert "100.0% of the foreground" in answer
+    failure = run(slide, tmp_path, f"tiling.blank_contrast={contrast}")
+    assert isinstance(failure, str), "it was committed"
+    assert "100.0% of the foreground" in failure
 
 
 def test_an_overview_without_tiles_does_not_make_the_slide_blank(tmp_path: Path) -> None:
@@ -194,9 +192,9 @@ def test_tiles_left_out_of_the_index_are_known_from_other_levels(
 ) -> None:
     slide = copy_slide(mirax, tmp_path)
     leave_out_mirax_tiles(slide, level, keep=lambda tile: False)
-    answer = run(slide, tmp_path)
-    assert isinstance(answer, str), "it was committed"
-    assert answer.startswith("TooManyUnreadableTiles")
+    failure = run(slide, tmp_path)
+    assert isinstance(failure, str), "it was committed"
+    assert failure.startswith("TooManyUnreadableTiles")
 
 
 SOME_LEVELS = [(1, 2), (2, 3, 4), (0, 1, 2, 3, 4)]
@@ -214,11 +212,11 @@ def area_lost(listed: list[StoredTile], *, level: int) -> float:
 
 def discs_lost(sound: list[StoredTile], lost: Collection[tuple[int, int, int]], *, level: int) -> float:
     shown = [(tile.level, tile.x, tile.y) for tile in sound if tile.level == level and shows_disc(tile)]
-    return sum(place in lost for place in shown) / len(shown)
+    return sum(position in lost for position in shown) / len(shown)
 
 
 def losses_without_tiles(
-    sound: Path, place: Path, levels: tuple[int, ...], *, seed: int
+    sound: Path, folder: Path, levels: tuple[int, ...], *, seed: int
 ) -> tuple[float, float, float]:
     """Lost share of the finest pass as stated, and the least and most that is true, some tiles not being listed.
 
@@ -228,11 +226,11 @@ def losses_without_tiles(
     tiles = stored_tiles(sound)
     share = rng.uniform(0.2, 0.8)
     lost = {(tile.level, tile.x, tile.y) for tile in tiles if tile.level in levels and rng.random() < share}
-    slide = copy_slide(sound, place)
+    slide = copy_slide(sound, folder)
     leave_out(slide, lambda tile: (tile.level, tile.x, tile.y) in lost)
     left = [tile for tile in tiles if (tile.level, tile.x, tile.y) not in lost]
     truths = area_lost(left, level=2), discs_lost(tiles, lost, level=2)
-    result = run(slide, place, "slides.max_lost_share=1")
+    result = run(slide, folder, "slides.max_lost_share=1")
     if isinstance(result, str):
         assert "100.0% of the foreground" in result or "none of its stored tiles" in result, result
         return 1.0, min(truths), max(truths)

@@ -19,7 +19,7 @@ from fossilray.store.query.stored_slide import StoredSlide
 
 
 class Raising:
-    """An answerer that has no luck with one slide."""
+    """A task that raises an error."""
 
     def __init__(self, _store: RunStore, _config: RunConfig, *, error: BaseException) -> None:
         self._error = error
@@ -38,7 +38,7 @@ class Odd(BaseException):
 @pytest.mark.parametrize(
     "error",
     [
-        ValueError("no such crop"),
+        ValueError("missing crop"),
         RecursionError(),
         OSError(5, "Input/output error"),
         Odd("odd"),
@@ -47,18 +47,18 @@ class Odd(BaseException):
     ids=lambda error: type(error).__name__,
 )
 def test_an_exception_of_any_class_is_one_slides_failure(error: BaseException, tmp_path: Path) -> None:
-    failure, answers = answer(tmp_path, error)
+    failure, derived = process(tmp_path, error)
     assert failure is not None
     assert (failure.error, failure.transient, failure.quarantined) == (type(error).__name__, True, False)
     assert failure.place is not None
     assert failure.place.startswith("fossilray/processing/inference/worker.py:")
     assert "raise self._error" in (failure.traceback or "")
     assert len(failure.message) <= 2_000
-    assert answers.attempts.failures() == [failure]
+    assert derived.attempts.failures() == [failure]
 
 
-def test_memory_that_runs_out_says_what_to_lower(tmp_path: Path) -> None:
-    failure, _ = answer(tmp_path, MemoryError())
+def test_memory_that_runs_out_names_the_setting_to_lower(tmp_path: Path) -> None:
+    failure, _ = process(tmp_path, MemoryError())
     assert failure is not None
     assert (failure.error, failure.transient, failure.place) == ("OutOfMemory", True, None)
     assert "lower embedder.batch" in failure.message
@@ -66,16 +66,16 @@ def test_memory_that_runs_out_says_what_to_lower(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_out_and_the_end_of_the_process_are_no_slides_failure(tmp_path: Path) -> None:
-    for number, error in enumerate((StoreUnreachable("no answer"), KeyboardInterrupt(), SystemExit(1))):
+    for number, error in enumerate((StoreUnreachable("no reply"), KeyboardInterrupt(), SystemExit(1))):
         with pytest.raises(type(error)):
-            answer(tmp_path / str(number), error)
+            process(tmp_path / str(number), error)
 
 
-def answer(folder: Path, error: BaseException) -> tuple[Failure | None, DerivedStore]:
+def process(folder: Path, error: BaseException) -> tuple[Failure | None, DerivedStore]:
     run = write_small_run(folder / "run")
     record = DerivedRecord(kind="predictions", run_digest=run.read_run().digest, backbone={}, head={})
-    answers = DerivedStore.create(run, "predictions", "x", record)
+    derived = DerivedStore.create(run, "predictions", "x", record)
     make = functools.partial(Raising, error=error)
     worker = InferenceWorker(run.url, RunConfig(), "predictions", "x", make)
     slide_id, path = sorted(run.committed_files().items())[0]
-    return worker.process(WorkItem(slide_id, payload=path)).failure, answers
+    return worker.process(WorkItem(slide_id, payload=path)).failure, derived

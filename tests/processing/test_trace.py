@@ -73,7 +73,7 @@ def test_the_timeline_of_a_slide_is_a_chrome_trace_of_its_stages_and_threads(
     assert seconds == pytest.approx(outcome.summary.seconds_detect, abs=0.05)
 
 
-def test_nothing_is_written_down_where_nobody_asked(slide: Path, tmp_path: Path) -> None:
+def test_no_trace_is_written_unless_configured(slide: Path, tmp_path: Path) -> None:
     store, outcome = run_one(slide, tmp_path, "watch.trace=[another]")
     assert store.files.find("traces") == []
     assert outcome.usage is not None
@@ -83,11 +83,11 @@ def test_nothing_is_written_down_where_nobody_asked(slide: Path, tmp_path: Path)
 
 
 def test_a_pool_knows_what_waits_and_how_long_it_was_busy() -> None:
-    began, go_on = threading.Event(), threading.Event()
+    began, resume = threading.Event(), threading.Event()
 
     def work() -> None:
         began.set()
-        go_on.wait()
+        resume.wait()
 
     with MonitoredThreadPool(1, "read") as pool:
         assert (pool.waiting, pool.busy_s) == (0, 0.0)
@@ -96,12 +96,12 @@ def test_a_pool_knows_what_waits_and_how_long_it_was_busy() -> None:
         assert pool.waiting == 2
         assert tasks[2].cancel()
         assert pool.waiting == 1
-        go_on.set()
+        resume.set()
     assert pool.waiting == 0
     assert pool.busy_s > 0
 
 
-def test_times_of_two_processes_can_be_laid_side_by_side() -> None:
+def test_times_of_two_processes_can_be_compared() -> None:
     timeline = ChromeTrace("a slide")
     now = time.monotonic()
     timeline.span("detect", "stage", now - 1.0, now)
@@ -130,15 +130,15 @@ def checked(trace: dict[str, Any]) -> list[dict[str, Any]]:
 def test_a_slide_is_traced_by_a_command_and_leaves_nothing_else(slide: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "trace.json"
     words = ["trace", str(slide), "--out", str(out), "--set", "embedder.weights=none"]
-    answer = CliRunner().invoke(app, [*words, *(word for one in CLASSICAL for word in ("--set", one))])
-    assert answer.exit_code == 0, answer.output
-    assert "discs done in" in answer.output
+    invoked = CliRunner().invoke(app, [*words, *(word for one in CLASSICAL for word in ("--set", one))])
+    assert invoked.exit_code == 0, invoked.output
+    assert "discs done in" in invoked.output
     events = checked(json.loads(out.read_text()))
     assert {"fetch", "detect", "crops", "read window", "cut crops"} <= {event["name"] for event in events}
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["trace.json"]
 
 
-def test_what_cannot_be_traced_is_said_in_a_sentence(slide: Path, tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_traced_is_one_sentence(slide: Path, tmp_path: Path) -> None:
     config = load_config(None, [*CLASSICAL, "embedder.weights=none"])
     for number in range(2):
         write_slide(tmp_path / f"{number}.mrxs")

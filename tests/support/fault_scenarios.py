@@ -24,7 +24,7 @@ from fossilray.store.query.connection import run_query
 
 def prepare(inputs: Path, names: Collection[str]) -> None:
     """What these commands read: a run with predictions, labels, heads, slides, vectors to index."""
-    from support.inference_driver import teach_head
+    from support.inference_driver import fit_head
 
     run = write_small_run(inputs / "run")
     predict(run, "genera")
@@ -38,7 +38,7 @@ def prepare(inputs: Path, names: Collection[str]) -> None:
                 table.writerow([row["slide_id"], row["object_id"], genus])
     (inputs / "set").mkdir()
     import_first(inputs, inputs / "set")
-    teach_head(run, inputs / "head.safetensors", classes=("Alnus", "Betula"))
+    fit_head(run, inputs / "head.safetensors", classes=("Alnus", "Betula"))
     if set(names) & of_slides(inputs).keys():
         prepare_slides(inputs)
     if set(names) & (jobs(inputs).keys() | _OF_JOBS):

@@ -15,7 +15,7 @@ from fossilray.core.config import RunConfig
 from fossilray.core.records import Outcome, WorkerStatus, WorkItem
 from fossilray.processing.worker import SlideWorker
 
-Place = Literal[
+Stage = Literal[
     "reading", "detecting", "embedding", "writing arrays", "before the commit", "after the commit"
 ]
 Act = Literal["kill", "segfault", "hang", "swell", "fill"]
@@ -26,7 +26,7 @@ class Fault:
     """What happens to a slide (slide_id), where, and in how many of its attempts."""
 
     slide_id: str
-    place: Place
+    stage: Stage
     act: Act = "kill"
     times: int = 1
     ballast: str = ""
@@ -73,9 +73,9 @@ class FaultyWorker(SlideWorker):
         if status.stage == "commit":
             self._reach("before the commit")
 
-    def _reach(self, place: Place) -> None:
+    def _reach(self, stage: Stage) -> None:
         fault = self._faults.get(self._slide_id)
-        if fault is None or fault.place != place:
+        if fault is None or fault.stage != stage:
             return
         for turn in range(fault.times):
             try:

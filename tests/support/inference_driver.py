@@ -50,8 +50,8 @@ class SlowClassifying(ClassifyTask):
         return super().run(slide, progress)
 
 
-def teach_head(run: RunStore, file: Path, *, classes: tuple[str, ...]) -> Path:
-    """A head for the run's own vectors, taught that its classes come in turn."""
+def fit_head(run: RunStore, file: Path, *, classes: tuple[str, ...]) -> Path:
+    """A head for the run's own vectors, fitted on classes that are assigned in turn."""
     rows = run_query(run, "SELECT arrays, object_id FROM objects ORDER BY slide_id, object_id LIMIT 40")
     numbers = np.arange(rows.num_rows) % len(classes)
     save_head(
@@ -72,7 +72,7 @@ def classify_slowly(
         backbone={"name": BACKBONE.name, "sha256": BACKBONE.sha256, "dimension": 12},
         head={"sha256": str(head), "kind": "logistic", "classes": []},
     )
-    answers = DerivedStore.create(store, "predictions", name, record)
+    derived = DerivedStore.create(store, "predictions", name, record)
     mark = Path(f"{head}.{name}.killed")
     make = functools.partial(SlowClassifying, head=head, pause_s=pause_s, die_at=die_at, mark=mark)
     display = choose_display(Console(file=io.StringIO()))
@@ -80,7 +80,7 @@ def classify_slowly(
     # Workers cannot import modules of tests by name.
     cloudpickle.register_pickle_by_value(module)
     try:
-        return run_inference(store, answers, CONFIG, make, address=address, display=display)
+        return run_inference(store, derived, CONFIG, make, address=address, display=display)
     finally:
         cloudpickle.unregister_pickle_by_value(module)
 
@@ -101,8 +101,8 @@ def main() -> None:
     run_url, name, head, address, pause_s = sys.argv[1:]
     result = classify_slowly(run_url, name, Path(head), address, pause_s=float(pause_s))
     tally = result.tally
-    told = {"committed": tally.committed, "objects": tally.objects, "failed": len(result.failures)}
-    print(json.dumps({**told, "exit_code": result.exit_code}))
+    report = {"committed": tally.committed, "objects": tally.objects, "failed": len(result.failures)}
+    print(json.dumps({**report, "exit_code": result.exit_code}))
 
 
 if __name__ == "__main__":

@@ -285,24 +285,24 @@ def _read(slide: Slide, task: _TileTask) -> tuple[_TileTask, Image | None]:
     if image is not None or split_tile(task.detection_pass, task.tile):
         return task, image
     core, window = task.tile.core, task.tile.window
-    sides = (
+    shown = Rect(
         max(core.x_min, window.x_min),
         max(core.y_min, window.y_min),
         min(core.x_max, window.x_max),
         min(core.y_max, window.y_max),
     )
-    if sides[0] >= sides[2] or sides[1] >= sides[3]:
+    if shown.width <= 0 or shown.height <= 0:
         return task, None  # the window shows nothing of the core, which is background
-    readable = _with_window(task, Rect(*sides))
+    readable = _with_window(task, shown)
     image = _read_window(slide, readable)
     if image is None:
         return task, None
-    for side, full in enumerate((window.x_min, window.y_min, window.x_max, window.y_max)):
-        wider = (*sides[:side], full, *sides[side + 1 :])
-        wider_task = _with_window(task, Rect(*wider))
-        wider_image = _read_window(slide, wider_task)
+    for side in ("x_min", "y_min", "x_max", "y_max"):
+        shown = replace(readable.tile.window, **{side: getattr(window, side)})
+        wider = _with_window(task, shown)
+        wider_image = _read_window(slide, wider)
         if wider_image is not None:
-            sides, readable, image = wider, wider_task, wider_image
+            readable, image = wider, wider_image
     return readable, image
 
 
