@@ -1,44 +1,44 @@
-"""Every error fossilray raises on purpose, in one tree.
+"""Errors that fossilray raises, in one tree.
 
 FossilrayError
-├── UsageError                       the command or configuration is wrong; exit code 2
+├── UsageError                       the command or the configuration is wrong; exit code 2
 │   ├── ConfigError                  unknown key, value out of range, unreadable file
 │   ├── CatalogError                 a catalog lacks a column, repeats a slide, or changes a frozen row
 │   ├── RunMismatch                  the run directory was started with another configuration
-│   ├── RunNotFound                  no run.json where a run was expected
-│   ├── QueryError                   SQL that DuckDB refuses
-│   └── AgeTooRecent                 what is to be deleted may still be in use
+│   ├── RunNotFound                  there is no run.json where a run is expected
+│   ├── QueryError                   DuckDB refuses the SQL
+│   └── AgeTooRecent                 files to delete may still be in use
 ├── WeightsError                     a weight file is missing, of another architecture, or unsafe to load
 ├── WorkerError                      workers cannot start
 │   └── SlidesFailAlike              too many slides end in the same exception of the program
-├── SourcesOut                       folders or stores of slides stay unreachable; their slides wait for the next start
-├── SubmissionError                  a cluster's job server does not answer, or refuses a job
-├── TrainingDiverged                 a training's loss or gradients are no numbers any more
-├── StoreError                       the run directory cannot be written or cannot commit safely
-│   ├── DamagedFile                  a file that fossilray wrote holds something else now
+├── SourcesOut                       folders or stores of slides stay unreachable; the next job resumes their slides
+├── SubmissionError                  a cluster's job server is unreachable, or refuses a job
+├── TrainingDiverged                 the loss or the gradients of a training are not finite
+├── StoreError                       the run directory cannot be written, or cannot commit safely
+│   ├── DamagedFile                  a file that fossilray wrote has other content now
 │   ├── ConditionalCreateUnsupported the store cannot create a file only if it is absent
-│   ├── LinkInTheWay                 what is to be deleted lies behind a link, or is one
+│   ├── LinkInTheWay                 a file to delete is a link, or lies behind one
 │   └── StoreOut                     an outage that a running job waits for
-│       ├── StoreUnreachable         the store did not answer, after all retries; it may later
-│       ├── StoreAccessDenied        it denied access; its administrator can grant it
-│       └── StoreFull                there is no room for what is to be written
+│       ├── StoreUnreachable         the store is unreachable, after all retries
+│       ├── StoreAccessDenied        the store denies access; its administrator can grant it
+│       └── StoreFull                the store has no room
 └── SlideError                       one slide cannot be processed; the run continues
     ├── NotASlide                    OpenSlide cannot read this file
-    ├── SlideMissing                 its file is not there
-    ├── SlideUnreadable              the system refuses to open its file: permissions, a broken link
+    ├── SlideMissing                 the file is missing
+    ├── SlideUnreadable              the operating system cannot open the file: permissions, a broken link
     ├── MissingCompanion             a MIRAX slide lacks Slidedat.ini, Index.dat or a data file
     ├── MissingResolution            neither the slide nor the configuration states um per pixel
-    ├── UnreadableRegion             pixels that should be there cannot be decoded
+    ├── UnreadableRegion             pixels cannot be decoded
     ├── TooManyUnreadableTiles       more of the slide is unreadable than slides.max_lost_share allows
     ├── TooLarge                     the file claims more pixels or bytes than the configuration allows
-    ├── TooManyObjects               the detector boxes more than slides.max_objects
-    ├── AttemptExpired               the attempt outlived its deadline and must not commit
-    └── TransientSlideError          may succeed when tried again
-        ├── SourceUnreachable        the disk, share or store that holds the slide does not answer, or broke off
-        │   ├── SourceAccessDenied   it answers, but not with the slide: no permission, no credentials
-        │   └── SourceOut            its whole folder or bucket is unreachable: not the slide's failure
-        ├── ScratchFull              no room to stage the slide just now
-        └── OutOfMemory              the worker could not get the memory it asked for
+    ├── TooManyObjects               the detector finds more boxes than slides.max_objects
+    ├── AttemptExpired               the attempt is past its deadline and must not commit
+    └── TransientSlideError          a later attempt may succeed
+        ├── SourceUnreachable        the disk, share or store of the slide is unreachable, or was interrupted
+        │   ├── SourceAccessDenied   it denies access: permissions or credentials are missing
+        │   └── SourceOut            the whole folder or bucket is unreachable; not a failure of the slide
+        ├── ScratchFull              there is no room to stage the slide now
+        └── OutOfMemory              the worker ran out of memory
 
 Example:
     >>> import fossilray
@@ -60,24 +60,24 @@ NAMES_BEFORE = {
     "TooMuchLost": "TooManyUnreadableTiles",
     "UnsafeAge": "AgeTooRecent",
 }
-"""Class names in failure records of earlier versions, and what these classes are called now."""
+"""Current class names by those in failure records of earlier versions."""
 
 
 class FossilrayError(Exception):
     """Root of the tree; its message is one sentence that names the remedy."""
 
     exit_code: ClassVar[int] = 1
-    """Of a command that ends with it; docs/cluster/faults.md lists them all."""
+    """Exit code of a command that ends with this error; docs/cluster/faults.md lists all exit codes."""
 
 
 class UsageError(FossilrayError):
-    """The user can fix this before anything runs."""
+    """Wrong command, configuration or input; raised before work starts where possible."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A configuration file or --set is wrong."""
+    """A configuration file or an assignment of --set is wrong."""
 
 
 class CatalogError(UsageError):
@@ -89,7 +89,7 @@ class RunMismatch(UsageError):
 
 
 class RunNotFound(UsageError):
-    """There is no run at this place."""
+    """There is no run at this path or URL."""
 
 
 class QueryError(UsageError):
@@ -97,7 +97,7 @@ class QueryError(UsageError):
 
 
 class AgeTooRecent(UsageError):
-    """Files of that age may belong to somebody who is still at work."""
+    """Files of this age may belong to an attempt that is still running."""
 
 
 class WeightsError(FossilrayError):
@@ -105,27 +105,27 @@ class WeightsError(FossilrayError):
 
 
 class WorkerError(FossilrayError):
-    """Workers cannot do their job; the run stops and can be resumed."""
+    """Workers cannot work; the job stops and can be resumed."""
 
 
 class SlidesFailAlike(WorkerError):
-    """One fault of the program fails slide after slide; what failed by it is tried again at the next start."""
+    """Many slides fail by the same exception of the program; the next job tries them again."""
 
     exit_code = 6
 
 
 class SourcesOut(FossilrayError):
-    """Slides are left that nobody can read at the moment; none of them counts as failed."""
+    """Slides remain whose folders or stores are unreachable; they do not count as failed."""
 
     exit_code = 5
 
 
 class SubmissionError(FossilrayError):
-    """A cluster's job server cannot be reached or will not do it; jobs that it runs go on."""
+    """A cluster's job server is unreachable or refuses a request; its running jobs continue."""
 
 
 class TrainingDiverged(FossilrayError):
-    """A training cannot go on; its last checkpoint can."""
+    """A training diverged; its last checkpoint can be resumed."""
 
 
 class StoreError(FossilrayError):
@@ -133,29 +133,29 @@ class StoreError(FossilrayError):
 
 
 class DamagedFile(StoreError):
-    """A file in a store is not what was written, or may not be read; the message names it and what restores it."""
+    """A file in a store is damaged or unreadable; the message names it and the way to restore it."""
 
 
 class ConditionalCreateUnsupported(StoreError):
-    """The store ignores create-if-absent, so two workers could both commit a slide."""
+    """The store ignores conditional create, so two workers could commit the same slide."""
 
 
 class LinkInTheWay(StoreError):
-    """A link was met where something was to be deleted; what it leads to may be somebody else's."""
+    """A file to delete is a link or lies behind one; its target may not belong to the run."""
 
 
 class StoreOut(StoreError):
-    """The store cannot be used just now; what it holds is safe, and a running job waits."""
+    """The store is unavailable; its content is safe, and a running job waits."""
 
     exit_code = 5
 
 
 class StoreUnreachable(StoreOut):
-    """The store does not answer, and may answer again."""
+    """The store is unreachable and may recover."""
 
 
 class StoreAccessDenied(StoreOut):
-    """The store refuses these credentials; permissions come and go."""
+    """The store denies access with these credentials."""
 
 
 class StoreFull(StoreOut):
@@ -163,7 +163,7 @@ class StoreFull(StoreOut):
 
 
 class SlideError(FossilrayError):
-    """One slide fails; `transient` says whether another attempt may succeed."""
+    """A slide cannot be processed; `transient` states whether another attempt may succeed."""
 
     transient = False
 
@@ -173,19 +173,19 @@ class NotASlide(SlideError):
 
 
 class SlideMissing(SlideError):
-    """There is no file of that name."""
+    """The file of the slide is missing."""
 
 
 class SlideUnreadable(SlideError):
-    """The operating system refuses to open the file."""
+    """The operating system cannot open the file."""
 
 
 class MissingCompanion(SlideError):
-    """Part of a slide made of several files is absent or too short."""
+    """A file of a multi-file slide is missing or too short."""
 
 
 class MissingResolution(SlideError):
-    """Nobody states the slide's um per pixel."""
+    """The um per pixel of the slide are unknown."""
 
 
 class UnreadableRegion(SlideError):
@@ -197,11 +197,11 @@ class TooManyUnreadableTiles(SlideError):
 
 
 class TooLarge(SlideError):
-    """The file claims more than the configuration lets one slide have."""
+    """The file claims more pixels or bytes than the configuration allows."""
 
 
 class TooManyObjects(SlideError):
-    """The detector boxes more than one slide may have; noise looks like that."""
+    """The detector finds more boxes than the configuration allows, as in noise."""
 
 
 class AttemptExpired(SlideError):
@@ -211,37 +211,37 @@ class AttemptExpired(SlideError):
 
 
 class TransientSlideError(SlideError):
-    """A fault outside the slide."""
+    """A fault outside the slide; another attempt may succeed."""
 
     transient = True
 
 
 class SourceUnreachable(TransientSlideError):
-    """The slide's own disk, share or store cannot be reached."""
+    """The disk, share or store of the slide is unreachable."""
 
 
 class SourceAccessDenied(SourceUnreachable):
-    """The slide's own store will not show it; whoever grants permissions can change that."""
+    """The store of the slide denies access; its administrator can grant it."""
 
 
 class SourceOut(SourceUnreachable):
-    """The folder or the bucket that holds the slide is out; the slide's neighbours cannot be read either."""
+    """The folder or bucket of the slide is unreachable; the other slides in it cannot be read either."""
 
     def __init__(self, message: str, *, root: str) -> None:
         super().__init__(message)
         self.root = root
-        """What is out: a folder, or protocol and bucket."""
+        """The unreachable folder, or protocol and bucket."""
 
     def __reduce__(self) -> tuple[Callable[..., SourceOut], tuple[str, str]]:
         return _source_out, (str(self), self.root)
 
 
 class ScratchFull(TransientSlideError):
-    """The disk for staged slides has no room."""
+    """The scratch disk has no room for the slide."""
 
 
 class OutOfMemory(TransientSlideError):
-    """Memory ran out while the slide was worked on."""
+    """Memory ran out while the slide was processed."""
 
 
 def _source_out(message: str, root: str) -> SourceOut:

@@ -90,5 +90,5 @@ def test_training_exports_the_layer_and_its_share_of_the_start(tmp_path: Path) -
 
 
 def test_there_is_nothing_to_keep_of_a_random_start() -> None:
-    with pytest.raises(ValueError, match="kept_start keeps weights that init brings"):
+    with pytest.raises(ValueError, match="kept_start needs initial weights"):
         TrainConfig(arch="resnet18", steps=1, kept_start=0.5)

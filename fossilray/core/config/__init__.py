@@ -1,4 +1,4 @@
-"""The one configuration of the slide job."""
+"""Configuration of jobs, trainings and curation."""
 
 from fossilray.core.config.base import Section
 from fossilray.core.config.curation import CurationConfig

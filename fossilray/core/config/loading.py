@@ -1,4 +1,4 @@
-"""Configuration from a file and from assignments, and every field of it written out with its description."""
+"""Loading of configurations from YAML and assignments, and listing of their fields."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXPLAINED_BY: dict[type[Section], str] = {
     TrainConfig: "docs/reference/configuration/training.md",
     CurationConfig: "docs/reference/configuration/curation.md",
 }
-"""Where every field of a configuration is listed; messages lead there."""
+"""Page or command that lists the fields of a configuration; messages refer to it."""
 
 
 def load_config(path: Path | str | None, assignments: Sequence[str] = ()) -> RunConfig:
@@ -48,7 +48,7 @@ def load_config(path: Path | str | None, assignments: Sequence[str] = ()) -> Run
 
 
 def parse_config(text: str, assignments: Sequence[str] = (), *, name: str) -> RunConfig:
-    """The configuration in a YAML text that was read elsewhere; `name` is what messages call it.
+    """Parse the configuration of a run from YAML text; messages call it `name`.
 
     Raises:
         ConfigError: as load_config.
@@ -74,7 +74,7 @@ def load_train_config(path: Path | str | None, assignments: Sequence[str] = ()) 
 
 
 def load_curation_config(path: Path | None, assignments: Sequence[str] = ()) -> CurationConfig:
-    """A curation's configuration, from a YAML file and assignments `field=value`.
+    """Load the configuration of a curation from a YAML file and assignments `field=value`.
 
     Raises:
         ConfigError: as load_config.
@@ -83,15 +83,15 @@ def load_curation_config(path: Path | None, assignments: Sequence[str] = ()) -> 
 
 
 def document_config(kind: type[Section] = RunConfig) -> Iterator[tuple[str, Any, str]]:
-    """Every field as (dotted name, default, description), sections first, in order.
+    """Yield every field as (dotted name, default, description), sections before their fields.
 
-    What a training's method brings of its own (`RECIPES`) is not among the defaults.
+    Defaults are those without a training method's recipe.
     """
     yield from _document(kind.model_construct(), prefix="")
 
 
 def default_yaml() -> str:
-    """The default configuration as YAML, each field under its description."""
+    """Return the default configuration as YAML, with the description above each field."""
     return "\n".join(_yaml_lines(RunConfig(), indent="")) + "\n"
 
 

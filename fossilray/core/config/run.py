@@ -1,4 +1,4 @@
-"""The one configuration of the slide job: frozen, unknown keys refused, units in the names."""
+"""Configuration of the slide job: frozen, without unknown keys, with units in the names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fossilray.core.name_pattern import NamePattern
 
 
 class AccessConfig(Section):
-    """How an object store is reached; nothing here changes results. Credentials never stand here."""
+    """Access to an object store, without credentials. Does not change results."""
 
     endpoint_url: str | None = Field(None, description="S3 endpoint, for stores other than AWS.")
     region: str | None = Field(None, description="S3 region.")
@@ -23,11 +23,11 @@ class AccessConfig(Section):
     tries: int = Field(
         8,
         ge=1,
-        description="Tries of one request that is throttled, times out, is reset or answered by a server's fault, "
-        "with waits that double and vary.",
+        description="Attempts at a request that is throttled, times out, is reset or fails with a server "
+        "error; the waits between them double, with random variation.",
     )
     timeout_s: float = Field(
-        60.0, gt=0, description="Seconds without an answer after which a request counts as failed."
+        60.0, gt=0, description="Seconds without a response after which a request counts as failed."
     )
 
     @field_validator("endpoint_url")
@@ -47,12 +47,12 @@ class AccessConfig(Section):
 
 
 class SlidesConfig(Section):
-    """Which slides, and how they are read."""
+    """Slides and how they are read."""
 
     source: str | None = Field(
         None,
-        description="Folder, glob, one slide, a catalog, or s3://bucket/folder; what `process` is given as SLIDES "
-        "replaces it.",
+        description="Folder, glob, one slide, a catalog, or s3://bucket/folder. The argument SLIDES of "
+        "`process` overrides it.",
     )
     access: AccessConfig | None = Field(
         None, description="How slides in an object store are reached; unset: as the run directory (`store`)."
@@ -62,22 +62,24 @@ class SlidesConfig(Section):
         description="Local folder where slides from an object store are staged; unset: the system's temporary one.",
     )
     scratch_gb: float = Field(
-        20.0, gt=0, description="Most GB a worker keeps staged, the slide in work and the next one together."
+        20.0,
+        gt=0,
+        description="Maximum GB that a worker keeps staged, for the current slide and the next one together.",
     )
     fetch_threads: int = Field(
-        8, ge=1, description="Parts of a slide fetched side by side when it is staged."
+        8, ge=1, description="Parts of a slide that are downloaded in parallel when it is staged."
     )
     max_gigapixels: float = Field(
         200.0,
         gt=0,
-        description="A file that claims more level-0 pixels than this (in 1e9) is refused unread; a slide of the "
-        "archive has about 7.",
+        description="A file that claims more level-0 pixels than this (in 1e9) is refused without being read; "
+        "a typical slide has about 7.",
     )
     max_objects: int = Field(
         1_000_000,
         ge=1,
-        description="A slide in which the detector boxes more than this is refused: noise, where each speck is an "
-        "object. A slide of the archive has about 20,000; 1,000,000 are 16 GB of crops.",
+        description="A slide with more detected boxes than this is refused: such numbers are noise. A typical "
+        "slide has about 20,000; 1,000,000 objects are 16 GB of crops.",
     )
     mpp: float | None = Field(
         None,
@@ -87,28 +89,30 @@ class SlidesConfig(Section):
     mpp_override: float | None = Field(
         None,
         gt=0,
-        description="um per level-0 pixel used instead of what the slides state; recorded in the run.",
+        description="um per level-0 pixel, whatever the slides state; recorded in the run.",
     )
     name_pattern: str | None = Field(
         None,
-        description="Regular expression with the named groups `well` and `depth` (and `unit`: m or ft), searched in "
-        "each file's name (without its ending) and its folders' names; unset, or where it does not match: the names "
-        "that docs/guide/site-names.md lists.",
+        description="Regular expression with the named groups `well` and `depth` (and `unit`: m or ft), "
+        "searched in each file's name (without its suffix) and in the names of its folders. "
+        "Unset, or where it does not match: the names that docs/guide/site-names.md lists.",
     )
     max_lost_share: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="A slide fails when a larger share of the foreground cannot be read in any pass of the detector, "
-        "or a larger share of its crops only from a coarser level, or not at all.",
+        description="A slide fails if more than this share of the foreground cannot be read in a pass of the "
+        "detector, or if more than this share of its crops cannot be read or come from a coarser "
+        "level.",
     )
     read_threads: int = Field(
         2, ge=1, description="Threads per worker that read and decode pixels; does not change results."
     )
     reader: SlideReader = Field(
         "auto",
-        description="auto: the JPEG tiles of MIRAX, SVS and tiled TIFF slides are decoded without OpenSlide, on each "
-        "level where the two are seen to agree to the bit; openslide: never. Does not change results.",
+        description="auto: the JPEG tiles of MIRAX, SVS and tiled TIFF slides are decoded without OpenSlide "
+        "on each level where the pixels were found to be equal; openslide: never. Does not change "
+        "results.",
     )
 
     @field_validator("name_pattern")
@@ -120,27 +124,28 @@ class SlidesConfig(Section):
 
 
 class TilingConfig(Section):
-    """How a slide is divided into tiles."""
+    """Division of a slide into tiles."""
 
     tile_px: int | None = Field(
         None,
         ge=256,
-        description="Longest side of a tile's core in level-0 pixels, in the finest pass; unset: windows of at most "
-        "1856 px at the detection scale, or 2048 (as the paper) with `detector.seen_at_px` and exported networks.",
+        description="Longest side of a tile's core in level-0 pixels, in the finest pass. Unset: windows of "
+        "at most 1856 px at the detection scale, or 2048 px (as in the paper) with "
+        "`detector.seen_at_px` and exported networks.",
     )
     blank_um_per_px: float = Field(
-        8.0, gt=0, description="Resolution, in um per pixel, of the overview that tells blank tiles."
+        8.0, gt=0, description="Resolution, in um per pixel, of the overview in which background is found."
     )
     blank_contrast: float = Field(
         6.0,
         ge=0,
-        description="A place is blank when no overview pixel differs from the background by more grey levels "
-        "than this; 0 looks at everything.",
+        description="An area is background if no overview pixel in it differs from the background colour by "
+        "more grey levels than this; with 0 everything is foreground.",
     )
 
 
 class PassConfig(Section):
-    """One sweep of the detector over the slide at one scale."""
+    """A pass of the detector over the slide at one scale."""
 
     um_per_px: float = Field(gt=0, description="Scale at which the detector sees the slide, in um per pixel.")
     smallest_um: float = Field(
@@ -148,8 +153,8 @@ class PassConfig(Section):
     )
     largest_um: float = Field(
         gt=0,
-        description="Largest object (longest side, um) this pass must see whole; a core is shown with half of it and "
-        "64 px around.",
+        description="Largest object (longest side, um) that this pass must see whole; the halo around a core "
+        "is half of it plus 64 px.",
     )
 
 
@@ -161,7 +166,8 @@ class ClassicalConfig(Section):
         100.0, gt=0, description="Side of the neighbourhood of the adaptive Gaussian threshold, in um."
     )
     offset: float = Field(
-        8.0, description="Grey levels (0-255) below the neighbourhood's weighted mean that count as object."
+        8.0,
+        description="Grey levels (0-255) below the weighted mean of the neighbourhood that count as object.",
     )
     min_area_um2: float = Field(
         250.0, ge=0, description="Smallest component kept, in um2 (the paper: 4000 px at 0.25 um per pixel)."
@@ -169,7 +175,7 @@ class ClassicalConfig(Section):
 
 
 class DetectorConfig(Section):
-    """What finds the objects."""
+    """Object detector."""
 
     kind: Literal["yolo", "classical"] = Field(
         "yolo", description="Neural detector or classical segmentation."
@@ -181,14 +187,14 @@ class DetectorConfig(Section):
     )
     output: Literal["auto", "objectness", "classes", "boxes"] = Field(
         "auto",
-        description="How an exported model's rows read: `objectness` (YOLOv5: box, objectness, classes), "
-        "`classes` (YOLOv8 and later), `boxes` (corners, score, class; suppressed already), or decided from its "
-        "shape.",
+        description="Format of an exported model's rows: `objectness` (YOLOv5: box, objectness, classes), "
+        "`classes` (YOLOv8 and later), `boxes` (corners, score, class; already suppressed), or "
+        "`auto`: derived from their shape.",
     )
     invert: bool | None = Field(
         None,
-        description="Show the network 255 minus the colours, as the paper does; unset: what the weights ask "
-        "for, else inverted.",
+        description="Give the network 255 minus the colours, as the paper does. Unset: as the weights state, "
+        "else inverted.",
     )
     passes: tuple[PassConfig, ...] = Field(
         (
@@ -196,46 +202,47 @@ class DetectorConfig(Section):
             PassConfig(um_per_px=3.0, smallest_um=100.0, largest_um=1000.0),
         ),
         min_length=1,
-        description="Sweeps from fine to coarse; large objects come from the coarse ones.",
+        description="Passes of the detector over the slide, from fine to coarse; the coarse ones find large "
+        "objects.",
     )
     seen_at_px: int | None = Field(
         None,
         ge=32,
-        description="The paper's way of stating scale: the side in pixels at which a tile is seen (128 for a "
-        "2048 px tile); replaces `passes` by a single one.",
+        description="Scale as the paper states it: the side in pixels to which a tile is resized (128 for a "
+        "2048 px tile). Replaces `passes` by a single one.",
     )
-    confidence: float = Field(0.3, ge=0, le=1, description="Boxes that score lower are dropped.")
+    confidence: float = Field(0.3, ge=0, le=1, description="Boxes with a lower score are dropped.")
     iou: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="Within a tile, of two boxes that overlap more than this the lower is dropped.",
+        description="Within a tile, the lower-scoring of two boxes with a larger IoU is dropped.",
     )
     batch: int = Field(4, ge=1, description="Tiles per forward pass.")
-    max_per_tile: int = Field(3000, ge=1, description="Most boxes kept from one tile.")
+    max_per_tile: int = Field(3000, ge=1, description="Maximum number of boxes kept from one tile.")
     classical: ClassicalConfig = Field(ClassicalConfig(), description="Parameters of the classical detector.")
 
     @property
     def is_exported(self) -> bool:
-        """Whether the network was exported, perhaps for images of one size alone."""
+        """Whether the network is an exported one, which may accept a single image size."""
         return self.kind == "yolo" and self.weights.lower().endswith((".onnx", ".torchscript"))
 
     @model_validator(mode="after")
     def _passes_run_fine_to_coarse(self) -> Self:
-        scales = [sweep.um_per_px for sweep in self.passes]
+        scales = [each.um_per_px for each in self.passes]
         if scales != sorted(set(scales)):
             raise ValueError("passes must go from fine to coarse (um_per_px rising)")
-        for sweep in self.passes:
-            if sweep.smallest_um >= sweep.largest_um:
+        for each in self.passes:
+            if each.smallest_um >= each.largest_um:
                 raise ValueError("a pass needs smallest_um below largest_um")
         return self
 
 
 class MergeConfig(Section):
-    """How boxes of neighbouring tiles and passes become objects."""
+    """Merging of boxes of neighbouring tiles and passes into objects."""
 
     same_object_iou: float = Field(
-        0.5, gt=0, le=1, description="Boxes of different tiles or passes that overlap more are one object."
+        0.5, gt=0, le=1, description="Boxes of different tiles or passes with a larger IoU are one object."
     )
     isolated_overlap: float = Field(
         0.001,
@@ -246,23 +253,23 @@ class MergeConfig(Section):
 
 
 class CropsConfig(Section):
-    """How objects are cut out and stored."""
+    """Extraction and storage of crops."""
 
     size_px: int = Field(224, ge=16, le=1024, description="Side of a stored crop in pixels.")
     fit: CropFit = Field(
         "stretch",
-        description="`stretch` fills the square as the paper does; `letterbox` keeps the aspect ratio.",
+        description="`stretch` fills the square, as in the paper; `letterbox` keeps the aspect ratio.",
     )
-    encoding: Literal["jpeg", "lossless"] = Field("jpeg", description="How crops are stored in Zarr.")
+    encoding: Literal["jpeg", "lossless"] = Field("jpeg", description="Encoding of crops in Zarr.")
     jpeg_quality: int = Field(90, ge=1, le=100, description="JPEG quality of stored crops.")
 
 
 class EmbedderConfig(Section):
-    """What describes each crop by a vector."""
+    """Backbone that embeds each crop."""
 
     weights: str = Field(
         "bundled",
-        description="`bundled`, `none` (detection and crops alone), `timm:<name>` (weights from a hub), or "
+        description="`bundled`, `none` (detection and crops only), `timm:<name>` (weights from a hub), or "
         "`file:<path>` (DINO, SCAMPI or timm state dict, .safetensors or .pth).",
     )
     architecture: str | None = Field(
@@ -272,26 +279,28 @@ class EmbedderConfig(Section):
         None,
         ge=16,
         le=1024,
-        description="Side in pixels at which the network sees a crop; unset: what its weights were made for. "
-        "Position embeddings are interpolated.",
+        description="Side in pixels to which crops are resized for the network; unset: the size its weights "
+        "were trained for. Position embeddings are interpolated.",
     )
     batch: int = Field(64, ge=1, description="Crops per forward pass.")
 
 
 class StoreConfig(AccessConfig):
-    """The run directory and how it is reached; nothing here changes results."""
+    """Run directory and access to it. Does not change results."""
 
     run: str | None = Field(
         None,
-        description="Run directory, a local path or s3://…; what `process` is given as --run replaces it.",
+        description="Run directory, a local path or s3://…. The option --run of `process` overrides it.",
     )
     patience_minutes: float = Field(
         30.0,
         ge=0,
-        description="How long the job waits for a store that answers no request, or refuses them all, before it stops.",
+        description="How long the job waits for a store that is unreachable or denies access before it stops.",
     )
     single_writer: bool = Field(
-        False, description="Promise that one driver alone commits, for stores without conditional create."
+        False,
+        description="Let the driver alone commit, for stores without conditional create. Only one driver may "
+        "run.",
     )
 
 
@@ -307,25 +316,25 @@ class RunConfig(Section):
         >>> smaller = fossilray.RunConfig(crops={"size_px": 128})
     """
 
-    slides: SlidesConfig = Field(SlidesConfig(), description="Which slides, and how they are read.")
-    tiling: TilingConfig = Field(TilingConfig(), description="How slides are cut into tiles.")
-    detector: DetectorConfig = Field(DetectorConfig(), description="What finds the objects.")
-    merge: MergeConfig = Field(MergeConfig(), description="How boxes become objects.")
-    crops: CropsConfig = Field(CropsConfig(), description="How objects are cut out and stored.")
-    embedder: EmbedderConfig = Field(EmbedderConfig(), description="What describes each crop.")
-    workers: WorkersConfig = Field(WorkersConfig(), description="How the machine or cluster is used.")
-    store: StoreConfig = Field(StoreConfig(), description="How the run directory is reached.")
-    watch: WatchConfig = Field(WatchConfig(), description="How the job is watched.")
-    cost: CostConfig = Field(CostConfig(), description="What is paid for what workers hold.")
+    slides: SlidesConfig = Field(SlidesConfig(), description="Slides and how they are read.")
+    tiling: TilingConfig = Field(TilingConfig(), description="Division of a slide into tiles.")
+    detector: DetectorConfig = Field(DetectorConfig(), description="Object detector.")
+    merge: MergeConfig = Field(MergeConfig(), description="Merging of boxes into objects.")
+    crops: CropsConfig = Field(CropsConfig(), description="Extraction and storage of crops.")
+    embedder: EmbedderConfig = Field(EmbedderConfig(), description="Backbone that embeds each crop.")
+    workers: WorkersConfig = Field(WorkersConfig(), description="Use of the machine or cluster.")
+    store: StoreConfig = Field(StoreConfig(), description="Run directory and access to it.")
+    watch: WatchConfig = Field(WatchConfig(), description="Monitoring of the job.")
+    cost: CostConfig = Field(CostConfig(), description="Prices of GPUs and cores.")
 
     def what_changes_results(self) -> dict[str, Any]:
-        """The part of the configuration that a resumed run must share, as plain JSON types."""
+        """Fields that a resumed run must share, as plain JSON types."""
         plain = self.model_dump(mode="json")
         workers = plain["workers"]
         plain["workers"] = {name: workers[name] for name in ("torch_threads", "precision", "compile")}
         for section in ("store", "watch", "cost"):
             del plain[section]
-        # Without a pattern there is nothing to record; runs from before there were patterns have none either.
+        # Runs of versions without name patterns do not have the field.
         if plain["slides"]["name_pattern"] is None:
             del plain["slides"]["name_pattern"]
         for name in (

@@ -1,4 +1,4 @@
-"""What each method is trained with unless something else is given."""
+"""Recipes: defaults of each training method."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def recipe_for(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe of the method asked for, without what a network or a length given makes void."""
+    """Return the recipe of the given method, without values that a given network or duration replaces."""
     recipe = dict(RECIPES.get(given.get("method", "supcon"), {}))
     if given.get("init", "scratch") != "scratch":
         recipe.pop("arch", None)
@@ -92,7 +92,7 @@ def recipe_for(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merge_trees(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both trees in one; where both say something, `above` holds."""
+    """Merge two nested mappings; values of `above` replace those of `below`."""
     merged = dict(below)
     for name, value in above.items():
         under = merged.get(name)
