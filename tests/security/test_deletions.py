@@ -131,6 +131,7 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
     ),
     ("store/files/subfolder.py", "Subfolder.delete", "delete"): (1, "hands on to Files.delete"),
     ("store/run/summaries.py", "rebuild_summaries", "delete"): (1, f"{_RUN}; written anew before"),
+    ("store/run/summaries.py", "drop_summaries", "delete"): (1, f"{_RUN}; written again before"),
     ("store/dataset/unfinished_dataset.py", "remove_unfinished", "delete"): (
         1,
         "all names there were checked, and its mark",

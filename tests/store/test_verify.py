@@ -35,14 +35,17 @@ from support.run_fixtures import commit
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.small_run import COUNTS, start_run, write_small_run
 
+from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunMismatch, RunNotFound, StoreError, StoreUnreachable, UsageError
 from fossilray.core.records import CatalogRow
 from fossilray.store import RunStore
 from fossilray.store.arrays.sharding import SHARD_ROWS
+from fossilray.store.dataset.compact import compact_run
 from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
 from fossilray.store.maintenance.retry import withdraw_slides
 from fossilray.store.maintenance.verify import UNREAD_IN_A_ROW, VerifyReport, render_verified, verify_run
 from fossilray.store.run.objects_file import decode_objects
+from fossilray.store.run.summaries import gathered_summaries
 
 
 @pytest.fixture(scope="module")
@@ -236,12 +239,45 @@ def test_damaged_slides_are_withdrawn_on_request_and_made_anew_by_the_next_start
         f"withdrawn/{SLIDE}",
         f"withdrawn/{OTHER}",
     ]
-    assert kinds(verify_run(run)) == {(SLIDE, "lost"), (OTHER, "lost"), ("", "stray")}
+    assert kinds(verify_run(run)) == {("", "stray")}, "their summaries went with them"
     remake(run, SLIDE)
     remake(run, OTHER)
     run.files.delete("objects/notes.txt")
     assert verify_run(run, deep=True).findings == ()
     assert withdraw_slides(run, verify_run(run).findings) == ()
+
+
+def test_a_withdrawn_slide_leaves_no_summary_and_the_rest_can_be_compacted(
+    run: RunStore, tmp_path: Path
+) -> None:
+    run.rebuild_summaries()
+    kept = [row for row in run.summaries() if row.slide_id != SLIDE]
+    delete_a_shard(run)
+    assert withdraw_slides(run, verify_run(run).findings) == (SLIDE,)
+    again = RunStore.open(run.url)
+    assert again.summaries() == kept
+    assert not again.lost
+    assert again.left_out.messages == ()
+    assert verify_run(again).sound
+    assert len(again.files.find("slides")) == 1
+    report = compact_run(again, str(tmp_path / "dataset"), access=StoreConfig())
+    assert report.slides == len(kept)
+
+
+def test_of_a_slide_that_was_processed_twice_the_last_summary_is_kept(run: RunStore) -> None:
+    run.rebuild_summaries()
+    old = next(row for row in run.summaries() if row.slide_id == OTHER)
+    new = replace(old, attempt="f" * 16)
+    run.append_summaries([new])
+    run.drop_summaries([SLIDE])
+    table = gathered_summaries(run.files)
+    rows = {row["slide_id"]: row["attempt"] for row in table.to_pylist()}
+    assert rows[OTHER] == "f" * 16
+    assert SLIDE not in rows
+    assert len(rows) == table.num_rows
+    files = run.files.find("slides")
+    run.drop_summaries([SLIDE])
+    assert run.files.find("slides") == files, "nothing is written where nothing is dropped"
 
 
 def test_answers_about_a_withdrawn_slide_go_with_it(run: RunStore) -> None:

@@ -90,6 +90,8 @@ def withdraw_slides(store: RunStore, findings: Iterable[VerifyFinding]) -> tuple
         )
     moved = []
     answered = [(answers, answers.committed_files()) for answers in iter_derived(store)] if damaged else []
+    # First, so that a crash leaves slides without a summary, which readers take from the footers.
+    store.drop_summaries(damaged & commits.keys())
     for slide_id in sorted(damaged & commits.keys()):
         for answers, files in answered:
             if slide_id in files:

@@ -5,7 +5,7 @@ There are no locks: a commit is one create-if-absent, everything before it bears
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -278,9 +278,13 @@ class RunStore:
 
     def append_missing_summaries(self) -> int:
         """Write to slides/ what it lacks of the summaries of committed slides; how many those were."""
-        return summaries.gather_missing(
+        return summaries.append_missing_summaries(
             self.files, self.committed_files(), self._readable_summaries_in, self.left_out
         )
+
+    def drop_summaries(self, slide_ids: Collection[str]) -> None:
+        """Write slides/ again without these slides, which are to be withdrawn."""
+        summaries.drop_summaries(self.files, frozenset(slide_ids), self.left_out)
 
     def rebuild_summaries(self) -> int:
         """Write slides/ anew from the footers of all committed slides; how many there are."""

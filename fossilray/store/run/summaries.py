@@ -5,34 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fossilray.core.errors import DamagedFile
 from fossilray.core.formats.parquet import read_table, require_finite
 from fossilray.core.records import SlideSummary
 from fossilray.core.schemas import SLIDES_SCHEMA
+from fossilray.core.text import list_some
 from fossilray.store.files.base import Files, read_present
 from fossilray.store.files.parquet import to_parquet, to_table
 from fossilray.store.run.layout import part_number, part_path
 from fossilray.store.run.left_out import LeftOut
 from fossilray.store.run.roles import summaries_part
 
-_MOST_NAMED = 5
-
 ReadSummaries = Callable[[Sequence[str]], list[SlideSummary]]
-"""What the footers of some objects files say, given their paths."""
+"""Reads the summaries in the footers of some objects files, given their paths."""
 
 
 def append_summaries(files: Files, rows: Sequence[SlideSummary]) -> None:
-    """Write the rows as a new part of slides/; of several who append at once each gets a part of its own."""
+    """Write the rows as a new part of slides/; processes that append at the same time write parts of their own."""
     if not rows:
         return
     content = to_parquet(rows, SLIDES_SCHEMA)
     parts = _parts(files)
     number = part_number(parts[-1]) + 1 if parts else 0
     while not files.create(part_path(number), content):
-        # It is there already if our own answer was lost.
-        there = read_present(files, [part_path(number)], unread=lambda _: None)
-        if there.get(part_path(number)) == content:
+        # Where the response to this process's own create was lost, the part is its own.
+        stored = read_present(files, [part_path(number)], unread=lambda _: None)
+        if stored.get(part_path(number)) == content:
             return
         number += 1
 
@@ -43,53 +43,53 @@ def summaries_table(
     read_summaries: ReadSummaries,
     left_out: LeftOut,
 ) -> tuple[pa.Table, frozenset[str]]:
-    """SLIDES_SCHEMA, one row per committed slide by slide_id: from slides/, else from its own footer.
+    """Read SLIDES_SCHEMA, one row per committed slide by slide_id: from slides/, else from the slide's footer.
 
-    Beside it the slides that were committed once, as slides/ says, and whose objects files are gone.
-    committed_files: lists the objects file of each slide, by slide_id. left_out: takes damaged parts of slides/, for
-    which the footers stand in, and damaged footers, whose slides have no row.
+    committed_files: lists the objects file of each slide, by slide_id. left_out: takes damaged parts of slides/, whose
+    slides are read from their footers, and damaged footers, whose slides have no row.
+
+    Returns:
+        The table, and the slides in slides/ whose objects files are gone.
     """
     table = gathered_summaries(files, left_out)
-    # Listed after slides/ was read: a slide that is committed between the two is not taken for a lost one.
+    # Listed after slides/ was read: a slide that is committed between the two is not counted as lost.
     committed = committed_files()
-    rest = _read_missing(table, committed, read_summaries)
-    table = pa.concat_tables([table, to_table(rest, SLIDES_SCHEMA)])
-    # A slide that is in several parts counts as the last of them says.
-    row_of = {slide_id: row for row, slide_id in enumerate(table["slide_id"].to_pylist())}
+    missing = _read_missing(table, committed, read_summaries)
+    table = pa.concat_tables([table, to_table(missing, SLIDES_SCHEMA)])
+    row_of = _last_rows(table)
     rows = [row_of[slide_id] for slide_id in sorted(committed) if slide_id in row_of]
     return table.take(pa.array(rows, pa.int64())), frozenset(row_of.keys() - committed.keys())
 
 
 def describe_lost(url: str, lost: Collection[str]) -> DamagedFile:
-    """What is said of committed slides whose objects files are gone."""
-    named = ", ".join(sorted(lost)[:_MOST_NAMED]) + (", …" if len(lost) > _MOST_NAMED else "")
-    many = f"{len(lost):,} committed slide{'' if len(lost) == 1 else 's'}"
+    """The error about committed slides whose objects files are gone."""
+    slides = f"{len(lost):,} committed slide{'' if len(lost) == 1 else 's'}"
     return DamagedFile(
-        f"{url} has lost the objects file{'' if len(lost) == 1 else 's'} of {many} ({named}); move away what lies in "
-        "its place, if anything does, and start the same command again, which makes the slide anew, or let "
-        "`fossilray verify RUN --rebuild` forget that it was committed"
+        f"{url} has lost the objects file{'' if len(lost) == 1 else 's'} of {slides} ({list_some(sorted(lost))}); move "
+        "away any folder or file in its place and start the same command again, which processes the slide again, or "
+        "run `fossilray verify RUN --rebuild`, which drops the summary of the slide"
     )
 
 
 def gathered_summaries(files: Files, left_out: LeftOut | None = None) -> pa.Table:
-    """SLIDES_SCHEMA, the rows of all parts of slides/; of several rows of a slide the last one counts.
+    """Read SLIDES_SCHEMA, the rows of all parts of slides/; of several rows of a slide the last one counts.
 
     left_out: takes damaged parts.
 
     Raises:
         DamagedFile: a part is damaged, and there is no `left_out`.
     """
-    tables = [table.replace_schema_metadata(None) for table in _read_parts(files, left_out)]
+    tables = _read_parts(files, left_out).values()
     return pa.concat_tables([SLIDES_SCHEMA.empty_table(), *tables])
 
 
-def gather_missing(
+def append_missing_summaries(
     files: Files, committed: Mapping[str, str], read_summaries: ReadSummaries, left_out: LeftOut
 ) -> int:
-    """Append the summaries of committed slides that slides/ lacks; how many those were.
+    """Append the summaries of committed slides that slides/ lacks, and return their number.
 
-    A driver that was killed takes those along that it had not written yet; until they are gathered, every reader
-    opens their footers.
+    A driver that was killed had not written all of its summaries; until they are appended, every reader opens the
+    footers of these slides.
     """
     rows = _read_missing(gathered_summaries(files, left_out), committed, read_summaries)
     append_summaries(files, rows)
@@ -97,14 +97,32 @@ def gather_missing(
 
 
 def rebuild_summaries(files: Files, committed: Mapping[str, str], read_summaries: ReadSummaries) -> int:
-    """Write slides/ anew from the footers of all committed slides; how many there are."""
+    """Write slides/ again from the footers of all committed slides, and return their number."""
     old = _parts(files)
     rows = sorted(read_summaries(list(committed.values())), key=lambda row: row.slide_id)
     append_summaries(files, rows)
-    # The new part counts above the old ones, so readers agree with it even before these are gone.
+    # The new part counts above the old ones, so readers agree with it even before these are deleted.
     for part in old:
         files.delete(part)
     return len(rows)
+
+
+def drop_summaries(files: Files, slide_ids: Collection[str], left_out: LeftOut) -> None:
+    """Write slides/ again without these slides. left_out: takes damaged parts, which stay as they are."""
+    parts = _read_parts(files, left_out)
+    table = pa.concat_tables([SLIDES_SCHEMA.empty_table(), *parts.values()])
+    if not pc.any(pc.is_in(table["slide_id"], pa.array(sorted(slide_ids), pa.string()))).as_py():
+        return
+    kept = [row for slide_id, row in sorted(_last_rows(table).items()) if slide_id not in slide_ids]
+    rows = table.take(pa.array(kept, pa.int64())).to_pylist()
+    append_summaries(files, [SlideSummary(**row) for row in rows])
+    for part in parts:
+        files.delete(part)
+
+
+def _last_rows(table: pa.Table) -> dict[str, int]:
+    """The last row of each slide: a slide that was processed again is in several parts."""
+    return {slide_id: row for row, slide_id in enumerate(table["slide_id"].to_pylist())}
 
 
 def _read_missing(
@@ -114,8 +132,9 @@ def _read_missing(
     return read_summaries([path for slide_id, path in committed.items() if slide_id not in gathered])
 
 
-def _read_parts(files: Files, left_out: LeftOut | None) -> list[pa.Table]:
-    tables = []
+def _read_parts(files: Files, left_out: LeftOut | None) -> dict[str, pa.Table]:
+    """The parts that can be read, by path, in their order."""
+    tables = {}
     unread = None if left_out is None else left_out.add
     for part, content in read_present(files, _parts(files), unread).items():
         role = summaries_part(f"{files.url}/{part}")
@@ -127,11 +146,11 @@ def _read_parts(files: Files, left_out: LeftOut | None) -> list[pa.Table]:
                 raise
             left_out.add(error)
         else:
-            tables.append(table)
+            tables[part] = table.replace_schema_metadata(None)
     return tables
 
 
 def _parts(files: Files) -> list[str]:
-    # Nothing else of a name like theirs, in a folder below perhaps, which a person put there.
-    found = (path for path in files.find("slides") if path == part_path(part_number(path)))
-    return sorted(found, key=part_number)
+    # A file of a similar name, in a folder below for example, is not fossilray's.
+    paths = [path for path in files.find("slides") if path == part_path(part_number(path))]
+    return sorted(paths, key=part_number)
