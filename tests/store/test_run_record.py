@@ -129,7 +129,7 @@ def test_a_run_goes_on_unless_a_field_that_changes_results_differs(
     message = str(caught.value)
     for name in decisive:
         was, now = plain(RunConfig(), name), plain(config, name)
-        assert f"{name}: the run has {was}, now asked for {now}" in message
+        assert f"{name}: recorded {was}, now requested {now}" in message
     for name in changed & MAY_DIFFER:
         assert f"{name}:" not in message
 
@@ -139,7 +139,7 @@ def test_a_new_size_of_the_crew_and_new_access_are_no_difference(store: RunStore
 
 
 def test_other_weights_under_the_same_settings_are_a_difference(store: RunStore) -> None:
-    with pytest.raises(RunMismatch, match=r"detector/best\.pt: the run has nothing, now asked for"):
+    with pytest.raises(RunMismatch, match=r"detector/best\.pt: recorded nothing, now requested"):
         store.create_or_check(a_run(RunConfig(), **{"detector/best.pt": "ab" * 32}))
 
 

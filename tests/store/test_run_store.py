@@ -77,9 +77,9 @@ def test_a_run_of_other_settings_is_refused_with_each_difference(store):
     with pytest.raises(RunMismatch) as caught:
         store.create_or_check(a_run(other, detector="abc"))
     message = str(caught.value)
-    assert "detector.confidence: the run has 0.3, now asked for 0.45" in message
-    assert "crops.size_px: the run has 224, now asked for 96" in message
-    assert 'weights.detector: the run has nothing, now asked for "abc"' in message
+    assert "detector.confidence: recorded 0.3, now requested 0.45" in message
+    assert "crops.size_px: recorded 224, now requested 96" in message
+    assert 'weights.detector: recorded nothing, now requested "abc"' in message
     assert "\n" not in message
 
 

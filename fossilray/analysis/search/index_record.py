@@ -11,6 +11,7 @@ from typing import Any
 
 from fossilray.analysis.search.quantizer import QuantizerTrial
 from fossilray.core.formats import FileRole, build_record, parse_json, parse_record
+from fossilray.store.run.json_record import JsonRecord
 
 INDEX_VERSION = 1
 MAX_DIMENSIONS = 65_536
@@ -20,7 +21,7 @@ _DATA = re.compile(r"data/[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
-class IndexRecord:
+class IndexRecord(JsonRecord):
     """The record of an index, index.json. Names of fields are keys of the file."""
 
     backbone: dict[str, Any]
@@ -40,9 +41,6 @@ class IndexRecord:
     created_at: str = ""
     """UTC, ISO 8601."""
 
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
-
     @staticmethod
     def from_json(text: bytes, *, url: str) -> IndexRecord:
         """Parse an index.json.
@@ -53,7 +51,7 @@ class IndexRecord:
         role = FileRole(
             f"{url}/index.json", "the record of an index", "build the index again in another folder"
         )
-        record = parse_record(IndexRecord, text, role)
+        record = IndexRecord.parse(text, role)
         if record.schema_version != INDEX_VERSION:
             raise role.damaged(
                 f"it is of version {record.schema_version}, this fossilray reads {INDEX_VERSION}"

@@ -14,9 +14,8 @@ Crops, embeddings and pictures stay in the source run, where `arrays` finds them
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from fossilray.core.schemas import FAILURES_SCHEMA, SCHEMA_VERSION, SLIDES_SCHEM
 from fossilray.store.files.base import Files
 from fossilray.store.files.open import open_files
 from fossilray.store.run.attempts import AttemptLog, AttemptRecords
+from fossilray.store.run.json_record import JsonRecord
 from fossilray.store.run.layout import OBJECTS, part_path
 from fossilray.store.run.objects_file import Footer
 from fossilray.store.run.roles import dataset_part, dataset_record
@@ -54,7 +54,7 @@ class DatasetFile:
 
 
 @dataclass(frozen=True)
-class DatasetRecord:
+class DatasetRecord(JsonRecord):
     """What dataset.json holds."""
 
     schema_version: int
@@ -66,9 +66,6 @@ class DatasetRecord:
     objects: int
     embedding_dimension: int | None
     files: tuple[DatasetFile, ...]
-
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False).encode() + b"\n"
 
     @staticmethod
     def from_json(text: bytes, *, url: str) -> DatasetRecord:

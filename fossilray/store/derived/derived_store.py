@@ -5,7 +5,6 @@ One file a slide, whose creation is its commit, as of objects; nothing is ever o
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from fossilray.store.files.conditional_create import check_conditional_create
 from fossilray.store.files.parquet import read_slices
 from fossilray.store.files.subfolder import Subfolder
 from fossilray.store.run.attempts import AttemptLog
+from fossilray.store.run.json_record import JsonRecord
 from fossilray.store.run.layout import (
     DERIVED_JSON,
     DERIVED_KINDS,
@@ -45,7 +45,7 @@ CALIBRATED_VERSION = 2
 
 
 @dataclass(frozen=True)
-class DerivedRecord:
+class DerivedRecord(JsonRecord):
     """What gives the answers of one name; all but `created_at` decides them."""
 
     kind: DerivedKind
@@ -62,12 +62,6 @@ class DerivedRecord:
     """UTC, ISO 8601."""
 
     @property
-    def digest(self) -> str:
-        """sha256 of what decides the answers."""
-        plain = json.dumps(self._decisive(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(plain.encode()).hexdigest()
-
-    @property
     def schema(self) -> pa.Schema:
         """Columns of a slide's file; `well` is the Hive partition, as of objects."""
         if self.kind == "embeddings":
@@ -75,18 +69,6 @@ class DerivedRecord:
         return (
             CALIBRATED_PREDICTIONS_SCHEMA if self.schema_version == CALIBRATED_VERSION else PREDICTIONS_SCHEMA
         )
-
-    def differences(self, asked: DerivedRecord) -> list[str]:
-        """The fields in which `asked` differs, with both values; empty if it would give the same answers."""
-        have, want = self._decisive(), asked._decisive()
-        return [
-            f"{name}: here it is {json.dumps(have[name])[:200]}, now asked for {json.dumps(want[name])[:200]}"
-            for name in have
-            if have[name] != want[name]
-        ]
-
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
 
     @staticmethod
     def from_json(text: bytes, *, url: str) -> DerivedRecord:
@@ -96,18 +78,12 @@ class DerivedRecord:
             StoreError: the file is not one that this fossilray wrote.
         """
         role = derived_record(f"{url}/{DERIVED_JSON}")
-        record = parse_record(DerivedRecord, text, role)
+        record = DerivedRecord.parse(text, role)
         versions = (ANSWERS_VERSION, CALIBRATED_VERSION)[: 2 if record.kind == "predictions" else 1]
         if record.kind not in DERIVED_KINDS or record.schema_version not in versions:
             raise role.damaged(f"it is of the kind {record.kind}, version {record.schema_version}")
         _check_described(record, role)
         return record
-
-    def _decisive(self) -> dict[str, Any]:
-        # Through JSON, so that a tuple equals the list it comes back as.
-        stated: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        del stated["created_at"]
-        return stated
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,17 @@
-"""What run.json holds: everything that decides a run's results, and where they came from."""
+"""The record of a run, run.json: all that decides its results, and their provenance."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import Any
+from typing import Any, Self
 
 from fossilray.core.config import RunConfig
-from fossilray.core.formats import parse_record
 from fossilray.core.records import READABLE_VERSIONS, utc_now
 from fossilray.core.schemas import SCHEMA_VERSION
+from fossilray.store.run.json_record import JsonRecord
 from fossilray.store.run.roles import run_record
 
 _VERSIONED = (
@@ -33,13 +31,13 @@ _VERSIONED = (
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunRecord(JsonRecord):
     """One run's identity. Configuration, weights and schema version decide results; the rest is provenance."""
 
     config: dict[str, Any]
     """`RunConfig.what_changes_results()`."""
     weights: dict[str, str]
-    """sha256 of every weight file, by a name that tells its use."""
+    """sha256 of every weight file, by use and name: `detector/…`, `embedder/…`."""
     versions: dict[str, str]
     embedder: dict[str, Any]
     """Name, dimension and preprocessing of the backbone; they follow from configuration and weights."""
@@ -47,26 +45,17 @@ class RunRecord:
     created_at: str
     """UTC, ISO 8601."""
 
-    @property
-    def digest(self) -> str:
-        """sha256 of what decides the results; equal digests promise equal tables for equal slides."""
-        plain = json.dumps(self._decisive(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(plain.encode()).hexdigest()
+    def identity(self) -> dict[str, Any]:
+        """Configuration, weights and schema version; equal ones promise equal tables for equal slides."""
+        return {"schema_version": self.schema_version, "weights": self.weights, **self.config}
 
-    def differences(self, asked: RunRecord) -> list[str]:
-        """One line per decisive field in which `asked` differs from this record; empty if a resume is safe."""
-        have, want = _flatten(self._decisive()), _flatten(asked._decisive())
-        if {self.schema_version, asked.schema_version} <= set(READABLE_VERSIONS):
-            # Rows of both versions stand side by side; what the older one lacks is null.
-            have.pop("schema_version"), want.pop("schema_version")
-        return [
-            f"{name}: the run has {_plain(have, name)}, now asked for {_plain(want, name)}"
-            for name in sorted(have.keys() | want.keys())
-            if _plain(have, name) != _plain(want, name)
-        ]
-
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=2, sort_keys=True).encode() + b"\n"
+    def differences(self, requested: Self) -> list[str]:
+        """One clause for each such field that differs, with both values; empty if the run can be resumed."""
+        versions = {self.schema_version, requested.schema_version}
+        if versions <= set(READABLE_VERSIONS):
+            # Rows of both versions can be in one run; columns that the older one lacks are null.
+            requested = replace(requested, schema_version=self.schema_version)
+        return super().differences(requested)
 
     @staticmethod
     def from_json(text: bytes, *, url: str) -> RunRecord:
@@ -75,10 +64,7 @@ class RunRecord:
         Raises:
             DamagedFile: the file is not one that fossilray wrote.
         """
-        return parse_record(RunRecord, text, run_record(url))
-
-    def _decisive(self) -> dict[str, Any]:
-        return {"schema_version": self.schema_version, "weights": self.weights, **self.config}
+        return RunRecord.parse(text, run_record(url))
 
 
 def describe_run(
@@ -109,18 +95,3 @@ def _installed() -> list[tuple[str, str]]:
         except metadata.PackageNotFoundError:
             found.append((name, "not installed"))
     return found
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _plain(flat: Mapping[str, Any], name: str) -> str:
-    # Compared as JSON, so that a tuple equals the list it came back as.
-    return json.dumps(flat[name], sort_keys=True) if name in flat else "nothing"
