@@ -24,7 +24,7 @@ def lock(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def lock_at_once(descriptor: int) -> None:
+def try_lock(descriptor: int) -> None:
     """The same without waiting.
 
     Raises:

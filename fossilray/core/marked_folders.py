@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from fossilray.core.folder_owners import Owner
-from fossilray.core.machine import lock_at_once
+from fossilray.core.machine import try_lock
 
 OWNER = "owner.json"
 _ID_BYTES = 4
@@ -133,7 +133,7 @@ def _make(path: Path, identifier: str) -> tuple[_Place, int]:
     folder = os.open(path, _OPEN_FOLDER)
     try:
         lock = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
-        lock_at_once(lock)
+        try_lock(lock)
         os.write(lock, json.dumps(asdict(Owner.new(identifier))).encode())
         os.fsync(lock)
         os.rename(aside, OWNER, src_dir_fd=folder, dst_dir_fd=folder)
@@ -234,7 +234,7 @@ def _has_ended(folder: int, mark: int, name: str, *, prefix: str) -> bool:
     if owner is None or name != f"{prefix}{owner.id}":
         return False
     with suppress(BlockingIOError):
-        lock_at_once(mark)
+        try_lock(mark)
         return owner.has_ended(folder)
     return False
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.atomic_files import write_atomically
 from fossilray.core.text import escape_formula
-from fossilray.core.whole_files import write_whole
 from fossilray.labels.load import LabelledSet
 from fossilray.models.heads import BackboneReference
 from fossilray.render.html import svg_uri, template_environment
@@ -92,7 +92,7 @@ def write_evaluation(
     )
     written["evaluation.html"] = page.encode()
     for name, content in written.items():
-        write_whole(out / name, content)
+        write_atomically(out / name, content)
     return Evaluation(out / "evaluation.html", figures)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from fossilray.core.atomic_files import atomic_text
 from fossilray.core.text import escape_formula
-from fossilray.core.whole_files import whole_text
 from fossilray.labels.importing import attempts_of
 from fossilray.labels.label_set import Labels, LabelSet
 from fossilray.store import RunStore
@@ -49,7 +49,7 @@ def write_current_labels(labels: Labels, path: Path) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    with whole_text(path, newline="") as sink:
+    with atomic_text(path, newline="") as sink:
         table = csv.writer(sink, lineterminator="\n")
         table.writerow(("slide_id", "object_id", "genus", "who"))
         for label in labels.consensus.values():

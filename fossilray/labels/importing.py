@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from fossilray.core.atomic_files import atomic_folder
 from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.core.text import counted, list_some, strip_control_characters
-from fossilray.core.whole_files import whole_folder
 from fossilray.labels.label_set import Conflict, Label, LabelSet, RoundRecord, is_label_set
 from fossilray.labels.sources import ParsedLabel, parse_labels
 from fossilray.store import RunStore
@@ -80,7 +80,7 @@ def _create_with_round(
 ) -> RoundRecord | None:
     """Create a label set together with its first round; None if another import created it first."""
     try:
-        with whole_folder(into) as folder:
+        with atomic_folder(into) as folder:
             label_set = LabelSet.open_or_create(folder)
             record = add(label_set, labels)
             label_set.tidy()

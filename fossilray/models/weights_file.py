@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fossilray.core.atomic_files import write_atomically
 from fossilray.core.formats.file_role import FileRole
 from fossilray.core.formats.json_text import parse_json
 from fossilray.core.formats.plain_values import shown
-from fossilray.core.whole_files import write_whole
 from fossilray.models.files.open_weights import open_weights
 from fossilray.models.files.tensors import first_fault, read_arrays, read_metadata, read_tensors
 
@@ -54,7 +54,7 @@ def write_weights(path: Path, tensors: Mapping[str, torch.Tensor], description: 
     from safetensors.torch import save
 
     packed = {name: _pack(tensor) for name, tensor in sorted(tensors.items())}
-    write_whole(path, save(packed, _metadata(description)))
+    write_atomically(path, save(packed, _metadata(description)))
 
 
 def write_weight_arrays(
@@ -69,7 +69,7 @@ def write_weight_arrays(
     from safetensors.numpy import save
 
     ordered = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
-    write_whole(path, save(ordered, _metadata(description)))
+    write_atomically(path, save(ordered, _metadata(description)))
 
 
 def read_weights(

@@ -6,10 +6,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from fossilray.core.atomic_files import write_atomically
 from fossilray.core.config import RunConfig, StoreConfig
 from fossilray.core.errors import CatalogError
 from fossilray.core.records import Failure, ResourceUsage, SlideSummary, WorkItem
-from fossilray.core.whole_files import write_whole
 from fossilray.processing.worker import SlideWorker
 from fossilray.slides.catalog import find_slides
 from fossilray.slides.remote.scratch import Scratch
@@ -63,5 +63,5 @@ def trace_slide(target: str, config: RunConfig, out: Path) -> TracedSlide:
         finally:
             worker.close()
         (written,) = store.files.find("traces")
-        write_whole(out, store.files.read(written))
+        write_atomically(out, store.files.read(written))
     return TracedSlide(out, row.slide_id, outcome.summary, outcome.failure, outcome.usage)

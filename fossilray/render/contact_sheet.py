@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.atomic_files import write_atomically
 from fossilray.core.errors import UsageError
 from fossilray.core.text import strip_control_characters
 from fossilray.core.types import Image
-from fossilray.core.whole_files import write_whole
 from fossilray.render.html import encode_picture
 
 Colour = tuple[int, int, int]
@@ -125,9 +125,9 @@ def write_sheet(out: Path, *, page: Callable[[], str], picture: Callable[[], Ima
     """
     require_sheet_suffix(out, option=option)
     if out.suffix.lower() == ".html":
-        write_whole(out, page())
+        write_atomically(out, page())
     else:
-        write_whole(out, encode_picture(picture(), out.suffix))
+        write_atomically(out, encode_picture(picture(), out.suffix))
 
 
 def _font(size: int) -> Any:

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fossilray.core.atomic_files import write_atomically
 from fossilray.core.config.choices import TableFormat
 from fossilray.core.errors import UsageError
 from fossilray.core.text import LIKE_A_FORMULA
-from fossilray.core.whole_files import write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +31,7 @@ def write_table(table: pa.Table, *, form: TableFormat, out: Path | None = None) 
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    write_whole(out, content)
+    write_atomically(out, content)
 
 
 def encode_table(table: pa.Table, form: TableFormat) -> bytes:

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from fossilray.core.atomic_files import atomic_file, cannot_write, write_atomically
 from fossilray.core.errors import ConfigError, WorkerError
 from fossilray.core.schemas import TRUTH_SCHEMA
 from fossilray.core.slide_names import slide_id_for
 from fossilray.core.version import __version__
-from fossilray.core.whole_files import cannot_write, whole_file, write_whole
 from fossilray.synthetic.assemblage import Column, Sample
 from fossilray.synthetic.scene import Scene
 from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
@@ -96,7 +96,7 @@ def synthesise_archive(
         raise cannot_write(out, error) from None
     metadata = {_RECIPE_KEY: json.dumps(asdict(recipe)).encode()}
     truth = pa.concat_tables(tables).replace_schema_metadata(metadata)
-    with whole_file(out / TRUTH_FILE) as sink:
+    with atomic_file(out / TRUTH_FILE) as sink:
         pq.write_table(truth, sink, compression="zstd")
     try:
         (out / _MARK_FILE).unlink(missing_ok=True)
@@ -122,7 +122,7 @@ def _handle_result(out: Path, recipe: ArchiveRecipe) -> None:
         raise ConfigError(
             f"{out / foreign[0]} was not painted by fossilray and would be replaced; name another folder"
         )
-    write_whole(out / _MARK_FILE, json.dumps(asdict(recipe)))
+    write_atomically(out / _MARK_FILE, json.dumps(asdict(recipe)))
 
 
 def _is_marked(out: Path) -> bool:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fossilray.core.atomic_files import atomic_file, make_folder
 from fossilray.core.config.training import TrainConfig
 from fossilray.core.errors import UsageError, WeightsError
 from fossilray.core.formats import FileRole, parse_json
-from fossilray.core.whole_files import make_folder, whole_file
 from fossilray.models.files.stored_pickle import TensorRecord, TorchFileError
 from fossilray.models.files.tensors import first_fault
 from fossilray.models.files.torch_file import TorchFile, open_torch_file
@@ -69,7 +69,7 @@ def save_checkpoint(
         "method": method,
         "optimiser": optimiser,
     }
-    with whole_file(path) as sink:
+    with atomic_file(path) as sink:
         torch.save(state, sink)
     for old in sorted(folder.glob(_GLOB))[:-kept]:
         old.unlink()

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fossilray.core.atomic_files import atomic_file
 from fossilray.core.config.training import TrainConfig
-from fossilray.core.whole_files import whole_file
 from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
 from fossilray.models.heads.head import BackboneReference, Head, HeadMeta
 from fossilray.models.heads.head_file import save_head
@@ -91,5 +91,5 @@ def write_classifier(
 def write_dino_checkpoint(folder: Path, network: torch.nn.Module, *, epoch: int) -> None:
     """Write checkpoint_dino.pth, with the keys of DINO's published checkpoints (Caron et al. 2021)."""
     state = {f"module.backbone.{name}": t.detach().cpu() for name, t in network.state_dict().items()}
-    with whole_file(folder / DINO_CHECKPOINT) as sink:
+    with atomic_file(folder / DINO_CHECKPOINT) as sink:
         torch.save({"teacher": state, "student": state, "epoch": epoch}, sink)

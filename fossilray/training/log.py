@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from fossilray.core.atomic_files import atomic_text, cannot_write, make_folder
 from fossilray.core.formats import FileRole, csv_text
-from fossilray.core.whole_files import cannot_write, make_folder, whole_text
 from fossilray.training.checkpoint import Position
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class _CsvFile:
             raise cannot_write(self._path, error) from None
 
     def _write(self, rows: Sequence[Mapping[str, object]]) -> None:
-        with whole_text(self._path, newline="") as file:
+        with atomic_text(self._path, newline="") as file:
             writer = self._writer(file)
             if self._columns:
                 writer.writeheader()

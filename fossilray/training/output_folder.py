@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fossilray.core.atomic_files import PART, write_atomically
 from fossilray.core.config import StoreConfig
 from fossilray.core.config.training import TrainConfig
-from fossilray.core.whole_files import PART, write_whole
 from fossilray.store.files.base import Files, is_remote, local_path
 from fossilray.store.files.open import open_files
 from fossilray.training.checkpoint import is_checkpoint, latest_checkpoint
@@ -88,4 +88,4 @@ class TrainingFolder:
     def _download(self, path: str) -> None:
         assert self._files is not None
         target = self.folder / path
-        write_whole(target, self._files.read(path))
+        write_atomically(target, self._files.read(path))

@@ -13,10 +13,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from fossilray.core.atomic_files import write_atomically
 from fossilray.core.config.training import TrainConfig
 from fossilray.core.types import Image
 from fossilray.core.vectors import unit_vectors
-from fossilray.core.whole_files import write_whole
 from fossilray.render.contact_sheet import tile_grid
 from fossilray.render.crops import jpeg_uri
 from fossilray.render.html import template_environment
@@ -153,7 +153,7 @@ def write_training_report(
         views=jpeg_uri(draw_views(shown, views)),
     )
     path = folder / TRAINING_PAGE
-    write_whole(path, page)
+    write_atomically(path, page)
     return path
 
 

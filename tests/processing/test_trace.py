@@ -144,5 +144,5 @@ def test_a_target_that_cannot_be_traced_is_one_sentence(slide: Path, tmp_path: P
         write_slide(tmp_path / f"{number}.mrxs")
     with pytest.raises(CatalogError, match="names 2 slides; name one"):
         trace_slide(str(tmp_path), config, tmp_path / "trace.json")
-    with pytest.raises(UsageError, match="choose another place"):
+    with pytest.raises(UsageError, match="choose another path"):
         trace_slide(str(slide), config, tmp_path)

@@ -147,16 +147,16 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
         "a painted slide of that name; the archive refuses others",
     ),
     ("jobs/train.py", "_run", "delete"): (1, ".ray-<16 hex> that this call has named"),
-    ("core/whole_files.py", "whole_file", "unlink"): (1, _OWN_NAME),
-    ("core/whole_files.py", "whole_folder", "rmtree"): (1, _OWN_NAME),
-    ("core/whole_files.py", "_Sink.truncate", "ftruncate"): (1, "a file aside, open for writing"),
-    ("core/whole_files.py", "_delete_unheld", "rmtree"): (
+    ("core/atomic_files.py", "atomic_file", "unlink"): (1, _OWN_NAME),
+    ("core/atomic_files.py", "atomic_folder", "rmtree"): (1, _OWN_NAME),
+    ("core/atomic_files.py", "_Output.truncate", "ftruncate"): (1, "a part, open for writing"),
+    ("core/atomic_files.py", "_delete_unheld", "rmtree"): (
         1,
-        "a name aside of this user, no link, its lock free",
+        "a part of this user, not a link, its lock free",
     ),
-    ("core/whole_files.py", "_delete_unheld", "unlink"): (
+    ("core/atomic_files.py", "_delete_unheld", "unlink"): (
         1,
-        "a name aside of this user, no link, its lock free",
+        "a part of this user, not a link, its lock free",
     ),
 }
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from fossilray.analysis.export.selection import Exported, ObjectSelection
 from fossilray.analysis.export.vectors import backbone_json
+from fossilray.core.atomic_files import atomic_file
 from fossilray.core.errors import UsageError
-from fossilray.core.whole_files import whole_file
 from fossilray.store import RunStore
 from fossilray.store.query.vectors import VectorReader
 
@@ -67,7 +67,7 @@ def export_anndata(
     reader = VectorReader(store, embeddings)
     made_by = backbone_json(reader)
     clipped = without_pixels = 0
-    with whole_file(out, later=True) as sink, h5py.File(sink, "w") as file:
+    with atomic_file(out, defer_errors=True) as sink, h5py.File(sink, "w") as file:
         written: _Columns | None = None
         for one in chosen:
             known = one.table.filter(one.table["opacity"].is_valid())

@@ -19,13 +19,13 @@ from fossilray.analysis.export.selection import (
     ObjectSelection,
     file_stems,
 )
+from fossilray.core.atomic_files import atomic_text, make_folder, write_atomically
 from fossilray.core.config.choices import BoxFormat
 from fossilray.core.errors import UsageError
 from fossilray.core.images import restore_aspect_ratio
 from fossilray.core.records import SlideSummary
 from fossilray.core.slide_names import check_slide_id
 from fossilray.core.text import escape_formula
-from fossilray.core.whole_files import make_folder, whole_text, write_whole
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
 from fossilray.store.query.connection import connect, load_crops, objects_where, query_table
@@ -99,7 +99,7 @@ def save_crops(
             slide_id = check_slide_id(row["slide_id"])
             image = crop if as_stored else restore_aspect_ratio(crop, row["width_um"], row["height_um"])
             name = f"{stems.get(slide_id, slide_id)}-{row['object_id']:06d}.jpg"
-            write_whole(
+            write_atomically(
                 out / name, encode_crop(image, quality=SAVED_JPEG_QUALITY), sweep=False, lasting=False
             )
     return int(found.num_rows)
@@ -124,7 +124,7 @@ def _write_geojson(out: Path, chosen: ObjectSelection, *, subtract_bounds: bool)
     for one in chosen:
         path = out if as_file else out / f"{stems[one.summary.slide_id]}.geojson"
         origin = (one.summary.bounds_x, one.summary.bounds_y) if subtract_bounds else (0, 0)
-        with whole_text(path) as file:
+        with atomic_text(path) as file:
             file.write('{"type":"FeatureCollection","features":[\n')
             written += write_joined(file, (_feature(row, origin) for row in one.table.to_pylist()))
             file.write("\n]}\n")
@@ -152,7 +152,7 @@ def _feature(row: dict[str, Any], origin: tuple[int, int]) -> dict[str, Any]:
 
 def _write_csv(out: Path, chosen: ObjectSelection) -> Exported:
     written = clipped = 0
-    with whole_text(out, newline="") as file:
+    with atomic_text(out, newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*chosen.columns, *QUPATH_CORNERS])
         for one in chosen:

@@ -25,8 +25,8 @@ from fossilray.analysis.export.tiles import (
     read_tiles,
     require_slides,
 )
+from fossilray.core.atomic_files import atomic_folder, atomic_text, make_folder, write_new
 from fossilray.core.errors import UsageError
-from fossilray.core.whole_files import make_folder, whole_folder, whole_text, write_new
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
 
@@ -84,10 +84,10 @@ def export_coco(
         )
     selection = ObjectSelection(store, where=where, slide=slide, head=head)
     require_slides(selection.slides)
-    with whole_folder(out) as made:
+    with atomic_folder(out) as made:
         make_folder(made / IMAGES)
         dataset = _Dataset(made, selection, options)
-        with whole_text(made / ANNOTATIONS) as file:
+        with atomic_text(made / ANNOTATIONS) as file:
             file.write('{"info":{"description":"Objects found by fossilray"},\n"licenses":[],\n"images":[\n')
             write_joined(file, dataset.write_images())
             file.write('\n],\n"categories":[\n')

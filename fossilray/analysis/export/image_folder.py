@@ -17,10 +17,10 @@ from fossilray.analysis.export.selection import (
     SlideObjects,
     file_stems,
 )
+from fossilray.core.atomic_files import atomic_folder, atomic_text, make_folder, write_new
 from fossilray.core.images import restore_aspect_ratio
 from fossilray.core.text import escape_formula
 from fossilray.core.types import Image
-from fossilray.core.whole_files import make_folder, whole_folder, whole_text, write_new
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
 from fossilray.store.query.connection import load_crops
@@ -50,11 +50,11 @@ def export_image_folder(
     letterboxed = is_letterboxed(store)
     stems = file_stems(summary.slide_id for summary in chosen.slides)
     written = clipped = without_genus = 0
-    with whole_folder(out) as made:
+    with atomic_folder(out) as made:
         for name in folders.values():
             # A class without a crop is a class all the same: its number must not depend on what was chosen.
             make_folder(made / name)
-        with whole_text(made / OBJECTS_CSV, newline="") as file:
+        with atomic_text(made / OBJECTS_CSV, newline="") as file:
             table = csv.writer(file)
             table.writerow(_COLUMNS)
             for one in chosen:

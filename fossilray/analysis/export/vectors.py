@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fossilray.analysis.export.selection import Exported, ObjectSelection
+from fossilray.core.atomic_files import atomic_file
 from fossilray.core.errors import UsageError
-from fossilray.core.whole_files import whole_file
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.query.vectors import VectorReader
@@ -49,7 +49,7 @@ def export_vectors(
     stated = json.dumps({"run": store.url, "embeddings": json.loads(backbone_json(reader))})
     without_pixels = 0
     waiting: list[pa.Table] = []
-    with whole_file(out) as sink, _Writer(sink, stated) as writer:
+    with atomic_file(out) as sink, _Writer(sink, stated) as writer:
         for one in chosen:
             known = one.stored.filter(one.stored["opacity"].is_valid())
             without_pixels += one.stored.num_rows - known.num_rows

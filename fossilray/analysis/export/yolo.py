@@ -30,9 +30,9 @@ from fossilray.analysis.export.tiles import (
     read_tiles,
     require_slides,
 )
+from fossilray.core.atomic_files import atomic_folder, atomic_text, make_folder, write_new
 from fossilray.core.config.choices import SplitBy
 from fossilray.core.text import escape_formula
-from fossilray.core.whole_files import make_folder, whole_folder, whole_text, write_new
 from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
 
@@ -95,11 +95,11 @@ def export_yolo(
     wells = {summary.slide_id: str(summary.well) for summary in selection.slides}
     planned = {one.summary.slide_id: _count_images(selection, one, options) for one in selection}
     split = split_slides(planned, wells, share=validation, by=split_by)
-    with whole_folder(out) as made:
+    with atomic_folder(out) as made:
         for kind in ("images", "labels"):
             for part in PARTS:
                 make_folder(made / kind / part)
-        with whole_text(made / IMAGES_CSV, newline="") as file:
+        with atomic_text(made / IMAGES_CSV, newline="") as file:
             dataset = _Dataset(made, selection, options, split, csv.writer(file))
             for one in selection:
                 dataset.add(one)

@@ -29,6 +29,7 @@ from fossilray.analysis.report.statistics import (
     total,
     write_headline,
 )
+from fossilray.core.atomic_files import atomic_text
 from fossilray.core.config.choices import CropFit
 from fossilray.core.errors import StoreError, StoreUnreachable
 from fossilray.core.formats.images import decode_image
@@ -42,7 +43,6 @@ from fossilray.core.text import (
     strip_control_characters,
 )
 from fossilray.core.types import Image
-from fossilray.core.whole_files import whole_text
 from fossilray.render.crops import jpeg_uri, to_uri
 from fossilray.render.html import template_environment
 from fossilray.render.slide_overview import LEGEND_PX, SIZE_CLASSES
@@ -104,7 +104,7 @@ def write_report(store: RunStore, out: Path, *, head: str | None = None, now: da
         UsageError: the file cannot be written.
     """
     # The file is opened first, so that a path that cannot be written fails before the work.
-    with whole_text(out) as file:
+    with atomic_text(out) as file:
         context = _template_context(store, head, now or datetime.now(UTC))
         file.write(_environment().get_template("report.html.j2").render(context))
     return out

@@ -17,8 +17,8 @@ from fossilray.analysis.stratigraphy.print_style import INK, QUIET, print_style,
 from fossilray.analysis.stratigraphy.range_chart import GROUP_COLOURS, draw_chart
 from fossilray.analysis.stratigraphy.tables import match_table, well_tables
 from fossilray.analysis.stratigraphy.zones import MIN_SAMPLES
+from fossilray.core.atomic_files import write_atomically
 from fossilray.core.text import list_some, strip_control_characters
-from fossilray.core.whole_files import write_whole
 from fossilray.render.html import svg_uri, template_environment
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def write_chart(chart: WellChart, out: Path, *, matched: MatchedWells | None = N
         files[f"{name}.png"] = to_bytes(figure, "png", name=name)
     files[PAGE] = _render(chart, matched, files).encode()
     for name, content in files.items():
-        write_whole(out / name, content)
+        write_atomically(out / name, content)
     return out / PAGE
 
 

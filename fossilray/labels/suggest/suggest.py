@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.atomic_files import atomic_folder, make_folder, write_new
 from fossilray.core.config.choices import SuggestionStrategy
 from fossilray.core.errors import UsageError
 from fossilray.core.images import restore_aspect_ratio
 from fossilray.core.slide_names import check_slide_id
 from fossilray.core.text import escape_formula
 from fossilray.core.vectors import entropy
-from fossilray.core.whole_files import make_folder, whole_folder, write_new
 from fossilray.labels.importing import attempts_of
 from fossilray.labels.label_set import LabelSet
 from fossilray.labels.suggest.pool import Pool, labelled_vectors, sample_pool
@@ -182,7 +182,7 @@ def _write(
 ) -> None:
     rows = list(table)
     square = store.read_run().config["crops"].get("fit", "stretch") == "letterbox"
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         make_folder(folder / _CROPS)
         for first in range(0, len(picks), _CROPS_AT_ONCE):
             block = rows[first : first + _CROPS_AT_ONCE]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fossilray.core.atomic_files import write_atomically
 from fossilray.core.csv_table import CsvRow, check_columns, parse_csv_table
 from fossilray.core.errors import CatalogError
 from fossilray.core.formats import FileRole
@@ -23,7 +24,6 @@ from fossilray.core.records import CatalogRow, RejectedFile
 from fossilray.core.schemas import CATALOG_SCHEMA
 from fossilray.core.slide_names import check_slide_id, check_well
 from fossilray.core.text import escape_formula
-from fossilray.core.whole_files import write_whole
 from fossilray.store.files.base import is_remote
 
 CATALOG_SUFFIXES = (".csv", ".parquet")
@@ -64,7 +64,7 @@ def write_catalog(catalog: Catalog, out: Path) -> None:
         writer.writerow(CATALOG_SCHEMA.names)
         writer.writerows(_cells(row) for row in catalog.rows)
         content = text.getvalue().encode()
-    write_whole(out, content)
+    write_atomically(out, content)
 
 
 def write_refused(catalog: Catalog, out: Path) -> None:
@@ -77,7 +77,7 @@ def write_refused(catalog: Catalog, out: Path) -> None:
     writer = csv.writer(text)
     writer.writerow(one.name for one in fields(RejectedFile))
     writer.writerows(_cells(refused) for refused in catalog.refused)
-    write_whole(out, text.getvalue().encode())
+    write_atomically(out, text.getvalue().encode())
 
 
 def _cells(row: CatalogRow | RejectedFile) -> list[object]:

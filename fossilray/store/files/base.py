@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import fsspec
 
+from fossilray.core.atomic_files import PART
 from fossilray.core.errors import DamagedFile
 from fossilray.core.records import FileEntry
-from fossilray.core.whole_files import PART
 
 __all__ = ["READ_THREADS", "FileEntry", "Files", "is_remote", "local_path", "read_many", "read_present"]
 

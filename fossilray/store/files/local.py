@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import fsspec
 
+from fossilray.core.atomic_files import PART, begin_part, delete_abandoned_parts
 from fossilray.core.errors import DamagedFile, StoreError
 from fossilray.core.formats.regular_file import NotRegular, open_descriptor, open_regular, read_regular
 from fossilray.core.records import FileEntry
-from fossilray.core.whole_files import PART, begin_part, sweep_parts
 from fossilray.store.files.base import CLAIMS, PROBE_FILES, TEMPORARY, is_spare
 from fossilray.store.files.faults import conditional_create_unsupported, is_away, translate_errors
 from fossilray.store.files.local_deletion import delete_below, links_below
@@ -149,7 +149,7 @@ class LocalFiles:
         """Delete half-written files in one folder whose writers are dead, and the folder if it is empty then."""
         if not self.links(folder):
             with suppress(OSError):
-                sweep_parts(self._root / folder)
+                delete_abandoned_parts(self._root / folder)
             with suppress(OSError):
                 (self._root / folder).rmdir()
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from fossilray.core.atomic_files import atomic_file
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UsageError
-from fossilray.core.whole_files import whole_file
 from fossilray.store.files.base import Files, is_remote
 from fossilray.store.files.faults import translate_errors
 from fossilray.store.files.local import LocalFiles
@@ -53,7 +53,7 @@ def stream_to(files: Files, path: str) -> Iterator[StreamedFile]:
     """
     with translate_errors(files.url, "write to", protocol=_protocol(files)):
         if isinstance(files, LocalFiles):
-            with whole_file(Path(files.root) / path) as sink:
+            with atomic_file(Path(files.root) / path) as sink:
                 yield StreamedFile(sink)
         else:
             with _uploaded(files, path) as sink:

@@ -16,8 +16,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from fossilray.core.atomic_files import write_atomically, write_new
 from fossilray.core.errors import ConfigError
-from fossilray.core.whole_files import write_new, write_whole
 from fossilray.synthetic.writers.mirax_files import (
     INDEX_FILE,
     SLIDEDAT_FILE,
@@ -100,7 +100,7 @@ def write_mirax(path: Path, source: PixelSource, options: MiraxOptions) -> Mirax
             data_paths=data_files.paths,
         ),
     )
-    write_whole(path, scan.thumbnail, lasting=False)
+    write_atomically(path, scan.thumbnail, durable=False)
 
     left, top, right, bottom = scan.bounds or (0, 0, 0, 0)
     return MiraxLayout(

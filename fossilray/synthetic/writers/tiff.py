@@ -17,8 +17,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from fossilray.core.atomic_files import atomic_file
 from fossilray.core.errors import ConfigError
-from fossilray.core.whole_files import whole_file
 from fossilray.synthetic.writers.pixels import PixelSource, scanned
 from fossilray.synthetic.writers.pyramid import PyramidBuilder, levels_down_to
 
@@ -64,7 +64,7 @@ def write_pyramidal_tiff(path: Path, source: PixelSource, options: TiffOptions) 
     levels = options.levels or levels_down_to(source.width, source.height, coarsest_px=_COARSEST_PX)
     side = options.tile_px
     columns, rows = -(-source.width // side), -(-source.height // side)
-    with whole_file(path, lasting=False) as file:
+    with atomic_file(path, durable=False) as file:
         tiff = _TiffFile(file, is_big=source.width * source.height > _LARGEST_PLAIN_TIFF_PX)
         tiles: list[dict[tuple[int, int], tuple[int, int]]] = [{} for _ in range(levels)]
 

@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from fossilray.core.errors import FossilrayError, StoreError, UsageError
-from fossilray.core.whole_files import (
+from fossilray.core.atomic_files import (
     PART,
+    atomic_file,
+    atomic_folder,
+    atomic_text,
     make_folder,
-    whole_file,
-    whole_folder,
-    whole_text,
+    write_atomically,
     write_new,
-    write_whole,
 )
+from fossilray.core.errors import FossilrayError, StoreError, UsageError
 
 PACKAGE = Path(__file__).parents[2] / "fossilray"
 
 WRITERS = {
-    "core/whole_files.py": "the helper itself",
+    "core/atomic_files.py": "the helper itself",
     "store/files/local.py": "the files of runs, written below .tmp and linked or renamed",
     "slides/remote/download.py": "slides fetched to scratch, which no other process reads",
     "core/marked_folders.py": "the owner file of a folder of ours",
@@ -43,7 +43,7 @@ def killed_while_writing(path: Path) -> None:
     """A child process begins the file and dies."""
     child = os.fork()
     if child == 0:
-        with whole_file(path) as sink:
+        with atomic_file(path) as sink:
             sink.write(b"half")
             sink.flush()
             os._exit(9)
@@ -52,7 +52,7 @@ def killed_while_writing(path: Path) -> None:
 
 def test_a_file_is_seen_once_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
-    with whole_file(path) as sink:
+    with atomic_file(path) as sink:
         sink.write(b"all ")
         assert not path.exists()
         sink.write(b"of it")
@@ -65,7 +65,7 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     path.write_text("old")
 
     def fail() -> None:
-        with whole_text(path) as text:
+        with atomic_text(path) as text:
             text.write("half")
             raise ZeroDivisionError
 
@@ -84,7 +84,7 @@ def test_what_a_killed_writer_left_is_deleted_by_the_next_one_and_nothing_else_i
     for name in foreign:
         (tmp_path / name).write_text("somebody's")
     (tmp_path / f".a.csv.{'1' * 16}{PART}").symlink_to(tmp_path / foreign[0])
-    write_whole(path, "whole")
+    write_atomically(path, "whole")
     left = [name for name in listed(tmp_path) if name not in foreign]
     assert [name for name in left if name.startswith(".b.csv")]
     assert [name for name in left if name.startswith(".a.csv")] == [f".a.csv.{'1' * 16}{PART}"]
@@ -95,9 +95,9 @@ def test_what_a_killed_writer_left_is_deleted_by_the_next_one_and_nothing_else_i
 
 def test_a_writer_that_lives_keeps_its_file(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    with whole_file(path) as slow:
+    with atomic_file(path) as slow:
         slow.write(b"slow")
-        write_whole(path, "quick")
+        write_atomically(path, "quick")
         make_folder(tmp_path)
         assert path.read_bytes() == b"quick"
     assert path.read_bytes() == b"slow"
@@ -107,7 +107,7 @@ def test_a_writer_that_lives_keeps_its_file(tmp_path: Path) -> None:
 def test_many_writers_of_one_file_leave_one_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     contents = [bytes([number]) * 100_000 for number in range(16)]
-    threads = [threading.Thread(target=write_whole, args=(path, content)) for content in contents]
+    threads = [threading.Thread(target=write_atomically, args=(path, content)) for content in contents]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -121,11 +121,11 @@ def test_permissions_and_links_stay_as_they_were(tmp_path: Path) -> None:
     real.write_text("old")
     real.chmod(0o640)
     link.symlink_to(real)
-    write_whole(link, "new")
+    write_atomically(link, "new")
     assert link.is_symlink()
     assert real.read_text() == "new"
     assert stat.S_IMODE(real.stat().st_mode) == 0o640
-    write_whole(tmp_path / "fresh.csv", "new")
+    write_atomically(tmp_path / "fresh.csv", "new")
     mask = os.umask(0)
     os.umask(mask)
     assert stat.S_IMODE((tmp_path / "fresh.csv").stat().st_mode) == 0o666 & ~mask
@@ -137,7 +137,7 @@ def test_a_pipe_is_written_into(tmp_path: Path) -> None:
     read: list[bytes] = []
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
     reader.start()
-    write_whole(pipe, "through it")
+    write_atomically(pipe, "through it")
     reader.join()
     assert read == [b"through it"]
     assert pipe.is_fifo()
@@ -157,7 +157,7 @@ def test_a_disk_that_fails_is_told_in_one_sentence_and_leaves_nothing(
     monkeypatch.setattr(os, call, fail)
     expected = UsageError if code == errno.EACCES else StoreError
     with pytest.raises(expected, match=rf"cannot write .*a\.csv: {os.strerror(code)}; ") as caught:
-        write_whole(path, "new" * 100_000)
+        write_atomically(path, "new" * 100_000)
     monkeypatch.undo()
     assert "\n" not in str(caught.value)
     assert path.read_text() == "old"
@@ -171,7 +171,7 @@ def test_a_fault_that_a_library_drops_is_told_at_the_end(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write_and_drop() -> None:
-        with whole_file(tmp_path / "a.h5ad", later=True) as sink:
+        with atomic_file(tmp_path / "a.h5ad", defer_errors=True) as sink:
             monkeypatch.setattr(os, "write", fail)
             sink.write(b"x" * 100_000)
 
@@ -183,16 +183,16 @@ def test_a_fault_that_a_library_drops_is_told_at_the_end(
 
 def test_names_as_long_as_a_file_system_takes_are_written_too(tmp_path: Path) -> None:
     name = "å" * 125 + ".html"
-    write_whole(tmp_path / name, "long")
+    write_atomically(tmp_path / name, "long")
     killed_while_writing(tmp_path / name)
-    write_whole(tmp_path / name, "long")
+    write_atomically(tmp_path / name, "long")
     assert listed(tmp_path) == [name]
 
 
 def test_a_folder_is_seen_once_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "classes"
     path.mkdir()
-    with whole_folder(path) as made:
+    with atomic_folder(path) as made:
         make_folder(made / "Alnus")
         write_new(made / "Alnus" / "1.jpg", b"1")
         assert not listed(path)
@@ -204,7 +204,7 @@ def test_a_folder_that_holds_something_is_refused_and_kept(tmp_path: Path) -> No
     path = tmp_path / "classes"
     path.mkdir()
     (path / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="is not empty"), whole_folder(path):
+    with pytest.raises(UsageError, match="is not empty"), atomic_folder(path):
         pass
     assert listed(path) == ["mine.txt"]
 
@@ -213,7 +213,7 @@ def test_a_folder_whose_name_is_taken_meanwhile_is_refused_and_the_other_is_kept
     path = tmp_path / "classes"
 
     def meet_another() -> None:
-        with whole_folder(path) as made:
+        with atomic_folder(path) as made:
             write_new(made / "1.jpg", b"1")
             path.mkdir()
             (path / "mine.txt").write_text("mine")
@@ -228,12 +228,12 @@ def test_a_folder_that_a_killed_writer_left_is_deleted_by_the_next_one(tmp_path:
     path = tmp_path / "classes"
     child = os.fork()
     if child == 0:
-        with whole_folder(path) as made:
+        with atomic_folder(path) as made:
             write_new(made / "1.jpg", b"1")
             os._exit(9)
     os.waitpid(child, 0)
     assert len(listed(tmp_path)) == 1
-    with whole_folder(path) as made:
+    with atomic_folder(path) as made:
         write_new(made / "2.jpg", b"2")
     assert listed(tmp_path) == ["classes"]
     assert listed(path) == ["2.jpg"]
@@ -242,7 +242,7 @@ def test_a_folder_that_a_killed_writer_left_is_deleted_by_the_next_one(tmp_path:
 def test_no_module_but_those_named_opens_a_file_for_writing() -> None:
     found = {path.relative_to(PACKAGE).as_posix(): calls_that_write(path) for path in PACKAGE.rglob("*.py")}
     strays = {name: calls for name, calls in found.items() if calls and name not in WRITERS}
-    assert not strays, "write through fossilray.core.whole_files or the run's Files"
+    assert not strays, "write through fossilray.core.atomic_files or the run's Files"
     assert not [name for name in WRITERS if not found[name]], "named, and writes nothing itself"
 
 
