@@ -1,4 +1,4 @@
-"""Teaching heads and judging backbones from the command line: files, pages and what is told."""
+"""Training heads and evaluating backbones from the command line: files, pages and output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOSTILE = "<script>alert('Ø')</script> $\\alpha$"
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes that brightness tells apart, one of a single crop, a broken image and a copy."""
+    """Three classes that differ in brightness, one of a single crop, a broken image and a copy."""
     from PIL import Image as Pillow
 
     folder = tmp_path_factory.mktemp("labels")
@@ -43,25 +43,23 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_head_taught_from_a_folder_is_a_file_that_knows_its_classes_and_backbone(
-    labels: Path, tmp_path: Path
-) -> None:
+def test_a_head_trained_on_a_folder_records_its_classes_and_backbone(labels: Path, tmp_path: Path) -> None:
     path = tmp_path / "new" / "head.safetensors"
-    told = run(
+    output = run(
         "classify", "train", "--labels", labels, "--backbone", "handcrafted", "--kind", "svm", "--out", path
     )
-    assert "24 labelled crops of 3 classes" in told
-    assert "1 left out: Azolla/broken.png" in told
-    assert "classes of a single crop, trained on but not evaluated: alone" in told
-    assert "Azolla/0.png = Azolla/copy.png" in told
-    assert "on held-out crops, 3 times a fifth: recall" in told
+    assert "24 labelled crops of 3 classes" in output
+    assert "1 left out: Azolla/broken.png" in output
+    assert "classes of a single crop, trained on but not evaluated: alone" in output
+    assert "Azolla/0.png = Azolla/copy.png" in output
+    assert "on held-out crops, 3 times a fifth: recall" in output
     head = load_head(path)
     assert head.classes == load_labels(labels).crops.classes
     assert head.meta.counts == (10, 13, 1)
     assert head.meta.backbone.name == "handcrafted/1"
 
 
-def test_a_head_for_a_runs_objects_is_taught_on_the_runs_own_vectors(tmp_path: Path) -> None:
+def test_a_head_for_a_runs_objects_is_trained_on_the_runs_own_vectors(tmp_path: Path) -> None:
     store = RunStore.open(str(tmp_path / "run"))
     weights = {"embedder/backbone.safetensors": "cd" * 32}
     store.create_or_check(describe_run(RunConfig(crops=CropsConfig(size_px=CROP_PX)), weights))
@@ -82,9 +80,9 @@ def test_a_head_for_a_runs_objects_is_taught_on_the_runs_own_vectors(tmp_path: P
     assert head.predict(stored.vectors).argmax(axis=1).tolist() == [0, 1] * 15
 
 
-def test_too_few_labels_teach_a_head_that_nobody_judged(tmp_path: Path) -> None:
+def test_a_head_of_too_few_labels_is_trained_without_cross_validation(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "few", {"a": 2, "b": 1})
-    told = run(
+    output = run(
         "classify",
         "train",
         "--labels",
@@ -94,7 +92,7 @@ def test_too_few_labels_teach_a_head_that_nobody_judged(tmp_path: Path) -> None:
         "--out",
         tmp_path / "h.safetensors",
     )
-    assert "too few crops of each class to hold any out" in " ".join(told.split())
+    assert "too few crops of each class to hold any out" in " ".join(output.split())
 
 
 def test_the_classification_protocol_leaves_a_page_and_tables(labels: Path, tmp_path: Path) -> None:
@@ -131,7 +129,7 @@ def test_the_classification_protocol_leaves_a_page_and_tables(labels: Path, tmp_
 
 
 @pytest.mark.slow
-def test_both_maps_are_drawn_and_tell_where_each_crop_lies(labels: Path, tmp_path: Path) -> None:
+def test_both_maps_are_drawn_and_their_positions_written(labels: Path, tmp_path: Path) -> None:
     pytest.importorskip("umap")
     run(
         *(
@@ -159,17 +157,17 @@ def test_a_map_marks_every_crop_and_names_every_class() -> None:
     rng = np.random.default_rng(1)
     label = np.repeat(np.arange(23), 3)
     names = [HOSTILE, *(f"genus {number}" for number in range(22))]
-    places = tsne_layout(np.eye(23)[label] * 5 + rng.normal(0, 0.1, (69, 23)))
-    assert np.isfinite(places).all()
-    drawn = draw_map(places, label, names, title="t-SNE").decode()
-    assert drawn == draw_map(places, label, names, title="t-SNE").decode()
+    positions = tsne_layout(np.eye(23)[label] * 5 + rng.normal(0, 0.1, (69, 23)))
+    assert np.isfinite(positions).all()
+    drawn = draw_map(positions, label, names, title="t-SNE").decode()
+    assert drawn == draw_map(positions, label, names, title="t-SNE").decode()
     assert "&lt;script&gt;" in drawn
     assert "<script" not in drawn
     assert all(f">{name}<" in drawn for name in names[1:])
 
 
 def test_the_retrieval_protocol_shows_best_and_worst(labels: Path, tmp_path: Path) -> None:
-    told = run(
+    output = run(
         *("evaluate", "retrieval", "--labels", labels, "--backbone", "handcrafted"),
         *("--distance", "cosine", "--splits", "2", "--out", tmp_path),
     )
@@ -181,7 +179,7 @@ def test_the_retrieval_protocol_shows_best_and_worst(labels: Path, tmp_path: Pat
     ]
     assert len(crops) == 23
     assert np.mean(crops) == pytest.approx(stated["figures"]["P@N_k"], abs=1e-5)
-    assert f"{stated['figures']['P@N_k']:.3f}" in told
+    assert f"{stated['figures']['P@N_k']:.3f}" in output
     page = (tmp_path / "evaluation.html").read_text(encoding="utf-8")
     check_page(page)
     assert page.count("data:image/jpeg") == 2 * 10 * 10

@@ -1,4 +1,4 @@
-"""The published protocols, held to answers worked out by hand and to plain loops over the same definitions."""
+"""The published protocols, compared with results by hand and with plain loops over the same definitions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_direction_alone_counts_by_cosine() -> None:
     assert (near.tolist(), along.tolist()) == ([2, 1], [1, 2])
 
 
-def test_what_is_the_same_picture_is_neither_found_nor_to_be_found() -> None:
+def test_what_is_the_same_picture_is_neither_retrieved_nor_counted() -> None:
     found = retrieve(ON_A_LINE, LINE_LABEL, group=np.array([0, 0, 2, 3, 4, 5]), distance="euclidean")
     assert found.relevant.tolist() == [1, 1, 2, 2, 2, 2]
     assert found.nearest[0, 0] == 2
@@ -116,19 +116,21 @@ def test_martinsen2024_equals_scikit_learn_called_as_published() -> None:
     for seed in range(3):
         train, test = train_test_split(np.arange(60), test_size=0.2, stratify=label, random_state=seed)
         model = LogisticRegression(max_iter=10_000, class_weight="balanced", random_state=seed)
-        said = model.fit(vectors[train], label[train]).predict(vectors[test])
+        predicted = model.fit(vectors[train], label[train]).predict(vectors[test])
         own = scores[LOGISTIC]
-        assert own["recall"][seed] == pytest.approx(balanced_accuracy_score(label[test], said))
-        assert own["precision"][seed] == pytest.approx(precision_score(label[test], said, average="macro"))
-        assert own["accuracy"][seed] == pytest.approx((said == label[test]).mean())
+        assert own["recall"][seed] == pytest.approx(balanced_accuracy_score(label[test], predicted))
+        assert own["precision"][seed] == pytest.approx(
+            precision_score(label[test], predicted, average="macro")
+        )
+        assert own["accuracy"][seed] == pytest.approx((predicted == label[test]).mean())
         assert own["log_loss"][seed] == pytest.approx(
             log_loss(label[test], model.predict_proba(vectors[test].astype(float))), rel=1e-4
         )
-        np.add.at(confusion, (label[test], said), 1)
+        np.add.at(confusion, (label[test], predicted), 1)
         for k in (1, 9):
-            said = KNeighborsClassifier(k, p=2).fit(vectors[train], label[train]).predict(vectors[test])
+            predicted = KNeighborsClassifier(k, p=2).fit(vectors[train], label[train]).predict(vectors[test])
             assert scores[f"kNN, k = {k}"]["recall"][seed] == pytest.approx(
-                balanced_accuracy_score(label[test], said)
+                balanced_accuracy_score(label[test], predicted)
             )
     assert found.confusion.tolist() == confusion.tolist()
     assert found.not_converged == 0
@@ -138,7 +140,7 @@ def test_martinsen2024_equals_scikit_learn_called_as_published() -> None:
     assert found.methods[0].summary("log_loss") is None
 
 
-def test_scores_of_a_class_are_means_over_the_splits_that_asked_about_it() -> None:
+def test_scores_of_a_class_are_means_over_the_splits_that_test_it() -> None:
     vectors, label = clouds((40, 25, 1), seed=3, spread=0.1)
     found = score_classification(vectors, label, ("a", "b", "alone"), group=np.arange(66), splits=4)
     rows = {(one.method, one.name): one for one in found.per_class}
@@ -163,7 +165,7 @@ def test_copies_of_a_picture_do_not_help() -> None:
     assert honest.confusion.sum() == pytest.approx(3 * 32, abs=6)
 
 
-def test_too_few_labels_are_told() -> None:
+def test_too_few_labels_are_refused() -> None:
     with pytest.raises(UsageError, match="give more labels"):
         score_classification(np.zeros((4, 2)), np.array([0, 0, 1, 1]), "ab", group=np.arange(4))
     with pytest.raises(UsageError, match="nothing can be retrieved"):

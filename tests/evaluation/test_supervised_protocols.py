@@ -54,24 +54,26 @@ def test_a_cluster_too_many_is_matched_with_none() -> None:
     assert match_clusters(cluster, truth).tolist() == [1, 1, 0, 0, -1]
 
 
-def test_species_apart_are_told_in_both_sets_and_the_figures_are_scikit_learns() -> None:
+def test_separable_species_are_found_in_both_sets_and_the_figures_are_scikit_learns() -> None:
     vectors, label = clouds((20, 15, 12, 30, 9, 14), seed=1, spread=0.9)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    asked: list[tuple[str, int]] = []
+    trainings: list[tuple[str, int]] = []
 
-    def learned(rows: NDArray[np.int64], name: str) -> NDArray[np.float64]:
-        asked.append((name, len(rows)))
+    def embed(rows: NDArray[np.int64], name: str) -> NDArray[np.float64]:
+        trainings.append((name, len(rows)))
         return vectors
 
     found = score_metric_learning(
-        learned, label, "abcdef", group=np.arange(100), repetitions=2, withheld=[("a", "b"), ("c", "e", "f")]
+        embed, label, "abcdef", group=np.arange(100), repetitions=2, withheld=[("a", "b"), ("c", "e", "f")]
     )
     for seed in range(2):
         split = stratified_split(label, np.arange(100), seed=seed)
-        said = KNeighborsClassifier(5).fit(unit[split.train], label[split.train]).predict(unit[split.test])
-        assert found.closed.accuracy[seed] == pytest.approx((said == label[split.test]).mean())
-        assert found.closed.f1[seed] == pytest.approx(f1_score(label[split.test], said, average="macro"))
-    assert asked == [("closed-0", 80), ("closed-1", 80), ("open-0", 65), ("open-1", 65)]
+        predicted = (
+            KNeighborsClassifier(5).fit(unit[split.train], label[split.train]).predict(unit[split.test])
+        )
+        assert found.closed.accuracy[seed] == pytest.approx((predicted == label[split.test]).mean())
+        assert found.closed.f1[seed] == pytest.approx(f1_score(label[split.test], predicted, average="macro"))
+    assert trainings == [("closed-0", 80), ("closed-1", 80), ("open-0", 65), ("open-1", 65)]
     first = found.open_sets[0]
     assert (first.withheld, first.crops) == (("a", "b"), 35)
     assert first.accuracy > 0.9 > first.chance_accuracy
@@ -146,17 +148,17 @@ def test_less_data_is_part_of_more() -> None:
     assert np.bincount(label[more]).tolist() == [10, 5]
 
 
-def test_figures_of_liu2022_are_those_of_scikit_learn_over_all_answers() -> None:
+def test_figures_of_liu2022_are_those_of_scikit_learn_over_all_predictions() -> None:
     vectors, label = clouds((60, 40, 30, 20), seed=5, spread=2.0)
     rng = np.random.default_rng(1)
 
-    def taught(rows: NDArray[np.int64], name: str) -> NDArray[np.float64]:
+    def train_and_predict(rows: NDArray[np.int64], name: str) -> NDArray[np.float64]:
         centres = np.stack([vectors[rows][label[rows] == c].mean(axis=0) for c in range(4)])
         near = np.exp(-((vectors[:, None] - centres) ** 2).sum(axis=2) / 8)
         return np.asarray(near / near.sum(axis=1, keepdims=True), np.float64)
 
     found = score_transfer(
-        taught,
+        train_and_predict,
         label,
         "abcd",
         group=np.arange(150),
@@ -168,7 +170,7 @@ def test_figures_of_liu2022_are_those_of_scikit_learn_over_all_answers() -> None
     for seed in range(4):
         parts = split_three_ways(label, np.arange(150), seed=seed)
         truth.append(label[parts.test])
-        share.append(taught(parts.train, "")[parts.test])
+        share.append(train_and_predict(parts.train, "")[parts.test])
         top3 = np.argsort(-share[-1], axis=1)[:, :3]
         assert found.test.values["top3"][seed] == pytest.approx(
             (top3 == truth[-1][:, None]).any(axis=1).mean()
@@ -182,11 +184,13 @@ def test_figures_of_liu2022_are_those_of_scikit_learn_over_all_answers() -> None
     assert np.trapezoid(found.macro.true_positive, found.macro.false_positive) == pytest.approx(
         found.macro.auc
     )
-    said = shares.argmax(axis=1)
-    per_class = f1_score(every, said, average=None)
+    predicted = shares.argmax(axis=1)
+    per_class = f1_score(every, predicted, average=None)
     for c, row in enumerate(found.per_class):
         assert row.f1 == pytest.approx(per_class[c])
-        wrong = sorted((int(((every == c) & (said == o)).sum()) for o in range(4) if o != c), reverse=True)
+        wrong = sorted(
+            (int(((every == c) & (predicted == o)).sum()) for o in range(4) if o != c), reverse=True
+        )
         assert [one.count for one in row.confusions] == [count for count in wrong if count]
     assert [(one.name, one.max_per_class) for one in found.conditions] == [
         ("whole", None),
@@ -222,11 +226,11 @@ def check_page(page: str) -> None:
 
 @pytest.mark.slow
 def test_karaderi2021_leaves_a_page_tables_and_a_map_to_zoom(labels: Path, tmp_path: Path) -> None:
-    told = run(
+    output = run(
         *("evaluate", "metric-learning", "--labels", labels, "--backbone", "handcrafted"),
         *("--splits", "2", "--withhold-count", "2", "--out", tmp_path),
     )
-    assert "open set: accuracy" in told
+    assert "open set: accuracy" in output
     stated = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
     assert stated["training"] is None
     opened = rows_of(tmp_path / "open_set.csv")

@@ -12,7 +12,7 @@ import torchvision.transforms.functional as plain
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from fossilray.training.augmentation import operations as parts
+from fossilray.training.augmentation import operations
 from fossilray.training.augmentation.microscope import ViewStrength
 from fossilray.training.augmentation.multi_view import (
     MICROSCOPE,
@@ -79,10 +79,10 @@ def factors(low: float, high: float) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("batched", "one_by_one", "values"),
     [
-        (parts.scale_brightness, plain.adjust_brightness, factors(0.4, 1.6)),
-        (parts.scale_contrast, plain.adjust_contrast, factors(0.4, 1.6)),
-        (parts.scale_saturation, plain.adjust_saturation, factors(0.0, 2.0)),
-        (parts.shift_hue, plain.adjust_hue, factors(-0.5, 0.5)),
+        (operations.scale_brightness, plain.adjust_brightness, factors(0.4, 1.6)),
+        (operations.scale_contrast, plain.adjust_contrast, factors(0.4, 1.6)),
+        (operations.scale_saturation, plain.adjust_saturation, factors(0.0, 2.0)),
+        (operations.shift_hue, plain.adjust_hue, factors(-0.5, 0.5)),
     ],
 )
 def test_colours_change_as_torchvision_changes_them_one_by_one(batched, one_by_one, values) -> None:  # type: ignore[no-untyped-def]
@@ -93,14 +93,14 @@ def test_colours_change_as_torchvision_changes_them_one_by_one(batched, one_by_o
 
 def test_grey_images_keep_their_grey_whatever_their_hue_is_turned_by() -> None:
     grey = LIGHT.mean(dim=1, keepdim=True).expand_as(LIGHT)
-    assert torch.allclose(parts.shift_hue(grey, factors(-0.5, 0.5)), grey, atol=1e-6)
+    assert torch.allclose(operations.shift_hue(grey, factors(-0.5, 0.5)), grey, atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel_px", [9, 13])
 def test_blur_is_torchvisions_with_a_sigma_for_each_image(kernel_px: int) -> None:
     sigma = factors(0.1, 2.0)
     chosen = torch.arange(len(CROPS)) % 3 > 0
-    found = parts.random_blur(LIGHT.clone(), chosen, sigma, kernel_px=kernel_px)
+    found = operations.random_blur(LIGHT.clone(), chosen, sigma, kernel_px=kernel_px)
     blurred = [
         plain.gaussian_blur(image, [kernel_px, kernel_px], [float(s)] * 2)
         for image, s in zip(LIGHT, sigma, strict=True)
@@ -111,22 +111,22 @@ def test_blur_is_torchvisions_with_a_sigma_for_each_image(kernel_px: int) -> Non
 
 def test_solarised_images_are_pils() -> None:
     chosen = torch.arange(len(CROPS)) % 2 == 0
-    found = (parts.random_solarise(LIGHT, chosen) * 255).round().byte()
+    found = (operations.random_solarise(LIGHT, chosen) * 255).round().byte()
     for image, changed, crop in zip(found, chosen.tolist(), CROPS, strict=True):
         before = Pillow.fromarray(crop.permute(1, 2, 0).numpy())
         expected = np.asarray(ImageOps.solarize(before, 128) if changed else before)
         assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 
-def test_places_are_those_of_pils_affine_transform() -> None:
+def test_sampling_positions_are_those_of_pils_affine_transform() -> None:
     rng = np.random.default_rng(2)
     side_px = 24
     for crop in CROPS[:6]:
         a, b, d, e = (np.eye(2) * rng.uniform(0.4, 0.8) + rng.uniform(-0.2, 0.2, (2, 2))).ravel()
         across, down = rng.uniform(-0.1, 0.1, 2)
         affine = torch.tensor([[[a, b, across], [d, e, down]]], dtype=torch.float32)
-        found = parts.sample_grid(
-            parts.to_linear_light(crop[None]), affine, side_px=side_px, outside="border"
+        found = operations.sample_grid(
+            operations.to_linear_light(crop[None]), affine, side_px=side_px, outside="border"
         )[0]
         # PIL: from output pixels to input pixels, both counted from a corner.
         half, step = crop.shape[-1] / 2, crop.shape[-1] / side_px
@@ -147,14 +147,14 @@ def test_places_are_those_of_pils_affine_transform() -> None:
 
 def test_paper_view_is_translated_zoomed_and_mixed_as_one_image_would_be() -> None:
     """Whole pixels of translation and no zoom: padded by reflection, cut, and multiplied as Keras' example does."""
-    asked = replace(PLAIN_PAPER, shift=0.25, brightness=0.6, jitter=0.2)
-    found = asked(CROPS, SQUARE, rng=seeded())[0]
+    paper = replace(PLAIN_PAPER, shift=0.25, brightness=0.6, jitter=0.2)
+    found = paper(CROPS, SQUARE, rng=seeded())[0]
     # The draws, in their order.
     n, rng = len(CROPS), seeded()
     torch.rand(3 * n, generator=rng)  # flip and zoom
-    across, down = (parts.uniform(n, -0.5, 0.5, rng) for _ in range(2))
-    factor = parts.uniform(n, 0.4, 1.6, rng)
-    leak = parts.uniform(9 * n, -0.2, 0.2, rng).view(n, 3, 3)
+    across, down = (operations.uniform(n, -0.5, 0.5, rng) for _ in range(2))
+    factor = operations.uniform(n, 0.4, 1.6, rng)
+    leak = operations.uniform(9 * n, -0.2, 0.2, rng).view(n, 3, 3)
     for i in range(n):
         # Mirrored about the edge of the last pixel, as Keras has it: the rim comes twice.
         padded = torch.from_numpy(np.pad(LIGHT[i].numpy(), ((0, 0), (20, 20), (20, 20)), mode="symmetric"))
@@ -169,11 +169,11 @@ def test_paper_view_is_translated_zoomed_and_mixed_as_one_image_would_be() -> No
 
 
 @pytest.mark.parametrize("kind", [PUBLISHED, MICROSCOPE])
-def test_boxes_of_multicrop_stay_inside_and_have_the_area_and_aspect_asked_for(kind: CropStrength) -> None:
+def test_boxes_of_multicrop_stay_inside_and_have_the_configured_area_and_aspect(kind: CropStrength) -> None:
     ramp = torch.linspace(0, 255, 128).round().to(torch.uint8)
-    # Red tells x and green tells y.
-    place = torch.stack([ramp.expand(128, 128), ramp[:, None].expand(128, 128), ramp.expand(128, 128)])
-    crops = place.expand(200, 3, 128, 128)
+    # Red encodes x, green encodes y.
+    gradient = torch.stack([ramp.expand(128, 128), ramp[:, None].expand(128, 128), ramp.expand(128, 128)])
+    crops = gradient.expand(200, 3, 128, 128)
     still = replace(kind, jitter_share=0.0, grey_share=0.0, blur_shares=(0.0, 0.0, 0.0), solarise_share=0.0)
     views = MultiCropViews(64, 32, 1, strength=still)(crops, torch.ones(200, 2), rng=seeded())
     for view, (least, most) in zip(views, [kind.global_scale] * 2 + [kind.local_scale], strict=True):
@@ -244,7 +244,7 @@ def test_local_views_of_large_crops_are_averaged_not_skipped() -> None:
 
 
 def test_turned_fossils_keep_their_true_proportions() -> None:
-    """An ellipse stretched to a square fills the square at any angle, for its box is drawn anew."""
+    """An ellipse stretched to a square fills the square at any angle, as it gets a new box."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
     crop = torch.full((3, 64, 64), 240.0)
     crop[:, x**2 + y**2 < 0.9] = 80

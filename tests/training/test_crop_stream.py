@@ -60,7 +60,7 @@ def test_every_crop_comes_once_an_epoch_over_all_workers_but_for_a_tail(
     start=st.floats(0, 1),
     weighted=st.booleans(),
 )
-def test_a_resumed_epoch_goes_on_as_if_never_interrupted(
+def test_a_resumed_epoch_continues_as_if_never_interrupted(
     sizes: list[int], batch: int, buffer: int, start: float, weighted: bool
 ) -> None:
     weight = np.random.default_rng(1).exponential(size=sum(sizes)).astype(np.float32)
@@ -148,7 +148,7 @@ def test_weights_say_how_often_a_crop_comes() -> None:
         assert counted[weight == value].mean() / 20 == pytest.approx(value / weight.mean(), rel=0.02)
 
 
-def test_a_crop_that_does_not_decode_gives_its_place_to_another_and_is_counted() -> None:
+def test_a_crop_that_does_not_decode_is_replaced_by_another_and_counted() -> None:
     source = CountingSource(damaged=frozenset({("0", 7), ("1", 5)}))
     stream = CropStream(made_table([300, 100], source=source), batch=40, seed=0, side_px=2, buffer=100)
     batches = list(stream.epoch(0))
@@ -169,7 +169,7 @@ def test_too_many_crops_that_do_not_decode_stop_the_training_and_one_is_named() 
     assert len(list(CropStream(table, batch=50, seed=0, side_px=2, max_failed_share=0.1).epoch(0))) == 20
 
 
-def test_a_store_that_does_not_answer_is_not_the_fault_of_crops() -> None:
+def test_an_unreachable_store_is_not_counted_as_failed_crops() -> None:
     stream = CropStream(
         made_table([100], source=CountingSource(reachable=False)), batch=10, seed=0, side_px=2
     )

@@ -176,7 +176,7 @@ def test_a_condition_chooses_objects(run: RunStore) -> None:
     assert len(half) == (sum(COUNTS.values()) + 16 + MANY) // 2
 
 
-def test_a_condition_on_all_objects_is_answered_over_all_slides(tmp_path: Path) -> None:
+def test_a_condition_on_all_objects_is_evaluated_over_all_slides(tmp_path: Path) -> None:
     store = RunStore.open(str(tmp_path / "run"))
     store.create_or_check(a_run(RunConfig(crops=CropsConfig(size_px=16))))
     count = SLIDES_PER_QUERY + 6
@@ -229,7 +229,7 @@ def test_a_curation_in_s3_serves_a_run_there(s3_run: tuple[str, StoreConfig], tm
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "message"),
     [
         ([("a-2030", 3, True, 1.0), ("a-2030", 3, True, 1.0)], "names 1 crops more than once"),
         ([("a-2030", 3, True, -1.0)], "negative or not finite"),
@@ -238,10 +238,10 @@ def test_a_curation_in_s3_serves_a_run_there(s3_run: tuple[str, StoreConfig], tm
     ],
 )
 def test_a_curation_that_makes_no_sense_is_refused(
-    run: RunStore, tmp_path: Path, rows: list[tuple[str, int, bool, float]], says: str
+    run: RunStore, tmp_path: Path, rows: list[tuple[str, int, bool, float]], message: str
 ) -> None:
     write_curation(tmp_path / "curation.parquet", rows)
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=message):
         open_crops([run.url], curation=str(tmp_path / "curation.parquet"))
 
 

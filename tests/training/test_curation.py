@@ -1,4 +1,4 @@
-"""Curation: clusters of look-alikes, rules that leave some out, weights that even out the rest."""
+"""Curation: clusters of similar crops, rules that leave clusters out, weights that balance the rest."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ KINDS: dict[str, dict[str, float]] = {
     "fog": {"sharpness": 4.0},
     "pile": {"overlap": 0.45},
 }
-"""What objects of a kind have that others have not; each kind has a direction of its own among the vectors."""
+"""Measures in which a kind differs from the usual ones; each kind has its own direction in embedding space."""
 USUAL = {"longest_um": 40.0, "sharpness": 100.0, "opacity": 0.25, "overlap": 0.0}
 LEFT_OUT = {"charcoal": "black", "nothing": "empty", "fog": "blurry", "pile": "several objects"}
 SLIDES = (
@@ -59,9 +59,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
 
 def write_run(
-    place: Path | str, *, config: StoreConfig | None = None, names: tuple[str, str] = ("a", "b")
+    url: Path | str, *, config: StoreConfig | None = None, names: tuple[str, str] = ("a", "b")
 ) -> RunStore:
-    store = start_run(place, config=config)
+    store = start_run(url, config=config)
     for number, (name, kinds) in enumerate(zip(names, SLIDES, strict=True)):
         commit_kinds(store, name, kinds, seed=number)
     return store
@@ -78,7 +78,7 @@ def commit_kinds(
     boxes: NDArray[np.int32] | None = None,
     crops_of: Callable[[int], NDArray[np.uint8]] = lambda _: paint(0.5),
 ) -> None:
-    """A slide with so many objects of each kind, the first ones without pixels, the last without a vector."""
+    """Commit a slide with objects of these kinds, the first ones without pixels, the last ones without a vector."""
     kind_of = kinds_of(kinds, seed=seed)
     count = len(kind_of)
     vectors = np.eye(DIMENSION)[[list(KINDS).index(kind) for kind in kind_of]]
@@ -96,7 +96,7 @@ def commit_kinds(
     boxes = np.concatenate([corner, corner + 160], axis=1) if boxes is None else boxes
     lost = np.arange(count) < without_pixels
     given_columns: dict[str, Any] = {
-        **{name: boxes[:, place] for place, name in enumerate(("x_min", "y_min", "x_max", "y_max"))},
+        **{name: boxes[:, column] for column, name in enumerate(("x_min", "y_min", "x_max", "y_max"))},
         "width_um": measures["longest_um"],
         "height_um": measures["longest_um"] * 0.7,
         "overlap": measures["overlap"],
@@ -111,13 +111,13 @@ def commit_kinds(
 
 
 def put(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
-    place = table.schema.get_field_index(name)
-    return table.set_column(place, table.schema.field(place), column.cast(table.schema.field(place).type))
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, table.schema.field(index), column.cast(table.schema.field(index).type))
 
 
 def kinds_of(kinds: dict[str, int], *, seed: int) -> list[str]:
     listed = [kind for kind, count in kinds.items() for _ in range(count)]
-    return [listed[place] for place in np.random.default_rng(seed).permutation(len(listed))]
+    return [listed[index] for index in np.random.default_rng(seed).permutation(len(listed))]
 
 
 def truth(names: tuple[str, str] = ("a", "b")) -> dict[tuple[str, int], str]:
@@ -166,8 +166,8 @@ def test_a_box_that_holds_the_centres_of_others_holds_several_objects(tmp_path: 
     corner = np.arange(100)[:, None] * np.array([10_000, 0])
     boxes = np.concatenate([corner, corner + 160], axis=1)
     hosts, guests = np.flatnonzero(of == "pollen"), np.flatnonzero(of == "acritarch")
-    for place, guest in enumerate(guests):
-        left, top = boxes[hosts[place % 20], :2] + (20 if place < 20 else 90)
+    for number, guest in enumerate(guests):
+        left, top = boxes[hosts[number % 20], :2] + (20 if number < 20 else 90)
         boxes[guest] = left, top, left + 30, top + 30
     commit_kinds(store, "a", kinds, seed=0, boxes=boxes)
     curate_runs([store], str(tmp_path / "curation.parquet"), PLENTY)
@@ -176,7 +176,7 @@ def test_a_box_that_holds_the_centres_of_others_holds_several_objects(tmp_path: 
     assert set(reason[guests]) | set(reason[of == "spore"]) == {None}
 
 
-def test_sizes_are_left_out_where_that_is_asked_for(run: RunStore, tmp_path: Path) -> None:
+def test_sizes_are_left_out_where_configured(run: RunStore, tmp_path: Path) -> None:
     out, kind = tmp_path / "curation.parquet", truth()
     curate_runs([run], str(out), PLENTY.model_copy(update={"smallest_um": 10.0}))
     small = [row for row in rows_of(out) if kind[row["slide_id"], row["object_id"]] == "acritarch"]
@@ -277,7 +277,9 @@ def test_several_runs_share_clusters(run: RunStore, tmp_path: Path) -> None:
     assert [(one.url, one.slides) for one in record.runs] == [(run.url, 2), (other.url, 2)]
 
 
-def test_equal_seeds_give_equal_bytes_and_the_footer_tells_how(run: RunStore, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_bytes_and_the_footer_records_the_settings(
+    run: RunStore, tmp_path: Path
+) -> None:
     for name in ("one", "two"):
         curate_runs([run], str(tmp_path / f"{name}.parquet"), PLENTY)
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
@@ -363,10 +365,10 @@ def test_the_command_writes_a_table_that_queries_join(run: RunStore, tmp_path: P
     rules = tmp_path / "rules.yaml"
     rules.write_text("clusters: 12\nfamilies: 3\n")
     out = tmp_path / "mine.parquet"
-    said = CliRunner().invoke(
+    result = CliRunner().invoke(
         app, ["curate", run.url, "--out", str(out), "--rules", str(rules), "--rule", "black_opacity=2"]
     )
-    assert said.exit_code == 0, said.output
+    assert result.exit_code == 0, result.output
     assert (tmp_path / "mine.html").is_file()
     joined = run_query(
         run,
@@ -374,4 +376,4 @@ def test_the_command_writes_a_table_that_queries_join(run: RunStore, tmp_path: P
         f"JOIN '{out}' USING (slide_id, object_id) WHERE NOT keep GROUP BY reason ORDER BY reason",
     ).to_pylist()
     assert [row["reason"] for row in joined] == ["blurry", "empty", "several objects"]
-    assert f"{pq.read_table(out)['keep'].to_pylist().count(True)} of 260 objects kept" in said.output
+    assert f"{pq.read_table(out)['keep'].to_pylist().count(True)} of 260 objects kept" in result.output

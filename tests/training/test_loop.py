@@ -1,4 +1,4 @@
-"""The training loop: it learns, it can be stopped anywhere and goes on to the same end, it leaves what it says."""
+"""The training loop: it learns, can be stopped and resumed anywhere with the same result, and writes its files."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_drawn_shapes_are_learned_and_the_backbone_embeds_as_the_embedder_takes_
     assert vectors.shape == (2, 16)
 
 
-def test_stopped_anywhere_a_training_goes_on_to_the_same_curve_and_weights(
+def test_a_training_stopped_anywhere_resumes_to_the_same_curve_and_weights(
     crops: Path, tmp_path: Path
 ) -> None:
     config = a_config(crops, steps=9)
@@ -122,7 +122,7 @@ def test_weights_of_another_network_are_refused_by_their_keys(crops: Path, tmp_p
         train(a_config(crops, init=f"file:{tmp_path / 'other.pth'}", arch="resnet18"), tmp_path / "out")
 
 
-def test_classes_held_out_are_judged_and_not_learned(crops: Path, tmp_path: Path) -> None:
+def test_held_out_classes_are_probed_and_not_trained_on(crops: Path, tmp_path: Path) -> None:
     config = a_config(
         crops,
         epochs=1,
@@ -178,7 +178,7 @@ DINO: dict[str, Any] = {
         ("dino", DINO),
     ],
 )
-def test_every_method_without_labels_goes_on_to_the_same_curve_and_weights(
+def test_every_method_without_labels_resumes_to_the_same_curve_and_weights(
     crops: Path, tmp_path: Path, method: str, network: dict[str, Any]
 ) -> None:
     config = without_labels(crops, method, network)

@@ -92,7 +92,7 @@ def test_supervised_contrast_is_that_of_loops_in_float64() -> None:
         others = [k for k in range(7) if k != i]
         positives = [k for k in others if label[k] == label[i]]
         whole = sum(math.exp(unit[i] @ unit[k] / 0.2) for k in others)
-        if positives:  # one alone in its class repels, and asks for nothing
+        if positives:  # a crop alone in its class is a negative of others only
             terms.append(-np.mean([math.log(math.exp(unit[i] @ unit[p] / 0.2) / whole) for p in positives]))
     found = supervised_contrast(torch.from_numpy(vectors), torch.from_numpy(label), temperature=0.2)
     assert float(found) == pytest.approx(np.mean(terms), rel=1e-10)

@@ -66,8 +66,8 @@ def triplets_in_loops(vectors: NDArray[np.float64], margin: float, *, semihard: 
                 if semihard and not near < far <= near + margin:
                     continue
                 costs.append(max(near - far + margin, 0))
-    told = [cost for cost in costs if cost > 0]
-    return sum(told) / len(told)
+    positive = [cost for cost in costs if cost > 0]
+    return sum(positive) / len(positive)
 
 
 @pytest.mark.parametrize("semihard", [False, True])
@@ -167,7 +167,7 @@ def test_each_loss_brings_drawn_shapes_together(loss: str, crops: Path, tmp_path
     assert embedder.embed(np.full((2, 224, 224, 3), 200, np.uint8)).shape == (2, 12)
 
 
-def test_the_command_trains_and_goes_on_from_where_it_was(crops: Path, tmp_path: Path) -> None:
+def test_the_command_trains_and_resumes_from_its_checkpoint(crops: Path, tmp_path: Path) -> None:
     words = [
         "train",
         "metric",
@@ -187,9 +187,9 @@ def test_the_command_trains_and_goes_on_from_where_it_was(crops: Path, tmp_path:
         "device=cpu",
     ):
         words += ["--set", setting]
-    answer = CliRunner().invoke(app, [*words, "--local"], catch_exceptions=False)
-    assert answer.exit_code == 0, answer.output
-    assert "3 steps" in answer.output
+    result = CliRunner().invoke(app, [*words, "--local"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "3 steps" in result.output
     assert (tmp_path / "out" / "backbone.safetensors").is_file()
     longer = [word.replace("steps=3", "steps=5") for word in words]
     assert "5 steps" in CliRunner().invoke(app, [*longer, "--local"], catch_exceptions=False).output
@@ -199,14 +199,14 @@ def test_the_command_trains_and_goes_on_from_where_it_was(crops: Path, tmp_path:
         )
 
 
-def test_one_class_alone_teaches_nothing(tmp_path: Path) -> None:
+def test_one_class_alone_is_refused(tmp_path: Path) -> None:
     config = a_config(draw_folder(tmp_path / "one", classes=1))
     with pytest.raises(UsageError, match="method metric needs crops of two classes"):
         TrainingLoop(config, open_training_crops(config.data), folder=tmp_path)
 
 
 @pytest.mark.parametrize("imbalance", ["none", "sampling", "weights"])
-def test_a_transferred_network_leaves_a_head_that_tells_its_classes(
+def test_a_transferred_network_writes_a_head_of_its_classes(
     imbalance: str, crops: Path, tmp_path: Path
 ) -> None:
     config = a_config(
@@ -223,9 +223,9 @@ def test_a_transferred_network_leaves_a_head_that_tells_its_classes(
     embedder = load_embedder(EmbedderConfig(weights=f"file:{result.backbone}"), device="cpu")
     assert embedder is not None
     labelled = load_labels(crops)
-    said = head.predict(embedder.embed(labelled.crops.pixels)).argmax(axis=1)
+    predicted = head.predict(embedder.embed(labelled.crops.pixels)).argmax(axis=1)
     assert head.classes == labelled.crops.classes
-    assert (said == labelled.crops.label).mean() > 0.6
+    assert (predicted == labelled.crops.label).mean() > 0.6
     assert np.mean(losses(tmp_path, "accuracy")[-8:]) > np.mean(losses(tmp_path, "accuracy")[:8])
 
 

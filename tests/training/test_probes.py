@@ -1,4 +1,4 @@
-"""Signs of learning and of collapse, on vectors whose answer is known."""
+"""Signs of learning and of collapse, on vectors with known results."""
 
 from __future__ import annotations
 

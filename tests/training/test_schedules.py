@@ -1,4 +1,4 @@
-"""What changes while a training goes on."""
+"""Schedules of learning rate and weight decay."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ from fossilray.training.whitening import fit_whitening
 def shaken_vectors(*, crops: int = 300, views: int = 5) -> np.ndarray:
     """(crops, views, 6): what a crop is lies in the first three numbers, its views differ most in the last ones."""
     rng = np.random.default_rng(3)
-    told = np.concatenate([rng.normal(size=(crops, 1, 3)), np.zeros((crops, 1, 3))], axis=2)
+    signal = np.concatenate([rng.normal(size=(crops, 1, 3)), np.zeros((crops, 1, 3))], axis=2)
     noise = rng.normal(size=(crops, views, 6)) * (0.1, 0.1, 0.1, 3.0, 5.0, 0.2)
-    return (told + noise).astype(np.float32)
+    return (signal + noise).astype(np.float32)
 
 
 def test_views_differ_equally_in_all_directions_afterwards() -> None:
@@ -37,7 +37,7 @@ def test_views_differ_equally_in_all_directions_afterwards() -> None:
     assert found.reshape(-1, 6).mean(axis=0) == pytest.approx(np.zeros(6), abs=1e-3)
 
 
-def test_what_tells_crops_apart_is_kept_when_vectors_are_shortened() -> None:
+def test_what_distinguishes_crops_is_kept_when_vectors_are_shortened() -> None:
     vectors = shaken_vectors()
     fitted = fit_whitening(vectors, dimension=3, shrinkage=0.01)
     found = vectors @ fitted.matrix.T + fitted.offset
@@ -80,7 +80,7 @@ def test_training_exports_the_layer_and_its_share_of_the_start(tmp_path: Path) -
     embedder = load_embedder(EmbedderConfig(weights=f"file:{result.backbone}"), device="cpu")
     assert embedder is not None
     assert embedder.embed(np.full((2, 224, 224, 3), 200, np.uint8)).shape == (2, 8)
-    # Other projects' scripts take the network without that layer, and with the share it was asked for.
+    # Other projects' scripts load the network without that layer, interpolated by the configured share.
     other = torch.load(tmp_path / "out" / "checkpoint_dino.pth", weights_only=True)["teacher"]
     assert {name.removeprefix("module.backbone.") for name in other} == set(start.state_dict())
     learned = torch.load(next((tmp_path / "out" / "checkpoints").iterdir()), weights_only=True)
