@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Settings and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 # Ray would write a token below the home folder, which turns authentication on for later clusters of this user.
 os.environ["RAY_AUTH_MODE"] = "disabled"
-# Fakes of S3 must not meet the credentials of whoever runs the tests.
+# Fakes of S3 must not meet the credentials of the user who runs the tests.
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 
 # Scripts of tests/support that run as processes of their own, and Ray's workers, import from tests/ too.
@@ -25,9 +25,17 @@ _STARTS_RAY = re.compile(
     r"\bray\b|shared_ray|jobs\.(process|inference|index|train)|cli_runner|\"(demo|process)\"|fossilray demo"
 )
 
-pytest_plugins = ["support.fault_jobs", "support.shared_ray", "support.static_checks"]
+pytest_plugins = ["support.static_checks"]
 
 _status = pytest.StashKey[int]()
+
+
+@pytest.fixture(scope="module")
+def shared_ray() -> Iterator[str]:
+    """The address of a Ray cluster that the tests of a file share; Ray is imported when a test needs it."""
+    from support.shared_ray import start_ray
+
+    yield from start_ray()
 
 
 @pytest.fixture

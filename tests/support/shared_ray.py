@@ -1,4 +1,4 @@
-"""A Ray that all tests of a file share, which costs its start once."""
+"""A Ray cluster that all tests of a file share, so that it is started once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ TRIES = 3
 """Ray gives a node half a minute to come up, which on a busy machine may be too short."""
 
 
-@pytest.fixture(scope="module")
-def shared_ray() -> Iterator[str]:
-    """Its address; a job that joins it leaves it running."""
+def start_ray() -> Iterator[str]:
+    """Yield its address; a job that joins it leaves it running."""
     with pytest.MonkeyPatch.context() as environment:
         # Workers have the environment that their node was started in.
         for name, value in KEYS.items():
