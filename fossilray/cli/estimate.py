@@ -107,7 +107,7 @@ def print_short_estimate(plan: RunPlan, run: str, config: RunConfig) -> None:
     from fossilray.processing.planning.text import render_short
     from fossilray.processing.planning.workload import assumed_statistics, workload_of_plan
 
-    here = profiles.this_machine()
+    here = profiles.local_instance()
     try:
         measured = _from_run(run, config, on_gpu=here.gpus > 0)
     except (RunNotFound, UsageError):
@@ -138,12 +138,12 @@ def _rates(
     gpu_factor: float | None = None,
 ) -> Rates:
     """Return the rates of a type of machine: a run's or measured here, then those of --rates or --gpu-factor."""
-    from fossilray.processing.planning.machines import this_machine
+    from fossilray.processing.planning.machines import local_instance
     from fossilray.processing.planning.measure import measure_rates
     from fossilray.processing.planning.rates import override_rates, scale_to_gpu
 
     wants_gpu = kind.gpus > 0
-    has_gpu = measured.on_gpu if measured else this_machine().gpus > 0
+    has_gpu = measured.on_gpu if measured else local_instance().gpus > 0
     assumes_gpu = gpu_factor is not None and wants_gpu and not has_gpu
     if given is not None and gpu_factor is not None:
         raise ConfigError("--rates and --gpu-factor both give the speed of a GPU; leave one of them out")

@@ -64,7 +64,7 @@ class DriverJournal:
         """The heartbeat of another driver that is active on this run."""
         self._attempts = attempts
         self._run = run
-        self._patience_s = patience_minutes * 60
+        self._store_timeout_s = patience_minutes * 60
         self._cost = cost or CostConfig()
         self._driver_id = secrets.token_hex(8)
         self._started_at = utc_now()
@@ -265,9 +265,9 @@ class DriverJournal:
             except StoreOut:
                 now = time.monotonic()
                 self._store_out_since_s = self._store_out_since_s or now
-                if now - self._store_out_since_s > self._patience_s:
+                if now - self._store_out_since_s > self._store_timeout_s:
                     raise
-                time.sleep(min(RETRY_EVERY_S, self._patience_s))
+                time.sleep(min(RETRY_EVERY_S, self._store_timeout_s))
             else:
                 self._store_out_since_s = None
                 return

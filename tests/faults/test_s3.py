@@ -47,9 +47,9 @@ PASSING: list[tuple[Fault, int, str, str]] = [
     ("slow down", 6, "PUT", "/run/arrays/"),
     ("too many requests", 2, "PUT", "/run/pictures/"),
     ("reset", 3, "PUT", "/run/attempts/"),
-    ("lost answer", 3, "PUT", "/run/objects/"),
+    ("lost response", 3, "PUT", "/run/objects/"),
     ("internal error", 3, "GET", "Slidedat.ini"),
-    ("half an answer", 2, "GET", "Data0000.dat"),
+    ("half a response", 2, "GET", "Data0000.dat"),
     ("slow bytes", 2, "GET", "Data0001.dat"),
 ]
 """What fails, how often, and where; all of it goes by when the request is repeated."""

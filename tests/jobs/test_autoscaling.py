@@ -48,7 +48,7 @@ def test_a_job_grows_a_cluster_from_no_gpu_to_three_and_leaves_none(tmp_path: Pa
     assert gauge.most_nodes == 3
     assert len(nodes_used(tmp_path / "marks")) == 3
     assert set(gpus_seen(tmp_path / "marks")) == {"0"}
-    # No storm: whoever waits for a machine is one wave, whatever the number of workers asked for.
+    # One wave of workers waits for machines, whatever the number of workers.
     assert 0 < gauge.most_waiting <= MIN_WAVE
     assert all("each requests 0.9 CPU, 1 GPU" in line for line in messages)
 
@@ -79,7 +79,7 @@ def test_a_machine_that_is_lost_is_replaced_and_its_slide_is_done(tmp_path: Path
 
 
 @VERSIONS
-def test_what_no_type_of_node_has_is_told_and_ends_the_job(tmp_path: Path, v2: bool) -> None:
+def test_a_request_that_no_type_of_node_meets_is_reported_and_ends_the_job(tmp_path: Path, v2: bool) -> None:
     workers = WorkersConfig(device="cuda", gpus_per_worker=8, patience_minutes=0.25)
     messages: list[str] = []
     with AutoscaledCluster(GPU_NODE, most=3, v2=v2) as cluster, connected(cluster), Gauge(cluster) as gauge:
@@ -90,7 +90,7 @@ def test_what_no_type_of_node_has_is_told_and_ends_the_job(tmp_path: Path, v2: b
     assert "each requests 0.9 CPU, 8 GPU; none of the cluster's 1 machines has that" in message
     assert len(messages) == 1
     if v2:
-        assert "it may start no machine that has what is asked" in message
+        assert "it may start no machine that has the requested resources" in message
 
 
 class Gauge:
@@ -140,7 +140,7 @@ def connected(cluster: AutoscaledCluster) -> Iterator[None]:
 def drive(
     workers: WorkersConfig, tmp_path: Path, *, slides: int, pause_s: float, messages: list[str] | None = None
 ) -> tuple[Tally, list[str]]:
-    """A job of so many slides that each take a worker so long, and what it said."""
+    """A job of slides that take `pause_s` each; its tally and messages."""
     (tmp_path / "marks").mkdir()
     store = RunStore.open(str(tmp_path / "run"))
     store.create_or_check(a_run())

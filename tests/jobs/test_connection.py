@@ -17,14 +17,14 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def test_address_where_nobody_listens_is_told_with_the_remedy() -> None:
+def test_an_address_without_a_cluster_is_reported_with_the_remedy() -> None:
     address = f"127.0.0.1:{free_port()}"
-    told = rf"no Ray cluster can be joined at {address} .*--address"
-    with pytest.raises(WorkerError, match=told), ray_cluster(address):
+    message = rf"no Ray cluster can be joined at {address} .*--address"
+    with pytest.raises(WorkerError, match=message), ray_cluster(address):
         pass
 
 
-def test_no_cluster_on_this_machine_is_told_with_the_remedy(
+def test_no_cluster_on_this_machine_is_reported_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

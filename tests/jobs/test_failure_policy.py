@@ -137,7 +137,7 @@ EVENTS = st.lists(
 def test_no_order_of_outcomes_makes_an_outage_a_slides_failure(
     events: list[tuple[str, int, str]], outages: dict[str, tuple[int, int]]
 ) -> None:
-    """A world where roots are out for a while: a slide tried meanwhile answers SourceOut, whatever it is like."""
+    """Roots are out for a while: a slide tried meanwhile fails by SourceOut, whatever its own result is."""
     policy = a_policy(alike_share=1.0)
     decided: dict[tuple[str, int], Decision | None] = {}
     tries: dict[tuple[str, int], int] = {}

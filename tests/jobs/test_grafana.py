@@ -1,4 +1,4 @@
-"""The dashboard and the alerts ask for figures that exist, in PromQL that parses, in files that Grafana loads."""
+"""The dashboard and the alerts query metrics that exist, in PromQL that parses, in files that Grafana loads."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def test_the_dashboard_loads() -> None:
     assert list(faults(DASHBOARD)) == []
 
 
-def test_every_figure_that_is_told_is_looked_at() -> None:
-    asked = {name for expression in expressions(DASHBOARD) for name in series(expression)}
-    shown = {metric.name for metric in (*DRIVER, *WORKER) if asked & set(metric.series)}
+def test_every_metric_is_on_the_dashboard() -> None:
+    queried = {name for expression in expressions(DASHBOARD) for name in series(expression)}
+    shown = {metric.name for metric in (*DRIVER, *WORKER) if queried & set(metric.series)}
     # What adds nothing to others on the page.
     assert {metric.name for metric in (*DRIVER, *WORKER)} - shown == {"fossilray_scanned_mm2"}
 
 
 @pytest.mark.parametrize("rule", ALERTS["groups"][0]["rules"], ids=lambda rule: rule["alert"])
-def test_a_rule_asks_for_figures_that_exist(rule: dict[str, Any]) -> None:
+def test_a_rule_queries_metrics_that_exist(rule: dict[str, Any]) -> None:
     assert rule.keys() == {"alert", "expr", "for", "labels", "annotations"}
     assert re.fullmatch(r"\d+[smh]", rule["for"])
     assert rule["labels"]["severity"] in {"info", "warning", "critical"}
@@ -68,7 +68,7 @@ def test_rules_lie_in_a_file_as_prometheus_reads_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"),
+    ("keys", "value", "message"),
     [
         (("panels", 1, "id"), 3, "id 3 twice"),
         (("panels", 2, "gridPos", "x"), 1, "overlap"),
@@ -76,7 +76,7 @@ def test_rules_lie_in_a_file_as_prometheus_reads_it() -> None:
         (
             ("panels", 1, "targets", 0, "expr"),
             "rate(ray_fossilray_slides_comitted_total[5m])",
-            "nobody tells",
+            "no metric is",
         ),
         (("panels", 1, "targets", 0, "expr"), "rate(ray_fossilray_objects_total[5m]", "no PromQL"),
         (("panels", 1, "targets", 0, "expr"), 'ray_fossilray_workers{runs="a"}', "label runs"),
@@ -86,13 +86,13 @@ def test_rules_lie_in_a_file_as_prometheus_reads_it() -> None:
         (("panels", 1, "fieldConfig", "defaults", "unit"), "percents", "unit"),
     ],
 )
-def test_a_planted_mistake_is_found(place: tuple[str | int, ...], value: Any, told: str) -> None:
+def test_a_planted_mistake_is_found(keys: tuple[str | int, ...], value: Any, message: str) -> None:
     spoiled = copy.deepcopy(DASHBOARD)
     at: Any = spoiled
-    for step in place[:-1]:
+    for step in keys[:-1]:
         at = at[step]
-    at[place[-1]] = value
-    assert any(told in fault for fault in faults(spoiled))
+    at[keys[-1]] = value
+    assert any(message in fault for fault in faults(spoiled))
 
 
 def faults(dashboard: dict[str, Any]) -> Iterator[str]:
@@ -109,8 +109,8 @@ def faults(dashboard: dict[str, Any]) -> Iterator[str]:
         if panel["id"] in seen:
             yield f"id {panel['id']} twice"
         seen.add(panel["id"])
-        place = panel["gridPos"]
-        if place.keys() != {"h", "w", "x", "y"} or place["x"] < 0 or place["x"] + place["w"] > 24:
+        keys = panel["gridPos"]
+        if keys.keys() != {"h", "w", "x", "y"} or keys["x"] < 0 or keys["x"] + keys["w"] > 24:
             yield f"{panel['title']}: wider than the page"
         if panel["type"] == "row":
             continue
@@ -125,7 +125,7 @@ def faults(dashboard: dict[str, Any]) -> Iterator[str]:
 
 def panel_faults(panel: dict[str, Any]) -> Iterator[str]:
     if panel["type"] not in ("stat", "timeseries") or not panel["title"] or not panel["description"]:
-        yield f"{panel['title']}: no such type, or without a description"
+        yield f"{panel['title']}: unknown type, or without a description"
     if panel["fieldConfig"]["defaults"]["unit"] not in UNITS:
         yield f"{panel['title']}: unit"
     if panel["datasource"] != {"type": "prometheus", "uid": "${datasource}"}:
@@ -142,7 +142,7 @@ def panel_faults(panel: dict[str, Any]) -> Iterator[str]:
             yield f"{panel['title']}: no PromQL: {error}"
             continue
         for name in unknown:
-            yield f"{panel['title']}: nobody tells {name}"
+            yield f"{panel['title']}: no metric is {name}"
         for label in labels:
             yield f"{panel['title']}: label {label}"
 
@@ -162,7 +162,7 @@ def expressions(dashboard: dict[str, Any]) -> Iterator[str]:
 
 
 def series(expression: str) -> set[str]:
-    """Names of all figures in a PromQL expression; ValueError if it is none."""
+    """Names of all figures in a PromQL expression; ValueError if it is malformed."""
     found: set[str] = set()
 
     def visit(node: Any) -> bool:

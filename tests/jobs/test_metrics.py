@@ -144,7 +144,7 @@ def test_the_figures_that_are_scraped_are_the_runs(endpoint: str, tmp_path: Path
     }
     found = {sample.name for sample in samples if sample.name.startswith("ray_fossilray")}
     assert found <= exported_names()
-    # Nobody retried anything, and a counter that was never raised is not told; stages are seen now and then.
+    # Nothing was retried, and a counter that was never raised is not exported; stages are seen now and then.
     assert exported_names() - found <= {
         "ray_fossilray_slides_retried_total",
         "ray_fossilray_workers_in_stage",

@@ -84,7 +84,7 @@ class ScriptedWorker:
             self._state = WorkerStatus(item.key, "crops", 0.1, resident_bytes=2 * 10**9)
             time.sleep(3600)
         if act == "offline" or (act == "offline_once" and self._tries(item) == 1):
-            raise StoreUnreachable("s3://bucket/run does not answer; check the network")
+            raise StoreUnreachable("s3://bucket/run does not reply; check the network")
         return Outcome(
             item.key,
             summary=run_fixtures.a_summary(item.key, "0" * 16, objects=7, well=UNASSIGNED_WELL),
@@ -288,7 +288,7 @@ def test_only_transient_failures_are_tried_again(job: Job) -> None:
     assert (tally.committed, tally.failed, tally.retried) == (2, 1, 1)
     assert job.tried.count("unreadable-a") == 1
     assert job.tried.count("flaky-b") == 2
-    assert display.messages == ["unreadable-a: no such pixels"]
+    assert display.messages == ["unreadable-a: unreadable pixels"]
 
 
 @over_both
@@ -371,11 +371,11 @@ def test_lost_machines_weigh_less_than_deaths(job: Job) -> None:
 def test_a_store_that_is_away_for_a_moment_costs_no_slide(job: Job) -> None:
     tally, display = job.run(["offline_once-a", "fine-b"])
     assert (tally.committed, tally.failed, tally.retried) == (2, 0, 1)
-    assert any("does not answer" in line for line in display.messages)
+    assert any("does not reply" in line for line in display.messages)
 
 
 def test_a_store_that_stays_away_ends_the_job_with_its_own_error(job: Job) -> None:
-    with pytest.raises(StoreUnreachable, match="does not answer"):
+    with pytest.raises(StoreUnreachable, match="does not reply"):
         job.run(["offline-a"])
 
 
@@ -520,7 +520,7 @@ def failure(
         "0" * 16,
         "detect",
         error,
-        "no such pixels",
+        "unreadable pixels",
         transient,
         not transient,
         "h",

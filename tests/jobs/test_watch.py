@@ -81,12 +81,12 @@ def test_a_store_that_is_out_for_a_moment_is_reported_and_read_again(tmp_path: P
     class Flaky(RunStore):
         def summaries_table(self):  # type: ignore[no-untyped-def]
             if next(away, False):
-                raise StoreUnreachable("s3://bucket/run does not answer")
+                raise StoreUnreachable("s3://bucket/run does not reply")
             return super().summaries_table()
 
     stream = io.StringIO()
     assert watch_run(Flaky(store.files), Console(file=stream, width=200), every_s=30, sleep=finish) is None
-    assert "does not answer; trying again" in stream.getvalue().splitlines()[0]
+    assert "does not reply; trying again" in stream.getvalue().splitlines()[0]
 
 
 def test_the_alarm_ends_watching_and_states_since_when(tmp_path: Path) -> None:

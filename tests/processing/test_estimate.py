@@ -71,39 +71,39 @@ ON_GPU = replace(RATES, detector_mp_per_s=stated(50), embedded_objects_per_s=sta
 
 
 def test_a_hand_worked_slide_on_cores_alone() -> None:
-    answer = estimate(work(), RATES, CPU_BOX)
+    estimated = estimate(work(), RATES, CPU_BOX)
     # Two threads read 50 s of tiles in 25 while the detector needs 50; they cut, measure and encode in
     # (40 + 10 + 20) / 2 s while 30 s are embedded.
-    assert [stage.seconds for stage in answer.stages] == pytest.approx([2, 50, 1, 35])
-    assert [stage.decided_by for stage in answer.stages][1::2] == ["detector", "cutting crops"]
+    assert [stage.seconds for stage in estimated.stages] == pytest.approx([2, 50, 1, 35])
+    assert [stage.decided_by for stage in estimated.stages][1::2] == ["detector", "cutting crops"]
     # In all 2 + (50 + 50) + 1 + (40 + 10 + 30 + 20) = 203 s of a core.
-    assert dict(answer.limits) == pytest.approx({"workers in turn": 88 / 2, "cores": 203 / 4})
-    assert answer.bottleneck == "cores (mostly reading tiles)"
-    assert answer.hours == pytest.approx(10 * 203 / 4 / 3600)
-    assert answer.stored_bytes == 20_000 * 16_000
-    assert (answer.gpu_hours, answer.money) == (0, None)
+    assert dict(estimated.limits) == pytest.approx({"workers in turn": 88 / 2, "cores": 203 / 4})
+    assert estimated.bottleneck == "cores (mostly reading tiles)"
+    assert estimated.hours == pytest.approx(10 * 203 / 4 / 3600)
+    assert estimated.stored_bytes == 20_000 * 16_000
+    assert (estimated.gpu_hours, estimated.money) == (0, None)
 
 
 def test_a_hand_worked_slide_on_gpus() -> None:
     machine = replace(GPU_BOX, price_per_hour=stated(2.0))
-    answer = estimate(work(), ON_GPU, machine, machines=3)
+    estimated = estimate(work(), ON_GPU, machine, machines=3)
     # Four threads read in 12.5 s what the GPU looks at in 2, and cut, measure and encode in 17.5 s what it embeds in 2.
-    assert [stage.seconds for stage in answer.stages] == pytest.approx([2, 12.5, 1, 17.5])
-    assert dict(answer.limits) == pytest.approx(
+    assert [stage.seconds for stage in estimated.stages] == pytest.approx([2, 12.5, 1, 17.5])
+    assert dict(estimated.limits) == pytest.approx(
         {"workers in turn": 33 / 2, "cores": 123 / 16, "GPU": 4 / 2, "network": 8.0}
     )
-    assert answer.bottleneck == "workers in turn (mostly cutting crops)"
-    assert answer.seconds_per_slide == 16.5
-    assert answer.slides_per_hour == pytest.approx(3 * 3600 / 16.5)
-    assert answer.gpu_hours == pytest.approx(10 * 16.5 / 3600 * 2)
-    assert answer.money == pytest.approx(10 * 16.5 / 3600 * 2.0)
-    assert answer.gpu_busy_share == pytest.approx(2 / 16.5)
+    assert estimated.bottleneck == "workers in turn (mostly cutting crops)"
+    assert estimated.seconds_per_slide == 16.5
+    assert estimated.slides_per_hour == pytest.approx(3 * 3600 / 16.5)
+    assert estimated.gpu_hours == pytest.approx(10 * 16.5 / 3600 * 2)
+    assert estimated.money == pytest.approx(10 * 16.5 / 3600 * 2.0)
+    assert estimated.gpu_busy_share == pytest.approx(2 / 16.5)
 
 
 def test_machines_for_a_number_of_days_are_rounded_up() -> None:
-    answer = estimate(work(), ON_GPU, GPU_BOX)
-    assert answer.days == pytest.approx(165 / 86_400)
-    assert [answer.machines_for(answer.days / share) for share in (0.1, 1, 2, 3.5)] == [1, 1, 2, 4]
+    estimated = estimate(work(), ON_GPU, GPU_BOX)
+    assert estimated.days == pytest.approx(165 / 86_400)
+    assert [estimated.machines_for(estimated.days / share) for share in (0.1, 1, 2, 3.5)] == [1, 1, 2, 4]
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_more_of_anything_is_never_slower(workload: Workload, machine: Machine, 
 def test_twice_the_slides_take_twice_the_hours(workload: Workload, machine: Machine) -> None:
     twice = Workload(
         **{
-            name: replace(told, value=told.value * (1 if name == "bytes_per_object" else 2))
-            for name, told in vars(workload).items()
+            name: replace(result, value=result.value * (1 if name == "bytes_per_object" else 2))
+            for name, result in vars(workload).items()
         }
     )
     once, double = (estimate(one, ON_GPU, machine) for one in (workload, twice))
@@ -183,11 +183,11 @@ def test_what_a_catalog_lacks_is_a_stated_assumption() -> None:
     whole = CatalogRow("a", "a.mrxs", width=20_000, height=10_000, mpp=0.25)
     bounded = replace(whole, slide_id="b", bounds_x=5, bounds_y=5, bounds_width=10_000, bounds_height=10_000)
     nothing = CatalogRow("c", "c.mrxs")
-    told = workload_of_rows([whole, bounded, nothing], RunConfig(), statistics)
-    assert told.gigapixels.value == pytest.approx(0.2 + 0.1 + 7.0, rel=1e-4)
-    assert told.gigapixels.source == "from the catalog"
+    result = workload_of_rows([whole, bounded, nothing], RunConfig(), statistics)
+    assert result.gigapixels.value == pytest.approx(0.2 + 0.1 + 7.0, rel=1e-4)
+    assert result.gigapixels.source == "from the catalog"
     for what in ("the whole canvas scanned", "7 GP", "0.25 um per px"):
-        assert f"{what} assumed for 1 of 3" in told.gigapixels.how
+        assert f"{what} assumed for 1 of 3" in result.gigapixels.how
     alone = workload_of_rows([bounded], RunConfig(), statistics).gigapixels
     assert (alone.source, alone.how) == ("from the catalog", "")
     assert workload_of_rows([nothing], RunConfig(), statistics).gigapixels.source == "assumed"
@@ -196,12 +196,12 @@ def test_what_a_catalog_lacks_is_a_stated_assumption() -> None:
 
 
 def test_the_archives_mean_slide_has_its_objects() -> None:
-    told = workload_of_rows(
+    result = workload_of_rows(
         [CatalogRow("c", "c.mrxs")], RunConfig(), assumed_statistics(16_000), slides=150_000
     )
-    assert told.slides.value == 150_000
-    assert told.objects.value == pytest.approx(3e9, rel=0.02)
-    assert told.bytes_read.value == pytest.approx(285e12, rel=0.01)
+    assert result.slides.value == 150_000
+    assert result.objects.value == pytest.approx(3e9, rel=0.02)
+    assert result.bytes_read.value == pytest.approx(285e12, rel=0.01)
 
 
 def test_many_slides_are_planned_by_their_sizes_and_few_one_by_one() -> None:
@@ -224,31 +224,31 @@ def test_a_dry_run_counts_what_is_not_committed() -> None:
         for done, tiles in ((False, 8), (True, 8), (False, None))
     ]
     plan = RunPlan(tuple(slides), (), 1, 16_000)
-    told = workload_of_plan(plan, assumed_statistics(16_000))
-    assert told is not None
-    assert (told.slides.value, told.detector_megapixels.value, told.objects.value) == (2, 60, 920)
+    result = workload_of_plan(plan, assumed_statistics(16_000))
+    assert result is not None
+    assert (result.slides.value, result.detector_megapixels.value, result.objects.value) == (2, 60, 920)
     assert workload_of_plan(replace(plan, slides=(slides[1],)), assumed_statistics(16_000)) is None
 
 
 def test_rates_of_a_run_give_back_its_seconds(tmp_path: Path) -> None:
     write = write_small_run(tmp_path / "painted")
-    told = rates_of_run(write)
+    result = rates_of_run(write)
     slides = write.summaries()
     objects = sum(slide.objects for slide in slides)
-    answer = estimate(
+    estimated = estimate(
         replace(
             work(slides=len(slides), objects=objects),
-            detector_megapixels=stated(told.rates.detector_mp_per_s.value * 2.0 * len(slides)),
+            detector_megapixels=stated(result.rates.detector_mp_per_s.value * 2.0 * len(slides)),
         ),
-        told.rates,
+        result.rates,
         replace(CPU_BOX, workers=1, cores=1),
     )
     # Of each slide of that run: 3.0 s in all, 2.0 detecting, 0.1 merging, 1.0 with crops, which sums to more.
-    assert [stage.seconds for stage in answer.stages] == pytest.approx([0.0, 2.0, 0.1, 1.0], abs=1e-6)
+    assert [stage.seconds for stage in estimated.stages] == pytest.approx([0.0, 2.0, 0.1, 1.0], abs=1e-6)
     # Each was shown 2.0 MP, of what its whole area would come to.
-    assert told.rates.detector_mp_per_s.value == pytest.approx(1.0)
+    assert result.rates.detector_mp_per_s.value == pytest.approx(1.0)
     whole = detector_megapixels(scanned_info(BOUNDS.width, BOUNDS.height, mpp=MPP), RunConfig())
-    assert told.statistics.blank_share.value == pytest.approx(1 - 2.0 / whole)
+    assert result.statistics.blank_share.value == pytest.approx(1 - 2.0 / whole)
     with pytest.raises(UsageError, match="no committed slide with objects"):
         rates_of_run(start_run(tmp_path / "empty"))
 
@@ -256,9 +256,13 @@ def test_rates_of_a_run_give_back_its_seconds(tmp_path: Path) -> None:
 def test_stated_rates_stand_in_place_of_measured_ones(tmp_path: Path) -> None:
     file = tmp_path / "l4.yaml"
     file.write_text("detector_mp_per_s: 400\nembedded_objects_per_s: 900\n")
-    told = override_rates(RATES, file, on_gpu=True)
-    assert (told.detector_mp_per_s.value, told.detector_mp_per_s.source, told.on_gpu) == (400, "stated", True)
-    assert told.read_mp_per_s == RATES.read_mp_per_s
+    result = override_rates(RATES, file, on_gpu=True)
+    assert (result.detector_mp_per_s.value, result.detector_mp_per_s.source, result.on_gpu) == (
+        400,
+        "stated",
+        True,
+    )
+    assert result.read_mp_per_s == RATES.read_mp_per_s
 
 
 @pytest.mark.parametrize(
@@ -281,11 +285,11 @@ def test_a_file_of_rates_that_is_wrong_is_one_sentence(tmp_path: Path, text: str
 
 
 def test_a_gpu_reckoned_in_cores_is_called_assumed() -> None:
-    told = scale_to_gpu(RATES, 100)
-    assert told.detector_mp_per_s.value == 200
-    assert told.detector_mp_per_s.source == "assumed"
-    assert "100 times one core's 2 (stated)" in told.detector_mp_per_s.how
-    assert told.read_mp_per_s == RATES.read_mp_per_s
+    result = scale_to_gpu(RATES, 100)
+    assert result.detector_mp_per_s.value == 200
+    assert result.detector_mp_per_s.source == "assumed"
+    assert "100 times one core's 2 (stated)" in result.detector_mp_per_s.how
+    assert result.read_mp_per_s == RATES.read_mp_per_s
 
 
 def test_an_unknown_instance_is_one_sentence_that_names_the_known() -> None:
@@ -298,12 +302,12 @@ def test_an_unknown_instance_is_one_sentence_that_names_the_known() -> None:
 
 def test_a_price_that_is_given_replaces_the_placeholder() -> None:
     instance = find_instance("g6.4xlarge")
-    told = machine_of_instance(instance, RunConfig()).price_per_hour
+    result = machine_of_instance(instance, RunConfig()).price_per_hour
     mine = machine_of_instance(instance, RunConfig(), price_per_hour=0.5).price_per_hour
-    assert told is not None
+    assert result is not None
     assert mine is not None
-    assert (told.source, mine.source, mine.value) == ("assumed", "stated", 0.5)
-    assert "placeholder" in told.how
+    assert (result.source, mine.source, mine.value) == ("assumed", "stated", 0.5)
+    assert "placeholder" in result.how
 
 
 def test_a_table_of_machines_of_ones_own(tmp_path: Path) -> None:
@@ -342,8 +346,8 @@ def test_files_of_a_killed_measurement_are_deleted_as_scratch(
 
 @pytest.mark.slow  # some seconds; the dry run of test_process measures too
 def test_rates_are_measured_on_this_machine() -> None:
-    told = measure_rates(RunConfig())
-    for name, rate in vars(told).items():
+    result = measure_rates(RunConfig())
+    for name, rate in vars(result).items():
         if name != "on_gpu":
             assert rate.value > 0
             assert rate.source == "measured here"
@@ -354,8 +358,8 @@ def test_the_command_shows_every_term(tmp_path: Path) -> None:
     catalog = tmp_path / "catalog.csv"
     catalog.write_text("slide_id,path,bounds_width,bounds_height,mpp\na,a.mrxs,80000,80000,0.25\n")
     arguments = ["estimate", str(catalog), "--from-run", str(tmp_path / "run"), "--slides", "150000"]
-    answer = CliRunner().invoke(app, [*arguments, "--days", "30", "--price", "2"], env={"COLUMNS": "200"})
-    assert answer.exit_code == 0, answer.output
+    estimated = CliRunner().invoke(app, [*arguments, "--days", "30", "--price", "2"], env={"COLUMNS": "200"})
+    assert estimated.exit_code == 0, estimated.output
     for term in (
         "measured in a run",
         "stated",
@@ -364,10 +368,10 @@ def test_the_command_shows_every_term(tmp_path: Path) -> None:
         "slides/h",
         "within 30 days",
     ):
-        assert term in answer.output
-    told = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
-    assert told["workload"]["slides"]["value"] == 150_000
-    assert told["results"]["bottleneck"]
+        assert term in estimated.output
+    result = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
+    assert result["workload"]["slides"]["value"] == 150_000
+    assert result["results"]["bottleneck"]
 
 
 def test_a_gpu_without_rates_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
@@ -376,14 +380,14 @@ def test_a_gpu_without_rates_is_refused_before_anything_is_measured(tmp_path: Pa
         pytest.skip("a GPU is here")
     catalog = tmp_path / "catalog.csv"
     catalog.write_text("slide_id,path\na,a.mrxs\n")
-    answer = CliRunner().invoke(app, ["estimate", str(catalog), "--instance", "g6.4xlarge"])
-    assert isinstance(answer.exception, ConfigError)
-    assert "--gpu-factor" in str(answer.exception)
+    estimated = CliRunner().invoke(app, ["estimate", str(catalog), "--instance", "g6.4xlarge"])
+    assert isinstance(estimated.exception, ConfigError)
+    assert "--gpu-factor" in str(estimated.exception)
 
 
 def test_json_has_the_same_numbers() -> None:
-    answer: ArchiveEstimate = estimate(work(), RATES, CPU_BOX)
-    told = json.loads(estimate_to_json(answer, within_days=1))
-    assert told["results"]["hours"] == answer.hours
-    assert told["results"]["machines_within_days"] == 1
-    assert told["rates"]["read_mp_per_s"] == {"value": 2, "unit": "", "source": "stated", "how": ""}
+    estimated: ArchiveEstimate = estimate(work(), RATES, CPU_BOX)
+    result = json.loads(estimate_to_json(estimated, within_days=1))
+    assert result["results"]["hours"] == estimated.hours
+    assert result["results"]["machines_within_days"] == 1
+    assert result["rates"]["read_mp_per_s"] == {"value": 2, "unit": "", "source": "stated", "how": ""}

@@ -106,7 +106,7 @@ def test_damage_at_level_0_costs_sharpness_not_the_object(tmp_path: Path) -> Non
     assert objects(torn)["opacity"].null_count == summary.crops_failed
 
 
-def test_too_much_loss_fails_the_slide_and_says_how_much(tmp_path: Path) -> None:
+def test_too_much_loss_fails_the_slide_and_states_the_share(tmp_path: Path) -> None:
     path = tmp_path / "gone.mrxs"
     write_slide(path, size=2048, data_files=4)
     for data in sorted(path.with_suffix("").glob("Data*.dat"))[:-1]:
@@ -259,22 +259,22 @@ class Failing:
         raise self._error
 
 
-def ready_worker(place: Path) -> tuple[SlideWorker, RunStore]:
+def ready_worker(folder: Path) -> tuple[SlideWorker, RunStore]:
     config = load_config(None, [*CLASSICAL, "embedder.weights=none"])
-    store = RunStore.open(str(place / "run"))
+    store = RunStore.open(str(folder / "run"))
     store.create_or_check(describe_run(config, {}))
-    worker = SlideWorker(str(place / "run"), config)
+    worker = SlideWorker(str(folder / "run"), config)
     worker.prepare()
     return worker, store
 
 
 def run_one(
-    slide: Path, place: Path, *settings: str, row: CatalogRow | None = None
+    slide: Path, folder: Path, *settings: str, row: CatalogRow | None = None
 ) -> tuple[RunStore, Outcome]:
     config: RunConfig = load_config(None, [*CLASSICAL, *settings])
-    store = RunStore.open(str(place / "run"))
+    store = RunStore.open(str(folder / "run"))
     store.create_or_check(describe_run(config, {}))
-    worker = SlideWorker(str(place / "run"), config)
+    worker = SlideWorker(str(folder / "run"), config)
     worker.prepare()
     return store, worker.process(WorkItem.of_slide(row or CatalogRow(slide.stem, str(slide))))
 

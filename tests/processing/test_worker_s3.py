@@ -1,6 +1,6 @@
 """Slides and run in S3: the worker leaves what it leaves for the same slides on a disk, and nothing on its own."""
 
-# ruff: noqa: F811 (fixtures are imported by the name they are asked for)
+# ruff: noqa: F811 (fixtures are imported by the name that tests use)
 
 from __future__ import annotations
 

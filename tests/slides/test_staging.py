@@ -380,7 +380,7 @@ def test_faults_on_the_way_are_outlived(
     url, config, controller = faulty_s3
     monkeypatch.setattr("fossilray.slides.remote.source.FIRST_WAIT_S", 0.01)
     upload(slides, url, config)
-    for fault in ("slow down", "internal error", "reset", "half an answer"):
+    for fault in ("slow down", "internal error", "reset", "half a response"):
         controller.fail(fault, method="GET", path="Data0000.dat")
     with stage(config, fetch_threads=2).local(f"{url}/B.mrxs") as path:
         for file in (slides / "B").iterdir():

@@ -34,7 +34,7 @@ PASSING = [
     "too many requests",
     "reset",
     "silence",
-    "lost answer",
+    "lost response",
     "late answer",
 ]
 """Faults that go by when a request is repeated."""
@@ -125,9 +125,9 @@ def test_a_store_that_refuses_credentials_midway_is_no_store_that_is_away(store,
 def test_an_answer_cut_in_its_middle_is_read_again(store, faulty_s3):  # noqa: F811
     content = secrets.token_bytes(300_000)
     store.files.write("large", content)
-    faulty_s3.controller.fail("half an answer", 3, method="GET", path="large")
+    faulty_s3.controller.fail("half a response", 3, method="GET", path="large")
     assert store.files.read("large") == content
-    faulty_s3.controller.fail("half an answer", 1, method="GET", path="large")
+    faulty_s3.controller.fail("half a response", 1, method="GET", path="large")
     assert store.files.read_ranges("large", [(5, 200_000)]) == [content[5:200_000]]
 
 
@@ -167,7 +167,7 @@ def test_lost_answers_at_the_start_do_no_harm(faulty_s3):  # noqa: F811
     url, config, controller = faulty_s3
     store = RunStore.open(url, config)
     for path in ("/.probe/", "/run.json", "/catalog.parquet", "/slides/"):
-        controller.fail("lost answer", method="PUT", path=path)
+        controller.fail("lost response", method="PUT", path=path)
     store.create_or_check(a_run())
     rows = [CatalogRow("A17", "A17.mrxs")]
     assert store.freeze_catalog(rows) == rows
@@ -201,7 +201,7 @@ def test_an_attempt_that_may_have_committed_is_not_swept(store, faulty_s3):  # n
     attempt = store.attempts.start("A17", deadline_s=60)
     files = write_arrays(store, "A17", attempt.attempt)
     table, summary = some_objects("A17", files.path, 3), a_summary("A17", attempt.attempt, objects=3)
-    faulty_s3.controller.fail("lost answer", 1000, method="PUT", path="/objects/")
+    faulty_s3.controller.fail("lost response", 1000, method="PUT", path="/objects/")
     with pytest.raises(StoreUnreachable):
         store.commit_slide(table, summary, files, attempt=attempt)
     store.delete_attempt("A17", attempt.attempt)
@@ -268,7 +268,7 @@ def test_a_conflict_that_does_not_end_is_told(store, faulty_s3, monkeypatch):  #
 
 def test_duckdb_reads_again_what_broke_off(store, faulty_s3):  # noqa: F811
     commit(store, "A17", objects=3000)
-    faulty_s3.controller.fail("half an answer", 2, method="GET", path="/objects/well=")
+    faulty_s3.controller.fail("half a response", 2, method="GET", path="/objects/well=")
     with duckdb.connect() as connection:
         connection.register_filesystem(store.filesystem)
         found = connection.sql(f"SELECT sum(object_id) FROM '{store.objects_glob()}'").fetchall()
@@ -278,7 +278,7 @@ def test_duckdb_reads_again_what_broke_off(store, faulty_s3):  # noqa: F811
 
 def test_of_sixteen_who_commit_one_slide_in_a_failing_store_one_wins(store, faulty_s3):  # noqa: F811
     attempts = [store.attempts.start("A17", deadline_s=60) for _ in range(16)]
-    for fault in ("lost answer", "slow down", "reset", "conflict"):
+    for fault in ("lost response", "slow down", "reset", "conflict"):
         faulty_s3.controller.fail(fault, 2, method="PUT", path="/objects/")
     with ThreadPoolExecutor(16) as together:
         won = list(together.map(lambda attempt: commit(store, "A17", attempt=attempt, arrays=True), attempts))
@@ -304,7 +304,7 @@ def test_large_files_go_up_in_parts_and_come_back_by_range(store, faulty_s3):  #
     # The end of the upload is lost once, and one of its parts meets every fault.
     for fault in ("slow down", "internal error", "reset"):
         faulty_s3.controller.fail(fault, method="PUT", path="partNumber=2")
-    faulty_s3.controller.fail("lost answer", method="POST", path="uploadId=")
+    faulty_s3.controller.fail("lost response", method="POST", path="uploadId=")
     store.files.write("arrays/large", content)
     assert faulty_s3.controller.pending() == 0
     assert faulty_s3.controller.asked("PUT", "partNumber=3")

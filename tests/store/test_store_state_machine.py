@@ -1,4 +1,4 @@
-"""Any order of writes, crashes, races, lost answers, sweeps and reads leaves visible slides whole, each once."""
+"""Any order of writes, crashes, races, lost responses, sweeps and reads leaves visible slides whole, each once."""
 
 from __future__ import annotations
 

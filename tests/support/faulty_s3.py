@@ -38,9 +38,9 @@ Fault = Literal[
     "not implemented",
     "reset",
     "silence",
-    "lost answer",
+    "lost response",
     "late answer",
-    "half an answer",
+    "half a response",
     "slow bytes",
 ]
 """The last six: hang up at once; say nothing and do nothing; do the work and hang up; do the work and answer
@@ -148,7 +148,7 @@ class FaultyApp:
         body = b"".join(self._work(environ, lambda *parts: answer.extend(parts) or (lambda _: None)))
         if fault == "late answer":
             time.sleep(self._controller.silence_s)
-        if fault == "half an answer":
+        if fault == "half a response":
             write = start_response(answer[0], answer[1])
             write(body[: len(body) // 2])
         return self._hang_up(environ)

@@ -17,7 +17,7 @@ from fossilray.slides.direct.listed_tiles import ListedTiles
 from fossilray.slides.overview import SCANNED_COVERAGE, Overview
 from fossilray.slides.slide import Slide
 
-Mask = NDArray[np.bool_]
+_Mask = NDArray[np.bool_]
 
 # The background may drift by this much over a millimetre; a larger difference is an object.
 _LOCAL_BACKGROUND_UM = 1000.0
@@ -45,7 +45,7 @@ class Foreground:
     coverage that every level should have.
     """
 
-    mask: Mask
+    mask: _Mask
     scale: float
     rect: Rect
     um_per_px: float
@@ -73,7 +73,7 @@ def find_foreground(slide: Slide, tiling: TilingConfig) -> Foreground | None:
     return Foreground(mask, overview.scale, overview.rect, um_per_px, expected)
 
 
-def foreground_units(detection_pass: DetectionPass, foreground: Foreground | None) -> Mask:
+def foreground_units(detection_pass: DetectionPass, foreground: Foreground | None) -> _Mask:
     """Return the units (rows, columns) of the pass's lattice that may hold an object of this pass.
 
     Units with only small objects, which a finer pass finds, are left out.
@@ -133,7 +133,7 @@ def units_expected(
     return np.asarray(shown / (255 * max(side / foreground.scale, 1.0) ** 2), np.float32)
 
 
-def units_overlapping(detection_pass: DetectionPass, areas: Sequence[Rect]) -> Mask:
+def units_overlapping(detection_pass: DetectionPass, areas: Sequence[Rect]) -> _Mask:
     """Return the units (rows, columns) of the pass's lattice that overlap any of these rectangles (level-0 px)."""
     left, top = (origin * detection_pass.downsample for origin in detection_pass.origin_level_px)
     side = detection_pass.unit_px * detection_pass.scale
@@ -149,7 +149,7 @@ def units_overlapping(detection_pass: DetectionPass, areas: Sequence[Rect]) -> M
 
 def _shows_something(
     overview: Overview, *, um_per_px: float, contrast: float, fill: tuple[int, int, int]
-) -> Mask:
+) -> _Mask:
     """Return overview pixels that differ from the background, or that could not be read.
 
     A small object darkens one pixel, or four by a quarter each; hence the second comparison of means of 2 x 2 pixels,
@@ -197,7 +197,7 @@ def _local_median(rgb: NDArray[np.uint8], side_px: float, *, every: int) -> NDAr
     return np.asarray(cv2.resize(smooth, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _large_parts(mask: Mask, *, longest_um: float, um_per_px: float) -> Mask:
+def _large_parts(mask: _Mask, *, longest_um: float, um_per_px: float) -> _Mask:
     """Return the mask without parts that are shorter in both directions."""
     grown = max(1, math.ceil(_SPECKS_APART_UM / 2 / um_per_px))
     joined = cv2.dilate(mask.astype(np.uint8), np.ones((2 * grown + 1, 2 * grown + 1), np.uint8))

@@ -21,9 +21,9 @@ from fossilray.core.config import MergeConfig
 from fossilray.core.types import Boxes, SlideInfo
 from fossilray.processing.detection.passes import DetectionPass, Tile, to_level0
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.intp]
-Mask = NDArray[np.bool_]
+_Floats = NDArray[np.float64]
+_Indices = NDArray[np.intp]
+_Mask = NDArray[np.bool_]
 
 # A box that ends this close to its window's edge (detection px) is cut there: detectors end boxes a little early.
 _EDGE_PX = 3.0
@@ -83,7 +83,7 @@ def merge_scanned(tile_boxes: Sequence[TileBoxes], *, info: SlideInfo, merge: Me
     scanned = info.bounds
     low, high = np.array([scanned.x_min, scanned.y_min] * 2), np.array([scanned.x_max, scanned.y_max] * 2)
     clipped = np.clip(kept.xyxy, low.astype(np.float64), high.astype(np.float64))
-    is_inside: Mask = np.asarray((clipped[:, :2] < clipped[:, 2:]).all(axis=1), np.bool_)
+    is_inside: _Mask = np.asarray((clipped[:, :2] < clipped[:, 2:]).all(axis=1), np.bool_)
     return Merged(
         _in_row_order(Boxes(clipped, kept.score).take(is_inside)), int(np.count_nonzero(~is_inside))
     )
@@ -110,14 +110,14 @@ class _Candidates:
     """
 
     boxes: Boxes
-    tile: Indices
-    owned: Mask
-    unowned: Mask
-    near: Mask
-    in_core: Mask
-    cut: Mask
+    tile: _Indices
+    owned: _Mask
+    unowned: _Mask
+    near: _Mask
+    in_core: _Mask
+    cut: _Mask
 
-    def take(self, which: Mask | Indices) -> _Candidates:
+    def take(self, which: _Mask | _Indices) -> _Candidates:
         return _Candidates(
             self.boxes.take(which),
             self.tile[which],
@@ -143,7 +143,7 @@ def _gather(parts: Sequence[TileBoxes]) -> _Candidates:
     return joined.take(np.lexsort((score, *xyxy.T[::-1], joined.tile)))
 
 
-def _owners(parts: Sequence[TileBoxes]) -> Indices:
+def _owners(parts: Sequence[TileBoxes]) -> _Indices:
     """Return the index of the tile that owns each unit (rows, columns) of the pass's lattice and shows it; -1: none."""
     detection_pass = parts[0].detection_pass
     unit = detection_pass.unit_px
@@ -156,7 +156,7 @@ def _owners(parts: Sequence[TileBoxes]) -> Indices:
     return owners
 
 
-def _classify_boxes(part: TileBoxes, owners: Indices) -> _Candidates:
+def _classify_boxes(part: TileBoxes, owners: _Indices) -> _Candidates:
     detection_pass, tile = part.detection_pass, part.tile
     core, window = tile.core, tile.window
     xyxy = np.clip(part.boxes.xyxy, 0, np.tile([window.width, window.height], 2).astype(np.float64))
@@ -190,13 +190,13 @@ def _classify_boxes(part: TileBoxes, owners: Indices) -> _Candidates:
     )
 
 
-def _in_both_axes(above: Mask, below: Mask) -> Mask:
+def _in_both_axes(above: _Mask, below: _Mask) -> _Mask:
     return np.asarray((above & below).all(axis=1), np.bool_)
 
 
 def _deduplicate_at_seams(candidates: _Candidates, *, same_iou: float) -> tuple[Boxes, _Candidates]:
     """Return the whole objects of a pass once each, and the cut boxes that no other tile shows whole."""
-    is_cut: Mask = np.asarray(candidates.cut.any(axis=1), np.bool_)
+    is_cut: _Mask = np.asarray(candidates.cut.any(axis=1), np.bool_)
     fragments, whole = candidates.take(is_cut & candidates.in_core), candidates.take(~is_cut)
     fragment, cover = _overlapping_pairs(fragments.boxes.xyxy, whole.boxes.xyxy)
     covers = (fragments.tile[fragment] != whole.tile[cover]) & (
@@ -211,7 +211,7 @@ def _deduplicate_at_seams(candidates: _Candidates, *, same_iou: float) -> tuple[
     return whole.boxes.take(chosen), fragments.take(~is_shown_whole)
 
 
-def _suppressed(candidates: _Candidates, candidate: Mask, *, same_iou: float) -> Mask:
+def _suppressed(candidates: _Candidates, candidate: _Mask, *, same_iou: float) -> _Mask:
     """Find candidates that show the same object as a better candidate of another tile."""
     xyxy = candidates.boxes.xyxy
     first, second = _overlapping_pairs(xyxy, xyxy)
@@ -237,7 +237,7 @@ def _suppressed(candidates: _Candidates, candidate: Mask, *, same_iou: float) ->
     return gone
 
 
-def _are_mutual_best(first: Indices, second: Indices, iou: Floats, *, group: Indices) -> Mask:
+def _are_mutual_best(first: _Indices, second: _Indices, iou: _Floats, *, group: _Indices) -> _Mask:
     """Find pairs that are each other's best match in the other's group; pairs are given in both directions."""
     order = np.lexsort((second, -iou, group[second], first))
     start = np.ones(len(order), np.bool_)
@@ -278,7 +278,7 @@ def _join_fragments(fragments: _Candidates, *, reach: float) -> Boxes:
     return Boxes(np.concatenate([low, high], axis=1), score).take(counts)
 
 
-def _crosses_cut(fragment: Floats, cut: Mask, other: Floats) -> Mask:
+def _crosses_cut(fragment: _Floats, cut: _Mask, other: _Floats) -> _Mask:
     """Whether `other` is on both sides of an edge at which `fragment` is cut."""
     low = (other[:, :2] <= fragment[:, :2]) & (other[:, 2:] >= fragment[:, :2]) & cut[:, :2]
     high = (other[:, :2] <= fragment[:, 2:]) & (other[:, 2:] >= fragment[:, 2:]) & cut[:, 2:]
@@ -311,7 +311,7 @@ def _in_row_order(boxes: Boxes) -> Boxes:
     return boxes.take(np.lexsort((boxes.score, *xyxy[:, [2, 3, 0, 1]].T, column, row)))
 
 
-def _overlapping_pairs(these: Floats, those: Floats) -> tuple[Indices, Indices]:
+def _overlapping_pairs(these: _Floats, those: _Floats) -> tuple[_Indices, _Indices]:
     """Return index pairs of boxes that overlap or touch."""
     if len(these) == 0 or len(those) == 0:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
@@ -322,25 +322,25 @@ def _overlapping_pairs(these: Floats, those: Floats) -> tuple[Indices, Indices]:
     return first, second
 
 
-def _matched(these: Floats, those: Floats, same_iou: float) -> Mask:
+def _matched(these: _Floats, those: _Floats, same_iou: float) -> _Mask:
     first, second = _overlapping_pairs(these, those)
     matched = np.zeros(len(these), np.bool_)
     matched[first[box_iou(these[first], those[second]) >= same_iou]] = True
     return matched
 
 
-def _covered(these: Floats, those: Floats) -> Mask:
+def _covered(these: _Floats, those: _Floats) -> _Mask:
     first, second = _overlapping_pairs(these, those)
     covered = np.zeros(len(these), np.bool_)
     covered[first[_share_inside(these[first], those[second]) > _COVERED_SHARE]] = True
     return covered
 
 
-def _share_inside(a: Floats, b: Floats) -> Floats:
+def _share_inside(a: _Floats, b: _Floats) -> _Floats:
     return np.asarray(box_intersection(a, b) / np.maximum(box_area(a), 1e-9), np.float64)
 
 
-def _longest(boxes: Floats) -> Floats:
+def _longest(boxes: _Floats) -> _Floats:
     return np.asarray((boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0), np.float64)
 
 

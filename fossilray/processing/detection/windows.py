@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fossilray.core.types import Rect
 from fossilray.processing.detection.passes import DetectionPass, Tile
 
-Mask = NDArray[np.bool_]
+_Mask = NDArray[np.bool_]
 
 # Fixed cost of a window in detection px: 4 to 5 ms of reading and calling at 17 MP/s (bfloat16).
 _WINDOW_COST_PX = 80_000
@@ -56,7 +56,7 @@ def scanned_in_tiles_mm2(detection_pass: DetectionPass, tiles: Iterable[Tile]) -
 
 
 def plan_windows(
-    detection_pass: DetectionPass, foreground: Mask, *, multiple_px: int = _SIDES_PX
+    detection_pass: DetectionPass, foreground: _Mask, *, multiple_px: int = _SIDES_PX
 ) -> WindowPlan:
     """Plan windows that show all foreground units (rows, columns), each with its halo.
 
@@ -132,7 +132,7 @@ class _Division(NamedTuple):
 
 
 class _Planner:
-    def __init__(self, detection_pass: DetectionPass, foreground: Mask, *, multiple_px: int) -> None:
+    def __init__(self, detection_pass: DetectionPass, foreground: _Mask, *, multiple_px: int) -> None:
         unit = detection_pass.unit_px
         self._foreground = foreground
         self._reach, self._context = detection_pass.reach_px // unit, detection_pass.context_px // unit
@@ -230,7 +230,7 @@ class _Planner:
                 yield core._replace(bottom=top + at), core._replace(top=top + at)
 
 
-def _cut_positions(occupied: Mask) -> set[int]:
+def _cut_positions(occupied: _Mask) -> set[int]:
     """Positions at which to cut a row of units: its middle, and the middles of its widest background runs."""
     ends = np.flatnonzero(np.diff(np.concatenate([[True], occupied, [True]]).astype(np.int8)))
     runs = sorted(

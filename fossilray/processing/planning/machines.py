@@ -13,7 +13,7 @@ from fossilray.core.formats import FileRole
 from fossilray.core.formats.yaml_text import parse_yaml
 from fossilray.processing.planning.model import Machine, Quantity
 
-HERE = "here"
+THIS_MACHINE = "here"
 """Name of this machine."""
 _WORKER_GB = 3.0
 """Memory of one CPU worker at most, as the scheduler counts it."""
@@ -41,25 +41,25 @@ def find_instance(name: str, *, file: Path | None = None) -> Instance:
     Raises:
         ConfigError: the name is unknown, or the file cannot be read.
     """
-    if name == HERE:
-        return this_machine()
+    if name == THIS_MACHINE:
+        return local_instance()
     known, _ = _table(file)
     if name not in known:
         raise ConfigError(
-            f"instance {name!r} is not known; choose {HERE} or one of {', '.join(known)}, or describe it in a file "
+            f"instance {name!r} is not known; choose {THIS_MACHINE} or one of {', '.join(known)}, or describe it in a file "
             "for --instances"
         )
     return known[name]
 
 
-def this_machine() -> Instance:
+def local_instance() -> Instance:
     """Return this machine: its cores, memory and GPUs; network and price are unknown."""
     import torch
 
     gpus = torch.cuda.device_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Instance(
-        name=HERE,
+        name=THIS_MACHINE,
         gpus=gpus,
         gpu=torch.cuda.get_device_name(0) if gpus else None,
         vcpus=len(os.sched_getaffinity(0)),

@@ -32,7 +32,7 @@ from fossilray.store import RunStore
 from fossilray.store.arrays.group import ArrayWriter
 from fossilray.synthetic.archive import ARCHIVE_MPP, synthesise_archive
 
-SIDE_PX = 3072
+_SLIDE_PX = 3072
 _FINER = 8
 """The overview of so small a slide is too fast to time; a finer one has as many pixels as a large slide's."""
 _MAX_CROPS = 256
@@ -68,7 +68,7 @@ def measure_rates(config: RunConfig) -> Rates:
         )
         # If this process is killed meanwhile, the next one deletes the folder.
         with closing(Scratch(None)) as scratch:
-            synthesise_archive(scratch.folder, slides=1, size_px=SIDE_PX, form="mrxs", seed=1)
+            synthesise_archive(scratch.folder, slides=1, size_px=_SLIDE_PX, form="mrxs", seed=1)
             slide = next(scratch.folder.rglob("*.mrxs"))
             return _Measurement(config, slide, detector, embedder, on_gpu=device == "cuda").rates()
     finally:
@@ -137,7 +137,7 @@ class _Measurement:
         measured, _ = _rounds(lambda: self._measure(stack, background, crops), time.process_time)
         encoded, _ = _rounds(lambda: self._encode(stack), time.process_time)
         count = len(crops)
-        where = f"synthetic slide of {SIDE_PX} px"
+        where = f"synthetic slide of {_SLIDE_PX} px"
         per_core = "objects/s per core"
         return Rates(
             fixed_s_per_slide=Quantity(

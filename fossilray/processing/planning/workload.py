@@ -20,7 +20,7 @@ from fossilray.processing.planning.slide_plan import STRIDE_PX
 
 ARCHIVE_PX = 7e9
 """Level-0 pixels scanned on the archive's mean slide."""
-ARCHIVE_MPP = 0.25
+ASSUMED_MPP = 0.25
 ARCHIVE_BYTES_PER_PX = 1.9e9 / ARCHIVE_PX
 """1.9 GB for those pixels, as JPEG of the scanner."""
 PARQUET_BYTES_PER_OBJECT = 64
@@ -105,7 +105,7 @@ def workload_of_plan(plan: RunPlan, statistics: ObjectStatistics) -> Workload | 
     unknown = f"{len(waiting) - len(known)} of unknown size counted as the mean" if factor > 1 else ""
     areas = [_scanned_px(slide.row) for slide in known]
     area_px = sum(areas) * factor
-    mpps = [slide.row.mpp or ARCHIVE_MPP for slide in known]
+    mpps = [slide.row.mpp or ASSUMED_MPP for slide in known]
     mm2 = sum(px * (mpp / 1000) ** 2 for px, mpp in zip(areas, mpps, strict=True)) * factor
     fetched = sum(slide.fetched_bytes for slide in waiting)
     return Workload(
@@ -177,8 +177,8 @@ def _canvas(row: CatalogRow, config: RunConfig) -> _Canvas:
     assumed: list[str] = []
     mpp = config.slides.mpp_override or row.mpp or config.slides.mpp
     if mpp is None:
-        mpp = ARCHIVE_MPP
-        assumed.append(f"{ARCHIVE_MPP:g} um per px")
+        mpp = ASSUMED_MPP
+        assumed.append(f"{ASSUMED_MPP:g} um per px")
     if row.bounds_width is not None and row.bounds_height is not None:
         width, height = row.bounds_width, row.bounds_height
     elif row.width is not None and row.height is not None:
