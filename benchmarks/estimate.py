@@ -19,7 +19,7 @@ import typer
 from fossilray.core.config import RunConfig
 from fossilray.core.records import CatalogRow
 from fossilray.processing.planning.dry_run import crop_bytes
-from fossilray.processing.planning.machines import machine_of_instance, this_machine
+from fossilray.processing.planning.machines import machine_of_instance, local_instance
 from fossilray.processing.planning.measure import measure_rates
 from fossilray.processing.planning.model import Quantity, estimate
 from fossilray.processing.planning.workload import assumed_statistics, workload_of_rows
@@ -41,7 +41,7 @@ def main(size: int = 4096, slides: int = 2, rounds: int = 3) -> None:
         worker = SlideWorker(str(folder / "run"), config)
         worker.prepare()
         rates = measure_rates(config)
-        machine = machine_of_instance(this_machine(), config)
+        machine = machine_of_instance(local_instance(), config)
         print(f"{'slide':40} {'objects':>8} {'foretold':>9} {'taken':>7} {'ratio':>6}  core-seconds")
         for row in rows:
             objects, taken_s = process(worker, row, rounds)

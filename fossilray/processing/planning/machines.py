@@ -46,8 +46,8 @@ def find_instance(name: str, *, file: Path | None = None) -> Instance:
     known, _ = _table(file)
     if name not in known:
         raise ConfigError(
-            f"instance {name!r} is not known; choose {THIS_MACHINE} or one of {', '.join(known)}, or describe it in a file "
-            "for --instances"
+            f"instance {name!r} is not known; choose {THIS_MACHINE} or one of {', '.join(known)}, or describe it in a "
+            "file for --instances"
         )
     return known[name]
 
