@@ -19,7 +19,7 @@ import typer
 from fossilray.core.config import RunConfig
 from fossilray.core.records import CatalogRow
 from fossilray.processing.planning.dry_run import crop_bytes
-from fossilray.processing.planning.machines import machine_of_instance, local_instance
+from fossilray.processing.planning.machines import local_instance, machine_of_instance
 from fossilray.processing.planning.measure import measure_rates
 from fossilray.processing.planning.model import Quantity, estimate
 from fossilray.processing.planning.workload import assumed_statistics, workload_of_rows
