@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
 from fossilray.core.types import OnProgress, ignore_progress
-from fossilray.models.heads.splits import Split, stratified_split
+from fossilray.models.heads.splits import TrainTestSplit, stratified_split
 
 CLASSIFICATION_SPLITS = 10
 CLASSIFICATION_METRICS = ("recall", "precision", "f1", "accuracy", "log_loss")
@@ -161,7 +161,7 @@ def nearest_f1(
 def _predict_neighbours(
     vectors: NDArray[np.float32],
     label: NDArray[np.int64],
-    split: Split,
+    split: TrainTestSplit,
     neighbours: Sequence[int] = _NEIGHBOURS,
 ) -> list[NDArray[np.int64]]:
     from sklearn.neighbors import KNeighborsClassifier
@@ -174,7 +174,7 @@ def _predict_neighbours(
 
 
 def _predict_logistic(
-    vectors: NDArray[np.float32], label: NDArray[np.int64], split: Split, *, seed: int
+    vectors: NDArray[np.float32], label: NDArray[np.int64], split: TrainTestSplit, *, seed: int
 ) -> tuple[NDArray[np.int64], float, bool]:
     """Return predicted classes, log loss, and whether the regression converged."""
     from sklearn.linear_model import LogisticRegression

@@ -20,7 +20,7 @@ from fossilray.models.heads.calibration import Bin, expected_calibration_error, 
 from fossilray.models.heads.conformal import benjamini_hochberg_threshold
 from fossilray.models.heads.head import apply_temperature
 from fossilray.models.heads.novelty import LeftOutGenus, leave_one_genus_out
-from fossilray.models.heads.splits import Split, stratified_split
+from fossilray.models.heads.splits import TrainTestSplit, stratified_split
 from fossilray.models.heads.uncertainty import fit_uncertainty, predict_uncertainty
 
 UNCERTAINTY_SPLITS = 5
@@ -198,7 +198,9 @@ class _Heads:
     coverage: float
     wrong_share: float
 
-    def predict(self, split: Split, *, over: HoldOutUnit, seed: int) -> OutOfSamplePredictions | None:
+    def predict(
+        self, split: TrainTestSplit, *, over: HoldOutUnit, seed: int
+    ) -> OutOfSamplePredictions | None:
         """Predict the test crops of classes that have training crops.
 
         Returns:
@@ -291,7 +293,7 @@ def _set_coverage(name: str, predictions: OutOfSamplePredictions, selected: NDAr
     )
 
 
-def _leave_wells_out(labelled: LabelledSet) -> list[tuple[str, Split]]:
+def _leave_wells_out(labelled: LabelledSet) -> list[tuple[str, TrainTestSplit]]:
     """Split by wells: each well's crops are tested once, by a head trained on the others; many wells in groups."""
     assert labelled.wells is not None, "the caller checks that the labels name wells"
     well = np.array(labelled.wells)
@@ -305,5 +307,5 @@ def _leave_wells_out(labelled: LabelledSet) -> list[tuple[str, Split]]:
         # An image that occurs in two wells must not be trained on in one and tested in the other.
         copies = np.isin(labelled.group, labelled.group[test])
         more = "" if len(group) == 1 else f" and {len(group) - 1} more"
-        splits.append((group[0] + more, Split(np.flatnonzero(~copies), np.flatnonzero(test))))
+        splits.append((group[0] + more, TrainTestSplit(np.flatnonzero(~copies), np.flatnonzero(test))))
     return splits

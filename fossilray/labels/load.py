@@ -28,7 +28,7 @@ from fossilray.labels.near_duplicates import group_duplicates
 if TYPE_CHECKING:
     from fossilray.store import RunStore
 
-SIDE_PX = 224
+LABELLED_CROP_PX = 224
 """Of crops in memory, as a run stores them: 150 kB each."""
 
 
@@ -180,12 +180,12 @@ def _read_images(listed: Sequence[tuple[str, Path, str]], *, unlabelled: int) ->
             continue
         height, width = image.shape[:2]
         shapes.append((width / max(width, height), height / max(width, height)))
-        pixels.append(resize_to(image, size_px=SIDE_PX))
+        pixels.append(resize_to(image, size_px=LABELLED_CROP_PX))
         names.append(name)
         genera.append(genus)
         digests.append(hashlib.sha256(content).hexdigest())
     return _labelled(
-        np.stack(pixels) if pixels else np.zeros((0, SIDE_PX, SIDE_PX, 3), np.uint8),
+        np.stack(pixels) if pixels else np.zeros((0, LABELLED_CROP_PX, LABELLED_CROP_PX, 3), np.uint8),
         np.array(shapes, np.float32).reshape(-1, 2),
         names,
         genera,

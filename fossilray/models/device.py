@@ -1,4 +1,4 @@
-"""One road to the device for each thread, so that one thread's copies run while another's network does."""
+"""Transfers to a device per thread, so that copies overlap with computation, and the precision of a device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fossilray.core.config.choices import Precision
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class DeviceTransfer(threading.local):
-    """Each thread that uses it has a CUDA stream and a pinned buffer of its own; on a CPU neither is needed."""
+    """A CUDA stream and a pinned buffer for each thread that uses it; on a CPU neither is needed."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -26,22 +25,26 @@ class DeviceTransfer(threading.local):
         self._buffer: torch.Tensor | None = None
 
     def stream(self) -> contextlib.AbstractContextManager[object]:
-        """Within it, what is sent to the device goes down this thread's lane."""
+        """Return a context in which this thread's CUDA work goes to its own stream."""
+        import torch
+
         if self._device.type != "cuda":
             return contextlib.nullcontext()
         if self._stream is None:
-            make: Any = torch.cuda.Stream
-            self._stream = make(self._device)
-            # The weights were sent down the default stream, for which no other waits by itself.
+            stream_class: Any = torch.cuda.Stream
+            self._stream = stream_class(self._device)
+            # The weights were copied on the default stream, for which other streams do not wait.
             self._stream.wait_stream(torch.cuda.default_stream(self._device))
         return torch.cuda.stream(self._stream)
 
     def upload(self, tiles: NDArray[np.uint8]) -> torch.Tensor:
-        """The bytes on the device; on a CPU possibly the same memory, so they are not to be changed.
+        """Copy tiles (uint8) to the device; on a CPU the result may share their memory and must not be changed.
 
-        The copy may still be under way. What follows within `stream()` waits for it, and the caller fetches an
-        answer that depends on it before it uploads again: until then the buffer is in use.
+        The copy is asynchronous. Later work within `stream()` waits for it. The caller must fetch a result that depends
+        on it before the next upload, because the buffer is in use until then.
         """
+        import torch
+
         plain = torch.from_numpy(np.ascontiguousarray(tiles))
         if self._device.type != "cuda":
             return plain.to(self._device)
@@ -53,9 +56,9 @@ class DeviceTransfer(threading.local):
 
 
 def precision_on(device: torch.device | str, precision: Precision) -> torch.dtype:
-    """bfloat16 where `precision` is auto and the device multiplies it natively, else float32.
+    """Return bfloat16 if `precision` is auto and the device multiplies it natively, else float32.
 
-    A GPU older than bfloat16 (before NVIDIA's Ampere) gets float16 under auto.
+    For auto, a GPU without bfloat16 (before NVIDIA's Ampere) gets float16.
     """
     import torch
 
@@ -63,7 +66,7 @@ def precision_on(device: torch.device | str, precision: Precision) -> torch.dtyp
         return torch.float32
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    # Emulated, it would be slower than float32. Older PyTorch does not tell what a processor can do.
-    tell: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
-    can = tell()
-    return torch.bfloat16 if can.get("avx512_bf16") or can.get("amx_bf16") else torch.float32
+    # Emulated bfloat16 is slower than float32. Older PyTorch does not report the features of the processor.
+    get_capabilities: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
+    features = get_capabilities()
+    return torch.bfloat16 if features.get("avx512_bf16") or features.get("amx_bf16") else torch.float32

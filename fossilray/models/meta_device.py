@@ -1,4 +1,4 @@
-"""What a network will hold and move, found on PyTorch's meta device, where tensors have shapes and no memory."""
+"""Size limits of networks, checked on PyTorch's meta device, where tensors have shapes but no memory."""
 
 from __future__ import annotations
 
@@ -9,50 +9,52 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-MOST_BYTES = 16 * 2**30
-"""Of parameters and buffers together; the largest networks of timm have 8 GB."""
-MOST_MODULES = 50_000
-MOST_ELEMENTS = 2**29
-"""Of one tensor on the way through a network: 2 GB in float32."""
-MOST_ELEMENTS_IN_ALL = 2**36
-"""Of all tensors that an image leaves on the way, a measure of time."""
+_MAX_BYTES = 16 * 2**30
+"""Limit of parameters and buffers together; the largest networks of timm have 8 GB."""
+_MAX_MODULES = 50_000
+_MAX_ELEMENTS = 2**29
+"""Limit of one intermediate tensor: 2 GB in float32."""
+_MAX_TOTAL_ELEMENTS = 2**36
+"""Limit of all intermediate tensors of one image, which bounds the time."""
 
 _building = threading.Lock()
 
 
-class TooMuch(ValueError):
-    """A network would hold or move more than is given to it; the text says what."""
+class NetworkTooLarge(ValueError):
+    """A network exceeds a limit; the text describes which."""
 
 
 def build_on_meta(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """The network without memory for its numbers.
+    """Build a network on the meta device, without memory for its weights.
 
     Raises:
-        TooMuch: with memory for them it would have more than is given to it. What `build` raises passes.
+        NetworkTooLarge: its weights or modules exceed a limit. Exceptions of `build` are not caught.
     """
     import torch
 
     with _building, torch.device("meta"):
         network = build()
     modules = sum(1 for _ in network.modules())
-    if modules > MOST_MODULES:
-        raise TooMuch(f"{modules:,} layers, and at most {MOST_MODULES:,} are built")
-    held = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
-    if held > MOST_BYTES:
-        raise TooMuch(f"weights of {held / 2**30:,.0f} GB, and at most {MOST_BYTES // 2**30} are built")
+    if modules > _MAX_MODULES:
+        raise NetworkTooLarge(f"{modules:,} layers, more than the limit of {_MAX_MODULES:,}")
+    size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
+    if size > _MAX_BYTES:
+        raise NetworkTooLarge(
+            f"weights of {size / 2**30:,.0f} GB, more than the limit of {_MAX_BYTES // 2**30}"
+        )
     return network
 
 
 def shapes_of(network: torch.nn.Module) -> Mapping[str, tuple[int, ...]]:
-    """The shape of each tensor in the network's state dict."""
+    """Return the shape of each tensor in the network's state dict."""
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def try_on_meta(forward: Callable[[torch.Tensor], Any], *, side_px: int) -> Any:
-    """What a network of `build_on_meta` makes of one image, shapes alone.
+    """Run a network of `build_on_meta` on one image and return its output, which has a shape but no values.
 
     Raises:
-        TooMuch: one of the tensors on the way, or all of them, would be larger than is given. What it raises passes.
+        NetworkTooLarge: an intermediate tensor, or all of them, exceed a limit. Exceptions of `forward` are not caught.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -66,15 +68,17 @@ def try_on_meta(forward: Callable[[torch.Tensor], Any], *, side_px: int) -> Any:
         def __torch_dispatch__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
         ) -> Any:
-            made = func(*args, **(kwargs or {}))
-            # Views take no memory; an attention that is fused takes that of its result alone.
-            largest = max((t.numel() for t in tree_leaves(made) if isinstance(t, torch.Tensor)), default=0)
+            output = func(*args, **(kwargs or {}))
+            # Views take no memory; fused attention takes only that of its result.
+            largest = max((t.numel() for t in tree_leaves(output) if isinstance(t, torch.Tensor)), default=0)
             self.total += largest
-            if largest > MOST_ELEMENTS and not func.is_view:
-                raise TooMuch(f"a tensor of {largest:,} numbers for one image of {side_px} px")
-            if self.total > MOST_ELEMENTS_IN_ALL:
-                raise TooMuch(f"more than {MOST_ELEMENTS_IN_ALL:,} numbers for one image of {side_px} px")
-            return made
+            if largest > _MAX_ELEMENTS and not func.is_view:
+                raise NetworkTooLarge(f"a tensor of {largest:,} numbers for one image of {side_px} px")
+            if self.total > _MAX_TOTAL_ELEMENTS:
+                raise NetworkTooLarge(
+                    f"more than {_MAX_TOTAL_ELEMENTS:,} numbers for one image of {side_px} px"
+                )
+            return output
 
     with torch.inference_mode(), torch.device("meta"), Counting():
         return forward(torch.zeros(1, 3, side_px, side_px, device="meta"))

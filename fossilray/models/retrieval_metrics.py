@@ -80,7 +80,7 @@ def retrieve(
     return Ranking(same, nearest_rows, same.sum(axis=1))
 
 
-def score_retrieval(vectors: NDArray[np.floating], label: NDArray[np.int64]) -> Retrieval:
+def score_nearest_neighbours(vectors: NDArray[np.floating], label: NDArray[np.int64]) -> Retrieval:
     """Score the nearest neighbours of vectors (n, d) by cosine similarity, each crop being the query once.
 
     Raises:

@@ -21,7 +21,12 @@ from fossilray.core.formats.file_role import FileRole
 from fossilray.core.formats.json_text import parse_json
 from fossilray.core.formats.plain_values import shown
 from fossilray.models.files.open_weights import open_weights
-from fossilray.models.files.tensors import first_fault, read_arrays, read_metadata, read_tensors
+from fossilray.models.files.tensors import (
+    first_validation_error,
+    read_arrays,
+    read_tensor_metadata,
+    read_tensors,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +107,7 @@ def read_description(path: Path, schema: type[Description], role: FileRole) -> D
     Raises:
         role.error: as read_weights.
     """
-    return _parse(read_metadata(path, role), schema, role)
+    return _parse(read_tensor_metadata(path, role), schema, role)
 
 
 def weights_digest(path: Path, role: FileRole) -> str:
@@ -138,7 +143,7 @@ def _parse(metadata: Mapping[str, str], schema: type[Description], role: FileRol
     try:
         return schema.model_validate_json(metadata[METADATA_KEY])
     except ValidationError as error:
-        raise role.damaged(f"its description is damaged ({first_fault(error)})") from None
+        raise role.damaged(f"its description is damaged ({first_validation_error(error)})") from None
 
 
 def _pack(tensor: torch.Tensor) -> torch.Tensor:

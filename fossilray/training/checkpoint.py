@@ -18,7 +18,7 @@ from fossilray.core.config.training import TrainConfig
 from fossilray.core.errors import UsageError, WeightsError
 from fossilray.core.formats import FileRole, parse_json
 from fossilray.models.files.stored_pickle import TensorRecord, TorchFileError
-from fossilray.models.files.tensors import first_fault
+from fossilray.models.files.tensors import first_validation_error
 from fossilray.models.files.torch_file import TorchFile, open_torch_file
 
 _FORMAT = "fossilray-training/1"
@@ -145,7 +145,7 @@ def load_checkpoint(path: Path, config: TrainConfig) -> Checkpoint:
             optimiser = _optimiser(file, content.get("optimiser"))
     except ValidationError as error:
         raise WeightsError(
-            f"{path} is not a complete checkpoint ({first_fault(error)}); delete it to resume from another"
+            f"{path} is not a complete checkpoint ({first_validation_error(error)}); delete it to resume from another"
         ) from None
     except (TorchFileError, OSError) as error:
         raise WeightsError(

@@ -12,7 +12,7 @@ from fossilray.core.errors import UsageError
 from fossilray.labels.embed import EmbeddedCrops
 from fossilray.labels.load import LabelledSet
 from fossilray.models.heads import Head, train_head
-from fossilray.models.heads.splits import Split, stratified_split
+from fossilray.models.heads.splits import TrainTestSplit, stratified_split
 from fossilray.models.heads.uncertainty import fit_uncertainty
 
 CROSS_VALIDATION_SPLITS = 3
@@ -91,7 +91,9 @@ def train_and_cross_validate(
     return head, CrossValidationScores(CROSS_VALIDATION_SPLITS, recall, precision, accuracy, log_loss)
 
 
-def _score(head: Head, labelled: LabelledSet, embedded: EmbeddedCrops, split: Split) -> tuple[float, ...]:
+def _score(
+    head: Head, labelled: LabelledSet, embedded: EmbeddedCrops, split: TrainTestSplit
+) -> tuple[float, ...]:
     from sklearn.metrics import precision_score, recall_score
 
     probability = head.predict(embedded.vectors[split.test])

@@ -15,7 +15,7 @@ from fossilray.core.errors import WeightsError
 from fossilray.models.backbones.architectures import (
     Architecture,
     build_backbone_network,
-    build_filled,
+    build_with_weights,
     infer_architecture,
 )
 from fossilray.models.backbones.backbone_file import BackboneMeta
@@ -105,7 +105,7 @@ def _build(
     source: str = "",
 ) -> InitialBackbone:
     network = (
-        build_filled(architecture, state, source=source or config.init)
+        build_with_weights(architecture, state, source=source or config.init)
         if state
         else build_backbone_network(architecture)
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.vectors import unit_vectors
-from fossilray.models.retrieval_metrics import score_retrieval
+from fossilray.models.retrieval_metrics import score_nearest_neighbours
 
 _ROUNDING = 1e-9
 """Smallest singular value of unit vectors, relative to the square root of their number, that counts."""
@@ -66,7 +66,7 @@ def probe_vectors(
     queries = np.flatnonzero((label >= 0) & (counts[label] > 1))
     if len(np.unique(label[queries])) > 1:
         known, known_label = vectors[queries], label[queries]
-        retrieval = score_retrieval(known, known_label)
+        retrieval = score_nearest_neighbours(known, known_label)
         figures |= {
             "knn_accuracy": knn_accuracy(known, known_label, neighbours=neighbours),
             "nearest_f1": retrieval.macro_f1,

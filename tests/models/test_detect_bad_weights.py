@@ -119,7 +119,7 @@ def test_code_in_an_activation_is_not_run(tmp_path: Path) -> None:
     mark = tmp_path / "run.txt"
     evil = SMALL | {"activation": f"nn.SiLU() if open({str(mark)!r}, 'w') else nn.SiLU()"}
     save_detector(tmp_path / "evil.safetensors", state_dict=build(SMALL).state_dict(), meta=meta(evil))
-    with pytest.raises(WeightsError, match=r"is not a torch\.nn layer"):
+    with pytest.raises(WeightsError, match=r"is not a known torch\.nn layer"):
         load(tmp_path / "evil.safetensors")
     assert not mark.exists()
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from fossilray.core.config import DetectorConfig
 from fossilray.core.types import Boxes, Detector
-from fossilray.models.detectors.boxes import MOST_CANDIDATES, decode_rows, rows_last
+from fossilray.models.detectors.boxes import MAX_CANDIDATES, decode_rows, rows_last
 from fossilray.models.detectors.detector_file import read_detector, save_detector
 from fossilray.models.detectors.heads import has_box_branches, replace_head
 from fossilray.models.detectors.load import load_detector
@@ -133,7 +133,7 @@ def test_of_too_many_candidates_the_best_are_kept(tmp_path: Path) -> None:
     path, network = save(SMALL, tmp_path)
     tiles = noise(1, height_px=1344, width_px=1344)
     options = {"confidence": 0.0, "iou": 0.3, "max_per_tile": 100_000}
-    assert dense_rows(network, tiles).shape[1] > MOST_CANDIDATES
+    assert dense_rows(network, tiles).shape[1] > MAX_CANDIDATES
     expected = dense_boxes(network, tiles, DetectorConfig(**options))
     assert_equal(detector(path, **options).detect(tiles, um_per_px=1.0), expected)
 

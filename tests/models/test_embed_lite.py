@@ -123,7 +123,7 @@ def test_frozen_backbone_is_saved_as_any_other(published: Path, tmp_path: Path) 
 
 
 def test_freezing_everything_and_freezing_noise_are_refused(published: Path) -> None:
-    with pytest.raises(WeightsError, match="leaves nothing to learn"):
+    with pytest.raises(WeightsError, match="leaves nothing to train"):
         start_backbone(TrainConfig(init=f"file:{published}", input_px=64, steps=1, frozen_stages=8))
     with pytest.raises(ValueError, match="with init=scratch there are none"):
         TrainConfig(arch="resnet18", steps=1, frozen_stages=2)

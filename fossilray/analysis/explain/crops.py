@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
 from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
-from fossilray.labels.load import SIDE_PX, LabelledSet
+from fossilray.labels.load import LABELLED_CROP_PX, LabelledSet
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing, keep_current, list_derived
 from fossilray.store.query.connection import (
@@ -73,7 +73,7 @@ def crops_from_folder(folder: Path) -> CropsToExplain:
             unreadable.append((name, str(error)))
             continue
         height, width = image.shape[:2]
-        pixels.append(resize_to(image, size_px=SIDE_PX))
+        pixels.append(resize_to(image, size_px=LABELLED_CROP_PX))
         shapes.append((width / max(width, height), height / max(width, height)))
         names.append(name)
     if not names:

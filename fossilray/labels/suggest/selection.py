@@ -14,9 +14,9 @@ from fossilray.store.query.sampling import even_quotas
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
-NEIGHBOURS = 20
+_TYPICAL_NEIGHBOURS = 20
 """Nearest neighbours that define how typical an object is (Hacohen et al. 2022, section 3.2)."""
-SMALL_CLUSTER = 5
+_SMALL_CLUSTER = 5
 """Smaller clusters are outliers and come last (Hacohen et al. 2022, appendix)."""
 _MAX_CLUSTERS = 512
 
@@ -60,7 +60,7 @@ def centred_directions(
 
 
 def distance_to_nearest(vectors: Vectors, known: Vectors) -> NDArray[np.float32]:
-    """Return 1 - cosine (n,) to the nearest of the known vectors; 2, the maximum, if there is none."""
+    """Return 1 - cosine (n,) to the nearest of the known vectors; 2, the maximum, without known vectors."""
     nearest = np.full(len(vectors), -1, np.float32)
     for first in range(0, len(known), 1024):
         np.maximum(nearest, (vectors @ known[first : first + 1024].T).max(axis=1), out=nearest)
@@ -138,7 +138,7 @@ def select_typical(vectors: Vectors, known: Vectors, count: int, quotas: Quotas,
     chosen: list[int] = []
     while len(chosen) < count and quotas.eligible.any():
         # The fewest known objects first, then the largest cluster; outliers come last.
-        for cluster in np.lexsort((-size, size < SMALL_CLUSTER, covered)).tolist():
+        for cluster in np.lexsort((-size, size < _SMALL_CLUSTER, covered)).tolist():
             eligible = quotas.eligible
             row = next((row for row in ranked[cluster] if eligible[row]), None)
             if row is None:
@@ -175,7 +175,7 @@ def _most_typical_first(vectors: Vectors, rows: Rows) -> list[int]:
         return [int(row) for row in rows]
     sample = rows[:2048]  # a sample of a large cluster shows its dense regions as well
     cosine = vectors[rows] @ vectors[sample].T
-    k = min(NEIGHBOURS + 1, len(sample))
+    k = min(_TYPICAL_NEIGHBOURS + 1, len(sample))
     nearest = np.partition(cosine, -k, axis=1)[
         :, -k:
     ]  # includes the row itself, which does not change the order

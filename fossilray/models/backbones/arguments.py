@@ -1,7 +1,7 @@
-"""What timm.create_model may be told by a file or a configuration: names of networks and arguments, with their bounds.
+"""Names and arguments of networks that a file or a configuration may pass to timm.create_model, with their bounds.
 
-A backbone's metadata come with its file: they are data. What is not named here does not reach timm: no path of a
-checkpoint, no record of where weights lie, nothing of its hub.
+The metadata of a backbone file are untrusted data. Arguments that are not listed here never reach timm: no paths of
+checkpoints, no locations of weights, no hub.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from fossilray.core.errors import WeightsError
 from fossilray.core.formats.plain_values import Check, either, many, number, one_of, shown, whole
+from fossilray.core.text import list_some
 
 LARGEST_INPUT_PX = 4096
 
@@ -46,7 +47,7 @@ _NORMS = (
 
 
 def _each(check: Check) -> Check:
-    """One value, or one for each stage."""
+    """Return a check for one value, or one for each stage."""
     return either(check, many(check, most=8))
 
 
@@ -106,10 +107,10 @@ _NAME = re.compile(r"[a-z0-9_]{2,100}(\.[a-z0-9_]{1,100})?", re.IGNORECASE)
 
 
 def check_name(name: str) -> None:
-    """Refuse what is no name of timm's own networks, a tag of its weights behind a dot allowed.
+    """Refuse names that are not networks of timm; a tag of weights may follow after a dot.
 
     Raises:
-        WeightsError: it is none: a hub's address or a folder, which timm would also take, are not.
+        WeightsError: the name is unknown; hub addresses and folders, which timm accepts too, are refused.
     """
     import timm
 
@@ -117,26 +118,25 @@ def check_name(name: str) -> None:
     known = _NAME.fullmatch(name) is not None and timm.is_model(bare)
     if not known or not timm.model_entrypoint(bare).__module__.startswith("timm.models."):
         raise WeightsError(
-            f"{shown(name)} is no network of timm; timm.list_models() names them all, embedder.architecture or "
-            "timm:<name> takes one"
+            f"{shown(name)} is no network of timm; give embedder.architecture or timm:<name> one of timm.list_models()"
         )
 
 
-def checked_arguments(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments, each of them known and within its bounds.
+def check_arguments(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments if each of them is known and within its bounds.
 
     Raises:
-        WeightsError: one is not.
+        WeightsError: an argument is unknown or out of bounds.
     """
-    if strange := sorted(shown(one) for one in kwargs if one not in ARGUMENTS):
+    if unknown := sorted(shown(key) for key in kwargs if key not in ARGUMENTS):
         raise WeightsError(
-            f"{name} is to be built with {', '.join(strange[:5])}, which no backbone here is built with (known are "
-            f"{', '.join(sorted(ARGUMENTS))}); leave it out of the file's metadata, or of arch_kwargs"
+            f"{name} has the unknown arguments {list_some(unknown)}; remove them from the file's metadata or from "
+            f"arch_kwargs (known are {', '.join(sorted(ARGUMENTS))})"
         )
     for argument, value in kwargs.items():
         if not ARGUMENTS[argument](value):
             raise WeightsError(
-                f"{name} is to be built with {argument}={shown(value)}, which is none of the values that a backbone "
-                "here may have there; correct the file's metadata, or arch_kwargs"
+                f"{name} has the argument {argument}={shown(value)}, which is out of bounds; correct the file's "
+                "metadata, or arch_kwargs"
             )
-    return {key: tuple(one) if isinstance(one, list) else one for key, one in kwargs.items()}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in kwargs.items()}

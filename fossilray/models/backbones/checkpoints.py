@@ -1,4 +1,4 @@
-"""State dicts out of other projects' weight files, read without running anything that the files contain."""
+"""State dicts from backbone files and other projects' checkpoints, read without executing code in the files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fossilray.core.formats.plain_values import shown
 from fossilray.models.backbones.backbone_file import BackboneMeta, backbone_role
 from fossilray.models.backbones.efficientnet_lite import to_timm_keys
 from fossilray.models.files.open_weights import missing_weights
-from fossilray.models.files.stored_pickle import ForeignName, Stored, TensorRecord, TorchFileError
-from fossilray.models.files.tensors import LONGEST_NAME
+from fossilray.models.files.stored_pickle import ForeignName, StoredObject, TensorRecord, TorchFileError
+from fossilray.models.files.tensors import MAX_NAME_LENGTH
 from fossilray.models.files.torch_file import open_torch_file
 from fossilray.models.weights_file import read_weights
 
 if TYPE_CHECKING:
     import torch
 
-WRAPPERS = (
+_WRAPPERS = (
     "teacher",  # DINO, iBOT, SCAMPI: the average of the student, what the papers evaluate
     "state_dict_ema",  # timm's training script
     "model_ema",
@@ -28,17 +28,17 @@ WRAPPERS = (
     "student",
     "backbone",
 )
-"""Keys under which training scripts keep the weights, best first."""
+"""Keys under which training scripts store the weights, in order of preference."""
 
-MOST_WRAPPERS = 12
-"""Around a state dict or before a key; training scripts nest three."""
+_MAX_WRAPPERS = 12
+"""Maximum nesting around a state dict or of prefixes; training scripts nest three."""
 
-KNOWN_ORIGINS = ("collections.", "torch.", "numpy.", "pathlib.")
-KNOWN_NAMES = frozenset({"argparse.Namespace", "builtins.set", "builtins.slice", "_codecs.encode"})
-"""What lies beside the weights in checkpoints of training scripts: settings, epochs, figures, states of optimisers."""
+_KNOWN_ORIGINS = ("collections.", "torch.", "numpy.", "pathlib.")
+_KNOWN_NAMES = frozenset({"argparse.Namespace", "builtins.set", "builtins.slice", "_codecs.encode"})
+"""Objects beside the weights in checkpoints of training scripts: settings, epochs, metrics, optimiser states."""
 
-PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
-"""What DistributedDataParallel, torch.compile and multi-crop wrappers put before every key."""
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
+"""Prefixes that DistributedDataParallel, torch.compile and multi-crop wrappers add to every key."""
 
 
 def read_backbone_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], BackboneMeta | None]:
@@ -55,15 +55,15 @@ def read_backbone_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Backb
 
 
 def without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The state dict with wrappers' prefixes taken off; what lay beside a wrapped backbone is dropped."""
+    """Remove the prefixes of wrappers from a state dict; keys outside a wrapped backbone are dropped."""
     bare = dict(state)
-    for _ in range(MOST_WRAPPERS):
-        found = False
-        for prefix in PREFIXES:
+    for _ in range(_MAX_WRAPPERS):
+        is_wrapped = False
+        for prefix in _PREFIXES:
             wrapped = {key.removeprefix(prefix): t for key, t in bare.items() if key.startswith(prefix)}
             if wrapped:
-                bare, found = wrapped, True
-        if not found:
+                bare, is_wrapped = wrapped, True
+        if not is_wrapped:
             break
     return bare
 
@@ -87,18 +87,18 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _is_known(name: str) -> bool:
-    return name.startswith(KNOWN_ORIGINS) or name in KNOWN_NAMES
+    return name.startswith(_KNOWN_ORIGINS) or name in _KNOWN_NAMES
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, TensorRecord]:
-    """The mapping of names to tensors inside whatever a training script saved."""
-    for _ in range(MOST_WRAPPERS):
-        keys = [key for key in WRAPPERS if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)]
+    """Return the mapping of names to tensors in the object that a training script saved."""
+    for _ in range(_MAX_WRAPPERS):
+        keys = [key for key in _WRAPPERS if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)]
         if not keys:
             break
         loaded = loaded[keys[0]]
     if not isinstance(loaded, dict):
-        kind = loaded.name if isinstance(loaded, Stored) else type(loaded).__name__
+        kind = loaded.name if isinstance(loaded, StoredObject) else type(loaded).__name__
         raise WeightsError(f"{path} holds a {kind[:100]}, not a state dict; save model.state_dict()")
     state = {str(key): value for key, value in loaded.items() if isinstance(value, TensorRecord)}
     if not state:
@@ -107,8 +107,8 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, TensorRecord]:
             f"{path} holds no tensors but {', '.join(keys) or 'nothing'}; save model.state_dict()"
         )
     longest = max(map(len, state))
-    if longest > LONGEST_NAME:
+    if longest > MAX_NAME_LENGTH:
         raise WeightsError(
-            f"{path} names a tensor by {longest:,} characters, more than {LONGEST_NAME}; save model.state_dict()"
+            f"{path} names a tensor by {longest:,} characters, more than {MAX_NAME_LENGTH}; save model.state_dict()"
         )
     return state

@@ -1,4 +1,4 @@
-"""A backbone at work: crops in, vectors out, with the preprocessing that belongs to its weights."""
+"""Embedding of crops by a backbone, with the preprocessing that its weights expect."""
 
 from __future__ import annotations
 
@@ -21,55 +21,56 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and deviation of ImageNet in 0..1 RGB, which DINO, SCAMPI and torchvision weights expect."""
+"""Mean and standard deviation of ImageNet in 0..1 RGB, which DINO, SCAMPI and torchvision weights expect."""
 
-HALF_LARGEST = 65504.0
+_MAX_FLOAT16 = 65504.0
 """Largest finite float16."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a backbone wants to see a crop; the whole crop is shown, nothing is cut off."""
+    """Input that a backbone expects: the whole crop, resized to a square and normalised."""
 
     size_px: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    """Of RGB in 0..1."""
+    """Mean and standard deviation of RGB in 0..1."""
     interpolation: Interpolation
 
     def apply(self, crops: torch.Tensor) -> torch.Tensor:
-        """Crops (n, H, W, 3) uint8 as network input (n, 3, size_px, size_px) float32, on the same device."""
+        """Turn crops (n, H, W, 3) uint8 into network input (n, 3, size_px, size_px) float32, on the same device."""
         import torch
 
-        light = crops.permute(0, 3, 1, 2)  # channels last in memory, which convolutions are fastest on
-        if light.shape[-2:] != (self.size_px, self.size_px):
-            light = self._resize(light)
-        # Along whole rows, which the processor takes many numbers at a time, not three by three.
-        rows = light.permute(0, 2, 3, 1).reshape(len(crops), self.size_px, self.size_px * 3).float()
-        std = torch.tensor(self.std, device=light.device)
+        pixels = crops.permute(0, 3, 1, 2)  # channels last in memory, which is fastest for convolutions
+        if pixels.shape[-2:] != (self.size_px, self.size_px):
+            pixels = self._resize(pixels)
+        # Whole rows can be vectorised; groups of three channels cannot.
+        rows = pixels.permute(0, 2, 3, 1).reshape(len(crops), self.size_px, self.size_px * 3).float()
+        std = torch.tensor(self.std, device=pixels.device)
         scale = 1 / (255 * std)
-        shift = -torch.tensor(self.mean, device=light.device) / std
-        seen = torch.addcmul(shift.repeat(self.size_px), rows, scale.repeat(self.size_px))
-        return seen.view(len(crops), self.size_px, self.size_px, 3).permute(0, 3, 1, 2)
+        shift = -torch.tensor(self.mean, device=pixels.device) / std
+        inputs = torch.addcmul(shift.repeat(self.size_px), rows, scale.repeat(self.size_px))
+        return inputs.view(len(crops), self.size_px, self.size_px, 3).permute(0, 3, 1, 2)
 
-    def _resize(self, light: torch.Tensor) -> torch.Tensor:
-        """Resized with anti-aliasing and rounded to 8 bits; integers are ten times as fast, but CPU only."""
+    def _resize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Resize with anti-aliasing and round to 8 bits; integers are ten times as fast, but only on a CPU."""
         import torch.nn.functional as F
 
         side = (self.size_px, self.size_px)
-        if light.device.type == "cpu":
-            return F.interpolate(light, side, mode=self.interpolation, antialias=True)
+        if pixels.device.type == "cpu":
+            return F.interpolate(pixels, side, mode=self.interpolation, antialias=True)
         return (
-            F.interpolate(light.float(), side, mode=self.interpolation, antialias=True)
+            F.interpolate(pixels.float(), side, mode=self.interpolation, antialias=True)
             .round_()
             .clamp_(0, 255)
         )
 
 
 class BackboneEmbedder:
-    """An Embedder around a PyTorch network that maps (n, 3, S, S) to (n, dimension).
+    """An Embedder for a PyTorch network that maps (n, 3, S, S) to (n, dimension).
 
-    Several threads may embed at once; on a GPU each has a stream of its own. On a CPU equal batches give equal vectors.
+    Several threads may embed at the same time; on a GPU each has its own stream. On a CPU equal batches give equal
+    vectors.
     """
 
     def __init__(
@@ -83,14 +84,14 @@ class BackboneEmbedder:
         dtype: torch.dtype | None = None,
         compiled: bool = False,
     ) -> None:
-        """Move the network to the device and try it on a grey image.
+        """Move the network to the device and run it on a grey image.
 
-        batch: crops of a forward pass, fewer where fewer are faster. dtype: what the network reckons in, None for
-        float32; what overflows float16 is reckoned anew in float32. compiled: by torch.compile.
+        batch: maximum crops per forward pass. dtype: precision of the network, None for float32; batches that
+        overflow float16 are computed again in float32. compiled: use torch.compile.
 
         Raises:
-            WeightsError: it does not give one finite vector per image.
-            ConfigError: it is to be compiled and cannot be.
+            WeightsError: the network does not return one finite vector per image.
+            ConfigError: the network cannot be compiled.
         """
         import torch
 
@@ -98,19 +99,19 @@ class BackboneEmbedder:
 
         self._name, self._preprocessing = name, preprocessing
         self._device = torch.device(device)
-        self._lane = DeviceTransfer(self._device)
+        self._transfer = DeviceTransfer(self._device)
         self._dtype = dtype or torch.float32
         side_px = preprocessing.size_px
         self._batch = forward_size(self._device, batch=batch, side_px=side_px)
-        # Kernels and what is compiled are chosen by shape: the last, smaller batch is filled up.
-        self._fills = compiled or self._device.type == "cuda"
-        tune = functools.partial(optimise_for_inference, side_px=side_px, device=self._device)
-        spare = copy.deepcopy(network) if self._dtype == torch.float16 else None
-        self._network: Callable[[torch.Tensor], torch.Tensor] = tune(network, dtype=self._dtype)
-        self._in_float32 = None if spare is None else tune(spare, dtype=torch.float32)
+        # Kernels and compiled code depend on the shape: a smaller last batch is padded.
+        self._pads = compiled or self._device.type == "cuda"
+        optimise = functools.partial(optimise_for_inference, side_px=side_px, device=self._device)
+        exact = copy.deepcopy(network) if self._dtype == torch.float16 else None
+        self._network: Callable[[torch.Tensor], torch.Tensor] = optimise(network, dtype=self._dtype)
+        self._in_float32 = None if exact is None else optimise(exact, dtype=torch.float32)
         if compiled:
             self._network = torch.compile(self._network, dynamic=False)
-        probe = self._try(compiled=compiled)
+        probe = self._run_on_grey(compiled=compiled)
         if probe.ndim != 2 or not bool(torch.isfinite(probe).all()):
             raise WeightsError(
                 f"{name} gives {tuple(probe.shape)} values for one image, finite: "
@@ -131,18 +132,18 @@ class BackboneEmbedder:
         return self._preprocessing
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """(n, dimension) float16 for crops (n, H, W, 3) uint8 RGB of any one size."""
+        """Embed crops (n, H, W, 3) uint8 RGB of any size; returns (n, dimension) float16."""
         import torch
 
         vectors = np.empty((len(crops), self._dimension), np.float16)
-        with self._lane.stream():
+        with self._transfer.stream():
             for begin in range(0, len(crops), self._batch):
-                some = crops[begin : begin + self._batch]
-                found = self._forward(some).clamp(-HALF_LARGEST, HALF_LARGEST)
-                vectors[begin : begin + len(some)] = found.to(torch.float16).cpu().numpy()
+                batch = crops[begin : begin + self._batch]
+                output = self._forward(batch).clamp(-_MAX_FLOAT16, _MAX_FLOAT16)
+                vectors[begin : begin + len(batch)] = output.to(torch.float16).cpu().numpy()
         return vectors
 
-    def _try(self, *, compiled: bool) -> torch.Tensor:
+    def _run_on_grey(self, *, compiled: bool) -> torch.Tensor:
         side_px = self._preprocessing.size_px
         grey = np.full((1, side_px, side_px, 3), 127, np.uint8)
         try:
@@ -156,16 +157,16 @@ class BackboneEmbedder:
             ) from None
 
     def _forward(self, crops: NDArray[np.uint8]) -> torch.Tensor:
-        """(n, dimension) float32 on the device for n crops, a batch at most."""
+        """Embed at most one batch of crops; returns (n, dimension) float32 on the device."""
         import torch
 
         count = len(crops)
-        if self._fills and count < self._batch:
+        if self._pads and count < self._batch:
             crops = np.concatenate([crops, np.zeros((self._batch - count, *crops.shape[1:]), np.uint8)])
         with torch.inference_mode():
-            seen = self._preprocessing.apply(self._lane.upload(crops))
-            found = self._network(seen.to(self._dtype))[:count].float()
-            # float16 may overflow inside a network that float32 carries through.
-            if self._in_float32 is not None and not bool(torch.isfinite(found).all()):
-                found = self._in_float32(seen)[:count]
-        return found
+            inputs = self._preprocessing.apply(self._transfer.upload(crops))
+            output = self._network(inputs.to(self._dtype))[:count].float()
+            # float16 may overflow inside the network where float32 does not.
+            if self._in_float32 is not None and not bool(torch.isfinite(output).all()):
+                output = self._in_float32(inputs)[:count]
+        return output

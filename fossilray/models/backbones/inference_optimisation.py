@@ -1,4 +1,4 @@
-"""A trained network changed into the form its device runs fastest, its vectors the same but for rounding."""
+"""Optimisation of a trained network for inference on its device; outputs change by rounding only."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-CPU_PIXELS = 2**19
-"""Input pixels of one forward pass on a CPU: 10 crops of 224 px, 56 of 96 px.
+_CPU_PIXELS = 2**19
+"""Input pixels per forward pass on a CPU: 10 crops of 224 px, 56 of 96 px.
 
-More leave the caches and ask the system for fresh memory at every layer; fewer leave the multiplications too small.
-Measured with benchmarks/inference.py --sweep.
+Larger batches exceed the caches and allocate memory at every layer; smaller ones make the matrix products too small.
+Measured with benchmarks/inference.py.
 """
 
 
 _SAME = 0.99999
-"""Cosine similarity in float32 that rounding alone does not go below."""
+"""Lower bound of the cosine similarity in float32 if outputs differ by rounding only."""
 
 
 def optimise_for_inference(
     network: torch.nn.Module, *, side_px: int, device: torch.device, dtype: torch.dtype
 ) -> torch.nn.Module:
-    """The network in eval mode on the device, converted once to `dtype`; the one given may be changed.
+    """Return the network in eval mode on the device, converted to `dtype`; the argument may be modified.
 
-    Norms over a batch that no convolution can take in stay in float32, for their variances may leave half
-    precision's range; other norms add up in float32 whatever their weights are.
+    Batch norms that cannot be folded into a convolution stay in float32, because their variances may exceed the range
+    of half precision; other norms accumulate in float32 in any case.
     """
     import torch
 
@@ -45,37 +45,37 @@ def optimise_for_inference(
 
 
 def forward_size(device: torch.device, *, batch: int, side_px: int) -> int:
-    """Images a forward pass should take: on a GPU `batch`, on a CPU no more than the caches like."""
+    """Return the number of images per forward pass: `batch` on a GPU, limited by the caches on a CPU."""
     if device.type != "cpu":
         return batch
-    return max(1, min(batch, CPU_PIXELS // side_px**2))
+    return max(1, min(batch, _CPU_PIXELS // side_px**2))
 
 
 def _fold_norms(network: torch.nn.Module, *, side_px: int) -> torch.nn.Module:
-    """A copy whose convolutions do the work of the batch norms behind them; as given where that cannot be seen."""
+    """Return a copy with batch norms folded into the convolutions before them, or the network if that fails."""
     import torch
     from torch.fx.experimental.optimization import fuse
 
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     if not norms:
         return network
-    # timm's norms that also activate are not among what torch.fx folds.
+    # torch.fx does not fold timm's norms that include an activation.
     plain = any(type(norm) is torch.nn.BatchNorm2d for norm in norms)
     try:
         folded = (fuse(network) if plain else _fold_neighbours(network)).eval().requires_grad_(False)
-    # A network that decides by what it sees cannot be followed; how it says so is up to it.
+    # A network with data-dependent control flow cannot be traced; the exception depends on the network.
     except (torch.fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError):
         return network
     noise = torch.randn(2, 3, side_px, side_px, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        expected, found = network(noise), folded(noise)
-    # A layer that stands at two places in a network is folded twice; nothing else shows it.
-    same = torch.nn.functional.cosine_similarity(found, expected).min() > _SAME
+        expected, actual = network(noise), folded(noise)
+    # A layer that is used twice in a network is folded twice, which only the output shows.
+    same = torch.nn.functional.cosine_similarity(actual, expected).min() > _SAME
     return folded if same else network
 
 
 def _fold_neighbours(network: torch.nn.Module) -> torch.nn.Module:
-    """A copy in which every convolution has taken in the timm norm registered right after it."""
+    """Return a copy in which every timm norm is folded into the convolution registered directly before it."""
     import torch
     from timm.layers.norm_act import BatchNormAct2d
     from torch.nn.utils.fusion import fuse_conv_bn_eval

@@ -1,4 +1,4 @@
-"""The embedder that a configuration asks for, ready on its device."""
+"""Loading of the backbone that the configuration names."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fossilray.core.errors import UsageError, WeightsError
 from fossilray.core.types import Embedder
 from fossilray.models.backbones.architectures import (
     Architecture,
-    build_filled,
+    build_outline,
+    build_with_weights,
     infer_architecture,
-    lay_out,
 )
 from fossilray.models.backbones.backbone_file import BackboneMeta, backbone_role
 from fossilray.models.backbones.checkpoints import read_backbone_checkpoint
@@ -40,13 +40,13 @@ def load_embedder(
     precision: Precision = "auto",
     compiled: bool = False,
 ) -> Embedder | None:
-    """The backbone of `embedder.weights`; None for `none`.
+    """Load the backbone of `embedder.weights` on a device; None for `none`.
 
-    precision: what it reckons in on this device. compiled: by torch.compile, once for the one shape of its batches.
+    compiled: use torch.compile, for the one shape of its batches.
 
     Raises:
-        WeightsError: the weights are absent, damaged, unsafe, of another network, or the hub is out of reach.
-        ConfigError: it is to be compiled and cannot be.
+        WeightsError: the weights are missing, damaged, unsafe, of another network, or the hub cannot be reached.
+        ConfigError: the network cannot be compiled.
     """
     if config.weights == "none":
         return None
@@ -63,7 +63,7 @@ def load_embedder(
 
 
 def load_network(config: EmbedderConfig) -> tuple[torch.nn.Module, str, Preprocessing]:
-    """The network of `embedder.weights` as it was trained, its name and what it wants to see.
+    """Load the unmodified network of `embedder.weights`, its name and its preprocessing.
 
     Raises:
         WeightsError: as load_embedder, and for `none`.
@@ -82,9 +82,12 @@ def load_network(config: EmbedderConfig) -> tuple[torch.nn.Module, str, Preproce
 
 
 def embedder_digest(config: EmbedderConfig) -> dict[str, str]:
-    """sha256 of the weights by the name of their file; {} for `none`.
+    """Return the sha256 of the weights by the name of their file; {} for `none`.
 
-    What a hub gives under one name may change, so `timm:<name>` is the digest of the tensors it gave.
+    Weights of one name may change on a hub, so `timm:<name>` has the digest of the downloaded tensors.
+
+    Raises:
+        WeightsError: the weights are missing or cannot be read.
     """
     if config.weights == "none":
         return {}
@@ -101,15 +104,14 @@ def embedder_digest(config: EmbedderConfig) -> dict[str, str]:
 
 
 def describes_without_loading(config: EmbedderConfig) -> bool:
-    """Whether `describe_embedder` need not load the weights."""
+    """Return whether `describe_embedder` works without loading the weights."""
     return config.weights in ("none", "bundled")
 
 
 def describe_embedder(config: EmbedderConfig) -> dict[str, str | int | list[float]]:
-    """What a run should record of its backbone besides the digest: name, dimension, preprocessing; {} for `none`.
+    """Return the description of the backbone for run.json: name, dimension, preprocessing; {} for `none`.
 
-    Others' weights are loaded, so that those that do not fit are known before any worker starts; the bundled ones are
-    known to fit.
+    Weights other than the bundled ones are loaded, so that unusable weights are refused before any worker starts.
 
     Raises:
         WeightsError: as load_embedder.
@@ -121,20 +123,20 @@ def describe_embedder(config: EmbedderConfig) -> dict[str, str | int | list[floa
         meta := read_description(bundled, BackboneMeta, backbone_role(bundled))
     ):
         size_px = config.input_px or meta.preprocessing.size_px
-        return _described(meta.name, meta.dimension, replace(meta.preprocessing, size_px=size_px))
+        return _describe(meta.name, meta.dimension, replace(meta.preprocessing, size_px=size_px))
     embedder = load_embedder(config, device="cpu")
     assert isinstance(embedder, BackboneEmbedder)
-    return _described(embedder.name, embedder.dimension, embedder.preprocessing)
+    return _describe(embedder.name, embedder.dimension, embedder.preprocessing)
 
 
-def _described(name: str, dimension: int, shown: Preprocessing) -> dict[str, str | int | list[float]]:
+def _describe(name: str, dimension: int, preprocessing: Preprocessing) -> dict[str, str | int | list[float]]:
     return {
         "name": name,
         "dimension": dimension,
-        "input_px": shown.size_px,
-        "mean": list(shown.mean),
-        "std": list(shown.std),
-        "interpolation": shown.interpolation,
+        "input_px": preprocessing.size_px,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "interpolation": preprocessing.interpolation,
     }
 
 
@@ -150,25 +152,25 @@ def _load_file(path: Path, config: EmbedderConfig) -> tuple[torch.nn.Module, str
         inferred = infer_architecture(state)
         if inferred is None:
             raise WeightsError(
-                f"{path} is no plain ViT, ResNet or EfficientNet-Lite by its keys (the first: "
+                f"the keys of {path} are not those of a plain ViT, ResNet or EfficientNet-Lite (the first: "
                 f"{', '.join(list(state)[:3])}); set embedder.architecture to its timm name"
             )
         stated, name = inferred, path.stem
         preprocessing = preprocessing_of(stated)
     architecture = _at_size(stated, config.input_px)
-    network = build_filled(architecture, state, source=str(path))
+    network = build_with_weights(architecture, state, source=str(path))
     return network, name, replace(preprocessing, size_px=architecture.input_px)
 
 
 def preprocessing_of(architecture: Architecture) -> Preprocessing:
-    """ImageNet's mean and deviation, or what timm records where the name carries a tag of its weights.
+    """Return the preprocessing that timm records for a name with a tag of its weights, else that of ImageNet.
 
-    An untagged timm name says nothing of how somebody's own weights were trained; DINO, SCAMPI,
-    torchvision and most training scripts normalise by ImageNet.
+    A name without a tag does not describe how the weights were trained; DINO, SCAMPI, torchvision and most training
+    scripts normalise by the mean and standard deviation of ImageNet.
     """
     if "." not in architecture.name:
         return Preprocessing(architecture.input_px, IMAGENET_MEAN, IMAGENET_STD, "bicubic")
-    return _recorded_by_timm(lay_out(architecture))
+    return _recorded_by_timm(build_outline(architecture))
 
 
 def _recorded_by_timm(network: torch.nn.Module) -> Preprocessing:
@@ -181,11 +183,11 @@ def _recorded_by_timm(network: torch.nn.Module) -> Preprocessing:
 
 
 def _native_px(architecture: str) -> int:
-    return _recorded_by_timm(lay_out(Architecture(architecture, 0))).size_px
+    return _recorded_by_timm(build_outline(Architecture(architecture, 0))).size_px
 
 
 def _at_size(architecture: Architecture, input_px: int | None) -> Architecture:
-    """The same network for another input; only a ViT is built for one size, by its argument img_size."""
+    """Return the architecture for another input side; a ViT takes it as its argument img_size."""
     if input_px is None or input_px == architecture.input_px:
         return architecture
     kwargs = dict(architecture.kwargs)
@@ -203,28 +205,28 @@ def _fetch_from_hub(name: str, config: EmbedderConfig) -> tuple[torch.nn.Module,
         network: torch.nn.Module = timm.create_model(
             name, pretrained=True, num_classes=0, **architecture.kwargs
         )
-    # Hub clients raise OSError when they reach nobody and RuntimeError for names without weights.
+    # Hub clients raise OSError if they cannot connect and RuntimeError for names without weights.
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
-            f"the weights of timm:{name} cannot be fetched ({reason}); where there is no network, fetch the file "
+            f"the weights of timm:{name} cannot be fetched ({reason}); where there is no network, download the file "
             f"elsewhere and set embedder.weights=file:<path> with embedder.architecture={name}"
         ) from None
     return network, replace(_recorded_by_timm(network), size_px=architecture.input_px)
 
 
 BACKBONE_HELP = (
-    "bundled, a file of weights, timm:<name>, random:<timm name> (before it learned anything; random:bundled is "
-    "the shipped network so), handcrafted (gradients, colours and shape, no network), or run (the vectors that the "
-    "run of --run holds)."
+    "bundled, a file of weights, timm:<name>, random:<timm name> (random weights; random:bundled is the "
+    "bundled network with random weights), handcrafted (gradients, colours and shape, no network), or run (the vectors "
+    "stored in the run of --run)."
 )
 
 
 def weights_setting_of(backbone: str) -> str:
-    """A backbone's name as `embedder.weights` spells it.
+    """Return the value of `embedder.weights` for a backbone's name.
 
     Raises:
-        UsageError: it is no file and no name.
+        UsageError: it is neither a file nor a name.
     """
     if backbone == "bundled" or backbone.startswith(("timm:", "file:")):
         return backbone

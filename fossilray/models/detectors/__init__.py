@@ -1,1 +1,1 @@
-"""Detectors: what finds objects in a tile. Start at `loading.load_detector`."""
+"""Detectors of objects in tiles; `load.load_detector` loads one."""

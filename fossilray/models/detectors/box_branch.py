@@ -1,4 +1,4 @@
-"""The box branch of a detection head at chosen anchors, each of its convolutions one matrix product."""
+"""The box branch of a detection head at selected anchors, with convolutions as matrix products."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import nn
 
-DENSE_SHARE = 0.1
-"""Share of a level's anchors above which the branch runs at all of them; on a CPU both then cost about the same."""
+_DENSE_SHARE = 0.1
+"""Share of a level's anchors above which the branch runs densely; on a CPU both cost about the same there."""
 
 Where: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Image, row and column of anchors."""
+"""Image, row and column of each anchor."""
 
 _ELEMENTWISE = (nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.Hardswish, nn.Mish, nn.ELU, nn.Identity)
 
 
 class BoxBranch(nn.Module):
-    """Two 3 x 3 convolutions and one of 1 x 1, in float32.
+    """Two 3 x 3 convolutions and a 1 x 1 convolution, in float32.
 
-    What the first one gives is shared by neighbouring anchors, so it runs once at each anchor that is chosen or
-    beside a chosen one.
+    Neighbouring anchors share outputs of the first convolution, so it is computed once at each selected anchor and
+    each neighbour of one.
     """
 
     def __init__(self, branch: Any) -> None:
@@ -29,22 +29,22 @@ class BoxBranch(nn.Module):
         self.matrices = nn.ParameterList(_as_matrix(_convolution(layer)) for layer in branch)
 
     def forward(self, features: torch.Tensor, where: Where) -> torch.Tensor:
-        """(n, 4) distances, in strides, from each anchor to the left, top, right and bottom of its box.
+        """Return distances (n, 4), in strides, from each anchor to the left, top, right and bottom of its box.
 
         features: (b, c, h, w).
         """
         image, row, column = where
         logits: torch.Tensor
-        if len(image) > DENSE_SHARE * features.shape[0] * features.shape[2] * features.shape[3]:
+        if len(image) > _DENSE_SHARE * features.shape[0] * features.shape[2] * features.shape[3]:
             logits = self.branch(features.float())[image, :, row, column]
         else:
             logits = self._at(features, where)
         # The expectation over bins (Li et al. 2020, Generalized Focal Loss, eq. 5); with one bin it is the logit.
-        share = logits.view(len(logits), 4, -1)
-        if share.shape[2] == 1:
+        per_side = logits.view(len(logits), 4, -1)
+        if per_side.shape[2] == 1:
             return logits
-        distances: torch.Tensor = share.softmax(2) @ torch.arange(
-            share.shape[2], device=logits.device, dtype=logits.dtype
+        distances: torch.Tensor = per_side.softmax(2) @ torch.arange(
+            per_side.shape[2], device=logits.device, dtype=logits.dtype
         )
         return distances
 
@@ -53,16 +53,16 @@ class BoxBranch(nn.Module):
         around, inside = _neighbours(where, height, width)
         near = torch.zeros(count * height * width, dtype=torch.bool, device=features.device)
         near[around] = True
-        (places,) = near.nonzero(as_tuple=True)
-        column, row = places % width, places // width
+        (pixel,) = near.nonzero(as_tuple=True)
+        column, row = pixel % width, pixel // width
         first_around, first_inside = _neighbours((row // height, row % height, column), height, width)
         pixels = features.permute(0, 2, 3, 1).reshape(-1, channels)
-        patches = pixels.index_select(0, first_around.flatten()).view(len(places), -1, channels).float()
+        patches = pixels.index_select(0, first_around.flatten()).view(len(pixel), -1, channels).float()
         hidden = self._layer(0, (patches * first_inside[..., None]).flatten(1))
-        # A row of zeros behind it stands for what lies outside the image.
+        # A last row of zeros represents pixels outside the image.
         hidden = torch.cat([hidden, hidden.new_zeros(1, hidden.shape[1])])
         position = near.cumsum(0) - 1
-        chosen = torch.where(inside, position[around], len(places)).flatten()
+        chosen = torch.where(inside, position[around], len(pixel)).flatten()
         patches = hidden.index_select(0, chosen).view(len(around), -1)
         return self._layer(2, self._layer(1, patches))
 
@@ -73,7 +73,7 @@ class BoxBranch(nn.Module):
 
 
 def is_box_branch(branch: Any, *, bins: int) -> bool:
-    """A branch of the shape that BoxBranch computes."""
+    """Return whether BoxBranch can compute this branch."""
     if not isinstance(branch, nn.Sequential) or len(branch) != 3:
         return False
     first, second, last = branch
@@ -104,15 +104,15 @@ def _convolution(layer: Any) -> nn.Conv2d:
 
 
 def _as_matrix(conv: nn.Conv2d) -> nn.Parameter:
-    """(k * k * c_in, c_out): row by row of the kernel, channels innermost, as _neighbours orders them."""
+    """Return the kernel as a matrix (k * k * c_in, c_out), row by row with channels innermost as in `_neighbours`."""
     matrix = conv.weight.detach().permute(2, 3, 1, 0).reshape(-1, conv.out_channels)
     return nn.Parameter(matrix.contiguous(), requires_grad=False)
 
 
 def _neighbours(where: Where, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n, 9) places of the 3 x 3 anchors around each in a flat (b * h * w), and whether they lie in the image.
+    """Return the flat index (n, 9) in (b * h * w) of the 3 x 3 anchors around each, and whether they are in the image.
 
-    A place outside it is that of the nearest anchor inside.
+    An index outside the image is replaced by that of the nearest anchor inside.
     """
     image, row, column = where
     step = torch.arange(-1, 2, device=row.device)

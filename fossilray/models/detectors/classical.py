@@ -1,4 +1,4 @@
-"""The paper's classical segmentation: blur, green plus blue, adaptive threshold, components, smallest area."""
+"""The paper's classical segmentation: blur, green plus blue, adaptive threshold, components, minimum area."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fossilray.core.config import DetectorConfig
 from fossilray.core.types import Boxes
 
 SCORE_AT_THRESHOLD = 1 / 3
-"""Score of an object whose mean darkness just passes the threshold: above the default of detector.confidence."""
+"""Score of an object whose mean darkness equals the threshold: above the default of detector.confidence."""
 
 
 class ClassicalDetector:
-    """Boxes of what is darker than its neighbourhood; needs no weights."""
+    """Detector of objects that are darker than their neighbourhood; it needs no weights."""
 
     def __init__(self, config: DetectorConfig) -> None:
         self._config = config
@@ -23,14 +23,14 @@ class ClassicalDetector:
         return 1
 
     def detect(self, tiles: NDArray[np.uint8], *, um_per_px: float) -> list[Boxes]:
-        """One Boxes per tile, in tile pixels, largest score first.
+        """Return one Boxes per tile, in tile pixels, highest score first.
 
-        The score is d / (d + 2 t): d the mean grey levels by which the object's pixels are darker than their
-        neighbourhood, t the threshold (`classical.offset`). It is 1/3 where d = t, 0.5 where d = 2 t.
+        The score is d / (d + 2 t), where d is the mean difference in grey levels between the neighbourhood and the
+        object's pixels, and t the threshold (`classical.offset`): 1/3 for d = t, 0.5 for d = 2 t.
         """
-        return [self._detect_one(tile, um_per_px) for tile in tiles]
+        return [self._detect_tile(tile, um_per_px) for tile in tiles]
 
-    def _detect_one(self, tile: NDArray[np.uint8], um_per_px: float) -> Boxes:
+    def _detect_tile(self, tile: NDArray[np.uint8], um_per_px: float) -> Boxes:
         import cv2
 
         settings = self._config.classical
@@ -47,25 +47,25 @@ class ClassicalDetector:
             stats[:, column].astype(np.float64)
             for column in (cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP, cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT)
         )
-        # An offset of zero or below finds texture in everything; the score then counts from one grey level.
+        # With an offset of zero or less, the score is relative to one grey level.
         at_threshold = max(settings.offset, 1.0) * (1 / SCORE_AT_THRESHOLD - 1)
         depth = np.maximum(total / area_px, 0.0)
         score = depth / (depth + at_threshold)
-        found = Boxes(
+        boxes = Boxes(
             np.stack([x, y, x + width, y + height], axis=1),
             score.astype(np.float32),
         )
-        large = area_px * um_per_px**2 >= settings.min_area_um2
-        large[0] = False  # component 0 is the background
-        found = found.take(large & (found.score >= self._config.confidence))
-        return found.take(np.argsort(-found.score, kind="stable")[: self._config.max_per_tile])
+        is_large = area_px * um_per_px**2 >= settings.min_area_um2
+        is_large[0] = False  # component 0 is the background
+        boxes = boxes.take(is_large & (boxes.score >= self._config.confidence))
+        return boxes.take(np.argsort(-boxes.score, kind="stable")[: self._config.max_per_tile])
 
 
 def measure_darkness(tile: NDArray[np.uint8], *, sigma_px: float, block_px: int) -> NDArray[np.float32]:
-    """Grey levels (0-255) by which each pixel of green plus blue is darker than its Gaussian neighbourhood.
+    """Return by how many grey levels (0-255) each pixel of green plus blue is darker than its Gaussian neighbourhood.
 
-    `block_px` is odd; the neighbourhood's sigma follows from it as in OpenCV's adaptive threshold, but the
-    grey levels are not rounded.
+    block_px: odd; the sigma of the neighbourhood follows from it as in OpenCV's adaptive threshold, but grey levels
+    are not rounded.
     """
     import cv2
 

@@ -1,6 +1,6 @@
 """Detectors exported from any framework: ONNX (the only home of onnxruntime) and TorchScript.
 
-This is the road for networks that ultralytics cannot load, the paper's YOLOv5 weights among them; see
+For networks that ultralytics cannot load, such as the paper's YOLOv5 weights; see
 docs/guide/detectors.md.
 """
 
@@ -28,35 +28,35 @@ from fossilray.models.detectors.boxes import (
     rows_last,
     to_input,
 )
-from fossilray.models.detectors.onnx_model import bound_memory, checked_model
-from fossilray.models.detectors.torchscript_source import checked_archive
+from fossilray.models.detectors.onnx_model import bound_memory, check_model
+from fossilray.models.detectors.torchscript_source import check_archive
 
 if TYPE_CHECKING:
     import torch
 
 _NMS = re.compile(r"'nms': ?True")
-"""In the export's arguments, which ultralytics writes into a model as Python's text of a dict."""
+"""In the arguments of the export, which ultralytics writes into a model as the text of a Python dict."""
 
 DEFAULT_STRIDE_PX = 32
-"""Coarsest stride of every YOLO with three heads; taken when the export does not state its own."""
+"""Coarsest stride of every YOLO with three heads; the default if the export does not declare its own."""
 
 
 @dataclass(frozen=True)
 class ExportedNetwork:
-    """A network behind one call, and what its file says of the input it takes; None where that is free."""
+    """A network as a function, and the input shape that its file declares; None for a free dimension."""
 
     run: Callable[[torch.Tensor], torch.Tensor]
-    """(b, 3, H, W) float32 to its first output."""
+    """Maps (b, 3, H, W) float32 to its first output."""
     stride_px: int
     batch: int | None
     height_px: int | None
     width_px: int | None
     suppressed: bool
-    """Its output went through suppression already (rows of x_min, y_min, x_max, y_max, score, class)."""
+    """Whether its output is already suppressed (rows of x_min, y_min, x_max, y_max, score, class)."""
 
 
 class ExportedDetector:
-    """Boxes from an exported network; `subject` names its file in errors."""
+    """Detector with an exported network; `subject` names its file in errors."""
 
     def __init__(
         self, network: ExportedNetwork, *, config: DetectorConfig, device: torch.device | str, subject: str
@@ -73,7 +73,7 @@ class ExportedDetector:
         return self._network.stride_px
 
     def detect(self, tiles: NDArray[np.uint8], *, um_per_px: float) -> list[Boxes]:
-        """One Boxes per tile, in tile pixels.
+        """Return one Boxes per tile, in tile pixels.
 
         Raises:
             WeightsError: the network takes a fixed size and a tile is larger, or its output is not boxes.
@@ -85,10 +85,10 @@ class ExportedDetector:
             width_px=self._side(width, self._network.width_px, "wide"),
         )
         step = self._network.batch or max(len(tiles), 1)
-        found: list[Boxes] = []
+        boxes: list[Boxes] = []
         for first in range(0, len(tiles), step):
-            found += self._detect_batch(padded[first : first + step], step, height_px=height, width_px=width)
-        return found
+            boxes += self._detect_batch(padded[first : first + step], step, height_px=height, width_px=width)
+        return boxes
 
     def _detect_batch(
         self, tiles: NDArray[np.uint8], step: int, *, height_px: int, width_px: int
@@ -96,12 +96,12 @@ class ExportedDetector:
         import torch
 
         count = len(tiles)
-        if count < step:  # a fixed batch is filled up; the repeats are dropped again
+        if count < step:  # a fixed batch is padded with repeats, which are dropped again
             tiles = np.concatenate([tiles, np.repeat(tiles[-1:], step - count, axis=0)])
         with torch.inference_mode():
             invert = self._config.invert is not False
-            seen = torch.from_numpy(np.ascontiguousarray(tiles)).to(self._device)
-            batch = to_input(seen, invert=invert, dtype=torch.float32).contiguous()
+            pixels = torch.from_numpy(np.ascontiguousarray(tiles)).to(self._device)
+            batch = to_input(pixels, invert=invert, dtype=torch.float32).contiguous()
             raw = self._network.run(batch)
             layout = self._layout(tuple(raw.shape))
             return decode_rows(
@@ -121,13 +121,13 @@ class ExportedDetector:
             layout = "boxes"
         else:
             layout = guess_layout(shape, subject=self._subject)
-        least = {"classes": 5, "objectness": 6, "boxes": 6}[layout]
+        min_channels = {"classes": 5, "objectness": 6, "boxes": 6}[layout]
         channels = (shape[2] if layout == "boxes" else min(shape[1:])) if len(shape) == 3 else 0
-        if channels < least or (layout == "boxes" and channels > least):
+        if channels < min_channels or (layout == "boxes" and channels > min_channels):
             raise WeightsError(
                 f"{self._subject} puts out an array of shape {shape}, and rows of {layout} have "
-                f"{least} channels{'' if layout == 'boxes' else ' or more'}; set detector.output to what the model "
-                "was exported with, or to auto"
+                f"{min_channels} channels{'' if layout == 'boxes' else ' or more'}; set detector.output to the layout "
+                "of the export, or to auto"
             )
         return layout
 
@@ -144,10 +144,10 @@ class ExportedDetector:
 
 
 def load_onnx(path: Path, *, device: torch.device | str) -> ExportedNetwork:
-    """An ONNX model on onnxruntime, with as many threads as PyTorch has; on CUDA if both have it.
+    """Load an ONNX model in onnxruntime, with as many threads as PyTorch has; on CUDA if both support it.
 
     Raises:
-        WeightsError: onnxruntime is not installed, or the file is not a model it can run.
+        WeightsError: onnxruntime is not installed, or cannot run the file.
     """
     import torch
 
@@ -157,11 +157,11 @@ def load_onnx(path: Path, *, device: torch.device | str) -> ExportedNetwork:
         raise WeightsError(
             f"{path} needs onnxruntime, which is not installed: pip install 'fossilray[onnx]'"
         ) from None
-    content = checked_model(path)
+    content = check_model(path)
     faults = onnxruntime.capi.onnxruntime_pybind11_state
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what is refused is said by our own errors
+    options.log_severity_level = 4  # failures are reported by the exceptions below
     bound_memory(onnxruntime, options)
     providers = ["CPUExecutionProvider"]
     if torch.device(device).type == "cuda":
@@ -171,27 +171,27 @@ def load_onnx(path: Path, *, device: torch.device | str) -> ExportedNetwork:
         session = onnxruntime.InferenceSession(
             content, options, providers=[name for name in providers if name in available]
         )
-        taken = session.get_inputs()
-        stated = session.get_modelmeta().custom_metadata_map
-    # UnicodeError: of names in the model, also where onnxruntime would say what is wrong with them.
+        inputs = session.get_inputs()
+        declared = session.get_modelmeta().custom_metadata_map
+    # UnicodeError: from names in the model, also while onnxruntime builds an error message.
     except (
         *(faults.Fail, faults.InvalidArgument, faults.InvalidGraph, faults.InvalidProtobuf),
         UnicodeError,
     ) as error:
         raise WeightsError(
-            f"{path} is not an ONNX model onnxruntime can run: {_first_line(error)}; export it anew"
+            f"{path} is not an ONNX model onnxruntime can run: {_first_line(error)}; export it again"
         ) from None
     except (faults.NoSuchFile, faults.NotImplemented, faults.RuntimeException, RuntimeError) as error:
         raise WeightsError(
-            f"{path} cannot be run by onnxruntime: {_first_line(error)}; export it anew"
+            f"{path} cannot be run by onnxruntime: {_first_line(error)}; export it again"
         ) from None
-    if len(taken) != 1 or len(taken[0].shape) != 4:
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
         raise WeightsError(
-            f"{path} takes {[entry.shape for entry in taken]}, not one batch of images (b, 3, H, W); export a "
+            f"{path} takes {[entry.shape for entry in inputs]}, not one batch of images (b, 3, H, W); export a "
             "detection network"
         )
-    kind = np.float16 if taken[0].type == "tensor(float16)" else np.float32
-    name = taken[0].name
+    kind = np.float16 if inputs[0].type == "tensor(float16)" else np.float32
+    name = inputs[0].name
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         try:
@@ -203,16 +203,16 @@ def load_onnx(path: Path, *, device: torch.device | str) -> ExportedNetwork:
             RuntimeError,
             UnicodeError,
         ) as error:
-            raise _refused_window(path, batch, error) from None
+            raise _window_refused(path, batch, error) from None
         if not isinstance(first, np.ndarray) or first.dtype.kind not in "fiu":
             raise WeightsError(
                 f"{path} puts out {type(first).__name__}, not an array of boxes; export a detector"
             )
         return torch.from_numpy(np.ascontiguousarray(first, dtype=np.float32)).to(batch.device)
 
-    batch, _, height, width = (entry if isinstance(entry, int) else None for entry in taken[0].shape)
-    stride = stated.get("stride", "")
-    suppressed = stated.get("end2end") == "True" or bool(_NMS.search(stated.get("args", "")[:100_000]))
+    batch, _, height, width = (entry if isinstance(entry, int) else None for entry in inputs[0].shape)
+    stride = declared.get("stride", "")
+    suppressed = declared.get("end2end") == "True" or bool(_NMS.search(declared.get("args", "")[:100_000]))
     _check_sides(path, batch, height, width)
     return ExportedNetwork(
         run,
@@ -225,21 +225,21 @@ def load_onnx(path: Path, *, device: torch.device | str) -> ExportedNetwork:
 
 
 def load_torchscript(path: Path, *, device: torch.device | str) -> ExportedNetwork:
-    """A TorchScript archive in float32; a trace works at the one size that its export states.
+    """Load a TorchScript archive in float32; a trace works only at the size that its export declares.
 
     Raises:
-        WeightsError: the file is not TorchScript, or does more than compute.
+        WeightsError: the file is not TorchScript, or calls functions other than tensor operators.
     """
     import torch
 
     load: Any = torch.jit.load
-    extra = {"config.txt": ""}  # YOLOv5 and ultralytics keep the shape and the stride there
+    extra = {"config.txt": ""}  # YOLOv5 and ultralytics write the shape and the stride there
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PyTorch retires TorchScript; users still have it
-            script = load(checked_archive(path), map_location=torch.device(device), _extra_files=extra)
+            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated in PyTorch
+            script = load(check_archive(path), map_location=torch.device(device), _extra_files=extra)
             script = script.float().eval()
-    # UnicodeDecodeError and the like: of what the library says of names in the archive.
+    # ValueError includes UnicodeDecodeError from names in the archive.
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} is not a TorchScript model: {_first_line(error)}") from None
     stated = _parse_json(path, extra["config.txt"])
@@ -250,7 +250,7 @@ def load_torchscript(path: Path, *, device: torch.device | str) -> ExportedNetwo
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise _refused_window(path, batch, error) from None
+            raise _window_refused(path, batch, error) from None
         while isinstance(output, (tuple, list)) and output:
             output = output[0]
         if not isinstance(output, torch.Tensor):
@@ -262,7 +262,7 @@ def load_torchscript(path: Path, *, device: torch.device | str) -> ExportedNetwo
     return ExportedNetwork(run, _stride(stated), batch, height, width, _is_suppressed(stated))
 
 
-def _refused_window(path: Path, batch: torch.Tensor, error: Exception) -> WeightsError:
+def _window_refused(path: Path, batch: torch.Tensor, error: Exception) -> WeightsError:
     _, _, height, width = batch.shape
     last = str(error).strip().splitlines()[-1]
     return WeightsError(
@@ -276,14 +276,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_sides(path: Path, batch: int | None, height: int | None, width: int | None) -> None:
-    """A fixed batch is filled up and tiles are padded to a fixed size: what a file states of them is memory."""
-    for what, found, most in (("batch", batch, 1024), ("height", height, 16_384), ("width", width, 16_384)):
-        if found is not None and not 1 <= found <= most:
-            raise WeightsError(f"{path} takes a {what} of {found}, expected 1 to {most:,}; export it anew")
+    """Limit fixed batches and sizes: tiles are padded to them, so that they determine memory."""
+    for name, value, limit in (("batch", batch, 1024), ("height", height, 16_384), ("width", width, 16_384)):
+        if value is not None and not 1 <= value <= limit:
+            raise WeightsError(f"{path} takes a {name} of {value}, expected 1 to {limit:,}; export it again")
 
 
 def _traced_shape(stated: dict[str, Any]) -> tuple[int | None, int | None, int | None]:
-    """Batch, height and width of the trace, if the export states them (YOLOv5: `shape`; ultralytics: `imgsz`)."""
+    """Return batch, height and width of the trace if the export declares them (YOLOv5 `shape`, ultralytics `imgsz`)."""
     shape, sides, arguments = stated.get("shape"), stated.get("imgsz"), stated.get("args")
     if isinstance(shape, list) and len(shape) == 4 and _are_whole(shape):
         return shape[0], shape[2], shape[3]
@@ -309,8 +309,8 @@ def _is_suppressed(stated: dict[str, Any]) -> bool:
 
 
 def _parse_json(path: Path, text: str | bytes) -> dict[str, Any]:
-    """What an export states; nothing where it states it in another form."""
-    role = FileRole(str(path), "what a TorchScript states of itself", "export it anew", WeightsError)
+    """Return the metadata of an export; empty if they are not a JSON object."""
+    role = FileRole(str(path), "the metadata of a TorchScript archive", "export it again", WeightsError)
     try:
         parsed = parse_json(text, role)
     except WeightsError:

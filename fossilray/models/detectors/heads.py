@@ -1,4 +1,4 @@
-"""What a network's head makes of its features: candidates, with boxes computed only where a score asks for one."""
+"""Heads of ultralytics networks: candidates from features, with boxes computed only at anchors of sufficient score."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from fossilray.models.detectors.box_branch import BoxBranch, is_box_branch
 from fossilray.models.detectors.boxes import (
-    MOST_CANDIDATES,
+    MAX_CANDIDATES,
     Candidates,
     RowLayout,
     find_candidates,
@@ -20,23 +20,24 @@ from fossilray.models.detectors.boxes import (
 
 
 def replace_head(network: Any, *, confidence: float, most: int) -> None:
-    """Make an ultralytics network put out the candidates of each image, in float32.
+    """Replace the head of an ultralytics network by one that returns the candidates of each image, in float32.
 
-    most: rows an image that a head with suppression inside may put out.
+    most: maximum rows per image of a head with suppression inside.
     """
     head = network.model[-1]
     head.max_det = most
-    ours: Any = (
+    replacement: Any = (
         SparseHead(head, confidence=confidence)
         if has_box_branches(head)
         else DenseHead(head, confidence=confidence)
     )
-    ours.f, ours.i, ours.type = head.f, head.i, head.type  # by these ultralytics finds a layer's inputs
-    network.model[-1] = ours
+    # ultralytics finds the inputs of a layer by these attributes.
+    replacement.f, replacement.i, replacement.type = head.f, head.i, head.type
+    network.model[-1] = replacement
 
 
 def has_box_branches(head: Any) -> bool:
-    """The head is the standard one, whose boxes can be computed at chosen anchors alone."""
+    """Return whether this is the standard head, whose boxes can be computed at selected anchors."""
     return (
         type(head).__name__ == "Detect"
         and not head.end2end
@@ -46,7 +47,7 @@ def has_box_branches(head: Any) -> bool:
 
 
 class SparseHead(nn.Module):
-    """The standard head: scores at every anchor, boxes only at those whose score reaches the confidence."""
+    """The standard head: scores at every anchor, boxes only at anchors whose score reaches the confidence."""
 
     def __init__(self, head: Any, *, confidence: float) -> None:
         super().__init__()
@@ -57,23 +58,23 @@ class SparseHead(nn.Module):
         self.convert(torch.float32)
 
     def convert(self, dtype: torch.dtype) -> None:
-        """Compute scores in `dtype`; boxes stay in float32, for in half precision a position would be rounded."""
+        """Compute scores in `dtype`; boxes stay in float32, because half precision would round positions."""
         exact = [_last_bias(branch).float() for branch in self.score_branches]
         self.score_branches.to(dtype)
-        # Biases are large (few anchors hold an object): what rounding took from them would shift every score.
+        # Biases are large (few anchors hold an object), so that their rounding would shift every score.
         self._shifts = [
             before - _last_bias(branch).float()
             for before, branch in zip(exact, self.score_branches, strict=True)
         ]
 
     def forward(self, features: list[torch.Tensor]) -> list[Candidates]:
-        """Per image the candidates in the order of its anchors: level by level, row by row."""
+        """Return the candidates of each image in the order of its anchors: level by level, row by row."""
         scores = [
             _best_class(branch(level), shift).sigmoid()
             for branch, level, shift in zip(self.score_branches, features, self._shifts, strict=True)
         ]
         images, corners, kept_scores = [], [], []
-        for level, (score, chosen) in enumerate(zip(scores, _choose(scores, self._confidence), strict=True)):
+        for level, (score, chosen) in enumerate(zip(scores, _select(scores, self._confidence), strict=True)):
             image, row, column = where = chosen.nonzero(as_tuple=True)
             if len(image) == 0:
                 continue
@@ -85,8 +86,8 @@ class SparseHead(nn.Module):
             kept_scores.append(score[where])
         count = len(features[0])
         if not images:
-            nothing = scores[0].new_empty(0)
-            return [(nothing.view(0, 4), nothing)] * count
+            empty = scores[0].new_empty(0)
+            return [(empty.view(0, 4), empty)] * count
         image, order = torch.cat(images).sort(stable=True)
         sizes = torch.bincount(image, minlength=count).tolist()
         box, score = torch.cat(corners)[order], torch.cat(kept_scores)[order]
@@ -94,7 +95,7 @@ class SparseHead(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """Any other head of ultralytics, run as it is, in float32."""
+    """Any other head of ultralytics, unmodified, in float32."""
 
     def __init__(self, head: Any, *, confidence: float) -> None:
         super().__init__()
@@ -102,11 +103,10 @@ class DenseHead(nn.Module):
         self.head = head
 
     def convert(self, dtype: torch.dtype) -> None:
-        """Nothing: scores and boxes share layers here, and boxes need float32."""
+        """Do nothing: scores and boxes share layers here, and boxes need float32."""
 
     def forward(self, features: list[torch.Tensor]) -> list[Candidates]:
-        # A head remembers the anchors of its last call. A copy for each call (its weights are shared) keeps threads
-        # out of each other's.
+        # A head stores the anchors of its last call. A copy per call (sharing the weights) makes it thread-safe.
         rows = copy.copy(self.head)([level.float() for level in features])[0]
         layout: RowLayout = "boxes" if self.head.end2end else "classes"
         return find_candidates(rows_last(rows, layout=layout), layout=layout, confidence=self._confidence)
@@ -123,13 +123,13 @@ def _best_class(logits: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     return (logits.float() + shift[:, None, None]).amax(1)
 
 
-def _choose(scores: Sequence[torch.Tensor], confidence: float) -> list[torch.Tensor]:
-    """Where the scores of each level reach the confidence, and are among the best MOST_CANDIDATES of their image."""
+def _select(scores: Sequence[torch.Tensor], confidence: float) -> list[torch.Tensor]:
+    """Select the scores of each level that reach the confidence and are among the best MAX_CANDIDATES of the image."""
     chosen = [score >= confidence for score in scores]
-    if sum(int(level[0].numel()) for level in chosen) <= MOST_CANDIDATES:
+    if sum(int(level[0].numel()) for level in chosen) <= MAX_CANDIDATES:
         return chosen
-    if max(sum(level.flatten(1).sum(1) for level in chosen).tolist()) <= MOST_CANDIDATES:  # type: ignore[union-attr]
+    if max(sum(level.flatten(1).sum(1) for level in chosen).tolist()) <= MAX_CANDIDATES:  # type: ignore[union-attr]
         return chosen
-    together = torch.cat([score.flatten(1) for score in scores], 1)
-    least = together.topk(MOST_CANDIDATES, dim=1).values[:, -1, None, None]
-    return [level & (score >= least) for level, score in zip(chosen, scores, strict=True)]
+    all_scores = torch.cat([score.flatten(1) for score in scores], 1)
+    lowest = all_scores.topk(MAX_CANDIDATES, dim=1).values[:, -1, None, None]
+    return [level & (score >= lowest) for level, score in zip(chosen, scores, strict=True)]

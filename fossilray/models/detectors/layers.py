@@ -1,7 +1,7 @@
-"""The layers that a detector's description may name, and the values that each of their arguments may have.
+"""Layers that the architecture of a detector may contain, and the bounds of their arguments.
 
-A description comes with a file of weights: it is data. What is not named here is not built, and ultralytics is given
-nothing else: no names of its own, no text that it would evaluate or look up, no paths.
+The architecture comes from a weight file and is untrusted data. Layers that are not listed here are never built, and
+ultralytics receives no other names, no text that it would evaluate or look up, and no paths.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     import torch
 
 DETECTION_HEADS = frozenset({"Detect", "v10Detect"})
-MOST_ROWS = 400
-MOST_REPEATS = 64
-MOST_REPEATS_IN_ALL = 800
-MOST_CLASSES = 10_000
-MOST_CHANNELS = 16_384
+_MAX_ROWS = 400
+_MAX_REPEATS = 64
+_MAX_TOTAL_REPEATS = 800
+_MAX_CLASSES = 10_000
+_MAX_CHANNELS = 16_384
 
 _SWITCH = one_of(True, False)
-_CHANNELS = whole(1, MOST_CHANNELS)
+_CHANNELS = whole(1, _MAX_CHANNELS)
 _KERNEL = either(whole(1, 63), many(whole(1, 63), most=2))
 _STEP = either(whole(1, 16), many(whole(1, 16), most=2))
 _PAD = either(one_of(None), whole(0, 31))
-_GROUPS = whole(1, MOST_CHANNELS)
+_GROUPS = whole(1, _MAX_CHANNELS)
 _DILATION = whole(1, 32)
 _SHARE = number(0.01, 8)
 _FEW = whole(1, 64)
@@ -87,9 +87,9 @@ LAYERS: Mapping[str, tuple[Check, ...]] = {
     "nn.ConvTranspose2d": (_CHANNELS, _KERNEL, _STEP, whole(0, 31)),
     "nn.BatchNorm2d": (_CHANNELS,),
     **{f"nn.{name}": (_SWITCH,) for name in ("SiLU", "ReLU", "ReLU6", "Hardswish", "Mish", "SELU")},
-    **dict.fromkeys(("Detect", "v10Detect"), (whole(1, MOST_CLASSES),)),
+    **dict.fromkeys(("Detect", "v10Detect"), (whole(1, _MAX_CLASSES),)),
 }
-"""Arguments in the order of ultralytics' YAML: the last may be left out."""
+"""Arguments in the order of ultralytics' YAML; trailing ones are optional."""
 
 _ACTIVATION = re.compile(r"(?:torch\.)?nn\.(\w+)\(((?:inplace=)?(?:True|False)|[\w.]*=?-?\d+(?:\.\d+)?)?\)")
 _SLOPED = frozenset({"LeakyReLU", "ELU", "CELU"})
@@ -109,14 +109,14 @@ _PLAIN = frozenset(
     }
 )
 _WRITTEN = {"None": None, "True": True, "False": False}
-"""Values as ultralytics' YAML writes them for text."""
+"""Values that ultralytics' YAML writes as text."""
 
 
-def plain_description(described: Mapping[str, Any], *, nc: int, source: str) -> dict[str, Any]:
-    """The description in ultralytics' form, made anew of nothing but what is known and within bounds.
+def check_description(described: Mapping[str, Any], *, nc: int, source: str) -> dict[str, Any]:
+    """Return a copy of the architecture, in ultralytics' form, that contains only known layers within their bounds.
 
     Raises:
-        WeightsError: it names another layer or another value, or describes no detector of RGB images.
+        WeightsError: a layer or a value is unknown, or the network is not a detector of RGB images.
     """
     last = _listed(described, "head", source)[-1][2]
     if not isinstance(last, str) or last not in DETECTION_HEADS:
@@ -129,17 +129,17 @@ def plain_description(described: Mapping[str, Any], *, nc: int, source: str) -> 
     for _, _, name, _ in [*backbone, *head[:-1]]:
         if name in DETECTION_HEADS:
             raise WeightsError(
-                f"{source}: its architecture has a head {name!r} before its end; train it anew"
+                f"{source}: its architecture has a head {name!r} before its end; train it again"
             )
     if described.get("channels", described.get("ch", 3)) != 3:
         raise WeightsError(
             f"{source}: the network does not take RGB images; give the weights of one that does"
         )
     repeats = sum(row[1] for row in (*backbone, *head))
-    if len(backbone) + len(head) > MOST_ROWS or repeats > MOST_REPEATS_IN_ALL:
+    if len(backbone) + len(head) > _MAX_ROWS or repeats > _MAX_TOTAL_REPEATS:
         raise WeightsError(
-            f"{source}: its architecture has {len(backbone) + len(head)} layers, {repeats} with repeats, and at most "
-            f"{MOST_ROWS} and {MOST_REPEATS_IN_ALL} are built; train it anew"
+            f"{source}: its architecture has {len(backbone) + len(head)} layers, {repeats} with repeats, more than the "
+            f"limits of {_MAX_ROWS} and {_MAX_TOTAL_REPEATS}; train it again"
         )
     plain = {"nc": nc, "backbone": backbone, "head": head, **_scale(described, source)}
     for name, check in (("end2end", one_of(None, True, False)), ("reg_max", whole(1, 64))):
@@ -149,17 +149,17 @@ def plain_description(described: Mapping[str, Any], *, nc: int, source: str) -> 
 
 
 def activation_of(described: Mapping[str, Any], *, source: str) -> torch.nn.Module | None:
-    """The layer that the description's `activation` names; None where it names none. The text is not evaluated.
+    """Return the layer that `activation` of the architecture names, or None; the text is never evaluated.
 
     Raises:
-        WeightsError: it is none of the activations that are known.
+        WeightsError: the activation is unknown.
     """
     import torch
 
     stated = described.get("activation")
     if not stated:
         return None
-    found = _ACTIVATION.fullmatch(stated) if isinstance(stated, str) and len(stated) < 80 else None
+    match = _ACTIVATION.fullmatch(stated) if isinstance(stated, str) and len(stated) < 80 else None
     kinds: Mapping[str, type[torch.nn.Module]] = {
         kind.__name__: kind
         for kind in (
@@ -179,64 +179,66 @@ def activation_of(described: Mapping[str, Any], *, source: str) -> torch.nn.Modu
             torch.nn.CELU,
         )
     }
-    argument = found.group(2) or "" if found else ""
-    if found and found.group(1) in _PLAIN and argument.rpartition("=")[2] in ("", "True", "False"):
-        return kinds[found.group(1)]()
-    if found and found.group(1) in _SLOPED:
+    argument = match.group(2) or "" if match else ""
+    if match and match.group(1) in _PLAIN and argument.rpartition("=")[2] in ("", "True", "False"):
+        return kinds[match.group(1)]()
+    if match and match.group(1) in _SLOPED:
         text = argument.rpartition("=")[2]
         slope = float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else None
         if slope is None or slope <= 10:
-            return kinds[found.group(1)]() if slope is None else kinds[found.group(1)](slope)
+            return kinds[match.group(1)]() if slope is None else kinds[match.group(1)](slope)
     raise WeightsError(
-        f"{source}: activation {shown(stated)} is not a torch.nn layer that is known here "
-        f"({', '.join(sorted(kinds))}); train it anew with one of these, or export it to .onnx"
+        f"{source}: activation {shown(stated)} is not a known torch.nn layer "
+        f"({', '.join(sorted(kinds))}); train it again with one of these, or export it to .onnx"
     )
 
 
 def _scale(described: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Depth, width and most channels of the size that is meant, as ultralytics is told them."""
+    """Return depth, width and maximum channels of the network's size in ultralytics' form."""
     scales, scale = described.get("scales"), described.get("scale")
     depth, width = number(0.01, 8), number(0.01, 8)
     if not scales:
         names = ("depth_multiple", "width_multiple")
         return {name: _checked(described[name], depth, name, source) for name in names if name in described}
     if not isinstance(scales, Mapping):
-        raise WeightsError(f"{source}: its scales are {shown(scales)}, not a table of sizes; train it anew")
+        raise WeightsError(f"{source}: its scales are {shown(scales)}, not a table of sizes; train it again")
     scale = scale or next(iter(scales))
     if not isinstance(scale, str) or not re.fullmatch(r"[a-z0-9]{1,8}", scale) or scale not in scales:
-        raise WeightsError(f"{source}: its scale is {shown(scale)}, none of its scales; train it anew")
+        raise WeightsError(f"{source}: its scale is {shown(scale)}, not one of its scales; train it again")
     size = scales[scale]
     if not isinstance(size, (list, tuple)) or len(size) != 3:
         raise WeightsError(
-            f"{source}: scale {scale} is {shown(size)}, not depth, width and channels; train it anew"
+            f"{source}: scale {scale} is {shown(size)}, not depth, width and channels; train it again"
         )
-    checks = (depth, width, number(1, MOST_CHANNELS))
-    sizes = [_checked(one, check, f"scale {scale}", source) for one, check in zip(size, checks, strict=True)]
+    checks = (depth, width, number(1, _MAX_CHANNELS))
+    sizes = [
+        _checked(value, check, f"scale {scale}", source) for value, check in zip(size, checks, strict=True)
+    ]
     return {"scale": scale, "scales": {scale: sizes}}
 
 
 def _rows(described: Mapping[str, Any], part: str, before: int, *, nc: int, source: str) -> list[list[Any]]:
     rows = _listed(described, part, source)
-    return [_row(row, before + place, nc=nc, source=source) for place, row in enumerate(rows)]
+    return [_row(row, before + number, nc=nc, source=source) for number, row in enumerate(rows)]
 
 
 def _listed(described: Mapping[str, Any], part: str, source: str) -> Sequence[Sequence[Any]]:
     rows = described.get(part)
     if (
         not isinstance(rows, (list, tuple))
-        or not 0 < len(rows) <= MOST_ROWS
+        or not 0 < len(rows) <= _MAX_ROWS
         or any(len(row) != 4 if isinstance(row, (list, tuple)) else True for row in rows)
     ):
         raise WeightsError(
-            f"{source}: its architecture has no {part} as ultralytics writes it (at most {MOST_ROWS} rows of from, "
+            f"{source}: its architecture has no {part} as ultralytics writes it (at most {_MAX_ROWS} rows of from, "
             "number, module, arguments); give the weights of an ultralytics detection model"
         )
     return rows
 
 
-def _row(row: Sequence[Any], place: int, *, nc: int, source: str) -> list[Any]:
+def _row(row: Sequence[Any], number: int, *, nc: int, source: str) -> list[Any]:
     origin, repeats, name, arguments = row
-    name = "nn.Identity" if name == "Silence" else name  # YOLOv9's old name of it
+    name = "nn.Identity" if name == "Silence" else name  # its old name in YOLOv9
     name = (
         f"nn.{name.removeprefix('torch.nn.')}"
         if isinstance(name, str) and name.startswith("torch.nn.")
@@ -244,23 +246,21 @@ def _row(row: Sequence[Any], place: int, *, nc: int, source: str) -> list[Any]:
     )
     if not isinstance(name, str) or name not in LAYERS:
         raise WeightsError(
-            f"{source}: its architecture names the layer {shown(name)}, which no detection network here is built of; "
+            f"{source}: its architecture names the layer {shown(name)}, which is not a known layer; "
             "export the model to .onnx where it was trained and set detector.weights to that"
         )
     checks = LAYERS[name]
     if not isinstance(arguments, (list, tuple)) or len(arguments) > len(checks):
         raise WeightsError(
-            f"{source}: layer {name!r} has the arguments {shown(arguments)}, and it takes {len(checks)} plain values "
-            "at most; train it anew"
+            f"{source}: layer {name!r} has the arguments {shown(arguments)}, and it takes at most {len(checks)} plain "
+            "values; train it again"
         )
     given = [_plain(argument, name, nc) for argument in arguments]
     for argument, check in zip(given, checks, strict=False):
-        _checked(argument, check, f"an argument of layer {place}, {name!r},", source)
-    earlier = whole(-max(place, 1), max(place - 1, -1))
-    _checked(
-        origin, either(earlier, many(earlier, most=32)), f"what layer {place} takes its input from", source
-    )
-    _checked(repeats, whole(1, MOST_REPEATS), f"the number of layers {place}", source)
+        _checked(argument, check, f"an argument of layer {number}, {name!r},", source)
+    earlier = whole(-max(number, 1), max(number - 1, -1))
+    _checked(origin, either(earlier, many(earlier, most=32)), f"the input of layer {number}", source)
+    _checked(repeats, whole(1, _MAX_REPEATS), f"the number of repeats of layer {number}", source)
     return [list(origin) if isinstance(origin, (list, tuple)) else origin, repeats, name, given]
 
 
@@ -272,10 +272,10 @@ def _plain(argument: Any, name: str, nc: int) -> Any:
     return list(argument) if isinstance(argument, (list, tuple)) else argument
 
 
-def _checked(value: Any, check: Check, what: str, source: str) -> Any:
+def _checked(value: Any, check: Check, subject: str, source: str) -> Any:
     if not check(value):
         raise WeightsError(
-            f"{source}: {what} is {shown(value)}, which is none of the values that its architecture may have there; "
-            "train it anew, or export it to .onnx and set detector.weights to that"
+            f"{source}: {subject} is {shown(value)}, which is out of bounds; "
+            "train it again, or export it to .onnx and set detector.weights to that"
         )
     return value

@@ -1,4 +1,4 @@
-"""The detector that a configuration asks for, and the digest of its weights."""
+"""Loading of the detector that the configuration names, and the digest of its weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fossilray.models.detectors.ultralytics_weights import read_ultralytics_chec
 from fossilray.models.detectors.yolo import YoloDetector
 from fossilray.models.files.open_weights import missing_weights, open_weights
 from fossilray.models.files.stored_pickle import TorchFileError
-from fossilray.models.files.torch_file import as_faults
+from fossilray.models.files.torch_file import reporting_damage
 from fossilray.models.weights_file import bundled_weights, weights_digest
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 def load_detector(
     config: DetectorConfig, *, device: torch.device | str, precision: Precision = "auto"
 ) -> Detector:
-    """The configured detector, on the device, ready to run.
+    """Load the configured detector on a device.
 
-    precision: of ultralytics networks; exported ones run as they were exported.
+    precision: precision of ultralytics networks; exported networks run as they were exported.
 
     Raises:
         WeightsError: the weights are missing, of another architecture, or unsafe to load.
@@ -40,24 +40,24 @@ def load_detector(
     path = _weights_path(config)
     kind = path.suffix.lower()
     if kind == ".onnx":
-        network = load_onnx(path, device=device)
-        return ExportedDetector(network, config=config, device=device, subject=path.name)
+        exported = load_onnx(path, device=device)
+        return ExportedDetector(exported, config=config, device=device, subject=path.name)
     if kind == ".torchscript" or (kind in {".pt", ".pth"} and _is_torchscript(path)):
-        network = load_torchscript(path, device=device)
-        return ExportedDetector(network, config=config, device=device, subject=path.name)
+        exported = load_torchscript(path, device=device)
+        return ExportedDetector(exported, config=config, device=device, subject=path.name)
     if kind == ".safetensors":
         state, meta = read_detector(path)
-        architecture, nc, asked = meta.architecture, meta.nc, meta.invert
+        architecture, nc, default_invert = meta.architecture, meta.nc, meta.invert
     elif kind in {".pt", ".pth"}:
         architecture, nc, state = read_ultralytics_checkpoint(path)
-        asked = True  # as the paper; a foreign file does not say
+        default_invert = True  # as in the paper; files of other programs do not state it
     else:
         raise WeightsError(
-            f"{path} is of no kind fossilray reads; detector.weights takes .safetensors, .pt, .onnx or .torchscript"
+            f"{path} has an unknown suffix; detector.weights takes .safetensors, .pt, .onnx or .torchscript"
         )
-    invert = asked if config.invert is None else config.invert
-    built = build_detector_network(architecture, nc=nc, state=state, source=path)
-    return YoloDetector(built, config=config, invert=invert, device=device, precision=precision)
+    invert = default_invert if config.invert is None else config.invert
+    network = build_detector_network(architecture, nc=nc, state=state, source=path)
+    return YoloDetector(network, config=config, invert=invert, device=device, precision=precision)
 
 
 def detector_digest(config: DetectorConfig) -> dict[str, str]:
@@ -87,7 +87,7 @@ def _weights_path(config: DetectorConfig) -> Path:
 
 def _is_torchscript(path: Path) -> bool:
     try:
-        with open_weights(path, detector_role(path)) as file, as_faults():
+        with open_weights(path, detector_role(path)) as file, reporting_damage():
             if not zipfile.is_zipfile(file):
                 return False
             with zipfile.ZipFile(file) as archive:

@@ -1,8 +1,8 @@
-"""A TorchScript archive looked through before PyTorch compiles it: what its source calls, and where its numbers lie.
+"""Checks of a TorchScript archive before PyTorch compiles it: the calls in its source, and its tensors.
 
-Such a file is a program. Its source is all that can run, when it is loaded as when it is called, so every call in it
-must be one of the operators listed here, which compute and do nothing else. What was looked at is what is given to
-PyTorch: the archive is written anew of the members that were checked.
+An archive is a program. Its source is all that can be executed, both while it is loaded and when it is called, so
+every call must be one of the operators listed here, which only compute. PyTorch receives a new archive that contains
+only the members that were checked.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any
 from fossilray.core.errors import WeightsError
 from fossilray.core.formats.regular_file import open_regular
 from fossilray.models.files.stored_pickle import BYTES, PickleMachine, Storage, TorchFileError
-from fossilray.models.files.torch_file import as_faults, checked_members
+from fossilray.models.files.torch_file import check_members, reporting_damage
 
-MOST_SOURCE_BYTES = 16 * 2**20
-MOST_DEPTH = 60
-"""Expressions and blocks inside each other; PyTorch's compiler recurses."""
-MOST_NODES = 3_000_000
+_MAX_SOURCE_BYTES = 16 * 2**20
+_MAX_DEPTH = 60
+"""Maximum nesting of expressions and blocks; PyTorch's compiler recurses."""
+_MAX_NODES = 3_000_000
 
 _COMPUTING = frozenset(
     """
@@ -60,7 +60,7 @@ _COMPUTING = frozenset(
     _is_tracing tolist abs_
     """.split()  # noqa: SIM905
 )
-"""Operators of PyTorch's aten that make numbers of numbers, as TorchScript's source writes them behind `torch.`."""
+"""Operators of PyTorch's aten that only compute, as TorchScript's source writes them after `torch.`."""
 _OTHERS = frozenset(
     {"annotate", "unchecked_cast", "uninitialized", "getattr", "int", "float", "bool", "str", "range", "len"}
     | {
@@ -118,43 +118,47 @@ _OTHERS = frozenset(
     }
 )
 _ROOTS = frozenset({"__torch__", "torch", "ops", "CONSTANTS", *_OTHERS})
-"""What the names of functions begin with, which no value may bear."""
+"""First components of function names, which values must not use."""
 _TEXT = re.compile(rb"[\n\x20-\x7e]*")
 _OTHER_ESCAPE = re.compile(r"\\(?![\\nrtabfv'\"0-7])")
 
 
-def checked_archive(path: Path) -> io.BytesIO:
-    """The archive anew, of members that were looked through.
+def check_archive(path: Path) -> io.BytesIO:
+    """Return a new archive of the checked members.
 
     Raises:
-        WeightsError: it does more than compute.
-        TorchFileError: it is damaged, or no TorchScript.
+        WeightsError: the source calls something other than the listed operators.
+        TorchFileError: the file is damaged or not TorchScript.
     """
-    fresh = io.BytesIO()
-    with as_faults(), open_regular(path) as file, zipfile.ZipFile(file) as archive:
-        members = checked_members(archive, may_swell=lambda name: "/code/" in name)
+    copy = io.BytesIO()
+    with reporting_damage(), open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        members = check_members(archive, may_be_compressed=lambda name: "/code/" in name)
         root = next((name.partition("/")[0] for name in members if name.endswith("/constants.pkl")), None)
         if root is None or f"{root}/data.pkl" not in members:
             raise TorchFileError("it is a zip archive without TorchScript inside")
-        texts = sum(one.file_size for name, one in members.items() if name.startswith(f"{root}/code/"))
-        if texts > MOST_SOURCE_BYTES:
-            raise TorchFileError(f"its source has {texts:,} bytes, more than {MOST_SOURCE_BYTES:,}")
-        kept = {name: one for name, one in members.items() if _is_needed(name.removeprefix(f"{root}/"))}
+        texts = sum(member.file_size for name, member in members.items() if name.startswith(f"{root}/code/"))
+        if texts > _MAX_SOURCE_BYTES:
+            raise TorchFileError(f"its source has {texts:,} bytes, more than {_MAX_SOURCE_BYTES:,}")
+        kept = {name: member for name, member in members.items() if _is_needed(name.removeprefix(f"{root}/"))}
         _check_calls(
             path,
-            {name: _parsed(name, archive.read(one)) for name, one in kept.items() if name.endswith(".py")},
+            {
+                name: _parse(name, archive.read(member))
+                for name, member in kept.items()
+                if name.endswith(".py")
+            },
         )
         for pickle, folder in (("data.pkl", "data"), ("constants.pkl", "constants")):
-            _check_numbers(archive, kept, f"{root}/{pickle}", f"{root}/{folder}")
-        with zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as sink:
-            for name, one in kept.items():
-                sink.writestr(name, archive.read(one))
-    fresh.seek(0)
-    return fresh
+            _check_tensors(archive, kept, f"{root}/{pickle}", f"{root}/{folder}")
+        with zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as sink:
+            for name, member in kept.items():
+                sink.writestr(name, archive.read(member))
+    copy.seek(0)
+    return copy
 
 
 def _is_needed(name: str) -> bool:
-    """Traced inputs, notes for debuggers and files of others are left out."""
+    """Return whether a member is needed; traced inputs, debug files and files of other programs are not."""
     if name.startswith("code/"):
         return name.endswith(".py")
     return name.startswith(("data/", "constants/")) or name in (
@@ -162,25 +166,25 @@ def _is_needed(name: str) -> bool:
     )
 
 
-def _check_numbers(
+def _check_tensors(
     archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], pickle: str, folder: str
 ) -> None:
-    """Refuse a pickle that is not sound, or tensors that reach beyond their storages or outgrow the file."""
+    """Refuse an invalid pickle, and tensors that exceed their storages or the size of the file."""
     storages: dict[str, Storage] = {}
     machine = PickleMachine(io.BytesIO(archive.read(members[pickle])), _is_plain, storages)
     machine.run()
     for storage in storages.values():
-        held = members[f"{folder}/{storage.key}"].file_size
-        if held < storage.count * (1 if storage.dtype is None else BYTES[storage.dtype]):
-            raise TorchFileError(f"storage {storage.key} holds less than is said of it")
+        size = members[f"{folder}/{storage.key}"].file_size
+        if size < storage.count * (1 if storage.dtype is None else BYTES[storage.dtype]):
+            raise TorchFileError(f"storage {storage.key} is smaller than declared")
     for record in machine.tensors:
         if not record.is_within(record.storage.count):
             raise TorchFileError(
                 f"a tensor of {record.shape} reaches beyond its storage {record.storage.key}"
             )
     claimed = sum(record.numel * BYTES[record.dtype] for record in machine.tensors)
-    held = sum(one.file_size for one in members.values())
-    if claimed > 8 * held + 2**20:
+    size = sum(member.file_size for member in members.values())
+    if claimed > 8 * size + 2**20:
         raise TorchFileError("its tensors claim more than eight times the size of the file")
 
 
@@ -188,23 +192,27 @@ def _is_plain(name: str) -> bool:
     return name.startswith(("__torch__.", "torch.jit._pickle.", "collections."))
 
 
-def _parsed(name: str, content: bytes) -> ast.Module:
+def _parse(name: str, content: bytes) -> ast.Module:
     if not _TEXT.fullmatch(content):
-        raise TorchFileError(f"{name} holds other signs than printable ASCII")
+        raise TorchFileError(f"{name} contains characters other than printable ASCII")
     text = content.decode("ascii")
-    # Where Python and PyTorch could read a text's end at different places, PyTorch might see what is not seen here.
+    # If Python and PyTorch disagree on where a string ends, PyTorch might run code that is not checked here.
     if _OTHER_ESCAPE.search(text) or '"""' in text or "'''" in text:
-        raise TorchFileError(f"{name} holds texts with three quotes, or escapes that PyTorch does not write")
+        raise TorchFileError(
+            f"{name} contains strings with triple quotes, or escapes that PyTorch does not write"
+        )
     try:
-        if any(one.type == tokenize.COMMENT for one in tokenize.generate_tokens(io.StringIO(text).readline)):
-            raise TorchFileError(f"{name} holds comments, which PyTorch does not write")
+        if any(
+            token.type == tokenize.COMMENT for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        ):
+            raise TorchFileError(f"{name} contains comments, which PyTorch does not write")
         return ast.parse(text)
     except (SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
-        raise TorchFileError(f"{name} is no source ({type(error).__name__})") from None
+        raise TorchFileError(f"{name} is not valid source ({type(error).__name__})") from None
 
 
 def _check_calls(path: Path, sources: Mapping[str, ast.Module]) -> None:
-    """Refuse source that calls something else than operators which compute, or its own functions."""
+    """Refuse source that calls anything but the listed operators and its own functions."""
     import torch
 
     own = {
@@ -213,26 +221,26 @@ def _check_calls(path: Path, sources: Mapping[str, ast.Module]) -> None:
         for node, _ in _walk(tree)
         if isinstance(node, (ast.FunctionDef, ast.ClassDef))
     }
-    # A method named as an operator would leave open which of the two a call of a value means.
+    # If a method has the name of an operator, a call on a value is ambiguous.
     known: Any = torch._C._jit_get_schemas_for_operator
-    methods = {one for one in own if one in _COMPUTING or not known(f"aten::{one}")}
+    methods = {name for name in own if name in _COMPUTING or not known(f"aten::{name}")}
     for name, tree in sources.items():
-        _check_tree(path, name, list(_strange(tree, methods)))
+        _check_tree(path, name, list(_unknown_calls(tree, methods)))
 
 
-def _check_tree(path: Path, name: str, found: list[str]) -> None:
-    strange = sorted(set(found))
-    if "__setstate__" in strange:
+def _check_tree(path: Path, name: str, calls: list[str]) -> None:
+    unknown = sorted(set(calls))
+    if "__setstate__" in unknown:
         raise WeightsError(
             f"{path} runs code of its own when it is loaded ({name}); export the network to .onnx instead"
         )
-    if strange:
+    if unknown:
         raise WeightsError(
-            f"{path} does more than compute ({', '.join(strange[:5])[:200]}); export the network to .onnx instead"
+            f"{path} does more than compute ({', '.join(unknown[:5])[:200]}); export the network to .onnx instead"
         )
 
 
-def _strange(tree: ast.Module, methods: set[str]) -> Iterator[str]:
+def _unknown_calls(tree: ast.Module, methods: set[str]) -> Iterator[str]:
     own = _aliases(tree)
     for node, _ in _walk(tree):
         match node:
@@ -245,13 +253,13 @@ def _strange(tree: ast.Module, methods: set[str]) -> Iterator[str]:
             case ast.ClassDef():
                 yield from (ast.unparse(base) for base in node.bases if not _is_base(base))
             case ast.Call():
-                yield from _strange_call(node.func, own, methods)
+                yield from _unknown_call(node.func, own, methods)
             case ast.Import() | ast.ImportFrom() | ast.Lambda() | ast.Try() | ast.With() | ast.Global():
                 yield type(node).__name__
 
 
 def _aliases(tree: ast.Module) -> set[str]:
-    """Names that stand for functions of the archive and for nothing else."""
+    """Return the names that refer to functions of the archive only."""
     own: Counter[str] = Counter()
     stored: Counter[str] = Counter()
     for node, _ in _walk(tree):
@@ -270,8 +278,8 @@ def _is_base(base: ast.expr) -> bool:
     return isinstance(base, ast.Name) and base.id in ("Module", "NamedTuple")
 
 
-def _strange_call(called: ast.expr, own: set[str], methods: set[str]) -> Iterator[str]:
-    """The name of what is called, where it is neither a listed operator nor a function of the archive itself."""
+def _unknown_call(called: ast.expr, own: set[str], methods: set[str]) -> Iterator[str]:
+    """Yield the name of a call that is neither a listed operator nor a function of the archive."""
     if isinstance(called, ast.Name):
         if called.id not in _OTHERS and called.id not in own:
             yield called.id
@@ -286,7 +294,7 @@ def _strange_call(called: ast.expr, own: set[str], methods: set[str]) -> Iterato
     elif owner.startswith("__torch__."):
         return
     elif called.attr not in _COMPUTING and (owner == "torch" or called.attr not in methods):
-        # Of a value, for PyTorch takes an operator of this name with the value as its first argument.
+        # A method call on a value: PyTorch calls the operator of this name with the value as first argument.
         yield f"aten::{called.attr}"
 
 
@@ -301,7 +309,7 @@ def _walk(tree: ast.AST) -> Iterator[tuple[ast.AST, int]]:
     while waiting:
         node, depth = waiting.pop()
         count += 1
-        if depth > MOST_DEPTH or count > MOST_NODES:
-            raise TorchFileError(f"its source is nested more than {MOST_DEPTH} deep, or has too much of it")
+        if depth > _MAX_DEPTH or count > _MAX_NODES:
+            raise TorchFileError(f"its source is nested more than {_MAX_DEPTH} deep, or has too much of it")
         yield node, depth
         waiting += [(child, depth + 1) for child in ast.iter_child_nodes(node)]

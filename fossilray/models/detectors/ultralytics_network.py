@@ -1,4 +1,4 @@
-"""The only home of ultralytics: its networks without its predictor, its settings files and its network calls."""
+"""Detection networks of ultralytics, without its predictor, settings files and network access."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fossilray.core.errors import WeightsError
-from fossilray.models.detectors.layers import activation_of, plain_description
-from fossilray.models.meta_device import TooMuch, build_on_meta, shapes_of, try_on_meta
+from fossilray.core.text import list_some
+from fossilray.models.detectors.layers import activation_of, check_description
+from fossilray.models.meta_device import NetworkTooLarge, build_on_meta, shapes_of, try_on_meta
 
 if TYPE_CHECKING:
     import torch
 
-MOST_INPUT_PX = 256
-"""Side of the image by which ultralytics finds a network's strides."""
+_STRIDE_INPUT_PX = 256
+"""Side of the image from which ultralytics derives a network's strides."""
 
 _importing = threading.Lock()
 _activating = threading.Lock()
@@ -32,30 +33,29 @@ _activating = threading.Lock()
 def build_detector_network(
     architecture: Mapping[str, Any], *, nc: int, state: Mapping[str, torch.Tensor], source: Path
 ) -> torch.nn.Module:
-    """An ultralytics detection network with these weights: float32, in eval mode, its norms fused.
+    """Build an ultralytics detection network with these weights: float32, in eval mode, with norms fused.
 
-    `architecture` may come from a stranger's file: ultralytics is given one made anew from what is known of it, and the
-    network is first laid out without memory, so that what it will hold is what the file holds. PyTorch's random state
-    is left as it was.
+    `architecture` may come from an untrusted file: ultralytics receives a checked copy, and the shapes are compared
+    with the weights on the meta device before memory is allocated. PyTorch's random state does not change.
 
     Raises:
-        WeightsError: the architecture is not a detection network, or the weights are not its own.
+        WeightsError: the architecture is not a detection network, or the weights do not fit it.
     """
     import torch
 
     quiet_ultralytics()
     from ultralytics.nn import tasks
 
-    plain = plain_description(architecture, nc=nc, source=str(source))
+    plain = check_description(architecture, nc=nc, source=str(source))
     parse: Any = tasks.parse_model
     build: Any = tasks.DetectionModel
     with torch.random.fork_rng(devices=[]), _activations(activation_of(architecture, source=str(source))):
         try:
             layers = build_on_meta(lambda: parse(copy.deepcopy(plain), ch=3, verbose=False)[0])
             _check_state({f"model.{name}": shape for name, shape in shapes_of(layers).items()}, state, source)
-            try_on_meta(lambda image: _run_layers(layers.eval(), image), side_px=MOST_INPUT_PX)
+            try_on_meta(lambda image: _run_layers(layers.eval(), image), side_px=_STRIDE_INPUT_PX)
             network = build(copy.deepcopy(plain), ch=3, nc=nc, verbose=False)
-        except TooMuch as error:
+        except NetworkTooLarge as error:
             raise WeightsError(
                 f"{source}: its architecture describes {error}; export the model to .onnx where it was trained and set "
                 "detector.weights to that"
@@ -73,23 +73,23 @@ def build_detector_network(
 
 
 def _run_layers(layers: Any, image: torch.Tensor) -> None:
-    """What ultralytics' forward pass does up to the head, whose own work follows its inputs' sizes."""
-    made: list[Any] = []
+    """Run ultralytics' forward pass up to the head, whose size follows from its inputs."""
+    outputs: list[Any] = []
     for layer in list(layers)[:-1]:
-        seen = image if layer.f == -1 else _inputs(layer.f, made, image)
-        image = layer(seen)
-        made.append(image)
+        inputs = image if layer.f == -1 else _inputs(layer.f, outputs, image)
+        image = layer(inputs)
+        outputs.append(image)
 
 
-def _inputs(origin: int | list[int], made: list[Any], last: torch.Tensor) -> Any:
+def _inputs(origin: int | list[int], outputs: list[Any], last: torch.Tensor) -> Any:
     if isinstance(origin, int):
-        return made[origin]
-    return [last if one == -1 else made[one] for one in origin]
+        return outputs[origin]
+    return [last if index == -1 else outputs[index] for index in origin]
 
 
 @contextmanager
 def _activations(activation: torch.nn.Module | None) -> Iterator[None]:
-    """What convolutions activate with while a network is built; ultralytics would evaluate its name as Python."""
+    """Set the activation of convolutions while a network is built; ultralytics would evaluate its name as Python."""
     from ultralytics.nn.modules import Conv
 
     kind: Any = Conv
@@ -103,11 +103,11 @@ def _activations(activation: torch.nn.Module | None) -> Iterator[None]:
 
 
 def quiet_ultralytics() -> None:
-    """Import ultralytics so that it writes no file, asks no server and changes no global setting.
+    """Import ultralytics without writing files, network access or changes of global settings.
 
     At its first import it writes a settings file, looks up hosts, sets environment variables, the number of
-    OpenCV threads and print options, and replaces torch.save and PIL's Image.open. What it reads is set around
-    that import and what it changed is put back. Call this before importing anything from it.
+    OpenCV threads and print options, and replaces torch.save and PIL's Image.open. Its environment variables are set
+    during that import, and all changes are reverted. Call this before importing anything from ultralytics.
     """
     with _importing:
         if "ultralytics" in sys.modules:
@@ -142,22 +142,22 @@ def _restore_environment(before: Mapping[str, str]) -> None:
             os.environ[name] = value
 
 
-def _check_state(own: Mapping[str, tuple[int, ...]], state: Mapping[str, torch.Tensor], source: Path) -> None:
-    missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
+def _check_state(
+    expected: Mapping[str, tuple[int, ...]], state: Mapping[str, torch.Tensor], source: Path
+) -> None:
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(state.keys() - expected.keys())
     reshaped = sorted(
-        f"{name} {tuple(state[name].shape)} for {own[name]}"
-        for name in own.keys() & state.keys()
-        if own[name] != tuple(state[name].shape)
+        f"{name} {tuple(state[name].shape)} for {expected[name]}"
+        for name in expected.keys() & state.keys()
+        if expected[name] != tuple(state[name].shape)
     )
     if missing or unexpected or reshaped:
         raise WeightsError(
-            f"{source}: the weights are not those of its architecture: missing {_few(missing)}; unexpected "
+            f"{source}: the weights do not fit its architecture: missing {_few(missing)}; unexpected "
             f"{_few(unexpected)}; of another shape {_few(reshaped)}; give a file as its trainer wrote it"
         )
 
 
 def _few(names: list[str]) -> str:
-    if not names:
-        return "none"
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return list_some(names, most=3) or "none"

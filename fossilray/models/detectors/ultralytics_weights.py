@@ -1,7 +1,7 @@
-"""Reads an ultralytics checkpoint without running or even building anything that its pickle names.
+"""ultralytics checkpoints, read without executing or importing anything that their pickles name.
 
-Such a file is a pickled model: a program that unpickling runs. Here it is read as data (torch_file.py); the
-architecture and the tensors are taken out of it, and the network is built anew from the architecture.
+A checkpoint is a pickled model, which unpickling would execute. Here it is read as data (torch_file.py): the
+architecture and the tensors are extracted, and the network is built from the architecture.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from fossilray.core.errors import WeightsError
 from fossilray.models.detectors.detector_file import detector_role
 from fossilray.models.files.open_weights import open_weights
-from fossilray.models.files.stored_pickle import ForeignName, Stored, TensorRecord, TorchFileError
+from fossilray.models.files.stored_pickle import ForeignName, StoredObject, TensorRecord, TorchFileError
 from fossilray.models.files.torch_file import TorchFile, open_torch_file
 
 if TYPE_CHECKING:
     import torch
 
-KNOWN_ORIGINS = ("ultralytics.", "torch.", "numpy.", "pathlib.", "collections.")
-"""Whose classes an ultralytics checkpoint names."""
-KNOWN_NAMES = frozenset(
+_KNOWN_ORIGINS = ("ultralytics.", "torch.", "numpy.", "pathlib.", "collections.")
+"""Modules of the classes in an ultralytics checkpoint."""
+_KNOWN_NAMES = frozenset(
     {
         "builtins.getattr",
         "builtins.slice",
@@ -33,19 +33,19 @@ KNOWN_NAMES = frozenset(
         "builtins.object",
     }
 )
-YOLOV5_ORIGINS = ("models.", "utils.")
-DEEPEST = 50
-"""Modules inside modules; the networks of ultralytics need about ten."""
-MOST_MODULES = 50_000
+_YOLOV5_ORIGINS = ("models.", "utils.")
+_MAX_DEPTH = 50
+"""Maximum nesting of modules; the networks of ultralytics need about ten."""
+_MAX_MODULES = 50_000
 
 
 def read_ultralytics_checkpoint(path: Path) -> tuple[dict[str, Any], int, dict[str, torch.Tensor]]:
-    """The architecture (as ultralytics' YAML), the number of classes and the state dict of a .pt file.
+    """Read the architecture (as ultralytics' YAML), the number of classes and the state dict of a .pt file.
 
-    Takes the averaged weights (`ema`) where there are any. Floats come as float32, on CPU.
+    The averaged weights (`ema`) are preferred. Floats are converted to float32, on the CPU.
 
     Raises:
-        WeightsError: missing, no checkpoint, of YOLOv5, or naming anything an ultralytics model does not need.
+        WeightsError: the file is missing, is not a checkpoint, is of YOLOv5, or names an unknown class.
     """
     with open_weights(path, detector_role(path)) as file:
         is_archive = zipfile.is_zipfile(file)
@@ -57,7 +57,7 @@ def read_ultralytics_checkpoint(path: Path) -> tuple[dict[str, Any], int, dict[s
         with open_torch_file(path, is_known=_is_known) as file:
             return _read_model(path, file)
     except ForeignName as error:
-        raise _stranger(path, error.name) from None
+        raise _unknown_class(path, error.name) from None
     except (TorchFileError, OSError) as error:
         raise WeightsError(f"{path} is a damaged PyTorch checkpoint ({error}); copy it again") from None
 
@@ -68,7 +68,7 @@ def _read_model(path: Path, file: TorchFile) -> tuple[dict[str, Any], int, dict[
     nc = architecture.get("nc") if isinstance(architecture, dict) else None
     if not isinstance(architecture, dict) or type(nc) is not int or nc < 1:
         raise WeightsError(
-            f"{path} does not say how its network is built; export the model to .onnx and set "
+            f"{path} does not describe how its network is built; export the model to .onnx and set "
             "detector.weights to that"
         )
     records = _tensors_of(model, path)
@@ -76,29 +76,29 @@ def _read_model(path: Path, file: TorchFile) -> tuple[dict[str, Any], int, dict[
 
 
 def _is_known(name: str) -> bool:
-    return name.startswith(KNOWN_ORIGINS) or name in KNOWN_NAMES
+    return name.startswith(_KNOWN_ORIGINS) or name in _KNOWN_NAMES
 
 
-def _stranger(path: Path, name: str) -> WeightsError:
-    if name.startswith(YOLOV5_ORIGINS):
+def _unknown_class(path: Path, name: str) -> WeightsError:
+    if name.startswith(_YOLOV5_ORIGINS):
         return WeightsError(
             f"{path} is a YOLOv5 checkpoint, which only YOLOv5's own program can open. In a YOLOv5 checkout run "
             f"`python export.py --weights {path.name} --include onnx --dynamic`, then set detector.weights to "
-            f"{path.stem}.onnx (docs/guide/detectors.md tells more)"
+            f"{path.stem}.onnx (see docs/guide/detectors.md)"
         )
     return WeightsError(
-        f"{path} asks for {name[:100]}, which no ultralytics detection model needs; it was not loaded. If you "
+        f"{path} names {name[:100]}, which no ultralytics detection model needs; it was not loaded. If you "
         "trust it, export the model to .onnx or .torchscript where it was trained"
     )
 
 
-def _model_in(path: Path, loaded: object) -> Stored:
+def _model_in(path: Path, loaded: object) -> StoredObject:
     if isinstance(loaded, dict):
         for key in ("ema", "model"):
             model = loaded.get(key)
-            if isinstance(model, Stored):
+            if isinstance(model, StoredObject):
                 return model
-    if isinstance(loaded, Stored):
+    if isinstance(loaded, StoredObject):
         return loaded
     raise WeightsError(
         f"{path} holds no ultralytics model under `ema` or `model`; give a .pt as ultralytics writes it, or an "
@@ -106,29 +106,31 @@ def _model_in(path: Path, loaded: object) -> Stored:
     )
 
 
-def _tensors_of(model: Stored, path: Path) -> dict[str, TensorRecord]:
-    """What the model's state dict would name, and where it lies."""
-    found: dict[str, TensorRecord] = {}
+def _tensors_of(model: StoredObject, path: Path) -> dict[str, TensorRecord]:
+    """Return the tensors of the model's state dict by their keys."""
+    tensors: dict[str, TensorRecord] = {}
     waiting = [("", model, 0)]
     count = 0
     while waiting:
         prefix, module, depth = waiting.pop()
         count += 1
-        if depth > DEEPEST or count > MOST_MODULES:
+        if depth > _MAX_DEPTH or count > _MAX_MODULES:
             raise WeightsError(
-                f"{path}: modules lie more than {DEEPEST} deep, or are more than {MOST_MODULES:,}; this is no "
-                "ultralytics model"
+                f"{path}: modules are nested more than {_MAX_DEPTH} deep, or there are more than {_MAX_MODULES:,}; "
+                "give a .pt as ultralytics writes it"
             )
         fields = {name: module.fields.get(name) for name in ("_parameters", "_buffers", "_modules")}
-        parameters, buffers, children = (one if isinstance(one, dict) else {} for one in fields.values())
-        passing = module.fields.get("_non_persistent_buffers_set")
-        left_out = passing if isinstance(passing, (set, frozenset)) else frozenset()
+        parameters, buffers, children = (
+            field if isinstance(field, dict) else {} for field in fields.values()
+        )
+        non_persistent = module.fields.get("_non_persistent_buffers_set")
+        left_out = non_persistent if isinstance(non_persistent, (set, frozenset)) else frozenset()
         for name, tensor in {**parameters, **buffers}.items():
             if isinstance(tensor, TensorRecord) and name not in left_out:
-                found[f"{prefix}{name}"] = tensor
+                tensors[f"{prefix}{name}"] = tensor
         waiting += [
             (f"{prefix}{name}.", child, depth + 1)
             for name, child in children.items()
-            if isinstance(child, Stored)
+            if isinstance(child, StoredObject)
         ]
-    return found
+    return tensors

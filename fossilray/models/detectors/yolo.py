@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import torch
 
 FORWARD_PX = 832 * 832
-"""Pixels of a forward pass on a CPU: more of them fall out of its caches (docs/guide/detectors.md)."""
+"""Pixels per forward pass on a CPU; more exceed its caches (docs/guide/detectors.md)."""
 
 
 class YoloDetector:
-    """Runs a network that `build_detector_network` made; several threads may call it at once."""
+    """Detector with a network of `build_detector_network`; several threads may call it at the same time."""
 
     def __init__(
         self,
@@ -47,32 +47,32 @@ class YoloDetector:
         layers[:-1].to(self._dtype)
         layers[-1].convert(self._dtype)
         self._network = network
-        self._lane = DeviceTransfer(self._device)
+        self._transfer = DeviceTransfer(self._device)
 
     @property
     def stride_px(self) -> int:
         return self._stride_px
 
     def detect(self, tiles: NDArray[np.uint8], *, um_per_px: float) -> list[Boxes]:
-        """One Boxes per tile, in tile pixels; sides that are no multiple of the stride are padded."""
+        """Return one Boxes per tile, in tile pixels; sides are padded to a multiple of the stride."""
         import torch
 
         count, height, width = tiles.shape[:3]
-        padded = pad_tiles(tiles, height_px=self._whole(height), width_px=self._whole(width))
-        found: list[Boxes] = []
-        with torch.inference_mode(), self._lane.stream():
-            at_once = count if self._device.type == "cuda" else max(1, FORWARD_PX // (height * width))
-            for first in range(0, count, at_once):
-                seen = self._lane.upload(padded[first : first + at_once])
-                batch = to_input(seen, invert=self._invert, dtype=self._dtype)
-                found += suppress(
+        padded = pad_tiles(tiles, height_px=self._padded_px(height), width_px=self._padded_px(width))
+        boxes: list[Boxes] = []
+        with torch.inference_mode(), self._transfer.stream():
+            batch_size = count if self._device.type == "cuda" else max(1, FORWARD_PX // (height * width))
+            for first in range(0, count, batch_size):
+                pixels = self._transfer.upload(padded[first : first + batch_size])
+                batch = to_input(pixels, invert=self._invert, dtype=self._dtype)
+                boxes += suppress(
                     self._network(batch),
                     iou=self._config.iou,
                     most=self._config.max_per_tile,
                     width_px=width,
                     height_px=height,
                 )
-        return found
+        return boxes
 
-    def _whole(self, side_px: int) -> int:
+    def _padded_px(self, side_px: int) -> int:
         return -(-side_px // self._stride_px) * self._stride_px

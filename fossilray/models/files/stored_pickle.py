@@ -1,8 +1,8 @@
-"""A pickle of torch.save followed by hand: nothing that it names is imported or called.
+"""Interpreter for pickles of torch.save that imports and calls nothing.
 
-A pickle is a program for a machine with a stack. Here only the instructions are followed that build plain values; an
-object of any class becomes a `Stored` that keeps what would have gone into it, a tensor a `TensorRecord` that says
-where its numbers lie.
+A pickle is a program for a stack machine. Only the instructions that build plain values are interpreted. An object of
+any class becomes a `StoredObject` with its arguments and fields, a tensor becomes a `TensorRecord` with the location of
+its values.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-MOST_INSTRUCTIONS = 2_000_000
-"""Of a pickle; that of the largest YOLO (YOLOv9e) has 191,098."""
-MOST_DIMENSIONS = 16
-LONGEST_INTEGER = 2**63
+_MAX_INSTRUCTIONS = 2_000_000
+"""Limit for a pickle; that of the largest YOLO (YOLOv9e) has 191,098 instructions."""
+_MAX_DIMENSIONS = 16
+_MAX_INTEGER = 2**63
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-"""The number that files from before PyTorch 1.6 begin with."""
+"""The first number of files written before PyTorch 1.6."""
 
 _DTYPES = {
     "Double": "float64",
@@ -39,11 +39,11 @@ _MARK = object()
 
 
 class TorchFileError(ValueError):
-    """The file is none of torch.save, damaged, or claims more than it holds; the text says what was found."""
+    """The file was not written by torch.save, is damaged, or declares more than it holds; the text gives the reason."""
 
 
 class ForeignName(TorchFileError):
-    """The pickle names something that its reader does not know."""
+    """The pickle names a class or function that its reader does not know."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"it names {name}")
@@ -58,8 +58,8 @@ class Name:
 
 
 @dataclass(eq=False, repr=False)
-class Stored:
-    """An object of some class: what it would have been made from, and its fields."""
+class StoredObject:
+    """An object of a class: the arguments of its construction, and its fields."""
 
     name: str
     arguments: tuple[Any, ...] = ()
@@ -68,17 +68,17 @@ class Stored:
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of numbers that tensors share."""
+    """An array of values that tensors share."""
 
     key: str
     dtype: str | None
-    """None: untyped; what uses it says."""
+    """None for an untyped storage, whose tensors state the dtype."""
     count: int
 
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """Where the numbers of a tensor lie: in a storage, from an offset on, in steps, all counted in elements."""
+    """Location of a tensor's values in a storage: offset and strides in elements."""
 
     storage: Storage
     dtype: str
@@ -91,13 +91,13 @@ class TensorRecord:
         return math.prod(self.shape)
 
     def is_within(self, count: int) -> bool:
-        """Whether all its numbers are among the first so many of the storage."""
+        """Return whether all values are among the first `count` elements of the storage."""
         steps = sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
         return not self.numel or self.offset + steps < count
 
 
 class PickleMachine:
-    """Follows one pickle; every instruction has its arm in `_follow`, and what has none is refused."""
+    """Interprets one pickle; instructions without a branch in `_execute` and `_collect` are refused."""
 
     def __init__(self, file: Any, is_known: Callable[[str], bool], storages: dict[str, Storage]) -> None:
         self._file = file
@@ -106,14 +106,14 @@ class PickleMachine:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self.tensors: list[TensorRecord] = []
-        """All that the pickle describes, used or not."""
+        """All tensors that the pickle describes, used or not."""
 
     def run(self) -> Any:
-        """What the pickle leaves on the stack."""
+        """Return the object that the pickle leaves on the stack."""
         argument: Any
         for count, (operation, argument, _) in enumerate(pickletools.genops(self._file)):
-            if count > MOST_INSTRUCTIONS:
-                raise TorchFileError(f"its pickle has more than {MOST_INSTRUCTIONS:,} instructions")
+            if count > _MAX_INSTRUCTIONS:
+                raise TorchFileError(f"its pickle has more than {_MAX_INSTRUCTIONS:,} instructions")
             if operation.name in _CONSTANTS:
                 self._stack.append(_CONSTANTS[operation.name])
             elif operation.name in _VALUES:
@@ -125,29 +125,29 @@ class PickleMachine:
             elif operation.name in _PUTS:
                 self._memo[len(self._memo) if argument is None else argument] = self._stack[-1]
             elif operation.name not in ("PROTO", "FRAME", "STOP"):
-                self._follow(operation.name, argument)
+                self._execute(operation.name, argument)
         if len(self._stack) != 1:
-            raise TorchFileError(f"its pickle leaves {len(self._stack)} things behind")
+            raise TorchFileError(f"its pickle leaves {len(self._stack)} objects on the stack")
         return self._stack.pop()
 
-    def _follow(self, operation: str, argument: Any) -> None:
+    def _execute(self, operation: str, argument: Any) -> None:
         stack = self._stack
         if operation in ("GLOBAL", "STACK_GLOBAL"):
             parts = self._pop(2) if argument is None else argument.split(" ", 1)
             stack.append(self._name(".".join(str(part) for part in parts)))
         elif operation in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
             called, arguments, *_ = self._pop(3 if operation == "NEWOBJ_EX" else 2)
-            stack.append(self._made(called, arguments))
+            stack.append(self._call(called, arguments))
         elif operation == "BUILD":
             (state,) = self._pop(1)
             self._set_state(stack[-1], state)
         elif operation == "BINPERSID":
             stack.append(self._storage(stack.pop()))
         else:
-            self._gather(operation)
+            self._collect(operation)
 
-    def _gather(self, operation: str) -> None:
-        """Put what lies on the stack into containers."""
+    def _collect(self, operation: str) -> None:
+        """Move values from the stack into containers."""
         stack = self._stack
         if operation in _TUPLES:
             stack.append(tuple(self._pop(_TUPLES[operation])))
@@ -158,7 +158,7 @@ class PickleMachine:
         elif operation in ("SETITEM", "SETITEMS"):
             items = _pairs(self._pop(2) if operation == "SETITEM" else self._since_mark())
             holder = stack[-1]
-            (holder.fields if isinstance(holder, Stored) else holder).update(items)
+            (holder.fields if isinstance(holder, StoredObject) else holder).update(items)
         elif operation == "POP":
             stack.pop()
         elif operation == "DUP":
@@ -167,22 +167,22 @@ class PickleMachine:
             raise TorchFileError(f"its pickle uses {operation}, which torch.save does not write")
 
     def _pop(self, count: int) -> list[Any]:
-        if len(self._stack) < count or any(one is _MARK for one in self._stack[-count:]):
-            raise TorchFileError("its pickle takes more than it made")
-        found = self._stack[-count:]
+        if len(self._stack) < count or any(value is _MARK for value in self._stack[-count:]):
+            raise TorchFileError("its pickle takes more from the stack than it put there")
+        values = self._stack[-count:]
         del self._stack[-count:]
-        return found
+        return values
 
     def _since_mark(self) -> list[Any]:
-        for place in range(len(self._stack) - 1, -1, -1):
-            if self._stack[place] is _MARK:
-                found = self._stack[place + 1 :]
-                del self._stack[place:]
-                return found
-        raise TorchFileError("its pickle takes more than it made")
+        for index in range(len(self._stack) - 1, -1, -1):
+            if self._stack[index] is _MARK:
+                values = self._stack[index + 1 :]
+                del self._stack[index:]
+                return values
+        raise TorchFileError("its pickle takes more from the stack than it put there")
 
     def _value(self, argument: Any) -> Any:
-        if isinstance(argument, int) and abs(argument) > LONGEST_INTEGER and argument != LEGACY_MAGIC:
+        if isinstance(argument, int) and abs(argument) > _MAX_INTEGER and argument != LEGACY_MAGIC:
             raise TorchFileError("it holds a number of more than 64 bits")
         return argument
 
@@ -200,14 +200,14 @@ class PickleMachine:
         elif isinstance(holder, list):
             holder.extend(items)
         elif not isinstance(
-            holder, Stored
-        ):  # a class of its own that is filled like a list: nothing asks for it
+            holder, StoredObject
+        ):  # an unknown class that is filled like a list; its items are unused
             raise TorchFileError(f"its pickle appends to a {type(holder).__name__}")
 
-    def _made(self, called: Any, arguments: Any) -> Any:
+    def _call(self, called: Any, arguments: Any) -> Any:
         name = called.name if isinstance(called, Name) else ""
         if not isinstance(arguments, tuple):
-            raise TorchFileError("its pickle calls with no arguments")
+            raise TorchFileError("its pickle calls a function without arguments")
         if name in _MAPPINGS:
             given = arguments[0] if arguments else ()
             return _pairs([part for pair in given for part in pair]) if isinstance(given, list) else {}
@@ -218,31 +218,31 @@ class PickleMachine:
         if name in _TENSORS:
             self.tensors.append(_tensor_record(name, arguments))
             return self.tensors[-1]
-        return Stored(name, arguments)
+        return StoredObject(name, arguments)
 
     def _set_state(self, holder: Any, state: Any) -> None:
-        if isinstance(holder, Stored):
+        if isinstance(holder, StoredObject):
             for part in state if isinstance(state, tuple) else (state,):
                 if isinstance(part, dict):
                     holder.fields.update(part)
         elif not isinstance(holder, (dict, TensorRecord)):  # attributes of mappings and parameters: unused
             raise TorchFileError(f"its pickle gives fields to a {type(holder).__name__}")
 
-    def _storage(self, stated: Any) -> Storage:
-        if not isinstance(stated, tuple) or len(stated) not in (5, 6) or stated[0] != "storage":
-            raise TorchFileError("it refers to something that is no storage")
-        kind, key, count = stated[1], stated[2], stated[4]
+    def _storage(self, reference: Any) -> Storage:
+        if not isinstance(reference, tuple) or len(reference) not in (5, 6) or reference[0] != "storage":
+            raise TorchFileError("it refers to an object that is not a storage")
+        kind, key, count = reference[1], reference[2], reference[4]
         dtype = _storage_dtype(kind.name) if isinstance(kind, Name) else None
-        if dtype is None or not isinstance(key, str) or not _is_count(count) or any(stated[5:]):
-            raise TorchFileError(f"storage {key!r} is described in no way that is known")
-        found = Storage(key, None if dtype == "untyped" else dtype, count)
-        if self._storages.setdefault(key, found) != found:
-            raise TorchFileError(f"storage {key} is described in two ways")
-        return found
+        if dtype is None or not isinstance(key, str) or not _is_count(count) or any(reference[5:]):
+            raise TorchFileError(f"storage {key!r} has an unknown description")
+        storage = Storage(key, None if dtype == "untyped" else dtype, count)
+        if self._storages.setdefault(key, storage) != storage:
+            raise TorchFileError(f"storage {key} has two different descriptions")
+        return storage
 
 
 _OLD_MODULES = {"__builtin__.": "builtins.", "copy_reg.": "copyreg."}
-"""Python 2's names, which protocol 2 writes."""
+"""Names of Python 2, which protocol 2 writes."""
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
 _EMPTY: Mapping[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
@@ -282,7 +282,7 @@ def _pairs(flat: list[Any]) -> dict[Any, Any]:
 
 
 def _storage_dtype(name: str) -> str | None:
-    """What a storage of this class holds; `untyped` where the tensor says; None for other names."""
+    """Return the dtype of a storage class; `untyped` if its tensors state it; None for other names."""
     if name in ("torch.storage.UntypedStorage", "torch.UntypedStorage", "torch.storage._UntypedStorage"):
         return "untyped"
     kind = name.removeprefix("torch.").removeprefix("cuda.")
@@ -294,17 +294,17 @@ def _tensor_record(name: str, arguments: tuple[Any, ...]) -> TensorRecord:
     dtype = storage.dtype if isinstance(storage, Storage) else None
     if name.endswith("_v3") and len(arguments) > 6 and isinstance(arguments[6], Name):
         dtype = arguments[6].name.removeprefix("torch.")
-    sound = (
+    is_valid = (
         isinstance(storage, Storage)
         and dtype in BYTES
         and _is_count(offset)
         and isinstance(shape, tuple)
         and isinstance(stride, tuple)
-        and len(shape) == len(stride) <= MOST_DIMENSIONS
-        and all(_is_count(one) for one in (*shape, *stride))
+        and len(shape) == len(stride) <= _MAX_DIMENSIONS
+        and all(_is_count(number) for number in (*shape, *stride))
     )
-    if not sound:
-        raise TorchFileError("a tensor is described in no way that is known")
+    if not is_valid:
+        raise TorchFileError("a tensor has an unknown description")
     return TensorRecord(storage, str(dtype), offset, shape, stride)
 
 

@@ -1,4 +1,4 @@
-"""Safetensors files, read after what their header claims was checked; only this knows what the library raises."""
+"""Safetensors files, read after their headers were checked; exceptions of the library are translated only here."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydantic import ValidationError
 
-MOST_HEADER_BYTES = 16 * 2**20
-"""Far above what 10,000 tensors need, 1 MB."""
-MOST_TENSORS = 100_000
-LONGEST_NAME = 500
+_MAX_HEADER_BYTES = 16 * 2**20
+"""10,000 tensors need 1 MB."""
+_MAX_TENSORS = 100_000
+MAX_NAME_LENGTH = 500
 _PLAIN = frozenset({"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL"})
-"""Types that NumPy and PyTorch both have; PyTorch has bfloat16 too."""
+"""Types of both NumPy and PyTorch; PyTorch has bfloat16 too."""
 
 
 def read_tensors(path: Path, role: FileRole) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors of a file on the CPU, floats as float32, and its metadata.
+    """Read the tensors of a file (on the CPU, floats as float32) and its metadata.
 
     Raises:
         role.error: the file is missing, is not a whole safetensors file, or holds types that weights never have.
@@ -37,7 +37,7 @@ def read_tensors(path: Path, role: FileRole) -> tuple[dict[str, torch.Tensor], d
 
 
 def read_arrays(path: Path, role: FileRole) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """The tensors of a file as arrays of their own types, and its metadata.
+    """Read the tensors of a file as arrays in the dtypes of the file, and its metadata.
 
     Raises:
         role.error: as read_tensors.
@@ -46,8 +46,8 @@ def read_arrays(path: Path, role: FileRole) -> tuple[dict[str, NDArray[Any]], di
         return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
 
 
-def read_metadata(path: Path, role: FileRole) -> dict[str, str]:
-    """The metadata of a file; its tensors are not read.
+def read_tensor_metadata(path: Path, role: FileRole) -> dict[str, str]:
+    """Read the metadata of a file without its tensors.
 
     Raises:
         role.error: as read_tensors.
@@ -60,7 +60,7 @@ def read_metadata(path: Path, role: FileRole) -> dict[str, str]:
 def _opened(
     path: Path, role: FileRole, framework: str, types: frozenset[str] | None
 ) -> Iterator[tuple[Any, dict[str, str]]]:
-    """types: those that tensors may have; None: none is looked at."""
+    """types: the types that tensors may have; None: tensors are not checked."""
     from safetensors import SafetensorError, safe_open
 
     with open_weights(path, role) as file:
@@ -81,28 +81,28 @@ def _check_header(file: BinaryIO, role: FileRole) -> None:
         raise role.damaged(
             f"it is not a whole safetensors file (a header of {length:,} bytes in a file of {size:,})"
         )
-    if length > MOST_HEADER_BYTES:
-        raise role.damaged(f"its header of {length:,} bytes is more than {MOST_HEADER_BYTES:,}")
+    if length > _MAX_HEADER_BYTES:
+        raise role.damaged(f"its header of {length:,} bytes is more than {_MAX_HEADER_BYTES:,}")
 
 
 def _check_tensors(file: Any, role: FileRole, types: frozenset[str]) -> None:
     names = list(file.keys())
-    if len(names) > MOST_TENSORS:
-        raise role.damaged(f"it holds {len(names):,} tensors, more than {MOST_TENSORS:,}")
+    if len(names) > _MAX_TENSORS:
+        raise role.damaged(f"it holds {len(names):,} tensors, more than {_MAX_TENSORS:,}")
     for name in names:
-        if len(name) > LONGEST_NAME:
-            raise role.damaged(f"a tensor's name has {len(name):,} characters, more than {LONGEST_NAME}")
-        part = file.get_slice(name)
-        kind, shape = part.get_dtype(), part.get_shape()
+        if len(name) > MAX_NAME_LENGTH:
+            raise role.damaged(f"a tensor's name has {len(name):,} characters, more than {MAX_NAME_LENGTH}")
+        tensor = file.get_slice(name)
+        kind, shape = tensor.get_dtype(), tensor.get_shape()
         if kind not in types:
             raise role.damaged(f"{name[:80]!r} is of type {kind}, and weights are {', '.join(sorted(types))}")
-        # Nothing times very much is nothing to the library; sides without bound are another thing to what follows.
+        # A side of 0 makes any other side acceptable to the library, but not to code that uses the shape.
         if len(shape) > 16 or math.prod(max(side, 1) for side in shape) >= 2**40:
             raise role.damaged(f"{name[:80]!r} is of shape {shape!r:.80}, which no weights have")
 
 
-def first_fault(error: ValidationError) -> str:
-    """The first of the things that pydantic found, with its place."""
-    fault = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part)[:40] for part in fault["loc"])
-    return f"{place}: {fault['msg']}"[:300]
+def first_validation_error(error: ValidationError) -> str:
+    """Describe the first error of a pydantic validation, with its location."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    location = ".".join(str(key)[:40] for key in first["loc"])
+    return f"{location}: {first['msg']}"[:300]

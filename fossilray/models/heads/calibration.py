@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fossilray.models.heads.svm import fit_logit_scale
 
-BINS = 15
+_BINS = 15
 """As in Guo et al. (2017), section 2."""
 
 
@@ -38,7 +38,7 @@ def fit_temperature(probability: NDArray[np.float32], label: NDArray[np.int64]) 
 
 
 def reliability(
-    confidence: NDArray[np.floating], correct: NDArray[np.bool_], *, bins: int = BINS
+    confidence: NDArray[np.floating], correct: NDArray[np.bool_], *, bins: int = _BINS
 ) -> list[Bin]:
     """Count predictions in bins of equal width over 0 to 1, upper ends included."""
     edges = np.linspace(0, 1, bins + 1)

@@ -12,7 +12,7 @@ from fossilray.core.config.choices import HoldOutUnit, NoveltyKind
 from fossilray.models.heads import Head
 from fossilray.models.heads.novelty import fit_novelty
 
-FOLDS = 5
+_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -75,5 +75,5 @@ def _assign_folds(
     if by_class:
         order = order[np.argsort(label[first][order], kind="stable")]
     fold = np.empty(len(first), np.int64)
-    fold[order] = np.arange(len(first)) % FOLDS
+    fold[order] = np.arange(len(first)) % _FOLDS
     return fold[group_of_row]

@@ -1,4 +1,4 @@
-"""Training of heads on labelled vectors."""
+"""Heads: training on labelled vectors."""
 
 from __future__ import annotations
 

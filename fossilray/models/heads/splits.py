@@ -11,7 +11,7 @@ from fossilray.core.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Split:
+class TrainTestSplit:
     """Rows of the training and test crops."""
 
     train: NDArray[np.int64]
@@ -20,7 +20,7 @@ class Split:
 
 def stratified_split(
     label: NDArray[np.int64], group: NDArray[np.int64], *, seed: int, test_share: float = 0.2
-) -> Split:
+) -> TrainTestSplit:
     """Split every class in the same proportion, with scikit-learn's train_test_split as the published code does.
 
     Without duplicates and classes of one crop, the split is exactly the published one. Crops of one picture (equal
@@ -55,4 +55,4 @@ def stratified_split(
     in_test = np.isin(first[picture_of], test)
     copies = np.setdiff1d(np.flatnonzero(in_test), test)
     others = np.setdiff1d(np.flatnonzero(~in_test), train)
-    return Split(np.concatenate([train, others]), np.concatenate([test, copies]))
+    return TrainTestSplit(np.concatenate([train, others]), np.concatenate([test, copies]))
