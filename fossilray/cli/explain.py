@@ -173,8 +173,8 @@ def _load_crops(
         crops_from_folder,
         crops_from_labels,
         crops_from_run,
-        is_letterboxed,
     )
+    from fossilray.analysis.export.boxes import has_letterboxed_crops
     from fossilray.labels.load import load_labels
     from fossilray.models.heads.head_file import head_digest
     from fossilray.store.query.connection import parse_object_name
@@ -186,7 +186,7 @@ def _load_crops(
         labelled = load_labels(selection.labels, run=store)
         of_objects = store is not None and labelled.wells is not None
         return crops_from_labels(
-            labelled, letterboxed=of_objects and store is not None and is_letterboxed(store)
+            labelled, letterboxed=of_objects and store is not None and has_letterboxed_crops(store)
         )
     assert store is not None, "checked with the options"
     return crops_from_run(

@@ -23,7 +23,7 @@ from fossilray.core.errors import UsageError
 from fossilray.core.text import counted
 
 if TYPE_CHECKING:
-    from fossilray.analysis.export.tiles import TileOptions
+    from fossilray.analysis.export.tiles import TileExport, TileOptions
     from fossilray.store import RunStore
 
 ExportForm = Literal["geojson", "csv", "coco", "yolo", "imagefolder", "anndata", "vectors"]
@@ -186,7 +186,7 @@ class _Request:
         coco = export_coco(
             self.store, self.out, options=tiles, where=self.where, slide=self.slide, head=self.head
         )
-        say(_tiles_line(coco.objects, coco.boxes, coco.images, coco.background, self.out))
+        self._print_tiles(coco)
         _print_background(coco.background, coco.images, tiles.background)
         _print_left_out(clipped=coco.clipped, unreadable=coco.unreadable, lost=coco.lost, cut=coco.cut)
 
@@ -203,11 +203,20 @@ class _Request:
             slide=self.slide,
             head=self.head,
         )
-        say(_tiles_line(yolo.objects, yolo.boxes, yolo.images, yolo.background, self.out))
-        share = yolo.validation / max(yolo.images, 1)
-        say(f"{yolo.validation} images ({share:.1%}) for validation. {yolo.split.why}")
-        _print_background(yolo.background, yolo.images, tiles.background)
-        _print_left_out(clipped=yolo.clipped, unreadable=yolo.unreadable, lost=yolo.lost, cut=yolo.cut)
+        written = yolo.tiles
+        self._print_tiles(written)
+        share = yolo.validation / max(written.images, 1)
+        say(f"{yolo.validation} images ({share:.1%}) for validation. {yolo.split.explanation}")
+        _print_background(written.background, written.images, tiles.background)
+        _print_left_out(
+            clipped=written.clipped, unreadable=written.unreadable, lost=written.lost, cut=written.cut
+        )
+
+    def _print_tiles(self, written: TileExport) -> None:
+        say(
+            f"{written.objects} objects as {written.boxes} boxes in {written.images} images, {written.background} of "
+            f"them without objects -> {self.out}"
+        )
 
     def write_objects(
         self,
@@ -262,10 +271,6 @@ def _tile_options(tile_px: int | None, um_per_px: float | None, background: floa
         um_per_px=default.um_per_px if um_per_px is None else um_per_px,
         background=default.background if background is None else background,
     )
-
-
-def _tiles_line(objects: int, boxes: int, images: int, background: int, out: Path) -> str:
-    return f"{objects} objects as {boxes} boxes in {images} images, {background} of them without objects -> {out}"
 
 
 def _print_background(background: int, images: int, requested: float) -> None:

@@ -1,4 +1,4 @@
-"""Boxes and crops for other programs."""
+"""Export of boxes and crops for other programs."""
 
 import csv
 import json
@@ -62,14 +62,14 @@ def test_geojson_rectangles_are_closed_rings_counted_from_the_scanned_corner(
         assert feature["properties"]["measurements"]["score"] == pytest.approx(row["score"])
 
 
-def test_bounds_stay_when_asked(store: RunStore, tmp_path: Path) -> None:
+def test_geojson_without_subtracted_bounds_is_in_openslides_frame(store: RunStore, tmp_path: Path) -> None:
     export_objects(store, tmp_path / "a.json", slide="a-2030", subtract_bounds=False)
     first = json.loads((tmp_path / "a.json").read_text())["features"][0]["geometry"]["coordinates"][0][0]
     assert first == [_rows(store, "a-2030")[0][name] for name in ("x_min", "y_min")]
 
 
 def test_csv_has_a_header_and_a_line_per_object(store: RunStore, tmp_path: Path) -> None:
-    export_objects(store, tmp_path / "objects.csv", form="csv", where="score > 0.5 -- the surer half")
+    export_objects(store, tmp_path / "objects.csv", form="csv", where="score > 0.5 -- the better half")
     with (tmp_path / "objects.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     expected = run_query(store, "SELECT count(*) AS n FROM objects WHERE score > 0.5")["n"][0].as_py()
@@ -106,7 +106,7 @@ def test_one_geojson_file_for_many_slides_is_refused(store: RunStore, tmp_path: 
         export_objects(store, tmp_path / "all.geojson")
 
 
-def test_a_place_that_cannot_be_written_is_told(store: RunStore, tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused(store: RunStore, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match="cannot write"):
         export_objects(store, tmp_path / "file" / "a.csv", form="csv")
@@ -130,10 +130,10 @@ def test_saved_crops_are_the_pixels_of_their_rows(store: RunStore, tmp_path: Pat
         assert decode_jpeg((tmp_path / "square" / name).read_bytes()).shape == (CROP_PX, CROP_PX, 3)
 
 
-def test_no_more_crops_are_saved_than_asked(store: RunStore, tmp_path: Path) -> None:
+def test_limit_bounds_the_number_of_saved_crops(store: RunStore, tmp_path: Path) -> None:
     assert save_crops(store, where=None, out=tmp_path / "crops", limit=7) == 7
     assert len(list((tmp_path / "crops").iterdir())) == 7
 
 
-def test_a_condition_that_nothing_meets_saves_nothing(store: RunStore, tmp_path: Path) -> None:
+def test_a_condition_that_no_object_meets_saves_no_crops(store: RunStore, tmp_path: Path) -> None:
     assert save_crops(store, where="score > 2", out=tmp_path / "crops") == 0

@@ -1,4 +1,4 @@
-"""Every export of one run against every other: the same objects with the same boxes, in the frames the docs state."""
+"""Exports of one run agree: the same objects with the same boxes, in the documented frames."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from fossilray.store.query.connection import load_embeddings, run_query
 
 SIDE = 2048
 WELLS = {"A-1": "6407/6-5", "a-1": "6407/6-5", "b-1": "16/1-2", "c-1": "16/1-2", "d-1": "DONG-1"}
-"""Two slides whose names some file systems take for one."""
+"""Wells by slide_id; two slide_ids differ only in case."""
 TILES = TileOptions(tile_px=160, um_per_px=1.0)
 TILE = TILES.tile_px * TILES.um_per_px / MPP
 Key = tuple[str, int]
@@ -53,7 +53,7 @@ Box = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Made:
-    """A run with real slides and made-up objects, some of which overrun the scan as earlier versions left them."""
+    """A run with slides on disk and arbitrary objects, some of which reach beyond the scan, as in earlier versions."""
 
     run: RunStore
     bounds: dict[str, Rect]
@@ -62,9 +62,9 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    place = tmp_path_factory.mktemp("agreement")
-    run = start_run(place / "run")
-    path = place / "slides" / "one.mrxs"
+    folder = tmp_path_factory.mktemp("agreement")
+    run = start_run(folder / "run")
+    path = folder / "slides" / "one.mrxs"
     write_slide(path, size=SIDE)
     run.freeze_catalog([CatalogRow(name, str(path), well=well) for name, well in WELLS.items()])
     with open_slide(path, mpp=None) as slide:
@@ -110,9 +110,9 @@ edges = st.integers(-300, 1300)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(edges, edges, st.integers(0, 900), st.integers(0, 900)), max_size=6))
-def test_a_box_is_cut_at_the_scans_edge_and_never_vanishes(drawn: list[tuple[int, int, int, int]]) -> None:
+def test_boxes_are_clipped_to_the_scan_and_never_vanish(generated: list[tuple[int, int, int, int]]) -> None:
     summary = replace(an_empty_summary(), bounds_x=100, bounds_y=50, bounds_width=900, bounds_height=700)
-    before = np.array([(x, y, x + width, y + height) for x, y, width, height in drawn], np.int32).reshape(
+    before = np.array([(x, y, x + width, y + height) for x, y, width, height in generated], np.int32).reshape(
         -1, 4
     )
     table = pa.table({name: before[:, axis] for axis, name in enumerate(CORNERS)})
@@ -131,7 +131,7 @@ def test_a_box_is_cut_at_the_scans_edge_and_never_vanishes(drawn: list[tuple[int
 
 def an_empty_summary() -> SlideSummary:
     zeros = {"str": "", "int": 0, "float": 0.0}
-    return SlideSummary(**{one.name: zeros.get(str(one.type)) for one in fields(SlideSummary)})  # type: ignore[arg-type]
+    return SlideSummary(**{field.name: zeros.get(str(field.type)) for field in fields(SlideSummary)})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -163,19 +163,19 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_csv_names_openslides_frame_as_parquet_does_and_qupaths_apart(
+def test_csv_has_openslides_frame_and_qupaths_in_columns_of_their_own(
     made: Made, stored: dict[Key, dict[str, Any]], boxes: dict[Key, Box], tmp_path: Path
 ) -> None:
-    told = export_objects(made.run, tmp_path / "a.csv", form="csv")
+    result = export_objects(made.run, tmp_path / "a.csv", form="csv")
     rows = {(row["slide_id"], int(row["object_id"])): row for row in read_csv(tmp_path / "a.csv")}
-    assert told.objects == len(rows) == len(boxes)
-    assert told.clipped == len(made.overrunning) >= 4 * len(WELLS)
+    assert result.objects == len(rows) == len(boxes)
+    assert result.clipped == len(made.overrunning) >= 4 * len(WELLS)
     for key, row in rows.items():
         bounds = made.bounds[key[0]]
         assert tuple(float(row[name]) for name in CORNERS) == boxes[key]
         shifted = (bounds.x_min, bounds.y_min) * 2
         assert [int(row[name]) for name in QUPATH_CORNERS] == [
-            corner - by for corner, by in zip(boxes[key], shifted, strict=True)
+            corner - origin for corner, origin in zip(boxes[key], shifted, strict=True)
         ]
         assert float(row["width_um"]) == pytest.approx((boxes[key][2] - boxes[key][0]) * MPP, rel=1e-5)
         assert float(row["area_um2"]) == pytest.approx(
@@ -188,11 +188,11 @@ def test_csv_names_openslides_frame_as_parquet_does_and_qupaths_apart(
 
 
 @pytest.mark.parametrize("subtract", [True, False])
-def test_geojson_is_qupaths_frame_or_openslides(
+def test_geojson_is_in_qupaths_frame_or_in_openslides(
     made: Made, boxes: dict[Key, Box], tmp_path: Path, subtract: bool
 ) -> None:
-    told = export_objects(made.run, tmp_path / "geo", subtract_bounds=subtract)
-    assert told.clipped == len(made.overrunning)
+    result = export_objects(made.run, tmp_path / "geo", subtract_bounds=subtract)
+    assert result.clipped == len(made.overrunning)
     files = list((tmp_path / "geo").iterdir())
     assert len({file.name.casefold() for file in files}) == len(files) == len(WELLS)
     seen: dict[Key, Box] = {}
@@ -211,39 +211,43 @@ def test_geojson_is_qupaths_frame_or_openslides(
     assert seen == boxes
 
 
-def test_coco_gives_every_object_once_as_primary_and_whole_where_a_tile_can_hold_it(
+def test_coco_has_each_object_once_as_primary_and_whole_if_it_fits_a_tile(
     made: Made, boxes: dict[Key, Box], tmp_path: Path
 ) -> None:
-    told = export_coco(made.run, tmp_path / "coco", options=TILES, head="genera")
+    result = export_coco(made.run, tmp_path / "coco", options=TILES, head="genera")
     coco = json.loads((tmp_path / "coco" / ANNOTATIONS).read_text(encoding="utf-8"))
-    images = {one["id"]: one for one in coco["images"]}
-    names = [one["file_name"] for one in coco["images"]]
-    assert len({name.casefold() for name in names}) == len(names) == told.images
+    images = {image["id"]: image for image in coco["images"]}
+    names = [image["file_name"] for image in coco["images"]]
+    assert len({name.casefold() for name in names}) == len(names) == result.images
     primary: dict[Key, Box] = {}
-    for one in coco["annotations"]:
-        key, image = (one["slide_id"], one["object_id"]), images[one["image_id"]]
+    for annotation in coco["annotations"]:
+        key, image = (annotation["slide_id"], annotation["object_id"]), images[annotation["image_id"]]
         assert image["slide_id"] == key[0]
-        box = on_slide(one["bbox"], image)
+        box = on_slide(annotation["bbox"], image)
         assert all(abs(a - b) <= 1 for a, b in zip(box, clipped_to(boxes[key], image), strict=True)), (
-            "what is seen of the box"
+            "the visible part of the box"
         )
-        if one["primary"]:
+        if annotation["primary"]:
             assert key not in primary
             primary[key] = box
-            assert one["whole"] == fits(boxes[key]), key
+            assert annotation["whole"] == fits(boxes[key]), key
     assert set(primary) == set(boxes)
-    assert told.objects == len(boxes)
-    assert told.boxes == len(coco["annotations"])
-    assert told.cut == sum(not fits(box) for box in boxes.values()) == len(WELLS)
-    assert (told.lost, told.unreadable, told.clipped) == (0, 0, len(made.overrunning))
-    assert told.background == len(images) - len({one["image_id"] for one in coco["annotations"]}) > 0
+    assert result.objects == len(boxes)
+    assert result.boxes == len(coco["annotations"])
+    assert result.cut == sum(not fits(box) for box in boxes.values()) == len(WELLS)
+    assert (result.lost, result.unreadable, result.clipped) == (0, 0, len(made.overrunning))
+    assert (
+        result.background
+        == len(images) - len({annotation["image_id"] for annotation in coco["annotations"]})
+        > 0
+    )
     for image in coco["images"]:
         pixels = cv2.imread(str(tmp_path / "coco" / "images" / image["file_name"]))
         assert pixels.shape == (TILES.tile_px, TILES.tile_px, 3)
 
 
 def on_slide(bbox: list[float], image: dict[str, Any]) -> Box:
-    """A box of COCO in OpenSlide's frame, by what docs/guide/exports.md says."""
+    """Convert a box of COCO to OpenSlide's frame, as docs/guide/exports.md describes."""
     scale = (image["x_max"] - image["x_min"]) / image["width"]
     left, top = image["x_min"] + bbox[0] * scale, image["y_min"] + bbox[1] * scale
     return left, top, left + bbox[2] * scale, top + bbox[3] * scale
@@ -259,16 +263,16 @@ def fits(box: Box) -> bool:
 
 
 @pytest.mark.parametrize("by", ["auto", "well"])
-def test_yolo_loses_no_object_and_keeps_wells_apart(
+def test_yolo_has_every_object_and_keeps_wells_whole(
     made: Made, boxes: dict[Key, Box], tmp_path: Path, by: SplitBy
 ) -> None:
     out = tmp_path / "yolo"
-    told = export_yolo(made.run, out, options=TILES, validation=0.3, split_by=by)
+    result = export_yolo(made.run, out, options=TILES, validation=0.3, split_by=by)
     rows = read_csv(out / IMAGES_CSV)
     assert {row["file"] for row in rows} == {
         str(path.relative_to(out)) for path in (out / "images").rglob("*.jpg")
     }
-    assert len({row["file"].casefold() for row in rows}) == len(rows) == told.images
+    assert len({row["file"].casefold() for row in rows}) == len(rows) == result.tiles.images
     found: Counter[Key] = Counter()
     total = 0
     for row in rows:
@@ -290,21 +294,21 @@ def test_yolo_loses_no_object_and_keeps_wells_apart(
             whole = all(abs(a - b) <= 1 for a, b in zip(boxes[same], box, strict=True))
             found[same] += whole or not fits(boxes[same])
     assert set(found) == set(boxes)
-    assert min(found.values()) >= 1, "each object is whole in an image, if it fits into one"
-    assert (told.objects, told.boxes, told.lost) == (len(boxes), total, 0)
-    parts: dict[str, set[str]] = {}
+    assert min(found.values()) >= 1, "an object that fits an image is whole in none"
+    assert (result.tiles.objects, result.tiles.boxes, result.tiles.lost) == (len(boxes), total, 0)
+    subsets: dict[str, set[str]] = {}
     for row in rows:
-        parts.setdefault(row["well"], set()).add(row["part"])
-    if told.split.by == "well":
-        assert all(len(part) == 1 for part in parts.values())
-    share = told.validation / told.images
+        subsets.setdefault(row["well"], set()).add(row["part"])
+    if result.split.by == "well":
+        assert all(len(of_well) == 1 for of_well in subsets.values())
+    share = result.validation / result.tiles.images
     assert share == pytest.approx(0.3, abs=0.08)
     assert f"{share:.1%}" in (out / "data.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))["val"] == "images/val"
-    assert 0 < told.background / told.images <= TILES.background + 0.02
+    assert 0 < result.tiles.background / result.tiles.images <= TILES.background + 0.02
 
 
-def test_objects_where_the_slide_cannot_be_read_are_counted_and_the_others_kept(
+def test_objects_in_unreadable_regions_are_counted_and_others_are_kept(
     made: Made, boxes: dict[Key, Box], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     middle = made.bounds["b-1"].x_min + SIDE // 2
@@ -316,22 +320,24 @@ def test_objects_where_the_slide_cannot_be_read_are_counted_and_the_others_kept(
         return read(self, level, x, y, width, height)
 
     monkeypatch.setattr(Slide, "read", fail_on_the_right)
-    own = {key for key in boxes if key[0] == "b-1"}
+    of_slide = {key for key in boxes if key[0] == "b-1"}
     coco = export_coco(made.run, tmp_path / "coco", options=TILES, slide="b-1")
-    told = json.loads((tmp_path / "coco" / ANNOTATIONS).read_text(encoding="utf-8"))
+    content = json.loads((tmp_path / "coco" / ANNOTATIONS).read_text(encoding="utf-8"))
     assert coco.unreadable > 0
     assert coco.lost > 0
-    assert coco.objects + coco.lost == len(own)
-    assert {image["id"] for image in told["images"]} >= {one["image_id"] for one in told["annotations"]}
-    assert {image["file_name"] for image in told["images"]} == {
+    assert coco.objects + coco.lost == len(of_slide)
+    assert {image["id"] for image in content["images"]} >= {
+        annotation["image_id"] for annotation in content["annotations"]
+    }
+    assert {image["file_name"] for image in content["images"]} == {
         path.name for path in (tmp_path / "coco" / "images").iterdir()
     }
-    assert sum(one["primary"] for one in told["annotations"]) == coco.objects
-    yolo = export_yolo(made.run, tmp_path / "yolo", options=TILES, slide="b-1")
+    assert sum(annotation["primary"] for annotation in content["annotations"]) == coco.objects
+    yolo = export_yolo(made.run, tmp_path / "yolo", options=TILES, slide="b-1").tiles
     assert (yolo.objects, yolo.lost, yolo.boxes) == (coco.objects, coco.lost, coco.boxes)
 
 
-def test_a_compacted_dataset_gives_what_its_run_gives(made: Made, tmp_path: Path) -> None:
+def test_exports_of_a_dataset_equal_those_of_its_run(made: Made, tmp_path: Path) -> None:
     compact_run(made.run, str(tmp_path / "dataset"), access=StoreConfig(), slides_per_file=2, embeddings=True)
     dataset = open_run(str(tmp_path / "dataset"))
     for store, name in ((made.run, "run"), (dataset, "compacted")):
@@ -343,10 +349,10 @@ def test_a_compacted_dataset_gives_what_its_run_gives(made: Made, tmp_path: Path
     assert pq.read_table(tmp_path / "run.parquet").equals(pq.read_table(tmp_path / "compacted.parquet"))
 
 
-def test_background_shows_no_object_of_the_run_whatever_is_chosen(
+def test_background_images_show_no_object_of_the_run_whatever_the_condition(
     made: Made, boxes: dict[Key, Box], tmp_path: Path
 ) -> None:
-    told = export_coco(
+    result = export_coco(
         made.run,
         tmp_path / "coco",
         options=TileOptions(tile_px=96, background=0.5),
@@ -354,10 +360,10 @@ def test_background_shows_no_object_of_the_run_whatever_is_chosen(
         slide="d-1",
     )
     coco = json.loads((tmp_path / "coco" / ANNOTATIONS).read_text(encoding="utf-8"))
-    taken = {one["image_id"] for one in coco["annotations"]}
-    free = [one for one in coco["images"] if one["id"] not in taken]
-    assert told.objects == 1
-    assert told.background == len(free) > 0
+    taken = {annotation["image_id"] for annotation in coco["annotations"]}
+    free = [image for image in coco["images"] if image["id"] not in taken]
+    assert result.objects == 1
+    assert result.background == len(free) > 0
     for image in free:
         for box in (box for key, box in boxes.items() if key[0] == "d-1"):
             left, top, right, bottom = clipped_to(box, image)
@@ -369,10 +375,10 @@ def test_anndata_and_vectors_hold_the_same_objects_in_openslides_frame(
 ) -> None:
     import anndata
 
-    told = export_anndata(made.run, tmp_path / "a.h5ad")
+    result = export_anndata(made.run, tmp_path / "a.h5ad")
     read = anndata.read_h5ad(tmp_path / "a.h5ad")
     keys = list(zip(read.obs["slide_id"], read.obs["object_id"].tolist(), strict=True))
-    assert (told.objects, told.clipped) == (len(boxes), len(made.overrunning))
+    assert (result.objects, result.clipped) == (len(boxes), len(made.overrunning))
     assert set(keys) == set(boxes)
     for key, corners, middle in zip(
         keys, read.obs[list(CORNERS)].to_numpy().tolist(), read.obsm["spatial"].tolist(), strict=True
@@ -382,9 +388,9 @@ def test_anndata_and_vectors_hold_the_same_objects_in_openslides_frame(
     vectors = export_vectors(made.run, tmp_path / "v.parquet")
     table = pq.read_table(tmp_path / "v.parquet")
     assert vectors.objects == table.num_rows == len(boxes)
-    place = {key: row for row, key in enumerate(keys)}
+    row_of = {key: row for row, key in enumerate(keys)}
     order = [
-        place[key] for key in zip(table["slide_id"].to_pylist(), table["object_id"].to_pylist(), strict=True)
+        row_of[key] for key in zip(table["slide_id"].to_pylist(), table["object_id"].to_pylist(), strict=True)
     ]
     assert np.array_equal(np.array(table["embedding"].to_pylist(), np.float32), read.X[order])
 
@@ -392,10 +398,10 @@ def test_anndata_and_vectors_hold_the_same_objects_in_openslides_frame(
 def test_image_folder_and_crops_show_the_fossil_in_its_proportions(
     made: Made, stored: dict[Key, dict[str, Any]], boxes: dict[Key, Box], tmp_path: Path
 ) -> None:
-    told = export_image_folder(made.run, tmp_path / "folder", head="genera")
+    result = export_image_folder(made.run, tmp_path / "folder", head="genera")
     rows = read_csv(tmp_path / "folder" / "objects.csv")
-    assert told.objects == len(rows)
-    assert told.without_genus == len(boxes) - len(rows) == len(WELLS)
+    assert result.objects == len(rows)
+    assert result.without_genus == len(boxes) - len(rows) == len(WELLS)
     assert save_crops(made.run, where=None, out=tmp_path / "crops") == len(boxes)
     files = list((tmp_path / "crops").iterdir())
     assert len({file.name.casefold() for file in files}) == len(boxes)

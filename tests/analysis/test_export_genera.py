@@ -1,4 +1,4 @@
-"""Boxes for other programs with the genus that a head gave."""
+"""Export of boxes with predicted genera."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_qupath_gets_the_genus_as_a_class_and_its_probability_as_a_measurement(
 ) -> None:
     export_objects(store, tmp_path / "a.geojson", slide="a-2030", head="genera")
     features = json.loads((tmp_path / "a.geojson").read_text())["features"]
-    told = [one["properties"].get("classification", {}).get("name") for one in features]
-    assert told == genera_of(store, "a-2030")
-    for feature, genus in zip(features, told, strict=True):
+    genera = [feature["properties"].get("classification", {}).get("name") for feature in features]
+    assert genera == genera_of(store, "a-2030")
+    for feature, genus in zip(features, genera, strict=True):
         assert ("genus_score" in feature["properties"]["measurements"]) == (genus is not None)
     export_objects(store, tmp_path / "bare.geojson", slide="a-2030")
     assert "classification" not in (tmp_path / "bare.geojson").read_text()
@@ -57,7 +57,7 @@ def test_a_head_that_the_run_lacks_is_refused_with_those_it_has(store: RunStore,
         export_objects(store, tmp_path / "out", head="other")
 
 
-def test_objects_made_anew_since_have_no_genus(tmp_path: Path) -> None:
+def test_objects_of_a_reprocessed_slide_have_no_genus(tmp_path: Path) -> None:
     run = write_small_run(tmp_path / "run")
     predict(run, "genera")
     run.files.delete(run.committed_files()["a-2030"])

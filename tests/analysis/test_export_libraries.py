@@ -24,7 +24,7 @@ from fossilray.analysis.export.yolo import export_yolo
 from fossilray.cli.main import app
 from fossilray.core.config import load_config
 from fossilray.core.errors import FossilrayError, StoreError, UsageError
-from fossilray.core.records import CatalogRow
+from fossilray.core.records import CatalogRow, WorkItem
 from fossilray.models.detectors.ultralytics_network import quiet_ultralytics
 from fossilray.processing.worker import SlideWorker
 from fossilray.store import RunStore
@@ -51,18 +51,18 @@ def with_genera(store: RunStore, head: str) -> list[dict[str, Any]]:
     return run_query(store, sql).to_pylist()
 
 
-def ask(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(one) for one in arguments])
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_torchvision_reads_an_image_folder_with_the_heads_classes(store: RunStore, tmp_path: Path) -> None:
     from torchvision.datasets import ImageFolder
 
     out = tmp_path / "folder"
-    answer = ask("export", store.url, "--format", "imagefolder", "--predictions", "genera", "--out", out)
+    result = invoke("export", store.url, "--format", "imagefolder", "--predictions", "genera", "--out", out)
     rows = [row for row in with_genera(store, "genera") if row["genus"]]
-    assert not answer.exit_code
-    assert f"{len(rows)} objects" in answer.output
+    assert not result.exit_code
+    assert f"{len(rows)} objects" in result.output
     folder = ImageFolder(str(out))
     assert folder.classes == sorted(GENERA)
     counts = np.bincount(folder.targets, minlength=len(GENERA)).tolist()
@@ -76,7 +76,7 @@ def test_torchvision_reads_an_image_folder_with_the_heads_classes(store: RunStor
         assert image.size[0] / image.size[1] == pytest.approx(row["width_um"] / row["height_um"], rel=0.1)
     with (out / "objects.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert {one["file"] for one in table} == {
+    assert {row["file"] for row in table} == {
         f"{by_name[Path(p).name]['genus']}/{Path(p).name}" for p, _ in folder.samples
     }
 
@@ -98,17 +98,17 @@ def test_hostile_genera_become_folders_within_the_export(store: RunStore, tmp_pa
 
 
 def test_an_image_folder_without_a_head_is_refused(store: RunStore, tmp_path: Path) -> None:
-    answer = ask("export", store.url, "--format", "imagefolder", "--out", tmp_path / "out")
-    assert isinstance(answer.exception, UsageError)
-    assert "--predictions" in str(answer.exception)
+    result = invoke("export", store.url, "--format", "imagefolder", "--out", tmp_path / "out")
+    assert isinstance(result.exception, UsageError)
+    assert "--predictions" in str(result.exception)
 
 
 def test_anndata_reads_vectors_with_the_columns_of_objects(store: RunStore, tmp_path: Path) -> None:
     import anndata
 
     out = tmp_path / "a.h5ad"
-    answer = ask("export", store.url, "--format", "anndata", "--predictions", "hostile", "--out", out)
-    assert not answer.exit_code, answer.exception
+    result = invoke("export", store.url, "--format", "anndata", "--predictions", "hostile", "--out", out)
+    assert not result.exit_code, result.exception
     read = anndata.read_h5ad(out)
     rows = run_query(store, "SELECT * FROM objects ORDER BY well, slide_id, object_id")
     named = with_genera(store, "hostile")
@@ -149,7 +149,7 @@ def test_anndata_takes_other_embeddings_and_a_condition(store: RunStore, tmp_pat
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_vectors_of_objects_that_were_made_anew_are_refused(tmp_path: Path) -> None:
+def test_embeddings_of_a_reprocessed_slide_are_refused(tmp_path: Path) -> None:
     run = write_small_run(tmp_path / "run")
     embed(run, "other", dimension=3)
     run.files.delete(run.committed_files()["a-2030"])
@@ -160,39 +160,39 @@ def test_vectors_of_objects_that_were_made_anew_are_refused(tmp_path: Path) -> N
     assert not (tmp_path / "a.h5ad").exists()
 
 
-def test_coco_and_yolo_refuse_what_is_not_there(store: RunStore, tmp_path: Path) -> None:
+def test_coco_and_yolo_refuse_missing_slides(store: RunStore, tmp_path: Path) -> None:
     for export in (export_yolo, export_coco):
-        with pytest.raises(UsageError, match="not where the run found it"):
+        with pytest.raises(UsageError, match="is missing; mount it there"):
             export(store, tmp_path / "out")
         with pytest.raises(UsageError, match="not a committed slide"):
             export(store, tmp_path / "out", slide="no")
-    with pytest.raises(UsageError, match="names a file"):
+    with pytest.raises(UsageError, match="is the name of a file"):
         export_coco(store, tmp_path / "a.json")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
 def found_discs(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
-    """Two real slides, each in a well of its own, with the discs that the classical detector found."""
-    place = tmp_path_factory.mktemp("discs")
+    """Two slides, each of another well, with the discs that the classical detector found."""
+    folder = tmp_path_factory.mktemp("discs")
     config = load_config(
         None, ["detector.kind=classical", "detector.classical.min_area_um2=100", "embedder.weights=none"]
     )
-    run = RunStore.open(str(place / "run"))
+    run = RunStore.open(str(folder / "run"))
     run.create_or_check(describe_run(config, {}))
-    rows = [CatalogRow(name, str(place / f"{name}.mrxs"), well=f"well {name}") for name in ("one", "two")]
+    rows = [CatalogRow(name, str(folder / f"{name}.mrxs"), well=f"well {name}") for name in ("one", "two")]
     run.freeze_catalog(rows)
-    worker = SlideWorker(str(place / "run"), config)
+    worker = SlideWorker(str(folder / "run"), config)
     worker.prepare()
     for number, row in enumerate(rows):
         write_slide(Path(row.path), size=1536, objects=6 - number)
-        worker.process(row)
+        worker.process(WorkItem.of_slide(row))
     predict(run, "genera", genera=("Ø <b>", "no: yes"))
     return run
 
 
 def dark_inside(image: np.ndarray, box: tuple[float, float, float, float]) -> bool:
-    """Whether the middle of a box (x, y, width, height) is dark in blue, as a disc is and the field is not."""
+    """Return whether the middle of a box (x, y, width, height) is dark in blue, as discs are."""
     x, y, width, height = box
     inside = image[
         round(y + height / 4) : round(y + 3 * height / 4), round(x + width / 4) : round(x + 3 * width / 4)
@@ -210,15 +210,15 @@ def test_ultralytics_reads_yolo_tiles_and_finds_discs_in_the_boxes(
 
     out = tmp_path / "yolo"
     options = ("--predictions", "genera", "--tile-px", 160, "--um-per-px", 0.5, "--background", 0.2)
-    answer = ask("export", found_discs.url, "--format", "yolo", "--out", out, *options)
-    assert not answer.exit_code, answer.exception
+    result = invoke("export", found_discs.url, "--format", "yolo", "--out", out, *options)
+    assert not result.exit_code, result.exception
     checked = check_det_dataset(str(out / "data.yaml"), autodownload=False)
     assert checked["names"] == {0: "object", 1: "Ø <b>", 2: "no: yes"}
     boxes = background = images = 0
-    for part in ("train", "val"):
-        dataset = YOLODataset(img_path=checked[part], data=checked, imgsz=160, augment=False, task="detect")
-        slides = {Path(one["im_file"]).name.split("-")[0] for one in dataset.labels}
-        assert len(slides) == 1, "wells are kept apart"
+    for subset in ("train", "val"):
+        dataset = YOLODataset(img_path=checked[subset], data=checked, imgsz=160, augment=False, task="detect")
+        slides = {Path(label["im_file"]).name.split("-")[0] for label in dataset.labels}
+        assert len(slides) == 1, "a well is in both subsets"
         for label in dataset.labels:
             image = cv2.imread(label["im_file"])
             assert image.shape == (160, 160, 3)
@@ -226,13 +226,13 @@ def test_ultralytics_reads_yolo_tiles_and_finds_discs_in_the_boxes(
                 assert dark_inside(image, (x - width / 2, y - height / 2, width, height))
                 assert width <= 64
             if not len(label["cls"]):
-                assert image[..., 0].min() > 150, "background shows no disc"
+                assert image[..., 0].min() > 150, "a background image shows a disc"
             boxes, images = boxes + len(label["cls"]), images + 1
             background += not len(label["cls"])
     (objects,) = run_query(found_discs, "SELECT count(*) AS n FROM objects")["n"].to_pylist()
-    assert f"{objects} objects as {boxes} boxes in {images} images, {background} of them" in answer.output
+    assert f"{objects} objects as {boxes} boxes in {images} images, {background} of them" in result.output
     assert background == pytest.approx(0.2 * images, abs=1.5)
-    assert "Whole wells are kept apart" in answer.output
+    assert "Split by well." in result.output
     stated = yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))
     assert "path" not in stated
 
@@ -244,34 +244,38 @@ def test_pycocotools_reads_tiles_that_open_with_a_category_for_each_genus(
 
     out = tmp_path / "coco"
     options = ("--predictions", "genera", "--tile-px", 160, "--um-per-px", 0.5)
-    answer = ask("export", found_discs.url, "--format", "coco", "--out", out, *options)
-    assert not answer.exit_code, answer.exception
+    result = invoke("export", found_discs.url, "--format", "coco", "--out", out, *options)
+    assert not result.exit_code, result.exception
     coco = COCO(str(out / ANNOTATIONS))
     capsys.readouterr()
-    assert [one["name"] for one in coco.loadCats(coco.getCatIds())] == ["object", "Ø <b>", "no: yes"]
+    assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == [
+        "object",
+        "Ø <b>",
+        "no: yes",
+    ]
     for image in coco.loadImgs(coco.getImgIds()):
         pixels = cv2.imread(str(out / "images" / image["file_name"]))
         assert pixels.shape == (image["height"], image["width"], 3)
-        for one in coco.loadAnns(coco.getAnnIds(imgIds=[image["id"]])):
-            x, y, width, height = one["bbox"]
+        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[image["id"]])):
+            x, y, width, height = annotation["bbox"]
             assert x >= 0
             assert y >= 0
             assert x + width <= image["width"]
             assert y + height <= image["height"]
-            assert dark_inside(pixels, one["bbox"])
-    names = {one["id"]: one["name"] for one in coco.dataset["categories"]}
+            assert dark_inside(pixels, annotation["bbox"])
+    names = {category["id"]: category["name"] for category in coco.dataset["categories"]}
     primary = {
-        (one["slide_id"], one["object_id"]): names[one["category_id"]]
-        for one in coco.anns.values()
-        if one["primary"]
+        (annotation["slide_id"], annotation["object_id"]): names[annotation["category_id"]]
+        for annotation in coco.anns.values()
+        if annotation["primary"]
     }
     rows = with_genera(found_discs, "genera")
     assert primary == {(row["slide_id"], row["object_id"]): row["genus"] or "object" for row in rows}
-    # Boxes as one would score a detector against them.
+    # Boxes as detections to be scored.
     scored = coco.loadRes(
         [
-            {key: one[key] for key in ("image_id", "category_id", "bbox", "score")}
-            for one in coco.anns.values()
+            {key: annotation[key] for key in ("image_id", "category_id", "bbox", "score")}
+            for annotation in coco.anns.values()
         ]
     )
     assert len(scored.getAnnIds()) == len(coco.anns)
@@ -279,13 +283,11 @@ def test_pycocotools_reads_tiles_that_open_with_a_category_for_each_genus(
     assert len(list((out / "images").iterdir())) == len(coco.imgs)
 
 
-def test_a_single_slide_is_validated_on_itself_and_the_file_says_so(
-    found_discs: RunStore, tmp_path: Path
-) -> None:
-    made = export_yolo(found_discs, tmp_path / "yolo", slide="one", options=TileOptions(background=0))
-    assert made.images == 1
-    assert not made.unreadable
-    assert not made.background
+def test_a_single_slide_is_not_split_and_data_yaml_states_it(found_discs: RunStore, tmp_path: Path) -> None:
+    tiles = export_yolo(found_discs, tmp_path / "yolo", slide="one", options=TileOptions(background=0)).tiles
+    assert tiles.images == 1
+    assert not tiles.unreadable
+    assert not tiles.background
     stated = (tmp_path / "yolo" / "data.yaml").read_text()
     assert "single slide" in stated
     assert yaml.safe_load(stated)["val"] == "images/train"
@@ -296,7 +298,7 @@ def test_a_single_slide_is_validated_on_itself_and_the_file_says_so(
 @pytest.mark.parametrize(
     "options", [{"um_per_px": 0.0}, {"um_per_px": float("nan")}, {"tile_px": 10**6}, {"background": 1.0}]
 )
-def test_tiles_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
+def test_impossible_tiles_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="give"):
         TileOptions(**options)
 
@@ -314,7 +316,7 @@ def test_tiles_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
 def test_an_option_of_another_format_is_refused(
     store: RunStore, tmp_path: Path, form: str, options: tuple[Any, ...]
 ) -> None:
-    answer = ask("export", store.url, "--format", form, "--out", tmp_path / "out", *options)
-    assert isinstance(answer.exception, UsageError)
-    assert options[0] in str(answer.exception)
+    result = invoke("export", store.url, "--format", form, "--out", tmp_path / "out", *options)
+    assert isinstance(result.exception, UsageError)
+    assert options[0] in str(result.exception)
     assert not list(tmp_path.iterdir())

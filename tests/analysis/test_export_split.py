@@ -1,4 +1,4 @@
-"""Which slides a detector is validated on."""
+"""Division of slides into training and validation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fossilray.analysis.export.split import LARGEST_MISS, Split, split_slides
+from fossilray.analysis.export.split import MAX_DEVIATION, Split, split_slides
 from fossilray.core.errors import UsageError
 
 counts = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 8)), min_size=2, max_size=40)
@@ -16,8 +16,8 @@ def reached(images: dict[str, int], split: Split) -> float:
     return sum(images[slide] for slide in split.validation) / sum(images.values())
 
 
-def test_three_wells_of_unequal_size_give_no_more_than_is_asked_for() -> None:
-    """58 % went into validation for 20 % asked: the first well drawn was taken whatever its size."""
+def test_three_wells_of_unequal_size_give_about_the_requested_share() -> None:
+    """Regression: 58 % was for validation instead of 20 %, because the first well was taken whatever its size."""
     images = {"a1": 290, "a2": 290, "b1": 200, "c1": 220}
     wells = {"a1": "A", "a2": "A", "b1": "B", "c1": "C"}
     split = split_slides(images, wells, share=0.2)
@@ -25,51 +25,53 @@ def test_three_wells_of_unequal_size_give_no_more_than_is_asked_for() -> None:
     assert split.validation == {"b1"}
 
 
-def test_two_wells_too_large_for_the_share_give_whole_slides_and_say_so() -> None:
+def test_two_wells_too_large_for_the_share_are_split_by_slide_with_an_explanation() -> None:
     images = {f"{well}{number}": 10 for well in "AB" for number in range(10)}
     wells = {slide: slide[0] for slide in images}
     split = split_slides(images, wells, share=0.2)
     assert split.by == "slide"
     assert reached(images, split) == 0.2
-    assert "no choice of whole wells comes nearer to 20% than 50%" in split.why
+    assert "the nearest split by well has 50% for validation instead of 20%" in split.explanation
     whole = split_slides(images, wells, share=0.2, by="well")
     assert len({wells[slide] for slide in whole.validation}) == 1
     assert len(whole.validation) == 10
 
 
-def test_a_share_that_is_far_from_the_asked_one_is_stated() -> None:
+def test_a_large_deviation_from_the_requested_share_is_stated() -> None:
     wells = {"a": "A", "b": "B"}
-    why = split_slides({"a": 5, "b": 5}, wells, share=0.2).why
-    assert why.endswith("Asked 20%, reached 50%: there are only 2 wells, and each stays whole.")
-    assert "Asked" not in split_slides({"a": 20, "b": 80}, wells, share=0.2).why
+    explanation = split_slides({"a": 5, "b": 5}, wells, share=0.2).explanation
+    assert explanation.endswith("Requested 20%, reached 50%: there are only 2 wells, which are kept whole.")
+    assert "Requested" not in split_slides({"a": 20, "b": 80}, wells, share=0.2).explanation
 
 
-def test_wells_of_one_slide_each_are_wells_however_far_from_the_share() -> None:
+def test_wells_of_one_slide_each_are_split_by_well_whatever_the_deviation() -> None:
     split = split_slides({"a": 5, "b": 6}, {"a": "A", "b": "B"}, share=0.2)
     assert (split.by, split.validation) == ("well", {"a"})
 
 
-def test_one_well_gives_slides_and_one_slide_nothing() -> None:
+def test_one_well_is_split_by_slide_and_one_slide_is_not_split() -> None:
     assert split_slides({"a": 5, "b": 1}, {"a": "A", "b": "A"}, share=0.2).by == "slide"
     assert split_slides({"a": 5, "b": 0}, {"a": "A", "b": "B"}, share=0.2) == Split(
-        frozenset(), "nothing", "A single slide: what is validated on was trained on."
+        frozenset(),
+        "nothing",
+        "A single slide: validation is on the training images, so it is not independent.",
     )
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])
-def test_a_share_of_nothing_or_all_is_refused(share: float) -> None:
+def test_a_share_outside_0_to_1_is_refused(share: float) -> None:
     with pytest.raises(UsageError, match="share"):
         split_slides({"a": 1, "b": 1}, {"a": "A", "b": "B"}, share=share)
 
 
 @pytest.mark.parametrize("by", ["well", "slide"])
-def test_too_few_of_what_is_demanded_are_refused(by: str) -> None:
+def test_too_few_wells_or_slides_are_refused(by: str) -> None:
     with pytest.raises(UsageError, match=f"--split-by {by}"):
         split_slides({"a": 1}, {"a": "A"}, share=0.2, by=by)
 
 
 @given(counts, st.sampled_from([0.1, 0.2, 0.35, 0.5]))
-def test_the_choice_is_as_near_as_any_one_change_could_bring_it(
+def test_no_single_change_brings_the_split_nearer_to_the_share(
     drawn: list[tuple[int, int]], share: float
 ) -> None:
     images = {f"s{number}": count for number, (count, _) in enumerate(drawn)}
@@ -86,8 +88,8 @@ def test_the_choice_is_as_near_as_any_one_change_could_bring_it(
     if split.by == "well":
         inside = {wells[slide] for slide in split.validation}
         assert not inside & {wells[slide] for slide in used - split.validation}
-        assert miss <= LARGEST_MISS or len({wells[slide] for slide in used}) <= 16
-    # No single slide that is taken or left out alone brings slides nearer.
+        assert miss <= MAX_DEVIATION or len({wells[slide] for slide in used}) <= 16
+    # No slide that is added brings the share of slides nearer.
     if split.by == "slide":
         total = sum(images.values())
         for slide in used:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fossilray.analysis.export.boxes import has_letterboxed_crops
 from fossilray.core.errors import UsageError
 from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
 from fossilray.labels.load import LABELLED_CROP_PX, LabelledSet
@@ -155,15 +156,10 @@ def crops_from_run(
     names = tuple(f"{row['slide_id']}:{row['object_id']}" for row in table.to_pylist())
     return CropsToExplain(
         load_crops(store, table),
-        np.ones_like(shape) if is_letterboxed(store) else shape,
+        np.ones_like(shape) if has_letterboxed_crops(store) else shape,
         names,
         left_out=left_out,
     )
-
-
-def is_letterboxed(store: RunStore) -> bool:
-    """Return whether a run's crops keep their proportions within the square."""
-    return bool(store.read_run().config["crops"]["fit"] == "letterbox")
 
 
 def _predictions_of(store: RunStore, head_sha256: str) -> DerivedListing | None:

@@ -1,8 +1,4 @@
-"""Boxes and crops for other programs: GeoJSON for QuPath, CSV, and image files.
-
-What trains networks (COCO, YOLO, ImageFolder) and what carries vectors (AnnData, Parquet) are in files of their own
-beside this.
-"""
+"""Export of boxes as GeoJSON for QuPath and as CSV, and of crops as image files."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from typing import IO, Any
 from fossilray.analysis.export.selection import (
     CORNERS,
     SAVED_JPEG_QUALITY,
-    Exported,
+    ExportResult,
     ObjectSelection,
     file_stems,
 )
@@ -31,9 +27,9 @@ from fossilray.store.arrays.jpeg_codec import encode_crop
 from fossilray.store.query.connection import connect, load_crops, objects_where, query_table
 
 QUPATH_CORNERS = tuple(f"qupath_{name}" for name in CORNERS)
-"""Columns of the CSV: the box as QuPath counts it, from the corner of the scanned area."""
+"""Columns of the CSV: the box in QuPath's frame, whose origin is the corner of the scanned area."""
 
-_CROPS_AT_ONCE = 512
+_BATCH_CROPS = 512
 _MEASURES = (
     *("score", "width_um", "height_um", "area_um2", "overlap", "opacity", "sharpness"),
     *("genus_score", "genus_entropy"),
@@ -49,35 +45,37 @@ def export_objects(
     slide: str | None = None,
     head: str | None = None,
     subtract_bounds: bool = True,
-) -> Exported:
-    """Write the boxes of a run, or of one slide of it.
+) -> ExportResult:
+    """Write the boxes of a run, or of one of its slides.
 
-    geojson: one FeatureCollection per slide, which QuPath 0.4 and later opens; into the folder `out`, or
-    into the file `out` when it ends in .json or .geojson and there is one slide. Coordinates are level-0 pixels counted
-    from the corner of the scanned area as QuPath does, or in OpenSlide's frame without subtract_bounds; it matters for
-    MIRAX. csv: one file with the columns of `objects`, boxes in OpenSlide's frame as everywhere under these names,
-    and QUPATH_CORNERS beside them.
-    where: SQL condition on `objects`. head: name of predictions that are written along, where there are any: as the
-    class of an annotation that QuPath shows, as columns of a CSV; `where` may name them too (`genus`, `genus_score`).
+    Args:
+        out: geojson: a folder, or for one slide a file ending in .json or .geojson. csv: a file.
+        form: geojson: one FeatureCollection per slide, for QuPath 0.4 and later. csv: one file with the columns of
+            `objects`, whose boxes are in OpenSlide's frame, and QUPATH_CORNERS.
+        where: SQL condition on `objects`, and on `genus` and `genus_score` of the predictions.
+        slide: slide_id of the only slide to export.
+        head: name of predictions to write: as the classification of a detection in QuPath, or as columns of the CSV.
+        subtract_bounds: geojson: coordinates are level-0 px from the corner of the scanned area, as in QuPath; False:
+            in OpenSlide's frame. The frames differ for MIRAX.
 
     Raises:
         QueryError: DuckDB refuses the condition.
         UsageError: the slide is not in the run, or `out` cannot be written.
         RunNotFound: the run has no predictions of this name.
     """
-    chosen = ObjectSelection(store, where=where, slide=slide, head=head)
+    selection = ObjectSelection(store, where=where, slide=slide, head=head)
     if form == "csv":
-        return _write_csv(out, chosen)
-    return _write_geojson(out, chosen, subtract_bounds=subtract_bounds)
+        return _write_csv(out, selection)
+    return _write_geojson(out, selection, subtract_bounds=subtract_bounds)
 
 
 def save_crops(
     store: RunStore, *, where: str | None, out: Path, limit: int | None = None, square: bool = False
 ) -> int:
-    """Write the crops of objects that meet an SQL condition as JPEG files into a folder; how many.
+    """Write crops of objects that meet an SQL condition as JPEG files into a folder; return their number.
 
-    A file is named <slide_id>-<object_id>.jpg, so it leads back to its row. Crops have the proportions of the fossil,
-    or with `square` those of the stored square, to which a run stretches them.
+    Files are named <slide_id>-<object_id>.jpg. Crops have the proportions of the object, or with `square` they are as
+    stored.
 
     Raises:
         QueryError: DuckDB refuses the condition.
@@ -85,58 +83,58 @@ def save_crops(
     """
     end = "" if limit is None else f" LIMIT {int(limit)}"
     con = connect(store, sql=where or "")
-    found = query_table(
+    table = query_table(
         con, f"SELECT slide_id, arrays, object_id, width_um, height_um FROM ({objects_where(where)}){end}"
     )
-    as_stored = square or is_letterboxed(store)
-    # Of all slides of the run, so that a crop's name does not depend on what else was chosen.
+    as_stored = square or has_letterboxed_crops(store)
+    # Stems of all slides of the run, so that the name of a crop does not depend on the condition.
     stems = file_stems(store.committed())
     make_folder(out)
-    for first in range(0, found.num_rows, _CROPS_AT_ONCE):
-        part = found.slice(first, _CROPS_AT_ONCE)
-        for row, crop in zip(part.to_pylist(), load_crops(store, part), strict=True):
-            # What a table says of itself may be another name than its file's, and lead out of the folder.
+    for first in range(0, table.num_rows, _BATCH_CROPS):
+        batch = table.slice(first, _BATCH_CROPS)
+        for row, crop in zip(batch.to_pylist(), load_crops(store, batch), strict=True):
+            # The slide_id inside a file may differ from the name of the file and lead out of the folder.
             slide_id = check_slide_id(row["slide_id"])
             image = crop if as_stored else restore_aspect_ratio(crop, row["width_um"], row["height_um"])
             name = f"{stems.get(slide_id, slide_id)}-{row['object_id']:06d}.jpg"
             write_atomically(
                 out / name, encode_crop(image, quality=SAVED_JPEG_QUALITY), sweep=False, lasting=False
             )
-    return int(found.num_rows)
+    return int(table.num_rows)
 
 
-def is_letterboxed(store: RunStore) -> bool:
-    """Whether the crops of a run have their true proportions already, on a ground that fills the square."""
+def has_letterboxed_crops(store: RunStore) -> bool:
+    """Return whether a run's crops keep their proportions within the square."""
     return bool(store.read_run().config["crops"].get("fit", "stretch") == "letterbox")
 
 
-def _write_geojson(out: Path, chosen: ObjectSelection, *, subtract_bounds: bool) -> Exported:
+def _write_geojson(out: Path, selection: ObjectSelection, *, subtract_bounds: bool) -> ExportResult:
     as_file = out.suffix.lower() in (".json", ".geojson")
-    if as_file and len(chosen.slides) != 1:
+    if as_file and len(selection.slides) != 1:
         raise UsageError(
-            f"{out} is one file and the run has {len(chosen.slides)} slides, but QuPath opens one slide's objects at a "
-            "time; name a folder, or one slide"
+            f"{out} is one file and the run has {len(selection.slides)} slides, but QuPath opens the objects of one "
+            "slide at a time; give a folder, or --slide"
         )
     if not as_file:
         make_folder(out)
-    stems = file_stems(summary.slide_id for summary in chosen.slides)
+    stems = file_stems(summary.slide_id for summary in selection.slides)
     written = clipped = 0
-    for one in chosen:
-        path = out if as_file else out / f"{stems[one.summary.slide_id]}.geojson"
-        origin = (one.summary.bounds_x, one.summary.bounds_y) if subtract_bounds else (0, 0)
+    for objects in selection:
+        path = out if as_file else out / f"{stems[objects.summary.slide_id]}.geojson"
+        origin = (objects.summary.bounds_x, objects.summary.bounds_y) if subtract_bounds else (0, 0)
         with atomic_text(path) as file:
             file.write('{"type":"FeatureCollection","features":[\n')
-            written += write_joined(file, (_feature(row, origin) for row in one.table.to_pylist()))
+            written += write_joined(file, (_feature(row, origin) for row in objects.table.to_pylist()))
             file.write("\n]}\n")
-        clipped += one.clipped
-    return Exported(written, clipped)
+        clipped += objects.clipped
+    return ExportResult(written, clipped)
 
 
 def _feature(row: dict[str, Any], origin: tuple[int, int]) -> dict[str, Any]:
     left, top = row["x_min"] - origin[0], row["y_min"] - origin[1]
     right, bottom = row["x_max"] - origin[0], row["y_max"] - origin[1]
     genus = row.get("genus")
-    # Closed ring, positive area as RFC 7946 counts it.
+    # A closed ring of positive area, as RFC 7946 demands.
     ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
     return {
         "type": "Feature",
@@ -150,20 +148,20 @@ def _feature(row: dict[str, Any], origin: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _write_csv(out: Path, chosen: ObjectSelection) -> Exported:
+def _write_csv(out: Path, selection: ObjectSelection) -> ExportResult:
     written = clipped = 0
     with atomic_text(out, newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*chosen.columns, *QUPATH_CORNERS])
-        for one in chosen:
-            for row in one.table.to_pylist():
+        writer.writerow([*selection.columns, *QUPATH_CORNERS])
+        for objects in selection:
+            for row in objects.table.to_pylist():
                 values = [
                     escape_formula(value) if isinstance(value, str) else value for value in row.values()
                 ]
-                writer.writerow([*values, *_in_qupath(row, one.summary)])
-            written += one.table.num_rows
-            clipped += one.clipped
-    return Exported(written, clipped)
+                writer.writerow([*values, *_in_qupath(row, objects.summary)])
+            written += objects.table.num_rows
+            clipped += objects.clipped
+    return ExportResult(written, clipped)
 
 
 def _in_qupath(row: dict[str, Any], summary: SlideSummary) -> Iterator[int]:
@@ -172,7 +170,7 @@ def _in_qupath(row: dict[str, Any], summary: SlideSummary) -> Iterator[int]:
 
 
 def write_joined(file: IO[str], items: Iterable[dict[str, Any]]) -> int:
-    """Write items of a JSON array, one a line, without holding them all; return how many there were."""
+    """Write the items of a JSON array, one per line, as they come; return their number."""
     count = 0
     for count, item in enumerate(items, start=1):
         if count > 1:

@@ -1,7 +1,7 @@
-"""The objects that an export writes, slide by slide, in one frame: what all formats share.
+"""Selection of the objects of an export, slide by slide, for all formats.
 
-Boxes are level-0 pixels of OpenSlide's frame, as in Parquet. Runs of earlier versions hold boxes that reach beyond the
-scanned area; every export cuts them off at its edge, and counts them.
+Boxes are in level-0 pixels of OpenSlide's frame, as in Parquet. Runs of earlier versions hold boxes that reach beyond
+the scanned area; exports clip them to it and count them.
 """
 
 from __future__ import annotations
@@ -22,41 +22,44 @@ from fossilray.store.derived.listing import DerivedListing, current_predictions
 from fossilray.store.query.connection import connect, create_objects_view, objects_where, query_table
 
 SAVED_JPEG_QUALITY = 95
-"""Of crops and tiles saved as files: above the store's own 90, so that saving costs nothing that can be seen."""
+"""Quality of crops and tiles saved as files. It is above the store's 90, so that saving adds no visible loss."""
 
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What an export wrote."""
+class ExportResult:
+    """Counts of an export."""
 
     objects: int
     clipped: int = 0
     """Objects whose box reached beyond the scanned area."""
     without_pixels: int = 0
-    """Objects left out because no level of the slide could be read there: they have no vector."""
+    """Objects left out because their pixels could not be read, so that they have no embedding."""
     without_genus: int = 0
-    """Objects left out because the predictions name no genus for them."""
+    """Objects left out because they have no predicted genus."""
 
 
 @dataclass(frozen=True)
 class SlideObjects:
-    """One slide's chosen objects."""
+    """The selected objects of one slide."""
 
     summary: SlideSummary
     table: pa.Table
-    """Columns of `objects`, boxes inside the scanned area."""
+    """Columns of `objects`, with boxes clipped to the scanned area."""
     stored: pa.Table
-    """The same rows as the run holds them: what their crops show."""
+    """The same rows with boxes as stored, which their crops show."""
     clipped: int
-    """Rows whose box differs between the two."""
+    """Rows whose box was clipped."""
 
 
 class ObjectSelection:
-    """The objects of a run, or of one slide of it, that meet a condition; one slide in memory at a time.
+    """The objects of a run, or of one of its slides, that meet a condition. Memory holds one slide.
 
-    where: SQL condition on `objects`. head: name of predictions that stand beside the objects' own columns.
+    Args:
+        where: SQL condition on `objects`.
+        slide: slide_id of the only slide; None: all slides.
+        head: name of predictions whose columns are added to those of `objects`.
 
     Raises:
         QueryError: DuckDB refuses the condition.
@@ -68,11 +71,11 @@ class ObjectSelection:
         self, store: RunStore, *, where: str | None = None, slide: str | None = None, head: str | None = None
     ) -> None:
         self.store = store
-        self.slides = choose_slides(store, slide)
+        self.slides = select_slides(store, slide)
         self._where = where
         self._genera = None if head is None else current_predictions(store, head, self.slides)
         self._con = connect(store, sql=where or "")
-        # A wrong condition must be refused even if there is no slide, and before any file is begun.
+        # An invalid condition is refused even if there are no slides, and before any file is created.
         create_objects_view(self._con, store, {}, genera=self._genera)
         self.columns: tuple[str, ...] = tuple(
             query_table(self._con, f"{objects_where(where)} LIMIT 0").column_names
@@ -81,7 +84,7 @@ class ObjectSelection:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Classes of the head that gave the predictions, in its order; none without predictions."""
+        """Classes of the predictions' head, in its order; empty without predictions."""
         return _classes_of(self._genera)
 
     def __iter__(self) -> Iterator[SlideObjects]:
@@ -89,29 +92,30 @@ class ObjectSelection:
             yield self.read(summary)
 
     def read(self, summary: SlideSummary) -> SlideObjects:
-        """The chosen objects of one slide."""
+        """Read the selected objects of one slide."""
         self._show(summary)
         stored = query_table(self._con, objects_where(self._where))
         table, clipped = clip_to_scan(stored, summary)
         return SlideObjects(summary, table, stored, clipped)
 
     def all_boxes(self, summary: SlideSummary) -> NDArray[np.int64]:
-        """Boxes (n, 4) of all objects of one slide, chosen or not, inside the scanned area."""
+        """Return boxes (n, 4) of all objects of one slide, selected or not, clipped to the scanned area."""
         self._show(summary)
         table, _ = clip_to_scan(query_table(self._con, f"SELECT {', '.join(CORNERS)} FROM objects"), summary)
         return corners_of(table)
 
     def _show(self, summary: SlideSummary) -> None:
         # A compacted dataset has no file for a slide without objects.
-        file = {one: self._files[one] for one in (summary.slide_id,) if one in self._files}
-        create_objects_view(self._con, self.store, file, genera=self._genera)
+        slide_id = summary.slide_id
+        files = {slide_id: self._files[slide_id]} if slide_id in self._files else {}
+        create_objects_view(self._con, self.store, files, genera=self._genera)
 
 
-def choose_slides(store: RunStore, slide: str | None) -> list[SlideSummary]:
-    """All committed slides, or one.
+def select_slides(store: RunStore, slide: str | None) -> list[SlideSummary]:
+    """Return all committed slides, or only one.
 
     Raises:
-        UsageError: it is not in the run.
+        UsageError: the slide is not in the run.
     """
     summaries = store.summaries()
     if slide is None:
@@ -123,17 +127,17 @@ def choose_slides(store: RunStore, slide: str | None) -> list[SlideSummary]:
 
 
 def clip_to_scan(table: pa.Table, summary: SlideSummary) -> tuple[pa.Table, int]:
-    """The objects with boxes inside the slide's bounds, and how many boxes were cut.
+    """Clip boxes to the slide's bounds; return the table and the number of clipped boxes.
 
-    Sizes follow the box; a box is at least one pixel wide and high, so that no object is lost.
+    Sizes are changed with the box. A box stays at least one pixel wide and high, so that no object is lost.
     """
     corners = corners_of(table)
     first = np.array([summary.bounds_x, summary.bounds_y])
     last = first + np.maximum([summary.bounds_width, summary.bounds_height], 1)
     low = corners[:, :2].clip(first, last - 1)
     inside = np.hstack([low, corners[:, 2:].clip(low + 1, last)])
-    cut = (inside != corners).any(axis=1)
-    if not cut.any():
+    is_clipped = (inside != corners).any(axis=1)
+    if not is_clipped.any():
         return table, 0
     share = (inside[:, 2:] - inside[:, :2]) / np.maximum(corners[:, 2:] - corners[:, :2], 1)
     changed: dict[str, NDArray[np.generic]] = {name: inside[:, axis] for axis, name in enumerate(CORNERS)}
@@ -143,23 +147,23 @@ def clip_to_scan(table: pa.Table, summary: SlideSummary) -> tuple[pa.Table, int]
         ("area_um2", share.prod(axis=1)),
     ):
         if name in table.column_names:
-            changed[name] = np.where(cut, table[name].to_numpy() * factor, table[name].to_numpy())
+            changed[name] = np.where(is_clipped, table[name].to_numpy() * factor, table[name].to_numpy())
     if "touches_edge" in table.column_names:
-        changed["touches_edge"] = table["touches_edge"].to_numpy(zero_copy_only=False) | cut
+        changed["touches_edge"] = table["touches_edge"].to_numpy(zero_copy_only=False) | is_clipped
     for name, values in changed.items():
-        place = table.schema.get_field_index(name)
-        field = table.schema.field(place)
-        table = table.set_column(place, field, pa.array(values).cast(field.type))
-    return table, int(cut.sum())
+        position = table.schema.get_field_index(name)
+        field = table.schema.field(position)
+        table = table.set_column(position, field, pa.array(values).cast(field.type))
+    return table, int(is_clipped.sum())
 
 
 def corners_of(table: pa.Table) -> NDArray[np.int64]:
-    """x_min, y_min, x_max, y_max (n, 4) of a result's rows."""
+    """Return x_min, y_min, x_max, y_max (n, 4) of a table's rows."""
     return np.stack([table[name].to_numpy() for name in CORNERS], axis=1).astype(np.int64)
 
 
 def file_stems(slide_ids: Iterable[str]) -> dict[str, str]:
-    """How the file names of each slide begin: with its slide_id, and no two alike where case does not count.
+    """Return the stem of each slide's file names: its slide_id, made unique for file systems that ignore case.
 
     Raises:
         CatalogError: a slide_id is not safe as a file name.
@@ -168,7 +172,7 @@ def file_stems(slide_ids: Iterable[str]) -> dict[str, str]:
     taken: set[str] = set()
     for slide_id in sorted(slide_ids):
         stem, number = check_slide_id(slide_id), 2
-        # Windows and macOS take A17 and a17 for one file; `~` is in no slide_id.
+        # A17 and a17 are one file on Windows and macOS. No slide_id contains `~`.
         while (folded := unicodedata.normalize("NFC", stem).casefold()) in taken:
             stem, number = f"{slide_id}~{number}", number + 1
         taken.add(folded)

@@ -1,4 +1,4 @@
-"""Which slides are validated on: whole wells where that comes near the asked share, else whole slides."""
+"""Division of slides into training and validation, by whole wells where possible, else by whole slides."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ import numpy as np
 from fossilray.core.config.choices import SplitBy
 from fossilray.core.errors import UsageError
 
-LARGEST_MISS = 0.05
-"""How far the share of whole wells may be from the asked one before slides are divided instead."""
+MAX_DEVIATION = 0.05
+"""Deviation from the requested share up to which whole wells are kept together."""
 
 _ALL_SUBSETS = 16
-"""Up to so many groups all 2^n choices are compared."""
+"""Number of groups up to which all subsets are compared."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The slides that are validated on."""
+    """The slides for validation."""
 
     validation: frozenset[str]
+    """slide_ids"""
     by: Literal["well", "slide", "nothing"]
-    """What is kept whole; `nothing`: there is a single slide."""
-    why: str
-    """A sentence for the reader of the dataset."""
+    """The unit that is kept whole; `nothing`: there is a single slide."""
+    explanation: str
+    """A sentence for readers of the dataset."""
 
 
 def split_slides(
     images: Mapping[str, int], wells: Mapping[str, str], *, share: float, by: SplitBy = "auto"
 ) -> Split:
-    """Choose slides with about `share` of all images.
+    """Select slides with about `share` of all images for validation. Equal input gives an equal selection.
 
-    images: of each slide, how many. wells: of each slide. by: `well` keeps whole wells together, `slide` whole slides;
-    `auto` takes wells if a choice of them comes within LARGEST_MISS of the share or slides come no nearer, else slides.
-    Equal input gives an equal choice.
+    Args:
+        images: number of images by slide_id.
+        wells: well by slide_id.
+        by: `well` keeps wells whole, `slide` slides; `auto` keeps wells whole if their share deviates by at most
+            MAX_DEVIATION, or by no more than the share of whole slides.
 
     Raises:
-        UsageError: the share is none, or there are too few wells or slides for what `by` demands.
+        UsageError: the share is not between 0 and 1, or there are too few wells or slides for `by`.
     """
     if not 0 < share < 1:
-        raise UsageError(
-            f"a share of {share} for validation leaves nothing on one side; give one such as 0.2"
-        )
+        raise UsageError(f"the share for validation is {share}; give a number between 0 and 1, such as 0.2")
     used = {slide: count for slide, count in images.items() if count}
     total = max(sum(used.values()), 1)
     by_well: dict[str, list[str]] = {}
@@ -54,72 +55,81 @@ def split_slides(
     if by == "well" and len(by_well) < 2:
         raise UsageError(
             f"--split-by well needs objects in two wells at least, and these slides are of {len(by_well)}; leave it "
-            "out, and whole slides are kept apart"
+            "out to divide by slides"
         )
     if len(used) < 2:
         if by == "slide":
             raise UsageError(
-                f"--split-by slide needs two slides with objects, and here are {len(used)}; leave it out"
+                f"--split-by slide needs two slides with objects, and there are {len(used)}; leave it out"
             )
-        return Split(frozenset(), "nothing", "A single slide: what is validated on was trained on.")
+        return Split(
+            frozenset(),
+            "nothing",
+            "A single slide: validation is on the training images, so it is not independent.",
+        )
 
-    def reached(slides: frozenset[str]) -> float:
+    def share_of(slides: frozenset[str]) -> float:
         return sum(used[slide] for slide in slides) / total
 
     slides = frozenset(_nearest_choice(used, share))
     if by == "slide" or len(by_well) < 2:
-        why = "Whole slides are kept apart" + ("." if by == "slide" else ": all are of one well.")
-        return Split(slides, "slide", why + _tell_miss(share, reached(slides), f"{len(used)} slides"))
-    chosen = _nearest_choice({well: sum(used[one] for one in of) for well, of in by_well.items()}, share)
+        explanation = "Split by slide" + ("." if by == "slide" else ", because all slides are of one well.")
+        deviation = _describe_deviation(share, share_of(slides), f"{len(used)} slides")
+        return Split(slides, "slide", explanation + deviation)
+    images_of_well = {well: sum(used[slide] for slide in of_well) for well, of_well in by_well.items()}
+    chosen = _nearest_choice(images_of_well, share)
     whole = frozenset(slide for well in chosen for slide in by_well[well])
-    miss = abs(reached(whole) - share)
-    if by == "well" or miss <= LARGEST_MISS or miss <= abs(reached(slides) - share):
-        return Split(
-            whole,
-            "well",
-            "Whole wells are kept apart." + _tell_miss(share, reached(whole), f"{len(by_well)} wells"),
-        )
+    deviation_of_wells = abs(share_of(whole) - share)
+    if (
+        by == "well"
+        or deviation_of_wells <= MAX_DEVIATION
+        or deviation_of_wells <= abs(share_of(slides) - share)
+    ):
+        deviation = _describe_deviation(share, share_of(whole), f"{len(by_well)} wells")
+        return Split(whole, "well", "Split by well." + deviation)
     return Split(
         slides,
         "slide",
-        "Whole slides are kept apart, and slides of one well are on both sides: no choice of whole wells comes nearer "
-        f"to {share:.0%} than {reached(whole):.0%}; --split-by well takes that.",
+        "Split by slide, so that a well may be in both subsets: the nearest split by well has "
+        f"{share_of(whole):.0%} for validation instead of {share:.0%}; --split-by well uses it.",
     )
 
 
-def _tell_miss(asked: float, reached: float, of: str) -> str:
-    """What is said of a share that is far from the asked one."""
-    if abs(reached - asked) <= LARGEST_MISS:
+def _describe_deviation(requested: float, reached: float, groups: str) -> str:
+    """Return a sentence on a share that deviates by more than MAX_DEVIATION, else an empty string."""
+    if abs(reached - requested) <= MAX_DEVIATION:
         return ""
-    return f" Asked {asked:.0%}, reached {reached:.0%}: there are only {of}, and each stays whole."
+    return (
+        f" Requested {requested:.0%}, reached {reached:.0%}: there are only {groups}, which are kept whole."
+    )
 
 
 def _nearest_choice(weights: Mapping[str, int], share: float) -> list[str]:
-    """Some groups, never all and never none, whose weights come near to a share of the sum."""
-    # The digest of a name is a lottery that draws the same at every export.
+    """Return groups, at least one and not all, whose weights sum to about `share` of the total."""
+    # The digest of a name gives a random order that is equal in every export.
     names = sorted(weights, key=lambda name: hashlib.sha256(name.encode()).digest())
     sizes = np.array([weights[name] for name in names], np.int64)
-    wanted = share * float(sizes.sum())
-    chosen = _best_subset(sizes, wanted) if len(names) <= _ALL_SUBSETS else _fill_up(sizes, wanted)
+    target = share * float(sizes.sum())
+    chosen = _best_subset(sizes, target) if len(names) <= _ALL_SUBSETS else _fill_up(sizes, target)
     return [names[index] for index in chosen]
 
 
-def _best_subset(sizes: np.ndarray[tuple[int], np.dtype[np.int64]], wanted: float) -> Sequence[int]:
+def _best_subset(sizes: np.ndarray[tuple[int], np.dtype[np.int64]], target: float) -> Sequence[int]:
     members = np.arange(1, 2 ** len(sizes) - 1)[:, None] >> np.arange(len(sizes)) & 1
-    best = int(np.abs(members @ sizes - wanted).argmin())
+    best = int(np.abs(members @ sizes - target).argmin())
     return np.flatnonzero(members[best]).tolist()
 
 
-def _fill_up(sizes: np.ndarray[tuple[int], np.dtype[np.int64]], wanted: float) -> Sequence[int]:
-    """In order, each that still fits; then one more if that comes nearer."""
+def _fill_up(sizes: np.ndarray[tuple[int], np.dtype[np.int64]], target: float) -> Sequence[int]:
+    """Select sizes in order while they fit, then one more if that brings the sum nearer to the target."""
     chosen: list[int] = []
     taken = 0.0
     for index, size in enumerate(sizes.tolist()):
-        if taken + size <= wanted:
+        if taken + size <= target:
             chosen.append(index)
             taken += size
     left = np.setdiff1d(np.arange(len(sizes)), chosen)
-    nearest = int(left[np.abs(taken + sizes[left] - wanted).argmin()])
-    if not chosen or (len(left) > 1 and abs(taken + sizes[nearest] - wanted) < abs(taken - wanted)):
+    nearest = int(left[np.abs(taken + sizes[left] - target).argmin()])
+    if not chosen or (len(left) > 1 and abs(taken + sizes[nearest] - target) < abs(taken - target)):
         chosen.append(nearest)
     return chosen

@@ -1,4 +1,4 @@
-"""Embeddings as float32 in one Parquet file, keyed by slide_id and object_id."""
+"""Export of embeddings as float32 in one Parquet file, keyed by slide_id and object_id."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fossilray.analysis.export.selection import Exported, ObjectSelection
+from fossilray.analysis.export.selection import ExportResult, ObjectSelection
 from fossilray.core.atomic_files import atomic_file
 from fossilray.core.errors import UsageError
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.query.vectors import VectorReader
 
-ROWS_A_GROUP = 16_384
-"""34 MB of 512 numbers; slides of few objects share a row group."""
+ROW_GROUP_ROWS = 16_384
+"""Rows per row group: 34 MB at 512 dimensions. Small slides share a row group."""
 
 
 def export_vectors(
@@ -29,41 +29,45 @@ def export_vectors(
     where: str | None = None,
     slide: str | None = None,
     embeddings: str | None = None,
-) -> Exported:
-    """Write one Parquet file of slide_id, object_id and `embedding`, a list of float32 of one length.
+) -> ExportResult:
+    """Write one Parquet file with slide_id, object_id and `embedding`, a fixed-size list of float32.
 
-    embeddings: a name of `fossilray embed`; None: the run's own vectors. The file's metadata state, under the key
-    `fossilray`, the run and what made the vectors, as JSON. Objects whose pixels could not be read have no vector and
-    are left out. Some slides are in memory at a time.
+    The metadata of the file hold the run and the backbone as JSON under the key `fossilray`. Objects whose pixels could
+    not be read have no embedding and are left out. Memory holds a row group.
+
+    Args:
+        where: SQL condition on `objects`.
+        slide: slide_id of the only slide to export.
+        embeddings: name of embeddings of `fossilray embed`; None: the run's own.
 
     Raises:
-        QueryError: DuckDB refuses the condition, or the run made no vectors.
+        QueryError: DuckDB refuses the condition, or the run has no embeddings.
         RunNotFound: there are no embeddings of this name.
-        StoreError: the vectors of a slide are gone, not there yet, or about objects that were made anew since.
+        StoreError: embeddings of a slide are missing, or the slide was reprocessed since they were made.
         UsageError: the slide is not in the run, or `out` does not end in .parquet, exists or cannot be written.
     """
     if out.suffix.lower() != ".parquet" or out.exists():
         raise UsageError(f"{out} must end in .parquet and not exist yet; choose another --out")
-    chosen = ObjectSelection(store, where=where, slide=slide)
+    selection = ObjectSelection(store, where=where, slide=slide)
     reader = VectorReader(store, embeddings)
-    stated = json.dumps({"run": store.url, "embeddings": json.loads(backbone_json(reader))})
+    metadata = json.dumps({"run": store.url, "embeddings": json.loads(backbone_json(reader))})
     without_pixels = 0
-    waiting: list[pa.Table] = []
-    with atomic_file(out) as sink, _Writer(sink, stated) as writer:
-        for one in chosen:
-            known = one.stored.filter(one.stored["opacity"].is_valid())
-            without_pixels += one.stored.num_rows - known.num_rows
-            if known.num_rows:
-                waiting.append(_keyed(known, reader.rows(known)))
-            if sum(table.num_rows for table in waiting) >= ROWS_A_GROUP:
-                writer.write(waiting)
-                waiting = []
-        writer.write(waiting)
-    return Exported(writer.rows, without_pixels=without_pixels)
+    pending: list[pa.Table] = []
+    with atomic_file(out) as sink, _Writer(sink, metadata) as writer:
+        for objects in selection:
+            with_pixels = objects.stored.filter(objects.stored["opacity"].is_valid())
+            without_pixels += objects.stored.num_rows - with_pixels.num_rows
+            if with_pixels.num_rows:
+                pending.append(_keyed(with_pixels, reader.rows(with_pixels)))
+            if sum(table.num_rows for table in pending) >= ROW_GROUP_ROWS:
+                writer.write(pending)
+                pending = []
+        writer.write(pending)
+    return ExportResult(writer.rows, without_pixels=without_pixels)
 
 
 def backbone_json(reader: VectorReader) -> str:
-    """What made the vectors that a reader gives, as JSON for a file's metadata."""
+    """Return the backbone of a reader's embeddings as JSON for a file's metadata."""
     if reader.name is None:
         run = reader.store.read_run()
         return json.dumps({"name": run.embedder.get("name", ""), "weights": dict(run.weights)})
@@ -72,10 +76,10 @@ def backbone_json(reader: VectorReader) -> str:
 
 
 class _Writer:
-    """A Parquet file that begins with its first rows, whose vectors say how long all are."""
+    """Writes a Parquet file whose schema is that of the first rows, which have the dimension."""
 
-    def __init__(self, sink: IO[bytes], stated: str) -> None:
-        self._sink, self._stated = sink, stated
+    def __init__(self, sink: IO[bytes], metadata: str) -> None:
+        self._sink, self._metadata = sink, metadata
         self._file: pq.ParquetWriter | None = None
         self.rows = 0
 
@@ -95,11 +99,11 @@ class _Writer:
         if self._file is None:
             self._begin(table)
         assert self._file is not None
-        self._file.write_table(table, row_group_size=ROWS_A_GROUP)
+        self._file.write_table(table, row_group_size=ROW_GROUP_ROWS)
         self.rows += table.num_rows
 
     def _begin(self, table: pa.Table) -> None:
-        schema = table.schema.with_metadata({"fossilray": self._stated})
+        schema = table.schema.with_metadata({"fossilray": self._metadata})
         self._file = pq.ParquetWriter(self._sink, schema, compression="zstd")
 
 

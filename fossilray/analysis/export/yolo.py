@@ -1,4 +1,4 @@
-"""Tiles of slides with the boxes in them as a dataset that ultralytics' YOLO trains on."""
+"""Export of tiles with bounding boxes as a dataset for ultralytics' YOLO."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fossilray.analysis.export.coco import primary_tiles
 from fossilray.analysis.export.selection import (
     CORNERS,
     SAVED_JPEG_QUALITY,
@@ -23,10 +22,11 @@ from fossilray.analysis.export.split import Split, split_slides
 from fossilray.analysis.export.tiles import (
     BackgroundQuota,
     Tile,
-    TileCounts,
+    TileExport,
     TileImage,
     TileOptions,
     plan_tiles,
+    primary_tiles,
     read_tiles,
     require_slides,
 )
@@ -37,27 +37,14 @@ from fossilray.store import RunStore
 from fossilray.store.arrays.jpeg_codec import encode_crop
 
 IMAGES_CSV = "images.csv"
-PARTS = ("train", "val")
+SUBSETS = ("train", "val")
 
 
 @dataclass(frozen=True)
 class YoloExport:
-    """What was written."""
+    """Counts of a YOLO dataset, and its split."""
 
-    images: int
-    background: int
-    """Images without an object."""
-    boxes: int
-    objects: int
-    """Objects with a box; in overlapping images one has several."""
-    lost: int
-    """Objects that are in no image, for the slide could not be read there."""
-    cut: int
-    """Objects larger than an image: their boxes end at its edge."""
-    clipped: int
-    """Objects whose box reached beyond the scanned area."""
-    unreadable: int
-    """Images left out because the slide could not be read there."""
+    tiles: TileExport
     validation: int
     """Images in `val`."""
     split: Split
@@ -74,46 +61,51 @@ def export_yolo(
     slide: str | None = None,
     head: str | None = None,
 ) -> YoloExport:
-    """Write images/, labels/, data.yaml and images.csv: tiles of the slides with the boxes in them.
+    """Write images/, labels/, data.yaml and images.csv: tiles of slides with bounding boxes.
 
-    A box that a tile's edge cuts is clipped, and left out where less than half of it is inside; each object no larger
-    than a tile is whole in at least one. Objects that `where` leaves out stay in the images without a box. Class 0 is
-    `object`, whatever has no genus; with a head its classes follow. validation: share of the images with objects that
-    go to `val`, by `split_slides`. images.csv states the slide and the square of it that each image shows, in level-0
-    px of OpenSlide's frame. One slide's rows and one tile are in memory at a time.
+    A box is clipped at the edge of a tile, and left out if less than half of it is inside. Every object no larger than
+    a tile is whole in at least one. Objects that `where` excludes are in the images without a box. Class 0 is `object`,
+    for objects without a genus; the classes of the head follow. images.csv has the slide and the square that each image
+    shows, in level-0 px of OpenSlide's frame. Memory holds the rows of one slide and one tile.
+
+    Args:
+        validation: share of the images with objects in `val`, divided by `split_slides`.
+        where: SQL condition on `objects`.
+        slide: slide_id of the only slide to export.
+        head: name of predictions whose genera become classes.
 
     Raises:
         QueryError: DuckDB refuses the condition.
         RunNotFound: the run has no predictions of this name.
-        UsageError: a slide is not where the run found it, or is remote; the split cannot be; `out` holds something, or
-            cannot be written.
+        UsageError: a slide is missing or remote, the split is impossible, or `out` is not empty or cannot be written.
         FossilrayError: a slide cannot be opened.
     """
     options = options or TileOptions()
     selection = ObjectSelection(store, where=where, slide=slide, head=head)
     require_slides(selection.slides)
     wells = {summary.slide_id: str(summary.well) for summary in selection.slides}
-    planned = {one.summary.slide_id: _count_images(selection, one, options) for one in selection}
+    planned = {objects.summary.slide_id: _count_images(selection, objects, options) for objects in selection}
     split = split_slides(planned, wells, share=validation, by=split_by)
     with atomic_folder(out) as made:
         for kind in ("images", "labels"):
-            for part in PARTS:
-                make_folder(made / kind / part)
+            for subset in SUBSETS:
+                make_folder(made / kind / subset)
         with atomic_text(made / IMAGES_CSV, newline="") as file:
             dataset = _Dataset(made, selection, options, split, csv.writer(file))
-            for one in selection:
-                dataset.add(one)
-        write_new(made / "data.yaml", _yaml(("object", *selection.classes), split, reached=dataset.reached))
-    return dataset.exported()
+            for objects in selection:
+                dataset.add(objects)
+        names = ("object", *selection.classes)
+        write_new(made / "data.yaml", _yaml(names, split, reached=dataset.validation_share))
+    return YoloExport(dataset.counts, dataset.images["val"], split)
 
 
-def _count_images(selection: ObjectSelection, one: SlideObjects, options: TileOptions) -> int:
-    return len(plan_tiles(selection, one, options).objects) if one.table.num_rows else 0
+def _count_images(selection: ObjectSelection, objects: SlideObjects, options: TileOptions) -> int:
+    return len(plan_tiles(selection, objects, options).objects) if objects.table.num_rows else 0
 
 
 @dataclass
 class _Dataset:
-    """Images and labels that grow slide by slide."""
+    """Writes images and labels slide by slide."""
 
     out: Path
     selection: ObjectSelection
@@ -121,88 +113,69 @@ class _Dataset:
     split: Split
     table: Any
     """A writer of IMAGES_CSV."""
-    images: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
-    background: int = 0
-    boxes: int = 0
-    objects: int = 0
-    lost: int = 0
-    cut: int = 0
-    clipped: int = 0
-    counts: TileCounts = field(default_factory=TileCounts)
+    images: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUBSETS, 0))
+    """Images of each subset."""
+    counts: TileExport = field(default_factory=TileExport)
 
     def __post_init__(self) -> None:
         self._stems = file_stems(summary.slide_id for summary in self.selection.slides)
         self._classes = {name: number for number, name in enumerate(self.selection.classes, start=1)}
-        # Each part has its own, so that neither lacks tiles without objects.
-        self._quotas = {part: BackgroundQuota(self.options.background) for part in PARTS}
+        # Each subset has its own quota, so that both have background images.
+        self._quotas = {subset: BackgroundQuota(self.options.background) for subset in SUBSETS}
         self.table.writerow(["file", "part", "slide_id", "well", *CORNERS, "boxes"])
 
     @property
-    def reached(self) -> float:
-        """Share of the images that is validated on."""
-        return self.images["val"] / max(sum(self.images.values()), 1)
+    def validation_share(self) -> float:
+        """Share of the images in `val`."""
+        return self.images["val"] / max(self.counts.images, 1)
 
-    def add(self, one: SlideObjects) -> None:
-        """Cut the tiles of a slide."""
-        if not one.table.num_rows:
+    def add(self, objects: SlideObjects) -> None:
+        """Write the images and labels of a slide."""
+        if not objects.table.num_rows:
             return
-        part = "val" if one.summary.slide_id in self.split.validation else "train"
-        plan = plan_tiles(self.selection, one, self.options)
-        spare = self._quotas[part].take(len(plan.objects), len(plan.background))
-        classes = self._numbers(one)
-        shown: list[tuple[int, Tile]] = []
-        for read in read_tiles(
-            one.summary, [*plan.objects, *plan.background[:spare]], self.options, self.counts
-        ):
-            self._write(read, part, classes)
-            shown.append((len(shown) + 1, read.tile))
-        best = primary_tiles(shown, one.table.num_rows)
-        self.objects += len(best)
-        self.lost += one.table.num_rows - len(best)
-        self.cut += sum(
+        subset = "val" if objects.summary.slide_id in self.split.validation else "train"
+        plan = plan_tiles(self.selection, objects, self.options)
+        background = self._quotas[subset].take(len(plan.objects), len(plan.background))
+        tiles = [*plan.objects, *plan.background[:background]]
+        classes = self._class_numbers(objects)
+        written: list[tuple[int, Tile]] = []
+        for read in read_tiles(objects.summary, tiles, self.options, self.counts):
+            self._write(read, subset, classes)
+            written.append((len(written) + 1, read.tile))
+        best = primary_tiles(written, objects.table.num_rows)
+        self.counts.objects += len(best)
+        self.counts.lost += objects.table.num_rows - len(best)
+        self.counts.cut += sum(
             not whole
-            for number, tile in shown
+            for number, tile in written
             for row, whole in zip(tile.rows.tolist(), tile.whole.tolist(), strict=True)
             if best[row] == number
         )
-        self.clipped += one.clipped
+        self.counts.clipped += objects.clipped
 
-    def exported(self) -> YoloExport:
-        return YoloExport(
-            images=sum(self.images.values()),
-            background=self.background,
-            boxes=self.boxes,
-            objects=self.objects,
-            lost=self.lost,
-            cut=self.cut,
-            clipped=self.clipped,
-            unreadable=self.counts.unreadable,
-            validation=self.images["val"],
-            split=self.split,
-        )
+    def _class_numbers(self, objects: SlideObjects) -> Sequence[int]:
+        if "genus" not in objects.table.column_names:
+            return [0] * objects.table.num_rows
+        return [self._classes.get(genus or "", 0) for genus in objects.table["genus"].to_pylist()]
 
-    def _numbers(self, one: SlideObjects) -> Sequence[int]:
-        if "genus" not in one.table.column_names:
-            return [0] * one.table.num_rows
-        return [self._classes.get(genus or "", 0) for genus in one.table["genus"].to_pylist()]
-
-    def _write(self, read: TileImage, part: str, classes: Sequence[int]) -> None:
+    def _write(self, read: TileImage, subset: str, classes: Sequence[int]) -> None:
         tile, summary = read.tile, read.summary
         name = f"{self._stems[summary.slide_id]}-{tile.x}-{tile.y}"
         image = encode_crop(read.pixels, quality=SAVED_JPEG_QUALITY)
-        write_new(self.out / "images" / part / f"{name}.jpg", image)
-        # ultralytics takes an image with an empty file for one that was looked at and shows nothing.
-        write_new(self.out / "labels" / part / f"{name}.txt", _lines(tile, classes))
+        write_new(self.out / "images" / subset / f"{name}.jpg", image)
+        # For ultralytics an empty file means an image without objects.
+        write_new(self.out / "labels" / subset / f"{name}.txt", _lines(tile, classes))
         square = (tile.x, tile.y, round(tile.x + tile.side, 3), round(tile.y + tile.side, 3))
-        names = (f"images/{part}/{name}.jpg", part, summary.slide_id, str(summary.well))
+        names = (f"images/{subset}/{name}.jpg", subset, summary.slide_id, str(summary.well))
         self.table.writerow([*map(escape_formula, names), *square, len(tile.rows)])
-        self.images[part] += 1
-        self.background += not len(tile.rows)
-        self.boxes += len(tile.rows)
+        self.images[subset] += 1
+        self.counts.images += 1
+        self.counts.background += not len(tile.rows)
+        self.counts.boxes += len(tile.rows)
 
 
 def _lines(tile: Tile, classes: Sequence[int]) -> str:
-    """One line a box: class, then centre and size as shares of the image."""
+    """Return one line per box: class, then centre and size as shares of the image."""
     low, high = tile.boxes[:, :2], tile.boxes[:, 2:]
     return "".join(
         f"{classes[row]} {' '.join(f'{value:.6f}' for value in box)}\n"
@@ -213,15 +186,15 @@ def _lines(tile: Tile, classes: Sequence[int]) -> str:
 
 
 def _yaml(names: Sequence[str], split: Split, *, reached: float) -> str:
-    """The text of data.yaml.
+    """Return the text of data.yaml.
 
-    `path` is left out: ultralytics then looks from the file's own folder, wherever it is moved.
+    It has no `path`, so that ultralytics searches from the folder of the file and the dataset can be moved.
     """
-    apart = split.by != "nothing"
-    stated = {
+    is_split = split.by != "nothing"
+    content = {
         "train": "images/train",
-        "val": "images/val" if apart else "images/train",
+        "val": "images/val" if is_split else "images/train",
         "names": dict(enumerate(names)),
     }
-    share = f" {reached:.1%} of the images are validated on." if apart else ""
-    return f"# {split.why}{share}\n{yaml.safe_dump(stated, allow_unicode=True, sort_keys=False)}"
+    share = f" {reached:.1%} of the images are for validation." if is_split else ""
+    return f"# {split.explanation}{share}\n{yaml.safe_dump(content, allow_unicode=True, sort_keys=False)}"
