@@ -17,7 +17,7 @@ from statistics import median
 import typer
 
 from fossilray.core.config import RunConfig
-from fossilray.core.records import CatalogRow
+from fossilray.core.records import CatalogRow, WorkItem
 from fossilray.processing.planning.dry_run import crop_bytes
 from fossilray.processing.planning.machines import local_instance, machine_of_instance
 from fossilray.processing.planning.measure import measure_rates
@@ -61,7 +61,7 @@ def process(worker: SlideWorker, row: CatalogRow, rounds: int) -> tuple[int, flo
     objects = 0
     for number in range(rounds):
         before_s = time.process_time()
-        outcome = worker.process(replace(row, slide_id=f"{row.slide_id}-{number}"))
+        outcome = worker.process(WorkItem.of_slide(replace(row, slide_id=f"{row.slide_id}-{number}")))
         seconds.append(time.process_time() - before_s)
         assert outcome.summary is not None, outcome.failure
         objects = outcome.summary.objects

@@ -24,15 +24,13 @@ def stop_on_sigterm() -> threading.Event:
     return stop
 
 
-def print_result(
-    result: JobResult, run: str, *, things: str = "new objects", unit: str = "slide", is_run: bool = False
-) -> None:
+def print_result(result: JobResult, run: str, *, things: str = "new objects", is_run: bool = False) -> None:
     """Print how a job ended: what it committed, what failed and why, and which command to run next.
 
-    things, unit: what was counted in each slide, and what stands for a slide. is_run: the failures are those of the
-    run directory, which `fossilray failures` and `fossilray retry` read.
+    things: what the job made and counted. is_run: the failures are those of the run directory, which
+    `fossilray failures` and `fossilray retry` read.
     """
-    tally, counts = result.tally, result.counts
+    tally, counts, unit = result.tally, result.counts, result.tally.unit
     parts = [
         f"{counts.committed:,} of {counts.total:,} {unit}s committed ({tally.already_committed:,} before)",
         *counts.describe_rest(),

@@ -141,7 +141,7 @@ def build(
         display=choose_display(out),
         stop=stop_on_sigterm(),
     )
-    print_result(result, to, things="vectors indexed", unit="shard")
+    print_result(result, to, things="vectors indexed")
     raise typer.Exit(result.strict_exit_code)
 
 

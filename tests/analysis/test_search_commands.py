@@ -196,7 +196,7 @@ def test_the_job_builds_shards_on_ray_and_then_adds_new_slides(tmp_path: Path) -
         "1",
     )
     output = invoke(*words)
-    assert "2 of 2 slides committed" in output
+    assert "2 of 2 shards committed" in output
     assert "548 vectors indexed" in output
     output = invoke(*words)
     assert "0 of 0" in output

@@ -20,6 +20,7 @@ from support.remote_slides import upload
 from support.slides_on_disk import write_slide
 
 from fossilray.core.config import StoreConfig, load_config
+from fossilray.core.records import WorkItem
 from fossilray.processing.worker import SlideWorker
 from fossilray.slides.catalog import find_slides
 from fossilray.store import RunStore
@@ -215,11 +216,11 @@ def test_the_workers_policy_suffices_for_a_slide_and_opens_nothing_else(
     store.create_or_check(describe_run(config, {}))
     worker = SlideWorker("s3://run/census", config)
     worker.prepare()
-    assert worker.process(rows[0], None).failure is None
+    assert worker.process(WorkItem.of_slide(rows[0])).failure is None
     assert store.committed() == {"a"}
 
     # A second attempt that comes too late leaves its arrays, which an operator's role collects.
-    assert worker.process(rows[0], None).failure is None
+    assert worker.process(WorkItem.of_slide(rows[0])).failure is None
     assert len(list_array_groups(store, "a")) == 2
 
     s3 = guarded.client(guarded.worker)

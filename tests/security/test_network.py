@@ -146,6 +146,7 @@ def test_loading_models_and_working_on_a_slide_asks_no_host(tmp_path: Path) -> N
         from support.slides_on_disk import write_slide
         from fossilray.slides.catalog import find_slides
         from fossilray.core.config import RunConfig
+        from fossilray.core.records import WorkItem
         from fossilray.store import RunStore
         from fossilray.store.run.run_record import describe_run
         from fossilray.processing.worker import SlideWorker
@@ -157,7 +158,7 @@ def test_loading_models_and_working_on_a_slide_asks_no_host(tmp_path: Path) -> N
         rows = store.freeze_catalog(find_slides(str(place / "slides")).rows)
         worker = SlideWorker(str(place / "run"), config)
         worker.prepare()
-        outcome = worker.process(rows[0], None)
+        outcome = worker.process(WorkItem.of_slide(rows[0]))
         assert outcome.summary is not None, outcome
         assert outcome.summary.objects > 0
         import ultralytics

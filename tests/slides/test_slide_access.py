@@ -29,7 +29,7 @@ from fossilray.core.errors import (
     UnreadableRegion,
 )
 from fossilray.core.os_errors import SILENT
-from fossilray.core.records import CatalogRow, Failure
+from fossilray.core.records import CatalogRow, Failure, WorkItem
 from fossilray.processing.worker import SlideWorker
 from fossilray.slides.access import as_slide_error
 from fossilray.slides.catalog import find_slides
@@ -284,7 +284,7 @@ def ready_worker(folder: Path, run: Path, *more: str) -> Callable[[str], Failure
     store.freeze_catalog(list(rows.values()))
     worker = SlideWorker(str(run), config)
     worker.prepare()
-    return lambda name: worker.process(rows[name]).failure
+    return lambda name: worker.process(WorkItem.of_slide(rows[name])).failure
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, call: str, place: Path, code: int) -> None:
