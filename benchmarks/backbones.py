@@ -4,8 +4,8 @@ python benchmarks/backbones.py LABELS [--genera a,b,c] [--backbone NAME=SPEC ...
 
 LABELS is what `evaluate retrieval --labels` takes. NAME=SPEC adds a row; SPEC is what `--backbone` takes, so what
 `fossilray train backbone` left is `SimCLR=FOLDER/backbone.safetensors`. Always there: the hand-crafted vectors, the
-shipped network before it learned anything (mean over three seeds), and the shipped backbone. --genera keeps these
-classes alone: a backbone that learned from labels is to be judged on genera it never saw. Printed, and written between
+bundled network with random weights (mean over three seeds), and the shipped backbone. --genera keeps these
+classes alone: a backbone that was trained on labels should be evaluated on other genera. Printed, and written between
 the marks of the --markdown file: P@N_k, PR AUC and NN F1 (scampi), accuracy of 1 and 9 neighbours and of logistic
 regression, its average recall and its log loss (martinsen2024), each the mean over splits with its deviation if there
 is one, and the CPU-seconds that describing the crops took.
@@ -51,10 +51,10 @@ class Row:
 def main(
     labels: Annotated[Path, typer.Argument(help="Folder of <class>/<image>, or a CSV of path and genus.")],
     backbone: Annotated[list[str] | None, typer.Option(help="NAME=SPEC; may be repeated.")] = None,
-    genera: Annotated[str | None, typer.Option(help="Classes to judge on, by commas.")] = None,
+    genera: Annotated[str | None, typer.Option(help="Classes to evaluate on, separated by commas.")] = None,
     splits: int = 10,
     threads: int = 1,
-    markdown: Annotated[Path | None, typer.Option(help="File whose table is written anew.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="File whose table is replaced.")] = None,
 ) -> None:
     torch.set_num_threads(threads)
     labelled = load_labels(labels)
@@ -65,11 +65,11 @@ def main(
     for name, spec in specs:
         rows.append(measure(labelled, name, spec, splits=splits))
         print(f"{name}: {rows[-1].seconds:.0f} s", file=sys.stderr)
-    told = (
+    summary = (
         f"{len(labelled)} crops of {len(labelled.crops.classes)} classes, {splits} splits: "
         f"`python benchmarks/backbones.py {' '.join(['LABELS', *sys.argv[2:]])}`"
     )
-    text = "\n".join([told, "", *table(rows)])
+    text = "\n".join([summary, "", *table(rows)])
     print(text)
     if markdown is not None:
         begin, end = MARKS
@@ -105,7 +105,7 @@ def keep_classes(labelled: LabelledSet, names: list[str]) -> LabelledSet:
 
 def measure(labelled: LabelledSet, name: str, spec: str, *, splits: int) -> Row:
     """The figures of one backbone; a random one is drawn three times."""
-    judged, seconds, dimension = [], 0.0, 0
+    by_seed, seconds, dimension = [], 0.0, 0
     for seed in range(RANDOM_SEEDS if spec.startswith("random:") else 1):
         began = time.process_time()
         described = embed_labelled(labelled, spec, seed=seed)
@@ -127,11 +127,11 @@ def measure(labelled: LabelledSet, name: str, spec: str, *, splits: int) -> Row:
             scores["kNN, k = 9"]["accuracy"],
             *(scores[LOGISTIC][metric] for metric in ("accuracy", "recall", "log_loss")),
         ]
-        judged.append(np.array(by_split))
-    figures = np.stack(judged)
+        by_seed.append(np.array(by_split))
+    figures = np.stack(by_seed)
     deviation = figures.std(axis=2, ddof=1).mean(axis=0) if splits > 1 else np.zeros(len(COLUMNS))
     return Row(
-        name, spec, dimension, tuple(figures.mean(axis=(0, 2))), tuple(deviation), seconds / len(judged)
+        name, spec, dimension, tuple(figures.mean(axis=(0, 2))), tuple(deviation), seconds / len(by_seed)
     )
 
 

@@ -71,20 +71,20 @@ def describe(report: CompactReport, *, grown_mb: float) -> None:
 
 
 def measure(run: Path, dataset: Path, sql: str, *, rounds: int) -> tuple[float, float]:
-    """Least seconds of a query over each; both must give the same answer."""
+    """Least seconds of a query over each; both must give the same rows."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
-        answers = []
-        for place, taken in zip((run, dataset), seconds, strict=True):
+        results = []
+        for folder, taken in zip((run, dataset), seconds, strict=True):
             con = duckdb.connect(":memory:")
             began = time.perf_counter()
             con.execute(
-                f"CREATE VIEW objects AS SELECT * FROM read_parquet('{place}/objects/*/*.parquet', "
+                f"CREATE VIEW objects AS SELECT * FROM read_parquet('{folder}/objects/*/*.parquet', "
                 "hive_partitioning = true, hive_types = {'well': VARCHAR})"
             )
-            answers.append([tuple(map(rounded, row)) for row in con.execute(sql).fetchall()])
+            results.append([tuple(map(rounded, row)) for row in con.execute(sql).fetchall()])
             taken.append(time.perf_counter() - began)
-        assert answers[0] == answers[1], "run and dataset answer differently"
+        assert results[0] == results[1], "run and dataset give different rows"
     return min(seconds[0]), min(seconds[1])
 
 

@@ -137,7 +137,7 @@ class LooseFiles:
 
 
 def one_by_one(table: CropTable, store: RunStore, side_px: int, *, count: int) -> int:
-    opened = {place: open_array_group(store, place)["crops"] for place in table.units.path}
+    opened = {path: open_array_group(store, path)["crops"] for path in table.units.path}
     for row in np.random.default_rng(0).permutation(len(table))[:count].tolist():
         crops = opened[table.units.path[int(table.unit[row])]]
         assert isinstance(crops, zarr.Array)
@@ -179,10 +179,10 @@ def opening(scratch: Path, slides: int) -> None:
     """How fast the rows of a run and of its compacted dataset become a table."""
     store = write_run(scratch / "objects", slides=slides, objects=2000, wells=12)
     compact_run(store, str(scratch / "dataset"), access=StoreConfig())
-    for name, place in (("a run", store.url), ("its dataset", str(scratch / "dataset"))):
+    for name, url in (("a run", store.url), ("its dataset", str(scratch / "dataset"))):
         for where in (None, "isolated AND sharpness > 0.9"):
             began = time.perf_counter()
-            count = len(open_crops([place], where=where))
+            count = len(open_crops([url], where=where))
             taken = time.perf_counter() - began
             print(
                 f"{name} of {slides:,} slides, where {where}: {count:,} crops opened in {taken:.2f} s "
@@ -219,11 +219,11 @@ def order_at_scale(rows: int) -> None:
 def write_loose_files(table: CropTable, store: RunStore, folder: Path) -> list[Path]:
     """The stored JPEGs of all crops as files."""
     files = []
-    for number, place in enumerate(table.units.path):
+    for number, path in enumerate(table.units.path):
         target = folder / str(number)
         target.mkdir(parents=True)
         object_id = table.object_id[table.unit == number]
-        for one, content in zip(object_id.tolist(), read_encoded_crops(store, place, object_id), strict=True):
+        for one, content in zip(object_id.tolist(), read_encoded_crops(store, path, object_id), strict=True):
             files.append(target / f"{one}.jpg")
             files[-1].write_bytes(content)
     return files

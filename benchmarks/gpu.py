@@ -7,7 +7,7 @@ Printed: the matrix product in bfloat16 that the GPU reaches, as the peak all el
 its input on the GPU, and through `embed` from crops in memory by one thread and by two; the bundled embedder and
 detector likewise; then a slide of the archive (WINDOWS and CROPS) through two threads as a worker sends it, and from a
 profile of a part of that the share of the time in which the GPU ran nothing. Rates are on the clock, median of the
-rounds with the least and the most. Without a GPU it says so and exits with 2.
+rounds with the least and the most. Without a GPU it prints a message and exits with 2.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def show_slide(
     what = "detector and embedder" if detector is not None else "embedder alone, ultralytics is missing"
     print(f"a slide from memory, {weights} ({what}), {LANES} threads: {rate}")
     if device != "cuda":
-        print("  share of the time in which the GPU ran nothing: there is none")
+        print("  share of the time in which the GPU was idle: not measured")
         return
     from torch.profiler import ProfilerActivity, profile
 
@@ -243,7 +243,7 @@ def on_device(work: Callable[[], object], units: float, unit: str, sizes: Sizes,
 
 
 def by_threads(work: Callable[[], object], units: float, unit: str, threads: int, sizes: Sizes) -> Rate:
-    """Rate of what waits for its own answer, called by so many threads at once."""
+    """Rate of a function that waits for its result, called by several threads at once."""
     with ThreadPoolExecutor(threads) as pool:
 
         def times(count: int) -> float:
@@ -293,8 +293,8 @@ def _parts(count: int, size: int) -> list[int]:
     return [min(size, count - first) for first in range(0, count, size)]
 
 
-def _drain(answers: Iterable[object]) -> None:
-    for _ in answers:
+def _drain(results: Iterable[object]) -> None:
+    for _ in results:
         pass
 
 

@@ -159,7 +159,7 @@ def watched(worker: SlideWorker, stages: dict[str, float]) -> Iterator[None]:
 
 
 def peak_mb() -> float:
-    """Most memory that this process ever held; unlike ru_maxrss nothing of the process that started it."""
+    """Most memory that this process ever held; without the memory of the parent process, which ru_maxrss includes."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
 
@@ -174,16 +174,16 @@ def curve(
     keep: Keep = None,
 ) -> None:
     """Peak memory against the size of the slide."""
-    asked = [int(side) for side in sides.split(",")]
+    sizes = [int(side) for side in sides.split(",")]
     with working_folder(keep, name="memory") as folder:
-        measured = _rows(folder, [(side, objects) for side in asked])
+        measured = _rows(folder, [(side, objects) for side in sizes])
         out.print(_table(f"about {objects:,} objects on each", measured))
-        out.print(_verdict(measured))
+        out.print(_summary(measured))
         if per_mm2:
-            counts = [(side, round(per_mm2 * (side * MPP / 1000) ** 2)) for side in asked]
+            counts = [(side, round(per_mm2 * (side * MPP / 1000) ** 2)) for side in sizes]
             measured = _rows(folder, counts)
             out.print(_table(f"about {per_mm2:g} objects for each mm2", measured))
-            out.print(_verdict(measured))
+            out.print(_summary(measured))
 
 
 @app.command()
@@ -203,12 +203,12 @@ def large(width: int = 100_000, height: int = 80_000, objects: int = 50_000, kee
     print(f"bytes per object   {stated['array_bytes'] / max(found, 1):.0f} in Zarr")
 
 
-def _rows(folder: Path, asked: list[tuple[int, int]]) -> list[tuple[int, dict[str, Any]]]:
-    return [(side, _measure(folder, side, side, objects)) for side, objects in asked]
+def _rows(folder: Path, sizes: list[tuple[int, int]]) -> list[tuple[int, dict[str, Any]]]:
+    return [(side, _measure(folder, side, side, objects)) for side, objects in sizes]
 
 
 def _measure(folder: Path, width: int, height: int, objects: int) -> dict[str, Any]:
-    """What `process` says of such a slide, written first if it is not there."""
+    """Return the summary of `process` for such a slide, which is written first if it is missing."""
     slide = folder / f"large-{width}x{height}-{objects}.mrxs"
     if not slide.exists():
         alone(f"write(Path({str(slide)!r}), {width}, {height}, {objects})")
@@ -248,7 +248,7 @@ def _table(title: str, measured: list[tuple[int, dict[str, Any]]]) -> Table:
     return table
 
 
-def _verdict(measured: list[tuple[int, dict[str, Any]]]) -> str:
+def _summary(measured: list[tuple[int, dict[str, Any]]]) -> str:
     gigapixels = np.array([side**2 / 1e9 for side, _ in measured])
     peaks = np.array([stated["peak_mb"] for _, stated in measured])
     if len(peaks) < 2:
@@ -266,8 +266,8 @@ def alone(code: str) -> str:
         f"import json, sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path; "
     )
     program += f"from memory import process, write; {code}"
-    answer = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True)
-    return answer.stdout.strip().splitlines()[-1] if answer.stdout.strip() else ""
+    result = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True)
+    return result.stdout.strip().splitlines()[-1] if result.stdout.strip() else ""
 
 
 if __name__ == "__main__":

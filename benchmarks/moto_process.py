@@ -10,15 +10,15 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PATIENCE_S = 100
+_START_TIMEOUT_S = 100
 
 
 @contextmanager
 def moto_server() -> Iterator[str]:
-    """Its address, once it answers; the process ends with the block.
+    """Yield its address once it responds; the process ends with the block.
 
     Raises:
-        RuntimeError: it does not answer.
+        RuntimeError: it does not respond.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -37,11 +37,11 @@ def moto_server() -> Iterator[str]:
 
 
 def _wait_for(endpoint: str) -> None:
-    until = time.monotonic() + _PATIENCE_S
+    until = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < until:
         try:
             urllib.request.urlopen(f"{endpoint}/moto-api/").close()
             return
         except OSError:
             time.sleep(0.2)
-    raise RuntimeError(f"nothing answers at {endpoint}")
+    raise RuntimeError(f"no server responds at {endpoint}")

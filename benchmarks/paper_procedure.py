@@ -1,6 +1,6 @@
-"""The procedure of Martinsen et al. (2024) on one slide, plainly, as its text tells it and a careful user writes it.
+"""The procedure of Martinsen et al. (2024) on one slide, implemented directly from its text, as a careful user would.
 
-A sweep over the scanned area at full resolution by OpenSlide's DeepZoom, tiles of 2048 px that do not overlap; each
+A pass over the scanned area at full resolution by OpenSlide's DeepZoom, tiles of 2048 px that do not overlap; each
 tile is inverted and seen at 128 px by a YOLO network; its boxes are scaled up again; every object is cut from the
 tile in its original colours, as far as the tile shows it, and resized to 224 px; at the end the boxes of the slide
 are all compared with each other, and an object is isolated if its IoU with no other reaches 0.001. Crops stay in
@@ -9,7 +9,7 @@ memory: nothing is written.
 What the text leaves open is done in the procedure's favour. The tile is made small by averaging areas, without
 which the network would see aliases. The thresholds are YOLOv5's own. The weights are those of fossilray's detector
 in float32, for those of the paper, made for aerial photographs, are not ours to ship; so both sides see with the
-same eyes. PyTorch takes all cores, as it does unless it is told otherwise.
+same eyes. PyTorch takes all cores, as it does by default.
 
 I. Martinsen, D. Wade, B. Ricaud, F. Godtliebsen, "The 3-billion fossil question: how to automate classification of
 microfossils", Artificial Intelligence in Geosciences 5 (2024) 100080.
@@ -84,7 +84,7 @@ def load_network() -> torch.nn.Module:
 
 
 def run_paper_procedure(path: Path, network: torch.nn.Module, watch: Stopwatch) -> PaperObjects:
-    """All objects of the slide at `path`; the watch is told where the time goes, by STAGES."""
+    """All objects of the slide at `path`; the stopwatch gets the time of each of STAGES."""
     boxes: list[NDArray[np.float64]] = []
     scores: list[NDArray[np.float32]] = []
     crops: list[Image.Image] = []

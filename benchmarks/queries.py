@@ -5,9 +5,9 @@ python benchmarks/queries.py [--rows 30000000] [--wells 100] [--rounds 5] [--kee
 Objects are made up; files are those of the real store, for every slide is committed through it and the run is then
 compacted. Arrays are mere names. Questions go through `connect` of
 `fossilray.store.query.connection` with two threads, in turns over run and
-dataset. "cold" is the first answer of a new connection after the operating system was asked to forget the files;
-"warm" is the median of further answers on that connection, with the quarters around it. Files and row groups (of up to
-122,880 rows) are those that DuckDB says it read of the dataset.
+dataset. "cold" is the first execution on a new connection after the operating system dropped its cache of the files;
+"warm" is the median of further executions on that connection, with the quartiles. Files and row groups (of up to
+122,880 rows) are those that DuckDB reports for the dataset.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TOUCHED = f"{'files':>6} {'groups':>8}"
 SIZE_CLASS = "(width_um / 25)::UTINYINT AS size_class"
 """Stands for what a census counts (genera come later, from a table of their own): classes of 25 um."""
 WELL, SLIDE = "6407/3-1", "slide-000003"
-QUESTIONS = {
+QUERIES = {
     "count": "SELECT count(*) FROM objects",
     "by well and depth": "SELECT well, measured_depth_m, count(*) FROM objects GROUP BY ALL ORDER BY ALL",
     "by well and size": f"SELECT well, {SIZE_CLASS}, count(*) FROM objects GROUP BY ALL ORDER BY ALL",
@@ -57,14 +57,14 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Timing:
-    """One question over one place."""
+    """Timing of one query of a run or a dataset."""
 
     cold_s: float
     warm_s: tuple[float, ...]
     files: int
     row_groups: int
-    """Of up to 122,880 rows; both are DuckDB's count of what it touched."""
-    answer: list[tuple[object, ...]]
+    """Of up to 122,880 rows; both as counted by DuckDB."""
+    rows: list[tuple[object, ...]]
 
     def __str__(self) -> str:
         low, _, high = quantiles(self.warm_s, n=4)
@@ -74,21 +74,21 @@ class Timing:
 def main(
     rows: Annotated[int, typer.Option(help="Objects in all, 20,000 a slide.")] = 30_000_000,
     wells: Annotated[int, typer.Option(min=4, help="Wells that the slides are spread over.")] = 100,
-    rounds: Annotated[int, typer.Option(min=3, help="Warm answers of each question.")] = 5,
+    rounds: Annotated[int, typer.Option(min=3, help="Warm executions of each query.")] = 5,
     keep: Annotated[
         Path | None, typer.Option(help="Folder for run and dataset, reused when they are there.")
     ] = None,
 ) -> None:
-    """Write, compact, ask, print."""
+    """Write, compact, query and print."""
     with tempfile.TemporaryDirectory(prefix="fossilray-queries-") as scratch:
         folder = keep or Path(scratch)
         if not (folder / "dataset" / "dataset.json").exists():
             make(folder, slides=-(-rows // OBJECTS_A_SLIDE), wells=wells)
-        places = [folder / "run", folder / "dataset"]
-        for place in places:
-            describe(place)
-        ask_all(places, rounds)
-        follow_partitions(places[1], wells, rounds)
+        folders = [folder / "run", folder / "dataset"]
+        for folder in folders:
+            describe(folder)
+        time_queries(folders, rounds)
+        follow_partitions(folders[1], wells, rounds)
 
 
 def make(folder: Path, *, slides: int, wells: int) -> None:
@@ -117,55 +117,55 @@ def make(folder: Path, *, slides: int, wells: int) -> None:
 
 
 def in_row_order(table: pa.Table) -> pa.Table:
-    """The objects block by block, as merging leaves them, numbered anew."""
+    """The objects block by block, as merging leaves them, numbered again."""
     x, y = (np.asarray(table[name]) for name in ("x_min", "y_min"))
     sorted_table = table.take(np.lexsort((x, y, x // ORDER_BLOCK_PX, y // ORDER_BLOCK_PX)))
     at = table.column_names.index("object_id")
     return sorted_table.set_column(at, table.schema.field(at), table["object_id"])
 
 
-def describe(place: Path) -> None:
-    """How much lies there, and what opening it takes."""
-    files = list((place / "objects").rglob("*.parquet"))
+def describe(folder: Path) -> None:
+    """Print the number and size of files, and the time to open them."""
+    files = list((folder / "objects").rglob("*.parquet"))
     seconds = []
     for _ in range(3):
         began_s = time.perf_counter()
-        connect(open_run(str(place)))
+        connect(open_run(str(folder)))
         seconds.append(time.perf_counter() - began_s)
     size_gb = sum(path.stat().st_size for path in files) / 1e9
-    print(f"{place.name:8} {len(files):6,} files {size_gb:6.2f} GB, connect {median(seconds):.3f} s")
+    print(f"{folder.name:8} {len(files):6,} files {size_gb:6.2f} GB, connect {median(seconds):.3f} s")
 
 
-def ask_all(places: list[Path], rounds: int) -> None:
-    """Every question over both places; they must agree."""
+def time_queries(folders: list[Path], rounds: int) -> None:
+    """Time every query of run and dataset; the rows must agree."""
     heading = f"{'cold s':>8} {'warm s':>8} {'quarters':>13}"
     print(f"\n{'':24} {'run':>31} {'dataset':>31}\n{'':24} {heading} {heading} {TOUCHED}")
-    for name, sql in QUESTIONS.items():
-        run, dataset = (ask(place, sql, rounds) for place in places)
+    for name, sql in QUERIES.items():
+        run, dataset = (time_query(folder, sql, rounds) for folder in folders)
         if name != "100 best scores":  # equal scores may come in any order
-            assert sorted(map(repr, run.answer)) == sorted(map(repr, dataset.answer)), name
+            assert sorted(map(repr, run.rows)) == sorted(map(repr, dataset.rows)), name
         print(f"{name:24} {run} {dataset} {dataset.files:6,} {dataset.row_groups:8,}")
 
 
 def follow_partitions(dataset: Path, wells: int, rounds: int) -> None:
-    """The same question over more and more wells of the dataset."""
+    """The same query over more and more wells of the dataset."""
     print(f"\n{'by size, of':24} {'cold s':>8} {'warm s':>8} {'quarters':>13} {TOUCHED}")
     for count in sorted({1, min(10, wells), wells}):
         chosen = ", ".join(f"'6407/{number}-1'" for number in range(count))
         sql = f"SELECT well, {SIZE_CLASS}, count(*) FROM objects WHERE well IN ({chosen}) GROUP BY ALL ORDER BY ALL"
-        timing = ask(dataset, sql, rounds)
+        timing = time_query(dataset, sql, rounds)
         print(f"{f'{count} wells':24} {timing} {timing.files:6,} {timing.row_groups:8,}")
 
 
-def ask(place: Path, sql: str, rounds: int) -> Timing:
-    """A question on a new connection: first with files that the system forgot, then again and again."""
-    forget(place)
-    con = open_connection(place)
+def time_query(folder: Path, sql: str, rounds: int) -> Timing:
+    """Execute a query on a new connection, first with cold files, then repeatedly."""
+    forget(folder)
+    con = open_connection(folder)
     seconds = []
-    answer: list[tuple[object, ...]] = []
+    rows: list[tuple[object, ...]] = []
     for _ in range(rounds + 1):
         began_s = time.perf_counter()
-        answer = con.execute(sql).fetchall()
+        rows = con.execute(sql).fetchall()
         seconds.append(time.perf_counter() - began_s)
     explained = con.execute(f"EXPLAIN ANALYZE {sql}").fetchall()[0][1]
     return Timing(
@@ -173,25 +173,25 @@ def ask(place: Path, sql: str, rounds: int) -> Timing:
         tuple(seconds[1:]),
         counted(explained, r"Total Files Read: *(\d+)"),
         counted(explained, r"Row Groups Scanned: *(\d+)"),
-        answer,
+        rows,
     )
 
 
-def open_connection(place: Path) -> duckdb.DuckDBPyConnection:
-    con = connect(open_run(str(place)))
+def open_connection(folder: Path) -> duckdb.DuckDBPyConnection:
+    con = connect(open_run(str(folder)))
     con.execute(f"SET threads = {THREADS}")
     return con
 
 
 def counted(explained: str, pattern: str) -> int:
-    """A count in what EXPLAIN ANALYZE tells of the scan; 0 where this DuckDB does not tell it."""
+    """Return a count from the output of EXPLAIN ANALYZE; 0 if this version of DuckDB does not report it."""
     found = re.search(pattern, explained)
     return int(found[1]) if found else 0
 
 
-def forget(place: Path) -> None:
-    """Ask the operating system to drop its copy of the files; what others hold of them stays."""
-    for path in (place / "objects").rglob("*.parquet"):
+def forget(folder: Path) -> None:
+    """Drop the operating system's cache of the files."""
+    for path in (folder / "objects").rglob("*.parquet"):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -5,7 +5,7 @@ python benchmarks/reading.py [--form tiff] [--side 16384 --crops 1000 --rounds 3
 Five ways over the same regions in turns: openslide-python as its users do it (read_region, the transparent mixed with
 the background, an array of RGB), our Slide by OpenSlide, our Slide by its own reader in one thread and in two, and
 libjpeg alone over the stored tiles that the regions touch, each tile once. The slide is painted into a temporary
-folder first. Every round opens the slide anew, so that caches are cold and the self-check of the direct reader counts;
+folder first. Every round opens the slide again, so that caches are cold and the self-check of the direct reader counts;
 its files are in the page cache. A TIFF whose side is no multiple of 8 has levels that are not whole times as coarse,
 as most real ones, and is interpolated there (--form tiff --side 16391). Printed: the median over the rounds, in seconds
 of CPU and on the clock, and megapixels delivered a second of CPU.
@@ -81,7 +81,7 @@ def main(
 
 
 def plan(info: SlideInfo, *, crops: int) -> dict[str, list[Region]]:
-    """What is read: sweeps of level 0, of the detector's levels and of the overview's, and crops at random places."""
+    """Return what is read: passes over level 0, the detector's levels and the overview's, and crops at random."""
     config = RunConfig()
     rng = np.random.default_rng(0)
     bounds = info.bounds
@@ -95,14 +95,14 @@ def plan(info: SlideInfo, *, crops: int) -> dict[str, list[Region]]:
         scales[f"the detector's level for {one.um_per_px:g} um per px"] = one.um_per_px
     scales["the overview's level"] = config.tiling.blank_um_per_px
     return {
-        f"sweep of {what} in windows of {WINDOW_PX} px": sweep(info, level_for(info, um_per_px))
+        f"pass over {what} in windows of {WINDOW_PX} px": pass_over(info, level_for(info, um_per_px))
         for what, um_per_px in scales.items()
     } | {
         f"crops of {CROP_PX} px at level 0": [(0, x, y, CROP_PX, CROP_PX) for x, y in ordered],
     }
 
 
-def sweep(info: SlideInfo, level: int) -> list[Region]:
+def pass_over(info: SlideInfo, level: int) -> list[Region]:
     downsample, bounds = info.levels[level].downsample, info.bounds
     step = round(WINDOW_PX * downsample)
     return [

@@ -84,23 +84,23 @@ def main(
     workers: str = "1,2,4",
     rounds: int = 3,
     slides: Annotated[int, typer.Option(help="Slides for each worker, of those that are read.")] = 12,
-    many: Annotated[int, typer.Option(help="Slides in all of those that nobody reads.")] = 2000,
+    many: Annotated[int, typer.Option(help="Slides of the kinds that are not read.")] = 2000,
     side_px: int = 6144,
     free: Annotated[bool, typer.Option("--free", help="Do not keep workers to a core each.")] = False,
     folder: Annotated[Path | None, typer.Option("--out", help="Folder to keep the slides in.")] = None,
 ) -> None:
     """Measure and print."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    asked = [kind for kind in KINDS if kind in kinds.split(",")]
+    chosen = [kind for kind in KINDS if kind in kinds.split(",")]
     counts = [int(count) for count in workers.split(",")]
-    with working_folder(folder, name="scaling") as place:
-        rows = _many_names(place, side_px, slides * max(counts)) if set(REAL) & set(asked) else []
-        measured: dict[tuple[str, int], list[Measured]] = {(k, n): [] for k in asked for n in counts}
+    with working_folder(folder, name="scaling") as scratch:
+        rows = _many_names(scratch, side_px, slides * max(counts)) if set(REAL) & set(chosen) else []
+        measured: dict[tuple[str, int], list[Measured]] = {(k, n): [] for k in chosen for n in counts}
         for number in range(rounds):
-            for (kind, count), told in measured.items():
+            for (kind, count), results in measured.items():
                 todo = rows[: slides * count] if kind in REAL else _no_rows(many, kind, count)
-                told.append(_run(kind, count, todo, place, pinned=not free))
-                shown = f"{told[-1].slides_per_s:.2f} slides/s"
+                results.append(_run(kind, count, todo, scratch, pinned=not free))
+                shown = f"{results[-1].slides_per_s:.2f} slides/s"
                 print(f"  round {number + 1}: {kind}, {count} workers: {shown}", file=sys.stderr, flush=True)
     for table in (_throughput(measured, counts[0]), _start(measured)):
         out.print(table)
@@ -205,10 +205,10 @@ class _Silent:
         out.print(line, markup=False)
 
 
-def _run(kind: str, count: int, rows: list[CatalogRow], place: Path, *, pinned: bool) -> Measured:
+def _run(kind: str, count: int, rows: list[CatalogRow], scratch: Path, *, pinned: bool) -> Measured:
     """One job on a Ray of its own."""
-    run = place / f"run-{secrets.token_hex(3)}"
-    notes = place / f"notes-{secrets.token_hex(3)}"
+    run = scratch / f"run-{secrets.token_hex(3)}"
+    notes = scratch / f"notes-{secrets.token_hex(3)}"
     notes.mkdir()
     config = _config(kind, count)
     store = RunStore.open(str(run))
@@ -235,24 +235,24 @@ def _run(kind: str, count: int, rows: list[CatalogRow], place: Path, *, pinned: 
         driver_s, servers_s = time.process_time() - display.driver_s, _servers_cpu_s() - display.servers_s
         bytes_put = _store_bytes() - bytes_before
     assert tally.committed == len(rows), f"{tally.failed} of {len(rows)} slides failed"
-    # The worker that is told to close last may be killed before it has written; its slides are then missing here.
-    told = [json.loads(file.read_text()) for file in notes.glob("*.done")]
-    told = [one for one in told if "began" in one]
+    # The worker that closes last may be killed before it has written; its slides are then missing here.
+    reports = [json.loads(file.read_text()) for file in notes.glob("*.done")]
+    reports = [one for one in reports if "began" in one]
     shutil.rmtree(run)
     shutil.rmtree(notes)
-    first = min(one["began"] for one in told)
-    done = sum(one["slides"] for one in told)
+    first = min(one["began"] for one in reports)
+    done = sum(one["slides"] for one in reports)
     assert done == len(rows), f"{done} of {len(rows)} slides were noted"
     return Measured(
-        slides_per_s=sum(one["slides"] / (one["ended"] - one["began"]) for one in told),
-        worker_cpu_ms=sum(one["cpu"] for one in told) * 1000 / done,
+        slides_per_s=sum(one["slides"] / (one["ended"] - one["began"]) for one in reports),
+        worker_cpu_ms=sum(one["cpu"] for one in reports) * 1000 / done,
         driver_cpu_ms=driver_s * 1000 / (done - display.committed),
         servers_cpu_ms=servers_s * 1000 / (done - display.committed),
         store_bytes=bytes_put,
         slides=done,
         ray_s=ray_up - began,
-        actors_s=min(one["made"] for one in told) - ray_up,
-        models_s=min(one["loaded"] - one["made"] for one in told),
+        actors_s=min(one["made"] for one in reports) - ray_up,
+        models_s=min(one["loaded"] - one["made"] for one in reports),
         first_slide_s=first - began,
         first_commit_s=(display.first_commit or time.time()) - began,
     )
@@ -285,10 +285,10 @@ def _servers_cpu_s() -> float:
 
 
 def _store_bytes() -> int:
-    """Bytes that were ever put into the object store of this machine's Ray, as the store itself says."""
-    told: list[str] = []
+    """Bytes that were ever put into the object store of this machine's Ray, as the store reports."""
+    messages: list[str] = []
     hearer = logging.Handler(logging.WARNING)
-    hearer.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    hearer.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("ray._raylet")
     level, logger.level, logger.propagate = logger.level, logging.WARNING, False
     logger.addHandler(hearer)
@@ -297,8 +297,8 @@ def _store_bytes() -> int:
     finally:
         logger.removeHandler(hearer)
         logger.level, logger.propagate = level, True
-    found = re.search(r"bytes created by worker: (\d+)", "".join(told))
-    assert found is not None, f"Ray's object store did not tell what it holds: {told}"
+    found = re.search(r"bytes created by worker: (\d+)", "".join(messages))
+    assert found is not None, f"Ray's object store did not report its usage: {messages}"
     return int(found[1])
 
 
@@ -350,9 +350,9 @@ def _no_rows(many: int, kind: str, count: int) -> list[CatalogRow]:
     return [CatalogRow(f"s{n:06d}", f"/slides/s{n:06d}.mrxs") for n in range(number)]
 
 
-def _many_names(place: Path, side_px: int, names: int) -> list[CatalogRow]:
+def _many_names(scratch: Path, side_px: int, names: int) -> list[CatalogRow]:
     """Catalog rows of so many slides, of which only a few differ."""
-    originals = place / f"slides-{side_px}"
+    originals = scratch / f"slides-{side_px}"
     recipe = read_recipe(originals)
     if recipe is None or (recipe.slides, recipe.size_px) != (ORIGINALS, side_px):
         synthesise_archive(originals, slides=ORIGINALS, size_px=side_px, form="mrxs", seed=1)

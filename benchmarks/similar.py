@@ -7,7 +7,7 @@ Vectors are made in blocks, each from its number, so that none but a block is in
 round centres, with the spread that the bundled backbone gives 2,119 labelled crops of 64 classes (57 % of it between
 classes; its principal axes by octaves are in BETWEEN and WITHIN), so that neighbours are as near as there. A run on
 the disk holds them as runs do, Zarr chunks and all; the index is built by the worker of `fossilray index build`, and
-asked by the code behind `fossilray similar`. Recall is against the cosine to every vector.
+run by the code behind `fossilray similar`. Recall is against the cosine to every vector.
 """
 
 from __future__ import annotations
@@ -137,24 +137,24 @@ def _write_vectors(folder: Path, path: str, block: NDArray[np.float16]) -> Array
 class Built:
     """What an index took."""
 
-    teach_s: float
+    train_s: float
     code_s: float
     cpu_s: float
 
 
-def build(store: RunStore, place: Path, shard_objects: int) -> Built:
+def build(store: RunStore, path: Path, shard_objects: int) -> Built:
     """What `fossilray index build` does, in this process."""
     settings, access = IndexSettings(shard_objects=shard_objects), StoreConfig()
     sources = open_sources([store.url], None, access)
     began, cpu = time.perf_counter(), time.process_time()
-    index = open_index(sources, str(place), access, settings)
-    taught = time.perf_counter()
+    index = open_index(sources, str(path), access, settings)
+    trained = time.perf_counter()
     rows = plan_shards(index, sources, max_objects=shard_objects)
     worker = IndexWorker(index.url, RunConfig())
     worker.prepare()
     for row in rows:
         assert worker.process(row).failure is None
-    return Built(taught - began, time.perf_counter() - taught, time.process_time() - cpu)
+    return Built(trained - began, time.perf_counter() - trained, time.process_time() - cpu)
 
 
 def look_at_all(store: RunStore, queries: NDArray[np.float32]) -> float:
@@ -169,14 +169,14 @@ def look_at_all(store: RunStore, queries: NDArray[np.float32]) -> float:
     return time.perf_counter() - began
 
 
-def report(place: Path, queries: NDArray[np.float32], truth: Truth) -> None:
+def report(path: Path, queries: NDArray[np.float32], truth: Truth) -> None:
     """Recall and time of one query after the other, by lists looked into and candidates compared."""
     print(
         f"{'lists':>6} {'exact':>6} {'recall@10':>10} {'codes ms':>9} {'all ms':>8} {'warm ms':>8} "
         f"{'p95':>8} {'cpu ms':>8}"
     )
     for probes, candidates in ((32, 100), (32, 200), (64, 100), (64, 200), (64, 300), (128, 300)):
-        found = SearchIndex.open(str(place))
+        found = SearchIndex.open(str(path))
         number = {slide.slide_id: int(slide.slide_id.rpartition("-")[2]) for slide in found.slides}
         hits, codes, whole, cpu = [], [], [], []
         for query in queries:
@@ -184,10 +184,10 @@ def report(place: Path, queries: NDArray[np.float32], truth: Truth) -> None:
             ids = found._candidates(query[None], candidates, probes, None)
             codes.append(time.perf_counter() - began)
             busy = time.process_time()
-            (answer,) = found.rank(query[None], ids, COUNT)
+            (ranked,) = found.rank(query[None], ids, COUNT)
             whole.append(time.perf_counter() - began)
             cpu.append(time.process_time() - busy)
-            hits.append({number[hit.slide.slide_id] * SLIDE_OBJECTS + hit.object_id for hit in answer})
+            hits.append({number[hit.slide.slide_id] * SLIDE_OBJECTS + hit.object_id for hit in ranked})
         warm = []
         for query in queries:
             began = time.perf_counter()
@@ -213,31 +213,31 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--shard-objects", type=int, default=4_000_000)
     parser.add_argument("--folder", type=Path, help="for run and index, kept; default: a temporary one")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     print(
-        f"{asked.vectors:,} vectors of {DIMENSION} numbers, {KINDS} kinds; "
+        f"{options.vectors:,} vectors of {DIMENSION} numbers, {KINDS} kinds; "
         f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
     )
     with tempfile.TemporaryDirectory(prefix="fossilray-similar-") as scratch:
-        folder = asked.folder or Path(scratch)
+        folder = options.folder or Path(scratch)
         made = MadeVectors()
-        queries = unit_vectors(made.block(0, asked.queries, seed=2).astype(np.float32))
+        queries = unit_vectors(made.block(0, options.queries, seed=2).astype(np.float32))
         truth, began = Truth(queries), time.perf_counter()
-        store = write_run(folder / "run", asked.vectors, made, truth)
+        store = write_run(folder / "run", options.vectors, made, truth)
         near = np.quantile(truth.cosine, (0.05, 0.5, 0.95), axis=0)
         print(
             f"made and compared with every query in {time.perf_counter() - began:.0f} s; cosine of the nearest "
             f"{near[1, 0]:.3f} ({near[0, 0]:.3f} to {near[2, 0]:.3f}), of the tenth {near[1, -1]:.3f}",
             flush=True,
         )
-        built = build(store, folder / "index", asked.shard_objects)
+        built = build(store, folder / "index", options.shard_objects)
         index = SearchIndex.open(str(folder / "index"))
         entries, size = sum(s.entries for s in index.shards), sum(s.size_bytes for s in index.shards)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(
             f"{index.record.coder} of {[(t.coder, t.bytes, round(t.recall, 3)) for t in index.record.trials]}, "
             f"{index.quantizer.lists} lists\n{entries:,} vectors in {len(index.shards)} shards, {size / entries:.1f} "
-            f"bytes a vector; taught in {built.teach_s / 60:.1f} min, coded in {built.code_s / 60:.1f} min, "
+            f"bytes a vector; trained in {built.train_s / 60:.1f} min, coded in {built.code_s / 60:.1f} min, "
             f"{built.cpu_s / 60:.1f} CPU minutes together; peak memory {peak:.1f} GB",
             flush=True,
         )

@@ -7,11 +7,11 @@ headline), as MIRAX without overlaps and as tiled TIFF; painted once into --work
 
 (a) the paper's procedure, written plainly from its text (`paper_procedure.py`); it stores nothing;
 (b) a worker of ours with two reading threads, from opening to the commit of the run's files: with the default
-    settings, and with one sweep at 2 um per px as for a survey; no embedder. Its stages also apart;
+    settings, and with one pass at 2 um per px as for a survey; no embedder. Its stages also apart;
 (c) bare libjpeg over exactly the stored JPEG tiles that (b) reads, each once, and over all of level 0.
 
 On the dense MIRAX slide also (b) with the bundled embedder, and on two such slides (a) and (b) with two processes.
-Every way runs in a process of its own that is warm; the slide is opened anew each time, its files in the page cache
+Every way runs in a process of its own that is warm; the slide is opened again each time, its files in the page cache
 (or not: --cold). Seconds are medians over the rounds with the least and the most; ratios are those of one round.
 """
 
@@ -206,36 +206,36 @@ class Bench:
                 for slide in slides:
                     self._set_cache(slide)
                 began_s = time.perf_counter()
-                jobs = [self._whole(name, slide, place, cache_set=True) for place, slide in enumerate(slides)]
+                jobs = [self._whole(name, slide, lane, cache_set=True) for lane, slide in enumerate(slides)]
                 for job in jobs:
                     job.result()
                 wall_s[name].append(time.perf_counter() - began_s)
         return TwoReport([slide.kind.name for slide in slides], wall_s)
 
-    def _whole(self, name: str, slide: MadeSlide, place: int, *, cache_set: bool = False) -> Any:
+    def _whole(self, name: str, slide: MadeSlide, lane: int, *, cache_set: bool = False) -> Any:
         if not cache_set:
             self._set_cache(slide)
         if name == PAPER:
-            return self._pools[PAPER, place].submit(run_paper, slide.path)
+            return self._pools[PAPER, lane].submit(run_paper, slide.path)
         self._count += 1
         slide_id = f"{slide.kind.name}-{self._count}"
-        return self._pools[OURS, place].submit(run_ours, slide.path, slide_id, self._run(name, place))
+        return self._pools[OURS, lane].submit(run_ours, slide.path, slide_id, self._run(name, lane))
 
-    def _prepare(self, name: str, place: int) -> None:
+    def _prepare(self, name: str, lane: int) -> None:
         """Load the models in the process and run them once."""
-        if (name, place) in self._warm:
+        if (name, lane) in self._warm:
             return
         if name == PAPER:
-            self.paper_threads = self._pools[PAPER, place].submit(warm_up_paper, self._warm_up.path).result()
+            self.paper_threads = self._pools[PAPER, lane].submit(warm_up_paper, self._warm_up.path).result()
         else:
-            warm_up = self._pools[OURS, place].submit(
-                warm_up_ours, self._warm_up.path, self._configs[name], self._run(name, place)
+            warm_up = self._pools[OURS, lane].submit(
+                warm_up_ours, self._warm_up.path, self._configs[name], self._run(name, lane)
             )
             warm_up.result()
-        self._warm.add((name, place))
+        self._warm.add((name, lane))
 
-    def _run(self, name: str, place: int) -> Path:
-        return self._scratch / "runs" / f"{name.replace(', ', '-')}-{place}"
+    def _run(self, name: str, lane: int) -> Path:
+        return self._scratch / "runs" / f"{name.replace(', ', '-')}-{lane}"
 
     def _set_cache(self, slide: MadeSlide) -> None:
         for path in slide.files:
@@ -259,7 +259,7 @@ def score(taken: Taken, truth: pa.Table) -> TruthScore:
     """What was found, compared with the slide's truth at IoU 0.5."""
     name = truth.column("slide_id")[0].as_py() if truth.num_rows else ""
     columns: dict[str, Any] = {"slide_id": pa.array([name] * len(taken.xyxy), pa.string())}
-    columns |= {corner: taken.xyxy[:, place] for place, corner in enumerate(CORNERS)}
+    columns |= {corner: taken.xyxy[:, column] for column, corner in enumerate(CORNERS)}
     return score_against_truth(pa.table(columns), truth)
 
 

@@ -66,7 +66,7 @@ class Report:
 
     def plain(self) -> dict[str, Any]:
         """Numbers, lists and words alone; boxes and lists of stored tiles are left out."""
-        facts = {
+        record = {
             "processor": self.processor,
             "cores": self.cores,
             "cache": self.cache,
@@ -74,7 +74,7 @@ class Report:
             "paper_torch_threads": self.paper_threads,
             "two_at_once": None if self.two is None else asdict(self.two),
         }
-        return {**facts, "slides": [_plain_slide(slide) for slide in self.slides]}
+        return {**record, "slides": [_plain_slide(slide) for slide in self.slides]}
 
 
 def show(report: Report, console: Console) -> None:
@@ -148,7 +148,7 @@ def _sizes(slide: SlideReport) -> Table:
 
 
 def _stages(way: Way) -> Table:
-    """Of ours when they ran apart, beside what the summary of the whole work says of the clock."""
+    """Our stages run separately, and their times in the summary of the whole run."""
     timed = way.apart or way.whole
     columns: list[tuple[str, list[Taken], str]] = [
         ("CPU s", timed, "stages_cpu_s"),
@@ -239,8 +239,8 @@ def _megabytes(tiles: Sequence[StoredTile]) -> float:
 
 
 def _plain_slide(slide: SlideReport) -> dict[str, Any]:
-    facts = {"name": slide.name, "side_px": slide.side_px, "true_objects": slide.true_objects}
-    return {**facts, "file_bytes": slide.file_bytes, "ways": [_plain_way(way) for way in slide.ways]}
+    record = {"name": slide.name, "side_px": slide.side_px, "true_objects": slide.true_objects}
+    return {**record, "file_bytes": slide.file_bytes, "ways": [_plain_way(way) for way in slide.ways]}
 
 
 def _plain_way(way: Way) -> dict[str, Any]:

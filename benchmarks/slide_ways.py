@@ -1,6 +1,6 @@
 """What `slide.py` times, each in a process of its own: the paper's procedure, a worker of ours, bare libjpeg.
 
-Every function here opens the slide anew; models are loaded once a process, by `warm_up`.
+Every function here opens the slide again; models are loaded once a process, by `warm_up`.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ def _cut(
 
 
 def _encode(kept: _Kept, config: RunConfig, run: Path) -> None:
-    """Into an attempt of the run that is swept again; nothing is committed."""
+    """Writes an attempt that is deleted again; nothing is committed."""
     store = RunStore.open(str(run))
     attempt = store.attempts.start("apart", deadline_s=3600)
     count = sum(len(crops) for crops in kept.parts)

@@ -25,7 +25,7 @@ MPP = 0.25
 # take 0.24 with this quality and 0.07 with the 80 of `fossilray synth`. Bytes are what decoding takes its time for.
 JPEG_QUALITY = 97
 Form = Literal["overlapping", "aligned", "tiff"]
-"""overlapping: MIRAX whose photos overlap at uneven places, as scanners write them; aligned: MIRAX without that."""
+"""overlapping: MIRAX whose photos overlap at irregular positions, as scanners write them; aligned: without."""
 Density = Literal["dense", "sparse"]
 
 # Painted objects a mm2 under the cover glass. Of them so many lie in plain sight that the truth of a dense slide
@@ -67,12 +67,12 @@ class MadeSlide:
 
 
 def make_slides(folder: Path, kinds: Sequence[SlideKind], *, processes: int = 1) -> list[MadeSlide]:
-    """The slides in the order asked for; those that lie in the folder already are not painted again.
+    """Return the slides in order; those that exist in the folder are not painted again.
 
     A slide of 32,768 px takes about two minutes of a core and less than 1 GB of memory.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    made = [_place(folder, kind) for kind in kinds]
+    made = [_make_slide(folder, kind) for kind in kinds]
     missing = [slide for slide in made if not _is_whole(slide)]
     if processes == 1 or len(missing) < 2:
         for slide in missing:
@@ -88,7 +88,7 @@ def make_slides(folder: Path, kinds: Sequence[SlideKind], *, processes: int = 1)
     return made
 
 
-def _place(folder: Path, kind: SlideKind) -> MadeSlide:
+def _make_slide(folder: Path, kind: SlideKind) -> MadeSlide:
     suffix = ".tiff" if kind.form == "tiff" else ".mrxs"
     return MadeSlide(kind, folder / f"{kind.name}{suffix}", folder / f"{kind.name}.truth.parquet")
 

@@ -9,7 +9,7 @@ scheduler adds its own time to. Then the same job again with all but ten slides 
 With `--store s3` the run lies on a moto server on the loopback, a process of its own, which is far slower than S3.
 
 `chaos` runs `fossilray process` over synthetic slides (a few, each under many names) and every minute kills a
-worker or the driver, or asks the driver to stop; the same command then goes on. At the end `verify --deep`.
+worker or the driver, or sends the driver a stop signal; the same command then resumes. At the end `verify --deep`.
 """
 
 from __future__ import annotations
@@ -67,26 +67,26 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="Folder to keep; d
 @app.command()
 def driver(slides: int = 150_000, store: Where = "local", workers: int = 2, folder: OutOption = None) -> None:
     """Memory and time of the driver over many slides that take no time."""
-    with working_folder(folder, name="soak") as place, _run(store, place) as (url, access):
+    with working_folder(folder, name="soak") as scratch, _run(store, scratch) as (url, access):
         config = RunConfig(workers=WorkersConfig(count=workers, cpus_per_worker=0.4), store=access)
         run = RunStore.open(url, access)
         run.create_or_check(describe_run(config, {}))
         rows = [CatalogRow(f"s{number:06d}", f"/slides/s{number:06d}.mrxs") for number in range(slides)]
         frozen_s = _timed(lambda: run.freeze_catalog(rows))
         plain_ms = _plain_loop(url, access, count=min(2000, slides))
-        facts = _drive(rows[:-10], url, config)
+        measured = _drive(rows[:-10], url, config)
         resume = _drive_resume(rows, url, config)
         table = Table(title=f"{slides:,} slides, {workers} workers, {store}", title_justify="left")
         for name in ("", "measured", "beside it"):
             table.add_column(name)
         table.add_row(
-            "a slide, ms of wall time", f"{facts.wall_ms:.2f}", f"{plain_ms:.2f} plain loop of commits"
+            "a slide, ms of wall time", f"{measured.wall_ms:.2f}", f"{plain_ms:.2f} plain loop of commits"
         )
-        table.add_row("a slide, ms of the driver's CPU", f"{facts.cpu_ms:.2f}", "")
+        table.add_row("a slide, ms of the driver's CPU", f"{measured.cpu_ms:.2f}", "")
         for what in ("driver", "head"):
-            early, late = facts.memory[what]
+            early, late = measured.memory[what]
             table.add_row(
-                f"{what}, MB", f"{late:.0f} at the end", f"{early:.0f} after {facts.early:,} slides"
+                f"{what}, MB", f"{late:.0f} at the end", f"{early:.0f} after {measured.early:,} slides"
             )
         table.add_row("catalog frozen, s", f"{frozen_s:.1f}", "")
         table.add_row(
@@ -102,9 +102,9 @@ def chaos(
     minutes: float = 60.0, every_s: float = 60.0, size_px: int = 4096, seed: int = 1, folder: OutOption = None
 ) -> None:
     """Real slides, a kill every minute, and then the proof that nothing is lost or there twice."""
-    with working_folder(folder, name="soak") as place:
-        slides, originals = _many_names(place / "slides", size_px=size_px, names=round(minutes * 40))
-        run = place / "run"
+    with working_folder(folder, name="soak") as scratch:
+        slides, originals = _many_names(scratch / "slides", size_px=size_px, names=round(minutes * 40))
+        run = scratch / "run"
         kills = _kill_for(minutes * 60, every_s, slides, run, random.Random(seed))
         store = RunStore.open(str(run))
         began_s = time.monotonic()
@@ -156,17 +156,17 @@ class NoOpWorker:
     def close(self) -> None: ...
 
 
-class _Facts:
-    """What a display sees go by: time, and memory early and late."""
+class _Recorder:
+    """A display that records time, and memory early and late."""
 
     def __init__(self, *, early: int) -> None:
         self.early = early
         self.memory: dict[str, tuple[float, float]] = {}
         self.wall_ms = self.cpu_ms = 0.0
         self._early: dict[str, float] | None = None
-        self._told_s = time.monotonic()
+        self._printed_s = time.monotonic()
 
-    def __enter__(self) -> _Facts:
+    def __enter__(self) -> _Recorder:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -174,8 +174,8 @@ class _Facts:
     def update(self, tally: Tally, states: object) -> None:
         if self._early is None and tally.committed >= self.early:
             self._early = _memory_mb()
-        if time.monotonic() - self._told_s > 30:
-            self._told_s = time.monotonic()
+        if time.monotonic() - self._printed_s > 30:
+            self._printed_s = time.monotonic()
             out.print(f"  {tally.committed:,} committed, {_memory_mb()} MB", markup=False, highlight=False)
 
     def message(self, line: str) -> None:
@@ -186,8 +186,8 @@ class _Facts:
         self.memory = {name: ((self._early or late)[name], late[name]) for name in late}
 
 
-def _drive(rows: list[CatalogRow], url: str, config: RunConfig) -> _Facts:
-    facts = _Facts(early=min(10_000, len(rows) // 2))
+def _drive(rows: list[CatalogRow], url: str, config: RunConfig) -> _Recorder:
+    measured = _Recorder(early=min(10_000, len(rows) // 2))
     store = RunStore.open(url, config.store)
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with ray_cluster("local"):
@@ -198,12 +198,12 @@ def _drive(rows: list[CatalogRow], url: str, config: RunConfig) -> _Facts:
             config=config,
             journal=DriverJournal(store.attempts, run=store),
             tally=Tally(total=len(rows)),
-            display=facts,
+            display=measured,
         )
-        facts.wall_ms = (time.monotonic() - wall_s) * 1000 / len(rows)
-        facts.cpu_ms = (time.process_time() - cpu_s) * 1000 / len(rows)
-        facts.finish()
-    return facts
+        measured.wall_ms = (time.monotonic() - wall_s) * 1000 / len(rows)
+        measured.cpu_ms = (time.process_time() - cpu_s) * 1000 / len(rows)
+        measured.finish()
+    return measured
 
 
 def _drive_resume(rows: list[CatalogRow], url: str, config: RunConfig) -> float:
@@ -285,7 +285,7 @@ def _kill_for(seconds: float, every_s: float, slides: Path, run: Path, rng: rand
             done["driver started"] += 1
             process = _start(slides, run)
             continue
-        fault = rng.choices(["worker killed", "driver killed", "driver asked to stop"], [6, 3, 1])[0]
+        fault = rng.choices(["worker killed", "driver killed", "driver signalled"], [6, 3, 1])[0]
         if fault == "worker killed":
             workers = [pid for pid in _descendants(process.pid) if _is_worker(_command(pid))]
             if workers:

@@ -4,7 +4,7 @@ python benchmarks/startup.py [--rounds 15]
 python benchmarks/startup.py process [--rounds 5] [--against CHECKOUT] [--keep DIR]
 
 Programs take turns, so that other work on the machine meets all of them; medians with the quarters around them.
-`process` starts the command on two small slides with two workers on a Ray of their own and tells from the run
+`process` starts the command on two small slides with two workers on a Ray of their own and measures from the run
 directory how far it is: run.json (the job is known and its weights are good), the first attempt (a worker has its
 models and takes a slide), the first commit. `--against` runs another checkout of fossilray in turn with this one.
 """
@@ -96,9 +96,9 @@ def run(arguments: Sequence[str]) -> tuple[float, float]:
     return time.perf_counter() - before_s, cpu_s
 
 
-def signs(checkout: Path, slides: Path, place: Path) -> dict[str, float]:
+def signs(checkout: Path, slides: Path, run: Path) -> dict[str, float]:
     """Seconds from the start of `fossilray process` of that checkout until each sign was in its run directory."""
-    program = [sys.executable, *COMMAND, "process", str(slides), "--run", str(place), "--workers", "2"]
+    program = [sys.executable, *COMMAND, "process", str(slides), "--run", str(run), "--workers", "2"]
     began_s = time.perf_counter()
     seen: dict[str, float] = {}
     with subprocess.Popen(
@@ -110,7 +110,7 @@ def signs(checkout: Path, slides: Path, place: Path) -> dict[str, float]:
         while True:
             over = command.poll() is not None
             for sign, pattern in SIGNS.items():
-                if sign not in seen and next(place.glob(pattern), None):
+                if sign not in seen and next(run.glob(pattern), None):
                     seen[sign] = time.perf_counter() - began_s
             if over:
                 break

@@ -1,4 +1,4 @@
-"""The JPEG tiles that a slide's files hold: which of them a reader asks for, and what libjpeg alone takes for them."""
+"""The JPEG tiles that a slide's files hold: which of them a reader requests, and what libjpeg alone takes for them."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""How much better a head becomes by labels that were chosen than by as many drawn by lot.
+"""Gain of a head by selected labels, compared with as many random labels.
 
 python benchmarks/suggest.py                    # made-up vectors: 10 seeds, a minute or two
 python benchmarks/suggest.py --crops FOLDER     # real crops in <class>/<image>, vectors of the shipped backbone
 
 Made-up vectors: 24 genera of unequal frequency (the rarest 1 in 630), each a few clusters, in four wells that hold
-different ones, among as much debris again. All methods begin with the same labels, drawn by lot, choose as many more
-from the same pool, and teach the same head (logistic), which is asked about objects that no method saw.
+different ones, among as much debris again. All strategies start with the same random labels, select as many more
+from the same pool, and train a logistic head each, which is tested on other objects.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     """Print a table of every strategy beside random choice."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--start", type=int, default=100, help="labels by lot before the round")
+    parser.add_argument("--start", type=int, default=100, help="random labels before the round")
     parser.add_argument("--n", type=int, default=100, help="labels of the round")
     parser.add_argument("--pool", type=int, default=8000)
     parser.add_argument("--crops", type=Path, help="folder of <class>/<image>")
@@ -51,16 +51,16 @@ def main() -> None:
     whole = None if given.crops is None else describe(given.crops, given.backbone)
     first, later = [], []
     for seed in range(given.seeds):
-        pool, asked = halves(whole, seed) if whole else (make(given.pool, seed), make(4000, seed, again=True))
-        first.append({one: judge(pool, asked, one, start=0, n=given.n, seed=seed) for one in FIRST})
+        pool, test = halves(whole, seed) if whole else (make(given.pool, seed), make(4000, seed, again=True))
+        first.append({one: score_strategy(pool, test, one, start=0, n=given.n, seed=seed) for one in FIRST})
         later.append(
             {
-                one: judge(pool, asked, one, start=given.start, n=given.n, seed=seed)
+                one: score_strategy(pool, test, one, start=given.start, n=given.n, seed=seed)
                 for one in get_args(SuggestionStrategy)
             }
         )
     show(f"first round: {given.n} labels, none before", first)
-    show(f"next round: {given.n} labels after {given.start} by lot", later)
+    show(f"next round: {given.n} labels after {given.start} random ones", later)
 
 
 FIRST: tuple[SuggestionStrategy, ...] = ("mixed", "typical", "far", "random")
@@ -102,23 +102,23 @@ def describe(folder: Path, backbone: str) -> Made:
 
 
 def halves(whole: Made, seed: int) -> tuple[Made, Made]:
-    """A pool and as many to be asked about."""
+    """A pool, and as many test objects."""
     order = np.random.default_rng(seed).permutation(len(whole.label))
     parts = order[: len(order) // 2], order[len(order) // 2 :]
-    pool, asked = (
+    pool, test = (
         Made(whole.vectors[rows], whole.label[rows], whole.well[rows], whole.classes) for rows in parts
     )
-    return pool, asked
+    return pool, test
 
 
-def judge(
-    pool: Made, asked: Made, strategy: SuggestionStrategy, *, start: int, n: int, seed: int
+def score_strategy(
+    pool: Made, test: Made, strategy: SuggestionStrategy, *, start: int, n: int, seed: int
 ) -> list[float]:
     """Recall (mean over classes), accuracy and classes found, after a round; and the seconds of choosing."""
     rng = np.random.default_rng([seed, 9])
     before = rng.permutation(len(pool.label))[:start]
     rest = np.setdiff1d(np.arange(len(pool.label)), before)
-    head = teach(pool, before) if start else None
+    head = fit_head(pool, before) if start else None
     began = time.process_time()
     picks = choose(
         strategy,
@@ -131,16 +131,16 @@ def judge(
     )
     seconds = time.process_time() - began
     rows = np.concatenate([before, rest[[pick.row for pick in picks]]])
-    taught = teach(pool, rows)
-    said = np.array(
-        [pool.classes.index(taught.classes[c]) for c in taught.predict(asked.vectors).argmax(axis=1)]
+    trained = fit_head(pool, rows)
+    predicted = np.array(
+        [pool.classes.index(trained.classes[c]) for c in trained.predict(test.vectors).argmax(axis=1)]
     )
-    right = said == asked.label
-    recall = np.mean([right[asked.label == one].mean() for one in np.unique(asked.label)])
+    right = predicted == test.label
+    recall = np.mean([right[test.label == one].mean() for one in np.unique(test.label)])
     return [float(recall), float(right.mean()), len(np.unique(pool.label[rows])), seconds]
 
 
-def teach(pool: Made, rows: NDArray[np.int64]):
+def fit_head(pool: Made, rows: NDArray[np.int64]):
     """A logistic head of the classes that are among these rows."""
     there, label = np.unique(pool.label[rows], return_inverse=True)
     return train_head(
@@ -152,17 +152,17 @@ def teach(pool: Made, rows: NDArray[np.int64]):
     )
 
 
-def show(title: str, judged: list[dict[SuggestionStrategy, list[float]]]) -> None:
+def show(title: str, results: list[dict[SuggestionStrategy, list[float]]]) -> None:
     """A table: means over seeds, and in how many of them each was better than chance."""
-    print(f"\n{title}; {len(judged)} seeds")
-    print(f"{'':12}{'recall':>8}{'±':>7}{'beats':>9}{'accuracy':>10}{'classes':>9}{'CPU s':>7}")
-    for strategy in judged[0]:
-        values = np.array([one[strategy] for one in judged])
-        chance = np.array([one[RANDOM] for one in judged])
+    print(f"\n{title}; {len(results)} seeds")
+    print(f"{'':12}{'recall':>8}{'±':>7}{'wins':>9}{'accuracy':>10}{'classes':>9}{'CPU s':>7}")
+    for strategy in results[0]:
+        values = np.array([one[strategy] for one in results])
+        chance = np.array([one[RANDOM] for one in results])
         wins = int((values[:, 0] > chance[:, 0]).sum())
-        beats = "" if strategy == RANDOM else f"{wins}/{len(judged)}"
+        share = "" if strategy == RANDOM else f"{wins}/{len(results)}"
         print(
-            f"{strategy:12}{values[:, 0].mean():8.3f}{values[:, 0].std():7.3f}{beats:>9}"
+            f"{strategy:12}{values[:, 0].mean():8.3f}{values[:, 0].std():7.3f}{share:>9}"
             f"{values[:, 1].mean():10.3f}{values[:, 2].mean():9.1f}{values[:, 3].mean():7.2f}"
         )
 

@@ -1,8 +1,8 @@
-"""How often intervals of a range chart hold the true shares, beside those of the lot alone, on wells that are known.
+"""Coverage of a range chart's intervals, corrected and with sampling error alone, on wells of known composition.
 
 python benchmarks/wells.py --labels FOLDER
 
-Half of the labelled crops teach a head and give its confusion by five folds. Samples are drawn from the other half:
+Half of the labelled crops train a head and give its confusion by five folds. Samples are drawn from the other half:
 300 objects of eight of its classes in known shares, as the head calls them. Needs four crops of a class.
 """
 
@@ -31,13 +31,13 @@ def main() -> None:
     )
     parser.add_argument("--labels", type=Path, required=True)
     parser.add_argument("--backbone", default="bundled")
-    asked = parser.parse_args()
-    labelled = load_labels(asked.labels)
-    described = embed_labelled(labelled, asked.backbone)
+    options = parser.parse_args()
+    labelled = load_labels(options.labels)
+    described = embed_labelled(labelled, options.backbone)
     label, classes = labelled.crops.label, labelled.crops.classes
     kept = np.flatnonzero(np.bincount(label)[label] >= 4)
 
-    def teach(rows: NDArray[np.int64]) -> Head:
+    def fit_head(rows: NDArray[np.int64]) -> Head:
         return train_head(
             described.vectors[rows], label[rows], classes, kind="logistic", backbone=described.backbone
         )
@@ -46,20 +46,21 @@ def main() -> None:
         own = np.array([classes.index(name) for name in head.classes])
         return own[head.predict(described.vectors[rows]).argmax(axis=1)]
 
-    held: dict[str, list[NDArray[np.float64]]] = {"corrected": [], "lot alone": []}
+    held: dict[str, list[NDArray[np.float64]]] = {"corrected": [], "sampling error alone": []}
     right = []
     for seed in range(WELLS):
         known, other = train_test_split(kept, test_size=0.5, stratify=label[kept], random_state=seed)
         validation = np.zeros((len(classes), len(classes)), np.int64)
-        for taught, left in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(
-            known, label[known]
-        ):
-            np.add.at(validation, (label[known[left]], call(teach(known[taught]), known[left])), 1)
-        called = call(teach(known), other)
+        for train, left in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(known, label[known]):
+            np.add.at(validation, (label[known[left]], call(fit_head(known[train]), known[left])), 1)
+        called = call(fit_head(known), other)
         right.append(float((called == label[other]).mean()))
         rng = np.random.default_rng(seed)
         truth, calls = _draw_samples(label[other], called, len(classes), rng)
-        for name, confusion in (("corrected", Confusion(classes, validation)), ("lot alone", None)):
+        for name, confusion in (
+            ("corrected", Confusion(classes, validation)),
+            ("sampling error alone", None),
+        ):
             one = estimate_shares(
                 calls, np.arange(len(classes)), len(classes), confusion=confusion, draws=200, rng=rng
             )
@@ -68,7 +69,9 @@ def main() -> None:
             held[name].append(
                 np.array([is_held.mean(), is_held[truth > 0].mean(), is_held[truth == 0].mean(), misplaced])
             )
-    print(f"{len(labelled)} crops, {len(classes)} classes, {asked.backbone} {described.backbone.sha256[:12]}")
+    print(
+        f"{len(labelled)} crops, {len(classes)} classes, {options.backbone} {described.backbone.sha256[:12]}"
+    )
     print(f"called right: {np.mean(right):.3f}")
     for name, found in held.items():
         every, there, absent, misplaced = np.mean(found, axis=0)

@@ -1,9 +1,9 @@
-"""Whether what heads say of their certainty holds, where the truth is known: made-up genera in made-up wells.
+"""Uncertainty that heads state, scored on synthetic genera in synthetic wells, whose truth is known.
 
-    python benchmarks/certainty.py --rounds 10
+    python benchmarks/uncertainty.py --rounds 10
 
-Each genus is a cloud of vectors, and each well moves all of its clouds alike, as a stain does. A head learns from some
-wells, and is asked about new crops of the same wells (exchangeable with the labels) and about wells it never saw.
+Each genus is a cloud of vectors, and each well moves all of its clouds alike, as a stain does. A head is trained on
+some wells and tested on new crops of the same wells (exchangeable with the labels) and on new wells.
 """
 
 from __future__ import annotations
@@ -58,24 +58,25 @@ def main() -> None:
         known, new = (rng.normal(0, STAIN, (count, DIMENSION)) for count in (WELLS, 20))
         vectors, label, well = world.draw(known, EACH, rng)
         for over in ("crops", "wells"):
-            head = teach(vectors, label, well, over, options.head)
+            head = fit_head(vectors, label, well, over, options.head)
             for name, wells in (("the same wells", known), ("new wells", new)):
-                asked, truth, _ = world.draw(wells, tuple(20 * n for n in EACH), rng)
-                found = ask(head, asked, truth, options.coverage, options.wrong)
+                vectors_of_test, truth, _ = world.draw(wells, tuple(20 * n for n in EACH), rng)
+                found = score(head, vectors_of_test, truth, options.coverage, options.wrong)
                 rows.setdefault((over, name), []).append(found)
     print(
         f"{options.head} head, {len(GENERA)} genera, {WELLS * sum(EACH)} labels of {WELLS} wells, "
-        f"{options.rounds} rounds; coverage asked for {options.coverage:.0%}, wrong calls allowed {options.wrong:.0%}"
+        f"{options.rounds} rounds; target coverage {options.coverage:.0%}, "
+        f"wrong predictions allowed {options.wrong:.0%}"
     )
     columns = ("coverage", "classes", "least", "in a set", "accuracy", "kept", "wrong")
-    print(f"{'held out':<10}{'asked about':<16}" + "".join(f"{name:>10}" for name in columns))
+    print(f"{'held out':<10}{'tested on':<16}" + "".join(f"{name:>10}" for name in columns))
     for (over, name), values in rows.items():
         means = np.mean(values, axis=0)
         print(f"{over:<10}{name:<16}" + "".join(f"{value:>10.3f}" for value in means))
     print(f"{time.perf_counter() - began:.0f} s")
 
 
-def teach(
+def fit_head(
     vectors: NDArray[np.float32],
     label: NDArray[np.int64],
     well: NDArray[np.int64],
@@ -91,23 +92,23 @@ def teach(
     return fit_uncertainty(head, vectors, label, GENERA, train, groups=side, hold_out=over)
 
 
-def ask(
+def score(
     head: Head, vectors: NDArray[np.float32], truth: NDArray[np.int64], coverage: float, wrong: float
 ) -> tuple[float, ...]:
-    """Coverage, its mean over classes, the least of a class; set size; accuracy; calls kept, and wrong of them."""
+    """Return coverage, its mean over classes, its minimum; set size; accuracy; share kept, and share wrong of those."""
     share = head.predict(vectors)
-    said = predict_uncertainty(head, vectors, share, coverage=coverage)
-    covered = said.sets[np.arange(len(truth)), truth]
+    uncertainty = predict_uncertainty(head, vectors, share, coverage=coverage)
+    covered = uncertainty.sets[np.arange(len(truth)), truth]
     by_class = [float(covered[truth == c].mean()) for c in range(len(GENERA))]
     right = share.argmax(axis=1) == truth
     count = np.ones(len(truth), np.int64)
-    limit = benjamini_hochberg_threshold(said.wrong_p.astype(np.float64), count, wrong_share=wrong)
-    kept = said.wrong_p <= (-1.0 if limit is None else limit)
+    limit = benjamini_hochberg_threshold(uncertainty.wrong_p.astype(np.float64), count, wrong_share=wrong)
+    kept = uncertainty.wrong_p <= (-1.0 if limit is None else limit)
     return (
         float(covered.mean()),
         float(np.mean(by_class)),
         min(by_class),
-        float(said.sets.sum(axis=1).mean()),
+        float(uncertainty.sets.sum(axis=1).mean()),
         float(right.mean()),
         float(kept.mean()),
         float((~right)[kept].mean()) if kept.any() else 0.0,
