@@ -1,4 +1,4 @@
-"""What the threads of a process did and when, as a Chrome trace: opens in Perfetto and chrome://tracing.
+"""Traces of the threads of a process in Chrome's format, for Perfetto and chrome://tracing.
 
 Format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU, "JSON Object Format".
 """
@@ -13,10 +13,10 @@ import time
 
 
 class ChromeTrace:
-    """Spans and counts as they happen; safe to share between threads.
+    """A trace of spans and counters; safe to share between threads.
 
-    Times are microseconds since 1970, by the clock as it was when the timeline began: timelines of several
-    processes can be laid side by side as far as their clocks agree.
+    Times are microseconds since 1970, by the clock at the start of the trace. Traces of several processes can be
+    compared as far as their clocks agree.
     """
 
     def __init__(self, title: str) -> None:
@@ -28,7 +28,7 @@ class ChromeTrace:
         self._lock = threading.Lock()
 
     def span(self, name: str, kind: str, began_s: float, ended_s: float) -> None:
-        """This thread did `name` from one time to the other, both of time.monotonic()."""
+        """Record that this thread did `name` between two times of time.monotonic()."""
         thread = threading.get_native_id()
         began_us = round(self._epoch_us + began_s * 1e6, 1)
         event = {
@@ -45,7 +45,7 @@ class ChromeTrace:
             self._events.append((began_us, event))
 
     def count(self, name: str, value: int) -> None:
-        """From now on `name` is so many."""
+        """Record the value of the counter `name` from now on."""
         now_us = round(self._epoch_us + time.monotonic() * 1e6, 1)
         event = {
             "name": name,
@@ -59,9 +59,9 @@ class ChromeTrace:
             self._events.append((now_us, event))
 
     def to_json(self) -> bytes:
-        """The whole trace, events by time."""
+        """Return the trace as JSON, events in order of time."""
         with self._lock:
-            events = [event for _, event in sorted(self._events, key=lambda one: one[0])]
+            events = [event for _, event in sorted(self._events, key=lambda event: event[0])]
             names: list[dict[str, object]] = [self._named("process_name", 0, self._title)]
             names += [self._named("thread_name", thread, name) for thread, name in self._threads.items()]
         trace = {
@@ -71,5 +71,5 @@ class ChromeTrace:
         }
         return json.dumps(trace, separators=(",", ":")).encode() + b"\n"
 
-    def _named(self, what: str, thread: int, name: str) -> dict[str, object]:
-        return {"name": what, "ph": "M", "pid": self._process, "tid": thread, "args": {"name": name}}
+    def _named(self, kind: str, thread: int, name: str) -> dict[str, object]:
+        return {"name": kind, "ph": "M", "pid": self._process, "tid": thread, "args": {"name": name}}

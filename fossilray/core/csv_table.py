@@ -185,7 +185,7 @@ def parse_csv_table(
     table = CsvTable(tuple(unescape_formula(name.strip()) for name in names), separator, role)
     check_columns(table.header, role, columns=columns, optional=optional)
     width = len(table.header)
-    nameless = [] if optional is None else [place for place, name in enumerate(table.header) if not name]
+    nameless = [] if optional is None else [i for i, name in enumerate(table.header) if not name]
     for line, cells in lines:
         if not any(map(str.strip, cells)):
             continue
@@ -193,7 +193,7 @@ def parse_csv_table(
             raise role.damaged(
                 f"line {line}: {len(cells)} values for {width} columns; quote values that contain the separator"
             )
-        if any(cells[place].strip() for place in nameless if place < len(cells)):
+        if any(cells[i].strip() for i in nameless if i < len(cells)):
             raise role.damaged(f"line {line} has a value in a column without a name")
         padded = (*map(unescape_formula, cells[:width]), *[""] * (width - len(cells)))
         table.rows.append(CsvRow(line, padded, len(cells), table))

@@ -1,4 +1,4 @@
-"""The kinds of folders that fossilray writes, told apart by one table, and the refusal of outputs inside them."""
+"""Kinds of folders that fossilray writes, and the refusal of outputs inside them."""
 
 from __future__ import annotations
 

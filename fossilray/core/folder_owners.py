@@ -1,4 +1,4 @@
-"""Which process a folder belongs to, and whether that process is known to have ended."""
+"""Owners of folders: the process that a folder belongs to, and whether it has ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OF_ONE_MACHINE = frozenset(
         "zfs",
     }
 )
-"""Filesystems that a single running system mounts, as the kernel names them."""
+"""File systems that only one machine at a time can mount, by the kernel's names."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,19 @@ class Owner:
 
     format: str
     id: str
-    """Random, and the end of the folder's name."""
+    """Random id, which the folder's name ends in."""
     host: str
     boot: str
-    """Which start of which machine; empty where the system does not tell."""
+    """Id of the boot of the machine; empty where unknown."""
     pid_namespace: str
-    """Process ids mean nothing in another one; empty where there are none."""
+    """PID namespace to which `pid` belongs; empty where unknown."""
     pid: int
     started: str
-    """When the process began, in the kernel's ticks: with it a process id is unique on a running system."""
+    """Start time of the process in kernel ticks, which makes its id unique on a running system."""
 
     @staticmethod
     def new(identifier: str) -> Owner:
-        """This process."""
+        """Describe this process as the owner."""
         return Owner(
             FORMAT,
             identifier,
@@ -63,7 +63,7 @@ class Owner:
 
     @staticmethod
     def parse(content: bytes) -> Owner | None:
-        """What a mark says; None if it is not one of this program's."""
+        """Parse a mark; None if it is not one of fossilray."""
         try:
             stated = json.loads(content)
             owner = Owner(**stated)
@@ -74,17 +74,17 @@ class Owner:
         return owner if is_valid and type(owner.pid) is int and owner.pid > 0 else None
 
     def has_ended(self, folder: int) -> bool:
-        """Whether the process is known to have ended; asked by one who holds the lock of its folder's mark.
+        """Whether the process is known to have ended. The caller holds the lock of the folder's mark.
 
-        folder: a descriptor, for what a lock tells depends on the disk.
+        folder: descriptor of the folder; whether the lock proves anything depends on its disk.
         """
         boot = boot_id()
         if _is_of_one_machine(folder):
-            # The lock says all, and what an earlier start of the machine left has no owner any more.
+            # The lock is conclusive, and folders of an earlier boot have no owner any more.
             if self.boot != boot:
                 return True
         elif not boot or (self.boot, self.host) != (boot, socket.gethostname()):
-            # Another machine may hold a lock that is not seen here, and its process ids say nothing.
+            # Another machine may hold a lock that is invisible here, and its process ids mean nothing.
             return False
         if self.pid_namespace != pid_namespace():
             return True
@@ -92,17 +92,17 @@ class Owner:
 
 
 def _is_of_one_machine(folder: int) -> bool:
-    """Whether no other running system can have the folder's disk mounted; False where that is not known."""
+    """Whether no other machine can have the folder's disk mounted; False where unknown."""
     try:
-        place = Path(f"/proc/self/fd/{folder}").readlink()
+        path = Path(f"/proc/self/fd/{folder}").readlink()
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
         return False
     kinds: dict[str, str] = {}
     for line in lines:
-        # Of several at one place the last one lies on top.
+        # The last of several file systems at one path hides the others.
         kinds[line.split()[4]] = line.partition(" - ")[2].split()[0]
-    # A name with a space is escaped there; it is then not found, and its disk not known.
-    above = next((one for one in (place, *place.parents) if str(one) in kinds), None)
-    escaped = any(sign in str(place) for sign in " \t\n\\")
-    return above is not None and not escaped and kinds[str(above)] in _OF_ONE_MACHINE
+    # A name with a space is escaped in mountinfo; its disk is then unknown.
+    mount = next((parent for parent in (path, *path.parents) if str(parent) in kinds), None)
+    is_escaped = any(character in str(path) for character in " \t\n\\")
+    return mount is not None and not is_escaped and kinds[str(mount)] in _OF_ONE_MACHINE

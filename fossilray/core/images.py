@@ -1,10 +1,9 @@
-"""Images: resized to a square, read from a file, the grey of a crop that was lost."""
+"""Images of crops: resizing to a square, reading from files, the grey of a lost crop."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,23 +14,16 @@ from fossilray.core.formats import FileRole
 from fossilray.core.formats.images import decode_image
 from fossilray.core.types import Image
 
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    pass
-
-
 FAILED_GREY = 128
-"""Value of every pixel of a crop that no level could give: neither background nor object."""
+"""Value of every pixel of a crop that could not be read from any level."""
 
 
 Span = tuple[float, float, float, float]
-"""x_min, y_min, x_max, y_max, not rounded."""
+"""x_min, y_min, x_max, y_max, unrounded."""
 
 
 def content_box(width: float, height: float, *, size_px: int, fit: str) -> tuple[int, int, int, int]:
-    """Where in the crop's square a box of this shape lands: x_min, y_min, x_max, y_max in crop pixels."""
+    """Rectangle of the crop's square that the box fills: x_min, y_min, x_max, y_max in crop pixels."""
     if fit == "stretch":
         return 0, 0, size_px, size_px
     scale = size_px / max(width, height)
@@ -47,7 +39,7 @@ def resize_to(
     fit: str = "stretch",
     pad_rgb: Sequence[float] | NDArray[np.float32] = (255, 255, 255),
 ) -> Image:
-    """A whole image as a crop: (size_px, size_px, 3), stretched or letterboxed as crops of a slide are."""
+    """Resize an image to (size_px, size_px, 3), stretched or letterboxed like the crops of a slide."""
     height, width = image.shape[:2]
     content = content_box(width, height, size_px=size_px, fit=fit)
     return resize_image(
@@ -63,7 +55,7 @@ def resize_image(
     content: tuple[int, int, int, int],
     pad_rgb: Sequence[float] | NDArray[np.float32],
 ) -> Image:
-    """Resample a rectangle of the window into the content rectangle of the square."""
+    """Resample a rectangle of a window into the content rectangle of a square."""
     left, top, right, bottom = content
     resized = _resample(window, inside, right - left, bottom - top)
     if content == (0, 0, size_px, size_px):
@@ -75,7 +67,7 @@ def resize_image(
 
 
 def _resample(window: Image, inside: Span, width: int, height: int) -> Image:
-    """A rectangle of the window, of another size.
+    """Resample a rectangle of a window to another size.
 
     The bicubic kernel widens along each axis that shrinks and interpolates along one that grows, so a long
     thin box is anti-aliased in one direction and smooth in the other. Torch's 8-bit kernel takes a fifth of
@@ -98,11 +90,11 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".
 
 
 _LARGEST_PX = 8192 * 8192
-"""Pixels of one image; a crop has some 224 a side, and a file of a few bytes may claim any number."""
+"""Bound on the pixels of an image; a crop has about 224 per side, and a small file may claim any number."""
 
 
 def read_image(image: Path | bytes, *, name: str) -> NDArray[np.uint8]:
-    """The pixels (H, W, 3) RGB of an image file, or of what it holds.
+    """Read an image file, or its content, as (H, W, 3) uint8 RGB.
 
     Raises:
         UsageError: it cannot be decoded, or claims to be larger than any crop.
@@ -112,9 +104,9 @@ def read_image(image: Path | bytes, *, name: str) -> NDArray[np.uint8]:
 
 
 def restore_aspect_ratio(crop: Image, width_um: float, height_um: float) -> Image:
-    """A stretched crop in the proportions of its object, its longer side as long as before.
+    """Resize a stretched crop to the aspect ratio of its object; the longer side keeps its length.
 
-    The shorter side has 8 px at least.
+    The shorter side has at least 8 px.
     """
     longest = max(width_um, height_um, 1e-6)
     side = max(crop.shape[:2])

@@ -1,7 +1,8 @@
-"""What is asked of the operating system beyond Python's portable calls: locks, other processes, memory, boots.
+"""Functions of the operating system beyond Python's portable ones: locks, other processes, memory, boots.
 
-Linux tells all of it. macOS has the locks and tells the boot; what a system does not tell comes back as empty or 0, and
-callers then keep what they cannot prove to be abandoned. Windows has none of it: fossilray runs there in WSL2.
+Linux provides all of them, macOS locks and the boot id. Functions return an empty string, an empty list or 0 where the
+system lacks the information; callers then keep what they cannot prove to be abandoned. On Windows, fossilray runs in
+WSL2.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 
 def lock(descriptor: int) -> None:
-    """Lock an open file or folder for this process until it is closed; waits for another holder.
+    """Lock an open file or folder for this process until it is closed; wait while another process holds the lock.
 
     Raises:
         OSError: the file system has no locks.
@@ -25,7 +26,7 @@ def lock(descriptor: int) -> None:
 
 
 def try_lock(descriptor: int) -> None:
-    """The same without waiting.
+    """Lock an open file or folder as `lock` does, without waiting.
 
     Raises:
         BlockingIOError: another process holds the lock.
@@ -35,7 +36,7 @@ def try_lock(descriptor: int) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether there is a process of this number, of whichever user."""
+    """Whether a process with this id exists, of any user."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -46,9 +47,9 @@ def is_running(process: int) -> bool:
 
 
 def process_start(pid: int) -> str:
-    """When a process began, in the kernel's ticks; empty where the system does not tell, or there is none.
+    """Start time of a process in kernel ticks; empty if the process does not exist or the system lacks the information.
 
-    One that has ended and only waits for its parent to take note counts as none.
+    A zombie process counts as one that does not exist.
     """
     try:
         state, *numbers = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
@@ -58,7 +59,7 @@ def process_start(pid: int) -> str:
 
 
 def process_environment(pid: int) -> list[bytes]:
-    """`NAME=value` of a process of this user as it was started; empty where the system does not tell."""
+    """Environment of a process of this user at its start, as `NAME=value`."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -66,14 +67,14 @@ def process_environment(pid: int) -> list[bytes]:
 
 
 def process_ids() -> list[int]:
-    """The processes that this one sees; empty where the system does not tell."""
+    """Ids of the processes that are visible to this one."""
     with suppress(OSError):
-        return [int(place.name) for place in os.scandir("/proc") if place.name.isdecimal()]
+        return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
     return []
 
 
 def pid_namespace() -> str:
-    """The space in which process ids of this process mean something; containers have their own."""
+    """Id of the PID namespace of this process; each container has its own."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -82,7 +83,7 @@ def pid_namespace() -> str:
 
 @cache
 def boot_id() -> str:
-    """This start of this machine; empty where the system does not tell."""
+    """Id of the current boot of this machine."""
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
         with suppress(OSError):
@@ -94,7 +95,7 @@ def boot_id() -> str:
 
 
 def resident_bytes() -> int:
-    """Memory of this process; 0 where the system does not tell."""
+    """Resident memory of this process in bytes."""
     try:
         # Linux: pages in total, pages resident, …
         return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -103,7 +104,7 @@ def resident_bytes() -> int:
 
 
 def read_bytes() -> int:
-    """What this process has read from files so far; 0 where the system does not tell."""
+    """Bytes that this process has read from files so far."""
     try:
         # Linux, "rchar: <bytes>": what read calls returned, from the page cache or a disk; not from sockets.
         return int(Path("/proc/self/io").read_bytes().split()[1])

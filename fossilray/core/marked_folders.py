@@ -1,10 +1,10 @@
-"""Folders of one process on a local disk, each with a file that says whose it is; only those are ever deleted.
+"""Temporary folders on a local disk, each marked with its owning process; only marked folders are deleted.
 
 PARENT/<prefix><id>/
-  owner.json     the mark: id, host, start of the machine, process and its start; locked while the process lives
-  …              what the process keeps there
-A folder without a valid mark is never deleted, whatever its name and age. No clock is asked and no link followed:
-what is deleted is what the descriptor shows through which the mark was read.
+  owner.json     the mark: id, host, boot, process and its start; locked while the process runs
+  …              content
+A folder without a valid mark is never deleted, whatever its name and age. Deletion depends on no clock and
+follows no link: it works on the descriptor through which the mark was read.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ OWNER = "owner.json"
 _ID_BYTES = 4
 _MOST_BYTES = 4096
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_Place = tuple[int, int]
+_Inode = tuple[int, int]
 """Device and inode."""
 _locks: set[int] = set()
-"""Descriptors by which this process holds its folders."""
+"""Descriptors that hold the locks of this process's folders."""
 
 
 class MarkedFolder:
-    """A new, empty folder below `parent`, deleted when closed or when the interpreter ends.
+    """A new folder below `parent`, deleted when it is closed or when the interpreter ends.
 
     Raises:
-        OSError: it cannot be made, or its disk knows no locks.
+        OSError: it cannot be created, or its disk has no locks.
     """
 
     def __init__(self, parent: Path, *, prefix: str = "") -> None:
         self.id = secrets.token_hex(_ID_BYTES)
         self.path = parent / f"{prefix}{self.id}"
-        self._place, lock = _make(self.path, self.id)
+        self._inode, lock = _create(self.path, self.id)
         # Also runs when the interpreter exits, as it does when a signal is turned into SystemExit.
-        self._close = weakref.finalize(self, _close, self.path, self._place, lock, os.getpid())
+        self._close = weakref.finalize(self, _close, self.path, self._inode, lock, os.getpid())
 
     def remove(self, name: str) -> None:
-        """Delete one file or folder directly in it, if it is there; what withstands is left for `close`."""
-        # Opened anew, for another thread may have closed the folder.
-        with suppress(OSError), _opened(self.path, self._place) as folder:
+        """Delete a file or folder directly in this folder, if it exists; errors are left to `close`."""
+        # Opened again because another thread may have closed the folder.
+        with suppress(OSError), _opened(self.path, self._inode) as folder:
             _remove(name, folder)
 
     def close(self) -> None:
-        """Delete the folder with all it holds."""
+        """Delete the folder and its content."""
         self._close()
 
 
 def private_folder(parent: Path, name: str) -> Path:
-    """`parent/name`, made if absent: a folder of this user that no other one can look into or write to.
+    """Return `parent/name`, created if absent: a folder that only this user can read and write.
 
     Raises:
-        OSError: it cannot be made, or what is there is a link, no folder, or another user's.
+        OSError: it cannot be created, or is a link, not a folder, or another user's.
     """
     path = parent / name
     with suppress(FileExistsError):
@@ -73,7 +73,7 @@ def private_folder(parent: Path, name: str) -> Path:
         folder = os.open(path, _OPEN_FOLDER)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP):
-            raise NotADirectoryError(error.errno, f"{path} is a link or no folder") from None
+            raise NotADirectoryError(error.errno, f"{path} is a link or not a folder") from None
         raise
     try:
         found = os.fstat(folder)
@@ -86,7 +86,7 @@ def private_folder(parent: Path, name: str) -> Path:
             if stat.S_IMODE(os.fstat(folder).st_mode) & 0o022:
                 raise PermissionError(
                     errno.EPERM,
-                    f"{path} can be written by other users, and its disk does not let that change",
+                    f"{path} can be written by other users, and its disk does not allow a change of that",
                 )
     finally:
         os.close(folder)
@@ -94,9 +94,9 @@ def private_folder(parent: Path, name: str) -> Path:
 
 
 def remove_abandoned(parent: Path, *, prefix: str = "") -> list[Path]:
-    """Delete the marked folders of this user whose process is known to have ended; which those were.
+    """Delete marked folders of this user whose process is known to have ended, and return their paths.
 
-    Where that cannot be known (another machine may own it) a folder stays.
+    A folder is kept where that is unknown, as on a disk that another machine may use.
     """
     try:
         above = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -112,7 +112,7 @@ def remove_abandoned(parent: Path, *, prefix: str = "") -> list[Path]:
 
 
 def remove_marked(path: Path, identifier: str) -> bool:
-    """Delete the folder of a process that has ended, if it bears this id; whether it did."""
+    """Delete the folder of a process that has ended, if it has this id; return whether it was deleted."""
     try:
         above = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -125,21 +125,21 @@ def remove_marked(path: Path, identifier: str) -> bool:
         os.close(above)
 
 
-def _make(path: Path, identifier: str) -> tuple[_Place, int]:
-    """A new folder, and a descriptor of its mark, which is locked and whole before it has its name."""
+def _create(path: Path, identifier: str) -> tuple[_Inode, int]:
+    """Create a folder; its inode, and a descriptor of its mark, which is locked before it gets its name."""
     path.mkdir(mode=0o700)
-    aside = f"{OWNER}.new"
+    new_mark = f"{OWNER}.new"
     lock = -1
     folder = os.open(path, _OPEN_FOLDER)
     try:
-        lock = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+        lock = os.open(new_mark, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
         try_lock(lock)
         os.write(lock, json.dumps(asdict(Owner.new(identifier))).encode())
         os.fsync(lock)
-        os.rename(aside, OWNER, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(new_mark, OWNER, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with suppress(OSError):
-            os.unlink(aside, dir_fd=folder)
+            os.unlink(new_mark, dir_fd=folder)
         with suppress(OSError):
             path.rmdir()
         if lock >= 0:
@@ -148,7 +148,7 @@ def _make(path: Path, identifier: str) -> tuple[_Place, int]:
     else:
         _watch_forks()
         _locks.add(lock)
-        return _place_of(folder), lock
+        return _inode_of(folder), lock
     finally:
         os.close(folder)
 
@@ -162,15 +162,15 @@ def _drop_locks() -> None:
 
 @cache
 def _watch_forks() -> None:
-    """A child that is forked inherits the descriptors, and would hold the locks on when this process is gone."""
+    """A forked child inherits the descriptors, and would keep the locks after this process has ended."""
     os.register_at_fork(after_in_child=_drop_locks)
 
 
-def _close(path: Path, place: _Place, lock: int, owner: int) -> None:
-    # A child that this process forked inherits the object, not the folder.
+def _close(path: Path, inode: _Inode, lock: int, owner: int) -> None:
+    # A forked child inherits the object but does not own the folder.
     if os.getpid() != owner:
         return
-    with suppress(OSError), _opened(path, place) as folder:
+    with suppress(OSError), _opened(path, inode) as folder:
         _empty(folder)
         path.rmdir()
     _locks.discard(lock)
@@ -179,24 +179,24 @@ def _close(path: Path, place: _Place, lock: int, owner: int) -> None:
 
 
 @contextmanager
-def _opened(path: Path, place: _Place) -> Iterator[int]:
-    """A descriptor of the folder, if it still is the one that was made there."""
+def _opened(path: Path, inode: _Inode) -> Iterator[int]:
+    """A descriptor of the folder, if it is still the one that was created at this path."""
     folder = os.open(path, _OPEN_FOLDER)
     try:
-        if _place_of(folder) != place:
+        if _inode_of(folder) != inode:
             raise FileNotFoundError(path)
         yield folder
     finally:
         os.close(folder)
 
 
-def _place_of(folder: int) -> _Place:
-    found = os.fstat(folder)
-    return found.st_dev, found.st_ino
+def _inode_of(folder: int) -> _Inode:
+    status = os.fstat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _remove_if(above: int, name: str, *, prefix: str) -> bool:
-    """Delete a folder if its mark is valid and its owner has ended; whether it is gone."""
+    """Delete a folder if its mark is valid and its owner has ended; return whether it was deleted."""
     try:
         with _abandoned(above, name, prefix=prefix) as folder:
             if folder is None:
@@ -205,13 +205,13 @@ def _remove_if(above: int, name: str, *, prefix: str) -> bool:
             os.rmdir(name, dir_fd=above)
             return True
     except OSError:
-        # Another process deletes it just now, or something in it withstands; the mark goes last.
+        # Another process is deleting it, or a file in it cannot be deleted; the mark goes last.
         return False
 
 
 @contextmanager
 def _abandoned(above: int, name: str, *, prefix: str) -> Iterator[int | None]:
-    """A descriptor of the folder if it bears a valid mark of this user and its owner has ended; its lock is held."""
+    """A descriptor of the folder if it has a valid mark of this user and its owner has ended; its lock is held."""
     folder = os.open(name, _OPEN_FOLDER, dir_fd=above)
     try:
         if os.fstat(folder).st_uid != os.geteuid():
@@ -240,7 +240,7 @@ def _has_ended(folder: int, mark: int, name: str, *, prefix: str) -> bool:
 
 
 def _empty(folder: int) -> None:
-    """Delete all that a folder holds, its mark last, so that what is interrupted can be taken up again."""
+    """Delete the content of a folder, its mark last, so that an interrupted deletion can be resumed."""
     with suppress(OSError):
         for name in os.listdir(folder):
             if name != OWNER:
@@ -252,7 +252,7 @@ def _empty(folder: int) -> None:
 def _remove(name: str, folder: int) -> None:
     with suppress(OSError):
         if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-            # By descriptors, so that no link is followed, also none that is put there meanwhile.
+            # By descriptors, so that no link is followed, not even one that is created meanwhile.
             shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
         else:
             os.unlink(name, dir_fd=folder)

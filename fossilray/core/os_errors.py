@@ -1,4 +1,4 @@
-"""What the numbers of operating system errors mean for a slide or a run directory."""
+"""Error numbers of the operating system, grouped by what they mean for a slide or a run directory."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ SILENT = frozenset(
         *("EREMOTEIO", "ENOLINK", "ENONET", "EPROTO", "ECOMM", "ENOMEDIUM", "EUCLEAN", "EBADMSG", "EBUSY"),
         *("ETXTBSY", "ENOLCK", "EAGAIN", "EKEYEXPIRED", "ENOKEY", "EKEYREVOKED"),
     )
-    # Some are Linux's own.
+    # Some exist on Linux only.
     if hasattr(errno, name)
 )
-"""What disks, network shares and FUSE answer when they are out, for one file or for all."""
+"""Errors of disks, network shares and FUSE that are unavailable, for one file or for all."""
 
 
 REFUSED = {
     errno.EACCES: "give the account that runs the workers permission to read it",
     errno.EPERM: "give the account that runs the workers permission to read it",
     errno.EISDIR: "it is a folder; name the slide's file",
-    errno.ELOOP: "its links lead in a circle; mend them",
+    errno.ELOOP: "its links form a circle; correct them",
     errno.ENAMETOOLONG: "shorten its name",
-    errno.EINVAL: "its name is not one that the file system knows; rename it",
+    errno.EINVAL: "its name is not valid on the file system; rename it",
 }
 
 

@@ -90,7 +90,7 @@ OBJECTS_SCHEMA = _schema(
     ("mean_g", pa.uint8(), True),
     ("mean_b", pa.uint8(), True),
 )
-"""Columns inside an objects file; `well` is the Hive partition and lives in the path."""
+"""Columns of an objects file; `well` is the Hive partition, in its path."""
 
 
 SLIDES_SCHEMA = _schema_of(SlideSummary)
@@ -114,11 +114,11 @@ CURATION_SCHEMA = _schema(
     ("weight", pa.float32(), False),
     ("reason", pa.string(), True),
 )
-"""Columns of a curation, in the order of a table of crops; cluster and family are -1 of what has no vector."""
+"""Columns of a curation, in the order of a table of crops; cluster and family are -1 for objects without a vector."""
 
 
 def embeddings_schema(dimension: int) -> pa.Schema:
-    """Columns of embeddings, a dataset's or those of a later job; `well` is the Hive partition, as of objects."""
+    """Columns of embeddings of a dataset or an inference job; `well` is the Hive partition, in the file's path."""
     return _schema(
         ("slide_id", pa.string(), False),
         ("object_id", pa.int32(), False),
@@ -137,9 +137,9 @@ PREDICTIONS_SCHEMA = _schema(
     ("genus_3", pa.string(), True),
     ("score_3", pa.float32(), True),
 )
-"""What a head says of objects: the three likeliest classes, and the entropy of all of them in nats.
+"""Predictions of a head: the three most probable classes, and the entropy of all classes in nats.
 
-Null where the pixels could not be read, and for the third of two classes.
+Null for objects whose pixels could not be read; the third class is null for a head of two.
 """
 
 
@@ -152,10 +152,10 @@ CALIBRATED_PREDICTIONS_SCHEMA = pa.schema(
         pa.field("novelty_p", pa.float32()),
     ]
 )
-"""What a head says that knows how sure it may be.
+"""Predictions of a head with calibrated uncertainty.
 
-`genera`: those that cannot be excluded at the coverage asked for, the likeliest first. `wrong_p`: conformal p-value of
-"the call is wrong". `novelty`: distance from all labels, and `novelty_p`: p-value of "it is of a known genus".
+`genera`: the prediction set at the requested coverage, most probable first. `wrong_p`: conformal p-value of "the
+prediction is wrong". `novelty`: distance from all labels; `novelty_p`: p-value of "the object is of a known genus".
 """
 
 
@@ -171,4 +171,4 @@ TRUTH_SCHEMA = _schema(
     ("kind", pa.string(), False),
     ("is_fossil", pa.bool_(), False),
 )
-"""Boxes that the synthetic archive really painted, level-0 pixels of OpenSlide's frame."""
+"""Boxes of the objects painted on synthetic slides, level-0 pixels in OpenSlide's frame."""

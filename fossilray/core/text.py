@@ -35,10 +35,12 @@ def _format_float(value: float) -> str:
 
 
 def strip_control_characters(text: str) -> str:
-    """Text without the control characters by which a file's name could move a terminal's cursor."""
+    """Replace control characters, by which a file's name could move a terminal's cursor."""
     if text.isprintable():
         return text
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
 
 
 def counted(number: int, noun: str) -> str:
@@ -95,7 +97,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """A size as a person reads it, in powers of 1,000."""
+    """Format a number of bytes, in powers of 1,000: `1.5 MB`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if count < 1000 or unit == "TB":
             break
@@ -104,26 +106,26 @@ def format_bytes(count: float) -> str:
 
 
 def escape_formula(text: str) -> str:
-    """Text that a spreadsheet takes for text: an apostrophe before what it would take for a formula.
+    """Put an apostrophe before text that a spreadsheet would run as a formula.
 
-    A slide named `=HYPERLINK(…)` would otherwise run in whoever opens the CSV. `from_spreadsheet` undoes it.
+    A slide named `=HYPERLINK(…)` would otherwise run when the CSV is opened. `unescape_formula` reverses it.
     """
     return re.sub(LIKE_A_FORMULA, r"'\1", text)
 
 
 def unescape_formula(text: str) -> str:
-    """The text that `spreadsheet_safe` was given."""
+    """Reverse `escape_formula`."""
     return text[1:] if text.startswith("'") and re.match(LIKE_A_FORMULA, text) else text
 
 
 def without_secrets(text: str) -> str:
-    """The text without anything that could be a credential."""
+    """Replace everything in a text that could be a credential."""
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
 
 
-# What a credential looks like, or what it follows; the names are those of AWS, Google and Azure.
+# Patterns of credentials and of the names before them, as AWS, Google and Azure use them.
 _SECRETS = (
     # All of a header's value, which may have several parts.
     (re.compile(r"(?i)\b(authorization)\b[\"']?\s*[:=].*"), r"\1: ***"),

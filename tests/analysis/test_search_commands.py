@@ -125,7 +125,7 @@ def test_invalid_queries_are_refused(index: str, run: RunStore, tmp_path: Path) 
     for words, reason in (
         ([], "by one of --image"),
         (["--image", str(picture), "--object", "a-2030:1"], "by one of --image"),
-        (["--image", str(text)], "it is in no image format"),
+        (["--image", str(text)], "it is not in a known image format"),
         (["--crops", str(tmp_path / "empty")], "holds no image"),
         (["--crops", str(tmp_path / "nowhere")], "is not a folder"),
         (["--object", "a-2030"], "is not SLIDE:ID"),

@@ -108,14 +108,14 @@ def test_yaml_aliases_count_as_often_as_they_stand() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a: &a [*a]", "inside what it names"),
+        ("a: &a [*a]", "inside the node"),
         ("[" * 100_000, "level"),
         ("- " * 50_000 + "x", "level"),
         ("\n".join(["a0: &a0 [1]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 200))]), "levels"),
         ("a: 1\nb: 2\na: 3", "line 3 has the key 'a' a second time"),
-        ("a: 1\nb: 2026-99-99", "line 2 has '2026-99-99', which is no date: month"),
+        ("a: 1\nb: 2026-99-99", "line 2 has '2026-99-99', which is not a date: month"),
         ("a: 1\nb: " + "9" * 5000, "line 2 has a number that is too long, of 5,000 digits"),
-        ("a: 1\nb: !!bool no-bool", "line 2 has 'no-bool', which is no bool"),
+        ("a: 1\nb: !!bool no-bool", "line 2 has 'no-bool', which is not a bool"),
         ("!!python/object/apply:os.system [x]", "not YAML"),
         ("a: b: c", "not YAML"),
         ("{[1]: 2}", "not YAML"),

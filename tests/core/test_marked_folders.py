@@ -175,7 +175,7 @@ def test_scratch_of_this_name_that_another_user_made_first_is_refused(tmp_path: 
 def test_scratch_that_is_a_link_is_refused(tmp_path: Path) -> None:
     treasure = leave(tmp_path / "treasure", owner())
     (tmp_path / OWN).symlink_to(treasure.parent)
-    with pytest.raises(ScratchFull, match=rf"{OWN} is a link or no folder; set slides\.scratch"):
+    with pytest.raises(ScratchFull, match=rf"{OWN} is a link or not a folder; set slides\.scratch"):
         Scratch(str(tmp_path))
     assert not delete_abandoned(tmp_path)
     assert treasure.exists()

@@ -70,7 +70,7 @@ def test_unreadable_images_are_left_out_with_the_reason(tmp_path: Path) -> None:
     found = load_labels(folder)
     assert len(found) == 4
     assert [name for name, _ in found.findings.unreadable] == ["a/broken.jpg", "a/empty.png"]
-    assert "it is in no image format" in found.findings.unreadable[0][1]
+    assert "it is not in a known image format" in found.findings.unreadable[0][1]
 
 
 def test_a_name_in_two_spellings_of_unicode_is_one_class(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
     ),
     ("training/checkpoint.py", "remove_checkpoints", "rmdir"): (1, "of that folder, if it is empty"),
     ("training/output_folder.py", "TrainingFolder.open", "TemporaryDirectory"): (1, _RANDOM),
-    ("training/output_folder.py", "TrainingFolder.bring", "delete"): (
+    ("training/output_folder.py", "TrainingFolder.upload", "delete"): (
         1,
         "step-<8 digits>.pt in a training's folder",
     ),

@@ -99,7 +99,7 @@ def test_names_that_lead_nowhere_are_told_apart(share: Path, tmp_path: Path) -> 
     os.mkfifo(share / "pipe.svs")
     process = ready_worker(share, tmp_path / "run")
     for name, words in (
-        ("loop.svs", "lead in a circle"),
+        ("loop.svs", "form a circle"),
         ("folder.svs", "is a folder"),
         ("pipe.svs", "no regular file"),
         ("x" * 300 + ".svs", "shorten its name"),

@@ -289,7 +289,7 @@ def test_an_image_that_does_not_decode_is_marked(folder: Path) -> None:
     (folder / "azolla" / "2.png").write_bytes(b"no image")
     found = open_crops([str(folder)]).fetch(np.arange(10), side_px=16)
     assert np.flatnonzero(found.failed).tolist() == [2]
-    assert "it is in no image format" in str(found.faults[0])
+    assert "it is not in a known image format" in str(found.faults[0])
     assert (found.pixels[2] == 128).all()
 
 

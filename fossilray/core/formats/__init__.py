@@ -1,4 +1,4 @@
-"""Files of other formats, read with bounds: the one place that turns a library's exception into an error of ours."""
+"""Readers of common formats with bounds on size and depth; exceptions of libraries become errors of fossilray."""
 
 from fossilray.core.formats.file_role import FileRole
 from fossilray.core.formats.json_text import build_record, parse_json, parse_record

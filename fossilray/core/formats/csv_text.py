@@ -1,4 +1,4 @@
-"""CSV that people and spreadsheets write, read with bounds."""
+"""Decoding and splitting of CSV text, with bounds; tables of users are read by `csv_table`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_COLUMNS = 4096
 
 
 def decode_text(content: bytes, role: FileRole) -> str:
-    """Text in UTF-8, with or without a byte order mark.
+    """Decode UTF-8 text, with or without a byte order mark.
 
     Raises:
         role.error: it is another encoding, or larger than MOST_BYTES.
@@ -29,10 +29,10 @@ def decode_text(content: bytes, role: FileRole) -> str:
 
 
 def read_rows(text: str, role: FileRole, *, delimiter: str = ",", strict: bool = False) -> list[list[str]]:
-    """The rows of a CSV text, the header first if it has one.
+    """Return the rows of a CSV text, header included.
 
     Raises:
-        role.error: it is not CSV, or has a cell of more than 131,072 characters or more than MOST_COLUMNS columns.
+        role.error: it is not CSV, or has a cell of more than 131,072 characters, or more than MOST_COLUMNS columns.
     """
     return [row for _, row in numbered_rows(text, role, delimiter=delimiter, strict=strict)]
 
@@ -40,7 +40,7 @@ def read_rows(text: str, role: FileRole, *, delimiter: str = ",", strict: bool =
 def numbered_rows(
     text: str, role: FileRole, *, delimiter: str = ",", strict: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-    """The same rows one after the other, each with the number of the line on which it ends.
+    """Yield the rows of a CSV text, each with the number of the line on which it ends.
 
     Raises:
         role.error: as read_rows.

@@ -1,4 +1,4 @@
-"""A file as an error names it: where it is, what it is for, and what restores it."""
+"""Description of a file for error messages: its path, its use, and the remedy if it is damaged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MOST_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class FileRole:
-    """What a message says of a file that is not what it should be."""
+    """Path, use and remedy of a file, for messages about its content."""
 
     name: str
     """Path or URL."""
@@ -20,20 +20,21 @@ class FileRole:
     remedy: str
     """A clause in the imperative: `bring it back from a copy`."""
     error: type[FossilrayError] = DamagedFile
-    """The class to raise: DamagedFile for what fossilray wrote, a UsageError for what users write."""
+    """Class of errors: DamagedFile for files that fossilray wrote, a UsageError for files of users."""
 
     def damaged(self, why: object) -> FossilrayError:
-        """The error that says why this file cannot be used."""
+        """Make the error that names this file, the reason and the remedy."""
         return self.error(f"{self.name} ({self.use}) cannot be used: {_brief(why)}; {self.remedy}")
 
 
 def _brief(why: object) -> str:
-    """The first line of a reason, printable and without its full stop."""
+    """The first line of a reason, printable, without a full stop, and of bounded length."""
     text = str(getattr(why, "strerror", None) or why).strip() or type(why).__name__
     if isinstance(why, KeyError):
         text = f"{text} is missing"
     line = "".join(
-        sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text.splitlines()[0]
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for character in text.splitlines()[0]
     )
     line = line.strip().rstrip(".")
     return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}…"

@@ -1,4 +1,4 @@
-"""Image files that others made, decoded with a bound on the pixels that they claim."""
+"""Image files, decoded with a bound on the number of pixels that they claim."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fossilray.core.formats.regular_file import open_regular
 
 
 def decode_image(image: Path | bytes, role: FileRole, *, most_px: int) -> NDArray[np.uint8]:
-    """The pixels (H, W, 3) RGB of an image file, or of what it holds.
+    """Decode an image file, or its content, as (H, W, 3) uint8 RGB.
 
     Raises:
         role.error: it cannot be decoded, or claims more than most_px pixels.
@@ -37,9 +37,9 @@ def decode_image(image: Path | bytes, role: FileRole, *, most_px: int) -> NDArra
                 )
             return np.asarray(file.convert("RGB"))
     except UnidentifiedImageError:
-        # Pillow would name the buffer, by an address that is another each time.
-        raise role.damaged("it is in no image format") from None
-    # Pillow's own limit is an error of another family; its readers raise these over damaged headers.
+        # Pillow's message names the address of the buffer, which differs each time.
+        raise role.damaged("it is not in a known image format") from None
+    # Pillow's own limit raises DecompressionBombError; its readers raise the others for damaged headers.
     except (
         OSError,
         Pillow.DecompressionBombError,

@@ -1,4 +1,4 @@
-"""JSON with bounds on size, depth and numbers, and JSON objects as records whose types are checked."""
+"""JSON with bounds on size, depth and numbers; JSON objects as dataclasses with checked types."""
 
 from __future__ import annotations
 
@@ -18,23 +18,21 @@ if TYPE_CHECKING:
 Record = TypeVar("Record")
 
 MOST_BYTES = 512 * 2**20
-"""Far above what a dataset of 150,000 slides states of itself, 20 MB."""
+"""The largest JSON file of fossilray, that of a dataset of 150,000 slides, has 20 MB."""
 
 MOST_DEPTH = 64
-"""Objects and lists inside each other; no file of fossilray has more than 8."""
+"""Levels of objects and lists; no file of fossilray has more than 8."""
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NO_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 
 
 def parse_json(content: bytes | str, role: FileRole) -> Any:
-    """The value in a JSON text (UTF-8).
-
-    Refused beside what is no JSON: more than MOST_BYTES, more than MOST_DEPTH levels, a key that an object has twice,
-    and numbers that are not finite or beyond 64 bits.
+    """Parse a JSON text (UTF-8).
 
     Raises:
-        role.error: it is refused.
+        role.error: it is not JSON, has more than MOST_BYTES or MOST_DEPTH levels, repeats a key in an object, or
+            contains a number that is not finite or beyond 64 bits.
     """
     encoded = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     if len(encoded) > MOST_BYTES:
@@ -52,22 +50,22 @@ def parse_json(content: bytes | str, role: FileRole) -> Any:
             parse_float=_finite,
             parse_constant=_refuse_constant,
         )
-    # RecursionError: text that is no JSON may hide its brackets from `_depth`.
+    # RecursionError: `_depth` may miss brackets in text that is not JSON.
     except (ValueError, RecursionError) as error:
         raise role.damaged(f"it is not JSON ({error})") from None
 
 
 def parse_record(kind: type[Record], content: bytes | str, role: FileRole) -> Record:
-    """The dataclass `kind` from a JSON object that has its fields, no others, and values of their types.
+    """Parse a JSON object as the dataclass `kind`.
 
     Raises:
-        role.error: it has not.
+        role.error: a field is missing, unknown, or of another type.
     """
     return build_record(kind, parse_json(content, role), role)
 
 
 def build_record(kind: type[Record], stated: object, role: FileRole) -> Record:
-    """The same from an object that was parsed already.
+    """Build the dataclass `kind` from a parsed JSON object.
 
     Raises:
         role.error: a field is missing, unknown, or of another type.
@@ -78,16 +76,16 @@ def build_record(kind: type[Record], stated: object, role: FileRole) -> Record:
         raise role.damaged(f"it holds a {type(stated).__name__} where fields were expected")
     try:
         _refuse_unknown(kind, stated)
-        # Strict takes no text for a number; as JSON it still takes a list for a tuple.
+        # Strict validation refuses a text for a number; from JSON it still accepts a list for a tuple.
         plain = json.dumps(stated, ensure_ascii=False).encode("utf-8", "replace")
         record: Record = _adapter(kind).validate_json(plain, strict=True)
         _check_moments(record)
         return record
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in fault["loc"])
+        field = ".".join(str(part) for part in fault["loc"])
         found = "" if fault["type"] == "missing" else f", not {fault['input']!r:.60}"
-        raise role.damaged(f"{place}: {fault['msg']}{found}") from None
+        raise role.damaged(f"{field}: {fault['msg']}{found}") from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise role.damaged(error) from None
 
@@ -96,7 +94,7 @@ _adapters: dict[type, TypeAdapter[Any]] = {}
 
 
 def _adapter(kind: type[Record]) -> TypeAdapter[Record]:
-    """Made once for each kind, which takes 1,000 times as long as its use."""
+    """The validator of a dataclass, cached: making one takes 1,000 times as long as using it."""
     from pydantic import TypeAdapter
 
     if kind not in _adapters:
@@ -120,10 +118,10 @@ def _check_moments(record: object) -> None:
 
 
 def _depth(encoded: bytes) -> int:
-    """The most brackets that are open at once, strings left out."""
+    """Maximum number of brackets that are open at once, outside strings."""
     depth = deepest = 0
-    for sign in _STRING.sub(b"", encoded).translate(None, _NO_BRACKETS):
-        depth += 1 if sign in b"[{" else -1
+    for bracket in _STRING.sub(b"", encoded).translate(None, _NO_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
         deepest = max(deepest, depth)
     return deepest
 
@@ -147,9 +145,9 @@ def _whole(text: str) -> int:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text:.40} is no finite number")
+        raise ValueError(f"{text:.40} is not a finite number")
     return number
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,4 +1,4 @@
-"""Parquet files, read with bounds on what they claim and what they inflate to."""
+"""Parquet files, read with bounds on what they claim and on their size in memory."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ MOST_ROWS = 2**31
 """More than any file of fossilray has; a slide's objects are numbered in 31 bits."""
 
 LEAST_INFLATED_BYTES = 256 * 2**20
-"""Small files may hold columns of one value, which take next to nothing in the file."""
+"""Bound for small files, in which columns of a single value take hardly any bytes."""
 
 MOST_INFLATED = 200
-"""Otherwise no more than so many times the file's size; tables of fossilray take 2 to 20 times theirs."""
+"""Bound as a multiple of the file's size; tables of fossilray take 2 to 20 times the size of their files."""
 
 _BATCH_ROWS = 65_536
 
 
 @contextmanager
 def reading(role: FileRole) -> Iterator[None]:
-    """Turn what Arrow raises over damaged content into role.error; faults of the disk or store pass.
+    """Translate Arrow's exceptions about damaged content into role.error; errors of the disk or store pass through.
 
     Raises:
         role.error: Arrow refuses the content.
     """
     try:
         yield
-    # pyarrow's own Python raises the plain classes over names that are no UTF-8 and counts that are absurd.
+    # PyArrow raises plain classes for names that are not UTF-8 and for absurd counts.
     except (pa.ArrowException, ValueError, TypeError, LookupError, OverflowError) as error:
         raise role.damaged(error) from None
     except OSError as error:
-        # Arrow raises one without a number over metadata that is no Thrift; the system's own have numbers.
+        # Arrow's error about metadata that are not Thrift has no errno; those of the system do.
         if error.errno is not None:
             raise
         raise role.damaged(error) from None
 
 
 def read_metadata(content: bytes, role: FileRole) -> pq.FileMetaData:
-    """The metadata at the end of a Parquet file; the last bytes of the file are enough.
+    """Read the metadata at the end of a Parquet file; the last bytes of the file are enough.
 
     Raises:
-        role.error: it is not Parquet, or claims what no file holds.
+        role.error: it is not Parquet, or claims absurd numbers of rows.
     """
     with reading(role):
         metadata = pq.read_metadata(pa.BufferReader(content))
@@ -56,7 +56,7 @@ def read_metadata(content: bytes, role: FileRole) -> pq.FileMetaData:
 
 
 def check_claims(metadata: pq.FileMetaData, role: FileRole) -> None:
-    """Compare what the metadata claim with each other and with what a file may hold.
+    """Check the numbers of rows that the metadata claim.
 
     Raises:
         role.error: they contradict each other, or claim more than MOST_ROWS rows.
@@ -70,10 +70,10 @@ def check_claims(metadata: pq.FileMetaData, role: FileRole) -> None:
 
 
 def stated(metadata: pq.FileMetaData, key: bytes, role: FileRole) -> bytes:
-    """What the file's own metadata state under a key.
+    """Return the value of a key in the file's own metadata.
 
     Raises:
-        role.error: they do not have it.
+        role.error: the key is missing.
     """
     found: Mapping[bytes, bytes] = metadata.metadata or {}
     if key not in found:
@@ -82,12 +82,12 @@ def stated(metadata: pq.FileMetaData, key: bytes, role: FileRole) -> bytes:
 
 
 def read_table(content: bytes, role: FileRole, *, schema: pa.Schema | None = None) -> pa.Table:
-    """All rows of a Parquet file, pages held to their checksums where they have some, every value validated.
+    """Read all rows of a Parquet file; page checksums are verified where there are any, and every value is validated.
 
-    Read by this thread alone: Arrow's own threads may still hold what is Python's while the interpreter ends, and then
-    abort a process that has done its work.
+    The calling thread reads alone: Arrow's threads may still hold Python objects while the interpreter ends, and then
+    abort the process.
 
-    schema: what the table is brought to. A column that may be null may be absent; no other column may be there.
+    schema: target schema. Nullable columns may be missing; other columns are refused.
 
     Raises:
         role.error: it is not such a Parquet file, or inflates to far more than its size.
@@ -101,7 +101,7 @@ def read_table(content: bytes, role: FileRole, *, schema: pa.Schema | None = Non
                 _compare_columns(found, schema, role)
             _check_width(metadata, most, role)
         _check_pages(content, most, role)
-        table = _inflate(content, _plain(found), metadata.num_columns, most, role)
+        table = _inflate(content, _without_dictionaries(found), metadata.num_columns, most, role)
         if table.num_rows != metadata.num_rows:
             raise role.damaged(f"it holds {table.num_rows:,} rows of {metadata.num_rows:,}")
         table.validate(full=True)
@@ -109,25 +109,25 @@ def read_table(content: bytes, role: FileRole, *, schema: pa.Schema | None = Non
 
 
 def _inflate(content: bytes, plain: pa.Schema, columns: int, most: int, role: FileRole) -> pa.Table:
-    """The rows with text written out, once it is known how much that is."""
+    """Decode the rows; texts are expanded from dictionaries only after their size is known."""
     batches, size = [], 0
     with pq.ParquetFile(
         pa.BufferReader(content),
-        # A text that a page holds once and a million rows name must not be written out before it is counted.
+        # A text that a page contains once and a million rows refer to must not be expanded before it is counted.
         read_dictionary=[field.name for field in plain if pa.types.is_string(field.type)],
         page_checksum_verification=True,
         pre_buffer=False,
     ) as file:
         for batch in file.iter_batches(max(1024, _BATCH_ROWS // max(columns, 1)), use_threads=False):
-            size += sum(map(_written_out, batch.columns))
+            size += sum(map(_expanded_bytes, batch.columns))
             if size > most:
                 raise role.damaged(f"it inflates to more than {most:,} bytes from {len(content):,}")
             batches.append(batch.cast(plain))
     return pa.Table.from_batches(batches, schema=plain)
 
 
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """The schema with text where it says dictionary."""
+def _without_dictionaries(schema: pa.Schema) -> pa.Schema:
+    """The schema with dictionary types replaced by their value types."""
     fields = [
         field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
         for field in schema
@@ -135,8 +135,8 @@ def _plain(schema: pa.Schema) -> pa.Schema:
     return pa.schema(fields, metadata=schema.metadata)
 
 
-def _written_out(column: pa.Array) -> int:
-    """Bytes of a column without dictionary."""
+def _expanded_bytes(column: pa.Array) -> int:
+    """Bytes of a column after its dictionary is expanded."""
     if not pa.types.is_dictionary(column.type):
         return int(column.nbytes)
     if not pa.types.is_string(column.type.value_type):
@@ -146,10 +146,10 @@ def _written_out(column: pa.Array) -> int:
 
 
 def conform(table: pa.Table, schema: pa.Schema, role: FileRole) -> pa.Table:
-    """The table in a schema's columns and types; columns that may be null may be absent.
+    """Convert a table to the columns and types of a schema; nullable columns may be missing.
 
     Raises:
-        role.error: a column is missing, unknown, there twice, of another type, or null where it may not be.
+        role.error: a column is missing, unknown, repeated, of another type, or null against the schema.
     """
     _compare_columns(table.schema, schema, role)
     columns = []
@@ -168,10 +168,10 @@ def conform(table: pa.Table, schema: pa.Schema, role: FileRole) -> pa.Table:
 
 
 def require_finite(table: pa.Table, role: FileRole) -> None:
-    """Make sure that no number is NaN or infinite.
+    """Refuse NaN and infinite numbers.
 
     Raises:
-        role.error: one is.
+        role.error: a column contains one.
     """
     for field in table.schema:
         if pa.types.is_floating(field.type):
@@ -196,7 +196,7 @@ def _compare_columns(found: pa.Schema, schema: pa.Schema, role: FileRole) -> Non
 
 
 def _family(kind: pa.DataType) -> str:
-    """Types between which a cast keeps the meaning of values, or fails."""
+    """Class of types between which a cast preserves values or fails."""
     if pa.types.is_dictionary(kind):
         return _family(kind.value_type)
     if pa.types.is_boolean(kind):
@@ -220,7 +220,7 @@ def _check_pages(content: bytes, most: int, role: FileRole) -> None:
 
 
 def _check_width(metadata: pq.FileMetaData, most: int, role: FileRole) -> None:
-    """Refuse rows without end before the first is read: each takes a byte at least, in memory if not in the file."""
+    """Refuse absurd numbers of rows before the first is read: each takes at least a byte in memory."""
     if metadata.num_rows * max(metadata.num_columns, 1) > 8 * most:
         raise role.damaged(
             f"it claims {metadata.num_rows:,} rows of {metadata.num_columns} columns in {metadata.serialized_size:,} "

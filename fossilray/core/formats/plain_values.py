@@ -1,4 +1,4 @@
-"""What a value that comes with a file may be: checks of types and bounds, and a short form for errors."""
+"""Checks of types and bounds of values from files, and a short form of values for errors."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ Check = Callable[[Any], bool]
 
 
 def whole(least: int, most: int) -> Check:
-    """Whole numbers from `least` to `most`; True and False are none."""
+    """Accept integers from `least` to `most`, but not booleans."""
     return lambda value: type(value) is int and least <= value <= most
 
 
 def number(least: float, most: float) -> Check:
-    """Finite numbers from `least` to `most`."""
+    """Accept finite numbers from `least` to `most`."""
     return lambda value: type(value) in (int, float) and least <= value <= most
 
 
 def one_of(*values: Any) -> Check:
-    """These values, and of the same type."""
+    """Accept these values, of the same type."""
     return lambda value: any(value is one or (type(value) is type(one) and value == one) for one in values)
 
 
 def many(check: Check, *, most: int) -> Check:
-    """Lists of one to `most` values of a kind."""
+    """Accept lists of one to `most` values that pass a check."""
     return lambda value: (
         isinstance(value, (list, tuple)) and 0 < len(value) <= most and all(map(check, value))
     )
 
 
 def either(*checks: Check) -> Check:
-    """What one of the checks admits."""
+    """Accept values that pass one of the checks."""
     return lambda value: any(check(value) for check in checks)
 
 
 def shown(value: Any) -> str:
-    """The value for an error: ASCII on one line, cut short, whatever lies in it and however deep."""
+    """Describe a value for an error message: ASCII, on one line, of bounded length and depth."""
     if isinstance(value, str):
         return ascii(value[:80])
     short = reprlib.Repr()

@@ -1,4 +1,4 @@
-"""Files opened only if they are regular: a pipe, a socket or a device would make the reader wait without end."""
+"""Opening of regular files only: reading a pipe, a socket or a device could block forever."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _KINDS = {
 
 
 class NotRegular(OSError):
-    """The path leads to something else than a regular file."""
+    """The path does not lead to a regular file."""
 
 
 def open_descriptor(path: Path | str) -> int:
-    """The descriptor of a regular file, open for reading.
+    """Open a regular file for reading and return its descriptor.
 
     Raises:
         NotRegular: it is a folder, a pipe, a socket or a device.
@@ -31,7 +31,7 @@ def open_descriptor(path: Path | str) -> int:
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        # A socket, or a device without a driver, does not even open.
+        # A socket, or a device without a driver, cannot even be opened.
         if error.errno in (errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP):
             _expect_regular(os.stat(path).st_mode, path)  # noqa: PTH116
         raise
@@ -44,7 +44,7 @@ def open_descriptor(path: Path | str) -> int:
 
 
 def open_regular(path: Path | str) -> BinaryIO:
-    """A regular file, open for reading.
+    """Open a regular file for reading.
 
     Raises: as open_descriptor.
     """
@@ -52,7 +52,7 @@ def open_regular(path: Path | str) -> BinaryIO:
 
 
 def read_regular(path: Path | str, *, most_bytes: int | None = None) -> bytes:
-    """The content of a regular file; of one that has more than most_bytes, one byte more than that.
+    """Read a regular file; of a file with more than most_bytes, the first most_bytes + 1.
 
     Raises: as open_descriptor.
     """

@@ -21,21 +21,21 @@ _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Loader(_Base):  # type: ignore[misc]
-    """Says of a scalar that is not of its type in which line it stands."""
+    """Report the line of a scalar that is not of its type."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if not isinstance(node, yaml.ScalarNode):
             return super().construct_object(node, deep=deep)
-        place = f"line {node.start_mark.line + 1}"
+        line = f"line {node.start_mark.line + 1}"
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if kind in ("int", "float") and len(node.value) > _LONGEST_NUMBER:
-            raise ValueError(f"{place} has a number that is too long, of {len(node.value):,} digits")
+            raise ValueError(f"{line} has a number that is too long, of {len(node.value):,} digits")
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, TypeError, OverflowError, LookupError, AttributeError) as error:
             if kind == "timestamp":
-                raise ValueError(f"{place} has {node.value!r:.60}, which is no date: {error}") from None
-            raise ValueError(f"{place} has {node.value!r:.60}, which is no {kind}") from None
+                raise ValueError(f"{line} has {node.value!r:.60}, which is not a date: {error}") from None
+            raise ValueError(f"{line} has {node.value!r:.60}, which is not a {kind}") from None
 
 
 def parse_yaml(text: str, role: FileRole) -> Any:
@@ -81,7 +81,7 @@ def _load(text: str) -> Any:
 
 
 def _unfold(node: yaml.Node, counted: dict[int, tuple[int, int] | None], *, depth: int) -> tuple[int, int]:
-    """How many nodes there are with every alias written out, and in how many levels.
+    """Number of nodes with every alias expanded, and number of levels.
 
     Raises:
         ValueError: too many, too deep, without end, or a mapping has a key twice.
@@ -91,17 +91,17 @@ def _unfold(node: yaml.Node, counted: dict[int, tuple[int, int] | None], *, dept
     if id(node) in counted:
         known = counted[id(node)]
         if known is None:
-            raise ValueError("an alias stands inside what it names")
+            raise ValueError("an alias is inside the node that it refers to")
         return known
     counted[id(node)] = None
     if isinstance(node, yaml.MappingNode):
         _refuse_repeats(node)
-        inner = [one for pair in node.value for one in pair]
+        inner = [child for pair in node.value for child in pair]
     else:
         inner = list(node.value)
     total, levels = 1, 0
-    for one in inner:
-        below, height = _unfold(one, counted, depth=depth + 1)
+    for child in inner:
+        below, height = _unfold(child, counted, depth=depth + 1)
         total, levels = total + below, max(levels, height + 1)
         if total > MOST_NODES or depth + levels > MOST_DEPTH:
             raise ValueError(
