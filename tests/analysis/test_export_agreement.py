@@ -75,9 +75,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         boxes = some_boxes(bounds, seed=number, count=(30, 12, 20, 9, 14)[number])
         beyond = (boxes[:, :2] < [bounds.x_min, bounds.y_min]) | (boxes[:, 2:] > [bounds.x_max, bounds.y_max])
         overrunning |= {(name, int(row)) for row in np.flatnonzero(beyond.any(axis=1))}
-        facts: dict[str, Any] = {"path": str(path), "width": width, "height": height}
-        facts |= {"bounds_x": bounds.x_min, "bounds_y": bounds.y_min}
-        facts |= {"bounds_width": bounds.width, "bounds_height": bounds.height}
+        properties: dict[str, Any] = {"path": str(path), "width": width, "height": height}
+        properties |= {"bounds_x": bounds.x_min, "bounds_y": bounds.y_min}
+        properties |= {"bounds_width": bounds.width, "bounds_height": bounds.height}
         scores = np.linspace(0.2, 0.9, len(boxes), dtype=np.float32)
         commit_slide(
             run,
@@ -87,7 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             depth_m=2000.0,
             seed=number,
             boxes=Boxes(boxes, scores),
-            **facts,
+            **properties,
         )
     predict(run, "genera")
     return Made(run, dict.fromkeys(WELLS, bounds), overrunning)

@@ -221,15 +221,15 @@ def test_reprocessed_slides_are_left_out_and_then_added_again(tmp_path: Path) ->
     url = index_runs([store.url], tmp_path / "index").url
     old = directions(slides["b"])[5:6]
     Path(store.url, store.committed_files()["b"]).unlink()
-    anew = kinds_of_vectors(60, seed=3)
-    commit_vectors(store, "b", anew)
+    reprocessed = kinds_of_vectors(60, seed=3)
+    commit_vectors(store, "b", reprocessed)
     stale = SearchIndex.open(url)
     assert "reprocessed since the build and left out: 1 slide with 60 objects" in str(stale.freshness)
     assert {hit.slide.slide_id for hit in stale.search(old, count=20, **ALL)[0]} == {"a"}
     index_runs([store.url], url)
     now = SearchIndex.open(url)
     assert not str(now.freshness)
-    (hits,) = now.search(directions(anew)[7:8], count=200, candidates=200, **ALL)
+    (hits,) = now.search(directions(reprocessed)[7:8], count=200, candidates=200, **ALL)
     assert named(hits)[0] == ("b", 7)
     assert sorted(named(hits)) == [("a", n) for n in range(119)] + [("b", n) for n in range(59)]
 

@@ -129,7 +129,7 @@ def test_invalid_queries_are_refused(index: str, run: RunStore, tmp_path: Path) 
         (["--crops", str(tmp_path / "empty")], "holds no image"),
         (["--crops", str(tmp_path / "nowhere")], "is not a folder"),
         (["--object", "a-2030"], "is not SLIDE:ID"),
-        (["--object", "missing:1"], "its runs have no such slide"),
+        (["--object", "missing:1"], "its runs lack this slide"),
         (["--object", "a-2030:49"], "has objects 0 to 48"),
         (["--object", "a-2030:1", "--sheet", "sheet.pdf"], "neither .html nor .png"),
         (["--object", "a-2030:1", "--out", "hits.xls"], "neither .csv nor .json"),

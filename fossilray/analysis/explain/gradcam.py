@@ -107,8 +107,8 @@ def feature_maps(
         with torch.inference_mode():
             last: Any = network.forward_features(images)  # type: ignore[operator]
     finally:
-        for handle in handles:
-            handle.remove()
+        for registered in handles:
+            registered.remove()
     # The vector is pooled from the output of the last layer, which may come after the last stage.
     layers = [(name, outputs[name]) for name in names[: stages - 1] if name in outputs]
     layers.append(("last", _channels_first(network, last)))
@@ -160,5 +160,5 @@ def _guided(network: torch.nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for registered in handles:
+            registered.remove()

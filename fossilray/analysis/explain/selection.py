@@ -40,7 +40,7 @@ def select_first(
         probabilities: (n, classes).
 
     Raises:
-        UsageError: the head has no such genus.
+        UsageError: the head lacks the genus.
     """
     given = None if genus is None else class_number(classes, genus)
     predicted = probabilities.argmax(axis=1)
@@ -113,7 +113,7 @@ def class_number(classes: Sequence[str], genus: str) -> int:
     """Return the index of a class.
 
     Raises:
-        UsageError: the head has no such class.
+        UsageError: the head lacks the class.
     """
     if genus not in classes:
         raise UsageError(f"the head has no class {genus!r:.80}; its classes: {', '.join(classes)}")

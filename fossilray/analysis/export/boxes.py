@@ -98,7 +98,7 @@ def save_crops(
             image = crop if as_stored else restore_aspect_ratio(crop, row["width_um"], row["height_um"])
             name = f"{stems.get(slide_id, slide_id)}-{row['object_id']:06d}.jpg"
             write_atomically(
-                out / name, encode_crop(image, quality=SAVED_JPEG_QUALITY), sweep=False, lasting=False
+                out / name, encode_crop(image, quality=SAVED_JPEG_QUALITY), clean=False, durable=False
             )
     return int(table.num_rows)
 

@@ -167,10 +167,10 @@ def _draw_opacity(panel: Axes, samples: Sequence[DepthSample], y: NDArray[np.flo
 def _draw_colours(
     panel: Axes, samples: Sequence[DepthSample], y: NDArray[np.float64], thickness: float
 ) -> None:
-    for place, sample in zip(y, samples, strict=True):
+    for depth, sample in zip(y, samples, strict=True):
         if sample.colour is not None:
             panel.barh(
-                place, 1, height=thickness, color=[channel / 255 for channel in sample.colour], linewidth=0
+                depth, 1, height=thickness, color=[channel / 255 for channel in sample.colour], linewidth=0
             )
     panel.set_xlim(0, 1)
     panel.set_xticks([])

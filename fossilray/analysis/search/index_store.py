@@ -58,7 +58,7 @@ class IndexStore:
 
     @staticmethod
     def find(url: str, access: StoreConfig | None = None) -> IndexStore | None:
-        """Open the index at a URL; None if there is none.
+        """Open the index at a URL; None if it is missing.
 
         Raises:
             StoreError: the folder cannot be read, or holds an index of another version.

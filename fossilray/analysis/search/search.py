@@ -145,7 +145,7 @@ class SearchIndex:
         """Return an object of the index by its slide_id and object_id.
 
         Raises:
-            UsageError: the index has no such object, or several of its runs have the slide and `run` is not given.
+            UsageError: the index lacks the object, or several of its runs have the slide and `run` is not given.
         """
         slides = [slide for slide in self.slides if slide.slide_id == slide_id and run in (None, slide.run)]
         if not slides:
@@ -153,7 +153,7 @@ class SearchIndex:
             reason = (
                 "it was committed after the build; start `fossilray index build` again"
                 if is_late
-                else "its runs have no such slide; `fossilray query` lists slide_id and object_id"
+                else "its runs lack this slide; `fossilray query` lists slide_id and object_id"
             )
             raise UsageError(f"{self.index.url} has no slide {slide_id!r:.80}: {reason}")
         if len(slides) > 1:

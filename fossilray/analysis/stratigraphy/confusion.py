@@ -57,7 +57,7 @@ class Confusion:
         return parameters
 
 
-def confusion_of_head(head: Head) -> Confusion | None:
+def read_head_confusion(head: Head) -> Confusion | None:
     """Return the confusion matrix of a head's out-of-fold predictions; None if its file has none."""
     counts = head.confusion
     return None if counts is None else Confusion(head.classes, counts)
@@ -81,7 +81,7 @@ def read_confusion(path: Path) -> Confusion:
         WeightsError: the file is not a head.
     """
     if path.suffix == ".safetensors":
-        confusion = confusion_of_head(load_head(path))
+        confusion = read_head_confusion(load_head(path))
         if confusion is None:
             raise UsageError(
                 f"{path} holds no confusion matrix; train it again with this fossilray, or give a CSV"

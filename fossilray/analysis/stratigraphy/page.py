@@ -83,7 +83,7 @@ def draw_rarefaction(chart: WellChart) -> Figure:
 
 
 def describe_findings(chart: WellChart, matched: MatchedWells | None = None) -> Iterator[str]:
-    """Yield the facts behind a chart as sentences: samples, correction, merged taxa, zones, correlation."""
+    """Describe the data of a chart in sentences: samples, correction, merged taxa, zones, correlation."""
     samples = chart.well_samples.samples
     objects = sum(sample.objects for sample in samples)
     yield (

@@ -93,7 +93,7 @@ class Taxonomy:
             self._row_of.setdefault(key, row)
 
     def find(self, label: str) -> TaxonRow | None:
-        """Return the row whose name or synonym is this label, None if there is no such row."""
+        """Return the row whose name or synonym is this label, None if it is missing."""
         return self._row_of.get(_key(label))
 
 
