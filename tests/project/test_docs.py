@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib.util
 import itertools
 import re
@@ -248,3 +249,14 @@ def test_the_page_of_faults_names_tests_that_exist() -> None:
     assert len(names) > 15
     for name in names:
         assert (ROOT / "tests" / f"{name}.py").is_file(), f"docs/cluster/faults.md names {name}"
+
+
+def test_error_classes_in_the_pages_for_operators_exist() -> None:
+    for name in ("guide/maintenance.md", "cluster/faults.md"):
+        page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        classes = set(re.findall(r"`((?:[A-Z][a-z]+){2,})`", page)) | set(re.findall(r"--error (\w+)", page))
+        assert classes
+        for error in classes:
+            assert hasattr(fossilray.errors, error) or hasattr(builtins, error) or error == "WorkerDied", (
+                error
+            )
