@@ -30,7 +30,7 @@ from fossilray.analysis.search.plan import IndexSettings, open_index, plan_shard
 from fossilray.analysis.search.search import SearchIndex
 from fossilray.analysis.search.vectors_of_runs import open_sources
 from fossilray.core.config import CropsConfig, RunConfig, StoreConfig
-from fossilray.core.records import ArrayFiles
+from fossilray.core.records import ArrayFiles, WorkItem
 from fossilray.core.vectors import unit_vectors
 from fossilray.store import RunStore
 from fossilray.store.arrays.embeddings import encode_embeddings
@@ -149,11 +149,11 @@ def build(store: RunStore, path: Path, shard_objects: int) -> Built:
     began, cpu = time.perf_counter(), time.process_time()
     index = open_index(sources, str(path), access, settings)
     trained = time.perf_counter()
-    rows = plan_shards(index, sources, max_objects=shard_objects)
+    keys = plan_shards(index, sources, max_objects=shard_objects)
     worker = IndexWorker(index.url, RunConfig())
     worker.prepare()
-    for row in rows:
-        assert worker.process(row).failure is None
+    for key in keys:
+        assert worker.process(WorkItem(key)).failure is None
     return Built(trained - began, time.perf_counter() - trained, time.process_time() - cpu)
 
 
