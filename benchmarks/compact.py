@@ -12,6 +12,7 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -137,9 +138,11 @@ def some_objects(slide_id: str, arrays: str, count: int, rng: np.random.Generato
 
 
 def summarise(slide_id: str, attempt: str, *, well: str, objects: int) -> SlideSummary:
-    """A made-up summary."""
+    """Return a summary with placeholder values."""
     values: dict[str, object] = {
-        name: 0.0 if name.startswith("seconds") else 1 for name in SlideSummary.__dataclass_fields__
+        field.name: 0.0 if field.name.startswith("seconds") else 1
+        for field in fields(SlideSummary)
+        if field.default is MISSING
     }
     values |= {"slide_id": slide_id, "path": f"{slide_id}.mrxs", "well": well, "vendor": "mirax"}
     values |= {
