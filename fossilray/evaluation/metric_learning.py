@@ -13,6 +13,7 @@ from fossilray.evaluation.figures import tsne_layout, umap_layout
 from fossilray.evaluation.karaderi2021 import (
     EmbeddingMatrix,
     Karaderi2021,
+    TrainAndEmbed,
     draw_groups,
     score_metric_learning,
 )
@@ -74,14 +75,8 @@ def evaluate_metric_learning(
     )
     models: list[ProtocolModel] = []
 
-    def vectors_after_training(rows: NDArray[np.int64], name: str) -> EmbeddingMatrix:
-        if isinstance(source, EmbeddedCrops):
-            return source.vectors
-        models.append(source(rows, name=name))
-        return models[-1].vectors
-
     result = score_metric_learning(
-        vectors_after_training,
+        _train_and_embed(source, models),
         label,
         classes,
         group=group,
@@ -116,6 +111,18 @@ def evaluate_metric_learning(
         result=result,
         training=training,
     )
+
+
+def _train_and_embed(source: EmbeddedCrops | ProtocolTraining, models: list[ProtocolModel]) -> TrainAndEmbed:
+    """Return a function that trains on some rows and embeds all; it appends the models it trains to `models`."""
+
+    def embed(rows: NDArray[np.int64], name: str) -> EmbeddingMatrix:
+        if isinstance(source, EmbeddedCrops):
+            return source.vectors
+        models.append(source(rows, name=name))
+        return models[-1].vectors
+
+    return embed
 
 
 def _figures(result: Karaderi2021) -> dict[str, float]:

@@ -18,7 +18,7 @@ _VOTE_TEMPERATURE = 0.07
 
 @dataclass(frozen=True)
 class EmbeddingSpread:
-    """How much of the embedding space vectors use."""
+    """Spread of vectors over the embedding space."""
 
     std: float
     """Mean over dimensions of the standard deviation of unit vectors, times the square root of the dimension.

@@ -13,14 +13,14 @@ from fossilray.core.config.training import TrainConfig
 from fossilray.models.device import precision_on
 from fossilray.training.crops.stream import CropBatch
 from fossilray.training.distributed import DistributedGroup
-from fossilray.training.methods import TrainingMethod
+from fossilray.training.methods import MethodModule
 from fossilray.training.schedules import learning_rate, weight_decay
 
 
 class TrainingStep:
     """A method with its optimiser on one worker's device."""
 
-    def __init__(self, config: TrainConfig, method: TrainingMethod, group: DistributedGroup) -> None:
+    def __init__(self, config: TrainConfig, method: MethodModule, group: DistributedGroup) -> None:
         self._config, self._group, self._device = config, group, group.device
         # Convolutions are fastest in channels-last memory format.
         self.method = method.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -108,7 +108,7 @@ class TrainingStep:
         return float(norm)
 
 
-def _make_optimiser(config: TrainConfig, method: TrainingMethod) -> torch.optim.Optimizer:
+def _make_optimiser(config: TrainConfig, method: MethodModule) -> torch.optim.Optimizer:
     factors = method.rate_factors()
     trained = [p for p in method.parameters() if p.requires_grad and p not in factors]
     groups: list[dict[str, Any]] = [

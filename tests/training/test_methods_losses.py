@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fossilray.core.config import TrainConfig
-from fossilray.training.methods import TrainingMethod, build_method
+from fossilray.training.methods import MethodModule, build_method
 from fossilray.training.methods.contrastive_losses import nt_xent, supervised_contrast
 from fossilray.training.methods.siamese import symmetric_loss
 
@@ -39,7 +39,7 @@ class Flat(torch.nn.Module):
         return found
 
 
-def a_method(name: str, **given: Any) -> TrainingMethod:
+def a_method(name: str, **given: Any) -> MethodModule:
     torch.manual_seed(1)
     config = TrainConfig.model_validate({"method": name, "arch": "resnet18", name: {**NARROW[name], **given}})
     return build_method(config, backbone=Flat(), dimension=6, classes=3).train()

@@ -27,7 +27,7 @@ from fossilray.training.checkpoint import latest_checkpoint
 from fossilray.training.data import make_batches, open_training_crops
 from fossilray.training.loop import TrainingLoop
 from fossilray.training.methods.metric import MetricLearning
-from fossilray.training.methods.metric_losses import MetricLoss
+from fossilray.training.methods.metric_losses import MetricLossModule
 from fossilray.training.methods.transfer import class_weights
 from fossilray.training.schedules import learning_rate
 from fossilray.training.step import TrainingStep
@@ -50,7 +50,7 @@ def some_vectors() -> NDArray[np.float64]:
 
 
 def loss_of(vectors: NDArray[np.float64], **given: Any) -> float:
-    loss = MetricLoss(MetricConfig(**given), dimension=5, classes=3)
+    loss = MetricLossModule(MetricConfig(**given), dimension=5, classes=3)
     return float(loss(torch.from_numpy(vectors * 3).float(), torch.from_numpy(LABEL)))
 
 
@@ -94,7 +94,7 @@ def test_multi_similarity_loss_is_that_of_the_papers_equation() -> None:
 def test_proxy_anchor_loss_is_that_of_the_papers_equation_and_its_proxies_learn_faster(crops: Path) -> None:
     """Kim et al. 2020, eq. 4."""
     torch.manual_seed(2)
-    loss = MetricLoss(MetricConfig(loss="proxyanchor"), dimension=5, classes=3)
+    loss = MetricLossModule(MetricConfig(loss="proxyanchor"), dimension=5, classes=3)
     (proxies,) = loss.parameters()
     vectors, held = some_vectors(), proxies.detach().numpy().astype(float)
     similar = vectors @ (held / np.linalg.norm(held, axis=1, keepdims=True)).T
@@ -124,7 +124,7 @@ def test_supervised_contrast_of_the_library_is_our_own() -> None:
 
 def test_a_miner_that_does_not_serve_the_loss_is_refused() -> None:
     with pytest.raises(UsageError, match=r"set metric\.miner=none"):
-        MetricLoss(MetricConfig(loss="supcon", miner="hard"), dimension=4, classes=2)
+        MetricLossModule(MetricConfig(loss="supcon", miner="hard"), dimension=4, classes=2)
 
 
 def a_config(crops: Path, **given: Any) -> TrainConfig:

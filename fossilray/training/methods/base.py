@@ -42,7 +42,7 @@ class MethodLoss:
     terms: Mapping[str, float]
 
 
-class TrainingMethod(torch.nn.Module, ABC):
+class MethodModule(torch.nn.Module, ABC):
     """A backbone with the heads and copies that its training needs.
 
     The optimiser updates every parameter that requires a gradient. `state_dict` is the complete state, so names of

@@ -8,7 +8,7 @@ import torch
 
 from fossilray.core.config.training import TrainConfig
 from fossilray.models.backbones.embedder import IMAGENET_MEAN, IMAGENET_STD
-from fossilray.training.methods.base import TrainingMethod
+from fossilray.training.methods.base import MethodModule
 from fossilray.training.methods.dino import Dino
 from fossilray.training.methods.metric import MetricLearning
 from fossilray.training.methods.siamese import Byol, SimSiam
@@ -16,9 +16,9 @@ from fossilray.training.methods.simclr import SimClr
 from fossilray.training.methods.supcon import SupCon
 from fossilray.training.methods.transfer import Transfer
 
-Colour = tuple[float, float, float]
+_Colour = tuple[float, float, float]
 
-_METHODS: dict[str, type[TrainingMethod]] = {
+_METHODS: dict[str, type[MethodModule]] = {
     "supcon": SupCon,
     "metric": MetricLearning,
     "transfer": Transfer,
@@ -35,10 +35,10 @@ def build_method(
     backbone: torch.nn.Module,
     dimension: int,
     classes: int,
-    mean: Colour = IMAGENET_MEAN,
-    std: Colour = IMAGENET_STD,
+    mean: _Colour = IMAGENET_MEAN,
+    std: _Colour = IMAGENET_STD,
     counts: Sequence[int] | None = None,
-) -> TrainingMethod:
+) -> MethodModule:
     """Build the method of `config.method`; its new layers are initialised from torch's global generator.
 
     Args:

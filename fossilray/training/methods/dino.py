@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fossilray.training.methods.base import MethodLoss, TrainingMethod, frozen_copy, update_moving_average
+from fossilray.training.methods.base import MethodLoss, MethodModule, frozen_copy, update_moving_average
 from fossilray.training.methods.lightly_modules import dino_head, dino_loss
 from fossilray.training.schedules import cosine, linear
 
 
-class Dino(TrainingMethod):
+class Dino(MethodModule):
     """Student and teacher with one head each; the teacher's outputs are centred and sharpened."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fossilray.training.methods.base import MethodLoss, TrainingMethod
-from fossilray.training.methods.metric_losses import MetricLoss
+from fossilray.training.methods.base import MethodLoss, MethodModule
+from fossilray.training.methods.metric_losses import MetricLossModule
 
 
-class MetricLearning(TrainingMethod):
+class MetricLearning(MethodModule):
     """A loss of pytorch-metric-learning directly on the vectors that the finished backbone gives."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._settings = self.config.metric
-        self.criterion = MetricLoss(self._settings, dimension=self.dimension, classes=self.classes)
+        self.criterion = MetricLossModule(self._settings, dimension=self.dimension, classes=self.classes)
         self.classify = (
             torch.nn.Linear(self.dimension, self.classes) if self._settings.cross_entropy_weight else None
         )

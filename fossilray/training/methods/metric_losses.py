@@ -23,7 +23,7 @@ _MINER_EPSILON = 0.1
 """Wang et al. 2019, section 4.1."""
 
 
-class MetricLoss(torch.nn.Module):
+class MetricLossModule(torch.nn.Module):
     """A loss of vectors (n, d) with labels (n,), and the miner that selects pairs or triplets.
 
     Vectors are normalised to length 1, as in all four papers.

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from fossilray.training.methods.base import MethodLoss, TrainingMethod, frozen_copy, update_moving_average
+from fossilray.training.methods.base import MethodLoss, MethodModule, frozen_copy, update_moving_average
 from fossilray.training.methods.lightly_modules import byol_heads, negative_cosine, simsiam_heads
 from fossilray.training.schedules import cosine
 
 
-class SimSiam(TrainingMethod):
+class SimSiam(MethodModule):
     """SimSiam: the target is the network itself with its gradient stopped (Chen and He 2021, algorithm 1)."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -31,7 +31,7 @@ class SimSiam(TrainingMethod):
         return self.backbone
 
 
-class Byol(TrainingMethod):
+class Byol(MethodModule):
     """BYOL: the target is the moving average of backbone and projection (Grill et al. 2020, eq. 1 and 2)."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from fossilray.training.methods.base import MethodLoss, TrainingMethod
+from fossilray.training.methods.base import MethodLoss, MethodModule
 from fossilray.training.methods.contrastive_losses import nt_xent
 
 
-class SimClr(TrainingMethod):
+class SimClr(MethodModule):
     """NT-Xent on a projection, over the crops of all workers."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fossilray.training.methods.base import MethodLoss, TrainingMethod, frozen_copy, update_moving_average
+from fossilray.training.methods.base import MethodLoss, MethodModule, frozen_copy, update_moving_average
 from fossilray.training.methods.contrastive_losses import nt_xent, supervised_contrast
 
 
-class SupCon(TrainingMethod):
+class SupCon(MethodModule):
     """One view of each crop, as the crops of a class serve as views of it; two views if unlabelled crops are used."""
 
     taken: torch.Tensor

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fossilray.training.methods.base import MethodLoss, TrainingMethod
+from fossilray.training.methods.base import MethodLoss, MethodModule
 
 
-class Transfer(TrainingMethod):
+class Transfer(MethodModule):
     """Cross-entropy over classes; rare classes can be weighted or sampled as often as the others."""
 
     weight: torch.Tensor
