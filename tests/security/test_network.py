@@ -150,7 +150,6 @@ def test_loading_models_and_working_on_a_slide_asks_no_host(tmp_path: Path) -> N
         from fossilray.store import RunStore
         from fossilray.store.run.run_record import describe_run
         from fossilray.processing.worker import SlideWorker
-        from fossilray.core.records import WorkItem
         place = Path({str(tmp_path)!r})
         write_slide(place / "slides" / "a.mrxs", size=1024)
         config = RunConfig()
