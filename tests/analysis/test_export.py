@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from support.small_run import BOUNDS, COUNTS, CROP_PX, decode_jpeg, start_run, write_small_run
 
 from fossilray.analysis.export.boxes import export_objects, save_crops
 from fossilray.analysis.export.coco import ANNOTATIONS, export_coco
-from fossilray.core.errors import QueryError, UsageError
+from fossilray.analysis.export.vectors import export_vectors
+from fossilray.core.errors import QueryError, StoreError, UsageError
 from fossilray.store import RunStore
 from fossilray.store.query.connection import run_query
 
@@ -94,6 +96,17 @@ def test_a_wrong_condition_is_refused_before_a_file_is_begun(
     with pytest.raises(QueryError, match="nonsense"):
         export_objects(store, tmp_path / "out", form=form, where="nonsense > 1")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("column", ["opacity", "measured_depth_m"])
+def test_a_missing_column_is_named_with_its_file_and_the_remedy(tmp_path: Path, column: str) -> None:
+    store = write_small_run(tmp_path / "run")
+    path = tmp_path / "run" / store.committed_files()["a-2030"]
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.drop_columns([column]), path)
+    for export in (export_objects, export_vectors):
+        with pytest.raises(StoreError, match=rf"a-2030.parquet .*has no column {column}.*fossilray verify"):
+            export(store, tmp_path / f"{export.__name__}.parquet", slide="a-2030")
 
 
 def test_an_unknown_slide_is_named(store: RunStore, tmp_path: Path) -> None:

@@ -14,12 +14,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fossilray.core.errors import UsageError
+from fossilray.core.errors import QueryError, UsageError
+from fossilray.core.formats.parquet import read_metadata
 from fossilray.core.records import SlideSummary
+from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.core.slide_names import check_slide_id
+from fossilray.core.text import list_some
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing, current_predictions
 from fossilray.store.query.connection import connect, create_objects_view, objects_where, query_table
+from fossilray.store.run.roles import objects_file
 
 SAVED_JPEG_QUALITY = 95
 """Quality of crops and tiles saved as files. It is above the store's 90, so that saving adds no visible loss."""
@@ -108,7 +112,25 @@ class ObjectSelection:
         # A compacted dataset has no file for a slide without objects.
         slide_id = summary.slide_id
         files = {slide_id: self._files[slide_id]} if slide_id in self._files else {}
-        create_objects_view(self._con, self.store, files, genera=self._genera)
+        try:
+            create_objects_view(self._con, self.store, files, genera=self._genera)
+        except QueryError:
+            # The condition was checked against the schema, so the file differs from it.
+            for path in files.values():
+                _require_columns(self.store, path)
+            raise
+
+
+def _require_columns(store: RunStore, path: str) -> None:
+    """Check that an objects file has all columns, also those that may be null.
+
+    Raises:
+        DamagedFile: a column is missing.
+    """
+    role = objects_file(f"{store.url}/{path}")
+    schema = read_metadata(store.files.read(path), role).schema.to_arrow_schema()
+    if missing := [name for name in OBJECTS_SCHEMA.names if name not in schema.names]:
+        raise role.damaged(f"it has no column {list_some(missing)}")
 
 
 def select_slides(store: RunStore, slide: str | None) -> list[SlideSummary]:
