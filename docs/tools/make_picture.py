@@ -52,7 +52,7 @@ def main(demo: Path) -> None:
         jpeg = draw_boxes(pixels, field, inside, mpp=slide.info.mpp, quality=95)
     PICTURE.parent.mkdir(exist_ok=True)
     with Image.open(io.BytesIO(jpeg)) as drawn:
-        # A palette keeps the file small; nobody sees the difference in a README.
+        # A palette keeps the file small, without a visible difference.
         drawn.quantize(256).save(PICTURE, optimize=True)
     print(f"{len(inside)} objects -> {PICTURE}, {PICTURE.stat().st_size // 1000} kB")
 

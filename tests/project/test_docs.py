@@ -260,3 +260,12 @@ def test_error_classes_in_the_pages_for_operators_exist() -> None:
             assert hasattr(fossilray.errors, error) or hasattr(builtins, error) or error == "WorkerDied", (
                 error
             )
+
+
+def test_scripts_that_pages_name_exist() -> None:
+    for page in PROSE:
+        text = page.read_text(encoding="utf-8")
+        for script in re.findall(
+            r"(?<![\w/])((?:benchmarks|pipelines|cluster|deploy)/[\w/]+\.(?:py|sh))", text
+        ):
+            assert (ROOT / script).is_file(), f"{page.relative_to(ROOT)} names {script}"
