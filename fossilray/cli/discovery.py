@@ -86,7 +86,7 @@ def discover(
     set_: SetOption = None,
 ) -> None:
     """Cluster novel objects (far from every label), with contact sheets and counts by well and depth."""
-    from fossilray.analysis.discovery.discover import discover as discover_novel
+    from fossilray.analysis.discovery.discover import write_discovery
     from fossilray.analysis.discovery.novel_objects import NovelObjects
     from fossilray.core.folder_kinds import refuse_inside
     from fossilray.models.heads import load_head
@@ -98,7 +98,7 @@ def discover(
         store, load_head(head), novelty_p=novelty_p, where=where, embeddings=embeddings
     )
     with progress_bar("discovering", 2 * len(slides_with_objects(store))) as advance:
-        record = discover_novel(
+        record = write_discovery(
             objects,
             out_file,
             clusters=clusters,

@@ -23,7 +23,7 @@ from fossilray.core.errors import UsageError
 from fossilray.core.text import counted
 
 if TYPE_CHECKING:
-    from fossilray.analysis.export.tiles import TileExport, TileOptions
+    from fossilray.analysis.export.tiles import TileCounts, TileOptions
     from fossilray.store import RunStore
 
 ExportForm = Literal["geojson", "csv", "coco", "yolo", "imagefolder", "anndata", "vectors"]
@@ -212,7 +212,7 @@ class _Request:
             clipped=written.clipped, unreadable=written.unreadable, lost=written.lost, cut=written.cut
         )
 
-    def _print_tiles(self, written: TileExport) -> None:
+    def _print_tiles(self, written: TileCounts) -> None:
         say(
             f"{written.objects} objects as {written.boxes} boxes in {written.images} images, {written.background} of "
             f"them without objects -> {self.out}"

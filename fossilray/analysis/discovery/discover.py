@@ -42,7 +42,7 @@ DISCOVERY_SCHEMA = pa.schema(
 """One row per novel object: its cluster, and its cosine similarity to the cluster's centre."""
 
 
-def discover(
+def write_discovery(
     objects: NovelObjects,
     out: str,
     *,

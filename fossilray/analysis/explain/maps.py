@@ -30,7 +30,7 @@ _BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
-class Map:
+class ExplanationMap:
     """One map over one crop."""
 
     method: Method
@@ -45,7 +45,7 @@ class Explanation:
     """The maps of one crop."""
 
     target: ExplanationTarget
-    maps: tuple[Map, ...]
+    maps: tuple[ExplanationMap, ...]
     features: tuple[FeatureMaps, ...]
 
 
@@ -107,11 +107,11 @@ def _explain_batch(
     targets: Sequence[ExplanationTarget],
     methods: Sequence[Method],
 ) -> list[Explanation]:
-    maps: list[list[Map]] = [[] for _ in targets]
+    maps: list[list[ExplanationMap]] = [[] for _ in targets]
     for method in methods:
         if method == "rollout":
             for maps_of_crop, heat in zip(maps, attention_rollout(backbone.network, images), strict=True):
-                maps_of_crop.append(Map(method, None, heat.numpy()))
+                maps_of_crop.append(ExplanationMap(method, None, heat.numpy()))
             continue
         for position in range(len(targets[0].classes) if method != "features" else 0):
             classes = np.array([target.classes[position] for target in targets], np.int64)
@@ -124,7 +124,7 @@ def _explain_batch(
                 case _:
                     heats = grad_cam(backbone.network, images, score)
             for maps_of_crop, number, heat in zip(maps, classes.tolist(), heats, strict=True):
-                maps_of_crop.append(Map(method, number, heat.detach().numpy()))
+                maps_of_crop.append(ExplanationMap(method, number, heat.detach().numpy()))
     features = feature_maps(backbone.network, images) if "features" in methods else [[] for _ in targets]
     return [
         Explanation(target, tuple(maps_of_crop), tuple(layers))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fossilray.analysis.explain.crops import CropsToExplain
 from fossilray.analysis.explain.gradcam import FeatureMaps
-from fossilray.analysis.explain.maps import Explanation, Map, Method
+from fossilray.analysis.explain.maps import Explanation, ExplanationMap, Method
 from fossilray.analysis.explain.selection import TargetSelection
 from fossilray.core.types import Image
 from fossilray.render.contact_sheet import GROUND, Ink, Plate, tile_grid, wrap_text, write_sheet
@@ -158,14 +158,14 @@ def draw_explanation_sheet(
     return plate.to_image()
 
 
-def _top(map_: Map) -> float:
+def _top(map_: ExplanationMap) -> float:
     """Return the value of a map that gets full colour."""
     if map_.method == "guided":
         return float(np.percentile(map_.heat, _TOP_PERCENTILE))
     return float(map_.heat.max())
 
 
-def _draw(map_: Map, crop: Image, top: float) -> Image:
+def _draw(map_: ExplanationMap, crop: Image, top: float) -> Image:
     """Draw a map over its crop: guided maps in one ink on white, others in colour over the grey crop."""
     import cv2
 

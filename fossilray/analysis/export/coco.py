@@ -11,13 +11,13 @@ from fossilray.analysis.export.boxes import write_joined
 from fossilray.analysis.export.selection import (
     SAVED_JPEG_QUALITY,
     ObjectSelection,
-    SlideObjects,
+    SelectedObjects,
     file_stems,
 )
 from fossilray.analysis.export.tiles import (
     BackgroundQuota,
-    Tile,
-    TileExport,
+    ExportTile,
+    TileCounts,
     TileOptions,
     plan_tiles,
     primary_tiles,
@@ -42,7 +42,7 @@ def export_coco(
     where: str | None = None,
     slide: str | None = None,
     head: str | None = None,
-) -> TileExport:
+) -> TileCounts:
     """Write images/ and annotations/instances_default.json: tiles of slides with bounding boxes.
 
     Boxes are [x, y, width, height] in pixels of their image. Each image has its slide_id and the square that it shows
@@ -101,7 +101,7 @@ class _Dataset:
         # Category 1 is for objects without a genus.
         self._numbers = {genus: number for number, genus in enumerate(selection.classes, start=2)}
         self._written: dict[str, _WrittenSlide] = {}
-        self.counts = TileExport()
+        self.counts = TileCounts()
 
     def write_images(self) -> Iterator[dict[str, Any]]:
         """Write the images of all slides and yield their entries."""
@@ -139,7 +139,7 @@ class _Dataset:
             yield from self._annotate(objects, list(enumerate(readable, start=written.first_image)))
             self.counts.clipped += objects.clipped
 
-    def _image(self, name: str, objects: SlideObjects, tile: Tile) -> dict[str, Any]:
+    def _image(self, name: str, objects: SelectedObjects, tile: ExportTile) -> dict[str, Any]:
         return {
             "id": self.counts.images,
             "file_name": name,
@@ -153,7 +153,7 @@ class _Dataset:
         }
 
     def _annotate(
-        self, objects: SlideObjects, images: Sequence[tuple[int, Tile]]
+        self, objects: SelectedObjects, images: Sequence[tuple[int, ExportTile]]
     ) -> Iterator[dict[str, Any]]:
         """Yield the annotations of one slide's images, which are given with their numbers."""
         best = primary_tiles(images, objects.table.num_rows)

@@ -14,7 +14,7 @@ from fossilray.analysis.export.selection import (
     SAVED_JPEG_QUALITY,
     ExportResult,
     ObjectSelection,
-    SlideObjects,
+    SelectedObjects,
     file_stems,
 )
 from fossilray.core.atomic_files import atomic_folder, atomic_text, make_folder, write_new
@@ -93,7 +93,7 @@ def folder_names(classes: Sequence[str]) -> dict[str, str]:
 
 
 def _with_crops(
-    store: RunStore, objects: SlideObjects
+    store: RunStore, objects: SelectedObjects
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], Image]]:
     """Yield each row that has a genus, with its clipped box, the same row as stored, and its crop."""
     has_genus = objects.table["genus"].is_valid()

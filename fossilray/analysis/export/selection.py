@@ -45,7 +45,7 @@ class ExportResult:
 
 
 @dataclass(frozen=True)
-class SlideObjects:
+class SelectedObjects:
     """The selected objects of one slide."""
 
     summary: SlideSummary
@@ -91,16 +91,16 @@ class ObjectSelection:
         """Classes of the predictions' head, in its order; empty without predictions."""
         return _classes_of(self._genera)
 
-    def __iter__(self) -> Iterator[SlideObjects]:
+    def __iter__(self) -> Iterator[SelectedObjects]:
         for summary in self.slides:
             yield self.read(summary)
 
-    def read(self, summary: SlideSummary) -> SlideObjects:
+    def read(self, summary: SlideSummary) -> SelectedObjects:
         """Read the selected objects of one slide."""
         self._show(summary)
         stored = query_table(self._con, objects_where(self._where))
         table, clipped = clip_to_scan(stored, summary)
-        return SlideObjects(summary, table, stored, clipped)
+        return SelectedObjects(summary, table, stored, clipped)
 
     def all_boxes(self, summary: SlideSummary) -> NDArray[np.int64]:
         """Return boxes (n, 4) of all objects of one slide, selected or not, clipped to the scanned area."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from fossilray.analysis.export.selection import ObjectSelection, SlideObjects, corners_of
+from fossilray.analysis.export.selection import ObjectSelection, SelectedObjects, corners_of
 from fossilray.core.errors import UnreadableRegion, UsageError
 from fossilray.core.records import SlideSummary
 from fossilray.core.types import Image
@@ -57,7 +57,7 @@ class TileOptions:
 
 
 @dataclass(frozen=True)
-class Tile:
+class ExportTile:
     """A square of a slide that becomes an image."""
 
     x: int
@@ -77,9 +77,9 @@ class Tile:
 class TilePlan:
     """The tiles of one slide, by row and column."""
 
-    objects: tuple[Tile, ...]
+    objects: tuple[ExportTile, ...]
     """Tiles with a box."""
-    background: tuple[Tile, ...]
+    background: tuple[ExportTile, ...]
     """Tiles of the grid that no object of the run touches, in a random order that is equal for equal input."""
 
 
@@ -88,12 +88,12 @@ class TileImage:
     """A tile and its pixels."""
 
     summary: SlideSummary
-    tile: Tile
+    tile: ExportTile
     pixels: Image
 
 
 @dataclass
-class TileExport:
+class TileCounts:
     """Counts of a dataset of tiles, accumulated while it is written."""
 
     images: int = 0
@@ -112,7 +112,7 @@ class TileExport:
     """Images left out because the slide could not be read there."""
 
 
-def plan_tiles(selection: ObjectSelection, objects: SlideObjects, options: TileOptions) -> TilePlan:
+def plan_tiles(selection: ObjectSelection, objects: SelectedObjects, options: TileOptions) -> TilePlan:
     """Plan the tiles of a slide for its selected objects, and background tiles without any object of the run."""
     summary = objects.summary
     side = tile_side(summary, options)
@@ -176,7 +176,7 @@ class BackgroundQuota:
 
 
 def read_tiles(
-    summary: SlideSummary, tiles: Sequence[Tile], options: TileOptions, counts: TileExport
+    summary: SlideSummary, tiles: Sequence[ExportTile], options: TileOptions, counts: TileCounts
 ) -> Iterator[TileImage]:
     """Read tiles one at a time. A tile that cannot be read is counted in `counts.unreadable` and left out."""
     if not tiles:
@@ -189,7 +189,7 @@ def read_tiles(
                 counts.unreadable += 1
 
 
-def primary_tiles(images: Sequence[tuple[int, Tile]], count: int) -> dict[int, int]:
+def primary_tiles(images: Sequence[tuple[int, ExportTile]], count: int) -> dict[int, int]:
     """For each of `count` rows that is in an image, return the number of the image that shows most of its box."""
     shown, best = np.zeros(count), np.zeros(count, np.int64)
     for number, tile in images:
@@ -232,17 +232,17 @@ def _centred_tiles(
         yield (int(corner[1]), int(corner[0])), index
 
 
-def _tile(x: int, y: int, side: float, boxes: NDArray[np.float64], rows: Sequence[int]) -> Tile:
+def _tile(x: int, y: int, side: float, boxes: NDArray[np.float64], rows: Sequence[int]) -> ExportTile:
     index = np.array(rows, np.int64)
     local = (boxes[index] - [x, y, x, y]) / side
     clipped = local.clip(0, 1)
     # A difference of less than a level-0 pixel is rounding.
-    return Tile(x, y, side, index, clipped, (np.abs(local - clipped) * side < 1.0).all(axis=1))
+    return ExportTile(x, y, side, index, clipped, (np.abs(local - clipped) * side < 1.0).all(axis=1))
 
 
 def _background(
     selection: ObjectSelection, summary: SlideSummary, xs: Sequence[int], ys: Sequence[int], side: float
-) -> tuple[Tile, ...]:
+) -> tuple[ExportTile, ...]:
     boxes = selection.all_boxes(summary).astype(np.float64)
     across = _visible(boxes[:, 0], boxes[:, 2], xs, side) > 0
     down = _visible(boxes[:, 1], boxes[:, 3], ys, side) > 0
@@ -255,7 +255,7 @@ def _background(
     return tuple(_tile(x, y, side, no_boxes, ()) for y, x in shuffled)
 
 
-def _read(slide: Slide, tile: Tile, options: TileOptions) -> Image:
+def _read(slide: Slide, tile: ExportTile, options: TileOptions) -> Image:
     """Read a tile at tile_px: whole pixels of a level that cover the tile, resampled to exactly the tile."""
     level = slide.level_for(options.um_per_px)
     downsample = slide.info.levels[level].downsample

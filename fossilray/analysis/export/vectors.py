@@ -18,7 +18,7 @@ from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore
 from fossilray.store.query.vectors import VectorReader
 
-ROW_GROUP_ROWS = 16_384
+_ROW_GROUP_ROWS = 16_384
 """Rows per row group: 34 MB at 512 dimensions. Small slides share a row group."""
 
 
@@ -59,7 +59,7 @@ def export_vectors(
             without_pixels += objects.stored.num_rows - with_pixels.num_rows
             if with_pixels.num_rows:
                 pending.append(_keyed(with_pixels, reader.rows(with_pixels)))
-            if sum(table.num_rows for table in pending) >= ROW_GROUP_ROWS:
+            if sum(table.num_rows for table in pending) >= _ROW_GROUP_ROWS:
                 writer.write(pending)
                 pending = []
         writer.write(pending)
@@ -99,7 +99,7 @@ class _Writer:
         if self._file is None:
             self._begin(table)
         assert self._file is not None
-        self._file.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        self._file.write_table(table, row_group_size=_ROW_GROUP_ROWS)
         self.rows += table.num_rows
 
     def _begin(self, table: pa.Table) -> None:

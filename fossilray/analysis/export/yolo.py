@@ -15,14 +15,14 @@ from fossilray.analysis.export.selection import (
     CORNERS,
     SAVED_JPEG_QUALITY,
     ObjectSelection,
-    SlideObjects,
+    SelectedObjects,
     file_stems,
 )
 from fossilray.analysis.export.split import Split, split_slides
 from fossilray.analysis.export.tiles import (
     BackgroundQuota,
-    Tile,
-    TileExport,
+    ExportTile,
+    TileCounts,
     TileImage,
     TileOptions,
     plan_tiles,
@@ -44,7 +44,7 @@ SUBSETS = ("train", "val")
 class YoloExport:
     """Counts of a YOLO dataset, and its split."""
 
-    tiles: TileExport
+    tiles: TileCounts
     validation: int
     """Images in `val`."""
     split: Split
@@ -99,7 +99,7 @@ def export_yolo(
     return YoloExport(dataset.counts, dataset.images["val"], split)
 
 
-def _count_images(selection: ObjectSelection, objects: SlideObjects, options: TileOptions) -> int:
+def _count_images(selection: ObjectSelection, objects: SelectedObjects, options: TileOptions) -> int:
     return len(plan_tiles(selection, objects, options).objects) if objects.table.num_rows else 0
 
 
@@ -115,7 +115,7 @@ class _Dataset:
     """A writer of IMAGES_CSV."""
     images: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SUBSETS, 0))
     """Images of each subset."""
-    counts: TileExport = field(default_factory=TileExport)
+    counts: TileCounts = field(default_factory=TileCounts)
 
     def __post_init__(self) -> None:
         self._stems = file_stems(summary.slide_id for summary in self.selection.slides)
@@ -129,7 +129,7 @@ class _Dataset:
         """Share of the images in `val`."""
         return self.images["val"] / max(self.counts.images, 1)
 
-    def add(self, objects: SlideObjects) -> None:
+    def add(self, objects: SelectedObjects) -> None:
         """Write the images and labels of a slide."""
         if not objects.table.num_rows:
             return
@@ -138,7 +138,7 @@ class _Dataset:
         background = self._quotas[subset].take(len(plan.objects), len(plan.background))
         tiles = [*plan.objects, *plan.background[:background]]
         classes = self._class_numbers(objects)
-        written: list[tuple[int, Tile]] = []
+        written: list[tuple[int, ExportTile]] = []
         for read in read_tiles(objects.summary, tiles, self.options, self.counts):
             self._write(read, subset, classes)
             written.append((len(written) + 1, read.tile))
@@ -153,7 +153,7 @@ class _Dataset:
         )
         self.counts.clipped += objects.clipped
 
-    def _class_numbers(self, objects: SlideObjects) -> Sequence[int]:
+    def _class_numbers(self, objects: SelectedObjects) -> Sequence[int]:
         if "genus" not in objects.table.column_names:
             return [0] * objects.table.num_rows
         return [self._classes.get(genus or "", 0) for genus in objects.table["genus"].to_pylist()]
@@ -174,7 +174,7 @@ class _Dataset:
         self.counts.boxes += len(tile.rows)
 
 
-def _lines(tile: Tile, classes: Sequence[int]) -> str:
+def _lines(tile: ExportTile, classes: Sequence[int]) -> str:
     """Return one line per box: class, then centre and size as shares of the image."""
     low, high = tile.boxes[:, :2], tile.boxes[:, 2:]
     return "".join(

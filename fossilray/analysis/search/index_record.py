@@ -13,7 +13,7 @@ from fossilray.analysis.search.quantizer import QuantizerTrial
 from fossilray.core.formats import FileRole, build_record, parse_json, parse_record
 from fossilray.store.run.json_record import JsonRecord
 
-INDEX_VERSION = 1
+INDEX_SCHEMA_VERSION = 1
 MAX_DIMENSIONS = 65_536
 MAX_CROP_PX = 4096
 MAX_LISTS = 2**24
@@ -36,7 +36,7 @@ class IndexRecord(JsonRecord):
     """Number of vectors that the quantizer was trained on."""
     trials: tuple[QuantizerTrial, ...] = ()
     """Comparison by which the quantizer was chosen; empty if it was given."""
-    schema_version: int = INDEX_VERSION
+    schema_version: int = INDEX_SCHEMA_VERSION
     fossilray: str = ""
     created_at: str = ""
     """UTC, ISO 8601."""
@@ -52,9 +52,9 @@ class IndexRecord(JsonRecord):
             f"{url}/index.json", "the record of an index", "build the index again in another folder"
         )
         record = IndexRecord.parse(text, role)
-        if record.schema_version != INDEX_VERSION:
+        if record.schema_version != INDEX_SCHEMA_VERSION:
             raise role.damaged(
-                f"it is of version {record.schema_version}, this fossilray reads {INDEX_VERSION}"
+                f"it is of version {record.schema_version}, this fossilray reads {INDEX_SCHEMA_VERSION}"
             )
         dimension, side = record.backbone.get("dimension"), record.crops.get("size_px")
         if not isinstance(dimension, int) or not 1 <= dimension <= MAX_DIMENSIONS:
