@@ -51,7 +51,7 @@ def run_demo(
     """Write slides, a run and report.html into a folder, and print the census and its scores; the same call resumes.
 
     Raises:
-        ConfigError: the folder holds a demo of other slides, or other files in the place of a demo's.
+        ConfigError: the folder holds a demo of other slides, or files that are not a demo's.
         FossilrayError: as of `run_job` and `write_report`.
     """
     archive, run, report = folder / "slides", folder / "run", folder / "report.html"

@@ -71,11 +71,11 @@ def failures(
 
 
 _TRACEBACKS = """
-SELECT error, place, count(DISTINCT slide_id) AS slides, min(slide_id) AS slide_id,
+SELECT error, place AS code_line, count(DISTINCT slide_id) AS slides, min(slide_id) AS slide_id,
   arg_max(traceback, failed_at) AS text
 FROM failures WHERE traceback IS NOT NULL AND (
 {where}
-) GROUP BY error, place ORDER BY slides DESC, error, place
+) GROUP BY ALL ORDER BY slides DESC, error, code_line
 """
 
 
@@ -84,7 +84,7 @@ def _print_tracebacks(kinds: Sequence[dict[str, Any]]) -> None:
     if not kinds:
         say("no failed attempt at an uncommitted slide recorded a traceback")
     for kind in kinds:
-        at = f" at {kind['place']}" if kind["place"] else ""
+        at = f" at {kind['code_line']}" if kind["code_line"] else ""
         slides = f"{kind['slides']} slides, such as" if kind["slides"] > 1 else "slide"
         for line in [f"{kind['error']}{at}: {slides} {kind['slide_id']}", *kind["text"].splitlines(), ""]:
             say(line)

@@ -206,7 +206,7 @@ def _cells_of(table: pa.Table) -> Iterator[list[str]]:
             yield [format_cell(value) for value in values]
 
 
-def facts_table() -> Table:
+def name_value_grid() -> Table:
     """Return a grid for names and values that folds long values and cuts nothing off."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", overflow="fold")

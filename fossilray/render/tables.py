@@ -69,9 +69,9 @@ def _plain(value: Any) -> Any:
     """Return a value in the types of JSON, which has neither NaN nor infinity. Whole decimals, as of sum(), are int."""
     match value:
         case decimal.Decimal() if value.is_finite() and value == value.to_integral_value():
-            plain = int(value)
+            plain: Any = int(value)
         case float() | decimal.Decimal():
-            plain: Any = float(value) if math.isfinite(value) else None
+            plain = float(value) if math.isfinite(value) else None
         case dict():
             plain = {str(key): _plain(inner) for key, inner in value.items()}
         case list() | tuple():

@@ -191,9 +191,9 @@ def render(report: StatusReport) -> Group:
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
-    from fossilray.core.text_table import facts_table
+    from fossilray.core.text_table import name_value_grid
 
-    facts = facts_table()
+    facts = name_value_grid()
     facts.add_row(
         "", ProgressBar(total=max(report.counts.total, 1), completed=report.counts.committed, width=50)
     )

@@ -30,7 +30,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def console(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Console:
-    """A console of the width that a test names, in the place of the commands' own."""
+    """A console of the width that a test names, which replaces that of the commands."""
     made = Console(file=io.StringIO(), width=request.param)
     for module in (results, maintain):
         monkeypatch.setattr(module, "out", made)

@@ -45,7 +45,7 @@ def test_every_cell_appears_whole(table: tuple[list[Column], list[list[str]]], w
     assert all(cell_len(line) <= width for line in lines)
     without_spaces = "".join("".join(lines).split())
     for word in [word for row in rows for cell in row for word in cell.split()]:
-        # What no line can hold goes on in the next one.
+        # A word that no line can hold continues on the next line.
         assert in_lines(word, lines) if cell_len(word) <= width else word in without_spaces, (word, lines)
     if len(lines) == len(rows) + 1:  # beside each other
         for row, line in zip(rows, lines[1:], strict=True):

@@ -155,9 +155,9 @@ def render_verified(report: VerifyReport) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    from fossilray.core.text_table import facts_table
+    from fossilray.core.text_table import name_value_grid
 
-    facts = facts_table()
+    facts = name_value_grid()
     for name, value in _facts(report):
         facts.add_row(name, Text(strip_control_characters(value)))
     parts: list[Text | Table | TextTable] = [_verdict(report), facts]
