@@ -84,7 +84,7 @@ def suggest(
     set_: SetOption = None,
 ) -> None:
     """Suggest objects to label next, evenly from all wells: images to sort into folders, and a table to fill in."""
-    from fossilray.labels.suggest.suggest import suggest as suggest_objects
+    from fossilray.labels.suggest.suggest import suggest_objects
     from fossilray.models.heads import load_head
 
     store = open_store(run, config, set_)
@@ -143,11 +143,11 @@ def import_labels(
     set_: SetOption = None,
 ) -> None:
     """Import labels into a label set as a new round, all or nothing, and list objects with conflicting labels."""
-    from fossilray.labels.importing import import_labels as import_into
+    from fossilray.labels.importing import import_label_round
 
     store = open_store(run, config, set_)
     with working("labels"):
-        report = import_into(source, store, to, who=who or _login(), overrides=override)
+        report = import_label_round(source, store, to, who=who or _login(), overrides=override)
     if report.round is None:
         say(f"nothing new in {source}: all {report.already} labels are in {to} already")
     else:

@@ -34,7 +34,7 @@ class ImportReport:
     """All conflicts of the label set after the import."""
 
 
-def import_labels(
+def import_label_round(
     source: Path, store: RunStore, into: Path, *, who: str, overrides: bool = False
 ) -> ImportReport:
     """Commit the labels of a source as a new round, if all of them name objects of the run.

@@ -17,7 +17,7 @@ from fossilray.core.formats import FileRole
 from fossilray.core.formats.images import decode_image
 from fossilray.store import RunStore
 
-Lay = Callable[[Path], None]
+Make = Callable[[Path], None]
 
 
 def said(*words: str) -> Result:
@@ -28,15 +28,15 @@ def flat(result: Result) -> str:
     return " ".join(f"{result.output} {result.exception or ''}".split())
 
 
-def put(lay: Lay, path: Path) -> None:
+def put(make: Make, path: Path) -> None:
     path.unlink()
-    lay(path)
+    make(path)
 
 
 @irregular
-def test_what_is_no_file_in_place_of_the_catalog_hides_nothing_else(tmp_path: Path, lay: Lay) -> None:
+def test_what_is_no_file_in_place_of_the_catalog_hides_nothing_else(tmp_path: Path, make: Make) -> None:
     run = write_small_run(tmp_path / "run").url
-    put(lay, tmp_path / "run" / "catalog.parquet")
+    put(make, tmp_path / "run" / "catalog.parquet")
     for words in (("status", run), ("verify", run), ("query", run, "SELECT count(*) AS n FROM objects")):
         found = flat(said(*words))
         assert "catalog.parquet cannot be used: it is a" in found, words
@@ -44,23 +44,23 @@ def test_what_is_no_file_in_place_of_the_catalog_hides_nothing_else(tmp_path: Pa
 
 
 @irregular
-def test_what_is_no_file_in_place_of_a_record_is_left_out(tmp_path: Path, lay: Lay) -> None:
+def test_what_is_no_file_in_place_of_a_record_is_left_out(tmp_path: Path, make: Make) -> None:
     store = write_small_run(tmp_path / "run")
     (tmp_path / "run" / "attempts" / "b-1").mkdir(parents=True)
-    lay(tmp_path / "run" / "attempts" / "b-1" / "0123456789abcdef.json")
+    make(tmp_path / "run" / "attempts" / "b-1" / "0123456789abcdef.json")
     (tmp_path / "run" / "slides").mkdir(exist_ok=True)
     store = RunStore.open(store.url)
     store.attempts.records()
-    if lay is not Path.mkdir:
+    if make is not Path.mkdir:
         assert "0123456789abcdef.json cannot be used: it is a" in store.left_out.messages[0]
 
 
 @irregular
-def test_a_run_with_no_file_in_place_of_an_objects_file_is_not_compacted(tmp_path: Path, lay: Lay) -> None:
+def test_a_run_with_no_file_in_place_of_an_objects_file_is_not_compacted(tmp_path: Path, make: Make) -> None:
     store = write_small_run(tmp_path / "run")
     store.rebuild_summaries()
     path = store.committed_files()["a-2030"]
-    put(lay, tmp_path / "run" / path)
+    put(make, tmp_path / "run" / path)
     run = store.url
     queried = said("query", run, "SELECT count(*) AS n FROM objects", "--format", "csv")
     assert "37" in queried.output
@@ -94,9 +94,9 @@ def test_a_committed_slide_without_its_objects_file_is_named_by_every_reader(tmp
 
 
 @irregular
-def test_a_configuration_and_an_image_that_are_no_files_are_refused(tmp_path: Path, lay: Lay) -> None:
+def test_a_configuration_and_an_image_that_are_no_files_are_refused(tmp_path: Path, make: Make) -> None:
     place = tmp_path / "settings.yaml"
-    lay(place)
+    make(place)
     with pytest.raises(ConfigError, match="cannot read the configuration"):
         load_config(place)
     with pytest.raises(DamagedFile, match="it cannot be decoded"):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from fossilray.cli.main import app, main
 from fossilray.core.config import CropsConfig, RunConfig
 from fossilray.core.errors import StoreError, UsageError
-from fossilray.labels.importing import import_labels
+from fossilray.labels.importing import import_label_round
 from fossilray.labels.label_set import LabelSet
 from fossilray.labels.load import load_labels
 from fossilray.labels.sources import object_of, parse_labels
@@ -28,7 +28,7 @@ from fossilray.labels.suggest.selection import (
     select_typical,
 )
 from fossilray.labels.suggest.strategies import choose, mixed_shares
-from fossilray.labels.suggest.suggest import suggest
+from fossilray.labels.suggest.suggest import suggest_objects
 from fossilray.models.heads import BackboneReference, save_head, train_head
 from fossilray.store import RunStore, open_run
 from fossilray.store.query.connection import connect, query_table
@@ -76,7 +76,7 @@ def test_suggestions_filled_in_come_back_as_labels_and_train_a_head(run: RunStor
 
 def test_images_sorted_into_folders_come_back_as_labels(run: RunStore, tmp_path: Path) -> None:
     out = tmp_path / "next"
-    suggest(run, out, count=12)
+    suggest_objects(run, out, count=12)
     images = sorted((out / "crops").glob("*.jpg"))
     assert len(images) == 12
     for number, image in enumerate(images[:10]):
@@ -96,13 +96,13 @@ def test_images_sorted_into_folders_come_back_as_labels(run: RunStore, tmp_path:
 
 def test_equal_runs_and_seeds_give_equal_suggestions(run: RunStore, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        suggest(run, tmp_path / name, count=15, seed=3)
+        suggest_objects(run, tmp_path / name, count=15, seed=3)
     ours = [(tmp_path / name / "suggestions.csv").read_bytes() for name in ("one", "two")]
     assert ours[0] == ours[1]
 
 
 def test_crops_to_be_labelled_have_the_proportions_of_the_fossil(run: RunStore, tmp_path: Path) -> None:
-    suggest(run, tmp_path / "next", count=10)
+    suggest_objects(run, tmp_path / "next", count=10)
     for row in read_csv(tmp_path / "next" / "suggestions.csv"):
         with Pillow.open(tmp_path / "next" / row["file"]) as image:
             width, height = image.size
@@ -111,7 +111,7 @@ def test_crops_to_be_labelled_have_the_proportions_of_the_fossil(run: RunStore, 
 
 
 def test_particletrieurs_table_has_full_paths_and_no_guess_as_label(run: RunStore, tmp_path: Path) -> None:
-    suggest(run, tmp_path / "next", count=5)
+    suggest_objects(run, tmp_path / "next", count=5)
     rows = read_csv(tmp_path / "next" / "particletrieur.csv")
     assert all(Path(row["filename"]).is_absolute() and Path(row["filename"]).is_file() for row in rows)
     assert {"label", "class"}.isdisjoint(rows[0])
@@ -119,7 +119,7 @@ def test_particletrieurs_table_has_full_paths_and_no_guess_as_label(run: RunStor
 
 def test_a_condition_and_embeddings_of_a_name_are_heeded(run: RunStore, tmp_path: Path) -> None:
     embed(run, "vits", dimension=4)
-    report = suggest(run, tmp_path / "next", count=40, embeddings="vits", where="slide_id = 'b-2050'")
+    report = suggest_objects(run, tmp_path / "next", count=40, embeddings="vits", where="slide_id = 'b-2050'")
     assert (report.objects, report.pool) == (30, 30)
     assert set(report.wells) == {WELL}
 
@@ -128,12 +128,12 @@ def test_a_compacted_dataset_gives_the_same_suggestions_and_takes_labels(
     run: RunStore, tmp_path: Path
 ) -> None:
     command("compact", run.url, "--to", tmp_path / "dataset")
-    suggest(run, tmp_path / "one", count=15)
-    suggest(open_run(str(tmp_path / "dataset")), tmp_path / "two", count=15)
+    suggest_objects(run, tmp_path / "one", count=15)
+    suggest_objects(open_run(str(tmp_path / "dataset")), tmp_path / "two", count=15)
     ours = [(tmp_path / name / "suggestions.csv") for name in ("one", "two")]
     assert ours[0].read_bytes() == ours[1].read_bytes()
     fill_in(ours[0], genus_of(run))
-    found = import_labels(ours[0], open_run(str(tmp_path / "dataset")), tmp_path / "labels", who="Ada")
+    found = import_label_round(ours[0], open_run(str(tmp_path / "dataset")), tmp_path / "labels", who="Ada")
     assert found.round is not None
     assert found.round.labels == 15
     assert len(load_labels(tmp_path / "labels", run=run)) == 15
@@ -141,7 +141,7 @@ def test_a_compacted_dataset_gives_the_same_suggestions_and_takes_labels(
 
 def test_a_run_without_slides_has_nothing_to_suggest(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to suggest"):
-        suggest(begin(tmp_path / "run"), tmp_path / "next", count=3)
+        suggest_objects(begin(tmp_path / "run"), tmp_path / "next", count=3)
 
 
 def test_a_project_of_particletrieur_is_read_as_it_shows_it(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_labels_that_name_no_object_are_refused_by_name_and_nothing_is_kept(
         tmp_path / "l.csv", [("a-2030", 1, "Alnus"), ("a-2030", 60, "Alnus"), ("z", 0, "Alnus")]
     )
     with pytest.raises(UsageError, match=r"2 objects .* a-2030 #60 \(line 3\); z #0 \(line 4\)"):
-        import_labels(table, run, tmp_path / "labels", who="Ada")
+        import_label_round(table, run, tmp_path / "labels", who="Ada")
     assert not (tmp_path / "labels").exists()
 
 
@@ -209,13 +209,13 @@ def test_images_of_other_names_are_refused_by_name(run: RunStore, tmp_path: Path
     (tmp_path / "sorted" / "Alnus").mkdir(parents=True)
     (tmp_path / "sorted" / "Alnus" / "IMG_0001.jpg").write_bytes(b"")
     with pytest.raises(UsageError, match=r"1 labelled images do not name an object: Alnus/IMG_0001.jpg"):
-        import_labels(tmp_path / "sorted", run, tmp_path / "labels", who="Ada")
+        import_label_round(tmp_path / "sorted", run, tmp_path / "labels", who="Ada")
 
 
 def test_one_source_that_gives_an_object_two_names_is_refused(run: RunStore, tmp_path: Path) -> None:
     table = write_table(tmp_path / "l.csv", [("a-2030", 1, "Alnus"), ("a-2030", 1, "Betula")])
     with pytest.raises(UsageError, match=r"a-2030 #1 is Alnus \(line 2\) and Betula \(line 3\)"):
-        import_labels(table, run, tmp_path / "labels", who="Ada")
+        import_label_round(table, run, tmp_path / "labels", who="Ada")
 
 
 def test_objects_on_which_two_people_disagree_are_listed_and_not_trained_on_until_overridden(
@@ -226,7 +226,7 @@ def test_objects_on_which_two_people_disagree_are_listed_and_not_trained_on_unti
         tmp_path / "ada.csv", [("a-2030", n, "Alnus" if n % 2 else "Betula") for n in range(8)]
     )
     second = write_table(tmp_path / "grace.csv", [("a-2030", 1, "Betula"), ("a-2030", 2, "Betula")])
-    import_labels(first, run, labels, who="Ada")
+    import_label_round(first, run, labels, who="Ada")
     result = command("labels", "import", second, "--run", run.url, "--to", labels, "--who", "Grace")
     assert "1 objects have conflicting labels" in result.stdout
     assert "a-2030 #1: Alnus (Ada), Betula (Grace)" in result.stdout
@@ -246,10 +246,14 @@ def test_a_persons_later_label_corrects_the_earlier_and_the_same_again_is_no_rou
     run: RunStore, tmp_path: Path
 ) -> None:
     labels = tmp_path / "labels"
-    import_labels(write_table(tmp_path / "1.csv", [("a-2030", 1, "Alnus")]), run, labels, who="Ada")
-    same = import_labels(write_table(tmp_path / "2.csv", [("a-2030", 1, "Alnus")]), run, labels, who="Ada")
+    import_label_round(write_table(tmp_path / "1.csv", [("a-2030", 1, "Alnus")]), run, labels, who="Ada")
+    same = import_label_round(
+        write_table(tmp_path / "2.csv", [("a-2030", 1, "Alnus")]), run, labels, who="Ada"
+    )
     assert (same.round, same.already) == (None, 1)
-    other = import_labels(write_table(tmp_path / "3.csv", [("a-2030", 1, "Pinus")]), run, labels, who="Ada")
+    other = import_label_round(
+        write_table(tmp_path / "3.csv", [("a-2030", 1, "Pinus")]), run, labels, who="Ada"
+    )
     assert (other.changed, other.conflicts) == (1, ())
     assert LabelSet.open(labels).labels().consensus[key_of(run, "a-2030", 1)].genus == "Pinus"
 
@@ -258,12 +262,12 @@ def test_labels_of_a_reprocessed_slide_are_left_out_and_reported(tmp_path: Path)
     store = begin(tmp_path / "run")
     commit_slide(store, "a-2030", count=12, well=WELL, depth_m=2030.0, seed=0)
     table = write_table(tmp_path / "l.csv", [("a-2030", n, "Alnus" if n % 2 else "Betula") for n in range(6)])
-    import_labels(table, store, tmp_path / "labels", who="Ada")
+    import_label_round(table, store, tmp_path / "labels", who="Ada")
     reprocessed = begin(tmp_path / "reprocessed")
     commit_slide(reprocessed, "a-2030", count=12, well=WELL, depth_m=2030.0, seed=0)
     with pytest.raises(UsageError, match="reprocessed after it was labelled"):
         load_labels(tmp_path / "labels", run=reprocessed)
-    import_labels(table, reprocessed, tmp_path / "labels", who="Ada")
+    import_label_round(table, reprocessed, tmp_path / "labels", who="Ada")
     found = load_labels(tmp_path / "labels", run=reprocessed)
     assert len(found) == 6
     assert dict(found.findings.unreadable)["a-2030 #0"] == "its slide was reprocessed after it was labelled"
@@ -271,7 +275,7 @@ def test_labels_of_a_reprocessed_slide_are_left_out_and_reported(tmp_path: Path)
 
 def test_a_damaged_round_is_named(run: RunStore, tmp_path: Path) -> None:
     table = write_table(tmp_path / "l.csv", [("a-2030", 1, "Alnus")])
-    import_labels(table, run, tmp_path / "labels", who="Ada")
+    import_label_round(table, run, tmp_path / "labels", who="Ada")
     path = tmp_path / "labels" / "rounds" / "00001.parquet"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(StoreError, match=r"rounds/00001.parquet .a round of labels. cannot be used"):
@@ -280,7 +284,7 @@ def test_a_damaged_round_is_named(run: RunStore, tmp_path: Path) -> None:
 
 def test_two_rounds_added_at_once_both_stand(run: RunStore, tmp_path: Path) -> None:
     table = write_table(tmp_path / "l.csv", [("a-2030", 1, "Alnus")])
-    import_labels(table, run, tmp_path / "labels", who="Ada")
+    import_label_round(table, run, tmp_path / "labels", who="Ada")
     one, two = LabelSet.open(tmp_path / "labels"), LabelSet.open(tmp_path / "labels")
     label = next(iter(one.labels().consensus.values()))
     origin = {"source": "x", "source_sha256": "", "run": run.url, "run_digest": ""}
@@ -323,7 +327,7 @@ def test_what_cannot_be_done_is_one_sentence(
 def test_labels_never_go_into_a_folder_of_something_else(run: RunStore, tmp_path: Path) -> None:
     table = write_table(tmp_path / "l.csv", [("a-2030", 1, "Alnus")])
     with pytest.raises(UsageError, match="holds other files than labels"):
-        import_labels(table, run, tmp_path, who="Ada")
+        import_label_round(table, run, tmp_path, who="Ada")
 
 
 def test_a_head_of_another_backbone_is_refused(run: RunStore, tmp_path: Path) -> None:
@@ -337,7 +341,7 @@ def test_a_head_of_another_backbone_is_refused(run: RunStore, tmp_path: Path) ->
     )
     save_head(tmp_path / "head.safetensors", head)
     with pytest.raises(UsageError, match="another backbone"):
-        suggest(run, tmp_path / "next", count=3, head=head)
+        suggest_objects(run, tmp_path / "next", count=3, head=head)
 
 
 def test_far_ones_are_those_of_the_greedy_k_centre_algorithm() -> None:

@@ -212,30 +212,30 @@ def test_no_picture_lies_on_both_sides_and_every_crop_on_one(counts: list[int], 
 
 @irregular
 def test_tables_images_and_label_sets_that_are_no_regular_files_are_refused_at_once(
-    tmp_path: Path, lay: Callable[[Path], None]
+    tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     reason = r"it is a (pipe|device|socket|folder), not a regular file"
     crops = tmp_path / "crops"
     for genus in ("Alnus", "Betula"):
         (crops / genus).mkdir(parents=True)
         Pillow.fromarray(picture(len(genus))).save(crops / genus / "whole.png")
-    lay(crops / "Alnus" / "odd.png")
+    make(crops / "Alnus" / "odd.png")
     assert [name for name, _ in load_labels(crops).findings.unreadable] == ["Alnus/odd.png"]
-    if lay is Path.mkdir:
+    if make is Path.mkdir:
         return  # a folder in place of a table is read as a folder of images
     for name in ("labels.csv", "project.xml"):
-        lay(tmp_path / name)
+        make(tmp_path / name)
         for read in (load_labels, parse_labels):
             with pytest.raises(UsageError, match=reason):
                 read(tmp_path / name)
     label_set = tmp_path / "set"
     label_set.mkdir()
-    lay(label_set / "labels.json")
+    make(label_set / "labels.json")
     with pytest.raises(StoreError, match=reason):
         LabelSet.open(label_set)
     (label_set / "labels.json").unlink()
     LabelSet.open_or_create(label_set)
     (label_set / "rounds").mkdir(exist_ok=True)
-    lay(label_set / "rounds" / "00001.parquet")
+    make(label_set / "rounds" / "00001.parquet")
     with pytest.raises(StoreError, match=reason):
         LabelSet.open(label_set).labels()

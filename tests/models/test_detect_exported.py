@@ -167,12 +167,12 @@ def test_rows_suppressed_by_the_export_are_corners_and_a_score(tmp_path: Path) -
         ((1, 8400, 5), "classes"),
     ],
 )
-def test_shapes_that_tell_their_layout(shape: tuple[int, ...], layout: str) -> None:
+def test_layouts_are_inferred_from_shapes(shape: tuple[int, ...], layout: str) -> None:
     assert guess_layout(shape, subject="a.onnx") == layout
 
 
 @pytest.mark.parametrize("shape", [(1, 300, 6), (100, 7), (1, 90, 85), (1, 3, 80, 80, 85), (1, 4, 8400)])
-def test_shapes_that_do_not_tell_ask_for_the_setting(shape: tuple[int, ...]) -> None:
+def test_ambiguous_shapes_require_the_setting(shape: tuple[int, ...]) -> None:
     with pytest.raises(WeightsError, match=r"a\.onnx .*set detector\.output"):
         guess_layout(shape, subject="a.onnx")
 
@@ -184,7 +184,7 @@ def test_a_wrong_output_setting_is_refused(tiles: np.ndarray, tmp_path: Path) ->
         detector.detect(tiles[:, :32, :32], um_per_px=1.0)
 
 
-def test_without_onnxruntime_the_message_says_what_to_install(
+def test_without_onnxruntime_the_message_names_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = export_onnx(tmp_path / "v5.onnx", objectness=True)

@@ -1,4 +1,4 @@
-"""Boxes computed only where a score asks for one are those of ultralytics' own head, for every head there is."""
+"""Boxes computed only at anchors of sufficient score equal those of ultralytics' head, for every head."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -137,7 +137,7 @@ def test_every_family_of_ultralytics_loads_from_its_checkpoint(family: str, tmp_
     noise = np.random.default_rng(1).integers(0, 256, (1, 192, 256, 3), dtype=np.uint8)
     for precision in ("float32", "auto"):
         (boxes,) = find(tmp_path / "model.pt", noise, precision, confidence=0.0, iou=1.0, max_per_tile=500)
-        assert 300 < len(boxes) <= 500  # end-to-end heads stop at 300 unless told otherwise
+        assert 300 < len(boxes) <= 500  # end-to-end heads stop at 300 by default
 
 
 def test_loading_leaves_the_random_state_alone(weights: Path) -> None:
@@ -159,7 +159,7 @@ import os, socket, sys, warnings
 from pathlib import Path
 
 def refuse(*arguments, **options):
-    raise SystemExit(f"asked the network: {arguments}")
+    raise SystemExit(f"network access: {arguments}")
 
 for name in ("create_connection", "getaddrinfo", "gethostbyname"):
     setattr(socket, name, refuse)
@@ -178,7 +178,7 @@ assert before == after, [pair for pair in zip(before, after) if pair[0] != pair[
 """
 
 
-def test_ultralytics_writes_nothing_and_asks_nobody(weights: Path, tmp_path: Path) -> None:
+def test_ultralytics_writes_nothing_and_uses_no_network(weights: Path, tmp_path: Path) -> None:
     home, scratch = tmp_path / "home", tmp_path / "scratch"
     home.mkdir()
     scratch.mkdir()

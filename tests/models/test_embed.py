@@ -80,7 +80,7 @@ def test_bundled_backbone_is_small_and_known_by_its_digest() -> None:
     assert bundled_weights("backbone").stat().st_size < 12e6
 
 
-def test_no_embedder_is_loaded_when_none_is_asked_for() -> None:
+def test_no_embedder_is_loaded_for_none() -> None:
     assert load_embedder(EmbedderConfig(weights="none"), device="cpu") is None
     assert embedder_digest(EmbedderConfig(weights="none")) == {}
     assert describe_embedder(EmbedderConfig(weights="none")) == {}
@@ -149,7 +149,7 @@ def test_position_embeddings_follow_the_input_size(tmp_path: Path, vit: torch.nn
     larger = _load(tmp_path / "vit.pth", input_px=64)
     assert larger.preprocessing.size_px == 64
     even = np.full((1, 64, 64, 3), 90, np.uint8)
-    # An even crop has equal patches, so only the position embeddings tell the sizes apart, and little.
+    # An even crop has equal patches, so only the position embeddings differ between the sizes, by little.
     assert larger.embed(even) == pytest.approx(_load(tmp_path / "vit.pth").embed(even), abs=0.3)
 
 
@@ -291,7 +291,7 @@ def test_unknown_source_of_weights_is_refused() -> None:
         load_embedder(EmbedderConfig(weights="timm:vit_imaginary"), device="cpu")
 
 
-def test_hub_out_of_reach_says_how_to_go_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_names_the_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
 
     def unreachable(name: str, *, pretrained: bool = False, **options: Any) -> Any:

@@ -69,12 +69,12 @@ def test_published_weights_are_known_by_their_keys_and_fill_timms_network(
 
 
 @pytest.mark.parametrize("which", range(5))
-def test_each_lite_is_told_from_the_others(which: int) -> None:
+def test_each_lite_is_identified(which: int) -> None:
     made = timm.create_model(f"tf_efficientnet_lite{which}")
     inferred = infer_architecture(made.state_dict())
     assert inferred is not None
     assert inferred.name == f"tf_efficientnet_lite{which}.in1k"
-    # Its larger sister with squeeze-and-excitation is none of them.
+    # Its larger sister with squeeze-and-excitation is not one of them.
     assert infer_architecture(timm.create_model("tf_efficientnet_b0").state_dict()) is None
 
 

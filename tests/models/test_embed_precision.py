@@ -114,7 +114,7 @@ def test_what_overflows_float16_is_reckoned_in_float32(crops: NDArray[np.uint8])
     assert wide.any()
 
 
-def test_a_convolution_that_stands_at_two_places_keeps_its_norms(crops: NDArray[np.uint8]) -> None:
+def test_a_convolution_that_is_used_twice_keeps_its_norms(crops: NDArray[np.uint8]) -> None:
     class Shared(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -167,7 +167,7 @@ def test_a_compiled_network_gives_the_same_vectors_for_any_number_of_crops(crops
         assert compiled.embed(crops[:count]) == pytest.approx(plain.embed(crops[:count]), abs=1e-3)
 
 
-def test_without_a_compiler_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", ("absent-compiler",))

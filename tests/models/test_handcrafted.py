@@ -1,4 +1,4 @@
-"""The baseline that nobody trained, and backbones by their names."""
+"""The handcrafted baseline, and backbones by their names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_light_and_size_matter_little_and_proportions_count() -> None:
     assert handcrafted_features(np.full((1, 50, 50, 3), 255, np.uint8), one[:1]).shape == (1, 1815)
 
 
-def test_backbones_answer_to_their_names(tmp_path: Path) -> None:
+def test_backbones_are_found_by_their_names(tmp_path: Path) -> None:
     labelled = load_labels(write_folder(tmp_path, {"a": 2, "b": 1}))
     by_hand = embed_labelled(labelled, "handcrafted")
     assert by_hand.vectors.shape == (3, 1815)
@@ -54,7 +54,7 @@ def test_backbones_answer_to_their_names(tmp_path: Path) -> None:
         embed_labelled(labelled, "run")
 
 
-def test_a_runs_own_vectors_serve_where_its_backbone_is_asked_for(tmp_path: Path) -> None:
+def test_a_runs_own_vectors_are_used_for_its_backbone(tmp_path: Path) -> None:
     labelled = load_labels(write_folder(tmp_path, {"a": 2, "b": 1}))
     shipped = embed_labelled(labelled, "bundled")
     stored = np.ones((3, 4), np.float16)

@@ -1,4 +1,4 @@
-"""Classifiers from few labels: what they tell apart, what their files hold, what is refused."""
+"""Heads trained on few labels: predictions, files, refusals."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def trained(kind: HeadKind, seed: int = 1) -> Head:
 
 
 @pytest.mark.parametrize("kind", get_args(HeadKind))
-def test_every_head_tells_apart_what_lies_apart_and_gives_probabilities(kind: HeadKind) -> None:
+def test_every_head_separates_clouds_and_gives_probabilities(kind: HeadKind) -> None:
     vectors, label = clouds(seed=2)
-    answer = trained(kind).predict(vectors)
-    assert answer.shape == (58, 3)
-    assert answer.dtype == np.float32
-    assert np.allclose(answer.sum(axis=1), 1, atol=1e-5)
-    assert (answer >= 0).all()
-    assert (answer <= 1).all()
-    assert (answer.argmax(axis=1) == label).mean() > 0.85
-    assert answer[np.arange(58), label].mean() > 0.6
+    predicted = trained(kind).predict(vectors)
+    assert predicted.shape == (58, 3)
+    assert predicted.dtype == np.float32
+    assert np.allclose(predicted.sum(axis=1), 1, atol=1e-5)
+    assert (predicted >= 0).all()
+    assert (predicted <= 1).all()
+    assert (predicted.argmax(axis=1) == label).mean() > 0.85
+    assert predicted[np.arange(58), label].mean() > 0.6
 
 
 @pytest.mark.parametrize("kind", get_args(HeadKind))
-def test_a_head_read_back_answers_alike_and_equal_heads_are_equal_files(
+def test_a_head_read_back_predicts_alike_and_equal_heads_are_equal_files(
     kind: HeadKind, tmp_path: Path
 ) -> None:
     head = trained(kind)
@@ -69,7 +69,7 @@ def test_a_head_read_back_answers_alike_and_equal_heads_are_equal_files(
     assert np.array_equal(found.predict(vectors), head.predict(vectors))
 
 
-def test_a_head_of_half_precision_vectors_is_asked_with_them() -> None:
+def test_a_head_of_half_precision_vectors_predicts_on_them() -> None:
     vectors, label = clouds(seed=1)
     half = vectors.astype(np.float16)
     head = train_head(half, label, CLASSES, kind="logistic", backbone=OURS)
@@ -92,12 +92,12 @@ def test_nearest_neighbours_vote_by_nearness_and_one_vote_is_spread() -> None:
     known = np.array([[1, 0], [0, 1], [-1, 0]], np.float32)
     head = train_head(known, np.arange(3), CLASSES, kind="knn", backbone=OURS, k=1)
     # Length does not matter, direction does; half of the say is the one neighbour's.
-    answer = head.predict(np.array([[5, 0.1], [0, 0.2]], np.float32))
-    assert np.allclose(answer, [[0.5 + 1 / 6, 1 / 6, 1 / 6], [1 / 6, 0.5 + 1 / 6, 1 / 6]])
+    predicted = head.predict(np.array([[5, 0.1], [0, 0.2]], np.float32))
+    assert np.allclose(predicted, [[0.5 + 1 / 6, 1 / 6, 1 / 6], [1 / 6, 0.5 + 1 / 6, 1 / 6]])
     pair = train_head(known, np.arange(3), CLASSES, kind="knn", backbone=OURS, k=2)
     near, far = np.exp(np.array([np.cos(0.6), np.cos(np.pi / 2 - 0.6)]) / 0.07)
-    answer = pair.predict(np.array([[np.cos(0.6), np.sin(0.6)]], np.float32))
-    assert answer[0, 0] == pytest.approx(2 / 3 * near / (near + far) + 1 / 9, abs=1e-5)
+    predicted = pair.predict(np.array([[np.cos(0.6), np.sin(0.6)]], np.float32))
+    assert predicted[0, 0] == pytest.approx(2 / 3 * near / (near + far) + 1 / 9, abs=1e-5)
     assert len(train_head(known, np.arange(3), CLASSES, kind="knn", backbone=OURS).predict(known)) == 3
 
 
@@ -159,7 +159,7 @@ def test_a_file_that_is_no_head_or_was_tampered_with_is_refused(tmp_path: Path) 
         load_head(path)
 
 
-def test_numbers_that_contradict_what_a_file_says_are_refused(tmp_path: Path) -> None:
+def test_numbers_that_contradict_the_description_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "head.safetensors"
     head = trained("knn")
     save_head(path, head)

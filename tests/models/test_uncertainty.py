@@ -1,4 +1,4 @@
-"""How sure a head may be: probabilities that come true, sets that hold the genus, calls of which few are wrong."""
+"""Uncertainty of heads: calibrated probabilities, prediction sets that cover, selections with few wrong predictions."""
 
 from __future__ import annotations
 
@@ -68,25 +68,25 @@ def labels_of(label: NDArray[np.int64], *, wells: tuple[str, ...] | None = None)
     return LabelledSet(crops, tuple(map(str, range(count))), np.arange(count), NOTHING, wells=wells)
 
 
-def taught(seed: int = 0, each: tuple[int, ...] = (60, 45, 30)) -> Head:
+def trained(seed: int = 0, each: tuple[int, ...] = (60, 45, 30)) -> Head:
     vectors, label = clouds(seed, each)
     return train_and_cross_validate(labels_of(label), EmbeddedCrops(vectors, OURS), kind="knn", k=15)[0]
 
 
-def test_a_sets_class_is_held_as_often_as_was_asked_for_class_by_class() -> None:
+def test_sets_have_the_coverage_of_each_class() -> None:
     # Split conformal on exchangeable scores: coverage lies between 0.8 and 0.8 + 1 / (n + 1) in expectation.
-    rng, coverage, rounds, asked = np.random.default_rng(0), 0.8, 300, 40
+    rng, coverage, rounds, objects = np.random.default_rng(0), 0.8, 300, 40
     counts = np.array([9, 25, 40])
     hits = np.zeros(3)
     for _ in range(rounds):
         held_label = np.repeat(np.arange(3), counts)
         held_score = rng.beta(1 + held_label, 2)
         for c in range(3):
-            score = np.full((asked, 3), 2.0)
-            score[:, c] = rng.beta(1 + c, 2, asked)
+            score = np.full((objects, 3), 2.0)
+            score[:, c] = rng.beta(1 + c, 2, objects)
             sets = prediction_sets(class_p_values(score, held_score, held_label), coverage=coverage)
             hits[c] += sets[:, c].sum()
-    found = hits / (rounds * asked)
+    found = hits / (rounds * objects)
     assert (found > coverage - 0.015).all()
     assert (found < coverage + 1 / (counts + 1) + 0.015).all()
 
@@ -114,15 +114,15 @@ def test_a_class_with_too_few_held_out_crops_is_never_excluded() -> None:
         assert prediction_sets(p_values, coverage=0.9)[0, 0] != excluded
 
 
-def test_a_taught_head_covers_new_crops_of_the_same_kind_class_by_class() -> None:
+def test_a_trained_head_covers_new_crops_of_the_same_kind_class_by_class() -> None:
     covered = np.zeros((6, 3))
     for seed in range(6):
-        head = taught(seed)
+        head = trained(seed)
         vectors, label = clouds(1000 + seed, (2000, 2000, 2000))
-        said = predict_uncertainty(head, vectors, head.predict(vectors), coverage=0.9)
-        held = said.sets[np.arange(len(label)), label]
+        uncertainty = predict_uncertainty(head, vectors, head.predict(vectors), coverage=0.9)
+        held = uncertainty.sets[np.arange(len(label)), label]
         covered[seed] = [held[label == c].mean() for c in range(3)]
-        assert 1 <= said.sets.sum(axis=1).mean() < 2.5
+        assert 1 <= uncertainty.sets.sum(axis=1).mean() < 2.5
     # Of the smallest class 30 crops were held out: one draw of them moves its coverage by about 0.055.
     assert (covered.mean(axis=0) > 0.9 - 2 * 0.055 / np.sqrt(6)).all()
 
@@ -131,7 +131,7 @@ def test_calls_kept_are_wrong_no_more_often_than_was_allowed() -> None:
     for allowed in (0.05, 0.1):
         shares = []
         for seed in range(8):
-            head = taught(seed, each=(120, 90, 60))
+            head = trained(seed, each=(120, 90, 60))
             vectors, label = clouds(2000 + seed, (1000, 750, 500))
             share = head.predict(vectors)
             p_values = predict_uncertainty(head, vectors, share).wrong_p
@@ -172,7 +172,7 @@ def test_p_values_of_novelty_are_shares_of_labels_as_far_away() -> None:
     assert np.allclose(found, [1, 3 / 4, 2 / 4, 1 / 4])
 
 
-def test_calibration_error_is_the_gap_between_what_is_said_and_what_is_true() -> None:
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     # Three calls at 0.9 of which two are right, one at 0.55 that is right: 3/4 * |2/3 - 0.9| + 1/4 * |1 - 0.55|.
     confidence = np.array([0.9, 0.9, 0.9, 0.55])
     bins = reliability(confidence, np.array([True, True, False, True]), bins=10)
@@ -197,16 +197,16 @@ def test_few_crops_that_all_were_called_rightly_make_no_call_certain() -> None:
             share = np.full((count, 3), (1 - sure) / 2, np.float32)
             label = np.arange(count) % 3
             share[np.arange(count), label] = sure
-            told = apply_temperature(share, fit_temperature(share, label)).max(axis=1)
+            largest_probability = apply_temperature(share, fit_temperature(share, label)).max(axis=1)
             # The rule of succession: of one more than there were, one is wrong.
-            assert told == pytest.approx(count / (count + 1), abs=0.005), (count, sure)
-            assert told.max() < largest
+            assert largest_probability == pytest.approx(count / (count + 1), abs=0.005), (count, sure)
+            assert largest_probability.max() < largest
 
 
 def test_a_head_whose_probabilities_did_not_come_true_is_calibrated_and_calls_the_same() -> None:
     vectors, label = clouds(5, (60, 45, 30))
     plain = train_head(vectors, label, CLASSES, kind="knn", backbone=OURS, k=15)
-    head = taught(5)
+    head = trained(5)
     new, truth = clouds(6, (900, 700, 500))
     assert head.meta.uncertainty is not None
     assert np.array_equal(head.predict(new).argmax(axis=1), plain.predict(new).argmax(axis=1))
@@ -221,7 +221,7 @@ def test_a_head_whose_probabilities_did_not_come_true_is_calibrated_and_calls_th
 
 
 def test_uncertainty_is_kept_in_the_heads_file_and_damage_is_refused(tmp_path: Path) -> None:
-    head, path = taught(), tmp_path / "head.safetensors"
+    head, path = trained(), tmp_path / "head.safetensors"
     save_head(path, head)
     found = load_head(path)
     assert found.meta == head.meta
@@ -250,8 +250,8 @@ def test_uncertainty_is_kept_in_the_heads_file_and_damage_is_refused(tmp_path: P
 
 def test_labels_too_few_to_hold_any_out_give_a_head_without_uncertainty() -> None:
     vectors, label = clouds(0, (1, 1, 1))
-    head, judged = train_and_cross_validate(labels_of(label), EmbeddedCrops(vectors, OURS), kind="knn", k=1)
-    assert judged is None
+    head, scores = train_and_cross_validate(labels_of(label), EmbeddedCrops(vectors, OURS), kind="knn", k=1)
+    assert scores is None
     assert head.meta.uncertainty is None
     assert head.meta.format == "fossilray-head/1"
     with pytest.raises(WeightsError, match="has no uncertainty"):
@@ -292,7 +292,7 @@ def test_wells_are_held_out_whole_and_then_new_wells_are_covered() -> None:
         labels_of(label).groups_for("wells")
 
 
-def test_the_evaluation_tells_what_held_for_crops_and_for_wells_left_out(tmp_path: Path) -> None:
+def test_the_evaluation_reports_coverage_on_crops_and_on_wells_left_out(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     folder = tmp_path / "labels"
     folder.mkdir()
@@ -305,7 +305,7 @@ def test_the_evaluation_tells_what_held_for_crops_and_for_wells_left_out(tmp_pat
             f"{number}.png;{CLASSES[number % 3]};{('<b>34/7-1</b>', '6407/6-5', '2/4-1')[number % 9 // 3]}"
         )
     (folder / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
-    answer = CliRunner().invoke(
+    result = CliRunner().invoke(
         app,
         [
             *("evaluate", "uncertainty", "--labels", str(folder / "labels.csv"), "--backbone", "handcrafted"),
@@ -314,7 +314,7 @@ def test_the_evaluation_tells_what_held_for_crops_and_for_wells_left_out(tmp_pat
         ],
         catch_exceptions=False,
     )
-    assert answer.exit_code == 0, answer.output
+    assert result.exit_code == 0, result.output
     stated = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
     figures = stated["figures"]
     assert 0 <= figures["ECE"] <= 1
@@ -359,7 +359,7 @@ def test_distances_are_those_of_independent_implementations() -> None:
     assert (known.nearest(vectors) == label).mean() > 0.9
 
 
-def test_a_withheld_genus_is_told_from_new_crops_of_known_ones() -> None:
+def test_a_left_out_genus_is_separated_from_new_crops_of_known_ones() -> None:
     vectors, label = clouds(8, (25, 25, 25, 25), spread=0.8)
     found = leave_one_genus_out(vectors, label, (*CLASSES, "Dinogymnium"), group=np.arange(100))
     assert [one.name for one in found] == [*CLASSES, "Dinogymnium"]

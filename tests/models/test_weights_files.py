@@ -96,10 +96,10 @@ def test_the_bundled_weights_are_files_of_the_package() -> None:
 @irregular
 @pytest.mark.parametrize("suffix", ["safetensors", "pt", "pth", "onnx", "torchscript"])
 def test_weights_that_are_no_regular_file_are_refused_at_once(
-    tmp_path: Path, lay: Callable[[Path], None], suffix: str
+    tmp_path: Path, make: Callable[[Path], None], suffix: str
 ) -> None:
     path = tmp_path / f"weights.{suffix}"
-    lay(path)
+    make(path)
     detector, embedder = DetectorConfig(weights=str(path)), EmbedderConfig(weights=f"file:{path}")
     for read in (
         lambda: load_detector(detector, device="cpu"),

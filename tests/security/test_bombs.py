@@ -57,19 +57,19 @@ def copy_of(sound: Path, folder: Path, **changes: str | int | float) -> Path:
     return path
 
 
-def check_refused(seen: Seen, error: str, says: str) -> None:
+def check_refused(seen: Seen, error: str, message: str) -> None:
     assert (seen.signal, seen.error) == (0, error), seen
-    assert re.search(says, seen.message), seen.message
+    assert re.search(message, seen.message), seen.message
     assert "\n" not in seen.message
     assert seen.peak_mb < MOST_MB
 
 
 def patched_header(jpeg: bytes, width: int, height: int) -> bytes:
     """The JPEG, claiming to be of that size."""
-    place = 2
-    while jpeg[place + 1] not in (0xC0, 0xC1, 0xC2):
-        place += 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
-    return jpeg[: place + 5] + struct.pack(">HH", height, width) + jpeg[place + 9 :]
+    position = 2
+    while jpeg[position + 1] not in (0xC0, 0xC1, 0xC2):
+        position += 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
+    return jpeg[: position + 5] + struct.pack(">HH", height, width) + jpeg[position + 9 :]
 
 
 def jpeg(side: int = 256, *, progressive: bool = False) -> bytes:
@@ -118,8 +118,8 @@ def test_claims_of_slidedat_that_would_end_or_hang_openslide_are_refused(sound: 
         ({"OVERLAP_Y": "-1e308"}, "MissingCompanion", "OVERLAP_Y of level 0 is '-1e308'"),
     ]
     slides = [copy_of(sound, tmp_path / str(number), **changes) for number, (changes, *_) in enumerate(cases)]
-    for (_, error, says), seen in zip(cases, look_at(*slides), strict=True):
-        check_refused(seen, error, says)
+    for (_, error, message), seen in zip(cases, look_at(*slides), strict=True):
+        check_refused(seen, error, message)
 
 
 def test_slidedat_is_read_as_openslide_reads_it() -> None:
@@ -146,11 +146,11 @@ def test_an_index_with_any_number_wrong_gives_a_sentence_or_pixels(sound: Path, 
     count = (len(content) - INDEX_START) // 4
     slides = []
     for word in range(count):
-        # Backwards, below zero, beyond the file, and to the place itself: a page that follows itself.
+        # Backwards, below zero, beyond the file, and to the position itself: a page that follows itself.
         for value in {INDEX_START, -1, -(2**29), 2**31 - 1, INDEX_START + 4 * word}:
             path = copy_of(sound, tmp_path / f"{word} {value}")
-            place = INDEX_START + 4 * word
-            changed = content[:place] + struct.pack("<i", value) + content[place + 4 :]
+            position = INDEX_START + 4 * word
+            changed = content[:position] + struct.pack("<i", value) + content[position + 4 :]
             (path.with_suffix("") / "Index.dat").write_bytes(changed)
             slides.append(path)
     for path, seen in zip(slides, look_at(*slides), strict=True):
@@ -176,8 +176,8 @@ def with_tiles(slide: Path, tile: bytes) -> Path:
         while page:
             entries, following = (int(word) for word in words[at(page) : at(page) + 2])
             for entry in range(entries):
-                place = at(page) + 2 + 4 * entry
-                words[place + 1 : place + 3] = start, len(tile)
+                position = at(page) + 2 + 4 * entry
+                words[position + 1 : position + 3] = start, len(tile)
             page = following
     index.write_bytes(raw[:INDEX_START] + words.tobytes())
     return slide
@@ -214,7 +214,7 @@ def tiff(
     tiles: int = 1,
     data: bytes | None = None,
 ) -> Path:
-    """A TIFF of one directory that claims what it is told to; all its tiles are one run of bytes."""
+    """A TIFF of one directory with the given claims; all its tiles are one run of bytes."""
     data = jpeg() if data is None else data
     entries = 13
     after = 8 + 2 + 12 * entries + 4
@@ -275,8 +275,8 @@ def test_tiffs_that_claim_too_much_are_refused(tmp_path: Path) -> None:
         tiff(tmp_path / "few.tif", width=side, height=side, tile=256): ("NotASlide", "Invalid TIFF"),
         tiff(tmp_path / "zero.tif", width=0, height=0, tile=256): ("NotASlide", "Invalid TIFF"),
     }
-    for (error, says), seen in zip(cases.values(), look_at(*cases), strict=True):
-        check_refused(seen, error, says)
+    for (error, message), seen in zip(cases.values(), look_at(*cases), strict=True):
+        check_refused(seen, error, message)
 
 
 def test_a_tiff_tile_that_claims_another_size_is_an_unreadable_region(tmp_path: Path) -> None:
@@ -300,16 +300,16 @@ def test_a_tiff_with_a_wrong_number_of_tiles_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     slides = []
     for number, count in enumerate((10**9, 2**32 - 1)):
-        place = content.index(struct.pack("<HH", 324, 4))
+        position = content.index(struct.pack("<HH", 324, 4))
         slides.append(tmp_path / f"{number}.tif")
-        slides[-1].write_bytes(content[: place + 4] + struct.pack("<I", count) + content[place + 8 :])
+        slides[-1].write_bytes(content[: position + 4] + struct.pack("<I", count) + content[position + 8 :])
     for seen in look_at(*slides):
         assert seen.error in ("NotASlide", "MissingCompanion"), seen
         assert not seen.signal
         assert seen.peak_mb < MOST_MB
 
 
-def test_a_slide_larger_than_asked_for_is_refused_and_says_what_to_set(sound: Path) -> None:
+def test_a_slide_above_the_limit_is_refused_with_the_setting_to_raise(sound: Path) -> None:
     with pytest.raises(TooLarge, match=r"slides\.max_gigapixels \(0\.001\); raise that"):
         open_slide(sound, max_gigapixels=0.001)
     with open_slide(sound, max_gigapixels=0.01) as slide:
@@ -317,7 +317,7 @@ def test_a_slide_larger_than_asked_for_is_refused_and_says_what_to_set(sound: Pa
 
 
 def test_pixels_claimed_to_be_millimetres_wide_are_refused(tmp_path: Path) -> None:
-    """Tiles are laid by the millimetre: 100 million pixels of 19 um would be 3.6 m2 of glass."""
+    """Tiling is by the millimetre: 100 million pixels of 19 um would be 3.6 m2 of glass."""
     path = tmp_path / "wide.tif"
     tifffile.imwrite(path, np.zeros((256, 256, 3), np.uint8), tile=(256, 256), photometric="rgb")
     with pytest.raises(TooLarge, match=r"claims 5,120 x 5,120 mm at 20000 um per pixel.*mpp_override"):
@@ -352,7 +352,7 @@ def test_a_labelled_image_that_is_a_bomb_is_refused(name: str, content: bytes, t
 
 
 def test_flipped_and_cut_slides_give_pixels_or_a_sentence(sound: Path, tmp_path: Path) -> None:
-    """A hundred and twenty variants; a signal here would be a slide that kills workers, and is told by name."""
+    """A hundred and twenty variants; a signal here would be a slide that kills workers, and is reported by name."""
     rng = np.random.default_rng(7)
     plain = tmp_path / "plain.tif"
     write_pyramidal_tiff(plain, ArrayPixels(image=discs(512, 2)), TiffOptions())
@@ -377,8 +377,8 @@ def test_flipped_and_cut_slides_give_pixels_or_a_sentence(sound: Path, tmp_path:
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:
     """Some bytes changed, some of them in the first kilobyte where headers are; one time in four cut short."""
     changed = bytearray(content)
-    for place in [*rng.integers(0, min(1000, len(content)), 3), *rng.integers(0, len(content), 12)]:
-        changed[place] = rng.integers(256)
+    for position in [*rng.integers(0, min(1000, len(content)), 3), *rng.integers(0, len(content), 12)]:
+        changed[position] = rng.integers(256)
     return bytes(changed[: rng.integers(1, len(content))] if rng.random() < 0.25 else changed)
 
 

@@ -27,7 +27,7 @@ DELETING = frozenset(
     | {"delete_objects", "delete_object", "abort_multipart_upload", "TemporaryDirectory", "move"}
 )
 
-# By file, function and call: how often, and why nothing of anybody else can be met.
+# By file, function and call: how often, and why no other file can be affected.
 _A_LIST = "of a list in memory, no file"
 _RANDOM = "a folder of a random name that tempfile made, closed to other users"
 _OWN_NAME = "a random name that this very call has made"
@@ -40,13 +40,13 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
     ),
     ("store/maintenance/garbage.py", "collect_garbage", "delete"): (
         2,
-        f"{_RUN}; of the age asked for, and named by no commit",
+        f"{_RUN}; of the requested age, and named by no commit",
     ),
     ("store/maintenance/retry.py", "withdraw_slides", "delete"): (
         2,
-        f"{_RUN}; asked for, and a copy was written before",
+        f"{_RUN}; requested, and a copy was written before",
     ),
-    ("store/maintenance/retry.py", "delete_answers", "delete"): (1, f"{_RUN}; asked for by --withdraw"),
+    ("store/maintenance/retry.py", "delete_answers", "delete"): (1, f"{_RUN}; requested by --withdraw"),
     ("models/detectors/ultralytics_network.py", "quiet_ultralytics", "TemporaryDirectory"): (1, _RANDOM),
     ("analysis/explain/attention.py", "_recorded_attention", "remove"): (1, "of a hook, no file"),
     ("analysis/explain/gradcam.py", "feature_maps", "remove"): (1, "of a hook, no file"),
@@ -130,7 +130,7 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
         f"{_RUN}; of the attempt's own random id",
     ),
     ("store/files/subfolder.py", "Subfolder.delete", "delete"): (1, "hands on to Files.delete"),
-    ("store/run/summaries.py", "rebuild_summaries", "delete"): (1, f"{_RUN}; written anew before"),
+    ("store/run/summaries.py", "rebuild_summaries", "delete"): (1, f"{_RUN}; rewritten before"),
     ("store/run/summaries.py", "drop_summaries", "delete"): (1, f"{_RUN}; written again before"),
     ("store/dataset/unfinished_dataset.py", "remove_unfinished", "delete"): (
         1,

@@ -127,8 +127,8 @@ def with_column(table: pa.Table, name: str, values: list[object]) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
-    place = tmp_path_factory.mktemp("runs") / "it's [a] <b>run</b> *of* {mine}; DROP"
-    return a_run_named(place, list(NAMES))
+    path = tmp_path_factory.mktemp("runs") / "it's [a] <b>run</b> *of* {mine}; DROP"
+    return a_run_named(path, list(NAMES))
 
 
 def seen_on_terminal(*renderables: object) -> str:
@@ -230,8 +230,8 @@ def test_exports_of_hostile_names_are_whole_and_stay_in_their_folder(store: RunS
 
 def test_csv_for_people_holds_no_formula(store: RunStore, tmp_path: Path) -> None:
     export_objects(store, tmp_path / "objects.csv", form="csv")
-    asked = encode_table(run_query(store, "SELECT well, path, objects - 9 AS less FROM slides"), "csv")
-    (tmp_path / "query.csv").write_bytes(asked)
+    queried = encode_table(run_query(store, "SELECT well, path, objects - 9 AS less FROM slides"), "csv")
+    (tmp_path / "query.csv").write_bytes(queried)
     write_refused(
         Catalog([], [RejectedFile("s", name, f"{name} is no slide") for name in NAMES]),
         tmp_path / "refused.csv",
@@ -241,7 +241,7 @@ def test_csv_for_people_holds_no_formula(store: RunStore, tmp_path: Path) -> Non
             for cell in (cell for row in csv.reader(file) for cell in row):
                 assert not cell.startswith(("=", "+", "@", "\t", "\r")), (name, cell)
                 assert not cell.startswith("-") or cell.lstrip("-").isdigit(), (name, cell)
-    assert b"-6" in asked  # a number below zero stays one
+    assert b"-6" in queried  # a number below zero stays one
 
 
 @given(hostile)
@@ -261,9 +261,9 @@ def test_catalogs_of_hostile_names_come_back_the_same(
         CatalogRow(slide_id=f"s{i}", path=f"/slides/{i}.mrxs", well=name.strip(), vendor=name)
         for i, name in enumerate(names)
     ]
-    place = tmp_path_factory.mktemp("catalog") / "catalog.csv"
-    write_catalog(Catalog(rows, []), place)
-    assert read_catalog_file(place) == rows
+    path = tmp_path_factory.mktemp("catalog") / "catalog.csv"
+    write_catalog(Catalog(rows, []), path)
+    assert read_catalog_file(path) == rows
 
 
 def test_the_report_has_the_elements_it_would_have_with_harmless_names(tmp_path: Path) -> None:
@@ -337,5 +337,5 @@ def test_commands_print_hostile_names_without_their_powers(
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code in (2, 3)
-        told = capsys.readouterr()
-        check_harmless(told.out + told.err)
+        captured = capsys.readouterr()
+        check_harmless(captured.out + captured.err)

@@ -1,4 +1,4 @@
-"""A private Ray listens on this machine's loopback alone, and nothing tells anybody anything."""
+"""A private Ray listens on the loopback interface only, and nothing is reported to other hosts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ray._private import ray_constants
 
 from fossilray.jobs.scheduler import ray_cluster
 
-pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="asks Linux for the sockets")
+pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs the socket table of Linux")
 
 LISTENS, UNCONNECTED = "0A", "07"
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -46,7 +46,7 @@ def parse_address(shown: str) -> Address:
     """The address of `0100007F:1F90`: words of 32 bits in this machine's order of bytes."""
     digits = shown.partition(":")[0]
     words = [
-        int(digits[place : place + 8], 16).to_bytes(4, sys.byteorder) for place in range(0, len(digits), 8)
+        int(digits[start : start + 8], 16).to_bytes(4, sys.byteorder) for start in range(0, len(digits), 8)
     ]
     address = ipaddress.ip_address(b"".join(words))
     mapped = getattr(address, "ipv4_mapped", None)
@@ -56,10 +56,10 @@ def parse_address(shown: str) -> Address:
 def family(root: int) -> set[int]:
     """The process and all that came of it."""
     parents: dict[int, list[int]] = {}
-    for place in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            parents.setdefault(parent, []).append(int(place.name))
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(process.name))
     found, new = {root}, [root]
     while new:
         new = [child for process in new for child in parents.get(process, [])]
@@ -67,7 +67,7 @@ def family(root: int) -> set[int]:
     return found
 
 
-def test_addresses_are_told_apart() -> None:
+def test_addresses_are_distinguished() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -78,10 +78,10 @@ def test_addresses_are_told_apart() -> None:
     assert parse_address("00000000000000000000000001000000:A967").is_loopback
 
 
-def test_a_private_ray_listens_on_loopback_alone_and_talks_to_nobody_else() -> None:
+def test_a_private_ray_listens_on_loopback_alone_and_connects_to_no_other_host() -> None:
     before, variables = ray_constants.ENABLE_RAY_CLUSTER, authentication()
     with ray_cluster("local"):
-        # The process may be asked to start others meanwhile, which are no part of the cluster.
+        # The process may start others meanwhile, which are not part of the cluster.
         assert authentication() == variables
         assert before == ray_constants.ENABLE_RAY_CLUSTER
 
@@ -131,16 +131,16 @@ def authentication() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
 
 
-def test_loading_models_and_working_on_a_slide_asks_no_host(tmp_path: Path) -> None:
+def test_loading_models_and_working_on_a_slide_uses_no_network(tmp_path: Path) -> None:
     """In a process of its own, with a hook that Python calls for every connection and every look-up of a name."""
     program = textwrap.dedent(f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-        asked = []
+        connections = []
         names = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind", "socket.sendto")
         def hook(event, arguments):
             if event in names and not (event == "socket.connect" and isinstance(arguments[1], (str, bytes))):
-                asked.append((event, arguments[1:]))
+                connections.append((event, arguments[1:]))
         sys.addaudithook(hook)
         from pathlib import Path
         from support.slides_on_disk import write_slide
@@ -150,20 +150,20 @@ def test_loading_models_and_working_on_a_slide_asks_no_host(tmp_path: Path) -> N
         from fossilray.store import RunStore
         from fossilray.store.run.run_record import describe_run
         from fossilray.processing.worker import SlideWorker
-        place = Path({str(tmp_path)!r})
-        write_slide(place / "slides" / "a.mrxs", size=1024)
+        folder = Path({str(tmp_path)!r})
+        write_slide(folder / "slides" / "a.mrxs", size=1024)
         config = RunConfig()
-        store = RunStore.open(str(place / "run"), config.store)
+        store = RunStore.open(str(folder / "run"), config.store)
         store.create_or_check(describe_run(config, {{}}))
-        rows = store.freeze_catalog(find_slides(str(place / "slides")).rows)
-        worker = SlideWorker(str(place / "run"), config)
+        rows = store.freeze_catalog(find_slides(str(folder / "slides")).rows)
+        worker = SlideWorker(str(folder / "run"), config)
         worker.prepare()
         outcome = worker.process(WorkItem.of_slide(rows[0]))
         assert outcome.summary is not None, outcome
         assert outcome.summary.objects > 0
         import ultralytics
-        print(asked)
-        sys.exit(1 if asked else 0)
+        print(connections)
+        sys.exit(1 if connections else 0)
     """)
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300

@@ -1,4 +1,4 @@
-"""The source itself: no call that runs what a file says, no secret in what is tracked, engines told to be quiet."""
+"""The source itself: no call that executes data, no secret in tracked files, engines without telemetry."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ SECRETS = {
     "a JSON web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.",
 }
 
-# Written to be found: nobody's, in tests that scrub them.
+# Examples, in tests that scrub them.
 MADE_UP = re.compile(
     r"AKIAIOSFODNN7EXAMPLE|AKIAFOSSILRAYTEST777|:(?:open-|very-)?(?:sesame|secret|password|hidden)@"
 )
@@ -96,7 +96,7 @@ def dangers(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{name}({option}={value})"
 
 
-def test_nothing_unpickles_evaluates_or_asks_a_shell() -> None:
+def test_nothing_unpickles_evaluates_or_starts_a_shell() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in sources()
@@ -175,7 +175,7 @@ READERS = {
     },
     "tasks.parse_model": {"fossilray/models/detectors/ultralytics_network.py"},
 }
-"""What reads weights or builds from what they say: behind the checks, in one place each."""
+"""Calls that read weights or build networks from them: behind the checks, in one module each."""
 
 
 @pytest.mark.parametrize("name", READERS)

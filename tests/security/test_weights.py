@@ -13,31 +13,31 @@ from fossilray.models.detectors.exported import load_torchscript
 
 
 class Saves(torch.nn.Module):
-    def __init__(self, place: Path) -> None:
+    def __init__(self, target: Path) -> None:
         super().__init__()
-        self.place = str(place)
+        self.target = str(target)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if bool(x.sum() > 0):
-            torch.save(x, self.place)
+            torch.save(x, self.target)
         return x
 
 
 class Maps(Saves):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + torch.from_file(self.place, True, 1)
+        return x + torch.from_file(self.target, True, 1)
 
 
 class RunsWhenLoaded(Saves):
     @torch.jit.export
     def __getstate__(self) -> tuple[str, bool]:
-        return self.place, self.training
+        return self.target, self.training
 
     @torch.jit.export
     def __setstate__(self, state: tuple[str, bool]) -> None:
-        self.place = state[0]
+        self.target = state[0]
         self.training = state[1]
-        torch.save(self.training, self.place)
+        torch.save(self.training, self.target)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
@@ -56,7 +56,7 @@ def exported(module: torch.nn.Module, path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
         (Saves, r"does more than compute \(aten::save\); export"),
         (Maps, r"does more than compute \(aten::from_file\); export"),
@@ -64,14 +64,14 @@ def exported(module: torch.nn.Module, path: Path) -> Path:
     ],
 )
 def test_a_torchscript_that_writes_files_is_refused_unrun(
-    kind: type[Saves], told: str, tmp_path: Path
+    kind: type[Saves], message: str, tmp_path: Path
 ) -> None:
-    place = tmp_path / "written"
-    path = exported(kind(place), tmp_path / "evil.torchscript")
-    place.unlink(missing_ok=True)
-    with pytest.raises(WeightsError, match=told):
+    target = tmp_path / "written"
+    path = exported(kind(target), tmp_path / "evil.torchscript")
+    target.unlink(missing_ok=True)
+    with pytest.raises(WeightsError, match=message):
         load_torchscript(path, device="cpu")
-    assert not place.exists()
+    assert not target.exists()
 
 
 def test_a_torchscript_that_only_computes_is_loaded(tmp_path: Path) -> None:

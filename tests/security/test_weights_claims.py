@@ -176,7 +176,7 @@ def test_tensors_that_claim_more_than_their_file_are_refused(tmp_path: Path) -> 
     torch.save({"w": torch.zeros(4)}, inside)
     with zipfile.ZipFile(inside) as archive, zipfile.ZipFile(path, "w") as sink:
         for one in archive.infolist():
-            # Four numbers become eight in what is said of the tensor alone.
+            # Four numbers become eight in the description of the tensor only.
             sink.writestr(one.filename, archive.read(one).replace(b"K\x04\x85", b"K\x08\x85"))
     with pytest.raises(WeightsError, match=r"reaches beyond its storage"):
         read_backbone_checkpoint(path)
@@ -288,7 +288,7 @@ def spoiled_script(path: Path, old: str, new: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("new", "told"),
+    ("new", "message"),
     [
         ("  torch.save(x, 'MARK')\n    _0 =", "aten::save"),
         ("  x.save('MARK')\n    _0 =", "aten::save"),
@@ -300,11 +300,13 @@ def spoiled_script(path: Path, old: str, new: str) -> Path:
         (f"  y = {'-' * 5000}1\n    _0 =", "TorchScript"),
     ],
 )
-def test_a_torchscript_that_calls_more_than_operators_is_refused(new: str, told: str, tmp_path: Path) -> None:
+def test_a_torchscript_that_calls_more_than_operators_is_refused(
+    new: str, message: str, tmp_path: Path
+) -> None:
     mark = tmp_path / "written"
     new = new.replace("MARK", str(mark))
     path = spoiled_script(tmp_path / "evil.torchscript", "  _0 =", new)
-    with pytest.raises(WeightsError, match=told):
+    with pytest.raises(WeightsError, match=message):
         load(path)
     assert not mark.exists()
 
@@ -331,10 +333,10 @@ def test_an_onnx_model_reads_numbers_beside_it_and_nowhere_else(tmp_path: Path) 
     (tmp_path / "m.data").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(WeightsError, match="cannot be used"):
         load(tmp_path / "m.onnx")
-    for place in ("../elsewhere", str(tmp_path / "elsewhere"), "..", ""):
+    for location in ("../elsewhere", str(tmp_path / "elsewhere"), "..", ""):
         spoiled = onnx.load(str(tmp_path / "m.onnx"), load_external_data=False)
         for tensor in spoiled.graph.initializer:
-            tensor.external_data[0].value = place
+            tensor.external_data[0].value = location
         (tmp_path / "n.onnx").write_bytes(spoiled.SerializeToString())
         with pytest.raises(WeightsError, match="no file of its own folder"):
             load(tmp_path / "n.onnx")

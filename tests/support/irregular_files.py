@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 
-def lay_pipe(path: Path) -> None:
+def make_pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-def lay_device(path: Path) -> None:
+def make_device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-def lay_socket(path: Path) -> None:
+def make_socket(path: Path) -> None:
     before = Path.cwd()
     os.chdir(path.parent)  # a socket's path has at most about 100 characters
     try:
@@ -27,5 +27,5 @@ def lay_socket(path: Path) -> None:
         os.chdir(before)
 
 
-KINDS = {"pipe": lay_pipe, "device": lay_device, "socket": lay_socket, "folder": Path.mkdir}
-irregular = pytest.mark.parametrize("lay", KINDS.values(), ids=KINDS.keys())
+KINDS = {"pipe": make_pipe, "device": make_device, "socket": make_socket, "folder": Path.mkdir}
+irregular = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())

@@ -60,7 +60,7 @@ class SuggestionReport:
     """Whether a head was trained on the labels because none was given."""
 
 
-def suggest(
+def suggest_objects(
     store: RunStore,
     out: Path,
     *,
