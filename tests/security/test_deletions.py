@@ -66,8 +66,8 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
         1,
         "step-<8 digits>.pt in a training's folder",
     ),
-    ("core/marked_folders.py", "_make", "unlink"): (1, _OWN_NAME),
-    ("core/marked_folders.py", "_make", "rmdir"): (1, f"{_OWN_NAME}; empty"),
+    ("core/marked_folders.py", "_create", "unlink"): (1, _OWN_NAME),
+    ("core/marked_folders.py", "_create", "rmdir"): (1, f"{_OWN_NAME}; empty"),
     ("core/marked_folders.py", "_close", "rmdir"): (1, "this process's own marked folder, emptied"),
     ("core/marked_folders.py", "_remove_if", "rmdir"): (1, "a folder with a valid mark, emptied"),
     ("core/marked_folders.py", "_empty", "unlink"): (
