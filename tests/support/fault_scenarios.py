@@ -171,9 +171,9 @@ def import_labels(inputs: Path, out: Path, name: str) -> None:
 
 
 def import_first(inputs: Path, out: Path) -> None:
-    from fossilray.labels.importing import import_labels as bring
+    from fossilray.labels.importing import import_label_round
 
-    bring(inputs / "labels.csv", RunStore.open(str(inputs / "run")), out / "labels", who="Ada")
+    import_label_round(inputs / "labels.csv", RunStore.open(str(inputs / "run")), out / "labels", who="Ada")
 
 
 def labels_in(out: Path) -> Any:
