@@ -19,7 +19,7 @@ from fossilray.core.formats import FileRole
 from fossilray.core.formats.parquet import read_table
 from fossilray.core.schemas import TRUTH_SCHEMA
 from fossilray.core.text import format_percent
-from fossilray.core.text_table import Column, TextTable, print_table
+from fossilray.core.text_table import TextColumn, TextTable, print_table
 from fossilray.jobs.process import run_job
 from fossilray.jobs.progress import choose_display
 from fossilray.jobs.run_items import JobResult
@@ -119,7 +119,7 @@ def _score(store: RunStore, archive: Path) -> TruthScore:
 
 
 def _render(score: TruthScore) -> TextTable:
-    numbers = (Column(name, is_number=True) for name in ("painted", "found", "recall", "precision"))
+    numbers = (TextColumn(name, is_number=True) for name in ("painted", "found", "recall", "precision"))
     table = TextTable("size", *numbers)
     classes = [(f"{low:g}-{high:g} um", scores) for (low, high), scores in score.by_size_um.items()]
     for name, scores in (*classes, (f"all, IoU {score.iou:g}", score)):

@@ -34,7 +34,7 @@ from fossilray.cli.options import (
 from fossilray.cli.output import out, say, working
 from fossilray.core.config.choices import Distance
 from fossilray.core.errors import UsageError
-from fossilray.core.text_table import Column, TextTable
+from fossilray.core.text_table import TextColumn, TextTable
 
 if TYPE_CHECKING:
     from fossilray.evaluation.output import Evaluation
@@ -322,7 +322,7 @@ def _counting(label: str) -> Iterator[Callable[[int, int], None]]:
 
 def _print_evaluation(labelled: LabelledSet, evaluation: Evaluation) -> None:
     print_label_report(labelled)
-    table = TextTable("figure", Column("value", is_number=True), Column("±", is_number=True))
+    table = TextTable("figure", TextColumn("value", is_number=True), TextColumn("±", is_number=True))
     for name, value in evaluation.figures.items():
         if not name.endswith(" deviation"):
             spread = evaluation.figures.get(f"{name} deviation")

@@ -20,7 +20,7 @@ from fossilray.cli.options import (
 )
 from fossilray.cli.output import out, say, working
 from fossilray.core.config.choices import SuggestionStrategy
-from fossilray.core.text_table import Column, TextTable
+from fossilray.core.text_table import TextColumn, TextTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,7 +186,7 @@ def show(
 
     label_set = LabelSet.open(labels)
     current = label_set.labels(version=round_)
-    rounds = TextTable("round", "at (UTC)", Column("labels", is_number=True), "from", "")
+    rounds = TextTable("round", "at (UTC)", TextColumn("labels", is_number=True), "from", "")
     for record in label_set.rounds()[: current.version]:
         rounds.add_row(
             str(record.number),
@@ -196,7 +196,7 @@ def show(
             "overrides" if record.overrides else "",
         )
     out.print(rounds)
-    genera = TextTable("genus", Column("labels", is_number=True))
+    genera = TextTable("genus", TextColumn("labels", is_number=True))
     for genus, count in sorted(Counter(label.genus for label in current.consensus.values()).items()):
         genera.add_row(genus, str(count))
     out.print(genera)

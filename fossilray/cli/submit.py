@@ -20,7 +20,7 @@ from fossilray.cli.options import (
 from fossilray.cli.output import out, say, warn
 from fossilray.core.errors import ConfigError
 from fossilray.core.text import strip_control_characters
-from fossilray.core.text_table import Column, TextTable
+from fossilray.core.text_table import TextColumn, TextTable
 
 if TYPE_CHECKING:
     from fossilray.jobs.submission import Job, JobClient
@@ -159,7 +159,7 @@ def list_jobs(dashboard: DashboardOption = HERE) -> None:
     if not jobs:
         say(f"no job was submitted to {dashboard} yet")
         return
-    table = TextTable("job", "status", Column("exit", is_number=True), "begun", "ended", "run")
+    table = TextTable("job", "status", TextColumn("exit", is_number=True), "begun", "ended", "run")
     for job in jobs:
         code = "" if job.driver_exit_code is None else str(job.driver_exit_code)
         table.add_row(

@@ -13,7 +13,7 @@ import typer
 from fossilray.cli.options import ClusterOption, ConfigOption, RunsArgument, SetOption, outside_runs, settings
 from fossilray.cli.output import out, progress_bar, say
 from fossilray.cli.running import stop_on_sigterm
-from fossilray.core.config.choices import MetricLoss, TrainingMethod
+from fossilray.core.config.choices import MetricLossName, TrainingMethodName
 from fossilray.core.errors import UsageError
 from fossilray.store.files.base import is_remote, local_path
 
@@ -116,7 +116,7 @@ def train_backbone(
         ),
     ] = None,
     method: Annotated[
-        TrainingMethod | None,
+        TrainingMethodName | None,
         typer.Option(help="Training method; supcon, metric and transfer need labels (method)."),
     ] = None,
     arch: ArchOption = None,
@@ -149,7 +149,9 @@ def train_metric(
             "(data.sources).",
         ),
     ],
-    loss: Annotated[MetricLoss | None, typer.Option(help="Loss of the metric space (metric.loss).")] = None,
+    loss: Annotated[
+        MetricLossName | None, typer.Option(help="Loss of the metric space (metric.loss).")
+    ] = None,
     arch: ArchOption = None,
     init: Annotated[
         str | None,

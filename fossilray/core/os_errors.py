@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 
-ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR))
+NOT_FOUND = frozenset((errno.ENOENT, errno.ENOTDIR))
 
 
-FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+NO_SPACE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
-SILENT = frozenset(
+UNREACHABLE = frozenset(
     getattr(errno, name)
     for name in (
         *("EIO", "ESTALE", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET"),
@@ -24,7 +24,7 @@ SILENT = frozenset(
 """Errors of disks, network shares and FUSE that are unavailable, for one file or for all."""
 
 
-REFUSED = {
+REFUSED_REMEDIES = {
     errno.EACCES: "give the account that runs the workers permission to read it",
     errno.EPERM: "give the account that runs the workers permission to read it",
     errno.EISDIR: "it is a folder; name the slide's file",
@@ -34,4 +34,4 @@ REFUSED = {
 }
 
 
-NO_MEMORY = frozenset((errno.ENOMEM, errno.EMFILE, errno.ENFILE))
+NO_RESOURCES = frozenset((errno.ENOMEM, errno.EMFILE, errno.ENFILE))

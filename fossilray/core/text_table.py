@@ -37,7 +37,7 @@ def open_console(*, stderr: bool = False) -> Console:
 
 
 @dataclass(frozen=True)
-class Column:
+class TextColumn:
     """A column: its heading, and whether its cells are numbers, which are right-aligned and never folded."""
 
     name: str
@@ -52,8 +52,10 @@ class TextTable:
     column. A word that is longer than the console is wide continues on the next line.
     """
 
-    def __init__(self, *columns: str | Column, title: str | None = None) -> None:
-        self._columns = [column if isinstance(column, Column) else Column(column) for column in columns]
+    def __init__(self, *columns: str | TextColumn, title: str | None = None) -> None:
+        self._columns = [
+            column if isinstance(column, TextColumn) else TextColumn(column) for column in columns
+        ]
         self._title = title
         self._rows: list[list[Text]] = []
 
@@ -187,7 +189,7 @@ def _piped_lines(table: pa.Table) -> Iterator[str]:
     yield counted(table.num_rows, "row") + "\n"
 
 
-def _columns_of(table: pa.Table) -> list[Column]:
+def _columns_of(table: pa.Table) -> list[TextColumn]:
     import pyarrow as pa
 
     kinds = [field.type for field in table.schema]
@@ -195,7 +197,8 @@ def _columns_of(table: pa.Table) -> list[Column]:
         pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) for kind in kinds
     ]
     return [
-        Column(name, is_number=is_number) for name, is_number in zip(table.column_names, numeric, strict=True)
+        TextColumn(name, is_number=is_number)
+        for name, is_number in zip(table.column_names, numeric, strict=True)
     ]
 
 

@@ -7,10 +7,10 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = TypeVar("Floats", np.float32, np.float64)
+_Floats = TypeVar("_Floats", np.float32, np.float64)
 
 
-def unit_vectors(vectors: NDArray[Floats], *, undefined: float = 0.0) -> NDArray[Floats]:
+def unit_vectors(vectors: NDArray[_Floats], *, undefined: float = 0.0) -> NDArray[_Floats]:
     """Scale vectors to length 1 (L2).
 
     Args:
@@ -29,7 +29,7 @@ def unit_vectors(vectors: NDArray[Floats], *, undefined: float = 0.0) -> NDArray
         extreme = ~is_safe[..., 0]
         if extreme.any():
             unit[extreme] = _extreme_unit(vectors[extreme], undefined)
-    return cast("NDArray[Floats]", unit)
+    return cast("NDArray[_Floats]", unit)
 
 
 def _extreme_unit(vectors: NDArray[Any], undefined: float) -> NDArray[Any]:
@@ -43,7 +43,7 @@ def _extreme_unit(vectors: NDArray[Any], undefined: float) -> NDArray[Any]:
     return np.where(is_zero, vectors.dtype.type(undefined), unit)
 
 
-def entropy(probabilities: NDArray[Floats]) -> NDArray[Floats]:
+def entropy(probabilities: NDArray[_Floats]) -> NDArray[_Floats]:
     """Shannon entropy along the last axis, in nats.
 
     Args:
@@ -54,4 +54,4 @@ def entropy(probabilities: NDArray[Floats]) -> NDArray[Floats]:
     """
     floor = probabilities.dtype.type(1e-30)
     terms = probabilities * np.log(np.maximum(probabilities, floor))
-    return cast("NDArray[Floats]", np.asarray(0 - terms.sum(axis=-1)))  # not -0.0 for certain rows
+    return cast("NDArray[_Floats]", np.asarray(0 - terms.sum(axis=-1)))  # not -0.0 for certain rows

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from fossilray.core.errors import StoreError, StoreUnreachable, UsageError
 from fossilray.core.formats import FileRole, build_record, parse_json
-from fossilray.core.formats.parquet import read_metadata, read_table, stated
+from fossilray.core.formats.parquet import read_parquet_metadata, read_table, stated
 from fossilray.core.records import utc_now
 from fossilray.store.files.base import TEMPORARY
 from fossilray.store.files.local import LocalFiles
@@ -282,7 +282,7 @@ class LabelSet:
             content = self._files.read(path)
         except FileNotFoundError:
             raise role.damaged("it is missing") from None
-        fields = parse_json(stated(read_metadata(content, role), _FOOTER_KEY, role), role)
+        fields = parse_json(stated(read_parquet_metadata(content, role), _FOOTER_KEY, role), role)
         if isinstance(fields, dict):
             fields = {_FIELD_OF_KEY.get(key, key): value for key, value in fields.items()}
         record = build_record(RoundRecord, fields, role)

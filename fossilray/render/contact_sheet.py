@@ -1,4 +1,4 @@
-"""Contact sheets: equal cells in a grid, pictures with captions on a plate, and the file that a sheet is written to."""
+"""Contact sheets: grids of equal cells, plates of images with captions, and their output files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fossilray.core.text import strip_control_characters
 from fossilray.core.types import Image
 from fossilray.render.html import encode_picture
 
-Colour = tuple[int, int, int]
+Rgb = tuple[int, int, int]
 
-GROUND: Colour = (252, 251, 248)
-INK: Colour = (36, 33, 28)
-FAINT: Colour = (113, 106, 95)
+GROUND: Rgb = (252, 251, 248)
+INK: Rgb = (36, 33, 28)
+FAINT: Rgb = (113, 106, 95)
 
 SHEET_SUFFIXES = (".html", ".png", ".jpg", ".jpeg")
 """Files that a sheet can be written to: a page without scripts, or one picture."""
@@ -28,7 +28,7 @@ Ink = Literal["ink", "faint"]
 
 
 def tile_grid(
-    cells: Sequence[Image] | NDArray[np.uint8], *, columns: int, gap_px: int = 0, ground: Colour = GROUND
+    cells: Sequence[Image] | NDArray[np.uint8], *, columns: int, gap_px: int = 0, ground: Rgb = GROUND
 ) -> Image:
     """Put equal cells into a grid, row by row.
 
@@ -69,7 +69,7 @@ class Plate:
 
         self._image.paste(Pillow.fromarray(image), (left, top))
 
-    def add_frame(self, left: int, top: int, right: int, bottom: int, colour: Colour) -> None:
+    def add_frame(self, left: int, top: int, right: int, bottom: int, colour: Rgb) -> None:
         """Draw a frame 2 px wide whose outer corners are given."""
         self._draw.rectangle((left, top, right, bottom), outline=colour, width=2)
 

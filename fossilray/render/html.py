@@ -1,4 +1,4 @@
-"""Pages that open without a network: templates that miss nothing, pictures inside."""
+"""HTML pages without network access: templates, and images as data URIs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
-"""Where the templates lie that share the report's looks."""
+"""Folder of all templates, styles and scripts."""
 
 
 def template_environment(
     folder: Path = TEMPLATES, *, finalize: Callable[[Any], Any] | None = None
 ) -> Environment:
-    """The templates of a folder: what comes from outside is escaped, and a name that nothing was given for is an error.
+    """Return the Jinja environment of a folder of templates. Values are escaped, and undefined names are errors.
 
-    Their filters: grouped (1,234), percent (a share as 12.3 %), plain (without signs that steer a terminal or reorder
-    text). finalize: what is done to every value before it is written.
+    Filters: grouped (1,234), percent (a fraction as 12.3 %), plain (without control characters).
+    finalize: applied to every value before it is written.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -43,12 +43,12 @@ def template_environment(
 
 
 def svg_uri(content: bytes) -> str:
-    """An SVG file as an address that holds it."""
+    """Return the data URI of an SVG file."""
     return "data:image/svg+xml;base64," + base64.b64encode(content).decode()
 
 
 def encode_picture(image: Image, suffix: str) -> bytes:
-    """An image (H, W, 3) as a file of this ending: .png, .jpg or .jpeg."""
+    """Encode an image (H, W, 3) as a PNG or JPEG file, by the suffix: .png, .jpg or .jpeg."""
     from PIL import Image as Pillow
 
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The slide small, with its boxes drawn: how a person checks a detector at a glance."""
+"""Overview pictures: a thumbnail of a slide with the boxes of its objects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 LONGEST_SIDE_PX = 1600
-"""Longest side of the slide in its picture; enough to tell a 40 um object on a 20 mm cover glass."""
+"""Longest side of an overview; enough to see a 40 um object on a 20 mm cover glass."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ SIZE_CLASSES = (
     SizeClass(150, "150–500 µm", "#a93aa6"),
     SizeClass(500, "over 500 µm", "#d4286f"),
 )
-"""Cool hues in order of size: none is a colour that organic matter has in transmitted light."""
+"""Cool hues in order of size; organic matter has none of them in transmitted light."""
 
 _OVERSAMPLING = 3  # lines are drawn this much larger and shrunk: Pillow itself draws without anti-aliasing
 _SMALLEST_BOX_PX = 7.0  # a smaller frame would hide its own object, so a box is widened to this
@@ -48,7 +48,7 @@ LEGEND_PX = 58
 
 
 def draw_boxes(thumbnail: Image, rect: Rect, boxes: Boxes, *, mpp: float, quality: int = 88) -> bytes:
-    """A JPEG of the thumbnail with a thin frame round every box, coloured by size, and a legend below.
+    """Draw a thumbnail with a thin frame around every box, coloured by size, and a legend below; return a JPEG file.
 
     rect: the level-0 rectangle that the thumbnail shows. boxes: level-0 px. mpp: um per level-0 px.
     """
@@ -72,13 +72,13 @@ def draw_boxes(thumbnail: Image, rect: Rect, boxes: Boxes, *, mpp: float, qualit
 
 
 def longest_sides_um(boxes: Boxes, *, mpp: float) -> NDArray[np.float64]:
-    """Longest side of each box in um, for boxes in level-0 px."""
+    """Longest side in um of boxes in level-0 px."""
     sides = boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]
     return np.asarray(sides.max(axis=1, initial=0.0) * mpp, dtype=np.float64)
 
 
 def size_classes(longest_um: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Index into SIZE_CLASSES of each longest side."""
+    """Index into SIZE_CLASSES by longest side in um."""
     edges = np.array([size.from_um for size in SIZE_CLASSES[1:]])
     return np.searchsorted(edges, longest_um, side="right")
 
@@ -90,7 +90,7 @@ def _widen(frames: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _draw_frames(slide: Pillow.Image, frames: NDArray[np.float64], classes: NDArray[np.intp]) -> Pillow.Image:
-    """Frames are collected in one coverage mask per class, so that crowded fields stay see-through."""
+    """Draw frames into one coverage mask per class, so that crowded fields stay transparent."""
     from PIL import Image as Pillow
     from PIL import ImageDraw
 
@@ -111,7 +111,7 @@ def _draw_frames(slide: Pillow.Image, frames: NDArray[np.float64], classes: NDAr
 
 
 def _line_width(frame: NDArray[np.float64]) -> int:
-    """Small frames get hair lines, or they would cover what they show; in oversampled px."""
+    """Line width of frames in oversampled px; hairlines for small frames, which would cover their objects."""
     side = float(min(frame[2] - frame[0], frame[3] - frame[1])) / _OVERSAMPLING
     return 3 if side < 14 else 4 if side < 40 else 6
 
@@ -138,7 +138,7 @@ def _draw_legend(picture: Pillow.Image, *, top: int, classes: NDArray[np.intp], 
 
 
 def _font(size_px: int) -> FreeTypeFont:
-    """Matplotlib's own: Pillow's built-in font has no µ, and a bare machine has no other."""
+    """Matplotlib's font: Pillow's built-in one has no µ, and the system may have none."""
     import matplotlib
     from PIL import ImageFont
 
@@ -146,7 +146,7 @@ def _font(size_px: int) -> FreeTypeFont:
 
 
 def _text(draw: Draw, x: float, middle: int, text: str, *, font: FreeTypeFont, ink: str) -> float:
-    """Where the text that this writes from x on ends."""
+    """Write text from x on, and return the x at which it ends."""
     draw.text((x, middle), text, fill=ink, font=font, anchor="lm")
     return x + draw.textlength(text, font=font)
 
@@ -154,7 +154,7 @@ def _text(draw: Draw, x: float, middle: int, text: str, *, font: FreeTypeFont, i
 def _draw_scale_bar(
     draw: Draw, right: int, middle: int, um_per_px: float, *, font: FreeTypeFont, ink: str
 ) -> float:
-    """Where the bar and its label, which end at `right`, begin."""
+    """Draw the scale bar and its label up to `right`, and return the x at which they begin."""
     length_um = round_length_um(200 * um_per_px)
     bar_px = length_um / um_per_px
     label = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"

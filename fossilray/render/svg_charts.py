@@ -1,4 +1,4 @@
-"""What charts of a page share: ink that the page owns, so that they read by day and by night, rows at depths, SVG."""
+"""Charts as inline SVG: colours as CSS variables of the page, for light and dark mode, and rows at depths."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 WIDTH_IN = 11.0
 MOST_LABELS = 45
-"""Beyond this many samples a chart's rows are too thin for text."""
+"""Maximum number of samples whose rows are labelled."""
 
 # Colours that the page's style sheet owns: matplotlib draws with a stand-in, the SVG gets the variable.
 INK, QUIET, RULE, BAR, PAPER = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
 _VARIABLES = {INK: "--ink", QUIET: "--quiet", RULE: "--rule", BAR: "--bar", PAPER: "--paper"}
 
 
-class Placed(Protocol):
+class DepthSample(Protocol):
     """A sample that has a row in a chart."""
 
     @property
@@ -36,8 +36,8 @@ class Placed(Protocol):
     def depth_m(self) -> float | None: ...
 
 
-def place_rows(samples: Sequence[Placed]) -> tuple[NDArray[np.float64], float]:
-    """Where each sample's row stands on the y axis, and how thick its bars are."""
+def row_positions(samples: Sequence[DepthSample]) -> tuple[NDArray[np.float64], float]:
+    """Return the position (n,) of each sample's row on the y axis, and the thickness of its bars."""
     depths = [sample.depth_m for sample in samples]
     if any(depth is None for depth in depths):
         return np.arange(len(samples), dtype=np.float64), 0.66
@@ -48,8 +48,10 @@ def place_rows(samples: Sequence[Placed]) -> tuple[NDArray[np.float64], float]:
     return y, max(0.66 * gap, 0.008 * float(np.ptp(y)))
 
 
-def set_depth_axis(panel: Axes, samples: Sequence[Placed], y: NDArray[np.float64], thickness: float) -> None:
-    """Measured depths downwards; the samples' names, in their order, where a depth is lacking."""
+def set_depth_axis(
+    panel: Axes, samples: Sequence[DepthSample], y: NDArray[np.float64], thickness: float
+) -> None:
+    """Set up a y axis of measured depths, downwards; of sample names if a depth is missing."""
     if any(sample.depth_m is None for sample in samples):
         few = len(samples) <= MOST_LABELS
         panel.set_yticks(y if few else [], [shorten_name(sample.label) for sample in samples] if few else [])
@@ -61,14 +63,14 @@ def set_depth_axis(panel: Axes, samples: Sequence[Placed], y: NDArray[np.float64
 
 
 def shorten_name(name: str) -> str:
-    """A name that fits beside a chart, without signs that reorder text."""
+    """Shorten a name to the margin of a chart, without characters that reorder text."""
     name = strip_control_characters(name)
     return name if len(name) <= 28 else f"{name[:16]}…{name[-10:]}"
 
 
 @contextmanager
 def chart_style(name: str) -> Iterator[None]:
-    """While it lasts, matplotlib draws as the page is set; `name` makes ids equal from run to run."""
+    """Draw with the page's fonts and colours in this block; `name` makes SVG ids reproducible."""
     import matplotlib as mpl
 
     with mpl.rc_context(
@@ -100,7 +102,7 @@ def chart_style(name: str) -> Iterator[None]:
 
 
 def new_figure(*, height_in: float) -> Figure:
-    """A figure without pyplot: nothing global to close, no display asked for."""
+    """Create a figure without pyplot, which needs no display and no closing."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
@@ -110,7 +112,7 @@ def new_figure(*, height_in: float) -> Figure:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """The figure as inline SVG whose ids no other chart of the page has."""
+    """Return the figure as inline SVG with ids that are unique on the page."""
     for panel in figure.axes:
         panel.patch.set_visible(False)
     buffer = io.StringIO()
@@ -125,7 +127,7 @@ def to_svg(figure: Figure, name: str) -> str:
 
 
 def _keep_ids_apart(svg: str, name: str) -> str:
-    """Ids that the SVG itself refers to get the chart's name in front; the others go."""
+    """Prefix ids that the SVG refers to with the chart's name, and remove the others."""
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
     return re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)

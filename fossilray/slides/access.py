@@ -8,22 +8,22 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fossilray.core.errors import OutOfMemory, SlideError, SlideMissing, SlideUnreadable, SourceUnreachable
-from fossilray.core.os_errors import ABSENT, NO_MEMORY, REFUSED, SILENT
+from fossilray.core.os_errors import NO_RESOURCES, NOT_FOUND, REFUSED_REMEDIES, UNREACHABLE
 
 
 def as_slide_error(error: OSError, path: Path | str) -> SlideError | None:
     """The class and the remedy for an error of the operating system at a slide's file; None if it is about no file."""
     code, said = error.errno, error.strerror or type(error).__name__
-    if code in ABSENT:
+    if code in NOT_FOUND:
         return SlideMissing(f"{path} is no file; check the path")
-    if code in SILENT:
+    if code in UNREACHABLE:
         return SourceUnreachable(
             f"{path} cannot be read: {said}; the disk or the share that holds it does not give it, check it there"
         )
-    if code in NO_MEMORY:
+    if code in NO_RESOURCES:
         return OutOfMemory(f"{path} cannot be opened: {said}; give workers more memory or fewer open files")
-    if code in REFUSED:
-        return SlideUnreadable(f"{path} cannot be read: {said}; {REFUSED[code]}")
+    if code in REFUSED_REMEDIES:
+        return SlideUnreadable(f"{path} cannot be read: {said}; {REFUSED_REMEDIES[code]}")
     return None
 
 
@@ -58,8 +58,8 @@ def files_of(path: Path) -> list[Path]:
 
 
 def names_an_outage(text: str) -> bool:
-    """Whether a library's message quotes one of the errors of SILENT."""
-    return any(os.strerror(code) in text for code in SILENT)
+    """Whether a library's message quotes one of the errors of UNREACHABLE."""
+    return any(os.strerror(code) in text for code in UNREACHABLE)
 
 
 def first_fault(files: Iterable[Path]) -> SlideError | None:

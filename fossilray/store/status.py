@@ -348,9 +348,9 @@ def _cost(spending: Cost) -> Iterable[tuple[str, str]]:
 
 
 def _list_attempts(attempts: Sequence[Attempt], now: datetime) -> TextTable:
-    from fossilray.core.text_table import Column, TextTable
+    from fossilray.core.text_table import TextColumn, TextTable
 
-    table = TextTable("slide", "host", Column("since", is_number=True))
+    table = TextTable("slide", "host", TextColumn("since", is_number=True))
     for attempt in attempts[:_MOST_LISTED]:
         minutes = (now - parse_time(attempt.started_at)).total_seconds() / 60
         table.add_row(attempt.slide_id, attempt.host, f"{max(minutes, 0):,.0f} min")

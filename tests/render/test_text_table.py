@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from fossilray.core.text import format_cell
-from fossilray.core.text_table import PIPED_WIDTH, Column, TextTable, open_console, print_table
+from fossilray.core.text_table import PIPED_WIDTH, TextColumn, TextTable, open_console, print_table
 
 words = st.text("abcdefghij0123456789-_/.ø深", min_size=1, max_size=45)
 texts = st.lists(words, max_size=12).map(" ".join)
@@ -22,13 +22,13 @@ numbers = st.integers(-(10**17), 10**17).map(str)
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> tuple[list[Column], list[list[str]]]:
-    columns = [Column(draw(words), is_number=draw(st.booleans())) for _ in range(draw(st.integers(1, 9)))]
+def tables(draw: st.DrawFn) -> tuple[list[TextColumn], list[list[str]]]:
+    columns = [TextColumn(draw(words), is_number=draw(st.booleans())) for _ in range(draw(st.integers(1, 9)))]
     rows = draw(st.integers(0, 4))
     return columns, [[draw(numbers if one.is_number else texts) for one in columns] for _ in range(rows)]
 
 
-def shown(columns: list[Column], rows: list[list[str]], width: int) -> list[str]:
+def shown(columns: list[TextColumn], rows: list[list[str]], width: int) -> list[str]:
     table = TextTable(*columns)
     for row in rows:
         table.add_row(*row)
@@ -39,7 +39,7 @@ def shown(columns: list[Column], rows: list[list[str]], width: int) -> list[str]
 
 @given(table=tables(), width=st.integers(40, 200) | st.just(PIPED_WIDTH))
 @settings(max_examples=200, deadline=None)
-def test_every_cell_appears_whole(table: tuple[list[Column], list[list[str]]], width: int) -> None:
+def test_every_cell_appears_whole(table: tuple[list[TextColumn], list[list[str]]], width: int) -> None:
     columns, rows = table
     lines = shown(columns, rows, width)
     assert all(cell_len(line) <= width for line in lines)
@@ -73,7 +73,7 @@ def test_numbers_keep_the_digits_that_they_have() -> None:
 
 
 def test_what_does_not_fit_beside_each_other_is_a_record_for_each_row() -> None:
-    columns = [Column(f"name_{number}") for number in range(12)]
+    columns = [TextColumn(f"name_{number}") for number in range(12)]
     lines = shown(columns, [[f"value-{number}" for number in range(12)]] * 2, 60)
     assert sum(line.startswith(("1 -", "2 -")) for line in lines) == 2
     assert sum(line.split() == ["name_7", "value-7"] for line in lines) == 2
@@ -81,7 +81,7 @@ def test_what_does_not_fit_beside_each_other_is_a_record_for_each_row() -> None:
 
 def test_text_is_folded_between_words_before_a_table_is_given_up() -> None:
     reason = "the slide cannot be read because a file beside it is missing " * 2
-    lines = shown([Column("slide"), Column("reason")], [["A17-0123456789ab", reason]], 60)
+    lines = shown([TextColumn("slide"), TextColumn("reason")], [["A17-0123456789ab", reason]], 60)
     assert lines[0].split() == ["slide", "reason"]
     assert " ".join(" ".join(lines[1:]).split()) == f"A17-0123456789ab {reason.strip()}"
 

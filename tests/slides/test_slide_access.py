@@ -28,7 +28,7 @@ from fossilray.core.errors import (
     SourceUnreachable,
     UnreadableRegion,
 )
-from fossilray.core.os_errors import SILENT
+from fossilray.core.os_errors import UNREACHABLE
 from fossilray.core.records import CatalogRow, Failure, WorkItem
 from fossilray.processing.worker import SlideWorker
 from fossilray.slides.access import as_slide_error
@@ -56,7 +56,7 @@ def share(slides: Path, tmp_path: Path) -> Path:
 @given(st.sampled_from(sorted(errno.errorcode)))
 def test_every_error_of_the_system_has_at_most_one_class_and_a_remedy(code: int) -> None:
     error = as_slide_error(OSError(code, os.strerror(code)), "/x/a.svs")
-    if code in SILENT:
+    if code in UNREACHABLE:
         assert type(error) is SourceUnreachable
     if error is not None:
         assert "/x/a.svs" in str(error)

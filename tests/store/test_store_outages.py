@@ -14,7 +14,7 @@ import pytest
 from support.run_fixtures import a_run, a_summary
 
 from fossilray.core.errors import StoreError, StoreFull, StoreOut, StoreUnreachable
-from fossilray.core.os_errors import FULL, SILENT
+from fossilray.core.os_errors import NO_SPACE, UNREACHABLE
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
@@ -57,7 +57,7 @@ def test_errors_of_a_disk_are_outages(
     monkeypatch.setattr(os, call, fail)
     with pytest.raises(StoreOut, match="start the same command again; committed slides are kept") as caught:
         act(store)
-    assert isinstance(caught.value, StoreFull if code in FULL else StoreUnreachable)
+    assert isinstance(caught.value, StoreFull if code in NO_SPACE else StoreUnreachable)
     assert os.strerror(code) in str(caught.value)
     assert caught.value.exit_code == 5
 
@@ -70,7 +70,7 @@ def test_a_disk_that_refuses_is_no_outage(store: RunStore, monkeypatch: pytest.M
     with pytest.raises(StoreError, match="change its permissions") as caught:
         store.files.write("x", b"2")
     assert not isinstance(caught.value, StoreOut)
-    assert errno.EACCES not in SILENT
+    assert errno.EACCES not in UNREACHABLE
 
 
 @pytest.mark.parametrize("how", ["an empty folder", "no folder"])

@@ -14,7 +14,14 @@ from fossilray.core.config.choices import CropFit
 from fossilray.core.types import Image
 from fossilray.core.vectors import unit_vectors
 from fossilray.render.contact_sheet import tile_grid
-from fossilray.render.crops import ContactSheet, field_of, jpeg_uri, name_size, resize_image, show_crop
+from fossilray.render.crops import (
+    ContactSheet,
+    background_colour,
+    describe_size,
+    jpeg_uri,
+    resize_lanczos,
+    show_crop,
+)
 from fossilray.store import RunStore
 from fossilray.store.query.connection import load_crops, load_embeddings, query_table
 
@@ -100,7 +107,7 @@ def make_contact_sheets(
         )
         crops = load_crops(store, chosen)
         shown = tuple(
-            show_crop(row, crop, fit=fit, detail=name_size(row))
+            show_crop(row, crop, fit=fit, detail=describe_size(row))
             for row, crop in zip(chosen.to_pylist(), crops, strict=True)
         )
         yield ContactSheet(kind.title, kind.caption, shown)
@@ -175,8 +182,8 @@ def _draw_grid(
         side = cell_px - 6
         scale = 1.0 if fit == "letterbox" else side / max(width_um, height_um, 1e-6)
         width, height = (side, side) if fit == "letterbox" else (width_um * scale, height_um * scale)
-        small = resize_image(crop, max(round(width), 4), max(round(height), 4)).astype(np.float32)
-        transmitted = np.clip(small / np.maximum(field_of(small), 1), 0, 1)
+        small = resize_lanczos(crop, max(round(width), 4), max(round(height), 4)).astype(np.float32)
+        transmitted = np.clip(small / np.maximum(background_colour(small), 1), 0, 1)
         cell = np.empty((cell_px, cell_px, 3), np.float32)
         cell[:] = field
         top, left = (cell_px - small.shape[0]) // 2, (cell_px - small.shape[1]) // 2

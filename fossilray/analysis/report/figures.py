@@ -19,7 +19,7 @@ from fossilray.render.svg_charts import (
     RULE,
     chart_style,
     new_figure,
-    place_rows,
+    row_positions,
     set_depth_axis,
     to_svg,
 )
@@ -74,7 +74,7 @@ def draw_depth_chart(samples: Sequence[DepthSample], *, densest_per_mm2: float, 
         densest_per_mm2: end of the density axis, equal for all wells of a report.
         name: prefix of the SVG's ids, which must differ between charts of one page.
     """
-    y, thickness = place_rows(samples)
+    y, thickness = row_positions(samples)
     with chart_style(name):
         figure = new_figure(height_in=min(max(1.25 + 0.24 * len(samples), 2.2), 8.0))
         panels = figure.subplots(

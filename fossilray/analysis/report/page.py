@@ -43,7 +43,7 @@ from fossilray.core.text import (
     strip_control_characters,
 )
 from fossilray.core.types import Image
-from fossilray.render.crops import jpeg_uri, to_uri
+from fossilray.render.crops import jpeg_data_uri, jpeg_uri
 from fossilray.render.html import template_environment
 from fossilray.render.slide_overview import LEGEND_PX, SIZE_CLASSES
 from fossilray.store import RunStore
@@ -208,7 +208,7 @@ def _picture(store: RunStore, slide_id: str) -> tuple[bytes, Image] | None:
 
 def _embed(jpeg: bytes, pixels: Image) -> str:
     """Return the picture as a data URI at full size."""
-    return to_uri(jpeg) if len(jpeg) <= _LARGE_BYTES else jpeg_uri(pixels, quality=72)
+    return jpeg_data_uri(jpeg) if len(jpeg) <= _LARGE_BYTES else jpeg_uri(pixels, quality=72)
 
 
 def _shrink(pixels: Image) -> str:

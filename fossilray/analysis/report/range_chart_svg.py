@@ -18,7 +18,7 @@ from fossilray.render.svg_charts import (
     WIDTH_IN,
     chart_style,
     new_figure,
-    place_rows,
+    row_positions,
     set_depth_axis,
     shorten_name,
     to_svg,
@@ -49,7 +49,7 @@ def draw_range_chart(assemblages: Assemblages, *, name: str) -> str:
     """
     samples = assemblages.samples
     titles, counts = _columns(assemblages)
-    y, thickness = place_rows(samples)
+    y, thickness = row_positions(samples)
     with chart_style(name):
         figure = new_figure(height_in=min(max(2.1 + 0.24 * len(samples), 3.2), 9.5))
         panel = figure.subplots()

@@ -13,7 +13,7 @@ from fossilray.analysis.stratigraphy.chart import WellChart
 from fossilray.analysis.stratigraphy.correlation import Correlation, correlate
 from fossilray.analysis.stratigraphy.print_style import INK, QUIET, RULE, print_style
 from fossilray.core.errors import UsageError
-from fossilray.render.svg_charts import place_rows, shorten_name
+from fossilray.render.svg_charts import row_positions, shorten_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +131,7 @@ def _draw_bands(
     panel: Axes, chart: WellChart, shares: NDArray[np.float64], bands: list[int], *, on_right: bool
 ) -> None:
     samples = [chart.well_samples.samples[row] for row in chart.well_sampled]
-    y, thickness = place_rows(samples)
+    y, thickness = row_positions(samples)
     depths = chart.well_samples.depths
     left = np.zeros(len(y))
     for row, taxon in enumerate([*bands, None]):

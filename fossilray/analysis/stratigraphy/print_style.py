@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.render.svg_charts import MOST_LABELS, Placed, place_rows
+from fossilray.render.svg_charts import MOST_LABELS, DepthSample, row_positions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,10 +57,10 @@ def print_style(name: str = "") -> Iterator[None]:
 class Sheet:
     """A figure whose panels stand from left to right and share one depth scale. Sizes are in inches."""
 
-    def __init__(self, samples: Sequence[Placed], *, width_in: float) -> None:
+    def __init__(self, samples: Sequence[DepthSample], *, width_in: float) -> None:
         from matplotlib.figure import Figure
 
-        self.y, self.thickness = place_rows(samples)
+        self.y, self.thickness = row_positions(samples)
         self.height_in = TOP + BOTTOM + min(max(2.4, 0.26 * len(samples)), 9.0)
         self.width_in = width_in
         self.figure = Figure(figsize=(width_in, self.height_in), facecolor="white")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 # Training
-TrainingMethod = Literal["supcon", "metric", "transfer", "simclr", "dino", "byol", "simsiam"]
-MetricLoss = Literal["triplet", "multisimilarity", "proxyanchor", "supcon"]
+TrainingMethodName = Literal["supcon", "metric", "transfer", "simclr", "dino", "byol", "simsiam"]
+MetricLossName = Literal["triplet", "multisimilarity", "proxyanchor", "supcon"]
 MetricMiner = Literal["auto", "none", "all", "semihard", "hard", "multisimilarity"]
 ViewsKind = Literal["fossil", "paper", "multicrop", "multicrop_microscope", "transfer", "transfer_crop"]
 

@@ -16,9 +16,9 @@ from fossilray.core.config.training import TrainConfig
 from fossilray.core.errors import ConfigError
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.regular_file import read_regular
-from fossilray.core.formats.yaml_text import MOST_CHARACTERS, parse_yaml
+from fossilray.core.formats.yaml_text import MAX_YAML_CHARACTERS, parse_yaml
 
-_MOST_BYTES = 4 * MOST_CHARACTERS
+_MOST_BYTES = 4 * MAX_YAML_CHARACTERS
 
 Config = TypeVar("Config", bound=Section)
 

@@ -8,12 +8,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from fossilray.core.config.base import Section
-from fossilray.core.config.choices import Precision, TrainingMethod, ViewsKind
+from fossilray.core.config.choices import Precision, TrainingMethodName, ViewsKind
 from fossilray.core.config.run import AccessConfig
 from fossilray.core.config.training_recipes import merge_trees, recipe_for
 from fossilray.core.config.training_supervised import MetricConfig, TransferConfig
 
-NEED_LABELS: tuple[TrainingMethod, ...] = ("supcon", "metric", "transfer")
+NEED_LABELS: tuple[TrainingMethodName, ...] = ("supcon", "metric", "transfer")
 
 
 class TrainDataConfig(Section):
@@ -215,7 +215,7 @@ class TrainConfig(Section):
         ... )
     """
 
-    method: TrainingMethod = Field(
+    method: TrainingMethodName = Field(
         "supcon", description="Training method; supcon, metric and transfer need labels, the others do not."
     )
     arch: str | None = Field(

@@ -7,13 +7,13 @@ from typing import Literal
 from pydantic import Field
 
 from fossilray.core.config.base import Section
-from fossilray.core.config.choices import MetricLoss, MetricMiner
+from fossilray.core.config.choices import MetricLossName, MetricMiner
 
 
 class MetricConfig(Section):
     """Deep metric learning with the losses and miners of pytorch-metric-learning."""
 
-    loss: MetricLoss = Field(
+    loss: MetricLossName = Field(
         "triplet",
         description="Loss: triplet (Schroff et al. 2015), multisimilarity (Wang et al. 2019), proxyanchor "
         "(Kim et al. 2020) or supcon (Khosla et al. 2020).",

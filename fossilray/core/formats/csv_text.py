@@ -8,18 +8,18 @@ from collections.abc import Iterator
 
 from fossilray.core.formats.file_role import FileRole
 
-MOST_BYTES = 512 * 2**20
-MOST_COLUMNS = 4096
+MAX_CSV_BYTES = 512 * 2**20
+MAX_CSV_COLUMNS = 4096
 
 
 def decode_text(content: bytes, role: FileRole) -> str:
     """Decode UTF-8 text, with or without a byte order mark.
 
     Raises:
-        role.error: it is another encoding, or larger than MOST_BYTES.
+        role.error: it is another encoding, or larger than MAX_CSV_BYTES.
     """
-    if len(content) > MOST_BYTES:
-        raise role.damaged(f"it has {len(content):,} bytes, more than {MOST_BYTES:,}")
+    if len(content) > MAX_CSV_BYTES:
+        raise role.damaged(f"it has {len(content):,} bytes, more than {MAX_CSV_BYTES:,}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -32,7 +32,7 @@ def read_rows(text: str, role: FileRole, *, delimiter: str = ",", strict: bool =
     """Return the rows of a CSV text, header included.
 
     Raises:
-        role.error: it is not CSV, or has a cell of more than 131,072 characters, or more than MOST_COLUMNS columns.
+        role.error: it is not CSV, or has a cell of more than 131,072 characters, or more than MAX_CSV_COLUMNS columns.
     """
     return [row for _, row in numbered_rows(text, role, delimiter=delimiter, strict=strict)]
 
@@ -53,6 +53,6 @@ def numbered_rows(
             raise role.damaged(f"line {reader.line_num}: {error}") from None
         if row is None:
             return
-        if len(row) > MOST_COLUMNS:
+        if len(row) > MAX_CSV_COLUMNS:
             raise role.damaged(f"line {reader.line_num} has {len(row):,} columns")
         yield reader.line_num, row

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record")
 
-MOST_BYTES = 512 * 2**20
+MAX_JSON_BYTES = 512 * 2**20
 """The largest JSON file of fossilray, that of a dataset of 150,000 slides, has 20 MB."""
 
-MOST_DEPTH = 64
+MAX_JSON_DEPTH = 64
 """Levels of objects and lists; no file of fossilray has more than 8."""
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -31,17 +31,17 @@ def parse_json(content: bytes | str, role: FileRole) -> Any:
     """Parse a JSON text (UTF-8).
 
     Raises:
-        role.error: it is not JSON, has more than MOST_BYTES or MOST_DEPTH levels, repeats a key in an object, or
-            contains a number that is not finite or beyond 64 bits.
+        role.error: it is not JSON, has more than MAX_JSON_BYTES or MAX_JSON_DEPTH levels, repeats a key in an object,
+            or contains a number that is not finite or beyond 64 bits.
     """
     encoded = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
-    if len(encoded) > MOST_BYTES:
-        raise role.damaged(f"it has {len(encoded):,} bytes, more than {MOST_BYTES:,}")
+    if len(encoded) > MAX_JSON_BYTES:
+        raise role.damaged(f"it has {len(encoded):,} bytes, more than {MAX_JSON_BYTES:,}")
     if not encoded.strip():
         raise role.damaged("it is empty")
     depth = _depth(encoded)
-    if depth > MOST_DEPTH:
-        raise role.damaged(f"its objects and lists are {depth:,} deep, more than {MOST_DEPTH}")
+    if depth > MAX_JSON_DEPTH:
+        raise role.damaged(f"its objects and lists are {depth:,} deep, more than {MAX_JSON_DEPTH}")
     try:
         return json.loads(
             encoded.decode("utf-8"),

@@ -43,7 +43,7 @@ def reading(role: FileRole) -> Iterator[None]:
         raise role.damaged(error) from None
 
 
-def read_metadata(content: bytes, role: FileRole) -> pq.FileMetaData:
+def read_parquet_metadata(content: bytes, role: FileRole) -> pq.FileMetaData:
     """Read the metadata at the end of a Parquet file; the last bytes of the file are enough.
 
     Raises:
@@ -51,11 +51,11 @@ def read_metadata(content: bytes, role: FileRole) -> pq.FileMetaData:
     """
     with reading(role):
         metadata = pq.read_metadata(pa.BufferReader(content))
-    check_claims(metadata, role)
+    check_row_counts(metadata, role)
     return metadata
 
 
-def check_claims(metadata: pq.FileMetaData, role: FileRole) -> None:
+def check_row_counts(metadata: pq.FileMetaData, role: FileRole) -> None:
     """Check the numbers of rows that the metadata claim.
 
     Raises:
@@ -92,7 +92,7 @@ def read_table(content: bytes, role: FileRole, *, schema: pa.Schema | None = Non
     Raises:
         role.error: it is not such a Parquet file, or inflates to far more than its size.
     """
-    metadata = read_metadata(content, role)
+    metadata = read_parquet_metadata(content, role)
     most = max(LEAST_INFLATED_BYTES, MOST_INFLATED * len(content))
     with reading(role):
         with pq.ParquetFile(pa.BufferReader(content), metadata=metadata) as file:

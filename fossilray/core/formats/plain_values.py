@@ -6,32 +6,32 @@ import reprlib
 from collections.abc import Callable
 from typing import Any
 
-Check = Callable[[Any], bool]
+ValueCheck = Callable[[Any], bool]
 
 
-def whole(least: int, most: int) -> Check:
+def whole(least: int, most: int) -> ValueCheck:
     """Accept integers from `least` to `most`, but not booleans."""
     return lambda value: type(value) is int and least <= value <= most
 
 
-def number(least: float, most: float) -> Check:
+def number(least: float, most: float) -> ValueCheck:
     """Accept finite numbers from `least` to `most`."""
     return lambda value: type(value) in (int, float) and least <= value <= most
 
 
-def one_of(*values: Any) -> Check:
+def one_of(*values: Any) -> ValueCheck:
     """Accept these values, of the same type."""
     return lambda value: any(value is one or (type(value) is type(one) and value == one) for one in values)
 
 
-def many(check: Check, *, most: int) -> Check:
+def many(check: ValueCheck, *, most: int) -> ValueCheck:
     """Accept lists of one to `most` values that pass a check."""
     return lambda value: (
         isinstance(value, (list, tuple)) and 0 < len(value) <= most and all(map(check, value))
     )
 
 
-def either(*checks: Check) -> Check:
+def either(*checks: ValueCheck) -> ValueCheck:
     """Accept values that pass one of the checks."""
     return lambda value: any(check(value) for check in checks)
 

@@ -8,11 +8,11 @@ import yaml
 
 from fossilray.core.formats.file_role import FileRole
 
-MOST_CHARACTERS = 2**20
-MOST_NODES = 100_000
+MAX_YAML_CHARACTERS = 2**20
+MAX_YAML_NODES = 100_000
 """Values, keys and collections, 100 characters each, those behind an alias counted each time it stands."""
 
-MOST_DEPTH = 32
+MAX_YAML_DEPTH = 32
 
 _LONGEST_NUMBER = 1000
 """Characters; Python itself reads some more digits, and no setting needs them."""
@@ -44,8 +44,8 @@ def parse_yaml(text: str, role: FileRole) -> Any:
     Raises:
         role.error: it is not YAML, has a key twice, or unfolds to more than a file of settings may hold.
     """
-    if len(text) > MOST_CHARACTERS:
-        raise role.damaged(f"it has {len(text):,} characters, more than {MOST_CHARACTERS:,}")
+    if len(text) > MAX_YAML_CHARACTERS:
+        raise role.damaged(f"it has {len(text):,} characters, more than {MAX_YAML_CHARACTERS:,}")
     try:
         _check_nesting(text)
         return _load(text)
@@ -64,8 +64,8 @@ def _check_nesting(text: str) -> None:
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        if depth > MOST_DEPTH:
-            raise ValueError(f"it is more than {MOST_DEPTH} levels deep")
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError(f"it is more than {MAX_YAML_DEPTH} levels deep")
 
 
 def _load(text: str) -> Any:
@@ -103,10 +103,10 @@ def _unfold(node: yaml.Node, counted: dict[int, tuple[int, int] | None], *, dept
     for child in inner:
         below, height = _unfold(child, counted, depth=depth + 1)
         total, levels = total + below, max(levels, height + 1)
-        if total > MOST_NODES or depth + levels > MOST_DEPTH:
+        if total > MAX_YAML_NODES or depth + levels > MAX_YAML_DEPTH:
             raise ValueError(
-                f"it unfolds to more than {MOST_NODES:,} values or {MOST_DEPTH} levels; write values out instead of "
-                "aliases"
+                f"it unfolds to more than {MAX_YAML_NODES:,} values or {MAX_YAML_DEPTH} levels; write values out "
+                "instead of aliases"
             )
     counted[id(node)] = total, levels
     return total, levels

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fossilray.core.errors import WeightsError
-from fossilray.core.formats.plain_values import Check, either, many, number, one_of, shown, whole
+from fossilray.core.formats.plain_values import ValueCheck, either, many, number, one_of, shown, whole
 from fossilray.core.text import list_some
 
 LARGEST_INPUT_PX = 4096
@@ -46,12 +46,12 @@ _NORMS = (
 )
 
 
-def _each(check: Check) -> Check:
+def _each(check: ValueCheck) -> ValueCheck:
     """Return a check for one value, or one for each stage."""
     return either(check, many(check, most=8))
 
 
-ARGUMENTS: Mapping[str, Check] = {
+ARGUMENTS: Mapping[str, ValueCheck] = {
     "num_classes": whole(0, 100_000),
     "in_chans": one_of(3),
     "img_size": _SIDE,

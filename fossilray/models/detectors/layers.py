@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fossilray.core.errors import WeightsError
-from fossilray.core.formats.plain_values import Check, either, many, number, one_of, shown, whole
+from fossilray.core.formats.plain_values import ValueCheck, either, many, number, one_of, shown, whole
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ _SHARE = number(0.01, 8)
 _FEW = whole(1, 64)
 
 _BLOCK = (_CHANNELS, _SWITCH, _GROUPS, _SHARE)
-LAYERS: Mapping[str, tuple[Check, ...]] = {
+LAYERS: Mapping[str, tuple[ValueCheck, ...]] = {
     "Conv": (_CHANNELS, _KERNEL, _STEP, _PAD, _GROUPS, _DILATION, _SWITCH),
     "DWConv": (_CHANNELS, _KERNEL, _STEP, _DILATION, _SWITCH),
     "ConvTranspose": (_CHANNELS, _KERNEL, _STEP, _PAD, _SWITCH, _SWITCH),
@@ -272,7 +272,7 @@ def _plain(argument: Any, name: str, nc: int) -> Any:
     return list(argument) if isinstance(argument, (list, tuple)) else argument
 
 
-def _checked(value: Any, check: Check, subject: str, source: str) -> Any:
+def _checked(value: Any, check: ValueCheck, subject: str, source: str) -> Any:
     if not check(value):
         raise WeightsError(
             f"{source}: {subject} is {shown(value)}, which is out of bounds; "

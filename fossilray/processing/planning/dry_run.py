@@ -15,7 +15,7 @@ from fossilray.core.errors import RunNotFound
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import RejectedFile
 from fossilray.core.text import strip_control_characters
-from fossilray.core.text_table import Column, TextTable
+from fossilray.core.text_table import TextColumn, TextTable
 from fossilray.processing.detection.passes import LARGEST_WINDOW_PX
 from fossilray.processing.planning.slide_plan import SlidePlan, SlidePlanner
 from fossilray.slides.catalog import describe_missing_sites, find_slides
@@ -83,7 +83,9 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
 
 def render_plan(plan: RunPlan) -> Group:
     """Render the plan for the terminal: a table of slides, then the sums."""
-    numbers = (Column(name, is_number=True) for name in ("size", "um/px", "tiles", "blank", "detector MP"))
+    numbers = (
+        TextColumn(name, is_number=True) for name in ("size", "um/px", "tiles", "blank", "detector MP")
+    )
     table = TextTable("slide", *numbers, "committed", title="dry run")
     for slide in plan.slides[:100]:
         row = slide.row

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.markup import escape
 
 from fossilray.core.text import counted, format_bytes, format_duration, strip_control_characters
-from fossilray.core.text_table import Column, TextTable
+from fossilray.core.text_table import TextColumn, TextTable
 from fossilray.processing.planning.model import ArchiveEstimate, Quantity, Rates, Workload
 
 _NAMES = {
@@ -67,7 +67,7 @@ def estimate_to_json(estimate: ArchiveEstimate, *, within_days: float | None = N
 
 
 def _terms(title: str, terms: Workload | Rates) -> TextTable:
-    table = TextTable("term", Column("value", is_number=True), "unit", "from", "how", title=title)
+    table = TextTable("term", TextColumn("value", is_number=True), "unit", "from", "how", title=title)
     for field in fields(terms):
         quantity = getattr(terms, field.name)
         if isinstance(quantity, Quantity):
@@ -90,7 +90,7 @@ def _shown(quantity: Quantity) -> tuple[str, str]:
 def _mean_slide(estimate: ArchiveEstimate) -> TextTable:
     table = TextTable(
         "stage of a worker",
-        Column("s", is_number=True),
+        TextColumn("s", is_number=True),
         "decided by",
         "parallel parts (s of one core or GPU)",
         title="the mean slide",
@@ -115,7 +115,7 @@ def _limits(estimate: ArchiveEstimate) -> TextTable:
     table = TextTable(
         "limit",
         "offered",
-        Column("s per slide", is_number=True),
+        TextColumn("s per slide", is_number=True),
         title=f"limits of one machine: {machine.name}",
     )
     for name, seconds in estimate.limits.items():

@@ -21,7 +21,7 @@ from fossilray.core.errors import (
 )
 from fossilray.core.exception_summary import exception_location, exception_message
 from fossilray.core.name_pattern import NamePattern
-from fossilray.core.os_errors import ABSENT, SILENT
+from fossilray.core.os_errors import NOT_FOUND, UNREACHABLE
 from fossilray.core.records import CatalogRow, RejectedFile
 from fossilray.core.site_names import parse_name, well_of_folders
 from fossilray.core.slide_names import SLIDE_SUFFIXES, slide_id_for
@@ -110,7 +110,7 @@ def _mode(path: Path) -> int:
     except ValueError:
         return 0
     except OSError as error:
-        if error.errno in ABSENT:
+        if error.errno in NOT_FOUND:
             return 0
         # A pattern may be longer than a name can be.
         if error.errno == errno.ENAMETOOLONG and glob.has_magic(str(path)):
@@ -120,7 +120,7 @@ def _mode(path: Path) -> int:
 
 def _refused_whole(path: Path, error: OSError) -> CatalogError | SourcesOut:
     """What is said of a folder or a catalog that the system does not let us read at all."""
-    if error.errno in SILENT:
+    if error.errno in UNREACHABLE:
         return SourcesOut(
             f"{path} cannot be read: {error.strerror}; check that it is mounted and reachable, and start the same "
             "command again"

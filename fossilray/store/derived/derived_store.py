@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from fossilray.core.errors import RunMismatch, RunNotFound, StoreError
 from fossilray.core.formats import FileRole, parse_record
-from fossilray.core.formats.parquet import read_metadata, read_table, stated
+from fossilray.core.formats.parquet import read_parquet_metadata, read_table, stated
 from fossilray.core.records import utc_now
 from fossilray.core.schemas import CALIBRATED_PREDICTIONS_SCHEMA, PREDICTIONS_SCHEMA, embeddings_schema
 from fossilray.store.files.conditional_create import check_conditional_create
@@ -239,7 +239,7 @@ class DerivedStore:
     def parse_footer(self, tail: bytes, path: str) -> DerivedFooter:
         """The footer in the last bytes of a file of answers."""
         role = self._role(path)
-        metadata = read_metadata(tail, role)
+        metadata = read_parquet_metadata(tail, role)
         footer = parse_record(DerivedFooter, stated(metadata, FOOTER_KEY, role), role)
         if (footer.slide_id, footer.answers) != (slide_of(path), self.record.digest):
             raise role.damaged(f"it says it is of slide {footer.slide_id}, by {footer.answers[:12]}")

@@ -13,7 +13,7 @@ from fossilray.core.errors import (
     StoreFull,
     StoreUnreachable,
 )
-from fossilray.core.os_errors import FULL, SILENT
+from fossilray.core.os_errors import NO_SPACE, UNREACHABLE
 from fossilray.store.files.options import first_sentence, http_status, is_retryable, transport_errors
 
 
@@ -41,11 +41,11 @@ def translate_errors(
     except faults as error:
         text = f"cannot {act} {url}: {first_sentence(error)}; "
         code = getattr(error, "errno", None)
-        if code in FULL:
+        if code in NO_SPACE:
             raise StoreFull(
                 text + "free some space and start the same command again; committed slides are kept"
             ) from None
-        if protocol == "file" and (code in SILENT or code == errno.EROFS):
+        if protocol == "file" and (code in UNREACHABLE or code == errno.EROFS):
             raise StoreUnreachable(
                 text
                 + "check the disk or the share that holds it, and start the same command again; committed "

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fossilray.core.formats import FileRole
-from fossilray.core.formats.parquet import read_metadata, reading
+from fossilray.core.formats.parquet import read_parquet_metadata, reading
 from fossilray.core.records import CatalogRow, SlideSummary
 from fossilray.store.files.base import Files
 
@@ -35,7 +35,7 @@ def read_slices(
     Raises:
         role.error: the file is damaged.
     """
-    metadata = read_metadata(tail, role)
+    metadata = read_parquet_metadata(tail, role)
     ends = np.cumsum([metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)])
     found = []
     with (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from fossilray.core.errors import CatalogError, RunNotFound, StoreError, StoreUnreachable
-from fossilray.core.formats.parquet import read_metadata
+from fossilray.core.formats.parquet import read_parquet_metadata
 from fossilray.core.parallel import map_in_chunks
 from fossilray.store.dataset.dataset_store import (
     DATASET_JSON,
@@ -72,7 +72,7 @@ def _check_file(files: Files, sizes: dict[str, int], file: DatasetFile, *, deep:
                 return finding("checksum", "is not what was written (sha256)")
             return []
         tail = read_tail_of(lambda size: files.read_tail(file.path, size))
-        rows = read_metadata(tail, dataset_part(file.path)).num_rows
+        rows = read_parquet_metadata(tail, dataset_part(file.path)).num_rows
     except StoreUnreachable:
         raise
     except (StoreError, FileNotFoundError) as error:

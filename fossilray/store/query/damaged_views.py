@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from fossilray.core.errors import DamagedFile, StoreError
-from fossilray.core.formats.parquet import conform, read_metadata, read_table
+from fossilray.core.formats.parquet import conform, read_parquet_metadata, read_table
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.store.dataset.dataset_store import DatasetStore
@@ -170,7 +170,7 @@ def _check_objects(store: RunStore, path: str, whole: bool) -> None:
         conform(read_table(store.files.read(path), role), OBJECTS_SCHEMA, role)
         return
     tail = read_tail_of(lambda size: store.files.read_tail(path, size))
-    metadata = read_metadata(tail, role)
+    metadata = read_parquet_metadata(tail, role)
     if not isinstance(store, DatasetStore):
         footer, rows = parse_tail(tail, name=name)
         if rows != footer.summary.objects:

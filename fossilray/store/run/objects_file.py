@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from fossilray.core.errors import StoreError
 from fossilray.core.formats import build_record, parse_json
-from fossilray.core.formats.parquet import read_metadata, read_table, stated
+from fossilray.core.formats.parquet import read_parquet_metadata, read_table, stated
 from fossilray.core.parallel import map_ordered
 from fossilray.core.records import READABLE_VERSIONS, ArrayFiles, SlideSummary
 from fossilray.core.schemas import OBJECTS_SCHEMA, SCHEMA_VERSION
@@ -89,7 +89,7 @@ def parse_tail(tail: bytes, *, name: str) -> tuple[Footer, int]:
         StoreError: they are not the end of an objects file of this schema version.
     """
     role = objects_file(name)
-    metadata = read_metadata(tail, role)
+    metadata = read_parquet_metadata(tail, role)
     found = parse_json(stated(metadata, FOOTER_KEY, role), role)
     version = found.get("schema_version") if isinstance(found, dict) else None
     if version not in READABLE_VERSIONS:
