@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.core.errors import QueryError, UsageError
-from fossilray.core.formats.parquet import read_metadata
+from fossilray.core.formats.parquet import read_parquet_metadata
 from fossilray.core.records import SlideSummary
 from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.core.slide_names import check_slide_id
@@ -128,7 +128,7 @@ def _require_columns(store: RunStore, path: str) -> None:
         DamagedFile: a column is missing.
     """
     role = objects_file(f"{store.url}/{path}")
-    schema = read_metadata(store.files.read(path), role).schema.to_arrow_schema()
+    schema = read_parquet_metadata(store.files.read(path), role).schema.to_arrow_schema()
     if missing := [name for name in OBJECTS_SCHEMA.names if name not in schema.names]:
         raise role.damaged(f"it has no column {list_some(missing)}")
 
