@@ -171,10 +171,11 @@ def _read_yaml(path: Path, role: FileRole) -> list[tuple[Refusal, Mapping[Any, A
     entries = parse_yaml(decode_text(content, role), role)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise role.damaged("it contains no list of taxa")
-    return [
-        (lambda reason, row=row: role.damaged(f"row {row}: {reason}"), entry)
-        for row, entry in enumerate(entries, start=1)
-    ]
+    return [(_refuse_row(role, row), entry) for row, entry in enumerate(entries, start=1)]
+
+
+def _refuse_row(role: FileRole, row: int) -> Refusal:
+    return lambda reason: role.damaged(f"row {row}: {reason}")
 
 
 def _row(entry: Mapping[Any, Any], error: Refusal) -> TaxonRow:
