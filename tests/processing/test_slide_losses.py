@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from itertools import combinations
 from pathlib import Path
@@ -140,7 +141,10 @@ def test_a_tile_is_lost_where_its_core_is_unreadable_and_not_where_its_halo_is(
 
 
 def test_loss_counts_what_holds_foreground_whatever_the_tiles_around_it_hold(tmp_path: Path) -> None:
-    """All objects lie in one corner, which cannot be read; the rest is blank and whole."""
+    """All objects lie in one corner, which cannot be read; the rest is background and can be read.
+
+    Foreground that can be read is at most the row and the column of units (32 um) that border on the corner.
+    """
     image = discs(1024, 12)
     picture = np.full((4096, 4096, 3), image[0, 0], np.uint8)
     picture[:1024, :1024] = image
@@ -151,7 +155,12 @@ def test_loss_counts_what_holds_foreground_whatever_the_tiles_around_it_hold(tmp
             tile.zero()
     failure = run(slide, tmp_path)
     assert isinstance(failure, str), "it was committed"
-    assert "100.0% of the foreground" in failure
+    numbers = re.search(r"at 1 um per px .*\(([\d.]+) of ([\d.]+) mm2\) cannot be read", failure)
+    assert numbers is not None, failure
+    lost_mm2, foreground_mm2 = map(float, numbers.groups())
+    assert lost_mm2 <= 0.256**2
+    assert foreground_mm2 - lost_mm2 <= (0.256 + 0.032) ** 2 - 0.256**2
+    assert lost_mm2 > 0.8 * foreground_mm2
 
 
 def test_a_slide_without_any_tile_fails_with_or_without_an_overview(sound: Path, tmp_path: Path) -> None:
