@@ -1,4 +1,4 @@
-"""The configuration that a command names, wherever it lies."""
+"""Reading a configuration file from a disk or an object store."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from fossilray.store.files.open import open_files
 
 
 def read_config(
-    place: str | None, assignments: Sequence[str] = (), *, access: Sequence[str] = ()
+    path: str | None, assignments: Sequence[str] = (), *, access: Sequence[str] = ()
 ) -> RunConfig:
-    """The configuration in a YAML file on a disk or in an object store, with `section.field=value` applied.
+    """Read a configuration from a YAML file on a disk or in an object store, and apply `section.field=value`.
 
-    The store is reached as `store.…` among the assignments says, else as the environment does (credentials,
-    AWS_ENDPOINT_URL, an instance's role): what the file itself says comes too late. access: more such
-    assignments, for the reading alone.
+    The store is reached by the `store.…` assignments and the environment (credentials, AWS_ENDPOINT_URL, an
+    instance's role); settings in the file itself do not apply to its own reading. access: further assignments for the
+    reading alone.
 
     Raises:
-        ConfigError: there is no such file, or a key or value is not one fossilray knows.
-        StoreError: the object store does not show it.
+        ConfigError: the file does not exist, or a key or value in it is not valid.
+        StoreError: the object store cannot be read.
     """
-    if place is None or not is_remote(place):
-        return load_config(None if place is None else Path(local_path(place)), list(assignments))
-    return parse_config(_fetch(place, [*assignments, *access]), list(assignments), name=place)
+    if path is None or not is_remote(path):
+        return load_config(None if path is None else Path(local_path(path)), list(assignments))
+    return parse_config(_fetch(path, [*assignments, *access]), list(assignments), name=path)
 
 
-def _fetch(place: str, assignments: Sequence[str]) -> str:
-    folder, _, name = place.rpartition("/")
-    access = load_config(None, [one for one in assignments if one.strip().startswith("store.")]).store
+def _fetch(path: str, assignments: Sequence[str]) -> str:
+    folder, _, name = path.rpartition("/")
+    access = load_config(None, [text for text in assignments if text.strip().startswith("store.")]).store
     try:
         return open_files(folder, access).read(name).decode("utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"there is no configuration at {place}; check the address") from None
+        raise ConfigError(f"there is no configuration at {path}; check the address") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"cannot read the configuration {place}: {error}; check the address") from None
+        raise ConfigError(f"cannot read the configuration {path}: {error}; check the address") from None

@@ -24,7 +24,7 @@ MOST_OBJECTS = 2**31 - 1
 """object_id is an int32."""
 
 MOST_CROP_PX = 1024
-"""The largest `crops.size_px` that a configuration may ask for."""
+"""The largest `crops.size_px` that a configuration may set."""
 
 MOST_DIMENSIONS = 65_536
 """Numbers of a vector; backbones have some hundreds to some thousands."""
@@ -47,7 +47,7 @@ def read_layout(store: RunStore, path: str) -> ArraysLayout:
     """The layout of one slide's arrays; `path` is the `arrays` column of its objects.
 
     Raises:
-        StoreError: there is no such group, its metadata are damaged, or the path leads elsewhere than to one.
+        StoreError: the group is missing, its metadata are damaged, or the path is not that of a group.
     """
     split_arrays_path(path)
     metadata: dict[str, bytes] = {}
@@ -61,36 +61,36 @@ def read_layout(store: RunStore, path: str) -> ArraysLayout:
         ) from None
     with suppress(FileNotFoundError):
         metadata[EMBEDDINGS] = store.files.read(f"{path}/{EMBEDDINGS}")
-    return parse_layout(metadata, place=f"{store.url}/{path}")
+    return parse_layout(metadata, url=f"{store.url}/{path}")
 
 
-def parse_layout(metadata: Mapping[str, bytes], *, place: str) -> ArraysLayout:
+def parse_layout(metadata: Mapping[str, bytes], *, url: str) -> ArraysLayout:
     """The layout that a group's metadata files state; those of crops must be there.
 
     Raises:
         DamagedFile: they are not what fossilray writes.
     """
-    group = _parse(metadata, GROUP, place)
+    group = _parse(metadata, GROUP, url)
     encoding = (group.get("attributes") or {}).get("encoding")
     if encoding not in ENCODINGS:
-        raise _role(GROUP, place).damaged(f"it states crops encoded as {encoding!r:.40}")
+        raise _role(GROUP, url).damaged(f"it states crops encoded as {encoding!r:.40}")
     rows, height, width, _ = _shape(
-        metadata, CROPS, place, kind="uint8", most=(MOST_OBJECTS, MOST_CROP_PX, MOST_CROP_PX, 3)
+        metadata, CROPS, url, kind="uint8", most=(MOST_OBJECTS, MOST_CROP_PX, MOST_CROP_PX, 3)
     )
     embeddings = None
     if EMBEDDINGS in metadata:
         most = (MOST_OBJECTS, MOST_DIMENSIONS)
-        described, dimension = _shape(metadata, EMBEDDINGS, place, kind="float16", most=most)
+        described, dimension = _shape(metadata, EMBEDDINGS, url, kind="float16", most=most)
         embeddings = (described, dimension)
     return ArraysLayout(str(encoding), rows, height, width, embeddings)
 
 
 def _shape(
-    metadata: Mapping[str, bytes], name: str, place: str, *, kind: str, most: tuple[int, ...]
+    metadata: Mapping[str, bytes], name: str, url: str, *, kind: str, most: tuple[int, ...]
 ) -> list[int]:
     """The shape of an array; each side at most so large, the first one 0 or more, the others 1 or more."""
-    array = _parse(metadata, name, place)
-    role = _role(name, place)
+    array = _parse(metadata, name, url)
+    role = _role(name, url)
     if array.get("data_type") != kind:
         raise role.damaged(f"it states numbers of the type {array.get('data_type')!r:.40}, expected {kind}")
     shape = array.get("shape")
@@ -103,8 +103,8 @@ def _shape(
     return shape
 
 
-def _parse(metadata: Mapping[str, bytes], name: str, place: str) -> dict[str, Any]:
-    role = _role(name, place)
+def _parse(metadata: Mapping[str, bytes], name: str, url: str) -> dict[str, Any]:
+    role = _role(name, url)
     if name not in metadata:
         raise role.damaged("it is gone")
     found = parse_json(metadata[name], role)
@@ -113,5 +113,5 @@ def _parse(metadata: Mapping[str, bytes], name: str, place: str) -> dict[str, An
     return found
 
 
-def _role(name: str, place: str) -> FileRole:
-    return array_metadata(f"{place}/{name}")
+def _role(name: str, url: str) -> FileRole:
+    return array_metadata(f"{url}/{name}")

@@ -55,7 +55,7 @@ def check_arrays(
     if not {GROUP, CROPS} <= metadata.keys():
         return faults
     try:
-        layout = parse_layout(metadata, place=arrays.path)
+        layout = parse_layout(metadata, url=arrays.path)
     except DamagedFile as error:
         return [*faults, _fault(arrays, CROPS, "shape", f"or the metadata beside it: {error}")]
     faults += _compare_layout(arrays, layout, objects)

@@ -18,38 +18,38 @@ from fossilray.store.run.run_store import RunStore
 LOCAL_GAP_BYTES = 32 * 1024
 REMOTE_GAP_BYTES = 256 * 1024
 MOST_CROP_BYTES = 16 * 2**20
-"""Far above a crop of 1,024 px without loss, 3 MB: what an index may claim, because so much memory is asked for."""
+"""Upper bound of a length in a shard's index, by which memory is allocated; a lossless crop of 1,024 px has 3 MB."""
 MOST_SHARD_BYTES = 2**40
 """Wanted crops this near to each other come with one read: 2 crops on a disk, 16 where each read is a request."""
 
 
 def read_crops(store: RunStore, path: str, rows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
-    """The crops (k, S, S, 3) of k objects of one slide, in the order asked for.
+    """Return the crops (k, S, S, 3) of k objects of one slide, in the order of `object_id`.
 
     Raises:
-        StoreError: the arrays are absent or damaged, or have no such row.
+        StoreError: the arrays are missing or damaged, or lack a row.
     """
     layout = read_layout(store, path)
     wanted = np.asarray(rows, dtype=np.int64)
     if wanted.size and (wanted.min() < 0 or wanted.max() >= layout.rows):
         raise StoreError(
-            f"{path} holds crops 0 to {layout.rows - 1}, asked for {wanted.min()} to {wanted.max()}"
+            f"{path} holds crops 0 to {layout.rows - 1}, requested were {wanted.min()} to {wanted.max()}"
         )
     decode = crop_decoder(layout.encoding, height=layout.height, width=layout.width)
     crops = np.empty((len(wanted), layout.height, layout.width, 3), np.uint8)
-    for place, encoded in enumerate(read_encoded_crops(store, path, wanted)):
+    for position, encoded in enumerate(read_encoded_crops(store, path, wanted)):
         try:
-            crops[place] = decode(encoded)
+            crops[position] = decode(encoded)
         except StoreError as error:
-            raise DamagedFile(f"{store.url}/{path}/crops, object {wanted[place]}: {error}") from None
+            raise DamagedFile(f"{store.url}/{path}/crops, object {wanted[position]}: {error}") from None
     return crops
 
 
 def read_encoded_crops(store: RunStore, path: str, rows: Sequence[int] | NDArray[np.integer]) -> list[bytes]:
-    """The stored bytes of the crops of one slide's objects, in the order asked for.
+    """Return the stored bytes of the crops of one slide's objects, in the order of `object_id`.
 
     Raises:
-        StoreError: the arrays are gone or damaged, or have no such row.
+        StoreError: the arrays are missing or damaged, or lack a row.
     """
     if not is_arrays_path(path):
         raise StoreError(
@@ -58,16 +58,16 @@ def read_encoded_crops(store: RunStore, path: str, rows: Sequence[int] | NDArray
     wanted = np.asarray(rows, dtype=np.int64)
     encoded: list[bytes] = [b""] * len(wanted)
     for shard in np.unique(wanted // SHARD_ROWS).tolist():
-        places = np.flatnonzero(wanted // SHARD_ROWS == shard)
+        positions = np.flatnonzero(wanted // SHARD_ROWS == shard)
         name = f"{path}/crops/c/{shard}/0/0/0"
         try:
-            found = _read_from_shard(store, name, wanted[places] % SHARD_ROWS)
+            found = _read_from_shard(store, name, wanted[positions] % SHARD_ROWS)
         except FileNotFoundError:
             raise StoreError(
                 f"{store.url}/{name} is gone although its slide is committed; see what else is with `fossilray verify`"
             ) from None
-        for place, content in zip(places.tolist(), found, strict=True):
-            encoded[place] = content
+        for position, content in zip(positions.tolist(), found, strict=True):
+            encoded[position] = content
     return encoded
 
 
@@ -94,9 +94,9 @@ def _read_from_shard(store: RunStore, name: str, slots: NDArray[np.int64]) -> li
     end = np.maximum.reduceat(stops[order], np.flatnonzero(first))
     blocks = store.files.read_ranges(name, list(zip(begin.tolist(), end.tolist(), strict=True)))
     found: list[bytes] = [b""] * len(slots)
-    for place, number in zip(order.tolist(), group.tolist(), strict=True):
-        offset = int(starts[place] - begin[number])
-        found[place] = blocks[number][offset : offset + int(lengths[place])]
+    for position, number in zip(order.tolist(), group.tolist(), strict=True):
+        offset = int(starts[position] - begin[number])
+        found[position] = blocks[number][offset : offset + int(lengths[position])]
     return found
 
 

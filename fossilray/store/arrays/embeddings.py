@@ -1,7 +1,7 @@
-"""Embeddings as their shards hold them, and single ones read by their place.
+"""Encoding of embeddings in shards, and reading of single embeddings by their row.
 
 A shard holds 2,048 rows as chunks of 16, each its numbers (float16, little endian, rows one after the other) and the
-CRC-32C of them, and then the index that Zarr's `sharding_indexed` asks for. Every chunk is of one length, so that a row
+CRC-32C of them, and then the index that Zarr's `sharding_indexed` requires. Every chunk is of one length, so that a row
 is one ranged read, without the index; nothing is compressed, for vectors hardly are compressible.
 """
 
@@ -69,16 +69,16 @@ def read_embeddings(
     path: of the Zarr group. Chunks that follow each other come with one read.
 
     Raises:
-        FileNotFoundError: there is no such shard.
+        FileNotFoundError: the shard is missing.
         StoreError: it is cut short or damaged.
     """
     size = chunk_size(dimension)
     found: list[NDArray[np.float16]] = []
     for shard, neighbours in groupby(chunks, key=lambda chunk: chunk // _SLOTS):
         name = f"{path}/embeddings/c/{shard}/0"
-        places = [chunk % _SLOTS for chunk in neighbours]
-        begins = [n for n, place in enumerate(places) if not n or place != places[n - 1] + 1]
-        runs = [places[first:last] for first, last in pairwise([*begins, len(places)])]
+        slots = [chunk % _SLOTS for chunk in neighbours]
+        begins = [n for n, slot in enumerate(slots) if not n or slot != slots[n - 1] + 1]
+        runs = [slots[first:last] for first, last in pairwise([*begins, len(slots)])]
         contents = files.read_ranges(name, [(run[0] * size, (run[-1] + 1) * size) for run in runs])
         try:
             for content, run in zip(contents, runs, strict=True):

@@ -1,7 +1,7 @@
 """A slide's crops and embeddings as a Zarr v3 group that any Zarr reads, written shard by shard.
 
 crops: (n, S, S, 3) uint8, one JPEG (or one zstd frame) per crop inside shards of 2,048.
-embeddings: (n, d) float16, chunks of 16 rows inside shards of 2,048; absent when crops alone were asked for.
+embeddings: (n, d) float16, chunks of 16 rows inside shards of 2,048; absent where only crops were requested.
 Row i of both is the object whose object_id is i.
 """
 
@@ -183,7 +183,7 @@ def open_array_group(store: RunStore, path: str) -> zarr.Group:
     """The Zarr group of one slide, to read from; `path` is the `arrays` column of its objects.
 
     Raises:
-        StoreError: there is no such group, its metadata are damaged, or the path leads elsewhere than to one.
+        StoreError: the group is missing, its metadata are damaged, or the path is not that of a group.
     """
     read_layout(store, path)
     return zarr.open_group(_zarr_store(store, path), mode="r", zarr_format=3)

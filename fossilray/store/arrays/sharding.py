@@ -20,7 +20,7 @@ SHARD_ROWS = 2048
 """Objects per shard: 33 MB of JPEG at 224 px, some tens of files for a crowded slide."""
 
 ABSENT = np.uint64(2**64 - 1)
-"""Offset and length of a chunk that the shard does not hold, as the specification says."""
+"""Offset and length of a chunk that the shard does not hold, by the specification."""
 
 _CHECKSUM_BYTES = 4
 

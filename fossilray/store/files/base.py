@@ -1,7 +1,7 @@
 """The files of a run directory on a disk or in an object store, with the one act commits need: create if absent.
 
-Paths are relative to the directory and use `/`. Every fault of the store comes out as a StoreError that says
-what to do; an absent file stays a FileNotFoundError, for callers to whom absence means something.
+Paths are relative to the directory and use `/`. Every fault of the store is raised as a StoreError whose message
+has a remedy; a missing file is a FileNotFoundError, because to some callers it is no fault.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Files(Protocol):
     url: str
     """The directory with its protocol; a plain absolute path on a disk."""
     options: dict[str, Any]
-    """What fsspec was told, for readers that open a filesystem of their own; holds no secret."""
+    """Options of fsspec, for readers that open a filesystem of their own; they hold no secret."""
     single_writer: bool
-    """`create` looks first and writes then: only for one who is promised to be alone."""
+    """`create` checks first and writes then, which is safe for a single process only."""
 
     def read(self, path: str) -> bytes:
         """All bytes of a file."""
@@ -55,10 +55,10 @@ class Files(Protocol):
         ...
 
     def create(self, path: str, content: bytes) -> bool:
-        """Create a file whole unless it exists; False if it did. Of many who try at once one gets True.
+        """Create a file whole unless it exists; False if it did. Of many processes that try at once one gets True.
 
-        False may also mean that the store did it and its answer was lost: whoever must know compares what is
-        there with what it wrote.
+        False may also mean that the store created the file and its response was lost; a caller that depends on it
+        compares the content of the file with its own.
 
         Raises:
             ConditionalCreateUnsupported: the store cannot do that.
@@ -66,7 +66,7 @@ class Files(Protocol):
         ...
 
     def find(self, folder: str) -> list[str]:
-        """Every file below a folder, sorted; empty if there is no such folder."""
+        """Every file below a folder, sorted; empty if the folder does not exist."""
         ...
 
     def entries(self, folder: str) -> list[FileEntry]:
@@ -74,7 +74,7 @@ class Files(Protocol):
         ...
 
     def names(self, folder: str) -> list[str]:
-        """What lies directly in a folder, files and folders, sorted; empty if there is no such folder."""
+        """Names of files and folders directly in a folder, sorted; empty if the folder does not exist."""
         ...
 
     def delete(self, path: str) -> None:
@@ -97,17 +97,17 @@ class Files(Protocol):
         ...
 
     def clock(self) -> datetime:
-        """The store's own time, UTC, learnt from a small file that is written and deleted."""
+        """The store's own time, UTC, from a small file that is written and deleted."""
         ...
 
     def now(self) -> datetime:
-        """The store's own time, UTC, as far as reading tells: S3 answers with it; elsewhere this machine's."""
+        """The store's own time, UTC, without a write: S3 sends it with every response; else this machine's."""
         ...
 
     def abort_uploads(self, before: datetime) -> int:
-        """Give up writes begun before that time and never ended; how many there were.
+        """Abort writes that were started before that time and not completed, and return their number.
 
-        On a disk that is files below `.tmp`, in S3 multipart uploads; anywhere what start-up probes left.
+        On a disk these are files below `.tmp`, in S3 multipart uploads; in every store also files left by probes.
         """
         ...
 
@@ -138,9 +138,9 @@ def read_many(files: Files, paths: Sequence[str]) -> list[bytes]:
 def read_present(
     files: Files, paths: Sequence[str], unread: Callable[[DamagedFile], object] | None = None
 ) -> dict[str, bytes]:
-    """The contents of those files that are still there, by path: others may delete while we read.
+    """The contents of those files that still exist, by path: other processes may delete files meanwhile.
 
-    unread: takes what is said of files that may not be read.
+    unread: takes the errors of files that may not be read.
 
     Raises:
         DamagedFile: a file may not be read, and there is no `unread`.
@@ -174,7 +174,7 @@ CLAIMS = ".claims"
 
 
 def is_spare(path: str) -> bool:
-    """Whether it is a half-written file or a trial by its name, which only fossilray gives."""
+    """Return whether a path is that of a half-written file or a probe; only fossilray gives such names."""
     return bool(_SPARE.fullmatch(path))
 
 

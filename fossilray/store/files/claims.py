@@ -1,9 +1,10 @@
-"""One process at a time at a place of a store: a claim that its holder renews, and that counts no more once it is dead.
+"""Claims that let one process at a time work on a folder of a store.
 
-Every contender writes a claim under a random name of its own, then lists. It holds the place when it sees no other
-claim; of several who are still asking, the one with the smallest name stays and the others give way; whoever meets a
-holder is refused. No conditional create is needed, so it also serves where `store.single_writer` stands in for one. A
-claim is dead when its process is (on the same machine), or was not renewed for EXPIRES_S by the store's own clock.
+Every process writes a claim under a random name of its own, then lists the claims. It holds the folder when there is no
+other claim. Of several processes that request the folder at once, the one with the smallest name stays and the others
+are refused; while a process holds the folder, all others are refused. No conditional create is needed, so claims also
+serve with `store.single_writer`. A claim ends when its process ends (on the same machine), or when it was not renewed
+for EXPIRES_S by the store's clock.
 """
 
 from __future__ import annotations
@@ -28,29 +29,29 @@ from fossilray.store.files.process_note import process_identity, this_machine
 
 RENEWED_EVERY_S = 20.0
 EXPIRES_S = 120.0
-_ASK_AGAIN_S = 0.1
+_RETRY_EVERY_S = 0.1
 _CLAIM = re.compile(rf"{re.escape(CLAIMS)}/[0-9a-f]{{16}}\.json")
 
 
 @dataclass(frozen=True)
 class _Claimant:
-    """What a claim says of the process that made it."""
+    """The process that made a claim. Names of fields and values of `state` are those of the file."""
 
     state: Literal["asking", "holding"]
     host: str
     machine: str
-    """Boot of the machine and space of process numbers; empty where the system does not tell."""
+    """Boot of the machine and namespace of process ids; empty where the system does not report them."""
     process: str
-    """Number and start of the process."""
+    """Id and start time of the process."""
     since: str
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         return f"{self.host}, process {self.process.split('@')[0]}, since {self.since}"
 
 
 class Claim:
-    """A place that is held by this process."""
+    """A folder that this process holds."""
 
     def __init__(self, files: Files, what: str) -> None:
         self._files, self._what = files, what
@@ -63,7 +64,7 @@ class Claim:
         self._over = threading.Event()
 
     def check(self) -> None:
-        """Make sure that the place is still held: a machine that slept too long may have lost it.
+        """Require that the folder is still held: a machine that was suspended may have lost it.
 
         Raises:
             UsageError: another process holds it now.
@@ -72,22 +73,23 @@ class Claim:
             self._renew()
         if self._is_lost:
             raise UsageError(
-                f"this process was not heard of for {EXPIRES_S:.0f} s, and another {self._what} took "
-                f"{self._files.url} over; let that one finish"
+                f"this process did not renew its claim for {EXPIRES_S:.0f} s, and another {self._what} took over "
+                f"{self._files.url}; let that one finish"
             )
 
-    def _ask(self) -> None:
+    def _request(self) -> None:
         self._write()
         try:
             while others := self._others():
-                holders = [one for _, one in others if one.state == "holding"]
-                smaller = [one for path, one in others if path < self._path]
+                holders = [claimant for _, claimant in others if claimant.state == "holding"]
+                smaller = [claimant for path, claimant in others if path < self._path]
                 if holders or smaller:
+                    other = (holders or smaller)[0].description
                     raise UsageError(
-                        f"another {self._what} is at work on {self._files.url} ({(holders or smaller)[0].told}); "
+                        f"another {self._what} is at work on {self._files.url} ({other}); "
                         "wait until it has ended"
                     )
-                time.sleep(_ASK_AGAIN_S)
+                time.sleep(_RETRY_EVERY_S)
             self._mine = replace(self._mine, state="holding")
             self._write()
         except BaseException:
@@ -96,7 +98,7 @@ class Claim:
 
     def _keep(self) -> None:
         while not self._over.wait(RENEWED_EVERY_S):
-            # A store that does not answer now may do so next time; until then nobody else sees it either.
+            # An unreachable store may be reachable next time; until then no other process can read it either.
             with suppress(StoreError):
                 self._renew()
 
@@ -115,7 +117,7 @@ class Claim:
             self._files.delete(self._path)
 
     def _others(self) -> list[tuple[str, _Claimant]]:
-        """Claims of living processes; those of dead ones are deleted."""
+        """Claims of running processes; those of ended ones are deleted."""
         paths = [path for path in self._files.find(CLAIMS) if _CLAIM.fullmatch(path) and path != self._path]
         found = []
         for path, content in read_present(self._files, paths).items():
@@ -138,16 +140,18 @@ class Claim:
 
 @contextmanager
 def hold_place(files: Files, what: str) -> Iterator[Claim]:
-    """Hold a place of a store while the block lasts; what: who does so, as `fossilray index build`.
+    """Hold a folder of a store while the block runs.
+
+    what: the holder in messages, such as `fossilray index build`.
 
     Raises:
-        UsageError: another living process holds it.
+        UsageError: another running process holds it.
         StoreError: the store cannot be written.
     """
     if isinstance(files, LocalFiles):
         files.tidy()
     claim = Claim(files, what)
-    claim._ask()
+    claim._request()
     keeper = threading.Thread(target=claim._keep, name="claim", daemon=True)
     keeper.start()
     try:
@@ -161,7 +165,7 @@ def hold_place(files: Files, what: str) -> Iterator[Claim]:
 
 
 def _parse(content: bytes) -> _Claimant:
-    """The claimant; of a file that is no claim, one that lives until its file is old."""
+    """The claimant; a file that is not a claim counts as a holder until it is old."""
     try:
         return _Claimant(**{name: str(value) for name, value in json.loads(content).items()})  # type: ignore[arg-type]
     except (ValueError, TypeError, AttributeError, RecursionError):

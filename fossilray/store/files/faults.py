@@ -1,4 +1,4 @@
-"""Faults of disks and object stores, each told in one sentence with its remedy."""
+"""Faults of disks and object stores, translated into errors with a remedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def translate_errors(
     refusal: what a disk's own refusals become.
 
     Raises:
-        StoreUnreachable: the store may answer later; of a disk or a share, its errors of input and output.
+        StoreUnreachable: the store may be reachable later; for a disk or a share, input and output errors.
         StoreAccessDenied: an object store refuses the credentials.
         StoreFull: it has no room.
         StoreError: it refuses.
@@ -62,7 +62,7 @@ def translate_errors(
 
 
 def is_away(url: str, mark: str) -> StoreUnreachable:
-    """What is said of a run directory that was there before and is not now, by the file that marks one."""
+    """The error about a run directory that existed before and is missing now; mark: the file that every one has."""
     return StoreUnreachable(
         f"{url} holds no {mark} any more: the disk or the share that holds it is not mounted; mount it, and start the "
         "same command again; committed slides are kept"

@@ -1,4 +1,4 @@
-"""Files and folders deleted from a disk step by step through descriptors, so that no link is ever followed."""
+"""Deletion of files and folders on a disk through descriptors, so that no link is followed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 def delete_below(root: Path, path: str) -> None:
-    """Delete a file, or a folder with all below it. The root itself may be reached through links.
+    """Delete a file, or a folder with all its content. The root itself may be reached through links.
 
     Raises:
         LinkInTheWay: `path` is a link, or leads through one; nothing was deleted.
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it does not exist.
         OSError: the system refuses.
     """
     *above, name = path.split("/")
@@ -39,26 +39,28 @@ def delete_below(root: Path, path: str) -> None:
 
 def links_below(root: Path, folder: str) -> list[str]:
     """The links below `root` that are the folder, lie on the way to it or in it, relative to `root`, sorted."""
-    place, passed = str(root), ""
-    for step in (one for one in folder.split("/") if one):
-        place, passed = f"{place}/{step}", f"{passed}/{step}".lstrip("/")
-        if os.path.islink(place):  # noqa: PTH114 (paths cost more)
-            return [passed]
-    return sorted(_links_in(place, passed))
+    path, relative = str(root), ""
+    for step in filter(None, folder.split("/")):
+        path, relative = f"{path}/{step}", f"{relative}/{step}".lstrip("/")
+        if os.path.islink(path):  # noqa: PTH114 (paths cost more)
+            return [relative]
+    return sorted(_links_in(path, relative))
 
 
-def _links_in(place: str, passed: str) -> Iterator[str]:
+def _links_in(folder: str, relative: str) -> Iterator[str]:
     try:
-        with os.scandir(place) as found:
-            inside = [(one.name, one.is_symlink(), one.is_dir(follow_symlinks=False)) for one in found]
+        with os.scandir(folder) as scan:
+            entries = [
+                (entry.name, entry.is_symlink(), entry.is_dir(follow_symlinks=False)) for entry in scan
+            ]
     except (FileNotFoundError, NotADirectoryError):
         return
-    for name, is_link, is_folder in inside:
-        path = f"{passed}/{name}".lstrip("/")
+    for name, is_link, is_folder in entries:
+        path = f"{relative}/{name}".lstrip("/")
         if is_link:
             yield path
         elif is_folder:
-            yield from _links_in(f"{place}/{name}", path)
+            yield from _links_in(f"{folder}/{name}", path)
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def _walked(root: Path, steps: list[str]) -> Iterator[int]:
             try:
                 below = os.open(step, _OPEN_FOLDER, dir_fd=folder)
             except OSError as error:
-                # Systems differ in what they say of a link that is not to be followed.
+                # Systems report different errors for a link that is not to be followed.
                 if error.errno in (errno.ELOOP, errno.ENOTDIR) and _is_link(step, folder):
                     raise _refusal(root, "/".join(steps[: number + 1])) from None
                 raise
@@ -87,6 +89,5 @@ def _is_link(name: str, folder: int) -> bool:
 
 def _refusal(root: Path, path: str) -> LinkInTheWay:
     return LinkInTheWay(
-        f"{root}/{path} is a link, and nothing is deleted through links; put what it leads to in its place, or remove "
-        "it by hand"
+        f"{root}/{path} is a link, and nothing is deleted through links; replace it by its target, or remove it by hand"
     )

@@ -29,8 +29,8 @@ def read_slices(
 ) -> list[pa.Table]:
     """Rows start to stop of each of the slices; what reaches beyond the end is left out.
 
-    tail: the last bytes of the file, its footer at least. Row groups are read whole, each once, and pages are held to
-    their checksums.
+    tail: the last bytes of the file, its footer at least. Row groups are read whole, each once, and the checksums of
+    pages are verified.
 
     Raises:
         role.error: the file is damaged.
@@ -58,10 +58,10 @@ def read_slices(
 
 
 class RangedFile(io.RawIOBase):
-    """A file in a store for whoever seeks and reads; each read is one of the store's ranges."""
+    """A file in a store as a seekable stream; each read is one ranged read of the store."""
 
     def __init__(self, files: Files, path: str, size: int) -> None:
-        self._files, self._path, self._size, self._place = files, path, size, 0
+        self._files, self._path, self._size, self._position = files, path, size, 0
 
     def readable(self) -> bool:
         return True
@@ -70,16 +70,18 @@ class RangedFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        return self._place
+        self._position = (
+            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        )
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
-        stop = self._size if size < 0 else self._place + size
-        (content,) = self._files.read_ranges(self._path, [(self._place, stop)])
-        self._place += len(content)
+        stop = self._size if size < 0 else self._position + size
+        (content,) = self._files.read_ranges(self._path, [(self._position, stop)])
+        self._position += len(content)
         return content
 
 

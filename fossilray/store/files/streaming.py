@@ -48,7 +48,7 @@ def stream_to(files: Files, path: str) -> Iterator[StreamedFile]:
     """A file of the store to write into, seen under its name once the block ends; it replaces what is there.
 
     Raises:
-        UsageError: there can be no such file.
+        UsageError: the file cannot be created.
         StoreError: the store refuses it.
     """
     with translate_errors(files.url, "write to", protocol=_protocol(files)):
@@ -99,6 +99,6 @@ def split_table_path(out: str, access: StoreConfig) -> tuple[Files, str]:
     """
     folder, _, name = out.rpartition("/")
     if not name.endswith(".parquet") or name == ".parquet":
-        raise UsageError(f"{out!r} is no place for the table; give --out a name that ends in .parquet")
+        raise UsageError(f"--out {out!r} does not name a Parquet file; give a name that ends in .parquet")
     files = open_files(folder or ("/" if out.startswith("/") else "."), access)
     return files, name

@@ -11,7 +11,7 @@ from fossilray.store.files.base import Files
 
 
 class Subfolder:
-    """`Files` below a folder of other files; half-written ones lie where those others have theirs."""
+    """`Files` below a folder of other `Files`, which keep its half-written files."""
 
     def __init__(self, files: Files, folder: str) -> None:
         self._files = files
@@ -51,7 +51,7 @@ class Subfolder:
         self._files.delete(self._whole(path))
 
     def links(self, folder: str) -> list[str]:
-        # One on the way to this folder has no name in it.
+        # A link on the way to this folder has no name in it.
         found = self._files.links(self._whole(folder))
         return [self._own(path) if path.startswith(f"{self._folder}/") else "" for path in found]
 

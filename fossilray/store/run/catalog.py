@@ -23,17 +23,16 @@ def freeze_catalog(files: Files, rows: Sequence[CatalogRow]) -> list[CatalogRow]
     Raises:
         CatalogError: a slide is there twice, is unsafely named, or differs from its frozen row.
     """
-    asked = _by_slide_id(rows)
+    requested = _by_slide_id(rows)
     while True:
         rows_there, next_part = _read(files)
         frozen = {row.slide_id: row for row in rows_there}
-        for slide_id in asked.keys() & frozen.keys():
-            _check_unchanged(frozen[slide_id], asked[slide_id])
-        added = [asked[slide_id] for slide_id in sorted(asked.keys() - frozen.keys())]
+        for slide_id in requested.keys() & frozen.keys():
+            _check_unchanged(frozen[slide_id], requested[slide_id])
+        added = [requested[slide_id] for slide_id in sorted(requested.keys() - frozen.keys())]
         if not added:
             return [frozen[slide_id] for slide_id in sorted(frozen)]
-        # Whether another driver came first, or our own part is there and its answer was lost: what counts is
-        # what is read next.
+        # The next reading shows the result, also where another driver was first or the response was lost.
         files.create(catalog_part_path(next_part), to_parquet(added, CATALOG_SCHEMA))
 
 
@@ -52,7 +51,7 @@ def _read(files: Files) -> tuple[list[CatalogRow], int]:
     contents += read_many(files, additions)
     rows: dict[str, CatalogRow] = {}
     for path, content in zip([catalog_part_path(0), *additions], contents, strict=True):
-        # A part that was damaged and deleted is written anew with rows that later parts may hold too.
+        # A part that was damaged and deleted is written again, with rows that later parts may hold too.
         for row in _read_part(content, catalog_part(f"{files.url}/{path}")):
             rows.setdefault(row.slide_id, row)
     return list(rows.values()), part_number(additions[-1]) + 1 if additions else 1
@@ -83,9 +82,9 @@ def _by_slide_id(rows: Iterable[CatalogRow]) -> dict[str, CatalogRow]:
     return found
 
 
-def _check_unchanged(frozen: CatalogRow, asked: CatalogRow) -> None:
+def _check_unchanged(frozen: CatalogRow, requested: CatalogRow) -> None:
     for field in fields(CatalogRow):
-        old, new = getattr(frozen, field.name), getattr(asked, field.name)
+        old, new = getattr(frozen, field.name), getattr(requested, field.name)
         if new is not None and new != old:
             raise CatalogError(
                 f"slide {frozen.slide_id}: {field.name} is {old!r} in this run and {new!r} in the catalog now; "

@@ -10,13 +10,13 @@ RUN/
   pending/<slide_id>/<attempt>.parquet     with a single writer: what a worker hands the driver to commit
   withdrawn/<slide_id>-<id>.parquet        objects files that were found damaged and taken out
   attempts/<slide_id>/<attempt>.json       start, then failure
-  attempts/<slide_id>/retry-<id>.json      which failures were forgiven, so that the slide is tried again
+  attempts/<slide_id>/retry-<id>.json      which failures were cleared, so that the slide is tried again
   drivers/<id>.json                        heartbeat
   pictures/<slide_id>.jpg                  the slide small, boxes drawn
   traces/<slide_id>/<attempt>.json         on request: what the threads did and when
-  embeddings/<name>/  predictions/<name>/  answers that later jobs gave about the crops, in each:
+  embeddings/<name>/  predictions/<name>/  results that later jobs derived from the crops, in each:
     answers.json                           what gives them, written once
-    well=<well>/<slide_id>.parquet         its creation is the commit of that slide's answers
+    well=<well>/<slide_id>.parquet         its creation is the commit of that slide's results
     attempts/<slide_id>/<attempt>.json     failures
     drivers/<id>.json                      heartbeat
   .tmp/  .probe/                           half-written files of a disk, and trials of the store; no reader looks
@@ -47,7 +47,7 @@ DERIVED_JSON = "answers.json"
 
 
 _SAFE_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z_-]{3,63}")
-_SAFE_ANSWERS = re.compile(r"[0-9a-zA-Z](?:[0-9a-zA-Z_.-]{0,62}[0-9a-zA-Z_-])?")
+_SAFE_NAME = re.compile(r"[0-9a-zA-Z](?:[0-9a-zA-Z_.-]{0,62}[0-9a-zA-Z_-])?")
 _PART = re.compile(r"part-(\d+)\.parquet$")
 
 
@@ -62,12 +62,12 @@ def slide_file(slide_id: str, well: str | None) -> str:
 
 
 def derived_folder(kind: DerivedKind, name: str) -> str:
-    """Where the answers of one name lie in a run directory.
+    """The folder of the derived results of one name in a run directory.
 
     Raises:
         UsageError: the name is not safe as that of a folder.
     """
-    if not _SAFE_ANSWERS.fullmatch(name) or ".." in name:
+    if not _SAFE_NAME.fullmatch(name) or ".." in name:
         raise UsageError(
             f"{name!r:.80} cannot name {kind}; use at most 64 letters, digits and _ . - , beginning with a letter or "
             "digit, such as vits-2026"
@@ -86,7 +86,7 @@ def arrays_path(slide_id: str, attempt: str) -> str:
 
 
 def is_arrays_path(path: str) -> bool:
-    """Whether it leads to the Zarr group of one attempt at a slide, and nowhere else."""
+    """Return whether a path is that of the Zarr group of one attempt at a slide."""
     folder, slide_id, attempt = (*path.split("/"), "", "", "")[:3]
     return (
         path.count("/") == 2
@@ -118,12 +118,12 @@ def attempt_path(one: Attempt | Failure) -> str:
 
 
 def cleared_path(slide_id: str, identifier: str) -> str:
-    """One note that failures of a slide were forgiven."""
+    """A note that clears failures of a slide."""
     return f"{ATTEMPTS}/{check_slide_id(slide_id)}/retry-{_check_id(identifier)}.json"
 
 
 def pending_path(slide_id: str, attempt: str) -> str:
-    """The objects file that one attempt hands to the only writer."""
+    """The objects file that one attempt submits to the single writer."""
     return f"{PENDING}/{check_slide_id(slide_id)}/{_check_id(attempt)}.parquet"
 
 
@@ -133,7 +133,7 @@ def slide_of(path: str) -> str:
 
 
 def withdrawn_path(slide_id: str) -> str:
-    """A new place for an objects file that is to be made anew; an earlier one is not overwritten."""
+    """A new path for the objects file of a slide that is to be processed again; the name is random."""
     return f"withdrawn/{slide_id}-{secrets.token_hex(4)}.parquet"
 
 
@@ -143,7 +143,7 @@ def picture_path(slide_id: str) -> str:
 
 
 def trace_path(slide_id: str, attempt: str) -> str:
-    """The timeline of one attempt at a slide."""
+    """The trace of one attempt at a slide."""
     return f"traces/{check_slide_id(slide_id)}/{_check_id(attempt)}.json"
 
 
@@ -163,7 +163,7 @@ def part_path(number: int) -> str:
 
 
 def part_number(path: str) -> int:
-    """Which part of slides/ or catalog/ a path is; -1 for another file."""
+    """The number of a part of slides/ or catalog/; -1 for another file."""
     found = _PART.search(path)
     return int(found[1]) if found else -1
 

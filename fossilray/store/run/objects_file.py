@@ -32,7 +32,7 @@ TAIL_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Footer:
-    """What a committed slide says of itself beside its objects."""
+    """The metadata of a committed slide, in the footer of its objects file."""
 
     summary: SlideSummary
     arrays: ArrayFiles

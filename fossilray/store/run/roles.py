@@ -1,4 +1,4 @@
-"""What each file of a run is for, and what restores it: said by whatever meets a damaged one."""
+"""The purpose of each file of a run, and what restores it: the parts of a message about a damaged file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def catalog_part(name: str) -> FileRole:
     return FileRole(
         name,
         "the run's catalog",
-        "delete it and start the same `fossilray process` command again, which writes its slides anew",
+        "delete it and start the same `fossilray process` command again, which writes its slides again",
     )
 
 
@@ -43,13 +43,13 @@ def summaries_part(name: str) -> FileRole:
     return FileRole(
         name,
         "summaries of committed slides, gathered",
-        "`fossilray verify RUN --rebuild` writes slides/ anew",
+        "`fossilray verify RUN --rebuild` writes slides/ again",
     )
 
 
 def attempt_record(name: str) -> FileRole:
     return FileRole(
-        name, "the record of an attempt at a slide", "delete it; what it said of the attempt is lost"
+        name, "the record of an attempt at a slide", "delete it; the record of that attempt is lost"
     )
 
 
@@ -91,9 +91,9 @@ def dataset_record(url: str) -> FileRole:
     return FileRole(
         f"{url}/dataset.json",
         "the record of a compacted dataset",
-        "compact the run again into another place",
+        "compact the run again into another folder",
     )
 
 
 def dataset_part(name: str) -> FileRole:
-    return FileRole(name, "a table of a compacted dataset", "compact the run again into another place")
+    return FileRole(name, "a table of a compacted dataset", "compact the run again into another folder")

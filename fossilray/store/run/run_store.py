@@ -1,6 +1,6 @@
-"""The run directory: what lies where, and the rules by which it changes.
+"""The run directory: its record, catalog, committed slides and summaries, and the rules by which they change.
 
-There are no locks: a commit is one create-if-absent, everything before it bears its attempt's random name.
+There are no locks: a commit is one create-if-absent, and all files written before it have their attempt's random name.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ class RunStore:
         self.attempts = AttemptLog(files, self.committed, left_out=self.left_out)
         """Attempts at slides that are not committed, and heartbeats of drivers."""
         self._unconfirmed: set[str] = set()
-        """Attempts whose commit was asked for and not answered: they may stand, so their arrays must."""
+        """Attempts whose commit was requested and not confirmed: it may have succeeded, so their arrays are kept."""
 
     @staticmethod
     def open(url: str, config: StoreConfig | None = None) -> RunStore:
         """The run directory at a local path or an s3:// address; nothing is read or written yet.
 
         Raises:
-            StoreError: nobody knows how to reach such an address.
+            StoreError: the protocol is unknown, its package is not installed, or the URL holds credentials.
         """
         return RunStore(open_files(url, config or StoreConfig()))
 
     def expect_run(self) -> None:
-        """From now on a missing run.json means that the disk or the share of the run is away, and is told so."""
+        """From now on treat a missing run.json as a disk or a share that is not mounted."""
         if isinstance(self.files, LocalFiles):
             self.files.mark = RUN_JSON
 
@@ -103,7 +103,7 @@ class RunStore:
     # The run and its catalog
 
     def create_or_check(self, run: RunRecord) -> None:
-        """Start the run here, or make sure that the one here gives the same results.
+        """Start a run in this directory, or require that the one in it gives the same results.
 
         Raises:
             RunMismatch: the run here differs; the message lists each field.
@@ -121,7 +121,7 @@ class RunStore:
                 )
 
     def read_run(self) -> RunRecord:
-        """What the run was started with.
+        """The record of the run.
 
         Raises:
             RunNotFound: no run was started here.
@@ -136,17 +136,17 @@ class RunStore:
         return self._run
 
     def freeze_catalog(self, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
-        """Add slides the catalog does not hold yet; all its rows, old ones as first written, by slide_id.
+        """Add slides that the catalog lacks, and return all its rows as first written, by slide_id.
 
-        A field that the new row leaves None takes the frozen value.
+        A field that is None in the new row takes the frozen value.
 
         Raises:
-            CatalogError: a slide is there twice, is unsafely named, or differs from its frozen row.
+            CatalogError: a slide is listed twice, has an unsafe name, or differs from its frozen row.
         """
         return frozen_catalog.freeze_catalog(self.files, rows)
 
     def read_catalog(self) -> list[CatalogRow]:
-        """The frozen catalog by slide_id; empty if there is none yet."""
+        """The rows of the frozen catalog by slide_id; empty before the first job."""
         return frozen_catalog.read_catalog(self.files)
 
     def readable_catalog(self) -> list[CatalogRow] | None:
@@ -162,9 +162,9 @@ class RunStore:
     def commit_slide(
         self, table: pa.Table, summary: SlideSummary, files: ArrayFiles, *, attempt: Attempt | None = None
     ) -> bool:
-        """Commit the slide; False if somebody else's attempt was first, whose slide then stands.
+        """Commit the slide; False if another attempt was committed first.
 
-        table: OBJECTS_SCHEMA, in row order. A defeated attempt's arrays are deleted.
+        table: OBJECTS_SCHEMA, in row order. The arrays of an attempt that was too late are deleted.
 
         Raises:
             AttemptExpired: `attempt` is past its deadline; nothing was committed.
@@ -177,27 +177,27 @@ class RunStore:
     def submit_slide(
         self, table: pa.Table, summary: SlideSummary, files: ArrayFiles, *, attempt: Attempt | None = None
     ) -> None:
-        """Hand the slide to the driver, who alone commits; like `commit_slide` in all else.
+        """Submit the slide to the driver, which alone commits; otherwise like `commit_slide`.
 
         Raises:
-            AttemptExpired: `attempt` is past its deadline; nothing was handed over.
+            AttemptExpired: `attempt` is past its deadline; nothing was submitted.
             RunNotFound: no run was started here.
         """
         content = self._encoded(table, summary, files, attempt)
         self.files.write(pending_path(summary.slide_id, summary.attempt), content)
 
     def submitted(self) -> list[tuple[str, str]]:
-        """(slide_id, attempt) of what workers submitted and no driver has committed or refused yet."""
+        """(slide_id, attempt) of slides that workers submitted and no driver has committed or refused yet."""
         found = [PurePosixPath(path) for path in self.files.find(PENDING)]
         return [(path.parent.name, path.stem) for path in found if path.suffix == ".parquet"]
 
     def commit_submitted(self, slide_id: str, well: str, attempt: str) -> bool:
-        """Commit what a worker submitted; False if another attempt was first, whose slide then stands.
+        """Commit a slide that a worker submitted; False if another attempt was committed first.
 
-        Only one process may ever do this in a run. Once done it may be done again, to the same answer.
+        Only one process at a time may do this in a run. A repeated call gives the same result.
 
         Raises:
-            StoreError: nothing was submitted under this name, or it is something else.
+            StoreError: nothing was submitted under this name, or it is of another attempt.
         """
         pending, path = pending_path(slide_id, attempt), objects_path(slide_id, well)
         try:
@@ -216,10 +216,10 @@ class RunStore:
         return won
 
     def delete_attempt(self, slide_id: str, attempt: str) -> None:
-        """Delete what one attempt that will not commit has written: its arrays, and what it submitted.
+        """Delete the arrays of an attempt that will not be committed, and its submitted objects file.
 
-        Nothing is deleted while it is unknown whether the attempt has committed: the store did not answer. A worker
-        whose role may not delete, or that meets a link, leaves them to `fossilray gc`.
+        Nothing is deleted while it is unknown whether the attempt was committed. Where the worker's role may not
+        delete, or a link is in the way, they are left to `fossilray gc`.
         """
         arrays = arrays_path(slide_id, attempt)
         if attempt in self._unconfirmed:
@@ -230,18 +230,18 @@ class RunStore:
                 self.files.delete(pending_path(slide_id, attempt))
 
     def write_picture(self, slide_id: str, jpeg: bytes) -> None:
-        """Keep a slide's small picture."""
+        """Write a slide's overview picture."""
         self.files.write(picture_path(slide_id), jpeg)
 
     def picture(self, slide_id: str) -> bytes | None:
-        """A slide's small picture as JPEG, if there is one."""
+        """A slide's overview picture as JPEG; None if it has none."""
         try:
             return self.files.read(picture_path(slide_id))
         except FileNotFoundError:
             return None
 
     def write_trace(self, slide_id: str, attempt: str, timeline: bytes) -> None:
-        """Keep what an attempt's threads did and when."""
+        """Write the trace of an attempt's threads."""
         self.files.write(trace_path(slide_id, attempt), timeline)
 
     # All slides
@@ -260,7 +260,7 @@ class RunStore:
         return None if path is None else self._footer(path)
 
     def append_summaries(self, rows: Sequence[SlideSummary]) -> None:
-        """Gather summaries of committed slides in a new part of slides/, so that readers need no footers."""
+        """Write summaries of committed slides to a new part of slides/, so that readers need no footers."""
         summaries.append_summaries(self.files, rows)
 
     def summaries(self) -> list[SlideSummary]:
@@ -277,7 +277,7 @@ class RunStore:
         return table
 
     def append_missing_summaries(self) -> int:
-        """Write to slides/ what it lacks of the summaries of committed slides; how many those were."""
+        """Append the summaries of committed slides that slides/ lacks, and return their number."""
         return summaries.append_missing_summaries(
             self.files, self.committed_files(), self._readable_summaries_in, self.left_out
         )
@@ -287,12 +287,12 @@ class RunStore:
         summaries.drop_summaries(self.files, frozenset(slide_ids), self.left_out)
 
     def rebuild_summaries(self) -> int:
-        """Write slides/ anew from the footers of all committed slides; how many there are."""
+        """Write slides/ again from the footers of all committed slides, and return their number."""
         self.tidy()
         return summaries.rebuild_summaries(self.files, self.committed_files(), self._summaries_in)
 
     def tidy(self) -> None:
-        """Delete half-written files of dead processes, which an object store never shows."""
+        """Delete half-written files of ended processes on a disk; an object store shows none."""
         if isinstance(self.files, LocalFiles):
             self.files.tidy()
 
@@ -311,7 +311,7 @@ class RunStore:
 
     def _commit(self, path: str, content: bytes, slide_id: str, attempt: str) -> bool:
         self._unconfirmed.add(attempt)
-        # An answer that got lost makes our own commit look like somebody else's; its footer tells.
+        # After a lost response a retry reports that the file exists; its footer names the attempt.
         won = self.files.create(path, content) or self._footer(path).attempt == attempt
         self._unconfirmed.discard(attempt)
         if won:

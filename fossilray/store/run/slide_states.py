@@ -17,11 +17,11 @@ from fossilray.store.run.run_store import RunStore
 SlideState = Literal["committed", "in progress", "waiting", "failed", "quarantined", "rejected"]
 
 STALE_AFTER_S = 120.0
-"""Drivers beat every 30 s; after four missed ones a driver counts as gone."""
+"""Drivers write a heartbeat every 30 s; after four missing ones a driver counts as gone."""
 MISSED_S = 45.0
 """A driver without a sign for so long has missed one."""
 SKEW_S = 60.0
-"""How far a sign of life may lie in the future: clocks of hosts, and of a file server, differ."""
+"""The time by which a heartbeat may lie in the future: clocks of hosts and of a file server differ."""
 UNLISTED_S = 60.0
 """An attempt that began this long before a heartbeat that does not list it has ended, recorded or not.
 
@@ -117,10 +117,10 @@ class SlideStates:
 
 
 def read_states(store: RunStore, *, now: datetime | None = None) -> SlideStates:
-    """The state of every slide of a run. now: the store's time (UTC); default: as the store tells it.
+    """Read the state of every slide of a run. now: the store's time (UTC); default: its current time.
 
     Raises:
-        StoreError: the store does not answer or refuses.
+        StoreError: the store cannot be read.
     """
     signs = store.attempts.driver_signs()
     # After the heartbeats: an attempt that ended between the two readings has its end on record.
@@ -143,43 +143,45 @@ def partition_slides(
     living: the last signs of the drivers that are at work.
     """
     catalog, committed = set(catalog), frozenset(committed)
-    standing = [one for one in records.failures if (one.slide_id, one.attempt) not in records.cleared]
-    last = {one.slide_id: one for one in standing}
+    failures = [
+        failure for failure in records.failures if (failure.slide_id, failure.attempt) not in records.cleared
+    ]
+    last = {failure.slide_id: failure for failure in failures}
     rejected = {
-        slide_id: one
-        for slide_id, one in last.items()
-        if one.stage == REJECTED_AT and slide_id not in catalog
+        slide_id: failure
+        for slide_id, failure in last.items()
+        if failure.stage == REJECTED_AT and slide_id not in catalog
     }
     quarantined = {
-        one.slide_id: one
-        for one in standing
-        if one.quarantined and one.stage != REJECTED_AT and one.slide_id not in rejected
+        failure.slide_id: failure
+        for failure in failures
+        if failure.quarantined and failure.stage != REJECTED_AT and failure.slide_id not in rejected
     }
-    begun = {one.slide_id: one for one in records.started if one.slide_id not in committed}
-    in_progress = _in_progress(begun, records, living)
-    # A slide that a driver has in its hands without a record yet, or that was rejected before and is a slide now.
-    settled = committed | in_progress.keys()
+    started = {attempt.slide_id: attempt for attempt in records.started if attempt.slide_id not in committed}
+    in_progress = _in_progress(started, records, living)
+    # These override failures: a driver lists a slide before it has a record, and a rejected file may be a slide now.
+    overriding = committed | in_progress.keys()
     failed = {
-        slide_id: one
-        for slide_id, one in last.items()
-        if slide_id not in quarantined.keys() | rejected.keys() and _is_given_up(one, alive=bool(living))
+        slide_id: failure
+        for slide_id, failure in last.items()
+        if slide_id not in quarantined.keys() | rejected.keys() and _is_given_up(failure, alive=bool(living))
     }
-    known = catalog | last.keys() | begun.keys()
-    over = settled | quarantined.keys() | rejected.keys() | failed.keys()
+    known = catalog | last.keys() | started.keys()
+    over = overriding | quarantined.keys() | rejected.keys() | failed.keys()
     waiting = tuple(sorted(known - over))
     return SlideStates(
         committed=committed,
         in_progress=tuple(in_progress[slide_id] for slide_id in sorted(in_progress)),
         waiting=waiting,
-        failed=_without(failed, settled),
-        quarantined=_without(quarantined, settled),
-        rejected=_without(rejected, settled),
-        failures=tuple(one for one in standing if one.slide_id not in committed),
+        failed=_without(failed, overriding),
+        quarantined=_without(quarantined, overriding),
+        rejected=_without(rejected, overriding),
+        failures=tuple(failure for failure in failures if failure.slide_id not in committed),
         to_retry=tuple(last[slide_id] for slide_id in waiting if slide_id in last),
         interrupted=tuple(
-            begun[slide_id] for slide_id in waiting if slide_id in begun and slide_id not in last
+            started[slide_id] for slide_id in waiting if slide_id in started and slide_id not in last
         ),
-        open_attempts=tuple(one for one in records.started if one.slide_id not in committed),
+        open_attempts=tuple(attempt for attempt in records.started if attempt.slide_id not in committed),
         drivers=tuple(sign.heartbeat for sign in living),
     )
 
@@ -238,15 +240,15 @@ def _is_recent(sign: DriverSign, now: datetime) -> bool:
 
 def _is_gone(sign: DriverSign, signs: Iterable[DriverSign]) -> bool:
     """Whether a driver is known to have ended, by its own word, by its process, or by what a later one did."""
-    beat = sign.heartbeat
-    if beat.ended or _has_finished(beat):
+    heartbeat = sign.heartbeat
+    if heartbeat.ended or _has_finished(heartbeat):
         return True
-    lives = process_lives(beat)
+    lives = process_lives(heartbeat)
     return not lives if lives is not None else any(_supersedes(other, sign) for other in signs)
 
 
-def _has_finished(beat: Heartbeat) -> bool:
-    return not beat.in_flight and beat.committed + beat.failed >= beat.total
+def _has_finished(heartbeat: Heartbeat) -> bool:
+    return not heartbeat.in_flight and heartbeat.committed + heartbeat.failed >= heartbeat.total
 
 
 def _supersedes(later: DriverSign, sign: DriverSign) -> bool:
@@ -254,23 +256,23 @@ def _supersedes(later: DriverSign, sign: DriverSign) -> bool:
 
     Times are the store's.
     """
-    beat, began_at = later.heartbeat, _began_at(later)
+    heartbeat, began_at = later.heartbeat, _began_at(later)
     if began_at <= _began_at(sign) or later.written_at <= sign.written_at:
         return False
-    if _has_finished(beat) and beat.total >= sign.heartbeat.total:
+    if _has_finished(heartbeat) and heartbeat.total >= sign.heartbeat.total:
         return True
     missed = (later.written_at - sign.written_at).total_seconds() > MISSED_S
-    return beat.ended and missed and sign.written_at < began_at
+    return heartbeat.ended and missed and sign.written_at < began_at
 
 
 def _began_at(sign: DriverSign) -> datetime:
     """When a driver began, by the store's clock."""
-    beat = sign.heartbeat
-    return sign.written_at - (parse_time(beat.beat_at) - parse_time(beat.started_at))
+    heartbeat = sign.heartbeat
+    return sign.written_at - (parse_time(heartbeat.beat_at) - parse_time(heartbeat.started_at))
 
 
 def _in_progress(
-    begun: Mapping[str, Attempt], records: AttemptRecords, living: Sequence[DriverSign]
+    started: Mapping[str, Attempt], records: AttemptRecords, living: Sequence[DriverSign]
 ) -> dict[str, Attempt]:
     """The slides that living drivers list, and those begun since the lists were made.
 
@@ -279,7 +281,7 @@ def _in_progress(
     listed = {slide_id for sign in living for slide_id in sign.heartbeat.in_flight}
     failed_at = _last_failure(records)
     found = {}
-    for slide_id, attempt in begun.items():
+    for slide_id, attempt in started.items():
         began_at = records.written.get((slide_id, attempt.attempt)) or parse_time(attempt.started_at)
         ended = slide_id in failed_at and failed_at[slide_id] >= began_at
         if slide_id in listed or (not ended and any(_may_have_begun(sign, began_at) for sign in living)):
@@ -302,11 +304,11 @@ def _last_failure(records: AttemptRecords) -> dict[str, datetime]:
 
 
 def _is_given_up(failure: Failure, *, alive: bool) -> bool:
-    """Whether the slide is not tried again by a job at work; what earlier versions recorded does not tell."""
+    """Whether no active job tries the slide again; failures of earlier versions do not record it."""
     if failure.given_up is None and not alive:
         return True
     return bool(failure.given_up) or not failure.transient or failure.stage == REJECTED_AT
 
 
-def _without(failures: Mapping[str, Failure], settled: Iterable[str]) -> tuple[Failure, ...]:
-    return tuple(failures[slide_id] for slide_id in sorted(failures.keys() - set(settled)))
+def _without(failures: Mapping[str, Failure], slide_ids: Iterable[str]) -> tuple[Failure, ...]:
+    return tuple(failures[slide_id] for slide_id in sorted(failures.keys() - set(slide_ids)))
