@@ -168,10 +168,10 @@ def verify(
 
 
 def _withdraw(store: RunStore, findings: Sequence[VerifyFinding]) -> None:
-    from fossilray.store.maintenance.retry import delete_answers, withdraw_slides
+    from fossilray.store.maintenance.retry import delete_damaged_derived, withdraw_slides
 
     withdrawn = withdraw_slides(store, findings)
-    deleted = delete_answers(store, findings)
+    deleted = delete_damaged_derived(store, findings)
     say(f"{len(withdrawn)} slides withdrawn; run the command that made the run again to process them again")
     if deleted:
         say(

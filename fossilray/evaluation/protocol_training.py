@@ -15,7 +15,7 @@ from fossilray.models.backbones.load import embedder_digest, load_embedder, weig
 from fossilray.models.heads import Head, load_head
 from fossilray.models.heads.head import BackboneReference
 from fossilray.models.weights_file import bundled_weights
-from fossilray.store.files.claims import hold_place
+from fossilray.store.files.claims import hold_folder
 from fossilray.store.files.local import LocalFiles
 from fossilray.training.checkpoint import remove_checkpoints
 from fossilray.training.crops.in_memory import table_from_crops
@@ -107,7 +107,7 @@ class ProtocolTraining:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{folder} cannot be created ({error.strerror}); choose another --out") from None
-        with hold_place(LocalFiles(folder, single_writer=True), "training"):
+        with hold_folder(LocalFiles(folder, single_writer=True), "training"):
             result = TrainingLoop(
                 self._config, table_from_crops(self._labelled.crops, rows), device=device, folder=folder
             ).run()

@@ -13,7 +13,7 @@ from fossilray.core.config import RunConfig
 from fossilray.core.records import WorkItem
 from fossilray.jobs.progress import Display
 from fossilray.jobs.run_items import JobResult, run_derived_job
-from fossilray.store.files.claims import hold_place
+from fossilray.store.files.claims import hold_folder
 from fossilray.store.files.open import open_files
 
 
@@ -37,7 +37,7 @@ def build_index(
     """
     sources = open_sources(runs, settings.embeddings, config.store)
     # Two builds at once would each add the slides that were committed in between.
-    with hold_place(open_files(index_url, config.store), "`fossilray index build`"):
+    with hold_folder(open_files(index_url, config.store), "`fossilray index build`"):
         return _build(sources, index_url, config, settings, address=address, display=display, stop=stop)
 
 

@@ -24,8 +24,8 @@ from fossilray.processing.inference.worker import InferenceTask, InferenceWorker
 from fossilray.store import RunStore, open_run
 from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import (
-    ANSWERS_VERSION,
     CALIBRATED_VERSION,
+    DERIVED_VERSION,
     DerivedRecord,
     DerivedStore,
     derived_names,
@@ -104,7 +104,7 @@ def classify_run(
             **({} if confusion is None else {"confusion": confusion.tolist(), "coverage": coverage}),
         },
         embeddings=embeddings,
-        schema_version=ANSWERS_VERSION if meta.uncertainty is None else CALIBRATED_VERSION,
+        schema_version=DERIVED_VERSION if meta.uncertainty is None else CALIBRATED_VERSION,
     )
     derived = DerivedStore.create(store, "predictions", name or head.stem, record)
     make_task = functools.partial(ClassifyTask, head=head.resolve(), embeddings=embeddings, coverage=coverage)

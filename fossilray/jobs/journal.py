@@ -21,7 +21,7 @@ from fossilray.core.records import Failure, Heartbeat, SlideSummary, utc_now
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
 from fossilray.store.files.base import Files
-from fossilray.store.files.claims import Claim, hold_place
+from fossilray.store.files.claims import Claim, hold_folder
 from fossilray.store.run.attempts import AttemptLog
 from fossilray.store.run.slide_states import active_drivers
 
@@ -289,4 +289,4 @@ def require_single_driver(files: Files) -> AbstractContextManager[Claim | None]:
     """
     if not files.single_writer:
         return nullcontext()
-    return hold_place(files, "driver that alone commits (store.single_writer)")
+    return hold_folder(files, "driver that alone commits (store.single_writer)")

@@ -20,7 +20,7 @@ from fossilray.core.config.training import TrainConfig
 from fossilray.core.errors import FossilrayError, StoreUnreachable, UsageError, WorkerError
 from fossilray.jobs.scheduler import ray_cluster
 from fossilray.store.files.base import is_remote, local_path
-from fossilray.store.files.claims import hold_place
+from fossilray.store.files.claims import hold_folder
 from fossilray.store.files.open import open_files
 from fossilray.training.checkpoint import load_checkpoint
 from fossilray.training.data import open_training_crops, split_table
@@ -98,7 +98,7 @@ def run_training(
         )
     if not is_remote(out):
         out = str(Path(local_path(out)).resolve())
-    with hold_place(open_files(out, _access(config)), "training"):
+    with hold_folder(open_files(out, _access(config)), "training"):
         return _run(config, out, least, address, max_failures, report, stop)
 
 

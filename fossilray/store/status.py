@@ -1,4 +1,4 @@
-"""How far a run is, read from the run directory alone: any machine that reaches the store can ask."""
+"""The progress of a run, read from the run directory alone, so that any machine that reaches the store can show it."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ _MOST_LISTED = 20
 
 @dataclass(frozen=True)
 class DerivedStatus:
-    """How far a later job about the run's objects is."""
+    """The progress of an inference job on the run's objects. Names of fields are keys of the JSON form."""
 
     kind: str
     name: str
     answered: int
-    """Committed slides that have answers."""
+    """Committed slides that have derived results."""
     failed: int
-    """Slides whose last try failed."""
+    """Slides whose last attempt failed."""
     drivers: int
-    """Jobs at work on it."""
+    """Active drivers of such jobs."""
 
 
 @dataclass(frozen=True)
 class StatusReport:
-    """A run's state at one moment."""
+    """The state of a run at one moment. Names of fields are keys of the JSON form."""
 
     url: str
     started_at: str
@@ -64,51 +64,51 @@ class StatusReport:
     array_bytes: int
     tiles_lost: int
     tiles_wanted: int
-    """Tiles that were not blank."""
+    """Tiles with foreground."""
     lost_share: float
     """Share of the foreground that the finest passes of committed slides could not read."""
     missing_sites: str | None
-    """Slides of the catalog without a well or a depth, in a sentence."""
+    """A sentence about slides of the catalog without a well or a depth."""
     failed: tuple[Failure, ...]
-    """The last failure of each slide that was given up; alike of the next two."""
+    """The last failure of each slide that was given up; likewise the next two."""
     quarantined: tuple[Failure, ...]
     rejected: tuple[Failure, ...]
     to_retry: tuple[Failure, ...]
     """The last failure of each waiting slide that was tried before."""
     in_flight: tuple[Attempt, ...]
-    """Attempts of living drivers."""
+    """Attempts of active drivers."""
     interrupted: tuple[Attempt, ...]
-    """Attempts at waiting slides that began and have no end on record."""
+    """Attempts at waiting slides that were started and have no end on record."""
     last_driver: Heartbeat | None
-    """The one whose sign of life is the latest."""
+    """The latest heartbeat of all drivers."""
     drivers: tuple[Heartbeat, ...]
-    """Those alive."""
+    """Heartbeats of active drivers."""
     silent: tuple[Heartbeat, ...]
-    """Those that may live, and gave no sign for so long that they do not count as alive."""
+    """Heartbeats of drivers that may run, and whose last heartbeat is too old for them to count as active."""
     slides_per_hour: float | None
-    """Of the living drivers, else of the one that committed slides last."""
+    """Rate of the active drivers, else of the driver that committed slides last."""
     answers: tuple[DerivedStatus, ...]
     """Embeddings and predictions of later jobs, by kind and name."""
     spending: Cost
     last_sign_at: datetime
-    """When a slide was last committed, or, if that is later, a driver now alive was started."""
+    """Time of the last commit, or, if that is later, of the start of an active driver."""
     asked_at: datetime
     left_out: tuple[str, ...] = ()
-    """Damaged files that are not counted above, a sentence each."""
+    """One sentence for each damaged file that is not counted above."""
 
     @property
     def is_done(self) -> bool:
-        """Whether every slide is committed or given up, and no driver is at work."""
+        """Whether every slide is committed or given up, and no driver is active."""
         return not (self.drivers or self.counts.left)
 
     @property
     def failed_by_class(self) -> dict[str, int]:
-        """How many failed and quarantined slides each class of error holds back, the most frequent first."""
+        """Number of failed and quarantined slides by class of error, the most frequent first."""
         return dict(Counter(failure.error for failure in (*self.failed, *self.quarantined)).most_common())
 
     @property
     def ends_at(self) -> datetime | None:
-        """When the last slide will be done at this rate; None when nothing runs."""
+        """Time at which the last slide is done at this rate; None where no driver runs."""
         left = self.counts.left
         if not left or not self.slides_per_hour or not any(not driver.stopping for driver in self.drivers):
             return None
@@ -118,17 +118,17 @@ class StatusReport:
 def read_status(
     store: RunStore, *, now: datetime | None = None, config: RunConfig | None = None
 ) -> StatusReport:
-    """The state of a run. now: the store's time, UTC; default: as the store tells it. config: for its prices.
+    """Read the state of a run. now: the store's time, UTC; default: its current time. config: for its prices.
 
     Raises:
-        RunNotFound: there is no run at this place.
+        RunNotFound: the folder holds no run.
     """
     asked_at = now or store.files.now()
     run = store.read_run()
     states = read_states(store, now=asked_at)
     slides = store.summaries_table()
     signs = store.attempts.driver_signs()
-    beats = [sign.heartbeat for sign in signs]
+    heartbeats = [sign.heartbeat for sign in signs]
     drivers = states.drivers
     return StatusReport(
         url=store.url,
@@ -146,13 +146,13 @@ def read_status(
         rejected=states.rejected,
         to_retry=states.to_retry,
         in_flight=states.in_progress,
-        interrupted=tuple(one for one in states.interrupted if one.slide_id not in store.lost),
-        last_driver=beats[0] if beats else None,
+        interrupted=tuple(attempt for attempt in states.interrupted if attempt.slide_id not in store.lost),
+        last_driver=heartbeats[0] if heartbeats else None,
         drivers=drivers,
         silent=silent_drivers(signs, now=asked_at),
-        slides_per_hour=_rate(drivers or [beat for beat in beats if beat.slides_per_hour][:1]),
-        answers=tuple(_describe_answers(store, set(states.committed))),
-        spending=sum_cost(beats, slides, left=states.counts.left, config=config),
+        slides_per_hour=_rate(drivers or [last for last in heartbeats if last.slides_per_hour][:1]),
+        answers=tuple(_describe_derived(store, set(states.committed))),
+        spending=sum_cost(heartbeats, slides, left=states.counts.left, config=config),
         last_sign_at=_last_sign(run.created_at, slides, drivers),
         asked_at=asked_at,
         left_out=store.left_out.messages,
@@ -160,9 +160,9 @@ def read_status(
 
 
 def to_json(report: StatusReport, *, indent: int | None = 2) -> str:
-    """The state as one JSON object, with what the terminal's lines derive from it; indent None: on one line."""
+    """Encode the state as one JSON object, with the values derived from it; indent None: on one line."""
     stated = asdict(report)
-    # One name, one meaning: `failed` is a count here as in the lines of a job.
+    # `failed` is a count here, as in the lines of a job.
     for name in ("failed", "quarantined", "rejected", "to_retry"):
         stated[f"{name}_slides"] = stated.pop(name)
     stated.update(stated.pop("counts"))
@@ -175,62 +175,62 @@ def to_json(report: StatusReport, *, indent: int | None = 2) -> str:
 
 
 def to_line(report: StatusReport) -> str:
-    """The state in one line of text, for logs."""
+    """Format the state as one line of text, for logs."""
     parts = [f"{report.asked_at:%Y-%m-%d %H:%M:%S} UTC"]
     parts += [
         f"{name} {value}"
-        for name, value in _facts(report)
+        for name, value in _details(report)
         if name not in ("started", "arrays", "objects", "in all")
     ]
     return strip_control_characters("; ".join(parts))
 
 
 def render(report: StatusReport) -> Group:
-    """The state as a few lines and, where there is reason, tables, for a rich console."""
+    """Format the state for a rich console: a few lines, and tables of attempts and failures if there are any."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
     from fossilray.core.text_table import name_value_grid
 
-    facts = name_value_grid()
-    facts.add_row(
+    details = name_value_grid()
+    details.add_row(
         "", ProgressBar(total=max(report.counts.total, 1), completed=report.counts.committed, width=50)
     )
-    for name, value in _facts(report):
-        facts.add_row(name, Text(strip_control_characters(value)))
+    for name, value in _details(report):
+        details.add_row(name, Text(strip_control_characters(value)))
     parts: list[Text | Table | TextTable] = [
         Text(strip_control_characters(report.url), style="bold", overflow="fold"),
-        facts,
+        details,
     ]
     if report.in_flight:
         parts += [Text("\nin progress", style="bold"), _list_attempts(report.in_flight, report.asked_at)]
         if len(report.in_flight) > _MOST_LISTED:
             parts.append(Text(f"… and {len(report.in_flight) - _MOST_LISTED:,} more"))
-    unsettled = [
+    not_committed = [
         *(("quarantined", failure) for failure in report.quarantined),
         *(("failed", failure) for failure in report.failed),
         *(("to be tried again", failure) for failure in report.to_retry),
         *(("rejected", failure) for failure in report.rejected),
     ]
-    if unsettled:
-        parts += [Text("\nnot committed", style="bold"), _list_failures(unsettled)]
-        if len(unsettled) > _MOST_LISTED:
+    if not_committed:
+        parts += [Text("\nnot committed", style="bold"), _list_failures(not_committed)]
+        if len(not_committed) > _MOST_LISTED:
             parts.append(
-                Text(f"… and {len(unsettled) - _MOST_LISTED:,} more; `fossilray failures` lists them all")
+                Text(f"… and {len(not_committed) - _MOST_LISTED:,} more; `fossilray failures` lists them all")
             )
     return Group(*parts)
 
 
-def _describe_answers(store: RunStore, slides: set[str]) -> Iterator[DerivedStatus]:
-    for answers in iter_derived(source_run(store)):
-        answered = answers.committed() & slides
-        failed = {failure.slide_id for failure in answers.attempts.failures()} - answered
-        living = active_drivers(answers.attempts)
-        yield DerivedStatus(answers.record.kind, answers.name, len(answered), len(failed), len(living))
+def _describe_derived(store: RunStore, slides: set[str]) -> Iterator[DerivedStatus]:
+    for results in iter_derived(source_run(store)):
+        answered = results.committed() & slides
+        failed = {failure.slide_id for failure in results.attempts.failures()} - answered
+        living = active_drivers(results.attempts)
+        yield DerivedStatus(results.record.kind, results.name, len(answered), len(failed), len(living))
 
 
-def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
+def _details(report: StatusReport) -> Iterable[tuple[str, str]]:
     yield "started", f"{report.started_at[:16].replace('T', ' ')} UTC"
     yield from _states(report.counts, report)
     density = f", {report.objects / report.scanned_mm2:.1f} per mm²" if report.scanned_mm2 else ""
@@ -245,11 +245,11 @@ def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
         yield "sites", report.missing_sites
     yield "arrays", format_bytes(report.array_bytes)
     yield from _cost(report.spending)
-    for one in report.answers:
-        failed = f", {one.failed:,} failed" if one.failed else ""
-        running = ", a job is running" if one.drivers else ""
-        told = f"{one.name}: {one.answered:,} of {report.counts.committed:,} slides{failed}{running}"
-        yield one.kind, told
+    for derived in report.answers:
+        failed = f", {derived.failed:,} failed" if derived.failed else ""
+        running = ", a job is running" if derived.drivers else ""
+        slides = f"{derived.answered:,} of {report.counts.committed:,} slides"
+        yield derived.kind, f"{derived.name}: {slides}{failed}{running}"
     if report.slides_per_hour:
         yield (
             "rate",
@@ -260,11 +260,12 @@ def _facts(report: StatusReport) -> Iterable[tuple[str, str]]:
     driver = _describe_driver(report)
     if driver:
         yield "driver", driver
-    for beat in report.drivers if report.counts.left else ():
-        for outage in beat.out:
+    for heartbeat in report.drivers if report.counts.left else ():
+        for outage in heartbeat.out:
             yield "waits for", outage
-    # Of an ended driver too: it may have stopped for that.
-    for sentence in {beat.alike: None for beat in report.drivers or filter(None, [report.last_driver])}:
+    # A driver that has ended is included: slides that fail alike may be why it stopped.
+    reporting = report.drivers or filter(None, [report.last_driver])
+    for sentence in {heartbeat.alike: None for heartbeat in reporting}:
         if sentence:
             yield "fail alike", sentence
 
@@ -299,7 +300,7 @@ def _describe_waiting(report: StatusReport) -> str:
 
 
 def _describe_driver(report: StatusReport) -> str | None:
-    """Which drivers are at work, or what to do where none is and slides are left; else None."""
+    """Name the active drivers, or the remedy where there is none and slides are left; else None."""
     if report.drivers:
         named = ", ".join(_name_driver(driver) for driver in report.drivers)
         many = f"{len(report.drivers)} are running" if len(report.drivers) > 1 else "running"
@@ -313,14 +314,14 @@ def _describe_driver(report: StatusReport) -> str | None:
     minutes = (report.asked_at - parse_time(last.beat_at)).total_seconds() / 60
     host = f"on {last.host}" if last.host else "of an unknown host"
     return (
-        f"{host} gives no sign since {max(minutes, 0):,.0f} min: {_name_driver(last)}; once it has ended, the same "
+        f"no heartbeat {host} since {max(minutes, 0):,.0f} min: {_name_driver(last)}; once it has ended, the same "
         "command processes the rest"
     )
 
 
 def _name_driver(driver: Heartbeat) -> str:
     host = f"process {driver.pid} on {driver.host}" if driver.host else "a driver"
-    return f"{host}, last sign {driver.beat_at[:19].replace('T', ' ')} UTC"
+    return f"{host}, last heartbeat {driver.beat_at[:19].replace('T', ' ')} UTC"
 
 
 def _classes(failures: Sequence[Failure]) -> str:
@@ -333,12 +334,12 @@ def _cost(spending: Cost) -> Iterable[tuple[str, str]]:
     so_far, in_all = spending.so_far, spending.in_all
     if not so_far.core_hours:
         return
-    said = describe_hours(so_far)
+    used = describe_hours(so_far)
     if not spending.counts_idle_time:
-        said += " for committed slides; what else workers held is not known"
+        used += " for committed slides; what else workers held is not known"
     elif spending.busy_share is not None:
-        said += f" held, {spending.busy_share:.0%} at committed slides"
-    yield "used", said
+        used += f" held, {spending.busy_share:.0%} at committed slides"
+    yield "used", used
     money = describe_money(so_far, spending.currency)
     if money is not None:
         yield "cost", f"about {money} for what workers held"
@@ -371,7 +372,7 @@ def _sum(slides: pa.Table, column: str) -> float:
 
 
 def _lost_share(slides: pa.Table) -> float:
-    """As `records.lost_share_of`, for tables of a whole archive."""
+    """The same as `records.lost_share_of`, for the table of a whole archive."""
     lost, foreground = (
         pc.fill_null(pc.list_element(slides[name], 0), -1.0).to_numpy()
         for name in ("pass_lost_mm2", "pass_foreground_mm2")
@@ -385,9 +386,9 @@ def _lost_share(slides: pa.Table) -> float:
 
 
 def _last_sign(started_at: str, slides: pa.Table, drivers: Sequence[Heartbeat]) -> datetime:
-    signs = [started_at, *slides["finished_at"].to_pylist(), *(driver.started_at for driver in drivers)]
-    return max(map(parse_time, signs))
+    times = [started_at, *slides["finished_at"].to_pylist(), *(driver.started_at for driver in drivers)]
+    return max(map(parse_time, times))
 
 
-def _rate(beats: Sequence[Heartbeat]) -> float | None:
-    return sum(beat.slides_per_hour for beat in beats) or None
+def _rate(heartbeats: Sequence[Heartbeat]) -> float | None:
+    return sum(heartbeat.slides_per_hour for heartbeat in heartbeats) or None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fossilray.core.config.training import TrainConfig
 from fossilray.core.errors import UsageError
-from fossilray.store.files.claims import hold_place
+from fossilray.store.files.claims import hold_folder
 from fossilray.store.files.local import LocalFiles
 from fossilray.training.checkpoint import latest_checkpoint
 from fossilray.training.data import open_training_crops
@@ -63,7 +63,7 @@ def train_local(
         torch.set_num_threads(config.torch_threads)
     loop = TrainingLoop(config, open_training_crops(config.data), device=device, folder=folder, report=report)
     with (
-        hold_place(LocalFiles(folder, single_writer=True), "training"),
+        hold_folder(LocalFiles(folder, single_writer=True), "training"),
         stop_when((stop or threading.Event()).is_set, loop.request_stop),
     ):
         result = loop.run(latest_checkpoint(folder / "checkpoints"))

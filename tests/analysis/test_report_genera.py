@@ -60,7 +60,7 @@ def test_taxa_are_ordered_by_depth(tmp_path: Path) -> None:
     assert predictions is not None
     assert footer is not None
     only_old = made_up_predictions("b-2050", 9, ["Old"], seed=0)
-    predictions.answers.commit("b-2050", WELL, only_old, source_attempt=footer.attempt)
+    predictions.results.commit("b-2050", WELL, only_old, source_attempt=footer.attempt)
     assert assemblages_of(run, WELL).taxa == ("Young", "Old")
 
 

@@ -218,7 +218,7 @@ def test_a_reprocessed_slide_is_embedded_again_and_its_old_vectors_are_not_read(
     fit_head(file, np.random.default_rng(0).normal(size=(9, 192)).astype(np.float16), backbone)
     refused = classify(run.url, file, embeddings="old")
     assert [failure.slide_id for failure in refused.failures] == ["a-2030"]
-    assert "made anew since" in refused.failures[0].message
+    assert "processed again since" in refused.failures[0].message
     again = embed(run.url, backbone, name="old")
     assert (again.tally.already_committed, again.tally.committed) == (3, 1)
     assert DerivedStore.open(run, "embeddings", "old").read("a-2030").num_rows == 7

@@ -197,7 +197,7 @@ def test_crops_are_read_in_the_order_asked_for(store, config):
 @pytest.mark.parametrize("row", [-1, 4])
 def test_a_crop_that_does_not_exist_is_named(store, row):
     files = write(store, some_crops(4), None)
-    with pytest.raises(StoreError, match=f"holds crops 0 to 3, asked for {row}"):
+    with pytest.raises(StoreError, match=f"holds crops 0 to 3, requested were {row}"):
         read_crops(store, files.path, [row])
 
 

@@ -17,7 +17,7 @@ from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UsageError
 from fossilray.store.files import claims
 from fossilray.store.files.base import Files
-from fossilray.store.files.claims import CLAIMS, EXPIRES_S, hold_place
+from fossilray.store.files.claims import CLAIMS, EXPIRES_S, hold_folder
 from fossilray.store.files.open import open_files
 from fossilray.store.files.process_note import describe_maker, has_ended
 
@@ -52,16 +52,16 @@ def start(folder: Path, *, at: float = 0.0, seconds: float = 60.0) -> subprocess
 
 
 def test_a_place_that_is_held_is_refused_and_free_afterwards(tmp_path: Path) -> None:
-    with hold_place(place(tmp_path), "driver") as claim:
+    with hold_folder(place(tmp_path), "driver") as claim:
         claim.check()
         with (
             pytest.raises(UsageError, match=rf"another driver is at work .*process {os.getpid()}, since"),
-            hold_place(place(tmp_path), "driver"),
+            hold_folder(place(tmp_path), "driver"),
         ):
             pass
         assert len(claims_at(tmp_path)) == 1
     assert not claims_at(tmp_path)
-    with hold_place(place(tmp_path), "driver"):
+    with hold_folder(place(tmp_path), "driver"):
         pass
 
 
@@ -79,7 +79,7 @@ def test_of_many_who_ask_at_once_exactly_one_holds_the_place(tmp_path: Path, sin
         ) -> None:
             start_together.wait()
             try:
-                with hold_place(place(tmp_path, single_writer=single_writer), "driver"):
+                with hold_folder(place(tmp_path, single_writer=single_writer), "driver"):
                     held.append(number)
                     told_all.wait()
             except UsageError:
@@ -102,7 +102,7 @@ def test_two_processes_started_together_leave_one_and_a_killed_one_blocks_nobody
     for one in both:
         one.kill()
         one.wait()
-    with hold_place(place(tmp_path), "driver"):
+    with hold_folder(place(tmp_path), "driver"):
         assert len(claims_at(tmp_path)) == 1
 
 
@@ -111,12 +111,12 @@ def test_a_claim_of_another_machine_counts_until_it_is_old(tmp_path: Path) -> No
     foreign.parent.mkdir()
     stated = {"state": "holding", "host": "far", "machine": "other/pid", "process": "1@1", "since": "then"}
     foreign.write_text(json.dumps(stated))
-    with pytest.raises(UsageError, match="far, process 1"), hold_place(place(tmp_path), "driver"):
+    with pytest.raises(UsageError, match="far, process 1"), hold_folder(place(tmp_path), "driver"):
         pass
     assert foreign.exists()
     old = time.time() - EXPIRES_S - 5
     os.utime(foreign, (old, old))
-    with hold_place(place(tmp_path), "driver"):
+    with hold_folder(place(tmp_path), "driver"):
         assert not foreign.exists()
 
 
@@ -124,18 +124,18 @@ def test_a_file_that_is_no_claim_blocks_until_it_is_old(tmp_path: Path) -> None:
     torn = tmp_path / CLAIMS / "0123456789abcdef.json"
     torn.parent.mkdir()
     torn.write_bytes(b"[" * 100_000)
-    with pytest.raises(UsageError, match="unknown"), hold_place(place(tmp_path), "driver"):
+    with pytest.raises(UsageError, match="unknown"), hold_folder(place(tmp_path), "driver"):
         pass
     old = datetime.now().astimezone() - timedelta(seconds=EXPIRES_S + 5)
     os.utime(torn, (old.timestamp(), old.timestamp()))
-    with hold_place(place(tmp_path), "driver"):
+    with hold_folder(place(tmp_path), "driver"):
         pass
 
 
 def test_a_process_that_lost_its_place_while_it_slept_hears_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with hold_place(place(tmp_path), "driver") as claim:
+    with hold_folder(place(tmp_path), "driver") as claim:
         (only,) = claims_at(tmp_path)
         only.unlink()
         now = time.time()

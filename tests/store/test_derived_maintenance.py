@@ -19,7 +19,7 @@ from fossilray.cli.main import app
 from fossilray.store import RunStore
 from fossilray.store.maintenance.derived import delete_older_than_objects
 from fossilray.store.maintenance.garbage import collect_garbage
-from fossilray.store.maintenance.retry import delete_answers, withdraw_slides
+from fossilray.store.maintenance.retry import delete_damaged_derived, withdraw_slides
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.run.objects_file import FOOTER_KEY
 from fossilray.store.status import read_status, render, to_json
@@ -54,7 +54,7 @@ def rewrite(run: RunStore, path: str, table: pa.Table) -> None:
 def test_whole_answers_are_sound(run: RunStore) -> None:
     report = verify_run(run, deep=True)
     assert report.sound
-    assert report.answers == 2 * len(COUNTS)
+    assert report.derived_files == 2 * len(COUNTS)
 
 
 def test_answers_about_objects_made_anew_are_found_deleted_and_their_slide_left_alone(run: RunStore) -> None:
@@ -66,7 +66,7 @@ def test_answers_about_objects_made_anew_are_found_deleted_and_their_slide_left_
     assert found == [("outdated", f"embeddings/net/{folder}"), ("outdated", f"predictions/genera/{folder}")]
     assert "start `fossilray embed` again" in report.findings[0].message
     assert withdraw_slides(run, report.findings) == ()
-    assert delete_answers(run, report.findings) == tuple(path for _, path in found)
+    assert delete_damaged_derived(run, report.findings) == tuple(path for _, path in found)
     assert run.committed() == set(COUNTS)
     assert verify_run(run).sound
 

@@ -116,9 +116,9 @@ def test_some_rows_are_read_without_the_others(place: str, request: pytest.Fixtu
     found = answers.read_slices(path, SLICES, columns=["embedding"], source_attempt="a1")
     for (start, stop), part in zip(SLICES, found, strict=True):
         assert part.equals(table.select(["embedding"]).slice(start, stop - start))
-    with pytest.raises(StoreError, match="made anew since"):
+    with pytest.raises(StoreError, match="processed again since"):
         answers.read_slices(path, SLICES, columns=["embedding"], source_attempt="a2")
-    with pytest.raises(StoreError, match="no answers about two"):
+    with pytest.raises(StoreError, match="no results of slide two"):
         answers.read_slices("well=w/two.parquet", SLICES, columns=["embedding"], source_attempt="a1")
     content = bytearray(answers.files.read(path))
     content[len(content) // 2] ^= 255

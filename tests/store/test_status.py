@@ -108,7 +108,7 @@ def test_a_driver_that_went_silent_is_not_to_be_replaced_unseen(tmp_path: Path) 
     assert report.slides_per_hour == 8.0
     shown = _shown(report)
     assert "in the last job" in shown
-    assert "on node-7 gives no sign since 10 min: process 4711 on node-7" in shown
+    assert "no heartbeat on node-7 since 10 min: process 4711 on node-7" in shown
     assert "once it has ended, the same command processes the rest" in shown
 
 
@@ -192,7 +192,7 @@ def test_a_stopped_driver_gives_no_sign_even_if_a_later_one_has_ended(tmp_path: 
         store.attempts.write_heartbeat(_later_driver(ended=True))
         report = read_status(store, now=LATER)
         assert (report.drivers, report.silent) == ((), (beat,))
-        assert f"on {beat.host} gives no sign since 10 min: process {beat.pid}" in _shown(report)
+        assert f"no heartbeat on {beat.host} since 10 min: process {beat.pid}" in _shown(report)
     assert "none is running" in _shown(read_status(store, now=LATER))
 
 

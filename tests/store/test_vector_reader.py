@@ -141,7 +141,7 @@ def test_named_embeddings_of_an_earlier_attempt_are_refused(tmp_path: Path) -> N
     commit_vectors(store, "a", vectors_of(4, 20))
     table = run_query(store, "SELECT arrays, object_id FROM objects")
     for read in (lambda reader: reader.rows(table), lambda reader: reader.slide(stored(store, "a"))):
-        with pytest.raises(StoreError, match="made anew since"):
+        with pytest.raises(StoreError, match="processed again since"):
             read(VectorReader(store, "net"))
 
 

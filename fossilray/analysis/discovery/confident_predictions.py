@@ -57,13 +57,13 @@ def select_confident(
     predictions = latest_predictions(store, head)
     if predictions is None:
         raise RunNotFound(f"{store.url} has no predictions; make some with `fossilray classify run`")
-    if predictions.answers.record.schema_version != CALIBRATED_VERSION:
+    if predictions.results.record.schema_version != CALIBRATED_VERSION:
         raise UsageError(
-            f"the predictions {predictions.answers.name} are not calibrated, because their head has no calibration; "
+            f"the predictions {predictions.results.name} are not calibrated, because their head has no calibration; "
             "train it again with `fossilray classify train`, and classify under another --name"
         )
     con = connect(store, sql="predictions")
-    source = f"predictions WHERE head = {quote(predictions.answers.name)} AND genus IS NOT NULL"
+    source = f"predictions WHERE head = {quote(predictions.results.name)} AND genus IS NOT NULL"
     counts = query_table(con, f"SELECT wrong_p, count(*) AS n FROM {source} GROUP BY ALL ORDER BY ALL")
     values = counts["wrong_p"].to_numpy().astype(np.float64)
     limit = benjamini_hochberg_threshold(values, counts["n"].to_numpy(), wrong_share=wrong_share)
@@ -78,7 +78,7 @@ def select_confident(
     highest = query_table(con, f"SELECT max(entropy) AS e FROM {source} AND {kept}")["e"][0].as_py()
     total = {name: sum(genera[name].to_pylist()) for name in ("objects", "kept", "known")}
     return ConfidentPredictions(
-        head=predictions.answers.name,
+        head=predictions.results.name,
         wrong_p=None if limit is None else limit + 1e-9,
         entropy=highest,
         kept=total["kept"],

@@ -167,11 +167,11 @@ def _predictions_of(store: RunStore, head_sha256: str) -> DerivedListing | None:
     listed = [
         listing
         for listing in list_derived(store, "predictions")
-        if (listing.answers.record.head or {}).get("sha256") == head_sha256
+        if (listing.results.record.head or {}).get("sha256") == head_sha256
     ]
     if not listed:
         return None
-    newest = max(listed, key=lambda listing: (listing.answers.record.created_at, listing.answers.name))
+    newest = max(listed, key=lambda listing: (listing.results.record.created_at, listing.results.name))
     return keep_current(newest, {summary.slide_id: summary.attempt for summary in store.summaries()})
 
 

@@ -203,4 +203,4 @@ def file_stems(slide_ids: Iterable[str]) -> dict[str, str]:
 
 
 def _classes_of(genera: DerivedListing | None) -> tuple[str, ...]:
-    return () if genera is None else tuple((genera.answers.record.head or {}).get("classes", ()))
+    return () if genera is None else tuple((genera.results.record.head or {}).get("classes", ()))

@@ -96,14 +96,14 @@ def show_genera(
         con: its view `objects` holds these slides with their predictions.
         others: names of other predictions of the run.
     """
-    record = predictions.answers.record
+    record = predictions.results.record
     head: Mapping[str, Any] = record.head or {}
     genera = tuple(_figures(con))
     unclassified = 0
     if predictions.files:
         unclassified = query_table(con, _UNCLASSIFIED.format(slides=_quoted(predictions)))["count"][0].as_py()
     return PredictedGenera(
-        head=predictions.answers.name,
+        head=predictions.results.name,
         kind=str(head.get("kind", "")),
         classes=len(head.get("classes", ())),
         backbone=str(record.backbone.get("name", "")),

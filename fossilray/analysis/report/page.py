@@ -166,7 +166,7 @@ def _template_context(store: RunStore, head: str | None, now: datetime) -> dict[
 
 
 def _other_heads(store: RunStore, shown: DerivedListing) -> list[str]:
-    return [name for name in derived_names(source_run(store), "predictions") if name != shown.answers.name]
+    return [name for name in derived_names(source_run(store), "predictions") if name != shown.results.name]
 
 
 def _title(url: str) -> str:

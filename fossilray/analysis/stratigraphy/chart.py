@@ -98,7 +98,7 @@ def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChar
         UsageError: every taxon is left out, or an error of `gather_samples`, `match_confusion` or `group_taxa`.
     """
     well_samples = gather_samples(store, well, head=options.head, depths=options.depths)
-    confusion = options.confusion or recorded_confusion(well_samples.predictions.answers.record.head)
+    confusion = options.confusion or recorded_confusion(well_samples.predictions.results.record.head)
     if not options.is_corrected:
         confusion = None
     labels: Sequence[str] = well_samples.labels

@@ -88,7 +88,7 @@ def describe_findings(chart: WellChart, matched: MatchedWells | None = None) -> 
     objects = sum(sample.objects for sample in samples)
     yield (
         f"{len(samples)} samples of well {strip_control_characters(chart.well)}, {objects:,} objects classified by "
-        f"{chart.well_samples.predictions.answers.name}, {len(chart.taxa)} taxa"
+        f"{chart.well_samples.predictions.results.name}, {len(chart.taxa)} taxa"
     )
     if chart.confusion is not None:
         yield (

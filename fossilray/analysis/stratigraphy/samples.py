@@ -93,7 +93,7 @@ def gather_samples(
         )
     if not predictions.files:
         raise UsageError(
-            f"the predictions {predictions.answers.name} hold no slide of well {well}; run `fossilray classify run` "
+            f"the predictions {predictions.results.name} hold no slide of well {well}; run `fossilray classify run` "
             "again"
         )
     with_depth = [slide for slide in slides if slide.measured_depth_m is not None]
@@ -107,7 +107,7 @@ def gather_samples(
     files = {slide_id: committed[slide_id] for slide_id in predictions.files}
     create_objects_view(con, store, files, genera=predictions)
     assemblages = gather_assemblages(con, with_depth, predictions.files.keys())
-    classes = (predictions.answers.record.head or {}).get("classes", ())
+    classes = (predictions.results.record.head or {}).get("classes", ())
     labels = (*classes, *(taxon for taxon in assemblages.taxa if taxon not in classes))
     label_counts = np.zeros((len(assemblages.samples), len(labels)), np.int64)
     columns = [labels.index(taxon) for taxon in assemblages.taxa]

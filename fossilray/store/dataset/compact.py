@@ -41,7 +41,7 @@ from fossilray.store.dataset.destination import DatasetDestination
 from fossilray.store.dataset.multi_slide_file import SlideRows, write_multi_slide_file
 from fossilray.store.dataset.run_snapshot import RunSnapshot, SlideEmbeddings, read_vectors
 from fossilray.store.files.base import Files
-from fossilray.store.files.claims import hold_place
+from fossilray.store.files.claims import hold_folder
 from fossilray.store.files.local import LocalFiles
 from fossilray.store.files.open import open_files
 from fossilray.store.run.layout import OBJECTS, RUN_JSON, catalog_part_path, part_path
@@ -88,7 +88,7 @@ def compact_run(
     embeddings: their vectors too, as halves, in files beside the objects.
 
     Raises:
-        RunNotFound: there is no run at this place.
+        RunNotFound: the folder holds no run.
         UsageError: `to` is not free, or lies in the run, or the run has no embeddings, or is itself a dataset.
         StoreError: the run is damaged, or the dataset's place refuses or alters what is written.
     """
@@ -99,7 +99,7 @@ def compact_run(
     record = DatasetDestination.announced(target, store.url, embeddings=embeddings)
     if record is None:
         DatasetDestination.check_free(target)
-        with hold_place(target, "`fossilray compact`") as claim:
+        with hold_folder(target, "`fossilray compact`") as claim:
             place = DatasetDestination.take(target, store.url, claim)
             record = _write(source, target, place, compacted_at, slides_per_file, embeddings=embeddings)
     DatasetDestination.tidy(target)
@@ -203,7 +203,7 @@ def _plan_files(source: RunSnapshot, slides_per_file: int) -> Iterator[_PlannedF
     wells: dict[str, list[str]] = defaultdict(list)
     for slide_id in sorted(source.committed):
         if source.objects[slide_id]:
-            # The folder as the run names it, so that nobody need encode a well's name again.
+            # The folder as the run names it, so that no process need encode a well's name again.
             wells[PurePosixPath(source.committed[slide_id]).parent.name].append(slide_id)
     for well, slides in sorted(wells.items()):
         cuts = np.linspace(0, len(slides), ceil(len(slides) / slides_per_file) + 1).round().astype(int)

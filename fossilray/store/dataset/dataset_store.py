@@ -86,7 +86,7 @@ class DatasetRecord(JsonRecord):
 
 
 class DatasetStore(RunStore):
-    """A compacted dataset as a run that nobody can write to."""
+    """A compacted dataset as a run that no process can write to."""
 
     def __init__(self, files: Files, source: RunStore, record: DatasetRecord) -> None:
         super().__init__(_ReadOnlyFiles(files))

@@ -23,7 +23,7 @@ from fossilray.store.run.layout import OBJECTS
 
 @dataclass(frozen=True)
 class DatasetDestination:
-    """Where a dataset is made: ours until somebody else's token stands there."""
+    """Where a dataset is made: ours until another process's token stands there."""
 
     files: Files
     token: bytes
@@ -69,7 +69,7 @@ class DatasetDestination:
         return place
 
     def check(self) -> None:
-        """Make sure that nobody else has taken the place."""
+        """Make sure that no other process has taken the place."""
         self.claim.check()
         try:
             ours = self.files.read(UNFINISHED_JSON) == self.token
@@ -97,11 +97,11 @@ class DatasetDestination:
         if differing:
             raise StoreError(
                 f"{self.files.url}/{differing[0]} and {len(differing) - 1} more files changed while the dataset was "
-                "made; check that nobody else writes there, and start the same command again"
+                "made; check that no other process writes there, and start the same command again"
             )
         self.check()
         content = record.to_json()
-        # An answer that got lost makes our own dataset look like somebody else's.
+        # An answer that got lost makes our own dataset look like another process's.
         if not self.files.create(DATASET_JSON, content) and self.files.read(DATASET_JSON) != content:
             raise UsageError(
                 f"{self.files.url} was finished by another `fossilray compact` meanwhile; use that dataset, or "

@@ -54,7 +54,7 @@ def write_multi_slide_file(
         )
         raise StoreError(
             f"{files.url}/{path} gives back other rows than were written, of slide {differing[0]} and "
-            f"{len(differing) - 1} more; check that nobody else writes there, and start the same command again"
+            f"{len(differing) - 1} more; check that no other process writes there, and start the same command again"
         )
     return DatasetFile(
         path=path,

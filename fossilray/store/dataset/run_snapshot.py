@@ -1,4 +1,4 @@
-"""A run as it was when somebody listed it: every committed slide's rows, checked against what it says of itself."""
+"""The committed slides of a run at one moment, each compared with its footer as it is read."""
 
 from __future__ import annotations
 

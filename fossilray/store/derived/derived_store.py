@@ -1,6 +1,6 @@
-"""What later jobs say about a run's crops, slide by slide, under a name of its own: vectors or classes.
+"""Results that later jobs derive from a run's crops, slide by slide under a name: embeddings or predictions.
 
-One file a slide, whose creation is its commit, as of objects; nothing is ever overwritten, and no slide is opened.
+One file per slide, whose creation is its commit, as of objects files; nothing is overwritten, and no scan is read.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from fossilray.store.run.run_store import RunStore
 MOST_DIMENSIONS = 65_536
 EMBEDDINGS_PER_ROW_GROUP = 256
 """Rows of embeddings that are read together: 256 kB of 512 numbers."""
-ANSWERS_VERSION = 1
+DERIVED_VERSION = 1
 CALIBRATED_VERSION = 2
-"""Of predictions that say how sure they are."""
+"""Version of calibrated predictions, which carry prediction sets and novelty."""
 
 
 @dataclass(frozen=True)
 class DerivedRecord(JsonRecord):
-    """What gives the answers of one name; all but `created_at` decides them."""
+    """The record of the derived results of one name, answers.json; names of fields are keys of the file."""
 
     kind: DerivedKind
     run_digest: str
-    """`RunRecord.digest` of the run whose crops are asked about."""
+    """`RunRecord.digest` of the run whose crops are described or classified."""
     backbone: Mapping[str, Any]
     """Name, sha256, dimension and preprocessing of what makes the vectors."""
     head: Mapping[str, Any] | None = None
     """Of predictions: sha256, kind and classes of the head; its confusion and its sets' coverage, where it knows."""
     embeddings: str | None = None
     """Of predictions: the name of the vectors that are read; None for those of the run itself."""
-    schema_version: int = ANSWERS_VERSION
+    schema_version: int = DERIVED_VERSION
     created_at: str = ""
     """UTC, ISO 8601."""
 
@@ -72,14 +72,14 @@ class DerivedRecord(JsonRecord):
 
     @staticmethod
     def from_json(text: bytes, *, url: str) -> DerivedRecord:
-        """The record in an answers.json.
+        """Parse an answers.json.
 
         Raises:
             StoreError: the file is not one that this fossilray wrote.
         """
         role = derived_record(f"{url}/{DERIVED_JSON}")
         record = DerivedRecord.parse(text, role)
-        versions = (ANSWERS_VERSION, CALIBRATED_VERSION)[: 2 if record.kind == "predictions" else 1]
+        versions = (DERIVED_VERSION, CALIBRATED_VERSION)[: 2 if record.kind == "predictions" else 1]
         if record.kind not in DERIVED_KINDS or record.schema_version not in versions:
             raise role.damaged(f"it is of the kind {record.kind}, version {record.schema_version}")
         _check_described(record, role)
@@ -88,18 +88,18 @@ class DerivedRecord(JsonRecord):
 
 @dataclass(frozen=True)
 class DerivedFooter:
-    """What a slide's file of answers says of itself."""
+    """The footer of a slide's file of derived results; names of fields are keys in the file."""
 
     slide_id: str
     source_attempt: str
-    """The attempt that made the objects and crops that were asked about."""
+    """The attempt that made the objects and crops they are derived from."""
     answers: str
-    """`AnswersRecord.digest`."""
+    """`DerivedRecord.digest`."""
     rows: int
 
 
 class DerivedStore:
-    """The answers of one name; cheap to open, safe to share between threads."""
+    """The derived results of one name; cheap to open, safe to share between threads."""
 
     def __init__(self, store: RunStore, record: DerivedRecord, name: str) -> None:
         self.record = record
@@ -111,10 +111,10 @@ class DerivedStore:
 
     @staticmethod
     def create(store: RunStore, kind: DerivedKind, name: str, record: DerivedRecord) -> DerivedStore:
-        """The answers of this name, begun now, or gone on with if they are the same.
+        """Start the derived results of this name, or open them if their record agrees.
 
         Raises:
-            RunMismatch: something else gave the answers of this name, or gave them about another run.
+            RunMismatch: the name is in use for results of another backbone, head or run.
             ConditionalCreateUnsupported: the store would let two workers commit one slide.
             UsageError: the name cannot be that of a folder.
         """
@@ -126,16 +126,16 @@ class DerivedStore:
             differences = begun.differences(record)
             if differences:
                 raise RunMismatch(
-                    f"{files.url} holds other answers: {'; '.join(differences)}; give these another --name"
+                    f"{files.url} holds other results: {'; '.join(differences)}; give another --name"
                 )
         return DerivedStore(store, begun, name)
 
     @staticmethod
     def open(store: RunStore, kind: DerivedKind, name: str) -> DerivedStore:
-        """The answers of this name.
+        """Open the derived results of this name.
 
         Raises:
-            RunNotFound: there are none.
+            RunNotFound: the run has none of this name.
         """
         files = Subfolder(store.files, derived_folder(kind, name))
         try:
@@ -151,17 +151,17 @@ class DerivedStore:
         return self.files.url
 
     def committed_files(self) -> dict[str, str]:
-        """The file of each slide that has answers, relative to the folder, by slide_id."""
+        """The file of each slide that has derived results, relative to the folder, by slide_id."""
         wells = [name for name in self.files.names("") if name.startswith("well=")]
         paths = [path for well in wells for path in self.files.find(well) if path.endswith(".parquet")]
         return {slide_of(path): path for path in paths}
 
     def committed(self) -> set[str]:
-        """slide_ids of the slides that have answers."""
+        """slide_ids of the slides that have derived results."""
         return set(self.committed_files())
 
     def commit(self, slide_id: str, well: str | None, table: pa.Table, *, source_attempt: str) -> bool:
-        """Commit a slide's answers; False if somebody else's were first, which then stand.
+        """Commit a slide's derived results; False if another process committed some first.
 
         table: `record.schema`, in the order of the slide's objects.
         """
@@ -182,10 +182,10 @@ class DerivedStore:
         return self.files.create(slide_file(slide_id, well), sink.getvalue())
 
     def read(self, slide_id: str) -> pa.Table:
-        """The answers about one slide's objects, in their order.
+        """Read the derived results of one slide, in the order of its objects.
 
         Raises:
-            StoreError: there are none, or what is there is damaged or belongs elsewhere.
+            StoreError: they are missing, damaged or of another slide.
         """
         path = self.committed_files().get(slide_id)
         if path is None:
@@ -193,12 +193,12 @@ class DerivedStore:
         return self.read_file(path)
 
     def read_file(self, path: str, *, source_attempt: str | None = None) -> pa.Table:
-        """The answers in one of `committed_files`.
+        """Read one of `committed_files`.
 
-        source_attempt: the attempt whose objects they must be about; None: whichever.
+        source_attempt: the attempt at the slide that they must be derived from; None: any.
 
         Raises:
-            StoreError: it is absent, damaged, or belongs elsewhere.
+            StoreError: it is missing, damaged, or of another slide or attempt.
         """
         try:
             content = self.files.read(path)
@@ -229,20 +229,22 @@ class DerivedStore:
             raise self._absent(slide_of(path)) from None
 
     def footer(self, path: str) -> DerivedFooter:
-        """What one of `committed_files` says of itself.
+        """Read the footer of one of `committed_files`.
 
         Raises:
-            StoreError: it is damaged or belongs elsewhere.
+            StoreError: it is damaged or of another slide.
         """
         return self.parse_footer(read_tail_of(lambda size: self.files.read_tail(path, size)), path)
 
     def parse_footer(self, tail: bytes, path: str) -> DerivedFooter:
-        """The footer in the last bytes of a file of answers."""
+        """The footer in the last bytes of a file of derived results."""
         role = self._role(path)
         metadata = read_parquet_metadata(tail, role)
         footer = parse_record(DerivedFooter, stated(metadata, FOOTER_KEY, role), role)
         if (footer.slide_id, footer.answers) != (slide_of(path), self.record.digest):
-            raise role.damaged(f"it says it is of slide {footer.slide_id}, by {footer.answers[:12]}")
+            raise role.damaged(
+                f"its footer names slide {footer.slide_id} and the record {footer.answers[:12]}"
+            )
         if footer.rows != metadata.num_rows:
             raise role.damaged(f"it has {metadata.num_rows:,} rows, and its footer counts {footer.rows:,}")
         return footer
@@ -250,12 +252,13 @@ class DerivedStore:
     def _check_source(self, path: str, footer: DerivedFooter, source_attempt: str | None) -> None:
         if source_attempt not in (None, footer.source_attempt):
             raise StoreError(
-                f"{self.url}/{path} is about objects that were made anew since; start the command that made it again"
+                f"{self.url}/{path} is about objects of a slide that was processed again since; start the command that "
+                "made it again"
             )
 
     def _absent(self, slide_id: str) -> StoreError:
         return StoreError(
-            f"{self.url} has no answers about {slide_id} yet; start the command that makes them again"
+            f"{self.url} has no results of slide {slide_id} yet; start the command that makes them again"
         )
 
     def _role(self, path: str) -> FileRole:
@@ -263,12 +266,12 @@ class DerivedStore:
 
 
 def derived_names(store: RunStore, kind: DerivedKind) -> list[str]:
-    """The names of all answers of one kind in a run directory, sorted."""
+    """The names of all derived results of one kind in a run directory, sorted."""
     return [name for name in store.files.names(kind) if DERIVED_JSON in store.files.names(f"{kind}/{name}")]
 
 
 def _check_described(record: DerivedRecord, role: FileRole) -> None:
-    """Refuse a dimension that no backbone has: memory is asked for by it.
+    """Refuse a dimension that no backbone has: memory is allocated by it.
 
     Raises:
         DamagedFile: it is out of bounds.

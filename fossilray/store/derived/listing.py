@@ -1,4 +1,4 @@
-"""The answers that a run has, as they were when somebody listed them."""
+"""The derived results that a run has, as they were when another process listed them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from fossilray.store.run.run_store import RunStore
 
 @dataclass(frozen=True)
 class DerivedListing:
-    """Answers of one name, and the file of each slide that has some."""
+    """Derived results of one name, and the file of each slide that has some."""
 
-    answers: DerivedStore
+    results: DerivedStore
     files: Mapping[str, str]
-    """Relative to the folder of the answers, by slide_id."""
+    """Relative to the folder of the derived results, by slide_id."""
     outdated: Mapping[str, str] = field(default_factory=dict)
     """Files that `keep_fitting` left out."""
 
 
 def list_derived(store: RunStore, kind: DerivedKind) -> list[DerivedListing]:
-    """All answers of one kind, by name; those of a dataset are in the run that it was made of."""
+    """All derived results of one kind, by name; those of a dataset are in the run that it was made of."""
     home = source_run(store)
-    return [DerivedListing(answers, answers.committed_files()) for answers in _readable(home, kind)]
+    return [DerivedListing(results, results.committed_files()) for results in _readable(home, kind)]
 
 
 def latest_predictions(store: RunStore, head: str | None) -> DerivedListing | None:
@@ -63,7 +63,7 @@ def current_predictions(
 
 
 def keep_current(listed: DerivedListing, attempts: Mapping[str, str]) -> DerivedListing:
-    """The answers about these slides, without those about objects of another attempt than is committed now.
+    """The derived results about these slides, without those about objects of another attempt than is committed now.
 
     attempts: the attempt that is committed, by slide_id. Reads each file's footer; damaged files are left out and
     noted.
@@ -72,9 +72,9 @@ def keep_current(listed: DerivedListing, attempts: Mapping[str, str]) -> Derived
 
     def source_attempt(path: str) -> str | None:
         try:
-            return listed.answers.footer(path).source_attempt
+            return listed.results.footer(path).source_attempt
         except DamagedFile as error:
-            listed.answers.left_out.add(error)
+            listed.results.left_out.add(error)
             return None
 
     made_of = map_in_chunks(source_attempt, list(paths.values()), threads=READ_THREADS)
@@ -85,13 +85,13 @@ def keep_current(listed: DerivedListing, attempts: Mapping[str, str]) -> Derived
             continue
         kept = fitting if attempt == attempts[slide_id] else outdated
         kept[slide_id] = path
-    return DerivedListing(listed.answers, fitting, outdated)
+    return DerivedListing(listed.results, fitting, outdated)
 
 
 def iter_derived(
     store: RunStore, *, leave_out: Callable[[str], bool] = lambda folder: False
 ) -> Iterator[DerivedStore]:
-    """The answers of every kind and name in a run directory, but for folders that are to be left out."""
+    """The derived results of every kind and name in a run directory, but for folders that are to be left out."""
     for kind in DERIVED_KINDS:
         if not leave_out(kind):
             yield from _readable(store, kind, leave_out=leave_out)
@@ -100,7 +100,7 @@ def iter_derived(
 def _readable(
     store: RunStore, kind: DerivedKind, *, leave_out: Callable[[str], bool] = lambda folder: False
 ) -> Iterator[DerivedStore]:
-    """The answers of a kind by name; those whose record is damaged are left out and noted."""
+    """The derived results of a kind by name; those whose record is damaged are left out and noted."""
     for name in derived_names(store, kind):
         if leave_out(f"{kind}/{name}"):
             continue

@@ -139,7 +139,7 @@ class Claim:
 
 
 @contextmanager
-def hold_place(files: Files, what: str) -> Iterator[Claim]:
+def hold_folder(files: Files, what: str) -> Iterator[Claim]:
     """Hold a folder of a store while the block runs.
 
     what: the holder in messages, such as `fossilray index build`.

@@ -224,7 +224,7 @@ class LocalFiles:
     def _spare_file(self, content: bytes) -> Iterator[Path]:
         spare, number = self._begin_spare(TEMPORARY)
         try:
-            # Held while it has its name, so that nobody takes it for one of a dead process.
+            # Held while it has its name, so that no process takes it for one of a dead process.
             with os.fdopen(number, "wb") as file:
                 file.write(content)
                 file.flush()
@@ -240,7 +240,7 @@ class LocalFiles:
 
 
 def _raise_unless_absent(error: OSError) -> None:
-    """os.walk would leave out what it cannot list; only what somebody else has deleted meanwhile may be."""
+    """os.walk would leave out what it cannot list; only what another process has deleted meanwhile may be."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 

@@ -24,7 +24,7 @@ S3FS_TRIES = 1
 """s3fs would try some faults 5 times over, those of a read 25 times, around all of botocore's tries."""
 
 READERS_TRIES = 3
-"""But nobody else repeats an answer that broke off under a library that reads through fsspec by itself."""
+"""But no other process repeats an answer that broke off under a library that reads through fsspec by itself."""
 
 LARGEST_PUT_BYTES = 5 * 2**30
 """The most that one PUT may carry in S3."""
@@ -37,7 +37,7 @@ def remote_filesystem(protocol: str, access: AccessConfig) -> fsspec.AbstractFil
     """fsspec's filesystem, told of retries and timeouts; no connection is made yet.
 
     Raises:
-        ValueError: nobody knows the protocol, or its library finds no account.
+        ValueError: no process knows the protocol, or its library finds no account.
         ImportError: its package is not installed.
     """
     filesystem = fsspec.filesystem(protocol, **remote_options(protocol, access))
@@ -126,7 +126,7 @@ def transport_errors(protocol: str) -> tuple[type[Exception], ...]:
 
 
 def is_interrupted(error: Exception, protocol: str) -> bool:
-    """Whether an answer ended early or was 429, which nobody beneath repeats."""
+    """Whether an answer ended early or was 429, which no process beneath repeats."""
     if protocol not in S3:
         return False
     from aiobotocore.response import AioReadTimeoutError

@@ -32,7 +32,7 @@ from fossilray.store.files.options import (
 Answer = TypeVar("Answer")
 
 CONFLICT_TRIES = 8
-"""S3 answers 409 while another conditional PUT of the same key is under way, which settles within a second."""
+"""S3 derived results 409 while another conditional PUT of the same key is under way, which settles within a second."""
 
 KEYS_A_DELETE = 1000
 """The most that S3 takes in one request."""
@@ -152,7 +152,7 @@ class RemoteFiles:
         probes = [one for one in self.entries(PROBE_FILES) if one.modified < before and is_spare(one.path)]
         for one in probes:
             self.delete(one.path)
-        # Google and Azure forget uploads that nobody ends after a week, by themselves.
+        # Google and Azure forget uploads that no process ends after a week, by themselves.
         uploads = self._uploads() if self._protocol in S3 else []
         stale = [upload for upload in uploads if upload["Initiated"] < before]
         for upload in stale:
@@ -177,7 +177,7 @@ class RemoteFiles:
         ]
 
     def _create_unless_contended(self, full: str, content: bytes) -> bool | None:
-        """Whether the file was created; None if somebody else was about to."""
+        """Whether the file was created; None if another process was about to."""
         try:
             self._filesystem.pipe_file(full, content, **create_options(self._protocol))
         except self._faults as error:
@@ -192,7 +192,7 @@ class RemoteFiles:
         return True
 
     def _uploads(self) -> list[dict[str, Any]]:
-        """Multipart uploads below the root that nobody has ended yet."""
+        """Multipart uploads below the root that no process has ended yet."""
         prefix = self.root.partition("/")[2] + "/"
         found: list[dict[str, Any]] = []
         marker: dict[str, str] = {}

@@ -35,7 +35,7 @@ def check_dataset(files: Files, *, deep: bool) -> Iterator[VerifyFinding]:
     deep: the sha256 of every file is compared, instead of sizes and footers alone.
 
     Raises:
-        StoreUnreachable: the store does not answer.
+        StoreUnreachable: the store cannot be reached.
     """
     store = RunStore(files)
     yield from _unless_read(RUN_JSON, "record", store.read_run)

@@ -1,4 +1,4 @@
-"""Whether what later jobs said of a run's objects belongs to the objects that are committed now."""
+"""Whether results that later jobs derived from a run's objects belongs to the objects that are committed now."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from fossilray.store.run.run_store import RunStore
 
 @dataclass(frozen=True)
 class DerivedFile:
-    """One slide's file of answers, found in a listing."""
+    """One slide's file of derived results, found in a listing."""
 
-    answers: DerivedStore
+    results: DerivedStore
     path: str
-    """Relative to the folder of the answers."""
+    """Relative to the folder of the derived results."""
 
     @property
     def whole_path(self) -> str:
@@ -37,22 +37,22 @@ class DerivedFile:
         return f"{derived_folder(self.answers.record.kind, self.answers.name)}/{self.path}"
 
 
-def list_answers_files(store: RunStore) -> tuple[list[DerivedFile], list[VerifyFinding]]:
-    """The files of answers of every kind and name, and the names whose answers.json is damaged."""
+def list_derived_files(store: RunStore) -> tuple[list[DerivedFile], list[VerifyFinding]]:
+    """The files of derived results of every kind and name, and the names whose answers.json is damaged."""
     files: list[DerivedFile] = []
     findings: list[VerifyFinding] = []
     for kind in DERIVED_KINDS:
         for name in derived_names(store, kind):
             try:
-                answers = DerivedStore.open(store, kind, name)
+                results = DerivedStore.open(store, kind, name)
             except StoreUnreachable:
                 raise
             except StoreError as error:
                 findings.append(VerifyFinding("", f"{kind}/{name}", "unread", str(error)))
                 continue
-            wells = [folder for folder in answers.files.names("") if folder.startswith("well=")]
-            paths = (path for well in wells for path in answers.files.find(well))
-            files += [DerivedFile(answers, path) for path in sorted(paths) if path.endswith(".parquet")]
+            wells = [folder for folder in results.files.names("") if folder.startswith("well=")]
+            paths = (path for well in wells for path in results.files.find(well))
+            files += [DerivedFile(results, path) for path in sorted(paths) if path.endswith(".parquet")]
     return files, findings
 
 
@@ -67,7 +67,7 @@ def check_derived(
     commits: the summary in each committed slide's footer; None where it cannot be read. deep: every row is read.
 
     Raises:
-        StoreUnreachable: the store does not answer.
+        StoreUnreachable: the store cannot be reached.
     """
     check = partial(_check_file, commits=commits, deep=deep)
     for findings in map_in_chunks(check, list(files), threads=READ_THREADS):
@@ -86,14 +86,14 @@ def _check_file(
     try:
         footer = file.answers.footer(file.path)
         if footer.source_attempt != summary.attempt:
-            return [_finding(file, "outdated", "is about objects that were made anew since")]
+            return [_finding(file, "outdated", "is about objects that were processed again since")]
         odd = list(_compare_footer(file, footer, summary))
         if deep and not odd:
             odd += _odd_rows(file.answers.read_file(file.path))
     except StoreUnreachable:
         raise
     except FileNotFoundError:
-        odd = []  # listed and gone: a job makes it anew
+        odd = []  # listed and gone: a job processes it again
     except StoreError as error:
         odd = [f"cannot be read ({error})"]
     return [_finding(file, "answers", what) for what in odd]
@@ -107,7 +107,7 @@ def _compare_footer(file: DerivedFile, footer: DerivedFooter, summary: SlideSumm
 
 
 def _odd_rows(table: pa.Table) -> Iterator[str]:
-    """What contradicts itself in the rows of one slide's answers."""
+    """What contradicts itself in the rows of one slide's derived results."""
     if not np.array_equal(table["object_id"].to_numpy(), np.arange(table.num_rows)):
         yield "has rows whose object_id is not their place"
     if "embedding" in table.column_names:
@@ -135,42 +135,42 @@ def _finding(file: DerivedFile, kind: FindingKind, what: str) -> VerifyFinding:
 def delete_outdated(
     store: RunStore, *, before: datetime, dry_run: bool, links: Sequence[str] = ()
 ) -> list[str]:
-    """Delete the files of answers of that age about objects that are not committed now; their paths.
+    """Delete the files of derived results of that age about objects that are not committed now; their paths.
 
     links: of the run directory; what lies behind one of them is left alone.
 
-    Answers whose footer, or whose slide's footer, cannot be read are kept: `fossilray verify` says more.
+    Files whose footer, or whose slide's footer, cannot be read are kept; `fossilray verify` reports the details.
     """
-    # Listed before the commits, so that a slide that is committed meanwhile has no answers in the list.
+    # Listed before the commits, so that a slide that is committed meanwhile has no derived results in the list.
     opened = iter_derived(store, leave_out=lambda folder: is_behind(folder, links))
-    listed = [(answers, _files(answers)) for answers in opened]
+    listed = [(results, _files(results)) for results in opened]
     if not listed:
         return []
     commits = {slide_of(entry.path): entry for entry in store.files.entries(OBJECTS)}
     gone: list[str] = []
-    for answers, files in listed:
-        above = f"{answers.record.kind}/{answers.name}"
+    for results, files in listed:
+        above = f"{results.record.kind}/{results.name}"
         old = [
             entry
             for entry in files
             if entry.modified < before and not is_behind(f"{above}/{entry.path}", links)
         ]
-        judge = partial(_is_outdated, store, answers, commits)
+        judge = partial(_is_outdated, store, results, commits)
         for entry, outdated in zip(old, map_in_chunks(judge, old, threads=READ_THREADS), strict=True):
             if outdated:
                 gone.append(f"{above}/{entry.path}")
                 if not dry_run:
-                    answers.files.delete(entry.path)
+                    results.files.delete(entry.path)
     return gone
 
 
-def delete_older_than_objects(store: RunStore, answers: DerivedStore) -> list[str]:
-    """Delete those answers that are older than their slide's objects and of another attempt; the slide_ids.
+def delete_older_than_objects(store: RunStore, results: DerivedStore) -> list[str]:
+    """Delete those derived results that are older than their slide's objects and of another attempt; the slide_ids.
 
-    A slide that was withdrawn, by hand or by `verify`, and made anew is asked about anew. Only what the times of
+    A slide that was withdrawn, by hand or by `verify`, and processed again is asked about again. Only what the times of
     two listings make suspect is read, so a start over a whole archive costs no request for each slide.
     """
-    files = _files(answers)
+    files = _files(results)
     if not files:
         return []
     commits = {slide_of(entry.path): entry for entry in store.files.entries(OBJECTS)}
@@ -179,29 +179,29 @@ def delete_older_than_objects(store: RunStore, answers: DerivedStore) -> list[st
         for entry in files
         if slide_of(entry.path) in commits and entry.modified <= commits[slide_of(entry.path)].modified
     ]
-    judge = partial(_is_outdated, store, answers, commits)
+    judge = partial(_is_outdated, store, results, commits)
     verdicts = map_in_chunks(judge, suspect, threads=READ_THREADS)
     outdated = [entry for entry, is_so in zip(suspect, verdicts, strict=True) if is_so]
     for entry in outdated:
-        answers.files.delete(entry.path)
+        results.files.delete(entry.path)
     return [slide_of(entry.path) for entry in outdated]
 
 
-def _files(answers: DerivedStore) -> Sequence[FileEntry]:
-    wells = [name for name in answers.files.names("") if name.startswith("well=")]
+def _files(results: DerivedStore) -> Sequence[FileEntry]:
+    wells = [name for name in results.files.names("") if name.startswith("well=")]
     return [
-        entry for well in wells for entry in answers.files.entries(well) if entry.path.endswith(".parquet")
+        entry for well in wells for entry in results.files.entries(well) if entry.path.endswith(".parquet")
     ]
 
 
 def _is_outdated(
-    store: RunStore, answers: DerivedStore, commits: Mapping[str, FileEntry], entry: FileEntry
+    store: RunStore, results: DerivedStore, commits: Mapping[str, FileEntry], entry: FileEntry
 ) -> bool:
     """Whether a file is about other objects than those committed; asked of both footers."""
     committed = commits.get(slide_of(entry.path))
     try:
         # Asked of every file, for one that has no such footer is nothing that fossilray wrote.
-        source_attempt = answers.footer(entry.path).source_attempt
+        source_attempt = results.footer(entry.path).source_attempt
         if committed is None:
             return True
         made_by = read_footer(

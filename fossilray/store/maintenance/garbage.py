@@ -47,7 +47,7 @@ class GarbageReport:
     pending: tuple[FileEntry, ...]
     """Objects files that waited for a driver long gone, deleted; their arrays go the next time."""
     outdated: tuple[str, ...]
-    """Files of answers about objects that were made anew since, deleted."""
+    """Files of derived results about objects that were processed again since, deleted."""
     writes: int
     """Unfinished writes given up: multipart uploads, temporary files. Not counted in a dry run."""
     young: int
@@ -55,7 +55,7 @@ class GarbageReport:
     in_use: int
     """Old arrays kept because their attempt has time left, or a pending file names them."""
     unclear: int
-    """Arrays kept because their slide's commit cannot be read; verify says more."""
+    """Arrays kept because their slide's commit cannot be read; `fossilray verify` reports the details."""
     foreign: tuple[str, ...] = ()
     """Folders among the arrays that fossilray did not make, or that hold something else; left alone."""
     links: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ def collect_garbage(
     dry_run: bool = False,
     now: datetime | None = None,
 ) -> GarbageReport:
-    """Delete what nobody will commit any more, of that age: arrays, pending files, outdated answers, half writes.
+    """Delete arrays, pending files, outdated derived results and half-written files that no process will commit.
 
     The age of arrays is that of their youngest file. deadline_minutes: the longest an attempt may take
     (`workers.deadline_minutes`). now: another clock than the store's own.
@@ -83,10 +83,10 @@ def collect_garbage(
     No link is followed: what lies behind one may be another run's, and what holds one is nothing that fossilray wrote.
 
     Raises:
-        RunNotFound: there is no run at this place.
+        RunNotFound: the folder holds no run.
         UsageError: it is a compacted dataset, or a run of another version of fossilray.
         AgeTooRecent: `older_than` is under twice an attempt's deadline.
-        StoreError: the store does not answer or refuses.
+        StoreError: the store cannot be read.
     """
     least = timedelta(minutes=2 * deadline_minutes)
     if older_than < least:
@@ -267,7 +267,7 @@ def _lines(report: GarbageReport) -> Iterator[str]:
         yield f"{act} {len(report.pending):,} pending files whose driver is gone; their arrays go the next time"
     if report.outdated:
         yield (
-            f"{act} {len(report.outdated):,} files of answers about objects that were made anew since; start "
+            f"{act} {len(report.outdated):,} files of answers about objects that were processed again since; start "
             "`fossilray embed` and `classify run` again"
         )
     if report.writes:
@@ -275,9 +275,9 @@ def _lines(report: GarbageReport) -> Iterator[str]:
     if report.young:
         yield f"kept {report.young:,} arrays that are not old enough"
     if report.in_use:
-        yield f"kept {report.in_use:,} arrays that somebody may still commit"
+        yield f"kept {report.in_use:,} arrays that another process may still commit"
     if report.unclear:
-        yield f"kept {report.unclear:,} arrays of slides whose commit cannot be read; `fossilray verify` says more"
+        yield f"kept {report.unclear:,} arrays of slides whose commit cannot be read; see `fossilray verify`"
 
 
 def _hours(age: timedelta) -> str:

@@ -1,4 +1,4 @@
-"""Arrays in a run directory, group by group, and what says that somebody may still commit them."""
+"""Arrays in a run directory, group by group, and what says that another process may still commit them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def require_run(store: RunStore) -> RunRecord:
     """The record of a run that may be verified and swept.
 
     Raises:
-        RunNotFound: there is no run at this place.
+        RunNotFound: the folder holds no run.
         RunMismatch: another version of fossilray made it.
         UsageError: it is a compacted dataset.
     """
@@ -105,7 +105,7 @@ class GatheredSummaries:
                 "slides/",
                 "lost",
                 f"slide {slide_id} was committed and its objects file is gone; start the same command again, which "
-                "makes it anew",
+                "processes it again",
             )
             for slide_id in sorted(self._row_of.keys() - set(commits))
         ]
@@ -126,6 +126,6 @@ class GatheredSummaries:
             return []
         message = (
             f"slides/ lacks {self._absent:,} committed slides and differs from the footers of {self._other:,}; "
-            "`fossilray verify RUN --rebuild` writes it anew"
+            "`fossilray verify RUN --rebuild` writes it again"
         )
         return [VerifyFinding("", "slides/", "summaries", message)]

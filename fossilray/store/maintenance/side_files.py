@@ -26,7 +26,7 @@ def check_side_files(log: AttemptLog, *, deep: bool) -> Iterator[VerifyFinding]:
     deep: pictures, and records of attempts at committed slides, which are many, are read too.
 
     Raises:
-        StoreUnreachable: the store does not answer.
+        StoreUnreachable: the store cannot be reached.
     """
     yield from _check(log, log.files.find("drivers"), "heartbeat", _check_heartbeat)
     yield from _check(log, log.files.find(PENDING), "pending", _check_pending)

@@ -65,7 +65,7 @@ def check_slide(store: RunStore, path: str, *, run_digest: str | None, deep: boo
     decoded, instead of footer, metadata and sizes alone.
 
     Raises:
-        StoreUnreachable: the store does not answer.
+        StoreUnreachable: the store cannot be reached.
     """
     slide_id = slide_of(path)
     try:
@@ -198,7 +198,7 @@ def _redo(objects: str, path: str, kind: FindingKind, what: str) -> VerifyFindin
     message = (
         f"{path} {what}; move {objects} out of objects/ and start the same command again, which makes the "
     )
-    return VerifyFinding(slide_of(objects), path, kind, message + "slide anew")
+    return VerifyFinding(slide_of(objects), path, kind, message + "slide again")
 
 
 def _unread(slide_id: str, path: str, error: Exception) -> VerifyFinding:

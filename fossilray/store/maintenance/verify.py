@@ -15,7 +15,7 @@ from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import Attempt, SlideSummary
 from fossilray.core.text import counted, format_bytes, strip_control_characters
 from fossilray.store.files.base import READ_THREADS
-from fossilray.store.maintenance.derived import check_derived, list_answers_files
+from fossilray.store.maintenance.derived import check_derived, list_derived_files
 from fossilray.store.maintenance.orphans import ArrayGroup, list_array_groups, list_pending, may_still_commit
 from fossilray.store.maintenance.run_check import (
     GatheredSummaries,
@@ -61,16 +61,16 @@ class VerifyReport:
     findings: tuple[VerifyFinding, ...]
     """What should not be so, by slide_id."""
     orphans: tuple[ArrayGroup, ...]
-    """Arrays that no commit names and nobody is at work on; `fossilray gc` deletes them."""
+    """Arrays that no commit names and no process is at work on; `fossilray gc` deletes them."""
     counts: SlideCounts
     half_attempts: tuple[Attempt, ...]
     """Attempts at uncommitted slides that neither committed nor failed."""
     pending: int
     """Objects files that wait for the only writer (`store.single_writer`)."""
-    answers: int
-    """Files of what later jobs said of the objects, each compared with its slide."""
+    derived_files: int
+    """Files of results that later jobs derived from the objects, each compared with its slide."""
     rebuilt: int | None
-    """Slides whose summaries were written anew; None where that was not asked for, or not possible."""
+    """Slides whose summaries were written again; None where that was not asked for, or not possible."""
     seconds: float
 
     @property
@@ -86,23 +86,23 @@ def verify_run(
     rebuild: bool = False,
     display: Callable[[int, int], None] | None = None,
 ) -> VerifyReport:
-    """Compare all that a run directory holds; nothing is written unless `rebuild` asks for slides/ anew.
+    """Compare all that a run directory holds; nothing is written unless `rebuild` asks for slides/ again.
 
     deep: read and decode every array and every row. display: told slides done and slides in all.
     Safe while a job runs: what was committed meanwhile may be left out.
 
     Raises:
-        RunNotFound: there is no run at this place.
+        RunNotFound: the folder holds no run.
         UsageError: it is a compacted dataset, or a run of another version of fossilray.
-        StoreError: the store does not answer, or refuses one slide after the other.
+        StoreError: the store cannot be reached, or refuses one slide after the other.
     """
     began_s = time.monotonic()
     run_digest, findings = _read_run(store)
     # In this order: arrays whose slide is committed between the two listings are then no orphans.
     with_arrays = store.files.names(ARRAYS)
     pending = list_pending(store)
-    # Before the commits as well: answers that were listed are about slides that were committed by then.
-    answers, damaged = list_answers_files(store)
+    # Before the commits as well: derived results that were listed are about slides that were committed by then.
+    results, damaged = list_derived_files(store)
     commits, stray = list_commits(store)
     findings += stray + damaged
     findings += compare_catalog(store, commits)
@@ -119,7 +119,7 @@ def verify_run(
         seen[checked.slide_id] = checked.summary
         if checked.summary is not None:
             summaries.compare(checked.summary)
-    findings += check_derived(answers, seen, deep=deep)
+    findings += check_derived(results, seen, deep=deep)
     findings += check_side_files(store.attempts, deep=deep)
     for groups in map_in_chunks(partial(list_array_groups, store), uncommitted, threads=READ_THREADS):
         loose += groups
@@ -144,7 +144,7 @@ def verify_run(
         counts=states.counts,
         half_attempts=states.open_attempts,
         pending=len(pending),
-        answers=len(answers),
+        derived_files=len(results),
         rebuilt=rebuilt,
         seconds=time.monotonic() - began_s,
     )
@@ -238,8 +238,8 @@ def _facts(report: VerifyReport) -> Iterable[tuple[str, str]]:
     if report.half_attempts:
         yield "begun", f"{len(report.half_attempts):,} attempts without an end on record"
     yield "arrays", format_bytes(report.arrays_bytes)
-    if report.answers:
-        yield "answers", f"{report.answers:,} slides' predictions and embeddings of later jobs"
+    if report.derived_files:
+        yield "answers", f"{report.derived_files:,} slides' predictions and embeddings of later jobs"
     if report.orphans:
         left = format_bytes(sum(group.bytes for group in report.orphans))
         yield (
@@ -249,7 +249,7 @@ def _facts(report: VerifyReport) -> Iterable[tuple[str, str]]:
     if report.pending:
         yield "pending", f"{report.pending:,} slides wait for their driver to commit them"
     if report.rebuilt is not None:
-        yield "slides/", f"written anew from the footers of {report.rebuilt:,} slides"
+        yield "slides/", f"written again from the footers of {report.rebuilt:,} slides"
     yield "took", f"{report.seconds:,.1f} s"
 
 

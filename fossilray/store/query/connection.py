@@ -39,8 +39,8 @@ from fossilray.store.query.damaged_views import (
 )
 from fossilray.store.query.vectors import VectorReader, gather_rows
 from fossilray.store.query.views import (
-    answer_types,
     derived_sql,
+    derived_types,
     escape_glob,
     object_types,
     objects_sql,
@@ -142,7 +142,7 @@ def create_objects_view(
 
 
 def create_derived_views(con: Connection, store: RunStore) -> None:
-    """Let the views `predictions` and `embeddings` hold what later jobs said of the objects, under all names.
+    """Create the views `predictions` and `embeddings` of all derived results, under all names.
 
     They join `objects` by slide_id and object_id.
     """
@@ -153,7 +153,7 @@ def create_derived_views(con: Connection, store: RunStore) -> None:
             partial(_named_checks, listed),
             store.left_out,
             irregular=partial(_named_irregular, listed),
-            types=answer_types(kind),
+            types=derived_types(kind),
         )
         _create_view(con, kind, view)
 
@@ -254,13 +254,13 @@ def _create_view(con: Connection, name: str, view: CheckedView) -> None:
 
 def _named_checks(listed: Sequence[DerivedListing]) -> dict[str, Check]:
     return {
-        f"{one.answers.name}/{path}": check for one in listed for path, check in derived_checks(one).items()
+        f"{one.results.name}/{path}": check for one in listed for path, check in derived_checks(one).items()
     }
 
 
 def _named_irregular(listed: Sequence[DerivedListing]) -> list[str]:
     return [
-        f"{listing.answers.name}/{path}" for listing in listed for path in listing.answers.files.irregular("")
+        f"{listing.results.name}/{path}" for listing in listed for path in listing.results.files.irregular("")
     ]
 
 
@@ -353,7 +353,7 @@ def _open_duckdb(store: RunStore) -> Connection:
         ":memory:",
         config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"},
     )
-    # The answers to a dataset's objects are in its run, which may be elsewhere.
+    # The derived results to a dataset's objects are in its run, which may be elsewhere.
     homes = {home.url.partition("://")[0]: home for home in (source_run(store), store) if is_remote(home.url)}
     for home in homes.values():
         con.register_filesystem(home.filesystem)

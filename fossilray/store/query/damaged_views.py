@@ -182,6 +182,6 @@ def _check_objects(store: RunStore, path: str, whole: bool) -> None:
 
 def _check_derived(listed: DerivedListing, path: str, whole: bool) -> None:
     if whole:
-        listed.answers.read_file(path)
+        listed.results.read_file(path)
     else:
-        listed.answers.footer(path)
+        listed.results.footer(path)

@@ -71,7 +71,7 @@ def check_runs(stores: Sequence[RunStore]) -> None:
 
     Raises:
         UsageError: none was named, one has no embeddings, their backbones differ, or they share slides.
-        RunNotFound: there is no run at one of the places.
+        RunNotFound: one of the folders holds no run.
     """
     if not stores:
         raise UsageError("no run was named; give run directories or compacted datasets")

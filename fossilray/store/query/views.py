@@ -32,14 +32,14 @@ def objects_sql(
 def derived_sql(
     kind: DerivedKind, listed: Sequence[DerivedListing], *, without: Collection[str] = frozenset()
 ) -> str:
-    """All answers of a kind under their names: the first column is `head` of predictions, `name` of embeddings.
+    """All derived results of a kind under their names: the first column is `head` of predictions, `name` of embeddings.
 
     without: files that are not read, as <name>/<file>.
     """
-    columns, name_column = _answer_columns(kind), "head" if kind == "predictions" else "name"
+    columns, name_column = _derived_columns(kind), "head" if kind == "predictions" else "name"
     parts = [
-        f"SELECT {quote(one.answers.name)} AS {name_column}, * FROM "
-        f"({_filled(columns, one, _answer_places(one, without))})"
+        f"SELECT {quote(one.results.name)} AS {name_column}, * FROM "
+        f"({_filled(columns, one, _derived_urls(one, without))})"
         for one in listed
         if one.files
     ]
@@ -47,11 +47,11 @@ def derived_sql(
     return " UNION ALL ".join(parts or [nothing])
 
 
-def _answer_places(listed: DerivedListing, without: Collection[str]) -> list[str]:
+def _derived_urls(listed: DerivedListing, without: Collection[str]) -> list[str]:
     if not without:
-        return [_place(listed.answers.url) + "/*/*.parquet"]
-    kept = [path for path in sorted(listed.files.values()) if f"{listed.answers.name}/{path}" not in without]
-    return [_place(listed.answers.url, path) for path in kept]
+        return [_place(listed.results.url) + "/*/*.parquet"]
+    kept = [path for path in sorted(listed.files.values()) if f"{listed.results.name}/{path}" not in without]
+    return [_place(listed.results.url, path) for path in kept]
 
 
 def object_types() -> dict[str, str]:
@@ -59,9 +59,9 @@ def object_types() -> dict[str, str]:
     return _typed(OBJECTS_SCHEMA)
 
 
-def answer_types(kind: DerivedKind) -> dict[str, str]:
-    """DuckDB's types of the columns of one kind of answers."""
-    return _answer_columns(kind)
+def derived_types(kind: DerivedKind) -> dict[str, str]:
+    """DuckDB's types of the columns of one kind of derived results."""
+    return _derived_columns(kind)
 
 
 def with_genera_sql(
@@ -81,10 +81,10 @@ def with_genera_sql(
     kept = [
         path
         for path in map(listed.files.__getitem__, sorted(chosen))
-        if f"{listed.answers.name}/{path}" not in without
+        if f"{listed.results.name}/{path}" not in without
     ]
-    places = [_place(listed.answers.url, path) for path in kept]
-    predictions = _read(places, _typed(PREDICTIONS_SCHEMA), root=listed.answers.files.root)
+    places = [_place(listed.results.url, path) for path in kept]
+    predictions = _read(places, _typed(PREDICTIONS_SCHEMA), root=listed.results.files.root)
     return (
         "SELECT o.*, p.genus, p.score AS genus_score, p.entropy AS genus_entropy, p.genus_2, "
         "p.score_2 AS genus_2_score "
@@ -128,20 +128,20 @@ def _read(places: Sequence[str], columns: Mapping[str, str], *, root: str) -> st
 
 
 def _filled(columns: Mapping[str, str], listed: DerivedListing, places: Sequence[str]) -> str:
-    """These columns of answers, null where their files do not have them."""
-    if listed.answers.record.kind == "embeddings":
-        return _read(places, columns, root=listed.answers.files.root)
-    held = set(listed.answers.record.schema.names)
+    """These columns of derived results, null where their files do not have them."""
+    if listed.results.record.kind == "embeddings":
+        return _read(places, columns, root=listed.results.files.root)
+    held = set(listed.results.record.schema.names)
     there = {name: kind for name, kind in columns.items() if name in held}
     named = [name if name in held else f"NULL::{kind} AS {name}" for name, kind in columns.items()]
-    return f"SELECT {', '.join(named)}, well FROM ({_read(places, there, root=listed.answers.files.root)})"
+    return f"SELECT {', '.join(named)}, well FROM ({_read(places, there, root=listed.results.files.root)})"
 
 
 def _place(url: str, name: str = "") -> str:
     return escape_glob(f"{url}/{name}" if name else url)
 
 
-def _answer_columns(kind: DerivedKind) -> dict[str, str]:
+def _derived_columns(kind: DerivedKind) -> dict[str, str]:
     if kind == "predictions":
         return _typed(CALIBRATED_PREDICTIONS_SCHEMA)
     return {"slide_id": "VARCHAR", "object_id": "INTEGER", "embedding": "FLOAT[]"}
