@@ -370,7 +370,7 @@ def test_a_place_that_is_not_free_is_left_as_it_is(run: RunStore, dataset: RunSt
 def test_a_run_is_not_compacted_into_itself(run: RunStore, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(run.root)
     for place in (run.root, f"{run.root}/below", f"{run.root}/objects/../x", tmp_path / "link" / "x"):
-        with pytest.raises(UsageError, match="choose a place beside it"):
+        with pytest.raises(UsageError, match="choose a folder beside it"):
             compact(run, place)
 
 
@@ -441,7 +441,7 @@ def test_a_run_in_an_object_store_is_compacted_like_one_on_a_disk(
     assert np.array_equal(load_crops(dataset, chosen), load_crops(remote, chosen))
     with pytest.raises(UsageError, match="finished dataset"):
         compact_run(remote, place, access=config)
-    with pytest.raises(UsageError, match="choose a place beside it"):
+    with pytest.raises(UsageError, match="choose a folder beside it"):
         compact_run(remote, f"{url}/dataset", access=config)
 
 

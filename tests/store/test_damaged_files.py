@@ -258,7 +258,7 @@ def test_an_index_whose_shards_have_no_checksums_is_read_and_checked(world: Path
     positions = sorted((tmp_path / "index" / "data").glob("*/positions"))[0]
     positions.write_bytes(bytes(len(positions.read_bytes())))
     answer = CliRunner().invoke(app, ["verify", str(tmp_path / "index"), "--deep"], env={"COLUMNS": "400"})
-    assert "names a position that is named already" in answer.output
+    assert "repeats a position" in answer.output
 
 
 def test_only_runs_are_mended_by_verify(world: Path) -> None:

@@ -184,7 +184,7 @@ SHALLOW: list[tuple[Callable[[RunStore], None], set[tuple[str, str]], str]] = [
 DEEP: list[tuple[Callable[[RunStore], None], set[tuple[str, str]], str]] = [
     (flip_a_page, {(SLIDE, "objects")}, f"{SLIDE}.parquet"),
     (swap_boxes, {(SLIDE, "objects")}, "a box without area in 40 rows"),
-    (shuffle_rows, {(SLIDE, "objects")}, "an object_id that is not its place in 2 rows"),
+    (shuffle_rows, {(SLIDE, "objects")}, "an object_id that is not its index in 2 rows"),
     (lose_measures, {(SLIDE, "objects")}, "where 3 crops failed"),
     (leave_the_slide, {(SLIDE, "objects")}, "a box outside the slide"),
     (flip_an_index, {(SLIDE, "checksum"), (SLIDE, "crops")}, "crops/c/0/0/0/0"),

@@ -84,24 +84,24 @@ def compact_run(
 ) -> CompactReport:
     """Make a dataset at `to` of what is committed in a run now, and announce it once it equals the run.
 
-    Memory holds a row group and a few slides. What an earlier try left at `to` unfinished is replaced.
+    Memory holds a row group and a few slides. An unfinished dataset at `to` is replaced.
     embeddings: their vectors too, as halves, in files beside the objects.
 
     Raises:
         RunNotFound: the folder holds no run.
         UsageError: `to` is not free, or lies in the run, or the run has no embeddings, or is itself a dataset.
-        StoreError: the run is damaged, or the dataset's place refuses or alters what is written.
+        StoreError: the run is damaged, or the destination refuses or alters what is written.
     """
     began, compacted_at = time.monotonic(), utc_now()
     target = open_files(to, access)
     _check_request(store, target, slides_per_file=slides_per_file, embeddings=embeddings)
     source = RunSnapshot(store, display)
-    record = DatasetDestination.announced(target, store.url, embeddings=embeddings)
+    record = DatasetDestination.published(target, store.url, embeddings=embeddings)
     if record is None:
         DatasetDestination.check_free(target)
         with hold_folder(target, "`fossilray compact`") as claim:
-            place = DatasetDestination.take(target, store.url, claim)
-            record = _write(source, target, place, compacted_at, slides_per_file, embeddings=embeddings)
+            destination = DatasetDestination.claim_folder(target, store.url, claim)
+            record = _write(source, target, destination, compacted_at, slides_per_file, embeddings=embeddings)
     DatasetDestination.tidy(target)
     made = [file for file in record.files if file.path.startswith((f"{OBJECTS}/", f"{EMBEDDINGS}/"))]
     return CompactReport(
@@ -120,7 +120,7 @@ def compact_run(
 def _write(
     source: RunSnapshot,
     target: Files,
-    place: DatasetDestination,
+    destination: DatasetDestination,
     compacted_at: str,
     slides_per_file: int,
     *,
@@ -130,7 +130,7 @@ def _write(
     files: list[DatasetFile] = []
     dimension = source.dimension() if embeddings else None
     for planned in _plan_files(source, slides_per_file):
-        place.check()
+        destination.require_claim()
         vectors: list[SlideEmbeddings] = []
         files.append(
             write_multi_slide_file(
@@ -154,7 +154,7 @@ def _write(
         embedding_dimension=dimension,
         files=(*files, *_write_tables(source, target)),
     )
-    place.announce(record)
+    destination.publish(record)
     return record
 
 
@@ -182,7 +182,7 @@ def _check_request(store: RunStore, target: Files, *, slides_per_file: int, embe
         )
     inside, outside = PurePosixPath(_resolved(target)), PurePosixPath(_resolved(store.files))
     if inside.is_relative_to(outside):
-        raise UsageError(f"{target.url} lies in the run {store.url} itself; choose a place beside it")
+        raise UsageError(f"{target.url} lies in the run {store.url} itself; choose a folder beside it")
 
 
 def _resolved(files: Files) -> str:

@@ -1,4 +1,4 @@
-"""The place where a dataset is made: taken, watched, and announced in one act."""
+"""The folder that a dataset is written to: claimed first, published by one create at the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fossilray.store.run.layout import OBJECTS
 
 @dataclass(frozen=True)
 class DatasetDestination:
-    """Where a dataset is made: ours until another process's token stands there."""
+    """A folder claimed for a dataset, until another process writes its own token there."""
 
     files: Files
     token: bytes
@@ -31,45 +31,45 @@ class DatasetDestination:
 
     @staticmethod
     def check_free(files: Files) -> bool:
-        """Whether an unfinished try left something there.
+        """Return whether the folder holds an unfinished dataset; it is empty otherwise.
 
         Raises:
-            UsageError: the place holds a finished dataset, or something that is none.
+            UsageError: the folder holds a finished dataset, or files of another kind.
         """
-        there = set(files.names("")) - {TEMPORARY, PROBE_FILES, CLAIMS}
-        if DATASET_JSON in there:
+        names = set(files.names("")) - {TEMPORARY, PROBE_FILES, CLAIMS}
+        if DATASET_JSON in names:
             raise UsageError(
-                f"{files.url} holds a finished dataset; choose another place, or delete that one first"
+                f"{files.url} holds a finished dataset; choose another folder, or delete that dataset first"
             )
-        if there and UNFINISHED_JSON not in there:
+        if names and UNFINISHED_JSON not in names:
             raise UsageError(
-                f"{files.url} is not empty and holds no unfinished dataset; choose a new place with --to"
+                f"{files.url} is not empty and holds no unfinished dataset; choose a new folder with --to"
             )
-        if there:
+        if names:
             check_unfinished(files)
-        return bool(there)
+        return bool(names)
 
     @staticmethod
-    def take(files: Files, source: str, claim: Claim) -> DatasetDestination:
-        """Make the place ours and remove what an unfinished try left there.
+    def claim_folder(files: Files, source: str, claim: Claim) -> DatasetDestination:
+        """Claim the folder and remove an unfinished dataset from it.
 
         Raises:
-            UsageError: it holds a finished dataset, or something that is none.
-            ConditionalCreateUnsupported: the store could not announce a dataset in one act.
+            UsageError: the folder holds a finished dataset, or files of another kind.
+            ConditionalCreateUnsupported: the store could not publish a dataset by one create.
         """
         is_begun = DatasetDestination.check_free(files)
         if not files.single_writer:
             check_conditional_create(files)
         stated = {"token": secrets.token_hex(8), "source": source, "began_at": utc_now()}
-        place = DatasetDestination(files, json.dumps(stated, indent=2).encode() + b"\n", claim)
-        files.write(UNFINISHED_JSON, place.token)
+        destination = DatasetDestination(files, json.dumps(stated, indent=2).encode() + b"\n", claim)
+        files.write(UNFINISHED_JSON, destination.token)
         if is_begun:
             remove_unfinished(files)
             files.abort_uploads(files.clock())
-        return place
+        return destination
 
-    def check(self) -> None:
-        """Make sure that no other process has taken the place."""
+    def require_claim(self) -> None:
+        """Require that no other process has claimed the folder."""
         self.claim.check()
         try:
             ours = self.files.read(UNFINISHED_JSON) == self.token
@@ -78,11 +78,11 @@ class DatasetDestination:
         if not ours:
             raise UsageError(
                 f"{self.files.url} was taken over by another `fossilray compact`; let that one finish, or use "
-                "another place"
+                "another folder"
             )
 
-    def announce(self, record: DatasetRecord) -> None:
-        """Make the dataset visible as one, if all its files are there as they were written."""
+    def publish(self, record: DatasetRecord) -> None:
+        """Publish the dataset, if the store has all its files as they were written."""
         expected = {file.path: file.bytes for file in record.files}
         found = {
             entry.path: entry.bytes
@@ -99,27 +99,27 @@ class DatasetDestination:
                 f"{self.files.url}/{differing[0]} and {len(differing) - 1} more files changed while the dataset was "
                 "made; check that no other process writes there, and start the same command again"
             )
-        self.check()
+        self.require_claim()
         content = record.to_json()
-        # An answer that got lost makes our own dataset look like another process's.
+        # After a lost response a retry reports that the file exists; its content tells the two apart.
         if not self.files.create(DATASET_JSON, content) and self.files.read(DATASET_JSON) != content:
             raise UsageError(
                 f"{self.files.url} was finished by another `fossilray compact` meanwhile; use that dataset, or "
-                "another place"
+                "another folder"
             )
 
     @staticmethod
-    def announced(files: Files, source: str, *, embeddings: bool) -> DatasetRecord | None:
-        """The dataset of this run that a try announced just before it was cut short; None where there is none."""
+    def published(files: Files, source: str, *, embeddings: bool) -> DatasetRecord | None:
+        """The dataset of this run that was published just before its process was killed; None if there is none."""
         if not {DATASET_JSON, UNFINISHED_JSON} <= set(files.names("")):
             return None
         record = DatasetRecord.from_json(files.read(DATASET_JSON), url=files.url)
-        is_asked = record.source == source and (record.embedding_dimension is not None) == embeddings
-        return record if is_asked else None
+        is_same = record.source == source and (record.embedding_dimension is not None) == embeddings
+        return record if is_same else None
 
     @staticmethod
     def tidy(files: Files) -> None:
-        """Delete what only the making of a dataset needed; the sign that it was going on comes last."""
+        """Delete the files that only the writing needed; the mark of an unfinished dataset is deleted last."""
         remove_spares(files)
         if not files.links(CLAIMS):
             files.delete(CLAIMS)

@@ -41,10 +41,10 @@ def write_multi_slide_file(
     Raises:
         StoreError: the store refuses the file, or what it gives back differs.
     """
-    told: dict[str, _Digest] = {}
+    digests: dict[str, _Digest] = {}
     with stream_to(files, path) as sink:
-        _write_groups(sink, schema, _digested(slides, told), group_rows)
-    written = {slide_id: digest.value() for slide_id, digest in told.items()}
+        _write_groups(sink, schema, _digested(slides, digests), group_rows)
+    written = {slide_id: digest.value() for slide_id, digest in digests.items()}
     read = _read_back(files, path)
     if read != written:
         differing = sorted(
@@ -58,8 +58,8 @@ def write_multi_slide_file(
         )
     return DatasetFile(
         path=path,
-        slides=tuple(told),
-        rows=sum(digest.rows for digest in told.values()),
+        slides=tuple(digests),
+        rows=sum(digest.rows for digest in digests.values()),
         bytes=sink.bytes,
         sha256=sink.sha256,
     )

@@ -25,14 +25,14 @@ def check_unfinished(files: Files) -> None:
     """
     if not _is_mark(files.read(UNFINISHED_JSON)):
         raise UsageError(
-            f"{files.url}/{UNFINISHED_JSON} was not written by `fossilray compact`; choose a new place with --to"
+            f"{files.url}/{UNFINISHED_JSON} was not written by `fossilray compact`; choose a new folder with --to"
         )
     links = [link for name in (*_FOLDERS, *_FILES) for link in files.links(name)]
     foreign = links or [path for name in _FOLDERS for path in files.find(name) if not _MADE.fullmatch(path)]
     if foreign:
         raise UsageError(
             f"{files.url}/{foreign[0]} was not made by `fossilray compact`, and the unfinished dataset there would be "
-            "replaced; move it away, or choose a new place with --to"
+            "replaced; move it away, or choose a new folder with --to"
         )
 
 

@@ -243,7 +243,7 @@ class DerivedStore:
         footer = parse_record(DerivedFooter, stated(metadata, FOOTER_KEY, role), role)
         if (footer.slide_id, footer.answers) != (slide_of(path), self.record.digest):
             raise role.damaged(
-                f"its footer names slide {footer.slide_id} and the record {footer.answers[:12]}"
+                f"its footer is that of slide {footer.slide_id}, by the record {footer.answers[:12]}"
             )
         if footer.rows != metadata.num_rows:
             raise role.damaged(f"it has {metadata.num_rows:,} rows, and its footer counts {footer.rows:,}")

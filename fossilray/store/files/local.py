@@ -1,4 +1,4 @@
-"""A run directory's files on a disk, written below `.tmp` and moved into place."""
+"""Files of a run directory on a disk: written below `.tmp`, then renamed or linked."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class LocalFiles:
         self.root = self.url = str(self._root)
         self.options: dict[str, Any] = {}
         self.mark: str | None = None
-        """A file that is there as long as the directory is; without it the disk or the share is not mounted.
+        """A file that every such directory has; without it the disk or the share is not mounted.
 
-        Else what is written would lie below an empty mount point, and disappear when the share is back.
+        Files written then would be below an empty mount point, and hidden when the share is mounted again.
         """
 
     def read(self, path: str) -> bytes:
-        with self._told("read", path):
+        with self._translated("read", path):
             return read_regular(f"{self.root}/{path}")
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        with self._told("read", path):
+        with self._translated("read", path):
             # A pathlib.Path and a buffer would cost as much as the read itself.
             file = open_descriptor(f"{self.root}/{path}")
             try:
@@ -58,22 +58,22 @@ class LocalFiles:
                 os.close(file)
 
     def read_tail(self, path: str, size: int) -> bytes:
-        with self._told("read", path), open_regular(f"{self.root}/{path}") as file:
+        with self._translated("read", path), open_regular(f"{self.root}/{path}") as file:
             file.seek(-min(size, file.seek(0, os.SEEK_END)), os.SEEK_END)
             return file.read()
 
     def write(self, path: str, content: bytes) -> None:
-        with self._told("write to"), self._spare_file(content) as spare:
+        with self._translated("write to"), self._spare_file(content) as spare:
             self._in_folder_of(path, spare.replace)
 
     def create(self, path: str, content: bytes) -> bool:
-        with self._told("write to"), self._spare_file(content) as spare:
+        with self._translated("write to"), self._spare_file(content) as spare:
             return self._in_folder_of(path, lambda target: self._create(spare, target))
 
     def find(self, folder: str) -> list[str]:
-        with self._told("list"):
+        with self._translated("list"):
             self._check_mark()
-            # Plain strings: a run of 150,000 slides is listed at every start, and paths cost thrice as much.
+            # Plain strings: a run of 150,000 slides is listed at every start, and Path objects take thrice the time.
             return sorted(
                 f"{above}/{name}"[len(self.root) + 1 :]
                 for above, below, names in os.walk(self._folder(folder), onerror=_raise_unless_absent)
@@ -81,10 +81,10 @@ class LocalFiles:
             )
 
     def entries(self, folder: str) -> list[FileEntry]:
-        with self._told("list"):
+        with self._translated("list"):
             found = []
             for path in self.find(folder):
-                # Whoever lists while others work finds names whose files are gone a moment later.
+                # Other processes delete files while this one lists them.
                 with suppress(FileNotFoundError):
                     stat = os.stat(f"{self.root}/{path}")  # noqa: PTH116 (paths cost more)
                     modified = datetime.fromtimestamp(stat.st_mtime, UTC)
@@ -92,7 +92,7 @@ class LocalFiles:
             return found
 
     def names(self, folder: str) -> list[str]:
-        with self._told("list"):
+        with self._translated("list"):
             self._check_mark()
             try:
                 return sorted(os.listdir(self._folder(folder)))  # noqa: PTH208 (paths cost more)
@@ -100,21 +100,21 @@ class LocalFiles:
                 return []
 
     def delete(self, path: str) -> None:
-        with self._told("delete from"), suppress(FileNotFoundError):
+        with self._translated("delete from"), suppress(FileNotFoundError):
             self._check_mark()
             delete_below(self._root, path)
 
     def links(self, folder: str) -> list[str]:
-        with self._told("list"):
+        with self._translated("list"):
             return links_below(self._root, folder)
 
     def irregular(self, folder: str) -> list[str]:
-        with self._told("list"):
+        with self._translated("list"):
             found = _irregular_below(self._folder(folder))
             return sorted(path[len(self.root) + 1 :] for path in found)
 
     def clock(self) -> datetime:
-        with self._told("write to"):
+        with self._translated("write to"):
             # Named as half-written files are, so that `tidy` deletes it where this process is killed.
             probe, number = self._begin_spare(PROBE_FILES)
             try:
@@ -178,9 +178,9 @@ class LocalFiles:
         return True
 
     @contextmanager
-    def _told(self, act: str, path: str = "") -> Iterator[None]:
-        """`told`, and an absent file in a directory that is away itself is no absence."""
-        # Permissions of one file, or a folder in its place, are that file's own: readers of many go on without it.
+    def _translated(self, act: str, path: str = "") -> Iterator[None]:
+        """Translate errors; a missing file in a directory that is not mounted is a StoreUnreachable."""
+        # An unreadable file, or a folder instead of it, concerns that file only: readers of many files pass over it.
         with translate_errors(
             f"{self.url}/{path}" if path else self.url, act, refusal=DamagedFile if path else StoreError
         ):
@@ -224,7 +224,7 @@ class LocalFiles:
     def _spare_file(self, content: bytes) -> Iterator[Path]:
         spare, number = self._begin_spare(TEMPORARY)
         try:
-            # Held while it has its name, so that no process takes it for one of a dead process.
+            # The lock is held as long as the name exists, so that other processes see that the writer runs.
             with os.fdopen(number, "wb") as file:
                 file.write(content)
                 file.flush()
@@ -240,13 +240,13 @@ class LocalFiles:
 
 
 def _raise_unless_absent(error: OSError) -> None:
-    """os.walk would leave out what it cannot list; only what another process has deleted meanwhile may be."""
+    """Raise what os.walk would pass over in silence; only folders that were deleted meanwhile may be missing."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 
 
 def _in_place_of_files(above: str, folders: list[str]) -> list[str]:
-    """Folders where files should be: readers then name them, instead of missing what the file held in silence."""
+    """Folders in place of files, which readers report instead of passing over them."""
     if above.rpartition("/")[2] in FOLDERS_OF_SLIDES:
         return []
     return [name for name in folders if name.endswith((".parquet", ".json"))]
@@ -268,7 +268,7 @@ def _irregular_below(folder: str) -> Iterator[str]:
 
 
 def _expect_no_order(file: int) -> None:
-    """Keep the system from reading on where nothing more will be asked for."""
+    """Disable read-ahead by the system: the next reads are elsewhere."""
     if hasattr(os, "posix_fadvise"):  # not on macOS
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
 

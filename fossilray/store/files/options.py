@@ -1,4 +1,4 @@
-"""How object stores are reached through fsspec: what its filesystems are told, and what their faults mean.
+"""Access to object stores through fsspec: options of its filesystems, and the classes of their errors.
 
 S3 repeats requests inside botocore (retry mode `standard`: waits that double and vary, up to 20 s), gs:// and
 az:// inside their own libraries. `tries` and `timeout_s` are AccessConfig's.
@@ -20,11 +20,11 @@ AZURE = ("az", "abfs", "abfss")
 CONNECTIONS = 64
 """Connections kept to one endpoint; botocore's own 10 would queue our readers and the parts of an upload."""
 
-S3FS_TRIES = 1
-"""s3fs would try some faults 5 times over, those of a read 25 times, around all of botocore's tries."""
+S3FS_ATTEMPTS = 1
+"""s3fs would retry some errors 5 times and those of a read 25 times, around all of botocore's retries."""
 
-READERS_TRIES = 3
-"""But no other process repeats an answer that broke off under a library that reads through fsspec by itself."""
+READERS_ATTEMPTS = 3
+"""Retries for libraries that read through fsspec themselves; botocore does not repeat an interrupted response."""
 
 LARGEST_PUT_BYTES = 5 * 2**30
 """The most that one PUT may carry in S3."""
@@ -34,28 +34,28 @@ EXTRAS = {**dict.fromkeys(GOOGLE, "gcs"), **dict.fromkeys(AZURE, "azure")}
 
 
 def remote_filesystem(protocol: str, access: AccessConfig) -> fsspec.AbstractFileSystem:
-    """fsspec's filesystem, told of retries and timeouts; no connection is made yet.
+    """Return fsspec's filesystem with retries and timeouts set; no connection is made yet.
 
     Raises:
-        ValueError: no process knows the protocol, or its library finds no account.
+        ValueError: the protocol is unknown, or its library finds no account.
         ImportError: its package is not installed.
     """
     filesystem = fsspec.filesystem(protocol, **remote_options(protocol, access))
     if protocol in S3:
-        filesystem.retries = S3FS_TRIES
+        filesystem.retries = S3FS_ATTEMPTS
     return filesystem
 
 
 def readers_filesystem(protocol: str, access: AccessConfig) -> fsspec.AbstractFileSystem:
-    """The same for libraries that read through fsspec by themselves, such as DuckDB."""
+    """Return the filesystem for libraries that read through fsspec themselves, such as DuckDB."""
     filesystem = fsspec.filesystem(protocol, skip_instance_cache=True, **remote_options(protocol, access))
     if protocol in S3:
-        filesystem.retries = READERS_TRIES
+        filesystem.retries = READERS_ATTEMPTS
     return filesystem
 
 
 def remote_options(protocol: str, access: AccessConfig) -> dict[str, Any]:
-    """What `fsspec.filesystem(protocol, **options)` is told; holds no secret."""
+    """Return the options of `fsspec.filesystem(protocol, **options)`; they hold no secret."""
     # A cached listing would hide what other machines have committed since.
     options: dict[str, Any] = {"use_listings_cache": False}
     if protocol in S3:
@@ -88,7 +88,7 @@ def remote_options(protocol: str, access: AccessConfig) -> dict[str, Any]:
 
 
 def create_options(protocol: str) -> dict[str, Any]:
-    """What `pipe_file` is told to create a file only if it is absent, in one request whatever its size."""
+    """Return the options by which `pipe_file` creates a file only if it is absent, in one request of any size."""
     # S3 sends If-None-Match: *, Google ifGenerationMatch=0; above two (one) chunks they would send parts.
     if protocol in S3:
         return {"mode": "create", "chunksize": LARGEST_PUT_BYTES // 2}
@@ -98,13 +98,13 @@ def create_options(protocol: str) -> dict[str, Any]:
 
 
 def read_options(protocol: str) -> dict[str, Any]:
-    """What `cat_file` is told to read a whole file in one request."""
-    # s3fs would ask for the size first, to read large files in parallel.
+    """Return the options by which `cat_file` reads a whole file in one request."""
+    # s3fs would request the size first, to read large files in parallel.
     return {"max_concurrency": 1} if protocol in S3 else {}
 
 
 def transport_errors(protocol: str) -> tuple[type[Exception], ...]:
-    """What a protocol's library raises beside OSError: no answer, no credentials, an answer that is none."""
+    """Return the errors of a protocol's library beside OSError: no response, an invalid one, no credentials."""
     if protocol in S3:
         from aiohttp import ClientError
         from botocore.exceptions import BotoCoreError
@@ -126,7 +126,7 @@ def transport_errors(protocol: str) -> tuple[type[Exception], ...]:
 
 
 def is_interrupted(error: Exception, protocol: str) -> bool:
-    """Whether an answer ended early or was 429, which no process beneath repeats."""
+    """Return whether a response ended early or was 429, which the libraries do not repeat."""
     if protocol not in S3:
         return False
     from aiobotocore.response import AioReadTimeoutError
@@ -138,7 +138,7 @@ def is_interrupted(error: Exception, protocol: str) -> bool:
 
 
 def is_retryable(error: Exception, protocol: str) -> bool:
-    """Whether the store may well answer later: throttled, a server's fault, no connection, too slow."""
+    """Return whether the request may succeed later: throttled, a server's error, no connection, a timeout."""
     status = http_status(error)
     if status is not None:
         return status in (408, 429) or (status >= 500 and status != 501)
@@ -146,19 +146,19 @@ def is_retryable(error: Exception, protocol: str) -> bool:
 
 
 def http_status(error: BaseException) -> int | None:
-    """The HTTP status that a library's error carries, if any."""
-    # s3fs raises an OSError whose cause is botocore's ClientError, which carries the answer.
+    """Return the HTTP status of a library's error, if it has one."""
+    # s3fs raises an OSError whose cause is botocore's ClientError, which has the response.
     response = getattr(error.__cause__, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        # gcsfs says code, azure says status_code.
+        # gcsfs names it code, azure status_code.
         status = getattr(error, "status_code", None) or getattr(error, "code", None)
     return status if isinstance(status, int) else None
 
 
 def first_sentence(error: BaseException) -> str:
-    """An error's first line without its full stop, and without anything that could be a credential."""
+    """Return an error's first line without its full stop, and without anything that could be a credential."""
     text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
     return without_secrets(text.splitlines()[0].strip().rstrip("."))
 

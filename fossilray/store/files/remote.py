@@ -29,7 +29,7 @@ from fossilray.store.files.options import (
     transport_errors,
 )
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 CONFLICT_TRIES = 8
 """S3 derived results 409 while another conditional PUT of the same key is under way, which settles within a second."""
@@ -38,7 +38,7 @@ KEYS_A_DELETE = 1000
 """The most that S3 takes in one request."""
 
 FIRST_WAIT_S = 1.0
-"""Longest wait before the first repetition that we see to ourselves; doubles up to 20 s, as botocore's do."""
+"""Longest wait before the first retry of this module; doubles up to 20 s, as botocore's waits do."""
 
 _AGE_KEYS = ("LastModified", "mtime", "last_modified")
 """What s3fs, gcsfs and adlfs call the time of a file's last change."""
@@ -60,16 +60,18 @@ class RemoteFiles:
 
     def read(self, path: str) -> bytes:
         options = read_options(self._protocol)
-        content: bytes = self._ask("read", lambda: self._filesystem.cat_file(self._full(path), **options))
+        content: bytes = self._retry("read", lambda: self._filesystem.cat_file(self._full(path), **options))
         return content
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         paths = [self._full(path)] * len(ranges)
         starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
-        return self._ask("read", lambda: self._filesystem.cat_ranges(paths, starts, stops, on_error="raise"))
+        return self._retry(
+            "read", lambda: self._filesystem.cat_ranges(paths, starts, stops, on_error="raise")
+        )
 
     def read_tail(self, path: str, size: int) -> bytes:
-        tail: bytes = self._ask("read", lambda: self._filesystem.cat_file(self._full(path), start=-size))
+        tail: bytes = self._retry("read", lambda: self._filesystem.cat_file(self._full(path), start=-size))
         return tail
 
     def write(self, path: str, content: bytes) -> None:
@@ -77,26 +79,26 @@ class RemoteFiles:
             try:
                 self._filesystem.pipe_file(self._full(path), content)
             except FileNotFoundError:
-                # The last answer of an upload in parts was lost, and asked again S3 knew no such upload any
-                # more; or there is no bucket, and this says so once more.
+                # Where the last response of a multipart upload was lost, S3 does not know the upload at the retry;
+                # where the bucket is missing, this fails again.
                 self._filesystem.pipe_file(self._full(path), content)
 
-        self._ask("write to", write)
+        self._retry("write to", write)
 
     def create(self, path: str, content: bytes) -> bool:
         full = self._full(path)
         if self.single_writer:
-            if self._ask("write to", lambda: self._filesystem.exists(full)):
+            if self._retry("write to", lambda: self._filesystem.exists(full)):
                 return False
             self.write(path, content)
             return True
         for attempt in range(CONFLICT_TRIES):
-            created = self._ask("write to", lambda: self._create_unless_contended(full, content))
+            created = self._retry("write to", lambda: self._create_unless_contended(full, content))
             if created is not None:
                 return created
             time.sleep(random.uniform(0.5, 1) * 0.05 * 2**attempt)
         raise StoreError(
-            f"{self.url} answers conflict to every try to create {path}; start the same command again"
+            f"{self.url} responds with a conflict to every attempt to create {path}; start the same command again"
         )
 
     def find(self, folder: str) -> list[str]:
@@ -110,7 +112,7 @@ class RemoteFiles:
 
     def names(self, folder: str) -> list[str]:
         try:
-            found = self._ask("list", lambda: self._filesystem.ls(self._full(folder), detail=False))
+            found = self._retry("list", lambda: self._filesystem.ls(self._full(folder), detail=False))
         except FileNotFoundError:
             return []
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
@@ -122,7 +124,7 @@ class RemoteFiles:
                 self._delete_from_s3(paths[start : start + KEYS_A_DELETE])
             return
         with suppress(FileNotFoundError):
-            self._ask("delete from", lambda: self._filesystem.rm(self._full(path), recursive=True))
+            self._retry("delete from", lambda: self._filesystem.rm(self._full(path), recursive=True))
 
     def links(self, folder: str) -> list[str]:
         return []
@@ -134,25 +136,27 @@ class RemoteFiles:
         path = f"{PROBE_FILES}/{secrets.token_hex(8)}"
         self.write(path, b"")
         try:
-            return _modified(self._ask("read", lambda: self._filesystem.info(self._full(path))))
+            return _modified(self._retry("read", lambda: self._filesystem.info(self._full(path))))
         finally:
             self.delete(path)
 
     def now(self) -> datetime:
         if self._protocol in S3:
             prefix = self.root.partition("/")[2] + "/"
-            answer = self._call_s3("list", "list_objects_v2", Prefix=prefix, MaxKeys=1)
-            stated = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-            if stated:
+            response = self._call_s3("list", "list_objects_v2", Prefix=prefix, MaxKeys=1)
+            date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+            if date:
                 with suppress(ValueError):
-                    return parsedate_to_datetime(stated).astimezone(UTC)
+                    return parsedate_to_datetime(date).astimezone(UTC)
         return datetime.now(UTC)
 
     def abort_uploads(self, before: datetime) -> int:
-        probes = [one for one in self.entries(PROBE_FILES) if one.modified < before and is_spare(one.path)]
-        for one in probes:
-            self.delete(one.path)
-        # Google and Azure forget uploads that no process ends after a week, by themselves.
+        probes = [
+            entry for entry in self.entries(PROBE_FILES) if entry.modified < before and is_spare(entry.path)
+        ]
+        for probe in probes:
+            self.delete(probe.path)
+        # Google and Azure abort unfinished uploads themselves after a week.
         uploads = self._uploads() if self._protocol in S3 else []
         stale = [upload for upload in uploads if upload["Initiated"] < before]
         for upload in stale:
@@ -166,9 +170,9 @@ class RemoteFiles:
         return f"{self.root}/{path}"
 
     def _listed(self, folder: str) -> list[tuple[str, dict[str, Any]]]:
-        """Every file below a folder, relative to the root, with what the listing says of it."""
+        """Every file below a folder, relative to the root, with its entry in the listing."""
         try:
-            found = self._ask("list", lambda: self._filesystem.find(self._full(folder), detail=True))
+            found = self._retry("list", lambda: self._filesystem.find(self._full(folder), detail=True))
         except FileNotFoundError:
             return []
         below = len(self.root) + 1
@@ -177,7 +181,7 @@ class RemoteFiles:
         ]
 
     def _create_unless_contended(self, full: str, content: bytes) -> bool | None:
-        """Whether the file was created; None if another process was about to."""
+        """Whether the file was created; None where another create of it is in progress."""
         try:
             self._filesystem.pipe_file(full, content, **create_options(self._protocol))
         except self._faults as error:
@@ -192,7 +196,7 @@ class RemoteFiles:
         return True
 
     def _uploads(self) -> list[dict[str, Any]]:
-        """Multipart uploads below the root that no process has ended yet."""
+        """Unfinished multipart uploads below the root."""
         prefix = self.root.partition("/")[2] + "/"
         found: list[dict[str, Any]] = []
         marker: dict[str, str] = {}
@@ -204,7 +208,7 @@ class RemoteFiles:
             marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def _delete_from_s3(self, paths: Sequence[str]) -> None:
-        """Delete files; s3fs would not say which of them S3 has kept."""
+        """Delete files; s3fs would not report the files that S3 has kept."""
         keys = [self._full(path).partition("/")[2] for path in paths]
         if len(keys) == 1:
             self._call_s3("delete from", "delete_object", Key=keys[0])
@@ -229,19 +233,19 @@ class RemoteFiles:
 
     def _call_s3(self, act: str, method: str, **arguments: Any) -> dict[str, Any]:
         bucket = self.root.partition("/")[0]
-        return self._ask(act, lambda: self._filesystem.call_s3(method, Bucket=bucket, **arguments))
+        return self._retry(act, lambda: self._filesystem.call_s3(method, Bucket=bucket, **arguments))
 
-    def _ask(self, act: str, ask: Callable[[], Answer]) -> Answer:
-        """The answer; what no library beneath repeats is asked for again."""
+    def _retry(self, act: str, request: Callable[[], Result]) -> Result:
+        """Return the result of a request; repeats what the libraries below do not."""
         with translate_errors(self.url, act, protocol=self._protocol):
             for attempt in range(self._tries - 1):
                 try:
-                    return ask()
+                    return request()
                 except self._faults as error:
                     if not is_interrupted(error, self._protocol):
                         raise
                 self._wait(attempt)
-            return ask()
+            return request()
 
     def _wait(self, attempt: int) -> None:
         time.sleep(random.random() * min(FIRST_WAIT_S * 2**attempt, 20))

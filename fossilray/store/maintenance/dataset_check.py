@@ -46,7 +46,9 @@ def check_dataset(files: Files, *, deep: bool) -> Iterator[VerifyFinding]:
     except StoreUnreachable:
         raise
     except (StoreError, FileNotFoundError) as error:
-        yield VerifyFinding("", DATASET_JSON, "record", _told(dataset_record(files.url).name, error))
+        yield VerifyFinding(
+            "", DATASET_JSON, "record", _describe_error(dataset_record(files.url).name, error)
+        )
         # Without the record each file is only compared with itself.
         listed = tuple(DatasetFile(path, (), -1, sizes[path], "") for path in sizes if _is_part(path))
     else:
@@ -76,7 +78,7 @@ def _check_file(files: Files, sizes: dict[str, int], file: DatasetFile, *, deep:
     except StoreUnreachable:
         raise
     except (StoreError, FileNotFoundError) as error:
-        return [VerifyFinding("", file.path, "unread", _told(file.path, error))]
+        return [VerifyFinding("", file.path, "unread", _describe_error(file.path, error))]
     return finding("rows", f"holds {rows:,} rows of {file.rows:,}") if file.rows not in (-1, rows) else []
 
 
@@ -89,7 +91,7 @@ def _unless_read(path: str, kind: FindingKind, read: Callable[[], object]) -> It
         yield VerifyFinding("", path, kind, f"{path}: {error}")
 
 
-def _told(name: str, error: Exception) -> str:
+def _describe_error(name: str, error: Exception) -> str:
     """What happened to a file, with its name and the remedy."""
     text = "it is gone" if isinstance(error, FileNotFoundError) else str(error)
     return text if name in text and _REMEDY in text else f"{name}: {text}; {_REMEDY}"

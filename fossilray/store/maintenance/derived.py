@@ -1,4 +1,4 @@
-"""Whether results that later jobs derived from a run's objects belongs to the objects that are committed now."""
+"""Checks of derived results against the objects that are committed, and deletion of outdated ones."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class DerivedFile:
 
     @property
     def whole_path(self) -> str:
-        """Relative to the run directory."""
-        return f"{derived_folder(self.answers.record.kind, self.answers.name)}/{self.path}"
+        """The path relative to the run directory."""
+        return f"{derived_folder(self.results.record.kind, self.results.name)}/{self.path}"
 
 
 def list_derived_files(store: RunStore) -> tuple[list[DerivedFile], list[VerifyFinding]]:
-    """The files of derived results of every kind and name, and the names whose answers.json is damaged."""
+    """List the files of derived results of every kind and name, and the names whose answers.json is damaged."""
     files: list[DerivedFile] = []
     findings: list[VerifyFinding] = []
     for kind in DERIVED_KINDS:
@@ -62,7 +62,7 @@ def check_derived(
     *,
     deep: bool,
 ) -> Iterator[VerifyFinding]:
-    """What is wrong with these files.
+    """Yield the damage of these files.
 
     commits: the summary in each committed slide's footer; None where it cannot be read. deep: every row is read.
 
@@ -84,16 +84,16 @@ def _check_file(
     if summary is None:
         return []  # the slide has a finding of its own
     try:
-        footer = file.answers.footer(file.path)
+        footer = file.results.footer(file.path)
         if footer.source_attempt != summary.attempt:
             return [_finding(file, "outdated", "is about objects that were processed again since")]
         odd = list(_compare_footer(file, footer, summary))
         if deep and not odd:
-            odd += _odd_rows(file.answers.read_file(file.path))
+            odd += _odd_rows(file.results.read_file(file.path))
     except StoreUnreachable:
         raise
     except FileNotFoundError:
-        odd = []  # listed and gone: a job processes it again
+        odd = []  # listed and gone: a job makes it again
     except StoreError as error:
         odd = [f"cannot be read ({error})"]
     return [_finding(file, "answers", what) for what in odd]
@@ -107,9 +107,9 @@ def _compare_footer(file: DerivedFile, footer: DerivedFooter, summary: SlideSumm
 
 
 def _odd_rows(table: pa.Table) -> Iterator[str]:
-    """What contradicts itself in the rows of one slide's derived results."""
+    """Contradictions in the rows of one slide's derived results."""
     if not np.array_equal(table["object_id"].to_numpy(), np.arange(table.num_rows)):
-        yield "has rows whose object_id is not their place"
+        yield "has rows whose object_id is not their index"
     if "embedding" in table.column_names:
         values = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         if not np.isfinite(values).all():
@@ -125,7 +125,7 @@ def _odd_rows(table: pa.Table) -> Iterator[str]:
 
 
 def _finding(file: DerivedFile, kind: FindingKind, what: str) -> VerifyFinding:
-    command = "embed" if file.answers.record.kind == "embeddings" else "classify run"
+    command = "embed" if file.results.record.kind == "embeddings" else "classify run"
     remedy = (
         f"delete it, or let `fossilray verify RUN --withdraw` do so, and start `fossilray {command}` again"
     )
@@ -135,9 +135,9 @@ def _finding(file: DerivedFile, kind: FindingKind, what: str) -> VerifyFinding:
 def delete_outdated(
     store: RunStore, *, before: datetime, dry_run: bool, links: Sequence[str] = ()
 ) -> list[str]:
-    """Delete the files of derived results of that age about objects that are not committed now; their paths.
+    """Delete files of derived results of that age whose objects are not committed now, and return their paths.
 
-    links: of the run directory; what lies behind one of them is left alone.
+    links: links in the run directory; files behind them are kept.
 
     Files whose footer, or whose slide's footer, cannot be read are kept; `fossilray verify` reports the details.
     """
@@ -155,8 +155,8 @@ def delete_outdated(
             for entry in files
             if entry.modified < before and not is_behind(f"{above}/{entry.path}", links)
         ]
-        judge = partial(_is_outdated, store, results, commits)
-        for entry, outdated in zip(old, map_in_chunks(judge, old, threads=READ_THREADS), strict=True):
+        is_outdated = partial(_is_outdated, store, results, commits)
+        for entry, outdated in zip(old, map_in_chunks(is_outdated, old, threads=READ_THREADS), strict=True):
             if outdated:
                 gone.append(f"{above}/{entry.path}")
                 if not dry_run:
@@ -165,10 +165,10 @@ def delete_outdated(
 
 
 def delete_older_than_objects(store: RunStore, results: DerivedStore) -> list[str]:
-    """Delete those derived results that are older than their slide's objects and of another attempt; the slide_ids.
+    """Delete derived results that are older than their slide's objects and of another attempt; return the slide_ids.
 
-    A slide that was withdrawn, by hand or by `verify`, and processed again is asked about again. Only what the times of
-    two listings make suspect is read, so a start over a whole archive costs no request for each slide.
+    They are made again for slides that were withdrawn, by hand or by `verify`, and processed again. Only files that are
+    older by two listings are read, so that a job over a whole archive makes no request for each slide.
     """
     files = _files(results)
     if not files:
@@ -179,9 +179,9 @@ def delete_older_than_objects(store: RunStore, results: DerivedStore) -> list[st
         for entry in files
         if slide_of(entry.path) in commits and entry.modified <= commits[slide_of(entry.path)].modified
     ]
-    judge = partial(_is_outdated, store, results, commits)
-    verdicts = map_in_chunks(judge, suspect, threads=READ_THREADS)
-    outdated = [entry for entry, is_so in zip(suspect, verdicts, strict=True) if is_so]
+    is_outdated = partial(_is_outdated, store, results, commits)
+    checked = zip(suspect, map_in_chunks(is_outdated, suspect, threads=READ_THREADS), strict=True)
+    outdated = [entry for entry, outdated in checked if outdated]
     for entry in outdated:
         results.files.delete(entry.path)
     return [slide_of(entry.path) for entry in outdated]
@@ -197,10 +197,10 @@ def _files(results: DerivedStore) -> Sequence[FileEntry]:
 def _is_outdated(
     store: RunStore, results: DerivedStore, commits: Mapping[str, FileEntry], entry: FileEntry
 ) -> bool:
-    """Whether a file is about other objects than those committed; asked of both footers."""
+    """Whether a file is of other objects than the committed ones, by both footers."""
     committed = commits.get(slide_of(entry.path))
     try:
-        # Asked of every file, for one that has no such footer is nothing that fossilray wrote.
+        # The footer is read of every file: a file without one was not written by fossilray.
         source_attempt = results.footer(entry.path).source_attempt
         if committed is None:
             return True

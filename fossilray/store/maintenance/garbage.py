@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _MOST_LISTED = 20
 
-_Verdict = Literal["committed", "young", "in use", "unclear", "orphan"]
+_ArraysState = Literal["committed", "young", "in use", "unclear", "orphan"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class GarbageReport:
 
     @property
     def bytes(self) -> int:
-        """Of the deleted arrays."""
+        """Size of the deleted arrays."""
         return sum(group.bytes for group in self.orphans)
 
 
@@ -80,7 +80,7 @@ def collect_garbage(
     The age of arrays is that of their youngest file. deadline_minutes: the longest an attempt may take
     (`workers.deadline_minutes`). now: another clock than the store's own.
 
-    No link is followed: what lies behind one may be another run's, and what holds one is nothing that fossilray wrote.
+    No link is followed: files behind one may be another run's, and fossilray writes no folder that holds one.
 
     Raises:
         RunNotFound: the folder holds no run.
@@ -92,7 +92,8 @@ def collect_garbage(
     if older_than < least:
         raise AgeTooRecent(
             f"an age of {_hours(older_than)} is under twice an attempt's deadline (workers.deadline_minutes = "
-            f"{deadline_minutes:g}), so its files may be in use; sweep what is at least {_hours(least)} old"
+            f"{deadline_minutes:g}), so its files may be in use; delete only files that are "
+            f"at least {_hours(least)} old"
         )
     require_run(store)
     if not dry_run:
@@ -109,7 +110,7 @@ def collect_garbage(
     # Without a readable catalog each slide is looked for in a listing of its own.
     wells = {row.slide_id: row.well for row in store.readable_catalog() or ()}
     orphans: list[ArrayGroup] = []
-    seen: Counter[_Verdict] = Counter()
+    seen: Counter[_ArraysState] = Counter()
     for groups, found in map_in_chunks(partial(_list_arrays, store), with_arrays, threads=READ_THREADS):
         among_arrays += found
         if len(groups) == 1 and groups[0].slide_id in commits:
@@ -119,9 +120,9 @@ def collect_garbage(
                 foreign.append(group.path)
                 continue
             paths = commits.get(group.slide_id) or _where_committed(store, group.slide_id, wells)
-            verdict = _check_worker(store, group, paths, horizon=horizon, now=now, pending=pending)
-            seen[verdict] += 1
-            if verdict == "orphan":
+            state = _classify_arrays(store, group, paths, horizon=horizon, now=now, pending=pending)
+            seen[state] += 1
+            if state == "orphan":
                 orphans.append(group)
                 if not dry_run:
                     store.files.delete(group.path)
@@ -195,7 +196,7 @@ def _list_arrays(store: RunStore, slide_id: str) -> tuple[list[ArrayGroup], list
     return [one for one in groups if not is_linked(one.path, links)], links
 
 
-def _check_worker(
+def _classify_arrays(
     store: RunStore,
     group: ArrayGroup,
     paths: Sequence[str],
@@ -203,10 +204,10 @@ def _check_worker(
     horizon: datetime,
     now: datetime,
     pending: Mapping[str, FileEntry],
-) -> _Verdict:
-    """Whether anybody needs these arrays; asked right before they are deleted, so a late commit counts.
+) -> _ArraysState:
+    """The state of these arrays right before they are deleted, so that a late commit counts.
 
-    `paths` is where the slide's commit lies or would lie; a damaged run may hold two.
+    paths: of the slide's objects file, whether it exists or not; a damaged run may hold two.
     """
     try:
         if any(_committed_arrays(store, path) == group.path for path in paths):
@@ -217,7 +218,7 @@ def _check_worker(
         return "unclear"
     if group.written_at >= horizon:
         return "young"
-    # A driver may hold in its memory what it read from pending/, also while that is deleted here.
+    # A driver may have read a pending file into its memory and commit it after the file is deleted here.
     if group.path in pending or may_still_commit(store, group, now):
         return "in use"
     return "orphan"
@@ -244,12 +245,12 @@ def _where_committed(store: RunStore, slide_id: str, wells: Mapping[str, str | N
 
 
 def _has_driver(store: RunStore, since: datetime) -> bool:
-    """Whether a driver that has not said that it ended gave a sign of life since then."""
+    """Whether a driver that has not ended wrote a heartbeat since then."""
     known = len(store.left_out.messages)
-    beats = store.attempts.heartbeats()
-    # One whose heartbeat is damaged may live.
+    heartbeats = store.attempts.heartbeats()
+    # A driver whose heartbeat is damaged may run.
     return len(store.left_out.messages) > known or any(
-        not beat.ended and datetime.fromisoformat(beat.beat_at) >= since for beat in beats
+        not heartbeat.ended and datetime.fromisoformat(heartbeat.beat_at) >= since for heartbeat in heartbeats
     )
 
 
@@ -267,8 +268,8 @@ def _lines(report: GarbageReport) -> Iterator[str]:
         yield f"{act} {len(report.pending):,} pending files whose driver is gone; their arrays go the next time"
     if report.outdated:
         yield (
-            f"{act} {len(report.outdated):,} files of answers about objects that were processed again since; start "
-            "`fossilray embed` and `classify run` again"
+            f"{act} {len(report.outdated):,} files of embeddings and predictions of slides that were processed again "
+            "since; start `fossilray embed` and `classify run` again"
         )
     if report.writes:
         yield f"gave up {report.writes:,} unfinished writes"

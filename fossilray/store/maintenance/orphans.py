@@ -1,4 +1,4 @@
-"""Arrays in a run directory, group by group, and what says that another process may still commit them."""
+"""Array groups of a run directory, and whether a process may still commit them."""
 
 from __future__ import annotations
 

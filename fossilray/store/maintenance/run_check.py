@@ -1,4 +1,4 @@
-"""Whether a place is a run, and its listing, catalog and gathered summaries agree which slides are committed."""
+"""Checks that the listing, the catalog and the gathered summaries of a run agree on the committed slides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COMMIT = re.compile(rf"{OBJECTS}/well=[^/]+/[^/]+\.parquet")
 
 
 def require_run(store: RunStore) -> RunRecord:
-    """The record of a run that may be verified and swept.
+    """Return the record of a run that may be verified and cleaned of garbage.
 
     Raises:
         RunNotFound: the folder holds no run.
@@ -81,7 +81,7 @@ def compare_catalog(store: RunStore, commits: Mapping[str, str]) -> list[VerifyF
 
 
 class GatheredSummaries:
-    """What slides/ says, compared with footers one by one."""
+    """The summaries in slides/, compared with footers one by one."""
 
     def __init__(self, store: RunStore) -> None:
         self._damage = ""
@@ -92,7 +92,7 @@ class GatheredSummaries:
         except StoreError as error:
             self._damage = str(error)
             self._table = SLIDES_SCHEMA.empty_table()
-        # A slide that is in several parts counts as the last of them says.
+        # Of a slide that is in several parts the last row counts.
         self._row_of = {slide_id: row for row, slide_id in enumerate(self._table["slide_id"].to_pylist())}
         self._absent = 0
         self._other = 0
@@ -111,7 +111,7 @@ class GatheredSummaries:
         ]
 
     def compare(self, summary: SlideSummary) -> None:
-        """Note whether slides/ says of a slide what its footer says."""
+        """Note a slide whose summary in slides/ differs from its footer's."""
         row = self._row_of.get(summary.slide_id)
         if row is None:
             self._absent += 1

@@ -1,4 +1,4 @@
-"""Whether one committed slide is there whole: its objects file, what its footer says, its arrays."""
+"""The check of one committed slide: its objects file, its footer and its arrays."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _rules(
     x_min, y_min, x_max, y_max = (
         numbers[name].astype(np.int64) for name in ("x_min", "y_min", "x_max", "y_max")
     )
-    yield "an object_id that is not its place", numbers["object_id"] != np.arange(len(x_min))
+    yield "an object_id that is not its index", numbers["object_id"] != np.arange(len(x_min))
     yield "a box without area", (x_min >= x_max) | (y_min >= y_max)
     outside = (x_min < 0) | (y_min < 0) | (x_max > summary.width) | (y_max > summary.height)
     yield "a box outside the slide", outside

@@ -1,4 +1,4 @@
-"""Proof that a run directory holds each committed slide once and whole, or a list of what it lacks."""
+"""Verification that a run directory holds each committed slide once and whole."""
 
 from __future__ import annotations
 
@@ -49,33 +49,33 @@ _MOST_LISTED = 50
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was found in a run directory."""
+    """The result of verifying a run directory."""
 
     url: str
     slides: int
-    """Committed ones."""
+    """Number of committed slides."""
     objects: int
     arrays_bytes: int
-    """Of the arrays that commits name."""
+    """Size of the arrays that commits name."""
     deep: bool
     findings: tuple[VerifyFinding, ...]
-    """What should not be so, by slide_id."""
+    """Damage and contradictions, by slide_id."""
     orphans: tuple[ArrayGroup, ...]
-    """Arrays that no commit names and no process is at work on; `fossilray gc` deletes them."""
+    """Arrays that no commit names and no active attempt writes; `fossilray gc` deletes them."""
     counts: SlideCounts
     half_attempts: tuple[Attempt, ...]
     """Attempts at uncommitted slides that neither committed nor failed."""
     pending: int
     """Objects files that wait for the only writer (`store.single_writer`)."""
     derived_files: int
-    """Files of results that later jobs derived from the objects, each compared with its slide."""
+    """Number of files of derived results, each compared with its slide."""
     rebuilt: int | None
-    """Slides whose summaries were written again; None where that was not asked for, or not possible."""
+    """Slides whose summaries were written again; None where that was not requested, or not possible."""
     seconds: float
 
     @property
     def sound(self) -> bool:
-        """Every committed slide, and what was said of its objects, is whole; summaries out of date are no damage."""
+        """Whether every committed slide and its derived results are whole; summaries out of date are no damage."""
         return all(finding.kind in HARMLESS for finding in self.findings)
 
 
@@ -86,22 +86,22 @@ def verify_run(
     rebuild: bool = False,
     display: Callable[[int, int], None] | None = None,
 ) -> VerifyReport:
-    """Compare all that a run directory holds; nothing is written unless `rebuild` asks for slides/ again.
+    """Compare all files of a run directory with each other; nothing is written but slides/, with `rebuild`.
 
-    deep: read and decode every array and every row. display: told slides done and slides in all.
-    Safe while a job runs: what was committed meanwhile may be left out.
+    deep: read and decode every array and every row. display: takes the numbers of checked and of all slides.
+    Safe while a job runs: slides that are committed meanwhile may be left out.
 
     Raises:
         RunNotFound: the folder holds no run.
         UsageError: it is a compacted dataset, or a run of another version of fossilray.
-        StoreError: the store cannot be reached, or refuses one slide after the other.
+        StoreError: the store cannot be reached, or many slides in a row cannot be read.
     """
     began_s = time.monotonic()
     run_digest, findings = _read_run(store)
     # In this order: arrays whose slide is committed between the two listings are then no orphans.
     with_arrays = store.files.names(ARRAYS)
     pending = list_pending(store)
-    # Before the commits as well: derived results that were listed are about slides that were committed by then.
+    # Before the commits as well: the slides of derived results that are listed now were committed before.
     results, damaged = list_derived_files(store)
     commits, stray = list_commits(store)
     findings += stray + damaged
@@ -151,16 +151,16 @@ def verify_run(
 
 
 def render_verified(report: VerifyReport) -> Group:
-    """The verdict, then the first findings and what else was seen, for a rich console."""
+    """Format a report for a rich console: a headline, counts and the first findings."""
     from rich.console import Group
     from rich.text import Text
 
     from fossilray.core.text_table import name_value_grid
 
-    facts = name_value_grid()
-    for name, value in _facts(report):
-        facts.add_row(name, Text(strip_control_characters(value)))
-    parts: list[Text | Table | TextTable] = [_verdict(report), facts]
+    details = name_value_grid()
+    for name, value in _details(report):
+        details.add_row(name, Text(strip_control_characters(value)))
+    parts: list[Text | Table | TextTable] = [_headline(report), details]
     if report.findings:
         shown = report.findings[:_MOST_LISTED]
         parts.append(_list_findings(shown))
@@ -184,7 +184,7 @@ def _read_run(store: RunStore) -> tuple[str | None, list[VerifyFinding]]:
 
 
 class _Counter:
-    """What has been seen so far, told to whoever watches."""
+    """Counts of the slides checked so far, reported to `display`."""
 
     def __init__(self, total: int, display: Callable[[int, int], None] | None) -> None:
         self.objects = self.arrays_bytes = 0
@@ -215,7 +215,7 @@ def _check_all(
         yield checked
 
 
-def _verdict(report: VerifyReport) -> Text:
+def _headline(report: VerifyReport) -> Text:
     from rich.text import Text
 
     if not report.sound:
@@ -229,7 +229,7 @@ def _verdict(report: VerifyReport) -> Text:
     return Text(f"sound: {depth}", style="bold green")
 
 
-def _facts(report: VerifyReport) -> Iterable[tuple[str, str]]:
+def _details(report: VerifyReport) -> Iterable[tuple[str, str]]:
     yield "run", report.url
     yield "committed", f"{report.slides:,} of {report.counts.total:,} slides, {report.objects:,} objects"
     rest = report.counts.describe_rest()
@@ -239,7 +239,7 @@ def _facts(report: VerifyReport) -> Iterable[tuple[str, str]]:
         yield "begun", f"{len(report.half_attempts):,} attempts without an end on record"
     yield "arrays", format_bytes(report.arrays_bytes)
     if report.derived_files:
-        yield "answers", f"{report.derived_files:,} slides' predictions and embeddings of later jobs"
+        yield "derived", f"{report.derived_files:,} slides' predictions and embeddings"
     if report.orphans:
         left = format_bytes(sum(group.bytes for group in report.orphans))
         yield (

@@ -1,7 +1,7 @@
-"""Ask a run: DuckDB with views over what is committed, and the way from a row to its pixels and vector.
+"""SQL queries over a run by DuckDB, and the crops and embeddings of a query's rows.
 
 Views: `objects` (one row per object, `well` included), `slides` (one row per committed slide), `failures`,
-`catalog`, and `predictions` and `embeddings` (what later jobs said: one row per object and name). A row's pixels and
+`catalog`, and `predictions` and `embeddings` (derived results: one row per object and name). A row's pixels and
 vector are in the Zarr group that its `arrays` column names, at index `object_id`; `load_crops` and `load_embeddings`
 fetch them for any result that has these two columns.
 """
@@ -159,7 +159,7 @@ def create_derived_views(con: Connection, store: RunStore) -> None:
 
 
 def create_parquet_view(
-    con: Connection, store: RunStore, place: str, *, view: str, access: AccessConfig
+    con: Connection, store: RunStore, url: str, *, view: str, access: AccessConfig
 ) -> None:
     """Let a view of this name hold a Parquet file, wherever it lies.
 
@@ -168,15 +168,13 @@ def create_parquet_view(
     """
     import duckdb
 
-    protocol = place.partition("://")[0]
-    if is_remote(place) and not store.url.startswith(f"{protocol}://"):
+    protocol = url.partition("://")[0]
+    if is_remote(url) and not store.url.startswith(f"{protocol}://"):
         con.register_filesystem(readers_filesystem(protocol, access))
     try:
-        con.execute(
-            f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM read_parquet({quote(escape_glob(place))})"
-        )
+        con.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM read_parquet({quote(escape_glob(url))})")
     except duckdb.Error as error:
-        raise QueryError(f"{place} is not readable as Parquet ({_first_paragraph(error)})") from None
+        raise QueryError(f"{url} is not readable as Parquet ({_first_paragraph(error)})") from None
 
 
 def query(run: RunStore | str | Path, sql: str) -> pa.Table:
@@ -224,9 +222,7 @@ def query_table(con: Connection, sql: str) -> pa.Table:
     views = ", ".join(VIEWS)
     try:
         if not con.extract_statements(sql):
-            raise QueryError(
-                f"there is no SQL to run; ask for example SELECT * FROM slides, of the views {views}"
-            )
+            raise QueryError(f"the SQL is empty; run for example SELECT * FROM slides, of the views {views}")
         try:
             return _table_of(con, sql)
         except duckdb.Error as error:
@@ -269,7 +265,7 @@ def _refusal(error: Exception, rest: str) -> QueryError:
 
     text = _first_paragraph(error)
     if isinstance(error, duckdb.Error) and may_be_a_file(error):
-        rest += "; if no file is to blame by name, `fossilray verify RUN --deep` finds a damaged one"
+        rest += "; where the message names no file, `fossilray verify RUN --deep` finds a damaged one"
     return QueryError(text + rest)
 
 
@@ -353,7 +349,7 @@ def _open_duckdb(store: RunStore) -> Connection:
         ":memory:",
         config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"},
     )
-    # The derived results to a dataset's objects are in its run, which may be elsewhere.
+    # The derived results of a dataset's objects are in its source run, which may be in another store.
     homes = {home.url.partition("://")[0]: home for home in (source_run(store), store) if is_remote(home.url)}
     for home in homes.values():
         con.register_filesystem(home.filesystem)
@@ -365,5 +361,5 @@ def _to_table(rows: Sequence[Failure] | Sequence[CatalogRow], schema: pa.Schema)
 
 
 def _first_paragraph(error: Exception) -> str:
-    """DuckDB adds a drawing of the place of the fault; its first paragraph is the sentence."""
+    """The first paragraph of DuckDB's message, without the drawing that marks the position."""
     return " ".join(str(error).split("\n\n")[0].split()).rstrip(".")

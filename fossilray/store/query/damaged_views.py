@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import duckdb
 
 MOST_READ_WHOLE = 500
-"""Files that are read whole where every footer is sound; beyond them `fossilray verify --deep` has to be asked."""
+"""Most files that are read whole where every footer is sound; of more, `fossilray verify --deep` finds the damaged."""
 
 Check = Callable[[bool], None]
 """Raises DamagedFile if the file is; given whether to read all of it."""
@@ -139,7 +139,7 @@ def _find(view: CheckedView, *, whole: bool, among: Collection[str] | None = Non
         try:
             checks[key](whole)
         except FileNotFoundError:
-            return DamagedFile(f"{key} was listed and is gone; ask again")
+            return DamagedFile(f"{key} was listed and is gone; run the query again")
         except DamagedFile as error:
             return error
         return None

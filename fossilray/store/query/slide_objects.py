@@ -18,7 +18,7 @@ from fossilray.store.query.vectors import VectorReader
 from fossilray.store.run.run_store import RunStore
 
 SLIDES_AT_ONCE = 16
-"""Slides whose objects are asked for together: 300,000 rows of an ordinary archive, 30 MB."""
+"""Slides whose objects are read by one query: 300,000 rows of a typical archive, 30 MB."""
 
 
 _COLUMNS = ", ".join(
@@ -164,7 +164,7 @@ def _objects_inside(xyxy: NDArray[np.int32]) -> NDArray[np.int64]:
 
 
 def _unit(vectors: NDArray[np.float16]) -> NDArray[np.float32]:
-    # Length says little of a look.
+    # Similarity is cosine similarity, so lengths are dropped.
     wide = vectors.astype(np.float32)
     length = np.linalg.norm(wide, axis=1, keepdims=True)
     sound = np.isfinite(length) & (length > 0)

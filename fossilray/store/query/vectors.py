@@ -50,7 +50,7 @@ class VectorBackbone:
 
     @staticmethod
     def of_run(run: RunRecord) -> VectorBackbone:
-        """The backbone that a run was processed with; its name is `none` where there is none."""
+        """The backbone that a run was processed with; its name is `none` where there was no backbone."""
         digests = [digest for name, digest in sorted(run.weights.items()) if name.startswith("embedder/")]
         return VectorBackbone(
             name=str(run.embedder.get("name", run.config["embedder"]["weights"])),
@@ -190,7 +190,7 @@ class VectorReader:
         count = layout.embeddings[0]
         if rows.size and (rows.min() < 0 or rows.max() >= count):
             raise StoreError(
-                f"{path} holds embeddings 0 to {count - 1}, asked for {rows.min()} to {rows.max()}"
+                f"{path} holds embeddings 0 to {count - 1}, requested were {rows.min()} to {rows.max()}"
             )
         return self.read(*split_arrays_path(path), rows)
 

@@ -15,33 +15,33 @@ from fossilray.store.run.run_store import RunStore
 def objects_sql(
     store: RunStore, files: Mapping[str, str] | None, *, without: Collection[str] = frozenset()
 ) -> str:
-    """All objects (None), or those of some slides, whose files are given by slide_id.
+    """SQL for all objects (None), or those of some slides, whose files are given by slide_id.
 
     without: files that are not read.
     """
     columns = _typed(OBJECTS_SCHEMA)
     if files is None:
-        there = sorted(set(store.committed_files().values()) - set(without))
-        glob = [_place(store.url, OBJECTS) + "/*/*.parquet"] if there else []
-        places = [_place(store.url, name) for name in there] if without else glob
-        return _read(places, columns, root=store.root)
-    places = [_place(store.url, name) for name in sorted(set(files.values()) - set(without))]
-    return only_slides(files, _read(places, columns, root=store.root))
+        paths = sorted(set(store.committed_files().values()) - set(without))
+        glob = [_escaped_url(store.url, OBJECTS) + "/*/*.parquet"] if paths else []
+        urls = [_escaped_url(store.url, path) for path in paths] if without else glob
+        return _read(urls, columns, root=store.root)
+    urls = [_escaped_url(store.url, path) for path in sorted(set(files.values()) - set(without))]
+    return only_slides(files, _read(urls, columns, root=store.root))
 
 
 def derived_sql(
     kind: DerivedKind, listed: Sequence[DerivedListing], *, without: Collection[str] = frozenset()
 ) -> str:
-    """All derived results of a kind under their names: the first column is `head` of predictions, `name` of embeddings.
+    """SQL for all derived results of a kind; the first column is their name: `head` or `name`.
 
     without: files that are not read, as <name>/<file>.
     """
     columns, name_column = _derived_columns(kind), "head" if kind == "predictions" else "name"
     parts = [
-        f"SELECT {quote(one.results.name)} AS {name_column}, * FROM "
-        f"({_filled(columns, one, _derived_urls(one, without))})"
-        for one in listed
-        if one.files
+        f"SELECT {quote(listing.results.name)} AS {name_column}, * FROM "
+        f"({_filled(columns, listing, _derived_urls(listing, without))})"
+        for listing in listed
+        if listing.files
     ]
     nothing = f"SELECT NULL::VARCHAR AS {name_column}, * FROM ({_read([], columns, root='')})"
     return " UNION ALL ".join(parts or [nothing])
@@ -49,9 +49,9 @@ def derived_sql(
 
 def _derived_urls(listed: DerivedListing, without: Collection[str]) -> list[str]:
     if not without:
-        return [_place(listed.results.url) + "/*/*.parquet"]
+        return [_escaped_url(listed.results.url) + "/*/*.parquet"]
     kept = [path for path in sorted(listed.files.values()) if f"{listed.results.name}/{path}" not in without]
-    return [_place(listed.results.url, path) for path in kept]
+    return [_escaped_url(listed.results.url, path) for path in kept]
 
 
 def object_types() -> dict[str, str]:
@@ -83,8 +83,8 @@ def with_genera_sql(
         for path in map(listed.files.__getitem__, sorted(chosen))
         if f"{listed.results.name}/{path}" not in without
     ]
-    places = [_place(listed.results.url, path) for path in kept]
-    predictions = _read(places, _typed(PREDICTIONS_SCHEMA), root=listed.results.files.root)
+    urls = [_escaped_url(listed.results.url, path) for path in kept]
+    predictions = _read(urls, _typed(PREDICTIONS_SCHEMA), root=listed.results.files.root)
     return (
         "SELECT o.*, p.genus, p.score AS genus_score, p.entropy AS genus_entropy, p.genus_2, "
         "p.score_2 AS genus_2_score "
@@ -100,23 +100,23 @@ def only_slides(slide_ids: Collection[str], sql: str) -> str:
 
 
 def quote(text: str) -> str:
-    """A string of SQL."""
+    """Quote a text as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def escape_glob(place: str) -> str:
-    """A place as DuckDB's glob reads it: what a name may hold of glob signs stands for itself."""
-    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in place)
+def escape_glob(url: str) -> str:
+    """Escape a path or URL for DuckDB's glob, so that it matches itself."""
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in url)
 
 
-def _read(places: Sequence[str], columns: Mapping[str, str], *, root: str) -> str:
+def _read(urls: Sequence[str], columns: Mapping[str, str], *, root: str) -> str:
     """These columns and `well` of Parquet files that are partitioned by well; no rows without files."""
-    if not places:
+    if not urls:
         typed = [f"NULL::{kind} AS {name}" for name, kind in columns.items()]
         return f"SELECT {', '.join([*typed, 'NULL::VARCHAR AS well'])} WHERE false"
-    named, files = ", ".join(columns), "[" + ", ".join(map(quote, places)) + "]"
+    named, files = ", ".join(columns), "[" + ", ".join(map(quote, urls)) + "]"
     if "/well=" in f"/{root}/":
-        # A run below a folder named well=… would lend that name to every object; read the last one instead.
+        # A run below a folder named well=… would give every object that well; the last such folder counts.
         well = "url_decode(regexp_extract(filename, '/well=([^/]*)/[^/]*$', 1)) AS well"
         return (
             f"SELECT {named}, {well} FROM read_parquet({files}, filename = true, hive_partitioning = false)"
@@ -127,17 +127,17 @@ def _read(places: Sequence[str], columns: Mapping[str, str], *, root: str) -> st
     )
 
 
-def _filled(columns: Mapping[str, str], listed: DerivedListing, places: Sequence[str]) -> str:
+def _filled(columns: Mapping[str, str], listed: DerivedListing, urls: Sequence[str]) -> str:
     """These columns of derived results, null where their files do not have them."""
     if listed.results.record.kind == "embeddings":
-        return _read(places, columns, root=listed.results.files.root)
+        return _read(urls, columns, root=listed.results.files.root)
     held = set(listed.results.record.schema.names)
-    there = {name: kind for name, kind in columns.items() if name in held}
+    stored = {name: kind for name, kind in columns.items() if name in held}
     named = [name if name in held else f"NULL::{kind} AS {name}" for name, kind in columns.items()]
-    return f"SELECT {', '.join(named)}, well FROM ({_read(places, there, root=listed.results.files.root)})"
+    return f"SELECT {', '.join(named)}, well FROM ({_read(urls, stored, root=listed.results.files.root)})"
 
 
-def _place(url: str, name: str = "") -> str:
+def _escaped_url(url: str, name: str = "") -> str:
     return escape_glob(f"{url}/{name}" if name else url)
 
 
