@@ -46,7 +46,10 @@ ALLOWED: dict[tuple[str, str, str], tuple[int, str]] = {
         2,
         f"{_RUN}; requested, and a copy was written before",
     ),
-    ("store/maintenance/retry.py", "delete_answers", "delete"): (1, f"{_RUN}; requested by --withdraw"),
+    ("store/maintenance/retry.py", "delete_damaged_derived", "delete"): (
+        1,
+        f"{_RUN}; requested by --withdraw",
+    ),
     ("models/detectors/ultralytics_network.py", "quiet_ultralytics", "TemporaryDirectory"): (1, _RANDOM),
     ("analysis/explain/attention.py", "_recorded_attention", "remove"): (1, "of a hook, no file"),
     ("analysis/explain/gradcam.py", "feature_maps", "remove"): (1, "of a hook, no file"),

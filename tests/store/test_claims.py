@@ -25,12 +25,12 @@ HOLD = """
 import sys, time
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UsageError
-from fossilray.store.files.claims import hold_place
+from fossilray.store.files.claims import hold_folder
 from fossilray.store.files.open import open_files
 begin = float(sys.argv[2])
 time.sleep(max(begin - time.time(), 0))
 try:
-    with hold_place(open_files(sys.argv[1], StoreConfig(single_writer=True)), "driver"):
+    with hold_folder(open_files(sys.argv[1], StoreConfig(single_writer=True)), "driver"):
         print("holds", flush=True)
         time.sleep(float(sys.argv[3]))
 except UsageError as error:
