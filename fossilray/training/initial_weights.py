@@ -67,10 +67,8 @@ def start_backbone(config: TrainConfig) -> InitialBackbone:
     if source == "timm":
         if config.arch not in (None, rest):
             raise WeightsError(f"init={config.init} has a network of its own; leave out arch={config.arch}")
-        network, _, preprocessing = load_network(
-            EmbedderConfig(weights=config.init, input_px=config.input_px)
-        )
-        return _build(_sized(rest, config), network.state_dict(), config, preprocessing)
+        network, _, pretrained = load_network(EmbedderConfig(weights=config.init, input_px=config.input_px))
+        return _build(_sized(rest, config), network.state_dict(), config, pretrained)
     path = Path(rest).expanduser()
     state, meta = read_backbone_checkpoint(path)
     preprocessing = None if meta is None else meta.preprocessing

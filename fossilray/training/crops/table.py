@@ -61,15 +61,13 @@ def open_crops(
         >>> crops = fossilray.open_crops("census", where="isolated")
         >>> pixels = crops.fetch(numpy.arange(8), side_px=96).pixels
     """
-    if isinstance(sources, (str, Path)):
-        sources = [sources]
-    sources = [str(source) for source in sources]
-    if not sources:
+    urls = [str(source) for source in ([sources] if isinstance(sources, (str, Path)) else sources)]
+    if not urls:
         raise UsageError(
             "no crops were named; give run directories, compacted datasets or folders of classes"
         )
     opened: list[tuple[CropSource, SourceRows]] = []
-    for url in sources:
+    for url in urls:
         if _is_run(url):
             store = open_run(url, access)
             rows = rows_of_run(store, where=where, curation=curation, access=access or StoreConfig())
@@ -85,7 +83,7 @@ def open_crops(
     if not len(table):
         selected = f" that meet {where!r}" if where else ""
         kept = f" that {curation} keeps" if curation else ""
-        raise UsageError(f"{', '.join(sources)} contain no crops{selected}{kept}; relax the selection")
+        raise UsageError(f"{', '.join(urls)} contain no crops{selected}{kept}; relax the selection")
     return table
 
 
