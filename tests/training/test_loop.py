@@ -68,7 +68,7 @@ def test_drawn_shapes_are_learned_and_the_backbone_embeds_as_the_embedder_takes_
     assert result.finished
     assert np.mean(seen[-5:]) < 0.85 * np.mean(seen[:5])
     assert result.probe["nearest_f1"] > 0.5  # of four classes
-    assert "were trained on: these figures flatter" in (tmp_path / "training.html").read_text(
+    assert "that were trained on, so these figures are too high" in (tmp_path / "training.html").read_text(
         encoding="utf-8"
     )
     embedder = load_embedder(EmbedderConfig(weights=f"file:{result.backbone}"), device="cpu")
