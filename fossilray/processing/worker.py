@@ -26,7 +26,7 @@ from fossilray.processing.detection.detect import NetworkThreads
 from fossilray.processing.slide_attempt import AttemptContext, LoadedModels, SlideAttempt
 from fossilray.processing.threads import SlideThreads
 from fossilray.slides.access import as_slide_error
-from fossilray.slides.neighbours import can_be_read, judge_failure
+from fossilray.slides.neighbours import can_be_read, classify_failure
 from fossilray.slides.remote.staging import Stager
 from fossilray.store import RunStore
 from fossilray.store.files.base import is_remote
@@ -139,7 +139,7 @@ class SlideWorker:
         """Return an exception as the slide's failure, or as an outage where its neighbours cannot be read either."""
         error = _as_slide_error(caught, row)
         if error is not None:
-            error = judge_failure(error, row.path, others=self._paths, is_readable=self._can_be_read)
+            error = classify_failure(error, row.path, others=self._paths, is_readable=self._can_be_read)
         # An unexpected exception may be transient; the driver quarantines the slide after its last try.
         return Failure.of(
             error or caught, cause=caught, slide_id=row.slide_id, stage=stage, attempt=attempt.attempt

@@ -1,4 +1,4 @@
-"""Whether the files of a slide can be read at the moment; errors of the operating system in classes of our own."""
+"""Readability of a slide's files, and operating system errors as slide errors."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fossilray.core.errors import OutOfMemory, SlideError, SlideMissing, SlideUnreadable, SourceUnreachable
-from fossilray.core.os_errors import NO_RESOURCES, NOT_FOUND, REFUSED_REMEDIES, UNREACHABLE
+from fossilray.core.os_errors import NOT_FOUND, NO_RESOURCES, REFUSED_REMEDIES, UNREACHABLE
 
 
 def as_slide_error(error: OSError, path: Path | str) -> SlideError | None:
-    """The class and the remedy for an error of the operating system at a slide's file; None if it is about no file."""
-    code, said = error.errno, error.strerror or type(error).__name__
+    """Return the slide error, with its remedy, for an operating system error; None if it does not concern a file."""
+    code, reason = error.errno, error.strerror or type(error).__name__
     if code in NOT_FOUND:
         return SlideMissing(f"{path} is no file; check the path")
     if code in UNREACHABLE:
         return SourceUnreachable(
-            f"{path} cannot be read: {said}; the disk or the share that holds it does not give it, check it there"
+            f"{path} cannot be read: {reason}; its disk or share does not deliver it; check it there"
         )
     if code in NO_RESOURCES:
-        return OutOfMemory(f"{path} cannot be opened: {said}; give workers more memory or fewer open files")
+        return OutOfMemory(f"{path} cannot be opened: {reason}; give workers more memory or fewer open files")
     if code in REFUSED_REMEDIES:
-        return SlideUnreadable(f"{path} cannot be read: {said}; {REFUSED_REMEDIES[code]}")
+        return SlideUnreadable(f"{path} cannot be read: {reason}; {REFUSED_REMEDIES[code]}")
     return None
 
 
 def check_readable(path: Path) -> os.stat_result:
-    """The file's size and age, if it opens and gives its first byte.
+    """Return the stat result of a file that opens and delivers its first byte.
 
     Raises:
-        SlideMissing, SlideUnreadable, SourceUnreachable: it does not.
+        SlideMissing, SlideUnreadable, SourceUnreachable: the file cannot be read.
     """
     found = _check_file(path)
     try:
@@ -46,7 +46,7 @@ def check_readable(path: Path) -> os.stat_result:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The slide's file and, of a MIRAX slide, those of its folder as far as they can be listed."""
+    """Return the slide's file and, for a MIRAX slide, the data files of its folder that can be listed."""
     folder = path.with_suffix("")
     if path.suffix.lower() != ".mrxs":
         return [path]
@@ -58,12 +58,12 @@ def files_of(path: Path) -> list[Path]:
 
 
 def names_an_outage(text: str) -> bool:
-    """Whether a library's message quotes one of the errors of UNREACHABLE."""
+    """Return whether a library's message quotes one of the errors of UNREACHABLE."""
     return any(os.strerror(code) in text for code in UNREACHABLE)
 
 
 def first_fault(files: Iterable[Path]) -> SlideError | None:
-    """What keeps the first of these files that cannot be read from it; None if all can."""
+    """Return the error of the first file that cannot be read; None if all can."""
     for file in files:
         try:
             check_readable(file)
@@ -73,7 +73,7 @@ def first_fault(files: Iterable[Path]) -> SlideError | None:
 
 
 def _check_file(path: Path) -> os.stat_result:
-    """Size and age, if the path leads to a regular file."""
+    """Return the stat result of a regular file."""
     try:
         found = os.stat(path)  # noqa: PTH116  Path.is_file would take some errors for absence
     except OSError as error:

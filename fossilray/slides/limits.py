@@ -11,7 +11,7 @@ from fossilray.slides.properties import _UM2_PER_PIXEL, _number
 
 
 def check_tiles(name: str, stated: Mapping[str, str]) -> None:
-    """Nothing, if no level is stored in tiles for which OpenSlide would ask for gigabytes.
+    """Check that no level is stored in tiles for which OpenSlide would allocate gigabytes.
 
     It ends the process if it does not get them. `name`: the slide's, for messages.
 

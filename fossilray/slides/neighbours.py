@@ -1,7 +1,7 @@
-"""Failures to read a slide, judged beside its neighbours: is it the slide's own, or is its whole folder out?
+"""Failures to read a slide: of the slide itself, or of the whole folder or bucket that holds it.
 
-A share that is not mounted shows an empty folder or none, in which every slide is missing. A slide is missing by
-itself only if another one below the same folder, or in the same bucket, can be read at that moment.
+A share that is not mounted shows an empty folder or none, in which every slide is missing. A slide itself
+is missing only if another one in the same folder or bucket can be read at that moment.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from fossilray.core.errors import (
 from fossilray.slides.access import check_readable, files_of, first_fault
 from fossilray.store.files.base import is_remote
 
-ASKED = 8
-"""Neighbours that are tried until one can be read."""
-ASKING_S = 60.0
-"""No further one is tried after this: a share that is out answers slowly."""
+MAX_NEIGHBOURS = 8
+"""Number of neighbours that are tried until one can be read."""
+MAX_SECONDS = 60.0
+"""No further neighbour is tried after this time: an unreachable share responds slowly."""
 
 _DOUBTFUL = (SlideMissing, SlideUnreadable, SourceUnreachable, MissingCompanion)
-"""What may as well be the failure of a whole folder or bucket."""
+"""Errors that may be the failure of a whole folder or bucket."""
 
 
-def judge_failure(
+def classify_failure(
     error: SlideError,
     path: str,
     *,
     others: Callable[[], Sequence[str]],
     is_readable: Callable[[str], bool],
 ) -> SlideError:
-    """The error if it is the slide's own, SourceOut if its neighbours cannot be read either.
+    """Return the error if it concerns the slide alone, SourceOut if its neighbours cannot be read either.
 
-    What could not be read and can be now is transient. others: the paths of all slides of the catalog, asked for
-    where they are needed. is_readable: whether a neighbour can be read now, or a bucket, named with a slash at its end.
+    A slide that can be read again now failed transiently. others: returns the paths of all slides of the catalog.
+    is_readable: whether a neighbour can be read now, or a bucket, given with a slash at its end.
     """
-    # A store that lists a slide without a part of it has answered.
+    # A store that lists a slide without one of its files is reachable.
     if not isinstance(error, _DOUBTFUL) or (is_remote(path) and isinstance(error, MissingCompanion)):
         return error
     error = _copy_again(error, path) if is_remote(path) else _look_again(error, path)
@@ -63,13 +63,13 @@ def judge_failure(
     if out:
         return SourceOut(f"{root}: {error}; {what}: check that it is mounted and reachable", root=root)
     if isinstance(error, SlideMissing) and not _has_entries(_folder_of(path)):
-        # Deleted with its folder, or alone on a share of its own: not to be given up for good.
+        # Deleted with its folder, or alone on a share of its own: a later start tries it again.
         return SourceUnreachable(f"{error}; its folder is not there, or empty: check that it is mounted")
     return error
 
 
 class _Passing(SourceUnreachable):
-    """The slide may be read by the next try; no neighbour need be asked."""
+    """The slide may be readable at the next attempt; no neighbour needs to be tried."""
 
 
 def _copy_again(error: SlideError, path: str) -> SlideError:
@@ -80,7 +80,7 @@ def _copy_again(error: SlideError, path: str) -> SlideError:
 
 
 def _look_again(error: SlideError, path: str) -> SlideError:
-    """What keeps the files of a slide on a disk from being read now."""
+    """Return why the files of a slide on a disk cannot be read now."""
     now = first_fault(files_of(Path(path)))
     if now is not None:
         return now
@@ -90,12 +90,12 @@ def _look_again(error: SlideError, path: str) -> SlideError:
 
 
 def nearest(path: str, others: Sequence[str]) -> tuple[str, list[str]]:
-    """The smallest folder above the slide that holds other slides of the catalog, and those; of a URL, its bucket."""
+    """Return the smallest folder (for a URL, the bucket) that holds other slides of the catalog, and those slides."""
     if is_remote(path):
         root = root_of(path)
         return root, [other for other in others if other != path and other.startswith(f"{root}/")]
     folder = _folder_of(path)
-    # What only the root of the file system joins may lie on two shares.
+    # Slides that share only the root of the file system may lie on different shares.
     while folder not in ("/", ""):
         near = [other for other in others if other != path and is_below(other, folder)]
         if near:
@@ -105,18 +105,18 @@ def nearest(path: str, others: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def root_of(path: str) -> str:
-    """What fails as a whole where nothing else is known: the bucket of a URL, the folder of a file."""
+    """Return the bucket of a URL or the folder of a file: what fails as a whole."""
     protocol, separator, rest = path.partition("://")
     return f"{protocol}://{rest.partition('/')[0]}" if separator else _folder_of(path)
 
 
 def is_below(path: str, root: str) -> bool:
-    """Whether a slide lies in this folder or bucket."""
+    """Return whether a slide lies in this folder or bucket."""
     return path.startswith(root.rstrip("/") + "/")
 
 
 def can_be_read(path: str) -> bool:
-    """Whether a slide on a disk or a share opens and gives a byte."""
+    """Return whether a slide on a disk or a share opens and delivers a byte."""
     try:
         check_readable(Path(path))
     except (SlideError, OSError):
@@ -127,10 +127,10 @@ def can_be_read(path: str) -> bool:
 def _any_readable(near: Sequence[str], is_readable: Callable[[str], bool]) -> bool:
     begun_s = time.monotonic()
     # Anywhere below the root: neighbours by name may have been removed together with the slide.
-    for other in random.sample(near, min(ASKED, len(near))):
+    for other in random.sample(near, min(MAX_NEIGHBOURS, len(near))):
         if is_readable(other):
             return True
-        if time.monotonic() - begun_s > ASKING_S:
+        if time.monotonic() - begun_s > MAX_SECONDS:
             break
     return False
 

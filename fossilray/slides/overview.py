@@ -20,7 +20,7 @@ Read: TypeAlias = Callable[[int, int, int, int, int], tuple[Image, NDArray[np.ui
 """Pixels and coverage of level, x, y (level-0 px), width, height (px of the level); raises UnreadableRegion."""
 
 
-# A level this much coarser than asked for is enlarged rather than a level twice as fine read.
+# A level this much coarser than requested is enlarged rather than a level twice as fine read.
 LEVEL_TOLERANCE = 1.05
 
 

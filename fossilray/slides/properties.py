@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from fossilray.core.types import Rect
 
-# A file that states a printer's resolution (72 dpi is 353 um per pixel) says nothing about its scan.
+# A file that states a printer's resolution (72 dpi is 353 um per pixel) does not describe its scan.
 _PLAUSIBLE_MPP = (0.01, 20.0)
 _UM_PER_TIFF_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
-# Tiles are laid by the millimetre: pixels that are claimed to be large cost as much as many.
+# Tiles are planned by the millimetre: pixels that are claimed to be large cost as much as many.
 _UM2_PER_PIXEL = 0.25**2
 
 

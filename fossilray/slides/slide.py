@@ -1,7 +1,7 @@
-"""Pixels and facts of one slide: the only home of OpenSlide.
+"""Pixels and metadata of one slide; the only module that uses OpenSlide.
 
 OpenSlide's handle dies with its first error. A read that fails is therefore tried once more on a handle
-of its own, which tells a region that cannot be decoded from one whose handle another thread broke.
+of its own, which distinguishes a region that cannot be decoded from one whose handle another thread broke.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def open_slide(
 
 
 def check_files(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None:
-    """Nothing, if the files that `path` needs are there and not empty; OpenSlide is not asked.
+    """Check that the files that `path` needs are there and not empty, without OpenSlide.
 
     Raises:
         NotASlide: the file is empty, or a TIFF whose tiles claim more bytes than it has.
@@ -242,7 +242,7 @@ class Slide:
     def _read_argb(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint32]:
         argb = np.empty((height, width), np.uint32)
         pointer = argb.ctypes.data_as(POINTER(c_uint32))
-        with self._lend() as shared:
+        with self._borrow_handle() as shared:
             try:
                 lowlevel._read_region(shared.handle, pointer, x, y, level, width, height)
                 return argb
@@ -288,8 +288,8 @@ class Slide:
             raise fault
 
     @contextmanager
-    def _lend(self) -> Iterator[_SharedHandle]:
-        """The current handle, which nobody closes while it is lent."""
+    def _borrow_handle(self) -> Iterator[_SharedHandle]:
+        """The current handle, which stays open while it is borrowed."""
         with self._swap:
             if self._closed:
                 raise ValueError(f"{self.info.path} is closed")

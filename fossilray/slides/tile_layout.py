@@ -1,4 +1,4 @@
-"""One level of a slide as pieces of stored JPEG tiles, each with its place."""
+"""One level of a slide as pieces of stored JPEG tiles, each with its position."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StoredTiles:
     """Where the JPEG tiles of a level lie; arrays run over tiles.
 
     file: number of the data file. offset, length: bytes. width, height: px of every tile. as_jpeg: makes a whole
-    JPEG of a tile's bytes; raises ValueError if they are none of the kind that is known. None if they are whole.
+    JPEG of a tile's bytes; raises ValueError if their kind is unknown. None if they are whole.
     """
 
     file: Ints
@@ -112,7 +112,7 @@ class LevelLayout:
 
 @dataclass(frozen=True)
 class SlideLayout:
-    """The data files of a slide and its levels; None for one whose tiles are no JPEGs, or not placed as known."""
+    """The data files of a slide and its levels; None for one whose tiles are no JPEGs, or have unknown positions."""
 
     files: tuple[Path, ...]
     levels: tuple[LevelLayout | None, ...]
@@ -120,7 +120,7 @@ class SlideLayout:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Cells along one axis; pieces lie up to `least` and `most` px beside their cell's nominal place."""
+    """Cells along one axis; pieces lie up to `least` and `most` px beside their cell's nominal position."""
 
     first: int
     count: int
@@ -130,8 +130,8 @@ class _Axis:
     most: float
 
     @classmethod
-    def of(cls, cells: Ints, places: Floats, size: int, advance: float) -> Self:
-        beside = places - cells * advance
+    def of(cls, cells: Ints, positions: Floats, size: int, advance: float) -> Self:
+        beside = positions - cells * advance
         first = int(cells.min())
         return cls(
             first, int(cells.max()) - first + 1, size, advance, float(beside.min()), float(beside.max())

@@ -136,7 +136,7 @@ def test_level_that_differs_is_left_to_openslide(overlapping: Path, monkeypatch:
         rgb, alpha = compose(*what)
         return rgb ^ 1, alpha
 
-    monkeypatch.setattr(reader, "paint", one_grey_level_off)
+    monkeypatch.setattr(reader, "compose", one_grey_level_off)
     assert assert_same(overlapping, 0, [(300, 300, 90, 90)]) == 0
     assert assert_same(overlapping, 1, [(300, 300, 90, 90)]) == 0
 

@@ -33,7 +33,7 @@ from fossilray.core.records import CatalogRow, Failure, WorkItem
 from fossilray.processing.worker import SlideWorker
 from fossilray.slides.access import as_slide_error
 from fossilray.slides.catalog import find_slides
-from fossilray.slides.neighbours import can_be_read, judge_failure
+from fossilray.slides.neighbours import can_be_read, classify_failure
 from fossilray.slides.slide import check_files, open_slide
 from fossilray.store import RunStore
 from fossilray.store.run.run_record import describe_run
@@ -138,7 +138,7 @@ def test_a_slide_alone_is_judged_by_its_folder(tmp_path: Path) -> None:
 
     def judge() -> SlideError:
         error = SlideMissing("a.svs is no file")
-        return judge_failure(error, str(path), others=lambda: [str(path)], is_readable=can_be_read)
+        return classify_failure(error, str(path), others=lambda: [str(path)], is_readable=can_be_read)
 
     assert isinstance(judge(), SourceOut)
     path.parent.mkdir()
@@ -154,7 +154,9 @@ def test_a_slide_that_is_gone_with_its_whole_folder_is_not_given_up_for_good(tmp
     there.parent.mkdir()
     there.write_bytes(b"II*\0")
     others = [str(gone), str(there)]
-    error = judge_failure(SlideMissing("no file"), str(gone), others=lambda: others, is_readable=can_be_read)
+    error = classify_failure(
+        SlideMissing("no file"), str(gone), others=lambda: others, is_readable=can_be_read
+    )
     assert type(error) is SourceUnreachable
     assert error.transient
 
@@ -168,7 +170,7 @@ def test_a_slide_in_a_store_is_judged_by_its_bucket(others: list[str]) -> None:
             asked.append(path)
             return answers
 
-        return judge_failure(error, "s3://bucket/a.svs", others=lambda: others, is_readable=is_readable)
+        return classify_failure(error, "s3://bucket/a.svs", others=lambda: others, is_readable=is_readable)
 
     error = SourceUnreachable("s3://bucket/a.svs does not answer")
     assert judge(error, answers=True) is error

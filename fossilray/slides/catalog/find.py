@@ -35,20 +35,20 @@ from fossilray.slides.slide import open_slide
 from fossilray.store.files.base import is_remote
 
 _OPENING_THREADS = 8
-_ASKED = 8
+_MAX_SAMPLES = 8
 
 
 def find_slides(
     target: str, *, access: AccessConfig | None = None, name_pattern: str | None = None
 ) -> Catalog:
-    """The slides of a folder (with all below it), a glob, a single file, or a catalog (.csv, .parquet).
+    """Return the slides of a folder (and its subfolders), a glob, a single file, or a catalog (.csv, .parquet).
 
-    Files are opened to learn their facts; in an object store (s3://bucket/folder) a few kB of each are read. The
-    rows of a catalog are taken at its word. access: how the object store is reached. name_pattern: for wells and depths
+    Files are opened to read their metadata; in an object store (s3://bucket/folder) a few kB of each are read. The
+    rows of a catalog are not checked. access: how the object store is reached. name_pattern: for wells and depths
     in names, see `slides.name_pattern`.
 
     Raises:
-        CatalogError: there is nothing at `target`, or the catalog is not one, or the store does not answer.
+        CatalogError: there is nothing at `target`, or the catalog is not one, or the store is unreachable.
     """
     pattern = compile_pattern(name_pattern)
     if is_remote(target):
@@ -74,14 +74,14 @@ def find_slides(
     check_search_time(pattern, (Path(os.path.abspath(file)).as_posix() for file in files))  # noqa: PTH100
     with ThreadPoolExecutor(_OPENING_THREADS) as threads:
         found = list(threads.map(lambda file: _describe(root, file, pattern), files))
-    # A disk that did not answer once may do so the second time.
+    # A disk that failed once may respond the second time.
     found = [
         _describe(root, file, pattern)
         if isinstance(one, RejectedFile) and one.error == SourceUnreachable.__name__
         else one
         for file, one in zip(files, found, strict=True)
     ]
-    found += [_refuse(root, folder, error) for folder, error in unlisted]
+    found += [_reject(root, folder, error) for folder, error in unlisted]
     _check_still_there(target, found)
     catalog = Catalog(
         sorted((one for one in found if isinstance(one, CatalogRow)), key=lambda row: row.slide_id),
@@ -99,11 +99,11 @@ def _checked(catalog: Catalog, pattern: NamePattern | None, text: str | None) ->
 
 
 def _mode(path: Path) -> int:
-    """What is at a path, as stat tells it; 0 if nothing is.
+    """Return the file mode of a path; 0 if nothing is there.
 
     Raises:
-        SourcesOut: the disk or the share does not say.
-        CatalogError: the system refuses to look.
+        SourcesOut: the disk or the share is unreachable.
+        CatalogError: the system denies access.
     """
     try:
         return path.stat().st_mode
@@ -119,7 +119,7 @@ def _mode(path: Path) -> int:
 
 
 def _refused_whole(path: Path, error: OSError) -> CatalogError | SourcesOut:
-    """What is said of a folder or a catalog that the system does not let us read at all."""
+    """Return the error for a folder or a catalog that cannot be read at all."""
     if error.errno in UNREACHABLE:
         return SourcesOut(
             f"{path} cannot be read: {error.strerror}; check that it is mounted and reachable, and start the same "
@@ -138,8 +138,8 @@ def _walk(folder: Path, unlisted: list[tuple[Path, OSError]]) -> Iterator[Path]:
     def note(error: OSError) -> None:
         unlisted.append((Path(error.filename), error))
 
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=note):
-        here = Path(place)
+    for folder_name, folders, names in os.walk(folder, followlinks=True, onerror=note):
+        here = Path(folder_name)
         try:
             stat = here.stat()
         except OSError as error:
@@ -162,7 +162,7 @@ def _walk(folder: Path, unlisted: list[tuple[Path, OSError]]) -> Iterator[Path]:
 
 
 def _looks_like_a_slide(file: Path) -> bool:
-    """By its name, whatever it is; but `a.tif` beside `a.tif.mrxs` is the folder of that slide."""
+    """Return whether its name is that of a slide; `a.tif` beside `a.tif.mrxs` is the folder of that slide."""
     return file.suffix.lower() in SLIDE_SUFFIXES and not (_is_dir(file) and _is_file(Path(f"{file}.mrxs")))
 
 
@@ -182,10 +182,10 @@ def _is_file(path: Path) -> bool:
 
 
 def _check_still_there(target: str, found: Sequence[CatalogRow | RejectedFile]) -> None:
-    """Nothing, unless the share went away while it was listed: then all that followed looks damaged.
+    """Check that the share did not become unreachable while it was listed: later slides would look damaged.
 
     Raises:
-        SourcesOut: of what was refused for want of an answer, nothing that was read can be read now.
+        SourcesOut: the slides that were unreachable still are, and so is every slide that could be read before.
     """
     doubtful: list[RejectedFile] = [
         one
@@ -193,7 +193,7 @@ def _check_still_there(target: str, found: Sequence[CatalogRow | RejectedFile]) 
         if isinstance(one, RejectedFile) and one.error in ("SlideMissing", "SourceUnreachable")
     ]
     sound = [row.path for row in found if isinstance(row, CatalogRow)]
-    if not doubtful or any(can_be_read(path) for path in random.sample(sound, min(_ASKED, len(sound)))):
+    if not doubtful or any(can_be_read(path) for path in random.sample(sound, min(_MAX_SAMPLES, len(sound)))):
         return
     if not sound and (len(doubtful) < len(found) or len(found) == 1):
         return
@@ -225,42 +225,42 @@ def _describe(root: Path, file: Path, pattern: NamePattern | None) -> CatalogRow
         mode = file.stat().st_mode
         if not S_ISREG(mode):  # a pipe would be waited for without end
             return RejectedFile(slide_id, path, _why_no_file(file, mode))
-        return _read_facts(slide_id, path, root, pattern)
+        return _read_metadata(slide_id, path, root, pattern)
     except SlideError as error:
         return RejectedFile(slide_id, path, str(error), type(error).__name__)
     except OSError as error:
-        return _refuse(root, file, error)
+        return _reject(root, file, error)
     except Exception as error:  # noqa: BLE001  whatever a library raises over one file, the others are listed
-        said = f"{type(error).__name__} at {exception_location(error)}: {exception_message(error)}"
-        return RejectedFile(slide_id, path, said, type(error).__name__)
+        reason = f"{type(error).__name__} at {exception_location(error)}: {exception_message(error)}"
+        return RejectedFile(slide_id, path, reason, type(error).__name__)
 
 
-def _why_no_file(place: Path, mode: int) -> str:
-    if S_ISDIR(mode) and (place / "Slidedat.ini").is_file():
-        return file_missing_message(place.name)
+def _why_no_file(path: Path, mode: int) -> str:
+    if S_ISDIR(mode) and (path / "Slidedat.ini").is_file():
+        return file_missing_message(path.name)
     kind = "a folder" if S_ISDIR(mode) else "a pipe, a socket or a device"
-    return f"{place} has the name of a slide and is {kind}; rename it"
+    return f"{path} has the name of a slide and is {kind}; rename it"
 
 
-def _refuse(root: Path, place: Path, error: OSError) -> RejectedFile:
-    """A file or a folder that the system does not let us read."""
-    path = os.fsencode(os.path.abspath(place)).decode("utf-8", errors="replace")  # noqa: PTH100
+def _reject(root: Path, file: Path, error: OSError) -> RejectedFile:
+    """Reject a file or a folder that the system does not let us read."""
+    path = os.fsencode(os.path.abspath(file)).decode("utf-8", errors="replace")  # noqa: PTH100
     try:
-        relative = PurePosixPath(place.relative_to(root))
+        relative = PurePosixPath(file.relative_to(root))
     except ValueError:
-        relative = PurePosixPath(place.name)
+        relative = PurePosixPath(file.name)
     fault = as_slide_error(error, path)
     kind = type(fault).__name__ if fault is not None else type(error).__name__
     return RejectedFile(slide_id_for(relative), path, str(fault or error), kind)
 
 
-def _read_facts(slide_id: str, path: str, root: Path, pattern: NamePattern | None) -> CatalogRow:
+def _read_metadata(slide_id: str, path: str, root: Path, pattern: NamePattern | None) -> CatalogRow:
     mpp: float | None
     try:
         with open_slide(Path(path)) as slide:
             info, mpp = slide.info, slide.info.mpp
     except MissingResolution:
-        # Whoever edits the catalog, or the configuration, will say.
+        # The user states it in the catalog or in the configuration.
         with open_slide(Path(path), mpp=1.0) as slide:
             info, mpp = slide.info, None
     well, depth = parse_name(Path(path).stem, pattern)

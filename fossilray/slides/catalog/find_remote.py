@@ -1,4 +1,4 @@
-"""Slides in an object store: one listing says which there are, a few kB of each what they are."""
+"""Slides in an object store: found by one listing, and described from a few kB of each."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _LARGEST_CATALOG_BYTES = 2_000_000_000
 def find_remote_slides(target: str, access: AccessConfig, pattern: NamePattern | None = None) -> Catalog:
     """The slides of a folder, a glob, one slide or a catalog in an object store.
 
-    Listing costs a request for every 1,000 files, the facts of a slide one to some. A slide that the store refuses
-    to show is a row without facts: what is wrong is told when it is its turn.
+    Listing costs a request for every 1,000 files, the metadata of a slide one or a few. A slide that the store denies
+    access to becomes a row without metadata, and is reported when it is processed.
 
     Raises:
-        CatalogError: there is nothing at `target`, or the catalog is not one, or the store does not answer.
+        CatalogError: there is nothing at `target`, or the catalog is not one, or the store is unreachable.
     """
     try:
         source = open_source(target, access)
@@ -185,15 +185,15 @@ def _describe(
     slide_id = _slide_id(slide.url, root)
     name = slide.url.rpartition("/")[2]
     try:
-        facts = read_metadata(source, _bundle(source, slide, name, listing), shown=name)
+        metadata = read_metadata(source, _bundle(source, slide, name, listing), shown=name)
     except SourceAccessDenied:
-        # It says so again when it is its turn, and may be allowed by then.
-        facts = SlideMetadata()
+        # It is reported when the slide is processed; access may have been granted by then.
+        metadata = SlideMetadata()
     except SourceUnreachable:
         raise
     except SlideError as error:
         return RejectedFile(slide_id, slide.url, str(error))
-    return _row(slide_id, slide.url, root, facts, pattern)
+    return _row(slide_id, slide.url, root, metadata, pattern)
 
 
 def _bundle(source: SlideSource, slide: RemoteFile, name: str, listing: _Listing | None) -> SlideFiles:
@@ -210,19 +210,21 @@ def _bundle(source: SlideSource, slide: RemoteFile, name: str, listing: _Listing
     return mirax_bundle(source, slide, parts, shown=name)
 
 
-def _row(slide_id: str, url: str, root: str, facts: SlideMetadata, pattern: NamePattern | None) -> CatalogRow:
+def _row(
+    slide_id: str, url: str, root: str, metadata: SlideMetadata, pattern: NamePattern | None
+) -> CatalogRow:
     well, depth = parse_name(PurePosixPath(url).stem, pattern)
-    finest = facts.levels[0] if facts.levels else None
-    bounds = facts.bounds
+    finest = metadata.levels[0] if metadata.levels else None
+    bounds = metadata.bounds
     folders = [folder.rpartition("/")[2] for folder in (*_folders_above(url, root), root)]
     return CatalogRow(
         slide_id=slide_id,
         path=url,
-        vendor=facts.vendor,
+        vendor=metadata.vendor,
         width=finest.width if finest else None,
         height=finest.height if finest else None,
-        mpp=facts.mpp,
-        levels=len(facts.levels) or None,
+        mpp=metadata.mpp,
+        levels=len(metadata.levels) or None,
         bounds_x=bounds.x_min if bounds else None,
         bounds_y=bounds.y_min if bounds else None,
         bounds_width=bounds.width if bounds else None,

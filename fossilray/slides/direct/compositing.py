@@ -1,12 +1,12 @@
-"""Pieces of tiles laid onto a window, to the bit as OpenSlide 4.0 does it through cairo and pixman.
+"""Pieces of tiles composed into a window, bit for bit as OpenSlide 4.0 does through cairo and pixman.
 
 Where pieces overlap the one painted first shows (the operator is SATURATE: a later one adds what alpha lacks).
-A piece at a fraction of a pixel is interpolated between four neighbours, with nothing beyond its rim. Pixman does
+A piece at a fraction of a pixel is interpolated between four neighbours, with nothing beyond its edge. Pixman does
 so in float32, and a byte is 256 times the value, rounded down. Only if a piece is a whole tile without alpha, none
-of whose rim shows in the window, does it know that nothing shines through: then it reckons in bytes, rounding down.
-Places are rounded to 1/65536 px; those that are whole to the nearest 1/256 in both directions count as whole.
+of whose edge shows in the window, does it know that nothing shines through: then it computes in bytes, rounding down.
+Positions are rounded to 1/65536 px; those that are whole to the nearest 1/256 in both directions count as whole.
 
-Within their rims pieces hide what is below, so they are laid from the lowest to the uppermost, and rims at the end.
+Inside their edges pieces hide what is below, so they are drawn from the lowest to the uppermost, and edges last.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fossilray.slides.tile_layout import LevelLayout
 Alpha: TypeAlias = NDArray[np.uint8]
 Tile: TypeAlias = Callable[[int, bool], Image]
 """Gives the pixels of a stored tile of the level by its number, in one block of memory. True: all of it lies inside the
-window, so that its neighbours will hardly ask for it; its memory may serve the next call."""
+window, so that its neighbours will hardly need it; its memory may serve the next call."""
 
 _BLOCK_PX = 4096
 _PATCH_PX = 256
@@ -77,7 +77,7 @@ def flatten(rgb: Image, alpha: Alpha, background_rgb: tuple[int, int, int]) -> I
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """Part of a window that OpenSlide paints at once; coverage: within the rims of pieces."""
+    """Part of a window that OpenSlide paints at once; coverage: inside the edges of pieces."""
 
     rows: slice
     columns: slice
@@ -100,32 +100,32 @@ def _blocks(level: LevelLayout, x: int, y: int, width: int, height: int) -> Iter
                 yield _Block(rows, columns, placing, placing.coverage())
 
 
-def _within(place: int, downsample: float) -> tuple[float, int]:
+def _within(position: int, downsample: float) -> tuple[float, int]:
     """Where painting begins, in px of the level, and how many px before it stay empty."""
-    return (place / downsample, 0) if place >= 0 else (0.0, int(-place / downsample))
+    return (position / downsample, 0) if position >= 0 else (0.0, int(-position / downsample))
 
 
 def _paint_block(placing: Placement, tile: Tile, rgb: Image, alpha: Alpha) -> None:
-    """rgb, alpha: changed, alpha on rims alone, and not where it is 255 everywhere."""
-    rims = EdgeBlender(placing) if placing.is_between else None
+    """rgb, alpha: changed, alpha at edges alone, and not where it is 255 everywhere."""
+    edges = EdgeBlender(placing) if placing.is_between else None
     stored, is_all = placing.level.pieces.tile[placing.number].tolist(), placing.are_all_seen()
     columns, rows = (beside.tolist() for beside in placing.corners)
     for at in range(len(stored) - 1, -1, -1):
         pixels = tile(stored[at], is_all[at])
         left, right, top, bottom = placing.inner[at]
         source = pixels[top + rows[at] :, left + columns[at] :]
-        if rims is None:
+        if edges is None:
             rgb[top:bottom, left:right] = source[: bottom - top, : right - left]
             continue
-        rims.lend(at, pixels)
+        edges.add_tile(at, pixels)
         if left < right:
             across, down = float(placing.across.fraction[at]), float(placing.down.fraction[at])
             # Between pixels, one more on each side.
             source = source[: bottom - top + (down > 0), : right - left + (across > 0)]
             is_opaque = bool(placing.is_opaque[at])
             rgb[top:bottom, left:right] = interpolated(source, across, down, is_opaque=is_opaque)
-    if rims is not None:
-        colours, cover = rims.mixed()
-        rgb[rims.y, rims.x] = colours
+    if edges is not None:
+        colours, cover = edges.blend()
+        rgb[edges.y, edges.x] = colours
         if not is_everywhere(alpha):
-            alpha[rims.y, rims.x] = cover
+            alpha[edges.y, edges.x] = cover

@@ -1,7 +1,7 @@
-"""The pixels on the rims of pieces, where several shine through each other.
+"""Blending of the pixels at the edges of pieces, where several pieces show through each other.
 
-They are few, a line or two around each piece. All of a window are mixed at once: first it is found out which pieces
-each of them shows, then each piece lends its pixels while it is at hand, then layer after layer is laid.
+These are few, a line or two around each piece. All edges of a window are blended at once: first the pieces that each
+pixel shows are found, then the pixels of each piece are added while it is in memory, then layer after layer is drawn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ONE, _SCALE = np.float32(1), np.float32(256)
 
 
 class EdgeBlender:
-    """All pixels of a window on a rim that no piece above covers whole; x, y: of each.
+    """All edge pixels of a window that no piece above covers completely; x, y: of each.
 
     Layers are pairs of such a pixel and a piece that touches it, the uppermost pieces first.
     """
@@ -40,8 +40,8 @@ class EdgeBlender:
         columns, rows = x - across.inner_begin[number], y - down.inner_begin[number]
         # Axis 0: the pixel, its right, its lower and its lower right neighbour; beyond the piece there is nothing.
         on_x, on_y = (
-            (places >= 0, places < sizes[number] - 1)
-            for places, sizes in ((columns, across.size), (rows, down.size))
+            (positions >= 0, positions < sizes[number] - 1)
+            for positions, sizes in ((columns, across.size), (rows, down.size))
         )
         known = np.stack([on_x[0] & on_y[0], on_x[1] & on_y[0], on_x[0] & on_y[1], on_x[1] & on_y[1]])
         self._weights = known.astype(np.float32)
@@ -49,22 +49,22 @@ class EdgeBlender:
             self._weights[neighbour] *= weights[number]
         self._is_opaque = placing.is_opaque[number]
         corner_x, corner_y = placing.corners
-        # Places beyond the piece may be any, for they weigh nothing.
-        place = (y + corner_y[number]) * width + x + corner_x[number]
-        self._place = np.empty((len(place), 4), np.int64)
+        # Positions beyond the piece have no weight, so that any will do.
+        position = (y + corner_y[number]) * width + x + corner_x[number]
+        self._position = np.empty((len(position), 4), np.int64)
         for neighbour, beside in enumerate((0, 1, width, width + 1)):
-            self._place[:, neighbour] = place + beside
-        self._lent = np.empty((len(place), 4, 3), np.uint8)
+            self._position[:, neighbour] = position + beside
+        self._colours = np.empty((len(position), 4, 3), np.uint8)
 
-    def lend(self, at: int, tile: Image) -> None:
-        """Take what these pixels need of a piece; at: of it in the placing, tile: the stored one it is part of."""
+    def add_tile(self, at: int, tile: Image) -> None:
+        """Add the pixels of a piece; at: of it in the placing, tile: the stored one it is part of."""
         part = slice(self._first[at], self._first[at + 1])
-        tile.reshape(-1, 3).take(self._place[part], axis=0, out=self._lent[part], mode="clip")
+        tile.reshape(-1, 3).take(self._position[part], axis=0, out=self._colours[part], mode="clip")
 
-    def mixed(self) -> tuple[Bytes, Bytes]:
-        """Colours, (n, 3), and coverage, (n,), when all pieces have lent their pixels."""
+    def blend(self) -> tuple[Bytes, Bytes]:
+        """Colours, (n, 3), and coverage, (n,), once the pixels of all pieces are added."""
         # Axes: neighbour, colour, layer.
-        values = self._lent.transpose(1, 2, 0).astype(np.float32, order="C")
+        values = self._colours.transpose(1, 2, 0).astype(np.float32, order="C")
         values *= np.where(self._is_opaque, _ONE, _UNIT * _SCALE)
         values *= self._weights[:, None]
         colours, cover = weighted_sum(values), weighted_sum(self._weights)
@@ -79,15 +79,15 @@ class EdgeBlender:
             for chosen in (layers[self._is_opaque[layers]], layers[~self._is_opaque[layers]]):
                 if len(chosen):
                     there = self._pixel[chosen]
-                    lay = _put_beneath if self._is_opaque[chosen[0]] else _saturate
-                    rgb[:, there], alpha[there] = lay(
+                    draw = _put_beneath if self._is_opaque[chosen[0]] else _saturate
+                    rgb[:, there], alpha[there] = draw(
                         rgb[:, there], alpha[there], colours[:, chosen], cover[chosen]
                     )
         return rgb.T, alpha
 
     def _are_uppermost(self, layers: Ints, first: Ints) -> NDArray[np.bool_]:
         """Which of these layers are the uppermost of their pixel; first: set to those, for each pixel that has any."""
-        # Of equal places what is written last stays.
+        # Of equal indices the value written last stays.
         first[self._pixel[layers[::-1]]] = layers[::-1]
         return np.asarray(first[self._pixel[layers]] == layers)
 
@@ -99,7 +99,7 @@ def _shown(placing: Placement) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """
     across, down = placing.across, placing.down
     some, others = placing.neighbours()
-    owner, lines = _rims(placing)
+    owner, lines = _edges(placing)
     line, piece = _joined(owner, some, others)
     inner = np.stack([across.inner_begin, across.inner_end, down.inner_begin, down.inner_end])
     is_above = piece < owner[line]
@@ -114,10 +114,10 @@ def _shown(placing: Placement) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     return lines, line[order], piece[order], begin[order], count[order]
 
 
-def _rims(placing: Placement) -> tuple[Ints, Ints]:
-    """Pieces, ascending, and their rims: lines a pixel wide within the window, (left right top bottom, lines)."""
+def _edges(placing: Placement) -> tuple[Ints, Ints]:
+    """Pieces, ascending, and their edges: lines a pixel wide within the window, (left right top bottom, lines)."""
     across, down = placing.across, placing.down
-    rims = np.stack(
+    edges = np.stack(
         [
             np.stack([across.begin, across.inner_begin, down.begin, down.end]),
             np.stack([across.inner_end, across.end, down.begin, down.end]),
@@ -127,9 +127,9 @@ def _rims(placing: Placement) -> tuple[Ints, Ints]:
         axis=-1,
     )
     most = np.array([placing.width, placing.width, placing.height, placing.height])
-    rims = np.clip(rims, 0, most[:, None, None])
-    owner, rim = np.nonzero(_areas(rims))
-    return owner, rims[:, owner, rim]
+    edges = np.clip(edges, 0, most[:, None, None])
+    owner, edge = np.nonzero(_areas(edges))
+    return owner, edges[:, owner, edge]
 
 
 def _less(owner: Ints, lines: Ints, line: Ints, begin: Ints, count: Ints) -> tuple[Ints, Ints]:
@@ -193,7 +193,7 @@ def _pixels(lines: Ints, begin: Ints, count: Ints) -> tuple[Ints, Ints]:
 
 
 def _put_beneath(rgb: Bytes, alpha: Bytes, colours: Values, cover: Values) -> tuple[Bytes, Bytes]:
-    """Colours, (3, n), and alpha after an opaque piece was laid under what is there."""
+    """Colours, (3, n), and alpha after an opaque piece was drawn beneath."""
     product = as_bytes(colours).astype(np.uint16) * (255 - alpha.astype(np.uint16)) + 128
     added = (product + (product >> 8)) >> 8
     return np.minimum(rgb + added, 255).astype(np.uint8), np.full_like(alpha, 255)

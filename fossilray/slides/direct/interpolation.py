@@ -31,9 +31,9 @@ _FEW_PX = 1 << 11
 
 
 def interpolated(source: Image, across: float, down: float, *, is_opaque: bool) -> Image:
-    """Each pixel of `source` mixed with its right and lower neighbours; the last column or row only lends itself.
+    """Each pixel of `source` mixed with its right and lower neighbours; the last column or row only contributes.
 
-    across, down: how far to the neighbour, 0 to less than 1; at 0 there is none, and the last one counts too.
+    across, down: how far to the neighbour, 0 to less than 1; at 0 there is no neighbour, and the last one counts too.
     is_opaque: reckoned in bytes, not in shares of 255.
     """
     if not (across or down):
@@ -94,7 +94,7 @@ def _filtered(source: Image, across: float, down: float, *, is_opaque: bool) -> 
         return upper
     doubtful = np.flatnonzero(upper != _floor(source, scaled, -_TRIFLE))
     row = 3 * source.shape[1]
-    # Void ones lend what they may.
+    # Empty ones contribute what they may.
     beside = doubtful + np.array([[0], [3], [row], [row + 3]])
     known = np.ascontiguousarray(source).reshape(-1).take(beside, mode="clip")
     products = SCALED.take(known) * weights[:, None]

@@ -1,7 +1,7 @@
 """Stored tiles that the index of a slide lists, on any level, whether or not OpenSlide shows them.
 
 OpenSlide shows a missing tile as unscanned, and takes a tile of no bytes for whatever lies at its offset. The index
-tells a tile that was lost from glass that was never scanned: another level lists it.
+distinguishes a lost tile from glass that was never scanned: another level lists it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fossilray.slides.tile_layout import Ints
 _MOST_CELLS = 4_000_000
 _LARGEST_INDEX_BYTES = 40 * _MOST_CELLS
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT, _LENGTHS = 256, 257, 322, 323, 325
-# Photos lie up to so many level-0 px beside their nominal place on any scanner; a position farther off is damage.
+# Photos lie up to so many level-0 px beside their nominal position on any scanner; a position farther off is damage.
 _MOST_JITTER_PX = 256
 # Levels of odd sizes are not exact halves of each other, so their tiles end a trifle beside finer ones.
 _SLACK = 0.1
@@ -38,7 +38,7 @@ class ListedTiles:
     """Rectangles (n, 4), x_min y_min x_max y_max in level-0 px; those of MIRAX are right within a photo's jitter.
 
     finest: tiles of level 0. orphans: coarser tiles below which no finer level lists any; these have lost them.
-    gaps: per level, places the size of a level-0 tile that the level lists and no finer one does, though these list
+    gaps: per level, areas of the size of a level-0 tile that the level lists and no finer one does, though these list
         others below the same tile. They were lost, or are glass that was never scanned at the rim of a coarse tile.
     empty: per level, tiles that are listed with no bytes.
     """
@@ -176,7 +176,7 @@ def _photos_of(cells: NDArray[np.bool_], divisions: int) -> NDArray[np.bool_]:
 def _positions(
     ini: Slidedat, grid: MiraxIndexGrid, index: MiraxIndex, files: tuple[Path, ...]
 ) -> tuple[Ints, int]:
-    """Level-0 px of each photo, and how far the farthest lies beside its nominal place.
+    """Level-0 px of each photo, and how far the farthest lies beside its nominal position.
 
     Positions that cannot be are replaced by nominal ones.
     """
@@ -188,11 +188,11 @@ def _positions(
     if stored is None or len(stored) != len(nominal):
         return nominal, 0
     far = np.abs(stored - nominal).max(axis=1, initial=0)
-    # Nominal places drift with the overlap; what is out of line with all others is damage.
+    # Nominal positions drift with the overlap; what is out of line with all others is damage.
     usual = int(np.median(far)) if len(far) else 0
     is_odd = far > usual + _MOST_JITTER_PX
-    places = np.where(is_odd[:, None], nominal, stored)
-    return places, int(far[~is_odd].max(initial=0))
+    positions = np.where(is_odd[:, None], nominal, stored)
+    return positions, int(far[~is_odd].max(initial=0))
 
 
 def _tile_rects(grid: MiraxIndexGrid, positions: Ints, cells: Ints) -> Ints:
@@ -207,7 +207,7 @@ def _tile_rects(grid: MiraxIndexGrid, positions: Ints, cells: Ints) -> Ints:
 
 
 def _block_rects(grid: MiraxIndexGrid, row: Ints, column: Ints, concat: int, *, jitter_px: int) -> Ints:
-    """Where tiles of a coarser level lie, by the nominal places of their photos."""
+    """Where tiles of a coarser level lie, by the nominal positions of their photos."""
     rects = [
         (rect.x_min, rect.y_min, rect.x_max, rect.y_max)
         for rect in (
@@ -241,7 +241,7 @@ def _of_tiff(path: Path, levels: Sequence[Level]) -> ListedTiles | None:
             orphans.append(rects[is_orphan])
             for rows, columns in _slices(*(side[is_orphan] for side in (*first, *last))):
                 known[rows, columns] = True
-            is_gap = _upon(there, tile_px, cells=known.shape, cell_px=finest_px) & ~known
+            is_gap = _cells_under(there, tile_px, cells=known.shape, cell_px=finest_px) & ~known
             gaps[level] = np.rint(_grid_rects(finest_px, is_gap)).astype(np.int64)
             known |= is_gap
     # A TIFF tile of no bytes is one that is not stored, as in any sparse TIFF.
@@ -270,7 +270,7 @@ def _of_directory(
     return (width * level.downsample, height * level.downsample), (lengths > 0).reshape(down, across)
 
 
-def _upon(
+def _cells_under(
     listed: NDArray[np.bool_],
     tile_px: tuple[float, float],
     *,

@@ -1,4 +1,4 @@
-"""Where the pieces that touch a window lie in it, as cairo and pixman place them."""
+"""Positions of the pieces that touch a window, as cairo and pixman compute them."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Placement:
 
     def coverage(self) -> NDArray[np.uint8]:
         """255 where a piece covers a pixel whole, else 0; `everywhere` if that is so all over."""
-        # Told in the rectangles that all edges cut the window into.
+        # Computed in the rectangles that all edges cut the window into.
         columns = sorted({0, self.width, *(edge for one in self.inner for edge in one[:2])})
         rows = sorted({0, self.height, *(edge for one in self.inner for edge in one[2:])})
         column_at = {edge: at for at, edge in enumerate(columns)}
@@ -193,15 +193,15 @@ def _cells(cells: Ints, spans: Spans, advance: float) -> tuple[Ints, int]:
 def _between(left: Floats, top: Floats, widths: Ints, heights: Ints) -> tuple[Spans, Spans]:
     are_whole = _are_near_whole(left) & _are_near_whole(top)
     across, down = (
-        np.where(are_whole, np.round(places), np.round(places * _PIXMAN_UNITS) / _PIXMAN_UNITS)
-        for places in (left, top)
+        np.where(are_whole, np.round(positions), np.round(positions * _PIXMAN_UNITS) / _PIXMAN_UNITS)
+        for positions in (left, top)
     )
     return Spans.of(across, widths), Spans.of(down, heights)
 
 
-def _are_near_whole(places: Floats) -> Bools:
-    return np.asarray(np.round(places * _CAIRO_UNITS) % _CAIRO_UNITS == 0)
+def _are_near_whole(positions: Floats) -> Bools:
+    return np.asarray(np.round(positions * _CAIRO_UNITS) % _CAIRO_UNITS == 0)
 
 
-def _is_near_whole(place: float) -> bool:
-    return round(place * _CAIRO_UNITS) % _CAIRO_UNITS == 0
+def _is_near_whole(position: float) -> bool:
+    return round(position * _CAIRO_UNITS) % _CAIRO_UNITS == 0

@@ -82,7 +82,7 @@ class DirectReader:
         self.regions = 0
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> tuple[Image, Alpha] | None:
-        """Premultiplied RGB and coverage of a region, or None if OpenSlide should be asked.
+        """Premultiplied RGB and coverage of a region, or None if OpenSlide must read it.
 
         x, y: level-0 px of the top left corner; width, height: px of the level.
         """
@@ -91,10 +91,10 @@ class DirectReader:
             opened = self._open()
             if opened is not None and level not in self._trusted:
                 self._trusted[level] = self._proven(opened, level)
-            placed = self._trusted.get(level)
-        if opened is not None and placed is not None:
+            level_layout = self._trusted.get(level)
+        if opened is not None and level_layout is not None:
             with suppress(_Undecodable):
-                found = compose(placed, partial(opened.tile, placed), x, y, width, height)
+                found = compose(level_layout, partial(opened.tile, level_layout), x, y, width, height)
         with self._lock:
             self.regions += found is not None
             self._left += found is None
@@ -120,14 +120,14 @@ class DirectReader:
         return self._opened
 
     def _proven(self, opened: _OpenFiles, number: int) -> LevelLayout | None:
-        """The level, if some regions of it are as OpenSlide reads them, to the bit."""
-        placed = opened.levels[number] if 0 <= number < len(opened.levels) else None
-        if placed is None:
+        """The level, if some regions of it are as OpenSlide reads them, bit for bit."""
+        level_layout = opened.levels[number] if 0 <= number < len(opened.levels) else None
+        if level_layout is None:
             return None
         agreed = 0
-        for region in _comparison_regions(placed):
+        for region in _comparison_regions(level_layout):
             try:
-                rgb, alpha = compose(placed, partial(opened.tile, placed), *region)
+                rgb, alpha = compose(level_layout, partial(opened.tile, level_layout), *region)
                 argb = self._reference(number, *region)
             except (_Undecodable, UnreadableRegion):
                 continue
@@ -138,19 +138,19 @@ class DirectReader:
             agreed += 1
         who = "directly" if agreed else "by OpenSlide"
         _log.info("%s: level %d is read %s", self._info.path, number, who)
-        return placed if agreed else None
+        return level_layout if agreed else None
 
 
 class _Undecodable(Exception):
-    """A tile whose pixels only OpenSlide can tell, or nobody."""
+    """A tile that only OpenSlide can decode, or that cannot be decoded at all."""
 
 
 class _OpenFiles:
-    """The levels (None where OpenSlide is needed) and open files of a slide, which close when nobody holds them.
+    """The levels (None where OpenSlide is needed) and open files of a slide, which close with the last reference.
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: the slide is none of the kind that is known.
+        ValueError: the slide has an unknown layout.
     """
 
     def __init__(self, info: SlideInfo) -> None:
@@ -178,7 +178,7 @@ class _OpenFiles:
         return self._decode(level, number, self._scratch_of(level)) if kept is None else kept
 
     def _scratch_of(self, level: LevelLayout) -> Image:
-        """Memory of this thread alone; new memory for every tile of a sweep would cost as much as decoding."""
+        """Memory of this thread alone; new memory for every tile of a pass would cost as much as decoding."""
         scratch: Image | None = getattr(self._scratch, "tile", None)
         if scratch is None or scratch.shape[:2] != (level.tiles.height, level.tiles.width):
             scratch = self._scratch.tile = _empty_tile(level)

@@ -50,7 +50,7 @@ def folder_missing_message(slide: str, start: bytes) -> NotASlide | MissingCompa
             f"{slide} is no MIRAX slide: it is no image and there is no folder {folder} beside it; remove it, "
             "or copy the slide again with its folder"
         )
-    return MissingCompanion(f"{slide} lacks its folder {folder}; copy the folder to the place beside it")
+    return MissingCompanion(f"{slide} lacks its folder {folder}; copy the folder beside it")
 
 
 def file_missing_message(folder: str) -> str:
@@ -83,7 +83,7 @@ def check_slidedat_size(slide: str, size: int) -> None:
 
 
 def read_slidedat(slide: str, content: bytes) -> Slidedat:
-    """What a Slidedat.ini says.
+    """Return the content of a Slidedat.ini.
 
     Raises:
         MissingCompanion: it is damaged.
@@ -95,7 +95,7 @@ def read_slidedat(slide: str, content: bytes) -> Slidedat:
 
 
 def names_in(slide: str, ini: Slidedat) -> list[str]:
-    """Names of the files that a Slidedat.ini asks for, itself first; none leads out of the folder.
+    """Return the names of the files that a Slidedat.ini refers to, itself first; none leads out of the folder.
 
     Raises:
         MissingCompanion: it does not name them.

@@ -1,8 +1,8 @@
-"""Where each JPEG tile of a MIRAX slide lies, in the files and on the levels, as OpenSlide 4.0 places them.
+"""Positions of the JPEG tiles of a MIRAX slide, in the files and on the levels, as OpenSlide 4.0 computes them.
 
-Facts of the format: https://openslide.org/formats/mirax/ and OpenSlide's reader of it. A photo is divided into
+Format: https://openslide.org/formats/mirax/ and OpenSlide's reader of it. A photo is divided into
 tiles; each coarser level halves them and joins four to one. Once a tile holds several photos, it is cut into
-pieces again, for photos overlap and each has its own place.
+pieces again, for photos overlap and each has its own position.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _VERSION = b"01.02"
 _POSITION = np.dtype([("flag", "u1"), ("x", "<i4"), ("y", "<i4")])
 # Pieces so small are many, and painting each costs more than OpenSlide does.
 _LEAST_PIECE_PX = 16
-# A slide of 200 gigapixels in tiles of 256 px has 3 million; 16 bytes of Index.dat tell of each.
+# A slide of 200 gigapixels in tiles of 256 px has 3 million; 16 bytes of Index.dat describe each.
 _MOST_CELLS = 4_000_000
 _LARGEST_INDEX_BYTES = 40 * _MOST_CELLS
 _MOST_PHOTOS_ACROSS = 64
@@ -45,7 +45,7 @@ def read_mirax_layout(path: Path) -> SlideLayout:
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: the slide is none of the kind that is known.
+        ValueError: the slide has an unknown layout.
     """
     folder = path.with_suffix("")
     try:
@@ -57,14 +57,14 @@ def read_mirax_layout(path: Path) -> SlideLayout:
         if grid.across * grid.down > _MOST_CELLS or listing.stat().st_size > _LARGEST_INDEX_BYTES:
             raise ValueError("it has more tiles than any known slide")
         index = MiraxIndex(listing.read_bytes(), grid.slide_id, len(files))
-        return SlideLayout(files, _place_levels(ini, grid, index, files))
+        return SlideLayout(files, _arrange_levels(ini, grid, index, files))
     except KeyError as error:
         raise ValueError(f"{error.args[0]!r} is missing") from None
     except (struct.error, zlib.error) as error:
         raise ValueError(str(error)) from None
 
 
-def _place_levels(
+def _arrange_levels(
     ini: Slidedat, grid: MiraxIndexGrid, index: MiraxIndex, files: tuple[Path, ...]
 ) -> tuple[LevelLayout | None, ...]:
     if grid.concats[0] != 1:
@@ -80,9 +80,9 @@ def _place_levels(
         group = ini[tree[f"HIER_0_VAL_{number}_SECTION"]]
         try:
             entries = index.entries(number, most=grid.across * grid.down)
-            levels.append(_place_level(number, group, entries, photos))
+            levels.append(_arrange_level(number, group, entries, photos))
         except ValueError:
-            # Level 0 tells which photos there are.
+            # Level 0 lists the photos.
             if number == 0:
                 raise
             levels.append(None)
@@ -91,7 +91,7 @@ def _place_levels(
 
 @dataclass(frozen=True, eq=False)
 class _Photos:
-    """positions: level-0 px of each, (n, 2). taken: which are there at level 0; filled when that is placed."""
+    """positions: level-0 px of each, (n, 2). taken: which are there at level 0; filled with that level."""
 
     grid: MiraxIndexGrid
     positions: Ints
@@ -103,7 +103,7 @@ class _Photos:
         return self.grid.across // self.grid.divisions
 
 
-def _place_level(number: int, group: Mapping[str, str], entries: Ints, photos: _Photos) -> LevelLayout:
+def _arrange_level(number: int, group: Mapping[str, str], entries: Ints, photos: _Photos) -> LevelLayout:
     grid = photos.grid
     divisions, concat = grid.divisions, grid.concats[number]
     width, height = int(group["DIGITIZER_WIDTH"]), int(group["DIGITIZER_HEIGHT"])
@@ -177,7 +177,7 @@ def _are_taken(level: int, photo: Ints, photos: _Photos, *, span: int) -> NDArra
 def stored_positions(
     tree: Mapping[str, str], grid: MiraxIndexGrid, index: MiraxIndex, files: tuple[Path, ...]
 ) -> Ints | None:
-    """Where each photo was taken, if the slide says so."""
+    """Return the position of each photo, if the slide states it."""
     count = (grid.across // grid.divisions) * (grid.down // grid.divisions)
     for name, is_packed in (("VIMSLIDE_POSITION_BUFFER", False), ("StitchingIntensityLayer", True)):
         record = _record_number(tree, name)
@@ -255,7 +255,7 @@ class MiraxIndex:
     def record(self, number: int) -> tuple[int, int, int]:
         """Offset, bytes and data file of a record."""
         page = self._first_page(self._int(self._roots + 4) + 4 * number)
-        offset, length, file = (self._int(page + place) for place in (16, 20, 24))
+        offset, length, file = (self._int(page + offset) for offset in (16, 20, 24))
         if min(offset, length, file) < 0 or file >= self._files:
             raise ValueError("Index.dat has an impossible record")
         return offset, length, file

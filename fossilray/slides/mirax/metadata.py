@@ -1,6 +1,6 @@
 """What Slidedat.ini and Index.dat say of a MIRAX slide, without its pixels.
 
-Facts of the format: https://openslide.org/formats/mirax/; sizes are rounded where OpenSlide 4.0 rounds them.
+Format: https://openslide.org/formats/mirax/; sizes are rounded where OpenSlide 4.0 rounds them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class MiraxIndexGrid:
     slide_id: str
 
     def rect(self, x: int, y: int, concat: int) -> Rect:
-        """Where a stored tile lies, by the nominal places of photos; real ones jitter by some pixels."""
+        """Return where a stored tile lies, by the nominal positions of photos; real ones jitter by some pixels."""
         left, right = self._extent(x, concat, self.tile_px[0], self.overlap_px[0])
         top, bottom = self._extent(y, concat, self.tile_px[1], self.overlap_px[1])
         return Rect(left, top, right, bottom)
@@ -95,7 +95,7 @@ def read_mpp(ini: Slidedat) -> float | None:
 
 
 def read_scanned(grid: MiraxIndexGrid, index: Read) -> tuple[Rect, ...] | None:
-    """Roughly where photos are, from the finest level of Index.dat whose list is short; None if it says nothing."""
+    """Roughly where photos are, from the finest level of Index.dat whose list is short; None if unknown."""
     number = _short_level(grid)
     if number is None:
         return None

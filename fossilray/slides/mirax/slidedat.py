@@ -1,7 +1,7 @@
 """Slidedat.ini of a MIRAX slide: its groups and keys as OpenSlide reads them, and which claims are refused.
 
 OpenSlide 4.0 believes the file: claims of 10^9 photos, of a photo of 65,500 px a side, or an overlap of nan end
-the process or never end. They are refused here, before OpenSlide is asked.
+the process or never end. They are refused here, before OpenSlide opens them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BLANKS = " \t\r\n\v\f"
 
 
 def parse_slidedat(content: bytes) -> Slidedat:
-    """Values by group and key, read as GLib reads a key file: what is said last counts, names keep their case.
+    """Values by group and key, read as GLib reads a key file: the last value counts, names keep their case.
 
     A reader with other rules (configparser's continued lines, say) could be shown other values than OpenSlide
     will see. Lines that are neither are left out: OpenSlide refuses the file for them.
@@ -58,7 +58,7 @@ def check_claims(ini: Slidedat, shown: str, *, max_gigapixels: float) -> None:
 
     Raises:
         TooLarge: it claims more photos, or larger ones, than memory should be given for.
-        MissingCompanion: what it says of photos and levels cannot be.
+        MissingCompanion: it states impossible photos or levels.
     """
     try:
         _check_photos(ini, shown, max_gigapixels=max_gigapixels)
@@ -69,7 +69,7 @@ def check_claims(ini: Slidedat, shown: str, *, max_gigapixels: float) -> None:
 
 
 def check_records(index: BinaryIO, ini: Slidedat, shown: str) -> None:
-    """Nothing, if no record of Index.dat claims fewer than 0 bytes, which OpenSlide would ask for as 2^64.
+    """Check that no record of Index.dat claims fewer than 0 bytes, which OpenSlide would allocate as 2^64.
 
     index: the open file. shown: its name in messages. A list that leads out of the file OpenSlide refuses itself.
 
@@ -81,7 +81,7 @@ def check_records(index: BinaryIO, ini: Slidedat, shown: str) -> None:
     count = sum(int(number) for number in records if _WHOLE.fullmatch(number.strip(_BLANKS)))
     heads = _numbers(index, start + 4, 1)
     for head in _numbers(index, heads[0], min(max(count, 0), _MOST_RECORDS)) if heads else ():
-        # A list is a page of no entries and the place of the first page; that has its length, the next page,
+        # A list is a page of no entries and the position of the first page; that has its length, the next page,
         # two zeros, and then offset, bytes and file of its first entry.
         first = _numbers(index, head + 4, 1)
         entry = _numbers(index, first[0], 7) if first else ()
@@ -89,11 +89,11 @@ def check_records(index: BinaryIO, ini: Slidedat, shown: str) -> None:
             raise MissingCompanion(f"{shown} is damaged (a record of {entry[5]} bytes); copy the slide again")
 
 
-def _numbers(index: BinaryIO, place: int, count: int) -> tuple[int, ...]:
+def _numbers(index: BinaryIO, offset: int, count: int) -> tuple[int, ...]:
     """Little-endian 32-bit numbers of Index.dat, as many as there are."""
-    if place < 0:
+    if offset < 0:
         return ()
-    index.seek(place)
+    index.seek(offset)
     content = index.read(4 * count)
     return struct.unpack(f"<{len(content) // 4}i", content[: len(content) // 4 * 4])
 

@@ -69,7 +69,7 @@ class Download:
     def drop(self) -> None:
         """Delete what is there; a fetch under way stops at its next part."""
         self._dropped.set()
-        # A request that nobody answers may hold its thread for minutes; the thread then cleans up after itself.
+        # A request without a response may hold its thread for minutes; the thread then cleans up after itself.
         self._thread.join(_CLOSE_WAIT_S)
         self._clean()
 
@@ -82,7 +82,7 @@ class Download:
             _side_by_side(self._threads, self._copy, parts, stop=self._dropped)
             self._check_unchanged(bundle)
             self._name = bundle.name
-        except BaseException as error:  # noqa: BLE001  raised again in the thread that asks for the slide
+        except BaseException as error:  # noqa: BLE001  raised again in the thread that waits for the slide
             self.error = error
         if self.error is not None or self._dropped.is_set():
             self._clean()
@@ -129,7 +129,7 @@ class Download:
         self._count(len(content))
 
     def _check_unchanged(self, bundle: SlideFiles) -> None:
-        """Parts of two versions of a file would make a slide that nobody ever had."""
+        """Parts of two versions of a file would make a slide that never existed."""
         try:
             now = list_slide_files(self._source, self.path).versions()
         except (NotASlide, MissingCompanion):
@@ -173,15 +173,17 @@ def _side_by_side(
             except BaseException as error:  # noqa: BLE001  raised again below
                 errors.append(error)
 
-    crew = [threading.Thread(target=work, name="fetch", daemon=True) for _ in range(min(threads, len(parts)))]
-    for one in crew:
+    workers = [
+        threading.Thread(target=work, name="fetch", daemon=True) for _ in range(min(threads, len(parts)))
+    ]
+    for one in workers:
         one.start()
-    for one in crew:
+    for one in workers:
         one.join()
     if errors:
         raise errors[0]
     if stop.is_set():
-        raise SourceUnreachable("nobody wants the slide any more; ask for it again")
+        raise SourceUnreachable("the slide is no longer needed; request it again")
 
 
 def _allocate(path: Path, size: int) -> None:
@@ -192,7 +194,7 @@ def _allocate(path: Path, size: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
-        # A disk that cannot promise room says so when it is written to.
+        # A disk that cannot reserve space fails when it is written to.
         os.ftruncate(file, size)
     finally:
         os.close(file)

@@ -1,4 +1,4 @@
-"""Facts of a slide in an object store from a few kB of it."""
+"""Metadata of a slide in an object store, read from a few kB of it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
 
 @dataclass(frozen=True)
 class SlideMetadata:
-    """What is known of a slide that nobody has opened.
+    """Metadata of a slide without opening it.
 
-    levels: empty if nobody knows. bounds: as OpenSlide will say; None if only the whole slide tells.
+    levels: empty if unknown. bounds: as OpenSlide will report them; None if they need the whole slide.
     """
 
     vendor: str | None = None
@@ -34,12 +34,12 @@ class SlideMetadata:
 def read_metadata(
     source: SlideSource, bundle: SlideFiles, *, shown: str, max_gigapixels: float = MOST_GIGAPIXELS
 ) -> SlideMetadata:
-    """The facts of a slide; none where only OpenSlide, with the whole slide, would know. shown: its name in messages.
+    """Return the metadata of a slide; empty where they need OpenSlide and the whole slide. shown: its name in messages.
 
     Raises:
-        NotASlide: it is none, for sure.
+        NotASlide: the file is certainly not a slide.
         MissingCompanion, TooLarge: Slidedat.ini is damaged, or claims more than is read.
-        SourceUnreachable: the store does not answer.
+        SourceUnreachable: the store is unreachable.
     """
     if bundle.slidedat is not None:
         check_claims(
@@ -71,10 +71,10 @@ def read_metadata(
 
 
 def read_scanned_area(source: SlideSource, bundle: SlideFiles) -> tuple[Rect, ...] | None:
-    """Roughly where a MIRAX slide was scanned, level-0 px; None if nobody knows.
+    """Roughly where a MIRAX slide was scanned, level-0 px; None if unknown.
 
     Raises:
-        SourceUnreachable: the store does not answer.
+        SourceUnreachable: the store is unreachable.
     """
     if bundle.slidedat is None or not is_mirax(bundle.name):
         return None

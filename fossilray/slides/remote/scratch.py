@@ -69,13 +69,13 @@ def delete_abandoned(above: Path) -> list[Path]:
     )
 
 
-def scratch_full(place: Path, error: OSError) -> ScratchFull:
-    """What is wrong with the disk below `place`, in one sentence."""
+def scratch_full(folder: Path, error: OSError) -> ScratchFull:
+    """Return the error for a full or failing disk below `folder`."""
     if error.errno in _NO_ROOM:
         remedy = "free some space there, or set slides.scratch to a larger disk"
     else:
         remedy = "set slides.scratch to a local folder that can be written"
-    return ScratchFull(f"cannot stage slides in {place}: {error.strerror or error}; {remedy}")
+    return ScratchFull(f"cannot stage slides in {folder}: {error.strerror or error}; {remedy}")
 
 
 def _name() -> str:

@@ -28,7 +28,7 @@ _START_BYTES = 8
 class SlideFiles:
     """A slide's files: what each is called on a disk, below one folder, and where it comes from.
 
-    name: of the file that OpenSlide opens. slidedat: what Slidedat.ini says, for a MIRAX slide.
+    name: of the file that OpenSlide opens. slidedat: the content of Slidedat.ini, for a MIRAX slide.
     """
 
     name: str
@@ -48,9 +48,9 @@ def list_slide_files(source: SlideSource, url: str) -> SlideFiles:
     """The files of the slide at `url`, at the price of two or three small requests.
 
     Raises:
-        NotASlide: there is no such file, or it is empty, or no slide.
+        NotASlide: the file is missing, empty, or not a slide.
         MissingCompanion: the folder of a MIRAX slide, Slidedat.ini, Index.dat or a data file is missing or empty.
-        SourceUnreachable: the store does not answer.
+        SourceUnreachable: the store is unreachable.
     """
     try:
         file = source.file(url)

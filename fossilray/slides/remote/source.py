@@ -1,4 +1,4 @@
-"""Slides in an object store: what lies there, and reading pieces of it.
+"""Slides in an object store: listing and reading ranges of files.
 
 Files are named by their whole URL. One listing of up to 1,000 files is one request, and so is one range.
 """
@@ -22,13 +22,13 @@ from fossilray.store.files.options import (
     transport_errors,
 )
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
 FILES_PER_LISTING = 1000
-"""The most that S3 lists in one answer."""
+"""Maximum number of files in one S3 listing."""
 
 FIRST_WAIT_S = 1.0
-"""Before what a library gave up is asked for again; doubles with every try, up to 20 s, and varies."""
+"""Before a request is repeated; doubles with every attempt, up to 20 s, with random jitter."""
 
 _VERSION_KEYS = ("ETag", "etag", "md5Hash")
 
@@ -46,7 +46,7 @@ def open_source(url: str, access: AccessConfig) -> SlideSource:
     """The object store that a URL points into; no request is made yet.
 
     Raises:
-        SourceUnreachable: nobody knows the protocol, its package is not installed, or the URL holds credentials.
+        SourceUnreachable: the protocol is unknown, its package is not installed, or the URL holds credentials.
     """
     protocol, _, rest = url.partition("://")
     if "@" in rest.partition("/")[0]:
@@ -65,7 +65,8 @@ def open_source(url: str, access: AccessConfig) -> SlideSource:
 class SlideSource:
     """An object store that slides are read from; safe for many threads.
 
-    Every method raises SourceUnreachable when the store does not answer, SourceAccessDenied when it does otherwise.
+    Every method raises SourceUnreachable when the store is unreachable, SourceAccessDenied when it
+    denies access.
     """
 
     def __init__(self, protocol: str, access: AccessConfig) -> None:
@@ -86,9 +87,9 @@ class SlideSource:
         """One file.
 
         Raises:
-            FileNotFoundError: there is none of that name.
+            FileNotFoundError: the file is missing.
         """
-        info = self._ask(url, lambda: self._filesystem.info(url))
+        info = self._request(url, lambda: self._filesystem.info(url))
         if info["type"] != "file":
             raise FileNotFoundError(url)
         return RemoteFile(url, int(info["size"] or 0), _version(info))
@@ -102,7 +103,7 @@ class SlideSource:
         end = file.bytes if stop is None else min(stop, file.bytes)
         if start >= end:
             return b""
-        content: bytes = self._ask(
+        content: bytes = self._request(
             file.url, lambda: self._filesystem.cat_file(file.url, start=start, end=end)
         )
         return content
@@ -112,7 +113,7 @@ class SlideSource:
         bucket, _, key = prefix.partition("://")[2].partition("/")
         marker: dict[str, str] = {}
         while True:
-            page = self._ask(prefix, lambda: self._list_page(bucket, key, marker))  # noqa: B023 (called at once)
+            page = self._request(prefix, lambda: self._list_page(bucket, key, marker))  # noqa: B023 (called at once)
             for one in page.get("Contents", ()):
                 yield f"{self.protocol}://{bucket}/{one['Key']}", one["Size"], _version(one)
             if not page.get("IsTruncated"):
@@ -125,24 +126,24 @@ class SlideSource:
                 "list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=FILES_PER_LISTING, **marker
             )
         except FileNotFoundError:
-            # No such bucket.
+            # The bucket is missing.
             return {}
         return page
 
     def _all_at_once(self, prefix: str) -> Iterator[tuple[str, int, str]]:
         try:
-            found = self._ask(prefix, lambda: self._filesystem.find(prefix, detail=True))
+            found = self._request(prefix, lambda: self._filesystem.find(prefix, detail=True))
         except FileNotFoundError:
             return
         for path, info in sorted(found.items()):
             yield f"{self.protocol}://{path.lstrip('/')}", int(info["size"] or 0), _version(info)
 
-    def _ask(self, url: str, ask: Callable[[], Answer]) -> Answer:
-        """The answer; what the libraries give up too early is asked for again."""
+    def _request(self, url: str, send: Callable[[], Response]) -> Response:
+        """Return the response; interrupted requests that the libraries give up are repeated."""
         faults: tuple[type[Exception], ...] = (OSError, *transport_errors(self.protocol))
         for attempt in range(1, self._tries + 1):
             try:
-                return ask()
+                return send()
             except FileNotFoundError:
                 raise
             except faults as error:

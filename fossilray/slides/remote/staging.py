@@ -58,14 +58,14 @@ class Stager:
         if not path or not is_remote(path) or (self._ahead is not None and self._ahead.path == path):
             return
         self._forget_ahead()
-        # Whatever is wrong will be said when the slide is asked for.
+        # Errors are reported when the slide is requested.
         with suppress(SlideError):
             self._ahead = self._begin(path, self._room.reserve)
 
     def can_be_read(self, path: str) -> bool:
         """Whether the store shows the file of a remote slide now, or of a URL that ends in a slash, its listing.
 
-        Asked once and not for long: what is to be learnt is whether it answers.
+        One short request: it only shows whether the store is reachable.
         """
         hasty = {"tries": 1, "timeout_s": min(self._access.timeout_s, _LOOK_S)}
         try:

@@ -28,7 +28,7 @@ _TYPES = {1: "B", 2: "c", 3: "H", 4: "I", 5: "II", 7: "B", 16: "Q"}
 
 
 def read_directories(read: Read, *, most_reads: int) -> Iterator[TiffDirectory]:
-    """The directories of the main chain, in their order; values are read when they are asked for.
+    """The directories of the main chain, in their order; values are read on access.
 
     Raises:
         ValueError: this is no TIFF, it is damaged, or it needs more reads than that.
@@ -51,7 +51,7 @@ def read_directories(read: Read, *, most_reads: int) -> Iterator[TiffDirectory]:
 
 
 def directories_in(file: BinaryIO) -> Iterator[TiffDirectory]:
-    """The directories of a file on a disk, which must stay open while values are asked for.
+    """The directories of a file on a disk, which must stay open while values are read.
 
     Raises:
         OSError: the file cannot be read.

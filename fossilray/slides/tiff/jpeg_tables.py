@@ -1,6 +1,6 @@
-"""Whole JPEGs of the tiles of a TIFF, which share tables and whose colours the TIFF tells, not they.
+"""Whole JPEGs of the tiles of a TIFF, which share tables and whose colour space the TIFF states.
 
-Facts: TIFF Technical Note 2, and how libjpeg takes colours for RGB or YCbCr (default_decompress_parms of jdapimin.c):
+Sources: TIFF Technical Note 2, and how libjpeg takes colours for RGB or YCbCr (default_decompress_parms of jdapimin.c):
 after a JFIF marker always for YCbCr, else by an Adobe marker.
 """
 

@@ -1,6 +1,6 @@
 """Where each JPEG tile of a tiled TIFF lies, in the file and on the levels, as OpenSlide 4.0 sees them.
 
-Facts of the formats: TIFF 6.0 with its Technical Note 2 on JPEG, https://openslide.org/formats/generic-tiff/ and
+Formats: TIFF 6.0 with its Technical Note 2 on JPEG, https://openslide.org/formats/generic-tiff/ and
 https://openslide.org/formats/aperio/, and OpenSlide's readers of them.
 """
 
@@ -31,7 +31,7 @@ _MOST_TABLE_BYTES = 1 << 16
 def read_tiff_layout(path: Path, levels: Sequence[Level], *, are_gaps_empty: bool) -> SlideLayout:
     """The layout of the TIFF at `path` for the levels that OpenSlide shows.
 
-    are_gaps_empty: where a tile is missing nothing is shown; else OpenSlide has something in its place.
+    are_gaps_empty: where a tile is missing nothing is shown; else OpenSlide shows something else there.
 
     Raises:
         OSError: the file cannot be read.
@@ -40,13 +40,13 @@ def read_tiff_layout(path: Path, levels: Sequence[Level], *, are_gaps_empty: boo
     with path.open("rb") as file:
         try:
             directories = list(directories_in(file))
-            placed = [
+            levels_found = [
                 _of_level(number, levels, directories, are_gaps_empty=are_gaps_empty)
                 for number in range(len(levels))
             ]
         except (KeyError, struct.error, OverflowError) as error:
             raise ValueError(f"it is no TIFF that is known: {error}") from None
-    return SlideLayout((path,), tuple(placed))
+    return SlideLayout((path,), tuple(levels_found))
 
 
 def _of_level(
@@ -63,12 +63,14 @@ def _of_level(
     if len(fitting) != 1:
         return None
     try:
-        return _place_level(number, level, fitting[0], are_gaps_empty=are_gaps_empty)
+        return _arrange_level(number, level, fitting[0], are_gaps_empty=are_gaps_empty)
     except (ValueError, KeyError, struct.error):
         return None
 
 
-def _place_level(number: int, level: Level, directory: TiffDirectory, *, are_gaps_empty: bool) -> LevelLayout:
+def _arrange_level(
+    number: int, level: Level, directory: TiffDirectory, *, are_gaps_empty: bool
+) -> LevelLayout:
     width, height = int(directory.first(_TILE_WIDTH)), int(directory.first(_TILE_HEIGHT))
     if min(width, height) < _LEAST_TILE_PX or width * height > LARGEST_TILE_PX:
         raise ValueError(f"level {number} has tiles of an unusual size")

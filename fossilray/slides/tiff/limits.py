@@ -38,4 +38,4 @@ def check_tiff(path: Path) -> None:
                             "itself; it is damaged, copy it again from its source"
                         )
         except (KeyError, ValueError, struct.error, OverflowError):
-            return  # OpenSlide tells what is wrong with such directories, and lives
+            return  # OpenSlide reports what is wrong with such directories

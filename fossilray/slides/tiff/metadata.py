@@ -46,18 +46,18 @@ class TiffMetadata:
 
 
 def read_tiff(read: Read) -> TiffMetadata | None:
-    """The facts of an Aperio slide or a plain tiled TIFF; None for any other, or a file that is damaged."""
+    """Return the metadata of an Aperio slide or a plain tiled TIFF; None for any other, or a file that is damaged."""
     try:
         pages = [
             {tag: directory.first(tag) if tag in _WANTED else 0 for tag in directory.tags}
             for directory in read_directories(read, most_reads=_MOST_READS)
         ]
-        return _facts(pages) if pages else None
+        return _metadata(pages) if pages else None
     except (struct.error, ValueError, KeyError, ZeroDivisionError):
         return None
 
 
-def _facts(pages: list[dict[int, Value]]) -> TiffMetadata | None:
+def _metadata(pages: list[dict[int, Value]]) -> TiffMetadata | None:
     first = pages[0]
     if _TILE_WIDTH not in first:
         return None
