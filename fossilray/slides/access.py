@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fossilray.core.errors import OutOfMemory, SlideError, SlideMissing, SlideUnreadable, SourceUnreachable
-from fossilray.core.os_errors import NOT_FOUND, NO_RESOURCES, REFUSED_REMEDIES, UNREACHABLE
+from fossilray.core.os_errors import NO_RESOURCES, NOT_FOUND, REFUSED_REMEDIES, UNREACHABLE
 
 
 def as_slide_error(error: OSError, path: Path | str) -> SlideError | None:
