@@ -116,8 +116,11 @@ def weights_digest(path: Path, role: FileRole) -> str:
     Raises:
         role.error: the file is missing, is not a regular file, or cannot be read.
     """
+    digest = hashlib.sha256()
     with open_weights(path, role) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def bundled_weights(kind: Literal["detector", "backbone"]) -> Path:
