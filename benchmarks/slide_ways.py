@@ -263,8 +263,8 @@ def _detector(config: RunConfig) -> Detector:
 
 
 def _as_worker(config: RunConfig) -> dict[str, Any]:
-    lanes = NetworkThreads(_lane, 1)
-    return {"config": config, "lanes": lanes, "name": "benchmark", "progress": lambda _: None}
+    threads = NetworkThreads(_lane, 1)
+    return {"config": config, "network_threads": threads, "name": "benchmark", "progress": lambda _: None}
 
 
 def _cut(
@@ -283,7 +283,7 @@ def _cut(
             writer=writer,
             writers=writers,
             embedder=None,
-            lanes=NetworkThreads(_lane, 1),
+            network_threads=NetworkThreads(_lane, 1),
             config=config,
             coarsest_level=coarsest_level,
             progress=lambda _: None,
