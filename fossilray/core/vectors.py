@@ -25,11 +25,11 @@ def unit_vectors(vectors: NDArray[_Floats], *, undefined: float = 0.0) -> NDArra
         info = np.finfo(vectors.dtype)
         # Squares of very long and very short vectors leave the range of the dtype.
         is_safe = (length > np.sqrt(info.tiny) / info.eps) & np.isfinite(length)
-        unit = vectors / np.where(is_safe, length, 1)
+        unit: NDArray[Any] = vectors / np.where(is_safe, length, 1)
         extreme = ~is_safe[..., 0]
         if extreme.any():
             unit[extreme] = _extreme_unit(vectors[extreme], undefined)
-    return cast("NDArray[_Floats]", unit)
+    return unit
 
 
 def _extreme_unit(vectors: NDArray[Any], undefined: float) -> NDArray[Any]:
