@@ -1,4 +1,4 @@
-"""Answers are looked after like the slides they are about: verified, swept, withdrawn, shown, and given anew."""
+"""Maintenance of derived results: verified, deleted where outdated, withdrawn with their slides, shown in the status."""
 
 from __future__ import annotations
 
@@ -51,13 +51,15 @@ def rewrite(run: RunStore, path: str, table: pa.Table) -> None:
     pq.write_table(table.replace_schema_metadata({FOOTER_KEY: footer}), place, write_page_checksum=True)
 
 
-def test_whole_answers_are_sound(run: RunStore) -> None:
+def test_whole_results_are_sound(run: RunStore) -> None:
     report = verify_run(run, deep=True)
     assert report.sound
     assert report.derived_files == 2 * len(COUNTS)
 
 
-def test_answers_about_objects_made_anew_are_found_deleted_and_their_slide_left_alone(run: RunStore) -> None:
+def test_results_about_objects_processed_again_are_found_deleted_and_their_slide_left_alone(
+    run: RunStore,
+) -> None:
     make_anew(run, "a-2030")
     folder = "well=6407%2F6-5/a-2030.parquet"
     report = verify_run(run)
@@ -79,7 +81,7 @@ def test_the_command_deletes_what_it_was_asked_to(run: RunStore) -> None:
     assert CliRunner().invoke(app, ["verify", run.url]).exit_code == 0
 
 
-def test_answers_that_are_torn_misplaced_or_of_other_rows_are_named(run: RunStore) -> None:
+def test_results_that_are_torn_misplaced_or_of_other_rows_are_named(run: RunStore) -> None:
     folder = Path(run.url) / "predictions" / "genera" / "well=6407%2F6-5"
     (folder / "a-2030.parquet").write_bytes((folder / "a-2030.parquet").read_bytes()[:-9])
     rewrite(
@@ -109,7 +111,7 @@ def test_rows_that_contradict_themselves_are_found_by_a_deep_look_alone(run: Run
     assert kinds(run, deep=True) == [("answers", path)] * 2, "the last object has a score and no genus"
 
 
-def test_a_sweep_deletes_old_answers_that_fit_nothing_and_no_others(run: RunStore) -> None:
+def test_a_sweep_deletes_old_results_that_fit_nothing_and_no_others(run: RunStore) -> None:
     make_anew(run, "a-2030")
     run.files.delete(run.committed_files()["c-2080"])
     later = run.files.clock() + timedelta(days=3)
@@ -124,17 +126,17 @@ def test_a_sweep_deletes_old_answers_that_fit_nothing_and_no_others(run: RunStor
     assert left == {"b-2050.parquet", "d-empty.parquet"}
 
 
-def test_a_start_asks_anew_about_slides_that_were_made_anew_and_about_no_others(run: RunStore) -> None:
-    answers = predict(run, "again")
-    assert delete_older_than_objects(run, answers) == []
+def test_a_start_asks_anew_about_slides_that_were_processed_again_and_about_no_others(run: RunStore) -> None:
+    results = predict(run, "again")
+    assert delete_older_than_objects(run, results) == []
     make_anew(run, "a-2030")
-    assert delete_older_than_objects(run, answers) == ["a-2030"]
-    assert answers.committed() == set(COUNTS) - {"a-2030"}
+    assert delete_older_than_objects(run, results) == ["a-2030"]
+    assert results.committed() == set(COUNTS) - {"a-2030"}
     predict(run, "again", slides=["a-2030"])
-    assert delete_older_than_objects(run, answers) == []
+    assert delete_older_than_objects(run, results) == []
 
 
-def test_status_tells_how_far_answers_are(run: RunStore) -> None:
+def test_status_tells_how_far_results_are(run: RunStore) -> None:
     some = predict(run, "some", slides=["a-2030", "d-empty"])
     some.attempts.record_failure(a_failure("b-2050", "a1b2"))
     report = read_status(run)

@@ -70,7 +70,7 @@ def test_a_run_that_nobody_asked_about_has_empty_views_of_the_same_columns(
     assert run_query(bare, "SELECT * FROM Predictions").num_rows == 0
 
 
-def test_a_dataset_shows_the_answers_of_its_run(run: RunStore, tmp_path: Path) -> None:
+def test_a_dataset_shows_the_results_of_its_run(run: RunStore, tmp_path: Path) -> None:
     compact_run(run, str(tmp_path / "dataset"), access=StoreConfig())
     sql = (
         "SELECT count(*) AS n FROM objects JOIN predictions USING (slide_id, object_id) WHERE head = 'genera'"
@@ -78,7 +78,7 @@ def test_a_dataset_shows_the_answers_of_its_run(run: RunStore, tmp_path: Path) -
     assert run_query(open_run(str(tmp_path / "dataset")), sql)["n"].to_pylist() == [OBJECTS]
 
 
-def test_answers_in_a_bucket_are_shown_as_those_on_a_disk(
+def test_results_in_a_bucket_are_shown_as_those_on_a_disk(
     s3_run: tuple[str, StoreConfig],  # noqa: F811
 ) -> None:
     url, access = s3_run
