@@ -1,4 +1,4 @@
-"""Maintenance of derived results: verified, deleted where outdated, withdrawn with their slides, shown in the status."""
+"""Maintenance of derived results: verified, deleted where outdated, withdrawn with their slides, listed by status."""
 
 from __future__ import annotations
 
