@@ -155,7 +155,7 @@ def test_embeddings_of_a_reprocessed_slide_are_refused(tmp_path: Path) -> None:
     run.files.delete(run.committed_files()["a-2030"])
     commit_slide(run, "a-2030", count=7, well=WELL, depth_m=2030.0, seed=9)
     run.rebuild_summaries()
-    with pytest.raises(StoreError, match="reprocessed"):
+    with pytest.raises(StoreError, match="processed again since"):
         export_anndata(run, tmp_path / "a.h5ad", embeddings="other")
     assert not (tmp_path / "a.h5ad").exists()
 
