@@ -134,7 +134,7 @@ def _is_marked(out: Path) -> bool:
 
 
 def read_recipe(out: Path) -> ArchiveRecipe | None:
-    """What the finished archive in a folder was made with; None where there is none."""
+    """Return the recipe of the finished archive in a folder; None if there is no archive."""
     if not (out / TRUTH_FILE).is_file():
         return None
     try:
@@ -153,19 +153,19 @@ def _draw_all(out: Path, recipe: ArchiveRecipe, console: Console | None) -> list
             TextColumn("[bold]painting slides"),
             BarColumn(bar_width=36),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
+            TextColumn("{task.fields[details]}"),
             TimeElapsedColumn(),
             console=console,
         )
     )
     tables: list[pa.Table | None] = [None] * recipe.slides
     with progress as bar:
-        task = None if bar is None else bar.add_task("slides", total=recipe.slides, facts="")
+        task = None if bar is None else bar.add_task("slides", total=recipe.slides, details="")
         for slide, table in _draw_in_any_order(out, recipe):
             tables[slide] = table
             if bar is not None and task is not None:
                 objects = sum(one.num_rows for one in tables if one is not None)
-                bar.update(task, advance=1, facts=f"{objects:,} objects")
+                bar.update(task, advance=1, details=f"{objects:,} objects")
     return [table for table in tables if table is not None]
 
 
@@ -193,7 +193,7 @@ def _draw_in_any_order(out: Path, recipe: ArchiveRecipe) -> Iterator[tuple[int, 
 
 def _start_process() -> None:
     cv2.setNumThreads(1)
-    # Ctrl-C reaches the whole group: a painter just ends, the parent says so.
+    # Ctrl-C reaches the whole group: a painter only ends, the parent reports it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -41,7 +41,7 @@ class Sample:
     well: str
     depth_m: int
     z: float
-    """Place in the column of rock: 0 the youngest, 1 the oldest; the same bed has the same z in every well."""
+    """Position in the column of rock: 0 the youngest, 1 the oldest; the same bed has the same z in every well."""
 
     @property
     def stem(self) -> str:

@@ -1,4 +1,4 @@
-"""Labelled fields of view made without a hand-drawn box: objects laid on a field, light multiplied.
+"""Labelled fields of view made without a hand-drawn box: objects painted on a field, light multiplied.
 
 What counts as an object is every particle one could crop, fossil or debris, from `SMALLEST_PX` up; dust out
 of focus, grain and flecks of the medium are drawn too and bear no label.
@@ -59,7 +59,7 @@ class Composite:
 
 
 @dataclass(frozen=True)
-class _Placed:
+class _PlacedObject:
     """One object on the field; `left` and `top` may lie outside it."""
 
     kind: str
@@ -87,16 +87,16 @@ def compose(
 ) -> Composite:
     """One field of size_px x size_px at um_per_px, its objects painted and, with a library, partly real."""
     population = _draw_population(rng, size_px=size_px, um_per_px=um_per_px, library=library)
-    placed = _populate(rng, population, size_px=size_px, um_per_px=um_per_px, library=library)
+    items = _populate(rng, population, size_px=size_px, um_per_px=um_per_px, library=library)
     through = np.ones((size_px, size_px, 3), np.float32)
     cover = np.zeros((size_px, size_px), np.uint8)
     host_px = np.zeros((size_px, size_px), np.float32)
-    for item in placed:
+    for item in items:
         field, own = _windows(item, size_px)
         through[field] *= item.transmittance[own]
         cover[field] += item.mask[own]
         np.maximum(host_px[field], item.mask[own] * np.float32(max(item.mask.shape)), out=host_px[field])
-    labelled = [seen for item in placed if (seen := _label(item, through, cover, host_px)) is not None]
+    labelled = [seen for item in items if (seen := _label(item, through, cover, host_px)) is not None]
     density = -np.log(np.clip(through, 0.004, 1.4)).reshape(-1, 3) @ camera.draw_stain(rng)
     light = camera.draw_field(rng, height=size_px, width=size_px) * np.exp(-density).reshape(through.shape)
     boxes = np.array([box for _, box, _ in labelled], np.float32).reshape(-1, 4)
@@ -135,14 +135,14 @@ def _populate(
     size_px: int,
     um_per_px: float,
     library: CropLibrary | None,
-) -> list[_Placed]:
-    placed: list[_Placed] = []
+) -> list[_PlacedObject]:
+    items: list[_PlacedObject] = []
     cover = np.zeros((size_px, size_px), np.uint8)
-    while cover.mean() < population.cover and len(placed) < _MOST_OBJECTS:
+    while cover.mean() < population.cover and len(items) < _MOST_OBJECTS:
         if library is not None and rng.random() < population.real_share:
             cutout = library.cutouts[rng.integers(len(library.cutouts))]
             size_um = _draw_size_um(rng, population, typical_um=(15.0, 140.0))
-            thing = _lay(cutout, rng, size_px=np.clip(size_um / um_per_px, 3, 0.9 * size_px))
+            chosen = _transform(cutout, rng, size_px=np.clip(size_um / um_per_px, 3, 0.9 * size_px))
         else:
             kind = str(rng.choice(population.kinds, p=population.weights))
             typical_um = typical_size_um(kind)
@@ -151,16 +151,16 @@ def _populate(
                 size_um = min(size_um, 0.9 * size_px * um_per_px)
             size_um = min(size_um, 3 * size_px * um_per_px)
             painted = paint(kind, size_um=size_um, um_per_px=um_per_px, rng=rng)
-            thing = Cutout(kind, painted.transmittance, painted.mask)
+            chosen = Cutout(kind, painted.transmittance, painted.mask)
         if rng.random() < _GHOST_SHARE:
-            thing = _bleached(thing, rng)
+            chosen = _bleached(chosen, rng)
         if rng.random() < 0.12:
-            thing = _out_of_focus(thing, rng)
-        item = _place(thing, rng, cover, clumping=population.clumping)
+            chosen = _out_of_focus(chosen, rng)
+        item = _find_position(chosen, rng, cover, clumping=population.clumping)
         field, own = _windows(item, size_px)
         cover[field] |= item.mask[own]
-        placed.append(item)
-    return placed
+        items.append(item)
+    return items
 
 
 def _draw_size_um(
@@ -175,7 +175,7 @@ def _draw_size_um(
     return float(np.clip(size_um, _SMALLEST_UM, largest_um))
 
 
-def _lay(cutout: Cutout, rng: np.random.Generator, *, size_px: float) -> Cutout:
+def _transform(cutout: Cutout, rng: np.random.Generator, *, size_px: float) -> Cutout:
     """A real cutout turned, mirrored, scaled to size_px and of slightly other pigment."""
     # Light and outline travel as one image of four channels.
     layers = np.dstack([cutout.transmittance, cutout.mask.astype(np.float32)])
@@ -193,42 +193,44 @@ def _lay(cutout: Cutout, rng: np.random.Generator, *, size_px: float) -> Cutout:
     side = int(np.ceil(np.hypot(height, width) * scale)) + 4
     turn = cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), rng.uniform(0, 360), scale)
     turn[:, 2] += np.array([side / 2 - width / 2, side / 2 - height / 2])
-    laid = cv2.warpAffine(layers, turn, (side, side), borderValue=(1.0, 1.0, 1.0, 0.0))
+    turned = cv2.warpAffine(layers, turn, (side, side), borderValue=(1.0, 1.0, 1.0, 0.0))
     strength = np.exp(rng.normal(0, 0.35)) * rng.uniform(0.85, 1.18, 3)
     if rng.random() < 0.08:
         strength *= rng.uniform(0.15, 0.4)
-    light = np.clip(laid[..., :3], 0.02, 1.3) ** strength.astype(np.float32)
-    return Cutout(cutout.kind, np.asarray(light, np.float32), laid[..., 3] > 0.5)
+    light = np.clip(turned[..., :3], 0.02, 1.3) ** strength.astype(np.float32)
+    return Cutout(cutout.kind, np.asarray(light, np.float32), turned[..., 3] > 0.5)
 
 
-def _bleached(thing: Cutout, rng: np.random.Generator) -> Cutout:
-    """The thing with most of its pigment gone: its edges and folds still bend light."""
-    density = -np.log(np.clip(thing.transmittance, 0.05, 1.3))
-    size = max(2.0, 0.08 * max(thing.mask.shape))
+def _bleached(cutout: Cutout, rng: np.random.Generator) -> Cutout:
+    """The cutout with most of its pigment gone: its edges and folds still bend light."""
+    density = -np.log(np.clip(cutout.transmittance, 0.05, 1.3))
+    size = max(2.0, 0.08 * max(cutout.mask.shape))
     edges = density - cv2.GaussianBlur(density, (0, 0), size)
     pale = rng.uniform(0.02, 0.15) * density + rng.uniform(0.1, 0.35) * edges.mean(2, keepdims=True)
-    return Cutout(thing.kind, np.exp(-pale).astype(np.float32), thing.mask)
+    return Cutout(cutout.kind, np.exp(-pale).astype(np.float32), cutout.mask)
 
 
-def _out_of_focus(thing: Cutout, rng: np.random.Generator) -> Cutout:
-    """The thing above or below the plane of focus, on a larger sheet."""
-    longest = max(thing.mask.shape)
+def _out_of_focus(cutout: Cutout, rng: np.random.Generator) -> Cutout:
+    """The cutout above or below the plane of focus, on a larger sheet."""
+    longest = max(cutout.mask.shape)
     sigma = rng.uniform(0.6, max(0.8, min(4.0, 0.07 * longest)))
     margin = int(np.ceil(2.5 * sigma))
-    light = np.pad(thing.transmittance, ((margin, margin), (margin, margin), (0, 0)), constant_values=1.0)
-    mask = np.pad(thing.mask, margin)
+    light = np.pad(cutout.transmittance, ((margin, margin), (margin, margin), (0, 0)), constant_values=1.0)
+    mask = np.pad(cutout.mask, margin)
     blurred = cv2.GaussianBlur(light, (0, 0), sigma)
-    return Cutout(thing.kind, np.asarray(blurred, np.float32), mask)
+    return Cutout(cutout.kind, np.asarray(blurred, np.float32), mask)
 
 
-def _place(thing: Cutout, rng: np.random.Generator, cover: NDArray[np.uint8], *, clumping: float) -> _Placed:
-    """The thing somewhere on the field: against another one as often as clumping says."""
+def _find_position(
+    cutout: Cutout, rng: np.random.Generator, cover: NDArray[np.uint8], *, clumping: float
+) -> _PlacedObject:
+    """Return the object at a random position of the field, touching another one with probability `clumping`."""
     size_px = cover.shape[0]
-    height, width = thing.mask.shape
+    height, width = cutout.mask.shape
 
-    def at(centre: NDArray[np.float64]) -> _Placed:
+    def at(centre: NDArray[np.float64]) -> _PlacedObject:
         left, top = round(centre[0] - width / 2), round(centre[1] - height / 2)
-        return _Placed(thing.kind, thing.transmittance, thing.mask, left, top)
+        return _PlacedObject(cutout.kind, cutout.transmittance, cutout.mask, left, top)
 
     reach = 0.35 * min(max(height, width), size_px)
     anywhere = rng.uniform(-reach, size_px + reach, 2)
@@ -249,12 +251,12 @@ def _place(thing: Cutout, rng: np.random.Generator, cover: NDArray[np.uint8], *,
     return next((item for item in tries if not _meets(item, cover)), tries[0])
 
 
-def _meets(item: _Placed, cover: NDArray[np.uint8]) -> bool:
+def _meets(item: _PlacedObject, cover: NDArray[np.uint8]) -> bool:
     field, own = _windows(item, cover.shape[0])
     return bool((cover[field] & item.mask[own]).any())
 
 
-def _windows(item: _Placed, size_px: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def _windows(item: _PlacedObject, size_px: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Where the item lies on the field, and which part of the item that is."""
     height, width = item.mask.shape
     left, top = max(item.left, 0), max(item.top, 0)
@@ -267,9 +269,9 @@ def _windows(item: _Placed, size_px: int) -> tuple[tuple[slice, slice], tuple[sl
 
 
 def _label(
-    item: _Placed, through: NDArray[np.float32], cover: NDArray[np.uint8], host_px: NDArray[np.float32]
+    item: _PlacedObject, through: NDArray[np.float32], cover: NDArray[np.uint8], host_px: NDArray[np.float32]
 ) -> tuple[str, tuple[float, float, float, float], bool] | None:
-    """Kind, visible box and whether it touches another; None where nobody could tell it is there."""
+    """Kind, visible box and whether it touches another; None where it cannot be seen."""
     size_px = cover.shape[0]
     field, own = _windows(item, size_px)
     mask, light = item.mask[own], item.transmittance[own]

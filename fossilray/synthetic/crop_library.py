@@ -37,7 +37,7 @@ class CropLibrary:
 
     cutouts: tuple[Cutout, ...]
     rejected: int
-    """Crops whose outline could not be told from background or neighbours."""
+    """Crops whose outline could not be separated from background or neighbours."""
 
     @staticmethod
     def from_folder(
@@ -149,7 +149,7 @@ def _central_component(contrast: NDArray[np.float32]) -> NDArray[np.bool_] | Non
     height, width = contrast.shape
     scaled = np.clip(contrast * 400, 0, 255).astype(np.uint8)
     otsu, _ = cv2.threshold(scaled, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    # Otsu splits dark from pale inside one object; the field's own noise says how low is still object.
+    # Otsu splits dark from pale inside one object; the field's own noise bounds how faint an object may be.
     depth = max(2, round(0.05 * min(height, width)))
     border = np.concatenate([contrast[:depth].ravel(), contrast[-depth:].ravel()])
     quiet = float(np.percentile(border, 30))

@@ -47,11 +47,11 @@ class Specimen:
     def turned(self, turn: int) -> Specimen:
         """The same in one of the eight positions of a square (views, not copies)."""
 
-        def lay(sheet: NDArray[Number]) -> NDArray[Number]:
-            laid = np.rot90(sheet, turn % 4)
-            return laid[:, ::-1] if turn >= 4 else laid
+        def turned(sheet: NDArray[Number]) -> NDArray[Number]:
+            rotated = np.rot90(sheet, turn % 4)
+            return rotated[:, ::-1] if turn >= 4 else rotated
 
-        return replace(self, light=lay(self.light), mask=lay(self.mask), opaque=lay(self.opaque))
+        return replace(self, light=turned(self.light), mask=turned(self.mask), opaque=turned(self.opaque))
 
 
 @dataclass(frozen=True)

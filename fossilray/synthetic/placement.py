@@ -79,7 +79,7 @@ class Placement:
 
 
 class Field:
-    """Objects found by place."""
+    """Objects indexed by position."""
 
     def __init__(self) -> None:
         self.placements: list[Placement] = []
@@ -96,7 +96,7 @@ class Field:
         return sorted(index for index in found if self.placements[index].meets(x_min, y_min, x_max, y_max))
 
 
-def lay_out(
+def place_objects(
     sheets: list[tuple[int, int]],
     count: int,
     *,
@@ -104,9 +104,9 @@ def lay_out(
     clumping: float,
     rng: np.random.Generator,
 ) -> Field:
-    """Lay `count` objects under the glass, each of the specimens (height, width in px) in turn.
+    """Place `count` objects under the glass, each of the specimens (height, width in px) in turn.
 
-    An object for which no place is found is left out. clumping: share that is laid against another.
+    An object for which no free position is found is left out. clumping: share of objects that touch another.
     """
     field = Field()
     likely = _patches(rng, glass)
@@ -135,7 +135,7 @@ def lay_out(
 
 
 def _patches(rng: np.random.Generator, glass: CoverGlass) -> NDArray[np.float64]:
-    """How likely an object is to settle, cell by cell, 0..1; one corner is all but empty."""
+    """Density of objects, cell by cell, 0..1; one corner is nearly empty."""
     rows, columns = -(-glass.height // _PATCH_CELL_PX), -(-glass.width // _PATCH_CELL_PX)
     coarse = rng.standard_normal((rows // 8 + 3, columns // 8 + 3)).astype(np.float32)
     patches = np.exp(0.6 * cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC))

@@ -238,7 +238,7 @@ def _trabeculae(rng: np.random.Generator, tips: Points, thick: float, radius: fl
 
 
 def _sutures(canvas: Canvas, rng: np.random.Generator, radius: float, strength: float) -> Map:
-    """Borders between the plates of a tabulated wall, near side and far side laid over each other."""
+    """Borders between the plates of a tabulated wall, near side and far side drawn over each other."""
     directions = sphere_points(rng, int(rng.integers(18, 40)), jitter=0.9)
     total = canvas.zeros()
     for side, weight in ((directions[:, 2] > -0.1, 1.0), (directions[:, 2] < -0.3, 0.4)):
@@ -327,6 +327,6 @@ def _brown_bodies(canvas: Canvas, rng: np.random.Generator, radius: float) -> Ma
     if rng.random() > 0.25:
         return canvas.zeros()
     count = int(rng.integers(1, 5))
-    places = rng.normal(0, radius * 0.3, (count, 2))
-    blobs = canvas.discs(places, radius * rng.uniform(0.05, 0.14, count), rng.uniform(0.4, 0.9, count))
+    positions = rng.normal(0, radius * 0.3, (count, 2))
+    blobs = canvas.discs(positions, radius * rng.uniform(0.05, 0.14, count), rng.uniform(0.4, 0.9, count))
     return canvas.blur(blobs, canvas.um(0.5)) * np.float32(rng.uniform(0.4, 1.5))

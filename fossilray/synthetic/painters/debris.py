@@ -64,9 +64,9 @@ def wood_fragment(canvas: Canvas, rng: np.random.Generator) -> Drawing:
         pitch = max(canvas.um(rng.uniform(4, 9)), 0.05)
         rows = np.arange(-0.8, 0.8, pitch * 1.2)
         columns = np.arange(-0.9, 0.9, pitch)
-        places = np.stack([v.ravel() for v in np.meshgrid(columns, rows)], 1)
+        positions = np.stack([v.ravel() for v in np.meshgrid(columns, rows)], 1)
         pits = canvas.discs(
-            places, np.full(len(places), pitch * rng.uniform(0.18, 0.3)), np.ones(len(places))
+            positions, np.full(len(positions), pitch * rng.uniform(0.18, 0.3)), np.ones(len(positions))
         )
         density *= 1 - np.float32(rng.uniform(0.3, 0.8)) * pits
     density += np.float32(rng.uniform(0, 0.5)) * dome(cover)
@@ -133,7 +133,7 @@ def resin_globule(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def fibre(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A long thin curved fibre of even width, kinked in places."""
+    """A long thin curved fibre of even width, kinked here and there."""
     thick = float(np.clip(canvas.um(rng.uniform(1.5, 9.0)), 0.004, 0.05))
     start = np.array([-_REACH, 0.0])
     path = wander(
@@ -194,8 +194,8 @@ def speck(canvas: Canvas, rng: np.random.Generator) -> Drawing:
         cover = canvas.fill([outline])
     else:
         radii = rng.uniform(0.12, 0.45, count) / count**0.25
-        places = np.clip(rng.normal(0, 0.35, (count, 2)), -0.6, 0.6)
-        cover = canvas.discs(places, np.minimum(radii, 0.3), np.ones(count))
+        positions = np.clip(rng.normal(0, 0.35, (count, 2)), -0.6, 0.6)
+        cover = canvas.discs(positions, np.minimum(radii, 0.3), np.ones(count))
     return Drawing(cover * (np.float32(0.6) + dome(cover)), cover, cover, canvas.zeros())
 
 

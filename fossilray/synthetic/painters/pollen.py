@@ -43,8 +43,8 @@ def bisaccate_pollen(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     root_width = np.float32(rng.uniform(0.03, 0.12))
     root_strength = np.float32(rng.uniform(0.3, 1.3))
     for side in (-1, 1):
-        place = np.array([side * offset, droop * rng.uniform(0.8, 1.2)])
-        outline = _turned(ring(rng, radius=1, roughness=0.07) * sac, side * -0.5 * droop) + place
+        position = np.array([side * offset, droop * rng.uniform(0.8, 1.2)])
+        outline = _turned(ring(rng, radius=1, roughness=0.07) * sac, side * -0.5 * droop) + position
         bladder = canvas.fill([outline])
         film = np.float32(rng.uniform(0.6, 1.0)) * shell(
             canvas, bladder, wall=0.1, flatness=rng.uniform(0.35, 0.7)
@@ -77,9 +77,9 @@ def tricolpate_pollen(canvas: Canvas, rng: np.random.Generator) -> Drawing:
         body = canvas.fill([ring(rng, radius=_REACH * 0.96, roughness=0.02) * [stretch, 1.0]])
         density = _exine(canvas, rng, body)
         strokes = []
-        for place in rng.uniform(-0.5, 0.1) + np.array([0.0, rng.uniform(0.3, 0.7)]):
-            end = np.array([place * stretch * 0.5, 0.75])
-            line = bend(end * [1, -1], end, 0.25 * place, points=14)
+        for position in rng.uniform(-0.5, 0.1) + np.array([0.0, rng.uniform(0.3, 0.7)]):
+            end = np.array([position * stretch * 0.5, 0.75])
+            line = bend(end * [1, -1], end, 0.25 * position, points=14)
             strokes.append(
                 Stroke(line, np.sin(np.linspace(0.05, np.pi - 0.05, 14)) * rng.uniform(0.015, 0.05))
             )
@@ -102,10 +102,10 @@ def triporate_pollen(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     body = canvas.fill([polar(angle, radius)])
     density = _exine(canvas, rng, body)
     reach = 0.84
-    places = polar(corners, np.full(count, reach * 0.98))
+    positions = polar(corners, np.full(count, reach * 0.98))
     size = rng.uniform(0.06, 0.16)
-    swelling = canvas.discs(places, np.full(count, size * 1.6), np.ones(count)) * (body > 0.3)
-    opening = canvas.discs(places * 1.03, np.full(count, size * 0.6), np.ones(count))
+    swelling = canvas.discs(positions, np.full(count, size * 1.6), np.ones(count)) * (body > 0.3)
+    opening = canvas.discs(positions * 1.03, np.full(count, size * 0.6), np.ones(count))
     collar = np.maximum(swelling - opening, 0)
     density += canvas.blur(collar, canvas.um(0.4)) * np.float32(rng.uniform(0.6, 2.0))
     density *= 1 - np.float32(0.75) * opening
@@ -158,11 +158,11 @@ def azolla_massula(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     """A dark clump of rounded chambers from which long anchor-tipped hairs hang."""
     spread = rng.uniform(0.25, 0.4)
     count = int(rng.integers(5, 14))
-    places = rng.normal(0, spread * 0.55, (count, 2))
-    places = np.clip(places, -0.5, 0.5)
+    positions = rng.normal(0, spread * 0.55, (count, 2))
+    positions = np.clip(positions, -0.5, 0.5)
     density, coverage = canvas.zeros(), canvas.zeros()
-    for place in places:
-        chamber = canvas.fill([ring(rng, radius=spread * rng.uniform(0.3, 0.75), roughness=0.12) + place])
+    for position in positions:
+        chamber = canvas.fill([ring(rng, radius=spread * rng.uniform(0.3, 0.75), roughness=0.12) + position])
         density *= 1 - np.float32(rng.uniform(0.3, 0.7)) * chamber
         density += np.float32(rng.uniform(0.5, 0.9)) * shell(canvas, chamber, wall=0.15, flatness=0.3)
         coverage = np.maximum(coverage, chamber)
@@ -173,7 +173,7 @@ def azolla_massula(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     lopsided = rng.uniform(0.6, 3.0)
     for _ in range(int(rng.integers(8, 34))):
         way = heading + rng.normal(0, lopsided)
-        start = places[rng.integers(count)]
+        start = positions[rng.integers(count)]
         path = wander(rng, points=10, turn=0.5, start=start, heading=way, length=rng.uniform(0.3, 0.85))
         path = np.clip(path, -0.95, 0.95)
         hairs.append(Stroke(path, thick * np.array([0.7, 0.8, 0.9, 1, 1, 1, 1, 1.1, 1.4, 0.8])))
@@ -206,8 +206,8 @@ def foram_lining(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     middle, size = (middle - (low + high) / 2) * scale, size * scale
     density, coverage = canvas.zeros(), canvas.zeros()
     hiding = rng.uniform(0.5, 0.95)
-    for place, reach in zip(middle, size, strict=True):
-        chamber_map = canvas.fill([ring(rng, radius=reach * 0.97, roughness=0.06) + place])
+    for position, reach in zip(middle, size, strict=True):
+        chamber_map = canvas.fill([ring(rng, radius=reach * 0.97, roughness=0.06) + position])
         density *= 1 - np.float32(hiding) * chamber_map
         density += np.float32(0.8) * shell(canvas, chamber_map, wall=0.1, flatness=0.3)
         coverage = np.maximum(coverage, chamber_map)
@@ -253,8 +253,10 @@ def fungal_spore(canvas: Canvas, rng: np.random.Generator) -> Drawing:
     density = shell(canvas, body, wall=rng.uniform(0.1, 0.25), flatness=rng.uniform(0.3, 0.7))
     density += np.float32(rng.uniform(0, 0.6)) * dome(body)
     walls = []
-    for place in np.linspace(-1, 1, cells + 1)[1:-1] * _REACH * 0.95:
-        walls.append(Stroke(np.array([[place, -1.0], [place, 1.0]]), np.full(2, rng.uniform(0.012, 0.03))))
+    for position in np.linspace(-1, 1, cells + 1)[1:-1] * _REACH * 0.95:
+        walls.append(
+            Stroke(np.array([[position, -1.0], [position, 1.0]]), np.full(2, rng.uniform(0.012, 0.03)))
+        )
     if walls:
         density += canvas.strokes(walls) * body * np.float32(1.3)
     elif rng.random() < 0.5:

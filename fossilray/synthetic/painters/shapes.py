@@ -129,7 +129,7 @@ class Canvas:
             bumps = cv2.resize(coarse, finer, interpolation=cv2.INTER_CUBIC)
         size = (int(columns * spacing_px), int(rows * spacing_px))
         bumps = cv2.resize(bumps, size, interpolation=cv2.INTER_LINEAR if spacing_px > 8 else cv2.INTER_CUBIC)
-        # A random place in the sheet, so that the bumps keep no grid in common with the canvas.
+        # A random position in the sheet, so that the bumps keep no grid in common with the canvas.
         top, left = (int(v) for v in rng.uniform(0, 1.5 * spacing_px, 2))
         return np.asarray(
             bumps[top : top + self.height, left : left + self.width] * np.float32(1.35), np.float32

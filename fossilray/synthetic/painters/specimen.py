@@ -46,7 +46,7 @@ class Appearance:
 
 
 def degrade(drawing: Drawing, canvas: Canvas, look: Appearance, rng: np.random.Generator) -> None:
-    """Wrinkle, fold, tear, corrode and fill a drawing, in place, as its kind's look allows."""
+    """Wrinkle, fold, tear, corrode and fill a drawing, in position, as its kind's look allows."""
     if rng.random() < look.wrinkles:
         style = rng.random()
         if style < 0.45:
@@ -77,7 +77,7 @@ def _roughen(drawing: Drawing, canvas: Canvas, look: Appearance, rng: np.random.
 
 
 def _fold(drawing: Drawing, canvas: Canvas, rng: np.random.Generator) -> None:
-    """Lay a crescent of doubled wall over the body, with one crisp dark edge."""
+    """Draw a crescent of doubled wall over the body, with one crisp dark edge."""
     heading = rng.uniform(0, 2 * np.pi)
     middle = rng.normal(0, 0.22, 2)
     reach = rng.uniform(0.2, 0.7) * np.array([np.cos(heading), np.sin(heading)])
@@ -125,8 +125,8 @@ def _corrode(drawing: Drawing, canvas: Canvas, rng: np.random.Generator) -> None
 def _include_pyrite(drawing: Drawing, canvas: Canvas, rng: np.random.Generator) -> None:
     count = int(rng.integers(1, 22))
     centre = rng.normal(0, 0.25, 2) if rng.random() < 0.5 else np.zeros(2)
-    places = centre + rng.normal(0, rng.uniform(0.12, 0.4), (count, 2))
+    positions = centre + rng.normal(0, rng.uniform(0.12, 0.4), (count, 2))
     radii = canvas.um(1.0) * rng.lognormal(-0.3, 0.55, count)
     radii = np.minimum(radii, 0.07)
-    specks = canvas.discs(places, radii, rng.uniform(0.5, 1.0, count))
+    specks = canvas.discs(positions, radii, rng.uniform(0.5, 1.0, count))
     drawing.dark += specks * (drawing.body > 0.5) * np.float32(rng.uniform(0.8, 3.0))

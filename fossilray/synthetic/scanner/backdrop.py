@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fossilray.synthetic.scanner.camera import smooth_noise
 
 BLOCK_PX = 512
-"""The slide is lit block by block, so that what a pixel shows depends on its place alone."""
+"""The slide is lit block by block, so that what a pixel shows depends on its position alone."""
 
 _CELL_PX = 32
 _CELLS = BLOCK_PX // _CELL_PX

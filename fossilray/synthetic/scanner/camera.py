@@ -155,7 +155,7 @@ def _dust_out_of_focus(rng: np.random.Generator, height: int, width: int) -> NDA
 
 
 def _stitching_seams(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
-    """Photos of unlike brightness laid side by side, as scanners leave them."""
+    """Photos of different brightness side by side, as scanners leave them."""
     seams = np.ones((height, width), np.float32)
     seams[int(rng.integers(height)) :, :] *= np.float32(rng.uniform(0.93, 1.07))
     seams[:, int(rng.integers(width)) :] *= np.float32(rng.uniform(0.93, 1.07))

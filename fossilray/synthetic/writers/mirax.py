@@ -1,9 +1,9 @@
 """MIRAX slides as 3DHISTECH scanners write them, from any source of pixels.
 
-The camera takes photos that overlap, at places that jitter around a grid; a position buffer tells
-where each was really taken. A photo is cut into tiles. Every coarser level halves the tiles and lays
+The camera takes photos that overlap, at positions that jitter around a grid; a position buffer states
+where each was really taken. A photo is cut into tiles. Every coarser level halves the tiles and puts
 four of them edge to edge, overlaps and all, so that a coarse tile is a patchwork of photos and the
-reader has to put the pieces to their places.
+reader has to move the pieces to their positions.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def write_mirax(path: Path, source: PixelSource, options: MiraxOptions) -> Mirax
 
     Level 0 shows the source unchanged but for JPEG. The rim of the source may stay unscanned by up
     to jitter_px, as a jagged edge. A source smaller than one photo is padded with the background.
-    Each photo is asked of the source once, row by row. The .mrxs comes last: without it no reader
+    Each photo is read from the source once, row by row. The .mrxs comes last: without it no reader
     takes the folder for a slide. Equal source and options give equal bytes.
 
     Raises:
@@ -180,7 +180,7 @@ def _scan(
 def _take_photo(
     source: PixelSource, options: MiraxOptions, grid: MiraxScanGrid, column: int, row: int
 ) -> NDArray[np.uint8] | None:
-    """What the camera sees at one place of the grid; None where the scanner does not go."""
+    """What the camera sees at one position of the grid; None where the scanner does not go."""
     if not grid.is_inside_margins(column, row):
         return None
     x, y = grid.position(column, row)
@@ -205,18 +205,18 @@ class _Thumbnail:
 
     def __init__(self, grid: MiraxScanGrid, options: MiraxOptions) -> None:
         self._scale = min(1.0, _THUMBNAIL_PX / max(grid.width, grid.height))
-        shape = (max(1, self._place(grid.height)), max(1, self._place(grid.width)), 3)
+        shape = (max(1, self._scaled(grid.height)), max(1, self._scaled(grid.width)), 3)
         self.pixels: NDArray[np.uint8] = np.full(shape, options.background_rgb, dtype=np.uint8)
 
     def draw(self, photo: NDArray[np.uint8], x: int, y: int) -> None:
-        left, top = self._place(x), self._place(y)
-        right = max(self._place(x + photo.shape[1]), left + 1)
-        bottom = max(self._place(y + photo.shape[0]), top + 1)
+        left, top = self._scaled(x), self._scaled(y)
+        right = max(self._scaled(x + photo.shape[1]), left + 1)
+        bottom = max(self._scaled(y + photo.shape[0]), top + 1)
         target = self.pixels[top:bottom, left:right]
         small = cv2.resize(photo, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
         target[...] = small[: target.shape[0], : target.shape[1]]
 
-    def _place(self, level0_px: int) -> int:
+    def _scaled(self, level0_px: int) -> int:
         return round(level0_px * self._scale)
 
 

@@ -1,6 +1,6 @@
 """The files inside a MIRAX folder: data files, Index.dat and Slidedat.ini.
 
-Facts of the format: https://openslide.org/formats/mirax/ and OpenSlide's reader of it.
+Format: https://openslide.org/formats/mirax/ and OpenSlide's reader of it.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class TileIndex:
 
 
 class _PointerBuffer:
-    """Bytes of little-endian int32 with places left open for pointers that are known later."""
+    """Bytes of little-endian int32 with gaps for pointers that are known later."""
 
     def __init__(self, start: bytes) -> None:
         self.data = bytearray(start)
@@ -133,18 +133,18 @@ class _PointerBuffer:
         self.data += np.asarray(values, dtype="<i4").tobytes()
 
     def reserve(self, count: int) -> int:
-        """The place of the first of `count` pointers; an unset one is 0, the end of a list."""
-        place = len(self.data)
+        """Return the offset of the first of `count` new pointers; an unset one is 0, the end of a list."""
+        offset = len(self.data)
         self.data += bytes(4 * count)
-        return place
+        return offset
 
-    def point(self, place: int) -> None:
-        """Let the pointer at `place` point to what is written next."""
-        self.data[place : place + 4] = len(self.data).to_bytes(4, "little")
+    def point(self, offset: int) -> None:
+        """Make the pointer at `offset` point to what is written next."""
+        self.data[offset : offset + 4] = len(self.data).to_bytes(4, "little")
 
 
 def position_buffer(grid: MiraxScanGrid) -> bytes:
-    """The record that tells where each photo was taken, 9 bytes each, row by row."""
+    """The record of where each photo was taken, 9 bytes each, row by row."""
     records = np.ones(grid.columns * grid.rows, dtype=_POSITION)
     records["x"] = grid.positions[..., 0].ravel()
     records["y"] = grid.positions[..., 1].ravel()

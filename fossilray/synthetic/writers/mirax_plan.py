@@ -21,7 +21,7 @@ class MiraxOptions:
 
     photo_px: side of a camera photo in level-0 px, cut into divisions_per_side^2 tiles.
     overlap_px: least nominal overlap of neighbours; it grows so that photos just cover the source.
-    jitter_px: how far a photo may lie from its nominal place, each way; at most half the overlap.
+    jitter_px: how far a photo may lie from its nominal position, each way; at most half the overlap.
     margin_photos: empty rows and columns of the grid around the scanned part.
     levels: None for as many as bring the longer side down to 512 px.
     layout: "aligned" has neither overlap nor jitter nor a position buffer.
@@ -111,7 +111,7 @@ class MiraxScanGrid:
 
 
 def plan_grid(source: PixelSource, options: MiraxOptions, rng: np.random.Generator) -> MiraxScanGrid:
-    """Lay photos over the source, margins around it, and jitter those that will be taken."""
+    """Arrange photos over the source, margins around it, and jitter those that will be taken."""
     overlap_px = options.overlap_px if options.layout == "overlapping" else 0
     jitter_px = options.jitter_px if options.layout == "overlapping" else 0
     photo, margin = options.photo_px, options.margin_photos

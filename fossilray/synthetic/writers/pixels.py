@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class PixelSource(Protocol):
-    """A picture too large for memory that renders whatever part of it is asked for.
+    """A picture too large for memory that renders any requested part of it.
 
     Its frame is its own: level-0 px, x before y, origin top left. Regions lie inside it, and what a
     region shows must not depend on how the picture is cut into regions.

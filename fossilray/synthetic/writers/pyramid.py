@@ -20,10 +20,10 @@ class _Parent:
 
 
 class PyramidBuilder:
-    """Halves every tile and lays four of them edge to edge as one tile of the next level.
+    """Halves every tile and joins four of them edge to edge as one tile of the next level.
 
-    Every place of the level-0 grid is to be given once, in any order, with `None` where there is no
-    tile; a coarse tile goes to `sink` as soon as all places below it are known, and not at all when
+    Every position of the level-0 grid must be given once, in any order, with `None` where there is no
+    tile; a coarse tile goes to `sink` as soon as all positions below it are known, and not at all when
     they are all empty. Quarters without a tile show `fill`. Memory is what is not yet complete:
     for input in row order about one row of tiles a level.
     """
@@ -52,7 +52,7 @@ class PyramidBuilder:
         return self._grid[level]
 
     def add(self, column: int, row: int, pixels: NDArray[np.uint8] | None) -> None:
-        """Take one place of the level-0 grid: its tile_px x tile_px x 3 pixels, or None."""
+        """Take one position of the level-0 grid: its tile_px x tile_px x 3 pixels, or None."""
         self._add(0, column, row, pixels)
 
     def _add(self, level: int, column: int, row: int, pixels: NDArray[np.uint8] | None) -> None:

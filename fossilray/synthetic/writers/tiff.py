@@ -23,7 +23,7 @@ from fossilray.synthetic.writers.pixels import PixelSource, scanned
 from fossilray.synthetic.writers.pyramid import PyramidBuilder, levels_down_to
 
 _COARSEST_PX = 512
-# The source is asked for squares of so many tiles a side.
+# The source is read in squares of so many tiles a side.
 _BLOCK_TILES = 4
 # A pyramid of JPEG tiles stays below 2 bytes per level-0 px, and plain TIFF ends at 4 GiB.
 _LARGEST_PLAIN_TIFF_PX = 2_000_000_000
@@ -58,7 +58,7 @@ def write_pyramidal_tiff(path: Path, source: PixelSource, options: TiffOptions) 
     """Write a TIFF that OpenSlide opens with all its levels and mpp; its frame is the source's.
 
     Blocks of 4 x 4 tiles where nothing was scanned take no space and are transparent. A level is
-    half the one before, rounded up. BigTIFF above 2 gigapixels. Each block is asked of the source
+    half the one before, rounded up. BigTIFF above 2 gigapixels. Each block is read from the source
     once, row by row. The file takes its name when it is whole; equal input gives equal bytes.
     """
     levels = options.levels or levels_down_to(source.width, source.height, coarsest_px=_COARSEST_PX)
@@ -86,10 +86,10 @@ def write_pyramidal_tiff(path: Path, source: PixelSource, options: TiffOptions) 
             pyramid.add(column, row, tile)
         for level in range(levels):
             width, height = -(-source.width >> level), -(-source.height >> level)
-            places = np.zeros((*pyramid.grid(level)[::-1], 2), dtype=np.uint64)
-            for place, stored in tiles[level].items():
-                places[place] = stored
-            tiff.append_directory(width, height, level, places, options)
+            positions = np.zeros((*pyramid.grid(level)[::-1], 2), dtype=np.uint64)
+            for position, stored in tiles[level].items():
+                positions[position] = stored
+            tiff.append_directory(width, height, level, positions, options)
 
 
 def _tiles(
@@ -128,12 +128,12 @@ class _TiffFile:
         self._is_big = is_big
         self._pointer = "<Q" if is_big else "<I"
         file.write(struct.pack("<2sHHH", b"II", 43, 8, 0) if is_big else struct.pack("<2sH", b"II", 42))
-        # The place of the pointer to the next directory; 0 there ends the chain.
+        # The position of the pointer to the next directory; 0 there ends the chain.
         self._next_pointer = file.tell()
         file.write(struct.pack(self._pointer, 0))
 
     def append(self, data: bytes) -> int:
-        """Write `data` at an even place and give that place."""
+        """Write `data` at an even offset and return that offset."""
         if self._file.tell() % 2:
             self._file.write(b"\0")
         offset = self._file.tell()
@@ -141,9 +141,9 @@ class _TiffFile:
         return offset
 
     def append_directory(
-        self, width: int, height: int, level: int, places: NDArray[np.uint64], options: TiffOptions
+        self, width: int, height: int, level: int, positions: NDArray[np.uint64], options: TiffOptions
     ) -> None:
-        """Write the directory of one level; places: rows x columns x 2, offset and length of tiles."""
+        """Write the directory of one level; positions: rows x columns x 2, offset and length of tiles."""
         wide = "Q" if self._is_big else "I"
         # A rational in 1/1000 px per cm.
         resolution = round(10_000_000 / options.mpp / 2**level), 1000
@@ -162,8 +162,8 @@ class _TiffFile:
             (296, "H", [3]),  # ResolutionUnit: cm
             (322, "I", [options.tile_px]),  # TileWidth
             (323, "I", [options.tile_px]),  # TileLength
-            (324, wide, places[..., 0].ravel().tolist()),  # TileOffsets
-            (325, wide, places[..., 1].ravel().tolist()),  # TileByteCounts
+            (324, wide, positions[..., 0].ravel().tolist()),  # TileOffsets
+            (325, wide, positions[..., 1].ravel().tolist()),  # TileByteCounts
             (530, "H", [2, 2]),  # YCbCrSubSampling
         ]
         entries = b"".join(self._entry(*tag) for tag in tags)
