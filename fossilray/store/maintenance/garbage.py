@@ -78,9 +78,7 @@ def collect_garbage(
     """Delete arrays, pending files, outdated derived results and half-written files that no process will commit.
 
     The age of arrays is that of their youngest file. deadline_minutes: the longest an attempt may take
-    (`workers.deadline_minutes`). now: another clock than the store's own.
-
-    No link is followed: files behind one may be another run's, and fossilray writes no folder that holds one.
+    (`workers.deadline_minutes`). now: another clock than the store's own. No link is followed.
 
     Raises:
         RunNotFound: the folder holds no run.
