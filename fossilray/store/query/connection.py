@@ -99,11 +99,11 @@ def connect(store: RunStore, *, sql: str = "") -> Connection:
 
 
 def failures_table(store: RunStore) -> pa.Table:
-    """FAILURES_SCHEMA and `state`: what became of the slide, as `fossilray status` counts it."""
+    """Return FAILURES_SCHEMA and `state`, the state of the slide as `fossilray status` counts it."""
     states = read_states(store)
     table = _to_table(states.failures, FAILURES_SCHEMA)
     return table.append_column(
-        "state", pa.array([states.by_slide[one.slide_id] for one in states.failures], pa.string())
+        "state", pa.array([states.by_slide[failure.slide_id] for failure in states.failures], pa.string())
     )
 
 
@@ -115,10 +115,10 @@ def create_objects_view(
     view: str = VIEWS[0],
     genera: DerivedListing | None = None,
 ) -> None:
-    """Let the view `objects`, or one of another name, hold these slides only, or all (None).
+    """Create the view `objects`, or one of another name, over all slides or some.
 
-    files: the file of each slide by slide_id, chosen from `committed_files`. Reading a few files by name is what
-    keeps a report over 150,000 slides bounded; a file of a compacted dataset holds other slides too.
+    files: the file of each slide by slide_id, a subset of `committed_files`; None: all. Reading a few files by name
+        bounds the time of a report over 150,000 slides; a file of a compacted dataset holds other slides too.
     genera: predictions that are added to the objects as the columns genus, genus_score, genus_entropy, genus_2 and
         genus_2_score.
     """
@@ -161,10 +161,10 @@ def create_derived_views(con: Connection, store: RunStore) -> None:
 def create_parquet_view(
     con: Connection, store: RunStore, url: str, *, view: str, access: AccessConfig
 ) -> None:
-    """Let a view of this name hold a Parquet file, wherever it lies.
+    """Create a view over a Parquet file at a path or URL.
 
     Raises:
-        QueryError: it cannot be read.
+        QueryError: the file cannot be read.
     """
     import duckdb
 
@@ -212,10 +212,10 @@ def run_query(store: RunStore, sql: str) -> pa.Table:
 
 
 def query_table(con: Connection, sql: str) -> pa.Table:
-    """The result of SQL on a connection of `connect`.
+    """Return the result of SQL on a connection of `connect`.
 
     Raises:
-        QueryError: DuckDB refuses it.
+        QueryError: DuckDB refuses the SQL.
     """
     import duckdb
 
@@ -235,7 +235,7 @@ def query_table(con: Connection, sql: str) -> pa.Table:
 
 def _table_of(con: Connection, sql: str) -> pa.Table:
     relation = con.sql(sql)
-    # A statement such as COPY does its work and has no rows to give.
+    # A statement such as COPY has no result.
     return pa.table({}) if relation is None else relation.to_arrow_table()
 
 
@@ -270,17 +270,17 @@ def _refusal(error: Exception, rest: str) -> QueryError:
 
 
 def objects_where(condition: str | None) -> str:
-    """SQL for the objects that meet a condition on the columns of `objects`, in their canonical order."""
+    """Return the SQL of the objects that meet a condition on the columns of `objects`, in their canonical order."""
     # The line breaks keep a comment at the end of the condition from swallowing what follows.
     chosen = f"WHERE (\n{condition}\n)" if condition else ""
     return f"SELECT * FROM objects {chosen} ORDER BY well, slide_id, object_id"
 
 
 def parse_object_name(text: str) -> tuple[str, int]:
-    """The slide_id and object_id in SLIDE:ID.
+    """Parse SLIDE:ID into slide_id and object_id.
 
     Raises:
-        UsageError: it is not of that form.
+        UsageError: the text is not of that form.
     """
     slide_id, separator, number = text.rpartition(":")
     if not separator or not slide_id or not (number.isascii() and number.isdecimal()) or len(number) > 9:

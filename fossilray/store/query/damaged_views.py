@@ -1,7 +1,7 @@
-"""Views over Parquet files of which some may be damaged: found once DuckDB has failed, named, and left out.
+"""Views over Parquet files that leave out damaged files.
 
-DuckDB fails as a whole over one torn file of 150,000. To read every footer before each query would cost minutes, so
-nothing is checked until a query fails in a way that a file may have caused; then the footers of the view's files are.
+One damaged file of 150,000 fails a whole DuckDB query. Reading every footer before each query would take minutes, so
+footers are checked only after a query failed with an error that a file may have caused.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ MOST_READ_WHOLE = 500
 """Most files that are read whole where every footer is sound; of more, `fossilray verify --deep` finds the damaged."""
 
 Check = Callable[[bool], None]
-"""Raises DamagedFile if the file is; given whether to read all of it."""
+"""Raises DamagedFile if the file is damaged. Argument: whether to read all of it."""
 
 
 @dataclass
 class CheckedView:
-    """A view, the files that it reads, and its SQL without some of them."""
+    """A view: its SQL, and checks of the files that it reads."""
 
     sql: Callable[[frozenset[str]], str]
-    """Given the files to leave out, by their keys in `checks`."""
+    """Return the SQL without some files, named by their keys in `checks`."""
     checks: Callable[[], Mapping[str, Check]]
     left_out: LeftOut
     without: set[str] = field(default_factory=set)
     irregular: Callable[[], Iterable[str]] = tuple
-    """Lists the keys of files that DuckDB passes over where it lists a folder itself: they are not regular files."""
+    """List the keys of files that are not regular files; DuckDB skips them when it lists a folder."""
     types: Mapping[str, str] = field(default_factory=dict)
-    """DuckDB's name of the type that each of these columns should have."""
+    """Expected DuckDB type of each column."""
 
 
 _VIEWS: WeakKeyDictionary[duckdb.DuckDBPyConnection, dict[str, CheckedView]] = WeakKeyDictionary()
 
 
 def create_view(con: duckdb.DuckDBPyConnection, name: str, view: CheckedView) -> None:
-    """Let a view of this name exist, without damaged files if DuckDB cannot read its first one.
+    """Create a view, without damaged files if DuckDB cannot read the first file.
 
     Raises:
-        duckdb.Error: DuckDB refuses it for another reason.
+        duckdb.Error: DuckDB refuses the view for another reason.
     """
     import duckdb
 
@@ -69,7 +69,7 @@ def create_view(con: duckdb.DuckDBPyConnection, name: str, view: CheckedView) ->
     except duckdb.Error:
         if not leave_out_damaged(con):
             raise
-    # DuckDB takes a view's types from its first file, and casts what other files hold to those.
+    # DuckDB takes the types of a view from the first file and casts the values of the other files.
     if _has_other_types(con, name, view):
         leave_out_damaged(con)
 
@@ -77,24 +77,24 @@ def create_view(con: duckdb.DuckDBPyConnection, name: str, view: CheckedView) ->
 def _has_other_types(con: duckdb.DuckDBPyConnection, name: str, view: CheckedView) -> bool:
     if not view.types:
         return False
-    # As the catalog has them since the view was made; no file is read.
+    # Types in DuckDB's catalog since the view was created; no file is read.
     rows = con.execute("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ?", [name])
-    found = dict(rows.fetchall())
-    return any(_family(found.get(column, kind)) != _family(kind) for column, kind in view.types.items())
+    types = dict(rows.fetchall())
+    return any(_family(types.get(column, kind)) != _family(kind) for column, kind in view.types.items())
 
 
 def _family(kind: str) -> str:
-    """Types that differ in width alone are one."""
+    """Map types that differ only in width to one name."""
     if kind.endswith("INT") or kind == "INTEGER":
         return "whole number"
     return "number" if kind in ("FLOAT", "DOUBLE") else kind
 
 
 def may_be_a_file(error: duckdb.Error) -> bool:
-    """Whether a damaged file, and not the SQL, may have caused an error of DuckDB."""
+    """Return whether a damaged file, rather than the SQL, may have caused an error of DuckDB."""
     import duckdb
 
-    of_the_sql = (
+    sql_errors = (
         duckdb.ParserException,
         duckdb.BinderException,
         duckdb.CatalogException,
@@ -102,23 +102,23 @@ def may_be_a_file(error: duckdb.Error) -> bool:
         duckdb.OutOfRangeException,
         duckdb.TypeMismatchException,
     )
-    return not isinstance(error, of_the_sql) or ".parquet" in str(error)
+    return not isinstance(error, sql_errors) or ".parquet" in str(error)
 
 
 def leave_out_damaged(con: duckdb.DuckDBPyConnection) -> bool:
-    """Look for damaged files among those of the connection's views, and make the views without them.
+    """Find the damaged files of a connection's views and create these views again without them.
 
-    Each is named in its store's `left_out`. False if there are none.
+    Each file is added to its store's `left_out`. Return False if no file is damaged.
     """
     views = _VIEWS.get(con, {})
-    found = [_find(view, whole=False) for view in views.values()]
-    if not any(found):
-        found = [_find(view, whole=True) for view in views.values()]
-    for (name, view), damaged in zip(views.items(), found, strict=True):
+    damaged_files = [_find(view, whole=False) for view in views.values()]
+    if not any(damaged_files):
+        damaged_files = [_find(view, whole=True) for view in views.values()]
+    for (name, view), damaged in zip(views.items(), damaged_files, strict=True):
         if damaged:
             view.without |= damaged
             _execute(con, name, view)
-    return any(found)
+    return any(damaged_files)
 
 
 def _execute(con: duckdb.DuckDBPyConnection, name: str, view: CheckedView) -> None:
@@ -126,7 +126,7 @@ def _execute(con: duckdb.DuckDBPyConnection, name: str, view: CheckedView) -> No
 
 
 def _find(view: CheckedView, *, whole: bool, among: Collection[str] | None = None) -> set[str]:
-    """Keys of damaged files that the view still reads. among: the files to check; None: all."""
+    """Return the keys of damaged files that the view still reads. among: the files to check; None: all."""
     checks = {
         key: check
         for key, check in view.checks().items()
@@ -153,13 +153,13 @@ def _find(view: CheckedView, *, whole: bool, among: Collection[str] | None = Non
 
 
 def objects_checks(store: RunStore, files: Mapping[str, str] | None) -> dict[str, Check]:
-    """A check for each file of objects, by its path in the run."""
+    """Return a check for each objects file, by its path in the run."""
     paths = store.committed_files() if files is None else files
     return {path: partial(_check_objects, store, path) for path in sorted(set(paths.values()))}
 
 
 def derived_checks(listed: DerivedListing) -> dict[str, Check]:
-    """A check for each slide's file of predictions or embeddings, by its path in their folder."""
+    """Return a check for each slide's file of predictions or embeddings, by its path in their folder."""
     return {path: partial(_check_derived, listed, path) for path in sorted(listed.files.values())}
 
 

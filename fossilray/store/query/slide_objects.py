@@ -33,10 +33,10 @@ _COLUMNS = ", ".join(
 
 @dataclass(frozen=True)
 class SlideObjects:
-    """The objects of one slide that has any, in the order of their object_id."""
+    """Objects of one slide, ordered by object_id; at least one."""
 
     run: int
-    """Which of the runs it is of."""
+    """Index of the run."""
     slide_id: str
     well: str
     measured_depth_m: float | None
@@ -47,12 +47,12 @@ class SlideObjects:
     """Natural logarithm of width over height."""
     overlap: NDArray[np.float32]
     opacity: NDArray[np.float32]
-    """NaN, as sharpness, where no level could give the pixels."""
+    """NaN, like sharpness, for objects whose pixels could not be read."""
     sharpness: NDArray[np.float32]
     objects_inside: NDArray[np.int64]
-    """How many objects have their centre in the box of this one, itself included."""
+    """Number of objects whose centre is in the box of this object, itself included."""
     vectors: NDArray[np.float32]
-    """(n, d) of length 1; NaN where the stored one has no direction."""
+    """(n, d) float32 of length 1; NaN if the stored vector is zero or not finite."""
 
     def __len__(self) -> int:
         return len(self.object_id)
@@ -67,10 +67,10 @@ class SlideObjects:
 
 
 def check_runs(stores: Sequence[RunStore]) -> None:
-    """Make sure that these runs can be curated together.
+    """Require that these runs can be curated together.
 
     Raises:
-        UsageError: none was named, one has no embeddings, their backbones differ, or they share slides.
+        UsageError: no run was named, a run has no embeddings, their backbones differ, or they share slides.
         RunNotFound: one of the folders holds no run.
     """
     if not stores:
@@ -95,10 +95,10 @@ def check_runs(stores: Sequence[RunStore]) -> None:
 
 
 def slides_with_objects(store: RunStore) -> list[str]:
-    """slide_ids by name; a run and its compacted dataset give the same."""
+    """Return the sorted slide_ids of the slides with objects; the same for a run and its compacted dataset."""
     table = store.summaries_table().select(["slide_id", "objects"])
-    found: list[str] = table.filter(pc.greater(table["objects"], 0))["slide_id"].to_pylist()
-    return sorted(found)
+    slide_ids: list[str] = table.filter(pc.greater(table["objects"], 0))["slide_id"].to_pylist()
+    return sorted(slide_ids)
 
 
 def read_slides(
@@ -109,24 +109,26 @@ def read_slides(
     where: str | None = None,
     embeddings: str | None = None,
 ) -> Iterator[SlideObjects]:
-    """Slides that have objects, all or those named, well by well in the order that a table of crops has.
+    """Yield the objects of all slides, or of some, well by well in the order of a table of crops.
 
-    One slide's vectors are in memory at a time. where: a condition on the columns of `objects`. embeddings: the
-    name of vectors to read instead of the run's own.
+    The vectors of one slide are in memory at a time. where: a condition on the columns of `objects`. embeddings: name
+    of the embeddings to read instead of the run's own.
 
     Raises:
         StoreError: a slide's objects or vectors cannot be read.
     """
     con = connect(store)
     reader = VectorReader(store, embeddings)
-    found = sorted(store.committed_files().items(), key=lambda one: (one[1].rpartition("/")[0], one[0]))
-    files = [(name, path) for name, path in found if slides is None or name in slides]
+    committed = sorted(
+        store.committed_files().items(), key=lambda item: (item[1].rpartition("/")[0], item[0])
+    )
+    files = [(name, path) for name, path in committed if slides is None or name in slides]
     for first in range(0, len(files), SLIDES_AT_ONCE):
         part = dict(files[first : first + SLIDES_AT_ONCE])
         create_objects_view(con, store, part, view="chosen")
         # The line breaks keep a comment at the end of the condition from swallowing what follows.
-        met = f"WHERE (\n{where}\n)" if where else ""
-        table = query_table(con, f"SELECT {_COLUMNS} FROM chosen {met} ORDER BY slide_id, object_id")
+        condition = f"WHERE (\n{where}\n)" if where else ""
+        table = query_table(con, f"SELECT {_COLUMNS} FROM chosen {condition} ORDER BY slide_id, object_id")
         for slide_id in part:
             rows = table.filter(pc.equal(table["slide_id"], slide_id))
             if rows.num_rows:

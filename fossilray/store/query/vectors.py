@@ -27,10 +27,10 @@ from fossilray.store.run.run_store import RunStore
 Number = TypeVar("Number", bound=np.generic)
 
 CACHE_BYTES = 256 * 2**20
-"""Recently read chunks that a search keeps in memory, of each run."""
+"""Bytes of recently read chunks that a search keeps in memory, per run."""
 
 _MAX_ROW_GROUPS = 4
-"""Of one slide's file of named embeddings; where more are wanted, the whole file is read by one request."""
+"""Largest number of row groups of named embeddings that are read singly; for more, the whole file is read."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class VectorBackbone:
 
     name: str
     sha256: str
-    """Of its weights, as run.json has it; empty where the backbone has none."""
+    """sha256 of its weights, as in run.json; empty if the backbone has no weights."""
     dimension: int
-    """Length of a vector; 0 where the run declares none and has no objects."""
+    """Length of a vector; 0 if the run declares none and has no objects."""
 
     @staticmethod
     def of(record: Mapping[str, Any]) -> VectorBackbone:
-        """The backbone in a record's `backbone`, which may describe more than these three."""
+        """Return the backbone in a record's `backbone`, which may hold further fields."""
         return VectorBackbone(str(record["name"]), str(record["sha256"]), int(record["dimension"]))
 
     @staticmethod
@@ -177,8 +177,8 @@ class VectorReader:
                 f"{self.store.url} has no vector of object {int(np.max(object_id))} of slide {slide_id}; its objects "
                 "and vectors disagree: see what else is damaged with `fossilray verify`"
             )
-        found: NDArray[np.float16] = vectors[index]
-        return found
+        selected: NDArray[np.float16] = vectors[index]
+        return selected
 
     def _own_rows(self, path: str, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         layout = read_layout(self.store, path)
@@ -195,7 +195,7 @@ class VectorReader:
         return self.read(*split_arrays_path(path), rows)
 
     def _chunks(self, slide_id: str, attempt: str, numbers: Sequence[int]) -> list[NDArray[np.float16]]:
-        """Chunks of a slide's vectors by number, from memory where they are still there."""
+        """Return chunks of a slide's vectors by number, from the cache if possible."""
         cached = self._cache.get(slide_id, attempt, numbers)
         missing = [number for number in numbers if number not in cached]
         if missing:
@@ -233,7 +233,7 @@ class VectorReader:
 
     def _named_file(self, named: DerivedStore, slide_id: str) -> str:
         if slide_id not in self._files:
-            self._files = named.committed_files()  # slides may have come since the last listing
+            self._files = named.committed_files()  # slides may have been added since the last listing
         if slide_id not in self._files:
             raise StoreError(
                 f"{named.url} has no embeddings of slide {slide_id} yet; start `fossilray embed` again first"
@@ -270,7 +270,7 @@ class VectorReader:
 
 
 class _ChunkCache:
-    """Chunks of vectors that were read last, up to a number of bytes."""
+    """Cache of the most recently read chunks of vectors, bounded in bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

@@ -1,4 +1,4 @@
-"""SQL of the views over a run: which files each reads, with which columns. No DuckDB here."""
+"""SQL of the views over a run: files and columns of each view. DuckDB is not imported here."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def derived_sql(
         for listing in listed
         if listing.files
     ]
-    nothing = f"SELECT NULL::VARCHAR AS {name_column}, * FROM ({_read([], columns, root='')})"
-    return " UNION ALL ".join(parts or [nothing])
+    empty = f"SELECT NULL::VARCHAR AS {name_column}, * FROM ({_read([], columns, root='')})"
+    return " UNION ALL ".join(parts or [empty])
 
 
 def _derived_urls(listed: DerivedListing, without: Collection[str]) -> list[str]:
@@ -55,7 +55,7 @@ def _derived_urls(listed: DerivedListing, without: Collection[str]) -> list[str]
 
 
 def object_types() -> dict[str, str]:
-    """DuckDB's types of the columns of `objects`."""
+    """Return the DuckDB type of each column of `objects`."""
     return _typed(OBJECTS_SCHEMA)
 
 
@@ -71,11 +71,11 @@ def with_genera_sql(
     *,
     without: Collection[str] = frozenset(),
 ) -> str:
-    """The objects with the columns genus, genus_score, genus_entropy, genus_2 and genus_2_score beside their own.
+    """Return the SQL of the objects with their predictions as further columns.
 
-    They are null where there is no prediction.
+    Added are genus, genus_score, genus_entropy, genus_2 and genus_2_score, null for objects without a prediction.
 
-    slide_ids: whose predictions are read; None: all. without: files that are not read, as <name>/<file>.
+    slide_ids: slides whose predictions are read; None: all. without: files that are left out, as <name>/<file>.
     """
     chosen = listed.files.keys() if slide_ids is None else listed.files.keys() & set(slide_ids)
     kept = [
@@ -93,7 +93,7 @@ def with_genera_sql(
 
 
 def only_slides(slide_ids: Collection[str], sql: str) -> str:
-    """The rows of these slides; DuckDB leaves row groups of others unread."""
+    """Restrict SQL to the rows of some slides; DuckDB skips the row groups of other slides."""
     return (
         f"SELECT * FROM ({sql}) WHERE slide_id IN ({', '.join(map(quote, slide_ids))})" if slide_ids else sql
     )
@@ -110,7 +110,7 @@ def escape_glob(url: str) -> str:
 
 
 def _read(urls: Sequence[str], columns: Mapping[str, str], *, root: str) -> str:
-    """These columns and `well` of Parquet files that are partitioned by well; no rows without files."""
+    """Return the SQL of these columns and `well` of Parquet files partitioned by well; no rows without files."""
     if not urls:
         typed = [f"NULL::{kind} AS {name}" for name, kind in columns.items()]
         return f"SELECT {', '.join([*typed, 'NULL::VARCHAR AS well'])} WHERE false"
@@ -131,10 +131,10 @@ def _filled(columns: Mapping[str, str], listed: DerivedListing, urls: Sequence[s
     """These columns of derived results, null where their files do not have them."""
     if listed.results.record.kind == "embeddings":
         return _read(urls, columns, root=listed.results.files.root)
-    held = set(listed.results.record.schema.names)
-    stored = {name: kind for name, kind in columns.items() if name in held}
-    named = [name if name in held else f"NULL::{kind} AS {name}" for name, kind in columns.items()]
-    return f"SELECT {', '.join(named)}, well FROM ({_read(urls, stored, root=listed.results.files.root)})"
+    stored = set(listed.results.record.schema.names)
+    present = {name: kind for name, kind in columns.items() if name in stored}
+    named = [name if name in stored else f"NULL::{kind} AS {name}" for name, kind in columns.items()]
+    return f"SELECT {', '.join(named)}, well FROM ({_read(urls, present, root=listed.results.files.root)})"
 
 
 def _escaped_url(url: str, name: str = "") -> str:
