@@ -1,4 +1,4 @@
-"""A synthetic archive: slides of made-up wells, and the truth about every object on them."""
+"""A synthetic archive: slides of invented wells, and the truth about every object on them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SMALLEST_SIDE_PX = 1024
 _JITTER_PX = 8
 _RECIPE_KEY = b"fossilray.archive"
 _MARK_FILE = ".fossilray-archive.json"
-"""In the folder from the first slide until the truth is written."""
+"""Name of the file that marks an archive as unfinished, until its truth is written."""
 # A slide takes about 500 MB while it is drawn.
 _MOST_PROCESSES = 8
 # Fewer pixels are painted sooner than processes start.
@@ -46,7 +46,7 @@ _WORTH_PROCESSES_PX = 60_000_000
 
 @dataclass(frozen=True)
 class ArchiveRecipe:
-    """What determines an archive's every byte."""
+    """Parameters that determine every byte of an archive."""
 
     slides: int
     size_px: int
@@ -106,7 +106,7 @@ def synthesise_archive(
 
 
 def _handle_result(out: Path, recipe: ArchiveRecipe) -> None:
-    """Mark the folder as that of an archive that is being painted, so that the same call may replace what it left.
+    """Mark a folder as an unfinished archive, so that the same call can replace its content later.
 
     Raises:
         ConfigError: something that would be replaced was not painted by fossilray.
@@ -145,7 +145,7 @@ def read_recipe(out: Path) -> ArchiveRecipe | None:
 
 
 def _draw_all(out: Path, recipe: ArchiveRecipe, console: Console | None) -> list[pa.Table]:
-    """Each slide's truth, in the order of slides."""
+    """Yield the truth of each slide, in the order of slides."""
     progress = (
         nullcontext()
         if console is None
@@ -198,7 +198,7 @@ def _start_process() -> None:
 
 
 def _draw_slide(out: Path, recipe: ArchiveRecipe, slide: int) -> pa.Table:
-    """Write one slide; gives its truth in OpenSlide's frame."""
+    """Write one slide and return its truth in OpenSlide's frame."""
     column = Column(recipe.seed)
     sample = column.samples(recipe.slides)[slide]
     scene = Scene(

@@ -1,4 +1,4 @@
-"""What the samples of a synthetic archive hold: wells, depths, and kinds that come and go with depth."""
+"""Samples of a synthetic archive: wells, depths, and kinds that appear and disappear with depth."""
 
 from __future__ import annotations
 

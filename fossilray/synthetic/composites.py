@@ -24,9 +24,9 @@ _MIN_VISIBLE_SHARE = 0.35
 _MIN_CONTRAST = 0.012
 """Least mean change of light inside an outline that an eye would notice."""
 _OPAQUE = 0.12
-"""What lies under less light than this cannot be seen."""
+"""Transmittance below which an object hides what is under it."""
 _INCLUSION_RATIO = 0.22
-"""What lies on an object and is smaller than this part of it is taken for a part of it."""
+"""An object on a larger one is taken for a part of it below this ratio of their sizes."""
 _ABUNDANCE = {
     "amorphous_organic_matter": 2.5,
     "wood_fragment": 2.0,
@@ -37,18 +37,18 @@ _ABUNDANCE = {
     "air_bubble": 0.5,
     "speck": 0.8,
 }
-"""How much commoner than the rest a kind is, averaged over slides."""
+"""Mean abundance of a kind relative to the other kinds, over slides."""
 _GHOST_SHARE = 0.07
-"""Objects bleached until little more than their outline is left."""
+"""Share of objects that are bleached to little more than their outline."""
 
 
 @dataclass(frozen=True)
 class Composite:
     """One labelled field.
 
-    image: (H, W, 3) uint8 RGB. boxes: (n, 4) float32 x_min, y_min, x_max, y_max in px, tight to what is
-    visible. touching: (n,) bool, the outline meets another object's. sizes_um: (n,) float32, longest side
-    of the box.
+    image: (H, W, 3) uint8 RGB. boxes: (n, 4) float32 x_min, y_min, x_max, y_max in px, tight around the visible
+    pixels. touching: (n,) bool, whether the outline touches another object. sizes_um: (n,) float32, longest side of
+    the box.
     """
 
     image: NDArray[np.uint8]
@@ -59,8 +59,8 @@ class Composite:
 
 
 @dataclass(frozen=True)
-class _PlacedObject:
-    """One object on the field; `left` and `top` may lie outside it."""
+class _FieldObject:
+    """One object on the field; `left` and `top` may be outside the field."""
 
     kind: str
     transmittance: NDArray[np.float32]
@@ -71,7 +71,7 @@ class _PlacedObject:
 
 @dataclass(frozen=True)
 class _Population:
-    """What lies on one slide, and how densely."""
+    """Sizes, kinds and density of the objects of one slide."""
 
     median_um: float
     spread: float
@@ -85,7 +85,7 @@ class _Population:
 def compose(
     rng: np.random.Generator, *, size_px: int, um_per_px: float, library: CropLibrary | None = None
 ) -> Composite:
-    """One field of size_px x size_px at um_per_px, its objects painted and, with a library, partly real."""
+    """Compose one field of size_px x size_px at um_per_px; with a library, some objects are real crops."""
     population = _draw_population(rng, size_px=size_px, um_per_px=um_per_px, library=library)
     items = _populate(rng, population, size_px=size_px, um_per_px=um_per_px, library=library)
     through = np.ones((size_px, size_px, 3), np.float32)
@@ -112,7 +112,7 @@ def compose(
 def _draw_population(
     rng: np.random.Generator, *, size_px: int, um_per_px: float, library: CropLibrary | None
 ) -> _Population:
-    """Sizes are drawn as they look on the field, so that every scale shows the network all of them."""
+    """Draw a population. Sizes are drawn in pixels, so that the network sees all sizes at every scale."""
     median_px = np.exp(rng.uniform(np.log(9), np.log(90)))
     weights = np.array([_ABUNDANCE.get(kind, 1.0) for kind in KINDS])
     # A slide is never an even mixture: some kinds abound, most are absent.
@@ -135,8 +135,8 @@ def _populate(
     size_px: int,
     um_per_px: float,
     library: CropLibrary | None,
-) -> list[_PlacedObject]:
-    items: list[_PlacedObject] = []
+) -> list[_FieldObject]:
+    items: list[_FieldObject] = []
     cover = np.zeros((size_px, size_px), np.uint8)
     while cover.mean() < population.cover and len(items) < _MOST_OBJECTS:
         if library is not None and rng.random() < population.real_share:
@@ -166,7 +166,7 @@ def _populate(
 def _draw_size_um(
     rng: np.random.Generator, population: _Population, *, typical_um: tuple[float, float]
 ) -> float:
-    """Half follow what lies on this slide, half the kind's own habit."""
+    """Draw a longest side: 65 % from the sizes of this slide, the rest from the typical sizes of the kind."""
     if rng.random() < 0.65:
         size_um = population.median_um * np.exp(rng.normal(0, population.spread))
     else:
@@ -176,8 +176,8 @@ def _draw_size_um(
 
 
 def _transform(cutout: Cutout, rng: np.random.Generator, *, size_px: float) -> Cutout:
-    """A real cutout turned, mirrored, scaled to size_px and of slightly other pigment."""
-    # Light and outline travel as one image of four channels.
+    """Rotate, mirror and scale a real cutout to size_px, and vary its pigment."""
+    # Light and outline are transformed as one image of four channels.
     layers = np.dstack([cutout.transmittance, cutout.mask.astype(np.float32)])
     if rng.random() < 0.5:
         layers = layers[:, ::-1]
@@ -223,14 +223,14 @@ def _out_of_focus(cutout: Cutout, rng: np.random.Generator) -> Cutout:
 
 def _find_position(
     cutout: Cutout, rng: np.random.Generator, cover: NDArray[np.uint8], *, clumping: float
-) -> _PlacedObject:
+) -> _FieldObject:
     """Return the object at a random position of the field, touching another one with probability `clumping`."""
     size_px = cover.shape[0]
     height, width = cutout.mask.shape
 
-    def at(centre: NDArray[np.float64]) -> _PlacedObject:
+    def at(centre: NDArray[np.float64]) -> _FieldObject:
         left, top = round(centre[0] - width / 2), round(centre[1] - height / 2)
-        return _PlacedObject(cutout.kind, cutout.transmittance, cutout.mask, left, top)
+        return _FieldObject(cutout.kind, cutout.transmittance, cutout.mask, left, top)
 
     reach = 0.35 * min(max(height, width), size_px)
     anywhere = rng.uniform(-reach, size_px + reach, 2)
@@ -239,7 +239,7 @@ def _find_position(
         target = occupied[rng.integers(len(occupied))][::-1].astype(np.float64)
         heading = rng.uniform(0, 2 * np.pi)
         step = np.array([np.cos(heading), np.sin(heading)])
-        # Draw near from outside until the two outlines meet, then overlap a little or not.
+        # Approach from outside until the two outlines meet, then overlap by up to a quarter.
         for distance in np.arange(1.5 * size_px, 0, -max(1.0, 0.04 * max(height, width))):
             item = at(target + distance * step)
             if _meets(item, cover):
@@ -251,13 +251,13 @@ def _find_position(
     return next((item for item in tries if not _meets(item, cover)), tries[0])
 
 
-def _meets(item: _PlacedObject, cover: NDArray[np.uint8]) -> bool:
+def _meets(item: _FieldObject, cover: NDArray[np.uint8]) -> bool:
     field, own = _windows(item, cover.shape[0])
     return bool((cover[field] & item.mask[own]).any())
 
 
-def _windows(item: _PlacedObject, size_px: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where the item lies on the field, and which part of the item that is."""
+def _windows(item: _FieldObject, size_px: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Return the window of the field that an object covers, and the matching window of the object."""
     height, width = item.mask.shape
     left, top = max(item.left, 0), max(item.top, 0)
     right = max(left, min(item.left + width, size_px))
@@ -269,7 +269,10 @@ def _windows(item: _PlacedObject, size_px: int) -> tuple[tuple[slice, slice], tu
 
 
 def _label(
-    item: _PlacedObject, through: NDArray[np.float32], cover: NDArray[np.uint8], host_px: NDArray[np.float32]
+    item: _FieldObject,
+    through: NDArray[np.float32],
+    cover: NDArray[np.uint8],
+    host_px: NDArray[np.float32],
 ) -> tuple[str, tuple[float, float, float, float], bool] | None:
     """Kind, visible box and whether it touches another; None where it cannot be seen."""
     size_px = cover.shape[0]

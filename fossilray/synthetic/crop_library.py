@@ -1,4 +1,4 @@
-"""Real crops as objects to paste: what each lets through, cut out along its own outline."""
+"""Real crops as objects to paste: transmittance, cut out along the outline of each object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The specimens of one slide, painted once each as its scanner sees them."""
+"""Specimens of one slide, each painted once through the optics of its scanner."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from fossilray.synthetic.painters.palynomorphs import FOSSIL_KINDS, paint
 from fossilray.synthetic.scanner.optics import defocus
 
 MOST_DIFFERENT = 640
-"""A slide with more objects shows some of them again, turned or mirrored: memory stays bounded."""
+"""Largest number of distinct specimens; further objects repeat them, rotated or mirrored, to bound memory."""
 
 # A 20x objective resolves about 0.35 um: finer painting would cost time and show nothing.
 _RESOLVED_UM = 0.36
 _OUT_OF_FOCUS_SHARE = 0.1
 _MAY_BE_DYED = ("fibre", "mineral_grain", "air_bubble")
 _OPAQUE = 0.12
-"""What lies under less light than this cannot be seen."""
+"""Transmittance below which a pixel hides what is under it."""
 
 Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
 class Specimen:
-    """One painting.
+    """A painted specimen.
 
-    light: (h, w, 3) float16 transmittance. mask: (h, w) its visible pixels. opaque: (h, w) those that hide what
-    lies under them.
+    light: (h, w, 3) float16 transmittance. mask: (h, w) visible pixels. opaque: (h, w) pixels that hide what is under
+    them.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Specimen:
         return self.kind in FOSSIL_KINDS
 
     def turned(self, turn: int) -> Specimen:
-        """The same in one of the eight positions of a square (views, not copies)."""
+        """Return the specimen in one of eight orientations: turn % 4 quarter turns, mirrored from 4 on (views)."""
 
         def turned(sheet: NDArray[Number]) -> NDArray[Number]:
             rotated = np.rot90(sheet, turn % 4)
@@ -56,10 +56,10 @@ class Specimen:
 
 @dataclass(frozen=True)
 class Optics:
-    """How a slide's scanner and age show its specimens.
+    """Optics of a slide's scanner, and the ageing of its specimens.
 
-    pigment: (3,) factors on the optical density. blur_px: softness, standard deviation. fringe_px: by how
-    much red and blue lie apart.
+    pigment: (3,) factors on the optical density. blur_px: standard deviation of the blur. fringe_px: distance between
+    red and blue.
     """
 
     um_per_px: float
@@ -69,7 +69,7 @@ class Optics:
 
 
 def paint_specimen(kind: str, *, size_um: float, optics: Optics, rng: np.random.Generator) -> Specimen:
-    """A new individual of a kind, seen through the slide's optics."""
+    """Paint a new individual of a kind through the optics of the slide."""
     um_per_px = optics.um_per_px
     coarse = max(um_per_px, _RESOLVED_UM) if size_um > 25 else um_per_px
     painted = paint(kind, size_um=size_um, um_per_px=coarse, rng=rng)

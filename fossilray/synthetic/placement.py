@@ -1,4 +1,4 @@
-"""Where the objects of a slide lie: patches and bare ground, clumps, pairs that touch, an empty corner."""
+"""Positions of the objects of a slide: patches, bare ground, clumps, touching pairs and an empty corner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_TRIES = 60
 class CoverGlass:
     """The area under the cover glass of a slide of width x height px: a rectangle with rounded sides.
 
-    Its bulge is cut by the slide's rim in the middle of each side; the corners stay empty.
+    The edges of the slide cut it in the middle of each side; the corners stay empty.
     """
 
     width: int
@@ -28,20 +28,20 @@ class CoverGlass:
     _REACH = 1.02
 
     def holds(self, x_min: float, y_min: float, x_max: float, y_max: float) -> bool:
-        """Whether the whole rectangle lies under the glass."""
+        """Return whether the whole rectangle is under the glass."""
         far_x = max(abs(x_min - self.width / 2), abs(x_max - self.width / 2))
         far_y = max(abs(y_min - self.height / 2), abs(y_max - self.height / 2))
         return self._norm(far_x, far_y) <= 1
 
     def meets(self, x_min: float, y_min: float, x_max: float, y_max: float) -> bool:
-        """Whether any of the rectangle lies under the glass."""
+        """Return whether any part of the rectangle is under the glass."""
         near_x = max(x_min - self.width / 2, self.width / 2 - x_max, 0)
         near_y = max(y_min - self.height / 2, self.height / 2 - y_max, 0)
         return self._norm(near_x, near_y) < 1
 
     @property
     def area_px(self) -> float:
-        """About how many px lie under the glass and on the slide."""
+        """Approximate area under the glass and on the slide, in px."""
         x, y = (np.linspace(-1, 1, 401),) * 2
         inside = (
             np.abs(x[None] / self._REACH) ** self._POWER + np.abs(y[:, None] / self._REACH) ** self._POWER
@@ -57,7 +57,7 @@ class CoverGlass:
 
 @dataclass(frozen=True)
 class Placement:
-    """One object: which specimen, how turned, and the px of its sheet's top left corner."""
+    """One object: index of its specimen, orientation (0 to 7), and top left corner and size of its sheet in px."""
 
     specimen: int
     turn: int
@@ -91,9 +91,12 @@ class Field:
         self.placements.append(placement)
 
     def near(self, x_min: float, y_min: float, x_max: float, y_max: float) -> list[int]:
-        """Which objects' sheets reach into a rectangle, in the order they were added."""
-        found = {index for cell in _cells(x_min, y_min, x_max, y_max) for index in self._cells.get(cell, ())}
-        return sorted(index for index in found if self.placements[index].meets(x_min, y_min, x_max, y_max))
+        """Return the indices of placements that overlap a rectangle, in the order they were added."""
+        cells = _cells(x_min, y_min, x_max, y_max)
+        candidates = {index for cell in cells for index in self._cells.get(cell, ())}
+        return sorted(
+            index for index in candidates if self.placements[index].meets(x_min, y_min, x_max, y_max)
+        )
 
 
 def place_objects(
@@ -126,7 +129,7 @@ def place_objects(
             corners = placement.left, placement.top, placement.right, placement.bottom
             if not glass.holds(*_clip(corners, glass)):
                 continue
-            # Few lie over one another by chance; those of a clump do so on purpose, by a little.
+            # Outside clumps few objects overlap by chance; objects of a clump overlap a little.
             if not clumps and field.near(*corners) and rng.random() > 0.06:
                 continue
             field.add(placement)
@@ -148,7 +151,7 @@ def _patches(rng: np.random.Generator, glass: CoverGlass) -> NDArray[np.float64]
 
 
 def _beside(other: Placement, width: int, height: int, rng: np.random.Generator) -> tuple[float, float]:
-    """A centre from which a sheet of this size just reaches another's."""
+    """Return a centre from which a sheet of this size just reaches another sheet."""
     heading = rng.uniform(0, 2 * np.pi)
     reach = rng.uniform(0.62, 0.95) / 2
     x = other.left + other.width / 2 + reach * (other.width + width) * np.cos(heading)
@@ -157,7 +160,7 @@ def _beside(other: Placement, width: int, height: int, rng: np.random.Generator)
 
 
 def _clip(corners: tuple[int, int, int, int], glass: CoverGlass) -> tuple[int, int, int, int]:
-    """The part on the slide: what its rim cuts needs no glass."""
+    """Clip a rectangle to the slide; only this part has to be under the glass."""
     left, top, right, bottom = corners
     return max(left, 0), max(top, 0), min(right, glass.width), min(bottom, glass.height)
 

@@ -1,4 +1,4 @@
-"""Painters of what lies between the fossils: plant debris, resin, minerals, bubbles, fibres, specks."""
+"""Painters of the particles between the fossils: plant debris, resin, minerals, bubbles, fibres, specks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a drawing to the light that passes it: pigment, pose, refraction, focus and scale."""
+"""Transmittance of a drawing: pigment, pose, refraction, focus and scale."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _pigment(maturity: float, look: Appearance, rng: np.random.Generator) -> npt
         return np.asarray(colour / colour.max(), np.float64)
     colour = np.array([np.interp(maturity, _MATURITY, _ABSORBANCE[:, channel]) for channel in range(3)])
     colour[:2] *= rng.uniform(0.85, 1.25) * rng.uniform(0.92, 1.08, 2)
-    # Older material is darker too, not only browner.
+    # Older specimens are darker as well as browner.
     return np.asarray(np.minimum(colour, 1.05) * (1 + 0.9 * maturity), np.float64)
 
 

@@ -1,4 +1,4 @@
-"""What a painter draws of one specimen, how its kind varies, and the wear that time adds."""
+"""Drawing of one specimen, variation within its kind, and wear."""
 
 from __future__ import annotations
 

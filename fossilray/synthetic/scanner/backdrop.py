@@ -1,4 +1,4 @@
-"""A slide with nothing on it, as its scanner sees it: lamp, shading, grain, dirt, folds of the mounting film."""
+"""An empty slide as a scanner records it: lamp, shading, grain, dirt, folds of the mounting film."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CELLS = BLOCK_PX // _CELL_PX
 _GRAIN_BLOCKS = 3
 _MOST_LIGHT = 1.12
 _ROOM_PX = 24
-"""Folds are drawn with so much around the block, that their blur knows what lies beyond it."""
+"""Margin around a block in which folds are drawn, so that their blur continues across blocks."""
 
 Gray = NDArray[np.float32]
 

@@ -1,4 +1,4 @@
-"""Other people's microscopes: the empty field a scene is seen against, and the camera that records it.
+"""Microscopes of varied quality: the empty field behind a scene, and the camera that records it.
 
 Everything is drawn wider than any one laboratory works, so that a detector cannot rely on one look.
 """

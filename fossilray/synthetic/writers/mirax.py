@@ -201,7 +201,7 @@ def _with_tile(
 
 
 class _Thumbnail:
-    """The whole canvas small, drawn photo by photo."""
+    """A small picture of the whole canvas, drawn photo by photo."""
 
     def __init__(self, grid: MiraxScanGrid, options: MiraxOptions) -> None:
         self._scale = min(1.0, _THUMBNAIL_PX / max(grid.width, grid.height))

@@ -32,7 +32,7 @@ _IniSections = dict[str, _IniValues]
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a run of bytes lies in the data files."""
+    """Position of a byte range in the data files."""
 
     offset: int
     length: int
@@ -62,7 +62,7 @@ class DataFiles:
             self._open.close()
 
     def start_file(self) -> None:
-        """Close the file in work and begin the next one."""
+        """Close the current file and start the next one."""
         if self._open is not None:
             self._open.close()
         path = self._folder / f"Data{len(self.paths):04d}.dat"
@@ -72,7 +72,7 @@ class DataFiles:
         self.paths.append(path)
 
     def append(self, data: bytes) -> Stored:
-        """Store `data` and say where."""
+        """Append `data` and return its position."""
         assert self._open is not None, "DataFiles is used as a context manager"
         if self._open.tell() + len(data) > _LARGEST_FILE_BYTES:
             self.start_file()
@@ -82,18 +82,18 @@ class DataFiles:
 
 
 class TileIndex:
-    """Which tile of which level lies where: the hierarchical part of Index.dat."""
+    """Positions of the tiles of all levels: the hierarchical section of Index.dat."""
 
     def __init__(self, levels: int) -> None:
         self._entries = [array("i") for _ in range(levels)]
 
     def add(self, level: int, image_index: int, stored: Stored) -> None:
-        """Note a tile; image_index counts level-0 tiles, row by row, to its upper left one."""
+        """Add a tile; image_index: number of its upper left level-0 tile, counted row by row."""
         entry = (image_index, stored.offset, stored.length, stored.file_number)
         self._entries[level].extend(entry)
 
     def to_bytes(self, slide_id: str, records: Sequence[Stored]) -> bytes:
-        """The content of Index.dat; `records` in the order of the NONHIER values of Slidedat.ini."""
+        """Return the content of Index.dat; `records` are in the order of the NONHIER values of Slidedat.ini."""
         out = _PointerBuffer(INDEX_VERSION.encode("ascii") + slide_id.encode("ascii"))
         roots = out.reserve(2)
 
@@ -102,7 +102,7 @@ class TileIndex:
         for level, entries in enumerate(self._entries):
             out.point(heads + 4 * level)
             table = np.frombuffer(entries, dtype=np.int32).reshape(-1, 4)
-            # The list starts with a page of no entries, always.
+            # The list always starts with an empty page.
             out.write([0])
             next_page = out.reserve(1)
             for start in range(0, max(1, len(table)), _ENTRIES_A_PAGE):
@@ -160,7 +160,7 @@ def slidedat_bytes(
     thumbnail_size: tuple[int, int],
     data_paths: list[Path],
 ) -> bytes:
-    """The content of Slidedat.ini."""
+    """Return the content of Slidedat.ini."""
     red, green, blue = options.background_rgb
     has_positions = options.layout == "overlapping"
     hierarchical: _IniValues = {
@@ -228,7 +228,7 @@ def slidedat_bytes(
 
 
 def _ini_bytes(sections: _IniSections) -> bytes:
-    """As scanners write them: UTF-8 with a byte-order mark, CRLF at line ends."""
+    """Encode an INI file as scanners do: UTF-8 with a byte-order mark, lines end with CRLF."""
     lines: list[str] = []
     for name, values in sections.items():
         lines.append(f"[{name}]")

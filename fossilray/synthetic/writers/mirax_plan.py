@@ -1,4 +1,4 @@
-"""How a MIRAX scanner works and where it takes its photos."""
+"""Options of a MIRAX scan and the positions of its photos."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COARSEST_PX = 512
 
 @dataclass(frozen=True, kw_only=True)
 class MiraxOptions:
-    """How the scanner works.
+    """Options of the scanner.
 
     photo_px: side of a camera photo in level-0 px, cut into divisions_per_side^2 tiles.
     overlap_px: least nominal overlap of neighbours; it grows so that photos just cover the source.

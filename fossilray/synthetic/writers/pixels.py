@@ -1,4 +1,4 @@
-"""Where the pixels of a synthetic slide come from: any part of it, on demand."""
+"""Sources of the pixels of a synthetic slide: any region, on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coarser tiles from finer ones as they come, so that no level is ever whole in memory."""
+"""Coarser tiles of a pyramid, built from finer tiles as they arrive; no whole level is in memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class PyramidBuilder:
         self._pending: dict[tuple[int, int, int], _Parent] = {}
 
     def grid(self, level: int) -> tuple[int, int]:
-        """Columns and rows of tiles at a level."""
+        """Return the columns and rows of tiles at a level."""
         return self._grid[level]
 
     def add(self, column: int, row: int, pixels: NDArray[np.uint8] | None) -> None:

@@ -1,8 +1,8 @@
 """Pyramidal tiled TIFF slides from any source of pixels.
 
-Tiles go to the file as they are made, whatever their level; the directories that say where they
-lie come last. (tifffile would want level after level, and a JPEG encoder of its own.) The tags are
-those of TIFF 6.0 and of its Technical Note 2 on JPEG; BigTIFF differs in the width of its numbers.
+Tiles of all levels are written as they are made; the directories with their offsets come last. (tifffile needs one
+level after the other, and its own JPEG encoder.) The tags are those of TIFF 6.0 and of its Technical Note 2 on JPEG;
+BigTIFF differs in the width of its numbers.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _TYPES = {"H": (3, "H", 1), "I": (4, "I", 1), "R": (5, "I", 2), "Q": (16, "Q", 1
 
 @dataclass(frozen=True, kw_only=True)
 class TiffOptions:
-    """How the slide is stored; levels None for as many as bring the longer side down to 512 px.
+    """Options of a TIFF slide. levels: None for as many as bring the longer side down to 512 px.
 
     Raises:
-        ConfigError: numbers that no TIFF could have.
+        ConfigError: a number is not possible in a TIFF.
     """
 
     mpp: float = 0.25
@@ -55,7 +55,7 @@ class TiffOptions:
 
 
 def write_pyramidal_tiff(path: Path, source: PixelSource, options: TiffOptions) -> None:
-    """Write a TIFF that OpenSlide opens with all its levels and mpp; its frame is the source's.
+    """Write a TIFF that OpenSlide opens with all its levels and mpp, in the frame of the source.
 
     Blocks of 4 x 4 tiles where nothing was scanned take no space and are transparent. A level is
     half the one before, rounded up. BigTIFF above 2 gigapixels. Each block is read from the source
@@ -95,7 +95,7 @@ def write_pyramidal_tiff(path: Path, source: PixelSource, options: TiffOptions) 
 def _tiles(
     source: PixelSource, columns: int, rows: int, side: int
 ) -> Iterator[tuple[int, int, NDArray[np.uint8] | None]]:
-    """Column, row and pixels of every tile of level 0, block by block."""
+    """Yield column, row and pixels of every tile of level 0, block by block."""
     block_px = _BLOCK_TILES * side
     for row in range(0, rows, _BLOCK_TILES):
         for column in range(0, columns, _BLOCK_TILES):
@@ -109,9 +109,9 @@ def _tiles(
 
 
 def _read_block(source: PixelSource, x: int, y: int, side: int) -> NDArray[np.uint8] | None:
-    """A square of the source, its rim repeated where it ends; None where nothing was scanned.
+    """Read a square of the source, padded by repeating its edge; None if nothing was scanned.
 
-    Repeated, so that halving mixes nothing foreign into the last pixels.
+    The repeated edge keeps other colours out of the last pixels when a level is halved.
     """
     if not scanned(source, x, y, side, side):
         return None
@@ -121,7 +121,7 @@ def _read_block(source: PixelSource, x: int, y: int, side: int) -> NDArray[np.ui
 
 
 class _TiffFile:
-    """A little-endian TIFF in the making: data first, then the directories, chained."""
+    """Writer of a little-endian TIFF: data first, then the chain of directories."""
 
     def __init__(self, file: IO[bytes], *, is_big: bool) -> None:
         self._file = file
@@ -176,7 +176,7 @@ class _TiffFile:
         self._next_pointer = end - struct.calcsize(self._pointer)
 
     def _entry(self, tag: int, kind: str, values: Sequence[int]) -> bytes:
-        """One directory entry; values that do not fit in it are written before it."""
+        """Return one directory entry; values that do not fit into it are written first."""
         code, letter, words = _TYPES[kind]
         data = struct.pack(f"<{len(values)}{letter}", *values)
         inline_bytes = struct.calcsize(self._pointer)
