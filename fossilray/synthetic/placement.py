@@ -99,7 +99,7 @@ class Field:
         )
 
 
-def place_objects(
+def arrange_objects(
     sheets: list[tuple[int, int]],
     count: int,
     *,
@@ -107,7 +107,7 @@ def place_objects(
     clumping: float,
     rng: np.random.Generator,
 ) -> Field:
-    """Place `count` objects under the glass, each of the specimens (height, width in px) in turn.
+    """Arrange `count` objects under the glass, each of the specimens (height, width in px) in turn.
 
     An object for which no free position is found is left out. clumping: share of objects that touch another.
     """

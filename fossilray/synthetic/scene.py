@@ -13,7 +13,7 @@ from fossilray.core.types import Rect
 from fossilray.synthetic.assemblage import Assemblage, draw_size_um
 from fossilray.synthetic.painted_specimens import MOST_DIFFERENT, Optics, Specimen, paint_specimen
 from fossilray.synthetic.painters.palynomorphs import KINDS
-from fossilray.synthetic.placement import CoverGlass, Field, Placement, place_objects
+from fossilray.synthetic.placement import CoverGlass, Field, Placement, arrange_objects
 from fossilray.synthetic.scanner.backdrop import BLOCK_PX, Backdrop
 
 SMALLEST_UM = 5.0
@@ -50,7 +50,7 @@ class Scene:
         count = int(rng.poisson(assemblage.density_per_mm2 * area_mm2))
         self._specimens = self._paint(assemblage, min(max(count, 1), MOST_DIFFERENT), rng)
         sheets = [specimen.mask.shape for specimen in self._specimens]
-        self._field = place_objects(sheets, count, glass=self._glass, clumping=assemblage.clumping, rng=rng)
+        self._field = arrange_objects(sheets, count, glass=self._glass, clumping=assemblage.clumping, rng=rng)
         self._dust, self._dust_field = self._scatter_dust(area_mm2, rng)
         self._blocks: OrderedDict[tuple[int, int], NDArray[np.uint8]] = OrderedDict()
 
@@ -116,7 +116,7 @@ class Scene:
             paint_specimen("speck", size_um=float(rng.uniform(0.8, 2.6)), optics=optics, rng=rng)
             for _ in range(16)
         ]
-        field = place_objects(
+        field = arrange_objects(
             [speck.mask.shape for speck in dust],
             int(rng.poisson(rng.uniform(20, 60) * area_mm2)),
             glass=self._glass,
