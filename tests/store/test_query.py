@@ -205,7 +205,7 @@ def test_a_long_result_is_cut_and_says_so() -> None:
 
 @irregular
 def test_what_is_no_file_in_place_of_an_objects_file_is_reported_and_left_out(
-    tmp_path: Path, lay: Callable[[Path], None]
+    tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     run = write_small_run(tmp_path / "run")
     predict(run, "head")
@@ -214,7 +214,7 @@ def test_what_is_no_file_in_place_of_an_objects_file_is_reported_and_left_out(
     predicted = Path(run.root, "predictions", "head", *objects.parts[-2:])
     for path in (objects, predicted):
         path.unlink()
-        lay(path)
+        make(path)
     store = RunStore.open(run.url)
     counted = run_query(store, "SELECT count(*) AS n, count(DISTINCT slide_id) AS slides FROM objects")
     assert "a-2030" not in run_query(store, "SELECT DISTINCT slide_id FROM objects")["slide_id"].to_pylist()
