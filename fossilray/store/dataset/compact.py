@@ -1,4 +1,4 @@
-"""A run's many small files put together: a dataset that DuckDB scans quickly, verified before it is announced."""
+"""Compaction: the many small files of a run become a dataset that DuckDB scans fast, verified before publication."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 EMBEDDING_SHARDS_AT_ONCE = 8
-"""Shards of vectors read side by side, and written as one row group: 25 MB at 768 dimensions."""
+"""Shards of vectors that are written as one row group: 25 MB at 768 dimensions."""
 
 
 @dataclass(frozen=True)
 class CompactReport:
-    """What a finished dataset holds."""
+    """Sizes of a finished dataset and of its source."""
 
     url: str
     slides: int
@@ -65,10 +65,10 @@ class CompactReport:
     files: int
     """Parquet files of objects and embeddings."""
     bytes: int
-    """Of these files."""
+    """Bytes of these files."""
     source_files: int
     source_bytes: int
-    """Of the run's objects files; its arrays are not counted."""
+    """Bytes of the run's objects files, without its arrays."""
     embeddings: bool
     seconds: float
 
@@ -159,7 +159,7 @@ def _write(
 
 
 def render_compacted(report: CompactReport) -> Text:
-    """What was made of what, in two lines for a rich console."""
+    """Render the report in two lines for a rich console."""
     from rich.text import Text
 
     beside = ", embeddings beside them" if report.embeddings else ""
@@ -191,15 +191,15 @@ def _resolved(files: Files) -> str:
 
 @dataclass(frozen=True)
 class _PlannedFile:
-    """A file of objects to be written."""
+    """A planned file of objects."""
 
     path: str
-    """Below objects/, and below embeddings/ if these are asked for."""
+    """Relative to objects/, and to embeddings/ if embeddings are written."""
     slides: tuple[str, ...]
 
 
 def _plan_files(source: RunSnapshot, slides_per_file: int) -> Iterator[_PlannedFile]:
-    """Well by well, files of about equally many slides that have objects, by slide_id."""
+    """Plan files well by well, of about equal numbers of slides with objects, by slide_id."""
     wells: dict[str, list[str]] = defaultdict(list)
     for slide_id in sorted(source.committed):
         if source.objects[slide_id]:
@@ -223,7 +223,7 @@ def _write_embeddings(
 
 
 def _write_tables(source: RunSnapshot, target: Files) -> Iterator[DatasetFile]:
-    """The tables about slides, and the run's own record."""
+    """Write the tables about slides and copy the run's record."""
     store = source.store
     failures = [failure for failure in store.attempts.failures() if failure.slide_id not in source.committed]
     tables = {

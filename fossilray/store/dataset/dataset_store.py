@@ -1,13 +1,13 @@
-"""A compacted dataset: a run's small files put together, read exactly like the run and never written to.
+"""A compacted dataset: the combined files of a run, read like the run and never written to.
 
 DATASET/
-  dataset.json                        what it holds and of which run; written last, its creation announces the rest
+  dataset.json                        contents and source run; written last, its creation publishes the dataset
   run.json  catalog.parquet           the source's
-  failures.parquet                    what held back the slides that are not in it
+  failures.parquet                    failures of the slides that are not in the dataset
   slides/part-000000.parquet          one row per slide
   objects/well=<well>/part-<k>.parquet      the objects of many slides, by slide_id and object_id
-  embeddings/well=<well>/part-<k>.parquet   their vectors in the same order, if asked for
-  compacting.json                     only while it is made, or after whoever made it was killed
+  embeddings/well=<well>/part-<k>.parquet   their vectors in the same order (optional)
+  compacting.json                     only during compaction, or after an interrupted one
 Crops, embeddings and pictures stay in the source run, where `arrays` finds them.
 """
 
@@ -47,7 +47,7 @@ class DatasetFile:
 
     path: str
     slides: tuple[str, ...]
-    """Whose objects or embeddings it holds, in their order; none for the tables about slides."""
+    """Slides whose objects or embeddings it holds, in order; empty for the tables about slides."""
     rows: int
     bytes: int
     sha256: str
@@ -55,11 +55,11 @@ class DatasetFile:
 
 @dataclass(frozen=True)
 class DatasetRecord(JsonRecord):
-    """What dataset.json holds."""
+    """Content of dataset.json."""
 
     schema_version: int
     source: str
-    """The run it was made of; its arrays and pictures are still there."""
+    """URL of the source run, which keeps arrays and pictures."""
     compacted_at: str
     """UTC, ISO 8601; slides committed after it began are not in it."""
     slides: int
@@ -69,10 +69,10 @@ class DatasetRecord(JsonRecord):
 
     @staticmethod
     def from_json(text: bytes, *, url: str) -> DatasetRecord:
-        """The record in a dataset.json.
+        """Parse a dataset.json.
 
         Raises:
-            StoreError: the file is not one that this fossilray wrote.
+            StoreError: the file was not written by this version of fossilray.
         """
         role = dataset_record(url)
         stated = parse_json(text, role)
@@ -101,7 +101,7 @@ class DatasetStore(RunStore):
         return set(self.summaries_table()["slide_id"].to_pylist())
 
     def committed_files(self) -> dict[str, str]:
-        """The objects file that holds each slide; slides without an object are in none."""
+        """Return the objects file of each slide by slide_id; slides without objects are missing."""
         return {
             slide_id: file.path
             for file in self.record.files
@@ -146,11 +146,11 @@ class _DatasetAttempts(AttemptLog):
 def open_run(url: str | Path, config: StoreConfig | None = None) -> RunStore:
     """Open a run directory or a compacted dataset.
 
-    Nothing is read of a run yet, so a missing one is reported by the first function that reads it.
+    No file of a run is read yet, so a missing run is reported by the first function that reads it.
 
     Args:
         url: local path, or s3:// address.
-        config: how the object store is reached (`store` of a `RunConfig`); by default as the environment says.
+        config: how the object store is reached (`store` of a `RunConfig`); by default from the environment.
 
     Returns:
         The run, for the other functions of this API. `url` is its address, `summaries_table()` a `pyarrow.Table` of its
@@ -180,7 +180,7 @@ def open_run(url: str | Path, config: StoreConfig | None = None) -> RunStore:
 
 
 def source_run(store: RunStore) -> RunStore:
-    """The run directory that holds the arrays which a store's objects name."""
+    """Return the run that holds the arrays: the source of a dataset, or the run itself."""
     return store.source if isinstance(store, DatasetStore) else store
 
 
@@ -192,7 +192,7 @@ def _read_if_there(files: Files, path: str) -> bytes | None:
 
 
 class _ReadOnlyFiles:
-    """`Files` of a dataset: everything that would change one is refused."""
+    """`Files` of a dataset; every write is refused."""
 
     def __init__(self, files: Files) -> None:
         self._files = files

@@ -101,7 +101,7 @@ class DatasetDestination:
             )
         self.require_claim()
         content = record.to_json()
-        # After a lost response a retry reports that the file exists; its content tells the two apart.
+        # After a lost response a retry reports that the file exists; its content distinguishes the two.
         if not self.files.create(DATASET_JSON, content) and self.files.read(DATASET_JSON) != content:
             raise UsageError(
                 f"{self.files.url} was finished by another `fossilray compact` meanwhile; use that dataset, or "
@@ -110,7 +110,7 @@ class DatasetDestination:
 
     @staticmethod
     def published(files: Files, source: str, *, embeddings: bool) -> DatasetRecord | None:
-        """The dataset of this run that was published just before its process was killed; None if there is none."""
+        """Return the dataset of this run that a killed process had already published; None if it is missing."""
         if not {DATASET_JSON, UNFINISHED_JSON} <= set(files.names("")):
             return None
         record = DatasetRecord.from_json(files.read(DATASET_JSON), url=files.url)

@@ -20,12 +20,12 @@ from fossilray.store.files.streaming import StreamedFile, open_ranged, stream_to
 from fossilray.store.run.roles import dataset_part
 
 TEXT_COLUMNS = ("slide_id", "arrays", "measured_depth_m")
-"""Columns that repeat; dictionaries of the others would only be tried and given up."""
+"""Columns with repeated values, written with dictionaries; other columns are written without."""
 
 
 @dataclass(frozen=True)
 class SlideRows:
-    """All rows of one slide, as tables to be had one after the other."""
+    """Rows of one slide, as an iterable of tables."""
 
     slide_id: str
     tables: Iterable[pa.Table]
@@ -65,9 +65,9 @@ def write_multi_slide_file(
     )
 
 
-def _digested(slides: Iterable[SlideRows], told: dict[str, _Digest]) -> Iterator[pa.Table]:
+def _digested(slides: Iterable[SlideRows], digests: dict[str, _Digest]) -> Iterator[pa.Table]:
     for slide in slides:
-        digest = told.setdefault(slide.slide_id, _Digest())
+        digest = digests.setdefault(slide.slide_id, _Digest())
         for table in slide.tables:
             digest.update(table)
             yield table
@@ -93,8 +93,8 @@ def _write_groups(sink: StreamedFile, schema: pa.Schema, tables: Iterable[pa.Tab
 
 
 def _read_back(files: Files, path: str) -> dict[str, str]:
-    """The digest of each slide in a file, by slide_id."""
-    found: dict[str, _Digest] = {}
+    """Read a file back and return the digest of each slide by slide_id."""
+    digests: dict[str, _Digest] = {}
     role = dataset_part(f"{files.url}/{path}")
     try:
         with (
@@ -104,14 +104,14 @@ def _read_back(files: Files, path: str) -> dict[str, str]:
         ):
             for group in range(parquet.num_row_groups):
                 for slide_id, rows in _split(parquet.read_row_group(group)):
-                    found.setdefault(slide_id, _Digest()).update(rows)
+                    digests.setdefault(slide_id, _Digest()).update(rows)
     except FileNotFoundError:
         return {}
-    return {slide_id: digest.value() for slide_id, digest in found.items()}
+    return {slide_id: digest.value() for slide_id, digest in digests.items()}
 
 
 def _split(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """A table's runs of rows with the same slide_id."""
+    """Yield consecutive rows with the same slide_id."""
     ends = pc.run_end_encode(table["slide_id"].combine_chunks()) if table.num_rows else None
     if ends is None:
         return
@@ -121,7 +121,7 @@ def _split(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 class _Digest:
-    """sha256 of all values of a slide's rows, column by column: the same however they are cut or stored."""
+    """sha256 of all values of a slide's rows, column by column; independent of chunks and encoding."""
 
     def __init__(self) -> None:
         self.rows = 0

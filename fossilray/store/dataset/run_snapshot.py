@@ -25,7 +25,7 @@ from fossilray.store.run.summaries import describe_lost
 
 @dataclass(frozen=True)
 class SlideEmbeddings:
-    """Where the vectors of one slide are, and whose they are."""
+    """Position of the vectors of one slide, and their objects."""
 
     slide_id: str
     object_id: pa.Array
@@ -33,7 +33,7 @@ class SlideEmbeddings:
 
 
 class RunSnapshot:
-    """What was committed in a run when it was listed; later commits are not seen."""
+    """Committed slides of a run at one moment; later commits are ignored."""
 
     def __init__(self, store: RunStore, display: OnProgress | None) -> None:
         self.store = store
@@ -68,8 +68,10 @@ class RunSnapshot:
             name = f"{self.store.url}/{path}"
             footer, _ = parse_tail(content, name=name)
             table = decode_objects(content, name=name).replace_schema_metadata(None)
-            said = (footer.summary.slide_id, footer.summary.objects, footer.run_digest)
-            if (slide_id, table.num_rows, self.digest) != said or table.num_rows != self.objects[slide_id]:
+            expected = (footer.summary.slide_id, footer.summary.objects, footer.run_digest)
+            if (slide_id, table.num_rows, self.digest) != expected or table.num_rows != self.objects[
+                slide_id
+            ]:
                 raise StoreError(
                     f"{name} and the summary of its slide disagree; find out with `fossilray verify` before the run "
                     "is compacted"
@@ -101,7 +103,7 @@ class RunSnapshot:
 
 
 def _list_once(store: RunStore) -> dict[str, str]:
-    """The objects file of each slide, from one listing."""
+    """Return the objects file of each slide, from one listing."""
     found: dict[str, str] = {}
     for path in store.files.find(OBJECTS):
         if path.endswith(".parquet") and found.setdefault(slide_of(path), path) != path:

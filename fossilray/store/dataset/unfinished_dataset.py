@@ -1,4 +1,4 @@
-"""What a `fossilray compact` that ended early left at a place, deleted; anything else there is refused, not deleted."""
+"""Deletion of the unfinished dataset of an interrupted `fossilray compact`; other files in the folder are refused."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MADE = re.compile(rf"(?:(?:{OBJECTS}|{EMBEDDINGS})/well=[^/]+|slides)/(?:{_PART
 
 
 def check_unfinished(files: Files) -> None:
-    """Nothing, if all that an unfinished dataset's place holds was made by `fossilray compact`.
+    """Require that everything in the folder of an unfinished dataset was written by `fossilray compact`.
 
     Raises:
-        UsageError: its mark is none of fossilray's, or its folders hold something else.
+        UsageError: its mark was not written by fossilray, or its folders hold other files.
     """
     if not _is_mark(files.read(UNFINISHED_JSON)):
         raise UsageError(
@@ -37,13 +37,13 @@ def check_unfinished(files: Files) -> None:
 
 
 def remove_unfinished(files: Files) -> None:
-    """Delete what an unfinished try made, which `check_unfinished` has seen."""
+    """Delete an unfinished dataset that `check_unfinished` accepted."""
     for name in (*_FOLDERS, *_FILES):
         files.delete(name)
 
 
 def remove_spares(files: Files) -> None:
-    """Delete the folders of half-written files and of trials, unless something else lies in them."""
+    """Delete the folders of temporary files and of probe files, unless they hold other files."""
     for folder in (TEMPORARY, PROBE_FILES):
         if not files.links(folder) and all(is_spare(path) for path in files.find(folder)):
             files.delete(folder)

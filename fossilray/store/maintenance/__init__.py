@@ -1,1 +1,1 @@
-"""Looking after a run: is it whole, what can go, what gets another chance."""
+"""Maintenance of a run: verification, garbage collection, and retries of failed slides."""

@@ -1,4 +1,4 @@
-"""Whether a compacted dataset holds the files that its record lists, as they were written."""
+"""Checks that a compacted dataset holds the files that its record lists, as they were written."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _REMEDY = "compact the run again into another place"
 
 
 def check_dataset(files: Files, *, deep: bool) -> Iterator[VerifyFinding]:
-    """What is wrong with the files of a dataset; the run that it was made of is not looked at.
+    """Yield the damage of a dataset's files; its source run is not checked.
 
-    deep: the sha256 of every file is compared, instead of sizes and footers alone.
+    deep: compare the sha256 of every file, not only sizes and footers.
 
     Raises:
         StoreUnreachable: the store cannot be reached.
@@ -49,10 +49,10 @@ def check_dataset(files: Files, *, deep: bool) -> Iterator[VerifyFinding]:
         yield VerifyFinding(
             "", DATASET_JSON, "record", _describe_error(dataset_record(files.url).name, error)
         )
-        # Without the record each file is only compared with itself.
+        # Without the record only the footer of each file is checked.
         listed = tuple(DatasetFile(path, (), -1, sizes[path], "") for path in sizes if _is_part(path))
     else:
-        for path in sorted(filter(_is_part, sizes.keys() - {one.path for one in listed})):
+        for path in sorted(filter(_is_part, sizes.keys() - {file.path for file in listed})):
             message = f"{path} is not among the files of the dataset, and readers of a glob take it for one; "
             yield VerifyFinding("", path, "extra", message + "move it out")
     check = partial(_check_file, files, sizes, deep=deep)
@@ -92,13 +92,13 @@ def _unless_read(path: str, kind: FindingKind, read: Callable[[], object]) -> It
 
 
 def _describe_error(name: str, error: Exception) -> str:
-    """What happened to a file, with its name and the remedy."""
+    """Return a message with the name of the file, the error and the remedy."""
     text = "it is gone" if isinstance(error, FileNotFoundError) else str(error)
     return text if name in text and _REMEDY in text else f"{name}: {text}; {_REMEDY}"
 
 
 def _is_part(path: str) -> bool:
-    """Whether readers of a dataset look at it."""
+    """Return whether readers of a dataset read this file."""
     return path == FAILURES_PARQUET or (
         path.partition("/")[0] in (OBJECTS, EMBEDDINGS, "slides") and path.endswith(".parquet")
     )

@@ -25,7 +25,7 @@ from fossilray.store.run.run_store import RunStore
 
 @dataclass(frozen=True)
 class DerivedFile:
-    """One slide's file of derived results, found in a listing."""
+    """A file of derived results of one slide, from a listing."""
 
     results: DerivedStore
     path: str
@@ -197,7 +197,7 @@ def _files(results: DerivedStore) -> Sequence[FileEntry]:
 def _is_outdated(
     store: RunStore, results: DerivedStore, commits: Mapping[str, FileEntry], entry: FileEntry
 ) -> bool:
-    """Whether a file is of other objects than the committed ones, by both footers."""
+    """Return whether a file is about other objects than the committed ones, by the footers of both files."""
     committed = commits.get(slide_of(entry.path))
     try:
         # The footer is read of every file: a file without one was not written by fossilray.

@@ -1,4 +1,4 @@
-"""What crashed attempts left in a run directory, deleted; nothing that a commit names, ever."""
+"""Garbage collection: deletes what crashed attempts left in a run directory, and never what a commit names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ArraysState = Literal["committed", "young", "in use", "unclear", "orphan"]
 
 @dataclass(frozen=True)
 class GarbageReport:
-    """What was deleted, or with `dry_run` would be, and what was left for a reason."""
+    """Deleted files (with `dry_run`: files that would be deleted), and counts of kept files by reason."""
 
     url: str
     older_than: timedelta
@@ -149,7 +149,7 @@ def collect_garbage(
 
 
 def render_garbage(report: GarbageReport) -> Group:
-    """What went and what stayed, for a rich console."""
+    """Render the report for a rich console."""
     from rich.console import Group
     from rich.text import Text
 
@@ -179,19 +179,19 @@ def render_garbage(report: GarbageReport) -> Group:
 
 
 def _list_links(store: RunStore) -> list[str]:
-    """The links in a run directory, but for those among the arrays of a slide."""
+    """Return the links in a run directory, except links among the arrays of a slide."""
     links = [link for name in store.files.names("") if name != ARRAYS for link in store.files.links(name)]
-    # Asked of a name that no slide has, it says of the folder alone whether it is one.
+    # No slide has the name "-", so this lists only the folder itself if it is a link.
     return links + ([ARRAYS] if ARRAYS in store.files.links(f"{ARRAYS}/-") else [])
 
 
 def _list_arrays(store: RunStore, slide_id: str) -> tuple[list[ArrayGroup], list[str]]:
-    """The arrays of a slide without those that hold a link or lie behind one, and these links."""
+    """Return the arrays of a slide that neither hold a link nor are behind one, and the links."""
     links = store.files.links(f"{ARRAYS}/{slide_id}")
     if f"{ARRAYS}/{slide_id}" in links:
         return [], links
     groups = list_array_groups(store, slide_id)
-    return [one for one in groups if not is_linked(one.path, links)], links
+    return [group for group in groups if not is_linked(group.path, links)], links
 
 
 def _classify_arrays(
@@ -203,7 +203,7 @@ def _classify_arrays(
     now: datetime,
     pending: Mapping[str, FileEntry],
 ) -> _ArraysState:
-    """The state of these arrays right before they are deleted, so that a late commit counts.
+    """Return the state of these arrays right before they are deleted, so that a late commit counts.
 
     paths: of the slide's objects file, whether it exists or not; a damaged run may hold two.
     """
@@ -243,7 +243,7 @@ def _where_committed(store: RunStore, slide_id: str, wells: Mapping[str, str | N
 
 
 def _has_driver(store: RunStore, since: datetime) -> bool:
-    """Whether a driver that has not ended wrote a heartbeat since then."""
+    """Return whether a driver that has not ended wrote a heartbeat since then."""
     known = len(store.left_out.messages)
     heartbeats = store.attempts.heartbeats()
     # A driver whose heartbeat is damaged may run.

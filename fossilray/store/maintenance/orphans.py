@@ -23,18 +23,18 @@ _PENDING = re.compile(rf"{PENDING}/(?P<slide_id>[^/]+)/(?P<attempt>[0-9a-f]{{16}
 
 @dataclass(frozen=True)
 class ArrayGroup:
-    """One attempt's arrays, whole or half."""
+    """Arrays of one attempt, complete or not."""
 
     slide_id: str
     attempt: str
     files: Mapping[str, int]
     """Bytes of each file, by its path inside the group."""
     written_at: datetime
-    """When its youngest file was written, UTC, by the store's clock."""
+    """Time of its youngest file, UTC, by the store's clock."""
 
     @property
     def is_ours(self) -> bool:
-        """Whether its name and all names in it are such as fossilray gives; anything else a person put there."""
+        """Whether its name and the names of its files are names that fossilray gives."""
         return bool(_ATTEMPT.fullmatch(self.attempt)) and all(_MADE.fullmatch(name) for name in self.files)
 
     @property
@@ -48,10 +48,9 @@ class ArrayGroup:
 
 
 def list_array_groups(store: RunStore, slide_id: str) -> list[ArrayGroup]:
-    """All attempts' arrays of one slide, by path.
+    """List the arrays of all attempts at one slide, by path.
 
-    A run of the whole archive has some million array files: they are listed slide by slide, because one list
-    of them would take gigabytes.
+    The run of a whole archive has millions of array files; one list of all would take gigabytes.
     """
     gathered: dict[str, list[tuple[str, FileEntry]]] = {}
     for entry in store.files.entries(f"{ARRAYS}/{slide_id}"):
@@ -70,12 +69,12 @@ def list_array_groups(store: RunStore, slide_id: str) -> list[ArrayGroup]:
 
 
 def is_behind(path: str, links: Iterable[str]) -> bool:
-    """Whether a path is one of these links or lies behind one."""
+    """Return whether a path is one of these links or is behind one."""
     return any(f"{path}/".startswith(f"{link}/") for link in links)
 
 
 def is_linked(path: str, links: Iterable[str]) -> bool:
-    """Whether a path is one of these links, lies behind one, or holds one."""
+    """Return whether a path is one of these links, is behind one, or holds one."""
     links = list(links)
     return is_behind(path, links) or any(link.startswith(f"{path}/") for link in links)
 
@@ -91,9 +90,9 @@ def list_pending(store: RunStore) -> dict[str, FileEntry]:
 
 
 def may_still_commit(store: RunStore, group: ArrayGroup, now: datetime) -> bool:
-    """Whether the attempt that writes these arrays has neither failed nor outlived its deadline.
+    """Return whether the attempt that writes these arrays has not failed and is within its deadline.
 
-    One whose record cannot be understood counts as at work; one without a record does not.
+    An attempt with an unreadable record counts as running, an attempt without a record does not.
     """
     path = f"{ATTEMPTS}/{group.slide_id}/{group.attempt}.json"
     try:

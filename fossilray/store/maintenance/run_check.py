@@ -40,7 +40,7 @@ def require_run(store: RunStore) -> RunRecord:
 
 
 def list_commits(store: RunStore) -> tuple[dict[str, str], list[VerifyFinding]]:
-    """The objects file of every committed slide by slide_id, and what else lies below objects/."""
+    """Return the objects file of every committed slide by slide_id, and findings about other files in objects/."""
     commits: dict[str, str] = {}
     findings = []
     for path in store.files.find(OBJECTS):
@@ -60,7 +60,7 @@ def list_commits(store: RunStore) -> tuple[dict[str, str], list[VerifyFinding]]:
 
 
 def compare_catalog(store: RunStore, commits: Mapping[str, str]) -> list[VerifyFinding]:
-    """Committed slides that the frozen catalog does not know."""
+    """Return findings about committed slides that are not in the run's catalog."""
     try:
         known = {row.slide_id for row in store.read_catalog()}
     except StoreUnreachable:
@@ -98,7 +98,7 @@ class GatheredSummaries:
         self._other = 0
 
     def lost(self, commits: Iterable[str]) -> list[VerifyFinding]:
-        """Slides that were committed once and are not any more."""
+        """Return findings about slides whose commit has disappeared."""
         return [
             VerifyFinding(
                 slide_id,
@@ -119,7 +119,7 @@ class GatheredSummaries:
             self._other += 1
 
     def out_of_date(self) -> list[VerifyFinding]:
-        """One finding if slides/ lags behind the footers compared so far."""
+        """Return one finding if slides/ lags behind the footers compared so far."""
         if self._damage:
             return [VerifyFinding("", "slides/", "summaries", self._damage)]
         if not self._absent + self._other:

@@ -1,4 +1,4 @@
-"""Files beside the committed slides: records of attempts, heartbeats, pictures, and what waits to be committed."""
+"""Files beside the committed slides: records of attempts, heartbeats, pictures, and pending commits."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MOST_PICTURE_PX = 64_000_000
 
 
 def check_side_files(log: AttemptLog, *, deep: bool) -> Iterator[VerifyFinding]:
-    """What is damaged among them; no committed slide hangs on any.
+    """Yield findings about damaged side files; no committed slide depends on any of them.
 
-    deep: pictures, and records of attempts at committed slides, which are many, are read too.
+    deep: also read pictures and the records of attempts at committed slides, which are many.
 
     Raises:
         StoreUnreachable: the store cannot be reached.

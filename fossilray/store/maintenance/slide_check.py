@@ -29,7 +29,7 @@ FindingKind = (
     ]
     | Literal["coder", "shard", "plan", "labels"]
 )
-"""What can be wrong with a run; all but `summaries` is damage."""
+"""Kinds of findings in a run; all except `summaries` are damage."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class VerifyFinding:
     """Something in a run directory that should not be so."""
 
     slide_id: str
-    """Empty where it concerns the whole run."""
+    """Empty for a finding about the whole run."""
     path: str
     """The file in question, relative to the run directory."""
     kind: FindingKind
@@ -47,11 +47,11 @@ class VerifyFinding:
 
 @dataclass(frozen=True)
 class SlideCheck:
-    """What was seen of one committed slide."""
+    """Result of the check of one committed slide."""
 
     slide_id: str
     summary: SlideSummary | None
-    """None where the footer cannot be read."""
+    """None if the footer cannot be read."""
     array_bytes: int
     findings: tuple[VerifyFinding, ...]
     others: tuple[ArrayGroup, ...]
@@ -59,10 +59,10 @@ class SlideCheck:
 
 
 def check_slide(store: RunStore, path: str, *, run_digest: str | None, deep: bool) -> SlideCheck:
-    """What a committed slide's own files say of it; `path` is its objects file.
+    """Check the files of a committed slide; `path` is its objects file.
 
-    run_digest: of the run's record; None where that cannot be read. deep: every array file and every row is read and
-    decoded, instead of footer, metadata and sizes alone.
+    run_digest: digest of the run's record; None if that cannot be read. deep: read and decode every array file and
+    every row, not only footer, metadata and sizes.
 
     Raises:
         StoreUnreachable: the store cannot be reached.
@@ -140,7 +140,7 @@ def _check_rows(path: str, content: bytes, footer: Footer) -> Iterator[VerifyFin
 
 
 def _odd_rows(table: pa.Table, footer: Footer) -> Iterator[str]:
-    """What contradicts itself in the rows of one slide."""
+    """Yield descriptions of inconsistent rows of one slide."""
     if not table.schema.equals(OBJECTS_SCHEMA):
         yield "has other columns than this version of fossilray writes"
         return
@@ -178,7 +178,7 @@ def _odd_rows(table: pa.Table, footer: Footer) -> Iterator[str]:
 def _rules(
     numbers: dict[str, NDArray[np.generic]], summary: SlideSummary
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """What may be wrong with a row, and in which rows it is."""
+    """Yield each possible fault of a row, with a mask of the rows that have it."""
     x_min, y_min, x_max, y_max = (
         numbers[name].astype(np.int64) for name in ("x_min", "y_min", "x_max", "y_max")
     )

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["FindingKind", "VerifyFinding", "VerifyReport", "render_verified", "verify_run"]
 
 UNREAD_IN_A_ROW = 20
-"""Slides that the store refuses to give, one after the other, before it is the store and not they."""
+"""Number of consecutive unreadable slides after which the store counts as faulty."""
 
 HARMLESS: frozenset[FindingKind] = frozenset({"summaries"})
-"""Kinds that are no damage."""
+"""Kinds of findings that are not damage."""
 
 _MOST_LISTED = 50
 
@@ -170,7 +170,7 @@ def render_verified(report: VerifyReport) -> Group:
 
 
 def _read_run(store: RunStore) -> tuple[str | None, list[VerifyFinding]]:
-    """The digest of the run's record, and a finding where that is damaged: all else is looked at without it."""
+    """Return the digest of the run's record, or None and a finding if the record is damaged."""
     try:
         return require_run(store).digest, []
     except RunNotFound as error:
@@ -203,7 +203,7 @@ class _Counter:
 def _check_all(
     store: RunStore, paths: Sequence[str], *, run_digest: str | None, deep: bool
 ) -> Iterator[SlideCheck]:
-    """Each committed slide's check, in the order of `paths`."""
+    """Yield the check of each committed slide, in the order of `paths`."""
     # A shallow check waits for the store, a deep one computes and holds one file of up to some 100 MB.
     threads = READ_THREADS if not deep else max(4, min(READ_THREADS, os.cpu_count() or 1))
     unread = 0
