@@ -1,0 +1,1 @@
+"""Results of a finished run: exports, report, stratigraphy, search, discovery, explanations."""

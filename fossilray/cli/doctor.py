@@ -53,7 +53,7 @@ def print_config() -> None:
 def doctor() -> None:
     """Check the installation: Ray, torch, CUDA, OpenSlide, codecs, weights, scratch space."""
     checks = examine()
-    out.print(render(checks))
+    out.print(render_checks(checks))
     if any(check.status == "broken" for check in checks):
         raise typer.Exit(1)
 
@@ -90,7 +90,7 @@ def examine() -> list[InstallationCheck]:
     ]
 
 
-def render(checks: list[InstallationCheck]) -> TextTable:
+def render_checks(checks: list[InstallationCheck]) -> TextTable:
     """Return the results as a table for the terminal."""
     colours = {"ok": "green", "note": "yellow", "broken": "red"}
     table = TextTable("part", "status", "details", title="fossilray doctor")
@@ -157,7 +157,7 @@ def _opencv() -> InstallationCheck:
 
 
 def _openslide() -> InstallationCheck:
-    from fossilray.slides.slide import library_version
+    from fossilray.slides.slide_handle import library_version
 
     return InstallationCheck("OpenSlide", "ok", f"OpenSlide {library_version()}")
 

@@ -59,7 +59,7 @@ InstancesOption = Annotated[
 ]
 
 
-def estimate(
+def estimate_archive(
     catalog: CatalogArgument,
     instance: InstanceOption = "here",
     machines: MachinesOption = 1,

@@ -55,7 +55,7 @@ TrainingOption = Annotated[
     Path | None,
     typer.Option("--training", help="Training configuration (YAML) for --train, as of `fossilray train`."),
 ]
-TrainSetOption = Annotated[
+_TrainSetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--train-set",
@@ -140,7 +140,7 @@ def metric_learning(
     maps: MapsOption = True,
     train: TrainOption = False,
     training: TrainingOption = None,
-    train_set: TrainSetOption = None,
+    train_set: _TrainSetOption = None,
     withhold: Annotated[
         list[str] | None,
         typer.Option(
@@ -196,7 +196,7 @@ def transfer(
     splits: SplitsOption = 1,
     train: TrainOption = False,
     training: TrainingOption = None,
-    train_set: TrainSetOption = None,
+    train_set: _TrainSetOption = None,
     reduced: Annotated[
         list[int] | None,
         typer.Option(

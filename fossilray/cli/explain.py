@@ -28,14 +28,14 @@ SheetFileOption = Annotated[
     Path,
     typer.Option("--out", callback=outside_runs, help="Output file: a page (.html) or a picture (.png)."),
 ]
-LabelsOption = Annotated[
+_LabelsOption = Annotated[
     Path | None,
     typer.Option(
         "--labels",
         help="Labelled crops: a folder of <class>/<image>, or a CSV of labels (of objects: with --run).",
     ),
 ]
-RunOption = Annotated[
+_RunOption = Annotated[
     str | None, typer.Option("--run", help="Run directory of the objects to explain, local or s3://…")
 ]
 LeastCertainOption = Annotated[
@@ -52,7 +52,7 @@ ConfusedOption = Annotated[
         help="Choose crops of either genus that the head predicts as the other; needs --labels.",
     ),
 ]
-GenusOption = Annotated[
+_GenusOption = Annotated[
     str | None, typer.Option("--genus", help="Genus to explain; default: the predicted one.")
 ]
 AttributionOption = Annotated[
@@ -63,10 +63,10 @@ AttributionOption = Annotated[
         "(transformers); may be repeated; default: all that suit the network.",
     ),
 ]
-LimitOption = Annotated[
+_LimitOption = Annotated[
     int, typer.Option("--limit", min=1, max=200, help="Maximum number of objects on the sheet.")
 ]
-BackboneOption = Annotated[
+_BackboneOption = Annotated[
     str,
     typer.Option(
         "--backbone", help="Backbone that the head was trained on: bundled, a weights file, timm:NAME."
@@ -112,16 +112,16 @@ def explain(
     head: HeadOption,
     out_file: SheetFileOption,
     crops: CropsOption = None,
-    labels: LabelsOption = None,
-    run: RunOption = None,
+    labels: _LabelsOption = None,
+    run: _RunOption = None,
     object_: ObjectsOption = None,
     where: WhereOption = None,
     least_certain: LeastCertainOption = False,
     confused: ConfusedOption = None,
-    genus: GenusOption = None,
+    genus: _GenusOption = None,
     attribution: AttributionOption = None,
-    limit: LimitOption = 12,
-    backbone: BackboneOption = "bundled",
+    limit: _LimitOption = 12,
+    backbone: _BackboneOption = "bundled",
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:

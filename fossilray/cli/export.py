@@ -46,7 +46,7 @@ ExportFormOption = Annotated[
     ),
 ]
 SlideOption = Annotated[str | None, typer.Option("--slide", help="slide_id of the only slide to export.")]
-GenusOption = Annotated[
+_GenusOption = Annotated[
     str | None,
     typer.Option(
         "--predictions",
@@ -132,7 +132,7 @@ def export(
     form: ExportFormOption = "geojson",
     where: WhereOption = None,
     slide: SlideOption = None,
-    predictions: GenusOption = None,
+    predictions: _GenusOption = None,
     keep_bounds: KeepBoundsOption = False,
     embeddings: ExportEmbeddingsOption = None,
     tile_px: TileOption = None,

@@ -51,7 +51,7 @@ def embed(
     raise typer.Exit(result.strict_exit_code)
 
 
-def classify_run(
+def classify_objects(
     run: RunArgument,
     head: HeadOption,
     embeddings: EmbeddingsOption = None,

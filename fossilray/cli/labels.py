@@ -39,7 +39,7 @@ SuggestionsOption = Annotated[
     Path,
     typer.Option("--out", callback=outside_runs, help="Output folder for images and tables; a new one."),
 ]
-LimitOption = Annotated[
+_LimitOption = Annotated[
     int, typer.Option("--limit", min=1, max=20_000, help="Maximum number of objects to suggest.")
 ]
 StrategyOption = Annotated[
@@ -50,7 +50,7 @@ StrategyOption = Annotated[
         "and objects far from every label (far); or one of them alone, uncertain (smallest margin), or random.",
     ),
 ]
-HeadOption = Annotated[
+_HeadOption = Annotated[
     Path | None,
     typer.Option(
         "--head",
@@ -72,9 +72,9 @@ PoolOption = Annotated[
 def suggest(
     run: RunArgument,
     out_dir: SuggestionsOption,
-    limit: LimitOption = 200,
+    limit: _LimitOption = 200,
     by: StrategyOption = "mixed",
-    head: HeadOption = None,
+    head: _HeadOption = None,
     labels: LabelledOption = None,
     embeddings: EmbeddingsOption = None,
     where: WhereOption = None,

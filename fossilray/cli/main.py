@@ -51,14 +51,14 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
         "demo": synthetic.demo,
         "synth": synthetic.synth,
         "catalog": process.catalog,
-        "estimate": estimate.estimate,
-        "process": process.process,
+        "estimate": estimate.estimate_archive,
+        "process": process.process_slides,
         "trace": process.trace,
     },
     "Look at a run": {
-        "status": results.status,
+        "status": results.run_status,
         "report": results.report,
-        "query": results.query,
+        "query": results.query_run,
         "crops": export.crops,
         "export": export.export,
         "chart": chart.chart,
@@ -78,7 +78,7 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
         ),
         "classify": Subcommands(
             "Train classifiers on labels and run them on a run.",
-            {"train": classify.classify_train, "run": inference.classify_run},
+            {"train": classify.classify_train, "run": inference.classify_objects},
         ),
         "calls": discovery.calls,
         "discover": discovery.discover,
@@ -110,7 +110,7 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
     "Search by similarity": {
         "index": Subcommands(
             "Build and inspect indexes that `fossilray similar` searches.",
-            {"build": similar.build, "status": similar.status, "duplicates": similar.duplicates},
+            {"build": similar.build, "status": similar.index_status, "duplicates": similar.duplicates},
         ),
         "similar": similar.similar,
     },
@@ -120,7 +120,7 @@ COMMANDS: dict[str, dict[str, Command | Subcommands]] = {
             "Look after jobs that were submitted to a cluster.",
             {
                 "list": submit.list_jobs,
-                "status": submit.status,
+                "status": submit.job_status,
                 "logs": submit.logs,
                 "stop": submit.stop,
             },

@@ -1,4 +1,4 @@
-"""What the commands print: consoles, single lines, progress, and the damaged files that were left out."""
+"""Output of commands: consoles, single lines, progress, and the damaged files that were left out."""
 
 from __future__ import annotations
 

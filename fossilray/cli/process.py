@@ -24,7 +24,7 @@ from fossilray.core.errors import ConfigError
 from fossilray.core.text import counted
 
 
-def process(
+def process_slides(
     slides: Annotated[
         str | None,
         typer.Argument(

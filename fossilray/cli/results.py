@@ -22,7 +22,7 @@ from fossilray.cli.options import (
 from fossilray.cli.output import out, say, warn
 
 
-def status(
+def run_status(
     run: RunArgument,
     as_json: JsonOption = False,
     watch: Annotated[
@@ -47,7 +47,7 @@ def status(
 ) -> None:
     """Show what is committed, in progress and failed, at what rate and cost, from the run directory alone."""
     from fossilray.jobs.watch import check_alarm, watch_run
-    from fossilray.store.status import read_status, render, to_json
+    from fossilray.store.status import read_status, render_status, status_as_json
 
     store, chosen = open_store(run, config, set_), settings(config, set_)
     if watch:
@@ -58,9 +58,9 @@ def status(
         report = read_status(store, config=chosen)
         alarm = check_alarm(report, minutes=alarm_minutes)
         if as_json:
-            typer.echo(to_json(report))
+            typer.echo(status_as_json(report))
         else:
-            out.print(render(report))
+            out.print(render_status(report))
     if alarm is not None:
         warn(alarm)
         raise typer.Exit(4)
@@ -82,7 +82,7 @@ def report(
     say(f"report: {written}")
 
 
-def query(
+def query_run(
     run: RunArgument,
     sql: Annotated[
         str,

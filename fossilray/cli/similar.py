@@ -62,11 +62,11 @@ ProbesOption = Annotated[
 ImagesOption = Annotated[
     list[Path] | None, typer.Option("--image", help="Image file of one fossil; may be repeated.")
 ]
-RunOption = Annotated[
+_RunOption = Annotated[
     str | None,
     typer.Option("--run", help="Run directory of --object, where several runs hold a slide of that name."),
 ]
-GenusOption = Annotated[
+_GenusOption = Annotated[
     str | None,
     typer.Option(
         "--predictions",
@@ -74,10 +74,10 @@ GenusOption = Annotated[
         "none.",
     ),
 ]
-LimitOption = Annotated[
+_LimitOption = Annotated[
     int, typer.Option("--limit", min=1, help="Maximum number of objects to find for each query.")
 ]
-BackboneOption = Annotated[
+_BackboneOption = Annotated[
     str,
     typer.Option("--backbone", help="Backbone that embeds images: the one that the runs were made with."),
 ]
@@ -145,7 +145,7 @@ def build(
     raise typer.Exit(result.strict_exit_code)
 
 
-def status(index: IndexArgument, config: ConfigOption = None, set_: SetOption = None) -> None:
+def index_status(index: IndexArgument, config: ConfigOption = None, set_: SetOption = None) -> None:
     """Show what an index holds, how it was built, and what its runs hold that it lacks."""
     from fossilray.analysis.search.search import SearchIndex
     from fossilray.core.text import format_bytes
@@ -200,11 +200,11 @@ def similar(
     image: ImagesOption = None,
     object_: ObjectsOption = None,
     crops: CropsOption = None,
-    run: RunOption = None,
+    run: _RunOption = None,
     where: WhereOption = None,
-    predictions: GenusOption = None,
-    limit: LimitOption = 50,
-    backbone: BackboneOption = "bundled",
+    predictions: _GenusOption = None,
+    limit: _LimitOption = 50,
+    backbone: _BackboneOption = "bundled",
     probes: ProbesOption = 64,
     candidates: CandidatesOption = None,
     sheet: SheetOption = None,

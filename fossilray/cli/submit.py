@@ -45,7 +45,7 @@ SlidesArgument = Annotated[
         help="Folder, glob, one slide, or a catalog, at a path that every node sees; default: slides.source."
     ),
 ]
-RunOption = Annotated[
+_RunOption = Annotated[
     str | None,
     typer.Option(
         "--run",
@@ -100,7 +100,7 @@ DriverResourcesOption = Annotated[
 
 def submit(
     slides: SlidesArgument = None,
-    run: RunOption = None,
+    run: _RunOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     workers: WorkersOption = None,
@@ -170,7 +170,7 @@ def list_jobs(dashboard: DashboardOption = HERE) -> None:
     out.print(table)
 
 
-def status(
+def job_status(
     job: JobArgument,
     dashboard: DashboardOption = HERE,
     as_json: JsonOption = False,

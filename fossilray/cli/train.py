@@ -43,7 +43,7 @@ TrainConfigOption = Annotated[
         help="Configuration file (YAML) of the training; docs/reference/configuration/training.md lists its fields.",
     ),
 ]
-TrainSetOption = Annotated[
+_TrainSetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set", help="Override one configuration field of the training, e.g. steps=1000; may be repeated."
@@ -125,7 +125,7 @@ def train_backbone(
         typer.Option(help="Initial weights: scratch, bundled, timm:NAME or file:PATH (init)."),
     ] = None,
     config: TrainConfigOption = None,
-    set_: TrainSetOption = None,
+    set_: _TrainSetOption = None,
     workers: TrainWorkersOption = None,
     min_workers: MinWorkersOption = None,
     address: ClusterOption = "local",
@@ -158,7 +158,7 @@ def train_metric(
         typer.Option(help="Initial weights: scratch, bundled, timm:NAME or file:PATH (init)."),
     ] = None,
     config: TrainConfigOption = None,
-    set_: TrainSetOption = None,
+    set_: _TrainSetOption = None,
     workers: TrainWorkersOption = None,
     min_workers: MinWorkersOption = None,
     address: ClusterOption = "local",

@@ -1,0 +1,1 @@
+"""Types, records, schemas, errors, configuration and small tools; imports no other room."""

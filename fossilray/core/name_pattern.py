@@ -15,7 +15,7 @@ _LONGEST_PATTERN = 500
 # Names are cut off here, so that a search takes a bounded number of steps.
 _LONGEST_NAME = 200
 _MOST_REPEATS = 12
-# Each of these may try every length at every place: more than so many, and a name of 200 letters takes minutes.
+# Each of these may try every length at every position: with more of them a name of 200 letters takes minutes.
 _MOST_OPEN_REPEATS = 3
 _FEW = 8
 # Ways to choose among alternatives and optional parts: a search that fails may try each.

@@ -1,0 +1,1 @@
+"""Jobs that run on Ray: processing slides, inference, index builds, trainings."""

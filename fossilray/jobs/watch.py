@@ -13,7 +13,7 @@ from fossilray.core.config import RunConfig
 from fossilray.core.errors import StoreUnreachable
 from fossilray.core.text import strip_control_characters
 from fossilray.store import RunStore
-from fossilray.store.status import StatusReport, read_status, render, to_json, to_line
+from fossilray.store.status import StatusReport, read_status, render_status, status_as_json, to_line
 
 
 def watch_run(
@@ -40,7 +40,7 @@ def watch_run(
         while True:
             report = _request(store, config, live.console)
             if report is not None:
-                live.update(render(report), refresh=True)
+                live.update(render_status(report), refresh=True)
                 alarm = check_alarm(report, minutes=alarm_minutes)
                 if alarm is not None or report.is_done:
                     return alarm
@@ -74,7 +74,7 @@ def _watch_lines(
     while True:
         report = _request(store, config, None if as_json else console)
         if report is not None:
-            line = to_json(report, indent=None) if as_json else to_line(report)
+            line = status_as_json(report, indent=None) if as_json else to_line(report)
             console.file.write(line + "\n")
             console.file.flush()
             alarm = check_alarm(report, minutes=alarm_minutes)

@@ -1,1 +1,1 @@
-"""What to label next, and labels that people gave to objects of runs, kept with who gave them and when."""
+"""Labels that people give to objects of runs, with annotator and date, and suggestions of what to label next."""

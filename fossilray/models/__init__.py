@@ -1,0 +1,1 @@
+"""Networks and classifiers with their weight files: detectors, backbones, heads."""

@@ -1,0 +1,1 @@
+"""One slide from scan to committed rows, and estimates of what that costs; no Ray."""

@@ -26,7 +26,7 @@ INK, QUIET, RULE, BAR, PAPER = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0
 _VARIABLES = {INK: "--ink", QUIET: "--quiet", RULE: "--rule", BAR: "--bar", PAPER: "--paper"}
 
 
-class DepthSample(Protocol):
+class ChartSample(Protocol):
     """A sample that has a row in a chart."""
 
     @property
@@ -36,7 +36,7 @@ class DepthSample(Protocol):
     def depth_m(self) -> float | None: ...
 
 
-def row_positions(samples: Sequence[DepthSample]) -> tuple[NDArray[np.float64], float]:
+def row_positions(samples: Sequence[ChartSample]) -> tuple[NDArray[np.float64], float]:
     """Return the position (n,) of each sample's row on the y axis, and the thickness of its bars."""
     depths = [sample.depth_m for sample in samples]
     if any(depth is None for depth in depths):
@@ -49,7 +49,7 @@ def row_positions(samples: Sequence[DepthSample]) -> tuple[NDArray[np.float64], 
 
 
 def set_depth_axis(
-    panel: Axes, samples: Sequence[DepthSample], y: NDArray[np.float64], thickness: float
+    panel: Axes, samples: Sequence[ChartSample], y: NDArray[np.float64], thickness: float
 ) -> None:
     """Set up a y axis of measured depths, downwards; of sample names if a depth is missing."""
     if any(sample.depth_m is None for sample in samples):

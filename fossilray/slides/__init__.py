@@ -1,0 +1,1 @@
+"""Scanned slides: found, checked, fetched, opened, read."""

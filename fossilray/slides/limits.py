@@ -23,10 +23,11 @@ def check_tiles(name: str, stated: Mapping[str, str]) -> None:
         width, height = (
             _number(stated.get(f"openslide.level[{level}].tile-{side}")) for side in ("width", "height")
         )
-        if width and height and width * height > LARGEST_TILE_PX:
+        if width and height and width * height > LARGEST_ACCEPTED_TILE_PX:
             raise TooLarge(
                 f"{name} is stored in tiles of {width:.0f} x {height:.0f} px, more than the "
-                f"{LARGEST_TILE_PX / 1e6:.0f} megapixels that are decoded at once; convert it to tiles of 256 px"
+                f"{LARGEST_ACCEPTED_TILE_PX / 1e6:.0f} megapixels that are decoded at once; "
+                "convert it to tiles of 256 px"
             )
         level += 1
 
@@ -53,6 +54,6 @@ def check_size(info: SlideInfo, *, max_gigapixels: float) -> None:
         )
 
 
-LARGEST_TILE_PX = 8192 * 8192
+LARGEST_ACCEPTED_TILE_PX = 8192 * 8192
 """Pixels of one stored tile or photo; OpenSlide decodes it whole, in 4 bytes a pixel. Scanners write 256 to 2048
 px a side."""

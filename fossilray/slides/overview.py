@@ -16,7 +16,7 @@ from fossilray.core.errors import UnreadableRegion
 from fossilray.core.types import Image, Rect, SlideInfo
 from fossilray.slides.direct.listed_tiles import ListedTiles
 
-Read: TypeAlias = Callable[[int, int, int, int, int], tuple[Image, NDArray[np.uint8]]]
+_Read: TypeAlias = Callable[[int, int, int, int, int], tuple[Image, NDArray[np.uint8]]]
 """Pixels and coverage of level, x, y (level-0 px), width, height (px of the level); raises UnreadableRegion."""
 
 
@@ -66,7 +66,7 @@ class Overview:
 
 
 def read_overview(
-    info: SlideInfo, read: Read, listed: ListedTiles | None, *, level: int, um_per_px: float
+    info: SlideInfo, read: _Read, listed: ListedTiles | None, *, level: int, um_per_px: float
 ) -> Overview:
     """The scanned area at `um_per_px` or somewhat finer, from a level; unreadable blocks are marked, not hidden."""
     # Whole factors keep the reduction exact and quick.

@@ -1,4 +1,4 @@
-"""Pixels and metadata of one slide; the only module that uses OpenSlide.
+"""Pixels and metadata of one slide. OpenSlide is used here and in `slide_handle` only.
 
 OpenSlide's handle dies with its first error. A read that fails is therefore tried once more on a handle
 of its own, which distinguishes a region that cannot be decoded from one whose handle another thread broke.
@@ -12,33 +12,31 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, c_uint32
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from openslide import OpenSlideError, OpenSlideUnsupportedFormatError, lowlevel
+from openslide import OpenSlideError, lowlevel
 
 from fossilray.core.config.choices import SlideReader
 from fossilray.core.errors import (
     MissingCompanion,
-    MissingResolution,
     NotASlide,
     SourceUnreachable,
     UnreadableRegion,
 )
-from fossilray.core.types import Image, Level, Rect, SlideInfo
-from fossilray.slides.access import as_slide_error, check_readable, files_of, first_fault, names_an_outage
+from fossilray.core.types import Image, Rect, SlideInfo
+from fossilray.slides.access import as_slide_error, check_readable, files_of, first_fault
 from fossilray.slides.direct.compositing import flatten
 from fossilray.slides.direct.listed_tiles import ListedTiles, read_listed_tiles
 from fossilray.slides.direct.reader import DirectReader
-from fossilray.slides.limits import check_size, check_tiles
+from fossilray.slides.limits import check_size
 from fossilray.slides.mirax.companions import check_mirax
 from fossilray.slides.overview import LEVEL_TOLERANCE, Overview, read_overview, shrink
-from fossilray.slides.properties import stated_background, stated_bounds, stated_mpp
+from fossilray.slides.slide_handle import SharedHandle, describe_slide, open_handle, split_argb
 from fossilray.slides.tiff.limits import check_tiff
 
 _MOST_GIGAPIXELS = 200.0
@@ -87,9 +85,9 @@ def open_slide(
     """
     path = Path(path)
     check_files(path, max_gigapixels=max_gigapixels)
-    handle = _open_handle(path)
+    handle = open_handle(path)
     try:
-        info = _describe(path, handle, mpp=mpp, mpp_override=mpp_override)
+        info = describe_slide(path, handle, mpp=mpp, mpp_override=mpp_override)
         check_size(info, max_gigapixels=max_gigapixels)
         listed = read_listed_tiles(info)
     except BaseException:
@@ -131,11 +129,6 @@ def level_for(info: SlideInfo, um_per_px: float) -> int:
     return max(fitting)[1] if fitting else 0
 
 
-def library_version() -> str:
-    """The version of the OpenSlide library behind the Python binding."""
-    return str(lowlevel.get_version())
-
-
 class Slide:
     """One open slide; a context manager that any number of threads may read from at once."""
 
@@ -152,7 +145,7 @@ class Slide:
         """Tiles that the slide's index lists; None where that is not known."""
         self._direct = DirectReader(info, self._read_argb) if reader == "auto" else None
         self._swap = threading.Lock()
-        self._handle: _SharedHandle | None = _SharedHandle(handle)
+        self._handle: SharedHandle | None = SharedHandle(handle)
         self._closed = False
         self._files = files_of(Path(info.path))
         self._lost: list[tuple[int, int, int, int, int]] = []
@@ -200,7 +193,7 @@ class Slide:
             raise ValueError(f"a region of {width} x {height} px has no pixels")
         self._refuse_empty_tiles(level, x, y, width, height)
         found = self._direct.read(level, x, y, width, height) if self._direct is not None else None
-        rgb, alpha = found or _split(self._read_argb(level, x, y, width, height))
+        rgb, alpha = found or split_argb(self._read_argb(level, x, y, width, height))
         return flatten(rgb, alpha, self.info.background_rgb), alpha
 
     def level_for(self, um_per_px: float) -> int:
@@ -288,7 +281,7 @@ class Slide:
             raise fault
 
     @contextmanager
-    def _borrow_handle(self) -> Iterator[_SharedHandle]:
+    def _borrow_handle(self) -> Iterator[SharedHandle]:
         """The current handle, which stays open while it is borrowed."""
         with self._swap:
             if self._closed:
@@ -297,7 +290,7 @@ class Slide:
                 self._retire()
             if self._handle is None:
                 try:
-                    self._handle = _SharedHandle(_open_handle(Path(self.info.path)))
+                    self._handle = SharedHandle(open_handle(Path(self.info.path)))
                 except (NotASlide, MissingCompanion) as error:
                     self._check_files()
                     raise UnreadableRegion(str(error)) from None
@@ -313,7 +306,7 @@ class Slide:
 
     def _reopen(self, region: tuple[int, int, int, int, int]) -> lowlevel._OpenSlide:
         try:
-            return _open_handle(Path(self.info.path))
+            return open_handle(Path(self.info.path))
         except (NotASlide, MissingCompanion) as error:
             raise self._unreadable(region, str(error)) from None
 
@@ -324,7 +317,7 @@ class Slide:
                 lowlevel.close(fresh)
                 return
             self._retire()
-            self._handle = _SharedHandle(fresh)
+            self._handle = SharedHandle(fresh)
 
     def _retire(self) -> None:
         """Forget the current handle; its last reader closes it. The caller holds the lock."""
@@ -350,83 +343,3 @@ class Slide:
             f"{Path(self.info.path).name}: level {level} cannot be decoded at ({x}, {y}): {why}; "
             "the file is damaged or cut short there, copy it again if its source is sound"
         )
-
-
-@dataclass
-class _SharedHandle:
-    """An OpenSlide handle with the number of reads in progress on it."""
-
-    handle: lowlevel._OpenSlide
-    readers: int = 0
-    broken: bool = False
-    retired: bool = False
-
-
-def _open_handle(path: Path) -> lowlevel._OpenSlide:
-    """A handle; what fails is tried twice, because OpenSlide names no error of the disk apart from damage."""
-    try:
-        return _try_to_open(path)
-    except (NotASlide, MissingCompanion):
-        fault = first_fault([path])
-        if fault is not None:
-            raise fault from None
-    return _try_to_open(path)
-
-
-def _try_to_open(path: Path) -> lowlevel._OpenSlide:
-    try:
-        return lowlevel.open(str(path))
-    except OpenSlideUnsupportedFormatError:
-        raise NotASlide(
-            f"{path.name} is in no format that OpenSlide reads; if it is an image, convert it to a tiled "
-            "pyramidal TIFF"
-        ) from None
-    except OpenSlideError as error:
-        if names_an_outage(str(error)):
-            raise SourceUnreachable(
-                f"{path} cannot be opened: {error}; check the disk or the share that holds it"
-            ) from None
-        if "Short read" in str(error):
-            raise MissingCompanion(
-                f"{path.name} cannot be opened: a file of it is cut short ({error}); copy the slide again, whole"
-            ) from None
-        raise NotASlide(
-            f"{path.name} cannot be opened: {error}; it is damaged or incomplete, copy it again with all "
-            "its files"
-        ) from None
-
-
-def _describe(
-    path: Path, handle: lowlevel._OpenSlide, *, mpp: float | None, mpp_override: float | None
-) -> SlideInfo:
-    stated = {
-        name: lowlevel.get_property_value(handle, name) or "" for name in lowlevel.get_property_names(handle)
-    }
-    check_tiles(path.name, stated)
-    levels = tuple(
-        Level(*lowlevel.get_level_dimensions(handle, number), lowlevel.get_level_downsample(handle, number))
-        for number in range(lowlevel.get_level_count(handle))
-    )
-    resolution = mpp_override or stated_mpp(stated) or mpp
-    if resolution is None:
-        raise MissingResolution(
-            f"{path.name} states no um per pixel; set slides.mpp or add an mpp column to the catalog"
-        )
-    width, height = levels[0].width, levels[0].height
-    return SlideInfo(
-        path=str(path),
-        vendor=stated.get("openslide.vendor", "unknown"),
-        width=width,
-        height=height,
-        mpp=resolution,
-        levels=levels,
-        bounds=stated_bounds(stated, width, height),
-        background_rgb=stated_background(stated),
-    )
-
-
-def _split(argb: NDArray[np.uint32]) -> tuple[Image, NDArray[np.uint8]]:
-    """Premultiplied colours, and coverage."""
-    bgra = argb.view(np.uint8).reshape(*argb.shape, 4)
-    rgb, alpha = cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGB), cv2.extractChannel(bgra, 3)
-    return np.asarray(rgb, np.uint8), np.asarray(alpha, np.uint8)

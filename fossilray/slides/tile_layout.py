@@ -15,7 +15,7 @@ Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 
 # Larger tiles would fill the cache with a few; scanners write 256 to 2048 px a side.
-LARGEST_TILE_PX = 2048 * 2048
+LARGEST_DIRECT_TILE_PX = 2048 * 2048
 
 
 @dataclass(frozen=True, eq=False)

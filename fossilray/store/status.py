@@ -159,7 +159,7 @@ def read_status(
     )
 
 
-def to_json(report: StatusReport, *, indent: int | None = 2) -> str:
+def status_as_json(report: StatusReport, *, indent: int | None = 2) -> str:
     """Encode the state as one JSON object, with the values derived from it; indent None: on one line."""
     stated = asdict(report)
     # `failed` is a count here, as in the lines of a job.
@@ -185,7 +185,7 @@ def to_line(report: StatusReport) -> str:
     return strip_control_characters("; ".join(parts))
 
 
-def render(report: StatusReport) -> Group:
+def render_status(report: StatusReport) -> Group:
     """Format the state for a rich console: a few lines, and tables of attempts and failures if there are any."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar

@@ -82,7 +82,7 @@ class _Population:
     weights: NDArray[np.float64]
 
 
-def compose(
+def compose_field(
     rng: np.random.Generator, *, size_px: int, um_per_px: float, library: CropLibrary | None = None
 ) -> Composite:
     """Compose one field of size_px x size_px at um_per_px; with a library, some objects are real crops."""

@@ -22,7 +22,7 @@ _MAY_BE_DYED = ("fibre", "mineral_grain", "air_bubble")
 _OPAQUE = 0.12
 """Transmittance below which a pixel hides what is under it."""
 
-Number = TypeVar("Number", bound=np.generic)
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Specimen:
     def turned(self, turn: int) -> Specimen:
         """Return the specimen in one of eight orientations: turn % 4 quarter turns, mirrored from 4 on (views)."""
 
-        def turned(sheet: NDArray[Number]) -> NDArray[Number]:
+        def turned(sheet: NDArray[_Number]) -> NDArray[_Number]:
             rotated = np.rot90(sheet, turn % 4)
             return rotated[:, ::-1] if turn >= 4 else rotated
 

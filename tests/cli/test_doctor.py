@@ -8,14 +8,14 @@ import io
 import pytest
 from rich.console import Console
 
-from fossilray.cli.doctor import examine, render
+from fossilray.cli.doctor import examine, render_checks
 
 
 def test_a_whole_installation_has_nothing_broken() -> None:
     findings = examine()
     assert not [finding for finding in findings if finding.status == "broken"]
     stream = io.StringIO()
-    Console(file=stream, width=160).print(render(findings))
+    Console(file=stream, width=160).print(render_checks(findings))
     for subject in ("ray", "torch", "CUDA", "OpenSlide", "DuckDB", "detector weights", "scratch space"):
         assert subject in stream.getvalue()
 

@@ -18,7 +18,7 @@ from fossilray.models.detectors.heads import has_box_branches, replace_head
 from fossilray.models.detectors.load import load_detector
 from fossilray.models.detectors.ultralytics_network import build_detector_network
 from fossilray.models.weights_file import bundled_weights
-from fossilray.synthetic.composites import compose
+from fossilray.synthetic.composites import compose_field
 
 NEWER: dict[str, Any] = SMALL | {
     "backbone": [*SMALL["backbone"][:2], [-1, 1, "C3k2", [16, False]], *SMALL["backbone"][3:]]
@@ -164,4 +164,4 @@ def test_half_precision_finds_the_same_objects_in_nearly_the_same_boxes() -> Non
 
 def field(*, side_px: int) -> np.ndarray:
     """A painted field at 1 um per px with objects of all sizes."""
-    return compose(np.random.default_rng(4), size_px=side_px, um_per_px=1.0).image
+    return compose_field(np.random.default_rng(4), size_px=side_px, um_per_px=1.0).image

@@ -25,7 +25,7 @@ from fossilray.processing.detection.windows import plan_windows
 from fossilray.slides.overview import Overview
 from fossilray.slides.slide import Slide
 from fossilray.synthetic.assemblage import Column
-from fossilray.synthetic.composites import compose
+from fossilray.synthetic.composites import compose_field
 from fossilray.synthetic.scene import Scene
 
 TILE_SIDES_PX = (1024, 2048, 4096)
@@ -88,7 +88,7 @@ def paint_slide(seed: int, *, patches: int) -> MemorySlide:
             rng = np.random.default_rng([seed, row, column])
             down = slice(row * PATCH_PX, (row + 1) * PATCH_PX)
             across = slice(column * PATCH_PX, (column + 1) * PATCH_PX)
-            image[down, across] = compose(rng, size_px=PATCH_PX, um_per_px=1.0).image
+            image[down, across] = compose_field(rng, size_px=PATCH_PX, um_per_px=1.0).image
     return MemorySlide(image)
 
 

@@ -36,7 +36,7 @@ from fossilray.slides.catalog import Catalog, read_catalog_file, write_catalog, 
 from fossilray.store import RunStore
 from fossilray.store.query.connection import load_crops, run_query
 from fossilray.store.run.layout import arrays_path, is_arrays_path, objects_path, picture_path, well_of
-from fossilray.store.status import read_status, render
+from fossilray.store.status import read_status, render_status
 
 SIGNS = (
     "'\"<>&/\\=+-@;:,%*?[]{}()|$#!~`^_. \t\r\n\x00\x07\x1b\x7f\x9b\u00a0\u200b\u200e\u202e\u2028\u2066\ufeff"
@@ -315,7 +315,7 @@ def test_tables_plans_and_messages_send_no_control_signs(name: str) -> None:
 
 
 def test_status_of_hostile_names_is_plain_text(store: RunStore) -> None:
-    sent = seen_on_terminal(render(read_status(store)))
+    sent = seen_on_terminal(render_status(read_status(store)))
     check_harmless(sent)
     assert "]]><!-- --></svg></style><svg onload=alert(1)>" in sent
 

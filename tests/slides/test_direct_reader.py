@@ -19,7 +19,7 @@ from support.compare_readers import READERS, answer_of, assert_same, some_region
 from fossilray.core.config import load_config
 from fossilray.core.errors import UnreadableRegion
 from fossilray.slides.direct import reader
-from fossilray.slides.direct.compositing import compose
+from fossilray.slides.direct.compositing import compose_window
 from fossilray.slides.direct.tile_cache import TileCache
 from fossilray.slides.mirax.layout import read_mirax_layout
 from fossilray.slides.slide import open_slide
@@ -133,10 +133,10 @@ def test_packed_places_are_read(overlapping: Path, tmp_path: Path) -> None:
 
 def test_level_that_differs_is_left_to_openslide(overlapping: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def one_grey_level_off(*what: Any) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        rgb, alpha = compose(*what)
+        rgb, alpha = compose_window(*what)
         return rgb ^ 1, alpha
 
-    monkeypatch.setattr(reader, "compose", one_grey_level_off)
+    monkeypatch.setattr(reader, "compose_window", one_grey_level_off)
     assert assert_same(overlapping, 0, [(300, 300, 90, 90)]) == 0
     assert assert_same(overlapping, 1, [(300, 300, 90, 90)]) == 0
 

@@ -203,7 +203,7 @@ def test_tiles_too_large_for_the_cache_are_left_to_openslide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path, JpegTiff())
-    monkeypatch.setattr(tiff_layout, "LARGEST_TILE_PX", 64 * 64 - 1)
+    monkeypatch.setattr(tiff_layout, "LARGEST_DIRECT_TILE_PX", 64 * 64 - 1)
     assert assert_same(path, 0, regions_of(path, 5)) == 0
 
 

@@ -18,7 +18,7 @@ from fossilray.core.records import Heartbeat
 from fossilray.core.schemas import SLIDES_SCHEMA
 from fossilray.store.cost import describe_cost, sum_cost
 from fossilray.store.files.parquet import to_table
-from fossilray.store.status import read_status, render
+from fossilray.store.status import read_status, render_status
 
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 BEAT = Heartbeat(
@@ -118,5 +118,5 @@ def test_the_report_tells_it_in_sentences(tmp_path: Path) -> None:
 
 def text_of(store, *, now: datetime) -> str:  # type: ignore[no-untyped-def]
     console = Console(file=io.StringIO(), width=140)
-    console.print(render(read_status(store, now=now)))
+    console.print(render_status(read_status(store, now=now)))
     return console.file.getvalue()  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ from fossilray.store.maintenance.garbage import collect_garbage
 from fossilray.store.maintenance.retry import delete_damaged_derived, withdraw_slides
 from fossilray.store.maintenance.verify import verify_run
 from fossilray.store.run.objects_file import FOOTER_KEY
-from fossilray.store.status import read_status, render, to_json
+from fossilray.store.status import read_status, render_status, status_as_json
 
 
 @pytest.fixture
@@ -145,8 +145,8 @@ def test_status_tells_how_far_results_are(run: RunStore) -> None:
         ("predictions", "genera", 4, 0),
         ("predictions", "some", 2, 1),
     ]
-    assert json.loads(to_json(report))["answers"][2]["answered"] == 2
+    assert json.loads(status_as_json(report))["answers"][2]["answered"] == 2
     told = " ".join(CliRunner().invoke(app, ["status", run.url]).output.split())
     assert "some: 2 of 4 slides, 1 failed" in told
-    assert render(report) is not None
+    assert render_status(report) is not None
     assert HOSTILE_WELL not in told

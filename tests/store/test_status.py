@@ -21,7 +21,7 @@ from fossilray.core.records import Heartbeat
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
-from fossilray.store.status import StatusReport, read_status, render
+from fossilray.store.status import StatusReport, read_status, render_status
 
 NOW = datetime.now(UTC)
 """The store's time: files are stamped by it."""
@@ -63,7 +63,7 @@ def _process() -> Iterator[Heartbeat]:
 
 def _shown(report: StatusReport) -> str:
     console = Console(file=io.StringIO(), width=200)
-    console.print(render(report))
+    console.print(render_status(report))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 

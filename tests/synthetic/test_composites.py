@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fossilray.synthetic.composites import SMALLEST_PX, compose
+from fossilray.synthetic.composites import SMALLEST_PX, compose_field
 from fossilray.synthetic.crop_library import CropLibrary, cut_out
 
 SHARED_CROPS = Path(__file__).parents[3] / "shared" / "data" / "palynomorphs"
@@ -31,7 +31,7 @@ def folder_of_crops(folder: Path, kinds: list[str]) -> Path:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_equal_seeds_give_equal_fields(seed: int) -> None:
-    first, second = (compose(np.random.default_rng(seed), size_px=128, um_per_px=1.0) for _ in range(2))
+    first, second = (compose_field(np.random.default_rng(seed), size_px=128, um_per_px=1.0) for _ in range(2))
     assert (first.image == second.image).all()
     assert (first.boxes == second.boxes).all()
     assert first.kinds == second.kinds
@@ -40,7 +40,7 @@ def test_equal_seeds_give_equal_fields(seed: int) -> None:
 @pytest.mark.parametrize("um_per_px", [0.5, 1.0, 4.0])
 def test_every_label_lies_in_the_field_and_is_no_smaller_than_stated(um_per_px: float) -> None:
     for seed in range(5):
-        field = compose(np.random.default_rng(seed), size_px=160, um_per_px=um_per_px)
+        field = compose_field(np.random.default_rng(seed), size_px=160, um_per_px=um_per_px)
         assert field.image.shape == (160, 160, 3)
         assert field.image.dtype == np.uint8
         assert len(field.boxes) == len(field.kinds) == len(field.touching) == len(field.sizes_um)
@@ -54,7 +54,7 @@ def test_every_label_lies_in_the_field_and_is_no_smaller_than_stated(um_per_px: 
 
 
 def test_fields_differ_in_background_density_and_contact() -> None:
-    fields = [compose(np.random.default_rng(seed), size_px=160, um_per_px=1.0) for seed in range(24)]
+    fields = [compose_field(np.random.default_rng(seed), size_px=160, um_per_px=1.0) for seed in range(24)]
     backgrounds = [float(np.percentile(field.image, 85)) for field in fields]
     counts = [len(field.boxes) for field in fields]
     touching = np.concatenate([field.touching for field in fields])
@@ -104,7 +104,9 @@ def test_real_crops_appear_on_fields(tmp_path: Path) -> None:
     library = CropLibrary.from_folder(folder_of_crops(tmp_path, ["real"]))
     kinds: set[str] = set()
     for seed in range(12):
-        kinds |= set(compose(np.random.default_rng(seed), size_px=160, um_per_px=1.0, library=library).kinds)
+        kinds |= set(
+            compose_field(np.random.default_rng(seed), size_px=160, um_per_px=1.0, library=library).kinds
+        )
     assert "real" in kinds
     assert len(kinds) > 3
 

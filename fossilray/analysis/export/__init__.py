@@ -1,0 +1,1 @@
+"""Objects written for other programs: boxes, tiles, image folders, vectors."""

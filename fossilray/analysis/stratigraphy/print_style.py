@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.render.svg_charts import MOST_LABELS, DepthSample, row_positions
+from fossilray.render.svg_charts import MOST_LABELS, ChartSample, row_positions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def print_style(name: str = "") -> Iterator[None]:
 class Sheet:
     """A figure whose panels stand from left to right and share one depth scale. Sizes are in inches."""
 
-    def __init__(self, samples: Sequence[DepthSample], *, width_in: float) -> None:
+    def __init__(self, samples: Sequence[ChartSample], *, width_in: float) -> None:
         from matplotlib.figure import Figure
 
         self.y, self.thickness = row_positions(samples)

@@ -1,0 +1,1 @@
+"""Selection of the objects to label next."""

@@ -1,0 +1,1 @@
+"""Readers of weight files that import and execute nothing."""

@@ -1,0 +1,1 @@
+"""Crops of detected objects: extraction, measures, the table of objects."""

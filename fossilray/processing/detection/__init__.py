@@ -1,0 +1,1 @@
+"""Detection of the objects of one slide: passes, foreground, windows, merging at seams."""

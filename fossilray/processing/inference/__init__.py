@@ -1,0 +1,1 @@
+"""Inference on stored crops: embeddings by another backbone, predictions by a head."""

@@ -1,1 +1,1 @@
-"""What an archive will take: hours, GPU-hours, money, storage; every number with where it comes from."""
+"""Estimates for an archive: hours, GPU-hours, cost and storage, each with its source."""

@@ -19,7 +19,7 @@ from fossilray.core.text_table import TextColumn, TextTable
 from fossilray.processing.detection.passes import LARGEST_WINDOW_PX
 from fossilray.processing.planning.slide_plan import SlidePlan, SlidePlanner
 from fossilray.slides.catalog import describe_missing_sites, find_slides
-from fossilray.slides.catalog.find_remote import READ_THREADS
+from fossilray.slides.catalog.find_remote import METADATA_THREADS
 from fossilray.store import open_run
 from fossilray.store.files.base import is_remote
 
@@ -70,7 +70,7 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
     has_remote = any(is_remote(row.path) for row in catalog.rows)
     planner = SlidePlanner(config, committed)
     for result in map_in_chunks(
-        planner.plan, catalog.rows, threads=READ_THREADS if has_remote else _OPENING_THREADS
+        planner.plan, catalog.rows, threads=METADATA_THREADS if has_remote else _OPENING_THREADS
     ):
         if isinstance(result, RejectedFile):
             refused.append(result)

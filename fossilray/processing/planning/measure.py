@@ -40,7 +40,7 @@ _ROUNDS = 3
 _ENOUGH_S = 0.6
 """No further round is started after this time."""
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 def measure_rates(config: RunConfig) -> Rates:
@@ -166,7 +166,7 @@ class _Measurement:
     def _device(self) -> str:
         return "GPU" if self._on_gpu else "core"
 
-    def _on_slide(self, work: Callable[[Slide], Result], *, opening: bool = False) -> tuple[_Timed, Result]:
+    def _on_slide(self, work: Callable[[Slide], _Result], *, opening: bool = False) -> tuple[_Timed, _Result]:
         """Time work on a freshly opened slide, whose caches are empty, in CPU time; with or without opening.
 
         Opening includes a first read of each level, which the reader compares with OpenSlide's.
@@ -248,7 +248,7 @@ class _Timed:
         return Quantity(amount / self.seconds, unit, "measured here", f"{how}; {self.spread}")
 
 
-def _rounds(work: Callable[[], Result], clock: Callable[[], float]) -> tuple[_Timed, Result]:
+def _rounds(work: Callable[[], _Result], clock: Callable[[], float]) -> tuple[_Timed, _Result]:
     """Time several rounds of work; fewer where they take long."""
     seconds: list[float] = []
     while len(seconds) < _ROUNDS and sum(seconds) < _ENOUGH_S:

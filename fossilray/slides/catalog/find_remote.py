@@ -32,7 +32,7 @@ from fossilray.slides.remote.slide_files import (
 )
 from fossilray.slides.remote.source import RemoteFile, SlideSource, open_source
 
-READ_THREADS = 32
+METADATA_THREADS = 32
 
 _LARGEST_CATALOG_BYTES = 2_000_000_000
 
@@ -169,7 +169,7 @@ def _catalog(
     check_search_time(pattern, (slide.url for slide in slides))
     found = list(
         map_in_chunks(
-            lambda slide: _describe(source, root, slide, listing, pattern), slides, threads=READ_THREADS
+            lambda slide: _describe(source, root, slide, listing, pattern), slides, threads=METADATA_THREADS
         )
     )
     return Catalog(

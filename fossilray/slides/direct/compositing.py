@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from fossilray.core.types import Image
 from fossilray.slides.direct.edges import EdgeBlender
 from fossilray.slides.direct.interpolation import interpolated
-from fossilray.slides.direct.placement import Placement, everywhere, is_everywhere
+from fossilray.slides.direct.placement import PiecePlacement, everywhere, is_everywhere
 from fossilray.slides.tile_layout import LevelLayout
 
 Alpha: TypeAlias = NDArray[np.uint8]
-Tile: TypeAlias = Callable[[int, bool], Image]
+TileReader: TypeAlias = Callable[[int, bool], Image]
 """Gives the pixels of a stored tile of the level by its number, in one block of memory. True: all of it lies inside the
 window, so that its neighbours will hardly need it; its memory may serve the next call."""
 
@@ -34,7 +34,9 @@ _BLOCK_PX = 4096
 _PATCH_PX = 256
 
 
-def compose(level: LevelLayout, tile: Tile, x: int, y: int, width: int, height: int) -> tuple[Image, Alpha]:
+def compose_window(
+    level: LevelLayout, tile: TileReader, x: int, y: int, width: int, height: int
+) -> tuple[Image, Alpha]:
     """A window without background (its colours are premultiplied), and its coverage.
 
     x, y: level-0 px. width, height: px of the level. The coverage of a window that is covered all over is a single
@@ -81,7 +83,7 @@ class _Block:
 
     rows: slice
     columns: slice
-    placing: Placement
+    placing: PiecePlacement
     coverage: Alpha
 
 
@@ -94,7 +96,7 @@ def _blocks(level: LevelLayout, x: int, y: int, width: int, height: int) -> Iter
             rows = slice(top + skipped_y, min(top + _BLOCK_PX, height))
             columns = slice(left + skipped_x, min(left + _BLOCK_PX, width))
             if rows.start < rows.stop and columns.start < columns.stop:
-                placing = Placement.of(
+                placing = PiecePlacement.of(
                     level, begin_x, begin_y, columns.stop - columns.start, rows.stop - rows.start
                 )
                 yield _Block(rows, columns, placing, placing.coverage())
@@ -105,7 +107,7 @@ def _within(position: int, downsample: float) -> tuple[float, int]:
     return (position / downsample, 0) if position >= 0 else (0.0, int(-position / downsample))
 
 
-def _paint_block(placing: Placement, tile: Tile, rgb: Image, alpha: Alpha) -> None:
+def _paint_block(placing: PiecePlacement, tile: TileReader, rgb: Image, alpha: Alpha) -> None:
     """rgb, alpha: changed, alpha at edges alone, and not where it is 255 everywhere."""
     edges = EdgeBlender(placing) if placing.is_between else None
     stored, is_all = placing.level.pieces.tile[placing.number].tolist(), placing.are_all_seen()

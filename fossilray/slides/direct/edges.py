@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.types import Image
 from fossilray.slides.direct.interpolation import as_bytes, weighted_sum, weights_of
-from fossilray.slides.direct.placement import Placement
+from fossilray.slides.direct.placement import PiecePlacement
 from fossilray.slides.tile_layout import Ints
 
 Bytes: TypeAlias = NDArray[np.uint8]
@@ -29,7 +29,7 @@ class EdgeBlender:
     Layers are pairs of such a pixel and a piece that touches it, the uppermost pieces first.
     """
 
-    def __init__(self, placing: Placement) -> None:
+    def __init__(self, placing: PiecePlacement) -> None:
         lines, line, piece, begin, count = _shown(placing)
         self.x, self.y = _pixels(lines, np.zeros_like(lines[0]), _areas(lines))
         self._pixel = _ranges(begin + _starts(_areas(lines))[line], count)
@@ -92,7 +92,7 @@ class EdgeBlender:
         return np.asarray(first[self._pixel[layers]] == layers)
 
 
-def _shown(placing: Placement) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+def _shown(placing: PiecePlacement) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """Lines of pixels, (left right top bottom, lines); then what pieces touch of them, the uppermost pieces first.
 
     That is the line, the piece, the first pixel of the line and how many.
@@ -114,7 +114,7 @@ def _shown(placing: Placement) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     return lines, line[order], piece[order], begin[order], count[order]
 
 
-def _edges(placing: Placement) -> tuple[Ints, Ints]:
+def _edges(placing: PiecePlacement) -> tuple[Ints, Ints]:
     """Pieces, ascending, and their edges: lines a pixel wide within the window, (left right top bottom, lines)."""
     across, down = placing.across, placing.down
     edges = np.stack(

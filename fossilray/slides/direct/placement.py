@@ -84,7 +84,7 @@ class Spans:
 
 
 @dataclass(frozen=True, eq=False)
-class Placement:
+class PiecePlacement:
     """Pieces that a window touches, the uppermost first; arrays and lists run over them.
 
     number: of the piece on the level. across, down: what they take of both axes. is_between: whether any may lie

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UnreadableRegion
 from fossilray.core.types import Image, SlideInfo
-from fossilray.slides.direct.compositing import Alpha, compose
+from fossilray.slides.direct.compositing import Alpha, compose_window
 from fossilray.slides.direct.tile_cache import TileCache
 from fossilray.slides.mirax.layout import read_mirax_layout
 from fossilray.slides.tiff.layout import read_tiff_layout
@@ -94,7 +94,7 @@ class DirectReader:
             level_layout = self._trusted.get(level)
         if opened is not None and level_layout is not None:
             with suppress(_Undecodable):
-                found = compose(level_layout, partial(opened.tile, level_layout), x, y, width, height)
+                found = compose_window(level_layout, partial(opened.tile, level_layout), x, y, width, height)
         with self._lock:
             self.regions += found is not None
             self._left += found is None
@@ -127,7 +127,7 @@ class DirectReader:
         agreed = 0
         for region in _comparison_regions(level_layout):
             try:
-                rgb, alpha = compose(level_layout, partial(opened.tile, level_layout), *region)
+                rgb, alpha = compose_window(level_layout, partial(opened.tile, level_layout), *region)
                 argb = self._reference(number, *region)
             except (_Undecodable, UnreadableRegion):
                 continue

@@ -1,0 +1,1 @@
+"""The MIRAX format: Slidedat.ini, Index.dat, companion files."""

@@ -20,7 +20,7 @@ from fossilray.slides.mirax.companions import SLIDEDAT
 from fossilray.slides.mirax.metadata import MiraxIndexGrid, read_grid
 from fossilray.slides.mirax.slidedat import Slidedat, parse_slidedat
 from fossilray.slides.tile_layout import (
-    LARGEST_TILE_PX,
+    LARGEST_DIRECT_TILE_PX,
     Ints,
     LevelLayout,
     SlideLayout,
@@ -112,7 +112,11 @@ def _arrange_level(number: int, group: Mapping[str, str], entries: Ints, photos:
     cells_joined = min(concat, divisions) if photos.overlapping else concat
     if group["IMAGE_FORMAT"] != "JPEG" or width % cut or height % cut:
         raise ValueError(f"level {number} is not made of JPEG tiles in whole pieces")
-    if min(width, height) // cut < _LEAST_PIECE_PX or width * height > LARGEST_TILE_PX or concat > _COARSEST:
+    if (
+        min(width, height) // cut < _LEAST_PIECE_PX
+        or width * height > LARGEST_DIRECT_TILE_PX
+        or concat > _COARSEST
+    ):
         raise ValueError(f"level {number} is made of pieces of an unusual size")
     image, offset, length, file = entries.T
     if len(np.unique(image)) < len(image):

@@ -14,7 +14,7 @@ from fossilray.core.types import Level, Rect
 from fossilray.slides.mirax.slidedat import Slidedat
 from fossilray.slides.properties import stated_mpp
 
-Read = Callable[[int, int], bytes]
+ReadRange = Callable[[int, int], bytes]
 """Gives bytes [start, stop) of a file, or fewer at its end."""
 
 _VERSION = b"01.02"
@@ -94,7 +94,7 @@ def read_mpp(ini: Slidedat) -> float | None:
     )
 
 
-def read_scanned(grid: MiraxIndexGrid, index: Read) -> tuple[Rect, ...] | None:
+def read_scanned(grid: MiraxIndexGrid, index: ReadRange) -> tuple[Rect, ...] | None:
     """Roughly where photos are, from the finest level of Index.dat whose list is short; None if unknown."""
     number = _short_level(grid)
     if number is None:
@@ -136,7 +136,7 @@ def _short_level(grid: MiraxIndexGrid) -> int | None:
 class _Index:
     """Index.dat, of which some chunks are read."""
 
-    def __init__(self, read: Read, slide_id: str) -> None:
+    def __init__(self, read: ReadRange, slide_id: str) -> None:
         self._read = read
         self._start = 0
         self._chunk = b""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import BinaryIO, TypeAlias
 
 from fossilray.core.errors import MissingCompanion, TooLarge
-from fossilray.slides.limits import LARGEST_TILE_PX
+from fossilray.slides.limits import LARGEST_ACCEPTED_TILE_PX
 
 Slidedat: TypeAlias = Mapping[str, Mapping[str, str]]
 
@@ -113,9 +113,9 @@ def _check_photos(ini: Slidedat, shown: str, *, max_gigapixels: float) -> None:
         )
     for number, level in enumerate(_zoom_levels(ini)):
         width, height = (_whole(level, f"DIGITIZER_{side}", least=1) for side in ("WIDTH", "HEIGHT"))
-        if width * height > LARGEST_TILE_PX:
+        if width * height > LARGEST_ACCEPTED_TILE_PX:
             raise TooLarge(
-                f"{shown} claims photos of {width} x {height} px, more than the {LARGEST_TILE_PX / 1e6:.0f} "
+                f"{shown} claims photos of {width} x {height} px, more than the {LARGEST_ACCEPTED_TILE_PX / 1e6:.0f} "
                 "megapixels that are decoded at once; copy the slide again"
             )
         gigapixels = across * down * width * height / 1e9

@@ -27,7 +27,7 @@ Response = TypeVar("Response")
 FILES_PER_LISTING = 1000
 """Maximum number of files in one S3 listing."""
 
-FIRST_WAIT_S = 1.0
+FIRST_RETRY_WAIT_S = 1.0
 """Before a request is repeated; doubles with every attempt, up to 20 s, with random jitter."""
 
 _VERSION_KEYS = ("ETag", "etag", "md5Hash")
@@ -153,7 +153,7 @@ class SlideSource:
                         f"cannot read {url}: {first_sentence(error)}; check the network, slides.access and who may "
                         "read there"
                     ) from None
-            time.sleep(random.random() * min(FIRST_WAIT_S * 2 ** (attempt - 1), 20))
+            time.sleep(random.random() * min(FIRST_RETRY_WAIT_S * 2 ** (attempt - 1), 20))
         raise AssertionError("tries is at least 1")
 
 

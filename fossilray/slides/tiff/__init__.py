@@ -1,0 +1,1 @@
+"""The TIFF format: directories, JPEG tables, tile layout."""

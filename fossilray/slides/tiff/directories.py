@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Read = Callable[[int, int], bytes]
+ReadBytes = Callable[[int, int], bytes]
 """Gives bytes [start, stop) of a file, or fewer at its end."""
 
 Value = int | float | str
@@ -27,7 +27,7 @@ _LONGEST_TEXT_BYTES = 4096
 _TYPES = {1: "B", 2: "c", 3: "H", 4: "I", 5: "II", 7: "B", 16: "Q"}
 
 
-def read_directories(read: Read, *, most_reads: int) -> Iterator[TiffDirectory]:
+def read_directories(read: ReadBytes, *, most_reads: int) -> Iterator[TiffDirectory]:
     """The directories of the main chain, in their order; values are read on access.
 
     Raises:
@@ -114,7 +114,7 @@ class _Entry(NamedTuple):
 class _Chunks:
     """Pieces of a file, each read once."""
 
-    def __init__(self, read: Read, most_reads: int) -> None:
+    def __init__(self, read: ReadBytes, most_reads: int) -> None:
         self._read = read
         self._most_reads = most_reads
         self._chunks: list[tuple[int, bytes]] = []

@@ -15,7 +15,13 @@ import numpy as np
 from fossilray.core.types import Level
 from fossilray.slides.tiff.directories import TiffDirectory, directories_in
 from fossilray.slides.tiff.jpeg_tables import JpegTables
-from fossilray.slides.tile_layout import LARGEST_TILE_PX, LevelLayout, SlideLayout, StoredTiles, TilePieces
+from fossilray.slides.tile_layout import (
+    LARGEST_DIRECT_TILE_PX,
+    LevelLayout,
+    SlideLayout,
+    StoredTiles,
+    TilePieces,
+)
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _LENGTHS = 277, 284, 322, 323, 324, 325
@@ -72,7 +78,7 @@ def _arrange_level(
     number: int, level: Level, directory: TiffDirectory, *, are_gaps_empty: bool
 ) -> LevelLayout:
     width, height = int(directory.first(_TILE_WIDTH)), int(directory.first(_TILE_HEIGHT))
-    if min(width, height) < _LEAST_TILE_PX or width * height > LARGEST_TILE_PX:
+    if min(width, height) < _LEAST_TILE_PX or width * height > LARGEST_DIRECT_TILE_PX:
         raise ValueError(f"level {number} has tiles of an unusual size")
     as_jpeg = _jpeg_maker(number, directory)
     across, down = -(-level.width // width), -(-level.height // height)

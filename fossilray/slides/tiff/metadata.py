@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fossilray.core.types import Level
 from fossilray.slides.properties import stated_mpp
-from fossilray.slides.tiff.directories import Read, Value, read_directories
+from fossilray.slides.tiff.directories import ReadBytes, Value, read_directories
 
 _MOST_READS = 48
 
@@ -45,7 +45,7 @@ class TiffMetadata:
     mpp: float | None
 
 
-def read_tiff(read: Read) -> TiffMetadata | None:
+def read_tiff(read: ReadBytes) -> TiffMetadata | None:
     """Return the metadata of an Aperio slide or a plain tiled TIFF; None for any other, or a file that is damaged."""
     try:
         pages = [

@@ -1,0 +1,1 @@
+"""Crops and embeddings of slides in Zarr."""

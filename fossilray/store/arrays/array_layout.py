@@ -1,4 +1,4 @@
-"""What the metadata of a slide's arrays promise, read with bounds instead of believed."""
+"""Metadata of a slide's arrays, read and checked against bounds."""
 
 from __future__ import annotations
 

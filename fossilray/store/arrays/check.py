@@ -1,4 +1,4 @@
-"""Whether the arrays that a commit names are there and whole: by size and shape, or by decoding all of them."""
+"""Check of the arrays that a commit names: by size and shape, or by decoding all of them."""
 
 from __future__ import annotations
 

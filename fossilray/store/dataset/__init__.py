@@ -1,0 +1,1 @@
+"""Compacted datasets: the objects of many slides in few files."""

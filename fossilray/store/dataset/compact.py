@@ -31,7 +31,7 @@ from fossilray.core.text import counted, format_bytes, strip_control_characters
 from fossilray.core.types import OnProgress
 from fossilray.store.arrays.sharding import SHARD_ROWS
 from fossilray.store.dataset.dataset_store import (
-    EMBEDDINGS,
+    EMBEDDINGS_FOLDER,
     FAILURES_PARQUET,
     DatasetFile,
     DatasetRecord,
@@ -103,7 +103,7 @@ def compact_run(
             destination = DatasetDestination.claim_folder(target, store.url, claim)
             record = _write(source, target, destination, compacted_at, slides_per_file, embeddings=embeddings)
     DatasetDestination.tidy(target)
-    made = [file for file in record.files if file.path.startswith((f"{OBJECTS}/", f"{EMBEDDINGS}/"))]
+    made = [file for file in record.files if file.path.startswith((f"{OBJECTS}/", f"{EMBEDDINGS_FOLDER}/"))]
     return CompactReport(
         url=target.url,
         slides=record.slides,
@@ -218,7 +218,7 @@ def _write_embeddings(
     slides = (SlideRows(one.slide_id, read_vectors(store, one, schema, dimension)) for one in vectors)
     group_rows = EMBEDDING_SHARDS_AT_ONCE * SHARD_ROWS
     return write_multi_slide_file(
-        target, f"{EMBEDDINGS}/{planned.path}", schema, slides, group_rows=group_rows
+        target, f"{EMBEDDINGS_FOLDER}/{planned.path}", schema, slides, group_rows=group_rows
     )
 
 

@@ -38,7 +38,7 @@ from fossilray.store.run.run_store import RunStore
 DATASET_JSON = "dataset.json"
 UNFINISHED_JSON = "compacting.json"
 FAILURES_PARQUET = "failures.parquet"
-EMBEDDINGS = "embeddings"
+EMBEDDINGS_FOLDER = "embeddings"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class DatasetRecord(JsonRecord):
         if version is not None and version not in READABLE_VERSIONS:
             raise StoreError(
                 f"{url} is of schema version {version!s:.20}, this fossilray reads {SCHEMA_VERSION}; compact its "
-                "run again into another place"
+                "run again into another folder"
             )
         return build_record(DatasetRecord, stated, role)
 

@@ -10,7 +10,7 @@ from fossilray.core.errors import StoreError, UsageError
 from fossilray.core.records import utc_now
 from fossilray.store.dataset.dataset_store import (
     DATASET_JSON,
-    EMBEDDINGS,
+    EMBEDDINGS_FOLDER,
     UNFINISHED_JSON,
     DatasetRecord,
 )
@@ -86,12 +86,13 @@ class DatasetDestination:
         expected = {file.path: file.bytes for file in record.files}
         found = {
             entry.path: entry.bytes
-            for folder in (OBJECTS, EMBEDDINGS)
+            for folder in (OBJECTS, EMBEDDINGS_FOLDER)
             for entry in self.files.entries(folder)
         }
         differing = sorted(
             path
-            for path in found.keys() | {path for path in expected if path.startswith((OBJECTS, EMBEDDINGS))}
+            for path in found.keys()
+            | {path for path in expected if path.startswith((OBJECTS, EMBEDDINGS_FOLDER))}
             if found.get(path) != expected.get(path)
         )
         if differing:

@@ -6,15 +6,17 @@ import json
 import re
 
 from fossilray.core.errors import UsageError
-from fossilray.store.dataset.dataset_store import EMBEDDINGS, FAILURES_PARQUET, UNFINISHED_JSON
+from fossilray.store.dataset.dataset_store import EMBEDDINGS_FOLDER, FAILURES_PARQUET, UNFINISHED_JSON
 from fossilray.store.files.base import PROBE_FILES, TEMPORARY, Files, is_spare
 from fossilray.store.run.layout import OBJECTS, RUN_JSON, catalog_part_path
 
-_FOLDERS = (OBJECTS, EMBEDDINGS, "slides")
+_FOLDERS = (OBJECTS, EMBEDDINGS_FOLDER, "slides")
 _FILES = (FAILURES_PARQUET, catalog_part_path(0), RUN_JSON)
 _ASIDE = r"\.{}\.[0-9a-f]{{16}}\.fossilray-part"
 _PART = r"part-\d{6}\.parquet"
-_MADE = re.compile(rf"(?:(?:{OBJECTS}|{EMBEDDINGS})/well=[^/]+|slides)/(?:{_PART}|{_ASIDE.format(_PART)})")
+_MADE = re.compile(
+    rf"(?:(?:{OBJECTS}|{EMBEDDINGS_FOLDER})/well=[^/]+|slides)/(?:{_PART}|{_ASIDE.format(_PART)})"
+)
 
 
 def check_unfinished(files: Files) -> None:

@@ -1,0 +1,1 @@
+"""Derived results: embeddings and predictions that later jobs add to a run."""

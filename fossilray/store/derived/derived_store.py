@@ -19,6 +19,7 @@ from fossilray.core.formats import FileRole, parse_record
 from fossilray.core.formats.parquet import read_parquet_metadata, read_table, stated
 from fossilray.core.records import utc_now
 from fossilray.core.schemas import CALIBRATED_PREDICTIONS_SCHEMA, PREDICTIONS_SCHEMA, embeddings_schema
+from fossilray.store.arrays.array_layout import MOST_DIMENSIONS
 from fossilray.store.files.conditional_create import check_conditional_create
 from fossilray.store.files.parquet import read_slices
 from fossilray.store.files.subfolder import Subfolder
@@ -36,7 +37,6 @@ from fossilray.store.run.objects_file import FOOTER_KEY, read_tail_of
 from fossilray.store.run.roles import derived_file, derived_record
 from fossilray.store.run.run_store import RunStore
 
-MOST_DIMENSIONS = 65_536
 EMBEDDINGS_PER_ROW_GROUP = 256
 """Rows of embeddings that are read together: 256 kB of 512 numbers."""
 DERIVED_VERSION = 1

@@ -1,0 +1,1 @@
+"""Files of a run directory, on a disk or in an object store."""

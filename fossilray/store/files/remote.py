@@ -29,10 +29,10 @@ from fossilray.store.files.options import (
     transport_errors,
 )
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 CONFLICT_TRIES = 8
-"""S3 derived results 409 while another conditional PUT of the same key is under way, which settles within a second."""
+"""S3 responds with 409 while another conditional PUT of the same key is in progress; that ends within a second."""
 
 KEYS_A_DELETE = 1000
 """The most that S3 takes in one request."""
@@ -235,7 +235,7 @@ class RemoteFiles:
         bucket = self.root.partition("/")[0]
         return self._retry(act, lambda: self._filesystem.call_s3(method, Bucket=bucket, **arguments))
 
-    def _retry(self, act: str, request: Callable[[], Result]) -> Result:
+    def _retry(self, act: str, request: Callable[[], _Result]) -> _Result:
         """Return the result of a request; repeats what the libraries below do not."""
         with translate_errors(self.url, act, protocol=self._protocol):
             for attempt in range(self._tries - 1):

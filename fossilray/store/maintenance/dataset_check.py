@@ -11,7 +11,7 @@ from fossilray.core.formats.parquet import read_parquet_metadata
 from fossilray.core.parallel import map_in_chunks
 from fossilray.store.dataset.dataset_store import (
     DATASET_JSON,
-    EMBEDDINGS,
+    EMBEDDINGS_FOLDER,
     FAILURES_PARQUET,
     DatasetFile,
     DatasetRecord,
@@ -26,7 +26,7 @@ from fossilray.store.run.run_store import RunStore
 
 _BLOCK = 8 * 2**20
 _THREADS = 4
-_REMEDY = "compact the run again into another place"
+_REMEDY = "compact the run again into another folder"
 
 
 def check_dataset(files: Files, *, deep: bool) -> Iterator[VerifyFinding]:
@@ -100,7 +100,7 @@ def _describe_error(name: str, error: Exception) -> str:
 def _is_part(path: str) -> bool:
     """Return whether readers of a dataset read this file."""
     return path == FAILURES_PARQUET or (
-        path.partition("/")[0] in (OBJECTS, EMBEDDINGS, "slides") and path.endswith(".parquet")
+        path.partition("/")[0] in (OBJECTS, EMBEDDINGS_FOLDER, "slides") and path.endswith(".parquet")
     )
 
 

@@ -1,0 +1,1 @@
+"""SQL over a run or a dataset, and its vectors."""

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
     Connection: TypeAlias = duckdb.DuckDBPyConnection
 
-Number = TypeVar("Number", bound=np.generic)
+_Number = TypeVar("_Number", bound=np.generic)
 
 VIEWS = ("objects", "slides", "failures", "catalog", *reversed(DERIVED_KINDS))
 

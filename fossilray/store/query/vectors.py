@@ -24,7 +24,7 @@ from fossilray.store.run.layout import arrays_path, slide_file, split_arrays_pat
 from fossilray.store.run.run_record import RunRecord
 from fossilray.store.run.run_store import RunStore
 
-Number = TypeVar("Number", bound=np.generic)
+_Number = TypeVar("_Number", bound=np.generic)
 
 CACHE_BYTES = 256 * 2**20
 """Bytes of recently read chunks that a search keeps in memory, per run."""
@@ -304,8 +304,8 @@ def embedding_matrix(table: pa.Table, dimension: int) -> NDArray[np.float16]:
 
 
 def gather_rows(
-    table: pa.Table, read: Callable[[str, NDArray[np.int64]], NDArray[Number]], *, empty: NDArray[Number]
-) -> NDArray[Number]:
+    table: pa.Table, read: Callable[[str, NDArray[np.int64]], NDArray[_Number]], *, empty: NDArray[_Number]
+) -> NDArray[_Number]:
     """Return what `read` gives for the rows of a query, in their order; one call per Zarr group.
 
     read: takes a row's `arrays` and the object_ids there. empty: the result of a query without rows.
@@ -323,7 +323,7 @@ def gather_rows(
     groups = np.array(table.column("arrays").to_pylist(), dtype=np.str_)
     rows = np.asarray(table.column("object_id").to_numpy(), dtype=np.int64)
     names, group_of = np.unique(groups, return_inverse=True)
-    gathered: NDArray[Number] | None = None
+    gathered: NDArray[_Number] | None = None
     for index, name in enumerate(names):
         positions = np.flatnonzero(group_of == index)
         values = read(str(name), rows[positions])

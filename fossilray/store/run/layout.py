@@ -1,4 +1,4 @@
-"""Where everything lies in a run directory, and which names may become part of a path.
+"""Paths in a run directory.
 
 RUN/
   run.json                                 RunRecord, written once

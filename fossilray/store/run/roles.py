@@ -31,14 +31,6 @@ def objects_file(name: str) -> FileRole:
     )
 
 
-def pending_file(name: str) -> FileRole:
-    return FileRole(
-        name,
-        "objects that wait for the driver to commit them",
-        "delete it and start the same command again, which makes the slide again",
-    )
-
-
 def summaries_part(name: str) -> FileRole:
     return FileRole(
         name,

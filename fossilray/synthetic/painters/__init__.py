@@ -1,0 +1,1 @@
+"""Painters of synthetic specimens, by kind."""

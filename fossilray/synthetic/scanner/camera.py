@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Light = NDArray[np.float32]
+LightField = NDArray[np.float32]
 """(height, width, 3) relative light, 1 = full white."""
 
 
-def draw_field(rng: np.random.Generator, *, height: int, width: int) -> Light:
+def draw_field(rng: np.random.Generator, *, height: int, width: int) -> LightField:
     """An empty field of view: lamp, tint, shading, mounting medium, dust out of focus, seams."""
     field = np.empty((height, width, 3), np.float32)
     field[:] = _lamp(rng)
@@ -50,7 +50,7 @@ def draw_stain(rng: np.random.Generator) -> NDArray[np.float32]:
     return np.asarray(grey * rng.uniform(0.7, 1.8) * rng.uniform(0.9, 1.1, 3), np.float32)
 
 
-def photograph(light: Light, rng: np.random.Generator) -> NDArray[np.uint8]:
+def photograph(light: LightField, rng: np.random.Generator) -> NDArray[np.uint8]:
     """What a camera makes of the light: focus, colour fringes, sharpening, tone, noise, JPEG."""
     if rng.random() < 0.08:
         light = _relief_contrast(light, rng)
@@ -172,7 +172,7 @@ def _scratches(rng: np.random.Generator, height: int, width: int) -> NDArray[np.
     return np.asarray(1 + cv2.GaussianBlur(lines, (0, 0), rng.uniform(0.6, 1.5)), np.float32)
 
 
-def _relief_contrast(light: Light, rng: np.random.Generator) -> Light:
+def _relief_contrast(light: LightField, rng: np.random.Generator) -> LightField:
     """Differential interference as a side light: slopes of the density show bright and dark."""
     density = -np.log(np.clip(light.mean(2), 0.02, 2))
     slope_x = cv2.Sobel(density, cv2.CV_32F, 1, 0)
@@ -185,13 +185,13 @@ def _relief_contrast(light: Light, rng: np.random.Generator) -> Light:
     )
 
 
-def _focus(light: Light, rng: np.random.Generator) -> Light:
+def _focus(light: LightField, rng: np.random.Generator) -> LightField:
     draw = rng.random()
     sigma = 0.0 if draw < 0.45 else rng.uniform(0.3, 0.9) if draw < 0.85 else rng.uniform(0.9, 2.0)
     return cv2.GaussianBlur(light, (0, 0), sigma).astype(np.float32) if sigma else light
 
 
-def _colour_fringes(light: Light, rng: np.random.Generator) -> Light:
+def _colour_fringes(light: LightField, rng: np.random.Generator) -> LightField:
     """Red and blue shifted against green by part of a pixel."""
     fringed = light.copy()
     for channel in (0, 2):

@@ -8,11 +8,11 @@ import numpy.typing as npt
 
 from fossilray.synthetic.painters.shapes import blur_px
 
-Image = npt.NDArray[np.float32]
+Radiance = npt.NDArray[np.float32]
 """(h, w, 3) float32 RGB, 1 = full scale."""
 
 
-def background(height: int, width: int, *, um_per_px: float, rng: np.random.Generator) -> Image:
+def background(height: int, width: int, *, um_per_px: float, rng: np.random.Generator) -> Radiance:
     """An empty field of view (height, width, 3), 0..1: tint, shading, faint dirt out of focus."""
     level = rng.uniform(0.84, 0.97) if rng.random() < 0.7 else rng.uniform(0.5, 0.86)
     tint = _tint(rng)
@@ -24,7 +24,7 @@ def background(height: int, width: int, *, um_per_px: float, rng: np.random.Gene
     return np.clip(field, 0, 1)
 
 
-def defocus(transmittance: Image, blur_um: float, um_per_px: float) -> Image:
+def defocus(transmittance: Radiance, blur_um: float, um_per_px: float) -> Radiance:
     """The transmittance as seen blur_um (standard deviation) out of focus, grown where the blur needs room."""
     sigma_px = blur_um / um_per_px
     if sigma_px < 0.2:
@@ -37,7 +37,7 @@ def defocus(transmittance: Image, blur_um: float, um_per_px: float) -> Image:
 
 
 def to_rgb(
-    image: Image, *, rng: np.random.Generator, noise: float = 0.008, jpeg_quality: int | None = None
+    image: Radiance, *, rng: np.random.Generator, noise: float = 0.008, jpeg_quality: int | None = None
 ) -> npt.NDArray[np.uint8]:
     """The (h, w, 3) uint8 picture a camera makes of an image, after one JPEG round trip if a quality is given.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.synthetic.composites import Composite, compose
+from fossilray.synthetic.composites import Composite, compose_field
 from fossilray.synthetic.crop_library import CropLibrary
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ class _Recipe:
     def make(self, index: int, library: CropLibrary | None) -> Composite:
         rng = np.random.default_rng([self.seed, index])
         random_scale = float(np.exp(rng.uniform(math.log(FINEST_UM_PER_PX), math.log(COARSEST_UM_PER_PX))))
-        return compose(rng, size_px=self.image_px, um_per_px=self.um_per_px or random_scale, library=library)
+        return compose_field(
+            rng, size_px=self.image_px, um_per_px=self.um_per_px or random_scale, library=library
+        )
 
 
 _in_worker: dict[str, Any] = {}

@@ -1,0 +1,92 @@
+"""Names and words: one public name in one module, one file of a readable size, and the field's words."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "fossilray"
+MOST_LINES = 400
+MOST_FUNCTION_LINES = 80
+WORDS = (
+    "answer answers answerer ask asks asking teach teaches teaching taught judge judges judged judging told tells "
+    "nobody somebody anybody whoever anew befell lest upon shall lots lottery crew hire hiring dismiss dismissed "
+    "departures verdict verdicts ledger clerk blame outwait habits rims lend lends lent forgive forgives leftovers "
+    "swept sweeping place places"
+).split()
+PHRASES = (
+    "how sure|like no label|none of the kind|went on|goes on with|in hand|at hand|head doubts|to the bit|sign of life|"
+    "speaks for|by lot|standing labels|given labels|who never saw"
+)
+"""Words of the project's early years that the field has a term for (CONTRIBUTING.md, "Words")."""
+_KEPT = re.compile(
+    r"in place\b|takes? place|decimal places?|answers\.json|taught_on|\bforgiven|\.place\b|\bplace: str|place=None|"
+    r"place AS|place_objects|Place `count`|footer\.answers|answers: str|\"asking\"|for registered in handles"
+)
+"""Names on disk, in results and in libraries, and ordinary uses of a word."""
+_WORD = re.compile(rf"\b({'|'.join(WORDS)})\b|\b(?:{PHRASES})\b", re.IGNORECASE)
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def public_names(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names = [node.target.id]
+        else:
+            continue
+        yield from (name for name in names if not name.startswith("_"))
+
+
+def test_no_public_name_is_defined_in_two_modules() -> None:
+    homes = defaultdict(list)
+    for path in modules():
+        for name in public_names(ast.parse(path.read_text(encoding="utf-8"))):
+            homes[name].append(str(path.relative_to(PACKAGE)))
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
+def test_files_and_functions_have_a_readable_size() -> None:
+    too_long = []
+    for path in modules():
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > MOST_LINES:
+            too_long.append(f"{path}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if (
+                isinstance(node, ast.FunctionDef)
+                and (node.end_lineno or 0) - node.lineno >= MOST_FUNCTION_LINES
+            ):
+                too_long.append(f"{path}: {node.name}")
+    assert not too_long
+
+
+def test_every_module_says_what_it_is_in_a_noun_phrase_or_a_verb() -> None:
+    odd = []
+    for path in modules():
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        if not text or re.match(r"(What|Which|How|Where|Whether)\b", text):
+            odd.append(str(path.relative_to(PACKAGE)))
+    assert not odd
+
+
+def test_code_help_and_docs_use_the_words_of_the_field() -> None:
+    sources = [*modules(), *PACKAGE.rglob("*.j2"), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    odd = []
+    for path in sources:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            # An identifier is as many words as it has parts.
+            spread = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", _KEPT.sub(" ", line)).replace("_", " ")
+            if found := _WORD.search(spread):
+                odd.append(f"{path.relative_to(ROOT)}:{number}: {found[0]}")
+    assert not odd
