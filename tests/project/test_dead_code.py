@@ -14,7 +14,14 @@ CALLED_BY_LIBRARIES = {
     "__dir__",
     "format_help",  # typer
     *("readinto", "truncate", "writable", "seekable"),  # io
-    *("retries", "niter", "sel", "max_det", "intra_op_num_threads", "log_severity_level"),  # s3fs, FAISS, networks
+    *(
+        "retries",
+        "niter",
+        "sel",
+        "max_det",
+        "intra_op_num_threads",
+        "log_severity_level",
+    ),  # s3fs, FAISS, networks
     *("maxdict", "maxlevel", "maxlist", "maxlong", "maxtuple"),  # reprlib
     "enable_progress_bars",  # ray.data
 }
@@ -33,7 +40,13 @@ def test_nothing_is_defined_that_nothing_uses() -> None:
     in_templates = set(re.findall(r"\w+", templates))
     vulture = Vulture(
         ignore_names=sorted(CALLED_BY_LIBRARIES | FIELDS_ON_DISK | USED_BY_TESTS),
-        ignore_decorators=["@field_validator", "@model_validator", "@app.command", "@*.command", "@*.callback"],
+        ignore_decorators=[
+            "@field_validator",
+            "@model_validator",
+            "@app.command",
+            "@*.command",
+            "@*.callback",
+        ],
     )
     vulture.scavenge([str(ROOT / name) for name in ("fossilray", "pipelines", "benchmarks")])
     unused = [

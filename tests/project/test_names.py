@@ -12,12 +12,59 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fossilray"
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 80
-WORDS = (
-    "answer answers answerer ask asks asking teach teaches teaching taught judge judges judged judging told tells "
-    "nobody somebody anybody whoever anew befell lest upon shall lots lottery crew hire hiring dismiss dismissed "
-    "departures verdict verdicts ledger clerk blame outwait habits rims lend lends lent forgive forgives leftovers "
-    "swept sweeping place places"
-).split()
+WORDS = [
+    "answer",
+    "answers",
+    "answerer",
+    "ask",
+    "asks",
+    "asking",
+    "teach",
+    "teaches",
+    "teaching",
+    "taught",
+    "judge",
+    "judges",
+    "judged",
+    "judging",
+    "told",
+    "tells",
+    "nobody",
+    "somebody",
+    "anybody",
+    "whoever",
+    "anew",
+    "befell",
+    "lest",
+    "upon",
+    "shall",
+    "lots",
+    "lottery",
+    "crew",
+    "hire",
+    "hiring",
+    "dismiss",
+    "dismissed",
+    "departures",
+    "verdict",
+    "verdicts",
+    "ledger",
+    "clerk",
+    "blame",
+    "outwait",
+    "habits",
+    "rims",
+    "lend",
+    "lends",
+    "lent",
+    "forgive",
+    "forgives",
+    "leftovers",
+    "swept",
+    "sweeping",
+    "place",
+    "places",
+]
 PHRASES = (
     "how sure|like no label|none of the kind|went on|goes on with|in hand|at hand|head doubts|to the bit|sign of life|"
     "speaks for|by lot|standing labels|given labels|who never saw"
