@@ -170,8 +170,8 @@ def render_garbage(report: GarbageReport) -> Group:
     if report.links:
         lines.append(
             Text(
-                f"{len(report.links):,} links in the run directory; what they lead to was left alone: put it in their "
-                "place, or remove them by hand"
+                f"{len(report.links):,} links in the run directory; their targets were left alone: replace each "
+                "link by its target, or remove it by hand"
             )
         )
         lines += [Text(strip_control_characters(f"  {path}")) for path in report.links[:_MOST_LISTED]]
