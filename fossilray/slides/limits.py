@@ -1,4 +1,4 @@
-"""Limits on what a slide may claim before anything is decoded."""
+"""Limits on the tile and slide sizes that a file may claim, checked before anything is decoded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from fossilray.slides.properties import _UM2_PER_PIXEL, _number
 def check_tiles(name: str, stated: Mapping[str, str]) -> None:
     """Check that no level is stored in tiles for which OpenSlide would allocate gigabytes.
 
-    It ends the process if it does not get them. `name`: the slide's, for messages.
+    OpenSlide ends the process when that allocation fails. name: of the slide, for messages. stated: OpenSlide's
+    properties.
 
     Raises:
-        TooLarge: a level is.
+        TooLarge: a level has tiles of more than LARGEST_TILE_PX pixels.
     """
     level = 0
     while f"openslide.level[{level}].width" in stated:
@@ -33,10 +34,10 @@ def check_tiles(name: str, stated: Mapping[str, str]) -> None:
 
 
 def check_size(info: SlideInfo, *, max_gigapixels: float) -> None:
-    """Nothing, if the slide claims no more pixels, and no more glass, than a run should plan for.
+    """Check that the slide claims at most `max_gigapixels`, as stated and as its scanned area at 0.25 um per pixel.
 
     Raises:
-        TooLarge: it does.
+        TooLarge: it claims more.
     """
     name = Path(info.path).name
     gigapixels = info.width * info.height / 1e9

@@ -1,4 +1,4 @@
-"""Failures to read a slide: of the slide itself, or of the whole folder or bucket that holds it.
+"""Classification of read failures: a failure of one slide, or of the whole folder or bucket that holds it.
 
 A share that is not mounted shows an empty folder or none, in which every slide is missing. A slide itself
 is missing only if another one in the same folder or bucket can be read at that moment.
@@ -42,8 +42,9 @@ def classify_failure(
 ) -> SlideError:
     """Return the error if it concerns the slide alone, SourceOut if its neighbours cannot be read either.
 
-    A slide that can be read again now failed transiently. others: returns the paths of all slides of the catalog.
-    is_readable: whether a neighbour can be read now, or a bucket, given with a slash at its end.
+    A slide that can be read again, or whose folder is gone, yields SourceUnreachable, which is retried.
+    others: returns the paths of all slides of the catalog. is_readable: returns whether a neighbour can be read now,
+    or a bucket (its URL ends in a slash).
     """
     # A store that lists a slide without one of its files is reachable.
     if not isinstance(error, _DOUBTFUL) or (is_remote(path) and isinstance(error, MissingCompanion)):
@@ -69,18 +70,18 @@ def classify_failure(
 
 
 class _Passing(SourceUnreachable):
-    """The slide may be readable at the next attempt; no neighbour needs to be tried."""
+    """Transient failure: the slide may be readable at the next attempt, so no neighbour is tried."""
 
 
 def _copy_again(error: SlideError, path: str) -> SlideError:
-    """An error of a slide from an object store: its file on the local disk is a copy."""
+    """Return the error of a slide in an object store; a fault of its staged copy is transient."""
     if isinstance(error, SourceUnreachable):
         return error
     return _Passing(f"{path}: its staged copy cannot be read ({error}); it will be tried again")
 
 
 def _look_again(error: SlideError, path: str) -> SlideError:
-    """Return why the files of a slide on a disk cannot be read now."""
+    """Return the error that the slide's files raise now; a transient one if they can be read again."""
     now = first_fault(files_of(Path(path)))
     if now is not None:
         return now
@@ -95,7 +96,7 @@ def nearest(path: str, others: Sequence[str]) -> tuple[str, list[str]]:
         root = root_of(path)
         return root, [other for other in others if other != path and other.startswith(f"{root}/")]
     folder = _folder_of(path)
-    # Slides that share only the root of the file system may lie on different shares.
+    # Slides that share only the root of the file system may be on different shares.
     while folder not in ("/", ""):
         near = [other for other in others if other != path and is_below(other, folder)]
         if near:
@@ -105,18 +106,18 @@ def nearest(path: str, others: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def root_of(path: str) -> str:
-    """Return the bucket of a URL or the folder of a file: what fails as a whole."""
+    """Return the bucket of a URL or the folder of a file: the unit that fails as a whole."""
     protocol, separator, rest = path.partition("://")
     return f"{protocol}://{rest.partition('/')[0]}" if separator else _folder_of(path)
 
 
 def is_below(path: str, root: str) -> bool:
-    """Return whether a slide lies in this folder or bucket."""
+    """Return whether a slide is in this folder or bucket, at any depth."""
     return path.startswith(root.rstrip("/") + "/")
 
 
 def can_be_read(path: str) -> bool:
-    """Return whether a slide on a disk or a share opens and delivers a byte."""
+    """Return whether the file of a slide on a disk or a share opens and delivers a byte."""
     try:
         check_readable(Path(path))
     except (SlideError, OSError):

@@ -1,4 +1,4 @@
-"""Overview of a slide: the scanned area small, with what is known of each pixel."""
+"""Overview of a slide: a small image of the scanned area with coverage and readability masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Read: TypeAlias = Callable[[int, int, int, int, int], tuple[Image, NDArray[np.u
 """Pixels and coverage of level, x, y (level-0 px), width, height (px of the level); raises UnreadableRegion."""
 
 
-# A level this much coarser than requested is enlarged rather than a level twice as fine read.
+# A level coarser than requested by up to this factor is used as it is, rather than one twice as fine.
 LEVEL_TOLERANCE = 1.05
 
 
@@ -31,7 +31,7 @@ SCANNED_COVERAGE = 64
 _BLOCK_PX = 2048
 
 
-# Around damage, blocks are read in ever smaller parts, down to this side, and so many in all.
+# Around damage, blocks are split down to this side; after the limit below, damaged blocks are not split.
 _SMALLEST_BLOCK_PX = 64
 
 
@@ -47,14 +47,15 @@ _EDGE_PX = 5
 
 @dataclass(frozen=True)
 class Overview:
-    """The scanned area, small, with what is known of each pixel.
+    """Small image of the scanned area, with coverage and readability of each pixel.
 
     rgb: (h, w, 3) uint8. coverage: (h, w) uint8, 0 where nothing was scanned.
     readable: (h, w) bool, False where pixels could not be decoded, or where the overview's level lacks tiles that
         other levels list (their rgb is mid-grey).
-    scale: level-0 pixels per overview pixel. rect: what it shows, less than one pixel more than the bounds.
-    expected: (h, w) uint8, coverage as the overview shows it, and as the slide's index lists it where the overview
-        cannot; None: the same as coverage.
+    scale: level-0 pixels per overview pixel. rect: area shown, level-0 px; it exceeds the bounds by less than one
+        overview pixel.
+    expected: (h, w) uint8, coverage, and where pixels are not readable, 255 or 0 as the slide's index lists tiles
+        there; None: the same as coverage.
     """
 
     rgb: Image
@@ -68,7 +69,7 @@ class Overview:
 def read_overview(
     info: SlideInfo, read: _Read, listed: ListedTiles | None, *, level: int, um_per_px: float
 ) -> Overview:
-    """The scanned area at `um_per_px` or somewhat finer, from a level; unreadable blocks are marked, not hidden."""
+    """Return the scanned area at `um_per_px` or somewhat finer, from one level; unreadable pixels are marked."""
     # Whole factors keep the reduction exact and quick.
     downsample = info.levels[level].downsample
     factor = max(1, int(um_per_px * LEVEL_TOLERANCE / (downsample * info.mpp)))
@@ -109,7 +110,7 @@ def read_overview(
 
 
 def shrink(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """The pixels averaged to a smaller size."""
+    """Return the pixels averaged over areas to width x height."""
     if pixels.shape[:2] == (height, width):
         return pixels
     return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
@@ -122,7 +123,7 @@ def _blocks(width: int, height: int, side: int) -> Iterator[Rect]:
 
 
 def _read_all(read: Callable[[Rect], None], waiting: list[Rect], *, least_px: int) -> None:
-    """Read each block, and in quarters what cannot be read whole, so that little around a damage is lost."""
+    """Read each block; quarter those that cannot be read, down to `least_px`, so that little around damage is lost."""
     damaged = 0
     while waiting:
         smaller: list[Rect] = []

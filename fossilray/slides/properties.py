@@ -1,4 +1,4 @@
-"""What a slide states about itself in OpenSlide's properties, and which claims are refused before anything is read."""
+"""Resolution, scanned bounds and background colour of a slide, parsed from OpenSlide's properties."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UM2_PER_PIXEL = 0.25**2
 
 
 def stated_mpp(stated: Mapping[str, str]) -> float | None:
-    """Um per level-0 pixel, the geometric mean of both axes; None if no plausible one is stated."""
+    """Return the um per level-0 pixel, the geometric mean of both axes; None if no plausible value is stated."""
     across, down = (_number(stated.get(f"openslide.mpp-{axis}")) for axis in "xy")
     if across is None and down is None:
         unit_um = _UM_PER_TIFF_UNIT.get(stated.get("tiff.ResolutionUnit", ""))
@@ -33,7 +33,7 @@ def stated_mpp(stated: Mapping[str, str]) -> float | None:
 
 
 def stated_bounds(stated: Mapping[str, str], width: int, height: int) -> Rect:
-    """The scanned area in level-0 pixels; the whole canvas if none is stated."""
+    """Return the scanned area in level-0 pixels; the whole canvas if none is stated."""
     x, y, across, down = (
         _number(stated.get(f"openslide.bounds-{name}"), zero=True) for name in ("x", "y", "width", "height")
     )
@@ -44,7 +44,7 @@ def stated_bounds(stated: Mapping[str, str], width: int, height: int) -> Rect:
 
 
 def stated_background(stated: Mapping[str, str]) -> tuple[int, int, int]:
-    """The colour, RGB, behind what was scanned; white if none is stated."""
+    """Return the background colour, RGB; white if none is stated."""
     try:
         red, green, blue = bytes.fromhex(stated.get("openslide.background-color", "FFFFFF"))
     except ValueError:
@@ -53,7 +53,7 @@ def stated_background(stated: Mapping[str, str]) -> tuple[int, int, int]:
 
 
 def _number(text: str | None, *, zero: bool = False) -> float | None:
-    """A finite positive (or zero) number, else None."""
+    """Parse a finite positive number (with `zero`, also 0); None if the text is no such number."""
     try:
         value = float((text or "").replace(",", "."))
     except ValueError:

@@ -56,9 +56,9 @@ def open_slide(
     """Open a slide for reading by any number of threads.
 
     Args:
-        path: MIRAX (.mrxs), TIFF, SVS, or another format that OpenSlide reads.
+        path: file of a MIRAX (.mrxs), TIFF or SVS slide, or another format that OpenSlide reads.
         mpp: micrometres per level-0 pixel, if the slide states none.
-        mpp_override: micrometres per level-0 pixel, whatever the slide states.
+        mpp_override: micrometres per level-0 pixel, used instead of the stated value.
         max_gigapixels: largest number of level-0 pixels, in 1e9, that a file may claim.
         reader: `auto` decodes tiles without OpenSlide on levels where the pixels were seen to be equal; `openslide`
             never does.
@@ -120,7 +120,7 @@ def check_files(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None
 
 
 def level_for(info: SlideInfo, um_per_px: float) -> int:
-    """The coarsest level that is not coarser than `um_per_px` (by more than 5 %), else level 0."""
+    """Return the coarsest level that is at most 5 % coarser than `um_per_px`, else level 0."""
     fitting = [
         (level.downsample, number)
         for number, level in enumerate(info.levels)
@@ -130,7 +130,7 @@ def level_for(info: SlideInfo, um_per_px: float) -> int:
 
 
 class Slide:
-    """One open slide; a context manager that any number of threads may read from at once."""
+    """An open slide: a context manager that any number of threads may read from at once."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class Slide:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; a read in progress finishes first."""
+        """Close the slide; reads in progress finish, and the last one closes the handle."""
         if self._direct is not None:
             self._direct.close()
         with self._swap:
@@ -170,14 +170,14 @@ class Slide:
 
     @property
     def regions_read_directly(self) -> int:
-        """How many regions were read without OpenSlide."""
+        """Number of regions that were read without OpenSlide."""
         return self._direct.regions if self._direct is not None else 0
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Image:
-        """Pixels of one level on the slide's background, (height, width, 3).
+        """Return pixels of one level on the slide's background, (height, width, 3) uint8 RGB.
 
-        x, y: level-0 px of the top left corner; width, height: px of that level. What lies outside the
-        canvas is background.
+        x, y: level-0 px of the top left corner; width, height: px of that level. Pixels outside the canvas are
+        background.
 
         Raises:
             UnreadableRegion: OpenSlide cannot decode it, or a stored tile there has no bytes; other regions stay
@@ -188,7 +188,10 @@ class Slide:
     def read_with_alpha(
         self, level: int, x: int, y: int, width: int, height: int
     ) -> tuple[Image, NDArray[np.uint8]]:
-        """The same, with coverage (height, width), read-only: 0 where nothing was scanned, 255 where all was."""
+        """Return the pixels as `read` does, and their coverage.
+
+        Coverage is (height, width) uint8 and read-only: 0 where nothing was scanned, 255 where all was.
+        """
         if width <= 0 or height <= 0:
             raise ValueError(f"a region of {width} x {height} px has no pixels")
         self._refuse_empty_tiles(level, x, y, width, height)
@@ -197,11 +200,11 @@ class Slide:
         return flatten(rgb, alpha, self.info.background_rgb), alpha
 
     def level_for(self, um_per_px: float) -> int:
-        """The coarsest level that is not coarser than `um_per_px` (by more than 5 %), else level 0."""
+        """Return the coarsest level that is at most 5 % coarser than `um_per_px`, else level 0."""
         return level_for(self.info, um_per_px)
 
     def overview(self, um_per_px: float) -> Overview:
-        """The scanned area at `um_per_px` or somewhat finer; unreadable blocks are marked, not hidden."""
+        """Return the scanned area at `um_per_px` or somewhat finer; unreadable blocks are marked in its mask."""
         return read_overview(
             self.info,
             self.read_with_alpha,
@@ -211,7 +214,7 @@ class Slide:
         )
 
     def thumbnail(self, longest_side_px: int) -> tuple[Image, Rect]:
-        """The scanned area small (unreadable blocks mid-grey), and the level-0 rectangle it shows."""
+        """Return a small image of the scanned area (unreadable blocks mid-grey) and its level-0 rectangle."""
         bounds = self.info.bounds
         wanted = max(1.0, max(bounds.width, bounds.height) / longest_side_px)
         overview = self.overview(wanted * self.info.mpp)
@@ -221,7 +224,10 @@ class Slide:
         return shrink(overview.rgb, *size), overview.rect
 
     def _refuse_empty_tiles(self, level: int, x: int, y: int, width: int, height: int) -> None:
-        """Of a tile without bytes OpenSlide shows what lies at its offset."""
+        """Raise UnreadableRegion if the region meets a tile of zero bytes.
+
+        OpenSlide would decode the bytes that follow at the tile's offset.
+        """
         if self.listed is None or not self.listed.empty:
             return
         downsample = self.info.levels[level].downsample
@@ -252,12 +258,12 @@ class Slide:
         return argb
 
     def check_losses(self) -> None:
-        """Nothing, if regions that could not be decoded still cannot be, and the files are there: the slide's damage.
+        """Check that regions which could not be decoded are damage of the slide, not a fault of its disk or share.
 
-        OpenSlide names no error of the disk apart from damage, so some regions are read once more.
+        OpenSlide does not distinguish disk errors from damage, so some of the lost regions are read once more.
 
         Raises:
-            SlideMissing, SlideUnreadable, SourceUnreachable: it was the disk or the share.
+            SlideMissing, SlideUnreadable, SourceUnreachable: a file cannot be read, or a lost region can be read now.
         """
         with self._swap:
             regions, self._lost = self._lost, []
@@ -282,7 +288,7 @@ class Slide:
 
     @contextmanager
     def _borrow_handle(self) -> Iterator[SharedHandle]:
-        """The current handle, which stays open while it is borrowed."""
+        """Yield the current handle, which stays open while it is borrowed; a broken one is replaced."""
         with self._swap:
             if self._closed:
                 raise ValueError(f"{self.info.path} is closed")
@@ -311,7 +317,7 @@ class Slide:
             raise self._unreadable(region, str(error)) from None
 
     def _offer(self, fresh: lowlevel._OpenSlide) -> None:
-        """Make a sound handle the current one, unless there is one already."""
+        """Make `fresh` the current handle, or close it if a sound one exists or the slide is closed."""
         with self._swap:
             if self._closed or (self._handle is not None and not self._handle.broken):
                 lowlevel.close(fresh)
@@ -320,7 +326,7 @@ class Slide:
             self._handle = SharedHandle(fresh)
 
     def _retire(self) -> None:
-        """Forget the current handle; its last reader closes it. The caller holds the lock."""
+        """Drop the current handle; its last reader closes it. The caller holds the lock."""
         shared, self._handle = self._handle, None
         if shared is None:
             return
@@ -329,10 +335,10 @@ class Slide:
             lowlevel.close(shared.handle)
 
     def _unreadable(self, region: tuple[int, int, int, int, int], why: str) -> UnreadableRegion:
-        """The region as lost; raises if the files of the slide cannot be read at all."""
+        """Record a lost region and return its error; raise instead if the slide's files cannot be read."""
         with self._swap:
             self._losses += 1
-            # The first ones, and later every one that doubles the number: an outage may strike at any time.
+            # The first losses are kept, then each whose number is a power of two: an outage may begin at any time.
             is_kept = self._losses <= _LOSSES_CHECKED or self._losses.bit_count() == 1
             if is_kept:
                 self._lost.append(region)

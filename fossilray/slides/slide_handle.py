@@ -110,5 +110,5 @@ def split_argb(argb: NDArray[np.uint32]) -> tuple[Image, NDArray[np.uint8]]:
 
 
 def library_version() -> str:
-    """The version of the OpenSlide library behind the Python binding."""
+    """Return the version of the OpenSlide library behind the Python binding."""
     return str(lowlevel.get_version())

@@ -1,4 +1,4 @@
-"""One level of a slide as pieces of stored JPEG tiles, each with its position."""
+"""Layout of a slide's levels: stored JPEG tiles, and the pieces of them with their positions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LARGEST_DIRECT_TILE_PX = 2048 * 2048
 
 @dataclass(frozen=True, eq=False)
 class StoredTiles:
-    """Where the JPEG tiles of a level lie; arrays run over tiles.
+    """JPEG tiles of one level and their byte ranges in the data files; arrays run over tiles.
 
-    file: number of the data file. offset, length: bytes. width, height: px of every tile. as_jpeg: makes a whole
-    JPEG of a tile's bytes; raises ValueError if their kind is unknown. None if they are whole.
+    file: number of the data file. offset, length: bytes. width, height: px of every tile. as_jpeg: converts a tile's
+    bytes to a complete JPEG, ValueError if their kind is unknown; None if the stored bytes are complete JPEGs.
     """
 
     file: Ints
@@ -38,9 +38,9 @@ class StoredTiles:
 class TilePieces:
     """Parts of stored tiles, all of one size; arrays run over pieces.
 
-    width, height: px. tile: number of the stored tile. source_x, source_y: the corner in it.
-    left, top: the corner on the level, px of the level, fractions too. column, row: the cell of the grid.
-    advance_x, advance_y: nominal distance of cells in px.
+    width, height: px. tile: number of the stored tile. source_x, source_y: top left corner in the tile, px.
+    left, top: top left corner on the level, px of the level, possibly fractional. column, row: cell of the grid.
+    advance_x, advance_y: nominal distance of cells, px of the level.
     """
 
     width: int
@@ -57,10 +57,11 @@ class TilePieces:
 
 
 class LevelLayout:
-    """One level: what is stored, and which pieces of it touch a window.
+    """One level: its stored tiles, its pieces, and a lookup of the pieces that touch a window.
 
-    number: of the level. downsample: level-0 px per px of it. is_whole: every piece lies on whole px.
-    canvas_px: width and height at which tiles are cut off, where OpenSlide does so; for it they have alpha then.
+    number: of the level. downsample: level-0 px per px of the level. is_whole: every piece is at whole px.
+    canvas_px: width and height at which OpenSlide crops tiles, and then treats them as having alpha; None: it
+    does not crop.
 
     Raises:
         ValueError: there are no pieces, or their cells have no size.
@@ -90,7 +91,7 @@ class LevelLayout:
         self._cells[cell] = np.arange(len(pieces.tile))
 
     def touching(self, x: float, y: float, width: int, height: int) -> Ints:
-        """Numbers of the pieces that a window touches, the uppermost first; x, y: px of the level."""
+        """Return the numbers of the pieces that touch a window, topmost first; all arguments in px of the level."""
         cells = self._cells[self._rows.near(y, height), self._columns.near(x, width)]
         found = cells[::-1, ::-1].ravel()
         found = found[found >= 0]
@@ -100,7 +101,7 @@ class LevelLayout:
         return found[inside].astype(np.int64)
 
     def shown_px(self, numbers: Ints) -> tuple[Ints, Ints]:
-        """Widths and heights of what is shown of these pieces."""
+        """Return the visible widths and heights of these pieces in px, cropped at the canvas."""
         pieces = self.pieces
         widths, heights = np.full(len(numbers), pieces.width), np.full(len(numbers), pieces.height)
         if self.canvas_px is not None:
@@ -112,7 +113,7 @@ class LevelLayout:
 
 @dataclass(frozen=True)
 class SlideLayout:
-    """The data files of a slide and its levels; None for one whose tiles are no JPEGs, or have unknown positions."""
+    """Data files and levels of a slide; None for a level without JPEG tiles at known positions."""
 
     files: tuple[Path, ...]
     levels: tuple[LevelLayout | None, ...]
@@ -120,7 +121,7 @@ class SlideLayout:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Cells along one axis; pieces lie up to `least` and `most` px beside their cell's nominal position."""
+    """Cells along one axis; pieces are displaced by `least` to `most` px from their cell's nominal position."""
 
     first: int
     count: int
@@ -138,7 +139,7 @@ class _Axis:
         )
 
     def near(self, start: float, extent: int) -> slice:
-        """The cells, counted from the first one, whose pieces may touch [start, start + extent)."""
+        """Return the cells, counted from the first, whose pieces may touch [start, start + extent) px."""
         begin = math.floor((start - self.size - self.most) / self.advance) - self.first
         end = math.ceil((start + extent - self.least) / self.advance) - self.first
         return slice(max(0, begin), max(0, end + 1))

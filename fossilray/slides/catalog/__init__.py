@@ -1,4 +1,4 @@
-"""Which slides there are, and the table that lists them."""
+"""Catalog of slides: discovery on a disk or in an object store, and the table that lists them."""
 
 from fossilray.core.site_names import parse_name
 from fossilray.core.slide_names import describe_missing_sites, slide_id_for

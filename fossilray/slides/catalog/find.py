@@ -1,4 +1,4 @@
-"""Which slides there are: found on a disk or in an object store, and what is known of each."""
+"""Discovery of slides on a disk (an object store is delegated to `find_remote`), with the metadata of each."""
 
 from __future__ import annotations
 
@@ -129,9 +129,9 @@ def _refused_whole(path: Path, error: OSError) -> CatalogError | SourcesOut:
 
 
 def _walk(folder: Path, unlisted: list[tuple[Path, OSError]]) -> Iterator[Path]:
-    """Files that look like slides, and MIRAX folders without their .mrxs file; links are followed once.
+    """Yield files that look like slides, and MIRAX folders without their .mrxs file; links are followed once.
 
-    unlisted: takes the folders that cannot be listed, with the reason.
+    unlisted: receives the folders that cannot be listed, with the error.
     """
     visited: set[tuple[int, int]] = set()
 
@@ -153,7 +153,7 @@ def _walk(folder: Path, unlisted: list[tuple[Path, OSError]]) -> Iterator[Path]:
         yield from slides
         companions = {slide.stem for slide in slides if slide.suffix.lower() == ".mrxs"}
         folders[:] = sorted(name for name in folders if name not in companions)
-        # They are refused, and what lies in them is looked through; those with Slidedat.ini come by themselves.
+        # Folders named like slides are refused and still searched; those with Slidedat.ini are yielded below.
         named = (here / name for name in folders if _looks_like_a_slide(here / name))
         yield from (one for one in named if not _is_file(one / "Slidedat.ini"))
         if "Slidedat.ini" in names and here != folder:
@@ -162,12 +162,12 @@ def _walk(folder: Path, unlisted: list[tuple[Path, OSError]]) -> Iterator[Path]:
 
 
 def _looks_like_a_slide(file: Path) -> bool:
-    """Return whether its name is that of a slide; `a.tif` beside `a.tif.mrxs` is the folder of that slide."""
+    """Return whether a file has the name of a slide; a folder `a.tif` beside `a.tif.mrxs` belongs to that slide."""
     return file.suffix.lower() in SLIDE_SUFFIXES and not (_is_dir(file) and _is_file(Path(f"{file}.mrxs")))
 
 
 def _is_dir(path: Path) -> bool:
-    """False also where the disk does not say, which the reader of the slide reports."""
+    """Return whether the path is a folder; False on an OSError, which reading the slide reports later."""
     try:
         return path.is_dir()
     except OSError:
@@ -204,7 +204,7 @@ def _check_still_there(target: str, found: Sequence[CatalogRow | RejectedFile]) 
 
 
 def _root_of_glob(pattern: Path) -> Path:
-    """The folder that the pattern names before its first wildcard."""
+    """Return the folder that the pattern names before its first wildcard."""
     plain: list[str] = []
     for part in pattern.parts[:-1]:
         if glob.has_magic(part):
@@ -243,7 +243,7 @@ def _why_no_file(path: Path, mode: int) -> str:
 
 
 def _reject(root: Path, file: Path, error: OSError) -> RejectedFile:
-    """Reject a file or a folder that the system does not let us read."""
+    """Return the rejection of a file or a folder that the system cannot read."""
     path = os.fsencode(os.path.abspath(file)).decode("utf-8", errors="replace")  # noqa: PTH100
     try:
         relative = PurePosixPath(file.relative_to(root))
@@ -282,7 +282,7 @@ def _read_metadata(slide_id: str, path: str, root: Path, pattern: NamePattern | 
 
 
 def _folders(path: str, root: Path) -> Iterator[str]:
-    """Names of the folders from the slide up to the root."""
+    """Yield the names of the folders from the slide's own up to the root, inclusive."""
     top = Path(os.path.abspath(root))  # noqa: PTH100
     for folder in Path(path).parents:
         yield folder.name

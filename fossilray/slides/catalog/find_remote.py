@@ -1,4 +1,4 @@
-"""Slides in an object store: found by one listing, and described from a few kB of each."""
+"""Discovery of slides in an object store, by one listing and a few kB of each slide."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _LARGEST_CATALOG_BYTES = 2_000_000_000
 
 
 def find_remote_slides(target: str, access: AccessConfig, pattern: NamePattern | None = None) -> Catalog:
-    """The slides of a folder, a glob, one slide or a catalog in an object store.
+    """Return the slides of a folder, a glob, one slide or a catalog in an object store.
 
-    Listing costs a request for every 1,000 files, the metadata of a slide one or a few. A slide that the store denies
-    access to becomes a row without metadata, and is reported when it is processed.
+    Listing takes one request per 1,000 files; the metadata of a slide takes one or a few. A slide that the store
+    denies access to becomes a row without metadata, and is reported when it is processed.
 
     Raises:
         CatalogError: there is nothing at `target`, or the catalog is not one, or the store is unreachable.
@@ -55,7 +55,7 @@ def find_remote_slides(target: str, access: AccessConfig, pattern: NamePattern |
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The files directly in one folder, packed: an archive has millions."""
+    """Files directly in one folder, in compact form: an archive has millions."""
 
     names: tuple[str, ...]
     sizes: array[int]
@@ -69,7 +69,7 @@ class _Parts:
 
 @dataclass
 class _Listing:
-    """What one listing found: files that look like slides, and what lies in each folder."""
+    """Result of one listing: files that look like slides, and the files of each folder."""
 
     slides: list[RemoteFile] = field(default_factory=list)
     folders: dict[str, _Parts] = field(default_factory=dict)
@@ -134,7 +134,10 @@ def _survey(files: Iterable[RemoteFile]) -> _Listing:
 
 
 def _without_companions(listing: _Listing, root: str) -> tuple[list[RemoteFile], list[str]]:
-    """Slides that are no part of others, and MIRAX folders without their .mrxs file, as they are found on a disk."""
+    """Return the slides that are not inside another slide's folder, and the MIRAX folders without a .mrxs file.
+
+    The result is the same as for the same files on a disk.
+    """
     companions = {folder_of(slide.url) for slide in listing.slides if is_mirax(slide.url)}
     orphans = {
         folder
@@ -144,7 +147,7 @@ def _without_companions(listing: _Listing, root: str) -> tuple[list[RemoteFile],
     slides = []
     for slide in listing.slides:
         above = list(_folders_above(slide.url, root))
-        # Slides beside an orphaned Slidedat.ini are slides; what lies deeper is not searched.
+        # Slides beside an orphaned Slidedat.ini are slides; folders below it are not searched.
         if companions.isdisjoint(above) and orphans.isdisjoint(above[1:]):
             slides.append(slide)
     closed = companions | orphans
@@ -152,7 +155,7 @@ def _without_companions(listing: _Listing, root: str) -> tuple[list[RemoteFile],
 
 
 def _folders_above(url: str, root: str) -> Iterator[str]:
-    """From the folder that a file or folder lies in up to the root, which is left out."""
+    """Yield the URLs of the folders above a file or folder, innermost first, without the root."""
     folder = url.rpartition("/")[0]
     while len(folder) > len(root):
         yield folder
@@ -235,9 +238,9 @@ def _row(
 
 
 def _slide_id(url: str, root: str) -> str:
-    """The id that the same file would have below a folder on a disk."""
+    """Return the slide_id that the same file has below a folder on a disk."""
     parts = url[len(root) + 1 :].split("/")
-    # Such names are no folders on a disk, and paths would lose them; no key holds a zero byte.
+    # Paths would drop these names; the prefix keeps them, and no key contains a zero byte.
     odd = (f"\0{part}" if part in ("", ".", "..") else part for part in parts)
     return slide_id_for(PurePosixPath("/".join(odd)))
 
@@ -247,14 +250,14 @@ def _looks_like_a_slide(url: str) -> bool:
 
 
 def _root_of_glob(url: str) -> str:
-    """The folder that the pattern names before its first wildcard."""
+    """Return the folder URL that the pattern names before its first wildcard."""
     parts = url.split("/")
     first = next(number for number, part in enumerate(parts) if number > 2 and glob.has_magic(part))
     return "/".join(parts[:first])
 
 
 def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether a path matches as it would on a disk: `*` within a name, `**` over folders, neither over hidden ones."""
+    """Return whether a path matches a glob as on a disk: `*` within a name, `**` over folders, neither hidden ones."""
     if not pattern:
         return not parts
     if pattern[0] == "**":

@@ -1,4 +1,4 @@
-"""Slides whose well or depth is not known, and what to do about it."""
+"""Wells and depths from names: the name pattern, its checks, and the values frozen when a run began."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fossilray.slides.catalog.table import Catalog
 
 
 def compile_pattern(text: str | None) -> NamePattern | None:
-    """The pattern for names.
+    """Compile `slides.name_pattern`; None if it is unset.
 
     Raises:
-        CatalogError: it cannot be searched, or takes too long.
+        CatalogError: the pattern is invalid, or takes too long.
     """
     if text is None:
         return None
@@ -27,10 +27,10 @@ def compile_pattern(text: str | None) -> NamePattern | None:
 
 
 def check_search_time(pattern: NamePattern | None, paths: Iterable[str]) -> None:
-    """Try the pattern on the names of slides at these paths, and of the folders above them, before it reads them.
+    """Check the pattern's search time on the names of these slides and of the folders above them.
 
     Raises:
-        CatalogError: it takes too long.
+        CatalogError: the pattern takes too long.
     """
     if pattern is None:
         return
@@ -45,7 +45,7 @@ def check_search_time(pattern: NamePattern | None, paths: Iterable[str]) -> None
 
 
 def check_pattern_matches(catalog: Catalog, text: str | None, *, matched: bool) -> Catalog:
-    """The catalog.
+    """Return the catalog, if the pattern matched a name or there is none to match.
 
     Raises:
         CatalogError: the pattern matched none of its names.
@@ -59,7 +59,10 @@ def check_pattern_matches(catalog: Catalog, text: str | None, *, matched: bool) 
 
 
 def keep_frozen_sites(found: Catalog, frozen: Sequence[CatalogRow]) -> list[CatalogRow]:
-    """The rows; well and depth that names gave when a run began count, whatever the same names give today."""
+    """Return the rows of `found`, with wells and depths parsed from names replaced by those of `frozen`.
+
+    frozen: the rows when the run began. A catalog that was read from a table keeps its values.
+    """
     if not found.from_names:
         return found.rows
     known = {row.slide_id: row for row in frozen}

@@ -1,4 +1,4 @@
-"""A catalog as a table that people may edit: CSV or Parquet, written, and read back with care."""
+"""Catalog table that users may edit, as CSV or Parquet: writing, and reading with checks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _REQUIRED = ("slide_id", "path")
 
 @dataclass(frozen=True)
 class Catalog:
-    """Slides that can be opened, and files that look like slides and are not; both by slide_id."""
+    """Slides that can be opened, and refused files that only look like slides; both sorted by slide_id if found."""
 
     rows: list[CatalogRow]
     refused: list[RejectedFile]
@@ -42,7 +42,7 @@ class Catalog:
 
 
 def write_catalog(catalog: Catalog, out: Path) -> None:
-    """Write the rows as CSV, or as Parquet where `out` ends in .parquet.
+    """Write the rows as Parquet if `out` ends in .parquet, else as CSV.
 
     Raises:
         CatalogError: the file cannot be written.
@@ -85,12 +85,12 @@ def _cells(row: CatalogRow | RejectedFile) -> list[object]:
 
 
 def read_catalog_file(path: Path) -> list[CatalogRow]:
-    """The rows of a catalog; relative paths count from the catalog's own folder, URLs stay as they are.
+    """Return the rows of a catalog; relative paths are resolved against its folder, URLs are kept.
 
-    Semicolons between columns and decimal commas, as spreadsheets of many countries write them, are read too.
+    Semicolons as separators and decimal commas, as spreadsheets of many countries write them, are accepted too.
 
     Raises:
-        CatalogError: a column is missing or unknown, a value is no number, a slide is there twice.
+        CatalogError: a column is missing or unknown, a value is no number, or a slide is listed twice.
     """
     try:
         content = read_regular(path)
@@ -100,7 +100,7 @@ def read_catalog_file(path: Path) -> list[CatalogRow]:
 
 
 def read_remote_catalog(url: str, content: bytes) -> list[CatalogRow]:
-    """The rows of a catalog that lies at `url` in an object store; relative paths count from its folder there.
+    """Return the rows of the catalog at `url` in an object store; relative paths are resolved against its folder.
 
     Raises: as read_catalog_file.
     """
@@ -117,7 +117,7 @@ def read_remote_catalog(url: str, content: bytes) -> list[CatalogRow]:
 
 
 def _read_rows(content: bytes, where: str, beside: Callable[[str], str]) -> list[CatalogRow]:
-    """The rows; `beside` makes a relative path whole."""
+    """Parse and check the rows. where: path or URL of the catalog. beside: resolves a path of the table."""
     parse = _parquet_cells if where.lower().endswith(".parquet") else _csv_cells
     cells = parse(content, where)
     rows: list[CatalogRow] = []
@@ -149,7 +149,7 @@ def _csv_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, o
 
 
 def _values(row: CsvRow) -> dict[str, object]:
-    """Cells by column, numbers parsed; texts keep their blanks, which names of files may have."""
+    """Return cells by column with numbers parsed; texts keep their blanks, which file names may contain."""
     values: dict[str, object] = {}
     for column in CATALOG_SCHEMA:
         position = row.table.position(column.name)

@@ -1,1 +1,1 @@
-"""Pixels of slides without OpenSlide, where they are proven to be the same."""
+"""Direct reading of slide pixels without OpenSlide, on levels where the pixels were verified to be identical."""

@@ -1,12 +1,12 @@
-"""Pieces of tiles composed into a window, bit for bit as OpenSlide 4.0 does through cairo and pixman.
+"""Composition of tile pieces into a window, with the same bytes as OpenSlide 4.0 through cairo and pixman.
 
-Where pieces overlap the one painted first shows (the operator is SATURATE: a later one adds what alpha lacks).
-A piece at a fraction of a pixel is interpolated between four neighbours, with nothing beyond its edge. Pixman does
-so in float32, and a byte is 256 times the value, rounded down. Only if a piece is a whole tile without alpha, none
-of whose edge shows in the window, does it know that nothing shines through: then it computes in bytes, rounding down.
+Where pieces overlap, the one painted first is visible (operator SATURATE: a later one adds up to an alpha of 255).
+A piece at a fraction of a pixel is interpolated between four neighbours, transparent beyond its edge. Pixman does
+so in float32, and a byte is 256 times the value, rounded down. It treats a piece as opaque only if that is a whole
+tile without alpha and no edge of it is visible in the window; then it computes in bytes, rounding down.
 Positions are rounded to 1/65536 px; those that are whole to the nearest 1/256 in both directions count as whole.
 
-Inside their edges pieces hide what is below, so they are drawn from the lowest to the uppermost, and edges last.
+Inside their edges pieces hide those below, so they are drawn from the lowest to the topmost, and edges last.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _PATCH_PX = 256
 def compose_window(
     level: LevelLayout, tile: TileReader, x: int, y: int, width: int, height: int
 ) -> tuple[Image, Alpha]:
-    """A window without background (its colours are premultiplied), and its coverage.
+    """Return the premultiplied colours of a window, (height, width, 3), and its coverage, (height, width).
 
-    x, y: level-0 px. width, height: px of the level. The coverage of a window that is covered all over is a single
-    value, repeated, and read-only. Raises what `tile` raises.
+    x, y: top left corner, level-0 px. width, height: px of the level. The coverage of a fully covered window is one
+    repeated value and read-only. Raises what `tile` raises.
     """
     blocks = list(_blocks(level, x, y, width, height))
     covered_px = sum(block.coverage.size for block in blocks if is_everywhere(block.coverage))
@@ -56,7 +56,7 @@ def compose_window(
 
 
 def flatten(rgb: Image, alpha: Alpha, background_rgb: tuple[int, int, int]) -> Image:
-    """`rgb` itself, premultiplied, after adding what alpha lacks of the background."""
+    """Blend premultiplied `rgb` with the background, weighted by 255 - alpha, in the same memory, and return it."""
     if is_everywhere(alpha) or alpha.min() == 255:
         return rgb
     missing = np.arange(255, -1, -1, dtype=np.float64)[:, None] / 255
@@ -79,7 +79,7 @@ def flatten(rgb: Image, alpha: Alpha, background_rgb: tuple[int, int, int]) -> I
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """Part of a window that OpenSlide paints at once; coverage: inside the edges of pieces."""
+    """Part of a window that OpenSlide paints at once, up to 4096 px a side; coverage: inside the edges of pieces."""
 
     rows: slice
     columns: slice
@@ -88,7 +88,7 @@ class _Block:
 
 
 def _blocks(level: LevelLayout, x: int, y: int, width: int, height: int) -> Iterator[_Block]:
-    # OpenSlide rounds what lies left of or above the canvas in each.
+    # OpenSlide rounds the part left of or above the canvas in each block.
     for top in range(0, height, _BLOCK_PX):
         for left in range(0, width, _BLOCK_PX):
             begin_x, skipped_x = _within(int(x + left * level.downsample), level.downsample)
@@ -103,12 +103,12 @@ def _blocks(level: LevelLayout, x: int, y: int, width: int, height: int) -> Iter
 
 
 def _within(position: int, downsample: float) -> tuple[float, int]:
-    """Where painting begins, in px of the level, and how many px before it stay empty."""
+    """Return the position where painting begins, px of the level, and the number of empty px before it."""
     return (position / downsample, 0) if position >= 0 else (0.0, int(-position / downsample))
 
 
 def _paint_block(placing: PiecePlacement, tile: TileReader, rgb: Image, alpha: Alpha) -> None:
-    """rgb, alpha: changed, alpha at edges alone, and not where it is 255 everywhere."""
+    """Paint the pieces of a block into `rgb`; update `alpha` at edges only, and not if it is `everywhere`."""
     edges = EdgeBlender(placing) if placing.is_between else None
     stored, is_all = placing.level.pieces.tile[placing.number].tolist(), placing.are_all_seen()
     columns, rows = (beside.tolist() for beside in placing.corners)

@@ -1,7 +1,7 @@
 """Blending of the pixels at the edges of pieces, where several pieces show through each other.
 
-These are few, a line or two around each piece. All edges of a window are blended at once: first the pieces that each
-pixel shows are found, then the pixels of each piece are added while it is in memory, then layer after layer is drawn.
+These pixels are few, a line or two around each piece. All edges of a window are blended at once, in three steps: find
+the pieces that each pixel shows, add the pixels of each piece while it is in memory, and draw layer after layer.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _ONE, _SCALE = np.float32(1), np.float32(256)
 
 
 class EdgeBlender:
-    """All edge pixels of a window that no piece above covers completely; x, y: of each.
+    """Edge pixels of a window that no piece above covers completely; x, y: their positions in the window, px.
 
-    Layers are pairs of such a pixel and a piece that touches it, the uppermost pieces first.
+    A layer is a pair of such a pixel and a piece that touches it; layers are sorted by piece, topmost first.
     """
 
     def __init__(self, placing: PiecePlacement) -> None:
@@ -38,7 +38,7 @@ class EdgeBlender:
         x, y = _pixels(lines[:, line], begin, count)
         number = np.repeat(piece, count)
         columns, rows = x - across.inner_begin[number], y - down.inner_begin[number]
-        # Axis 0: the pixel, its right, its lower and its lower right neighbour; beyond the piece there is nothing.
+        # Axis 0: the pixel, its right, its lower and its lower right neighbour; beyond the piece the weight is 0.
         on_x, on_y = (
             (positions >= 0, positions < sizes[number] - 1)
             for positions, sizes in ((columns, across.size), (rows, down.size))
@@ -49,7 +49,7 @@ class EdgeBlender:
             self._weights[neighbour] *= weights[number]
         self._is_opaque = placing.is_opaque[number]
         corner_x, corner_y = placing.corners
-        # Positions beyond the piece have no weight, so that any will do.
+        # Positions beyond the piece have no weight, so any value is valid.
         position = (y + corner_y[number]) * width + x + corner_x[number]
         self._position = np.empty((len(position), 4), np.int64)
         for neighbour, beside in enumerate((0, 1, width, width + 1)):
@@ -57,12 +57,12 @@ class EdgeBlender:
         self._colours = np.empty((len(position), 4, 3), np.uint8)
 
     def add_tile(self, at: int, tile: Image) -> None:
-        """Add the pixels of a piece; at: of it in the placing, tile: the stored one it is part of."""
+        """Add the pixels of a piece. at: index of the piece in the placement. tile: its stored tile, (h, w, 3)."""
         part = slice(self._first[at], self._first[at + 1])
         tile.reshape(-1, 3).take(self._position[part], axis=0, out=self._colours[part], mode="clip")
 
     def blend(self) -> tuple[Bytes, Bytes]:
-        """Colours, (n, 3), and coverage, (n,), once the pixels of all pieces are added."""
+        """Return colours (n, 3) and coverage (n,), uint8; the pixels of all pieces must have been added."""
         # Axes: neighbour, colour, layer.
         values = self._colours.transpose(1, 2, 0).astype(np.float32, order="C")
         values *= np.where(self._is_opaque, _ONE, _UNIT * _SCALE)
@@ -70,7 +70,7 @@ class EdgeBlender:
         colours, cover = weighted_sum(values), weighted_sum(self._weights)
         first, left = np.empty(len(self.x), np.int64), np.arange(len(self._pixel))
         is_next = self._are_uppermost(left, first)
-        # On nothing a layer shows as it is.
+        # The first layer of a pixel is drawn unchanged.
         rgb, alpha = as_bytes(colours.take(first, axis=1)), as_bytes(cover[first] * _SCALE)
         left = left[~is_next]
         while len(left := left[alpha[self._pixel[left]] < 255]):
@@ -86,16 +86,20 @@ class EdgeBlender:
         return rgb.T, alpha
 
     def _are_uppermost(self, layers: Ints, first: Ints) -> NDArray[np.bool_]:
-        """Which of these layers are the uppermost of their pixel; first: set to those, for each pixel that has any."""
-        # Of equal indices the value written last stays.
+        """Return a mask of the layers that are the topmost of their pixel.
+
+        first: receives the topmost of these layers for each pixel that has any.
+        """
+        # With repeated indices, the value written last remains.
         first[self._pixel[layers[::-1]]] = layers[::-1]
         return np.asarray(first[self._pixel[layers]] == layers)
 
 
 def _shown(placing: PiecePlacement) -> tuple[Ints, Ints, Ints, Ints, Ints]:
-    """Lines of pixels, (left right top bottom, lines); then what pieces touch of them, the uppermost pieces first.
+    """Return the lines of edge pixels, (left right top bottom, lines), and their contacts with pieces.
 
-    That is the line, the piece, the first pixel of the line and how many.
+    A contact is a line, a piece, the first pixel of the line that the piece touches, and the number of such pixels;
+    contacts are sorted by piece, topmost first.
     """
     across, down = placing.across, placing.down
     some, others = placing.neighbours()
@@ -115,7 +119,7 @@ def _shown(placing: PiecePlacement) -> tuple[Ints, Ints, Ints, Ints, Ints]:
 
 
 def _edges(placing: PiecePlacement) -> tuple[Ints, Ints]:
-    """Pieces, ascending, and their edges: lines a pixel wide within the window, (left right top bottom, lines)."""
+    """Return the owners (pieces, ascending) and the edges: lines one px wide, (left right top bottom, lines)."""
     across, down = placing.across, placing.down
     edges = np.stack(
         [
@@ -133,13 +137,16 @@ def _edges(placing: PiecePlacement) -> tuple[Ints, Ints]:
 
 
 def _less(owner: Ints, lines: Ints, line: Ints, begin: Ints, count: Ints) -> tuple[Ints, Ints]:
-    """What is left of lines, in parts, without these pixels of some of them."""
+    """Subtract pixels from lines and return the remaining parts, with their owners.
+
+    line, begin, count: lines to subtract from, with the first pixel and the number of pixels.
+    """
     lengths = _areas(lines)
     starts, total = _starts(lengths), int(lengths.sum())
     begin, count = (begin + starts[line])[count > 0], count[count > 0]
     change = np.bincount(begin, minlength=total + 1) - np.bincount(begin + count, minlength=total + 1)
     is_left = np.cumsum(change)[:total] == 0
-    # Parts begin and end where lines do, and where what is left does.
+    # Parts begin and end at the ends of lines and of the remaining pixels.
     is_edge = np.zeros(total + 1, np.bool_)
     is_edge[starts] = is_edge[total] = True
     is_edge[1:-1] |= is_left[1:] != is_left[:-1]
@@ -166,25 +173,28 @@ def _starts(lengths: Ints) -> Ints:
 
 
 def _joined(owner: Ints, some: Ints, others: Ints) -> tuple[Ints, Ints]:
-    """Lines beside pieces, from the pieces that own lines beside pieces; owner: of each line, ascending."""
+    """Return pairs of a line and a piece, from pairs of a piece (some) and its neighbour (others).
+
+    owner: the piece that owns each line, ascending.
+    """
     first, last = np.searchsorted(owner, some), np.searchsorted(owner, some, side="right")
     return _ranges(first, last - first), np.repeat(others, last - first)
 
 
 def _common(lines: Ints, boxes: Ints) -> tuple[Ints, Ints]:
-    """Which pixel of each line is the first in the box beside it, and how many are."""
+    """Return the first pixel of each line inside the box of the same index, and the number of pixels inside."""
     left, top = np.maximum(lines[0], boxes[0]), np.maximum(lines[2], boxes[2])
     shared = np.stack([left, np.minimum(lines[1], boxes[1]), top, np.minimum(lines[3], boxes[3])])
     return left - lines[0] + top - lines[2], _areas(shared)
 
 
 def _ranges(begin: Ints, count: Ints) -> Ints:
-    """All the numbers of these ranges, one range after the other."""
+    """Return the concatenated ranges of `count` integers from each `begin`."""
     return np.repeat(begin - _starts(count), count) + np.arange(count.sum())
 
 
 def _pixels(lines: Ints, begin: Ints, count: Ints) -> tuple[Ints, Ints]:
-    """x and y of so many pixels of each line, from the one at `begin` on."""
+    """Return x and y of `count` pixels of each line, from the pixel `begin` on."""
     left, _, top, bottom = lines
     is_level = bottom - top == 1
     along = _ranges(begin, count)
@@ -193,14 +203,17 @@ def _pixels(lines: Ints, begin: Ints, count: Ints) -> tuple[Ints, Ints]:
 
 
 def _put_beneath(rgb: Bytes, alpha: Bytes, colours: Values, cover: Values) -> tuple[Bytes, Bytes]:
-    """Colours, (3, n), and alpha after an opaque piece was drawn beneath."""
+    """Return colours (3, n) and alpha (n,) after an opaque piece was drawn beneath."""
     product = as_bytes(colours).astype(np.uint16) * (255 - alpha.astype(np.uint16)) + 128
     added = (product + (product >> 8)) >> 8
     return np.minimum(rgb + added, 255).astype(np.uint8), np.full_like(alpha, 255)
 
 
 def _saturate(rgb: Bytes, alpha: Bytes, colours: Values, cover: Values) -> tuple[Bytes, Bytes]:
-    """The same after adding what alpha lacks. colours: premultiplied, 256 times. cover: of the piece, 0 to 1."""
+    """Return colours (3, n) and alpha (n,) after a piece was added up to an alpha of 255.
+
+    colours: of the piece, premultiplied, times 256. cover: of the piece, 0 to 1.
+    """
     there = alpha.astype(np.float32) * _UNIT
     factor = np.clip((_ONE - there) / cover, 0, _ONE)
     mixed = colours / _SCALE * factor + rgb.astype(np.float32) * _UNIT

@@ -1,6 +1,6 @@
-"""Stored tiles that the index of a slide lists, on any level, whether or not OpenSlide shows them.
+"""Stored tiles that the index of a slide lists on any level, including those that OpenSlide does not show.
 
-OpenSlide shows a missing tile as unscanned, and takes a tile of no bytes for whatever lies at its offset. The index
+OpenSlide shows a missing tile as unscanned, and decodes for a tile of zero bytes the data at its offset. The index
 distinguishes a lost tile from glass that was never scanned: another level lists it.
 """
 
@@ -26,21 +26,22 @@ from fossilray.slides.tile_layout import Ints
 _MOST_CELLS = 4_000_000
 _LARGEST_INDEX_BYTES = 40 * _MOST_CELLS
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT, _LENGTHS = 256, 257, 322, 323, 325
-# Photos lie up to so many level-0 px beside their nominal position on any scanner; a position farther off is damage.
+# Largest displacement of photos from their nominal position, level-0 px, on any scanner; beyond it is damage.
 _MOST_JITTER_PX = 256
-# Levels of odd sizes are not exact halves of each other, so their tiles end a trifle beside finer ones.
+# Levels of odd sizes are not exact halves of each other, so their tiles end slightly beside finer ones.
 _SLACK = 0.1
 _NO_RECTS = np.zeros((0, 4), np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class ListedTiles:
-    """Rectangles (n, 4), x_min y_min x_max y_max in level-0 px; those of MIRAX are right within a photo's jitter.
+    """Tiles that a slide's index lists: rectangles (n, 4), x_min y_min x_max y_max in level-0 px.
 
-    finest: tiles of level 0. orphans: coarser tiles below which no finer level lists any; these have lost them.
-    gaps: per level, areas of the size of a level-0 tile that the level lists and no finer one does, though these list
-        others below the same tile. They were lost, or are glass that was never scanned at the rim of a coarse tile.
-    empty: per level, tiles that are listed with no bytes.
+    Those of MIRAX slides are exact to within a photo's jitter.
+    finest: tiles of level 0. orphans: coarser tiles below which no finer level lists any: the finer tiles were lost.
+    gaps: per level, areas of the size of a level-0 tile that the level lists and no finer level does, although these
+        list other areas below the same tile. They were lost, or were never scanned, at the rim of a coarse tile.
+    empty: per level, tiles that are listed with zero bytes.
     """
 
     finest: Ints
@@ -49,7 +50,10 @@ class ListedTiles:
     empty: tuple[Ints, ...]
 
     def widen(self, bounds: Rect, width: int, height: int) -> Rect:
-        """The bounds and all that level 0 lost, within a canvas of that size; OpenSlide's hold what level 0 lists."""
+        """Return the bounds, extended by the areas that level 0 has lost, within the canvas width x height.
+
+        bounds: OpenSlide's, which contain the tiles that level 0 lists.
+        """
         lost = np.concatenate([self.orphans, *self.gaps])
         if not len(lost):
             return bounds
@@ -63,11 +67,11 @@ class ListedTiles:
 
     @property
     def is_void(self) -> bool:
-        """Whether no level lists any tile."""
+        """True if no level lists any tile."""
         return not (len(self.finest) or len(self.orphans))
 
     def touches_empty(self, level: int, rect: Rect) -> bool:
-        """Whether a rectangle in level-0 px meets a tile of the level that has no bytes."""
+        """Return whether a rectangle in level-0 px intersects a tile of the level that has zero bytes."""
         if level >= len(self.empty):
             return False
         x_min, y_min, x_max, y_max = self.empty[level].T
@@ -77,11 +81,11 @@ class ListedTiles:
     def cover(
         self, frame: tuple[float, float], scale: float, shape: tuple[int, int], *, level: int
     ) -> NDArray[np.bool_]:
-        """(height, width): pixels that a level should show as scanned.
+        """Return a mask (height, width) of the pixels that a level should show as scanned.
 
-        A sound level shows all that any finer level lists. A coarser one is evidence only where no finer level lists
-        anything, because its tiles reach over glass that was never scanned.
-        frame: level-0 px of the corner, scale: px per pixel.
+        An intact level shows all areas that any finer level lists. A coarser level counts only where no finer level
+        lists anything, because its tiles extend over glass that was never scanned.
+        frame: top left corner, level-0 px. scale: level-0 px per pixel. shape: height, width.
         """
         height, width = shape
         scanned = np.concatenate([self.finest, self.orphans, *self.gaps[: level + 1]])
@@ -95,7 +99,7 @@ class ListedTiles:
 
 
 def read_listed_tiles(info: SlideInfo) -> ListedTiles | None:
-    """The tiles that the slide's index lists; None for a format, or an index, that cannot be read."""
+    """Return the tiles that the slide's index lists; None for a format, or an index, that cannot be read."""
     try:
         if info.vendor == "mirax":
             return _of_mirax(Path(info.path), len(info.levels))
@@ -133,7 +137,7 @@ def _of_mirax(path: Path, levels: int) -> ListedTiles | None:
             rects.append(_block_rects(grid, row[chosen], column[chosen], concat, jitter_px=jitter_px))
         lost_row, lost_column = row[below == 0], column[below == 0]
         for rows, columns in _slices(lost_row, lost_column, lost_row + concat, lost_column + concat):
-            # A still coarser tile reaches over glass that was never scanned, and shows nothing more.
+            # A still coarser tile extends over glass that was never scanned, and adds no evidence.
             cells[rows, columns] = True
         is_gap = _cells_below(grid, row, column, concat) & ~cells
         if concat > grid.divisions:
@@ -145,7 +149,7 @@ def _of_mirax(path: Path, levels: int) -> ListedTiles | None:
 
 
 def _entries(index: MiraxIndex, grid: MiraxIndexGrid, level: int) -> Ints:
-    """Tiles of a level inside the grid, (n, 4): cell, offset, bytes, data file; none where the list is damaged."""
+    """Return tiles of a level inside the grid, (n, 4): cell, offset, bytes, data file; none if the list is damaged."""
     try:
         found = index.entries(level, most=grid.across * grid.down)
     except (ValueError, struct.error):
@@ -159,14 +163,14 @@ def _cells(grid: MiraxIndexGrid, entries: Ints) -> tuple[Ints, Ints]:
 
 
 def _cells_below(grid: MiraxIndexGrid, row: Ints, column: Ints, concat: int) -> NDArray[np.bool_]:
-    """(down, across): cells below tiles that join so many of them a side."""
+    """Return a mask (down, across) of the cells below tiles that join `concat` cells a side."""
     tiles = np.zeros((-(-grid.down // concat), -(-grid.across // concat)), np.bool_)
     tiles[row // concat, column // concat] = True
     return np.asarray(tiles[np.ix_(np.arange(grid.down) // concat, np.arange(grid.across) // concat)])
 
 
 def _photos_of(cells: NDArray[np.bool_], divisions: int) -> NDArray[np.bool_]:
-    """All cells of the photos of which any cell is set."""
+    """Return a mask of all cells of the photos that have any cell set."""
     down, across = cells.shape
     padded = np.pad(cells, ((0, -down % divisions), (0, -across % divisions)))
     photos = padded.reshape(padded.shape[0] // divisions, divisions, -1, divisions).any(axis=(1, 3))
@@ -176,9 +180,9 @@ def _photos_of(cells: NDArray[np.bool_], divisions: int) -> NDArray[np.bool_]:
 def _positions(
     ini: Slidedat, grid: MiraxIndexGrid, index: MiraxIndex, files: tuple[Path, ...]
 ) -> tuple[Ints, int]:
-    """Level-0 px of each photo, and how far the farthest lies beside its nominal position.
+    """Return the position of each photo, (n, 2) level-0 px, and the largest displacement from the nominal position.
 
-    Positions that cannot be are replaced by nominal ones.
+    Missing or implausible positions are replaced by nominal ones.
     """
     nominal = nominal_positions(grid)
     try:
@@ -188,7 +192,7 @@ def _positions(
     if stored is None or len(stored) != len(nominal):
         return nominal, 0
     far = np.abs(stored - nominal).max(axis=1, initial=0)
-    # Nominal positions drift with the overlap; what is out of line with all others is damage.
+    # Nominal positions drift with the overlap; a displacement far from the median is damage.
     usual = int(np.median(far)) if len(far) else 0
     is_odd = far > usual + _MOST_JITTER_PX
     positions = np.where(is_odd[:, None], nominal, stored)
@@ -196,7 +200,7 @@ def _positions(
 
 
 def _tile_rects(grid: MiraxIndexGrid, positions: Ints, cells: Ints) -> Ints:
-    """Where tiles of level 0 lie, from the numbers of their cells."""
+    """Return the rectangles of level-0 tiles, (n, 4), from the numbers of their cells."""
     row, column = np.divmod(cells, grid.across)
     divisions = grid.divisions
     photo = row // divisions * (grid.across // divisions) + column // divisions
@@ -207,7 +211,7 @@ def _tile_rects(grid: MiraxIndexGrid, positions: Ints, cells: Ints) -> Ints:
 
 
 def _block_rects(grid: MiraxIndexGrid, row: Ints, column: Ints, concat: int, *, jitter_px: int) -> Ints:
-    """Where tiles of a coarser level lie, by the nominal positions of their photos."""
+    """Return the rectangles of a coarser level's tiles, (n, 4), by nominal photo positions, widened by the jitter."""
     rects = [
         (rect.x_min, rect.y_min, rect.x_max, rect.y_max)
         for rect in (
@@ -244,7 +248,7 @@ def _of_tiff(path: Path, levels: Sequence[Level]) -> ListedTiles | None:
             is_gap = _cells_under(there, tile_px, cells=known.shape, cell_px=finest_px) & ~known
             gaps[level] = np.rint(_grid_rects(finest_px, is_gap)).astype(np.int64)
             known |= is_gap
-    # A TIFF tile of no bytes is one that is not stored, as in any sparse TIFF.
+    # A TIFF tile of zero bytes is not stored, as in any sparse TIFF.
     finest, lost = (
         np.rint(rects).astype(np.int64) for rects in (_grid_rects(finest_px, listed), np.concatenate(orphans))
     )
@@ -254,7 +258,10 @@ def _of_tiff(path: Path, levels: Sequence[Level]) -> ListedTiles | None:
 def _of_directory(
     level: Level, directories: Sequence[TiffDirectory]
 ) -> tuple[tuple[float, float], NDArray[np.bool_]] | None:
-    """Level-0 px of a tile across and down, and (rows, columns) which tiles are stored."""
+    """Return the width and height of a level's tiles in level-0 px, and a mask (rows, columns) of the stored ones.
+
+    None unless exactly one directory has the level's size and lists its tiles.
+    """
     fitting = [
         one for one in directories if (one.first(_WIDTH), one.first(_HEIGHT)) == (level.width, level.height)
     ]
@@ -277,7 +284,7 @@ def _cells_under(
     cells: tuple[int, ...],
     cell_px: tuple[float, float],
 ) -> NDArray[np.bool_]:
-    """(rows, columns): cells whose middle lies in a tile that is listed."""
+    """Return a mask (rows, columns) of the cells whose centre is in a listed tile."""
     row, column = (
         ((np.arange(cells[axis]) + 0.5) * cell_px[1 - axis] / tile_px[1 - axis])
         .astype(np.int64)
@@ -301,7 +308,7 @@ def _slices(top: Ints, left: Ints, bottom: Ints, right: Ints) -> Iterator[tuple[
 
 
 def _count(cells: NDArray[np.bool_], top: Ints, left: Ints, bottom: Ints, right: Ints) -> Ints:
-    """Cells that are set in each block of rows and columns."""
+    """Return the number of set cells in each block of rows and columns."""
     sums = np.zeros((cells.shape[0] + 1, cells.shape[1] + 1), np.int64)
     sums[1:, 1:] = cells.cumsum(axis=0).cumsum(axis=1)
     top, bottom = (side.clip(0, cells.shape[0]) for side in (top, bottom))

@@ -20,21 +20,21 @@ _PIXMAN_UNITS = 1 << 16
 
 
 def everywhere(width: int, height: int) -> NDArray[np.uint8]:
-    """The coverage of a window that is covered all over: one value, repeated, read-only."""
+    """Return the coverage of a fully covered window: 255, (height, width), one repeated value, read-only."""
     return np.ndarray((height, width), np.uint8, bytes([255]), strides=(0, 0))
 
 
 def is_everywhere(coverage: NDArray[np.uint8]) -> bool:
-    """Whether it is such a one."""
+    """Return whether the coverage was made by `everywhere`."""
     return not any(coverage.strides)
 
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """What pieces take of one axis of a window, in its px and not cut off at its rim; arrays run over pieces.
+    """Extents of pieces along one axis of a window, in its px and not cropped to it; arrays run over pieces.
 
-    begin, end: pixels touched. inner_begin, inner_end: those covered whole. fraction: how far the pixels of the
-    window lie beyond those of the piece. size: px of the piece that are shown.
+    begin, end: pixels touched. inner_begin, inner_end: pixels covered completely. fraction: offset of the window's
+    pixels from the piece's, in [0, 1). size: px of the piece that are shown.
     """
 
     begin: Ints
@@ -59,21 +59,21 @@ class Spans:
 
     @classmethod
     def whole(cls, start: Ints, size: Ints) -> Self:
-        """Of pieces on whole pixels."""
+        """Return the spans of pieces at whole pixels."""
         end = start + size
         return cls(start, end, start, end, np.zeros(len(start)), size)
 
     def touch(self, extent: int) -> Bools:
-        """Which pieces touch [0, extent)."""
+        """Return a mask of the pieces that touch [0, extent)."""
         return np.asarray((self.begin < extent) & (self.end > 0) & (self.size > 0))
 
     def hold(self, extent: int) -> Bools:
-        """Which pieces have all that they show in [0, extent) mixed from pixels of their own."""
+        """Return a mask of the pieces whose pixels in [0, extent) are interpolated from their own pixels alone."""
         begin, end = np.maximum(self.begin, 0), np.minimum(self.end, extent)
         return np.asarray((begin >= self.inner_begin) & (end < self.inner_begin - self.fraction + self.size))
 
     def share(self, some: Ints, others: Ints) -> Bools:
-        """Which of some pieces touch a pixel that their counterparts touch."""
+        """Return a mask of the pairs (some, others) of pieces that touch a common pixel."""
         return np.asarray((self.begin[some] < self.end[others]) & (self.begin[others] < self.end[some]))
 
     def chosen(self, which: Bools) -> Self:
@@ -85,10 +85,10 @@ class Spans:
 
 @dataclass(frozen=True, eq=False)
 class PiecePlacement:
-    """Pieces that a window touches, the uppermost first; arrays and lists run over them.
+    """Pieces that touch a window, topmost first; arrays and lists run over them.
 
-    number: of the piece on the level. across, down: what they take of both axes. is_between: whether any may lie
-    at a fraction of a pixel.
+    width, height: of the window, px. number: of the piece on the level. across, down: extents along x and y.
+    is_between: any piece may be at a fraction of a pixel.
     """
 
     level: LevelLayout
@@ -101,7 +101,7 @@ class PiecePlacement:
 
     @classmethod
     def of(cls, level: LevelLayout, x: float, y: float, width: int, height: int) -> Self:
-        """x, y: px of the level."""
+        """Return the placement of the pieces that touch a window; x, y: its top left corner, px of the level."""
         number = level.touching(x, y, width, height)
         pieces, sizes = level.pieces, level.shown_px(number)
         is_between = not (level.is_whole and _is_near_whole(x) and _is_near_whole(y))
@@ -117,7 +117,7 @@ class PiecePlacement:
 
     @cached_property
     def is_opaque(self) -> Bools:
-        """Of which pieces pixman knows that nothing shines through them in the window."""
+        """Mask of the pieces that pixman treats as opaque in the window."""
         tiles, pieces = self.level.tiles, self.level.pieces
         if self.level.canvas_px or (pieces.width, pieces.height) != (tiles.width, tiles.height):
             return np.zeros(len(self.number), np.bool_)
@@ -125,7 +125,7 @@ class PiecePlacement:
         return np.asarray(has_no_rim | ((self.across.fraction == 0) & (self.down.fraction == 0)))
 
     def are_all_seen(self) -> list[bool]:
-        """Of which pieces a whole stored tile's worth is seen."""
+        """Return for each piece whether at least the size of a stored tile is visible in the window."""
         tiles = self.level.tiles
         if self.width < tiles.width or self.height < tiles.height:
             return [False] * len(self.number)
@@ -136,7 +136,7 @@ class PiecePlacement:
 
     @cached_property
     def inner(self) -> list[tuple[int, int, int, int]]:
-        """What each piece covers whole: left, right, top and bottom."""
+        """Area that each piece covers completely, in px of the window: left, right, top, bottom; zeros if empty."""
         across, down = self.across, self.down
         left, top = np.maximum(across.inner_begin, 0), np.maximum(down.inner_begin, 0)
         right, bottom = np.minimum(across.inner_end, self.width), np.minimum(down.inner_end, self.height)
@@ -145,13 +145,13 @@ class PiecePlacement:
 
     @cached_property
     def corners(self) -> tuple[Ints, Ints]:
-        """What to add to a column and a row of the window for those of each piece's tile."""
+        """Offsets from a column and a row of the window to those of each piece's tile."""
         columns, rows = self.level.pieces.source_x[self.number], self.level.pieces.source_y[self.number]
         return columns - self.across.inner_begin, rows - self.down.inner_begin
 
     def coverage(self) -> NDArray[np.uint8]:
-        """255 where a piece covers a pixel whole, else 0; `everywhere` if that is so all over."""
-        # Computed in the rectangles that all edges cut the window into.
+        """Return the coverage: 255 where a piece covers a pixel completely, else 0; `everywhere` if it is all 255."""
+        # Computed on the rectangles into which all edges divide the window.
         columns = sorted({0, self.width, *(edge for one in self.inner for edge in one[:2])})
         rows = sorted({0, self.height, *(edge for one in self.inner for edge in one[2:])})
         column_at = {edge: at for at, edge in enumerate(columns)}
@@ -164,7 +164,7 @@ class PiecePlacement:
         return np.repeat(np.repeat(covered, np.diff(columns), axis=1), np.diff(rows), axis=0)
 
     def neighbours(self) -> tuple[Ints, Ints]:
-        """All pairs of pieces that may share a pixel of the window, of a piece with itself too."""
+        """Return all pairs of pieces that touch a common pixel, including each piece with itself."""
         pieces = self.level.pieces
         column, far_x = _cells(pieces.column[self.number], self.across, pieces.advance_x)
         row, far_y = _cells(pieces.row[self.number], self.down, pieces.advance_y)
@@ -182,7 +182,7 @@ class PiecePlacement:
 
 
 def _cells(cells: Ints, spans: Spans, advance: float) -> tuple[Ints, int]:
-    """Cells along one axis, and how many a piece and its like may lie apart; the first is that number."""
+    """Return the cells along one axis and the largest cell distance of touching pieces; the lowest cell equals it."""
     beside = spans.begin - cells * advance
     # Each touches up to a pixel more than its size, on both sides.
     far = math.ceil((int(spans.size.max()) + 4 + float(np.ptp(beside))) / advance)

@@ -1,4 +1,4 @@
-"""Which formats of slides are known well enough to find their tiles without OpenSlide."""
+"""Direct reader of a slide's pixels: supported formats, comparison with OpenSlide, and decoding of tiles."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _tiff_layout(info: SlideInfo) -> SlideLayout:
 
 
 def _aperio_layout(info: SlideInfo) -> SlideLayout:
-    # OpenSlide fills what is missing from the next coarser level.
+    # OpenSlide fills missing tiles from the next coarser level.
     return read_tiff_layout(Path(info.path), info.levels, are_gaps_empty=False)
 
 
@@ -69,7 +69,10 @@ _COMPARED_PX = 72
 
 
 class DirectReader:
-    """The direct way to the pixels of one slide, for any number of threads; files open with the first read."""
+    """Reader of the pixels of one slide without OpenSlide, for any number of threads; files open at the first read.
+
+    A level is read directly only if test regions equal those that `reference` reads. regions: number read directly.
+    """
 
     def __init__(self, info: SlideInfo, reference: Reference) -> None:
         self._info = info
@@ -82,7 +85,7 @@ class DirectReader:
         self.regions = 0
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> tuple[Image, Alpha] | None:
-        """Premultiplied RGB and coverage of a region, or None if OpenSlide must read it.
+        """Return premultiplied RGB (h, w, 3) and coverage (h, w) of a region; None if OpenSlide must read it.
 
         x, y: level-0 px of the top left corner; width, height: px of the level.
         """
@@ -101,7 +104,7 @@ class DirectReader:
         return found
 
     def close(self) -> None:
-        """Let go of the files, as soon as no thread reads from them."""
+        """Close the files as soon as no thread reads from them."""
         with self._lock:
             if self._opened is not None:
                 shown = Path(self._info.path).name
@@ -110,7 +113,10 @@ class DirectReader:
             self._opened = None
 
     def _open(self) -> _OpenFiles | None:
-        """The caller holds the lock."""
+        """Return the open files, opened now at the first call; None if the slide has no known layout.
+
+        The caller holds the lock.
+        """
         if self._opened is None and not self._is_over:
             try:
                 self._opened = _OpenFiles(self._info)
@@ -120,7 +126,7 @@ class DirectReader:
         return self._opened
 
     def _proven(self, opened: _OpenFiles, number: int) -> LevelLayout | None:
-        """The level, if some regions of it are as OpenSlide reads them, bit for bit."""
+        """Return the level if its test regions equal OpenSlide's, bit for bit; else None."""
         level_layout = opened.levels[number] if 0 <= number < len(opened.levels) else None
         if level_layout is None:
             return None
@@ -142,11 +148,11 @@ class DirectReader:
 
 
 class _Undecodable(Exception):
-    """A tile that only OpenSlide can decode, or that cannot be decoded at all."""
+    """Raised for a tile that only OpenSlide can decode, or that cannot be decoded at all."""
 
 
 class _OpenFiles:
-    """The levels (None where OpenSlide is needed) and open files of a slide, which close with the last reference.
+    """Levels (None where OpenSlide is needed) and open files of a slide; the files close with the last reference.
 
     Raises:
         OSError: a file cannot be read.
@@ -170,7 +176,10 @@ class _OpenFiles:
             self._files.append(os.open(file, os.O_RDONLY))
 
     def tile(self, level: LevelLayout, number: int, is_last_use: bool) -> Image:
-        """The pixels of a stored tile, never to be written to; after a last use, until this thread's next call."""
+        """Return the pixels of a stored tile, (h, w, 3), which must not be written to.
+
+        is_last_use: the tile is not cached, and its pixels may be overwritten by this thread's next call.
+        """
         key = level.number, number
         if not is_last_use:
             return self._cache.get(key, lambda: self._decode(level, number, _empty_tile(level)))
@@ -178,14 +187,14 @@ class _OpenFiles:
         return self._decode(level, number, self._scratch_of(level)) if kept is None else kept
 
     def _scratch_of(self, level: LevelLayout) -> Image:
-        """Memory of this thread alone; new memory for every tile of a pass would cost as much as decoding."""
+        """Return a buffer of this thread for one tile; new memory for every tile would cost as much as decoding."""
         scratch: Image | None = getattr(self._scratch, "tile", None)
         if scratch is None or scratch.shape[:2] != (level.tiles.height, level.tiles.width):
             scratch = self._scratch.tile = _empty_tile(level)
         return scratch
 
     def _decode(self, level: LevelLayout, number: int, pixels: Image) -> Image:
-        """The tile in `pixels`; a buffer keeps a header from claiming more memory than the level's tiles have."""
+        """Decode a tile into `pixels`; a fixed buffer limits the memory that a JPEG header can claim."""
         tiles = level.tiles
         length = int(tiles.length[number])
         if length > tiles.width * tiles.height * _MOST_BYTES_A_PIXEL + _HEADERS_BYTES:
@@ -212,14 +221,17 @@ def _close_all(files: list[int]) -> None:
 
 
 def _comparison_regions(level: LevelLayout) -> Iterator[tuple[int, int, int, int]]:
-    """Corner in level-0 px, and size, of regions to compare: seams and insides, where tiles hold most and elsewhere."""
+    """Yield regions to compare, as corner in level-0 px and size in px of the level.
+
+    They are at a seam and inside a piece: of the tile with most bytes, of a middle one and of the first.
+    """
     pieces = level.pieces
     fullest = int(np.argmax(level.tiles.length[pieces.tile]))
     for piece in (fullest, len(pieces.tile) // 2, 0):
         left, top = float(pieces.left[piece]), float(pieces.top[piece])
         seam_x, seam_y = left + pieces.width - _COMPARED_PX // 2, top + pieces.height - _COMPARED_PX // 2
         within_x, within_y = left + pieces.width / 4, top + pieces.height / 4
-        # One at whole px of the level (where levels are whole times as coarse), one between them.
+        # The first is at whole px of the level if its downsample is whole, the second between them.
         yield (
             math.floor(math.floor(seam_x) * level.downsample),
             math.floor(math.floor(seam_y) * level.downsample),

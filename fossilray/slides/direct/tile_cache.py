@@ -1,4 +1,4 @@
-"""Decoded tiles that were used last."""
+"""Least-recently-used cache of decoded tiles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Key: TypeAlias = tuple[int, int]
 
 
 class TileCache:
-    """Up to `most_bytes` of tiles, shared by threads; what one thread is decoding another waits for."""
+    """LRU cache of up to `most_bytes` of tiles, shared by threads; a tile is decoded by one thread at a time."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -24,12 +24,12 @@ class TileCache:
         self._busy: dict[Key, threading.Lock] = {}
 
     def look_up(self, key: Key) -> Image | None:
-        """The tile, never to be written to, if it is kept."""
+        """Return the tile if it is cached, else None; it must not be written to."""
         with self._lock:
             return self._find(key)
 
     def get(self, key: Key, decode: Callable[[], Image]) -> Image:
-        """The tile, decoded now unless it is kept; never to be written to. Raises what `decode` raises."""
+        """Return the tile, decoded now unless it is cached; it must not be written to. Raises what `decode` raises."""
         while True:
             with self._lock:
                 kept = self._find(key)
@@ -41,7 +41,7 @@ class TileCache:
                     mine.acquire()
                     break
             with busy:
-                # Another thread has done with it; if it failed, this one tries for itself.
+                # The other thread has finished; if it failed, this one tries itself.
                 continue
         return self._decode(key, decode, mine)
 

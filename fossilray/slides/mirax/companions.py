@@ -1,4 +1,4 @@
-"""The files a MIRAX slide consists of, and what is missing among them."""
+"""Files of a MIRAX slide: names, and checks for missing or empty ones."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _IMAGE_STARTS = (b"\xff\xd8", b"BM", b"\x89PNG")
 
 
 def check_mirax(path: Path, *, max_gigapixels: float) -> None:
-    """Nothing, if every file of the MIRAX slide is there and not empty, and Slidedat.ini claims what can be.
+    """Check that every file of the MIRAX slide is there and not empty, and that Slidedat.ini makes possible claims.
 
-    A data file that is too short does not count as missing: what it lost shows when it is read.
+    A data file that is too short is not reported here: the loss shows when its tiles are read.
 
     Raises:
-        NotASlide: the .mrxs file is no image and stands alone.
-        MissingCompanion: the folder, Slidedat.ini, Index.dat or a data file is missing or empty.
-        TooLarge: Slidedat.ini claims more pixels than that, or photos too large to decode.
+        NotASlide: the .mrxs file is no image and has no folder.
+        MissingCompanion: the folder, Slidedat.ini, Index.dat or a data file is missing, empty or damaged.
+        TooLarge: Slidedat.ini claims more than `max_gigapixels`, or photos too large to decode.
     """
     folder = path.with_suffix("")
     if not _is_folder(folder):
@@ -43,7 +43,7 @@ def check_mirax(path: Path, *, max_gigapixels: float) -> None:
 
 
 def folder_missing_message(slide: str, start: bytes) -> NotASlide | MissingCompanion:
-    """What is wrong with a .mrxs file that has no folder; start: its first bytes."""
+    """Return the error for a .mrxs file that has no folder; start: its first bytes."""
     folder = PurePosixPath(slide).stem
     if not start.startswith(_IMAGE_STARTS):
         return NotASlide(
@@ -54,15 +54,15 @@ def folder_missing_message(slide: str, start: bytes) -> NotASlide | MissingCompa
 
 
 def file_missing_message(folder: str) -> str:
-    """What is wrong with the folder of a MIRAX slide that has no .mrxs file."""
+    """Return the message for the folder of a MIRAX slide that has no .mrxs file."""
     return f"the folder {folder} is part of a MIRAX slide whose {folder}.mrxs is missing beside it"
 
 
 def check_part(slide: str, part: str, size: int | None) -> None:
-    """Nothing, if a file of the slide's folder is there (its size is known) and not empty.
+    """Check that a file of the slide's folder exists and is not empty. size: in bytes; None if it is missing.
 
     Raises:
-        MissingCompanion: it is missing or empty.
+        MissingCompanion: the file is missing or empty.
     """
     if size is None:
         raise MissingCompanion(f"{slide} lacks {_shown(slide, part)}; copy the slide's folder again, whole")
@@ -73,17 +73,17 @@ def check_part(slide: str, part: str, size: int | None) -> None:
 
 
 def check_slidedat_size(slide: str, size: int) -> None:
-    """Nothing, if Slidedat.ini is no larger than one can be.
+    """Check that Slidedat.ini is not too large: at most 16 MB.
 
     Raises:
-        MissingCompanion: it is.
+        MissingCompanion: it is larger.
     """
     if size > _LARGEST_SLIDEDAT_BYTES:
         raise MissingCompanion(f"{_shown(slide, SLIDEDAT)} is too large to be one; copy the slide again")
 
 
 def read_slidedat(slide: str, content: bytes) -> Slidedat:
-    """Return the content of a Slidedat.ini.
+    """Parse the content of a Slidedat.ini.
 
     Raises:
         MissingCompanion: it is damaged.
@@ -130,7 +130,7 @@ def _check_file(path: Path, file: Path) -> None:
 
 
 def _is_folder(path: Path) -> bool:
-    """Not Path.is_dir, which may take errors of a disk for absence."""
+    """Return whether the path is a folder; unlike Path.is_dir, disk errors are raised."""
     try:
         return S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):

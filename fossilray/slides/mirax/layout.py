@@ -1,8 +1,8 @@
 """Positions of the JPEG tiles of a MIRAX slide, in the files and on the levels, as OpenSlide 4.0 computes them.
 
-Format: https://openslide.org/formats/mirax/ and OpenSlide's reader of it. A photo is divided into
-tiles; each coarser level halves them and joins four to one. Once a tile holds several photos, it is cut into
-pieces again, for photos overlap and each has its own position.
+Format: https://openslide.org/formats/mirax/ and OpenSlide's reader. A photo is divided into tiles; each coarser
+level halves them and joins four to one. A tile that holds several photos is cut into pieces again, because photos
+overlap and each has its own position.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from fossilray.slides.tile_layout import (
 
 _VERSION = b"01.02"
 _POSITION = np.dtype([("flag", "u1"), ("x", "<i4"), ("y", "<i4")])
-# Pieces so small are many, and painting each costs more than OpenSlide does.
+# Smaller pieces are so many that painting them takes longer than OpenSlide does.
 _LEAST_PIECE_PX = 16
 # A slide of 200 gigapixels in tiles of 256 px has 3 million; 16 bytes of Index.dat describe each.
 _MOST_CELLS = 4_000_000
 _LARGEST_INDEX_BYTES = 40 * _MOST_CELLS
 _MOST_PHOTOS_ACROSS = 64
-# 11 bits of fraction in each direction are what float32 multiplies without rounding.
+# With up to 11 bits of fraction in each direction, float32 products are exact.
 _COARSEST = 2**11
 
 
 def read_mirax_layout(path: Path) -> SlideLayout:
-    """The layout of the MIRAX slide at `path`.
+    """Read the layout of the MIRAX slide at `path`.
 
     Raises:
         OSError: a file cannot be read.
@@ -91,7 +91,11 @@ def _arrange_levels(
 
 @dataclass(frozen=True, eq=False)
 class _Photos:
-    """positions: level-0 px of each, (n, 2). taken: which are there at level 0; filled with that level."""
+    """Photos of a slide.
+
+    positions: level-0 px of each, (n, 2). overlapping: photos overlap. taken: photos present on level 0, (n,);
+    filled when that level is arranged.
+    """
 
     grid: MiraxIndexGrid
     positions: Ints
@@ -158,7 +162,10 @@ def _arrange_level(number: int, group: Mapping[str, str], entries: Ints, photos:
 
 
 def _are_taken(level: int, photo: Ints, photos: _Photos, *, span: int) -> NDArray[np.bool_]:
-    """Which pieces show photos of level 0; span: photos along one side of a piece, the first one given."""
+    """Return a mask of the pieces that show photos of level 0, which is recorded in `photos.taken`.
+
+    photo: number of the first photo of each piece. span: photos along one side of a piece.
+    """
     if level == 0:
         # A photo at (0, 0) that is not the first one was never taken.
         there = (photo == 0) | photos.positions[photo].any(axis=1)
@@ -181,7 +188,11 @@ def _are_taken(level: int, photo: Ints, photos: _Photos, *, span: int) -> NDArra
 def stored_positions(
     tree: Mapping[str, str], grid: MiraxIndexGrid, index: MiraxIndex, files: tuple[Path, ...]
 ) -> Ints | None:
-    """Return the position of each photo, if the slide states it."""
+    """Return the position of each photo, (n, 2) in level-0 px; None if the slide states none.
+
+    Raises:
+        ValueError: the stored positions are damaged.
+    """
     count = (grid.across // grid.divisions) * (grid.down // grid.divisions)
     for name, is_packed in (("VIMSLIDE_POSITION_BUFFER", False), ("StitchingIntensityLayer", True)):
         record = _record_number(tree, name)
@@ -205,6 +216,7 @@ def stored_positions(
 
 
 def nominal_positions(grid: MiraxIndexGrid) -> Ints:
+    """Return the position of each photo by size and overlap alone, (n, 2) in level-0 px."""
     across, down = grid.across // grid.divisions, grid.down // grid.divisions
     rows, columns = np.indices((down, across)).reshape(2, -1)
     steps = [
@@ -214,7 +226,7 @@ def nominal_positions(grid: MiraxIndexGrid) -> Ints:
 
 
 def _record_number(tree: Mapping[str, str], name: str) -> int | None:
-    """Records are counted over all the lists named before."""
+    """Return the number of the first record of a list, counted over the preceding lists; None if there is none."""
     before = 0
     for number in range(int(tree["NONHIER_COUNT"])):
         if tree[f"NONHIER_{number}_NAME"] == name:
@@ -224,10 +236,12 @@ def _record_number(tree: Mapping[str, str], name: str) -> int | None:
 
 
 class MiraxIndex:
-    """Index.dat: lists of tiles and records.
+    """Content of Index.dat: the tiles of each level, and records.
+
+    files: number of data files.
 
     Raises:
-        ValueError: it belongs to another slide, or leads astray.
+        ValueError: it belongs to another slide, or a list is damaged.
     """
 
     def __init__(self, content: bytes, slide_id: str, files: int) -> None:
@@ -239,7 +253,7 @@ class MiraxIndex:
         self._files = files
 
     def entries(self, level: int, *, most: int) -> Ints:
-        """Tiles of a level, (n, 4): cell, offset, bytes, data file; not more than `most`."""
+        """Return the tiles of a level, (n, 4): cell, offset, bytes, data file; more than `most` raise ValueError."""
         page = self._first_page(self._int(self._roots) + 4 * level)
         found = [np.empty((0, 4), "<i4")]
         left, seen = most, set[int]()
@@ -257,7 +271,7 @@ class MiraxIndex:
         return entries
 
     def record(self, number: int) -> tuple[int, int, int]:
-        """Offset, bytes and data file of a record."""
+        """Return the offset, the number of bytes and the data file of a record."""
         page = self._first_page(self._int(self._roots + 4) + 4 * number)
         offset, length, file = (self._int(page + offset) for offset in (16, 20, 24))
         if min(offset, length, file) < 0 or file >= self._files:

@@ -1,4 +1,4 @@
-"""What Slidedat.ini and Index.dat say of a MIRAX slide, without its pixels.
+"""Metadata of a MIRAX slide from Slidedat.ini and Index.dat, without its pixels.
 
 Format: https://openslide.org/formats/mirax/; sizes are rounded where OpenSlide 4.0 rounds them.
 """
@@ -26,9 +26,11 @@ _ENTRY = struct.Struct("<4i")
 
 @dataclass(frozen=True)
 class MiraxIndexGrid:
-    """The grid of stored tiles, in level-0 pixels.
+    """Grid of stored tiles; lengths in px of the finest level.
 
-    concats: per level, how many of the smallest tiles, along one side, make a stored one.
+    across, down: number of the smallest tiles. divisions: tiles per photo along one side. tile_px: width and height
+    of a tile. overlap_px: of neighbouring photos. concats: per level, number of the smallest tiles that a stored tile
+    joins along one side.
     """
 
     across: int
@@ -40,7 +42,10 @@ class MiraxIndexGrid:
     slide_id: str
 
     def rect(self, x: int, y: int, concat: int) -> Rect:
-        """Return where a stored tile lies, by the nominal positions of photos; real ones jitter by some pixels."""
+        """Return the rectangle of a stored tile, level-0 px, by nominal photo positions; real ones jitter by some px.
+
+        x, y: column and row of its first cell. concat: cells per side.
+        """
         left, right = self._extent(x, concat, self.tile_px[0], self.overlap_px[0])
         top, bottom = self._extent(y, concat, self.tile_px[1], self.overlap_px[1])
         return Rect(left, top, right, bottom)
@@ -54,11 +59,11 @@ class MiraxIndexGrid:
 
 
 def read_grid(ini: Slidedat) -> MiraxIndexGrid:
-    """The grid of a slide.
+    """Read the tile grid of a slide from its Slidedat.ini.
 
     Raises:
         KeyError: a group or a key is missing.
-        ValueError: a value is no number.
+        ValueError: a value is no number, or the levels are not halves of each other.
     """
     general, tree = ini["GENERAL"], ini["HIERARCHICAL"]
     levels = _level_groups(ini)
@@ -78,7 +83,7 @@ def read_grid(ini: Slidedat) -> MiraxIndexGrid:
 
 
 def read_levels(grid: MiraxIndexGrid) -> tuple[Level, ...]:
-    """The pyramid, as OpenSlide computes it."""
+    """Return the levels of the pyramid, with sizes as OpenSlide computes them."""
     width = _extent(grid.across, grid.divisions, grid.tile_px[0], grid.overlap_px[0])
     height = _extent(grid.down, grid.divisions, grid.tile_px[1], grid.overlap_px[1])
     return tuple(
@@ -87,7 +92,7 @@ def read_levels(grid: MiraxIndexGrid) -> tuple[Level, ...]:
 
 
 def read_mpp(ini: Slidedat) -> float | None:
-    """Um per level-0 pixel, if a plausible one is stated."""
+    """Return the um per level-0 pixel; None if no plausible value is stated."""
     finest = _level_groups(ini)[0]
     return stated_mpp(
         {f"openslide.mpp-{axis}": finest[f"MICROMETER_PER_PIXEL_{axis.upper()}"] for axis in "xy"}
@@ -95,7 +100,10 @@ def read_mpp(ini: Slidedat) -> float | None:
 
 
 def read_scanned(grid: MiraxIndexGrid, index: ReadRange) -> tuple[Rect, ...] | None:
-    """Roughly where photos are, from the finest level of Index.dat whose list is short; None if unknown."""
+    """Return approximate rectangles of the scanned area, level-0 px; None if unknown.
+
+    They are the tiles of the finest level with at most 512 cells. index: reads bytes [start, stop) of Index.dat.
+    """
     number = _short_level(grid)
     if number is None:
         return None
@@ -116,7 +124,7 @@ def _level_groups(ini: Slidedat) -> list[Mapping[str, str]]:
 
 
 def _extent(images: int, divisions: int, tile_px: int, overlap_px: float) -> int:
-    """Px of all tiles side by side; photos overlap. Rounded down after each, as OpenSlide does."""
+    """Return the total px of `images` tiles in a row; photos overlap. Rounded down after each, as OpenSlide does."""
     total = 0
     last_of_photo = range(divisions - 1, images - 1, divisions)
     if overlap_px == int(overlap_px):
@@ -134,7 +142,11 @@ def _short_level(grid: MiraxIndexGrid) -> int | None:
 
 
 class _Index:
-    """Index.dat, of which some chunks are read."""
+    """Index.dat, read in at most 8 chunks.
+
+    Raises:
+        ValueError, struct.error: it belongs to another slide, or is damaged.
+    """
 
     def __init__(self, read: ReadRange, slide_id: str) -> None:
         self._read = read
@@ -147,7 +159,7 @@ class _Index:
         self._roots = len(head)
 
     def entries(self, level: int) -> list[int]:
-        """Numbers of the stored tiles of a level."""
+        """Return the cell numbers of the stored tiles of a level."""
         heads = self._int(self._roots)
         first = self._int(heads + 4 * level)
         if self._int(first) != 0:

@@ -1,7 +1,7 @@
-"""Slidedat.ini of a MIRAX slide: its groups and keys as OpenSlide reads them, and which claims are refused.
+"""Slidedat.ini of a MIRAX slide: groups and keys as OpenSlide reads them, and checks of its claims.
 
-OpenSlide 4.0 believes the file: claims of 10^9 photos, of a photo of 65,500 px a side, or an overlap of nan end
-the process or never end. They are refused here, before OpenSlide opens them.
+OpenSlide 4.0 does not check the file: claims of 10^9 photos, of a photo of 65,500 px a side, or of an overlap of nan
+end the process or run forever. They are refused here, before OpenSlide opens the slide.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ Slidedat: TypeAlias = Mapping[str, Mapping[str, str]]
 
 # A slide of 200 gigapixels in tiles of 256 px has 3 million; OpenSlide keeps 8 bytes for each.
 _MOST_PHOTOS = 20_000_000
-# A level is at most half the one before it, and 2^32 px a side are more than the format can say.
+# A level is at most half the one before it, and the format cannot express 2^32 px a side.
 _MOST_LEVELS = 32
 _ZOOM_LEVELS = "Slide zoom level"
 _RECORD_COUNT = re.compile(r"NONHIER_[0-9]+_COUNT")
 _MOST_RECORDS = 10_000
 _WHOLE = re.compile(r"[+-]?[0-9]{1,10}")
-# What GLib's key files count as white space; Python's own idea would see keys where GLib sees none.
+# White space of GLib's key files; Python's own set would find keys where GLib finds none.
 _BLANKS = " \t\r\n\v\f"
 
 
 def parse_slidedat(content: bytes) -> Slidedat:
-    """Values by group and key, read as GLib reads a key file: the last value counts, names keep their case.
+    """Return values by group and key, parsed as GLib parses a key file: the last value counts, names keep their case.
 
-    A reader with other rules (configparser's continued lines, say) could be shown other values than OpenSlide
-    will see. Lines that are neither are left out: OpenSlide refuses the file for them.
+    A parser with other rules (such as configparser's continuation lines) could find other values than OpenSlide does.
+    Lines that are neither groups nor keys are skipped: OpenSlide refuses the file for them.
 
     Raises:
-        ValueError: it holds zero bytes, at which GLib's strings end and Python's do not.
+        ValueError: the file contains zero bytes, which end strings in GLib but not in Python.
     """
     if b"\0" in content:
         raise ValueError("it holds zero bytes")
@@ -54,11 +54,11 @@ def parse_slidedat(content: bytes) -> Slidedat:
 
 
 def check_claims(ini: Slidedat, shown: str, *, max_gigapixels: float) -> None:
-    """Nothing, if OpenSlide can be given the file without harm. `shown`: its name in messages.
+    """Check that OpenSlide can open a slide with this Slidedat.ini safely. shown: its name in messages.
 
     Raises:
-        TooLarge: it claims more photos, or larger ones, than memory should be given for.
-        MissingCompanion: it states impossible photos or levels.
+        TooLarge: it claims more photos, larger photos or more pixels than the limits.
+        MissingCompanion: it lacks a key, or states impossible photos or levels.
     """
     try:
         _check_photos(ini, shown, max_gigapixels=max_gigapixels)
@@ -71,18 +71,19 @@ def check_claims(ini: Slidedat, shown: str, *, max_gigapixels: float) -> None:
 def check_records(index: BinaryIO, ini: Slidedat, shown: str) -> None:
     """Check that no record of Index.dat claims fewer than 0 bytes, which OpenSlide would allocate as 2^64.
 
-    index: the open file. shown: its name in messages. A list that leads out of the file OpenSlide refuses itself.
+    index: the open file. shown: its name in messages. Lists with pointers beyond the file are left to OpenSlide,
+    which refuses them.
 
     Raises:
-        MissingCompanion: one does.
+        MissingCompanion: a record does.
     """
     tree, start = ini["HIERARCHICAL"], len("01.02") + len(ini["GENERAL"].get("SLIDE_ID", "").encode())
     records = [number for name, number in tree.items() if _RECORD_COUNT.fullmatch(name)]
     count = sum(int(number) for number in records if _WHOLE.fullmatch(number.strip(_BLANKS)))
     heads = _numbers(index, start + 4, 1)
     for head in _numbers(index, heads[0], min(max(count, 0), _MOST_RECORDS)) if heads else ():
-        # A list is a page of no entries and the position of the first page; that has its length, the next page,
-        # two zeros, and then offset, bytes and file of its first entry.
+        # A list begins with an empty page and the position of its first page; that page holds its length, the
+        # position of the next page, two zeros, and then the offset, bytes and file of its first entry.
         first = _numbers(index, head + 4, 1)
         entry = _numbers(index, first[0], 7) if first else ()
         if len(entry) == 7 and entry[5] < 0:
@@ -90,7 +91,7 @@ def check_records(index: BinaryIO, ini: Slidedat, shown: str) -> None:
 
 
 def _numbers(index: BinaryIO, offset: int, count: int) -> tuple[int, ...]:
-    """Little-endian 32-bit numbers of Index.dat, as many as there are."""
+    """Read up to `count` little-endian 32-bit numbers of Index.dat; fewer at its end, none at a negative offset."""
     if offset < 0:
         return ()
     index.seek(offset)
@@ -132,10 +133,10 @@ def _check_photos(ini: Slidedat, shown: str, *, max_gigapixels: float) -> None:
 
 
 def _zoom_levels(ini: Slidedat) -> list[Mapping[str, str]]:
-    """The group of each level; none if there is no hierarchy of levels, which OpenSlide refuses by itself."""
+    """Return the group of each level; empty if there is no hierarchy of levels, which OpenSlide refuses itself."""
     tree = ini["HIERARCHICAL"]
     for hierarchy in range(_whole(tree, "HIER_COUNT", least=0)):
-        # A number beyond those there are ends in the KeyError of the first that is not.
+        # A count that is too high ends in the KeyError of the first missing hierarchy.
         if tree[f"HIER_{hierarchy}_NAME"] == _ZOOM_LEVELS:
             count = _whole(tree, f"HIER_{hierarchy}_COUNT", least=1)
             if count > _MOST_LEVELS:

@@ -1,1 +1,1 @@
-"""Slides in an object store: listed, looked at by a few kB, brought to a local disk."""
+"""Slides in an object store: listing, metadata from a few kB, and staging on a local disk."""

@@ -1,6 +1,6 @@
-"""One slide on its way from an object store to a local folder.
+"""Download of one slide from an object store to a local folder.
 
-It is fetched in parts side by side, by threads that the interpreter need not wait for when it ends.
+Parts are fetched in parallel by daemon threads, which do not delay the exit of the interpreter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ _CLOSE_WAIT_S = 5.0
 
 
 class Download:
-    """One slide on its way to the disk, and there until it is dropped."""
+    """Download of one slide in a background thread; its files stay on the disk until `drop`.
+
+    reserve(path, bytes): reserves room, or raises. release(bytes): frees it. count(bytes): receives the size of each
+    part that was fetched. error: the exception that ended the download, if any.
+    """
 
     def __init__(
         self,
@@ -60,14 +64,14 @@ class Download:
         self._thread.join()
 
     def result(self) -> Path:
-        """The slide's local path, as soon as all of it is there."""
+        """Wait for the download and return the slide's local path. Raises the error that ended it."""
         self.wait()
         if self.error is not None:
             raise self.error
         return self._folder / self._name
 
     def drop(self) -> None:
-        """Delete what is there; a fetch under way stops at its next part."""
+        """Delete the files; a download in progress stops at its next part."""
         self._dropped.set()
         # A request without a response may hold its thread for minutes; the thread then cleans up after itself.
         self._thread.join(_CLOSE_WAIT_S)
@@ -94,7 +98,7 @@ class Download:
             self._release(held)
 
     def _prepare(self, bundle: SlideFiles) -> list[_Part]:
-        """Files of their full size, so that a full disk is met before anything is fetched."""
+        """Allocate all files at full size, so that a full disk shows before the download, and return the parts."""
         try:
             if bundle.bytes > self._scratch.free_bytes():
                 raise ScratchFull(
@@ -129,7 +133,11 @@ class Download:
         self._count(len(content))
 
     def _check_unchanged(self, bundle: SlideFiles) -> None:
-        """Parts of two versions of a file would make a slide that never existed."""
+        """Check that no file changed during the download: parts of two versions would be combined.
+
+        Raises:
+            SourceUnreachable: a file changed.
+        """
         try:
             now = list_slide_files(self._source, self.path).versions()
         except (NotASlide, MissingCompanion):
@@ -143,7 +151,7 @@ class Download:
 
 @dataclass(frozen=True)
 class _Part:
-    """A range of a remote file and the local file it belongs to."""
+    """Range [start, stop) of a remote file, in bytes, and the local file it is written to."""
 
     file: RemoteFile
     target: Path
@@ -154,9 +162,9 @@ class _Part:
 def _side_by_side(
     threads: int, act: Callable[[_Part], None], parts: Sequence[_Part], *, stop: threading.Event
 ) -> None:
-    """Do something with every part, several at once, until all are done, one fails, or `stop` is set.
+    """Call `act` on every part in up to `threads` threads, until all are done, one fails, or `stop` is set.
 
-    Raises: what the first that failed raised; SourceUnreachable if stopped.
+    Raises the first error of `act`; SourceUnreachable if stopped.
     """
     waiting = iter(parts)
     taking = threading.Lock()

@@ -20,9 +20,10 @@ _TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
 
 @dataclass(frozen=True)
 class SlideMetadata:
-    """Metadata of a slide without opening it.
+    """Metadata of a slide, read without opening it.
 
-    levels: empty if unknown. bounds: as OpenSlide will report them; None if they need the whole slide.
+    levels: empty if unknown. mpp: um per level-0 pixel. bounds: scanned area in level-0 px as OpenSlide reports it;
+    None if that needs the whole slide.
     """
 
     vendor: str | None = None
@@ -34,11 +35,11 @@ class SlideMetadata:
 def read_metadata(
     source: SlideSource, bundle: SlideFiles, *, shown: str, max_gigapixels: float = MOST_GIGAPIXELS
 ) -> SlideMetadata:
-    """Return the metadata of a slide; empty where they need OpenSlide and the whole slide. shown: its name in messages.
+    """Return the metadata of a slide; empty if they need OpenSlide and the whole slide. shown: its name in messages.
 
     Raises:
         NotASlide: the file is certainly not a slide.
-        MissingCompanion, TooLarge: Slidedat.ini is damaged, or claims more than is read.
+        MissingCompanion, TooLarge: Slidedat.ini is damaged, or claims more than the limits.
         SourceUnreachable: the store is unreachable.
     """
     if bundle.slidedat is not None:
@@ -71,7 +72,7 @@ def read_metadata(
 
 
 def read_scanned_area(source: SlideSource, bundle: SlideFiles) -> tuple[Rect, ...] | None:
-    """Roughly where a MIRAX slide was scanned, level-0 px; None if unknown.
+    """Return approximate rectangles of a MIRAX slide's scanned area, level-0 px; None if unknown.
 
     Raises:
         SourceUnreachable: the store is unreachable.
@@ -95,7 +96,7 @@ def _read(source: SlideSource, file: RemoteFile, start: int, stop: int) -> bytes
 
 
 def _no_tiff(shown: str, start: bytes) -> SlideMetadata:
-    # OpenSlide looks at what a file holds, not at its name; DICOM and some others have names of any kind.
+    # OpenSlide identifies files by content, not by name; DICOM and some others may have any name.
     others = start[128:132] == b"DICM" or start.startswith((b"SQLite format 3", b"["))
     if others or not shown.lower().endswith(_TIFF_SUFFIXES):
         return SlideMetadata()

@@ -1,7 +1,7 @@
-"""A folder of one process on a local disk, deleted however that process ends.
+"""Scratch folder of one process on a local disk, deleted when that process ends.
 
 ROOT/fossilray-scratch-<user id>/<id>/     one for each process, with the mark that `marked_folders` describes
-What a killed process left is deleted by the next one on that machine. Nothing else in ROOT is ever touched.
+The folder of a killed process is deleted by the next one on that machine. Nothing else in ROOT is modified.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Scratch:
-    """A new, empty folder below `root` (unset: the system's temporary folder).
+    """New, empty folder below `root` (None: the system's temporary folder).
 
     Raises:
-        ScratchFull: it cannot be made.
+        ScratchFull: the folder cannot be created.
     """
 
     def __init__(self, root: str | None) -> None:
@@ -37,31 +37,31 @@ class Scratch:
         self.folder = self._marked.path
 
     def free_bytes(self) -> int:
-        """Room left on the disk."""
+        """Return the free bytes on the disk."""
         return shutil.disk_usage(self.folder).free
 
     def remove(self, name: str) -> None:
-        """Delete one file or folder directly in it, if it is there."""
+        """Delete a file or folder directly in the scratch folder, if it exists."""
         self._marked.remove(name)
 
     def close(self) -> None:
-        """Delete the folder with all it holds."""
+        """Delete the folder with its contents."""
         self._marked.close()
 
 
 def scratch_root(root: str | None) -> Path:
-    """Where folders of scratch are made: slides.scratch, or the system's temporary folder."""
+    """Return the parent of scratch folders: `root` (slides.scratch), or the system's temporary folder."""
     return Path(root or tempfile.gettempdir())
 
 
 def delete_abandoned(above: Path) -> list[Path]:
-    """The folders of scratch whose processes have ended; they are gone now."""
+    """Delete this user's scratch folders whose processes have ended, and return them."""
     own = above / _name()
     try:
         found = own.lstat()
     except OSError:
         return []
-    # A link, or another user's folder: what lies in it is not this user's scratch.
+    # A link or another user's folder is not this user's scratch.
     return (
         remove_abandoned(own)
         if own.is_dir() and not own.is_symlink() and found.st_uid == os.geteuid()

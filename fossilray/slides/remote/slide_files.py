@@ -1,4 +1,4 @@
-"""Which files of an object store one slide consists of, checked as they are on a disk."""
+"""Files of one slide in an object store, with the same checks as on a disk."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ _START_BYTES = 8
 
 @dataclass(frozen=True)
 class SlideFiles:
-    """A slide's files: what each is called on a disk, below one folder, and where it comes from.
+    """Files of a slide.
 
-    name: of the file that OpenSlide opens. slidedat: the content of Slidedat.ini, for a MIRAX slide.
+    name: of the file that OpenSlide opens. files: remote files by local path, relative to one folder. slidedat:
+    content of Slidedat.ini, for a MIRAX slide.
     """
 
     name: str
@@ -40,12 +41,12 @@ class SlideFiles:
         return sum(file.bytes for file in self.files.values())
 
     def versions(self) -> dict[str, tuple[int, str]]:
-        """What changes when any of the files does."""
+        """Return the size in bytes and the version of each file, by URL."""
         return {file.url: (file.bytes, file.version) for file in self.files.values()}
 
 
 def list_slide_files(source: SlideSource, url: str) -> SlideFiles:
-    """The files of the slide at `url`, at the price of two or three small requests.
+    """Return the files of the slide at `url`; takes two or three small requests.
 
     Raises:
         NotASlide: the file is missing, empty, or not a slide.
@@ -65,11 +66,11 @@ def list_slide_files(source: SlideSource, url: str) -> SlideFiles:
 def mirax_bundle(
     source: SlideSource, file: RemoteFile, parts: dict[str, RemoteFile], *, shown: str | None = None
 ) -> SlideFiles:
-    """The files of a MIRAX slide among those of its folder, by name; Slidedat.ini is read.
+    """Return the files of a MIRAX slide; Slidedat.ini is read.
 
-    shown: what messages call the slide; its URL if unset.
+    parts: files of its folder, by name. shown: name of the slide in messages; its URL if unset.
 
-    Raises: as look_up_bundle.
+    Raises: as list_slide_files.
     """
     slide = shown or file.url
     if not parts:
@@ -93,7 +94,7 @@ def mirax_bundle(
 
 
 def parts_of(source: SlideSource, url: str) -> dict[str, RemoteFile]:
-    """What lies directly in the folder of a MIRAX slide, by name."""
+    """Return the files directly in the folder of a MIRAX slide, by name."""
     folder = folder_of(url)
     return {
         name: file
@@ -104,10 +105,10 @@ def parts_of(source: SlideSource, url: str) -> dict[str, RemoteFile]:
 
 
 def check_single(slide: str, size: int) -> None:
-    """Nothing, if a slide that is one file can be one.
+    """Check a slide that consists of one file. size: in bytes.
 
     Raises:
-        NotASlide: it is empty, or of a kind that has several files.
+        NotASlide: it is empty, or of a format that has several files.
     """
     if size == 0:
         raise NotASlide(f"{slide} is empty (0 bytes); copy it again from its source")
@@ -124,12 +125,12 @@ def is_mirax(url: str) -> bool:
 
 
 def folder_of(url: str) -> str:
-    """The folder of a MIRAX slide's other files."""
+    """Return the URL of the folder of a MIRAX slide's other files."""
     return url[: -len(".mrxs")]
 
 
 def local_name(url: str) -> str:
-    """A name by which a slide's file can lie on any disk: its own where that is plain."""
+    """Return a file name that is valid on any disk: the slide's own if that is plain, else `slide` with its suffix."""
     name = url.rpartition("/")[2]
     if _PLAIN_NAME.fullmatch(name) and len(name.encode()) <= _LONGEST_NAME_BYTES:
         return name

@@ -1,6 +1,6 @@
-"""Slides in an object store: listing and reading ranges of files.
+"""Listing and ranged reads of slide files in an object store.
 
-Files are named by their whole URL. One listing of up to 1,000 files is one request, and so is one range.
+Files are named by their full URL. A listing of up to 1,000 files is one request, and so is a range.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RemoteFile:
 
 
 def open_source(url: str, access: AccessConfig) -> SlideSource:
-    """The object store that a URL points into; no request is made yet.
+    """Return the object store of a URL; no request is sent yet.
 
     Raises:
         SourceUnreachable: the protocol is unknown, its package is not installed, or the URL holds credentials.
@@ -63,7 +63,7 @@ def open_source(url: str, access: AccessConfig) -> SlideSource:
 
 
 class SlideSource:
-    """An object store that slides are read from; safe for many threads.
+    """Object store from which slides are read; safe for many threads.
 
     Every method raises SourceUnreachable when the store is unreachable, SourceAccessDenied when it
     denies access.
@@ -75,7 +75,7 @@ class SlideSource:
         self._tries = access.tries
 
     def walk(self, folder: str) -> Iterator[RemoteFile]:
-        """Every file below a folder, page by page, so that millions need no memory; none if there is no folder."""
+        """Yield every file below a folder; none if the folder is missing. S3 listings are read page by page."""
         prefix = folder.rstrip("/") + "/"
         pages = self._s3_pages(prefix) if self.protocol in S3 else self._all_at_once(prefix)
         for url, size, version in pages:
@@ -84,7 +84,7 @@ class SlideSource:
                 yield RemoteFile(url, size, version)
 
     def file(self, url: str) -> RemoteFile:
-        """One file.
+        """Return the size and version of one file.
 
         Raises:
             FileNotFoundError: the file is missing.
@@ -95,10 +95,10 @@ class SlideSource:
         return RemoteFile(url, int(info["size"] or 0), _version(info))
 
     def read(self, file: RemoteFile, start: int = 0, stop: int | None = None) -> bytes:
-        """Bytes [start, stop) of a file, in one request; fewer if it ends before.
+        """Read bytes [start, stop) of a file in one request; fewer if it ends before.
 
         Raises:
-            FileNotFoundError: the file is gone.
+            FileNotFoundError: the file no longer exists.
         """
         end = file.bytes if stop is None else min(stop, file.bytes)
         if start >= end:
@@ -109,7 +109,7 @@ class SlideSource:
         return content
 
     def _s3_pages(self, prefix: str) -> Iterator[tuple[str, int, str]]:
-        # s3fs would collect a listing whole, some 2 kB a file.
+        # s3fs would collect the whole listing, some 2 kB a file.
         bucket, _, key = prefix.partition("://")[2].partition("/")
         marker: dict[str, str] = {}
         while True:
@@ -139,7 +139,7 @@ class SlideSource:
             yield f"{self.protocol}://{path.lstrip('/')}", int(info["size"] or 0), _version(info)
 
     def _request(self, url: str, send: Callable[[], Response]) -> Response:
-        """Return the response; interrupted requests that the libraries give up are repeated."""
+        """Return the response; interrupted requests that the libraries do not repeat are repeated here."""
         faults: tuple[type[Exception], ...] = (OSError, *transport_errors(self.protocol))
         for attempt in range(1, self._tries + 1):
             try:

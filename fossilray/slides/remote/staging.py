@@ -1,4 +1,4 @@
-"""Slides of an object store, brought whole to a local disk while they are worked on, the next one meanwhile."""
+"""Staging of slides: whole copies from an object store on a local disk, with prefetch of the next slide."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _LOOK_S = 15.0
 
 
 class Stager:
-    """Brings slides to a bounded folder on a local disk; for one worker thread, which fetches one slide ahead.
+    """Local copies of slides in a bounded folder, for one worker thread, which prefetches one slide.
 
-    Nothing is on the disk before the first slide of an object store. `fetched_bytes` counts what was read.
+    The folder is created with the first slide of an object store. fetched_bytes: number of bytes read so far.
     """
 
     def __init__(self, slides: SlidesConfig, store: StoreConfig) -> None:
@@ -37,12 +37,12 @@ class Stager:
 
     @contextmanager
     def local(self, path: str) -> Iterator[Path]:
-        """The slide as a local path: a remote one is fetched, or waited for, and deleted on leaving.
+        """Yield the local path of a slide; the copy of a remote slide is deleted on leaving.
 
         Raises:
-            NotASlide, MissingCompanion: the slide is not there, or parts of it are not.
+            NotASlide, MissingCompanion: the slide or a part of it is missing.
             TooLarge: it alone is larger than slides.scratch_gb.
-            SourceUnreachable, ScratchFull: it may succeed later.
+            SourceUnreachable, ScratchFull: the store failed or the disk is full; a later attempt may succeed.
         """
         if not is_remote(path):
             yield Path(path)
@@ -54,7 +54,7 @@ class Stager:
             fetch.drop()
 
     def prefetch(self, path: str | None) -> None:
-        """Begin to fetch a slide in the background if it fits beside what is staged; never raises."""
+        """Start to fetch a slide in the background if it fits beside the staged one; raises no SlideError."""
         if not path or not is_remote(path) or (self._ahead is not None and self._ahead.path == path):
             return
         self._forget_ahead()
@@ -63,9 +63,9 @@ class Stager:
             self._ahead = self._begin(path, self._room.reserve)
 
     def can_be_read(self, path: str) -> bool:
-        """Whether the store shows the file of a remote slide now, or of a URL that ends in a slash, its listing.
+        """Return whether the store answers now for a slide's file, or for a listing if the URL ends in a slash.
 
-        One short request: it only shows whether the store is reachable.
+        It sends one short request without retries, which shows only that the store is reachable.
         """
         hasty = {"tries": 1, "timeout_s": min(self._access.timeout_s, _LOOK_S)}
         try:
@@ -79,14 +79,14 @@ class Stager:
         return True
 
     def close(self) -> None:
-        """Stop fetching and delete all that is staged."""
+        """Stop fetching and delete all staged files."""
         self._forget_ahead()
         if self._scratch is not None:
             self._scratch.close()
             self._scratch = None
 
     def _fetched_ahead(self, path: str) -> Download | None:
-        """The fetch begun before, unless it found no room then; there may be some now."""
+        """Return the finished prefetch of this slide; None if there is none, or it found no room."""
         if self._ahead is None or self._ahead.path != path:
             return None
         fetch, self._ahead = self._ahead, None
@@ -120,7 +120,7 @@ class Stager:
         return self._sources[protocol]
 
     def _reserve_by_force(self, path: str, size: int) -> None:
-        """Room for the slide in demand; the one fetched ahead gives way."""
+        """Reserve room for the requested slide; the prefetched one is dropped if need be."""
         try:
             self._room.reserve(path, size)
         except ScratchFull:
@@ -138,10 +138,10 @@ class Stager:
 
 
 def check_fits(path: str, size: int, *, scratch_gb: float) -> None:
-    """Nothing, if a slide of that many bytes can be staged at all.
+    """Check that a slide of `size` bytes fits into `scratch_gb`.
 
     Raises:
-        TooLarge: it cannot.
+        TooLarge: it does not fit.
     """
     if size > scratch_gb * 1e9:
         raise TooLarge(
@@ -151,7 +151,7 @@ def check_fits(path: str, size: int, *, scratch_gb: float) -> None:
 
 
 class _Room:
-    """Bytes that one worker may keep staged."""
+    """Budget of bytes that one worker may keep staged; safe for threads."""
 
     def __init__(self, most_gb: float) -> None:
         self._most_gb = most_gb

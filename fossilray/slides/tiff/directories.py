@@ -23,17 +23,15 @@ _MOST_READS_OF_A_FILE = 1024
 _MOST_DIRECTORIES = 64
 _MOST_ENTRIES = 256
 _LONGEST_TEXT_BYTES = 4096
-# Struct letters of the TIFF types: byte, text, short, long, rational, bytes of any meaning, long of BigTIFF.
+# Struct letters of the TIFF types: byte, ASCII, short, long, rational, undefined, long8 of BigTIFF.
 _TYPES = {1: "B", 2: "c", 3: "H", 4: "I", 5: "II", 7: "B", 16: "Q"}
 
 
 def read_directories(read: ReadBytes, *, most_reads: int) -> Iterator[TiffDirectory]:
-    """The directories of the main chain, in their order; values are read on access.
+    """Yield the directories of the main chain in order; values are read on access.
 
     Raises:
-        ValueError: this is no TIFF, it is damaged, or it needs more reads than that.
-        KeyError: the same.
-        struct.error: the same.
+        ValueError, KeyError, struct.error: the file is no TIFF, is damaged, or needs more than `most_reads` reads.
     """
     chunks = _Chunks(read, most_reads)
     head = chunks.bytes(0, 16)
@@ -51,7 +49,7 @@ def read_directories(read: ReadBytes, *, most_reads: int) -> Iterator[TiffDirect
 
 
 def directories_in(file: BinaryIO) -> Iterator[TiffDirectory]:
-    """The directories of a file on a disk, which must stay open while values are read.
+    """Yield the directories of a file on a disk, which must stay open while values are read.
 
     Raises:
         OSError: the file cannot be read.
@@ -63,7 +61,7 @@ def directories_in(file: BinaryIO) -> Iterator[TiffDirectory]:
 
 
 class TiffDirectory:
-    """The tags of one directory; its methods raise what `read_directories` raises, KeyError for a tag it lacks."""
+    """Tags of one directory; methods raise as `read_directories` does, and KeyError for a tag it lacks."""
 
     def __init__(self, chunks: _Chunks, order: str, pointer: str, entries: dict[int, _Entry]) -> None:
         self._chunks = chunks
@@ -76,7 +74,7 @@ class TiffDirectory:
         return self._entries.keys()
 
     def first(self, tag: int) -> Value:
-        """A text, or the first of the numbers."""
+        """Return the text of a tag, or the first of its numbers; a rational as a float, 0.0 over zero."""
         entry = self._entries[tag]
         letters = _TYPES[entry.kind]
         if letters == "c":
@@ -90,7 +88,7 @@ class TiffDirectory:
         return numbers[0] / numbers[1] if numbers[1] else 0.0
 
     def numbers(self, tag: int, *, most: int) -> NDArray[np.int64]:
-        """All the numbers, which are whole and no more than `most`; those above 2**63 turn negative."""
+        """Return all integers of a tag; values from 2**63 on turn negative, and more than `most` raise ValueError."""
         entry = self._entries[tag]
         kind = np.dtype(self._order + {1: "u1", 3: "u2", 4: "u4", 7: "u1", 16: "u8"}[entry.kind])
         if entry.length > most:
@@ -98,7 +96,7 @@ class TiffDirectory:
         return np.frombuffer(self._stored(entry, entry.length * kind.itemsize), kind).astype(np.int64)
 
     def _stored(self, entry: _Entry, size: int) -> bytes:
-        """The first bytes of a value, in the entry itself if all of it fits there."""
+        """Return the first `size` bytes of a value, which is stored in the entry itself if it fits there."""
         whole = struct.calcsize(self._order + _TYPES[entry.kind]) * entry.length
         if max(whole, size) <= len(entry.field):
             return entry.field[:size]
@@ -112,7 +110,7 @@ class _Entry(NamedTuple):
 
 
 class _Chunks:
-    """Pieces of a file, each read once."""
+    """Cached chunks of a file, each read once."""
 
     def __init__(self, read: ReadBytes, most_reads: int) -> None:
         self._read = read

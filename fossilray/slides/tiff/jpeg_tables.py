@@ -1,7 +1,7 @@
-"""Whole JPEGs of the tiles of a TIFF, which share tables and whose colour space the TIFF states.
+"""Complete JPEGs from the tiles of a TIFF, which share tables and whose colour space the TIFF states.
 
-Sources: TIFF Technical Note 2, and how libjpeg takes colours for RGB or YCbCr (default_decompress_parms of jdapimin.c):
-after a JFIF marker always for YCbCr, else by an Adobe marker.
+Sources: TIFF Technical Note 2, and libjpeg's choice between RGB and YCbCr (default_decompress_parms of jdapimin.c):
+always YCbCr after a JFIF marker, else by an Adobe marker.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _APPLICATION = range(0xE0, 0xF0)
 
 
 class JpegTables:
-    """Makes whole JPEGs of the tiles of one level, for any number of threads.
+    """Converter of the tiles of one level to complete JPEGs; any number of threads may call it.
 
-    tables: of JPEGTables, or nothing.
+    tables: bytes of the tag JPEGTables; empty if there is none. is_rgb: the tiles are RGB, else YCbCr.
 
     Raises:
-        ValueError: these are no tables.
+        ValueError: the bytes are no JPEG tables.
     """
 
     def __init__(self, tables: bytes, *, is_rgb: bool) -> None:
@@ -36,14 +36,14 @@ class JpegTables:
             if marker not in (_QUANTIZATION, _HUFFMAN, _END):
                 raise ValueError(f"JPEG tables hold a marker {marker:#x}")
             self._head += segment if marker != _END else b""
-        # Nearly all tiles begin alike: how the last one did, and what that became.
+        # Nearly all tiles begin alike: the head of the last one, and its replacement.
         self._known = b"", b""
 
     def __call__(self, tile: bytes) -> bytes:
-        """A tile with the level's head in place of its own say on colours.
+        """Return a tile with the level's tables and colour marker instead of its own application markers.
 
         Raises:
-            ValueError: it is no JPEG of three components with 8 bits, or has markers that are seldom.
+            ValueError: the tile is no JPEG of three components of 8 bits, or has unsupported markers.
         """
         begun, head = self._known
         if not (begun and tile.startswith(begun)):
@@ -51,7 +51,7 @@ class JpegTables:
         return head + tile[len(begun) :]
 
     def _rewritten(self, tile: bytes) -> tuple[bytes, bytes]:
-        """All before the first scan's data, as it is and as it should be."""
+        """Return all bytes before the data of the first scan, as stored and as rewritten."""
         head = self._head
         frames = 0
         for marker, segment in _segments(tile):
@@ -72,7 +72,7 @@ class JpegTables:
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Markers with their segments, markers included; the first scan reaches to the end."""
+    """Yield each marker and its segment (marker bytes included); the first scan extends to the end."""
     if not content.startswith(_START):
         raise ValueError("a JPEG does not begin")
     at = 2

@@ -1,7 +1,7 @@
-"""Where each JPEG tile of a tiled TIFF lies, in the file and on the levels, as OpenSlide 4.0 sees them.
+"""Positions of the JPEG tiles of a tiled TIFF, in the file and on the levels, as OpenSlide 4.0 computes them.
 
 Formats: TIFF 6.0 with its Technical Note 2 on JPEG, https://openslide.org/formats/generic-tiff/ and
-https://openslide.org/formats/aperio/, and OpenSlide's readers of them.
+https://openslide.org/formats/aperio/, and OpenSlide's readers.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _MOST_TABLE_BYTES = 1 << 16
 
 
 def read_tiff_layout(path: Path, levels: Sequence[Level], *, are_gaps_empty: bool) -> SlideLayout:
-    """The layout of the TIFF at `path` for the levels that OpenSlide shows.
+    """Read the layout of the TIFF at `path` for the levels that OpenSlide reports.
 
-    are_gaps_empty: where a tile is missing nothing is shown; else OpenSlide shows something else there.
+    are_gaps_empty: OpenSlide shows missing tiles as empty; if False, a level with missing tiles has no layout.
 
     Raises:
         OSError: the file cannot be read.
@@ -58,7 +58,7 @@ def read_tiff_layout(path: Path, levels: Sequence[Level], *, are_gaps_empty: boo
 def _of_level(
     number: int, levels: Sequence[Level], directories: list[TiffDirectory], *, are_gaps_empty: bool
 ) -> LevelLayout | None:
-    """The level, if one tiled directory has its size and holds what is known."""
+    """Return the layout of a level; None unless exactly one tiled directory has its size and is supported."""
     level = levels[number]
     size = level.width, level.height
     fitting = [
@@ -111,7 +111,11 @@ def _arrange_level(
 
 
 def _jpeg_maker(number: int, directory: TiffDirectory) -> JpegTables:
-    """What makes whole JPEGs of the tiles, under the conditions on which OpenSlide gives them to libjpeg itself."""
+    """Return the converter to complete JPEGs, under the conditions on which OpenSlide itself uses libjpeg.
+
+    Raises:
+        ValueError: the tiles are not chunky JPEGs of three 8-bit components.
+    """
     photometric = directory.first(_PHOTOMETRIC)
     depths = directory.numbers(_BITS, most=3)
     if (

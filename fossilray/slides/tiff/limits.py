@@ -1,4 +1,4 @@
-"""What a TIFF claims of its tiles, checked before OpenSlide believes it."""
+"""Check of the tile sizes that a TIFF claims, before OpenSlide opens it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MOST_TILES = 1 << 26
 
 
 def check_tiff(path: Path) -> None:
-    """Nothing, if the file is no TIFF, or none of its tiles and strips claims more bytes than the file has.
+    """Check that no tile or strip of a TIFF claims more bytes than the file has; other files pass.
 
-    OpenSlide 4.0 sets as much memory aside as a tile claims, and ends the whole process where it gets none.
+    OpenSlide 4.0 allocates as much memory as a tile claims, and ends the process if the allocation fails.
 
     Raises:
-        NotASlide: one claims more.
+        NotASlide: a tile or strip claims more.
     """
     with path.open("rb") as file:
         if file.read(4) not in _MAGIC:

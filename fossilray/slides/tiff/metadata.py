@@ -1,6 +1,6 @@
-"""What the directories of a TIFF say of a slide, read by range: never a pixel, never a table of tiles.
+"""Metadata of a slide from the directories of a TIFF, read by range, without pixels or tile tables.
 
-Which directories are levels, and what the vendor is called, follows OpenSlide (https://openslide.org/formats/).
+The choice of directories as levels and the names of vendors follow OpenSlide (https://openslide.org/formats/).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _OTHER_SOFTWARE = ("Philips", "MedScan")
 
 @dataclass(frozen=True)
 class TiffMetadata:
-    """What OpenSlide would say of the slide."""
+    """Vendor, levels and um per level-0 pixel, as OpenSlide reports them."""
 
     vendor: str
     levels: tuple[Level, ...]
@@ -46,7 +46,7 @@ class TiffMetadata:
 
 
 def read_tiff(read: ReadBytes) -> TiffMetadata | None:
-    """Return the metadata of an Aperio slide or a plain tiled TIFF; None for any other, or a file that is damaged."""
+    """Return the metadata of an Aperio slide or a generic tiled TIFF; None for other formats or a damaged file."""
     try:
         pages = [
             {tag: directory.first(tag) if tag in _WANTED else 0 for tag in directory.tags}
