@@ -1,1 +1,1 @@
-"""Scanned slides: found, checked, fetched, opened, read."""
+"""Scanned slides: discovery, checks, staging and reading of pixels."""

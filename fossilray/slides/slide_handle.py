@@ -1,4 +1,4 @@
-"""Handles of OpenSlide: opened, shared between threads, and described."""
+"""Handles of OpenSlide: opening, sharing between threads, and metadata."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SharedHandle:
 
 
 def open_handle(path: Path) -> lowlevel._OpenSlide:
-    """Open a handle. A failure is tried twice, because OpenSlide does not distinguish errors of the disk from damage.
+    """Open a handle, at the second attempt if need be: OpenSlide does not distinguish disk errors from damage.
 
     Raises:
         NotASlide, MissingCompanion, SourceUnreachable: OpenSlide cannot open the file.
@@ -70,7 +70,7 @@ def describe_slide(
 ) -> SlideInfo:
     """Return the metadata of an open slide.
 
-    mpp: um per px where the file states none; mpp_override: in any case.
+    mpp: um per level-0 px if the file states none. mpp_override: used instead of the stated value.
 
     Raises:
         MissingResolution: there is no um per px.

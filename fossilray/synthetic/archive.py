@@ -1,4 +1,4 @@
-"""A synthetic archive: slides of invented wells, and the truth about every object on them."""
+"""Synthetic archive: slides of invented wells, and a table of the true objects on them."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def synthesise_archive(
     seed: int,
     console: Console | None = None,
 ) -> Path:
-    """Write so many slides of size_px x size_px and `truth.parquet` beside them; gives the truth's path.
+    """Write `slides` slides of size_px x size_px and `truth.parquet` beside them, and return the path of the truth.
 
-    File names bear a well and a depth, as real ones do. Equal arguments give equal bytes. Slides are drawn in
-    processes of their own, one per core. The truth is written last: where it lies, the archive is whole.
+    File names contain a well and a depth, as in real archives. Equal arguments give equal bytes. Large archives are
+    painted in up to 8 processes. The truth is written last: it exists only in a complete archive.
 
     Raises:
-        ConfigError: numbers or a form that make no archive, or a folder that cannot be made.
+        ConfigError: an argument is out of range, the folder cannot be created, or foreign files would be replaced.
         WorkerError: a painting process died.
         StoreError: the disk is full or fails.
     """
@@ -106,10 +106,12 @@ def synthesise_archive(
 
 
 def _handle_result(out: Path, recipe: ArchiveRecipe) -> None:
-    """Mark a folder as an unfinished archive, so that the same call can replace its content later.
+    """Check that the archive may be written to a folder, and mark the folder as an unfinished archive.
+
+    The mark allows a later call to replace the content.
 
     Raises:
-        ConfigError: something that would be replaced was not painted by fossilray.
+        ConfigError: a file that would be replaced was not painted by fossilray.
     """
     is_archive = read_recipe(out) is not None
     slides = [f"{sample.stem}.{recipe.form}" for sample in Column(recipe.seed).samples(recipe.slides)]
@@ -145,7 +147,7 @@ def read_recipe(out: Path) -> ArchiveRecipe | None:
 
 
 def _draw_all(out: Path, recipe: ArchiveRecipe, console: Console | None) -> list[pa.Table]:
-    """Yield the truth of each slide, in the order of slides."""
+    """Paint all slides and return the truth of each, in the order of slides; `console` shows the progress."""
     progress = (
         nullcontext()
         if console is None
@@ -229,7 +231,7 @@ def _draw_slide(out: Path, recipe: ArchiveRecipe, slide: int) -> pa.Table:
 
 
 def _truth_table(scene: Scene, sample: Sample, slide_id: str, offset: tuple[int, int]) -> pa.Table:
-    # A MIRAX scanner's photos may leave the rim out, by as much as they jitter.
+    # The photos of a MIRAX scanner may miss the rim by up to their jitter.
     objects = scene.objects(inset_px=_JITTER_PX if offset != (0, 0) else 0)
     x, y = offset
     rows = [

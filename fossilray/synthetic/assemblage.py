@@ -1,4 +1,4 @@
-"""Samples of a synthetic archive: wells, depths, and kinds that appear and disappear with depth."""
+"""Samples of a synthetic archive: wells, depths, and the kinds of objects as a function of depth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHALLOWEST_M, _DEEPEST_M = 1_600.0, 3_400.0
 _DENSITY_PER_MM2 = 70.0
 """Particles on a middling preparation; a rich real field shows about twice as many."""
 
-# How common a kind is where it abounds, beside the others. Debris outnumbers fossils in most preparations.
+# Relative abundance of a kind at its peak; 1 if not listed. Debris outnumbers fossils in most preparations.
 _PEAK_ABUNDANCE = {
     "elongate_cyst": 0.4,
     "triporate_pollen": 0.7,
@@ -36,7 +36,7 @@ _PEAK_ABUNDANCE = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One slide's origin; names are made up, of the form Norwegian wells have."""
+    """Origin of one slide: well and depth; well names are invented, in the form of Norwegian ones."""
 
     well: str
     depth_m: int
@@ -45,16 +45,17 @@ class Sample:
 
     @property
     def stem(self) -> str:
-        """The file name without suffix, in the manner of real archives."""
+        """File name without suffix, in the style of real archives."""
         return f"{self.well.replace('/', '_')} {self.depth_m} mDC"
 
 
 @dataclass(frozen=True)
 class Assemblage:
-    """What one slide holds.
+    """Composition of one slide.
 
-    weights: (kinds,) shares of KINDS, sum 1. pigment: (3,) factors on the optical density in red, green and
-    blue, above 1 where heat has darkened the walls.
+    weights: (kinds,) fractions of KINDS, sum 1. density_per_mm2: objects per mm2. clumping: fraction of objects that
+    touch another. pigment: (3,) factors on the optical density in red, green and blue, above 1 if heat has darkened
+    the walls.
     """
 
     weights: NDArray[np.float64]
@@ -64,7 +65,7 @@ class Assemblage:
 
 
 class Column:
-    """The rock that an archive's wells drill through: each kind abounds at a depth of its own."""
+    """Column of rock that the wells of an archive penetrate; each kind has its peak at its own depth."""
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng([seed, 1])
@@ -75,7 +76,10 @@ class Column:
         self._seed = seed
 
     def samples(self, count: int) -> list[Sample]:
-        """So many slides, shared out among at least two wells where there are two slides, by rising depth."""
+        """Return `count` samples, well by well and from shallow to deep.
+
+        A well has up to 40 slides; two or more slides are divided among at least two wells.
+        """
         rng = np.random.default_rng([self._seed, 2])
         wells = min(count, max(2, -(-count // _SLIDES_PER_WELL)))
         names = _well_names(wells, rng)
@@ -83,7 +87,7 @@ class Column:
         for index, name in enumerate(names):
             own = count // wells + (index < count % wells)
             top, bottom = _SHALLOWEST_M + rng.uniform(0, 150), _DEEPEST_M - rng.uniform(0, 300)
-            # Beds dip: one bed lies deeper in one well than in the next.
+            # Beds dip: a bed is deeper in one well than in the next.
             dip_m = rng.uniform(-120, 120)
             steps = (np.arange(own) + 0.5 + rng.uniform(-0.3, 0.3, own)) / own
             for step in steps:
@@ -93,7 +97,7 @@ class Column:
         return samples
 
     def assemblage(self, sample: Sample, *, slide: int, slides: int) -> Assemblage:
-        """What the sample of slide number `slide` of `slides` holds; one of them is crowded, one sparse."""
+        """Return the assemblage of slide number `slide` of `slides`; of 3 or more, one is crowded and one sparse."""
         rng = np.random.default_rng([self._seed, 3, slide])
         bell = np.exp(-0.5 * np.square((sample.z - self._peak) / self._spread))
         weights = self._height * (0.06 + bell) * np.exp(rng.normal(0, 0.15, len(KINDS)))
@@ -113,14 +117,14 @@ class Column:
 
 
 def draw_size_um(kind: str, rng: np.random.Generator, *, largest_um: float) -> float:
-    """A size within the kind's habit, its smaller half most often, at most largest_um."""
+    """Draw a size in um from the typical range of a kind, mostly from its smaller half, at most largest_um."""
     low, high = np.log(typical_size_um(kind))
     size_um = float(np.exp(low + (high - low) * rng.beta(1.6, 3.0)))
     return min(size_um, largest_um)
 
 
 def _well_names(count: int, rng: np.random.Generator) -> list[str]:
-    """Names such as 6990/2-1: at 90 degrees east there is no Norwegian quadrant, so no real well is meant."""
+    """Return sorted names such as 6990/2-1; Norway has no quadrant 6990 (at 90 degrees east), so no name is real."""
     names: list[str] = []
     while len(names) < count:
         quadrant = 6990 + len(names) // 24

@@ -1,7 +1,7 @@
-"""Labelled fields of view made without a hand-drawn box: objects painted on a field, light multiplied.
+"""Labelled synthetic fields of view: objects are composed on a field by multiplication of light.
 
-What counts as an object is every particle one could crop, fossil or debris, from `SMALLEST_PX` up; dust out
-of focus, grain and flecks of the medium are drawn too and bear no label.
+Every particle that could be cropped, fossil or debris, from `SMALLEST_PX` up, is labelled as an object. Dust out of
+focus, grain and flecks of the medium are drawn too, without labels.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _GHOST_SHARE = 0.07
 
 @dataclass(frozen=True)
 class Composite:
-    """One labelled field.
+    """Labelled field of view.
 
     image: (H, W, 3) uint8 RGB. boxes: (n, 4) float32 x_min, y_min, x_max, y_max in px, tight around the visible
-    pixels. touching: (n,) bool, whether the outline touches another object. sizes_um: (n,) float32, longest side of
-    the box.
+    pixels. kinds: of the n objects. touching: (n,) bool, the outline touches another object. sizes_um: (n,) float32,
+    longest side of the box.
     """
 
     image: NDArray[np.uint8]
@@ -60,7 +60,7 @@ class Composite:
 
 @dataclass(frozen=True)
 class _FieldObject:
-    """One object on the field; `left` and `top` may be outside the field."""
+    """Object on the field; left, top: corner of its sheet in px, possibly outside the field."""
 
     kind: str
     transmittance: NDArray[np.float32]
@@ -115,7 +115,7 @@ def _draw_population(
     """Draw a population. Sizes are drawn in pixels, so that the network sees all sizes at every scale."""
     median_px = np.exp(rng.uniform(np.log(9), np.log(90)))
     weights = np.array([_ABUNDANCE.get(kind, 1.0) for kind in KINDS])
-    # A slide is never an even mixture: some kinds abound, most are absent.
+    # Slides are not even mixtures: some kinds are abundant, most are absent.
     weights *= rng.gamma(0.6, 1.0, len(KINDS)) + 0.02
     return _Population(
         median_um=float(np.clip(median_px * um_per_px, 6, 260)),
@@ -202,7 +202,7 @@ def _transform(cutout: Cutout, rng: np.random.Generator, *, size_px: float) -> C
 
 
 def _bleached(cutout: Cutout, rng: np.random.Generator) -> Cutout:
-    """The cutout with most of its pigment gone: its edges and folds still bend light."""
+    """Return the cutout with most of its pigment removed; its edges and folds still refract light."""
     density = -np.log(np.clip(cutout.transmittance, 0.05, 1.3))
     size = max(2.0, 0.08 * max(cutout.mask.shape))
     edges = density - cv2.GaussianBlur(density, (0, 0), size)
@@ -211,7 +211,7 @@ def _bleached(cutout: Cutout, rng: np.random.Generator) -> Cutout:
 
 
 def _out_of_focus(cutout: Cutout, rng: np.random.Generator) -> Cutout:
-    """The cutout above or below the plane of focus, on a larger sheet."""
+    """Return the cutout blurred, as above or below the plane of focus, on a larger sheet."""
     longest = max(cutout.mask.shape)
     sigma = rng.uniform(0.6, max(0.8, min(4.0, 0.07 * longest)))
     margin = int(np.ceil(2.5 * sigma))
@@ -274,7 +274,7 @@ def _label(
     cover: NDArray[np.uint8],
     host_px: NDArray[np.float32],
 ) -> tuple[str, tuple[float, float, float, float], bool] | None:
-    """Kind, visible box and whether it touches another; None where it cannot be seen."""
+    """Return kind, visible box in px and whether the object touches another; None if it is not visible enough."""
     size_px = cover.shape[0]
     field, own = _windows(item, size_px)
     mask, light = item.mask[own], item.transmittance[own]

@@ -1,4 +1,4 @@
-"""Real crops as objects to paste: transmittance, cut out along the outline of each object."""
+"""Real crops as objects for composites: transmittance, cut out along the outline of each object."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MIN_CONTRAST = 0.035
 
 @dataclass(frozen=True)
 class Cutout:
-    """One real object.
+    """Real object, cut out of its crop.
 
-    transmittance: (h, w, 3) float32, 1 outside the object; mask: (h, w) bool, tight to the array.
+    transmittance: (h, w, 3) float32, 1 outside the object. mask: (h, w) bool, pixels of the object.
     """
 
     kind: str
@@ -43,12 +43,12 @@ class CropLibrary:
     def from_folder(
         folder: Path, *, only: Sequence[str] | None = None, without: Sequence[str] = ()
     ) -> CropLibrary:
-        """The cutouts of a folder of folders of images, one folder per kind.
+        """Read and cut out the images of a folder with one subfolder per kind.
 
         Args:
-            folder: its subfolders name the kinds; images in the folder itself count as kind `crop`.
-            only: the kinds to take; None takes all.
-            without: kinds to leave out, so that whole genera can be held back for validation.
+            folder: its subfolders name the kinds; images in the folder itself have the kind `crop`.
+            only: kinds to include; None includes all.
+            without: kinds to exclude, so that whole genera can be held out for validation.
         """
         cutouts: list[Cutout] = []
         rejected = 0
@@ -70,15 +70,15 @@ class CropLibrary:
         return tuple(sorted({cutout.kind for cutout in self.cutouts}))
 
     def joined(self, other: CropLibrary) -> CropLibrary:
-        """Both libraries as one."""
+        """Return a library with the cutouts of both."""
         return CropLibrary(self.cutouts + other.cutouts, self.rejected + other.rejected)
 
 
 def cut_out(crop: NDArray[np.uint8], *, kind: str) -> Cutout | None:
-    """The object in the middle of an RGB crop, or None if its outline cannot be trusted.
+    """Return the object in the middle of an RGB crop, or None if its outline is not reliable.
 
-    Light multiplies: the crop divided by its own background is what the object lets through. The
-    outline is the component of clear optical density (or texture, for ghosts) that holds the middle.
+    The transmittance is the crop divided by its background. The outline is the central connected component of high
+    optical density (or texture, for ghosts).
     """
     crop = _at_most(crop, _LONGEST_PX)
     background = _background(crop)
@@ -88,7 +88,7 @@ def cut_out(crop: NDArray[np.uint8], *, kind: str) -> Cutout | None:
         return None
     alpha = _soft_edge(mask)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    # The soft edge reaches past the outline; keep it, and let `mask` say where the object ends.
+    # The soft edge extends beyond the outline; the margin keeps it, and `mask` marks the object alone.
     margin = 3
     window = (
         slice(max(0, rows[0] - margin), rows[-1] + 1 + margin),
@@ -115,7 +115,7 @@ def _at_most(crop: NDArray[np.uint8], longest_px: int) -> NDArray[np.uint8]:
 
 
 def _background(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(3,) RGB of clear field: the commonest brightness among bright, smooth border pixels."""
+    """Return the RGB (3,) of the clear field: the median of border pixels near the mode of brightness."""
     depth = max(2, round(0.06 * min(crop.shape[:2])))
     border = np.concatenate(
         [
@@ -136,7 +136,7 @@ def _background(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _contrast(transmittance: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Optical density of the most absorbed colour, or local relief where that is larger (ghosts)."""
+    """Return the optical density of the most absorbed colour, or the local relief if that is larger (ghosts)."""
     density = np.abs(np.log10(transmittance)).max(2)
     smooth = cv2.GaussianBlur(density, (0, 0), 1.2)
     grey = cv2.GaussianBlur(transmittance.mean(2), (0, 0), 0.8)
@@ -145,11 +145,11 @@ def _contrast(transmittance: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _central_component(contrast: NDArray[np.float32]) -> NDArray[np.bool_] | None:
-    """The outline of the object in the middle, at the lowest threshold that parts it from its neighbours."""
+    """Return the mask of the central object, at the lowest threshold that separates it; None if no threshold does."""
     height, width = contrast.shape
     scaled = np.clip(contrast * 400, 0, 255).astype(np.uint8)
     otsu, _ = cv2.threshold(scaled, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    # Otsu splits dark from pale inside one object; the field's own noise bounds how faint an object may be.
+    # Otsu may split dark from pale inside one object; the noise of the field bounds the faintest object.
     depth = max(2, round(0.05 * min(height, width)))
     border = np.concatenate([contrast[:depth].ravel(), contrast[-depth:].ravel()])
     quiet = float(np.percentile(border, 30))
@@ -176,7 +176,7 @@ def _component_in_the_middle(found: NDArray[np.bool_]) -> NDArray[np.bool_] | No
     label = int(share.argmax())
     if share[label] == 0:
         return None
-    # Thin processes were opened away: grow back into what was found next to the chosen body.
+    # The opening removed thin processes: grow back into the closed mask next to the chosen body.
     reach = np.asarray(cv2.dilate((labels == label).astype(np.uint8), kernel, iterations=3), np.uint8)
     others = ((labels != label) & (labels > 0)).astype(np.uint8)
     _, pieces = cv2.connectedComponents(reach & closed & (1 - others), connectivity=8)
@@ -185,7 +185,7 @@ def _component_in_the_middle(found: NDArray[np.bool_]) -> NDArray[np.bool_] | No
 
 
 def _is_one_whole_object(mask: NDArray[np.bool_]) -> bool:
-    """Whether the outline is of one object: a ragged one that runs off the crop holds its neighbours."""
+    """Return whether the mask is one whole object; a ragged mask that leaves the crop includes neighbours."""
     if not _MIN_AREA_SHARE < float(mask.mean()) < _MAX_AREA_SHARE:
         return False
     off_crop = float(np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean())
@@ -202,7 +202,7 @@ def _fill_holes(found: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _soft_edge(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """1 inside, falling to 0 within three pixels outside, and 0 at the crop's own border."""
+    """Return weights of 1 inside the mask, falling to 0 within 3 px outside it, near 0 at the crop's border."""
     grown = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
     padded = np.pad(grown, 2)[2:-2, 2:-2].astype(np.float32)
     padded[[0, -1], :] = 0

@@ -1,4 +1,4 @@
-"""Specimens of one slide, each painted once through the optics of its scanner."""
+"""Specimens of a synthetic slide, each painted once through the optics of its scanner."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 @dataclass(frozen=True)
 class Specimen:
-    """A painted specimen.
+    """Painted specimen.
 
-    light: (h, w, 3) float16 transmittance. mask: (h, w) visible pixels. opaque: (h, w) pixels that hide what is under
+    light: (h, w, 3) float16 transmittance. mask: (h, w) visible pixels. opaque: (h, w) pixels that hide objects under
     them.
     """
 
@@ -91,9 +91,9 @@ def paint_specimen(kind: str, *, size_um: float, optics: Optics, rng: np.random.
 
 
 def _unstained(light: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The light with its channels in the order of unstained walls, which take most from blue, least from red.
+    """Return the light with channels sorted as for unstained walls: mean transmittance highest in red, lowest in blue.
 
-    A stain shows on all of a slide or on none of it; the painter draws it for single specimens.
+    Real slides are stained as a whole or not at all, but the painter stains single specimens.
     """
     if not mask.any():
         return light
@@ -102,7 +102,7 @@ def _unstained(light: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[n
 
 
 def _age(light: NDArray[np.float32], optics: Optics) -> NDArray[np.float32]:
-    """The light through older walls, its red and blue moved apart by the objective."""
+    """Return the light through aged walls (to the power of the pigment), with red and blue shifted apart."""
     size = (light.shape[1], light.shape[0])
     planes = []
     for plane, power, side in zip(cv2.split(light), optics.pigment, (1, 0, -1), strict=True):

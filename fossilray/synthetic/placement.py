@@ -129,7 +129,7 @@ def arrange_objects(
             corners = placement.left, placement.top, placement.right, placement.bottom
             if not glass.holds(*_clip(corners, glass)):
                 continue
-            # Outside clumps few objects overlap by chance; objects of a clump overlap a little.
+            # Outside clumps 6 % of the overlapping positions are accepted; objects of a clump overlap a little.
             if not clumps and field.near(*corners) and rng.random() > 0.06:
                 continue
             field.add(placement)
@@ -138,7 +138,7 @@ def arrange_objects(
 
 
 def _patches(rng: np.random.Generator, glass: CoverGlass) -> NDArray[np.float64]:
-    """Density of objects, cell by cell, 0..1; one corner is nearly empty."""
+    """Return the relative density of objects in cells of 256 px, (rows, columns), 0..1; one corner is nearly empty."""
     rows, columns = -(-glass.height // _PATCH_CELL_PX), -(-glass.width // _PATCH_CELL_PX)
     coarse = rng.standard_normal((rows // 8 + 3, columns // 8 + 3)).astype(np.float32)
     patches = np.exp(0.6 * cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC))

@@ -1,4 +1,4 @@
-"""One synthetic slide: its objects, and any part of its picture on demand."""
+"""Scene of one synthetic slide: its objects, and any region of its image on demand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CACHED_BLOCKS = 128
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object that can be seen; box in px of the scene."""
+    """Visible object; box: of its visible pixels, px of the scene."""
 
     kind: str
     is_fossil: bool
@@ -34,9 +34,9 @@ class SceneObject:
 
 
 class Scene:
-    """A PixelSource: the slide of an assemblage, lit block by block from specimens painted once.
+    """PixelSource of a synthetic slide, rendered block by block from specimens that are painted once.
 
-    Memory: at most MOST_DIFFERENT specimens, _CACHED_BLOCKS blocks, some numbers for each object.
+    Memory: at most MOST_DIFFERENT specimens, _CACHED_BLOCKS blocks, and some numbers for each object.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Scene:
 
     @property
     def background_rgb(self) -> tuple[int, int, int]:
-        """The clear field's colour."""
+        """Colour of the clear field, RGB 0..255."""
         red, green, blue = (round(float(value) * 255) for value in self._backdrop.lamp_rgb)
         return red, green, blue
 
@@ -75,13 +75,13 @@ class Scene:
         return picture
 
     def forget(self) -> None:
-        """Drop the blocks kept for neighbouring regions; they are drawn again when needed."""
+        """Clear the cache of rendered blocks; they are rendered again when needed."""
         self._blocks.clear()
 
     def objects(self, *, inset_px: int = 0) -> list[SceneObject]:
-        """Everything that can be seen, each boxed by its visible pixels.
+        """Return the visible objects with the boxes of their visible pixels.
 
-        Boxes end inset_px inside the rim. Left out: what is under 5 um, too faint, or hidden.
+        Boxes end inset_px inside the rim. Objects under 5 um, too faint or mostly hidden are left out.
         """
         seen: list[SceneObject] = []
         for index, placement in enumerate(self._field.placements):
@@ -110,7 +110,7 @@ class Scene:
         ]
 
     def _scatter_dust(self, area_mm2: float, rng: np.random.Generator) -> tuple[list[Specimen], Field]:
-        """Specks too small for the truth, anywhere under the glass."""
+        """Paint and arrange specks of 0.8 to 2.6 um, too small for the truth, anywhere under the glass."""
         optics = Optics(self.um_per_px, np.full(3, 0.5, np.float32), 0.6, 0.0)
         dust = [
             paint_specimen("speck", size_um=float(rng.uniform(0.8, 2.6)), optics=optics, rng=rng)
@@ -137,7 +137,7 @@ class Scene:
         return block
 
     def _render(self, column: int, row: int) -> NDArray[np.uint8]:
-        """(BLOCK_PX, BLOCK_PX, 3): the empty slide's light times what every object lets through."""
+        """Render a block, (BLOCK_PX, BLOCK_PX, 3): light of the empty slide times transmittance of all objects."""
         light = self._backdrop.block(column, row)
         lamp = [float(value) * 255 for value in self._backdrop.lamp_rgb]
         frame = Rect(column * BLOCK_PX, row * BLOCK_PX, (column + 1) * BLOCK_PX, (row + 1) * BLOCK_PX)
@@ -151,7 +151,7 @@ class Scene:
         return np.asarray(cv2.merge(shown), np.uint8)
 
     def _through(self, frame: Rect) -> NDArray[np.float32] | None:
-        """The share of light that passes all objects in a frame; None where there are none."""
+        """Return the transmittance of all objects in a frame, (h, w, 3); None if there are none."""
         corners = frame.x_min, frame.y_min, frame.x_max, frame.y_max
         layers = ((self._field, self._specimens), (self._dust_field, self._dust))
         lying = [(field.placements[index], bank) for field, bank in layers for index in field.near(*corners)]
@@ -165,7 +165,7 @@ class Scene:
         return through
 
     def _visible_box(self, index: int, placement: Placement, inset_px: int) -> Rect | None:
-        """The box of what is on the slide and not hidden by others; None when too little is."""
+        """Return the box of an object's visible pixels, px of the scene; None if under 40 % of them are visible."""
         mask = self._specimens[placement.specimen].turned(placement.turn).mask.copy()
         frame = Rect(placement.left, placement.top, placement.right, placement.bottom)
         whole = int(mask.sum())
@@ -192,7 +192,7 @@ class Scene:
 
 
 def _windows(placement: Placement, frame: Rect) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where an object lies in a frame that it meets, and which part of its sheet that is."""
+    """Return the window of a frame that an object covers, and the matching window of the object's sheet."""
     left, right = max(placement.left, frame.x_min), min(placement.right, frame.x_max)
     top, bottom = max(placement.top, frame.y_min), min(placement.bottom, frame.y_max)
     on_frame = slice(top - frame.y_min, bottom - frame.y_min), slice(left - frame.x_min, right - frame.x_min)

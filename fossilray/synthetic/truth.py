@@ -1,4 +1,4 @@
-"""The truth of a synthetic archive: what was really painted, and how well a run found it."""
+"""Score of a run against the truth of a synthetic archive: recall and precision of matched boxes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
 @dataclass(frozen=True)
 class TruthScore:
-    """How objects compare with the truth, matched one to one at `iou`.
+    """Score of found objects against the truth, matched one to one at `iou` or more.
 
-    recall: share of the true objects that were found; precision: share of the found that are true; None
-    where there is nothing to share.
+    recall: fraction of the true objects that were found. precision: fraction of the found objects that are true.
+    Both are None if there are no objects to count.
     """
 
     iou: float
@@ -50,8 +50,8 @@ def score_against_truth(
 ) -> TruthScore:
     """Match a run's objects with the truth, slide by slide, the largest overlaps first.
 
-    Both tables need slide_id and the box's corners in level-0 px; other columns are not read. Slides of the
-    truth that the run lacks count as nothing found. mpp: um per level-0 px, for the size classes.
+    Both tables need slide_id and the corners of boxes in level-0 px; other columns are ignored. Objects on slides
+    that the run lacks count as not found. mpp: um per level-0 px, for the size classes.
     """
     found_boxes, found_groups = _boxes_by_slide(objects)
     true_boxes, true_groups = _boxes_by_slide(truth)
@@ -87,7 +87,7 @@ def score_against_truth(
 def match_boxes(
     first: NDArray[np.float64], second: NDArray[np.float64], *, iou: float
 ) -> Iterable[tuple[int, int]]:
-    """Rows of (n, 4) and (m, 4) boxes that are each other's partners, each at most once, best overlap first."""
+    """Return pairs of rows of (n, 4) and (m, 4) boxes with at least `iou`, each row once, largest overlap first."""
     if not len(first) or not len(second):
         return []
     tree = STRtree([box(*corners) for corners in second])

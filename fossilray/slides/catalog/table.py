@@ -33,7 +33,7 @@ _REQUIRED = ("slide_id", "path")
 
 @dataclass(frozen=True)
 class Catalog:
-    """Slides that can be opened, and refused files that only look like slides; both sorted by slide_id if found."""
+    """Slides that can be opened, and refused files that only look like slides."""
 
     rows: list[CatalogRow]
     refused: list[RejectedFile]

@@ -63,7 +63,7 @@ class Stager:
             self._ahead = self._begin(path, self._room.reserve)
 
     def can_be_read(self, path: str) -> bool:
-        """Return whether the store answers now for a slide's file, or for a listing if the URL ends in a slash.
+        """Return whether the store delivers the metadata of a slide's file, or a listing if the URL ends in a slash.
 
         It sends one short request without retries, which shows only that the store is reachable.
         """

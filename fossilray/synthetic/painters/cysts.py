@@ -1,4 +1,4 @@
-"""Painters of dinoflagellate cysts and acritarchs, each onto a canvas of its own."""
+"""Painters of dinoflagellate cysts and acritarchs; each draws one specimen on its canvas."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REACH = 0.92
 
 
 def proximate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A body without processes: sutures between plates, areolate to smooth wall, often an archeopyle."""
+    """Draw a cyst without processes: sutures between plates, areolate to smooth wall, often an archeopyle."""
     radius = _REACH / 1.06
     body = canvas.fill([ring(rng, radius=radius, roughness=rng.uniform(0.01, 0.1))])
     wall = float(np.clip(canvas.um(rng.uniform(0.8, 2.4)) / radius, 0.02, 0.18))
@@ -49,7 +49,7 @@ def proximate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def chorate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A body that bears processes: simple, furcate, trumpet-shaped, fingered or joined by trabeculae."""
+    """Draw a cyst with processes: simple, furcate, trumpet-shaped, fingered, hairy, or joined by trabeculae."""
     style = str(rng.choice(["simple", "furcate", "trumpet", "fingered", "trabeculate", "hairy"]))
     length = {
         "simple": rng.uniform(0.2, 0.6),
@@ -85,7 +85,7 @@ def chorate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def cavate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """An inner body within a paler outer wall drawn out into horns, peridinioid in outline."""
+    """Draw a peridinioid cyst: an inner body in a paler outer wall that is extended into horns."""
     rhomboid = rng.random() < 0.4
     outline = _peridinioid(rng, rhomboid=rhomboid)
     scale = _REACH / np.abs(outline).max() / 1.04
@@ -114,7 +114,7 @@ def cavate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def elongate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A spindle with a long horn at each end, pale and thin-walled, an inner body in its middle."""
+    """Draw a pale, thin-walled spindle with a long horn at each end, often with an inner body in the middle."""
     along = np.linspace(-1, 1, 90)
     body_half = rng.uniform(0.28, 0.55)
     width = rng.uniform(0.14, 0.26)
@@ -140,7 +140,7 @@ def elongate_cyst(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def acritarch(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A small vesicle: smooth, spiny, flanged by a thin equatorial wing, or drawn into a few horns."""
+    """Draw a small vesicle: smooth, spiny, flanged by a thin equatorial wing, or with a few horns."""
     style = str(rng.choice(["smooth", "spiny", "flanged", "horned"]))
     if style == "horned":
         corners = int(rng.integers(3, 6))
@@ -170,7 +170,7 @@ def acritarch(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 def _processes(
     canvas: Canvas, rng: np.random.Generator, style: str, radius: float, length: float
 ) -> tuple[list[Stroke], list[Stroke]]:
-    """Strokes of the processes on the near and on the far side of a body."""
+    """Return the strokes of the processes on the near and on the far side of a body."""
     count = {
         "simple": int(rng.integers(24, 90)),
         "furcate": int(rng.integers(18, 44)),
@@ -226,7 +226,7 @@ def _tip(
 
 
 def _trabeculae(rng: np.random.Generator, tips: Points, thick: float, radius: float) -> list[Stroke]:
-    """Threads between neighbouring tips."""
+    """Return threads between neighbouring tips."""
     out: list[Stroke] = []
     for start in tips:
         gap = np.linalg.norm(tips - start, axis=1)
@@ -238,7 +238,7 @@ def _trabeculae(rng: np.random.Generator, tips: Points, thick: float, radius: fl
 
 
 def _sutures(canvas: Canvas, rng: np.random.Generator, radius: float, strength: float) -> Map:
-    """Borders between the plates of a tabulated wall, near side and far side drawn over each other."""
+    """Return the density of the borders between plates, with near and far side superimposed."""
     directions = sphere_points(rng, int(rng.integers(18, 40)), jitter=0.9)
     total = canvas.zeros()
     for side, weight in ((directions[:, 2] > -0.1, 1.0), (directions[:, 2] < -0.3, 0.4)):
@@ -267,7 +267,7 @@ def _fringe_of_spines(canvas: Canvas, rng: np.random.Generator, radius: float, *
 
 
 def _archeopyle(canvas: Canvas, rng: np.random.Generator, radius: float, *, upwards: bool = False) -> Map:
-    """A factor on density: a polygonal opening where one wall is missing, with a crisp border."""
+    """Return a factor on density: a polygonal opening with one wall missing, and its crisp border."""
     corners = int(rng.integers(4, 8))
     angle = np.sort(rng.uniform(0, 2 * np.pi, corners))
     size = radius * rng.uniform(0.22, 0.5)
@@ -323,7 +323,7 @@ def _cingulum(canvas: Canvas, rng: np.random.Generator, scale: float) -> list[St
 
 
 def _brown_bodies(canvas: Canvas, rng: np.random.Generator, radius: float) -> Map:
-    """Dark remains of the cell's contents, in some specimens."""
+    """Return the density of dark remains of the cell's contents; zero in 75 % of the specimens."""
     if rng.random() > 0.25:
         return canvas.zeros()
     count = int(rng.integers(1, 5))

@@ -1,4 +1,4 @@
-"""Painters of the particles between the fossils: plant debris, resin, minerals, bubbles, fibres, specks."""
+"""Painters of particles other than fossils: plant debris, resin, minerals, bubbles, fibres, specks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REACH = 0.92
 
 
 def amorphous_organic_matter(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A fluffy, irregular, translucent clot of granular organic matter."""
+    """Draw a fluffy, irregular, translucent clot of granular organic matter."""
     aspect = rng.uniform(0.5, 1.0)
     far = np.sqrt(np.square(canvas.x) + np.square(canvas.y / np.float32(aspect)))
     lumps = canvas.noise(rng, rng.uniform(1.5, 4), octaves=5, gain=rng.uniform(0.45, 0.62))
@@ -53,7 +53,7 @@ def amorphous_organic_matter(canvas: Canvas, rng: np.random.Generator) -> Drawin
 
 
 def wood_fragment(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A lath or splinter of wood with sharp corners; some show tracheids and pits."""
+    """Draw a lath or splinter of wood with sharp corners; some have tracheids or pits."""
     cover = canvas.fill([_splinter(rng, slender=rng.uniform(0.12, 0.75))])
     density = np.float32(rng.uniform(0.7, 1.4)) * cover
     if rng.random() < 0.45:
@@ -77,7 +77,7 @@ def wood_fragment(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def black_fragment(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """An opaque fragment (inertinite), angular to rounded, equant to lath-shaped."""
+    """Draw an opaque fragment (inertinite), angular to rounded, equant to lath-shaped."""
     if rng.random() < 0.75:
         outline = _shard(rng, corners=int(rng.integers(5, 11)), slender=rng.uniform(0.35, 1.0))
     else:
@@ -97,7 +97,7 @@ def black_fragment(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def cuticle(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A pale sheet of leaf cuticle, torn at its edges, with the pattern of its cells."""
+    """Draw a pale sheet of leaf cuticle with torn edges and the pattern of its cells."""
     cover = canvas.fill([_shard(rng, corners=int(rng.integers(5, 10)), slender=rng.uniform(0.4, 1.0))])
     mesh = float(np.clip(canvas.um(rng.uniform(9, 22)), 0.06, 0.4))
     net = reticulum(canvas, rng, mesh)
@@ -109,7 +109,7 @@ def cuticle(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def membrane(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A crumpled scrap of thin yellow film without structure."""
+    """Draw a scrap of thin film without structure."""
     outline = _shard(rng, corners=int(rng.integers(5, 12)), slender=rng.uniform(0.4, 1.0))
     cover = canvas.fill([outline])
     edge = np.float32(rng.uniform(0.01, 0.08)) * canvas.noise(rng, rng.uniform(3, 9), octaves=3)
@@ -120,7 +120,7 @@ def membrane(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def resin_globule(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A smooth solid drop of resin, round to broken like glass."""
+    """Draw a smooth solid drop of resin, round or broken like glass."""
     if rng.random() < 0.6:
         outline = ring(rng, radius=0.86, roughness=rng.uniform(0.0, 0.06)) * [1, rng.uniform(0.6, 1)]
     else:
@@ -133,7 +133,7 @@ def resin_globule(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def fibre(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A long thin curved fibre of even width, kinked here and there."""
+    """Draw a long, thin, curved fibre of even width with some kinks."""
     thick = float(np.clip(canvas.um(rng.uniform(1.5, 9.0)), 0.004, 0.05))
     start = np.array([-_REACH, 0.0])
     path = wander(
@@ -152,7 +152,7 @@ def fibre(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def mineral_grain(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A clear angular grain that shows by refraction at its edges and facets alone."""
+    """Draw a clear angular grain, visible mainly by refraction at its edges and facets."""
     outline = _shard(rng, corners=int(rng.integers(4, 9)), slender=rng.uniform(0.25, 1.0), bow=0.03)
     cover = canvas.fill([outline])
     density = np.float32(rng.uniform(0.0, 0.35)) * cover
@@ -172,7 +172,7 @@ def mineral_grain(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def air_bubble(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A bubble in the mounting medium: a dark ring around a bright middle."""
+    """Draw a bubble in the mounting medium: a dark ring around a bright middle."""
     cover = canvas.fill([ring(rng, radius=0.9, roughness=0.004)])
     far = np.sqrt(np.square(canvas.x) + np.square(canvas.y)) / np.float32(0.9)
     inner = 1 - rng.uniform(0.06, 0.5) * rng.uniform(0.4, 1)
@@ -185,7 +185,7 @@ def air_bubble(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def speck(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A speck of dust or pyrite: a black grain, a framboid, or a small cluster of them."""
+    """Draw a speck of dust or pyrite: a black grain, a framboid, or a small cluster."""
     count = int(rng.choice([1, 1, 1, 2, 4, 9, 20]))
     if count == 1:
         outline = _shard(rng, corners=int(rng.integers(5, 9)), slender=rng.uniform(0.5, 1.0))
@@ -200,7 +200,7 @@ def speck(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def _shard(rng: np.random.Generator, *, corners: int, slender: float, bow: float = 0.1) -> Points:
-    """A polygon with uneven sides, some of them bowed or notched."""
+    """Return the outline of an irregular polygon with slightly bowed, uneven sides."""
     angle = (
         np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(-0.35, 0.35, corners) * 6 / corners
     )
@@ -210,7 +210,7 @@ def _shard(rng: np.random.Generator, *, corners: int, slender: float, bow: float
 
 
 def _splinter(rng: np.random.Generator, *, slender: float) -> Points:
-    """A long quadrangle with oblique or stepped ends."""
+    """Return the outline of a long quadrangle with oblique or stepped ends."""
     half = _REACH * 0.95
     skew = rng.uniform(-0.25, 0.25, 4)
     points = [[-half + abs(skew[0]), -slender], [half - abs(skew[1]), -slender * rng.uniform(0.5, 1.0)]]

@@ -1,4 +1,4 @@
-"""Transmittance of a drawing: pigment, pose, refraction, focus and scale."""
+"""Transmittance of a drawing, from pigment, pose, refraction, focus and scale."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VISIBLE_LOSS = 0.08
 
 
 class Light(NamedTuple):
-    """A developed specimen on a tight crop."""
+    """Specimen on a tight crop: transmittance (h, w, 3), and mask (h, w) of its visible pixels."""
 
     transmittance: npt.NDArray[np.float32]
     mask: npt.NDArray[np.bool_]
@@ -38,7 +38,10 @@ def develop(
     size_um: float,
     um_per_px: float,
 ) -> Light:
-    """Pigment, turn, focus and scale a drawing so that its longest visible extent is size_um."""
+    """Convert a drawing to transmittance: add pigment, rotate, focus and scale it.
+
+    size_um: longest visible extent of the result. um_per_px: its resolution.
+    """
     fresh, charred = look.maturity
     maturity = fresh + (charred - fresh) * float(rng.beta(1.5, 2.2))
     low, high = np.log(look.strength)
@@ -50,7 +53,7 @@ def develop(
     pigment = _pigment(maturity, look, rng) * strength
     stack = np.dstack([drawing.density, drawing.dark, drawing.coverage])
     halo_px = min(rng.uniform(*look.halo_um), 0.07 * size_um) * canvas.px_per_um
-    # Depth of field: most specimens are sharp, some lie above or below the plane of focus.
+    # Depth of field: most specimens are sharp, some are above or below the plane of focus.
     blur_um = rng.uniform(0.05, 0.32) if rng.random() < 0.8 else rng.uniform(0.32, 1.2)
     blur_px_sigma = min(blur_um, 0.05 * size_um) * canvas.px_per_um
     room_px = 4 + 3 * (halo_px + blur_px_sigma)
@@ -89,7 +92,10 @@ def _pose(
     look: Appearance,
     rng: np.random.Generator,
 ) -> tuple[Map, Map, Map]:
-    """The drawing turned, tilted and gently warped on a sheet that just holds it with its halo."""
+    """Rotate, tilt and slightly warp a drawing, and return density, dark and coverage on the new sheet.
+
+    stack: (h, w, 3) density, dark and coverage. room_px: margin for the halo.
+    """
     seen = (stack[..., 0] * absorbance + stack[..., 1] > _VISIBLE_LOSS) | (stack[..., 2] > 0.5)
     hull = _hull(seen)
     angle, squash = rng.uniform(0, 2 * np.pi), rng.uniform(*look.squash)
@@ -117,7 +123,7 @@ def _pose(
 def _fringe(
     coverage: Map, density: Map, *, relief: float, halo_px: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Refraction as a factor on the light: bright just outside an edge, dark just inside."""
+    """Return refraction as a factor on the light, (h, w, 3): bright just outside an edge, dark just inside."""
     phase = np.asarray(coverage + np.float32(0.25) * np.minimum(density, 3), np.float32)
     fringe = _blur_fast(phase, halo_px) - blur_px(phase, min(halo_px * 0.3, 2.0))
     gain = np.asarray(relief * rng.uniform(0.85, 1.15, 3), np.float32)
@@ -142,7 +148,7 @@ def _scale(light: npt.NDArray[np.float32], coverage: Map, *, size_px: float) -> 
     coverage = np.asarray(cv2.resize(coverage, shape, interpolation=how), np.float32)
     mask = _seen(light, coverage)
     if not mask.any():
-        # Smaller than a pixel: what is left of it is its darkest pixel.
+        # Smaller than a pixel: the mask is the darkest pixel alone.
         mask.flat[int(_darkest(light).argmin())] = True
     touched = mask | (_darkest(light) < 0.994) | (_darkest(-light) < -1.006)
     left, top, width, height = cv2.boundingRect(touched.astype(np.uint8))
@@ -156,12 +162,12 @@ def _seen(light: npt.NDArray[np.float32], coverage: Map) -> npt.NDArray[np.bool_
 
 
 def _darkest(light: npt.NDArray[np.float32]) -> Map:
-    # Three strided passes: a reduction over so short an axis costs several times as much.
+    # Three strided passes: a reduction over such a short axis takes several times as long.
     return np.minimum(np.minimum(light[..., 0], light[..., 1]), light[..., 2])
 
 
 def longest_extent_px(mask: npt.NDArray[np.bool_]) -> float:
-    """The largest distance across the mask in any direction, in pixels."""
+    """Return the largest distance across the mask in any direction, in pixels."""
     hull = _hull(mask)
     return float(np.sqrt(np.square(hull[:, None] - hull[None]).sum(2).max())) + 1.0
 
@@ -170,7 +176,7 @@ def _hull(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     rows = np.flatnonzero(mask.any(1))
     if rows.size == 0:
         return np.array([[mask.shape[1] / 2, mask.shape[0] / 2]])
-    # The first and last pixel of each row hold the whole hull.
+    # The hull depends only on the first and the last pixel of each row.
     first = mask[rows].argmax(1)
     last = mask.shape[1] - 1 - mask[rows, ::-1].argmax(1)
     ends = np.concatenate([np.stack([first, rows], 1), np.stack([last, rows], 1)])

@@ -1,6 +1,6 @@
-"""Palynomorphs and palynological debris, painted as what they do to transmitted light.
+"""Palynomorphs and palynological debris, painted as transmittance.
 
-A painted object is a transmittance: composed on a slide by multiplication, `image * transmittance`.
+An object is composed on a slide by multiplication: `image * transmittance`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from fossilray.synthetic.painters.specimen import Appearance, Drawing, degrade
 
 @dataclass(frozen=True)
 class PaintedSpecimen:
-    """One object: transmittance (h, w, 3) float32, 1 = clear, up to 1.25 in refraction's bright fringes,
-    and mask (h, w) bool, its visible pixels. The crop's outermost two pixels are clear on every side.
+    """Painted object.
+
+    transmittance: (h, w, 3) float32, 1 = clear, up to 1.25 in the bright fringes of refraction. mask: (h, w) bool,
+    its visible pixels. The outermost two pixels of the crop are clear on every side.
     """
 
     kind: str
@@ -132,7 +134,7 @@ _LARGEST_CANVAS_PX = 1000
 
 
 def paint(kind: str, *, size_um: float, um_per_px: float, rng: np.random.Generator) -> PaintedSpecimen:
-    """A new individual of a kind whose longest visible extent is size_um, at um_per_px.
+    """Paint a new individual of a kind whose longest visible extent is size_um, at um_per_px.
 
     Raises:
         KeyError: the kind is not in KINDS.
@@ -145,7 +147,7 @@ def paint(kind: str, *, size_um: float, um_per_px: float, rng: np.random.Generat
     canvas_px = float(np.clip(size_px * _oversampling(size_px), 56, _LARGEST_CANVAS_PX))
     canvas = Canvas(round(canvas_px * recipe.aspect), round(canvas_px), canvas_px * 0.92 / size_um)
     drawing = recipe.painter(canvas, rng)
-    # Strokes and damage may leave little of a drawing: what is left must still be something.
+    # Damage may remove most of a drawing; then the intact one is used.
     intact = Drawing(
         *(part.copy() for part in (drawing.density, drawing.coverage, drawing.body, drawing.dark))
     )
@@ -157,7 +159,7 @@ def paint(kind: str, *, size_um: float, um_per_px: float, rng: np.random.Generat
 
 
 def typical_size_um(kind: str) -> tuple[float, float]:
-    """The usual range of a kind's longest extent, in um.
+    """Return the usual range (low, high) of a kind's longest extent, in um.
 
     Raises:
         KeyError: the kind is not in KINDS.

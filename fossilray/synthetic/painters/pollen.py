@@ -1,4 +1,4 @@
-"""Painters of pollen, spores and the other organic-walled fossils a palynologist counts."""
+"""Painters of pollen, spores and the other organic-walled fossils that palynologists count."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REACH = 0.92
 
 
 def bisaccate_pollen(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A corpus between two reticulate air sacs, seen from a pole to from the side."""
+    """Draw a corpus between two reticulate air sacs, in polar to lateral view."""
     corpus_size = np.array([rng.uniform(0.45, 0.7), rng.uniform(0.42, 0.68)])
     sac = np.array([rng.uniform(0.3, 0.46), corpus_size[1] * rng.uniform(0.75, 1.15)])
     droop = rng.uniform(0, 0.1) if rng.random() < 0.7 else rng.uniform(0.1, 0.35)
@@ -51,7 +51,7 @@ def bisaccate_pollen(canvas: Canvas, rng: np.random.Generator) -> Drawing:
         )
         film += bladder * net
         density += film * (1 - (1 - behind) * corpus)
-        # A sac's wall folds into a thick crescent along its root on the corpus.
+        # The wall of a sac folds into a thick crescent along its root on the corpus.
         distance = np.where(corpus > 0.5, within, without * np.float32(2))
         density += bladder * root_strength * np.exp(-np.square(distance / root_width))
         coverage = np.maximum(coverage, bladder)
@@ -63,7 +63,7 @@ def bisaccate_pollen(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def tricolpate_pollen(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A grain with three furrows, some with pores: lobed from the pole, striped from the equator."""
+    """Draw a grain with three furrows, some with pores: lobed in polar view, striped in equatorial view."""
     density: Map
     if rng.random() < 0.45:
         angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
@@ -93,7 +93,7 @@ def tricolpate_pollen(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def triporate_pollen(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A rounded triangular (or round) grain with a thickened pore at each corner."""
+    """Draw a rounded triangular (or round) grain with a thickened pore at each of 3 to 6 corners."""
     count = int(rng.choice([3, 3, 3, 3, 4, 5, 6]))
     corners = np.arange(count) * 2 * np.pi / count + rng.normal(0, 0.06, count)
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
@@ -114,7 +114,7 @@ def triporate_pollen(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def monolete_spore(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A bean-shaped spore with one straight scar."""
+    """Draw a bean-shaped spore with one nearly straight scar."""
     stretch = rng.uniform(0.5, 0.75)
     outline = ring(rng, radius=_REACH * 0.96, roughness=0.02) * [1.0, stretch]
     outline[:, 1] += rng.uniform(0.0, 0.25) * (outline[:, 0] ** 2 - 0.4)
@@ -129,7 +129,7 @@ def monolete_spore(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def trilete_spore(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A round to triangular spore with a Y-shaped scar."""
+    """Draw a round to triangular spore with a Y-shaped scar."""
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     corner = rng.choice([0.0, rng.uniform(0.04, 0.14)])
     concave = corner * rng.uniform(-0.3, 0.15)
@@ -155,7 +155,7 @@ def trilete_spore(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def azolla_massula(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A dark clump of rounded chambers from which long anchor-tipped hairs hang."""
+    """Draw a dark clump of rounded chambers with long anchor-tipped hairs."""
     spread = rng.uniform(0.25, 0.4)
     count = int(rng.integers(5, 14))
     positions = rng.normal(0, spread * 0.55, (count, 2))
@@ -183,7 +183,7 @@ def azolla_massula(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def foram_lining(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """The organic lining of a foraminifer: a spiral or a row of growing chambers."""
+    """Draw the organic lining of a foraminifer: a spiral or a row of growing chambers."""
     count = int(rng.integers(5, 15))
     coiled = rng.random() < 0.75
     growth = rng.uniform(1.07, 1.22)
@@ -215,7 +215,7 @@ def foram_lining(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def fungal_hypha(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A branching, septate brown tube."""
+    """Draw a branching, septate tube."""
     thick = float(np.clip(canvas.um(rng.uniform(1.0, 3.0)), 0.012, 0.05))
     start = np.array([-_REACH * 0.93, rng.uniform(-0.1, 0.1)])
     trunk = wander(rng, points=40, turn=0.7, start=start, heading=rng.normal(0, 0.1), length=1.75)
@@ -240,7 +240,7 @@ def fungal_hypha(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def fungal_spore(canvas: Canvas, rng: np.random.Generator) -> Drawing:
-    """A dark oval spore of one to eight cells, sometimes with an attachment scar."""
+    """Draw a dark oval spore of one to eight cells, sometimes with an attachment scar."""
     cells = int(rng.choice([1, 1, 2, 2, 3, 4, 6, 8]))
     slender = float(np.clip(rng.uniform(0.35, 0.8) * (1.0 if cells < 3 else 0.65), 0.2, 0.9))
     along = np.linspace(-1, 1, 80)
@@ -268,7 +268,7 @@ def fungal_spore(canvas: Canvas, rng: np.random.Generator) -> Drawing:
 
 
 def reticulum(canvas: Canvas, rng: np.random.Generator, mesh: float) -> Map:
-    """A net of ridges (0..1) with meshes of about mesh canvas units, jittered hexagons."""
+    """Return a net of ridges (0..1): jittered hexagons of about `mesh` canvas units."""
     columns = np.arange(-1.1, 1.1, mesh)
     height = canvas.height / canvas.width
     rows = np.arange(-1.1 * height, 1.1 * height, mesh * 0.87)
@@ -280,7 +280,7 @@ def reticulum(canvas: Canvas, rng: np.random.Generator, mesh: float) -> Map:
 
 
 def _exine(canvas: Canvas, rng: np.random.Generator, body: Map) -> Map:
-    """A grain's wall in optical section: an outer and an inner line at the rim, a paler middle."""
+    """Return the density of a grain's wall in optical section: an outer and an inner line, and a paler middle."""
     wall = float(np.clip(canvas.um(rng.uniform(0.9, 2.8)), 0.03, 0.16))
     density = shell(canvas, body, wall=min(0.3, wall * 1.2), flatness=rng.uniform(0.1, 0.65))
     if rng.random() < 0.6:
@@ -309,7 +309,7 @@ def _ornament(canvas: Canvas, rng: np.random.Generator) -> Map:
 
 
 def _scar(canvas: Canvas, rng: np.random.Generator, lines: list[Points]) -> Map:
-    """A dehiscence scar: a thin dark (or open, pale) line between pale, then dark lips."""
+    """Return the density of a dehiscence scar: a thin dark (or open, pale) line between broad lips."""
     thin = canvas.strokes([Stroke(line, np.linspace(1.0, 0.4, len(line)) * canvas.um(0.4)) for line in lines])
     lip = np.clip(canvas.um(rng.uniform(1.0, 2.6)), 0.02, 0.09)
     broad = canvas.strokes([Stroke(line, np.linspace(1.0, 0.3, len(line)) * lip) for line in lines])
@@ -318,7 +318,7 @@ def _scar(canvas: Canvas, rng: np.random.Generator, lines: list[Points]) -> Map:
 
 
 def _with_spines(canvas: Canvas, rng: np.random.Generator, drawing: Drawing, *, chance: float) -> Drawing:
-    """The drawing, echinate (spiny) by chance: shrunk spines stand on its limb and dot its face."""
+    """Add spines with probability `chance`, in profile on the limb and as dots on the face, and return the drawing."""
     if rng.random() > chance:
         return drawing
     count, length = int(rng.integers(40, 130)), rng.uniform(0.05, 0.13)

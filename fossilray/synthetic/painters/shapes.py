@@ -20,7 +20,7 @@ _SUBPIXEL_BITS = 4
 
 @dataclass(frozen=True)
 class Stroke:
-    """One tapered line: a centreline with a half-width (canvas units) at each point."""
+    """Tapered line: a centreline with a half-width (canvas units) at each point; weight: its coverage, 0..1."""
 
     centreline: Points
     half_widths: npt.NDArray[np.float64]
@@ -29,7 +29,7 @@ class Stroke:
 
 @dataclass(frozen=True)
 class Canvas:
-    """A drawing surface of height x width px; its width spans the units -1..1."""
+    """Drawing surface of height x width px; its width spans the canvas units -1..1."""
 
     height: int
     width: int
@@ -41,7 +41,7 @@ class Canvas:
         return self.width / 2
 
     def um(self, length_um: float) -> float:
-        """A length in canvas units."""
+        """Convert a length in um to canvas units."""
         return length_um * self.px_per_um / self.unit_px
 
     @cached_property
@@ -56,7 +56,7 @@ class Canvas:
         return np.asarray(rows / self.unit_px, np.float32)[:, None]
 
     def zeros(self) -> Map:
-        """An empty map."""
+        """Return a map of zeros."""
         return np.zeros((self.height, self.width), np.float32)
 
     def _fixed_point(self, points: Points) -> npt.NDArray[np.int32]:
@@ -65,21 +65,21 @@ class Canvas:
         return np.asarray(np.round(np.clip(fixed, -(2**27), 2**27)), np.int32)
 
     def fill(self, outlines: Iterable[Points]) -> Map:
-        """Coverage (0..1) of filled closed outlines; where two overlap it stays 1."""
+        """Return the coverage (0..1) of filled closed outlines; it is 1 also where they overlap."""
         image = np.zeros((self.height, self.width), np.uint8)
         for outline in outlines:
             cv2.fillPoly(image, [self._fixed_point(outline)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
         return _unit(image)
 
     def strokes(self, strokes: Iterable[Stroke], *, hollow: float = 0.0) -> Map:
-        """Coverage (0..weight) of tapered strokes; hollow is how much paler than its rim a tube is."""
+        """Return the coverage (0..weight) of tapered strokes; hollow: relative loss inside a stroke against its rim."""
         image = np.zeros((self.height, self.width), np.uint8)
         by_length: dict[int, list[Stroke]] = {}
         for stroke in strokes:
             by_length.setdefault(len(stroke.centreline), []).append(stroke)
         for alike in by_length.values():
             half_px = np.array([stroke.half_widths.max() for stroke in alike]) * self.unit_px
-            # The rasteriser never draws thinner than about a pixel: thinner lines turn paler instead.
+            # The rasteriser draws at least about one pixel: thinner lines become paler instead.
             weight = np.minimum([stroke.weight for stroke in alike], 1) * np.minimum(1, 0.3 + half_px)
             polygons = self._fixed_point(_ribbons(alike))
             for polygon, half, value in zip(polygons, half_px.tolist(), (255 * weight).tolist(), strict=True):
@@ -91,7 +91,7 @@ class Canvas:
         return _unit(image)
 
     def discs(self, centres: Points, radii: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> Map:
-        """Coverage of filled discs, each with its weight (0..1)."""
+        """Return the coverage of filled discs, each with its weight (0..1)."""
         image = np.zeros((self.height, self.width), np.uint8)
         for centre, radius, weight in zip(self._fixed_point(centres), radii, weights, strict=True):
             radius_fixed = max(4, round(float(radius) * self.unit_px * (1 << _SUBPIXEL_BITS)))
@@ -107,7 +107,7 @@ class Canvas:
         return _unit(image)
 
     def noise(self, rng: np.random.Generator, per_unit: float, *, octaves: int = 1, gain: float = 0.5) -> Map:
-        """Smooth noise of zero mean and about unit deviation, with per_unit bumps per canvas unit."""
+        """Return smooth noise of zero mean and about unit deviation, with per_unit bumps per canvas unit."""
         total = self.zeros()
         weight, power = 1.0, 0.0
         for octave in range(octaves):
@@ -124,19 +124,19 @@ class Canvas:
         coarse = rng.standard_normal((rows, columns), dtype=np.float32)
         bumps: npt.NDArray[np.floating | np.integer] = coarse
         if spacing_px > 8:
-            # Cubic only as far as curvature needs it; the rest is close to straight and cheaper.
+            # Cubic interpolation to a spacing of 4 px, then linear, which is close enough and faster.
             finer = (int(columns * spacing_px / 4), int(rows * spacing_px / 4))
             bumps = cv2.resize(coarse, finer, interpolation=cv2.INTER_CUBIC)
         size = (int(columns * spacing_px), int(rows * spacing_px))
         bumps = cv2.resize(bumps, size, interpolation=cv2.INTER_LINEAR if spacing_px > 8 else cv2.INTER_CUBIC)
-        # A random position in the sheet, so that the bumps keep no grid in common with the canvas.
+        # A random position in the sheet, so that the bumps share no grid with the canvas.
         top, left = (int(v) for v in rng.uniform(0, 1.5 * spacing_px, 2))
         return np.asarray(
             bumps[top : top + self.height, left : left + self.width] * np.float32(1.35), np.float32
         )
 
     def streaks(self, rng: np.random.Generator, per_unit: float, *, stretch: int) -> Map:
-        """Noise drawn out stretch-fold along the rows, as the grain of wood."""
+        """Return noise stretched by `stretch` along the rows, like the grain of wood."""
         narrow = Canvas(self.height, max(4, self.width // stretch), self.px_per_um)
         scale = narrow.unit_px / self.unit_px
         noise = narrow.noise(rng, per_unit * scale, octaves=2)
@@ -145,7 +145,7 @@ class Canvas:
         )
 
     def crumple(self, rng: np.random.Generator, facets: int) -> Map:
-        """The relief of crumpled film, about -1..1: tilted facets that meet in crisp dark creases."""
+        """Return the relief of crumpled film, about -1..1: tilted facets that meet in crisp dark creases."""
         reach = np.array([1.0, self.height / self.width])
         border, labels = self.cells(rng.uniform(-1, 1, (facets, 2)) * reach)
         level, slope_x, slope_y = rng.normal(0, 1, (3, int(labels.max()) + 1)).astype(np.float32)
@@ -158,17 +158,17 @@ class Canvas:
         return np.asarray(self.warp(rng, relief, amplitude=rng.uniform(0.02, 0.07)), np.float32)
 
     def relief(self, rng: np.random.Generator, per_unit: float) -> Map:
-        """Extra path (0..about 2) of light through a collapsed wall: most where it stands steep."""
+        """Return the extra path (0..2) of light through a collapsed wall: longest where the wall is steep."""
         folded = np.abs(self.noise(rng, per_unit)) + 0.4 * np.abs(self.noise(rng, 2.3 * per_unit))
         height = self.warp(rng, np.asarray(folded, np.float32), amplitude=0.06)
         height = blur_px(height, 0.6 + 0.25 * self.px_per_um)
         slope = cv2.magnitude(cv2.Sobel(height, cv2.CV_32F, 1, 0), cv2.Sobel(height, cv2.CV_32F, 0, 1))
-        # Only what stands clearly steeper than the rest shows: a wall leaning a little is as thin as a flat one.
+        # Only slopes clearly above the mean count: a slightly inclined wall is as thin as a flat one.
         steepness = slope / np.float32(float(slope.mean()) + 1e-6)
         return np.asarray(np.clip((steepness - np.float32(1.1)) * np.float32(0.9), 0, 2), np.float32)
 
     def warp(self, rng: np.random.Generator, image: Map, *, amplitude: float, per_unit: float = 2.5) -> Map:
-        """The map bent smoothly by about amplitude canvas units."""
+        """Return the map warped smoothly by about `amplitude` canvas units."""
         shift = np.float32(amplitude * self.unit_px)
         map_x = np.arange(self.width, dtype=np.float32)[None, :] + shift * self.noise(rng, per_unit)
         map_y = np.arange(self.height, dtype=np.float32)[:, None] + shift * self.noise(rng, per_unit)
@@ -176,14 +176,14 @@ class Canvas:
         return np.asarray(bent, np.float32)
 
     def creases(self, rng: np.random.Generator, per_unit: float, *, width: float = 0.12) -> Map:
-        """A net of thin winding lines (0..1) that come and go, as on a wrinkled membrane."""
+        """Return a net of thin, winding, interrupted lines (0..1), as on a wrinkled membrane."""
         line = self.noise(rng, per_unit, octaves=2, gain=0.35)
         presence = self.noise(rng, per_unit * 0.9)
         net = np.exp(-np.square(line / width)) * np.clip(presence * 0.8 + 0.35, 0, 1)
         return np.asarray(net, np.float32)
 
     def cells(self, seeds: Points) -> tuple[Map, npt.NDArray[np.int32]]:
-        """Distance in px to the nearest border between Voronoi cells of the seeds, and the cells' labels."""
+        """Return the distance in px to the nearest border of the seeds' Voronoi cells, and the labels of the cells."""
         field = np.ones((self.height, self.width), np.uint8)
         inside = np.round(seeds * self.unit_px + [self.width / 2 - 0.5, self.height / 2 - 0.5]).astype(int)
         keep = (inside >= 0).all(1) & (inside[:, 0] < self.width) & (inside[:, 1] < self.height)
@@ -195,7 +195,7 @@ class Canvas:
         return depth_px(interior), np.asarray(labels, np.int32)
 
     def blur(self, image: Map, sigma: float) -> Map:
-        """The map blurred by sigma canvas units."""
+        """Return the map blurred by a Gaussian of sigma canvas units."""
         return blur_px(image, sigma * self.unit_px)
 
 
@@ -204,28 +204,28 @@ def _unit(image: npt.NDArray[np.uint8]) -> Map:
 
 
 def blur_px(image: npt.NDArray[np.float32], sigma_px: float) -> npt.NDArray[np.float32]:
-    """The image blurred by a Gaussian of sigma_px; unchanged when that is under a fifth of a pixel."""
+    """Return the image blurred by a Gaussian of sigma_px; unchanged if that is under 0.2 px."""
     if sigma_px < 0.2:
         return image
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE), np.float32)
 
 
 def depth_px(inside: npt.NDArray[np.uint8]) -> Map:
-    """Distance in px from every non-zero pixel to the nearest zero one."""
+    """Return the distance in px from every non-zero pixel to the nearest zero pixel."""
     return np.asarray(cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32)
 
 
 def step(values: npt.NDArray[np.float32], low: float, high: float) -> npt.NDArray[np.float32]:
-    """A smooth ramp from 0 at low to 1 at high (low may exceed high)."""
+    """Return a smooth ramp from 0 at low to 1 at high (low may exceed high)."""
     ramp = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
     return np.asarray(ramp * ramp * (3 - 2 * ramp), np.float32)
 
 
 def shell(canvas: Canvas, cover: Map, *, wall: float, flatness: float) -> Map:
-    """Thickness of a hollow body seen through: 1 in the middle, more at its limb.
+    """Return the optical thickness of a hollow body: 1 in the middle, more at its limb.
 
-    wall is the wall's thickness as a share of the body's radius; flatness 0 keeps the chord
-    through a spherical shell, 1 makes a flat disc.
+    wall: thickness of the wall relative to the body's radius. flatness: 0 for the chord through a spherical shell,
+    1 for a flat disc.
     """
     depth = blur_px(depth_px((cover > 0.5).astype(np.uint8)), 0.8)
     share = np.minimum(depth / max(1.0, float(depth.max())), 1)
@@ -235,7 +235,7 @@ def shell(canvas: Canvas, cover: Map, *, wall: float, flatness: float) -> Map:
 
 
 def dome(cover: Map, *, power: float = 0.5) -> Map:
-    """Thickness of a solid body: 0 at its outline, 1 at its deepest point."""
+    """Return the thickness of a solid body: 0 at its outline, 1 at its deepest point."""
     depth = depth_px((cover > 0.5).astype(np.uint8))
     share = np.minimum((depth + 0.5) / max(1.0, float(depth.max())), 1)
     return np.asarray(cover * _half_chord(share) ** (2 * power), np.float32)
@@ -246,7 +246,7 @@ def _half_chord(share: Map) -> Map:
 
 
 def _ribbons(strokes: list[Stroke]) -> npt.NDArray[np.float64]:
-    """Outlines (n, 2 k, 2) of strokes of k points each."""
+    """Return the outlines (n, 2 k, 2) of n strokes of k points each."""
     line = np.stack([stroke.centreline for stroke in strokes])
     half = np.stack([stroke.half_widths for stroke in strokes])
     tangent = np.empty_like(line)
@@ -258,7 +258,7 @@ def _ribbons(strokes: list[Stroke]) -> npt.NDArray[np.float64]:
 
 
 def bend(start: Points, end: Points, sag: float, *, points: int = 7, wave: float = 0.0) -> Points:
-    """A curve from start to end that sags sideways by a share of its length, and waves by another."""
+    """Return a curve from start to end, bent sideways by `sag` and waved by `wave`, both relative to its length."""
     along = np.linspace(0, 1, points)[:, None]
     chord = end - start
     side = np.array([-chord[1], chord[0]])
@@ -271,7 +271,7 @@ def bend(start: Points, end: Points, sag: float, *, points: int = 7, wave: float
 def wander(
     rng: np.random.Generator, *, points: int, turn: float, start: Points, heading: float, length: float
 ) -> Points:
-    """A path of given length whose heading drifts, by turn radians (standard deviation) over all."""
+    """Return a path of the given length whose heading drifts by at most `turn` radians."""
     drift = np.cumsum(np.cumsum(rng.normal(0, 1, points)))
     drift = turn * drift / (np.abs(drift).max() + 1e-9)
     steps = length / points * np.stack([np.cos(heading + drift), np.sin(heading + drift)], 1)
@@ -281,7 +281,7 @@ def wander(
 def ring(
     rng: np.random.Generator, *, radius: float, roughness: float, harmonics: int = 6, points: int = 120
 ) -> Points:
-    """A closed, irregular circle; roughness is the relative deviation of its radius."""
+    """Return a closed, irregular circle; roughness: scale of the relative deviation of its radius."""
     angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
     order = np.arange(2, 2 + harmonics)
     amplitude = rng.normal(0, 1, harmonics) / order
@@ -291,12 +291,12 @@ def ring(
 
 
 def polar(angle: npt.NDArray[np.float64], radius: npt.NDArray[np.float64]) -> Points:
-    """Points at the given angles (from +x towards +y) and radii."""
+    """Return the points (n, 2) at the given angles (from +x towards +y) and radii."""
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
 
 
 def smooth_closed(points: Points, *, rounds: int = 2) -> Points:
-    """A closed outline with its corners cut (Chaikin), twice as many points each round."""
+    """Return a closed outline with its corners cut (Chaikin); each round doubles the number of points."""
     for _ in range(rounds):
         following = np.roll(points, -1, axis=0)
         cut = np.stack([0.75 * points + 0.25 * following, 0.25 * points + 0.75 * following], 1)
@@ -305,7 +305,7 @@ def smooth_closed(points: Points, *, rounds: int = 2) -> Points:
 
 
 def sphere_points(rng: np.random.Generator, count: int, *, jitter: float = 0.5) -> npt.NDArray[np.float64]:
-    """(count, 3) directions spread evenly over a sphere, shaken by jitter of their spacing, turned at random."""
+    """Return (count, 3) directions spread evenly over a sphere, jittered by `jitter` of their spacing and rotated."""
     index = np.arange(count) + 0.5
     z = 1 - 2 * index / count
     azimuth = np.pi * (1 + 5**0.5) * index

@@ -12,12 +12,12 @@ from fossilray.synthetic.painters.shapes import Canvas, Map, bend, step
 
 @dataclass
 class Drawing:
-    """What a painter puts on its canvas, as maps of one size.
+    """Drawing of one specimen, as maps of the canvas size.
 
     density: thickness times pigment, 1 = an ordinary wall seen face on.
-    coverage: 0..1, where the object is at all.
-    body: 0..1, the part that bears wrinkles, folds, holes and inclusions.
-    dark: optical density of black matter (pyrite, shadows), whatever the pigment.
+    coverage: 0..1, area of the object.
+    body: 0..1, area that can have wrinkles, folds, holes and inclusions.
+    dark: optical density of black matter (pyrite, shadows), independent of the pigment.
     """
 
     density: Map
@@ -28,7 +28,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Appearance:
-    """How specimens of one kind vary beyond their shape; pairs are (low, high)."""
+    """Variation of the specimens of one kind apart from their shape; pairs are (low, high)."""
 
     maturity: tuple[float, float] = (0.05, 0.75)
     strength: tuple[float, float] = (0.45, 2.4)
@@ -46,7 +46,7 @@ class Appearance:
 
 
 def degrade(drawing: Drawing, canvas: Canvas, look: Appearance, rng: np.random.Generator) -> None:
-    """Wrinkle, fold, tear, corrode and fill a drawing, in position, as its kind's look allows."""
+    """Modify a drawing by wrinkles, folds, tears, corrosion, grain and pyrite, as `look` allows."""
     if rng.random() < look.wrinkles:
         style = rng.random()
         if style < 0.45:

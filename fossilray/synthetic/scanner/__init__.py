@@ -1,1 +1,1 @@
-"""The scanner of synthetic slides: optics, camera, backdrop."""
+"""Scanner of synthetic slides: optics, camera and backdrop."""

@@ -1,4 +1,4 @@
-"""An empty slide as a scanner records it: lamp, shading, grain, dirt, folds of the mounting film."""
+"""Empty slide as recorded by a scanner: lamp, shading, grain, dirt, folds of the mounting film."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ Gray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class _Fold:
-    """A crease of the mounting film: points (n, 2) px, a dark line and the bright one beside it."""
+    """Crease of the mounting film: a dark line with brighter lines beside it.
+
+    points: (n, 2) px. shift: (2,) px to the bright line. darkness: relative loss of light. sharpness_px: standard
+    deviation of the blur.
+    """
 
     points: NDArray[np.float64]
     shift: NDArray[np.float64]
@@ -34,9 +38,9 @@ class _Fold:
 
 
 class Backdrop:
-    """The empty slide; memory is one number per 32 x 32 px and a sheet of grain.
+    """Empty slide, rendered by blocks; memory: two numbers per 32 x 32 px, and a sheet of grain.
 
-    lamp_rgb: the clear field's colour, 0..1.
+    lamp_rgb: colour of the clear field, 0..1.
     """
 
     def __init__(self, rng: np.random.Generator, *, width: int, height: int, um_per_px: float) -> None:
@@ -50,7 +54,7 @@ class Backdrop:
         ]
 
     def block(self, column: int, row: int) -> Gray:
-        """(BLOCK_PX, BLOCK_PX) relative light of one block, 1 = the lamp's."""
+        """Return the relative light of one block, (BLOCK_PX, BLOCK_PX), 1 = light of the lamp."""
         light = _enlarge(_window(self._shade, column, row))
         grain_x, grain_y = column % _GRAIN_BLOCKS * BLOCK_PX, row % _GRAIN_BLOCKS * BLOCK_PX
         grain = self._grain[grain_y : grain_y + BLOCK_PX, grain_x : grain_x + BLOCK_PX]
@@ -61,7 +65,7 @@ class Backdrop:
 
 
 def _draw_lamp(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Near the usual (226, 222, 219), one scanner's white a little other than the next one's."""
+    """Draw the white of one scanner, RGB 0..1, near the usual (226, 222, 219) / 255."""
     usual = np.array([226, 222, 219]) / 255
     return np.asarray(
         np.clip(usual * rng.uniform(0.965, 1.045) * rng.normal(1, 0.008, 3), 0, 0.97), np.float32
@@ -69,7 +73,7 @@ def _draw_lamp(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _shading(rng: np.random.Generator, rows: int, columns: int, *, cell_um: float) -> Gray:
-    """Light at the corners of the cells: a slope, clouds in the medium, dirt far out of focus."""
+    """Draw the light at the corners of cells, (rows, columns): a slope, clouds in the medium, dirt out of focus."""
     down = np.linspace(-1, 1, rows, dtype=np.float32)[:, None]
     across = np.linspace(-1, 1, columns, dtype=np.float32)[None, :]
     slope = rng.normal(0, 0.008, 2).astype(np.float32)
@@ -86,7 +90,7 @@ def _shading(rng: np.random.Generator, rows: int, columns: int, *, cell_um: floa
 
 
 def _draw_grain(rng: np.random.Generator) -> Gray:
-    """A sheet of grain whose edges meet: the medium's mottle and the camera's noise."""
+    """Draw a seamless sheet of grain: the mottle of the medium and the noise of the camera."""
     side = BLOCK_PX * _GRAIN_BLOCKS
     sheet = np.zeros((side, side), np.float32)
     for spacing_px, strength in (
@@ -99,7 +103,7 @@ def _draw_grain(rng: np.random.Generator) -> Gray:
 
 
 def _endless_noise(rng: np.random.Generator, side: int, *, sigma_px: float) -> Gray:
-    """(side, side) Gaussian noise of unit deviation and correlation, continued over its own edges."""
+    """Return seamless Gaussian noise (side, side) of unit deviation, smoothed by a Gaussian of sigma_px."""
     white = np.fft.rfft2(rng.standard_normal((side, side), dtype=np.float32))
     rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
     white *= np.exp(-2 * (np.pi * sigma_px) ** 2 * (rows**2 + columns**2))
@@ -108,7 +112,7 @@ def _endless_noise(rng: np.random.Generator, side: int, *, sigma_px: float) -> G
 
 
 def _draw_fold(rng: np.random.Generator, width: int, height: int) -> _Fold:
-    """A long, slightly wavering line somewhere over the slide."""
+    """Draw a long, slightly curved fold at a random position of the slide."""
     start = rng.uniform(0.1, 0.9, 2) * [width, height]
     heading = rng.uniform(0, 2 * np.pi)
     length = rng.uniform(0.15, 0.7) * min(width, height)
@@ -136,13 +140,13 @@ def _draw_over(light: Gray, fold: _Fold, *, left: int, top: int) -> None:
 
 
 def _window(sheet: Gray, column: int, row: int) -> Gray:
-    """The corners of one block's cells, those it shares with its neighbours included."""
+    """Return the values at the corners of one block's cells, including those shared with its neighbours."""
     top, left = row * _CELLS, column * _CELLS
     return sheet[top : top + _CELLS + 1, left : left + _CELLS + 1]
 
 
 def _enlarge(corners: Gray) -> Gray:
-    """Straight lines between the corners of cells, so that blocks meet without a step."""
+    """Interpolate linearly between the corners of cells, so that blocks join without a step."""
     side = (_CELLS + 1) * _CELL_PX
     between = cv2.resize(corners, (side, side), interpolation=cv2.INTER_LINEAR)
     half = _CELL_PX // 2

@@ -1,6 +1,6 @@
 """Microscopes of varied quality: the empty field behind a scene, and the camera that records it.
 
-Everything is drawn wider than any one laboratory works, so that a detector cannot rely on one look.
+All parameters vary more than within one laboratory, so that a detector cannot rely on one appearance.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ LightField = NDArray[np.float32]
 
 
 def draw_field(rng: np.random.Generator, *, height: int, width: int) -> LightField:
-    """An empty field of view: lamp, tint, shading, mounting medium, dust out of focus, seams."""
+    """Draw an empty field of view, (height, width, 3): lamp, shading, mounting medium, dust, seams, scratches."""
     field = np.empty((height, width, 3), np.float32)
     field[:] = _lamp(rng)
     light = _shading(rng, height, width)
@@ -30,7 +30,7 @@ def draw_field(rng: np.random.Generator, *, height: int, width: int) -> LightFie
 
 
 def draw_stain(rng: np.random.Generator) -> NDArray[np.float32]:
-    """(3, 3) matrix on optical densities (rows in, columns out): pigment, lamp and stain of a laboratory."""
+    """Draw a (3, 3) matrix on optical densities (rows in, columns out): pigment, lamp and stain of a laboratory."""
     identity = np.eye(3)
     draw = rng.random()
     if draw < 0.45:
@@ -40,7 +40,7 @@ def draw_stain(rng: np.random.Generator) -> NDArray[np.float32]:
         mixed = (1 - (share := rng.uniform(0.0, 0.6))) * identity + share * grey
         return np.asarray(mixed * rng.uniform(0.6, 1.5, 3), np.float32)
     if draw < 0.85:
-        # Safranin, fuchsin, Bismarck brown, methylene blue: absorbed in green or red, whatever the wall.
+        # Safranin, fuchsin, Bismarck brown, methylene blue: they absorb green or red, independent of the wall.
         stain = np.array([[0.2, 1.0, 0.6], [0.3, 1.0, 0.9], [0.3, 0.8, 1.0], [1.0, 0.6, 0.2]])[
             rng.integers(4)
         ]
@@ -51,7 +51,7 @@ def draw_stain(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def photograph(light: LightField, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """What a camera makes of the light: focus, colour fringes, sharpening, tone, noise, JPEG."""
+    """Return the camera image (h, w, 3) of the light: focus, colour fringes, sharpening, tone, noise, JPEG."""
     if rng.random() < 0.08:
         light = _relief_contrast(light, rng)
     light = _focus(light, rng)
@@ -81,7 +81,7 @@ def photograph(light: LightField, rng: np.random.Generator) -> NDArray[np.uint8]
 def smooth_noise(
     rng: np.random.Generator, height: int, width: int, *, spacing_px: float
 ) -> NDArray[np.float32]:
-    """(height, width) noise of zero mean, about unit deviation and bumps spacing_px apart."""
+    """Return noise (height, width) of zero mean and about unit deviation, with bumps spacing_px apart."""
     rows, columns = int(height / spacing_px) + 4, int(width / spacing_px) + 4
     coarse = rng.standard_normal((rows, columns), dtype=np.float32)
     size = (int(columns * spacing_px) + 1, int(rows * spacing_px) + 1)
@@ -119,13 +119,13 @@ def _shading(rng: np.random.Generator, height: int, width: int) -> NDArray[np.fl
 
 
 def _mounting_medium(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
-    """Grain of gelatine or resin, sometimes with flecks too small to be anything."""
+    """Draw the grain of gelatine or resin, sometimes with flecks too small to be objects."""
     medium = np.ones((height, width), np.float32)
     if rng.random() < 0.6:
         grain = smooth_noise(rng, height, width, spacing_px=rng.uniform(1.2, 7))
         medium += np.float32(rng.choice([0.004, 0.012, 0.03], p=[0.5, 0.35, 0.15])) * grain
         if rng.random() < 0.4:
-            # Grain that comes and goes over the field, as in gelatine that dried unevenly.
+            # Grain that varies over the field, as in gelatine that dried unevenly.
             where = np.clip(smooth_noise(rng, height, width, spacing_px=rng.uniform(40, 150)), 0, 1)
             medium = 1 + (medium - 1) * where * 1.8
     if rng.random() < 0.35:
@@ -138,7 +138,7 @@ def _mounting_medium(rng: np.random.Generator, height: int, width: int) -> NDArr
 
 
 def _dust_out_of_focus(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
-    # All of it is soft: an eighth of the pixels in each direction holds it.
+    # The dust is blurred, so an eighth of the resolution is enough.
     rows, columns = height // 8 + 1, width // 8 + 1
     shadow = np.zeros((rows, columns), np.float32)
     for _ in range(int(rng.integers(1, 9))):
@@ -155,7 +155,7 @@ def _dust_out_of_focus(rng: np.random.Generator, height: int, width: int) -> NDA
 
 
 def _stitching_seams(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
-    """Photos of different brightness side by side, as scanners leave them."""
+    """Draw the seams between stitched photos of different brightness."""
     seams = np.ones((height, width), np.float32)
     seams[int(rng.integers(height)) :, :] *= np.float32(rng.uniform(0.93, 1.07))
     seams[:, int(rng.integers(width)) :] *= np.float32(rng.uniform(0.93, 1.07))
@@ -173,7 +173,7 @@ def _scratches(rng: np.random.Generator, height: int, width: int) -> NDArray[np.
 
 
 def _relief_contrast(light: LightField, rng: np.random.Generator) -> LightField:
-    """Differential interference as a side light: slopes of the density show bright and dark."""
+    """Apply differential interference contrast: slopes of the density become bright and dark."""
     density = -np.log(np.clip(light.mean(2), 0.02, 2))
     slope_x = cv2.Sobel(density, cv2.CV_32F, 1, 0)
     slope_y = cv2.Sobel(density, cv2.CV_32F, 0, 1)
@@ -192,7 +192,7 @@ def _focus(light: LightField, rng: np.random.Generator) -> LightField:
 
 
 def _colour_fringes(light: LightField, rng: np.random.Generator) -> LightField:
-    """Red and blue shifted against green by part of a pixel."""
+    """Shift red and blue against green by a fraction of a pixel."""
     fringed = light.copy()
     for channel in (0, 2):
         shift = np.array([[1, 0, rng.normal(0, 0.35)], [0, 1, rng.normal(0, 0.35)]], np.float32)

@@ -1,4 +1,4 @@
-"""The slide scanner around the objects: illumination, focus, camera and JPEG."""
+"""Optics of a slide scanner: illumination, focus, camera and JPEG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Radiance = npt.NDArray[np.float32]
 
 
 def background(height: int, width: int, *, um_per_px: float, rng: np.random.Generator) -> Radiance:
-    """An empty field of view (height, width, 3), 0..1: tint, shading, faint dirt out of focus."""
+    """Draw an empty field of view (height, width, 3), 0..1: tint, shading, faint dirt out of focus."""
     level = rng.uniform(0.84, 0.97) if rng.random() < 0.7 else rng.uniform(0.5, 0.86)
     tint = _tint(rng)
     field = np.empty((height, width, 3), np.float32)
@@ -25,7 +25,7 @@ def background(height: int, width: int, *, um_per_px: float, rng: np.random.Gene
 
 
 def defocus(transmittance: Radiance, blur_um: float, um_per_px: float) -> Radiance:
-    """The transmittance as seen blur_um (standard deviation) out of focus, grown where the blur needs room."""
+    """Return the transmittance blurred by blur_um (standard deviation), on a sheet enlarged by the blur."""
     sigma_px = blur_um / um_per_px
     if sigma_px < 0.2:
         return transmittance
@@ -39,9 +39,9 @@ def defocus(transmittance: Radiance, blur_um: float, um_per_px: float) -> Radian
 def to_rgb(
     image: Radiance, *, rng: np.random.Generator, noise: float = 0.008, jpeg_quality: int | None = None
 ) -> npt.NDArray[np.uint8]:
-    """The (h, w, 3) uint8 picture a camera makes of an image, after one JPEG round trip if a quality is given.
+    """Return the camera image (h, w, 3) uint8, after one JPEG round trip if a quality is given.
 
-    noise is the standard deviation at full scale; it falls with the square root of the light, as shot noise does.
+    noise: standard deviation at full scale; it decreases with the square root of the light, like shot noise.
     """
     exposed = np.clip(image, 0, 1.2)
     if noise > 0:
@@ -57,7 +57,7 @@ def to_rgb(
 
 
 def _tint(rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Relative red, green and blue of the lamp as balanced by the scanner: near white, warm, cool, pink or green."""
+    """Draw the relative red, green and blue of the balanced lamp: near white, warm, cool, pink or green."""
     if rng.random() < 0.6:
         return np.array([1.0, 0.978, 0.965]) * rng.uniform(0.985, 1.015, 3)
     casts = np.array(
@@ -67,7 +67,7 @@ def _tint(rng: np.random.Generator) -> npt.NDArray[np.float64]:
 
 
 def _shading(height: int, width: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """A slope of the light and a fall-off towards the corners, both slight."""
+    """Draw a slight slope of the light and a slight fall-off away from its centre, (height, width)."""
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     slope_x, slope_y = rng.normal(0, 0.015, 2).astype(np.float32)
@@ -78,7 +78,7 @@ def _shading(height: int, width: int, rng: np.random.Generator) -> npt.NDArray[n
 
 
 def _dirt(height: int, width: int, um_per_px: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Faint blobs far out of focus, mottled mounting medium: a factor close to 1."""
+    """Draw blobs far out of focus and mottled mounting medium, as a factor close to 1, (height, width)."""
     reduce = max(1, round(3 / um_per_px))
     rows, columns = height // reduce + 2, width // reduce + 2
     sheet = np.ones((rows, columns), np.float32)

@@ -1,9 +1,8 @@
-"""MIRAX slides as 3DHISTECH scanners write them, from any source of pixels.
+"""Writer of MIRAX slides as 3DHISTECH scanners write them, from any source of pixels.
 
-The camera takes photos that overlap, at positions that jitter around a grid; a position buffer states
-where each was really taken. A photo is cut into tiles. Every coarser level halves the tiles and puts
-four of them edge to edge, overlaps and all, so that a coarse tile is a patchwork of photos and the
-reader has to move the pieces to their positions.
+The camera takes overlapping photos at positions that jitter around a grid; a position buffer states the actual
+positions. A photo is cut into tiles. Every coarser level halves the tiles and joins four of them edge to edge,
+including overlaps, so that a coarse tile is a patchwork of photos and the reader moves the pieces to their positions.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ _THUMBNAIL_PX = 512
 
 @dataclass(frozen=True, kw_only=True)
 class MiraxLayout:
-    """Where the source lies on the slide, in px of OpenSlide's level-0 frame.
+    """Position of the source on the slide, in px of OpenSlide's level-0 frame.
 
-    offset_x, offset_y: the source's (0, 0).
-    width, height: the canvas, level 0.
-    bounds_x, bounds_y, bounds_width, bounds_height: the scanned part, as OpenSlide will say;
-        all 0 when nothing was scanned.
-    photos: how many were stored.
+    offset_x, offset_y: position of the source's (0, 0).
+    width, height: of the canvas, level 0.
+    bounds_x, bounds_y, bounds_width, bounds_height: scanned area, as OpenSlide reports it; all 0 if nothing was
+        scanned.
+    photos: number of photos stored.
     files: all files of the slide, the .mrxs first.
     """
 
@@ -61,12 +60,12 @@ class MiraxLayout:
 
 
 def write_mirax(path: Path, source: PixelSource, options: MiraxOptions) -> MiraxLayout:
-    """Write NAME.mrxs and the folder NAME beside it and say where the source lies on the slide.
+    """Write NAME.mrxs and the folder NAME beside it, and return the position of the source on the slide.
 
-    Level 0 shows the source unchanged but for JPEG. The rim of the source may stay unscanned by up
-    to jitter_px, as a jagged edge. A source smaller than one photo is padded with the background.
-    Each photo is read from the source once, row by row. The .mrxs comes last: without it no reader
-    takes the folder for a slide. Equal source and options give equal bytes.
+    Level 0 shows the source unchanged apart from JPEG. Up to jitter_px at the rim of the source may stay unscanned,
+    as a jagged edge. A source smaller than one photo is padded with the background. Each photo is read from the
+    source once, row by row. The .mrxs is written last: without it, the folder is no slide to any reader. Equal
+    source and options give equal bytes.
 
     Raises:
         ConfigError: the name does not end in .mrxs.
@@ -120,7 +119,7 @@ def write_mirax(path: Path, source: PixelSource, options: MiraxOptions) -> Mirax
 
 @dataclass
 class _Scan:
-    """What a pass over all photos leaves beside the tiles; bounds are left, top, right, bottom."""
+    """Result of a pass over all photos, apart from the tiles; bounds: left, top, right, bottom, level-0 px."""
 
     thumbnail: bytes = b""
     thumbnail_size: tuple[int, int] = (0, 0)
@@ -163,7 +162,7 @@ def _scan(
         for tile_row, tile_column in np.ndindex(divisions, divisions):
             left, top = tile_column * tile_px, tile_row * tile_px
             tile: NDArray[np.uint8] | None = None
-            # Tiles wholly past the source are left out.
+            # Tiles completely beyond the source are left out.
             if (
                 photo is not None
                 and x + left < grid.offset_x + source.width
@@ -180,7 +179,7 @@ def _scan(
 def _take_photo(
     source: PixelSource, options: MiraxOptions, grid: MiraxScanGrid, column: int, row: int
 ) -> NDArray[np.uint8] | None:
-    """What the camera sees at one position of the grid; None where the scanner does not go."""
+    """Return the photo at one position of the grid; None where nothing is scanned."""
     if not grid.is_inside_margins(column, row):
         return None
     x, y = grid.position(column, row)
@@ -201,7 +200,7 @@ def _with_tile(
 
 
 class _Thumbnail:
-    """A small picture of the whole canvas, drawn photo by photo."""
+    """Thumbnail of the whole canvas, at most 512 px a side, drawn photo by photo."""
 
     def __init__(self, grid: MiraxScanGrid, options: MiraxOptions) -> None:
         self._scale = min(1.0, _THUMBNAIL_PX / max(grid.width, grid.height))

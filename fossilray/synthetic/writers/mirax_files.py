@@ -1,6 +1,6 @@
-"""The files inside a MIRAX folder: data files, Index.dat and Slidedat.ini.
+"""Files in a MIRAX folder: data files, Index.dat and Slidedat.ini.
 
-Format: https://openslide.org/formats/mirax/ and OpenSlide's reader of it.
+Format: https://openslide.org/formats/mirax/ and OpenSlide's reader.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class TileIndex:
 
 
 class _PointerBuffer:
-    """Bytes of little-endian int32 with gaps for pointers that are known later."""
+    """Buffer of little-endian int32, with reserved pointers that are set later."""
 
     def __init__(self, start: bytes) -> None:
         self.data = bytearray(start)
@@ -139,12 +139,12 @@ class _PointerBuffer:
         return offset
 
     def point(self, offset: int) -> None:
-        """Make the pointer at `offset` point to what is written next."""
+        """Set the pointer at `offset` to the current end of the buffer."""
         self.data[offset : offset + 4] = len(self.data).to_bytes(4, "little")
 
 
 def position_buffer(grid: MiraxScanGrid) -> bytes:
-    """The record of where each photo was taken, 9 bytes each, row by row."""
+    """Return the record of photo positions, 9 bytes each, row by row."""
     records = np.ones(grid.columns * grid.rows, dtype=_POSITION)
     records["x"] = grid.positions[..., 0].ravel()
     records["y"] = grid.positions[..., 1].ravel()

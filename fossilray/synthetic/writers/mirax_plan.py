@@ -19,17 +19,17 @@ _COARSEST_PX = 512
 class MiraxOptions:
     """Options of the scanner.
 
-    photo_px: side of a camera photo in level-0 px, cut into divisions_per_side^2 tiles.
-    overlap_px: least nominal overlap of neighbours; it grows so that photos just cover the source.
-    jitter_px: how far a photo may lie from its nominal position, each way; at most half the overlap.
+    photo_px: side of a camera photo in level-0 px; a photo is cut into divisions_per_side^2 tiles.
+    overlap_px: minimum nominal overlap of neighbours; it is increased so that photos just cover the source.
+    jitter_px: largest distance of a photo from its nominal position along x and y; at most half the overlap.
     margin_photos: empty rows and columns of the grid around the scanned part.
-    levels: None for as many as bring the longer side down to 512 px.
+    levels: number of levels; None for as many as reduce the longer side to 512 px.
     layout: "aligned" has neither overlap nor jitter nor a position buffer.
-    data_files: photos are spread by rows over so many files (fewer if there are fewer rows, more
-        if one would pass 1.9 GB).
+    data_files: number of files over which photos are distributed by rows (fewer if there are fewer rows, more if a
+        file would exceed 1.9 GB).
 
     Raises:
-        ConfigError: numbers that no scanner could have.
+        ConfigError: an option is out of range.
     """
 
     mpp: float = 0.25
@@ -69,15 +69,16 @@ class MiraxOptions:
 
     @property
     def tile_px(self) -> int:
-        """Side of a stored tile."""
+        """Side of a stored tile, px."""
         return self.photo_px // self.divisions_per_side
 
 
 @dataclass(frozen=True)
 class MiraxScanGrid:
-    """Photos of the whole canvas, margins included.
+    """Grid of photos over the whole canvas, margins included; lengths in level-0 px.
 
-    step_x, step_y: nominal distance of neighbours; what is left of the photo is their overlap.
+    step_x, step_y: nominal distance of neighbours; their overlap is the side of a photo minus this.
+    offset_x, offset_y: position of the source on the canvas. width, height: of the canvas.
     positions: rows x columns x 2, x and y of each photo on the canvas.
     """
 
@@ -94,24 +95,24 @@ class MiraxScanGrid:
     positions: NDArray[np.int32]
 
     def position(self, column: int, row: int) -> tuple[int, int]:
-        """Where a photo was taken, x and y on the canvas."""
+        """Return the position of a photo, x and y on the canvas, level-0 px."""
         x, y = self.positions[row, column]
         return int(x), int(y)
 
     def is_inside_margins(self, column: int, row: int) -> bool:
-        """Whether a photo belongs to the part that is scanned if anything is there."""
+        """Return whether a photo is inside the margins, so that it may be scanned."""
         first = self.margin
         return first <= column < self.columns - first and first <= row < self.rows - first
 
     def file_of_row(self, row: int, data_files: int) -> int:
-        """Which of the data files takes the photos of a row; margins go with their neighbours."""
+        """Return the number of the data file for the photos of a row; margins belong to the nearest scanned row."""
         scan_rows = self.rows - 2 * self.margin
         scan_row = min(max(row - self.margin, 0), scan_rows - 1)
         return scan_row * min(data_files, scan_rows) // scan_rows
 
 
 def plan_grid(source: PixelSource, options: MiraxOptions, rng: np.random.Generator) -> MiraxScanGrid:
-    """Arrange photos over the source, margins around it, and jitter those that will be taken."""
+    """Arrange photos over the source and its margins, and jitter those inside the margins."""
     overlap_px = options.overlap_px if options.layout == "overlapping" else 0
     jitter_px = options.jitter_px if options.layout == "overlapping" else 0
     photo, margin = options.photo_px, options.margin_photos
@@ -126,7 +127,7 @@ def plan_grid(source: PixelSource, options: MiraxOptions, rng: np.random.Generat
     inside = positions[margin : margin + scan_rows, margin : margin + scan_columns]
     inside += rng.integers(-jitter_px, jitter_px + 1, size=inside.shape, dtype=np.int32)
     if overlap_px:
-        # The stage stops at the rim of what is to be scanned.
+        # The stage stops at the rim of the source.
         offset = np.array([margin * step_x, margin * step_y], dtype=np.int32)
         reach = np.array([source.width, source.height], dtype=np.int32) - photo
         np.clip(inside, offset, offset + np.maximum(reach, 0), out=inside)
@@ -146,7 +147,7 @@ def plan_grid(source: PixelSource, options: MiraxOptions, rng: np.random.Generat
 
 
 def _cover(extent_px: int, photo_px: int, overlap_px: int) -> tuple[int, int]:
-    """How many photos cover an extent with at least this overlap, and their distance."""
+    """Return the number of photos that cover an extent with at least this overlap, and their distance in px."""
     if extent_px <= photo_px:
         return 1, photo_px - overlap_px
     count = -(-(extent_px - overlap_px) // (photo_px - overlap_px))

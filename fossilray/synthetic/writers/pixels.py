@@ -10,30 +10,30 @@ from numpy.typing import NDArray
 
 
 class PixelSource(Protocol):
-    """A picture too large for memory that renders any requested part of it.
+    """Image too large for memory that renders any requested region.
 
-    Its frame is its own: level-0 px, x before y, origin top left. Regions lie inside it, and what a
-    region shows must not depend on how the picture is cut into regions.
+    Its frame is its own: level-0 px, x before y, origin top left. Regions are inside the image, and a pixel must not
+    depend on the region in which it is rendered.
     """
 
     @property
     def width(self) -> int:
-        """Level-0 px."""
+        """Width in level-0 px."""
 
     @property
     def height(self) -> int:
-        """Level-0 px."""
+        """Height in level-0 px."""
 
     def region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """The pixels of one region, H x W x 3 RGB."""
+        """Return the pixels of one region, H x W x 3 RGB."""
 
     def is_scanned(self, x: int, y: int, width: int, height: int) -> bool:
-        """Whether the scanner took anything of this region; if not, no tile is stored for it."""
+        """Return whether any part of a region was scanned; if not, no tile is stored for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayPixels:
-    """A source whose picture is an array in memory, wholly scanned.
+    """Source whose image is an array in memory, completely scanned.
 
     image: H x W x 3 RGB.
     """
@@ -58,7 +58,7 @@ class ArrayPixels:
 def padded_region(
     source: PixelSource, x: int, y: int, width: int, height: int, *, fill: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
-    """The pixels of a region that may reach past the source, `fill` there; H x W x 3 RGB."""
+    """Return the pixels of a region, H x W x 3 RGB; parts beyond the source have the colour `fill`."""
     left, top = max(x, 0), max(y, 0)
     right, bottom = min(x + width, source.width), min(y + height, source.height)
     if (left, top, right, bottom) == (x, y, x + width, y + height):
@@ -71,7 +71,7 @@ def padded_region(
 
 
 def scanned(source: PixelSource, x: int, y: int, width: int, height: int) -> bool:
-    """Whether anything was scanned in a region that may reach past the source."""
+    """Return whether any part of a region, which may extend beyond the source, was scanned."""
     left, top = max(x, 0), max(y, 0)
     right, bottom = min(x + width, source.width), min(y + height, source.height)
     if left >= right or top >= bottom:

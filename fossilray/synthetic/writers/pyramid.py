@@ -1,4 +1,4 @@
-"""Coarser tiles of a pyramid, built from finer tiles as they arrive; no whole level is in memory."""
+"""Builder of a tile pyramid from level-0 tiles in any order, without a whole level in memory."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class _Parent:
 
 
 class PyramidBuilder:
-    """Halves every tile and joins four of them edge to edge as one tile of the next level.
+    """Builder of a pyramid: each tile is halved, and four of them are joined as one tile of the next level.
 
-    Every position of the level-0 grid must be given once, in any order, with `None` where there is no
-    tile; a coarse tile goes to `sink` as soon as all positions below it are known, and not at all when
-    they are all empty. Quarters without a tile show `fill`. Memory is what is not yet complete:
-    for input in row order about one row of tiles a level.
+    Every position of the level-0 grid must be added once, in any order, as `None` if it has no tile. A coarse tile
+    is passed to `sink` as soon as all positions below it are known, and never if they are all empty. Quarters without
+    a tile have the colour `fill`. Only incomplete tiles are in memory: for input in row order, about one row of tiles
+    per level.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PyramidBuilder:
         return self._grid[level]
 
     def add(self, column: int, row: int, pixels: NDArray[np.uint8] | None) -> None:
-        """Take one position of the level-0 grid: its tile_px x tile_px x 3 pixels, or None."""
+        """Add one position of the level-0 grid: its tile_px x tile_px x 3 pixels, or None."""
         self._add(0, column, row, pixels)
 
     def _add(self, level: int, column: int, row: int, pixels: NDArray[np.uint8] | None) -> None:
@@ -83,7 +83,7 @@ class PyramidBuilder:
 
 
 def levels_down_to(width: int, height: int, *, coarsest_px: int) -> int:
-    """How many levels, each half the one before, until the longer side is at most coarsest_px."""
+    """Return the number of levels, each half the previous one, until the longer side is at most coarsest_px."""
     levels, side = 1, max(width, height)
     while side > coarsest_px:
         side = -(-side // 2)

@@ -1,8 +1,8 @@
-"""Pyramidal tiled TIFF slides from any source of pixels.
+"""Writer of pyramidal tiled TIFF slides from any source of pixels.
 
-Tiles of all levels are written as they are made; the directories with their offsets come last. (tifffile needs one
-level after the other, and its own JPEG encoder.) The tags are those of TIFF 6.0 and of its Technical Note 2 on JPEG;
-BigTIFF differs in the width of its numbers.
+Tiles of all levels are written as they are produced; the directories with their offsets follow at the end. (tifffile
+needs one level after the other, and its own JPEG encoder.) The tags are those of TIFF 6.0 and of its Technical Note 2
+on JPEG; BigTIFF differs in the width of its numbers.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ from fossilray.synthetic.writers.pixels import PixelSource, scanned
 from fossilray.synthetic.writers.pyramid import PyramidBuilder, levels_down_to
 
 _COARSEST_PX = 512
-# The source is read in squares of so many tiles a side.
+# The source is read in squares of this many tiles a side.
 _BLOCK_TILES = 4
 # A pyramid of JPEG tiles stays below 2 bytes per level-0 px, and plain TIFF ends at 4 GiB.
 _LARGEST_PLAIN_TIFF_PX = 2_000_000_000
-# Kind of value: its code in TIFF, its letter in struct, how many of these make one value.
+# By kind of value: code in TIFF, letter in struct, number of struct items per value.
 _TYPES = {"H": (3, "H", 1), "I": (4, "I", 1), "R": (5, "I", 2), "Q": (16, "Q", 1)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TiffOptions:
-    """Options of a TIFF slide. levels: None for as many as bring the longer side down to 512 px.
+    """Options of a TIFF slide.
+
+    levels: number of levels; None for as many as reduce the longer side to 512 px.
 
     Raises:
-        ConfigError: a number is not possible in a TIFF.
+        ConfigError: an option is out of range.
     """
 
     mpp: float = 0.25
@@ -57,9 +59,9 @@ class TiffOptions:
 def write_pyramidal_tiff(path: Path, source: PixelSource, options: TiffOptions) -> None:
     """Write a TIFF that OpenSlide opens with all its levels and mpp, in the frame of the source.
 
-    Blocks of 4 x 4 tiles where nothing was scanned take no space and are transparent. A level is
-    half the one before, rounded up. BigTIFF above 2 gigapixels. Each block is read from the source
-    once, row by row. The file takes its name when it is whole; equal input gives equal bytes.
+    Blocks of 4 x 4 tiles where nothing was scanned take no space and are transparent. Each level has half the size of
+    the previous one, rounded up. Sources above 2 gigapixels are written as BigTIFF. Each block is read from the source
+    once, row by row. The file is renamed to `path` when it is complete; equal input gives equal bytes.
     """
     levels = options.levels or levels_down_to(source.width, source.height, coarsest_px=_COARSEST_PX)
     side = options.tile_px
@@ -111,7 +113,7 @@ def _tiles(
 def _read_block(source: PixelSource, x: int, y: int, side: int) -> NDArray[np.uint8] | None:
     """Read a square of the source, padded by repeating its edge; None if nothing was scanned.
 
-    The repeated edge keeps other colours out of the last pixels when a level is halved.
+    The repeated edge prevents other colours in the last pixels when a level is halved.
     """
     if not scanned(source, x, y, side, side):
         return None
