@@ -1,4 +1,4 @@
-"""`python -m fossilray`: the command line of the interpreter that is asked, whatever the PATH holds."""
+"""`python -m fossilray`: the command line, run by this interpreter whatever is on the PATH."""
 
 from fossilray.cli.main import main
 

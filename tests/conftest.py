@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,10 +17,6 @@ os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.d
 # Scripts of tests/support that run as processes of their own, and Ray's workers, import from tests/ too.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
-)
-
-_STARTS_RAY = re.compile(
-    r"\bray\b|shared_ray|jobs\.(process|inference|index|train)|cli_runner|\"(demo|process)\"|fossilray demo"
 )
 
 pytest_plugins = ["support.static_checks"]
@@ -51,17 +45,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one process of pytest-xdist, and all files that start Ray to the same one.
-
-    Two Rays at once need more memory than a small machine has, and `ray stop` of one test ends the Ray of another.
-    """
+    """Give each file to one process of pytest-xdist, and tests/faults, which share a run, to the same one."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item.path)))
-
-
-@cache
-def _group(path: Path) -> str:
-    return "ray" if _STARTS_RAY.search(path.read_text(encoding="utf-8")) else path.stem
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "faults" else item.path.stem))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from dataclasses import dataclass, fields, replace
@@ -20,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.classified_run import predict
+from support.cli_runner import rows_of
 from support.slides_on_disk import write_slide
 from support.small_run import CROP_PX, MPP, commit_slide, start_run
 
@@ -158,16 +158,11 @@ def inside(box: Box, bounds: Rect) -> Box:
     )
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_csv_has_openslides_frame_and_qupaths_in_columns_of_their_own(
     made: Made, stored: dict[Key, dict[str, Any]], boxes: dict[Key, Box], tmp_path: Path
 ) -> None:
     result = export_objects(made.run, tmp_path / "a.csv", form="csv")
-    rows = {(row["slide_id"], int(row["object_id"])): row for row in read_csv(tmp_path / "a.csv")}
+    rows = {(row["slide_id"], int(row["object_id"])): row for row in rows_of(tmp_path / "a.csv")}
     assert result.objects == len(rows) == len(boxes)
     assert result.clipped == len(made.overrunning) >= 4 * len(WELLS)
     for key, row in rows.items():
@@ -268,7 +263,7 @@ def test_yolo_has_every_object_and_keeps_wells_whole(
 ) -> None:
     out = tmp_path / "yolo"
     result = export_yolo(made.run, out, options=TILES, validation=0.3, split_by=by)
-    rows = read_csv(out / IMAGES_CSV)
+    rows = rows_of(out / IMAGES_CSV)
     assert {row["file"] for row in rows} == {
         str(path.relative_to(out)) for path in (out / "images").rglob("*.jpg")
     }
@@ -399,7 +394,7 @@ def test_image_folder_and_crops_show_the_fossil_in_its_proportions(
     made: Made, stored: dict[Key, dict[str, Any]], boxes: dict[Key, Box], tmp_path: Path
 ) -> None:
     result = export_image_folder(made.run, tmp_path / "folder", head="genera")
-    rows = read_csv(tmp_path / "folder" / "objects.csv")
+    rows = rows_of(tmp_path / "folder" / "objects.csv")
     assert result.objects == len(rows)
     assert result.without_genus == len(boxes) - len(rows) == len(WELLS)
     assert save_crops(made.run, where=None, out=tmp_path / "crops") == len(boxes)

@@ -11,15 +11,10 @@ from scipy.optimize import minimize
 from scipy.stats import binomtest, hypergeom
 from support.synthetic_well import draw_predictions, make_truth
 
-from fossilray.analysis.stratigraphy.confusion import Confusion
+from fossilray.analysis.stratigraphy.confusion import Confusion, correct_confusion
 from fossilray.analysis.stratigraphy.correlation import chord_distances, correlate
 from fossilray.analysis.stratigraphy.diversity import describe_diversity, fisher_alpha, rarefy, round_counts
-from fossilray.analysis.stratigraphy.intervals import (
-    ShareEstimate,
-    correct_confusion,
-    estimate_shares,
-    wilson,
-)
+from fossilray.analysis.stratigraphy.intervals import ShareEstimate, estimate_shares, wilson
 from fossilray.analysis.stratigraphy.zones import broken_stick, find_zones
 
 FEW = np.array([4, 3, 4, 0, 1, 0, 2])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from labels.test_load import picture, write_folder
 from support.cli_runner import rows_of, run
+from support.pages import check_page
 from support.small_run import CROP_PX, DIMENSION, commit_slide
 
 from fossilray.core.config import CropsConfig, RunConfig
@@ -203,10 +203,3 @@ def test_equal_labels_give_equal_files(labels: Path, tmp_path: Path) -> None:
         )
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
-
-
-def check_page(page: str) -> None:
-    """Nothing runs, nothing is fetched, and names are text."""
-    assert "<script" not in page
-    assert "alert(&#39;Ø&#39;)" in page
-    assert not re.search(r'(src|href)="(?!data:)', page)

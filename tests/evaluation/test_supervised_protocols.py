@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from support.cli_runner import rows_of, run
+from support.pages import check_page
 from support.synthetic_crops import draw_folder
 from typer.testing import CliRunner
 
@@ -216,12 +217,6 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shade = (picture(100 * c + number) * (1 - 0.15 * c)).astype(np.uint8)
             Pillow.fromarray(shade).save(folder / genus / f"{number}.png")
     return folder
-
-
-def check_page(page: str) -> None:
-    assert "<script" not in page
-    assert "alert(&#39;Ø&#39;)" in page
-    assert not re.search(r'(src|href)="(?!data:)', page)
 
 
 @pytest.mark.slow

@@ -17,16 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.analysis.stratigraphy.confusion import Confusion
+from fossilray.analysis.stratigraphy.confusion import Confusion, correct_confusion
 
 DRAWS = 400
 LEVEL = 0.95
 
 _DRAWS_AT_ONCE = 50
-_STEPS = 300
-_STRIDE = 1.8
-"""Over-relaxation of an EM step: below 2 it converges to the same maximum, faster (Salakhutdinov and Roweis 2003)."""
-_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -100,31 +96,6 @@ def estimate_shares(
         least,
         objects,
     )
-
-
-def correct_confusion(counts: NDArray[np.float64], confusion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the maximum-likelihood shares of classes behind counts of predictions.
-
-    Args:
-        counts: (…, samples, classes) predictions.
-        confusion: (…, classes, classes) probability of each prediction (columns) for each true class (rows).
-
-    Returns:
-        (…, samples, classes); nan in a sample without predictions.
-    """
-    total = counts.sum(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        predicted = counts / total
-    shares = np.where(total > 0, np.full_like(predicted, 1 / predicted.shape[-1]), np.nan)
-    transposed = np.swapaxes(confusion, -1, -2)
-    for step in range(_STEPS):
-        updated = shares * ((predicted / np.maximum(shares @ confusion, 1e-300)) @ transposed) ** _STRIDE
-        updated /= np.maximum(updated.sum(axis=-1, keepdims=True), 1e-300)
-        change = np.nanmax(np.abs(updated - shares), initial=0) if step % 10 == 9 else 1.0
-        shares = updated
-        if change < _TOLERANCE:
-            break
-    return shares
 
 
 def wilson(

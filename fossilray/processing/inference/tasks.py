@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fossilray.core.config import RunConfig
 from fossilray.core.schemas import CALIBRATED_PREDICTIONS_SCHEMA, PREDICTIONS_SCHEMA, embeddings_schema
 from fossilray.core.types import Embedder
+from fossilray.core.vectors import entropy
 from fossilray.models.heads import Head, load_head
 from fossilray.models.heads.uncertainty import COVERAGE, predict_uncertainty
 from fossilray.processing.inference.worker import Progress
@@ -130,11 +131,10 @@ def predictions_table(
     ranked = np.argsort(-probability, axis=1, kind="stable")
     order = ranked[:, :3]
     name = np.array(head.classes, dtype=object)
-    entropy = -(probability * np.log(np.maximum(probability, np.float32(1e-30)))).sum(axis=1)
     columns: dict[str, pa.Array] = {
         "slide_id": pa.array([slide.slide_id] * count, pa.string()),
         "object_id": slide.objects["object_id"].combine_chunks(),
-        "entropy": pa.array(np.maximum(entropy, 0), pa.float32(), mask=~known),
+        "entropy": pa.array(np.maximum(entropy(probability), 0), pa.float32(), mask=~known),
     }
     for rank, suffix in enumerate(("", "_2", "_3")):
         if rank < order.shape[1]:

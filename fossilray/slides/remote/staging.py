@@ -163,7 +163,8 @@ class _Room:
             check_fits(path, size, scratch_gb=self._most_gb)
             if self._held + size > self._most_gb * 1e9:
                 raise ScratchFull(
-                    f"{path} has {size / 1e9:,.2f} GB and finds no room beside the slide in work "
+                    f"{path} has {size / 1e9:,.2f} GB and finds no room beside the slide in progress "
+                    ""
                     f"(slides.scratch_gb is {self._most_gb:g}); raise slides.scratch_gb"
                 )
             self._held += size

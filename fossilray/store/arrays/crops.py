@@ -102,6 +102,6 @@ def _read_from_shard(store: RunStore, name: str, slots: NDArray[np.int64]) -> li
 
 def _damaged(store: RunStore, name: str, what: str) -> DamagedFile:
     return DamagedFile(
-        f"{store.url}/{name} {what}; see what else is damaged with `fossilray verify --deep`, whose --withdraw has the "
-        "slide made again"
+        f"{store.url}/{name} {what}; check the rest with `fossilray verify --deep`; with --withdraw the next start "
+        "processes the slide again"
     )

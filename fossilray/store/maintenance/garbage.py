@@ -263,7 +263,7 @@ def _lines(report: GarbageReport) -> Iterator[str]:
         f"{_hours(report.older_than)}"
     )
     if report.pending:
-        yield f"{act} {len(report.pending):,} pending files whose driver is gone; their arrays go the next time"
+        yield f"{act} {len(report.pending):,} pending files whose driver is gone; the next gc deletes their arrays"
     if report.outdated:
         yield (
             f"{act} {len(report.outdated):,} files of embeddings and predictions of slides that were processed again "

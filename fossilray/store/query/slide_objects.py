@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fossilray.core.errors import UsageError
 from fossilray.core.schemas import OBJECTS_SCHEMA, select_names
+from fossilray.core.vectors import unit_vectors
 from fossilray.store.query.connection import connect, create_objects_view, query_table
 from fossilray.store.query.vectors import VectorReader
 from fossilray.store.run.run_store import RunStore
@@ -154,7 +155,7 @@ def _slide(reader: VectorReader, run: int, slide_id: str, table: pa.Table) -> Sl
         objects_inside=_objects_inside(
             np.stack([columns[name] for name in ("x_min", "y_min", "x_max", "y_max")], axis=1)
         ),
-        vectors=_unit(reader.rows(table)),
+        vectors=unit_vectors(reader.rows(table).astype(np.float32), undefined=np.nan),
     )
 
 
@@ -163,11 +164,3 @@ def _objects_inside(xyxy: NDArray[np.int32]) -> NDArray[np.int64]:
     centres = shapely.points((corners[:, :2] + corners[:, 2:]) / 2)
     pairs = shapely.STRtree(centres).query(shapely.box(*corners.T), predicate="intersects")
     return np.bincount(pairs[0], minlength=len(xyxy))
-
-
-def _unit(vectors: NDArray[np.float16]) -> NDArray[np.float32]:
-    # Similarity is cosine similarity, so lengths are dropped.
-    wide = vectors.astype(np.float32)
-    length = np.linalg.norm(wide, axis=1, keepdims=True)
-    sound = np.isfinite(length) & (length > 0)
-    return np.where(sound, wide / np.where(sound, length, 1), np.nan).astype(np.float32)
