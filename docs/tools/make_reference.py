@@ -10,10 +10,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from typer.models import ArgumentInfo
 
+from fossilray.cli.command_help import choices, value_word
 from fossilray.cli.main import COMMANDS, Subcommands
 from fossilray.core.config import CurationConfig, RunConfig, Section, TrainConfig, document_config
 from fossilray.core.config.training_recipes import RECIPES
@@ -145,28 +146,16 @@ def _parameters(function: Callable[..., object]) -> tuple[list[Row], list[Row]]:
             # Inside Annotated, typer keeps the first spelling where a default would stand.
             spellings = [one for one in (info.default, *(info.param_decls or ())) if str(one).startswith("-")]
             spelled = "/".join(spellings or ["--" + parameter.name.replace("_", "-")])
-            takes = "" if kind is bool else " " + _metavar(kind)
+            word = "CHOICE" if choices(kind) else info.metavar or value_word(spelled, kind)
+            takes = "" if kind is bool else f" {word}"
             options.append((spelled + takes, _default(parameter), (info.help or "") + _choices(kind)))
     return arguments, options
 
 
 def _choices(kind: Any) -> str:
     """The values that an option accepts, if they are named."""
-    if get_origin(kind) is Literal:
-        return " One of " + ", ".join(f"`{value}`" for value in get_args(kind)) + "."
-    inner = [part for part in get_args(kind) if part is not type(None)]
-    return _choices(inner[0]) if inner else ""
-
-
-def _metavar(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return "CHOICE"
-    if get_origin(kind) is list:
-        return _metavar(*get_args(kind))
-    inner = [part for part in get_args(kind) if part is not type(None)] or [kind]
-    if inner != [kind]:
-        return _metavar(inner[0])
-    return {int: "N", float: "X", Path: "PATH"}.get(inner[0], "TEXT")
+    values = ", ".join(f"`{value}`" for value in choices(kind))
+    return f" One of {values}." if values else ""
 
 
 def _default(parameter: inspect.Parameter) -> str:

@@ -28,6 +28,7 @@ from fossilray.cli import (
     synthetic,
     train,
 )
+from fossilray.cli.command_help import PlainCommand, PlainGroup
 from fossilray.cli.output import err
 from fossilray.cli.root import RootGroup
 from fossilray.core.errors import FossilrayError
@@ -139,7 +140,7 @@ RootGroup.sections = {title: list(commands) for title, commands in COMMANDS.item
 app = typer.Typer(
     name="fossilray",
     cls=RootGroup,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},  # of every command below, too
@@ -148,14 +149,16 @@ app.callback()(doctor.global_options)
 for commands in COMMANDS.values():
     for name, command in commands.items():
         if isinstance(command, Subcommands):
-            group = typer.Typer(help=command.help, no_args_is_help=True)
+            group = typer.Typer(
+                cls=PlainGroup, help=command.help, no_args_is_help=True, rich_markup_mode=None
+            )
             for second, function in command.commands.items():
-                group.command(name=second)(function)
+                group.command(name=second, cls=PlainCommand)(function)
             for alias, second in command.aliases.items():
-                group.command(name=alias, hidden=True)(command.commands[second])
+                group.command(name=alias, cls=PlainCommand, hidden=True)(command.commands[second])
             app.add_typer(group, name=name)
         else:
-            app.command(name=name)(command)
+            app.command(name=name, cls=PlainCommand)(command)
 
 
 def main() -> None:

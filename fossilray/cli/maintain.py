@@ -12,6 +12,7 @@ import typer
 from fossilray.cli.options import (
     ConfigOption,
     RunArgument,
+    RunOnlyArgument,
     SetOption,
     TableFileOption,
     TableFormatOption,
@@ -46,7 +47,10 @@ def failures(
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """List failed attempts at slides that are not committed: state of the slide, stage, class, reason, host, time."""
+    """List failed attempts at slides that are not committed: state of the slide, stage, class, reason, time.
+
+    Other formats than the table, and --out, also give the attempt, the host and all other columns of `failures`.
+    """
     from fossilray.core.text_table import print_table
     from fossilray.render.tables import write_table
     from fossilray.store.query.connection import run_query
@@ -91,7 +95,7 @@ def _print_tracebacks(kinds: Sequence[dict[str, Any]]) -> None:
 
 
 def retry(
-    run: RunArgument,
+    run: RunOnlyArgument,
     slide: Annotated[
         list[str] | None, typer.Option("--slide", help="slide_id of a slide to retry; may be repeated.")
     ] = None,
@@ -180,7 +184,7 @@ def _withdraw(store: RunStore, findings: Sequence[VerifyFinding]) -> None:
 
 
 def gc(
-    run: RunArgument,
+    run: RunOnlyArgument,
     older_than: Annotated[
         str, typer.Option("--older-than", help="Minimum age of what is deleted: 90m, 12h or 3d.")
     ],
@@ -203,7 +207,7 @@ def gc(
 
 
 def compact(
-    run: RunArgument,
+    run: RunOnlyArgument,
     to: Annotated[
         str,
         typer.Option("--to", metavar="DATASET", help="Create the dataset here: a local path or s3://…"),

@@ -31,6 +31,10 @@ def outside_runs(path: OutputPath) -> OutputPath:
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Run directory or compacted dataset: a local path or s3://…")
 ]
+RunOnlyArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="Run directory, not a compacted dataset: a local path or s3://…"),
+]
 RunsArgument = Annotated[
     list[str],
     typer.Argument(metavar="RUN...", help="Run directories or compacted datasets: local paths or s3://…"),

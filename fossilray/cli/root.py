@@ -43,7 +43,7 @@ class RootGroup(typer.core.TyperGroup):
             return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help of the program; that of a command is typer's."""
+        """Write the help of the program; that of a command is `PlainCommand`'s."""
         formatter.write(render_root_help(self.sections))
 
 

@@ -6,6 +6,7 @@ import shlex
 import signal
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fossilray.cli.output import out, say
@@ -36,7 +37,7 @@ def print_result(result: JobResult, run: str, *, things: str = "new objects", is
         *counts.describe_rest(),
         f"{tally.objects:,} {things}",
     ]
-    say(f"{', '.join(parts)} -> {run}")
+    say(f"{', '.join(parts)} -> {run if result.folder is None else _from_here(result.folder)}")
     if tally.total < counts.total:
         say(f"these are all {unit}s of the run; this command named {tally.total:,} of them")
     if result.missing_sites is not None:
@@ -46,6 +47,12 @@ def print_result(result: JobResult, run: str, *, things: str = "new objects", is
         say("stopped early; run the same command again to resume")
     elif result.failures:
         say(_next_step(result, run, unit=unit, is_run=is_run))
+
+
+def _from_here(folder: str) -> str:
+    """Return a local folder below the current one by its relative path, any other as it is."""
+    here = Path.cwd()
+    return str(Path(folder).relative_to(here)) if Path(folder).is_relative_to(here) else folder
 
 
 def _print_failures(result: JobResult, unit: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable
@@ -130,7 +131,8 @@ def run_inference(
     """
     store.expect_run()
     with require_single_driver(derived.files):
-        return _run(store, derived, config, make_task, address=address, display=display, stop=stop)
+        result = _run(store, derived, config, make_task, address=address, display=display, stop=stop)
+    return dataclasses.replace(result, folder=derived.files.url)
 
 
 def _run(

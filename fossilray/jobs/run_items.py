@@ -31,6 +31,8 @@ class JobResult:
     """Slides of the whole run by state after the job, which may have been given a part of them."""
     missing_sites: str | None = None
     """A sentence about slides without a well or a depth."""
+    folder: str | None = None
+    """Folder of the results, where it is not the one that the job was given."""
 
     @property
     def exit_code(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -229,3 +231,49 @@ def test_no_option_has_a_short_name_but_help() -> None:
 def test_help_of_every_option_is_a_sentence_or_a_noun_phrase_of_one() -> None:
     for command, name, option in options():
         assert (option.help or "").endswith((".", "…")), f"{command} {name}: {option.help}"
+
+
+@functools.cache
+def help_at_80_columns(command: str) -> str:
+    result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_help_of_every_command_at_80_columns_shows_every_option_and_all_words_of_its_help() -> None:
+    for name, command in every_command():
+        text = help_at_80_columns(name)
+        assert max(map(cell_len, text.splitlines())) <= 80, name
+        without_spaces = "".join(text.split())
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                assert re.search(rf"^  {re.escape(parameter.opts[0])}\b", text, re.MULTILINE), text
+            assert "".join(parameter.help.split()) in without_spaces, f"{name} {parameter.name}"
+        assert not re.search(r"[a-z](…|\.\.\.)", text), name
+
+
+def test_help_of_a_command_of_two_words_shows_the_summaries_of_its_second_words_whole() -> None:
+    for first, group in PROGRAM.commands.items():
+        for second, command in getattr(group, "commands", {}).items():
+            if not command.hidden:
+                summary = command.help.partition("\n")[0]
+                text = "".join(help_at_80_columns(first).split())
+                assert second + "".join(summary.split()) in text
+
+
+def test_a_value_is_named_by_a_word_in_capitals_or_by_its_choices_and_never_by_a_python_type() -> None:
+    word = re.compile(r"[A-Z]+([ =:][A-Z]+)*(\.\.\.)?|[a-z0-9-]+(\|[a-z0-9-]+)+")
+    for name, command in every_command():
+        for parameter in command.params:
+            if not getattr(parameter, "is_flag", False):
+                assert word.fullmatch(parameter.metavar), f"{name} {parameter.name}: {parameter.metavar}"
+        assert not re.search(r"list\[|<(str|int|float|path|bool)\b|\brange\b>", help_at_80_columns(name)), (
+            name
+        )
+
+
+def test_help_of_arguments_names_them_as_the_usage_line_does() -> None:
+    text = help_at_80_columns("query")
+    assert text.startswith("Usage: fossilray query [OPTIONS] RUN SQL\n")
+    assert "Arguments:\n  RUN  Run directory" in text
+    assert help_at_80_columns("demo").startswith("Usage: fossilray demo [OPTIONS] [DIR]\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fossilray.cli.running import print_result
@@ -74,3 +76,25 @@ def test_without_failures_the_counts_are_the_last_line(capsys: pytest.CaptureFix
     assert last_line(capsys, ()).startswith(
         "9 of 9 slides committed (0 before), 0 new objects -> s3://archive"
     )
+
+
+@pytest.mark.parametrize(
+    ("folder", "shown"),
+    [
+        ("s3://archive/run/derived/embeddings/new", "s3://archive/run/derived/embeddings/new"),
+        ("/elsewhere/run/derived/embeddings/new", "/elsewhere/run/derived/embeddings/new"),
+        ("{here}/run/derived/embeddings/new", "run/derived/embeddings/new"),
+    ],
+)
+def test_results_beside_a_run_are_reported_with_the_folder_that_holds_them(
+    folder: str,
+    shown: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tally = Tally(total=9, committed=9)
+    result = JobResult(tally, (), stopped=False, counts=tally.counts, folder=folder.format(here=Path.cwd()))
+    print_result(result, "a dataset", things="objects embedded")
+    assert capsys.readouterr().out.replace("\n", "").endswith(f"objects embedded -> {shown}")
