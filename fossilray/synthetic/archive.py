@@ -35,6 +35,10 @@ ARCHIVE_MPP = 0.25
 
 _SMALLEST_SIDE_PX = 1024
 _JITTER_PX = 8
+_EARLIER = "earlier"
+"""Key of the mark: recipes of what the folder held before, so that an interrupted call can be repeated."""
+_MOST_EARLIER = 8
+_MOST_SLIDES = 1_000_000
 _RECIPE_KEY = b"fossilray.archive"
 _MARK_FILE = ".fossilray-archive.json"
 """Name of the file that marks an archive as unfinished, until its truth is written."""
@@ -113,26 +117,47 @@ def _handle_result(out: Path, recipe: ArchiveRecipe) -> None:
     Raises:
         ConfigError: a file that would be replaced was not painted by fossilray.
     """
-    is_archive = read_recipe(out) is not None
-    slides = [f"{sample.stem}.{recipe.form}" for sample in Column(recipe.seed).samples(recipe.slides)]
-    names = [*slides, *(name.removesuffix(".mrxs") for name in slides if recipe.form == "mrxs")]
-    foreign = [name for name in names if (out / name).is_symlink()]
-    if not is_archive:
-        foreign += [name for name in (TRUTH_FILE,) if os.path.lexists(out / name)]
-        foreign += [name for name in names if os.path.lexists(out / name) and not _is_marked(out)]
+    finished = read_recipe(out)
+    painted = {name for one in (finished, *_marked_recipes(out)) if one is not None for name in _names(one)}
+    foreign = [
+        name
+        for name in _names(recipe)
+        if (out / name).is_symlink() or (os.path.lexists(out / name) and name not in painted)
+    ]
+    if finished is None and os.path.lexists(out / TRUTH_FILE):
+        foreign.append(TRUTH_FILE)
     if foreign:
         raise ConfigError(
             f"{out / foreign[0]} was not painted by fossilray and would be replaced; name another folder"
         )
-    write_atomically(out / _MARK_FILE, json.dumps(asdict(recipe)))
+    earlier = [one for one in (finished, *_marked_recipes(out)) if one is not None and one != recipe]
+    mark = {**asdict(recipe), _EARLIER: [asdict(one) for one in earlier[:_MOST_EARLIER]]}
+    write_atomically(out / _MARK_FILE, json.dumps(mark))
 
 
-def _is_marked(out: Path) -> bool:
+def _names(recipe: ArchiveRecipe) -> list[str]:
+    """Return the names of the files and folders of an archive's slides."""
+    slides = [f"{sample.stem}.{recipe.form}" for sample in Column(recipe.seed).samples(recipe.slides)]
+    return [*slides, *(name.removesuffix(".mrxs") for name in slides if recipe.form == "mrxs")]
+
+
+def _marked_recipes(out: Path) -> list[ArchiveRecipe]:
+    """Return the recipes of the unfinished archives that the mark of a folder names; none without a valid mark."""
     try:
-        stated = json.loads((out / _MARK_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(stated, dict) and {"slides", "size_px", "form", "seed"} <= stated.keys()
+        mark = json.loads((out / _MARK_FILE).read_bytes())
+        recipes = [mark, *mark.pop(_EARLIER, [])]
+    except (OSError, ValueError, RecursionError, AttributeError, TypeError):
+        return []
+    return [recipe for fields in recipes if (recipe := _parse_recipe(fields)) is not None]
+
+
+def _parse_recipe(fields: object) -> ArchiveRecipe | None:
+    if not isinstance(fields, dict) or fields.keys() - {"version"} != {"slides", "size_px", "form", "seed"}:
+        return None
+    slides, seed = fields["slides"], fields["seed"]
+    if not (isinstance(slides, int) and 1 <= slides <= _MOST_SLIDES and isinstance(seed, int) and seed >= 0):
+        return None
+    return ArchiveRecipe(**fields)
 
 
 def read_recipe(out: Path) -> ArchiveRecipe | None:
@@ -141,7 +166,7 @@ def read_recipe(out: Path) -> ArchiveRecipe | None:
         return None
     try:
         stored = (pq.read_schema(out / TRUTH_FILE).metadata or {}).get(_RECIPE_KEY)
-        return None if stored is None else ArchiveRecipe(**json.loads(stored))
+        return None if stored is None else _parse_recipe(json.loads(stored))
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError):
         return None
 

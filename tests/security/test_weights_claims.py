@@ -69,6 +69,12 @@ CONV = SMALL["backbone"][0]
         {"backbone": [[-1, 1, "Conv", [16, 3, 2, None, 1, 1, "nn.Module"]], *SMALL["backbone"][1:]]},
         {"backbone": [[-1, 1, "nn.Upsample", [None, 10**6, "nearest"]], *SMALL["backbone"]]},
         {"backbone": [*([[-1, 1, "nn.Upsample", [None, 8, "nearest"]]] * 6), *SMALL["backbone"]]},
+        {  # in memory at 256 px, and 6 GB at 1280
+            "backbone": [
+                *([[-1, 1, "nn.Upsample", [None, factor, "nearest"]] for factor in (8, 4)]),
+                *SMALL["backbone"],
+            ]
+        },
         {"backbone": [[-1, 1, "nn.Module", []], *SMALL["backbone"]]},
         {"backbone": [[99, 1, "Conv", [16, 3, 2]], *SMALL["backbone"]]},
         {"backbone": [CONV] * 401},
@@ -109,6 +115,7 @@ def test_a_description_beyond_what_is_known_is_refused_before_anything_is_built(
         {"act_layer": "os.system"},
         {"norm_layer": {"a": 1}},
         {"num_classes": -1},
+        {"patch_size": 1, "embed_dim": 8192, "depth": 64},
     ],
 )
 def test_arguments_beyond_what_is_known_do_not_reach_timm(kwargs: dict[str, Any], tmp_path: Path) -> None:

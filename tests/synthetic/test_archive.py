@@ -286,6 +286,23 @@ def test_what_a_person_has_where_a_slide_would_be_painted_is_named_and_stays(
     assert {path.read_bytes() for path in before if path.is_file()} == {b"mine"}
 
 
+def test_files_in_a_finished_archive_that_it_did_not_paint_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    synthesise_archive(folder, slides=1, size_px=1100, form="mrxs", seed=3)
+    painted = set(folder.iterdir())
+    other = tmp_path / "other"
+    synthesise_archive(other, slides=2, size_px=1100, form="mrxs", seed=3)
+    name = min({path.name for path in other.glob("*.mrxs")} - {path.name for path in painted})
+    (folder / name).write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="was not painted by fossilray"):
+        synthesise_archive(folder, slides=2, size_px=1100, form="mrxs", seed=3)
+    assert set(folder.iterdir()) == painted | {folder / name}
+    assert (folder / name).read_bytes() == b"mine"
+    (folder / name).unlink()
+    synthesise_archive(folder, slides=2, size_px=1100, form="mrxs", seed=3)
+    assert (folder / "truth.parquet").read_bytes() == (other / "truth.parquet").read_bytes()
+
+
 def test_archive_whose_painting_broke_off_is_painted_again(tmp_path: Path) -> None:
     folder = tmp_path / "archive"
     synthesise_archive(folder, slides=1, size_px=1100, form="mrxs", seed=3)

@@ -115,7 +115,8 @@ def build_outline(architecture: Architecture) -> torch.nn.Module:
             f"{architecture.name} has an input of {architecture.input_px} px, more than the limit of "
             f"{LARGEST_INPUT_PX} px; set a smaller input_px"
         )
-    return build_on_meta(lambda: _create(architecture))
+    with _as_refusal(architecture):
+        return build_on_meta(lambda: _create(architecture))
 
 
 def _create(architecture: Architecture) -> torch.nn.Module:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _STRIDE_INPUT_PX = 256
 """Side of the image from which ultralytics derives a network's strides."""
+_MEMORY_INPUT_PX = 1280
+"""Side of the image at which the memory of a network is checked: a large tile."""
 
 _importing = threading.Lock()
 _activating = threading.Lock()
@@ -53,7 +55,8 @@ def build_detector_network(
         try:
             layers = build_on_meta(lambda: parse(copy.deepcopy(plain), ch=3, verbose=False)[0])
             _check_state({f"model.{name}": shape for name, shape in shapes_of(layers).items()}, state, source)
-            try_on_meta(lambda image: _run_layers(layers.eval(), image), side_px=_STRIDE_INPUT_PX)
+            for side_px in (_STRIDE_INPUT_PX, _MEMORY_INPUT_PX):
+                try_on_meta(lambda image: _run_layers(layers.eval(), image), side_px=side_px)
             network = build(copy.deepcopy(plain), ch=3, nc=nc, verbose=False)
         except NetworkTooLarge as error:
             raise WeightsError(
