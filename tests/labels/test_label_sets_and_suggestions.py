@@ -411,12 +411,14 @@ def test_every_object_is_chosen_once_and_every_strategy_fills_its_count() -> Non
 
 
 def test_one_round_of_chosen_labels_trains_a_better_head_than_a_random_one() -> None:
-    from suggest import judge, make
+    from suggest import make, score_strategy
 
     better = []
     for seed in range(3):
-        pool, asked = make(2500, seed), make(1500, seed, again=True)
-        chosen, drawn = (judge(pool, asked, by, start=60, n=60, seed=seed)[0] for by in ("mixed", "random"))
+        pool, unseen = make(2500, seed), make(1500, seed, again=True)
+        chosen, drawn = (
+            score_strategy(pool, unseen, by, start=60, n=60, seed=seed)[0] for by in ("mixed", "random")
+        )
         better.append(chosen - drawn)
     assert np.mean(better) > 0
 
