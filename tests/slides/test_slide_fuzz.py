@@ -219,7 +219,7 @@ def test_hundreds_of_mutated_slides_are_as_they_were_or_counted_or_refused(
 
 def main() -> None:
     """A line of JSON for each slide, counts on stderr: SUFFIX COUNT SEED FOLDER."""
-    import test_worker  # noqa: F401  imported once, before the forks
+    import processing.test_worker  # noqa: F401  imported once, before the forks
     import torch  # noqa: F401
 
     suffix, count, seed, folder = sys.argv[1:]
