@@ -259,10 +259,10 @@ def test_a_conflict_is_settled(store, faulty_s3):  # noqa: F811
     assert commit(store, "A17")
 
 
-def test_a_conflict_that_does_not_end_is_told(store, faulty_s3, monkeypatch):  # noqa: F811
+def test_a_conflict_that_does_not_end_is_reported(store, faulty_s3, monkeypatch):  # noqa: F811
     monkeypatch.setattr("time.sleep", lambda _: None)
     faulty_s3.controller.fail("conflict", 100, method="PUT")
-    with pytest.raises(StoreError, match=r"conflict to every try to create a"):
+    with pytest.raises(StoreError, match=r"conflict to every attempt to create a"):
         store.files.create("a", b"1")
 
 
