@@ -162,19 +162,20 @@ def assert_window_shows_enough(detection_pass: DetectionPass, tile: Tile, conten
     assert window.y_min <= top - context
     assert window.x_max >= right + context
     assert window.y_max >= bottom + context
-    reach = detection_pass.reach_px
-    for row, column in np.argwhere(content):
-        x, y = column * unit, row * unit
-        near_core = (
-            tile.core.x_min - reach <= x < tile.core.x_max + reach
-            and tile.core.y_min - reach <= y < tile.core.y_max + reach
-        )
-        near_own = left - 2 * reach <= x < right + 2 * reach and top - 2 * reach <= y < bottom + 2 * reach
-        if near_core and near_own:
-            assert window.x_min <= x - context
-            assert window.x_max >= x + unit + context
-            assert window.y_min <= y - context
-            assert window.y_max >= y + unit + context
+    reach, core = detection_pass.reach_px, tile.core
+    # The units that half an object may reach, from the core and from its own foreground.
+    x_min, x_max = max(core.x_min - reach, left - 2 * reach), min(core.x_max + reach, right + 2 * reach)
+    y_min, y_max = max(core.y_min - reach, top - 2 * reach), min(core.y_max + reach, bottom + 2 * reach)
+    rows, columns = np.arange(content.shape[0]) * unit, np.arange(content.shape[1]) * unit
+    near = content[np.ix_((rows >= y_min) & (rows < y_max), (columns >= x_min) & (columns < x_max))]
+    found_rows, found_columns = np.nonzero(near)
+    if len(found_rows):
+        y = rows[(rows >= y_min) & (rows < y_max)][found_rows]
+        x = columns[(columns >= x_min) & (columns < x_max)][found_columns]
+        assert window.x_min <= x.min() - context
+        assert window.x_max >= x.max() + unit + context
+        assert window.y_min <= y.min() - context
+        assert window.y_max >= y.max() + unit + context
 
 
 def part_of(units: NDArray[Any], detection_pass: DetectionPass, rect: Rect) -> NDArray[Any]:
