@@ -12,7 +12,7 @@ CALLED_BY_LIBRARIES = {
     "model_config",  # pydantic
     "__getattr__",  # the interpreter, of a module
     "__dir__",
-    "format_help",  # typer
+    *("format_help", "format_options", "format_commands", "collect_usage_pieces"),  # typer
     *("readinto", "truncate", "writable", "seekable"),  # io
     *(
         "retries",
