@@ -33,6 +33,10 @@ FolderArgument = Annotated[
         metavar="OUT", help="Folder of the training, local or s3://…; a training found there is resumed."
     ),
 ]
+InitOption = Annotated[
+    str | None,
+    typer.Option("--init", help="Initial weights: scratch, bundled, timm:NAME or file:PATH (init)."),
+]
 ArchOption = Annotated[
     str | None, typer.Option("--arch", help="Architecture of the network, by its name in timm (arch).")
 ]
@@ -120,10 +124,7 @@ def train_backbone(
         typer.Option(help="Training method; supcon, metric and transfer need labels (method)."),
     ] = None,
     arch: ArchOption = None,
-    init: Annotated[
-        str | None,
-        typer.Option(help="Initial weights: scratch, bundled, timm:NAME or file:PATH (init)."),
-    ] = None,
+    init: InitOption = None,
     config: TrainConfigOption = None,
     set_: _TrainSetOption = None,
     workers: TrainWorkersOption = None,
@@ -153,10 +154,7 @@ def train_metric(
         MetricLossName | None, typer.Option(help="Loss of the metric space (metric.loss).")
     ] = None,
     arch: ArchOption = None,
-    init: Annotated[
-        str | None,
-        typer.Option(help="Initial weights: scratch, bundled, timm:NAME or file:PATH (init)."),
-    ] = None,
+    init: InitOption = None,
     config: TrainConfigOption = None,
     set_: _TrainSetOption = None,
     workers: TrainWorkersOption = None,

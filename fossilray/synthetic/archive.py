@@ -118,7 +118,8 @@ def _handle_result(out: Path, recipe: ArchiveRecipe) -> None:
         ConfigError: a file that would be replaced was not painted by fossilray.
     """
     finished = read_recipe(out)
-    painted = {name for one in (finished, *_marked_recipes(out)) if one is not None for name in _names(one)}
+    known = [*([] if finished is None else [finished]), *_marked_recipes(out)]
+    painted = {name for one in known for name in _names(one)}
     foreign = [
         name
         for name in _names(recipe)
@@ -130,7 +131,7 @@ def _handle_result(out: Path, recipe: ArchiveRecipe) -> None:
         raise ConfigError(
             f"{out / foreign[0]} was not painted by fossilray and would be replaced; name another folder"
         )
-    earlier = [one for one in (finished, *_marked_recipes(out)) if one is not None and one != recipe]
+    earlier = [one for one in known if one != recipe]
     mark = {**asdict(recipe), _EARLIER: [asdict(one) for one in earlier[:_MOST_EARLIER]]}
     write_atomically(out / _MARK_FILE, json.dumps(mark))
 

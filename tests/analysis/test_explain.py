@@ -13,15 +13,14 @@ from click.testing import Result
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from support.classified_run import predict as classify_run
+from support.cli_runner import invoke
 from support.small_run import write_small_run
-from typer.testing import CliRunner
 
 from fossilray.analysis.explain.attention import attention_layers, attention_rollout, gradient_attention
 from fossilray.analysis.explain.backbone import family_of, score_of
 from fossilray.analysis.explain.crops import crops_from_run
 from fossilray.analysis.explain.gradcam import feature_maps, grad_cam, guided_grad_cam, guided_gradient
 from fossilray.analysis.explain.selection import select_confused, select_uncertain
-from fossilray.cli.main import app
 from fossilray.core.config.choices import HeadKind
 from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.models.backbones.backbone_file import BackboneMeta, save_backbone
@@ -289,10 +288,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         assert not trained.exit_code, trained.exception
     return folder
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def explain(folder: Path, network: str, out: Path, *arguments: object) -> Result:

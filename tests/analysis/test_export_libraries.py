@@ -10,18 +10,16 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from click.testing import Result
 from support.classified_run import GENERA, embed, predict
+from support.cli_runner import invoke
 from support.slides_on_disk import write_slide
 from support.small_run import CROP_PX, DIMENSION, WELL, commit_slide, write_small_run
-from typer.testing import CliRunner
 
 from fossilray.analysis.export.anndata import export_anndata
 from fossilray.analysis.export.coco import ANNOTATIONS, export_coco
 from fossilray.analysis.export.image_folder import export_image_folder, folder_names
 from fossilray.analysis.export.tiles import TileOptions
 from fossilray.analysis.export.yolo import export_yolo
-from fossilray.cli.main import app
 from fossilray.core.config import load_config
 from fossilray.core.errors import FossilrayError, StoreError, UsageError
 from fossilray.core.records import CatalogRow, WorkItem
@@ -49,10 +47,6 @@ def with_genera(store: RunStore, head: str) -> list[dict[str, Any]]:
         f"WHERE head = '{head}' ORDER BY o.well, slide_id, object_id"
     )
     return run_query(store, sql).to_pylist()
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_torchvision_reads_an_image_folder_with_the_heads_classes(store: RunStore, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from support import run_fixtures
 from support.fault_jobs import Silent
+from support.waiting import wait_for
 
 from fossilray.core.config import RunConfig, WorkersConfig
 from fossilray.core.records import Failure, Outcome, WorkerStatus, WorkItem, utc_now
@@ -130,13 +131,6 @@ def drain(cluster: Cluster, node_id: str) -> None:
     client = ray._raylet.GcsClient(address=cluster.address)
     is_accepted, reason = client.drain_node(node_id, PREEMPTION, "spot", deadline_ms)
     assert is_accepted, reason
-
-
-def wait_for(is_so: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 120
-    while not is_so():
-        assert time.monotonic() < deadline_s, "it did not come to that"
-        time.sleep(0.05)
 
 
 def transient_failure(slide_id: str) -> Failure:

@@ -16,6 +16,7 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from support.compare_runs import Watcher, assert_equal_runs
 from support.fault_jobs import Silent, by_value, counts_of, settings
+from support.waiting import wait_for
 
 from fossilray.core.config import RunConfig
 from fossilray.core.records import Outcome, WorkItem
@@ -156,10 +157,3 @@ def drain(cluster: Cluster, node: object) -> None:
     command = [ray_command, "drain-node", "--address", cluster.address, "--node-id", node.node_id]  # type: ignore[attr-defined]
     command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
     subprocess.run([*command, "--deadline-remaining-seconds", "300"], check=True, capture_output=True)
-
-
-def wait_for(is_so: object) -> None:
-    deadline_s = time.monotonic() + 120
-    while not is_so():  # type: ignore[operator]
-        assert time.monotonic() < deadline_s, "it did not come to that"
-        time.sleep(0.02)

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from support.autoscaled_cluster import IDLE_S, AutoscaledCluster
 from support.fault_jobs import Silent
 from support.idle_worker import RestingWorker, gpus_seen, nodes_used, resting_by_value
 from support.run_fixtures import a_run
+from support.waiting import wait_for
 
 from fossilray.core.config import RunConfig, WorkersConfig
 from fossilray.core.errors import WorkerError
@@ -156,10 +157,3 @@ def drive(
             display=display,
         )
     return tally, display.messages
-
-
-def wait_for(is_so: Callable[[], bool], seconds: float) -> None:
-    deadline_s = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline_s, "it did not come to that"
-        time.sleep(0.1)

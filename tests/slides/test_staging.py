@@ -378,7 +378,7 @@ def test_faults_on_the_way_are_outlived(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url, config, controller = faulty_s3
-    monkeypatch.setattr("fossilray.slides.remote.source.FIRST_RETRY_WAIT_S", 0.01)
+    monkeypatch.setattr("fossilray.store.files.retry.FIRST_WAIT_S", 0.01)
     upload(slides, url, config)
     for fault in ("slow down", "internal error", "reset", "half a response"):
         controller.fail(fault, method="GET", path="Data0000.dat")
@@ -399,7 +399,7 @@ def test_store_that_stays_away_is_told_in_a_sentence_without_secrets(
     kind: type[SlideError],
 ) -> None:
     url, config, controller = faulty_s3
-    monkeypatch.setattr("fossilray.slides.remote.source.FIRST_RETRY_WAIT_S", 0.01)
+    monkeypatch.setattr("fossilray.store.files.retry.FIRST_WAIT_S", 0.01)
     upload(slides, url, config)
     controller.fail(fault, 200, method="GET", path="Data0001.dat")  # type: ignore[arg-type]
     stager = stage(config)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from fossilray.cli.main import app
 
 
 def run(*words: str | Path) -> str:
-    """What a command prints that succeeds."""
-    answer = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert answer.exit_code == 0, answer.output
-    return answer.output
+    """Run a command that succeeds, and return its output."""
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def invoke(*words: object) -> Result:
+    """Run a command that may fail, and return its exit code and output."""
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

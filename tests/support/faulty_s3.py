@@ -209,7 +209,7 @@ def faulty_s3(faulty_server: tuple[str, Controller], monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     # Waits are botocore's own business and tested there; in other processes they are as they are.
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-    monkeypatch.setattr("fossilray.store.files.remote.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("fossilray.store.files.retry.FIRST_WAIT_S", 0.01)
     S3FileSystem.clear_instance_cache()
     bucket = f"faulty-{secrets.token_hex(4)}"
     boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=bucket)

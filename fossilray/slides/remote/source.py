@@ -5,8 +5,6 @@ Files are named by their full URL. A listing of up to 1,000 files is one request
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,19 +14,16 @@ from fossilray.core.errors import SourceAccessDenied, SourceUnreachable
 from fossilray.store.files.options import (
     S3,
     first_sentence,
-    is_interrupted,
     is_retryable,
     remote_filesystem,
     transport_errors,
 )
+from fossilray.store.files.retry import repeat_interrupted
 
 Response = TypeVar("Response")
 
 FILES_PER_LISTING = 1000
 """Maximum number of files in one S3 listing."""
-
-FIRST_RETRY_WAIT_S = 1.0
-"""Before a request is repeated; doubles with every attempt, up to 20 s, with random jitter."""
 
 _VERSION_KEYS = ("ETag", "etag", "md5Hash")
 
@@ -73,6 +68,7 @@ class SlideSource:
         self.protocol = protocol
         self._filesystem = remote_filesystem(protocol, access)
         self._tries = access.tries
+        self._faults: tuple[type[Exception], ...] = (OSError, *transport_errors(protocol))
 
     def walk(self, folder: str) -> Iterator[RemoteFile]:
         """Yield every file below a folder; none if the folder is missing. S3 listings are read page by page."""
@@ -140,21 +136,15 @@ class SlideSource:
 
     def _request(self, url: str, send: Callable[[], Response]) -> Response:
         """Return the response; interrupted requests that the libraries do not repeat are repeated here."""
-        faults: tuple[type[Exception], ...] = (OSError, *transport_errors(self.protocol))
-        for attempt in range(1, self._tries + 1):
-            try:
-                return send()
-            except FileNotFoundError:
-                raise
-            except faults as error:
-                if attempt == self._tries or not is_interrupted(error, self.protocol):
-                    kind = SourceUnreachable if is_retryable(error, self.protocol) else SourceAccessDenied
-                    raise kind(
-                        f"cannot read {url}: {first_sentence(error)}; check the network, slides.access and who may "
-                        "read there"
-                    ) from None
-            time.sleep(random.random() * min(FIRST_RETRY_WAIT_S * 2 ** (attempt - 1), 20))
-        raise AssertionError("tries is at least 1")
+        try:
+            return repeat_interrupted(send, protocol=self.protocol, tries=self._tries, faults=self._faults)
+        except FileNotFoundError:
+            raise
+        except self._faults as error:
+            kind = SourceUnreachable if is_retryable(error, self.protocol) else SourceAccessDenied
+            raise kind(
+                f"cannot read {url}: {first_sentence(error)}; check the network, slides.access and who may read there"
+            ) from None
 
 
 def _version(info: dict[str, Any]) -> str:

@@ -21,13 +21,13 @@ from fossilray.store.files.options import (
     create_options,
     first_sentence,
     http_status,
-    is_interrupted,
     read_options,
     readers_filesystem,
     remote_filesystem,
     remote_options,
     transport_errors,
 )
+from fossilray.store.files.retry import repeat_interrupted, wait_before_retry
 
 _Result = TypeVar("_Result")
 
@@ -36,9 +36,6 @@ CONFLICT_TRIES = 8
 
 KEYS_A_DELETE = 1000
 """The most that S3 takes in one request."""
-
-FIRST_WAIT_S = 1.0
-"""Longest wait before the first retry of this module; doubles up to 20 s, as botocore's waits do."""
 
 _AGE_KEYS = ("LastModified", "mtime", "last_modified")
 """What s3fs, gcsfs and adlfs call the time of a file's last change."""
@@ -225,7 +222,7 @@ class RemoteFiles:
                     f"these credentials may not delete {len(keys)} files from {self.url}, {keys[0]} among them; "
                     "use a role that may (cluster/iam-operator.json)"
                 )
-            self._wait(attempt)
+            wait_before_retry(attempt)
         raise StoreError(
             f"cannot delete {len(keys)} files from {self.url}, {keys[0]} among them: "
             f"{first_sentence(RuntimeError(first))}; check store.profile, and what its credentials may do"
@@ -238,17 +235,9 @@ class RemoteFiles:
     def _retry(self, act: str, request: Callable[[], _Result]) -> _Result:
         """Return the result of a request; repeats what the libraries below do not."""
         with translate_errors(self.url, act, protocol=self._protocol):
-            for attempt in range(self._tries - 1):
-                try:
-                    return request()
-                except self._faults as error:
-                    if not is_interrupted(error, self._protocol):
-                        raise
-                self._wait(attempt)
-            return request()
-
-    def _wait(self, attempt: int) -> None:
-        time.sleep(random.random() * min(FIRST_WAIT_S * 2**attempt, 20))
+            return repeat_interrupted(
+                request, protocol=self._protocol, tries=self._tries, faults=self._faults
+            )
 
 
 def _modified(info: dict[str, Any]) -> datetime:

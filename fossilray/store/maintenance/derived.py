@@ -155,12 +155,10 @@ def delete_outdated(
             for entry in files
             if entry.modified < before and not is_behind(f"{above}/{entry.path}", links)
         ]
-        is_outdated = partial(_is_outdated, store, results, commits)
-        for entry, outdated in zip(old, map_in_chunks(is_outdated, old, threads=READ_THREADS), strict=True):
-            if outdated:
-                gone.append(f"{above}/{entry.path}")
-                if not dry_run:
-                    results.files.delete(entry.path)
+        for entry in _outdated_of(old, store, results, commits):
+            gone.append(f"{above}/{entry.path}")
+            if not dry_run:
+                results.files.delete(entry.path)
     return gone
 
 
@@ -179,12 +177,23 @@ def delete_older_than_objects(store: RunStore, results: DerivedStore) -> list[st
         for entry in files
         if slide_of(entry.path) in commits and entry.modified <= commits[slide_of(entry.path)].modified
     ]
-    is_outdated = partial(_is_outdated, store, results, commits)
-    checked = zip(suspect, map_in_chunks(is_outdated, suspect, threads=READ_THREADS), strict=True)
-    outdated = [entry for entry, outdated in checked if outdated]
+    # All are read before the first is deleted.
+    outdated = list(_outdated_of(suspect, store, results, commits))
     for entry in outdated:
         results.files.delete(entry.path)
     return [slide_of(entry.path) for entry in outdated]
+
+
+def _outdated_of(
+    entries: Sequence[FileEntry], store: RunStore, results: DerivedStore, commits: Mapping[str, FileEntry]
+) -> Iterator[FileEntry]:
+    """Yield the files whose objects are not committed now; footers are read by several threads."""
+    is_outdated = partial(_is_outdated, store, results, commits)
+    for entry, outdated in zip(
+        entries, map_in_chunks(is_outdated, entries, threads=READ_THREADS), strict=True
+    ):
+        if outdated:
+            yield entry
 
 
 def _files(results: DerivedStore) -> Sequence[FileEntry]:
