@@ -76,12 +76,12 @@ def private_folder(parent: Path, name: str) -> Path:
             raise NotADirectoryError(error.errno, f"{path} is a link or not a folder") from None
         raise
     try:
-        found = os.fstat(folder)
-        if found.st_uid != os.geteuid():
+        status = os.fstat(folder)
+        if status.st_uid != os.geteuid():
             raise PermissionError(
-                errno.EPERM, f"{path} belongs to another user (id {found.st_uid}, not {os.geteuid()})"
+                errno.EPERM, f"{path} belongs to another user (id {status.st_uid}, not {os.geteuid()})"
             )
-        if stat.S_IMODE(found.st_mode) & 0o077:
+        if stat.S_IMODE(status.st_mode) & 0o077:
             os.fchmod(folder, 0o700)
             if stat.S_IMODE(os.fstat(folder).st_mode) & 0o022:
                 raise PermissionError(
@@ -227,8 +227,8 @@ def _abandoned(above: int, name: str, *, prefix: str) -> Iterator[int | None]:
 
 
 def _has_ended(folder: int, mark: int, name: str, *, prefix: str) -> bool:
-    found = os.fstat(mark)
-    if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+    status = os.fstat(mark)
+    if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
         return False
     owner = Owner.parse(os.pread(mark, _MOST_BYTES, 0))
     if owner is None or name != f"{prefix}{owner.id}":

@@ -128,18 +128,18 @@ def _finishes(text: str, names: list[str]) -> bool:
 
 def _literals(text: str) -> set[str]:
     """The characters that occur in a pattern, escaped ones as what they stand for."""
-    found = {sign for sign in text if not "\ud800" <= sign <= "\udfff"}
+    signs = {sign for sign in text if not "\ud800" <= sign <= "\udfff"}
     waiting: list[Any] = [_parser.parse(text)]
     while waiting:
         for kind, value in waiting.pop():
             if kind in (_constants.LITERAL, _constants.NOT_LITERAL):
-                found.add(chr(value))
+                signs.add(chr(value))
             elif kind is _constants.IN:
-                found.update(chr(which) for what, which in value if what is _constants.LITERAL)
-                found.update(chr(which[0]) for what, which in value if what is _constants.RANGE)
+                signs.update(chr(which) for what, which in value if what is _constants.LITERAL)
+                signs.update(chr(which[0]) for what, which in value if what is _constants.RANGE)
             else:
                 waiting.extend(_bodies(value))
-    return found
+    return signs
 
 
 def _longest(parsed: Any, number: int) -> int:
@@ -217,5 +217,5 @@ def _bodies(value: Any) -> Iterator[Any]:
     if isinstance(value, _parser.SubPattern):
         yield value
     elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _bodies(one)
+        for item in value:
+            yield from _bodies(item)

@@ -301,7 +301,7 @@ class Heartbeat:
     host: str = ""
     pid: int = 0
     stopping: bool = False
-    """The driver was asked to stop: slides in progress finish, and no other is started."""
+    """The driver has a request to stop: slides in progress finish, and no other is started."""
     boot: str = ""
     """Id of the boot of the driver's machine; like the next two fields, empty in older runs and where unknown."""
     pid_namespace: str = ""

@@ -29,7 +29,7 @@ def select_fields(schema: pa.Schema, *names: str) -> list[pa.Field]:
 
 
 def select_names(schema: pa.Schema, *names: str) -> tuple[str, ...]:
-    """The names themselves, once it is certain that the schema has them.
+    """Return the names after checking that the schema has them.
 
     Raises:
         KeyError: the schema has no field of this name.

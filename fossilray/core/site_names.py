@@ -26,7 +26,7 @@ _NORWEGIAN = (
     r"-(?:(?P<platform>[A-Z])-)?(?P<number>[1-9]\d{0,2})"
     r"(?:[ _-]?(?P<sidetrack>(?:[A-G]?(?:Y\d?H?|H|SR?|R)|[A-G])(?:[ _-]?T\d{1,2})?|[A-G]?S?T\d{0,2}))?"
 )
-# What looks like a bore after the name of a well, unless it names a kind of sample: the well is then not certain.
+# What looks like a bore after the name of a well, unless it names a kind of sample: the well is then ambiguous.
 _BORE = re.compile(r"[ _-]?(?P<letters>[A-HRSTYZ]{1,4})\d{0,2}(?![A-Za-z0-9])")
 _SAMPLES = frozenset(("BC", "CC", "CH", "DC", "DST", "HE", "SC", "TS"))
 _STRICT_NORWEGIAN = re.compile(_NORWEGIAN + r"(?![A-Za-z0-9.,])")
@@ -76,13 +76,13 @@ def parse_name(stem: str, pattern: NamePattern | None = None) -> tuple[str | Non
     if any(unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") for sign in stem):
         return None, None
     if pattern is not None:
-        found = pattern.find(stem)
-        if found is not None:
-            well, number, unit = found
+        named = pattern.find(stem)
+        if named is not None:
+            well, number, unit = named
             return well, None if number is None else _metres(number, unit or "m")
     match, well = _find_well(stem)
     rest = stem if match is None else f"{stem[: match.start()]}|{stem[match.end() :]}"
-    depths = {_depth_m(found) for found in _DEPTH.finditer(rest)}
+    depths = {_depth_m(depth) for depth in _DEPTH.finditer(rest)}
     return well, depths.pop() if len(depths) == 1 and not _VERTICAL.search(stem) else None
 
 
@@ -93,12 +93,12 @@ def well_of_folders(names: Iterable[str], pattern: NamePattern | None = None) ->
 
 def _find_well(stem: str) -> tuple[Match | None, str | None]:
     for norwegian in (_STRICT_NORWEGIAN, _LOOSE_NORWEGIAN):
-        found = [match for match in norwegian.finditer(stem) if _is_norwegian(match)]
-        if found:
-            names = {_norwegian_name(match) for match in found}
+        matches = [match for match in norwegian.finditer(stem) if _is_norwegian(match)]
+        if matches:
+            names = {_norwegian_name(match) for match in matches}
             if len(names) > 1:
                 return None, None
-            return found[0], None if any(_bore_follows(match) for match in found) else names.pop()
+            return matches[0], None if any(_bore_follows(match) for match in matches) else names.pop()
     others = [(match, name_of(match)) for pattern, name_of in _OTHERS for match in pattern.finditer(stem)]
     if not others:
         others = [(match, match["name"]) for match in _NAMED.finditer(stem) if _is_named(match, stem)]
@@ -194,7 +194,7 @@ _NAMED = re.compile(
 
 
 def _is_named(match: Match, stem: str) -> bool:
-    """A name and a number are a well where the name before it says so, or a depth follows."""
+    """Return whether a name and a number are a well: the word before them announces one, or a depth follows."""
     words = [word.lower() for word in re.split(r"[ _-]", match["name"])]
     if any(word in _NO_WELLS or word.removesuffix("s") in _NO_WELLS for word in words):
         return False

@@ -54,4 +54,4 @@ def entropy(probabilities: NDArray[_Floats]) -> NDArray[_Floats]:
     """
     floor = probabilities.dtype.type(1e-30)
     terms = probabilities * np.log(np.maximum(probabilities, floor))
-    return cast("NDArray[_Floats]", np.asarray(0 - terms.sum(axis=-1)))  # not -0.0 for certain rows
+    return cast("NDArray[_Floats]", np.asarray(0 - terms.sum(axis=-1)))  # not -0.0 for rows of entropy 0

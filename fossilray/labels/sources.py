@@ -94,8 +94,8 @@ def clean_genus(text: str) -> str:
 def object_of(name: str) -> tuple[str, int] | None:
     """Return slide_id and object_id from the name or path of an image (POSIX or Windows); None if it has neither."""
     stem = re.split(r"[\\/]", name)[-1].rpartition(".")[0]
-    found = re.fullmatch(r"(.+)-(\d{6,10})", stem)
-    return (found[1], int(found[2])) if found and int(found[2]) < 2**31 else None
+    match = re.fullmatch(r"(.+)-(\d{6,10})", stem)
+    return (match[1], int(match[2])) if match and int(match[2]) < 2**31 else None
 
 
 def _read_folder(folder: Path) -> ParsedLabels:

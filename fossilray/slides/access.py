@@ -33,7 +33,7 @@ def check_readable(path: Path) -> os.stat_result:
     Raises:
         SlideMissing, SlideUnreadable, SourceUnreachable: the file cannot be read.
     """
-    found = _check_file(path)
+    status = _check_file(path)
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
@@ -42,7 +42,7 @@ def check_readable(path: Path) -> os.stat_result:
             os.close(file)
     except OSError as error:
         raise as_slide_error(error, path) or error from None
-    return found
+    return status
 
 
 def files_of(path: Path) -> list[Path]:
@@ -75,13 +75,13 @@ def first_fault(files: Iterable[Path]) -> SlideError | None:
 def _check_file(path: Path) -> os.stat_result:
     """Return the stat result of a regular file."""
     try:
-        found = os.stat(path)  # noqa: PTH116  Path.is_file would take some errors for absence
+        status = os.stat(path)  # noqa: PTH116  Path.is_file would take some errors for absence
     except OSError as error:
         raise as_slide_error(error, path) or error from None
     except ValueError:
         raise SlideUnreadable(f"{str(path)!r} is no path of a file; check it") from None
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise SlideUnreadable(f"{path} is a folder; name the slide's file")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise SlideUnreadable(f"{path} is no regular file; name the slide's file")
-    return found
+    return status

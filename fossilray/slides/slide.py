@@ -107,11 +107,11 @@ def check_files(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None
         MissingCompanion: Slidedat.ini, Index.dat or a data file of a MIRAX slide is missing or empty.
         TooLarge: the Slidedat.ini of a MIRAX slide claims more than OpenSlide should be given.
     """
-    found = check_readable(path)
+    status = check_readable(path)
     try:
         if path.suffix.lower() == ".mrxs":
             check_mirax(path, max_gigapixels=max_gigapixels)
-        elif found.st_size == 0:
+        elif status.st_size == 0:
             raise NotASlide(f"{path.name} is empty (0 bytes); copy it again from its source")
         else:
             check_tiff(path)
@@ -195,8 +195,8 @@ class Slide:
         if width <= 0 or height <= 0:
             raise ValueError(f"a region of {width} x {height} px has no pixels")
         self._refuse_empty_tiles(level, x, y, width, height)
-        found = self._direct.read(level, x, y, width, height) if self._direct is not None else None
-        rgb, alpha = found or split_argb(self._read_argb(level, x, y, width, height))
+        pixels = self._direct.read(level, x, y, width, height) if self._direct is not None else None
+        rgb, alpha = pixels or split_argb(self._read_argb(level, x, y, width, height))
         return flatten(rgb, alpha, self.info.background_rgb), alpha
 
     def level_for(self, um_per_px: float) -> int:

@@ -93,12 +93,12 @@ class LevelLayout:
     def touching(self, x: float, y: float, width: int, height: int) -> Ints:
         """Return the numbers of the pieces that touch a window, topmost first; all arguments in px of the level."""
         cells = self._cells[self._rows.near(y, height), self._columns.near(x, width)]
-        found = cells[::-1, ::-1].ravel()
-        found = found[found >= 0]
-        left, top = self.pieces.left[found], self.pieces.top[found]
+        numbers = cells[::-1, ::-1].ravel()
+        numbers = numbers[numbers >= 0]
+        left, top = self.pieces.left[numbers], self.pieces.top[numbers]
         inside = (left + self.pieces.width > x) & (left < x + width)
         inside &= (top + self.pieces.height > y) & (top < y + height)
-        return found[inside].astype(np.int64)
+        return numbers[inside].astype(np.int64)
 
     def shown_px(self, numbers: Ints) -> tuple[Ints, Ints]:
         """Return the visible widths and heights of these pieces in px, cropped at the canvas."""
@@ -132,10 +132,15 @@ class _Axis:
 
     @classmethod
     def of(cls, cells: Ints, positions: Floats, size: int, advance: float) -> Self:
-        beside = positions - cells * advance
+        displacement = positions - cells * advance
         first = int(cells.min())
         return cls(
-            first, int(cells.max()) - first + 1, size, advance, float(beside.min()), float(beside.max())
+            first,
+            int(cells.max()) - first + 1,
+            size,
+            advance,
+            float(displacement.min()),
+            float(displacement.max()),
         )
 
     def near(self, start: float, extent: int) -> slice:

@@ -153,11 +153,11 @@ def _first_fault(kind: type[Section], error: ValidationError, source: str | None
     if fault["type"] == "extra_forbidden":
         return f"{where}{name} is not a configuration field; {EXPLAINED_BY[kind]} lists them all"
     # What is wrong with fields together has no name, and names them itself.
-    found = f"{name} = {fault['input']!r:.200}: " if name else ""
+    value = f"{name} = {fault['input']!r:.200}: " if name else ""
     why = fault["msg"].removeprefix("Value error, ")
     if fault["type"] in ("model_type", "model_attributes_type"):
         why = "this is a section, and its fields are expected, each with its value"
-    return f"{where}{found}{why}; {EXPLAINED_BY[kind]} explains every field"
+    return f"{where}{value}{why}; {EXPLAINED_BY[kind]} explains every field"
 
 
 def _document(section: Section, *, prefix: str) -> Iterator[tuple[str, Any, str]]:

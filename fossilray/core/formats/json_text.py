@@ -84,8 +84,8 @@ def build_record(kind: type[Record], stated: object, role: FileRole) -> Record:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in fault["loc"])
-        found = "" if fault["type"] == "missing" else f", not {fault['input']!r:.60}"
-        raise role.damaged(f"{field}: {fault['msg']}{found}") from None
+        value = "" if fault["type"] == "missing" else f", not {fault['input']!r:.60}"
+        raise role.damaged(f"{field}: {fault['msg']}{value}") from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise role.damaged(error) from None
 
@@ -127,12 +127,12 @@ def _depth(encoded: bytes) -> int:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"it has {twice!r:.60} twice")
-    return found
+    return fields
 
 
 def _whole(text: str) -> int:

@@ -75,10 +75,10 @@ def stated(metadata: pq.FileMetaData, key: bytes, role: FileRole) -> bytes:
     Raises:
         role.error: the key is missing.
     """
-    found: Mapping[bytes, bytes] = metadata.metadata or {}
-    if key not in found:
+    fields: Mapping[bytes, bytes] = metadata.metadata or {}
+    if key not in fields:
         raise role.damaged(f"its metadata state nothing under {key.decode()!r}")
-    return found[key]
+    return fields[key]
 
 
 def read_table(content: bytes, role: FileRole, *, schema: pa.Schema | None = None) -> pa.Table:
@@ -96,12 +96,12 @@ def read_table(content: bytes, role: FileRole, *, schema: pa.Schema | None = Non
     most = max(LEAST_INFLATED_BYTES, MOST_INFLATED * len(content))
     with reading(role):
         with pq.ParquetFile(pa.BufferReader(content), metadata=metadata) as file:
-            found = file.schema_arrow
+            stored = file.schema_arrow
             if schema is not None:
-                _compare_columns(found, schema, role)
+                _compare_columns(stored, schema, role)
             _check_width(metadata, most, role)
         _check_pages(content, most, role)
-        table = _inflate(content, _without_dictionaries(found), metadata.num_columns, most, role)
+        table = _inflate(content, _without_dictionaries(stored), metadata.num_columns, most, role)
         if table.num_rows != metadata.num_rows:
             raise role.damaged(f"it holds {table.num_rows:,} rows of {metadata.num_rows:,}")
         table.validate(full=True)
@@ -180,8 +180,8 @@ def require_finite(table: pa.Table, role: FileRole) -> None:
                 raise role.damaged(f"column {field.name} is not finite in {odd:,} rows")
 
 
-def _compare_columns(found: pa.Schema, schema: pa.Schema, role: FileRole) -> None:
-    names = found.names
+def _compare_columns(stored: pa.Schema, schema: pa.Schema, role: FileRole) -> None:
+    names = stored.names
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise role.damaged(f"it has the column {twice[0]!r:.60} twice")
     if unknown := sorted(set(names) - set(schema.names)):
@@ -190,7 +190,7 @@ def _compare_columns(found: pa.Schema, schema: pa.Schema, role: FileRole) -> Non
     if missing:
         raise role.damaged(f"it lacks the column {missing[0]}")
     for name in names:
-        have, want = found.field(name).type, schema.field(name).type
+        have, want = stored.field(name).type, schema.field(name).type
         if _family(have) != _family(want):
             raise role.damaged(f"column {name} is of {have}, expected {want}")
 

@@ -79,7 +79,7 @@ class _Parser:
         """The wanted fields of a struct; the others are skipped."""
         if depth > _MAX_DEPTH:
             raise ValueError("its metadata are nested too deeply")
-        found: dict[int, Any] = {}
+        fields: dict[int, Any] = {}
         field = 0
         while head := self._byte():
             step, kind = divmod(head, 16)
@@ -89,17 +89,17 @@ class _Parser:
             elif (inner := wanted[field]) is None:
                 if kind not in (_I16, _I32, _I64):
                     raise ValueError("a field of its metadata is not a whole number")
-                found[field] = self._signed()
+                fields[field] = self._signed()
             elif kind == _STRUCT:
-                found[field] = self.struct(inner, depth + 1)
+                fields[field] = self.struct(inner, depth + 1)
             elif kind == _LIST:
                 count, element = self._list_head()
                 if element != _STRUCT:
                     raise ValueError("a list in its metadata does not hold structs")
-                found[field] = [self.struct(inner, depth + 1) for _ in range(count)]
+                fields[field] = [self.struct(inner, depth + 1) for _ in range(count)]
             else:
                 raise ValueError("a field of its metadata is not a struct")
-        return found
+        return fields
 
     def _skip(self, kind: int, depth: int) -> None:
         if kind in (_TRUE, _FALSE):

@@ -21,7 +21,9 @@ def number(least: float, most: float) -> ValueCheck:
 
 def one_of(*values: Any) -> ValueCheck:
     """Accept these values, of the same type."""
-    return lambda value: any(value is one or (type(value) is type(one) and value == one) for one in values)
+    return lambda value: any(
+        value is allowed or (type(value) is type(allowed) and value == allowed) for allowed in values
+    )
 
 
 def many(check: ValueCheck, *, most: int) -> ValueCheck:

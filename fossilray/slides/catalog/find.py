@@ -73,19 +73,21 @@ def find_slides(
         raise CatalogError(f"there is nothing at {target}; name a folder, a glob, one slide or a catalog")
     check_search_time(pattern, (Path(os.path.abspath(file)).as_posix() for file in files))  # noqa: PTH100
     with ThreadPoolExecutor(_OPENING_THREADS) as threads:
-        found = list(threads.map(lambda file: _describe(root, file, pattern), files))
+        described = list(threads.map(lambda file: _describe(root, file, pattern), files))
     # A disk that failed once may respond the second time.
-    found = [
+    described = [
         _describe(root, file, pattern)
-        if isinstance(one, RejectedFile) and one.error == SourceUnreachable.__name__
-        else one
-        for file, one in zip(files, found, strict=True)
+        if isinstance(entry, RejectedFile) and entry.error == SourceUnreachable.__name__
+        else entry
+        for file, entry in zip(files, described, strict=True)
     ]
-    found += [_reject(root, folder, error) for folder, error in unlisted]
-    _check_still_there(target, found)
+    described += [_reject(root, folder, error) for folder, error in unlisted]
+    _check_still_there(target, described)
     catalog = Catalog(
-        sorted((one for one in found if isinstance(one, CatalogRow)), key=lambda row: row.slide_id),
-        sorted((one for one in found if isinstance(one, RejectedFile)), key=lambda file: file.slide_id),
+        sorted((entry for entry in described if isinstance(entry, CatalogRow)), key=lambda row: row.slide_id),
+        sorted(
+            (entry for entry in described if isinstance(entry, RejectedFile)), key=lambda file: file.slide_id
+        ),
         from_names=True,
     )
     return _checked(catalog, pattern, name_pattern)
@@ -155,7 +157,7 @@ def _walk(folder: Path, unlisted: list[tuple[Path, OSError]]) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if name not in companions)
         # Folders named like slides are refused and still searched; those with Slidedat.ini are yielded below.
         named = (here / name for name in folders if _looks_like_a_slide(here / name))
-        yield from (one for one in named if not _is_file(one / "Slidedat.ini"))
+        yield from (path for path in named if not _is_file(path / "Slidedat.ini"))
         if "Slidedat.ini" in names and here != folder:
             yield here
             folders.clear()
@@ -181,24 +183,24 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _check_still_there(target: str, found: Sequence[CatalogRow | RejectedFile]) -> None:
+def _check_still_there(target: str, described: Sequence[CatalogRow | RejectedFile]) -> None:
     """Check that the share did not become unreachable while it was listed: later slides would look damaged.
 
     Raises:
         SourcesOut: the slides that were unreachable still are, and so is every slide that could be read before.
     """
     doubtful: list[RejectedFile] = [
-        one
-        for one in found
-        if isinstance(one, RejectedFile) and one.error in ("SlideMissing", "SourceUnreachable")
+        entry
+        for entry in described
+        if isinstance(entry, RejectedFile) and entry.error in ("SlideMissing", "SourceUnreachable")
     ]
-    sound = [row.path for row in found if isinstance(row, CatalogRow)]
+    sound = [row.path for row in described if isinstance(row, CatalogRow)]
     if not doubtful or any(can_be_read(path) for path in random.sample(sound, min(_MAX_SAMPLES, len(sound)))):
         return
-    if not sound and (len(doubtful) < len(found) or len(found) == 1):
+    if not sound and (len(doubtful) < len(described) or len(described) == 1):
         return
     raise SourcesOut(
-        f"{target}: {doubtful[0].reason}; {len(doubtful):,} of {len(found):,} slides there cannot be read, nor any "
+        f"{target}: {doubtful[0].reason}; {len(doubtful):,} of {len(described):,} slides there cannot be read, nor any "
         "other of them now: check that it is mounted and reachable, and start the same command again"
     )
 

@@ -102,13 +102,13 @@ def _find(source: SlideSource, target: str, pattern: NamePattern | None) -> Cata
     if not listing.folders:
         raise CatalogError(f"there is nothing at {target}; name a folder, a glob, one slide or a catalog")
     slides, orphans = _without_companions(listing, root)
-    found = _catalog(source, root, slides, listing, pattern)
+    catalog = _catalog(source, root, slides, listing, pattern)
     refused = [
         RejectedFile(_slide_id(folder, root), folder, file_missing_message(folder.rpartition("/")[2]))
         for folder in orphans
     ]
     return Catalog(
-        found.rows, sorted([*found.refused, *refused], key=lambda one: one.slide_id), from_names=True
+        catalog.rows, sorted([*catalog.refused, *refused], key=lambda entry: entry.slide_id), from_names=True
     )
 
 
@@ -124,12 +124,12 @@ def _survey(files: Iterable[RemoteFile]) -> _Listing:
     # Most slides have files of the same names.
     known: dict[tuple[str, ...], tuple[str, ...]] = {}
     for folder, group in itertools.groupby(files, key=lambda file: file.url.rpartition("/")[0]):
-        there = list(group)
-        listing.slides += [file for file in there if _looks_like_a_slide(file.url)]
-        names = tuple(file.url.rpartition("/")[2] for file in there)
+        in_folder = list(group)
+        listing.slides += [file for file in in_folder if _looks_like_a_slide(file.url)]
+        names = tuple(file.url.rpartition("/")[2] for file in in_folder)
         before = listing.folders.get(folder, _Parts((), array("q")))
         names = known.setdefault(before.names + names, before.names + names)
-        listing.folders[folder] = _Parts(names, before.sizes + array("q", (file.bytes for file in there)))
+        listing.folders[folder] = _Parts(names, before.sizes + array("q", (file.bytes for file in in_folder)))
     return listing
 
 
@@ -170,14 +170,16 @@ def _catalog(
     pattern: NamePattern | None,
 ) -> Catalog:
     check_search_time(pattern, (slide.url for slide in slides))
-    found = list(
+    described = list(
         map_in_chunks(
             lambda slide: _describe(source, root, slide, listing, pattern), slides, threads=METADATA_THREADS
         )
     )
     return Catalog(
-        sorted((one for one in found if isinstance(one, CatalogRow)), key=lambda row: row.slide_id),
-        sorted((one for one in found if isinstance(one, RejectedFile)), key=lambda file: file.slide_id),
+        sorted((entry for entry in described if isinstance(entry, CatalogRow)), key=lambda row: row.slide_id),
+        sorted(
+            (entry for entry in described if isinstance(entry, RejectedFile)), key=lambda file: file.slide_id
+        ),
         from_names=True,
     )
 
@@ -202,8 +204,8 @@ def _describe(
 def _bundle(source: SlideSource, slide: RemoteFile, name: str, listing: _Listing | None) -> SlideFiles:
     if not is_mirax(slide.url):
         check_single(name, slide.bytes)
-        own = local_name(slide.url)
-        return SlideFiles(own, {own: slide})
+        main_file = local_name(slide.url)
+        return SlideFiles(main_file, {main_file: slide})
     if listing is None:
         parts = parts_of(source, slide.url)
     else:

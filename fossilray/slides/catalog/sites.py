@@ -58,17 +58,17 @@ def check_pattern_matches(catalog: Catalog, text: str | None, *, matched: bool) 
     return catalog
 
 
-def keep_frozen_sites(found: Catalog, frozen: Sequence[CatalogRow]) -> list[CatalogRow]:
-    """Return the rows of `found`, with wells and depths parsed from names replaced by those of `frozen`.
+def keep_frozen_sites(catalog: Catalog, frozen: Sequence[CatalogRow]) -> list[CatalogRow]:
+    """Return the rows of `catalog`, with wells and depths parsed from names replaced by those of `frozen`.
 
     frozen: the rows when the run began. A catalog that was read from a table keeps its values.
     """
-    if not found.from_names:
-        return found.rows
+    if not catalog.from_names:
+        return catalog.rows
     known = {row.slide_id: row for row in frozen}
     return [
         replace(row, well=known[row.slide_id].well, measured_depth_m=known[row.slide_id].measured_depth_m)
         if row.slide_id in known
         else row
-        for row in found.rows
+        for row in catalog.rows
     ]

@@ -75,7 +75,7 @@ def write_refused(catalog: Catalog, out: Path) -> None:
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(one.name for one in fields(RejectedFile))
+    writer.writerow(field.name for field in fields(RejectedFile))
     writer.writerows(_cells(refused) for refused in catalog.refused)
     write_atomically(out, text.getvalue().encode())
 
@@ -106,24 +106,24 @@ def read_remote_catalog(url: str, content: bytes) -> list[CatalogRow]:
     """
     protocol, _, path = url.partition("://")
 
-    def beside(slide: str) -> str:
+    def resolve(slide: str) -> str:
         if slide.startswith("/"):
             return slide
         bucket, _, folder = path.rpartition("/")[0].partition("/")
         inside = posixpath.normpath(f"/{folder}/{slide}").lstrip("/")
         return f"{protocol}://{bucket}/{inside}"
 
-    return _read_rows(content, url, beside)
+    return _read_rows(content, url, resolve)
 
 
-def _read_rows(content: bytes, where: str, beside: Callable[[str], str]) -> list[CatalogRow]:
-    """Parse and check the rows. where: path or URL of the catalog. beside: resolves a path of the table."""
+def _read_rows(content: bytes, where: str, resolve: Callable[[str], str]) -> list[CatalogRow]:
+    """Parse and check the rows. where: path or URL of the catalog. resolve: resolves a path of the table."""
     parse = _parquet_cells if where.lower().endswith(".parquet") else _csv_cells
     cells = parse(content, where)
     rows: list[CatalogRow] = []
     seen: dict[str, int] = {}
     for number, cell in cells:
-        row = _to_row(cell, where, number, beside)
+        row = _to_row(cell, where, number, resolve)
         if row.slide_id in seen:
             raise CatalogError(
                 f"{where}, line {number}: slide_id {row.slide_id} is in line {seen[row.slide_id]} already; give "
@@ -170,7 +170,7 @@ def _parquet_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[st
     return list(enumerate(table.to_pylist(), start=1))
 
 
-def _to_row(cell: Mapping[str, object], where: str, line: int, beside: Callable[[str], str]) -> CatalogRow:
+def _to_row(cell: Mapping[str, object], where: str, line: int, resolve: Callable[[str], str]) -> CatalogRow:
     values: dict[str, object] = {}
     for column in CATALOG_SCHEMA:
         value = cell.get(column.name)
@@ -196,7 +196,7 @@ def _to_row(cell: Mapping[str, object], where: str, line: int, beside: Callable[
     except CatalogError as error:
         raise CatalogError(f"{where}, line {line}: {error}") from None
     slide = str(values["path"]).removeprefix("file://")
-    values["path"] = slide if is_remote(slide) else beside(slide)
+    values["path"] = slide if is_remote(slide) else resolve(slide)
     return CatalogRow(**values)  # type: ignore[arg-type]  # each value was brought to its column's type
 
 

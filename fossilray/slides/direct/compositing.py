@@ -111,7 +111,7 @@ def _paint_block(placing: PiecePlacement, tile: TileReader, rgb: Image, alpha: A
     """Paint the pieces of a block into `rgb`; update `alpha` at edges only, and not if it is `everywhere`."""
     edges = EdgeBlender(placing) if placing.is_between else None
     stored, is_all = placing.level.pieces.tile[placing.number].tolist(), placing.are_all_seen()
-    columns, rows = (beside.tolist() for beside in placing.corners)
+    columns, rows = (corner.tolist() for corner in placing.corners)
     for at in range(len(stored) - 1, -1, -1):
         pixels = tile(stored[at], is_all[at])
         left, right, top, bottom = placing.inner[at]

@@ -52,8 +52,8 @@ class EdgeBlender:
         # Positions beyond the piece have no weight, so any value is valid.
         position = (y + corner_y[number]) * width + x + corner_x[number]
         self._position = np.empty((len(position), 4), np.int64)
-        for neighbour, beside in enumerate((0, 1, width, width + 1)):
-            self._position[:, neighbour] = position + beside
+        for neighbour, step in enumerate((0, 1, width, width + 1)):
+            self._position[:, neighbour] = position + step
         self._colours = np.empty((len(position), 4, 3), np.uint8)
 
     def add_tile(self, at: int, tile: Image) -> None:
@@ -78,10 +78,10 @@ class EdgeBlender:
             layers, left = left[is_next], left[~is_next]
             for chosen in (layers[self._is_opaque[layers]], layers[~self._is_opaque[layers]]):
                 if len(chosen):
-                    there = self._pixel[chosen]
+                    pixels = self._pixel[chosen]
                     draw = _put_beneath if self._is_opaque[chosen[0]] else _saturate
-                    rgb[:, there], alpha[there] = draw(
-                        rgb[:, there], alpha[there], colours[:, chosen], cover[chosen]
+                    rgb[:, pixels], alpha[pixels] = draw(
+                        rgb[:, pixels], alpha[pixels], colours[:, chosen], cover[chosen]
                     )
         return rgb.T, alpha
 
@@ -214,10 +214,10 @@ def _saturate(rgb: Bytes, alpha: Bytes, colours: Values, cover: Values) -> tuple
 
     colours: of the piece, premultiplied, times 256. cover: of the piece, 0 to 1.
     """
-    there = alpha.astype(np.float32) * _UNIT
-    factor = np.clip((_ONE - there) / cover, 0, _ONE)
+    covered = alpha.astype(np.float32) * _UNIT
+    factor = np.clip((_ONE - covered) / cover, 0, _ONE)
     mixed = colours / _SCALE * factor + rgb.astype(np.float32) * _UNIT
     return (
         as_bytes(np.minimum(mixed, _ONE) * _SCALE),
-        as_bytes(np.minimum(cover * factor + there, _ONE) * _SCALE),
+        as_bytes(np.minimum(cover * factor + covered, _ONE) * _SCALE),
     )

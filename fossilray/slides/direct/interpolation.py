@@ -96,8 +96,8 @@ def _filtered(source: Image, across: float, down: float, *, is_opaque: bool) -> 
     doubtful = np.flatnonzero(upper != _floor(source, scaled, -_TRIFLE))
     row = 3 * source.shape[1]
     # Neighbours outside the image are clipped; their weight is 0, or their row or column is dropped.
-    beside = doubtful + np.array([[0], [3], [row], [row + 3]])
-    known = np.ascontiguousarray(source).reshape(-1).take(beside, mode="clip")
+    corners = doubtful + np.array([[0], [3], [row], [row + 3]])
+    known = np.ascontiguousarray(source).reshape(-1).take(corners, mode="clip")
     products = SCALED.take(known) * weights[:, None]
     upper.reshape(-1)[doubtful] = as_bytes(weighted_sum(products))
     return upper

@@ -130,10 +130,10 @@ def _of_mirax(path: Path, levels: int) -> ListedTiles | None:
     orphans, gaps = [_NO_RECTS], [_NO_RECTS]
     empty = [_tile_rects(grid, positions, entries[0][entries[0][:, 2] == 0, 0])]
     for level, concat in enumerate(grid.concats[1 : len(entries)], start=1):
-        found = entries[level]
-        row, column = _cells(grid, found)
+        tiles = entries[level]
+        row, column = _cells(grid, tiles)
         below = _count(cells, row, column, row + concat, column + concat)
-        for rects, chosen in ((orphans, below == 0), (empty, found[:, 2] == 0)):
+        for rects, chosen in ((orphans, below == 0), (empty, tiles[:, 2] == 0)):
             rects.append(_block_rects(grid, row[chosen], column[chosen], concat, jitter_px=jitter_px))
         lost_row, lost_column = row[below == 0], column[below == 0]
         for rows, columns in _slices(lost_row, lost_column, lost_row + concat, lost_column + concat):
@@ -151,10 +151,10 @@ def _of_mirax(path: Path, levels: int) -> ListedTiles | None:
 def _entries(index: MiraxIndex, grid: MiraxIndexGrid, level: int) -> Ints:
     """Return tiles of a level inside the grid, (n, 4): cell, offset, bytes, data file; none if the list is damaged."""
     try:
-        found = index.entries(level, most=grid.across * grid.down)
+        tiles = index.entries(level, most=grid.across * grid.down)
     except (ValueError, struct.error):
         return _NO_RECTS
-    return found[found[:, 0] < grid.across * grid.down]
+    return tiles[tiles[:, 0] < grid.across * grid.down]
 
 
 def _cells(grid: MiraxIndexGrid, entries: Ints) -> tuple[Ints, Ints]:
@@ -204,8 +204,8 @@ def _tile_rects(grid: MiraxIndexGrid, positions: Ints, cells: Ints) -> Ints:
     row, column = np.divmod(cells, grid.across)
     divisions = grid.divisions
     photo = row // divisions * (grid.across // divisions) + column // divisions
-    there = photo < len(positions)
-    row, column, photo = row[there], column[there], photo[there]
+    is_known = photo < len(positions)
+    row, column, photo = row[is_known], column[is_known], photo[is_known]
     corner = positions[photo] + np.stack([column % divisions, row % divisions], axis=-1) * grid.tile_px
     return np.asarray(np.hstack([corner, corner + grid.tile_px]), np.int64)
 
@@ -227,17 +227,17 @@ def _block_rects(grid: MiraxIndexGrid, row: Ints, column: Ints, concat: int, *, 
 
 def _of_tiff(path: Path, levels: Sequence[Level]) -> ListedTiles | None:
     with path.open("rb") as file:
-        directories = [one for one in directories_in(file) if _TILE_WIDTH in one.tags]
-        found = [_of_directory(level, directories) for level in levels]
-    if found[0] is None:
+        directories = [directory for directory in directories_in(file) if _TILE_WIDTH in directory.tags]
+        stored = [_of_directory(level, directories) for level in levels]
+    if stored[0] is None:
         return None
-    finest_px, listed = found[0]
+    finest_px, listed = stored[0]
     orphans, known = [_NO_RECTS.astype(np.float64)], listed.copy()
     gaps = [_NO_RECTS] * len(levels)
-    for level, one in enumerate(found[1:], start=1):
-        if one is not None:
-            tile_px, there = one
-            rects = _grid_rects(tile_px, there)
+    for level, tiles in enumerate(stored[1:], start=1):
+        if tiles is not None:
+            tile_px, is_stored = tiles
+            rects = _grid_rects(tile_px, is_stored)
             left, top, right, bottom = (rects / np.tile(finest_px, 2)).T
             first = [np.floor(side + _SLACK).astype(np.int64) for side in (top, left)]
             last = [np.ceil(side - _SLACK).astype(np.int64) for side in (bottom, right)]
@@ -245,7 +245,7 @@ def _of_tiff(path: Path, levels: Sequence[Level]) -> ListedTiles | None:
             orphans.append(rects[is_orphan])
             for rows, columns in _slices(*(side[is_orphan] for side in (*first, *last))):
                 known[rows, columns] = True
-            is_gap = _cells_under(there, tile_px, cells=known.shape, cell_px=finest_px) & ~known
+            is_gap = _cells_under(is_stored, tile_px, cells=known.shape, cell_px=finest_px) & ~known
             gaps[level] = np.rint(_grid_rects(finest_px, is_gap)).astype(np.int64)
             known |= is_gap
     # A TIFF tile of zero bytes is not stored, as in any sparse TIFF.
@@ -263,7 +263,9 @@ def _of_directory(
     None unless exactly one directory has the level's size and lists its tiles.
     """
     fitting = [
-        one for one in directories if (one.first(_WIDTH), one.first(_HEIGHT)) == (level.width, level.height)
+        directory
+        for directory in directories
+        if (directory.first(_WIDTH), directory.first(_HEIGHT)) == (level.width, level.height)
     ]
     if len(fitting) != 1:
         return None

@@ -152,8 +152,8 @@ class PiecePlacement:
     def coverage(self) -> NDArray[np.uint8]:
         """Return the coverage: 255 where a piece covers a pixel completely, else 0; `everywhere` if it is all 255."""
         # Computed on the rectangles into which all edges divide the window.
-        columns = sorted({0, self.width, *(edge for one in self.inner for edge in one[:2])})
-        rows = sorted({0, self.height, *(edge for one in self.inner for edge in one[2:])})
+        columns = sorted({0, self.width, *(edge for box in self.inner for edge in box[:2])})
+        rows = sorted({0, self.height, *(edge for box in self.inner for edge in box[2:])})
         column_at = {edge: at for at, edge in enumerate(columns)}
         row_at = {edge: at for at, edge in enumerate(rows)}
         covered = np.zeros((len(rows) - 1, len(columns) - 1), np.uint8)
@@ -173,19 +173,19 @@ class PiecePlacement:
         pairs: list[tuple[Ints, Ints]] = []
         for down in range(-far_y, far_y + 1):
             for across in range(-far_x, far_x + 1):
-                beside = at[row + down, column + across]
-                here = np.flatnonzero(beside >= 0)
-                beside = beside[here]
-                share = self.across.share(here, beside) & self.down.share(here, beside)
-                pairs.append((here[share], beside[share]))
-        return np.concatenate([here for here, _ in pairs]), np.concatenate([beside for _, beside in pairs])
+                other = at[row + down, column + across]
+                here = np.flatnonzero(other >= 0)
+                other = other[here]
+                share = self.across.share(here, other) & self.down.share(here, other)
+                pairs.append((here[share], other[share]))
+        return np.concatenate([here for here, _ in pairs]), np.concatenate([other for _, other in pairs])
 
 
 def _cells(cells: Ints, spans: Spans, advance: float) -> tuple[Ints, int]:
     """Return the cells along one axis and the largest cell distance of touching pieces; the lowest cell equals it."""
-    beside = spans.begin - cells * advance
+    displacement = spans.begin - cells * advance
     # Each touches up to a pixel more than its size, on both sides.
-    far = math.ceil((int(spans.size.max()) + 4 + float(np.ptp(beside))) / advance)
+    far = math.ceil((int(spans.size.max()) + 4 + float(np.ptp(displacement))) / advance)
     far = min(far, int(np.ptp(cells)))
     return cells - cells.min() + far, far
 

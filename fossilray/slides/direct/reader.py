@@ -89,7 +89,7 @@ class DirectReader:
 
         x, y: level-0 px of the top left corner; width, height: px of the level.
         """
-        found = None
+        pixels = None
         with self._lock:
             opened = self._open()
             if opened is not None and level not in self._trusted:
@@ -97,11 +97,11 @@ class DirectReader:
             level_layout = self._trusted.get(level)
         if opened is not None and level_layout is not None:
             with suppress(_Undecodable):
-                found = compose_window(level_layout, partial(opened.tile, level_layout), x, y, width, height)
+                pixels = compose_window(level_layout, partial(opened.tile, level_layout), x, y, width, height)
         with self._lock:
-            self.regions += found is not None
-            self._left += found is None
-        return found
+            self.regions += pixels is not None
+            self._left += pixels is None
+        return pixels
 
     def close(self) -> None:
         """Close the files as soon as no thread reads from them."""

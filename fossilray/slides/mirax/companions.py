@@ -122,11 +122,11 @@ def _damaged(slide: str, error: Exception) -> MissingCompanion:
 
 def _check_file(path: Path, file: Path) -> None:
     try:
-        found = file.stat()
+        status = file.stat()
     except FileNotFoundError:
         check_part(path.name, file.name, None)
         return
-    check_part(path.name, file.name, found.st_size if S_ISREG(found.st_mode) else None)
+    check_part(path.name, file.name, status.st_size if S_ISREG(status.st_mode) else None)
 
 
 def _is_folder(path: Path) -> bool:

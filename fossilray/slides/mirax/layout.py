@@ -133,11 +133,13 @@ def _arrange_level(number: int, group: Mapping[str, str], entries: Ints, photos:
     tile, part_y, part_x = np.indices((len(entries), cut, cut)).reshape(3, -1)
     y, x = row[tile] + part_y * divisions, column[tile] + part_x * divisions
     photo = y // divisions * photos.across + x // divisions
-    there = (y < grid.down) & (x < grid.across)
-    if np.any(photo[there] >= len(photos.positions)):
+    is_stored = (y < grid.down) & (x < grid.across)
+    if np.any(photo[is_stored] >= len(photos.positions)):
         raise ValueError("there are tiles beyond the photos")
-    there[there] &= _are_taken(number, photo[there], photos, span=1 if photos.overlapping else photos_a_tile)
-    tile, part_y, part_x, y, x, photo = (axis[there] for axis in (tile, part_y, part_x, y, x, photo))
+    is_stored[is_stored] &= _are_taken(
+        number, photo[is_stored], photos, span=1 if photos.overlapping else photos_a_tile
+    )
+    tile, part_y, part_x, y, x, photo = (axis[is_stored] for axis in (tile, part_y, part_x, y, x, photo))
     within = np.stack([x % divisions, y % divisions], axis=-1) * grid.tile_px
     left, top = ((photos.positions[photo] + within) / concat).T
     share = max(1, divisions // concat)
@@ -168,9 +170,9 @@ def _are_taken(level: int, photo: Ints, photos: _Photos, *, span: int) -> NDArra
     """
     if level == 0:
         # A photo at (0, 0) that is not the first one was never taken.
-        there = (photo == 0) | photos.positions[photo].any(axis=1)
-        photos.taken[photo[there]] = True
-        return np.asarray(there)
+        was_taken = (photo == 0) | photos.positions[photo].any(axis=1)
+        photos.taken[photo[was_taken]] = True
+        return np.asarray(was_taken)
     if span == 1:
         return photos.taken[photo]
     if span > _MOST_PHOTOS_ACROSS:
@@ -178,8 +180,8 @@ def _are_taken(level: int, photo: Ints, photos: _Photos, *, span: int) -> NDArra
     taken = np.zeros(len(photo), np.bool_)
     for down in range(span):
         for across in range(span):
-            beside = photo + down * photos.across + across
-            taken |= photos.taken[np.minimum(beside, len(photos.taken) - 1)]
+            neighbour = photo + down * photos.across + across
+            taken |= photos.taken[np.minimum(neighbour, len(photos.taken) - 1)]
     if not taken.all():
         raise ValueError(f"level {level} shows photos that level 0 does not")
     return taken
@@ -255,7 +257,7 @@ class MiraxIndex:
     def entries(self, level: int, *, most: int) -> Ints:
         """Return the tiles of a level, (n, 4): cell, offset, bytes, data file; more than `most` raise ValueError."""
         page = self._first_page(self._int(self._roots) + 4 * level)
-        found = [np.empty((0, 4), "<i4")]
+        pages = [np.empty((0, 4), "<i4")]
         left, seen = most, set[int]()
         while page:
             count, following = self._int(page), self._int(page + 4)
@@ -263,9 +265,9 @@ class MiraxIndex:
             if page in seen or count < 0 or left < 0:
                 raise ValueError("Index.dat leads astray")
             seen.add(page)
-            found.append(np.frombuffer(self._content, "<i4", 4 * count, page + 8).reshape(-1, 4))
+            pages.append(np.frombuffer(self._content, "<i4", 4 * count, page + 8).reshape(-1, 4))
             page = following
-        entries = np.concatenate(found).astype(np.int64)
+        entries = np.concatenate(pages).astype(np.int64)
         if np.any(entries < 0) or np.any(entries[:, 3] >= self._files):
             raise ValueError("Index.dat has impossible entries")
         return entries

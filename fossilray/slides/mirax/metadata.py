@@ -165,17 +165,17 @@ class _Index:
         if self._int(first) != 0:
             raise ValueError("a list begins with an empty page")
         page = self._int(first + 4)
-        found: list[int] = []
-        while page and len(found) <= _MOST_CELLS:
+        images: list[int] = []
+        while page and len(images) <= _MOST_CELLS:
             count, following = self._int(page), self._int(page + 4)
             if not 0 <= count <= _MOST_CELLS:
                 raise ValueError(f"{count} tiles")
             listed = self._bytes(page + 8, count * _ENTRY.size)
-            found += [image for image, *_ in _ENTRY.iter_unpack(listed)]
+            images += [image for image, *_ in _ENTRY.iter_unpack(listed)]
             page = following
-        if any(image < 0 for image in found):
+        if any(image < 0 for image in images):
             raise ValueError("a tile has a number below 0")
-        return found
+        return images
 
     def _int(self, at: int) -> int:
         value: int = struct.unpack("<i", self._bytes(at, 4))[0]

@@ -184,10 +184,10 @@ def _side_by_side(
     workers = [
         threading.Thread(target=work, name="fetch", daemon=True) for _ in range(min(threads, len(parts)))
     ]
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
     if errors:
         raise errors[0]
     if stop.is_set():

@@ -58,17 +58,17 @@ def read_metadata(
     start = _read(source, file, 0, 4096)
     if not start.startswith(_TIFF_STARTS):
         return _no_tiff(shown, start)
-    found = read_tiff(
+    tiff = read_tiff(
         lambda begin, end: (
             start[begin:end]
             if end <= len(start) or len(start) == file.bytes
             else _read(source, file, begin, end)
         )
     )
-    if found is None:
+    if tiff is None:
         return SlideMetadata()
-    finest = found.levels[0]
-    return SlideMetadata(found.vendor, found.levels, found.mpp, Rect(0, 0, finest.width, finest.height))
+    finest = tiff.levels[0]
+    return SlideMetadata(tiff.vendor, tiff.levels, tiff.mpp, Rect(0, 0, finest.width, finest.height))
 
 
 def read_scanned_area(source: SlideSource, bundle: SlideFiles) -> tuple[Rect, ...] | None:

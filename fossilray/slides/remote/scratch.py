@@ -29,9 +29,9 @@ class Scratch:
         above = scratch_root(root)
         try:
             above.mkdir(parents=True, exist_ok=True)
-            own = private_folder(above, _name())
-            remove_abandoned(own)
-            self._marked = MarkedFolder(own)
+            folder = private_folder(above, _name())
+            remove_abandoned(folder)
+            self._marked = MarkedFolder(folder)
         except OSError as error:
             raise scratch_full(above, error) from None
         self.folder = self._marked.path
@@ -56,15 +56,15 @@ def scratch_root(root: str | None) -> Path:
 
 def delete_abandoned(above: Path) -> list[Path]:
     """Delete this user's scratch folders whose processes have ended, and return them."""
-    own = above / _name()
+    folder = above / _name()
     try:
-        found = own.lstat()
+        status = folder.lstat()
     except OSError:
         return []
     # A link or another user's folder is not this user's scratch.
     return (
-        remove_abandoned(own)
-        if own.is_dir() and not own.is_symlink() and found.st_uid == os.geteuid()
+        remove_abandoned(folder)
+        if folder.is_dir() and not folder.is_symlink() and status.st_uid == os.geteuid()
         else []
     )
 

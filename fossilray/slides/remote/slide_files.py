@@ -88,9 +88,11 @@ def mirax_bundle(
         if len(name.encode()) > _LONGEST_NAME_BYTES:
             raise MissingCompanion(f"{slidedat.url} names {name[:40]!r}…, too long for a file; copy it again")
         check_part(slide, name, parts[name].bytes if name in parts else None)
-    own = local_name(file.url)
-    folder = PurePosixPath(own).stem
-    return SlideFiles(own, {own: file, **{f"{folder}/{name}": parts[name] for name in names}}, ini)
+    main_file = local_name(file.url)
+    folder = PurePosixPath(main_file).stem
+    return SlideFiles(
+        main_file, {main_file: file, **{f"{folder}/{name}": parts[name] for name in names}}, ini
+    )
 
 
 def parts_of(source: SlideSource, url: str) -> dict[str, RemoteFile]:

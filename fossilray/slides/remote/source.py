@@ -110,8 +110,8 @@ class SlideSource:
         marker: dict[str, str] = {}
         while True:
             page = self._request(prefix, lambda: self._list_page(bucket, key, marker))  # noqa: B023 (called at once)
-            for one in page.get("Contents", ()):
-                yield f"{self.protocol}://{bucket}/{one['Key']}", one["Size"], _version(one)
+            for item in page.get("Contents", ()):
+                yield f"{self.protocol}://{bucket}/{item['Key']}", item["Size"], _version(item)
             if not page.get("IsTruncated"):
                 return
             marker = {"ContinuationToken": page["NextContinuationToken"]}
@@ -128,10 +128,10 @@ class SlideSource:
 
     def _all_at_once(self, prefix: str) -> Iterator[tuple[str, int, str]]:
         try:
-            found = self._request(prefix, lambda: self._filesystem.find(prefix, detail=True))
+            files = self._request(prefix, lambda: self._filesystem.find(prefix, detail=True))
         except FileNotFoundError:
             return
-        for path, info in sorted(found.items()):
+        for path, info in sorted(files.items()):
             yield f"{self.protocol}://{path.lstrip('/')}", int(info["size"] or 0), _version(info)
 
     def _request(self, url: str, send: Callable[[], Response]) -> Response:

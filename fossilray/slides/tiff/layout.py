@@ -85,20 +85,20 @@ def _arrange_level(
     offset, length = (directory.numbers(tag, most=_MOST_TILES) for tag in (_OFFSETS, _LENGTHS))
     if not len(offset) == len(length) == across * down or min(offset.min(), length.min()) < 0:
         raise ValueError(f"level {number} has other tiles than its size wants")
-    there = np.flatnonzero(length)
-    if len(there) < len(length) and not are_gaps_empty:
+    stored = np.flatnonzero(length)
+    if len(stored) < len(length) and not are_gaps_empty:
         raise ValueError(f"level {number} has gaps")
-    row, column = np.divmod(there, across)
+    row, column = np.divmod(stored, across)
     return LevelLayout(
         number,
         level.downsample,
-        StoredTiles(np.zeros_like(there), offset[there], length[there], width, height, as_jpeg),
+        StoredTiles(np.zeros_like(stored), offset[stored], length[stored], width, height, as_jpeg),
         TilePieces(
             width=width,
             height=height,
-            tile=np.arange(len(there)),
-            source_x=np.zeros_like(there),
-            source_y=np.zeros_like(there),
+            tile=np.arange(len(stored)),
+            source_x=np.zeros_like(stored),
+            source_y=np.zeros_like(stored),
             left=(column * width).astype(np.float64),
             top=(row * height).astype(np.float64),
             column=column,

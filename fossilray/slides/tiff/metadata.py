@@ -65,7 +65,7 @@ def _metadata(pages: list[dict[int, Value]]) -> TiffMetadata | None:
     if description.startswith("Aperio"):
         levels = _levels([page for page in pages if _TILE_WIDTH in page])
         # OpenSlide refuses levels that are out of order.
-        rising = all(one.downsample <= other.downsample for one, other in itertools.pairwise(levels))
+        rising = all(finer.downsample <= coarser.downsample for finer, coarser in itertools.pairwise(levels))
         return TiffMetadata("aperio", levels, _aperio_mpp(first)) if rising else None
     if (
         description.lstrip("\ufeff \t\r\n").startswith("<")
