@@ -159,9 +159,9 @@ def verify(
             raise UsageError(
                 f"{run} is {kind.description}; --rebuild and --withdraw apply to run directories"
             )
-        found = check_folder(files, kind, deep=deep)
-        out.print(render_report(found))
-        raise typer.Exit(0 if found.sound else 1)
+        checked = check_folder(files, kind, deep=deep)
+        out.print(render_report(checked))
+        raise typer.Exit(0 if checked.sound else 1)
     store = open_store(run, config, set_)
     with progress_bar("slides") as update:
         report = verify_run(store, deep=deep, rebuild=rebuild, display=update)

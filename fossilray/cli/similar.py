@@ -151,22 +151,22 @@ def index_status(index: IndexArgument, config: ConfigOption = None, set_: SetOpt
     from fossilray.core.text import format_bytes
     from fossilray.store.query.vectors import VectorBackbone
 
-    found = SearchIndex.open(index, settings(config, set_).store)
-    record, shards = found.record, found.shards
+    opened = SearchIndex.open(index, settings(config, set_).store)
+    record, shards = opened.record, opened.shards
     backbone = VectorBackbone.of(record.backbone)
     entries, size = sum(shard.entries for shard in shards), sum(shard.size_bytes for shard in shards)
     lines = [
-        f"{entries:,} vectors of {counted(len(found.slides), 'slide')} in {counted(len(shards), 'shard')}, "
+        f"{entries:,} vectors of {counted(len(opened.slides), 'slide')} in {counted(len(shards), 'shard')}, "
         f"{format_bytes(size)} ({size / max(entries, 1):.1f} bytes a vector)",
         f"of {backbone}, dimension {backbone.dimension}; {record.coder}, {record.lists:,} lists, "
         f"fitted on {record.taught_on:,} vectors, {record.created_at}",
         *(f"tried: {trial.coder}, {trial.bytes} bytes, recall {trial.recall:.3f}" for trial in record.trials),
-        *(f"run: {url}" for url in found.runs()),
-        str(found.freshness) or "up to date: it holds all that its runs hold",
+        *(f"run: {url}" for url in opened.runs()),
+        str(opened.freshness) or "up to date: it holds all that its runs hold",
     ]
     for line in lines:
         say(line)
-    raise typer.Exit(3 if found.freshness.to_build else 0)
+    raise typer.Exit(3 if opened.freshness.to_build else 0)
 
 
 def duplicates(
@@ -185,13 +185,13 @@ def duplicates(
     from fossilray.analysis.search.duplicates import find_duplicates, pairs_table
     from fossilray.analysis.search.search import SearchIndex
 
-    found = SearchIndex.open(index, settings(config, set_).store)
-    _warn_if_outdated(found)
-    with progress_bar("comparing", len(found.slides)) as advance:
+    opened = SearchIndex.open(index, settings(config, set_).store)
+    _warn_if_outdated(opened)
+    with progress_bar("comparing", len(opened.slides)) as advance:
         pairs = find_duplicates(
-            found, threshold=threshold, same_slide=same_slide, probes=probes, on_slide=advance
+            opened, threshold=threshold, same_slide=same_slide, probes=probes, on_slide=advance
         )
-    _write(pairs_table(found, pairs), form, out_file)
+    _write(pairs_table(opened, pairs), form, out_file)
     warn(f"{counted(len(pairs), 'pair')} with a cosine similarity of at least {threshold:g}")
 
 
@@ -225,26 +225,26 @@ def similar(
     if sheet is not None:
         require_sheet_suffix(sheet, option="--sheet")
     form = _form(form, out_file)
-    found = SearchIndex.open(index, settings(config, set_).store)
-    _warn_if_outdated(found)
-    queries = _queries(found, image, object_, crops, run=run, backbone=backbone)
-    search_filter = filter_where(found, where, head=predictions)
-    spare = any(own is not None for own in queries.self_hits)
-    hits = found.search(
+    opened = SearchIndex.open(index, settings(config, set_).store)
+    _warn_if_outdated(opened)
+    queries = _queries(opened, image, object_, crops, run=run, backbone=backbone)
+    search_filter = filter_where(opened, where, head=predictions)
+    spare = any(self_hit is not None for self_hit in queries.self_hits)
+    hits = opened.search(
         queries.vectors,
         count=limit + spare,
         probes=probes,
         candidates=candidates,
         search_filter=search_filter,
     )
-    table = describe_hits(found, exclude_self(queries, hits, count=limit), queries.names, head=predictions)
+    table = describe_hits(opened, exclude_self(queries, hits, count=limit), queries.names, head=predictions)
     if sheet is not None:
-        scope = f"{limit} of {sum(slide.objects for slide in found.slides):,} objects in {found.index.url}"
+        scope = f"{limit} of {sum(slide.objects for slide in opened.slides):,} objects in {opened.index.url}"
         write_search_sheet(
-            found,
-            collect_results(found, queries, table),
+            opened,
+            collect_results(opened, queries, table),
             sheet,
-            note=f"{scope}{f', where {where}' if where else ''}; backbone {found.record.backbone['name']}.",
+            note=f"{scope}{f', where {where}' if where else ''}; backbone {opened.record.backbone['name']}.",
         )
         warn(f"sheet: {sheet}")
     if sheet is None or out_file is not None or form != "table":
@@ -252,7 +252,7 @@ def similar(
 
 
 def _queries(
-    found: SearchIndex,
+    index: SearchIndex,
     image: list[Path] | None,
     objects: list[str] | None,
     crops: Path | None,
@@ -265,17 +265,17 @@ def _queries(
 
     if objects:
         return queries_from_objects(
-            found, [found.find_object(*parse_object_name(name), run=run) for name in objects]
+            index, [index.find_object(*parse_object_name(name), run=run) for name in objects]
         )
     paths = list(dict.fromkeys(image or [])) or images_below(crops or Path())
     names = [str(path if crops is None else path.relative_to(crops)) for path in paths]
-    return queries_from_images(found, paths, names=names, backbone=backbone)
+    return queries_from_images(index, paths, names=names, backbone=backbone)
 
 
-def _warn_if_outdated(found: SearchIndex) -> None:
+def _warn_if_outdated(index: SearchIndex) -> None:
     """Name on standard error what the search cannot find."""
-    if str(found.freshness):
-        warn(f"note: {found.freshness}")
+    if str(index.freshness):
+        warn(f"note: {index.freshness}")
 
 
 def _form(form: ResultFormat | None, out_file: Path | None) -> ResultFormat:

@@ -178,17 +178,17 @@ def job_status(
     """Show the status of a job on its cluster; `fossilray status RUN` shows the progress of its run."""
     from fossilray.jobs.submission import JobClient
 
-    found = JobClient(dashboard).find(job)
+    entry = JobClient(dashboard).find(job)
     fields = {
-        "job": found.name,
-        "status": found.status,
-        "exit_code": found.exit_code if found.is_over else None,
-        "run": found.run,
-        "slides": found.slides,
-        "config_sha256": found.config_sha256,
-        "begun_at": _clock(found.begun_at),
-        "ended_at": _clock(found.ended_at),
-        "command": found.entrypoint,
+        "job": entry.name,
+        "status": entry.status,
+        "exit_code": entry.exit_code if entry.is_over else None,
+        "run": entry.run,
+        "slides": entry.slides,
+        "config_sha256": entry.config_sha256,
+        "begun_at": _clock(entry.begun_at),
+        "ended_at": _clock(entry.ended_at),
+        "command": entry.entrypoint,
     }
     if as_json:
         say(json.dumps(fields))

@@ -173,15 +173,15 @@ def _check_backbone(store: RunStore, meta: HeadMeta, embeddings: str | None) -> 
     """Return the record of the backbone of the embeddings; refuse them where the head was trained on another."""
     if embeddings is None:
         backbone = VectorBackbone.of_run(store.read_run())
-        own = BackboneReference(name=backbone.name, sha256=backbone.sha256)
+        stored = BackboneReference(name=backbone.name, sha256=backbone.sha256)
         fitting = [
             name
             for name in derived_names(store, "embeddings")
             if DerivedStore.open(store, "embeddings", name).record.backbone["sha256"] == meta.backbone.sha256
         ]
         remedy = f"give --embeddings {fitting[0]}" if fitting else OTHER_VECTORS
-        require_same_backbone(meta, own, subject=f"the vectors of {store.url}", remedy=remedy)
-        return {**store.read_run().embedder, "sha256": own.sha256}
+        require_same_backbone(meta, stored, subject=f"the vectors of {store.url}", remedy=remedy)
+        return {**store.read_run().embedder, "sha256": stored.sha256}
     vectors = DerivedStore.open(store, "embeddings", embeddings)
     made_by = vectors.record.backbone
     reference = BackboneReference(name=str(made_by["name"]), sha256=str(made_by["sha256"]))

@@ -129,5 +129,5 @@ def to_svg(figure: Figure, name: str) -> str:
 def _keep_ids_apart(svg: str, name: str) -> str:
     """Prefix ids that the SVG refers to with the chart's name, and remove the others."""
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
+    svg = re.sub(r' id="([^"]*)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", svg)
     return re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)

@@ -119,7 +119,7 @@ def _handle_result(out: Path, recipe: ArchiveRecipe) -> None:
     """
     finished = read_recipe(out)
     known = [*([] if finished is None else [finished]), *_marked_recipes(out)]
-    painted = {name for one in known for name in _names(one)}
+    painted = {name for other in known for name in _names(other)}
     foreign = [
         name
         for name in _names(recipe)
@@ -131,8 +131,8 @@ def _handle_result(out: Path, recipe: ArchiveRecipe) -> None:
         raise ConfigError(
             f"{out / foreign[0]} was not painted by fossilray and would be replaced; name another folder"
         )
-    earlier = [one for one in known if one != recipe]
-    mark = {**asdict(recipe), _EARLIER: [asdict(one) for one in earlier[:_MOST_EARLIER]]}
+    earlier = [other for other in known if other != recipe]
+    mark = {**asdict(recipe), _EARLIER: [asdict(other) for other in earlier[:_MOST_EARLIER]]}
     write_atomically(out / _MARK_FILE, json.dumps(mark))
 
 
@@ -192,7 +192,7 @@ def _draw_all(out: Path, recipe: ArchiveRecipe, console: Console | None) -> list
         for slide, table in _draw_in_any_order(out, recipe):
             tables[slide] = table
             if bar is not None and task is not None:
-                objects = sum(one.num_rows for one in tables if one is not None)
+                objects = sum(drawn.num_rows for drawn in tables if drawn is not None)
                 bar.update(task, advance=1, details=f"{objects:,} objects")
     return [table for table in tables if table is not None]
 

@@ -85,11 +85,11 @@ class Column:
         names = _well_names(wells, rng)
         samples: list[Sample] = []
         for index, name in enumerate(names):
-            own = count // wells + (index < count % wells)
+            in_well = count // wells + (index < count % wells)
             top, bottom = _SHALLOWEST_M + rng.uniform(0, 150), _DEEPEST_M - rng.uniform(0, 300)
             # Beds dip: a bed is deeper in one well than in the next.
             dip_m = rng.uniform(-120, 120)
-            steps = (np.arange(own) + 0.5 + rng.uniform(-0.3, 0.3, own)) / own
+            steps = (np.arange(in_well) + 0.5 + rng.uniform(-0.3, 0.3, in_well)) / in_well
             for step in steps:
                 depth_m = round((top + (bottom - top) * step) / 5) * 5
                 z = (depth_m + dip_m - _SHALLOWEST_M) / (_DEEPEST_M - _SHALLOWEST_M)

@@ -92,10 +92,12 @@ def compose_field(
     cover = np.zeros((size_px, size_px), np.uint8)
     host_px = np.zeros((size_px, size_px), np.float32)
     for item in items:
-        field, own = _windows(item, size_px)
-        through[field] *= item.transmittance[own]
-        cover[field] += item.mask[own]
-        np.maximum(host_px[field], item.mask[own] * np.float32(max(item.mask.shape)), out=host_px[field])
+        field, on_object = _windows(item, size_px)
+        through[field] *= item.transmittance[on_object]
+        cover[field] += item.mask[on_object]
+        np.maximum(
+            host_px[field], item.mask[on_object] * np.float32(max(item.mask.shape)), out=host_px[field]
+        )
     labelled = [seen for item in items if (seen := _label(item, through, cover, host_px)) is not None]
     density = -np.log(np.clip(through, 0.004, 1.4)).reshape(-1, 3) @ camera.draw_stain(rng)
     light = camera.draw_field(rng, height=size_px, width=size_px) * np.exp(-density).reshape(through.shape)
@@ -157,8 +159,8 @@ def _populate(
         if rng.random() < 0.12:
             chosen = _out_of_focus(chosen, rng)
         item = _find_position(chosen, rng, cover, clumping=population.clumping)
-        field, own = _windows(item, size_px)
-        cover[field] |= item.mask[own]
+        field, on_object = _windows(item, size_px)
+        cover[field] |= item.mask[on_object]
         items.append(item)
     return items
 
@@ -252,8 +254,8 @@ def _find_position(
 
 
 def _meets(item: _FieldObject, cover: NDArray[np.uint8]) -> bool:
-    field, own = _windows(item, cover.shape[0])
-    return bool((cover[field] & item.mask[own]).any())
+    field, on_object = _windows(item, cover.shape[0])
+    return bool((cover[field] & item.mask[on_object]).any())
 
 
 def _windows(item: _FieldObject, size_px: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -264,8 +266,8 @@ def _windows(item: _FieldObject, size_px: int) -> tuple[tuple[slice, slice], tup
     bottom = max(top, min(item.top + height, size_px))
     field = (slice(top, bottom), slice(left, right))
     own_top, own_left = top - item.top, left - item.left
-    own = (slice(own_top, own_top + bottom - top), slice(own_left, own_left + right - left))
-    return field, own
+    on_object = (slice(own_top, own_top + bottom - top), slice(own_left, own_left + right - left))
+    return field, on_object
 
 
 def _label(
@@ -276,8 +278,8 @@ def _label(
 ) -> tuple[str, tuple[float, float, float, float], bool] | None:
     """Return kind, visible box in px and whether the object touches another; None if it is not visible enough."""
     size_px = cover.shape[0]
-    field, own = _windows(item, size_px)
-    mask, light = item.mask[own], item.transmittance[own]
+    field, on_object = _windows(item, size_px)
+    mask, light = item.mask[on_object], item.transmittance[on_object]
     if not mask.any():
         return None
     others = through[field].max(2) / np.maximum(light.max(2), 0.004)

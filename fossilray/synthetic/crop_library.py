@@ -161,12 +161,12 @@ def _central_component(contrast: NDArray[np.float32]) -> NDArray[np.bool_] | Non
     return None
 
 
-def _component_in_the_middle(found: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    height, width = found.shape
+def _component_in_the_middle(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    height, width = mask.shape
     size = max(3, round(0.02 * max(height, width))) | 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     closed = _fill_holes(
-        np.asarray(cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, kernel), np.uint8)
+        np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, kernel), np.uint8)
     )
     opened = cv2.morphologyEx(closed, cv2.MORPH_OPEN, kernel)
     count, labels = cv2.connectedComponents(opened, connectivity=4)
@@ -194,9 +194,9 @@ def _is_one_whole_object(mask: NDArray[np.bool_]) -> bool:
     return solidity > 0.45 and off_crop < (0.3 if solidity > 0.9 else 0.02)
 
 
-def _fill_holes(found: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    contours, _ = cv2.findContours(found, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    filled = np.zeros_like(found)
+def _fill_holes(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = np.zeros_like(mask)
     cv2.drawContours(filled, contours, -1, 1, cv2.FILLED)
     return filled
 

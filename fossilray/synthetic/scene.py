@@ -160,8 +160,8 @@ class Scene:
         through = np.ones((frame.height, frame.width, 3), np.float32)
         for placement, bank in lying:
             specimen = bank[placement.specimen].turned(placement.turn)
-            on_frame, own = _windows(placement, frame)
-            through[on_frame] *= specimen.light[own]
+            on_frame, on_sheet = _windows(placement, frame)
+            through[on_frame] *= specimen.light[on_sheet]
         return through
 
     def _visible_box(self, index: int, placement: Placement, inset_px: int) -> Rect | None:
@@ -178,8 +178,8 @@ class Scene:
                 continue
             other = self._field.placements[other_index]
             hiding = self._specimens[other.specimen].turned(other.turn).opaque
-            on_frame, own = _windows(other, frame)
-            mask[on_frame] &= ~hiding[own]
+            on_frame, on_sheet = _windows(other, frame)
+            mask[on_frame] &= ~hiding[on_sheet]
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if not rows.size or mask.sum() < _LEAST_VISIBLE_SHARE * whole:
             return None
@@ -196,8 +196,8 @@ def _windows(placement: Placement, frame: Rect) -> tuple[tuple[slice, slice], tu
     left, right = max(placement.left, frame.x_min), min(placement.right, frame.x_max)
     top, bottom = max(placement.top, frame.y_min), min(placement.bottom, frame.y_max)
     on_frame = slice(top - frame.y_min, bottom - frame.y_min), slice(left - frame.x_min, right - frame.x_min)
-    own = (
+    on_sheet = (
         slice(top - placement.top, bottom - placement.top),
         slice(left - placement.left, right - placement.left),
     )
-    return on_frame, own
+    return on_frame, on_sheet

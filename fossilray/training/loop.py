@@ -343,9 +343,9 @@ class TrainingLoop:
 
     def _diverged(self, metrics: Mapping[str, float]) -> TrainingDiverged:
         last = latest_checkpoint(self._folder / "checkpoints")
-        found = f"the latest checkpoint is {last}" if last else "there is no checkpoint yet"
+        checkpoint = f"the latest checkpoint is {last}" if last else "there is no checkpoint yet"
         return TrainingDiverged(
             f"step {self._position.step}: the loss is {metrics['loss']:.4g} and its gradient norm "
-            f"{metrics['gradient_norm']:.4g}, expected finite numbers; {found}; resume with a lower "
+            f"{metrics['gradient_norm']:.4g}, expected finite numbers; {checkpoint}; resume with a lower "
             "schedule.learning_rate, or set schedule.clip"
         )

@@ -215,7 +215,7 @@ def _check_calls(path: Path, sources: Mapping[str, ast.Module]) -> None:
     """Refuse source that calls anything but the listed operators and its own functions."""
     import torch
 
-    own = {
+    defined = {
         node.name
         for tree in sources.values()
         for node, _ in _walk(tree)
@@ -223,7 +223,7 @@ def _check_calls(path: Path, sources: Mapping[str, ast.Module]) -> None:
     }
     # If a method has the name of an operator, a call on a value is ambiguous.
     known: Any = torch._C._jit_get_schemas_for_operator
-    methods = {name for name in own if name in _COMPUTING or not known(f"aten::{name}")}
+    methods = {name for name in defined if name in _COMPUTING or not known(f"aten::{name}")}
     for name, tree in sources.items():
         _check_tree(path, name, list(_unknown_calls(tree, methods)))
 
@@ -241,7 +241,7 @@ def _check_tree(path: Path, name: str, calls: list[str]) -> None:
 
 
 def _unknown_calls(tree: ast.Module, methods: set[str]) -> Iterator[str]:
-    own = _aliases(tree)
+    aliases = _aliases(tree)
     for node, _ in _walk(tree):
         match node:
             case ast.FunctionDef(name="__setstate__" | "__getstate__"):
@@ -253,35 +253,35 @@ def _unknown_calls(tree: ast.Module, methods: set[str]) -> Iterator[str]:
             case ast.ClassDef():
                 yield from (ast.unparse(base) for base in node.bases if not _is_base(base))
             case ast.Call():
-                yield from _unknown_call(node.func, own, methods)
+                yield from _unknown_call(node.func, aliases, methods)
             case ast.Import() | ast.ImportFrom() | ast.Lambda() | ast.Try() | ast.With() | ast.Global():
                 yield type(node).__name__
 
 
 def _aliases(tree: ast.Module) -> set[str]:
     """Return the names that refer to functions of the archive only."""
-    own: Counter[str] = Counter()
+    assigned: Counter[str] = Counter()
     stored: Counter[str] = Counter()
     for node, _ in _walk(tree):
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             value = node.value
             if _is_dotted(value) and ast.unparse(value).startswith("__torch__."):
-                own[node.targets[0].id] += 1
+                assigned[node.targets[0].id] += 1
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             stored[node.id] += 1
         elif isinstance(node, ast.arg):
             stored[node.arg] += 1
-    return {name for name, count in own.items() if count == stored[name]}
+    return {name for name, count in assigned.items() if count == stored[name]}
 
 
 def _is_base(base: ast.expr) -> bool:
     return isinstance(base, ast.Name) and base.id in ("Module", "NamedTuple")
 
 
-def _unknown_call(called: ast.expr, own: set[str], methods: set[str]) -> Iterator[str]:
+def _unknown_call(called: ast.expr, aliases: set[str], methods: set[str]) -> Iterator[str]:
     """Yield the name of a call that is neither a listed operator nor a function of the archive."""
     if isinstance(called, ast.Name):
-        if called.id not in _OTHERS and called.id not in own:
+        if called.id not in _OTHERS and called.id not in aliases:
             yield called.id
         return
     if not isinstance(called, ast.Attribute):

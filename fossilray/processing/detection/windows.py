@@ -166,15 +166,15 @@ class _Planner:
 
         An object extends half its length from its centre, and its length from any part of it.
         """
-        own = self._extent(core)
-        if own is None:
+        extent = self._extent(core)
+        if extent is None:
             return None
         reach = self._reach
         within = _Span(
-            max(0, core.left - reach, own.left - 2 * reach),
-            max(0, core.top - reach, own.top - 2 * reach),
-            min(core.right + reach, own.right + 2 * reach),
-            min(core.bottom + reach, own.bottom + 2 * reach),
+            max(0, core.left - reach, extent.left - 2 * reach),
+            max(0, core.top - reach, extent.top - 2 * reach),
+            min(core.right + reach, extent.right + 2 * reach),
+            min(core.bottom + reach, extent.bottom + 2 * reach),
         )
         shown = self._extent(within)
         assert shown is not None

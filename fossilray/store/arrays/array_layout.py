@@ -107,10 +107,10 @@ def _parse(metadata: Mapping[str, bytes], name: str, url: str) -> dict[str, Any]
     role = _role(name, url)
     if name not in metadata:
         raise role.damaged("it is gone")
-    found = parse_json(metadata[name], role)
-    if not isinstance(found, dict) or not isinstance(found.get("attributes") or {}, dict):
+    fields = parse_json(metadata[name], role)
+    if not isinstance(fields, dict) or not isinstance(fields.get("attributes") or {}, dict):
         raise role.damaged("it is no metadata of Zarr")
-    return found
+    return fields
 
 
 def _role(name: str, url: str) -> FileRole:

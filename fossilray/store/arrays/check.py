@@ -35,13 +35,13 @@ class ArrayFault:
 
 
 def check_arrays(
-    store: RunStore, arrays: ArrayFiles, found: Mapping[str, int], *, objects: int, deep: bool
+    store: RunStore, arrays: ArrayFiles, sizes: Mapping[str, int], *, objects: int, deep: bool
 ) -> list[ArrayFault]:
-    """Faults of one slide's arrays; `found` has the size of each file of the group, by its path inside it.
+    """Faults of one slide's arrays; `sizes` has the size of each file of the group, by its path inside it.
 
     Reads the metadata of crops and embeddings; with `deep` every file, one at a time, and decodes all rows.
     """
-    faults = list(_compare_listing(arrays, found))
+    faults = list(_compare_listing(arrays, sizes))
     broken = {fault.path for fault in faults}
     whole = [name for name in sorted(arrays.bytes) if f"{arrays.path}/{name}" not in broken]
     metadata: dict[str, bytes] = {}
@@ -65,16 +65,16 @@ def check_arrays(
     return faults
 
 
-def _compare_listing(arrays: ArrayFiles, found: Mapping[str, int]) -> Iterator[ArrayFault]:
+def _compare_listing(arrays: ArrayFiles, sizes: Mapping[str, int]) -> Iterator[ArrayFault]:
     for name, size in sorted(arrays.bytes.items()):
-        if name not in found:
+        if name not in sizes:
             yield _fault(arrays, name, "missing", "is missing")
-        elif found[name] != size:
-            yield _fault(arrays, name, "size", f"has {found[name]:,} bytes and was written with {size:,}")
+        elif sizes[name] != size:
+            yield _fault(arrays, name, "size", f"has {sizes[name]:,} bytes and was written with {size:,}")
     for name in (GROUP, CROPS):
         if name not in arrays.bytes:
             yield _fault(arrays, name, "missing", "was never written")
-    for name in sorted(found.keys() - arrays.bytes.keys()):
+    for name in sorted(sizes.keys() - arrays.bytes.keys()):
         yield _fault(arrays, name, "extra", "is no file that the slide's commit names")
 
 

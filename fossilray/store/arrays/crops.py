@@ -61,12 +61,12 @@ def read_encoded_crops(store: RunStore, path: str, rows: Sequence[int] | NDArray
         positions = np.flatnonzero(wanted // SHARD_ROWS == shard)
         name = f"{path}/crops/c/{shard}/0/0/0"
         try:
-            found = _read_from_shard(store, name, wanted[positions] % SHARD_ROWS)
+            contents = _read_from_shard(store, name, wanted[positions] % SHARD_ROWS)
         except FileNotFoundError:
             raise StoreError(
                 f"{store.url}/{name} is gone although its slide is committed; see what else is with `fossilray verify`"
             ) from None
-        for position, content in zip(positions.tolist(), found, strict=True):
+        for position, content in zip(positions.tolist(), contents, strict=True):
             encoded[position] = content
     return encoded
 
@@ -93,11 +93,11 @@ def _read_from_shard(store: RunStore, name: str, slots: NDArray[np.int64]) -> li
     begin = starts[order][first]
     end = np.maximum.reduceat(stops[order], np.flatnonzero(first))
     blocks = store.files.read_ranges(name, list(zip(begin.tolist(), end.tolist(), strict=True)))
-    found: list[bytes] = [b""] * len(slots)
+    contents: list[bytes] = [b""] * len(slots)
     for position, number in zip(order.tolist(), group.tolist(), strict=True):
         offset = int(starts[position] - begin[number])
-        found[position] = blocks[number][offset : offset + int(lengths[position])]
-    return found
+        contents[position] = blocks[number][offset : offset + int(lengths[position])]
+    return contents
 
 
 def _damaged(store: RunStore, name: str, what: str) -> DamagedFile:

@@ -73,7 +73,7 @@ def read_embeddings(
         StoreError: it is cut short or damaged.
     """
     size = chunk_size(dimension)
-    found: list[NDArray[np.float16]] = []
+    decoded: list[NDArray[np.float16]] = []
     for shard, neighbours in groupby(chunks, key=lambda chunk: chunk // _SLOTS):
         name = f"{path}/embeddings/c/{shard}/0"
         slots = [chunk % _SLOTS for chunk in neighbours]
@@ -82,10 +82,10 @@ def read_embeddings(
         contents = files.read_ranges(name, [(run[0] * size, (run[-1] + 1) * size) for run in runs])
         try:
             for content, run in zip(contents, runs, strict=True):
-                found += _decode((content[n * size : (n + 1) * size] for n in range(len(run))), dimension)
+                decoded += _decode((content[n * size : (n + 1) * size] for n in range(len(run))), dimension)
         except StoreError as error:
             raise StoreError(f"{files.url}/{name}: {error}") from None
-    return found
+    return decoded
 
 
 def iter_shards(
@@ -111,7 +111,7 @@ def iter_shards(
 
 
 def _decode(chunks: Iterable[bytes], dimension: int) -> list[NDArray[np.float16]]:
-    found = []
+    decoded = []
     for chunk in chunks:
         content, checksum = chunk[:-_CHECKSUM_BYTES], chunk[-_CHECKSUM_BYTES:]
         if len(chunk) != chunk_size(dimension) or checksum != _checksum(content):
@@ -119,8 +119,8 @@ def _decode(chunks: Iterable[bytes], dimension: int) -> list[NDArray[np.float16]
                 f"stored embeddings of {dimension} fail their checksum; their array file is damaged: compare it with "
                 "the sha256 in the footer of the slide's objects file"
             )
-        found.append(np.frombuffer(content, "<f2").reshape(CHUNK_ROWS, dimension))
-    return found
+        decoded.append(np.frombuffer(content, "<f2").reshape(CHUNK_ROWS, dimension))
+    return decoded
 
 
 def _checksum(content: bytes) -> bytes:

@@ -121,9 +121,9 @@ class ArrayWriter:
                 f"{self._rows} was next"
             )
         expected = None if self._dimension is None else (count, self._dimension)
-        found = None if embeddings is None else embeddings.shape
-        if found != expected:
-            raise ValueError(f"{self._path}: embeddings are {found}, expected {expected}")
+        shape = None if embeddings is None else embeddings.shape
+        if shape != expected:
+            raise ValueError(f"{self._path}: embeddings are {shape}, expected {expected}")
 
     def _write_shard(self) -> None:
         shard = (self._rows - 1) // SHARD_ROWS

@@ -162,12 +162,12 @@ def render_compacted(report: CompactReport) -> Text:
     """Render the report in two lines for a rich console."""
     from rich.text import Text
 
-    beside = ", embeddings beside them" if report.embeddings else ""
+    embeddings = ", embeddings beside them" if report.embeddings else ""
     return Text(
         f"{counted(report.slides, 'slide')} with {counted(report.objects, 'object')} -> "
         f"{strip_control_characters(report.url)}\n"
         f"{counted(report.source_files, 'file')} ({format_bytes(report.source_bytes)}) became {report.files:,} "
-        f"({format_bytes(report.bytes)}{beside}), equal to the run, in {report.seconds:,.0f} s"
+        f"({format_bytes(report.bytes)}{embeddings}), equal to the run, in {report.seconds:,.0f} s"
     )
 
 
@@ -215,7 +215,9 @@ def _write_embeddings(
     store: RunStore, target: Files, planned: _PlannedFile, vectors: Sequence[SlideEmbeddings], dimension: int
 ) -> DatasetFile:
     schema = embeddings_schema(dimension)
-    slides = (SlideRows(one.slide_id, read_vectors(store, one, schema, dimension)) for one in vectors)
+    slides = (
+        SlideRows(listed.slide_id, read_vectors(store, listed, schema, dimension)) for listed in vectors
+    )
     group_rows = EMBEDDING_SHARDS_AT_ONCE * SHARD_ROWS
     return write_multi_slide_file(
         target, f"{EMBEDDINGS_FOLDER}/{planned.path}", schema, slides, group_rows=group_rows

@@ -167,9 +167,9 @@ def open_run(url: str | Path, config: StoreConfig | None = None) -> RunStore:
     """
     config = config or StoreConfig()
     files = open_files(str(url), config)
-    found = _read_if_there(files, DATASET_JSON)
-    if found is not None:
-        record = DatasetRecord.from_json(found, url=files.url)
+    content = _read_if_there(files, DATASET_JSON)
+    if content is not None:
+        record = DatasetRecord.from_json(content, url=files.url)
         return DatasetStore(files, RunStore.open(record.source, config), record)
     if _read_if_there(files, UNFINISHED_JSON) is not None:
         raise RunNotFound(

@@ -84,16 +84,16 @@ class DatasetDestination:
     def publish(self, record: DatasetRecord) -> None:
         """Publish the dataset, if the store has all its files as they were written."""
         expected = {file.path: file.bytes for file in record.files}
-        found = {
+        stored = {
             entry.path: entry.bytes
             for folder in (OBJECTS, EMBEDDINGS_FOLDER)
             for entry in self.files.entries(folder)
         }
         differing = sorted(
             path
-            for path in found.keys()
+            for path in stored.keys()
             | {path for path in expected if path.startswith((OBJECTS, EMBEDDINGS_FOLDER))}
-            if found.get(path) != expected.get(path)
+            if stored.get(path) != expected.get(path)
         )
         if differing:
             raise StoreError(

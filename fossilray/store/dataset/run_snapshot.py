@@ -104,14 +104,14 @@ class RunSnapshot:
 
 def _list_once(store: RunStore) -> dict[str, str]:
     """Return the objects file of each slide, from one listing."""
-    found: dict[str, str] = {}
+    path_of_slide: dict[str, str] = {}
     for path in store.files.find(OBJECTS):
-        if path.endswith(".parquet") and found.setdefault(slide_of(path), path) != path:
+        if path.endswith(".parquet") and path_of_slide.setdefault(slide_of(path), path) != path:
             raise StoreError(
-                f"{store.url} holds slide {slide_of(path)} twice, as {found[slide_of(path)]} and {path}; find out "
-                "with `fossilray verify` which one to remove before the run is compacted"
+                f"{store.url} holds slide {slide_of(path)} twice, as {path_of_slide[slide_of(path)]} and {path}; find "
+                "out with `fossilray verify` which one to remove before the run is compacted"
             )
-    return found
+    return path_of_slide
 
 
 def read_vectors(

@@ -45,7 +45,7 @@ def latest_predictions(store: RunStore, head: str | None) -> DerivedListing | No
         opened = list(_readable(home, "predictions"))
         if not opened:
             return None
-        chosen = max(opened, key=lambda one: (one.record.created_at, one.name))
+        chosen = max(opened, key=lambda results: (results.record.created_at, results.name))
     return DerivedListing(chosen, chosen.committed_files())
 
 
@@ -59,7 +59,9 @@ def current_predictions(
         StoreError: a slide's predictions are damaged.
     """
     chosen = latest_predictions(store, head)
-    return None if chosen is None else keep_current(chosen, {one.slide_id: one.attempt for one in slides})
+    if chosen is None:
+        return None
+    return keep_current(chosen, {summary.slide_id: summary.attempt for summary in slides})
 
 
 def keep_current(listed: DerivedListing, attempts: Mapping[str, str]) -> DerivedListing:

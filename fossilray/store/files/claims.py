@@ -119,14 +119,14 @@ class Claim:
     def _others(self) -> list[tuple[str, _Claimant]]:
         """Claims of running processes; those of ended ones are deleted."""
         paths = [path for path in self._files.find(CLAIMS) if _CLAIM.fullmatch(path) and path != self._path]
-        found = []
+        claims = []
         for path, content in read_present(self._files, paths).items():
             claimant = _parse(content)
             if self._is_alive(path, claimant):
-                found.append((path, claimant))
+                claims.append((path, claimant))
             else:
                 self._files.delete(path)
-        return found
+        return claims
 
     def _is_alive(self, path: str, claimant: _Claimant) -> bool:
         if claimant.machine and claimant.machine == self._mine.machine:

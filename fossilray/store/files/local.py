@@ -82,14 +82,14 @@ class LocalFiles:
 
     def entries(self, folder: str) -> list[FileEntry]:
         with self._translated("list"):
-            found = []
+            entries = []
             for path in self.find(folder):
                 # Other processes delete files while this one lists them.
                 with suppress(FileNotFoundError):
                     stat = os.stat(f"{self.root}/{path}")  # noqa: PTH116 (paths cost more)
                     modified = datetime.fromtimestamp(stat.st_mtime, UTC)
-                    found.append(FileEntry(path, bytes=stat.st_size, modified=modified))
-            return found
+                    entries.append(FileEntry(path, bytes=stat.st_size, modified=modified))
+            return entries
 
     def names(self, folder: str) -> list[str]:
         with self._translated("list"):
@@ -110,8 +110,8 @@ class LocalFiles:
 
     def irregular(self, folder: str) -> list[str]:
         with self._translated("list"):
-            found = _irregular_below(self._folder(folder))
-            return sorted(path[len(self.root) + 1 :] for path in found)
+            irregular = _irregular_below(self._folder(folder))
+            return sorted(path[len(self.root) + 1 :] for path in irregular)
 
     def clock(self) -> datetime:
         with self._translated("write to"):
@@ -129,14 +129,14 @@ class LocalFiles:
 
     def abort_uploads(self, before: datetime) -> int:
         left = [
-            one
+            entry
             for folder in (TEMPORARY, PROBE_FILES)
             if not self.links(folder)
-            for one in self.entries(folder)
-            if one.modified < before and is_spare(one.path)
+            for entry in self.entries(folder)
+            if entry.modified < before and is_spare(entry.path)
         ]
-        for one in left:
-            self.delete(one.path)
+        for entry in left:
+            self.delete(entry.path)
         return len(left)
 
     def tidy(self) -> None:

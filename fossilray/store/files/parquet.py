@@ -37,7 +37,7 @@ def read_slices(
     """
     metadata = read_parquet_metadata(tail, role)
     ends = np.cumsum([metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)])
-    found = []
+    tables = []
     with (
         reading(role),
         pq.ParquetFile(
@@ -53,8 +53,8 @@ def read_slices(
             groups = range(first, min(last + 1, metadata.num_row_groups))
             table = file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
             before = int(ends[first - 1]) if first else 0
-            found.append(table.slice(start - before, stop - start))
-    return found
+            tables.append(table.slice(start - before, stop - start))
+    return tables
 
 
 class RangedFile(io.RawIOBase):

@@ -109,10 +109,10 @@ class RemoteFiles:
 
     def names(self, folder: str) -> list[str]:
         try:
-            found = self._retry("list", lambda: self._filesystem.ls(self._full(folder), detail=False))
+            paths = self._retry("list", lambda: self._filesystem.ls(self._full(folder), detail=False))
         except FileNotFoundError:
             return []
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
 
     def delete(self, path: str) -> None:
         if self._protocol in S3:
@@ -169,12 +169,12 @@ class RemoteFiles:
     def _listed(self, folder: str) -> list[tuple[str, dict[str, Any]]]:
         """Every file below a folder, relative to the root, with its entry in the listing."""
         try:
-            found = self._retry("list", lambda: self._filesystem.find(self._full(folder), detail=True))
+            files = self._retry("list", lambda: self._filesystem.find(self._full(folder), detail=True))
         except FileNotFoundError:
             return []
         below = len(self.root) + 1
         return [
-            (path[below:], info) for path, info in sorted(found.items()) if info.get("type") != "directory"
+            (path[below:], info) for path, info in sorted(files.items()) if info.get("type") != "directory"
         ]
 
     def _create_unless_contended(self, full: str, content: bytes) -> bool | None:
@@ -195,13 +195,13 @@ class RemoteFiles:
     def _uploads(self) -> list[dict[str, Any]]:
         """Unfinished multipart uploads below the root."""
         prefix = self.root.partition("/")[2] + "/"
-        found: list[dict[str, Any]] = []
+        uploads: list[dict[str, Any]] = []
         marker: dict[str, str] = {}
         while True:
             page = self._call_s3("list", "list_multipart_uploads", Prefix=prefix, **marker)
-            found += [upload for upload in page.get("Uploads", ()) if upload["Key"].startswith(prefix)]
+            uploads += [upload for upload in page.get("Uploads", ()) if upload["Key"].startswith(prefix)]
             if not page.get("IsTruncated"):
-                return found
+                return uploads
             marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def _delete_from_s3(self, paths: Sequence[str]) -> None:
@@ -215,9 +215,9 @@ class RemoteFiles:
             refused = self._call_s3("delete from", "delete_objects", Delete=objects).get("Errors", [])
             if not refused:
                 return
-            keys = [one["Key"] for one in refused]
+            keys = [error["Key"] for error in refused]
             first = f"{refused[0].get('Code')}: {refused[0].get('Message')}"
-            if all(one.get("Code") == "AccessDenied" for one in refused):
+            if all(error.get("Code") == "AccessDenied" for error in refused):
                 raise StoreAccessDenied(
                     f"these credentials may not delete {len(keys)} files from {self.url}, {keys[0]} among them; "
                     "use a role that may (cluster/iam-operator.json)"

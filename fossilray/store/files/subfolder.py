@@ -41,8 +41,8 @@ class Subfolder:
         return [self._own(path) for path in self._files.find(self._whole(folder))]
 
     def entries(self, folder: str) -> list[FileEntry]:
-        found = self._files.entries(self._whole(folder))
-        return [replace(entry, path=self._own(entry.path)) for entry in found]
+        entries = self._files.entries(self._whole(folder))
+        return [replace(entry, path=self._own(entry.path)) for entry in entries]
 
     def names(self, folder: str) -> list[str]:
         return self._files.names(self._whole(folder))
@@ -52,8 +52,8 @@ class Subfolder:
 
     def links(self, folder: str) -> list[str]:
         # A link on the way to this folder has no name in it.
-        found = self._files.links(self._whole(folder))
-        return [self._own(path) if path.startswith(f"{self._folder}/") else "" for path in found]
+        links = self._files.links(self._whole(folder))
+        return [self._own(path) if path.startswith(f"{self._folder}/") else "" for path in links]
 
     def irregular(self, folder: str) -> list[str]:
         return [self._own(path) for path in self._files.irregular(self._whole(folder))]

@@ -56,8 +56,8 @@ def check_dataset(files: Files, *, deep: bool) -> Iterator[VerifyFinding]:
             message = f"{path} is not among the files of the dataset, and readers of a glob take it for one; "
             yield VerifyFinding("", path, "extra", message + "move it out")
     check = partial(_check_file, files, sizes, deep=deep)
-    for found in map_in_chunks(check, listed, threads=_THREADS if deep else READ_THREADS):
-        yield from found
+    for findings in map_in_chunks(check, listed, threads=_THREADS if deep else READ_THREADS):
+        yield from findings
 
 
 def _check_file(files: Files, sizes: dict[str, int], file: DatasetFile, *, deep: bool) -> list[VerifyFinding]:

@@ -109,8 +109,8 @@ def collect_garbage(
     wells = {row.slide_id: row.well for row in store.readable_catalog() or ()}
     orphans: list[ArrayGroup] = []
     seen: Counter[_ArraysState] = Counter()
-    for groups, found in map_in_chunks(partial(_list_arrays, store), with_arrays, threads=READ_THREADS):
-        among_arrays += found
+    for groups, files in map_in_chunks(partial(_list_arrays, store), with_arrays, threads=READ_THREADS):
+        among_arrays += files
         if len(groups) == 1 and groups[0].slide_id in commits:
             continue  # those of the commit, for every commit has some
         for group in groups:

@@ -81,12 +81,12 @@ def is_linked(path: str, links: Iterable[str]) -> bool:
 
 def list_pending(store: RunStore) -> dict[str, FileEntry]:
     """Objects files that wait for the only writer, by the path of the arrays that they name."""
-    found = {}
+    pending = {}
     for entry in store.files.entries(PENDING):
         named = _PENDING.fullmatch(entry.path)
         if named is not None:
-            found[f"{ARRAYS}/{named['slide_id']}/{named['attempt']}.zarr"] = entry
-    return found
+            pending[f"{ARRAYS}/{named['slide_id']}/{named['attempt']}.zarr"] = entry
+    return pending
 
 
 def may_still_commit(store: RunStore, group: ArrayGroup, now: datetime) -> bool:

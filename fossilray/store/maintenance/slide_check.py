@@ -120,8 +120,8 @@ def _compare_footer(path: str, footer: Footer, rows: int, run_digest: str | None
 def _check_arrays(
     store: RunStore, path: str, footer: Footer, mine: ArrayGroup | None, *, deep: bool
 ) -> Iterator[VerifyFinding]:
-    found = mine.files if mine else {}
-    for fault in check_arrays(store, footer.arrays, found, objects=footer.summary.objects, deep=deep):
+    sizes = mine.files if mine else {}
+    for fault in check_arrays(store, footer.arrays, sizes, objects=footer.summary.objects, deep=deep):
         if fault.kind == "extra":
             message = f"{fault.path} {fault.what}; delete it, nothing reads it"
             yield VerifyFinding(slide_of(path), fault.path, "extra", message)

@@ -250,7 +250,9 @@ def _create_view(con: Connection, name: str, view: CheckedView) -> None:
 
 def _named_checks(listed: Sequence[DerivedListing]) -> dict[str, Check]:
     return {
-        f"{one.results.name}/{path}": check for one in listed for path, check in derived_checks(one).items()
+        f"{listing.results.name}/{path}": check
+        for listing in listed
+        for path, check in derived_checks(listing).items()
     }
 
 

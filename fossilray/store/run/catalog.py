@@ -72,14 +72,14 @@ def _read_part(content: bytes, role: FileRole) -> list[CatalogRow]:
 
 
 def _by_slide_id(rows: Iterable[CatalogRow]) -> dict[str, CatalogRow]:
-    found: dict[str, CatalogRow] = {}
+    rows_by_id: dict[str, CatalogRow] = {}
     for row in rows:
-        if found.setdefault(check_slide_id(row.slide_id), row) is not row:
+        if rows_by_id.setdefault(check_slide_id(row.slide_id), row) is not row:
             raise CatalogError(
-                f"slide_id {row.slide_id} stands for {found[row.slide_id].path} and {row.path}; give each slide "
+                f"slide_id {row.slide_id} stands for {rows_by_id[row.slide_id].path} and {row.path}; give each slide "
                 "an id of its own"
             )
-    return found
+    return rows_by_id
 
 
 def _check_unchanged(frozen: CatalogRow, requested: CatalogRow) -> None:

@@ -112,9 +112,9 @@ def split_arrays_path(path: str) -> tuple[str, str]:
     return slide_id, group.removesuffix(".zarr")
 
 
-def attempt_path(one: Attempt | Failure) -> str:
+def attempt_path(attempt: Attempt | Failure) -> str:
     """The start, then the failure, of one attempt."""
-    return f"{ATTEMPTS}/{check_slide_id(one.slide_id)}/{_check_id(one.attempt)}.json"
+    return f"{ATTEMPTS}/{check_slide_id(attempt.slide_id)}/{_check_id(attempt.attempt)}.json"
 
 
 def cleared_path(slide_id: str, identifier: str) -> str:
@@ -164,8 +164,8 @@ def part_path(number: int) -> str:
 
 def part_number(path: str) -> int:
     """The number of a part of slides/ or catalog/; -1 for another file."""
-    found = _PART.search(path)
-    return int(found[1]) if found else -1
+    match = _PART.search(path)
+    return int(match[1]) if match else -1
 
 
 def _check_id(identifier: str) -> str:

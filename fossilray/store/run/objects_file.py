@@ -90,14 +90,14 @@ def parse_tail(tail: bytes, *, name: str) -> tuple[Footer, int]:
     """
     role = objects_file(name)
     metadata = read_parquet_metadata(tail, role)
-    found = parse_json(stated(metadata, FOOTER_KEY, role), role)
-    version = found.get("schema_version") if isinstance(found, dict) else None
+    stated_footer = parse_json(stated(metadata, FOOTER_KEY, role), role)
+    version = stated_footer.get("schema_version") if isinstance(stated_footer, dict) else None
     if version not in READABLE_VERSIONS:
         raise StoreError(
             f"{name} is of schema version {version!s:.20}, this fossilray reads {SCHEMA_VERSION}; install the "
             "version that run.json names"
         )
-    return build_record(Footer, found, role), metadata.num_rows
+    return build_record(Footer, stated_footer, role), metadata.num_rows
 
 
 def decode_objects(content: bytes, *, name: str) -> pa.Table:
@@ -115,9 +115,9 @@ def _check(table: pa.Table, summary: SlideSummary, arrays: ArrayFiles) -> None:
     if table.num_rows != summary.objects:
         raise ValueError(f"{summary.slide_id}: {table.num_rows} rows, its summary counts {summary.objects}")
     for column, expected in (("slide_id", summary.slide_id), ("arrays", arrays.path)):
-        found = set(table.column(column).unique().to_pylist())
-        if found - {expected}:
-            raise ValueError(f"{summary.slide_id}: column {column} holds {found}, expected {expected!r}")
+        values = set(table.column(column).unique().to_pylist())
+        if values - {expected}:
+            raise ValueError(f"{summary.slide_id}: column {column} holds {values}, expected {expected!r}")
 
 
 def read_committed(files: Files, paths: Sequence[str]) -> Iterator[bytes]:

@@ -88,10 +88,10 @@ def describe_run(
 
 
 def _installed() -> list[tuple[str, str]]:
-    found = []
+    installed = []
     for name in _VERSIONED:
         try:
-            found.append((name, metadata.version(name)))
+            installed.append((name, metadata.version(name)))
         except metadata.PackageNotFoundError:
-            found.append((name, "not installed"))
-    return found
+            installed.append((name, "not installed"))
+    return installed

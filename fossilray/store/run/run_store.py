@@ -188,8 +188,8 @@ class RunStore:
 
     def submitted(self) -> list[tuple[str, str]]:
         """(slide_id, attempt) of slides that workers submitted and no driver has committed or refused yet."""
-        found = [PurePosixPath(path) for path in self.files.find(PENDING)]
-        return [(path.parent.name, path.stem) for path in found if path.suffix == ".parquet"]
+        paths = [PurePosixPath(path) for path in self.files.find(PENDING)]
+        return [(path.parent.name, path.stem) for path in paths if path.suffix == ".parquet"]
 
     def commit_submitted(self, slide_id: str, well: str, attempt: str) -> bool:
         """Commit a slide that a worker submitted; False if another attempt was committed first.

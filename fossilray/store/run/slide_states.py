@@ -108,11 +108,11 @@ class SlideStates:
     def by_slide(self) -> Mapping[str, SlideState]:
         """The state of each slide and rejected file, by slide_id."""
         states: dict[str, SlideState] = dict.fromkeys(self.committed, "committed")
-        states.update(dict.fromkeys((one.slide_id for one in self.in_progress), "in progress"))
+        states.update(dict.fromkeys((slide.slide_id for slide in self.in_progress), "in progress"))
         states.update(dict.fromkeys(self.waiting, "waiting"))
-        states.update(dict.fromkeys((one.slide_id for one in self.failed), "failed"))
-        states.update(dict.fromkeys((one.slide_id for one in self.quarantined), "quarantined"))
-        states.update(dict.fromkeys((one.slide_id for one in self.rejected), "rejected"))
+        states.update(dict.fromkeys((slide.slide_id for slide in self.failed), "failed"))
+        states.update(dict.fromkeys((slide.slide_id for slide in self.quarantined), "quarantined"))
+        states.update(dict.fromkeys((slide.slide_id for slide in self.rejected), "rejected"))
         return states
 
 
@@ -280,13 +280,13 @@ def _in_progress(
     """
     listed = {slide_id for sign in living for slide_id in sign.heartbeat.in_flight}
     failed_at = _last_failure(records)
-    found = {}
+    in_progress = {}
     for slide_id, attempt in started.items():
         began_at = records.written.get((slide_id, attempt.attempt)) or parse_time(attempt.started_at)
         ended = slide_id in failed_at and failed_at[slide_id] >= began_at
         if slide_id in listed or (not ended and any(_may_have_begun(sign, began_at) for sign in living)):
-            found[slide_id] = attempt
-    return found
+            in_progress[slide_id] = attempt
+    return in_progress
 
 
 def _may_have_begun(sign: DriverSign, began_at: datetime) -> bool:
@@ -296,11 +296,11 @@ def _may_have_begun(sign: DriverSign, began_at: datetime) -> bool:
 
 
 def _last_failure(records: AttemptRecords) -> dict[str, datetime]:
-    found: dict[str, datetime] = {}
+    failed_at: dict[str, datetime] = {}
     for failure in records.failures:
         at = records.written.get((failure.slide_id, failure.attempt)) or parse_time(failure.failed_at)
-        found[failure.slide_id] = max(at, found.get(failure.slide_id, at))
-    return found
+        failed_at[failure.slide_id] = max(at, failed_at.get(failure.slide_id, at))
+    return failed_at
 
 
 def _is_given_up(failure: Failure, *, alive: bool) -> bool:

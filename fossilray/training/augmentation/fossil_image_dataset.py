@@ -61,19 +61,23 @@ class TransferViews:
         across, down = (operations.uniform(n, -2 * self.shift, 2 * self.shift, rng) for _ in range(2))
         width, height = (operations.uniform(n, 1 - self.zoom, 1 + self.zoom, rng) for _ in range(2))
         width = width * (1 - 2 * operations.bernoulli(n, self.flip_share, rng).float())
-        none, one = torch.zeros(n), torch.ones(n)
+        zeros, ones = torch.zeros(n), torch.ones(n)
         rows = [
             [turn.cos(), -turn.sin(), across],
             [turn.sin(), turn.cos(), down],
-            [none, none, one],
+            [zeros, zeros, ones],
         ]
         whole = _matrix(rows) @ _matrix(
-            [[width, -shear.sin() * height, none], [none, shear.cos() * height, none], [none, none, one]]
+            [
+                [width, -shear.sin() * height, zeros],
+                [zeros, shear.cos() * height, zeros],
+                [zeros, zeros, ones],
+            ]
         )
         if self.random_crop:
             side = operations.uniform(n, *self.crop_area, rng).sqrt()
             left, top = ((1 - side) * operations.uniform(n, -1, 1, rng) for _ in range(2))
-            whole = whole @ _matrix([[side, none, left], [none, side, top], [none, none, one]])
+            whole = whole @ _matrix([[side, zeros, left], [zeros, side, top], [zeros, zeros, ones]])
         return whole[:, :2]
 
 
