@@ -5,7 +5,7 @@ crops in embedding space; scored by accuracy and macro F1. Open set: whole speci
 in a split of the published code), their images are clustered by their embeddings alone, and each cluster is matched
 with one species so that most images agree.
 
-The abstract and the published code are followed. Where they are silent, this implementation uses stratified splits
+The abstract and the published code are followed. Where they state nothing, this implementation uses stratified splits
 80:20, the vote of five neighbours, k-means with as many clusters as withheld species, unit vectors, and groups of
 species that are drawn so that each is withheld equally often.
 """

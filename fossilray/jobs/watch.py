@@ -52,12 +52,12 @@ def check_alarm(report: StatusReport, *, minutes: float | None) -> str | None:
     if minutes is None or report.is_done:
         return None
     since = report.last_sign_at
-    if report.asked_at - since < timedelta(minutes=minutes):
+    if report.read_at - since < timedelta(minutes=minutes):
         return None
     counts = report.counts
     driver = f"{counts.in_progress:,} in progress" if report.drivers else "no driver is running"
     return (
-        f"{report.url}: no slide was committed since {since:%Y-%m-%d %H:%M} UTC, {_minutes(report.asked_at, since)} "
+        f"{report.url}: no slide was committed since {since:%Y-%m-%d %H:%M} UTC, {_minutes(report.read_at, since)} "
         f"ago; {counts.left:,} of {counts.total:,} are left, {driver}"
     )
 

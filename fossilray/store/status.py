@@ -26,7 +26,7 @@ from fossilray.store.run.slide_states import (
     active_drivers,
     parse_time,
     read_states,
-    silent_drivers,
+    unresponsive_drivers,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class DerivedStatus:
 
     kind: str
     name: str
-    answered: int
+    processed: int
     """Committed slides that have derived results."""
     failed: int
     """Slides whose last attempt failed."""
@@ -83,16 +83,16 @@ class StatusReport:
     """The latest heartbeat of all drivers."""
     drivers: tuple[Heartbeat, ...]
     """Heartbeats of active drivers."""
-    silent: tuple[Heartbeat, ...]
+    unresponsive: tuple[Heartbeat, ...]
     """Heartbeats of drivers that may run, and whose last heartbeat is too old for them to count as active."""
     slides_per_hour: float | None
     """Rate of the active drivers, else of the driver that committed slides last."""
-    answers: tuple[DerivedStatus, ...]
+    derived: tuple[DerivedStatus, ...]
     """Embeddings and predictions of later jobs, by kind and name."""
     spending: Cost
     last_sign_at: datetime
     """Time of the last commit, or, if that is later, of the start of an active driver."""
-    asked_at: datetime
+    read_at: datetime
     left_out: tuple[str, ...] = ()
     """One sentence for each damaged file that is not counted above."""
 
@@ -112,7 +112,7 @@ class StatusReport:
         left = self.counts.left
         if not left or not self.slides_per_hour or not any(not driver.stopping for driver in self.drivers):
             return None
-        return self.asked_at + timedelta(hours=left / self.slides_per_hour)
+        return self.read_at + timedelta(hours=left / self.slides_per_hour)
 
 
 def read_status(
@@ -123,9 +123,9 @@ def read_status(
     Raises:
         RunNotFound: the folder holds no run.
     """
-    asked_at = now or store.files.now()
+    read_at = now or store.files.now()
     run = store.read_run()
-    states = read_states(store, now=asked_at)
+    states = read_states(store, now=read_at)
     slides = store.summaries_table()
     signs = store.attempts.driver_signs()
     heartbeats = [sign.heartbeat for sign in signs]
@@ -149,12 +149,12 @@ def read_status(
         interrupted=tuple(attempt for attempt in states.interrupted if attempt.slide_id not in store.lost),
         last_driver=heartbeats[0] if heartbeats else None,
         drivers=drivers,
-        silent=silent_drivers(signs, now=asked_at),
+        unresponsive=unresponsive_drivers(signs, now=read_at),
         slides_per_hour=_rate(drivers or [last for last in heartbeats if last.slides_per_hour][:1]),
-        answers=tuple(_describe_derived(store, set(states.committed))),
+        derived=tuple(_describe_derived(store, set(states.committed))),
         spending=sum_cost(heartbeats, slides, left=states.counts.left, config=config),
         last_sign_at=_last_sign(run.created_at, slides, drivers),
-        asked_at=asked_at,
+        read_at=read_at,
         left_out=store.left_out.messages,
     )
 
@@ -176,7 +176,7 @@ def status_as_json(report: StatusReport, *, indent: int | None = 2) -> str:
 
 def to_line(report: StatusReport) -> str:
     """Format the state as one line of text, for logs."""
-    parts = [f"{report.asked_at:%Y-%m-%d %H:%M:%S} UTC"]
+    parts = [f"{report.read_at:%Y-%m-%d %H:%M:%S} UTC"]
     parts += [
         f"{name} {value}"
         for name, value in _details(report)
@@ -204,7 +204,7 @@ def render_status(report: StatusReport) -> Group:
         details,
     ]
     if report.in_flight:
-        parts += [Text("\nin progress", style="bold"), _list_attempts(report.in_flight, report.asked_at)]
+        parts += [Text("\nin progress", style="bold"), _list_attempts(report.in_flight, report.read_at)]
         if len(report.in_flight) > _MOST_LISTED:
             parts.append(Text(f"… and {len(report.in_flight) - _MOST_LISTED:,} more"))
     not_committed = [
@@ -224,10 +224,10 @@ def render_status(report: StatusReport) -> Group:
 
 def _describe_derived(store: RunStore, slides: set[str]) -> Iterator[DerivedStatus]:
     for results in iter_derived(source_run(store)):
-        answered = results.committed() & slides
-        failed = {failure.slide_id for failure in results.attempts.failures()} - answered
+        processed = results.committed() & slides
+        failed = {failure.slide_id for failure in results.attempts.failures()} - processed
         living = active_drivers(results.attempts)
-        yield DerivedStatus(results.record.kind, results.name, len(answered), len(failed), len(living))
+        yield DerivedStatus(results.record.kind, results.name, len(processed), len(failed), len(living))
 
 
 def _details(report: StatusReport) -> Iterable[tuple[str, str]]:
@@ -245,11 +245,11 @@ def _details(report: StatusReport) -> Iterable[tuple[str, str]]:
         yield "sites", report.missing_sites
     yield "arrays", format_bytes(report.array_bytes)
     yield from _cost(report.spending)
-    for derived in report.answers:
-        failed = f", {derived.failed:,} failed" if derived.failed else ""
-        running = ", a job is running" if derived.drivers else ""
-        slides = f"{derived.answered:,} of {report.counts.committed:,} slides"
-        yield derived.kind, f"{derived.name}: {slides}{failed}{running}"
+    for results in report.derived:
+        failed = f", {results.failed:,} failed" if results.failed else ""
+        running = ", a job is running" if results.drivers else ""
+        slides = f"{results.processed:,} of {report.counts.committed:,} slides"
+        yield results.kind, f"{results.name}: {slides}{failed}{running}"
     if report.slides_per_hour:
         yield (
             "rate",
@@ -308,10 +308,10 @@ def _describe_driver(report: StatusReport) -> str | None:
         return f"{many}: {named}" + ("; stopping, slides in progress end first" if stopping else "")
     if not report.counts.left:
         return None
-    if not report.silent:
+    if not report.unresponsive:
         return "none is running; the same command processes the rest"
-    last = report.silent[0]
-    minutes = (report.asked_at - parse_time(last.beat_at)).total_seconds() / 60
+    last = report.unresponsive[0]
+    minutes = (report.read_at - parse_time(last.beat_at)).total_seconds() / 60
     host = f"on {last.host}" if last.host else "of an unknown host"
     return (
         f"no heartbeat {host} since {max(minutes, 0):,.0f} min: {_name_driver(last)}; once it has ended, the same "

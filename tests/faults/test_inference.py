@@ -94,7 +94,7 @@ def test_two_heads_beside_each_other_do_not_meet(
     assert_equal(DerivedStore.open(run, "predictions", "first"), sound)
     second = DerivedStore.open(run, "predictions", "second")
     assert {genus for slide_id in COUNTS for genus in second.read(slide_id)["genus"].to_pylist()} <= {*OTHERS}
-    assert not [one for one in verify_run(run, deep=True).findings if one.kind in ("answers", "outdated")]
+    assert not [one for one in verify_run(run, deep=True).findings if one.kind in ("derived", "outdated")]
 
 
 def assert_equal(derived: DerivedStore, sound: DerivedStore) -> None:

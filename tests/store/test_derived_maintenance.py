@@ -93,10 +93,10 @@ def test_results_that_are_torn_misplaced_or_of_other_rows_are_named(run: RunStor
     (folder / "unknown.parquet").write_bytes((elsewhere / "c-2080.parquet").read_bytes())
     found = sorted(kinds(run, deep=True), key=lambda one: one[1])
     assert found == [
-        ("answers", "predictions/genera/well=6407%2F6-5/a-2030.parquet"),
-        ("answers", "predictions/genera/well=6407%2F6-5/b-2050.parquet"),
+        ("derived", "predictions/genera/well=6407%2F6-5/a-2030.parquet"),
+        ("derived", "predictions/genera/well=6407%2F6-5/b-2050.parquet"),
         ("outdated", "predictions/genera/well=6407%2F6-5/unknown.parquet"),
-        ("answers", "predictions/genera/well=other/c-2080.parquet"),
+        ("derived", "predictions/genera/well=other/c-2080.parquet"),
     ]
 
 
@@ -108,7 +108,7 @@ def test_rows_that_contradict_themselves_are_found_by_a_deep_look_alone(run: Run
         run, path, table.set_column(place, table.schema.field("score"), pa.array([7.0] * 12, pa.float32()))
     )
     assert kinds(run) == []
-    assert kinds(run, deep=True) == [("answers", path)] * 2, "the last object has a score and no genus"
+    assert kinds(run, deep=True) == [("derived", path)] * 2, "the last object has a score and no genus"
 
 
 def test_a_sweep_deletes_old_results_that_fit_nothing_and_no_others(run: RunStore) -> None:
@@ -140,12 +140,12 @@ def test_status_tells_how_far_results_are(run: RunStore) -> None:
     some = predict(run, "some", slides=["a-2030", "d-empty"])
     some.attempts.record_failure(a_failure("b-2050", "a1b2"))
     report = read_status(run)
-    assert [(one.kind, one.name, one.answered, one.failed) for one in report.answers] == [
+    assert [(one.kind, one.name, one.processed, one.failed) for one in report.derived] == [
         ("embeddings", "net", 4, 0),
         ("predictions", "genera", 4, 0),
         ("predictions", "some", 2, 1),
     ]
-    assert json.loads(status_as_json(report))["answers"][2]["answered"] == 2
+    assert json.loads(status_as_json(report))["derived"][2]["processed"] == 2
     told = " ".join(CliRunner().invoke(app, ["status", run.url]).output.split())
     assert "some: 2 of 4 slides, 1 failed" in told
     assert render_status(report) is not None

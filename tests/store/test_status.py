@@ -165,7 +165,7 @@ def test_a_driver_whose_process_was_killed_is_not_running_at_once(tmp_path: Path
         assert alive.drivers == (beat,)
         assert "/mnt/sl4" in _shown(alive)
     report = read_status(store, now=NOW)
-    assert (report.drivers, report.silent, report.ends_at, report.in_flight) == ((), (), None, ())
+    assert (report.drivers, report.unresponsive, report.ends_at, report.in_flight) == ((), (), None, ())
     shown = _shown(report)
     assert "none is running; the same command processes the rest" in shown
     assert "waits for" not in shown
@@ -191,7 +191,7 @@ def test_a_stopped_driver_gives_no_sign_even_if_a_later_one_has_ended(tmp_path: 
         store.attempts.write_heartbeat(beat)
         store.attempts.write_heartbeat(_later_driver(ended=True))
         report = read_status(store, now=LATER)
-        assert (report.drivers, report.silent) == ((), (beat,))
+        assert (report.drivers, report.unresponsive) == ((), (beat,))
         assert f"no heartbeat on {beat.host} since 10 min: process {beat.pid}" in _shown(report)
     assert "none is running" in _shown(read_status(store, now=LATER))
 
@@ -207,7 +207,7 @@ def test_after_a_later_driver_finished_the_run_nothing_runs_or_is_waited_for(
     assert "waits for" not in _shown(read_status(store, now=NOW))
     store.attempts.write_heartbeat(_later_driver(committed=4, failed=2, ended=True))
     report = read_status(store, now=NOW)
-    assert (report.drivers, report.silent, report.ends_at) == ((), (), None)
+    assert (report.drivers, report.unresponsive, report.ends_at) == ((), (), None)
     assert report.slides_per_hour == 99.0
     assert report.is_done
 

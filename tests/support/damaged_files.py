@@ -205,7 +205,7 @@ def look(folder: Path, words: tuple[str, ...], *, run: str) -> Outcome:
 def _steady(text: str) -> str:
     """Without times, which differ at each look."""
     return re.sub(
-        r"\d{4}-\d\d-\d\d[T ][\d:+]+|(took|in) +[\d.,]+ s\b|core_hours\": [\d.]+|\"asked_at\".*", "", text
+        r"\d{4}-\d\d-\d\d[T ][\d:+]+|(took|in) +[\d.,]+ s\b|core_hours\": [\d.]+|\"read_at\".*", "", text
     )
 
 

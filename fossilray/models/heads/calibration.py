@@ -30,7 +30,8 @@ def fit_temperature(probability: NDArray[np.float32], label: NDArray[np.int64]) 
     """Fit the divisor of the logits that maximises the likelihood of the labels of held-out crops.
 
     Guo et al. 2017, section 4.2, with one wrong prediction of mean confidence added: without it, a few crops that are
-    all predicted correctly would make every prediction certain (the rule of succession; Platt 1999 smooths alike).
+    all predicted correctly would give every prediction a probability of 1 (the rule of succession; Platt 1999 does the
+    same).
     Below 1 the head is underconfident, above 1 overconfident. probability: (n, classes).
     """
     values = np.log(np.maximum(probability.astype(np.float64), np.finfo(np.float32).tiny))

@@ -41,13 +41,13 @@ def fit_logit_scale(
         log_probability = log_softmax(np.exp(log_scale) * values, axis=1)
         negative_log_likelihood = -float(log_probability[rows, label].mean())
         if wrong_predictions:
-            doubt = max(
+            mean_error = max(
                 1 - float(np.exp(log_probability.max(axis=1)).mean()), float(np.finfo(np.float32).tiny)
             )
-            negative_log_likelihood -= wrong_predictions / len(label) * math.log(doubt)
+            negative_log_likelihood -= wrong_predictions / len(label) * math.log(mean_error)
         return negative_log_likelihood
 
-    # From nearly uniform to nearly certain probabilities; for separable labels the optimum is infinite.
+    # From nearly uniform probabilities to probabilities of nearly 1; for separable labels the optimum is infinite.
     return float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x))
 
 

@@ -96,7 +96,7 @@ def _check_file(
         odd = []  # listed and gone: a job makes it again
     except StoreError as error:
         odd = [f"cannot be read ({error})"]
-    return [_finding(file, "answers", what) for what in odd]
+    return [_finding(file, "derived", what) for what in odd]
 
 
 def _compare_footer(file: DerivedFile, footer: DerivedFooter, summary: SlideSummary) -> Iterator[str]:

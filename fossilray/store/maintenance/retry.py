@@ -109,7 +109,7 @@ def delete_damaged_derived(store: RunStore, findings: Iterable[VerifyFinding]) -
 
     The next run of the command that made them makes them again.
     """
-    damaged = {finding.path for finding in findings if finding.kind in ("outdated", "answers")}
+    damaged = {finding.path for finding in findings if finding.kind in ("outdated", "derived")}
     paths = sorted(path for path in damaged if path.partition("/")[0] in DERIVED_KINDS)
     for path in paths:
         store.files.delete(path)

@@ -25,7 +25,7 @@ FindingKind = (
         "unread", "footer", "other run", "misplaced", "rows", "objects", "twice", "stray", "unknown", "lost"
     ]
     | Literal[
-        "outdated", "answers", "summaries", "catalog", "record", "attempt", "heartbeat", "picture", "pending"
+        "outdated", "derived", "summaries", "catalog", "record", "attempt", "heartbeat", "picture", "pending"
     ]
     | Literal["coder", "shard", "plan", "labels"]
 )

@@ -198,8 +198,8 @@ def living_signs(signs: Iterable[DriverSign], *, now: datetime | None) -> tuple[
     )
 
 
-def silent_drivers(signs: Sequence[DriverSign], *, now: datetime) -> tuple[Heartbeat, ...]:
-    """The drivers that may live and give no sign, the latest sign first.
+def unresponsive_drivers(signs: Sequence[DriverSign], *, now: datetime) -> tuple[Heartbeat, ...]:
+    """The drivers that may still run and have no recent heartbeat, the latest heartbeat first.
 
     signs: the latest first. Of other machines' drivers only the last one of the run counts.
     """
