@@ -59,9 +59,9 @@ def main(
 ) -> None:
     """Measure and print."""
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of PyTorch; best of {rounds} rounds")
-    for one in kinds():
-        if kind in (one.name, "both"):
-            compare(one, crops, rounds, workers or [0, 2])
+    for variant in kinds():
+        if kind in (variant.name, "both"):
+            compare(variant, crops, rounds, workers or [0, 2])
 
 
 def kinds() -> list[Kind]:
@@ -144,9 +144,11 @@ class Crops(Dataset[list[torch.Tensor]]):
         return len(self._source)
 
     def __getitem__(self, index: int) -> list[torch.Tensor]:
-        one = self._source[index]
+        crop = self._source[index]
         image = (
-            Pillow.open(io.BytesIO(one)).convert("RGB") if isinstance(one, bytes) else Pillow.fromarray(one)
+            Pillow.open(io.BytesIO(crop)).convert("RGB")
+            if isinstance(crop, bytes)
+            else Pillow.fromarray(crop)
         )
         return [view(image) for view in self._kind.plain]
 

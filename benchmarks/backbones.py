@@ -112,17 +112,17 @@ def measure(labelled: LabelledSet, name: str, spec: str, *, splits: int) -> Row:
         seconds += time.process_time() - began
         dimension = described.vectors.shape[1]
         crops = labelled.crops
-        found = score_retrieval(
+        retrieval = score_retrieval(
             described.vectors, crops.label, crops.classes, group=labelled.group, splits=splits
         )
         classified = score_classification(
             described.vectors, crops.label, crops.classes, group=labelled.group, splits=splits
         )
-        scores = {one.method: one.values for one in classified.methods}
+        scores = {scored.method: scored.values for scored in classified.methods}
         by_split = [
-            (found.precision_at_nk,) * splits,
-            (found.pr_auc,) * splits,
-            found.nn_f1,
+            (retrieval.precision_at_nk,) * splits,
+            (retrieval.pr_auc,) * splits,
+            retrieval.nn_f1,
             scores["kNN, k = 1"]["accuracy"],
             scores["kNN, k = 9"]["accuracy"],
             *(scores[LOGISTIC][metric] for metric in ("accuracy", "recall", "log_loss")),

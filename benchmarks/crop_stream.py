@@ -107,7 +107,7 @@ def compare(
 
 def stream(table: CropTable, side_px: int, *, threads: int) -> int:
     batches = CropStream(table, batch=BATCH, seed=0, side_px=side_px, threads=threads).epoch(0)
-    return sum(len(one.row) for one in batches)
+    return sum(len(batch.row) for batch in batches)
 
 
 def loose_files(files: list[Path], side_px: int, *, workers: int) -> int:
@@ -119,7 +119,7 @@ def loose_files(files: list[Path], side_px: int, *, workers: int) -> int:
         shuffle=True,
         num_workers=workers,  # type: ignore[arg-type]
     )
-    return sum(len(one) for one in loader)
+    return sum(len(batch) for batch in loader)
 
 
 class LooseFiles:
@@ -163,7 +163,7 @@ def through_ray_data(table: CropTable, side_px: int) -> int:
     firsts = np.random.default_rng(0).permutation(np.arange(0, len(table), BLOCK_ROWS))
     data = ray.data.from_items([{"first": int(first)} for first in firsts]).map_batches(read, batch_size=1)
     batches = data.iter_batches(batch_size=BATCH, local_shuffle_buffer_size=min(8192, len(table) // 2))
-    return sum(len(one["row"]) for one in batches)
+    return sum(len(batch["row"]) for batch in batches)
 
 
 def resume(table: CropTable, *, side_px: int) -> None:
@@ -223,8 +223,10 @@ def write_loose_files(table: CropTable, store: RunStore, folder: Path) -> list[P
         target = folder / str(number)
         target.mkdir(parents=True)
         object_id = table.object_id[table.unit == number]
-        for one, content in zip(object_id.tolist(), read_encoded_crops(store, path, object_id), strict=True):
-            files.append(target / f"{one}.jpg")
+        for object_number, content in zip(
+            object_id.tolist(), read_encoded_crops(store, path, object_id), strict=True
+        ):
+            files.append(target / f"{object_number}.jpg")
             files[-1].write_bytes(content)
     return files
 

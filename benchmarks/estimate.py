@@ -47,8 +47,8 @@ def main(size: int = 4096, slides: int = 2, rounds: int = 3) -> None:
             objects, taken_s = process(worker, row, rounds)
             workload = workload_of_rows([row], config, assumed_statistics(crop_bytes(config)))
             # The number of objects is no part of what is tested.
-            found = Quantity(max(1, objects), "objects", "computed")
-            archive_estimate = estimate(replace(workload, objects=found), rates, machine)
+            quantity = Quantity(max(1, objects), "objects", "computed")
+            archive_estimate = estimate(replace(workload, objects=quantity), rates, machine)
             foretold_s = archive_estimate.limits["cores"] * machine.cores
             print(
                 f"{row.slide_id:40} {objects:8,} {foretold_s:9.2f} {taken_s:7.2f} {taken_s / foretold_s:6.2f}"

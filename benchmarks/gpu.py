@@ -117,8 +117,11 @@ def main(
             rate = by_threads(look, batch, "windows/s", lanes, sizes)
             megapixels = rate.median * sizes.window_px**2 / 1e6
             print(f"detector, batch {batch}, {lanes} threads: {rate}, {megapixels:,.0f} MP/s")
-    for weights, found in (("bundled", load_embedder(EmbedderConfig(batch=256), device=device)), (VIT, None)):
-        embedder = found or _vit(device, 256)
+    for weights, loaded in (
+        ("bundled", load_embedder(EmbedderConfig(batch=256), device=device)),
+        (VIT, None),
+    ):
+        embedder = loaded or _vit(device, 256)
         show_slide(
             detector,
             embedder,

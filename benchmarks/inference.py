@@ -91,10 +91,10 @@ def measure(
 
 def show(measured: list[dict[str, list[tuple[float, float]]]], *, unit: str) -> None:
     """One line a way: processes' rates on the clock added up, their rates of CPU as they are."""
-    plain = statistics.median(cpu for of in measured for _, cpu in of["plain"])
+    plain = statistics.median(cpu for slide in measured for _, cpu in slide["plain"])
     for way in measured[0]:
-        wall = sum(statistics.median(wall for wall, _ in of[way]) for of in measured)
-        cpu = sorted(cpu for of in measured for _, cpu in of[way])
+        wall = sum(statistics.median(wall for wall, _ in slide[way]) for slide in measured)
+        cpu = sorted(cpu for slide in measured for _, cpu in slide[way])
         median = statistics.median(cpu)
         print(
             f"  {way:22} {wall:8.1f} {unit} on the clock {median:8.1f} ({cpu[0]:.1f} to {cpu[-1]:.1f}) a second of "
@@ -149,13 +149,13 @@ def detect_plainly(
 
     with torch.inference_mode():
         seen = torch.from_numpy(255 - tiles).permute(0, 3, 1, 2).float() / 255
-        found = []
+        kept = []
         for rows in network(seen)[0]:
             scores = rows[4:].amax(0)
             wanted = scores > config.confidence
             boxes = box_convert(rows[:4, wanted].T, "cxcywh", "xyxy")
-            found.append(boxes[nms(boxes, scores[wanted], config.iou)])
-    return found
+            kept.append(boxes[nms(boxes, scores[wanted], config.iou)])
+    return kept
 
 
 def embedder_ways(name: str, *, crops: int, compiled: bool) -> Ways:
@@ -180,16 +180,16 @@ def embed_plainly(
     network: torch.nn.Module, crops: NDArray[np.uint8], shown: Preprocessing, batch: int = 64
 ) -> list[torch.Tensor]:
     """Vectors of a timm network as a short script makes them."""
-    mean, std = (torch.tensor(of).view(1, 3, 1, 1) for of in (shown.mean, shown.std))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (shown.mean, shown.std))
     side = (shown.size_px, shown.size_px)
-    found = []
+    outputs = []
     with torch.inference_mode():
         for first in range(0, len(crops), batch):
             light = torch.from_numpy(crops[first : first + batch]).permute(0, 3, 1, 2).contiguous()
             if light.shape[-2:] != side:
                 light = torch.nn.functional.interpolate(light, side, mode="bicubic", antialias=True)
-            found.append(network((light.float() / 255 - mean) / std))
-    return found
+            outputs.append(network((light.float() / 255 - mean) / std))
+    return outputs
 
 
 def backbone(name: str) -> tuple[torch.nn.Module, int]:

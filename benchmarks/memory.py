@@ -61,7 +61,7 @@ class Islands:
         wanted = max(1, round(objects / OBJECTS_AN_ISLAND))
         chosen = rng.choice(columns * rows, size=min(wanted, columns * rows), replace=False)
         self._islands = {
-            (int(one) % columns, int(one) // columns): number for number, one in enumerate(chosen)
+            (int(cell) % columns, int(cell) // columns): number for number, cell in enumerate(chosen)
         }
         self.objects = objects
         self._each = -(-objects // len(self._islands))
@@ -191,16 +191,16 @@ def large(width: int = 100_000, height: int = 80_000, objects: int = 50_000, kee
     """Peak memory and stage times on one large slide."""
     with working_folder(keep, name="memory") as folder:
         stated = _measure(folder, width, height, objects)
-    found = int(stated["objects"])
-    print(f"slide              {width} x {height} px, {objects} objects painted, {found} found")
+    detected = int(stated["objects"])
+    print(f"slide              {width} x {height} px, {objects} objects painted, {detected} found")
     print(f"models loaded      {stated['models_mb'] / 1e3:.2f} GB")
     print(f"peak, fossilray    {stated['peak_mb'] / 1e3:.2f} GB")
-    all_crops_gb = found * 224 * 224 * 3 / 1e9
+    all_crops_gb = detected * 224 * 224 * 3 / 1e9
     at_once_gb = stated["models_mb"] / 1e3 + all_crops_gb
-    print(f"all crops at once  {at_once_gb:.2f} GB (models and {found} crops of 224 px)")
+    print(f"all crops at once  {at_once_gb:.2f} GB (models and {detected} crops of 224 px)")
     for stage in ("open", "detect", "merge", "crops", "embed", "write", "total"):
         print(f"seconds {stage:10} {stated[f'seconds_{stage}']:.1f}")
-    print(f"bytes per object   {stated['array_bytes'] / max(found, 1):.0f} in Zarr")
+    print(f"bytes per object   {stated['array_bytes'] / max(detected, 1):.0f} in Zarr")
 
 
 def _rows(folder: Path, sizes: list[tuple[int, int]]) -> list[tuple[int, dict[str, Any]]]:

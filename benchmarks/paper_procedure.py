@@ -97,11 +97,11 @@ def run_paper_procedure(path: Path, network: torch.nn.Module, watch: Stopwatch) 
                 with watch.stage("read"):
                     tile = zoom.get_tile(level, (column, row))
                 with watch.stage("detect"):
-                    found, sure = detect(tile, network)
+                    detected, sure = detect(tile, network)
                 with watch.stage("cut"):
-                    crops += [cut(tile, box) for box in found]
+                    crops += [cut(tile, box) for box in detected]
                 corner, _, _ = zoom.get_tile_coordinates(level, (column, row))
-                boxes.append(found + np.tile(corner, 2))
+                boxes.append(detected + np.tile(corner, 2))
                 scores.append(sure)
     xyxy = np.concatenate(boxes)
     with watch.stage("compare"):

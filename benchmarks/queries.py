@@ -185,8 +185,8 @@ def open_connection(folder: Path) -> duckdb.DuckDBPyConnection:
 
 def counted(explained: str, pattern: str) -> int:
     """Return a count from the output of EXPLAIN ANALYZE; 0 if this version of DuckDB does not report it."""
-    found = re.search(pattern, explained)
-    return int(found[1]) if found else 0
+    match = re.search(pattern, explained)
+    return int(match[1]) if match else 0
 
 
 def forget(folder: Path) -> None:

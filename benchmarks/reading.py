@@ -91,8 +91,8 @@ def plan(info: SlideInfo, *, crops: int) -> dict[str, list[Region]]:
     # In the order in which a worker cuts them: top to bottom, left to right.
     ordered = sorted(corners.tolist(), key=lambda corner: (corner[1] // WINDOW_PX, corner[0]))
     scales = {"level 0": info.mpp}
-    for one in config.detector.passes:
-        scales[f"the detector's level for {one.um_per_px:g} um per px"] = one.um_per_px
+    for detection_pass in config.detector.passes:
+        scales[f"the detector's level for {detection_pass.um_per_px:g} um per px"] = detection_pass.um_per_px
     scales["the overview's level"] = config.tiling.blank_um_per_px
     return {
         f"pass over {what} in windows of {WINDOW_PX} px": pass_over(info, level_for(info, um_per_px))

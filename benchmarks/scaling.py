@@ -182,7 +182,7 @@ class IdleWorker:
     def close(self) -> None: ...
 
 
-class _Silent:
+class _QuietDisplay:
     """A display that shows nothing, and notes when the first slide was committed and what CPU was spent by then."""
 
     def __init__(self) -> None:
@@ -190,7 +190,7 @@ class _Silent:
         self.committed = 0
         self.driver_s = self.servers_s = 0.0
 
-    def __enter__(self) -> _Silent:
+    def __enter__(self) -> _QuietDisplay:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -219,7 +219,7 @@ def _run(kind: str, count: int, rows: list[CatalogRow], scratch: Path, *, pinned
         else functools.partial(IdleWorker, SLEEP_S if kind == "sleep" else 0.0)
     )
     real = kind in REAL
-    display = _Silent()
+    display = _QuietDisplay()
     began = time.time()
     with ray_cluster("local"):
         ray_up = time.time()
@@ -237,22 +237,22 @@ def _run(kind: str, count: int, rows: list[CatalogRow], scratch: Path, *, pinned
     assert tally.committed == len(rows), f"{tally.failed} of {len(rows)} slides failed"
     # The worker that closes last may be killed before it has written; its slides are then missing here.
     reports = [json.loads(file.read_text()) for file in notes.glob("*.done")]
-    reports = [one for one in reports if "began" in one]
+    reports = [report for report in reports if "began" in report]
     shutil.rmtree(run)
     shutil.rmtree(notes)
-    first = min(one["began"] for one in reports)
-    done = sum(one["slides"] for one in reports)
+    first = min(report["began"] for report in reports)
+    done = sum(report["slides"] for report in reports)
     assert done == len(rows), f"{done} of {len(rows)} slides were noted"
     return Measured(
-        slides_per_s=sum(one["slides"] / (one["ended"] - one["began"]) for one in reports),
-        worker_cpu_ms=sum(one["cpu"] for one in reports) * 1000 / done,
+        slides_per_s=sum(report["slides"] / (report["ended"] - report["began"]) for report in reports),
+        worker_cpu_ms=sum(report["cpu"] for report in reports) * 1000 / done,
         driver_cpu_ms=driver_s * 1000 / (done - display.committed),
         servers_cpu_ms=servers_s * 1000 / (done - display.committed),
         store_bytes=bytes_put,
         slides=done,
         ray_s=ray_up - began,
-        actors_s=min(one["made"] for one in reports) - ray_up,
-        models_s=min(one["loaded"] - one["made"] for one in reports),
+        actors_s=min(report["made"] for report in reports) - ray_up,
+        models_s=min(report["loaded"] - report["made"] for report in reports),
         first_slide_s=first - began,
         first_commit_s=(display.first_commit or time.time()) - began,
     )
@@ -297,9 +297,9 @@ def _store_bytes() -> int:
     finally:
         logger.removeHandler(hearer)
         logger.level, logger.propagate = level, True
-    found = re.search(r"bytes created by worker: (\d+)", "".join(messages))
-    assert found is not None, f"Ray's object store did not report its usage: {messages}"
-    return int(found[1])
+    match = re.search(r"bytes created by worker: (\d+)", "".join(messages))
+    assert match is not None, f"Ray's object store did not report its usage: {messages}"
+    return int(match[1])
 
 
 def _throughput(measured: dict[tuple[str, int], list[Measured]], least: int) -> Table:
@@ -312,17 +312,17 @@ def _throughput(measured: dict[tuple[str, int], list[Measured]], least: int) -> 
     table.add_column("object store, B a job", justify="right")
     table.add_column("of slides", justify="right")
     for (kind, count), rounds in measured.items():
-        base = [one.slides_per_s for one in measured[kind, least]]
-        ratios = [one.slides_per_s / alone for one, alone in zip(rounds, base, strict=True)]
+        base = [result.slides_per_s for result in measured[kind, least]]
+        ratios = [result.slides_per_s / alone for result, alone in zip(rounds, base, strict=True)]
         table.add_row(
             kind,
             str(count),
-            _spread([one.slides_per_s for one in rounds]),
+            _spread([result.slides_per_s for result in rounds]),
             _spread(ratios),
-            f"{median(one.worker_cpu_ms for one in rounds):,.1f}",
-            f"{median(one.driver_cpu_ms for one in rounds):.2f}",
-            f"{median(one.servers_cpu_ms for one in rounds):.2f}",
-            f"{median(one.store_bytes for one in rounds):,.0f}",
+            f"{median(result.worker_cpu_ms for result in rounds):,.1f}",
+            f"{median(result.driver_cpu_ms for result in rounds):.2f}",
+            f"{median(result.servers_cpu_ms for result in rounds):.2f}",
+            f"{median(result.store_bytes for result in rounds):,.0f}",
             f"{rounds[0].slides:,}",
         )
     return table
@@ -334,7 +334,7 @@ def _start(measured: dict[tuple[str, int], list[Measured]]) -> Table:
         table.add_column(name, justify="right" if name != "work" else "left")
     for (kind, count), rounds in measured.items():
         parts = [
-            median(getattr(one, name) for one in rounds)
+            median(getattr(result, name) for result in rounds)
             for name in ("ray_s", "actors_s", "models_s", "first_slide_s", "first_commit_s")
         ]
         table.add_row(kind, str(count), *(f"{seconds:.2f}" for seconds in parts))
@@ -356,9 +356,9 @@ def _many_names(scratch: Path, side_px: int, names: int) -> list[CatalogRow]:
     recipe = read_recipe(originals)
     if recipe is None or (recipe.slides, recipe.size_px) != (ORIGINALS, side_px):
         synthesise_archive(originals, slides=ORIGINALS, size_px=side_px, form="mrxs", seed=1)
-    found = find_slides(str(originals)).rows
+    rows = find_slides(str(originals)).rows
     return [
-        CatalogRow(f"s{number:04d}", found[number % len(found)].path, mpp=found[number % len(found)].mpp)
+        CatalogRow(f"s{number:04d}", rows[number % len(rows)].path, mpp=rows[number % len(rows)].mpp)
         for number in range(names)
     ]
 

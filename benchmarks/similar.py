@@ -97,7 +97,7 @@ class Truth:
         near = np.concatenate([self.cosine, np.take_along_axis(cosine, best, 1)], axis=1)
         which = np.concatenate([self.number, best + first], axis=1)
         order = np.argsort(-near, axis=1)[:, :COUNT]
-        self.cosine, self.number = (np.take_along_axis(one, order, 1) for one in (near, which))
+        self.cosine, self.number = (np.take_along_axis(values, order, 1) for values in (near, which))
 
 
 def write_run(folder: Path, vectors: int, made: MadeVectors, truth: Truth) -> RunStore:
@@ -176,25 +176,30 @@ def report(path: Path, queries: NDArray[np.float32], truth: Truth) -> None:
         f"{'p95':>8} {'cpu ms':>8}"
     )
     for probes, candidates in ((32, 100), (32, 200), (64, 100), (64, 200), (64, 300), (128, 300)):
-        found = SearchIndex.open(str(path))
-        number = {slide.slide_id: int(slide.slide_id.rpartition("-")[2]) for slide in found.slides}
+        opened = SearchIndex.open(str(path))
+        number = {slide.slide_id: int(slide.slide_id.rpartition("-")[2]) for slide in opened.slides}
         hits, codes, whole, cpu = [], [], [], []
         for query in queries:
             began = time.perf_counter()
-            ids = found._candidates(query[None], candidates, probes, None)
+            ids = opened._candidates(query[None], candidates, probes, None)
             codes.append(time.perf_counter() - began)
             busy = time.process_time()
-            (ranked,) = found.rank(query[None], ids, COUNT)
+            (ranked,) = opened.rank(query[None], ids, COUNT)
             whole.append(time.perf_counter() - began)
             cpu.append(time.process_time() - busy)
             hits.append({number[hit.slide.slide_id] * SLIDE_OBJECTS + hit.object_id for hit in ranked})
         warm = []
         for query in queries:
             began = time.perf_counter()
-            found.search(query[None], count=COUNT, probes=probes, candidates=candidates)
+            opened.search(query[None], count=COUNT, probes=probes, candidates=candidates)
             warm.append(time.perf_counter() - began)
         recall = (
-            np.mean([len(one & set(best)) for one, best in zip(hits, truth.number.tolist(), strict=True)])
+            np.mean(
+                [
+                    len(returned & set(best))
+                    for returned, best in zip(hits, truth.number.tolist(), strict=True)
+                ]
+            )
             / COUNT
         )
         print(

@@ -83,12 +83,14 @@ def main(
     """Measure and print."""
     console = Console()
     side_px = min(side_px, _QUICK_SIDE_PX) if quick else side_px
-    forms = [one for one in FORMS if form is None or one in form]
-    densities = [one for one in DENSITIES if density is None or one in density]
+    forms = [name for name in FORMS if form is None or name in form]
+    densities = [name for name in DENSITIES if density is None or name in density]
     with tempfile.TemporaryDirectory(prefix="fossilray-slide-") as scratch:
         folder = work or Path(scratch) / "slides"
         kinds = [
-            SlideKind(one, dense, side_px, jpeg_quality=jpeg_quality) for dense in densities for one in forms
+            SlideKind(name, dense, side_px, jpeg_quality=jpeg_quality)
+            for dense in densities
+            for name in forms
         ]
         pair = [SlideKind("overlapping", "dense", side_px, seed, jpeg_quality) for seed in (1, 2)]
         paired = set(pair[:1]) <= set(kinds)
@@ -96,7 +98,7 @@ def main(
         console.print(f"painting slides into {folder} unless they are there …")
         wanted = list(dict.fromkeys([warm_up, *kinds, *(pair if paired else [])]))
         made = dict(zip(wanted, make_slides(folder, wanted, processes=os.cpu_count() or 1), strict=True))
-        bench = Bench(Path(scratch), made[warm_up], rounds=rounds, cold=cold, say=console.print)
+        bench = Bench(Path(scratch), made[warm_up], rounds=rounds, cold=cold, report=console.print)
         with bench.processes():
             slides = [bench.measure(made[kind], embedded=paired and kind == pair[0]) for kind in kinds]
             two = bench.measure_two([made[kind] for kind in pair]) if paired else None
@@ -118,13 +120,13 @@ class Bench:
     """The ways, each with processes of its own, and the rounds in which they take turns."""
 
     def __init__(
-        self, scratch: Path, warm_up: MadeSlide, *, rounds: int, cold: bool, say: Callable[[str], None]
+        self, scratch: Path, warm_up: MadeSlide, *, rounds: int, cold: bool, report: Callable[[str], None]
     ) -> None:
         self._scratch = scratch
         self._warm_up = warm_up
         self._rounds = rounds
         self._cold = cold
-        self._say = say
+        self._report = report
         self._count = 0
         self.paper_threads = 0
         self._configs = {
@@ -160,7 +162,7 @@ class Bench:
         apart: dict[str, list[Taken]] = {name: [] for name in ours}
         limits: dict[str, dict[str, list[Taken]]] = {name: {} for name in ours}
         for number in range(self._rounds):
-            self._say(f"{slide.kind.name}: round {number + 1} of {self._rounds}")
+            self._report(f"{slide.kind.name}: round {number + 1} of {self._rounds}")
             for name in names:
                 whole[name].append(self._whole(name, slide, 0).result())
             for name in ours:
@@ -201,7 +203,7 @@ class Bench:
             self._prepare(name, 0)
             self._prepare(name, 1)
         for number in range(self._rounds):
-            self._say(f"two slides at once: round {number + 1} of {self._rounds}")
+            self._report(f"two slides at once: round {number + 1} of {self._rounds}")
             for name in names:
                 for slide in slides:
                     self._set_cache(slide)

@@ -30,7 +30,7 @@ class Way:
 
     def read_and_crop_s(self) -> list[float]:
         """Seconds of CPU in each round for opening, reading what the detector sees, and cutting crops."""
-        return [sum(one.stages_cpu_s[name] for name in ("open", "read", "cut")) for one in self.apart]
+        return [sum(taken.stages_cpu_s[name] for name in ("open", "read", "cut")) for taken in self.apart]
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ def _whole(slide: SlideReport) -> Table:
     )
     first = slide.ways[0].whole
     for way in slide.ways:
-        wall_s, cpu_s = [one.wall_s for one in way.whole], [one.cpu_s for one in way.whole]
+        wall_s, cpu_s = [taken.wall_s for taken in way.whole], [taken.cpu_s for taken in way.whole]
         table.add_row(
             way.name,
             spread(wall_s),
-            spread(ratios([one.wall_s for one in first], wall_s), 1),
+            spread(ratios([taken.wall_s for taken in first], wall_s), 1),
             spread(cpu_s),
-            spread(ratios([one.cpu_s for one in first], cpu_s), 1),
+            spread(ratios([taken.cpu_s for taken in first], cpu_s), 1),
             f"{slide.side_px**2 / median(wall_s) / 1e6:.0f}",
             f"{way.score.found:,}",
             _share(way.score.recall),
@@ -164,7 +164,7 @@ def _stages(way: Way) -> Table:
 
 
 def _stage(taken: list[Taken], kind: str, name: str) -> str:
-    seconds = [getattr(one, kind)[name] for one in taken if name in getattr(one, kind)]
+    seconds = [getattr(round_, kind)[name] for round_ in taken if name in getattr(round_, kind)]
     return spread(seconds) if seconds else ""
 
 
@@ -182,8 +182,8 @@ def _limit(way: Way, touched: Touched) -> Table:
     if not touched.direct:
         table.add_row("read by OpenSlide, not followed")
         return table
-    read_s = [one.stages_cpu_s["open"] + one.stages_cpu_s["read"] for one in way.apart]
-    cut_s = [one.stages_cpu_s["cut"] for one in way.apart]
+    read_s = [taken.stages_cpu_s["open"] + taken.stages_cpu_s["read"] for taken in way.apart]
+    cut_s = [taken.stages_cpu_s["cut"] for taken in way.apart]
     rows: list[tuple[str, list[StoredTile], int | None, str, list[float] | None]] = [
         ("of detection", touched.detect, touched.decodes_detect, "detect", read_s),
         ("of crops", touched.crops, touched.decodes_crops, "crops", cut_s),
@@ -197,7 +197,7 @@ def _limit(way: Way, touched: Touched) -> Table:
         ("all of level 0, as (a) reads", touched.full, None, "full", None),
     ]
     for label, tiles, decodes, part, ours_s in rows:
-        limit_s = [one.cpu_s for one in way.limits[part]]
+        limit_s = [taken.cpu_s for taken in way.limits[part]]
         table.add_row(
             label,
             f"{len(tiles):,}",
@@ -254,9 +254,9 @@ def _plain_way(way: Way) -> dict[str, Any]:
                 for (low, high), score in way.score.by_size_um.items()
             ]
         },
-        "whole": [_plain_taken(one) for one in way.whole],
-        "apart": [_plain_taken(one) for one in way.apart],
-        "libjpeg": {part: [_plain_taken(one) for one in taken] for part, taken in way.limits.items()},
+        "whole": [_plain_taken(round_) for round_ in way.whole],
+        "apart": [_plain_taken(round_) for round_ in way.apart],
+        "libjpeg": {part: [_plain_taken(round_) for round_ in taken] for part, taken in way.limits.items()},
         "stored_tiles": touched
         and {
             "followed": touched.direct,

@@ -109,8 +109,8 @@ def run_paper(path: Path) -> Taken:
     """The paper's procedure, whole; stages as it names them."""
     watch = Stopwatch()
     with _timed() as taken:
-        found = run_paper_procedure(path, _networks["paper"], watch)
-    return Taken(*taken, watch.cpu_s, watch.wall_s, found.xyxy)
+        detected = run_paper_procedure(path, _networks["paper"], watch)
+    return Taken(*taken, watch.cpu_s, watch.wall_s, detected.xyxy)
 
 
 def warm_up_ours(path: Path, config: RunConfig, run: Path) -> None:

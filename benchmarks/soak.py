@@ -258,12 +258,12 @@ def _descendants(pid: int) -> list[int]:
             except (OSError, IndexError):
                 continue
             parents.setdefault(parent, []).append(int(folder.name))
-    found, below = [], [pid]
+    descendants, below = [], [pid]
     while below:
         children = parents.get(below.pop(), [])
-        found += children
+        descendants += children
         below += children
-    return found
+    return descendants
 
 
 def _command(pid: int) -> list[str]:
@@ -319,9 +319,9 @@ def _many_names(folder: Path, *, size_px: int, names: int) -> tuple[Path, int]:
     originals = folder.parent / "originals"
     if not originals.exists():
         synthesise_archive(originals, slides=few, size_px=size_px, form="mrxs", seed=1, console=out)
-    found = sorted(originals.rglob("*.mrxs"))
+    slides = sorted(originals.rglob("*.mrxs"))
     for number in range(names):
-        original = found[number % few]
+        original = slides[number % few]
         copy = folder / f"copy-{number:05d}-of-{number % few}.mrxs"
         if copy.exists():
             continue

@@ -52,11 +52,16 @@ def main() -> None:
     first, later = [], []
     for seed in range(given.seeds):
         pool, test = halves(whole, seed) if whole else (make(given.pool, seed), make(4000, seed, again=True))
-        first.append({one: score_strategy(pool, test, one, start=0, n=given.n, seed=seed) for one in FIRST})
+        first.append(
+            {
+                strategy: score_strategy(pool, test, strategy, start=0, n=given.n, seed=seed)
+                for strategy in FIRST
+            }
+        )
         later.append(
             {
-                one: score_strategy(pool, test, one, start=given.start, n=given.n, seed=seed)
-                for one in get_args(SuggestionStrategy)
+                strategy: score_strategy(pool, test, strategy, start=given.start, n=given.n, seed=seed)
+                for strategy in get_args(SuggestionStrategy)
             }
         )
     show(f"first round: {given.n} labels, none before", first)
@@ -78,7 +83,7 @@ def make(count: int, seed: int, *, again: bool = False) -> Made:
     lives[~lives.any(axis=1), 0] = True
     rng = np.random.default_rng([seed, 2 + again])
     label = rng.choice(GENERA + 1, count, p=share)
-    well = np.array([rng.choice(np.flatnonzero(lives[one])) for one in label])
+    well = np.array([rng.choice(np.flatnonzero(lives[genus])) for genus in label])
     vectors = rng.normal(0, 1, (count, DIMENSION)) * 1.4  # debris is anywhere
     living = label < GENERA
     vectors[living] = centre[label[living], rng.integers(0, 3, int(living.sum()))]
@@ -136,17 +141,17 @@ def score_strategy(
         [pool.classes.index(trained.classes[c]) for c in trained.predict(test.vectors).argmax(axis=1)]
     )
     right = predicted == test.label
-    recall = np.mean([right[test.label == one].mean() for one in np.unique(test.label)])
+    recall = np.mean([right[test.label == genus].mean() for genus in np.unique(test.label)])
     return [float(recall), float(right.mean()), len(np.unique(pool.label[rows])), seconds]
 
 
 def fit_head(pool: Made, rows: NDArray[np.int64]):
     """A logistic head of the classes that are among these rows."""
-    there, label = np.unique(pool.label[rows], return_inverse=True)
+    present, label = np.unique(pool.label[rows], return_inverse=True)
     return train_head(
         pool.vectors[rows],
         label.astype(np.int64),
-        tuple(pool.classes[one] for one in there),
+        tuple(pool.classes[index] for index in present),
         kind="logistic",
         backbone=BackboneReference(name="made up", sha256=""),
     )
@@ -157,8 +162,8 @@ def show(title: str, results: list[dict[SuggestionStrategy, list[float]]]) -> No
     print(f"\n{title}; {len(results)} seeds")
     print(f"{'':12}{'recall':>8}{'±':>7}{'wins':>9}{'accuracy':>10}{'classes':>9}{'CPU s':>7}")
     for strategy in results[0]:
-        values = np.array([one[strategy] for one in results])
-        chance = np.array([one[RANDOM] for one in results])
+        values = np.array([recall[strategy] for recall in results])
+        chance = np.array([recall[RANDOM] for recall in results])
         wins = int((values[:, 0] > chance[:, 0]).sum())
         share = "" if strategy == RANDOM else f"{wins}/{len(results)}"
         print(

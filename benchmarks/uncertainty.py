@@ -61,8 +61,8 @@ def main() -> None:
             head = fit_head(vectors, label, well, over, options.head)
             for name, wells in (("the same wells", known), ("new wells", new)):
                 vectors_of_test, truth, _ = world.draw(wells, tuple(20 * n for n in EACH), rng)
-                found = score(head, vectors_of_test, truth, options.coverage, options.wrong)
-                rows.setdefault((over, name), []).append(found)
+                scored = score(head, vectors_of_test, truth, options.coverage, options.wrong)
+                rows.setdefault((over, name), []).append(scored)
     print(
         f"{options.head} head, {len(GENERA)} genera, {WELLS * sum(EACH)} labels of {WELLS} wells, "
         f"{options.rounds} rounds; target coverage {options.coverage:.0%}, "

@@ -43,8 +43,8 @@ def main() -> None:
         )
 
     def call(head: Head, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        own = np.array([classes.index(name) for name in head.classes])
-        return own[head.predict(described.vectors[rows]).argmax(axis=1)]
+        class_of_head = np.array([classes.index(name) for name in head.classes])
+        return class_of_head[head.predict(described.vectors[rows]).argmax(axis=1)]
 
     held: dict[str, list[NDArray[np.float64]]] = {"corrected": [], "sampling error alone": []}
     right = []
@@ -61,11 +61,11 @@ def main() -> None:
             ("corrected", Confusion(classes, validation)),
             ("sampling error alone", None),
         ):
-            one = estimate_shares(
+            estimate = estimate_shares(
                 calls, np.arange(len(classes)), len(classes), confusion=confusion, draws=200, rng=rng
             )
-            is_held = (one.low <= truth + 1e-12) & (truth <= one.high)
-            misplaced = np.abs(one.shares - truth).sum(axis=1).mean() / 2
+            is_held = (estimate.low <= truth + 1e-12) & (truth <= estimate.high)
+            misplaced = np.abs(estimate.shares - truth).sum(axis=1).mean() / 2
             held[name].append(
                 np.array([is_held.mean(), is_held[truth > 0].mean(), is_held[truth == 0].mean(), misplaced])
             )
@@ -73,11 +73,11 @@ def main() -> None:
         f"{len(labelled)} crops, {len(classes)} classes, {options.backbone} {described.backbone.sha256[:12]}"
     )
     print(f"called right: {np.mean(right):.3f}")
-    for name, found in held.items():
-        every, there, absent, misplaced = np.mean(found, axis=0)
+    for name, values in held.items():
+        every, present, absent, misplaced = np.mean(values, axis=0)
         print(
-            f"{name}: 95 % intervals held {every:.3f} (there {there:.3f}, absent {absent:.3f}); objects under a wrong "
-            f"taxon {misplaced:.3f}"
+            f"{name}: 95 % intervals held {every:.3f} (present {present:.3f}, absent {absent:.3f}); objects under a "
+            f"wrong taxon {misplaced:.3f}"
         )
 
 
@@ -87,12 +87,12 @@ def _draw_samples(
     """True shares and calls (samples, classes)."""
     truth, calls = np.zeros((SAMPLES, classes)), np.zeros((SAMPLES, classes), np.int64)
     present = np.unique(label)
-    rows_of = {one: np.flatnonzero(label == one) for one in present.tolist()}
+    rows_of = {genus: np.flatnonzero(label == genus) for genus in present.tolist()}
     for row in range(SAMPLES):
         some = rng.choice(present, min(PRESENT, len(present)), replace=False)
         truth[row, some] = rng.dirichlet(np.ones(len(some)))
-        for one in rng.choice(classes, OBJECTS, p=truth[row]).tolist():
-            calls[row, called[rng.choice(rows_of[one])]] += 1
+        for genus in rng.choice(classes, OBJECTS, p=truth[row]).tolist():
+            calls[row, called[rng.choice(rows_of[genus])]] += 1
     return truth, calls
 
 

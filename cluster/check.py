@@ -1,8 +1,8 @@
 """Mistakes in a file for Ray's cluster launcher, each as a sentence: `python cluster/check.py cluster/aws.yaml`.
 
-Three judges: Ray's own schema (`prepare_config`, `validate_config`); the cloud's own parameter names (botocore's model
+Three checks: Ray's own schema (`prepare_config`, `validate_config`); the cloud's own parameter names (botocore's model
 of RunInstances, Compute Engine's description of an instance); and rules that neither knows, about money, secrets and
-open doors. Nothing is asked over the network. `--ready` also refuses what is still to be filled in.
+open doors. No request goes over the network. `--ready` also refuses what is still to be filled in.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> int:
 def find_mistakes(config: dict[str, Any]) -> Iterator[str]:
     """What is wrong with a launcher's file as `yaml.safe_load` gives it, a sentence each."""
     try:
-        # What Ray makes of it: a part that the file leaves out is Ray's default, and that is judged too.
+        # What Ray makes of it: a part that the file leaves out is Ray's default, and that is checked too.
         prepared = _prepared(config)
     except ValueError as error:
         yield f"Ray refuses it: {error}"
@@ -119,7 +119,7 @@ def _of_groups(config: dict[str, Any]) -> Iterator[str]:
             yield f"{name}.min_workers is {group['min_workers']}; 0, or machines are paid for while nothing runs"
         gpus, cpus = group["resources"].get("GPU", 0), group["resources"].get("CPU", 0)
         if gpus < 1 and "cpu" not in name:
-            yield f"{name}.resources.GPU is {gpus}; it never comes for a GPU then; say cpu in its name if it shall not"
+            yield f"{name}.resources.GPU is {gpus}; it never comes for a GPU then; if intended, put cpu in its name"
         elif cpus < CORES_PER_GPU * gpus:
             yield f"{name} has {cpus} CPUs for {gpus} GPUs; reading needs {CORES_PER_GPU} or more a GPU"
         yield from _of_machine(config, name, group["node_config"])
@@ -140,7 +140,7 @@ def _of_machine(config: dict[str, Any], name: str, node: dict[str, Any]) -> Iter
         yield (
             f"{name} is named a spot group and has no spot marker"
             if "spot" in name
-            else f"{name} is made of spot machines and its name does not say so"
+            else f"{name} is made of spot machines and its name lacks the word spot"
         )
     head = config["available_node_types"][config["head_node_type"]]["node_config"]
     role = "IamInstanceProfile" if config["provider"]["type"] == "aws" else "serviceAccounts"
@@ -174,12 +174,12 @@ def _of_doors(config: dict[str, Any]) -> Iterator[str]:
     aws = config["provider"]["type"] == "aws"
     for name, kind in config["available_node_types"].items():
         node = kind["node_config"]
-        yield from (f"{name}.node_config: {fault}" for fault in (_ec2_says if aws else _gce_says)(node))
+        yield from (f"{name}.node_config: {fault}" for fault in (_ec2_faults if aws else _gce_faults)(node))
         if aws:
             if not node.get("SecurityGroupIds"):
                 yield f"{name} has no SecurityGroupIds; Ray would open port 22 to the whole world"
             if node.get("MetadataOptions", {}).get("HttpTokens") != "required":
-                yield f"{name}.MetadataOptions.HttpTokens is not required; a role's credentials are for the asking"
+                yield f"{name}.MetadataOptions.HttpTokens is not required; any process can read the role's credentials"
             if not str(node.get("ImageId", "")).startswith("ami-"):
                 yield f"{name}.ImageId is {node.get('ImageId')}; name one image by its ami-…"
         else:
@@ -201,7 +201,7 @@ def _of_commands(config: dict[str, Any]) -> Iterator[str]:
         if not store or int(store[1]) > OBJECT_STORE_BYTES:
             yield f"{part}: give --object-store-memory of at most 1 GiB; Ray would take a third of the memory"
         if "RAY_AUTH_MODE=token" not in text:
-            yield f"{part}: RAY_AUTH_MODE=token is missing; whoever reaches Ray's ports runs code"
+            yield f"{part}: RAY_AUTH_MODE=token is missing; any client that reaches Ray's ports can run code"
         if "RAY_USAGE_STATS_ENABLED=0" not in text:
             yield f"{part}: RAY_USAGE_STATS_ENABLED=0 is missing"
     if "--disable-usage-stats" not in starts["head"]:
@@ -219,7 +219,7 @@ def _of_commands(config: dict[str, Any]) -> Iterator[str]:
         yield "worker_setup_commands does not call scratch.sh; the local NVMe would stay unused"
 
 
-def _ec2_says(node: dict[str, Any]) -> Iterator[str]:
+def _ec2_faults(node: dict[str, Any]) -> Iterator[str]:
     from botocore.validate import ParamValidator
 
     # SubnetIds is Ray's own: it tries them in turn.
@@ -236,7 +236,7 @@ def _run_instances() -> Any:
     return botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
 
 
-def _gce_says(node: dict[str, Any]) -> Iterator[str]:
+def _gce_faults(node: dict[str, Any]) -> Iterator[str]:
     from jsonschema import Draft7Validator
 
     schema = json.loads((Path(__file__).parent / "schema" / "gce-instance.json").read_text("utf-8"))

@@ -24,7 +24,7 @@ NODE_LOST, NODE_ADDED = signal.SIGUSR1, signal.SIGUSR2
 
 
 def main() -> None:
-    """Start the cluster, say where it is, and do what signals ask for until one ends it."""
+    """Start the cluster, print its address, and act on signals until one of ENDS arrives."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,18 +36,18 @@ def main() -> None:
     parser.add_argument("--dashboard", action="store_true", help="dashboard and job server, on the loopback")
     given = parser.parse_args()
 
-    # Signals wait in a queue: what they ask for takes a while, and Ray is not to be entered from a handler.
-    asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+    # Signals wait in a queue: acting on one takes a while, and Ray is not to be entered from a handler.
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (*ENDS, NODE_LOST, NODE_ADDED):
-        signal.signal(number, lambda got, _frame: asked.put(got))
+        signal.signal(number, lambda got, _frame: signals.put(got))
     _protect()
     # Ray's sockets live below its folder, and their paths must stay short.
     with tempfile.TemporaryDirectory(prefix="fossilray-cluster-", dir="/tmp") as folder:
-        rehearse(asked, given, Path(folder))
+        rehearse(signals, given, Path(folder))
 
 
-def rehearse(asked: queue.SimpleQueue[int], given: argparse.Namespace, folder: Path) -> None:
-    """A cluster as `given` says, until one of ENDS is asked for."""
+def rehearse(signals: queue.SimpleQueue[int], given: argparse.Namespace, folder: Path) -> None:
+    """Run a cluster with the given options until one of ENDS arrives."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
@@ -65,28 +65,28 @@ def rehearse(asked: queue.SimpleQueue[int], given: argparse.Namespace, folder: P
     try:
         for _ in range(given.nodes):
             nodes.append(_node(cluster, given))
-        _say(f"address {cluster.address}")
+        _print_line(f"address {cluster.address}")
         if os.environ["RAY_AUTH_MODE"] == "token":
-            _say("set RAY_AUTH_MODE=token for what joins it; the token is in ~/.ray/auth_token")
+            _print_line("set RAY_AUTH_MODE=token for what joins it; the token is in ~/.ray/auth_token")
         if given.dashboard:
-            _say(f"jobs http://{cluster.head_node.address_info['webui_url']}")
-        _say(f"process {os.getpid()}: -USR1 takes a node away, -USR2 brings one, Ctrl-C ends")
-        while (number := asked.get()) not in ENDS:
+            _print_line(f"jobs http://{cluster.head_node.address_info['webui_url']}")
+        _print_line(f"process {os.getpid()}: -USR1 takes a node away, -USR2 brings one, Ctrl-C ends")
+        while (number := signals.get()) not in ENDS:
             if number == NODE_ADDED:
                 nodes.append(_node(cluster, given))
-                _say(f"a node joined: {len(nodes)}")
+                _print_line(f"a node joined: {len(nodes)}")
             elif nodes:
                 cluster.remove_node(nodes.pop(), allow_graceful=False)
-                _say(f"a node is lost: {len(nodes)}")
+                _print_line(f"a node is lost: {len(nodes)}")
             else:
-                _say("no node is left to lose")
+                _print_line("no node is left to lose")
     finally:
         cluster.shutdown()
-        _say("stopped")
+        _print_line("stopped")
 
 
 def _protect() -> None:
-    """Ask for a token, since Ray's servers listen on every interface and whoever reaches them runs code."""
+    """Require a token: Ray's servers listen on every interface, and any client that reaches them can run code."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
@@ -101,7 +101,7 @@ def _node(cluster: Any, given: argparse.Namespace) -> Any:
     return cluster.add_node(num_cpus=given.cpus, num_gpus=given.gpus, object_store_memory=OBJECT_STORE_BYTES)
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stdout.write(f"{time.strftime('%H:%M:%S')} {line}\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Say what is wrong with rendered manifests before a cluster does, or long after it has accepted them.
+"""Mistakes in rendered manifests, found before a cluster refuses them, or long after it has accepted them.
 
     kubectl kustomize deploy/kubernetes/overlays/eks-job | python deploy/kubernetes_check.py
 

@@ -133,7 +133,7 @@ def _nothing_exposed(cluster: Manifest, pods: list[Pod], manifests: list[Manifes
         yield "head: dashboard-host must be 0.0.0.0, or the operator cannot submit; policies keep others out"
     service = head.get("headService", {}).get("spec", {}).get("type", head.get("serviceType", "ClusterIP"))
     if service != "ClusterIP":
-        yield f"head: serviceType is {service}: whoever reaches the dashboard runs code; keep it ClusterIP"
+        yield f"head: serviceType is {service}: any client that reaches the dashboard can run code; keep it ClusterIP"
     if head.get("enableIngress") or head.get("ingressOptions"):
         yield "head: an ingress would publish the dashboard"
     if cluster.get("authOptions", {}).get("mode") != "token":
@@ -162,7 +162,7 @@ def _nothing_exposed(cluster: Manifest, pods: list[Pod], manifests: list[Manifes
 
 
 def _deletion(job: Manifest, cluster: Manifest) -> Iterator[str]:
-    """What the CRD says in CEL, and what the operator says only once the job is there."""
+    """Rules that the CRD states in CEL, and rules that the operator applies only after the job was created."""
     strategy = job.get("deletionStrategy")
     if strategy is None:
         yield "RayJob: without a deletionStrategy its cluster stays, and is paid for, when it is done"
@@ -216,7 +216,7 @@ def _run(job: Manifest, pods: list[Pod], workers: list[Pod], manifests: list[Man
         fit = _workers_of(pod, config)
         room += fit * pod.group["maxReplicas"]
         yield from _workers_fit(pod, config, fit)
-    # Groups start at 0 machines: what is not asked for outright is never brought.
+    # Groups start at 0 machines: a machine that is not requested outright never comes.
     if config.workers.count is None or config.workers.count > room:
         yield f"ConfigMap {map_name}: workers.count is {config.workers.count}; its worker groups hold at most {room}"
 
@@ -229,7 +229,7 @@ def _config(text: str) -> RunConfig:
 
 
 def _workers_of(pod: Pod, config: RunConfig) -> int:
-    """How many workers one such pod holds, by its GPUs where workers ask for them and by its cores elsewhere."""
+    """How many workers one such pod holds, by its GPUs where workers request them and by its cores elsewhere."""
     limits, workers = pod.container["resources"]["limits"], config.workers
     fit = int(quantity(limits["cpu"]) / workers.cpus_per_worker)
     if workers.device == "cpu" or not workers.gpus_per_worker:
@@ -240,7 +240,7 @@ def _workers_of(pod: Pod, config: RunConfig) -> int:
 def _workers_fit(pod: Pod, config: RunConfig, fit: int) -> Iterator[str]:
     limits, workers = pod.container["resources"]["limits"], config.workers
     gpus, cpus = quantity(limits.get("nvidia.com/gpu", 0)), quantity(limits["cpu"])
-    # With `auto` workers ask for a GPU once there is one, and a group that starts at 0 machines has none.
+    # With `auto` workers request a GPU once there is one, and a group that starts at 0 machines has none.
     if gpus and workers.device != "cuda":
         yield f"{pod.name}: it has {gpus:g} GPUs, but workers.device is {workers.device}, expected cuda"
     elif fit < 1:

@@ -41,10 +41,10 @@ Schema = dict[str, Any]
 
 def main() -> None:
     """Write the schema to stdout."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("crds", nargs="+", type=Path)
-    asked.add_argument("--core", type=Path, required=True)
-    given = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("crds", nargs="+", type=Path)
+    parser.add_argument("--core", type=Path, required=True)
+    given = parser.parse_args()
     definitions = json.loads((given.core / "_definitions.json").read_text(encoding="utf-8"))["$defs"]
     kinds = {}
     for name in CORE:
@@ -81,7 +81,7 @@ def _structural(schema: Schema) -> Schema:
     fields = schema.get("properties")
     if fields:
         kept["properties"] = {name: _structural(field) for name, field in fields.items()}
-        # The server fills in defaults before it asks for what is required.
+        # The server fills in defaults before it checks required fields.
         kept["required"] = [name for name in schema.get("required", []) if "default" not in fields[name]]
         if schema.get("additionalProperties") in (None, False):
             kept["additionalProperties"] = bool(schema.get("x-kubernetes-preserve-unknown-fields", False))
@@ -121,7 +121,7 @@ def _count(schema: Any, seen: Counter[str]) -> None:
     if isinstance(schema, dict):
         text = _text(schema)
         seen[text] += 1
-        if seen[text] > 1:  # what is inside is counted with its first place
+        if seen[text] > 1:  # what is inside is counted with its first occurrence
             return
     for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
         _count(part, seen)

@@ -70,17 +70,17 @@ def quantity(text: str | float) -> float:
 
 
 def _secure(pod: Pod) -> Iterator[str]:
-    own = pod.container.get("securityContext", {})
+    context = pod.container.get("securityContext", {})
     every = pod.spec.get("securityContext", {})
     if not every.get("runAsNonRoot") or not every.get("runAsUser"):
         yield f"{pod.name}: securityContext must set runAsNonRoot and a runAsUser other than 0"
     if every.get("seccompProfile", {}).get("type") != "RuntimeDefault":
         yield f"{pod.name}: securityContext.seccompProfile must be RuntimeDefault"
-    if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
+    if context.get("allowPrivilegeEscalation") is not False or context.get("privileged"):
         yield f"{pod.name}: its container may gain privileges; set allowPrivilegeEscalation: false"
-    if own.get("readOnlyRootFilesystem") is not True:
+    if context.get("readOnlyRootFilesystem") is not True:
         yield f"{pod.name}: readOnlyRootFilesystem is not set"
-    if own.get("capabilities", {}).get("drop") != ["ALL"]:
+    if context.get("capabilities", {}).get("drop") != ["ALL"]:
         yield f"{pod.name}: capabilities must drop ALL"
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if pod.spec.get(field):
@@ -120,9 +120,9 @@ def _volumes(pod: Pod, manifests: list[Manifest]) -> Iterator[str]:
             for item in volume["configMap"].get("items", []):
                 if item["key"] not in map_.get("data", {}):
                     yield f"{pod.name}: ConfigMap {map_['metadata']['name']} has no key {item['key']}"
-    asked = pod.container.get("resources", {}).get("requests", {}).get("ephemeral-storage")
-    if pod.role != "submitter" and (asked is None or quantity(asked) < disk):
-        yield f"{pod.name}: ephemeral-storage of {asked} is less than its volumes may hold; it would be evicted"
+    requested = pod.container.get("resources", {}).get("requests", {}).get("ephemeral-storage")
+    if pod.role != "submitter" and (requested is None or quantity(requested) < disk):
+        yield f"{pod.name}: ephemeral-storage of {requested} is less than its volumes may hold; it would be evicted"
 
 
 def _resources(pod: Pod) -> Iterator[str]:
@@ -138,7 +138,7 @@ def _resources(pod: Pod) -> Iterator[str]:
         yield f"{pod.name}: it holds a GPU and does no slides"
     tolerated = {item.get("key") for item in pod.spec.get("tolerations", [])}
     if "nvidia.com/gpu" in limits and "nvidia.com/gpu" not in tolerated:
-        yield f"{pod.name}: it asks for a GPU but does not tolerate the taint nvidia.com/gpu"
+        yield f"{pod.name}: it requests a GPU but does not tolerate the taint nvidia.com/gpu"
     parameters = pod.group.get("rayStartParams", {})
     store = float(parameters.get("object-store-memory", "inf"))
     if pod.role != "submitter" and store > OBJECT_STORE_BYTES:

@@ -6,7 +6,7 @@
 # The same install.sh as in the Dockerfile, into FOLDER/opt/fossilray, then what the image is for: `fossilray doctor`
 # and a demo of one slide by a user who may write to one temporary folder alone and sees no other process. It does not
 # prove the base image, its Debian packages, or a GPU. FOLDER needs 12 GB (gpu) and can be deleted afterwards. PYTHON
-# must be one that everybody may run (not below somebody's home).
+# must be one that every user may run (not below a user's home).
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -14,7 +14,7 @@ folder=${1:?usage: $0 FOLDER [gpu|cpu] [LOCK]}
 variant=${2:-gpu}
 lock=${3:-cluster}
 prefix=$folder/opt/fossilray
-user=65532 # nobody's: no entry in /etc/passwd, as `runAsUser` in Kubernetes may have it
+user=65532 # of no account: no entry in /etc/passwd, as `runAsUser` in Kubernetes may have it
 
 main() {
     mkdir -p "$folder/opt"

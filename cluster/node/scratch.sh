@@ -3,7 +3,7 @@
 #
 # The disks that vanish with the machine are found by the names that AWS and Google give them. Several become one
 # (RAID 0: what is on them is a copy). What an image has mounted by itself (AWS's deep learning images do) is used as it
-# is. Without any such disk the folder lies on the root disk, and that is said.
+# is. Without any such disk the folder lies on the root disk, and a line reports it.
 set -euo pipefail
 
 folder=${1:?give the folder, for example /scratch}

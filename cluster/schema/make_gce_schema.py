@@ -53,7 +53,7 @@ def _schema(part: dict[str, Any], described: dict[str, Any], definitions: dict[s
         schema["items"] = _schema(part["items"], described, definitions)
     if "properties" in part:
         schema["additionalProperties"] = False
-        # resourceStatus is what Google answers, never what it is told.
+        # resourceStatus is part of Google's responses and of no request.
         schema["properties"] = {
             name: _schema(value, described, definitions)
             for name, value in sorted(part["properties"].items())

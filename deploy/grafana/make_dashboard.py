@@ -77,7 +77,7 @@ def _run_variable() -> dict[str, Any]:
 
 
 def _stat(
-    title: str, unit: str, expression: str, says: str, *, red_above: float | None = None
+    title: str, unit: str, expression: str, description: str, *, red_above: float | None = None
 ) -> dict[str, Any]:
     steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
     if red_above is not None:
@@ -85,7 +85,7 @@ def _stat(
     return {
         "type": "stat",
         "title": title,
-        "description": says,
+        "description": description,
         "width": 4,
         "height": 4,
         "targets": [_target("A", expression, "", instant=True)],
@@ -103,7 +103,7 @@ def _stat(
 
 
 def _graph(
-    title: str, unit: str, lines: dict[str, str], says: str, *, stacked: bool = False, width: int = 8
+    title: str, unit: str, lines: dict[str, str], description: str, *, stacked: bool = False, width: int = 8
 ) -> dict[str, Any]:
     """lines: PromQL by legend."""
     custom = {
@@ -116,7 +116,7 @@ def _graph(
     return {
         "type": "timeseries",
         "title": title,
-        "description": says,
+        "description": description,
         "width": width,
         "height": 8,
         "targets": [
@@ -162,8 +162,8 @@ def _laid_out(rows: list[tuple[str, list[dict[str, Any]]]]) -> list[dict[str, An
             width, height = panel.pop("width"), panel.pop("height")
             if x + width > 24:
                 y, x = y + height, 0
-            place = {"h": height, "w": width, "x": x, "y": y}
-            placed.append({"id": len(placed) + 1, "datasource": SOURCE, **panel, "gridPos": place})
+            position = {"h": height, "w": width, "x": x, "y": y}
+            placed.append({"id": len(placed) + 1, "datasource": SOURCE, **panel, "gridPos": position})
             x += width
         y += placed[-1]["gridPos"]["h"]
     return placed
@@ -260,7 +260,7 @@ _ROWS: list[tuple[str, list[dict[str, Any]]]] = [
                 {
                     "{{stage}}": f"sum by (stage) (ray_fossilray_workers_in_stage{{{RUN}}})",
                 },
-                "What they were doing when last asked.",
+                "Stage of each worker at the last status request.",
                 stacked=True,
             ),
             _graph(

@@ -1,10 +1,10 @@
-"""Tell Ray that this node is about to go, then wait until its workers are gone or the time is up: a pod's preStop hook.
+"""A pod's preStop hook: drain the pod's Ray node, then wait until its workers are gone or the time is up.
 
     python drain.py --seconds 90
 
-Ray then places nothing new here and the autoscaler asks for a replacement at once, while a slide in work goes on: it
-commits if it can, and is given to another worker if it cannot. A node without workers (the autoscaler takes idle ones)
-goes at once. Exits 0 whatever happens, for a pod that is to end ends anyway; what went wrong is printed.
+Ray then starts nothing new here and the autoscaler requests a replacement at once, while a slide in progress
+continues: it commits if it can, and is given to another worker if it cannot. A node without workers (the autoscaler
+takes idle ones) goes at once. Exits 0 whatever happens, for a pod that is to end ends anyway; errors are printed.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ASKING_S = 15
-"""Most that the request itself may take: Ray's command starts Python and asks the head."""
+REQUEST_S = 15
+"""Most that the request itself may take: Ray's command starts Python and sends a request to the head."""
 POLL_S = 0.5
 SERVANTS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """What a raylet runs that does no work of ours, by the titles Ray gives its processes."""
 
 
 def main() -> int:
-    """Drain, wait, and say in one line a node how it ended."""
+    """Drain, wait, and print one line for each node about how it ended."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, required=True, help="time until the node is gone")
     parser.add_argument("--node-id", help="of several raylets on one machine, the one meant (a rehearsal)")
-    asked = parser.parse_args()
-    deadline = time.monotonic() + asked.seconds
+    arguments = parser.parse_args()
+    deadline = time.monotonic() + arguments.seconds
     for pid, options in raylets():
         node = options.get("node_id", "")
-        if asked.node_id not in (None, node):
+        if arguments.node_id not in (None, node):
             continue
-        drained = drain(node, options.get("gcs-address", ""), asked.seconds)
+        drained = drain(node, options.get("gcs-address", ""), arguments.seconds)
         while drained and workers_of(pid) and time.monotonic() < deadline:
             time.sleep(POLL_S)
         left = len(workers_of(pid))
@@ -59,14 +59,14 @@ def drain(node: str, address: str, seconds: int) -> bool:
     command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "its pod is being ended"]
     command += ["--deadline-remaining-seconds", str(seconds)]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=ASKING_S, check=False)
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=REQUEST_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         print(f"ray drain-node did not run: {error}", flush=True)
         return False
-    if answer.returncode:
-        lines = answer.stderr.strip().splitlines() or ["no reason given"]
+    if completed.returncode:
+        lines = completed.stderr.strip().splitlines() or ["no reason given"]
         print(f"ray drain-node failed: {lines[-1]}", flush=True)
-    return answer.returncode == 0
+    return completed.returncode == 0
 
 
 def workers_of(raylet: int) -> list[int]:

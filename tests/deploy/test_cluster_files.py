@@ -112,7 +112,7 @@ PLANTED: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     (
         "aws",
         put({"MarketType": "spot"}, TYPES, "gpu-ondemand-l4", "node_config", "InstanceMarketOptions"),
-        "its name does not say so",
+        "its name lacks the word spot",
     ),
     ("aws", rename("gpu-ondemand-l4", "gpu-zz-l4"), "gpu-zz-l4 comes before gpu-spot-l4"),
     ("aws", put(99, TYPES, "gpu-ondemand-l4", "priority"), "gpu-ondemand-l4.priority is not below"),

@@ -272,4 +272,4 @@ def test_the_healthcheck_requests_the_agent_of_its_node(cluster) -> None:
     assert image_script("healthcheck.py", str(port)).returncode == 0
     ill = image_script("healthcheck.py", "1")
     assert ill.returncode == 1
-    assert "does not answer on port 1" in ill.stdout
+    assert "does not respond on port 1" in ill.stdout
