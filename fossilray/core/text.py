@@ -125,18 +125,19 @@ def without_secrets(text: str) -> str:
     return text
 
 
-# Patterns of credentials and of the names before them, as AWS, Google and Azure use them.
+# Patterns of credentials and of the names before them, as AWS, Google and Azure use them. Repetitions of word
+# characters are bounded, or a long word would take seconds.
 _SECRETS = (
     # All of a header's value, which may have several parts.
     (re.compile(r"(?i)\b(authorization)\b[\"']?\s*[:=].*"), r"\1: ***"),
     (re.compile(r"(?i)\b(bearer|basic|sharedkey|AWS4-HMAC-SHA256)\s+\S.*"), r"\1 ***"),
     # user:password@ in an address, up to the last @ before its path.
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.\-]*://)[^\s/?#]*@"), r"\1***@"),
+    (re.compile(r"(?i)\b([a-z][a-z0-9+.\-]{0,40}://)[^\s/?#]*@"), r"\1***@"),
     # name=value, name: value and "name": "value", also percent-encoded in signed addresses.
     (
         re.compile(
-            r"(?i)([\w\-.]*(?:secret|passw(?:or)?d|token|signature|credential|api[_\-]?key|account[_\-]?key|"
-            r"access[_\-]?key(?:[_\-]?id)?|private[_\-]?key|\bsig)[\w\-.]*[\"']?\s*(?:=|:|%3D)\s*)"
+            r"(?i)((?:secret|passw(?:or)?d|token|signature|credential|api[_\-]?key|account[_\-]?key|"
+            r"access[_\-]?key(?:[_\-]?id)?|private[_\-]?key|\bsig)[\w\-.]{0,200}[\"']?\s*(?:=|:|%3D)\s*)"
             r"(?:\"[^\"]*\"?|'[^']*'?|[^\s\"'&,;)}\]<>]+)"
         ),
         r"\1***",

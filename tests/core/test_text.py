@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from fossilray.core.text import counted, format_duration, format_percent, list_some
+from fossilray.core.text import counted, format_duration, format_percent, list_some, without_secrets
 
 
 def test_a_short_list_is_written_out_and_a_long_one_says_how_many_are_missing() -> None:
@@ -47,3 +47,9 @@ def test_a_percentage_with_decimals_never_rounds_to_none_or_all() -> None:
 )  # fmt: skip
 def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize("word", ["x", "a.", "secret", "http://", "token=", "Bearer "])
+def test_long_words_are_searched_for_secrets_without_delay(word: str) -> None:
+    assert len(without_secrets(word * 20_000)) <= 20_000 * len(word)
+    assert "abc" not in without_secrets(word * 100 + " my_token=abc")

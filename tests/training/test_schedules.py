@@ -42,7 +42,7 @@ def test_what_is_given_replaces_the_recipe_and_one_length_is_demanded() -> None:
 @pytest.mark.parametrize("method", ["supcon", "simclr", "byol", "simsiam"])
 @pytest.mark.parametrize("kind", ["multicrop", "multicrop_microscope"])
 def test_local_crops_are_for_dino_alone(method: str, kind: str) -> None:
-    with pytest.raises(ValueError, match=rf"kind={kind} shows 6 local crops.*method is {method}; set"):
+    with pytest.raises(ValueError, match=rf"kind={kind} gives 6 local crops.*method is {method}; set"):
         TrainConfig.model_validate({"method": method, "views": {"kind": kind}})
     TrainConfig.model_validate({"method": method, "views": {"kind": kind, "local_count": 0}})
     TrainConfig.model_validate({"method": "dino", "views": {"kind": kind}})
