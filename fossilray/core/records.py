@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Protocol
@@ -17,11 +17,31 @@ import pyarrow as pa
 from fossilray.core.errors import NAMES_BEFORE, FossilrayError, SlideError, SourceOut
 from fossilray.core.exception_summary import ExceptionSummary, summarise_exception
 
-READABLE_VERSIONS = (4, 5)
+READABLE_VERSIONS = (4, 5, 6)
 """Schema versions of runs and datasets that can be read and resumed; columns that older ones lack are null."""
 
 UNASSIGNED_WELL = "unassigned"
 """Well of slides for which none is known."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A finding that makes a slide questionable; a slide is not refused for it unless `slides.strict_doubts` does."""
+
+    code: str
+    """One of `DOUBT_CODES` in `fossilray.core.doubt_codes`."""
+    value: float | None
+    """The measured value, in the unit that the sentence names; None where the finding has none."""
+    sentence: str
+    """What was found, what was expected, and what to do, for the user."""
+
+
+@dataclass(frozen=True)
+class ExtraValue:
+    """A value of a column that the user's catalog has besides those of fossilray."""
+
+    column: str
+    value: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +61,19 @@ class CatalogRow:
     bounds_height: int | None = None
     well: str | None = None
     measured_depth_m: float | None = None
+    mpp_from: str | None = None
+    """`slide` or `catalog`: what states `mpp`. This field and all below are None in runs before version 6."""
+    planes: Annotated[int, pa.int32()] | None = None
+    """Number of focus planes that the slide stores."""
+    scan_id: str | None = None
+    """Identity of the scan, equal for copies under other names."""
+    doubts: tuple[Doubt, ...] | None = None
+    """Findings of the checks before processing; empty if there are none, None if the slide was not checked."""
+    extra: tuple[ExtraValue, ...] | None = None
+    """Columns of the user's catalog that fossilray does not know, in their order; empty cells are left out."""
+
+    def __post_init__(self) -> None:
+        _restore_lists(self)
 
 
 @dataclass(frozen=True)
@@ -109,12 +142,19 @@ class SlideSummary:
     """Foreground area of each pass."""
     pass_lost_mm2: tuple[float, ...] | None = None
     """Foreground area of each pass in tiles that could not be read."""
+    mpp_from: str | None = None
+    """`slide`, `catalog` or `config`: what states `mpp`. This field and all below are None before version 6."""
+    planes: Annotated[int, pa.int32()] | None = None
+    """Number of focus planes that the slide stores."""
+    scan_id: str | None = None
+    """Identity of the scan, equal for copies under other names."""
+    doubts: tuple[Doubt, ...] | None = None
+    """Findings of the checks before and after processing; empty if there are none."""
+    extra: tuple[ExtraValue, ...] | None = None
+    """Columns of the user's catalog that fossilray does not know."""
 
     def __post_init__(self) -> None:
-        # Parquet and JSON give lists.
-        for name in ("pass_um_per_px", "pass_foreground_mm2", "pass_lost_mm2"):
-            values = getattr(self, name)
-            object.__setattr__(self, name, None if values is None else tuple(values))
+        _restore_lists(self)
 
     @property
     def finest_lost_share(self) -> float:
@@ -122,6 +162,16 @@ class SlideSummary:
         if self.pass_lost_mm2 and self.pass_foreground_mm2:
             return self.pass_lost_mm2[0] / max(self.pass_foreground_mm2[0], 1e-12)
         return self.tiles_failed / max(self.tiles_planned - self.tiles_blank, 1)
+
+
+def _restore_lists(record: CatalogRow | SlideSummary) -> None:
+    """Turn the lists that Parquet and JSON give into tuples, of records where the field has records."""
+    kinds = {"doubts": Doubt, "extra": ExtraValue}
+    for name, value in vars(record).items():
+        if isinstance(value, (list, tuple)):
+            kind = kinds.get(name)
+            items = (kind(**item) if kind and isinstance(item, Mapping) else item for item in value)
+            object.__setattr__(record, name, tuple(items))
 
 
 def lost_share_of(slides: Iterable[SlideSummary]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from fossilray.core.records import CatalogRow, Failure, SlideSummary
 
-SCHEMA_VERSION = 5
-"""2: seconds_fetch. 5: losses per pass and boxes_outside in `slides`."""
+SCHEMA_VERSION = 6
+"""2: seconds_fetch. 5: losses per pass and boxes_outside in `slides`. 6: doubts, planes, scan_id, mpp_from, extra."""
 
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
@@ -40,8 +40,8 @@ def select_names(schema: pa.Schema, *names: str) -> tuple[str, ...]:
 def _schema_of(record: type, *, leave_out: Collection[str] = ()) -> pa.Schema:
     """A column for each field of a dataclass; a field that may be None is nullable.
 
-    `Annotated[int, pa.int32()]` states the type where it is not the default: string, int64, double, bool, and list for
-    a tuple.
+    `Annotated[int, pa.int32()]` states the type where it is not the default: string, int64, double, bool, list for a
+    tuple, and struct for a dataclass.
     """
     hints = get_type_hints(record, include_extras=True)
     return pa.schema(
@@ -62,6 +62,9 @@ def _arrow_type(hint: Any) -> pa.DataType:
         return get_args(hint)[1]
     if get_origin(hint) is tuple:
         return pa.list_(_arrow_type(get_args(hint)[0]))
+    if is_dataclass(hint):
+        assert isinstance(hint, type)
+        return pa.struct(list(_schema_of(hint)))
     return _DEFAULT_TYPES[hint]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -61,6 +61,10 @@ class SlideInfo:
     """Scanned area; the whole canvas if the format does not state it."""
     background_rgb: tuple[int, int, int]
     """Colour of the background under transparent pixels."""
+    mpp_from: str = "slide"
+    """What states `mpp`: `slide`, `catalog` or `config`."""
+    properties: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Properties of the slide by OpenSlide's names; empty where they were not read."""
 
 
 @dataclass(frozen=True)

@@ -73,11 +73,11 @@ class SlideAttempt:
         """Run the stages in order; the commit is the last step. path: the slide on a local disk."""
         self._enter("open")
         slides = self._config.slides
-        mpp = self._row.mpp or slides.mpp
         with (
             open_slide(
                 path,
-                mpp=mpp,
+                mpp=slides.mpp,
+                catalog_mpp=self._row.mpp,
                 mpp_override=slides.mpp_override,
                 max_gigapixels=slides.max_gigapixels,
                 reader=slides.reader,
@@ -216,6 +216,11 @@ class SlideAttempt:
             pass_um_per_px=tuple(loss.um_per_px for loss in detections.passes),
             pass_foreground_mm2=tuple(loss.foreground_mm2 for loss in detections.passes),
             pass_lost_mm2=tuple(loss.lost_mm2 for loss in detections.passes),
+            mpp_from=info.mpp_from,
+            planes=self._row.planes,
+            scan_id=self._row.scan_id,
+            doubts=self._row.doubts,
+            extra=self._row.extra,
         )
 
     def _enter(self, stage: str) -> None:

@@ -9,6 +9,8 @@ from fossilray.core.types import Rect
 
 # A file that states a printer's resolution (72 dpi is 353 um per pixel) does not describe its scan.
 _PLAUSIBLE_MPP = (0.01, 20.0)
+# A catalog's value that differs by less is the slide's own, rounded by a spreadsheet.
+_SAME_MPP = 1e-4
 _UM_PER_TIFF_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
 # Tiles are planned by the millimetre: pixels that are claimed to be large cost as much as many.
 _UM2_PER_PIXEL = 0.25**2
@@ -30,6 +32,22 @@ def stated_mpp(stated: Mapping[str, str]) -> float | None:
         return None
     mean = math.prod(sides) ** (1 / len(sides))
     return mean if _PLAUSIBLE_MPP[0] < mean < _PLAUSIBLE_MPP[1] else None
+
+
+def choose_mpp(
+    stated: float | None, *, mpp: float | None, catalog_mpp: float | None, mpp_override: float | None
+) -> tuple[float | None, str]:
+    """Return the um per level-0 pixel to use, and what states it: `slide`, `catalog` or `config`.
+
+    The order is mpp_override, catalog_mpp, stated (by the slide), mpp. A catalog that repeats the slide's value adds
+    nothing to it.
+    """
+    if mpp_override is not None:
+        return mpp_override, "config"
+    if catalog_mpp is not None:
+        repeats = stated is not None and math.isclose(catalog_mpp, stated, rel_tol=_SAME_MPP)
+        return catalog_mpp, "slide" if repeats else "catalog"
+    return (stated, "slide") if stated is not None else (mpp, "config")
 
 
 def stated_bounds(stated: Mapping[str, str], width: int, height: int) -> Rect:

@@ -49,6 +49,7 @@ def open_slide(
     path: str | Path,
     *,
     mpp: float | None = None,
+    catalog_mpp: float | None = None,
     mpp_override: float | None = None,
     max_gigapixels: float = _MOST_GIGAPIXELS,
     reader: SlideReader = "auto",
@@ -58,7 +59,8 @@ def open_slide(
     Args:
         path: file of a MIRAX (.mrxs), TIFF or SVS slide, or another format that OpenSlide reads.
         mpp: micrometres per level-0 pixel, if the slide states none.
-        mpp_override: micrometres per level-0 pixel, used instead of the stated value.
+        catalog_mpp: micrometres per level-0 pixel that the user's catalog states; used instead of the slide's value.
+        mpp_override: micrometres per level-0 pixel, used instead of either.
         max_gigapixels: largest number of level-0 pixels, in 1e9, that a file may claim.
         reader: `auto` decodes tiles without OpenSlide on levels where the pixels were seen to be equal; `openslide`
             never does.
@@ -87,7 +89,7 @@ def open_slide(
     check_files(path, max_gigapixels=max_gigapixels)
     handle = open_handle(path)
     try:
-        info = describe_slide(path, handle, mpp=mpp, mpp_override=mpp_override)
+        info = describe_slide(path, handle, mpp=mpp, catalog_mpp=catalog_mpp, mpp_override=mpp_override)
         check_size(info, max_gigapixels=max_gigapixels)
         listed = read_listed_tiles(info)
     except BaseException:

@@ -14,7 +14,12 @@ from fossilray.core.errors import MissingCompanion, MissingResolution, NotASlide
 from fossilray.core.types import Image, Level, SlideInfo
 from fossilray.slides.access import first_fault, names_an_outage
 from fossilray.slides.limits import check_tiles
-from fossilray.slides.properties import stated_background, stated_bounds, stated_mpp
+from fossilray.slides.properties import (
+    choose_mpp,
+    stated_background,
+    stated_bounds,
+    stated_mpp,
+)
 
 
 @dataclass
@@ -66,11 +71,14 @@ def _try_to_open(path: Path) -> lowlevel._OpenSlide:
 
 
 def describe_slide(
-    path: Path, handle: lowlevel._OpenSlide, *, mpp: float | None, mpp_override: float | None
+    path: Path,
+    handle: lowlevel._OpenSlide,
+    *,
+    mpp: float | None,
+    catalog_mpp: float | None,
+    mpp_override: float | None,
 ) -> SlideInfo:
-    """Return the metadata of an open slide.
-
-    mpp: um per level-0 px if the file states none. mpp_override: used instead of the stated value.
+    """Return the metadata of an open slide. The resolutions are those of `open_slide`.
 
     Raises:
         MissingResolution: there is no um per px.
@@ -84,7 +92,9 @@ def describe_slide(
         Level(*lowlevel.get_level_dimensions(handle, number), lowlevel.get_level_downsample(handle, number))
         for number in range(lowlevel.get_level_count(handle))
     )
-    resolution = mpp_override or stated_mpp(stated) or mpp
+    resolution, mpp_from = choose_mpp(
+        stated_mpp(stated), mpp=mpp, catalog_mpp=catalog_mpp, mpp_override=mpp_override
+    )
     if resolution is None:
         raise MissingResolution(
             f"{path.name} states no um per pixel; set slides.mpp or add an mpp column to the catalog"
@@ -99,6 +109,8 @@ def describe_slide(
         levels=levels,
         bounds=stated_bounds(stated, width, height),
         background_rgb=stated_background(stated),
+        mpp_from=mpp_from,
+        properties=stated,
     )
 
 

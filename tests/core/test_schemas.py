@@ -72,6 +72,11 @@ FROZEN = {
         pass_um_per_px list<item: double>
         pass_foreground_mm2 list<item: double>
         pass_lost_mm2 list<item: double>
+        mpp_from string
+        planes int32
+        scan_id string
+        doubts list<doubt>
+        extra list<extra>
     """,
     "CATALOG_SCHEMA": """
         slide_id string not null
@@ -87,6 +92,11 @@ FROZEN = {
         bounds_height int64
         well string
         measured_depth_m double
+        mpp_from string
+        planes int32
+        scan_id string
+        doubts list<doubt>
+        extra list<extra>
     """,
     "FAILURES_SCHEMA": """
         slide_id string not null
@@ -162,6 +172,23 @@ TYPES = {
     "bool": pa.bool_(),
     "list<item: double>": pa.list_(pa.float64()),
     "list<item: string>": pa.list_(pa.string()),
+    "list<doubt>": pa.list_(
+        pa.struct(
+            [
+                pa.field("code", pa.string(), nullable=False),
+                pa.field("value", pa.float64()),
+                pa.field("sentence", pa.string(), nullable=False),
+            ]
+        )
+    ),
+    "list<extra>": pa.list_(
+        pa.struct(
+            [
+                pa.field("column", pa.string(), nullable=False),
+                pa.field("value", pa.string(), nullable=False),
+            ]
+        )
+    ),
 }
 
 

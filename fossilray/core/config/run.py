@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from fossilray.core.config.base import KEPT_BACK, Section
 from fossilray.core.config.choices import CropFit, SlideReader
 from fossilray.core.config.job import CostConfig, WatchConfig, WorkersConfig
+from fossilray.core.doubt_codes import DOUBT_CODES
 from fossilray.core.name_pattern import NamePattern
 
 
@@ -105,6 +106,10 @@ class SlidesConfig(Section):
         "detector, or if more than this share of its crops cannot be read or come from a coarser "
         "level.",
     )
+    strict_doubts: tuple[str, ...] = Field(
+        (),
+        description="Codes of doubts for which a slide is refused instead of marked, such as mpp-implausible.",
+    )
     read_threads: int = Field(
         2, ge=1, description="Threads per worker that read and decode pixels; does not change results."
     )
@@ -114,6 +119,14 @@ class SlidesConfig(Section):
         "on each level where the pixels were found to be equal; openslide: never. Does not change "
         "results.",
     )
+
+    @field_validator("strict_doubts")
+    @classmethod
+    def _doubts_are_known(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        for code in codes:
+            if code not in DOUBT_CODES:
+                raise ValueError(f"{code!r:.40} is not a code of a doubt; known are {', '.join(DOUBT_CODES)}")
+        return codes
 
     @field_validator("name_pattern")
     @classmethod
@@ -345,6 +358,7 @@ class RunConfig(Section):
             "fetch_threads",
             "max_gigapixels",
             "max_objects",
+            "strict_doubts",
             "read_threads",
             "reader",
         ):

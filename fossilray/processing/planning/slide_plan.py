@@ -17,6 +17,7 @@ from fossilray.processing.detection.foreground import find_foreground, foregroun
 from fossilray.processing.detection.passes import DetectionPass, plan_passes
 from fossilray.processing.detection.windows import plan_windows, scanned_in_tiles_mm2
 from fossilray.slides.limits import check_size
+from fossilray.slides.properties import choose_mpp
 from fossilray.slides.remote.metadata import SlideMetadata, read_metadata, read_scanned_area
 from fossilray.slides.remote.slide_files import list_slide_files
 from fossilray.slides.remote.source import SlideSource, open_source
@@ -62,7 +63,8 @@ class SlidePlanner:
         slides = self._config.slides
         with open_slide(
             Path(row.path),
-            mpp=row.mpp or slides.mpp,
+            mpp=slides.mpp,
+            catalog_mpp=row.mpp,
             mpp_override=slides.mpp_override,
             max_gigapixels=slides.max_gigapixels,
             reader=slides.reader,
@@ -82,7 +84,9 @@ class SlidePlanner:
         row = _completed(row, metadata)
         if not metadata.levels:
             return SlidePlan(row, row.slide_id in self._committed, None, None, 0.0, 0.0, files.bytes)
-        mpp = slides.mpp_override or metadata.mpp or row.mpp or slides.mpp
+        mpp, mpp_from = choose_mpp(
+            metadata.mpp, mpp=slides.mpp, catalog_mpp=row.mpp, mpp_override=slides.mpp_override
+        )
         if mpp is None:
             raise MissingResolution(
                 f"{files.name} declares no um per pixel; set slides.mpp or add an mpp column to the catalog"
@@ -98,6 +102,7 @@ class SlidePlanner:
             levels=metadata.levels,
             bounds=_bounding_rect(cells, canvas) if cells else canvas,
             background_rgb=(255, 255, 255),
+            mpp_from=mpp_from,
         )
         check_size(info, max_gigapixels=slides.max_gigapixels)
         passes = self._passes(info)
@@ -142,7 +147,7 @@ def _completed(row: CatalogRow, metadata: SlideMetadata) -> CatalogRow:
     if not metadata.levels:
         return row
     finest = metadata.levels[0]
-    return replace(row, width=finest.width, height=finest.height, mpp=metadata.mpp or row.mpp)
+    return replace(row, width=finest.width, height=finest.height, mpp=row.mpp or metadata.mpp)
 
 
 def _bounding_rect(cells: Sequence[Rect], canvas: Rect) -> Rect:

@@ -8,7 +8,7 @@ import math
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,6 +29,8 @@ from fossilray.store.files.base import is_remote
 CATALOG_SUFFIXES = (".csv", ".parquet")
 
 _REQUIRED = ("slide_id", "path")
+_READ = [field for field in CATALOG_SCHEMA if field.name not in ("mpp_from", "doubts", "extra")]
+"""Columns that are read; what the others hold is found again when the slide is opened."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,14 @@ def write_catalog(catalog: Catalog, out: Path) -> None:
         CatalogError: the file cannot be written.
     """
     if out.suffix.lower() == ".parquet":
-        columns = (
-            zip(*map(astuple, catalog.rows), strict=True) if catalog.rows else ([] for _ in CATALOG_SCHEMA)
-        )
-        arrays = [
-            pa.array(list(values), column.type)
-            for values, column in zip(columns, CATALOG_SCHEMA, strict=True)
-        ]
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_arrays(arrays, schema=CATALOG_SCHEMA), sink, write_page_checksum=True)
+        table = pa.Table.from_pylist([asdict(row) for row in catalog.rows], schema=CATALOG_SCHEMA)
+        pq.write_table(table, sink, write_page_checksum=True)
         content = sink.getvalue()
     else:
         text = io.StringIO(newline="")
         writer = csv.writer(text)
-        writer.writerow(CATALOG_SCHEMA.names)
+        writer.writerow(name for name in CATALOG_SCHEMA.names if name != "extra")
         writer.writerows(_cells(row) for row in catalog.rows)
         content = text.getvalue().encode()
     write_atomically(out, content)
@@ -81,7 +77,10 @@ def write_refused(catalog: Catalog, out: Path) -> None:
 
 
 def _cells(row: CatalogRow | RejectedFile) -> list[object]:
-    return [escape_formula(value) if isinstance(value, str) else value for value in astuple(row)]
+    values = {name: value for name, value in vars(row).items() if name != "extra"}
+    if values.get("doubts") is not None:
+        values["doubts"] = "; ".join(f"{doubt.code}: {doubt.sentence}" for doubt in values["doubts"])
+    return [escape_formula(value) if isinstance(value, str) else value for value in values.values()]
 
 
 def read_catalog_file(path: Path) -> list[CatalogRow]:
@@ -151,7 +150,7 @@ def _csv_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, o
 def _values(row: CsvRow) -> dict[str, object]:
     """Return cells by column with numbers parsed; texts keep their blanks, which file names may contain."""
     values: dict[str, object] = {}
-    for column in CATALOG_SCHEMA:
+    for column in _READ:
         position = row.table.position(column.name)
         if position is None:
             continue
@@ -172,7 +171,7 @@ def _parquet_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[st
 
 def _to_row(cell: Mapping[str, object], where: str, line: int, resolve: Callable[[str], str]) -> CatalogRow:
     values: dict[str, object] = {}
-    for column in CATALOG_SCHEMA:
+    for column in _READ:
         value = cell.get(column.name)
         if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
             if not column.nullable:

@@ -16,6 +16,10 @@ from fossilray.store.files.parquet import to_parquet
 from fossilray.store.run.layout import catalog_part_path, part_number
 from fossilray.store.run.roles import catalog_part
 
+_FINDINGS = ("doubts", "mpp_from")
+"""Fields that later versions of fossilray may find otherwise; the frozen ones stay."""
+_NOT_IN_OLD_RUNS = ("planes", "scan_id")
+
 
 def freeze_catalog(files: Files, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
     """Add slides the catalog does not hold yet; all its rows, old ones as first written, by slide_id.
@@ -85,6 +89,8 @@ def _by_slide_id(rows: Iterable[CatalogRow]) -> dict[str, CatalogRow]:
 def _check_unchanged(frozen: CatalogRow, requested: CatalogRow) -> None:
     for field in fields(CatalogRow):
         old, new = getattr(frozen, field.name), getattr(requested, field.name)
+        if field.name in _FINDINGS or (old is None and field.name in _NOT_IN_OLD_RUNS):
+            continue
         if new is not None and new != old:
             raise CatalogError(
                 f"slide {frozen.slide_id}: {field.name} is {old!r} in this run and {new!r} in the catalog now; "
