@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from typing import Any, Self
 
@@ -87,11 +88,12 @@ def describe_run(
     )
 
 
-def _installed() -> list[tuple[str, str]]:
+@cache
+def _installed() -> tuple[tuple[str, str], ...]:
     installed = []
     for name in _VERSIONED:
         try:
             installed.append((name, metadata.version(name)))
         except metadata.PackageNotFoundError:
             installed.append((name, "not installed"))
-    return installed
+    return tuple(installed)
