@@ -255,7 +255,7 @@ class ForeignThings(RuleBasedStateMachine):
         self.living: list[Scratch] = []
         self.numbers: Iterator[int] = iter(range(10**6))
 
-    def place(self, inside: bool, name: str) -> Path | None:
+    def free_path(self, inside: bool, name: str) -> Path | None:
         above = self.root / OWN if inside and (self.root / OWN).is_dir() else self.root
         # Instead of its own folder a person's file or link would only be refused, as tests above show.
         taken = os.path.lexists(above / name) or above / name == self.root / OWN
@@ -263,27 +263,27 @@ class ForeignThings(RuleBasedStateMachine):
 
     @rule(inside=st.booleans(), name=NAMES, content=CONTENTS, age_s=st.sampled_from([-(10**6), 0, 10**8]))
     def put_file(self, inside: bool, name: str, content: bytes, age_s: int) -> None:
-        if place := self.place(inside, name):
-            place.write_bytes(content)
-            now = place.stat().st_mtime
-            os.utime(place, (now - age_s, now - age_s))
-            self.foreign[place] = content
+        if path := self.free_path(inside, name):
+            path.write_bytes(content)
+            now = path.stat().st_mtime
+            os.utime(path, (now - age_s, now - age_s))
+            self.foreign[path] = content
 
     @rule(inside=st.booleans(), name=NAMES, mark=CONTENTS, is_marked=st.booleans())
     def put_folder(self, inside: bool, name: str, mark: bytes, is_marked: bool) -> None:
-        if (place := self.place(inside, name)) and place.name != "11112222":
-            place.mkdir()
-            self.foreign[place] = None
+        if (path := self.free_path(inside, name)) and path.name != "11112222":
+            path.mkdir()
+            self.foreign[path] = None
             for file in (*((OWNER,) if is_marked else ()), "lock", "run.json"):
-                (place / file).write_bytes(mark)
-                self.foreign[place / file] = mark
-            os.utime(place, (0, 0))
+                (path / file).write_bytes(mark)
+                self.foreign[path / file] = mark
+            os.utime(path, (0, 0))
 
     @rule(inside=st.booleans(), name=NAMES)
     def put_link(self, inside: bool, name: str) -> None:
-        if place := self.place(inside, name):
-            place.symlink_to(self.outside)
-            self.foreign[place] = str(self.outside)
+        if path := self.free_path(inside, name):
+            path.symlink_to(self.outside)
+            self.foreign[path] = str(self.outside)
 
     @rule()
     def make(self) -> None:
@@ -299,25 +299,25 @@ class ForeignThings(RuleBasedStateMachine):
         assert not scratch.folder.exists()
 
     @rule()
-    def left_and_swept(self) -> None:
+    def abandon_and_delete(self) -> None:
         identifier = f"f{next(self.numbers):07x}"
-        if self.place(True, identifier):
+        if self.free_path(True, identifier):
             left = leave(self.root / OWN, replace(Owner.new(identifier), pid=ENDED_PID), name=identifier)
             assert delete_abandoned(self.root) == [left]
 
     @rule()
-    def sweep(self) -> None:
+    def delete_nothing(self) -> None:
         assert not delete_abandoned(self.root)
 
     @invariant()
     def everything_else_is_there(self) -> None:
-        for place, content in self.foreign.items():
+        for path, content in self.foreign.items():
             if isinstance(content, bytes):
-                assert place.read_bytes() == content
+                assert path.read_bytes() == content
             elif isinstance(content, str):
-                assert str(place.readlink()) == content
+                assert str(path.readlink()) == content
             else:
-                assert place.is_dir()
+                assert path.is_dir()
         assert all(scratch.folder.is_dir() for scratch in self.living)
 
     def teardown(self) -> None:

@@ -15,7 +15,7 @@ import ray
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from support import run_fixtures
-from support.fault_jobs import Silent
+from support.fault_jobs import RecordingDisplay
 from support.waiting import wait_for
 
 from fossilray.core.config import RunConfig, WorkersConfig
@@ -113,7 +113,7 @@ def run_two_slides(folder: Path) -> Tally:
         config=RunConfig(workers=workers),
         journal=DriverJournal(store.attempts, run=store),
         tally=Tally(total=2),
-        display=Silent(),
+        display=RecordingDisplay(),
         stop=threading.Event(),
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.compare_runs import Watcher, assert_equal_runs
-from support.fault_jobs import Silent, counts_of, run_with, settings, start_process
+from support.fault_jobs import RecordingDisplay, counts_of, run_with, settings, start_process
 from support.faulty_worker import Fault
 
 from fossilray.core.errors import StoreFull, UsageError
@@ -88,7 +88,7 @@ def test_where_one_driver_commits_a_second_is_refused(some_slides: Path, tmp_pat
             UsageError, match=r"another driver that alone commits \(store\.single_writer\) is at work"
         ),
     ):
-        run_job(str(some_slides), store.url, config, address="local", display=Silent())
+        run_job(str(some_slides), store.url, config, address="local", display=RecordingDisplay())
 
 
 @pytest.mark.slow
@@ -110,13 +110,13 @@ def test_what_was_submitted_to_a_dead_driver_is_committed_by_the_next(
 ) -> None:
     config = settings("store.single_writer=true")
     store = RunStore.open(str(tmp_path / "run"), config.store)
-    run_job(str(some_slides), store.url, config, address="local", display=Silent())
+    run_job(str(some_slides), store.url, config, address="local", display=RecordingDisplay())
     path = store.committed_files()["c"]
     footer = store.footer("c")
     assert footer is not None
     store.files.write(pending_path("c", footer.attempt), store.files.read(path))
     store.files.delete(path)
-    result = run_job(str(some_slides), store.url, config, address="local", display=Silent())
+    result = run_job(str(some_slides), store.url, config, address="local", display=RecordingDisplay())
     assert (result.tally.committed, result.tally.already_committed) == (0, 7), "nothing was left to do"
     assert not store.submitted()
     assert_equal_runs(store, sound_run)
@@ -147,7 +147,7 @@ def test_a_full_disk_stops_the_job_and_with_room_the_same_command_finishes(
     assert "c" not in store.committed()
     (small_disk / "ballast").unlink()
     with Watcher(store, objects=counts):
-        result = run_job(str(some_slides), store.url, settings(), address="local", display=Silent())
+        result = run_job(str(some_slides), store.url, settings(), address="local", display=RecordingDisplay())
     assert result.tally.failed == 0
     assert_equal_runs(store, sound_run)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.compare_runs import assert_equal_runs
-from support.fault_jobs import Silent, settings
+from support.fault_jobs import RecordingDisplay, settings
 from support.slides_on_disk import write_slide
 
 from fossilray.core.records import CatalogRow, WorkItem
@@ -131,7 +131,7 @@ def run(archive: Path, folder: Path, *, most_lost: float) -> RunStore:
     """The job over the archive; slides that cannot be opened are named whatever the limit is."""
     store = RunStore.open(str(folder / "run"))
     config = settings(*SMALL_TILES, f"slides.max_lost_share={most_lost}")
-    run_job(str(archive), store.url, config, address="local", display=Silent())
+    run_job(str(archive), store.url, config, address="local", display=RecordingDisplay())
     failures = {one.slide_id: one for one in store.attempts.failures()}
     for name, word in REASONS.items():
         assert failures[name].stage == "catalog", "no worker was sent there"

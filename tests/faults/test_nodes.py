@@ -15,7 +15,7 @@ import ray
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from support.compare_runs import Watcher, assert_equal_runs
-from support.fault_jobs import Silent, by_value, counts_of, settings
+from support.fault_jobs import RecordingDisplay, by_value, counts_of, settings
 from support.waiting import wait_for
 
 from fossilray.core.config import RunConfig
@@ -142,7 +142,7 @@ class Job:
                 self.store.url,
                 settings("workers.count=2", "workers.cpus_per_worker=0.9"),
                 address=self._address,
-                display=Silent(),
+                display=RecordingDisplay(),
                 make_worker=functools.partial(TracedWorker, marks=self._marks, pause_s=self._pause_s),
             )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.compare_runs import assert_equal_runs
-from support.fault_jobs import NAMES, Silent, settings
+from support.fault_jobs import NAMES, RecordingDisplay, settings
 
 from fossilray.core.errors import SourcesOut, StoreUnreachable
 from fossilray.jobs.process import run_job
@@ -24,7 +24,7 @@ from fossilray.store import RunStore
 pytestmark = pytest.mark.faults
 
 
-class Acting(Silent):
+class Acting(RecordingDisplay):
     """A display that does something once so many slides are committed, in a thread of its own."""
 
     def __init__(self, after: int, act: Callable[[], None]) -> None:
@@ -86,7 +86,7 @@ def test_slides_that_stay_away_end_the_job_and_the_same_command_finishes(
     assert heartbeat.ended
     share.rmdir()
     share.with_name("elsewhere").rename(share)
-    again = drive(own_slides, tmp_path / "run", Silent())
+    again = drive(own_slides, tmp_path / "run", RecordingDisplay())
     assert (again.exit_code, again.failures) == (0, ())
     assert_equal_runs(store, sound_run)
 
@@ -149,7 +149,7 @@ def test_a_run_directory_that_stays_away_ends_the_job(own_slides: Path, tmp_path
     assert not list((tmp_path / "run").iterdir())
 
 
-def drive(catalog: Path, run: Path, display: Silent, *more: str) -> JobResult:
+def drive(catalog: Path, run: Path, display: RecordingDisplay, *more: str) -> JobResult:
     return run_job(str(catalog), str(run), settings(*more), address="local", display=display)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.compare_runs import Watcher, assert_equal_runs
-from support.fault_jobs import Silent, counts_of, settings
+from support.fault_jobs import RecordingDisplay, counts_of, settings
 from support.faulty_s3 import ACCESS_KEY, SECRET_KEY, Controller, Fault, FaultyS3, faulty_s3, faulty_server  # noqa: F401
 from support.remote_slides import s3_client, upload
 from support.run_fixtures import a_run, commit
@@ -167,7 +167,7 @@ def test_a_store_that_forbids_from_the_start_ends_the_job_at_once(
             run_url(faulty_s3),
             config_of(faulty_s3, tmp_path),
             address="local",
-            display=Silent(),
+            display=RecordingDisplay(),
         )
     assert SECRET_KEY not in str(caught.value)
     assert ACCESS_KEY not in str(caught.value)
@@ -184,7 +184,7 @@ def test_a_slide_that_finds_no_room_in_scratch_fails_alone_and_is_made_once_ther
     config = config_of(faulty_s3, small_disk)
     store = RunStore.open(str(tmp_path / "run"))
 
-    result = run_job(slides_url(faulty_s3), store.url, config, address="local", display=Silent())
+    result = run_job(slides_url(faulty_s3), store.url, config, address="local", display=RecordingDisplay())
     assert (result.tally.committed, result.tally.failed) == (2, 1)
     assert store.committed() == {"a", "b"}
     failures = store.attempts.failures()
@@ -196,7 +196,7 @@ def test_a_slide_that_finds_no_room_in_scratch_fails_alone_and_is_made_once_ther
 
     (small_disk / "ballast").unlink()
     retry_failures(store, error="ScratchFull")
-    result = run_job(slides_url(faulty_s3), store.url, config, address="local", display=Silent())
+    result = run_job(slides_url(faulty_s3), store.url, config, address="local", display=RecordingDisplay())
     assert (result.tally.committed, result.tally.failed) == (1, 0)
     assert store.committed() == {"a", "b", "large"}
     assert verify_run(store, deep=True).sound
@@ -208,9 +208,9 @@ def test_a_slide_that_finds_no_room_in_scratch_fails_alone_and_is_made_once_ther
 
 def run_watched(
     s3: FaultyS3, sound_endpoint: str, sound: RunStore, tmp_path: Path
-) -> tuple[JobResult, Silent]:
+) -> tuple[JobResult, RecordingDisplay]:
     """The job, while a reader looks on who is spared the faults."""
-    display = Silent()
+    display = RecordingDisplay()
     reader = RunStore.open(run_url(s3), s3.config.model_copy(update={"endpoint_url": sound_endpoint}))
     config = config_of(s3, tmp_path / "scratch")
     with Watcher(reader, objects=counts_of(sound)):
@@ -262,7 +262,7 @@ def forbidding(controller: Controller, path: str, *, for_s: float) -> Iterator[t
 
     def watch() -> None:
         while not end.wait(0.01):
-            if controller.asked("PUT", "/objects/"):
+            if controller.requests_for("PUT", "/objects/"):
                 controller.forbids = path
                 was.set()
                 end.wait(for_s)

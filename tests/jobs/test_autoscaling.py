@@ -17,7 +17,7 @@ import pytest
 import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
 from support.autoscaled_cluster import IDLE_S, AutoscaledCluster
-from support.fault_jobs import Silent
+from support.fault_jobs import RecordingDisplay
 from support.idle_worker import RestingWorker, gpus_seen, nodes_used, resting_by_value
 from support.run_fixtures import a_run
 from support.waiting import wait_for
@@ -145,7 +145,7 @@ def drive(
     (tmp_path / "marks").mkdir()
     store = RunStore.open(str(tmp_path / "run"))
     store.create_or_check(a_run())
-    display: Any = Silent()
+    display: Any = RecordingDisplay()
     display.messages = messages if messages is not None else display.messages
     with resting_by_value():
         tally = run_items(

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from ray import cloudpickle
 from support import run_fixtures
-from support.fault_jobs import Silent
+from support.fault_jobs import RecordingDisplay
 
 from fossilray.core.config import RunConfig, WatchConfig, WorkersConfig
 from fossilray.core.records import Outcome, ResourceUsage, WorkerStatus, WorkItem
@@ -93,7 +93,7 @@ def test_the_figures_that_are_scraped_are_the_runs(endpoint: str, tmp_path: Path
     store.create_or_check(run_fixtures.a_run())
     names = ["3-a", "4-b", "unreadable", "kills"]
     began = time.time()
-    display = Silent()
+    display = RecordingDisplay()
     tally = run_items(
         [WorkItem(name, source=f"/{name}.mrxs") for name in names],
         functools.partial(CountedWorker),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from support.fault_jobs import Silent
+from support.fault_jobs import RecordingDisplay
 from support.idle_worker import RestingWorker, gpus_seen, nodes_used, resting_by_value
 from support.run_fixtures import a_run
 
@@ -147,7 +147,7 @@ def drive(
     """A job of this number of slides; its tally and messages."""
     store = RunStore.open(str(tmp_path / "run"))
     store.create_or_check(a_run())
-    display: Any = Silent()
+    display: Any = RecordingDisplay()
     display.messages = messages if messages is not None else display.messages
     tally = run_items(
         [WorkItem(f"slide-{n:03d}", source=f"/slide-{n:03d}.mrxs") for n in range(slides)],

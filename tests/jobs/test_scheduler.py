@@ -120,14 +120,14 @@ class WorkerWithoutWeights(ScriptedWorker):
         raise WeightsError("weights.pt is not there; check detector.weights")
 
 
-class Silent:
+class RecordingDisplay:
     """A display that keeps its messages, and stops the job after some commits."""
 
     def __init__(self, stop: threading.Event | None, stop_after: int | None) -> None:
         self.messages: list[str] = []
         self._stop, self._stop_after = stop, stop_after
 
-    def __enter__(self) -> Silent:
+    def __enter__(self) -> RecordingDisplay:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -160,7 +160,7 @@ class Job:
         stop_after: int | None = None,
         folder: str = "/",
         workers: WorkersConfig = WORKERS,
-    ) -> tuple[Tally, Silent]:
+    ) -> tuple[Tally, RecordingDisplay]:
         """Process slides of these names, all of them in one folder or bucket."""
         items = [WorkItem(name, source=f"{folder}{name}.mrxs") for name in names]
         return self.run_items(
@@ -178,9 +178,9 @@ class Job:
         workers: WorkersConfig = WORKERS,
         unit: str = "slide",
         start_actors: StartActors | None = None,
-        display: Silent | None = None,
-    ) -> tuple[Tally, Silent]:
-        display = display or Silent(stop, stop_after)
+        display: RecordingDisplay | None = None,
+    ) -> tuple[Tally, RecordingDisplay]:
+        display = display or RecordingDisplay(stop, stop_after)
         tally = run_items(
             items,
             functools.partial(worker, self._log, self._end),
@@ -497,7 +497,7 @@ def test_a_straggler_is_not_copied_to_a_draining_node(job: Job) -> None:
         systems.append(ThreadActors(*arguments))
         return systems[0]
 
-    class Draining(Silent):
+    class Draining(RecordingDisplay):
         def update(self, tally: Tally, states: object) -> None:
             if tally.committed == 4:
                 systems[0].draining |= set(NODES)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.compare_readers import READERS, answer_of, assert_same, some_regions, texture
+from support.compare_readers import READERS, assert_same, pixels_or_error, some_regions, texture
 
 from fossilray.core.config import load_config
 from fossilray.core.errors import UnreadableRegion
@@ -154,7 +154,7 @@ def test_corrupt_tile_is_what_openslide_makes_of_it(overlapping: Path, tmp_path:
         file.write_bytes(content)
     for number in (30, 36, 44, 50):
         corner = int(level.pieces.left[number]) + 20, int(level.pieces.top[number]) + 20
-        ours, theirs = (answer_of(path, kind, (*corner, 60, 60)) for kind in READERS)
+        ours, theirs = (pixels_or_error(path, kind, (*corner, 60, 60)) for kind in READERS)
         np.testing.assert_array_equal(ours, theirs)
         assert isinstance(ours, str) or number not in (30, 36)
 

@@ -38,19 +38,19 @@ class HalfScanned(ArrayPixels):
         return x < self.width // 2
 
 
-def facts_of(url: str, config: StoreConfig) -> SlideMetadata:
+def metadata_of(url: str, config: StoreConfig) -> SlideMetadata:
     source = open_source(url, config)
     return read_metadata(source, list_slide_files(source, url), shown=url.rpartition("/")[2])
 
 
-def assert_as_openslide(path: Path, facts: SlideMetadata) -> None:
+def assert_as_openslide(path: Path, metadata: SlideMetadata) -> None:
     with open_slide(path, mpp=99.0) as slide:
         info = slide.info
-    assert facts.vendor == info.vendor
-    assert facts.levels == info.levels
-    assert facts.mpp == (None if info.mpp == 99.0 else info.mpp)
-    if facts.bounds is not None:
-        assert facts.bounds == info.bounds
+    assert metadata.vendor == info.vendor
+    assert metadata.levels == info.levels
+    assert metadata.mpp == (None if info.mpp == 99.0 else info.mpp)
+    if metadata.bounds is not None:
+        assert metadata.bounds == info.bounds
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_mirax_facts_are_those_of_openslide(
     image = np.full((*size[::-1], 3), 200, np.uint8)
     write_mirax(tmp_path / "a b.mrxs", ArrayPixels(image=image), options)
     upload(tmp_path, url, config)
-    facts = facts_of(f"{url}/a b.mrxs", config)
-    assert_as_openslide(tmp_path / "a b.mrxs", facts)
-    assert facts.bounds is None
+    metadata = metadata_of(f"{url}/a b.mrxs", config)
+    assert_as_openslide(tmp_path / "a b.mrxs", metadata)
+    assert metadata.bounds is None
 
 
 @pytest.mark.parametrize("overlap", ["10.75", "39.5", "0.333333", "-3.25"])
@@ -94,7 +94,7 @@ def test_overlaps_of_a_fraction_of_a_pixel_are_rounded_as_openslide_rounds_them(
         text = text[:at] + overlap + text[text.index("\r\n", at) :]
     slidedat.write_bytes(text.encode())
     upload(tmp_path, url, config)
-    assert_as_openslide(path, facts_of(f"{url}/a.mrxs", config))
+    assert_as_openslide(path, metadata_of(f"{url}/a.mrxs", config))
 
 
 def test_few_requests_and_few_bytes_tell_a_mirax_slide(
@@ -166,7 +166,7 @@ def test_pyramidal_tiff_facts_are_those_of_openslide(tmp_path: Path, s3_run: S3,
     url, config = s3_run
     write_pyramidal_tiff(tmp_path / "a.tif", ArrayPixels(image=discs(1501)), TiffOptions(levels=4, mpp=mpp))
     upload(tmp_path, url, config)
-    assert_as_openslide(tmp_path / "a.tif", facts_of(f"{url}/a.tif", config))
+    assert_as_openslide(tmp_path / "a.tif", metadata_of(f"{url}/a.tif", config))
 
 
 APERIO = "Aperio Image Library v11.2.1 \r\n46000x32914 [0,0 1000x700] (240x240) JPEG/RGB Q=70|AppMag = 40|MPP = 0.2498"
@@ -200,7 +200,7 @@ def test_other_tiffs_are_told_as_openslide_tells_them(
             level = image[::step, ::step]
             writer.write(level, tile=(256, 256), description=description, subfiletype=1, **common)
     upload(tmp_path, url, config)
-    assert_as_openslide(path, facts_of(f"{url}/a.svs", config))
+    assert_as_openslide(path, metadata_of(f"{url}/a.svs", config))
 
 
 def test_tables_of_tiles_are_not_read(tmp_path: Path, s3_run: S3, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +210,7 @@ def test_tables_of_tiles_are_not_read(tmp_path: Path, s3_run: S3, monkeypatch: p
     )
     upload(tmp_path, url, config)
     with counted(monkeypatch) as asked:
-        assert facts_of(f"{url}/a.tif", config).levels
+        assert metadata_of(f"{url}/a.tif", config).levels
     assert (tmp_path / "a.tif").stat().st_size > 200_000
     assert asked.bytes < 64_000
     assert asked.requests <= 16
@@ -220,7 +220,7 @@ def test_text_that_is_called_tiff_is_refused_as_on_a_disk(tmp_path: Path, s3_run
     url, config = s3_run
     put(f"{url}/a.tif", b"buy milk", config)
     with pytest.raises(NotASlide, match="in no format that OpenSlide reads"):
-        facts_of(f"{url}/a.tif", config)
+        metadata_of(f"{url}/a.tif", config)
 
 
 @pytest.mark.parametrize("length", range(0, 400, 7))

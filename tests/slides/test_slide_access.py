@@ -136,17 +136,17 @@ def test_a_missing_slide_is_its_own_failure_only_beside_neighbours_that_can_be_r
 def test_a_slide_alone_is_judged_by_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "one" / "a.svs"
 
-    def judge() -> SlideError:
+    def classify() -> SlideError:
         error = SlideMissing("a.svs is no file")
         return classify_failure(error, str(path), others=lambda: [str(path)], is_readable=can_be_read)
 
-    assert isinstance(judge(), SourceOut)
+    assert isinstance(classify(), SourceOut)
     path.parent.mkdir()
-    assert isinstance(judge(), SourceOut)
+    assert isinstance(classify(), SourceOut)
     (path.parent / "read me.txt").touch()
-    assert isinstance(judge(), SlideMissing)
+    assert isinstance(classify(), SlideMissing)
     path.write_bytes(b"II*\0")
-    assert type(judge()) is SourceUnreachable, "it is there now, so it may succeed"
+    assert type(classify()) is SourceUnreachable, "it is there now, so it may succeed"
 
 
 def test_a_slide_that_is_gone_with_its_whole_folder_is_not_given_up_for_good(tmp_path: Path) -> None:
@@ -163,22 +163,22 @@ def test_a_slide_that_is_gone_with_its_whole_folder_is_not_given_up_for_good(tmp
 
 @pytest.mark.parametrize("others", [["s3://bucket/a.svs", "s3://bucket/b.svs", "s3://other/c.svs"], []])
 def test_a_slide_in_a_store_is_judged_by_its_bucket(others: list[str]) -> None:
-    asked: list[str] = []
+    checked: list[str] = []
 
-    def judge(error: SlideError, *, answers: bool) -> SlideError:
+    def classify(error: SlideError, *, readable: bool) -> SlideError:
         def is_readable(path: str) -> bool:
-            asked.append(path)
-            return answers
+            checked.append(path)
+            return readable
 
         return classify_failure(error, "s3://bucket/a.svs", others=lambda: others, is_readable=is_readable)
 
-    error = SourceUnreachable("s3://bucket/a.svs does not answer")
-    assert judge(error, answers=True) is error
-    out = judge(error, answers=False)
+    error = SourceUnreachable("s3://bucket/a.svs does not respond")
+    assert classify(error, readable=True) is error
+    out = classify(error, readable=False)
     assert isinstance(out, SourceOut)
     assert out.root == "s3://bucket"
-    assert set(asked) == ({"s3://bucket/b.svs"} if others else {"s3://bucket/"})
-    copy = judge(SlideMissing("/tmp/scratch/a.svs is no file"), answers=True)
+    assert set(checked) == ({"s3://bucket/b.svs"} if others else {"s3://bucket/"})
+    copy = classify(SlideMissing("/tmp/scratch/a.svs is no file"), readable=True)
     assert type(copy) is SourceUnreachable, "its copy may be fetched again"
     assert pickle.loads(pickle.dumps(out)).root == "s3://bucket"
 

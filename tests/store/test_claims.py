@@ -1,4 +1,4 @@
-"""One process at a time at a place: of many who ask exactly one holds it, and a dead one blocks nobody."""
+"""One process at a time at a place: of many that try exactly one holds it, and an ended one blocks no other."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ except UsageError as error:
 """
 
 
-def place(folder: Path, *, single_writer: bool = False) -> Files:
+def files_in(folder: Path, *, single_writer: bool = False) -> Files:
     return open_files(str(folder), StoreConfig(single_writer=single_writer))
 
 
@@ -52,40 +52,40 @@ def start(folder: Path, *, at: float = 0.0, seconds: float = 60.0) -> subprocess
 
 
 def test_a_place_that_is_held_is_refused_and_free_afterwards(tmp_path: Path) -> None:
-    with hold_folder(place(tmp_path), "driver") as claim:
+    with hold_folder(files_in(tmp_path), "driver") as claim:
         claim.check()
         with (
             pytest.raises(UsageError, match=rf"another driver is at work .*process {os.getpid()}, since"),
-            hold_folder(place(tmp_path), "driver"),
+            hold_folder(files_in(tmp_path), "driver"),
         ):
             pass
         assert len(claims_at(tmp_path)) == 1
     assert not claims_at(tmp_path)
-    with hold_folder(place(tmp_path), "driver"):
+    with hold_folder(files_in(tmp_path), "driver"):
         pass
 
 
 @pytest.mark.parametrize("single_writer", [False, True])
 def test_of_many_who_ask_at_once_exactly_one_holds_the_place(tmp_path: Path, single_writer: bool) -> None:
     for _ in range(5):
-        start_together, told_all = threading.Barrier(12), threading.Barrier(12, timeout=60)
+        start_together, all_done = threading.Barrier(12), threading.Barrier(12, timeout=60)
         held: list[int] = []
 
-        def ask(
+        def hold(
             number: int,
             start_together: threading.Barrier = start_together,
-            told_all: threading.Barrier = told_all,
+            all_done: threading.Barrier = all_done,
             held: list[int] = held,
         ) -> None:
             start_together.wait()
             try:
-                with hold_folder(place(tmp_path, single_writer=single_writer), "driver"):
+                with hold_folder(files_in(tmp_path, single_writer=single_writer), "driver"):
                     held.append(number)
-                    told_all.wait()
+                    all_done.wait()
             except UsageError:
-                told_all.wait()
+                all_done.wait()
 
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+        threads = [threading.Thread(target=hold, args=(number,)) for number in range(12)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -102,7 +102,7 @@ def test_two_processes_started_together_leave_one_and_a_killed_one_blocks_nobody
     for one in both:
         one.kill()
         one.wait()
-    with hold_folder(place(tmp_path), "driver"):
+    with hold_folder(files_in(tmp_path), "driver"):
         assert len(claims_at(tmp_path)) == 1
 
 
@@ -111,12 +111,12 @@ def test_a_claim_of_another_machine_counts_until_it_is_old(tmp_path: Path) -> No
     foreign.parent.mkdir()
     stated = {"state": "holding", "host": "far", "machine": "other/pid", "process": "1@1", "since": "then"}
     foreign.write_text(json.dumps(stated))
-    with pytest.raises(UsageError, match="far, process 1"), hold_folder(place(tmp_path), "driver"):
+    with pytest.raises(UsageError, match="far, process 1"), hold_folder(files_in(tmp_path), "driver"):
         pass
     assert foreign.exists()
     old = time.time() - EXPIRES_S - 5
     os.utime(foreign, (old, old))
-    with hold_folder(place(tmp_path), "driver"):
+    with hold_folder(files_in(tmp_path), "driver"):
         assert not foreign.exists()
 
 
@@ -124,18 +124,18 @@ def test_a_file_that_is_no_claim_blocks_until_it_is_old(tmp_path: Path) -> None:
     torn = tmp_path / CLAIMS / "0123456789abcdef.json"
     torn.parent.mkdir()
     torn.write_bytes(b"[" * 100_000)
-    with pytest.raises(UsageError, match="unknown"), hold_folder(place(tmp_path), "driver"):
+    with pytest.raises(UsageError, match="unknown"), hold_folder(files_in(tmp_path), "driver"):
         pass
     old = datetime.now().astimezone() - timedelta(seconds=EXPIRES_S + 5)
     os.utime(torn, (old.timestamp(), old.timestamp()))
-    with hold_folder(place(tmp_path), "driver"):
+    with hold_folder(files_in(tmp_path), "driver"):
         pass
 
 
 def test_a_process_that_lost_its_place_while_it_slept_hears_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with hold_folder(place(tmp_path), "driver") as claim:
+    with hold_folder(files_in(tmp_path), "driver") as claim:
         (only,) = claims_at(tmp_path)
         only.unlink()
         now = time.time()

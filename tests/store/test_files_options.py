@@ -68,32 +68,32 @@ def test_signed_addresses_lose_their_signature(before, name, secret):
     quoted = secret.replace("/", "%2F").replace("+", "%2B").replace("=", "%3D")
     for value in (secret, quoted):
         text = f"{before}https://bucket.s3.amazonaws.com/A17.mrxs?X-Amz-Date=20300101&{name}={value}&x=1"
-        said = first_sentence(RuntimeError(text))
-        assert value not in said
-        assert "bucket.s3.amazonaws.com/A17.mrxs" in said
+        sentence = first_sentence(RuntimeError(text))
+        assert value not in sentence
+        assert "bucket.s3.amazonaws.com/A17.mrxs" in sentence
 
 
 @given(AROUND, st.sampled_from(["http", "https", "s3", "az"]), PASSWORD)
 def test_addresses_lose_their_password(before, protocol, password):
-    said = first_sentence(ValueError(f"{before}{protocol}://reader:{password}@store.example/bucket/A17"))
-    assert password not in said
-    assert "store.example/bucket/A17" in said
+    sentence = first_sentence(ValueError(f"{before}{protocol}://reader:{password}@store.example/bucket/A17"))
+    assert password not in sentence
+    assert "store.example/bucket/A17" in sentence
 
 
 @given(st.text(string.ascii_uppercase + string.digits, min_size=16, max_size=16), SECRET)
 def test_access_keys_and_authorization_headers_are_left_out(key, secret):
     header = f"Authorization: AWS4-HMAC-SHA256 Credential=AKIA{key}/20300101/us-east-1/s3, Signature={secret}"
     for text in (header, f"'authorization': 'Bearer {secret}'", f"Bearer {secret}", f"key ASIA{key} expired"):
-        said = first_sentence(RuntimeError(text))
-        assert key not in said
-        assert secret not in said
+        sentence = first_sentence(RuntimeError(text))
+        assert key not in sentence
+        assert secret not in sentence
 
 
 @given(st.text(max_size=200))
 def test_an_error_is_always_one_line_with_words(text):
-    said = first_sentence(RuntimeError(text))
-    assert len(said.splitlines()) == 1
-    assert said.strip()
+    sentence = first_sentence(RuntimeError(text))
+    assert len(sentence.splitlines()) == 1
+    assert sentence.strip()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_package_that_is_not_installed_is_named(protocol, package, extra):
     assert "\n" not in str(caught.value)
 
 
-class Answered(Exception):
+class HttpError(Exception):
     """An error of gcsfs (code) or azure (status_code)."""
 
     def __init__(self, **known: int) -> None:
@@ -173,10 +173,10 @@ class Answered(Exception):
 
 @pytest.mark.parametrize("known", [{"code": 503}, {"status_code": 503}, {"code": 429}])
 def test_faults_of_other_stores_are_known_by_their_status(known):
-    assert http_status(Answered(**known)) in (503, 429)
-    assert is_retryable(Answered(**known), "s3")
-    assert not is_retryable(Answered(code=403), "s3")
-    assert not is_retryable(Answered(code=501), "s3")
+    assert http_status(HttpError(**known)) in (503, 429)
+    assert is_retryable(HttpError(**known), "s3")
+    assert not is_retryable(HttpError(code=403), "s3")
+    assert not is_retryable(HttpError(code=501), "s3")
 
 
 def test_a_disk_that_times_out_is_not_called_unreachable():

@@ -47,7 +47,7 @@ def start(url: str, config=None) -> RunStore:
     return store
 
 
-def sweep(store: RunStore, **options) -> GarbageReport:
+def collect(store: RunStore, **options) -> GarbageReport:
     return collect_garbage(store, older_than=AGE, deadline_minutes=DEADLINE_MINUTES, **options)
 
 
@@ -83,7 +83,7 @@ def orphan(store: RunStore, slide_id: str, *, hours: float, deadline_hours: floa
 
 def test_old_orphans_go_and_young_ones_stay(run: RunStore) -> None:
     old, young = orphan(run, "A17", hours=4), orphan(run, "A17", hours=2)
-    report = sweep(run)
+    report = collect(run)
     assert [group.path for group in report.orphans] == [old]
     assert report.young == 1
     assert report.bytes > 0
@@ -93,7 +93,7 @@ def test_old_orphans_go_and_young_ones_stay(run: RunStore) -> None:
 def test_one_young_file_keeps_its_whole_group(run: RunStore) -> None:
     path = orphan(run, "A17", hours=9)
     let_age(run, f"{path}/crops", 2)
-    assert sweep(run).orphans == ()
+    assert collect(run).orphans == ()
 
 
 def test_what_a_commit_names_stays_however_old(run: RunStore) -> None:
@@ -101,8 +101,8 @@ def test_what_a_commit_names_stays_however_old(run: RunStore) -> None:
     orphan(run, "A17", hours=9)
     let_age(run, "arrays", 9000)
     attempts = run.files.find("attempts")
-    assert len(sweep(run).orphans) == 1
-    assert sweep(run).orphans == ()
+    assert len(collect(run).orphans) == 1
+    assert collect(run).orphans == ()
     assert verify_run(run, deep=False).slides == 1
     assert not [one for one in verify_run(run).findings if one.kind == "missing"]
     assert run.files.find("attempts") == attempts
@@ -113,7 +113,7 @@ def test_a_slide_that_was_committed_in_two_wells_keeps_the_arrays_of_both(run: R
     commit(run, "A17", arrays=True, well="34/10-A")
     assert len(groups(run)) == 2
     let_age(run, "arrays", 9)
-    assert sweep(run).orphans == ()
+    assert collect(run).orphans == ()
 
 
 def test_arrays_of_a_commit_that_cannot_be_read_all_stay(run: RunStore) -> None:
@@ -121,13 +121,13 @@ def test_arrays_of_a_commit_that_cannot_be_read_all_stay(run: RunStore) -> None:
     orphan(run, "A17", hours=9)
     let_age(run, "arrays", 9)
     run.files.write(run.committed_files()["A17"], b"torn")
-    report = sweep(run)
+    report = collect(run)
     assert (report.orphans, report.unclear) == ((), 2)
 
 
 def test_an_attempt_within_its_own_deadline_is_never_touched(run: RunStore) -> None:
     orphan(run, "A17", hours=9, deadline_hours=20)
-    report = sweep(run)
+    report = collect(run)
     assert (report.orphans, report.in_use) == ((), 1)
 
 
@@ -147,7 +147,7 @@ def test_a_commit_that_lands_between_listing_and_deleting_keeps_its_arrays(
         return listed()
 
     monkeypatch.setattr(run, "read_catalog", commit_late)
-    assert sweep(run).orphans == ()
+    assert collect(run).orphans == ()
     assert groups(run) == {files.path}
 
 
@@ -155,7 +155,7 @@ def test_a_dry_run_deletes_nothing_and_says_what_it_would(run: RunStore) -> None
     path = orphan(run, "A17", hours=9)
     run.files.write(".tmp/left", b"")
     let_age(run, ".tmp", 9)
-    report = sweep(run, dry_run=True)
+    report = collect(run, dry_run=True)
     assert [group.path for group in report.orphans] == [path]
     assert groups(run) == {path}
     assert run.files.find(".tmp") == [".tmp/left"]
@@ -167,7 +167,7 @@ def test_unfinished_writes_and_probes_go(run: RunStore) -> None:
         run.files.write(path, b"")
         let_age(run, path.partition("/")[0], 9)
     run.files.write(".probe/00000000000000bb", b"")
-    assert sweep(run).writes == 2
+    assert collect(run).writes == 2
     assert [path for path in run.files.find("") if path.startswith(".")] == [".probe/00000000000000bb"]
 
 
@@ -179,14 +179,14 @@ def test_nothing_else_in_the_run_is_touched(run: RunStore) -> None:
     run.rebuild_summaries()
     let_age(run, "", 9000)
     before = run.files.find("")
-    sweep(run)
+    collect(run)
     assert run.files.find("") == before
 
 
 def test_an_empty_run_is_swept_in_peace_and_no_run_is_refused(run: RunStore, tmp_path: Path) -> None:
-    assert sweep(run).orphans == ()
+    assert collect(run).orphans == ()
     with pytest.raises(RunNotFound):
-        sweep(RunStore.open(str(tmp_path / "nothing")))
+        collect(RunStore.open(str(tmp_path / "nothing")))
 
 
 # Pending files
@@ -197,9 +197,9 @@ def test_pending_files_of_a_driver_long_gone_go_and_their_arrays_the_next_time(r
     pending = pending_path("A17", Path(path).stem)
     run.files.write(pending, b"waits")
     let_age(run, "pending", 9)
-    first = sweep(run)
+    first = collect(run)
     assert ([entry.path for entry in first.pending], first.orphans, first.in_use) == ([pending], (), 1)
-    assert [group.path for group in sweep(run).orphans] == [path]
+    assert [group.path for group in collect(run).orphans] == [path]
 
 
 @pytest.mark.parametrize(("ended", "hours", "kept"), [(False, 2, 1), (True, 2, 0), (False, 5, 0)])
@@ -212,7 +212,7 @@ def test_pending_files_wait_for_a_driver_that_may_live(
     run.attempts.write_heartbeat(
         Heartbeat("driver-1", beat_at, beat_at, 3, 0, 0, 0, 1.0, 1, in_flight=("A17",), ended=ended)
     )
-    sweep(run)
+    collect(run)
     assert len(run.files.find("pending")) == kept
 
 
@@ -233,7 +233,7 @@ def test_ages_count_by_the_clock_of_the_store(run: RunStore, monkeypatch: pytest
     path = orphan(run, "A17", hours=2)
     ahead = datetime.now(UTC) + timedelta(hours=2)
     monkeypatch.setattr(run.files, "clock", lambda: ahead)
-    assert [group.path for group in sweep(run).orphans] == [path]
+    assert [group.path for group in collect(run).orphans] == [path]
 
 
 def test_orphans_and_uploads_in_s3_go(s3_run, s3_endpoint: str) -> None:  # noqa: F811
@@ -246,9 +246,9 @@ def test_orphans_and_uploads_in_s3_go(s3_run, s3_endpoint: str) -> None:  # noqa
     bucket, _, key = url.removeprefix("s3://").partition("/")
     s3 = boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1")
     s3.create_multipart_upload(Bucket=bucket, Key=f"{key}/arrays/A18/left")
-    first = sweep(store)  # moto says of every upload that it began in 2010
+    first = collect(store)  # moto says of every upload that it began in 2010
     assert (first.orphans, first.writes, first.young) == ((), 1, 2)
-    report = sweep(store, now=store.files.clock() + timedelta(hours=5))
+    report = collect(store, now=store.files.clock() + timedelta(hours=5))
     assert {group.attempt for group in report.orphans} == {loser.attempt, crashed.attempt}
     assert groups(store) == {store.footer("A17").arrays.path}  # type: ignore[union-attr]
 
@@ -278,13 +278,13 @@ def test_after_any_history_old_orphans_are_gone_and_all_else_is_whole(
     with tempfile.TemporaryDirectory() as folder:
         store = start(f"{folder}/run")
         expected_to_go, expected_to_stay = play(store, history)
-        report = sweep(store)
+        report = collect(store)
         assert {group.path for group in report.orphans} == expected_to_go
         assert groups(store) == expected_to_stay
         store.rebuild_summaries()
         # What is submitted here is no objects file, which verify says.
         assert {finding.kind for finding in verify_run(store).findings} <= {"pending"}
-        assert sweep(store).in_use <= report.in_use
+        assert collect(store).in_use <= report.in_use
 
 
 def play(store: RunStore, history: list[tuple[str, str, float, float]]) -> tuple[set[str], set[str]]:
@@ -348,8 +348,8 @@ def test_arrays_that_are_a_link_to_another_run_are_named_and_left_alone(
     let_age(other, "arrays", 9)
     (Path(run.root) / "arrays" / "A17").symlink_to(Path(other.root) / "arrays" / "A17")
     before = set(Path(other.root).rglob("*"))
-    assert sweep(run, dry_run=True).links == ("arrays/A17",)
-    report = sweep(run)
+    assert collect(run, dry_run=True).links == ("arrays/A17",)
+    report = collect(run)
     assert report.links == ("arrays/A17",)
     assert "arrays/A17" in shown(report)
     assert [group.path for group in report.orphans] == [old]
@@ -398,7 +398,7 @@ def test_whatever_is_a_link_in_a_run_gc_deletes_nothing_behind_it(
     link.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(link, ignore_errors=True)
     link.symlink_to(treasure / "arrays" if place == "arrays" else treasure)
-    report = sweep(run)
+    report = collect(run)
     assert place in report.links
     assert not report.orphans
     assert not report.pending
@@ -411,7 +411,7 @@ def test_files_of_persons_among_half_written_ones_stay(run: RunStore) -> None:
         run.files.write(f"{folder}/notes.txt", b"mine")
         run.files.write(f"{folder}/0123456789abcdef", b"half")
         let_age(run, folder, 9)
-    assert sweep(run).writes == 2
+    assert collect(run).writes == 2
     assert run.files.find(".tmp") == [".tmp/notes.txt"]
     assert run.files.find(".probe") == [".probe/notes.txt"]
 
@@ -445,7 +445,7 @@ def test_whatever_a_person_keeps_in_a_run_stays(run: RunStore, place: str) -> No
         DerivedStore.create(run, "embeddings", "head", SOME_ANSWERS)
     run.files.write(place, b"mine")
     let_age(run, place.partition("/")[0], 9)
-    report = sweep(run)
+    report = collect(run)
     assert run.files.read(place) == b"mine"
     assert (old in report.foreign) == place.startswith(old)
     run.rebuild_summaries()

@@ -250,7 +250,7 @@ def test_a_thousand_files_and_one_are_deleted_in_two_requests(store, faulty_s3):
         s3_backends[DEFAULT_ACCOUNT_ID]["aws"].put_object(bucket, f"{prefix}/arrays/x/{number}", b"")
     store.files.delete("arrays/x")
     # A single file needs no list of files.
-    assert [len(faulty_s3.controller.asked(method)) for method in ("POST", "DELETE")] == [1, 1]
+    assert [len(faulty_s3.controller.requests_for(method)) for method in ("POST", "DELETE")] == [1, 1]
     assert store.files.find("arrays") == []
 
 
@@ -307,7 +307,7 @@ def test_large_files_go_up_in_parts_and_come_back_by_range(store, faulty_s3):  #
     faulty_s3.controller.fail("lost response", method="POST", path="uploadId=")
     store.files.write("arrays/large", content)
     assert faulty_s3.controller.pending() == 0
-    assert faulty_s3.controller.asked("PUT", "partNumber=3")
+    assert faulty_s3.controller.requests_for("PUT", "partNumber=3")
     assert store.files.entries("arrays")[0].bytes == len(content)
     assert store.files.read_ranges("arrays/large", [(middle, middle + 1024)]) == [content[middle:][:1024]]
     assert store.files.abort_uploads(datetime.now(UTC) + timedelta(days=1)) == 0
@@ -317,8 +317,8 @@ def test_a_large_file_is_created_in_one_conditional_request(store, faulty_s3):  
     content = bytes(LARGE)
     assert store.files.create("large", content)
     assert not store.files.create("large", b"another")
-    assert len(faulty_s3.controller.asked("PUT", "large")) == 2
-    assert not faulty_s3.controller.asked(path="uploadId=")
+    assert len(faulty_s3.controller.requests_for("PUT", "large")) == 2
+    assert not faulty_s3.controller.requests_for(path="uploadId=")
 
 
 def test_uploads_that_nobody_ended_are_aborted_and_no_others(store):
@@ -346,7 +346,7 @@ def test_a_commit_is_one_request_and_a_listing_one_per_thousand_slides(store, fa
     table, summary = some_objects("A17", files.path, 3), a_summary("A17", attempt.attempt, objects=3)
     controller.requests.clear()
     store.commit_slide(table, summary, files, attempt=attempt)
-    assert [request.method for request in controller.asked(path="/objects/")] == ["PUT"]
+    assert [request.method for request in controller.requests_for(path="/objects/")] == ["PUT"]
     store.read_run()
     controller.requests.clear()
     other = replace(summary, slide_id="B1")

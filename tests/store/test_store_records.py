@@ -23,7 +23,7 @@ OLD, NEW = "0123456789abcdef", "fedcba9876543210"
 
 
 @pytest.fixture(params=["disk", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, StoreConfig]:
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, StoreConfig]:
     """Where a run can be, and how it is reached."""
     if request.param == "disk":
         return str(tmp_path / "a run"), StoreConfig()
@@ -31,16 +31,16 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, StoreCon
 
 
 @pytest.fixture
-def store(place: tuple[str, StoreConfig]) -> RunStore:
-    opened = RunStore.open(*place)
+def store(location: tuple[str, StoreConfig]) -> RunStore:
+    opened = RunStore.open(*location)
     opened.create_or_check(a_run())
     return opened
 
 
 @pytest.fixture
-def alone(place: tuple[str, StoreConfig]) -> RunStore:
+def alone(location: tuple[str, StoreConfig]) -> RunStore:
     """A run in which the driver alone commits."""
-    url, config = place
+    url, config = location
     opened = RunStore.open(url, config.model_copy(update={"single_writer": True}))
     opened.create_or_check(a_run())
     return opened

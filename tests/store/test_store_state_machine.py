@@ -52,8 +52,8 @@ pytestmark = pytest.mark.faults
 
 WELLS = {"A17": "6407/6-5", "A18": "6407/6-5", "B1": None}
 DEADLINE = timedelta(hours=1)
-SWEPT_AT = timedelta(hours=3)
-Creating = Literal["works", "its answer is lost", "breaks off before", "breaks off afterwards"]
+COLLECTED_AT = timedelta(hours=3)
+Creating = Literal["works", "its response is lost", "breaks off before", "breaks off afterwards"]
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 
 SLIDES = st.sampled_from(sorted(WELLS))
@@ -87,7 +87,7 @@ class StoreMachine(RuleBasedStateMachine):
     """A run directory under everything that may happen to it, and a model of what it must show."""
 
     written = Bundle("written")
-    unanswered = Bundle("unanswered")
+    unconfirmed = Bundle("unconfirmed")
     submitted = Bundle("submitted")
 
     def __init__(self, url: str, config: StoreConfig) -> None:
@@ -100,7 +100,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.winners: dict[str, str] = {}
         self.bytes_of: dict[str, bytes] = {}
         self.failed: set[tuple[str, str]] = set()
-        self.forgiven: set[tuple[str, str]] = set()
+        self.cleared: set[tuple[str, str]] = set()
         self.tries: dict[str, Try] = {}
         self.at_work: dict[str, Try] = {}
         self.waiting: dict[str, timedelta] = {}
@@ -136,42 +136,42 @@ class StoreMachine(RuleBasedStateMachine):
         assert not self.has_arrays(one)
 
     @precondition(lambda self: not self.config.single_writer)
-    @rule(one=consumes(written), hours=HOURS, answer_is_lost=st.booleans(), asks_twice=st.booleans())
-    def commit(self, one: Try, hours: float, answer_is_lost: bool, asks_twice: bool) -> None:
+    @rule(one=consumes(written), hours=HOURS, response_is_lost=st.booleans(), commits_twice=st.booleans())
+    def commit(self, one: Try, hours: float, response_is_lost: bool, commits_twice: bool) -> None:
         if hours:
             self.time_passes(hours)
         if one.is_late:
             with pytest.raises(AttemptExpired):
-                self.ask_to_commit(one)
+                self.request_commit(one)
             self.fail(one)
             return
         expected = self.winners.setdefault(one.slide_id, one.name) == one.name
-        with creating(one.store, "its answer is lost" if answer_is_lost else "works"):
-            assert self.ask_to_commit(one) is expected
-        if asks_twice:
-            assert self.ask_to_commit(one) is expected
+        with creating(one.store, "its response is lost" if response_is_lost else "works"):
+            assert self.request_commit(one) is expected
+        if commits_twice:
+            assert self.request_commit(one) is expected
         self.leave(one)
         assert self.has_arrays(one) is expected
 
     @precondition(lambda self: not self.config.single_writer)
-    @rule(target=unanswered, one=consumes(written), arrives=st.booleans(), sweeps=st.booleans())
-    def commit_into_silence(self, one: Try, arrives: bool, sweeps: bool) -> Try:
+    @rule(target=unconfirmed, one=consumes(written), arrives=st.booleans(), deletes=st.booleans())
+    def commit_without_response(self, one: Try, arrives: bool, deletes: bool) -> Try:
         if one.is_late:
             return one
         if arrives:
             self.winners.setdefault(one.slide_id, one.name)
         how: Creating = "breaks off afterwards" if arrives else "breaks off before"
         with creating(one.store, how), pytest.raises(StoreUnreachable):
-            self.ask_to_commit(one)
-        if sweeps:
+            self.request_commit(one)
+        if deletes:
             one.store.delete_attempt(one.slide_id, one.name)
         return one
 
-    @rule(one=consumes(unanswered))
-    def ask_again_after_silence(self, one: Try) -> None:
+    @rule(one=consumes(unconfirmed))
+    def retry_after_lost_response(self, one: Try) -> None:
         if not one.is_late:
             expected = self.winners.setdefault(one.slide_id, one.name) == one.name
-            assert self.ask_to_commit(one) is expected
+            assert self.request_commit(one) is expected
         self.leave(one)
 
     @precondition(lambda self: not self.config.single_writer)
@@ -179,7 +179,7 @@ class StoreMachine(RuleBasedStateMachine):
     def race(self, slide_id: str, racers: int) -> None:
         together = [self.begin_and_write(slide_id, 1) for _ in range(racers)]
         with ThreadPoolExecutor(racers) as starting:
-            won = list(starting.map(self.ask_to_commit, together))
+            won = list(starting.map(self.request_commit, together))
         assert won.count(True) == (slide_id not in self.winners)
         for one, has_won in zip(together, won, strict=True):
             if has_won:
@@ -205,24 +205,24 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.config.single_writer)
     @rule(one=submitted, dies=st.booleans())
     def commit_submitted(self, one: Try, dies: bool) -> None:
-        def ask() -> bool:
+        def commit() -> bool:
             well = WELLS[one.slide_id] or "unassigned"
             return self.store.commit_submitted(one.slide_id, well, one.name)
 
         if one.name not in self.waiting and one.slide_id not in self.winners:
             with pytest.raises(StoreError, match="is gone"):
-                ask()
+                commit()
             return
         if dies:
             with self.no_deletes():
                 if self.winners.get(one.slide_id, one.name) == one.name and one.name in self.waiting:
                     self.winners[one.slide_id] = one.name
                     with pytest.raises(StoreUnreachable):
-                        ask()
+                        commit()
             return
         if one.name in self.waiting:
             self.winners.setdefault(one.slide_id, one.name)
-        assert ask() is (self.winners[one.slide_id] == one.name)
+        assert commit() is (self.winners[one.slide_id] == one.name)
         self.waiting.pop(one.name, None)
         assert not self.store.files.find(pending_path(one.slide_id, one.name))
 
@@ -250,9 +250,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.attempts.write_heartbeat(beat)
 
     @rule()
-    def forgive(self) -> None:
+    def clear_failures(self) -> None:
         self.store.attempts.clear_failures(self.store.attempts.failures())
-        self.forgiven |= {one for one in self.failed if one[0] not in self.winners}
+        self.cleared |= {one for one in self.failed if one[0] not in self.winners}
 
     @rule(slides=st.lists(SLIDES, unique=True))
     def append_summaries(self, slides: list[str]) -> None:
@@ -280,13 +280,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.waiting = {name: age + by for name, age in self.waiting.items()}
 
     @rule()
-    def sweep(self) -> None:
+    def collect(self) -> None:
         before = groups(self.store)
-        collect_garbage(self.store, older_than=SWEPT_AT, deadline_minutes=DEADLINE / timedelta(minutes=1))
+        collect_garbage(self.store, older_than=COLLECTED_AT, deadline_minutes=DEADLINE / timedelta(minutes=1))
         gone = before - groups(self.store)
         kept = {one.name for one in self.at_work.values() if not one.is_late} | set(self.winners.values())
         assert not {name for _, name in gone} & kept
-        self.forget_swept_submissions()
+        self.forget_deleted_submissions()
 
     @rule()
     def verify(self) -> None:
@@ -295,15 +295,15 @@ class StoreMachine(RuleBasedStateMachine):
         assert report.slides == len(self.winners)
 
     @rule()
-    def ask(self) -> None:
+    def check_visible(self) -> None:
         assert self.store.committed() == set(self.winners)
         assert {row.slide_id: row.attempt for row in self.store.summaries()} == self.winners
         uncommitted = {one for one in self.failed if one[0] not in self.winners}
-        for forgiven in (False, True):
-            told = {
-                (one.slide_id, one.attempt) for one in self.store.attempts.failures(include_cleared=forgiven)
+        for cleared in (False, True):
+            reported = {
+                (one.slide_id, one.attempt) for one in self.store.attempts.failures(include_cleared=cleared)
             }
-            assert told == (uncommitted if forgiven else uncommitted - self.forgiven)
+            assert reported == (uncommitted if cleared else uncommitted - self.cleared)
 
     @precondition(lambda self: self.winners and self.datasets < 1)
     @rule()
@@ -341,10 +341,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """In the end all is sound, and what nobody will commit can be swept to the last file."""
-        self.ask()
+        self.check_visible()
         self.time_passes(4)
         for _ in range(2):
-            collect_garbage(self.store, older_than=SWEPT_AT, deadline_minutes=DEADLINE / timedelta(minutes=1))
+            collect_garbage(
+                self.store, older_than=COLLECTED_AT, deadline_minutes=DEADLINE / timedelta(minutes=1)
+            )
         assert groups(self.store) == set(self.winners.items())
         assert not self.store.files.find("pending")
         assert not self.store.files.find(TEMPORARY)
@@ -370,7 +372,7 @@ class StoreMachine(RuleBasedStateMachine):
         well = WELLS[one.slide_id] or "unassigned"
         return table, a_summary(one.slide_id, one.name, objects=one.objects, well=well), one.files
 
-    def ask_to_commit(self, one: Try) -> bool:
+    def request_commit(self, one: Try) -> bool:
         return one.store.commit_slide(*self.outcome(one), attempt=one.attempt)
 
     def leave(self, one: Try) -> None:
@@ -380,10 +382,10 @@ class StoreMachine(RuleBasedStateMachine):
     def has_arrays(self, one: Try) -> bool:
         return bool(self.store.files.find(arrays_path(one.slide_id, one.name)))
 
-    def forget_swept_submissions(self) -> None:
+    def forget_deleted_submissions(self) -> None:
         left = {Path(path).stem for path in self.store.files.find("pending")}
         swept = self.waiting.keys() - left
-        assert all(self.waiting[name] > SWEPT_AT for name in swept)
+        assert all(self.waiting[name] > COLLECTED_AT for name in swept)
         self.waiting = {name: age for name, age in self.waiting.items() if name in left}
 
     @contextmanager

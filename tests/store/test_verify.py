@@ -326,10 +326,10 @@ def test_a_slide_that_the_disk_refuses_is_named_and_a_store_that_refuses_all_sto
 
 
 def test_a_store_that_does_not_answer_is_no_damage(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    def silent(_path: str, _size: int) -> bytes:
+    def unreachable(_path: str, _size: int) -> bytes:
         raise StoreUnreachable("no answer; try again")
 
-    monkeypatch.setattr(run.files, "read_tail", silent)
+    monkeypatch.setattr(run.files, "read_tail", unreachable)
     with pytest.raises(StoreUnreachable):
         verify_run(run)
 

@@ -48,7 +48,7 @@ def some_regions(slide: Slide, rng: np.random.Generator, count: int) -> list[Reg
     ]
 
 
-def answer_of(path: Path, kind: Reader, region: Region) -> NDArray[np.uint8] | str:
+def pixels_or_error(path: Path, kind: Reader, region: Region) -> NDArray[np.uint8] | str:
     with open_slide(path, reader=kind) as slide:
         try:
             return slide.read(0, *region)

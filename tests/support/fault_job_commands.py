@@ -57,28 +57,28 @@ def jobs(inputs: Path) -> dict[str, Scenario]:
                 *("index", "build", inputs / "vectors", "--to", out / "index"),
                 *("--coder", "pca64-8bit", "--lists", 8, "--shard-objects", 700),
             ),
-            facts=index_in,
+            outcome=index_in,
         ),
         "embed": Scenario(
             lambda out: without_ray("embed", out / "run", "--backbone", inputs / "net.safetensors"),
             begin=lambda out: _copy(inputs / "run", out),
-            facts=lambda out: answers_in(out, "embeddings", "net"),
+            outcome=lambda out: derived_in(out, "embeddings", "net"),
         ),
         "classify run": Scenario(
             lambda out: without_ray("classify", "run", out / "run", "--head", inputs / "known.safetensors"),
             begin=lambda out: _copy(inputs / "vectors", out),
-            facts=lambda out: answers_in(out, "predictions", "known"),
+            outcome=lambda out: derived_in(out, "predictions", "known"),
         ),
         "train backbone": Scenario(
             lambda out: cli(
                 *("train", "backbone", out / "training", "--source", shapes, "--method", "supcon", *local),
                 *("--set", "supcon={classes_per_batch: 4, crops_per_class: 2}", *training),
             ),
-            facts=training_in,
+            outcome=training_in,
         ),
         "train metric": Scenario(
             lambda out: cli("train", "metric", out / "training", "--source", shapes, *local, *training),
-            facts=training_in,
+            outcome=training_in,
         ),
     }
 
@@ -123,7 +123,7 @@ def index_in(out: Path) -> Any:
     return {"slides": sorted(map(str, found.slides)), "hits": str(hits), **shards}
 
 
-def answers_in(out: Path, kind: str, name: str) -> Any:
+def derived_in(out: Path, kind: str, name: str) -> Any:
     answers = DerivedStore.open(RunStore.open(str(out / "run")), kind, name)  # type: ignore[arg-type]
     return {slide_id: answers.read(slide_id).to_pydict() for slide_id in sorted(answers.committed())}
 

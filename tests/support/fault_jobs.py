@@ -35,13 +35,13 @@ NAMES = ("a", "b", "c", "d", "e", "f", "g")
 PROCESS = (sys.executable, "-c", "from fossilray.cli.main import main; main()", "process")
 
 
-class Silent:
+class RecordingDisplay:
     """A display that keeps what it was told."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
 
-    def __enter__(self) -> Silent:
+    def __enter__(self) -> RecordingDisplay:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -65,7 +65,7 @@ def some_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sound_run(some_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     """The run over them that no fault befell."""
     run = tmp_path_factory.mktemp("sound") / "run"
-    result = run_job(str(some_slides), str(run), settings(), address="local", display=Silent())
+    result = run_job(str(some_slides), str(run), settings(), address="local", display=RecordingDisplay())
     assert result.tally.committed == len(NAMES)
     return RunStore.open(str(run))
 
@@ -98,10 +98,10 @@ def run_with(
     counts: dict[str, int],
     more: tuple[str, ...] = (),
     address: str = "local",
-) -> tuple[JobResult, Silent]:
+) -> tuple[JobResult, RecordingDisplay]:
     """A job with faults, while a bare reader looks on. counts: objects of each slide; marks: a folder."""
     marks.mkdir(exist_ok=True)
-    display = Silent()
+    display = RecordingDisplay()
     with by_value(), Watcher(store, objects=counts):
         result = run_job(
             str(slides),

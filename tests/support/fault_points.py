@@ -90,24 +90,24 @@ class Scenario:
 
     act: Callable[[Path], None]
     begin: Callable[[Path], None] = lambda out: None
-    facts: Callable[[Path], Any] | None = None
+    outcome: Callable[[Path], Any] | None = None
     """None: every file's bytes."""
     says: bool = True
-    """Whether a fault that the command hears of must end it with a sentence; not where it is outwaited."""
+    """Whether a fault that the command hears of must end it with a sentence; not where the store is waited for."""
 
 
 def start(*scenarios: str, library: Path, points: int = 0, seed: int = 0) -> list[Report]:
     """A report on each scenario, from one process that the library is loaded into."""
     environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-    told = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, __file__, str(points), str(seed), *scenarios],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert told.returncode == 0, told.stderr[-3000:]
-    return [Report(**one) for one in json.loads(told.stdout.splitlines()[-1])]
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    return [Report(**one) for one in json.loads(completed.stdout.splitlines()[-1])]
 
 
 def build(folder: Path) -> Path | None:
@@ -135,34 +135,34 @@ def try_points(name: str, scenario: Scenario, folder: Path, *, points: int, seed
     counted = ctypes.c_long.from_buffer(shared)
     report = Report(name)
 
-    def place(number: int) -> Path:
+    def prepare(number: int) -> Path:
         out = folder / f"{number:06d}"
         out.mkdir()
         scenario.begin(out)
         return out
 
-    whole = place(0)
-    status, told = act(scenario, whole, (0, 0, 0), counted)
-    assert status == 0, told
+    whole = prepare(0)
+    status, output = act(scenario, whole, (0, 0, 0), counted)
+    assert status == 0, output
     report.operations = counted.value
-    expected, names = facts_of(scenario, whole), listed(whole)
+    expected, names = outcome_of(scenario, whole), listed(whole)
     every = [(number, fault) for number in range(1, report.operations + 1) for fault in FAULTS]
     chosen = every if points == 0 else random.Random(seed).sample(every, min(points, len(every)))
     for number, (operation, (fault, how, code)) in enumerate(chosen, start=1):
-        out = place(number)
-        status, told = act(scenario, out, (operation, how, code), counted)
+        out = prepare(number)
+        status, output = act(scenario, out, (operation, how, code), counted)
         broken = counted.value >= operation
         faults = []
-        if how == REFUSE and broken and ("Traceback" in told or status < 0):
-            faults.append(f"not told in a sentence (status {status}): {told[-160:]!r}")
-        again, told = act(scenario, out, (0, 0, 0), counted)
-        # What was outwaited, or broken when all was done, need not be possible a second time.
+        if how == REFUSE and broken and ("Traceback" in output or status < 0):
+            faults.append(f"not reported in one sentence (status {status}): {output[-160:]!r}")
+        again, output = act(scenario, out, (0, 0, 0), counted)
+        # What was waited for, or broken when all was done, need not be possible a second time.
         is_done = status == 0 or (how == AFTER and operation == report.operations)
         if again != 0 and not is_done:
-            faults.append(f"the same command ends with {again}: {told[-200:]!r}")
+            faults.append(f"the same command ends with {again}: {output[-200:]!r}")
         if faults:
             pass
-        elif (found := facts_of(scenario, out)) != expected:
+        elif (found := outcome_of(scenario, out)) != expected:
             faults.append(f"another result: {differing(expected, found)}")
         elif left := sorted(set(listed(out)) - set(names)):
             faults.append(f"left behind: {left[:4]}")
@@ -175,12 +175,12 @@ def try_points(name: str, scenario: Scenario, folder: Path, *, points: int, seed
 def act(
     scenario: Scenario, out: Path, fault: tuple[int, int, int], counted: ctypes.c_long
 ) -> tuple[int, str]:
-    """The command in a child of this process: how it ended (negative: by a signal) and what it said."""
-    with tempfile.TemporaryFile("w+") as said:
+    """The command in a child of this process: how it ended (negative: by a signal) and what it printed."""
+    with tempfile.TemporaryFile("w+") as log:
         child = os.fork()
         if child == 0:
-            os.dup2(said.fileno(), 1)
-            os.dup2(said.fileno(), 2)
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
             os.chdir(out)
             status = 70
             try:
@@ -200,14 +200,14 @@ def act(
                 sys.stderr.flush()
                 os._exit(status)
         _, state = os.waitpid(child, 0)
-        said.seek(0)
+        log.seek(0)
         status = -os.WTERMSIG(state) if os.WIFSIGNALED(state) else os.WEXITSTATUS(state)
-        return status, said.read()
+        return status, log.read()
 
 
-def facts_of(scenario: Scenario, out: Path) -> Any:
+def outcome_of(scenario: Scenario, out: Path) -> Any:
     try:
-        return contents(out) if scenario.facts is None else scenario.facts(out)
+        return contents(out) if scenario.outcome is None else scenario.outcome(out)
     except Exception as error:  # noqa: BLE001 (whatever it is, it is no equal result)
         return f"{type(error).__name__}: {error}"
 

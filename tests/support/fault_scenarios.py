@@ -56,17 +56,17 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
     return {
         **jobs(inputs),
         **of_slides(inputs),
-        "labels import": Scenario(lambda out: import_labels(inputs, out, "labels.csv"), facts=labels_in),
+        "labels import": Scenario(lambda out: import_labels(inputs, out, "labels.csv"), outcome=labels_in),
         "labels import, second": Scenario(
             lambda out: import_labels(inputs, out, "more.csv"),
             begin=lambda out: import_first(inputs, out),
-            facts=labels_in,
+            outcome=labels_in,
         ),
         "compact": Scenario(
             lambda out: cli(
                 "compact", run, "--to", out / "dataset", "--slides-per-file", 2, "--with-embeddings"
             ),
-            facts=dataset_in,
+            outcome=dataset_in,
         ),
         "classify train": Scenario(
             lambda out: cli(
@@ -91,7 +91,7 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
             )
         ),
         "export anndata": Scenario(
-            lambda out: cli(*export, "--format", "anndata", "--out", out / "objects.h5ad"), facts=anndata_in
+            lambda out: cli(*export, "--format", "anndata", "--out", out / "objects.h5ad"), outcome=anndata_in
         ),
         "export vectors": Scenario(
             lambda out: cli(*export, "--format", "vectors", "--out", out / "vectors.parquet")
@@ -103,13 +103,13 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
                 *("--format", "parquet", "--out", out / "rows.parquet"),
             )
         ),
-        "report": Scenario(lambda out: cli("report", run, "--out", out / "report.html"), facts=texts),
+        "report": Scenario(lambda out: cli("report", run, "--out", out / "report.html"), outcome=texts),
         "chart": Scenario(
             lambda out: cli("chart", run, "--well", "6407/6-5", "--out", out / "chart"),
-            facts=texts,
+            outcome=texts,
         ),
         "suggest": Scenario(
-            lambda out: cli("suggest", run, "--out", out / "next", "--limit", 8), facts=suggested_in
+            lambda out: cli("suggest", run, "--out", out / "next", "--limit", 8), outcome=suggested_in
         ),
         "curate": Scenario(
             lambda out: cli(
@@ -120,19 +120,19 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
         "verify --rebuild": Scenario(
             lambda out: cli("verify", out / "run", "--rebuild"),
             begin=lambda out: copy_run(run, out),
-            facts=run_in,
+            outcome=run_in,
         ),
         "gc": Scenario(
             lambda out: cli("gc", out / "run", "--older-than", "3d"),
             begin=lambda out: leave_much_behind(run, out),
-            facts=files_in,
+            outcome=files_in,
         ),
         "evaluate": Scenario(
             lambda out: cli(
                 *("evaluate", "classification", "--labels", inputs / "shapes"),
                 *("--backbone", "handcrafted", "--splits", 2, "--no-maps", "--out", out / "judged"),
             ),
-            facts=texts,
+            outcome=texts,
         ),
         "explain": Scenario(
             lambda out: cli(
@@ -145,17 +145,17 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
                 ),
                 *("--backbone", inputs / "net.safetensors", "--limit", 2, "--out", out / "why.html"),
             ),
-            facts=texts,
+            outcome=texts,
         ),
         "discover": Scenario(
             lambda out: cli(
                 *("discover", inputs / "vectors", "--head", inputs / "known.safetensors"),
                 *("--clusters", 3, "--out", out / "found.parquet"),
             ),
-            facts=texts,
+            outcome=texts,
         ),
         "retry": Scenario(
-            lambda out: cli("retry", out / "run"), begin=lambda out: copy_run(run, out), facts=run_in
+            lambda out: cli("retry", out / "run"), begin=lambda out: copy_run(run, out), outcome=run_in
         ),
         "similar --sheet": Scenario(
             lambda out: cli(

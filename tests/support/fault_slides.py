@@ -45,20 +45,20 @@ def of_slides(inputs: Path) -> dict[str, Scenario]:
     return {
         "catalog": Scenario(lambda out: cli("catalog", slides, "--out", out / "catalog.csv")),
         "synth": Scenario(
-            lambda out: cli("synth", out / "made", "--slides", 1, "--size", 1024), facts=slides_in
+            lambda out: cli("synth", out / "made", "--slides", 1, "--size", 1024), outcome=slides_in
         ),
         "trace": Scenario(
             lambda out: cli(
                 *("trace", slides / "one.mrxs", "--out", out / "trace.json"),
                 *("--set", "detector.kind=classical", "--set", "embedder.weights=none"),
             ),
-            facts=lambda out: sorted(json.loads((out / "trace.json").read_text())),
+            outcome=lambda out: sorted(json.loads((out / "trace.json").read_text())),
         ),
         "export coco": Scenario(
-            lambda out: cli("export", run, "--format", "coco", "--out", out / "coco", *few), facts=images_in
+            lambda out: cli("export", run, "--format", "coco", "--out", out / "coco", *few), outcome=images_in
         ),
         "export yolo": Scenario(
-            lambda out: cli("export", run, "--format", "yolo", "--out", out / "yolo", *few), facts=images_in
+            lambda out: cli("export", run, "--format", "yolo", "--out", out / "yolo", *few), outcome=images_in
         ),
     }
 

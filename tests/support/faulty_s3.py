@@ -57,7 +57,7 @@ ANSWERS: dict[str, tuple[str, str]] = {
 
 
 class Request(NamedTuple):
-    """What a client asked."""
+    """A request of a client."""
 
     method: str
     path: str
@@ -66,7 +66,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Controller:
-    """Makes the server fail, and remembers what it was asked."""
+    """Makes the server fail, and records the requests."""
 
     silence_s: float = 0.7
     """How long `silence` and `late answer` keep quiet: longer than the client's timeout."""
@@ -84,14 +84,14 @@ class Controller:
             self._faults += [(fault, method, path)] * times
 
     def heal(self) -> None:
-        """Fail no more, and forget what was asked."""
+        """Fail no more, and forget earlier requests."""
         with self._lock:
             self._faults.clear()
             self.requests.clear()
             self.ignores_conditions = False
             self.forbids = ""
 
-    def asked(self, method: str = "", path: str = "") -> list[Request]:
+    def requests_for(self, method: str = "", path: str = "") -> list[Request]:
         """The requests of this method whose path or query holds `path`."""
         return [one for one in self.requests if method in one.method and path in f"{one.path}?{one.query}"]
 

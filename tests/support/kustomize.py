@@ -31,28 +31,28 @@ def rendered(folder: Path) -> list[Tree]:
 def _accumulated(folder: Path, before: list[Tree]) -> list[Tree]:
     """What is there after this kustomization; a component works on what came before it."""
     file = folder / "kustomization.yaml"
-    asked = yaml.safe_load(file.read_text(encoding="utf-8"))
-    assert set(asked) <= KNOWN, f"{file}: {set(asked) - KNOWN} are beyond this renderer"
+    kustomization = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert set(kustomization) <= KNOWN, f"{file}: {set(kustomization) - KNOWN} are beyond this renderer"
     trees = list(before)
-    for name in asked.get("resources", []):
+    for name in kustomization.get("resources", []):
         path = folder / name
         trees += _accumulated(path, []) if path.is_dir() else _documents(path)
-    for name in asked.get("components", []):
+    for name in kustomization.get("components", []):
         trees = _accumulated(folder / name, trees)
-    for generator in asked.get("configMapGenerator", []):
-        assert asked["generatorOptions"] == {"disableNameSuffixHash": True}
+    for generator in kustomization.get("configMapGenerator", []):
+        assert kustomization["generatorOptions"] == {"disableNameSuffixHash": True}
         data = {name: (folder / name).read_text(encoding="utf-8") for name in generator["files"]}
         trees.append(
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generator["name"]}, "data": data}
         )
-    for patch in asked.get("patches", []):
+    for patch in kustomization.get("patches", []):
         trees = _patched(trees, patch, folder)
     for tree in trees:
-        if "namespace" in asked and tree["kind"] != "Namespace":
-            tree["metadata"]["namespace"] = asked["namespace"]
-        for image in asked.get("images", []):
+        if "namespace" in kustomization and tree["kind"] != "Namespace":
+            tree["metadata"]["namespace"] = kustomization["namespace"]
+        for image in kustomization.get("images", []):
             _set_images(tree, image)
-    for replacement in asked.get("replacements", []):
+    for replacement in kustomization.get("replacements", []):
         _replace(trees, replacement)
     return trees
 

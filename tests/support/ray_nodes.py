@@ -38,7 +38,7 @@ class Node:
             )
 
     @property
-    def said(self) -> str:
+    def log(self) -> str:
         return self._log.read_text()
 
     def is_alive(self) -> bool:
@@ -87,9 +87,9 @@ class RayNodes:
         try:
             for _ in range(TRIES):
                 self.nodes = [self._start(self._head)]
-                if self._head_answers():
+                if self._head_responds():
                     return self
-            raise AssertionError(self.nodes[0].said + self._last_words())
+            raise AssertionError(self.nodes[0].log + self._last_words())
         except BaseException:
             self._end()
             raise
@@ -110,7 +110,7 @@ class RayNodes:
                 if not self._alive() <= before:
                     return node
                 time.sleep(0.3)
-        raise AssertionError(self.nodes[-1].said + self._last_words())
+        raise AssertionError(self.nodes[-1].log + self._last_words())
 
     def _last_words(self) -> str:
         """The ends of what raylets and agents have written, for a node that did not come up."""
@@ -133,7 +133,7 @@ class RayNodes:
         words += [f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime}"]
         return Node(words, self._environment, self._folder / f"node-{agent}.log")
 
-    def _head_answers(self) -> bool:
+    def _head_responds(self) -> bool:
         """Whether it came up; waits until it has, or has given up."""
         while self.nodes[0].is_alive():
             with contextlib.suppress(requests.RequestException):

@@ -1,4 +1,4 @@
-"""Slides in a fake S3 on the loopback, and what is asked of it."""
+"""Slides in a fake S3 on the loopback, and a count of requests to it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def s3_client(config: StoreConfig) -> Any:
 
 
 @dataclass
-class Asked:
+class RequestCounts:
     """Requests of one kind of call to a source, and the bytes that came back."""
 
     listings: int = 0
@@ -54,33 +54,33 @@ class Asked:
 
 
 @contextmanager
-def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
-    """What sources ask the store for, by the calls that fsspec's filesystem gets from them."""
-    asked = Asked()
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[RequestCounts]:
+    """Requests of sources to the store, by the calls that fsspec's filesystem gets from them."""
+    counts = RequestCounts()
     init = SlideSource.__init__
 
     def watched(self: SlideSource, *arguments: Any) -> None:
         init(self, *arguments)
-        self._filesystem = _Watched(self._filesystem, asked)  # type: ignore[assignment]
+        self._filesystem = _Watched(self._filesystem, counts)  # type: ignore[assignment]
 
     with monkeypatch.context() as patch:
         patch.setattr(SlideSource, "__init__", watched)
-        yield asked
+        yield counts
 
 
 class _Watched:
-    def __init__(self, filesystem: Any, asked: Asked) -> None:
-        self._filesystem, self._asked = filesystem, asked
+    def __init__(self, filesystem: Any, counts: RequestCounts) -> None:
+        self._filesystem, self._counts = filesystem, counts
 
     def cat_file(self, url: str, **limits: Any) -> bytes:
         content: bytes = self._filesystem.cat_file(url, **limits)
-        self._asked.reads.append((url, len(content)))
+        self._counts.reads.append((url, len(content)))
         return content
 
     def info(self, url: str) -> Any:
-        self._asked.looks += 1
+        self._counts.looks += 1
         return self._filesystem.info(url)
 
     def call_s3(self, method: str, **arguments: Any) -> Any:
-        self._asked.listings += 1
+        self._counts.listings += 1
         return self._filesystem.call_s3(method, **arguments)
