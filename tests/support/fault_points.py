@@ -92,8 +92,6 @@ class Scenario:
     begin: Callable[[Path], None] = lambda out: None
     outcome: Callable[[Path], Any] | None = None
     """None: every file's bytes."""
-    says: bool = True
-    """Whether a fault that the command hears of must end it with a sentence; not where the store is waited for."""
 
 
 def start(*scenarios: str, library: Path, points: int = 0, seed: int = 0) -> list[Report]:
