@@ -16,7 +16,7 @@ from fossilray.cli.options import (
     open_store,
     outside_runs,
 )
-from fossilray.cli.output import say
+from fossilray.cli.output import print_line
 from fossilray.core.config.choices import TaxonOrder, TaxonRank
 from fossilray.core.errors import UsageError
 
@@ -140,5 +140,5 @@ def chart(
         matched = match_wells(charted, other, match_distance=match_distance, seed=seed)
     page = write_chart(charted, out_dir, matched=matched)
     for sentence in describe_findings(charted, matched):
-        say(sentence)
-    say(f"page: {page}")
+        print_line(sentence)
+    print_line(f"page: {page}")

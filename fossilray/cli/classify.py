@@ -23,7 +23,7 @@ from fossilray.cli.options import (
     SetOption,
     outside_runs,
 )
-from fossilray.cli.output import say, working
+from fossilray.cli.output import print_line, working
 from fossilray.core.config.choices import HoldOutUnit, NoveltyKind
 
 HoldOutOption = Annotated[
@@ -75,13 +75,13 @@ def classify_train(
     save_head(out_file, head)
     print_label_report(labelled)
     if scores is None:
-        say("no scores: there are too few crops of each class to hold any out")
+        print_line("no scores: there are too few crops of each class to hold any out")
     else:
-        say(
+        print_line(
             f"on held-out crops, {scores.splits} times a fifth: recall {scores.recall:.3f}, precision "
             f"{scores.precision:.3f}, accuracy {scores.accuracy:.3f}, log loss {scores.log_loss:.3f}"
         )
     if head.meta.uncertainty is not None:
-        say(describe_uncertainty(head))
+        print_line(describe_uncertainty(head))
     digest = head_digest(out_file)[:12]
-    say(f"{kind} head for {len(head.classes)} classes, sha256 {digest}… -> {out_file}")
+    print_line(f"{kind} head for {len(head.classes)} classes, sha256 {digest}… -> {out_file}")

@@ -22,7 +22,7 @@ from fossilray.cli.options import (
     outside_runs,
     settings,
 )
-from fossilray.cli.output import out, progress_bar, say
+from fossilray.cli.output import out, print_line, progress_bar
 
 
 def calls(
@@ -54,15 +54,15 @@ def calls(
     else:
         write_table(confident.genera, form="csv", out=out_file)
     if confident.entropy is None:
-        say(
+        print_line(
             f"no prediction of {confident.head} can be kept: even the lowest entropies hold too many wrong ones"
         )
     else:
-        say(
+        print_line(
             f"{confident.kept:,} of {confident.objects:,} predictions of {confident.head} kept, at entropies up to "
             f"{confident.entropy:.4g}; {confident.known:,} of them are of objects that are close to a label"
         )
-    say(f"SQL: {confident.condition(novelty_p)}")
+    print_line(f"SQL: {confident.condition(novelty_p)}")
 
 
 def discover(
@@ -107,7 +107,7 @@ def discover(
             access=settings(config, set_).store,
             on_slide=advance,
         )
-    say(
+    print_line(
         f"{record.novel:,} of {record.objects:,} objects are novel, in {len(record.candidates)} clusters -> "
         f"{out_file}, {out_file.removesuffix('.parquet')}.html"
     )

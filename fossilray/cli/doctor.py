@@ -16,7 +16,7 @@ import numpy as np
 import typer
 from rich.text import Text
 
-from fossilray.cli.output import out, say
+from fossilray.cli.output import out, print_line
 from fossilray.core.config import DetectorConfig, EmbedderConfig
 from fossilray.core.errors import FossilrayError
 from fossilray.core.text_table import TextTable
@@ -60,7 +60,7 @@ def doctor() -> None:
 
 def version() -> None:
     """Print the version and the licence."""
-    say(f"fossilray {__version__}, AGPL-3.0-or-later")
+    print_line(f"fossilray {__version__}, AGPL-3.0-or-later")
 
 
 @dataclass(frozen=True)

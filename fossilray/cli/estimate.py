@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fossilray.cli.options import ConfigOption, JsonOption, SetOption, settings
-from fossilray.cli.output import err, out, say
+from fossilray.cli.output import err, out, print_line
 from fossilray.core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def print_short_estimate(plan: RunPlan, run: str, config: RunConfig) -> None:
     rates = _rates(config, here, measured.rates if measured else None)
     out.print(render_short(model.estimate(workload, rates, profiles.machine_of_instance(here, config))))
     source = "measured in this run" if measured else "measured on this machine just now"
-    say(f"rates {source}; `fossilray estimate` shows every term, and other machines")
+    print_line(f"rates {source}; `fossilray estimate` shows every term, and other machines")
 
 
 def _from_run(run: str, config: RunConfig, *, on_gpu: bool) -> RatesOfRun:

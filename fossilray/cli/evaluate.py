@@ -31,7 +31,7 @@ from fossilray.cli.options import (
     WrongOption,
     outside_runs,
 )
-from fossilray.cli.output import out, say, working
+from fossilray.cli.output import out, print_line, working
 from fossilray.core.config.choices import Distance
 from fossilray.core.errors import UsageError
 from fossilray.core.text_table import TextColumn, TextTable
@@ -328,4 +328,4 @@ def _print_evaluation(labelled: LabelledSet, evaluation: Evaluation) -> None:
             spread = evaluation.figures.get(f"{name} deviation")
             table.add_row(name, f"{value:.3f}", "" if spread is None else f"{spread:.3f}")
     out.print(table)
-    say(f"page: {evaluation.page}")
+    print_line(f"page: {evaluation.page}")

@@ -18,7 +18,7 @@ from fossilray.cli.options import (
     open_store,
     outside_runs,
 )
-from fossilray.cli.output import say, warn
+from fossilray.cli.output import print_line, warn
 from fossilray.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def explain(
     ]
     rows = sheet_rows(crops_to_explain, probabilities, classes, explanations)
     write_explanation_sheet(rows, selected, out_file, notes=notes)
-    say(f"{len(selected.targets)} crops explained by {', '.join(methods)} -> {out_file}")
+    print_line(f"{len(selected.targets)} crops explained by {', '.join(methods)} -> {out_file}")
 
 
 def _load_crops(

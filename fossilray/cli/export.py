@@ -17,7 +17,7 @@ from fossilray.cli.options import (
     open_store,
     outside_runs,
 )
-from fossilray.cli.output import say
+from fossilray.cli.output import print_line
 from fossilray.core.config.choices import SplitBy
 from fossilray.core.errors import UsageError
 from fossilray.core.text import counted
@@ -123,7 +123,7 @@ def crops(
     from fossilray.analysis.export.boxes import save_crops
 
     count = save_crops(open_store(run, config, set_), where=where, out=out_dir, limit=limit, square=square)
-    say(f"{counted(count, 'crop')} -> {out_dir}")
+    print_line(f"{counted(count, 'crop')} -> {out_dir}")
 
 
 def export(
@@ -206,14 +206,14 @@ class _Request:
         written = yolo.tiles
         self._print_tiles(written)
         share = yolo.validation / max(written.images, 1)
-        say(f"{yolo.validation} images ({share:.1%}) for validation. {yolo.split.explanation}")
+        print_line(f"{yolo.validation} images ({share:.1%}) for validation. {yolo.split.explanation}")
         _print_background(written.background, written.images, tiles.background)
         _print_left_out(
             clipped=written.clipped, unreadable=written.unreadable, lost=written.lost, cut=written.cut
         )
 
     def _print_tiles(self, written: TileCounts) -> None:
-        say(
+        print_line(
             f"{written.objects} objects as {written.boxes} boxes in {written.images} images, {written.background} of "
             f"them without objects -> {self.out}"
         )
@@ -245,7 +245,7 @@ class _Request:
             written = export_objects(
                 store, out, form=form, where=where, slide=slide, head=head, subtract_bounds=not keep_bounds
             )
-        say(f"{counted(written.objects, 'object')} -> {out}")
+        print_line(f"{counted(written.objects, 'object')} -> {out}")
         _print_left_out(
             clipped=written.clipped,
             without_pixels=written.without_pixels,
@@ -277,7 +277,7 @@ def _print_background(background: int, images: int, requested: float) -> None:
     """Print a line where the share of images without objects is more than 5 points from the requested one."""
     reached = background / max(images, 1)
     if images and abs(reached - requested) > 0.05:
-        say(
+        print_line(
             f"requested {requested:.0%} of images without objects, reached {reached:.0%}: the slides have no more such "
             "tiles, or there are too few images for that share"
         )
@@ -294,4 +294,4 @@ def _print_left_out(**counts: int) -> None:
     }
     for name, count in counts.items():
         if count:
-            say(f"{count} {reasons[name]}")
+            print_line(f"{count} {reasons[name]}")

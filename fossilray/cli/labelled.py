@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fossilray.cli.options import open_store
-from fossilray.cli.output import say, working
+from fossilray.cli.output import print_line, working
 from fossilray.core.text import list_some
 
 if TYPE_CHECKING:
@@ -62,20 +62,20 @@ def embed_crops(labelled: LabelledSet, backbone: str, *, input_px: int | None, s
 def print_label_report(labelled: LabelledSet) -> None:
     """Print how many crops there are, and which of them were left out or need a look."""
     report = labelled.findings
-    say(f"{len(labelled)} labelled crops of {len(labelled.crops.classes)} classes")
+    print_line(f"{len(labelled)} labelled crops of {len(labelled.crops.classes)} classes")
     if report.unreadable:
         reasons = [f"{name}: {reason}" for name, reason in report.unreadable]
-        say(f"{len(report.unreadable)} left out: {_few(reasons)}")
+        print_line(f"{len(report.unreadable)} left out: {_few(reasons)}")
     if report.unlabelled:
-        say(f"{report.unlabelled} rows have no genus")
+        print_line(f"{report.unlabelled} rows have no genus")
     if report.singletons:
-        say(f"classes of a single crop, trained on but not evaluated: {_few(report.singletons)}")
+        print_line(f"classes of a single crop, trained on but not evaluated: {_few(report.singletons)}")
     if report.duplicates:
         groups = [" = ".join(group) for group in report.duplicates]
-        say(f"{len(groups)} images occur more than once, kept on one side of a split: {_few(groups)}")
+        print_line(f"{len(groups)} images occur more than once, kept on one side of a split: {_few(groups)}")
     if report.conflicts:
         groups = [" = ".join(group) for group in report.conflicts]
-        say(f"{len(groups)} of them have different labels: {_few(groups)}")
+        print_line(f"{len(groups)} of them have different labels: {_few(groups)}")
 
 
 def _few(names: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from fossilray.cli.options import (
     open_store,
     outside_runs,
 )
-from fossilray.cli.output import out, say, working
+from fossilray.cli.output import out, print_line, working
 from fossilray.core.config.choices import SuggestionStrategy
 from fossilray.core.text_table import TextColumn, TextTable
 
@@ -105,15 +105,15 @@ def suggest(
 
 
 def _print_suggestions(report: SuggestionReport, out_dir: Path, limit: int) -> None:
-    say(f"{report.objects} of {report.pool:,} objects -> {out_dir}")
+    print_line(f"{report.objects} of {report.pool:,} objects -> {out_dir}")
     if report.objects < limit:
-        say(f"there are no more than these {report.objects}")
+        print_line(f"there are no more than these {report.objects}")
     if report.labelled:
         trained = "; a head was trained on them" if report.trained_here else ""
-        say(f"{report.labelled} objects have a label already{trained}")
-    say("chosen by " + ", ".join(f"{name}: {count}" for name, count in report.by_strategy.items()))
-    say("from wells " + ", ".join(f"{name}: {count}" for name, count in sorted(report.wells.items())))
-    say(
+        print_line(f"{report.labelled} objects have a label already{trained}")
+    print_line("chosen by " + ", ".join(f"{name}: {count}" for name, count in report.by_strategy.items()))
+    print_line("from wells " + ", ".join(f"{name}: {count}" for name, count in sorted(report.wells.items())))
+    print_line(
         f"sort the images of {out_dir}/crops into one folder per genus, or fill in the column genus of "
         f"{out_dir}/suggestions.csv; then `fossilray labels import`"
     )
@@ -149,17 +149,17 @@ def import_labels(
     with working("labels"):
         report = import_label_round(source, store, to, who=who or _login(), overrides=override)
     if report.round is None:
-        say(f"nothing new in {source}: all {report.already} labels are in {to} already")
+        print_line(f"nothing new in {source}: all {report.already} labels are in {to} already")
     else:
-        say(f"round {report.round.number}: {report.round.labels} labels -> {to}")
+        print_line(f"round {report.round.number}: {report.round.labels} labels -> {to}")
         if report.already:
-            say(f"{report.already} more were there already")
+            print_line(f"{report.already} more were there already")
         if report.changed:
-            say(f"{report.changed} of them correct earlier ones of the same annotator")
+            print_line(f"{report.changed} of them correct earlier ones of the same annotator")
     if report.unlabelled:
-        say(f"{report.unlabelled} have no label yet")
+        print_line(f"{report.unlabelled} have no label yet")
     if report.automatic:
-        say(f"{report.automatic} were labelled by ParticleTrieur itself and not validated; left out")
+        print_line(f"{report.automatic} were labelled by ParticleTrieur itself and not validated; left out")
     _print_conflicts(report.conflicts)
 
 
@@ -200,24 +200,24 @@ def show(
     for genus, count in sorted(Counter(label.genus for label in current.consensus.values()).items()):
         genera.add_row(genus, str(count))
     out.print(genera)
-    say(f"after round {current.version}: {len(current.consensus)} objects with a label")
+    print_line(f"after round {current.version}: {len(current.consensus)} objects with a label")
     _print_conflicts(current.conflicts)
     if out_file is not None:
         write_current_labels(current, out_file)
-        say(f"-> {out_file}")
+        print_line(f"-> {out_file}")
 
 
 def _print_conflicts(conflicts: Sequence[Conflict]) -> None:
     if not conflicts:
         return
-    say(
+    print_line(
         f"{len(conflicts)} objects have conflicting labels and are left out of training until the right one is "
         "imported with --override:"
     )
     for conflict in conflicts[:_MAX_CONFLICTS]:
-        say(f"  {conflict.text}")
+        print_line(f"  {conflict.text}")
     if len(conflicts) > _MAX_CONFLICTS:
-        say(f"  and {len(conflicts) - _MAX_CONFLICTS} more")
+        print_line(f"  and {len(conflicts) - _MAX_CONFLICTS} more")
 
 
 def _login() -> str:

@@ -19,7 +19,7 @@ from fossilray.cli.options import (
     open_store,
     settings,
 )
-from fossilray.cli.output import out, progress_bar, say
+from fossilray.cli.output import out, print_line, progress_bar
 from fossilray.core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def failures(
             print_table(table, console=out)
         counts = read_states(store).counts
         rest = "".join(f", {part}" for part in counts.describe_rest())
-        say(f"{counts.committed:,} of {counts.total:,} slides committed{rest}")
+        print_line(f"{counts.committed:,} of {counts.total:,} slides committed{rest}")
     else:
         write_table(table, form="csv" if form == "table" else form, out=out_file)
 
@@ -86,12 +86,12 @@ FROM failures WHERE traceback IS NOT NULL AND (
 def _print_tracebacks(kinds: Sequence[dict[str, Any]]) -> None:
     """Print one traceback of each class and code line, with the number of slides that failed with it."""
     if not kinds:
-        say("no failed attempt at an uncommitted slide recorded a traceback")
+        print_line("no failed attempt at an uncommitted slide recorded a traceback")
     for kind in kinds:
         at = f" at {kind['code_line']}" if kind["code_line"] else ""
         slides = f"{kind['slides']} slides, such as" if kind["slides"] > 1 else "slide"
         for line in [f"{kind['error']}{at}: {slides} {kind['slide_id']}", *kind["text"].splitlines(), ""]:
-            say(line)
+            print_line(line)
 
 
 def retry(
@@ -110,7 +110,7 @@ def retry(
 
     cleared = retry_failures(open_store(run, config, set_), slide_ids=slide or (), error=error)
     slides = len({failure.slide_id for failure in cleared})
-    say(
+    print_line(
         f"{slides} slides ({len(cleared)} failures) will be tried again; run the same `fossilray process` command again"
     )
 
@@ -176,9 +176,11 @@ def _withdraw(store: RunStore, findings: Sequence[VerifyFinding]) -> None:
 
     withdrawn = withdraw_slides(store, findings)
     deleted = delete_damaged_derived(store, findings)
-    say(f"{len(withdrawn)} slides withdrawn; run the command that made the run again to process them again")
+    print_line(
+        f"{len(withdrawn)} slides withdrawn; run the command that made the run again to process them again"
+    )
     if deleted:
-        say(
+        print_line(
             f"{len(deleted)} files of embeddings or predictions deleted; run the commands that made them again"
         )
 

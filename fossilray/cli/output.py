@@ -22,13 +22,13 @@ out = open_console()
 err = open_console(stderr=True)
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print one line on standard output, without markup, colours or folding; control characters are replaced."""
     out.print(strip_control_characters(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(line: str) -> None:
-    """Print one line on standard error, as `say` does."""
+    """Print one line on standard error, as `print_line` does."""
     err.print(strip_control_characters(line), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -18,7 +18,7 @@ from fossilray.cli.options import (
     outside_runs,
     settings,
 )
-from fossilray.cli.output import out, say
+from fossilray.cli.output import out, print_line
 from fossilray.cli.running import print_result, stop_on_sigterm
 from fossilray.core.errors import ConfigError
 from fossilray.core.text import counted
@@ -112,12 +112,12 @@ def catalog(
     write_catalog(slides_found, out_file)
     if slides_found.refused:
         write_refused(slides_found, out_file.with_suffix(".refused.csv"))
-    say(f"{counted(len(slides_found.rows), 'slide')} -> {out_file}")
+    print_line(f"{counted(len(slides_found.rows), 'slide')} -> {out_file}")
     missing = describe_missing_sites(slides_found.rows)
     if missing is not None:
-        say(missing)
+        print_line(missing)
     for refused in slides_found.refused:
-        say(f"  refused {refused.path}: {refused.reason}")
+        print_line(f"  refused {refused.path}: {refused.reason}")
     if not slides_found.rows:
         raise typer.Exit(3)
 
@@ -145,6 +145,6 @@ def trace(
     )
     ended = f"failed: {traced.failure.message}" if traced.failure else "done"
     objects = f", {traced.summary.objects:,} objects" if traced.summary else ""
-    say(f"{traced.slide_id} {ended}{took}{objects} -> {traced.path}")
+    print_line(f"{traced.slide_id} {ended}{took}{objects} -> {traced.path}")
     if traced.failure is not None:
         raise typer.Exit(3)

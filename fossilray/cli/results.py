@@ -19,7 +19,7 @@ from fossilray.cli.options import (
     outside_runs,
     settings,
 )
-from fossilray.cli.output import out, say, warn
+from fossilray.cli.output import out, print_line, warn
 
 
 def run_status(
@@ -79,7 +79,7 @@ def report(
     from fossilray.analysis.report import write_report
 
     written = write_report(open_store(run, config, set_), out_file, head=predictions)
-    say(f"report: {written}")
+    print_line(f"report: {written}")
 
 
 def query_run(

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fossilray.cli.output import out, say
+from fossilray.cli.output import out, print_line
 from fossilray.core.text_table import TextTable
 
 if TYPE_CHECKING:
@@ -37,16 +37,16 @@ def print_result(result: JobResult, run: str, *, things: str = "new objects", is
         *counts.describe_rest(),
         f"{tally.objects:,} {things}",
     ]
-    say(f"{', '.join(parts)} -> {run if result.folder is None else _from_here(result.folder)}")
+    print_line(f"{', '.join(parts)} -> {run if result.folder is None else _from_here(result.folder)}")
     if tally.total < counts.total:
-        say(f"these are all {unit}s of the run; this command named {tally.total:,} of them")
+        print_line(f"these are all {unit}s of the run; this command named {tally.total:,} of them")
     if result.missing_sites is not None:
-        say(result.missing_sites)
+        print_line(result.missing_sites)
     _print_failures(result, unit)
     if result.stopped:
-        say("stopped early; run the same command again to resume")
+        print_line("stopped early; run the same command again to resume")
     elif result.failures:
-        say(_next_step(result, run, unit=unit, is_run=is_run))
+        print_line(_next_step(result, run, unit=unit, is_run=is_run))
 
 
 def _from_here(folder: str) -> str:
@@ -65,7 +65,7 @@ def _print_failures(result: JobResult, unit: str) -> None:
         table.add_row(failure.slide_id, state_of(failure), failure.stage, failure.error, failure.message)
     out.print(table)
     if len(result.failures) > _MAX_LISTED:
-        say(f"… and {len(result.failures) - _MAX_LISTED:,} more")
+        print_line(f"… and {len(result.failures) - _MAX_LISTED:,} more")
 
 
 def _next_step(result: JobResult, run: str, *, unit: str, is_run: bool) -> str:

@@ -19,7 +19,7 @@ from fossilray.cli.options import (
     outside_runs,
     settings,
 )
-from fossilray.cli.output import out, progress_bar, say, warn
+from fossilray.cli.output import out, print_line, progress_bar, warn
 from fossilray.cli.running import print_result, stop_on_sigterm
 from fossilray.core.config.choices import ResultFormat
 from fossilray.core.errors import UsageError
@@ -165,7 +165,7 @@ def index_status(index: IndexArgument, config: ConfigOption = None, set_: SetOpt
         str(opened.freshness) or "up to date: it holds all that its runs hold",
     ]
     for line in lines:
-        say(line)
+        print_line(line)
     raise typer.Exit(3 if opened.freshness.to_build else 0)
 
 

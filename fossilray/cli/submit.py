@@ -17,7 +17,7 @@ from fossilray.cli.options import (
     StrictOption,
     WorkersOption,
 )
-from fossilray.cli.output import out, say, warn
+from fossilray.cli.output import out, print_line, warn
 from fossilray.core.errors import ConfigError
 from fossilray.core.text import strip_control_characters
 from fossilray.core.text_table import TextColumn, TextTable
@@ -144,9 +144,9 @@ def submit(
         warn(request.note)
     server = JobClient(dashboard)
     name = server.submit(request)
-    say(f"submitted {name} -> {request.run}")
+    print_line(f"submitted {name} -> {request.run}")
     if not follow:
-        say(f"fossilray job logs {name} --follow --dashboard {dashboard}")
+        print_line(f"fossilray job logs {name} --follow --dashboard {dashboard}")
         return
     raise typer.Exit(_follow(server, name))
 
@@ -157,7 +157,7 @@ def list_jobs(dashboard: DashboardOption = HERE) -> None:
 
     jobs = JobClient(dashboard).jobs()
     if not jobs:
-        say(f"no job was submitted to {dashboard} yet")
+        print_line(f"no job was submitted to {dashboard} yet")
         return
     table = TextTable("job", "status", TextColumn("exit", is_number=True), "begun", "ended", "run")
     for job in jobs:
@@ -191,11 +191,11 @@ def job_status(
         "command": entry.entrypoint,
     }
     if as_json:
-        say(json.dumps(fields))
+        print_line(json.dumps(fields))
         return
     for name, value in fields.items():
         if value not in (None, ""):
-            say(f"{name:<14}{value}")
+            print_line(f"{name:<14}{value}")
 
 
 def logs(
@@ -231,11 +231,11 @@ def stop(
     server = JobClient(dashboard)
     name = server.find(job).name
     if not server.stop(name):
-        say(f"{name} had ended already")
+        print_line(f"{name} had ended already")
         return
-    say(f"stopping {name} after the slides in progress")
+    print_line(f"stopping {name} after the slides in progress")
     if wait:
-        say(f"{name}: {server.wait(name).status}")
+        print_line(f"{name}: {server.wait(name).status}")
 
 
 def _follow(server: JobClient, name: str) -> int:
@@ -253,7 +253,7 @@ def _report_end(job: Job) -> None:
     if job.status == "FAILED" and job.driver_exit_code is None:
         # Without a driver there is no log with the reason.
         warn(job.message)
-    say(f"{job.name}: {job.status}, exit code {job.exit_code}")
+    print_line(f"{job.name}: {job.status}, exit code {job.exit_code}")
 
 
 def _print_log(text: str) -> None:

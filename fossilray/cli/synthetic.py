@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from fossilray.cli.options import SeedOption, SlidesCountOption, SlideSizeOption, outside_runs
-from fossilray.cli.output import out, say
+from fossilray.cli.output import out, print_line
 
 SlideForm = Literal["mrxs", "tiff"]
 
@@ -27,7 +27,7 @@ def synth(
     from fossilray.synthetic.archive import synthesise_archive
 
     truth = synthesise_archive(out_dir, slides=slides, size_px=size, form=form, seed=seed, console=out)
-    say(f"{slides} slides and {truth.name} -> {out_dir}")
+    print_line(f"{slides} slides and {truth.name} -> {out_dir}")
 
 
 def demo(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fossilray.cli.options import ClusterOption, ConfigOption, RunsArgument, SetOption, outside_runs, settings
-from fossilray.cli.output import out, progress_bar, say
+from fossilray.cli.output import out, print_line, progress_bar
 from fossilray.cli.running import stop_on_sigterm
 from fossilray.core.config.choices import MetricLossName, TrainingMethodName
 from fossilray.core.errors import UsageError
@@ -104,7 +104,7 @@ def curate(
     with progress_bar("curating", sum(len(slides_with_objects(store)) for store in stores)) as advance:
         record = curate_runs(stores, out_file, chosen, access=access, on_slide=advance)
     kept = sum(cluster.reason is None for cluster in record.clusters)
-    say(
+    print_line(
         f"{record.kept:,} of {record.objects:,} objects kept, {kept} of {len(record.clusters)} clusters -> {out_file}, "
         f"{out_file.removesuffix('.parquet')}.html"
     )
@@ -204,9 +204,9 @@ def _train(
                 chosen, folder, address=address, min_workers=min_workers, report=report, stop=stop
             )
     if not result.finished:
-        say(f"stopped after {result.step} steps; run the same command again to resume")
+        print_line(f"stopped after {result.step} steps; run the same command again to resume")
         raise typer.Exit(3)
-    say(f"{result.step} steps, loss {result.loss:.3f} -> {result.backbone}")
+    print_line(f"{result.step} steps, loss {result.loss:.3f} -> {result.backbone}")
 
 
 def _train_here(
