@@ -28,6 +28,8 @@ FossilrayError
     ├── SlideUnreadable              the operating system cannot open the file: permissions, a broken link
     ├── MissingCompanion             a MIRAX slide lacks Slidedat.ini, Index.dat or a data file
     ├── MissingResolution            neither the slide nor the configuration states um per pixel
+    │   └── UnequalPixels            the slide states different um per pixel across and down
+    ├── DoubtfulSlide                a check finds what slides.strict_doubts refuses
     ├── UnreadableRegion             pixels cannot be decoded
     ├── TooManyUnreadableTiles       more of the slide is unreadable than slides.max_lost_share allows
     ├── TooLarge                     the file claims more pixels or bytes than the configuration allows
@@ -186,6 +188,14 @@ class MissingCompanion(SlideError):
 
 class MissingResolution(SlideError):
     """The um per pixel of the slide are unknown."""
+
+
+class UnequalPixels(MissingResolution):
+    """The um per pixel that the slide states across and down differ."""
+
+
+class DoubtfulSlide(SlideError):
+    """A check of the slide finds what `slides.strict_doubts` refuses."""
 
 
 class UnreadableRegion(SlideError):

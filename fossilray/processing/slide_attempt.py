@@ -13,6 +13,7 @@ from fossilray.core.records import (
     UNASSIGNED_WELL,
     Attempt,
     CatalogRow,
+    Doubt,
     Outcome,
     SlideSummary,
     WorkerStatus,
@@ -25,6 +26,8 @@ from fossilray.processing.detection.detect import Detections, NetworkThreads, de
 from fossilray.processing.detection.merge import Merged, merge_scanned
 from fossilray.processing.threads import SlideThreads
 from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
+from fossilray.slides.doubts.before import check_slide
+from fossilray.slides.doubts.strict import merge_doubts, refuse_doubts
 from fossilray.slides.slide import Slide, open_slide
 from fossilray.store import RunStore
 from fossilray.store.arrays.group import ArrayWriter
@@ -84,6 +87,8 @@ class SlideAttempt:
             ) as slide,
             self._context.threads,  # end before the slide is closed
         ):
+            before = merge_doubts(self._row, check_slide(slide, mpp=slide.info.mpp))
+            refuse_doubts(self._row.path, before, slides.strict_doubts)
             self._enter("detect")
             try:
                 detections = self._detect(slide)
@@ -106,7 +111,7 @@ class SlideAttempt:
             info = slide.info
         table = objects_table(self._row, info, boxes, crops, self._config.merge.isolated_overlap)
         self._enter("commit")
-        summary = self._summarise(info, detections, merged, crops)
+        summary = self._summarise(info, detections, merged, crops, before)
         if self._store.single_writer:
             self._store.submit_slide(table, summary, crops.files, attempt=self._context.attempt)
             return Outcome(self._row.slide_id, summary=summary, submitted=True)
@@ -170,7 +175,12 @@ class SlideAttempt:
         )
 
     def _summarise(
-        self, info: SlideInfo, detections: Detections, merged: Merged, crops: StoredCrops
+        self,
+        info: SlideInfo,
+        detections: Detections,
+        merged: Merged,
+        crops: StoredCrops,
+        doubts: tuple[Doubt, ...],
     ) -> SlideSummary:
         bounds = info.bounds
         scanned_mm2 = bounds.width * bounds.height * info.mpp**2 / 1e6
@@ -219,7 +229,7 @@ class SlideAttempt:
             mpp_from=info.mpp_from,
             planes=self._row.planes,
             scan_id=self._row.scan_id,
-            doubts=self._row.doubts,
+            doubts=doubts,
             extra=self._row.extra,
         )
 

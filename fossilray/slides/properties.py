@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
 
+from fossilray.core.errors import UnequalPixels
 from fossilray.core.types import Rect
+
+SAME_SCALE = 0.02
+"""Two statements of um per pixel that differ by a smaller share agree."""
 
 # A file that states a printer's resolution (72 dpi is 353 um per pixel) does not describe its scan.
 _PLAUSIBLE_MPP = (0.01, 20.0)
@@ -16,8 +23,24 @@ _UM_PER_TIFF_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
 _UM2_PER_PIXEL = 0.25**2
 
 
-def stated_mpp(stated: Mapping[str, str]) -> float | None:
-    """Return the um per level-0 pixel, the geometric mean of both axes; None if no plausible value is stated."""
+@dataclass(frozen=True)
+class StatedMpp:
+    """um per level-0 pixel that a slide states along x and y."""
+
+    x: float
+    y: float
+
+    @property
+    def square(self) -> float | None:
+        """The um per pixel of square pixels, which is that of x; None if the axes differ by more than 2 %."""
+        return self.x if abs(self.x / self.y - 1) <= SAME_SCALE else None
+
+
+def stated_mpp(stated: Mapping[str, str]) -> StatedMpp | None:
+    """Return the um per level-0 pixel; None if no plausible value is stated.
+
+    An axis without a value takes that of the other axis.
+    """
     across, down = (_number(stated.get(f"openslide.mpp-{axis}")) for axis in "xy")
     if across is None and down is None:
         unit_um = _UM_PER_TIFF_UNIT.get(stated.get("tiff.ResolutionUnit", ""))
@@ -27,27 +50,55 @@ def stated_mpp(stated: Mapping[str, str]) -> float | None:
             else None
             for axis in "XY"
         )
-    sides = [side for side in (across, down) if side is not None]
-    if not sides:
+    across, down = across or down, down or across
+    if across is None or down is None:
         return None
-    mean = math.prod(sides) ** (1 / len(sides))
-    return mean if _PLAUSIBLE_MPP[0] < mean < _PLAUSIBLE_MPP[1] else None
+    low, high = _PLAUSIBLE_MPP
+    return StatedMpp(across, down) if low < min(across, down) and max(across, down) < high else None
 
 
 def choose_mpp(
-    stated: float | None, *, mpp: float | None, catalog_mpp: float | None, mpp_override: float | None
+    stated: StatedMpp | None,
+    *,
+    shown: str,
+    mpp: float | None,
+    catalog_mpp: float | None,
+    mpp_override: float | None,
 ) -> tuple[float | None, str]:
     """Return the um per level-0 pixel to use, and what states it: `slide`, `catalog` or `config`.
 
     The order is mpp_override, catalog_mpp, stated (by the slide), mpp. A catalog that repeats the slide's value adds
-    nothing to it.
+    nothing to it. shown: the slide's name in messages.
+
+    Raises:
+        UnequalPixels: the slide states different values along x and y, and neither mpp_override nor catalog_mpp is
+            given.
     """
     if mpp_override is not None:
         return mpp_override, "config"
+    square = stated.square if stated is not None else None
     if catalog_mpp is not None:
-        repeats = stated is not None and math.isclose(catalog_mpp, stated, rel_tol=_SAME_MPP)
+        repeats = square is not None and math.isclose(catalog_mpp, square, rel_tol=_SAME_MPP)
         return catalog_mpp, "slide" if repeats else "catalog"
-    return (stated, "slide") if stated is not None else (mpp, "config")
+    if stated is None:
+        return mpp, "config"
+    if square is None:
+        raise UnequalPixels(describe_unequal(stated, shown))
+    return square, "slide"
+
+
+def describe_unequal(stated: StatedMpp, shown: str) -> str:
+    """Return a sentence about pixels that are not square, with the remedy. shown: the slide's name."""
+    coarse = max(stated.x, stated.y)
+    across, down = stated.x / coarse, stated.y / coarse
+    per_mm = 1000 / coarse
+    options = f"tile,pyramid,bigtiff,compression=jpeg,Q=90,xres={per_mm:g},yres={per_mm:g}"
+    squared = f"{PurePath(shown).stem}-square.tif[{options}]"
+    return (
+        f"{shown} states {stated.x:g} um per px across and {stated.y:g} down; pixels must be square: resample it "
+        f"(`vips resize {shlex.quote(shown)} {shlex.quote(squared)} {across:g} --vscale {down:g}`), or, if the file is "
+        "wrong, state its um per px in the column mpp of the catalog or in slides.mpp_override"
+    )
 
 
 def stated_bounds(stated: Mapping[str, str], width: int, height: int) -> Rect:

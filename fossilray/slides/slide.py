@@ -75,7 +75,7 @@ def open_slide(
         UnreadableSlide: OpenSlide cannot open the file.
         SlideMissing, SlideUnreadable, SourceUnreachable: the operating system cannot.
         MissingCompanion: a MIRAX slide lacks a file, or has one that is too short.
-        MissingResolution: neither the slide nor the caller states the mpp.
+        MissingResolution: neither the slide nor the caller states the mpp, or the slide's differs across and down.
         TooLarge: the file claims more pixels than that, or tiles too large to decode.
 
     Example:

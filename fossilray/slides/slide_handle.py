@@ -81,7 +81,7 @@ def describe_slide(
     """Return the metadata of an open slide. The resolutions are those of `open_slide`.
 
     Raises:
-        MissingResolution: there is no um per px.
+        MissingResolution: there is no um per px, or it differs across and down.
         TooLarge: its tiles claim more pixels than can be decoded at once.
     """
     stated = {
@@ -93,7 +93,11 @@ def describe_slide(
         for number in range(lowlevel.get_level_count(handle))
     )
     resolution, mpp_from = choose_mpp(
-        stated_mpp(stated), mpp=mpp, catalog_mpp=catalog_mpp, mpp_override=mpp_override
+        stated_mpp(stated),
+        shown=path.name,
+        mpp=mpp,
+        catalog_mpp=catalog_mpp,
+        mpp_override=mpp_override,
     )
     if resolution is None:
         raise MissingResolution(

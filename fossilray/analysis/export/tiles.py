@@ -181,7 +181,7 @@ def read_tiles(
     """Read tiles one at a time. A tile that cannot be read is counted in `counts.unreadable` and left out."""
     if not tiles:
         return
-    with open_slide(Path(summary.path), mpp=summary.mpp) as slide:
+    with open_slide(Path(summary.path), mpp_override=summary.mpp) as slide:
         for tile in tiles:
             try:
                 yield TileImage(summary, tile, _read(slide, tile, options))

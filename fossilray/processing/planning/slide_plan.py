@@ -16,6 +16,7 @@ from fossilray.core.types import Rect, SlideInfo
 from fossilray.processing.detection.foreground import find_foreground, foreground_units, units_overlapping
 from fossilray.processing.detection.passes import DetectionPass, plan_passes
 from fossilray.processing.detection.windows import plan_windows, scanned_in_tiles_mm2
+from fossilray.slides.doubts.before import check_metadata, check_slide
 from fossilray.slides.limits import check_size
 from fossilray.slides.properties import choose_mpp
 from fossilray.slides.remote.metadata import SlideMetadata, read_metadata, read_scanned_area
@@ -69,6 +70,7 @@ class SlidePlanner:
             max_gigapixels=slides.max_gigapixels,
             reader=slides.reader,
         ) as slide:
+            row = replace(row, doubts=check_slide(slide, mpp=slide.info.mpp))
             passes = self._passes(slide.info)
             foreground = find_foreground(slide, self._config.tiling)
         return self._sum(
@@ -85,7 +87,11 @@ class SlidePlanner:
         if not metadata.levels:
             return SlidePlan(row, row.slide_id in self._committed, None, None, 0.0, 0.0, files.bytes)
         mpp, mpp_from = choose_mpp(
-            metadata.mpp, mpp=slides.mpp, catalog_mpp=row.mpp, mpp_override=slides.mpp_override
+            metadata.stated,
+            shown=files.name,
+            mpp=slides.mpp,
+            catalog_mpp=row.mpp,
+            mpp_override=slides.mpp_override,
         )
         if mpp is None:
             raise MissingResolution(
@@ -93,17 +99,9 @@ class SlidePlanner:
             )
         cells = read_scanned_area(source, files)
         canvas = Rect(0, 0, metadata.levels[0].width, metadata.levels[0].height)
-        info = SlideInfo(
-            path=row.path,
-            vendor=metadata.vendor or "unknown",
-            width=canvas.width,
-            height=canvas.height,
-            mpp=mpp,
-            levels=metadata.levels,
-            bounds=_bounding_rect(cells, canvas) if cells else canvas,
-            background_rgb=(255, 255, 255),
-            mpp_from=mpp_from,
-        )
+        bounds = _bounding_rect(cells, canvas) if cells else canvas
+        info = metadata.info(row.path, mpp=mpp, mpp_from=mpp_from, bounds=bounds)
+        row = replace(row, doubts=check_metadata(info, mpp=mpp))
         check_size(info, max_gigapixels=slides.max_gigapixels)
         passes = self._passes(info)
         units = [

@@ -29,6 +29,7 @@ from fossilray.slides.access import as_slide_error
 from fossilray.slides.catalog.find_remote import find_remote_slides
 from fossilray.slides.catalog.sites import check_pattern_matches, check_search_time, compile_pattern
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file
+from fossilray.slides.doubts.before import check_slide
 from fossilray.slides.mirax.companions import file_missing_message
 from fossilray.slides.neighbours import can_be_read
 from fossilray.slides.slide import open_slide
@@ -261,10 +262,12 @@ def _read_metadata(slide_id: str, path: str, root: Path, pattern: NamePattern | 
     try:
         with open_slide(Path(path)) as slide:
             info, mpp = slide.info, slide.info.mpp
+            doubts = check_slide(slide, mpp=mpp)
     except MissingResolution:
         # The user states it in the catalog or in the configuration.
-        with open_slide(Path(path), mpp=1.0) as slide:
+        with open_slide(Path(path), mpp_override=1.0) as slide:
             info, mpp = slide.info, None
+            doubts = check_slide(slide, mpp=None)
     well, depth = parse_name(Path(path).stem, pattern)
     return CatalogRow(
         slide_id=slide_id,
@@ -280,6 +283,8 @@ def _read_metadata(slide_id: str, path: str, root: Path, pattern: NamePattern | 
         bounds_height=info.bounds.height,
         well=well or well_of_folders(_folders(path, root), pattern),
         measured_depth_m=depth,
+        mpp_from=None if mpp is None else "slide",
+        doubts=doubts,
     )
 
 

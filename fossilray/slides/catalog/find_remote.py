@@ -19,6 +19,7 @@ from fossilray.core.site_names import parse_name, well_of_folders
 from fossilray.core.slide_names import SLIDE_SUFFIXES, slide_id_for
 from fossilray.slides.catalog.sites import check_search_time
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_remote_catalog
+from fossilray.slides.doubts.before import check_metadata
 from fossilray.slides.mirax.companions import SLIDEDAT, file_missing_message
 from fossilray.slides.remote.metadata import SlideMetadata, read_metadata
 from fossilray.slides.remote.slide_files import (
@@ -222,6 +223,10 @@ def _row(
     finest = metadata.levels[0] if metadata.levels else None
     bounds = metadata.bounds
     folders = [folder.rpartition("/")[2] for folder in (*_folders_above(url, root), root)]
+    doubts = None
+    if finest is not None:
+        info = metadata.info(url, mpp=metadata.mpp or 1.0, mpp_from="slide")
+        doubts = check_metadata(info, mpp=metadata.mpp)
     return CatalogRow(
         slide_id=slide_id,
         path=url,
@@ -236,6 +241,8 @@ def _row(
         bounds_height=bounds.height if bounds else None,
         well=well or well_of_folders(folders, pattern),
         measured_depth_m=depth,
+        mpp_from=None if metadata.mpp is None else "slide",
+        doubts=doubts,
     )
 
 

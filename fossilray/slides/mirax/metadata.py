@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fossilray.core.types import Level, Rect
 from fossilray.slides.mirax.slidedat import Slidedat
-from fossilray.slides.properties import stated_mpp
+from fossilray.slides.properties import StatedMpp, stated_mpp
 
 ReadRange = Callable[[int, int], bytes]
 """Gives bytes [start, stop) of a file, or fewer at its end."""
@@ -91,12 +91,23 @@ def read_levels(grid: MiraxIndexGrid) -> tuple[Level, ...]:
     )
 
 
-def read_mpp(ini: Slidedat) -> float | None:
+def read_mpp(ini: Slidedat) -> StatedMpp | None:
     """Return the um per level-0 pixel; None if no plausible value is stated."""
-    finest = _level_groups(ini)[0]
-    return stated_mpp(
-        {f"openslide.mpp-{axis}": finest[f"MICROMETER_PER_PIXEL_{axis.upper()}"] for axis in "xy"}
-    )
+    return stated_mpp(read_properties(ini))
+
+
+def read_properties(ini: Slidedat) -> dict[str, str]:
+    """Return properties by OpenSlide's names: [GENERAL] and [HIERARCHICAL], the um per pixel and the objective."""
+    general, finest = ini["GENERAL"], _level_groups(ini)[0]
+    stated = {
+        f"mirax.{group}.{name}": value
+        for group in ("GENERAL", "HIERARCHICAL")
+        for name, value in ini[group].items()
+    }
+    stated |= {f"openslide.mpp-{axis}": finest[f"MICROMETER_PER_PIXEL_{axis.upper()}"] for axis in "xy"}
+    if "OBJECTIVE_MAGNIFICATION" in general:
+        stated["openslide.objective-power"] = general["OBJECTIVE_MAGNIFICATION"]
+    return stated
 
 
 def read_scanned(grid: MiraxIndexGrid, index: ReadRange) -> tuple[Rect, ...] | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from fossilray.core.errors import NotASlide
-from fossilray.core.types import Level, Rect
-from fossilray.slides.mirax.metadata import read_grid, read_levels, read_mpp, read_scanned
+from fossilray.core.types import Level, Rect, SlideInfo
+from fossilray.slides.mirax.metadata import read_grid, read_levels, read_mpp, read_properties, read_scanned
 from fossilray.slides.mirax.slidedat import check_claims
+from fossilray.slides.properties import StatedMpp
 from fossilray.slides.remote.slide_files import SlideFiles, is_mirax
 from fossilray.slides.remote.source import RemoteFile, SlideSource
 from fossilray.slides.tiff.metadata import read_tiff
@@ -22,14 +24,40 @@ _TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
 class SlideMetadata:
     """Metadata of a slide, read without opening it.
 
-    levels: empty if unknown. mpp: um per level-0 pixel. bounds: scanned area in level-0 px as OpenSlide reports it;
-    None if that needs the whole slide.
+    levels: empty if unknown. stated: um per level-0 pixel. bounds: scanned area in level-0 px as OpenSlide reports it;
+    None if that needs the whole slide. properties: by OpenSlide's names; few of those it has.
     """
 
     vendor: str | None = None
     levels: tuple[Level, ...] = ()
-    mpp: float | None = None
+    stated: StatedMpp | None = None
     bounds: Rect | None = None
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def mpp(self) -> float | None:
+        """um per level-0 pixel; None if none is stated, or if pixels are not square."""
+        return self.stated.square if self.stated is not None else None
+
+    def info(self, path: str, *, mpp: float, mpp_from: str, bounds: Rect | None = None) -> SlideInfo:
+        """Return these metadata as those of an opened slide; `levels` must be known.
+
+        path: URL of the slide. mpp: um per level-0 pixel. bounds: scanned area; by default the stated one, else the
+        whole canvas.
+        """
+        finest = self.levels[0]
+        return SlideInfo(
+            path=path,
+            vendor=self.vendor or "unknown",
+            width=finest.width,
+            height=finest.height,
+            mpp=mpp,
+            levels=self.levels,
+            bounds=bounds or self.bounds or Rect(0, 0, finest.width, finest.height),
+            background_rgb=(255, 255, 255),
+            mpp_from=mpp_from,
+            properties=self.properties,
+        )
 
 
 def read_metadata(
@@ -48,7 +76,12 @@ def read_metadata(
         )
         try:
             grid = read_grid(bundle.slidedat)
-            return SlideMetadata("mirax", read_levels(grid), read_mpp(bundle.slidedat))
+            return SlideMetadata(
+                "mirax",
+                read_levels(grid),
+                read_mpp(bundle.slidedat),
+                properties=read_properties(bundle.slidedat),
+            )
         except (KeyError, ValueError) as error:
             raise NotASlide(
                 f"{shown} cannot be opened: its Slidedat.ini is not as OpenSlide needs it ({error}); it is damaged "
@@ -68,7 +101,8 @@ def read_metadata(
     if tiff is None:
         return SlideMetadata()
     finest = tiff.levels[0]
-    return SlideMetadata(tiff.vendor, tiff.levels, tiff.mpp, Rect(0, 0, finest.width, finest.height))
+    whole = Rect(0, 0, finest.width, finest.height)
+    return SlideMetadata(tiff.vendor, tiff.levels, tiff.stated, whole, tiff.properties)
 
 
 def read_scanned_area(source: SlideSource, bundle: SlideFiles) -> tuple[Rect, ...] | None:

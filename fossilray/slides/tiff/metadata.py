@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from fossilray.core.types import Level
-from fossilray.slides.properties import stated_mpp
+from fossilray.slides.properties import StatedMpp, stated_mpp
 from fossilray.slides.tiff.directories import ReadBytes, Value, read_directories
 
 _MOST_READS = 48
@@ -42,7 +43,9 @@ class TiffMetadata:
 
     vendor: str
     levels: tuple[Level, ...]
-    mpp: float | None
+    stated: StatedMpp | None
+    properties: Mapping[str, str] = field(default_factory=dict)
+    """By OpenSlide's names: um per pixel, or the TIFF's resolution, and the objective."""
 
 
 def read_tiff(read: ReadBytes) -> TiffMetadata | None:
@@ -66,7 +69,8 @@ def _metadata(pages: list[dict[int, Value]]) -> TiffMetadata | None:
         levels = _levels([page for page in pages if _TILE_WIDTH in page])
         # OpenSlide refuses levels that are out of order.
         rising = all(finer.downsample <= coarser.downsample for finer, coarser in itertools.pairwise(levels))
-        return TiffMetadata("aperio", levels, _aperio_mpp(first)) if rising else None
+        properties = _aperio_properties(first)
+        return TiffMetadata("aperio", levels, stated_mpp(properties), properties) if rising else None
     if (
         description.lstrip("\ufeff \t\r\n").startswith("<")
         or str(first.get(_SOFTWARE, "")).startswith(_OTHER_SOFTWARE)
@@ -75,7 +79,8 @@ def _metadata(pages: list[dict[int, Value]]) -> TiffMetadata | None:
         return None
     reduced = [page for page in pages[1:] if _TILE_WIDTH in page and _is_reduced(page)]
     ordered = sorted([first, *reduced], key=lambda page: -int(page[_WIDTH]))
-    return TiffMetadata("generic-tiff", _levels(ordered), stated_mpp(_resolution(first)))
+    properties = _resolution(first)
+    return TiffMetadata("generic-tiff", _levels(ordered), stated_mpp(properties), properties)
 
 
 def _levels(pages: list[dict[int, Value]]) -> tuple[Level, ...]:
@@ -90,13 +95,15 @@ def _is_reduced(page: dict[int, Value]) -> bool:
     return bool(int(page.get(_SUBFILE_TYPE, 0)) & _REDUCED)
 
 
-def _aperio_mpp(page: dict[int, Value]) -> float | None:
+def _aperio_properties(page: dict[int, Value]) -> dict[str, str]:
     stated = _resolution(page)
     for item in str(page[_DESCRIPTION]).split("|")[1:]:
         name, _, value = item.partition("=")
         if name.strip() == "MPP":
             stated["openslide.mpp-x"] = stated["openslide.mpp-y"] = value.strip()
-    return stated_mpp(stated)
+        if name.strip() == "AppMag":
+            stated["openslide.objective-power"] = value.strip()
+    return stated
 
 
 def _resolution(page: dict[int, Value]) -> dict[str, str]:

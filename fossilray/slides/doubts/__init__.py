@@ -1,0 +1,1 @@
+"""Checks of a slide before it is processed; each finding is a `Doubt`."""
