@@ -11,9 +11,9 @@ _OF_THE_CATALOG = ("same-scan",)
 """Codes of findings that compare the slides of a catalog, which the slide alone does not show."""
 
 
-def merge_doubts(row: CatalogRow, found: Iterable[Doubt]) -> tuple[Doubt, ...]:
+def merge_doubts(row: CatalogRow, of_slide: Iterable[Doubt]) -> tuple[Doubt, ...]:
     """Return the findings about an opened slide, after those of its row that only the catalog shows."""
-    return (*(doubt for doubt in row.doubts or () if doubt.code in _OF_THE_CATALOG), *found)
+    return (*(doubt for doubt in row.doubts or () if doubt.code in _OF_THE_CATALOG), *of_slide)
 
 
 def refuse_doubts(path: str, doubts: Iterable[Doubt], strict: Collection[str]) -> None:
@@ -24,5 +24,5 @@ def refuse_doubts(path: str, doubts: Iterable[Doubt], strict: Collection[str]) -
     """
     refused = [doubt for doubt in doubts if doubt.code in strict]
     if refused:
-        found = "; ".join(f"{doubt.code}: {doubt.sentence}" for doubt in refused)
-        raise DoubtfulSlide(f"{path}: {found} (refused by slides.strict_doubts)")
+        reasons = "; ".join(f"{doubt.code}: {doubt.sentence}" for doubt in refused)
+        raise DoubtfulSlide(f"{path}: {reasons} (refused by slides.strict_doubts)")
