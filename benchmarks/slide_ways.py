@@ -23,11 +23,12 @@ from fossilray.core.config import RunConfig
 from fossilray.core.records import ArrayFiles, CatalogRow, WorkItem
 from fossilray.core.types import Boxes, Detector
 from fossilray.processing.crops.extract import extract_crops
-from fossilray.processing.crops.measures import estimate_background, measure_crops
+from fossilray.processing.crops.measures import measure_crops
 from fossilray.processing.detection.detect import NetworkThreads, detect_objects
 from fossilray.processing.detection.merge import merge_tiles
 from fossilray.processing.worker import SlideWorker
 from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
+from fossilray.slides.clear_field import estimate_background
 from fossilray.slides.slide import Slide, open_slide
 from fossilray.store import RunStore
 from fossilray.store.arrays.group import ArrayWriter

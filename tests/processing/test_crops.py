@@ -17,7 +17,8 @@ from fossilray.core.errors import UnreadableRegion
 from fossilray.core.images import resize_to
 from fossilray.core.types import Level, Rect, SlideInfo
 from fossilray.processing.crops.cut import extract_crop
-from fossilray.processing.crops.measures import Measures, clear_field, estimate_background, measure_crops
+from fossilray.processing.crops.measures import Measures, measure_crops
+from fossilray.slides.clear_field import clear_field, estimate_background
 from fossilray.slides.slide import Slide
 
 CLEAR = (226, 222, 219)

@@ -19,9 +19,10 @@ from fossilray.core.errors import StoreError
 from fossilray.core.types import Boxes, Embedder
 from fossilray.processing.crops.cut import extract_crop
 from fossilray.processing.crops.extract import ExtractedCrops, extract_crops
-from fossilray.processing.crops.measures import estimate_background, measure_crops
+from fossilray.processing.crops.measures import measure_crops
 from fossilray.processing.crops.objects_table import round_outward
 from fossilray.processing.detection.detect import NetworkThreads
+from fossilray.slides.clear_field import estimate_background
 from fossilray.slides.slide import Slide, open_slide
 from fossilray.store import RunStore
 from fossilray.store.arrays.group import ArrayWriter, open_array_group

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
-from support.slides_on_disk import discs, write_slide
+from support import damaged_slides
+from support.slides_on_disk import CLEAR, discs, write_slide
 
 from fossilray.core.doubt_codes import DOUBT_CODES
 from fossilray.core.errors import DoubtfulSlide, UnequalPixels
 from fossilray.core.records import CatalogRow, Doubt
+from fossilray.core.types import Level, Rect, SlideInfo
 from fossilray.slides.catalog import find_slides
 from fossilray.slides.doubts.before import check_slide
-from fossilray.slides.doubts.scale import plausible_mpp
+from fossilray.slides.doubts.scale import bounds_doubts, plausible_mpp
 from fossilray.slides.doubts.strict import merge_doubts, refuse_doubts
 from fossilray.slides.slide import open_slide
 from fossilray.synthetic.archive import synthesise_archive
@@ -178,6 +181,175 @@ def test_slide_that_states_another_illumination_than_brightfield_is_doubted(
     found = doubts_of(path)
     assert set(found) == {"slide-type"}
     assert f"SLIDE_TYPE = {kind}" in found["slide-type"].sentence
+
+
+BRIGHT = discs(768)
+FILLED = np.concatenate([BRIGHT, np.full((768, 3072, 3), 255, np.uint8)], axis=1)
+CELLS = cv2.blur(np.where(BRIGHT == CLEAR, 0, 220).astype(np.uint8), (81, 81))
+
+
+@pytest.mark.parametrize(
+    ("image", "grey", "words"),
+    [
+        (255 - BRIGHT, 33, "fluorescence, dark field or inverted colours"),
+        (BRIGHT // 25, 9, "fluorescence, dark field or inverted colours"),
+        (CELLS, 0, "fluorescence, dark field or inverted colours"),
+        (np.where(FILLED == 255, 255, 255 - FILLED).astype(np.uint8), 255, "show no bright background"),
+        (np.minimum(BRIGHT.astype(int) * 5 // 4, 255).astype(np.uint8), 255, "saturated white"),
+        ((BRIGHT * np.array([1.1, 0.9, 0.3])).astype(np.uint8), 170, "strongly coloured, RGB 248, 199, 65"),
+    ],
+    ids=["inverted", "dark", "fluorescence on black", "inverted in a white frame", "overexposed", "yellow"],
+)
+def test_slide_without_a_clear_field_is_doubted(
+    tmp_path: Path, image: np.ndarray, grey: float, words: str
+) -> None:
+    found = doubts_of(tiff(tmp_path / "t.tif", image))
+    assert set(found) == {"no-clear-field"}
+    assert found["no-clear-field"].value == pytest.approx(grey, abs=1.5)
+    assert words in found["no-clear-field"].sentence
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        BRIGHT,
+        FILLED,
+        np.where(FILLED == 255, 0, FILLED).astype(np.uint8),
+        (BRIGHT * np.array([1.0, 0.95, 0.8])).astype(np.uint8),
+        (BRIGHT * 0.7).astype(np.uint8),
+        np.concatenate([discs(768), np.full((1024, 768, 3), (90, 60, 30), np.uint8)]),
+    ],
+    ids=["bright", "white fill", "black fill", "halogen light", "dim", "mostly dark debris"],
+)
+def test_bright_slide_is_not_doubted_for_its_light(tmp_path: Path, image: np.ndarray) -> None:
+    assert not doubts_of(tiff(tmp_path / "t.tif", image))
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "bits", "words"),
+    [
+        (
+            BRIGHT.astype(np.uint16) * 257,
+            {"photometric": "rgb"},
+            16,
+            "16 bits per colour, which are cut to 8",
+        ),
+        (BRIGHT[..., 0], {"photometric": "minisblack"}, 8, "1 sample per pixel (grey)"),
+        (BRIGHT[..., 0], {"photometric": "miniswhite"}, 8, "1 sample per pixel (grey, white is zero)"),
+    ],
+    ids=["16 bits", "grey", "grey, inverted"],
+)
+def test_pixels_of_more_bits_or_fewer_colours_are_doubted(
+    tmp_path: Path, image: np.ndarray, options: dict[str, str], bits: float, words: str
+) -> None:
+    path = tmp_path / "t.tif"
+    tifffile.imwrite(
+        path, image, tile=(256, 256), resolution=(40_000, 40_000), resolutionunit="centimeter", **options
+    )
+    found = doubts_of(path)["bit-depth"]
+    assert found.value == bits
+    assert words in found.sentence
+
+
+def test_mirax_slide_that_states_sixteen_bits_is_doubted(tmp_path: Path) -> None:
+    path = mirax(tmp_path, lambda ini: ini.replace("[GENERAL]", "[GENERAL]\r\nVIMSLIDE_SLIDE_BITDEPTH = 16"))
+    assert doubts_of(path)["bit-depth"].value == 16
+
+
+def write_pyramid(path: Path, *, marked: bool, in_sub_directories: bool = False) -> None:
+    with tifffile.TiffWriter(path) as file:
+        for level in range(4):
+            file.write(
+                np.ascontiguousarray(BRIGHT[:: 2**level, :: 2**level]),
+                tile=(128, 128),
+                photometric="rgb",
+                resolution=(40_000 / 2**level,) * 2,
+                resolutionunit="centimeter",
+                subfiletype=1 if level and marked else 0,
+                subifds=3 if in_sub_directories and not level else None,
+            )
+
+
+def test_levels_that_openslide_does_not_use_are_counted(tmp_path: Path) -> None:
+    write_pyramid(tmp_path / "sound.tif", marked=True)
+    assert not doubts_of(tmp_path / "sound.tif")
+    for name, kind in (("plain.tif", "NewSubfileType"), ("sub.tif", "SubIFDs")):
+        write_pyramid(tmp_path / name, marked=name == "sub.tif", in_sub_directories=name == "sub.tif")
+        found = doubts_of(tmp_path / name)
+        assert set(found) == {"levels-missing"}
+        assert found["levels-missing"].value == 3
+        assert kind in found["levels-missing"].sentence
+
+
+def test_pages_of_other_content_are_no_missing_levels(tmp_path: Path) -> None:
+    path = tmp_path / "t.tif"
+    with tifffile.TiffWriter(path) as file:
+        for image in (BRIGHT, BRIGHT, BRIGHT[:256, :128], BRIGHT[::8, ::8]):
+            tile = None if len(image) == 96 else (128, 128)
+            file.write(
+                np.ascontiguousarray(image),
+                tile=tile,
+                photometric="rgb",
+                resolution=(40_000, 40_000),
+                resolutionunit="centimeter",
+            )
+    assert not doubts_of(path)
+
+
+def test_mirax_level_without_tiles_is_missing(tmp_path: Path) -> None:
+    path = damaged_slides.write_mirax(tmp_path / "s.mrxs")
+    assert not doubts_of(path)
+    damaged_slides.leave_out_mirax_tiles(path, 2, keep=lambda tile: False)
+    found = doubts_of(path)["levels-missing"]
+    assert found.value == 1
+    assert "no tile of level 2" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("bounds", "share"),
+    [
+        (("0", "0", "900", "700"), 0.9),
+        (("-50", "0", "500", "500"), 0.45),
+        (("900", "900", "10", "10"), 0.0),
+        (("0", "0", "2", "2"), 8e-6),
+        (("0", None, "500", "500"), None),
+        (("0", "0", "nan", "500"), None),
+    ],
+    ids=["too large", "negative", "outside", "tiny", "incomplete", "no number"],
+)
+def test_scanned_area_that_does_not_fit_the_canvas_is_doubted(
+    bounds: tuple[str | None, ...], share: float | None
+) -> None:
+    names = ("x", "y", "width", "height")
+    stated = {f"openslide.bounds-{name}": text for name, text in zip(names, bounds, strict=True) if text}
+    (doubt,) = bounds_doubts(canvas(stated))
+    assert doubt.code == "bounds-implausible"
+    assert doubt.value == (None if share is None else pytest.approx(share))
+
+
+def test_scanned_area_on_the_canvas_is_not_doubted() -> None:
+    fitting = {
+        f"openslide.bounds-{name}": str(px)
+        for name, px in zip(("x", "y", "width", "height"), (10, 20, 700, 480), strict=True)
+    }
+    assert not list(bounds_doubts(canvas(fitting)))
+    assert not list(bounds_doubts(canvas({})))
+
+
+def canvas(properties: dict[str, str]) -> SlideInfo:
+    """Metadata of a slide of 1000 x 500 px."""
+    level = Level(1000, 500, 1.0)
+    return SlideInfo(
+        "s.mrxs",
+        "mirax",
+        1000,
+        500,
+        0.25,
+        (level,),
+        Rect(0, 0, 1000, 500),
+        (255, 255, 255),
+        properties=properties,
+    )
 
 
 def test_strict_codes_refuse_a_slide_and_name_the_finding() -> None:

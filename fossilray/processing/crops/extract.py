@@ -20,9 +20,10 @@ from fossilray.core.config import RunConfig
 from fossilray.core.parallel import map_ordered
 from fossilray.core.types import Boxes, Embedder
 from fossilray.processing.crops.cut import extract_crop
-from fossilray.processing.crops.measures import Measures, estimate_background, measure_crops
+from fossilray.processing.crops.measures import Measures, measure_crops
 from fossilray.processing.crops.objects_table import StoredCrops, round_outward
 from fossilray.processing.detection.detect import NetworkThreads
+from fossilray.slides.clear_field import estimate_background
 from fossilray.slides.slide import Slide
 from fossilray.store.arrays.group import ArrayWriter
 

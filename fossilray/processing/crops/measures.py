@@ -1,26 +1,13 @@
-"""Measures of each crop: optical density, sharpness, mean colour; and the slide's clear field."""
+"""Measures of each crop: optical density, sharpness, mean colour."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-from fossilray.core.errors import UnreadableRegion
-
-if TYPE_CHECKING:
-    from fossilray.slides.slide import Slide
-
-PATCH_PX = 256
-MAX_PATCHES = 8
-"""Clear-field sampling reads at most 8 x 8 patches of 256 px: 4 megapixels, spread over the scanned area."""
-
-NEAR_MODE_GREY = 6.0
-"""Pixels within this many grey levels of the clear field's mode are averaged: scanner noise, not objects."""
 
 
 @dataclass(frozen=True)
@@ -78,36 +65,6 @@ def measure_crops(
     return Measures(opacity, sharpness, mean_rgb, failed.copy())
 
 
-def estimate_background(slide: Slide) -> NDArray[np.float32]:
-    """Return the RGB (3,) of the slide's clear field, the I0 of its optical densities.
-
-    It is the brightest frequent mode of the scanned area, sampled on the coarsest level that can be read; where no
-    pixel can be read, the background that the slide declares.
-    """
-    for level in reversed(range(len(slide.info.levels))):
-        pixels = _sample_scanned(slide, level)
-        if len(pixels):
-            return clear_field(pixels)
-    return np.asarray(slide.info.background_rgb, np.float32)
-
-
-def clear_field(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the colour (3,) of the clear field among pixels (n, 3): the median around the brightest large mode."""
-    grey = pixels.mean(axis=1)
-    counts = np.bincount(np.rint(grey).astype(np.intp), minlength=256).astype(np.float64)
-    # A narrow Gaussian joins the two or three grey levels that one even field spreads over.
-    kernel = np.exp(-0.5 * (np.arange(-6, 7) / 2.0) ** 2)
-    smooth = np.convolve(counts, kernel / kernel.sum(), mode="same")
-    # A fifth of the largest mode: crowded slides have less clear field than objects, glints are fewer.
-    large = smooth >= 0.2 * smooth.max()
-    rising = np.append(True, smooth[1:] >= smooth[:-1])
-    falling = np.append(smooth[:-1] >= smooth[1:], True)
-    mode = int(np.flatnonzero(large & rising & falling).max())
-    near = np.abs(grey - mode) <= NEAR_MODE_GREY
-    colour: NDArray[np.float32] = np.median(pixels[near], axis=0).astype(np.float32)
-    return colour
-
-
 def _density_by_value(background: NDArray[np.float64]) -> NDArray[np.float64]:
     """(3, 256) optical density of each 8-bit value in each channel."""
     light = np.maximum(np.arange(256, dtype=np.float64), 1.0)
@@ -131,36 +88,3 @@ def _laplacian_variance(crop: NDArray[np.uint8]) -> float:
     # OpenCV sums in float64, whose precision suffices for the difference.
     mean_of_squares = cv2.norm(inner, cv2.NORM_L2SQR) / inner.size
     return float(max(0.0, mean_of_squares - cv2.mean(inner)[0] ** 2))
-
-
-def _sample_scanned(slide: Slide, level: int) -> NDArray[np.uint8]:
-    """(n, 3) opaque pixels from patches spread evenly over the bounds at one level; unreadable ones skipped."""
-    bounds, downsample = slide.info.bounds, slide.info.levels[level].downsample
-    width, height = max(1, int(bounds.width / downsample)), max(1, int(bounds.height / downsample))
-    columns, rows = _patches_along(width), _patches_along(height)
-    patches = []
-    for row in range(rows):
-        for column in range(columns):
-            left, top = _spread(column, columns, width), _spread(row, rows, height)
-            try:
-                patch, coverage = slide.read_with_alpha(
-                    level,
-                    bounds.x_min + round(left * downsample),
-                    bounds.y_min + round(top * downsample),
-                    min(PATCH_PX, width),
-                    min(PATCH_PX, height),
-                )
-            except UnreadableRegion:
-                continue
-            patches.append(patch[coverage == 255])
-    return np.concatenate(patches) if patches else np.zeros((0, 3), np.uint8)
-
-
-def _patches_along(side: int) -> int:
-    return min(MAX_PATCHES, -(-side // PATCH_PX))
-
-
-def _spread(index: int, count: int, side: int) -> int:
-    """Start of the index-th of `count` patches that are spread from one end of a side to the other."""
-    last = max(0, side - PATCH_PX)
-    return round(last * index / (count - 1)) if count > 1 else last // 2

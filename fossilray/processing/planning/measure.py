@@ -18,7 +18,7 @@ from fossilray.core.types import Boxes, Detector, Embedder, Image
 from fossilray.models.backbones.load import load_embedder
 from fossilray.models.detectors.load import load_detector
 from fossilray.processing.crops.cut import ExtractedCrop, extract_crop
-from fossilray.processing.crops.measures import estimate_background, measure_crops
+from fossilray.processing.crops.measures import measure_crops
 from fossilray.processing.crops.objects_table import round_outward
 from fossilray.processing.detection.foreground import find_foreground, foreground_units
 from fossilray.processing.detection.merge import TileBoxes, merge_tiles
@@ -26,6 +26,7 @@ from fossilray.processing.detection.passes import DetectionPass, Tile, plan_pass
 from fossilray.processing.detection.windows import plan_windows
 from fossilray.processing.planning.model import Quantity, Rates
 from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
+from fossilray.slides.clear_field import estimate_background
 from fossilray.slides.remote.scratch import Scratch
 from fossilray.slides.slide import Slide, open_slide
 from fossilray.store import RunStore

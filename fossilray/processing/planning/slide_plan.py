@@ -101,7 +101,7 @@ class SlidePlanner:
         canvas = Rect(0, 0, metadata.levels[0].width, metadata.levels[0].height)
         bounds = _bounding_rect(cells, canvas) if cells else canvas
         info = metadata.info(row.path, mpp=mpp, mpp_from=mpp_from, bounds=bounds)
-        row = replace(row, doubts=check_metadata(info, mpp=mpp))
+        row = replace(row, doubts=check_metadata(info, mpp=mpp, tiff=metadata.tiff))
         check_size(info, max_gigapixels=slides.max_gigapixels)
         passes = self._passes(info)
         units = [

@@ -226,7 +226,7 @@ def _row(
     doubts = None
     if finest is not None:
         info = metadata.info(url, mpp=metadata.mpp or 1.0, mpp_from="slide")
-        doubts = check_metadata(info, mpp=metadata.mpp)
+        doubts = check_metadata(info, mpp=metadata.mpp, tiff=metadata.tiff)
     return CatalogRow(
         slide_id=slide_id,
         path=url,

@@ -42,12 +42,14 @@ class ListedTiles:
     gaps: per level, areas of the size of a level-0 tile that the level lists and no finer level does, although these
         list other areas below the same tile. They were lost, or were never scanned, at the rim of a coarse tile.
     empty: per level, tiles that are listed with zero bytes.
+    tiles_per_level: per level, number of tiles that are listed; empty for formats that may list none.
     """
 
     finest: Ints
     orphans: Ints
     gaps: tuple[Ints, ...]
     empty: tuple[Ints, ...]
+    tiles_per_level: tuple[int, ...] = ()
 
     def widen(self, bounds: Rect, width: int, height: int) -> Rect:
         """Return the bounds, extended by the areas that level 0 has lost, within the canvas width x height.
@@ -145,7 +147,8 @@ def _of_mirax(path: Path, levels: int) -> ListedTiles | None:
             is_gap &= _photos_of(cells, grid.divisions)
         gaps.append(_tile_rects(grid, positions, np.flatnonzero(is_gap)))
         cells |= is_gap
-    return ListedTiles(finest, np.concatenate(orphans), tuple(gaps), tuple(empty))
+    counts = tuple(len(one) for one in entries)
+    return ListedTiles(finest, np.concatenate(orphans), tuple(gaps), tuple(empty), counts)
 
 
 def _entries(index: MiraxIndex, grid: MiraxIndexGrid, level: int) -> Ints:

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fossilray.core.records import Doubt
 from fossilray.core.types import SlideInfo
+from fossilray.slides.clear_field import sample_scanned
+from fossilray.slides.doubts.light import light_doubts
+from fossilray.slides.doubts.pixel_format import bit_depth_doubts, level_doubts
 from fossilray.slides.doubts.scale import bounds_doubts, mpp_doubts
 from fossilray.slides.doubts.slide_type import slide_type_doubts
 from fossilray.slides.slide import Slide
+from fossilray.slides.tiff.pixel_format import TiffFormat, read_format
+
+_PLAIN_TIFFS = ("generic-tiff", "aperio")
 
 
 def check_slide(slide: Slide, *, mpp: float | None) -> tuple[Doubt, ...]:
     """Return the findings about an open slide: metadata, format of the file, light of the clear field.
 
-    mpp: um per level-0 pixel in use; None if it is unknown.
+    At most 4 megapixels are read. mpp: um per level-0 pixel in use; None if it is unknown.
     """
-    return check_metadata(slide.info, mpp=mpp)
+    info = slide.info
+    tiff = read_format(Path(info.path)) if info.vendor in _PLAIN_TIFFS else None
+    tiles = slide.listed.tiles_per_level if slide.listed is not None else ()
+    return (
+        *check_metadata(info, mpp=mpp, tiff=tiff, tiles_per_level=tiles),
+        *light_doubts(sample_scanned(slide)),
+    )
 
 
-def check_metadata(info: SlideInfo, *, mpp: float | None) -> tuple[Doubt, ...]:
+def check_metadata(
+    info: SlideInfo,
+    *,
+    mpp: float | None,
+    tiff: TiffFormat | None = None,
+    tiles_per_level: tuple[int, ...] = (),
+) -> tuple[Doubt, ...]:
     """Return the findings that need metadata alone, such as of a slide in an object store.
 
-    mpp: um per level-0 pixel in use; None if it is unknown.
+    mpp: um per level-0 pixel in use; None if it is unknown. tiff: format of a TIFF's pixels. tiles_per_level: number
+    of tiles that the slide's index lists for each level. Neither is checked where it is not given.
     """
-    return (*mpp_doubts(info, mpp), *bounds_doubts(info), *slide_type_doubts(info))
+    return (
+        *mpp_doubts(info, mpp),
+        *bounds_doubts(info),
+        *slide_type_doubts(info),
+        *bit_depth_doubts(info, tiff),
+        *level_doubts(info, tiff, tiles_per_level),
+    )

@@ -9,8 +9,6 @@ from fossilray.core.types import SlideInfo
 
 _BRIGHTFIELD = ("BRIGHT", "UNKNOWN", "DEFAULT")
 _TYPE_PROPERTIES = ("mirax.GENERAL.SLIDE_TYPE", "leica.illumination-source")
-_FILTERS = "Slide filter level"
-_MOST_HIERARCHIES = 16
 
 
 def slide_type_doubts(info: SlideInfo) -> Iterator[Doubt]:
@@ -24,15 +22,4 @@ def slide_type_doubts(info: SlideInfo) -> Iterator[Doubt]:
                 f"the slide states {name.rpartition('.')[2]} = {stated:.60}; the detector is made for brightfield "
                 "scans: leave the slide out of the catalog, or look at its picture in the report",
             )
-            return
-    for number in range(_MOST_HIERARCHIES):
-        count = info.properties.get(f"mirax.HIERARCHICAL.HIER_{number}_COUNT", "").strip()
-        if info.properties.get(f"mirax.HIERARCHICAL.HIER_{number}_NAME") == _FILTERS and count.isdecimal():
-            if int(count) > 1:
-                yield Doubt(
-                    "slide-type",
-                    float(count),
-                    f"the slide has {count} filter channels, as fluorescence scans do; the detector is made for "
-                    "brightfield scans: leave the slide out of the catalog, or look at its picture in the report",
-                )
             return

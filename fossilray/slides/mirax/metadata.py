@@ -97,13 +97,9 @@ def read_mpp(ini: Slidedat) -> StatedMpp | None:
 
 
 def read_properties(ini: Slidedat) -> dict[str, str]:
-    """Return properties by OpenSlide's names: [GENERAL] and [HIERARCHICAL], the um per pixel and the objective."""
+    """Return properties by OpenSlide's names: those of [GENERAL], the um per pixel and the objective."""
     general, finest = ini["GENERAL"], _level_groups(ini)[0]
-    stated = {
-        f"mirax.{group}.{name}": value
-        for group in ("GENERAL", "HIERARCHICAL")
-        for name, value in ini[group].items()
-    }
+    stated = {f"mirax.GENERAL.{name}": value for name, value in general.items()}
     stated |= {f"openslide.mpp-{axis}": finest[f"MICROMETER_PER_PIXEL_{axis.upper()}"] for axis in "xy"}
     if "OBJECTIVE_MAGNIFICATION" in general:
         stated["openslide.objective-power"] = general["OBJECTIVE_MAGNIFICATION"]

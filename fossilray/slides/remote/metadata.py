@@ -14,6 +14,7 @@ from fossilray.slides.properties import StatedMpp
 from fossilray.slides.remote.slide_files import SlideFiles, is_mirax
 from fossilray.slides.remote.source import RemoteFile, SlideSource
 from fossilray.slides.tiff.metadata import read_tiff
+from fossilray.slides.tiff.pixel_format import TiffFormat
 
 MOST_GIGAPIXELS = 200.0
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -25,7 +26,7 @@ class SlideMetadata:
     """Metadata of a slide, read without opening it.
 
     levels: empty if unknown. stated: um per level-0 pixel. bounds: scanned area in level-0 px as OpenSlide reports it;
-    None if that needs the whole slide. properties: by OpenSlide's names; few of those it has.
+    None if that needs the whole slide. properties: by OpenSlide's names; few of those it has. tiff: format of a TIFF.
     """
 
     vendor: str | None = None
@@ -33,6 +34,7 @@ class SlideMetadata:
     stated: StatedMpp | None = None
     bounds: Rect | None = None
     properties: Mapping[str, str] = field(default_factory=dict)
+    tiff: TiffFormat | None = None
 
     @property
     def mpp(self) -> float | None:
@@ -102,7 +104,7 @@ def read_metadata(
         return SlideMetadata()
     finest = tiff.levels[0]
     whole = Rect(0, 0, finest.width, finest.height)
-    return SlideMetadata(tiff.vendor, tiff.levels, tiff.stated, whole, tiff.properties)
+    return SlideMetadata(tiff.vendor, tiff.levels, tiff.stated, whole, tiff.properties, tiff.format)
 
 
 def read_scanned_area(source: SlideSource, bundle: SlideFiles) -> tuple[Rect, ...] | None:

@@ -73,6 +73,10 @@ class TiffDirectory:
     def tags(self) -> KeysView[int]:
         return self._entries.keys()
 
+    def count(self, tag: int) -> int:
+        """Return the number of values of a tag; 0 for one that it lacks."""
+        return self._entries[tag].length if tag in self._entries else 0
+
     def first(self, tag: int) -> Value:
         """Return the text of a tag, or the first of its numbers; a rational as a float, 0.0 over zero."""
         entry = self._entries[tag]

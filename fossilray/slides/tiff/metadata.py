@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fossilray.core.types import Level
 from fossilray.slides.properties import StatedMpp, stated_mpp
 from fossilray.slides.tiff.directories import ReadBytes, Value, read_directories
+from fossilray.slides.tiff.pixel_format import TiffFormat, describe_format
 
 _MOST_READS = 48
 
@@ -46,16 +47,19 @@ class TiffMetadata:
     stated: StatedMpp | None
     properties: Mapping[str, str] = field(default_factory=dict)
     """By OpenSlide's names: um per pixel, or the TIFF's resolution, and the objective."""
+    format: TiffFormat | None = None
 
 
 def read_tiff(read: ReadBytes) -> TiffMetadata | None:
     """Return the metadata of an Aperio slide or a generic tiled TIFF; None for other formats or a damaged file."""
     try:
+        directories = list(read_directories(read, most_reads=_MOST_READS))
         pages = [
             {tag: directory.first(tag) if tag in _WANTED else 0 for tag in directory.tags}
-            for directory in read_directories(read, most_reads=_MOST_READS)
+            for directory in directories
         ]
-        return _metadata(pages) if pages else None
+        found = _metadata(pages) if pages else None
+        return None if found is None else replace(found, format=describe_format(directories))
     except (struct.error, ValueError, KeyError, ZeroDivisionError):
         return None
 

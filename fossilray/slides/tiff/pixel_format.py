@@ -1,0 +1,67 @@
+"""Format of a TIFF's pixels, and directories that are reduced images but no levels to OpenSlide."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fossilray.slides.tiff.directories import TiffDirectory, directories_in
+
+_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES = 254, 256, 257, 258, 262, 277
+_TILE_WIDTH, _SUB_DIRECTORIES = 322, 330
+_REDUCED = 1
+# Sizes of levels are rounded; other images in the file have other proportions.
+_SAME_PROPORTIONS = 0.02
+
+
+@dataclass(frozen=True)
+class TiffFormat:
+    """Pixels of the first directory, by the tags of TIFF 6.0, and levels that OpenSlide does not use.
+
+    unmarked: smaller tiled copies of the image in directories without the flag of reduced images. sub_directories: in
+    the tag SubIFDs of the first directory.
+    """
+
+    bits: int
+    samples: int
+    photometric: int
+    unmarked: int
+    sub_directories: int
+
+
+def read_format(path: Path) -> TiffFormat | None:
+    """Return the format of a TIFF on a disk; None for another file, or a damaged one."""
+    try:
+        with path.open("rb") as file:
+            return describe_format(list(directories_in(file)))
+    except (OSError, ValueError, KeyError, struct.error, ZeroDivisionError):
+        return None
+
+
+def describe_format(directories: Sequence[TiffDirectory]) -> TiffFormat:
+    """Return the format by the directories of the main chain.
+
+    Raises:
+        ValueError, KeyError, IndexError, struct.error: as `read_directories`.
+    """
+    first = directories[0]
+    return TiffFormat(
+        bits=_number(first, _BITS, 1),
+        samples=_number(first, _SAMPLES, 1),
+        photometric=_number(first, _PHOTOMETRIC, 1),
+        unmarked=sum(_is_unmarked_copy(one, first) for one in directories[1:]),
+        sub_directories=first.count(_SUB_DIRECTORIES),
+    )
+
+
+def _is_unmarked_copy(one: TiffDirectory, first: TiffDirectory) -> bool:
+    if _TILE_WIDTH not in one.tags or _number(one, _SUBFILE_TYPE, 0) & _REDUCED:
+        return False
+    across, down = (_number(first, tag, 1) / max(_number(one, tag, 1), 1) for tag in (_WIDTH, _HEIGHT))
+    return across > 1.5 and abs(across / down - 1) <= _SAME_PROPORTIONS
+
+
+def _number(directory: TiffDirectory, tag: int, default: int) -> int:
+    return int(directory.first(tag)) if tag in directory.tags else default
