@@ -160,7 +160,8 @@ def http_status(error: BaseException) -> int | None:
 def first_sentence(error: BaseException) -> str:
     """Return an error's first line without its full stop, and without anything that could be a credential."""
     text = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
-    return without_secrets(text.splitlines()[0].strip().rstrip("."))
+    line = text.splitlines()[0].strip().rstrip(".")
+    return without_secrets(line or type(error).__name__)
 
 
 def _lost_connections(protocol: str) -> tuple[type[Exception], ...]:
