@@ -27,6 +27,7 @@ FossilrayError
     ├── SlideMissing                 the file is missing
     ├── SlideUnreadable              the operating system cannot open the file: permissions, a broken link
     ├── MissingCompanion             a MIRAX slide lacks Slidedat.ini, Index.dat or a data file
+    ├── UnsupportedOrientation       the file states that its pixels are rotated or mirrored
     ├── MissingResolution            neither the slide nor the configuration states um per pixel
     │   └── UnequalPixels            the slide states different um per pixel across and down
     ├── DoubtfulSlide                a check finds what slides.strict_doubts refuses
@@ -184,6 +185,10 @@ class SlideUnreadable(SlideError):
 
 class MissingCompanion(SlideError):
     """A file of a multi-file slide is missing or too short."""
+
+
+class UnsupportedOrientation(SlideError):
+    """The pixels of the slide are stored rotated or mirrored."""
 
 
 class MissingResolution(SlideError):

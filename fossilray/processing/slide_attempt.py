@@ -28,6 +28,7 @@ from fossilray.processing.threads import SlideThreads
 from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
 from fossilray.slides.doubts.before import check_slide
 from fossilray.slides.doubts.strict import merge_doubts, refuse_doubts
+from fossilray.slides.doubts.tiles import with_losses
 from fossilray.slides.slide import Slide, open_slide
 from fossilray.store import RunStore
 from fossilray.store.arrays.group import ArrayWriter
@@ -108,10 +109,18 @@ class SlideAttempt:
             self._enter("write")
             self._write_picture(slide, boxes)
             slide.check_losses()
+            doubts = with_losses(
+                before,
+                slide,
+                tiles_failed=detections.tiles_failed,
+                crops_coarser=crops.coarser,
+                crops_failed=int(crops.measures.missing.sum()),
+            )
+            refuse_doubts(self._row.path, doubts, slides.strict_doubts)
             info = slide.info
         table = objects_table(self._row, info, boxes, crops, self._config.merge.isolated_overlap)
         self._enter("commit")
-        summary = self._summarise(info, detections, merged, crops, before)
+        summary = self._summarise(info, detections, merged, crops, doubts)
         if self._store.single_writer:
             self._store.submit_slide(table, summary, crops.files, attempt=self._context.attempt)
             return Outcome(self._row.slide_id, summary=summary, submitted=True)

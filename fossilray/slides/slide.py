@@ -6,13 +6,13 @@ of its own, which distinguishes a region that cannot be decoded from one whose h
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from ctypes import POINTER, c_uint32
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,8 +30,11 @@ from fossilray.core.errors import (
 )
 from fossilray.core.types import Image, Rect, SlideInfo
 from fossilray.slides.access import as_slide_error, check_readable, files_of, first_fault
+from fossilray.slides.clear_field import background_beyond_scan, sample_scanned
 from fossilray.slides.direct.compositing import flatten
+from fossilray.slides.direct.index_faults import count_reasons
 from fossilray.slides.direct.listed_tiles import ListedTiles, read_listed_tiles
+from fossilray.slides.direct.placement import is_everywhere
 from fossilray.slides.direct.reader import DirectReader
 from fossilray.slides.limits import check_size
 from fossilray.slides.mirax.companions import check_mirax
@@ -75,6 +78,7 @@ def open_slide(
         UnreadableSlide: OpenSlide cannot open the file.
         SlideMissing, SlideUnreadable, SourceUnreachable: the operating system cannot.
         MissingCompanion: a MIRAX slide lacks a file, or has one that is too short.
+        UnsupportedOrientation: a TIFF states that its pixels are stored rotated or mirrored.
         MissingResolution: neither the slide nor the caller states the mpp, or the slide's differs across and down.
         TooLarge: the file claims more pixels than that, or tiles too large to decode.
 
@@ -145,7 +149,9 @@ class Slide:
         self.info = info
         self.listed = listed
         """Tiles that the slide's index lists; None where that is not known."""
-        self._direct = DirectReader(info, self._read_argb) if reader == "auto" else None
+        self._direct = DirectReader(info, self._read_argb if reader == "auto" else None)
+        self._measuring = threading.Lock()
+        self._background_rgb: tuple[int, int, int] | None = None
         self._swap = threading.Lock()
         self._handle: SharedHandle | None = SharedHandle(handle)
         self._closed = False
@@ -164,8 +170,7 @@ class Slide:
 
     def close(self) -> None:
         """Close the slide; reads in progress finish, and the last one closes the handle."""
-        if self._direct is not None:
-            self._direct.close()
+        self._direct.close()
         with self._swap:
             self._closed = True
             self._retire()
@@ -173,16 +178,29 @@ class Slide:
     @property
     def regions_read_directly(self) -> int:
         """Number of regions that were read without OpenSlide."""
-        return self._direct.regions if self._direct is not None else 0
+        return self._direct.regions
+
+    @property
+    def background_rgb(self) -> tuple[int, int, int]:
+        """Colour of what was not scanned: the slide's stated background, or its clear field where they differ.
+
+        It is measured at the first read beyond the scan.
+        """
+        with self._measuring:
+            if self._background_rgb is None:
+                read = partial(self._read_premultiplied, is_counted=False)
+                pixels = sample_scanned(_ScannedPixels(self.info, read))
+                self._background_rgb = background_beyond_scan(self.info.background_rgb, pixels)
+            return self._background_rgb
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Image:
-        """Return pixels of one level on the slide's background, (height, width, 3) uint8 RGB.
+        """Return pixels of one level on `background_rgb`, (height, width, 3) uint8 RGB.
 
         x, y: level-0 px of the top left corner; width, height: px of that level. Pixels outside the canvas are
         background.
 
         Raises:
-            UnreadableRegion: OpenSlide cannot decode it, or a stored tile there has no bytes; other regions stay
+            UnreadableRegion: it cannot be decoded, or a stored tile there is missing or damaged; other regions stay
                 readable.
         """
         return self.read_with_alpha(level, x, y, width, height)[0]
@@ -196,10 +214,17 @@ class Slide:
         """
         if width <= 0 or height <= 0:
             raise ValueError(f"a region of {width} x {height} px has no pixels")
-        self._refuse_empty_tiles(level, x, y, width, height)
-        pixels = self._direct.read(level, x, y, width, height) if self._direct is not None else None
-        rgb, alpha = pixels or split_argb(self._read_argb(level, x, y, width, height))
-        return flatten(rgb, alpha, self.info.background_rgb), alpha
+        rgb, alpha = self._read_premultiplied(level, x, y, width, height)
+        if not is_everywhere(alpha) and alpha.min() < 255:
+            rgb = flatten(rgb, alpha, self.background_rgb)
+        return rgb, alpha
+
+    def faulty_tiles(self) -> Mapping[str, int]:
+        """Return the number of stored tiles by what is wrong with them: in the index, and as found by reads so far."""
+        faulty = count_reasons(self.listed.faulty if self.listed is not None else ())
+        if self._direct.damaged_tiles:
+            faulty["with damaged data"] = self._direct.damaged_tiles
+        return faulty
 
     def level_for(self, um_per_px: float) -> int:
         """Return the coarsest level that is at most 5 % coarser than `um_per_px`, else level 0."""
@@ -225,19 +250,23 @@ class Slide:
         size = max(1, round(width * ratio)), max(1, round(height * ratio))
         return shrink(overview.rgb, *size), overview.rect
 
-    def _refuse_empty_tiles(self, level: int, x: int, y: int, width: int, height: int) -> None:
-        """Raise UnreadableRegion if the region meets a tile of zero bytes.
+    def _read_premultiplied(
+        self, level: int, x: int, y: int, width: int, height: int, *, is_counted: bool = True
+    ) -> tuple[Image, NDArray[np.uint8]]:
+        self._refuse_faulty_entries(level, x, y, width, height)
+        pixels = self._direct.read(level, x, y, width, height, is_counted=is_counted)
+        return pixels or split_argb(self._read_argb(level, x, y, width, height))
 
-        OpenSlide would decode the bytes that follow at the tile's offset.
-        """
-        if self.listed is None or not self.listed.empty:
+    def _refuse_faulty_entries(self, level: int, x: int, y: int, width: int, height: int) -> None:
+        """Raise UnreadableRegion if the region meets a tile whose index entry leads to no image of its own."""
+        if self.listed is None or not 0 <= level < len(self.info.levels):
             return
         downsample = self.info.levels[level].downsample
-        rect = Rect(x, y, math.ceil(x + width * downsample), math.ceil(y + height * downsample))
-        if self.listed.touches_empty(level, rect):
+        why = self.listed.fault_within(level, (x, y, x + width * downsample, y + height * downsample))
+        if why is not None:
             raise UnreadableRegion(
-                f"{Path(self.info.path).name}: level {level} lacks a tile at ({x}, {y}): the index lists it with no "
-                "bytes; copy the slide again if its source is sound"
+                f"{Path(self.info.path).name}: level {level} cannot be decoded at ({x}, {y}): the index lists tiles "
+                f"{why}; copy the slide again if its source is sound"
             )
 
     def _read_argb(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint32]:
@@ -351,3 +380,11 @@ class Slide:
             f"{Path(self.info.path).name}: level {level} cannot be decoded at ({x}, {y}): {why}; "
             "the file is damaged or cut short there, copy it again if its source is sound"
         )
+
+
+@dataclass(frozen=True)
+class _ScannedPixels:
+    """Pixels of a slide before its background is mixed in."""
+
+    info: SlideInfo
+    read_with_alpha: Callable[[int, int, int, int, int], tuple[Image, NDArray[np.uint8]]]

@@ -50,6 +50,7 @@ class SlideInMemory:
             bounds=Rect(0, 0, width, height),
             background_rgb=CLEAR,
         )
+        self.background_rgb = CLEAR
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         return self.read_with_alpha(level, x, y, width, height)[0]

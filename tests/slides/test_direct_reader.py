@@ -141,7 +141,7 @@ def test_level_that_differs_is_left_to_openslide(overlapping: Path, monkeypatch:
     assert assert_same(overlapping, 1, [(300, 300, 90, 90)]) == 0
 
 
-def test_corrupt_tile_is_what_openslide_makes_of_it(overlapping: Path, tmp_path: Path) -> None:
+def test_both_readers_refuse_a_corrupt_tile(overlapping: Path, tmp_path: Path) -> None:
     path = copied(overlapping, tmp_path)
     level = read_mirax_layout(path).levels[0]
     assert level is not None

@@ -44,6 +44,35 @@ class StoredTile:
             file.seek(self.offset)
             file.write(bytes(self.length))
 
+    def corrupt(self) -> None:
+        """Overwrite some bytes of its entropy-coded data by ones, which are no code."""
+        with self.file.open("r+b") as file:
+            file.seek(self.offset + 3 * self.length // 4)
+            file.write(b"\xff\x00" * 6)
+
+    def point_beyond(self) -> None:
+        """State an offset in the index from which the file ends before the tile does."""
+        self._state(self.offset_at, self.file.stat().st_size - self.length // 2)
+
+    def point_into(self, other: StoredTile) -> None:
+        """State a place inside another tile's data in the index, where no image begins."""
+        self._state(self.offset_at, other.offset + other.length // 3)
+        self._state(self.length_at, other.length // 2)
+
+    def point_at_nothing(self) -> None:
+        """State an offset of 0 in the index, which with a length of 0 means in a TIFF that it is not stored."""
+        self._state(self.offset_at, 0)
+
+    def point_at(self, other: StoredTile) -> None:
+        """State the offset and length of another tile of the same file in the index."""
+        self._state(self.offset_at, other.offset)
+        self._state(self.length_at, other.length)
+
+    def _state(self, at: int, value: int) -> None:
+        with self.index.open("r+b") as file:
+            file.seek(at)
+            file.write(struct.pack("<i", value))
+
     def empty(self) -> None:
         """State a length of 0 in the index."""
         with self.index.open("r+b") as file:
@@ -161,7 +190,8 @@ def leave_out(slide: Path, is_lost: Callable[[StoredTile], bool]) -> None:
             leave_out_mirax_tiles(slide, level, keep=lambda tile: not is_lost(tile))
     for tile in stored_tiles(slide):
         if is_lost(tile):
-            tile.empty()  # in a TIFF a tile of no bytes is one that is not stored
+            tile.empty()
+            tile.point_at_nothing()
 
 
 def decode(tile: StoredTile) -> np.ndarray | None:

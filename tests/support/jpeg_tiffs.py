@@ -41,6 +41,8 @@ class JpegTiff:
     """More for Pillow's JPEG encoder."""
     other_tags: dict[int, list[int]] = field(default_factory=dict)
     """Short numbers that a directory states instead."""
+    ending: bytes = b"\xff\xd9"
+    """What each tile ends with instead of the end marker."""
 
 
 def write_jpeg_tiff(path: Path, image: NDArray[np.uint8], kind: JpegTiff, seed: int = 0) -> None:
@@ -128,6 +130,7 @@ def encoded_tiles(pixels: NDArray[np.uint8], kind: JpegTiff, rng: np.random.Gene
 def encode(tile: NDArray[np.uint8], kind: JpegTiff) -> bytes:
     streamtype = 2 if kind.tables == "shared" else 0
     content = _saved(tile, kind, streamtype)
+    content = content.removesuffix(b"\xff\xd9") + kind.ending
     return content if kind.markers == "jfif" else without_jfif(content)
 
 

@@ -49,7 +49,7 @@ def extract_crop(
     """Read the pixels inside a level-0 box (x_min, y_min, x_max, y_max), resized to the crop's square.
 
     Parts of the box outside the canvas are cut off first. background_rgb: pads a letterboxed crop; None: the
-    background that the slide declares.
+    colour that the slide shows beyond its scan.
     """
     x_min, y_min, x_max, y_max = _clip(box, slide.info.width, slide.info.height)
     content = content_box(x_max - x_min, y_max - y_min, size_px=config.size_px, fit=config.fit)
@@ -66,7 +66,7 @@ def extract_crop(
             slide, range(level + 1, coarsest + 1), (x_min, y_min, x_max, y_max), scanned
         ):
             continue
-        pad = slide.info.background_rgb if background_rgb is None else background_rgb
+        pad = slide.background_rgb if background_rgb is None else background_rgb
         pixels = resize_image(window, inside, size_px=config.size_px, content=content, pad_rgb=pad)
         return ExtractedCrop(pixels, level, coarser=level > best, failed=False, content=content)
     grey = np.full((config.size_px, config.size_px, 3), FAILED_GREY, np.uint8)

@@ -67,7 +67,7 @@ def find_foreground(slide: Slide, tiling: TilingConfig) -> Foreground | None:
     overview = slide.overview(tiling.blank_um_per_px)
     um_per_px = overview.scale * info.mpp
     mask = _shows_something(
-        overview, um_per_px=um_per_px, contrast=tiling.blank_contrast, fill=info.background_rgb
+        overview, um_per_px=um_per_px, contrast=tiling.blank_contrast, fill=slide.background_rgb
     )
     expected = overview.coverage if overview.expected is None else overview.expected
     return Foreground(mask, overview.scale, overview.rect, um_per_px, expected)

@@ -55,6 +55,12 @@ def compose_window(
     return rgb, alpha
 
 
+def touched_tiles(level: LevelLayout, x: int, y: int, width: int, height: int) -> list[int]:
+    """Return the numbers of the stored tiles whose pixels `compose_window` reads for a window."""
+    numbers = [placing.number for _, _, placing in _placements(level, x, y, width, height)]
+    return np.unique(level.pieces.tile[np.concatenate(numbers)]).tolist() if numbers else []
+
+
 def flatten(rgb: Image, alpha: Alpha, background_rgb: tuple[int, int, int]) -> Image:
     """Blend premultiplied `rgb` with the background, weighted by 255 - alpha, in the same memory, and return it."""
     if is_everywhere(alpha) or alpha.min() == 255:
@@ -88,6 +94,14 @@ class _Block:
 
 
 def _blocks(level: LevelLayout, x: int, y: int, width: int, height: int) -> Iterator[_Block]:
+    for rows, columns, placing in _placements(level, x, y, width, height):
+        yield _Block(rows, columns, placing, placing.coverage())
+
+
+def _placements(
+    level: LevelLayout, x: int, y: int, width: int, height: int
+) -> Iterator[tuple[slice, slice, PiecePlacement]]:
+    """Yield the rows and columns of each block of a window, and the pieces that touch it."""
     # OpenSlide rounds the part left of or above the canvas in each block.
     for top in range(0, height, _BLOCK_PX):
         for left in range(0, width, _BLOCK_PX):
@@ -96,10 +110,8 @@ def _blocks(level: LevelLayout, x: int, y: int, width: int, height: int) -> Iter
             rows = slice(top + skipped_y, min(top + _BLOCK_PX, height))
             columns = slice(left + skipped_x, min(left + _BLOCK_PX, width))
             if rows.start < rows.stop and columns.start < columns.stop:
-                placing = PiecePlacement.of(
-                    level, begin_x, begin_y, columns.stop - columns.start, rows.stop - rows.start
-                )
-                yield _Block(rows, columns, placing, placing.coverage())
+                shown = columns.stop - columns.start, rows.stop - rows.start
+                yield rows, columns, PiecePlacement.of(level, begin_x, begin_y, *shown)
 
 
 def _within(position: int, downsample: float) -> tuple[float, int]:

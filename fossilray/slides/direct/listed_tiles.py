@@ -1,11 +1,12 @@
 """Stored tiles that the index of a slide lists on any level, including those that OpenSlide does not show.
 
-OpenSlide shows a missing tile as unscanned, and decodes for a tile of zero bytes the data at its offset. The index
-distinguishes a lost tile from glass that was never scanned: another level lists it.
+OpenSlide shows a missing tile as unscanned. The index distinguishes a lost tile from glass that was never scanned:
+another level lists it. Entries that lead to no image of their own are in `index_faults`.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.core.types import Level, Rect, SlideInfo
+from fossilray.slides.direct.index_faults import (
+    LISTED_TWICE,
+    FaultyTiles,
+    entry_faults,
+    repeated_cells,
+)
 from fossilray.slides.mirax.companions import SLIDEDAT
 from fossilray.slides.mirax.layout import MiraxIndex, nominal_positions, stored_positions
 from fossilray.slides.mirax.metadata import MiraxIndexGrid, read_grid
@@ -25,7 +32,7 @@ from fossilray.slides.tile_layout import Ints
 
 _MOST_CELLS = 4_000_000
 _LARGEST_INDEX_BYTES = 40 * _MOST_CELLS
-_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT, _LENGTHS = 256, 257, 322, 323, 325
+_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT, _OFFSETS, _LENGTHS = 256, 257, 322, 323, 324, 325
 # Largest displacement of photos from their nominal position, level-0 px, on any scanner; beyond it is damage.
 _MOST_JITTER_PX = 256
 # Levels of odd sizes are not exact halves of each other, so their tiles end slightly beside finer ones.
@@ -41,14 +48,15 @@ class ListedTiles:
     finest: tiles of level 0. orphans: coarser tiles below which no finer level lists any: the finer tiles were lost.
     gaps: per level, areas of the size of a level-0 tile that the level lists and no finer level does, although these
         list other areas below the same tile. They were lost, or were never scanned, at the rim of a coarse tile.
-    empty: per level, tiles that are listed with zero bytes.
+    faulty: per level, tiles whose entry leads to no image of their own. count: of entries on all levels.
     tiles_per_level: per level, number of tiles that are listed; empty for formats that may list none.
     """
 
     finest: Ints
     orphans: Ints
     gaps: tuple[Ints, ...]
-    empty: tuple[Ints, ...]
+    faulty: tuple[FaultyTiles, ...]
+    count: int
     tiles_per_level: tuple[int, ...] = ()
 
     def widen(self, bounds: Rect, width: int, height: int) -> Rect:
@@ -72,13 +80,9 @@ class ListedTiles:
         """True if no level lists any tile."""
         return not (len(self.finest) or len(self.orphans))
 
-    def touches_empty(self, level: int, rect: Rect) -> bool:
-        """Return whether a rectangle in level-0 px intersects a tile of the level that has zero bytes."""
-        if level >= len(self.empty):
-            return False
-        x_min, y_min, x_max, y_max = self.empty[level].T
-        meets = (x_min < rect.x_max) & (x_max > rect.x_min) & (y_min < rect.y_max) & (y_max > rect.y_min)
-        return bool(meets.any())
+    def fault_within(self, level: int, rect: tuple[float, float, float, float]) -> str | None:
+        """Return what is wrong with a tile of the level that intersects x_min, y_min, x_max, y_max; None if nothing."""
+        return self.faulty[level].reason_within(*rect) if level < len(self.faulty) else None
 
     def cover(
         self, frame: tuple[float, float], scale: float, shape: tuple[int, int], *, level: int
@@ -106,7 +110,7 @@ def read_listed_tiles(info: SlideInfo) -> ListedTiles | None:
         if info.vendor == "mirax":
             return _of_mirax(Path(info.path), len(info.levels))
         if info.vendor in ("generic-tiff", "aperio"):
-            return _of_tiff(Path(info.path), info.levels)
+            return _of_tiff(Path(info.path), info.levels, is_sparse=info.vendor == "generic-tiff")
     except (OSError, ValueError, KeyError, struct.error, zlib.error, OverflowError):
         return None
     return None
@@ -130,13 +134,21 @@ def _of_mirax(path: Path, levels: int) -> ListedTiles | None:
     cells[_cells(grid, entries[0])] = True
     finest = _tile_rects(grid, positions, entries[0][:, 0])
     orphans, gaps = [_NO_RECTS], [_NO_RECTS]
-    empty = [_tile_rects(grid, positions, entries[0][entries[0][:, 2] == 0, 0])]
+    sizes = np.array([file.stat().st_size for file in files], np.int64)
+    faults = [_mirax_faults(level, sizes) for level in entries]
+    first = faults[0] > 0
+    faulty = [FaultyTiles.of(_tile_rects(grid, positions, entries[0][first, 0]), faults[0][first])]
     for level, concat in enumerate(grid.concats[1 : len(entries)], start=1):
         tiles = entries[level]
         row, column = _cells(grid, tiles)
         below = _count(cells, row, column, row + concat, column + concat)
-        for rects, chosen in ((orphans, below == 0), (empty, tiles[:, 2] == 0)):
-            rects.append(_block_rects(grid, row[chosen], column[chosen], concat, jitter_px=jitter_px))
+        is_faulty = faults[level] > 0
+        lost, broken = (
+            _block_rects(grid, row[chosen], column[chosen], concat, jitter_px=jitter_px)
+            for chosen in (below == 0, is_faulty)
+        )
+        orphans.append(lost)
+        faulty.append(FaultyTiles.of(broken, faults[level][is_faulty]))
         lost_row, lost_column = row[below == 0], column[below == 0]
         for rows, columns in _slices(lost_row, lost_column, lost_row + concat, lost_column + concat):
             # A still coarser tile extends over glass that was never scanned, and adds no evidence.
@@ -147,8 +159,16 @@ def _of_mirax(path: Path, levels: int) -> ListedTiles | None:
             is_gap &= _photos_of(cells, grid.divisions)
         gaps.append(_tile_rects(grid, positions, np.flatnonzero(is_gap)))
         cells |= is_gap
-    counts = tuple(len(one) for one in entries)
-    return ListedTiles(finest, np.concatenate(orphans), tuple(gaps), tuple(empty), counts)
+    counts = tuple(len(level) for level in entries)
+    return ListedTiles(finest, np.concatenate(orphans), tuple(gaps), tuple(faulty), sum(counts), counts)
+
+
+def _mirax_faults(entries: Ints, file_bytes: Ints) -> Ints:
+    """Return the reason of each entry, (n, 4) as of `_entries`; 0 for a sound one."""
+    cell, offset, length, file = entries.T
+    reason = entry_faults(offset, length, file_bytes[file])
+    reason[repeated_cells(cell, (file, offset))] = LISTED_TWICE
+    return reason
 
 
 def _entries(index: MiraxIndex, grid: MiraxIndexGrid, level: int) -> Ints:
@@ -228,18 +248,21 @@ def _block_rects(grid: MiraxIndexGrid, row: Ints, column: Ints, concat: int, *, 
     return np.asarray(np.array(rects) + wider, np.int64)
 
 
-def _of_tiff(path: Path, levels: Sequence[Level]) -> ListedTiles | None:
+def _of_tiff(path: Path, levels: Sequence[Level], *, is_sparse: bool) -> ListedTiles | None:
     with path.open("rb") as file:
         directories = [directory for directory in directories_in(file) if _TILE_WIDTH in directory.tags]
-        stored = [_of_directory(level, directories) for level in levels]
+        file_bytes = os.fstat(file.fileno()).st_size
+        stored = [_of_directory(level, directories, file_bytes, is_sparse=is_sparse) for level in levels]
     if stored[0] is None:
         return None
-    finest_px, listed = stored[0]
+    finest_px, faults = stored[0]
+    listed = faults >= 0
     orphans, known = [_NO_RECTS.astype(np.float64)], listed.copy()
     gaps = [_NO_RECTS] * len(levels)
     for level, tiles in enumerate(stored[1:], start=1):
         if tiles is not None:
-            tile_px, is_stored = tiles
+            tile_px, faults = tiles
+            is_stored = faults >= 0
             rects = _grid_rects(tile_px, is_stored)
             left, top, right, bottom = (rects / np.tile(finest_px, 2)).T
             first = [np.floor(side + _SLACK).astype(np.int64) for side in (top, left)]
@@ -251,19 +274,24 @@ def _of_tiff(path: Path, levels: Sequence[Level]) -> ListedTiles | None:
             is_gap = _cells_under(is_stored, tile_px, cells=known.shape, cell_px=finest_px) & ~known
             gaps[level] = np.rint(_grid_rects(finest_px, is_gap)).astype(np.int64)
             known |= is_gap
-    # A TIFF tile of zero bytes is not stored, as in any sparse TIFF.
     finest, lost = (
         np.rint(rects).astype(np.int64) for rects in (_grid_rects(finest_px, listed), np.concatenate(orphans))
     )
-    return ListedTiles(finest, lost, tuple(gaps), ())
+    faulty = tuple(
+        _faulty_tiff_tiles(*tiles) if tiles is not None else FaultyTiles.of(_NO_RECTS, _NO_RECTS[:, 0])
+        for tiles in stored
+    )
+    count = sum(int((tiles[1] >= 0).sum()) for tiles in stored if tiles is not None)
+    return ListedTiles(finest, lost, tuple(gaps), faulty, count)
 
 
 def _of_directory(
-    level: Level, directories: Sequence[TiffDirectory]
-) -> tuple[tuple[float, float], NDArray[np.bool_]] | None:
-    """Return the width and height of a level's tiles in level-0 px, and a mask (rows, columns) of the stored ones.
+    level: Level, directories: Sequence[TiffDirectory], file_bytes: int, *, is_sparse: bool
+) -> tuple[tuple[float, float], Ints] | None:
+    """Return the width and height of a level's tiles in level-0 px, and what is wrong with each, (rows, columns).
 
-    None unless exactly one directory has the level's size and lists its tiles.
+    The latter is 0 for a sound tile and -1 for one that is not stored: 0 bytes at 0, in a sparse TIFF. None unless
+    exactly one directory has the level's size and lists its tiles.
     """
     fitting = [
         directory
@@ -276,10 +304,17 @@ def _of_directory(
     if min(width, height) < 1:
         return None
     across, down = -(-level.width // width), -(-level.height // height)
-    lengths = fitting[0].numbers(_LENGTHS, most=_MOST_CELLS)
-    if len(lengths) != across * down:
+    offset, length = (fitting[0].numbers(tag, most=_MOST_CELLS) for tag in (_OFFSETS, _LENGTHS))
+    if not len(offset) == len(length) == across * down:
         return None
-    return (width * level.downsample, height * level.downsample), (lengths > 0).reshape(down, across)
+    faults = entry_faults(offset, length, file_bytes)
+    if is_sparse:
+        faults[(offset == 0) & (length == 0)] = -1
+    return (width * level.downsample, height * level.downsample), faults.reshape(down, across)
+
+
+def _faulty_tiff_tiles(tile_px: tuple[float, float], faults: Ints) -> FaultyTiles:
+    return FaultyTiles.of(_grid_rects(tile_px, faults > 0), faults[faults > 0])
 
 
 def _cells_under(

@@ -1,12 +1,10 @@
-"""Direct reader of a slide's pixels: supported formats, comparison with OpenSlide, and decoding of tiles."""
+"""Direct reader of a slide's pixels: supported formats, comparison with OpenSlide, and refusal of damaged tiles."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -14,13 +12,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from fossilray.core.errors import UnreadableRegion
 from fossilray.core.types import Image, SlideInfo
-from fossilray.slides.direct.compositing import Alpha, compose_window
-from fossilray.slides.direct.tile_cache import TileCache
+from fossilray.slides.direct.compositing import Alpha, compose_window, touched_tiles
+from fossilray.slides.direct.tile_files import DamagedTile, TileFiles, UndecodableTile
 from fossilray.slides.mirax.layout import read_mirax_layout
 from fossilray.slides.tiff.layout import read_tiff_layout
 from fossilray.slides.tile_layout import LevelLayout, SlideLayout
@@ -31,18 +28,13 @@ def _mirax_layout(info: SlideInfo) -> SlideLayout:
 
 
 def _tiff_layout(info: SlideInfo) -> SlideLayout:
-    return read_tiff_layout(Path(info.path), info.levels, are_gaps_empty=True)
-
-
-def _aperio_layout(info: SlideInfo) -> SlideLayout:
-    # OpenSlide fills missing tiles from the next coarser level.
-    return read_tiff_layout(Path(info.path), info.levels, are_gaps_empty=False)
+    return read_tiff_layout(Path(info.path), info.levels)
 
 
 LAYOUTS: dict[str, Callable[[SlideInfo], SlideLayout]] = {
     "mirax": _mirax_layout,
     "generic-tiff": _tiff_layout,
-    "aperio": _aperio_layout,
+    "aperio": _tiff_layout,
 }
 """By the vendor: the layout of a slide. Each raises OSError or ValueError where it is not as known."""
 
@@ -54,53 +46,66 @@ Reference: TypeAlias = Callable[[int, int, int, int, int], NDArray[np.uint32]]
 _log = logging.getLogger(__name__)
 
 
-# A row of tiles of 256 px across 80,000 px, or 5 windows of 2048 px.
-_CACHE_BYTES = 64 << 20
-
-
-# Entropy-coded data are smaller than the pixels, but for noise at quality 100.
-_MOST_BYTES_A_PIXEL = 4
-
-
-_HEADERS_BYTES = 1 << 17
-
-
 _COMPARED_PX = 72
 
 
 class DirectReader:
     """Reader of the pixels of one slide without OpenSlide, for any number of threads; files open at the first read.
 
-    A level is read directly only if test regions equal those that `reference` reads. regions: number read directly.
+    A level is read directly only if test regions equal those that `reference` reads. Regions that are left to
+    OpenSlide are checked for damaged tiles. reference: None: all regions are left to OpenSlide. regions: number read
+    directly.
     """
 
-    def __init__(self, info: SlideInfo, reference: Reference) -> None:
+    def __init__(self, info: SlideInfo, reference: Reference | None) -> None:
         self._info = info
         self._reference = reference
         self._lock = threading.Lock()
-        self._opened: _OpenFiles | None = None
+        self._opened: TileFiles | None = None
         self._is_over = info.vendor not in LAYOUTS
         self._trusted: dict[int, LevelLayout | None] = {}
+        self._damaged: set[tuple[int, int]] = set()
         self._left = 0
         self.regions = 0
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> tuple[Image, Alpha] | None:
+    @property
+    def damaged_tiles(self) -> int:
+        """Number of stored tiles that were read and found damaged."""
+        return len(self._damaged)
+
+    def read(
+        self, level: int, x: int, y: int, width: int, height: int, *, is_counted: bool = True
+    ) -> tuple[Image, Alpha] | None:
         """Return premultiplied RGB (h, w, 3) and coverage (h, w) of a region; None if OpenSlide must read it.
 
-        x, y: level-0 px of the top left corner; width, height: px of the level.
+        x, y: level-0 px of the top left corner; width, height: px of the level. is_counted: in `regions`.
+
+        Raises:
+            UnreadableRegion: a stored tile there is damaged.
         """
         pixels = None
         with self._lock:
             opened = self._open()
             if opened is not None and level not in self._trusted:
                 self._trusted[level] = self._proven(opened, level)
-            level_layout = self._trusted.get(level)
-        if opened is not None and level_layout is not None:
-            with suppress(_Undecodable):
-                pixels = compose_window(level_layout, partial(opened.tile, level_layout), x, y, width, height)
-        with self._lock:
-            self.regions += pixels is not None
-            self._left += pixels is None
+            trusted = self._trusted.get(level)
+        try:
+            if opened is not None and trusted is not None:
+                with suppress(UndecodableTile):
+                    pixels = compose_window(trusted, partial(opened.tile, trusted), x, y, width, height)
+            if opened is not None and pixels is None:
+                _check_tiles(opened, level, x, y, width, height)
+        except DamagedTile as error:
+            with self._lock:
+                self._damaged.add((error.level, error.number))
+            raise UnreadableRegion(
+                f"{Path(self._info.path).name}: level {level} cannot be decoded at ({x}, {y}): a stored tile is "
+                f"damaged ({error}); copy the slide again if its source is sound"
+            ) from None
+        if is_counted:
+            with self._lock:
+                self.regions += pixels is not None
+                self._left += pixels is None
         return pixels
 
     def close(self) -> None:
@@ -112,30 +117,30 @@ class DirectReader:
             self._is_over = True
             self._opened = None
 
-    def _open(self) -> _OpenFiles | None:
+    def _open(self) -> TileFiles | None:
         """Return the open files, opened now at the first call; None if the slide has no known layout.
 
         The caller holds the lock.
         """
         if self._opened is None and not self._is_over:
             try:
-                self._opened = _OpenFiles(self._info)
+                self._opened = _open_files(self._info)
             except (OSError, ValueError) as error:
                 self._is_over = True
                 _log.info("%s is left to OpenSlide: %s", self._info.path, error)
         return self._opened
 
-    def _proven(self, opened: _OpenFiles, number: int) -> LevelLayout | None:
+    def _proven(self, opened: TileFiles, number: int) -> LevelLayout | None:
         """Return the level if its test regions equal OpenSlide's, bit for bit; else None."""
         level_layout = opened.levels[number] if 0 <= number < len(opened.levels) else None
-        if level_layout is None:
+        if level_layout is None or self._reference is None:
             return None
         agreed = 0
         for region in _comparison_regions(level_layout):
             try:
                 rgb, alpha = compose_window(level_layout, partial(opened.tile, level_layout), *region)
                 argb = self._reference(number, *region)
-            except (_Undecodable, UnreadableRegion):
+            except (UndecodableTile, DamagedTile, UnreadableRegion):
                 continue
             theirs = argb.view(np.uint8).reshape(*argb.shape, 4)
             if not (np.array_equal(theirs[..., 2::-1], rgb) and np.array_equal(theirs[..., 3], alpha)):
@@ -147,77 +152,32 @@ class DirectReader:
         return level_layout if agreed else None
 
 
-class _Undecodable(Exception):
-    """Raised for a tile that only OpenSlide can decode, or that cannot be decoded at all."""
-
-
-class _OpenFiles:
-    """Levels (None where OpenSlide is needed) and open files of a slide; the files close with the last reference.
+def _open_files(info: SlideInfo) -> TileFiles:
+    """Open the files of a slide.
 
     Raises:
         OSError: a file cannot be read.
         ValueError: the slide has an unknown layout.
     """
-
-    def __init__(self, info: SlideInfo) -> None:
-        layout = LAYOUTS[info.vendor](info)
-        known = [level.downsample for level in info.levels]
-        if len(layout.levels) != len(known) or any(
-            level is not None and level.downsample != known[number]
-            for number, level in enumerate(layout.levels)
-        ):
-            raise ValueError("its levels are not those that OpenSlide sees")
-        self.levels = layout.levels
-        self._cache = TileCache(_CACHE_BYTES)
-        self._scratch = threading.local()
-        self._files: list[int] = []
-        weakref.finalize(self, _close_all, self._files)
-        for file in layout.files:
-            self._files.append(os.open(file, os.O_RDONLY))
-
-    def tile(self, level: LevelLayout, number: int, is_last_use: bool) -> Image:
-        """Return the pixels of a stored tile, (h, w, 3), which must not be written to.
-
-        is_last_use: the tile is not cached, and its pixels may be overwritten by this thread's next call.
-        """
-        key = level.number, number
-        if not is_last_use:
-            return self._cache.get(key, lambda: self._decode(level, number, _empty_tile(level)))
-        kept = self._cache.look_up(key)
-        return self._decode(level, number, self._scratch_of(level)) if kept is None else kept
-
-    def _scratch_of(self, level: LevelLayout) -> Image:
-        """Return a buffer of this thread for one tile; new memory for every tile would cost as much as decoding."""
-        scratch: Image | None = getattr(self._scratch, "tile", None)
-        if scratch is None or scratch.shape[:2] != (level.tiles.height, level.tiles.width):
-            scratch = self._scratch.tile = _empty_tile(level)
-        return scratch
-
-    def _decode(self, level: LevelLayout, number: int, pixels: Image) -> Image:
-        """Decode a tile into `pixels`; a fixed buffer limits the memory that a JPEG header can claim."""
-        tiles = level.tiles
-        length = int(tiles.length[number])
-        if length > tiles.width * tiles.height * _MOST_BYTES_A_PIXEL + _HEADERS_BYTES:
-            raise _Undecodable
-        try:
-            content = os.pread(self._files[tiles.file[number]], length, int(tiles.offset[number]))
-            if tiles.as_jpeg is not None:
-                content = tiles.as_jpeg(content)
-            decoded: Image = simplejpeg.decode_jpeg(content, "RGB", buffer=pixels)
-        except (OSError, ValueError):
-            raise _Undecodable from None
-        if decoded.shape != pixels.shape:
-            raise _Undecodable
-        return decoded
+    layout = LAYOUTS[info.vendor](info)
+    known = [level.downsample for level in info.levels]
+    if len(layout.levels) != len(known) or any(
+        level is not None and level.downsample != known[number] for number, level in enumerate(layout.levels)
+    ):
+        raise ValueError("its levels are not those that OpenSlide sees")
+    return TileFiles(layout)
 
 
-def _empty_tile(level: LevelLayout) -> Image:
-    return np.empty((level.tiles.height, level.tiles.width, 3), np.uint8)
+def _check_tiles(opened: TileFiles, level: int, x: int, y: int, width: int, height: int) -> None:
+    """Check the stored tiles of a region that OpenSlide is to read.
 
-
-def _close_all(files: list[int]) -> None:
-    for file in files:
-        os.close(file)
+    Raises:
+        DamagedTile: one of them is.
+    """
+    stored = opened.levels[level] if 0 <= level < len(opened.levels) else None
+    if stored is not None:
+        for number in touched_tiles(stored, x, y, width, height):
+            opened.check(stored, number)
 
 
 def _comparison_regions(level: LevelLayout) -> Iterator[tuple[int, int, int, int]]:

@@ -11,6 +11,7 @@ from fossilray.slides.doubts.light import light_doubts
 from fossilray.slides.doubts.pixel_format import bit_depth_doubts, level_doubts
 from fossilray.slides.doubts.scale import bounds_doubts, mpp_doubts
 from fossilray.slides.doubts.slide_type import slide_type_doubts
+from fossilray.slides.doubts.tiles import tile_doubts
 from fossilray.slides.slide import Slide
 from fossilray.slides.tiff.pixel_format import TiffFormat, read_format
 
@@ -18,7 +19,8 @@ _PLAIN_TIFFS = ("generic-tiff", "aperio")
 
 
 def check_slide(slide: Slide, *, mpp: float | None) -> tuple[Doubt, ...]:
-    """Return the findings about an open slide: metadata, format of the file, light of the clear field.
+    """Return the findings about an open slide: metadata, format of the file, light of the clear field, stored
+    tiles.
 
     At most 4 megapixels are read. mpp: um per level-0 pixel in use; None if it is unknown.
     """
@@ -28,6 +30,7 @@ def check_slide(slide: Slide, *, mpp: float | None) -> tuple[Doubt, ...]:
     return (
         *check_metadata(info, mpp=mpp, tiff=tiff, tiles_per_level=tiles),
         *light_doubts(sample_scanned(slide)),
+        *tile_doubts(slide),
     )
 
 

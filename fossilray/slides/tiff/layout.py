@@ -34,10 +34,8 @@ _MOST_TILES = 4_000_000
 _MOST_TABLE_BYTES = 1 << 16
 
 
-def read_tiff_layout(path: Path, levels: Sequence[Level], *, are_gaps_empty: bool) -> SlideLayout:
+def read_tiff_layout(path: Path, levels: Sequence[Level]) -> SlideLayout:
     """Read the layout of the TIFF at `path` for the levels that OpenSlide reports.
-
-    are_gaps_empty: OpenSlide shows missing tiles as empty; if False, a level with missing tiles has no layout.
 
     Raises:
         OSError: the file cannot be read.
@@ -46,18 +44,13 @@ def read_tiff_layout(path: Path, levels: Sequence[Level], *, are_gaps_empty: boo
     with path.open("rb") as file:
         try:
             directories = list(directories_in(file))
-            levels_found = [
-                _of_level(number, levels, directories, are_gaps_empty=are_gaps_empty)
-                for number in range(len(levels))
-            ]
+            levels_found = [_of_level(number, levels, directories) for number in range(len(levels))]
         except (KeyError, struct.error, OverflowError) as error:
             raise ValueError(f"it is no TIFF that is known: {error}") from None
     return SlideLayout((path,), tuple(levels_found))
 
 
-def _of_level(
-    number: int, levels: Sequence[Level], directories: list[TiffDirectory], *, are_gaps_empty: bool
-) -> LevelLayout | None:
+def _of_level(number: int, levels: Sequence[Level], directories: list[TiffDirectory]) -> LevelLayout | None:
     """Return the layout of a level; None unless exactly one tiled directory has its size and is supported."""
     level = levels[number]
     size = level.width, level.height
@@ -69,14 +62,12 @@ def _of_level(
     if len(fitting) != 1:
         return None
     try:
-        return _arrange_level(number, level, fitting[0], are_gaps_empty=are_gaps_empty)
+        return _arrange_level(number, level, fitting[0])
     except (ValueError, KeyError, struct.error):
         return None
 
 
-def _arrange_level(
-    number: int, level: Level, directory: TiffDirectory, *, are_gaps_empty: bool
-) -> LevelLayout:
+def _arrange_level(number: int, level: Level, directory: TiffDirectory) -> LevelLayout:
     width, height = int(directory.first(_TILE_WIDTH)), int(directory.first(_TILE_HEIGHT))
     if min(width, height) < _LEAST_TILE_PX or width * height > LARGEST_DIRECT_TILE_PX:
         raise ValueError(f"level {number} has tiles of an unusual size")
@@ -86,8 +77,6 @@ def _arrange_level(
     if not len(offset) == len(length) == across * down or min(offset.min(), length.min()) < 0:
         raise ValueError(f"level {number} has other tiles than its size wants")
     stored = np.flatnonzero(length)
-    if len(stored) < len(length) and not are_gaps_empty:
-        raise ValueError(f"level {number} has gaps")
     row, column = np.divmod(stored, across)
     return LevelLayout(
         number,
