@@ -13,7 +13,7 @@ from support.damaged_slides import WRITERS, StoredTile, copy_slide, leave_out, s
 from support.jpeg_tiffs import JpegTiff, write_jpeg_tiff
 
 from fossilray.core.errors import UnreadableRegion, UnsupportedOrientation
-from fossilray.slides.doubts.before import check_slide
+from fossilray.slides.doubts.tiles import tile_doubts
 from fossilray.slides.mirax.layout import read_mirax_layout
 from fossilray.slides.slide import Slide, check_files, open_slide
 from fossilray.slides.tiff.layout import read_tiff_layout
@@ -81,8 +81,8 @@ def test_a_tile_that_is_not_there_is_unreadable_and_all_others_are_read(
                     compared += 1
                     np.testing.assert_array_equal(less.read(level, *region), whole.read(level, *region))
             assert compared > 0
-            assert not check_slide(whole, mpp=0.25)
-            (doubt,) = check_slide(less, mpp=0.25)
+            assert not list(tile_doubts(whole))
+            (doubt,) = tile_doubts(less)
         assert doubt.code == "tiles-missing"
         assert doubt.value == 1
         assert re.search(sentence, doubt.sentence), doubt.sentence
@@ -103,7 +103,7 @@ def test_a_tile_left_out_of_a_sparse_tiff_is_not_a_fault(tmp_path: Path) -> None
     path = WRITERS[".tif"](tmp_path / "s.tif", size=1024, objects=9)
     leave_out(path, lambda tile: tile.level == 0 and tile.x < 256)
     with open_slide(path) as slide:
-        assert not check_slide(slide, mpp=0.25)
+        assert not list(tile_doubts(slide))
         assert not slide.read_with_alpha(0, 10, 10, 50, 50)[1].any()
 
 
@@ -113,7 +113,7 @@ def test_gaps_of_an_aperio_slide_are_unreadable(tmp_path: Path, reader: Reader) 
     path = tmp_path / "s.svs"
     write_jpeg_tiff(path, texture(655)[:531], JpegTiff(gaps=0.1, description=APERIO))
     with open_slide(path, reader=reader) as slide:
-        (doubt,) = check_slide(slide, mpp=0.25)
+        (doubt,) = tile_doubts(slide)
         errors = [error_of(slide, 64 * column, 64 * row, 64, 64) for row in range(8) for column in range(10)]
     assert 3 <= sum("of 0 bytes" in error for error in errors) == sum(map(bool, errors)) <= 16
     assert "of 0 bytes" in doubt.sentence
@@ -129,7 +129,7 @@ def test_a_cell_that_is_listed_at_two_places_is_unreadable(tmp_path: Path) -> No
     tile.index.write_bytes(index)
     for reader in READERS:
         with open_slide(path, reader=reader) as slide:
-            (doubt,) = check_slide(slide, mpp=0.25)
+            (doubt,) = tile_doubts(slide)
             assert "namely 2 listed twice" in doubt.sentence
             with pytest.raises(UnreadableRegion, match="listed twice"):
                 slide.read(1, *region)
@@ -149,7 +149,7 @@ def test_blank_tiles_that_are_stored_once_are_read(tmp_path: Path) -> None:
     for reader in READERS:
         with open_slide(path, reader=reader) as less, open_slide(whole / "s.tif", reader=reader) as sound:
             np.testing.assert_array_equal(less.read(0, 0, 0, 1024, 1024), sound.read(0, 0, 0, 1024, 1024))
-            assert not check_slide(less, mpp=0.25)
+            assert not list(tile_doubts(less))
 
 
 def test_padding_of_all_tiles_by_a_writer_is_no_damage(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_padding_of_all_tiles_by_a_writer_is_no_damage(tmp_path: Path) -> None:
     for reader in READERS:
         with open_slide(path, reader=reader) as padded, open_slide(tmp_path / "plain.tif") as plain:
             np.testing.assert_array_equal(padded.read(0, 0, 0, 300, 300), plain.read(0, 0, 0, 300, 300))
-            assert not check_slide(padded, mpp=0.25)
+            assert not list(tile_doubts(padded))
 
 
 @pytest.mark.parametrize("value", [2, 6, 8])

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from fossilray.slides.tile_layout import Floats, Ints
 
 NO_BYTES, BEYOND_THE_FILE, LISTED_TWICE = 1, 2, 3
-REASONS = {
+FAULTS = {
     NO_BYTES: "of 0 bytes",
     BEYOND_THE_FILE: "beyond the end of their file",
-    LISTED_TWICE: "listed twice at different places",
+    LISTED_TWICE: "listed twice at different offsets",
 }
 """What is wrong with an entry, by code; 0 is a sound entry."""
 
@@ -32,7 +32,7 @@ _TOUCH_PX = 1e-3
 class FaultyTiles:
     """Tiles of one level with faulty entries.
 
-    rects: (n, 4) x_min y_min x_max y_max, level-0 px. reason: (n,) codes of REASONS.
+    rects: (n, 4) x_min y_min x_max y_max, level-0 px. reason: (n,) codes of FAULTS.
     """
 
     rects: Floats
@@ -49,13 +49,13 @@ class FaultyTiles:
         left, top, right, bottom = self.rects.T
         meets = (left < x_max - _TOUCH_PX) & (right > x_min + _TOUCH_PX)
         meets &= (top < y_max - _TOUCH_PX) & (bottom > y_min + _TOUCH_PX)
-        found = np.flatnonzero(meets)
-        return REASONS[int(self.reason[found[0]])] if len(found) else None
+        reasons = self.reason[meets]
+        return FAULTS[int(reasons[0])] if len(reasons) else None
 
 
 def count_reasons(levels: Iterable[FaultyTiles]) -> Counter[str]:
     """Return the number of tiles of all levels by what is wrong with them."""
-    return Counter(REASONS[code] for level in levels for code in level.reason.tolist())
+    return Counter(FAULTS[code] for level in levels for code in level.reason.tolist())
 
 
 def entry_faults(offset: Ints, length: Ints, file_bytes: NDArray[np.int64] | int) -> Ints:
@@ -67,12 +67,12 @@ def entry_faults(offset: Ints, length: Ints, file_bytes: NDArray[np.int64] | int
     return reason
 
 
-def repeated_cells(cells: Ints, places: Sequence[Ints]) -> NDArray[np.bool_]:
-    """Return a mask of the entries whose cell another entry places elsewhere. places: columns that state where."""
-    order = np.lexsort((*places, cells))
+def repeated_cells(cells: Ints, positions: Sequence[Ints]) -> NDArray[np.bool_]:
+    """Return a mask of the entries whose cell another entry has at another position. positions: as columns (n,)."""
+    order = np.lexsort((*positions, cells))
     is_same = np.diff(cells[order]) == 0
     differs = np.zeros(len(is_same), np.bool_)
-    for column in places:
+    for column in positions:
         differs |= np.diff(column[order]) != 0
     clash = is_same & differs
     mask = np.zeros(len(cells), np.bool_)

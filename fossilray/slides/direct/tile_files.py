@@ -37,7 +37,7 @@ _DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG file", "Inconsistent prog
 _PADDED = re.compile(r"Corrupt JPEG data: [0-9]+ extraneous bytes before marker 0xd9")
 # Tiles of a level that show whether its writer pads all of them.
 _SAMPLED = 9
-# Writers may store one blank tile for many places; its pixels differ by no more (grey levels) in any colour.
+# Writers may store a blank tile once for many cells; its pixels differ by no more (grey levels) in any colour.
 _BLANK_RANGE = 24
 # A coarser level is compared this far (px of it) inside a tile, where neighbours do not bleed in.
 _MARGIN_PX = 2

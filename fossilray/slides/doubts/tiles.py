@@ -20,11 +20,11 @@ def tile_doubts(
     reasons = slide.faulty_tiles()
     faulty = sum(reasons.values())
     listed = slide.listed.count if slide.listed is not None else 0
-    found = []
+    findings = []
     if faulty:
         which = ", ".join(f"{count:,} {why}" for why, count in sorted(reasons.items()))
         share = f" of {listed:,} ({faulty / listed:.2%})" if listed >= faulty else ""
-        found.append(f"missing or damaged stored tiles: {faulty:,}{share}, namely {which}")
+        findings.append(f"missing or damaged stored tiles: {faulty:,}{share}, namely {which}")
     lost = [
         f"{what}: {count:,}"
         for count, what in (
@@ -35,12 +35,12 @@ def tile_doubts(
         if count
     ]
     if lost:
-        found.append(", ".join(lost))
-    if found:
+        findings.append(", ".join(lost))
+    if findings:
         yield Doubt(
             _CODE,
             float(faulty or tiles_failed + crops_coarser + crops_failed),
-            f"{'; '.join(found)}; copy the slide again if its source is sound",
+            f"{'; '.join(findings)}; copy the slide again if its source is sound",
         )
 
 
