@@ -23,7 +23,6 @@ from fossilray.models.heads.uncertainty import COVERAGE
 from fossilray.processing.inference.tasks import ClassifyTask, EmbedTask
 from fossilray.processing.inference.worker import InferenceTask, InferenceWorker
 from fossilray.store import RunStore, open_run
-from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import (
     CALIBRATED_VERSION,
     DERIVED_VERSION,
@@ -58,7 +57,7 @@ def embed_run(
     """
     from fossilray.models.backbones.load import describe_embedder, embedder_digest
 
-    store = source_run(open_run(run_url, config.store))
+    store = open_run(run_url, config.store).source_run
     embedder = config.embedder.model_copy(update={"weights": weights_setting_of(backbone)})
     config = config.model_copy(update={"embedder": embedder})
     run_digest = store.read_run().digest
@@ -90,7 +89,7 @@ def classify_run(
         UsageError: the embeddings are by another backbone than the head was trained on, or the run cannot be used.
         WeightsError, WorkerError, StoreError: the job cannot continue; commits stay.
     """
-    store = source_run(open_run(run_url, config.store))
+    store = open_run(run_url, config.store).source_run
     loaded = load_head(head)
     meta, confusion = loaded.meta, loaded.confusion
     record = DerivedRecord(

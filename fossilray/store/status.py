@@ -18,7 +18,6 @@ from fossilray.core.records import Attempt, Failure, Heartbeat
 from fossilray.core.slide_names import describe_missing_sites
 from fossilray.core.text import format_bytes, strip_control_characters
 from fossilray.store.cost import Cost, describe_hours, describe_money, sum_cost
-from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.listing import iter_derived
 from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.slide_states import (
@@ -223,7 +222,7 @@ def render_status(report: StatusReport) -> Group:
 
 
 def _describe_derived(store: RunStore, slides: set[str]) -> Iterator[DerivedStatus]:
-    for results in iter_derived(source_run(store)):
+    for results in iter_derived(store.source_run):
         processed = results.committed() & slides
         failed = {failure.slide_id for failure in results.attempts.failures()} - processed
         living = active_drivers(results.attempts)

@@ -9,6 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pytest
 from rich.console import Console
 from support.small_run import COUNTS, commit_slide, start_run, write_small_run
 from typer.testing import CliRunner
@@ -73,19 +75,23 @@ def test_on_a_terminal_the_status_is_updated_in_place(tmp_path: Path) -> None:
     assert "\x1b[1A" in stream.getvalue()  # the cursor goes up again
 
 
-def test_a_store_that_is_out_for_a_moment_is_reported_and_read_again(tmp_path: Path) -> None:
+def test_a_store_that_is_out_for_a_moment_is_reported_and_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = start_run(tmp_path / "run")
     away = iter([True])
     finish = finish_meanwhile(store)
 
-    class Flaky(RunStore):
-        def summaries_table(self):  # type: ignore[no-untyped-def]
-            if next(away, False):
-                raise StoreUnreachable("s3://bucket/run does not reply")
-            return super().summaries_table()
+    read_table = store.summaries_table
 
+    def fail_once() -> pa.Table:
+        if next(away, False):
+            raise StoreUnreachable("s3://bucket/run does not reply")
+        return read_table()
+
+    monkeypatch.setattr(store, "summaries_table", fail_once)
     stream = io.StringIO()
-    assert watch_run(Flaky(store.files), Console(file=stream, width=200), every_s=30, sleep=finish) is None
+    assert watch_run(store, Console(file=stream, width=200), every_s=30, sleep=finish) is None
     assert "does not reply; trying again" in stream.getvalue().splitlines()[0]
 
 

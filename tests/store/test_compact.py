@@ -30,7 +30,7 @@ from fossilray.core.records import ArrayFiles, CatalogRow, Heartbeat
 from fossilray.store import RunStore, open_run
 from fossilray.store.dataset import multi_slide_file as parts
 from fossilray.store.dataset.compact import CompactReport, compact_run, render_compacted
-from fossilray.store.dataset.dataset_store import DATASET_JSON, UNFINISHED_JSON, DatasetStore
+from fossilray.store.dataset.dataset_store import DATASET_JSON, UNFINISHED_JSON, DatasetRecord
 from fossilray.store.dataset.destination import DatasetDestination
 from fossilray.store.files.open import open_files
 from fossilray.store.query.connection import load_crops, load_embeddings, run_query
@@ -73,7 +73,7 @@ def compact(store: RunStore, place: Path | str, **options: Any) -> CompactReport
 
 @pytest.mark.parametrize("sql", QUERIES)
 def test_a_dataset_answers_as_its_run(run: RunStore, dataset: RunStore, sql: str) -> None:
-    assert isinstance(dataset, DatasetStore)
+    assert dataset.is_dataset
     assert run_query(dataset, sql).equals(run_query(run, sql))
 
 
@@ -170,8 +170,7 @@ def test_embeddings_beside_the_objects_are_those_of_the_arrays(run: RunStore, da
 
 
 def test_the_record_of_a_dataset_names_every_file(run: RunStore, dataset: RunStore) -> None:
-    assert isinstance(dataset, DatasetStore)
-    record = dataset.record
+    record = record_of(dataset)
     assert (record.slides, record.objects, record.source) == (7, 93, run.url)
     on_disk = {path.relative_to(dataset.root).as_posix(): path for path in files_below(Path(dataset.root))}
     assert {file.path for file in record.files} == on_disk.keys() - {DATASET_JSON}
@@ -200,8 +199,7 @@ def test_a_well_of_many_slides_is_shared_out_evenly(tmp_path: Path) -> None:
         commit(store, f"s{number:02d}", objects=1)
     report = compact(store, tmp_path / "dataset", slides_per_file=5)
     dataset = open_run(str(tmp_path / "dataset"))
-    assert isinstance(dataset, DatasetStore)
-    assert [len(file.slides) for file in dataset.record.files if file.slides] == [4, 3, 4]
+    assert [len(file.slides) for file in record_of(dataset).files if file.slides] == [4, 3, 4]
     assert report.files == 3
     assert "11 slides with 11 objects" in render_compacted(report).plain
 
@@ -411,7 +409,7 @@ def test_a_dataset_takes_nothing_in(run: RunStore, dataset: RunStore) -> None:
 
 
 def test_a_run_opens_as_what_it_is(run: RunStore, tmp_path: Path) -> None:
-    assert not isinstance(open_run(run.url), DatasetStore)
+    assert not open_run(run.url).is_dataset
     assert run_query(open_run(run.url), QUERIES[0]).equals(run_query(run, QUERIES[0]))
     with pytest.raises(RunNotFound):
         open_run(str(tmp_path)).read_run()
@@ -457,6 +455,10 @@ def files_below(place: Path) -> list[Path]:
 
 def folder(store: RunStore, slide_id: str) -> str:
     return Path(store.committed_files()[slide_id]).parent.name
+
+
+def record_of(dataset: RunStore) -> DatasetRecord:
+    return DatasetRecord.from_json(dataset.files.read(DATASET_JSON), url=dataset.url)
 
 
 def quoted(store: RunStore, name: str) -> str:

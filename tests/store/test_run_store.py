@@ -30,7 +30,7 @@ from fossilray.core.errors import (
 from fossilray.core.records import ArrayFiles, CatalogRow, Heartbeat
 from fossilray.core.schemas import OBJECTS_SCHEMA, SLIDES_SCHEMA
 from fossilray.store import RunStore
-from fossilray.store.run import run_store
+from fossilray.store.run import objects_file
 from fossilray.store.run.layout import objects_path, well_of
 
 
@@ -397,9 +397,9 @@ def test_summaries_come_from_parts_and_for_the_rest_from_footers(store, monkeypa
     assert store.files.find("slides") == ["slides/part-000000.parquet", "slides/part-000001.parquet"]
 
     read: list[str] = []
-    really = run_store.read_footer
+    really = objects_file.read_footer
     monkeypatch.setattr(
-        run_store, "read_footer", lambda tail, *, name: read.append(name) or really(tail, name=name)
+        objects_file, "read_footer", lambda tail, *, name: read.append(name) or really(tail, name=name)
     )
     assert store.summaries() == whole
     assert read == [f"{store.url}/{store.committed_files()['C2']}"]

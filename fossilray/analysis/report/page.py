@@ -48,7 +48,6 @@ from fossilray.render.html import template_environment
 from fossilray.render.slide_overview import LEGEND_PX, SIZE_CLASSES
 from fossilray.store import RunStore
 from fossilray.store.cost import describe_cost, sum_cost
-from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import derived_names
 from fossilray.store.derived.listing import DerivedListing, current_predictions
 from fossilray.store.files.parquet import to_table
@@ -166,7 +165,7 @@ def _template_context(store: RunStore, head: str | None, now: datetime) -> dict[
 
 
 def _other_heads(store: RunStore, shown: DerivedListing) -> list[str]:
-    return [name for name in derived_names(source_run(store), "predictions") if name != shown.results.name]
+    return [name for name in derived_names(store.source_run, "predictions") if name != shown.results.name]
 
 
 def _title(url: str) -> str:
@@ -197,7 +196,7 @@ def _picture(store: RunStore, slide_id: str) -> tuple[bytes, Image] | None:
         jpeg = store.picture(slide_id)
         if jpeg is None:
             return None
-        role = picture_file(f"{source_run(store).url}/{picture_path(slide_id)}")
+        role = picture_file(f"{store.source_run.url}/{picture_path(slide_id)}")
         return jpeg, decode_image(jpeg, role, most_px=_MAX_PICTURE_PX)
     except StoreUnreachable:
         raise

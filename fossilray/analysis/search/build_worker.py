@@ -18,7 +18,6 @@ from fossilray.core.records import Outcome, WorkItem
 from fossilray.core.vectors import unit_vectors
 from fossilray.processing.inference.worker import ENDS_THE_JOB, StoredSlideWorker
 from fossilray.store import RunStore, open_run
-from fossilray.store.dataset.dataset_store import source_run
 
 _BATCH_ROWS = 32_768
 
@@ -78,7 +77,7 @@ class IndexWorker(StoredSlideWorker):
 
     def _open_run(self, url: str) -> RunStore:
         store = open_run(url, self._config.store)
-        source_run(store).expect_run()
+        store.source_run.expect_run()
         return store
 
     def _encode(self, builder: ShardBuilder, batch: list[tuple[np.ndarray, np.ndarray]]) -> None:

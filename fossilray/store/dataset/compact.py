@@ -35,7 +35,6 @@ from fossilray.store.dataset.dataset_store import (
     FAILURES_PARQUET,
     DatasetFile,
     DatasetRecord,
-    DatasetStore,
 )
 from fossilray.store.dataset.destination import DatasetDestination
 from fossilray.store.dataset.multi_slide_file import SlideRows, write_multi_slide_file
@@ -172,8 +171,8 @@ def render_compacted(report: CompactReport) -> Text:
 
 
 def _check_request(store: RunStore, target: Files, *, slides_per_file: int, embeddings: bool) -> None:
-    if isinstance(store, DatasetStore):
-        raise UsageError(f"{store.url} is a compacted dataset already; name the run {store.source.url}")
+    if store.is_dataset:
+        raise UsageError(f"{store.url} is a compacted dataset already; name the run {store.source_run.url}")
     if slides_per_file < 1:
         raise UsageError(f"{slides_per_file} slides a file are not possible; 100 to 250 are good")
     if embeddings and store.read_run().config["embedder"]["weights"] == "none":

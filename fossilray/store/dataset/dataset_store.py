@@ -13,7 +13,6 @@ Crops, embeddings and pictures stay in the source run, where `arrays` finds them
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,7 +27,7 @@ from fossilray.core.records import READABLE_VERSIONS, Failure, FileEntry
 from fossilray.core.schemas import FAILURES_SCHEMA, SCHEMA_VERSION, SLIDES_SCHEMA
 from fossilray.store.files.base import Files
 from fossilray.store.files.open import open_files
-from fossilray.store.run.attempts import AttemptLog, AttemptRecords
+from fossilray.store.run.attempts import AttemptRecords
 from fossilray.store.run.json_record import JsonRecord
 from fossilray.store.run.layout import OBJECTS, part_path
 from fossilray.store.run.objects_file import Footer
@@ -85,26 +84,22 @@ class DatasetRecord(JsonRecord):
         return build_record(DatasetRecord, stated, role)
 
 
-class DatasetStore(RunStore):
-    """A compacted dataset as a run that no process can write to."""
+class DatasetTables:
+    """`CompactedSlides` of a dataset: its tables about slides, and the files that its record lists."""
 
     def __init__(self, files: Files, source: RunStore, record: DatasetRecord) -> None:
-        super().__init__(_ReadOnlyFiles(files))
+        self._files = files
         self.source = source
-        self.record = record
-        self.attempts = _DatasetAttempts(self)
-
-    def picture(self, slide_id: str) -> bytes | None:
-        return self.source.picture(slide_id)
+        self._record = record
 
     def committed(self) -> set[str]:
-        return set(self.summaries_table()["slide_id"].to_pylist())
+        return set(self._read_table(part_path(0), SLIDES_SCHEMA)["slide_id"].to_pylist())
 
     def committed_files(self) -> dict[str, str]:
-        """Return the objects file of each slide by slide_id; slides without objects are missing."""
+        """The objects file of each slide by slide_id; slides without objects are missing."""
         return {
             slide_id: file.path
-            for file in self.record.files
+            for file in self._record.files
             if file.path.startswith(f"{OBJECTS}/")
             for slide_id in file.slides
         }
@@ -112,35 +107,27 @@ class DatasetStore(RunStore):
     def footer(self, slide_id: str) -> Footer | None:
         return self.source.footer(slide_id) if slide_id in self.committed() else None
 
-    def summaries_table(self) -> pa.Table:
-        return self.read_table(part_path(0), SLIDES_SCHEMA)
+    def summaries_table(self) -> tuple[pa.Table, frozenset[str]]:
+        return self._read_table(part_path(0), SLIDES_SCHEMA), frozenset()
 
-    def read_table(self, path: str, schema: pa.Schema) -> pa.Table:
-        """Read one of the dataset's tables about slides.
+    def rebuild_summaries(self) -> int:
+        raise _is_read_only(self._files.url)
+
+    def attempts(self) -> AttemptRecords:
+        rows = self._read_table(FAILURES_PARQUET, FAILURES_SCHEMA).to_pylist()
+        return AttemptRecords(failures=[Failure(**row) for row in rows], cleared=frozenset(), started=[])
+
+    def _read_table(self, path: str, schema: pa.Schema) -> pa.Table:
+        """Read one of the tables about slides.
 
         Raises:
             DamagedFile: it is missing or damaged.
         """
-        role = dataset_part(f"{self.url}/{path}")
+        role = dataset_part(f"{self._files.url}/{path}")
         try:
-            return parquet.read_table(self.files.read(path), role, schema=schema)
+            return parquet.read_table(self._files.read(path), role, schema=schema)
         except FileNotFoundError:
             raise role.damaged("it is gone") from None
-
-    def rebuild_summaries(self) -> int:
-        raise _is_read_only(self.url)
-
-
-class _DatasetAttempts(AttemptLog):
-    """Failures of the slides that are not in a dataset, from its table."""
-
-    def __init__(self, store: DatasetStore) -> None:
-        super().__init__(store.files, store.committed, left_out=store.left_out)
-        self._read_failures = functools.partial(store.read_table, FAILURES_PARQUET, FAILURES_SCHEMA)
-
-    def records(self) -> AttemptRecords:
-        failures = [Failure(**row) for row in self._read_failures().to_pylist()]
-        return AttemptRecords(failures=failures, cleared=frozenset(), started=[])
 
 
 def open_run(url: str | Path, config: StoreConfig | None = None) -> RunStore:
@@ -170,18 +157,15 @@ def open_run(url: str | Path, config: StoreConfig | None = None) -> RunStore:
     content = _read_if_there(files, DATASET_JSON)
     if content is not None:
         record = DatasetRecord.from_json(content, url=files.url)
-        return DatasetStore(files, RunStore.open(record.source, config), record)
+        read_only = _ReadOnlyFiles(files)
+        source = RunStore.open(record.source, config)
+        return RunStore(read_only, dataset=DatasetTables(read_only, source, record))
     if _read_if_there(files, UNFINISHED_JSON) is not None:
         raise RunNotFound(
             f"{files.url} holds a dataset that is not finished; wait for `fossilray compact`, or start the same "
             "command again if it was interrupted"
         )
     return RunStore(files)
-
-
-def source_run(store: RunStore) -> RunStore:
-    """Return the run that holds the arrays: the source of a dataset, or the run itself."""
-    return store.source if isinstance(store, DatasetStore) else store
 
 
 def _read_if_there(files: Files, path: str) -> bytes | None:

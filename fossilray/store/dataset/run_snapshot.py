@@ -17,7 +17,7 @@ from fossilray.store.arrays.array_layout import read_layout
 from fossilray.store.arrays.embeddings import iter_shards
 from fossilray.store.dataset.multi_slide_file import SlideRows
 from fossilray.store.run.layout import OBJECTS, slide_of
-from fossilray.store.run.objects_file import Footer, decode_objects, parse_tail, read_committed, read_footer
+from fossilray.store.run.objects_file import decode_objects, parse_tail, read_committed, read_stored_footer
 from fossilray.store.run.roles import objects_file
 from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.summaries import describe_lost
@@ -50,7 +50,7 @@ class RunSnapshot:
         self.objects: dict[str, int] = dict(counts)
         for slide_id in sorted(self.committed.keys() - self.objects.keys()):
             # Its footer is damaged: a dataset without the slide would look whole.
-            self._footer(self.committed[slide_id])
+            read_stored_footer(store.files, self.committed[slide_id])
             raise StoreError(
                 f"{store.url}/{self.committed[slide_id]} was committed just now; compact the run again"
             )
@@ -87,7 +87,7 @@ class RunSnapshot:
         """Length of the run's vectors; None if no slide has an object."""
         for slide_id, path in self.committed.items():
             if self.objects[slide_id]:
-                layout = read_layout(self.store, self._footer(path).arrays.path)
+                layout = read_layout(self.store, read_stored_footer(self.store.files, path).arrays.path)
                 if layout.embeddings is None:
                     raise StoreError(
                         f"{self.store.url}/{path} names arrays without embeddings although the run makes them; find "
@@ -95,11 +95,6 @@ class RunSnapshot:
                     )
                 return layout.embeddings[1]
         return None
-
-    def _footer(self, path: str) -> Footer:
-        return read_footer(
-            lambda size: self.store.files.read_tail(path, size), name=f"{self.store.url}/{path}"
-        )
 
 
 def _list_once(store: RunStore) -> dict[str, str]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from fossilray.core.errors import DamagedFile
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import SlideSummary
-from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import DerivedStore, derived_names
 from fossilray.store.files.base import READ_THREADS
 from fossilray.store.run.layout import DERIVED_KINDS, DerivedKind
@@ -28,7 +27,7 @@ class DerivedListing:
 
 def list_derived(store: RunStore, kind: DerivedKind) -> list[DerivedListing]:
     """All derived results of one kind, by name; those of a dataset are in the run that it was made of."""
-    home = source_run(store)
+    home = store.source_run
     return [DerivedListing(results, results.committed_files()) for results in _readable(home, kind)]
 
 
@@ -38,7 +37,7 @@ def latest_predictions(store: RunStore, head: str | None) -> DerivedListing | No
     Raises:
         RunNotFound: there are none of this name.
     """
-    home = source_run(store)
+    home = store.source_run
     if head is not None:
         chosen = DerivedStore.open(home, "predictions", head)
     else:

@@ -13,7 +13,7 @@ from fossilray.store.files.base import READ_THREADS
 from fossilray.store.maintenance.slide_check import FindingKind, VerifyFinding
 from fossilray.store.run.attempts import AttemptLog, read_attempts
 from fossilray.store.run.layout import ATTEMPTS, PENDING, slide_of
-from fossilray.store.run.objects_file import read_footer
+from fossilray.store.run.objects_file import read_stored_footer
 from fossilray.store.run.roles import heartbeat, picture
 
 PICTURES = "pictures"
@@ -64,7 +64,7 @@ def _check_heartbeat(log: AttemptLog, path: str) -> None:
 
 
 def _check_pending(log: AttemptLog, path: str) -> None:
-    read_footer(lambda size: log.files.read_tail(path, size), name=f"{log.url}/{path}")
+    read_stored_footer(log.files, path)
 
 
 def _check_picture(log: AttemptLog, path: str) -> None:

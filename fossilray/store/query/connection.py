@@ -24,7 +24,7 @@ from fossilray.core.errors import QueryError, UsageError
 from fossilray.core.records import CatalogRow, Failure
 from fossilray.core.schemas import CATALOG_SCHEMA, FAILURES_SCHEMA
 from fossilray.store.arrays.crops import read_crops
-from fossilray.store.dataset.dataset_store import open_run, source_run
+from fossilray.store.dataset.dataset_store import open_run
 from fossilray.store.derived.listing import DerivedListing, list_derived
 from fossilray.store.files.base import is_remote
 from fossilray.store.files.options import readers_filesystem
@@ -313,7 +313,7 @@ def load_crops(store: RunStore, table: pa.Table) -> NDArray[np.uint8]:
         >>> largest = fossilray.query(run, "SELECT * FROM objects ORDER BY area_um2 DESC LIMIT 8")
         >>> crops = fossilray.load_crops(run, largest)
     """
-    home = source_run(store)
+    home = store.source_run
     return gather_rows(
         table, lambda path, rows: read_crops(home, path, rows), empty=np.zeros((0, 0, 0, 3), np.uint8)
     )
@@ -352,7 +352,7 @@ def _open_duckdb(store: RunStore) -> Connection:
         config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"},
     )
     # The derived results of a dataset's objects are in its source run, which may be in another store.
-    homes = {home.url.partition("://")[0]: home for home in (source_run(store), store) if is_remote(home.url)}
+    homes = {home.url.partition("://")[0]: home for home in (store.source_run, store) if is_remote(home.url)}
     for home in homes.values():
         con.register_filesystem(home.filesystem)
     return con

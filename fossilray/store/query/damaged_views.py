@@ -16,7 +16,6 @@ from fossilray.core.errors import DamagedFile, StoreError
 from fossilray.core.formats.parquet import conform, read_parquet_metadata, read_table
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.schemas import OBJECTS_SCHEMA
-from fossilray.store.dataset.dataset_store import DatasetStore
 from fossilray.store.derived.listing import DerivedListing
 from fossilray.store.files.base import READ_THREADS
 from fossilray.store.run.left_out import LeftOut
@@ -165,13 +164,13 @@ def derived_checks(listed: DerivedListing) -> dict[str, Check]:
 
 def _check_objects(store: RunStore, path: str, whole: bool) -> None:
     name = f"{store.url}/{path}"
-    role = dataset_part(name) if isinstance(store, DatasetStore) else objects_file(name)
+    role = dataset_part(name) if store.is_dataset else objects_file(name)
     if whole:
         conform(read_table(store.files.read(path), role), OBJECTS_SCHEMA, role)
         return
     tail = read_tail_of(lambda size: store.files.read_tail(path, size))
     metadata = read_parquet_metadata(tail, role)
-    if not isinstance(store, DatasetStore):
+    if not store.is_dataset:
         footer, rows = parse_tail(tail, name=name)
         if rows != footer.summary.objects:
             raise role.damaged(

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from fossilray.core.errors import QueryError, StoreError, UsageError
 from fossilray.store.arrays.array_layout import read_layout
 from fossilray.store.arrays.embeddings import CHUNK_ROWS, iter_shards, read_embeddings
-from fossilray.store.dataset.dataset_store import source_run
 from fossilray.store.derived.derived_store import EMBEDDINGS_PER_ROW_GROUP, DerivedStore
 from fossilray.store.query.stored_slide import StoredSlide
 from fossilray.store.run.layout import arrays_path, slide_file, split_arrays_path
@@ -87,7 +86,7 @@ class VectorReader:
         Raises:
             RunNotFound: the run has no embeddings of this name.
         """
-        self.store = source_run(store)
+        self.store = store.source_run
         self.name = name
         self._named = None if name is None else DerivedStore.open(self.store, "embeddings", name)
         self._cache = _ChunkCache(cache_bytes)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from typing import final
 
 from fossilray.core.errors import DamagedFile
 from fossilray.core.formats import build_record, parse_json
@@ -59,6 +60,7 @@ class AttemptRecords:
     """One sentence for each file that is not such a record."""
 
 
+@final
 class AttemptLog:
     """Started, failed and cleared attempts, and drivers' heartbeats, of a run, of derived results or of an index.
 
@@ -67,12 +69,19 @@ class AttemptLog:
     """
 
     def __init__(
-        self, files: Files, committed: Callable[[], Set[str]], *, left_out: LeftOut | None = None
+        self,
+        files: Files,
+        committed: Callable[[], Set[str]],
+        *,
+        left_out: LeftOut | None = None,
+        read: Callable[[], AttemptRecords] | None = None,
     ) -> None:
         """files: the folder that holds `attempts/` and `drivers/`. committed: lists the slides (of an index: the
-        shards) that are committed; records of these are not read."""
+        shards) that are committed; records of these are not read. read: reads the records of all other slides where
+        they are not in `attempts/`, as those of a compacted dataset."""
         self.files = files
         self.committed = committed
+        self._read = read
         self.left_out = left_out or LeftOut()
         """Damaged files that were passed over."""
 
@@ -103,6 +112,8 @@ class AttemptLog:
 
         Attempts at committed slides, nearly all in the end, are not even listed.
         """
+        if self._read is not None:
+            return self._read()
         slide_ids = sorted(set(self.files.names(ATTEMPTS)) - self.committed())
         records = read_attempts(self.files, slide_ids)
         for message in records.damaged:

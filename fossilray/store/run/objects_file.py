@@ -74,6 +74,16 @@ def read_footer(read_tail: Callable[[int], bytes], *, name: str) -> Footer:
     return parse_tail(read_tail_of(read_tail), name=name)[0]
 
 
+def read_stored_footer(files: Files, path: str) -> Footer:
+    """The footer of an objects file in the folder `files`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StoreError: it is not an objects file of this schema version.
+    """
+    return read_footer(lambda size: files.read_tail(path, size), name=f"{files.url}/{path}")
+
+
 def read_tail_of(read_tail: Callable[[int], bytes]) -> bytes:
     """As many of an objects file's last bytes as hold its footer."""
     tail = read_tail(TAIL_BYTES)

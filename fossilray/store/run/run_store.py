@@ -6,10 +6,10 @@ There are no locks: a commit is one create-if-absent, and all files written befo
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
+from typing import Protocol, final
 
 import fsspec
 import pyarrow as pa
@@ -25,40 +25,58 @@ from fossilray.core.errors import (
     StoreError,
 )
 from fossilray.core.records import ArrayFiles, Attempt, CatalogRow, SlideSummary
-from fossilray.store.files.base import READ_THREADS, Files
+from fossilray.store.files.base import Files
 from fossilray.store.files.conditional_create import check_conditional_create
 from fossilray.store.files.local import LocalFiles
 from fossilray.store.files.open import open_files
 from fossilray.store.run import catalog as frozen_catalog
 from fossilray.store.run import summaries
-from fossilray.store.run.attempts import AttemptLog
+from fossilray.store.run.attempts import AttemptLog, AttemptRecords
+from fossilray.store.run.committed_slides import CommittedSlides, SlideFiles
 from fossilray.store.run.layout import (
-    OBJECTS,
     PENDING,
     RUN_JSON,
     arrays_path,
     objects_path,
     pending_path,
     picture_path,
-    slide_of,
     trace_path,
 )
 from fossilray.store.run.left_out import LeftOut
-from fossilray.store.run.objects_file import Footer, encode_objects, read_footer
+from fossilray.store.run.objects_file import Footer, encode_objects, read_footer, read_stored_footer
 from fossilray.store.run.run_record import RunRecord
 
 
-class RunStore:
-    """One run directory; cheap to open, safe to share between threads."""
+class CompactedSlides(CommittedSlides, Protocol):
+    """What `RunStore` reads from a compacted dataset in place of a run directory's own files."""
 
-    def __init__(self, files: Files) -> None:
+    @property
+    def source(self) -> RunStore:
+        """The run that the dataset was made of, which keeps arrays and pictures."""
+        ...
+
+    def attempts(self) -> AttemptRecords:
+        """The failures of the slides that are not in the dataset."""
+        ...
+
+
+@final
+class RunStore:
+    """One run directory, or a compacted dataset of one; cheap to open, safe to share between threads."""
+
+    def __init__(self, files: Files, *, dataset: CompactedSlides | None = None) -> None:
+        """dataset: the tables of a compacted dataset, which are read instead of objects/, slides/ and attempts/."""
         self.files = files
+        self._dataset = dataset
         self._run: RunRecord | None = None
         self.left_out = LeftOut()
         """Damaged files that readers of this object passed over."""
         self.lost: frozenset[str] = frozenset()
         """Slides that were committed and whose objects files are gone, as the last `summaries_table` found."""
-        self.attempts = AttemptLog(files, self.committed, left_out=self.left_out)
+        self._slides: CommittedSlides = dataset or SlideFiles(files, self.left_out)
+        self.attempts = AttemptLog(
+            files, self.committed, left_out=self.left_out, read=dataset.attempts if dataset else None
+        )
         """Attempts at slides that are not committed, and heartbeats of drivers."""
         self._unconfirmed: set[str] = set()
         """Attempts whose commit was requested and not confirmed: it may have succeeded, so their arrays are kept."""
@@ -95,6 +113,16 @@ class RunStore:
     def single_writer(self) -> bool:
         """Whether the driver alone commits, and workers only submit."""
         return self.files.single_writer
+
+    @property
+    def is_dataset(self) -> bool:
+        """Whether this is a compacted dataset, which is only read."""
+        return self._dataset is not None
+
+    @property
+    def source_run(self) -> RunStore:
+        """The run that holds the arrays: the one that a dataset was made of, or the run itself."""
+        return self if self._dataset is None else self._dataset.source
 
     def objects_glob(self) -> str:
         """The glob that shows every committed slide, for DuckDB."""
@@ -236,7 +264,7 @@ class RunStore:
     def picture(self, slide_id: str) -> bytes | None:
         """A slide's overview picture as JPEG; None if it has none."""
         try:
-            return self.files.read(picture_path(slide_id))
+            return self.source_run.files.read(picture_path(slide_id))
         except FileNotFoundError:
             return None
 
@@ -248,16 +276,18 @@ class RunStore:
 
     def committed(self) -> set[str]:
         """slide_ids of all committed slides, over all wells, from one listing."""
-        return set(self.committed_files())
+        return self._slides.committed()
 
     def committed_files(self) -> dict[str, str]:
-        """The objects file of each committed slide, relative to the run directory, by slide_id."""
-        return {slide_of(path): path for path in self.files.find(OBJECTS) if path.endswith(".parquet")}
+        """The objects file of each committed slide, relative to the run directory, by slide_id.
+
+        A file of a dataset holds many slides, and slides without objects have none there.
+        """
+        return self._slides.committed_files()
 
     def footer(self, slide_id: str) -> Footer | None:
         """Summary, array checksums and provenance of a slide; None if it is not committed."""
-        path = self.committed_files().get(slide_id)
-        return None if path is None else self._footer(path)
+        return self._slides.footer(slide_id)
 
     def append_summaries(self, rows: Sequence[SlideSummary]) -> None:
         """Write summaries of committed slides to a new part of slides/, so that readers need no footers."""
@@ -269,18 +299,14 @@ class RunStore:
 
     def summaries_table(self) -> pa.Table:
         """`summaries` as SLIDES_SCHEMA; slides whose footers are damaged, or files are gone, are left out."""
-        table, self.lost = summaries.summaries_table(
-            self.files, self.committed_files, self._readable_summaries_in, self.left_out
-        )
+        table, self.lost = self._slides.summaries_table()
         if self.lost:
             self.left_out.add(summaries.describe_lost(self.url, self.lost))
         return table
 
     def append_missing_summaries(self) -> int:
         """Append the summaries of committed slides that slides/ lacks, and return their number."""
-        return summaries.append_missing_summaries(
-            self.files, self.committed_files(), self._readable_summaries_in, self.left_out
-        )
+        return summaries.append_missing_summaries(self.files, self.committed_files(), self.left_out)
 
     def drop_summaries(self, slide_ids: Collection[str]) -> None:
         """Write slides/ again without these slides, which are to be withdrawn."""
@@ -289,7 +315,7 @@ class RunStore:
     def rebuild_summaries(self) -> int:
         """Write slides/ again from the footers of all committed slides, and return their number."""
         self.tidy()
-        return summaries.rebuild_summaries(self.files, self.committed_files(), self._summaries_in)
+        return self._slides.rebuild_summaries()
 
     def tidy(self) -> None:
         """Delete half-written files of ended processes on a disk; an object store shows none."""
@@ -312,7 +338,7 @@ class RunStore:
     def _commit(self, path: str, content: bytes, slide_id: str, attempt: str) -> bool:
         self._unconfirmed.add(attempt)
         # After a lost response a retry reports that the file exists; its footer names the attempt.
-        won = self.files.create(path, content) or self._footer(path).attempt == attempt
+        won = self.files.create(path, content) or read_stored_footer(self.files, path).attempt == attempt
         self._unconfirmed.discard(attempt)
         if won:
             return True
@@ -321,7 +347,7 @@ class RunStore:
 
     def _was_committed(self, path: str, slide_id: str, attempt: str) -> bool:
         try:
-            won = self._footer(path).attempt == attempt
+            won = read_stored_footer(self.files, path).attempt == attempt
         except FileNotFoundError:
             raise StoreError(
                 f"{self.url}/{pending_path(slide_id, attempt)} is gone and {slide_id} is not committed; start "
@@ -330,22 +356,3 @@ class RunStore:
         if not won:
             self.delete_attempt(slide_id, attempt)
         return won
-
-    def _footer(self, path: str) -> Footer:
-        return read_footer(lambda size: self.files.read_tail(path, size), name=f"{self.url}/{path}")
-
-    def _summaries_in(self, paths: Sequence[str]) -> list[SlideSummary]:
-        with ThreadPoolExecutor(READ_THREADS) as readers:
-            # Not the footers: those of a whole archive, a checksum for every array file, take a gigabyte.
-            return list(readers.map(lambda path: self._footer(path).summary, paths))
-
-    def _readable_summaries_in(self, paths: Sequence[str]) -> list[SlideSummary]:
-        def read(path: str) -> SlideSummary | None:
-            try:
-                return self._footer(path).summary
-            except DamagedFile as error:
-                self.left_out.add(error)
-                return None
-
-        with ThreadPoolExecutor(READ_THREADS) as readers:
-            return [summary for summary in readers.map(read, paths) if summary is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,14 +13,12 @@ from fossilray.core.formats.parquet import read_table, require_finite
 from fossilray.core.records import SlideSummary
 from fossilray.core.schemas import SLIDES_SCHEMA
 from fossilray.core.text import list_some
-from fossilray.store.files.base import Files, read_present
+from fossilray.store.files.base import READ_THREADS, Files, read_present
 from fossilray.store.files.parquet import to_parquet, to_table
 from fossilray.store.run.layout import part_number, part_path
 from fossilray.store.run.left_out import LeftOut
+from fossilray.store.run.objects_file import read_stored_footer
 from fossilray.store.run.roles import summaries_part
-
-ReadSummaries = Callable[[Sequence[str]], list[SlideSummary]]
-"""Reads the summaries in the footers of some objects files, given their paths."""
 
 
 def append_summaries(files: Files, rows: Sequence[SlideSummary]) -> None:
@@ -38,10 +37,7 @@ def append_summaries(files: Files, rows: Sequence[SlideSummary]) -> None:
 
 
 def summaries_table(
-    files: Files,
-    committed_files: Callable[[], Mapping[str, str]],
-    read_summaries: ReadSummaries,
-    left_out: LeftOut,
+    files: Files, committed_files: Callable[[], Mapping[str, str]], left_out: LeftOut
 ) -> tuple[pa.Table, frozenset[str]]:
     """Read SLIDES_SCHEMA, one row per committed slide by slide_id: from slides/, else from the slide's footer.
 
@@ -54,7 +50,7 @@ def summaries_table(
     table = gathered_summaries(files, left_out)
     # Listed after slides/ was read: a slide that is committed between the two is not counted as lost.
     committed = committed_files()
-    missing = _read_missing(table, committed, read_summaries)
+    missing = _read_missing(files, table, committed, left_out)
     table = pa.concat_tables([table, to_table(missing, SLIDES_SCHEMA)])
     row_of = _last_rows(table)
     rows = [row_of[slide_id] for slide_id in sorted(committed) if slide_id in row_of]
@@ -83,23 +79,24 @@ def gathered_summaries(files: Files, left_out: LeftOut | None = None) -> pa.Tabl
     return pa.concat_tables([SLIDES_SCHEMA.empty_table(), *tables])
 
 
-def append_missing_summaries(
-    files: Files, committed: Mapping[str, str], read_summaries: ReadSummaries, left_out: LeftOut
-) -> int:
+def append_missing_summaries(files: Files, committed: Mapping[str, str], left_out: LeftOut) -> int:
     """Append the summaries of committed slides that slides/ lacks, and return their number.
 
     A driver that was killed had not written all of its summaries; until they are appended, every reader opens the
     footers of these slides.
     """
-    rows = _read_missing(gathered_summaries(files, left_out), committed, read_summaries)
+    rows = _read_missing(files, gathered_summaries(files, left_out), committed, left_out)
     append_summaries(files, rows)
     return len(rows)
 
 
-def rebuild_summaries(files: Files, committed: Mapping[str, str], read_summaries: ReadSummaries) -> int:
+def rebuild_summaries(files: Files, committed: Mapping[str, str]) -> int:
     """Write slides/ again from the footers of all committed slides, and return their number."""
     old = _parts(files)
-    rows = sorted(read_summaries(list(committed.values())), key=lambda row: row.slide_id)
+    with ThreadPoolExecutor(READ_THREADS) as readers:
+        # Not the footers: those of a whole archive, a checksum for every array file, take a gigabyte.
+        found = list(readers.map(lambda path: read_stored_footer(files, path).summary, committed.values()))
+    rows = sorted(found, key=lambda row: row.slide_id)
     append_summaries(files, rows)
     # The new part counts above the old ones, so readers agree with it even before these are deleted.
     for part in old:
@@ -126,10 +123,21 @@ def _last_rows(table: pa.Table) -> dict[str, int]:
 
 
 def _read_missing(
-    table: pa.Table, committed: Mapping[str, str], read_summaries: ReadSummaries
+    files: Files, table: pa.Table, committed: Mapping[str, str], left_out: LeftOut
 ) -> list[SlideSummary]:
+    """The summaries of committed slides that the table lacks, from their footers; damaged ones are left out."""
+
+    def read(path: str) -> SlideSummary | None:
+        try:
+            return read_stored_footer(files, path).summary
+        except DamagedFile as error:
+            left_out.add(error)
+            return None
+
     gathered = set(table["slide_id"].to_pylist())
-    return read_summaries([path for slide_id, path in committed.items() if slide_id not in gathered])
+    paths = [path for slide_id, path in committed.items() if slide_id not in gathered]
+    with ThreadPoolExecutor(READ_THREADS) as readers:
+        return [summary for summary in readers.map(read, paths) if summary is not None]
 
 
 def _read_parts(files: Files, left_out: LeftOut | None) -> dict[str, pa.Table]:

@@ -18,7 +18,6 @@ from fossilray.store import RunStore
 from fossilray.store.arrays.crops import read_encoded_crops
 from fossilray.store.arrays.group import crop_decoder
 from fossilray.store.arrays.jpeg_codec import decode_crop_above
-from fossilray.store.dataset.dataset_store import source_run
 
 Encoded = bytes | StoreError
 """A crop as it is stored, or the error of reading it."""
@@ -67,7 +66,7 @@ class RunSource:
     @staticmethod
     def of(store: RunStore) -> RunSource:
         crops = store.read_run().config["crops"]
-        return RunSource(source_run(store), int(crops["size_px"]), str(crops["encoding"]))
+        return RunSource(store.source_run, int(crops["size_px"]), str(crops["encoding"]))
 
     @property
     def url(self) -> str:
