@@ -19,10 +19,11 @@ from fossilray.core.formats import FileRole
 from fossilray.core.formats.parquet import read_table
 from fossilray.core.schemas import TRUTH_SCHEMA
 from fossilray.core.text import format_percent
-from fossilray.core.text_table import TextColumn, TextTable, print_table
+from fossilray.core.text_table import TextColumn, TextTable
 from fossilray.jobs.process import run_job
 from fossilray.jobs.progress import choose_display
 from fossilray.jobs.run_items import JobResult
+from fossilray.render.tables import print_table
 from fossilray.store import RunStore
 from fossilray.store.query.connection import run_query
 from fossilray.synthetic.archive import (

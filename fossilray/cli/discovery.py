@@ -43,8 +43,7 @@ def calls(
 ) -> None:
     """Choose an entropy threshold that bounds the share of wrong predictions, and count what is kept per genus."""
     from fossilray.analysis.discovery.confident_predictions import select_confident
-    from fossilray.core.text_table import print_table
-    from fossilray.render.tables import write_table
+    from fossilray.render.tables import print_table, write_table
 
     confident = select_confident(
         open_store(run, config, set_), head=predictions, wrong_share=wrong, novelty_p=novelty_p

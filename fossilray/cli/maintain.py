@@ -51,8 +51,7 @@ def failures(
 
     Other formats than the table, and --out, also give the attempt, the host and all other columns of `failures`.
     """
-    from fossilray.core.text_table import print_table
-    from fossilray.render.tables import write_table
+    from fossilray.render.tables import print_table, write_table
     from fossilray.store.query.connection import run_query
     from fossilray.store.run.slide_states import read_states
 

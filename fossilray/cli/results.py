@@ -96,8 +96,7 @@ def query_run(
     set_: SetOption = None,
 ) -> None:
     """Query a run in SQL, with DuckDB."""
-    from fossilray.core.text_table import print_table
-    from fossilray.render.tables import write_table
+    from fossilray.render.tables import print_table, write_table
     from fossilray.store.query.connection import run_query
 
     table = run_query(open_store(run, config, set_), sql)

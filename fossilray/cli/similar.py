@@ -290,8 +290,7 @@ def _form(form: ResultFormat | None, out_file: Path | None) -> ResultFormat:
 
 
 def _write(table: pa.Table, form: ResultFormat | None, out_file: Path | None) -> None:
-    from fossilray.core.text_table import print_table
-    from fossilray.render.tables import write_table
+    from fossilray.render.tables import print_table, write_table
 
     form = _form(form, out_file)
     if form == "table" and out_file is None:

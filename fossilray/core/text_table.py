@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -13,11 +12,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from fossilray.core.text import counted, format_cell, strip_control_characters
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
+from fossilray.core.text import strip_control_characters
 
 PIPED_WIDTH = 10_000_000
 """Width of output to a file or another program, which has none of its own: no line is folded."""
@@ -27,7 +22,6 @@ MIN_FOLDED = 20
 
 _GAP = 2
 _RULE_WIDTH = 80
-_PIPED_BATCH = 4096
 
 
 def open_console(*, stderr: bool = False) -> Console:
@@ -80,7 +74,7 @@ class TextTable:
             [strip_control_characters(column.name), *(row[number].plain for row in self._rows)]
             for number, column in enumerate(self._columns)
         ]
-        natural = [max(map(_width, texts)) for texts in cells]
+        natural = [max(map(text_width, texts)) for texts in cells]
         narrowest = [
             width if column.is_number else max(*map(_longest_word, texts), min(width, MIN_FOLDED))
             for column, texts, width in zip(self._columns, cells, natural, strict=True)
@@ -118,16 +112,16 @@ class TextTable:
         A name or a word that is too long for its column gets lines of its own, over the whole width.
         """
         names = [Text(strip_control_characters(column.name), style="bold") for column in self._columns]
-        name_width = min(max((_width(name.plain) for name in names), default=0), available // 2)
+        name_width = min(max((text_width(name.plain) for name in names), default=0), available // 2)
         cell_width = available - name_width - _GAP
         for number, row in enumerate(self._rows, start=1):
             rule = f"{number:,} ".ljust(min(available, _RULE_WIDTH), "-")
             yield from _folded(Text(rule, style="dim"), console, available)
             for name, cell in zip(names, row, strict=True):
-                if _width(name.plain) <= name_width and _longest_word(cell.plain) <= cell_width:
+                if text_width(name.plain) <= name_width and _longest_word(cell.plain) <= cell_width:
                     indent = " " * (name_width + _GAP)
                     yield Segment(name.plain, console.get_style("bold"))
-                    yield Segment(indent[_width(name.plain) :])
+                    yield Segment(indent[text_width(name.plain) :])
                     yield from _folded(cell, console, cell_width, indent=indent)
                 else:
                     yield from _folded(name, console, available)
@@ -136,77 +130,12 @@ class TextTable:
 
 def _folded(cell: Text, console: Console, width: int, *, indent: str = "") -> Iterator[Segment]:
     """Yield the text in lines of at most this width; all lines but the first are indented."""
-    lines = [cell] if _width(cell.plain) <= width else cell.wrap(console, width, overflow="fold")
+    lines = [cell] if text_width(cell.plain) <= width else cell.wrap(console, width, overflow="fold")
     for number, line in enumerate(lines):
         if number and indent:
             yield Segment(indent)
         yield Segment(line.plain.rstrip(), console.get_style(cell.style))
         yield Segment.line()
-
-
-def print_table(table: pa.Table, *, console: Console, most_rows: int = 200) -> None:
-    """Print the result of a query.
-
-    On a terminal only the first rows of a long result are printed, with the number of the others. Without a terminal
-    every row is printed, on one line.
-    """
-    if not console.is_terminal and console.width >= PIPED_WIDTH:
-        console.file.writelines(_piped_lines(table))
-        return
-    shown = TextTable(*_columns_of(table))
-    for cells in _cells_of(table.slice(0, most_rows)):
-        shown.add_row(*(Text(cell, style="dim" if cell == format_cell(None) else "") for cell in cells))
-    console.print(shown)
-    if table.num_rows > most_rows:
-        console.print(
-            f"… and {table.num_rows - most_rows:,} more rows; --format csv prints all of them",
-            highlight=False,
-        )
-    else:
-        console.print(counted(table.num_rows, "row"), style="dim", highlight=False)
-
-
-def _piped_lines(table: pa.Table) -> Iterator[str]:
-    """Yield the header, a line per row, and the number of rows. The table is formatted twice and never held whole."""
-    columns = _columns_of(table)
-    names = [strip_control_characters(column.name) for column in columns]
-    widths = list(map(_width, names))
-    for cells in _cells_of(table):
-        widths = [max(width, _width(cell)) for width, cell in zip(widths, cells, strict=True)]
-
-    def line(cells: Iterable[str]) -> str:
-        padded = [
-            f"{' ' * (width - _width(cell))}{cell}"
-            if column.is_number
-            else f"{cell}{' ' * (width - _width(cell))}"
-            for column, width, cell in zip(columns, widths, cells, strict=True)
-        ]
-        return (" " * _GAP).join(padded).rstrip() + "\n"
-
-    yield line(names)
-    for cells in _cells_of(table):
-        yield line(cells)
-    yield counted(table.num_rows, "row") + "\n"
-
-
-def _columns_of(table: pa.Table) -> list[TextColumn]:
-    import pyarrow as pa
-
-    kinds = [field.type for field in table.schema]
-    numeric = [
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) for kind in kinds
-    ]
-    return [
-        TextColumn(name, is_number=is_number)
-        for name, is_number in zip(table.column_names, numeric, strict=True)
-    ]
-
-
-def _cells_of(table: pa.Table) -> Iterator[list[str]]:
-    """Yield the cells of each row as text. Columns may share a name."""
-    for batch in table.to_batches(max_chunksize=_PIPED_BATCH):
-        for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            yield [format_cell(value) for value in values]
 
 
 def name_value_grid() -> Table:
@@ -217,15 +146,15 @@ def name_value_grid() -> Table:
     return grid
 
 
+def text_width(text: str) -> int:
+    """The number of terminal columns of a text."""
+    return len(text) if text.isascii() else cell_len(text)
+
+
 def _plain(cell: str | Text) -> Text:
     text = cell if isinstance(cell, Text) else Text(cell)
     return Text(strip_control_characters(text.plain), style=text.style, overflow="fold")
 
 
 def _longest_word(text: str) -> int:
-    return max(map(_width, text.split()), default=0)
-
-
-def _width(text: str) -> int:
-    """The number of terminal columns of a text."""
-    return len(text) if text.isascii() else cell_len(text)
+    return max(map(text_width, text.split()), default=0)

@@ -1,4 +1,4 @@
-"""Results of queries as CSV, JSON or Parquet."""
+"""Results of queries: printed, or as CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -8,16 +8,46 @@ import io
 import json
 import math
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
 
 from fossilray.core.atomic_files import write_atomically
 from fossilray.core.config.choices import TableFormat
 from fossilray.core.errors import UsageError
-from fossilray.core.text import LIKE_A_FORMULA
+from fossilray.core.text import LIKE_A_FORMULA, counted, format_cell, strip_control_characters
+from fossilray.core.text_table import PIPED_WIDTH, TextColumn, TextTable, text_width
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from rich.console import Console
+
+_GAP = 2
+_PIPED_BATCH = 4096
+
+
+def print_table(table: pa.Table, *, console: Console, most_rows: int = 200) -> None:
+    """Print the result of a query.
+
+    On a terminal only the first rows of a long result are printed, with the number of the others. Without a terminal
+    every row is printed, on one line.
+    """
+    if not console.is_terminal and console.width >= PIPED_WIDTH:
+        console.file.writelines(_piped_lines(table))
+        return
+    shown = TextTable(*_columns_of(table))
+    for cells in _cells_of(table.slice(0, most_rows)):
+        shown.add_row(*(Text(cell, style="dim" if cell == format_cell(None) else "") for cell in cells))
+    console.print(shown)
+    if table.num_rows > most_rows:
+        console.print(
+            f"… and {table.num_rows - most_rows:,} more rows; --format csv prints all of them",
+            highlight=False,
+        )
+    else:
+        console.print(counted(table.num_rows, "row"), style="dim", highlight=False)
 
 
 def write_table(table: pa.Table, *, form: TableFormat, out: Path | None = None) -> None:
@@ -52,6 +82,49 @@ def encode_table(table: pa.Table, form: TableFormat) -> bytes:
 
         parquet.write_table(table, sink, compression="zstd")
     return sink.getvalue()
+
+
+def _piped_lines(table: pa.Table) -> Iterator[str]:
+    """Yield the header, a line per row, and the number of rows. The table is formatted twice and never held whole."""
+    columns = _columns_of(table)
+    names = [strip_control_characters(column.name) for column in columns]
+    widths = list(map(text_width, names))
+    for cells in _cells_of(table):
+        widths = [max(width, text_width(cell)) for width, cell in zip(widths, cells, strict=True)]
+
+    def line(cells: Iterable[str]) -> str:
+        padded = [
+            f"{' ' * (width - text_width(cell))}{cell}"
+            if column.is_number
+            else f"{cell}{' ' * (width - text_width(cell))}"
+            for column, width, cell in zip(columns, widths, cells, strict=True)
+        ]
+        return (" " * _GAP).join(padded).rstrip() + "\n"
+
+    yield line(names)
+    for cells in _cells_of(table):
+        yield line(cells)
+    yield counted(table.num_rows, "row") + "\n"
+
+
+def _columns_of(table: pa.Table) -> list[TextColumn]:
+    import pyarrow as pa
+
+    kinds = [field.type for field in table.schema]
+    numeric = [
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) for kind in kinds
+    ]
+    return [
+        TextColumn(name, is_number=is_number)
+        for name, is_number in zip(table.column_names, numeric, strict=True)
+    ]
+
+
+def _cells_of(table: pa.Table) -> Iterator[list[str]]:
+    """Yield the cells of each row as text. Columns may share a name."""
+    for batch in table.to_batches(max_chunksize=_PIPED_BATCH):
+        for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            yield [format_cell(value) for value in values]
 
 
 def _to_json(table: pa.Table) -> bytes:

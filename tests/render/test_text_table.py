@@ -14,7 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from fossilray.core.text import format_cell
-from fossilray.core.text_table import PIPED_WIDTH, TextColumn, TextTable, open_console, print_table
+from fossilray.core.text_table import PIPED_WIDTH, TextColumn, TextTable, open_console
+from fossilray.render.tables import print_table
 
 words = st.text("abcdefghij0123456789-_/.ø深", min_size=1, max_size=45)
 texts = st.lists(words, max_size=12).map(" ".join)

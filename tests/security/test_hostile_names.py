@@ -28,10 +28,9 @@ from fossilray.core.errors import CatalogError, StoreError
 from fossilray.core.records import CatalogRow, RejectedFile
 from fossilray.core.slide_names import check_slide_id, check_well, slide_id_for
 from fossilray.core.text import escape_formula, unescape_formula
-from fossilray.core.text_table import print_table
 from fossilray.jobs.progress import JsonLines, TerminalDisplay
 from fossilray.processing.planning.dry_run import RunPlan, render_plan
-from fossilray.render.tables import encode_table
+from fossilray.render.tables import encode_table, print_table
 from fossilray.slides.catalog import Catalog, read_catalog_file, write_catalog, write_refused
 from fossilray.store import RunStore
 from fossilray.store.query.connection import load_crops, run_query

@@ -27,8 +27,7 @@ from support.small_run import (
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import QueryError, RunNotFound
 from fossilray.core.schemas import OBJECTS_SCHEMA, SLIDES_SCHEMA
-from fossilray.core.text_table import print_table
-from fossilray.render.tables import encode_table
+from fossilray.render.tables import encode_table, print_table
 from fossilray.store import RunStore
 from fossilray.store.query.connection import (
     connect,
