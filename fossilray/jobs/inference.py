@@ -18,7 +18,6 @@ from fossilray.jobs.run_items import JobResult, run_derived_job
 from fossilray.models.backbones.load import weights_setting_of
 from fossilray.models.heads import HeadMeta, head_digest, load_head
 from fossilray.models.heads.compatibility import OTHER_VECTORS, require_same_backbone
-from fossilray.models.heads.head import BackboneReference
 from fossilray.models.heads.uncertainty import COVERAGE
 from fossilray.processing.inference.tasks import ClassifyTask, EmbedTask
 from fossilray.processing.inference.worker import InferenceTask, InferenceWorker
@@ -171,8 +170,7 @@ def _run(
 def _check_backbone(store: RunStore, meta: HeadMeta, embeddings: str | None) -> dict[str, Any]:
     """Return the record of the backbone of the embeddings; refuse them where the head was trained on another."""
     if embeddings is None:
-        backbone = VectorBackbone.of_run(store.read_run())
-        stored = BackboneReference(name=backbone.name, sha256=backbone.sha256)
+        stored = VectorBackbone.of_run(store.read_run())
         fitting = [
             name
             for name in derived_names(store, "embeddings")
@@ -183,8 +181,7 @@ def _check_backbone(store: RunStore, meta: HeadMeta, embeddings: str | None) -> 
         return {**store.read_run().embedder, "sha256": stored.sha256}
     vectors = DerivedStore.open(store, "embeddings", embeddings)
     made_by = vectors.record.backbone
-    reference = BackboneReference(name=str(made_by["name"]), sha256=str(made_by["sha256"]))
-    require_same_backbone(meta, reference, subject=f"the embeddings {embeddings}")
+    require_same_backbone(meta, VectorBackbone.of(made_by), subject=f"the embeddings {embeddings}")
     missing = store.committed() - vectors.committed()
     if missing:
         raise UsageError(

@@ -39,7 +39,7 @@ from fossilray.analysis.search.search import Hit, SearchIndex
 from fossilray.analysis.search.shard_file import ShardReader
 from fossilray.analysis.search.vectors_of_runs import RunVectorSource, open_sources
 from fossilray.core.config import StoreConfig
-from fossilray.core.errors import QueryError, RunMismatch, RunNotFound, StoreError, UsageError
+from fossilray.core.errors import QueryError, RunNotFound, StoreError, UsageError
 from fossilray.store import RunStore
 
 SIZES = {"a": 400, "b": 350, "c": 5, "d": 600}
@@ -246,10 +246,12 @@ def test_slides_that_are_no_longer_committed_are_left_out(tmp_path: Path) -> Non
 
 def test_vectors_of_two_backbones_are_refused(run: RunStore, tmp_path: Path) -> None:
     other = a_vector_run(tmp_path / "other", {"z": kinds_of_vectors(100, seed=1)}, sha256="ef" * 32)
-    with pytest.raises(UsageError, match="vectors of two backbones cannot be compared"):
+    with pytest.raises(UsageError, match=r"are of another backbone, net .*; build an index for each"):
         index_runs([run.url, other.url], tmp_path / "index")
     url = index_runs([run.url], tmp_path / "index").url
-    with pytest.raises(RunMismatch, match="are of net \\(efefefefefef\\)"):
+    with pytest.raises(
+        UsageError, match=r"are of another backbone, net \(efefefefefef\); build another index"
+    ):
         index_runs([other.url], url)
     with pytest.raises(UsageError, match="the queries have 5 dimensions and the index 24"):
         SearchIndex.open(url).search(np.ones((1, 5), np.float32), count=3)

@@ -320,7 +320,7 @@ def test_what_cannot_be_curated_is_refused_in_a_sentence(run: RunStore, tmp_path
         curate_runs([start_run(tmp_path / "bare", embeddings=False)], out, PLENTY)
     other = RunStore.open(str(tmp_path / "other"))
     other.create_or_check(a_run(**{"embedder/another": "cd" * 32}))
-    with pytest.raises(UsageError, match="different backbones"):
+    with pytest.raises(UsageError, match=r"are of another backbone, .*; curate these runs one by one"):
         curate_runs([run, other], out, PLENTY)
     with pytest.raises(UsageError, match="no object with pixels"):
         curate_runs([start_run(tmp_path / "empty")], out, PLENTY)

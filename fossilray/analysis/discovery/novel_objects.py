@@ -12,7 +12,6 @@ from fossilray.core.errors import UsageError
 from fossilray.models.heads import Head
 from fossilray.models.heads.compatibility import require_same_backbone
 from fossilray.models.heads.conformal import novelty_p_values
-from fossilray.models.heads.head import BackboneReference
 from fossilray.models.heads.uncertainty import novelty_reference
 from fossilray.store import RunStore
 from fossilray.store.query.slide_objects import SlideObjects, read_slides
@@ -91,8 +90,7 @@ class NovelObjects:
                     f"the embeddings {embeddings} lack {len(missing)} slides, such as {min(missing)}; start "
                     "`fossilray embed` again first"
                 )
-        made_by = BackboneReference(name=reader.backbone.name, sha256=reader.backbone.sha256)
-        require_same_backbone(head.meta, made_by, subject=f"the vectors of {store.url}")
+        require_same_backbone(head.meta, reader.backbone, subject=f"the vectors of {store.url}")
         return NovelObjects(store, head, novelty_p, where, embeddings)
 
     def read(self) -> Iterator[NovelInSlide]:

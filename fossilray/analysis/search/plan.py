@@ -17,8 +17,9 @@ from fossilray.analysis.search.quantizer import (
 )
 from fossilray.analysis.search.sample import sample_vectors
 from fossilray.analysis.search.vectors_of_runs import RunVectorSource
+from fossilray.core.backbones import require_comparable
 from fossilray.core.config import StoreConfig
-from fossilray.core.errors import RunMismatch, UsageError
+from fossilray.core.errors import UsageError
 from fossilray.core.records import utc_now
 from fossilray.core.text import counted
 from fossilray.core.version import __version__
@@ -58,8 +59,8 @@ def open_index(
     """Open the index at a URL, or create it with a quantizer trained on a sample of all wells.
 
     Raises:
-        UsageError: the settings are invalid, or there is nothing to index.
-        RunMismatch: the index is of vectors of another backbone than these runs.
+        UsageError: the settings are invalid, there is nothing to index, or the vectors of a run are of another
+            backbone than those of the index.
     """
     if settings.coder not in ("auto", *QUANTIZERS):
         raise UsageError(f"--coder {settings.coder!r} is not one of auto, {', '.join(QUANTIZERS)}")
@@ -69,7 +70,15 @@ def open_index(
     index = IndexStore.find(url, access)
     if index is None:
         index = _create(sources, url, access, settings, on_message)
-    _require_same_backbone(index, sources)
+    indexed = VectorBackbone.of(index.record.backbone)
+    for run, source in sources.items():
+        require_comparable(
+            indexed,
+            source.backbone,
+            of_ours=f"{index.url} indexes vectors of",
+            of_theirs=f"the vectors of {run}",
+            remedy="build another index, or run `fossilray embed` with the backbone of the index and give --embeddings",
+        )
     return index
 
 
@@ -136,15 +145,3 @@ def _create(
         created_at=utc_now(),
     )
     return IndexStore.create(url, record, quantizer, access)
-
-
-def _require_same_backbone(index: IndexStore, sources: Mapping[str, RunVectorSource]) -> None:
-    """Refuse runs whose vectors are of another backbone than the index."""
-    for url, source in sources.items():
-        indexed = VectorBackbone.of(index.record.backbone)
-        if source.backbone.sha256 != indexed.sha256:
-            raise RunMismatch(
-                f"{index.url} indexes vectors of {indexed}, and those of {url} are of "
-                f"{source.backbone}; vectors of two backbones cannot be compared: build another index, or run "
-                "`fossilray embed` with the backbone of the index and give --embeddings"
-            )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fossilray.analysis.search.filters import describe_hits
 from fossilray.analysis.search.search import Hit, SearchIndex
+from fossilray.core.backbones import require_comparable
 from fossilray.core.config import EmbedderConfig
 from fossilray.core.errors import UsageError
 from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
@@ -49,13 +50,13 @@ def queries_from_images(
     """
     config = EmbedderConfig(weights=weights_setting_of(backbone))
     (digest,) = embedder_digest(config).values()
-    indexed = VectorBackbone.of(index.record.backbone)
-    if digest != indexed.sha256:
-        raise UsageError(
-            f"the index is of vectors by {indexed}, and --backbone {backbone} is another "
-            f"({digest[:12]}); vectors of two backbones cannot be compared: give --backbone the file that the runs "
-            "were made with"
-        )
+    require_comparable(
+        VectorBackbone.of(index.record.backbone),
+        VectorBackbone(backbone, digest, 0),
+        of_ours="the index holds vectors of",
+        of_theirs=f"those of --backbone {backbone}",
+        remedy="give --backbone the file that the runs were made with",
+    )
     images = [read_image(path, name=str(path)) for path in paths]
     size_px, fit = int(index.record.crops["size_px"]), str(index.record.crops["fit"])
     crops = np.stack(

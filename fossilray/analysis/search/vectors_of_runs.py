@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fossilray.analysis.search.index_record import IndexedSlide
+from fossilray.core.backbones import require_comparable
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import StoreError, UsageError
 from fossilray.store import RunStore, open_run
@@ -78,13 +79,13 @@ def open_sources(
                 f"{url} is named twice, or is the dataset of another run that is named; leave one out"
             )
         sources[source.store.url] = source
-    backbones = {url: source.backbone for url, source in sources.items()}
-    first = next(iter(backbones))
-    for url, backbone in backbones.items():
-        if backbone.sha256 != backbones[first].sha256:
-            raise UsageError(
-                f"the vectors of {first} are of {backbones[first]} and those of {url} of {backbone}; vectors "
-                "of two backbones cannot be compared: build an index for each, or embed the crops of one run with "
-                "the other backbone (`fossilray embed`)"
-            )
+    first = next(iter(sources))
+    for url, source in sources.items():
+        require_comparable(
+            sources[first].backbone,
+            source.backbone,
+            of_ours=f"the vectors of {first} are of",
+            of_theirs=f"those of {url}",
+            remedy="build an index for each, or embed the crops of one run with the other backbone (`fossilray embed`)",
+        )
     return sources

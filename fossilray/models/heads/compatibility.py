@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fossilray.core.errors import UsageError
-from fossilray.models.heads.head import BackboneReference, HeadMeta
+from fossilray.core.backbones import BackboneIdentity, require_comparable
+from fossilray.models.heads.head import HeadMeta
 
 OTHER_VECTORS = (
     "give --embeddings of that backbone (`fossilray embed`), or a head that was trained on these vectors"
@@ -11,9 +11,9 @@ OTHER_VECTORS = (
 
 
 def require_same_backbone(
-    head: HeadMeta, vectors: BackboneReference, *, subject: str, remedy: str = OTHER_VECTORS
+    head: HeadMeta, vectors: BackboneIdentity, *, subject: str, remedy: str = OTHER_VECTORS
 ) -> None:
-    """Refuse a head on vectors of another backbone: a classifier means nothing on them, whatever their length.
+    """Refuse a head on vectors of another backbone: a classifier means nothing on them.
 
     vectors: the backbone that made them. subject: their name in the message, `the vectors of runs/a`. remedy: a
     clause in the imperative.
@@ -21,14 +21,10 @@ def require_same_backbone(
     Raises:
         UsageError: the weights of the two backbones differ; of backbones without weights, the names.
     """
-    trained_on = head.backbone
-    if trained_on.sha256 == vectors.sha256 and (trained_on.sha256 or trained_on.name == vectors.name):
-        return
-    raise UsageError(
-        f"the head was trained on vectors of {_describe(trained_on)}, and {subject} are of another backbone, "
-        f"{_describe(vectors)}; {remedy}"
+    require_comparable(
+        head.backbone,
+        vectors,
+        of_ours="the head was trained on vectors of",
+        of_theirs=subject,
+        remedy=remedy,
     )
-
-
-def _describe(backbone: BackboneReference) -> str:
-    return f"{backbone.name} ({backbone.sha256[:12] or 'no weights'})"

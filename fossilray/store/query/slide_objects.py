@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import shapely
 from numpy.typing import NDArray
 
+from fossilray.core.backbones import require_comparable
 from fossilray.core.errors import UsageError
 from fossilray.core.schemas import OBJECTS_SCHEMA, select_names
 from fossilray.core.vectors import unit_vectors
@@ -76,11 +77,16 @@ def check_runs(stores: Sequence[RunStore]) -> None:
     """
     if not stores:
         raise UsageError("no run was named; give run directories or compacted datasets")
-    backbones: dict[tuple[str, str], str] = {}
+    first = VectorReader(stores[0]).backbone
     owner: dict[str, str] = {}
     for store in stores:
-        backbone = VectorReader(store).backbone
-        backbones.setdefault((backbone.name, backbone.sha256), store.url)
+        require_comparable(
+            first,
+            VectorReader(store).backbone,
+            of_ours=f"the vectors of {stores[0].url} are of",
+            of_theirs=f"those of {store.url}",
+            remedy="curate these runs one by one",
+        )
         for slide_id in slides_with_objects(store):
             if slide_id in owner:
                 raise UsageError(
@@ -88,11 +94,6 @@ def check_runs(stores: Sequence[RunStore]) -> None:
                     "slide_id; curate these runs one by one"
                 )
             owner[slide_id] = store.url
-    if len(backbones) > 1:
-        raise UsageError(
-            f"the vectors of {' and '.join(backbones.values())} are of different backbones and cannot be compared; "
-            "curate these runs one by one"
-        )
 
 
 def slides_with_objects(store: RunStore) -> list[str]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fossilray.core.backbones import describe_backbone
 from fossilray.core.errors import QueryError, StoreError, UsageError
 from fossilray.store.arrays.array_layout import read_layout
 from fossilray.store.arrays.embeddings import CHUNK_ROWS, iter_shards, read_embeddings
@@ -58,7 +59,7 @@ class VectorBackbone:
         )
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.sha256[:12]})"
+        return describe_backbone(self)
 
 
 @dataclass(frozen=True)
