@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from support.cli_runner import rows_of, run_command
 from support.small_run import commit_slide, write_small_run
 from support.synthetic_well import TAXA, WELL, make_truth, predictions_table, start_run, write_well
-from typer.testing import CliRunner, Result
 
 from fossilray.analysis.stratigraphy.chart import ChartOptions, WellChart, compute_chart
 from fossilray.analysis.stratigraphy.page import describe_findings
 from fossilray.analysis.stratigraphy.samples import read_depths
 from fossilray.analysis.stratigraphy.tables import well_tables
 from fossilray.analysis.stratigraphy.taxonomy import group_taxa, read_taxonomy
-from fossilray.cli.main import app
-from fossilray.core.errors import FossilrayError, UsageError
+from fossilray.core.errors import UsageError
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore
 
@@ -40,13 +39,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     return store
 
 
-def chart(run: RunStore | str, out: Path, *more: str, well: str = WELL) -> Result:
+def chart(run: RunStore | str, out: Path, *more: str, well: str = WELL) -> str:
     url = run if isinstance(run, str) else run.url
-    result = CliRunner().invoke(app, ["chart", url, "--well", well, "--out", str(out), *more])
-    if isinstance(result.exception, FossilrayError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result
+    return run_command("chart", url, "--well", well, "--out", out, *more)
 
 
 def tables(run: RunStore, folder: Path, **options: Any) -> WellChart:
@@ -58,14 +53,10 @@ def tables(run: RunStore, folder: Path, **options: Any) -> WellChart:
     return computed
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(path.read_text("utf-8"))))
-
-
 def test_counts_of_a_known_well_are_recovered_within_the_stated_intervals(
     run: RunStore, tmp_path: Path
 ) -> None:
-    output = chart(run, tmp_path).output
+    output = chart(run, tmp_path)
     assert "12 samples of well 6407/6-5, 990 objects classified by genera, 6 taxa" in output
     assert "corrected by the classifier's confusion matrix (360 validation crops, accuracy" in output
     assert "1 sample is barren: 2062.5 m" in output
@@ -148,7 +139,7 @@ def test_table_of_samples_states_their_condition(run: RunStore, tmp_path: Path) 
 
 
 def test_two_wells_match_zone_by_zone(run: RunStore, tmp_path: Path) -> None:
-    assert "pairs of samples match" in chart(run, tmp_path, "--match", OTHER).output
+    assert "pairs of samples match" in chart(run, tmp_path, "--match", OTHER)
     zone = np.arange(12) * 3 // 12
     for row in rows_of(tmp_path / "correlation.csv"):
         first = zone[TRUTH.depths == float(row["first_depth_m"])]
@@ -174,7 +165,7 @@ def test_intervals_without_a_confusion_matrix_hold_sampling_error_only(run: RunS
     table = tmp_path / "confusion.csv"
     lines = [",".join(["", *TAXA]), *(f"{name},{','.join('0' * 6)}" for name in TAXA)]
     table.write_text("\n".join(lines))
-    assert "(0 validation crops" in chart(bare, tmp_path / "zero", "--confusion", str(table)).output
+    assert "(0 validation crops" in chart(bare, tmp_path / "zero", "--confusion", str(table))
     with pytest.raises(UsageError, match="contradict each other"):
         chart(bare, tmp_path / "both", "--confusion", str(table), "--raw-counts")
 
@@ -207,7 +198,7 @@ def test_depths_and_confusion_as_a_spreadsheet_with_decimal_commas_writes_them(
         *([name, *("10,0" if other == name else "0" for other in TAXA)] for name in TAXA),
     ]
     confusion.write_text("\r\n".join(map(";".join, lines)), encoding="utf-8")
-    output = chart(run, tmp_path / "out", "--depths", str(depths), "--confusion", str(confusion)).output
+    output = chart(run, tmp_path / "out", "--depths", str(depths), "--confusion", str(confusion))
     assert "(60 validation crops, accuracy 100.0 %)" in output
     assert "slides of equal depth are pooled into one sample at 2012.5 m" in output
 
@@ -264,7 +255,7 @@ def test_one_sample_of_one_class_is_drawn(tmp_path: Path) -> None:
     truth = make_truth(samples=1)
     only = replace(truth, shares=np.eye(6)[:1], confused=np.eye(6), validation=np.eye(6, dtype=np.int64) * 50)
     write_well(store, only, objects=60)
-    output = chart(store, tmp_path / "out").output
+    output = chart(store, tmp_path / "out")
     assert "no zones" in output
     assert ">Areoligera<" in (tmp_path / "out" / "percent.svg").read_text("utf-8")
     assert [row["taxon"] for row in rows_of(tmp_path / "out" / "counts.csv")] == ["Areoligera"]
@@ -273,7 +264,7 @@ def test_one_sample_of_one_class_is_drawn(tmp_path: Path) -> None:
 def test_a_barren_well_is_drawn_and_reported(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     write_well(store, make_truth(samples=2), objects=5, barren=(0, 1))
-    assert "2 samples are barren" in chart(store, tmp_path / "out").output
+    assert "2 samples are barren" in chart(store, tmp_path / "out")
     assert (tmp_path / "out" / "percent.svg").read_text("utf-8").count(">barren<") == 2
 
 
@@ -289,7 +280,7 @@ Apectodinium augustum,Apectodinium,Peridinioid,wetzeliella|Wetzelia
 def test_a_taxonomy_groups_labels_and_the_chart_lists_what_it_merged(run: RunStore, tmp_path: Path) -> None:
     path = tmp_path / "taxonomy.csv"
     path.write_text(TAXONOMY)
-    output = chart(run, tmp_path / "genus", "--taxonomy", str(path)).output
+    output = chart(run, tmp_path / "genus", "--taxonomy", str(path))
     assert "Apectodinium includes Wetzeliella" in output
     assert "Deflandrea includes Palaeoperidinium" in output
     counts = {row["taxon"]: row for row in rows_of(tmp_path / "genus" / "called.csv")}

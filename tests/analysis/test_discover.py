@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from labels.test_load import picture
 from numpy.typing import NDArray
 from support.classified_run import predict
+from support.cli_runner import invoke, run_command
+from support.labelled_folders import picture
 from support.run_fixtures import a_run
 from support.small_run import CROP_PX, write_small_run
 from training.test_curation import commit_kinds, kinds_of
-from typer.testing import CliRunner
 
 from fossilray.analysis.discovery.confident_predictions import select_confident
 from fossilray.analysis.discovery.discover import DISCOVERY_SCHEMA
-from fossilray.cli.main import app
 from fossilray.core.config import CropsConfig, RunConfig
 from fossilray.core.errors import RunMismatch, RunNotFound, UsageError
 from fossilray.core.images import resize_to
@@ -64,7 +63,7 @@ def head(run: RunStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
             labelled[kind] += 1
             lines.append(f"a,{number},{kind}")
     (folder / "labels.csv").write_text("\n".join(lines))
-    output = invoke(
+    output = run_command(
         *("classify", "train", "--labels", folder / "labels.csv", "--run", run.url, "--backbone", "run"),
         *("--kind", "knn", "--out", folder / "head.safetensors"),
     )
@@ -75,12 +74,6 @@ def head(run: RunStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_picture(seed: int) -> NDArray[np.uint8]:
     """Return a picture that differs for each seed, because equal pictures are duplicates."""
     return resize_to(picture(seed), size_px=CROP_PX)
-
-
-def invoke(*words: str | Path, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=code != 0)
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 def classify(run: RunStore, head: Path, *, name: str) -> DerivedStore:
@@ -125,7 +118,7 @@ def test_predictions_have_prediction_sets_uncertainty_and_novelty(
     assert np.mean([row["genus"] in row["genera"] for row in known]) > 0.8
     shown = run_query(run, "SELECT genus, genera, wrong_p, novelty_p FROM predictions WHERE len(genera) = 1")
     assert shown.num_rows > 100
-    text = invoke("query", run.url, "SELECT genera FROM predictions LIMIT 1", "--format", "csv")
+    text = run_command("query", run.url, "SELECT genera FROM predictions LIMIT 1", "--format", "csv")
     assert text.startswith('"genera"')
 
 
@@ -150,7 +143,7 @@ def test_the_job_writes_what_the_worker_returns_and_its_record_has_coverage_and_
         "--workers",
         "1",
     )
-    assert "352 objects classified" in invoke(*words, "--set", "workers.cpus_per_worker=0.4")
+    assert "352 objects classified" in run_command(*words, "--set", "workers.cpus_per_worker=0.4")
     written = DerivedStore.open(run, "predictions", "job")
     assert written.read("b").equals(predictions.read("b"))
     head_record = written.record.head
@@ -158,7 +151,7 @@ def test_the_job_writes_what_the_worker_returns_and_its_record_has_coverage_and_
     assert head_record["coverage"] == 0.9
     assert np.sum(head_record["confusion"]) == 90
     with pytest.raises(RunMismatch, match="coverage"):
-        invoke(*words, "--coverage", "0.8")
+        run_command(*words, "--coverage", "0.8")
 
 
 def test_predictions_of_an_uncalibrated_head_are_in_the_view_and_have_no_confident_ones(
@@ -179,7 +172,7 @@ def test_predictions_of_an_uncalibrated_head_are_in_the_view_and_have_no_confide
 def test_predictions_are_kept_up_to_an_entropy_and_the_sql_selects_the_same(
     run: RunStore, predictions: DerivedStore, tmp_path: Path
 ) -> None:
-    output = invoke(
+    output = run_command(
         "calls",
         run.url,
         "--predictions",
@@ -204,13 +197,13 @@ def test_predictions_are_kept_up_to_an_entropy_and_the_sql_selects_the_same(
     assert by_entropy["n"][0].as_py() == confident.kept
     assert (tmp_path / "calls.csv").read_text().splitlines()[0] == '"genus","objects","kept","known"'
     assert confident.known <= confident.kept - 40  # novel objects are classified too, often confidently
-    strict = invoke("calls", run.url, "--predictions", "genera", "--wrong", "0.001")
+    strict = run_command("calls", run.url, "--predictions", "genera", "--wrong", "0.001")
     assert "no prediction of genera can be kept" in strict
 
 
 def test_novel_objects_are_found_clustered_and_counted(run: RunStore, head: Path, tmp_path: Path) -> None:
     out = tmp_path / "found.parquet"
-    output = invoke(
+    output = run_command(
         *("discover", run.url, "--head", head, "--out", out, "--novelty-p", "0.02"),
         *("--clusters", "2", "--shown", "5"),
     )
@@ -246,13 +239,13 @@ def test_equal_input_gives_equal_files_and_a_condition_restricts_the_objects(
     run: RunStore, head: Path, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
-        invoke(
+        run_command(
             "discover", run.url, "--head", head, "--out", tmp_path / f"{name}.parquet", "--novelty-p", "0.02"
         )
     for suffix in ("parquet", "html"):
         assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
     out = tmp_path / "pale.parquet"
-    invoke(
+    run_command(
         *("discover", run.url, "--head", head, "--out", out, "--novelty-p", "0.02"),
         *("--where", "opacity < 0.6 -- no charcoal"),
     )
@@ -266,7 +259,7 @@ def test_a_run_without_novel_objects_has_a_page_that_states_it(
     run: RunStore, head: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "none.parquet"
-    output = invoke(
+    output = run_command(
         *("discover", run.url, "--head", head, "--out", out, "--novelty-p", "0.02", "--where", "width_um < 0")
     )
     assert "0 of 0 objects are novel" in output
@@ -278,7 +271,7 @@ def test_a_head_that_cannot_be_compared_with_a_run_is_refused(
     run: RunStore, head: Path, tmp_path: Path
 ) -> None:
     def refused(*words: str | Path) -> str:
-        result = CliRunner().invoke(app, [str(word) for word in words])
+        result = invoke(*words)
         assert result.exit_code != 0
         return str(result.exception)
 

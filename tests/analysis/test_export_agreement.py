@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,95 +13,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely.geometry
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from support.classified_run import predict
 from support.cli_runner import rows_of
-from support.slides_on_disk import write_slide
-from support.small_run import CROP_PX, MPP, commit_slide, start_run
+from support.exported_run import TILES, WELLS, Box, Key, Made, boxes, made, stored
+from support.small_run import CROP_PX, MPP
 
 from fossilray.analysis.export.anndata import export_anndata
 from fossilray.analysis.export.boxes import QUPATH_CORNERS, export_objects, save_crops
 from fossilray.analysis.export.coco import ANNOTATIONS, export_coco
 from fossilray.analysis.export.image_folder import export_image_folder
 from fossilray.analysis.export.selection import CORNERS, clip_to_scan, corners_of
-from fossilray.analysis.export.tiles import TileOptions
 from fossilray.analysis.export.vectors import export_vectors
-from fossilray.analysis.export.yolo import IMAGES_CSV, export_yolo
 from fossilray.core.config import StoreConfig
-from fossilray.core.config.choices import SplitBy
-from fossilray.core.errors import UnreadableRegion
-from fossilray.core.records import CatalogRow, SlideSummary
-from fossilray.core.types import Boxes, Rect
-from fossilray.slides.slide import Slide, open_slide
-from fossilray.store import RunStore
+from fossilray.core.records import SlideSummary
 from fossilray.store.dataset.compact import compact_run
 from fossilray.store.dataset.dataset_store import open_run
 from fossilray.store.query.connection import load_embeddings, run_query
 
-SIDE = 2048
-WELLS = {"A-1": "6407/6-5", "a-1": "6407/6-5", "b-1": "16/1-2", "c-1": "16/1-2", "d-1": "DONG-1"}
-"""Wells by slide_id; two slide_ids differ only in case."""
-TILES = TileOptions(tile_px=160, um_per_px=1.0)
-TILE = TILES.tile_px * TILES.um_per_px / MPP
-Key = tuple[str, int]
-Box = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Made:
-    """A run with slides on disk and arbitrary objects, some of which reach beyond the scan, as in earlier versions."""
-
-    run: RunStore
-    bounds: dict[str, Rect]
-    overrunning: set[Key]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("agreement")
-    run = start_run(folder / "run")
-    path = folder / "slides" / "one.mrxs"
-    write_slide(path, size=SIDE)
-    run.freeze_catalog([CatalogRow(name, str(path), well=well) for name, well in WELLS.items()])
-    with open_slide(path, mpp=None) as slide:
-        bounds, width, height = slide.info.bounds, slide.info.width, slide.info.height
-    assert min(bounds.x_min, bounds.y_min) > 0, "or no frame differs from another"
-    overrunning: set[Key] = set()
-    for number, (name, well) in enumerate(WELLS.items()):
-        boxes = some_boxes(bounds, seed=number, count=(30, 12, 20, 9, 14)[number])
-        beyond = (boxes[:, :2] < [bounds.x_min, bounds.y_min]) | (boxes[:, 2:] > [bounds.x_max, bounds.y_max])
-        overrunning |= {(name, int(row)) for row in np.flatnonzero(beyond.any(axis=1))}
-        properties: dict[str, Any] = {"path": str(path), "width": width, "height": height}
-        properties |= {"bounds_x": bounds.x_min, "bounds_y": bounds.y_min}
-        properties |= {"bounds_width": bounds.width, "bounds_height": bounds.height}
-        scores = np.linspace(0.2, 0.9, len(boxes), dtype=np.float32)
-        commit_slide(
-            run,
-            name,
-            count=len(boxes),
-            well=well,
-            depth_m=2000.0,
-            seed=number,
-            boxes=Boxes(boxes, scores),
-            **properties,
-        )
-    predict(run, "genera")
-    return Made(run, dict.fromkeys(WELLS, bounds), overrunning)
-
-
-def some_boxes(bounds: Rect, *, seed: int, count: int) -> NDArray[np.float64]:
-    """Boxes anywhere; the first four overrun an edge each, the fifth is larger than a tile, the sixth long and thin."""
-    rng = np.random.default_rng(seed)
-    sides = np.exp(rng.normal(np.log(120), 0.6, (count, 2))).clip(8, TILE - 1)
-    sides[:4] = sides[:4].clip(100)
-    sides[4], sides[5] = (TILE * 1.3, TILE * 0.8), (TILE * 0.9, 12)
-    low = rng.uniform([bounds.x_min, bounds.y_min], [bounds.x_max, bounds.y_max] - sides)
-    low[0, 0], low[1, 1] = bounds.x_min - 20, bounds.y_min - 30
-    low[2, 0], low[3, 1] = bounds.x_max - sides[2, 0] + 87, bounds.y_max - sides[3, 1] + 5
-    return np.round(np.hstack([low, low + sides]))
+__all__ = ["boxes", "made", "stored"]
 
 
 edges = st.integers(-300, 1300)
@@ -132,30 +61,6 @@ def test_boxes_are_clipped_to_the_scan_and_never_vanish(generated: list[tuple[in
 def an_empty_summary() -> SlideSummary:
     zeros = {"str": "", "int": 0, "float": 0.0}
     return SlideSummary(**{field.name: zeros.get(str(field.type)) for field in fields(SlideSummary)})  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def stored(made: Made) -> dict[Key, dict[str, Any]]:
-    """Rows of Parquet, by object."""
-    rows = run_query(made.run, "SELECT * FROM objects").to_pylist()
-    return {(row["slide_id"], row["object_id"]): row for row in rows}
-
-
-@pytest.fixture(scope="module")
-def boxes(made: Made, stored: dict[Key, dict[str, Any]]) -> dict[Key, Box]:
-    """The boxes that every export must give, in OpenSlide's frame."""
-    return {
-        key: inside(tuple(row[name] for name in CORNERS), made.bounds[key[0]]) for key, row in stored.items()
-    }
-
-
-def inside(box: Box, bounds: Rect) -> Box:
-    return (
-        max(box[0], bounds.x_min),
-        max(box[1], bounds.y_min),
-        min(box[2], bounds.x_max),
-        min(box[3], bounds.y_max),
-    )
 
 
 def test_csv_has_openslides_frame_and_qupaths_in_columns_of_their_own(
@@ -206,132 +111,6 @@ def test_geojson_is_in_qupaths_frame_or_in_openslides(
     assert seen == boxes
 
 
-def test_coco_has_each_object_once_as_primary_and_whole_if_it_fits_a_tile(
-    made: Made, boxes: dict[Key, Box], tmp_path: Path
-) -> None:
-    result = export_coco(made.run, tmp_path / "coco", options=TILES, head="genera")
-    coco = json.loads((tmp_path / "coco" / ANNOTATIONS).read_text(encoding="utf-8"))
-    images = {image["id"]: image for image in coco["images"]}
-    names = [image["file_name"] for image in coco["images"]]
-    assert len({name.casefold() for name in names}) == len(names) == result.images
-    primary: dict[Key, Box] = {}
-    for annotation in coco["annotations"]:
-        key, image = (annotation["slide_id"], annotation["object_id"]), images[annotation["image_id"]]
-        assert image["slide_id"] == key[0]
-        box = on_slide(annotation["bbox"], image)
-        assert all(abs(a - b) <= 1 for a, b in zip(box, clipped_to(boxes[key], image), strict=True)), (
-            "the visible part of the box"
-        )
-        if annotation["primary"]:
-            assert key not in primary
-            primary[key] = box
-            assert annotation["whole"] == fits(boxes[key]), key
-    assert set(primary) == set(boxes)
-    assert result.objects == len(boxes)
-    assert result.boxes == len(coco["annotations"])
-    assert result.cut == sum(not fits(box) for box in boxes.values()) == len(WELLS)
-    assert (result.lost, result.unreadable, result.clipped) == (0, 0, len(made.overrunning))
-    assert (
-        result.background
-        == len(images) - len({annotation["image_id"] for annotation in coco["annotations"]})
-        > 0
-    )
-    for image in coco["images"]:
-        pixels = cv2.imread(str(tmp_path / "coco" / "images" / image["file_name"]))
-        assert pixels.shape == (TILES.tile_px, TILES.tile_px, 3)
-
-
-def on_slide(bbox: list[float], image: dict[str, Any]) -> Box:
-    """Convert a box of COCO to OpenSlide's frame, as docs/guide/exports.md describes."""
-    scale = (image["x_max"] - image["x_min"]) / image["width"]
-    left, top = image["x_min"] + bbox[0] * scale, image["y_min"] + bbox[1] * scale
-    return left, top, left + bbox[2] * scale, top + bbox[3] * scale
-
-
-def clipped_to(box: Box, image: dict[str, Any]) -> Box:
-    square = Rect(*(float(image[name]) for name in CORNERS))  # type: ignore[arg-type]
-    return inside(box, square)
-
-
-def fits(box: Box) -> bool:
-    return max(box[2] - box[0], box[3] - box[1]) <= TILE
-
-
-@pytest.mark.parametrize("by", ["auto", "well"])
-def test_yolo_has_every_object_and_keeps_wells_whole(
-    made: Made, boxes: dict[Key, Box], tmp_path: Path, by: SplitBy
-) -> None:
-    out = tmp_path / "yolo"
-    result = export_yolo(made.run, out, options=TILES, validation=0.3, split_by=by)
-    rows = rows_of(out / IMAGES_CSV)
-    assert {row["file"] for row in rows} == {
-        str(path.relative_to(out)) for path in (out / "images").rglob("*.jpg")
-    }
-    assert len({row["file"].casefold() for row in rows}) == len(rows) == result.tiles.images
-    found: Counter[Key] = Counter()
-    total = 0
-    for row in rows:
-        image = {name: float(row[name]) for name in CORNERS}
-        lines = (out / row["file"].replace("images/", "labels/")).with_suffix(".txt").read_text().splitlines()
-        assert len(lines) == int(row["boxes"])
-        total += len(lines)
-        side = image["x_max"] - image["x_min"]
-        for line in lines:
-            x, y, width, height = (float(value) * side for value in line.split()[1:])
-            low = (image["x_min"] + x - width / 2, image["y_min"] + y - height / 2)
-            box = (*low, low[0] + width, low[1] + height)
-            (same, *_) = [
-                key
-                for key, other in boxes.items()
-                if key[0] == row["slide_id"]
-                and all(abs(a - b) <= 1 for a, b in zip(clipped_to(other, image), box, strict=True))
-            ]
-            whole = all(abs(a - b) <= 1 for a, b in zip(boxes[same], box, strict=True))
-            found[same] += whole or not fits(boxes[same])
-    assert set(found) == set(boxes)
-    assert min(found.values()) >= 1, "an object that fits an image is whole in none"
-    assert (result.tiles.objects, result.tiles.boxes, result.tiles.lost) == (len(boxes), total, 0)
-    subsets: dict[str, set[str]] = {}
-    for row in rows:
-        subsets.setdefault(row["well"], set()).add(row["part"])
-    if result.split.by == "well":
-        assert all(len(of_well) == 1 for of_well in subsets.values())
-    share = result.validation / result.tiles.images
-    assert share == pytest.approx(0.3, abs=0.08)
-    assert f"{share:.1%}" in (out / "data.yaml").read_text(encoding="utf-8")
-    assert yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))["val"] == "images/val"
-    assert 0 < result.tiles.background / result.tiles.images <= TILES.background + 0.02
-
-
-def test_objects_in_unreadable_regions_are_counted_and_others_are_kept(
-    made: Made, boxes: dict[Key, Box], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    middle = made.bounds["b-1"].x_min + SIDE // 2
-    read = Slide.read
-
-    def fail_on_the_right(self: Slide, level: int, x: int, y: int, width: int, height: int) -> Any:
-        if x > middle:
-            raise UnreadableRegion("a scratch")
-        return read(self, level, x, y, width, height)
-
-    monkeypatch.setattr(Slide, "read", fail_on_the_right)
-    of_slide = {key for key in boxes if key[0] == "b-1"}
-    coco = export_coco(made.run, tmp_path / "coco", options=TILES, slide="b-1")
-    content = json.loads((tmp_path / "coco" / ANNOTATIONS).read_text(encoding="utf-8"))
-    assert coco.unreadable > 0
-    assert coco.lost > 0
-    assert coco.objects + coco.lost == len(of_slide)
-    assert {image["id"] for image in content["images"]} >= {
-        annotation["image_id"] for annotation in content["annotations"]
-    }
-    assert {image["file_name"] for image in content["images"]} == {
-        path.name for path in (tmp_path / "coco" / "images").iterdir()
-    }
-    assert sum(annotation["primary"] for annotation in content["annotations"]) == coco.objects
-    yolo = export_yolo(made.run, tmp_path / "yolo", options=TILES, slide="b-1").tiles
-    assert (yolo.objects, yolo.lost, yolo.boxes) == (coco.objects, coco.lost, coco.boxes)
-
-
 def test_exports_of_a_dataset_equal_those_of_its_run(made: Made, tmp_path: Path) -> None:
     compact_run(made.run, str(tmp_path / "dataset"), access=StoreConfig(), slides_per_file=2, embeddings=True)
     dataset = open_run(str(tmp_path / "dataset"))
@@ -342,27 +121,6 @@ def test_exports_of_a_dataset_equal_those_of_its_run(made: Made, tmp_path: Path)
         tmp_path / "compacted" / ANNOTATIONS
     ).read_bytes()
     assert pq.read_table(tmp_path / "run.parquet").equals(pq.read_table(tmp_path / "compacted.parquet"))
-
-
-def test_background_images_show_no_object_of_the_run_whatever_the_condition(
-    made: Made, boxes: dict[Key, Box], tmp_path: Path
-) -> None:
-    result = export_coco(
-        made.run,
-        tmp_path / "coco",
-        options=TileOptions(tile_px=96, background=0.5),
-        where="object_id = 4",
-        slide="d-1",
-    )
-    coco = json.loads((tmp_path / "coco" / ANNOTATIONS).read_text(encoding="utf-8"))
-    taken = {annotation["image_id"] for annotation in coco["annotations"]}
-    free = [image for image in coco["images"] if image["id"] not in taken]
-    assert result.objects == 1
-    assert result.background == len(free) > 0
-    for image in free:
-        for box in (box for key, box in boxes.items() if key[0] == "d-1"):
-            left, top, right, bottom = clipped_to(box, image)
-            assert left >= right or top >= bottom
 
 
 def test_anndata_and_vectors_hold_the_same_objects_in_openslides_frame(

@@ -1,84 +1,29 @@
-"""Similarity search against exhaustive search, and the index behind it."""
+"""Similarity search against exhaustive search."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.indexed_runs import (
-    DIMENSION,
-    PLAIN,
     SMALL,
     a_vector_run,
-    commit_vectors,
     directions,
     index_runs,
-    kinds_of_vectors,
 )
-from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401
+from support.searched_run import ALL, SIZES, WELLS, exact, index, named, run, some_queries, vectors_of
 
 from fossilray.analysis.search.duplicates import find_duplicates, pairs_table
 from fossilray.analysis.search.filters import describe_hits, filter_where
-from fossilray.analysis.search.index_store import IndexStore
-from fossilray.analysis.search.plan import IndexSettings, group_slides
-from fossilray.analysis.search.quantizer import (
-    QUANTIZERS,
-    InvertedLists,
-    VectorQuantizer,
-    compare_quantizers,
-    lists_for,
-)
-from fossilray.analysis.search.sample import sample_vectors
-from fossilray.analysis.search.search import Hit, SearchIndex
+from fossilray.analysis.search.plan import group_slides
+from fossilray.analysis.search.search import SearchIndex
 from fossilray.analysis.search.shard_file import ShardReader
-from fossilray.analysis.search.vectors_of_runs import RunVectorSource, open_sources
-from fossilray.core.config import StoreConfig
-from fossilray.core.errors import QueryError, RunNotFound, StoreError, UsageError
-from fossilray.store import RunStore
+from fossilray.core.errors import QueryError, UsageError
 
-SIZES = {"a": 400, "b": 350, "c": 5, "d": 600}
-WELLS = {"a": "W-1", "b": "W-1", "c": "W-2", "d": "6407/6-5"}
-ALL = {"probes": 1000}
-
-
-def vectors_of(sizes: dict[str, int] = SIZES) -> dict[str, NDArray[np.float16]]:
-    return {name: kinds_of_vectors(size, seed=ord(name)) for name, size in sizes.items()}
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
-    return a_vector_run(tmp_path_factory.mktemp("runs") / "run", vectors_of(), wells=WELLS)
-
-
-@pytest.fixture(scope="module")
-def index(run: RunStore, tmp_path_factory: pytest.TempPathFactory) -> SearchIndex:
-    return SearchIndex.open(index_runs([run.url], tmp_path_factory.mktemp("index") / "index").url)
-
-
-def exact(
-    slides: dict[str, NDArray[np.float16]], query: NDArray[np.float32], count: int
-) -> list[tuple[str, int]]:
-    """Return the nearest objects by exhaustive search, without the last of each slide, which has no pixels."""
-    scored = [
-        (-float(direction @ query), name, number)
-        for name, vectors in slides.items()
-        for number, direction in enumerate(directions(vectors)[:-1])
-    ]
-    return [(name, number) for _, name, number in sorted(scored)[:count]]
-
-
-def named(hits: list[Hit]) -> list[tuple[str, int]]:
-    return [(hit.slide.slide_id, hit.object_id) for hit in hits]
-
-
-def some_queries(count: int = 20) -> NDArray[np.float32]:
-    return directions(kinds_of_vectors(count, seed=999))
+__all__ = ["index", "run"]
 
 
 def test_a_search_of_all_lists_equals_exhaustive_search(index: SearchIndex) -> None:
@@ -195,208 +140,6 @@ def test_the_table_of_hits_has_the_position_of_each(index: SearchIndex) -> None:
     assert {row["genus"] for row in rows} == {None}
 
 
-def test_slides_committed_after_the_build_are_reported_and_then_added(tmp_path: Path) -> None:
-    store = a_vector_run(tmp_path / "run", {"a": kinds_of_vectors(300, seed=1)})
-    url = index_runs([store.url], tmp_path / "index").url
-    before = {path: path.read_bytes() for path in (tmp_path / "index").rglob("*") if path.is_file()}
-    late = kinds_of_vectors(80, seed=2)
-    commit_vectors(store, "late", late)
-    stale = SearchIndex.open(url)
-    assert "not in the index: 1 slide with 80 objects" in str(stale.freshness)
-    assert "late" in str(stale.freshness)
-    with pytest.raises(UsageError, match="was committed after the build"):
-        stale.find_object("late", 3)
-    index_runs([store.url], url)
-    now = SearchIndex.open(url)
-    assert not str(now.freshness)
-    assert named(now.search(directions(late)[3:4], count=1)[0]) == [("late", 3)]
-    kept = {path: content for path, content in before.items() if path.is_file()}
-    assert all(path.read_bytes() == content for path, content in kept.items())
-    assert {path.parent.name for path in before.keys() - kept.keys()} <= {"plans"}
-
-
-def test_reprocessed_slides_are_left_out_and_then_added_again(tmp_path: Path) -> None:
-    slides = {"a": kinds_of_vectors(120, seed=1), "b": kinds_of_vectors(90, seed=2)}
-    store = a_vector_run(tmp_path / "run", slides)
-    url = index_runs([store.url], tmp_path / "index").url
-    old = directions(slides["b"])[5:6]
-    Path(store.url, store.committed_files()["b"]).unlink()
-    reprocessed = kinds_of_vectors(60, seed=3)
-    commit_vectors(store, "b", reprocessed)
-    stale = SearchIndex.open(url)
-    assert "reprocessed since the build and left out: 1 slide with 60 objects" in str(stale.freshness)
-    assert {hit.slide.slide_id for hit in stale.search(old, count=20, **ALL)[0]} == {"a"}
-    index_runs([store.url], url)
-    now = SearchIndex.open(url)
-    assert not str(now.freshness)
-    (hits,) = now.search(directions(reprocessed)[7:8], count=200, candidates=200, **ALL)
-    assert named(hits)[0] == ("b", 7)
-    assert sorted(named(hits)) == [("a", n) for n in range(119)] + [("b", n) for n in range(59)]
-
-
-def test_slides_that_are_no_longer_committed_are_left_out(tmp_path: Path) -> None:
-    slides = {"a": kinds_of_vectors(120, seed=1), "b": kinds_of_vectors(90, seed=2)}
-    store = a_vector_run(tmp_path / "run", slides)
-    url = index_runs([store.url], tmp_path / "index").url
-    Path(store.url, store.committed_files()["b"]).unlink()
-    found = SearchIndex.open(url)
-    assert "no longer committed and left out" in str(found.freshness)
-    assert {hit.slide.slide_id for hit in found.search(directions(slides["b"])[:1], count=9)[0]} == {"a"}
-
-
-def test_vectors_of_two_backbones_are_refused(run: RunStore, tmp_path: Path) -> None:
-    other = a_vector_run(tmp_path / "other", {"z": kinds_of_vectors(100, seed=1)}, sha256="ef" * 32)
-    with pytest.raises(UsageError, match=r"are of another backbone, net .*; build an index for each"):
-        index_runs([run.url, other.url], tmp_path / "index")
-    url = index_runs([run.url], tmp_path / "index").url
-    with pytest.raises(
-        UsageError, match=r"are of another backbone, net \(efefefefefef\); build another index"
-    ):
-        index_runs([other.url], url)
-    with pytest.raises(UsageError, match="the queries have 5 dimensions and the index 24"):
-        SearchIndex.open(url).search(np.ones((1, 5), np.float32), count=3)
-
-
-def test_several_runs_may_share_an_index_and_names_of_slides(tmp_path: Path) -> None:
-    one = a_vector_run(tmp_path / "one", {"a": kinds_of_vectors(150, seed=1)})
-    two = a_vector_run(tmp_path / "two", {"a": kinds_of_vectors(150, seed=2)})
-    found = SearchIndex.open(index_runs([one.url, two.url], tmp_path / "index").url)
-    for store, seed in ((one, 1), (two, 2)):
-        query = directions(kinds_of_vectors(150, seed=seed))[4:5]
-        (hits,) = found.search(query, count=1)
-        assert (hits[0].slide.run, hits[0].object_id) == (store.url, 4)
-    with pytest.raises(UsageError, match="give --run"):
-        found.find_object("a", 0)
-    assert found.find_object("a", 0, run=two.url).slide.run == two.url
-    with pytest.raises(UsageError, match="objects 0 to 149, not 150"):
-        found.find_object("a", 150, run=one.url)
-
-
-def test_the_same_work_done_twice_is_committed_once(run: RunStore, tmp_path: Path) -> None:
-    index = index_runs([run.url], tmp_path / "index")
-    shards = index.shards()
-    assert index.commit(shards[0])  # the same record: a lost response
-    copy = replace(shards[0], data=index.create_data_folder())
-    shutil.copytree(tmp_path / "index" / shards[0].data, tmp_path / "index" / copy.data, dirs_exist_ok=True)
-    assert not index.commit(copy)
-    assert not (tmp_path / "index" / copy.data).exists()
-    assert IndexStore.open(index.url).shards() == shards
-
-
-def test_an_unfinished_shard_is_deleted_after_its_process_ended(run: RunStore, tmp_path: Path) -> None:
-    index = index_runs([run.url], tmp_path / "index")
-    of_live_process, of_ended_process = index.create_data_folder(), index.create_data_folder()
-    note = json.loads(index.files.read(f"{of_ended_process}/maker.json"))
-    if not note["machine"]:
-        pytest.skip("this system does not record when processes started")
-    ended = json.dumps({**note, "process": f"{2**22 + 1}@1"}).encode()
-    index.files.write(f"{of_ended_process}/maker.json", ended)
-    committed = index.shards()[0].data
-    index.files.write(f"{committed}/maker.json", ended)  # killed right after its commit
-    index.collect_garbage()
-    left = set(index.files.names("data"))
-    assert left == {shard.data.removeprefix("data/") for shard in index.shards()} | {of_live_process[5:]}
-    assert index.files.find(committed) == [
-        f"{committed}/{name}" for name in ("codes", "offsets", "positions")
-    ]
-
-
-def test_damage_is_reported_with_a_remedy(run: RunStore, tmp_path: Path) -> None:
-    index = index_runs([run.url], tmp_path / "index")
-    with pytest.raises(RunNotFound, match="holds no index"):
-        SearchIndex.open(str(tmp_path / "nothing"))
-    shard = index.shards()[0]
-    codes = tmp_path / "index" / shard.data / "codes"
-    whole = codes.read_bytes()
-    codes.write_bytes(whole[:-5])
-    with pytest.raises(StoreError, match="start `fossilray index build` again"):
-        SearchIndex.open(index.url)
-    codes.write_bytes(whole)
-    (coder,) = (tmp_path / "index").glob("coder-*")
-    coder.write_bytes(coder.read_bytes()[:-1] + b"x")
-    with pytest.raises(StoreError, match="differs from what was written"):
-        SearchIndex.open(index.url)
-    stated = json.loads((tmp_path / "index" / "index.json").read_text())
-    (tmp_path / "index" / "index.json").write_text(json.dumps({**stated, "schema_version": 99}))
-    with pytest.raises(StoreError, match="version 99"):
-        SearchIndex.open(index.url)
-
-
-def test_a_run_without_vectors_is_refused(tmp_path: Path) -> None:
-    store = a_vector_run(tmp_path / "run", {"a": np.zeros((3, 4), np.float16)})
-    with pytest.raises(UsageError, match="nothing to index"):
-        index_runs([store.url], tmp_path / "index")
-    with pytest.raises(UsageError, match="is not one of auto"):
-        index_runs([store.url], tmp_path / "index", IndexSettings(coder="pq"))
-    with pytest.raises(UsageError, match="named twice"):
-        index_runs([store.url, store.url], tmp_path / "index")
-    assert not (tmp_path / "index" / "index.json").exists()
-
-
-def test_an_index_in_an_object_store_finds_the_same(
-    run: RunStore,
-    index: SearchIndex,
-    tmp_path: Path,
-    s3_run: tuple[str, StoreConfig],  # noqa: F811
-) -> None:
-    address, access = s3_run
-    remote = a_vector_run(address, vectors_of(), wells=WELLS, config=access)
-    url = index_runs([remote.url], f"{address}-index", access=access).url
-    found = SearchIndex.open(url, access)
-    queries = some_queries(3)
-    pairs = zip(found.search(queries, count=8), index.search(queries, count=8), strict=True)
-    assert all(named(remote_hits) == named(local_hits) for remote_hits, local_hits in pairs)
-
-
-def test_the_sample_is_stratified_by_well(tmp_path: Path) -> None:
-    slides = {"a": 900, "b": 300, "c": 40}
-    wells = {"a": "rich", "b": "fair", "c": "poor"}
-    made = {name: np.eye(3)[[axis]].repeat(count, 0) for axis, (name, count) in enumerate(slides.items())}
-    store = a_vector_run(tmp_path / "run", made, wells=wells)
-    sources = open_sources([store.url], None, PLAIN)
-    listed = sources[store.url].slides()
-    vectors = sample_vectors(sources, listed, count=340, dimension=3, seed=0)
-    assert np.abs(vectors.sum(axis=0) - [150, 150, 40]).max() <= 1  # the last of each slide has no pixels
-
-
-@pytest.mark.parametrize("name", QUANTIZERS)
-def test_codes_preserve_the_neighbours_of_vectors(name: str) -> None:
-    rng = np.random.default_rng(3)
-    vectors = directions(rng.normal(size=(3000, 160)) * np.arange(1, 161) ** -0.7)
-    coder = VectorQuantizer.train(vectors, name=name, lists=16, seed=0)
-    again = VectorQuantizer.from_bytes(
-        coder.to_bytes(), name=name, dimension=coder.dimension, lists=coder.lists, path="here"
-    )
-    lists, codes = again.encode(vectors)
-    assert codes.shape == (3000, coder.code_bytes)
-    assert 60 <= coder.code_bytes <= 100
-    kept = InvertedLists(again)
-    for number in range(16):
-        rows = np.flatnonzero(lists == number)
-        kept.add(number, rows, codes[rows])
-    queries = vectors[:100]
-    found = kept.search(again.nearest_lists(queries, 16), 30, None)
-    best = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
-    assert np.mean([len(np.intersect1d(f, b)) for f, b in zip(found, best, strict=True)]) > 9.5
-    few = np.packbits(np.arange(3000) % 7 == 0, bitorder="little")
-    assert (kept.search(again.nearest_lists(queries, 16), 30, few) % 7 == 0).all()
-
-
-def test_the_quantizer_is_chosen_by_its_recall() -> None:
-    rng = np.random.default_rng(3)
-    flat = directions(rng.normal(size=(4000, 160)))
-    trials = compare_quantizers(flat, seed=0)
-    assert {trial.coder for trial in trials} == set(QUANTIZERS)
-    assert trials[0].coder != "pca64-8bit"  # 64 axes are too few for 160 equal ones
-    assert trials[0].recall == max(trial.recall for trial in trials)
-    with pytest.raises(UsageError, match="too few"):
-        compare_quantizers(flat[:50], seed=0)
-
-
-def test_lists_grow_with_the_square_root() -> None:
-    assert [lists_for(n) for n in (1, 10_000, 10**6, 10**7, 3 * 10**9)] == [4, 128, 1024, 4096, 65536]
-
-
 def test_a_fossil_on_two_slides_is_listed_once_with_both_positions(tmp_path: Path) -> None:
     slides = vectors_of()
     slides["b"][10] = slides["a"][3] * 2  # the same direction
@@ -439,21 +182,3 @@ def test_pairs_are_mutual_nearest_neighbours(index: SearchIndex) -> None:
     pairs = find_duplicates(index, threshold=0.93, probes=8)
     assert {tuple(sorted((*named([p.first]), *named([p.second])))) for p in pairs} == expected
     assert len(expected) > 5
-
-
-def test_named_embeddings_are_indexed_like_a_runs_own(tmp_path: Path) -> None:
-    from support.classified_run import embed
-
-    store = a_vector_run(tmp_path / "run", {"a": kinds_of_vectors(600, seed=1)})
-    embed(store, "net", dimension=DIMENSION)
-    settings = replace(SMALL, embeddings="net")
-    index = index_runs([store.url], tmp_path / "index", settings)
-    assert index.record.backbone["dimension"] == DIMENSION
-    found = SearchIndex.open(index.url)
-    assert asdict(RunVectorSource(store, "net").backbone) == index.record.backbone
-    # All these vectors have one direction, except that of object 0, which is zero.
-    (hits,) = found.search(np.full((1, DIMENSION), DIMENSION**-0.5, np.float32), count=700, **ALL)
-    assert sorted(hit.object_id for hit in hits) == list(range(1, 599))
-    assert all(hit.similarity == pytest.approx(1, abs=1e-3) for hit in hits)
-    with pytest.raises(RunNotFound, match="no embeddings named"):
-        index_runs([store.url], tmp_path / "other", replace(SMALL, embeddings="none"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -11,26 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from support.cli_runner import invoke, rows_of, run_command
 from support.indexed_runs import CROP_PX, a_vector_run, commit_vectors, index_runs, kinds_of_vectors
-from typer.testing import CliRunner
 
 from fossilray.analysis.search.plan import IndexSettings
-from fossilray.cli.main import app
 from fossilray.core.config import EmbedderConfig
-from fossilray.core.errors import FossilrayError, UsageError
+from fossilray.core.errors import UsageError
 from fossilray.models.backbones.load import embedder_digest, load_embedder
 from fossilray.store import RunStore
 
 SMALL = IndexSettings(coder="pca64-8bit", lists=4, shard_objects=60)
-
-
-def invoke(*words: str) -> str:
-    """Return what a command prints; its error is raised."""
-    result = CliRunner().invoke(app, list(words))
-    if isinstance(result.exception, FossilrayError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 def shapes(count: int, *, seed: int) -> NDArray[np.uint8]:
@@ -68,17 +57,12 @@ def index(run: RunStore, tmp_path_factory: pytest.TempPathFactory) -> str:
     return index_runs([run.url], tmp_path_factory.mktemp("index") / "index", SMALL).url
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_an_image_finds_objects_of_its_shape(index: str, tmp_path: Path) -> None:
     for kind in range(3):
         Pillow.fromarray(shapes(3, seed=9)[kind]).resize((90, 90)).save(tmp_path / f"{kind}.png")
     out, sheet = tmp_path / "hits.csv", tmp_path / "sheet.html"
     images = [word for kind in range(3) for word in ("--image", str(tmp_path / f"{kind}.png"))]
-    invoke("similar", index, *images, "--limit", "6", "--out", str(out), "--sheet", str(sheet))
+    run_command("similar", index, *images, "--limit", "6", "--out", str(out), "--sheet", str(sheet))
     rows = rows_of(out)
     assert len(rows) == 18
     right = [int(row["object_id"]) % 3 == int(Path(row["query"]).stem) for row in rows]
@@ -90,10 +74,12 @@ def test_an_image_finds_objects_of_its_shape(index: str, tmp_path: Path) -> None
 
 
 def test_an_object_finds_others_and_not_itself(index: str, tmp_path: Path) -> None:
-    output = invoke("similar", index, "--object", "a-2030:3", "--limit", "5")
+    output = run_command("similar", index, "--object", "a-2030:3", "--limit", "5")
     assert "5 rows" in output
     out = tmp_path / "hits.parquet"
-    invoke("similar", index, "--object", "a-2030:3", "--limit", "100", "--out", str(out), "--probes", "4")
+    run_command(
+        "similar", index, "--object", "a-2030:3", "--limit", "100", "--out", str(out), "--probes", "4"
+    )
     found = pq.read_table(out).to_pylist()
     assert ("a-2030", 3) not in {(row["slide_id"], row["object_id"]) for row in found}
     assert len(found) == 48 + 33 - 1
@@ -105,7 +91,7 @@ def test_each_image_of_a_folder_is_a_query_and_a_picture_shows_all(index: str, t
         (tmp_path / "crops" / kind).mkdir(parents=True)
         Pillow.fromarray(shapes(1, seed=4)[0]).save(tmp_path / "crops" / kind / "same name.png")
     out, sheet = tmp_path / "hits.json", tmp_path / "sheet.png"
-    invoke(
+    run_command(
         *("similar", index, "--crops", str(tmp_path / "crops"), "--where", "well = '6407/6-5'"),
         *("--limit", "12", "--out", str(out), "--sheet", str(sheet)),
     )
@@ -137,9 +123,9 @@ def test_invalid_queries_are_refused(index: str, run: RunStore, tmp_path: Path) 
         (["--image", str(picture), "--backbone", "nowhere.safetensors"], "neither a file"),
     ):
         with pytest.raises(UsageError, match=reason):
-            invoke("similar", index, *words)
+            run_command("similar", index, *words)
     with pytest.raises(UsageError, match="holds no index"):
-        invoke("similar", run.url, "--object", "a-2030:1")
+        run_command("similar", run.url, "--object", "a-2030:1")
 
 
 def test_images_are_embedded_by_the_backbone_of_the_index_only(tmp_path: Path) -> None:
@@ -147,20 +133,20 @@ def test_images_are_embedded_by_the_backbone_of_the_index_only(tmp_path: Path) -
     index = index_runs([other.url], tmp_path / "index", SMALL).url
     Pillow.fromarray(shapes(1, seed=1)[0]).save(tmp_path / "one.png")
     with pytest.raises(UsageError, match=r"are of another backbone, bundled .*; give --backbone the file"):
-        invoke("similar", index, "--image", str(tmp_path / "one.png"))
+        run_command("similar", index, "--image", str(tmp_path / "one.png"))
 
 
 def test_status_lists_what_an_index_holds_and_lacks(tmp_path: Path) -> None:
     store = a_vector_run(tmp_path / "run", {"a": kinds_of_vectors(60, seed=1)})
     index = index_runs([store.url], tmp_path / "index", SMALL).url
-    output = invoke("index", "status", index)
+    output = run_command("index", "status", index)
     assert "59 vectors of 1 slide in 1 shard," in output
     assert "it holds all that its runs hold" in output
     commit_vectors(store, "late", kinds_of_vectors(20, seed=2))
-    result = CliRunner().invoke(app, ["index", "status", index])
+    result = invoke("index", "status", index)
     assert result.exit_code == 3
     assert "late" in result.output
-    warned = CliRunner().invoke(app, ["similar", index, "--object", "a:1", "--limit", "3"])
+    warned = invoke("similar", index, "--object", "a:1", "--limit", "3")
     assert warned.exit_code == 0
     assert "not in the index: 1 slide with 20 objects" in warned.stderr
 
@@ -171,7 +157,7 @@ def test_duplicates_are_listed_with_both_positions(tmp_path: Path) -> None:
     store = a_vector_run(tmp_path / "run", slides)
     index = index_runs([store.url], tmp_path / "index", SMALL).url
     out = tmp_path / "pairs.csv"
-    invoke("index", "duplicates", index, "--threshold", "0.9999", "--out", str(out))
+    run_command("index", "duplicates", index, "--threshold", "0.9999", "--out", str(out))
     (row,) = rows_of(out)
     assert [row[name] for name in ("slide_id", "object_id", "slide_id_2", "object_id_2")] == [
         "a",
@@ -195,9 +181,9 @@ def test_the_job_builds_shards_on_ray_and_then_adds_new_slides(tmp_path: Path) -
         "--workers",
         "1",
     )
-    output = invoke(*words)
+    output = run_command(*words)
     assert "2 of 2 shards committed" in output
     assert "548 vectors indexed" in output
-    output = invoke(*words)
+    output = run_command(*words)
     assert "0 of 0" in output
-    assert "holds all that its runs hold" in invoke("index", "status", str(tmp_path / "index"))
+    assert "holds all that its runs hold" in run_command("index", "status", str(tmp_path / "index"))
