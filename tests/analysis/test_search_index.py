@@ -19,7 +19,7 @@ from support.indexed_runs import (
     kinds_of_vectors,
 )
 from support.s3_bucket import s3_endpoint, s3_run
-from support.searched_run import ALL, WELLS, named, run, some_queries, vectors_of
+from support.searched_run import ALL, WELLS, index, named, run, some_queries, vectors_of
 
 from fossilray.analysis.search.index_store import IndexStore
 from fossilray.analysis.search.plan import IndexSettings
@@ -29,7 +29,7 @@ from fossilray.core.config import StoreConfig
 from fossilray.core.errors import RunNotFound, StoreError, UsageError
 from fossilray.store import RunStore
 
-__all__ = ["run", "s3_endpoint", "s3_run"]
+__all__ = ["index", "run", "s3_endpoint", "s3_run"]
 
 
 def test_slides_committed_after_the_build_are_reported_and_then_added(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 from rich.cells import cell_len
-from typer.testing import CliRunner
+from support.cli_runner import invoke
 
 from fossilray.cli.main import COMMANDS, Subcommands, app
 
@@ -165,14 +165,14 @@ def options() -> Iterator[tuple[str, str, Any]]:
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], []])
 def test_help_of_the_program_fits_a_screen_of_80_columns_and_24_lines(words: list[str]) -> None:
-    lines = CliRunner().invoke(app, words).output.rstrip("\n").splitlines()
+    lines = invoke(*words).output.rstrip("\n").splitlines()
     assert len(lines) <= 24
     assert max(map(cell_len, lines)) <= 80
     assert lines[0].startswith("Usage: fossilray COMMAND")
 
 
 def test_help_of_the_program_names_every_group_and_command_once() -> None:
-    lines = CliRunner().invoke(app, ["--help"]).output.splitlines()
+    lines = invoke("--help").output.splitlines()
     for title, commands in COMMANDS.items():
         (line,) = [line for line in lines if line.strip().startswith(title)]
         assert line.strip().removeprefix(title).strip() == ", ".join(commands)
@@ -235,7 +235,7 @@ def test_help_of_every_option_is_a_sentence_or_a_noun_phrase_of_one() -> None:
 
 @functools.cache
 def help_at_80_columns(command: str) -> str:
-    result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"})
+    result = invoke(*command.split(), "--help", columns=80)
     assert result.exit_code == 0, result.output
     return result.output
 

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from support.slides_on_disk import discs, write_slide
+from support.waiting import wait_for
 
 from fossilray.core.config import load_config
 from fossilray.core.records import Failure, SlideSummary
@@ -256,9 +256,7 @@ def test_interrupted_it_stops_soon_and_the_same_command_finishes(tmp_path: Path)
     with subprocess.Popen(
         command("process", str(folder), "--run", str(run), *settings(QUICK)), cwd=ROOT
     ) as driver:
-        deadline = time.monotonic() + 120
-        while not list(run.glob("attempts/*/*")) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_for(lambda: any(run.glob("attempts/*/*")), lives=lambda: driver.poll() is None)
         driver.send_signal(signal.SIGINT)
         assert driver.wait(timeout=60) == 130
     committed = len(list(run.glob("objects/*/*.parquet")))

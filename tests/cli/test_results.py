@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from support.cli_runner import run
+from support.cli_runner import run_command
 from support.small_run import write_small_run
 
 from fossilray.cli import maintain, results
@@ -44,8 +44,8 @@ def text_of(console: Console) -> str:
 @pytest.mark.parametrize("console", WIDTHS, indirect=True)
 @pytest.mark.parametrize("sql", [COUNTS, "SELECT * FROM objects LIMIT 3", "SELECT * FROM slides"])
 def test_query_prints_every_cell_whole(sql: str, console: Console, small_run: str) -> None:
-    rows = list(csv.reader(io.StringIO(run("query", small_run, sql, "--format", "csv"))))
-    run("query", small_run, sql)
+    rows = list(csv.reader(io.StringIO(run_command("query", small_run, sql, "--format", "csv"))))
+    run_command("query", small_run, sql)
     text = text_of(console)
     assert all(cell_len(line) <= console.width for line in text.splitlines())
     words = set(text.split())
@@ -58,9 +58,9 @@ def test_query_prints_every_cell_whole(sql: str, console: Console, small_run: st
 
 @pytest.mark.parametrize("console", WIDTHS, indirect=True)
 def test_failures_and_status_print_every_word_whole(console: Console, small_run: str) -> None:
-    failures = list(csv.DictReader(io.StringIO(run("failures", small_run, "--format", "csv"))))
-    run("failures", small_run)
-    run("status", small_run)
+    failures = list(csv.DictReader(io.StringIO(run_command("failures", small_run, "--format", "csv"))))
+    run_command("failures", small_run)
+    run_command("status", small_run)
     words = text_of(console).split()
     assert len(failures) == 2
     for failure in failures:
@@ -72,5 +72,5 @@ def test_failures_and_status_print_every_word_whole(console: Console, small_run:
 def test_query_writes_a_file_of_each_format(small_run: str, tmp_path: Path) -> None:
     for form, start in (("csv", b'"n"'), ("json", b"["), ("parquet", b"PAR1")):
         path = tmp_path / f"n.{form}"
-        run("query", small_run, "SELECT 1942 AS n", "--format", form, "--out", path)
+        run_command("query", small_run, "SELECT 1942 AS n", "--format", form, "--out", path)
         assert path.read_bytes().startswith(start)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import typer.main
-from typer.testing import CliRunner
+from support.cli_runner import invoke
 
 from fossilray.cli.main import app
 from fossilray.core.errors import UsageError
@@ -97,6 +97,6 @@ def test_query_leaves_the_record_of_a_run_alone(tmp_path: Path) -> None:
     run = folder_of_fossilray(tmp_path / "run")
     before = (run / "run.json").read_bytes()
     arguments = ["query", str(run), "select 1", "--out", str(run / "run.json"), "--format", "json"]
-    result = CliRunner().invoke(app, arguments)
+    result = invoke(*arguments)
     assert isinstance(result.exception, UsageError)
     assert (run / "run.json").read_bytes() == before

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.cli_runner import invoke
 from support.irregular_files import irregular
 from support.small_run import write_small_run
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from fossilray.cli.main import app
 from fossilray.core.config import load_config
 from fossilray.core.errors import ConfigError, DamagedFile
 from fossilray.core.formats import FileRole
@@ -18,10 +18,6 @@ from fossilray.core.formats.images import decode_image
 from fossilray.store import RunStore
 
 Make = Callable[[Path], None]
-
-
-def said(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
 
 
 def flat(result: Result) -> str:
@@ -38,7 +34,7 @@ def test_what_is_no_file_in_place_of_the_catalog_hides_nothing_else(tmp_path: Pa
     run = write_small_run(tmp_path / "run").url
     put(make, tmp_path / "run" / "catalog.parquet")
     for words in (("status", run), ("verify", run), ("query", run, "SELECT count(*) AS n FROM objects")):
-        found = flat(said(*words))
+        found = flat(invoke(*words))
         assert "catalog.parquet cannot be used: it is a" in found, words
         assert "77" in found, words
 
@@ -62,9 +58,9 @@ def test_a_run_with_no_file_in_place_of_an_objects_file_is_not_compacted(tmp_pat
     path = store.committed_files()["a-2030"]
     put(make, tmp_path / "run" / path)
     run = store.url
-    queried = said("query", run, "SELECT count(*) AS n FROM objects", "--format", "csv")
+    queried = invoke("query", run, "SELECT count(*) AS n FROM objects", "--format", "csv")
     assert "37" in queried.output
-    refused = said("compact", run, "--to", str(tmp_path / "dataset"))
+    refused = invoke("compact", run, "--to", str(tmp_path / "dataset"))
     assert isinstance(refused.exception, DamagedFile)
     assert "a-2030" in str(refused.exception)
 
@@ -81,16 +77,16 @@ def test_a_committed_slide_without_its_objects_file_is_named_by_every_reader(tmp
         ("report", run, "--out", str(tmp_path / "report.html")),
         ("export", run, "--out", str(tmp_path / "coco"), "--format", "coco"),
     ):
-        found = flat(said(*words))
+        found = flat(invoke(*words))
         assert "left out: " in found, (words, found)
         assert "has lost the objects file of 1 committed slide (a-2030)" in found, words
         assert "interrupted" not in found
-    refused = said("compact", run, "--to", str(tmp_path / "dataset"))
+    refused = invoke("compact", run, "--to", str(tmp_path / "dataset"))
     assert isinstance(refused.exception, DamagedFile)
     assert "(a-2030); " in str(refused.exception)
     assert "start the same command again" in str(refused.exception)
-    said("verify", run, "--rebuild")
-    assert said("compact", run, "--to", str(tmp_path / "dataset")).exit_code == 0
+    invoke("verify", run, "--rebuild")
+    assert invoke("compact", run, "--to", str(tmp_path / "dataset")).exit_code == 0
 
 
 @irregular

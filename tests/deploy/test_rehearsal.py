@@ -15,12 +15,12 @@ from pathlib import Path
 import boto3
 import pyarrow.parquet as pq
 import pytest
+from support.cli_runner import run_command
 from support.ray_nodes import RayNodes
 from support.remote_slides import put, upload
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
-from typer.testing import CliRunner
+from support.waiting import wait_for
 
-from fossilray.cli.main import app
 from fossilray.core.config import StoreConfig
 from fossilray.jobs.submission import JobClient
 from fossilray.store import RunStore, open_run
@@ -60,7 +60,7 @@ def test_an_archive_in_a_bucket_is_worked_off_while_nodes_come_and_go(
         doomed = cluster.add(cpus=1)
         store, server = RunStore.open(run, access), JobClient(cluster.address)
         clock.lap("3 nodes up, the head without CPUs for work")
-        fossilray("submit", "--config", f"{run}.yaml", "--no-follow", "--dashboard", cluster.address)
+        run_command("submit", "--config", f"{run}.yaml", "--no-follow", "--dashboard", cluster.address)
         commits(4, store, server)
         clock.lap("4 slides committed")
         # Both nodes have a slide in work when one of them goes.
@@ -70,7 +70,7 @@ def test_an_archive_in_a_bucket_is_worked_off_while_nodes_come_and_go(
         commits(lost_at + 4, store, server)
         clock.lap("a node killed in mid-slide, 4 more committed without it")
         cluster.add(cpus=1)
-        output = fossilray("job", "logs", run, "--follow", "--dashboard", cluster.address)
+        output = run_command("job", "logs", run, "--follow", "--dashboard", cluster.address)
         clock.lap("a node added, the job ended")
     assert f"{SLIDES} of {SLIDES} slides committed" in output
     assert "SUCCEEDED, exit code 0" in output
@@ -79,9 +79,9 @@ def test_an_archive_in_a_bucket_is_worked_off_while_nodes_come_and_go(
     ]
     assert retried[-1], f"the node that was killed had a slide in work: {output}"
 
-    assert "sound" in fossilray("verify", run, "--deep")
+    assert "sound" in run_command("verify", run, "--deep")
     clock.lap("verify --deep")
-    fossilray("compact", run, "--to", f"{run}-census")
+    run_command("compact", run, "--to", f"{run}-census")
     clock.lap("compact")
     census = open_run(f"{run}-census", access)
     count = run_query(census, "SELECT count(*) FROM objects")[0][0].as_py()
@@ -109,21 +109,17 @@ class Clock:
         self._last_s = now_s
 
 
-def fossilray(*words: str) -> str:
-    invoked = CliRunner().invoke(app, list(words))
-    assert invoked.exit_code == 0, f"{invoked.output}\n{invoked.exception!r}"
-    return invoked.output
-
-
 def commits(count: int, store: RunStore, server: JobClient) -> None:
     """Wait until so many slides are committed."""
     wait_until(lambda: len(store.committed()) >= count, server)
 
 
 def wait_until(is_so: Callable[[], bool], server: JobClient) -> None:
-    deadline_s = time.monotonic() + 600
-    while not is_so():
-        job = server.jobs()[-1]
-        assert not job.is_over, server.logs(job.name)
-        assert time.monotonic() < deadline_s, server.logs(job.name)
-        time.sleep(0.2)
+    """Wait for something that the last submitted job brings about."""
+    wait_for(
+        is_so,
+        600,
+        pause_s=0.2,
+        lives=lambda: not server.jobs()[-1].is_over,
+        log=lambda: server.logs(server.jobs()[-1].name),
+    )

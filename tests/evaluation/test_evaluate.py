@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labels.test_load import picture, write_folder
-from support.cli_runner import rows_of, run
+from support.cli_runner import rows_of, run_command
+from support.labelled_folders import picture, write_folder
 from support.pages import check_page
 from support.small_run import CROP_PX, DIMENSION, commit_slide
 
@@ -45,7 +45,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_head_trained_on_a_folder_records_its_classes_and_backbone(labels: Path, tmp_path: Path) -> None:
     path = tmp_path / "new" / "head.safetensors"
-    output = run(
+    output = run_command(
         "classify", "train", "--labels", labels, "--backbone", "handcrafted", "--kind", "svm", "--out", path
     )
     assert "24 labelled crops of 3 classes" in output
@@ -68,7 +68,7 @@ def test_a_head_for_a_runs_objects_is_trained_on_the_runs_own_vectors(tmp_path: 
     rows = [f"one,{number},{'ab'[number % 2]}" for number in range(30)]
     table.write_text("\n".join(["slide_id,object_id,genus", *rows]))
     path = tmp_path / "head.safetensors"
-    run(
+    run_command(
         *("classify", "train", "--labels", table, "--run", tmp_path / "run", "--backbone", "run"),
         *("--kind", "knn", "--neighbours", "1", "--out", path),
     )
@@ -82,7 +82,7 @@ def test_a_head_for_a_runs_objects_is_trained_on_the_runs_own_vectors(tmp_path: 
 
 def test_a_head_of_too_few_labels_is_trained_without_cross_validation(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "few", {"a": 2, "b": 1})
-    output = run(
+    output = run_command(
         "classify",
         "train",
         "--labels",
@@ -96,7 +96,7 @@ def test_a_head_of_too_few_labels_is_trained_without_cross_validation(tmp_path: 
 
 
 def test_the_classification_protocol_leaves_a_page_and_tables(labels: Path, tmp_path: Path) -> None:
-    run(
+    run_command(
         *(
             "evaluate",
             "classification",
@@ -131,7 +131,7 @@ def test_the_classification_protocol_leaves_a_page_and_tables(labels: Path, tmp_
 @pytest.mark.slow
 def test_both_maps_are_drawn_and_their_positions_written(labels: Path, tmp_path: Path) -> None:
     pytest.importorskip("umap")
-    run(
+    run_command(
         *(
             "evaluate",
             "classification",
@@ -167,7 +167,7 @@ def test_a_map_marks_every_crop_and_names_every_class() -> None:
 
 
 def test_the_retrieval_protocol_shows_best_and_worst(labels: Path, tmp_path: Path) -> None:
-    output = run(
+    output = run_command(
         *("evaluate", "retrieval", "--labels", labels, "--backbone", "handcrafted"),
         *("--distance", "cosine", "--splits", "2", "--out", tmp_path),
     )
@@ -187,7 +187,7 @@ def test_the_retrieval_protocol_shows_best_and_worst(labels: Path, tmp_path: Pat
 
 def test_equal_labels_give_equal_files(labels: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        run(
+        run_command(
             *(
                 "evaluate",
                 "classification",

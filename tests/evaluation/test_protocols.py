@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import auc, balanced_accuracy_score, log_loss, pairwise_distances, precision_score
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
+from support.clouds import clouds
 
 from fossilray.core.errors import UsageError
 from fossilray.evaluation.martinsen2024 import LOGISTIC, NEAREST, score_classification
@@ -20,14 +20,6 @@ from fossilray.models.retrieval_metrics import retrieve
 ON_A_LINE = np.array([[0.0], [1.0], [2.1], [3.3], [10.0], [11.5]])
 LINE_LABEL = np.array([0, 0, 1, 0, 1, 1])
 """Crops on a line, by hand: the nearest of each in order are 1 2 3 4 5, 0 2 3 4 5, 1 3 0 4 5, 2 1 0 4 5 …"""
-
-
-def clouds(
-    counts: tuple[int, ...], *, seed: int, spread: float = 1.2
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    rng = np.random.default_rng(seed)
-    label = np.repeat(np.arange(len(counts)), counts)
-    return np.eye(len(counts), 7)[label] * 3 + rng.normal(0, spread, (len(label), 7)), label
 
 
 def test_precision_at_nk_is_what_a_pencil_finds() -> None:
@@ -76,7 +68,7 @@ def test_scampi_on_the_line_gives_the_figures_worked_out_by_hand() -> None:
 
 
 def test_scampi_equals_a_plain_loop_over_the_published_definitions() -> None:
-    vectors, label = clouds((60, 35, 20, 110), seed=1)
+    vectors, label = clouds((60, 35, 20, 110), dimensions=7, seed=1, spread=1.2)
     found = score_retrieval(vectors, label, "abcd", group=np.arange(len(label)), splits=3)
     apart = pairwise_distances(vectors)
     np.fill_diagonal(apart, np.inf)
@@ -108,7 +100,7 @@ def test_a_perfect_backbone_scores_one_and_the_curve_ends_where_it_must() -> Non
 
 
 def test_martinsen2024_equals_scikit_learn_called_as_published() -> None:
-    vectors, label = clouds((30, 18, 12), seed=2)
+    vectors, label = clouds((30, 18, 12), dimensions=7, seed=2, spread=1.2)
     vectors = vectors.astype(np.float32)
     found = score_classification(vectors, label, "abc", group=np.arange(60), splits=3)
     scores = {one.method: one.values for one in found.methods}
@@ -141,7 +133,7 @@ def test_martinsen2024_equals_scikit_learn_called_as_published() -> None:
 
 
 def test_scores_of_a_class_are_means_over_the_splits_that_test_it() -> None:
-    vectors, label = clouds((40, 25, 1), seed=3, spread=0.1)
+    vectors, label = clouds((40, 25, 1), dimensions=7, seed=3, spread=0.1)
     found = score_classification(vectors, label, ("a", "b", "alone"), group=np.arange(66), splits=4)
     rows = {(one.method, one.name): one for one in found.per_class}
     assert rows[LOGISTIC, "a"].recall == 1.0

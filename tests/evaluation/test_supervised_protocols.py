@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labels.test_load import picture
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
-from support.cli_runner import rows_of, run
+from support.cli_runner import rows_of, run_command
+from support.clouds import clouds
+from support.labelled_folders import picture
 from support.pages import check_page
 from support.synthetic_crops import draw_folder
-from typer.testing import CliRunner
 
-from fossilray.cli.main import app
 from fossilray.core.errors import UsageError
 from fossilray.evaluation.karaderi2021 import draw_groups, match_clusters, score_metric_learning
 from fossilray.evaluation.liu2022 import limit_per_class, score_transfer, split_three_ways
@@ -31,14 +30,6 @@ HOSTILE = "<script>alert('Ø')</script>"
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def clouds(
-    counts: tuple[int, ...], *, seed: int, spread: float
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    rng = np.random.default_rng(seed)
-    label = np.repeat(np.arange(len(counts)), counts)
-    return np.eye(len(counts), 9)[label] * 3 + rng.normal(0, spread, (len(label), 9)), label
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -56,7 +47,7 @@ def test_a_cluster_too_many_is_matched_with_none() -> None:
 
 
 def test_separable_species_are_found_in_both_sets_and_the_figures_are_scikit_learns() -> None:
-    vectors, label = clouds((20, 15, 12, 30, 9, 14), seed=1, spread=0.9)
+    vectors, label = clouds((20, 15, 12, 30, 9, 14), dimensions=9, seed=1, spread=0.9)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     trainings: list[tuple[str, int]] = []
 
@@ -150,7 +141,7 @@ def test_less_data_is_part_of_more() -> None:
 
 
 def test_figures_of_liu2022_are_those_of_scikit_learn_over_all_predictions() -> None:
-    vectors, label = clouds((60, 40, 30, 20), seed=5, spread=2.0)
+    vectors, label = clouds((60, 40, 30, 20), dimensions=9, seed=5, spread=2.0)
     rng = np.random.default_rng(1)
 
     def train_and_predict(rows: NDArray[np.int64], name: str) -> NDArray[np.float64]:
@@ -221,7 +212,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_karaderi2021_leaves_a_page_tables_and_a_map_to_zoom(labels: Path, tmp_path: Path) -> None:
-    output = run(
+    output = run_command(
         *("evaluate", "metric-learning", "--labels", labels, "--backbone", "handcrafted"),
         *("--splits", "2", "--withhold-count", "2", "--out", tmp_path),
     )
@@ -244,7 +235,7 @@ def test_karaderi2021_leaves_a_page_tables_and_a_map_to_zoom(labels: Path, tmp_p
 
 
 def test_groups_to_withhold_are_named(labels: Path, tmp_path: Path) -> None:
-    run(
+    run_command(
         *("evaluate", "metric-learning", "--labels", labels, "--backbone", "handcrafted"),
         *("--splits", "1", "--no-maps", "--withhold", "a, b", "--withhold", "b,e", "--out", tmp_path),
     )
@@ -254,7 +245,7 @@ def test_groups_to_withhold_are_named(labels: Path, tmp_path: Path) -> None:
 
 def test_karaderi2021_trains_on_what_is_not_withheld(tmp_path: Path) -> None:
     drawn = draw_folder(tmp_path / "drawn", classes=4, each=8)
-    run(
+    run_command(
         *("evaluate", "karaderi2021", "--labels", drawn, "--backbone", "random:resnet18", "--train"),
         *("--splits", "1", "--withhold", "class0,class2", "--input-px", "32", "--no-maps", "--out", tmp_path / "out"),
         *itertools.chain.from_iterable(
@@ -274,7 +265,7 @@ def test_karaderi2021_trains_on_what_is_not_withheld(tmp_path: Path) -> None:
 
 
 def test_liu2022_leaves_a_page_and_tables(labels: Path, tmp_path: Path) -> None:
-    run(
+    run_command(
         *("evaluate", "transfer", "--labels", labels, "--backbone", "handcrafted"),
         *("--splits", "3", "--reduced", "2", "--out", tmp_path),
     )
@@ -305,9 +296,10 @@ def test_liu2022_trains_a_network_and_compares_conditions(tmp_path: Path) -> Non
         "--local",
         "--set",
     )
-    run(*start, "arch_kwargs.channels=[8,8,16,16]", "--set", "steps=2", "--set", "input_px=32", "--set", "device=cpu",
-        "--set", "views.early_px=null")  # fmt: skip
-    run(
+    first = ("steps=2", "input_px=32", "device=cpu", "views.early_px=null")
+    overrides = itertools.chain.from_iterable(("--set", setting) for setting in first)
+    run_command(*start, "arch_kwargs.channels=[8,8,16,16]", *overrides)
+    run_command(
         *(
             "evaluate",
             "liu2022",
@@ -357,7 +349,7 @@ def test_options_that_do_not_go_together_are_refused(
 ) -> None:
     given = ["evaluate", *words, "--labels", str(labels), "--backbone", "handcrafted", "--out", str(tmp_path)]
     with pytest.raises(UsageError, match=re.escape(message)):
-        CliRunner().invoke(app, given, catch_exceptions=False)
+        run_command(*given)
 
 
 def test_labels_in_memory_are_a_table_to_train_on(labels: Path) -> None:

@@ -15,7 +15,7 @@ import ray
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from support import run_fixtures
-from support.fault_jobs import RecordingDisplay
+from support.recording_display import RecordingDisplay
 from support.waiting import wait_for
 
 from fossilray.core.config import RunConfig, WorkersConfig

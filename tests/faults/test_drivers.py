@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.compare_runs import Watcher, assert_equal_runs
-from support.fault_jobs import RecordingDisplay, counts_of, run_with, settings, start_process
+from support.fault_jobs import counts_of, run_with, settings, start_process
 from support.faulty_worker import Fault
+from support.recording_display import RecordingDisplay
+from support.waiting import wait_for
 
 from fossilray.core.errors import StoreFull, UsageError
 from fossilray.jobs.journal import require_single_driver
@@ -31,7 +30,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_command_finishes(
     store = RunStore.open(str(tmp_path / "run"))
     with Watcher(store, objects=counts_of(sound_run)):
         driver = start_process(some_slides, store.url)
-        wait_until(lambda: bool(store.committed()), driver)
+        wait_for_a_commit(store, driver)
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait(timeout=60)
         committed = store.committed()
@@ -50,7 +49,7 @@ def test_a_stopped_driver_ends_what_is_in_flight_and_no_more(
     store = RunStore.open(str(tmp_path / "run"))
     with Watcher(store, objects=counts_of(sound_run)):
         driver = start_process(some_slides, store.url)
-        wait_until(lambda: bool(store.committed()), driver)
+        wait_for_a_commit(store, driver)
         os.kill(driver.pid, signal.SIGTERM)
         text, _ = driver.communicate(timeout=120)
     assert driver.returncode == 3, text
@@ -152,12 +151,9 @@ def test_a_full_disk_stops_the_job_and_with_room_the_same_command_finishes(
     assert_equal_runs(store, sound_run)
 
 
-def wait_until(is_so: Callable[[], bool], driver: subprocess.Popen[str], *, at_most_s: float = 120.0) -> None:
-    deadline_s = time.monotonic() + at_most_s
-    while time.monotonic() < deadline_s:
-        with contextlib.suppress(FileNotFoundError):
-            if is_so():
-                return
-        assert driver.poll() is None, driver.communicate()[0]
-        time.sleep(0.02)
-    raise AssertionError("it did not come to that")
+def wait_for_a_commit(store: RunStore, driver: subprocess.Popen[str]) -> None:
+    wait_for(
+        lambda: bool(store.committed()),
+        lives=lambda: driver.poll() is None,
+        log=lambda: "" if driver.poll() is None else driver.communicate()[0],
+    )

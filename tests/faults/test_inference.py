@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from support.inference_driver import classify_slowly, fit_head, start
 from support.small_run import COUNTS, write_small_run
+from support.waiting import wait_for
 
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore
@@ -105,14 +105,14 @@ def assert_equal(derived: DerivedStore, sound: DerivedStore) -> None:
 
 def wait_for_first(run: RunStore, name: str) -> DerivedStore:
     """The predictions, once a slide with objects has some."""
-    deadline_s = time.monotonic() + 240
-    while time.monotonic() < deadline_s:
-        if run.files.names(f"predictions/{name}"):
-            derived = DerivedStore.open(run, "predictions", name)
-            if derived.committed():
-                return derived
-        time.sleep(0.05)
-    raise AssertionError(f"no slide has predictions of {name}")
+
+    def is_there() -> bool:
+        return bool(run.files.names(f"predictions/{name}")) and bool(
+            DerivedStore.open(run, "predictions", name).committed()
+        )
+
+    wait_for(is_there, 240)
+    return DerivedStore.open(run, "predictions", name)
 
 
 def finish(*drivers: subprocess.Popen[str]) -> list[dict[str, int]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from support.compare_runs import assert_equal_runs
-from support.fault_jobs import RecordingDisplay, settings
+from support.fault_jobs import settings
+from support.recording_display import RecordingDisplay
 from support.slides_on_disk import write_slide
 
 from fossilray.core.records import CatalogRow, WorkItem

@@ -15,7 +15,8 @@ import ray
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from support.compare_runs import Watcher, assert_equal_runs
-from support.fault_jobs import RecordingDisplay, by_value, counts_of, settings
+from support.fault_jobs import by_value, counts_of, settings
+from support.recording_display import RecordingDisplay
 from support.waiting import wait_for
 
 from fossilray.core.config import RunConfig

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.compare_runs import assert_equal_runs
-from support.fault_jobs import NAMES, RecordingDisplay, settings
+from support.fault_jobs import NAMES, settings
+from support.recording_display import RecordingDisplay
 
 from fossilray.core.errors import SourcesOut, StoreUnreachable
 from fossilray.jobs.process import run_job

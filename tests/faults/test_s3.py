@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 from support.compare_runs import Watcher, assert_equal_runs
-from support.fault_jobs import RecordingDisplay, counts_of, settings
+from support.fault_jobs import counts_of, settings
 from support.faulty_s3 import ACCESS_KEY, SECRET_KEY, Controller, Fault, FaultyS3, faulty_s3, faulty_server  # noqa: F401
+from support.recording_display import RecordingDisplay
 from support.remote_slides import s3_client, upload
 from support.run_fixtures import a_run, commit
 from support.s3_bucket import s3_endpoint  # noqa: F401 (fixture)

@@ -17,8 +17,8 @@ import pytest
 import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
 from support.autoscaled_cluster import IDLE_S, AutoscaledCluster
-from support.fault_jobs import RecordingDisplay
 from support.idle_worker import RestingWorker, gpus_seen, nodes_used, resting_by_value
+from support.recording_display import RecordingDisplay
 from support.run_fixtures import a_run
 from support.waiting import wait_for
 

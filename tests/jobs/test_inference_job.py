@@ -12,12 +12,11 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from rich.console import Console
+from support.cli_runner import run_command
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.small_backbone import write_backbone
 from support.small_run import COUNTS, WELL, commit_slide, write_small_run
-from typer.testing import CliRunner
 
-from fossilray.cli.main import app
 from fossilray.core.config import EmbedderConfig, RunConfig, StoreConfig, WorkersConfig
 from fossilray.core.errors import RunMismatch, UsageError
 from fossilray.jobs.inference import classify_run, embed_run
@@ -118,23 +117,10 @@ def test_a_run_in_a_bucket_is_embedded_there(
 
 
 def test_the_command_line_embeds(run: RunStore, backbone: Path) -> None:
-    invoked = CliRunner().invoke(
-        app,
-        [
-            "embed",
-            run.url,
-            "--backbone",
-            str(backbone),
-            "--name",
-            "cli",
-            "--workers",
-            "1",
-            "--address",
-            "auto",
-        ],
+    output = run_command(
+        "embed", run.url, "--backbone", backbone, "--name", "cli", "--workers", "1", "--address", "auto"
     )
-    assert invoked.exit_code == 0, invoked.output
-    assert "77 objects embedded" in invoked.output
+    assert "77 objects embedded" in output
     assert DerivedStore.open(run, "embeddings", "cli").committed() == set(COUNTS)
 
 

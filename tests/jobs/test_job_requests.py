@@ -14,11 +14,10 @@ import pytest
 import ray
 from aiohttp import web
 from ray._private.runtime_env.packaging import create_package
+from support.cli_runner import invoke
 from support.remote_slides import put
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
-from typer.testing import CliRunner
 
-from fossilray.cli.main import app
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import ConfigError, StoreError, SubmissionError
 from fossilray.jobs.submission import DriverNeeds, JobClient, Runtime, plan_job
@@ -101,7 +100,7 @@ def test_a_wrong_setting_is_refused_before_anything_is_submitted(s3_run: tuple[s
     reach = [f"store.endpoint_url={access.endpoint_url}"]
     with pytest.raises(ConfigError, match="confidance is not a configuration field"):
         plan_job("/s", "/r", config=f"{url}.yaml", assignments=reach)
-    invoked = CliRunner().invoke(app, ["submit", "/s", "--run", "/r", "--entrypoint-resources", "[1]"])
+    invoked = invoke("submit", "/s", "--run", "/r", "--entrypoint-resources", "[1]")
     assert isinstance(invoked.exception, ConfigError)
 
 

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from ray import cloudpickle
 from support import run_fixtures
-from support.fault_jobs import RecordingDisplay
+from support.recording_display import RecordingDisplay
 
 from fossilray.core.config import RunConfig, WatchConfig, WorkersConfig
 from fossilray.core.records import Outcome, ResourceUsage, WorkerStatus, WorkItem

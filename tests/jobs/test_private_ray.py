@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.ray_nodes import RayNodes
+from support.waiting import wait_for
 
 from fossilray.jobs.scheduler.private_ray import MARK, PREFIX, PrivateRay, end_processes
 
@@ -75,13 +75,6 @@ def start(program: str, *words: str, **variables: str) -> subprocess.Popen[str]:
     )
 
 
-def until(holds: Callable[[], bool]) -> bool:
-    end = time.monotonic() + A_WHILE_S
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.05)
-    return holds()
-
-
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -116,7 +109,7 @@ def test_what_a_driver_started_ends_with_it_and_its_folder_goes(
     assert (folder / name).stat().st_mode & 0o777 == 0o700
     driver.send_signal(end)
     # Not waited for meanwhile: a driver whose parent takes no note of its end has ended all the same.
-    assert until(lambda: not is_alive(started) and not is_alive(keeper))
+    wait_for(lambda: not is_alive(started) and not is_alive(keeper), A_WHILE_S)
     assert not list(folder.iterdir())
     driver.wait(timeout=A_WHILE_S)
     if child > 0:
@@ -198,7 +191,7 @@ def test_killed_driver_leaves_no_process_of_ray_and_nothing_in_the_home_folder(
     assert session_folder.stat().st_mode & 0o777 == 0o700
     assert len(bearing(str(session_folder))) >= 5
     driver.kill()
-    assert until(lambda: not bearing(session_folder.name) and not session_folder.exists())
+    wait_for(lambda: not bearing(session_folder.name) and not session_folder.exists(), A_WHILE_S)
     assert not is_alive(actor)
     assert not list(home.rglob("*"))
     driver.wait(timeout=A_WHILE_S)

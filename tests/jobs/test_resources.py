@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from support.fault_jobs import RecordingDisplay
 from support.idle_worker import RestingWorker, gpus_seen, nodes_used, resting_by_value
+from support.recording_display import RecordingDisplay
 from support.run_fixtures import a_run
 
 from fossilray.core.config import RunConfig, WorkersConfig, load_config

@@ -17,7 +17,9 @@ from typing import Any, NoReturn
 import pytest
 from ray import cloudpickle
 from support import run_fixtures
+from support.recording_display import RecordingDisplay
 from support.thread_actors import NODES, ThreadActors, WorkerExit
+from support.waiting import wait_for
 
 from fossilray.core.config import RunConfig, StoreConfig, WorkersConfig
 from fossilray.core.errors import SlidesFailAlike, SourcesOut, StoreUnreachable, WeightsError, WorkerError
@@ -118,26 +120,6 @@ def end_thread() -> NoReturn:
 class WorkerWithoutWeights(ScriptedWorker):
     def prepare(self) -> str:
         raise WeightsError("weights.pt is not there; check detector.weights")
-
-
-class RecordingDisplay:
-    """A display that keeps its messages, and stops the job after some commits."""
-
-    def __init__(self, stop: threading.Event | None, stop_after: int | None) -> None:
-        self.messages: list[str] = []
-        self._stop, self._stop_after = stop, stop_after
-
-    def __enter__(self) -> RecordingDisplay:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def update(self, tally: Tally, states: object) -> None:
-        if self._stop is not None and self._stop_after is not None and tally.committed >= self._stop_after:
-            self._stop.set()
-
-    def message(self, line: str) -> None:
-        self.messages.append(line)
 
 
 class Job:
@@ -267,9 +249,7 @@ def test_deaths_of_an_earlier_driver_count(job: Job) -> None:
     DriverJournal(job.store.attempts, run=job.store).record_loss(
         "kills-a", error="WorkerDied", reason="SIGKILL", stage="detect", quarantined=False
     )
-    deadline = time.monotonic() + 10
-    while not job.store.attempts.failures() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: bool(job.store.attempts.failures()), 10)
     tally, _ = job.run(["kills-a"])
     assert tally.failed == 1
     assert job.tried == ["kills-a"]

@@ -8,20 +8,19 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from support.cli_runner import invoke
 from support.ray_nodes import BIN, RayNodes
 from support.remote_slides import put, upload
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.slides_on_disk import write_slide
-from typer.testing import CliRunner
+from support.waiting import wait_for
 
-from fossilray.cli.main import app
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import UsageError
 from fossilray.jobs.submission import Job, JobClient, Runtime, plan_job
@@ -61,7 +60,13 @@ def test_a_stopped_job_ends_its_slides_and_a_plain_ray_job_resumes_it(
 
     output = fossilray(cluster, "submit", "--config", f"{run}.yaml", "--no-follow")
     assert "submitted fossilray-" in output
-    wait_until(lambda: bool(store.committed()), server, run)
+    wait_for(
+        lambda: bool(store.committed()),
+        240,
+        pause_s=0.2,
+        lives=lambda: not server.find(run).is_over,
+        log=lambda: server.logs(server.find(run).name),
+    )
     job = server.find(run)
     assert (job.status, job.slides) == ("RUNNING", f"{run}-slides")
     assert len(job.config_sha256) == 64
@@ -153,7 +158,7 @@ def test_a_cluster_with_a_token_accepts_only_clients_that_have_it(tmp_path: Path
 
 
 def fossilray(cluster: RayNodes, *words: str, expected: int = 0) -> str:
-    completed = CliRunner().invoke(app, [*words, "--dashboard", cluster.address])
+    completed = invoke(*words, "--dashboard", cluster.address)
     assert completed.exit_code == expected, f"{completed.output}\n{completed.exception!r}"
     return completed.output
 
@@ -162,12 +167,3 @@ def driver_node(cluster: RayNodes, job: Job) -> Any:
     found = requests.get(f"{cluster.address}/api/jobs/{job.name}", timeout=30).json()
     node = requests.get(f"{cluster.address}/nodes/{found['driver_node_id']}", timeout=30).json()
     return node["data"]["detail"]
-
-
-def wait_until(is_so: Callable[[], bool], server: JobClient, run: str) -> None:
-    deadline_s = time.monotonic() + 240
-    while not is_so():
-        job = server.find(run)
-        assert not job.is_over, server.logs(job.name)
-        assert time.monotonic() < deadline_s, server.logs(job.name)
-        time.sleep(0.25)

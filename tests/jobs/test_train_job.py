@@ -8,24 +8,17 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.cli_runner import invoke, run_command
 from support.s3_bucket import s3_endpoint, s3_run
-from support.synthetic_crops import draw_folder
-from training.test_loop import a_config, losses, train
-from typer.testing import CliRunner
+from support.small_training import a_config, crops, losses, train
 
-from fossilray.cli.main import app
 from fossilray.core.config import StoreConfig, TrainConfig
 from fossilray.core.errors import UsageError
 from fossilray.jobs.train import cpus_of_a_worker, run_training
 from fossilray.training.loop import TrainingProgress
 from fossilray.training.output_folder import TrainingFolder
 
-__all__ = ["s3_endpoint", "s3_run"]
-
-
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_folder(tmp_path_factory.mktemp("drawn") / "shapes")
+__all__ = ["crops", "s3_endpoint", "s3_run"]
 
 
 @pytest.mark.slow
@@ -78,9 +71,7 @@ def test_local_training_writes_a_backbone_and_the_same_command_again_has_nothing
     settings.write_text(a_config(crops, steps=2).model_dump_json(), encoding="utf-8")
     command = ["train", "backbone", str(tmp_path / "out"), "--config", str(settings), "--local"]
     for _ in range(2):
-        invoked = CliRunner().invoke(app, command, catch_exceptions=False)
-        assert invoked.exit_code == 0, invoked.output
-        assert "2 steps" in invoked.output
+        assert "2 steps" in run_command(*command)
     assert (tmp_path / "out" / "backbone.safetensors").is_file()
     assert len(losses(tmp_path / "out")) == 2
 
@@ -92,7 +83,7 @@ def test_an_impossible_configuration_is_refused_before_any_worker_starts(crops: 
     with pytest.raises(UsageError, match="--min-workers 3 is out of range for workers=2"):
         run_training(a_config(crops, workers=2), str(tmp_path / "out"), min_workers=3)
     for refused in (["s3://bucket/out"], [str(tmp_path / "out"), "--workers", "2"]):
-        invoked = CliRunner().invoke(app, ["train", "backbone", *refused, "--local", "--source", str(crops)])
+        invoked = invoke("train", "backbone", *refused, "--local", "--source", crops)
         assert isinstance(invoked.exception, UsageError)
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from rich.console import Console
+from support.cli_runner import invoke
 from support.small_run import COUNTS, commit_slide, start_run, write_small_run
-from typer.testing import CliRunner
 
-from fossilray.cli.main import app
 from fossilray.core.errors import StoreUnreachable
 from fossilray.core.records import Heartbeat, utc_now
 from fossilray.jobs.progress import CommitAlarm
@@ -129,12 +128,12 @@ def test_status_exits_with_4_when_the_alarm_is_due(tmp_path: Path) -> None:
     store = start_run(tmp_path / "run")
     store.attempts.write_heartbeat(Heartbeat("driver-1", utc_now(), utc_now(), 6, 0, 0, 0, 0.0, 1, ()))
     folder = str(tmp_path / "run")
-    assert CliRunner().invoke(app, ["status", folder, "--alarm-minutes", "30"]).exit_code == 0
+    assert invoke("status", folder, "--alarm-minutes", "30").exit_code == 0
     quiet = tmp_path / "quiet"
     old = json.loads(start_run(quiet).files.read("run.json"))
     (quiet / "run.json").write_text(json.dumps({**old, "created_at": "2026-01-01T00:00:00+00:00"}))
     for words in ([], ["--json"], ["--watch"]):
-        invoked = CliRunner().invoke(app, ["status", str(quiet), "--alarm-minutes", "30", *words])
+        invoked = invoke("status", quiet, "--alarm-minutes", "30", *words)
         assert invoked.exit_code == 4
         assert "no slide was committed since 2026-01-01 00:00 UTC" in invoked.stderr
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 from support.classified_run import embed
+from support.cli_runner import run_command
 from support.small_run import CROP_PX, DIMENSION, WELL, commit_slide
-from typer.testing import CliRunner, Result
 
-from fossilray.cli.main import app, main
+from fossilray.cli.main import main
 from fossilray.core.config import CropsConfig, RunConfig
 from fossilray.core.errors import StoreError, UsageError
 from fossilray.labels.importing import import_label_round
@@ -50,24 +50,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
 def test_suggestions_filled_in_come_back_as_labels_and_train_a_head(run: RunStore, tmp_path: Path) -> None:
     out, labels, head = tmp_path / "next", tmp_path / "labels", tmp_path / "head.safetensors"
-    result = command("suggest", run.url, "--out", out, "--limit", 20)
-    assert "20 of 115 objects" in result.stdout
+    output = run_command("suggest", run.url, "--out", out, "--limit", 20)
+    assert "20 of 115 objects" in output
     rows = read_csv(out / "suggestions.csv")
     assert [int(row["rank"]) for row in rows] == list(range(1, 21))
     assert {row["well"] for row in rows} == {WELL, OTHER_WELL}
     assert {row["guess"] for row in rows} == {""}
     fill_in(out / "suggestions.csv", genus_of(run))
-    result = command(
+    output = run_command(
         "labels", "import", out / "suggestions.csv", "--run", run.url, "--to", labels, "--who", "Ada"
     )
-    assert "round 1: 20 labels" in result.stdout
-    result = command(
+    assert "round 1: 20 labels" in output
+    output = run_command(
         "classify", "train", "--labels", labels, "--run", run.url, "--backbone", "run", "--out", head
     )
-    assert "20 labelled crops of 2 classes" in result.stdout
+    assert "20 labelled crops of 2 classes" in output
     again = tmp_path / "again"
-    result = command("suggest", run.url, "--out", again, "--limit", 10, "--labels", labels, "--head", head)
-    assert "20 objects have a label already" in result.stdout
+    output = run_command(
+        "suggest", run.url, "--out", again, "--limit", 10, "--labels", labels, "--head", head
+    )
+    assert "20 objects have a label already" in output
     new = read_csv(again / "suggestions.csv")
     assert not {row["file"] for row in new} & {row["file"] for row in rows}
     assert {row["guess"] for row in new} <= {"Dark", "Pale"}
@@ -83,11 +85,11 @@ def test_images_sorted_into_folders_come_back_as_labels(run: RunStore, tmp_path:
         folder = out / ("Alnus" if number % 2 else "Betula")
         folder.mkdir(exist_ok=True)
         image.rename(folder / image.name)
-    result = command("labels", "import", out, "--run", run.url, "--to", tmp_path / "labels")
-    assert "round 1: 10 labels" in result.stdout
-    assert "2 have no label yet" in result.stdout
-    result = command("labels", "show", tmp_path / "labels", "--out", tmp_path / "current.csv")
-    assert "after round 1: 10 objects with a label" in result.stdout
+    output = run_command("labels", "import", out, "--run", run.url, "--to", tmp_path / "labels")
+    assert "round 1: 10 labels" in output
+    assert "2 have no label yet" in output
+    output = run_command("labels", "show", tmp_path / "labels", "--out", tmp_path / "current.csv")
+    assert "after round 1: 10 objects with a label" in output
     standing = read_csv(tmp_path / "current.csv")
     assert {(row["slide_id"], int(row["object_id"])) for row in standing} == {
         object_of(image.name) for image in images[:10]
@@ -127,7 +129,7 @@ def test_a_condition_and_embeddings_of_a_name_are_heeded(run: RunStore, tmp_path
 def test_a_compacted_dataset_gives_the_same_suggestions_and_takes_labels(
     run: RunStore, tmp_path: Path
 ) -> None:
-    command("compact", run.url, "--to", tmp_path / "dataset")
+    run_command("compact", run.url, "--to", tmp_path / "dataset")
     suggest_objects(run, tmp_path / "one", count=15)
     suggest_objects(open_run(str(tmp_path / "dataset")), tmp_path / "two", count=15)
     ours = [(tmp_path / name / "suggestions.csv") for name in ("one", "two")]
@@ -227,14 +229,16 @@ def test_objects_on_which_two_people_disagree_are_listed_and_not_trained_on_unti
     )
     second = write_table(tmp_path / "grace.csv", [("a-2030", 1, "Betula"), ("a-2030", 2, "Betula")])
     import_label_round(first, run, labels, who="Ada")
-    result = command("labels", "import", second, "--run", run.url, "--to", labels, "--who", "Grace")
-    assert "1 objects have conflicting labels" in result.stdout
-    assert "a-2030 #1: Alnus (Ada), Betula (Grace)" in result.stdout
+    output = run_command("labels", "import", second, "--run", run.url, "--to", labels, "--who", "Grace")
+    assert "1 objects have conflicting labels" in output
+    assert "a-2030 #1: Alnus (Ada), Betula (Grace)" in output
     found = load_labels(labels, run=run)
     assert len(found) == 7
     assert found.findings.unreadable == (("a-2030 #1", "labelled Alnus (Ada), Betula (Grace)"),)
     correction = write_table(tmp_path / "correction.csv", [("a-2030", 1, "Betula")])
-    command("labels", "import", correction, "--run", run.url, "--to", labels, "--who", "Ada", "--override")
+    run_command(
+        "labels", "import", correction, "--run", run.url, "--to", labels, "--who", "Ada", "--override"
+    )
     book = LabelSet.open(labels)
     assert not book.labels().conflicts
     assert book.labels().consensus[key_of(run, "a-2030", 1)].genus == "Betula"
@@ -429,12 +433,6 @@ def begin(folder: Path) -> RunStore:
     config = RunConfig(crops=CropsConfig(size_px=CROP_PX))
     store.create_or_check(describe_run(config, {"detector": "ab" * 32, "embedder/net": "ef" * 32}))
     return store
-
-
-def command(*words: object) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return result
 
 
 def genus_of(run: RunStore) -> dict[tuple[str, int], str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labels.test_load import picture, write_folder
+from support.labelled_folders import picture, write_folder
 
 from fossilray.core.errors import UsageError
 from fossilray.labels.embed import embed_labelled

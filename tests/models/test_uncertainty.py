@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from labels.test_load import picture
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from safetensors import safe_open
 from scipy.stats import multivariate_normal
 from sklearn.neighbors import NearestNeighbors
-from typer.testing import CliRunner
+from support.cli_runner import run_command
+from support.labelled_folders import picture
 
-from fossilray.cli.main import app
 from fossilray.core.errors import UsageError, WeightsError
 from fossilray.core.vectors import entropy, unit_vectors
 from fossilray.labels.embed import EmbeddedCrops
@@ -305,16 +304,11 @@ def test_the_evaluation_reports_coverage_on_crops_and_on_wells_left_out(tmp_path
             f"{number}.png;{CLASSES[number % 3]};{('<b>34/7-1</b>', '6407/6-5', '2/4-1')[number % 9 // 3]}"
         )
     (folder / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
-    result = CliRunner().invoke(
-        app,
-        [
-            *("evaluate", "uncertainty", "--labels", str(folder / "labels.csv"), "--backbone", "handcrafted"),
-            *("--kind", "knn", "--splits", "2", "--coverage", "0.8"),
-            *("--out", str(tmp_path / "out")),
-        ],
-        catch_exceptions=False,
+    run_command(
+        *("evaluate", "uncertainty", "--labels", str(folder / "labels.csv"), "--backbone", "handcrafted"),
+        *("--kind", "knn", "--splits", "2", "--coverage", "0.8"),
+        *("--out", str(tmp_path / "out")),
     )
-    assert result.exit_code == 0, result.output
     stated = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
     figures = stated["figures"]
     assert 0 <= figures["ECE"] <= 1

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
+from support.box_overlaps import iou_matrix
 
 from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
 from fossilray.core.types import Boxes, Detector, Image, Level, Rect, SlideInfo
@@ -115,14 +116,6 @@ def find_objects(slide: Any, detector: Detector, config: DetectorConfig, tiling:
                 )
             )
     return merge_tiles(found, info=slide.info, merge=MergeConfig())
-
-
-def iou_matrix(these: NDArray[np.float64], those: NDArray[np.float64]) -> NDArray[np.float64]:
-    low = np.maximum(these[:, None, :2], those[None, :, :2])
-    high = np.minimum(these[:, None, 2:], those[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(axis=2)
-    one, other = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (these, those))
-    return np.asarray(common / (one[:, None] + other[None] - common), np.float64)
 
 
 def share_matched(one: list[Boxes], other: list[Boxes]) -> float:

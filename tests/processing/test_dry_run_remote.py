@@ -4,18 +4,17 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from support.remote_slides import counted, put, upload
+from support.rendered_text import text_of
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.slides_on_disk import discs
 
 from fossilray.core.config import RunConfig, SlidesConfig, StoreConfig, TilingConfig
-from fossilray.processing.planning.dry_run import RunPlan, plan_run, render_plan
+from fossilray.processing.planning.dry_run import plan_run, render_plan
 from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
 from fossilray.synthetic.writers.pixels import ArrayPixels
 from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff
@@ -36,12 +35,6 @@ def configured(config: StoreConfig, tmp_path: Path, **slides: object) -> RunConf
         # Every tile that was scanned counts, here and there.
         tiling=TilingConfig(tile_px=512, blank_contrast=0),
     )
-
-
-def rendered(plan: RunPlan) -> str:
-    out = io.StringIO()
-    Console(file=out, width=200).print(render_plan(plan))
-    return out.getvalue()
 
 
 def test_plan_of_remote_slides_is_near_that_of_the_same_slides_on_a_disk(
@@ -77,7 +70,7 @@ def test_plan_of_remote_slides_is_near_that_of_the_same_slides_on_a_disk(
     assert 0.2 < half.blank / half.tiles < 0.6
     assert plain.blank is None
     assert whole.covered_mm2 >= here.slides[2].covered_mm2
-    text = rendered(there)
+    text = text_of(render_plan(there))
     assert "to fetch from the object store" in text
     assert "?" in text
 
@@ -97,4 +90,4 @@ def test_slides_without_metadata_or_too_large_to_stage_are_reported(tmp_path: Pa
     reasons = {refused.slide_id: refused.reason for refused in plan.refused}
     assert "slides.scratch_gb is 1e-05" in reasons["large"]
     assert "several files" in reasons["b.vms"]
-    assert "1 slides have an unknown size before they are fetched" in rendered(plan)
+    assert "1 slides have an unknown size before they are fetched" in text_of(render_plan(plan))

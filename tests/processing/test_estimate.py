@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.cli_runner import invoke
 from support.small_run import BOUNDS, MPP, start_run, write_small_run
-from typer.testing import CliRunner
 
-from fossilray.cli.main import app
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import CatalogError, ConfigError, UsageError
 from fossilray.core.records import CatalogRow
@@ -358,7 +357,7 @@ def test_the_command_shows_every_term(tmp_path: Path) -> None:
     catalog = tmp_path / "catalog.csv"
     catalog.write_text("slide_id,path,bounds_width,bounds_height,mpp\na,a.mrxs,80000,80000,0.25\n")
     arguments = ["estimate", str(catalog), "--from-run", str(tmp_path / "run"), "--slides", "150000"]
-    estimated = CliRunner().invoke(app, [*arguments, "--days", "30", "--price", "2"], env={"COLUMNS": "200"})
+    estimated = invoke(*arguments, "--days", "30", "--price", "2", columns=200)
     assert estimated.exit_code == 0, estimated.output
     for term in (
         "measured in a run",
@@ -369,7 +368,7 @@ def test_the_command_shows_every_term(tmp_path: Path) -> None:
         "within 30 days",
     ):
         assert term in estimated.output
-    result = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
+    result = json.loads(invoke(*arguments, "--json").output)
     assert result["workload"]["slides"]["value"] == 150_000
     assert result["results"]["bottleneck"]
 
@@ -380,7 +379,7 @@ def test_a_gpu_without_rates_is_refused_before_anything_is_measured(tmp_path: Pa
         pytest.skip("a GPU is here")
     catalog = tmp_path / "catalog.csv"
     catalog.write_text("slide_id,path\na,a.mrxs\n")
-    estimated = CliRunner().invoke(app, ["estimate", str(catalog), "--instance", "g6.4xlarge"])
+    estimated = invoke("estimate", catalog, "--instance", "g6.4xlarge")
     assert isinstance(estimated.exception, ConfigError)
     assert "--gpu-factor" in str(estimated.exception)
 

@@ -14,6 +14,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.tiff_pyramid import write_tiff_pyramid
 
 from fossilray.core.config import DetectorConfig, PassConfig, TilingConfig
 from fossilray.core.types import Boxes, Level, Rect, SlideInfo
@@ -44,24 +45,6 @@ def info_of(
 
 def one_pass(um_per_px: float, largest_um: float = 60.0) -> DetectorConfig:
     return DetectorConfig(passes=(PassConfig(um_per_px=um_per_px, largest_um=largest_um),))
-
-
-def write_slide(
-    path: Path, rgb: NDArray[np.uint8], *, mpp: float, levels: int = 4, compression: str | None = None
-) -> Path:
-    with tifffile.TiffWriter(path) as tiff:
-        for level in range(levels):
-            tiff.write(
-                rgb,
-                tile=(128, 128),
-                photometric="rgb",
-                compression=compression,
-                subfiletype=1 if level else 0,
-                resolution=(10_000 / mpp, 10_000 / mpp),
-                resolutionunit="centimeter",
-            )
-            rgb = cv2.resize(rgb, (rgb.shape[1] // 2, rgb.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    return path
 
 
 def blank_picture(width: int, height: int) -> NDArray[np.uint8]:
@@ -268,7 +251,7 @@ def test_what_is_seen_in_a_window_maps_back_to_where_it_is(
     true = np.array([[96, 160, 224, 256], [1216, 992, 1344, 1184], [800, 1600, 960, 1760]])
     for x_min, y_min, x_max, y_max in true:
         rgb[y_min:y_max, x_min:x_max] = 60
-    path = write_slide(tmp_path / "a.tif", rgb, mpp=mpp)
+    path = write_tiff_pyramid(tmp_path / "a.tif", rgb, mpp=mpp)
     found = []
     with open_slide(path) as slide:
         (detection_pass,) = plan_passes(slide.info, TilingConfig(tile_px=1024), one_pass(um_per_px), 32)
@@ -288,7 +271,7 @@ def test_what_is_seen_in_a_window_maps_back_to_where_it_is(
 
 def test_the_same_pixels_are_seen_whatever_the_tile_size(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    path = write_slide(tmp_path / "a.tif", rng.integers(0, 255, (1500, 1500, 3), np.uint8), mpp=0.23)
+    path = write_tiff_pyramid(tmp_path / "a.tif", rng.integers(0, 255, (1500, 1500, 3), np.uint8), mpp=0.23)
     with open_slide(path) as slide:
         seen = []
         for tile_px in (512, 1024, 2048):
@@ -317,7 +300,7 @@ def test_small_pale_objects_are_foreground(tmp_path: Path) -> None:
     rgb = blank_picture(2048, 2048)
     cv2.circle(rgb, (350, 350), 5, (170, 160, 130), -1)
     cv2.circle(rgb, (1696, 736), 80, (60, 40, 20), -1)
-    path = write_slide(tmp_path / "a.tif", rgb, mpp=0.5, levels=5)
+    path = write_tiff_pyramid(tmp_path / "a.tif", rgb, mpp=0.5, levels=5)
     (content,) = content_of(path, TilingConfig())
     assert content[5, 5]
     assert content[10:13, 25:28].all()
@@ -332,7 +315,7 @@ def test_dust_out_of_focus_is_background_and_a_pale_object_in_it_is_not(tmp_path
     light = cv2.GaussianBlur(light, (0, 0), 80)
     cv2.circle(light, (1536, 1536), 14, 25.0, -1)
     rgb = np.clip(blank_picture(2048, 2048) - light[..., None], 0, 255).astype(np.uint8)
-    (content,) = content_of(write_slide(tmp_path / "a.tif", rgb, mpp=0.5, levels=5), TilingConfig())
+    (content,) = content_of(write_tiff_pyramid(tmp_path / "a.tif", rgb, mpp=0.5, levels=5), TilingConfig())
     assert content[24, 24]
     assert not content[:16, :16].any()
 
@@ -342,7 +325,7 @@ def test_a_coarse_pass_looks_only_where_something_large_shows(tmp_path: Path) ->
     for x in range(200, 1000, 200):
         cv2.circle(rgb, (x, 300), 20, (90, 70, 40), -1)
     cv2.line(rgb, (1300, 1300), (1700, 1700), (150, 140, 120), 6)
-    path = write_slide(tmp_path / "a.tif", rgb, mpp=0.5, levels=5)
+    path = write_tiff_pyramid(tmp_path / "a.tif", rgb, mpp=0.5, levels=5)
     fine, coarse = content_of(
         path,
         TilingConfig(),
@@ -355,7 +338,7 @@ def test_a_coarse_pass_looks_only_where_something_large_shows(tmp_path: Path) ->
 
 
 def test_everything_is_foreground_when_configured(tmp_path: Path) -> None:
-    path = write_slide(tmp_path / "a.tif", blank_picture(1024, 1024), mpp=0.5)
+    path = write_tiff_pyramid(tmp_path / "a.tif", blank_picture(1024, 1024), mpp=0.5)
     (nothing,), (everything,) = (
         content_of(path, TilingConfig(blank_contrast=contrast)) for contrast in (6.0, 0.0)
     )
@@ -366,7 +349,7 @@ def test_everything_is_foreground_when_configured(tmp_path: Path) -> None:
 def test_inside_of_a_huge_object_is_content(tmp_path: Path) -> None:
     rgb = blank_picture(2048, 2048)
     rgb[300:1750, 300:1750] = (90, 60, 40)
-    (content,) = content_of(write_slide(tmp_path / "a.tif", rgb, mpp=1.0, levels=4), TilingConfig())
+    (content,) = content_of(write_tiff_pyramid(tmp_path / "a.tif", rgb, mpp=1.0, levels=4), TilingConfig())
     assert not content[:8, :8].any()
     assert content[10:54, 10:54].all()
 
@@ -374,7 +357,7 @@ def test_inside_of_a_huge_object_is_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compression", ["zlib", None], ids=["undecodable", "black"])
 def test_spoilt_overview_leaves_nothing_out(tmp_path: Path, compression: str | None) -> None:
     rgb = blank_picture(1024, 1024)
-    path = write_slide(tmp_path / "a.tif", rgb, mpp=0.5, levels=5, compression=compression)
+    path = write_tiff_pyramid(tmp_path / "a.tif", rgb, mpp=0.5, levels=5, compression=compression)
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages[4]
         spans = list(zip(page.dataoffsets, page.databytecounts, strict=True))

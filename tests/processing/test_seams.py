@@ -7,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import tifffile
 from numpy.typing import NDArray
+from support.box_overlaps import iou_matrix
+from support.tiff_pyramid import write_tiff_pyramid
 
 from fossilray.core.config import DetectorConfig, MergeConfig, PassConfig, TilingConfig
 from fossilray.models.detectors.load import load_detector
@@ -60,29 +61,11 @@ def find(slide: Slide, tiling: TilingConfig) -> NDArray[np.float64]:
     return boxes[(boxes > 64).all(axis=1) & (boxes < SIDE_PX - 64).all(axis=1)]
 
 
-def iou_matrix(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(axis=2)
-    area_a, area_b = ((one[:, 2:] - one[:, :2]).prod(axis=1) for one in (a, b))
-    return np.asarray(common / (area_a[:, None] + area_b[None, :] - common))
-
-
 def write_slide(path: Path, rgb: NDArray[np.uint8]) -> Path:
     if path.suffix == ".mrxs":
         write_mirax(path, ArrayPixels(image=rgb), MiraxOptions(photo_px=512, levels=5))
         return path
-    with tifffile.TiffWriter(path) as tiff:
-        for level in range(5):
-            tiff.write(
-                rgb,
-                tile=(256, 256),
-                photometric="rgb",
-                subfiletype=1 if level else 0,
-                resolution=(40_000, 40_000),
-                resolutionunit="centimeter",
-            )
-            rgb = cv2.resize(rgb, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    return path
+    return write_tiff_pyramid(path, rgb, mpp=0.25, levels=5, tile_px=256)
 
 
 @pytest.mark.parametrize(("name", "count"), [("a.tif", 220), ("a.mrxs", 220), ("a.tif", 12)])

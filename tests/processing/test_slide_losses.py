@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processing.test_worker import objects, run_one
 from support.damaged_slides import (
     WRITERS,
     StoredTile,
@@ -19,6 +18,7 @@ from support.damaged_slides import (
     shows_disc,
     stored_tiles,
 )
+from support.processed_slides import objects, run_one
 from support.slides_on_disk import discs
 
 from fossilray.core.records import SlideSummary

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processing.test_worker import CLASSICAL, run_one
+from support.cli_runner import run_command
+from support.processed_slides import CLASSICAL, run_one
 from support.slides_on_disk import write_slide
-from typer.testing import CliRunner
 
-from fossilray.cli.main import app
 from fossilray.core.chrome_trace import ChromeTrace
 from fossilray.core.config import load_config
 from fossilray.core.errors import CatalogError, UsageError
@@ -27,13 +26,6 @@ NEEDED = {
     "C": {"name", "ph", "ts", "pid", "tid", "args"},
 }
 """Fields of complete events, metadata and counters, as the Trace Event Format states them."""
-
-
-@pytest.fixture(scope="module")
-def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("slides") / "discs.mrxs"
-    write_slide(path)
-    return path
 
 
 def test_the_timeline_of_a_slide_is_a_chrome_trace_of_its_stages_and_threads(
@@ -130,9 +122,8 @@ def checked(trace: dict[str, Any]) -> list[dict[str, Any]]:
 def test_a_slide_is_traced_by_a_command_and_leaves_nothing_else(slide: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "trace.json"
     words = ["trace", str(slide), "--out", str(out), "--set", "embedder.weights=none"]
-    invoked = CliRunner().invoke(app, [*words, *(word for one in CLASSICAL for word in ("--set", one))])
-    assert invoked.exit_code == 0, invoked.output
-    assert "discs done in" in invoked.output
+    output = run_command(*words, *(word for one in CLASSICAL for word in ("--set", one)))
+    assert "discs done in" in output
     events = checked(json.loads(out.read_text()))
     assert {"fetch", "detect", "crops", "read window", "cut crops"} <= {event["name"] for event in events}
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["trace.json"]

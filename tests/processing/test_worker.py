@@ -7,13 +7,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tifffile
+from support.processed_slides import CLASSICAL, objects, run_one
 from support.slides_on_disk import DISC_PX, discs, write_slide
 
-from fossilray.core.config import RunConfig, load_config
+from fossilray.core.config import load_config
 from fossilray.core.records import CatalogRow, Outcome, WorkItem
 from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.processing.crops.objects_table import round_outward
@@ -21,15 +20,6 @@ from fossilray.processing.worker import SlideWorker
 from fossilray.store import RunStore
 from fossilray.store.arrays.group import open_array_group
 from fossilray.store.run.run_record import describe_run
-
-CLASSICAL = ("detector.kind=classical", "detector.classical.min_area_um2=100")
-
-
-@pytest.fixture(scope="module")
-def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("slides") / "discs.mrxs"
-    write_slide(path)
-    return path
 
 
 def test_objects_lie_where_the_discs_are(slide: Path, tmp_path: Path) -> None:
@@ -266,22 +256,6 @@ def ready_worker(folder: Path) -> tuple[SlideWorker, RunStore]:
     worker = SlideWorker(str(folder / "run"), config)
     worker.prepare()
     return worker, store
-
-
-def run_one(
-    slide: Path, folder: Path, *settings: str, row: CatalogRow | None = None
-) -> tuple[RunStore, Outcome]:
-    config: RunConfig = load_config(None, [*CLASSICAL, *settings])
-    store = RunStore.open(str(folder / "run"))
-    store.create_or_check(describe_run(config, {}))
-    worker = SlideWorker(str(folder / "run"), config)
-    worker.prepare()
-    return store, worker.process(WorkItem.of_slide(row or CatalogRow(slide.stem, str(slide))))
-
-
-def objects(store: RunStore) -> pa.Table:
-    (path,) = store.committed_files().values()
-    return pq.ParquetFile(Path(store.root) / path).read()
 
 
 def components(image: np.ndarray) -> list[int]:

@@ -15,11 +15,10 @@ from types import ModuleType
 import pytest
 import yaml
 from project.test_floors import MAY_IMPORT
-from typer.testing import CliRunner
+from support.cli_runner import invoke
 
 import fossilray
 from fossilray import __version__
-from fossilray.cli.main import app
 from fossilray.core.config import (
     CurationConfig,
     RunConfig,
@@ -87,7 +86,7 @@ def test_every_public_name_has_its_place_in_the_docs() -> None:
 
 def test_every_command_answers_help() -> None:
     for name, _ in reference().commands_by_name():
-        assert CliRunner().invoke(app, [*name.split(), "--help"]).exit_code == 0
+        assert invoke(*name.split(), "--help").exit_code == 0
 
 
 @pytest.mark.parametrize("page", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
@@ -128,7 +127,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 
 def test_the_default_yaml_is_the_default() -> None:
-    answer = CliRunner().invoke(app, ["config"])
+    answer = invoke("config")
     assert answer.exit_code == 0
     assert RunConfig.model_validate(yaml.safe_load(answer.stdout)) == RunConfig()
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from support.static_checks import modules
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fossilray"
@@ -171,10 +172,6 @@ def loaded_by(module: str) -> set[str]:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     return set(answer.stdout.split())
-
-
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
 
 
 def room_of(path: Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.cli_runner import run
+from support.cli_runner import run_command
 from support.fault_job_commands import without_ray
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "before_rooms.zip"
@@ -55,7 +55,7 @@ def expected(before: Path, name: str) -> list[dict[str, Any]]:
 
 
 def rows_of(*words: str | Path) -> list[dict[str, Any]]:
-    return json.loads(run(*words, "--format", "json"))
+    return json.loads(run_command(*words, "--format", "json"))
 
 
 def run_here(*words: str | Path) -> None:
@@ -87,8 +87,8 @@ def test_search_finds_the_same_neighbours(before: Path) -> None:
 
 
 def test_labels_are_read_and_added_to(before: Path) -> None:
-    assert "after round 1: 11 objects with a label" in run("labels", "show", before / "labels")
-    imported = run(
+    assert "after round 1: 11 objects with a label" in run_command("labels", "show", before / "labels")
+    imported = run_command(
         "labels", "import", before / "labels.csv", "--run", before / "run", "--to", before / "labels"
     )
     assert "round 2" in imported
@@ -96,11 +96,11 @@ def test_labels_are_read_and_added_to(before: Path) -> None:
 
 @pytest.mark.parametrize("place", ["run", "dataset", "index"])
 def test_verify_finds_nothing_wrong(before: Path, place: str) -> None:
-    assert "sound" in run("verify", before / place)
+    assert "sound" in run_command("verify", before / place)
 
 
 def test_the_run_resumes_with_the_slide_that_was_missing(before: Path) -> None:
-    run("synth", before / "slides", "--slides", "3", "--size", "2048", "--seed", "3")
+    run_command("synth", before / "slides", "--slides", "3", "--size", "2048", "--seed", "3")
     settings = ("--set", "detector.kind=classical", "--set", "crops.size_px=64")
     run_here("process", before / "slides", "--run", before / "run", *settings)
     assert rows_of("query", before / "run", OBJECTS) == expected(before, "objects_after_resuming")

@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from support.static_checks import modules
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fossilray"
 MOST_LINES = 400
@@ -38,10 +40,6 @@ _NOT_NOUNS = frozenset(("one", "found", "told", "said", "asked", "own", "beside"
 """Names that do not say what a variable holds."""
 _CODE = ("fossilray", "fossilray_jpeg", "benchmarks", "cluster", "deploy", "pipelines")
 _WORD = re.compile(rf"\b(?:{WORDS})\b|\b(?:{PHRASES})\b", re.IGNORECASE)
-
-
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
 
 
 def public_names(tree: ast.Module) -> Iterator[str]:

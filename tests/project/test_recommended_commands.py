@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import typer
+from support.cli_runner import invoke
 from support.small_run import write_small_run
-from typer.testing import CliRunner
 
 from fossilray import __version__
 from fossilray.cli.main import app
@@ -238,13 +238,13 @@ def test_double_negatives_are_not_in_help_or_messages() -> None:
 
 @pytest.mark.parametrize("words", [["-h"], ["process", "-h"], ["index", "-h"], ["index", "build", "-h"]])
 def test_h_is_help_everywhere(words: list[str]) -> None:
-    answer = CliRunner().invoke(app, words)
+    answer = invoke(*words)
     assert answer.exit_code == 0
     assert "Usage:" in answer.stdout
 
 
 def test_the_version_is_an_option_and_a_command() -> None:
-    answers = [CliRunner().invoke(app, words) for words in (["--version"], ["version"])]
+    answers = [invoke(*words) for words in (["--version"], ["version"])]
     assert [answer.exit_code for answer in answers] == [0, 0]
     assert answers[0].stdout == answers[1].stdout
     assert __version__ in answers[0].stdout
@@ -281,6 +281,6 @@ def test_recommended_commands_that_need_a_run_alone_work(
         if "--slide" in words or tuple(words) in ran:
             continue
         ran.add(tuple(words))
-        answer = CliRunner().invoke(app, words)
+        answer = invoke(*words)
         assert answer.exit_code == 0, f"{mention}: {answer.output} {answer.exception}"
     assert len(ran) > 8

@@ -6,11 +6,10 @@ import os
 import shutil
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import pytest
-import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.grey_slides import write_grey_slide, write_grey_tiff
 
 from fossilray.core.errors import CatalogError, UsageError
 from fossilray.core.records import CatalogRow
@@ -24,33 +23,16 @@ from fossilray.slides.catalog import (
     slide_id_for,
     write_catalog,
 )
-from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
-from fossilray.synthetic.writers.pixels import ArrayPixels
-
-GREY = np.full((300, 400, 3), 200, np.uint8)
-
-
-def write_tiff(path: Path, *, mpp: float | None = 0.25) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stated = {} if mpp is None else {"resolution": (10_000 / mpp,) * 2, "resolutionunit": "centimeter"}
-    tifffile.imwrite(path, GREY, tile=(128, 128), photometric="rgb", **stated)
-    return path
-
-
-def write_slide(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_mirax(path, ArrayPixels(image=GREY), MiraxOptions(photo_px=128, divisions_per_side=2, levels=2))
-    return path
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("archive of slides")
-    write_slide(root / "6407_6-5" / "6407_6-5 2030 mDC.mrxs")
-    write_slide(root / "34_10-A-12" / "box" / "same.mrxs")
-    write_slide(root / "6407_6-5" / "same.mrxs")
-    write_tiff(root / "plain.tif")
-    write_tiff(root / "no resolution.TIFF", mpp=None)
+    write_grey_slide(root / "6407_6-5" / "6407_6-5 2030 mDC.mrxs")
+    write_grey_slide(root / "34_10-A-12" / "box" / "same.mrxs")
+    write_grey_slide(root / "6407_6-5" / "same.mrxs")
+    write_grey_tiff(root / "plain.tif")
+    write_grey_tiff(root / "no resolution.TIFF", mpp=None)
     (root / "note.mrxs").write_text("buy milk")
     (root / "empty.svs").touch()
     (root / "readme.txt").write_text("not a slide")
@@ -111,7 +93,7 @@ def test_nothing_there_is_told(tmp_path: Path) -> None:
 
 
 def test_links_in_a_circle_are_walked_once(tmp_path: Path) -> None:
-    write_tiff(tmp_path / "a" / "one.tif")
+    write_grey_tiff(tmp_path / "a" / "one.tif")
     (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
     assert len(find_slides(str(tmp_path)).rows) == 1
 
@@ -131,7 +113,7 @@ def test_links_in_a_circle_are_walked_once(tmp_path: Path) -> None:
     ],
 )
 def test_hostile_names_are_found_named_safely_and_survive_the_catalog(tmp_path: Path, name: str) -> None:
-    path = write_slide(tmp_path / "slides" / "plain.mrxs")
+    path = write_grey_slide(tmp_path / "slides" / "plain.mrxs")
     path.rename(path.with_name(f"{name}.mrxs"))
     path.with_suffix("").rename(path.with_name(name))
     found = find_slides(str(tmp_path / "slides"))
@@ -142,7 +124,7 @@ def test_hostile_names_are_found_named_safely_and_survive_the_catalog(tmp_path: 
 
 
 def test_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    shutil.copy(write_tiff(tmp_path / "a.tif"), os.fsencode(tmp_path) + b"/\xff.tif")
+    shutil.copy(write_grey_tiff(tmp_path / "a.tif"), os.fsencode(tmp_path) + b"/\xff.tif")
     found = find_slides(str(tmp_path))
     assert len(found.rows) == 1
     assert "UTF-8" in found.refused[0].reason
@@ -297,9 +279,9 @@ def test_empty_catalog_has_every_column(tmp_path: Path) -> None:
 
 def test_folders_and_pipes_with_the_name_of_a_slide_are_refused_rows(tmp_path: Path) -> None:
     (tmp_path / "folder.svs").mkdir()
-    write_tiff(tmp_path / "folder.svs" / "inside.tif")
+    write_grey_tiff(tmp_path / "folder.svs" / "inside.tif")
     os.mkfifo(tmp_path / "pipe.tif")
-    write_slide(tmp_path / "dotted.tif.mrxs")
+    write_grey_slide(tmp_path / "dotted.tif.mrxs")
     for target in (str(tmp_path), f"{tmp_path}/*"):
         refused = {Path(one.path).name: one.reason for one in find_slides(target).refused}
         assert refused.keys() == {"folder.svs", "pipe.tif"}

@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import pytest
-import tifffile
+from support.grey_slides import write_grey_slide, write_grey_tiff
 from support.remote_slides import counted, put, upload
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 
@@ -22,36 +21,22 @@ from fossilray.core.slide_names import check_slide_id
 from fossilray.slides.catalog import Catalog, find_slides, read_catalog_file, write_catalog
 from fossilray.slides.remote.staging import Stager
 from fossilray.slides.slide import open_slide
-from fossilray.synthetic.writers.mirax import MiraxOptions, write_mirax
-from fossilray.synthetic.writers.pixels import ArrayPixels
 
 S3 = tuple[str, StoreConfig]
-GREY = np.full((300, 400, 3), 200, np.uint8)
 KNOWN_LATER = ("bounds_x", "bounds_y", "bounds_width", "bounds_height")
-
-
-def write_slide(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_mirax(path, ArrayPixels(image=GREY), MiraxOptions(photo_px=128, divisions_per_side=2, levels=2))
-
-
-def write_tiff(path: Path, *, mpp: float | None = 0.25) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stated = {} if mpp is None else {"resolution": (10_000 / mpp,) * 2, "resolutionunit": "centimeter"}
-    tifffile.imwrite(path, GREY, tile=(128, 128), photometric="rgb", **stated)
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("slides")
-    write_slide(root / "6407_6-5" / "6407_6-5 2030 mDC.mrxs")
-    write_slide(root / "6407_6-5" / "same.mrxs")
-    write_slide(root / "34_10-A-12" / "box" / "same.mrxs")
-    write_tiff(root / "plain.tif")
-    write_tiff(root / "no resolution.TIFF", mpp=None)
-    write_tiff(root / "6407_6-5" / "same" / "part of a slide.tif")
+    write_grey_slide(root / "6407_6-5" / "6407_6-5 2030 mDC.mrxs")
+    write_grey_slide(root / "6407_6-5" / "same.mrxs")
+    write_grey_slide(root / "34_10-A-12" / "box" / "same.mrxs")
+    write_grey_tiff(root / "plain.tif")
+    write_grey_tiff(root / "no resolution.TIFF", mpp=None)
+    write_grey_tiff(root / "6407_6-5" / "same" / "part of a slide.tif")
     for broken in ("no slidedat", "no index", "empty data", "damaged", "leads out", "alone"):
-        write_slide(root / "broken" / f"{broken}.mrxs")
+        write_grey_slide(root / "broken" / f"{broken}.mrxs")
     (root / "broken" / "no slidedat" / "Slidedat.ini").unlink()
     (root / "broken" / "no index" / "Index.dat").unlink()
     (root / "broken" / "empty data" / "Data0000.dat").write_bytes(b"")
@@ -172,7 +157,7 @@ def test_more_files_than_one_answer_lists(s3_run: S3, monkeypatch: pytest.Monkey
 def test_odd_keys_are_found_read_and_named_safely(s3_run: S3, tmp_path: Path) -> None:
     url, config = s3_run
     names = {"a b", "ø%20", "a+b&c=d", "#", "semi;colon", "quo'te\"", "[x]", "*", "a?b", "~", "é" * 90}
-    write_slide(tmp_path / "plain.mrxs")
+    write_grey_slide(tmp_path / "plain.mrxs")
     for file in tmp_path.rglob("*.*"):
         for name in names:
             key = str(file.relative_to(tmp_path)).replace("plain", name)
@@ -186,7 +171,7 @@ def test_odd_keys_are_found_read_and_named_safely(s3_run: S3, tmp_path: Path) ->
 
 def test_keys_that_are_no_paths_stay_apart(s3_run: S3, tmp_path: Path) -> None:
     url, config = s3_run
-    write_tiff(tmp_path / "a.tif")
+    write_grey_tiff(tmp_path / "a.tif")
     for key in ("x/a.tif", "x//a.tif", "x/./a.tif", "x/../a.tif", "/a.tif"):
         put(f"{url}/{key}", (tmp_path / "a.tif").read_bytes(), config)
     put(f"{url}/folder.mrxs/", b"", config)

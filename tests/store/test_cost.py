@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from support.rendered_text import text_of
 from support.run_fixtures import a_summary
 from support.small_run import start_run, write_small_run
 
@@ -94,7 +93,7 @@ def test_a_run_whose_drivers_told_nothing_is_reckoned_from_its_slides_and_says_s
 def test_status_shows_hours_cost_and_the_end_as_estimates(tmp_path: Path) -> None:
     store = write_small_run(tmp_path / "run", counts={"a-2030": 2, "b-2050": 1})
     store.attempts.write_heartbeat(BEAT)
-    shown = text_of(store, now=NOW)
+    shown = text_of(render_status(read_status(store, now=NOW)))
     assert "4 GPU-hours, 32.0 core-hours held" in shown
     assert "about NOK 14.00 for what workers held" in shown
     # Two are committed, two of the six failed for good, two are left.
@@ -102,7 +101,7 @@ def test_status_shows_hours_cost_and_the_end_as_estimates(tmp_path: Path) -> Non
 
 
 def test_a_run_that_held_nothing_shows_no_cost(tmp_path: Path) -> None:
-    assert "used" not in text_of(start_run(tmp_path / "run"), now=NOW)
+    assert "used" not in text_of(render_status(read_status(start_run(tmp_path / "run"), now=NOW)))
 
 
 def test_the_report_tells_it_in_sentences(tmp_path: Path) -> None:
@@ -114,9 +113,3 @@ def test_the_report_tells_it_in_sentences(tmp_path: Path) -> None:
     store = write_small_run(tmp_path / "run", counts={"a-2030": 2})
     store.attempts.write_heartbeat(BEAT)
     assert "about NOK 14.00" in write_report(store, tmp_path / "report.html").read_text()
-
-
-def text_of(store, *, now: datetime) -> str:  # type: ignore[no-untyped-def]
-    console = Console(file=io.StringIO(), width=140)
-    console.print(render_status(read_status(store, now=now)))
-    return console.file.getvalue()  # type: ignore[attr-defined]

@@ -15,12 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.cli_runner import run as run_command
+from support.cli_runner import invoke, run_command
 from support.damaged_files import LOOKS, Outcome, Trial, chosen, look, try_one, write_world
 from support.small_run import write_small_run
-from typer.testing import CliRunner
 
-from fossilray.cli.main import app
 from fossilray.core.errors import DamagedFile, UsageError
 from fossilray.core.records import Heartbeat
 from fossilray.store import RunStore
@@ -116,7 +114,7 @@ def test_a_query_goes_on_without_a_torn_file_and_names_it(tmp_path: Path, conten
     (message,) = store.left_out.messages
     assert f"{path} (the objects of slide a-2030) cannot be used" in message
     assert "verify RUN --withdraw" in message
-    answer = CliRunner().invoke(app, ["compact", store.url, "--to", str(tmp_path / "dataset")])
+    answer = invoke("compact", store.url, "--to", tmp_path / "dataset")
     assert isinstance(answer.exception, DamagedFile)
     assert path in str(answer.exception)
 
@@ -124,7 +122,7 @@ def test_a_query_goes_on_without_a_torn_file_and_names_it(tmp_path: Path, conten
 def test_a_compacted_run_is_made_again_without_what_was_withdrawn(tmp_path: Path) -> None:
     store = write_small_run(tmp_path / "run")
     (tmp_path / "run" / store.committed_files()["a-2030"]).write_bytes(b"torn")
-    answer = CliRunner().invoke(app, ["verify", store.url, "--withdraw"])
+    answer = invoke("verify", store.url, "--withdraw")
     assert answer.exit_code == 1
     assert "1 slides withdrawn" in answer.output
     assert "37" in run_command("query", store.url, "SELECT count(*) AS n FROM objects", "--format", "csv")
@@ -196,7 +194,7 @@ def test_verify_without_a_readable_record_looks_at_all_else(tmp_path: Path) -> N
     (tmp_path / "run" / torn).write_bytes(b"torn")
     for content in (b"torn", None):
         _spoil(tmp_path / "run" / "run.json", content)
-        answer = CliRunner().invoke(app, ["verify", store.url], env={"COLUMNS": "400"})
+        answer = invoke("verify", store.url, columns=400)
         assert answer.exit_code == 1
         assert "run.json" in answer.output
         assert torn in answer.output
@@ -231,7 +229,7 @@ def test_verify_names_damage_of_datasets_indexes_and_label_sets(
     bit[len(bit) // 2] ^= 16
     _spoil(file, bytes(bit) if isinstance(damage, str) else damage)
     try:
-        answer = CliRunner().invoke(app, ["verify", str(place), "--deep"], env={"COLUMNS": "400"})
+        answer = invoke("verify", place, "--deep", columns=400)
     finally:
         file.write_bytes(content)
     assert (answer.exit_code, type(answer.exception)) == (1, SystemExit), answer.exception
@@ -257,14 +255,14 @@ def test_an_index_whose_shards_have_no_checksums_is_read_and_checked(world: Path
     run_command("index", "status", tmp_path / "index")
     positions = sorted((tmp_path / "index" / "data").glob("*/positions"))[0]
     positions.write_bytes(bytes(len(positions.read_bytes())))
-    answer = CliRunner().invoke(app, ["verify", str(tmp_path / "index"), "--deep"], env={"COLUMNS": "400"})
+    answer = invoke("verify", tmp_path / "index", "--deep", columns=400)
     assert "repeats a position" in answer.output
 
 
 def test_only_runs_are_mended_by_verify(world: Path) -> None:
     for place in ("dataset", "index", "labels"):
         run_command("verify", world / place, "--deep")
-        answer = CliRunner().invoke(app, ["verify", str(world / place), "--withdraw"])
+        answer = invoke("verify", world / place, "--withdraw")
         assert isinstance(answer.exception, UsageError)
 
 

@@ -11,11 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.classified_run import embed, predict
+from support.cli_runner import invoke
 from support.run_fixtures import a_failure
 from support.small_run import COUNTS, HOSTILE_WELL, WELL, commit_slide, write_small_run
-from typer.testing import CliRunner
 
-from fossilray.cli.main import app
 from fossilray.store import RunStore
 from fossilray.store.maintenance.derived import delete_older_than_objects
 from fossilray.store.maintenance.garbage import collect_garbage
@@ -75,10 +74,10 @@ def test_results_about_objects_processed_again_are_found_deleted_and_their_slide
 
 def test_the_command_deletes_what_it_was_asked_to(run: RunStore) -> None:
     make_anew(run, "a-2030")
-    answer = CliRunner().invoke(app, ["verify", run.url, "--withdraw"])
+    answer = invoke("verify", run.url, "--withdraw")
     assert answer.exit_code == 1
     assert "2 files of embeddings or predictions deleted" in answer.output
-    assert CliRunner().invoke(app, ["verify", run.url]).exit_code == 0
+    assert invoke("verify", run.url).exit_code == 0
 
 
 def test_results_that_are_torn_misplaced_or_of_other_rows_are_named(run: RunStore) -> None:
@@ -146,7 +145,7 @@ def test_status_tells_how_far_results_are(run: RunStore) -> None:
         ("predictions", "some", 2, 1),
     ]
     assert json.loads(status_as_json(report))["derived"][2]["processed"] == 2
-    told = " ".join(CliRunner().invoke(app, ["status", run.url]).output.split())
+    told = " ".join(invoke("status", run.url).output.split())
     assert "some: 2 of 4 slides, 1 failed" in told
     assert render_status(report) is not None
     assert HOSTILE_WELL not in told

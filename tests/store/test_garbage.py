@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rich.console import Console
+from support.rendered_text import text_of
 from support.run_fixtures import a_failure, a_run, a_summary, commit, some_objects, write_arrays
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 
@@ -159,7 +158,7 @@ def test_a_dry_run_deletes_nothing_and_says_what_it_would(run: RunStore) -> None
     assert [group.path for group in report.orphans] == [path]
     assert groups(run) == {path}
     assert run.files.find(".tmp") == [".tmp/left"]
-    assert "would delete 1 arrays" in shown(report)
+    assert "would delete 1 arrays" in text_of(render_garbage(report))
 
 
 def test_unfinished_writes_and_probes_go(run: RunStore) -> None:
@@ -330,12 +329,6 @@ def groups(store: RunStore) -> set[str]:
     return {"/".join(path.split("/")[:3]) for path in store.files.find("arrays") if path.count("/") > 2}
 
 
-def shown(report: GarbageReport) -> str:
-    console = Console(file=io.StringIO(), width=160)
-    console.print(render_garbage(report))
-    return console.file.getvalue()  # type: ignore[attr-defined]
-
-
 # Links
 
 
@@ -351,7 +344,7 @@ def test_arrays_that_are_a_link_to_another_run_are_named_and_left_alone(
     assert collect(run, dry_run=True).links == ("arrays/A17",)
     report = collect(run)
     assert report.links == ("arrays/A17",)
-    assert "arrays/A17" in shown(report)
+    assert "arrays/A17" in text_of(render_garbage(report))
     assert [group.path for group in report.orphans] == [old]
     assert set(Path(other.root).rglob("*")) == before
     assert (Path(run.root) / "arrays" / "A17").is_symlink()

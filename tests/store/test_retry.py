@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from support.cli_runner import run_command
 from support.run_fixtures import a_failure, a_run, commit
-from typer.testing import CliRunner
 
-from fossilray.cli.main import app
 from fossilray.core.errors import UsageError
 from fossilray.core.records import CatalogRow, Failure
 from fossilray.jobs.journal import DriverJournal
@@ -77,17 +76,11 @@ def test_files_refused_at_the_start_are_not_forgiven_because_every_start_looks_a
 
 
 def test_the_commands_list_and_forgive(store: RunStore) -> None:
-    listed = run("failures", store.url, "--where", "quarantined", "--format", "json")
+    listed = run_command("failures", store.url, "--where", "quarantined", "--format", "json")
     rows = json.loads(listed)
     assert {row["slide_id"] for row in rows} == {"torn", "poison", "worse"}
-    assert "will be tried again" in run("retry", store.url, "--slide", "poison")
-    assert "poison" not in run("failures", store.url, "--format", "csv")
-    status = json.loads(run("status", store.url, "--json"))
+    assert "will be tried again" in run_command("retry", store.url, "--slide", "poison")
+    assert "poison" not in run_command("failures", store.url, "--format", "csv")
+    status = json.loads(run_command("status", store.url, "--json"))
     assert (status["committed"], status["waiting"]) == (1, 1)
     assert status["failed_by_class"] == {"TooManyUnreadableTiles": 1, "WorkerDied": 1}
-
-
-def run(*arguments: str) -> str:
-    answer = CliRunner().invoke(app, list(arguments))
-    assert answer.exit_code == 0, answer.output
-    return answer.stdout

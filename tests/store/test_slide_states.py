@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.cli_runner import run_command
 from support.run_fixtures import a_run, commit
 from support.small_run import COUNTS, start_run, write_small_run
-from typer.testing import CliRunner
 
 from fossilray.analysis.report import write_report
-from fossilray.cli.main import app
 from fossilray.core.records import Attempt, CatalogRow, Failure, Heartbeat
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
@@ -269,7 +268,7 @@ def test_every_command_counts_alike(make, tmp_path: Path) -> None:  # type: igno
     expected = asdict(counts)
     assert counts.total == len(COUNTS) + 2
 
-    status = json.loads(invoke("status", store.url, "--json"))
+    status = json.loads(run_command("status", store.url, "--json"))
     assert {name: status[name] for name in expected} == expected
     assert read_status(store).counts == verify_run(store).counts == counts
 
@@ -278,11 +277,11 @@ def test_every_command_counts_alike(make, tmp_path: Path) -> None:  # type: igno
     for state in ("failed", "quarantined", "rejected"):
         assert listed.count(state) == expected[state]
 
-    line = invoke("failures", store.url).splitlines()[-1]
+    line = run_command("failures", store.url).splitlines()[-1]
     assert line.startswith(f"{counts.committed} of {counts.total} slides committed")
     write_report(store, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    shown = invoke("verify", store.url)
+    shown = run_command("verify", store.url)
     for part in counts.describe_rest():
         assert part in line
         assert part in page
@@ -309,9 +308,3 @@ def test_a_job_counts_as_its_run_does(tmp_path: Path) -> None:
         )
     journal.close(tally)
     assert tally.counts == read_states(store).counts
-
-
-def invoke(*words: str) -> str:
-    answer = CliRunner().invoke(app, list(words))
-    assert answer.exit_code == 0, answer.output
-    return answer.stdout

@@ -1,6 +1,5 @@
 """How far a run is, from the run directory alone."""
 
-import io
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from support.rendered_text import text_of
 from support.small_run import COUNTS, start_run, write_small_run
 
 from fossilray.core.errors import RunNotFound
@@ -21,7 +20,7 @@ from fossilray.core.records import Heartbeat
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
-from fossilray.store.status import StatusReport, read_status, render_status
+from fossilray.store.status import read_status, render_status
 
 NOW = datetime.now(UTC)
 """The store's time: files are stamped by it."""
@@ -61,12 +60,6 @@ def _process() -> Iterator[Heartbeat]:
         child.wait()
 
 
-def _shown(report: StatusReport) -> str:
-    console = Console(file=io.StringIO(), width=200)
-    console.print(render_status(report))
-    return console.file.getvalue()  # type: ignore[attr-defined]
-
-
 def test_a_finished_run_counts_slides_objects_and_failures(tmp_path: Path) -> None:
     report = read_status(write_small_run(tmp_path / "run"))
     assert (report.counts.total, report.counts.committed, report.counts.waiting) == (6, 4, 0)
@@ -76,7 +69,7 @@ def test_a_finished_run_counts_slides_objects_and_failures(tmp_path: Path) -> No
     assert report.failed_by_class == {"NotASlide": 1, "WorkerDied": 1}
     assert (report.tiles_lost, report.tiles_wanted) == (4, 80)
     assert report.ends_at is None
-    shown = _shown(report)
+    shown = text_of(render_status(report))
     assert "4 of 6 slides" in shown
     assert "e-broken" in shown
     assert "quarantined  open   WorkerDied" in shown
@@ -85,7 +78,7 @@ def test_a_finished_run_counts_slides_objects_and_failures(tmp_path: Path) -> No
 def test_a_run_that_has_just_begun_has_everything_waiting(tmp_path: Path) -> None:
     report = read_status(start_run(tmp_path / "run"))
     assert (report.counts.total, report.counts.committed, report.counts.waiting) == (6, 0, 6)
-    assert "none is running; the same command processes the rest" in _shown(report)
+    assert "none is running; the same command processes the rest" in text_of(render_status(report))
 
 
 def test_a_living_driver_has_slides_in_flight_and_an_end(tmp_path: Path) -> None:
@@ -95,7 +88,7 @@ def test_a_living_driver_has_slides_in_flight_and_an_end(tmp_path: Path) -> None
     report = read_status(store, now=NOW)
     assert [attempt.slide_id for attempt in report.in_flight] == ["c-2080"]
     assert report.ends_at == NOW + timedelta(hours=6 / 8)
-    assert "process 4711 on node-7" in _shown(report)
+    assert "process 4711 on node-7" in text_of(render_status(report))
 
 
 def test_a_driver_that_went_silent_is_not_to_be_replaced_unseen(tmp_path: Path) -> None:
@@ -106,7 +99,7 @@ def test_a_driver_that_went_silent_is_not_to_be_replaced_unseen(tmp_path: Path) 
     assert report.in_flight == ()
     assert [attempt.slide_id for attempt in report.interrupted] == ["c-2080"]
     assert report.slides_per_hour == 8.0
-    shown = _shown(report)
+    shown = text_of(render_status(report))
     assert "in the last job" in shown
     assert "no heartbeat on node-7 since 10 min: process 4711 on node-7" in shown
     assert "once it has ended, the same command processes the rest" in shown
@@ -118,7 +111,7 @@ def test_while_a_driver_lives_nothing_asks_for_a_second_one(tmp_path: Path) -> N
     for slide_id in COUNTS:
         store.attempts.start(slide_id, deadline_s=60)
         report = read_status(store)
-        assert "same command" not in _shown(report)
+        assert "same command" not in text_of(render_status(report))
         assert report.interrupted == ()
 
 
@@ -128,7 +121,7 @@ def test_a_driver_that_was_asked_to_stop_says_so_and_has_no_end(tmp_path: Path) 
     store.attempts.write_heartbeat(replace(BEAT, stopping=True))
     report = read_status(store, now=NOW)
     assert report.ends_at is None
-    assert "stopping, slides in progress end first" in _shown(report)
+    assert "stopping, slides in progress end first" in text_of(render_status(report))
 
 
 def test_what_a_driver_waits_for_and_what_fails_alike_is_said(tmp_path: Path) -> None:
@@ -137,11 +130,11 @@ def test_what_a_driver_waits_for_and_what_fails_alike_is_said(tmp_path: Path) ->
         "9 of 10 slides failed alike: ValueError at fossilray/processing/detection/merge.py:120 (no boxes)"
     )
     store.attempts.write_heartbeat(replace(BEAT, out=("/mnt/slides is out since 12:00",), alike=alike))
-    shown = _shown(read_status(store, now=NOW))
+    shown = text_of(render_status(read_status(store, now=NOW)))
     assert "/mnt/slides is out since 12:00" in shown
     assert alike in shown
     store.attempts.write_heartbeat(replace(BEAT, ended=True, alike=alike))
-    assert alike in _shown(read_status(store, now=NOW))
+    assert alike in text_of(render_status(read_status(store, now=NOW)))
 
 
 def test_a_driver_that_has_ended_is_not_running(tmp_path: Path) -> None:
@@ -163,10 +156,10 @@ def test_a_driver_whose_process_was_killed_is_not_running_at_once(tmp_path: Path
         store.attempts.write_heartbeat(beat)
         alive = read_status(store, now=NOW)
         assert alive.drivers == (beat,)
-        assert "/mnt/sl4" in _shown(alive)
+        assert "/mnt/sl4" in text_of(render_status(alive))
     report = read_status(store, now=NOW)
     assert (report.drivers, report.unresponsive, report.ends_at, report.in_flight) == ((), (), None, ())
-    shown = _shown(report)
+    shown = text_of(render_status(report))
     assert "none is running; the same command processes the rest" in shown
     assert "waits for" not in shown
     journal = DriverJournal(store.attempts, run=store)
@@ -192,8 +185,10 @@ def test_a_stopped_driver_gives_no_sign_even_if_a_later_one_has_ended(tmp_path: 
         store.attempts.write_heartbeat(_later_driver(ended=True))
         report = read_status(store, now=LATER)
         assert (report.drivers, report.unresponsive) == ((), (beat,))
-        assert f"no heartbeat on {beat.host} since 10 min: process {beat.pid}" in _shown(report)
-    assert "none is running" in _shown(read_status(store, now=LATER))
+        assert f"no heartbeat on {beat.host} since 10 min: process {beat.pid}" in text_of(
+            render_status(report)
+        )
+    assert "none is running" in text_of(render_status(read_status(store, now=LATER)))
 
 
 @pytest.mark.parametrize("of_here", [True, False])
@@ -204,7 +199,7 @@ def test_after_a_later_driver_finished_the_run_nothing_runs_or_is_waited_for(
     with _process() as beat:
         killed = beat if of_here and beat.process_start else replace(beat, host="node-7", boot="another")
     store.attempts.write_heartbeat(killed)
-    assert "waits for" not in _shown(read_status(store, now=NOW))
+    assert "waits for" not in text_of(render_status(read_status(store, now=NOW)))
     store.attempts.write_heartbeat(_later_driver(committed=4, failed=2, ended=True))
     report = read_status(store, now=NOW)
     assert (report.drivers, report.unresponsive, report.ends_at) == ((), (), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 from support.corruption import (
     DEEP,
     OTHER,
@@ -31,6 +29,7 @@ from support.corruption import (
     shard,
     truncate_objects,
 )
+from support.rendered_text import text_of
 from support.run_fixtures import commit
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.small_run import COUNTS, start_run, write_small_run
@@ -389,17 +388,17 @@ def test_orphans_half_attempts_pending_files_and_failures_are_listed_apart(run: 
 
 
 def test_the_verdict_comes_first(run: RunStore) -> None:
-    assert shown(verify_run(run)).startswith("sound: sizes")
-    assert shown(verify_run(run, deep=True)).startswith("sound: every row")
+    assert text_of(render_verified(verify_run(run))).startswith("sound: sizes")
+    assert text_of(render_verified(verify_run(run, deep=True))).startswith("sound: every row")
     delete_a_shard(run)
-    text = shown(verify_run(run))
+    text = text_of(render_verified(verify_run(run)))
     assert text.startswith("damaged: 1 finding, 1 slide concerned")
     assert SLIDE in text
 
 
 def test_hostile_names_move_no_cursor_and_style_nothing(run: RunStore) -> None:
     (Path(run.root) / "objects" / "[bold]\x1b[2J.txt").write_text("")
-    text = shown(verify_run(run))
+    text = text_of(render_verified(verify_run(run)))
     assert "\x1b" not in text
     assert "[bold]" in text
 
@@ -407,7 +406,7 @@ def test_hostile_names_move_no_cursor_and_style_nothing(run: RunStore) -> None:
 def test_fifty_findings_are_listed_and_the_rest_is_counted(run: RunStore) -> None:
     for number in range(60):
         run.files.write(f"objects/stray-{number:02}", b"")
-    text = shown(verify_run(run))
+    text = text_of(render_verified(verify_run(run)))
     assert "stray-49" in text
     assert "stray-50" not in text
     assert "… and 10 more" in text
@@ -422,12 +421,6 @@ def kinds(report: VerifyReport) -> set[tuple[str, str]]:
 
 def damage(report: VerifyReport) -> list:
     return [finding for finding in report.findings if finding.kind != "summaries"]
-
-
-def shown(report: VerifyReport) -> str:
-    console = Console(file=io.StringIO(), width=200)
-    console.print(render_verified(report))
-    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def tree(store: RunStore) -> dict[str, int]:

@@ -10,16 +10,17 @@ from typer.testing import CliRunner, Result
 from fossilray.cli.main import app
 
 
-def run(*words: str | Path) -> str:
-    """Run a command that succeeds, and return its output."""
+def run_command(*words: object) -> str:
+    """Run a command that succeeds, and return its output; an error is raised as it is."""
     result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
 
-def invoke(*words: object) -> Result:
-    """Run a command that may fail, and return its exit code and output."""
-    return CliRunner().invoke(app, [str(word) for word in words])
+def invoke(*words: object, columns: int | None = None) -> Result:
+    """Run a command that may fail, and return its exit code, output and error. columns: width of the terminal."""
+    env = None if columns is None else {"COLUMNS": str(columns)}
+    return CliRunner().invoke(app, [str(word) for word in words], env=env)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

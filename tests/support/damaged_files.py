@@ -27,11 +27,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from support.classified_run import embed, predict
+from support.cli_runner import invoke
 from support.indexed_runs import a_vector_run, index_runs, kinds_of_vectors
 from support.small_run import write_small_run
-from typer.testing import CliRunner
 
-from fossilray.cli.main import app
 from fossilray.core.errors import FossilrayError
 from fossilray.core.records import Heartbeat
 from fossilray.labels.label_set import Label, LabelSet
@@ -189,7 +188,7 @@ def look(folder: Path, words: tuple[str, ...], *, run: str) -> Outcome:
         "SETTINGS": folder / "settings.yaml",
     }
     given = [str(places.get(word, word.replace("OUT", str(out / "made")))) for word in words]
-    answer = CliRunner().invoke(app, given, env={"COLUMNS": "400"})
+    answer = invoke(*given, columns=400)
     error = answer.exception
     if isinstance(error, FossilrayError):
         return Outcome("refused", str(error))

@@ -61,12 +61,12 @@ def jobs(inputs: Path) -> dict[str, Scenario]:
         ),
         "embed": Scenario(
             lambda out: without_ray("embed", out / "run", "--backbone", inputs / "net.safetensors"),
-            begin=lambda out: _copy(inputs / "run", out),
+            begin=lambda out: copy_run(inputs / "run", out),
             outcome=lambda out: derived_in(out, "embeddings", "net"),
         ),
         "classify run": Scenario(
             lambda out: without_ray("classify", "run", out / "run", "--head", inputs / "known.safetensors"),
-            begin=lambda out: _copy(inputs / "vectors", out),
+            begin=lambda out: copy_run(inputs / "vectors", out),
             outcome=lambda out: derived_in(out, "predictions", "known"),
         ),
         "train backbone": Scenario(
@@ -139,5 +139,5 @@ def training_in(out: Path) -> Any:
     return {"files": files, "course": rows}
 
 
-def _copy(run: Path, out: Path) -> None:
+def copy_run(run: Path, out: Path) -> None:
     shutil.copytree(run, out / "run")

@@ -14,11 +14,11 @@ from ray import cloudpickle
 from support import faulty_worker
 from support.compare_runs import Watcher
 from support.faulty_worker import Fault, FaultyWorker
+from support.recording_display import RecordingDisplay
 from support.slides_on_disk import write_slide
 
 from fossilray.core.config import RunConfig, load_config
 from fossilray.jobs.process import run_job
-from fossilray.jobs.progress import Tally
 from fossilray.jobs.run_items import JobResult
 from fossilray.store import RunStore
 
@@ -33,23 +33,6 @@ SETTINGS = (
 )
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
 PROCESS = (sys.executable, "-c", "from fossilray.cli.main import main; main()", "process")
-
-
-class RecordingDisplay:
-    """A display that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def __enter__(self) -> RecordingDisplay:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def update(self, tally: Tally, states: object) -> None: ...
-
-    def message(self, line: str) -> None:
-        self.messages.append(line)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from support.classified_run import predict
-from support.fault_job_commands import jobs, prepare_jobs
+from support.fault_job_commands import copy_run, jobs, prepare_jobs
 from support.fault_points import Scenario, cli
 from support.fault_slides import of_slides, prepare_slides
 from support.small_run import write_small_run
@@ -248,10 +248,6 @@ _OF_A_RUN = re.compile(
 def files_in(out: Path) -> Any:
     """Names of all files of a run that are no note of a driver."""
     return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-
-
-def copy_run(run: Path, out: Path) -> None:
-    shutil.copytree(run, out / "run")
 
 
 def leave_much_behind(run: Path, out: Path) -> None:

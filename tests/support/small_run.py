@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from support.run_fixtures import a_summary
 
 from fossilray.core.config import CropsConfig, EmbedderConfig, RunConfig, StoreConfig
 from fossilray.core.records import CatalogRow, Failure, SlideSummary
@@ -184,12 +185,10 @@ def _objects(
 
 
 def _summarise(slide_id: str, *, count: int, well: str, depth_m: float | None, attempt: str) -> SlideSummary:
-    return SlideSummary(
-        slide_id=slide_id,
+    return replace(
+        a_summary(slide_id, attempt, objects=count, well=well),
         path=HOSTILE_PATH if slide_id.startswith("d") else f"slides/{slide_id}.mrxs",
-        well=well,
         measured_depth_m=depth_m,
-        vendor="mirax",
         width=20000,
         height=16000,
         mpp=MPP,
@@ -202,22 +201,11 @@ def _summarise(slide_id: str, *, count: int, well: str, depth_m: float | None, a
         tiles_blank=4,
         tiles_read=19,
         tiles_failed=1,
-        content_mm2=1.0,
-        detector_megapixels=2.0,
-        device="cpu/float32",
-        objects=count,
-        crops_coarser=0,
-        crops_failed=0,
         array_bytes=0,
-        seconds_fetch=0.0,
-        seconds_open=0.1,
         seconds_detect=2.0,
-        seconds_merge=0.1,
         seconds_crops=1.0,
         seconds_embed=1.0,
         seconds_write=0.1,
         seconds_total=3.0,
-        attempt=attempt,
-        host="here",
         finished_at="2026-01-02T03:04:05+00:00",
     )

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "fossilray"
 _CHECK = pytest.StashKey["subprocess.Popen[str]"]()
+
+
+def modules() -> list[Path]:
+    """The files of the package."""
+    return sorted(PACKAGE.rglob("*.py"))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

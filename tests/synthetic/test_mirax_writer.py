@@ -14,6 +14,7 @@ import simplejpeg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.synthetic_pixels import BrokenPixels, waves
 
 from fossilray.core.errors import ConfigError
 from fossilray.synthetic.writers import mirax_files
@@ -33,15 +34,6 @@ TINY = MiraxOptions(
 ALIGNED = MiraxOptions(
     photo_px=256, divisions_per_side=2, layout="aligned", levels=5, data_files=2, jpeg_quality=95
 )
-
-
-def waves(width: int, height: int) -> NDArray[np.uint8]:
-    """A picture that JPEG keeps well and in which no two places of 100 px look alike."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    red = 128 + 90 * np.sin(x / 23 + y / 190)
-    green = 128 + 90 * np.sin(y / 29 - x / 230)
-    blue = 128 + 60 * np.sin((x + y) / 61)
-    return np.stack([red, green, blue], axis=-1).round().astype(np.uint8)
 
 
 def read_rgba(path: Path, layout: MiraxLayout, width: int, height: int) -> NDArray[np.uint8]:
@@ -313,14 +305,10 @@ def test_a_name_of_another_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_no_slide_behind(tmp_path: Path) -> None:
-    class Broken(ArrayPixels):
-        def region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-            raise RuntimeError("no light")
-
     path = tmp_path / "slide.mrxs"
     write_mirax(path, ArrayPixels(image=waves(300, 300)), TINY)
     with pytest.raises(RuntimeError, match="no light"):
-        write_mirax(path, Broken(image=waves(300, 300)), TINY)
+        write_mirax(path, BrokenPixels(image=waves(300, 300)), TINY)
     assert not path.exists()
 
 

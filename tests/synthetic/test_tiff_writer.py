@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import openslide
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
+from support.synthetic_pixels import BrokenPixels, waves
 
 from fossilray.core.errors import ConfigError
 from fossilray.synthetic.writers import tiff
@@ -17,14 +17,6 @@ from fossilray.synthetic.writers.pixels import ArrayPixels
 from fossilray.synthetic.writers.tiff import TiffOptions, write_pyramidal_tiff
 
 SHARP = TiffOptions(jpeg_quality=95, levels=4)
-
-
-def waves(width: int, height: int) -> NDArray[np.uint8]:
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    red = 128 + 90 * np.sin(x / 43 + y / 190)
-    green = 128 + 90 * np.sin(y / 49 - x / 230)
-    blue = 128 + 60 * np.sin((x + y) / 61)
-    return np.stack([red, green, blue], axis=-1).round().astype(np.uint8)
 
 
 class LeftScanned(ArrayPixels):
@@ -36,7 +28,7 @@ class LeftScanned(ArrayPixels):
 
 @pytest.mark.parametrize("size", [(1501, 1111), (256, 256), (90, 1030), (257, 511)])
 def test_openslide_shows_the_source_at_every_level(tmp_path: Path, size: tuple[int, int]) -> None:
-    image = waves(*size)
+    image = waves(*size, across=43, down=49)
     path = tmp_path / "slide.tif"
     write_pyramidal_tiff(path, ArrayPixels(image=image), SHARP)
     with openslide.OpenSlide(path) as slide:
@@ -58,7 +50,7 @@ def test_openslide_shows_the_source_at_every_level(tmp_path: Path, size: tuple[i
 
 
 def test_what_was_not_scanned_is_transparent_and_takes_no_space(tmp_path: Path) -> None:
-    image = waves(3000, 1100)
+    image = waves(3000, 1100, across=43, down=49)
     whole, part = tmp_path / "whole.tif", tmp_path / "part.tif"
     write_pyramidal_tiff(whole, ArrayPixels(image=image), SHARP)
     write_pyramidal_tiff(part, LeftScanned(image=image), SHARP)
@@ -74,7 +66,7 @@ def test_what_was_not_scanned_is_transparent_and_takes_no_space(tmp_path: Path) 
 
 def test_levels_reach_down_to_512_px_unless_told(tmp_path: Path) -> None:
     path = tmp_path / "slide.tif"
-    write_pyramidal_tiff(path, ArrayPixels(image=waves(2050, 300)), TiffOptions())
+    write_pyramidal_tiff(path, ArrayPixels(image=waves(2050, 300, across=43, down=49)), TiffOptions())
     with openslide.OpenSlide(path) as slide:
         assert slide.level_dimensions == ((2050, 300), (1025, 150), (513, 75), (257, 38))
 
@@ -84,7 +76,7 @@ def test_pillow_reads_it_too_as_plain_and_as_big_tiff(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest_plain_px: int
 ) -> None:
     monkeypatch.setattr(tiff, "_LARGEST_PLAIN_TIFF_PX", largest_plain_px)
-    image = waves(700, 600)
+    image = waves(700, 600, across=43, down=49)
     path = tmp_path / "slide.tif"
     write_pyramidal_tiff(path, ArrayPixels(image=image), SHARP)
     assert path.read_bytes()[2] == (42 if largest_plain_px else 43)
@@ -101,24 +93,22 @@ def test_pillow_reads_it_too_as_plain_and_as_big_tiff(
 
 def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     for name in ("a.tif", "b.tif"):
-        write_pyramidal_tiff(tmp_path / name, ArrayPixels(image=waves(500, 400)), SHARP)
+        write_pyramidal_tiff(tmp_path / name, ArrayPixels(image=waves(500, 400, across=43, down=49)), SHARP)
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
 def test_other_resolutions_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "slide.tif"
-    write_pyramidal_tiff(path, ArrayPixels(image=waves(300, 300)), TiffOptions(mpp=0.499))
+    write_pyramidal_tiff(path, ArrayPixels(image=waves(300, 300, across=43, down=49)), TiffOptions(mpp=0.499))
     with openslide.OpenSlide(path) as slide:
         assert float(slide.properties[openslide.PROPERTY_NAME_MPP_X]) == pytest.approx(0.499, rel=1e-5)
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
-    class Broken(ArrayPixels):
-        def region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-            raise RuntimeError("no light")
-
     with pytest.raises(RuntimeError, match="no light"):
-        write_pyramidal_tiff(tmp_path / "slide.tif", Broken(image=waves(300, 300)), SHARP)
+        write_pyramidal_tiff(
+            tmp_path / "slide.tif", BrokenPixels(image=waves(300, 300, across=43, down=49)), SHARP
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,12 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.cli_runner import run_command
 from support.run_fixtures import a_run, a_summary, some_objects
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 from support.small_run import CROP_PX, DIMENSION, paint, start_run
-from typer.testing import CliRunner
 
-from fossilray.cli.main import app
 from fossilray.core.config import CropsConfig, CurationConfig, StoreConfig, load_curation_config
 from fossilray.core.errors import ConfigError, StoreError, UsageError
 from fossilray.core.schemas import CURATION_SCHEMA
@@ -365,10 +364,7 @@ def test_the_command_writes_a_table_that_queries_join(run: RunStore, tmp_path: P
     rules = tmp_path / "rules.yaml"
     rules.write_text("clusters: 12\nfamilies: 3\n")
     out = tmp_path / "mine.parquet"
-    result = CliRunner().invoke(
-        app, ["curate", run.url, "--out", str(out), "--rules", str(rules), "--rule", "black_opacity=2"]
-    )
-    assert result.exit_code == 0, result.output
+    output = run_command("curate", run.url, "--out", out, "--rules", rules, "--rule", "black_opacity=2")
     assert (tmp_path / "mine.html").is_file()
     joined = run_query(
         run,
@@ -376,4 +372,4 @@ def test_the_command_writes_a_table_that_queries_join(run: RunStore, tmp_path: P
         f"JOIN '{out}' USING (slide_id, object_id) WHERE NOT keep GROUP BY reason ORDER BY reason",
     ).to_pylist()
     assert [row["reason"] for row in joined] == ["blurry", "empty", "several objects"]
-    assert f"{pq.read_table(out)['keep'].to_pylist().count(True)} of 260 objects kept" in result.output
+    assert f"{pq.read_table(out)['keep'].to_pylist().count(True)} of 260 objects kept" in output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from support.cli_runner import run_command
+from support.small_training import TINY, crops, losses
 from support.synthetic_crops import draw_folder
-from typer.testing import CliRunner
 
-from fossilray.cli.main import app
 from fossilray.core.config import EmbedderConfig, TrainConfig
 from fossilray.core.config.training_supervised import MetricConfig
 from fossilray.core.errors import UsageError
@@ -32,16 +31,11 @@ from fossilray.training.methods.transfer import class_weights
 from fossilray.training.schedules import learning_rate
 from fossilray.training.step import TrainingStep
 
-TINY = {"channels": [8, 8, 16, 16]}
 LABEL = np.array([0, 0, 1, 1, 2, 2, 0])
 
+__all__ = ["crops"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_folder(tmp_path_factory.mktemp("drawn") / "shapes")
 
 
 def some_vectors() -> NDArray[np.float64]:
@@ -150,11 +144,6 @@ def a_config(crops: Path, **given: Any) -> TrainConfig:
     )
 
 
-def losses(folder: Path, column: str = "loss") -> list[float]:
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return [float(row[column]) for row in csv.DictReader(file)]
-
-
 @pytest.mark.parametrize("loss", ["triplet", "multisimilarity", "proxyanchor", "supcon"])
 def test_each_loss_brings_drawn_shapes_together(loss: str, crops: Path, tmp_path: Path) -> None:
     config = a_config(
@@ -187,16 +176,12 @@ def test_the_command_trains_and_resumes_from_its_checkpoint(crops: Path, tmp_pat
         "device=cpu",
     ):
         words += ["--set", setting]
-    result = CliRunner().invoke(app, [*words, "--local"], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    assert "3 steps" in result.output
+    assert "3 steps" in run_command(*words, "--local")
     assert (tmp_path / "out" / "backbone.safetensors").is_file()
     longer = [word.replace("steps=3", "steps=5") for word in words]
-    assert "5 steps" in CliRunner().invoke(app, [*longer, "--local"], catch_exceptions=False).output
+    assert "5 steps" in run_command(*longer, "--local")
     with pytest.raises(UsageError, match="does not exist"):
-        CliRunner().invoke(
-            app, ["train", "metric", "o", "--source", "nowhere", "--local"], catch_exceptions=False
-        )
+        run_command("train", "metric", "o", "--source", "nowhere", "--local")
 
 
 def test_one_class_alone_is_refused(tmp_path: Path) -> None:
