@@ -8,7 +8,7 @@ from fossilray.core.errors import UsageError
 
 
 class BackboneIdentity(Protocol):
-    """What tells the backbone of some vectors from another."""
+    """Name and weights, by which one backbone differs from another."""
 
     @property
     def name(self) -> str: ...

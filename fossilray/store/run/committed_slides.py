@@ -37,7 +37,7 @@ class CommittedSlides(Protocol):
         ...
 
 
-class SlideFiles:
+class RunSlides:
     """`CommittedSlides` of a run directory: one objects file per slide, and slides/ with their summaries."""
 
     def __init__(self, files: Files, left_out: LeftOut) -> None:

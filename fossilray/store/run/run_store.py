@@ -32,7 +32,7 @@ from fossilray.store.files.open import open_files
 from fossilray.store.run import catalog as frozen_catalog
 from fossilray.store.run import summaries
 from fossilray.store.run.attempts import AttemptLog, AttemptRecords
-from fossilray.store.run.committed_slides import CommittedSlides, SlideFiles
+from fossilray.store.run.committed_slides import CommittedSlides, RunSlides
 from fossilray.store.run.layout import (
     PENDING,
     RUN_JSON,
@@ -73,7 +73,7 @@ class RunStore:
         """Damaged files that readers of this object passed over."""
         self.lost: frozenset[str] = frozenset()
         """Slides that were committed and whose objects files are gone, as the last `summaries_table` found."""
-        self._slides: CommittedSlides = dataset or SlideFiles(files, self.left_out)
+        self._slides: CommittedSlides = dataset or RunSlides(files, self.left_out)
         self.attempts = AttemptLog(
             files, self.committed, left_out=self.left_out, read=dataset.attempts if dataset else None
         )

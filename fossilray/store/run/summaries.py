@@ -95,8 +95,8 @@ def rebuild_summaries(files: Files, committed: Mapping[str, str]) -> int:
     old = _parts(files)
     with ThreadPoolExecutor(READ_THREADS) as readers:
         # Not the footers: those of a whole archive, a checksum for every array file, take a gigabyte.
-        found = list(readers.map(lambda path: read_stored_footer(files, path).summary, committed.values()))
-    rows = sorted(found, key=lambda row: row.slide_id)
+        rows = list(readers.map(lambda path: read_stored_footer(files, path).summary, committed.values()))
+    rows.sort(key=lambda row: row.slide_id)
     append_summaries(files, rows)
     # The new part counts above the old ones, so readers agree with it even before these are deleted.
     for part in old:
