@@ -41,6 +41,10 @@ DepthsOption = Annotated[
     Path | None,
     typer.Option("--depths", help="CSV of slide_id and measured_depth_m, instead of the catalog's depths."),
 ]
+CopiesOption = Annotated[
+    bool,
+    typer.Option("--skip-copies", help="Count slides that are the same scan under several names once."),
+]
 ConfusionOption = Annotated[
     Path | None,
     typer.Option(
@@ -98,6 +102,7 @@ def chart(
     leave_out: LeaveOutOption = None,
     order: OrderOption = "last-occurrence",
     depths: DepthsOption = None,
+    skip_copies: CopiesOption = False,
     confusion: ConfusionOption = None,
     correction: CorrectionOption = True,
     level: ConfidenceOption = 0.95,
@@ -131,6 +136,7 @@ def chart(
         zones=zones,
         seed=seed,
         depths={} if depths is None else read_depths(depths),
+        skip_copies=skip_copies,
         head=predictions,
     )
     store = open_store(run, config, set_)

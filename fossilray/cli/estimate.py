@@ -88,7 +88,10 @@ def estimate_archive(
     measured = None if from_run is None else _from_run(from_run, chosen, on_gpu=kind.gpus > 0)
     statistics = measured.statistics if measured else assumed_statistics(crop_bytes(chosen))
     rows = find_slides(
-        catalog, access=chosen.slides.access or chosen.store, name_pattern=chosen.slides.name_pattern
+        catalog,
+        access=chosen.slides.access or chosen.store,
+        name_pattern=chosen.slides.name_pattern,
+        skip_copies=chosen.slides.skip_copies,
     ).rows
     workload = workload_of_rows(rows, chosen, statistics, slides=slides)
     speeds = _rates(chosen, kind, measured.rates if measured else None, given=rates, gpu_factor=gpu_factor)

@@ -108,6 +108,7 @@ def catalog(
         slides,
         access=chosen.slides.access or chosen.store,
         name_pattern=name_pattern or chosen.slides.name_pattern,
+        skip_copies=chosen.slides.skip_copies,
     )
     write_catalog(slides_found, out_file)
     if slides_found.refused:
@@ -116,6 +117,8 @@ def catalog(
     missing = describe_missing_sites(slides_found.rows)
     if missing is not None:
         print_line(missing)
+    for note in slides_found.notes:
+        print_line(note)
     for refused in slides_found.refused:
         print_line(f"  refused {refused.path}: {refused.reason}")
     if not slides_found.rows:

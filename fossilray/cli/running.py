@@ -42,6 +42,8 @@ def print_result(result: JobResult, run: str, *, things: str = "new objects", is
         print_line(f"these are all {unit}s of the run; this command named {tally.total:,} of them")
     if result.missing_sites is not None:
         print_line(result.missing_sites)
+    for note in result.notes:
+        print_line(note)
     _print_failures(result, unit)
     if result.stopped:
         print_line("stopped early; run the same command again to resume")

@@ -43,6 +43,8 @@ _DEPTH = re.compile(
 )
 _VERTICAL = re.compile(r"tvd|(?<![a-z])(?:vertical|subsea)", re.IGNORECASE)
 # A sign before the number, or digits and a blank that may make its thousands.
+_DASHES = re.compile("[\u2010-\u2015\u2212]")
+_SEPARATORS = re.compile(r"[\s_/-]+")
 _MINUS = re.compile(r"(?:^|[\s_=(:;,])[-\u2013]$|\u2212$")
 _BEFORE_THOUSANDS = re.compile(r"(?<![A-Za-z0-9.,/-])\d{1,3}[\s_'\u2019]$")
 # One to three digits, a separator and three digits: thousands in one country, a decimal fraction in another.
@@ -84,6 +86,23 @@ def parse_name(stem: str, pattern: NamePattern | None = None) -> tuple[str | Non
     rest = stem if match is None else f"{stem[: match.start()]}|{stem[match.end() :]}"
     depths = {_depth_m(depth) for depth in _DEPTH.finditer(rest)}
     return well, depths.pop() if len(depths) == 1 and not _VERTICAL.search(stem) else None
+
+
+def normalise_well(text: str) -> str:
+    """The well as `parse_name` writes it, where the text is the name of a well; else the text with single spaces.
+
+    `NO 6407/6-5`, `6407_6-5` and `6407/6\u20135` are 6407/6-5.
+    """
+    plain = " ".join(_DASHES.sub("-", text).split())
+    well, _ = parse_name(re.sub(r" ?([/_-]) ?", r"\1", plain))
+    if well is not None and well_key(plain).removeprefix("no-") == well_key(well):
+        return well
+    return plain
+
+
+def well_key(well: str) -> str:
+    """A key that is equal for spellings of one well: without case, and with one sign for all separators."""
+    return _SEPARATORS.sub("-", _DASHES.sub("-", well)).strip("-").casefold()
 
 
 def well_of_folders(names: Iterable[str], pattern: NamePattern | None = None) -> str | None:

@@ -95,7 +95,10 @@ def run_job(
     """
     store = open_run(run_url, config.store)
     catalog = find_slides(
-        target, access=config.slides.access or config.store, name_pattern=config.slides.name_pattern
+        target,
+        access=config.slides.access or config.store,
+        name_pattern=config.slides.name_pattern,
+        skip_copies=config.slides.skip_copies,
     )
     if not catalog.rows and not catalog.refused:
         raise CatalogError(
@@ -147,6 +150,7 @@ def run_job(
         stopped=tally.finished < tally.total,
         counts=read_states(store).counts,
         missing_sites=describe_missing_sites(rows),
+        notes=catalog.notes,
     )
 
 

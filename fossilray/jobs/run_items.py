@@ -30,6 +30,8 @@ class JobResult:
     counts: SlideCounts
     """Slides of the whole run by state after the job, which may have been given a part of them."""
     missing_sites: str | None = None
+    notes: tuple[str, ...] = ()
+    """Sentences on the catalog: what was passed over, merged, or is there twice."""
     """A sentence about slides without a well or a depth."""
     folder: str | None = None
     """Folder of the results, where it is not the one that the job was given."""

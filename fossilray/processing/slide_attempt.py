@@ -29,6 +29,7 @@ from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
 from fossilray.slides.doubts.before import check_slide
 from fossilray.slides.doubts.strict import merge_doubts, refuse_doubts
 from fossilray.slides.doubts.tiles import with_losses
+from fossilray.slides.identity import scan_id_of
 from fossilray.slides.slide import Slide, open_slide
 from fossilray.store import RunStore
 from fossilray.store.arrays.group import ArrayWriter
@@ -237,7 +238,7 @@ class SlideAttempt:
             pass_lost_mm2=tuple(loss.lost_mm2 for loss in detections.passes),
             mpp_from=info.mpp_from,
             planes=self._row.planes,
-            scan_id=self._row.scan_id,
+            scan_id=scan_id_of(info),
             doubts=doubts,
             extra=self._row.extra,
         )

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fossilray.core.config import RunConfig
+from fossilray.core.copies import describe_copies, find_copies, scans_of
 from fossilray.core.records import Attempt, Failure, Heartbeat
 from fossilray.core.slide_names import describe_missing_sites
 from fossilray.core.text import format_bytes, strip_control_characters
@@ -67,6 +68,8 @@ class StatusReport:
     lost_share: float
     """Share of the foreground that the finest passes of committed slides could not read."""
     missing_sites: str | None
+    copies: str | None
+    """A sentence on slides that are the same scan; None if there are none."""
     """A sentence about slides of the catalog without a well or a depth."""
     failed: tuple[Failure, ...]
     """The last failure of each slide that was given up; likewise the next two."""
@@ -140,6 +143,7 @@ def read_status(
         tiles_wanted=round(_sum(slides, "tiles_planned") - _sum(slides, "tiles_blank")),
         lost_share=_lost_share(slides),
         missing_sites=describe_missing_sites(store.readable_catalog() or []),
+        copies=describe_copies(find_copies(scans_of(slides))),
         failed=states.failed,
         quarantined=states.quarantined,
         rejected=states.rejected,
@@ -242,6 +246,8 @@ def _details(report: StatusReport) -> Iterable[tuple[str, str]]:
         )
     if report.missing_sites is not None:
         yield "sites", report.missing_sites
+    if report.copies is not None:
+        yield "copies", report.copies
     yield "arrays", format_bytes(report.array_bytes)
     yield from _cost(report.spending)
     for results in report.derived:

@@ -42,6 +42,8 @@ class ChartOptions:
     seed: int = 0
     depths: Mapping[str, float] = field(default_factory=dict)
     """Measured depths in metres by slide_id; they override the catalog."""
+    skip_copies: bool = False
+    """Count slides that are the same scan once."""
     head: str | None = None
     """Name of the predictions; None: the newest."""
 
@@ -97,7 +99,9 @@ def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChar
     Raises:
         UsageError: every taxon is left out, or an error of `gather_samples`, `match_confusion` or `group_taxa`.
     """
-    well_samples = gather_samples(store, well, head=options.head, depths=options.depths)
+    well_samples = gather_samples(
+        store, well, head=options.head, depths=options.depths, skip_copies=options.skip_copies
+    )
     confusion = options.confusion or recorded_confusion(well_samples.predictions.results.record.head)
     if not options.is_corrected:
         confusion = None

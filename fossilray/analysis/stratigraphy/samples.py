@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fossilray.analysis.report.assemblages import gather_assemblages
+from fossilray.core.copies import find_copies
 from fossilray.core.csv_table import read_csv_table
 from fossilray.core.errors import UsageError
 from fossilray.core.records import SlideSummary, lost_share_of
@@ -66,19 +67,30 @@ class WellSamples:
 
 
 def gather_samples(
-    store: RunStore, well: str, *, head: str | None = None, depths: Mapping[str, float] | None = None
+    store: RunStore,
+    well: str,
+    *,
+    head: str | None = None,
+    depths: Mapping[str, float] | None = None,
+    skip_copies: bool = False,
 ) -> WellSamples:
     """Return the samples of a well, with slides of equal depth pooled. Slides without a depth are left out.
 
     Args:
         head: name of the predictions; None: the newest.
         depths: measured depths in metres by slide_id; they override the catalog.
+        skip_copies: count slides that are the same scan once.
 
     Raises:
         UsageError: the run lacks the well, predictions, or a slide that `depths` names; or no slide has a depth.
     """
     summaries = store.summaries()
-    slides = [_with_depth(slide, depths or {}) for slide in summaries if slide.well == well]
+    copies = find_copies(summaries) if skip_copies else {}
+    slides = [
+        _with_depth(slide, depths or {})
+        for slide in summaries
+        if slide.well == well and slide.slide_id not in copies
+    ]
     if not slides:
         wells = sorted({slide.well for slide in summaries})
         raise UsageError(

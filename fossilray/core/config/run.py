@@ -106,6 +106,10 @@ class SlidesConfig(Section):
         "detector, or if more than this share of its crops cannot be read or come from a coarser "
         "level.",
     )
+    skip_copies: bool = Field(
+        False,
+        description="Leave out all but one of the slides that are the same scan under several names.",
+    )
     strict_doubts: tuple[str, ...] = Field(
         (),
         description="Codes of doubts for which a slide is refused instead of marked, such as mpp-implausible.",
@@ -358,6 +362,7 @@ class RunConfig(Section):
             "fetch_threads",
             "max_gigapixels",
             "max_objects",
+            "skip_copies",
             "strict_doubts",
             "read_threads",
             "reader",

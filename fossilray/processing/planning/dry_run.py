@@ -43,6 +43,8 @@ class RunPlan:
     """Estimated bytes."""
     crop_bytes: int
     scratch_gb: float = 0.0
+    notes: tuple[str, ...] = ()
+    """Sentences on the catalog: what was passed over, merged, or is there twice."""
 
     @property
     def objects(self) -> int:
@@ -57,7 +59,10 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
         UsageError: the target or the run directory cannot be used.
     """
     catalog = find_slides(
-        target, access=config.slides.access or config.store, name_pattern=config.slides.name_pattern
+        target,
+        access=config.slides.access or config.store,
+        name_pattern=config.slides.name_pattern,
+        skip_copies=config.slides.skip_copies,
     )
     store = open_run(run_url, config.store)
     try:
@@ -77,7 +82,12 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
         else:
             plans.append(result)
     return RunPlan(
-        tuple(plans), tuple(refused), _memory(config), crop_bytes(config), config.slides.scratch_gb
+        tuple(plans),
+        tuple(refused),
+        _memory(config),
+        crop_bytes(config),
+        config.slides.scratch_gb,
+        catalog.notes,
     )
 
 
@@ -123,6 +133,7 @@ def render_plan(plan: RunPlan) -> Group:
     missing = describe_missing_sites([slide.row for slide in plan.slides])
     if missing is not None:
         lines.append(escape(missing))
+    lines += [escape(strip_control_characters(note)) for note in plan.notes]
     lines += [
         escape(strip_control_characters(f"refused {refused.path}: {refused.reason}"))
         for refused in plan.refused[:100]

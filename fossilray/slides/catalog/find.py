@@ -26,10 +26,13 @@ from fossilray.core.records import CatalogRow, RejectedFile
 from fossilray.core.site_names import parse_name, well_of_folders
 from fossilray.core.slide_names import SLIDE_SUFFIXES, slide_id_for
 from fossilray.slides.access import as_slide_error
+from fossilray.slides.catalog.copies import mark_copies
 from fossilray.slides.catalog.find_remote import find_remote_slides
 from fossilray.slides.catalog.sites import check_pattern_matches, check_search_time, compile_pattern
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file
+from fossilray.slides.catalog.wells import merge_wells
 from fossilray.slides.doubts.before import check_slide
+from fossilray.slides.identity import scan_id_of
 from fossilray.slides.mirax.companions import file_missing_message
 from fossilray.slides.neighbours import can_be_read
 from fossilray.slides.slide import open_slide
@@ -40,17 +43,26 @@ _MAX_SAMPLES = 8
 
 
 def find_slides(
-    target: str, *, access: AccessConfig | None = None, name_pattern: str | None = None
+    target: str,
+    *,
+    access: AccessConfig | None = None,
+    name_pattern: str | None = None,
+    skip_copies: bool = False,
 ) -> Catalog:
     """Return the slides of a folder (and its subfolders), a glob, a single file, or a catalog (.csv, .parquet).
 
     Files are opened to read their metadata; in an object store (s3://bucket/folder) a few kB of each are read. The
     rows of a catalog are not checked. access: how the object store is reached. name_pattern: for wells and depths
-    in names, see `slides.name_pattern`.
+    in names, see `slides.name_pattern`. skip_copies: leave out all but one of the slides that are the same scan.
 
     Raises:
         CatalogError: there is nothing at `target`, or the catalog is not one, or the store is unreachable.
     """
+    catalog = _find(target, access=access, name_pattern=name_pattern)
+    return mark_copies(merge_wells(catalog), skip=skip_copies)
+
+
+def _find(target: str, *, access: AccessConfig | None, name_pattern: str | None) -> Catalog:
     pattern = compile_pattern(name_pattern)
     if is_remote(target):
         remote = find_remote_slides(target, access or AccessConfig(), pattern)
@@ -285,6 +297,7 @@ def _read_metadata(slide_id: str, path: str, root: Path, pattern: NamePattern | 
         measured_depth_m=depth,
         mpp_from=None if mpp is None else "slide",
         doubts=doubts,
+        scan_id=scan_id_of(info),
     )
 
 

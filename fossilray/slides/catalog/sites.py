@@ -10,6 +10,7 @@ from fossilray.core.errors import CatalogError
 from fossilray.core.name_pattern import NamePattern
 from fossilray.core.records import CatalogRow
 from fossilray.slides.catalog.table import Catalog
+from fossilray.slides.catalog.wells import keep_spelling
 
 
 def compile_pattern(text: str | None) -> NamePattern | None:
@@ -61,14 +62,15 @@ def check_pattern_matches(catalog: Catalog, text: str | None, *, matched: bool) 
 def keep_frozen_sites(catalog: Catalog, frozen: Sequence[CatalogRow]) -> list[CatalogRow]:
     """Return the rows of `catalog`, with wells and depths parsed from names replaced by those of `frozen`.
 
-    frozen: the rows when the run began. A catalog that was read from a table keeps its values.
+    frozen: the rows when the run began. A catalog that was read from a table keeps its values, with wells spelled as
+    the run spells them.
     """
     if not catalog.from_names:
-        return catalog.rows
+        return keep_spelling(catalog.rows, frozen)
     known = {row.slide_id: row for row in frozen}
     return [
         replace(row, well=known[row.slide_id].well, measured_depth_m=known[row.slide_id].measured_depth_m)
         if row.slide_id in known
         else row
-        for row in catalog.rows
+        for row in keep_spelling(catalog.rows, frozen)
     ]

@@ -41,6 +41,8 @@ class Catalog:
     refused: list[RejectedFile]
     from_names: bool = field(default=False, compare=False)
     """Wells and depths were read from names of files and folders, not from a table."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """Sentences for the user: what was passed over, merged, or is there twice."""
 
 
 def write_catalog(catalog: Catalog, out: Path) -> None:

@@ -22,14 +22,24 @@ from fossilray.store.run.run_store import RunStore
 FindingKind = (
     ArrayFaultKind
     | Literal[
-        "unread", "footer", "other run", "misplaced", "rows", "objects", "twice", "stray", "unknown", "lost"
+        "unread",
+        "footer",
+        "other run",
+        "misplaced",
+        "rows",
+        "objects",
+        "twice",
+        "stray",
+        "unknown",
+        "lost",
+        "copy",
     ]
     | Literal[
         "outdated", "derived", "summaries", "catalog", "record", "attempt", "heartbeat", "picture", "pending"
     ]
     | Literal["coder", "shard", "plan", "labels"]
 )
-"""Kinds of findings in a run; all except `summaries` are damage."""
+"""Kinds of findings in a run; all except `summaries` and `copy` are damage."""
 
 
 @dataclass(frozen=True)

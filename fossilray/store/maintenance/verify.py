@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from fossilray.core.copies import find_copies
 from fossilray.core.errors import RunNotFound, StoreError, StoreUnreachable
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import Attempt, SlideSummary
@@ -41,7 +42,7 @@ __all__ = ["FindingKind", "VerifyFinding", "VerifyReport", "render_verified", "v
 UNREAD_IN_A_ROW = 20
 """Number of consecutive unreadable slides after which the store counts as faulty."""
 
-HARMLESS: frozenset[FindingKind] = frozenset({"summaries"})
+HARMLESS: frozenset[FindingKind] = frozenset({"summaries", "copy"})
 """Kinds of findings that are not damage."""
 
 _MOST_LISTED = 50
@@ -119,6 +120,7 @@ def verify_run(
         seen[checked.slide_id] = checked.summary
         if checked.summary is not None:
             summaries.compare(checked.summary)
+    findings += _copies(seen.values())
     findings += check_derived(results, seen, deep=deep)
     findings += check_side_files(store.attempts, deep=deep)
     for groups in map_in_chunks(partial(list_array_groups, store), uncommitted, threads=READ_THREADS):
@@ -148,6 +150,15 @@ def verify_run(
         rebuilt=rebuilt,
         seconds=time.monotonic() - began_s,
     )
+
+
+def _copies(summaries: Iterable[SlideSummary | None]) -> list[VerifyFinding]:
+    """Return a finding for each slide that is the same scan as another one."""
+    copies = find_copies(summary for summary in summaries if summary is not None)
+    return [
+        VerifyFinding(copy, "", "copy", f"{copy} is the same scan as {original}; its objects count twice")
+        for copy, original in copies.items()
+    ]
 
 
 def render_verified(report: VerifyReport) -> Group:

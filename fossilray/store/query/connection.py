@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.core.config import AccessConfig
+from fossilray.core.copies import find_copies, scans_of
 from fossilray.core.errors import QueryError, UsageError
 from fossilray.core.records import CatalogRow, Failure
 from fossilray.core.schemas import CATALOG_SCHEMA, FAILURES_SCHEMA
@@ -87,7 +88,7 @@ def connect(store: RunStore, *, sql: str = "") -> Connection:
     store.read_run()
     con = _open_duckdb(store)
     create_objects_view(con, store, None)
-    con.register("slides", store.summaries_table())
+    con.register("slides", slides_table(store))
     con.register("failures", failures_table(store))
     if re.search(r"\bcatalog\b", sql, re.IGNORECASE):
         con.register("catalog", _to_table(store.read_catalog(), CATALOG_SCHEMA))
@@ -96,6 +97,15 @@ def connect(store: RunStore, *, sql: str = "") -> Connection:
     if re.search(rf"\b({'|'.join(DERIVED_KINDS)})\b", sql, re.IGNORECASE):
         create_derived_views(con, store)
     return con
+
+
+def slides_table(store: RunStore) -> pa.Table:
+    """Return SLIDES_SCHEMA and `copy_of`, the slide_id of the slide that is the same scan; null for all others."""
+    table = store.summaries_table()
+    copies = find_copies(scans_of(table))
+    return table.append_column(
+        "copy_of", pa.array(map(copies.get, table["slide_id"].to_pylist()), pa.string())
+    )
 
 
 def failures_table(store: RunStore) -> pa.Table:

@@ -7,6 +7,7 @@ including overlaps, so that a coarse tile is a patchwork of photos and the reade
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def write_mirax(path: Path, source: PixelSource, options: MiraxOptions) -> Mirax
     Level 0 shows the source unchanged apart from JPEG. Up to jitter_px at the rim of the source may stay unscanned,
     as a jagged edge. A source smaller than one photo is padded with the background. Each photo is read from the
     source once, row by row. The .mrxs is written last: without it, the folder is no slide to any reader. Equal
-    source and options give equal bytes.
+    source, options and names give equal bytes.
 
     Raises:
         ConfigError: the name does not end in .mrxs.
@@ -73,7 +74,8 @@ def write_mirax(path: Path, source: PixelSource, options: MiraxOptions) -> Mirax
     if path.suffix != ".mrxs":
         raise ConfigError(f"{path} cannot be a MIRAX slide; its name must end in .mrxs")
     rng = np.random.default_rng(options.seed)
-    slide_id = rng.bytes(16).hex().upper()
+    # Slides of one seed and several names are several scans.
+    slide_id = hashlib.sha256(rng.bytes(16) + path.stem.encode()).hexdigest()[:32].upper()
     grid = plan_grid(source, options, rng)
     folder = path.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)

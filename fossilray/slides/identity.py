@@ -1,0 +1,18 @@
+"""Identity of a scan, which stays the same when its files are copied or renamed."""
+
+from __future__ import annotations
+
+from fossilray.core.types import SlideInfo
+
+_SLIDE_ID = "mirax.GENERAL.SLIDE_ID"
+_QUICKHASH = "openslide.quickhash-1"
+
+
+def scan_id_of(info: SlideInfo) -> str | None:
+    """Return the id that the scanner gave (MIRAX), else OpenSlide's hash of the file; None if neither is stated.
+
+    The size in pixels is part of it: parts that were exported from one scan share the scanner's id.
+    """
+    scanner_id = info.properties.get(_SLIDE_ID, "").strip()
+    found = scanner_id or info.properties.get(_QUICKHASH, "").strip()
+    return f"{found} {info.width}x{info.height}" if found else None
