@@ -16,8 +16,9 @@ from typing import TypeVar
 from fossilray.core.config import CostConfig
 from fossilray.core.errors import StoreOut
 from fossilray.core.exception_summary import ExceptionSummary
+from fossilray.core.heartbeat import Heartbeat
 from fossilray.core.machine import boot_id, pid_namespace, process_start
-from fossilray.core.records import Failure, Heartbeat, SlideSummary, utc_now
+from fossilray.core.records import Failure, SlideSummary, utc_now
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore
 from fossilray.store.files.base import Files

@@ -14,5 +14,5 @@ def scan_id_of(info: SlideInfo) -> str | None:
     The size in pixels is part of it: parts that were exported from one scan share the scanner's id.
     """
     scanner_id = info.properties.get(_SLIDE_ID, "").strip()
-    found = scanner_id or info.properties.get(_QUICKHASH, "").strip()
-    return f"{found} {info.width}x{info.height}" if found else None
+    identity = scanner_id or info.properties.get(_QUICKHASH, "").strip()
+    return f"{identity} {info.width}x{info.height}" if identity else None

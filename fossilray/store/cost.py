@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from fossilray.core.config import CostConfig, RunConfig, WorkersConfig
-from fossilray.core.records import Heartbeat
+from fossilray.core.heartbeat import Heartbeat
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from fossilray.core.config import RunConfig
 from fossilray.core.copies import describe_copies, find_copies, scans_of
-from fossilray.core.records import Attempt, Failure, Heartbeat
+from fossilray.core.heartbeat import Heartbeat
+from fossilray.core.records import Attempt, Failure
 from fossilray.core.slide_names import describe_missing_sites
 from fossilray.core.text import format_bytes, strip_control_characters
 from fossilray.store.cost import Cost, describe_hours, describe_money, sum_cost

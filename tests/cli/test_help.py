@@ -111,6 +111,7 @@ MEANINGS = {
     "--shown": "Crops on each contact sheet",
     "--single-writer": "Promise that this driver alone commits",
     "--size": "Side of each slide",
+    "--skip-copies": "Count slides that are the same scan",
     "--slide": "slide_id of",
     "--slides": "Number of slides to",
     "--slides-per-file": "Maximum number of slides of a well",

@@ -17,7 +17,7 @@ from fossilray.core.errors import ConfigError, DamagedFile
 from fossilray.core.formats import FileRole, parse_json, parse_record
 from fossilray.core.formats.parquet import read_table
 from fossilray.core.formats.yaml_text import parse_yaml
-from fossilray.core.records import Heartbeat
+from fossilray.core.heartbeat import Heartbeat
 
 ROLE = FileRole("run/thing", "the thing of the run", "make it again")
 SETTINGS = FileRole("run.yaml", "settings", "correct it", ConfigError)

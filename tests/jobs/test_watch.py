@@ -16,7 +16,8 @@ from support.cli_runner import invoke
 from support.small_run import COUNTS, commit_slide, start_run, write_small_run
 
 from fossilray.core.errors import StoreUnreachable
-from fossilray.core.records import Heartbeat, utc_now
+from fossilray.core.heartbeat import Heartbeat
+from fossilray.core.records import utc_now
 from fossilray.jobs.progress import CommitAlarm
 from fossilray.jobs.watch import check_alarm, watch_run
 from fossilray.store import RunStore

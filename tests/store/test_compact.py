@@ -26,7 +26,8 @@ from fossilray.analysis.export.boxes import export_objects, save_crops
 from fossilray.analysis.report import write_report
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import QueryError, RunNotFound, StoreError, UsageError
-from fossilray.core.records import ArrayFiles, CatalogRow, Heartbeat
+from fossilray.core.heartbeat import Heartbeat
+from fossilray.core.records import ArrayFiles, CatalogRow
 from fossilray.store import RunStore, open_run
 from fossilray.store.dataset import multi_slide_file as parts
 from fossilray.store.dataset.compact import CompactReport, compact_run, render_compacted

@@ -13,7 +13,7 @@ from support.small_run import start_run, write_small_run
 
 from fossilray.analysis.report import write_report
 from fossilray.core.config import load_config
-from fossilray.core.records import Heartbeat
+from fossilray.core.heartbeat import Heartbeat
 from fossilray.core.schemas import SLIDES_SCHEMA
 from fossilray.store.cost import describe_cost, sum_cost
 from fossilray.store.files.parquet import to_table

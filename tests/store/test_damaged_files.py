@@ -20,7 +20,7 @@ from support.damaged_files import LOOKS, Outcome, Trial, chosen, look, try_one, 
 from support.small_run import write_small_run
 
 from fossilray.core.errors import DamagedFile, UsageError
-from fossilray.core.records import Heartbeat
+from fossilray.core.heartbeat import Heartbeat
 from fossilray.store import RunStore
 from fossilray.store.query.connection import run_query
 

@@ -19,7 +19,8 @@ from support.run_fixtures import a_failure, a_run, a_summary, commit, some_objec
 from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 
 from fossilray.core.errors import AgeTooRecent, RunNotFound
-from fossilray.core.records import Attempt, CatalogRow, Heartbeat
+from fossilray.core.heartbeat import Heartbeat
+from fossilray.core.records import Attempt, CatalogRow
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedRecord, DerivedStore
 from fossilray.store.maintenance.garbage import GarbageReport, collect_garbage, render_garbage

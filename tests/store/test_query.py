@@ -58,7 +58,7 @@ def test_objects_have_the_columns_of_the_schema_and_the_well_as_it_is_named(stor
 
 def test_slides_join_objects_and_keep_hostile_names(store: RunStore) -> None:
     slides = run_query(store, "SELECT * FROM slides")
-    assert slides.schema.names == SLIDES_SCHEMA.names
+    assert slides.schema.names == [*SLIDES_SCHEMA.names, "copy_of"]
     assert HOSTILE_WELL in slides["well"].to_pylist()
     joined = run_query(
         store,

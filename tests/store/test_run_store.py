@@ -27,7 +27,8 @@ from fossilray.core.errors import (
     RunNotFound,
     StoreError,
 )
-from fossilray.core.records import ArrayFiles, CatalogRow, Heartbeat
+from fossilray.core.heartbeat import Heartbeat
+from fossilray.core.records import ArrayFiles, CatalogRow
 from fossilray.core.schemas import OBJECTS_SCHEMA, SLIDES_SCHEMA
 from fossilray.store import RunStore
 from fossilray.store.run import objects_file

@@ -16,7 +16,8 @@ from support.run_fixtures import a_run, commit
 from support.small_run import COUNTS, start_run, write_small_run
 
 from fossilray.analysis.report import write_report
-from fossilray.core.records import Attempt, CatalogRow, Failure, Heartbeat
+from fossilray.core.heartbeat import Heartbeat
+from fossilray.core.records import Attempt, CatalogRow, Failure
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore

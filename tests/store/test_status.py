@@ -15,8 +15,8 @@ from support.rendered_text import text_of
 from support.small_run import COUNTS, start_run, write_small_run
 
 from fossilray.core.errors import RunNotFound
+from fossilray.core.heartbeat import Heartbeat
 from fossilray.core.machine import boot_id, pid_namespace, process_start
-from fossilray.core.records import Heartbeat
 from fossilray.jobs.journal import DriverJournal
 from fossilray.jobs.progress import Tally
 from fossilray.store import RunStore

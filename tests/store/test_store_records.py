@@ -14,7 +14,8 @@ from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import AttemptExpired, CatalogError, StoreError
-from fossilray.core.records import Attempt, Heartbeat
+from fossilray.core.heartbeat import Heartbeat
+from fossilray.core.records import Attempt
 from fossilray.store import RunStore
 from fossilray.store.files.local import LocalFiles
 from fossilray.store.run.layout import attempt_path, pending_path

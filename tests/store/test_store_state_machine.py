@@ -36,7 +36,8 @@ from support.s3_bucket import s3_endpoint, s3_run  # noqa: F401 (fixtures)
 
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import AttemptExpired, StoreError, StoreUnreachable
-from fossilray.core.records import ArrayFiles, Attempt, CatalogRow, Heartbeat, SlideSummary, utc_now
+from fossilray.core.heartbeat import Heartbeat
+from fossilray.core.records import ArrayFiles, Attempt, CatalogRow, SlideSummary, utc_now
 from fossilray.store import RunStore
 from fossilray.store.dataset.compact import compact_run
 from fossilray.store.dataset.dataset_store import open_run

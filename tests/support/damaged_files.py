@@ -32,7 +32,7 @@ from support.indexed_runs import a_vector_run, index_runs, kinds_of_vectors
 from support.small_run import write_small_run
 
 from fossilray.core.errors import FossilrayError
-from fossilray.core.records import Heartbeat
+from fossilray.core.heartbeat import Heartbeat
 from fossilray.labels.label_set import Label, LabelSet
 
 SECONDS = 60

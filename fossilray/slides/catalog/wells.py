@@ -44,9 +44,9 @@ def keep_spelling(rows: Sequence[CatalogRow], frozen: Sequence[CatalogRow]) -> l
             kept.append(row)
             continue
         key = well_key(normalise_well(row.well))
-        own = of_slide.get(row.slide_id)
-        is_same = own is not None and well_key(normalise_well(own)) == key
-        kept.append(replace(row, well=own if is_same else of_key.get(key, row.well)))
+        frozen_well = of_slide.get(row.slide_id)
+        is_same = frozen_well is not None and well_key(normalise_well(frozen_well)) == key
+        kept.append(replace(row, well=frozen_well if is_same else of_key.get(key, row.well)))
     return kept
 
 

@@ -31,19 +31,19 @@ def bit_depth_doubts(info: SlideInfo, tiff: TiffFormat | None) -> Iterator[Doubt
     Levels of two vendors, `aperio` and `generic-tiff`, are those of the TIFF itself.
     """
     bits, samples, colours = _pixels(info, tiff)
-    found = []
+    faults = []
     if bits is not None and bits != 8:
-        found.append(f"{bits} bits per colour, which are cut to 8")
+        faults.append(f"{bits} bits per colour, which are cut to 8")
     if colours is not None or (samples is not None and samples not in (3, 4)):
         names = colours or "other colours than RGB"
-        found.append(
+        faults.append(
             f"{counted(samples, 'sample') if samples is not None else 'samples'} per pixel ({names})"
         )
-    if found:
+    if faults:
         yield Doubt(
             "bit-depth",
             float(bits or 8),
-            f"the pixels have {' and '.join(found)}; the detector is made for RGB with 8 bits per colour: export "
+            f"the pixels have {' and '.join(faults)}; the detector is made for RGB with 8 bits per colour: export "
             "the slide again as 8-bit RGB",
         )
 

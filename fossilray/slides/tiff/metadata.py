@@ -58,8 +58,8 @@ def read_tiff(read: ReadBytes) -> TiffMetadata | None:
             {tag: directory.first(tag) if tag in _WANTED else 0 for tag in directory.tags}
             for directory in directories
         ]
-        found = _metadata(pages) if pages else None
-        return None if found is None else replace(found, format=describe_format(directories))
+        metadata = _metadata(pages) if pages else None
+        return None if metadata is None else replace(metadata, format=describe_format(directories))
     except (struct.error, ValueError, KeyError, ZeroDivisionError):
         return None
 

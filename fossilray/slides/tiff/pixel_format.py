@@ -51,15 +51,15 @@ def describe_format(directories: Sequence[TiffDirectory]) -> TiffFormat:
         bits=_number(first, _BITS, 1),
         samples=_number(first, _SAMPLES, 1),
         photometric=_number(first, _PHOTOMETRIC, 1),
-        unmarked=sum(_is_unmarked_copy(one, first) for one in directories[1:]),
+        unmarked=sum(_is_unmarked_copy(later, first) for later in directories[1:]),
         sub_directories=first.count(_SUB_DIRECTORIES),
     )
 
 
-def _is_unmarked_copy(one: TiffDirectory, first: TiffDirectory) -> bool:
-    if _TILE_WIDTH not in one.tags or _number(one, _SUBFILE_TYPE, 0) & _REDUCED:
+def _is_unmarked_copy(later: TiffDirectory, first: TiffDirectory) -> bool:
+    if _TILE_WIDTH not in later.tags or _number(later, _SUBFILE_TYPE, 0) & _REDUCED:
         return False
-    across, down = (_number(first, tag, 1) / max(_number(one, tag, 1), 1) for tag in (_WIDTH, _HEIGHT))
+    across, down = (_number(first, tag, 1) / max(_number(later, tag, 1), 1) for tag in (_WIDTH, _HEIGHT))
     return across > 1.5 and abs(across / down - 1) <= _SAME_PROPORTIONS
 
 

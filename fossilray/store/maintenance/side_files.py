@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from fossilray.core.errors import StoreError, StoreUnreachable
 from fossilray.core.formats import parse_record
 from fossilray.core.formats.images import decode_image
+from fossilray.core.heartbeat import Heartbeat
 from fossilray.core.parallel import map_in_chunks
-from fossilray.core.records import Heartbeat
 from fossilray.store.files.base import READ_THREADS
 from fossilray.store.maintenance.slide_check import FindingKind, VerifyFinding
 from fossilray.store.run.attempts import AttemptLog, read_attempts

@@ -68,7 +68,7 @@ class SlideCheck:
     """Arrays of this slide that its commit does not name."""
 
 
-def check_slide(store: RunStore, path: str, *, run_digest: str | None, deep: bool) -> SlideCheck:
+def verify_slide(store: RunStore, path: str, *, run_digest: str | None, deep: bool) -> SlideCheck:
     """Check the files of a committed slide; `path` is its objects file.
 
     run_digest: digest of the run's record; None if that cannot be read. deep: read and decode every array file and

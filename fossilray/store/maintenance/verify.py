@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -25,7 +25,7 @@ from fossilray.store.maintenance.run_check import (
     require_run,
 )
 from fossilray.store.maintenance.side_files import check_side_files
-from fossilray.store.maintenance.slide_check import FindingKind, SlideCheck, VerifyFinding, check_slide
+from fossilray.store.maintenance.slide_check import FindingKind, SlideCheck, VerifyFinding, verify_slide
 from fossilray.store.run.layout import ARRAYS, OBJECTS, RUN_JSON
 from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.slide_states import SlideCounts, read_states
@@ -120,7 +120,7 @@ def verify_run(
         seen[checked.slide_id] = checked.summary
         if checked.summary is not None:
             summaries.compare(checked.summary)
-    findings += _copies(seen.values())
+    findings += _copies(seen)
     findings += check_derived(results, seen, deep=deep)
     findings += check_side_files(store.attempts, deep=deep)
     for groups in map_in_chunks(partial(list_array_groups, store), uncommitted, threads=READ_THREADS):
@@ -152,9 +152,13 @@ def verify_run(
     )
 
 
-def _copies(summaries: Iterable[SlideSummary | None]) -> list[VerifyFinding]:
+def _copies(summaries: Mapping[str, SlideSummary | None]) -> list[VerifyFinding]:
     """Return a finding for each slide that is the same scan as another one."""
-    copies = find_copies(summary for summary in summaries if summary is not None)
+    copies = find_copies(
+        summary
+        for slide_id, summary in summaries.items()
+        if summary is not None and summary.slide_id == slide_id
+    )
     return [
         VerifyFinding(copy, "", "copy", f"{copy} is the same scan as {original}; its objects count twice")
         for copy, original in copies.items()
@@ -218,7 +222,7 @@ def _check_all(
     # A shallow check waits for the store, a deep one computes and holds one file of up to some 100 MB.
     threads = READ_THREADS if not deep else max(4, min(READ_THREADS, os.cpu_count() or 1))
     unread = 0
-    check = partial(check_slide, store, run_digest=run_digest, deep=deep)
+    check = partial(verify_slide, store, run_digest=run_digest, deep=deep)
     for checked in map_in_chunks(check, paths, threads=threads):
         unread = unread + 1 if any(finding.kind == "unread" for finding in checked.findings) else 0
         if unread == UNREAD_IN_A_ROW:

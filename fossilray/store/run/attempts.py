@@ -15,7 +15,8 @@ from typing import final
 
 from fossilray.core.errors import DamagedFile
 from fossilray.core.formats import build_record, parse_json
-from fossilray.core.records import Attempt, Failure, Heartbeat, utc_now
+from fossilray.core.heartbeat import Heartbeat
+from fossilray.core.records import Attempt, Failure, utc_now
 from fossilray.core.slide_names import check_slide_id
 from fossilray.store.files.base import READ_THREADS, Files, read_present
 from fossilray.store.files.local import LocalFiles

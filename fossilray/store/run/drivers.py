@@ -8,8 +8,8 @@ from datetime import datetime
 
 from fossilray.core.errors import DamagedFile
 from fossilray.core.formats import parse_record
+from fossilray.core.heartbeat import Heartbeat
 from fossilray.core.machine import boot_id, pid_namespace, process_start
-from fossilray.core.records import Heartbeat
 from fossilray.store.files.base import Files, read_present
 from fossilray.store.run import roles
 from fossilray.store.run.left_out import LeftOut

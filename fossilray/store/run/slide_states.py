@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Literal
 
-from fossilray.core.records import Attempt, Failure, Heartbeat
+from fossilray.core.heartbeat import Heartbeat
+from fossilray.core.records import Attempt, Failure
 from fossilray.store.run.attempts import REJECTED_AT, AttemptLog, AttemptRecords
 from fossilray.store.run.drivers import DriverSign, process_lives
 from fossilray.store.run.run_store import RunStore
