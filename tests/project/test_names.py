@@ -106,6 +106,16 @@ def test_code_help_and_docs_use_the_words_of_the_field() -> None:
     assert not odd
 
 
+def test_helpers_of_tests_use_the_words_of_the_field() -> None:
+    odd = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            is_helper = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("test_")
+            if is_helper and (word := banned_word(node.name)):
+                odd.append(f"{path.relative_to(ROOT)}:{node.lineno}: {word}")
+    assert not odd
+
+
 def test_variables_are_nouns_that_describe_their_values() -> None:
     odd = []
     for path in modules():

@@ -33,7 +33,7 @@ def run(tmp_path: Path) -> RunStore:
     return store
 
 
-def make_anew(run: RunStore, slide_id: str) -> None:
+def process_again(run: RunStore, slide_id: str) -> None:
     run.files.delete(run.committed_files()[slide_id])
     commit_slide(run, slide_id, count=COUNTS[slide_id], well=WELL, depth_m=2030.0, seed=9)
     run.rebuild_summaries()
@@ -59,7 +59,7 @@ def test_whole_results_are_sound(run: RunStore) -> None:
 def test_results_about_objects_processed_again_are_found_deleted_and_their_slide_left_alone(
     run: RunStore,
 ) -> None:
-    make_anew(run, "a-2030")
+    process_again(run, "a-2030")
     folder = "well=6407%2F6-5/a-2030.parquet"
     report = verify_run(run)
     assert not report.sound
@@ -73,7 +73,7 @@ def test_results_about_objects_processed_again_are_found_deleted_and_their_slide
 
 
 def test_the_command_deletes_what_it_was_asked_to(run: RunStore) -> None:
-    make_anew(run, "a-2030")
+    process_again(run, "a-2030")
     answer = invoke("verify", run.url, "--withdraw")
     assert answer.exit_code == 1
     assert "2 files of embeddings or predictions deleted" in answer.output
@@ -111,7 +111,7 @@ def test_rows_that_contradict_themselves_are_found_by_a_deep_look_alone(run: Run
 
 
 def test_a_sweep_deletes_old_results_that_fit_nothing_and_no_others(run: RunStore) -> None:
-    make_anew(run, "a-2030")
+    process_again(run, "a-2030")
     run.files.delete(run.committed_files()["c-2080"])
     later = run.files.clock() + timedelta(days=3)
     age = {"older_than": timedelta(days=2), "deadline_minutes": 60.0}
@@ -128,7 +128,7 @@ def test_a_sweep_deletes_old_results_that_fit_nothing_and_no_others(run: RunStor
 def test_a_start_asks_anew_about_slides_that_were_processed_again_and_about_no_others(run: RunStore) -> None:
     results = predict(run, "again")
     assert delete_older_than_objects(run, results) == []
-    make_anew(run, "a-2030")
+    process_again(run, "a-2030")
     assert delete_older_than_objects(run, results) == ["a-2030"]
     assert results.committed() == set(COUNTS) - {"a-2030"}
     predict(run, "again", slides=["a-2030"])
