@@ -28,7 +28,8 @@ def process_slides(
     slides: Annotated[
         str | None,
         typer.Argument(
-            help="Folder, glob, one slide, or a catalog (.csv, .parquet), local or s3://…; default: slides.source."
+            help="Folder, glob, one slide, or a catalog (.csv, .xlsx, .ods, .parquet), local or s3://…; default: "
+            "slides.source."
         ),
     ] = None,
     run: Annotated[
@@ -87,7 +88,9 @@ def catalog(
     out_file: Annotated[
         Path,
         typer.Option(
-            "--out", callback=outside_runs, help="Output file (.csv); edit it by hand, then process it."
+            "--out",
+            callback=outside_runs,
+            help="Output file (.csv, .xlsx, .ods, .parquet); edit it by hand, then process it.",
         ),
     ],
     name_pattern: Annotated[
@@ -100,9 +103,16 @@ def catalog(
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """List every slide with its metadata in a CSV; files that cannot be used go to OUT.refused.csv with the reason."""
-    from fossilray.slides.catalog import describe_missing_sites, find_slides, write_catalog, write_refused
+    """List every slide with its metadata in a table; files that cannot be used go to OUT.refused.csv with a reason."""
+    from fossilray.slides.catalog import (
+        check_catalog_name,
+        describe_missing_sites,
+        find_slides,
+        write_catalog,
+        write_refused,
+    )
 
+    check_catalog_name(out_file)
     chosen = settings(config, set_)
     slides_found = find_slides(
         slides,

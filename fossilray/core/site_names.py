@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from fossilray.core.name_pattern import NamePattern
+from fossilray.core.plausible_values import PLAUSIBLE_DEPTH_M
 
 Match: TypeAlias = re.Match[str]
 
 _METRES_PER_FOOT = 0.3048
-_DEEPEST_M = 15_000
 _BEGIN, _END = r"(?<![A-Za-z0-9.,])", r"(?![A-Za-z0-9]|[.,]\d)"
 
 # Quadrant, block, platform, number, sidetrack. Quadrants of the Norwegian Sea and the Barents Sea have four
@@ -242,4 +242,4 @@ def _metres(text: str, unit: str) -> float | None:
         return None
     number = float(text.replace(",", "."))
     depth = round(number * _METRES_PER_FOOT, 3) if in_feet else number
-    return depth if 0 < depth <= _DEEPEST_M else None
+    return depth if 0 < depth <= PLAUSIBLE_DEPTH_M[1] else None

@@ -15,11 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.core.config.choices import HoldOutUnit
-from fossilray.core.csv_table import read_csv_table
 from fossilray.core.errors import UsageError
 from fossilray.core.formats.regular_file import read_regular
 from fossilray.core.images import IMAGE_SUFFIXES, read_image, resize_to
 from fossilray.core.text import list_some, strip_control_characters, unescape_formula
+from fossilray.core.user_table import read_user_table
 from fossilray.labels.current import current_labels
 from fossilray.labels.label_set import is_label_set
 from fossilray.labels.labelled_crops import LabelledCrops
@@ -141,7 +141,7 @@ def _list_folder(folder: Path) -> list[tuple[str, Path, str]]:
 
 
 def _read_table(path: Path, run: RunStore | None) -> LabelledSet:
-    table = read_csv_table(path, use="labels of crops", columns=())
+    table = read_user_table(path, use="labels of crops", columns=())
     if not table.has("genus") or not (table.has("path") or table.has("slide_id", "object_id")):
         raise table.role.damaged(
             f"it has the columns {list_some(table.header, most=12) or 'none'}; expected path and genus, or slide_id, "

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from fossilray.core.csv_table import CsvRow, parse_csv_table
 from fossilray.core.errors import UsageError
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.regular_file import read_regular
 from fossilray.core.images import IMAGE_SUFFIXES
+from fossilray.core.table_rows import TableRow
 from fossilray.core.text import counted, list_some, strip_control_characters, unescape_formula
+from fossilray.core.user_table import parse_user_table
 
 NO_LABELS = ("", "unlabeled", "unlabelled", "unsure", "crops")
 """Names that stand for a missing label: those of ParticleTrieur, and the folder that `suggest` writes."""
@@ -82,7 +83,7 @@ def parse_labels(source: Path) -> ParsedLabels:
         raise UsageError(
             f"{source} has more than {_MOST_BYTES // 2**20} MB, more than labels take; name another file"
         )
-    read = _read_project if source.suffix.lower() == ".xml" else _read_csv
+    read = _read_project if source.suffix.lower() == ".xml" else _read_table
     return read(source, content, hashlib.sha256(content).hexdigest())
 
 
@@ -114,10 +115,10 @@ def _read_folder(folder: Path) -> ParsedLabels:
     return _by_image(folder, rows, automatic=0, digest=digest)
 
 
-def _read_csv(path: Path, content: bytes, digest: str) -> ParsedLabels:
-    role = FileRole(str(path), "labels of objects", "correct it, or save it again as `CSV UTF-8`", UsageError)
+def _read_table(path: Path, content: bytes, digest: str) -> ParsedLabels:
+    role = FileRole(str(path), "labels of objects", "correct it and start the same command again", UsageError)
     # ParticleTrieur writes decimal commas in French, unquoted: such rows have more cells than columns.
-    table = parse_csv_table(content, role, columns=(), extra_cells=True)
+    table = parse_user_table(content, role, columns=(), extra_cells=True)
     genus, image = table.first_of(_GENUS_COLUMNS), table.first_of(_IMAGE_COLUMNS)
     is_keyed = table.has("slide_id", "object_id")
     if genus is None or not (is_keyed or image is not None):
@@ -132,7 +133,7 @@ def _read_csv(path: Path, content: bytes, digest: str) -> ParsedLabels:
             raise row.error(f"it has {counted(row.written_cells, 'cell')}, too few")
     if not is_keyed:
         assert image is not None
-        listed = [(row[image], row[genus], _annotator(row), f"line {row.line}") for row in table.rows]
+        listed = [(row[image], row[genus], _annotator(row), row.place) for row in table.rows]
         return _by_image(path, listed, automatic=0, digest=digest)
     labels = [
         ParsedLabel(
@@ -140,7 +141,7 @@ def _read_csv(path: Path, content: bytes, digest: str) -> ParsedLabels:
             row.object_id("object_id"),
             clean_genus(row[genus]),
             _annotator(row),
-            f"line {row.line}",
+            row.place,
         )
         for row in table.rows
         if _is_label(row[genus])
@@ -150,7 +151,7 @@ def _read_csv(path: Path, content: bytes, digest: str) -> ParsedLabels:
     )
 
 
-def _annotator(row: CsvRow) -> str | None:
+def _annotator(row: TableRow) -> str | None:
     """Return the annotator of a row; None if no column names one, or if the row's cells are shifted."""
     if row.written_cells > len(row.table.header):
         return None

@@ -17,7 +17,7 @@ from rich.text import Text
 from fossilray.core.atomic_files import write_atomically
 from fossilray.core.config.choices import TableFormat
 from fossilray.core.errors import UsageError
-from fossilray.core.text import LIKE_A_FORMULA, counted, format_cell, strip_control_characters
+from fossilray.core.text import LIKE_A_FORMULA, counted, escape_formula, format_cell, strip_control_characters
 from fossilray.core.text_table import PIPED_WIDTH, TextColumn, TextTable, text_width
 
 if TYPE_CHECKING:
@@ -174,4 +174,4 @@ def _flatten(table: pa.Table) -> pa.Table:
                 None if value is None else json.dumps(_plain(value)) for value in table[index].to_pylist()
             ]
             table = table.set_column(index, field.name, pa.array(texts, pa.string()))
-    return table
+    return table.rename_columns([escape_formula(name) for name in table.column_names])

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from fossilray.core.errors import UnequalPixels
+from fossilray.core.plausible_values import PLAUSIBLE_MPP
 from fossilray.core.types import Rect
 
 SAME_SCALE = 0.02
 """Two statements of um per pixel that differ by a smaller share agree."""
 
-# A file that states a printer's resolution (72 dpi is 353 um per pixel) does not describe its scan.
-_PLAUSIBLE_MPP = (0.01, 20.0)
 # A catalog's value that differs by less is the slide's own, rounded by a spreadsheet.
 _SAME_MPP = 1e-4
 _UM_PER_TIFF_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
@@ -53,8 +52,8 @@ def stated_mpp(stated: Mapping[str, str]) -> StatedMpp | None:
     across, down = across or down, down or across
     if across is None or down is None:
         return None
-    low, high = _PLAUSIBLE_MPP
-    return StatedMpp(across, down) if low < min(across, down) and max(across, down) < high else None
+    low, high = PLAUSIBLE_MPP
+    return StatedMpp(across, down) if low <= min(across, down) and max(across, down) <= high else None
 
 
 def choose_mpp(

@@ -13,7 +13,7 @@ from support.processed_slides import CLASSICAL, objects, run_one
 from support.slides_on_disk import DISC_PX, discs, write_slide
 
 from fossilray.core.config import load_config
-from fossilray.core.records import CatalogRow, Outcome, WorkItem
+from fossilray.core.records import CatalogRow, ExtraValue, Outcome, WorkItem
 from fossilray.core.schemas import OBJECTS_SCHEMA
 from fossilray.processing.crops.objects_table import round_outward
 from fossilray.processing.worker import SlideWorker
@@ -37,6 +37,24 @@ def test_objects_lie_where_the_discs_are(slide: Path, tmp_path: Path) -> None:
         assert row["width_um"] >= 0.9 * DISC_PX * 0.25
         assert row["opacity"] > 0.2
     assert list(table["object_id"].to_pylist()) == list(range(len(table)))
+
+
+def test_the_resolution_of_the_catalog_wins_and_its_source_is_recorded(slide: Path, tmp_path: Path) -> None:
+    extra = (ExtraValue("lithology", "shale"),)
+    stated = CatalogRow(slide.stem, str(slide), mpp=0.5, extra=extra)
+    quick = ("embedder.weights=none", "detector.kind=classical")
+    for number, (row, settings, mpp, source) in enumerate(
+        (
+            (None, (), 0.25, "slide"),
+            (stated, (), 0.5, "catalog"),
+            (replace(stated, mpp=0.25), (), 0.25, "slide"),
+            (stated, ("slides.mpp_override=0.3",), 0.3, "config"),
+        )
+    ):
+        store, _ = run_one(slide, tmp_path / str(number), *quick, *settings, row=row)
+        (summary,) = store.summaries()
+        assert (summary.mpp, summary.mpp_from) == (mpp, source)
+        assert summary.extra == (None if row is None else extra)
 
 
 def test_arrays_hold_a_crop_and_a_vector_for_every_row(slide: Path, tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_catalogs_of_hostile_names_come_back_the_same(
     ]
     path = tmp_path_factory.mktemp("catalog") / "catalog.csv"
     write_catalog(Catalog(rows, []), path)
-    assert read_catalog_file(path) == rows
+    assert read_catalog_file(path).rows == rows
 
 
 def test_the_report_has_the_elements_it_would_have_with_harmless_names(tmp_path: Path) -> None:

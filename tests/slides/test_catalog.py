@@ -120,7 +120,7 @@ def test_hostile_names_are_found_named_safely_and_survive_the_catalog(tmp_path: 
     assert [Path(row.path).stem for row in found.rows] == [name]
     assert check_slide_id(found.rows[0].slide_id)
     write_catalog(found, tmp_path / "catalog.csv")
-    assert read_catalog_file(tmp_path / "catalog.csv") == found.rows
+    assert read_catalog_file(tmp_path / "catalog.csv").rows == found.rows
 
 
 def test_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
@@ -217,13 +217,13 @@ def test_catalog_written_and_read_is_the_same(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"round{suffix}"
     write_catalog(Catalog(rows, []), path)
-    assert read_catalog_file(path) == rows
+    assert read_catalog_file(path).rows == rows
 
 
 def read_text(tmp_path: Path, text: str) -> list[CatalogRow]:
     path = tmp_path / "by hand.csv"
     path.write_text(text, encoding="utf-8")
-    return read_catalog_file(path)
+    return read_catalog_file(path).rows
 
 
 def test_catalog_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
@@ -238,12 +238,16 @@ def test_catalog_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
     [
         ("", "no column slide_id"),
         ("slide_id\na", "no column path"),
-        ("slide_id,path,depth\na,b,1", "'depth'"),
         ("slide_id,path,path\na,b,c", "'path' twice"),
         ("slide_id,path,measured_depth_m\na,b,deep", "line 2: measured_depth_m is 'deep', not a number"),
         ("slide_id,path,measured_depth_m\na,b,nan", "measured_depth_m"),
-        ("slide_id,path,mpp\na,b,-1", "mpp is '-1', not a number above 0"),
+        (
+            "slide_id,path,mpp\na,b,-1",
+            "mpp is '-1', not between 0.01 and 20 um per pixel; correct it",
+        ),
         ("slide_id,path,width\na,b,1.5", "not a whole number"),
+        ("slide_id,path,Note,note\na,b,1,2", "'note' twice"),
+        ("slide_id,path,\na,b,1", "a value in a column without a name"),
         ("slide_id,path\na,b\na,c", "line 3: slide_id a is in line 2 already"),
         ("slide_id,path\n../../etc/passwd,b", "line 2: slide_id"),
         ("slide_id,path\n,b", "slide_id is empty"),
@@ -267,14 +271,16 @@ def test_catalog_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match="cannot write"):
         write_catalog(Catalog([], []), tmp_path / "file" / "catalog.csv")
+    with pytest.raises(UsageError, match=r"c\.xls ends in none of \.csv, \.xlsx, \.ods, \.parquet"):
+        write_catalog(Catalog([], []), tmp_path / "c.xls")
 
 
 def test_empty_catalog_has_every_column(tmp_path: Path) -> None:
     write_catalog(Catalog([], []), tmp_path / "a.csv")
-    assert (tmp_path / "a.csv").read_text().strip().split(",") == [
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8-sig").strip().split(",") == [
         name for name in CATALOG_SCHEMA.names if name != "extra"
     ]
-    assert read_catalog_file(tmp_path / "a.csv") == []
+    assert read_catalog_file(tmp_path / "a.csv").rows == []
 
 
 def test_folders_and_pipes_with_the_name_of_a_slide_are_refused_rows(tmp_path: Path) -> None:

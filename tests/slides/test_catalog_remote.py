@@ -83,7 +83,7 @@ def test_every_road_in_s3_gives_the_same_ids(archive: Path, s3_run: S3, tmp_path
     folder = find_slides(url, access=config)
     write_catalog(folder, tmp_path / "catalog.csv")
     write_catalog(folder, tmp_path / "catalog.parquet")
-    assert read_catalog_file(tmp_path / "catalog.csv") == folder.rows
+    assert read_catalog_file(tmp_path / "catalog.csv").rows == folder.rows
     for name in ("catalog.csv", "catalog.parquet"):
         put(f"{url}/{name}", (tmp_path / name).read_bytes(), config)
         assert find_slides(str(tmp_path / name)).rows == folder.rows
@@ -123,7 +123,7 @@ def test_relative_paths_of_a_catalog_in_s3_count_from_its_folder(s3_run: S3) -> 
 def test_local_catalog_may_list_slides_in_s3(tmp_path: Path) -> None:
     catalog = tmp_path / "mixed.csv"
     catalog.write_text("slide_id,path\na,s3://bucket//odd key/../a.mrxs\nb,b.mrxs\n")
-    assert [row.path for row in read_catalog_file(catalog)] == [
+    assert [row.path for row in read_catalog_file(catalog).rows] == [
         "s3://bucket//odd key/../a.mrxs",
         str(tmp_path / "b.mrxs"),
     ]

@@ -26,6 +26,7 @@ from support.small_run import (
 
 from fossilray.core.config import StoreConfig
 from fossilray.core.errors import QueryError, RunNotFound
+from fossilray.core.records import CatalogRow, ExtraValue
 from fossilray.core.schemas import OBJECTS_SCHEMA, SLIDES_SCHEMA
 from fossilray.render.tables import encode_table, print_table
 from fossilray.store import RunStore
@@ -100,6 +101,23 @@ def test_a_run_without_a_commit_is_an_empty_table_of_the_same_types(store: RunSt
         got = run_query(empty, f"SELECT * FROM {view}").schema
         assert got.equals(run_query(store, f"SELECT * FROM {view}").schema)
     assert run_query(empty, "SELECT avg(score) AS mean FROM objects").to_pylist() == [{"mean": None}]
+
+
+def test_columns_of_the_users_catalog_are_columns_of_slides_and_catalog(tmp_path: Path) -> None:
+    run = start_run(tmp_path / "run")
+    extra = (ExtraValue("Lithology (core)", "shale"), ExtraValue("Score", "7"), ExtraValue("=1+1", "=2"))
+    run.freeze_catalog([CatalogRow("a", "a.mrxs", extra=extra), CatalogRow("b", "b.mrxs")])
+    sql = 'SELECT "Lithology (core)", catalog_Score, "=1+1" FROM {} WHERE length(slide_id) = 1 ORDER BY slide_id'
+    first = {"Lithology (core)": "shale", "catalog_Score": "7", "=1+1": "=2"}
+    assert run_query(run, sql.format("slides")).to_pylist() == []
+    commit_slide(run, "a", count=2, well=WELL, depth_m=None, seed=1, extra=extra)
+    assert run_query(run, sql.format("slides")).to_pylist() == [first]
+    assert run_query(run, sql.format("catalog")).to_pylist() == [first, dict.fromkeys(first)]
+    joined = run_query(run, "SELECT score, catalog_Score FROM objects JOIN slides USING (slide_id)")
+    assert set(joined["catalog_Score"].to_pylist()) == {"7"}
+    assert encode_table(run_query(run, sql.format("slides")), "csv").startswith(
+        b'"Lithology (core)","catalog_Score","\'=1+1"\n"shale","7","\'=2"'
+    )
 
 
 def test_asking_where_no_run_is_says_so(tmp_path: Path) -> None:

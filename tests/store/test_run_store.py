@@ -28,7 +28,7 @@ from fossilray.core.errors import (
     StoreError,
 )
 from fossilray.core.heartbeat import Heartbeat
-from fossilray.core.records import ArrayFiles, CatalogRow
+from fossilray.core.records import ArrayFiles, CatalogRow, ExtraValue
 from fossilray.core.schemas import OBJECTS_SCHEMA, SLIDES_SCHEMA
 from fossilray.store import RunStore
 from fossilray.store.run import objects_file
@@ -371,6 +371,32 @@ def test_a_changed_catalog_row_is_refused_by_slide_and_field(store):
     with pytest.raises(CatalogError, match=r"slide B1: mpp is 0.25 in this run and 0.5 in the catalog now"):
         store.freeze_catalog(rows("B1", "C2", mpp=0.5))
     assert store.read_catalog() == rows("A17", "B1")
+
+
+def test_extra_columns_are_frozen_and_a_change_is_refused_by_column(store):
+    frozen = rows("A17", extra=(ExtraValue("Lithology", "shale"), ExtraValue("age", "66")))
+    store.freeze_catalog(frozen)
+    again = rows("A17", extra=(ExtraValue("lithology", "shale"),))
+    assert store.freeze_catalog(again) == store.expect_catalog(again) == frozen
+    for value in (ExtraValue("lithology", "sand"), ExtraValue("note", "sand")):
+        with pytest.raises(CatalogError, match=rf"slide A17: {value.column} is .* in this run and 'sand' in"):
+            store.freeze_catalog(rows("A17", extra=(value,)))
+
+
+def test_digits_that_a_spreadsheet_cuts_off_are_no_change(store):
+    frozen = rows("A17", mpp=0.23252341666666667)
+    store.freeze_catalog(frozen)
+    assert store.freeze_catalog(rows("A17", mpp=0.232523417)) == frozen
+    with pytest.raises(CatalogError, match="mpp is"):
+        store.freeze_catalog(rows("A17", mpp=0.2325))
+
+
+def test_what_a_job_would_use_is_the_frozen_row_and_nothing_is_written(store):
+    assert store.expect_catalog(rows("A17")) == rows("A17")
+    assert store.read_catalog() == []
+    store.freeze_catalog(rows("A17", mpp=0.5))
+    assert store.expect_catalog(rows("A17", "B1", mpp=None)) == [*rows("A17", mpp=0.5), *rows("B1", mpp=None)]
+    assert store.read_catalog() == rows("A17", mpp=0.5)
 
 
 def test_a_slide_twice_in_a_catalog_is_refused(on_disk):

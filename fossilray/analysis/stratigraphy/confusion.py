@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.core.csv_table import CsvRow, read_csv_table
 from fossilray.core.errors import UsageError
+from fossilray.core.table_rows import TableRow
 from fossilray.core.text import list_some
+from fossilray.core.user_table import read_user_table
 from fossilray.models.heads import Head, load_head
 
 PRIOR_CROPS = 4.0
@@ -87,7 +88,7 @@ def read_confusion(path: Path) -> Confusion:
                 f"{path} holds no confusion matrix; train it again with this fossilray, or give a CSV"
             )
         return confusion
-    table = read_csv_table(
+    table = read_user_table(
         path,
         use="a confusion matrix",
         columns=(),
@@ -96,11 +97,11 @@ def read_confusion(path: Path) -> Confusion:
     if not table.rows:
         raise table.role.damaged("it has no rows")
     columns = [_plain(name) for name in table.header[1:]]
-    names = [_plain(row.cells[0]) for row in table.rows]
+    names = [_plain(row.text_at(0)) for row in table.rows]
     if len(set(columns)) != len(columns) or sorted(names) != sorted(columns):
         differing = sorted(set(names) ^ set(columns)) or ["a class that is listed twice"]
         raise table.role.damaged(f"the classes of its rows and columns differ in {list_some(differing)}")
-    counts = np.array([[_count(row, cell) for cell in row.cells[1:]] for row in table.rows], np.int64)
+    counts = np.array([[_count(row, i) for i in range(1, len(table.header))] for row in table.rows], np.int64)
     order = [names.index(name) for name in columns]
     return Confusion(tuple(columns), counts[order])
 
@@ -126,10 +127,10 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
 
 
-def _count(row: CsvRow, cell: str) -> int:
-    value = row.parse_number(cell, "a count")
-    if not value.is_integer() or not 0 <= value < 2**53:
-        raise row.error(f"{cell!r:.40} is not a count of crops")
+def _count(row: TableRow, position: int) -> int:
+    value = row.number_at(position, whole=True)
+    if value is None or value < 0:
+        raise row.error(f"{row.text_at(position)!r:.40} is not a count of crops", position)
     return int(value)
 
 

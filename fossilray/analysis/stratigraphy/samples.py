@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from fossilray.analysis.report.assemblages import gather_assemblages
 from fossilray.core.copies import find_copies
-from fossilray.core.csv_table import read_csv_table
 from fossilray.core.errors import UsageError
+from fossilray.core.plausible_values import why_no_depth
 from fossilray.core.records import SlideSummary, lost_share_of
 from fossilray.core.text import list_some
+from fossilray.core.user_table import read_user_table
 from fossilray.store import RunStore
 from fossilray.store.derived.listing import DerivedListing, current_predictions
 from fossilray.store.query.connection import connect, create_objects_view
@@ -147,19 +148,23 @@ def gather_samples(
 
 
 def read_depths(path: Path) -> dict[str, float]:
-    """Read measured depths in metres by slide_id, from a CSV with the columns slide_id and measured_depth_m.
+    """Read measured depths in metres by slide_id, from a table with the columns slide_id and measured_depth_m.
 
     Raises:
         UsageError: the file is not such a table, or gives a slide two depths.
     """
-    table = read_csv_table(path, use="depths of slides", columns=("slide_id", "measured_depth_m"))
+    table = read_user_table(path, use="depths of slides", columns=("slide_id", "measured_depth_m"))
     depths: dict[str, float] = {}
     for row in table.rows:
         slide_id, depth = row["slide_id"], row.number("measured_depth_m")
         if not slide_id or depth is None:
             raise row.error("slide_id and measured_depth_m must both have a value")
+        if why := why_no_depth(depth):
+            raise row.error(f"measured_depth_m is {row['measured_depth_m']!r:.40}, {why}", "measured_depth_m")
         if depths.setdefault(slide_id, depth) != depth:
-            raise row.error(f"slide {slide_id} has two depths, {depths[slide_id]:g} and {depth:g} m")
+            raise row.error(
+                f"slide {slide_id} has two depths, {depths[slide_id]:g} and {depth:g} m", "slide_id"
+            )
     return depths
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fossilray.core.config.choices import TaxonRank
-from fossilray.core.csv_table import read_csv_table
 from fossilray.core.errors import FossilrayError, UsageError
 from fossilray.core.formats import FileRole
 from fossilray.core.formats.csv_text import decode_text
 from fossilray.core.formats.regular_file import read_regular
 from fossilray.core.formats.yaml_text import parse_yaml
 from fossilray.core.text import list_some
+from fossilray.core.user_table import read_user_table
 
 RANKS: tuple[TaxonRank, ...] = get_args(TaxonRank)
 _COLUMNS = (*RANKS, "synonyms")
@@ -107,7 +107,7 @@ def read_taxonomy(path: Path) -> Taxonomy:
     if path.suffix.lower() in {".yaml", ".yml"}:
         entries = _read_yaml(path, role)
     else:
-        table = read_csv_table(
+        table = read_user_table(
             path, use=role.use, columns=(), optional=_COLUMNS, remedy=role.remedy, max_bytes=_MAX_BYTES
         )
         entries = [(row.error, {name: row[name] for name in _COLUMNS}) for row in table.rows]

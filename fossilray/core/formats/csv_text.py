@@ -1,4 +1,4 @@
-"""Decoding and splitting of CSV text, with bounds; tables of users are read by `csv_table`."""
+"""Decoding and splitting of CSV text, with bounds; tables of users are read by `user_table`."""
 
 from __future__ import annotations
 

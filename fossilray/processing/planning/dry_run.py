@@ -13,13 +13,14 @@ from rich.markup import escape
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import RunNotFound
 from fossilray.core.parallel import map_in_chunks
-from fossilray.core.records import RejectedFile
+from fossilray.core.records import CatalogRow, RejectedFile
 from fossilray.core.text import strip_control_characters
 from fossilray.core.text_table import TextColumn, TextTable
 from fossilray.processing.detection.passes import LARGEST_WINDOW_PX
 from fossilray.processing.planning.slide_plan import SlidePlan, SlidePlanner
 from fossilray.slides.catalog import describe_missing_sites, find_slides
 from fossilray.slides.catalog.find_remote import METADATA_THREADS
+from fossilray.slides.catalog.sites import keep_frozen_sites
 from fossilray.store import open_run
 from fossilray.store.files.base import is_remote
 
@@ -44,7 +45,7 @@ class RunPlan:
     crop_bytes: int
     scratch_gb: float = 0.0
     notes: tuple[str, ...] = ()
-    """Sentences on the catalog: what was passed over, merged, or is there twice."""
+    """Sentences for the user: what was passed over, merged, read otherwise than it is written, or is there twice."""
 
     @property
     def objects(self) -> int:
@@ -68,14 +69,16 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
     try:
         store.read_run()
         committed = store.committed()
+        frozen = store.readable_catalog() or []
     except RunNotFound:
-        committed = set()
+        committed, frozen = set(), []
+    rows = store.expect_catalog(keep_frozen_sites(catalog, frozen)) if frozen else catalog.rows
     refused = list(catalog.refused)
     plans: list[SlidePlan] = []
-    has_remote = any(is_remote(row.path) for row in catalog.rows)
+    has_remote = any(is_remote(row.path) for row in rows)
     planner = SlidePlanner(config, committed)
     for result in map_in_chunks(
-        planner.plan, catalog.rows, threads=METADATA_THREADS if has_remote else _OPENING_THREADS
+        planner.plan, rows, threads=METADATA_THREADS if has_remote else _OPENING_THREADS
     ):
         if isinstance(result, RejectedFile):
             refused.append(result)
@@ -102,7 +105,7 @@ def render_plan(plan: RunPlan) -> Group:
         table.add_row(
             row.slide_id,
             f"{row.width or '?'} x {row.height or '?'}",
-            "?" if row.mpp is None else f"{row.mpp:.4g}",
+            _resolution(row),
             _count(slide.tiles),
             _share(slide.blank, slide.tiles),
             f"{slide.detection_megapixels:.0f}" if slide.tiles is not None else "?",
@@ -139,6 +142,14 @@ def render_plan(plan: RunPlan) -> Group:
         for refused in plan.refused[:100]
     ]
     return Group(table, *lines)
+
+
+def _resolution(row: CatalogRow) -> str:
+    """The um per pixel, with its source where the slide does not state it."""
+    if row.mpp is None:
+        return "?"
+    source = "" if row.mpp_from in (None, "slide") else f" ({row.mpp_from})"
+    return f"{row.mpp:.4g}{source}"
 
 
 def crop_bytes(config: RunConfig) -> int:

@@ -73,6 +73,8 @@ class SlidePlanner:
             row = replace(row, doubts=check_slide(slide, mpp=slide.info.mpp))
             passes = self._passes(slide.info)
             foreground = find_foreground(slide, self._config.tiling)
+            info = slide.info
+        row = replace(row, width=info.width, height=info.height, mpp=info.mpp, mpp_from=info.mpp_from)
         return self._sum(
             row, passes, [foreground_units(detection_pass, foreground) for detection_pass in passes]
         )
@@ -97,6 +99,7 @@ class SlidePlanner:
             raise MissingResolution(
                 f"{files.name} declares no um per pixel; set slides.mpp or add an mpp column to the catalog"
             )
+        row = replace(row, mpp=mpp, mpp_from=mpp_from)
         cells = read_scanned_area(source, files)
         canvas = Rect(0, 0, metadata.levels[0].width, metadata.levels[0].height)
         bounds = _bounding_rect(cells, canvas) if cells else canvas

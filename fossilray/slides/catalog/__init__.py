@@ -3,10 +3,12 @@
 from fossilray.core.site_names import parse_name
 from fossilray.core.slide_names import describe_missing_sites, slide_id_for
 from fossilray.slides.catalog.find import find_slides
-from fossilray.slides.catalog.table import Catalog, read_catalog_file, write_catalog, write_refused
+from fossilray.slides.catalog.table import Catalog, read_catalog_file
+from fossilray.slides.catalog.write import check_catalog_name, write_catalog, write_refused
 
 __all__ = [
     "Catalog",
+    "check_catalog_name",
     "describe_missing_sites",
     "find_slides",
     "parse_name",

@@ -27,7 +27,7 @@ from fossilray.core.site_names import parse_name, well_of_folders
 from fossilray.core.slide_names import SLIDE_SUFFIXES, slide_id_for
 from fossilray.slides.access import as_slide_error
 from fossilray.slides.catalog.copies import mark_copies
-from fossilray.slides.catalog.find_remote import find_remote_slides
+from fossilray.slides.catalog.find_remote import find_remote_slides, is_remote_slide
 from fossilray.slides.catalog.sites import check_pattern_matches, check_search_time, compile_pattern
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file
 from fossilray.slides.catalog.wells import merge_wells
@@ -49,7 +49,7 @@ def find_slides(
     name_pattern: str | None = None,
     skip_copies: bool = False,
 ) -> Catalog:
-    """Return the slides of a folder (and its subfolders), a glob, a single file, or a catalog (.csv, .parquet).
+    """Return the slides of a folder (and its subfolders), a glob, a single file, or a catalog (CATALOG_SUFFIXES).
 
     Files are opened to read their metadata; in an object store (s3://bucket/folder) a few kB of each are read. The
     rows of a catalog are not checked. access: how the object store is reached. name_pattern: for wells and depths
@@ -71,7 +71,7 @@ def _find(target: str, *, access: AccessConfig | None, name_pattern: str | None)
     unlisted: list[tuple[Path, OSError]] = []
     mode = _mode(path)
     if S_ISREG(mode) and path.suffix.lower() in CATALOG_SUFFIXES:
-        return Catalog(read_catalog_file(path), [])
+        return read_catalog_file(path, exists=lambda slide: _is_there(slide, access or AccessConfig()))
     if S_ISREG(mode):
         root, files = path.parent, [path]
     elif S_ISDIR(mode):
@@ -104,6 +104,16 @@ def _find(target: str, *, access: AccessConfig | None, name_pattern: str | None)
         from_names=True,
     )
     return _checked(catalog, pattern, name_pattern)
+
+
+def _is_there(slide: str, access: AccessConfig) -> bool:
+    """Return whether there is a file at a path or URL of a catalog; False where it cannot be known."""
+    if is_remote(slide):
+        return is_remote_slide(slide, access)
+    try:
+        return Path(slide).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _checked(catalog: Catalog, pattern: NamePattern | None, text: str | None) -> Catalog:

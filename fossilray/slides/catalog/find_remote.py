@@ -17,6 +17,7 @@ from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import CatalogRow, RejectedFile
 from fossilray.core.site_names import parse_name, well_of_folders
 from fossilray.core.slide_names import SLIDE_SUFFIXES, slide_id_for
+from fossilray.core.user_table import MAX_BYTES
 from fossilray.slides.catalog.sites import check_search_time
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_remote_catalog
 from fossilray.slides.doubts.before import check_metadata
@@ -32,10 +33,9 @@ from fossilray.slides.remote.slide_files import (
     parts_of,
 )
 from fossilray.slides.remote.source import RemoteFile, SlideSource, open_source
+from fossilray.store.files.base import is_remote
 
 METADATA_THREADS = 32
-
-_LARGEST_CATALOG_BYTES = 2_000_000_000
 
 
 def find_remote_slides(target: str, access: AccessConfig, pattern: NamePattern | None = None) -> Catalog:
@@ -49,9 +49,19 @@ def find_remote_slides(target: str, access: AccessConfig, pattern: NamePattern |
     """
     try:
         source = open_source(target, access)
-        return _find(source, target, pattern)
+        return _find(source, target, access, pattern)
     except SourceUnreachable as error:
         raise CatalogError(str(error)) from None
+
+
+def is_remote_slide(url: str, access: AccessConfig) -> bool:
+    """Return whether there is a file at a URL; False where the store does not say."""
+    if not is_remote(url):
+        return False
+    try:
+        return _file_at(open_source(url, access), url) is not None
+    except (SlideError, ValueError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +86,18 @@ class _Listing:
     folders: dict[str, _Parts] = field(default_factory=dict)
 
 
-def _find(source: SlideSource, target: str, pattern: NamePattern | None) -> Catalog:
+def _find(source: SlideSource, target: str, access: AccessConfig, pattern: NamePattern | None) -> Catalog:
     bucket, _, key = target.partition("://")[2].partition("/")
     if not bucket:
         raise CatalogError(f"{target} names no bucket; name s3://bucket/folder")
     root = target.rstrip("/")
     file = _file_at(source, root) if key.strip("/") and not target.endswith("/") else None
     if file is not None and root.lower().endswith(CATALOG_SUFFIXES):
-        if file.bytes > _LARGEST_CATALOG_BYTES:
+        if file.bytes > MAX_BYTES:
             raise CatalogError(f"{target} has {file.bytes / 1e9:.1f} GB; a catalog of millions has less")
-        return Catalog(read_remote_catalog(root, source.read(file)), [])
+        return read_remote_catalog(
+            root, source.read(file), exists=lambda slide: is_remote_slide(slide, access)
+        )
     if file is not None:
         above = root.rpartition("/")[0]
         return _catalog(source, above, [file], None, pattern)

@@ -1,36 +1,38 @@
-"""Catalog table that users may edit, as CSV or Parquet: writing, and reading with checks."""
+"""Catalog table that users edit, in every format of `read_user_table`: reading with checks."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from fossilray.core.atomic_files import write_atomically
-from fossilray.core.csv_table import CsvRow, check_columns, parse_csv_table
 from fossilray.core.errors import CatalogError
 from fossilray.core.formats import FileRole
-from fossilray.core.formats.parquet import read_table
 from fossilray.core.formats.regular_file import read_regular
-from fossilray.core.records import CatalogRow, RejectedFile
+from fossilray.core.formats.sheets import CellFault
+from fossilray.core.plausible_values import PLAUSIBLE_MPP, why_no_depth, why_no_mpp
+from fossilray.core.records import CatalogRow, ExtraValue, RejectedFile
 from fossilray.core.schemas import CATALOG_SCHEMA
 from fossilray.core.slide_names import check_slide_id, check_well
-from fossilray.core.text import escape_formula
+from fossilray.core.table_rows import TableRow, UserTable
+from fossilray.core.user_table import MAX_BYTES, parse_user_table
+from fossilray.slides.catalog.repaired_texts import TextRepair
 from fossilray.store.files.base import is_remote
 
-CATALOG_SUFFIXES = (".csv", ".parquet")
+CATALOG_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".ods", ".parquet")
+"""Names of files that are read as catalogs; Excel saves `Unicode text` as .txt. The content decides on the format."""
 
 _REQUIRED = ("slide_id", "path")
-_READ = [field for field in CATALOG_SCHEMA if field.name not in ("mpp_from", "doubts", "extra")]
-"""Columns that are read; what the others hold is found again when the slide is opened."""
+_KNOWN = {field.name for field in CATALOG_SCHEMA} - {"extra"}
+_READ = [field for field in CATALOG_SCHEMA if field.name not in ("path", "mpp_from", "doubts", "extra")]
+"""Columns that are read besides the path; what the others hold is found again when the slide is opened."""
+_TYPED_BY_HAND = ("slide_id", "well")
+"""Columns in which a spreadsheet may take what was typed for a date: `6-1` for a well."""
+_LARGEST_WHOLE = 2**31
 
 
 @dataclass(frozen=True)
@@ -42,179 +44,162 @@ class Catalog:
     from_names: bool = field(default=False, compare=False)
     """Wells and depths were read from names of files and folders, not from a table."""
     notes: tuple[str, ...] = field(default=(), compare=False)
-    """Sentences for the user: what was passed over, merged, or is there twice."""
+    """Sentences for the user: what was passed over, merged, read otherwise than it is written, or is there twice."""
 
 
-def write_catalog(catalog: Catalog, out: Path) -> None:
-    """Write the rows as Parquet if `out` ends in .parquet, else as CSV.
+def read_catalog_file(path: Path, *, exists: Callable[[str], bool] = os.path.exists) -> Catalog:
+    """Return the slides of a catalog; relative paths are resolved against its folder, URLs are kept.
 
-    Raises:
-        CatalogError: the file cannot be written.
-    """
-    if out.suffix.lower() == ".parquet":
-        sink = io.BytesIO()
-        table = pa.Table.from_pylist([asdict(row) for row in catalog.rows], schema=CATALOG_SCHEMA)
-        pq.write_table(table, sink, write_page_checksum=True)
-        content = sink.getvalue()
-    else:
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow(name for name in CATALOG_SCHEMA.names if name != "extra")
-        writer.writerows(_cells(row) for row in catalog.rows)
-        content = text.getvalue().encode()
-    write_atomically(out, content)
-
-
-def write_refused(catalog: Catalog, out: Path) -> None:
-    """Write the files that look like slides and are not, as CSV: slide_id, path, reason.
+    exists: whether there is a slide at a path or URL; asked only about paths that an encoding may have changed.
 
     Raises:
-        CatalogError: the file cannot be written.
+        CatalogError: a column is missing, a value is not what its column holds, or a slide is listed twice.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(field.name for field in fields(RejectedFile))
-    writer.writerows(_cells(refused) for refused in catalog.refused)
-    write_atomically(out, text.getvalue().encode())
-
-
-def _cells(row: CatalogRow | RejectedFile) -> list[object]:
-    values = {name: value for name, value in vars(row).items() if name != "extra"}
-    if values.get("doubts") is not None:
-        values["doubts"] = "; ".join(f"{doubt.code}: {doubt.sentence}" for doubt in values["doubts"])
-    return [escape_formula(value) if isinstance(value, str) else value for value in values.values()]
-
-
-def read_catalog_file(path: Path) -> list[CatalogRow]:
-    """Return the rows of a catalog; relative paths are resolved against its folder, URLs are kept.
-
-    Semicolons as separators and decimal commas, as spreadsheets of many countries write them, are accepted too.
-
-    Raises:
-        CatalogError: a column is missing or unknown, a value is no number, or a slide is listed twice.
-    """
+    role = _role(str(path))
     try:
-        content = read_regular(path)
+        content = read_regular(path, most_bytes=MAX_BYTES)
     except OSError as error:
-        raise _unreadable(str(path), error) from None
-    return _read_rows(content, str(path), lambda slide: os.path.abspath(path.parent / slide))  # noqa: PTH100
+        raise role.damaged(error) from None
+    return _read_rows(content, role, lambda slide: os.path.abspath(path.parent / slide), exists)  # noqa: PTH100
 
 
-def read_remote_catalog(url: str, content: bytes) -> list[CatalogRow]:
-    """Return the rows of the catalog at `url` in an object store; relative paths are resolved against its folder.
+def read_remote_catalog(url: str, content: bytes, *, exists: Callable[[str], bool]) -> Catalog:
+    """Return the slides of the catalog at `url` in an object store; relative paths are resolved against its folder.
 
-    Raises: as read_catalog_file.
+    exists, raises: as of `read_catalog_file`.
     """
     protocol, _, path = url.partition("://")
 
-    def resolve(slide: str) -> str:
+    def beside(slide: str) -> str:
         if slide.startswith("/"):
             return slide
         bucket, _, folder = path.rpartition("/")[0].partition("/")
         inside = posixpath.normpath(f"/{folder}/{slide}").lstrip("/")
         return f"{protocol}://{bucket}/{inside}"
 
-    return _read_rows(content, url, resolve)
-
-
-def _read_rows(content: bytes, where: str, resolve: Callable[[str], str]) -> list[CatalogRow]:
-    """Parse and check the rows. where: path or URL of the catalog. resolve: resolves a path of the table."""
-    parse = _parquet_cells if where.lower().endswith(".parquet") else _csv_cells
-    cells = parse(content, where)
-    rows: list[CatalogRow] = []
-    seen: dict[str, int] = {}
-    for number, cell in cells:
-        row = _to_row(cell, where, number, resolve)
-        if row.slide_id in seen:
-            raise CatalogError(
-                f"{where}, line {number}: slide_id {row.slide_id} is in line {seen[row.slide_id]} already; give "
-                "each slide an id of its own"
-            )
-        seen[row.slide_id] = number
-        rows.append(row)
-    return rows
-
-
-def _unreadable(where: str, error: Exception) -> CatalogError:
-    reason = " ".join(str(error).split())
-    return CatalogError(f"cannot read the catalog {where}: {reason}; `fossilray catalog` writes a new one")
+    return _read_rows(content, _role(url), beside, exists)
 
 
 def _role(where: str) -> FileRole:
-    return FileRole(where, "a catalog of slides", "`fossilray catalog` writes a new one", CatalogError)
+    return FileRole(where, "a catalog of slides", "correct it and start the same command again", CatalogError)
 
 
-def _csv_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, object]]]:
-    table = parse_csv_table(content, _role(where), columns=_REQUIRED, optional=CATALOG_SCHEMA.names)
-    return [(row.line, _values(row)) for row in table.rows]
+def _read_rows(
+    content: bytes, role: FileRole, beside: Callable[[str], str], exists: Callable[[str], bool]
+) -> Catalog:
+    """Parse and check the rows. beside: resolves a path of the table."""
+
+    def resolve(slide: str) -> str:
+        slide = slide.removeprefix("file://")
+        return slide if is_remote(slide) else beside(slide)
+
+    table = parse_user_table(content, role, columns=_REQUIRED)
+    extra = _extra_columns(table)
+    repair = TextRepair(lambda slide: exists(resolve(slide)), table.encoding)
+    # All paths come first: one of them may prove how the texts of all rows are to be read.
+    paths = [resolve(repair.path(_path_of(row), row.place)) for row in table.rows]
+    rows: list[CatalogRow] = []
+    seen: dict[str, str] = {}
+    for row, path in zip(table.rows, paths, strict=True):
+        read = _to_record(row, path, extra, repair)
+        if read.slide_id in seen:
+            raise row.error(
+                f"slide_id {read.slide_id} is in {seen[read.slide_id]} already; give each slide an id of its own",
+                "slide_id",
+            )
+        seen[read.slide_id] = row.place
+        rows.append(read)
+    return Catalog(rows, [], notes=(*_notes_on(table), *repair.notes()))
 
 
-def _values(row: CsvRow) -> dict[str, object]:
-    """Return cells by column with numbers parsed; texts keep their blanks, which file names may contain."""
-    values: dict[str, object] = {}
+def _path_of(row: TableRow) -> str:
+    """The path as written: names of files may begin and end with blanks."""
+    position = row.table.position("path")
+    assert position is not None
+    path = row.no_date_at(position)
+    if not path.strip():
+        raise row.error("path is empty; fill it or remove the line", "path")
+    return path
+
+
+def _extra_columns(table: UserTable) -> list[tuple[int, str]]:
+    """Index and name of the columns that the user added.
+
+    Raises:
+        CatalogError: two of them differ in case alone, or one has values and no name.
+    """
+    extra: dict[str, tuple[int, str]] = {}
+    for position, name in enumerate(table.header):
+        if name.lower() in _KNOWN:
+            if table.position(name) != position:
+                raise table.role.damaged(f"it has the column {name!r:.60} twice")
+        elif name:
+            if name.lower() in extra:
+                raise table.role.damaged(f"it has the column {name!r:.60} twice; rename one of them")
+            extra[name.lower()] = (position, name)
+        else:
+            for row in table.rows:
+                if row.text_at(position).strip():
+                    raise row.error("a value in a column without a name; name the column", position)
+    return list(extra.values())
+
+
+def _to_record(row: TableRow, path: str, extra: list[tuple[int, str]], repair: TextRepair) -> CatalogRow:
+    values: dict[str, object] = {"path": path}
     for column in _READ:
         position = row.table.position(column.name)
         if position is None:
-            continue
-        if pa.types.is_string(column.type):
-            values[column.name] = row.cells[position]
-        elif pa.types.is_integer(column.type):
-            values[column.name] = row.whole_number(column.name)
-        else:
-            values[column.name] = row.number(column.name)
-    return values
-
-
-def _parquet_cells(content: bytes, where: str) -> Iterable[tuple[int, Mapping[str, object]]]:
-    table = read_table(content, _role(where))
-    check_columns(table.column_names, _role(where), columns=_REQUIRED, optional=CATALOG_SCHEMA.names)
-    return list(enumerate(table.to_pylist(), start=1))
-
-
-def _to_row(cell: Mapping[str, object], where: str, line: int, resolve: Callable[[str], str]) -> CatalogRow:
-    values: dict[str, object] = {}
-    for column in _READ:
-        value = cell.get(column.name)
-        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-            if not column.nullable:
-                raise CatalogError(
-                    f"{where}, line {line}: {column.name} is empty; fill it or remove the line"
-                )
             values[column.name] = None
         elif pa.types.is_string(column.type):
-            values[column.name] = str(value)
+            is_typed = column.name in _TYPED_BY_HAND
+            text = row.no_date_at(position).strip() if is_typed else row.text_at(position)
+            values[column.name] = repair.text(text) or None
         else:
-            values[column.name] = _number(value, column, where, line)
-    slide_id = str(values["slide_id"])
-    try:
-        check_slide_id(slide_id)
-    except CatalogError as error:
-        raise CatalogError(f"{where}, line {line}: {error}") from None
-    well = values["well"]
-    values["well"] = (str(well).strip() or None) if well is not None else None
-    try:
-        check_well(str(values["well"] or ""))
-    except CatalogError as error:
-        raise CatalogError(f"{where}, line {line}: {error}") from None
-    slide = str(values["path"]).removeprefix("file://")
-    values["path"] = slide if is_remote(slide) else resolve(slide)
+            values[column.name] = _number(row, column)
+    if values["slide_id"] is None:
+        raise row.error("slide_id is empty; fill it or remove the line", "slide_id")
+    for name, check in (("slide_id", check_slide_id), ("well", check_well)):
+        try:
+            check(str(values[name] or ""))
+        except CatalogError as error:
+            raise row.error(str(error), name) from None
+    texts = ((name, _extra_text(row, position)) for position, name in extra)
+    values["extra"] = (
+        tuple(ExtraValue(repair.text(name), repair.text(text)) for name, text in texts if text) or None
+    )
     return CatalogRow(**values)  # type: ignore[arg-type]  # each value was brought to its column's type
 
 
-def _number(value: object, column: pa.Field, where: str, line: int) -> int | float:
-    whole = pa.types.is_integer(column.type)
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    try:
-        number = float(value)  # type: ignore[arg-type]  # what is no number raises
-    except (TypeError, ValueError):
-        number = math.nan
-    if (
-        not math.isfinite(number)
-        or (whole and number != int(number))
-        or (column.name == "mpp" and number <= 0)
-    ):
-        kind = "a whole number" if whole else "a number above 0" if column.name == "mpp" else "a number"
-        raise CatalogError(
-            f"{where}, line {line}: {column.name} is {text!r}, not {kind}; correct it or leave it empty"
-        )
-    return int(number) if whole else number
+def _extra_text(row: TableRow, position: int) -> str:
+    """A value of the user's as text; an error of the spreadsheet as it is shown there."""
+    cell = row.cells[position]
+    if isinstance(cell, CellFault) and cell.shown:
+        return cell.shown
+    return row.text_at(position).strip()
+
+
+def _number(row: TableRow, column: pa.Field) -> int | float | None:
+    name: str = column.name
+    is_whole = pa.types.is_integer(column.type)
+    is_mpp = name == "mpp"
+    value = row.number(name, whole=is_whole, **({"within": PLAUSIBLE_MPP} if is_mpp else {}))
+    if value is None:
+        return None
+    why: str | None = None
+    if is_mpp:
+        why = why_no_mpp(value)
+    elif name == "measured_depth_m":
+        why = why_no_depth(value)
+    elif is_whole and abs(value) >= _LARGEST_WHOLE:
+        why = "larger than that of any slide"
+    if why is not None:
+        raise row.error(f"{name} is {row[name]!r:.40}, {why}; correct it or leave it empty", name)
+    return int(value) if is_whole else value
+
+
+def _notes_on(table: UserTable) -> tuple[str, ...]:
+    if table.encoding != "cp1252":
+        return ()
+    return (
+        f"{table.role.name} is not UTF-8 and was read as Windows-1252; if letters are wrong, save it as `CSV UTF-8`",
+    )

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fossilray.core.config import AccessConfig
 from fossilray.core.copies import find_copies, scans_of
 from fossilray.core.errors import QueryError, UsageError
+from fossilray.core.extra_columns import extra_names
 from fossilray.core.records import CatalogRow, Failure
 from fossilray.core.schemas import CATALOG_SCHEMA, FAILURES_SCHEMA
 from fossilray.store.arrays.crops import read_crops
@@ -38,6 +39,7 @@ from fossilray.store.query.damaged_views import (
     may_be_a_file,
     objects_checks,
 )
+from fossilray.store.query.extra_views import with_extra_columns
 from fossilray.store.query.vectors import VectorReader, gather_rows
 from fossilray.store.query.views import (
     derived_sql,
@@ -88,12 +90,13 @@ def connect(store: RunStore, *, sql: str = "") -> Connection:
     store.read_run()
     con = _open_duckdb(store)
     create_objects_view(con, store, None)
-    con.register("slides", slides_table(store))
     con.register("failures", failures_table(store))
-    if re.search(r"\bcatalog\b", sql, re.IGNORECASE):
-        con.register("catalog", _to_table(store.read_catalog(), CATALOG_SCHEMA))
-    elif (rows := store.readable_catalog()) is not None:
-        con.register("catalog", _to_table(rows, CATALOG_SCHEMA))
+    is_needed = re.search(r"\bcatalog\b", sql, re.IGNORECASE) is not None
+    rows = store.read_catalog() if is_needed else store.readable_catalog()
+    names = extra_names(rows or ())
+    con.register("slides", with_extra_columns(slides_table(store), names))
+    if rows is not None:
+        con.register("catalog", with_extra_columns(_to_table(rows, CATALOG_SCHEMA), names))
     if re.search(rf"\b({'|'.join(DERIVED_KINDS)})\b", sql, re.IGNORECASE):
         create_derived_views(con, store)
     return con

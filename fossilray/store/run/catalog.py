@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 
 from fossilray.core.errors import CatalogError
@@ -19,6 +20,8 @@ from fossilray.store.run.roles import catalog_part
 _FINDINGS = ("doubts", "mpp_from")
 """Fields that later versions of fossilray may find otherwise; the frozen ones stay."""
 _NOT_IN_OLD_RUNS = ("planes", "scan_id")
+_SPREADSHEET_PRECISION = 1e-8
+"""Excel shows and saves as CSV eleven signs of a number, of which nine or more are digits."""
 
 
 def freeze_catalog(files: Files, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
@@ -31,13 +34,24 @@ def freeze_catalog(files: Files, rows: Sequence[CatalogRow]) -> list[CatalogRow]
     while True:
         rows_there, next_part = _read(files)
         frozen = {row.slide_id: row for row in rows_there}
-        for slide_id in requested.keys() & frozen.keys():
-            _check_unchanged(frozen[slide_id], requested[slide_id])
+        _check_all_unchanged(frozen, requested)
         added = [requested[slide_id] for slide_id in sorted(requested.keys() - frozen.keys())]
         if not added:
             return [frozen[slide_id] for slide_id in sorted(frozen)]
         # The next reading shows the result, also where another driver was first or the response was lost.
         files.create(catalog_part_path(next_part), to_parquet(added, CATALOG_SCHEMA))
+
+
+def expect_catalog(files: Files, rows: Iterable[CatalogRow]) -> list[CatalogRow]:
+    """Return the rows as a job would use them, without writing any: the frozen row of a slide that the run has.
+
+    Raises:
+        CatalogError: as freeze_catalog.
+    """
+    requested = _by_slide_id(rows)
+    frozen = {row.slide_id: row for row in _read(files)[0]}
+    _check_all_unchanged(frozen, requested)
+    return [frozen.get(slide_id, row) for slide_id, row in requested.items()]
 
 
 def read_catalog(files: Files) -> list[CatalogRow]:
@@ -86,13 +100,34 @@ def _by_slide_id(rows: Iterable[CatalogRow]) -> dict[str, CatalogRow]:
     return rows_by_id
 
 
-def _check_unchanged(frozen: CatalogRow, requested: CatalogRow) -> None:
+def _check_all_unchanged(frozen: Mapping[str, CatalogRow], requested: Mapping[str, CatalogRow]) -> None:
+    for slide_id in requested.keys() & frozen.keys():
+        for name, old, new in _changes(frozen[slide_id], requested[slide_id]):
+            raise CatalogError(
+                f"slide {slide_id}: {name} is {old!r:.80} in this run and {new!r:.80} in the catalog now; a run's "
+                "slides may be added to but not changed: use the old value or another run directory"
+            )
+
+
+def _changes(frozen: CatalogRow, requested: CatalogRow) -> Iterator[tuple[str, object, object]]:
+    """Yield the columns whose values differ, extra columns included; a value that is missing now is no change."""
     for field in fields(CatalogRow):
         old, new = getattr(frozen, field.name), getattr(requested, field.name)
-        if field.name in _FINDINGS or (old is None and field.name in _NOT_IN_OLD_RUNS):
+        if new is None or field.name in _FINDINGS or (old is None and field.name in _NOT_IN_OLD_RUNS):
             continue
-        if new is not None and new != old:
-            raise CatalogError(
-                f"slide {frozen.slide_id}: {field.name} is {old!r} in this run and {new!r} in the catalog now; "
-                "a run's slides may be added to but not changed: use the old value or another run directory"
+        if field.name == "extra":
+            known = {extra.column.lower(): extra.value for extra in old or ()}
+            yield from (
+                (extra.column, known.get(extra.column.lower()), extra.value)
+                for extra in new
+                if known.get(extra.column.lower()) != extra.value
             )
+        elif not _is_same(old, new):
+            yield field.name, old, new
+
+
+def _is_same(old: object, new: object) -> bool:
+    """Whether two values are equal, but for the digits that a spreadsheet cuts off."""
+    if isinstance(old, float) and isinstance(new, float):
+        return math.isclose(old, new, rel_tol=_SPREADSHEET_PRECISION)
+    return old == new

@@ -173,6 +173,14 @@ class RunStore:
         """
         return frozen_catalog.freeze_catalog(self.files, rows)
 
+    def expect_catalog(self, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
+        """The rows as `freeze_catalog` would return them, those of other slides left out; nothing is written.
+
+        Raises:
+            CatalogError: as freeze_catalog.
+        """
+        return frozen_catalog.expect_catalog(self.files, rows)
+
     def read_catalog(self) -> list[CatalogRow]:
         """The rows of the frozen catalog by slide_id; empty before the first job."""
         return frozen_catalog.read_catalog(self.files)

@@ -1,21 +1,24 @@
-"""CSV tables that people and spreadsheets make."""
+"""Tables that people and spreadsheets make, in every format and encoding."""
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from fossilray.core.csv_table import CsvTable, parse_csv_table, read_csv_table
 from fossilray.core.errors import CatalogError, UsageError
 from fossilray.core.formats import FileRole
+from fossilray.core.table_rows import UserTable
+from fossilray.core.user_table import parse_user_table, read_user_table
 
 ROLE = FileRole("depths.csv", "depths of slides", "correct it", UsageError)
 
 
-def parse(text: str, *columns: str, optional: tuple[str, ...] | None = None) -> CsvTable:
-    return parse_csv_table(text.encode(), ROLE, columns=columns, optional=optional)
+def parse(text: str, *columns: str, optional: tuple[str, ...] | None = None) -> UserTable:
+    return parse_user_table(text.encode(), ROLE, columns=columns, optional=optional)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +60,7 @@ def test_the_apostrophe_before_a_formula_is_removed() -> None:
         ("slide_id,note\n", "it has no column depth; its columns: slide_id, note"),
         ("slide_id,depth,odd\n", "it has the column 'odd'; known are slide_id, depth, note"),
         ("slide_id,depth,Depth\n", "it has the column 'depth' twice"),
-        ("slide_id,depth,\na,1,x\n", "line 2 has a value in a column without a name"),
+        ("slide_id,depth,\na,1,x\n", "line 2: a value in a column without a name"),
         ("slide_id,depth\na,1\nb,1,5\n", "line 3: 3 values for 2 columns"),
         ('slide_id,depth\na,"1\n', "line 2: unexpected end of data"),
         ("slide_id,depth\na," + "1" * 200_000, "field larger"),
@@ -72,9 +75,9 @@ def test_faults_name_file_line_and_column(text: str, fault: str) -> None:
     assert str(caught.value).endswith("; correct it")
 
 
-@pytest.mark.parametrize("cell", ["deep", "nan", "inf", "1_000", "1.234,5", "0x10", '"10,5"'])
+@pytest.mark.parametrize("cell", ["deep", "nan", "inf", "1_000", "1.23,5", "0x10", "2030 m", "1,2,3"])
 def test_what_is_no_number_is_named_with_its_line(cell: str) -> None:
-    (row,) = parse(f"slide_id,depth\na,{cell}\n" if '"' in cell else f"slide_id;depth\na;{cell}\n").rows
+    (row,) = parse(f"slide_id;depth\na;{cell}\n").rows
     with pytest.raises(UsageError, match=r"line 2: depth is .*, not a number"):
         row.number("depth")
 
@@ -89,9 +92,29 @@ def test_whole_numbers_and_numbers_of_objects() -> None:
         row.whole_number("b")
 
 
-def test_a_table_in_another_encoding_is_refused() -> None:
-    with pytest.raises(UsageError, match="not UTF-8"):
-        parse_csv_table("Smørbukk".encode("cp1252"), ROLE, columns=())
+NAMES = "slide_id;depth\r\nBrønn Å;10,5\r\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "cp1252"])
+def test_every_encoding_in_which_a_spreadsheet_saves_is_read(encoding: str) -> None:
+    mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
+    (row,) = parse_user_table(mark + NAMES.encode(encoding), ROLE, columns=("slide_id",)).rows
+    assert (row["slide_id"], row.number("depth")) == ("Brønn Å", 10.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (NAMES.encode("cp1252") + "Ærø;3".encode(), "line 2 is not UTF-8, and line 3 is"),
+        (b"slide_id;depth\n\x81;1\n", "line 2 has the byte 81, which is neither UTF-8 nor Windows-1252"),
+        (NAMES.encode("utf-16-le"), "line 1 has a NUL character"),
+        (codecs.BOM_UTF16_LE + b"a", "it is not UTF-16-LE, as it claims"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old Excel (.xls) or under a password; save it as .xlsx"),
+    ],
+)
+def test_what_is_in_no_such_encoding_is_refused_by_line(content: bytes, fault: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(fault)):
+        parse_user_table(content, ROLE, columns=())
 
 
 def test_huge_and_endless_files_are_refused_by_name(tmp_path: Path) -> None:
@@ -102,6 +125,6 @@ def test_huge_and_endless_files_are_refused_by_name(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     for path, reason in ((huge, "more than 512 MiB"), (pipe, "it is a pipe"), (tmp_path, "it is a folder")):
         with pytest.raises(CatalogError, match=rf"{path} \(a list\) cannot be used: .*{reason}"):
-            read_csv_table(path, use="a list", columns=(), error=CatalogError)
+            read_user_table(path, use="a list", columns=(), error=CatalogError)
     with pytest.raises(UsageError, match=r"cannot be used: No such file or directory"):
-        read_csv_table(tmp_path / "missing.csv", use="a list", columns=())
+        read_user_table(tmp_path / "missing.csv", use="a list", columns=())
