@@ -38,7 +38,7 @@ class TableRow:
         return "" if position is None else self.text_at(position).strip()
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where the row is, for messages: `line 3`, or `row 3 of sheet 'wells'`."""
         kind = "line" if self.table.kind == "text" else "row"
         return f"{kind} {self.line}{self.table.of_sheet}"
@@ -87,15 +87,6 @@ class TableRow:
         position = self.table.position(column)
         return None if position is None else self._number_at(position, whole=whole, within=within)
 
-    def whole_number(self, column: str) -> int | None:
-        """Whole number of a column, as 12 or 12.0; None if the cell is empty.
-
-        Raises:
-            FossilrayError: as `number`.
-        """
-        value = self.number(column, whole=True)
-        return None if value is None else int(value)
-
     def object_id(self, column: str) -> int:
         """Number of an object in a slide, from 0 to 2**31 - 1.
 
@@ -110,10 +101,10 @@ class TableRow:
     def error(self, reason: str, column: str | int | None = None) -> FossilrayError:
         """The error that names the file, this row, or of a sheet the cell of a column, and what is wrong in it."""
         position = self.table.position(column) if isinstance(column, str) else column
-        place = self.place
+        location = self.location
         if position is not None and self.table.kind == "sheet":
-            place = f"cell {cell_name(position + 1, self.line)}{self.table.of_sheet}"
-        return self.table.role.damaged(f"{place}: {reason}")
+            location = f"cell {cell_name(position + 1, self.line)}{self.table.of_sheet}"
+        return self.table.role.damaged(f"{location}: {reason}")
 
     def _number_at(self, position: int, *, whole: bool, within: tuple[float, float]) -> float | None:
         cell = self.cells[position]

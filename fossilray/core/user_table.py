@@ -23,7 +23,7 @@ from fossilray.core.formats.file_role import FileRole
 from fossilray.core.formats.ods import ODS_MIMETYPE, read_ods
 from fossilray.core.formats.parquet import read_table
 from fossilray.core.formats.regular_file import read_regular
-from fossilray.core.formats.sheets import Cell, CellFault, Sheet, text_of
+from fossilray.core.formats.sheets import Cell, CellFault, WorkbookSheet, text_of
 from fossilray.core.formats.user_text import decode_user_text, split_rows
 from fossilray.core.formats.xlsx import read_xlsx
 from fossilray.core.table_rows import TableRow, UserTable
@@ -147,13 +147,13 @@ def _of_workbook(
         names = list_some((repr(sheet.name) for sheet, _ in fitting), most=8)
         raise role.damaged(f"its sheets {names} all hold such a table; leave one of them, or hide the others")
     sheet, table = next(
-        iter(fitting or filled), (Sheet("", lambda: iter(())), UserTable((), role, kind="sheet"))
+        iter(fitting or filled), (WorkbookSheet("", lambda: iter(())), UserTable((), role, kind="sheet"))
     )
     rows = (row for row in sheet.rows() if not all(map(_is_empty, row[1])))
     return table, itertools.islice(rows, 1, None)
 
 
-def _header_of(sheet: Sheet, role: FileRole) -> UserTable | None:
+def _header_of(sheet: WorkbookSheet, role: FileRole) -> UserTable | None:
     """The table without rows; None if the sheet is empty."""
     header = next((cells for _, cells in sheet.rows() if not all(map(_is_empty, cells))), None)
     if header is None:
@@ -163,9 +163,9 @@ def _header_of(sheet: Sheet, role: FileRole) -> UserTable | None:
 
 def _of_parquet(content: bytes, role: FileRole) -> tuple[UserTable, Iterator[tuple[int, Sequence[Cell]]]]:
     """The columns of a Parquet table; one of pairs (column, value) stands for the columns that it names."""
-    found = read_table(content, role)
+    stored = read_table(content, role)
     columns: dict[str, list[Cell]] = {}
-    for name, column in zip(found.column_names, found.columns, strict=True):
+    for name, column in zip(stored.column_names, stored.columns, strict=True):
         if columns.get(name) is not None:
             raise role.damaged(f"it has the column {name!r:.60} twice")
         if column.type == pa.list_(_PAIR):

@@ -2,7 +2,7 @@
 
 `2,030` and `2.030` are 2030 or 2.03. Such a cell is read only if its column settles the question: another cell of the
 column must show the decimal sign (`2,030.5`, `2030,5`, `1,234,567`), no cell may show the other one, and the value must
-lie within a factor of ten of the values that the certain cells span.
+lie within a factor of ten of the values that the unambiguous cells span.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SPACED = re.compile(rf"([+-]?[1-9]\d{{0,2}}(?:[{_SPACES}]\d{{3}})+)(?:[.,]\d*)?
 _EITHER = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}", re.ASCII)
 _OTHER = {".": ",", ",": "."}
 _FAR = 10.0
-"""An uncertain value may lie outside the range of the certain ones by this factor."""
+"""An uncertain value may lie outside the range of the unambiguous ones by this factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class NumberStyle:
-    """How the certain numbers of a column are written."""
+    """How the unambiguous numbers of a column are written."""
 
     decimal_signs: frozenset[str] = frozenset()
     smallest: float = math.inf
-    """Of the certain numbers' absolute values, without zeros; infinity if there are none."""
+    """Of the unambiguous numbers' absolute values, without zeros; infinity if there are none."""
     largest: float = 0.0
     uncertain: int = 0
     """Number of cells with two readings."""
@@ -78,7 +78,7 @@ def readings_of(text: str) -> tuple[Reading, ...]:
 def style_of(texts: Iterable[str], is_possible: Callable[[float], bool]) -> NumberStyle:
     """Return how the numbers among the texts of a column are written; others are left out.
 
-    is_possible: whether the column may hold a value, by which a text of two readings may become certain.
+    is_possible: whether the column may hold a value, by which a text of two readings may become unambiguous.
     """
     signs: set[str] = set()
     smallest, largest, uncertain = math.inf, 0.0, 0

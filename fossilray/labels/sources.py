@@ -133,7 +133,7 @@ def _read_table(path: Path, content: bytes, digest: str) -> ParsedLabels:
             raise row.error(f"it has {counted(row.written_cells, 'cell')}, too few")
     if not is_keyed:
         assert image is not None
-        listed = [(row[image], row[genus], _annotator(row), row.place) for row in table.rows]
+        listed = [(row[image], row[genus], _annotator(row), row.location) for row in table.rows]
         return _by_image(path, listed, automatic=0, digest=digest)
     labels = [
         ParsedLabel(
@@ -141,7 +141,7 @@ def _read_table(path: Path, content: bytes, digest: str) -> ParsedLabels:
             row.object_id("object_id"),
             clean_genus(row[genus]),
             _annotator(row),
-            row.place,
+            row.location,
         )
         for row in table.rows
         if _is_label(row[genus])

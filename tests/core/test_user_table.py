@@ -84,12 +84,12 @@ def test_what_is_no_number_is_named_with_its_line(cell: str) -> None:
 
 def test_whole_numbers_and_numbers_of_objects() -> None:
     (row,) = parse("a;b;c\n12,0;1,5;-3\n").rows
-    assert row.whole_number("a") == 12
+    assert row.number("a", whole=True) == 12
     for column in "bc":
         with pytest.raises(UsageError, match=f"{column} is '.*', not a whole number"):
             row.object_id(column)
     with pytest.raises(UsageError, match=r"b is '1,5', not a whole number"):
-        row.whole_number("b")
+        row.number("b", whole=True)
 
 
 NAMES = "slide_id;depth\r\nBrønn Å;10,5\r\n"

@@ -88,7 +88,7 @@ def test_an_excel_sheet_is_read_with_gaps_and_empty_rows() -> None:
         ["Slide_ID", None, "depth "], [], ["a-1", None, 2030.5], [12, "", "2 030,5"], ["", None, " "]
     )
     table = parse(saved(book), "slide_id", "depth")
-    assert [(row.place, row["slide_id"], row.number("depth")) for row in table.rows] == [
+    assert [(row.location, row["slide_id"], row.number("depth")) for row in table.rows] == [
         ("row 3 of sheet 'Sheet 1'", "a-1", 2030.5),
         ("row 4 of sheet 'Sheet 1'", "12", 2030.5),
     ]
@@ -196,7 +196,7 @@ def test_what_is_no_number_is_refused_by_cell_in_opendocument(cell: str, reason:
 def test_the_one_sheet_with_the_columns_is_read() -> None:
     rows = [["slide_id", "depth"], ["a", 1]]
     book = excel(["notes"], ["seen by a guest"], wells=rows, empty=[])
-    assert parse(saved(book), "slide_id").rows[0].place == "row 2 of sheet 'wells'"
+    assert parse(saved(book), "slide_id").rows[0].location == "row 2 of sheet 'wells'"
     book = excel(*rows, other=rows)
     with pytest.raises(
         UsageError, match="its sheets 'Sheet 1', 'other' all hold such a table; leave one of them"

@@ -24,6 +24,7 @@ CALLED_BY_LIBRARIES = {
     ),  # s3fs, FAISS, networks
     *("maxdict", "maxlevel", "maxlist", "maxlong", "maxtuple"),  # reprlib
     "enable_progress_bars",  # ray.data
+    "freeze_panes",  # openpyxl
 }
 FIELDS_ON_DISK = {
     *("seconds_fetch", "seconds_embed", "finished_at", "pass_um_per_px", "fossilray", "failed_crops"),

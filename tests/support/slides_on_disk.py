@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fossilray.core.records import CatalogRow
 from fossilray.synthetic.writers.mirax import write_mirax
 from fossilray.synthetic.writers.mirax_plan import MiraxOptions
 from fossilray.synthetic.writers.pixels import ArrayPixels
@@ -37,3 +40,8 @@ def write_slide(
         photo_px=512, divisions_per_side=2, margin_photos=1, data_files=data_files, mpp=mpp
     )
     write_mirax(path, ArrayPixels(image=discs(size, objects)), options)
+
+
+def without_findings(rows: Sequence[CatalogRow]) -> list[CatalogRow]:
+    """The rows as a written catalog gives them: what was found in a slide is found again when it is opened."""
+    return [replace(row, mpp_from=None, doubts=None) for row in rows]

@@ -21,7 +21,7 @@ from fossilray.core.formats.sheets import (
     MAX_ROWS,
     Cell,
     CellFault,
-    Sheet,
+    WorkbookSheet,
     cell_name,
     open_workbook_archive,
 )
@@ -39,7 +39,7 @@ _MAX_BLANKS = 10_000
 _DURATION = re.compile(r"-?P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?", re.ASCII)
 
 
-def read_ods(content: bytes, role: FileRole) -> list[Sheet]:
+def read_ods(content: bytes, role: FileRole) -> list[WorkbookSheet]:
     """Return the visible sheets of a spreadsheet.
 
     Raises:
@@ -49,12 +49,12 @@ def read_ods(content: bytes, role: FileRole) -> list[Sheet]:
         try:
             if b"encryption-data" in (archive.read(_MANIFEST) if _MANIFEST in archive.namelist() else b""):
                 raise role.damaged("it is protected by a password; save it without one")
-            found = _read_sheets(archive.read("content.xml"), role)
+            tables = _read_sheets(archive.read("content.xml"), role)
         except FossilrayError:
             raise
         except (LookupError, ValueError, OverflowError, ElementTree.ParseError) as error:
             raise role.damaged(f"it is no OpenDocument spreadsheet ({error})") from None
-    return [Sheet(name, partial(iter, rows)) for name, rows in found]
+    return [WorkbookSheet(name, partial(iter, rows)) for name, rows in tables]
 
 
 def write_ods(name: str, rows: Iterable[Sequence[str | int | float | None]]) -> bytes:
@@ -83,7 +83,7 @@ def write_ods(name: str, rows: Iterable[Sequence[str | int | float | None]]) -> 
     )
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
-        # The type stands first and uncompressed, so that it is found at a fixed place of the file.
+        # The type stands first and uncompressed, so that it is found at a fixed offset of the file.
         parts = {"mimetype": ODS_MIMETYPE, "content.xml": document, _MANIFEST: manifest}
         for part, text in parts.items():
             kind = zipfile.ZIP_STORED if part == "mimetype" else zipfile.ZIP_DEFLATED
@@ -179,10 +179,10 @@ def _value(cell: ElementTree.Element) -> Cell:
 
 
 def _duration(text: str) -> Cell:
-    found = _DURATION.fullmatch(text)
-    if found is None:
+    duration = _DURATION.fullmatch(text)
+    if duration is None:
         return CellFault(f"the time {text!r:.40}")
-    days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    days, hours, minutes, seconds = (float(part or 0) for part in duration.groups())
     length = datetime.timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     return -length if text.startswith("-") else length
 
@@ -212,8 +212,8 @@ def _to_xml(value: str | float | None) -> str:
     if not isinstance(value, str):
         stated = f'office:value-type="float" office:value="{value!r}"'
         return f"<table:table-cell {stated}><text:p>{value!r}</text:p></table:table-cell>"
-    if found := re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", value):
-        raise ValueError(f"the character U+{ord(found[0]):04X}, which OpenDocument cannot hold")
+    if illegal := re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", value):
+        raise ValueError(f"the character U+{ord(illegal[0]):04X}, which OpenDocument cannot hold")
     # The attribute keeps blanks and line breaks, the paragraphs are what is shown.
     stated = escape(value, {'"': "&quot;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
     shown = "".join(f"<text:p>{escape(line)}</text:p>" for line in value.splitlines())

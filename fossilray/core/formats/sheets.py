@@ -38,7 +38,7 @@ Cell: TypeAlias = str | int | float | Date | CellFault | None
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
+class WorkbookSheet:
     """A visible sheet of a workbook."""
 
     name: str

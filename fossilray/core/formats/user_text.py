@@ -72,8 +72,8 @@ def split_rows(text: str, role: FileRole) -> Iterator[tuple[int, list[str]]]:
 
 def _decode_windows(content: bytes, start: int, role: FileRole) -> str:
     line = content.count(b"\n", 0, start) + 1
-    letters = (found for found in _UTF8_LETTER.finditer(content) if _is_utf8(found[0]))
-    if other := next(letters, None):
+    sequences = (letters for letters in _UTF8_LETTER.finditer(content) if _is_utf8(letters[0]))
+    if other := next(sequences, None):
         utf8_line = content.count(b"\n", 0, other.start()) + 1
         raise role.damaged(
             f"line {line} is not UTF-8, and line {utf8_line} is; save the file as `CSV UTF-8` and see that all letters "

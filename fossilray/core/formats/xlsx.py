@@ -17,7 +17,7 @@ from fossilray.core.formats.sheets import (
     MAX_ROWS,
     Cell,
     CellFault,
-    Sheet,
+    WorkbookSheet,
     open_workbook_archive,
 )
 
@@ -35,7 +35,7 @@ _ESCAPED = re.compile(r"_x([0-9A-Fa-f]{4})_")
 _TO_ESCAPE = re.compile(r"[\x00-\x08\x0b-\x1f\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)")
 
 
-def read_xlsx(content: bytes, role: FileRole) -> list[Sheet]:
+def read_xlsx(content: bytes, role: FileRole) -> list[WorkbookSheet]:
     """Return the visible sheets of a workbook.
 
     Raises:
@@ -52,7 +52,7 @@ def read_xlsx(content: bytes, role: FileRole) -> list[Sheet]:
                 for data_only in (True, False)
             ]
         return [
-            Sheet(sheet.title, partial(_rows, sheet, twin, archive, role))
+            WorkbookSheet(sheet.title, partial(_rows, sheet, twin, archive, role))
             for sheet, twin in zip(books[0].worksheets, books[1].worksheets, strict=True)
             if sheet.sheet_state == "visible"
         ]
@@ -99,8 +99,8 @@ def _rows(sheet: Any, twin: Any, archive: ZipFile, role: FileRole) -> Iterator[t
             )
         has_formulas = _FORMULA.search(xml) is not None
         del xml
-        for one in (sheet, twin):
-            one.reset_dimensions()
+        for either in (sheet, twin):
+            either.reset_dimensions()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # dates beyond the calendar, which come as errors
             filled = 0
@@ -126,7 +126,7 @@ def _value(cell: Any, twin: Any) -> Cell:
         is_lost = twin.data_type == "f" and kind != "str"
         return CellFault("a formula without a stored result") if is_lost else None
     if isinstance(value, str):
-        return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), value)
+        return _ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), value)
     if isinstance(value, (int, float, datetime.date, datetime.time, datetime.timedelta)):
         return value
     return CellFault(f"a value of the type {type(value).__name__}")
@@ -136,4 +136,4 @@ def _escape(text: str) -> str:
     """Write characters as Excel does where XML cannot hold them: `_x000D_`."""
     if len(text) > MAX_CELL_CHARACTERS:
         raise ValueError(f"a text of {len(text):,} characters, more than a cell of Excel holds")
-    return _TO_ESCAPE.sub(lambda found: f"_x{ord(found[0]):04X}_", text)
+    return _TO_ESCAPE.sub(lambda letter: f"_x{ord(letter[0]):04X}_", text)

@@ -55,7 +55,7 @@ def find_remote_slides(target: str, access: AccessConfig, pattern: NamePattern |
 
 
 def is_remote_slide(url: str, access: AccessConfig) -> bool:
-    """Return whether there is a file at a URL; False where the store does not say."""
+    """Return whether there is a file at a URL; False where the store is unreachable."""
     if not is_remote(url):
         return False
     try:

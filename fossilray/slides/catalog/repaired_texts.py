@@ -29,8 +29,8 @@ class TextRepair:
     _lost: list[str] = field(default_factory=list)
     _texts: int = 0
 
-    def path(self, text: str, place: str) -> str:
-        """Return a path as it is, or the form of it that leads to a slide. place: line or cell, for the notes."""
+    def path(self, text: str, location: str) -> str:
+        """Return a path as it is, or the form of it that leads to a slide. location: line or cell, for the notes."""
         if text.isascii() and "\\" not in text and text == text.strip() and "?" not in text:
             return text
         forms = list(self._forms(text))
@@ -41,10 +41,10 @@ class TextRepair:
             if self.exists(form):
                 if way is not None and way not in self.proven:
                     self.proven.append(way)
-                self._repaired.append(f"{place}: path {text!r} is read as {form!r}")
+                self._repaired.append(f"{location}: path {text!r} is read as {form!r}")
                 return form
         nor = f", nor at {forms[0][1]!r}" if forms else ""
-        self._lost.append(f"{place}: there is nothing at path {text!r}{nor}")
+        self._lost.append(f"{location}: there is nothing at path {text!r}{nor}")
         return text
 
     def text(self, text: str) -> str:

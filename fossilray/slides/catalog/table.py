@@ -50,7 +50,7 @@ class Catalog:
 def read_catalog_file(path: Path, *, exists: Callable[[str], bool] = os.path.exists) -> Catalog:
     """Return the slides of a catalog; relative paths are resolved against its folder, URLs are kept.
 
-    exists: whether there is a slide at a path or URL; asked only about paths that an encoding may have changed.
+    exists: whether there is a slide at a path or URL; called only for paths that an encoding may have changed.
 
     Raises:
         CatalogError: a column is missing, a value is not what its column holds, or a slide is listed twice.
@@ -70,14 +70,14 @@ def read_remote_catalog(url: str, content: bytes, *, exists: Callable[[str], boo
     """
     protocol, _, path = url.partition("://")
 
-    def beside(slide: str) -> str:
+    def resolve(slide: str) -> str:
         if slide.startswith("/"):
             return slide
         bucket, _, folder = path.rpartition("/")[0].partition("/")
         inside = posixpath.normpath(f"/{folder}/{slide}").lstrip("/")
         return f"{protocol}://{bucket}/{inside}"
 
-    return _read_rows(content, _role(url), beside, exists)
+    return _read_rows(content, _role(url), resolve, exists)
 
 
 def _role(where: str) -> FileRole:
@@ -85,19 +85,19 @@ def _role(where: str) -> FileRole:
 
 
 def _read_rows(
-    content: bytes, role: FileRole, beside: Callable[[str], str], exists: Callable[[str], bool]
+    content: bytes, role: FileRole, from_folder: Callable[[str], str], exists: Callable[[str], bool]
 ) -> Catalog:
-    """Parse and check the rows. beside: resolves a path of the table."""
+    """Parse and check the rows. from_folder: resolves a relative path of the table."""
 
     def resolve(slide: str) -> str:
         slide = slide.removeprefix("file://")
-        return slide if is_remote(slide) else beside(slide)
+        return slide if is_remote(slide) else from_folder(slide)
 
     table = parse_user_table(content, role, columns=_REQUIRED)
     extra = _extra_columns(table)
     repair = TextRepair(lambda slide: exists(resolve(slide)), table.encoding)
     # All paths come first: one of them may prove how the texts of all rows are to be read.
-    paths = [resolve(repair.path(_path_of(row), row.place)) for row in table.rows]
+    paths = [resolve(repair.path(_path_of(row), row.location)) for row in table.rows]
     rows: list[CatalogRow] = []
     seen: dict[str, str] = {}
     for row, path in zip(table.rows, paths, strict=True):
@@ -107,7 +107,7 @@ def _read_rows(
                 f"slide_id {read.slide_id} is in {seen[read.slide_id]} already; give each slide an id of its own",
                 "slide_id",
             )
-        seen[read.slide_id] = row.place
+        seen[read.slide_id] = row.location
         rows.append(read)
     return Catalog(rows, [], notes=(*_notes_on(table), *repair.notes()))
 

@@ -74,12 +74,12 @@ def write_refused(catalog: Catalog, out: Path) -> None:
     Raises:
         CatalogError: the file cannot be written.
     """
-    lines = ([getattr(refused, one.name) for one in fields(RejectedFile)] for refused in catalog.refused)
+    lines = ([getattr(refused, field.name) for field in fields(RejectedFile)] for refused in catalog.refused)
     write_atomically(
         out,
         _to_csv(
             [
-                [one.name for one in fields(RejectedFile)],
+                [field.name for field in fields(RejectedFile)],
                 *([escape_formula(x) for x in line] for line in lines),
             ]
         ),
