@@ -49,13 +49,22 @@ def process_slides(
     ] = False,
     single_writer: SingleWriterOption = False,
     strict: StrictOption = False,
+    strict_doubts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODE,…",
+            help="Refuse slides with these doubts instead of marking them (slides.strict_doubts); docs/guide/checks.md "
+            "lists the codes.",
+        ),
+    ] = None,
 ) -> None:
     """Detect, crop and embed every object of the slides into a run directory; the same command resumes."""
     from fossilray.jobs.process import run_job
     from fossilray.jobs.progress import choose_display
     from fossilray.processing.planning.dry_run import plan_run, render_plan
 
-    chosen = settings(config, set_, workers)
+    codes = [] if strict_doubts is None else [f"slides.strict_doubts=[{strict_doubts}]"]
+    chosen = settings(config, [*(set_ or []), *codes], workers)
     if single_writer:
         chosen = chosen.model_copy(update={"store": chosen.store.model_copy(update={"single_writer": True})})
     source, run = slides or chosen.slides.source, run or chosen.store.run
@@ -111,6 +120,7 @@ def catalog(
         write_catalog,
         write_refused,
     )
+    from fossilray.store.run.doubts import count_doubts
 
     check_catalog_name(out_file)
     chosen = settings(config, set_)
@@ -129,6 +139,8 @@ def catalog(
         print_line(missing)
     for note in slides_found.notes:
         print_line(note)
+    for doubt in count_doubts({row.slide_id: row.doubts or () for row in slides_found.rows}):
+        print_line(f"  doubt {doubt}")
     for refused in slides_found.refused:
         print_line(f"  refused {refused.path}: {refused.reason}")
     if not slides_found.rows:

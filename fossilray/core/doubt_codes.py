@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 DOUBT_CODES: Mapping[str, str] = {
     "mpp-implausible": "The um per pixel do not fit the objective or any scanner.",
-    "mpp-differs": "The catalog states other um per pixel than the slide.",
+    "mpp-differs": "The catalog or slides.mpp_override states other um per pixel than the slide.",
     "mpp-unequal": "The um per pixel across and down differ.",
     "no-clear-field": "The background is not bright: fluorescence, dark field or inverted colours.",
     "slide-type": "The slide states that it is no brightfield scan.",
@@ -24,3 +24,6 @@ DOUBT_CODES: Mapping[str, str] = {
     "out-of-focus": "Many crops are out of focus.",
 }
 """Meaning of each code."""
+
+COMPARING_CODES = ("density-unusual", "sizes-unusual")
+"""Codes of findings that compare committed slides of a well; no slide has them before the others are committed."""

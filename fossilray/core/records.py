@@ -152,6 +152,8 @@ class SlideSummary:
     """Findings of the checks before and after processing; empty if there are none."""
     extra: tuple[ExtraValue, ...] | None = None
     """Columns of the user's catalog that fossilray does not know."""
+    longest_um_quartiles: tuple[float, ...] | None = None
+    """25th, 50th and 75th percentile of the objects' longest side in um; empty without objects."""
 
     def __post_init__(self) -> None:
         _restore_lists(self)

@@ -24,6 +24,7 @@ from fossilray.processing.crops.extract import extract_crops
 from fossilray.processing.crops.objects_table import StoredCrops, objects_table
 from fossilray.processing.detection.detect import Detections, NetworkThreads, detect_objects
 from fossilray.processing.detection.merge import Merged, merge_scanned
+from fossilray.processing.doubts import check_objects, longest_um_quartiles
 from fossilray.processing.threads import SlideThreads
 from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
 from fossilray.slides.doubts.before import check_slide
@@ -110,15 +111,16 @@ class SlideAttempt:
             self._enter("write")
             self._write_picture(slide, boxes)
             slide.check_losses()
-            doubts = with_losses(
+            tile_doubts = with_losses(
                 before,
                 slide,
                 tiles_failed=detections.tiles_failed,
                 crops_coarser=crops.coarser,
                 crops_failed=int(crops.measures.missing.sum()),
             )
-            refuse_doubts(self._row.path, doubts, slides.strict_doubts)
             info = slide.info
+            doubts = (*tile_doubts, *check_objects(info, boxes, crops.measures, self._config.crops))
+            refuse_doubts(self._row.path, doubts, slides.strict_doubts)
         table = objects_table(self._row, info, boxes, crops, self._config.merge.isolated_overlap)
         self._enter("commit")
         summary = self._summarise(info, detections, merged, crops, doubts)
@@ -240,6 +242,7 @@ class SlideAttempt:
             planes=self._row.planes,
             scan_id=scan_id_of(info),
             doubts=doubts,
+            longest_um_quartiles=longest_um_quartiles(info, merged.boxes),
             extra=self._row.extra,
         )
 

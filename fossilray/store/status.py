@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,6 +20,8 @@ from fossilray.core.slide_names import describe_missing_sites
 from fossilray.core.text import format_bytes, strip_control_characters
 from fossilray.store.cost import Cost, describe_hours, describe_money, sum_cost
 from fossilray.store.derived.listing import iter_derived
+from fossilray.store.run.doubts import DoubtCount, count_doubts, doubts_of_run
+from fossilray.store.run.lost_area import lost_share
 from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.slide_states import (
     SlideCounts,
@@ -69,9 +70,10 @@ class StatusReport:
     lost_share: float
     """Share of the foreground that the finest passes of committed slides could not read."""
     missing_sites: str | None
+    """A sentence about slides of the catalog without a well or a depth."""
     copies: str | None
     """A sentence on slides that are the same scan; None if there are none."""
-    """A sentence about slides of the catalog without a well or a depth."""
+    doubts: tuple[DoubtCount, ...]
     failed: tuple[Failure, ...]
     """The last failure of each slide that was given up; likewise the next two."""
     quarantined: tuple[Failure, ...]
@@ -132,7 +134,7 @@ def read_status(
     slides = store.summaries_table()
     signs = store.attempts.driver_signs()
     heartbeats = [sign.heartbeat for sign in signs]
-    drivers = states.drivers
+    catalog = store.readable_catalog() or []
     return StatusReport(
         url=store.url,
         started_at=run.created_at,
@@ -142,9 +144,10 @@ def read_status(
         array_bytes=round(_sum(slides, "array_bytes")),
         tiles_lost=round(_sum(slides, "tiles_failed")),
         tiles_wanted=round(_sum(slides, "tiles_planned") - _sum(slides, "tiles_blank")),
-        lost_share=_lost_share(slides),
-        missing_sites=describe_missing_sites(store.readable_catalog() or []),
+        lost_share=lost_share(slides),
+        missing_sites=describe_missing_sites(catalog),
         copies=describe_copies(find_copies(scans_of(slides))),
+        doubts=count_doubts(doubts_of_run(slides, catalog)),
         failed=states.failed,
         quarantined=states.quarantined,
         rejected=states.rejected,
@@ -152,12 +155,12 @@ def read_status(
         in_flight=states.in_progress,
         interrupted=tuple(attempt for attempt in states.interrupted if attempt.slide_id not in store.lost),
         last_driver=heartbeats[0] if heartbeats else None,
-        drivers=drivers,
+        drivers=states.drivers,
         unresponsive=unresponsive_drivers(signs, now=read_at),
-        slides_per_hour=_rate(drivers or [last for last in heartbeats if last.slides_per_hour][:1]),
+        slides_per_hour=_rate(states.drivers or [last for last in heartbeats if last.slides_per_hour][:1]),
         derived=tuple(_describe_derived(store, set(states.committed))),
         spending=sum_cost(heartbeats, slides, left=states.counts.left, config=config),
-        last_sign_at=_last_sign(run.created_at, slides, drivers),
+        last_sign_at=_last_sign(run.created_at, slides, states.drivers),
         read_at=read_at,
         left_out=store.left_out.messages,
     )
@@ -184,7 +187,7 @@ def to_line(report: StatusReport) -> str:
     parts += [
         f"{name} {value}"
         for name, value in _details(report)
-        if name not in ("started", "arrays", "objects", "in all")
+        if name not in ("started", "arrays", "objects", "in all", "doubt")
     ]
     return strip_control_characters("; ".join(parts))
 
@@ -249,6 +252,8 @@ def _details(report: StatusReport) -> Iterable[tuple[str, str]]:
         yield "sites", report.missing_sites
     if report.copies is not None:
         yield "copies", report.copies
+    for doubt in report.doubts:
+        yield "doubt", str(doubt)
     yield "arrays", format_bytes(report.array_bytes)
     yield from _cost(report.spending)
     for results in report.derived:
@@ -375,20 +380,6 @@ def _list_failures(failures: Sequence[tuple[str, Failure]]) -> TextTable:
 
 def _sum(slides: pa.Table, column: str) -> float:
     return float(pc.sum(slides.column(column)).as_py() or 0)
-
-
-def _lost_share(slides: pa.Table) -> float:
-    """The same as `records.lost_share_of`, for the table of a whole archive."""
-    lost, foreground = (
-        pc.fill_null(pc.list_element(slides[name], 0), -1.0).to_numpy()
-        for name in ("pass_lost_mm2", "pass_foreground_mm2")
-    )
-    planned, blank, failed, content = (
-        slides[name].to_numpy() for name in ("tiles_planned", "tiles_blank", "tiles_failed", "content_mm2")
-    )
-    by_area = lost / np.maximum(foreground, 1e-12)
-    shares = np.where(lost < 0, failed / np.maximum(planned - blank, 1), by_area)
-    return float((shares * content).sum() / content.sum()) if content.sum() > 0 else 0.0
 
 
 def _last_sign(started_at: str, slides: pa.Table, drivers: Sequence[Heartbeat]) -> datetime:

@@ -77,6 +77,7 @@ FROZEN = {
         scan_id string
         doubts list<doubt>
         extra list<extra>
+        longest_um_quartiles list<item: double>
     """,
     "CATALOG_SCHEMA": """
         slide_id string not null

@@ -33,7 +33,7 @@ from fossilray.core.atomic_files import atomic_text
 from fossilray.core.config.choices import CropFit
 from fossilray.core.errors import StoreError, StoreUnreachable
 from fossilray.core.formats.images import decode_image
-from fossilray.core.records import Failure, SlideSummary
+from fossilray.core.records import Doubt, Failure, SlideSummary
 from fossilray.core.schemas import SLIDES_SCHEMA
 from fossilray.core.text import (
     format_bytes,
@@ -52,6 +52,7 @@ from fossilray.store.derived.derived_store import derived_names
 from fossilray.store.derived.listing import DerivedListing, current_predictions
 from fossilray.store.files.parquet import to_table
 from fossilray.store.query.connection import connect, create_objects_view
+from fossilray.store.run.doubts import doubts_of_run
 from fossilray.store.run.layout import picture_path
 from fossilray.store.run.roles import picture as picture_file
 from fossilray.store.run.slide_states import read_states
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
 MAX_LISTED_SLIDES = 200
 MAX_LISTED_FAILURES = 60
+MAX_LISTED_DOUBTS = 200
 LARGE_PICTURES = 6
 
 _SMALL_PX = 260
@@ -129,6 +131,7 @@ def _template_context(store: RunStore, head: str | None, now: datetime) -> dict[
     fit: CropFit = "letterbox" if run.config["crops"]["fit"] == "letterbox" else "stretch"
     with_vectors = run.config["embedder"]["weights"] != "none"
     listed = subsample_by_depth(by_depth(slides), MAX_LISTED_SLIDES)
+    shown_doubts = _list_doubts(store, slides)
     return {
         "url": store.url,
         "name": _title(store.url),
@@ -156,6 +159,8 @@ def _template_context(store: RunStore, head: str | None, now: datetime) -> dict[
         "slides": list(_show_slides(store, listed)),
         "stages": _mean_stages(slides),
         "cost": " ".join(_cost(store, slides, left=states.counts.left)),
+        "doubts": shown_doubts[:MAX_LISTED_DOUBTS],
+        "doubt_count": len(shown_doubts),
         "lossy": sorted(filter(_has_losses, slides), key=_lost_share, reverse=True)[:20],
         "failures": failures[:MAX_LISTED_FAILURES],
         "failure_count": len(failures),
@@ -223,6 +228,12 @@ def _shrink(pixels: Image) -> str:
 def _cost(store: RunStore, slides: Sequence[SlideSummary], *, left: int) -> list[str]:
     """Return the machine time and cost of the run, in sentences."""
     return describe_cost(sum_cost(store.attempts.heartbeats(), to_table(slides, SLIDES_SCHEMA), left=left))
+
+
+def _list_doubts(store: RunStore, slides: Sequence[SlideSummary]) -> list[tuple[str, Doubt]]:
+    """Return the findings about slides of the run and its catalog, with their slide_id."""
+    doubts = doubts_of_run(to_table(slides, SLIDES_SCHEMA), store.readable_catalog() or [])
+    return [(slide_id, doubt) for slide_id, of_slide in doubts.items() for doubt in of_slide]
 
 
 def _mean_stages(slides: Sequence[SlideSummary]) -> list[tuple[str, float]]:

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from fossilray.core.config.base import KEPT_BACK, Section
 from fossilray.core.config.choices import CropFit, SlideReader
 from fossilray.core.config.job import CostConfig, WatchConfig, WorkersConfig
-from fossilray.core.doubt_codes import DOUBT_CODES
+from fossilray.core.doubt_codes import COMPARING_CODES, DOUBT_CODES
 from fossilray.core.name_pattern import NamePattern
 
 
@@ -130,6 +130,8 @@ class SlidesConfig(Section):
         for code in codes:
             if code not in DOUBT_CODES:
                 raise ValueError(f"{code!r:.40} is not a code of a doubt; known are {', '.join(DOUBT_CODES)}")
+            if code in COMPARING_CODES:
+                raise ValueError(f"{code} compares slides that are committed, so it cannot refuse one")
         return codes
 
     @field_validator("name_pattern")

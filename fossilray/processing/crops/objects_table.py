@@ -32,13 +32,6 @@ def objects_table(
     corners = round_outward(boxes.xyxy, info)
     width_um, height_um = (corners[:, 2:] - corners[:, :2]).T * np.float32(info.mpp)
     overlap = largest_overlaps(boxes.xyxy)
-    scanned = info.bounds
-    touches_edge = (
-        (corners[:, 0] <= scanned.x_min)
-        | (corners[:, 1] <= scanned.y_min)
-        | (corners[:, 2] >= scanned.x_max)
-        | (corners[:, 3] >= scanned.y_max)
-    )
     measured = crops.measures
     columns: dict[str, pa.Array] = {
         "slide_id": pa.array([row.slide_id] * count, pa.string()),
@@ -54,7 +47,7 @@ def objects_table(
         "score": pa.array(boxes.score),
         "overlap": pa.array(overlap),
         "isolated": pa.array(overlap < isolated_overlap),
-        "touches_edge": pa.array(touches_edge),
+        "touches_edge": pa.array(touches_rim(corners, info)),
         "opacity": pa.array(measured.opacity, mask=measured.missing),
         "sharpness": pa.array(measured.sharpness, mask=measured.missing),
         **{
@@ -63,6 +56,18 @@ def objects_table(
         },
     }
     return pa.table(columns, schema=OBJECTS_SCHEMA)
+
+
+def touches_rim(corners: NDArray[np.number], info: SlideInfo) -> NDArray[np.bool_]:
+    """Return which boxes (n, 4), in level-0 px, touch the rim of the scanned area."""
+    scanned = info.bounds
+    touches: NDArray[np.bool_] = (
+        (corners[:, 0] <= scanned.x_min)
+        | (corners[:, 1] <= scanned.y_min)
+        | (corners[:, 2] >= scanned.x_max)
+        | (corners[:, 3] >= scanned.y_max)
+    )
+    return touches
 
 
 def round_outward(xyxy: NDArray[np.float64], info: SlideInfo) -> NDArray[np.int32]:

@@ -14,7 +14,7 @@ from fossilray.core.config import RunConfig
 from fossilray.core.errors import RunNotFound
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import CatalogRow, RejectedFile
-from fossilray.core.text import strip_control_characters
+from fossilray.core.text import counted, strip_control_characters
 from fossilray.core.text_table import TextColumn, TextTable
 from fossilray.processing.detection.passes import LARGEST_WINDOW_PX
 from fossilray.processing.planning.slide_plan import SlidePlan, SlidePlanner
@@ -137,6 +137,19 @@ def render_plan(plan: RunPlan) -> Group:
     if missing is not None:
         lines.append(escape(missing))
     lines += [escape(strip_control_characters(note)) for note in plan.notes]
+    doubts = [
+        f"{slide.row.slide_id}: {doubt.code}: {doubt.sentence}"
+        for slide in plan.slides
+        for doubt in slide.row.doubts or ()
+    ]
+    if doubts:
+        doubtful = sum(bool(slide.row.doubts) for slide in plan.slides)
+        lines.append(
+            f"doubts about {counted(doubtful, 'slide')}; --strict-doubts refuses slides by their codes"
+        )
+        lines += [escape(strip_control_characters(f"doubt {doubt}")) for doubt in doubts[:100]]
+    if len(doubts) > 100:
+        lines.append(f"… and {len(doubts) - 100:,} more doubts; the catalog lists them all")
     lines += [
         escape(strip_control_characters(f"refused {refused.path}: {refused.reason}"))
         for refused in plan.refused[:100]

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from fossilray.core.config import RunConfig
 from fossilray.core.errors import MissingResolution, SlideError
-from fossilray.core.records import CatalogRow, RejectedFile
+from fossilray.core.records import CatalogRow, Doubt, RejectedFile
 from fossilray.core.types import Rect, SlideInfo
 from fossilray.processing.detection.foreground import find_foreground, foreground_units, units_overlapping
 from fossilray.processing.detection.passes import DetectionPass, plan_passes
 from fossilray.processing.detection.windows import plan_windows, scanned_in_tiles_mm2
 from fossilray.slides.doubts.before import check_metadata, check_slide
+from fossilray.slides.doubts.strict import merge_doubts, refuse_doubts
 from fossilray.slides.limits import check_size
 from fossilray.slides.properties import choose_mpp
 from fossilray.slides.remote.metadata import SlideMetadata, read_metadata, read_scanned_area
@@ -70,7 +71,7 @@ class SlidePlanner:
             max_gigapixels=slides.max_gigapixels,
             reader=slides.reader,
         ) as slide:
-            row = replace(row, doubts=check_slide(slide, mpp=slide.info.mpp))
+            row = self._with_doubts(row, check_slide(slide, mpp=slide.info.mpp))
             passes = self._passes(slide.info)
             foreground = find_foreground(slide, self._config.tiling)
             info = slide.info
@@ -104,7 +105,7 @@ class SlidePlanner:
         canvas = Rect(0, 0, metadata.levels[0].width, metadata.levels[0].height)
         bounds = _bounding_rect(cells, canvas) if cells else canvas
         info = metadata.info(row.path, mpp=mpp, mpp_from=mpp_from, bounds=bounds)
-        row = replace(row, doubts=check_metadata(info, mpp=mpp, tiff=metadata.tiff))
+        row = self._with_doubts(row, check_metadata(info, mpp=mpp, tiff=metadata.tiff))
         check_size(info, max_gigapixels=slides.max_gigapixels)
         passes = self._passes(info)
         units = [
@@ -115,6 +116,11 @@ class SlidePlanner:
         ]
         plan = self._sum(row, passes, units)
         return replace(plan, blank=None if cells is None else plan.blank, fetched_bytes=files.bytes)
+
+    def _with_doubts(self, row: CatalogRow, doubts: tuple[Doubt, ...]) -> CatalogRow:
+        doubts = merge_doubts(row, doubts)
+        refuse_doubts(row.path, doubts, self._config.slides.strict_doubts)
+        return replace(row, doubts=doubts)
 
     def _source(self, path: str) -> SlideSource:
         protocol = path.partition("://")[0]

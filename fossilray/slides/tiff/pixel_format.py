@@ -32,7 +32,7 @@ class TiffFormat:
 
 
 def read_format(path: Path) -> TiffFormat | None:
-    """Return the format of a TIFF on a disk; None for another file, or a damaged one."""
+    """Return the format of a TIFF on a disk; None for another file, or a damaged directory."""
     try:
         with path.open("rb") as file:
             return describe_format(list(directories_in(file)))

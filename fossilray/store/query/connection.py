@@ -50,6 +50,7 @@ from fossilray.store.query.views import (
     quote,
     with_genera_sql,
 )
+from fossilray.store.run.doubts import add_comparisons
 from fossilray.store.run.layout import DERIVED_KINDS, OBJECTS
 from fossilray.store.run.run_store import RunStore
 from fossilray.store.run.slide_states import read_states
@@ -103,8 +104,11 @@ def connect(store: RunStore, *, sql: str = "") -> Connection:
 
 
 def slides_table(store: RunStore) -> pa.Table:
-    """Return SLIDES_SCHEMA and `copy_of`, the slide_id of the slide that is the same scan; null for all others."""
-    table = store.summaries_table()
+    """Return SLIDES_SCHEMA and `copy_of`, the slide_id of the slide that is the same scan; null for all others.
+
+    The column doubts has the findings that compare slides of a well, too.
+    """
+    table = add_comparisons(store.summaries_table())
     copies = find_copies(scans_of(table))
     return table.append_column(
         "copy_of", pa.array(map(copies.get, table["slide_id"].to_pylist()), pa.string())

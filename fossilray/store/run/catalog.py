@@ -22,6 +22,8 @@ _FINDINGS = ("doubts", "mpp_from")
 _NOT_IN_OLD_RUNS = ("planes", "scan_id")
 _SPREADSHEET_PRECISION = 1e-8
 """Excel shows and saves as CSV eleven signs of a number, of which nine or more are digits."""
+# Axes may differ by 2 %, so their mean differs from either by half of that.
+_MEAN_DIFFERS = 0.0101
 
 
 def freeze_catalog(files: Files, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
@@ -115,6 +117,8 @@ def _changes(frozen: CatalogRow, requested: CatalogRow) -> Iterator[tuple[str, o
         old, new = getattr(frozen, field.name), getattr(requested, field.name)
         if new is None or field.name in _FINDINGS or (old is None and field.name in _NOT_IN_OLD_RUNS):
             continue
+        if field.name == "mpp" and _is_mean_of_axes(frozen, requested):
+            continue
         if field.name == "extra":
             known = {extra.column.lower(): extra.value for extra in old or ()}
             yield from (
@@ -131,3 +135,12 @@ def _is_same(old: object, new: object) -> bool:
     if isinstance(old, float) and isinstance(new, float):
         return math.isclose(old, new, rel_tol=_SPREADSHEET_PRECISION)
     return old == new
+
+
+def _is_mean_of_axes(frozen: CatalogRow, requested: CatalogRow) -> bool:
+    """Return whether the row of a run before version 6 has the mean um per pixel of x and y, the new one that of x."""
+    if frozen.mpp is None or requested.mpp is None:
+        return False
+    if frozen.mpp_from is not None or requested.mpp_from != "slide":
+        return False
+    return math.isclose(frozen.mpp, requested.mpp, rel_tol=_MEAN_DIFFERS)
