@@ -52,9 +52,9 @@ def process_slides(
     strict_doubts: Annotated[
         str | None,
         typer.Option(
-            metavar="CODE,…",
-            help="Refuse slides with these doubts instead of marking them (slides.strict_doubts); docs/guide/checks.md "
-            "lists the codes.",
+            metavar="CODES",
+            help="Refuse slides with these doubts instead of marking them, e.g. mpp-implausible,slide-type; "
+            "replaces slides.strict_doubts.",
         ),
     ] = None,
 ) -> None:

@@ -120,6 +120,7 @@ MEANINGS = {
     "--splits": "Number of random splits",
     "--square": "Write crops as stored",
     "--strict": "Exit with code 4 when any slide failed",
+    "--strict-doubts": "Refuse slides with these doubts",
     "--taxonomy": "CSV or YAML with species",
     "--threshold": "Minimum cosine similarity",
     "--tile-px": "coco, yolo: side of an image",

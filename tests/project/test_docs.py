@@ -29,6 +29,7 @@ from fossilray.core.config import (
     load_train_config,
 )
 from fossilray.core.config.loading import EXPLAINED_BY
+from fossilray.core.doubt_codes import DOUBT_CODES
 from fossilray.core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -268,3 +269,9 @@ def test_scripts_that_pages_name_exist() -> None:
             r"(?<![\w/])((?:benchmarks|pipelines|cluster|deploy)/[\w/]+\.(?:py|sh))", text
         ):
             assert (ROOT / script).is_file(), f"{page.relative_to(ROOT)} names {script}"
+
+
+def test_every_code_of_a_doubt_is_in_the_guide_with_its_meaning() -> None:
+    guide = (ROOT / "docs" / "guide" / "checks.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| ([^|]+) \|", guide, re.MULTILINE))
+    assert rows == DOUBT_CODES
