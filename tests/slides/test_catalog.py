@@ -78,7 +78,7 @@ def test_every_road_gives_the_same_ids(
     by_relative_folder = find_slides(archive.name + "/").rows
     assert by_glob == by_relative_folder == by_folder
     for name in ("catalog.csv", "catalog.parquet"):
-        assert find_slides(str(tmp_path / name)).rows == without_findings(by_folder)
+        assert without_findings(find_slides(str(tmp_path / name)).rows) == without_findings(by_folder)
     assert [row.slide_id for row in find_slides(f"{archive}/*.tif").rows] == ["plain.tif"]
     assert [row.slide_id for row in find_slides(str(archive / "plain.tif")).rows] == ["plain.tif"]
 

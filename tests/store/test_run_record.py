@@ -22,6 +22,7 @@ MAY_DIFFER = {
     "slides.fetch_threads",
     "slides.max_gigapixels",
     "slides.max_objects",
+    "slides.skip_copies",
     "slides.strict_doubts",
     "slides.read_threads",
     "slides.reader",
