@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from typer.models import ArgumentInfo
+from typer.models import ArgumentInfo, ParameterInfo
 
 from fossilray.cli.command_help import choices, value_word
 from fossilray.cli.main import COMMANDS, Subcommands
@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 _COMMANDS_INTRODUCTION = "`fossilray COMMAND --help` prints the same text."
 _CONFIGURATION_INTRODUCTION = (
     "`fossilray config > run.yaml` writes every field of a run with its default; `--config run.yaml` reads the file, "
-    "and `--set section.field=value` sets one field. [Trainings](training.md) and [curation](curation.md) have "
-    "fields of their own."
+    "and `--set section.field=value` sets one field. [Trainings](training.md) have "
+    "fields of their own, which `--train-config` and `--train-set` take, and so has [curation](curation.md), with "
+    "`--rules` and `--rule`."
 )
 
 Row = tuple[str, str, str]
@@ -141,14 +142,14 @@ def _parameters(function: Callable[..., object]) -> tuple[list[Row], list[Row]]:
         if isinstance(info, ArgumentInfo):
             name = (info.metavar or parameter.name.upper()).strip("[]")
             spelled = name if parameter.default is parameter.empty else f"[{name}]"
-            arguments.append((spelled, _default(parameter), info.help or ""))
+            arguments.append((spelled, _default(parameter, info), info.help or ""))
         else:
             # Inside Annotated, typer keeps the first spelling where a default would stand.
             spellings = [one for one in (info.default, *(info.param_decls or ())) if str(one).startswith("-")]
             spelled = "/".join(spellings or ["--" + parameter.name.replace("_", "-")])
             word = "CHOICE" if choices(kind) else info.metavar or value_word(spelled, kind)
             takes = "" if kind is bool else f" {word}"
-            options.append((spelled + takes, _default(parameter), (info.help or "") + _choices(kind)))
+            options.append((spelled + takes, _default(parameter, info), (info.help or "") + _choices(kind)))
     return arguments, options
 
 
@@ -158,7 +159,9 @@ def _choices(kind: Any) -> str:
     return f" One of {values}." if values else ""
 
 
-def _default(parameter: inspect.Parameter) -> str:
+def _default(parameter: inspect.Parameter, info: ParameterInfo) -> str:
+    if isinstance(info.show_default, str):
+        return info.show_default
     if parameter.default is parameter.empty:
         return "required"
     return "" if parameter.default is None or parameter.default is False else f"`{parameter.default}`"

@@ -15,6 +15,7 @@ from fossilray.cli.options import (
     SetOption,
     open_store,
     outside_runs,
+    require_predictions,
 )
 from fossilray.cli.output import print_line
 from fossilray.core.config.choices import TaxonOrder, TaxonRank
@@ -124,6 +125,7 @@ def chart(
 
     if confusion is not None and not correction:
         raise UsageError("--confusion and --raw-counts contradict each other; give one of them")
+    require_predictions(predictions, because="a range chart counts predicted genera")
     options = ChartOptions(
         taxonomy=None if taxonomy is None else read_taxonomy(taxonomy),
         rank=rank,

@@ -18,7 +18,7 @@ from fossilray.cli.labelled import (
 from fossilray.cli.options import (
     ConfigOption,
     HeadKindOption,
-    LabelledRunOption,
+    ObjectsRunOption,
     SeedOption,
     SetOption,
     outside_runs,
@@ -50,7 +50,7 @@ def classify_train(
     ],
     backbone: LabelledBackboneOption = "bundled",
     kind: HeadKindOption = "logistic",
-    run: LabelledRunOption = None,
+    run: ObjectsRunOption = None,
     neighbours: Annotated[
         int, typer.Option("--neighbours", min=1, help="Number of neighbours, for --kind knn.")
     ] = 10,

@@ -20,6 +20,7 @@ from fossilray.cli.options import (
     WrongOption,
     open_store,
     outside_runs,
+    require_predictions,
     settings,
 )
 from fossilray.cli.output import out, print_line, progress_bar
@@ -45,6 +46,7 @@ def calls(
     from fossilray.analysis.discovery.confident_predictions import select_confident
     from fossilray.render.tables import print_table, write_table
 
+    require_predictions(predictions, because="an entropy threshold selects predictions")
     confident = select_confident(
         open_store(run, config, set_), head=predictions, wrong_share=wrong, novelty_p=novelty_p
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fossilray.cli.options import ConfigOption, JsonOption, SetOption, settings
+from fossilray.cli.options import SLIDES_HELP, ConfigOption, JsonOption, SetOption, settings
 from fossilray.cli.output import err, out, print_line
 from fossilray.core.errors import ConfigError, UsageError
 
@@ -25,9 +25,9 @@ InstanceOption = Annotated[
     str, typer.Option("--instance", help="Type of machine, e.g. g6.4xlarge; `here` is this machine.")
 ]
 MachinesOption = Annotated[int, typer.Option("--machines", min=1, help="Number of such machines.")]
-SlidesOption = Annotated[
+EstimatedSlidesOption = Annotated[
     int | None,
-    typer.Option("--slides", min=1, help="Number of slides to estimate for, like those of the catalog."),
+    typer.Option("--slides", min=1, help=SLIDES_HELP, show_default="those of the catalog"),
 ]
 DaysOption = Annotated[
     float | None,
@@ -63,7 +63,7 @@ def estimate_archive(
     catalog: CatalogArgument,
     instance: InstanceOption = "here",
     machines: MachinesOption = 1,
-    slides: SlidesOption = None,
+    slides: EstimatedSlidesOption = None,
     days: DaysOption = None,
     price: PriceOption = None,
     rates: RatesOption = None,

@@ -25,9 +25,11 @@ from fossilray.cli.options import (
     ConfigOption,
     CoverageOption,
     HeadKindOption,
-    LabelledRunOption,
+    ObjectsRunOption,
     SeedOption,
     SetOption,
+    TrainConfigOption,
+    TrainSetOption,
     WrongOption,
     outside_runs,
 )
@@ -51,24 +53,13 @@ MapsOption = Annotated[bool, typer.Option("--maps/--no-maps", help="Draw t-SNE a
 TrainOption = Annotated[
     bool, typer.Option("--train", help="Train the network in every split, starting from --backbone.")
 ]
-TrainingOption = Annotated[
-    Path | None,
-    typer.Option("--training", help="Training configuration (YAML) for --train, as of `fossilray train`."),
-]
-_TrainSetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--train-set",
-        help="Override one training field for --train, e.g. metric.loss=supcon; may be repeated.",
-    ),
-]
 
 
 def classification(
     labels: LabelsOption,
     out_dir: EvaluationFolderOption,
     backbone: LabelledBackboneOption = "bundled",
-    run: LabelledRunOption = None,
+    run: ObjectsRunOption = None,
     splits: SplitsOption = 10,
     maps: MapsOption = True,
     input_px: InputOption = None,
@@ -98,7 +89,7 @@ def retrieval(
     labels: LabelsOption,
     out_dir: EvaluationFolderOption,
     backbone: LabelledBackboneOption = "bundled",
-    run: LabelledRunOption = None,
+    run: ObjectsRunOption = None,
     splits: SplitsOption = 10,
     distance: Annotated[
         Distance, typer.Option(help="Distance of embeddings; the published one is euclidean.")
@@ -130,17 +121,21 @@ def metric_learning(
     labels: LabelsOption,
     out_dir: EvaluationFolderOption,
     backbone: LabelledBackboneOption = "bundled",
-    run: LabelledRunOption = None,
+    run: ObjectsRunOption = None,
     splits: Annotated[
         int | None,
         typer.Option(
-            "--splits", min=1, max=100, help="Number of random splits; default: 10, or 3 with --train."
+            "--splits",
+            min=1,
+            max=100,
+            help="Number of random splits.",
+            show_default="10, or 3 with --train",
         ),
     ] = None,
     maps: MapsOption = True,
     train: TrainOption = False,
-    training: TrainingOption = None,
-    train_set: _TrainSetOption = None,
+    train_config: TrainConfigOption = None,
+    train_set: TrainSetOption = None,
     withhold: Annotated[
         list[str] | None,
         typer.Option(
@@ -167,7 +162,7 @@ def metric_learning(
             "--withhold names the classes and --withhold-count draws them at random; give one of them"
         )
     groups = [[name.strip() for name in names.split(",") if name.strip()] for names in withhold or ()]
-    trainer = _Trainer("metric", backbone, train, training, train_set, input_px, seed, out_dir)
+    trainer = _Trainer("metric", backbone, train, train_config, train_set, input_px, seed, out_dir)
     labelled = load_labelled(labels, run, config, set_)
     subject = (
         trainer.make(labelled) if train else embed_crops(labelled, backbone, input_px=input_px, seed=seed)
@@ -192,11 +187,11 @@ def transfer(
     labels: LabelsOption,
     out_dir: EvaluationFolderOption,
     backbone: LabelledBackboneOption = "bundled",
-    run: LabelledRunOption = None,
+    run: ObjectsRunOption = None,
     splits: SplitsOption = 1,
     train: TrainOption = False,
-    training: TrainingOption = None,
-    train_set: _TrainSetOption = None,
+    train_config: TrainConfigOption = None,
+    train_set: TrainSetOption = None,
     reduced: Annotated[
         list[int] | None,
         typer.Option(
@@ -221,7 +216,7 @@ def transfer(
 
     if compare and not train:
         raise UsageError("--compare compares ways of training, and nothing is trained; add --train")
-    trainer = _Trainer("transfer", backbone, train, training, train_set, input_px, seed, out_dir)
+    trainer = _Trainer("transfer", backbone, train, train_config, train_set, input_px, seed, out_dir)
     labelled = load_labelled(labels, run, config, set_)
     subject = (
         trainer.make(labelled) if train else embed_crops(labelled, backbone, input_px=input_px, seed=seed)
@@ -247,7 +242,7 @@ def uncertainty(
     labels: LabelsOption,
     out_dir: EvaluationFolderOption,
     backbone: LabelledBackboneOption = "bundled",
-    run: LabelledRunOption = None,
+    run: ObjectsRunOption = None,
     kind: HeadKindOption = "logistic",
     splits: SplitsOption = 5,
     coverage: CoverageOption = 0.9,
@@ -295,7 +290,7 @@ class _Trainer:
     folder: Path
 
     def __post_init__(self) -> None:
-        for name, value in {"--training": self.config, "--train-set": self.assignments}.items():
+        for name, value in {"--train-config": self.config, "--train-set": self.assignments}.items():
             if value and not self.is_on:
                 raise UsageError(f"{name} configures a training, and nothing is trained; add --train")
 

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fossilray.cli.labelled import LABELS_HELP
 from fossilray.cli.options import (
+    LIMIT_HELP,
+    BackboneOption,
     ConfigOption,
     CropsOption,
     HeadOption,
     ObjectsOption,
+    ObjectsRunOption,
     SetOption,
     WhereOption,
     open_store,
@@ -28,20 +32,12 @@ SheetFileOption = Annotated[
     Path,
     typer.Option("--out", callback=outside_runs, help="Output file: a page (.html) or a picture (.png)."),
 ]
-_LabelsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--labels",
-        help="Labelled crops: a folder of <class>/<image>, or a CSV of labels (of objects: with --run).",
-    ),
-]
-_RunOption = Annotated[
-    str | None, typer.Option("--run", help="Run directory of the objects to explain, local or s3://…")
-]
-LeastCertainOption = Annotated[
+_LabelsOption = Annotated[Path | None, typer.Option("--labels", help=LABELS_HELP)]
+HighestEntropyOption = Annotated[
     bool,
     typer.Option(
-        "--least-certain", help="Choose the crops with the highest entropy, and explain two genera for each."
+        "--highest-entropy",
+        help="Choose the crops with the highest entropy, and explain two genera for each.",
     ),
 ]
 ConfusedOption = Annotated[
@@ -63,15 +59,7 @@ AttributionOption = Annotated[
         "(transformers); may be repeated; default: all that suit the network.",
     ),
 ]
-_LimitOption = Annotated[
-    int, typer.Option("--limit", min=1, max=200, help="Maximum number of objects on the sheet.")
-]
-_BackboneOption = Annotated[
-    str,
-    typer.Option(
-        "--backbone", help="Backbone that the head was trained on: bundled, a weights file, timm:NAME."
-    ),
-]
+_LimitOption = Annotated[int, typer.Option("--limit", min=1, max=200, help=LIMIT_HELP)]
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ class _Selection:
     run: str | None
     objects: list[str] | None
     where: str | None
-    least_certain: bool
+    highest_entropy: bool
     confused: tuple[str, str] | None
     genus: str | None
     limit: int
@@ -92,14 +80,14 @@ class _Selection:
         """Raises:
         UsageError: the options contradict each other, or none names crops.
         """
-        if sum((self.least_certain, self.confused is not None, self.genus is not None)) > 1:
-            raise UsageError("--least-certain, --confused and --genus exclude each other; give one of them")
+        if sum((self.highest_entropy, self.confused is not None, self.genus is not None)) > 1:
+            raise UsageError("--highest-entropy, --confused and --genus exclude each other; give one of them")
         if self.confused is not None and self.labels is None:
             raise UsageError("--confused compares predictions with labels; give --labels")
         if (self.objects or self.where) and (self.run is None or self.crops or self.labels):
             raise UsageError("--object and --where choose objects of --run; leave out --crops and --labels")
-        if self.objects and (self.where or self.least_certain):
-            raise UsageError("--object names the crops; leave out --where and --least-certain")
+        if self.objects and (self.where or self.highest_entropy):
+            raise UsageError("--object names the crops; leave out --where and --highest-entropy")
         if self.crops is not None and (self.labels or self.run):
             raise UsageError("name the crops to explain by one of --crops, --labels and --run")
         if self.crops is None and self.labels is None and self.run is None:
@@ -113,15 +101,15 @@ def explain(
     out_file: SheetFileOption,
     crops: CropsOption = None,
     labels: _LabelsOption = None,
-    run: _RunOption = None,
+    run: ObjectsRunOption = None,
     object_: ObjectsOption = None,
     where: WhereOption = None,
-    least_certain: LeastCertainOption = False,
+    highest_entropy: HighestEntropyOption = False,
     confused: ConfusedOption = None,
     genus: _GenusOption = None,
     attribution: AttributionOption = None,
     limit: _LimitOption = 12,
-    backbone: _BackboneOption = "bundled",
+    backbone: BackboneOption = "bundled",
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -134,7 +122,7 @@ def explain(
     from fossilray.render.contact_sheet import require_sheet_suffix
 
     require_sheet_suffix(out_file, option="--out")
-    selection = _Selection(crops, labels, run, object_, where, least_certain, confused, genus, limit)
+    selection = _Selection(crops, labels, run, object_, where, highest_entropy, confused, genus, limit)
     selection.check()
     classifier = load_head(head)
     network = load_differentiable(backbone, classifier)
@@ -146,7 +134,7 @@ def explain(
     if confused is not None:
         assert crops_to_explain.labels is not None
         selected = select_confused(probabilities, classes, crops_to_explain.labels, confused, count=limit)
-    elif least_certain:
+    elif highest_entropy:
         selected = select_uncertain(probabilities, count=limit)
     else:
         selected = select_first(probabilities, classes, count=limit, genus=genus)
@@ -195,5 +183,5 @@ def _load_crops(
         count=selection.limit,
         objects=[parse_object_name(name) for name in selection.objects or ()],
         where=selection.where,
-        least_certain=selection.least_certain,
+        highest_entropy=selection.highest_entropy,
     )

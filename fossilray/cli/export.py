@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fossilray.cli.options import (
+    LIMIT_HELP,
     ConfigOption,
+    EmbeddingsOption,
+    PredictionsOption,
     RunArgument,
     SetOption,
+    SlidesOption,
     WhereOption,
     open_store,
     outside_runs,
+    require_predictions,
 )
 from fossilray.cli.output import print_line
 from fossilray.core.config.choices import SplitBy
@@ -45,26 +50,11 @@ ExportFormOption = Annotated[
         "holds crops by genus; anndata and vectors hold embeddings as float32.",
     ),
 ]
-SlideOption = Annotated[str | None, typer.Option("--slide", help="slide_id of the only slide to export.")]
-_GenusOption = Annotated[
-    str | None,
-    typer.Option(
-        "--predictions",
-        help="Name of the predictions to use, from `fossilray classify run`; default: no genera are written.",
-    ),
-]
 KeepBoundsOption = Annotated[
     bool,
     typer.Option(
         "--keep-bounds",
         help="geojson: keep coordinates in OpenSlide's frame; default: relative to the slide's bounds, as in QuPath.",
-    ),
-]
-ExportEmbeddingsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--embeddings",
-        help="Name of the embeddings to use, from `fossilray embed` (anndata, vectors); default: the run's own.",
     ),
 ]
 TileOption = Annotated[
@@ -109,9 +99,7 @@ def crops(
         Path, typer.Option("--out", callback=outside_runs, help="Output folder for the images.")
     ],
     where: WhereOption = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="Maximum number of objects; default: all that match.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help=LIMIT_HELP, show_default="no limit")] = None,
     square: Annotated[
         bool,
         typer.Option("--square", help="Write crops as stored, square; default: in the fossil's proportions."),
@@ -131,10 +119,10 @@ def export(
     out_path: ExportOutOption,
     form: ExportFormOption = "geojson",
     where: WhereOption = None,
-    slide: SlideOption = None,
-    predictions: _GenusOption = None,
+    slide: SlidesOption = None,
+    predictions: PredictionsOption = None,
     keep_bounds: KeepBoundsOption = False,
-    embeddings: ExportEmbeddingsOption = None,
+    embeddings: EmbeddingsOption = None,
     tile_px: TileOption = None,
     um_per_px: ScaleOption = None,
     background: BackgroundOption = None,
@@ -157,7 +145,7 @@ def export(
             "--split-by": split_by,
         },
     )
-    request = _Request(open_store(run, config, set_), out_path, where, slide, predictions)
+    request = _Request(open_store(run, config, set_), out_path, where, tuple(slide or ()), predictions)
     if form == "coco":
         request.write_coco(_tile_options(tile_px, um_per_px, background))
     elif form == "yolo":
@@ -177,14 +165,14 @@ class _Request:
     store: RunStore
     out: Path
     where: str | None
-    slide: str | None
-    head: str | None
+    slides: tuple[str, ...]
+    predictions: str | None
 
     def write_coco(self, tiles: TileOptions) -> None:
         from fossilray.analysis.export.coco import export_coco
 
         coco = export_coco(
-            self.store, self.out, options=tiles, where=self.where, slide=self.slide, head=self.head
+            self.store, self.out, options=tiles, where=self.where, slides=self.slides, head=self.predictions
         )
         self._print_tiles(coco)
         _print_background(coco.background, coco.images, tiles.background)
@@ -200,8 +188,8 @@ class _Request:
             validation=validation,
             split_by=split_by,
             where=self.where,
-            slide=self.slide,
-            head=self.head,
+            slides=self.slides,
+            head=self.predictions,
         )
         written = yolo.tiles
         self._print_tiles(written)
@@ -230,20 +218,17 @@ class _Request:
         from fossilray.analysis.export.image_folder import export_image_folder
         from fossilray.analysis.export.vectors import export_vectors
 
-        store, out, where, slide, head = self.store, self.out, self.where, self.slide, self.head
+        store, out, where, slides, head = self.store, self.out, self.where, self.slides, self.predictions
         if form == "imagefolder":
-            if head is None:
-                raise UsageError(
-                    "an image folder has a folder for each genus; name the predictions by --predictions"
-                )
-            written = export_image_folder(store, out, head=head, where=where, slide=slide)
+            require_predictions(head, because="an image folder has a folder for each predicted genus")
+            written = export_image_folder(store, out, head=head, where=where, slides=slides)
         elif form == "anndata":
-            written = export_anndata(store, out, where=where, slide=slide, head=head, embeddings=embeddings)
+            written = export_anndata(store, out, where=where, slides=slides, head=head, embeddings=embeddings)
         elif form == "vectors":
-            written = export_vectors(store, out, where=where, slide=slide, embeddings=embeddings)
+            written = export_vectors(store, out, where=where, slides=slides, embeddings=embeddings)
         else:
             written = export_objects(
-                store, out, form=form, where=where, slide=slide, head=head, subtract_bounds=not keep_bounds
+                store, out, form=form, where=where, slides=slides, head=head, subtract_bounds=not keep_bounds
             )
         print_line(f"{counted(written.objects, 'object')} -> {out}")
         _print_left_out(

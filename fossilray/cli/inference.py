@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from fossilray.cli.options import (
+    BackboneOption,
     ClusterOption,
     ConfigOption,
     CoverageOption,
     EmbeddingsOption,
     HeadOption,
+    NameOption,
     RunArgument,
     SetOption,
     WorkersOption,
@@ -23,12 +23,8 @@ from fossilray.cli.running import print_result, stop_on_sigterm
 
 def embed(
     run: RunArgument,
-    backbone: Annotated[
-        str, typer.Option(help="Backbone that embeds the crops: bundled, a weights file, or timm:NAME.")
-    ],
-    name: Annotated[
-        str | None, typer.Option(help="Name of the new embeddings; default: that of the weights file.")
-    ] = None,
+    backbone: BackboneOption,
+    name: NameOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     workers: WorkersOption = None,
@@ -56,9 +52,7 @@ def classify_objects(
     head: HeadOption,
     embeddings: EmbeddingsOption = None,
     coverage: CoverageOption = 0.9,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the new predictions; default: that of the head's file.")
-    ] = None,
+    name: NameOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     workers: WorkersOption = None,

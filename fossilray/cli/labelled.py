@@ -16,14 +16,11 @@ if TYPE_CHECKING:
     from fossilray.labels.embed import EmbeddedCrops
     from fossilray.labels.load import LabelledSet
 
-LabelsOption = Annotated[
-    Path,
-    typer.Option(
-        "--labels",
-        help="Labelled crops: a folder of <class>/<image>; a CSV of path and genus; or, of objects of --run, a CSV of "
-        "slide_id, object_id and genus, or a label set.",
-    ),
-]
+LABELS_HELP = (
+    "Labelled crops: a folder of <class>/<image>; a CSV of path and genus; or, of objects of --run, a CSV of slide_id, "
+    "object_id and genus, or a label set."
+)
+LabelsOption = Annotated[Path, typer.Option("--labels", help=LABELS_HELP)]
 LabelledBackboneOption = Annotated[
     str,
     typer.Option(

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fossilray.cli.options import (
+    HEAD_HELP,
+    LIMIT_HELP,
+    OBJECTS_RUN_HELP,
     ConfigOption,
     EmbeddingsOption,
     RunArgument,
@@ -39,23 +42,18 @@ SuggestionsOption = Annotated[
     Path,
     typer.Option("--out", callback=outside_runs, help="Output folder for images and tables; a new one."),
 ]
-_LimitOption = Annotated[
-    int, typer.Option("--limit", min=1, max=20_000, help="Maximum number of objects to suggest.")
-]
+_LimitOption = Annotated[int, typer.Option("--limit", min=1, max=20_000, help=LIMIT_HELP)]
 StrategyOption = Annotated[
     SuggestionStrategy,
     typer.Option(
-        "--by",
+        "--strategy",
         help="Selection strategy: mixed takes low-confidence predictions (badge), typical unlabelled objects (typical) "
         "and objects far from every label (far); or one of them alone, uncertain (smallest margin), or random.",
     ),
 ]
 _HeadOption = Annotated[
     Path | None,
-    typer.Option(
-        "--head",
-        help="Head: a classifier file that `fossilray classify train` made; default: one trained on --labels.",
-    ),
+    typer.Option("--head", help=HEAD_HELP, show_default="one trained on --labels"),
 ]
 LabelledOption = Annotated[
     Path | None,
@@ -73,7 +71,7 @@ def suggest(
     run: RunArgument,
     out_dir: SuggestionsOption,
     limit: _LimitOption = 200,
-    by: StrategyOption = "mixed",
+    strategy: StrategyOption = "mixed",
     head: _HeadOption = None,
     labels: LabelledOption = None,
     embeddings: EmbeddingsOption = None,
@@ -93,7 +91,7 @@ def suggest(
             store,
             out_dir,
             count=limit,
-            strategy=by,
+            strategy=strategy,
             head=None if head is None else load_head(head),
             labels=labels,
             embeddings=embeddings,
@@ -128,11 +126,9 @@ def import_labels(
             "project (.xml).",
         ),
     ],
-    run: Annotated[
-        str, typer.Option("--run", help="Run directory of the objects that the labels name, local or s3://…")
-    ],
+    run: Annotated[str, typer.Option("--run", help=OBJECTS_RUN_HELP)],
     to: Annotated[Path, typer.Option("--to", help="Create or extend the label set in this folder.")],
-    who: Annotated[
+    annotator: Annotated[
         str | None,
         typer.Option(help="Annotator, where the source does not name one; default: your login name."),
     ] = None,
@@ -147,7 +143,7 @@ def import_labels(
 
     store = open_store(run, config, set_)
     with working("labels"):
-        report = import_label_round(source, store, to, who=who or _login(), overrides=override)
+        report = import_label_round(source, store, to, who=annotator or _login(), overrides=override)
     if report.round is None:
         print_line(f"nothing new in {source}: all {report.already} labels are in {to} already")
     else:

@@ -11,15 +11,17 @@ import typer
 
 from fossilray.cli.options import (
     ConfigOption,
+    DryRunOption,
     RunArgument,
     RunOnlyArgument,
     SetOption,
+    SlidesOption,
     TableFileOption,
     TableFormatOption,
     open_store,
     settings,
 )
-from fossilray.cli.output import out, print_line, progress_bar
+from fossilray.cli.output import choose_table_format, out, print_line, progress_bar, write_rows
 from fossilray.core.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def failures(
             help="SQL condition on the columns of `failures`, e.g. \"error = 'WorkerDied'\" or \"state = 'failed'\"."
         ),
     ] = "true",
-    form: TableFormatOption = "table",
+    form: TableFormatOption = None,
     out_file: TableFileOption = None,
     traceback: Annotated[
         bool,
@@ -51,10 +53,11 @@ def failures(
 
     Other formats than the table, and --out, also give the attempt, the host and all other columns of `failures`.
     """
-    from fossilray.render.tables import print_table, write_table
+    from fossilray.render.tables import print_table
     from fossilray.store.query.connection import run_query
     from fossilray.store.run.slide_states import read_states
 
+    form = choose_table_format(form, out_file)
     on_terminal = form == "table" and out_file is None
     columns = "slide_id, state, stage, error, message, failed_at" if on_terminal else "*"
     sql = f"SELECT {columns} FROM failures WHERE (\n{where}\n) ORDER BY slide_id, failed_at"
@@ -70,7 +73,7 @@ def failures(
         rest = "".join(f", {part}" for part in counts.describe_rest())
         print_line(f"{counts.committed:,} of {counts.total:,} slides committed{rest}")
     else:
-        write_table(table, form="csv" if form == "table" else form, out=out_file)
+        write_rows(table, form, out_file)
 
 
 _TRACEBACKS = """
@@ -95,9 +98,7 @@ def _print_tracebacks(kinds: Sequence[dict[str, Any]]) -> None:
 
 def retry(
     run: RunOnlyArgument,
-    slide: Annotated[
-        list[str] | None, typer.Option("--slide", help="slide_id of a slide to retry; may be repeated.")
-    ] = None,
+    slide: SlidesOption = None,
     error: Annotated[
         str | None, typer.Option("--error", help="Class of the last failure to retry, e.g. WorkerDied.")
     ] = None,
@@ -189,9 +190,7 @@ def gc(
     older_than: Annotated[
         str, typer.Option("--older-than", help="Minimum age of what is deleted: 90m, 12h or 3d.")
     ],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be deleted and delete nothing.")
-    ] = False,
+    dry_run: DryRunOption = False,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -211,7 +210,7 @@ def compact(
     run: RunOnlyArgument,
     to: Annotated[
         str,
-        typer.Option("--to", metavar="DATASET", help="Create the dataset here: a local path or s3://…"),
+        typer.Option("--to", help="Create the dataset here: a folder or s3://…"),
     ],
     slides_per_file: Annotated[
         int, typer.Option(min=1, help="Maximum number of slides of a well in one file.")

@@ -1,6 +1,7 @@
 """Options that several commands share, one definition each, and what is opened from them.
 
-An option has one meaning in all commands: `tests/cli/test_options.py` holds the table.
+An option has one meaning, one kind of value and one help text in all commands: `tests/cli/test_help.py` holds the
+exceptions with their reasons.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from fossilray.cli.output import report_later
-from fossilray.core.config.choices import HeadKind, ResultFormat
+from fossilray.core.config.choices import NO_PREDICTIONS, HeadKind, ResultFormat
+from fossilray.core.errors import UsageError
 from fossilray.core.folder_kinds import refuse_output_inside
 
 if TYPE_CHECKING:
@@ -52,6 +54,19 @@ SetOption = Annotated[
         "--set", help="Override one configuration field, e.g. detector.confidence=0.3; may be repeated."
     ),
 ]
+TrainConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--train-config",
+        help="Configuration file (YAML) of the training; docs/reference/configuration/training.md lists its fields.",
+    ),
+]
+TrainSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--train-set", help="Override one field of the training, e.g. metric.loss=supcon; may be repeated."
+    ),
+]
 SingleWriterOption = Annotated[
     bool,
     typer.Option(
@@ -59,27 +74,51 @@ SingleWriterOption = Annotated[
     ),
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", help="Number of workers; default: as many as fit.")
+    int | None,
+    typer.Option("--workers", help="Number of workers; default: the configured number, or as many as fit."),
 ]
 ClusterOption = Annotated[
     str,
     typer.Option("--address", help="Ray cluster: `local` starts a private one, `auto` joins a running one."),
 ]
+RunToWriteOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run", help="Run directory to write: s3://…, or a path that every node sees; default: store.run."
+    ),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be done; write nothing and delete nothing.")
+]
+FollowOption = Annotated[
+    bool,
+    typer.Option(
+        "--follow/--no-follow",
+        help="Show the log until the job ends, and exit with its code; or return at once.",
+    ),
+]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with code 4 when any slide failed.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object, for programs.")]
-TableFormatOption = Annotated[ResultFormat, typer.Option("--format", help="Output format of the table.")]
+TableFormatOption = Annotated[
+    ResultFormat | None,
+    typer.Option("--format", help="Output format of the table; default: by the suffix of --out."),
+]
 TableFileOption = Annotated[
     Path | None,
-    typer.Option("--out", callback=outside_runs, help="Output file for the table; default: the terminal."),
+    typer.Option(
+        "--out",
+        callback=outside_runs,
+        help="Output file for the table (.csv, .json, .parquet); default: the terminal.",
+    ),
 ]
-HeadOption = Annotated[
-    Path, typer.Option("--head", help="Head: a classifier file that `fossilray classify train` made.")
-]
+HEAD_HELP = "Head: a classifier file that `fossilray classify train` made."
+HeadOption = Annotated[Path, typer.Option("--head", help=HEAD_HELP)]
 PredictionsOption = Annotated[
     str | None,
     typer.Option(
         "--predictions",
-        help="Name of the predictions to use, from `fossilray classify run`; default: the newest.",
+        help="Name of the predictions to use, from `fossilray classify run`; `none` leaves them out; default: the "
+        "newest.",
     ),
 ]
 EmbeddingsOption = Annotated[
@@ -93,14 +132,31 @@ WhereOption = Annotated[
     str | None,
     typer.Option("--where", help="SQL condition on the columns of `objects`, e.g. 'width_um > 50'."),
 ]
+SlidesOption = Annotated[
+    list[str] | None,
+    typer.Option("--slide", help="slide_id of a slide to take; may be repeated; default: all slides."),
+]
 ObjectsOption = Annotated[
     list[str] | None,
     typer.Option("--object", metavar="SLIDE:ID", help="Object, by slide_id and object_id; may be repeated."),
 ]
 CropsOption = Annotated[Path | None, typer.Option("--crops", help="Folder of crops, as image files.")]
-LabelledRunOption = Annotated[
+OBJECTS_RUN_HELP = "Run directory that holds the objects, local or s3://…"
+ObjectsRunOption = Annotated[str | None, typer.Option("--run", help=OBJECTS_RUN_HELP)]
+BackboneOption = Annotated[
+    str,
+    typer.Option(
+        "--backbone",
+        help="Backbone that embeds the crops, that of the head or index if there is one: bundled, a weights file, or "
+        "timm:NAME.",
+    ),
+]
+NameOption = Annotated[
     str | None,
-    typer.Option("--run", help="Run directory of the objects that the labels name, local or s3://…"),
+    typer.Option(
+        "--name",
+        help="Name of the new embeddings or predictions; default: that of the file of the backbone or head.",
+    ),
 ]
 HeadKindOption = Annotated[
     HeadKind,
@@ -129,10 +185,24 @@ NoveltyPOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Random seed; the same seed gives the same result.")]
-SlidesCountOption = Annotated[int, typer.Option("--slides", min=1, help="Number of slides to make.")]
+LIMIT_HELP = "Maximum number of objects."
+SLIDES_HELP = "Number of slides."
+SlidesCountOption = Annotated[int, typer.Option("--slides", min=1, help=SLIDES_HELP)]
 SlideSizeOption = Annotated[
     int, typer.Option("--size", min=1024, help="Side of each slide in level-0 pixels.")
 ]
+
+
+def require_predictions(name: str | None, *, because: str) -> None:
+    """Refuse `--predictions none` in a command that needs some.
+
+    because: the first half of the message: what needs predictions.
+
+    Raises:
+        UsageError: `--predictions` is `none`.
+    """
+    if name == NO_PREDICTIONS:
+        raise UsageError(f"{because}, and --predictions is {name}; leave it out, or name some")
 
 
 def settings(config: str | None, assignments: list[str] | None, workers: int | None = None) -> RunConfig:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from fossilray.core.config.choices import ResultFormat
+from fossilray.core.errors import UsageError
 from fossilray.core.text import strip_control_characters
 from fossilray.core.text_table import open_console
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from fossilray.store.run.left_out import LeftOut
 
 _MAX_LEFT_OUT = 20
@@ -78,3 +83,35 @@ def left_out_reported() -> Iterator[None]:
             err.print(line, soft_wrap=True)
         if len(messages) > _MAX_LEFT_OUT:
             err.print(f"left out: {len(messages) - _MAX_LEFT_OUT:,} more; `fossilray verify` lists them")
+
+
+def choose_table_format(form: ResultFormat | None, out_file: Path | None) -> ResultFormat:
+    """Return the format that `--format` names, or else that of the suffix of `--out`, or else a table.
+
+    Raises:
+        UsageError: the suffix names no format.
+    """
+    if form is not None or out_file is None:
+        return form or "table"
+    suffixes: dict[str, ResultFormat] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
+    if out_file.suffix.lower() not in suffixes:
+        raise UsageError(
+            f"--out {out_file} is neither .csv nor .json nor .parquet; rename it, or give --format"
+        )
+    return suffixes[out_file.suffix.lower()]
+
+
+def write_rows(
+    table: pa.Table, form: ResultFormat, out_file: Path | None, *, shown: Sequence[str] | None = None
+) -> None:
+    """Print a table, or write it in a format to a file or to standard output.
+
+    shown: columns that a table on the terminal has; None: all.
+    """
+    from fossilray.render.tables import print_table, write_table
+
+    if form == "table" and out_file is None:
+        columns = [name for name in shown or table.column_names if name in table.column_names]
+        print_table(table.select(columns) if shown else table, console=out)
+    else:
+        write_table(table, form="csv" if form == "table" else form, out=out_file)

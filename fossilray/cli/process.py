@@ -11,6 +11,8 @@ from fossilray.cli.estimate import print_short_estimate
 from fossilray.cli.options import (
     ClusterOption,
     ConfigOption,
+    DryRunOption,
+    RunToWriteOption,
     SetOption,
     SingleWriterOption,
     StrictOption,
@@ -32,21 +34,12 @@ def process_slides(
             "slides.source."
         ),
     ] = None,
-    run: Annotated[
-        str | None,
-        typer.Option("--run", help="Run directory to write, local or s3://…; default: store.run."),
-    ] = None,
+    run: RunToWriteOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     workers: WorkersOption = None,
     address: ClusterOption = "local",
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Print what would be done and write nothing: every slide is opened, none is read.",
-        ),
-    ] = False,
+    dry_run: DryRunOption = False,
     single_writer: SingleWriterOption = False,
     strict: StrictOption = False,
     strict_doubts: Annotated[
@@ -58,7 +51,10 @@ def process_slides(
         ),
     ] = None,
 ) -> None:
-    """Detect, crop and embed every object of the slides into a run directory; the same command resumes."""
+    """Detect, crop and embed every object of the slides into a run directory; the same command resumes.
+
+    With --dry-run, every slide is opened and none is read.
+    """
     from fossilray.jobs.process import run_job
     from fossilray.jobs.progress import choose_display
     from fossilray.processing.planning.dry_run import plan_run, render_plan

@@ -19,7 +19,7 @@ from fossilray.cli.options import (
     outside_runs,
     settings,
 )
-from fossilray.cli.output import out, print_line, warn
+from fossilray.cli.output import choose_table_format, out, print_line, warn, write_rows
 
 
 def run_status(
@@ -90,17 +90,13 @@ def query_run(
             help="SQL over the views objects, slides, failures, catalog, predictions and embeddings."
         ),
     ],
-    form: TableFormatOption = "table",
+    form: TableFormatOption = None,
     out_file: TableFileOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
     """Query a run in SQL, with DuckDB."""
-    from fossilray.render.tables import print_table, write_table
     from fossilray.store.query.connection import run_query
 
-    table = run_query(open_store(run, config, set_), sql)
-    if form == "table" and out_file is None:
-        print_table(table, console=out)
-    else:
-        write_table(table, form="csv" if form == "table" else form, out=out_file)
+    form = choose_table_format(form, out_file)
+    write_rows(run_query(open_store(run, config, set_), sql), form, out_file)

@@ -8,26 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fossilray.cli.options import (
+    BackboneOption,
     ClusterOption,
     ConfigOption,
     CropsOption,
+    EmbeddingsOption,
     ObjectsOption,
+    ObjectsRunOption,
+    PredictionsOption,
     RunsArgument,
     SetOption,
+    TableFileOption,
+    TableFormatOption,
     WhereOption,
     WorkersOption,
     outside_runs,
     settings,
 )
-from fossilray.cli.output import out, print_line, progress_bar, warn
+from fossilray.cli.output import choose_table_format, out, print_line, progress_bar, warn, write_rows
 from fossilray.cli.running import print_result, stop_on_sigterm
-from fossilray.core.config.choices import ResultFormat
 from fossilray.core.errors import UsageError
 from fossilray.core.text import counted
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from fossilray.analysis.search.queries import Queries
     from fossilray.analysis.search.search import SearchIndex
 
@@ -38,18 +41,6 @@ _ON_TERMINAL = (
 IndexArgument = Annotated[
     str,
     typer.Argument(metavar="INDEX", help="Index, which `fossilray index build` made: a local path or s3://…"),
-]
-FormOption = Annotated[
-    ResultFormat | None,
-    typer.Option("--format", help="Output format of the table; default: by the suffix of --out."),
-]
-OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        callback=outside_runs,
-        help="Output file for the table (.csv, .json, .parquet); default: the terminal.",
-    ),
 ]
 ProbesOption = Annotated[
     int,
@@ -62,24 +53,8 @@ ProbesOption = Annotated[
 ImagesOption = Annotated[
     list[Path] | None, typer.Option("--image", help="Image file of one fossil; may be repeated.")
 ]
-_RunOption = Annotated[
-    str | None,
-    typer.Option("--run", help="Run directory of --object, where several runs hold a slide of that name."),
-]
-_GenusOption = Annotated[
-    str | None,
-    typer.Option(
-        "--predictions",
-        help="Name of the predictions to use, from `fossilray classify run`, in the table and in --where; default: "
-        "none.",
-    ),
-]
 _LimitOption = Annotated[
-    int, typer.Option("--limit", min=1, help="Maximum number of objects to find for each query.")
-]
-_BackboneOption = Annotated[
-    str,
-    typer.Option("--backbone", help="Backbone that embeds images: the one that the runs were made with."),
+    int, typer.Option("--limit", min=1, help="Maximum number of objects, for each image or object.")
 ]
 CandidatesOption = Annotated[
     int | None,
@@ -100,11 +75,8 @@ SheetOption = Annotated[
 def build(
     runs: RunsArgument,
     to: Annotated[str, typer.Option("--to", help="Create or extend the index here: a folder or s3://…")],
-    embeddings: Annotated[
-        str | None,
-        typer.Option(help="Name of the embeddings to use, from `fossilray embed`; default: the runs' own."),
-    ] = None,
-    coder: Annotated[
+    embeddings: EmbeddingsOption = None,
+    quantizer: Annotated[
         str,
         typer.Option(
             help="Quantizer of the embeddings: pca64-8bit, pca96-6bit, pca128-4bit, pca176-4bit; auto compares them."
@@ -135,7 +107,11 @@ def build(
         to,
         settings(config, set_, workers),
         IndexSettings(
-            embeddings=embeddings, coder=coder, lists=lists, sample=sample, shard_objects=shard_objects
+            embeddings=embeddings,
+            quantizer=quantizer,
+            lists=lists,
+            sample=sample,
+            shard_objects=shard_objects,
         ),
         address=address,
         display=choose_display(out),
@@ -176,8 +152,8 @@ def duplicates(
         bool, typer.Option("--same-slide", help="Compare objects of the same slide too.")
     ] = False,
     probes: ProbesOption = 8,
-    form: FormOption = None,
-    out_file: OutOption = None,
+    form: TableFormatOption = None,
+    out_file: TableFileOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -185,13 +161,14 @@ def duplicates(
     from fossilray.analysis.search.duplicates import find_duplicates, pairs_table
     from fossilray.analysis.search.search import SearchIndex
 
+    form = choose_table_format(form, out_file)
     opened = SearchIndex.open(index, settings(config, set_).store)
     _warn_if_outdated(opened)
     with progress_bar("comparing", len(opened.slides)) as advance:
         pairs = find_duplicates(
             opened, threshold=threshold, same_slide=same_slide, probes=probes, on_slide=advance
         )
-    _write(pairs_table(opened, pairs), form, out_file)
+    write_rows(pairs_table(opened, pairs), form, out_file, shown=_ON_TERMINAL)
     warn(f"{counted(len(pairs), 'pair')} with a cosine similarity of at least {threshold:g}")
 
 
@@ -200,16 +177,16 @@ def similar(
     image: ImagesOption = None,
     object_: ObjectsOption = None,
     crops: CropsOption = None,
-    run: _RunOption = None,
+    run: ObjectsRunOption = None,
     where: WhereOption = None,
-    predictions: _GenusOption = None,
+    predictions: PredictionsOption = None,
     limit: _LimitOption = 50,
-    backbone: _BackboneOption = "bundled",
+    backbone: BackboneOption = "bundled",
     probes: ProbesOption = 64,
     candidates: CandidatesOption = None,
     sheet: SheetOption = None,
-    form: FormOption = None,
-    out_file: OutOption = None,
+    form: TableFormatOption = None,
+    out_file: TableFileOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -224,7 +201,7 @@ def similar(
         raise UsageError("name what to search for by one of --image FILE, --object SLIDE:ID and --crops DIR")
     if sheet is not None:
         require_sheet_suffix(sheet, option="--sheet")
-    form = _form(form, out_file)
+    form = choose_table_format(form, out_file)
     opened = SearchIndex.open(index, settings(config, set_).store)
     _warn_if_outdated(opened)
     queries = _queries(opened, image, object_, crops, run=run, backbone=backbone)
@@ -248,7 +225,7 @@ def similar(
         )
         warn(f"sheet: {sheet}")
     if sheet is None or out_file is not None or form != "table":
-        _write(table, form, out_file)
+        write_rows(table, form, out_file, shown=_ON_TERMINAL)
 
 
 def _queries(
@@ -276,25 +253,3 @@ def _warn_if_outdated(index: SearchIndex) -> None:
     """Name on standard error what the search cannot find."""
     if str(index.freshness):
         warn(f"note: {index.freshness}")
-
-
-def _form(form: ResultFormat | None, out_file: Path | None) -> ResultFormat:
-    if form is not None or out_file is None:
-        return form or "table"
-    suffixes: dict[str, ResultFormat] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
-    if out_file.suffix.lower() not in suffixes:
-        raise UsageError(
-            f"--out {out_file} is neither .csv nor .json nor .parquet; rename it, or give --format"
-        )
-    return suffixes[out_file.suffix.lower()]
-
-
-def _write(table: pa.Table, form: ResultFormat | None, out_file: Path | None) -> None:
-    from fossilray.render.tables import print_table, write_table
-
-    form = _form(form, out_file)
-    if form == "table" and out_file is None:
-        shown = [name for name in _ON_TERMINAL if name in table.column_names]
-        print_table(table.select(shown), console=out)
-    else:
-        write_table(table, form="csv" if form == "table" else form, out=out_file)

@@ -11,7 +11,9 @@ import typer
 
 from fossilray.cli.options import (
     ConfigOption,
+    FollowOption,
     JsonOption,
+    RunToWriteOption,
     SetOption,
     SingleWriterOption,
     StrictOption,
@@ -43,20 +45,6 @@ SlidesArgument = Annotated[
     str | None,
     typer.Argument(
         help="Folder, glob, one slide, or a catalog, at a path that every node sees; default: slides.source."
-    ),
-]
-_RunOption = Annotated[
-    str | None,
-    typer.Option(
-        "--run",
-        help="Run directory to write: s3://…, or a path that every node sees; default: store.run.",
-    ),
-]
-FollowOption = Annotated[
-    bool,
-    typer.Option(
-        "--follow/--no-follow",
-        help="Show the log until the job ends, and exit with its code; or return at once.",
     ),
 ]
 WorkingDirOption = Annotated[
@@ -100,7 +88,7 @@ DriverResourcesOption = Annotated[
 
 def submit(
     slides: SlidesArgument = None,
-    run: _RunOption = None,
+    run: RunToWriteOption = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     workers: WorkersOption = None,
@@ -201,9 +189,7 @@ def job_status(
 def logs(
     job: JobArgument,
     dashboard: DashboardOption = HERE,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Show the log until the job ends, and exit with its code.")
-    ] = False,
+    follow: FollowOption = False,
 ) -> None:
     """Show the log of a job."""
     from fossilray.jobs.submission import JobClient

@@ -20,13 +20,17 @@ def synth(
     ],
     slides: SlidesCountOption = 6,
     size: SlideSizeOption = 12288,
-    form: Annotated[SlideForm, typer.Option("--format", help="Output format of the slides.")] = "mrxs",
+    slide_format: Annotated[
+        SlideForm, typer.Option("--slide-format", help="File format of the slides.")
+    ] = "mrxs",
     seed: SeedOption = 1,
 ) -> None:
     """Write synthetic palynology slides and a table of every object on them."""
     from fossilray.synthetic.archive import synthesise_archive
 
-    truth = synthesise_archive(out_dir, slides=slides, size_px=size, form=form, seed=seed, console=out)
+    truth = synthesise_archive(
+        out_dir, slides=slides, size_px=size, form=slide_format, seed=seed, console=out
+    )
     print_line(f"{slides} slides and {truth.name} -> {out_dir}")
 
 

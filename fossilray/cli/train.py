@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fossilray.cli.options import ClusterOption, ConfigOption, RunsArgument, SetOption, outside_runs, settings
+from fossilray.cli.options import (
+    ClusterOption,
+    ConfigOption,
+    RunsArgument,
+    SetOption,
+    TrainConfigOption,
+    TrainSetOption,
+    WorkersOption,
+    outside_runs,
+    settings,
+)
 from fossilray.cli.output import out, print_line, progress_bar
 from fossilray.cli.running import stop_on_sigterm
 from fossilray.core.config.choices import MetricLossName, TrainingMethodName
@@ -40,22 +50,10 @@ InitOption = Annotated[
 ArchOption = Annotated[
     str | None, typer.Option("--arch", help="Architecture of the network, by its name in timm (arch).")
 ]
-TrainConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        help="Configuration file (YAML) of the training; docs/reference/configuration/training.md lists its fields.",
-    ),
-]
-_TrainSetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="Override one configuration field of the training, e.g. steps=1000; may be repeated."
-    ),
-]
-TrainWorkersOption = Annotated[
-    int | None, typer.Option("--workers", help="Number of workers that train together (workers).")
-]
+_SOURCES = typer.Option(
+    "--source",
+    help="Training data: a run, dataset or folder of <class>/<image>; may be repeated (data.sources).",
+)
 MinWorkersOption = Annotated[
     int | None,
     typer.Option(
@@ -112,22 +110,16 @@ def curate(
 
 def train_backbone(
     folder: FolderArgument,
-    source: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--source",
-            help="Training data: a run, dataset or folder of <class>/<image>; may be repeated (data.sources).",
-        ),
-    ] = None,
+    source: Annotated[list[str] | None, _SOURCES] = None,
     method: Annotated[
         TrainingMethodName | None,
         typer.Option(help="Training method; supcon, metric and transfer need labels (method)."),
     ] = None,
     arch: ArchOption = None,
     init: InitOption = None,
-    config: TrainConfigOption = None,
-    set_: _TrainSetOption = None,
-    workers: TrainWorkersOption = None,
+    train_config: TrainConfigOption = None,
+    train_set: TrainSetOption = None,
+    workers: WorkersOption = None,
     min_workers: MinWorkersOption = None,
     address: ClusterOption = "local",
     local: LocalOption = False,
@@ -137,27 +129,27 @@ def train_backbone(
     extra = [f"{name}={value}" for name, value in fields.items() if value is not None]
     if source:
         extra.append(f"data.sources={list(source)!r}")
-    _train(folder, config, [*(set_ or []), *extra], address=address, min_workers=min_workers, local=local)
+    _train(
+        folder,
+        train_config,
+        [*(train_set or []), *extra],
+        address=address,
+        min_workers=min_workers,
+        local=local,
+    )
 
 
 def train_metric(
     folder: FolderArgument,
-    source: Annotated[
-        list[str],
-        typer.Option(
-            "--source",
-            help="Training data: a folder of <class>/<image>, or a run or dataset with labels; may be repeated "
-            "(data.sources).",
-        ),
-    ],
+    source: Annotated[list[str], _SOURCES],
     loss: Annotated[
         MetricLossName | None, typer.Option(help="Loss of the metric space (metric.loss).")
     ] = None,
     arch: ArchOption = None,
     init: InitOption = None,
-    config: TrainConfigOption = None,
-    set_: _TrainSetOption = None,
-    workers: TrainWorkersOption = None,
+    train_config: TrainConfigOption = None,
+    train_set: TrainSetOption = None,
+    workers: WorkersOption = None,
     min_workers: MinWorkersOption = None,
     address: ClusterOption = "local",
     local: LocalOption = False,
@@ -169,8 +161,8 @@ def train_metric(
             raise UsageError(f"{path} {state}; give --source a folder of <class>/<image>")
     fields = {"metric.loss": loss, "arch": arch, "init": _weights(init), "workers": workers}
     extra = [f"{name}={value}" for name, value in fields.items() if value is not None]
-    assignments = [*(set_ or []), "method=metric", f"data.sources={list(source)!r}", *extra]
-    _train(folder, config, assignments, address=address, min_workers=min_workers, local=local)
+    assignments = [*(train_set or []), "method=metric", f"data.sources={list(source)!r}", *extra]
+    _train(folder, train_config, assignments, address=address, min_workers=min_workers, local=local)
 
 
 def _weights(init: str | None) -> str | None:

@@ -80,7 +80,7 @@ class UsageError(FossilrayError):
 
 
 class ConfigError(UsageError):
-    """A configuration file or an assignment of --set is wrong."""
+    """A configuration file or an assignment of --set or --train-set is wrong."""
 
 
 class CatalogError(UsageError):

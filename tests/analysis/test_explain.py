@@ -307,7 +307,7 @@ def test_sheets_are_drawn_of_chosen_uncertain_and_confused_crops(
     labels = ("--labels", folder / "labels")
     for name, arguments in {
         "chosen": ("--crops", folder / "labels", "--limit", 3),
-        "uncertain": (*labels, "--least-certain", "--limit", 3),
+        "uncertain": (*labels, "--highest-entropy", "--limit", 3),
         "confused": (*labels, "--confused", "<b>ring", "cross", "--limit", 3),
     }.items():
         for ending in ("html", "png"):
@@ -333,7 +333,7 @@ def test_sheets_are_drawn_of_chosen_uncertain_and_confused_crops(
         (("--crops", "LABELS", "--attribution", "rollout"), "convolutional network"),
         (("--crops", "LABELS", "--object", "a:1"), "--run"),
         (("--crops", "LABELS/none"), "is not a folder"),
-        (("--crops", "LABELS", "--genus", "cross", "--least-certain"), "give one"),
+        (("--crops", "LABELS", "--genus", "cross", "--highest-entropy"), "give one"),
         (("--crops", "LABELS", "--backbone", "VIT"), "the head was trained on vectors of"),
         (("--crops", "LABELS", "--backbone", "handcrafted"), "has no weights to explain"),
     ],
@@ -362,7 +362,7 @@ def test_objects_of_a_run_are_selected_by_name_and_condition(folder: Path, tmp_p
     for arguments, reason in (
         (("--object", "a-2030:999"), "no object a-2030:999"),
         (("--object", "a-2030"), "SLIDE:ID"),
-        (("--least-certain",), "classify run"),
+        (("--highest-entropy",), "classify run"),
         (("--where", "width_um < 0"), "no object with pixels"),
     ):
         result = explain(folder, "cnn", out, "--run", run.url, *arguments)
@@ -370,11 +370,11 @@ def test_objects_of_a_run_are_selected_by_name_and_condition(folder: Path, tmp_p
         assert reason in str(result.exception)
 
 
-def test_the_least_certain_objects_of_a_run_are_those_of_the_heads_predictions(tmp_path: Path) -> None:
+def test_the_highest_entropy_objects_of_a_run_are_those_of_the_heads_predictions(tmp_path: Path) -> None:
     run: RunStore = write_small_run(tmp_path / "run")
     predictions = classify_run(run, "genera")
     digest = str((predictions.record.head or {})["sha256"])
-    crops = crops_from_run(run, head_sha256=digest, count=5, least_certain=True)
+    crops = crops_from_run(run, head_sha256=digest, count=5, highest_entropy=True)
     entropy = run_query(
         run, "SELECT slide_id || ':' || object_id AS name, entropy FROM predictions WHERE genus IS NOT NULL"
     )

@@ -52,7 +52,7 @@ def test_geojson_has_one_collection_per_slide_with_all_its_detections(
 def test_geojson_rectangles_are_closed_rings_counted_from_the_scanned_corner(
     store: RunStore, tmp_path: Path
 ) -> None:
-    export_objects(store, tmp_path / "a.geojson", slide="a-2030")
+    export_objects(store, tmp_path / "a.geojson", slides=["a-2030"])
     features = json.loads((tmp_path / "a.geojson").read_text())["features"]
     for feature, row in zip(features, _rows(store, "a-2030"), strict=True):
         (ring,) = feature["geometry"]["coordinates"]
@@ -65,7 +65,7 @@ def test_geojson_rectangles_are_closed_rings_counted_from_the_scanned_corner(
 
 
 def test_geojson_without_subtracted_bounds_is_in_openslides_frame(store: RunStore, tmp_path: Path) -> None:
-    export_objects(store, tmp_path / "a.json", slide="a-2030", subtract_bounds=False)
+    export_objects(store, tmp_path / "a.json", slides=["a-2030"], subtract_bounds=False)
     first = json.loads((tmp_path / "a.json").read_text())["features"][0]["geometry"]["coordinates"][0][0]
     assert first == [_rows(store, "a-2030")[0][name] for name in ("x_min", "y_min")]
 
@@ -106,12 +106,12 @@ def test_a_missing_column_is_named_with_its_file_and_the_remedy(tmp_path: Path, 
     pq.write_table(table.drop_columns([column]), path)
     for export in (export_objects, export_vectors):
         with pytest.raises(StoreError, match=rf"a-2030.parquet .*has no column {column}.*fossilray verify"):
-            export(store, tmp_path / f"{export.__name__}.parquet", slide="a-2030")
+            export(store, tmp_path / f"{export.__name__}.parquet", slides=["a-2030"])
 
 
 def test_an_unknown_slide_is_named(store: RunStore, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="zzz"):
-        export_objects(store, tmp_path / "out", slide="zzz")
+        export_objects(store, tmp_path / "out", slides=["zzz"])
 
 
 def test_one_geojson_file_for_many_slides_is_refused(store: RunStore, tmp_path: Path) -> None:

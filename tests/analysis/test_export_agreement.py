@@ -176,7 +176,7 @@ def test_vectors_are_float32_that_duckdb_reads_by_name(made: Made, tmp_path: Pat
     import duckdb
 
     out = tmp_path / "v.parquet"
-    export_vectors(made.run, out, slide="b-1", where="object_id < 5")
+    export_vectors(made.run, out, slides=["b-1"], where="object_id < 5")
     rows = run_query(
         made.run, "SELECT * FROM objects WHERE slide_id = 'b-1' AND object_id < 5 ORDER BY object_id"
     )

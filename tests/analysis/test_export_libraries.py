@@ -21,6 +21,7 @@ from fossilray.analysis.export.image_folder import export_image_folder, folder_n
 from fossilray.analysis.export.tiles import TileOptions
 from fossilray.analysis.export.yolo import export_yolo
 from fossilray.core.config import load_config
+from fossilray.core.config.choices import NO_PREDICTIONS
 from fossilray.core.errors import FossilrayError, StoreError, UsageError
 from fossilray.core.records import CatalogRow, WorkItem
 from fossilray.models.detectors.ultralytics_network import quiet_ultralytics
@@ -91,10 +92,16 @@ def test_hostile_genera_become_folders_within_the_export(store: RunStore, tmp_pa
         export_image_folder(store, tmp_path / "in" / "out", head="hostile")
 
 
-def test_an_image_folder_without_a_head_is_refused(store: RunStore, tmp_path: Path) -> None:
-    result = invoke("export", store.url, "--format", "imagefolder", "--out", tmp_path / "out")
+def test_an_image_folder_without_predictions_is_refused(store: RunStore, tmp_path: Path) -> None:
+    options = ("--format", "imagefolder", "--out", tmp_path / "out")
+    result = invoke("export", store.url, *options, "--predictions", "none")
     assert isinstance(result.exception, UsageError)
-    assert "--predictions" in str(result.exception)
+    assert "--predictions is none" in str(result.exception)
+    unclassified = write_small_run(tmp_path / "run")
+    result = invoke("export", unclassified.url, *options)
+    assert isinstance(result.exception, UsageError)
+    assert "fossilray classify run" in str(result.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_anndata_reads_vectors_with_the_columns_of_objects(store: RunStore, tmp_path: Path) -> None:
@@ -128,7 +135,9 @@ def test_anndata_reads_vectors_with_the_columns_of_objects(store: RunStore, tmp_
 def test_anndata_takes_other_embeddings_and_a_condition(store: RunStore, tmp_path: Path) -> None:
     import anndata
 
-    count = export_anndata(store, tmp_path / "a.h5ad", embeddings="other", where="object_id IN (3, 7)")
+    count = export_anndata(
+        store, tmp_path / "a.h5ad", embeddings="other", where="object_id IN (3, 7)", head=NO_PREDICTIONS
+    )
     read = anndata.read_h5ad(tmp_path / "a.h5ad")
     assert read.shape == (count.objects, 3)
     assert np.array_equal(read.X[:, 0], read.obs["object_id"])
@@ -158,8 +167,8 @@ def test_coco_and_yolo_refuse_missing_slides(store: RunStore, tmp_path: Path) ->
     for export in (export_yolo, export_coco):
         with pytest.raises(UsageError, match="is missing; mount it there"):
             export(store, tmp_path / "out")
-        with pytest.raises(UsageError, match="not a committed slide"):
-            export(store, tmp_path / "out", slide="no")
+        with pytest.raises(UsageError, match="no committed slide no;"):
+            export(store, tmp_path / "out", slides=["no"])
     with pytest.raises(UsageError, match="is the name of a file"):
         export_coco(store, tmp_path / "a.json")
     assert not list(tmp_path.iterdir())
@@ -278,7 +287,9 @@ def test_pycocotools_reads_tiles_that_open_with_a_category_for_each_genus(
 
 
 def test_a_single_slide_is_not_split_and_data_yaml_states_it(found_discs: RunStore, tmp_path: Path) -> None:
-    tiles = export_yolo(found_discs, tmp_path / "yolo", slide="one", options=TileOptions(background=0)).tiles
+    tiles = export_yolo(
+        found_discs, tmp_path / "yolo", slides=["one"], options=TileOptions(background=0)
+    ).tiles
     assert tiles.images == 1
     assert not tiles.unreadable
     assert not tiles.background

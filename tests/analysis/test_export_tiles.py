@@ -119,7 +119,7 @@ def test_objects_in_unreadable_regions_are_counted_and_others_are_kept(
 
     monkeypatch.setattr(Slide, "read", fail_on_the_right)
     of_slide = {key for key in boxes if key[0] == "b-1"}
-    coco = export_coco(made.run, tmp_path / "coco", options=TILES, slide="b-1")
+    coco = export_coco(made.run, tmp_path / "coco", options=TILES, slides=["b-1"])
     content = json.loads((tmp_path / "coco" / ANNOTATIONS).read_text(encoding="utf-8"))
     assert coco.unreadable > 0
     assert coco.lost > 0
@@ -131,7 +131,7 @@ def test_objects_in_unreadable_regions_are_counted_and_others_are_kept(
         path.name for path in (tmp_path / "coco" / "images").iterdir()
     }
     assert sum(annotation["primary"] for annotation in content["annotations"]) == coco.objects
-    yolo = export_yolo(made.run, tmp_path / "yolo", options=TILES, slide="b-1").tiles
+    yolo = export_yolo(made.run, tmp_path / "yolo", options=TILES, slides=["b-1"]).tiles
     assert (yolo.objects, yolo.lost, yolo.boxes) == (coco.objects, coco.lost, coco.boxes)
 
 
@@ -143,7 +143,7 @@ def test_background_images_show_no_object_of_the_run_whatever_the_condition(
         tmp_path / "coco",
         options=TileOptions(tile_px=96, background=0.5),
         where="object_id = 4",
-        slide="d-1",
+        slides=["d-1"],
     )
     coco = json.loads((tmp_path / "coco" / ANNOTATIONS).read_text(encoding="utf-8"))
     taken = {annotation["image_id"] for annotation in coco["annotations"]}

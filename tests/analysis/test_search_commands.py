@@ -19,7 +19,7 @@ from fossilray.core.errors import UsageError
 from fossilray.models.backbones.load import embedder_digest, load_embedder
 from fossilray.store import RunStore
 
-SMALL = IndexSettings(coder="pca64-8bit", lists=4, shard_objects=60)
+SMALL = IndexSettings(quantizer="pca64-8bit", lists=4, shard_objects=60)
 
 
 def shapes(count: int, *, seed: int) -> NDArray[np.uint8]:

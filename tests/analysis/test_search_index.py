@@ -164,7 +164,7 @@ def test_a_run_without_vectors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing to index"):
         index_runs([store.url], tmp_path / "index")
     with pytest.raises(UsageError, match="is not one of auto"):
-        index_runs([store.url], tmp_path / "index", IndexSettings(coder="pq"))
+        index_runs([store.url], tmp_path / "index", IndexSettings(quantizer="pq"))
     with pytest.raises(UsageError, match="named twice"):
         index_runs([store.url, store.url], tmp_path / "index")
     assert not (tmp_path / "index" / "index.json").exists()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
+import types
+from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import pytest
 import typer.main
@@ -17,135 +19,51 @@ from fossilray.cli.main import COMMANDS, Subcommands, app
 PROGRAM: Any = typer.main.get_command(app)
 """Duck-typed: some versions of typer bring a click of their own."""
 
-MEANINGS = {
-    "--address": "Ray cluster",
-    "--alarm-minutes": "Exit with code 4 and a message when slides are left",
-    "--arch": "Architecture of the network",
-    "--attribution": "Attribution method",
-    "--backbone": "Backbone that",
-    "--background": "coco, yolo: share of images without objects",
-    "--by": "Selection strategy",
-    "--candidates": "Number of candidates",
-    "--clusters": "Maximum number of clusters",
-    "--coder": "Quantizer of the embeddings",
-    "--compare": "Compare, with --train",
-    "--confidence-level": "Confidence level",
-    "--config": "Configuration file (YAML)",
-    "--confused": "Choose crops of either genus",
-    "--confusion": "Head, or CSV of true class by predicted class",
-    "--correction": "Correct counts",
-    "--coverage": "Probability that a prediction set holds the true genus",
-    "--crops": "Folder of crops",
-    "--dashboard": "Dashboard of the Ray cluster",
-    "--days": "Deadline in days",
-    "--deep": "Check every checksum",
-    "--depths": "CSV of slide_id and measured_depth_m",
-    "--distance": "Distance of embeddings",
-    "--drain-minutes": "Minutes that slides in progress get",
-    "--dry-run": "Print what would be",
-    "--embeddings": "Name of the embeddings to use",
-    "--entrypoint-memory": "Bytes of memory reserved for the driver",
-    "--entrypoint-num-cpus": "CPUs reserved for the driver",
-    "--entrypoint-resources": "Custom resources reserved for the driver",
-    "--error": "Class of the last failure",
-    "--every": "Seconds between two reports",
-    "--follow": "Show the log until the job ends",
-    "--format": "Output format",
-    "--from-run": "Run to take rates",
-    "--genus": "Genus to explain",
-    "--gpu-factor": "Assumed speed of a GPU",
-    "--head": "Head: a classifier file",
-    "--hold-out": "Unit held out",
-    "--image": "Image file of one fossil",
-    "--init": "Initial weights",
-    "--input-px": "Input size of the network",
-    "--instance": "Type of machine",
-    "--instances": "File with a table of machines",
-    "--json": "Print JSON",
-    "--keep-bounds": "geojson: keep coordinates",
-    "--kind": "Kind of classifier",
-    "--labels": "Labelled crops",
-    "--least-certain": "Choose the crops with the highest entropy",
-    "--leave-out": "Label, taxon or group not to count",
-    "--limit": "Maximum number of objects",
-    "--lists": "Number of lists",
-    "--local": "Train with one worker in this process",
-    "--loss": "Loss of the metric space",
-    "--machines": "Number of such machines",
-    "--maps": "Draw t-SNE and UMAP maps",
-    "--match": "Another well of the run",
-    "--match-distance": "Squared chord distance",
-    "--method": "Training method",
-    "--min-objects": "Samples of fewer objects",
-    "--min-workers": "Minimum number of workers",
-    "--name": "Name of the new",
-    "--name-pattern": "Regular expression",
-    "--neighbours": "Number of neighbours",
-    "--novelty": "Novelty score",
-    "--novelty-p": "Novelty p-value",
-    "--object": "Object, by slide_id and object_id",
-    "--older-than": "Minimum age",
-    "--order": "Order of the taxa",
-    "--out": "Output f",
-    "--override": "Override all earlier labels",
-    "--pool": "Size of the random sample",
-    "--predictions": "Name of the predictions to use",
-    "--price": "Price of a machine",
-    "--probes": "Number of the index's lists to search",
-    "--python": "Python interpreter on the cluster",
-    "--rank": "Rank of --taxonomy",
-    "--rates": "YAML file of known rates",
-    "--rebuild": "Write slides/ again",
-    "--reduced": "Repeat with at most so many training crops",
-    "--round": "Show the label set after this round",
-    "--rule": "Override one field of --rules",
-    "--rules": "YAML file of thresholds",
-    "--run": "Run directory",
-    "--runtime-env": "YAML file with Ray's runtime environment",
-    "--same-slide": "Compare objects of the same slide",
-    "--sample": "Number of embeddings to fit",
-    "--seed": "Random seed",
-    "--set": "Override one configuration field",
-    "--shard-objects": "Maximum number of objects in a shard",
-    "--sheet": "Contact sheet to write",
-    "--shown": "Crops on each contact sheet",
-    "--single-writer": "Promise that this driver alone commits",
-    "--size": "Side of each slide",
-    "--skip-copies": "Count slides that are the same scan",
-    "--slide": "slide_id of",
-    "--slides": "Number of slides to",
-    "--slides-per-file": "Maximum number of slides of a well",
-    "--source": "Training data",
-    "--split-by": "yolo: unit of the split",
-    "--splits": "Number of random splits",
-    "--square": "Write crops as stored",
-    "--strict": "Exit with code 4 when any slide failed",
-    "--strict-doubts": "Refuse slides with these doubts",
-    "--taxonomy": "CSV or YAML with species",
-    "--threshold": "Minimum cosine similarity",
-    "--tile-px": "coco, yolo: side of an image",
-    "--to": "Create",
-    "--traceback": "Print the traceback",
-    "--train": "Train the network in every split",
-    "--train-set": "Override one training field",
-    "--training": "Training configuration (YAML)",
-    "--um-per-px": "coco, yolo: scale of the images",
-    "--validation": "yolo: share of images for validation",
-    "--wait": "Wait until the slides in progress have ended",
-    "--watch": "Print again and again",
-    "--well": "Name of the well",
-    "--where": "SQL condition on the columns of",
-    "--who": "Annotator",
-    "--withdraw": "Move damaged slides",
-    "--with-embeddings": "Write the embeddings beside the objects",
-    "--withhold": "Classes of the open set",
-    "--withhold-count": "Number of classes in each random open set",
-    "--workers": "Number of workers",
-    "--working-dir": "Folder to upload",
-    "--wrong": "Share of wrong predictions to accept",
-    "--zones": "Number of zones",
+
+class Exemption(NamedTuple):
+    """Commands in which an option has a help text, choices or a type of its own."""
+
+    beginning: str
+    """Of the help in every command, also in these."""
+    commands: tuple[str, ...]
+    """How their names begin; "" stands for every command."""
+    reason: str
+
+
+EXEMPTIONS = {
+    "--backbone": Exemption(
+        "Backbone that embeds the crops",
+        ("classify train", "evaluate "),
+        "Labelled crops may also be embedded by an untrained network, by measures, or as their run has them.",
+    ),
+    "--format": Exemption(
+        "Output format",
+        ("export",),
+        "It writes objects for other programs, and not the rows of a table; one word for the format of a file.",
+    ),
+    "--labels": Exemption(
+        "Labelled crops",
+        ("suggest",),
+        "It takes a label set alone, which names the objects that are not suggested again.",
+    ),
+    "--limit": Exemption(
+        "Maximum number of objects",
+        ("similar",),
+        "It searches for several images or objects at once, and the number is that for each.",
+    ),
+    "--out": Exemption("Output f", ("",), "The help names the kind of file or folder that is written."),
+    "--run": Exemption(
+        "Run directory",
+        ("process", "submit"),
+        "They write the run directory; elsewhere it is the one that holds the objects.",
+    ),
+    "--to": Exemption(
+        "Create", ("",), "The help names what is created or extended; a label set is on a local disk."
+    ),
+    "--where": Exemption(
+        "SQL condition on the columns of", ("failures",), "It lists failures, which have other columns."
+    ),
 }
-"""How the help of each option begins, in every command that has it."""
 
 
 def every_command(group: Any = PROGRAM, names: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -211,18 +129,78 @@ def test_published_names_are_other_names_of_the_same_evaluation() -> None:
         assert commands[alias].hidden
 
 
-def test_an_option_means_the_same_in_every_command() -> None:
-    wrong = [
-        f"{command} {name}: {option.help}"
-        for command, name, option in options()
-        if not (option.help or "").startswith(MEANINGS.get(name, "(not in the table)"))
-    ]
-    assert not wrong, "\n".join(wrong)
+def value_type(hint: Any) -> Any:
+    """The type of one value of an option: without Annotated, None and list."""
+    while get_origin(hint) is Annotated or get_origin(hint) in (Union, types.UnionType, list):
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    return hint
 
 
-def test_the_table_of_meanings_names_no_option_that_is_gone_and_no_meaning_twice() -> None:
-    assert set(MEANINGS) == {name for _, name, _ in options()}
-    assert len(set(MEANINGS.values())) == len(MEANINGS)
+class Meaning(NamedTuple):
+    """What must be the same in every command that has an option."""
+
+    spellings: tuple[str, ...]
+    """Those that switch a flag off, too."""
+    type: Any
+    word: str | None
+    """What stands for the value in help."""
+    help: str
+
+
+def meanings() -> dict[str, dict[str, Meaning]]:
+    """What an option means in each command, by option and command."""
+    found: dict[str, dict[str, Meaning]] = defaultdict(dict)
+    for name, command in every_command():
+        hints = get_type_hints(command.callback, include_extras=True)
+        for option in command.params:
+            if option.param_type_name == "option":
+                spellings = (*option.opts, *option.secondary_opts)
+                kind = value_type(hints[option.name])
+                found[option.opts[0]][name] = Meaning(spellings, kind, option.metavar, option.help)
+    return found
+
+
+def is_exempt(option: str, command: str) -> bool:
+    return option in EXEMPTIONS and command.startswith(EXEMPTIONS[option].commands)
+
+
+def test_an_option_has_one_type_and_one_help_text_in_every_command() -> None:
+    wrong = {
+        option: {one: [name for name in commands if commands[name] == one] for one in differing}
+        for option, commands in meanings().items()
+        if len(differing := {one for name, one in commands.items() if not is_exempt(option, name)}) > 1
+    }
+    assert not wrong
+
+
+def test_an_option_that_may_be_repeated_may_be_repeated_in_every_command() -> None:
+    repeatable: dict[str, set[bool]] = defaultdict(set)
+    for _, name, option in options():
+        repeatable[name].add(bool(option.multiple))
+    assert not [name for name, either in repeatable.items() if len(either) > 1]
+
+
+def test_every_exemption_is_needed_and_leaves_the_meaning_as_it_is() -> None:
+    found = meanings()
+    assert set(EXEMPTIONS) <= set(found)
+    for option, exemption in EXEMPTIONS.items():
+        commands = found[option]
+        assert len(set(commands.values())) > 1, f"{option} differs nowhere"
+        common = {one for name, one in commands.items() if not is_exempt(option, name)}
+        for name, one in commands.items():
+            assert one.help.startswith(exemption.beginning), f"{name} {option}: {one.help}"
+            assert not (is_exempt(option, name) and one in common), f"{name} {option} needs no exemption"
+        for beginning in exemption.commands:
+            assert any(name.startswith(beginning) for name in commands), f"{option} of {beginning}"
+        assert exemption.reason.endswith(".")
+
+
+def test_no_two_options_have_the_same_help_text() -> None:
+    options_of: dict[str, set[str]] = defaultdict(set)
+    for option, commands in meanings().items():
+        for one in commands.values():
+            options_of[one.help].add(option)
+    assert not {text: names for text, names in options_of.items() if len(names) > 1}
 
 
 def test_no_option_has_a_short_name_but_help() -> None:

@@ -12,7 +12,8 @@ from rich.console import Console
 from support.cli_runner import run_command
 from support.small_run import write_small_run
 
-from fossilray.cli import maintain, results
+from fossilray.cli import maintain, output, results
+from fossilray.core.errors import UsageError
 from fossilray.core.text_table import PIPED_WIDTH
 
 COUNTS = """
@@ -32,7 +33,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> str:
 def console(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Console:
     """A console of the width that a test names, which replaces that of the commands."""
     made = Console(file=io.StringIO(), width=request.param)
-    for module in (results, maintain):
+    for module in (results, maintain, output):
         monkeypatch.setattr(module, "out", made)
     return made
 
@@ -69,8 +70,15 @@ def test_failures_and_status_print_every_word_whole(console: Console, small_run:
     assert "77" in words
 
 
-def test_query_writes_a_file_of_each_format(small_run: str, tmp_path: Path) -> None:
-    for form, start in (("csv", b'"n"'), ("json", b"["), ("parquet", b"PAR1")):
-        path = tmp_path / f"n.{form}"
-        run_command("query", small_run, "SELECT 1942 AS n", "--format", form, "--out", path)
-        assert path.read_bytes().startswith(start)
+def test_query_and_failures_write_a_file_of_each_format_by_its_suffix_or_by_name(
+    small_run: str, tmp_path: Path
+) -> None:
+    for command in (("query", small_run, "SELECT 1942 AS n"), ("failures", small_run)):
+        for form, start in (("csv", b'"'), ("json", b"["), ("parquet", b"PAR1")):
+            by_suffix, by_name = tmp_path / f"{command[0]}.{form}", tmp_path / f"{command[0]}-{form}.txt"
+            run_command(*command, "--out", by_suffix)
+            run_command(*command, "--format", form, "--out", by_name)
+            assert by_suffix.read_bytes().startswith(start)
+            assert by_suffix.read_bytes() == by_name.read_bytes()
+        with pytest.raises(UsageError, match="give --format"):
+            run_command(*command, "--out", tmp_path / "table.txt")

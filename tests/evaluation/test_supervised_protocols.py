@@ -294,10 +294,10 @@ def test_liu2022_trains_a_network_and_compares_conditions(tmp_path: Path) -> Non
         "--arch",
         "resnet18",
         "--local",
-        "--set",
+        "--train-set",
     )
     first = ("steps=2", "input_px=32", "device=cpu", "views.early_px=null")
-    overrides = itertools.chain.from_iterable(("--set", setting) for setting in first)
+    overrides = itertools.chain.from_iterable(("--train-set", setting) for setting in first)
     run_command(*start, "arch_kwargs.channels=[8,8,16,16]", *overrides)
     run_command(
         *(
@@ -336,7 +336,7 @@ def test_liu2022_trains_a_network_and_compares_conditions(tmp_path: Path) -> Non
     ("words", "message"),
     [
         (("metric-learning", "--train-set", "epochs=1"), "add --train"),
-        (("transfer", "--training", "fields.yaml"), "add --train"),
+        (("transfer", "--train-config", "fields.yaml"), "add --train"),
         (("transfer", "--compare"), "add --train"),
         (("metric-learning", "--withhold", "a,b", "--withhold-count", "2"), "give one of them"),
         (("metric-learning", "--withhold", "a,zebra"), "zebra cannot be withheld"),

@@ -69,7 +69,7 @@ def test_local_training_writes_a_backbone_and_the_same_command_again_has_nothing
 ) -> None:
     settings = tmp_path / "training.yaml"
     settings.write_text(a_config(crops, steps=2).model_dump_json(), encoding="utf-8")
-    command = ["train", "backbone", str(tmp_path / "out"), "--config", str(settings), "--local"]
+    command = ["train", "backbone", str(tmp_path / "out"), "--train-config", str(settings), "--local"]
     for _ in range(2):
         assert "2 steps" in run_command(*command)
     assert (tmp_path / "out" / "backbone.safetensors").is_file()

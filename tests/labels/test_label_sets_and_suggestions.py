@@ -58,7 +58,7 @@ def test_suggestions_filled_in_come_back_as_labels_and_train_a_head(run: RunStor
     assert {row["guess"] for row in rows} == {""}
     fill_in(out / "suggestions.csv", genus_of(run))
     output = run_command(
-        "labels", "import", out / "suggestions.csv", "--run", run.url, "--to", labels, "--who", "Ada"
+        "labels", "import", out / "suggestions.csv", "--run", run.url, "--to", labels, "--annotator", "Ada"
     )
     assert "round 1: 20 labels" in output
     output = run_command(
@@ -229,7 +229,7 @@ def test_objects_on_which_two_people_disagree_are_listed_and_not_trained_on_unti
     )
     second = write_table(tmp_path / "grace.csv", [("a-2030", 1, "Betula"), ("a-2030", 2, "Betula")])
     import_label_round(first, run, labels, who="Ada")
-    output = run_command("labels", "import", second, "--run", run.url, "--to", labels, "--who", "Grace")
+    output = run_command("labels", "import", second, "--run", run.url, "--to", labels, "--annotator", "Grace")
     assert "1 objects have conflicting labels" in output
     assert "a-2030 #1: Alnus (Ada), Betula (Grace)" in output
     found = load_labels(labels, run=run)
@@ -237,7 +237,7 @@ def test_objects_on_which_two_people_disagree_are_listed_and_not_trained_on_unti
     assert found.findings.unreadable == (("a-2030 #1", "labelled Alnus (Ada), Betula (Grace)"),)
     correction = write_table(tmp_path / "correction.csv", [("a-2030", 1, "Betula")])
     run_command(
-        "labels", "import", correction, "--run", run.url, "--to", labels, "--who", "Ada", "--override"
+        "labels", "import", correction, "--run", run.url, "--to", labels, "--annotator", "Ada", "--override"
     )
     book = LabelSet.open(labels)
     assert not book.labels().conflicts
@@ -299,7 +299,7 @@ def test_two_rounds_added_at_once_both_stand(run: RunStore, tmp_path: Path) -> N
     ("arguments", "message"),
     [
         (("suggest", "RUN", "--out", "FULL"), "is not empty"),
-        (("suggest", "RUN", "--out", "NEW", "--by", "badge"), "chooses by the uncertainty of a head"),
+        (("suggest", "RUN", "--out", "NEW", "--strategy", "badge"), "chooses by the uncertainty of a head"),
         (("suggest", "RUN", "--out", "NEW", "--where", "false"), "there is nothing to suggest"),
         (("suggest", "RUN", "--out", "NEW", "--where", "nonsense"), "nonsense"),
         (("suggest", "RUN", "--out", "NEW", "--labels", "FULL"), "holds no label set"),

@@ -110,12 +110,13 @@ def test_commands_in_prose_name_real_options(page: Path) -> None:
 def test_settings_in_prose_are_fields(page: Path) -> None:
     for line in fossilray_lines(page):
         words = shlex.split(line, comments=True)
-        load = load_train_config if words[1] == "train" else load_config
         # What a field may be depends on the method.
         method = [f"method={words[words.index('--method') + 1]}"] if "--method" in words else []
         for before, word in itertools.pairwise(words):
             if before == "--set":
-                load(None, [*method, word])
+                load_config(None, [word])
+            elif before == "--train-set":
+                load_train_config(None, [*method, word])
             elif before == "--rule":
                 load_curation_config(None, [word])
 

@@ -49,13 +49,13 @@ def prepare_jobs(inputs: Path) -> None:
 
 def jobs(inputs: Path) -> dict[str, Scenario]:
     """By the names of their commands."""
-    training = [word for one in (*TINY, *FEW) for word in ("--set", one)]
+    training = [word for one in (*TINY, *FEW) for word in ("--train-set", one)]
     shapes, local = inputs / "shapes", ("--arch", "resnet18", "--init", "scratch", "--local")
     return {
         "index build": Scenario(
             lambda out: without_ray(
                 *("index", "build", inputs / "vectors", "--to", out / "index"),
-                *("--coder", "pca64-8bit", "--lists", 8, "--shard-objects", 700),
+                *("--quantizer", "pca64-8bit", "--lists", 8, "--shard-objects", 700),
             ),
             outcome=index_in,
         ),
@@ -72,7 +72,7 @@ def jobs(inputs: Path) -> dict[str, Scenario]:
         "train backbone": Scenario(
             lambda out: cli(
                 *("train", "backbone", out / "training", "--source", shapes, "--method", "supcon", *local),
-                *("--set", "supcon={classes_per_batch: 4, crops_per_class: 2}", *training),
+                *("--train-set", "supcon={classes_per_batch: 4, crops_per_class: 2}", *training),
             ),
             outcome=training_in,
         ),

@@ -167,7 +167,17 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
 
 
 def import_labels(inputs: Path, out: Path, name: str) -> None:
-    cli("labels", "import", inputs / name, "--run", inputs / "run", "--to", out / "labels", "--who", "Ada")
+    cli(
+        "labels",
+        "import",
+        inputs / name,
+        "--run",
+        inputs / "run",
+        "--to",
+        out / "labels",
+        "--annotator",
+        "Ada",
+    )
 
 
 def import_first(inputs: Path, out: Path) -> None:

@@ -23,7 +23,7 @@ from fossilray.store.run.run_record import describe_run
 CROP_PX = 32
 CROPS = CropsConfig(size_px=CROP_PX)
 DIMENSION = 24
-SMALL = IndexSettings(coder="pca64-8bit", lists=8, shard_objects=700)
+SMALL = IndexSettings(quantizer="pca64-8bit", lists=8, shard_objects=700)
 PLAIN = StoreConfig()
 
 

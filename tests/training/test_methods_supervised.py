@@ -175,7 +175,7 @@ def test_the_command_trains_and_resumes_from_its_checkpoint(crops: Path, tmp_pat
         "steps=3",
         "device=cpu",
     ):
-        words += ["--set", setting]
+        words += ["--train-set", setting]
     assert "3 steps" in run_command(*words, "--local")
     assert (tmp_path / "out" / "backbone.safetensors").is_file()
     longer = [word.replace("steps=3", "steps=5") for word in words]

@@ -105,7 +105,7 @@ def crops_from_run(
     count: int,
     objects: Sequence[tuple[str, int]] = (),
     where: str | None = None,
-    least_certain: bool = False,
+    highest_entropy: bool = False,
 ) -> CropsToExplain:
     """Return crops of a run: of given objects, or of the first `count` objects that meet a condition.
 
@@ -114,17 +114,17 @@ def crops_from_run(
             `genus`, `genus_score` and `genus_entropy`.
         objects: slide_id and object_id of each object.
         where: SQL condition on columns of `objects`.
-        least_certain: take the objects of highest entropy.
+        highest_entropy: take the objects of highest entropy.
 
     Raises:
         UsageError: an object is missing or has no pixels, no object meets the condition, or the run has no predictions
-            of this head for `least_certain`.
+            of this head for `highest_entropy`.
         QueryError: DuckDB refuses the condition.
     """
     genera = _predictions_of(store, head_sha256)
-    if least_certain and genera is None:
+    if highest_entropy and genera is None:
         raise UsageError(
-            f"{store.url} has no predictions of this head, which --least-certain needs; make them with "
+            f"{store.url} has no predictions of this head, which --highest-entropy needs; make them with "
             "`fossilray classify run`, or explain a folder of crops"
         )
     con = connect(store, sql=where or "")
@@ -136,9 +136,9 @@ def crops_from_run(
         create_objects_view(con, store, None, genera=genera)
         # Objects whose pixels could not be read have no opacity.
         chosen = f"SELECT * FROM ({objects_where(where)}) WHERE opacity IS NOT NULL"
-        order = "genus_entropy DESC NULLS LAST, " if least_certain else ""
+        order = "genus_entropy DESC NULLS LAST, " if highest_entropy else ""
         columns = "slide_id, arrays, object_id, width_um, height_um"
-        known = " AND genus IS NOT NULL" if least_certain else ""
+        known = " AND genus IS NOT NULL" if highest_entropy else ""
         total = query_table(con, f"SELECT count(*) AS n FROM ({chosen}{known})")["n"][0].as_py()
         table = query_table(
             con,

@@ -6,6 +6,7 @@ slide at a time, because anndata's writer needs all data in memory.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def export_anndata(
     out: Path,
     *,
     where: str | None = None,
-    slide: str | None = None,
+    slides: Collection[str] = (),
     head: str | None = None,
     embeddings: str | None = None,
 ) -> ExportResult:
@@ -51,15 +52,15 @@ def export_anndata(
 
     Args:
         where: SQL condition on `objects`.
-        slide: slide_id of the only slide to export.
-        head: name of predictions whose genera are written into obs.
+        slides: slide_ids of the slides to export; none: all.
+        head: name of the predictions whose genera are written into obs; None: the newest; `none`: none.
         embeddings: name of embeddings of `fossilray embed`; None: the run's own.
 
     Raises:
         QueryError: DuckDB refuses the condition, or the run has no embeddings.
         RunNotFound: there are no predictions, or embeddings, of this name.
         StoreError: embeddings of a slide are missing, or the slide was reprocessed since they were made.
-        UsageError: the slide is not in the run, h5py is missing, or `out` does not end in .h5ad, exists or cannot be
+        UsageError: a slide is not in the run, h5py is missing, or `out` does not end in .h5ad, exists or cannot be
             written.
     """
     try:
@@ -68,7 +69,7 @@ def export_anndata(
         raise UsageError("AnnData files need h5py: pip install 'fossilray[export]'") from None
     if out.suffix.lower() != ".h5ad" or out.exists():
         raise UsageError(f"{out} must end in .h5ad and not exist yet; choose another --out")
-    selection = ObjectSelection(store, where=where, slide=slide, head=head)
+    selection = ObjectSelection(store, where=where, slides=slides, head=head)
     reader = VectorReader(store, embeddings)
     backbone = backbone_json(reader)
     clipped = without_pixels = 0
@@ -85,7 +86,7 @@ def export_anndata(
                 columns = _Columns.begin(file, dimension=vectors.shape[1], classes=selection.classes)
             columns.add(with_pixels, vectors)
         columns = columns or _Columns.begin(file, dimension=0, classes=selection.classes)
-        columns.finish({"run": store.url, "embeddings": backbone, "head": head or ""})
+        columns.finish({"run": store.url, "embeddings": backbone, "head": selection.predictions or ""})
     return ExportResult(columns.rows, clipped, without_pixels=without_pixels)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,28 +42,29 @@ def export_objects(
     *,
     form: BoxFormat = "geojson",
     where: str | None = None,
-    slide: str | None = None,
+    slides: Collection[str] = (),
     head: str | None = None,
     subtract_bounds: bool = True,
 ) -> ExportResult:
-    """Write the boxes of a run, or of one of its slides.
+    """Write the boxes of a run, or of some of its slides.
 
     Args:
         out: geojson: a folder, or for one slide a file ending in .json or .geojson. csv: a file.
         form: geojson: one FeatureCollection per slide, for QuPath 0.4 and later. csv: one file with the columns of
             `objects`, whose boxes are in OpenSlide's frame, and QUPATH_CORNERS.
         where: SQL condition on `objects`, and on `genus` and `genus_score` of the predictions.
-        slide: slide_id of the only slide to export.
-        head: name of predictions to write: as the classification of a detection in QuPath, or as columns of the CSV.
+        slides: slide_ids of the slides to export; none: all.
+        head: name of the predictions to write, as the classification of a detection in QuPath or as columns of the CSV;
+            None: the newest; `none`: none.
         subtract_bounds: geojson: coordinates are level-0 px from the corner of the scanned area, as in QuPath; False:
             in OpenSlide's frame. The frames differ for MIRAX.
 
     Raises:
         QueryError: DuckDB refuses the condition.
-        UsageError: the slide is not in the run, or `out` cannot be written.
+        UsageError: a slide is not in the run, or `out` cannot be written.
         RunNotFound: the run has no predictions of this name.
     """
-    selection = ObjectSelection(store, where=where, slide=slide, head=head)
+    selection = ObjectSelection(store, where=where, slides=slides, head=head)
     if form == "csv":
         return _write_csv(out, selection)
     return _write_geojson(out, selection, subtract_bounds=subtract_bounds)
@@ -112,7 +113,7 @@ def _write_geojson(out: Path, selection: ObjectSelection, *, subtract_bounds: bo
     as_file = out.suffix.lower() in (".json", ".geojson")
     if as_file and len(selection.slides) != 1:
         raise UsageError(
-            f"{out} is one file and the run has {len(selection.slides)} slides, but QuPath opens the objects of one "
+            f"{out} is one file for {len(selection.slides)} slides, but QuPath opens the objects of one "
             "slide at a time; give a folder, or --slide"
         )
     if not as_file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def export_coco(
     *,
     options: TileOptions | None = None,
     where: str | None = None,
-    slide: str | None = None,
+    slides: Collection[str] = (),
     head: str | None = None,
 ) -> TileCounts:
     """Write images/ and annotations/instances_default.json: tiles of slides with bounding boxes.
@@ -52,8 +52,8 @@ def export_coco(
 
     Args:
         where: SQL condition on `objects`.
-        slide: slide_id of the only slide to export.
-        head: name of predictions whose genera become categories.
+        slides: slide_ids of the slides to export; none: all.
+        head: name of the predictions whose genera become categories; None: the newest; `none`: none.
 
     Raises:
         QueryError: DuckDB refuses the condition.
@@ -66,7 +66,7 @@ def export_coco(
         raise UsageError(
             f"{out} is the name of a file, and a COCO dataset is a folder of images and annotations; give a new folder"
         )
-    selection = ObjectSelection(store, where=where, slide=slide, head=head)
+    selection = ObjectSelection(store, where=where, slides=slides, head=head)
     require_slides(selection.slides)
     with atomic_folder(out) as made:
         make_folder(made / IMAGES)

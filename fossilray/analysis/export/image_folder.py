@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fossilray.analysis.export.selection import (
     file_stems,
 )
 from fossilray.core.atomic_files import atomic_folder, atomic_text, make_folder, write_new
+from fossilray.core.errors import UsageError
 from fossilray.core.images import restore_aspect_ratio
 from fossilray.core.text import escape_formula
 from fossilray.core.types import Image
@@ -33,7 +34,12 @@ _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{name}{i}" for name in ("COM", "LPT
 
 
 def export_image_folder(
-    store: RunStore, out: Path, *, head: str, where: str | None = None, slide: str | None = None
+    store: RunStore,
+    out: Path,
+    *,
+    head: str | None = None,
+    where: str | None = None,
+    slides: Collection[str] = (),
 ) -> ExportResult:
     """Write <genus>/<slide_id>-<object_id>.jpg of every object with a genus, in its proportions, and objects.csv.
 
@@ -43,9 +49,14 @@ def export_image_folder(
     Raises:
         QueryError: DuckDB refuses the condition.
         RunNotFound: the run has no predictions of this name.
-        UsageError: the slide is not in the run, or `out` is not empty or cannot be written.
+        UsageError: a slide is not in the run, the run has no predictions, or `out` is not empty or cannot be written.
     """
-    selection = ObjectSelection(store, where=where, slide=slide, head=head)
+    selection = ObjectSelection(store, where=where, slides=slides, head=head)
+    if selection.predictions is None:
+        raise UsageError(
+            f"an image folder has a folder for each predicted genus, and {store.url} has no predictions; make "
+            "some with `fossilray classify run`"
+        )
     folders = folder_names(selection.classes)
     letterboxed = has_letterboxed_crops(store)
     stems = file_stems(summary.slide_id for summary in selection.slides)

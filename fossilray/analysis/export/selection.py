@@ -7,7 +7,7 @@ the scanned area; exports clip them to it and count them.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,26 +58,31 @@ class SelectedObjects:
 
 
 class ObjectSelection:
-    """The objects of a run, or of one of its slides, that meet a condition. Memory holds one slide.
+    """The objects of a run, or of some of its slides, that meet a condition. Memory holds one slide.
 
     Args:
         where: SQL condition on `objects`.
-        slide: slide_id of the only slide; None: all slides.
-        head: name of predictions whose columns are added to those of `objects`.
+        slides: slide_ids of the only slides; none: all slides.
+        head: name of the predictions whose columns are added to those of `objects`; None: the newest; `none`: none.
 
     Raises:
         QueryError: DuckDB refuses the condition.
-        UsageError: the slide is not in the run.
+        UsageError: a slide is not in the run.
         RunNotFound: the run has no predictions of this name.
     """
 
     def __init__(
-        self, store: RunStore, *, where: str | None = None, slide: str | None = None, head: str | None = None
+        self,
+        store: RunStore,
+        *,
+        where: str | None = None,
+        slides: Collection[str] = (),
+        head: str | None = None,
     ) -> None:
         self.store = store
-        self.slides = select_slides(store, slide)
+        self.slides = select_slides(store, slides)
         self._where = where
-        self._genera = None if head is None else current_predictions(store, head, self.slides)
+        self._genera = current_predictions(store, head, self.slides)
         self._con = connect(store, sql=where or "")
         # An invalid condition is refused even if there are no slides, and before any file is created.
         create_objects_view(self._con, store, {}, genera=self._genera)
@@ -85,6 +90,11 @@ class ObjectSelection:
             query_table(self._con, f"{objects_where(where)} LIMIT 0").column_names
         )
         self._files = store.committed_files()
+
+    @property
+    def predictions(self) -> str | None:
+        """Name of the predictions; None without."""
+        return None if self._genera is None else self._genera.results.name
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -133,19 +143,20 @@ def _require_columns(store: RunStore, path: str) -> None:
         raise role.damaged(f"it has no column {list_some(missing)}")
 
 
-def select_slides(store: RunStore, slide: str | None) -> list[SlideSummary]:
-    """Return all committed slides, or only one.
+def select_slides(store: RunStore, slide_ids: Collection[str]) -> list[SlideSummary]:
+    """Return all committed slides, or those of some slide_ids.
 
     Raises:
-        UsageError: the slide is not in the run.
+        UsageError: a slide is not in the run.
     """
     summaries = store.summaries()
-    if slide is None:
+    if not slide_ids:
         return summaries
-    chosen = [summary for summary in summaries if summary.slide_id == slide]
-    if not chosen:
-        raise UsageError(f"{slide} is not a committed slide of {store.url}; `fossilray query` lists slide_id")
-    return chosen
+    if missing := sorted(set(slide_ids) - {summary.slide_id for summary in summaries}):
+        raise UsageError(
+            f"{store.url} has no committed slide {list_some(missing)}; `fossilray query` lists slide_id"
+        )
+    return [summary for summary in summaries if summary.slide_id in slide_ids]
 
 
 def clip_to_scan(table: pa.Table, summary: SlideSummary) -> tuple[pa.Table, int]:

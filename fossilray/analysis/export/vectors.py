@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from fossilray.analysis.export.selection import ExportResult, ObjectSelection
 from fossilray.core.atomic_files import atomic_file
+from fossilray.core.config.choices import NO_PREDICTIONS
 from fossilray.core.errors import UsageError
 from fossilray.store import RunStore
 from fossilray.store.derived.derived_store import DerivedStore
@@ -27,7 +29,7 @@ def export_vectors(
     out: Path,
     *,
     where: str | None = None,
-    slide: str | None = None,
+    slides: Collection[str] = (),
     embeddings: str | None = None,
 ) -> ExportResult:
     """Write one Parquet file with slide_id, object_id and `embedding`, a fixed-size list of float32.
@@ -37,18 +39,18 @@ def export_vectors(
 
     Args:
         where: SQL condition on `objects`.
-        slide: slide_id of the only slide to export.
+        slides: slide_ids of the slides to export; none: all.
         embeddings: name of embeddings of `fossilray embed`; None: the run's own.
 
     Raises:
         QueryError: DuckDB refuses the condition, or the run has no embeddings.
         RunNotFound: there are no embeddings of this name.
         StoreError: embeddings of a slide are missing, or the slide was reprocessed since they were made.
-        UsageError: the slide is not in the run, or `out` does not end in .parquet, exists or cannot be written.
+        UsageError: a slide is not in the run, or `out` does not end in .parquet, exists or cannot be written.
     """
     if out.suffix.lower() != ".parquet" or out.exists():
         raise UsageError(f"{out} must end in .parquet and not exist yet; choose another --out")
-    selection = ObjectSelection(store, where=where, slide=slide)
+    selection = ObjectSelection(store, where=where, slides=slides, head=NO_PREDICTIONS)
     reader = VectorReader(store, embeddings)
     metadata = json.dumps({"run": store.url, "embeddings": json.loads(backbone_json(reader))})
     without_pixels = 0

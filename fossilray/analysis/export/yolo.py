@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def export_yolo(
     validation: float = 0.2,
     split_by: SplitBy = "auto",
     where: str | None = None,
-    slide: str | None = None,
+    slides: Collection[str] = (),
     head: str | None = None,
 ) -> YoloExport:
     """Write images/, labels/, data.yaml and images.csv: tiles of slides with bounding boxes.
@@ -71,8 +71,8 @@ def export_yolo(
     Args:
         validation: share of the images with objects in `val`, divided by `split_slides`.
         where: SQL condition on `objects`.
-        slide: slide_id of the only slide to export.
-        head: name of predictions whose genera become classes.
+        slides: slide_ids of the slides to export; none: all.
+        head: name of the predictions whose genera become classes; None: the newest; `none`: none.
 
     Raises:
         QueryError: DuckDB refuses the condition.
@@ -81,7 +81,7 @@ def export_yolo(
         FossilrayError: a slide cannot be opened.
     """
     options = options or TileOptions()
-    selection = ObjectSelection(store, where=where, slide=slide, head=head)
+    selection = ObjectSelection(store, where=where, slides=slides, head=head)
     require_slides(selection.slides)
     wells = {summary.slide_id: str(summary.well) for summary in selection.slides}
     planned = {objects.summary.slide_id: _count_images(selection, objects, options) for objects in selection}

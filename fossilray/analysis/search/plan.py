@@ -38,7 +38,7 @@ class IndexSettings:
 
     embeddings: str | None = None
     """Name of the embeddings to index in every run; None: the runs' own."""
-    coder: str = "auto"
+    quantizer: str = "auto"
     """Name of the quantizer; auto: the one of highest recall on a sample."""
     lists: int | None = None
     """None: by the number of objects."""
@@ -62,8 +62,8 @@ def open_index(
         UsageError: the settings are invalid, there is nothing to index, or the vectors of a run are of another
             backbone than those of the index.
     """
-    if settings.coder not in ("auto", *QUANTIZERS):
-        raise UsageError(f"--coder {settings.coder!r} is not one of auto, {', '.join(QUANTIZERS)}")
+    if settings.quantizer not in ("auto", *QUANTIZERS):
+        raise UsageError(f"--quantizer {settings.quantizer!r} is not one of auto, {', '.join(QUANTIZERS)}")
     numbers = (settings.shard_objects, settings.lists, settings.sample)
     if any(number is not None and number < 1 for number in numbers):
         raise UsageError("--shard-objects, --lists and --sample must be at least 1")
@@ -124,7 +124,7 @@ def _create(
             f"{', '.join(sources)} hold no object with pixels and an embedding, so there is nothing to index; process "
             "slides first"
         )
-    name, trials = settings.coder, list[QuantizerTrial]()
+    name, trials = settings.quantizer, list[QuantizerTrial]()
     if name == "auto":
         try:
             trials = compare_quantizers(vectors, seed=settings.seed)

@@ -243,7 +243,8 @@ def compare_quantizers(vectors: NDArray[np.float32], *, seed: int) -> list[Quant
     queries, base = vectors[sample[:query_count]], vectors[sample[query_count:]]
     if len(base) < 3 * TRIAL_CANDIDATES:
         raise UsageError(
-            f"{len(vectors)} vectors are too few to compare quantizers; give --coder, one of {', '.join(QUANTIZERS)}"
+            f"{len(vectors)} vectors are too few to compare quantizers; give --quantizer, one of "
+            f"{', '.join(QUANTIZERS)}"
         )
     nearest = np.argsort(-(queries @ base.T), axis=1)[:, :TRIAL_NEIGHBOURS]
     trials = []

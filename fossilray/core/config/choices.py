@@ -28,6 +28,8 @@ Precision = Literal["auto", "float32"]
 TableFormat = Literal["csv", "json", "parquet"]
 ResultFormat = Literal["table", "csv", "json", "parquet"]
 BoxFormat = Literal["geojson", "csv"]
+NO_PREDICTIONS = "none"
+"""Name of predictions that stands for none, where a name is chosen."""
 SplitBy = Literal["auto", "well", "slide"]
 TaxonRank = Literal["species", "genus", "group"]
 TaxonOrder = Literal["last-occurrence", "first-occurrence", "abundance", "name"]

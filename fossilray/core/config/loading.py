@@ -61,7 +61,7 @@ def load_train_config(path: Path | str | None, assignments: Sequence[str] = ()) 
 
     Args:
         path: YAML file; None for the defaults.
-        assignments: changes in the form `section.field=value` or `field=value`, as `--set` takes them.
+        assignments: changes in the form `section.field=value` or `field=value`, as `--train-set` takes them.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is not valid.

@@ -59,7 +59,8 @@ def choose(
     """
     if probability is None and strategy in ("badge", "uncertain"):
         raise UsageError(
-            f"--by {strategy} chooses by the uncertainty of a head; give --head, or --labels of at least two genera"
+            f"--strategy {strategy} chooses by the uncertainty of a head; give --head, or --labels of at least two "
+            "genera"
         )
     directions, centre = centred_directions(vectors)
     labelled, _ = centred_directions(known.reshape(-1, vectors.shape[1]), centre=centre)

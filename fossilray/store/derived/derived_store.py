@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fossilray.core.errors import RunMismatch, RunNotFound, StoreError
+from fossilray.core.config.choices import NO_PREDICTIONS
+from fossilray.core.errors import RunMismatch, RunNotFound, StoreError, UsageError
 from fossilray.core.formats import FileRole, parse_record
 from fossilray.core.formats.parquet import read_parquet_metadata, read_table, stated
 from fossilray.core.records import utc_now
@@ -116,8 +117,10 @@ class DerivedStore:
         Raises:
             RunMismatch: the name is in use for results of another backbone, head or run.
             ConditionalCreateUnsupported: the store would let two workers commit one slide.
-            UsageError: the name cannot be that of a folder.
+            UsageError: the name cannot be that of a folder, or stands for no predictions.
         """
+        if kind == "predictions" and name == NO_PREDICTIONS:
+            raise UsageError(f"`--predictions {name}` stands for no predictions; give another --name")
         check_conditional_create(store.files)
         files = Subfolder(store.files, derived_folder(kind, name))
         begun = DerivedRecord(**{**vars(record), "created_at": utc_now()})

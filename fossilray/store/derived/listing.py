@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from fossilray.core.config.choices import NO_PREDICTIONS
 from fossilray.core.errors import DamagedFile
 from fossilray.core.parallel import map_in_chunks
 from fossilray.core.records import SlideSummary
@@ -32,11 +33,13 @@ def list_derived(store: RunStore, kind: DerivedKind) -> list[DerivedListing]:
 
 
 def latest_predictions(store: RunStore, head: str | None) -> DerivedListing | None:
-    """The predictions of this name, or the newest ones; None if there are none and none are named.
+    """The predictions of this name, or the newest ones; None if there are none, or `head` is `none`.
 
     Raises:
         RunNotFound: there are none of this name.
     """
+    if head == NO_PREDICTIONS:
+        return None
     home = store.source_run
     if head is not None:
         chosen = DerivedStore.open(home, "predictions", head)
