@@ -44,7 +44,7 @@ DepthsOption = Annotated[
 ]
 CopiesOption = Annotated[
     bool,
-    typer.Option("--skip-copies", help="Count slides that are the same scan under several names once."),
+    typer.Option("--unique-scans", help="Count slides that are the same scan under several names once."),
 ]
 ConfusionOption = Annotated[
     Path | None,
@@ -103,7 +103,7 @@ def chart(
     leave_out: LeaveOutOption = None,
     order: OrderOption = "last-occurrence",
     depths: DepthsOption = None,
-    skip_copies: CopiesOption = False,
+    unique_scans: CopiesOption = False,
     confusion: ConfusionOption = None,
     correction: CorrectionOption = True,
     level: ConfidenceOption = 0.95,
@@ -138,7 +138,7 @@ def chart(
         zones=zones,
         seed=seed,
         depths={} if depths is None else read_depths(depths),
-        skip_copies=skip_copies,
+        unique_scans=unique_scans,
         head=predictions,
     )
     store = open_store(run, config, set_)

@@ -91,7 +91,7 @@ def estimate_archive(
         catalog,
         access=chosen.slides.access or chosen.store,
         name_pattern=chosen.slides.name_pattern,
-        skip_copies=chosen.slides.skip_copies,
+        unique_scans=chosen.slides.unique_scans,
     ).rows
     workload = workload_of_rows(rows, chosen, statistics, slides=slides)
     speeds = _rates(chosen, kind, measured.rates if measured else None, given=rates, gpu_factor=gpu_factor)

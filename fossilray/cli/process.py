@@ -124,7 +124,7 @@ def catalog(
         slides,
         access=chosen.slides.access or chosen.store,
         name_pattern=name_pattern or chosen.slides.name_pattern,
-        skip_copies=chosen.slides.skip_copies,
+        unique_scans=chosen.slides.unique_scans,
     )
     write_catalog(slides_found, out_file)
     if slides_found.refused:

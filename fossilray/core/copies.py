@@ -56,8 +56,8 @@ def describe_copies(copies: Mapping[str, str]) -> str | None:
         return None
     copy, original = min(copies.items())
     if len(copies) == 1:
-        return f"{copy} is the same scan as {original}, so its objects count twice; slides.skip_copies leaves it out"
+        return f"{copy} is the same scan as {original}, so its objects count twice; slides.unique_scans leaves it out"
     return (
         f"{len(copies):,} slides are the same scans as others, {copy} as {original} among them, so their objects count "
-        "twice; slides.skip_copies leaves them out"
+        "twice; slides.unique_scans leaves them out"
     )

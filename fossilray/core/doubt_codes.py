@@ -11,7 +11,6 @@ DOUBT_CODES: Mapping[str, str] = {
     "no-clear-field": "The background is not bright: fluorescence, dark field or inverted colours.",
     "slide-type": "The slide states that it is no brightfield scan.",
     "bit-depth": "The pixels have more than 8 bits or not three colours.",
-    "orientation": "The file states that its pixels are rotated or mirrored.",
     "planes-left-out": "The slide has focus planes that were not read.",
     "levels-missing": "The file has levels of the pyramid that cannot be used.",
     "bounds-implausible": "The stated scanned area does not fit the slide.",

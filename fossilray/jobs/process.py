@@ -98,7 +98,7 @@ def run_job(
         target,
         access=config.slides.access or config.store,
         name_pattern=config.slides.name_pattern,
-        skip_copies=config.slides.skip_copies,
+        unique_scans=config.slides.unique_scans,
     )
     if not catalog.rows and not catalog.refused:
         raise CatalogError(

@@ -27,10 +27,11 @@ from fossilray.processing.detection.merge import Merged, merge_scanned
 from fossilray.processing.doubts import check_objects, longest_um_quartiles
 from fossilray.processing.threads import SlideThreads
 from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
-from fossilray.slides.doubts.before import check_slide
+from fossilray.slides.doubts.before import check_slide, tiff_format_of
 from fossilray.slides.doubts.strict import merge_doubts, refuse_doubts
 from fossilray.slides.doubts.tiles import with_losses
 from fossilray.slides.identity import scan_id_of
+from fossilray.slides.planes import count_planes
 from fossilray.slides.slide import Slide, open_slide
 from fossilray.store import RunStore
 from fossilray.store.arrays.group import ArrayWriter
@@ -239,7 +240,7 @@ class SlideAttempt:
             pass_foreground_mm2=tuple(loss.foreground_mm2 for loss in detections.passes),
             pass_lost_mm2=tuple(loss.lost_mm2 for loss in detections.passes),
             mpp_from=info.mpp_from,
-            planes=self._row.planes,
+            planes=count_planes(info.properties, tiff_format_of(info)),
             scan_id=scan_id_of(info),
             doubts=doubts,
             longest_um_quartiles=longest_um_quartiles(info, merged.boxes),

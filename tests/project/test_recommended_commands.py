@@ -29,7 +29,8 @@ PAGES = [
 ]
 SOURCES = sorted((ROOT / "fossilray").rglob("*.py"))
 TEMPLATES = sorted((ROOT / "fossilray").rglob("*.j2"))
-OTHERS = {"--help", "--version", "--dynamic", "--imgsz", "--include", "--sweep"}
+OTHERS = {"--help", "--version", "--dynamic", "--imgsz", "--include", "--sweep", "--vscale"}
+OTHER_PROGRAMS = r"\b(pip|ray|docker|kubectl|python|vips) "
 """Options of programs that messages name beside fossilray."""
 
 
@@ -197,7 +198,7 @@ def test_every_option_that_a_message_names_belongs_to_a_command() -> None:
         f"{path.relative_to(ROOT)}: {option}"
         for path in SOURCES
         for text in strings(path)
-        if not re.search(r"\b(pip|ray|docker|kubectl|python) ", text) and path.name != "svg_charts.py"  # CSS
+        if not re.search(OTHER_PROGRAMS, text) and path.name != "svg_charts.py"  # CSS
         for option in re.findall(r"(?<![\w(-])--[a-z][a-z-]+[a-z]\b(?!:)", text)
         if option not in known
     ]

@@ -49,7 +49,7 @@ def test_a_renamed_copy_is_marked_with_its_original_and_other_slides_are_not(fol
 
 
 def test_copies_are_left_out_by_choice_and_listed_with_the_reason(folder: Path) -> None:
-    catalog = find_slides(str(folder), skip_copies=True)
+    catalog = find_slides(str(folder), unique_scans=True)
     assert len(catalog.rows) == 3
     assert [file.error for file in catalog.refused] == ["SameScan", "SameScan"]
     assert all("is the same scan as" in file.reason for file in catalog.refused)

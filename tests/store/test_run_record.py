@@ -22,7 +22,7 @@ MAY_DIFFER = {
     "slides.fetch_threads",
     "slides.max_gigapixels",
     "slides.max_objects",
-    "slides.skip_copies",
+    "slides.unique_scans",
     "slides.strict_doubts",
     "slides.read_threads",
     "slides.reader",

@@ -42,7 +42,7 @@ class ChartOptions:
     seed: int = 0
     depths: Mapping[str, float] = field(default_factory=dict)
     """Measured depths in metres by slide_id; they override the catalog."""
-    skip_copies: bool = False
+    unique_scans: bool = False
     """Count slides that are the same scan once."""
     head: str | None = None
     """Name of the predictions; None: the newest."""
@@ -100,7 +100,7 @@ def compute_chart(store: RunStore, well: str, options: ChartOptions) -> WellChar
         UsageError: every taxon is left out, or an error of `gather_samples`, `match_confusion` or `group_taxa`.
     """
     well_samples = gather_samples(
-        store, well, head=options.head, depths=options.depths, skip_copies=options.skip_copies
+        store, well, head=options.head, depths=options.depths, unique_scans=options.unique_scans
     )
     confusion = options.confusion or recorded_confusion(well_samples.predictions.results.record.head)
     if not options.is_corrected:

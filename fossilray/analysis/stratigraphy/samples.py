@@ -73,20 +73,20 @@ def gather_samples(
     *,
     head: str | None = None,
     depths: Mapping[str, float] | None = None,
-    skip_copies: bool = False,
+    unique_scans: bool = False,
 ) -> WellSamples:
     """Return the samples of a well, with slides of equal depth pooled. Slides without a depth are left out.
 
     Args:
         head: name of the predictions; None: the newest.
         depths: measured depths in metres by slide_id; they override the catalog.
-        skip_copies: count slides that are the same scan once.
+        unique_scans: count slides that are the same scan once.
 
     Raises:
         UsageError: the run lacks the well, predictions, or a slide that `depths` names; or no slide has a depth.
     """
     summaries = store.summaries()
-    copies = find_copies(summaries) if skip_copies else {}
+    copies = find_copies(summaries) if unique_scans else {}
     slides = [
         _with_depth(slide, depths or {})
         for slide in summaries

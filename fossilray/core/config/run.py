@@ -106,7 +106,7 @@ class SlidesConfig(Section):
         "detector, or if more than this share of its crops cannot be read or come from a coarser "
         "level.",
     )
-    skip_copies: bool = Field(
+    unique_scans: bool = Field(
         False,
         description="Leave out all but one of the slides that are the same scan under several names.",
     )
@@ -364,7 +364,7 @@ class RunConfig(Section):
             "fetch_threads",
             "max_gigapixels",
             "max_objects",
-            "skip_copies",
+            "unique_scans",
             "strict_doubts",
             "read_threads",
             "reader",

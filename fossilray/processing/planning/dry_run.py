@@ -63,7 +63,7 @@ def plan_run(target: str, run_url: str, config: RunConfig) -> RunPlan:
         target,
         access=config.slides.access or config.store,
         name_pattern=config.slides.name_pattern,
-        skip_copies=config.slides.skip_copies,
+        unique_scans=config.slides.unique_scans,
     )
     store = open_run(run_url, config.store)
     try:

@@ -25,7 +25,7 @@ def mark_copies(catalog: Catalog, *, skip: bool) -> Catalog:
                 copy,
                 rows[copy].path,
                 f"{rows[copy].path} is the same scan as {rows[original].path} ({original}); it is left out because "
-                "slides.skip_copies is set",
+                "slides.unique_scans is set",
                 "SameScan",
             )
             for copy, original in copies.items()
@@ -52,6 +52,6 @@ def _with_doubt(row: CatalogRow, partners: list[CatalogRow]) -> CatalogRow:
         "same-scan",
         float(len(partners)),
         f"{row.slide_id} is the same scan as {first.slide_id}{more} ({first.path}); remove one, or set "
-        "slides.skip_copies",
+        "slides.unique_scans",
     )
     return replace(row, doubts=(*(row.doubts or ()), doubt))

@@ -31,10 +31,11 @@ from fossilray.slides.catalog.find_remote import find_remote_slides, is_remote_s
 from fossilray.slides.catalog.sites import check_pattern_matches, check_search_time, compile_pattern
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file
 from fossilray.slides.catalog.wells import merge_wells
-from fossilray.slides.doubts.before import check_slide
+from fossilray.slides.doubts.before import check_slide, tiff_format_of
 from fossilray.slides.identity import scan_id_of
 from fossilray.slides.mirax.companions import file_missing_message
 from fossilray.slides.neighbours import can_be_read
+from fossilray.slides.planes import count_planes
 from fossilray.slides.slide import open_slide
 from fossilray.store.files.base import is_remote
 
@@ -47,19 +48,19 @@ def find_slides(
     *,
     access: AccessConfig | None = None,
     name_pattern: str | None = None,
-    skip_copies: bool = False,
+    unique_scans: bool = False,
 ) -> Catalog:
     """Return the slides of a folder (and its subfolders), a glob, a single file, or a catalog (CATALOG_SUFFIXES).
 
     Files are opened to read their metadata; in an object store (s3://bucket/folder) a few kB of each are read. The
     rows of a catalog are not checked. access: how the object store is reached. name_pattern: for wells and depths
-    in names, see `slides.name_pattern`. skip_copies: leave out all but one of the slides that are the same scan.
+    in names, see `slides.name_pattern`. unique_scans: leave out all but one of the slides that are the same scan.
 
     Raises:
         CatalogError: there is nothing at `target`, or the catalog is not one, or the store is unreachable.
     """
     catalog = _find(target, access=access, name_pattern=name_pattern)
-    return mark_copies(merge_wells(catalog), skip=skip_copies)
+    return mark_copies(merge_wells(catalog), skip=unique_scans)
 
 
 def _find(target: str, *, access: AccessConfig | None, name_pattern: str | None) -> Catalog:
@@ -306,6 +307,7 @@ def _read_metadata(slide_id: str, path: str, root: Path, pattern: NamePattern | 
         well=well or well_of_folders(_folders(path, root), pattern),
         measured_depth_m=depth,
         mpp_from=None if mpp is None else "slide",
+        planes=count_planes(info.properties, tiff_format_of(info)),
         doubts=doubts,
         scan_id=scan_id_of(info),
     )

@@ -9,9 +9,11 @@ from fossilray.core.types import SlideInfo
 from fossilray.slides.clear_field import sample_scanned
 from fossilray.slides.doubts.light import light_doubts
 from fossilray.slides.doubts.pixel_format import bit_depth_doubts, level_doubts
+from fossilray.slides.doubts.planes import plane_doubts
 from fossilray.slides.doubts.scale import bounds_doubts, mpp_doubts
 from fossilray.slides.doubts.slide_type import slide_type_doubts
 from fossilray.slides.doubts.tiles import tile_doubts
+from fossilray.slides.planes import count_planes
 from fossilray.slides.slide import Slide
 from fossilray.slides.tiff.pixel_format import TiffFormat, read_format
 
@@ -25,13 +27,18 @@ def check_slide(slide: Slide, *, mpp: float | None) -> tuple[Doubt, ...]:
     At most 4 megapixels are read. mpp: um per level-0 pixel in use; None if it is unknown.
     """
     info = slide.info
-    tiff = read_format(Path(info.path)) if info.vendor in _PLAIN_TIFFS else None
+    tiff = tiff_format_of(info)
     tiles = slide.listed.tiles_per_level if slide.listed is not None else ()
     return (
         *check_metadata(info, mpp=mpp, tiff=tiff, tiles_per_level=tiles),
         *light_doubts(sample_scanned(slide)),
         *tile_doubts(slide),
     )
+
+
+def tiff_format_of(info: SlideInfo) -> TiffFormat | None:
+    """Return the format of a TIFF on a disk; None for other slides."""
+    return read_format(Path(info.path)) if info.vendor in _PLAIN_TIFFS else None
 
 
 def check_metadata(
@@ -52,4 +59,5 @@ def check_metadata(
         *slide_type_doubts(info),
         *bit_depth_doubts(info, tiff),
         *level_doubts(info, tiff, tiles_per_level),
+        *plane_doubts(count_planes(info.properties, tiff)),
     )

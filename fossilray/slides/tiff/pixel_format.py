@@ -21,7 +21,7 @@ class TiffFormat:
     """Pixels of the first directory, by the tags of TIFF 6.0, and levels that OpenSlide does not use.
 
     unmarked: smaller tiled copies of the image in directories without the flag of reduced images. sub_directories: in
-    the tag SubIFDs of the first directory.
+    the tag SubIFDs of the first directory. full_size: tiled images of the size of the first, with it.
     """
 
     bits: int
@@ -29,6 +29,7 @@ class TiffFormat:
     photometric: int
     unmarked: int
     sub_directories: int
+    full_size: int = 1
 
 
 def read_format(path: Path) -> TiffFormat | None:
@@ -53,6 +54,7 @@ def describe_format(directories: Sequence[TiffDirectory]) -> TiffFormat:
         photometric=_number(first, _PHOTOMETRIC, 1),
         unmarked=sum(_is_unmarked_copy(later, first) for later in directories[1:]),
         sub_directories=first.count(_SUB_DIRECTORIES),
+        full_size=1 + sum(_has_size_of(later, first) for later in directories[1:]),
     )
 
 
@@ -61,6 +63,11 @@ def _is_unmarked_copy(later: TiffDirectory, first: TiffDirectory) -> bool:
         return False
     across, down = (_number(first, tag, 1) / max(_number(later, tag, 1), 1) for tag in (_WIDTH, _HEIGHT))
     return across > 1.5 and abs(across / down - 1) <= _SAME_PROPORTIONS
+
+
+def _has_size_of(later: TiffDirectory, first: TiffDirectory) -> bool:
+    is_image = _TILE_WIDTH in later.tags and not _number(later, _SUBFILE_TYPE, 0) & _REDUCED
+    return is_image and all(_number(later, tag, 0) == _number(first, tag, 1) for tag in (_WIDTH, _HEIGHT))
 
 
 def _number(directory: TiffDirectory, tag: int, default: int) -> int:

@@ -1,0 +1,95 @@
+"""Focus planes are counted, and left-out ones are a doubt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tifffile
+from support.slides_on_disk import discs, write_slide
+
+from fossilray.slides.catalog import find_slides
+from fossilray.slides.planes import count_planes
+
+RESOLUTION = {"resolution": (40_000, 40_000), "resolutionunit": "centimeter"}
+
+
+def write_pages(path: Path, planes: int, *, description: str | None = None) -> None:
+    image = discs(1024)
+    with tifffile.TiffWriter(path) as file:
+        for plane in range(planes):
+            file.write(
+                image,
+                tile=(256, 256),
+                photometric="rgb",
+                description=description if plane == 0 else None,
+                metadata=None,
+                **RESOLUTION,
+            )
+        file.write(
+            image[::4, ::4], tile=(256, 256), photometric="rgb", subfiletype=1, metadata=None, **RESOLUTION
+        )
+
+
+def add_focus_levels(slide: Path, count: int) -> None:
+    """State focus levels in Slidedat.ini, as the scanner's software does."""
+    path = slide.with_suffix("") / "Slidedat.ini"
+    lines = path.read_bytes().splitlines(keepends=True)
+    end = lines[0][len(lines[0].rstrip(b"\r\n")) :]
+    at = next(number for number, line in enumerate(lines) if line.startswith(b"HIER_COUNT"))
+    hierarchies = int(lines[at].partition(b"=")[2])
+    keys = [f"HIER_{hierarchies}_NAME = Microscope focus level", f"HIER_{hierarchies}_COUNT = {count}"]
+    keys += [f"HIER_{hierarchies}_VAL_{level} = FocusLevel_{level}" for level in range(count)]
+    keys += [
+        f"HIER_{hierarchies}_VAL_{level}_SECTION = LAYER_{hierarchies}_LEVEL_{level}_SECTION"
+        for level in range(count)
+    ]
+    lines[at] = f"HIER_COUNT = {hierarchies + 1}".encode() + end
+    lines[at + 1 : at + 1] = [key.encode() + end for key in keys]
+    path.write_bytes(b"".join(lines))
+
+
+def planes_and_doubts(folder: Path) -> dict[str, tuple[int | None, list[float | None]]]:
+    return {
+        row.slide_id: (
+            row.planes,
+            [doubt.value for doubt in row.doubts or () if doubt.code == "planes-left-out"],
+        )
+        for row in find_slides(str(folder)).rows
+    }
+
+
+def test_planes_of_every_format_are_counted_and_one_plane_is_no_doubt(tmp_path: Path) -> None:
+    write_slide(tmp_path / "flat.mrxs", size=1024)
+    write_slide(tmp_path / "stack.mrxs", size=1024)
+    add_focus_levels(tmp_path / "stack.mrxs", 9)
+    write_pages(tmp_path / "flat.tif", 1)
+    write_pages(tmp_path / "stack.tif", 3)
+    ome = '<OME><Image><Pixels SizeX="1024" SizeY="1024" SizeZ="5" SizeC="3" SizeT="1"/></Image></OME>'
+    write_pages(tmp_path / "ome.tif", 5, description=ome)
+    assert planes_and_doubts(tmp_path) == {
+        "flat": (1, []),
+        "stack": (9, [8.0]),
+        "flat.tif": (1, []),
+        "stack.tif": (3, [2.0]),
+        "ome.tif": (5, [4.0]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("properties", "planes"),
+    [
+        ({}, 1),
+        ({"dicom.TotalPixelMatrixFocalPlanes": "7"}, 7),
+        ({"zeiss.Information.Image.SizeZ": " 4 "}, 4),
+        ({"mirax.HIERARCHICAL.HIER_0_NAME": "Microscope focus level"}, 1),
+        (
+            {"mirax.HIERARCHICAL.HIER_0_NAME": "Focus", "mirax.HIERARCHICAL.HIER_0_COUNT": "9" * 400},
+            10_000,
+        ),
+        ({"dicom.TotalPixelMatrixFocalPlanes": "-3"}, 1),
+        ({"zeiss.Information.Image.SizeZ": "many"}, 1),
+    ],
+)
+def test_statements_are_read_and_nonsense_is_one_plane(properties: dict[str, str], planes: int) -> None:
+    assert count_planes(properties) == planes
