@@ -55,6 +55,7 @@ class MemorySlide:
             bounds=Rect(0, 0, whole.width, whole.height),
             background_rgb=(226, 222, 219),
         )
+        self.background_rgb = self.info.background_rgb
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Image:
         assert level == 1
