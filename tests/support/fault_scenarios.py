@@ -167,17 +167,8 @@ def scenarios(inputs: Path) -> dict[str, Scenario]:
 
 
 def import_labels(inputs: Path, out: Path, name: str) -> None:
-    cli(
-        "labels",
-        "import",
-        inputs / name,
-        "--run",
-        inputs / "run",
-        "--to",
-        out / "labels",
-        "--annotator",
-        "Ada",
-    )
+    sets = ("--run", inputs / "run", "--to", out / "labels")
+    cli("labels", "import", inputs / name, *sets, "--annotator", "Ada")
 
 
 def import_first(inputs: Path, out: Path) -> None:
