@@ -175,7 +175,7 @@ def test_intervals_without_a_confusion_matrix_hold_sampling_error_only(run: RunS
     [
         ("", "has no rows"),
         (",a,b\na,1,2\n", "classes of its rows and columns differ in b"),
-        (",a,b\na,1,2\nb,1\n", "line 3: a count is '', not a number"),
+        (",a,b\na,1,2\nb,1\n", "line 3: '' is not a count"),
         (",a,b\na,1,-2\nb,1,1\n", "line 2: '-2' is not a count"),
         (",a,b\na,1,2\nb,1,1\n", "the confusion matrix has no class Areoligera"),
     ],

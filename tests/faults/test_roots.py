@@ -18,8 +18,7 @@ from fossilray.core.errors import SourcesOut, StoreUnreachable
 from fossilray.jobs.process import run_job
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.run_items import JobResult
-from fossilray.slides.catalog import find_slides
-from fossilray.slides.catalog.table import write_catalog
+from fossilray.slides.catalog import find_slides, write_catalog
 from fossilray.store import RunStore
 
 pytestmark = pytest.mark.faults

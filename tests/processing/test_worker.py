@@ -228,9 +228,11 @@ def test_of_two_workers_on_one_slide_the_second_leaves_nothing(slide: Path, tmp_
     assert {path.split("/")[2] for path in store.files.find("arrays")} == {f"{first.summary.attempt}.zarr"}
 
 
-def test_a_slide_without_resolution_takes_that_of_its_catalog_row(slide: Path, tmp_path: Path) -> None:
+def test_the_resolution_of_the_catalog_is_used_instead_of_the_slides(slide: Path, tmp_path: Path) -> None:
     store, _ = run_one(slide, tmp_path, "embedder.weights=none", row=CatalogRow("discs", str(slide), mpp=0.9))
-    assert store.summaries()[0].mpp == 0.25, "what the slide states goes before the catalog"
+    (summary,) = store.summaries()
+    assert (summary.mpp, summary.mpp_from) == (0.9, "catalog")
+    assert "mpp-differs" in [doubt.code for doubt in summary.doubts or ()]
 
 
 def test_lossless_letterboxed_crops_are_stored_as_cut(slide: Path, tmp_path: Path) -> None:
