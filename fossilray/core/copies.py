@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 class Scanned(Protocol):
@@ -27,10 +28,16 @@ class _Scan:
     scan_id: str | None
 
 
-def scans_of(slides: pa.Table) -> list[Scanned]:
-    """The scans of a table with the columns of `slides`."""
+def find_copies_in(slides: pa.Table) -> dict[str, str]:
+    """Return what `find_copies` does, for a table with the columns of `slides`.
+
+    A table without copies, as nearly all are, is not walked row by row.
+    """
+    keys = (slides["path"], slides["scan_id"].drop_null())
+    if all(pc.count_distinct(values).as_py() == len(values) for values in keys):
+        return {}
     columns = (slides[name].to_pylist() for name in ("slide_id", "path", "scan_id"))
-    return [_Scan(*values) for values in zip(*columns, strict=True)]
+    return find_copies(_Scan(*values) for values in zip(*columns, strict=True))
 
 
 def find_copies(slides: Iterable[Scanned]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from fossilray.core.records import (
     WorkerStatus,
     utc_now,
 )
-from fossilray.core.types import Boxes, Detector, Embedder, SlideInfo
+from fossilray.core.types import Boxes, Detector, Embedder
 from fossilray.processing.crops.extract import extract_crops
 from fossilray.processing.crops.objects_table import StoredCrops, objects_table
 from fossilray.processing.detection.detect import Detections, NetworkThreads, detect_objects
@@ -27,7 +27,7 @@ from fossilray.processing.detection.merge import Merged, merge_scanned
 from fossilray.processing.doubts import check_objects, longest_um_quartiles
 from fossilray.processing.threads import SlideThreads
 from fossilray.render.slide_overview import LONGEST_SIDE_PX, draw_boxes
-from fossilray.slides.doubts.before import check_slide, tiff_format_of
+from fossilray.slides.doubts.before import check_slide
 from fossilray.slides.doubts.strict import merge_doubts, refuse_doubts
 from fossilray.slides.doubts.tiles import with_losses
 from fossilray.slides.identity import scan_id_of
@@ -124,7 +124,7 @@ class SlideAttempt:
             refuse_doubts(self._row.path, doubts, slides.strict_doubts)
         table = objects_table(self._row, info, boxes, crops, self._config.merge.isolated_overlap)
         self._enter("commit")
-        summary = self._summarise(info, detections, merged, crops, doubts)
+        summary = self._summarise(slide, detections, merged, crops, doubts)
         if self._store.single_writer:
             self._store.submit_slide(table, summary, crops.files, attempt=self._context.attempt)
             return Outcome(self._row.slide_id, summary=summary, submitted=True)
@@ -189,12 +189,13 @@ class SlideAttempt:
 
     def _summarise(
         self,
-        info: SlideInfo,
+        slide: Slide,
         detections: Detections,
         merged: Merged,
         crops: StoredCrops,
         doubts: tuple[Doubt, ...],
     ) -> SlideSummary:
+        info = slide.info
         bounds = info.bounds
         scanned_mm2 = bounds.width * bounds.height * info.mpp**2 / 1e6
         spent = self._seconds
@@ -240,7 +241,7 @@ class SlideAttempt:
             pass_foreground_mm2=tuple(loss.foreground_mm2 for loss in detections.passes),
             pass_lost_mm2=tuple(loss.lost_mm2 for loss in detections.passes),
             mpp_from=info.mpp_from,
-            planes=count_planes(info.properties, tiff_format_of(info)),
+            planes=count_planes(info.properties, slide.tiff_format),
             scan_id=scan_id_of(info),
             doubts=doubts,
             longest_um_quartiles=longest_um_quartiles(info, merged.boxes),

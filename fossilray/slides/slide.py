@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from ctypes import POINTER, c_uint32
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,6 +41,7 @@ from fossilray.slides.mirax.companions import check_mirax
 from fossilray.slides.overview import LEVEL_TOLERANCE, Overview, read_overview, shrink
 from fossilray.slides.slide_handle import SharedHandle, describe_slide, open_handle, split_argb
 from fossilray.slides.tiff.limits import check_tiff
+from fossilray.slides.tiff.pixel_format import TiffFormat, read_format
 
 _MOST_GIGAPIXELS = 200.0
 # Lost regions that are read once more at the end.
@@ -174,6 +175,11 @@ class Slide:
         with self._swap:
             self._closed = True
             self._retire()
+
+    @cached_property
+    def tiff_format(self) -> TiffFormat | None:
+        """Format of the pixels and images of a plain TIFF or an SVS; None for other slides."""
+        return read_format(Path(self.info.path)) if self.info.vendor in ("generic-tiff", "aperio") else None
 
     @property
     def regions_read_directly(self) -> int:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fossilray.core.config import RunConfig
-from fossilray.core.copies import describe_copies, find_copies, scans_of
+from fossilray.core.copies import describe_copies, find_copies_in
 from fossilray.core.heartbeat import Heartbeat
 from fossilray.core.records import Attempt, Failure
 from fossilray.core.slide_names import describe_missing_sites
@@ -146,7 +146,7 @@ def read_status(
         tiles_wanted=round(_sum(slides, "tiles_planned") - _sum(slides, "tiles_blank")),
         lost_share=lost_share(slides),
         missing_sites=describe_missing_sites(catalog),
-        copies=describe_copies(find_copies(scans_of(slides))),
+        copies=describe_copies(find_copies_in(slides)),
         doubts=count_doubts(doubts_of_run(slides, catalog)),
         failed=states.failed,
         quarantined=states.quarantined,

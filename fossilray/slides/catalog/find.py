@@ -31,7 +31,7 @@ from fossilray.slides.catalog.find_remote import find_remote_slides, is_remote_s
 from fossilray.slides.catalog.sites import check_pattern_matches, check_search_time, compile_pattern
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file
 from fossilray.slides.catalog.wells import merge_wells
-from fossilray.slides.doubts.before import check_slide, tiff_format_of
+from fossilray.slides.doubts.before import check_slide
 from fossilray.slides.identity import scan_id_of
 from fossilray.slides.mirax.companions import file_missing_message
 from fossilray.slides.neighbours import can_be_read
@@ -286,11 +286,13 @@ def _read_metadata(slide_id: str, path: str, root: Path, pattern: NamePattern | 
         with open_slide(Path(path)) as slide:
             info, mpp = slide.info, slide.info.mpp
             doubts = check_slide(slide, mpp=mpp)
+            planes = count_planes(info.properties, slide.tiff_format)
     except MissingResolution:
         # The user states it in the catalog or in the configuration.
         with open_slide(Path(path), mpp_override=1.0) as slide:
             info, mpp = slide.info, None
             doubts = check_slide(slide, mpp=None)
+            planes = count_planes(info.properties, slide.tiff_format)
     well, depth = parse_name(Path(path).stem, pattern)
     return CatalogRow(
         slide_id=slide_id,
@@ -307,7 +309,7 @@ def _read_metadata(slide_id: str, path: str, root: Path, pattern: NamePattern | 
         well=well or well_of_folders(_folders(path, root), pattern),
         measured_depth_m=depth,
         mpp_from=None if mpp is None else "slide",
-        planes=count_planes(info.properties, tiff_format_of(info)),
+        planes=planes,
         doubts=doubts,
         scan_id=scan_id_of(info),
     )

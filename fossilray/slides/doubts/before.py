@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fossilray.core.records import Doubt
 from fossilray.core.types import SlideInfo
 from fossilray.slides.clear_field import sample_scanned
@@ -15,9 +13,7 @@ from fossilray.slides.doubts.slide_type import slide_type_doubts
 from fossilray.slides.doubts.tiles import tile_doubts
 from fossilray.slides.planes import count_planes
 from fossilray.slides.slide import Slide
-from fossilray.slides.tiff.pixel_format import TiffFormat, read_format
-
-_PLAIN_TIFFS = ("generic-tiff", "aperio")
+from fossilray.slides.tiff.pixel_format import TiffFormat
 
 
 def check_slide(slide: Slide, *, mpp: float | None) -> tuple[Doubt, ...]:
@@ -27,18 +23,12 @@ def check_slide(slide: Slide, *, mpp: float | None) -> tuple[Doubt, ...]:
     At most 4 megapixels are read. mpp: um per level-0 pixel in use; None if it is unknown.
     """
     info = slide.info
-    tiff = tiff_format_of(info)
     tiles = slide.listed.tiles_per_level if slide.listed is not None else ()
     return (
-        *check_metadata(info, mpp=mpp, tiff=tiff, tiles_per_level=tiles),
+        *check_metadata(info, mpp=mpp, tiff=slide.tiff_format, tiles_per_level=tiles),
         *light_doubts(sample_scanned(slide)),
         *tile_doubts(slide),
     )
-
-
-def tiff_format_of(info: SlideInfo) -> TiffFormat | None:
-    """Return the format of a TIFF on a disk; None for other slides."""
-    return read_format(Path(info.path)) if info.vendor in _PLAIN_TIFFS else None
 
 
 def check_metadata(

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fossilray.core.config import AccessConfig
-from fossilray.core.copies import find_copies, scans_of
+from fossilray.core.copies import find_copies_in
 from fossilray.core.errors import QueryError, UsageError
 from fossilray.core.extra_columns import extra_names
 from fossilray.core.records import CatalogRow, Failure
@@ -109,7 +109,7 @@ def slides_table(store: RunStore) -> pa.Table:
     The column doubts has the findings that compare slides of a well, too.
     """
     table = add_comparisons(store.summaries_table())
-    copies = find_copies(scans_of(table))
+    copies = find_copies_in(table)
     return table.append_column(
         "copy_of", pa.array(map(copies.get, table["slide_id"].to_pylist()), pa.string())
     )
