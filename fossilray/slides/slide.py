@@ -1,16 +1,9 @@
-"""Pixels and metadata of one slide. OpenSlide is used here and in `slide_handle` only.
-
-OpenSlide's handle dies with its first error. A read that fails is therefore tried once more on a handle
-of its own, which distinguishes a region that cannot be decoded from one whose handle another thread broke.
-"""
+"""Pixels and metadata of one slide, whichever library decodes it."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from ctypes import POINTER, c_uint32
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,34 +12,27 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from openslide import OpenSlideError, lowlevel
 
 from fossilray.core.config.choices import SlideReader
-from fossilray.core.errors import (
-    MissingCompanion,
-    NotASlide,
-    SourceUnreachable,
-    UnreadableRegion,
-)
+from fossilray.core.errors import NotASlide, UnreadableRegion
 from fossilray.core.types import Image, Rect, SlideInfo
-from fossilray.slides.access import as_slide_error, check_readable, files_of, first_fault
+from fossilray.slides.access import as_slide_error, check_readable
 from fossilray.slides.clear_field import background_beyond_scan, sample_scanned
 from fossilray.slides.direct.compositing import flatten
 from fossilray.slides.direct.index_faults import count_reasons
 from fossilray.slides.direct.listed_tiles import ListedTiles, read_listed_tiles
 from fossilray.slides.direct.placement import is_everywhere
 from fossilray.slides.direct.reader import DirectReader
+from fossilray.slides.handle_reader import HandleReader
 from fossilray.slides.limits import check_size
 from fossilray.slides.mirax.companions import check_mirax
 from fossilray.slides.overview import LEVEL_TOLERANCE, Overview, read_overview, shrink
-from fossilray.slides.slide_handle import SharedHandle, describe_slide, open_handle, split_argb
+from fossilray.slides.pixel_handle import OpenHandle, PixelHandle
+from fossilray.slides.slide_handle import describe_slide, open_handle, split_argb
 from fossilray.slides.tiff.limits import check_tiff
 from fossilray.slides.tiff.pixel_format import TiffFormat, read_format
 
 _MOST_GIGAPIXELS = 200.0
-# Lost regions that are read once more at the end.
-_LOSSES_CHECKED = 16
-_CHECKED_EVERY_S = 1.0
 
 
 def open_slide(
@@ -98,11 +84,11 @@ def open_slide(
         check_size(info, max_gigapixels=max_gigapixels)
         listed = read_listed_tiles(info)
     except BaseException:
-        lowlevel.close(handle)
+        handle.close()
         raise
     if listed is not None:
         info = replace(info, bounds=listed.widen(info.bounds, info.width, info.height))
-    return Slide(info, handle, listed=listed, reader=reader)
+    return Slide(info, handle, partial(open_handle, path), listed=listed, reader=reader)
 
 
 def check_files(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None:
@@ -137,12 +123,16 @@ def level_for(info: SlideInfo, um_per_px: float) -> int:
 
 
 class Slide:
-    """An open slide: a context manager that any number of threads may read from at once."""
+    """An open slide: a context manager that any number of threads may read from at once.
+
+    handle: reads its pixels. open_handle: opens another one when a read has failed.
+    """
 
     def __init__(
         self,
         info: SlideInfo,
-        handle: lowlevel._OpenSlide,
+        handle: PixelHandle,
+        open_handle: OpenHandle,
         *,
         listed: ListedTiles | None = None,
         reader: SlideReader = "auto",
@@ -150,16 +140,10 @@ class Slide:
         self.info = info
         self.listed = listed
         """Tiles that the slide's index lists; None where that is not known."""
+        self._source = HandleReader(info.path, handle, open_handle)
         self._direct = DirectReader(info, self._read_argb if reader == "auto" else None)
         self._measuring = threading.Lock()
         self._background_rgb: tuple[int, int, int] | None = None
-        self._swap = threading.Lock()
-        self._handle: SharedHandle | None = SharedHandle(handle)
-        self._closed = False
-        self._files = files_of(Path(info.path))
-        self._lost: list[tuple[int, int, int, int, int]] = []
-        self._losses = 0
-        self._checked_s = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -172,9 +156,7 @@ class Slide:
     def close(self) -> None:
         """Close the slide; reads in progress finish, and the last one closes the handle."""
         self._direct.close()
-        with self._swap:
-            self._closed = True
-            self._retire()
+        self._source.close()
 
     @cached_property
     def tiff_format(self) -> TiffFormat | None:
@@ -276,116 +258,15 @@ class Slide:
             )
 
     def _read_argb(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint32]:
-        argb = np.empty((height, width), np.uint32)
-        pointer = argb.ctypes.data_as(POINTER(c_uint32))
-        with self._borrow_handle() as shared:
-            try:
-                lowlevel._read_region(shared.handle, pointer, x, y, level, width, height)
-                return argb
-            except OpenSlideError:
-                shared.broken = True
-        region = (level, x, y, width, height)
-        fresh = self._reopen(region)
-        try:
-            lowlevel._read_region(fresh, pointer, x, y, level, width, height)
-        except OpenSlideError as error:
-            lowlevel.close(fresh)
-            raise self._unreadable(region, str(error)) from None
-        self._offer(fresh)
-        return argb
+        return self._source.read(level, x, y, width, height)
 
     def check_losses(self) -> None:
         """Check that regions which could not be decoded are damage of the slide, not a fault of its disk or share.
 
-        OpenSlide does not distinguish disk errors from damage, so some of the lost regions are read once more.
-
         Raises:
             SlideMissing, SlideUnreadable, SourceUnreachable: a file cannot be read, or a lost region can be read now.
         """
-        with self._swap:
-            regions, self._lost = self._lost, []
-        if not regions:
-            return
-        self._check_files()
-        for level, x, y, width, height in regions:
-            try:
-                self._read_argb(level, x, y, width, height)
-            except UnreadableRegion:
-                continue
-            raise SourceUnreachable(
-                f"{self.info.path}: {self._losses:,} regions could not be read, and level {level} can be read again "
-                f"at ({x}, {y}); the disk or the share was out for a while, and the slide will be tried again"
-            )
-
-    def _check_files(self) -> None:
-        self._checked_s = time.monotonic()
-        fault = first_fault(self._files)
-        if fault is not None:
-            raise fault
-
-    @contextmanager
-    def _borrow_handle(self) -> Iterator[SharedHandle]:
-        """Yield the current handle, which stays open while it is borrowed; a broken one is replaced."""
-        with self._swap:
-            if self._closed:
-                raise ValueError(f"{self.info.path} is closed")
-            if self._handle is not None and self._handle.broken:
-                self._retire()
-            if self._handle is None:
-                try:
-                    self._handle = SharedHandle(open_handle(Path(self.info.path)))
-                except (NotASlide, MissingCompanion) as error:
-                    self._check_files()
-                    raise UnreadableRegion(str(error)) from None
-            shared = self._handle
-            shared.readers += 1
-        try:
-            yield shared
-        finally:
-            with self._swap:
-                shared.readers -= 1
-                if shared.retired and shared.readers == 0:
-                    lowlevel.close(shared.handle)
-
-    def _reopen(self, region: tuple[int, int, int, int, int]) -> lowlevel._OpenSlide:
-        try:
-            return open_handle(Path(self.info.path))
-        except (NotASlide, MissingCompanion) as error:
-            raise self._unreadable(region, str(error)) from None
-
-    def _offer(self, fresh: lowlevel._OpenSlide) -> None:
-        """Make `fresh` the current handle, or close it if a sound one exists or the slide is closed."""
-        with self._swap:
-            if self._closed or (self._handle is not None and not self._handle.broken):
-                lowlevel.close(fresh)
-                return
-            self._retire()
-            self._handle = SharedHandle(fresh)
-
-    def _retire(self) -> None:
-        """Drop the current handle; its last reader closes it. The caller holds the lock."""
-        shared, self._handle = self._handle, None
-        if shared is None:
-            return
-        shared.retired = True
-        if shared.readers == 0:
-            lowlevel.close(shared.handle)
-
-    def _unreadable(self, region: tuple[int, int, int, int, int], why: str) -> UnreadableRegion:
-        """Record a lost region and return its error; raise instead if the slide's files cannot be read."""
-        with self._swap:
-            self._losses += 1
-            # The first losses are kept, then each whose number is a power of two: an outage may begin at any time.
-            is_kept = self._losses <= _LOSSES_CHECKED or self._losses.bit_count() == 1
-            if is_kept:
-                self._lost.append(region)
-        if is_kept or time.monotonic() - self._checked_s > _CHECKED_EVERY_S:
-            self._check_files()
-        level, x, y, *_ = region
-        return UnreadableRegion(
-            f"{Path(self.info.path).name}: level {level} cannot be decoded at ({x}, {y}): {why}; "
-            "the file is damaged or cut short there, copy it again if its source is sound"
-        )
+        self._source.check_losses()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Handles of OpenSlide: opening, sharing between threads, and metadata."""
+"""Handles of OpenSlide: opening, pixels and metadata. OpenSlide is used here only."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ctypes import POINTER, c_uint32
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ from fossilray.core.errors import MissingCompanion, MissingResolution, NotASlide
 from fossilray.core.types import Image, Level, SlideInfo
 from fossilray.slides.access import first_fault, names_an_outage
 from fossilray.slides.limits import check_tiles
+from fossilray.slides.pixel_handle import UndecodableRegion
 from fossilray.slides.properties import (
     choose_mpp,
     stated_background,
@@ -22,17 +23,31 @@ from fossilray.slides.properties import (
 )
 
 
-@dataclass
-class SharedHandle:
-    """An OpenSlide handle with the number of reads in progress on it."""
+class OpenSlideHandle:
+    """Pixels of a slide that OpenSlide reads, a PixelHandle. raw: OpenSlide's own handle."""
 
-    handle: lowlevel._OpenSlide
-    readers: int = 0
-    broken: bool = False
-    retired: bool = False
+    def __init__(self, raw: lowlevel._OpenSlide) -> None:
+        self.raw = raw
+
+    def read(self, argb: NDArray[np.uint32], level: int, x: int, y: int) -> None:
+        """Fill `argb` (height, width) with premultiplied pixels, 0 outside the canvas. x, y: level-0 px.
+
+        Raises:
+            UndecodableRegion: the region cannot be decoded, and the handle is unusable from then on.
+        """
+        height, width = argb.shape
+        pointer = argb.ctypes.data_as(POINTER(c_uint32))
+        try:
+            lowlevel._read_region(self.raw, pointer, x, y, level, width, height)
+        except OpenSlideError as error:
+            raise UndecodableRegion(str(error)) from None
+
+    def close(self) -> None:
+        """Close OpenSlide's handle."""
+        lowlevel.close(self.raw)
 
 
-def open_handle(path: Path) -> lowlevel._OpenSlide:
+def open_handle(path: Path) -> OpenSlideHandle:
     """Open a handle, at the second attempt if need be: OpenSlide does not distinguish disk errors from damage.
 
     Raises:
@@ -47,9 +62,9 @@ def open_handle(path: Path) -> lowlevel._OpenSlide:
     return _try_to_open(path)
 
 
-def _try_to_open(path: Path) -> lowlevel._OpenSlide:
+def _try_to_open(path: Path) -> OpenSlideHandle:
     try:
-        return lowlevel.open(str(path))
+        return OpenSlideHandle(lowlevel.open(str(path)))
     except OpenSlideUnsupportedFormatError:
         raise NotASlide(
             f"{path.name} is in no format that OpenSlide reads; if it is an image, convert it to a tiled "
@@ -72,7 +87,7 @@ def _try_to_open(path: Path) -> lowlevel._OpenSlide:
 
 def describe_slide(
     path: Path,
-    handle: lowlevel._OpenSlide,
+    handle: OpenSlideHandle,
     *,
     mpp: float | None,
     catalog_mpp: float | None,
@@ -84,13 +99,12 @@ def describe_slide(
         MissingResolution: there is no um per px, or it differs across and down.
         TooLarge: its tiles claim more pixels than can be decoded at once.
     """
-    stated = {
-        name: lowlevel.get_property_value(handle, name) or "" for name in lowlevel.get_property_names(handle)
-    }
+    raw = handle.raw
+    stated = {name: lowlevel.get_property_value(raw, name) or "" for name in lowlevel.get_property_names(raw)}
     check_tiles(path.name, stated)
     levels = tuple(
-        Level(*lowlevel.get_level_dimensions(handle, number), lowlevel.get_level_downsample(handle, number))
-        for number in range(lowlevel.get_level_count(handle))
+        Level(*lowlevel.get_level_dimensions(raw, number), lowlevel.get_level_downsample(raw, number))
+        for number in range(lowlevel.get_level_count(raw))
     )
     resolution, mpp_from = choose_mpp(
         stated_mpp(stated),

@@ -43,7 +43,7 @@ MAY_IMPORT = {
 """Rooms, or one sub-room of a room."""
 ENGINES = {
     "ray": {"jobs"},
-    "openslide": {"slides/slide"},
+    "openslide": {"slides/slide_handle"},
     "ultralytics": {"models/detectors", "training/detector"},
     "zarr": {"store/arrays"},
     "duckdb": {"store/query", "cli/doctor"},

@@ -205,7 +205,7 @@ def test_regions_that_were_lost_are_read_once_more_before_the_commit(
             raise openslide.OpenSlideError("Couldn't read")
         real(*given)
 
-    monkeypatch.setattr(fossilray.slides.slide.lowlevel, "_read_region", read)
+    monkeypatch.setattr(fossilray.slides.slide_handle.lowlevel, "_read_region", read)
     with open_slide(share / "a.mrxs", reader="openslide") as slide:
         slide.check_losses()
         for place in range(40):
@@ -229,7 +229,7 @@ def test_a_slide_with_tiles_lost_to_its_share_is_not_committed(
         nonlocal calls
         calls += 1
         if 4 < calls < 9:
-            raise self._unreadable(region, "the share is out")  # type: ignore[arg-type]
+            raise self._source.lose(region, "the share is out")  # type: ignore[arg-type]
         return real(self, *region)
 
     monkeypatch.setattr(fossilray.slides.slide.Slide, "_read_argb", flicker)
