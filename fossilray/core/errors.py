@@ -23,7 +23,8 @@ FossilrayError
 │       ├── StoreAccessDenied        the store denies access; its administrator can grant it
 │       └── StoreFull                the store has no room
 └── SlideError                       one slide cannot be processed; the run continues
-    ├── NotASlide                    OpenSlide cannot read this file
+    ├── NotASlide                    the file is damaged or no slide
+    ├── UnsupportedSlide             a sound slide that OpenSlide does not read; it can be converted
     ├── SlideMissing                 the file is missing
     ├── SlideUnreadable              the operating system cannot open the file: permissions, a broken link
     ├── MissingCompanion             a MIRAX slide lacks Slidedat.ini, Index.dat or a data file
@@ -173,6 +174,10 @@ class SlideError(FossilrayError):
 
 class NotASlide(SlideError):
     """OpenSlide cannot open the file."""
+
+
+class UnsupportedSlide(SlideError):
+    """OpenSlide does not read slides of this kind; the file itself is sound."""
 
 
 class SlideMissing(SlideError):

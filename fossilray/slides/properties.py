@@ -11,6 +11,7 @@ from pathlib import PurePath
 from fossilray.core.errors import UnequalPixels
 from fossilray.core.plausible_values import PLAUSIBLE_MPP
 from fossilray.core.types import Rect
+from fossilray.slides.image_description import DescribedMpp, described_mpp
 
 SAME_SCALE = 0.02
 """Two statements of um per pixel that differ by a smaller share agree."""
@@ -38,17 +39,78 @@ class StatedMpp:
 def stated_mpp(stated: Mapping[str, str]) -> StatedMpp | None:
     """Return the um per level-0 pixel; None if no plausible value is stated.
 
+    The description of a TIFF (OME-XML, ImageJ) is read before its tags, which software fills with a printer's values.
     An axis without a value takes that of the other axis.
     """
+    described = _described(stated)
+    return (_plausible(described.across, described.down) if described else None) or tagged_mpp(stated)
+
+
+def tagged_mpp(stated: Mapping[str, str]) -> StatedMpp | None:
+    """Return the um per level-0 pixel without the description of a TIFF; None if no plausible value is stated."""
+    return _plausible(*_tagged(stated))
+
+
+def missing_mpp(stated: Mapping[str, str], shown: str) -> str:
+    """Return a sentence with the remedy for a slide without um per pixel. shown: the slide's name."""
+    unused = unbelieved_mpp(stated)
+    if unused is None:
+        return f"{shown} states no um per pixel; set slides.mpp or add an mpp column to the catalog"
+    return (
+        f"{shown} has no usable um per pixel: {unused[1]}; set slides.mpp or add an mpp column to the catalog"
+    )
+
+
+def unbelieved_mpp(stated: Mapping[str, str]) -> tuple[float | None, str] | None:
+    """Return the um per pixel that the slide states and that are not used, and why; None if it states none.
+
+    The value is None where it has no unit that is a length.
+    """
+    low, high = PLAUSIBLE_MPP
+    described = _described(stated)
+    tagged = next((value for value in _tagged(stated) if value is not None), None)
+    if described is not None:
+        value = described.across or described.down
+        if value is None:
+            return None, f"{described.text}, which is no length"
+        return (
+            value,
+            f"{described.text}, {value:.6g} um per px, which no microscope has ({low:g} to {high:g})",
+        )
+    per_unit = next((value for value in _per_unit(stated) if value is not None), None)
+    unit = stated.get("tiff.ResolutionUnit", "")
+    if tagged is not None:
+        what = f" ({per_unit:,.10g} px per {unit})" if per_unit and unit in _UM_PER_TIFF_UNIT else ""
+        return (
+            tagged,
+            f"it states {tagged:.6g} um per px{what}, which no microscope has ({low:g} to {high:g})",
+        )
+    # Writers state 1 px per nothing where they know no resolution.
+    if per_unit is not None and per_unit != 1 and unit not in _UM_PER_TIFF_UNIT:
+        return None, f"it states {per_unit:,.10g} px without a unit (TIFF tag ResolutionUnit)"
+    return None
+
+
+def _described(stated: Mapping[str, str]) -> DescribedMpp | None:
+    return described_mpp(stated.get("tiff.ImageDescription", ""), _per_unit(stated))
+
+
+def _tagged(stated: Mapping[str, str]) -> tuple[float | None, float | None]:
     across, down = (_number(stated.get(f"openslide.mpp-{axis}")) for axis in "xy")
     if across is None and down is None:
         unit_um = _UM_PER_TIFF_UNIT.get(stated.get("tiff.ResolutionUnit", ""))
         across, down = (
-            unit_um / pixels
-            if unit_um and (pixels := _number(stated.get(f"tiff.{axis}Resolution")))
-            else None
-            for axis in "XY"
+            unit_um / pixels if unit_um and pixels is not None else None for pixels in _per_unit(stated)
         )
+    return across, down
+
+
+def _per_unit(stated: Mapping[str, str]) -> tuple[float | None, float | None]:
+    """Return the pixels per unit of a TIFF's tags."""
+    return _number(stated.get("tiff.XResolution")), _number(stated.get("tiff.YResolution"))
+
+
+def _plausible(across: float | None, down: float | None) -> StatedMpp | None:
     across, down = across or down, down or across
     if across is None or down is None:
         return None

@@ -28,6 +28,7 @@ from fossilray.slides.limits import check_size
 from fossilray.slides.mirax.companions import check_mirax
 from fossilray.slides.overview import LEVEL_TOLERANCE, Overview, read_overview, shrink
 from fossilray.slides.pixel_handle import OpenHandle, PixelHandle
+from fossilray.slides.refusals import check_samples
 from fossilray.slides.slide_handle import describe_slide, open_handle, split_argb
 from fossilray.slides.tiff.limits import check_tiff
 from fossilray.slides.tiff.pixel_format import TiffFormat, read_format
@@ -62,7 +63,8 @@ def open_slide(
         and the level-0 rectangle that it shows.
 
     Raises:
-        UnreadableSlide: OpenSlide cannot open the file.
+        NotASlide: the file is damaged or no slide.
+        UnsupportedSlide: OpenSlide does not read slides of this kind.
         SlideMissing, SlideUnreadable, SourceUnreachable: the operating system cannot.
         MissingCompanion: a MIRAX slide lacks a file, or has one that is too short.
         UnsupportedOrientation: a TIFF states that its pixels are stored rotated or mirrored.
@@ -96,6 +98,7 @@ def check_files(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None
 
     Raises:
         NotASlide: the file is empty, or a TIFF whose tiles claim more bytes than it has.
+        UnsupportedSlide: OpenSlide does not read the layout or the format of its pixels.
         SlideMissing, SlideUnreadable, SourceUnreachable: the file itself cannot be read.
         MissingCompanion: Slidedat.ini, Index.dat or a data file of a MIRAX slide is missing or empty.
         TooLarge: the Slidedat.ini of a MIRAX slide claims more than OpenSlide should be given.
@@ -108,6 +111,7 @@ def check_files(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None
             raise NotASlide(f"{path.name} is empty (0 bytes); copy it again from its source")
         else:
             check_tiff(path)
+            check_samples(path)
     except OSError as error:
         raise as_slide_error(error, error.filename or path) or error from None
 

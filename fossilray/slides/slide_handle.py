@@ -10,17 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 from openslide import OpenSlideError, OpenSlideUnsupportedFormatError, lowlevel
 
-from fossilray.core.errors import MissingCompanion, MissingResolution, NotASlide, SourceUnreachable
+from fossilray.core.errors import (
+    MissingCompanion,
+    MissingResolution,
+    NotASlide,
+    SlideError,
+    SourceUnreachable,
+)
 from fossilray.core.types import Image, Level, SlideInfo
-from fossilray.slides.access import first_fault, names_an_outage
+from fossilray.slides.access import as_slide_error, first_fault, names_an_outage
 from fossilray.slides.limits import check_tiles
 from fossilray.slides.pixel_handle import UndecodableRegion
 from fossilray.slides.properties import (
     choose_mpp,
+    missing_mpp,
     stated_background,
     stated_bounds,
     stated_mpp,
 )
+from fossilray.slides.refusals import explain_failure, refuse_file
 
 
 class OpenSlideHandle:
@@ -52,6 +60,7 @@ def open_handle(path: Path) -> OpenSlideHandle:
 
     Raises:
         NotASlide, MissingCompanion, SourceUnreachable: OpenSlide cannot open the file.
+        UnsupportedSlide: it does not read slides of this kind.
     """
     try:
         return _try_to_open(path)
@@ -66,10 +75,7 @@ def _try_to_open(path: Path) -> OpenSlideHandle:
     try:
         return OpenSlideHandle(lowlevel.open(str(path)))
     except OpenSlideUnsupportedFormatError:
-        raise NotASlide(
-            f"{path.name} is in no format that OpenSlide reads; if it is an image, convert it to a tiled "
-            "pyramidal TIFF"
-        ) from None
+        raise _refused(path) from None
     except OpenSlideError as error:
         if names_an_outage(str(error)):
             raise SourceUnreachable(
@@ -79,10 +85,14 @@ def _try_to_open(path: Path) -> OpenSlideHandle:
             raise MissingCompanion(
                 f"{path.name} cannot be opened: a file of it is cut short ({error}); copy the slide again, whole"
             ) from None
-        raise NotASlide(
-            f"{path.name} cannot be opened: {error}; it is damaged or incomplete, copy it again with all "
-            "its files"
-        ) from None
+        raise explain_failure(path.name, str(error)) from None
+
+
+def _refused(path: Path) -> SlideError:
+    try:
+        return refuse_file(path)
+    except OSError as error:
+        return as_slide_error(error, path) or NotASlide(f"{path.name} cannot be read: {error}")
 
 
 def describe_slide(
@@ -114,9 +124,7 @@ def describe_slide(
         mpp_override=mpp_override,
     )
     if resolution is None:
-        raise MissingResolution(
-            f"{path.name} states no um per pixel; set slides.mpp or add an mpp column to the catalog"
-        )
+        raise MissingResolution(missing_mpp(stated, path.name))
     width, height = levels[0].width, levels[0].height
     return SlideInfo(
         path=str(path),

@@ -19,7 +19,7 @@ from fossilray.processing.detection.windows import plan_windows, scanned_in_tile
 from fossilray.slides.doubts.before import check_metadata, check_slide
 from fossilray.slides.doubts.strict import merge_doubts, refuse_doubts
 from fossilray.slides.limits import check_size
-from fossilray.slides.properties import choose_mpp
+from fossilray.slides.properties import choose_mpp, missing_mpp
 from fossilray.slides.remote.metadata import SlideMetadata, read_metadata, read_scanned_area
 from fossilray.slides.remote.slide_files import list_slide_files
 from fossilray.slides.remote.source import SlideSource, open_source
@@ -59,7 +59,7 @@ class SlidePlanner:
         try:
             return self._plan_remote(row) if is_remote(row.path) else self._plan_local(row)
         except SlideError as error:
-            return RejectedFile(row.slide_id, row.path, str(error))
+            return RejectedFile(row.slide_id, row.path, str(error), type(error).__name__)
 
     def _plan_local(self, row: CatalogRow) -> SlidePlan:
         slides = self._config.slides
@@ -97,9 +97,7 @@ class SlidePlanner:
             mpp_override=slides.mpp_override,
         )
         if mpp is None:
-            raise MissingResolution(
-                f"{files.name} declares no um per pixel; set slides.mpp or add an mpp column to the catalog"
-            )
+            raise MissingResolution(missing_mpp(metadata.properties, files.name))
         row = replace(row, mpp=mpp, mpp_from=mpp_from)
         cells = read_scanned_area(source, files)
         canvas = Rect(0, 0, metadata.levels[0].width, metadata.levels[0].height)

@@ -210,7 +210,7 @@ def _describe(
     except SourceUnreachable:
         raise
     except SlideError as error:
-        return RejectedFile(slide_id, slide.url, str(error))
+        return RejectedFile(slide_id, slide.url, str(error), type(error).__name__)
     return _row(slide_id, slide.url, root, metadata, pattern)
 
 

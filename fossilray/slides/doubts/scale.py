@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from fossilray.core.records import Doubt
 from fossilray.core.types import SlideInfo
-from fossilray.slides.properties import SAME_SCALE, StatedMpp, stated_mpp
+from fossilray.slides.properties import SAME_SCALE, StatedMpp, stated_mpp, tagged_mpp, unbelieved_mpp
 
 # Scanners' cameras have pixels of 3 to 7 um and adapters of 0.5x to 1.6x: 10 / magnification um per px, give or take.
 _UM_AT_1X = 10.0
@@ -34,6 +34,7 @@ def mpp_doubts(info: SlideInfo, mpp: float | None) -> Iterator[Doubt]:
     if stated is not None and stated.square is None:
         yield _unequal(stated, mpp)
     if mpp is None:
+        yield from _unbelieved(info.properties)
         return
     square = stated.square if stated is not None else None
     if square is not None and info.mpp_from != "slide" and abs(mpp / square - 1) > SAME_SCALE:
@@ -44,6 +45,7 @@ def mpp_doubts(info: SlideInfo, mpp: float | None) -> Iterator[Doubt]:
             f"{where} states {mpp:.4g} um per px and the slide {square:.4g}; {mpp:.4g} is used; correct {where} if the "
             "slide is right",
         )
+    yield from _contradiction(info, mpp)
     implausible = _why_implausible(info, mpp)
     if implausible is not None:
         yield Doubt("mpp-implausible", mpp, f"{implausible}; {_REMEDY}")
@@ -89,6 +91,28 @@ def _unequal(stated: StatedMpp, mpp: float | None) -> Doubt:
         stated.x / stated.y,
         f"the slide states {stated.x:.4g} um per px across and {stated.y:.4g} down; {used}",
     )
+
+
+def _unbelieved(properties: Mapping[str, str]) -> Iterator[Doubt]:
+    """Check a slide without um per pixel for a value that it states and that is not used."""
+    unused = unbelieved_mpp(properties)
+    if unused is not None and stated_mpp(properties) is None:
+        value, why = unused
+        yield Doubt("mpp-implausible", value, f"{why}; it is not used: {_REMEDY}")
+
+
+def _contradiction(info: SlideInfo, mpp: float) -> Iterator[Doubt]:
+    """Check that the description of a TIFF and its tags state the same."""
+    stated, tagged = stated_mpp(info.properties), tagged_mpp(info.properties)
+    if info.mpp_from != "slide" or stated is None or tagged is None:
+        return
+    if abs(tagged.x / stated.x - 1) > SAME_SCALE:
+        yield Doubt(
+            "mpp-differs",
+            mpp,
+            f"the slide states {stated.x:.4g} um per px in its description and {tagged.x:.4g} in its tags; {mpp:.4g} "
+            f"is used; if it is wrong, {_REMEDY}",
+        )
 
 
 def _why_implausible(info: SlideInfo, mpp: float) -> str | None:

@@ -6,7 +6,14 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISDIR, S_ISREG
 
 from fossilray.core.errors import MissingCompanion, NotASlide
-from fossilray.slides.mirax.slidedat import Slidedat, check_claims, check_records, parse_slidedat
+from fossilray.slides.mirax.slidedat import (
+    Slidedat,
+    check_claims,
+    check_records,
+    parse_slidedat,
+    zoom_levels,
+)
+from fossilray.slides.refusals import unsupported_mirax_layout, unsupported_mirax_tiles
 
 SLIDEDAT = "Slidedat.ini"
 
@@ -25,6 +32,7 @@ def check_mirax(path: Path, *, max_gigapixels: float) -> None:
         NotASlide: the .mrxs file is no image and has no folder.
         MissingCompanion: the folder, Slidedat.ini, Index.dat or a data file is missing, empty or damaged.
         TooLarge: Slidedat.ini claims more than `max_gigapixels`, or photos too large to decode.
+        UnsupportedSlide: OpenSlide does not read its layout, or the format of its tiles.
     """
     folder = path.with_suffix("")
     if not _is_folder(folder):
@@ -37,6 +45,7 @@ def check_mirax(path: Path, *, max_gigapixels: float) -> None:
     for name in names_in(path.name, ini):
         _check_file(path, folder / name)
     check_claims(ini, _shown(path.name, SLIDEDAT), max_gigapixels=max_gigapixels)
+    check_support(ini, path.name)
     index = ini["HIERARCHICAL"]["INDEXFILE"]
     with (folder / index).open("rb") as file:
         check_records(file, ini, _shown(path.name, index))
@@ -92,6 +101,27 @@ def read_slidedat(slide: str, content: bytes) -> Slidedat:
         return parse_slidedat(content)
     except ValueError as error:
         raise _damaged(slide, error) from None
+
+
+def check_support(ini: Slidedat, slide: str) -> None:
+    """Check that OpenSlide reads the layout of a sound slide and the format of its tiles. slide: its name.
+
+    Raises:
+        UnsupportedSlide: it does not.
+        KeyError, ValueError: Slidedat.ini has no levels, which `check_claims` reports.
+    """
+    levels = zoom_levels(ini)
+    for level in levels:
+        refusal = unsupported_mirax_tiles(slide, level.get("IMAGE_FORMAT", ""))
+        if refusal is not None:
+            raise refusal
+    not_halved = [
+        number
+        for number, level in enumerate(levels)
+        if number and level.get("IMAGE_CONCAT_FACTOR", "").strip() == "0"
+    ]
+    if not_halved:
+        raise unsupported_mirax_layout(slide, ini["GENERAL"].get("CURRENT_SLIDE_VERSION", "1.8"), not_halved)
 
 
 def names_in(slide: str, ini: Slidedat) -> list[str]:

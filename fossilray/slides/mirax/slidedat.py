@@ -22,7 +22,7 @@ Slidedat: TypeAlias = Mapping[str, Mapping[str, str]]
 _MOST_PHOTOS = 20_000_000
 # A level is at most half the one before it, and the format cannot express 2^32 px a side.
 _MOST_LEVELS = 32
-_ZOOM_LEVELS = "Slide zoom level"
+_ZOOM = "Slide zoom level"
 _RECORD_COUNT = re.compile(r"NONHIER_[0-9]+_COUNT")
 _MOST_RECORDS = 10_000
 _WHOLE = re.compile(r"[+-]?[0-9]{1,10}")
@@ -112,7 +112,7 @@ def _check_photos(ini: Slidedat, shown: str, *, max_gigapixels: float) -> None:
             f"{shown} claims {across} x {down} photos, more than the {_MOST_PHOTOS:,} that any scanner takes; "
             "copy the slide again"
         )
-    for number, level in enumerate(_zoom_levels(ini)):
+    for number, level in enumerate(zoom_levels(ini)):
         width, height = (_whole(level, f"DIGITIZER_{side}", least=1) for side in ("WIDTH", "HEIGHT"))
         if width * height > LARGEST_ACCEPTED_TILE_PX:
             raise TooLarge(
@@ -132,12 +132,12 @@ def _check_photos(ini: Slidedat, shown: str, *, max_gigapixels: float) -> None:
                 raise ValueError(f"OVERLAP_{axis} of level {number} is {level[f'OVERLAP_{axis}']!r:.40}")
 
 
-def _zoom_levels(ini: Slidedat) -> list[Mapping[str, str]]:
+def zoom_levels(ini: Slidedat) -> list[Mapping[str, str]]:
     """Return the group of each level; empty if there is no hierarchy of levels, which OpenSlide refuses itself."""
     tree = ini["HIERARCHICAL"]
     for hierarchy in range(_whole(tree, "HIER_COUNT", least=0)):
         # A count that is too high ends in the KeyError of the first missing hierarchy.
-        if tree[f"HIER_{hierarchy}_NAME"] == _ZOOM_LEVELS:
+        if tree[f"HIER_{hierarchy}_NAME"] == _ZOOM:
             count = _whole(tree, f"HIER_{hierarchy}_COUNT", least=1)
             if count > _MOST_LEVELS:
                 raise ValueError(f"{count} levels")

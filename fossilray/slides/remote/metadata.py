@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath
 
 from fossilray.core.errors import NotASlide
 from fossilray.core.types import Level, Rect, SlideInfo
+from fossilray.slides.file_kinds import START_BYTES, TIFF_STARTS, kind_of, may_be_slide
+from fossilray.slides.mirax.companions import check_support
 from fossilray.slides.mirax.metadata import read_grid, read_levels, read_mpp, read_properties, read_scanned
 from fossilray.slides.mirax.slidedat import check_claims
 from fossilray.slides.properties import StatedMpp
+from fossilray.slides.refusals import refuse_start, why_tiff_unsupported
 from fossilray.slides.remote.slide_files import SlideFiles, is_mirax
 from fossilray.slides.remote.source import RemoteFile, SlideSource
+from fossilray.slides.tiff.directories import TiffDirectory
 from fossilray.slides.tiff.metadata import read_tiff
 from fossilray.slides.tiff.pixel_format import TiffFormat
 
 MOST_GIGAPIXELS = 200.0
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
 
 
@@ -68,7 +72,8 @@ def read_metadata(
     """Return the metadata of a slide; empty if they need OpenSlide and the whole slide. shown: its name in messages.
 
     Raises:
-        NotASlide: the file is certainly not a slide.
+        NotASlide: the file is no slide of any format.
+        UnsupportedSlide: it is a slide that OpenSlide does not read.
         MissingCompanion, TooLarge: Slidedat.ini is damaged, or claims more than the limits.
         SourceUnreachable: the store is unreachable.
     """
@@ -76,6 +81,7 @@ def read_metadata(
         check_claims(
             bundle.slidedat, f"{PurePosixPath(shown).stem}/Slidedat.ini", max_gigapixels=max_gigapixels
         )
+        check_support(bundle.slidedat, shown)
         try:
             grid = read_grid(bundle.slidedat)
             return SlideMetadata(
@@ -90,15 +96,16 @@ def read_metadata(
                 "or incomplete, copy it again with all its files"
             ) from None
     file = bundle.files[bundle.name]
-    start = _read(source, file, 0, 4096)
-    if not start.startswith(_TIFF_STARTS):
+    start = _read(source, file, 0, START_BYTES)
+    if not start.startswith(TIFF_STARTS):
         return _no_tiff(shown, start)
     tiff = read_tiff(
         lambda begin, end: (
             start[begin:end]
             if end <= len(start) or len(start) == file.bytes
             else _read(source, file, begin, end)
-        )
+        ),
+        check=partial(_check_support, shown),
     )
     if tiff is None:
         return SlideMetadata()
@@ -131,11 +138,15 @@ def _read(source: SlideSource, file: RemoteFile, start: int, stop: int) -> bytes
         raise NotASlide(f"{file.url} was deleted just now; check the path") from None
 
 
+def _check_support(shown: str, directories: Sequence[TiffDirectory]) -> None:
+    refusal = why_tiff_unsupported(shown, directories)
+    if refusal is not None:
+        raise refusal
+
+
 def _no_tiff(shown: str, start: bytes) -> SlideMetadata:
     # OpenSlide identifies files by content, not by name; DICOM and some others may have any name.
-    others = start[128:132] == b"DICM" or start.startswith((b"SQLite format 3", b"["))
-    if others or not shown.lower().endswith(_TIFF_SUFFIXES):
+    others = may_be_slide(start) or start.startswith(b"[")
+    if others or (not shown.lower().endswith(_TIFF_SUFFIXES) and kind_of(start) is None):
         return SlideMetadata()
-    raise NotASlide(
-        f"{shown} is in no format that OpenSlide reads; if it is an image, convert it to a tiled pyramidal TIFF"
-    )
+    raise refuse_start(shown, start)

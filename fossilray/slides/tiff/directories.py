@@ -22,7 +22,7 @@ _CHUNK_BYTES = 4096
 _MOST_READS_OF_A_FILE = 1024
 _MOST_DIRECTORIES = 64
 _MOST_ENTRIES = 256
-_LONGEST_TEXT_BYTES = 4096
+_LONGEST_TEXT_BYTES = 1 << 16
 # Struct letters of the TIFF types: byte, ASCII, short, long, rational, undefined, long8 of BigTIFF.
 _TYPES = {1: "B", 2: "c", 3: "H", 4: "I", 5: "II", 7: "B", 16: "Q"}
 

@@ -6,13 +6,14 @@ The choice of directories as levels and the names of vendors follow OpenSlide (h
 from __future__ import annotations
 
 import itertools
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fossilray.core.types import Level
 from fossilray.slides.properties import StatedMpp, stated_mpp
-from fossilray.slides.tiff.directories import ReadBytes, Value, read_directories
+from fossilray.slides.tiff.directories import ReadBytes, TiffDirectory, Value, read_directories
 from fossilray.slides.tiff.pixel_format import TiffFormat, describe_format
 
 _MOST_READS = 48
@@ -35,6 +36,7 @@ _WANTED = (
 )
 _REDUCED = 1
 _UNITS = {2: "inch", 3: "centimeter"}
+_OME = re.compile(r"<(?:\w{1,20}:)?OME\b")
 _OTHER_SOFTWARE = ("Philips", "MedScan")
 
 
@@ -50,10 +52,17 @@ class TiffMetadata:
     format: TiffFormat | None = None
 
 
-def read_tiff(read: ReadBytes) -> TiffMetadata | None:
-    """Return the metadata of an Aperio slide or a generic tiled TIFF; None for other formats or a damaged file."""
+def read_tiff(
+    read: ReadBytes, *, check: Callable[[Sequence[TiffDirectory]], None] | None = None
+) -> TiffMetadata | None:
+    """Return the metadata of an Aperio slide or a generic tiled TIFF; None for other formats or a damaged file.
+
+    check: called with the directories; errors that it raises, other than ValueError and KeyError, are not caught.
+    """
     try:
         directories = list(read_directories(read, most_reads=_MOST_READS))
+        if check is not None and directories:
+            check(directories)
         pages = [
             {tag: directory.first(tag) if tag in _WANTED else 0 for tag in directory.tags}
             for directory in directories
@@ -76,7 +85,7 @@ def _metadata(pages: list[dict[int, Value]]) -> TiffMetadata | None:
         properties = _aperio_properties(first)
         return TiffMetadata("aperio", levels, stated_mpp(properties), properties) if rising else None
     if (
-        description.lstrip("\ufeff \t\r\n").startswith("<")
+        (description.lstrip("\ufeff \t\r\n").startswith("<") and not _OME.search(description))
         or str(first.get(_SOFTWARE, "")).startswith(_OTHER_SOFTWARE)
         or any(tag == _XMP or tag in _HAMAMATSU for tag in first)
     ):
@@ -84,6 +93,8 @@ def _metadata(pages: list[dict[int, Value]]) -> TiffMetadata | None:
     reduced = [page for page in pages[1:] if _TILE_WIDTH in page and _is_reduced(page)]
     ordered = sorted([first, *reduced], key=lambda page: -int(page[_WIDTH]))
     properties = _resolution(first)
+    if description:
+        properties["tiff.ImageDescription"] = description
     return TiffMetadata("generic-tiff", _levels(ordered), stated_mpp(properties), properties)
 
 
