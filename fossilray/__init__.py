@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fossilray.slides.slide import open_slide
     from fossilray.store import open_run
     from fossilray.store.query.connection import connect, load_crops, load_embeddings, query
+    from fossilray.synthetic.truth import match_boxes, score_against_truth
     from fossilray.training.crops.stream import CropStream
     from fossilray.training.crops.table import open_crops
 
@@ -36,11 +37,13 @@ __all__ = [
     "load_embeddings",
     "load_head",
     "load_train_config",
+    "match_boxes",
     "open_crops",
     "open_run",
     "open_slide",
     "process",
     "query",
+    "score_against_truth",
     "train",
 ]
 
@@ -55,11 +58,13 @@ _MODULES = {
     "load_embeddings": "fossilray.store.query.connection",
     "load_head": "fossilray.models.heads",
     "load_train_config": "fossilray.core.config",
+    "match_boxes": "fossilray.synthetic.truth",
     "open_crops": "fossilray.training.crops.table",
     "open_run": "fossilray.store",
     "open_slide": "fossilray.slides.slide",
     "process": "fossilray.jobs.process",
     "query": "fossilray.store.query.connection",
+    "score_against_truth": "fossilray.synthetic.truth",
     "train": "fossilray.jobs.train",
 }
 """The module of each public name."""

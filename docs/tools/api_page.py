@@ -21,6 +21,7 @@ _GROUPS = {
         "load_train_config",
         "load_head",
     ),
+    "Comparing with known objects": ("score_against_truth", "match_boxes"),
     "Errors": ("errors",),
 }
 _SECTION = re.compile(r"^(Args|Returns|Raises|Example):$", re.MULTILINE)

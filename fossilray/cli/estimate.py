@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from fossilray.processing.planning.rates import RatesOfRun
 
 CatalogArgument = Annotated[
-    str, typer.Argument(help="Catalog (.csv, .parquet), folder, glob or one slide, local or s3://….")
+    str,
+    typer.Argument(
+        help="Folder, glob, one slide, or a catalog (.csv, .xlsx, .ods, .parquet), local or s3://…."
+    ),
 ]
 InstanceOption = Annotated[
     str, typer.Option("--instance", help="Type of machine, e.g. g6.4xlarge; `here` is this machine.")

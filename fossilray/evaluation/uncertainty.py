@@ -96,7 +96,7 @@ def _tables(result: UncertaintyScores) -> dict[str, bytes]:
             ("crops held out", result.wells), ("wells held out", result.wells_by_wells)
         ),
         "reliability.csv": encode_csv(
-            ("temperature", "low", "high", "calls", "confidence", "accuracy"),
+            ("temperature", "low", "high", "predictions", "confidence", "accuracy"),
             (
                 (temperature, row.low, row.high, row.count, row.confidence, row.accuracy)
                 for temperature, bins in (("fitted", result.bins), ("none", result.bins_uncalibrated))

@@ -104,7 +104,7 @@ class UncertaintyScores:
             "genera in a set": float(pooled.set_size.mean()),
             "sets of one genus": float((pooled.set_size == 1).mean()),
             "empty sets": float((pooled.set_size == 0).mean()),
-            "calls kept": float(pooled.kept.mean()),
+            "predictions kept": float(pooled.kept.mean()),
             "wrong among those kept": self.wrong_kept,
         }
         for name, wells in (("", self.wells), (", wells held out", self.wells_by_wells)):

@@ -17,7 +17,7 @@ def check_tiles(name: str, stated: Mapping[str, str]) -> None:
     properties.
 
     Raises:
-        TooLarge: a level has tiles of more than LARGEST_TILE_PX pixels.
+        TooLarge: a level has tiles of more than LARGEST_ACCEPTED_TILE_PX pixels.
     """
     level = 0
     while f"openslide.level[{level}].width" in stated:

@@ -1,8 +1,7 @@
-"""Score of a run against the truth of a synthetic archive: recall and precision of matched boxes."""
+"""Recall and precision of objects against a truth: painted ones of synthetic slides, or boxes that people drew."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from shapely import STRtree, box
 
 from fossilray.core.boxes import box_iou
+from fossilray.core.errors import UsageError
 
 SIZE_CLASSES_UM = ((5.0, 10.0), (10.0, 20.0), (20.0, 50.0), (50.0, 150.0), (150.0, 500.0))
 """Longest side of the box, low included, high not."""
@@ -48,10 +48,29 @@ class TruthScore:
 def score_against_truth(
     objects: pa.Table, truth: pa.Table, *, iou: float = 0.5, mpp: float = 0.25
 ) -> TruthScore:
-    """Match a run's objects with the truth, slide by slide, the largest overlaps first.
+    """Match objects with the truth, slide by slide, the largest overlaps first, and count what was found.
 
-    Both tables need slide_id and the corners of boxes in level-0 px; other columns are ignored. Objects on slides
-    that the run lacks count as not found. mpp: um per level-0 px, for the size classes.
+    The truth is that of `fossilray synth`, or a table of boxes that people drew. Both tables need `slide_id` and the
+    corners `x_min`, `y_min`, `x_max` and `y_max` in level-0 px; other columns are ignored.
+
+    Args:
+        objects: the objects that were found, as `SELECT * FROM objects` gives them.
+        truth: every true object; those on slides without any row in `objects` count as not found.
+        iou: least intersection over union of a pair, 0 to 1.
+        mpp: um per level-0 px, for the size classes.
+
+    Returns:
+        `recall` and `precision`, each None without objects to count, the numbers `true`, `found` and `matched`, and
+        `by_size_um`: the same by size class, the longest side of the box from and up to so many um.
+
+    Raises:
+        UsageError: a table lacks one of these columns.
+
+    Example:
+        >>> import fossilray, pyarrow.parquet
+        >>> objects = fossilray.query("census", "SELECT * FROM objects")
+        >>> truth = pyarrow.parquet.read_table("slides/truth.parquet")
+        >>> score = fossilray.score_against_truth(objects, truth, mpp=0.25)
     """
     found_boxes, found_groups = _boxes_by_slide(objects)
     true_boxes, true_groups = _boxes_by_slide(truth)
@@ -86,10 +105,34 @@ def score_against_truth(
 
 def match_boxes(
     first: NDArray[np.float64], second: NDArray[np.float64], *, iou: float
-) -> Iterable[tuple[int, int]]:
-    """Return pairs of rows of (n, 4) and (m, 4) boxes with at least `iou`, each row once, largest overlap first."""
+) -> list[tuple[int, int]]:
+    """Pair the boxes of two arrays, each box at most once, the largest overlaps first.
+
+    Args:
+        first: (n, 4) boxes of one slide: x_min, y_min, x_max, y_max.
+        second: (m, 4) boxes in the same coordinates.
+        iou: least intersection over union of a pair, 0 to 1.
+
+    Returns:
+        The row in `first` and the row in `second` of each pair.
+
+    Raises:
+        UsageError: the boxes are not rows of four numbers.
+
+    Example:
+        >>> import fossilray, numpy
+        >>> drawn = numpy.array([[0, 0, 10, 10], [50, 50, 60, 60]])
+        >>> detected = numpy.array([[51, 50, 61, 60]])
+        >>> fossilray.match_boxes(drawn, detected, iou=0.5)
+        [(1, 0)]
+    """
     if not len(first) or not len(second):
         return []
+    for boxes in (first, second):
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise UsageError(
+                f"boxes have the shape {boxes.shape}; give (n, 4): x_min, y_min, x_max, y_max of each"
+            )
     tree = STRtree([box(*corners) for corners in second])
     rows, partners = tree.query([box(*corners) for corners in first])
     overlaps = box_iou(first[rows], second[partners])
@@ -108,6 +151,10 @@ def match_boxes(
 
 
 def _boxes_by_slide(table: pa.Table) -> tuple[NDArray[np.float64], dict[str, NDArray[np.intp]]]:
+    if lacking := [name for name in ("slide_id", *_CORNERS) if name not in table.column_names]:
+        raise UsageError(
+            f"the table of boxes has no column {', '.join(lacking)}; select slide_id, {', '.join(_CORNERS)}"
+        )
     corners = [np.asarray(table.column(name).to_numpy(), np.float64) for name in _CORNERS]
     slides = np.array(table.column("slide_id").to_pylist(), dtype=np.str_)
     names = np.unique(slides)

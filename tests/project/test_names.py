@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -65,13 +66,14 @@ def test_no_public_name_is_defined_in_two_modules() -> None:
 
 def test_files_and_functions_have_a_readable_size() -> None:
     too_long = []
-    for path in modules():
+    scripts = [path for name in (*_CODE[1:], "docs") for path in sorted((ROOT / name).rglob("*.py"))]
+    for path in [*modules(), *scripts]:
         text = path.read_text(encoding="utf-8")
         if text.count("\n") > MOST_LINES:
             too_long.append(f"{path}: {text.count(chr(10))} lines")
         for node in ast.walk(ast.parse(text)):
             if (
-                isinstance(node, ast.FunctionDef)
+                isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
                 and (node.end_lineno or 0) - node.lineno >= MOST_FUNCTION_LINES
             ):
                 too_long.append(f"{path}: {node.name}")
@@ -95,15 +97,23 @@ def banned_word(line: str) -> str | None:
 
 
 def test_code_help_and_docs_use_the_words_of_the_field() -> None:
-    suffixes = {".py", ".j2", ".sh", ".yaml", ".toml"}
-    code = [path for name in _CODE for path in (ROOT / name).rglob("*") if path.suffix in suffixes]
-    pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]
+    suffixes = {".py", ".j2", ".js", ".css", ".sh", ".yaml", ".yml", ".toml", ".md", ".ipynb"}
+    code = [path for name in (*_CODE, "docs") for path in (ROOT / name).rglob("*") if path.suffix in suffixes]
+    others = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "mkdocs.yml", "deploy/Dockerfile", ".ci/run")
     odd = []
-    for path in [*code, ROOT / "deploy" / "Dockerfile", *pages]:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for path in [*code, *(ROOT / name for name in others)]:
+        for number, line in enumerate(text_of(path).splitlines(), 1):
             if word := banned_word(line):
                 odd.append(f"{path.relative_to(ROOT)}:{number}: {word}")
     assert not odd
+
+
+def text_of(path: Path) -> str:
+    """A file's text; of a notebook the cells without their outputs, such as pictures."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    return "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
 
 
 def test_helpers_of_tests_use_the_words_of_the_field() -> None:

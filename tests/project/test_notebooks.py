@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -30,6 +31,16 @@ def test_notebooks_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in IN_THEIR_ORDER:
         notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
         NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+
+def test_notebooks_and_pages_use_the_public_api_alone() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *NOTEBOOKS.glob("*.ipynb")]
+    private = [
+        f"{page.relative_to(ROOT)}: {line}"
+        for page in pages
+        for line in re.findall(r"(?:from|import) fossilray\.[\w.]+", page.read_text(encoding="utf-8"))
+    ]
+    assert not private
 
 
 @pytest.mark.parametrize("name", IN_THEIR_ORDER)

@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from support.slides_on_disk import write_slide
 from support.small_run import DIMENSION, MPP, WELL, commit_slide, start_run
@@ -83,6 +84,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         commit_slide(run, slide_id, count=12, well=well, depth_m=2000.0, seed=number, path=str(slide))
     label = np.arange(40) % 2
     vectors = np.random.default_rng(1).normal(size=(40, DIMENSION)) + 3 * label[:, None]
+    boxes = fossilray.query(run, "SELECT slide_id, x_min, y_min, x_max, y_max FROM objects")
+    pq.write_table(boxes, folder / "slides" / "truth.parquet")
     head = train_head(
         vectors.astype(np.float32),
         label,

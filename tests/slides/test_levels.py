@@ -91,7 +91,7 @@ def find_dark(slide: Slide, level: int) -> NDArray[np.float64]:
 def test_box_found_at_a_coarse_level_lies_where_level_0_shows_the_object(sheet: Sheet, level: int) -> None:
     down = sheet.slide.info.levels[level].downsample
     found = find_dark(sheet.slide, level)
-    pairs = list(match_boxes(sheet.truth, found, iou=0.5))
+    pairs = match_boxes(sheet.truth, found, iou=0.5)
     assert len(pairs) >= 0.9 * len(sheet.truth)
     px_um = MPP * down
     off_um = np.array([found[j] - sheet.truth[i] for i, j in pairs]) * MPP

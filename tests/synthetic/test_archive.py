@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fossilray.core.errors import ConfigError
+from fossilray.core.errors import ConfigError, UsageError
 from fossilray.core.schemas import TRUTH_SCHEMA
 from fossilray.core.types import Rect
 from fossilray.slides.catalog import find_slides
@@ -245,6 +245,14 @@ def test_score_of_nothing_has_no_shares() -> None:
     assert (score.recall, score.precision) == (None, None)
 
 
+def test_a_table_without_boxes_is_refused_with_the_columns_that_it_needs() -> None:
+    whole = boxes_table("a", [(0, 0, 10, 10)])
+    with pytest.raises(UsageError, match="no column x_max; select slide_id, x_min"):
+        score_against_truth(whole.drop_columns(["x_max"]), whole)
+    with pytest.raises(UsageError, match=r"shape \(1, 5\); give \(n, 4\)"):
+        match_boxes(np.zeros((1, 5)), np.zeros((1, 4)), iou=0.5)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 30))
 def test_boxes_match_themselves_in_any_order(seed: int, count: int) -> None:
@@ -252,7 +260,7 @@ def test_boxes_match_themselves_in_any_order(seed: int, count: int) -> None:
     low = rng.uniform(0, 400, (count, 2))
     boxes = np.concatenate([low, low + rng.uniform(5, 80, (count, 2))], axis=1)
     order = rng.permutation(count)
-    pairs = list(match_boxes(boxes, boxes[order], iou=0.999))
+    pairs = match_boxes(boxes, boxes[order], iou=0.999)
     assert sorted(i for i, _ in pairs) == list(range(count))
     assert all(np.array_equal(boxes[i], boxes[order][j]) for i, j in pairs)
 

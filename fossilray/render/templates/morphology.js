@@ -20,8 +20,8 @@
     top = (canvas.clientHeight - scale) / 2;
     draw();
   }
-  const place = (i) => [left + scale * data.layouts[layout][i][0], top + scale * data.layouts[layout][i][1]];
-  // They grow with the zoom up to their own size, then stand apart; of many crops, dots at first.
+  const positionOf = (i) => [left + scale * data.layouts[layout][i][0], top + scale * data.layouts[layout][i][1]];
+  // Crops grow with the zoom up to their own size, then move apart; many crops begin as dots.
   const size = () => Math.max(5, Math.min(data.thumb * 1.6, (scale / side()) * (7 + 320 / Math.sqrt(count))));
 
   function draw() {
@@ -33,17 +33,17 @@
     const order = [...Array(count).keys()];
     if (picked.size) order.sort((a, b) => picked.has(data.label[a]) - picked.has(data.label[b]));
     for (const i of order) {
-      const [x, y] = place(i);
+      const [x, y] = positionOf(i);
       if (x < -own || y < -own || x > canvas.clientWidth + own || y > canvas.clientHeight + own) continue;
       const c = data.label[i];
       pen.globalAlpha = picked.size && !picked.has(c) ? 0.12 : 1;
-      one(i, x, y, own);
+      drawCrop(i, x, y, own);
     }
     pen.globalAlpha = 1;
-    if (pointed >= 0) { const [x, y] = place(pointed); one(pointed, x, y, Math.max(own, data.thumb) * 1.5); }
+    if (pointed >= 0) { const [x, y] = positionOf(pointed); drawCrop(pointed, x, y, Math.max(own, data.thumb) * 1.5); }
   }
 
-  function one(i, x, y, own) {
+  function drawCrop(i, x, y, own) {
     const c = data.label[i];
     if (own < 13) {
       pen.fillStyle = colours[c];
@@ -66,7 +66,7 @@
     let best = -1, least = Math.max(10, size() / 2) ** 2;
     for (let i = 0; i < count; i++) {
       if (picked.size && !picked.has(data.label[i])) continue;
-      const [px, py] = place(i), d = (px - x) ** 2 + (py - y) ** 2;
+      const [px, py] = positionOf(i), d = (px - x) ** 2 + (py - y) ** 2;
       if (d < least) { least = d; best = i; }
     }
     return best;
@@ -132,7 +132,7 @@
     });
     legend.append(button);
   });
-  // A window made larger keeps what it shows; before anybody zoomed it shows the whole map.
+  // A resized window keeps its view; before the first zoom it shows the whole map.
   const ready = () => { new ResizeObserver(() => { if (moved) draw(); else reset(); }).observe(canvas); };
   if (sheet.complete) ready(); else sheet.addEventListener("load", ready);
 })();

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 
     Connection: TypeAlias = duckdb.DuckDBPyConnection
 
-_Number = TypeVar("_Number", bound=np.generic)
 
 VIEWS = ("objects", "slides", "failures", "catalog", *reversed(DERIVED_KINDS))
 
