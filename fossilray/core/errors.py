@@ -25,6 +25,7 @@ FossilrayError
 └── SlideError                       one slide cannot be processed; the run continues
     ├── NotASlide                    the file is damaged or no slide
     ├── UnsupportedSlide             a sound slide that OpenSlide does not read; it can be converted
+    ├── MisnamedSlide                files of a MIRAX slide must be renamed
     ├── SlideMissing                 the file is missing
     ├── SlideUnreadable              the operating system cannot open the file: permissions, a broken link
     ├── MissingCompanion             a MIRAX slide lacks Slidedat.ini, Index.dat or a data file
@@ -178,6 +179,10 @@ class NotASlide(SlideError):
 
 class UnsupportedSlide(SlideError):
     """OpenSlide does not read slides of this kind; the file itself is sound."""
+
+
+class MisnamedSlide(SlideError):
+    """Files of a MIRAX slide have other names than OpenSlide needs, and cannot be opened as they are."""
 
 
 class SlideMissing(SlideError):

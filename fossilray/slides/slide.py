@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from fossilray.slides.direct.reader import DirectReader
 from fossilray.slides.handle_reader import HandleReader
 from fossilray.slides.limits import check_size
 from fossilray.slides.mirax.companions import check_mirax
+from fossilray.slides.misnamed import LinkedSlide, check_names
 from fossilray.slides.overview import LEVEL_TOLERANCE, Overview, read_overview, shrink
 from fossilray.slides.pixel_handle import OpenHandle, PixelHandle
 from fossilray.slides.refusals import check_samples
@@ -67,6 +69,8 @@ def open_slide(
         UnsupportedSlide: OpenSlide does not read slides of this kind.
         SlideMissing, SlideUnreadable, SourceUnreachable: the operating system cannot.
         MissingCompanion: a MIRAX slide lacks a file, or has one that is too short.
+        MisnamedSlide: files of a MIRAX slide must be renamed. Names in another case are opened through links in the
+            system's temporary folder, to which `info.path` leads then, until the slide is closed.
         UnsupportedOrientation: a TIFF states that its pixels are stored rotated or mirrored.
         MissingResolution: neither the slide nor the caller states the mpp, or the slide's differs across and down.
         TooLarge: the file claims more pixels than that, or tiles too large to decode.
@@ -79,18 +83,20 @@ def open_slide(
         ...     corner = slide.read(0, slide.info.bounds.x_min, slide.info.bounds.y_min, 512, 512)
     """
     path = Path(path)
-    check_files(path, max_gigapixels=max_gigapixels)
-    handle = open_handle(path)
-    try:
+    with ExitStack() as opened:
+        links = check_names(path, partial(check_files, max_gigapixels=max_gigapixels))
+        if links is not None:
+            opened.callback(links.close)
+            path = links.path
+        handle = open_handle(path)
+        opened.callback(handle.close)
         info = describe_slide(path, handle, mpp=mpp, catalog_mpp=catalog_mpp, mpp_override=mpp_override)
         check_size(info, max_gigapixels=max_gigapixels)
         listed = read_listed_tiles(info)
-    except BaseException:
-        handle.close()
-        raise
+        opened.pop_all()
     if listed is not None:
         info = replace(info, bounds=listed.widen(info.bounds, info.width, info.height))
-    return Slide(info, handle, partial(open_handle, path), listed=listed, reader=reader)
+    return Slide(info, handle, partial(open_handle, path), listed=listed, reader=reader, links=links)
 
 
 def check_files(path: Path, *, max_gigapixels: float = _MOST_GIGAPIXELS) -> None:
@@ -140,10 +146,12 @@ class Slide:
         *,
         listed: ListedTiles | None = None,
         reader: SlideReader = "auto",
+        links: LinkedSlide | None = None,
     ) -> None:
         self.info = info
         self.listed = listed
         """Tiles that the slide's index lists; None where that is not known."""
+        self._links = links
         self._source = HandleReader(info.path, handle, open_handle)
         self._direct = DirectReader(info, self._read_argb if reader == "auto" else None)
         self._measuring = threading.Lock()
@@ -161,6 +169,8 @@ class Slide:
         """Close the slide; reads in progress finish, and the last one closes the handle."""
         self._direct.close()
         self._source.close()
+        if self._links is not None:
+            self._links.close()
 
     @cached_property
     def tiff_format(self) -> TiffFormat | None:

@@ -34,6 +34,7 @@ from fossilray.slides.catalog.wells import merge_wells
 from fossilray.slides.doubts.before import check_slide
 from fossilray.slides.identity import scan_id_of
 from fossilray.slides.mirax.companions import file_missing_message
+from fossilray.slides.mirax.names import is_slidedat, paired_folders
 from fossilray.slides.neighbours import can_be_read
 from fossilray.slides.planes import count_planes
 from fossilray.slides.slide import open_slide
@@ -177,12 +178,12 @@ def _walk(folder: Path, unlisted: list[tuple[Path, OSError]]) -> Iterator[Path]:
         visited.add((stat.st_dev, stat.st_ino))
         slides = [here / name for name in names if _looks_like_a_slide(here / name)]
         yield from slides
-        companions = {slide.stem for slide in slides if slide.suffix.lower() == ".mrxs"}
+        companions = paired_folders((slide.name for slide in slides), folders)
         folders[:] = sorted(name for name in folders if name not in companions)
         # Folders named like slides are refused and still searched; those with Slidedat.ini are yielded below.
         named = (here / name for name in folders if _looks_like_a_slide(here / name))
-        yield from (path for path in named if not _is_file(path / "Slidedat.ini"))
-        if "Slidedat.ini" in names and here != folder:
+        yield from (path for path in named if not _holds_slidedat(path))
+        if any(map(is_slidedat, names)) and here != folder:
             yield here
             folders.clear()
 
@@ -203,6 +204,13 @@ def _is_dir(path: Path) -> bool:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
+    except OSError:
+        return False
+
+
+def _holds_slidedat(folder: Path) -> bool:
+    try:
+        return any(map(is_slidedat, os.listdir(folder)))  # noqa: PTH208
     except OSError:
         return False
 
@@ -262,7 +270,7 @@ def _describe(root: Path, file: Path, pattern: NamePattern | None) -> CatalogRow
 
 
 def _why_no_file(path: Path, mode: int) -> str:
-    if S_ISDIR(mode) and (path / "Slidedat.ini").is_file():
+    if S_ISDIR(mode) and _holds_slidedat(path):
         return file_missing_message(path.name)
     kind = "a folder" if S_ISDIR(mode) else "a pipe, a socket or a device"
     return f"{path} has the name of a slide and is {kind}; rename it"

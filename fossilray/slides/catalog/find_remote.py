@@ -8,6 +8,7 @@ import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 
 from fossilray.core.config import AccessConfig
@@ -21,16 +22,17 @@ from fossilray.core.user_table import MAX_BYTES
 from fossilray.slides.catalog.sites import check_search_time
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_remote_catalog
 from fossilray.slides.doubts.before import check_metadata
-from fossilray.slides.mirax.companions import SLIDEDAT, file_missing_message
+from fossilray.slides.mirax.companions import file_missing_message
+from fossilray.slides.mirax.names import is_slidedat, match_name, name_key
 from fossilray.slides.remote.metadata import SlideMetadata, read_metadata
 from fossilray.slides.remote.slide_files import (
     SlideFiles,
     check_single,
     folder_of,
     is_mirax,
+    list_slide_files,
     local_name,
     mirax_bundle,
-    parts_of,
 )
 from fossilray.slides.remote.source import RemoteFile, SlideSource, open_source
 from fossilray.store.files.base import is_remote
@@ -85,6 +87,19 @@ class _Listing:
     slides: list[RemoteFile] = field(default_factory=list)
     folders: dict[str, _Parts] = field(default_factory=dict)
 
+    def folders_of(self, url: str) -> list[str]:
+        """Return the folders that may be that of a MIRAX slide: the one of its name, else those in another case."""
+        folder = folder_of(url)
+        return [folder] if folder in self.folders else self._by_key.get(_folder_key(folder), [folder])
+
+    @cached_property
+    def _by_key(self) -> dict[tuple[str, str], list[str]]:
+        """Folders by `_folder_key`; used once the listing is complete."""
+        by_key: dict[tuple[str, str], list[str]] = {}
+        for folder in self.folders:
+            by_key.setdefault(_folder_key(folder), []).append(folder)
+        return by_key
+
 
 def _find(source: SlideSource, target: str, access: AccessConfig, pattern: NamePattern | None) -> Catalog:
     bucket, _, key = target.partition("://")[2].partition("/")
@@ -125,6 +140,11 @@ def _find(source: SlideSource, target: str, access: AccessConfig, pattern: NameP
     )
 
 
+def _folder_key(folder: str) -> tuple[str, str]:
+    above, _, name = folder.rpartition("/")
+    return above, name_key(name)
+
+
 def _file_at(source: SlideSource, url: str) -> RemoteFile | None:
     try:
         return source.file(url)
@@ -151,11 +171,13 @@ def _without_companions(listing: _Listing, root: str) -> tuple[list[RemoteFile],
 
     The result is the same as for the same files on a disk.
     """
-    companions = {folder_of(slide.url) for slide in listing.slides if is_mirax(slide.url)}
+    companions = {
+        folder for slide in listing.slides if is_mirax(slide.url) for folder in listing.folders_of(slide.url)
+    }
     orphans = {
         folder
         for folder, parts in listing.folders.items()
-        if SLIDEDAT in parts.names and folder != root and folder not in companions
+        if any(map(is_slidedat, parts.names)) and folder != root and folder not in companions
     }
     slides = []
     for slide in listing.slides:
@@ -220,11 +242,11 @@ def _bundle(source: SlideSource, slide: RemoteFile, name: str, listing: _Listing
         main_file = local_name(slide.url)
         return SlideFiles(main_file, {main_file: slide})
     if listing is None:
-        parts = parts_of(source, slide.url)
-    else:
-        folder = folder_of(slide.url)
-        packed = listing.folders.get(folder)
-        parts = packed.files(folder) if packed else {}
+        return list_slide_files(source, slide.url, shown=name)
+    fitting = {folder.rpartition("/")[2]: folder for folder in listing.folders_of(slide.url)}
+    folder = fitting[match_name(name, folder_of(name), fitting) or folder_of(name)]
+    packed = listing.folders.get(folder)
+    parts = packed.files(folder) if packed else {}
     return mirax_bundle(source, slide, parts, shown=name)
 
 

@@ -23,9 +23,9 @@ from fossilray.slides.direct.index_faults import (
     entry_faults,
     repeated_cells,
 )
-from fossilray.slides.mirax.companions import SLIDEDAT
 from fossilray.slides.mirax.layout import MiraxIndex, nominal_positions, stored_positions
 from fossilray.slides.mirax.metadata import MiraxIndexGrid, read_grid
+from fossilray.slides.mirax.names import SLIDEDAT
 from fossilray.slides.mirax.slidedat import Slidedat, parse_slidedat
 from fossilray.slides.tiff.directories import TiffDirectory, directories_in
 from fossilray.slides.tile_layout import Ints

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISDIR, S_ISREG
 
 from fossilray.core.errors import MissingCompanion, NotASlide
+from fossilray.slides.mirax.names import SLIDEDAT
 from fossilray.slides.mirax.slidedat import (
     Slidedat,
     check_claims,
@@ -14,8 +15,6 @@ from fossilray.slides.mirax.slidedat import (
     zoom_levels,
 )
 from fossilray.slides.refusals import unsupported_mirax_layout, unsupported_mirax_tiles
-
-SLIDEDAT = "Slidedat.ini"
 
 # Real ones have some hundred kB; more is no Slidedat.ini.
 _LARGEST_SLIDEDAT_BYTES = 16_000_000

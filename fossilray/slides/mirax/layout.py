@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fossilray.slides.mirax.companions import SLIDEDAT
 from fossilray.slides.mirax.metadata import MiraxIndexGrid, read_grid
+from fossilray.slides.mirax.names import SLIDEDAT
 from fossilray.slides.mirax.slidedat import Slidedat, parse_slidedat
 from fossilray.slides.tile_layout import (
     LARGEST_DIRECT_TILE_PX,

@@ -8,13 +8,13 @@ from pathlib import PurePosixPath
 
 from fossilray.core.errors import MissingCompanion, NotASlide
 from fossilray.slides.mirax.companions import (
-    SLIDEDAT,
     check_part,
     check_slidedat_size,
     folder_missing_message,
     names_in,
     read_slidedat,
 )
+from fossilray.slides.mirax.names import MIRAX_SUFFIX, SLIDEDAT, match_name
 from fossilray.slides.mirax.slidedat import Slidedat
 from fossilray.slides.remote.source import RemoteFile, SlideSource
 
@@ -45,8 +45,10 @@ class SlideFiles:
         return {file.url: (file.bytes, file.version) for file in self.files.values()}
 
 
-def list_slide_files(source: SlideSource, url: str) -> SlideFiles:
+def list_slide_files(source: SlideSource, url: str, *, shown: str | None = None) -> SlideFiles:
     """Return the files of the slide at `url`; takes two or three small requests.
+
+    shown: name of the slide in messages; its URL if unset.
 
     Raises:
         NotASlide: the file is missing, empty, or not a slide.
@@ -60,13 +62,18 @@ def list_slide_files(source: SlideSource, url: str) -> SlideFiles:
     if not is_mirax(url):
         check_single(url, file.bytes)
         return SlideFiles(local_name(url), {local_name(url): file})
-    return mirax_bundle(source, file, parts_of(source, url))
+    parts = parts_of(source, folder_of(url))
+    if not parts:
+        above, _, name = folder_of(url).rpartition("/")
+        folders = source.folders(above)
+        parts = parts_of(source, f"{above}/{match_name(shown or url, name, folders) or name}")
+    return mirax_bundle(source, file, parts, shown=shown)
 
 
 def mirax_bundle(
     source: SlideSource, file: RemoteFile, parts: dict[str, RemoteFile], *, shown: str | None = None
 ) -> SlideFiles:
-    """Return the files of a MIRAX slide; Slidedat.ini is read.
+    """Return the files of a MIRAX slide under the names that OpenSlide needs; Slidedat.ini is read.
 
     parts: files of its folder, by name. shown: name of the slide in messages; its URL if unset.
 
@@ -75,7 +82,7 @@ def mirax_bundle(
     slide = shown or file.url
     if not parts:
         raise folder_missing_message(slide, source.read(file, 0, _START_BYTES))
-    slidedat = parts.get(SLIDEDAT)
+    slidedat = parts.get(match_name(slide, SLIDEDAT, parts) or SLIDEDAT)
     check_part(slide, SLIDEDAT, slidedat.bytes if slidedat else None)
     assert slidedat is not None
     check_slidedat_size(slide, slidedat.bytes)
@@ -83,21 +90,21 @@ def mirax_bundle(
         ini = read_slidedat(slide, source.read(slidedat))
     except FileNotFoundError:
         raise MissingCompanion(f"{slidedat.url} was deleted just now; copy the slide again") from None
-    names = names_in(slide, ini)
-    for name in names:
-        if len(name.encode()) > _LONGEST_NAME_BYTES:
-            raise MissingCompanion(f"{slidedat.url} names {name[:40]!r}…, too long for a file; copy it again")
-        check_part(slide, name, parts[name].bytes if name in parts else None)
     main_file = local_name(file.url)
     folder = PurePosixPath(main_file).stem
-    return SlideFiles(
-        main_file, {main_file: file, **{f"{folder}/{name}": parts[name] for name in names}}, ini
-    )
+    files = {main_file: file}
+    for name in names_in(slide, ini):
+        if len(name.encode()) > _LONGEST_NAME_BYTES:
+            raise MissingCompanion(f"{slidedat.url} names {name[:40]!r}…, too long for a file; copy it again")
+        part = parts.get(match_name(slide, name, parts) or name)
+        check_part(slide, name, part.bytes if part is not None else None)
+        assert part is not None
+        files[f"{folder}/{name}"] = part
+    return SlideFiles(main_file, files, ini)
 
 
-def parts_of(source: SlideSource, url: str) -> dict[str, RemoteFile]:
+def parts_of(source: SlideSource, folder: str) -> dict[str, RemoteFile]:
     """Return the files directly in the folder of a MIRAX slide, by name."""
-    folder = folder_of(url)
     return {
         name: file
         for file in source.walk(folder)
@@ -123,17 +130,22 @@ def check_single(slide: str, size: int) -> None:
 
 
 def is_mirax(url: str) -> bool:
-    return url.lower().endswith(".mrxs")
+    return url.lower().endswith(MIRAX_SUFFIX)
 
 
 def folder_of(url: str) -> str:
     """Return the URL of the folder of a MIRAX slide's other files."""
-    return url[: -len(".mrxs")]
+    return url[: -len(MIRAX_SUFFIX)]
 
 
 def local_name(url: str) -> str:
-    """Return a file name that is valid on any disk: the slide's own if that is plain, else `slide` with its suffix."""
+    """Return a file name that is valid on any disk: the slide's own if that is plain, else `slide` with its suffix.
+
+    The suffix of a MIRAX slide is in the case that OpenSlide needs.
+    """
     name = url.rpartition("/")[2]
+    if is_mirax(name):
+        name = f"{folder_of(name)}{MIRAX_SUFFIX}"
     if _PLAIN_NAME.fullmatch(name) and len(name.encode()) <= _LONGEST_NAME_BYTES:
         return name
     suffix = re.search(r"[.][A-Za-z0-9]{1,10}$", name)

@@ -79,6 +79,20 @@ class SlideSource:
             if not url.endswith("/"):
                 yield RemoteFile(url, size, version)
 
+    def folders(self, folder: str) -> list[str]:
+        """Return the names of the folders directly in a folder; none if it is missing."""
+        try:
+            entries = self._request(
+                folder, lambda: self._filesystem.ls(f"{folder.rstrip('/')}/", detail=True)
+            )
+        except FileNotFoundError:
+            return []
+        return [
+            str(entry["name"]).rstrip("/").rpartition("/")[2]
+            for entry in entries
+            if entry["type"] == "directory"
+        ]
+
     def file(self, url: str) -> RemoteFile:
         """Return the size and version of one file.
 
