@@ -6,9 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from support.shared_ray import SharedRay
 
 # Ray would write a token below the home folder, which turns authentication on for later clusters of this user.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -23,14 +26,42 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 pytest_plugins = ["support.static_checks"]
 
 _status = pytest.StashKey[int]()
+_ray = pytest.StashKey["SharedRay"]()
+
+
+_ON_RAY = (
+    "tests/faults/",
+    "tests/jobs/test_inference_job.py",
+    "tests/analysis/test_discover.py",
+    "tests/analysis/test_search_commands.py",
+    "tests/slides/test_copies.py",
+)
+"""Folders and files with tests that share a Ray cluster; they run one after the other in one process."""
+
+
+@pytest.fixture(scope="session")
+def ray_of_files(pytestconfig: pytest.Config) -> Iterator[SharedRay]:
+    """The Ray cluster of the files in _ON_RAY; Ray is imported when a test needs it."""
+    from support.shared_ray import SharedRay
+
+    pytestconfig.stash[_ray] = cluster = SharedRay()
+    yield cluster
+    cluster.stop()
 
 
 @pytest.fixture(scope="module")
-def shared_ray() -> Iterator[str]:
-    """The address of a Ray cluster that the tests of a file share; Ray is imported when a test needs it."""
-    from support.shared_ray import start_ray
+def shared_ray(request: pytest.FixtureRequest, ray_of_files: SharedRay) -> str:
+    """The address of the Ray cluster of the files in _ON_RAY."""
+    assert request.node.nodeid.startswith(_ON_RAY), f"add {request.node.nodeid} to _ON_RAY"
+    return ray_of_files.address
 
-    yield from start_ray()
+
+@pytest.fixture(scope="module", autouse=True)
+def end_of_shared_ray(request: pytest.FixtureRequest) -> None:
+    """End the shared cluster before the tests of a file that does not share it: some count processes or sockets."""
+    cluster = request.config.stash.get(_ray, None)
+    if cluster is not None and not request.node.nodeid.startswith(_ON_RAY):
+        cluster.stop()
 
 
 @pytest.fixture
@@ -58,13 +89,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each file to one process of pytest-xdist, and tests/faults, which share a run, to the same one."""
+    """Give each file to one process of pytest-xdist, and those of _ON_RAY to the same one."""
     from xdist.scheduler import LoadScopeScheduling
 
     class FileScheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "tests/faults" if file.startswith("tests/faults/") else file
+            return "on Ray" if nodeid.startswith(_ON_RAY) else nodeid.partition("::")[0]
 
     config.option.loadscopereorder = False
     return FileScheduling(config, log)

@@ -167,7 +167,7 @@ def test_duplicates_are_listed_with_both_positions(tmp_path: Path) -> None:
     ]
 
 
-def test_the_job_builds_shards_on_ray_and_then_adds_new_slides(tmp_path: Path) -> None:
+def test_the_job_builds_shards_on_ray_and_then_adds_new_slides(shared_ray: str, tmp_path: Path) -> None:
     slides = {"a": kinds_of_vectors(300, seed=1), "b": kinds_of_vectors(250, seed=2)}
     store = a_vector_run(tmp_path / "run", slides)
     words = (
@@ -180,6 +180,8 @@ def test_the_job_builds_shards_on_ray_and_then_adds_new_slides(tmp_path: Path) -
         "400",
         "--workers",
         "1",
+        "--address",
+        shared_ray,
     )
     output = run_command(*words)
     assert "2 of 2 shards committed" in output

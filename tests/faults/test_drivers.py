@@ -129,7 +129,7 @@ def test_what_was_submitted_to_a_dead_driver_is_committed_by_the_next(
     ],
 )
 def test_a_full_disk_stops_the_job_and_with_room_the_same_command_finishes(
-    stage: str, some_slides: Path, sound_run: RunStore, tmp_path: Path, small_disk: Path
+    stage: str, some_slides: Path, sound_run: RunStore, shared_ray: str, tmp_path: Path, small_disk: Path
 ) -> None:
     store = RunStore.open(str(small_disk / "run"))
     counts = counts_of(sound_run)
@@ -141,6 +141,7 @@ def test_a_full_disk_stops_the_job_and_with_room_the_same_command_finishes(
             store,
             tmp_path / "marks",
             counts=counts,
+            address=shared_ray,
             more=("store.patience_minutes=0.02",),
         )
     assert "c" not in store.committed()

@@ -50,14 +50,14 @@ def own_slides(some_slides: Path, tmp_path: Path) -> Path:
 
 
 def test_slides_that_go_away_for_a_while_are_waited_for_and_none_of_them_fails(
-    own_slides: Path, sound_run: RunStore, tmp_path: Path
+    own_slides: Path, sound_run: RunStore, shared_ray: str, tmp_path: Path
 ) -> None:
     def leave_and_return() -> None:
         with away(tmp_path / "share"):
             time.sleep(3)
 
     display = Acting(1, leave_and_return)
-    result = drive(own_slides, tmp_path / "run", display)
+    result = drive(shared_ray, own_slides, tmp_path / "run", display)
     display.join()
     store = RunStore.open(str(tmp_path / "run"))
     assert (result.exit_code, result.tally.committed, result.tally.failed) == (0, len(NAMES), 0), (
@@ -72,12 +72,12 @@ def test_slides_that_go_away_for_a_while_are_waited_for_and_none_of_them_fails(
 
 @pytest.mark.slow
 def test_slides_that_stay_away_end_the_job_and_the_same_command_finishes(
-    own_slides: Path, sound_run: RunStore, tmp_path: Path
+    own_slides: Path, sound_run: RunStore, shared_ray: str, tmp_path: Path
 ) -> None:
     share = tmp_path / "share"
     display = Acting(1, lambda: leave(share))
     with pytest.raises(SourcesOut, match="none of these counts as failed: start the same command again"):
-        drive(own_slides, tmp_path / "run", display, "store.patience_minutes=0.05")
+        drive(shared_ray, own_slides, tmp_path / "run", display, "store.patience_minutes=0.05")
     display.join()
     store = RunStore.open(str(tmp_path / "run"))
     assert 1 <= len(store.committed()) < len(NAMES)
@@ -86,14 +86,14 @@ def test_slides_that_stay_away_end_the_job_and_the_same_command_finishes(
     assert heartbeat.ended
     share.rmdir()
     share.with_name("elsewhere").rename(share)
-    again = drive(own_slides, tmp_path / "run", RecordingDisplay())
+    again = drive(shared_ray, own_slides, tmp_path / "run", RecordingDisplay())
     assert (again.exit_code, again.failures) == (0, ())
     assert_equal_runs(store, sound_run)
 
 
 @pytest.mark.slow
 def test_a_share_that_is_unmounted_for_a_while_is_waited_for(
-    own_slides: Path, sound_run: RunStore, tmp_path: Path
+    own_slides: Path, sound_run: RunStore, shared_ray: str, tmp_path: Path
 ) -> None:
     share, source = tmp_path / "share", tmp_path / "source"
     share.rename(source)
@@ -111,7 +111,7 @@ def test_a_share_that_is_unmounted_for_a_while_is_waited_for(
 
     display = Acting(1, unmount_and_mount)
     try:
-        result = drive(own_slides, tmp_path / "run", display)
+        result = drive(shared_ray, own_slides, tmp_path / "run", display)
     finally:
         display.join()
         subprocess.run(["umount", "--lazy", str(share)], check=True)
@@ -122,7 +122,7 @@ def test_a_share_that_is_unmounted_for_a_while_is_waited_for(
 
 @pytest.mark.slow
 def test_a_run_directory_that_goes_away_for_a_while_loses_nothing(
-    own_slides: Path, sound_run: RunStore, tmp_path: Path
+    own_slides: Path, sound_run: RunStore, shared_ray: str, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
 
@@ -132,7 +132,7 @@ def test_a_run_directory_that_goes_away_for_a_while_loses_nothing(
             assert not list(run.iterdir()), "nothing was written below the empty mount point"
 
     display = Acting(1, leave_and_return)
-    result = drive(own_slides, run, display)
+    result = drive(shared_ray, own_slides, run, display)
     display.join()
     assert (result.exit_code, result.tally.failed) == (0, 0), display.messages
     assert any("is not mounted" in line for line in display.messages), display.messages
@@ -140,17 +140,19 @@ def test_a_run_directory_that_goes_away_for_a_while_loses_nothing(
 
 
 @pytest.mark.slow
-def test_a_run_directory_that_stays_away_ends_the_job(own_slides: Path, tmp_path: Path) -> None:
+def test_a_run_directory_that_stays_away_ends_the_job(
+    own_slides: Path, shared_ray: str, tmp_path: Path
+) -> None:
     display = Acting(1, lambda: leave(tmp_path / "run"))
     with pytest.raises(StoreUnreachable, match="committed slides are kept") as caught:
-        drive(own_slides, tmp_path / "run", display, "store.patience_minutes=0.05")
+        drive(shared_ray, own_slides, tmp_path / "run", display, "store.patience_minutes=0.05")
     display.join()
     assert caught.value.exit_code == 5
     assert not list((tmp_path / "run").iterdir())
 
 
-def drive(catalog: Path, run: Path, display: RecordingDisplay, *more: str) -> JobResult:
-    return run_job(str(catalog), str(run), settings(*more), address="local", display=display)
+def drive(address: str, catalog: Path, run: Path, display: RecordingDisplay, *more: str) -> JobResult:
+    return run_job(str(catalog), str(run), settings(*more), address=address, display=display)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,16 @@ from pathlib import Path
 import pytest
 from support.compare_runs import Watcher, assert_equal_runs
 from support.fault_jobs import counts_of, settings
-from support.faulty_s3 import ACCESS_KEY, SECRET_KEY, Controller, Fault, FaultyS3, faulty_s3, faulty_server  # noqa: F401
+from support.faulty_s3 import (
+    ACCESS_KEY,
+    KEYS,
+    SECRET_KEY,
+    Controller,
+    Fault,
+    FaultyS3,
+    faulty_s3,  # noqa: F401
+    faulty_server,  # noqa: F401
+)
 from support.recording_display import RecordingDisplay
 from support.remote_slides import s3_client, upload
 from support.run_fixtures import a_run, commit
@@ -37,12 +46,6 @@ pytestmark = pytest.mark.faults
 
 PROCESSES, THREADS = 4, 4
 RACED = ("A17", "A18", "B1")
-
-KEYS = {
-    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
 
 PASSING: list[tuple[Fault, int, str, str]] = [
     ("slow down", 6, "PUT", "/run/arrays/"),
@@ -125,13 +128,18 @@ def race(
 
 
 def test_a_job_whose_slides_and_run_are_in_a_failing_store_ends_as_if_nothing_had_failed(
-    some_slides: Path, sound_run: RunStore, faulty_s3: FaultyS3, s3_endpoint: str, tmp_path: Path
+    some_slides: Path,
+    sound_run: RunStore,
+    shared_ray: str,
+    faulty_s3: FaultyS3,
+    s3_endpoint: str,
+    tmp_path: Path,
 ) -> None:
     upload(some_slides, slides_url(faulty_s3), faulty_s3.config)
     for fault, times, method, path in PASSING:
         faulty_s3.controller.fail(fault, times, method=method, path=path)
     with forbidding(faulty_s3.controller, "/run/", for_s=3.0) as forbidden:
-        result, display = run_watched(faulty_s3, s3_endpoint, sound_run, tmp_path)
+        result, display = run_watched(faulty_s3, s3_endpoint, sound_run, shared_ray, tmp_path)
     assert forbidden.is_set()
     # Which of the faults occurs first, and is shown, is not determined.
     assert any("trying again for" in line for line in display.messages), display.messages
@@ -145,6 +153,7 @@ def test_a_job_in_s3_with_one_kind_of_fault_ends_as_if_nothing_had_failed(
     fault: tuple[Fault, int, str, str] | None,
     some_slides: Path,
     sound_run: RunStore,
+    shared_ray: str,
     faulty_s3: FaultyS3,
     s3_endpoint: str,
     tmp_path: Path,
@@ -153,7 +162,7 @@ def test_a_job_in_s3_with_one_kind_of_fault_ends_as_if_nothing_had_failed(
     if fault is not None:
         name, times, method, path = fault
         faulty_s3.controller.fail(name, times, method=method, path=path)
-    result, _ = run_watched(faulty_s3, s3_endpoint, sound_run, tmp_path)
+    result, _ = run_watched(faulty_s3, s3_endpoint, sound_run, shared_ray, tmp_path)
     assert faulty_s3.controller.pending() == 0
     assert_ended_well(result, faulty_s3, s3_endpoint, sound_run, tmp_path)
 
@@ -208,14 +217,14 @@ def test_a_slide_that_finds_no_room_in_scratch_fails_alone_and_is_made_once_ther
 
 
 def run_watched(
-    s3: FaultyS3, sound_endpoint: str, sound: RunStore, tmp_path: Path
+    s3: FaultyS3, sound_endpoint: str, sound: RunStore, address: str, tmp_path: Path
 ) -> tuple[JobResult, RecordingDisplay]:
     """The job, while a reader looks on who is spared the faults."""
     display = RecordingDisplay()
     reader = RunStore.open(run_url(s3), s3.config.model_copy(update={"endpoint_url": sound_endpoint}))
     config = config_of(s3, tmp_path / "scratch")
     with Watcher(reader, objects=counts_of(sound)):
-        result = run_job(slides_url(s3), run_url(s3), config, address="local", display=display)
+        result = run_job(slides_url(s3), run_url(s3), config, address=address, display=display)
     return result, display
 
 

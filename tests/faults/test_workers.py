@@ -25,22 +25,23 @@ STAGES: tuple[Stage, ...] = (
 
 
 def test_workers_killed_at_every_stage_change_nothing(
-    some_slides: Path, sound_run: RunStore, tmp_path: Path
+    some_slides: Path, sound_run: RunStore, shared_ray: str, tmp_path: Path
 ) -> None:
     faults = [Fault(slide_id, stage) for slide_id, stage in zip("abcdef", STAGES, strict=True)]
-    kill_and_compare(faults, some_slides, sound_run, tmp_path)
+    kill_and_compare(faults, some_slides, sound_run, shared_ray, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_worker_killed_at_one_stage_changes_nothing(
-    stage: Stage, some_slides: Path, sound_run: RunStore, tmp_path: Path
+    stage: Stage, some_slides: Path, sound_run: RunStore, shared_ray: str, tmp_path: Path
 ) -> None:
-    kill_and_compare([Fault("b", stage), Fault("c", stage, times=2)], some_slides, sound_run, tmp_path)
+    faults = [Fault("b", stage), Fault("c", stage, times=2)]
+    kill_and_compare(faults, some_slides, sound_run, shared_ray, tmp_path)
 
 
 def test_slides_that_break_the_reader_hang_or_swell_are_quarantined_and_their_neighbours_are_not(
-    some_slides: Path, sound_run: RunStore, tmp_path: Path
+    some_slides: Path, sound_run: RunStore, shared_ray: str, tmp_path: Path
 ) -> None:
     store = RunStore.open(str(tmp_path / "run"))
     faults = [
@@ -54,6 +55,7 @@ def test_slides_that_break_the_reader_hang_or_swell_are_quarantined_and_their_ne
         store,
         tmp_path / "marks",
         counts=counts_of(sound_run),
+        address=shared_ray,
         more=("workers.max_deaths=1", "workers.stall_minutes=0.1", "workers.memory_gb=1.8"),
     )
     assert store.committed() == set("defg")
@@ -68,7 +70,7 @@ def test_slides_that_break_the_reader_hang_or_swell_are_quarantined_and_their_ne
 
 
 @pytest.mark.slow
-def test_of_forty_slides_exactly_the_three_poisoned_are_quarantined(tmp_path: Path) -> None:
+def test_of_forty_slides_exactly_the_three_poisoned_are_quarantined(shared_ray: str, tmp_path: Path) -> None:
     names = [f"s{number:02d}" for number in range(40)]
     for name in names:
         write_slide(tmp_path / "slides" / f"{name}.mrxs", size=1024, objects=4)
@@ -76,16 +78,23 @@ def test_of_forty_slides_exactly_the_three_poisoned_are_quarantined(tmp_path: Pa
     poisoned = {"s05", "s06", "s31"}
     faults = [Fault(name, "reading", "segfault", times=9) for name in sorted(poisoned)]
     result, _ = run_with(
-        faults, tmp_path / "slides", store, tmp_path / "marks", counts=dict.fromkeys(names, 4)
+        faults,
+        tmp_path / "slides",
+        store,
+        tmp_path / "marks",
+        counts=dict.fromkeys(names, 4),
+        address=shared_ray,
     )
     assert {failure.slide_id for failure in result.failures if failure.quarantined} == poisoned
     assert store.committed() == set(names) - poisoned
     assert len(list((tmp_path / "marks").iterdir())) == 9
 
 
-def kill_and_compare(faults: list[Fault], slides: Path, sound: RunStore, tmp_path: Path) -> None:
+def kill_and_compare(
+    faults: list[Fault], slides: Path, sound: RunStore, address: str, tmp_path: Path
+) -> None:
     store = RunStore.open(str(tmp_path / "run"))
-    result, _ = run_with(faults, slides, store, tmp_path / "marks", counts=counts_of(sound))
+    result, _ = run_with(faults, slides, store, tmp_path / "marks", counts=counts_of(sound), address=address)
     assert (result.tally.committed, result.tally.failed) == (7, 0)
     assert len(list((tmp_path / "marks").iterdir())) == sum(fault.times for fault in faults)
     assert_equal_runs(store, sound)

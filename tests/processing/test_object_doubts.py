@@ -21,7 +21,7 @@ from fossilray.processing.worker import SlideWorker
 from fossilray.store import RunStore
 from fossilray.store.query.connection import query
 from fossilray.store.run.run_record import describe_run
-from fossilray.synthetic.composites import compose_field
+from fossilray.synthetic.composites import Composite, compose_field
 
 SIDE_PX = 8000
 CLEAR = (226, 222, 219)
@@ -89,12 +89,29 @@ def test_quartiles_are_of_the_longest_side_in_micrometres() -> None:
     assert longest_um_quartiles(slide_info(), boxes(*sizes)) == (20.0, 30.0, 40.0)
 
 
+@pytest.fixture(scope="module")
+def fields() -> list[Composite]:
+    """Painted fields with 30 objects or more that are large enough to show focus."""
+    rng = np.random.default_rng(5)
+    painted: list[Composite] = []
+    while sum(len(large_boxes(field)) for field in painted) < 30:
+        painted.append(compose_field(rng, size_px=1536, um_per_px=0.25))
+    return painted
+
+
+def large_boxes(field: Composite) -> list[list[int]]:
+    return [
+        [x_min, y_min, x_max, y_max]
+        for x_min, y_min, x_max, y_max in field.boxes.astype(int).tolist()
+        if min(x_max - x_min, y_max - y_min) >= 60
+    ]
+
+
 @pytest.mark.parametrize(("blur_um", "is_blurred"), [(0.0, False), (2.0, True), (4.0, True)])
-def test_defocus_of_a_field_is_found(blur_um: float, is_blurred: bool) -> None:
+def test_defocus_of_a_field_is_found(fields: list[Composite], blur_um: float, is_blurred: bool) -> None:
     rng = np.random.default_rng(5)
     corners, crops = [], []
-    while len(crops) < 30:
-        field = compose_field(rng, size_px=1536, um_per_px=0.25)
+    for field in fields:
         image = field.image
         if blur_um:
             # Focus is lost before the camera adds its noise.
@@ -102,11 +119,10 @@ def test_defocus_of_a_field_is_found(blur_um: float, is_blurred: bool) -> None:
             image = np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
         encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-        for x_min, y_min, x_max, y_max in field.boxes.astype(int).tolist():
-            if min(x_max - x_min, y_max - y_min) >= 60:
-                box = (x_min, y_min, x_max, y_max)
-                crops.append(resize_image(image, box, size_px=224, content=(0, 0, 224, 224), pad_rgb=CLEAR))
-                corners.append((x_min, y_min, x_max, y_max))
+        for x_min, y_min, x_max, y_max in large_boxes(field):
+            box = (x_min, y_min, x_max, y_max)
+            crops.append(resize_image(image, box, size_px=224, content=(0, 0, 224, 224), pad_rgb=CLEAR))
+            corners.append(box)
     measures = measure_crops(np.stack(crops), CLEAR, np.zeros(len(crops), np.bool_))
     codes = {
         doubt.code: doubt for doubt in check_objects(slide_info(), boxes(*corners), measures, CropsConfig())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from support.cli_runner import run_command
+from support.slides_on_disk import write_slide
 
 from fossilray.store import RunStore
 from fossilray.store.query.connection import run_query
@@ -20,6 +23,8 @@ from fossilray.synthetic.truth import score_against_truth
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SIZE = "4096"
+"""Side of the demo's slides."""
 RECIPES = (ROOT / "docs" / "guide" / "run-directory.md").read_text(encoding="utf-8")
 
 
@@ -38,7 +43,7 @@ class Demo:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     place = tmp_path_factory.mktemp("readme")
-    return Demo(place, fossilray(place, "demo", "--slides", "2", "--size", "4096"))
+    return Demo(place, fossilray(place, "demo", "--slides", "2", "--size", SIZE))
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -72,20 +77,22 @@ def test_the_demo_says_where_to_look(demo: Demo) -> None:
 
 
 def test_the_demo_again_finds_everything_done(demo: Demo) -> None:
-    again = fossilray(demo.place, "demo", "--slides", "2", "--size", "4096")
+    with contextlib.chdir(demo.place):
+        again = run_command("demo", "--slides", "2", "--size", SIZE)
     assert "2 of 2 slides committed (2 before)" in again
 
 
 def test_every_command_of_the_readme_works(demo: Demo) -> None:
+    write_slide(demo.place / "own-slides" / "a.mrxs", size=1024)
     ran = 0
     for line in "".join(blocks(README, "bash")).splitlines():
         if not line.startswith("fossilray "):
             continue
-        words = shlex.split(
-            line.replace("/data/slides", "fossilray-demo/slides").replace("/data/run", "own-run")
-        )
-        fossilray(demo.place, *words[1:])
+        words = shlex.split(line.replace("/data/slides", "own-slides").replace("/data/run", "own-run"))
+        with contextlib.chdir(demo.place):
+            run_command(*words[1:])
         ran += 1
+    assert RunStore.open(str(demo.place / "own-run")).committed() == {"a"}
     assert ran >= 9
     assert list((demo.place / "crops").glob("*.jpg"))
     assert len(list((demo.place / "boxes").glob("*.geojson"))) == 2

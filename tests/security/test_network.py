@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import ray
 from ray._private import ray_constants
+from support.shared_ray import SharedRay
 
 from fossilray.jobs.scheduler import ray_cluster
 
@@ -116,8 +117,9 @@ def test_a_private_ray_listens_on_loopback_alone_and_connects_to_no_other_host()
 
 
 @pytest.mark.slow
-def test_another_cluster_can_be_joined_after_a_private_one(shared_ray: str) -> None:
-    for address in ("local", shared_ray, "local", shared_ray):
+def test_another_cluster_can_be_joined_after_a_private_one() -> None:
+    other = SharedRay()
+    for address in ("local", other.address, "local", other.address):
         with ray_cluster(address):
 
             @ray.remote(num_cpus=0.1)
@@ -125,6 +127,7 @@ def test_another_cluster_can_be_joined_after_a_private_one(shared_ray: str) -> N
                 return os.getpid()
 
             assert ray.get(pid.remote()) != os.getpid()
+    other.stop()
 
 
 def authentication() -> dict[str, str]:

@@ -114,11 +114,13 @@ def test_a_run_keeps_its_spelling() -> None:
     assert well_key("6407_6-5") == well_key("6407/6-5")
 
 
-def test_status_verify_and_the_view_name_committed_copies(folder: Path, tmp_path: Path) -> None:
+def test_status_verify_and_the_view_name_committed_copies(
+    folder: Path, shared_ray: str, tmp_path: Path
+) -> None:
     run = str(tmp_path / "run")
     quick = ("detector.kind=classical", "embedder.weights=none", "workers.count=1")
     settings = [word for each in quick for word in ("--set", each)]
-    done = invoke("process", folder, "--run", run, *settings)
+    done = invoke("process", folder, "--run", run, "--address", shared_ray, *settings)
     assert done.exit_code == 0, done.output
     assert "2 slides are the same scans" in done.output
     assert "2 slides are the same scans" in " ".join(invoke("status", run).output.split())

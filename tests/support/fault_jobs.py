@@ -15,6 +15,7 @@ from support import faulty_worker
 from support.compare_runs import Watcher
 from support.faulty_worker import Fault, FaultyWorker
 from support.recording_display import RecordingDisplay
+from support.shared_ray import SharedRay
 from support.slides_on_disk import write_slide
 
 from fossilray.core.config import RunConfig, load_config
@@ -45,10 +46,13 @@ def some_slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sound_run(some_slides: Path, tmp_path_factory: pytest.TempPathFactory) -> RunStore:
+def sound_run(
+    some_slides: Path, ray_of_files: SharedRay, tmp_path_factory: pytest.TempPathFactory
+) -> RunStore:
     """The run over them that no fault befell."""
     run = tmp_path_factory.mktemp("sound") / "run"
-    result = run_job(str(some_slides), str(run), settings(), address="local", display=RecordingDisplay())
+    address = ray_of_files.address
+    result = run_job(str(some_slides), str(run), settings(), address=address, display=RecordingDisplay())
     assert result.tally.committed == len(NAMES)
     return RunStore.open(str(run))
 
@@ -79,8 +83,8 @@ def run_with(
     marks: Path,
     *,
     counts: dict[str, int],
+    address: str,
     more: tuple[str, ...] = (),
-    address: str = "local",
 ) -> tuple[JobResult, RecordingDisplay]:
     """A job with faults, while a bare reader looks on. counts: objects of each slide; marks: a folder."""
     marks.mkdir(exist_ok=True)

@@ -28,6 +28,11 @@ from werkzeug.serving import make_server
 from fossilray.core.config import StoreConfig
 
 ACCESS_KEY, SECRET_KEY = "AKIAFOSSILRAYTEST777", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYopensesame"
+KEYS = {
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
 Fault = Literal[
     "slow down",
@@ -204,9 +209,8 @@ def faulty_s3(faulty_server: tuple[str, Controller], monkeypatch: pytest.MonkeyP
     """An empty bucket on a server that works until its controller says otherwise."""
     endpoint, controller = faulty_server
     controller.heal()
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
     # Waits are botocore's own business and tested there; in other processes they are as they are.
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
     monkeypatch.setattr("fossilray.store.files.retry.FIRST_WAIT_S", 0.01)
