@@ -58,10 +58,10 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.mark.slow
 def test_slides_of_a_lost_machine_are_done_elsewhere(
-    cluster: Cluster, some_slides: Path, sound_run: RunStore, tmp_path: Path
+    cluster: Cluster, some_slides: Path, embedded_run: RunStore, tmp_path: Path
 ) -> None:
     nodes = [add_node(cluster), add_node(cluster)]
-    job = Job(cluster, some_slides, tmp_path, sound_run, pause_s=0.5)
+    job = Job(cluster, some_slides, tmp_path, embedded_run, pause_s=0.5)
     with job:
         # The first slide of the second machine is in work when it goes.
         wait_for(lambda: job.slides_of(nodes[1]))
@@ -70,7 +70,7 @@ def test_slides_of_a_lost_machine_are_done_elsewhere(
     assert job.result.tally.failed == 0
     assert job.result.tally.retried >= 1
     assert lost <= job.store.committed()
-    assert_equal_runs(job.store, sound_run)
+    assert_equal_runs(job.store, embedded_run)
     failures = job.store.attempts.failures(include_cleared=True)
     assert {failure.error for failure in failures} <= {
         "NodeDied",
@@ -80,32 +80,32 @@ def test_slides_of_a_lost_machine_are_done_elsewhere(
 
 @pytest.mark.slow
 def test_a_machine_that_joins_takes_work(
-    cluster: Cluster, some_slides: Path, sound_run: RunStore, tmp_path: Path
+    cluster: Cluster, some_slides: Path, embedded_run: RunStore, tmp_path: Path
 ) -> None:
     first = add_node(cluster)
-    job = Job(cluster, some_slides, tmp_path, sound_run, pause_s=4.0)
+    job = Job(cluster, some_slides, tmp_path, embedded_run, pause_s=4.0)
     with job:
         wait_for(lambda: job.slides_of(first))
         second = add_node(cluster)
     assert job.slides_of(second)
-    assert job.result.tally.committed == len(counts_of(sound_run))
-    assert_equal_runs(job.store, sound_run)
+    assert job.result.tally.committed == len(counts_of(embedded_run))
+    assert_equal_runs(job.store, embedded_run)
 
 
 @pytest.mark.slow
 def test_a_machine_that_is_to_go_ends_its_slide_and_gets_no_other(
-    cluster: Cluster, some_slides: Path, sound_run: RunStore, tmp_path: Path
+    cluster: Cluster, some_slides: Path, embedded_run: RunStore, tmp_path: Path
 ) -> None:
     nodes = [add_node(cluster), add_node(cluster)]
-    job = Job(cluster, some_slides, tmp_path, sound_run, pause_s=4.0)
+    job = Job(cluster, some_slides, tmp_path, embedded_run, pause_s=4.0)
     with job:
         wait_for(lambda: job.slides_of(nodes[0]) and job.slides_of(nodes[1]))
         in_progress = job.slides_of(nodes[1])
         drain(cluster, nodes[1])
     assert job.slides_of(nodes[1]) == in_progress
-    assert job.result.tally.committed == len(counts_of(sound_run))
+    assert job.result.tally.committed == len(counts_of(embedded_run))
     assert job.result.tally.retried == job.result.tally.failed == 0
-    assert_equal_runs(job.store, sound_run)
+    assert_equal_runs(job.store, embedded_run)
 
 
 class Job:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 from support.compare_runs import assert_equal_runs
-from support.fault_jobs import NAMES, settings
+from support.fault_jobs import NAMES, run_slightly, settings
 from support.recording_display import RecordingDisplay
 
 from fossilray.core.errors import SourcesOut, StoreUnreachable
-from fossilray.jobs.process import run_job
 from fossilray.jobs.progress import Tally
 from fossilray.jobs.run_items import JobResult
 from fossilray.slides.catalog import find_slides, write_catalog
@@ -152,7 +151,7 @@ def test_a_run_directory_that_stays_away_ends_the_job(
 
 
 def drive(address: str, catalog: Path, run: Path, display: RecordingDisplay, *more: str) -> JobResult:
-    return run_job(str(catalog), str(run), settings(*more), address=address, display=display)
+    return run_slightly(catalog, run, settings(*more), address=address, display=display)
 
 
 @contextlib.contextmanager

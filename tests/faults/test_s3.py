@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.compare_runs import Watcher, assert_equal_runs
-from support.fault_jobs import counts_of, settings
+from support.fault_jobs import counts_of, run_slightly, settings
 from support.faulty_s3 import (
     ACCESS_KEY,
     KEYS,
@@ -224,7 +224,7 @@ def run_watched(
     reader = RunStore.open(run_url(s3), s3.config.model_copy(update={"endpoint_url": sound_endpoint}))
     config = config_of(s3, tmp_path / "scratch")
     with Watcher(reader, objects=counts_of(sound)):
-        result = run_job(slides_url(s3), run_url(s3), config, address=address, display=display)
+        result = run_slightly(slides_url(s3), run_url(s3), config, address=address, display=display)
     return result, display
 
 

@@ -13,7 +13,7 @@ import pytest
 from ray import cloudpickle
 from support import faulty_worker
 from support.compare_runs import Watcher
-from support.faulty_worker import Fault, FaultyWorker
+from support.faulty_worker import Fault, FaultyWorker, SlightWorker
 from support.recording_display import RecordingDisplay
 from support.shared_ray import SharedRay
 from support.slides_on_disk import write_slide
@@ -52,8 +52,19 @@ def sound_run(
     """The run over them that no fault befell."""
     run = tmp_path_factory.mktemp("sound") / "run"
     address = ray_of_files.address
-    result = run_job(str(some_slides), str(run), settings(), address=address, display=RecordingDisplay())
+    result = run_slightly(some_slides, run, settings(), address=address, display=RecordingDisplay())
     assert result.tally.committed == len(NAMES)
+    return RunStore.open(str(run))
+
+
+@pytest.fixture(scope="session")
+def embedded_run(
+    some_slides: Path, ray_of_files: SharedRay, tmp_path_factory: pytest.TempPathFactory
+) -> RunStore:
+    """The same with the configured backbone, as the command gives it."""
+    run = tmp_path_factory.mktemp("embedded") / "run"
+    address = ray_of_files.address
+    run_job(str(some_slides), str(run), settings(), address=address, display=RecordingDisplay())
     return RunStore.open(str(run))
 
 
@@ -99,6 +110,16 @@ def run_with(
             make_worker=functools.partial(FaultyWorker, faults=tuple(faults), marks=marks),
         )
     return result, display
+
+
+def run_slightly(
+    slides: Path | str, run: Path | str, config: RunConfig, *, address: str, display: RecordingDisplay
+) -> JobResult:
+    """A job whose workers embed without PyTorch."""
+    with by_value():
+        return run_job(
+            str(slides), str(run), config, address=address, display=display, make_worker=SlightWorker
+        )
 
 
 def counts_of(run: RunStore) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The real worker with faults planted in it: it dies, hangs or swells at a chosen place, on chosen slides."""
+"""The real worker without networks, and one with faults planted in it: it dies, hangs or swells on chosen slides."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fossilray.core.config import RunConfig
+from fossilray.core.parallel import MonitoredThreadPool
 from fossilray.core.records import Outcome, WorkerStatus, WorkItem
+from fossilray.models.backbones.load import describe_embedder
+from fossilray.processing.detection.detect import NetworkThreads
+from fossilray.processing.slide_attempt import LoadedModels
 from fossilray.processing.worker import SlideWorker
 
 Stage = Literal[
@@ -33,7 +41,35 @@ class Fault:
     """A file to fill its disk with."""
 
 
-class FaultyWorker(SlideWorker):
+class SlightWorker(SlideWorker):
+    """The real worker without PyTorch, whose import takes longer than a small slide: colours are its embeddings."""
+
+    def prepare(self) -> str:
+        from fossilray.models.detectors.load import load_detector
+
+        self._networks = MonitoredThreadPool(1, "network")
+        self._models = LoadedModels(
+            detector=load_detector(self._config.detector, device="cpu"),
+            embedder=_ColourEmbedder(describe_embedder(self._config.embedder)),
+            device="cpu/float32",
+            threads=NetworkThreads(self._networks, 1),
+        )
+        return f"{socket.gethostname()}/{os.getpid()}/cpu"
+
+
+class _ColourEmbedder:
+    """Repeats the mean colour of each crop, in the dimension of the configured backbone."""
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        self.name = str(description["name"])
+        self.dimension = int(description["dimension"])
+
+    def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float16]:
+        colours = crops.mean(axis=(1, 2), dtype=np.float64) / 255
+        return np.resize(colours.T, (self.dimension, len(crops))).T.astype(np.float16)
+
+
+class FaultyWorker(SlightWorker):
     """Does real work until it comes to a fault of the slide in hand; `marks` counts over all processes."""
 
     def __init__(self, store_url: str, config: RunConfig, *, faults: Sequence[Fault], marks: Path) -> None:
