@@ -29,7 +29,8 @@ TaxonomyOption = Annotated[
     Path | None,
     typer.Option(
         "--taxonomy",
-        help="CSV or YAML with species, genus, group and synonyms, by which labels are grouped into taxa.",
+        help="Table (.csv, .xlsx, .ods, .parquet) or YAML of species, genus, group and synonyms, by which labels are "
+        "grouped into taxa.",
     ),
 ]
 RankOption = Annotated[TaxonRank, typer.Option("--rank", help="Rank of --taxonomy at which to count.")]
@@ -40,7 +41,10 @@ LeaveOutOption = Annotated[
 OrderOption = Annotated[TaxonOrder, typer.Option("--order", help="Order of the taxa from left to right.")]
 DepthsOption = Annotated[
     Path | None,
-    typer.Option("--depths", help="CSV of slide_id and measured_depth_m, instead of the catalog's depths."),
+    typer.Option(
+        "--depths",
+        help="Table (.csv, .xlsx, .ods, .parquet) of slide_id and measured_depth_m, instead of the catalog's depths.",
+    ),
 ]
 CopiesOption = Annotated[
     bool,
@@ -50,7 +54,8 @@ ConfusionOption = Annotated[
     Path | None,
     typer.Option(
         "--confusion",
-        help="Head, or CSV of true class by predicted class in crops, instead of the confusion matrix of the head "
+        help="Head, or table (.csv, .xlsx, .ods, .parquet) of true class by predicted class in crops, instead of the "
+        "confusion matrix of the head "
         "that made the predictions.",
     ),
 ]

@@ -92,7 +92,7 @@ class _Selection:
             raise UsageError("name the crops to explain by one of --crops, --labels and --run")
         if self.crops is None and self.labels is None and self.run is None:
             raise UsageError(
-                "no crops to explain are named; give --crops DIR, --labels DIR or CSV, or --run RUN"
+                "no crops to explain are named; give --crops DIR, --labels FOLDER or TABLE, or --run RUN"
             )
 
 

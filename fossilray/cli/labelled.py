@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fossilray.labels.load import LabelledSet
 
 LABELS_HELP = (
-    "Labelled crops: a folder of <class>/<image>; a CSV of path and genus; or, of objects of --run, a CSV of slide_id, "
-    "object_id and genus, or a label set."
+    "Labelled crops: a folder of <class>/<image>; a table (.csv, .xlsx, .ods, .parquet) of path and genus; or, of "
+    "objects of --run, a table of slide_id, object_id and genus, or a label set."
 )
 LabelsOption = Annotated[Path, typer.Option("--labels", help=LABELS_HELP)]
 LabelledBackboneOption = Annotated[

@@ -122,8 +122,8 @@ def import_labels(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of <genus>/<image>, CSV (slide_id, object_id, genus; or images and names), or ParticleTrieur "
-            "project (.xml).",
+            help="Folder of <genus>/<image>, table (.csv, .xlsx, .ods, .parquet) of slide_id, object_id and genus or "
+            "of images and names, or ParticleTrieur project (.xml).",
         ),
     ],
     run: Annotated[str, typer.Option("--run", help=OBJECTS_RUN_HELP)],

@@ -30,7 +30,8 @@ PAGES = [
 SOURCES = sorted((ROOT / "fossilray").rglob("*.py"))
 TEMPLATES = sorted((ROOT / "fossilray").rglob("*.j2"))
 OTHERS = {"--help", "--version", "--dynamic", "--imgsz", "--include", "--sweep", "--vscale"}
-OTHER_PROGRAMS = r"\b(pip|ray|docker|kubectl|python|vips) "
+OTHERS |= {"--tile", "--pyramid", "--bigtiff", "--compression"}  # vips
+OTHER_PROGRAMS = r"\b(pip|ray|docker|kubectl|python|vips|gdcmconv) "
 """Options of programs that messages name beside fossilray."""
 
 
