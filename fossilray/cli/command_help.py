@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import typer
 import typer.core
 
 _WORDS = {
@@ -46,6 +47,15 @@ class PlainCommand(typer.core.TyperCommand):
                 parameter.metavar = "|".join(choices(kind)) or value_word(parameter.opts[0], kind)
 
     # Any: contexts and formatters of click, which some versions of typer bring along.
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments of the command; messages are without the prefix of the library that checks values."""
+        try:
+            rest: list[str] = super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+        return rest
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the usage line after the command; optional arguments are in brackets."""
         arguments = [parameter for parameter in self.params if _is_argument(parameter)]

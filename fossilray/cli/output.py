@@ -12,7 +12,7 @@ from rich.text import Text
 from fossilray.core.config.choices import ResultFormat
 from fossilray.core.errors import UsageError
 from fossilray.core.text import strip_control_characters
-from fossilray.core.text_table import open_console
+from fossilray.core.text_table import bar_width, open_console
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,7 +52,12 @@ def progress_bar(label: str, total: int | None = None) -> Iterator[Callable[...,
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(label), BarColumn(bar_width=36), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn(label),
+        BarColumn(bar_width=bar_width(err, label)),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=total)
 

@@ -58,7 +58,7 @@ def find_copies(slides: Iterable[Scanned]) -> dict[str, str]:
 
 
 def describe_copies(copies: Mapping[str, str]) -> str | None:
-    """One sentence on slides that are copies of others; None if there are none."""
+    """Return one sentence on slides that are copies of others; None if there are none."""
     if not copies:
         return None
     copy, original = min(copies.items())

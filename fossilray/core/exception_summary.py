@@ -68,7 +68,7 @@ def exception_location(caught: BaseException) -> str:
 
 
 def is_out_of_memory(caught: BaseException) -> bool:
-    """Whether memory ran out; torch reports it as a RuntimeError, OpenCV as a cv2.error."""
+    """Return whether memory ran out; torch reports it as a RuntimeError, OpenCV as a cv2.error."""
     return isinstance(caught, MemoryError) or _OUT_OF_MEMORY.search(exception_message(caught)) is not None
 
 

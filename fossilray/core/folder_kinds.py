@@ -92,7 +92,7 @@ def _inside(path: str | Path, folder: str | Path, kind: FolderKind) -> UsageErro
 
 
 def _is_record(file: Path) -> bool:
-    """Whether fossilray wrote this file, as far as its content shows: other programs too have an index.json."""
+    """Return whether fossilray wrote this file, as far as its content shows: other programs too have an index.json."""
     try:
         if not file.is_file():
             return False

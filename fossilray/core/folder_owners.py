@@ -74,7 +74,7 @@ class Owner:
         return owner if is_valid and type(owner.pid) is int and owner.pid > 0 else None
 
     def has_ended(self, folder: int) -> bool:
-        """Whether the process is known to have ended. The caller holds the lock of the folder's mark.
+        """Return whether the process is known to have ended. The caller holds the lock of the folder's mark.
 
         folder: descriptor of the folder; whether the lock proves anything depends on its disk.
         """
@@ -92,7 +92,7 @@ class Owner:
 
 
 def _is_of_one_machine(folder: int) -> bool:
-    """Whether no other machine can have the folder's disk mounted; False where unknown."""
+    """Return whether no other machine can have the folder's disk mounted; False where unknown."""
     try:
         path = Path(f"/proc/self/fd/{folder}").readlink()
         lines = Path("/proc/self/mountinfo").read_text().splitlines()

@@ -36,7 +36,7 @@ def try_lock(descriptor: int) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process with this id exists, of any user."""
+    """Return whether a process with this id exists, of any user."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

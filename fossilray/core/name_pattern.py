@@ -112,7 +112,7 @@ class NamePattern:
 
 
 def _finishes(text: str, names: list[str]) -> bool:
-    """Whether a process of its own searches these names in good time."""
+    """Return whether a process of its own searches these names in good time."""
     try:
         subprocess.run(
             [sys.executable, "-I", "-c", _TRIAL],
@@ -196,7 +196,7 @@ def _repeats(parsed: Any, *, inside: bool) -> Iterator[bool]:
 
 
 def _is_broad(body: Any) -> bool:
-    """Whether what is repeated is anything but digits, blanks or single characters."""
+    """Return whether what is repeated is anything but digits, blanks or single characters."""
     narrow = (_constants.CATEGORY_DIGIT, _constants.CATEGORY_SPACE)
     for kind, value in body:
         if kind is _constants.IN:

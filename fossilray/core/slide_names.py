@@ -104,7 +104,7 @@ def check_well(well: str) -> str:
 
 
 def describe_missing_sites(rows: Sequence[CatalogRow]) -> str | None:
-    """One sentence on slides without a well or a depth; None if there are none."""
+    """Return one sentence on slides without a well or a depth; None if there are none."""
     without_well = sum(row.well is None for row in rows)
     without_depth = sum(row.measured_depth_m is None for row in rows)
     if not (without_well or without_depth):

@@ -162,7 +162,7 @@ class UserTable:
         return self._positions.get(column.lower())
 
     def has(self, *columns: str) -> bool:
-        """Whether the table has all of these columns."""
+        """Return whether the table has all of these columns."""
         return all(self.position(column) is not None for column in columns)
 
     def first_of(self, columns: Collection[str]) -> str | None:
@@ -178,7 +178,7 @@ class UserTable:
 
 
 def _either(readings: Sequence[Reading], style: NumberStyle) -> str:
-    """What is wrong with a number of two readings, and how to write each of them."""
+    """Return what is wrong with a number of two readings, and how to write each of them."""
     first, second = sorted((reading.value for reading in readings), key=abs, reverse=True)
     others = f" ({style.uncertain - 1:,} more such cells in the column)" if style.uncertain > 1 else ""
     remedy = f"write {write_number(first)} or {write_number(second)}{others}"

@@ -138,6 +138,11 @@ def _folded(cell: Text, console: Console, width: int, *, indent: str = "") -> It
         yield Segment.line()
 
 
+def bar_width(console: Console, label: str) -> int:
+    """Return the width of a progress bar that leaves room for its label, two numbers of six digits and a duration."""
+    return max(1, min(36, console.width - text_width(label) - 24))
+
+
 def name_value_grid() -> Table:
     """Return a grid for names and values that folds long values and cuts nothing off."""
     grid = Table.grid(padding=(0, 2))

@@ -46,7 +46,7 @@ def process(
     The same call resumes: slides that the run has committed are not processed again.
 
     Args:
-        slides: folder, glob, one slide, or a catalog (.csv, .parquet), on a disk or in an object store.
+        slides: folder, glob, one slide, or a catalog (.csv, .xlsx, .ods, .parquet), on a disk or in an object store.
         run: run directory to create or to resume, a local path or an s3:// address.
         config: by default `RunConfig()`.
         address: `local` starts a private Ray on this machine; else the address of a Ray cluster.

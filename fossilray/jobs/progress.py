@@ -18,6 +18,7 @@ from rich.text import Text
 
 from fossilray.core.records import WorkerStatus
 from fossilray.core.text import format_duration, strip_control_characters
+from fossilray.core.text_table import bar_width
 from fossilray.store.run.slide_states import SlideCounts
 
 JSON_EVERY_S = 30.0
@@ -126,7 +127,7 @@ class TerminalDisplay:
     def __init__(self, console: Console) -> None:
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=36),
+            BarColumn(bar_width=bar_width(console, "slides")),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=console,

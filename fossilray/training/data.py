@@ -45,8 +45,13 @@ def open_training_crops(config: TrainDataConfig) -> CropTable:
     """Open the crops that a training's configuration names.
 
     Raises:
-        UsageError: It names no sources, or they contain no crops.
+        UsageError: it names no sources, or they contain no crops.
     """
+    if not config.sources:
+        raise UsageError(
+            "no crops to train on are named; give `--source` (data.sources): a run, a dataset or a folder of "
+            "<class>/<image>"
+        )
     access = None if config.access is None else StoreConfig(**config.access.model_dump())
     return open_crops(config.sources, where=config.where, curation=config.curation, access=access)
 

@@ -195,6 +195,12 @@ def test_every_exemption_is_needed_and_leaves_the_meaning_as_it_is() -> None:
         assert exemption.reason.endswith(".")
 
 
+def test_a_wrong_choice_is_refused_with_the_choices_and_without_words_of_a_library() -> None:
+    result = invoke("query", "run", "SELECT 1", "--format", "html")
+    assert result.exit_code == 2
+    assert "Invalid value for '--format': 'html' is not one of 'table', 'csv'" in result.output
+
+
 def test_no_two_options_have_the_same_help_text() -> None:
     options_of: dict[str, set[str]] = defaultdict(set)
     for option, commands in meanings().items():

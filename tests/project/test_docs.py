@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 import yaml
-from project.test_floors import MAY_IMPORT
+from project.test_floors import ENGINES, MAY_IMPORT
 from support.cli_runner import invoke
 
 import fossilray
@@ -216,6 +216,20 @@ def test_the_table_of_rooms_is_that_of_the_imports() -> None:
     assert {room: re.findall(r"`([\w/]+)`", allowed) for room, allowed in rows if room != "cli"} == {
         room: allowed.split() for room, allowed in MAY_IMPORT.items() if room != "cli"
     }
+
+
+def test_the_table_of_engines_is_that_of_the_imports() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Where engines live\n")[2].partition("\n## ")[0]
+    rows = {
+        name.lower().replace("-", "_"): re.findall(r"`([\w/]+)(?:\.py)?`", homes)
+        for names, homes in re.findall(r"^\| ([A-Za-z][\w, -]+) \| (`.*) \|$", section, re.MULTILINE)
+        for name in names.split(", ")
+    }
+    assert rows.keys() == ENGINES.keys()
+    for engine, homes in rows.items():
+        for home in homes:
+            assert any(f"{path}/".startswith(f"{home}/") for path in ENGINES[engine]), f"{engine}: {home}"
 
 
 @pytest.mark.parametrize(

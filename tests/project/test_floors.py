@@ -106,7 +106,7 @@ def test_there_is_no_circle_of_imports(depth: int) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_each_engine_has_one_home(engine: str) -> None:
-    homes = tuple(ENGINES[engine])
+    homes = tuple(f"{home}{end}" for home in ENGINES[engine] for end in ("/", ".py"))
     users = [
         path.relative_to(PACKAGE).as_posix()
         for path in modules()

@@ -28,7 +28,7 @@ class IndexStatus:
         return self.missing + self.reprocessed
 
     def __str__(self) -> str:
-        """One sentence for each kind of difference; empty without differences."""
+        """Return one sentence for each kind of difference; empty without differences."""
         sentences = []
         for slides, state, remedy in (
             (self.missing, "not in the index", "; `fossilray index build` adds them"),

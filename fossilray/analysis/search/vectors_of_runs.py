@@ -36,7 +36,7 @@ class RunVectorSource:
         return self.reader.backbone
 
     def slides(self) -> list[IndexedSlide]:
-        """Every committed slide that has objects and vectors, by well and slide_id."""
+        """Return every committed slide that has objects and vectors, by well and slide_id."""
         table = self.store.summaries_table()
         with_vectors = None if self.reader.name is None else self.reader.committed()
         columns = ("slide_id", "well", "measured_depth_m", "attempt", "objects")

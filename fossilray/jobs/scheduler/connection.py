@@ -92,7 +92,7 @@ def _unreachable(address: str, why: str) -> WorkerError:
 
 
 def is_private() -> bool:
-    """Whether this process started the connected Ray, which no other machine can join."""
+    """Return whether this process started the connected Ray, which no other machine can join."""
     node: Any = ray._private.worker._global_node
     return node is not None and bool(node.is_head())
 

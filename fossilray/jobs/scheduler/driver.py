@@ -122,7 +122,7 @@ class _Driver:
         self._counted_s = time.monotonic()
 
     def is_done(self, stopping: bool) -> bool:
-        """Whether no item is in flight and none remains to be started."""
+        """Return whether no item is in flight and none remains to be started."""
         return not self._in_flight and (stopping or not self._queue)
 
     def step(self, stopping: bool) -> None:
@@ -342,7 +342,7 @@ class _Driver:
         return True
 
     def _may_wait_for_store(self, why: str) -> bool:
-        """Whether the run's store has been unreachable for less than store.patience_minutes."""
+        """Return whether the run's store has been unreachable for less than store.patience_minutes."""
         now = time.monotonic()
         if self._store_out_since_s is None:
             self._store_out_since_s = now

@@ -54,7 +54,7 @@ class ResourceRequest:
         return min(limits)
 
     def is_met_by(self, machine: Mapping[str, float]) -> bool:
-        """Whether Ray would start one worker on an empty machine of these resources."""
+        """Return whether Ray would start one worker on an empty machine of these resources."""
         return all(machine.get(name, 0.0) >= amount for name, amount in self.bundle().items())
 
     def bundle(self) -> dict[str, float]:
@@ -91,7 +91,7 @@ def cluster_nodes() -> list[Mapping[str, float]]:
 
 
 def have_gpu(nodes: Sequence[Mapping[str, float]]) -> bool:
-    """Whether any of these machines has a GPU."""
+    """Return whether any of these machines has a GPU."""
     return any(machine.get("GPU") for machine in nodes)
 
 

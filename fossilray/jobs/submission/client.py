@@ -122,7 +122,7 @@ class JobClient:
                 raise
 
     def jobs(self) -> list[Job]:
-        """All jobs that were submitted to this cluster, oldest first."""
+        """Return all jobs that were submitted to this cluster, oldest first."""
         with self._translate_errors("list its jobs"):
             listed = [_job(details) for details in self._client.list_jobs() if details.submission_id]
         return sorted(listed, key=lambda job: (job.begun_at or datetime.max.replace(tzinfo=UTC), job.name))

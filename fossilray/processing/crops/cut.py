@@ -91,7 +91,7 @@ def _clip(box: NDArray[np.generic] | Sequence[float], width: int, height: int) -
 
 
 def _coarser_shows_more(slide: Slide, levels: Iterable[int], box: Span, scanned: float) -> bool:
-    """Whether a coarser level shows as scanned what a finer one lacks; at the edge of the scan all levels lack it."""
+    """Return whether a coarser level shows as scanned what a finer one lacks; at the edge of the scan all lack it."""
     for level in levels:
         try:
             window, _, share = _read_around(slide, level, box)

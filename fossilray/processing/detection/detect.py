@@ -87,7 +87,7 @@ class _PassUnits:
     lost: NDArray[np.bool_]
 
     def lacks(self, tile: Tile, coverage: NDArray[np.float32] | None) -> bool:
-        """Whether most of a unit of the tile's core is missing from its level; coverage: of the window's units."""
+        """Return whether most of a unit of the tile's core is missing from its level. coverage: of window units."""
         if coverage is None or self.expected is None:
             return False
         unit, window = self.detection_pass.unit_px, tile.window
@@ -208,7 +208,7 @@ def detect_objects(
 
 
 def _is_void(slide: Slide, foreground: Foreground | None) -> bool:
-    """Whether the slide's index lists no tile, and its overview shows none."""
+    """Return whether the slide's index lists no tile, and its overview shows none."""
     if foreground is None:
         return slide.listed is not None and slide.listed.is_void
     return foreground.is_void

@@ -279,7 +279,7 @@ def _join_fragments(fragments: _Candidates, *, reach: float) -> Boxes:
 
 
 def _crosses_cut(fragment: _Floats, cut: _Mask, other: _Floats) -> _Mask:
-    """Whether `other` is on both sides of an edge at which `fragment` is cut."""
+    """Return whether `other` is on both sides of an edge at which `fragment` is cut."""
     low = (other[:, :2] <= fragment[:, :2]) & (other[:, 2:] >= fragment[:, :2]) & cut[:, :2]
     high = (other[:, :2] <= fragment[:, 2:]) & (other[:, 2:] >= fragment[:, 2:]) & cut[:, 2:]
     return np.asarray((low | high).any(axis=1), np.bool_)

@@ -76,7 +76,7 @@ class ArrayWriter:
         self.write_encoded(first_row, self.encode(crops), embeddings)
 
     def encode(self, crops: NDArray[np.uint8]) -> list[bytes]:
-        """What the arrays hold of each of the crops (k, S, S, 3).
+        """Return what the arrays hold of each of the crops (k, S, S, 3).
 
         Raises:
             ValueError: crops of another shape than was announced.
@@ -212,7 +212,7 @@ def _crop_codecs(crops: CropsConfig) -> tuple[ArrayBytesCodec, ZstdCodec | None]
 
 
 def crop_decoder(encoding: str, *, height: int, width: int) -> Callable[[bytes], Image]:
-    """What turns a stored crop into pixels (height, width, 3) and raises StoreError where it cannot."""
+    """Return what turns a stored crop into pixels (height, width, 3) and raises StoreError where it cannot."""
     if encoding == "jpeg":
         return lambda encoded: decode_crop(encoded, height=height, width=width)
     return lambda encoded: _decode_lossless(encoded, (height, width, 3))

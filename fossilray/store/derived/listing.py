@@ -27,7 +27,7 @@ class DerivedListing:
 
 
 def list_derived(store: RunStore, kind: DerivedKind) -> list[DerivedListing]:
-    """All derived results of one kind, by name; those of a dataset are in the run that it was made of."""
+    """Return all derived results of one kind, by name; those of a dataset are in the run that it was made of."""
     home = store.source_run
     return [DerivedListing(results, results.committed_files()) for results in _readable(home, kind)]
 

@@ -39,7 +39,7 @@ class Files(Protocol):
     """`create` checks first and writes then, which is safe for a single process only."""
 
     def read(self, path: str) -> bytes:
-        """All bytes of a file."""
+        """Return all bytes of a file."""
         ...
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -66,11 +66,11 @@ class Files(Protocol):
         ...
 
     def find(self, folder: str) -> list[str]:
-        """Every file below a folder, sorted; empty if the folder does not exist."""
+        """Return every file below a folder, sorted; empty if the folder does not exist."""
         ...
 
     def entries(self, folder: str) -> list[FileEntry]:
-        """Every file below a folder with size and age, by path, from one listing."""
+        """Return every file below a folder with size and age, by path, from one listing."""
         ...
 
     def names(self, folder: str) -> list[str]:

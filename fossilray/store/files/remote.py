@@ -167,7 +167,7 @@ class RemoteFiles:
         return f"{self.root}/{path}"
 
     def _listed(self, folder: str) -> list[tuple[str, dict[str, Any]]]:
-        """Every file below a folder, relative to the root, with its entry in the listing."""
+        """Return every file below a folder, relative to the root, with its entry in the listing."""
         try:
             files = self._retry("list", lambda: self._filesystem.find(self._full(folder), detail=True))
         except FileNotFoundError:
@@ -178,7 +178,7 @@ class RemoteFiles:
         ]
 
     def _create_unless_contended(self, full: str, content: bytes) -> bool | None:
-        """Whether the file was created; None where another create of it is in progress."""
+        """Return whether the file was created; None where another create of it is in progress."""
         try:
             self._filesystem.pipe_file(full, content, **create_options(self._protocol))
         except self._faults as error:

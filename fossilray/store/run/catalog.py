@@ -57,12 +57,12 @@ def expect_catalog(files: Files, rows: Iterable[CatalogRow]) -> list[CatalogRow]
 
 
 def read_catalog(files: Files) -> list[CatalogRow]:
-    """All frozen rows by slide_id; empty if there are none yet."""
+    """Return all frozen rows by slide_id; empty if there are none yet."""
     return sorted(_read(files)[0], key=lambda row: row.slide_id)
 
 
 def _read(files: Files) -> tuple[list[CatalogRow], int]:
-    """All frozen rows, and the number of the part that comes next."""
+    """Return all frozen rows, and the number of the part that comes next."""
     try:
         contents = [files.read(catalog_part_path(0))]
     except FileNotFoundError:
@@ -131,7 +131,7 @@ def _changes(frozen: CatalogRow, requested: CatalogRow) -> Iterator[tuple[str, o
 
 
 def _is_same(old: object, new: object) -> bool:
-    """Whether two values are equal, but for the digits that a spreadsheet cuts off."""
+    """Return whether two values are equal, but for the digits that a spreadsheet cuts off."""
     if isinstance(old, float) and isinstance(new, float):
         return math.isclose(old, new, rel_tol=_SPREADSHEET_PRECISION)
     return old == new

@@ -43,7 +43,7 @@ class JsonRecord:
         return hashlib.sha256(plain.encode()).hexdigest()
 
     def differences(self, requested: Self) -> list[str]:
-        """One clause for each field of `identity` that differs, with both values; empty if results would be equal."""
+        """Return one clause for each field of `identity` that differs, with both values; empty if results are equal."""
         have, want = flatten_fields(self.identity()), flatten_fields(requested.identity())
         return [
             f"{name}: recorded {_plain(have, name):.300}, now requested {_plain(want, name):.300}"

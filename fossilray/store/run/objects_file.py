@@ -111,7 +111,7 @@ def parse_tail(tail: bytes, *, name: str) -> tuple[Footer, int]:
 
 
 def decode_objects(content: bytes, *, name: str) -> pa.Table:
-    """All rows of an objects file, its pages' checksums compared.
+    """Return all rows of an objects file, its pages' checksums compared.
 
     Raises:
         StoreError: they cannot be read.

@@ -51,7 +51,7 @@ class RunRecord(JsonRecord):
         return {"schema_version": self.schema_version, "weights": self.weights, **self.config}
 
     def differences(self, requested: Self) -> list[str]:
-        """One clause for each such field that differs, with both values; empty if the run can be resumed."""
+        """Return one clause for each such field that differs, with both values; empty if the run can be resumed."""
         versions = {self.schema_version, requested.schema_version}
         if versions <= set(READABLE_VERSIONS):
             # Rows of both versions can be in one run; columns that the older one lacks are null.

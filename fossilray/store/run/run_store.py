@@ -302,7 +302,7 @@ class RunStore:
         summaries.append_summaries(self.files, rows)
 
     def summaries(self) -> list[SlideSummary]:
-        """One summary of every committed slide, by slide_id: from slides/, else from its own footer."""
+        """Return one summary of every committed slide, by slide_id: from slides/, else from its own footer."""
         return [SlideSummary(**row) for row in self.summaries_table().to_pylist()]
 
     def summaries_table(self) -> pa.Table:

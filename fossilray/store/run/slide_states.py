@@ -56,7 +56,7 @@ class SlideCounts:
         return self.in_progress + self.waiting
 
     def describe_rest(self) -> list[str]:
-        """What is not committed, as `3 failed`, `1 quarantined`, …; states without slides are left out."""
+        """Return what is not committed, as `3 failed`, `1 quarantined`, …; states without slides are left out."""
         named = (
             (self.in_progress, "in progress"),
             (self.waiting, "waiting"),
@@ -139,7 +139,7 @@ def partition_slides(
     records: AttemptRecords,
     living: Sequence[DriverSign],
 ) -> SlideStates:
-    """Each slide of the catalog, each commit and each slide with a record, in one state.
+    """Return each slide of the catalog, each commit and each slide with a record, in one state.
 
     living: the last signs of the drivers that are at work.
     """
@@ -234,13 +234,13 @@ def parse_time(stated: str) -> datetime:
 
 
 def _is_recent(sign: DriverSign, now: datetime) -> bool:
-    """Whether the last heartbeat is recent by the store's clock, or by the driver's own compared with it."""
+    """Return whether the last heartbeat is recent by the store's clock, or by the driver's own compared with it."""
     moments = (sign.written_at, parse_time(sign.heartbeat.beat_at))
     return any(-SKEW_S <= (now - moment).total_seconds() < STALE_AFTER_S for moment in moments)
 
 
 def _is_gone(sign: DriverSign, signs: Iterable[DriverSign]) -> bool:
-    """Whether a driver is known to have ended, by its own word, by its process, or by what a later one did."""
+    """Return whether a driver is known to have ended, by its own word, by its process, or by what a later one did."""
     heartbeat = sign.heartbeat
     if heartbeat.ended or _has_finished(heartbeat):
         return True
@@ -253,7 +253,7 @@ def _has_finished(heartbeat: Heartbeat) -> bool:
 
 
 def _supersedes(later: DriverSign, sign: DriverSign) -> bool:
-    """Whether a driver that began later finished the run since this sign, or worked and ended without another sign.
+    """Return whether a later driver finished the run since this sign, or worked and ended without another sign.
 
     Times are the store's.
     """
@@ -291,7 +291,7 @@ def _in_progress(
 
 
 def _may_have_begun(sign: DriverSign, began_at: datetime) -> bool:
-    """Whether a driver may have begun an attempt that it does not list: after its start, and near or after the list."""
+    """Return whether a driver may have begun an unlisted attempt: after its start, and near or after the list."""
     started_at = _began_at(sign) - timedelta(seconds=10)
     return began_at >= max(started_at, sign.written_at - timedelta(seconds=UNLISTED_S))
 
@@ -305,7 +305,7 @@ def _last_failure(records: AttemptRecords) -> dict[str, datetime]:
 
 
 def _is_given_up(failure: Failure, *, alive: bool) -> bool:
-    """Whether no active job tries the slide again; failures of earlier versions do not record it."""
+    """Return whether no active job tries the slide again; failures of earlier versions do not record it."""
     if failure.given_up is None and not alive:
         return True
     return bool(failure.given_up) or not failure.transient or failure.stage == REJECTED_AT
