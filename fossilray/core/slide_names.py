@@ -13,9 +13,11 @@ from urllib.parse import quote
 from fossilray.core.errors import CatalogError
 from fossilray.core.records import CatalogRow
 
-SLIDE_SUFFIXES = frozenset(
+# The first endings by which files were found: the ids of slides in existing runs depend on them.
+_FIRST_SUFFIXES = frozenset(
     (".mrxs", ".svs", ".tif", ".tiff", ".ndpi", ".scn", ".bif", ".svslide", ".vms", ".vmu")
 )
+SLIDE_SUFFIXES = _FIRST_SUFFIXES | {".dcm", ".czi", ".avs"}
 """Endings, lower case, by which a file looks like a slide."""
 
 _LONGEST_READABLE = 100
@@ -36,7 +38,7 @@ def slide_id_for(relative_path: PurePosixPath) -> str:
     joined = "__".join(parts)
     named_like_another = (
         any("__" in part or ".." in part for part in parts)
-        or (parts != list(relative_path.parts) and PurePosixPath(joined).suffix.lower() in SLIDE_SUFFIXES)
+        or (parts != list(relative_path.parts) and PurePosixPath(joined).suffix.lower() in _FIRST_SUFFIXES)
         or _LIKE_HASHED.fullmatch(joined)
     )
     if (
@@ -46,6 +48,20 @@ def slide_id_for(relative_path: PurePosixPath) -> str:
         and all(_PLAIN_PART.fullmatch(part) for part in parts)
     ):
         return joined
+    return _with_hash(joined, relative_path)
+
+
+def distinct_slide_id(relative_path: PurePosixPath) -> str:
+    """An id with a hash of the whole path, for a slide of a newer ending whose plain id is another slide's."""
+    return _with_hash("__".join(relative_path.parts), relative_path)
+
+
+def has_first_suffix(path: str) -> bool:
+    """Return whether a file has one of the endings by which slides were found from the beginning."""
+    return PurePosixPath(path).suffix.lower() in _FIRST_SUFFIXES
+
+
+def _with_hash(joined: str, relative_path: PurePosixPath) -> str:
     digest = hashlib.sha256(os.fsencode(str(relative_path))).hexdigest()[:_HASH_DIGITS]
     return f"{_readable(joined)}-{digest}"
 

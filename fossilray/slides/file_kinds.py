@@ -8,6 +8,12 @@ from pathlib import PurePosixPath
 START_BYTES = 4096
 """Number of first bytes of a file by which its kind is recognised."""
 
+FIELD_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp"))
+"""Endings, lower case, of images that are read as fields of view; a TIFF may be one too, without tiles."""
+
+ARCHIVE_SUFFIXES = frozenset((".zip", ".7z", ".rar", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst"))
+"""Endings, lower case, of packed files."""
+
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DICOM_AT = 128
 
@@ -79,7 +85,7 @@ def kind_of(start: bytes) -> FileKind | None:
     return next((kind for head, kind in _STARTS if start.startswith(head) or text.startswith(head)), None)
 
 
-def may_be_slide(start: bytes) -> bool:
+def has_slide_start(start: bytes) -> bool:
     """Return whether a file of any name may be a slide of one file, by its first bytes: TIFF, DICOM, CZI, Sakura."""
     return start.startswith((*TIFF_STARTS, b"ZISRAWFILE", b"SQLite format 3\0")) or is_dicom(start)
 

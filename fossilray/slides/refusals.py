@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from fossilray.core.errors import NotASlide, SlideError, UnsupportedSlide
-from fossilray.slides.file_kinds import START_BYTES, TIFF_STARTS, foreign_slide, kind_of
+from fossilray.slides.file_kinds import START_BYTES, TIFF_STARTS, foreign_slide, is_dicom, kind_of
 from fossilray.slides.tiff.directories import TiffDirectory, directories_in
 
 _BITS, _COMPRESSION, _TILE_WIDTH, _SAMPLE_FORMAT = 258, 259, 322, 339
@@ -170,6 +170,10 @@ def refuse_start(name: str, start: bytes) -> SlideError:
         return NotASlide(f"{name} is {kind.name}, no slide; {kind.remedy}")
     if kind is not None:
         return NotASlide(f"{name} has {kind.name}; {kind.remedy}")
+    if is_dicom(start):
+        return NotASlide(
+            f"{name} is a DICOM file of another kind than a whole-slide image; take it from the slides"
+        )
     foreign = foreign_slide(name)
     if foreign is not None:
         form, remedy = foreign

@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from stat import S_ISDIR, S_ISREG
 
@@ -24,17 +25,19 @@ from fossilray.core.name_pattern import NamePattern
 from fossilray.core.os_errors import NOT_FOUND, UNREACHABLE
 from fossilray.core.records import CatalogRow, RejectedFile
 from fossilray.core.site_names import parse_name, well_of_folders
-from fossilray.core.slide_names import SLIDE_SUFFIXES, slide_id_for
+from fossilray.core.slide_names import slide_id_for
 from fossilray.slides.access import as_slide_error
+from fossilray.slides.catalog.census import Census
 from fossilray.slides.catalog.copies import mark_copies
 from fossilray.slides.catalog.find_remote import find_remote_slides, is_remote_slide
+from fossilray.slides.catalog.series import catalog_of, first_of_series
 from fossilray.slides.catalog.sites import check_pattern_matches, check_search_time, compile_pattern
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_catalog_file
+from fossilray.slides.catalog.walk import holds_slidedat, series_of, sort_matches, walk_folder
 from fossilray.slides.catalog.wells import merge_wells
 from fossilray.slides.doubts.before import check_slide
 from fossilray.slides.identity import scan_id_of
 from fossilray.slides.mirax.companions import file_missing_message
-from fossilray.slides.mirax.names import is_slidedat, paired_folders
 from fossilray.slides.neighbours import can_be_read
 from fossilray.slides.planes import count_planes
 from fossilray.slides.slide import open_slide
@@ -71,23 +74,26 @@ def _find(target: str, *, access: AccessConfig | None, name_pattern: str | None)
         return _checked(remote, pattern, name_pattern)
     path = Path(target.removeprefix("file://"))
     unlisted: list[tuple[Path, OSError]] = []
+    census = Census()
     mode = _mode(path)
     if S_ISREG(mode) and path.suffix.lower() in CATALOG_SUFFIXES:
         return read_catalog_file(path, exists=lambda slide: _is_there(slide, access or AccessConfig()))
     if S_ISREG(mode):
         root, files = path.parent, [path]
     elif S_ISDIR(mode):
-        root, files = path, sorted(_walk(path, unlisted))
+        root, files = path, sorted(walk_folder(path, unlisted, census))
         if unlisted and unlisted[0][0] == path:
             raise _refused_whole(path, unlisted[0][1])
     elif glob.has_magic(target):
         root = _root_of_glob(path)
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
-        files = sorted({Path(match) for match in matches if _looks_like_a_slide(Path(match))})
+        files = sorted(sort_matches({Path(match) for match in matches}, census))
     else:
         raise CatalogError(f"there is nothing at {target}; name a folder, a glob, one slide or a catalog")
     check_search_time(pattern, (Path(os.path.abspath(file)).as_posix() for file in files))  # noqa: PTH100
     with ThreadPoolExecutor(_OPENING_THREADS) as threads:
+        series = list(threads.map(series_of, files))
+        files, dicom_files = first_of_series(files, series, folder=lambda file: str(file.parent))
         described = list(threads.map(lambda file: _describe(root, file, pattern), files))
     # A disk that failed once may respond the second time.
     described = [
@@ -98,13 +104,9 @@ def _find(target: str, *, access: AccessConfig | None, name_pattern: str | None)
     ]
     described += [_reject(root, folder, error) for folder, error in unlisted]
     _check_still_there(target, described)
-    catalog = Catalog(
-        sorted((entry for entry in described if isinstance(entry, CatalogRow)), key=lambda row: row.slide_id),
-        sorted(
-            (entry for entry in described if isinstance(entry, RejectedFile)), key=lambda file: file.slide_id
-        ),
-        from_names=True,
-    )
+    catalog = catalog_of(described, lambda path: PurePosixPath(path).relative_to(os.path.abspath(root)))  # noqa: PTH100
+    if not S_ISREG(mode):
+        catalog = replace(catalog, notes=census.notes(catalog, dicom_files=dicom_files))
     return _checked(catalog, pattern, name_pattern)
 
 
@@ -153,66 +155,6 @@ def _refused_whole(path: Path, error: OSError) -> CatalogError | SourcesOut:
             "command again"
         )
     return CatalogError(f"{path} cannot be read: {error.strerror}; change its permissions or name another")
-
-
-def _walk(folder: Path, unlisted: list[tuple[Path, OSError]]) -> Iterator[Path]:
-    """Yield files that look like slides, and MIRAX folders without their .mrxs file; links are followed once.
-
-    unlisted: receives the folders that cannot be listed, with the error.
-    """
-    visited: set[tuple[int, int]] = set()
-
-    def note(error: OSError) -> None:
-        unlisted.append((Path(error.filename), error))
-
-    for folder_name, folders, names in os.walk(folder, followlinks=True, onerror=note):
-        here = Path(folder_name)
-        try:
-            stat = here.stat()
-        except OSError as error:
-            unlisted.append((here, error))
-            continue
-        if (stat.st_dev, stat.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((stat.st_dev, stat.st_ino))
-        slides = [here / name for name in names if _looks_like_a_slide(here / name)]
-        yield from slides
-        companions = paired_folders((slide.name for slide in slides), folders)
-        folders[:] = sorted(name for name in folders if name not in companions)
-        # Folders named like slides are refused and still searched; those with Slidedat.ini are yielded below.
-        named = (here / name for name in folders if _looks_like_a_slide(here / name))
-        yield from (path for path in named if not _holds_slidedat(path))
-        if any(map(is_slidedat, names)) and here != folder:
-            yield here
-            folders.clear()
-
-
-def _looks_like_a_slide(file: Path) -> bool:
-    """Return whether a file has the name of a slide; a folder `a.tif` beside `a.tif.mrxs` belongs to that slide."""
-    return file.suffix.lower() in SLIDE_SUFFIXES and not (_is_dir(file) and _is_file(Path(f"{file}.mrxs")))
-
-
-def _is_dir(path: Path) -> bool:
-    """Return whether the path is a folder; False on an OSError, which reading the slide reports later."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def _holds_slidedat(folder: Path) -> bool:
-    try:
-        return any(map(is_slidedat, os.listdir(folder)))  # noqa: PTH208
-    except OSError:
-        return False
 
 
 def _check_still_there(target: str, described: Sequence[CatalogRow | RejectedFile]) -> None:
@@ -270,7 +212,7 @@ def _describe(root: Path, file: Path, pattern: NamePattern | None) -> CatalogRow
 
 
 def _why_no_file(path: Path, mode: int) -> str:
-    if S_ISDIR(mode) and _holds_slidedat(path):
+    if S_ISDIR(mode) and holds_slidedat(path):
         return file_missing_message(path.name)
     kind = "a folder" if S_ISDIR(mode) else "a pipe, a socket or a device"
     return f"{path} has the name of a slide and is {kind}; rename it"

@@ -6,9 +6,9 @@ import fnmatch
 import glob
 import itertools
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import PurePosixPath
 
 from fossilray.core.config import AccessConfig
@@ -19,11 +19,14 @@ from fossilray.core.records import CatalogRow, RejectedFile
 from fossilray.core.site_names import parse_name, well_of_folders
 from fossilray.core.slide_names import SLIDE_SUFFIXES, slide_id_for
 from fossilray.core.user_table import MAX_BYTES
+from fossilray.slides.catalog.census import Census, is_own_folder
+from fossilray.slides.catalog.series import catalog_of, first_of_series
 from fossilray.slides.catalog.sites import check_search_time
 from fossilray.slides.catalog.table import CATALOG_SUFFIXES, Catalog, read_remote_catalog
 from fossilray.slides.doubts.before import check_metadata
 from fossilray.slides.mirax.companions import file_missing_message
 from fossilray.slides.mirax.names import is_slidedat, match_name, name_key
+from fossilray.slides.remote.dicom_files import read_all_series
 from fossilray.slides.remote.metadata import SlideMetadata, read_metadata
 from fossilray.slides.remote.slide_files import (
     SlideFiles,
@@ -120,24 +123,32 @@ def _find(source: SlideSource, target: str, access: AccessConfig, pattern: NameP
         above = _root_of_glob(root)
         listing = _survey(source.walk(above))
         parts = tuple(root[len(above) + 1 :].split("/"))
+        census = Census()
         matching = [
-            slide
-            for slide in listing.slides
-            if _matches(tuple(slide.url[len(above) + 1 :].split("/")), parts)
+            file
+            for folder, packed in listing.folders.items()
+            for file in _sort(
+                source,
+                {
+                    name: file
+                    for name, file in packed.files(folder).items()
+                    if _matches(tuple(file.url[len(above) + 1 :].split("/")), parts)
+                },
+                census,
+            )
         ]
-        return _catalog(source, above, matching, listing, pattern)
+        return _catalog(source, above, matching, listing, pattern, census=census)
     listing = _survey(source.walk(root))
     if not listing.folders:
         raise CatalogError(f"there is nothing at {target}; name a folder, a glob, one slide or a catalog")
     slides, orphans = _without_companions(listing, root)
-    catalog = _catalog(source, root, slides, listing, pattern)
     refused = [
         RejectedFile(_slide_id(folder, root), folder, file_missing_message(folder.rpartition("/")[2]))
         for folder in orphans
     ]
-    return Catalog(
-        catalog.rows, sorted([*catalog.refused, *refused], key=lambda entry: entry.slide_id), from_names=True
-    )
+    census = Census()
+    slides += _sort_others(source, listing, root, orphans, census)
+    return _catalog(source, root, slides, listing, pattern, census=census, refused=refused)
 
 
 def _folder_key(folder: str) -> tuple[str, str]:
@@ -189,6 +200,51 @@ def _without_companions(listing: _Listing, root: str) -> tuple[list[RemoteFile],
     return slides, sorted(folder for folder in orphans if closed.isdisjoint(_folders_above(folder, root)))
 
 
+def _sort_others(
+    source: SlideSource, listing: _Listing, root: str, orphans: Sequence[str], census: Census
+) -> list[RemoteFile]:
+    """Return the slides without a known ending; the other files are counted.
+
+    Files in the folders of MIRAX slides and in those that fossilray wrote are neither.
+    """
+    closed = set(orphans)
+    closed.update(
+        folder for slide in listing.slides if is_mirax(slide.url) for folder in listing.folders_of(slide.url)
+    )
+    beside: dict[str, list[str]] = {}
+    for folder in listing.folders:
+        for above in (folder, *_folders_above(folder, root)):
+            beside.setdefault(above.rpartition("/")[0], []).append(above.rpartition("/")[2])
+    closed.update(
+        folder
+        for folder, names in beside.items()
+        if is_own_folder({*names, *(listing.folders[folder].names if folder in listing.folders else ())})
+    )
+    slides = []
+    for folder, packed in listing.folders.items():
+        if closed.isdisjoint((folder, *_folders_above(folder, root))):
+            sorted_out = _sort(source, packed.files(folder), census)
+            slides += [file for file in sorted_out if not _looks_like_a_slide(file.url)]
+    return slides
+
+
+def _sort(source: SlideSource, files: Mapping[str, RemoteFile], census: Census) -> list[RemoteFile]:
+    """Return the slides among the files of one folder; the others are counted."""
+    slides = census.sort(
+        files,
+        is_slide=_looks_like_a_slide,
+        read=lambda name: partial(_read_range, source, files[name]),
+    )
+    return [files[name] for name in slides]
+
+
+def _read_range(source: SlideSource, file: RemoteFile, start: int, stop: int) -> bytes:
+    try:
+        return source.read(file, start, stop)
+    except (FileNotFoundError, SourceAccessDenied):
+        return b""
+
+
 def _folders_above(url: str, root: str) -> Iterator[str]:
     """Yield the URLs of the folders above a file or folder, innermost first, without the root."""
     folder = url.rpartition("/")[0]
@@ -203,20 +259,26 @@ def _catalog(
     slides: Sequence[RemoteFile],
     listing: _Listing | None,
     pattern: NamePattern | None,
+    *,
+    census: Census | None = None,
+    refused: Sequence[RejectedFile] = (),
 ) -> Catalog:
     check_search_time(pattern, (slide.url for slide in slides))
+    series = read_all_series(source, slides)
+    slides, dicom_files = first_of_series(
+        slides,
+        [series.get(slide.url) for slide in slides],
+        folder=lambda slide: slide.url.rpartition("/")[0],
+    )
     described = list(
         map_in_chunks(
             lambda slide: _describe(source, root, slide, listing, pattern), slides, threads=METADATA_THREADS
         )
     )
-    return Catalog(
-        sorted((entry for entry in described if isinstance(entry, CatalogRow)), key=lambda row: row.slide_id),
-        sorted(
-            (entry for entry in described if isinstance(entry, RejectedFile)), key=lambda file: file.slide_id
-        ),
-        from_names=True,
-    )
+    catalog = catalog_of([*described, *refused], lambda url: PurePosixPath(_relative(url, root)))
+    if census is not None:
+        catalog = replace(catalog, notes=census.notes(catalog, dicom_files=dicom_files))
+    return catalog
 
 
 def _describe(
@@ -282,10 +344,13 @@ def _row(
 
 def _slide_id(url: str, root: str) -> str:
     """Return the slide_id that the same file has below a folder on a disk."""
+    return slide_id_for(PurePosixPath(_relative(url, root)))
+
+
+def _relative(url: str, root: str) -> str:
     parts = url[len(root) + 1 :].split("/")
     # Paths would drop these names; the prefix keeps them, and no key contains a zero byte.
-    odd = (f"\0{part}" if part in ("", ".", "..") else part for part in parts)
-    return slide_id_for(PurePosixPath("/".join(odd)))
+    return "/".join(f"\0{part}" if part in ("", ".", "..") else part for part in parts)
 
 
 def _looks_like_a_slide(url: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from fossilray.core.errors import NotASlide
 from fossilray.core.types import Level, Rect, SlideInfo
-from fossilray.slides.file_kinds import START_BYTES, TIFF_STARTS, kind_of, may_be_slide
+from fossilray.slides.file_kinds import START_BYTES, TIFF_STARTS, has_slide_start, kind_of
 from fossilray.slides.mirax.companions import check_support
 from fossilray.slides.mirax.metadata import read_grid, read_levels, read_mpp, read_properties, read_scanned
 from fossilray.slides.mirax.slidedat import check_claims
@@ -146,7 +146,7 @@ def _check_support(shown: str, directories: Sequence[TiffDirectory]) -> None:
 
 def _no_tiff(shown: str, start: bytes) -> SlideMetadata:
     # OpenSlide identifies files by content, not by name; DICOM and some others may have any name.
-    others = may_be_slide(start) or start.startswith(b"[")
+    others = has_slide_start(start) or start.startswith(b"[")
     if others or (not shown.lower().endswith(_TIFF_SUFFIXES) and kind_of(start) is None):
         return SlideMetadata()
     raise refuse_start(shown, start)

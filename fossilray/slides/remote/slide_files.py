@@ -16,6 +16,7 @@ from fossilray.slides.mirax.companions import (
 )
 from fossilray.slides.mirax.names import MIRAX_SUFFIX, SLIDEDAT, match_name
 from fossilray.slides.mirax.slidedat import Slidedat
+from fossilray.slides.remote.dicom_files import series_files
 from fossilray.slides.remote.source import RemoteFile, SlideSource
 
 _LONGEST_NAME_BYTES = 255
@@ -61,7 +62,7 @@ def list_slide_files(source: SlideSource, url: str, *, shown: str | None = None)
         raise NotASlide(f"there is no file {url}; check the path") from None
     if not is_mirax(url):
         check_single(url, file.bytes)
-        return SlideFiles(local_name(url), {local_name(url): file})
+        return SlideFiles(local_name(url), {local_name(url): file, **series_files(source, file)})
     parts = parts_of(source, folder_of(url))
     if not parts:
         above, _, name = folder_of(url).rpartition("/")

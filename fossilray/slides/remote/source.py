@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from fossilray.core.config import AccessConfig
 from fossilray.core.errors import SourceAccessDenied, SourceUnreachable
+from fossilray.slides.dicom import DicomSeries
 from fossilray.store.files.options import (
     S3,
     first_sentence,
@@ -68,6 +69,8 @@ class SlideSource:
         self.protocol = protocol
         self._filesystem = remote_filesystem(protocol, access)
         self._tries = access.tries
+        self.series: dict[tuple[str, str], DicomSeries | None] = {}
+        """DICOM series of the files that were looked at, by URL and version."""
         self._faults: tuple[type[Exception], ...] = (OSError, *transport_errors(protocol))
 
     def walk(self, folder: str) -> Iterator[RemoteFile]:
@@ -81,16 +84,20 @@ class SlideSource:
 
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders directly in a folder; none if it is missing."""
-        try:
-            entries = self._request(
-                folder, lambda: self._filesystem.ls(f"{folder.rstrip('/')}/", detail=True)
-            )
-        except FileNotFoundError:
-            return []
         return [
             str(entry["name"]).rstrip("/").rpartition("/")[2]
-            for entry in entries
+            for entry in self._entries(folder)
             if entry["type"] == "directory"
+        ]
+
+    def files(self, folder: str) -> list[RemoteFile]:
+        """Return the files directly in a folder; none if it is missing."""
+        return [
+            RemoteFile(
+                f"{folder}/{entry['name'].rpartition('/')[2]}", int(entry["size"] or 0), _version(entry)
+            )
+            for entry in self._entries(folder)
+            if entry["type"] == "file" and not entry["name"].endswith("/")
         ]
 
     def file(self, url: str) -> RemoteFile:
@@ -117,6 +124,15 @@ class SlideSource:
             file.url, lambda: self._filesystem.cat_file(file.url, start=start, end=end)
         )
         return content
+
+    def _entries(self, folder: str) -> list[dict[str, Any]]:
+        try:
+            entries: list[dict[str, Any]] = self._request(
+                folder, lambda: self._filesystem.ls(f"{folder}/", detail=True, refresh=True)
+            )
+        except FileNotFoundError:
+            return []
+        return entries
 
     def _s3_pages(self, prefix: str) -> Iterator[tuple[str, int, str]]:
         # s3fs would collect the whole listing, some 2 kB a file.
