@@ -235,3 +235,37 @@ def test_copied_series_in_two_folders_are_two_slides(tmp_path: Path) -> None:
     found = find_slides(str(tmp_path))
     assert len(found.rows) == 2
     assert any("same scan" in note for note in found.notes)
+
+
+LEICA = (
+    '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
+    '<collection name="a" sizeX="256000" sizeY="240000"><barcode>x</barcode><image name="m">'
+    "<creationDate>2010</creationDate>"
+    '<device model="m" version="1"/><pixels sizeX="240" sizeY="200"><dimension sizeX="240" sizeY="200" r="0" ifd="0"/>'
+    '</pixels><view sizeX="60000" sizeY="50000" offsetX="0" offsetY="0"/><scanSettings><objectiveSettings><objective>20'
+    "</objective></objectiveSettings><illuminationSettings><numericalAperture>0.4</numericalAperture><illuminationSource>"
+    "brightfield</illuminationSource></illuminationSettings></scanSettings></image></collection></scn>"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "vendor", "tags"),
+    [
+        ("a.scn", "leica", {"description": LEICA, "bigtiff": True}),
+        (
+            "a.tif",
+            "trestle",
+            {"software": "MedScan", "description": "Background Color=C8C8C8;Objective Power=20"},
+        ),
+        ("a.svs", "aperio", {"description": "Aperio Image Library v1\n240x200|MPP = 0.25|AppMag = 40"}),
+    ],
+)
+def test_slides_of_scanners_are_found_and_read(
+    tmp_path: Path, name: str, vendor: str, tags: dict[str, object]
+) -> None:
+    tifffile.imwrite(tmp_path / name, SLIDE, tile=(64, 64), photometric="rgb", metadata=None, **tags)
+    (row,) = find_slides(str(tmp_path)).rows
+    assert (row.slide_id, row.vendor) == (name, vendor)
+    with open_slide(tmp_path / name, mpp=0.25) as slide:
+        bounds = slide.info.bounds
+        assert np.array_equal(slide.read(0, bounds.x_min, bounds.y_min, 240, 200), SLIDE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from fossilray.core.errors import SourceAccessDenied
 from fossilray.core.parallel import map_in_chunks
 from fossilray.slides.dicom import DICOM_START_BYTES, NOT_DICOM, DicomSeries, read_series
 from fossilray.slides.remote.source import RemoteFile, SlideSource
@@ -38,7 +39,7 @@ def _series_of(source: SlideSource, file: RemoteFile) -> DicomSeries | None:
     if key not in source.series:
         try:
             source.series[key] = read_series(source.read(file, 0, DICOM_START_BYTES))
-        except FileNotFoundError:
+        except (FileNotFoundError, SourceAccessDenied):
             return None
     return source.series[key]
 
