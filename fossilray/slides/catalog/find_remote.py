@@ -211,13 +211,13 @@ def _sort_others(
     closed.update(
         folder for slide in listing.slides if is_mirax(slide.url) for folder in listing.folders_of(slide.url)
     )
-    beside: dict[str, list[str]] = {}
+    folder_names: dict[str, list[str]] = {}
     for folder in listing.folders:
         for above in (folder, *_folders_above(folder, root)):
-            beside.setdefault(above.rpartition("/")[0], []).append(above.rpartition("/")[2])
+            folder_names.setdefault(above.rpartition("/")[0], []).append(above.rpartition("/")[2])
     closed.update(
         folder
-        for folder, names in beside.items()
+        for folder, names in folder_names.items()
         if is_own_folder({*names, *(listing.folders[folder].names if folder in listing.folders else ())})
     )
     slides = []
