@@ -33,7 +33,7 @@ _STRICT_NORWEGIAN = re.compile(_NORWEGIAN + r"(?![A-Za-z0-9.,])")
 _LOOSE_NORWEGIAN = re.compile(_NORWEGIAN + _END)
 
 _JOINED = r"(?:[-\u2013\u2014/+&;]|,\s|\.\.|to|til|bis|and|og|und)"
-# A unit that goes on in small letters is another unit (mm, mpp) or a word.
+# A unit that continues in small letters is another unit (mm, mpp) or a word.
 _DEPTH = re.compile(
     r"(?:(?<![A-Za-z0-9.,])(?P<from>\d+(?:[.,]\d+)?\s*(?:m|ft)?\s*(?:[-\u2013\u2014/+]|\.\.|to|til|bis)\s*)"
     rf"|(?<![A-Za-z0-9.,-])(?P<first>\d+(?:[.,]\d+)?\s*(?:m|ft)?\s*{_JOINED}\s*))?(?<![A-Za-z.,])"

@@ -77,7 +77,7 @@ LONGEST_SLIDE_ID_BYTES = 200
 
 
 LONGEST_WELL_BYTES = 240
-"""Of a well's folder, once percent-encoded."""
+"""Longest name of a well's folder, percent-encoded."""
 
 
 _NO_VALUE_IN_HIVE = "__HIVE_DEFAULT_PARTITION__"

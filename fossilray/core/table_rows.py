@@ -152,7 +152,7 @@ class UserTable:
         """`text`, `sheet` or `parquet`."""
         self.of_sheet = f" of sheet {sheet!r:.60}" if kind == "sheet" else ""
         self.encoding = encoding
-        """Of a text, as `decode_user_text` names it."""
+        """Encoding of a text, as `decode_user_text` names it."""
         self.rows: list[TableRow] = []
         self._positions = {name.lower(): position for position, name in reversed([*enumerate(self.header)])}
         self._styles: dict[int, NumberStyle] = {}

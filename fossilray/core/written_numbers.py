@@ -1,6 +1,6 @@
 """Numbers as people write them: decimal points and commas, separators of thousands, and which of the two is meant.
 
-`2,030` and `2.030` are 2030 or 2.03. Such a cell is read only if its column settles the question: another cell of the
+`2,030` and `2.030` are 2030 or 2.03. Such a cell is read only if its column decides between them: another cell of the
 column must show the decimal sign (`2,030.5`, `2030,5`, `1,234,567`), no cell may show the other one, and the value must
 lie within a factor of ten of the values that the unambiguous cells span.
 """
@@ -37,13 +37,13 @@ class NumberStyle:
 
     decimal_signs: frozenset[str] = frozenset()
     smallest: float = math.inf
-    """Of the unambiguous numbers' absolute values, without zeros; infinity if there are none."""
+    """Smallest absolute value of the unambiguous numbers, without zeros; infinity if there are none."""
     largest: float = 0.0
     uncertain: int = 0
     """Number of cells with two readings."""
 
     def choose(self, readings: tuple[Reading, ...]) -> Reading | None:
-        """Return the reading that the column settles, None if it settles none."""
+        """Return the reading that the column decides on, None if it decides on neither."""
         if len(self.decimal_signs) != 1:
             return None
         fitting = [reading for reading in readings if reading.decimal_sign in self.decimal_signs]

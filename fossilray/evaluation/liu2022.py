@@ -62,7 +62,7 @@ class FrequentConfusion:
     name: str
     count: int
     share: float
-    """Of the class's test crops."""
+    """Share of the test crops of the class."""
 
 
 @dataclass(frozen=True)

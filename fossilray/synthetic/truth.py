@@ -34,7 +34,7 @@ class TruthScore:
     """The same by size class. Recall counts true objects of the class, precision found ones of it."""
 
     matched_found: int = 0
-    """Of the found, how many have a partner; differs from `matched` in a size class only."""
+    """Number of found objects with a partner; differs from `matched` in a size class only."""
 
     @property
     def recall(self) -> float | None:

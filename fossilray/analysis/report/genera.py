@@ -69,9 +69,9 @@ class PredictedGenera:
     slides: int
     """Slides that the report reads."""
     classified: int
-    """Of these, slides with current predictions."""
+    """Number of these slides with current predictions."""
     outdated: int
-    """Of these, slides that were reprocessed after they were classified."""
+    """Number of these slides that were reprocessed after they were classified."""
     objects: int
     unclassified: int
     """Objects without a genus, because their pixels could not be read."""

@@ -43,7 +43,7 @@ def read_ods(content: bytes, role: FileRole) -> list[WorkbookSheet]:
     """Return the visible sheets of a spreadsheet.
 
     Raises:
-        role.error: it is no such spreadsheet, or is beyond the bounds of `sheets`.
+        role.error: it is not an .ods spreadsheet, or is beyond the bounds of `sheets`.
     """
     with open_workbook_archive(content, role, large_parts=_WITH_CELLS) as archive:
         try:

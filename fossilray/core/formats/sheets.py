@@ -13,9 +13,9 @@ from typing import TypeAlias
 from fossilray.core.formats.file_role import FileRole
 
 MAX_INFLATED_BYTES = 512 * 2**20
-"""Of all parts of a workbook; a sheet of a million rows and twenty columns has about this."""
+"""Limit of all parts of a workbook together; a sheet of a million rows and twenty columns has about this."""
 MAX_SMALL_PART_BYTES = 32 * 2**20
-"""Of each part that holds no cells: styles, settings, relations."""
+"""Limit of each part without cells: styles, settings, relations."""
 MAX_PARTS = 10_000
 MAX_ROWS = 2**20
 MAX_CELLS = 50_000_000

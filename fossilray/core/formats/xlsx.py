@@ -39,7 +39,7 @@ def read_xlsx(content: bytes, role: FileRole) -> list[WorkbookSheet]:
     """Return the visible sheets of a workbook.
 
     Raises:
-        role.error: it is no such workbook, or is beyond the bounds of `sheets`. Rows raise it too.
+        role.error: it is not an .xlsx workbook, or is beyond the bounds of `sheets`. Rows raise it too.
     """
     import openpyxl
 

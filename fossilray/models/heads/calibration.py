@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fossilray.models.heads.svm import fit_logit_scale
 
 _BINS = 15
-"""As in Guo et al. (2017), section 2."""
+"""Number of bins of the reliability diagram (Guo et al. 2017, section 2)."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ KNN_TEMPERATURE = 0.07
 
 _ROWS_AT_ONCE = 4096
 _UNCERTAINTY_PREFIX = "certainty."
-"""Of the names of these arrays in a head's file."""
+"""Prefix of the names of these arrays in a head's file."""
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 

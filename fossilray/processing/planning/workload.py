@@ -154,7 +154,7 @@ def scanned_info(width: int, height: int, *, mpp: float, levels: int | None = No
 
 
 _LEVELS = 10
-"""As in MIRAX; the catalog's number of levels takes precedence."""
+"""Number of levels of a MIRAX slide; the catalog's number of levels takes precedence."""
 
 
 _PLANNED_EACH = 100

@@ -89,7 +89,7 @@ class ArrayWriter:
     def write_encoded(
         self, first_row: int, crops: Sequence[bytes], embeddings: NDArray[np.float16] | None
     ) -> None:
-        """As `write`, of crops that `encode` gave."""
+        """Write encoded crops, which `encode` returned, as `write` does."""
         self._check(first_row, len(crops), embeddings)
         for begin, end in _split_at_shards(self._rows, len(crops)):
             self._encoded += crops[begin:end]

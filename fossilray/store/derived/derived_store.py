@@ -55,9 +55,9 @@ class DerivedRecord(JsonRecord):
     backbone: Mapping[str, Any]
     """Name, sha256, dimension and preprocessing of what makes the vectors."""
     head: Mapping[str, Any] | None = None
-    """Of predictions: sha256, kind and classes of the head; its confusion and its sets' coverage, where it knows."""
+    """The head that made predictions: sha256, kind, classes; confusion matrix and coverage of its sets if known."""
     embeddings: str | None = None
-    """Of predictions: the name of the vectors that are read; None for those of the run itself."""
+    """Name of the embeddings that predictions were made from; None for those of the run itself."""
     schema_version: int = DERIVED_VERSION
     created_at: str = ""
     """UTC, ISO 8601."""

@@ -78,14 +78,14 @@ def read_stored_footer(files: Files, path: str) -> Footer:
     """The footer of an objects file in the folder `files`.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file is missing.
         StoreError: it is not an objects file of this schema version.
     """
     return read_footer(lambda size: files.read_tail(path, size), name=f"{files.url}/{path}")
 
 
 def read_tail_of(read_tail: Callable[[int], bytes]) -> bytes:
-    """As many of an objects file's last bytes as hold its footer."""
+    """Return the last bytes of an objects file, as many as its footer takes."""
     tail = read_tail(TAIL_BYTES)
     # A Parquet file ends with its metadata, the metadata's length (4 bytes, little endian) and PAR1.
     needed = int.from_bytes(tail[-8:-4], "little") + 8

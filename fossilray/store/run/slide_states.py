@@ -90,7 +90,7 @@ class SlideStates:
     open_attempts: tuple[Attempt, ...]
     """Every attempt at slides that are not committed that has no end on record."""
     drivers: tuple[Heartbeat, ...]
-    """Those alive."""
+    """The active drivers."""
 
     @cached_property
     def counts(self) -> SlideCounts:
